@@ -1,0 +1,1 @@
+"""The domain: what gateways send, what it means, and how records travel. Pure: no input, no output."""

@@ -1,0 +1,101 @@
+"""How every client of ours reaches Kafka: one set of settings, spelled for each of the three client libraries."""
+
+import ssl
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class KafkaSettings(BaseSettings):
+    """Where Kafka is and how to log in. Environment: `SMSPULSE_KAFKA_` and the field's name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_KAFKA_", frozen=True, extra="forbid")
+
+    bootstrap: str = Field("127.0.0.1:19092", description="`host:port`, several separated by commas.")
+    in_memory: bool = Field(
+        default=False, description="The broker is the in-memory one: nothing it holds outlives it. Set by `smspulse up`."
+    )
+    partitions: int = Field(4, ge=1, description="Partitions of each topic that is created.")
+    replication: int = Field(1, ge=1, description="Replicas of each topic that is created; 3 on a cluster.")
+    min_insync: int = Field(1, ge=1, description="Replicas that must have a record before it counts as written.")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="As Kafka names it."
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="Used with the two SASL protocols."
+    )
+    sasl_username: str = Field("", description="Used with the two SASL protocols.")
+    sasl_password: SecretStr = Field(SecretStr(""), description="Used with the two SASL protocols.")
+    ssl_cafile: str | None = Field(None, description="PEM file of the authority; the system's own if unset.")
+    ssl_certfile: str | None = Field(None, description="PEM file of the client's certificate.")
+    ssl_keyfile: str | None = Field(None, description="PEM file of the client's key.")
+
+    @property
+    def servers(self) -> list[str]:
+        """The bootstrap servers one by one."""
+        return [server.strip() for server in self.bootstrap.split(",") if server.strip()]
+
+    @property
+    def _sasl(self) -> bool:
+        return self.security_protocol.startswith("SASL")
+
+    @property
+    def _tls(self) -> bool:
+        return self.security_protocol.endswith("SSL")
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """Return the TLS context, or None without TLS.
+
+        Raises:
+            OSError: A PEM file cannot be read.
+        """
+        if not self._tls:
+            return None
+        context = ssl.create_default_context(cafile=self.ssl_cafile)
+        if self.ssl_certfile:
+            context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile)
+        return context
+
+    def _asyncio_style(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"bootstrap_servers": self.servers, "security_protocol": self.security_protocol}
+        if self._sasl:
+            options |= {
+                "sasl_mechanism": self.sasl_mechanism,
+                "sasl_plain_username": self.sasl_username,
+                "sasl_plain_password": self.sasl_password.get_secret_value(),
+            }
+        if self._tls:
+            options["ssl_context"] = self.ssl_context()
+        return options
+
+    def aiokafka(self) -> dict[str, Any]:
+        """Return keyword arguments for any aiokafka client."""
+        return self._asyncio_style()
+
+    def kafka_python(self) -> dict[str, Any]:
+        """Return keyword arguments for any kafka-python client."""
+        options = self._asyncio_style()
+        if self.in_memory:
+            # The in-memory broker answers no request of a version later than these.
+            options["api_version"] = (2, 3)
+        return options
+
+    def confluent(self) -> dict[str, Any]:
+        """Return configuration for any confluent-kafka client."""
+        options: dict[str, Any] = {
+            "bootstrap.servers": ",".join(self.servers),
+            "security.protocol": self.security_protocol.lower(),
+        }
+        if self._sasl:
+            options |= {
+                "sasl.mechanism": self.sasl_mechanism,
+                "sasl.username": self.sasl_username,
+                "sasl.password": self.sasl_password.get_secret_value(),
+            }
+        files = {
+            "ssl.ca.location": self.ssl_cafile,
+            "ssl.certificate.location": self.ssl_certfile,
+            "ssl.key.location": self.ssl_keyfile,
+        }
+        return options | {name: path for name, path in files.items() if self._tls and path}

@@ -1,0 +1,258 @@
+"""Reads every known generation of smsgateway24's webhook payloads into one frozen event.
+
+Source: the gateway's webhook documentation in its English, German and Japanese versions, and its help articles. What
+they leave open is met with tolerance: only a message's id and, for a status report, the status id are indispensable.
+Any other field that cannot be read becomes None and is named in `flaws`, so that a surprise in a date's format never
+costs a delivery report.
+
+Generations:
+    - status report: `sms_id, status_id, status_message, sendto, senttime, channel_id, device_id`
+    - status report, old: `sim` in place of `channel_id`
+    - incoming, old: `sim` in place of `channel_id`, no `type`, `address` may be a number
+    - incoming, middle: `channel_id`, no `type`
+    - incoming text: with `type: "text"`
+    - incoming image: `type: "img"`, `img_url`, `sim`; no device and no channel
+"""
+
+import re
+from datetime import UTC, datetime, tzinfo
+from typing import Any, Final, NamedTuple
+from zoneinfo import ZoneInfo
+
+import orjson
+
+from gateway.errors import SettingError, UnreadablePayload
+
+REASON_NOT_JSON: Final = "not_json"
+REASON_NOT_AN_OBJECT: Final = "not_an_object"
+REASON_MISSING_FIELD: Final = "missing_field"
+REASON_WRONG_TYPE: Final = "wrong_type"
+REASON_OUT_OF_RANGE: Final = "out_of_range"
+REASON_UNVERIFIED_SHAPE: Final = "unverified_shape"
+"""An `event` payload, as one help article shows it: perhaps what the gateway's test button sends."""
+REASON_UNKNOWN_SHAPE: Final = "unknown_shape"
+
+REASONS: Final = (
+    REASON_NOT_JSON,
+    REASON_NOT_AN_OBJECT,
+    REASON_MISSING_FIELD,
+    REASON_WRONG_TYPE,
+    REASON_OUT_OF_RANGE,
+    REASON_UNVERIFIED_SHAPE,
+    REASON_UNKNOWN_SHAPE,
+)
+
+_MAX_ID: Final = 2**63 - 1
+_MAX_SMALL: Final = 2**31 - 1
+_PHONE_PUNCTUATION: Final = re.compile(r"[\s().\-/]+")
+_PHONE_NUMBER: Final = re.compile(r"\+?\d+")
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+class StatusReport(NamedTuple):
+    """The status of one outgoing message.
+
+    Times are milliseconds since 1970-01-01 UTC. `sent_at` is the gateway's `senttime`: a field of the message, not
+    the time of this status, and null in many reports.
+    """
+
+    sms_id: int
+    status_id: int
+    device_id: int | None
+    channel_id: int | None
+    sent_at: int | None
+    recipient: str | None
+    status_message: str | None
+    flaws: tuple[str, ...]
+
+
+class IncomingMessage(NamedTuple):
+    """A text or an image that a phone received.
+
+    Times are milliseconds since 1970-01-01 UTC: `phone_received_at` is the payload's `date`, `sent_at` its
+    `date_sent` (Android's convention). `content_type` is `text` or `img`, or what a later generation sends.
+    """
+
+    sms_id: int
+    content_type: str
+    device_id: int | None
+    channel_id: int | None
+    sent_at: int | None
+    phone_received_at: int | None
+    sender: str | None
+    text: str | None
+    image_url: str | None
+    internal_id: int | None
+    device_name: str | None
+    flaws: tuple[str, ...]
+
+
+Event = StatusReport | IncomingMessage
+
+
+def parse_zone(name: str) -> tzinfo:
+    """Return the time zone that a setting names, such as `UTC` or `Europe/Berlin`.
+
+    Raises:
+        SettingError: No such zone.
+    """
+    if name.upper() in {"UTC", "Z", "GMT"}:
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        msg = f"time zone {name!r} is unknown: use an IANA name such as UTC or Europe/Berlin"
+        raise SettingError(msg) from error
+
+
+def parse(body: bytes, zone: tzinfo = UTC) -> Event:
+    """Read one webhook's body.
+
+    Args:
+        body: The exact bytes received.
+        zone: The zone of times that name none; the gateway's own appear to be UTC.
+
+    Raises:
+        UnreadablePayload: And nothing else, whatever the bytes are.
+    """
+    try:
+        payload = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        if body.startswith(_BOM):
+            return parse(body[len(_BOM) :], zone)
+        raise UnreadablePayload(REASON_NOT_JSON, "the body is no UTF-8 JSON") from error
+    if type(payload) is not dict:
+        raise UnreadablePayload(REASON_NOT_AN_OBJECT, "the body is JSON, but no object")
+    if "status_id" in payload:
+        return _status_report(payload, zone)
+    if "event" in payload:
+        raise UnreadablePayload(REASON_UNVERIFIED_SHAPE, "an `event` payload, perhaps the gateway's test", "event")
+    if "type" in payload or "address" in payload or "body" in payload or "img_url" in payload:
+        return _incoming(payload, zone)
+    raise UnreadablePayload(REASON_UNKNOWN_SHAPE, "neither status_id nor any field of an incoming message")
+
+
+def normalise_address(address: str) -> str:
+    """Bring a phone number to one spelling (`+49 157 5298 2212` is `+4915752982212`); leave a sender's name alone."""
+    bare = _PHONE_PUNCTUATION.sub("", address)
+    return bare if _PHONE_NUMBER.fullmatch(bare) else address.strip()
+
+
+def _status_report(payload: dict[str, Any], zone: tzinfo) -> StatusReport:
+    flaws: list[str] = []
+    sms_id = _required_id(payload, "sms_id", _MAX_ID)
+    status_id = _required_id(payload, "status_id", _MAX_SMALL)
+    return StatusReport(
+        sms_id,
+        status_id,
+        _whole_number(payload, "device_id", _MAX_ID, flaws),
+        _channel(payload, flaws),
+        _time(payload, "senttime", zone, flaws),
+        _address(payload, "sendto", flaws),
+        _text(payload, "status_message", flaws),
+        tuple(flaws),
+    )
+
+
+def _incoming(payload: dict[str, Any], zone: tzinfo) -> IncomingMessage:
+    flaws: list[str] = []
+    image_url = _text(payload, "img_url", flaws)
+    content_type = _text(payload, "type", flaws) or ("img" if image_url else "text")
+    if content_type == "img" and image_url is None:
+        flaws.append("img_url")
+    return IncomingMessage(
+        _required_id(payload, "sms_id", _MAX_ID),
+        content_type,
+        _whole_number(payload, "device_id", _MAX_ID, flaws),
+        _channel(payload, flaws),
+        _time(payload, "date_sent", zone, flaws),
+        _time(payload, "date", zone, flaws),
+        _address(payload, "address", flaws),
+        _text(payload, "body", flaws),
+        image_url,
+        _whole_number(payload, "internal_id", _MAX_ID, flaws),
+        _text(payload, "device_name", flaws),
+        tuple(flaws),
+    )
+
+
+def _as_int(value: object, largest: int) -> int | None:
+    """Return a whole number from 0 to `largest`, also from a numeric string or `12.0`; None if it is none."""
+    if type(value) is str:
+        # 19 digits hold every id that fits; int() of megabytes of digits would take seconds.
+        text = value.strip()
+        if not (text.isascii() and text.isdecimal() and len(text) <= len(str(_MAX_ID))):
+            return None
+        value = int(text)
+    elif type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is int and 0 <= value <= largest:
+        return value
+    return None
+
+
+def _required_id(payload: dict[str, Any], field: str, largest: int) -> int:
+    value = payload.get(field)
+    if type(value) is int and 0 <= value <= largest:
+        return value
+    if value is None:
+        raise UnreadablePayload(REASON_MISSING_FIELD, f"{field} is missing", field)
+    number = _as_int(value, largest)
+    if number is not None:
+        return number
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UnreadablePayload(REASON_WRONG_TYPE, f"{field} is no whole number", field)
+    raise UnreadablePayload(REASON_OUT_OF_RANGE, f"{field} is not a whole number from 0 to {largest}", field)
+
+
+def _whole_number(payload: dict[str, Any], field: str, largest: int, flaws: list[str]) -> int | None:
+    value = payload.get(field)
+    if value is None or value == "":
+        return None
+    number = _as_int(value, largest)
+    if number is None:
+        flaws.append(field)
+    return number
+
+
+def _channel(payload: dict[str, Any], flaws: list[str]) -> int | None:
+    return _whole_number(payload, "channel_id" if "channel_id" in payload else "sim", _MAX_SMALL, flaws)
+
+
+def _text(payload: dict[str, Any], field: str, flaws: list[str]) -> str | None:
+    value = payload.get(field)
+    if value is None or type(value) is str:
+        return value
+    flaws.append(field)
+    return None
+
+
+def _address(payload: dict[str, Any], field: str, flaws: list[str]) -> str | None:
+    value = payload.get(field)
+    if type(value) is int and value >= 0:
+        return str(value)
+    if value is None or type(value) is str:
+        return normalise_address(value) if value else None
+    flaws.append(field)
+    return None
+
+
+def _time(payload: dict[str, Any], field: str, zone: tzinfo, flaws: list[str]) -> int | None:
+    value = payload.get(field)
+    if not value:
+        return None
+    try:
+        if type(value) is dict:
+            named = str(value.get("timezone") or "")
+            moment = datetime.fromisoformat(value["date"])
+            if moment.tzinfo is None and named:
+                offset = datetime.fromisoformat(f"2000-01-01T00:00{named}").tzinfo if named[0] in "+-" else None
+                moment = moment.replace(tzinfo=offset or parse_zone(named))
+        else:
+            moment = datetime.fromisoformat(value)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=zone)
+        return round(moment.timestamp() * 1000)
+    except (TypeError, ValueError, KeyError, OverflowError):
+        flaws.append(field)
+        return None

@@ -1,0 +1,135 @@
+"""Status codes of outgoing messages and what each says about a message's way.
+
+Source: smsgateway24's webhook documentation (delivery status webhook). The documented order of the open stages is
+1, 3, 2, then 6: the ids are historical. The list of failures is open-ended ("other, less frequent errors"), so an id
+that is not in the table is data: it is kept and counted, and moves nothing until a setting says what it means.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from gateway.errors import SettingError
+
+
+class Outcome(StrEnum):
+    """What became of a message, as far as its reports tell."""
+
+    PENDING = "pending"
+    QUEUED = "queued"
+    ACCEPTED = "accepted"
+    SENT = "sent"
+    DELIVERED = "delivered"
+    UNDELIVERED = "undelivered"
+    NOT_SENT = "not_sent"
+    NOT_PERMITTED = "not_permitted"
+    EXPIRED = "expired"
+    UNKNOWN = "unknown"
+    """Open, and every report so far had an id that the table does not know."""
+    INCOMING = "incoming"
+    """Status 5: an incoming message, which belongs to no rate."""
+
+
+FAILURES: Final = frozenset({Outcome.UNDELIVERED, Outcome.NOT_SENT, Outcome.NOT_PERMITTED})
+"""Outcomes that a gateway reports as a failure. `expired` is not among them: it is the absence of a report."""
+
+ENDS: Final = FAILURES | {Outcome.DELIVERED, Outcome.EXPIRED}
+"""Outcomes after which a message is no longer open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One status id.
+
+    Args:
+        id: As the gateway sends it.
+        name: Short English name.
+        rank: Place in the documented order, from 0; all ends share the last place.
+        outcome: What a message is whose decisive report has this status.
+        failure_class: Why it failed, for the failures; None otherwise.
+    """
+
+    id: int
+    name: str
+    rank: int
+    outcome: Outcome
+    failure_class: str | None = None
+
+    @property
+    def is_end(self) -> bool:
+        """Whether a report of this status ends the message."""
+        return self.outcome in ENDS
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether a report of this status is a failure."""
+        return self.outcome in FAILURES
+
+    @property
+    def is_step(self) -> bool:
+        """Whether this status is a stage of the way of an outgoing message."""
+        return self.rank < END_RANK
+
+
+PENDING: Final = 1
+ACCEPTED: Final = 2
+QUEUED: Final = 3
+INCOMING: Final = 5
+SENT: Final = 6
+DELIVERED: Final = 7
+
+END_RANK: Final = 4
+_UNRANKED: Final = 5
+
+STATUSES: Final[Mapping[int, Status]] = MappingProxyType(
+    {
+        status.id: status
+        for status in (
+            Status(PENDING, "pending", 0, Outcome.PENDING),
+            Status(QUEUED, "queued for sending", 1, Outcome.QUEUED),
+            Status(ACCEPTED, "taken by the phone", 2, Outcome.ACCEPTED),
+            Status(SENT, "sent by the phone", 3, Outcome.SENT),
+            Status(DELIVERED, "delivered", END_RANK, Outcome.DELIVERED),
+            Status(8, "not delivered", END_RANK, Outcome.UNDELIVERED, "undelivered"),
+            Status(9, "not sent: generic failure", END_RANK, Outcome.NOT_SENT, "generic"),
+            Status(10, "not sent: no service", END_RANK, Outcome.NOT_SENT, "no_service"),
+            Status(11, "not sent: null PDU", END_RANK, Outcome.NOT_SENT, "null_pdu"),
+            Status(12, "not sent: radio off", END_RANK, Outcome.NOT_SENT, "radio_off"),
+            Status(100, "not sent: not allowed", END_RANK, Outcome.NOT_PERMITTED, "not_permitted"),
+            Status(101, "not sent: not allowed", END_RANK, Outcome.NOT_PERMITTED, "not_permitted"),
+            Status(INCOMING, "incoming message", _UNRANKED, Outcome.INCOMING),
+        )
+    }
+)
+"""Every documented status by id."""
+
+
+def parse_meanings(text: str) -> dict[int, Outcome]:
+    """Read what a setting says of further ids: `"13=not_sent,102=not_permitted"`.
+
+    Raises:
+        SettingError: An id that is documented already or no whole number, or an outcome that no report can have.
+    """
+    meanings: dict[int, Outcome] = {}
+    reportable = {outcome.value for outcome in FAILURES | {Outcome.DELIVERED}}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        id_text, _, outcome = (piece.strip() for piece in part.partition("="))
+        if not id_text.isdecimal() or int(id_text) in STATUSES:
+            msg = f"status meaning {part!r}: {id_text!r} is not the id of an undocumented status, such as 13"
+            raise SettingError(msg)
+        if outcome not in reportable:
+            msg = f"status meaning {part!r}: {outcome!r} is none of {', '.join(sorted(reportable))}"
+            raise SettingError(msg)
+        meanings[int(id_text)] = Outcome(outcome)
+    return meanings
+
+
+def status_table(meanings: Mapping[int, Outcome]) -> Mapping[int, Status]:
+    """Return the documented statuses with the given further ids, each an end with the failure class `other`."""
+    further = {
+        id_: Status(id_, outcome.value, END_RANK, outcome, "other" if outcome in FAILURES else None)
+        for id_, outcome in meanings.items()
+    }
+    return MappingProxyType({**STATUSES, **further})

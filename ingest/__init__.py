@@ -1,0 +1,1 @@
+"""Receives webhooks over HTTP and writes each, raw, to Kafka."""

@@ -1,0 +1,1 @@
+"""Notebooks that read the warehouse."""

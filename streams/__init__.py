@@ -1,0 +1,1 @@
+"""The Faust worker: from raw webhooks to the lifecycle of every message."""

@@ -1,0 +1,1 @@
+"""Lands topics as Parquet and answers SQL about them with DuckDB."""
