@@ -14,7 +14,8 @@ class KafkaSettings(BaseSettings):
 
     bootstrap: str = Field("127.0.0.1:19092", description="`host:port`, several separated by commas.")
     in_memory: bool = Field(
-        default=False, description="The broker is the in-memory one: nothing it holds outlives it. Set by `smspulse up`."
+        default=False,
+        description="The broker is the in-memory one: nothing it holds outlives it. Set by `smspulse up`.",
     )
     partitions: int = Field(4, ge=1, description="Partitions of each topic that is created.")
     replication: int = Field(1, ge=1, description="Replicas of each topic that is created; 3 on a cluster.")
