@@ -1,7 +1,11 @@
-"""Errors of the domain."""
+"""Errors of the domain, and the base of every room's own."""
 
 
-class SettingError(ValueError):
+class SmspulseError(Exception):
+    """Something that a person must hear of: the text is one line that says what happened, to what, and what to do."""
+
+
+class SettingError(SmspulseError, ValueError):
     """A setting has a value that cannot be meant. The text names the setting's part and a value that works."""
 
 

@@ -1,7 +1,9 @@
 """Errors of the stream worker. Each ends the worker: what it holds uncommitted is read again by its successor."""
 
+from gateway.errors import SmspulseError
 
-class StreamError(Exception):
+
+class StreamError(SmspulseError):
     """The worker cannot go on."""
 
 

@@ -1,0 +1,5 @@
+"""`python -m smspulse`."""
+
+from smspulse.cli import main
+
+main()

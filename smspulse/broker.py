@@ -1,0 +1,345 @@
+"""The embedded broker: a real Apache Kafka of one node under the data folder, or one in memory where there is no Java.
+
+What the real one guarantees (`docs/decisions/broker.md` says at what cost): a record that it has acknowledged survives
+the death of every process. With the default of `flush_messages` it survives a power loss too, because each batch is
+fsynced before it is acknowledged; with a larger value a power loss can cost what the kernel had not written yet, some
+30 s, and each partition loses a different piece, so that what belongs to one transaction may survive in part.
+"""
+
+import base64
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal, Self
+
+from smspulse.broker_file import BrokerFile, Kind, take_lock, write_whole
+from smspulse.jars import RESOURCES, BrokerError, fetch_kafka, what_is_missing
+from smspulse.kafka_node import BrokerSettings, last_words, server_properties
+from smspulse.processes import LOOPBACK, die_with_parent, free_port
+
+log = logging.getLogger(__name__)
+
+Mode = Literal["auto", "kafka", "memory"]
+
+START_TIMEOUT_S: Final = 300  # after a crash Kafka reads its newest segments again, up to 1 GiB a partition
+STOP_TIMEOUT_S: Final = 7  # the supervisor promises 10 s for everything
+
+
+class Broker(ABC):
+    """A broker that lives as long as we do: one a data folder, guarded by a lock.
+
+    Call `start` from a thread that lives as long as the process; see `smspulse.processes.die_with_parent`.
+    """
+
+    kind: ClassVar[Kind]
+
+    def __init__(self, data: Path, settings: BrokerSettings | None = None) -> None:
+        self.data = data.absolute()
+        self.settings = settings or BrokerSettings()
+        self.address = ""
+        self._lock: int | None = None
+
+    def start(self) -> None:
+        """Start it, return once it answers, and write `{data}/broker.json`.
+
+        Raises:
+            BrokerError: It cannot be started, or another one runs on the same data folder.
+        """
+        try:
+            self._lock = take_lock(self.data)
+            (self.data / "broker.json").unlink(missing_ok=True)  # a crash may have left it
+            (self.data / "logs").mkdir(exist_ok=True)
+            self._launch()
+            write_whole(self.data / "broker.json", json.dumps(asdict(BrokerFile(self.address, self.kind, os.getpid()))))
+        except BaseException as error:
+            self.stop()
+            if isinstance(error, OSError):
+                message = f"The data folder {self.data} cannot be used: {error.strerror}; mend it or choose another"
+                raise BrokerError(message) from error
+            raise
+
+    @abstractmethod
+    def poll(self) -> str | None:
+        """Return None while it runs, else one line on why it ended."""
+
+    def wait(self) -> None:
+        """Block as long as it runs.
+
+        Raises:
+            BrokerError: It has ended by itself.
+        """
+        pause = threading.Event()
+        while (why := self.poll()) is None:
+            pause.wait(0.5)
+        raise BrokerError(why)
+
+    def stop(self) -> None:
+        """Stop it, within `STOP_TIMEOUT_S` and what a kill takes. Stopping twice does nothing."""
+        if self._lock is None:
+            return
+        self._halt()
+        (self.data / "broker.json").unlink(missing_ok=True)
+        os.close(self._lock)
+        self._lock = None
+
+    @abstractmethod
+    def _launch(self) -> None:
+        """Start it and set `address`."""
+
+    @abstractmethod
+    def _halt(self) -> None:
+        """End it; it may never have started."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class KafkaBroker(Broker):
+    """A real Apache Kafka (KRaft, one node) on loopback, with its data under `{data}/kafka/`, kept across restarts.
+
+    Its log is `{data}/logs/kafka.log`. The JVM is a child of ours that the kernel kills with us, and it holds the data
+    folder's lock too, so a folder is never opened twice, whichever of the two dies first.
+    """
+
+    kind = "kafka"
+
+    def __init__(self, data: Path, settings: BrokerSettings | None = None) -> None:
+        super().__init__(data, settings)
+        self._home = self.data / "kafka"
+        self._log = self.data / "logs" / "kafka.log"
+        self._output = self.data / "logs" / "kafka.out"  # what the JVM says before logging works, or instead of it
+        self._log_start = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def jvm(self) -> int | None:
+        """The process number of Kafka itself, if it was started."""
+        return self._process.pid if self._process else None
+
+    def _launch(self) -> None:
+        jars = fetch_kafka()
+        shutil.copy(RESOURCES / "log4j2.properties", self._home)
+        settings = self.settings
+        port, controller = settings.port, settings.controller_port
+        while True:
+            self._log_start = self._log.stat().st_size if self._log.exists() else 0
+            port, controller = free_port(port), free_port(controller)
+            self.address = f"{LOOPBACK}:{port}"
+            write_whole(self._home / "server.properties", server_properties(port, controller, settings))
+            if not (self._home / "store" / "meta.properties").exists():
+                self._format(jars)
+            with self._output.open("wb") as output:
+                self._process = self._java(jars, output, "kafka.Kafka", "server.properties")
+            if self._becomes_ready(port):
+                return
+            why = self.poll() or ""
+            if "Address already in use" not in why:
+                raise BrokerError(why)
+            port, controller = 0, 0  # taken between our look and Kafka's: any others will do
+
+    def _format(self, jars: Path) -> None:
+        """Give the empty store its identity. `meta.properties` is written last, so a format cut short is done again."""
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        arguments = ("format", f"--cluster-id={cluster}", "--ignore-formatted", "--config", "server.properties")
+        with self._output.open("wb") as output:
+            self._process = self._java(jars, output, "kafka.tools.StorageTool", *arguments)
+        try:
+            code = self._process.wait(START_TIMEOUT_S)
+        except subprocess.TimeoutExpired as error:
+            message = f"Kafka's store {self._home / 'store'} was not made within {START_TIMEOUT_S} s; see the disk"
+            raise BrokerError(message) from error
+        if code != 0:
+            raise BrokerError(self.poll())
+
+    def _java(self, jars: Path, output: Any, main: str, *arguments: str) -> subprocess.Popen[bytes]:
+        java = shutil.which("java")
+        if java is None:
+            message = "There is no `java` on PATH; install Java 17 or newer, or use `--broker memory`"
+            raise BrokerError(message)
+        # Paths are relative to the working directory: `log.dirs` and log4j split theirs at commas.
+        options = (f"-Xmx{self.settings.heap_mb}m", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
+        logging_options = ("-Dlog4j2.configurationFile=log4j2.properties", "-XX:ErrorFile=../logs/java-crash-%p.log")
+        return subprocess.Popen(  # noqa: S603 - found on PATH
+            [java, *options, *logging_options, "-cp", f"{jars}/*", main, *arguments],
+            cwd=self._home,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C in a terminal reaches the whole group; Kafka must end after those that write to it.
+            start_new_session=True,
+            pass_fds=() if self._lock is None else (self._lock,),
+            preexec_fn=die_with_parent(),  # noqa: PLW1509 - made to be safe there
+        )
+
+    def _becomes_ready(self, port: int) -> bool:
+        """Wait until Kafka answers a client; return False once it has ended instead."""
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
+        from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - heavy
+
+        client = None
+        begun = time.monotonic()
+        said = False
+        pause = threading.Event()
+        while self.poll() is None:
+            waited = time.monotonic() - begun
+            if waited > START_TIMEOUT_S:
+                message = f"Kafka did not become ready within {START_TIMEOUT_S} s; its log: {self._log}"
+                raise BrokerError(message)
+            if waited > 20 and not said:  # noqa: PLR2004 - ten times what it takes when all is well
+                log.info("Kafka is still starting; after a crash it reads its newest segments first")
+                said = True
+            with socket.socket() as probe:
+                listening = probe.connect_ex((LOOPBACK, port)) == 0
+            if listening:
+                client = client or AdminClient({"bootstrap.servers": self.address, "log_level": 0})
+                try:
+                    if client.list_topics(timeout=1).brokers:
+                        return True
+                except KafkaException:
+                    continue  # it listens before it answers
+            pause.wait(0.1)
+        return False
+
+    def poll(self) -> str | None:
+        """Return None while it runs, else one line on why it ended."""
+        if self._process is None or self._process.poll() is None:
+            return None
+        code = self._process.returncode
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        return f"Kafka {how}: {last_words(self._output, self._log, self._log_start)}; its log: {self._log}"
+
+    def _halt(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            log.warning("Kafka did not stop within %d s and is killed; its next start takes longer", STOP_TIMEOUT_S)
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+
+class MemoryBroker(Broker):
+    """librdkafka's mock cluster: the Kafka protocol on a real socket, in our own process. For machines without Java.
+
+    Nothing survives a restart. Past 5 MiB or 100,000 batches a partition drops its oldest data without a word. It has
+    no topic configuration, so no compaction and no retention; each topic has 4 partitions and appears on first use.
+    """
+
+    kind = "memory"
+
+    def __init__(self, data: Path, settings: BrokerSettings | None = None) -> None:
+        super().__init__(data, settings)
+        self._cluster: Any = None
+
+    def _launch(self) -> None:
+        from confluent_kafka import Producer  # noqa: PLC0415 - heavy
+
+        # The producer is there to own the cluster. Its address replaces ours, and is the system's choice.
+        self._cluster = Producer({"bootstrap.servers": "replaced", "test.mock.num.brokers": 1, "log_level": 0})
+        (broker,) = self._cluster.list_topics(timeout=10).brokers.values()
+        self.address = f"{broker.host}:{broker.port}"
+
+    def poll(self) -> str | None:
+        """Return None: it is in our own process, so it cannot end before us."""
+        return None
+
+    def _halt(self) -> None:
+        self._cluster = None
+
+
+def choose_broker(data: Path, mode: Mode, settings: BrokerSettings | None = None) -> Broker:
+    """Return the broker to start: with `auto` the real one if it can be had, else the in-memory one and one loud line.
+
+    The jars are fetched here, so that a fetch that fails counts as something missing.
+
+    Raises:
+        BrokerError: The mode is `kafka` and something is missing.
+    """
+    if mode == "memory":
+        return MemoryBroker(data, settings)
+    missing = what_is_missing()
+    if not missing:
+        try:
+            fetch_kafka()
+        except BrokerError as error:
+            missing = [str(error)]
+    if not missing:
+        return KafkaBroker(data, settings)
+    if mode == "kafka":
+        message = f"A real Kafka cannot be started. Missing: {'; '.join(missing)}"
+        raise BrokerError(message)
+    kept = "" if not (data / "kafka" / "store").is_dir() else f" What {data / 'kafka'} holds stays there, unread."
+    log.warning(
+        "USING THE IN-MEMORY BROKER, for trying out only: nothing survives a restart, and past 5 MiB a partition the "
+        "oldest data is dropped silently.%s For a real Kafka, mend what is missing: %s",
+        kept,
+        "; ".join(missing),
+    )
+    return MemoryBroker(data, settings)
+
+
+class _Stopped(BaseException):
+    """A signal asked us to stop. Not an Exception: nothing but `run_broker` may take it."""
+
+
+def run_broker(
+    data: Path, mode: Mode, settings: BrokerSettings | None = None, *, ready: Callable[[], None] = lambda: None
+) -> int:
+    """Run a broker in the foreground until SIGTERM or SIGINT; call it from the main thread.
+
+    Args:
+        data: The data folder.
+        mode: Which broker; see `choose_broker`.
+        settings: The broker's.
+        ready: Called once it answers.
+
+    Returns:
+        0 if it was stopped, 2 if it could not be started or ended by itself (logged as one line).
+    """
+
+    def on_signal(number: int, frame: object) -> None:
+        for each in previous:
+            signal.signal(each, signal.SIG_IGN)  # once is enough
+        raise _Stopped
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    broker = None
+    try:
+        for number in previous:
+            signal.signal(number, on_signal)
+        broker = choose_broker(data, mode, settings)
+        broker.start()
+        log.info("the %s broker is ready at %s", broker.kind, broker.address)
+        ready()
+        broker.wait()
+    except _Stopped:
+        return 0
+    except BrokerError as error:
+        log.error("%s", error)
+        return 2
+    finally:
+        for number in previous:
+            signal.signal(number, signal.SIG_IGN)  # stopping is bounded, and half of it is worse than waiting
+        if broker is not None:
+            broker.stop()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return 0

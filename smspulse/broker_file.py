@@ -1,0 +1,84 @@
+"""The files by which a data folder says that a broker runs on it: a lock, and `broker.json` with the address."""
+
+import fcntl
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from smspulse.jars import BrokerError
+from smspulse.processes import is_alive
+
+Kind = Literal["kafka", "memory"]
+
+_GLANCE_S: Final = 0.3  # a reader of broker.json holds the lock for an instant
+_DYING_S: Final = 10  # how long the JVM of a killed broker may take to let go of it
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerFile:
+    """What `{data}/broker.json` says of the running broker: its address, its kind and the process to stop it by."""
+
+    bootstrap: str
+    kind: Kind
+    pid: int
+
+
+def read_broker_file(data: Path) -> BrokerFile | None:
+    """Return where the data folder's broker is, or None if none is running (a stale file counts as none)."""
+    try:
+        found = BrokerFile(**json.loads((data / "broker.json").read_bytes()))
+        held = not _lock_is_free(data)
+    except (OSError, ValueError, TypeError):
+        return None
+    return found if held and is_alive(found.pid) else None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that no reader ever sees a part of it."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)
+
+
+def _lock_is_free(data: Path) -> bool:
+    """Say whether no broker runs on the data folder. Raises OSError where there is no lock to look at."""
+    with (data / "kafka" / "lock").open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def take_lock(data: Path) -> int:
+    """Return the descriptor that holds the data folder's lock until every copy of it is closed."""
+    folder = data / "kafka"
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        begun = time.monotonic()
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                pid = os.pread(descriptor, 20, 0).decode()
+                patience = _GLANCE_S if pid.isdigit() and is_alive(int(pid)) else _DYING_S
+                if time.monotonic() - begun > patience:
+                    running = read_broker_file(data)
+                    where = f"at {running.bootstrap}" if running else "still starting or stopping"
+                    message = (
+                        f"A broker already runs on {data}: process {pid}, {where}; "
+                        "use it, stop it, or choose another data folder"
+                    )
+                    raise BrokerError(message) from None
+                time.sleep(0.05)
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

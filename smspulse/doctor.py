@@ -1,0 +1,156 @@
+"""Look for what would keep smspulse from running, and say how to mend it."""
+
+import http.client
+import importlib.util
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from gateway.kafka import KafkaSettings
+from gateway.topics import TOPICS
+from smspulse.broker_file import read_broker_file
+from smspulse.jars import JAVA_NEEDED, cached_kafka, java_version, kafka_version
+from smspulse.processes import LOOPBACK, port_is_free
+
+Level = Literal["ok", "warn", "fail"]
+
+_PYTHON_NEEDED: Final = (3, 11)
+_DISK_WARN_GIB: Final = 5  # a week of a busy gateway in Kafka and Parquet
+_DISK_FAIL_GIB: Final = 1  # less than one Kafka segment
+_TIMEOUT_S: Final = 3
+_FIRST_FREE_PORT: Final = 1024
+_IN_MEMORY: Final = "without it the in-memory broker is used, which forgets everything at its end"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found of one thing.
+
+    Args:
+        name: The thing.
+        level: `ok`; `warn`: works, with less; `fail`: does not work.
+        what: What was found, in words.
+        mend: What to do; empty when all is well.
+    """
+
+    name: str
+    level: Level
+    what: str
+    mend: str = ""
+
+
+def diagnose(data: Path, kafka: KafkaSettings | None, port: int) -> list[Finding]:
+    """Return a finding for each thing that smspulse needs. Changes nothing, and takes some seconds at most.
+
+    Args:
+        data: The data folder; it need not exist.
+        kafka: The cluster that is configured; None for the data folder's own broker.
+        port: Where ingest listens.
+    """
+    return [
+        _python(),
+        _java(),
+        _kafka(),
+        _port(port),
+        *_folder(data),
+        _broker(data, kafka),
+        *_extras(),
+    ]
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info[:2] >= _PYTHON_NEEDED:
+        return Finding("python", "ok", version)
+    return Finding("python", "fail", version, "Install Python {}.{} or newer".format(*_PYTHON_NEEDED))
+
+
+def _java() -> Finding:
+    version = java_version()
+    mend = f"Install a JRE of Java {JAVA_NEEDED} or newer and put `java` on PATH"
+    if version is None:
+        return Finding("java", "warn", f"no working `java` on PATH; {_IN_MEMORY}", mend)
+    if version < JAVA_NEEDED:
+        return Finding("java", "warn", f"version {version}; {_IN_MEMORY}", mend)
+    return Finding("java", "ok", f"version {version}")
+
+
+def _kafka() -> Finding:
+    if cached_kafka().is_dir():
+        return Finding("kafka", "ok", f"{kafka_version()} in {cached_kafka()}")
+    if shutil.which("mvn"):
+        return Finding("kafka", "ok", f"not fetched yet; Maven fetches {kafka_version()} at the first start")
+    return Finding("kafka", "warn", f"not fetched, and no `mvn` on PATH; {_IN_MEMORY}", "Install Maven")
+
+
+def _port(port: int) -> Finding:
+    name = f"port {port}"
+    if port_is_free(port):
+        return Finding(name, "ok", "free")
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=_TIMEOUT_S)
+    try:
+        connection.request("GET", "/healthz")
+        if connection.getresponse().status == http.HTTPStatus.OK:
+            return Finding(name, "ok", "an ingest answers there")
+    except (OSError, http.client.HTTPException):
+        pass  # it is not ours
+    finally:
+        connection.close()
+    if 0 < port < _FIRST_FREE_PORT:
+        return Finding(name, "fail", "in use, or kept for the system", f"Choose one from {_FIRST_FREE_PORT} on")
+    return Finding(name, "fail", "in use by another program", "Stop that program or choose another port")
+
+
+def _folder(data: Path) -> Iterator[Finding]:
+    folder = next(parent for parent in (data.absolute(), *data.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            yield Finding("data folder", "ok", f"{data} can be written")
+    except OSError as error:
+        mend = "Give yourself the right to write there, or choose another with --data"
+        yield Finding("data folder", "fail", f"{folder} cannot be written: {error.strerror}", mend)
+    free = shutil.disk_usage(folder).free / (1 << 30)
+    level: Level = "fail" if free < _DISK_FAIL_GIB else "warn" if free < _DISK_WARN_GIB else "ok"
+    mend = "" if level == "ok" else "Free some, or shorten what is kept with `smspulse retain`"
+    yield Finding("disk", level, f"{free:.1f} GiB free", mend)
+
+
+def _broker(data: Path, kafka: KafkaSettings | None) -> Finding:
+    running = read_broker_file(data)
+    if kafka is None:
+        if running is None:
+            return Finding("broker", "ok", "none is running here; `smspulse up` starts one")
+        kafka = KafkaSettings(bootstrap=running.bootstrap, in_memory=running.kind == "memory")
+    from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
+    from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - heavy
+
+    try:
+        found = AdminClient(kafka.confluent() | {"log_level": 0}).list_topics(timeout=_TIMEOUT_S)
+    except KafkaException as error:
+        mend = "Start it, or set SMSPULSE_KAFKA_BOOTSTRAP and the login for the one that you mean"
+        return Finding("broker", "fail", f"none answers at {kafka.bootstrap}: {error.args[0].str()}", mend)
+    what = f"{len(found.brokers)} at {kafka.bootstrap}"
+    for topic in TOPICS:
+        if topic.name not in found.topics:
+            return Finding("broker", "warn", f"{what}; no topic {topic.name}", "`smspulse up` creates it")
+        count = len(found.topics[topic.name].partitions)
+        if count != kafka.partitions:
+            mend = f"Set SMSPULSE_KAFKA_PARTITIONS to the number that all topics have, such as {count}"
+            return Finding("broker", "fail", f"{what}; topic {topic.name} has {count} partitions", mend)
+    return Finding("broker", "ok", what)
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, module, purpose in (
+        ("expectations", "great_expectations", "`smspulse check`"),
+        ("notebooks", "marimo", "the notebooks"),
+    ):
+        if importlib.util.find_spec(module):
+            yield Finding(extra, "ok", "installed")
+        else:
+            mend = f"pip install 'smspulse[{extra}]'"
+            yield Finding(extra, "warn", f"{module} is not installed; {purpose} will not run", mend)

@@ -1,0 +1,90 @@
+"""How the one Kafka node is configured, and what its log says when it ends."""
+
+import os
+import re
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from smspulse.processes import LOOPBACK
+
+
+class BrokerSettings(BaseSettings):
+    """The embedded broker. Environment: `SMSPULSE_BROKER_` and the field's name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_BROKER_", frozen=True, extra="forbid")
+
+    port: int = Field(
+        default=19092, ge=0, le=65535, description="Preferred port for clients; another if taken, any with 0."
+    )
+    controller_port: int = Field(
+        default=19093, ge=0, le=65535, description="Preferred port of Kafka's controller, likewise."
+    )
+    heap_mb: int = Field(default=512, ge=256, description="Memory for the JVM's heap, in MiB.")
+    flush_messages: int = Field(
+        default=1,
+        ge=1,
+        description="Records a partition takes between two fsyncs. 1: each batch is on disk before it is acknowledged. "
+        "More is faster, and a power loss can then cost acknowledged records; the death of a process never does.",
+    )
+
+
+def server_properties(port: int, controller: int, settings: BrokerSettings) -> str:
+    """Return the text of `server.properties`, for a working directory that is the broker's folder."""
+    options: dict[str, object] = {
+        "process.roles": "broker,controller",
+        "node.id": 1,
+        # The voter's address is taken from here at each start, so it may change; `--standalone` would store it.
+        "controller.quorum.voters": f"1@{LOOPBACK}:{controller}",
+        "controller.listener.names": "CONTROLLER",
+        "listeners": f"PLAINTEXT://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller}",
+        "log.dirs": "store",
+        # A topic must get its configuration when it is created, not appear by the first record sent to it.
+        "auto.create.topics.enable": "false",
+        "log.flush.interval.messages": settings.flush_messages,
+        # One node has one replica of everything.
+        "default.replication.factor": 1,
+        "offsets.topic.replication.factor": 1,
+        "transaction.state.log.replication.factor": 1,
+        "transaction.state.log.min.isr": 1,
+        "share.coordinator.state.topic.replication.factor": 1,
+        "share.coordinator.state.topic.min.isr": 1,
+        # 50 by default, for clusters: here they would be 100 folders, each fsynced and recovered by itself.
+        "offsets.topic.num.partitions": 4,
+        "transaction.state.log.num.partitions": 4,
+        "num.partitions": 4,
+        # 9 s by default. A broker that was killed may not register again before its last session is over, so this is
+        # what a start after a crash waits for; being fenced for an instant by a long pause does no harm on one node.
+        "broker.session.timeout.ms": 3000,
+        "broker.heartbeat.interval.ms": 500,
+        # Members of a group start together under the supervisor; waiting for more of them is for clusters.
+        "group.initial.rebalance.delay.ms": 0,
+        # 128 MiB by default, a quarter of the heap; 32 MiB compacts a million keys in one pass.
+        "log.cleaner.dedupe.buffer.size": 32 << 20,
+    }
+    return "".join(f"{name}={value}\n" for name, value in options.items())
+
+
+def last_words(output: Path, logfile: Path, log_start: int = 0) -> str:
+    """Return the line that best says why Kafka ended: the last exception, else the last error, else the last line."""
+    text = _tail(logfile, log_start) + _tail(output, 0)
+    for pattern in (
+        r"^(?:Caused by: )?[\w.$]+(?:Exception|Error): (.+)$",
+        r"^.*\b(?:ERROR|FATAL) +(.+)$",
+        r"^(.*\S.*)$",
+    ):
+        if found := re.findall(pattern, text, re.MULTILINE):
+            return str(found[-1]).strip()[:400]
+    return "it said nothing"
+
+
+def _tail(path: Path, start: int) -> str:
+    """Return at most the last 64 KiB of a file, and nothing from before `start` unless it was rotated since."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(start if start <= size else 0, size - 65536))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,46 @@
+"""One logger set-up for every command: a line a message, and under the supervisor a prefix a process."""
+
+import logging
+import sys
+
+from rich.console import Console
+from rich.text import Text
+
+_COLOURS = {"broker": "magenta", "ingest": "cyan", "stream": "green", "lander": "blue", "smspulse": "white"}
+_NOISY = {
+    # Faust and mode tell each start and stop of each of their services; aiokafka each failed try to connect.
+    "faust": logging.ERROR,
+    "mode": logging.ERROR,
+    "streams.transport": logging.ERROR,
+    "aiokafka": logging.ERROR,
+    "kafka": logging.CRITICAL,
+    "asyncio": logging.ERROR,
+}
+
+
+def set_up(*, verbose: bool, supervised: bool) -> None:
+    """Log to standard error, with the time when a person reads it directly; `verbose` takes everything."""
+    form = "%(levelname)s %(message)s" if supervised else "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format=form, stream=sys.stderr, force=True)
+    if not verbose:
+        for name, level in _NOISY.items():
+            logging.getLogger(name).setLevel(level)
+
+
+class PrefixHandler(logging.Handler):
+    """Shows the supervisor's own lines among those of its children."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one record."""
+        show_line(self._console, "smspulse", record.levelno, self.format(record))
+
+
+def show_line(console: Console, name: str, level: int, text: str) -> None:
+    """Show one line of a process."""
+    style = "bold red" if level >= logging.ERROR else "yellow" if level >= logging.WARNING else ""
+    line = Text.assemble((f"{name:>8} │ ", _COLOURS.get(name, "dim")), (text, style))
+    console.print(line, soft_wrap=True, highlight=False)

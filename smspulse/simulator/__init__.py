@@ -1,0 +1,1 @@
+"""Simulated gateway traffic: stories written from a seed, told over real HTTP, with the truth of every message."""

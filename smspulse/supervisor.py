@@ -1,0 +1,177 @@
+"""Runs the pipeline's processes: starts them in order, restarts what ends, stops them in reverse order.
+
+Each is a command of `smspulse` of its own, so that what runs under the supervisor is what an operator would run by
+hand. A process that ends is started again after a pause that doubles from 0.5 s to 10 s, and is back at 0.5 s once it
+has run for half a minute. Processes are in sessions of their own, so Ctrl-C reaches the supervisor alone; and they end
+when it ends, however it ends.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.errors import SmspulseError
+from smspulse.processes import die_with_parent
+from smspulse.readiness import VARIABLE
+
+_log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 10.0
+_STEADY_S: Final = 30.0
+_LINE_LIMIT: Final = 1 << 20
+_LEVEL: Final = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) (.*)", re.DOTALL)
+
+
+class SupervisorError(SmspulseError):
+    """A process did not become ready."""
+
+
+@dataclass(slots=True)
+class Child:
+    """One process.
+
+    Args:
+        name: For people: the prefix of its log lines.
+        arguments: Of `smspulse`.
+        stop_s: Seconds it has to stop before it is killed.
+        ready_s: Seconds it has to become ready.
+        environment: Added to ours.
+    """
+
+    name: str
+    arguments: Sequence[str]
+    stop_s: float
+    ready_s: float = 60
+    environment: dict[str, str] = field(default_factory=dict)
+    process: asyncio.subprocess.Process | None = None
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    restarts: int = 0
+    keeper: asyncio.Task[None] | None = None
+
+
+class Supervisor:
+    """Keeps children running.
+
+    Args:
+        show: Called with a child's name, a line's level and its text.
+    """
+
+    def __init__(self, show: Callable[[str, int, str], None]) -> None:
+        self._show = show
+        self.children: list[Child] = []
+        self._stopping = False
+
+    async def start(self, child: Child) -> None:
+        """Start a child and go on; `wait_ready` waits."""
+        self.children.append(child)
+        child.keeper = asyncio.create_task(self._keep(child))
+
+    async def wait_ready(self, child: Child) -> None:
+        """Wait until a child has said that it is ready.
+
+        Raises:
+            SupervisorError: It did not in time.
+        """
+        try:
+            await asyncio.wait_for(child.ready.wait(), child.ready_s)
+        except TimeoutError:
+            msg = f"{child.name} did not become ready within {child.ready_s:g} s: see its lines above"
+            raise SupervisorError(msg) from None
+
+    async def _keep(self, child: Child) -> None:
+        pause = _FIRST_PAUSE_S
+        while True:
+            started = time.monotonic()
+            code = await self._run(child)
+            if self._stopping:
+                return
+            if time.monotonic() - started > _STEADY_S:
+                pause = _FIRST_PAUSE_S
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+            _log.warning("%s %s; it is started again in %g s", child.name, how, pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_S)
+            child.restarts += 1
+
+    async def _run(self, child: Child) -> int:
+        reading, writing = os.pipe()
+        try:
+            child.process = process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "smspulse",
+                *child.arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                limit=_LINE_LIMIT,
+                env={**os.environ, **child.environment, VARIABLE: str(writing)},
+                pass_fds=(writing,),
+                start_new_session=True,
+                preexec_fn=die_with_parent(signal.SIGTERM),
+            )
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        ready = asyncio.create_task(self._hear_ready(child, reading))
+        try:
+            await self._relay(child, process)
+            return await process.wait()
+        finally:
+            ready.cancel()
+
+    @staticmethod
+    async def _hear_ready(child: Child, descriptor: int) -> None:
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb")
+        )
+        try:
+            if await reader.read(1):
+                child.ready.set()
+        finally:
+            transport.close()
+
+    async def _relay(self, child: Child, process: asyncio.subprocess.Process) -> None:
+        level = logging.INFO
+        while line := await self._line(process.stdout):  # type: ignore[arg-type] # it is a pipe
+            text = line.decode(errors="replace").rstrip()
+            if found := _LEVEL.match(text):
+                level = logging.getLevelNamesMapping()[found[1]]
+                text = found[2]
+            if text:
+                self._show(child.name, level, text)
+
+    @staticmethod
+    async def _line(stream: asyncio.StreamReader) -> bytes:
+        try:
+            return await stream.readline()
+        except ValueError:  # longer than any line of ours; the stream has dropped it
+            return b"(a line of over 1 MiB)\n"
+
+    async def stop(self) -> None:
+        """Stop every child in reverse order, and kill those that take too long."""
+        self._stopping = True
+        for child in reversed(self.children):
+            if child.keeper is None:
+                continue
+            if child.process is not None and child.process.returncode is None:
+                child.process.terminate()
+            else:
+                child.keeper.cancel()  # between two runs
+            _, late = await asyncio.wait([child.keeper], timeout=child.stop_s)
+            if late and child.process is not None:
+                _log.warning("%s did not stop within %g s and is killed", child.name, child.stop_s)
+                child.process.kill()
+                await asyncio.wait(late)
+        self.children.clear()

@@ -1,0 +1,108 @@
+"""Create the topics that the rooms rely on."""
+
+import logging
+from typing import Any
+
+from kafka import KafkaProducer
+from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError, for_code
+
+from gateway.errors import SmspulseError
+from gateway.kafka import KafkaSettings
+from gateway.topics import TOPICS
+
+log = logging.getLogger(__name__)
+
+
+class TopicError(SmspulseError):
+    """The topics are not as they must be. The text is one line: what, and what to do."""
+
+
+class KafkaUnreachable(TopicError):  # noqa: N818 - it names what was found
+    """No broker answered in time."""
+
+
+def ensure_topics(kafka: KafkaSettings, timeout_s: float = 30) -> None:
+    """Create every topic of `gateway.topics` that is missing. Calling it again, or twice at once, changes nothing.
+
+    The configuration of a topic that exists is left alone: its owner may have tuned it.
+
+    Args:
+        kafka: Which cluster, with how many partitions and replicas.
+        timeout_s: How long to go on trying to reach a broker, and then how long the broker may take.
+
+    Raises:
+        KafkaUnreachable: No broker answered in time.
+        TopicError: A topic has another number of partitions than `kafka.partitions`, or the cluster refused one.
+    """
+    try:
+        with _Admin(kafka, timeout_s) as admin:
+            _create(kafka, admin, timeout_s)
+            _check(kafka, admin.describe_topics([topic.name for topic in TOPICS]))
+    except (KafkaError, OSError) as error:
+        message = f"Kafka at {kafka.bootstrap} cannot be used: {type(error).__name__}: {error}"
+        raise TopicError(message) from error
+
+
+class _Admin:
+    """kafka-python's admin client, closed at the end, with our error where nobody answers."""
+
+    def __init__(self, kafka: KafkaSettings, timeout_s: float) -> None:
+        self._kafka, self._timeout_ms = kafka, int(timeout_s * 1000)
+
+    def __enter__(self) -> Any:
+        try:
+            self._client = KafkaAdminClient(
+                bootstrap_timeout_ms=self._timeout_ms,
+                reconnect_backoff_max_ms=500,  # 30 s by default: a broker that has just started would wait as long
+                **self._kafka.kafka_python(),
+            )
+        except KafkaTimeoutError as error:
+            message = (
+                f"No Kafka broker answered at {self._kafka.bootstrap} within {self._timeout_ms / 1000:g} s; "
+                "start one (`smspulse broker`) or set SMSPULSE_KAFKA_BOOTSTRAP"
+            )
+            raise KafkaUnreachable(message) from error
+        return self._client
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+
+def _create(kafka: KafkaSettings, admin: Any, timeout_s: float) -> None:
+    if kafka.in_memory:
+        # It knows no CreateTopics: a topic appears when a producer asks about it. It has no configuration either.
+        producer = KafkaProducer(**kafka.kafka_python())
+        for topic in TOPICS:
+            producer.partitions_for(topic.name)
+        producer.close()
+        return
+    there = set(admin.list_topics())
+    for topic in TOPICS:
+        if topic.name in there:
+            continue
+        options = {
+            "num_partitions": kafka.partitions,
+            "replication_factor": kafka.replication,
+            "configs": topic.config() | {"min.insync.replicas": str(kafka.min_insync)},
+        }
+        try:
+            admin.create_topics({topic.name: options}, timeout_ms=int(timeout_s * 1000))
+        except TopicAlreadyExistsError:
+            continue  # another process was faster
+        log.info("Created topic %s with %d partitions", topic.name, kafka.partitions)
+    admin.wait_for_topics([topic.name for topic in TOPICS], timeout_ms=int(timeout_s * 1000))
+
+
+def _check(kafka: KafkaSettings, described: list[dict[str, Any]]) -> None:
+    for topic in described:
+        if topic["error_code"]:
+            raise for_code(topic["error_code"])(topic["name"])
+        count = len(topic["partitions"])
+        if count != kafka.partitions:
+            message = (
+                f"Topic {topic['name']} has {count} partitions and SMSPULSE_KAFKA_PARTITIONS is {kafka.partitions}; "
+                f"all topics of smspulse must have the same number: set it to {count}, or, "
+                f"if no data must be kept, delete the topic"
+            )
+            raise TopicError(message)

@@ -1,0 +1,284 @@
+"""`smspulse up`: the whole pipeline on one machine, and with `--demo` simulated traffic and its reconciliation."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import secrets
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from gateway.errors import SmspulseError
+from gateway.kafka import KafkaSettings
+from smspulse.broker_file import read_broker_file
+from smspulse.logs import show_line
+from smspulse.supervisor import Child, Supervisor
+
+_log = logging.getLogger(__name__)
+
+DEMO_SOURCE: Final = "demo"
+OWN_SOURCE: Final = "mine"
+_DEMO_RATE: Final = 60.0
+_DEMO_TIME_SCALE: Final = 0.3
+_DEMO_LONGEST_DELAY_S: Final = 12.0
+_DEMO_GRACE_S: Final = 13.0
+_DEMO_LANDING_S: Final = 5.0
+_REFRESH_S: Final = 2.0
+_SETTLE_S: Final = 45.0
+_FETCH_S: Final = 600.0  # Maven on a slow line, once
+
+
+class UpError(SmspulseError):
+    """The pipeline could not be started, or did not hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What `smspulse up` was asked for.
+
+    Args:
+        data: The data folder.
+        broker: `auto`, `kafka`, `memory` or `HOST:PORT`.
+        port: Ingest's.
+        demo: Feed simulated traffic.
+        seconds: End after so many; None goes on until a signal.
+    """
+
+    data: Path
+    broker: str
+    port: int
+    demo: bool
+    seconds: float | None
+
+
+async def up(options: UpOptions, console: Console) -> int:
+    """Run the pipeline until SIGINT, SIGTERM or its time; return the exit code.
+
+    Raises:
+        SmspulseError: It could not be started.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    supervisor = Supervisor(lambda name, level, text: show_line(console, name, level, text))
+    starting = asyncio.create_task(_start(options, supervisor, console))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            return 0
+        url = starting.result()
+        if options.demo:
+            return await _demo(options, console, url, stop)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), options.seconds)
+        return 0
+    finally:
+        starting.cancel()
+        stopping.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
+        console.print("stopping …", style="dim")
+        await supervisor.stop()
+
+
+async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -> str:
+    """Start the pipeline; return ingest's address."""
+    began = time.monotonic()
+    data = options.data
+    common = ("--data", str(data))
+    if ":" not in options.broker:
+        broker = Child("broker", ("broker", *common, "--mode", options.broker), 4, _FETCH_S)
+        await supervisor.start(broker)
+        await supervisor.wait_ready(broker)
+        found = read_broker_file(data)
+        if found is None:
+            msg = f"the broker said that it is ready, but {data / 'broker.json'} names none; see its lines above"
+            raise UpError(msg)
+        if found.kind == "memory":
+            _set_aside(data)
+        common = (*common, "--broker", "auto")
+    else:
+        common = (*common, "--broker", options.broker)
+    ingest = Child("ingest", ("ingest", *common, "--port", str(options.port)), 1.5)
+    stream = Child("stream", ("stream", *common), 3)
+    lander = Child("lander", ("land", *common), 2)
+    for child in (ingest, stream, lander):
+        await supervisor.start(child)
+    for child in (ingest, stream, lander):
+        await supervisor.wait_ready(child)
+    url = f"http://127.0.0.1:{options.port}"
+    console.print(f"[bold]ready[/] after {time.monotonic() - began:.1f} s: webhooks at {url}, SQL with `smspulse sql`")
+    return url
+
+
+def _set_aside(data: Path) -> None:
+    """Move what was landed before out of the way: an in-memory broker counts from 0 again, and its records are others.
+
+    Nothing is deleted.
+    """
+    from warehouse.schemas import DATASETS  # noqa: PLC0415 - pyarrow
+
+    landed = [data / dataset.name for dataset in DATASETS if (data / dataset.name).is_dir()]
+    if not landed:
+        return
+    aside = data / f"before-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    aside.mkdir()
+    for folder in landed:
+        shutil.move(folder, aside)
+    _log.warning("what was landed from an earlier broker is in %s now", aside)
+
+
+def _kept_webhook(data: Path, url: str, source: str) -> str:
+    """Return the webhook of a source of the demo, made at its first use; its token is kept in clear for the next one."""
+    from ingest.sources import add_source, webhook_url  # noqa: PLC0415 - aiohttp
+
+    path = data / f"{source}.token"
+    if not path.exists():
+        token = add_source(data, source)
+        path.touch(mode=0o600)
+        path.write_text(token, encoding="ascii")
+    return webhook_url(url, source, path.read_text(encoding="ascii"))
+
+
+async def _demo(options: UpOptions, console: Console, url: str, stop: asyncio.Event) -> int:
+    """Feed simulated traffic until `stop` or the time is up, show its delivery rates, and reconcile."""
+    webhook = await asyncio.to_thread(_kept_webhook, options.data, url, DEMO_SOURCE)
+    by_hand = await asyncio.to_thread(_kept_webhook, options.data, url, OWN_SOURCE)
+    console.print(f"simulated phones report to {url}; send webhooks of your own, or let your gateway, to\n  {by_hand}")
+    truth = options.data / "demo-truth.jsonl"
+    traffic = asyncio.create_task(_traffic(webhook, truth, stop, options.seconds))
+    with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
+        while not traffic.done():
+            await asyncio.wait([traffic], timeout=_REFRESH_S)
+            table, line = await asyncio.to_thread(_rates, options.data)
+            if live is not None:
+                live.update(table, refresh=True)
+            elif line:
+                console.print(line, highlight=False)
+    traffic.result()
+    return await _reconcile(options.data, truth, console)
+
+
+async def _traffic(url: str, truth: Path, stop: asyncio.Event, seconds: float | None) -> None:
+    from smspulse.simulator.stories import stories  # noqa: PLC0415 - heavy
+    from smspulse.simulator.traffic import simulate  # noqa: PLC0415 - aiohttp
+
+    # Ids of its own in each run: messages told twice would be others than their truth says.
+    seed = secrets.randbelow(1 << 20)
+    await simulate(
+        url,
+        stories(seed, None),
+        rate=_DEMO_RATE,
+        truth=truth,
+        time_scale=_DEMO_TIME_SCALE,
+        max_delay_s=_DEMO_LONGEST_DELAY_S,
+        stop=stop,
+        stop_after=None if seconds is None else max(seconds - _DEMO_GRACE_S - _DEMO_LANDING_S, 1),
+        grace_s=_DEMO_GRACE_S,
+    )
+
+
+def _rates(data: Path) -> tuple[Table, str]:
+    """Ask the warehouse for the demo's delivery rates, by device; return them as a table and in one line."""
+    import duckdb  # noqa: PLC0415 - heavy
+
+    from warehouse.errors import NoWarehouseError  # noqa: PLC0415 - heavy
+    from warehouse.read import query  # noqa: PLC0415 - heavy
+
+    sql = """
+        SELECT coalesce(device_id::VARCHAR, 'all') AS device, count(*) AS attempted,
+               count(*) FILTER (is_ended) AS ended, count(*) FILTER (outcome = 'delivered') AS delivered,
+               median(network_s) AS network_s
+        FROM messages WHERE source = ? AND outcome <> 'incoming'
+        GROUP BY ROLLUP (device_id) HAVING grouping(device_id) = 1 OR device_id IS NOT NULL
+        ORDER BY grouping(device_id), device_id
+    """
+    table = Table(title="smspulse: delivery rates by device, read by SQL", title_justify="left")
+    for name in (
+        "device",
+        "messages",
+        "ended",
+        "delivered / attempted",
+        "delivered / ended",
+        "open share",
+        "network p50",
+    ):
+        table.add_column(name, justify="right")
+    line = ""
+    try:
+        rows: list[Any] = list(query(data, sql, [DEMO_SOURCE]).itertuples(index=False))
+    except (NoWarehouseError, duckdb.Error):
+        return table, line  # nothing has landed yet; what stays broken shows when the run is reconciled
+    for row in rows:
+        if not row.attempted:
+            continue
+        shares = [
+            f"{100 * row.delivered / row.attempted:.1f} %",
+            f"{100 * row.delivered / row.ended:.1f} %" if row.ended else "",
+            f"{100 * (row.attempted - row.ended) / row.attempted:.1f} %",
+        ]
+        network = "" if row.network_s != row.network_s else f"{row.network_s:.1f} s"  # NaN: none yet
+        table.add_row(row.device, f"{row.attempted:,}", f"{row.ended:,}", *shares, network)
+        if row.device == "all":
+            of_attempted, of_ended, still_open = shares
+            line = (
+                f"{row.attempted:,} messages; delivered: {of_attempted} of attempted, {of_ended} of ended; "
+                f"open: {still_open}"
+            )
+    return table, line
+
+
+async def _reconcile(data: Path, truth: Path, console: Console) -> int:
+    """Wait until everything accepted has landed, then compare with the truth; return the exit code."""
+    from smspulse.truth import compare  # noqa: PLC0415 - heavy
+
+    deadline = time.monotonic() + _SETTLE_S
+    while True:
+        comparison = await asyncio.to_thread(compare, data, truth)
+        if comparison.ok or time.monotonic() > deadline:
+            break
+        await asyncio.sleep(1)
+    for problem in comparison.problems():
+        console.print(Text(problem, style="red"))
+    console.print(Text(comparison.line(), style="bold green" if comparison.ok else "bold red"))
+    return 0 if comparison.ok else 1
+
+
+def kafka_settings(data: Path, broker: str) -> KafkaSettings:
+    """Return how to reach the broker that a command was told: `HOST:PORT`, or `auto`.
+
+    `auto` is the broker that runs on the data folder, else what the environment says.
+
+    Raises:
+        UpError: There is neither.
+    """
+    found = read_broker_file(data)
+    if ":" in broker:
+        return KafkaSettings(
+            bootstrap=broker, in_memory=bool(found and found.bootstrap == broker and found.kind == "memory")
+        )
+    if found is not None:
+        return KafkaSettings(bootstrap=found.bootstrap, in_memory=found.kind == "memory")
+    settings = KafkaSettings()
+    if "bootstrap" not in settings.model_fields_set:
+        msg = (
+            f"no broker runs on {data}: start `smspulse up` or `smspulse broker`, or name yours with --broker HOST:PORT"
+        )
+        raise UpError(msg)
+    return settings
+
+
+def dump(value: Any) -> str:
+    """Return a value as JSON on one line."""
+    return json.dumps(value, default=str, ensure_ascii=False)

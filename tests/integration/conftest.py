@@ -1,0 +1,43 @@
+"""A real Kafka for the tests that need one, started by the product's own code."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.kafka import KafkaSettings
+from smspulse.broker import KafkaBroker
+from smspulse.jars import what_is_missing
+from smspulse.kafka_node import BrokerSettings
+from smspulse.topics import ensure_topics
+
+
+@pytest.fixture(scope="session")
+def real_kafka() -> None:
+    """Skip where there is no real Kafka to be had, or fail where one is insisted on."""
+    if missing := what_is_missing():
+        line = f"a real Kafka needs: {'; '.join(missing)}"
+        if os.environ.get("SMSPULSE_REQUIRE_KAFKA") == "1":
+            pytest.fail(line, pytrace=False)
+        pytest.skip(line)
+
+
+@pytest.fixture(scope="session")
+def kafka(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings]:
+    """A running Kafka on free ports, with the topics of `gateway.topics`; its data is new in each test run.
+
+    Tests share it: each uses its own sources, consumer groups and data folders.
+    """
+    settings = BrokerSettings(port=0, controller_port=0)
+    with KafkaBroker(tmp_path_factory.mktemp("broker"), settings) as broker:
+        # Each is set here, for the environment may speak of the developer's own cluster.
+        running = KafkaSettings(
+            bootstrap=broker.address,
+            in_memory=False,
+            partitions=4,
+            replication=1,
+            min_insync=1,
+            security_protocol="PLAINTEXT",
+        )
+        ensure_topics(running, timeout_s=30)
+        yield running

@@ -1,0 +1,190 @@
+"""The embedded Kafka through starts, stops and deaths. Each test has a data folder of its own."""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+
+from gateway.kafka import KafkaSettings
+from gateway.topics import MESSAGES, RAW, TOPICS
+from smspulse.broker import KafkaBroker
+from smspulse.broker_file import read_broker_file
+from smspulse.jars import BrokerError
+from smspulse.kafka_node import BrokerSettings
+from smspulse.processes import free_port
+from smspulse.topics import ensure_topics
+
+pytestmark = pytest.mark.usefixtures("real_kafka")
+
+ANY = BrokerSettings(port=0, controller_port=0)
+FOREGROUND = """
+import logging, sys
+from pathlib import Path
+from smspulse.broker import run_broker
+logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+sys.exit(run_broker(Path(sys.argv[1]), "kafka"))
+"""
+
+
+@pytest.fixture
+def foreground(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A ready broker in a process of its own, on `tmp_path`."""
+    environment = os.environ | {"SMSPULSE_BROKER_PORT": "0", "SMSPULSE_BROKER_CONTROLLER_PORT": "0"}
+    command = [sys.executable, "-c", FOREGROUND, str(tmp_path)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if "is ready at" in line:
+                break
+        try:
+            assert "is ready at" in "".join(lines), lines
+            yield process
+        finally:
+            process.kill()
+
+
+def jvm_of(pid: int) -> int:
+    """Return a descriptor of the only child of a process."""
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return os.pidfd_open(int(child))
+
+
+def ends(pidfd: int, within: float) -> bool:
+    ended = bool(select.select([pidfd], [], [], within)[0])
+    os.close(pidfd)
+    return ended
+
+
+def test_records_and_offsets_outlive_a_restart_on_other_ports(tmp_path: Path) -> None:
+    preferred = BrokerSettings(port=free_port(), controller_port=free_port())
+    offset = [TopicPartition(RAW, 0, 1)]
+    with KafkaBroker(tmp_path, preferred) as broker:
+        assert broker.address == f"127.0.0.1:{preferred.port}"
+        kafka = KafkaSettings(bootstrap=broker.address)
+        ensure_topics(kafka)
+        producer = Producer(kafka.confluent())
+        for number in range(100):
+            producer.produce(RAW, b"%d" % number, partition=0)
+        assert producer.flush(10) == 0
+        reader = Consumer(kafka.confluent() | {"group.id": "test"})
+        reader.commit(offsets=offset, asynchronous=False)
+        reader.close()
+    with ExitStack() as stack:
+        for port in (preferred.port, preferred.controller_port):
+            stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        broker = stack.enter_context(KafkaBroker(tmp_path, preferred))
+        assert broker.address != kafka.bootstrap
+        moved = KafkaSettings(bootstrap=broker.address)
+        ensure_topics(moved)
+        reader = Consumer(moved.confluent() | {"group.id": "test"})
+        assert reader.get_watermark_offsets(TopicPartition(RAW, 0), timeout=10) == (0, 100)
+        assert reader.committed(offset, timeout=10)[0].offset == 1
+        reader.close()
+
+
+def test_topics_are_made_once_by_several_at_once_as_soon_as_kafka_answers(tmp_path: Path) -> None:
+    settings = BrokerSettings(port=free_port(), controller_port=0)
+    kafka = KafkaSettings(bootstrap=f"127.0.0.1:{settings.port}")
+    errors: list[BaseException] = []
+
+    def create() -> None:
+        try:
+            ensure_topics(kafka, timeout_s=60)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=create) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    with KafkaBroker(tmp_path, settings):
+        for thread in threads:
+            thread.join(60)
+        assert errors == []
+        admin = KafkaAdminClient(**kafka.kafka_python())
+        assert set(admin.list_topics()) == {topic.name for topic in TOPICS}
+        resource = ConfigResource(ConfigResourceType.TOPIC, MESSAGES)
+        config = admin.describe_configs([resource], config_filter="all")["topic"][MESSAGES]
+        assert config["cleanup.policy"]["value"] == "compact"
+        assert config["flush.messages"]["value"] == "1", "each batch is fsynced before it is acknowledged"
+        admin.close()
+
+
+def test_a_second_start_on_the_same_data_is_refused_and_harms_nothing(
+    tmp_path: Path, foreground: subprocess.Popen[str]
+) -> None:
+    running = read_broker_file(tmp_path)
+    assert running is not None
+    assert running.pid == foreground.pid
+    with pytest.raises(BrokerError, match=f"process {foreground.pid}, at {running.bootstrap}; use it, stop it"):
+        KafkaBroker(tmp_path, ANY).start()
+    assert read_broker_file(tmp_path) == running
+    ensure_topics(KafkaSettings(bootstrap=running.bootstrap))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_all_within_seconds_and_leaves_nothing(
+    tmp_path: Path, foreground: subprocess.Popen[str], number: signal.Signals
+) -> None:
+    jvm = jvm_of(foreground.pid)
+    foreground.send_signal(number)
+    assert foreground.wait(10) == 0
+    assert ends(jvm, within=0)
+    assert not (tmp_path / "broker.json").exists()
+
+
+def test_a_killed_broker_takes_its_jvm_along_and_the_next_start_works(
+    tmp_path: Path, foreground: subprocess.Popen[str]
+) -> None:
+    running = read_broker_file(tmp_path)
+    assert running is not None
+    ensure_topics(KafkaSettings(bootstrap=running.bootstrap))
+    jvm = jvm_of(foreground.pid)
+    foreground.kill()
+    foreground.wait()
+    with KafkaBroker(tmp_path, ANY) as broker:  # at once: it waits for the lock that the dying JVM holds
+        assert ends(jvm, within=0)
+        admin = KafkaAdminClient(**KafkaSettings(bootstrap=broker.address).kafka_python())
+        assert set(admin.list_topics()) == {topic.name for topic in TOPICS}
+        admin.close()
+
+
+def test_the_death_of_kafka_in_mid_run_is_told_in_one_line(tmp_path: Path, foreground: subprocess.Popen[str]) -> None:
+    jvm = jvm_of(foreground.pid)
+    signal.pidfd_send_signal(jvm, signal.SIGKILL)
+    assert foreground.stderr is not None
+    assert foreground.wait(10) == 2
+    assert ends(jvm, within=0)
+    (line,) = foreground.stderr.read().splitlines()
+    assert line.startswith("ERROR Kafka was killed by SIGKILL: ")
+    assert line.endswith(f"its log: {tmp_path}/logs/kafka.log")
+    assert read_broker_file(tmp_path) is None
+
+
+def test_a_kafka_that_cannot_start_says_why_in_one_line(tmp_path: Path) -> None:
+    with KafkaBroker(tmp_path, ANY):
+        pass
+    meta = tmp_path / "kafka" / "store" / "meta.properties"
+    meta.write_text(meta.read_text().replace("node.id=1", "node.id=7"))
+    broker = KafkaBroker(tmp_path, ANY)
+    with pytest.raises(BrokerError, match=r"^Kafka ended with code 1: .*node.*7.*; its log: .*kafka\.log$") as caught:
+        broker.start()
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "broker.json").exists()
+
+
+def test_a_data_folder_that_cannot_be_one_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BrokerError, match=r"^The data folder .*/file/data cannot be used: Not a directory; "):
+        KafkaBroker(tmp_path / "file" / "data", ANY).start()

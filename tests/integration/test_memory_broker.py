@@ -1,0 +1,49 @@
+import os
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, Producer
+
+from gateway.kafka import KafkaSettings
+from gateway.topics import RAW, TOPICS
+from smspulse.broker import MemoryBroker, choose_broker
+from smspulse.broker_file import BrokerFile, read_broker_file
+from smspulse.jars import BrokerError
+from smspulse.topics import TopicError, ensure_topics
+
+
+def test_without_java_on_path_webhooks_still_travel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with choose_broker(tmp_path, "auto") as broker:
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        kafka = KafkaSettings(bootstrap=broker.address, in_memory=True)
+        ensure_topics(kafka, timeout_s=10)
+        producer = Producer(kafka.confluent())
+        producer.produce(RAW, b"body", b"key")
+        assert producer.flush(10) == 0
+        consumer = Consumer(kafka.confluent() | {"group.id": "test", "auto.offset.reset": "earliest"})
+        assert set(consumer.list_topics(timeout=10).topics) >= {topic.name for topic in TOPICS}
+        consumer.subscribe([RAW])
+        message = consumer.poll(20)
+        assert message is not None
+        assert (message.key(), message.value()) == (b"key", b"body")
+        consumer.close()
+
+
+def test_its_file_is_there_while_it_runs_and_a_second_start_is_refused(tmp_path: Path) -> None:
+    with MemoryBroker(tmp_path) as broker:
+        assert read_broker_file(tmp_path) == BrokerFile(broker.address, "memory", os.getpid())
+        with pytest.raises(BrokerError, match=f"process {os.getpid()}, at {broker.address}"):
+            MemoryBroker(tmp_path).start()
+        assert read_broker_file(tmp_path) is not None, "the refused start took nothing from the running one"
+    assert not (tmp_path / "broker.json").exists()
+    broker.stop()
+
+
+def test_another_number_of_partitions_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with MemoryBroker(tmp_path) as broker:
+        kafka = KafkaSettings(bootstrap=broker.address, in_memory=True, partitions=6)
+        with pytest.raises(TopicError, match=r"has 4 partitions and SMSPULSE_KAFKA_PARTITIONS is 6; .* set it to 4"):
+            ensure_topics(kafka, timeout_s=10)

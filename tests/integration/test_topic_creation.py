@@ -1,0 +1,33 @@
+import time
+
+import pytest
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+
+from gateway.kafka import KafkaSettings
+from gateway.topics import TOPICS
+from smspulse.processes import free_port
+from smspulse.topics import KafkaUnreachable, TopicError, ensure_topics
+
+
+def test_topics_exist_with_their_configuration_and_again_changes_nothing(kafka: KafkaSettings) -> None:
+    ensure_topics(kafka)
+    admin = KafkaAdminClient(**kafka.kafka_python())
+    names = [ConfigResource(ConfigResourceType.TOPIC, topic.name) for topic in TOPICS]
+    described = admin.describe_configs(names, config_filter="all")["topic"]
+    for topic in TOPICS:
+        expected = topic.config() | {"min.insync.replicas": "1"}
+        assert {name: described[topic.name][name]["value"] for name in expected} == expected
+    admin.close()
+
+
+def test_another_number_of_partitions_is_refused_with_both_numbers_and_the_mend(kafka: KafkaSettings) -> None:
+    with pytest.raises(TopicError, match=r"has 4 partitions and SMSPULSE_KAFKA_PARTITIONS is 3; .* set it to 4"):
+        ensure_topics(kafka.model_copy(update={"partitions": 3}))
+
+
+def test_an_unreachable_broker_is_tried_until_the_time_is_over() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    begun = time.monotonic()
+    with pytest.raises(KafkaUnreachable, match=rf"No Kafka broker answered at {address} within 1\.5 s; start one"):
+        ensure_topics(KafkaSettings(bootstrap=address), timeout_s=1.5)
+    assert 1.4 < time.monotonic() - begun < 5

@@ -1,0 +1,119 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from smspulse.broker_file import BrokerFile, read_broker_file, take_lock, write_whole
+from smspulse.jars import BrokerError
+from smspulse.kafka_node import BrokerSettings, last_words, server_properties
+
+
+def write_broker_file(data: Path, pid: int) -> None:
+    write_whole(data / "broker.json", json.dumps({"bootstrap": "127.0.0.1:1", "kind": "kafka", "pid": pid}))
+
+
+def test_a_broker_is_found_while_its_lock_is_held(tmp_path: Path) -> None:
+    lock = take_lock(tmp_path)
+    write_broker_file(tmp_path, os.getpid())
+    assert read_broker_file(tmp_path) == BrokerFile("127.0.0.1:1", "kafka", os.getpid())
+    os.close(lock)
+    assert read_broker_file(tmp_path) is None, "the process lives, but it is no broker: its number was used again"
+
+
+def test_a_broker_file_of_a_dead_process_counts_as_none(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    lock = take_lock(tmp_path)
+    write_broker_file(tmp_path, dead.pid)
+    assert read_broker_file(tmp_path) is None
+    os.close(lock)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"bootstrap": 1}', "null"])
+def test_a_broken_broker_file_counts_as_none(tmp_path: Path, text: str) -> None:
+    lock = take_lock(tmp_path)
+    (tmp_path / "broker.json").write_text(text)
+    assert read_broker_file(tmp_path) is None
+    os.close(lock)
+
+
+def test_a_data_folder_without_a_broker_has_none(tmp_path: Path) -> None:
+    assert read_broker_file(tmp_path) is None
+    assert read_broker_file(tmp_path / "nowhere") is None
+    assert list(tmp_path.iterdir()) == [], "looking leaves nothing behind"
+
+
+def test_a_second_lock_is_refused_with_the_holder_and_its_address(tmp_path: Path) -> None:
+    lock = take_lock(tmp_path)
+    write_broker_file(tmp_path, os.getpid())
+    with pytest.raises(BrokerError, match=rf"{tmp_path}: process {os.getpid()}, at 127\.0\.0\.1:1; use it, stop it"):
+        take_lock(tmp_path)
+    os.close(lock)
+
+
+def test_a_lock_left_by_a_crash_is_taken(tmp_path: Path) -> None:
+    os.close(take_lock(tmp_path))
+    assert (tmp_path / "kafka" / "lock").read_text() == str(os.getpid())
+    os.close(take_lock(tmp_path))
+
+
+def test_the_lock_lives_as_long_as_the_last_process_that_holds_it(tmp_path: Path) -> None:
+    lock = take_lock(tmp_path)
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock,))
+    os.close(lock)
+    with pytest.raises(BrokerError):
+        take_lock(tmp_path)
+    other.communicate(b"\n")
+    os.close(take_lock(tmp_path))
+
+
+def test_kafka_listens_on_loopback_only() -> None:
+    lines = dict(line.split("=", 1) for line in server_properties(1, 2, BrokerSettings()).splitlines())
+    assert lines["listeners"] == "PLAINTEXT://127.0.0.1:1,CONTROLLER://127.0.0.1:2"
+    assert lines["controller.quorum.voters"] == "1@127.0.0.1:2"
+
+
+def test_every_batch_is_fsynced_unless_the_setting_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SMSPULSE_BROKER_FLUSH_MESSAGES", raising=False)
+    assert "log.flush.interval.messages=1\n" in server_properties(1, 2, BrokerSettings())
+    monkeypatch.setenv("SMSPULSE_BROKER_FLUSH_MESSAGES", "500")
+    assert "log.flush.interval.messages=500\n" in server_properties(1, 2, BrokerSettings())
+
+
+@pytest.mark.parametrize(
+    ("log", "output", "words"),
+    [
+        (
+            "2026-01-01 ERROR Exiting Kafka due to fatal exception (kafka.Kafka$)\n"
+            "java.lang.RuntimeException: Failed to start\n\tat kafka.Kafka.main(Kafka.scala)\n"
+            "Caused by: java.net.BindException: Address already in use\n\tat java.base/x.y(Z.java:1)\n",
+            "",
+            "Address already in use",
+        ),
+        (
+            "2026-01-01 INFO  starting\n2026-01-01 ERROR Shutdown: the disk failed (a.B)\n",
+            "",
+            "Shutdown: the disk failed (a.B)",
+        ),
+        ("", "Error: Invalid maximum heap size: -Xmx1m\n", "Error: Invalid maximum heap size: -Xmx1m"),
+        ("", "", "it said nothing"),
+    ],
+)
+def test_the_last_words_of_kafka_are_its_cause(tmp_path: Path, log: str, output: str, words: str) -> None:
+    (tmp_path / "log").write_text(log)
+    (tmp_path / "out").write_text(output)
+    assert last_words(tmp_path / "out", tmp_path / "log") == words
+
+
+def test_the_last_words_are_of_this_run_even_after_the_log_was_rotated(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("2026-01-01 ERROR old\n")
+    start = log.stat().st_size
+    with log.open("a") as file:
+        file.write("2026-01-01 ERROR new\n")
+    assert last_words(tmp_path / "out", log, start) == "new"
+    log.write_text("2026-01-01 ERROR x\n")
+    assert last_words(tmp_path / "out", log, start) == "x"

@@ -1,0 +1,125 @@
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from smspulse.broker import MemoryBroker, choose_broker
+from smspulse.jars import BrokerError, cached_kafka, fetch_kafka, what_is_missing
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only folder on PATH; the cache is empty."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return folder
+
+
+def program(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+# Does what the goal copy-dependencies does to the file system.
+COPY = 'for a; do case "$a" in -DoutputDirectory=*) d="${a#*=}"; esac; done; /bin/mkdir "$d"; : > "$d/kafka_2.13.jar"'
+
+
+def test_without_java_and_maven_both_are_named_with_their_mend(tools: Path) -> None:
+    java, maven = what_is_missing()
+    assert "Java 17 or newer (install" in java
+    assert "Maven" in maven
+    assert "`mvn` on PATH" in maven
+
+
+@pytest.mark.parametrize(
+    ("said", "missing"),
+    [
+        ('openjdk version "17.0.15" 2025-04-15', False),
+        ('openjdk version "11.0.2"', True),
+        ('java version "1.8.0_392"', True),
+    ],
+)
+def test_java_must_be_17_or_newer(tools: Path, said: str, missing: bool) -> None:
+    program(tools, "java", f"echo '{said}' >&2")
+    program(tools, "mvn", "exit 0")
+    assert bool(what_is_missing()) is missing
+
+
+def test_maven_is_not_needed_once_the_jars_are_cached(tools: Path) -> None:
+    program(tools, "java", "echo 'openjdk version \"21\"' >&2")
+    cached_kafka().mkdir(parents=True)
+    assert what_is_missing() == []
+    assert fetch_kafka() == cached_kafka()
+
+
+def test_fetched_jars_appear_whole_and_nothing_else_is_left(tools: Path) -> None:
+    program(tools, "mvn", COPY)
+    folder = fetch_kafka()
+    assert [jar.name for jar in folder.iterdir()] == ["kafka_2.13.jar"]
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_failed_fetch_leaves_nothing_and_says_what_maven_said(tools: Path) -> None:
+    program(tools, "mvn", f"{COPY}; echo '[ERROR] Could not resolve host'; echo '[ERROR] Re-run with -X'; exit 1")
+    with pytest.raises(BrokerError, match=r"^Maven could not fetch Kafka: Could not resolve host; see .*$"):
+        fetch_kafka()
+    assert list(cached_kafka().parent.iterdir()) == []
+
+
+def test_a_killed_fetch_leaves_no_cache_and_no_maven(tools: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    program(tools, "mvn", f"{COPY}; echo $$ > {pipe}; exec /bin/sleep 60")
+    fetching = subprocess.Popen([sys.executable, "-c", "from smspulse.jars import fetch_kafka; fetch_kafka()"])
+    maven = os.pidfd_open(int(pipe.read_text()))
+    fetching.kill()
+    fetching.wait()
+    assert select.select([maven], [], [], 10)[0], "Maven went on after the process that wanted its work"
+    os.close(maven)
+    assert not cached_kafka().exists()
+    program(tools, "mvn", COPY)
+    assert fetch_kafka().is_dir()
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tools: Path, tmp_path: Path) -> None:
+    program(tools, "mvn", COPY)
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(BrokerError, match=r"cannot be stored in .*: Not a directory; .* XDG_CACHE_HOME$"):
+        fetch_kafka()
+
+
+def test_asking_for_a_real_kafka_without_java_is_refused_with_what_is_missing(tools: Path, tmp_path: Path) -> None:
+    with pytest.raises(BrokerError, match=r"^A real Kafka cannot be started. Missing: Java 17 .*; Maven"):
+        choose_broker(tmp_path, "kafka")
+
+
+def test_without_java_the_choice_is_the_in_memory_broker_with_one_loud_line(
+    tools: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert isinstance(choose_broker(tmp_path, "auto"), MemoryBroker)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    for part in ("IN-MEMORY", "nothing survives a restart", "5 MiB", "Java 17", "Maven", "put `mvn` on PATH"):
+        assert part in record.getMessage()
+    assert "\n" not in record.getMessage()
+
+
+def test_a_fetch_that_fails_counts_as_missing(tools: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    program(tools, "java", "echo 'openjdk version \"21\"' >&2")
+    program(tools, "mvn", "echo '[ERROR] Unknown host'; exit 1")
+    (tmp_path / "kafka" / "store").mkdir(parents=True)
+    assert isinstance(choose_broker(tmp_path, "auto"), MemoryBroker)
+    assert "Unknown host" in caplog.text
+    assert f"What {tmp_path}/kafka holds stays there, unread" in caplog.text
+
+
+def test_a_chosen_in_memory_broker_is_no_cause_for_alarm(
+    tools: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert isinstance(choose_broker(tmp_path, "memory"), MemoryBroker)
+    assert caplog.records == []

@@ -1,0 +1,43 @@
+import os
+import select
+import socket
+import subprocess
+import sys
+
+from smspulse.processes import free_port, is_alive, port_is_free
+
+PARENT = """
+import subprocess, sys
+from smspulse.processes import die_with_parent
+child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, preexec_fn=die_with_parent())
+print(child.pid, flush=True)
+input()
+"""
+
+
+def test_a_child_dies_with_a_parent_that_is_killed() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    child = os.pidfd_open(int(parent.stdout.readline()))
+    parent.kill()
+    parent.communicate()
+    assert select.select([child], [], [], 10)[0]
+    os.close(child)
+
+
+def test_a_preferred_port_is_given_when_free_and_another_when_taken() -> None:
+    port = free_port()
+    assert port_is_free(port)
+    assert free_port(port) == port
+    with socket.create_server(("127.0.0.1", port)):
+        assert not port_is_free(port)
+        other = free_port(port)
+        assert other != port
+        assert port_is_free(other)
+
+
+def test_a_process_is_alive_until_it_has_been_waited_for() -> None:
+    assert is_alive(os.getpid())
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    assert not is_alive(child.pid)

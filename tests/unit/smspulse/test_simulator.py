@@ -1,0 +1,290 @@
+"""Stories told over real HTTP: in order, again after failures, and with a truth of exactly what was accepted."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from webhook_receiver import Answer, Receiver, receiving
+
+from gateway.payloads import StatusReport, parse
+from gateway.statuses import status_table
+from smspulse.simulator.behaviour import Behaviour
+from smspulse.simulator.stories import Story, stories
+from smspulse.simulator.traffic import SimulationError, Totals, simulate
+from streams.lifecycle import Facts, Lifecycle
+
+FAST: dict[str, Any] = {"rate": 5000, "time_scale": 0.001, "max_delay_s": 0.01}
+
+
+def read(truth: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    lines = [orjson.loads(line) for line in truth.read_bytes().splitlines()]
+    assert not truth.with_name(truth.name + ".part").exists()
+    return lines[:-1], lines[-1]["totals"]
+
+
+def left_in(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
+def check_against(receiver: Receiver, truth: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Assert that the truth covers exactly what the receiver answered, and what follows from it."""
+    lines, totals = read(truth)
+    receipts = {receipt.ingest_id: receipt for receipt in receiver.receipts}
+    answered = [ingest_id for line in lines for ingest_id in line["ingest_ids"]]
+    assert sorted(answered) == sorted(receipt.ingest_id for receipt in receiver.receipts if receipt.answered)
+    assert totals["accepted"] == len(answered)
+    lifecycle = Lifecycle(status_table({}))
+    for line in lines:
+        assert line["source"] == "acme"
+        if line["kind"] != "outgoing" or not line["ingest_ids"]:
+            continue
+        facts = Facts("acme", line["sms_id"])
+        own = [receipts[ingest_id] for ingest_id in line["ingest_ids"]]
+        assert all(a.received_at < b.received_at for a, b in pairwise(own))
+        for receipt in own:
+            report = parse(receipt.body)
+            assert isinstance(report, StatusReport)
+            facts.add(report, receipt.received_at)
+        version: dict[str, Any] = {**lifecycle.derive(facts)}
+        for name in ("outcome", "last_status_id", "device_id", "channel_id", "attempts", "contradicted"):
+            assert line[name] == version[name], line
+        assert line["reports"] == len(own)
+        assert line["statuses"] == sorted({observation[0] for observation in version["observations"]})
+    return lines, totals
+
+
+async def test_everything_told_arrives_in_order_and_is_in_the_truth(tmp_path: Path) -> None:
+    seen: list[int] = []
+    async with receiving() as receiver:
+        totals = await simulate(
+            receiver.url,
+            stories(1, 150),
+            truth=tmp_path / "truth",
+            on_progress=lambda totals: seen.append(totals.accepted),
+            **FAST,
+        )
+    told = list(stories(1, 150))
+    lines, written = check_against(receiver, tmp_path / "truth")
+    kinds = Counter(story.kind for story in told)
+    assert Counter(line["kind"] for line in lines) == kinds
+    assert (totals.messages, totals.incoming, totals.malformed) == (150, kinds["incoming"], kinds["malformed"])
+    assert totals.sent == totals.accepted == sum(len(story.webhooks) for story in told) == len(receiver.receipts)
+    assert (totals.refused, totals.retried, totals.abandoned, totals.cut_short) == ({}, 0, 0, 0)
+    assert seen == list(range(1, totals.accepted + 1))
+    assert written["source"] == "acme"
+    assert written["started_at"] <= receiver.receipts[0].received_at <= written["finished_at"]
+
+    assert Counter(receipt.body for receipt in receiver.receipts) == Counter(
+        webhook.body for story in told for webhook in story.webhooks
+    )
+    form = [receipt for receipt in receiver.receipts if receipt.body.startswith(b"sms_id=")]
+    assert all(receipt.content_type == "application/x-www-form-urlencoded" for receipt in form)
+
+
+@pytest.mark.parametrize("failure", ["busy", "drop", "store_and_drop"])
+async def test_webhooks_that_fail_are_sent_again_in_order(tmp_path: Path, failure: Answer) -> None:
+    async with receiving() as receiver:
+        receiver.answer = lambda number, _: failure if number % 4 == 0 and number < 100 else "accept"
+        totals = await simulate(receiver.url, stories(2, 40), truth=tmp_path / "truth", **FAST)
+    told = list(stories(2, 40))
+    check_against(receiver, tmp_path / "truth")
+    failed = 25
+    assert totals.retried == failed
+    assert totals.refused == ({503: failed} if failure == "busy" else {})
+    assert totals.sent == totals.accepted == receiver.requests - failed
+    assert (totals.abandoned, totals.cut_short) == (0, 0)
+    order = {}
+    for receipt in receiver.receipts:
+        if receipt.answered and receipt.body:
+            order.setdefault(sms_id_of(receipt.body), []).append(receipt.body)
+    assert all(
+        order[story.sms_id] == [webhook.body for webhook in story.webhooks]
+        for story in told
+        if story.kind == "outgoing"
+    )
+
+
+def sms_id_of(body: bytes) -> int:
+    try:
+        return parse(body).sms_id
+    except ValueError:
+        return -1
+
+
+async def test_a_refused_webhook_ends_its_story_and_no_other(tmp_path: Path) -> None:
+    async with receiving() as receiver:
+        receiver.answer = lambda number, _: "too_large" if number == 7 else "accept"
+        totals = await simulate(receiver.url, stories(3, 30), truth=tmp_path / "truth", **FAST)
+    check_against(receiver, tmp_path / "truth")
+    assert totals.refused == {413: 1}
+    assert totals.sent == totals.accepted + 1
+    assert totals.cut_short == 1
+
+
+async def test_a_wrong_token_ends_the_simulation_without_telling_it(tmp_path: Path) -> None:
+    async with receiving() as receiver:
+        receiver.answer = lambda number, _: "unauthorized" if number >= 20 else "accept"
+        with pytest.raises(SimulationError, match="401") as caught:
+            await simulate(receiver.url, stories(4, None), truth=tmp_path / "truth", grace_s=0, **FAST)
+    assert "secret-token" not in str(caught.value)
+    check_against(receiver, tmp_path / "truth")
+
+
+async def test_a_webhook_that_never_gets_an_answer_is_given_up_and_may_have_arrived(tmp_path: Path) -> None:
+    async with receiving() as receiver:
+        receiver.answer = lambda number, _: "store_and_drop" if number >= 3 else "accept"
+        totals = await simulate(
+            receiver.url, stories(5, 1, Behaviour.flawless()), truth=tmp_path / "truth", deadline_s=0.2, **FAST
+        )
+    (line,), _ = check_against(receiver, tmp_path / "truth")
+    assert (totals.abandoned, totals.cut_short) == (1, 1)
+    assert (line["outcome"], line["reports"], line["perhaps"]["outcome"]) == ("accepted", 3, "sent")
+
+
+async def test_a_webhook_is_given_up_at_once_if_it_may_be_sent_again_only_after_the_deadline(tmp_path: Path) -> None:
+    async with receiving() as receiver:
+        receiver.answer, receiver.retry_after = (lambda _, __: "busy"), "60"
+        totals = await simulate(
+            receiver.url, stories(5, 8, Behaviour.flawless()), truth=tmp_path / "truth", deadline_s=30, **FAST
+        )
+    assert (receiver.requests, totals.abandoned, totals.retried) == (8, 8, 0)
+
+
+async def test_a_receiver_that_is_away_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    async with receiving() as receiver:
+        pass
+    totals = await simulate(receiver.url, stories(5, 5), truth=tmp_path / "truth", deadline_s=0.3, **FAST)
+    assert totals.accepted == 0
+    assert totals.abandoned >= 5
+    lines, _ = read(tmp_path / "truth")
+    assert all("perhaps" in line and line["ingest_ids"] == [] for line in lines)
+    assert len(caplog.records) == 1
+    assert "secret-token" not in caplog.text
+
+
+def stop_at(count: int, stop: asyncio.Event) -> Any:
+    def progress(totals: Totals) -> None:
+        if totals.accepted >= count:
+            stop.set()
+
+    return progress
+
+
+async def test_stopping_starts_no_more_and_finishes_what_was_begun(tmp_path: Path) -> None:
+    stop = asyncio.Event()
+    async with receiving() as receiver:
+        totals = await simulate(
+            receiver.url,
+            stories(6, None),
+            truth=tmp_path / "truth",
+            stop=stop,
+            on_progress=stop_at(100, stop),
+            **FAST,
+        )
+    lines, _ = check_against(receiver, tmp_path / "truth")
+    assert totals.cut_short == 0
+    told = {story.sms_id: story for _, story in zip(range(len(lines)), stories(6, None), strict=False)}
+    assert all(line["reports"] == len(told[line["sms_id"]].webhooks) for line in lines if line["kind"] == "outgoing")
+
+
+async def test_tails_are_abandoned_after_the_grace_and_the_truth_is_that_of_the_rest(tmp_path: Path) -> None:
+    slow = FAST | {"time_scale": 1.0, "max_delay_s": 60.0}
+    async with receiving() as receiver:
+        totals = await simulate(
+            receiver.url, stories(7, None), truth=tmp_path / "truth", stop_after=0.2, grace_s=0.1, **slow
+        )
+    check_against(receiver, tmp_path / "truth")
+    assert totals.cut_short > 10
+    assert totals.abandoned == 0
+
+
+async def test_a_cancelled_simulation_leaves_the_truth_of_what_was_accepted(tmp_path: Path) -> None:
+    reached = asyncio.Event()
+    async with receiving() as receiver:
+        task = asyncio.create_task(
+            simulate(
+                receiver.url,
+                stories(8, None),
+                truth=tmp_path / "truth",
+                grace_s=0,
+                on_progress=stop_at(150, reached),
+                **FAST | {"time_scale": 0.1, "max_delay_s": 60.0},
+            )
+        )
+        await reached.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    _, totals = check_against(receiver, tmp_path / "truth")
+    assert totals["cut_short"] > 0
+    assert totals["finished_at"] > 0
+
+
+async def test_a_simulation_cancelled_twice_ends_at_once_and_leaves_no_truth(tmp_path: Path) -> None:
+    reached = asyncio.Event()
+    async with receiving() as receiver:
+        task = asyncio.create_task(
+            simulate(
+                receiver.url,
+                stories(9, None),
+                truth=tmp_path / "truth",
+                grace_s=600,
+                on_progress=stop_at(50, reached),
+                **FAST | {"time_scale": 1.0, "max_delay_s": 600.0},
+            )
+        )
+        await reached.wait()
+        task.cancel()
+        await asyncio.sleep(0)  # the first cancellation has arrived
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 5)
+    assert not left_in(tmp_path)
+
+
+async def test_at_most_so_many_stories_are_open() -> None:
+    open_: list[int] = []
+
+    def watched(receiver: Receiver) -> Iterator[Story]:
+        for number, story in enumerate(stories(10, 40, Behaviour.flawless())):
+            reports = Counter(sms_id_of(receipt.body) for receipt in receiver.receipts)
+            open_.append(number - list(reports.values()).count(5))
+            yield story
+
+    async with receiving() as receiver:
+        await simulate(receiver.url, watched(receiver), max_open=3, **FAST)
+    assert len(receiver.receipts) == 200
+    assert max(open_) == 3
+
+
+async def test_a_stop_does_not_wait_for_a_story_to_make_room(tmp_path: Path) -> None:
+    slow = FAST | {"time_scale": 1000.0, "max_delay_s": 600.0}
+    async with receiving() as receiver:
+        simulation = simulate(
+            receiver.url, stories(11, None), truth=tmp_path / "truth", max_open=2, stop_after=0.1, grace_s=0, **slow
+        )
+        totals = await asyncio.wait_for(simulation, 10)
+    check_against(receiver, tmp_path / "truth")
+    assert totals.cut_short == 2
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1/hooks/acme/t", "127.0.0.1/webhooks/acme/t", "http://127.0.0.1:1/webhooks/acme"]
+)
+async def test_a_url_that_is_no_webhook_is_refused(url: str) -> None:
+    with pytest.raises(SimulationError, match="HOST:PORT/webhooks/SOURCE/TOKEN"):
+        await simulate(url, [], rate=1)
+
+
+async def test_a_truth_file_that_cannot_be_written_is_an_error_at_the_start(tmp_path: Path) -> None:
+    async with receiving() as receiver:
+        with pytest.raises(FileNotFoundError):
+            await simulate(receiver.url, stories(1, 5), truth=tmp_path / "missing" / "truth", **FAST)
+    assert receiver.requests == 0

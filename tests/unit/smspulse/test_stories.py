@@ -1,0 +1,271 @@
+"""What the simulated gateway sends is repeatable, misbehaves as often as asked, and comes with the right truth."""
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.errors import SettingError, UnreadablePayload
+from gateway.payloads import IncomingMessage, StatusReport, parse
+from gateway.statuses import STATUSES, status_table
+from smspulse.simulator.behaviour import Behaviour, parse_shares
+from smspulse.simulator.spelling import MALFORMED
+from smspulse.simulator.stories import Part, Report, Story, stories, truth_after
+from smspulse.truth import Truth
+from streams.lifecycle import Facts, Lifecycle
+
+FAILURES = {id_ for id_, status in STATUSES.items() if status.is_failure}
+WILD = Behaviour(
+    **dict.fromkeys(Behaviour.rates(), 0.3) | {"failing": 0.6, "resends": 0.6, "resends_new_id": 0.2}  # type: ignore[arg-type]
+)
+
+
+def bytes_of(told: Any) -> list[Any]:
+    return [(story.kind, *[(w.delay_s, w.body, w.content_type) for w in story.webhooks]) for story in told]
+
+
+def reports_of(story: Story) -> list[StatusReport]:
+    events = [parse(webhook.body) for webhook in story.webhooks]
+    assert all(isinstance(event, StatusReport) for event in events)
+    return events  # type: ignore[return-value]
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    assert bytes_of(stories(5, 300, WILD)) == bytes_of(stories(5, 300, WILD))
+    assert bytes_of(stories(5, 300, WILD)) != bytes_of(stories(6, 300, WILD))
+
+
+def test_endless_stories_begin_like_a_number_of_them() -> None:
+    some = list(stories(5, 100, WILD))
+    assert bytes_of(some) == bytes_of(islice(stories(5, None, WILD), len(some)))
+
+
+def test_no_two_stories_of_neighbouring_seeds_share_an_id() -> None:
+    ids = [story.sms_id for seed in (0, 1, 2) for story in stories(seed, 300, WILD)]
+    assert len(ids) == len(set(ids))
+
+
+def statuses(story: Story) -> list[int]:
+    return [report.status_id for report in reports_of(story)]
+
+
+def times_by_status(story: Story) -> dict[int, set[Any]]:
+    times: dict[int, set[Any]] = {}
+    for report in reports_of(story):
+        times.setdefault(report.status_id, set()).add(report.sent_at)
+    return times
+
+
+def holds(part: bytes) -> Callable[[Story], bool]:
+    return lambda story: any(part in webhook.body for webhook in story.webhooks)
+
+
+# What a webhook's reader sees of each misbehaviour, if nothing else misbehaves.
+EVIDENCE: dict[str, Callable[[Story], bool]] = {
+    "failing": lambda story: bool(FAILURES.intersection(statuses(story))),
+    "missing_ends": lambda story: statuses(story) == [1, 3, 2, 6],
+    "duplicates": lambda story: len({webhook.body for webhook in story.webhooks}) < len(story.webhooks),
+    "reordering": lambda story: sorted(statuses(story)) == [1, 2, 3, 6, 7] and statuses(story) != [1, 3, 2, 6, 7],
+    "skipped_stages": lambda story: len(story.webhooks) < 5,
+    "late_reports": lambda story: max(webhook.delay_s for webhook in story.webhooks) > 300,
+    "resends": lambda story: len(times_by_status(story).get(1, ())) > 1,
+    "contradictions": lambda story: 7 in statuses(story) and not FAILURES.isdisjoint(statuses(story)),
+    "multipart": lambda story: len(times_by_status(story)[7]) > 1,
+    "old_payloads": holds(b'"sim":'),
+    "numeric_strings": lambda story: holds(b'"sms_id":"')(story) and holds(b'"status_id":"')(story),
+    "spaced_numbers": holds(b"+44 7700 900"),
+    "other_datetimes": lambda story: holds(b'"senttime":"2026-01-05T')(story) or holds(b'"senttime":{"date"')(story),
+    "null_senttime": holds(b'"senttime":null'),
+    "unknown_codes": lambda story: not set(statuses(story)) <= set(STATUSES),
+    "stray_incoming": lambda story: 5 in statuses(story),
+}
+
+
+@pytest.mark.parametrize("rate", EVIDENCE)
+def test_each_misbehaviour_shows_in_the_bytes_at_its_rate(rate: str) -> None:
+    needs = {"failing": 1.0} if rate == "resends" else {}
+    behaviour = replace(Behaviour.flawless(), **needs | {rate: 0.3})
+    told = list(stories(11, 800, behaviour))
+    assert all(EVIDENCE[rate](story) == (rate in story.traits) for story in told)
+    assert sum(rate in story.traits for story in told) / len(told) == pytest.approx(0.3, abs=0.06)
+
+
+def test_a_message_resent_under_another_id_follows_the_failed_one_to_the_same_number() -> None:
+    told = list(stories(12, 2000, replace(Behaviour.flawless(), failing=0.5, resends_new_id=0.4)))
+    again = [i for i, story in enumerate(told) if "resends_new_id" in story.traits]
+    assert len(again) / len(told) == pytest.approx(0.2, abs=0.04)
+    for i in again:
+        first, second = reports_of(told[i - 1]), reports_of(told[i])
+        assert first[-1].status_id in FAILURES
+        assert first[0].recipient == second[0].recipient
+        assert first[0].sms_id != second[0].sms_id
+        assert told[i].webhooks[0].delay_s > sum(webhook.delay_s for webhook in told[i - 1].webhooks)
+
+
+def test_incoming_and_malformed_webhooks_come_at_their_rates() -> None:
+    told = list(stories(13, 2000, replace(Behaviour.flawless(), incoming=0.3, images=0.4, malformed=0.2)))
+    kinds = [story.kind for story in told]
+    images = [holds(b'"img_url"')(story) for story in told if story.kind == "incoming"]
+    assert kinds.count("outgoing") == 2000
+    assert kinds.count("incoming") / 2000 == pytest.approx(0.3, abs=0.05)
+    assert kinds.count("malformed") / 2000 == pytest.approx(0.2, abs=0.05)
+    assert sum(images) / len(images) == pytest.approx(0.4, abs=0.08)
+    assert {story.webhooks[0].what for story in told if story.kind == "malformed"} == set(MALFORMED)
+
+
+@pytest.mark.parametrize("rate", Behaviour.rates())
+def test_nothing_happens_at_rate_0(rate: str) -> None:
+    zero: dict[str, Any] = {rate: 0.0}
+    told = list(stories(14, 200, replace(WILD, **zero, unhealthy=())))
+    assert not any(rate in story.traits for story in told)
+    assert any(story.traits for story in told)
+
+
+def test_a_flawless_gateway_reports_every_stage_in_order() -> None:
+    assert {tuple(statuses(story)) for story in stories(15, 100, Behaviour.flawless())} == {(1, 3, 2, 6, 7)}
+
+
+def test_a_second_attempt_may_use_another_phone() -> None:
+    told = stories(16, 300, replace(Behaviour.flawless(), failing=0.6, resends=0.9))
+    devices = [len({report.device_id for report in reports_of(story)}) for story in told if "resends" in story.traits]
+    assert set(devices) >= {1, 2}
+
+
+def test_an_unhealthy_phone_fails_at_a_ratio_of_its_own() -> None:
+    told = stories(17, 3000, replace(Behaviour.flawless(), failing=0.1, unhealthy=((8002, 0.7),)))
+    failed: dict[int, list[bool]] = {}
+    for story in told:
+        failed.setdefault(reports_of(story)[0].device_id or 0, []).append("failing" in story.traits)
+    shares = {device: sum(fails) / len(fails) for device, fails in failed.items()}
+    assert set(shares) == set(range(8001, 8007))
+    assert shares.pop(8002) == pytest.approx(0.7, abs=0.08)
+    assert all(share == pytest.approx(0.1, abs=0.05) for share in shares.values())
+
+
+@pytest.mark.parametrize("behaviour", [Behaviour(), WILD], ids=["default", "wild"])
+def test_every_body_can_be_read_unless_it_is_malformed(behaviour: Behaviour) -> None:
+    for story in stories(18, 1500, behaviour):
+        for webhook in story.webhooks:
+            if story.kind == "malformed":
+                with pytest.raises(UnreadablePayload):
+                    parse(webhook.body)
+                continue
+            event = parse(webhook.body)
+            assert event.sms_id == story.sms_id
+            assert not event.flaws
+            assert isinstance(event, StatusReport if story.kind == "outgoing" else IncomingMessage)
+            if isinstance(event, IncomingMessage):
+                assert event.content_type == webhook.what
+
+
+def test_every_generation_of_incoming_messages_occurs() -> None:
+    told = stories(19, 500, replace(Behaviour.flawless(), incoming=1, images=0.3, old_payloads=0.5))
+    bodies = [orjson.loads(story.webhooks[0].body) for story in told if story.kind == "incoming"]
+    shapes = {("type" in body, "sim" in body, "device_id" in body, type(body["address"])) for body in bodies}
+    assert shapes == {
+        (True, False, True, str),  # text
+        (True, True, False, str),  # image
+        (False, False, True, str),  # middle
+        (False, True, True, str),  # old
+        (False, True, True, int),
+    }
+
+
+def test_every_malformed_body_is_unreadable_for_a_reason_of_its_own_kind() -> None:
+    reasons = set()
+    for make in MALFORMED.values():
+        with pytest.raises(UnreadablePayload) as caught:
+            parse(make(77)[0])
+        reasons.add(caught.value.reason)
+    assert len(reasons) >= 6
+
+
+@pytest.mark.parametrize("behaviour", [Behaviour(), WILD], ids=["default", "wild"])
+def test_the_streams_lifecycle_agrees_with_the_story_after_each_report(behaviour: Behaviour) -> None:
+    lifecycle = Lifecycle(status_table({}))
+    names = [field.name for field in fields(Truth) if field.name != "statuses"]
+    for story in stories(20, 1500, behaviour):
+        if story.kind != "outgoing":
+            continue
+        facts, now = Facts("acme", story.sms_id), 0
+        for webhook, report in zip(story.webhooks, reports_of(story), strict=True):
+            now += max(3, round(webhook.delay_s * 1000))
+            facts.add(report, now)
+            version: dict[str, Any] = {**lifecycle.derive(facts)}
+            truth = {name: getattr(webhook.truth, name) for name in names}
+            assert {name: version[name] for name in names} == truth, story
+            assert webhook.truth
+            assert {observation[0] for observation in version["observations"]} == set(webhook.truth.statuses)
+
+
+def told(*parts: tuple[int, Part, int]) -> Truth:
+    """Return the truth after reports, each a status id, its part, and the phone that sent it."""
+    truth = None
+    for status_id, part, device_id in parts:
+        truth = truth_after(truth, Report(0.0, status_id, device_id, 1, datetime(2026, 1, 5, tzinfo=UTC), part))
+    assert truth
+    return truth
+
+
+WAY: tuple[tuple[int, Part, int], ...] = ((1, "stage", 1), (3, "stage", 1), (2, "stage", 1), (6, "stage", 1))
+
+
+@pytest.mark.parametrize(
+    ("reports", "outcome", "last", "device", "attempts", "contradicted"),
+    [
+        (WAY[:1], "pending", 1, 1, 1, False),
+        (WAY[:3], "accepted", 2, 1, 1, False),
+        ((WAY[2], WAY[1]), "accepted", 2, 1, 1, False),
+        ((*WAY, (7, "end", 1)), "delivered", 7, 1, 1, False),
+        (((7, "end", 1), WAY[3]), "delivered", 7, 1, 1, False),
+        ((*WAY, (8, "end", 1), (1, "restart", 2)), "undelivered", 8, 2, 2, False),
+        ((*WAY, (8, "end", 1), (1, "restart", 2), (7, "end", 2)), "delivered", 7, 2, 2, False),
+        ((*WAY, (8, "end", 1), (1, "restart", 2), (8, "repetition", 1)), "undelivered", 8, 2, 2, False),
+        ((*WAY, (7, "end", 1), (8, "contradiction", 1)), "undelivered", 8, 1, 1, True),
+        ((*WAY, (7, "end", 1), (8, "contradiction", 1), (7, "repetition", 1)), "undelivered", 8, 1, 1, True),
+        (((13, "unknown", 1),), "unknown", 13, 1, 1, False),
+        ((*WAY[:2], (13, "unknown", 1)), "queued", 3, 1, 1, False),
+        (((5, "stray", 1),), "incoming", 5, 1, 1, False),
+        ((WAY[0], (5, "stray", 1)), "pending", 1, 1, 1, False),
+    ],
+)
+def test_the_truth_of_small_stories(  # noqa: PLR0917 - a table's columns
+    reports: Any, outcome: str, last: int, device: int, attempts: int, contradicted: bool
+) -> None:
+    truth = told(*reports)
+    assert (truth.outcome, truth.last_status_id, truth.device_id) == (outcome, last, device)
+    assert (truth.attempts, truth.contradicted) == (attempts, contradicted)
+    assert truth.statuses == tuple(sorted({status_id for status_id, *_ in reports}))
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"duplicates": 1.5}, "duplicates"),
+        ({"failing": -0.1}, "failing"),
+        ({"resends": 0.7, "resends_new_id": 0.4}, "sum"),
+        ({"devices": 0}, "devices"),
+        ({"failure_mix": ((7, 1.0),)}, "failure_mix"),
+        ({"failure_mix": ((8, 0.0),)}, "failure_mix"),
+        ({"unhealthy": ((9999, 0.5),)}, "8001 to 8006"),
+        ({"unhealthy": ((8001, 2.0),)}, "unhealthy 8001"),
+    ],
+)
+def test_a_behaviour_that_cannot_be_meant_is_refused(setting: dict[str, Any], says: str) -> None:
+    with pytest.raises(SettingError, match=says):
+        Behaviour(**setting)
+
+
+def test_shares_are_read_from_text() -> None:
+    assert parse_shares("8003=0.5, 8004=0.1") == ((8003, 0.5), (8004, 0.1))
+    with pytest.raises(SettingError, match=r"8003=0\.5"):
+        parse_shares("8003:0.5")
+
+
+def test_every_rate_says_what_it_is() -> None:
+    assert all(field.metadata["help"] for field in fields(Behaviour) if field.name in Behaviour.rates())
+    assert len(Behaviour.rates()) == sum(field.type is float for field in fields(Behaviour))
