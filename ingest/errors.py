@@ -1,0 +1,48 @@
+"""Errors of the receiver."""
+
+from pathlib import Path
+
+from gateway.errors import SmspulseError
+
+
+class IngestError(SmspulseError):
+    """Something that ingest cannot do; the text is one line, for people."""
+
+
+class CannotListenError(IngestError):
+    """The address cannot be listened on."""
+
+    def __init__(self, host: str, port: int, why: str) -> None:
+        super().__init__(
+            f"ingest cannot listen on {host}, port {port}: {why}; "
+            "choose another with SMSPULSE_INGEST_HOST and SMSPULSE_INGEST_PORT"
+        )
+        self.host = host
+        self.port = port
+
+
+class KafkaFilesError(IngestError):
+    """A PEM file of the TLS settings cannot be read."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"a TLS file for Kafka cannot be read: {why}; see SMSPULSE_KAFKA_SSL_CAFILE and its like")
+
+
+class SourcesError(IngestError):
+    """The sources cannot be read or changed."""
+
+    def __init__(self, place: Path | str, problem: str) -> None:
+        super().__init__(f"{place}: {problem}")
+        self.place = place
+
+
+class SourceExistsError(SourcesError):
+    """A source of that name is there already."""
+
+    def __init__(self, place: Path, name: str) -> None:
+        super().__init__(place, f"source {name!r} exists already: choose another name")
+        self.name = name
+
+
+class NotStoredError(IngestError):
+    """A webhook is not safe, so it must not be answered 2xx. The text names no address: senders read it."""

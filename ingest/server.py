@@ -1,0 +1,352 @@
+"""The HTTP receiver: `POST /webhooks/{source}/{token}`, `/healthz` and `/readyz`.
+
+A webhook is answered 202 when its sink has it safe, and otherwise with an error that asks its sender to come again, or
+says why it need not. Built on aiohttp's low-level server: three routes need no router, and a token is in the path, so
+whatever would log or show a path is kept out.
+"""
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import errno
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote
+
+import orjson
+import uvloop
+from aiohttp import StreamReader, hdrs, web
+from uuid_utils import uuid7
+
+from gateway.errors import UnreadablePayload
+from gateway.kafka import KafkaSettings
+from gateway.payloads import REASON_UNVERIFIED_SHAPE, parse
+from gateway.records import (
+    HEADER_CONTENT_TYPE,
+    HEADER_INGEST_ID,
+    HEADER_RECEIVED_AT,
+    HEADER_REMOTE,
+    HEADER_SOURCE,
+    message_key,
+)
+from ingest.errors import CannotListenError, NotStoredError
+from ingest.producer import KafkaSink, Sink, Webhook
+from ingest.settings import IngestSettings
+from ingest.sources import Sources
+
+log = logging.getLogger(__name__)
+access_log = logging.getLogger("ingest.access")
+
+_JSON: Final = {"Content-Type": "application/json"}
+_TEST_LOG_EVERY_S: Final = 60.0
+_LINGER_S: Final = 1.0
+"""How long the rest of a refused body is read and dropped: closed at once, a sender may never see the answer."""
+
+
+def _error(status: int, text: str, **headers: str) -> web.Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return web.Response(status=status, body=orjson.dumps({"error": text}), headers=_JSON | named)
+
+
+class _TooLargeError(Exception):
+    """The body grew over the limit while it was read."""
+
+
+class _BrokenBodyError(Exception):
+    """The body did not arrive whole."""
+
+
+class _LateBodyError(Exception):
+    """The body took too long."""
+
+
+class Receiver:
+    """Answers requests.
+
+    Args:
+        settings: Limits.
+        sources: Who may send.
+        sink: Where webhooks become safe.
+    """
+
+    def __init__(self, settings: IngestSettings, sources: Sources, sink: Sink) -> None:
+        self._settings = settings
+        self._sources = sources
+        self._sink = sink
+        self._retry_after = str(settings.retry_after_s)
+        self._in_flight = 0
+        self._idle: asyncio.Event | None = None
+        self._test_logged_at: dict[str, float] = {}
+
+    async def drain(self) -> None:
+        """Return when no webhook is in flight. From now on each answer closes its connection."""
+        self._idle = asyncio.Event()
+        if self._in_flight:
+            await self._idle.wait()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        start = time.monotonic()
+        parts = request.raw_path.partition("?")[0].split("/")
+        match parts:
+            case ["", "webhooks", source, *rest] if len(rest) < 2:  # noqa: PLR2004 - source, or source and token
+                response = await self._webhook(request, source, rest[0] if rest else "")
+            case ["", "healthz" | "readyz" as route]:
+                response = self._state(request, route)
+            case _:
+                response = _error(404, "nothing is here: webhooks go to POST /webhooks/{source}/{token}")
+        if self._idle is not None:
+            response.force_close()
+        if access_log.isEnabledFor(logging.DEBUG):
+            # Of the path only what holds no secret: a source's name may be a token that was pasted at its place.
+            shown = "?" if response.status == 404 else parts[1]  # noqa: PLR2004 - an HTTP status
+            elapsed_ms = (time.monotonic() - start) * 1000
+            access_log.debug("%s /%s %d %.1f ms", request.method, shown, response.status, elapsed_ms)
+        return response
+
+    def _state(self, request: web.BaseRequest, route: str) -> web.Response:
+        if request.method not in {"GET", "HEAD"}:
+            return _error(405, f"/{route} answers GET and HEAD", Allow="GET, HEAD")
+        if route == "healthz":
+            return web.Response(body=b'{"alive":true}', headers=_JSON)
+        trouble = self._sink.trouble
+        body = {"ready": True} if trouble is None else {"ready": False, "error": trouble}
+        return web.Response(status=200 if trouble is None else 503, body=orjson.dumps(body), headers=_JSON)
+
+    async def _webhook(self, request: web.BaseRequest, source: str, token: str) -> web.Response:
+        refusal = self._refuse_unread(request, source, token)
+        if refusal is not None:
+            return refusal
+        self._in_flight += 1
+        try:
+            ingest_id = await self._store(request, source)
+        except _TooLargeError:
+            return self._too_large()
+        except _BrokenBodyError:
+            return _closing(_error(400, "the body did not arrive whole"))
+        except _LateBodyError:
+            return _closing(_error(408, f"the body took longer than {self._settings.body_timeout_s:g} s"))
+        except NotStoredError as error:
+            return self._come_again(str(error))
+        finally:
+            self._in_flight -= 1
+            if self._idle is not None and not self._in_flight:
+                self._idle.set()
+        return web.Response(status=202, body=b'{"ingest_id":"%s"}' % ingest_id, headers=_JSON)
+
+    def _refuse_unread(self, request: web.BaseRequest, source: str, token: str) -> web.Response | None:
+        """Return the answer to a webhook whose body need not be read, or None."""
+        if request.method != "POST":
+            return _error(405, "webhooks are sent by POST", Allow="POST")
+        if (request.content_length or 0) > self._settings.max_body_bytes:
+            return self._too_large()
+        if not self._sources.accepts(source, unquote(token) or _password(request)):
+            challenge = 'Basic realm="smspulse", charset="UTF-8"'
+            return _error(401, "unknown source or wrong token", WWW_Authenticate=challenge)
+        if self._in_flight >= self._settings.max_in_flight:
+            return self._come_again("too many webhooks at once")
+        return None
+
+    async def _store(self, request: web.BaseRequest, source: str) -> bytes:
+        """Hand the webhook to the sink, and return its ingest_id when it is safe."""
+        body = await self._read(request)
+        received_at = time.time_ns() // 1_000_000
+        ingest_id = str(uuid7()).encode()
+        headers = [
+            (HEADER_SOURCE, source.encode()),
+            (HEADER_RECEIVED_AT, b"%d" % received_at),
+            (HEADER_INGEST_ID, ingest_id),
+            (HEADER_CONTENT_TYPE, request.headers.get(hdrs.CONTENT_TYPE, "").encode("ascii", "replace")),
+        ]
+        if self._settings.store_remote:
+            headers.append((HEADER_REMOTE, (request.remote or "").encode()))
+        await self._sink.put(Webhook(self._key(source, body), body, headers, received_at))
+        return ingest_id
+
+    async def _read(self, request: web.BaseRequest) -> bytes:
+        if request.content.is_eof():  # it came with its headers, as most do
+            return await self._read_all(request.content)
+        try:
+            async with asyncio.timeout(self._settings.body_timeout_s):
+                if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+                    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    request.writer.output_size = 0  # no part of the answer
+                return await self._read_all(request.content)
+        except TimeoutError as error:
+            raise _LateBodyError from error
+        except (web.RequestPayloadError, ConnectionError) as error:
+            raise _BrokenBodyError from error
+
+    async def _read_all(self, content: StreamReader) -> bytes:
+        body = b""
+        while chunk := await content.readany():
+            body += chunk
+            if len(body) > self._settings.max_body_bytes:
+                raise _TooLargeError
+        return body
+
+    def _key(self, source: str, body: bytes) -> bytes | None:
+        try:
+            return message_key(source, parse(body).sms_id)
+        except UnreadablePayload as error:
+            if error.reason == REASON_UNVERIFIED_SHAPE:
+                self._log_test(source)
+            return None
+
+    def _log_test(self, source: str) -> None:
+        now = time.monotonic()
+        if now >= self._test_logged_at.get(source, now - _TEST_LOG_EVERY_S) + _TEST_LOG_EVERY_S:
+            self._test_logged_at[source] = now
+            log.info("a test webhook arrived from source %s: its URL and token are set up correctly", source)
+
+    def _too_large(self) -> web.Response:
+        return _closing(_error(413, f"the body is larger than {self._settings.max_body_bytes} bytes"))
+
+    def _come_again(self, why: str) -> web.Response:
+        return _error(503, f"not stored, send it again: {why}", Retry_After=self._retry_after)
+
+
+def _closing(response: web.Response) -> web.Response:
+    response.force_close()
+    return response
+
+
+def _password(request: web.BaseRequest) -> str:
+    """Return the password of HTTP Basic authentication, or an empty text."""
+    scheme, _, credentials = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(credentials, validate=True).decode(errors="replace").partition(":")[2]
+    except (binascii.Error, ValueError):
+        return ""
+
+
+class _Request(web.BaseRequest):
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        """Take off aiohttp's banner, which names versions."""
+        response.headers.pop(hdrs.SERVER, None)
+
+
+class _Protocol(web.RequestHandler):
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP, and what went wrong in here, as everything else is answered."""
+        if request.writer.output_size > 0:
+            msg = "an answer is under way already"
+            raise ConnectionError(msg)
+        if status == 500:  # noqa: PLR2004 - an HTTP status
+            log.error("a request failed inside ingest", exc_info=exc)
+            return _closing(_error(500, "a fault inside ingest: its log says more"))
+        log.debug("a request that is no valid HTTP: %s", type(exc).__name__)
+        return _closing(_error(status, "the request is no valid HTTP"))
+
+
+class _Server(web.Server):
+    """aiohttp's low-level server with the two classes above."""
+
+    def __call__(self) -> web.RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+    def _make_request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        return _Request(message, payload, protocol, writer, task, self._loop)
+
+
+def http_server(receiver: Receiver) -> web.Server:
+    """Return the HTTP server of a receiver; the caller gives it an address."""
+    # Not decompressed: what is stored is what was received.
+    return _Server(receiver.handle, access_log=None, auto_decompress=False, lingering_time=_LINGER_S)
+
+
+async def serve(
+    settings: IngestSettings,
+    kafka: KafkaSettings,
+    data: Path,
+    *,
+    ready: Callable[[str], None] | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Receive webhooks until `stop` is set; then finish those in flight.
+
+    Listens at once, whether Kafka is there or not.
+
+    Args:
+        settings: Of the receiver.
+        kafka: Where Kafka is.
+        data: The data folder, for its `sources.json`.
+        ready: Called with the base URL, such as `http://127.0.0.1:8080`, once it is listened on.
+        stop: Ends the service; without it, it runs until cancelled.
+
+    Raises:
+        CannotListenError: The address is taken or not to be had.
+        SourcesError: The sources cannot be read.
+        KafkaFilesError: A TLS file for Kafka cannot be read.
+    """
+    sources = Sources(data, settings.sources.get_secret_value())
+    sink = KafkaSink(kafka, settings.ack_timeout_s)
+    receiver = Receiver(settings, sources, sink)
+    runner = web.ServerRunner(http_server(receiver), shutdown_timeout=_LINGER_S)
+    await runner.setup()
+    link: asyncio.Task[None] | None = None
+    try:
+        site = web.TCPSite(runner, settings.host, settings.port, backlog=1024)
+        await _listen(site, settings)
+        link = asyncio.create_task(sink.run())
+        if not len(sources):
+            log.warning("no source may send yet: add one with `smspulse source add NAME`")
+        if ready is not None:
+            host = f"[{settings.host}]" if ":" in settings.host else settings.host
+            ready(f"http://{host}:{site.port}")
+        stopped = asyncio.create_task((stop or asyncio.Event()).wait())
+        await asyncio.wait({stopped, link}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        await site.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(settings.stop_timeout_s):
+                await receiver.drain()
+    finally:
+        await runner.cleanup()
+        if link is not None:
+            link.cancel()
+            # Ended by anything else than this cancellation, it is a fault that must be seen.
+            with contextlib.suppress(asyncio.CancelledError):
+                await link
+
+
+async def _listen(site: web.TCPSite, settings: IngestSettings) -> None:
+    try:
+        await site.start()
+    except OSError as error:
+        why = {
+            errno.EADDRINUSE: "the port is taken",
+            errno.EACCES: "this user may not take the port",
+            errno.EADDRNOTAVAIL: "this machine has no such address",
+        }.get(error.errno or 0, os.strerror(error.errno) if error.errno and error.errno > 0 else str(error))
+        raise CannotListenError(settings.host, settings.port, why) from error
+
+
+def run(
+    settings: IngestSettings, kafka: KafkaSettings, data: Path, *, ready: Callable[[str], None] | None = None
+) -> None:
+    """Receive webhooks until SIGTERM or SIGINT; arguments and errors as those of `serve`."""
+
+    async def until_signalled() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await serve(settings, kafka, data, ready=ready, stop=stop)
+
+    uvloop.run(until_signalled())

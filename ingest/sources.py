@@ -1,0 +1,198 @@
+"""Which gateway accounts may send, and the tokens that show it.
+
+`{data}/sources.json`, mode 0600: `{"sources": {"<name>": {"tokens": ["sha256:<hex>", …]}}}`. Tokens are random and
+long, so a plain hash of one cannot be guessed. A source may have several, each valid, so that one can be replaced
+without a gap.
+"""
+
+import contextlib
+import fcntl
+import hmac
+import logging
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import orjson
+
+from ingest.errors import SourceExistsError, SourcesError
+
+log = logging.getLogger(__name__)
+
+Hashes = tuple[bytes, ...]
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_HASH: Final = re.compile(r"sha256:([0-9a-f]{64})")
+_NO_TOKEN: Final = (bytes(32),)
+"""What a token for an unknown source is compared with, for the same work; no token has this hash."""
+_SETTING: Final = "SMSPULSE_INGEST_SOURCES"
+_CHECK_EVERY_S: Final = 1.0
+
+
+def sources_path(data: Path) -> Path:
+    """Return where a data folder keeps its sources."""
+    return data / "sources.json"
+
+
+def webhook_url(base_url: str, source: str, token: str) -> str:
+    """Return the URL to paste into the gateway, for delivery status and for incoming messages alike."""
+    return f"{base_url.rstrip('/')}/webhooks/{quote(source, safe='')}/{quote(token, safe='')}"
+
+
+def list_sources(data: Path) -> dict[str, int]:
+    """Return the sources of the file by name, each with its number of valid tokens.
+
+    Raises:
+        SourcesError: The file cannot be read or means nothing.
+    """
+    return {name: len(hashes) for name, hashes in sorted(_read(sources_path(data)).items())}
+
+
+def add_source(data: Path, name: str) -> str:
+    """Add a source and return its token, which is kept nowhere else. A running ingest takes it up by itself.
+
+    Raises:
+        SourceExistsError: There is one of that name.
+        SourcesError: The name or the file is not fit, or the file cannot be written.
+    """
+    path = sources_path(data)
+    if not _NAME.fullmatch(name):
+        raise SourcesError(
+            path, f"source name {name!r} must be 1 to 63 of a-z, 0-9, _ and -, and begin with neither sign"
+        )
+    token = secrets.token_urlsafe(32)
+    try:
+        with _locked(path):
+            table = _read(path)
+            if name in table:
+                raise SourceExistsError(path, name)
+            _write(path, {**table, name: (_hash(token),)})
+    except OSError as error:
+        raise SourcesError(path, f"cannot be written: {error.strerror}") from error
+    return token
+
+
+class Sources:
+    """The sources of a running ingest: the file's, taken up anew when it changes, and those of the settings.
+
+    Args:
+        data: The data folder.
+        fixed: The setting `sources`: `name=token`, several separated by commas.
+
+    Raises:
+        SourcesError: The file or the setting means nothing. Once running, a broken file is logged and the table kept.
+    """
+
+    def __init__(self, data: Path, fixed: str = "") -> None:
+        self._path = sources_path(data)
+        self._fixed = _parse_fixed(fixed)
+        self._seen = self._stamp()
+        self._table = _merge(self._fixed, _read(self._path))
+        self._check_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def accepts(self, source: str, token: str) -> bool:
+        """Return whether the token is valid for the source, in a time that tells nothing of either."""
+        digest = _hash(token)
+        if time.monotonic() >= self._check_at:
+            self._refresh()
+        # A source or token that is not known may have been added within the last second.
+        return self._matches(source, digest) or (self._refresh() and self._matches(source, digest))
+
+    def _matches(self, source: str, digest: bytes) -> bool:
+        valid = False
+        for known in self._table.get(source, _NO_TOKEN):
+            valid |= hmac.compare_digest(known, digest)
+        return valid
+
+    def _refresh(self) -> bool:
+        """Read the file if it changed, and return whether the table did."""
+        self._check_at = time.monotonic() + _CHECK_EVERY_S
+        stamp = self._stamp()
+        if stamp == self._seen:
+            return False
+        self._seen = stamp
+        try:
+            self._table = _merge(self._fixed, _read(self._path))
+        except SourcesError as error:
+            log.error("%s; the sources known so far stay valid", error)
+            return False
+        log.info("sources read anew: %d", len(self._table))
+        return True
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def _hash(token: str) -> bytes:
+    return sha256(token.encode(errors="surrogatepass")).digest()
+
+
+def _merge(one: Mapping[str, Hashes], other: Mapping[str, Hashes]) -> dict[str, Hashes]:
+    return {name: one.get(name, ()) + other.get(name, ()) for name in one.keys() | other.keys()}
+
+
+def _parse_fixed(text: str) -> dict[str, Hashes]:
+    table: dict[str, Hashes] = {}
+    for number, part in enumerate(filter(None, (part.strip() for part in text.split(","))), start=1):
+        name, _, token = (piece.strip() for piece in part.partition("="))
+        if not _NAME.fullmatch(name) or not token:
+            # The entry is not shown: where a name or a sign is missing, all of it may be the token.
+            raise SourcesError(_SETTING, f"entry {number} is not of the form name=token")
+        table[name] = (*table.get(name, ()), _hash(token))
+    return table
+
+
+def _read(path: Path) -> dict[str, Hashes]:
+    try:
+        content = orjson.loads(path.read_bytes())
+        return {name: _hashes(path, name, entry) for name, entry in content["sources"].items()}
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise SourcesError(path, f"cannot be read: {error.strerror}") from error
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        problem = 'is not of the form {"sources": {"name": {"tokens": ["sha256:…"]}}}: mend it, or move it away'
+        raise SourcesError(path, problem) from error
+
+
+def _hashes(path: Path, name: str, entry: dict[str, list[str]]) -> Hashes:
+    found = [_HASH.fullmatch(token) for token in entry["tokens"]]
+    if not _NAME.fullmatch(name) or None in found:
+        raise SourcesError(
+            path, f"source {name!r} has a name or a token that is not fit: tokens are sha256:<64 hex digits>"
+        )
+    return tuple(bytes.fromhex(match[1]) for match in found if match)
+
+
+def _write(path: Path, table: Mapping[str, Hashes]) -> None:
+    entries = {name: {"tokens": [f"sha256:{known.hex()}" for known in hashes]} for name, hashes in table.items()}
+    content = orjson.dumps({"sources": entries}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    new = path.with_suffix(".json.new")
+    new.unlink(missing_ok=True)
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process at a time change the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".json.lock").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

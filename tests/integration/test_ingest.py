@@ -1,0 +1,315 @@
+"""Ingest as a process of its own, over HTTP, into a real Kafka."""
+
+import contextlib
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka.partitioner import murmur2
+from kafka import KafkaConsumer
+
+from gateway.kafka import KafkaSettings
+from gateway.topics import RAW
+from ingest.sources import add_source, webhook_url
+from smspulse.broker import KafkaBroker
+from smspulse.kafka_node import BrokerSettings
+from smspulse.processes import free_port
+from smspulse.topics import ensure_topics
+
+RUN = """
+import logging, sys
+from pathlib import Path
+from gateway.kafka import KafkaSettings
+from ingest.server import run
+from ingest.settings import IngestSettings
+logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+kafka = KafkaSettings(bootstrap=sys.argv[1])
+run(IngestSettings(port=0), kafka, Path(sys.argv[2]), ready=lambda url: print(url, flush=True))
+"""
+
+
+class Ingest:
+    """A running ingest with one source of a unique name."""
+
+    def __init__(self, process: "subprocess.Popen[str]", log: Path, data: Path) -> None:
+        assert process.stdout is not None
+        self.process, self._log, self._data = process, log, data
+        self.url = process.stdout.readline().strip()
+        assert self.url.startswith("http://127.0.0.1:"), log.read_text()
+        self.port = int(self.url.rpartition(":")[2])
+        self.source = f"s{uuid.uuid4().hex}"
+        self.token = add_source(data, self.source)
+        self.retry_after: str | None = None
+
+    @property
+    def log(self) -> list[str]:
+        return self._log.read_text().splitlines()
+
+    def post(self, body: bytes, content_type: str = "application/json") -> tuple[int, Any]:
+        request = urllib.request.Request(  # noqa: S310 - http
+            webhook_url(self.url, self.source, self.token), body, {"Content-Type": content_type}
+        )
+        return self._open(request)
+
+    def ready(self) -> tuple[int, Any]:
+        return self._open(urllib.request.Request(f"{self.url}/readyz"))  # noqa: S310 - http
+
+    def _open(self, request: urllib.request.Request) -> tuple[int, Any]:
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 - http
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code == 503 and request.data is not None:
+                    self.retry_after = error.headers["Retry-After"]
+                return error.code, json.load(error)
+
+    def wait_ready(self, status: int = 200) -> Any:
+        return until(self.ready, lambda answer: answer[0] == status)[1]
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(10)
+
+
+def until(look: Callable[[], Any], enough: Callable[[Any], bool], within_s: float = 30) -> Any:
+    """Look at another process until it shows what is expected."""
+    deadline = time.monotonic() + within_s
+    while not enough(seen := look()):
+        assert time.monotonic() < deadline, f"still {seen}"
+        time.sleep(0.05)
+    return seen
+
+
+@contextlib.contextmanager
+def ingest(tmp_path: Path, bootstrap: str) -> Iterator[Ingest]:
+    log = tmp_path / "ingest.log"
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            [sys.executable, "-c", RUN, bootstrap, str(tmp_path)], stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
+        try:
+            yield Ingest(process, log, tmp_path)
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def receiver(tmp_path: Path, kafka: KafkaSettings) -> Iterator[Ingest]:
+    with ingest(tmp_path, kafka.bootstrap) as running:
+        running.wait_ready()
+        yield running
+
+
+def stored(kafka: KafkaSettings, source: str) -> list[Any]:
+    """Return all records of a source, up to the ends of the partitions as they are now."""
+    consumer = KafkaConsumer(RAW, auto_offset_reset="earliest", enable_auto_commit=False, **kafka.kafka_python())
+    found = []
+    until(lambda: (consumer.poll(0), consumer.assignment())[1], bool)
+    ends = consumer.end_offsets(consumer.assignment())
+    consumer.seek_to_beginning()
+    while any(consumer.position(partition) < end for partition, end in ends.items()):
+        for records in consumer.poll(500).values():
+            found += [record for record in records if dict(record.headers)["source"] == source.encode()]
+    consumer.close()
+    return found
+
+
+def status(sms_id: int) -> bytes:
+    return b'{"sms_id": %d, "status_id": 7}' % sms_id
+
+
+def test_what_is_sent_is_what_kafka_holds(receiver: Ingest, kafka: KafkaSettings) -> None:
+    before = time.time_ns() // 1_000_000
+    bodies = [
+        status(17),
+        b' {"status_id":"7","sms_id":"18"}\n',
+        b'{"sms_id": 19',
+        b"\xff\x00caf\xe9",
+        b"",
+        bytes(262_144),
+    ]
+    ids = []
+    for body in bodies:
+        code, answer = receiver.post(body, "text/plain; charset=latin-1")
+        assert code == 202
+        ids.append(answer["ingest_id"])
+    records = {dict(record.headers)["ingest_id"].decode(): record for record in stored(kafka, receiver.source)}
+    assert sorted(records) == sorted(ids)
+    keys = [f"{receiver.source}:17".encode(), f"{receiver.source}:18".encode(), None, None, None, None]
+    for ingest_id, body, key in zip(ids, bodies, keys, strict=True):
+        record = records[ingest_id]
+        headers = dict(record.headers)
+        assert (record.key, record.value) == (key, body)
+        assert headers["content_type"] == b"text/plain; charset=latin-1"
+        assert int(headers["received_at"]) == record.timestamp
+        assert before <= record.timestamp <= time.time_ns() // 1_000_000
+        assert list(headers) == ["source", "received_at", "ingest_id", "content_type"]
+        assert uuid.UUID(ingest_id).version == 7
+
+
+def test_a_key_is_in_the_partition_that_java_would_choose(receiver: Ingest, kafka: KafkaSettings) -> None:
+    # Known values of org.apache.kafka.common.utils.Utils.murmur2, so that both of us being wrong shows.
+    assert [murmur2(text) - (murmur2(text) >> 31 << 32) for text in (b"21", b"foobar")] == [-973932308, -790332482]
+    for sms_id in range(1, 41):
+        assert receiver.post(status(sms_id))[0] == 202
+    records = stored(kafka, receiver.source)
+    assert len(records) == 40
+    assert {record.partition for record in records} == {0, 1, 2, 3}
+    for record in records:
+        assert record.partition == (murmur2(record.key) & 0x7FFFFFFF) % 4
+
+
+def test_a_webhook_delivered_twice_is_stored_twice_and_in_order(receiver: Ingest, kafka: KafkaSettings) -> None:
+    ids = [receiver.post(status(17))[1]["ingest_id"] for _ in range(2)]
+    records = stored(kafka, receiver.source)
+    assert [dict(record.headers)["ingest_id"].decode() for record in records] == ids
+    assert len({*ids, *(record.offset for record in records)}) == 4
+    assert {record.value for record in records} == {status(17)}
+
+
+def test_refused_webhooks_leave_nothing_in_kafka(receiver: Ingest, kafka: KafkaSettings) -> None:
+    wrong = receiver.token[:-1]
+    for path, headers, body, code in (
+        (f"/webhooks/{receiver.source}/{wrong}", {}, status(1), 401),
+        (f"/webhooks/x{receiver.source}/{receiver.token}", {}, status(1), 401),
+        (f"/hooks/{receiver.source}/{receiver.token}", {}, status(1), 404),
+        (f"/webhooks/{receiver.source}/{receiver.token}", {}, bytes(262_145), 413),
+        (f"/webhooks/{receiver.source}/{receiver.token}", {"Transfer-Encoding": "chunked"}, [bytes(262_145)], 413),
+    ):
+        connection = http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=10)
+        connection.request("POST", path, body, headers, encode_chunked=isinstance(body, list))
+        assert connection.getresponse().status == code
+        connection.close()
+    assert stored(kafka, receiver.source) == []
+
+
+def test_a_source_added_while_running_serves_and_no_token_is_in_the_log(receiver: Ingest, tmp_path: Path) -> None:
+    receiver.token = add_source(tmp_path, name := f"{receiver.source}-2")
+    receiver.source = name
+    assert receiver.post(status(1))[0] == 202
+    assert receiver.token not in "\n".join(receiver.log)
+
+
+def test_sigterm_lets_requests_in_flight_arrive_whole(receiver: Ingest, kafka: KafkaSettings) -> None:
+    path = webhook_url("", receiver.source, receiver.token).encode()
+    connections = []
+    for _ in range(20):
+        connection = socket.create_connection(("127.0.0.1", receiver.port), timeout=10)
+        body = status(1)
+        head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n" % (path, len(body))
+        connection.sendall(head)
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"  # so it is in flight
+        connection.sendall(body[:10])
+        connections.append(connection)
+    receiver.process.terminate()
+    until(lambda: socket.socket().connect_ex(("127.0.0.1", receiver.port)), bool, 5)  # it accepts no more
+    answers = []
+    for connection in connections:
+        connection.sendall(body[10:])
+    for connection in connections:
+        with connection, connection.makefile("rb") as answer:
+            head, _, text = answer.read().partition(b"\r\n\r\n")  # up to the end, for it closes them
+            assert head.startswith(b"HTTP/1.1 202 ")
+            answers.append(json.loads(text)["ingest_id"])
+    assert receiver.process.wait(10) == 0
+    assert sorted(answers) == sorted(
+        dict(record.headers)["ingest_id"].decode() for record in stored(kafka, receiver.source)
+    )
+
+
+class Sender(threading.Thread):
+    """Sends webhooks one after another until told to stop, and keeps every answer."""
+
+    def __init__(self, to: Ingest) -> None:
+        super().__init__()
+        self._to, self._enough = to, threading.Event()
+        self.accepted: list[str] = []
+        self.refused = 0
+
+    def run(self) -> None:
+        sms_id = 0
+        while not self._enough.is_set():
+            sms_id += 1
+            code, answer = self._to.post(status(sms_id))
+            if code == 202:
+                self.accepted.append(answer["ingest_id"])
+            else:
+                assert code == 503, answer
+                self.refused += 1
+
+    def finish(self) -> None:
+        self._enough.set()
+        self.join(10)
+        assert not self.is_alive()
+
+
+def test_without_a_broker_it_answers_503_and_recovers_by_itself_and_loses_nothing(
+    tmp_path: Path, real_kafka: None
+) -> None:
+    settings = BrokerSettings(port=free_port(0), controller_port=0)
+    kafka = KafkaSettings(bootstrap=f"127.0.0.1:{settings.port}", partitions=4, replication=1, min_insync=1)
+    broker = KafkaBroker(tmp_path / "broker", settings)
+    with ingest(tmp_path, kafka.bootstrap) as running:
+        until(lambda: running.log, lambda log: any("not reachable" in line for line in log))
+        assert running.ready() == (503, {"ready": False, "error": "Kafka is not reachable"})
+        assert running.post(status(1)) == (503, {"error": "not stored, send it again: Kafka is not reachable"})
+        assert running.retry_after == "5"
+        broker.start()
+        try:
+            assert broker.address == kafka.bootstrap
+            until(running.ready, lambda answer: "no topic" in answer[1].get("error", ""))
+            ensure_topics(kafka)
+            running.wait_ready()
+
+            senders = [Sender(running) for _ in range(8)]
+            for sender in senders:
+                sender.start()
+            until(lambda: min(len(sender.accepted) for sender in senders), lambda least: least > 20)
+            broker.stop()
+            until(lambda: min(sender.refused for sender in senders), lambda least: least > 0)
+            broker.start()
+            running.wait_ready()
+            before = [len(sender.accepted) for sender in senders]
+            until(lambda: [len(s.accepted) > n + 20 for s, n in zip(senders, before, strict=True)], all)
+            for sender in senders:
+                sender.finish()
+
+            ids = {dict(record.headers)["ingest_id"].decode() for record in stored(kafka, running.source)}
+            accepted = [ingest_id for sender in senders for ingest_id in sender.accepted]
+            assert len(accepted) == len(set(accepted))
+            assert set(accepted) <= ids
+            assert running.stop() == 0
+        finally:
+            broker.stop()
+    # One line on each loss and one on each recovery, and nothing else.
+    assert [line.partition(",")[0].partition(" after")[0] for line in running.log] == [
+        "WARNING no source may send yet: add one with `smspulse source add NAME`",
+        "WARNING Kafka is not reachable",
+        "INFO sources read anew: 1",
+        "INFO Kafka is back",
+        *([running.log[4].partition(",")[0]]),
+        "INFO Kafka is back",
+    ]
+    assert running.log[4].startswith("WARNING Kafka ")
+
+
+def test_it_stops_in_time_while_kafka_is_away(tmp_path: Path) -> None:
+    with ingest(tmp_path, f"127.0.0.1:{free_port(0)}") as running:
+        running.wait_ready(503)
+        begun = time.monotonic()
+        assert running.stop() == 0
+        assert time.monotonic() - begun < 5

@@ -1,0 +1,327 @@
+"""The HTTP side over real sockets, with a sink that keeps webhooks in a list."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from gateway.kafka import KafkaSettings
+from gateway.payloads import parse
+from ingest.errors import CannotListenError, NotStoredError
+from ingest.producer import Webhook
+from ingest.server import Receiver, http_server, serve
+from ingest.settings import IngestSettings
+from ingest.sources import Sources
+
+EXAMPLES = sorted((Path(__file__).parents[3] / "examples" / "webhooks").glob("*.json"))
+TOKEN = "a-long-secret-token"  # noqa: S105 - a test's own
+PATH = f"/webhooks/acme/{TOKEN}"
+STATUS = b'{"sms_id": 17, "status_id": 7}'
+
+
+class ListSink:
+    """Keeps webhooks, once its gate is open; refuses them while it has trouble."""
+
+    def __init__(self) -> None:
+        self.kept: list[Webhook] = []
+        self.trouble: str | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.entered = asyncio.Event()
+
+    async def put(self, webhook: Webhook) -> None:
+        if self.trouble is not None:
+            raise NotStoredError(self.trouble)
+        self.entered.set()
+        await self.gate.wait()
+        self.kept.append(webhook)
+
+
+class Running:
+    def __init__(self, sink: ListSink, receiver: Receiver, port: int, http: aiohttp.ClientSession) -> None:
+        self.sink, self.receiver, self.port, self.http = sink, receiver, port, http
+
+    async def raw(self, text: bytes) -> bytes:
+        """Send bytes, and return all that comes back before the connection is closed."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(text)
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+        writer.close()
+        return answer
+
+
+@asynccontextmanager
+async def receiving(tmp_path: Path, **settings: object) -> AsyncIterator[Running]:
+    sink = ListSink()
+    receiver = Receiver(IngestSettings.model_validate(settings), Sources(tmp_path, f"acme={TOKEN}"), sink)
+    runner = web.ServerRunner(http_server(receiver), shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{site.port}") as http:
+        yield Running(sink, receiver, site.port, http)
+    await runner.cleanup()
+
+
+async def error_of(response: aiohttp.ClientResponse) -> str:
+    body = await response.json()
+    assert list(body) == ["error"]
+    assert "\n" not in body["error"]
+    return str(body["error"])
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+async def test_each_documented_payload_is_kept_byte_by_byte(tmp_path: Path, example: Path) -> None:
+    body = example.read_bytes()  # noqa: ASYNC240 - before there is anything to block
+    async with receiving(tmp_path) as running:
+        response = await running.http.post(PATH, data=body, headers={"Content-Type": "application/json"})
+        assert response.status == 202
+        ingest_id = (await response.json())["ingest_id"]
+    (webhook,) = running.sink.kept
+    headers = dict(webhook.headers)
+    assert webhook.body == body
+    assert webhook.key == (None if "unverified" in example.stem else f"acme:{parse(body).sms_id}".encode())
+    assert headers == {
+        "source": b"acme",
+        "received_at": str(webhook.received_at).encode(),
+        "ingest_id": ingest_id.encode(),
+        "content_type": b"application/json",
+    }
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe\x00", b"[1]", b'{"sms_id": "x", "status_id": 7}', b"[" * 9999])
+async def test_what_cannot_be_read_is_kept_without_a_key(tmp_path: Path, body: bytes) -> None:
+    async with receiving(tmp_path) as running:
+        response = await running.http.post(PATH, data=body)
+        assert response.status == 202
+    assert [(webhook.key, webhook.body) for webhook in running.sink.kept] == [(None, body)]
+
+
+async def test_a_compressed_body_is_kept_as_it_came(tmp_path: Path) -> None:
+    async with receiving(tmp_path) as running:
+        response = await running.http.post(PATH, data=b"\x1f\x8b no gzip", headers={"Content-Encoding": "gzip"})
+        assert response.status == 202
+    assert running.sink.kept[0].body == b"\x1f\x8b no gzip"
+
+
+async def test_the_sender_s_address_is_stored_only_when_asked_for(tmp_path: Path) -> None:
+    async with receiving(tmp_path, store_remote=True) as running:
+        await running.http.post(PATH, data=STATUS)
+    assert dict(running.sink.kept[0].headers)["remote"] == b"127.0.0.1"
+
+
+async def test_basic_auth_serves_with_any_user(tmp_path: Path) -> None:
+    async with receiving(tmp_path) as running:
+        for user in ("acme", "any", ""):
+            headers = {"Authorization": aiohttp.encode_basic_auth(user, TOKEN)}
+            assert (await running.http.post("/webhooks/acme", data=STATUS, headers=headers)).status == 202
+            assert (await running.http.post("/webhooks/acme/", data=STATUS, headers=headers)).status == 202
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/webhooks/acme/wrong", {}),
+        ("/webhooks/acme", {}),
+        ("/webhooks/acme/", {}),
+        (f"/webhooks/nobody/{TOKEN}", {}),
+        (f"/webhooks//{TOKEN}", {}),
+        ("/webhooks/acme", {"Authorization": "Basic %%%"}),
+        ("/webhooks/acme", {"Authorization": "Basic YWNtZTp3cm9uZw=="}),
+        ("/webhooks/acme", {"Authorization": f"Bearer {TOKEN}"}),
+    ],
+)
+async def test_an_unknown_source_and_a_wrong_token_get_the_same_answer(
+    tmp_path: Path, path: str, headers: dict[str, str]
+) -> None:
+    async with receiving(tmp_path) as running:
+        response = await running.http.post(path, data=STATUS, headers=headers)
+        assert response.status == 401
+        assert response.headers["WWW-Authenticate"].startswith("Basic ")
+        assert await error_of(response) == "unknown source or wrong token"
+    assert running.sink.kept == []
+
+
+async def test_wrong_paths_and_methods_are_told_apart(tmp_path: Path) -> None:
+    async with receiving(tmp_path) as running:
+        for path in ("/", "/webhook/acme/x", f"{PATH}/more", "/healthz/x", "/metricsz", "//"):
+            response = await running.http.post(path, data=STATUS)
+            assert response.status == 404, path
+            await error_of(response)
+        for method, path, allowed in (
+            ("GET", PATH, "POST"),
+            ("PUT", "/webhooks/nobody/x", "POST"),
+            ("POST", "/readyz", "GET, HEAD"),
+        ):
+            response = await running.http.request(method, path)
+            assert (response.status, response.headers["Allow"]) == (405, allowed)
+            await error_of(response)
+    assert running.sink.kept == []
+
+
+async def test_a_declared_length_over_the_limit_is_refused_before_it_is_sent(tmp_path: Path) -> None:
+    async with receiving(tmp_path, max_body_bytes=1000) as running:
+        # Not one byte of the body is sent, and the answer comes and the connection ends all the same.
+        answer = await running.raw(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n" % PATH.encode())
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert b"Connection: close" in answer
+        assert (await running.http.post(PATH, data=bytes(1000))).status == 202
+
+
+async def test_a_chunked_body_is_refused_as_soon_as_it_grows_over_the_limit(tmp_path: Path) -> None:
+    async with receiving(tmp_path, max_body_bytes=1000) as running:
+        head = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % PATH.encode()
+        chunk = b"1f4\r\n" + bytes(500) + b"\r\n"
+        answer = await running.raw(head + 3 * chunk)  # and no end
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert b'{"error":"the body is larger than 1000 bytes"}' in answer
+        assert (await running.raw(head + 2 * chunk + b"0\r\n\r\nGET / HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 202 ")
+    assert [len(webhook.body) for webhook in running.sink.kept] == [1000]
+
+
+async def test_a_large_sender_without_a_token_is_refused_by_its_size_first(tmp_path: Path) -> None:
+    async with receiving(tmp_path, max_body_bytes=1000) as running:
+        assert (await running.http.post("/webhooks/acme/wrong", data=bytes(1001))).status == 413
+
+
+async def test_a_sender_that_asks_first_is_told_to_go_on(tmp_path: Path) -> None:
+    async with receiving(tmp_path) as running:
+        response = await running.http.post(PATH, data=STATUS, expect100=True)
+        assert response.status == 202
+
+
+async def test_a_body_cut_short_is_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with receiving(tmp_path, body_timeout_s=0.2, max_in_flight=2) as running:
+        head = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n" % PATH.encode()
+        assert b" 400 " in await running.raw(head + b"\r\nno chunk\r\n")
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(head + b"Expect: 100-continue\r\n\r\n")
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"no chunk\r\n")
+        async with asyncio.timeout(5):
+            assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+        _, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nhalf" % PATH.encode())
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        assert (await running.http.post(PATH, data=STATUS)).status == 202  # they hold no place
+    assert [webhook.body for webhook in running.sink.kept] == [STATUS]
+    assert "Traceback" not in caplog.text
+
+
+async def test_too_many_at_once_are_asked_to_come_again(tmp_path: Path) -> None:
+    async with receiving(tmp_path, max_in_flight=1, retry_after_s=7) as running:
+        running.sink.gate.clear()
+        first = asyncio.create_task(running.http.post(PATH, data=STATUS))
+        await running.sink.entered.wait()
+        second = await running.http.post(PATH, data=STATUS)
+        assert (second.status, second.headers["Retry-After"]) == (503, "7")
+        await error_of(second)
+        running.sink.gate.set()
+        assert (await first).status == 202
+    assert len(running.sink.kept) == 1
+
+
+async def test_trouble_is_answered_503_and_shows_in_readyz(tmp_path: Path) -> None:
+    async with receiving(tmp_path) as running:
+        assert await (await running.http.get("/readyz")).json() == {"ready": True}
+        running.sink.trouble = "Kafka is not reachable"
+        response = await running.http.post(PATH, data=STATUS)
+        assert (response.status, response.headers["Retry-After"]) == (503, "5")
+        assert await error_of(response) == "not stored, send it again: Kafka is not reachable"
+        ready = await running.http.get("/readyz")
+        assert (ready.status, await ready.json()) == (503, {"ready": False, "error": "Kafka is not reachable"})
+        assert (await running.http.get("/healthz")).status == 200
+        assert (await running.http.head("/readyz")).status == 503
+
+
+async def test_draining_waits_for_what_is_in_flight_and_closes_connections(tmp_path: Path) -> None:
+    async with receiving(tmp_path) as running:
+        running.sink.gate.clear()
+        post = asyncio.create_task(running.http.post(PATH, data=STATUS))
+        await running.sink.entered.wait()
+        drained = asyncio.create_task(running.receiver.drain())
+        assert (await running.http.get("/healthz")).headers["Connection"] == "close"
+        assert not drained.done()
+        running.sink.gate.set()
+        await drained
+        response = await post
+        assert (response.status, response.headers["Connection"]) == (202, "close")
+
+
+@pytest.mark.parametrize("request_", [b"NONSENSE\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 99_999])
+async def test_what_is_no_http_is_answered_in_json_and_kept_out_of_the_log(
+    tmp_path: Path, request_: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with receiving(tmp_path) as running:
+        answer = await running.raw(request_)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith((b"HTTP/1.0 400 ", b"HTTP/1.1 400 "))
+    assert json.loads(body) == {"error": "the request is no valid HTTP"}
+    assert b"Server" not in head
+    assert caplog.text == ""
+
+
+async def test_a_fault_of_ours_is_logged_and_not_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with receiving(tmp_path) as running:
+        running.sink.gate = None  # type: ignore[assignment]
+        response = await running.http.post(PATH, data=STATUS)
+        assert response.status == 500
+        assert "log" in await error_of(response)
+    assert "AttributeError" in caplog.text
+    assert TOKEN not in caplog.text
+
+
+async def test_no_answer_names_the_server_s_software(tmp_path: Path) -> None:
+    async with receiving(tmp_path) as running:
+        for path in (PATH, "/healthz", "/nothing"):
+            for method in ("GET", "POST"):
+                response = await running.http.request(method, path, data=STATUS)
+                assert "Server" not in response.headers
+                assert "aiohttp" not in await response.text()
+
+
+async def test_the_access_log_never_holds_a_token(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with receiving(tmp_path) as running:
+        with caplog.at_level(logging.DEBUG):
+            await running.http.post(PATH, data=STATUS)
+            for path in (f"/{TOKEN}", f"/webhooks/{TOKEN}", f"/webhooks/acme/{TOKEN}/", f"/{TOKEN}?{TOKEN}"):
+                await running.http.post(path, data=STATUS)
+            await running.http.get(f"/healthz?{TOKEN}")
+    lines = [record.getMessage() for record in caplog.records if record.name == "ingest.access"]
+    assert lines[0].startswith("POST /webhooks 202 ")
+    assert len(lines) == 6
+    assert not any(TOKEN in record.getMessage() for record in caplog.records if record.name.startswith("ingest"))
+
+
+async def test_the_gateway_s_test_is_announced_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    body = next(path for path in EXAMPLES if path.stem == "unverified-event").read_bytes()
+    async with receiving(tmp_path) as running:
+        with caplog.at_level(logging.INFO, "ingest"):
+            for _ in range(3):
+                assert (await running.http.post(PATH, data=body)).status == 202
+    assert [record.getMessage() for record in caplog.records] == [
+        "a test webhook arrived from source acme: its URL and token are set up correctly"
+    ]
+
+
+async def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    async with receiving(tmp_path) as running:
+        with pytest.raises(CannotListenError, match=f"port {running.port}: the port is taken") as caught:
+            await serve(IngestSettings(port=running.port), KafkaSettings(), tmp_path)
+    assert (caught.value.host, caught.value.port) == ("127.0.0.1", running.port)
+
+
+@pytest.mark.parametrize("host", ["203.0.113.1", "no-such-host.invalid"])
+async def test_an_address_that_is_not_ours_is_named(tmp_path: Path, host: str) -> None:
+    with pytest.raises(CannotListenError, match=host):
+        await serve(IngestSettings(host=host, port=0), KafkaSettings(), tmp_path)

@@ -1,0 +1,97 @@
+import json
+import logging
+import stat
+from pathlib import Path
+
+import pytest
+
+from ingest.errors import SourceExistsError, SourcesError
+from ingest.sources import Sources, add_source, list_sources, sources_path, webhook_url
+
+
+def test_an_added_source_is_accepted_with_its_token_alone(tmp_path: Path) -> None:
+    token = add_source(tmp_path, "acme")
+    other = add_source(tmp_path, "other")
+    sources = Sources(tmp_path)
+    assert sources.accepts("acme", token)
+    assert not sources.accepts("acme", other)
+    assert not sources.accepts("acme", "")
+    assert not sources.accepts("acme", token + "\udce9")
+    assert not sources.accepts("nobody", token)
+    assert list_sources(tmp_path) == {"acme": 1, "other": 1}
+
+
+def test_the_file_holds_no_token_and_is_its_owner_s_alone(tmp_path: Path) -> None:
+    token = add_source(tmp_path, "acme")
+    path = sources_path(tmp_path)
+    assert token not in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_name_is_given_once(tmp_path: Path) -> None:
+    token = add_source(tmp_path, "acme")
+    with pytest.raises(SourceExistsError, match="'acme' exists already"):
+        add_source(tmp_path, "acme")
+    assert Sources(tmp_path).accepts("acme", token)
+
+
+@pytest.mark.parametrize("name", ["", "Acme", "-a", "a/b", "a" * 64, "é", "a\n"])
+def test_a_name_that_could_not_stand_in_a_path_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SourcesError, match="must be 1 to 63"):
+        add_source(tmp_path, name)
+    assert list_sources(tmp_path) == {}
+
+
+def test_several_tokens_of_a_source_are_valid_at_once(tmp_path: Path) -> None:
+    tokens = [add_source(tmp_path, name) for name in ("old", "new")]
+    path = sources_path(tmp_path)
+    entries = json.loads(path.read_text())["sources"]
+    path.write_text(json.dumps({"sources": {"acme": {"tokens": entries["old"]["tokens"] + entries["new"]["tokens"]}}}))
+    sources = Sources(tmp_path, "acme=third")
+    assert all(sources.accepts("acme", token) for token in [*tokens, "third"])
+    assert list_sources(tmp_path) == {"acme": 2}
+
+
+def test_a_source_added_while_running_is_accepted_at_once(tmp_path: Path) -> None:
+    sources = Sources(tmp_path)
+    assert not sources.accepts("acme", "x")
+    assert sources.accepts("acme", add_source(tmp_path, "acme"))
+
+
+def test_a_file_broken_while_running_changes_nothing_and_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = add_source(tmp_path, "acme")
+    sources = Sources(tmp_path)
+    sources_path(tmp_path).write_text("{ broken")
+    with caplog.at_level(logging.INFO):
+        assert not any(sources.accepts("nobody", "x") for _ in range(3))
+        assert sources.accepts("acme", token)
+    assert len(caplog.records) == 1
+    assert "stay valid" in caplog.text
+    assert str(sources_path(tmp_path)) in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"sources": []}', '{"sources": {"a": {"tokens": 1}}}', '{"sources": {"a": {"tokens": ["plain"]}}}'],
+)
+def test_a_broken_file_is_named_at_the_start_and_never_overwritten(tmp_path: Path, content: str) -> None:
+    path = sources_path(tmp_path)
+    path.write_text(content)
+    for read in (lambda: Sources(tmp_path), lambda: list_sources(tmp_path), lambda: add_source(tmp_path, "acme")):
+        with pytest.raises(SourcesError, match=r"sources\.json"):
+            read()
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("setting", ["s3cret", "=s3cret", "acme=", "Acme=s3cret", "ok=s3cret-1,s3cret"])
+def test_a_setting_without_sense_is_refused_without_being_shown(tmp_path: Path, setting: str) -> None:
+    with pytest.raises(SourcesError, match=r"SMSPULSE_INGEST_SOURCES: entry \d is not of the form") as caught:
+        Sources(tmp_path, setting)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_url_stays_a_url_whatever_the_token_holds() -> None:
+    assert webhook_url("http://127.0.0.1:8080/", "acme", "a-_b") == "http://127.0.0.1:8080/webhooks/acme/a-_b"
+    assert webhook_url("https://x.example", "acme", "a/b?c") == "https://x.example/webhooks/acme/a%2Fb%3Fc"
