@@ -76,7 +76,7 @@ def cli(*, verbose: bool) -> None:
 @click.option("--demo", is_flag=True, help="Feed simulated traffic and show its delivery rates.")
 @click.option("--for", "seconds", type=click.FloatRange(min=30), help="End after so many seconds.")
 def up(data: Path, broker: str, port: int, seconds: float | None, *, demo: bool) -> None:
-    r"""Run the whole pipeline: broker, ingest, stream, lander.
+    """Run the whole pipeline: broker, ingest, stream, lander.
 
     \b
     smspulse up --demo                     watch it work
@@ -97,7 +97,7 @@ def up(data: Path, broker: str, port: int, seconds: float | None, *, demo: bool)
 @click.option("--mode", default="auto", type=click.Choice(["auto", "kafka", "memory"]), show_default=True)
 @click.option("--fetch", is_flag=True, help="Fetch Kafka's jars into the cache, and start nothing.")
 def broker(data: Path, mode: Any, *, fetch: bool) -> None:
-    r"""Run a one-node Kafka under the data folder.
+    """Run a one-node Kafka under the data folder.
 
     \b
     smspulse broker                        until Ctrl-C
@@ -105,6 +105,8 @@ def broker(data: Path, mode: Any, *, fetch: bool) -> None:
     """
     from smspulse.broker import run_broker
     from smspulse.jars import fetch_kafka, what_is_missing
+    from smspulse.topics import ensure_topics
+    from smspulse.up import kafka_settings
 
     if fetch:
         if missing := what_is_missing():
@@ -112,8 +114,13 @@ def broker(data: Path, mode: Any, *, fetch: bool) -> None:
         else:
             click.echo(f"Kafka is in {fetch_kafka()}")
         return
+
+    def ready() -> None:
+        ensure_topics(kafka_settings(data, "auto"))
+        tell_ready()
+
     _writable(data)
-    raise SystemExit(run_broker(data, mode, ready=tell_ready))
+    raise SystemExit(run_broker(data, mode, ready=ready))
 
 
 @cli.command()
@@ -176,7 +183,7 @@ def land(data: Path, broker: str, flush_interval: float | None, instance: str) -
 @click.argument("statement")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 def sql(data: Path, statement: str, form: str) -> None:
-    r"""Ask the warehouse.
+    """Ask the warehouse.
 
     \b
     smspulse sql "SELECT outcome, count(*) FROM messages GROUP BY ALL"
@@ -214,7 +221,7 @@ def behaviour_options(command: _Command) -> _Command:
         elif isinstance(each.default, int):
             option = click.option(name, type=click.IntRange(1), default=each.default, show_default=True)
         else:
-            text = ",".join(f"{id_}={share}" for id_, share in each.default)  # type: ignore[union-attr] # shares
+            text = ",".join(f"{id_}={share}" for id_, share in each.default)
             option = click.option(name, default=text, show_default=True, metavar="ID=SHARE,…")
         command = option(command)
     return command
@@ -241,7 +248,7 @@ def simulate(
     max_delay: float,
     **rates: Any,
 ) -> None:
-    r"""Send webhooks as a gateway with phones would, with all that goes wrong there.
+    """Send webhooks as a gateway with phones would, with all that goes wrong there.
 
     \b
     smspulse simulate --url http://127.0.0.1:8080/webhooks/demo/TOKEN --messages 1000
@@ -320,7 +327,6 @@ def check(data: Path, form: str) -> None:
     """Check the quality of what was landed; 1 if a critical expectation failed."""
     from expectations.check import run_checks
     from expectations.settings import CheckSettings
-
     from smspulse.up import dump
 
     report = run_checks(data, CheckSettings())

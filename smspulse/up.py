@@ -94,9 +94,11 @@ async def up(options: UpOptions, console: Console) -> int:
 
 async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -> str:
     """Start the pipeline; return ingest's address."""
+    from smspulse.topics import ensure_topics  # noqa: PLC0415 - heavy
+
     began = time.monotonic()
     data = options.data
-    common = ("--data", str(data))
+    common: tuple[str, ...] = ("--data", str(data))
     if ":" not in options.broker:
         broker = Child("broker", ("broker", *common, "--mode", options.broker), 4, _FETCH_S)
         await supervisor.start(broker)
@@ -107,12 +109,12 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
             raise UpError(msg)
         if found.kind == "memory":
             _set_aside(data)
-        common = (*common, "--broker", "auto")
     else:
         common = (*common, "--broker", options.broker)
+        await asyncio.to_thread(ensure_topics, kafka_settings(data, options.broker))
     ingest = Child("ingest", ("ingest", *common, "--port", str(options.port)), 1.5)
     stream = Child("stream", ("stream", *common), 3)
-    lander = Child("lander", ("land", *common), 2)
+    lander = Child("lander", ("land", *common, "--instance", "up"), 2)
     for child in (ingest, stream, lander):
         await supervisor.start(child)
     for child in (ingest, stream, lander):
@@ -140,7 +142,7 @@ def _set_aside(data: Path) -> None:
 
 
 def _kept_webhook(data: Path, url: str, source: str) -> str:
-    """Return the webhook of a source of the demo, made at its first use; its token is kept in clear for the next one."""
+    """Return the webhook of one of the demo's sources, made at its first use; its token is kept in clear."""
     from ingest.sources import add_source, webhook_url  # noqa: PLC0415 - aiohttp
 
     path = data / f"{source}.token"
@@ -159,13 +161,15 @@ async def _demo(options: UpOptions, console: Console, url: str, stop: asyncio.Ev
     truth = options.data / "demo-truth.jsonl"
     traffic = asyncio.create_task(_traffic(webhook, truth, stop, options.seconds))
     with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
+        shown = ""
         while not traffic.done():
             await asyncio.wait([traffic], timeout=_REFRESH_S)
             table, line = await asyncio.to_thread(_rates, options.data)
             if live is not None:
                 live.update(table, refresh=True)
-            elif line:
+            elif line != shown:
                 console.print(line, highlight=False)
+            shown = line
     traffic.result()
     return await _reconcile(options.data, truth, console)
 

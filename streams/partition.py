@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 
 _CALL_TIMEOUT_S = 20.0
 _RETRIES = 5
+_QUIET = {"log_level": 2}  # what matters is raised
 _RECOVERY_BATCH = 10_000
 _RECOVERY_WAIT_S = 0.05  # the client waits this long for a full batch, also at the end
 
@@ -118,7 +119,7 @@ class Partition:
     def _own(self) -> None:
         """Fence earlier owners, then read the committed offset and the state."""
         started = time.monotonic()
-        options = self._kafka.confluent()
+        options = self._kafka.confluent() | _QUIET
         self._producer = Producer(
             options
             | {
@@ -127,7 +128,6 @@ class Partition:
                 "compression.type": "lz4",
                 "linger.ms": 5,
                 "queue.buffering.max.messages": 1_000_000,
-                "log_level": 2,  # what matters is raised
             }
         )
         _retried(self._producer.init_transactions, _CALL_TIMEOUT_S)
@@ -140,7 +140,6 @@ class Partition:
                 "enable.partition.eof": True,
                 "fetch.queue.backoff.ms": 5,
                 "fetch.wait.max.ms": 10,  # the end of the partition is told no sooner
-                "log_level": 2,
             }
         )
         try:
@@ -168,7 +167,7 @@ class Partition:
         if self._kafka.in_memory:
             # That broker names no ids, and its topics never outlive it; neither may the state.
             return f"in-memory broker at {self._kafka.bootstrap}, {time.time_ns()}"
-        admin = AdminClient(self._kafka.confluent())  # its futures end with it
+        admin = AdminClient(self._kafka.confluent() | _QUIET)  # its futures end with it
         described = admin.describe_topics(TopicCollection([MESSAGES]), request_timeout=_CALL_TIMEOUT_S)
         return str(_retried(described[MESSAGES].result, _CALL_TIMEOUT_S).topic_id)
 

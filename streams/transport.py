@@ -17,13 +17,20 @@ import faust
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
 from faust.types.tuples import ConsumerMessage
+from mode.utils.futures import notify
+
+_MAX_WAITING = 4
+"""Runs handed out and not taken up yet. Few, so that records wait where they grow into longer runs: in the fetcher."""
 
 
 class BatchConsumer(driver.Consumer):
     """A Faust consumer whose every message is a run of records of one partition."""
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:  # noqa: ASYNC109 - Faust's signature
-        """Yield one message per partition with records."""
+        """Yield one message per partition with records, once the runs handed out before are taken up."""
+        if len(self._unacked_messages) >= _MAX_WAITING:
+            await self._wait_for_ack(timeout)
+            return
         generation = self.app.consumer_generation_id
         runs, _ = await self._wait_next_records(timeout)
         if runs is None or self.should_stop:
@@ -60,7 +67,14 @@ class BatchConsumer(driver.Consumer):
         """Forget the message: nothing is committed because of it."""
         message.acked = True
         self._unacked_messages.discard(message)
+        notify(self._waiting_for_ack)
         return True
+
+    def on_buffer_full(self, tp: TP) -> None:
+        """Do nothing: Faust would pause the partition, and sleep for a second once all are paused."""
+
+    def on_buffer_drop(self, tp: TP) -> None:
+        """Do nothing: no partition was paused."""
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002, RUF100
         """Do nothing."""

@@ -1,0 +1,43 @@
+# `make` lists the targets. ARGS reaches the command: make run ARGS="--for 60"
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint chaos bench bench-ingest bench-streams bench-warehouse bench-alerts lock clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The stamp is newer than all that decides what is installed, so a second set-up has nothing to do.
+.venv/.stamp: requirements.lock pyproject.toml smspulse/kafka/pom.xml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 setup"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing what requirements.lock names (a minute or two) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/smspulse broker --fetch
+	@touch $@
+
+setup: .venv/.stamp ## make .venv and fetch Kafka; done once
+
+run: setup ## run the pipeline with simulated traffic, until Ctrl-C; ARGS="--for 60" ends and reconciles
+	@$(BIN)/smspulse up --demo $(ARGS)
+
+test: setup ## run every test; ARGS="-k name" chooses
+	@$(BIN)/pytest $(ARGS)
+
+lint: setup ## check style, types and the rooms' imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+lock: setup ## write requirements.lock anew, with the newest versions that pyproject.toml allows
+	@$(BIN)/python -m pip install --quiet --target .venv/lock uv
+	@PYTHONPATH=.venv/lock $(BIN)/python -m uv pip compile pyproject.toml --all-extras --universal --upgrade \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements.lock
+
+clean: ## remove .venv and caches; data folders stay
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,35 @@
+"""Errors of the checks: each means that nothing can be said about the data, neither good nor bad."""
+
+from pathlib import Path
+
+from gateway.errors import SmspulseError
+
+
+class CheckError(SmspulseError):
+    """The checks could not be run."""
+
+
+class MissingExtraError(CheckError):
+    """Great Expectations is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__("Great Expectations is not installed: pip install 'smspulse[expectations]'")
+
+
+class UnreadableDataError(CheckError):
+    """A query over the data failed."""
+
+    def __init__(self, data: Path, detail: str) -> None:
+        super().__init__(
+            f"{data} cannot be checked: {detail}. If a file is damaged, move it out of the data folder; "
+            "if a column is missing, start `smspulse land` once, which writes the views anew."
+        )
+        self.data = data
+
+
+class ExpectationFailedToRunError(CheckError):
+    """Great Expectations could not evaluate an expectation."""
+
+    def __init__(self, expectation: str, detail: str) -> None:
+        super().__init__(f"expectation {expectation} could not be evaluated: {detail}")
+        self.expectation = expectation

@@ -1,0 +1,351 @@
+"""The lander on a real Kafka: every record once, whatever happens to it, to the disk and to Kafka."""
+
+import logging
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from confluent_kafka import Producer
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+
+from gateway import topics
+from gateway.kafka import KafkaSettings
+from smspulse.broker import KafkaBroker, MemoryBroker
+from smspulse.kafka_node import BrokerSettings
+from smspulse.processes import free_port
+from smspulse.topics import ensure_topics
+from warehouse import landing
+from warehouse.errors import TopicRecreatedError
+from warehouse.lander import Lander
+from warehouse.read import query
+from warehouse.settings import LanderSettings
+
+
+def settings(data: Path, **changes: Any) -> LanderSettings:
+    options = {"group": f"lander-{uuid4().hex[:8]}", "flush_interval_s": 0.3, "session_timeout_s": 6, "retry_s": 0.1}
+    return LanderSettings(data=data, **(options | changes))
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 40) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.05)  # files and log lines of another thread or process tell nobody that they came
+
+
+@contextmanager
+def landing_from(kafka: KafkaSettings, *wanted: LanderSettings) -> Iterator[threading.Event]:
+    """Run landers in threads. The event is set when one of them fails; its error is raised on leaving."""
+    stop, failed = threading.Event(), threading.Event()
+    errors: list[BaseException] = []
+
+    def work(one: LanderSettings) -> None:
+        try:
+            Lander(one, kafka).run(stop)
+        except BaseException as error:
+            errors.append(error)
+            failed.set()
+
+    threads = [threading.Thread(target=work, args=(one,)) for one in wanted]
+    for thread in threads:
+        thread.start()
+    try:
+        yield failed
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    if errors:
+        raise errors[0]
+
+
+class LanderProcess:
+    """A lander in a process of its own, and what it logs."""
+
+    def __init__(self, kafka: KafkaSettings, one: LanderSettings) -> None:
+        code = (
+            "import logging, sys; logging.basicConfig(format='%(levelname)s %(message)s', level='INFO')\n"
+            "from gateway.kafka import KafkaSettings; from warehouse.settings import LanderSettings\n"
+            "from warehouse.lander import run\n"
+            "run(LanderSettings.model_validate_json(sys.argv[1]), KafkaSettings(bootstrap=sys.argv[2]))"
+        )
+        # A pipe, not a file: one test limits the size of files.
+        command = [sys.executable, "-c", code, one.model_dump_json(), kafka.bootstrap]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=lambda: self.lines.extend(self.process.stderr or ()))
+        self._reader.start()
+
+    def end(self, number: signal.Signals) -> int:
+        """Send a signal; return the exit code."""
+        self.process.send_signal(number)
+        code = self.process.wait(20)
+        self._reader.join()
+        return code
+
+    def said(self, words: str) -> int:
+        return sum(words in line for line in list(self.lines))
+
+
+def produce(
+    kafka: KafkaSettings,
+    source: str,
+    count: int,
+    *,
+    topic: str = topics.RAW,
+    partition: int | None = None,
+    first: int = 0,
+) -> None:
+    producer = Producer(kafka.confluent() | {"linger.ms": 5})
+    for number in range(first, first + count):
+        producer.produce(
+            topic,
+            b'{"sms_id": %d, "status_id": 6}' % number,
+            f"{source}:{number}".encode(),
+            **({} if partition is None else {"partition": partition}),
+            headers={"source": source.encode(), "received_at": b"1795521600000", "ingest_id": str(number).encode()},
+        )
+        producer.poll(0)
+    assert producer.flush(30) == 0
+
+
+def landed(data: Path, source: str) -> int:
+    if not (data / "smspulse.duckdb").exists():
+        return 0
+    return int(query(data, "SELECT count(*) AS n FROM raw_webhooks WHERE source = ?", [source])["n"][0])
+
+
+def assert_landed_once(kafka: KafkaSettings, data: Path) -> None:
+    """Compare `raw` with Kafka, offset by offset: rows are all offsets, contiguous, each once."""
+    partitions = [TopicPartition(topics.RAW, number) for number in range(4)]
+    consumer = KafkaConsumer(**kafka.kafka_python())
+    try:
+        first, end = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+    finally:
+        consumer.close()
+    sql = """SELECT "partition" AS p, count(*) AS n, count(DISTINCT "offset") AS d, min("offset") AS lo,
+             max("offset") AS hi FROM raw_webhooks GROUP BY ALL"""
+    found = {row.p: (row.n, row.d, row.lo, row.hi) for row in query(data, sql).itertuples()}
+    for one in partitions:
+        count = end[one] - first[one]
+        expected = (count, count, first[one], end[one] - 1) if count else None
+        assert found.get(one.partition) == expected, one
+
+
+def test_what_is_in_kafka_is_landed_and_the_lag_can_be_watched(kafka: KafkaSettings, tmp_path: Path) -> None:
+    source, one = f"s{uuid4().hex[:8]}", settings(tmp_path)
+    produce(kafka, source, 1_000)
+    with landing_from(kafka, one):
+        until(lambda: landed(tmp_path, source) == 1_000)
+        produce(kafka, source, 500, first=1_000)
+        until(lambda: landed(tmp_path, source) == 1_500)
+    assert_landed_once(kafka, tmp_path)
+    consumer = KafkaConsumer(**kafka.kafka_python(), group_id=one.group)
+    try:
+        for number in range(4):
+            partition = TopicPartition(topics.RAW, number)
+            assert consumer.committed(partition) == landing.landed_position(tmp_path, topics.RAW, number)
+    finally:
+        consumer.close()
+
+
+def test_killed_at_any_moment_it_lands_each_record_once(kafka: KafkaSettings, tmp_path: Path) -> None:
+    source, one = f"s{uuid4().hex[:8]}", settings(tmp_path, flush_interval_s=0.1, instance="phoenix")
+    chance = random.Random(7)  # noqa: S311 - the same moments in each run
+    kills, batch = 8, 2_500
+    for kill in range(kills):
+        lander = LanderProcess(kafka, one)
+        produce(kafka, source, batch, first=kill * batch)
+        before = landed(tmp_path, source)
+        until(lambda before=before: landed(tmp_path, source) > before)
+        # More comes, and it dies in landing it, wherever in that it is.
+        feeder = threading.Thread(target=produce, args=(kafka, f"{source}-more", batch))
+        feeder.start()
+        time.sleep(chance.uniform(0, 0.4))
+        assert lander.end(signal.SIGKILL) == -signal.SIGKILL
+        feeder.join()
+    lander = LanderProcess(kafka, one)
+    until(lambda: lander.said("landing 12 partitions") == 1)
+    until(lambda: landed(tmp_path, source) == kills * batch)
+    until(lambda: landed(tmp_path, f"{source}-more") == kills * batch)
+    assert lander.end(signal.SIGTERM) == 0
+    assert_landed_once(kafka, tmp_path)
+    assert not list((tmp_path / landing.TEMPORARY).iterdir())
+
+
+def test_two_that_hold_the_same_partitions_land_each_record_once(
+    kafka: KafkaSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = f"s{uuid4().hex[:8]}"
+    # Of two groups, both are given every partition: what a paused lander believes when it wakes up.
+    rivals = settings(tmp_path, flush_interval_s=0.1), settings(tmp_path, flush_interval_s=0.1)
+    sent = 0
+    with caplog.at_level(logging.INFO, "warehouse"), landing_from(kafka, *rivals):
+        until(lambda: caplog.text.count("landing 12 partitions") == len(rivals))
+        while caplog.text.count("was landed by another lander") < 10:
+            assert sent < 100_000, "they never met"
+            produce(kafka, source, 1_000, first=sent)
+            sent += 1_000
+        until(lambda: landed(tmp_path, source) == sent)
+    assert_landed_once(kafka, tmp_path)
+
+
+def test_landers_of_one_group_share_the_work_and_take_over(kafka: KafkaSettings, tmp_path: Path) -> None:
+    source, group = f"s{uuid4().hex[:8]}", f"shared-{uuid4().hex[:8]}"
+    one = settings(tmp_path, group=group)
+    with landing_from(kafka, one):
+        produce(kafka, source, 2_000)
+        with landing_from(kafka, one):
+            produce(kafka, source, 2_000, first=2_000)
+            until(lambda: landed(tmp_path, source) == 4_000)
+        produce(kafka, source, 2_000, first=4_000)
+        until(lambda: landed(tmp_path, source) == 6_000)
+    assert_landed_once(kafka, tmp_path)
+
+
+def test_only_what_was_committed_is_landed_over_the_gaps_of_transactions(kafka: KafkaSettings, tmp_path: Path) -> None:
+    source = f"s{uuid4().hex[:8]}"
+    producer = Producer(kafka.confluent() | {"transactional.id": source})
+    producer.init_transactions(30)
+
+    def transaction(sms_id: int, *, commit: bool) -> None:
+        producer.begin_transaction()
+        value = b'{"source": "%s", "sms_id": %d, "version": 1, "outcome": "sent"}' % (source.encode(), sms_id)
+        producer.produce(topics.MESSAGES, value, f"{source}:{sms_id}".encode(), partition=1)
+        producer.flush(10)
+        (producer.commit_transaction if commit else producer.abort_transaction)(10)
+
+    def found() -> list[int]:
+        sql = "SELECT sms_id FROM messages WHERE source = ? ORDER BY sms_id"
+        return query(tmp_path, sql, [source])["sms_id"].tolist() if (tmp_path / "smspulse.duckdb").exists() else []
+
+    with landing_from(kafka, settings(tmp_path)):
+        for sms_id in range(3):
+            transaction(sms_id, commit=sms_id != 1)
+        until(lambda: found() == [0, 2])
+        transaction(3, commit=False)
+        transaction(4, commit=True)
+        until(lambda: found() == [0, 2, 4])
+    names = sorted(path.name for path in tmp_path.glob("messages/date=*/sms.messages+1+*"))
+    assert names[0] == landing.file_name(topics.MESSAGES, 1, 0)
+    assert len(names) >= 2
+
+
+def test_a_topic_that_was_made_anew_stops_it(kafka: KafkaSettings, tmp_path: Path) -> None:
+    # As if another Kafka, or this one before its data was lost, had come this far.
+    landed_before = SimpleNamespace(
+        topic=topics.RAW, partition=0, offset=10**9, timestamp=0, key=None, value=b"{}", headers=[]
+    )
+    landing.land(tmp_path, 0, [landed_before])
+    files = sorted(tmp_path.glob("raw/*/sms*"))
+    with (
+        pytest.raises(TopicRecreatedError, match=r"sms\.raw partition 0 ends at offset \d+ in Kafka"),
+        landing_from(kafka, settings(tmp_path)) as ended,
+    ):
+        assert ended.wait(30)
+    assert sorted(tmp_path.glob("raw/*/sms.raw+0+*")) == files
+
+
+def test_what_kafka_deleted_before_it_was_landed_is_said_out_loud(
+    kafka: KafkaSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def offsets() -> list[int]:
+        if not (tmp_path / "smspulse.duckdb").exists():
+            return []
+        return query(tmp_path, 'SELECT "offset" AS o FROM deadletters WHERE "partition" = 3 ORDER BY o')["o"].tolist()
+
+    # Dead letters, because deleting records of `sms.raw` would be felt by other tests.
+    source = f"s{uuid4().hex[:8]}"
+    produce(kafka, source, 10, topic=topics.DEADLETTERS, partition=3)
+    with landing_from(kafka, settings(tmp_path)):
+        until(lambda: len(offsets()) >= 10)
+    end = offsets()[-1] + 1
+    produce(kafka, source, 20, topic=topics.DEADLETTERS, partition=3)
+    admin = KafkaAdminClient(**kafka.kafka_python())
+    admin.delete_records({TopicPartition(topics.DEADLETTERS, 3): end + 15})
+    admin.close()
+    with caplog.at_level(logging.ERROR), landing_from(kafka, settings(tmp_path)):
+        until(lambda: offsets()[-1] == end + 19)
+    assert offsets()[-6:] == [end - 1, *range(end + 15, end + 20)]
+    (line,) = [record.getMessage() for record in caplog.records if "LOST" in record.getMessage()]
+    assert f"sms.deadletters partition 3, offsets {end} to {end + 14}" in line
+
+
+def test_a_full_disk_is_waited_out_with_one_line(kafka: KafkaSettings, tmp_path: Path) -> None:
+    source = f"s{uuid4().hex[:8]}"
+    lander = LanderProcess(kafka, settings(tmp_path))
+    produce(kafka, source, 100)
+    until(lambda: landed(tmp_path, source) == 100)
+    # To the writer, a limit on the size of files is a disk without room, and it takes no root to set and lift it.
+    resource.prlimit(lander.process.pid, resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    files = sorted(tmp_path.glob("raw/*/*"))
+    produce(kafka, source, 100, first=100)
+    until(lambda: lander.said("cannot write to") == 1)
+    assert sorted(tmp_path.glob("raw/*/*")) == files
+    resource.prlimit(lander.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    until(lambda: landed(tmp_path, source) == 200)
+    until(lambda: lander.said("takes data again") == 1)
+    assert lander.end(signal.SIGTERM) == 0
+    assert lander.said("cannot write to") == 1
+    assert_landed_once(kafka, tmp_path)
+    assert not list((tmp_path / landing.TEMPORARY).iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_waited_for_with_one_line(
+    kafka: KafkaSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, data = f"s{uuid4().hex[:8]}", tmp_path / "data"
+    data.write_text("a file in the way")
+    with landing_from(kafka, settings(data)):
+        produce(kafka, source, 100)
+        until(lambda: "cannot write to" in caplog.text)
+        data.unlink()
+        until(lambda: landed(data, source) == 100)
+    assert caplog.text.count("cannot write to") == 1
+    assert caplog.text.count("takes data again") == 1
+
+
+@pytest.mark.usefixtures("real_kafka")
+def test_it_waits_for_kafka_at_the_start_and_in_between(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    port, source, data = free_port(), f"s{uuid4().hex[:8]}", tmp_path / "warehouse"
+    kafka = KafkaSettings(bootstrap=f"127.0.0.1:{port}")
+    broker = BrokerSettings(port=port, controller_port=0)
+
+    def lines(words: str) -> int:
+        return sum(words in r.getMessage() for r in caplog.records if r.name == "warehouse.lander")
+
+    with landing_from(kafka, settings(data)):
+        until(lambda: lines("is away") == 1)
+        for turn in (1, 2):
+            with KafkaBroker(tmp_path, broker):
+                ensure_topics(kafka, timeout_s=30)
+                produce(kafka, source, 100, first=turn * 100)
+                until(lambda expected=turn * 100: landed(data, source) == expected)
+                until(lambda expected=turn: lines("is back after") == expected)
+            until(lambda expected=turn + 1: lines("is away") == expected)
+    assert (lines("is away"), lines("is back after")) == (3, 2)
+
+
+def test_it_lands_from_the_in_memory_broker(tmp_path: Path) -> None:
+    source, data = f"s{uuid4().hex[:8]}", tmp_path / "warehouse"
+    with MemoryBroker(tmp_path) as broker:
+        kafka = KafkaSettings(bootstrap=broker.address, in_memory=True)
+        produce(kafka, source, 100)
+        with landing_from(kafka, settings(data)):
+            until(lambda: landed(data, source) == 100)
+            produce(kafka, source, 100, first=100)
+            until(lambda: landed(data, source) == 200)
+    assert os.listdir(data / "messages") == ["date=1970-01-01"]

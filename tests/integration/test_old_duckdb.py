@@ -1,0 +1,47 @@
+"""The file of views opens in DuckDB of older lines, while the lander goes on."""
+
+import os
+import subprocess
+import venv
+from pathlib import Path
+
+import pytest
+
+from gateway import topics
+from warehouse import landing, views
+
+QUERY = """
+import sys, duckdb
+with duckdb.connect(sys.argv[1], read_only=True) as connection:
+    names = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
+    for (name,) in names:
+        connection.execute(f"SELECT * FROM {name}").fetchall()
+    print(duckdb.__version__, len(names), connection.execute("SELECT count(*) FROM raw_webhooks").fetchone()[0])
+"""
+
+
+class Webhook:
+    topic, partition, timestamp, key, headers = topics.RAW, 0, 1_795_521_600_000, b"acme:1", [("source", b"acme")]
+    value = b'{"sms_id": 1, "status_id": 7}'
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+
+
+@pytest.mark.parametrize("version", ["1.2.2", "1.4.4"])
+def test_an_older_duckdb_answers(tmp_path: Path, version: str) -> None:
+    data = tmp_path / "data"
+    published = views.publish(data)
+    landing.land(data, 0, [Webhook(0), Webhook(1)])
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    # TIMESTAMPTZ reaches Python by pytz in every line of DuckDB.
+    install = [python, "-m", "pip", "install", "--quiet", f"duckdb=={version}", "pytz"]
+    installed = subprocess.run(install, capture_output=True, text=True, check=False)
+    if installed.returncode != 0:
+        line = f"duckdb {version} cannot be installed: {installed.stderr.strip().splitlines()[-1:]}"
+        if os.environ.get("SMSPULSE_REQUIRE_KAFKA") == "1":
+            pytest.fail(line, pytrace=False)
+        pytest.skip(line)
+    answer = subprocess.run([python, "-c", QUERY, published], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == [version, str(len(views.VIEWS) + 1), "2"]  # and `meta`

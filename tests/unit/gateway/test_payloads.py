@@ -1,0 +1,241 @@
+"""Every payload generation is read, and whatever else arrives raises one kind of error."""
+
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.errors import SettingError, UnreadablePayload
+from gateway.payloads import REASONS, IncomingMessage, StatusReport, normalise_address, parse, parse_zone
+
+EXAMPLES = Path(__file__).parents[3] / "examples" / "webhooks"
+
+
+def status(**changes: Any) -> bytes:
+    payload = {
+        "sms_id": 17,
+        "status_id": 7,
+        "status_message": "SMS wurde gesendet",
+        "sendto": "+491575298221",
+        "senttime": "2026-11-20 10:00:00",
+        "channel_id": 1,
+        "device_id": 8001,
+    }
+    return orjson.dumps({**payload, **changes})
+
+
+def incoming(**changes: Any) -> bytes:
+    return orjson.dumps({"sms_id": 9, "address": "+491575298221", "body": "hello", "type": "text", **changes})
+
+
+def ms(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
+
+
+def test_each_documented_payload_is_read_as_what_it_is() -> None:
+    kinds = {path.stem: type(parse(path.read_bytes())) for path in EXAMPLES.glob("*.json") if "event" not in path.stem}
+    assert kinds == {
+        "status": StatusReport,
+        "status-sim": StatusReport,
+        "incoming-sim": IncomingMessage,
+        "incoming-channel": IncomingMessage,
+        "incoming-text": IncomingMessage,
+        "incoming-image": IncomingMessage,
+    }
+
+
+def test_the_examples_are_read_without_a_flaw() -> None:
+    assert [parse(path.read_bytes()).flaws for path in EXAMPLES.glob("*.json") if "event" not in path.stem] == [()] * 6
+
+
+def test_the_unverified_event_shape_is_told_apart() -> None:
+    with pytest.raises(UnreadablePayload) as caught:
+        parse((EXAMPLES / "unverified-event.json").read_bytes())
+    assert (caught.value.reason, caught.value.field) == ("unverified_shape", "event")
+
+
+def test_numeric_strings_are_numbers() -> None:
+    report = parse(status(sms_id="0017", status_id="7", device_id="8001", channel_id="1"))
+    assert report == parse(status())
+
+
+def test_an_image_has_neither_device_nor_channel_of_its_own() -> None:
+    event = parse((EXAMPLES / "incoming-image.json").read_bytes())
+    assert isinstance(event, IncomingMessage)
+    assert (event.content_type, event.device_id, event.internal_id) == ("img", None, None)
+    assert event.image_url is not None
+
+
+def test_an_incoming_message_without_a_type_is_a_text() -> None:
+    event = parse(orjson.dumps({"sms_id": 9, "address": 491575298221, "body": "hello", "sim": 0}))
+    assert isinstance(event, IncomingMessage)
+    assert (event.content_type, event.sender, event.channel_id) == ("text", "491575298221", 0)
+
+
+@pytest.mark.parametrize(
+    ("senttime", "expected"),
+    [
+        ("2026-11-20 10:00:00", datetime(2026, 11, 20, 10, tzinfo=UTC)),
+        ("2026-11-20T10:00:00Z", datetime(2026, 11, 20, 10, tzinfo=UTC)),
+        ("2026-11-20T10:00:00.250+02:00", datetime(2026, 11, 20, 8, 0, 0, 250_000, tzinfo=UTC)),
+        (
+            {"date": "2026-11-20 10:00:00.000000", "timezone_type": 1, "timezone": "+02:00"},
+            datetime(2026, 11, 20, 8, tzinfo=UTC),
+        ),
+        (
+            {"date": "2026-11-20 10:00:00.000000", "timezone_type": 3, "timezone": "Europe/Berlin"},
+            datetime(2026, 11, 20, 9, tzinfo=UTC),
+        ),
+    ],
+)
+def test_every_known_spelling_of_a_time_is_read(senttime: Any, expected: datetime) -> None:
+    report = parse(status(senttime=senttime))
+    assert (report.sent_at, report.flaws) == (ms(expected), ())
+
+
+def test_a_time_without_a_zone_is_in_the_configured_one() -> None:
+    report = parse(status(senttime="2026-11-20 10:00:00"), timezone(timedelta(hours=3)))
+    assert report.sent_at == ms(datetime(2026, 11, 20, 7, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("senttime", ["yesterday", "0000-00-00 00:00:00", 5, {"date": None}, {"timezone": "CEST"}, [1]])
+def test_a_time_in_an_unknown_format_costs_the_time_and_not_the_report(senttime: Any) -> None:
+    report = parse(status(senttime=senttime))
+    assert isinstance(report, StatusReport)
+    assert (report.status_id, report.sent_at, report.flaws) == (7, None, ("senttime",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "field"),
+    [
+        ({"sms_id": None}, "missing_field", "sms_id"),
+        ({"sms_id": "abc"}, "wrong_type", "sms_id"),
+        ({"sms_id": True}, "wrong_type", "sms_id"),
+        ({"sms_id": [1]}, "wrong_type", "sms_id"),
+        ({"sms_id": -1}, "out_of_range", "sms_id"),
+        ({"sms_id": 2**63}, "out_of_range", "sms_id"),
+        ({"sms_id": 1.5}, "out_of_range", "sms_id"),
+        ({"status_id": None}, "missing_field", "status_id"),
+        ({"status_id": {}}, "wrong_type", "status_id"),
+    ],
+)
+def test_an_error_names_the_field_and_not_its_value(changes: dict[str, Any], reason: str, field: str) -> None:
+    with pytest.raises(UnreadablePayload) as caught:
+        parse(status(**changes))
+    assert (caught.value.reason, caught.value.field) == (reason, field)
+    assert "abc" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "not_json"),
+        (b"{", "not_json"),
+        (b"\xff\xfe", "not_json"),
+        (b'{"sms_id": NaN}', "not_json"),
+        (b"[" * 100_000, "not_json"),
+        (b'{"sms_id":1,"status_id":7,"sendto":"\\ud800"}', "not_json"),
+        (b"[1]", "not_an_object"),
+        (b"{}", "unknown_shape"),
+        (b'{"sms_id": 1}', "unknown_shape"),
+    ],
+)
+def test_what_is_no_payload_has_a_reason(body: bytes, reason: str) -> None:
+    with pytest.raises(UnreadablePayload) as caught:
+        parse(body)
+    assert caught.value.reason == reason
+
+
+def test_a_byte_order_mark_does_no_harm() -> None:
+    assert parse(b"\xef\xbb\xbf" + status()) == parse(status())
+
+
+def test_an_unknown_status_is_data() -> None:
+    report = parse(status(status_id=55))
+    assert isinstance(report, StatusReport)
+    assert report.status_id == 55
+
+
+def test_an_image_without_its_url_says_so() -> None:
+    assert parse(incoming(type="img")).flaws == ("img_url",)
+
+
+@pytest.mark.parametrize(
+    ("spelled", "normal"),
+    [
+        ("+49 157 5298-2212", "+4915752982212"),
+        ("(0157) 5298/2212", "015752982212"),
+        (" INFO Line ", "INFO Line"),
+        ("Bank 24", "Bank 24"),
+    ],
+)
+def test_a_phone_number_has_one_spelling_and_a_name_keeps_its_own(spelled: str, normal: str) -> None:
+    assert normalise_address(spelled) == normal
+
+
+def test_an_unknown_zone_is_refused_with_a_mend() -> None:
+    with pytest.raises(SettingError, match="Europe/Berlin"):
+        parse_zone("Mars/Olympus")
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=30),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=3),
+    max_leaves=8,
+)
+_FIELDS = [
+    *(
+        "sms_id",
+        "status_id",
+        "status_message",
+        "sendto",
+        "senttime",
+        "channel_id",
+        "device_id",
+        "sim",
+        "address",
+        "type",
+    ),
+    *("date", "date_sent", "body", "internal_id", "device_name", "img_url", "event"),
+]
+_OBJECTS = st.dictionaries(st.sampled_from(_FIELDS) | st.text(max_size=5), _JSON, max_size=12)
+
+
+def _dump(value: object) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # an integer beyond 64 bits
+        return repr(value).encode(errors="replace")
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.binary(max_size=200) | _OBJECTS.map(_dump) | _JSON.map(_dump))
+def test_no_input_raises_anything_but_its_own_error(body: bytes) -> None:
+    try:
+        event = parse(body)
+    except UnreadablePayload as error:
+        assert error.reason in REASONS  # noqa: PT017 - both ends are fine, no other is
+    else:
+        assert 0 <= event.sms_id < 2**63
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {"sms_id": st.integers(0, 2**63 - 1), "status_id": st.integers(0, 200)},
+        optional=dict.fromkeys(("status_message", "sendto", "senttime", "channel_id", "device_id"), _JSON),
+    )
+)
+def test_whatever_the_other_fields_hold_a_report_with_its_two_ids_is_read(payload: dict[str, Any]) -> None:
+    try:
+        body = orjson.dumps(payload)
+    except TypeError:
+        return
+    report = parse(body)
+    assert isinstance(report, StatusReport)
+    assert (report.sms_id, report.status_id) == (payload["sms_id"], payload["status_id"])
+    assert set(report.flaws) <= set(payload)

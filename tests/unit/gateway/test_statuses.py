@@ -1,0 +1,38 @@
+"""The table of statuses is the documented one, and settings can add to it."""
+
+import pytest
+
+from gateway.errors import SettingError
+from gateway.statuses import STATUSES, Outcome, parse_meanings, status_table
+
+
+def test_the_documented_order_is_1_3_2_6_and_then_an_end() -> None:
+    steps = sorted((status for status in STATUSES.values() if status.is_step), key=lambda status: status.rank)
+    assert [status.id for status in steps] == [1, 3, 2, 6]
+    assert {status.id for status in STATUSES.values() if status.is_end} == {7, 8, 9, 10, 11, 12, 100, 101}
+
+
+def test_each_end_has_its_outcome_and_failures_their_class() -> None:
+    ends = {status.id: (status.outcome.value, status.failure_class) for status in STATUSES.values() if status.is_end}
+    assert ends == {
+        7: ("delivered", None),
+        8: ("undelivered", "undelivered"),
+        9: ("not_sent", "generic"),
+        10: ("not_sent", "no_service"),
+        11: ("not_sent", "null_pdu"),
+        12: ("not_sent", "radio_off"),
+        100: ("not_permitted", "not_permitted"),
+        101: ("not_permitted", "not_permitted"),
+    }
+
+
+def test_a_setting_says_what_an_unknown_id_means() -> None:
+    table = status_table(parse_meanings("13=not_sent, 14 = delivered"))
+    assert (table[13].outcome, table[13].is_failure, table[14].is_failure) == (Outcome.NOT_SENT, True, False)
+    assert table[7] is STATUSES[7]
+
+
+@pytest.mark.parametrize("text", ["7=not_sent", "x=not_sent", "13=expired", "13", "13=", "-1=not_sent"])
+def test_a_meaning_that_cannot_be_meant_is_refused(text: str) -> None:
+    with pytest.raises(SettingError):
+        parse_meanings(text)

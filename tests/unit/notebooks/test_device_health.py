@@ -1,0 +1,152 @@
+"""The notebook is executed on landed data; what it says is compared with numbers computed by hand."""
+
+import subprocess
+import sys
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from warehouse_records import raw, status, version
+
+from notebooks.device_health import app
+from warehouse import landing, views
+
+DAY = 86_400
+NUMBER = "+4915700000001"
+TEXT = "a text that is nobody's business"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    views.publish(tmp_path)
+    return tmp_path
+
+
+class Fleet:
+    """Lands messages of phones."""
+
+    def __init__(self, data: Path) -> None:
+        self._data, self._offsets = data, count()
+
+    def phone(self, device_id: int | None, delivered: int, failed: int = 0, pending: int = 0, **fields: Any) -> None:
+        fields |= {"device_id": device_id, "recipient": NUMBER}
+        failure = {"failure_class": fields.pop("failure", "generic"), "last_status_id": 9}
+        made = [
+            *(self._version("delivered", **fields) for _ in range(delivered)),
+            *(self._version("not_sent", **failure, **fields) for _ in range(failed)),
+            *(self._version("pending", **fields) for _ in range(pending)),
+        ]
+        landing.land(self._data, made[0].offset, made)
+
+    def _version(self, outcome: str, **fields: Any) -> Any:
+        offset = next(self._offsets)
+        return version(offset, offset, outcome, **fields)
+
+
+@pytest.fixture
+def fleet(data: Path) -> Fleet:
+    return Fleet(data)
+
+
+def run(data: Path, **defs: Any) -> tuple[str, dict[str, Any]]:
+    """Execute the notebook; return all that it shows as text, and what it defines."""
+    outputs, found = app.run(defs={"data": data, **defs})
+    return "\n".join(str(getattr(output, "text", output)) for output in outputs if output is not None), dict(found)
+
+
+def test_the_bad_phone_is_named(data: Path, fleet: Fleet) -> None:
+    for device_id in (1, 2, 3):
+        fleet.phone(device_id, delivered=95, failed=5)
+    fleet.phone(4, delivered=50, failed=50, pending=7, failure="no_service")
+    _, found = run(data)
+    assert found["verdict"].startswith("**Failing: phone 4 (acme)**: of its 100 ended messages 50.0% were delivered")
+    assert "failures mostly `no_service`; last seen 24 Nov 12:00 UTC" in found["verdict"]
+    assert "The fleet delivered 83.8%" in found["verdict"]
+    assert found["failing"]["device_id"].tolist() == [4]
+
+
+def test_the_interval_is_wilsons(data: Path, fleet: Fleet) -> None:
+    fleet.phone(1, delivered=81, failed=182)  # the example of Newcombe, Statistics in Medicine 17 (1998), table I
+    fleet.phone(2, delivered=0, failed=20)
+    rows = run(data)[1]["devices"].set_index("device_id")
+    assert rows.loc[1, ["low", "high"]].tolist() == pytest.approx([0.2553, 0.3662], abs=5e-5)
+    assert rows.loc[2, ["low", "high"]].tolist() == pytest.approx([0.0, 0.1611], abs=5e-5)
+
+
+def test_few_messages_accuse_nobody(data: Path, fleet: Fleet) -> None:
+    fleet.phone(1, delivered=95, failed=5)
+    fleet.phone(2, delivered=1, failed=1)
+    _, found = run(data)
+    assert found["verdict"].startswith("**No phone stands out.**")
+    assert "Lowest: phone 2 (acme): of its 2 ended messages 50.0%" in found["verdict"]
+
+
+def test_messages_without_a_phone_accuse_none(data: Path, fleet: Fleet) -> None:
+    fleet.phone(1, delivered=95, failed=5)
+    fleet.phone(None, delivered=0, failed=100, failure="not_permitted")
+    _, found = run(data)
+    assert found["failing"].empty
+    assert found["devices"]["phone"].tolist() == ["no phone named (acme)", "phone 1 (acme)"]
+
+
+def test_one_phone_has_none_to_compare_with(data: Path, fleet: Fleet) -> None:
+    fleet.phone(1, delivered=1, failed=99)
+    assert run(data)[1]["verdict"].startswith("There is one phone, and none to compare it with.")
+
+
+def test_phones_whose_messages_are_all_open_are_not_judged(data: Path, fleet: Fleet) -> None:
+    fleet.phone(1, delivered=0, pending=3)
+    _, found = run(data)
+    assert found["verdict"].startswith("No message of a phone has ended")
+    assert found["devices"]["open_share"].tolist() == [1.0]
+
+
+def test_source_and_days_can_be_chosen(data: Path, fleet: Fleet) -> None:
+    fleet.phone(1, delivered=5, seconds=-10 * DAY)
+    fleet.phone(2, delivered=6)
+    fleet.phone(2, delivered=7, source="beta")
+
+    def phones(**defs: Any) -> list[tuple[str, int]]:
+        devices = run(data, **defs)[1]["devices"]
+        return sorted(zip(devices["phone"], devices["messages"], strict=True))
+
+    assert phones() == [("phone 2 (acme)", 6), ("phone 2 (beta)", 7)]
+    assert phones(source="acme", days=30) == [("phone 1 (acme)", 5), ("phone 2 (acme)", 6)]
+    assert phones(source="beta", days=1) == [("phone 2 (beta)", 7)]
+
+
+def test_no_number_and_no_text_is_shown(data: Path, fleet: Fleet) -> None:
+    fleet.phone(1, delivered=9, failed=1)
+    fleet.phone(2, delivered=1, failed=9)
+    incoming = {"sms_id": 5, "type": "text", "address": NUMBER, "body": TEXT, "device_id": 1}
+    landing.land(data, 0, [raw(0, incoming), raw(1, status(6, 6))])
+    shown, found = run(data)
+    assert "phone 2 (acme)" in shown
+    assert "mostly generic" in shown  # the picture is among the outputs
+    for secret in (NUMBER, NUMBER[1:], TEXT):
+        assert secret not in shown
+        assert secret not in found["devices"].to_csv()
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_without_messages_one_line_says_what_to_do(tmp_path: Path, made: bool) -> None:
+    if made:
+        views.publish(tmp_path)
+    shown, found = run(tmp_path)
+    assert str(tmp_path) in found["problem"]
+    assert "smspulse" in found["problem"]
+    assert shown.count(str(tmp_path)) == 1
+    assert "devices" not in found
+    assert "Traceback" not in shown
+
+
+def test_marimo_has_no_remark_on_it() -> None:
+    notebook = Path(sys.modules["notebooks.device_health"].__file__ or "")
+    result = subprocess.run(
+        [sys.executable, "-m", "marimo", "check", "--strict", str(notebook)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr

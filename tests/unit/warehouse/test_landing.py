@@ -1,0 +1,157 @@
+"""One range of offsets is one file, seen whole or not at all, once."""
+
+import os
+import re
+import threading
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from warehouse_records import NOON, raw, status
+
+from gateway import topics
+from warehouse import landing
+from warehouse.errors import DamagedFileError, OvertakenError
+from warehouse.read import open_warehouse
+from warehouse.views import publish
+
+
+def webhooks(first: int, count: int) -> list[object]:
+    return [raw(offset, status(offset, 6)) for offset in range(first, first + count)]
+
+
+def test_a_file_is_named_after_where_its_range_begins(tmp_path: Path) -> None:
+    path = landing.land(tmp_path, 5, webhooks(8, 3))  # offsets 5 to 7 hold no records
+    assert path.relative_to(tmp_path).as_posix() == "raw/date=2026-11-24/sms.raw+0+00000000000000000005.parquet"
+    assert pq.read_table(path)["offset"].to_pylist() == [8, 9, 10]
+    assert landing.landed_position(tmp_path, topics.RAW, 0) == 11
+    assert not list((tmp_path / landing.TEMPORARY).iterdir())
+
+
+def test_the_position_of_a_partition_is_its_own(tmp_path: Path) -> None:
+    landing.land(tmp_path, 0, webhooks(0, 3))
+    assert [landing.landed_position(tmp_path, topics.RAW, partition) for partition in (0, 1)] == [3, 0]
+    assert landing.landed_position(tmp_path, topics.MESSAGES, 0) == 0
+
+
+def test_the_newest_range_counts_though_its_day_is_older(tmp_path: Path) -> None:
+    landing.land(tmp_path, 0, webhooks(0, 3))
+    day_before = [record._replace(timestamp=NOON - 86_400_000) for record in webhooks(3, 1)]
+    landing.land(tmp_path, 3, day_before)
+    assert landing.landed_position(tmp_path, topics.RAW, 0) == 4
+
+
+@pytest.mark.parametrize("day", ["the same day", "another day"])
+def test_of_two_that_begin_a_range_at_one_place_one_wins(tmp_path: Path, day: str) -> None:
+    path = landing.land(tmp_path, 0, webhooks(0, 3))
+    late = webhooks(0, 5)
+    if day == "another day":
+        late = [record._replace(timestamp=NOON + 86_400_000) for record in late]
+    with pytest.raises(OvertakenError) as caught:
+        landing.land(tmp_path, 0, late)
+    assert caught.value.path == path
+    assert landing.landed_position(tmp_path, topics.RAW, 0) == 3
+    assert sorted(tmp_path.glob("raw/*/*")) == [path]
+
+
+def test_many_at_once_land_a_range_once(tmp_path: Path) -> None:
+    barrier = threading.Barrier(8)
+    outcomes: list[str] = []
+
+    def rival(count: int) -> None:
+        barrier.wait()
+        try:
+            landing.land(tmp_path, 0, webhooks(0, count))
+            outcomes.append("landed")
+        except OvertakenError:
+            outcomes.append("overtaken")
+
+    threads = [threading.Thread(target=rival, args=(count,)) for count in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["landed", *["overtaken"] * 7]
+    (path,) = tmp_path.glob("raw/*/*")
+    assert landing.landed_position(tmp_path, topics.RAW, 0) == pq.read_metadata(path).num_rows
+
+
+def test_a_reader_sees_every_file_whole(tmp_path: Path) -> None:
+    publish(tmp_path)
+    done = threading.Event()
+
+    def land_all() -> None:
+        for start in range(0, 4_000, 100):
+            landing.land(tmp_path, start, webhooks(start, 100))
+        done.set()
+
+    writer = threading.Thread(target=land_all)
+    counts = []
+    with open_warehouse(tmp_path) as connection:
+        writer.start()
+        while not done.is_set():
+            counts.append(connection.execute("SELECT count(*), count(DISTINCT sms_id) FROM raw_webhooks").fetchone())
+        counts.append(connection.execute("SELECT count(*), count(DISTINCT sms_id) FROM raw_webhooks").fetchone())
+    writer.join()
+    assert counts == sorted(counts)
+    assert all(rows == distinct and rows % 100 == 0 for rows, distinct in counts)
+    assert counts[-1] == (4_000, 4_000)
+    assert len(set(counts)) > 2  # it did look while files came
+
+
+def test_a_failed_landing_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "raw").write_text("in the way")
+    with pytest.raises(OSError, match="raw"):
+        landing.land(tmp_path, 0, webhooks(0, 3))
+    (tmp_path / "raw").unlink()
+    landing.land(tmp_path, 0, webhooks(0, 3))
+    assert landing.landed_position(tmp_path, topics.RAW, 0) == 3
+
+
+def test_a_damaged_newest_file_is_named(tmp_path: Path) -> None:
+    path = landing.land(tmp_path, 0, webhooks(0, 3))
+    path.write_bytes(b"PAR1")
+    with pytest.raises(DamagedFileError, match=re.escape(path.name)):
+        landing.landed_position(tmp_path, topics.RAW, 0)
+
+
+def test_files_of_dead_writers_are_swept_and_of_living_ones_not(tmp_path: Path) -> None:
+    folder = tmp_path / landing.TEMPORARY
+    folder.mkdir()
+    (folder / "orphan.parquet").write_bytes(b"half")
+    living = folder / "living.parquet"
+    ready, finish = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        import fcntl  # noqa: PLC0415 - in the child
+
+        with living.open("xb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            os.write(ready[1], b"x")
+            os.read(finish[0], 1)
+            os._exit(0)
+    os.read(ready[0], 1)
+    assert landing.sweep(tmp_path) == 1
+    assert list(folder.iterdir()) == [living]
+    os.write(finish[1], b"x")
+    os.waitpid(child, 0)
+    assert landing.sweep(tmp_path) == 1
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("timestamp", [-1, 2**62])
+def test_a_time_that_cannot_be_meant_is_null_and_reads(tmp_path: Path, timestamp: int) -> None:
+    publish(tmp_path)
+    landing.land(tmp_path, 0, [raw(0, status(1, 6))._replace(timestamp=timestamp)])
+    with open_warehouse(tmp_path) as connection:
+        assert connection.execute("SELECT recorded_at, sms_id FROM raw_webhooks").fetchall() == [(None, 1)]
+
+
+def test_a_filter_on_the_date_skips_other_files(tmp_path: Path) -> None:
+    publish(tmp_path)
+    for start in range(3):
+        landing.land(tmp_path, start, [raw(start, status(1, 6))._replace(timestamp=NOON + start * 86_400_000)])
+    with open_warehouse(tmp_path) as connection:
+        sql = "EXPLAIN SELECT count(*) FROM raw_webhooks WHERE date = DATE '2026-11-25'"
+        plan = connection.execute(sql).fetchall()[0][1]
+    assert "1/4" in plan  # with the seed there are four files

@@ -1,0 +1,54 @@
+"""Errors of the warehouse."""
+
+from pathlib import Path
+
+from gateway.errors import SmspulseError
+
+
+class WarehouseError(SmspulseError):
+    """The warehouse cannot do what was asked."""
+
+
+class OvertakenError(WarehouseError):
+    """A rival landed the range first. Nothing is wrong: take the position from the files and go on from there."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path.name} was landed by another lander")
+        self.path = path
+
+
+class TopicRecreatedError(WarehouseError):
+    """Kafka's partition ends before what was landed of it, so its offsets name other records than those landed."""
+
+    def __init__(self, topic: str, partition: int, position: int, end: int, data: Path) -> None:
+        super().__init__(
+            f"{topic} partition {partition} ends at offset {end} in Kafka, but {data} holds it up to {position}: the "
+            "topic was made anew, or this is another Kafka. Nothing was landed. Point this data folder at the Kafka "
+            "that filled it, or start with another --data folder (the old one stays readable)."
+        )
+        self.topic, self.partition, self.position, self.end = topic, partition, position, end
+
+
+class DamagedFileError(WarehouseError):
+    """A file in a dataset's folder is no Parquet file of ours."""
+
+    def __init__(self, path: Path, detail: str) -> None:
+        super().__init__(
+            f"{path} is damaged or not ours ({detail}). Move it out of the data folder; if it was the newest of its "
+            "partition, its records are landed again from Kafka as long as Kafka keeps them."
+        )
+        self.path = path
+
+
+class KafkaRefusedError(WarehouseError):
+    """Kafka answers, but not as asked: a login, a right or a setting is wrong. Waiting does not help."""
+
+
+class NoWarehouseError(WarehouseError):
+    """There is nothing to read."""
+
+    def __init__(self, data: Path) -> None:
+        super().__init__(
+            f"no warehouse in {data}: start `smspulse up` or `smspulse land`, or name its folder by --data"
+        )
+        self.data = data

@@ -1,0 +1,332 @@
+"""The datasets: which topic each lands, the schema of its files, and how records become columns.
+
+Every field's description is in its Arrow metadata, and so in every file. Converting never fails: whoever wrote a
+record, and whatever is in it, what cannot be read or stored is null.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, tzinfo
+from typing import Any, Final, Protocol
+
+import orjson
+import pyarrow as pa
+
+from gateway import records as rec
+from gateway import topics
+from gateway.errors import UnreadablePayload
+from gateway.payloads import StatusReport, parse
+
+_log = logging.getLogger(__name__)
+
+KIND_STATUS: Final = "status"
+KIND_INCOMING: Final = "incoming"
+KIND_UNREADABLE: Final = "unreadable"
+
+_TIME: Final = pa.timestamp("ms", tz="UTC")
+_TEXTS: Final = pa.list_(pa.string())
+# Years 1 to 9999: what Python and pandas can show. One time beyond would fail every query that reads it.
+_MIN_MS: Final = -62_135_596_800_000
+_MAX_MS: Final = 253_402_300_799_999
+_MAX_DIGITS: Final = 19
+
+
+class Record(Protocol):
+    """What is used of kafka-python's `ConsumerRecord`. Timestamps are milliseconds since 1970 UTC, or -1."""
+
+    @property
+    def topic(self) -> str: ...  # noqa: D102 - Kafka's terms
+    @property
+    def partition(self) -> int: ...  # noqa: D102
+    @property
+    def offset(self) -> int: ...  # noqa: D102
+    @property
+    def timestamp(self) -> int: ...  # noqa: D102
+    @property
+    def key(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def value(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...  # noqa: D102
+
+
+Columns = dict[str, list[Any]]
+
+
+def _field(name: str, kind: pa.DataType, description: str) -> "pa.Field[Any]":
+    return pa.field(name, kind, metadata={"description": description})
+
+
+_POSITION: Final = (
+    _field("topic", pa.string(), "Kafka topic of the record."),
+    _field("partition", pa.int32(), "Kafka partition of the record."),
+    _field("offset", pa.int64(), "Kafka offset of the record; with topic and partition, its identity."),
+    _field("recorded_at", _TIME, "Kafka's timestamp of the record, UTC."),
+)
+_RECEIPT: Final = (
+    _field("source", pa.string(), "Gateway account, as the webhook's path named it."),
+    _field("ingest_id", pa.string(), "UUIDv7 given on receipt."),
+    _field("received_at", _TIME, "When the webhook was accepted, UTC."),
+)
+
+RAW_SCHEMA: Final = pa.schema(
+    [
+        *_POSITION,
+        *_RECEIPT,
+        _field("content_type", pa.string(), "Content-Type of the webhook."),
+        _field("remote", pa.string(), "Address of the sender of the webhook, where the operator records it."),
+        _field("body", pa.binary(), "The exact bytes received."),
+        _field("kind", pa.string(), "status, incoming or unreadable."),
+        _field("reason", pa.string(), "Why the body is unreadable; null otherwise."),
+        _field("flaws", _TEXTS, "Fields that could not be read and are null."),
+        _field("sms_id", pa.int64(), "The gateway's id of the message."),
+        _field("status_id", pa.int32(), "Status reported; null for an incoming message."),
+        _field("status_message", pa.string(), "The gateway's text about the status."),
+        _field("device_id", pa.int64(), "Phone, by the gateway's id."),
+        _field("channel_id", pa.int32(), "SIM card, by the gateway's id."),
+        _field("address", pa.string(), "Recipient of a status report, sender of an incoming message."),
+        _field("sent_at", _TIME, "`senttime` of a status report, `date_sent` of an incoming message, UTC."),
+        _field("phone_received_at", _TIME, "`date` of an incoming message: when the phone received it, UTC."),
+        _field("message_type", pa.string(), "text, img, or what a later gateway sends; null for a status report."),
+        _field("text", pa.string(), "Text of an incoming message."),
+        _field("image_url", pa.string(), "Link to the image of an incoming message."),
+        _field("internal_id", pa.int64(), "The phone's own id of an incoming message."),
+        _field("device_name", pa.string(), "Name of the phone that received an incoming message."),
+    ]
+)
+
+_OBSERVATION: Final = pa.struct(
+    [
+        _field("status_id", pa.int32(), "Status reported."),
+        _field("device_id", pa.int64(), "Phone that it names."),
+        _field("channel_id", pa.int32(), "SIM card that it names."),
+        _field("sent_at", _TIME, "The report's `senttime`, UTC."),
+        _field("first_received_at", _TIME, "When the first report like this was received, UTC."),
+        _field("last_received_at", _TIME, "When the last report like this was received, UTC."),
+    ]
+)
+
+MESSAGES_SCHEMA: Final = pa.schema(
+    [
+        _field("message_key", pa.string(), "`source:sms_id`, the key of the record."),
+        _field("source", pa.string(), "Gateway account."),
+        _field("sms_id", pa.int64(), "The gateway's id of the message."),
+        _field("outcome", pa.string(), "What became of the message as far as this version knows."),
+        _field("failure_class", pa.string(), "Why it failed; null unless it failed."),
+        _field("last_status_id", pa.int32(), "Status that decides the outcome."),
+        _field("is_ended", pa.bool_(), "No further report is expected."),
+        _field("device_id", pa.int64(), "Phone, by the gateway's id."),
+        _field("channel_id", pa.int32(), "SIM card, by the gateway's id."),
+        _field("recipient", pa.string(), "Phone number that the message went to."),
+        _field("first_seen_at", _TIME, "When the first report was received, UTC."),
+        _field("last_seen_at", _TIME, "When the last report was received, UTC."),
+        _field("ended_at", _TIME, "When the deciding end was first reported, UTC."),
+        _field("delivered_at", _TIME, "When delivery was first reported, UTC."),
+        _field("attempts", pa.int32(), "How often the gateway tried."),
+        _field("contradicted", pa.bool_(), "Two ends of different outcome were reported for one attempt."),
+        _field("flags", _TEXTS, "What is odd about the reports."),
+        _field("queue_s", pa.float64(), "Seconds from pending to taken by the phone, as reports were received."),
+        _field("device_s", pa.float64(), "Seconds from taken by the phone to sent, as reports were received."),
+        _field("network_s", pa.float64(), "Seconds from sent to delivered, as reports were received."),
+        _field("total_s", pa.float64(), "Seconds from the first report to the end, as reports were received."),
+        _field("version", pa.int64(), "Number of facts known: the largest of a message is the newest."),
+        _field("observations", pa.list_(_OBSERVATION), "The facts themselves."),
+        _field("is_forgotten", pa.bool_(), "The stream dropped its state of the message; all else is null."),
+        *_POSITION,
+    ]
+)
+
+DEADLETTERS_SCHEMA: Final = pa.schema(
+    [
+        *_POSITION,
+        *_RECEIPT,
+        _field("reason", pa.string(), "Why the record could not be read: one of a few words, for counting."),
+        _field("detail", pa.string(), "Why, for people. Names fields, never their values."),
+        _field("origin_topic", pa.string(), "Topic of the record that could not be read."),
+        _field("origin_partition", pa.int32(), "Partition of the record that could not be read."),
+        _field("origin_offset", pa.int64(), "Offset of the record that could not be read."),
+        _field("body", pa.binary(), "The exact bytes of the record that could not be read."),
+    ]
+)
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("utf-8", "replace")
+
+
+def _number(value: bytes | str | None) -> int | None:
+    return int(value) if value is not None and value.isdigit() and len(value) <= _MAX_DIGITS else None
+
+
+def _position_columns(records: Sequence[Record]) -> Columns:
+    return {
+        "topic": [r.topic for r in records],
+        "partition": [r.partition for r in records],
+        "offset": [r.offset for r in records],
+        "recorded_at": [r.timestamp if r.timestamp >= 0 else None for r in records],
+    }
+
+
+def _receipt_columns(headers: list[dict[str, bytes | None]]) -> Columns:
+    return {
+        "source": [_text(h.get(rec.HEADER_SOURCE)) for h in headers],
+        "ingest_id": [_text(h.get(rec.HEADER_INGEST_ID)) for h in headers],
+        "received_at": [_number(h.get(rec.HEADER_RECEIVED_AT)) for h in headers],
+    }
+
+
+_STATUS_FIELDS: Final = (
+    *("sms_id", "status_id", "device_id", "channel_id"),
+    *("sent_at", "address", "status_message", "flaws"),
+)
+"""Columns of a `StatusReport`, in the order of its fields."""
+_INCOMING_FIELDS: Final = (
+    *("sms_id", "message_type", "device_id", "channel_id", "sent_at", "phone_received_at"),
+    *("address", "text", "image_url", "internal_id", "device_name", "flaws"),
+)
+"""Columns of an `IncomingMessage`, in the order of its fields."""
+
+
+def raw_columns(records: Sequence[Record], zone: tzinfo) -> Columns:
+    """Return the columns of `raw`: each webhook as it came, and what can be read of it."""
+    headers = [dict(r.headers) for r in records]
+    columns = _position_columns(records) | _receipt_columns(headers)
+    columns["content_type"] = [_text(h.get(rec.HEADER_CONTENT_TYPE)) for h in headers]
+    columns["remote"] = [_text(h.get(rec.HEADER_REMOTE)) for h in headers]
+    columns["body"] = [r.value for r in records]
+    rows = len(records)
+    kinds = [KIND_STATUS] * rows
+    reasons: list[str | None] = [None] * rows
+    for name in dict.fromkeys((*_STATUS_FIELDS, *_INCOMING_FIELDS)):
+        columns[name] = [None] * rows
+    status, incoming = [columns[name] for name in _STATUS_FIELDS], [columns[name] for name in _INCOMING_FIELDS]
+    for row, record in enumerate(records):
+        try:
+            event = parse(record.value or b"", zone)
+        except UnreadablePayload as error:
+            kinds[row], reasons[row] = KIND_UNREADABLE, error.reason
+            columns["flaws"][row] = [error.field] if error.field else []
+            continue
+        if type(event) is StatusReport:
+            targets = status
+        else:
+            kinds[row], targets = KIND_INCOMING, incoming
+        for column, value in zip(targets, event, strict=True):
+            column[row] = value
+    return columns | {"kind": kinds, "reason": reasons}
+
+
+_NOT_FROM_VALUE: Final = {"message_key", "observations", "is_forgotten", *(field.name for field in _POSITION)}
+_VALUE_FIELDS: Final = tuple(field.name for field in MESSAGES_SCHEMA if field.name not in _NOT_FROM_VALUE)
+
+
+def message_columns(records: Sequence[Record], zone: tzinfo) -> Columns:
+    """Return the columns of `messages`: each version of each lifecycle, and each tombstone."""
+    values = [_json_object(r.value) for r in records]
+    columns = _position_columns(records)
+    columns["message_key"] = keys = [_text(r.key) for r in records]
+    columns["is_forgotten"] = forgotten = [r.value is None for r in records]
+    columns["observations"] = [v.get("observations") for v in values]
+    for name in _VALUE_FIELDS:
+        columns[name] = [v.get(name) for v in values]
+    for row, (key, is_forgotten) in enumerate(zip(keys, forgotten, strict=True)):
+        if is_forgotten and key is not None:
+            source, _, sms_id = key.rpartition(":")
+            columns["source"][row], columns["sms_id"][row] = source, _number(sms_id)
+    return columns
+
+
+def deadletter_columns(records: Sequence[Record], zone: tzinfo) -> Columns:
+    """Return the columns of `deadletters`: each record that could not be read, why, and where it was."""
+    headers = [dict(r.headers) for r in records]
+    origins = [((_text(h.get(rec.HEADER_ORIGIN)) or "").rsplit(":", 2) + [None] * 2)[:3] for h in headers]
+    return (
+        _position_columns(records)
+        | _receipt_columns(headers)
+        | {
+            "reason": [_text(h.get(rec.HEADER_REASON)) for h in headers],
+            "detail": [_text(h.get(rec.HEADER_DETAIL)) for h in headers],
+            "origin_topic": [topic or None for topic, _, _ in origins],
+            "origin_partition": [_number(partition) for _, partition, _ in origins],
+            "origin_offset": [_number(offset) for _, _, offset in origins],
+            "body": [r.value for r in records],
+        }
+    )
+
+
+def _json_object(value: bytes | None) -> dict[str, Any]:
+    try:
+        found = orjson.loads(value or b"null")
+    except orjson.JSONDecodeError:
+        return {}
+    return found if type(found) is dict else {}
+
+
+def _array(name: str, values: list[Any], kind: pa.DataType) -> "pa.Array[Any]":
+    """Build one column. A value that its type cannot hold becomes null, with one warning for all of them."""
+    if pa.types.is_timestamp(kind):
+        values = [v if type(v) is int and _MIN_MS <= v <= _MAX_MS else None for v in values]
+    if kind.equals(pa.list_(_OBSERVATION)):
+        return _observations(name, values)
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowException, OverflowError):
+        kept = [v if _fits(v, kind) else None for v in values]
+    lost = sum(k is None and v is not None for k, v in zip(kept, values, strict=True))
+    _log.warning("%d values of column %s are not of type %s and were landed as null", lost, name, kind)
+    return pa.array(kept, kind)
+
+
+def _fits(value: object, kind: pa.DataType) -> bool:
+    try:
+        pa.array([value], kind)
+    except (pa.ArrowException, OverflowError):
+        return False
+    return True
+
+
+def _observations(name: str, values: list[Any]) -> "pa.Array[Any]":
+    width = _OBSERVATION.num_fields
+    offsets: list[int | None] = []
+    flat: list[Any] = []
+    for value in values:
+        offsets.append(len(flat))
+        if type(value) is list and all(type(o) is list and len(o) == width for o in value):
+            flat += value
+        else:
+            offsets[-1] = None  # Arrow's way to say that a list is null
+    children = zip(*flat, strict=True) if flat else [()] * width
+    arrays = [_array(f"{name}.{f.name}", list(v), f.type) for f, v in zip(_OBSERVATION, children, strict=True)]
+    structs = pa.StructArray.from_arrays(arrays, fields=list(_OBSERVATION))
+    return pa.ListArray.from_arrays(pa.array([*offsets, len(flat)], pa.int32()), structs, type=pa.list_(_OBSERVATION))
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset: one topic, landed in one folder.
+
+    Args:
+        name: Of the folder under the data folder.
+        topic: Kafka's name of what is landed in it.
+        schema: Of every file.
+        columns: Turns records, and the zone of payload times that name none, into lists of Python values by field.
+    """
+
+    name: str
+    topic: str
+    schema: pa.Schema
+    columns: Callable[[Sequence[Record], tzinfo], Columns]
+
+    def table(self, records: Sequence[Record], zone: tzinfo = UTC) -> pa.Table:
+        """Convert records of the topic, a row each, in their order."""
+        columns = self.columns(records, zone)
+        return pa.table([_array(f.name, columns[f.name], f.type) for f in self.schema], schema=self.schema)
+
+
+DATASETS: Final = (
+    Dataset("raw", topics.RAW, RAW_SCHEMA, raw_columns),
+    Dataset("messages", topics.MESSAGES, MESSAGES_SCHEMA, message_columns),
+    Dataset("deadletters", topics.DEADLETTERS, DEADLETTERS_SCHEMA, deadletter_columns),
+)
+BY_TOPIC: Final = {dataset.topic: dataset for dataset in DATASETS}

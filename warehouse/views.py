@@ -1,0 +1,110 @@
+"""The views, and the file that holds them: `{data}/smspulse.duckdb`.
+
+The file has no data of its own, only views over the Parquet files by absolute path. Analysts open it read-only, any
+number of them with any DuckDB from 1.2 on, while the lander goes on; it is replaced in one step, and those who have it
+open see new data all the same.
+"""
+
+import hashlib
+import logging
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from warehouse import landing
+from warehouse.schemas import DATASETS
+
+_log = logging.getLogger(__name__)
+
+FILE: Final = "smspulse.duckdb"
+
+VIEWS: Final = (
+    "raw_webhooks",
+    "status_events",
+    "incoming_messages",
+    "messages",
+    "delivery_hourly",
+    "delivery_by_device",
+    "latency",
+    "failure_reasons",
+    "deadletters",
+    "freshness",
+)
+"""Every view; each stands after those that it reads."""
+
+# What DuckDB 1.2 can open. DuckDB 2.0 writes a format by default that older ones, and tools built on them, cannot.
+_STORAGE: Final = "v1.2.0"
+
+
+def view_sql(name: str) -> str:
+    """Return a view's SQL as it is in its file, with its header, `{raw}` and the like standing for datasets."""
+    return files("warehouse").joinpath("views", f"{name}.sql").read_text("utf-8")
+
+
+def publish(data: Path) -> Path:
+    """Write the file of views, if it is missing or differs from what it should be, and return its path.
+
+    Raises:
+        OSError: The data folder is not writable.
+    """
+    data = data.resolve()
+    path = data / FILE
+    landing.prepare(data)
+    statements = _statements(data)
+    fingerprint = hashlib.sha256("\n".join(statements).encode()).hexdigest()
+    temporary = data / landing.TEMPORARY / FILE
+    temporary.parent.mkdir(exist_ok=True)
+    with landing.only_one(temporary.parent):
+        if _fingerprint(path) == fingerprint:
+            return path
+        for orphan in temporary.parent.glob(f"{FILE}*"):  # of a publisher that died, with its write-ahead log
+            orphan.unlink()
+        try:
+            with duckdb.connect() as connection:
+                connection.execute(f"ATTACH {_literal(str(temporary))} AS published (STORAGE_VERSION '{_STORAGE}')")
+                connection.execute("USE published")
+                for statement in statements:
+                    connection.execute(statement)
+                connection.execute(f"CREATE VIEW meta AS SELECT '{fingerprint}' AS fingerprint")
+                connection.execute("USE memory")
+                connection.execute("DETACH published")
+        except duckdb.IOException as error:
+            raise OSError(" ".join(str(error).split())) from error
+        temporary.replace(path)
+    _log.info("published %d views in %s", len(VIEWS), path)
+    return path
+
+
+def _statements(data: Path) -> list[str]:
+    sources = {dataset.name: _parquet(data / dataset.name) for dataset in DATASETS}
+    statements = []
+    for name in VIEWS:
+        sql = view_sql(name)
+        for dataset, source in sources.items():
+            sql = sql.replace(f"{{{dataset}}}", source)
+        statements.append(f"CREATE VIEW {name} AS {sql}")
+    return statements
+
+
+def _parquet(folder: Path) -> str:
+    for special in "[*":  # the first one first: it is what the others are escaped with
+        folder = Path(str(folder).replace(special, f"[{special}]"))
+    # By name, or a column that later files have would be missing silently.
+    return f"read_parquet({_literal(f'{folder}/date=*/*.parquet')}, union_by_name = true, hive_partitioning = true)"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _fingerprint(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    try:
+        with duckdb.connect(path, read_only=True) as connection:
+            row = connection.execute("SELECT fingerprint FROM meta").fetchone()
+    except duckdb.Error:  # damaged, locked by a writer, or of another age: to be replaced in any case
+        return None
+    return str(row[0]) if row else None
