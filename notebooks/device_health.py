@@ -170,7 +170,12 @@ def _(devices):
     )
     _left, _right = (
         alt.Axis(
-            orient=_side, labelExpr=f"split(datum.label, '\\n')[{_part}]", labelLimit=330, ticks=False, domain=False
+            orient=_side,
+            labelExpr=f"split(datum.label, '\\n')[{_part}]",
+            labelLimit=330,
+            labelPadding=8,
+            ticks=False,
+            domain=False,
         )
         for _part, _side in enumerate(["left", "right"])
     )
@@ -203,7 +208,7 @@ def _(devices):
     _chart = (
         (_fleet.encode(x="fleet_rate:Q") + _intervals + _rates)
         .resolve_axis(y="independent")
-        .properties(width=300, height=alt.Step(26))
+        .properties(width=380, height=alt.Step(26))
         .configure(background="transparent", view=alt.ViewConfig(stroke=None))
     )
     _cut = f" The {len(_shown)} lowest of {len(_ended)}." if len(_ended) > len(_shown) else ""

@@ -4,17 +4,19 @@ Exit codes: 0 done, 1 the thing checked is not so, 2 it could not be done.
 """
 
 import asyncio
+import json
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
@@ -327,19 +329,19 @@ def check(data: Path, form: str) -> None:
     """Check the quality of what was landed; 1 if a critical expectation failed."""
     from expectations.check import run_checks
     from expectations.settings import CheckSettings
-    from smspulse.up import dump
 
+    console = Console(soft_wrap=True)
     report = run_checks(data, CheckSettings())
     if form == "json":
-        click.echo(dump([row._asdict() for row in report.rows]))
+        click.echo(json.dumps({"note": report.note, "expectations": [asdict(row) for row in report.rows]}))
     else:
-        table = Table("", "expectation", "dataset", "severity", "observed", "expected", "what to do")
         for row in report.rows:
             mark = "[green]✓[/]" if row.success else "[red]✗[/]"
-            mend = "" if row.success else row.mend
-            table.add_row(mark, row.expectation, row.dataset, row.severity, row.observed, row.expected, mend)
-        Console().print(table)
-        click.echo(report.line())
+            console.print(f"{mark} {row.expectation}  [dim]{row.severity}[/]  {escape(row.observed)}", highlight=False)
+            if not row.success:
+                console.print(f"    expected {escape(row.expected)}. {escape(row.meaning)} {escape(row.action)}")
+        failed = sum(not row.success for row in report.rows)
+        console.print(f"{report.note}; {failed} of {len(report.rows)} expectations failed", highlight=False)
     raise SystemExit(report.exit_code)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import secrets
 import shutil
@@ -281,8 +280,3 @@ def kafka_settings(data: Path, broker: str) -> KafkaSettings:
         )
         raise UpError(msg)
     return settings
-
-
-def dump(value: Any) -> str:
-    """Return a value as JSON on one line."""
-    return json.dumps(value, default=str, ensure_ascii=False)

@@ -233,7 +233,7 @@ WAY: tuple[tuple[int, Part, int], ...] = ((1, "stage", 1), (3, "stage", 1), (2, 
         ((WAY[0], (5, "stray", 1)), "pending", 1, 1, 1, False),
     ],
 )
-def test_the_truth_of_small_stories(  # noqa: PLR0917 - a table's columns
+def test_the_truth_of_small_stories(
     reports: Any, outcome: str, last: int, device: int, attempts: int, contradicted: bool
 ) -> None:
     truth = told(*reports)

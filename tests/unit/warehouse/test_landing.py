@@ -1,7 +1,8 @@
 """One range of offsets is one file, seen whole or not at all, once."""
 
-import os
 import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -120,21 +121,15 @@ def test_files_of_dead_writers_are_swept_and_of_living_ones_not(tmp_path: Path) 
     folder.mkdir()
     (folder / "orphan.parquet").write_bytes(b"half")
     living = folder / "living.parquet"
-    ready, finish = os.pipe(), os.pipe()
-    child = os.fork()
-    if child == 0:
-        import fcntl  # noqa: PLC0415 - in the child
-
-        with living.open("xb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            os.write(ready[1], b"x")
-            os.read(finish[0], 1)
-            os._exit(0)
-    os.read(ready[0], 1)
+    hold = "import fcntl, sys; file = open(sys.argv[1], 'xb'); fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); input()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", hold, str(living)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline()
     assert landing.sweep(tmp_path) == 1
     assert list(folder.iterdir()) == [living]
-    os.write(finish[1], b"x")
-    os.waitpid(child, 0)
+    child.communicate("\n")
     assert landing.sweep(tmp_path) == 1
     assert not list(folder.iterdir())
 
