@@ -119,8 +119,8 @@ def test_a_damaged_newest_file_is_named(tmp_path: Path) -> None:
 def test_files_of_dead_writers_are_swept_and_of_living_ones_not(tmp_path: Path) -> None:
     folder = tmp_path / landing.TEMPORARY
     folder.mkdir()
-    (folder / "orphan.parquet").write_bytes(b"half")
-    living = folder / "living.parquet"
+    (folder / "orphan.parquet.1").write_bytes(b"half")
+    living = folder / "living.parquet.2"
     hold = "import fcntl, sys; file = open(sys.argv[1], 'xb'); fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); input()"
     child = subprocess.Popen(
         [sys.executable, "-c", hold, str(living)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
