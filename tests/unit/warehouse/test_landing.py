@@ -121,7 +121,13 @@ def test_files_of_dead_writers_are_swept_and_of_living_ones_not(tmp_path: Path) 
     folder.mkdir()
     (folder / "orphan.parquet.1").write_bytes(b"half")
     living = folder / "living.parquet.2"
-    hold = "import fcntl, sys; file = open(sys.argv[1], 'xb'); fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); input()"
+    hold = """
+import fcntl, sys
+file = open(sys.argv[1], "xb")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+input()
+"""
     child = subprocess.Popen(
         [sys.executable, "-c", hold, str(living)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

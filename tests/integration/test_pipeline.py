@@ -1,0 +1,300 @@
+"""The whole way: real HTTP, real Kafka, Faust, Parquet and DuckDB, run by `smspulse up` as an operator runs it."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ingest.sources import add_source, webhook_url
+from smspulse.processes import free_port
+from smspulse.simulator.behaviour import Behaviour
+from smspulse.simulator.stories import stories
+from smspulse.simulator.traffic import simulate
+from smspulse.truth import compare
+from warehouse.errors import NoWarehouseError
+from warehouse.read import query
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "webhooks"
+READY_S = 90
+SETTLE_S = 60
+
+
+@dataclass
+class Pipeline:
+    """A running `smspulse up`."""
+
+    process: subprocess.Popen[str]
+    data: Path
+    url: str
+
+    def source(self, name: str) -> str:
+        return webhook_url(self.url, name, add_source(self.data, name))
+
+    def rows(self, sql: str, *parameters: Any) -> list[Any]:
+        return list(query(self.data, sql, parameters).itertuples(index=False))
+
+    def wait_for(self, sql: str, *parameters: Any, within: float = SETTLE_S) -> list[Any]:
+        """Return the rows of a query as soon as there are any."""
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline:
+            try:
+                if rows := self.rows(sql, *parameters):
+                    return rows
+            except NoWarehouseError:
+                pass
+            time.sleep(0.1)  # there is nothing to await across processes: files appear
+        pytest.fail(f"no rows within {within} s: {sql} {parameters}")
+
+    def pid(self, command: str) -> int:
+        """Return the process of a child by its command."""
+        listed = subprocess.run(
+            ["ps", "--ppid", str(self.process.pid), "-o", "pid=,args="], capture_output=True, text=True, check=True
+        )
+        (found,) = [line for line in listed.stdout.splitlines() if f"-m smspulse {command} " in line]
+        return int(found.split()[0])
+
+
+def post(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - loopback
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+        return answer.status, json.loads(answer.read())
+
+
+def status(sms_id: int, status_id: int, **fields: Any) -> bytes:
+    return json.dumps(
+        {
+            "sms_id": sms_id,
+            "status_id": status_id,
+            "status_message": "",
+            "sendto": "+491575298221",
+            "senttime": "2026-11-20 10:00:00",
+            "channel_id": 1,
+            "device_id": 8001,
+            **fields,
+        }
+    ).encode()
+
+
+def start(data: Path, *arguments: str) -> Pipeline:
+    port = free_port()
+    environment = {**os.environ, "SMSPULSE_BROKER_PORT": "0", "SMSPULSE_BROKER_CONTROLLER_PORT": "0"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "smspulse", "up", "--data", str(data), "--port", str(port), *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    pipeline = Pipeline(process, data, f"http://127.0.0.1:{port}")
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if line.startswith("ready after"):
+            return pipeline
+    pytest.fail("".join(seen))
+
+
+@pytest.fixture(scope="module")
+def pipeline(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    running = start(tmp_path_factory.mktemp("pipeline") / "data", "--broker", "kafka")
+    assert running.process.stdout is not None
+    # Read on, or the pipe fills and everything stops.
+    log = (running.data / "logs" / "up.log").open("w")
+    reader = subprocess.Popen(["cat"], stdin=running.process.stdout, stdout=log, stderr=log)
+    try:
+        yield running
+    finally:
+        running.process.send_signal(signal.SIGTERM)
+        code = running.process.wait(30)
+        reader.wait(10)
+        log.close()
+    assert code == 0
+
+
+def test_a_webhook_shows_in_sql_within_six_seconds(pipeline: Pipeline) -> None:
+    url = pipeline.source("curl")
+    code, answer = post(url, (EXAMPLES / "status.json").read_bytes())
+    assert code == 202
+    (row,) = pipeline.wait_for(
+        "SELECT r.ingest_id, r.body, m.outcome FROM raw_webhooks r JOIN messages m USING (source, sms_id) "
+        "WHERE r.source = ?",
+        "curl",
+        within=6,
+    )
+    assert (row.ingest_id, bytes(row.body)) == (answer["ingest_id"], (EXAMPLES / "status.json").read_bytes())
+
+
+def test_every_documented_payload_lands_as_what_it_is(pipeline: Pipeline) -> None:
+    url = pipeline.source("examples")
+    paths = sorted(EXAMPLES.glob("*.json"))
+    for path in paths:
+        assert post(url, path.read_bytes())[0] == 202
+    pipeline.wait_for("SELECT 1 FROM raw_webhooks WHERE source = 'examples' HAVING count(*) = ?", len(paths))
+    kinds = pipeline.rows(
+        "SELECT kind, count(*) AS n FROM raw_webhooks WHERE source = 'examples' GROUP BY ALL ORDER BY 1"
+    )
+    assert [(row.kind, row.n) for row in kinds] == [("incoming", 4), ("status", 2), ("unreadable", 1)]
+    (row,) = pipeline.rows("SELECT count(*) AS n FROM incoming_messages WHERE source = 'examples'")
+    assert row.n == 4
+    (letter,) = pipeline.wait_for("SELECT reason, origin_topic FROM deadletters WHERE source = 'examples'")
+    assert (letter.reason, letter.origin_topic) == ("unverified_shape", "sms.raw")
+
+
+def test_what_cannot_be_read_is_a_dead_letter_and_the_stream_goes_on(pipeline: Pipeline) -> None:
+    url = pipeline.source("broken")
+    bodies = [b"", b"not json", b"\xff\xfe\x00", b"[]", b'{"sms_id": "x", "status_id": 7}', b'{"status_id": 7}']
+    for body in bodies:
+        assert post(url, body)[0] == 202
+    assert post(url, status(1, 7))[0] == 202
+    (row,) = pipeline.wait_for("SELECT outcome FROM messages WHERE source = 'broken'")
+    assert row.outcome == "delivered"
+    pipeline.wait_for("SELECT 1 FROM deadletters WHERE source = 'broken' HAVING count(*) = ?", len(bodies))
+    letters = pipeline.rows("SELECT reason, body FROM deadletters WHERE source = 'broken'")
+    assert sorted((letter.reason, bytes(letter.body)) for letter in letters) == sorted(
+        [
+            ("not_json", bodies[0]),
+            ("not_json", bodies[1]),
+            ("not_json", bodies[2]),
+            ("not_an_object", bodies[3]),
+            ("wrong_type", bodies[4]),
+            ("missing_field", bodies[5]),
+        ]
+    )
+
+
+def test_reports_out_of_order_and_twice_make_one_message(pipeline: Pipeline) -> None:
+    url = pipeline.source("shuffled")
+    for status_id in (7, 6, 2, 7, 1, 3, 6):
+        post(url, status(5, status_id))
+    (row,) = pipeline.wait_for("SELECT * FROM messages WHERE source = 'shuffled' AND version >= 8")
+    assert (row.outcome, row.attempts, row.contradicted, row.device_id) == ("delivered", 1, False, 8001)
+    assert set(row.flags) == {"duplicated", "reordered", "queue_backwards", "device_backwards", "network_backwards"}
+    assert row.total_s >= 0
+
+
+def test_contradicting_ends_are_marked_and_the_later_one_decides(pipeline: Pipeline) -> None:
+    url = pipeline.source("contradicted")
+    for status_id in (1, 2, 6, 7, 8):
+        post(url, status(5, status_id))
+        time.sleep(0.003)  # reports of one millisecond have no order
+    (row,) = pipeline.wait_for("SELECT * FROM messages WHERE source = 'contradicted' AND last_status_id = 8")
+    assert (row.outcome, row.failure_class, row.contradicted) == ("undelivered", "undelivered", True)
+
+
+def test_an_unknown_status_is_kept_and_moves_nothing(pipeline: Pipeline) -> None:
+    url = pipeline.source("unknown")
+    for status_id in (1, 77):
+        post(url, status(5, status_id))
+    (row,) = pipeline.wait_for("SELECT * FROM messages WHERE source = 'unknown' AND len(flags) = 1")
+    assert (row.outcome, list(row.flags), row.is_ended) == ("pending", ["unknown_status"], False)
+
+
+def test_the_rates_are_those_of_the_messages_sent(pipeline: Pipeline) -> None:
+    url = pipeline.source("rates")
+    for sms_id, status_id in enumerate([7, 7, 7, 8, 9, 100, 6, 1]):
+        post(url, status(sms_id, status_id))
+    sql = "SELECT sum(attempted) AS a, sum(ended) AS e, sum(delivered) AS d FROM delivery_hourly WHERE source = 'rates'"
+    (row,) = pipeline.wait_for(f"{sql} HAVING sum(attempted) = 8")
+    assert (row.e, row.d) == (6, 3)
+    (device,) = pipeline.rows("SELECT * FROM delivery_by_device WHERE source = 'rates'")
+    assert (device.delivered_per_attempted, device.delivered_per_ended) == (3 / 8, 3 / 6)
+    assert device.open_share == 2 / 8
+
+
+def told(pipeline: Pipeline, name: str, seed: int, messages: int, hurt: Any = None, **behaviour: Any) -> None:
+    """Simulate traffic, hurt the pipeline in the middle of it, and compare what landed with the truth."""
+    truth = pipeline.data / f"{name}.jsonl"
+    url = pipeline.source(name)
+
+    async def traffic() -> None:
+        sending = asyncio.create_task(
+            simulate(
+                url,
+                stories(seed, messages, Behaviour(**behaviour)),
+                rate=60,
+                truth=truth,
+                time_scale=0.1,
+                max_delay_s=4,
+                timeout_s=20,
+            )
+        )
+        await asyncio.sleep(messages / 60 / 2)
+        if hurt is not None:
+            hurt()
+        await sending
+
+    asyncio.run(traffic())
+    deadline = time.monotonic() + SETTLE_S
+    while not (comparison := compare(pipeline.data, truth)).ok and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert comparison.ok, comparison.problems()
+    assert comparison.messages >= messages
+
+
+def test_simulated_traffic_equals_its_truth(pipeline: Pipeline) -> None:
+    told(pipeline, "told", 11, 400)
+
+
+def test_much_misbehaviour_equals_its_truth(pipeline: Pipeline) -> None:
+    rates = dict.fromkeys(
+        ("duplicates", "reordering", "skipped_stages", "contradictions", "failing", "old_payloads"), 0.4
+    )
+    told(pipeline, "rough", 12, 300, malformed=0.2, unknown_codes=0.1, resends=0.5, multipart=0.1, **rates)
+
+
+@pytest.mark.parametrize("command", ["stream", "land", "ingest", "broker"])
+def test_a_process_killed_in_mid_traffic_costs_nothing(pipeline: Pipeline, command: str) -> None:
+    killed = pipeline.pid(command)
+    told(pipeline, f"killed-{command}", 20 + len(command), 300, lambda: os.kill(killed, signal.SIGKILL))
+    assert pipeline.pid(command) != killed
+
+
+def test_the_checks_find_nothing_critical(pipeline: Pipeline) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "smspulse", "check", "--data", str(pipeline.data), "--format", "json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    failed = [row["expectation"] for row in json.loads(done.stdout)["expectations"] if not row["success"]]
+    assert failed in ([], ["unreadable_share"]), failed  # other tests of this module send much that is malformed
+
+
+def test_everything_stops_within_ten_seconds_and_leaves_nothing(real_kafka: None, tmp_path: Path) -> None:
+    running = start(tmp_path / "data", "--broker", "kafka")
+    listed = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=True)
+    assert len(listed.stdout.split()) >= 5
+    began = time.monotonic()
+    running.process.send_signal(signal.SIGINT)
+    running.process.communicate(timeout=30)
+    assert (running.process.returncode, time.monotonic() - began < 10) == (0, True)
+    assert subprocess.run(["pgrep", "-f", str(tmp_path)], check=False, capture_output=True).returncode == 1
+    assert not (tmp_path / "data" / "broker.json").exists()
+
+
+def test_a_demo_without_java_uses_the_in_memory_broker_and_reconciles(tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": str(tmp_path)}
+    arguments = ("up", "--demo", "--for", "30", "--data", str(tmp_path / "data"), "--port", str(free_port()))
+    done = subprocess.run(
+        [sys.executable, "-m", "smspulse", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.stdout.count("USING THE IN-MEMORY BROKER") == 1
+    assert done.returncode == 0, done.stdout
+    assert "reconciled: " in done.stdout
