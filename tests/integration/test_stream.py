@@ -1,0 +1,272 @@
+"""Ownership, transactions and recovery of a partition, on a real Kafka."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+from gateway.kafka import KafkaSettings
+from gateway.records import message_key
+from gateway.topics import DEADLETTERS, MESSAGES, RAW
+from streams.errors import LostRecordsError, OwnershipLostError
+from streams.fold import Fold
+from streams.partition import Partition
+from streams.settings import StreamSettings
+
+PARTITION = 2
+
+
+@dataclass
+class Raw:
+    """A record of `sms.raw`, as aiokafka would return it."""
+
+    source: str
+    sms_id: int
+    status_id: int
+    offset: int
+    topic: str = RAW
+    partition: int = PARTITION
+    timestamp: int = 1_760_000_000_000
+    value: bytes | None = None
+    key: bytes | None = None
+    headers: list[tuple[str, bytes]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.key = message_key(self.source, self.sms_id)
+        self.value = self.value or json.dumps({"sms_id": self.sms_id, "status_id": self.status_id}).encode()
+        received = str(self.timestamp + self.offset * 1000).encode()
+        self.headers = [("source", self.source.encode()), ("received_at", received)]
+
+
+def read(kafka: KafkaSettings, topic: str, source: str) -> list[tuple[bytes, Any, dict[str, bytes]]]:
+    """Return key, value and headers of the committed records of a source, in the order of the partition."""
+    options = {"group.id": "reader", "isolation.level": "read_committed", "enable.partition.eof": True}
+    consumer = Consumer(kafka.confluent() | options)
+    consumer.assign([TopicPartition(topic, PARTITION, 0)])
+    found = []
+    while True:
+        message = consumer.poll(10)
+        assert message is not None
+        if message.error():
+            assert message.error().code() == KafkaError._PARTITION_EOF
+            consumer.close()
+            return found
+        if (message.key() or b"").startswith(f"{source}:".encode()):
+            found.append((message.key(), message.value(), dict(message.headers() or [])))
+
+
+def versions(kafka: KafkaSettings, source: str) -> dict[int, list[dict[str, Any]]]:
+    by_id: dict[int, list[dict[str, Any]]] = {}
+    for _, value, _ in read(kafka, MESSAGES, source):
+        version = json.loads(value)
+        by_id.setdefault(version["sms_id"], []).append(version)
+    return by_id
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    return request.node.name.replace("_", "-")[:60]
+
+
+class Owners:
+    """Partitions of one group, as if of several workers: each has a disk of its own."""
+
+    def __init__(self, group: str, kafka: KafkaSettings, folder: Path) -> None:
+        self._group, self._kafka, self._folder = group, kafka, folder
+        self._opened: list[Partition] = []
+
+    async def next(self, disk: str) -> Partition:
+        settings = StreamSettings(state=self._folder / disk, group=self._group)
+        owner = Partition(PARTITION, settings, self._kafka)
+        self._opened.append(owner)
+        await owner.own(1)
+        return owner
+
+    def close(self) -> None:
+        for owner in self._opened:
+            owner.close()
+
+
+@pytest.fixture
+def owners(name: str, kafka: KafkaSettings, tmp_path: Path) -> Iterator[Owners]:
+    made = Owners(name, kafka, tmp_path)
+    yield made
+    made.close()
+
+
+async def test_a_run_makes_one_version_a_message(owners: Owners, kafka: KafkaSettings, name: str) -> None:
+    owner = await owners.next("a")
+    await owner.process([Raw(name, 1, 1, 0), Raw(name, 2, 1, 1), Raw(name, 1, 2, 2), Raw(name, 1, 7, 3)])
+    found = versions(kafka, name)
+    assert {sms_id: [version["outcome"] for version in of] for sms_id, of in found.items()} == {
+        1: ["delivered"],
+        2: ["pending"],
+    }
+
+
+async def test_a_fenced_owner_writes_nothing_and_says_so(owners: Owners, kafka: KafkaSettings, name: str) -> None:
+    first = await owners.next("a")
+    await first.process([Raw(name, 1, 1, 0)])
+    second = await owners.next("b")
+    with pytest.raises(OwnershipLostError):
+        await first.process([Raw(name, 1, 9, 1)])
+    await second.process([Raw(name, 1, 7, 1)])
+    assert [version["outcome"] for version in versions(kafka, name)[1]] == ["pending", "delivered"]
+
+
+async def test_an_open_transaction_of_an_earlier_owner_is_aborted_before_the_state_is_read(
+    owners: Owners, kafka: KafkaSettings, name: str
+) -> None:
+    first = await owners.next("a")
+    await first.process([Raw(name, 1, 1, 0)])
+    # Dies between producing and committing: the records are in the log, and no transaction commits them.
+    producer = first._producer
+    producer.begin_transaction()
+    producer.produce(MESSAGES, b"not a version", message_key(name, 1), PARTITION)
+    producer.flush(10)
+    second = await owners.next("b")
+    await second.process([Raw(name, 1, 1, 0), Raw(name, 1, 2, 1)])
+    assert [version["outcome"] for version in versions(kafka, name)[1]] == ["pending", "accepted"]
+
+
+async def test_records_committed_by_an_earlier_owner_are_not_folded_again(
+    owners: Owners, kafka: KafkaSettings, name: str
+) -> None:
+    run = [Raw(name, 1, 1, 0), Raw(name, 1, 2, 1)]
+    await (await owners.next("a")).process(run)
+    await (await owners.next("b")).process(run)
+    assert len(versions(kafka, name)[1]) == 1
+
+
+@pytest.mark.parametrize("disk", ["same", "stale", "empty"])
+async def test_the_state_is_whole_on_any_disk(owners: Owners, kafka: KafkaSettings, name: str, disk: str) -> None:
+    source = f"{name}-{disk}".replace("[", "").replace("]", "")
+    first = await owners.next("first")
+    await first.process([Raw(source, 1, 1, 0)])
+    if disk == "stale":
+        first.close()
+        between = await owners.next("between")
+        await between.process([Raw(source, 1, 2, 1)])
+        between.close()
+    else:
+        await first.process([Raw(source, 1, 2, 1)])
+        first.close()
+    last = await owners.next("empty" if disk == "empty" else "first")
+    await last.process([Raw(source, 1, 6, 2)])
+    newest = versions(kafka, source)[1][-1]
+    assert [observation[0] for observation in newest["observations"]] == [1, 2, 6]
+
+
+async def test_a_disk_of_another_topic_is_not_believed(owners: Owners, kafka: KafkaSettings, name: str) -> None:
+    first = await owners.next("a")
+    await first.process([Raw(name, 1, 1, 0)])
+    store = first._open_store
+    store._db[b"\x00topic"] = b"a topic that was deleted"
+    store.write([(message_key(name, 1), b"nonsense")], 10**9)
+    first.close()
+    again = await owners.next("a")
+    await again.process([Raw(name, 1, 7, 1)])
+    assert versions(kafka, name)[1][-1]["outcome"] == "delivered"
+
+
+async def test_records_that_were_not_handed_over_are_noticed(owners: Owners, kafka: KafkaSettings, name: str) -> None:
+    async with AIOKafkaProducer(**kafka.aiokafka()) as producer:  # so that offset 1 is in Kafka
+        for _ in range(6):
+            await producer.send_and_wait(RAW, b"", partition=PARTITION)
+    owner = await owners.next("a")
+    await owner.process([Raw(name, 1, 1, 0)])
+    with pytest.raises(LostRecordsError, match="offsets 1 to 4"):
+        await owner.process([Raw(name, 1, 7, 5)])
+
+
+async def test_what_cannot_be_read_is_a_dead_letter_in_the_same_transaction(
+    owners: Owners, kafka: KafkaSettings, name: str
+) -> None:
+    owner = await owners.next("a")
+    broken, misplaced = Raw(name, 1, 1, 7, value=b"{"), Raw(name, 1, 1, 9)
+    misplaced.key = message_key(name, 2)
+    await owner.process([broken, Raw(name, 1, 1, 8), misplaced])
+    letters = [(value, headers["reason"], headers["origin"]) for _, value, headers in read(kafka, DEADLETTERS, name)]
+    assert letters == [
+        (b"{", b"not_json", f"{RAW}:{PARTITION}:7".encode()),
+        (misplaced.value, b"wrong_key", f"{RAW}:{PARTITION}:9".encode()),
+    ]
+    assert list(versions(kafka, name)) == [1]
+
+
+async def test_a_fault_of_our_own_commits_nothing(
+    owners: Owners, kafka: KafkaSettings, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = await owners.next("a")
+
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Fold, "run", fails)
+        with pytest.raises(ZeroDivisionError):
+            await owner.process([Raw(name, 1, 1, 0)])
+    await (await owners.next("b")).process([Raw(name, 1, 1, 0)])
+    assert len(versions(kafka, name)[1]) == 1
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from gateway.kafka import KafkaSettings
+from streams.settings import StreamSettings
+from streams.worker import run
+settings = StreamSettings(state=Path(sys.argv[1]), group=sys.argv[2])
+run(settings, KafkaSettings(bootstrap=sys.argv[3]), lambda: print("ready", flush=True))
+"""
+
+
+def worker(state: Path, group: str, kafka: KafkaSettings) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", WORKER, str(state), group, kafka.bootstrap]
+    started = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    assert started.stdout is not None
+    assert started.stdout.readline() == "ready\n"
+    return started
+
+
+def test_a_worker_stops_within_ten_seconds_under_load_and_the_next_goes_on(
+    kafka: KafkaSettings, name: str, tmp_path: Path
+) -> None:
+    messages = 20_000
+
+    async def produce() -> None:
+        async with AIOKafkaProducer(**kafka.aiokafka(), linger_ms=20) as producer:
+            for status_id in (1, 2, 6, 7):
+                for sms_id in range(messages):
+                    raw = Raw(name, sms_id, status_id, status_id)
+                    await producer.send(RAW, raw.value, raw.key, partition=PARTITION, headers=raw.headers)
+
+    first = worker(tmp_path / "a", name, kafka)
+    asyncio.run(produce())
+    began = time.monotonic()
+    first.send_signal(signal.SIGTERM)
+    assert (first.wait(20), time.monotonic() - began < 10) == (0, True)
+    second = worker(tmp_path / "a", name, kafka)
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            found = versions(kafka, name)
+            if len(found) == messages and all(of[-1]["outcome"] == "delivered" for of in found.values()):
+                break
+        assert len(found) == messages
+        assert {of[-1]["outcome"] for of in found.values()} == {"delivered"}
+        counts = [[version["version"] for version in of] for of in found.values()]
+        assert all(of == sorted(set(of)) for of in counts), "a version came twice, or went back"
+    finally:
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(20) == 0
