@@ -1,6 +1,6 @@
 # `make` lists the targets. ARGS reaches the command: make run ARGS="--for 60"
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint chaos bench bench-ingest bench-streams bench-warehouse bench-alerts lock clean
+.PHONY: help setup run test lint chaos bench bench-streams lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,6 +27,14 @@ run: setup ## run the pipeline with simulated traffic, until Ctrl-C; ARGS="--for
 
 test: setup ## run every test; ARGS="-k name" chooses
 	@$(BIN)/pytest $(ARGS)
+
+chaos: setup ## kill processes under traffic and compare with the truth; ARGS="--kills 100"
+	@$(BIN)/python tests/chaos/chaos.py $(ARGS)
+
+bench: bench-streams ## run every benchmark; ARGS=--quick for short runs
+
+bench-streams: setup ## events a second of the stream worker, beside a bare loop
+	@$(BIN)/python bench/streams.py $(ARGS)
 
 lint: setup ## check style, types and the rooms' imports
 	@$(BIN)/ruff check .

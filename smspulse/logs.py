@@ -17,12 +17,36 @@ _NOISY = {
     "asyncio": logging.ERROR,
 }
 
+_AWAY_S = 60
+
+
+class _AwayFilter(logging.Filter):
+    """Turns aiokafka's many lines on a broker that does not answer into one a minute."""
+
+    _TELLS = ("Unable connect", "Unable to update metadata", "Failed fetch messages", "Group Coordinator", "Heartbeat")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told_at: float | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep a record, rewrite it, or drop it."""
+        if not record.name.startswith("aiokafka") or not str(record.msg).startswith(self._TELLS):
+            return True
+        if self._told_at is not None and record.created - self._told_at < _AWAY_S:
+            return False
+        self._told_at = record.created
+        record.msg, record.args = "Kafka does not answer; work goes on by itself when it is back", ()
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        return True
+
 
 def set_up(*, verbose: bool, supervised: bool) -> None:
     """Log to standard error, with the time when a person reads it directly; `verbose` takes everything."""
     form = "%(levelname)s %(message)s" if supervised else "%(asctime)s %(levelname)s %(message)s"
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format=form, stream=sys.stderr, force=True)
     if not verbose:
+        logging.getLogger().handlers[0].addFilter(_AwayFilter())
         for name, level in _NOISY.items():
             logging.getLogger(name).setLevel(level)
 

@@ -73,6 +73,7 @@ async def up(options: UpOptions, console: Console) -> int:
     supervisor = Supervisor(lambda name, level, text: show_line(console, name, level, text))
     starting = asyncio.create_task(_start(options, supervisor, console))
     stopping = asyncio.create_task(stop.wait())
+    watching = asyncio.create_task(_watch_broker(options.data, starting, stop))
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
@@ -84,11 +85,24 @@ async def up(options: UpOptions, console: Console) -> int:
             await asyncio.wait_for(stop.wait(), options.seconds)
         return 0
     finally:
-        starting.cancel()
-        stopping.cancel()
-        await asyncio.gather(starting, stopping, return_exceptions=True)
+        for task in (starting, stopping, watching):
+            task.cancel()
+        await asyncio.gather(starting, stopping, watching, return_exceptions=True)
         console.print("stopping …", style="dim")
         await supervisor.stop()
+
+
+async def _watch_broker(data: Path, starting: asyncio.Task[str], stop: asyncio.Event) -> None:
+    """End everything if the embedded broker comes back as another one: what the others hold would not fit to it."""
+    await asyncio.wait([starting])
+    first = read_broker_file(data)
+    while first is not None:
+        await asyncio.sleep(1)
+        found = read_broker_file(data)
+        if found is not None and found.bootstrap != first.bootstrap:
+            _log.error("the broker came back at %s, not at %s: start again", found.bootstrap, first.bootstrap)
+            stop.set()
+            return
 
 
 async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -> str:
@@ -108,6 +122,8 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
             raise UpError(msg)
         if found.kind == "memory":
             _set_aside(data)
+        # Started again, it must be where the others look for it.
+        broker.environment["SMSPULSE_BROKER_PORT"] = found.bootstrap.rpartition(":")[2]
     else:
         common = (*common, "--broker", options.broker)
         await asyncio.to_thread(ensure_topics, kafka_settings(data, options.broker))

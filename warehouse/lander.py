@@ -5,7 +5,6 @@ who watch the lag. So a kill at any point costs nothing but reading again, and o
 as after a pause long enough for Kafka to give it away, one lands a range and the other finds it landed.
 """
 
-import gc
 import logging
 import signal
 import threading
@@ -364,13 +363,7 @@ def run(settings: LanderSettings, kafka: KafkaSettings, ready: Callable[[], None
     """
     # kafka-python reports each failed connection, several a second; the lander says once that Kafka is away.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
-    # What is held is no garbage and has no cycles: looking through it for some took a seventh of the CPU.
-    gc.freeze()
-    gc.set_threshold(200_000, 50, 100)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    try:
-        Lander(settings, kafka, ready).run(stop)
-    finally:
-        gc.unfreeze()  # or the interpreter reports what it could not take apart at its end
+    Lander(settings, kafka, ready).run(stop)
