@@ -148,7 +148,8 @@ def ingest(data: Path, broker: str, host: str, port: int) -> None:
 @data_option
 @broker_option
 @click.option("--worker", default="0", show_default=True, help="Name of this worker; each keeps a state of its own.")
-def stream(data: Path, broker: str, worker: str) -> None:
+@click.option("--instance", envvar="SMSPULSE_STREAM_INSTANCE", default="", help="Static name in the group.")
+def stream(data: Path, broker: str, worker: str, instance: str) -> None:
     """Build the lifecycle of every message (a Faust worker)."""
     from smspulse.topics import ensure_topics
     from smspulse.up import kafka_settings
@@ -157,14 +158,14 @@ def stream(data: Path, broker: str, worker: str) -> None:
 
     kafka = kafka_settings(data, broker)
     ensure_topics(kafka)
-    run(StreamSettings(state=data / "state" / worker), kafka, tell_ready)
+    run(StreamSettings(state=data / "state" / worker, instance=instance), kafka, tell_ready)
 
 
 @cli.command()
 @data_option
 @broker_option
 @click.option("--flush-interval", type=float, help="Seconds between landings.  [default: 5]")
-@click.option("--instance", default="", help="Static name of this lander in its group.")
+@click.option("--instance", envvar="SMSPULSE_LANDER_INSTANCE", default="", help="Static name in the group.")
 def land(data: Path, broker: str, flush_interval: float | None, instance: str) -> None:
     """Land topics as Parquet."""
     from smspulse.topics import ensure_topics

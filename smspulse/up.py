@@ -79,11 +79,15 @@ async def up(options: UpOptions, console: Console) -> int:
         if not starting.done():
             return 0
         url = starting.result()
+        code = 0
         if options.demo:
-            return await _demo(options, console, url, stop)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), options.seconds)
-        return 0
+            code = await _demo(options, console, url, stop)
+        else:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), options.seconds)
+        if watching.done():
+            watching.result()
+        return code
     finally:
         for task in (starting, stopping, watching):
             task.cancel()
@@ -100,9 +104,9 @@ async def _watch_broker(data: Path, starting: asyncio.Task[str], stop: asyncio.E
         await asyncio.sleep(1)
         found = read_broker_file(data)
         if found is not None and found.bootstrap != first.bootstrap:
-            _log.error("the broker came back at %s, not at %s: start again", found.bootstrap, first.bootstrap)
             stop.set()
-            return
+            msg = f"the broker came back at {found.bootstrap}, not at {first.bootstrap}; all was stopped, start again"
+            raise UpError(msg)
 
 
 async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -> str:
@@ -128,7 +132,7 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
         common = (*common, "--broker", options.broker)
         await asyncio.to_thread(ensure_topics, kafka_settings(data, options.broker))
     ingest = Child("ingest", ("ingest", *common, "--port", str(options.port)), 1.5)
-    stream = Child("stream", ("stream", *common), 3)
+    stream = Child("stream", ("stream", *common, "--instance", "up"), 3)
     lander = Child("lander", ("land", *common, "--instance", "up"), 2)
     for child in (ingest, stream, lander):
         await supervisor.start(child)

@@ -32,9 +32,16 @@ from streams.store import Store
 
 _log = logging.getLogger(__name__)
 
-_CALL_TIMEOUT_S = 20.0
+_CALL_TIMEOUT_S = 10.0
+# The calls have time-outs, but sending the offsets ignores its own, and after a restart of the broker it can wait for
+# ever (librdkafka's issues 5456 and 5511). Only a new process gets out of that.
+_PUBLISH_TIMEOUT_S = 15.0
 _RETRIES = 5
-_QUIET = {"log_level": 2}  # what matters is raised
+_CLIENT = {
+    "log_level": 2,  # what matters is raised
+    "reconnect.backoff.max.ms": 1000,
+    "retry.backoff.ms": 10,  # small transactions wait out several of these: 28 ms each in place of 110
+}
 _RECOVERY_BATCH = 10_000
 _RECOVERY_WAIT_S = 0.05  # the client waits this long for a full batch, also at the end
 
@@ -92,20 +99,27 @@ class Partition:
             LostRecordsError: The run begins behind records that Kafka still has.
             StreamError: Kafka did not take the transaction, after retries.
         """
-        run = await self._unprocessed(run)
-        if not run:
-            return
         for _ in range(_RETRIES):
+            run = await self._unprocessed(run)
+            if not run:
+                return
             outputs = self._fold.run(run)
             try:
-                offset = await asyncio.to_thread(self._publish, outputs, run[-1].offset + 1)
+                publishing = asyncio.to_thread(self._publish, outputs, run[-1].offset + 1)
+                offset = await asyncio.wait_for(publishing, _PUBLISH_TIMEOUT_S)
                 break
+            except TimeoutError as error:
+                msg = f"Kafka did not commit a run of partition {self.number} within {_PUBLISH_TIMEOUT_S:g} s"
+                raise StreamError(msg) from error
             except KafkaException as error:
-                # Whatever was folded is not committed, so it must not be remembered either.
-                self._fold.forget_cache()
-                await asyncio.to_thread(self._abort, error)
+                if error.args[0].fatal():
+                    msg = f"partition {self.number} belongs to another worker: {error.args[0].str()}"
+                    raise OwnershipLostError(msg) from error
+                # Whether it was committed is open. A new producer settles that, and the committed offset tells.
+                _log.warning("partition %d is taken over anew: %s", self.number, error.args[0].str())
+                await asyncio.to_thread(self._own)
         else:
-            msg = f"Kafka aborted the transaction of partition {self.number} {_RETRIES} times; see the broker's log"
+            msg = f"Kafka took no transaction of partition {self.number} in {_RETRIES} tries; see the broker's log"
             raise StreamError(msg)
         self._next = run[-1].offset + 1
         if outputs.versions:
@@ -119,7 +133,7 @@ class Partition:
     def _own(self) -> None:
         """Fence earlier owners, then read the committed offset and the state."""
         started = time.monotonic()
-        options = self._kafka.confluent() | _QUIET
+        options = self._kafka.confluent() | _CLIENT
         self._producer = Producer(
             options
             | {
@@ -167,7 +181,7 @@ class Partition:
         if self._kafka.in_memory:
             # That broker names no ids, and its topics never outlive it; neither may the state.
             return f"in-memory broker at {self._kafka.bootstrap}, {time.time_ns()}"
-        admin = AdminClient(self._kafka.confluent() | _QUIET)  # its futures end with it
+        admin = AdminClient(self._kafka.confluent() | _CLIENT)  # its futures end with it
         described = admin.describe_topics(TopicCollection([MESSAGES]), request_timeout=_CALL_TIMEOUT_S)
         return str(_retried(described[MESSAGES].result, _CALL_TIMEOUT_S).topic_id)
 
@@ -242,18 +256,9 @@ class Partition:
             producer.produce(DEADLETTERS, letter.value, letter.key, self.number, headers=letter.headers)
         producer.flush(_CALL_TIMEOUT_S)
         offsets = [TopicPartition(RAW, self.number, next_offset)]
-        _retried(producer.send_offsets_to_transaction, offsets, self._group, _CALL_TIMEOUT_S)
-        _retried(producer.commit_transaction, _CALL_TIMEOUT_S)
+        producer.send_offsets_to_transaction(offsets, self._group, _CALL_TIMEOUT_S)
+        producer.commit_transaction(_CALL_TIMEOUT_S)
         return last + 1
-
-    def _abort(self, error: KafkaException) -> None:
-        """Abort the transaction, so that the run can be tried again; raise where that cannot help."""
-        reason = error.args[0]
-        if not reason.txn_requires_abort():
-            msg = f"partition {self.number}: {reason.str()}"
-            raise (OwnershipLostError if reason.fatal() else StreamError)(msg) from error
-        _log.warning("partition %d: transaction aborted, trying again: %s", self.number, reason.str())
-        _retried(self._producer.abort_transaction, _CALL_TIMEOUT_S)
 
 
 def _retried(call: Callable[..., T], *arguments: Any) -> T:

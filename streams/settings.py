@@ -9,13 +9,22 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class StreamSettings(BaseSettings):
     """Environment: `SMSPULSE_STREAM_` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_STREAM_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_STREAM_", frozen=True, extra="forbid", populate_by_name=True)
 
     state: Path = Field(
         description="Folder of the local state, of one worker alone. It can be deleted: Kafka has it all."
     )
     group: str = Field("smspulse-stream", description="Kafka's consumer group and the prefix of transactional ids.")
-    zone: str = Field("UTC", description="IANA zone of payload times that name none.")
+    instance: str = Field(
+        "",
+        description="Static member name, of one worker alone: started anew under it, a worker has its partitions back "
+        "at once, not after the session's time-out. Unset with the in-memory broker, which knows no static members.",
+    )
+    zone: str = Field(
+        "UTC",
+        validation_alias="SMSPULSE_ZONE",
+        description="IANA zone of payload times that name none, the same for stream and lander.",
+    )
     status_meanings: str = Field(
         "", description="What undocumented status ids mean, such as `13=not_sent,102=not_permitted`."
     )

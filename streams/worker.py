@@ -102,6 +102,7 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
         topic_partitions=kafka.partitions,
         table_standby_replicas=0,
         consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=(settings.instance or None) if not kafka.in_memory else None,
         broker_max_poll_records=settings.max_batch,
         broker_session_timeout=settings.session_timeout_s,
         broker_heartbeat_interval=settings.session_timeout_s / 5,

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class LanderSettings(BaseSettings):
     """Environment: `SMSPULSE_LANDER_` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_LANDER_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_LANDER_", frozen=True, extra="forbid", populate_by_name=True)
 
     data: Path = Field(description="The data folder: a folder a dataset is made in it, and `smspulse.duckdb`.")
     group: str = Field(
@@ -20,7 +20,11 @@ class LanderSettings(BaseSettings):
         description="Static member name, of one lander alone: started anew under it, a lander has its partitions back "
         "at once, not after the session's time-out. Unset with the in-memory broker, which knows no static members.",
     )
-    zone: str = Field("UTC", description="IANA zone of payload times that name none; the stream's setting again.")
+    zone: str = Field(
+        "UTC",
+        validation_alias="SMSPULSE_ZONE",
+        description="IANA zone of payload times that name none, the same for stream and lander.",
+    )
     flush_interval_s: float = Field(
         5, gt=0, description="Seconds between landings; a record waits half of it on average."
     )
