@@ -14,6 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -145,26 +146,23 @@ class Partition:
             }
         )
         _retried(self._producer.init_transactions, _CALL_TIMEOUT_S)
-        reader = Consumer(
-            options
-            | {
-                "group.id": self._settings.group,
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-                "fetch.queue.backoff.ms": 5,
-                "fetch.wait.max.ms": 10,  # the end of the partition is told no sooner
-            }
-        )
-        try:
+        group = {"group.id": self._settings.group, "enable.auto.commit": False}
+        # Offsets that wait for their transaction are not waited for: those of earlier owners were ended above. After a
+        # crash of the broker its group coordinator can miss that, and a stable offset is then never to be had.
+        with closing(Consumer(options | group | {"isolation.level": "read_uncommitted"})) as reader:
             self._group = reader.consumer_group_metadata()
             (committed,) = _retried(reader.committed, [TopicPartition(RAW, self.number)], _CALL_TIMEOUT_S)
-            self._next = committed.offset if committed.offset >= 0 else None
-            if self._store is None:
-                self._store = Store(self._state_folder(), self._topic_id())
+        self._next = committed.offset if committed.offset >= 0 else None
+        if self._store is None:
+            self._store = Store(self._state_folder(), self._topic_id())
+        recovery = {
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "fetch.queue.backoff.ms": 5,
+            "fetch.wait.max.ms": 10,  # the end of the partition is told no sooner
+        }
+        with closing(Consumer(options | group | recovery)) as reader:
             recovered = self._recover(reader)
-        finally:
-            reader.close()
         self._fold.forget_cache()
         _log.info(
             "owns partition %d from offset %s, recovered %d versions in %.2f s",
@@ -229,12 +227,9 @@ class Partition:
         return [record for record in run if record.offset >= self._next] if run[0].offset < self._next else run
 
     def _earliest(self) -> int:
-        reader = Consumer(self._kafka.confluent() | {"group.id": self._settings.group})
-        try:
+        with closing(Consumer(self._kafka.confluent() | _CLIENT | {"group.id": self._settings.group})) as reader:
             low, _ = _retried(reader.get_watermark_offsets, TopicPartition(RAW, self.number), _CALL_TIMEOUT_S)
             return int(low)
-        finally:
-            reader.close()
 
     def _publish(self, outputs: Outputs, next_offset: int) -> int:
         """Commit one transaction; return the offset behind the last version on `sms.messages`."""

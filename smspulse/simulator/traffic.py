@@ -279,8 +279,8 @@ class _Teller:
                 # A connection that failed, or an answer that was cut off.
                 self._note_away(type(error).__name__)
             else:
-                self._is_away = False
                 if status == HTTPStatus.ACCEPTED:
+                    self._is_away = False
                     totals.sent += 1
                     totals.accepted += 1
                     self._progress()
