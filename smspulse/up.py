@@ -21,6 +21,7 @@ from gateway.errors import SmspulseError
 from gateway.kafka import KafkaSettings
 from smspulse.broker_file import read_broker_file
 from smspulse.logs import show_line
+from smspulse.processes import port_is_free
 from smspulse.supervisor import Child, Supervisor
 
 _log = logging.getLogger(__name__)
@@ -115,6 +116,9 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
 
     began = time.monotonic()
     data = options.data
+    if not port_is_free(options.port):
+        msg = f"port {options.port} is taken: stop what listens there, or choose another with --port"
+        raise UpError(msg)
     common: tuple[str, ...] = ("--data", str(data))
     if ":" not in options.broker:
         broker = Child("broker", ("broker", *common, "--mode", options.broker), 4, _FETCH_S)

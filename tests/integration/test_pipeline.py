@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -215,6 +216,21 @@ def test_everything_stops_within_ten_seconds_and_leaves_nothing(real_kafka: None
     assert (running.process.returncode, time.monotonic() - began < 10) == (0, True)
     assert subprocess.run(["pgrep", "-f", str(tmp_path)], check=False, capture_output=True).returncode == 1
     assert not (tmp_path / "data" / "broker.json").exists()
+
+
+def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "smspulse", "up", "--data", str(tmp_path / "data"), "--port", str(port)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == f"smspulse: port {port} is taken: stop what listens there, or choose another with --port\n"
 
 
 def test_a_demo_without_java_uses_the_in_memory_broker_and_reconciles(tmp_path: Path) -> None:
