@@ -85,7 +85,11 @@ class _Lane:
         while True:
             await self._filled.wait()
             batch = self._next_batch(producer)
-            await (await producer.send_batch(batch, RAW, partition=self._partition))
+            delivered = await producer.send_batch(batch, RAW, partition=self._partition)
+            # Cancelled at the moment it fails, as when several lanes fail at once, we would not look, and asyncio would
+            # log an exception that nobody retrieved.
+            delivered.add_done_callback(lambda future: future.cancelled() or future.exception())
+            await delivered
             for _, _, acked in self._sent:
                 if not acked.done():
                     acked.set_result(None)
