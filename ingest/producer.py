@@ -86,10 +86,11 @@ class _Lane:
             await self._filled.wait()
             batch = self._next_batch(producer)
             delivered = await producer.send_batch(batch, RAW, partition=self._partition)
-            # Cancelled at the moment it fails, as when several lanes fail at once, we would not look, and asyncio would
-            # log an exception that nobody retrieved.
+            # Waited for from the side: cancelled, a shielded future would leave the failure of its batch unretrieved, and
+            # asyncio would log it.
             delivered.add_done_callback(lambda future: future.cancelled() or future.exception())
-            await delivered
+            await asyncio.wait([delivered])
+            delivered.result()
             for _, _, acked in self._sent:
                 if not acked.done():
                     acked.set_result(None)
