@@ -86,8 +86,8 @@ class _Lane:
             await self._filled.wait()
             batch = self._next_batch(producer)
             delivered = await producer.send_batch(batch, RAW, partition=self._partition)
-            # Waited for from the side: cancelled, a shielded future would leave the failure of its batch unretrieved, and
-            # asyncio would log it.
+            # Waited for from the side: a shielded future that is cancelled would leave the failure of its batch
+            # unretrieved, and asyncio would log that.
             delivered.add_done_callback(lambda future: future.cancelled() or future.exception())
             await asyncio.wait([delivered])
             delivered.result()

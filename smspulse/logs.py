@@ -14,6 +14,7 @@ _NOISY = {
     "streams.transport": logging.ERROR,
     "aiokafka": logging.ERROR,
     "kafka": logging.CRITICAL,
+    "great_expectations": logging.WARNING,
     "asyncio": logging.ERROR,
 }
 
