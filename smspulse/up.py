@@ -177,16 +177,22 @@ def _kept_webhook(data: Path, url: str, source: str) -> str:
 
 
 async def _demo(options: UpOptions, console: Console, url: str, stop: asyncio.Event) -> int:
-    """Feed simulated traffic until `stop` or the time is up, show its delivery rates, and reconcile."""
+    """Feed simulated traffic and show its delivery rates, until `stop`, or until the time is up; then reconcile."""
     webhook = await asyncio.to_thread(_kept_webhook, options.data, url, DEMO_SOURCE)
     by_hand = await asyncio.to_thread(_kept_webhook, options.data, url, OWN_SOURCE)
     console.print(f"simulated phones report to {url}; send webhooks of your own, or let your gateway, to\n  {by_hand}")
     truth = options.data / "demo-truth.jsonl"
-    traffic = asyncio.create_task(_traffic(webhook, truth, stop, options.seconds))
+    traffic = asyncio.create_task(_traffic(webhook, truth, options.seconds))
+    stopped = asyncio.create_task(stop.wait())
     with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
         shown = ""
         while not traffic.done():
-            await asyncio.wait([traffic], timeout=_REFRESH_S)
+            await asyncio.wait([traffic, stopped], timeout=_REFRESH_S, return_when=asyncio.FIRST_COMPLETED)
+            if stop.is_set():
+                for _ in range(2):  # once would let it tell the stories that it has begun
+                    traffic.cancel()
+                    await asyncio.sleep(0.05)
+                return 0
             table, line = await asyncio.to_thread(_rates, options.data)
             if live is not None:
                 live.update(table, refresh=True)
@@ -194,10 +200,10 @@ async def _demo(options: UpOptions, console: Console, url: str, stop: asyncio.Ev
                 console.print(line, highlight=False)
             shown = line
     traffic.result()
-    return await _reconcile(options.data, truth, console)
+    return await _reconcile(options.data, truth, console, stop)
 
 
-async def _traffic(url: str, truth: Path, stop: asyncio.Event, seconds: float | None) -> None:
+async def _traffic(url: str, truth: Path, seconds: float | None) -> None:
     from smspulse.simulator.stories import stories  # noqa: PLC0415 - heavy
     from smspulse.simulator.traffic import simulate  # noqa: PLC0415 - aiohttp
 
@@ -210,7 +216,6 @@ async def _traffic(url: str, truth: Path, stop: asyncio.Event, seconds: float | 
         truth=truth,
         time_scale=_DEMO_TIME_SCALE,
         max_delay_s=_DEMO_LONGEST_DELAY_S,
-        stop=stop,
         stop_after=None if seconds is None else max(seconds - _DEMO_GRACE_S - _DEMO_LANDING_S, 1),
         grace_s=_DEMO_GRACE_S,
     )
@@ -266,14 +271,14 @@ def _rates(data: Path) -> tuple[Table, str]:
     return table, line
 
 
-async def _reconcile(data: Path, truth: Path, console: Console) -> int:
+async def _reconcile(data: Path, truth: Path, console: Console, stop: asyncio.Event) -> int:
     """Wait until everything accepted has landed, then compare with the truth; return the exit code."""
     from smspulse.truth import compare  # noqa: PLC0415 - heavy
 
     deadline = time.monotonic() + _SETTLE_S
     while True:
         comparison = await asyncio.to_thread(compare, data, truth)
-        if comparison.ok or time.monotonic() > deadline:
+        if comparison.ok or stop.is_set() or time.monotonic() > deadline:
             break
         await asyncio.sleep(1)
     for problem in comparison.problems():

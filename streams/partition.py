@@ -152,7 +152,14 @@ class Partition:
         with closing(Consumer(options | group | {"isolation.level": "read_uncommitted"})) as reader:
             self._group = reader.consumer_group_metadata()
             (committed,) = _retried(reader.committed, [TopicPartition(RAW, self.number)], _CALL_TIMEOUT_S)
-        self._next = committed.offset if committed.offset >= 0 else None
+            _, end = _retried(reader.get_watermark_offsets, TopicPartition(RAW, self.number), _CALL_TIMEOUT_S)
+        self._next = committed.offset if 0 <= committed.offset <= end else None
+        if committed.offset > end:
+            _log.error(
+                "partition %d of %s ends at offset %d, but the group %s has committed %d: the topic was made anew, or "
+                "a worker of another Kafka wrote here. Everything that the partition holds is read again",
+                *(self.number, RAW, end, self._settings.group, committed.offset),
+            )
         if self._store is None:
             self._store = Store(self._state_folder(), self._topic_id())
         recovery = {

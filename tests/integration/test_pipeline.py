@@ -206,8 +206,11 @@ def test_the_checks_find_nothing_critical(pipeline: Pipeline) -> None:
     assert failed in ([], ["raw_readable"]), failed  # other tests of this module send much that is malformed
 
 
-def test_everything_stops_within_ten_seconds_and_leaves_nothing(real_kafka: None, tmp_path: Path) -> None:
-    running = start(tmp_path / "data", "--broker", "kafka")
+@pytest.mark.parametrize("demo", [[], ["--demo"]])
+def test_everything_stops_within_ten_seconds_and_leaves_nothing(
+    real_kafka: None, tmp_path: Path, demo: list[str]
+) -> None:
+    running = start(tmp_path / "data", "--broker", "kafka", *demo)
     listed = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=True)
     assert len(listed.stdout.split()) >= 5
     began = time.monotonic()
