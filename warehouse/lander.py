@@ -300,6 +300,9 @@ class Lander(ConsumerRebalanceListener):
                 raise KafkaRefusedError(msg) from error
             else:
                 self._consumer = consumer
+                for topic in BY_TOPIC:  # known before it joins, or the first assignment is of no partitions
+                    with suppress(KafkaError):
+                        consumer.partitions_for_topic(topic)
                 consumer.subscribe(topics=list(BY_TOPIC), listener=self)
                 return
 
