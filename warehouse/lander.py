@@ -73,6 +73,7 @@ class Lander(ConsumerRebalanceListener):
         self._lock = threading.RLock()
         self._generation = 0
         self._committed: dict[Any, int] = {}
+        self._lost_until: dict[Any, int] = {}
         self._failure: WarehouseError | OSError | None = None
         self._disk_retry_s = 0.0
         self._away_since: float | None = None
@@ -249,7 +250,8 @@ class Lander(ConsumerRebalanceListener):
         if end < position:
             raise TopicRecreatedError(partition.topic, partition.partition, position, end, self._data)
         if earliest > position:
-            if position:
+            if position and self._lost_until.get(partition) != earliest:  # as after each assignment till it is landed
+                self._lost_until[partition] = earliest
                 _log.error(
                     "LOST: %s partition %d, offsets %d to %d: Kafka deleted them before they were landed. Going on at "
                     "%d. Raise the topic's retention.ms, or keep a lander running.",
@@ -300,10 +302,11 @@ class Lander(ConsumerRebalanceListener):
                 raise KafkaRefusedError(msg) from error
             else:
                 self._consumer = consumer
-                for topic in BY_TOPIC:  # known before it joins, or the first assignment is of no partitions
+                consumer.subscribe(topics=list(BY_TOPIC), listener=self)
+                # Known before the first poll joins: it would be given no partitions, or join again when it knows them.
+                for topic in BY_TOPIC:
                     with suppress(KafkaError):
                         consumer.partitions_for_topic(topic)
-                consumer.subscribe(topics=list(BY_TOPIC), listener=self)
                 return
 
     def _probe(self) -> None:

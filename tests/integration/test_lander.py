@@ -45,24 +45,32 @@ def until(condition: Callable[[], bool], timeout_s: float = 40) -> None:
         time.sleep(0.05)  # files and log lines of another thread or process tell nobody that they came
 
 
+class Landers:
+    """What landers in threads have come to: whether each was given its partitions, and whether any failed."""
+
+    def __init__(self, count: int) -> None:
+        self.assigned = [threading.Event() for _ in range(count)]
+        self.failed = threading.Event()
+
+
 @contextmanager
-def landing_from(kafka: KafkaSettings, *wanted: LanderSettings) -> Iterator[threading.Event]:
-    """Run landers in threads. The event is set when one of them fails; its error is raised on leaving."""
-    stop, failed = threading.Event(), threading.Event()
+def landing_from(kafka: KafkaSettings, *wanted: LanderSettings) -> Iterator[Landers]:
+    """Run landers in threads. The error of one that fails is raised on leaving."""
+    stop, landers = threading.Event(), Landers(len(wanted))
     errors: list[BaseException] = []
 
-    def work(one: LanderSettings) -> None:
+    def work(one: LanderSettings, assigned: threading.Event) -> None:
         try:
-            Lander(one, kafka).run(stop)
+            Lander(one, kafka, assigned.set).run(stop)
         except BaseException as error:
             errors.append(error)
-            failed.set()
+            landers.failed.set()
 
-    threads = [threading.Thread(target=work, args=(one,)) for one in wanted]
+    threads = [threading.Thread(target=work, args=each) for each in zip(wanted, landers.assigned, strict=True)]
     for thread in threads:
         thread.start()
     try:
-        yield failed
+        yield landers
     finally:
         stop.set()
         for thread in threads:
@@ -145,13 +153,16 @@ def assert_landed_once(kafka: KafkaSettings, data: Path) -> None:
         assert found.get(one.partition) == expected, one
 
 
-def test_what_is_in_kafka_is_landed_and_the_lag_can_be_watched(kafka: KafkaSettings, tmp_path: Path) -> None:
+def test_what_is_in_kafka_is_landed_and_the_lag_can_be_watched(
+    kafka: KafkaSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     source, one = f"s{uuid4().hex[:8]}", settings(tmp_path)
     produce(kafka, source, 1_000)
-    with landing_from(kafka, one):
+    with caplog.at_level(logging.INFO, "warehouse"), landing_from(kafka, one):
         until(lambda: landed(tmp_path, source) == 1_000)
         produce(kafka, source, 500, first=1_000)
         until(lambda: landed(tmp_path, source) == 1_500)
+    assert [line for line in caplog.messages if "partitions" in line] == [f"landing 12 partitions in {tmp_path}"]
     assert_landed_once(kafka, tmp_path)
     consumer = KafkaConsumer(**kafka.kafka_python(), group_id=one.group)
     try:
@@ -193,8 +204,8 @@ def test_two_that_hold_the_same_partitions_land_each_record_once(
     # Of two groups, both are given every partition: what a paused lander believes when it wakes up.
     rivals = settings(tmp_path, flush_interval_s=0.1), settings(tmp_path, flush_interval_s=0.1)
     sent = 0
-    with caplog.at_level(logging.INFO, "warehouse"), landing_from(kafka, *rivals):
-        until(lambda: caplog.text.count("landing 12 partitions") == len(rivals))
+    with caplog.at_level(logging.INFO, "warehouse"), landing_from(kafka, *rivals) as landers:
+        assert all(assigned.wait(30) for assigned in landers.assigned)
         while caplog.text.count("was landed by another lander") < 10:
             assert sent < 100_000, "they never met"
             produce(kafka, source, 1_000, first=sent)
@@ -253,9 +264,9 @@ def test_a_topic_that_was_made_anew_stops_it(kafka: KafkaSettings, tmp_path: Pat
     files = sorted(tmp_path.glob("raw/*/sms*"))
     with (
         pytest.raises(TopicRecreatedError, match=r"sms\.raw partition 0 ends at offset \d+ in Kafka"),
-        landing_from(kafka, settings(tmp_path)) as ended,
+        landing_from(kafka, settings(tmp_path)) as landers,
     ):
-        assert ended.wait(30)
+        assert landers.failed.wait(30)
     assert sorted(tmp_path.glob("raw/*/sms.raw+0+*")) == files
 
 
