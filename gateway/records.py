@@ -9,6 +9,19 @@
     key: as in `sms.raw`, in the partition of the same number. value: JSON, one version of a message's lifecycle; see
     `streams.lifecycle`. A record without a value says that the stream has forgotten the message.
 
+`sms.outcomes`
+    key: `{source}:{device_id}`, or `{source}:-` where no report names a device. value: JSON: `source`, `sms_id`,
+    `outcome`, `failure_class`, `last_status_id`, `is_ended`, `device_id`, `channel_id`, `first_seen_at`, `ended_at`,
+    `attempts`, the four latencies, `correction` and `previous`. One record a message, at its first end, and one more
+    whenever its outcome is another one than told last: those have `correction` true and `previous` the outcome told.
+
+`sms.activity`
+    key: as on `sms.outcomes`. What a run of reports did to one device and channel: see `streams.devices.Activity`.
+
+`sms.devices`
+    key: `{source}:{device_id}:{channel_id}`, with `-` for what is not known, in the partition of the device's activity.
+    value: JSON, the state of the device's channel; see `streams.devices`.
+
 `sms.deadletters`
     key: as in `sms.raw`. value: the exact bytes of the record that could not be read. Headers: those of the record,
     and `reason`, `detail`, `origin` (`topic:partition:offset`).
@@ -29,6 +42,11 @@ HEADER_ORIGIN: Final = "origin"
 def message_key(source: str, sms_id: int) -> bytes:
     """Return the key under which everything about one message travels: `{source}:{sms_id}`."""
     return f"{source}:{sms_id}".encode()
+
+
+def device_key(source: str, device_id: int | None) -> bytes:
+    """Return the key under which everything about one device travels: `{source}:{device_id}`."""
+    return f"{source}:{'-' if device_id is None else device_id}".encode()
 
 
 def origin(topic: str, partition: int, offset: int) -> bytes:

@@ -5,6 +5,9 @@ from typing import Final, Literal
 
 RAW: Final = "sms.raw"
 MESSAGES: Final = "sms.messages"
+OUTCOMES: Final = "sms.outcomes"
+ACTIVITY: Final = "sms.activity"
+DEVICES: Final = "sms.devices"
 DEADLETTERS: Final = "sms.deadletters"
 
 _DAY_MS: Final = 86_400_000
@@ -37,6 +40,10 @@ class Topic:
 TOPICS: Final = (
     Topic(RAW, "delete", 7),
     Topic(MESSAGES, "compact", 7),
+    Topic(OUTCOMES, "delete", 30),
+    Topic(ACTIVITY, "delete", 7),
+    Topic(DEVICES, "compact", 7),
     Topic(DEADLETTERS, "delete", 30),
 )
-"""Every topic. All have the same number of partitions: a message is in the partition of the same number in each."""
+"""Every topic. All have the same number of partitions: a message is in the partition of the same number in each, a
+device in the partition that Kafka's own partitioner gives its key."""

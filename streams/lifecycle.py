@@ -22,27 +22,30 @@ Latencies
     missing although a later one came, or that runs backwards, is null and flagged, never negative.
 Device and channel
     Those of the newest observation that names one.
+Expiry
+    An open message expires when nothing was reported for `expire_after`. That it did is a fact like any other, so it
+    is known to every later reader; a later report revives the message, and a later end replaces the expiry.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, TypedDict
 
 from gateway.payloads import StatusReport
 from gateway.statuses import ACCEPTED, DELIVERED, INCOMING, PENDING, SENT, Outcome, Status
 
-Identity = tuple[int, int | None, int | None, int | None]
-"""What makes reports one observation: status_id, device_id, channel_id, sent_at."""
+EXPIRE_AFTER_MS: Final = 86_400_000
 
 _UNDELIVERED: Final = 8
 
 FLAG_DUPLICATED: Final = "duplicated"
 FLAG_REORDERED: Final = "reordered"
 FLAG_UNKNOWN_STATUS: Final = "unknown_status"
+FLAG_LATE: Final = "late_after_forgetting"
 FLAGS: Final = (
     FLAG_DUPLICATED,
     FLAG_REORDERED,
     FLAG_UNKNOWN_STATUS,
+    FLAG_LATE,
     *(f"{latency}_{fault}" for latency in ("queue", "device", "network") for fault in ("missing", "backwards")),
 )
 """Every flag a message can carry."""
@@ -53,7 +56,7 @@ class Version(TypedDict):
 
     Times are milliseconds since 1970 UTC, latencies seconds. `version` counts the facts: it only grows, and a larger
     version of a message contains the smaller one. Each observation is status_id, device_id, channel_id, sent_at, first
-    received, last received.
+    received, last received. `expired_at` is when the message last expired, also if it was revived since.
     """
 
     source: str
@@ -69,6 +72,7 @@ class Version(TypedDict):
     last_seen_at: int
     ended_at: int | None
     delivered_at: int | None
+    expired_at: int | None
     attempts: int
     contradicted: bool
     flags: list[str]
@@ -80,60 +84,112 @@ class Version(TypedDict):
     observations: list[list[int | None]]
 
 
-@dataclass(slots=True)
 class Facts:
     """All that is known of one message.
 
     Args:
         source: The gateway account.
         sms_id: The gateway's id of the message.
+
+    Attributes:
         recipient: The smallest in text order of those reported; in practice there is one.
-        observations: First and last received, in milliseconds, by identity.
+        expired_at: The largest deadline, in milliseconds, that passed without a report.
+        late: Whether the message had been forgotten before its first report.
+        last_seen_at: When the newest report was received, in milliseconds.
     """
 
-    source: str
-    sms_id: int
-    recipient: str | None = None
-    observations: dict[Identity, tuple[int, int]] = field(default_factory=dict)
+    __slots__ = (
+        *("_by_identity", "_repeated", "_rows", "_walk"),
+        *("expired_at", "last_seen_at", "late", "recipient", "sms_id", "source"),
+    )
+
+    def __init__(self, source: str, sms_id: int, *, late: bool = False) -> None:
+        self.source = source
+        self.sms_id = sms_id
+        self.late = late
+        self.recipient: str | None = None
+        self.expired_at: int | None = None
+        self.last_seen_at = 0
+        # Observations as a version holds them, by the status, device, channel and `senttime` that make them one.
+        self._rows: list[list[Any]] = []
+        self._by_identity: dict[tuple[int | None, ...], list[Any]] = {}
+        self._repeated = 0  # how many were received more than once
+        self._walk: _Walk | None = None  # over `_rows` in their order; None when they are in none
 
     def add(self, report: StatusReport, received_at: int) -> bool:
         """Add one report; return whether it told anything new."""
-        status_id, device_id, channel_id, sent_at, recipient = report[1:6]
-        changed = False
+        changed = self._extend(report[1:5], received_at, received_at)
+        recipient = report[5]
         if recipient is not None and (self.recipient is None or recipient < self.recipient):
             self.recipient = recipient
-            changed = True
-        return self._extend((status_id, device_id, channel_id, sent_at), received_at, received_at) or changed
+            return True
+        return changed
+
+    def expire(self, deadline: int) -> None:
+        """Add that a deadline, in milliseconds, passed without a report."""
+        self.expired_at = max(deadline, self.expired_at or deadline)
 
     def merge(self, other: "Facts") -> None:
         """Add everything that the other knows of the same message."""
         if other.recipient is not None and (self.recipient is None or other.recipient < self.recipient):
             self.recipient = other.recipient
-        for identity, (first, last) in other.observations.items():
-            self._extend(identity, first, last)
+        if other.expired_at is not None:
+            self.expire(other.expired_at)
+        self.late = self.late or other.late
+        for *identity, first, last in other._rows:
+            self._extend(tuple(identity), first, last)
 
-    def _extend(self, identity: Identity, first: int, last: int) -> bool:
-        known = self.observations.get(identity)
-        if known is None:
-            self.observations[identity] = (first, last)
-            return True
-        if known[0] <= first and last <= known[1]:
+    def _extend(self, identity: tuple[int | None, ...], first: int, last: int) -> bool:
+        row = self._by_identity.get(identity)
+        if row is None:
+            if self._rows and first <= self._rows[-1][4]:
+                self._walk = None
+            row = self._by_identity[identity] = [*identity, first, last]
+            self._rows.append(row)
+            self._repeated += last > first
+        elif row[4] <= first and last <= row[5]:
             return False
-        self.observations[identity] = (min(first, known[0]), max(last, known[1]))
+        else:
+            self._repeated += row[4] == row[5]
+            if first < row[4]:
+                row[4] = first
+                self._walk = None
+            row[5] = max(last, row[5])
+        self.last_seen_at = max(last, self.last_seen_at)
         return True
 
     @classmethod
     def of(cls, version: Mapping[str, Any]) -> "Facts":
         """Take the facts back out of a version."""
-        return cls(
-            version["source"],
-            version["sms_id"],
-            version["recipient"],
-            {
-                (s, device, channel, sent): (first, last)
-                for s, device, channel, sent, first, last in version["observations"]
-            },
-        )
+        facts = cls(version["source"], version["sms_id"], late=FLAG_LATE in version["flags"])
+        facts.recipient = version["recipient"]
+        facts.expired_at = version.get("expired_at")
+        for *identity, first, last in version["observations"]:
+            facts._extend(tuple(identity), first, last)
+        return facts
+
+
+class _Walk:
+    """What observations tell, read one after the other in their order; goes on where it was when more have come."""
+
+    __slots__ = (
+        *("attempt", "attempts", "before_failure", "channel_id", "contradicted", "decisive", "device_id", "done"),
+        *("furthest", "incoming", "reordered", "reported", "step", "unknown", "winner"),
+    )
+
+    def __init__(self) -> None:
+        self.done = 0  # how many observations were read
+        self.device_id: int | None = None
+        self.channel_id: int | None = None
+        self.attempts = 1
+        self.attempt: dict[int, int] = {}  # first received by status, of the attempt under way
+        self.decisive = self.attempt
+        self.winner: int | None = None
+        self.furthest = -1  # rank, and its step, in the attempt under way
+        self.step: int | None = None
+        self.reported: set[int] = set()
+        self.before_failure: frozenset[int] = frozenset()
+        self.contradicted = self.reordered = self.unknown = self.incoming = False
 
 
 class Lifecycle:
@@ -141,124 +197,128 @@ class Lifecycle:
 
     Args:
         table: What each status id means; ids that it lacks move nothing.
+        expire_after_ms: After how long without a report an open message expires.
     """
 
-    def __init__(self, table: Mapping[int, Status]) -> None:
+    def __init__(self, table: Mapping[int, Status], expire_after_ms: int = EXPIRE_AFTER_MS) -> None:
+        self._expire_after_ms = expire_after_ms
         self._outcomes = {id_: status.outcome.value for id_, status in table.items()}
         self._failure_classes = {id_: status.failure_class for id_, status in table.items()}
         self._ranks = {id_: status.rank for id_, status in table.items() if status.is_step or status.is_end}
         self._ends = frozenset(id_ for id_, status in table.items() if status.is_end)
         self._failures = frozenset(id_ for id_, status in table.items() if status.is_failure)
 
-    # One pass over the observations: a call for each would cost a third of the time of the whole.
-    def derive(self, facts: Facts) -> Version:  # noqa: PLR0912, PLR0915
-        """Return the version that follows from the facts.
+    def derive(self, facts: Facts) -> Version:
+        """Return the version that follows from the facts. Its observations are the facts' own until the next change.
 
         Raises:
-            ValueError: There are no observations.
+            IndexError: There are no observations.
         """
-        ranks, ends, failures = self._ranks, self._ends, self._failures
-        ordered = sorted(facts.observations.items(), key=self._order)
-        device_id = channel_id = winner = None
-        attempts, contradicted, reordered, unknown = 1, False, False, False
-        facts_known, last_seen_at = len(ordered), 0
-        attempt: dict[int, int] = {}  # first received by status, of the attempt under way
-        decisive = attempt
-        reported: set[int] = set()
-        before_failure: frozenset[int] = frozenset()
-        furthest = -1
-        for (status_id, device, channel, _), (first, last) in ordered:
-            if device is not None:
-                device_id = device
-            if channel is not None:
-                channel_id = channel
-            if last > first:
-                facts_known += 1
-            last_seen_at = max(last_seen_at, last)
-            rank = ranks.get(status_id)
-            if rank is None:
-                unknown = unknown or status_id != INCOMING
-                continue
-            if status_id in before_failure and status_id not in ends:
-                attempts += 1
-                attempt, before_failure, furthest = {}, frozenset(), -1
-            if status_id not in attempt:
-                attempt[status_id] = first
-                if status_id in ends:
-                    contradicted = contradicted or (
-                        decisive is attempt
-                        and winner is not None
-                        and self._outcomes[winner] != self._outcomes[status_id]
-                    )
-                    winner, decisive = status_id, attempt
-            if rank < furthest:
-                reordered = True
-            else:
-                furthest = rank
-            reported.add(status_id)
-            if status_id in failures:
-                before_failure = frozenset(reported)
-
-        first_seen_at = ordered[0][1][0]
-        flags = [FLAG_DUPLICATED] if facts_known > len(ordered) else []
-        if reordered:
-            flags.append(FLAG_REORDERED)
-        if unknown:
-            flags.append(FLAG_UNKNOWN_STATUS)
-        pending, accepted = decisive.get(PENDING), decisive.get(ACCEPTED)
-        sent, delivered = decisive.get(SENT), decisive.get(DELIVERED)
-        beyond_sent = delivered is not None or _UNDELIVERED in decisive
-        beyond_accepted = beyond_sent or sent is not None
-        queue_s = _step("queue", pending, accepted, beyond_accepted or accepted is not None, flags)
-        device_s = _step("device", accepted, sent, beyond_accepted, flags)
-        network_s = _step("network", sent, delivered, delivered is not None, flags)
-
-        if winner is not None:
-            ended_at: int | None = decisive[winner]
-            status, outcome = winner, self._outcomes[winner]
-            failure_class = self._failure_classes[winner]
+        walk, rows = facts._walk, facts._rows
+        if walk is None:
+            rows.sort(key=self._order)
+            walk = facts._walk = _Walk()
+        for row in rows[walk.done :] if walk.done else rows:
+            self._read(walk, row)
+        first_seen_at: int = rows[0][4]
+        ended_at: int | None
+        status = walk.winner
+        if status is not None:
+            ended_at, outcome = walk.decisive[status], self._outcomes[status]
+            total_s = (ended_at - first_seen_at) / 1000
         else:
-            ended_at = failure_class = None
-            status, outcome = self._open([identity[0] for identity, _ in ordered], attempt)
+            ended_at = total_s = None
+            status, outcome = self._open(walk, rows[-1][0])
+            deadline = facts.last_seen_at + self._expire_after_ms
+            if facts.expired_at is not None and facts.expired_at >= deadline and outcome != Outcome.INCOMING:
+                ended_at, outcome = facts.expired_at, Outcome.EXPIRED.value
+        flags: list[str] = []
+        if facts._repeated:
+            flags.append(FLAG_DUPLICATED)
+        if walk.reordered:
+            flags.append(FLAG_REORDERED)
+        if walk.unknown:
+            flags.append(FLAG_UNKNOWN_STATUS)
+        if facts.late:
+            flags.append(FLAG_LATE)
+        at = walk.decisive.get
+        accepted, sent, delivered = at(ACCEPTED), at(SENT), at(DELIVERED)
+        beyond_accepted = sent is not None or delivered is not None or at(_UNDELIVERED) is not None
         return {
             "source": facts.source,
             "sms_id": facts.sms_id,
             "outcome": outcome,
-            "failure_class": failure_class,
+            "failure_class": None if walk.winner is None else self._failure_classes[walk.winner],
             "last_status_id": status,
-            "is_ended": winner is not None,
-            "device_id": device_id,
-            "channel_id": channel_id,
+            "is_ended": ended_at is not None,
+            "device_id": walk.device_id,
+            "channel_id": walk.channel_id,
             "recipient": facts.recipient,
             "first_seen_at": first_seen_at,
-            "last_seen_at": last_seen_at,
+            "last_seen_at": facts.last_seen_at,
             "ended_at": ended_at,
             "delivered_at": ended_at if outcome == "delivered" else None,
-            "attempts": attempts,
-            "contradicted": contradicted,
+            "expired_at": facts.expired_at,
+            "attempts": walk.attempts,
+            "contradicted": walk.contradicted,
+            "queue_s": _step("queue", at(PENDING), accepted, beyond_accepted or accepted is not None, flags),
+            "device_s": _step("device", accepted, sent, beyond_accepted, flags),
+            "network_s": _step("network", sent, delivered, delivered is not None, flags),
+            "total_s": total_s,
             "flags": flags,
-            "queue_s": queue_s,
-            "device_s": device_s,
-            "network_s": network_s,
-            "total_s": None if ended_at is None else (ended_at - first_seen_at) / 1000,
-            "version": facts_known + (facts.recipient is not None),
-            "observations": [[*identity, *times] for identity, times in ordered],
+            "version": len(rows)
+            + facts._repeated
+            + (facts.recipient is not None)
+            + (facts.expired_at is not None)
+            + facts.late,
+            "observations": rows,
         }
 
-    def _order(self, observation: tuple[Identity, tuple[int, int]]) -> tuple[int, ...]:
+    def _read(self, walk: _Walk, row: list[Any]) -> None:
+        """Read the next observation."""
+        walk.done += 1
+        status_id, device_id, channel_id, _, first, _ = row
+        if device_id is not None:
+            walk.device_id = device_id
+        if channel_id is not None:
+            walk.channel_id = channel_id
+        rank = self._ranks.get(status_id)
+        if rank is None:
+            walk.incoming = walk.incoming or status_id == INCOMING
+            walk.unknown = walk.unknown or status_id != INCOMING
+            return
+        is_end = status_id in self._ends
+        if status_id in walk.before_failure and not is_end:
+            walk.attempts += 1
+            walk.attempt, walk.before_failure, walk.furthest = {}, frozenset(), -1
+        attempt = walk.attempt
+        if status_id not in attempt:
+            attempt[status_id] = first
+            if is_end:
+                if walk.decisive is attempt and walk.winner is not None:
+                    walk.contradicted |= self._outcomes[walk.winner] != self._outcomes[status_id]
+                walk.winner, walk.decisive = status_id, attempt
+        if rank < walk.furthest:
+            walk.reordered = True
+        else:
+            walk.furthest, walk.step = rank, status_id
+        walk.reported.add(status_id)
+        if status_id in self._failures:
+            walk.before_failure = frozenset(walk.reported)
+
+    def _order(self, row: list[Any]) -> tuple[int, ...]:
         """Sort by the first report; reports of one millisecond in the documented order, the rest by their fields."""
-        (status_id, *fields), (first, _) = observation
+        status_id, *fields, first, _ = row
         rank = self._ranks.get(status_id, -1)
         return first, rank, status_id, *[-1 if part is None else part for part in fields]
 
-    def _open(self, reported: list[int], steps: Mapping[int, int]) -> tuple[int, str]:
-        """Return status and outcome of a message without an end, from all reported ids, the newest last."""
-        if steps:
-            status = max(steps, key=self._ranks.__getitem__)
-            return status, self._outcomes[status]
-        if INCOMING in reported:
+    def _open(self, walk: _Walk, newest: int) -> tuple[int, str]:
+        """Return status and outcome of a message without an end, whose newest observation has the status `newest`."""
+        if walk.step is not None:
+            return walk.step, self._outcomes[walk.step]
+        if walk.incoming:
             return INCOMING, Outcome.INCOMING.value
-        return reported[-1], Outcome.UNKNOWN.value
+        return newest, Outcome.UNKNOWN.value
 
 
 def _step(name: str, start: int | None, end: int | None, reached: bool, flags: list[str]) -> float | None:

@@ -1,4 +1,7 @@
-"""One partition: owned by one worker at a time, folded run by run, each run in one Kafka transaction.
+"""One partition of a stage: owned by one worker at a time, folded run by run, each run in one Kafka transaction.
+
+A stage reads one topic and writes a compacted one, its changelog, which is at once its output and its state. What the
+clock brings about goes the same way as a run: one call at a time, fenced, in a transaction.
 
 Guarantees
     Exactly once: the outputs of a run and the offset behind it become visible together or not at all.
@@ -6,16 +9,18 @@ Guarantees
     of earlier owners and makes their producers useless *before* the new owner reads the offset and the state, so what
     it reads is final. A worker that was stopped, lost its partition and wakes up cannot write anything.
     Recoverable: the local store is written after the commit and holds the offset it reached, so it is never ahead of
-    `sms.messages`, and what it lacks is read from there.
-    Gapless: a run that does not begin where the committed offset stands is noticed, whoever lost the records.
+    the changelog, and what it lacks is read from there.
+    Gapless: a run of `sms.raw` that does not begin where the committed offset stands is noticed, whoever lost the
+    records. Topics that are written in transactions have gaps by nature.
+    Of this Kafka: a committed offset names the topic that it belongs to, and counts for no other.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
@@ -24,10 +29,12 @@ from confluent_kafka.admin import AdminClient
 from gateway.kafka import KafkaSettings
 from gateway.payloads import parse_zone
 from gateway.statuses import parse_meanings, status_table
-from gateway.topics import DEADLETTERS, MESSAGES, RAW
+from gateway.topics import ACTIVITY, DEVICES, MESSAGES, RAW
+from streams.devices import DeviceFold
 from streams.errors import LostRecordsError, OwnershipLostError, StreamError
-from streams.fold import Fold, Outputs, Record
+from streams.fold import Fold, Load, Outputs, Record
 from streams.lifecycle import Lifecycle
+from streams.messages import MessageFold
 from streams.settings import StreamSettings
 from streams.store import Store
 
@@ -38,35 +45,78 @@ _CALL_TIMEOUT_S = 10.0
 # ever (librdkafka's issues 5456 and 5511). Only a new process gets out of that.
 _PUBLISH_TIMEOUT_S = 15.0
 _RETRIES = 5
+# A group's coordinator that has just started, or moved, says these; the client calls them final.
+_PASSING = {
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+}
 _CLIENT = {
     "log_level": 2,  # what matters is raised
     "reconnect.backoff.max.ms": 1000,
     "retry.backoff.ms": 10,  # small transactions wait out several of these: 28 ms each in place of 110
 }
+_DUE_BATCH = 2_000
 _RECOVERY_BATCH = 10_000
 _RECOVERY_WAIT_S = 0.05  # the client waits this long for a full batch, also at the end
 
 T = TypeVar("T")
 
 
-class Partition:
-    """A partition of `sms.raw` and what belongs to it. Its methods are called one at a time.
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A step of the stream.
 
     Args:
-        number: The partition, the same in every topic.
+        name: Part of transactional ids and folders.
+        source: The topic that it reads.
+        changelog: The compacted topic that it writes, in the partition of the same number.
+        has_gaps: Whether offsets of the source may be missing by nature.
+        fold: Makes the fold of a partition.
+    """
+
+    name: str
+    source: str
+    changelog: str
+    has_gaps: bool
+    fold: Callable[[Load, StreamSettings], Fold]
+
+
+def _message_fold(load: Load, settings: StreamSettings) -> Fold:
+    expire_ms, forget_ms = int(settings.expire_after_h * 3_600_000), int(settings.forget_after_h * 3_600_000)
+    lifecycle = Lifecycle(status_table(parse_meanings(settings.status_meanings)), expire_ms)
+    return MessageFold(lifecycle, load, parse_zone(settings.zone), settings.cache_messages, expire_ms, forget_ms)
+
+
+MESSAGE_STAGE = Stage("messages", RAW, MESSAGES, has_gaps=False, fold=_message_fold)
+DEVICE_STAGE = Stage("devices", ACTIVITY, DEVICES, has_gaps=True, fold=lambda load, _: DeviceFold(load))
+STAGES = {stage.source: stage for stage in (MESSAGE_STAGE, DEVICE_STAGE)}
+"""Every stage by the topic that it reads."""
+
+
+class Partition:
+    """A partition of a stage's source and what belongs to it. Its methods are called one at a time.
+
+    Args:
+        stage: The stage.
+        number: The partition, the same in source and changelog.
         settings: The worker's.
         kafka: How to reach Kafka.
     """
 
-    def __init__(self, number: int, settings: StreamSettings, kafka: KafkaSettings) -> None:
+    def __init__(self, stage: Stage, number: int, settings: StreamSettings, kafka: KafkaSettings) -> None:
         self.number = number
+        self._stage = stage
         self._settings = settings
         self._kafka = kafka
         self._generation: int | None = None
         self._store: Store | None = None
         self._next: int | None = None  # the offset behind the last committed run; None before the first
-        table = status_table(parse_meanings(settings.status_meanings))
-        self._fold = Fold(Lifecycle(table), self._load, parse_zone(settings.zone), settings.cache_messages)
+        self._reached_at = 0  # when the last record of it was written, in milliseconds
+        self._fold = stage.fold(self._load, settings)
+
+    def __str__(self) -> str:
+        return f"partition {self.number} of {self._stage.source}"
 
     def _load(self, key: bytes) -> bytes | None:
         return self._open_store.get(key)
@@ -74,7 +124,7 @@ class Partition:
     @property
     def _open_store(self) -> Store:
         if self._store is None:
-            msg = f"partition {self.number} is used before it is owned"
+            msg = f"{self} is used before it is owned"
             raise StreamError(msg)
         return self._store
 
@@ -104,27 +154,59 @@ class Partition:
             run = await self._unprocessed(run)
             if not run:
                 return
-            outputs = self._fold.run(run)
+            next_offset = run[-1].offset + 1
+            if await self._commit(self._fold.run(run), next_offset):
+                self._next, self._reached_at = next_offset, run[-1].timestamp
+                return
+        raise self._refused()
+
+    async def pass_time(self, clock: int, end: int) -> None:
+        """Do what is due by now, and commit what it makes.
+
+        As long as there are records to read, now is when the last one was written: what they report has happened.
+
+        Args:
+            clock: The time, in milliseconds.
+            end: The offset behind the last record of the source.
+
+        Raises:
+            As `process` does.
+        """
+        now = clock if (self._next or 0) >= end else self._reached_at
+        for _ in range(_RETRIES):
+            while entries := self._open_store.due(now, _DUE_BATCH):
+                outputs = self._fold.pass_time(dict.fromkeys(entries.values()), now)
+                if not await self._commit(outputs, None, entries):
+                    break
+            else:
+                return
+        raise self._refused()
+
+    async def _commit(self, outputs: Outputs, next_offset: int | None, done: Collection[bytes] = ()) -> bool:
+        """Commit to Kafka, then to the store. False when the partition had to be taken over anew instead."""
+        offset = 0
+        if next_offset is not None or outputs.states or outputs.others:
             try:
-                publishing = asyncio.to_thread(self._publish, outputs, run[-1].offset + 1)
+                publishing = asyncio.to_thread(self._publish, outputs, next_offset)
                 offset = await asyncio.wait_for(publishing, _PUBLISH_TIMEOUT_S)
-                break
             except TimeoutError as error:
-                msg = f"Kafka did not commit a run of partition {self.number} within {_PUBLISH_TIMEOUT_S:g} s"
+                msg = f"Kafka did not commit a run of {self} within {_PUBLISH_TIMEOUT_S:g} s"
                 raise StreamError(msg) from error
             except KafkaException as error:
                 if error.args[0].fatal():
-                    msg = f"partition {self.number} belongs to another worker: {error.args[0].str()}"
+                    msg = f"{self} belongs to another worker: {error.args[0].str()}"
                     raise OwnershipLostError(msg) from error
                 # Whether it was committed is open. A new producer settles that, and the committed offset tells.
-                _log.warning("partition %d is taken over anew: %s", self.number, error.args[0].str())
+                _log.warning("%s is taken over anew: %s", self, error.args[0].str())
                 await asyncio.to_thread(self._own)
-        else:
-            msg = f"Kafka took no transaction of partition {self.number} in {_RETRIES} tries; see the broker's log"
-            raise StreamError(msg)
-        self._next = run[-1].offset + 1
-        if outputs.versions:
-            self._open_store.write(outputs.versions.items(), offset)
+                return False
+        if outputs.states or done:
+            states = ((key, value, due) for key, (value, due) in outputs.states.items())
+            self._open_store.write(states, offset or None, done, outputs.purged)
+        return True
+
+    def _refused(self) -> StreamError:
+        return StreamError(f"Kafka took no transaction of {self} in {_RETRIES} tries; see the broker's log")
 
     def close(self) -> None:
         """Close the local store."""
@@ -138,9 +220,10 @@ class Partition:
         self._producer = Producer(
             options
             | {
-                "transactional.id": f"{self._settings.group}-{self.number}",
+                "transactional.id": f"{self._settings.group}-{self._stage.name}-{self.number}",
                 "transaction.timeout.ms": int(self._settings.transaction_timeout_s * 1000),
                 "compression.type": "lz4",
+                "partitioner": "murmur2_random",  # as Kafka's own clients do
                 "linger.ms": 5,
                 "queue.buffering.max.messages": 1_000_000,
             }
@@ -149,19 +232,26 @@ class Partition:
         group = {"group.id": self._settings.group, "enable.auto.commit": False}
         # Offsets that wait for their transaction are not waited for: those of earlier owners were ended above. After a
         # crash of the broker its group coordinator can miss that, and a stable offset is then never to be had.
+        source = TopicPartition(self._stage.source, self.number)
         with closing(Consumer(options | group | {"isolation.level": "read_uncommitted"})) as reader:
             self._group = reader.consumer_group_metadata()
-            (committed,) = _retried(reader.committed, [TopicPartition(RAW, self.number)], _CALL_TIMEOUT_S)
-            _, end = _retried(reader.get_watermark_offsets, TopicPartition(RAW, self.number), _CALL_TIMEOUT_S)
-        self._next = committed.offset if 0 <= committed.offset <= end else None
-        if committed.offset > end:
-            _log.error(
-                "partition %d of %s ends at offset %d, but the group %s has committed %d: the topic was made anew, or "
-                "a worker of another Kafka wrote here. Everything that the partition holds is read again",
-                *(self.number, RAW, end, self._settings.group, committed.offset),
+            (committed,) = _retried(reader.committed, [source], _CALL_TIMEOUT_S)
+            low, end = _retried(reader.get_watermark_offsets, source, _CALL_TIMEOUT_S)
+        self._source_id, changelog_id = self._topic_ids()
+        self._next = committed.offset if committed.offset >= 0 else None
+        # Offsets that a person has set name no topic.
+        if committed.offset > end or (committed.metadata or self._source_id) != self._source_id:
+            # Faust has begun to read where that offset says, so it has to be mended in Kafka, and read again.
+            self._publish(Outputs(), low)
+            msg = (
+                f"{self} ends at offset {end}, and the group {self._settings.group} had committed {committed.offset} "
+                "of another topic of that name: it was made anew, or a worker of another Kafka wrote here. Started "
+                f"again, this worker reads all that the partition holds, from offset {low} on"
             )
+            raise StreamError(msg)
         if self._store is None:
-            self._store = Store(self._state_folder(), self._topic_id())
+            folder = self._settings.state / self._settings.group / self._stage.name / str(self.number)
+            self._store = Store(folder, changelog_id)
         recovery = {
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
@@ -172,45 +262,43 @@ class Partition:
             recovered = self._recover(reader)
         self._fold.forget_cache()
         _log.info(
-            "owns partition %d from offset %s, recovered %d versions in %.2f s",
-            self.number,
-            self._next,
-            recovered,
-            time.monotonic() - started,
+            "owns %s from offset %s, recovered %d states in %.2f s",
+            *(self, self._next, recovered, time.monotonic() - started),
         )
 
-    def _state_folder(self) -> Path:
-        return self._settings.state / self._settings.group / str(self.number)
-
-    def _topic_id(self) -> str:
+    def _topic_ids(self) -> tuple[str, str]:
+        """Return the identities of source and changelog."""
         if self._kafka.in_memory:
             # That broker names no ids, and its topics never outlive it; neither may the state.
-            return f"in-memory broker at {self._kafka.bootstrap}, {time.time_ns()}"
+            return "", f"in-memory broker at {self._kafka.bootstrap}, {time.time_ns()}"
+        names = [self._stage.source, self._stage.changelog]
         admin = AdminClient(self._kafka.confluent() | _CLIENT)  # its futures end with it
-        described = admin.describe_topics(TopicCollection([MESSAGES]), request_timeout=_CALL_TIMEOUT_S)
-        return str(_retried(described[MESSAGES].result, _CALL_TIMEOUT_S).topic_id)
+        described = admin.describe_topics(TopicCollection(names), request_timeout=_CALL_TIMEOUT_S)
+        source, changelog = (str(_retried(described[name].result, _CALL_TIMEOUT_S).topic_id) for name in names)
+        return source, changelog
 
     def _recover(self, reader: Consumer) -> int:
-        """Read `sms.messages` from the store's offset to its end; return how many versions that was."""
-        store = self._open_store
+        """Read the changelog from the store's offset to its end; return how many records that was."""
+        store, due = self._open_store, self._fold.due
         position = store.offset
-        reader.assign([TopicPartition(MESSAGES, self.number, position)])
+        reader.assign([TopicPartition(self._stage.changelog, self.number, position)])
         recovered = 0
         while True:
-            versions: list[tuple[bytes, bytes | None]] = []
+            states: list[tuple[bytes, bytes | None, int | None]] = []
             ended = False
             for message in reader.consume(_RECOVERY_BATCH, _RECOVERY_WAIT_S):
                 error = message.error()
                 if error is None:
-                    versions.append((message.key(), message.value()))
+                    value = message.value()
+                    states.append((message.key(), value, due(value, message.timestamp()[1])))
                     position = message.offset() + 1
                 elif error.code() == KafkaError._PARTITION_EOF:
                     ended = True
                 else:
                     raise KafkaException(error)
-            if versions:
-                store.write(versions, position)
-                recovered += len(versions)
+            if states:
+                store.write(states, position)
+                recovered += len(states)
             if ended:
                 return recovered
 
@@ -218,28 +306,26 @@ class Partition:
         """Return the part of a run that is not committed yet, and notice what is missing before it."""
         if self._next is None or not run:
             return run
-        if run[0].offset > self._next:
+        if run[0].offset > self._next and not self._stage.has_gaps:
             earliest = await asyncio.to_thread(self._earliest)
             if earliest <= self._next:
-                msg = f"partition {self.number}: offsets {self._next} to {run[0].offset - 1} were not handed over"
+                msg = f"{self}: offsets {self._next} to {run[0].offset - 1} were not handed over"
                 raise LostRecordsError(msg)
             _log.error(
-                "partition %d of %s: offsets %d to %d were deleted by Kafka's retention before they were read, and are "
-                "lost. Give the topic a longer retention.ms or the worker more power",
-                self.number,
-                RAW,
-                self._next,
-                run[0].offset - 1,
+                "%s: offsets %d to %d were deleted by Kafka's retention before they were read, and are lost. Give the "
+                "topic a longer retention.ms or the worker more power",
+                *(self, self._next, run[0].offset - 1),
             )
         return [record for record in run if record.offset >= self._next] if run[0].offset < self._next else run
 
     def _earliest(self) -> int:
         with closing(Consumer(self._kafka.confluent() | _CLIENT | {"group.id": self._settings.group})) as reader:
-            low, _ = _retried(reader.get_watermark_offsets, TopicPartition(RAW, self.number), _CALL_TIMEOUT_S)
+            source = TopicPartition(self._stage.source, self.number)
+            low, _ = _retried(reader.get_watermark_offsets, source, _CALL_TIMEOUT_S)
             return int(low)
 
-    def _publish(self, outputs: Outputs, next_offset: int) -> int:
-        """Commit one transaction; return the offset behind the last version on `sms.messages`."""
+    def _publish(self, outputs: Outputs, next_offset: int | None) -> int:
+        """Commit one transaction; return the offset behind the last record of the changelog, 0 if there is none."""
         producer, last = self._producer, -1
 
         def delivered(error: KafkaError | None, message: Any) -> None:
@@ -248,23 +334,25 @@ class Partition:
                 last = message.offset()
 
         producer.begin_transaction()
-        keys = list(outputs.versions)
-        for key in keys[:-1]:
-            producer.produce(MESSAGES, outputs.versions[key], key, self.number)
-        if keys:
+        produce, changelog, number = producer.produce, self._stage.changelog, self.number
+        states = list(outputs.states.items())
+        for key, state in states[:-1]:
+            produce(changelog, state.value, key, number)
+        for key, state in states[-1:]:
             # Idempotent producers keep the order of a partition, so the last one has the largest offset.
-            producer.produce(MESSAGES, outputs.versions[keys[-1]], keys[-1], self.number, on_delivery=delivered)
-        for letter in outputs.deadletters:
-            producer.produce(DEADLETTERS, letter.value, letter.key, self.number, headers=letter.headers)
+            produce(changelog, state.value, key, number, on_delivery=delivered)
+        for topic, other_key, value, partition, headers in outputs.others:
+            produce(topic, value, other_key, -1 if partition is None else partition, headers=headers)
         producer.flush(_CALL_TIMEOUT_S)
-        offsets = [TopicPartition(RAW, self.number, next_offset)]
-        producer.send_offsets_to_transaction(offsets, self._group, _CALL_TIMEOUT_S)
+        if next_offset is not None:
+            offsets = [TopicPartition(self._stage.source, self.number, next_offset, self._source_id)]
+            producer.send_offsets_to_transaction(offsets, self._group, _CALL_TIMEOUT_S)
         producer.commit_transaction(_CALL_TIMEOUT_S)
         return last + 1
 
 
 def _retried(call: Callable[..., T], *arguments: Any) -> T:
-    """Call, and call again while the client says that the error will pass.
+    """Call, and call again while the error is one that will pass.
 
     Raises:
         KafkaException: It did not pass, or is of another kind.
@@ -273,7 +361,8 @@ def _retried(call: Callable[..., T], *arguments: Any) -> T:
         try:
             return call(*arguments)
         except KafkaException as error:
-            if attempt == _RETRIES - 1 or not error.args[0].retriable():
+            passes = error.args[0].retriable() or error.args[0].code() in _PASSING
+            if attempt == _RETRIES - 1 or not passes:
                 raise
             time.sleep(0.1 * 2**attempt)
     raise AssertionError

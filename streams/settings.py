@@ -1,8 +1,9 @@
 """Settings of the stream worker."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -28,7 +29,21 @@ class StreamSettings(BaseSettings):
     status_meanings: str = Field(
         "", description="What undocumented status ids mean, such as `13=not_sent,102=not_permitted`."
     )
+    expire_after_h: float = Field(
+        24, gt=0, description="Hours without a report after which an open message has expired."
+    )
+    forget_after_h: float = Field(
+        168, description="Hours after the last report when the state of a message is dropped; more than expire_after_h."
+    )
+    clock_interval_s: float = Field(5, gt=0, description="Seconds between two looks at what is due.")
     max_batch: int = Field(4000, ge=1, description="Records of all partitions taken up at once.")
     cache_messages: int = Field(20_000, ge=0, description="Messages a partition keeps decoded in memory.")
     session_timeout_s: float = Field(10, gt=0, description="Seconds after which a silent worker's partitions move on.")
     transaction_timeout_s: float = Field(30, gt=0, description="Seconds after which Kafka aborts an open transaction.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.forget_after_h <= self.expire_after_h:
+            msg = "forget_after_h must be more than expire_after_h: what is forgotten cannot expire"
+            raise ValueError(msg)
+        return self

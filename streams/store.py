@@ -1,25 +1,33 @@
-"""The local state of one partition: the newest version of each message, in RocksDB.
+"""The local state of one partition of a stage, in RocksDB: the newest value of each key, and what is due when.
 
-It is a copy of the partition of `sms.messages` up to an offset that it holds itself, so it may be stale or lost
-without harm: `streams.partition` reads the rest from Kafka before it uses it.
+It is a copy of the partition of the changelog up to an offset that it holds itself, so it may be stale or lost without
+harm: `streams.partition` reads the rest from Kafka before it uses it.
+
+What is due is kept beside the states by minute and key, and found without looking at any state. An entry is a hint:
+the state may have changed since, and then has an entry for its own time too.
 """
 
 import contextlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import rocksdict
 
 from streams.errors import StateError
 
-# Message keys begin with a source's name, never with a NUL.
+# Keys of states begin with a source's name, never with one of these.
 _OFFSET = b"\x00offset"
 _TOPIC = b"\x00topic"
+_DUE = b"\x01"
+_MINUTE_MS = 60_000
+_AFTER_MINUTE = len(_DUE) + 4
+_LAST_MINUTE = 2**32 - 1
+_WRITE_BUFFER = 16 << 20  # bytes; eight partitions with RocksDB's 64 MiB each took more memory than all else
 
 
 class Store:
-    """Versions by message key.
+    """States by key.
 
     Args:
         path: Folder of the database; created if need be, and emptied if it copies another topic than `topic_id`.
@@ -31,6 +39,7 @@ class Store:
 
     def __init__(self, path: Path, topic_id: str) -> None:
         self._path = path
+        self._due_from = _DUE  # no entry is before it
         self._db = self._open()
         if self._db.get(_TOPIC) != topic_id.encode():
             # Offsets of a deleted and recreated topic say nothing about the new one.
@@ -43,6 +52,7 @@ class Store:
         options = rocksdict.Options(raw_mode=True)
         options.create_if_missing(True)
         options.set_keep_log_file_num(1)
+        options.set_write_buffer_size(_WRITE_BUFFER)
         try:
             self._path.mkdir(parents=True, exist_ok=True)
             return rocksdict.Rdict(str(self._path), options)
@@ -59,23 +69,55 @@ class Store:
         return int(self._db.get(_OFFSET) or 0)
 
     def get(self, key: bytes) -> bytes | None:
-        """Return the newest version of a message, or None."""
+        """Return the state of a key: None if there is none, empty if it was dropped."""
         value: bytes | None = self._db.get(key)
         return value
 
-    def write(self, versions: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
-        """Write versions (None deletes) and the offset that they reach to, all or nothing.
+    def due(self, now: int, limit: int) -> dict[bytes, bytes]:
+        """Return up to `limit` entries of what is due at a time in milliseconds: the state's key by the entry's."""
+        found: dict[bytes, bytes] = {}
+        end = _due_entry(now)
+        entries = self._db.iter(rocksdict.ReadOptions())
+        entries.seek(self._due_from)
+        while len(found) < limit and entries.valid() and (entry := entries.key()) < end:
+            found[entry] = entry[_AFTER_MINUTE:]
+            entries.next()
+        return found
+
+    def write(
+        self,
+        states: Iterable[tuple[bytes, bytes | None, int | None]],
+        offset: int | None = None,
+        done: Collection[bytes] = (),
+        purged: Iterable[bytes] = (),
+    ) -> None:
+        """Write, all or nothing.
+
+        Args:
+            states: Key, value (None drops it) and when it is due in milliseconds, if ever.
+            offset: Where the changelog ends with these states; None if none of them is on it.
+            done: Entries of what was due.
+            purged: Keys of dropped states that nothing shall remind of.
 
         Raises:
             StateError: The disk is full or broken.
         """
+        # Deleted entries are passed over one by one until RocksDB has compacted them away: do not meet them again.
+        self._due_from = max(done, default=self._due_from)
         batch = rocksdict.WriteBatch(raw_mode=True)
-        for key, value in versions:
-            if value is None:
-                batch.delete(key)
-            else:
-                batch.put(key, value)
-        batch.put(_OFFSET, b"%d" % offset)
+        put, delete = batch.put, batch.delete
+        for key, value, due in states:
+            put(key, value or b"")
+            if due is not None:
+                entry = _due_entry(due)
+                put(entry + key, b"")
+                self._due_from = min(self._due_from, entry)
+        for entry in done:
+            delete(entry)
+        for key in purged:
+            delete(key)
+        if offset is not None:
+            put(_OFFSET, b"%d" % offset)
         try:
             self._db.write(batch)
         except Exception as error:  # rocksdict raises bare Exception
@@ -86,3 +128,8 @@ class Store:
         """Close the database."""
         with contextlib.suppress(Exception):  # closing twice is no fault
             self._db.close()
+
+
+def _due_entry(due: int) -> bytes:
+    """Return how the entries of a time in milliseconds begin: the next whole minute, not to be looked at too early."""
+    return _DUE + min(max(due // _MINUTE_MS + 1, 0), _LAST_MINUTE).to_bytes(4)

@@ -26,6 +26,15 @@ _MAX_WAITING = 4
 class BatchConsumer(driver.Consumer):
     """A Faust consumer whose every message is a run of records of one partition."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Reads what is committed, and takes its end for the end. Faust's own transactions stay out of it: see below.
+        self.in_transaction = True
+
+    def on_init_dependencies(self) -> list[Any]:
+        """Return nothing, in place of Faust's manager of transactions."""
+        return []
+
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:  # noqa: ASYNC109 - Faust's signature
         """Yield one message per partition with records, once the runs handed out before are taken up."""
         if len(self._unacked_messages) >= _MAX_WAITING:

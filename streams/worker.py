@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import faust
@@ -13,9 +15,8 @@ from faust.types import TP
 from mode.loop import use as use_loop
 
 from gateway.kafka import KafkaSettings
-from gateway.topics import RAW
 from streams.errors import StateError, StreamError
-from streams.partition import Partition
+from streams.partition import STAGES, Partition
 from streams.settings import StreamSettings
 from streams.transport import BatchTransport, RunSchema
 
@@ -25,59 +26,80 @@ _FAILED = 2
 
 
 class Partitions:
-    """Processes runs: those of one partition in their order, those of several side by side.
+    """Processes runs and the passing of time: for one partition one after the other, for several side by side.
 
     While one partition waits for Kafka to commit, another uses the processor.
+
+    Args:
+        app: Knows the generation of the consumer group.
+        settings: The worker's.
+        kafka: How to reach Kafka.
+        clock: Returns the seconds since 1970.
     """
 
-    def __init__(self, app: faust.App, settings: StreamSettings, kafka: KafkaSettings) -> None:
+    def __init__(
+        self,
+        app: faust.App,
+        settings: StreamSettings,
+        kafka: KafkaSettings,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._app = app
         self._settings = settings
         self._kafka = kafka
+        self._clock = clock
         self._closing = False
-        self._partitions: dict[int, Partition] = {}
-        self._under_way: dict[int, asyncio.Task[None]] = {}
+        self._partitions: dict[TP, Partition] = {}
+        self._under_way: dict[TP, asyncio.Task[None]] = {}
 
-    async def run(self, number: int, generation: int, records: list[Any]) -> None:
-        """Start on a run once the partition's previous one is committed."""
-        await self.settle(number)
-        if generation == self._app.consumer_generation_id and not self._closing:
-            self._start(number, generation, records)
+    async def run(self, message: Any) -> None:
+        """Start on a run once what is under way for its partition is done."""
+        await self._start(message.tp, message.generation_id, lambda partition: partition.process(message.value))
 
-    async def own(self, numbers: Iterable[int]) -> None:
+    async def own(self, tps: Iterable[TP]) -> None:
         """Take over the given partitions for the present generation, side by side."""
-        generation = self._app.consumer_generation_id
-        for number in numbers:
-            await self.settle(number)
-            self._start(number, generation, [])
-        for number in numbers:
-            await self.settle(number)
+        tps, generation = list(tps), self._app.consumer_generation_id
+        for tp in tps:
+            await self._start(tp, generation, lambda partition: partition.process([]))
+        for tp in tps:
+            await self._settle(tp)
 
-    def _start(self, number: int, generation: int, records: list[Any]) -> None:
-        if number not in self._partitions:
-            self._partitions[number] = Partition(number, self._settings, self._kafka)
-        self._under_way[number] = asyncio.create_task(self._process(self._partitions[number], generation, records))
+    async def pass_time(self) -> None:
+        """Do what is due in every partition that is ours."""
+        consumer = self._app.consumer
+        for tp in consumer.assignment() & self._partitions.keys():
+            end = consumer.highwater(tp)
+            if end is not None:  # known from the first answer on
+                work = partial(Partition.pass_time, clock=int(self._clock() * 1000), end=end)
+                await self._start(tp, self._app.consumer_generation_id, work)
 
-    async def _process(self, partition: Partition, generation: int, records: list[Any]) -> None:
+    async def _start(self, tp: TP, generation: int, work: Callable[[Partition], Awaitable[None]]) -> None:
+        await self._settle(tp)
+        if generation != self._app.consumer_generation_id or self._closing:
+            return
+        if tp not in self._partitions:
+            self._partitions[tp] = Partition(STAGES[tp.topic], tp.partition, self._settings, self._kafka)
+        self._under_way[tp] = asyncio.create_task(self._work(self._partitions[tp], generation, work))
+
+    async def _work(self, partition: Partition, generation: int, work: Callable[[Partition], Awaitable[None]]) -> None:
         try:
             await partition.own(generation)
-            await partition.process(records)
+            await work(partition)
         except Exception as error:
             # Faust would acknowledge the run and go on behind it. Nothing may follow a run that failed, and what is
             # uncommitted belongs to the next owner: so the process ends here and now, whatever else is under way.
             _end_process(error)
 
-    async def settle(self, number: int) -> None:
-        """Wait until what is under way for a partition is done."""
-        task = self._under_way.get(number)
-        if task is not None:
+    async def _settle(self, tp: TP) -> None:
+        """Wait until nothing is under way for a partition."""
+        while (task := self._under_way.get(tp)) is not None and not task.done():
             await asyncio.wait([task])
 
     async def close(self) -> None:
         """Let runs under way commit, start no others, close the local state."""
         self._closing = True
-        for number, partition in self._partitions.items():
-            await self.settle(number)
+        for tp, partition in self._partitions.items():
+            await self._settle(tp)
             partition.close()
 
 
@@ -112,16 +134,19 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
     app.transport = BatchTransport(app.conf.broker_consumer, app, loop=app.loop)
     partitions = Partitions(app, settings, kafka)
 
-    @app.agent(app.topic(RAW, schema=RunSchema()))
+    @app.agent(app.topic(*STAGES, schema=RunSchema()))
     async def runs(stream: faust.Stream[Any]) -> None:
         async for event in stream.events():
-            message = event.message
-            await partitions.run(message.partition, message.generation_id, message.value)
+            await partitions.run(event.message)
+
+    @app.timer(settings.clock_interval_s)
+    async def pass_time() -> None:
+        await partitions.pass_time()
 
     @app.on_partitions_assigned.connect
     async def own(_: faust.App, assigned: set[TP], **__: Any) -> None:
         async def take_over() -> None:
-            await partitions.own({tp.partition for tp in assigned if tp.topic == RAW})
+            await partitions.own(tp for tp in assigned if tp.topic in STAGES)
             ready()
 
         # Not awaited: Faust goes on with the rebalance, and runs wait for their partition anyway.

@@ -18,9 +18,9 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from gateway.kafka import KafkaSettings
 from gateway.records import message_key
 from gateway.topics import DEADLETTERS, MESSAGES, RAW
-from streams.errors import LostRecordsError, OwnershipLostError
-from streams.fold import Fold
-from streams.partition import Partition
+from streams.errors import LostRecordsError, OwnershipLostError, StreamError
+from streams.messages import MessageFold
+from streams.partition import MESSAGE_STAGE, Partition
 from streams.settings import StreamSettings
 
 PARTITION = 2
@@ -99,7 +99,7 @@ class Owners:
 
     async def next(self, disk: str) -> Partition:
         settings = StreamSettings(state=self._folder / disk, group=self._group)
-        owner = Partition(PARTITION, settings, self._kafka)
+        owner = Partition(MESSAGE_STAGE, PARTITION, settings, self._kafka)
         self._opened.append(owner)
         await owner.own(1)
         return owner
@@ -184,7 +184,7 @@ async def test_a_disk_of_another_topic_is_not_believed(owners: Owners, kafka: Ka
     await first.process([Raw(name, 1, 1, 0)])
     store = first._open_store
     store._db[b"\x00topic"] = b"a topic that was deleted"
-    store.write([(message_key(name, 1), b"nonsense")], 10**9)
+    store.write([(message_key(name, 1), b"nonsense", None)], 10**9)
     first.close()
     again = await owners.next("a")
     await again.process([Raw(name, 1, 7, 1)])
@@ -198,15 +198,31 @@ async def test_records_that_were_not_handed_over_are_noticed(owners: Owners, kaf
         await owner.process([Raw(name, 1, 7, 5)])
 
 
-async def test_a_committed_offset_beyond_the_end_of_the_topic_is_not_believed(
-    owners: Owners, kafka: KafkaSettings, name: str
+@pytest.mark.parametrize(
+    ("offset", "metadata"), [(10**9, ""), (5, "a topic that was deleted")], ids=["beyond-the-end", "of-another-topic"]
+)
+async def test_an_offset_of_another_topic_is_set_back_and_ends_the_worker_once(
+    owners: Owners, kafka: KafkaSettings, name: str, offset: int, metadata: str
 ) -> None:
     consumer = Consumer(kafka.confluent() | {"group.id": name})
-    consumer.commit(offsets=[TopicPartition(RAW, PARTITION, 10**9)], asynchronous=False)
+    consumer.commit(offsets=[TopicPartition(RAW, PARTITION, offset, metadata)], asynchronous=False)
+    with pytest.raises(StreamError, match="of another topic of that name"):
+        await owners.next("a")
+    (committed,) = consumer.committed([TopicPartition(RAW, PARTITION)], 10)
+    consumer.close()
+    assert committed.offset == 0
+    source = name.translate({ord("["): "-", ord("]"): None})
+    await (await owners.next("b")).process([Raw(source, 1, 7, 0)])
+    assert versions(kafka, source)[1][-1]["outcome"] == "delivered"
+
+
+async def test_an_offset_that_a_person_has_set_is_believed(owners: Owners, kafka: KafkaSettings, name: str) -> None:
+    consumer = Consumer(kafka.confluent() | {"group.id": name})
+    consumer.commit(offsets=[TopicPartition(RAW, PARTITION, 5)], asynchronous=False)
     consumer.close()
     owner = await owners.next("a")
-    await owner.process([Raw(name, 1, 7, 0)])
-    assert versions(kafka, name)[1][-1]["outcome"] == "delivered"
+    await owner.process([Raw(name, 1, 1, 4), Raw(name, 1, 7, 5)])
+    assert [version["version"] for version in versions(kafka, name)[1]] == [1]
 
 
 async def test_what_cannot_be_read_is_a_dead_letter_in_the_same_transaction(
@@ -233,7 +249,7 @@ async def test_a_fault_of_our_own_commits_nothing(
         raise ZeroDivisionError
 
     with monkeypatch.context() as patched:
-        patched.setattr(Fold, "run", fails)
+        patched.setattr(MessageFold, "run", fails)
         with pytest.raises(ZeroDivisionError):
             await owner.process([Raw(name, 1, 1, 0)])
     await (await owners.next("b")).process([Raw(name, 1, 1, 0)])

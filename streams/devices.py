@@ -1,0 +1,206 @@
+"""Devices: what runs of reports did to them, and the fold of that into the state of each device and channel.
+
+A report names a message, and messages of a device are spread over all partitions. So the fold of `sms.raw` sums up
+what each run did to a device's channel in one record of `sms.activity`, in the partition of the device; and here these
+become `sms.devices`. Where no report names a device, as with images, the channel alone is counted.
+
+Counts are of messages, each under what it is now: `open`, or the outcome it ended with. They follow from the
+differences between versions, so what is repeated is not counted again. A report about a forgotten message is a sign of
+life, and counts nothing: the message was counted when it was known.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import orjson
+
+from gateway import records
+from gateway.errors import UnreadablePayload
+from gateway.statuses import ENDS, FAILURES, Outcome
+from gateway.topics import ACTIVITY
+from streams.fold import Output, Outputs, Record, State, dead_letter
+from streams.lifecycle import Version
+
+OPEN: Final = "open"
+COUNTED: Final = (OPEN, *sorted(outcome.value for outcome in ENDS))
+
+REASON_NOT_ACTIVITY: Final = "not_activity"
+
+_GAPS: Final = 24  # the last one begins at 97 days
+_FAILURES: Final = frozenset(outcome.value for outcome in FAILURES)
+
+
+class Activity:
+    """What one run did to one device and channel: the value of a record on `sms.activity`.
+
+    Attributes:
+        first_at, last_at: When the first and the last sign of life was received, in milliseconds; None if there was
+            none, as when messages expire.
+        reports: How many messages were reported on.
+        incoming: How many messages came in.
+        counts: How many messages more, or less, count as `open` or as an outcome.
+        ends: sms_id, status_id, outcome and time in milliseconds of each message that came to an end, or to another.
+    """
+
+    __slots__ = ("channel_id", "counts", "device_id", "ends", "first_at", "incoming", "last_at", "reports", "source")
+
+    def __init__(self, source: str, device_id: int | None, channel_id: int | None) -> None:
+        self.source = source
+        self.device_id = device_id
+        self.channel_id = channel_id
+        self.first_at: int | None = None
+        self.last_at: int | None = None
+        self.reports = 0
+        self.incoming = 0
+        self.counts: dict[str, int] = {}
+        self.ends: list[tuple[int, int, str, int | None]] = []
+
+    def seen(self, at: int) -> None:
+        """Take a sign of life."""
+        if self.first_at is None or at < self.first_at:
+            self.first_at = at
+        if self.last_at is None or at > self.last_at:
+            self.last_at = at
+
+    def count(self, outcome: str, difference: int) -> None:
+        """Count a message under an outcome, or no longer."""
+        self.counts[outcome] = self.counts.get(outcome, 0) + difference
+
+
+class Activities:
+    """The activity of all devices in one run."""
+
+    def __init__(self) -> None:
+        self._all: dict[tuple[str, int | None, int | None], Activity] = {}
+
+    def _of(self, source: str, device_id: int | None, channel_id: int | None) -> Activity:
+        activity = self._all.get((source, device_id, channel_id))
+        if activity is None:
+            activity = self._all[source, device_id, channel_id] = Activity(source, device_id, channel_id)
+        return activity
+
+    def incoming(self, source: str, device_id: int | None, channel_id: int | None, at: int) -> None:
+        """Take an incoming message, received at a time in milliseconds."""
+        activity = self._of(source, device_id, channel_id)
+        activity.seen(at)
+        activity.incoming += 1
+
+    def version(
+        self, before: tuple[str | None, int | None, int | None], now: str | None, version: Version, *, counts: bool
+    ) -> None:
+        """Take a new version of a message.
+
+        Args:
+            before: What the message counted as so far, and for which device and channel.
+            now: What it counts as.
+            version: The version.
+            counts: Whether it counts at all.
+        """
+        source, device_id, channel_id = version["source"], version["device_id"], version["channel_id"]
+        activity = self._of(source, device_id, channel_id)
+        if now != Outcome.EXPIRED:
+            activity.seen(version["last_seen_at"])
+            activity.reports += 1
+        if not counts or before == (now, device_id, channel_id):
+            return
+        if before[0] is not None:
+            self._of(source, *before[1:]).count(before[0], -1)
+        if now is not None:
+            activity.count(now, 1)
+            if now not in {OPEN, before[0]}:
+                activity.ends.append((version["sms_id"], version["last_status_id"], now, version["ended_at"]))
+
+    def outputs(self) -> list[Output]:
+        """Return a record for each device and channel."""
+        return [
+            Output(
+                ACTIVITY,
+                records.device_key(activity.source, activity.device_id),
+                orjson.dumps({name: getattr(activity, name) for name in Activity.__slots__}),
+            )
+            for activity in self._all.values()
+        ]
+
+
+class DeviceFold:
+    """The fold of one partition of `sms.activity` into states of devices. It keeps nothing between runs.
+
+    A state has `source`, `device_id`, `channel_id`; `first_seen_at` and `last_seen_at` in milliseconds; `reports` and
+    `incoming`; the number of messages by `open` and each outcome; `last_outcome`, `last_status_id` and `last_ended_at`
+    of the message that ended last; `errors`, how often each status id ended a message with a failure; and `gaps`, the
+    rhythm of arrival: how often nothing came for less than 1 s, and for 1 to 2, 2 to 4, 4 to 8 ... seconds.
+    """
+
+    def __init__(self, load: Callable[[bytes], bytes | None]) -> None:
+        self._load = load
+
+    def run(self, run: Sequence[Record]) -> Outputs:
+        """Fold activity, in its order."""
+        outputs = Outputs()
+        states: dict[bytes, dict[str, Any]] = {}
+        for record in run:
+            try:
+                activity = _read(record.value)
+                key = b"%s:%s" % (
+                    records.device_key(activity["source"], activity["device_id"]),
+                    b"-" if activity["channel_id"] is None else b"%d" % activity["channel_id"],
+                )
+                if key not in states:
+                    stored = self._load(key)
+                    states[key] = orjson.loads(stored) if stored else _new(activity)
+                _add(states[key], activity)
+            except UnreadablePayload as error:
+                outputs.others.append(dead_letter(record, error))
+        outputs.states = {key: State(orjson.dumps(state)) for key, state in states.items()}
+        return outputs
+
+    def pass_time(self, keys: Iterable[bytes], now: int) -> Outputs:
+        """Do nothing: no state of a device is ever due."""
+        return Outputs()
+
+    def due(self, value: bytes | None, written_at: int) -> None:
+        """Return None."""
+
+    def forget_cache(self) -> None:
+        """Do nothing: there is none."""
+
+
+def _read(value: bytes | None) -> dict[str, Any]:
+    try:
+        activity: dict[str, Any] = orjson.loads(value or b"")
+        if set(activity) != set(Activity.__slots__):
+            raise ValueError
+    except (ValueError, TypeError) as error:
+        raise UnreadablePayload(REASON_NOT_ACTIVITY, "the record is none of this stream's worker") from error
+    return activity
+
+
+def _new(activity: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **{name: activity[name] for name in ("source", "device_id", "channel_id")},
+        **dict.fromkeys(("first_seen_at", "last_seen_at", "last_outcome", "last_status_id", "last_ended_at")),
+        **dict.fromkeys(("reports", "incoming", *COUNTED), 0),
+        "errors": {},
+        "gaps": [0] * _GAPS,
+    }
+
+
+def _add(state: dict[str, Any], activity: dict[str, Any]) -> None:
+    first_at, last_at = activity["first_at"], activity["last_at"]
+    if first_at is not None:
+        if state["last_seen_at"] is None:
+            state["first_seen_at"], state["last_seen_at"] = first_at, last_at
+        elif first_at > state["last_seen_at"]:
+            seconds = (first_at - state["last_seen_at"]) // 1000
+            state["gaps"][min(seconds.bit_length(), _GAPS - 1)] += 1
+        state["first_seen_at"] = min(first_at, state["first_seen_at"])
+        state["last_seen_at"] = max(last_at, state["last_seen_at"])
+    state["reports"] += activity["reports"]
+    state["incoming"] += activity["incoming"]
+    for outcome, difference in activity["counts"].items():
+        state[outcome] += difference
+    for _, status_id, outcome, ended_at in activity["ends"]:
+        if outcome in _FAILURES:
+            state["errors"][str(status_id)] = state["errors"].get(str(status_id), 0) + 1
+        if state["last_ended_at"] is None or ended_at >= state["last_ended_at"]:
+            state["last_outcome"], state["last_status_id"], state["last_ended_at"] = outcome, status_id, ended_at

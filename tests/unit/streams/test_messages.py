@@ -1,0 +1,258 @@
+"""The fold of reports into versions, outcomes and activity, with a clock of its own."""
+
+import json
+from collections import Counter
+from datetime import UTC
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.records import message_key
+from gateway.statuses import STATUSES
+from gateway.topics import ACTIVITY, DEADLETTERS, OUTCOMES, RAW
+from streams.devices import COUNTED, DeviceFold
+from streams.fold import Outputs
+from streams.lifecycle import Lifecycle
+from streams.messages import MessageFold
+
+T0 = 1_760_000_000_000
+HOUR = 3_600_000
+EXPIRE, FORGET = 24 * HOUR, 168 * HOUR
+
+
+def record(status_id: int, at: int = 0, sms_id: int = 17, **fields: Any) -> Any:
+    body = {"sms_id": sms_id, "status_id": status_id, "device_id": 8001, "channel_id": 1} | fields
+    headers = [("source", b"gw"), ("received_at", b"%d" % (T0 + at))]
+    return SimpleNamespace(
+        topic=RAW, partition=2, offset=5, timestamp=T0 + at, key=message_key("gw", sms_id),
+        value=json.dumps(body).encode(), headers=headers,
+    )  # fmt: skip
+
+
+class Stream:
+    """A fold with a store, and all that it told. Reopened, it keeps nothing but the store."""
+
+    def __init__(self) -> None:
+        self.store: dict[bytes, bytes] = {}
+        self.told: list[Any] = []
+        self.dead: list[Any] = []
+        self.devices: dict[bytes, bytes] = {}
+        self.reopen()
+
+    def reopen(self) -> None:
+        self._fold = MessageFold(Lifecycle(STATUSES, EXPIRE), self.store.get, UTC, 100, EXPIRE, FORGET)
+
+    def run(self, *records: Any) -> Outputs:
+        return self._take(self._fold.run(records))
+
+    def pass_time(self, now: int) -> Outputs:
+        return self._take(self._fold.pass_time(list(self.store), T0 + now))
+
+    def _take(self, outputs: Outputs) -> Outputs:
+        for key, (value, _) in outputs.states.items():
+            self.store[key] = value or b""
+        for key in outputs.purged:
+            del self.store[key]
+        activity = [SimpleNamespace(value=other.value) for other in outputs.others if other.topic == ACTIVITY]
+        states = DeviceFold(self.devices.get).run(activity).states  # type: ignore[arg-type]
+        self.devices |= {key: state.value or b"" for key, state in states.items()}
+        self.told += [json.loads(each.value or b"") for each in outputs.others if each.topic == OUTCOMES]
+        self.dead += [each for each in outputs.others if each.topic == DEADLETTERS]
+        return outputs
+
+    @property
+    def version(self) -> Any:
+        return json.loads(self.store[message_key("gw", 17)])
+
+    def summary(self) -> list[tuple[str, bool, str | None]]:
+        return [(each["outcome"], each["correction"], each["previous"]) for each in self.told]
+
+    def counts(self, device: str = "gw:8001:1") -> dict[str, int]:
+        state = json.loads(self.devices[device.encode()])
+        return {name: state[name] for name in COUNTED if state[name]}
+
+
+@pytest.fixture
+def stream() -> Stream:
+    return Stream()
+
+
+def test_a_message_is_told_once_at_its_first_end(stream: Stream) -> None:
+    for status_id in (1, 3, 2, 6, 7, 7, 6):
+        stream.run(record(status_id, status_id))
+        stream.reopen()
+    (told,) = stream.told
+    assert (told["outcome"], told["correction"], told["device_id"], told["is_ended"]) == (
+        "delivered",
+        False,
+        8001,
+        True,
+    )
+    assert stream.counts() == {"delivered": 1}
+
+
+def test_another_end_is_told_as_a_correction(stream: Stream) -> None:
+    stream.run(record(7, 1))
+    stream.run(record(8, 2))
+    assert stream.summary() == [("delivered", False, None), ("undelivered", True, "delivered")]
+    assert stream.counts() == {"undelivered": 1}
+
+
+def test_an_open_message_expires_by_the_clock_and_not_before(stream: Stream) -> None:
+    stream.run(record(1), record(6, HOUR))
+    assert stream.pass_time(HOUR + EXPIRE - 1) == Outputs()
+    stream.pass_time(HOUR + EXPIRE)
+    seen = stream.version
+    assert (seen["outcome"], seen["is_ended"], seen["ended_at"]) == ("expired", True, T0 + HOUR + EXPIRE)
+    assert (seen["last_status_id"], seen["total_s"], seen["failure_class"]) == (6, None, None)
+    assert stream.summary() == [("expired", False, None)]
+    assert stream.counts() == {"expired": 1}
+    assert stream.pass_time(HOUR + EXPIRE + 1) == Outputs()
+
+
+def test_an_ended_message_does_not_expire(stream: Stream) -> None:
+    stream.run(record(9))
+    assert stream.pass_time(FORGET - 1) == Outputs()
+
+
+def test_an_expired_message_is_revived_by_an_end(stream: Stream) -> None:
+    stream.run(record(6))
+    stream.pass_time(EXPIRE)
+    stream.run(record(7, EXPIRE + HOUR))
+    assert (stream.version["outcome"], stream.version["version"]) == ("delivered", 3)
+    assert stream.summary() == [("expired", False, None), ("delivered", True, "expired")]
+    assert stream.counts() == {"delivered": 1}
+
+
+def test_an_expired_message_is_revived_by_a_step_and_expires_again(stream: Stream) -> None:
+    stream.run(record(2))
+    stream.pass_time(EXPIRE)
+    stream.reopen()
+    stream.run(record(6, 2 * EXPIRE))
+    assert (stream.version["outcome"], stream.version["is_ended"]) == ("sent", False)
+    assert stream.counts() == {"open": 1}
+    stream.reopen()
+    stream.pass_time(3 * EXPIRE)
+    assert stream.version["ended_at"] == T0 + 3 * EXPIRE
+    assert stream.summary() == [("expired", False, None), ("sent", True, "expired"), ("expired", True, "expired")]
+    assert stream.counts() == {"expired": 1}
+
+
+def test_a_report_received_before_the_deadline_that_comes_after_it_takes_the_expiry_back(stream: Stream) -> None:
+    stream.run(record(2))
+    stream.pass_time(EXPIRE)
+    stream.run(record(6, EXPIRE - HOUR))
+    assert stream.version["outcome"] == "sent"
+
+
+def test_state_is_dropped_and_a_report_after_that_says_so(stream: Stream) -> None:
+    stream.run(record(7))
+    assert stream.pass_time(FORGET).states[message_key("gw", 17)].value is None
+    stream.reopen()
+    stream.run(record(8, FORGET + HOUR))
+    assert ("late_after_forgetting" in stream.version["flags"], stream.version["outcome"]) == (True, "undelivered")
+    stream.reopen()
+    stream.run(record(8, FORGET + 2 * HOUR))
+    assert stream.version["flags"][:2] == ["duplicated", "late_after_forgetting"]
+    assert stream.summary() == [("delivered", False, None), ("undelivered", True, None)]
+    assert stream.counts() == {"delivered": 1}
+
+
+def test_nothing_reminds_of_a_message_after_a_second_such_time(stream: Stream) -> None:
+    stream.run(record(7))
+    due = stream.pass_time(FORGET).states[message_key("gw", 17)].due
+    assert due == T0 + 2 * FORGET
+    stream.pass_time(2 * FORGET)
+    assert stream.store == {}
+
+
+def test_when_a_state_is_due_is_the_same_from_the_changelog(stream: Stream) -> None:
+    fold = stream._fold
+    for outputs in (stream.run(record(6)), stream.pass_time(EXPIRE), stream.pass_time(FORGET)):
+        for value, due in outputs.states.values():
+            assert fold.due(value, T0 + FORGET) == due
+
+
+def test_an_incoming_message_is_a_sign_of_life_and_no_traffic(stream: Stream) -> None:
+    incoming = record(5, 60_000)
+    incoming.value = json.dumps(
+        {"sms_id": 17, "device_id": 8001, "channel_id": 1, "address": "1", "body": "x"}
+    ).encode()
+    stream.run(incoming)
+    state = json.loads(stream.devices[b"gw:8001:1"])
+    assert (state["incoming"], state["reports"], state["last_seen_at"], stream.counts()) == (1, 0, T0 + 60_000, {})
+
+
+def test_an_image_without_a_device_is_counted_under_its_channel(stream: Stream) -> None:
+    image = record(1)
+    image.value = json.dumps({"sms_id": 17, "sim": 1, "type": "img", "img_url": "u"}).encode()
+    stream.run(image)
+    assert json.loads(stream.devices[b"gw:-:1"])["incoming"] == 1
+
+
+def test_a_message_that_changes_its_device_is_counted_there(stream: Stream) -> None:
+    stream.run(record(1, 0, device_id=None))
+    stream.run(record(2, 1))
+    assert (stream.counts("gw:-:1"), stream.counts()) == ({}, {"open": 1})
+
+
+@pytest.mark.parametrize("header", [None, b"", b"soon", b"9" * 40])
+def test_a_time_of_receipt_that_cannot_be_read_is_kafka_s(stream: Stream, header: bytes | None) -> None:
+    one = record(1, 5)
+    one.headers = [("source", b"gw"), ("received_at", header)]
+    stream.run(one)
+    assert stream.version["first_seen_at"] == T0 + 5
+
+
+def test_a_record_without_a_source_is_a_dead_letter(stream: Stream) -> None:
+    one = record(1)
+    one.headers = []
+    stream.run(one, record(7, 1))
+    ((_, _, _, partition, headers),) = stream.dead
+    assert (partition, dict(headers)["reason"]) == (2, b"missing_header")
+    assert stream.version["outcome"] == "delivered"
+
+
+events = st.lists(
+    st.tuples(
+        st.sampled_from([1, 3, 2, 6, 7, 8, 9, 55, 101]),
+        st.integers(0, 5),
+        st.integers(1, 4),
+        st.sampled_from([None, 8001, 8002]),
+    ),
+    max_size=25,
+)
+
+
+@given(events, st.lists(st.sampled_from(["cut", "reopen", "again", "expire"]), max_size=12), st.randoms())
+def test_every_message_is_counted_once_whatever_comes(told: Any, faults: list[str], random: Any) -> None:
+    stream, batch, now = Stream(), [], 0
+    for status_id, at, sms_id, device_id in told:
+        batch.append(record(status_id, now + at, sms_id, device_id=device_id))
+        if faults and random.random() < 0.5:
+            fault = faults.pop()
+            stream.run(*batch)
+            if fault == "again":
+                stream.run(*batch)
+            elif fault == "reopen":
+                stream.reopen()
+            elif fault == "expire":
+                now += 30 * HOUR
+                stream.pass_time(now)
+            batch = []
+    stream.run(*batch)
+    versions = [json.loads(value) for value in stream.store.values()]
+    expected = Counter(each["outcome"] if each["is_ended"] else "open" for each in versions)
+    counted = Counter[str]()
+    for state in map(json.loads, stream.devices.values()):
+        counted.update({name: state[name] for name in COUNTED if state[name]})
+    assert counted == expected
+    firsts = Counter(each["sms_id"] for each in stream.told if not each["correction"])
+    assert set(firsts.values()) <= {1}
+    for each in versions:
+        if each["is_ended"]:
+            last = [one for one in stream.told if one["sms_id"] == each["sms_id"]][-1]
+            assert (last["outcome"], firsts[each["sms_id"]]) == (each["outcome"], 1)
