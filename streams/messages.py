@@ -24,6 +24,7 @@ REASON_MISSING_HEADER: Final = "missing_header"
 REASON_WRONG_KEY: Final = "wrong_key"
 
 _MAX_DIGITS: Final = 16  # a time in milliseconds has 13
+_NO_END: Final = (None, OPEN)
 _OUTCOME_FIELDS: Final = (
     *("source", "sms_id", "outcome", "failure_class", "last_status_id", "is_ended", "device_id", "channel_id"),
     *("first_seen_at", "ended_at", "attempts", "queue_s", "device_s", "network_s", "total_s"),
@@ -42,15 +43,15 @@ class _Message:
         self.channel_id: int | None = None
         self.has_expired = False
         if version is not None:
-            self.take(version)
+            self.take(version, _told(version))
 
     def place(self) -> tuple[str | None, int | None, int | None]:
         """Return as what, and for which device and channel, it counts."""
         return self.outcome, self.device_id, self.channel_id
 
-    def take(self, version: Mapping[str, Any]) -> None:
+    def take(self, version: Mapping[str, Any], told: str | None) -> None:
         """Remember what was told: the version is on its way."""
-        self.outcome = _told(version)
+        self.outcome = told
         self.device_id = version["device_id"]
         self.channel_id = version["channel_id"]
         self.has_expired = version.get("expired_at") is not None
@@ -124,10 +125,11 @@ class MessageFold:
         """Return when an open message expires, an ended one is dropped, and the mark of a dropped one is."""
         if not value:
             return written_at + self._forget_after_ms
-        return self._due(orjson.loads(value))
+        version = orjson.loads(value)
+        return self._due(version, _told(version))
 
-    def _due(self, version: Version) -> int:
-        return version["last_seen_at"] + (self._expire_after_ms if _told(version) == OPEN else self._forget_after_ms)
+    def _due(self, version: Version, told: str | None) -> int:
+        return version["last_seen_at"] + (self._expire_after_ms if told == OPEN else self._forget_after_ms)
 
     def _one(self, record: Record, changed: dict[bytes, _Message], activities: Activities) -> None:
         event = parse(record.value or b"", self._zone)
@@ -160,16 +162,16 @@ class MessageFold:
     def _write(self, key: bytes, message: _Message, outputs: Outputs, activities: Activities) -> None:
         """Write the version that follows from a message's facts, and tell what it changed."""
         version = self._lifecycle.derive(message.facts)
-        outputs.states[key] = State(orjson.dumps(version), self._due(version))
         before, now = message.outcome, _told(version)
+        outputs.states[key] = State(orjson.dumps(version), self._due(version, now))
         # An expiry can be taken back by a report that is no end; an end by nothing but another end.
         previous = Outcome.EXPIRED.value if before == OPEN and message.has_expired else before
-        if now != before and not {before, now} <= {None, OPEN}:
+        if now != before and not (now in _NO_END and before in _NO_END):
             # What was told of a forgotten message is not known any more, only that it was.
-            is_correction = previous not in {None, OPEN} or message.facts.late
+            is_correction = previous not in _NO_END or message.facts.late
             outputs.others.append(_outcome(version, previous if previous != OPEN else None, is_correction))
         activities.version(message.place(), now, version, counts=not message.facts.late)
-        message.take(version)
+        message.take(version, now)
 
 
 def _told(version: Mapping[str, Any]) -> str | None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,10 +18,10 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from gateway.kafka import KafkaSettings
 from gateway.records import message_key
-from gateway.topics import DEADLETTERS, MESSAGES, RAW
+from gateway.topics import ACTIVITY, DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
 from streams.errors import LostRecordsError, OwnershipLostError, StreamError
 from streams.messages import MessageFold
-from streams.partition import MESSAGE_STAGE, Partition
+from streams.partition import DEVICE_STAGE, MESSAGE_STAGE, Partition
 from streams.settings import StreamSettings
 
 PARTITION = 2
@@ -49,20 +50,22 @@ class Raw:
 
 
 def read(kafka: KafkaSettings, topic: str, source: str) -> list[tuple[bytes, Any, dict[str, bytes]]]:
-    """Return key, value and headers of the committed records of a source, in the order of the partition."""
+    """Return key, value and headers of the committed records of a source, in the order of each partition."""
     options = {"group.id": "reader", "isolation.level": "read_committed", "enable.partition.eof": True}
     consumer = Consumer(kafka.confluent() | options)
-    consumer.assign([TopicPartition(topic, PARTITION, 0)])
-    found = []
-    while True:
+    partitions = range(kafka.partitions)
+    consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
+    found, ended = [], 0
+    while ended < len(partitions):
         message = consumer.poll(10)
         assert message is not None
         if message.error():
             assert message.error().code() == KafkaError._PARTITION_EOF
-            consumer.close()
-            return found
-        if (message.key() or b"").startswith(f"{source}:".encode()):
+            ended += 1
+        elif (message.key() or b"").startswith(f"{source}:".encode()):
             found.append((message.key(), message.value(), dict(message.headers() or [])))
+    consumer.close()
+    return found
 
 
 def versions(kafka: KafkaSettings, source: str) -> dict[int, list[dict[str, Any]]]:
@@ -254,6 +257,101 @@ async def test_a_fault_of_our_own_commits_nothing(
             await owner.process([Raw(name, 1, 1, 0)])
     await (await owners.next("b")).process([Raw(name, 1, 1, 0)])
     assert len(versions(kafka, name)[1]) == 1
+
+
+DAY = 86_400_000
+LONG_AFTER = 1_760_000_000_000 + 2 * DAY
+
+
+def outcomes(kafka: KafkaSettings, source: str) -> list[tuple[str, bool]]:
+    told = [json.loads(value) for _, value, _ in read(kafka, OUTCOMES, source)]
+    return [(each["outcome"], each["correction"]) for each in told]
+
+
+async def test_what_is_due_is_committed_like_a_run(owners: Owners, kafka: KafkaSettings, name: str) -> None:
+    owner = await owners.next("a")
+    await owner.process([Raw(name, 1, 1, 0), Raw(name, 2, 7, 1)])
+    await owner.pass_time(LONG_AFTER, 2)
+    await owner.pass_time(LONG_AFTER, 2)
+    found = versions(kafka, name)
+    assert [version["outcome"] for version in found[1]] == ["pending", "expired"]
+    assert sorted(outcomes(kafka, name)) == [("delivered", False), ("expired", False)]
+    await owner.process([Raw(name, 1, 7, 2)])
+    assert sorted(outcomes(kafka, name)) == [("delivered", False), ("delivered", True), ("expired", False)]
+
+
+@pytest.mark.parametrize("disk", ["same", "empty"])
+async def test_what_is_due_is_found_again_by_the_next_owner(
+    owners: Owners, kafka: KafkaSettings, name: str, disk: str
+) -> None:
+    source = f"{name}-{disk}".replace("[", "").replace("]", "")
+    first = await owners.next("first")
+    await first.process([Raw(source, 1, 1, 0), Raw(source, 2, 1, 1)])
+    first.close()
+    last = await owners.next("first" if disk == "same" else "other")
+    await last.pass_time(LONG_AFTER, 2)
+    assert {of[-1]["outcome"] for of in versions(kafka, source).values()} == {"expired"}
+
+
+async def test_time_does_not_pass_ahead_of_the_records_to_read(owners: Owners, kafka: KafkaSettings, name: str) -> None:
+    owner = await owners.next("a")
+    await owner.process([Raw(name, 1, 1, 0)])
+    await owner.pass_time(LONG_AFTER, 9)
+    assert [version["outcome"] for version in versions(kafka, name)[1]] == ["pending"]
+
+
+async def test_a_fenced_owner_lets_nothing_expire(owners: Owners, kafka: KafkaSettings, name: str) -> None:
+    first = await owners.next("a")
+    await first.process([Raw(name, 1, 1, 0)])
+    second = await owners.next("b")
+    with pytest.raises(OwnershipLostError):
+        await first.pass_time(LONG_AFTER, 1)
+    await second.process([Raw(name, 1, 7, 1)])
+    assert [version["outcome"] for version in versions(kafka, name)[1]] == ["pending", "delivered"]
+    assert outcomes(kafka, name) == [("delivered", False)]
+
+
+async def test_a_forgotten_message_is_a_tombstone_and_its_late_report_says_so(
+    owners: Owners, kafka: KafkaSettings, name: str
+) -> None:
+    first = await owners.next("a")
+    await first.process([Raw(name, 1, 7, 0)])
+    await first.pass_time(LONG_AFTER + 7 * DAY, 1)
+    first.close()
+    last = await owners.next("b")
+    await last.process([Raw(name, 1, 8, 1)])
+    values = [value and json.loads(value) for _, value, _ in read(kafka, MESSAGES, name)]
+    assert [value and "late_after_forgetting" in value["flags"] for value in values] == [False, None, True]
+
+
+async def test_a_device_is_told_once_what_its_messages_came_to(kafka: KafkaSettings, name: str, tmp_path: Path) -> None:
+    settings = StreamSettings(state=tmp_path, group=name)
+    messages = Partition(MESSAGE_STAGE, PARTITION, settings, kafka)
+    await messages.own(1)
+    body = b'{"sms_id": %d, "status_id": %d, "device_id": 8001, "channel_id": 1}'
+    way = [(1, 1), (2, 1), (1, 7), (2, 9), (3, 1)]
+    await messages.process(
+        [Raw(name, each, status, at, value=body % (each, status)) for at, (each, status) in enumerate(way)]
+    )
+    messages.close()
+    consumer = Consumer(kafka.confluent() | {"group.id": "reader", "isolation.level": "read_committed"})
+    consumer.assign([TopicPartition(ACTIVITY, number, 0) for number in range(kafka.partitions)])
+    (message,) = [
+        one for one in iter(lambda: consumer.poll(5), None) if (one.key() or b"").startswith(f"{name}:".encode())
+    ]
+    consumer.close()
+    number = message.partition()
+    record = SimpleNamespace(value=message.value(), key=message.key(), headers=[], topic=ACTIVITY, partition=number,
+                             offset=message.offset(), timestamp=0)  # fmt: skip
+    for _ in range(2):  # the second owner is handed it again, and knows it
+        devices = Partition(DEVICE_STAGE, number, settings, kafka)
+        await devices.own(1)
+        await devices.process([record])
+        devices.close()
+    ((key, value, _),) = read(kafka, DEVICES, name)
+    state = json.loads(value)
+    assert (key, state["open"], state["delivered"], state["not_sent"]) == (f"{name}:8001:1".encode(), 1, 1, 1)
+    assert state["errors"] == {"9": 1}
 
 
 WORKER = """
