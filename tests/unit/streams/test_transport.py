@@ -1,0 +1,100 @@
+"""What of Faust's internals the batch transport relies on, and what it keeps Faust from doing."""
+
+import hashlib
+import inspect
+from importlib.metadata import version
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from faust.transport import conductor, consumer
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from streams.transport import BatchConsumer
+
+# Each was read and found to go with `BatchConsumer`: what it calls, what calls it, and what it replaces.
+RELIED_ON: dict[str, tuple[Any, str]] = {
+    "calls getmany and on_message": (consumer.Consumer._drain_messages, "44a2500309e83c63"),
+    "is replaced by getmany": (consumer.Consumer.getmany, "4b168d84882a70d6"),
+    "waits for records": (consumer.Consumer._wait_next_records, "6218e1969a636b3f"),
+    "waits for an acknowledgement": (consumer.Consumer._wait_for_ack, "d9c9337d4af88e54"),
+    "is replaced by ack": (consumer.Consumer.ack, "5fcf41cf45153475"),
+    "waits for what is unacknowledged": (consumer.Consumer.wait_empty, "e4662fe24f094819"),
+    "is replaced by commit": (consumer.Consumer.commit, "a354437baaa08bf8"),
+    "sets in_transaction": (consumer.Consumer.__init__, "302410d59e6972d1"),
+    "is replaced by on_init_dependencies": (consumer.Consumer.on_init_dependencies, "8629b24c670b5a43"),
+    "reads committed records when in_transaction": (
+        driver.AIOKafkaConsumerThread._create_worker_consumer,
+        "c2701bfc3e6f6cad",
+    ),
+    "knows the last stable offset when in_transaction": (driver.AIOKafkaConsumerThread.highwater, "6f7dbe109ae6807f"),
+    "hands messages to streams": (conductor.ConductorCompiler.build, "837cf521368c1ee4"),
+}
+
+
+def digest(function: Any) -> str:
+    return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("why", RELIED_ON)
+def test_what_is_relied_on_is_as_it_was_read(why: str) -> None:
+    function, known = RELIED_ON[why]
+    assert digest(function) == known, (
+        f"{function.__qualname__} of faust-streaming {version('faust-streaming')} is not what streams/transport.py was "
+        f"written for ({why}). Read both, mend the transport, and write the new digest here"
+    )
+
+
+def records(number: int, *offsets: int) -> list[Any]:
+    return [
+        SimpleNamespace(topic="sms.raw", partition=number, offset=offset, timestamp=1_000 * offset, timestamp_type=0)
+        for offset in offsets
+    ]
+
+
+class FakeConsumer(BatchConsumer):
+    """Without Faust's set-up: what is fetched is given, and nothing else is there."""
+
+    def __init__(self, fetched: dict[TP, list[Any]]) -> None:
+        self.app = SimpleNamespace(consumer_generation_id=7)
+        self.flow_active = True
+        self._fetched = fetched
+        self._unacked_messages: set[Any] = set()  # type: ignore[assignment]
+        self._waiting_for_ack = None
+
+    @property
+    def should_stop(self) -> bool:
+        return False
+
+    async def _wait_next_records(self, timeout: float) -> Any:  # noqa: ASYNC109
+        return self._fetched, set()
+
+
+async def test_a_fetch_is_one_message_a_partition() -> None:
+    first, second = TP("sms.raw", 0), TP("sms.raw", 1)
+    fetched = {first: records(0, 4, 5, 9), second: records(1, 2), TP("sms.raw", 2): []}
+    found = [(tp, message) async for tp, message in FakeConsumer(fetched).getmany(1)]
+    assert [(tp, message.offset, message.generation_id) for tp, message in found] == [(first, 9, 7), (second, 2, 7)]
+    assert found[0][1].value == fetched[first]
+
+
+async def test_runs_of_an_assignment_that_is_gone_are_not_handed_out() -> None:
+    one = FakeConsumer({TP("sms.raw", number): records(number, 1) for number in range(3)})
+    found = []
+    async for tp, _ in one.getmany(1):
+        found.append(tp.partition)
+        one.app.consumer_generation_id = 8
+    assert found == [0]
+
+
+async def test_faust_commits_nothing_whatever_it_acknowledges() -> None:
+    one = FakeConsumer({})
+    message: Any = Mock(acked=False)
+    one._unacked_messages.add(message)
+    assert one.ack(message)
+    assert one._unacked_messages == set()
+    # Faust's issue 606 commits past a message that is not acknowledged, and its commits never prove an output.
+    assert not await one.commit()
+    assert not await one.force_commit()
