@@ -1,87 +1,60 @@
-"""Events a second of the stream worker, on a real Kafka, as a ratio to a bare loop over the same records.
+"""The stream worker beside its peers, on a real Kafka, over the same records; and its latency, recovery and memory.
 
-The records are status reports of interleaved messages with the delays of real ones. The worker is `smspulse stream`,
-one process, exactly once, with RocksDB state and one version a changed message; the bare loop is an aiokafka consumer
-that decodes the JSON and does nothing with it.
+Every contestant reads the same status reports, keeps the same state and writes the same versions, which is compared at
+the end. Peers need nothing but Python, Java and Maven; what else they need is fetched once, into the user's cache.
 
     python bench/streams.py [--quick]
+
+Ends with 1 if a contestant computes something else than we do, with 2 if one could not be set up or run.
 """
 
 import argparse
 import asyncio
-import heapq
-import os
-import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import orjson
+from agreement import differences, last_versions
 from aiokafka import AIOKafkaConsumer
-from aiokafka.partitioner import murmur2
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+from latency import WARM_UP_S, answered_to_version, ingest, percentile
+from measure import Contestant, Died, Run, measure, our
+from peers.environments import HERE, PeerMissingError, kafka_streams_peer, python_peer
+from records import PARTITIONS, STEPS, Filled, TooFewError, fill, interleaved, opened
+from state import memory_when_all_are_open, recovered
 
 from gateway.kafka import KafkaSettings
-from gateway.records import message_key
-from gateway.topics import RAW
+from gateway.topics import MESSAGES, RAW, TOPICS
 from smspulse.broker import KafkaBroker
 from smspulse.kafka_node import BrokerSettings
 from smspulse.topics import ensure_topics
 
-PARTITIONS = 4
-START = 1_760_000_000_000
-STEPS = ((1, 0.0), (3, 0.3), (2, 2.0), (6, 3.0), (7, 5.0))
-RATE = 500.0  # messages a second in the simulated past
+ROOT = HERE.parents[1]
+OUR_KAFKA = BrokerSettings(port=0, controller_port=0)
+# Ours fsyncs each batch, which no peer expects: between contestants, Kafka is as it comes.
+PLAIN_KAFKA = BrokerSettings(port=0, controller_port=0, flush_messages=2**63 - 1)
 
 
-def reports(messages: int) -> Iterator[tuple[float, int, int]]:
-    """Yield time, message and status, in the order of time."""
-    rng = random.Random(1)  # noqa: S311 - repeatable on purpose
-    pending: list[tuple[float, int, int]] = []
-    for message in range(messages):
-        at = message / RATE
-        while pending and pending[0][0] <= at:
-            yield heapq.heappop(pending)
-        for status_id, mean in STEPS:
-            at += rng.lognormvariate(0, 0.8) * mean
-            heapq.heappush(pending, (at, message, status_id))
-    while pending:
-        yield heapq.heappop(pending)
+def figure(name: str, value: float, goal: str = "") -> None:
+    """Print one figure."""
+    print(f"figure {name} {value:.3f}" + (f" goal {goal}" if goal else ""))
 
 
-def fill(kafka: KafkaSettings, messages: int) -> None:
-    """Write the reports to `sms.raw`."""
-    options = {"linger.ms": 50, "compression.type": "lz4", "queue.buffering.max.messages": 2_000_000}
-    producer = Producer(kafka.confluent() | options)
-    for at, message, status_id in reports(messages):
-        key = message_key("bench", message)
-        body = {
-            "sms_id": message,
-            "status_id": status_id,
-            "status_message": "SMS gesendet",
-            "sendto": f"+4915752{message % 10**6:06}",
-            "senttime": "2026-07-11 12:59:26",
-            "channel_id": message % 2,
-            "device_id": 8000 + message % 50,
-        }
-        headers = [("source", b"bench"), ("received_at", b"%d" % (START + int(at * 1000)))]
-        while True:
-            try:
-                producer.produce(
-                    RAW, orjson.dumps(body), key, (murmur2(key) & 0x7FFFFFFF) % PARTITIONS, headers=headers
-                )
-                break
-            except BufferError:
-                producer.poll(0.1)
-    producer.flush()
+@contextmanager
+def kafka_node(settings: BrokerSettings) -> Iterator[tuple[KafkaSettings, Path]]:
+    """Run a Kafka of its own with our topics in a folder of its own, for a context."""
+    with tempfile.TemporaryDirectory() as folder, KafkaBroker(Path(folder), settings) as broker:
+        kafka = KafkaSettings(bootstrap=broker.address, partitions=PARTITIONS)
+        ensure_topics(kafka)
+        yield kafka, Path(folder)
 
 
 async def bare_loop(kafka: KafkaSettings, events: int) -> float:
-    """Return the events a second of a loop that only decodes."""
+    """Return the events a second of an aiokafka consumer that decodes the JSON and does nothing with it."""
     consumer = AIOKafkaConsumer(RAW, **kafka.aiokafka(), auto_offset_reset="earliest", max_poll_records=4000)
     await consumer.start()
     started, seen = time.perf_counter(), 0
@@ -95,57 +68,171 @@ async def bare_loop(kafka: KafkaSettings, events: int) -> float:
     return events / took
 
 
-def committed(kafka: KafkaSettings, consumer: Consumer) -> int:
-    """Return how many records the worker's group has behind it."""
-    offsets = consumer.committed([TopicPartition(RAW, number) for number in range(PARTITIONS)], 10)
-    return sum(max(each.offset, 0) for each in offsets)
+class Contest:
+    """Runs contestants one after the other over the same records, and compares what they wrote with ours."""
+
+    def __init__(self, kafka: KafkaSettings, folder: Path, filled: Filled, sample: int) -> None:
+        self._kafka, self._folder, self._filled, self._sample = kafka, folder, filled, sample
+        self.problems = 0
+        self.differing = 0
+        print(f"{'':32}{'events/s':>10}{'CPU µs/event':>14}{'peak RSS MB':>13}{'versions written':>18}")
+
+    def row(self, name: str, run: Run, versions: int) -> None:
+        """Print what was measured."""
+        print(f"{name:32}{run.rate:>10,.0f}{run.cpu_us:>14.1f}{run.rss_mb:>13,.0f}{versions:>18,}", flush=True)
+
+    def ours(self, workers: int, group: str, skip: float = 0) -> Run:
+        """Run our own workers."""
+        data = self._folder / group
+        commands = [
+            our("stream", "--data", str(data), "--broker", self._kafka.bootstrap, "--worker", str(number))
+            for number in range(workers)
+        ]
+        name = f"smspulse, {workers} worker{'s' * (workers > 1)}, exactly once"
+        who = Contestant(name, commands, group, MESSAGES, {"SMSPULSE_STREAM_GROUP": group})
+        run = measure(self._kafka, who, self._folder, self._filled.events, skip)
+        self.row(name, run, last_versions(self._kafka, MESSAGES, ())[1])
+        return run
+
+    def two_workers(self) -> float | None:
+        """Run two of our workers; return their events a second, or None, said loudly, if they did not come through."""
+        try:
+            # The second joins when the first is at work already: that time does not count.
+            return self.ours(2, "bench-two-workers", skip=0.3).rate
+        except Died as error:
+            self._not_measured("smspulse, 2 workers", error)
+            return None
+
+    def _not_measured(self, name: str, error: Exception) -> None:
+        print(f"NOT MEASURED: {name}: {error}", flush=True)
+        self.problems += 1
+
+    def peer(
+        self, name: str, group: str, make: Callable[[], list[str]], further: list[str], events: int | None = None
+    ) -> float | None:
+        """Run a peer; return its events a second, or None, said loudly, if it could not be had.
+
+        Args:
+            name: For the table.
+            group: Of its consumers; names its output topic and its folder too.
+            make: Sets it up and returns its program.
+            further: Arguments behind broker, group, input, output and folder.
+            events: How many to measure it over; all by default.
+        """
+        try:
+            program = make()
+            admin = AdminClient(self._kafka.confluent())  # its futures end with it
+            admin.create_topics([NewTopic(group, PARTITIONS, 1)])[group].result(30)
+            arguments = [self._kafka.bootstrap, group, RAW, group, str(self._folder / group), *further]
+            who = Contestant(name, [[*program, *arguments]], group, group, {"PYTHONPATH": str(ROOT)})
+            run = measure(self._kafka, who, self._folder, events or self._filled.events)
+            keys = self._filled.sample(run.positions, self._sample)
+        except (PeerMissingError, Died, TooFewError) as error:
+            self._not_measured(name, error)
+            return None
+        theirs, versions = last_versions(self._kafka, group, keys)
+        self.row(name, run, versions)
+        if found := differences(last_versions(self._kafka, MESSAGES, keys)[0], theirs, keys):
+            print(f"DIFFERENT: {len(found)} of {len(keys)} messages of {name}, such as {found[0]}", flush=True)
+            self.differing += 1
+        return run.rate
 
 
-def worker(kafka: KafkaSettings, data: Path, events: int) -> tuple[float, float]:
-    """Return the events a second of `smspulse stream` from its first commit on, and its CPU an event in µs."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "smspulse", "stream", "--data", str(data), "--broker", kafka.bootstrap],
-        stderr=subprocess.DEVNULL,
+def throughput(*, quick: bool) -> int:
+    """Run every contestant and print the figures; return the exit code."""
+    messages = (100_000 if quick else 1_000_000) // len(STEPS)
+    with kafka_node(PLAIN_KAFKA) as (kafka, folder):
+        filled = fill(kafka, messages, interleaved(messages))
+        bare = asyncio.run(bare_loop(kafka, filled.events))
+        contest = Contest(kafka, folder, filled, 500 if quick else 1000)
+        print(f"{'aiokafka and JSON, nothing else':32}{bare:>10,.0f}")
+        ours = contest.ours(1, "smspulse-stream")
+
+        def quixstreams() -> list[str]:
+            return [python_peer("quixstreams"), str(HERE / "with_quixstreams.py")]
+
+        interval = "1" if quick else "5"  # 5 is its default, and longer than the short run
+        rates = {
+            "quixstreams_exactly_once": contest.peer(
+                "quixstreams, exactly once", "quix-exactly-once", quixstreams, ["exactly-once", interval]
+            ),
+            "kafka_streams": contest.peer(
+                "Kafka Streams, exactly once v2",
+                "kafka-streams",
+                lambda: ["java", "-Xmx1g", "-cp", kafka_streams_peer(), "smspulse.Peer"],
+                [],
+            ),
+            "faust": contest.peer(
+                "Faust, at least once",
+                "faust-peer",
+                lambda: [python_peer("faust"), str(HERE / "with_faust.py")],
+                [],
+                events=24_000 if quick else 40_000,
+            ),
+        }
+        if not quick:
+            rates["quixstreams_at_least_once"] = contest.peer(
+                "quixstreams, at least once", "quix-at-least-once", quixstreams, ["at-least-once", interval]
+            )
+            _forget_all_but_raw(kafka)
+            two = contest.two_workers()
+    goals = {
+        "quixstreams_exactly_once": ">= 1.5",
+        "quixstreams_at_least_once": ">= 1.2",
+        "kafka_streams": ">= 1.0",
+        "faust": ">= 12",
+    }
+    for name, rate in rates.items():
+        if rate is not None:
+            figure(f"stream_vs_{name}", ours.rate / rate, goals[name])
+    figure("stream_vs_bare_loop", ours.rate / bare, ">= 0.2")
+    if not quick and two is not None:
+        figure("two_workers_vs_one", two / ours.rate)
+    return 1 if contest.differing else 2 if contest.problems else 0
+
+
+def _forget_all_but_raw(kafka: KafkaSettings) -> None:
+    """Make our output topics anew, so that another group of workers begins without state."""
+    outputs = {topic.name for topic in TOPICS} - {RAW}
+    admin = AdminClient(kafka.confluent())
+    for deleted in admin.delete_topics(list(outputs)).values():
+        deleted.result(30)
+    while outputs & admin.list_topics(timeout=10).topics.keys():
+        time.sleep(0.1)
+    ensure_topics(kafka)
+
+
+def open_messages(messages: int, seconds: float) -> None:
+    """Print memory, recovery and latency of a worker with many open messages, on Kafka as `smspulse` runs it."""
+    with kafka_node(OUR_KAFKA) as (kafka, data):
+        fill(kafka, messages, opened(messages))
+        resting, peak = memory_when_all_are_open(kafka, data, messages)
+        with recovered(kafka, data) as (versions, took), ingest(kafka, data) as url:
+            latencies = asyncio.run(answered_to_version(kafka, url, seconds))
+    half, most, worst = percentile(latencies, 0.5), percentile(latencies, 0.99), latencies[-1]
+    print(
+        f"{messages:,} open messages: {resting:,.0f} MB of memory, {peak:,.0f} at the peak; {versions:,} versions "
+        f"recovered in {took:.2f} s"
     )
-    consumer = Consumer(kafka.confluent() | {"group.id": "smspulse-stream"})
-    try:
-        while not (first := committed(kafka, consumer)):
-            time.sleep(0.02)
-        started = time.perf_counter()
-        cpu = cpu_s(process.pid)
-        while committed(kafka, consumer) < events:
-            time.sleep(0.02)
-        took = time.perf_counter() - started
-        cpu = cpu_s(process.pid) - cpu
-    finally:
-        consumer.close()
-        process.send_signal(signal.SIGTERM)
-        process.wait(20)
-    return (events - first) / took, cpu / (events - first) * 1e6
-
-
-def cpu_s(pid: int) -> float:
-    """Return the CPU seconds of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    print(
+        f"{len(latencies):,} webhooks, from the answer to the version: median {half:.3f} s, 99 % {most:.3f} s, "
+        f"worst {worst:.3f} s"
+    )
+    figure("answered_to_version_p50_s", half, "<= 0.060")
+    figure("answered_to_version_p99_s", most, "<= 0.250")
+    figure("recovered_versions_per_s", versions / took, ">= 100000")
+    figure("memory_1m_open_messages_mb", resting, "<= 600")
 
 
 def main() -> None:
-    """Fill a Kafka of its own, run both, print the figures."""
+    """Run everything, or with `--quick` what fits into a minute."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="200,000 events in place of 1,000,000")
-    events = 200_000 if parser.parse_args().quick else 1_000_000
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        KafkaBroker(Path(folder), BrokerSettings(port=0, controller_port=0)) as broker,
-    ):
-        kafka = KafkaSettings(bootstrap=broker.address)
-        ensure_topics(kafka)
-        fill(kafka, events // len(STEPS))
-        bare = asyncio.run(bare_loop(kafka, events))
-        ours, cpu = worker(kafka, Path(folder) / "worker", events)
-    print(f"{events:,} events: bare loop {bare:,.0f}/s; worker {ours:,.0f}/s, {cpu:.1f} µs of CPU an event")
-    print(f"figure stream_vs_bare_loop {ours / bare:.3f} goal >= 0.2")
+    parser.add_argument("--quick", action="store_true", help="100,000 events, and throughput alone")
+    quick: bool = parser.parse_args().quick
+    code = throughput(quick=quick)
+    if not quick:
+        open_messages(1_000_000, 20 + WARM_UP_S)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

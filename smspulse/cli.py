@@ -75,9 +75,10 @@ def cli(*, verbose: bool) -> None:
     help="auto: a real Kafka where Java and Maven are, else one in memory; kafka; memory; or HOST:PORT.",
 )
 @click.option("--port", envvar="SMSPULSE_INGEST_PORT", default=8080, show_default=True, help="Port for webhooks.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Stream workers, a process each.")
 @click.option("--demo", is_flag=True, help="Feed simulated traffic and show its delivery rates.")
 @click.option("--for", "seconds", type=click.FloatRange(min=30), help="End after so many seconds.")
-def up(data: Path, broker: str, port: int, seconds: float | None, *, demo: bool) -> None:
+def up(data: Path, broker: str, port: int, workers: int, seconds: float | None, *, demo: bool) -> None:
     """Run the whole pipeline: broker, ingest, stream, lander.
 
     \b
@@ -91,7 +92,8 @@ def up(data: Path, broker: str, port: int, seconds: float | None, *, demo: bool)
     console = Console(soft_wrap=True)
     logging.getLogger().handlers[:] = [logs.PrefixHandler(console)]
     _writable(data)
-    raise SystemExit(asyncio.run(run_up(UpOptions(data.resolve(), broker, port, demo, seconds), console)))
+    options = UpOptions(data.resolve(), broker, port, workers, demo, seconds)
+    raise SystemExit(asyncio.run(run_up(options, console)))
 
 
 @cli.command()

@@ -67,5 +67,5 @@ class PrefixHandler(logging.Handler):
 def show_line(console: Console, name: str, level: int, text: str) -> None:
     """Show one line of a process."""
     style = "bold red" if level >= logging.ERROR else "yellow" if level >= logging.WARNING else ""
-    line = Text.assemble((f"{name:>8} │ ", _COLOURS.get(name, "dim")), (text, style))
+    line = Text.assemble((f"{name:>8} │ ", _COLOURS.get(name.partition("-")[0], "dim")), (text, style))
     console.print(line, soft_wrap=True, highlight=False)

@@ -1,5 +1,7 @@
 """Runs the pipeline's processes: starts them in order, restarts what ends, stops them in reverse order.
 
+Several of a kind are started together and stopped together; each is restarted for itself.
+
 Each is a command of `smspulse` of its own, so that what runs under the supervisor is what an operator would run by
 hand. A process that ends is started again after a pause that doubles from 0.5 s to 10 s, and is back at 0.5 s once it
 has run for half a minute. Processes are in sessions of their own, so Ctrl-C reaches the supervisor alone; and they end
@@ -66,13 +68,14 @@ class Supervisor:
 
     def __init__(self, show: Callable[[str, int, str], None]) -> None:
         self._show = show
-        self.children: list[Child] = []
+        self._started: list[Sequence[Child]] = []
         self._stopping = False
 
-    async def start(self, child: Child) -> None:
-        """Start a child and go on; `wait_ready` waits."""
-        self.children.append(child)
-        child.keeper = asyncio.create_task(self._keep(child))
+    async def start(self, *children: Child) -> None:
+        """Start children, which will be stopped together, and go on; `wait_ready` waits."""
+        self._started.append(children)
+        for child in children:
+            child.keeper = asyncio.create_task(self._keep(child))
 
     async def wait_ready(self, child: Child) -> None:
         """Wait until a child has said that it is ready.
@@ -160,18 +163,22 @@ class Supervisor:
             return b"(a line of over 1 MiB)\n"
 
     async def stop(self) -> None:
-        """Stop every child in reverse order, and kill those that take too long."""
+        """Stop every child, those started last first, and kill those that take too long."""
         self._stopping = True
-        for child in reversed(self.children):
-            if child.keeper is None:
-                continue
-            if child.process is not None and child.process.returncode is None:
-                child.process.terminate()
-            else:
-                child.keeper.cancel()  # between two runs
-            _, late = await asyncio.wait([child.keeper], timeout=child.stop_s)
-            if late and child.process is not None:
-                _log.warning("%s did not stop within %g s and is killed", child.name, child.stop_s)
-                child.process.kill()
-                await asyncio.wait(late)
-        self.children.clear()
+        for children in reversed(self._started):
+            await asyncio.gather(*map(self._stop, children))
+        self._started.clear()
+
+    @staticmethod
+    async def _stop(child: Child) -> None:
+        if child.keeper is None:
+            return
+        if child.process is not None and child.process.returncode is None:
+            child.process.terminate()
+        else:
+            child.keeper.cancel()  # between two runs
+        _, late = await asyncio.wait([child.keeper], timeout=child.stop_s)
+        if late and child.process is not None:
+            _log.warning("%s did not stop within %g s and is killed", child.name, child.stop_s)
+            child.process.kill()
+            await asyncio.wait(late)

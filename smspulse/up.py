@@ -50,6 +50,7 @@ class UpOptions:
         data: The data folder.
         broker: `auto`, `kafka`, `memory` or `HOST:PORT`.
         port: Ingest's.
+        workers: Stream workers, each a process with a state folder and a static name of its own.
         demo: Feed simulated traffic.
         seconds: End after so many; None goes on until a signal.
     """
@@ -57,6 +58,7 @@ class UpOptions:
     data: Path
     broker: str
     port: int
+    workers: int
     demo: bool
     seconds: float | None
 
@@ -134,13 +136,26 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
         broker.environment["SMSPULSE_BROKER_PORT"] = found.bootstrap.rpartition(":")[2]
     else:
         common = (*common, "--broker", options.broker)
-        await asyncio.to_thread(ensure_topics, kafka_settings(data, options.broker))
+    kafka = kafka_settings(data, options.broker)
+    if kafka.in_memory and options.workers > 1:
+        msg = "the in-memory broker serves one stream worker: leave out --workers, or use a real Kafka"
+        raise UpError(msg)
+    if ":" in options.broker:
+        await asyncio.to_thread(ensure_topics, kafka)
     ingest = Child("ingest", ("ingest", *common, "--port", str(options.port)), 1.5)
-    stream = Child("stream", ("stream", *common, "--instance", "up"), 3)
+    streams = [
+        Child(
+            "stream" if options.workers == 1 else f"stream-{number}",
+            ("stream", *common, "--worker", str(number), "--instance", f"up-{number}"),
+            3,
+        )
+        for number in range(options.workers)
+    ]
     lander = Child("lander", ("land", *common, "--instance", "up"), 2)
-    for child in (ingest, stream, lander):
-        await supervisor.start(child)
-    for child in (ingest, stream, lander):
+    await supervisor.start(ingest)
+    await supervisor.start(*streams)
+    await supervisor.start(lander)
+    for child in (ingest, *streams, lander):
         await supervisor.wait_ready(child)
     url = f"http://127.0.0.1:{options.port}"
     console.print(f"[bold]ready[/] after {time.monotonic() - began:.1f} s: webhooks at {url}, SQL with `smspulse sql`")

@@ -29,7 +29,7 @@ from confluent_kafka.admin import AdminClient
 from gateway.kafka import KafkaSettings
 from gateway.payloads import parse_zone
 from gateway.statuses import parse_meanings, status_table
-from gateway.topics import ACTIVITY, DEVICES, MESSAGES, RAW
+from gateway.topics import ACTIVITY, DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
 from streams.devices import DeviceFold
 from streams.errors import LostRecordsError, OwnershipLostError, StreamError
 from streams.fold import Fold, Load, Outputs, Record
@@ -72,6 +72,7 @@ class Stage:
         source: The topic that it reads.
         changelog: The compacted topic that it writes, in the partition of the same number.
         has_gaps: Whether offsets of the source may be missing by nature.
+        others: Topics that it writes to in any partition.
         fold: Makes the fold of a partition.
     """
 
@@ -79,6 +80,7 @@ class Stage:
     source: str
     changelog: str
     has_gaps: bool
+    others: tuple[str, ...]
     fold: Callable[[Load, StreamSettings], Fold]
 
 
@@ -88,8 +90,8 @@ def _message_fold(load: Load, settings: StreamSettings) -> Fold:
     return MessageFold(lifecycle, load, parse_zone(settings.zone), settings.cache_messages, expire_ms, forget_ms)
 
 
-MESSAGE_STAGE = Stage("messages", RAW, MESSAGES, has_gaps=False, fold=_message_fold)
-DEVICE_STAGE = Stage("devices", ACTIVITY, DEVICES, has_gaps=True, fold=lambda load, _: DeviceFold(load))
+MESSAGE_STAGE = Stage("messages", RAW, MESSAGES, has_gaps=False, others=(OUTCOMES, ACTIVITY), fold=_message_fold)
+DEVICE_STAGE = Stage("devices", ACTIVITY, DEVICES, has_gaps=True, others=(), fold=lambda load, _: DeviceFold(load))
 STAGES = {stage.source: stage for stage in (MESSAGE_STAGE, DEVICE_STAGE)}
 """Every stage by the topic that it reads."""
 
@@ -111,7 +113,7 @@ class Partition:
         self._kafka = kafka
         self._generation: int | None = None
         self._store: Store | None = None
-        self._next: int | None = None  # the offset behind the last committed run; None before the first
+        self._next = 0  # the offset behind the last committed run
         self._reached_at = 0  # when the last record of it was written, in milliseconds
         self._fold = stage.fold(self._load, settings)
 
@@ -172,7 +174,7 @@ class Partition:
         Raises:
             As `process` does.
         """
-        now = clock if (self._next or 0) >= end else self._reached_at
+        now = clock if self._next >= end else self._reached_at
         for _ in range(_RETRIES):
             while entries := self._open_store.due(now, _DUE_BATCH):
                 outputs = self._fold.pass_time(dict.fromkeys(entries.values()), now)
@@ -202,7 +204,7 @@ class Partition:
                 return False
         if outputs.states or done:
             states = ((key, value, due) for key, (value, due) in outputs.states.items())
-            self._open_store.write(states, offset or None, done, outputs.purged)
+            self._open_store.write(states, offset or None, done, outputs.purged, next_offset)
         return True
 
     def _refused(self) -> StreamError:
@@ -217,18 +219,7 @@ class Partition:
         """Fence earlier owners, then read the committed offset and the state."""
         started = time.monotonic()
         options = self._kafka.confluent() | _CLIENT
-        self._producer = Producer(
-            options
-            | {
-                "transactional.id": f"{self._settings.group}-{self._stage.name}-{self.number}",
-                "transaction.timeout.ms": int(self._settings.transaction_timeout_s * 1000),
-                "compression.type": "lz4",
-                "partitioner": "murmur2_random",  # as Kafka's own clients do
-                "linger.ms": 5,
-                "queue.buffering.max.messages": 1_000_000,
-            }
-        )
-        _retried(self._producer.init_transactions, _CALL_TIMEOUT_S)
+        self._producer = _retried(self._fence, options)
         group = {"group.id": self._settings.group, "enable.auto.commit": False}
         # Offsets that wait for their transaction are not waited for: those of earlier owners were ended above. After a
         # crash of the broker its group coordinator can miss that, and a stable offset is then never to be had.
@@ -238,7 +229,8 @@ class Partition:
             (committed,) = _retried(reader.committed, [source], _CALL_TIMEOUT_S)
             low, end = _retried(reader.get_watermark_offsets, source, _CALL_TIMEOUT_S)
         self._source_id, changelog_id = self._topic_ids()
-        self._next = committed.offset if committed.offset >= 0 else None
+        # Before the first commit, what Kafka still has is to be read whole: so a gap is noticed there too.
+        self._next = committed.offset if committed.offset >= 0 else low
         # Offsets that a person has set name no topic.
         if committed.offset > end or (committed.metadata or self._source_id) != self._source_id:
             # Faust has begun to read where that offset says, so it has to be mended in Kafka, and read again.
@@ -252,6 +244,13 @@ class Partition:
         if self._store is None:
             folder = self._settings.state / self._settings.group / self._stage.name / str(self.number)
             self._store = Store(folder, changelog_id)
+        if self._store.source > self._next:
+            _log.warning(
+                "%s: Kafka took a commit back that it had confirmed, or somebody set the offset back from %d to %d. "
+                "The local state is read anew",
+                *(self, self._store.source, self._next),
+            )
+            self._store.clear()
         recovery = {
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
@@ -265,6 +264,32 @@ class Partition:
             "owns %s from offset %s, recovered %d states in %.2f s",
             *(self, self._next, recovered, time.monotonic() - started),
         )
+
+    def _fence(self, options: dict[str, Any]) -> Producer:
+        """Return a producer that has ended the transactions of all earlier ones, and made them useless."""
+        producer = Producer(
+            options
+            | {
+                "transactional.id": f"{self._settings.group}-{self._stage.name}-{self.number}",
+                "transaction.timeout.ms": int(self._settings.transaction_timeout_s * 1000),
+                "compression.type": "lz4",
+                "partitioner": "murmur2_random",  # as Kafka's own clients do
+                "linger.ms": 5,
+                "queue.buffering.max.messages": 1_000_000,
+            }
+        )
+        producer.init_transactions(_CALL_TIMEOUT_S)
+        # A broker that crashed while it committed can count a transaction as complete though some partitions were never
+        # told. What it left there would become visible with our next commit: an abort that reaches them hides it.
+        producer.begin_transaction()
+        for topic in (self._stage.changelog, DEADLETTERS):
+            producer.produce(topic, b"", b"", self.number)
+        for topic in self._stage.others:
+            for number in range(self._kafka.partitions):
+                producer.produce(topic, b"", b"", number)
+        producer.flush(_CALL_TIMEOUT_S)
+        producer.abort_transaction(_CALL_TIMEOUT_S)
+        return producer
 
     def _topic_ids(self) -> tuple[str, str]:
         """Return the identities of source and changelog."""
@@ -304,7 +329,7 @@ class Partition:
 
     async def _unprocessed(self, run: Sequence[Record]) -> Sequence[Record]:
         """Return the part of a run that is not committed yet, and notice what is missing before it."""
-        if self._next is None or not run:
+        if not run:
             return run
         if run[0].offset > self._next and not self._stage.has_gaps:
             earliest = await asyncio.to_thread(self._earliest)

@@ -19,6 +19,7 @@ from streams.errors import StateError
 # Keys of states begin with a source's name, never with one of these.
 _OFFSET = b"\x00offset"
 _TOPIC = b"\x00topic"
+_SOURCE = b"\x00source"
 _DUE = b"\x01"
 _MINUTE_MS = 60_000
 _AFTER_MINUTE = len(_DUE) + 4
@@ -39,14 +40,18 @@ class Store:
 
     def __init__(self, path: Path, topic_id: str) -> None:
         self._path = path
+        self._topic_id = topic_id.encode()
         self._due_from = _DUE  # no entry is before it
         self._db = self._open()
-        if self._db.get(_TOPIC) != topic_id.encode():
-            # Offsets of a deleted and recreated topic say nothing about the new one.
-            self._db.close()
-            shutil.rmtree(path)
-            self._db = self._open()
-            self._db[_TOPIC] = topic_id.encode()
+        if self._db.get(_TOPIC) != self._topic_id:
+            self.clear()  # offsets of a deleted and recreated topic say nothing about the new one
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._db.close()
+        shutil.rmtree(self._path)
+        self._db = self._open()
+        self._db[_TOPIC] = self._topic_id
 
     def _open(self) -> rocksdict.Rdict:
         options = rocksdict.Options(raw_mode=True)
@@ -67,6 +72,11 @@ class Store:
     def offset(self) -> int:
         """The offset up to which the store holds the topic, exclusive; 0 if it is empty."""
         return int(self._db.get(_OFFSET) or 0)
+
+    @property
+    def source(self) -> int:
+        """The offset of the stage's source up to which the states were folded, as far as known; 0 if it is empty."""
+        return int(self._db.get(_SOURCE) or 0)
 
     def get(self, key: bytes) -> bytes | None:
         """Return the state of a key: None if there is none, empty if it was dropped."""
@@ -90,6 +100,7 @@ class Store:
         offset: int | None = None,
         done: Collection[bytes] = (),
         purged: Iterable[bytes] = (),
+        source: int | None = None,
     ) -> None:
         """Write, all or nothing.
 
@@ -98,6 +109,7 @@ class Store:
             offset: Where the changelog ends with these states; None if none of them is on it.
             done: Entries of what was due.
             purged: Keys of dropped states that nothing shall remind of.
+            source: Where the source ends that these states were folded from, if they came from there.
 
         Raises:
             StateError: The disk is full or broken.
@@ -118,6 +130,8 @@ class Store:
             delete(key)
         if offset is not None:
             put(_OFFSET, b"%d" % offset)
+        if source is not None:
+            put(_SOURCE, b"%d" % source)
         try:
             self._db.write(batch)
         except Exception as error:  # rocksdict raises bare Exception

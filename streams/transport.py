@@ -40,10 +40,11 @@ class BatchConsumer(driver.Consumer):
         if len(self._unacked_messages) >= _MAX_WAITING:
             await self._wait_for_ack(timeout)
             return
-        generation = self.app.consumer_generation_id
         runs, _ = await self._wait_next_records(timeout)
         if runs is None or self.should_stop:
             return
+        # Not before the wait: a rebalance may have passed in it, and these are records of the new generation.
+        generation = self.app.consumer_generation_id
         if not self.flow_active:
             await self.perform_seek()
             return

@@ -76,7 +76,7 @@ class Partitions:
 
     async def _start(self, tp: TP, generation: int, work: Callable[[Partition], Awaitable[None]]) -> None:
         await self._settle(tp)
-        if generation != self._app.consumer_generation_id or self._closing:
+        if self._closing or generation != self._app.consumer_generation_id or tp not in self._app.consumer.assignment():
             return
         if tp not in self._partitions:
             self._partitions[tp] = Partition(STAGES[tp.topic], tp.partition, self._settings, self._kafka)

@@ -42,17 +42,10 @@ def status(sms_id: int, status_id: int, **fields: Any) -> bytes:
 @pytest.fixture(scope="module")
 def pipeline(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     running = start(tmp_path_factory.mktemp("pipeline") / "data", "--broker", "kafka")
-    assert running.process.stdout is not None
-    # Read on, or the pipe fills and everything stops.
-    log = (running.data / "logs" / "up.log").open("w")
-    reader = subprocess.Popen(["cat"], stdin=running.process.stdout, stdout=log, stderr=log)
     try:
         yield running
     finally:
-        running.process.send_signal(signal.SIGTERM)
-        code = running.process.wait(30)
-        reader.wait(10)
-        log.close()
+        code = running.stop()
     assert code == 0
 
 
@@ -206,17 +199,16 @@ def test_the_checks_find_nothing_critical(pipeline: Pipeline) -> None:
     assert failed in ([], ["raw_readable"]), failed  # other tests of this module send much that is malformed
 
 
-@pytest.mark.parametrize("demo", [[], ["--demo"]])
+@pytest.mark.parametrize("arguments", [[], ["--demo", "--workers", "3"]])
 def test_everything_stops_within_ten_seconds_and_leaves_nothing(
-    real_kafka: None, tmp_path: Path, demo: list[str]
+    real_kafka: None, tmp_path: Path, arguments: list[str]
 ) -> None:
-    running = start(tmp_path / "data", "--broker", "kafka", *demo)
+    running = start(tmp_path / "data", "--broker", "kafka", *arguments)
     listed = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=True)
     assert len(listed.stdout.split()) >= 5
     began = time.monotonic()
     running.process.send_signal(signal.SIGINT)
-    running.process.communicate(timeout=30)
-    assert (running.process.returncode, time.monotonic() - began < 10) == (0, True)
+    assert (running.process.wait(30), time.monotonic() - began < 10) == (0, True)
     assert subprocess.run(["pgrep", "-f", str(tmp_path)], check=False, capture_output=True).returncode == 1
     assert not (tmp_path / "data" / "broker.json").exists()
 
@@ -234,6 +226,34 @@ def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
         )
     assert done.returncode == 2
     assert done.stderr == f"smspulse: port {port} is taken: stop what listens there, or choose another with --port\n"
+
+
+def test_several_workers_on_the_in_memory_broker_are_one_clear_line(tmp_path: Path) -> None:
+    arguments = ("up", "--broker", "memory", "--workers", "2", "--data", str(tmp_path), "--port", str(free_port()))
+    done = subprocess.run([sys.executable, "-m", "smspulse", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    line = "the in-memory broker serves one stream worker: leave out --workers, or use a real Kafka"
+    assert done.stderr == f"smspulse: {line}\n"
+
+
+def test_workers_share_the_partitions_and_are_restarted_for_themselves(real_kafka: None, tmp_path: Path) -> None:
+    running = start(tmp_path / "data", "--broker", "kafka", "--workers", "2")
+    try:
+        url = running.source("shared")
+        before = [running.pid("stream", worker) for worker in (0, 1)]
+        os.kill(before[1], signal.SIGKILL)
+        for sms_id in range(20):
+            assert post(url, status(sms_id, 7))[0] == 202
+        running.wait_for("SELECT 1 FROM messages WHERE source = 'shared' HAVING count(*) = 20")
+        after = [running.pid("stream", worker) for worker in (0, 1)]
+        assert (after[0] == before[0], after[1] == before[1]) == (True, False)
+        said = running.log.read_text()
+        for worker in (0, 1):
+            assert list((running.data / "state" / str(worker)).rglob("CURRENT"))  # a RocksDB each
+            assert f"stream-{worker} │ owns partition" in said
+    finally:
+        code = running.stop()
+    assert code == 0
 
 
 def test_a_demo_without_java_uses_the_in_memory_broker_and_reconciles(tmp_path: Path) -> None:

@@ -196,11 +196,41 @@ async def test_a_disk_of_another_topic_is_not_believed(owners: Owners, kafka: Ka
     assert versions(kafka, name)[1][-1]["outcome"] == "delivered"
 
 
-async def test_records_that_were_not_handed_over_are_noticed(owners: Owners, kafka: KafkaSettings, name: str) -> None:
+async def test_records_that_were_not_handed_over_are_noticed(owners: Owners, name: str) -> None:
     owner = await owners.next("a")
+    with pytest.raises(LostRecordsError, match="offsets 0 to 1"):
+        await owner.process([Raw(name, 1, 1, 2)])
     await owner.process([Raw(name, 1, 1, 0)])
     with pytest.raises(LostRecordsError, match="offsets 1 to 4"):
         await owner.process([Raw(name, 1, 7, 5)])
+
+
+async def test_a_commit_that_kafka_took_back_is_folded_again(owners: Owners, kafka: KafkaSettings, name: str) -> None:
+    first = await owners.next("a")
+    await first.process([Raw(name, 1, 1, 0)])
+    # The store went on with a transaction that Kafka confirmed, and then lost in a crash.
+    stored = json.loads(first._open_store.get(message_key(name, 1)) or b"")
+    lost = json.dumps(
+        stored | {"outcome": "delivered", "observations": [*stored["observations"], [7, *[None] * 3, 1, 1]]}
+    )
+    first._open_store.write([(message_key(name, 1), lost.encode(), None)], 10**6, source=2)
+    first.close()
+    last = await owners.next("a")
+    await last.process([Raw(name, 1, 7, 1)])
+    assert [version["outcome"] for version in versions(kafka, name)[1]] == ["pending", "delivered"]
+
+
+async def test_what_an_earlier_owner_left_open_in_other_partitions_is_never_seen(
+    owners: Owners, kafka: KafkaSettings, name: str
+) -> None:
+    first = await owners.next("a")
+    first._producer.begin_transaction()
+    for number in range(4):
+        first._producer.produce(OUTCOMES, b'{"outcome": "left", "correction": false}', f"{name}:-".encode(), number)
+    first._producer.flush(10)
+    second = await owners.next("b")
+    await second.process([Raw(name, 1, 7, 0)])
+    assert outcomes(kafka, name) == [("delivered", False)]
 
 
 @pytest.mark.parametrize(
@@ -234,13 +264,13 @@ async def test_what_cannot_be_read_is_a_dead_letter_in_the_same_transaction(
     owners: Owners, kafka: KafkaSettings, name: str
 ) -> None:
     owner = await owners.next("a")
-    broken, misplaced = Raw(name, 1, 1, 7, value=b"{"), Raw(name, 1, 1, 9)
+    broken, misplaced = Raw(name, 1, 1, 0, value=b"{"), Raw(name, 1, 1, 2)
     misplaced.key = message_key(name, 2)
-    await owner.process([broken, Raw(name, 1, 1, 8), misplaced])
+    await owner.process([broken, Raw(name, 1, 1, 1), misplaced])
     letters = [(value, headers["reason"], headers["origin"]) for _, value, headers in read(kafka, DEADLETTERS, name)]
     assert letters == [
-        (b"{", b"not_json", f"{RAW}:{PARTITION}:7".encode()),
-        (misplaced.value, b"wrong_key", f"{RAW}:{PARTITION}:9".encode()),
+        (b"{", b"not_json", f"{RAW}:{PARTITION}:0".encode()),
+        (misplaced.value, b"wrong_key", f"{RAW}:{PARTITION}:2".encode()),
     ]
     assert list(versions(kafka, name)) == [1]
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,12 @@ SETTLE_S = 60
 
 @dataclass
 class Pipeline:
-    """A running `smspulse up`."""
+    """A running `smspulse up`; what it and its processes say is in `log`."""
 
     process: subprocess.Popen[str]
     data: Path
     url: str
+    log: Path
 
     def source(self, name: str) -> str:
         return webhook_url(self.url, name, add_source(self.data, name))
@@ -44,13 +47,29 @@ class Pipeline:
             time.sleep(0.1)  # there is nothing to await across processes: files appear
         raise AssertionError(f"no rows within {within} s: {sql} {parameters}")
 
-    def pid(self, command: str) -> int:
-        """Return the process of a child by its command."""
+    def find(self, command: str, worker: int | None = None) -> int | None:
+        """Return the process of a child by its command, and by its number among stream workers; None between two."""
         listed = subprocess.run(
-            ["ps", "--ppid", str(self.process.pid), "-o", "pid=,args="], capture_output=True, text=True, check=True
+            ["ps", "-ww", "--ppid", str(self.process.pid), "-o", "pid=,args="],
+            capture_output=True,
+            text=True,
+            check=True,
         )
-        (found,) = [line for line in listed.stdout.splitlines() if f"-m smspulse {command} " in line]
-        return int(found.split()[0])
+        marks = [f"-m smspulse {command} "] + ([] if worker is None else [f" --worker {worker} "])
+        found = [line for line in listed.stdout.splitlines() if all(mark in line for mark in marks)]
+        assert len(found) <= 1, found
+        return int(found[0].split()[0]) if found else None
+
+    def pid(self, command: str, worker: int | None = None) -> int:
+        """Return the process of a child that runs now."""
+        found = self.find(command, worker)
+        assert found is not None, f"{command} does not run now"
+        return found
+
+    def stop(self) -> int:
+        """Stop it as an operator does; return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
 
 
 def post(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
@@ -59,21 +78,22 @@ def post(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
         return answer.status, json.loads(answer.read())
 
 
-def start(data: Path, *arguments: str) -> Pipeline:
+def start(data: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Pipeline:
+    """Start it and return once it is ready."""
     port = free_port()
-    environment = {**os.environ, "SMSPULSE_BROKER_PORT": "0", "SMSPULSE_BROKER_CONTROLLER_PORT": "0"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "smspulse", "up", "--data", str(data), "--port", str(port), *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    pipeline = Pipeline(process, data, f"http://127.0.0.1:{port}")
-    assert process.stdout is not None
-    seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if line.startswith("ready after"):
-            return pipeline
-    raise AssertionError("".join(seen))
+    ports = {"SMSPULSE_BROKER_PORT": "0", "SMSPULSE_BROKER_CONTROLLER_PORT": "0"}
+    log = data.with_name(data.name + ".log")
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "smspulse", "up", "--data", str(data), "--port", str(port), *arguments],
+            env={**os.environ, **ports, **(environment or {})},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    pipeline = Pipeline(process, data, f"http://127.0.0.1:{port}", log)
+    while not any(line.startswith("ready after") for line in log.read_text().splitlines()):
+        if process.poll() is not None:
+            raise AssertionError(log.read_text())
+        time.sleep(0.05)  # there is nothing to await across processes
+    return pipeline

@@ -1,0 +1,182 @@
+"""Runs one contestant, or several processes of one, and measures it from outside, all in the same way."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from records import PARTITIONS
+
+from gateway.kafka import KafkaSettings
+from gateway.topics import RAW
+from smspulse.processes import die_with_parent
+
+LIMIT_S = 240
+_COORDINATOR_IS_STARTING = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """A program that folds `sms.raw` into versions.
+
+    Args:
+        name: As the table shows it.
+        command: Each of its processes.
+        group: Its consumer group.
+        output: The topic that it writes versions to.
+        env: What it needs in its environment.
+    """
+
+    name: str
+    command: Sequence[Sequence[str]]
+    group: str
+    output: str
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What was measured: events a second, CPU an event in µs, peak memory in MB, and how far each partition came."""
+
+    rate: float
+    cpu_us: float
+    rss_mb: float
+    positions: list[int]
+
+
+class Died(Exception):  # noqa: N818 - it names what was found
+    """A process ended by itself; the text has its last words."""
+
+
+@contextmanager
+def running(command: Sequence[str], env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process in a context, its output in a file; at the end it has ten seconds to stop."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            env=os.environ | env,
+            cwd=log.parent,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=die_with_parent(),  # noqa: PLW1509 - made to be safe there
+        )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def check(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Raise if the process has ended.
+
+    Raises:
+        Died: It has.
+    """
+    if process.poll() is not None:
+        words = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        msg = f"{log.stem} ended with {process.returncode}:\n{words}"
+        raise Died(msg)
+
+
+def our(*arguments: str) -> list[str]:
+    """Return a command of ours."""
+    return [sys.executable, "-m", "smspulse", *arguments]
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU seconds of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_mb(pid: int, field: str) -> float:
+    """Return the memory of a process, in 10^6 bytes: `VmRSS` now, `VmHWM` at its peak."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition(f"{field}:")[2].split()[0]) * 1024 / 1e6
+
+
+@contextmanager
+def positions(kafka: KafkaSettings, group: str) -> Iterator[Consumer]:
+    """Give a client with which `committed` reads a group's offsets."""
+    consumer = Consumer(kafka.confluent() | {"group.id": group})
+    try:
+        yield consumer
+    finally:
+        consumer.close()
+
+
+def committed(consumer: Consumer) -> list[int]:
+    """Return the committed offset of each partition of `sms.raw`; none before the group's coordinator is up."""
+    try:
+        offsets = consumer.committed([TopicPartition(RAW, number) for number in range(PARTITIONS)], 10)
+    except KafkaException as error:
+        if error.args[0].code() in _COORDINATOR_IS_STARTING:
+            return [0] * PARTITIONS
+        raise
+    return [max(each.offset, 0) for each in offsets]
+
+
+def measure(kafka: KafkaSettings, who: Contestant, folder: Path, events: int, skip: float = 0) -> Run:
+    """Run a contestant until its group has committed so many events.
+
+    The rate is that between the first commit and the last but one: the last may come an interval after the last
+    event. What happens before the first, such as starting a JVM and joining the group, does not count.
+
+    Args:
+        kafka: Where the records are.
+        who: Whom to run.
+        folder: For logs and state.
+        events: How many.
+        skip: The share of events whose commits do not count either.
+
+    Raises:
+        Died: It ended, came to nothing, or committed too seldom to be measured.
+    """
+    points: list[tuple[float, list[int], float]] = []
+    logs = [folder / f"{who.group}-{number}.log" for number in range(len(who.command))]
+    with positions(kafka, who.group) as consumer, _all(who, logs) as processes:
+        limit = time.monotonic() + LIMIT_S
+        while not points or sum(points[-1][1]) < events:
+            if time.monotonic() > limit:
+                msg = f"{who.name} did not do {events:,} events within {LIMIT_S} s; see {folder}"
+                raise Died(msg)
+            for process, log in zip(processes, logs, strict=True):
+                check(process, log)
+            at = committed(consumer)
+            if sum(at) > max(skip * events, sum(points[-1][1]) if points else 0):
+                points.append((time.perf_counter(), at, sum(cpu_s(each.pid) for each in processes)))
+            time.sleep(0.02)
+        rss = sum(memory_mb(each.pid, "VmHWM") for each in processes)
+    if len(points) < 3:
+        msg = f"{who.name} committed {len(points)} times only, which measures nothing"
+        raise Died(msg)
+    (since, first, cpu_before), (until, last, cpu_after) = points[0], points[-2]
+    done = sum(last) - sum(first)
+    return Run(done / (until - since), (cpu_after - cpu_before) / done * 1e6, rss, last)
+
+
+@contextmanager
+def _all(who: Contestant, logs: Sequence[Path]) -> Iterator[list[subprocess.Popen[bytes]]]:
+    if not logs:
+        yield []
+        return
+    *rest, log = logs
+    others = Contestant(who.name, who.command[:-1], who.group, who.output, who.env)
+    with running(who.command[-1], who.env, log) as process, _all(others, rest) as processes:
+        yield [*processes, process]

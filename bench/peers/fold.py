@@ -1,0 +1,31 @@
+"""The fold that the Python peers share: ours, one report at a time, from a stored version to the next."""
+
+import orjson
+
+from gateway.payloads import StatusReport, parse
+from gateway.statuses import STATUSES
+from streams.lifecycle import Facts, Lifecycle
+
+_derive = Lifecycle(STATUSES).derive
+
+
+def fold(stored: bytes | None, key: bytes, value: bytes, received_at: int) -> bytes:
+    """Return the version of a message after one more report.
+
+    Args:
+        stored: Its version before, or None.
+        key: `{source}:{sms_id}`.
+        value: The webhook's body.
+        received_at: Milliseconds since 1970 UTC.
+
+    Raises:
+        UnreadablePayload: The body cannot be read.
+        TypeError: It is no status report; the benchmark writes no other.
+    """
+    report = parse(value)
+    if not isinstance(report, StatusReport):
+        msg = f"{key!r} is no status report"
+        raise TypeError(msg)
+    facts = Facts.of(orjson.loads(stored)) if stored else Facts(key.rpartition(b":")[0].decode(), report.sms_id)
+    facts.add(report, received_at)
+    return orjson.dumps(_derive(facts))

@@ -1,0 +1,253 @@
+"""What is done to a running pipeline, and how long it then takes until every partition's webhooks land again."""
+
+import asyncio
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pyarrow.parquet as pq
+from aiokafka.partitioner import DefaultPartitioner
+from running import Pipeline
+
+from gateway.records import message_key
+
+SESSION_S = 6  # the least that Kafka allows; less than ours, so that more faults fit into a minute
+PARTITIONS = 4
+PROBE = "probe"
+_PATIENCE_S = 30.0
+_RECOVERY_S = 120.0
+
+WEIGHTS = {
+    "stream:kill": 16,
+    "stream:kill-begin": 4,
+    "stream:kill-commit": 8,
+    "stream:kill-committed": 6,
+    "stream:delete": 13,
+    "stream:stop": 5,
+    "stream:stop-begin": 5,
+    "stream:stop-commit": 6,
+    "lander:kill": 13,
+    "lander:stop": 3,
+    "ingest:kill": 11,
+    "broker:kill": 5,
+    "broker:restart": 5,
+}
+"""Every fault, `process:kind`, and its weight. A fault of the broker takes half a minute, most others some seconds.
+
+`kill` is SIGKILL; `stop` is SIGSTOP until the session is over and others have the partitions, then SIGCONT; `-begin`,
+`-commit` and `-committed` say at which point of a transaction (see `hook/sitecustomize.py`); `delete` kills and deletes
+the local state; `restart` is SIGTERM.
+"""
+
+_COMMANDS = {"lander": "land", "ingest": "ingest", "broker": "broker", "stream": "stream"}
+
+
+class NotRecoveredError(Exception):
+    """Webhooks sent after a fault did not land."""
+
+
+async def until(seen: Callable[[], bool], within: float) -> bool:
+    deadline = time.monotonic() + within
+    while not seen():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.05)  # there is nothing to await across processes
+    return True
+
+
+def state_of(pid: int) -> str:
+    """Return the kernel's letter for a process: T is stopped; Z, gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"
+
+
+def ids_by_partition() -> list[Iterator[int]]:
+    """Return, for each partition, endless sms_ids of probes that ingest writes there."""
+    choose, numbers = DefaultPartitioner(), list(range(PARTITIONS))
+
+    def of(partition: int) -> Iterator[int]:
+        sms_id = 0
+        while True:
+            if choose(message_key(PROBE, sms_id), numbers, numbers) == partition:
+                yield sms_id
+            sms_id += 1
+
+    return [of(partition) for partition in numbers]
+
+
+@dataclass
+class Faults:
+    """Hurts a pipeline.
+
+    Args:
+        pipeline: Started with `workers` stream workers and the hook.
+        workers: How many.
+        triggers: The folder that arms the hook's points.
+        rng: Chooses whom to hurt.
+    """
+
+    pipeline: Pipeline
+    workers: int
+    triggers: Path
+    rng: random.Random
+    _seen: set[str] = field(default_factory=set)
+    _landed: set[int] = field(default_factory=set)
+    _ids: list[Iterator[int]] = field(default_factory=ids_by_partition)
+    _url: str = ""
+
+    async def inflict(self, fault: str) -> str:
+        """Do one; return when it is over, with what it came to be: a point that was not reached is no point."""
+        process, _, kind = fault.partition(":")
+        worker = self.rng.randrange(self.workers) if process == "stream" else None
+        pid = await self._running(process, worker)
+        action, _, point = kind.partition("-")
+        match action:
+            case "kill" | "delete":
+                if not point or not await self._reached(worker, pid, point, signal.SIGKILL, "Z"):
+                    os.kill(pid, signal.SIGKILL)
+                    point = ""
+                await until(lambda: state_of(pid) == "Z", _PATIENCE_S)
+                if action == "delete":
+                    shutil.rmtree(self.pipeline.data / "state" / str(worker))
+            case "restart":
+                os.kill(pid, signal.SIGTERM)
+                await until(lambda: state_of(pid) == "Z", _PATIENCE_S)
+            case "stop":
+                return await (self._stop_lander(pid) if worker is None else self._stop_worker(worker, pid, point))
+        return f"{process}:{action}{point and '-' + point}"
+
+    async def _running(self, process: str, worker: int | None) -> int:
+        """Wait for a process that may be between two runs."""
+        found: int | None = None
+
+        def seen() -> bool:
+            nonlocal found
+            found = self.pipeline.find(_COMMANDS[process], worker)
+            return found is not None
+
+        if not await until(seen, _PATIENCE_S) or found is None:
+            msg = f"{process} is not started again"
+            raise NotRecoveredError(msg)
+        return found
+
+    async def _reached(self, worker: int | None, pid: int, point: str, number: int, state: str) -> bool:
+        """Arm a point; return whether the process came there, with the trigger withdrawn if not."""
+        trigger = self.triggers / f"{worker}-{point}"
+        scratch = trigger.with_suffix(".part")
+        scratch.write_text(str(int(number)))
+        scratch.rename(trigger)
+        reached = await until(lambda: state_of(pid) == state, 5)
+        trigger.unlink(missing_ok=True)
+        return reached or state_of(pid) == state
+
+    async def _stop_worker(self, worker: int, pid: int, point: str) -> str:
+        name = "stream" if self.workers == 1 else f"stream-{worker}"
+        if not point or not await self._reached(worker, pid, point, signal.SIGSTOP, "T"):
+            os.kill(pid, signal.SIGSTOP)
+            point = ""
+        try:
+            held = {partition for partition, owner in self.owners().items() if owner == name}
+            taken = False
+            if self.workers > 1 and held:
+                taken = await until(
+                    lambda: name not in {self.owners()[partition] for partition in held}, SESSION_S + _PATIENCE_S
+                )
+            else:
+                await asyncio.sleep(SESSION_S + 2)
+            await asyncio.sleep(self.rng.uniform(0, 2))
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        return f"stream:stop{point and '-' + point}{'' if taken else ' (nobody took over)'}"
+
+    def owners(self) -> dict[str, str]:
+        """Return which worker took which partition last, by what the workers said."""
+        said = self.pipeline.log.read_text(errors="replace")
+        taken = re.findall(r"^ *(stream\S*) │ owns (.+) from offset", said, re.MULTILINE)
+        return {partition: name for name, partition in taken}
+
+    async def _stop_lander(self, pid: int) -> str:
+        """Stop the lander while another one is there, which takes its partitions over."""
+        async with self._rival() as said:
+            before = said()
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                taken = await until(lambda: said() > before, SESSION_S + _PATIENCE_S)
+                await asyncio.sleep(SESSION_S)  # long enough to have landed something
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            await asyncio.sleep(2)
+        return f"lander:stop{'' if taken else ' (nobody took over)'}"
+
+    @asynccontextmanager
+    async def _rival(self) -> Any:
+        """Run another lander; what is yielded counts how often partitions were given to it."""
+        log = self.pipeline.log.with_name("rival.log")
+        with log.open("w") as out:
+            rival = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "smspulse", "land", "--data", str(self.pipeline.data), "--instance", "rival"),
+                stdout=out,
+                stderr=out,
+            )
+
+        def said() -> int:
+            return len(re.findall("landing [1-9][0-9]* partitions", log.read_text()))
+
+        try:
+            await until(lambda: said() > 0, _PATIENCE_S)
+            yield said
+        finally:
+            if rival.returncode is None:
+                rival.terminate()
+            await rival.wait()
+
+    async def recovery(self) -> float:
+        """Return the seconds until a webhook of each partition, sent from now on, has landed.
+
+        Raises:
+            NotRecoveredError: It took too long.
+        """
+        began = time.monotonic()
+        ids = {next(of) for of in self._ids}
+        self._url = self._url or self.pipeline.source(PROBE)
+        try:
+            async with asyncio.timeout(_RECOVERY_S), aiohttp.ClientSession() as session:
+                await asyncio.gather(*(self._send(session, sms_id) for sms_id in ids))
+                while not ids <= self._landed:
+                    await asyncio.sleep(0.1)
+                    self._look()
+        except TimeoutError:
+            msg = f"probes {sorted(ids - self._landed)} had not landed after {_RECOVERY_S:g} s"
+            raise NotRecoveredError(msg) from None
+        return time.monotonic() - began
+
+    async def _send(self, session: aiohttp.ClientSession, sms_id: int) -> None:
+        body = json.dumps({"sms_id": sms_id, "status_id": 7, "device_id": 1}).encode()
+        while True:
+            try:
+                async with session.post(self._url, data=body, headers={"Content-Type": "application/json"}) as answer:
+                    if answer.status == 202:
+                        return
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.1)
+
+    def _look(self) -> None:
+        """Note the probes of files that were not there before. Asking the views each time would cost the traffic."""
+        for path in self.pipeline.data.glob("messages/date=*/sms.messages+*.parquet"):
+            if path.name not in self._seen:
+                self._seen.add(path.name)
+                table = pq.read_table(path, columns=["sms_id"], filters=[("source", "=", PROBE)])
+                self._landed.update(table.column("sms_id").to_pylist())

@@ -1,0 +1,263 @@
+"""Whether nothing was lost, counted twice or wrong: Kafka's topics and the landed files against what was sent.
+
+Three accounts are compared. What was *sent*: the simulator's truth. What Kafka *has*: each record of `sms.raw` read
+here anew and boiled down to the reports of each message, without a line of the stream's code. What *came of it*: every
+version on `sms.messages`, every outcome told, every device's counts, every dead letter, every landed row.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from running import Pipeline
+
+from gateway.errors import UnreadablePayload
+from gateway.payloads import StatusReport, parse
+from gateway.topics import ACTIVITY, DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
+from smspulse.broker_file import read_broker_file
+from smspulse.truth import compare
+
+GROUP = "smspulse-stream"
+_SETTLE_S = 90.0
+
+Reports = dict[tuple[Any, ...], tuple[int, int]]
+"""First and last time received, by what makes reports of one message the same."""
+Place = tuple[str, int | None, int | None]
+"""Source, device and channel."""
+
+
+@dataclass
+class Raw:
+    """What `sms.raw` holds: reports by message key, incoming messages by place, origins of what cannot be read."""
+
+    records: int = 0
+    reports: dict[bytes, Reports] = field(default_factory=dict)
+    incoming: Counter[Place] = field(default_factory=Counter)
+    unreadable: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Findings:
+    """Counts by what is wrong, under the three headings that a reader asks for."""
+
+    lost: Counter[str] = field(default_factory=Counter)
+    twice: Counter[str] = field(default_factory=Counter)
+    wrong: Counter[str] = field(default_factory=Counter)
+    accepted: int = 0
+    messages: int = 0
+    versions: int = 0
+    line: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not (self.lost.total() or self.twice.total() or self.wrong.total())
+
+    def problems(self) -> list[str]:
+        return [f"{count:,} {what}" for kind in (self.lost, self.twice, self.wrong) for what, count in kind.items()]
+
+
+def judge(pipeline: Pipeline, truth: Path) -> Findings:
+    """Wait until all has been processed and landed, or for so long that it never will, and compare."""
+    found = Findings()
+    broker = read_broker_file(pipeline.data)
+    if broker is None:
+        found.lost["broker: it did not come back"] += 1
+        return found
+    deadline = time.monotonic() + _SETTLE_S
+    raw = _raw(broker.bootstrap, deadline)
+    newest = _versions(broker.bootstrap, raw.reports, found)
+    _outcomes(broker.bootstrap, newest, found)
+    _devices(broker.bootstrap, raw, newest, found, deadline)
+    letters = Counter(dict(m.headers())["origin"].decode() for m in _read(broker.bootstrap, DEADLETTERS))
+    found.lost["unreadable records without a dead letter"] += len(raw.unreadable - letters.keys())
+    found.wrong["dead letters of readable records"] += len(letters.keys() - raw.unreadable)
+    found.twice["dead letters written more than once"] += sum(count - 1 for count in letters.values())
+
+    records = {"raw": raw.records, "messages": found.versions, "deadletters": letters.total()}
+    landed = _until_landed(pipeline, records, deadline)
+    for dataset, count in records.items():
+        found.lost[f"records of Kafka that are not in {dataset}"] += max(count - landed[dataset], 0)
+        found.twice[f"landed rows beyond Kafka's records in {dataset}"] += max(landed[dataset] - count, 0)
+    _landed_versions(pipeline, newest, found)
+
+    told = compare(pipeline.data, truth)
+    found.accepted, found.line = told.accepted, told.line()
+    found.messages = told.messages
+    found.lost["accepted webhooks that are not in raw"] += told.accepted - told.landed
+    found.lost["messages of the truth that are missing"] += len(told.missing)
+    found.lost["malformed webhooks that are no dead letters"] += told.malformed_missing
+    found.twice["accepted webhooks that are in raw more than once"] += told.landed_twice
+    found.wrong["messages that differ from the truth"] += len({each.sms_id for each in told.differences})
+    found.wrong["messages that nobody sent"] += len(told.extra)
+    if not told.ok and found.ok:
+        found.wrong["findings of the comparison with the truth"] += len(told.problems())
+    for kind in (found.lost, found.twice, found.wrong):
+        for what in [what for what, count in kind.items() if not count]:
+            del kind[what]
+    return found
+
+
+def _until_processed(bootstrap: str, topic: str, ends: dict[int, int], deadline: float) -> None:
+    """Wait until the stream has committed the end of every partition of a topic."""
+    with closing(Consumer({"bootstrap.servers": bootstrap, "group.id": GROUP, "log_level": 2})) as consumer:
+        while time.monotonic() < deadline:
+            try:
+                committed = consumer.committed([TopicPartition(topic, number) for number in ends], 10)
+                if all(each.offset >= ends[each.partition] for each in committed):
+                    return
+            except KafkaException as error:
+                if not error.args[0].retriable():
+                    raise
+            time.sleep(0.3)  # there is nothing to await across processes
+
+
+def _read(bootstrap: str, topic: str, ends: dict[int, int] | None = None) -> Iterator[Any]:
+    """Yield the committed records of a topic, those of a partition in order; note in `ends` the offsets behind them."""
+    ends = {} if ends is None else ends
+    options = {
+        "bootstrap.servers": bootstrap,
+        "group.id": "chaos",
+        "isolation.level": "read_committed",
+        "enable.partition.eof": True,
+        "enable.auto.commit": False,
+        "log_level": 2,
+    }
+    with closing(Consumer(options)) as consumer:
+        partitions = list(consumer.list_topics(topic, 10).topics[topic].partitions)
+        consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
+        ended: set[int] = set()
+        while len(ended) < len(partitions):
+            for message in consumer.consume(10_000, 0.2):
+                if message.error() is None:
+                    ends[message.partition()] = message.offset() + 1
+                    yield message
+                elif message.error().code() == KafkaError._PARTITION_EOF:
+                    ended.add(message.partition())
+                else:
+                    raise KafkaException(message.error())
+
+
+def _raw(bootstrap: str, deadline: float) -> Raw:
+    """Read `sms.raw`, and wait until the stream has."""
+    raw, ends = Raw(), dict[int, int]()
+    for message in _read(bootstrap, RAW, ends):
+        raw.records += 1
+        try:
+            event = parse(message.value())
+        except UnreadablePayload:
+            raw.unreadable.add(f"{RAW}:{message.partition()}:{message.offset()}")
+            continue
+        headers = dict(message.headers())
+        if isinstance(event, StatusReport):
+            at = int(headers["received_at"])
+            known = raw.reports.setdefault(message.key(), {})
+            identity = (event.status_id, event.device_id, event.channel_id, event.sent_at)
+            first, last = known.get(identity, (at, at))
+            known[identity] = (min(first, at), max(last, at))
+        else:
+            raw.incoming[headers["source"].decode(), event.device_id, event.channel_id] += 1
+    _until_processed(bootstrap, RAW, ends, deadline)
+    return raw
+
+
+def _versions(bootstrap: str, reports: dict[bytes, Reports], found: Findings) -> dict[bytes, dict[str, Any]]:
+    """Judge every version written; return the last one of each key."""
+    newest: dict[bytes, dict[str, Any]] = {}
+    written: set[tuple[bytes, bytes]] = set()
+    for message in _read(bootstrap, MESSAGES):
+        found.versions += 1
+        key, value = message.key(), message.value()
+        if (key, value) in written:
+            found.twice["versions written more than once"] += 1
+        written.add((key, value))
+        version = json.loads(value)
+        before = newest.get(key)
+        if before is not None and not _holds(_reports(version), _reports(before)):
+            found.wrong["versions that went back behind the one before"] += 1
+        newest[key] = version
+    for key, wanted in reports.items():
+        got = _reports(newest[key]) if key in newest else {}
+        if not _holds(got, wanted):
+            found.lost["messages whose last version lacks reports"] += 1
+        elif got != wanted:
+            found.wrong["messages whose last version has reports that nobody sent"] += 1
+    found.wrong["messages without a report"] += len(newest.keys() - reports.keys())
+    return newest
+
+
+def _outcomes(bootstrap: str, newest: dict[bytes, dict[str, Any]], found: Findings) -> None:
+    """Judge what was told: each first end once, and of each message that has one."""
+    firsts: Counter[tuple[str, int]] = Counter()
+    told: set[tuple[str, int]] = set()
+    for message in _read(bootstrap, OUTCOMES):
+        outcome = json.loads(message.value())
+        key = outcome["source"], outcome["sms_id"]
+        firsts[key] += not outcome["correction"]
+        told.add(key)
+    found.twice["outcomes told more than once"] += sum(max(count - 1, 0) for count in firsts.values())
+    ended = {(version["source"], version["sms_id"]) for version in newest.values() if version["is_ended"]}
+    found.lost["outcomes not told"] += len(ended - told)
+    found.wrong["outcomes told of messages without an end"] += len(told - ended)
+
+
+def _devices(bootstrap: str, raw: Raw, newest: dict[bytes, dict[str, Any]], found: Findings, deadline: float) -> None:
+    """Judge the devices' counts. They are sums, so what is missing or repeated anywhere shows here."""
+    wanted: Counter[tuple[Place, str]] = Counter({(place, "incoming"): count for place, count in raw.incoming.items()})
+    for version in newest.values():
+        if version["outcome"] != "incoming":
+            place = version["source"], version["device_id"], version["channel_id"]
+            wanted[place, version["outcome"] if version["is_ended"] else "open"] += 1
+    ends: dict[int, int] = {}
+    for _ in _read(bootstrap, ACTIVITY, ends):
+        pass
+    _until_processed(bootstrap, ACTIVITY, ends, deadline)
+    states = {message.key(): json.loads(message.value()) for message in _read(bootstrap, DEVICES)}
+    counted = {name for _, name in wanted}
+    got = {
+        ((state["source"], state["device_id"], state["channel_id"]), name): state[name]
+        for state in states.values()
+        for name in counted
+    }
+    for key in wanted.keys() | got.keys():
+        difference = got.get(key, 0) - wanted[key]
+        found.lost["messages not counted for their device"] += max(-difference, 0)
+        found.twice["messages counted for a device beyond those that are"] += max(difference, 0)
+
+
+def _reports(version: dict[str, Any]) -> Reports:
+    return {tuple(identity): (first, last) for *identity, first, last in version["observations"]}
+
+
+def _holds(larger: Reports, smaller: Reports) -> bool:
+    """Say whether every report of the one is in the other."""
+    return all(
+        identity in larger and larger[identity][0] <= first and larger[identity][1] >= last
+        for identity, (first, last) in smaller.items()
+    )
+
+
+def _until_landed(pipeline: Pipeline, records: dict[str, int], deadline: float) -> dict[str, int]:
+    """Wait until as many rows as records have landed; return how many did."""
+    deadline = max(deadline, time.monotonic() + 30)
+    while True:
+        rows = pipeline.rows("SELECT dataset, rows FROM freshness")
+        landed = {row.dataset: row.rows for row in rows if row.dataset in records}
+        if landed == records or time.monotonic() > deadline:
+            return landed
+        time.sleep(0.3)  # there is nothing to await across processes
+
+
+def _landed_versions(pipeline: Pipeline, newest: dict[bytes, dict[str, Any]], found: Findings) -> None:
+    """Compare the view `messages` with the last versions on Kafka."""
+    fields = ("version", "outcome", "last_status_id", "attempts", "contradicted")
+    rows = pipeline.rows("SELECT message_key, version, outcome, last_status_id, attempts, contradicted FROM messages")
+    got = {row.message_key.encode(): tuple(row[1:]) for row in rows}
+    want = {key: tuple(version[name] for name in fields) for key, version in newest.items()}
+    differing = sum(got.get(key) != value for key, value in want.items())
+    found.wrong["messages whose landed version is not Kafka's last"] += differing + len(got.keys() - want.keys())
