@@ -33,7 +33,7 @@ chaos: setup ## kill processes under traffic and compare with the truth; ARGS="-
 
 bench: bench-streams ## run every benchmark; ARGS=--quick for short runs
 
-bench-streams: setup ## events a second of the stream worker, beside a bare loop
+bench-streams: setup ## the stream worker and its peers, some eight minutes
 	@$(BIN)/python bench/streams.py $(ARGS)
 
 lint: setup ## check style, types and the rooms' imports
