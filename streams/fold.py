@@ -56,7 +56,7 @@ class Outputs:
 
 
 class Fold(Protocol):
-    """The fold of one partition of a stage. Until outputs are in the store, the next call relies on its cache alone."""
+    """The fold of one partition of a stage. What a call returns is in the store before the next call, or forgotten."""
 
     def run(self, run: Sequence[Record]) -> Outputs:
         """Fold records, in their order."""

@@ -174,7 +174,7 @@ class _Walk:
 
     __slots__ = (
         *("attempt", "attempts", "before_failure", "channel_id", "contradicted", "decisive", "device_id", "done"),
-        *("furthest", "incoming", "reordered", "reported", "step", "unknown", "winner"),
+        *("furthest", "incoming", "reordered", "step", "unknown", "winner"),
     )
 
     def __init__(self) -> None:
@@ -187,7 +187,6 @@ class _Walk:
         self.winner: int | None = None
         self.furthest = -1  # rank, and its step, in the attempt under way
         self.step: int | None = None
-        self.reported: set[int] = set()
         self.before_failure: frozenset[int] = frozenset()
         self.contradicted = self.reordered = self.unknown = self.incoming = False
 
@@ -219,7 +218,7 @@ class Lifecycle:
             rows.sort(key=self._order)
             walk = facts._walk = _Walk()
         for row in rows[walk.done :] if walk.done else rows:
-            self._read(walk, row)
+            self._read(walk, row, rows)
         first_seen_at: int = rows[0][4]
         ended_at: int | None
         status = walk.winner
@@ -274,8 +273,8 @@ class Lifecycle:
             "observations": rows,
         }
 
-    def _read(self, walk: _Walk, row: list[Any]) -> None:
-        """Read the next observation."""
+    def _read(self, walk: _Walk, row: list[Any], rows: list[list[Any]]) -> None:
+        """Read the next observation of all."""
         walk.done += 1
         status_id, device_id, channel_id, _, first, _ = row
         if device_id is not None:
@@ -302,9 +301,8 @@ class Lifecycle:
             walk.reordered = True
         else:
             walk.furthest, walk.step = rank, status_id
-        walk.reported.add(status_id)
         if status_id in self._failures:
-            walk.before_failure = frozenset(walk.reported)
+            walk.before_failure = frozenset(read[0] for read in rows[: walk.done])
 
     def _order(self, row: list[Any]) -> tuple[int, ...]:
         """Sort by the first report; reports of one millisecond in the documented order, the rest by their fields."""

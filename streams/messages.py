@@ -172,6 +172,9 @@ class MessageFold:
             outputs.others.append(_outcome(version, previous if previous != OPEN else None, is_correction))
         activities.version(message.place(), now, version, counts=not message.facts.late)
         message.take(version, now)
+        if now not in _NO_END:
+            # Hardly anything comes after the end, and what is in memory in vain costs more than reading it again.
+            self._cache.pop(key, None)
 
 
 def _told(version: Mapping[str, Any]) -> str | None:
