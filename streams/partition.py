@@ -73,6 +73,7 @@ class Stage:
         changelog: The compacted topic that it writes, in the partition of the same number.
         has_gaps: Whether offsets of the source may be missing by nature.
         others: Topics that it writes to in any partition.
+        is_hurried: Whether a partition's next run follows at once; otherwise what comes within a second is one run.
         fold: Makes the fold of a partition.
     """
 
@@ -81,6 +82,7 @@ class Stage:
     changelog: str
     has_gaps: bool
     others: tuple[str, ...]
+    is_hurried: bool
     fold: Callable[[Load, StreamSettings], Fold]
 
 
@@ -90,8 +92,12 @@ def _message_fold(load: Load, settings: StreamSettings) -> Fold:
     return MessageFold(lifecycle, load, parse_zone(settings.zone), settings.cache_messages, expire_ms, forget_ms)
 
 
-MESSAGE_STAGE = Stage("messages", RAW, MESSAGES, has_gaps=False, others=(OUTCOMES, ACTIVITY), fold=_message_fold)
-DEVICE_STAGE = Stage("devices", ACTIVITY, DEVICES, has_gaps=True, others=(), fold=lambda load, _: DeviceFold(load))
+MESSAGE_STAGE = Stage(
+    "messages", RAW, MESSAGES, has_gaps=False, others=(OUTCOMES, ACTIVITY), is_hurried=True, fold=_message_fold
+)
+DEVICE_STAGE = Stage(
+    "devices", ACTIVITY, DEVICES, has_gaps=True, others=(), is_hurried=False, fold=lambda load, _: DeviceFold(load)
+)
 STAGES = {stage.source: stage for stage in (MESSAGE_STAGE, DEVICE_STAGE)}
 """Every stage by the topic that it reads."""
 

@@ -23,6 +23,17 @@ _MAX_WAITING = 4
 """Runs handed out and not taken up yet. Few, so that records wait where they grow into longer runs: in the fetcher."""
 
 
+_FETCH_WAIT_MS = 50
+"""A partition that is read empty while a fetch of the others is under way waits for its end: Faust's 1.5 s are long."""
+
+
+class _Thread(driver.AIOKafkaConsumerThread):
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS
+        return consumer
+
+
 class BatchConsumer(driver.Consumer):
     """A Faust consumer whose every message is a run of records of one partition."""
 
@@ -30,6 +41,9 @@ class BatchConsumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         # Reads what is committed, and takes its end for the end. Faust's own transactions stay out of it: see below.
         self.in_transaction = True
+
+    def _new_consumer_thread(self) -> Any:
+        return _Thread(self, loop=self.loop, beacon=self.beacon)
 
     def on_init_dependencies(self) -> list[Any]:
         """Return nothing, in place of Faust's manager of transactions."""

@@ -24,6 +24,7 @@ from streams.transport import BatchTransport, RunSchema
 _log = logging.getLogger(__name__)
 
 _FAILED = 2
+_UNHURRIED_S = 1.0
 
 
 class Partitions:
@@ -56,6 +57,15 @@ class Partitions:
     async def run(self, message: Any) -> None:
         """Start on a run once what is under way for its partition is done."""
         await self._start(message.tp, message.generation_id, lambda partition: partition.process(message.value))
+        if not STAGES[message.tp.topic].is_hurried:
+            self._app.consumer.pause_partitions({message.tp})
+
+    def resume(self) -> None:
+        """Let the partitions of unhurried stages go on."""
+        consumer = self._app.consumer
+        consumer.resume_partitions(
+            {tp for tp in consumer.assignment() if tp.topic in STAGES and not STAGES[tp.topic].is_hurried}
+        )
 
     async def own(self, tps: Iterable[TP]) -> None:
         """Take over the given partitions for the present generation, side by side."""
@@ -144,6 +154,10 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
     @app.timer(settings.clock_interval_s)
     async def pass_time() -> None:
         await partitions.pass_time()
+
+    @app.timer(_UNHURRIED_S)
+    async def resume() -> None:
+        partitions.resume()
 
     @app.on_partitions_assigned.connect
     async def own(_: faust.App, assigned: set[TP], **__: Any) -> None:

@@ -30,6 +30,7 @@ RELIED_ON: dict[str, tuple[Any, str]] = {
         "c2701bfc3e6f6cad",
     ),
     "knows the last stable offset when in_transaction": (driver.AIOKafkaConsumerThread.highwater, "6f7dbe109ae6807f"),
+    "is replaced by _new_consumer_thread": (driver.Consumer._new_consumer_thread, "0870ec53dea75083"),
     "hands messages to streams": (conductor.ConductorCompiler.build, "837cf521368c1ee4"),
 }
 

@@ -200,6 +200,13 @@ def test_deadletters_say_why_and_where(data: Path) -> None:
     assert rows(data, sql) == [(4, "not_json", "why", "sms.raw", 3, 77, b"{")]
 
 
+def test_a_record_that_was_put_aside_twice_is_one_dead_letter(data: Path) -> None:
+    first, other = deadletter(4, b"{", "not_json", "sms.raw:3:77"), deadletter(6, b"{", "not_json", "sms.raw:3:77")
+    unknown = [deadletter(offset, b"{", "not_json", "?") for offset in (7, 8)]
+    land(data, first, first._replace(offset=5), other, *unknown)
+    assert rows(data, 'SELECT "offset" FROM deadletters ORDER BY 1') == [(4,), (6,), (7,), (8,)]
+
+
 def test_freshness_has_a_row_for_each_dataset_empty_or_not(data: Path) -> None:
     land(data, raw(0, status(1, 6), seconds=5), raw(1, status(1, 7), seconds=3))
     sql = "SELECT dataset, newest_received_at, newest_recorded_at, rows FROM freshness ORDER BY dataset"
