@@ -159,7 +159,8 @@ class DeviceFold:
         return Outputs()
 
     def due(self, value: bytes | None, written_at: int) -> None:
-        """Return None."""
+        """Return None; see `Fold.due`."""
+        orjson.loads(value or b"")["gaps"]
 
     def forget_cache(self) -> None:
         """Do nothing: there is none."""

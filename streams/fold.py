@@ -65,7 +65,11 @@ class Fold(Protocol):
         """Do what is due for the states under the keys, at a time in milliseconds."""
 
     def due(self, value: bytes | None, written_at: int) -> int | None:
-        """Return when a state that was written to the changelog at `written_at` is due, both in milliseconds."""
+        """Return when a state that was written to the changelog at `written_at` is due, both in milliseconds.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is no state of this fold.
+        """
 
     def forget_cache(self) -> None:
         """Drop what is decoded: outputs were not committed, or the store has changed."""

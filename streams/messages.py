@@ -126,6 +126,8 @@ class MessageFold:
         if not value:
             return written_at + self._forget_after_ms
         version = orjson.loads(value)
+        if not version["observations"]:
+            raise ValueError
         return self._due(version, _told(version))
 
     def _due(self, version: Version, told: str | None) -> int:

@@ -313,24 +313,32 @@ class Partition:
         store, due = self._open_store, self._fold.due
         position = store.offset
         reader.assign([TopicPartition(self._stage.changelog, self.number, position)])
-        recovered = 0
+        recovered = foreign = 0
         while True:
             states: list[tuple[bytes, bytes | None, int | None]] = []
             ended = False
             for message in reader.consume(_RECOVERY_BATCH, _RECOVERY_WAIT_S):
                 error = message.error()
                 if error is None:
-                    value = message.value()
-                    states.append((message.key(), value, due(value, message.timestamp()[1])))
-                    position = message.offset() + 1
+                    value, position = message.value(), message.offset() + 1
+                    try:
+                        states.append((message.key(), value, due(value, message.timestamp()[1])))
+                    except (KeyError, TypeError, ValueError):
+                        foreign += 1
                 elif error.code() == KafkaError._PARTITION_EOF:
                     ended = True
                 else:
                     raise KafkaException(error)
-            if states:
+            if states or foreign:
                 store.write(states, position)
                 recovered += len(states)
             if ended:
+                if foreign:
+                    _log.error(
+                        "%d records of %s, partition %d, are no states of this stream and are passed over: find out "
+                        "who else writes there",
+                        *(foreign, self._stage.changelog, self.number),
+                    )
                 return recovered
 
     async def _unprocessed(self, run: Sequence[Record]) -> Sequence[Record]:

@@ -196,6 +196,18 @@ async def test_a_disk_of_another_topic_is_not_believed(owners: Owners, kafka: Ka
     assert versions(kafka, name)[1][-1]["outcome"] == "delivered"
 
 
+async def test_what_others_wrote_to_the_changelog_is_passed_over_out_loud(
+    owners: Owners, kafka: KafkaSettings, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AIOKafkaProducer(**kafka.aiokafka()) as producer:
+        for value in (b"{}", b"[]", b"nonsense", b'{"is_ended": true, "outcome": "sent", "last_seen_at": 1}'):
+            await producer.send_and_wait(MESSAGES, value, message_key(name, 1), partition=PARTITION)
+    owner = await owners.next("a")
+    assert "are no states of this stream" in caplog.text
+    await owner.process([Raw(name, 1, 7, 0)])
+    assert json.loads(read(kafka, MESSAGES, name)[-1][1])["outcome"] == "delivered"
+
+
 async def test_records_that_were_not_handed_over_are_noticed(owners: Owners, name: str) -> None:
     owner = await owners.next("a")
     with pytest.raises(LostRecordsError, match="offsets 0 to 1"):
