@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 import pytest
+from warehouse_records import MadeRecord
 from webhook_receiver import Receipt, receiving
 
 from gateway import topics
@@ -21,16 +22,6 @@ from streams.lifecycle import Facts, Lifecycle
 from warehouse.errors import NoWarehouseError
 from warehouse.landing import land
 from warehouse.views import publish
-
-
-class Record(NamedTuple):
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes | None]]
 
 
 @dataclass
@@ -56,7 +47,7 @@ class Pipeline:
         publish(data)
         for topic, receipts in ((topics.RAW, self.raw), (topics.DEADLETTERS, self.dead)):
             records = [
-                Record(topic, 0, offset, r.received_at, None, r.body, headers_of(r))
+                MadeRecord(topic, 0, offset, r.received_at, None, r.body, headers_of(r))
                 for offset, r in enumerate(receipts)
             ]
             land(data, 0, records)
@@ -64,7 +55,7 @@ class Pipeline:
             data,
             0,
             [
-                Record(topics.MESSAGES, 0, offset, v["last_seen_at"], key_of(v), orjson.dumps(v), [])
+                MadeRecord(topics.MESSAGES, 0, offset, v["last_seen_at"], key_of(v), orjson.dumps(v), [])
                 for offset, v in enumerate(self.versions)
             ],
         )
