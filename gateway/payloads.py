@@ -15,11 +15,13 @@ Generations:
 """
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, tzinfo
-from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from functools import lru_cache, partial
+from typing import Annotated, Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
+import msgspec
 import orjson
 
 from gateway.errors import SettingError, UnreadablePayload
@@ -92,6 +94,25 @@ class IncomingMessage(NamedTuple):
 
 Event = StatusReport | IncomingMessage
 
+_Id = Annotated[int, msgspec.Meta(ge=0, le=_MAX_ID)]
+_Small = Annotated[int, msgspec.Meta(ge=0, le=_MAX_SMALL)]
+
+
+class _Plain(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """A status report as nearly all are: of the newest generation, and without a flaw."""
+
+    sms_id: _Id
+    status_id: _Small
+    status_message: str | None = None
+    sendto: str | None = None
+    senttime: str | None = None
+    channel_id: _Small | None = None
+    device_id: _Id | None = None
+
+
+_plain = msgspec.json.Decoder(_Plain).decode
+_report: Callable[[tuple[Any, ...]], StatusReport] = partial(tuple.__new__, StatusReport)  # a third of its own time
+
 
 def parse_zone(name: str) -> tzinfo:
     """Return the time zone that a setting names, such as `UTC` or `Europe/Berlin`.
@@ -118,11 +139,24 @@ def parse(body: bytes, zone: tzinfo = UTC) -> Event:
     Raises:
         UnreadablePayload: And nothing else, whatever the bytes are.
     """
+    # Nothing but a shortcut, for a quarter of the time: what it does not take is read with more patience.
+    try:
+        plain = _plain(body)
+        sent_at = _moment(plain.senttime, "", zone) if plain.senttime else None
+    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
+        return _parse(body, zone)
+    recipient = normalise_address(plain.sendto) if plain.sendto else None
+    return _report(
+        (plain.sms_id, plain.status_id, plain.device_id, plain.channel_id, sent_at, recipient, plain.status_message, ())
+    )
+
+
+def _parse(body: bytes, zone: tzinfo) -> Event:
     try:
         payload = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         if body.startswith(_BOM):
-            return parse(body[len(_BOM) :], zone)
+            return _parse(body[len(_BOM) :], zone)
         raise UnreadablePayload(REASON_NOT_JSON, "the body is no UTF-8 JSON") from error
     if type(payload) is not dict:
         raise UnreadablePayload(REASON_NOT_AN_OBJECT, "the body is JSON, but no object")
@@ -142,28 +176,17 @@ def normalise_address(address: str) -> str:
     return bare if _PHONE_NUMBER.fullmatch(bare) else address.strip()
 
 
-# What nearly every report looks like is read right here: the calls would take a third of the time of the whole.
 def _status_report(payload: dict[str, Any], zone: tzinfo) -> StatusReport:
     flaws: list[str] = []
-    get = payload.get
-    sms_id, status_id = get("sms_id"), get("status_id")
-    if type(sms_id) is not int or not 0 <= sms_id <= _MAX_ID:
-        sms_id = _required_id(payload, "sms_id", _MAX_ID)
-    if type(status_id) is not int or not 0 <= status_id <= _MAX_SMALL:
-        status_id = _required_id(payload, "status_id", _MAX_SMALL)
-    device_id, channel_id = get("device_id"), get("channel_id")
-    if type(device_id) is not int or not 0 <= device_id <= _MAX_ID:
-        device_id = _whole_number(payload, "device_id", _MAX_ID, flaws)
-    if type(channel_id) is not int or not 0 <= channel_id <= _MAX_SMALL:
-        channel_id = _channel(payload, flaws)
-    sent_at = _time(payload, "senttime", zone, flaws) if get("senttime") else None
-    recipient = get("sendto")
-    recipient = (
-        normalise_address(recipient) if recipient and type(recipient) is str else _address(payload, "sendto", flaws)
-    )
-    status_message = _text(payload, "status_message", flaws)
     return StatusReport(
-        sms_id, status_id, device_id, channel_id, sent_at, recipient, status_message, tuple(flaws) if flaws else ()
+        _required_id(payload, "sms_id", _MAX_ID),
+        _required_id(payload, "status_id", _MAX_SMALL),
+        _whole_number(payload, "device_id", _MAX_ID, flaws),
+        _channel(payload, flaws),
+        _time(payload, "senttime", zone, flaws),
+        _address(payload, "sendto", flaws),
+        _text(payload, "status_message", flaws),
+        tuple(flaws),
     )
 
 

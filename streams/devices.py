@@ -18,7 +18,7 @@ from gateway import records
 from gateway.errors import UnreadablePayload
 from gateway.statuses import ENDS, FAILURES, Outcome
 from gateway.topics import ACTIVITY
-from streams.fold import Output, Outputs, Record, State, dead_letter
+from streams.fold import Output, Outputs, Record, dead_letter
 from streams.lifecycle import Version
 
 OPEN: Final = "open"
@@ -26,6 +26,10 @@ COUNTED: Final = (OPEN, *sorted(outcome.value for outcome in ENDS))
 
 REASON_NOT_ACTIVITY: Final = "not_activity"
 
+Place = tuple[str | None, int | None, int | None]
+"""As what a message counts (None: not at all), and for which device and channel."""
+
+_EXPIRED: Final = Outcome.EXPIRED.value
 _GAPS: Final = 24  # the last one begins at 97 days
 _FAILURES: Final = frozenset(outcome.value for outcome in FAILURES)
 
@@ -85,30 +89,28 @@ class Activities:
         activity.seen(at)
         activity.incoming += 1
 
-    def version(
-        self, before: tuple[str | None, int | None, int | None], now: str | None, version: Version, *, counts: bool
-    ) -> None:
+    def version(self, before: Place, now: Place, version: Version, *, counts: bool) -> None:
         """Take a new version of a message.
 
         Args:
-            before: What the message counted as so far, and for which device and channel.
-            now: What it counts as.
+            before: As what it counted so far, and for which device and channel.
+            now: As what, and for which, it counts.
             version: The version.
             counts: Whether it counts at all.
         """
-        source, device_id, channel_id = version["source"], version["device_id"], version["channel_id"]
-        activity = self._of(source, device_id, channel_id)
-        if now != Outcome.EXPIRED:
-            activity.seen(version["last_seen_at"])
+        outcome, device_id, channel_id = now
+        activity = self._of(version.source, device_id, channel_id)
+        if outcome != _EXPIRED:
+            activity.seen(version.last_seen_at)
             activity.reports += 1
-        if not counts or before == (now, device_id, channel_id):
+        if not counts or before == now:
             return
         if before[0] is not None:
-            self._of(source, *before[1:]).count(before[0], -1)
-        if now is not None:
-            activity.count(now, 1)
-            if now not in {OPEN, before[0]}:
-                activity.ends.append((version["sms_id"], version["last_status_id"], now, version["ended_at"]))
+            self._of(version.source, *before[1:]).count(before[0], -1)
+        if outcome is not None:
+            activity.count(outcome, 1)
+            if outcome not in (OPEN, before[0]):
+                activity.ends.append((version.sms_id, version.last_status_id, outcome, version.ended_at))
 
     def outputs(self) -> list[Output]:
         """Return a record for each device and channel."""
@@ -151,7 +153,7 @@ class DeviceFold:
                 _add(states[key], activity)
             except UnreadablePayload as error:
                 outputs.others.append(dead_letter(record, error))
-        outputs.states = {key: State(orjson.dumps(state)) for key, state in states.items()}
+        outputs.states = [(key, orjson.dumps(state), None) for key, state in states.items()]
         return outputs
 
     def pass_time(self, keys: Iterable[bytes], now: int) -> Outputs:

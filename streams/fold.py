@@ -24,16 +24,12 @@ class Record(Protocol):
     headers: Sequence[tuple[str, bytes]]
 
 
-class State(NamedTuple):
-    """The new state under a key: a record of the stage's changelog, and an entry of the local store.
+State = tuple[bytes, bytes | None, int | None]
+"""A new state: a record of the stage's changelog, and an entry of the local store.
 
-    Args:
-        value: None drops the state: a tombstone on the changelog, and a mark in the store that it was there.
-        due: When the clock has to look at it again, in milliseconds; None for never.
-    """
-
-    value: bytes | None
-    due: int | None = None
+Its key; its value, where None drops the state: a tombstone on the changelog, and a mark in the store that it was there;
+and when the clock has to look at it, in milliseconds, or None where that is not sooner than was said of the key before.
+"""
 
 
 class Output(NamedTuple):
@@ -48,10 +44,18 @@ class Output(NamedTuple):
 
 @dataclass(slots=True)
 class Outputs:
-    """What one transaction writes, and what leaves the local store after it without a word to anybody."""
+    """What one transaction writes, and what changes in the local store after it without a word to anybody.
 
-    states: dict[bytes, State] = field(default_factory=dict)
+    Args:
+        states: One for each key at most.
+        others: Records for other topics.
+        later: Keys that were due too early, and when to look at them again.
+        purged: Keys of dropped states that nothing shall remind of.
+    """
+
+    states: list[State] = field(default_factory=list)
     others: list[Output] = field(default_factory=list)
+    later: list[tuple[bytes, int]] = field(default_factory=list)
     purged: list[bytes] = field(default_factory=list)
 
 

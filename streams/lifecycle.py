@@ -28,7 +28,9 @@ Expiry
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, TypedDict
+from typing import Any, Final, Self
+
+import msgspec
 
 from gateway.payloads import StatusReport
 from gateway.statuses import ACCEPTED, DELIVERED, INCOMING, PENDING, SENT, Outcome, Status
@@ -36,6 +38,9 @@ from gateway.statuses import ACCEPTED, DELIVERED, INCOMING, PENDING, SENT, Outco
 EXPIRE_AFTER_MS: Final = 86_400_000
 
 _UNDELIVERED: Final = 8
+# A member's `value` is looked up anew each time.
+_DELIVERED, _EXPIRED = Outcome.DELIVERED.value, Outcome.EXPIRED.value
+_INCOMING, _UNKNOWN = Outcome.INCOMING.value, Outcome.UNKNOWN.value
 
 FLAG_DUPLICATED: Final = "duplicated"
 FLAG_REORDERED: Final = "reordered"
@@ -51,7 +56,7 @@ FLAGS: Final = (
 """Every flag a message can carry."""
 
 
-class Version(TypedDict):
+class Version(msgspec.Struct, gc=False):
     """One version of a message's lifecycle: the value of a record on `sms.messages`.
 
     Times are milliseconds since 1970 UTC, latencies seconds. `version` counts the facts: it only grows, and a larger
@@ -75,11 +80,11 @@ class Version(TypedDict):
     expired_at: int | None
     attempts: int
     contradicted: bool
-    flags: list[str]
     queue_s: float | None
     device_s: float | None
     network_s: float | None
     total_s: float | None
+    flags: list[str]
     version: int
     observations: list[list[int | None]]
 
@@ -92,6 +97,7 @@ class Facts:
         sms_id: The gateway's id of the message.
 
     Attributes:
+        observations: As a version holds them.
         recipient: The smallest in text order of those reported; in practice there is one.
         expired_at: The largest deadline, in milliseconds, that passed without a report.
         late: Whether the message had been forgotten before its first report.
@@ -99,8 +105,8 @@ class Facts:
     """
 
     __slots__ = (
-        *("_by_identity", "_repeated", "_rows", "_walk"),
-        *("expired_at", "last_seen_at", "late", "recipient", "sms_id", "source"),
+        *("_repeated", "_walk"),
+        *("expired_at", "last_seen_at", "late", "observations", "recipient", "sms_id", "source"),
     )
 
     def __init__(self, source: str, sms_id: int, *, late: bool = False) -> None:
@@ -110,16 +116,14 @@ class Facts:
         self.recipient: str | None = None
         self.expired_at: int | None = None
         self.last_seen_at = 0
-        # Observations as a version holds them, by the status, device, channel and `senttime` that make them one.
-        self._rows: list[list[Any]] = []
-        self._by_identity: dict[tuple[int | None, ...], list[Any]] = {}
+        self.observations: list[list[Any]] = []
         self._repeated = 0  # how many were received more than once
-        self._walk: _Walk | None = None  # over `_rows` in their order; None when they are in none
+        self._walk: _Walk | None = None  # over the observations in their order; None when they are in none
 
     def add(self, report: StatusReport, received_at: int) -> bool:
         """Add one report; return whether it told anything new."""
-        changed = self._extend(report[1:5], received_at, received_at)
-        recipient = report[5]
+        _, status_id, device_id, channel_id, sent_at, recipient, _, _ = report
+        changed = self._extend(status_id, device_id, channel_id, sent_at, received_at, received_at)
         if recipient is not None and (self.recipient is None or recipient < self.recipient):
             self.recipient = recipient
             return True
@@ -136,36 +140,40 @@ class Facts:
         if other.expired_at is not None:
             self.expire(other.expired_at)
         self.late = self.late or other.late
-        for *identity, first, last in other._rows:
-            self._extend(tuple(identity), first, last)
+        for row in other.observations:
+            self._extend(*row)
 
-    def _extend(self, identity: tuple[int | None, ...], first: int, last: int) -> bool:
-        row = self._by_identity.get(identity)
-        if row is None:
-            if self._rows and first <= self._rows[-1][4]:
-                self._walk = None
-            row = self._by_identity[identity] = [*identity, first, last]
-            self._rows.append(row)
-            self._repeated += last > first
-        elif row[4] <= first and last <= row[5]:
-            return False
+    def _extend(
+        self, status_id: int, device_id: int | None, channel_id: int | None, sent_at: int | None, first: int, last: int
+    ) -> bool:
+        rows = self.observations
+        for row in rows:  # they are few: to find them by a table costs more time, and twice the memory
+            if row[0] == status_id and row[1] == device_id and row[2] == channel_id and row[3] == sent_at:
+                if row[4] <= first and last <= row[5]:
+                    return False
+                self._repeated += row[4] == row[5]
+                if first < row[4]:
+                    row[4] = first
+                    self._walk = None
+                row[5] = max(last, row[5])
+                break
         else:
-            self._repeated += row[4] == row[5]
-            if first < row[4]:
-                row[4] = first
+            if rows and first <= rows[-1][4]:
                 self._walk = None
-            row[5] = max(last, row[5])
-        self.last_seen_at = max(last, self.last_seen_at)
+            rows.append([status_id, device_id, channel_id, sent_at, first, last])
+            self._repeated += last > first
+        self.last_seen_at = max(self.last_seen_at, last)
         return True
 
     @classmethod
-    def of(cls, version: Mapping[str, Any]) -> "Facts":
+    def of(cls, version: Version) -> Self:
         """Take the facts back out of a version."""
-        facts = cls(version["source"], version["sms_id"], late=FLAG_LATE in version["flags"])
-        facts.recipient = version["recipient"]
-        facts.expired_at = version.get("expired_at")
-        for *identity, first, last in version["observations"]:
-            facts._extend(tuple(identity), first, last)
+        facts = cls(version.source, version.sms_id, late=FLAG_LATE in version.flags)
+        facts.recipient = version.recipient
+        facts.expired_at = version.expired_at
+        facts.last_seen_at = version.last_seen_at
+        facts.observations = [row.copy() for row in version.observations]
+        facts._repeated = sum(row[4] < row[5] for row in facts.observations)
         return facts
 
 
@@ -213,7 +221,7 @@ class Lifecycle:
         Raises:
             IndexError: There are no observations.
         """
-        walk, rows = facts._walk, facts._rows
+        walk, rows = facts._walk, facts.observations
         if walk is None:
             rows.sort(key=self._order)
             walk = facts._walk = _Walk()
@@ -229,8 +237,8 @@ class Lifecycle:
             ended_at = total_s = None
             status, outcome = self._open(walk, rows[-1][0])
             deadline = facts.last_seen_at + self._expire_after_ms
-            if facts.expired_at is not None and facts.expired_at >= deadline and outcome != Outcome.INCOMING:
-                ended_at, outcome = facts.expired_at, Outcome.EXPIRED.value
+            if facts.expired_at is not None and facts.expired_at >= deadline and outcome != _INCOMING:
+                ended_at, outcome = facts.expired_at, _EXPIRED
         flags: list[str] = []
         if facts._repeated:
             flags.append(FLAG_DUPLICATED)
@@ -243,35 +251,31 @@ class Lifecycle:
         at = walk.decisive.get
         accepted, sent, delivered = at(ACCEPTED), at(SENT), at(DELIVERED)
         beyond_accepted = sent is not None or delivered is not None or at(_UNDELIVERED) is not None
-        return {
-            "source": facts.source,
-            "sms_id": facts.sms_id,
-            "outcome": outcome,
-            "failure_class": None if walk.winner is None else self._failure_classes[walk.winner],
-            "last_status_id": status,
-            "is_ended": ended_at is not None,
-            "device_id": walk.device_id,
-            "channel_id": walk.channel_id,
-            "recipient": facts.recipient,
-            "first_seen_at": first_seen_at,
-            "last_seen_at": facts.last_seen_at,
-            "ended_at": ended_at,
-            "delivered_at": ended_at if outcome == "delivered" else None,
-            "expired_at": facts.expired_at,
-            "attempts": walk.attempts,
-            "contradicted": walk.contradicted,
-            "queue_s": _step("queue", at(PENDING), accepted, beyond_accepted or accepted is not None, flags),
-            "device_s": _step("device", accepted, sent, beyond_accepted, flags),
-            "network_s": _step("network", sent, delivered, delivered is not None, flags),
-            "total_s": total_s,
-            "flags": flags,
-            "version": len(rows)
-            + facts._repeated
-            + (facts.recipient is not None)
-            + (facts.expired_at is not None)
-            + facts.late,
-            "observations": rows,
-        }
+        return Version(
+            facts.source,
+            facts.sms_id,
+            outcome,
+            None if walk.winner is None else self._failure_classes[walk.winner],
+            status,
+            ended_at is not None,
+            walk.device_id,
+            walk.channel_id,
+            facts.recipient,
+            first_seen_at,
+            facts.last_seen_at,
+            ended_at,
+            ended_at if outcome == _DELIVERED else None,
+            facts.expired_at,
+            walk.attempts,
+            walk.contradicted,
+            _step("queue", at(PENDING), accepted, beyond_accepted or accepted is not None, flags),
+            _step("device", accepted, sent, beyond_accepted, flags),
+            _step("network", sent, delivered, delivered is not None, flags),
+            total_s,
+            flags,
+            len(rows) + facts._repeated + (facts.recipient is not None) + (facts.expired_at is not None) + facts.late,
+            rows,
+        )
 
     def _read(self, walk: _Walk, row: list[Any], rows: list[list[Any]]) -> None:
         """Read the next observation of all."""
@@ -315,8 +319,8 @@ class Lifecycle:
         if walk.step is not None:
             return walk.step, self._outcomes[walk.step]
         if walk.incoming:
-            return INCOMING, Outcome.INCOMING.value
-        return newest, Outcome.UNKNOWN.value
+            return INCOMING, _INCOMING
+        return newest, _UNKNOWN
 
 
 def _step(name: str, start: int | None, end: int | None, reached: bool, flags: list[str]) -> float | None:

@@ -5,56 +5,75 @@ the new one. Both are in one transaction with the new version, so a message is t
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import tzinfo
-from typing import Any, Final
+from typing import Final
 
-import orjson
+import msgspec
 
 from gateway import records
 from gateway.errors import UnreadablePayload
 from gateway.payloads import StatusReport, parse
 from gateway.statuses import Outcome
 from gateway.topics import OUTCOMES
-from streams.devices import OPEN, Activities
-from streams.fold import Load, Output, Outputs, Record, State, dead_letter
+from streams.devices import OPEN, Activities, Place
+from streams.fold import Load, Output, Outputs, Record, dead_letter
 from streams.lifecycle import Facts, Lifecycle, Version
 
 REASON_MISSING_HEADER: Final = "missing_header"
 REASON_WRONG_KEY: Final = "wrong_key"
+REASON_TOO_MANY: Final = "too_many_reports"
+
+MAX_OBSERVATIONS: Final = 1000
+"""What one message can hold: a gateway that gives every message the same id must not fill Kafka's largest record."""
 
 _MAX_DIGITS: Final = 16  # a time in milliseconds has 13
 _NO_END: Final = (None, OPEN)
-_OUTCOME_FIELDS: Final = (
-    *("source", "sms_id", "outcome", "failure_class", "last_status_id", "is_ended", "device_id", "channel_id"),
-    *("first_seen_at", "ended_at", "attempts", "queue_s", "device_s", "network_s", "total_s"),
-)
+_NOWHERE: Final[Place] = (None, None, None)
+_EXPIRED, _INCOMING = Outcome.EXPIRED.value, Outcome.INCOMING.value
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Version).decode
 
 
-class _Message:
-    """A message in memory: its facts, and what was told of it last."""
+class _Outcome(msgspec.Struct, gc=False):
+    """The value of a record on `sms.outcomes`; see `gateway.records`."""
 
-    __slots__ = ("channel_id", "device_id", "facts", "has_expired", "outcome")
+    source: str
+    sms_id: int
+    outcome: str
+    failure_class: str | None
+    last_status_id: int
+    is_ended: bool
+    device_id: int | None
+    channel_id: int | None
+    first_seen_at: int
+    ended_at: int | None
+    attempts: int
+    queue_s: float | None
+    device_s: float | None
+    network_s: float | None
+    total_s: float | None
+    correction: bool
+    previous: str | None
 
-    def __init__(self, facts: Facts, version: Mapping[str, Any] | None) -> None:
-        self.facts = facts
-        self.outcome: str | None = None  # OPEN, or how it ended; None before the first report
-        self.device_id: int | None = None
-        self.channel_id: int | None = None
+
+class _Message(Facts):
+    """A message in memory: its facts, and what was told of it last.
+
+    Attributes:
+        has_expired: Whether that was told, be it revived since or not.
+        place: As what, and for which device and channel, it counts.
+        due: When the clock looks at it, in milliseconds, or somewhat sooner; None before its first version.
+    """
+
+    __slots__ = ("due", "has_expired", "place")
+
+    def __init__(self, source: str, sms_id: int, *, late: bool = False) -> None:
+        super().__init__(source, sms_id, late=late)
         self.has_expired = False
-        if version is not None:
-            self.take(version, _told(version))
-
-    def place(self) -> tuple[str | None, int | None, int | None]:
-        """Return as what, and for which device and channel, it counts."""
-        return self.outcome, self.device_id, self.channel_id
-
-    def take(self, version: Mapping[str, Any], told: str | None) -> None:
-        """Remember what was told: the version is on its way."""
-        self.outcome = told
-        self.device_id = version["device_id"]
-        self.channel_id = version["channel_id"]
-        self.has_expired = version.get("expired_at") is not None
+        self.place = _NOWHERE
+        self.due: int | None = None
 
 
 class MessageFold:
@@ -110,14 +129,18 @@ class MessageFold:
                 # Only what was dropped one such time ago is due again. Then nothing reminds of it.
                 outputs.purged.append(key)
                 continue
-            message = self._cache.get(key) or _decode(stored)
-            last_seen_at = message.facts.last_seen_at
-            if message.outcome == OPEN and last_seen_at + self._expire_after_ms <= now:
-                message.facts.expire(last_seen_at + self._expire_after_ms)
+            message = self._cache.get(key) or self._stored(stored)
+            due = self._due(message.place[0], message.last_seen_at)
+            if due > now:
+                outputs.later.append((key, due))
+                message.due = due
+            elif message.place[0] == OPEN:
+                message.expire(due)
+                message.due = None
                 self._write(key, message, outputs, activities)
-            elif last_seen_at + self._forget_after_ms <= now:
+            else:
                 self._cache.pop(key, None)
-                outputs.states[key] = State(None, now + self._forget_after_ms)
+                outputs.states.append((key, None, now + self._forget_after_ms))
         outputs.others += activities.outputs()
         return outputs
 
@@ -125,13 +148,16 @@ class MessageFold:
         """Return when an open message expires, an ended one is dropped, and the mark of a dropped one is."""
         if not value:
             return written_at + self._forget_after_ms
-        version = orjson.loads(value)
-        if not version["observations"]:
+        try:
+            version = _decode(value)
+        except msgspec.DecodeError as error:
+            raise ValueError from error
+        if not version.observations:
             raise ValueError
-        return self._due(version, _told(version))
+        return self._due(_told(version), version.last_seen_at)
 
-    def _due(self, version: Version, told: str | None) -> int:
-        return version["last_seen_at"] + (self._expire_after_ms if told == OPEN else self._forget_after_ms)
+    def _due(self, told: str | None, last_seen_at: int) -> int:
+        return last_seen_at + (self._expire_after_ms if told == OPEN else self._forget_after_ms)
 
     def _one(self, record: Record, changed: dict[bytes, _Message], activities: Activities) -> None:
         event = parse(record.value or b"", self._zone)
@@ -142,59 +168,83 @@ class MessageFold:
             activities.incoming(_source(headers), event.device_id, event.channel_id, received_at)
             return
         key = record.key or b""
-        message = changed.get(key) or self._message(key, headers, event.sms_id)
-        if message.facts.sms_id != event.sms_id:
+        message = self._cache.get(key) or self._message(key, headers, event.sms_id)
+        if message.sms_id != event.sms_id:
             raise _wrong_key()
-        if message.facts.add(event, received_at):
+        if len(message.observations) >= MAX_OBSERVATIONS:
+            raise UnreadablePayload(REASON_TOO_MANY, f"the message has {MAX_OBSERVATIONS} different reports already")
+        if message.add(event, received_at):
             changed[key] = message
 
     def _message(self, key: bytes, headers: dict[str, bytes], sms_id: int) -> _Message:
-        cached = self._cache.get(key)
-        if cached is not None:
-            self._cache.move_to_end(key)
-            return cached
         source = _source(headers)
         if key != records.message_key(source, sms_id):
             raise _wrong_key()
         stored = self._load(key)
-        message = _decode(stored) if stored else _Message(Facts(source, sms_id, late=stored is not None), None)
+        message = self._stored(stored) if stored else _Message(source, sms_id, late=stored is not None)
         self._cache[key] = message
+        return message
+
+    def _stored(self, stored: bytes) -> _Message:
+        version = _decode(stored)
+        message = _Message.of(version)
+        told = _told(version)
+        message.place = told, version.device_id, version.channel_id
+        message.due = self._due(told, version.last_seen_at)
+        message.has_expired = version.expired_at is not None
         return message
 
     def _write(self, key: bytes, message: _Message, outputs: Outputs, activities: Activities) -> None:
         """Write the version that follows from a message's facts, and tell what it changed."""
-        version = self._lifecycle.derive(message.facts)
-        before, now = message.outcome, _told(version)
-        outputs.states[key] = State(orjson.dumps(version), self._due(version, now))
+        version = self._lifecycle.derive(message)
+        before, told = message.place[0], _told(version)
+        due = self._due(told, version.last_seen_at)
+        is_sooner = message.due is None or due < message.due
+        outputs.states.append((key, _encode(version), due if is_sooner else None))
+        if is_sooner:
+            message.due = due
         # An expiry can be taken back by a report that is no end; an end by nothing but another end.
-        previous = Outcome.EXPIRED.value if before == OPEN and message.has_expired else before
-        if now != before and not (now in _NO_END and before in _NO_END):
+        previous = _EXPIRED if before == OPEN and message.has_expired else before
+        if told != before and not (told in _NO_END and before in _NO_END):
             # What was told of a forgotten message is not known any more, only that it was.
-            is_correction = previous not in _NO_END or message.facts.late
+            is_correction = previous not in _NO_END or message.late
             outputs.others.append(_outcome(version, previous if previous != OPEN else None, is_correction))
-        activities.version(message.place(), now, version, counts=not message.facts.late)
-        message.take(version, now)
-        if now not in _NO_END:
+        place = told, version.device_id, version.channel_id
+        activities.version(message.place, place, version, counts=not message.late)
+        message.place, message.has_expired = place, version.expired_at is not None
+        if told not in _NO_END:
             # Hardly anything comes after the end, and what is in memory in vain costs more than reading it again.
             self._cache.pop(key, None)
 
 
-def _told(version: Mapping[str, Any]) -> str | None:
+def _told(version: Version) -> str | None:
     """Return what a version counts as: `open`, its outcome if it ended, or None: an incoming message is no traffic."""
-    if version["is_ended"]:
-        return str(version["outcome"])
-    return None if version["outcome"] == Outcome.INCOMING else OPEN
+    if version.is_ended:
+        return version.outcome
+    return None if version.outcome == _INCOMING else OPEN
 
 
 def _outcome(version: Version, previous: str | None, is_correction: bool) -> Output:
-    told: dict[str, Any] = {name: version[name] for name in _OUTCOME_FIELDS}
-    told |= {"correction": is_correction, "previous": previous}
-    return Output(OUTCOMES, records.device_key(version["source"], version["device_id"]), orjson.dumps(told))
-
-
-def _decode(stored: bytes) -> _Message:
-    version = orjson.loads(stored)
-    return _Message(Facts.of(version), version)
+    told = _Outcome(
+        version.source,
+        version.sms_id,
+        version.outcome,
+        version.failure_class,
+        version.last_status_id,
+        version.is_ended,
+        version.device_id,
+        version.channel_id,
+        version.first_seen_at,
+        version.ended_at,
+        version.attempts,
+        version.queue_s,
+        version.device_s,
+        version.network_s,
+        version.total_s,
+        is_correction,
+        previous,
+    )
+    return Output(OUTCOMES, records.device_key(version.source, version.device_id), _encode(told))
 
 
 def _source(headers: dict[str, bytes]) -> str:

@@ -32,7 +32,7 @@ from gateway.statuses import parse_meanings, status_table
 from gateway.topics import ACTIVITY, DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
 from streams.devices import DeviceFold
 from streams.errors import LostRecordsError, OwnershipLostError, StreamError
-from streams.fold import Fold, Load, Outputs, Record
+from streams.fold import Fold, Load, Outputs, Record, State
 from streams.lifecycle import Lifecycle
 from streams.messages import MessageFold
 from streams.settings import StreamSettings
@@ -181,11 +181,14 @@ class Partition:
             As `process` does.
         """
         now = clock if self._next >= end else self._reached_at
+        dropped: set[bytes] = set()  # what else was due of those says nothing about their marks
         for _ in range(_RETRIES):
             while entries := self._open_store.due(now, _DUE_BATCH):
-                outputs = self._fold.pass_time(dict.fromkeys(entries.values()), now)
+                keys = [key for key in dict.fromkeys(entries.values()) if key not in dropped]
+                outputs = self._fold.pass_time(keys, now)
                 if not await self._commit(outputs, None, entries):
                     break
+                dropped.update(key for key, value, _ in outputs.states if value is None)
             else:
                 return
         raise self._refused()
@@ -209,8 +212,9 @@ class Partition:
                 await asyncio.to_thread(self._own)
                 return False
         if outputs.states or done:
-            states = ((key, value, due) for key, (value, due) in outputs.states.items())
-            self._open_store.write(states, offset or None, done, outputs.purged, next_offset)
+            self._open_store.write(
+                outputs.states, offset or None, done, later=outputs.later, purged=outputs.purged, source=next_offset
+            )
         return True
 
     def _refused(self) -> StreamError:
@@ -315,7 +319,7 @@ class Partition:
         reader.assign([TopicPartition(self._stage.changelog, self.number, position)])
         recovered = foreign = 0
         while True:
-            states: list[tuple[bytes, bytes | None, int | None]] = []
+            states: list[State] = []
             ended = False
             for message in reader.consume(_RECOVERY_BATCH, _RECOVERY_WAIT_S):
                 error = message.error()
@@ -374,12 +378,11 @@ class Partition:
 
         producer.begin_transaction()
         produce, changelog, number = producer.produce, self._stage.changelog, self.number
-        states = list(outputs.states.items())
-        for key, state in states[:-1]:
-            produce(changelog, state.value, key, number)
-        for key, state in states[-1:]:
+        for key, value, _ in outputs.states[:-1]:
+            produce(changelog, value, key, number)
+        for key, value, _ in outputs.states[-1:]:
             # Idempotent producers keep the order of a partition, so the last one has the largest offset.
-            produce(changelog, state.value, key, number, on_delivery=delivered)
+            produce(changelog, value, key, number, on_delivery=delivered)
         for topic, other_key, value, partition, headers in outputs.others:
             produce(topic, value, other_key, -1 if partition is None else partition, headers=headers)
         producer.flush(_CALL_TIMEOUT_S)

@@ -3,8 +3,8 @@
 It is a copy of the partition of the changelog up to an offset that it holds itself, so it may be stale or lost without
 harm: `streams.partition` reads the rest from Kafka before it uses it.
 
-What is due is kept beside the states by minute and key, and found without looking at any state. An entry is a hint:
-the state may have changed since, and then has an entry for its own time too.
+What is due is kept beside the states by minute and key, and found without looking at any state. An entry is a hint: the
+state may have changed since, and be due later.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from pathlib import Path
 import rocksdict
 
 from streams.errors import StateError
+from streams.fold import State
 
 # Keys of states begin with a source's name, never with one of these.
 _OFFSET = b"\x00offset"
@@ -42,6 +43,8 @@ class Store:
         self._path = path
         self._topic_id = topic_id.encode()
         self._due_from = _DUE  # no entry is before it
+        self._unlogged = rocksdict.WriteOptions()
+        self._unlogged.disable_wal = True  # what a crash costs is read from Kafka again
         self._db = self._open()
         if self._db.get(_TOPIC) != self._topic_id:
             self.clear()  # offsets of a deleted and recreated topic say nothing about the new one
@@ -96,18 +99,20 @@ class Store:
 
     def write(
         self,
-        states: Iterable[tuple[bytes, bytes | None, int | None]],
+        states: Iterable[State],
         offset: int | None = None,
         done: Collection[bytes] = (),
+        later: Iterable[tuple[bytes, int]] = (),
         purged: Iterable[bytes] = (),
         source: int | None = None,
     ) -> None:
         """Write, all or nothing.
 
         Args:
-            states: Key, value (None drops it) and when it is due in milliseconds, if ever.
+            states: See there.
             offset: Where the changelog ends with these states; None if none of them is on it.
             done: Entries of what was due.
+            later: Keys, and when in milliseconds to look at them.
             purged: Keys of dropped states that nothing shall remind of.
             source: Where the source ends that these states were folded from, if they came from there.
 
@@ -118,14 +123,17 @@ class Store:
         self._due_from = max(done, default=self._due_from)
         batch = rocksdict.WriteBatch(raw_mode=True)
         put, delete = batch.put, batch.delete
+        reminders = list(later)
         for key, value, due in states:
             put(key, value or b"")
             if due is not None:
-                entry = _due_entry(due)
-                put(entry + key, b"")
-                self._due_from = min(self._due_from, entry)
+                reminders.append((key, due))
         for entry in done:
             delete(entry)
+        for key, due in reminders:
+            entry = _due_entry(due)
+            put(entry + key, b"")
+            self._due_from = min(self._due_from, entry)
         for key in purged:
             delete(key)
         if offset is not None:
@@ -133,7 +141,7 @@ class Store:
         if source is not None:
             put(_SOURCE, b"%d" % source)
         try:
-            self._db.write(batch)
+            self._db.write(batch, self._unlogged)
         except Exception as error:  # rocksdict raises bare Exception
             msg = f"cannot write the state in {self._path}: {error}. Free disk space; nothing is lost"
             raise StateError(msg) from error

@@ -193,8 +193,8 @@ def run(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[], None
         raise StateError(msg) from error
     with suppress(ImportError):
         use_loop("uvloop")
-    # Messages in memory make no cycles, and walking over all of them again and again takes a tenth of the time.
-    gc.set_threshold(50_000, 50, 100)
+    # Messages and runs make no cycles, and to walk over them again and again takes a tenth of the time.
+    gc.set_threshold(1_000_000, 50, 100)
     worker = faust.Worker(build_app(settings, kafka, ready), quiet=True, redirect_stdouts=False, override_logging=False)
     worker.spinner = None
     worker.execute_from_commandline()

@@ -1,11 +1,13 @@
 """The fold that the Python peers share: ours, one report at a time, from a stored version to the next."""
 
-import orjson
+import msgspec
 
 from gateway.payloads import StatusReport, parse
 from gateway.statuses import STATUSES
-from streams.lifecycle import Facts, Lifecycle
+from streams.lifecycle import Facts, Lifecycle, Version
 
+_decode = msgspec.json.Decoder(Version).decode
+_encode = msgspec.json.Encoder().encode
 _derive = Lifecycle(STATUSES).derive
 
 
@@ -26,6 +28,6 @@ def fold(stored: bytes | None, key: bytes, value: bytes, received_at: int) -> by
     if not isinstance(report, StatusReport):
         msg = f"{key!r} is no status report"
         raise TypeError(msg)
-    facts = Facts.of(orjson.loads(stored)) if stored else Facts(key.rpartition(b":")[0].decode(), report.sms_id)
+    facts = Facts.of(_decode(stored)) if stored else Facts(key.rpartition(b":")[0].decode(), report.sms_id)
     facts.add(report, received_at)
-    return orjson.dumps(_derive(facts))
+    return _encode(_derive(facts))

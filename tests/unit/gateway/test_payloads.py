@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway import payloads
 from gateway.errors import SettingError, UnreadablePayload
 from gateway.payloads import REASONS, IncomingMessage, StatusReport, normalise_address, parse, parse_zone
 
@@ -239,3 +240,63 @@ def test_whatever_the_other_fields_hold_a_report_with_its_two_ids_is_read(payloa
     assert isinstance(report, StatusReport)
     assert (report.sms_id, report.status_id) == (payload["sms_id"], payload["status_id"])
     assert set(report.flaws) <= set(payload)
+
+
+_PLAIN = {
+    "sms_id": "17",
+    "status_id": "6",
+    "status_message": '"gesendet"',
+    "sendto": '"+49"',
+    "senttime": '"2026-07-11 12:59:26"',
+    "channel_id": "1",
+    "device_id": "8001",
+}
+_ODD = [
+    r"1",
+    r"-0",
+    r"1.0",
+    r"1e2",
+    r"-1",
+    r"9223372036854775807",
+    r"9223372036854775808",
+    r"12345678901234567890123",
+    r"null",
+    r"true",
+    r"[]",
+    r"NaN",
+    r"01",
+    r'"7"',
+    r'" 12 "',
+    r'""',
+    r'"\ud800"',
+    r'"\u00e4"',
+    r'"ä"',
+    r'"+49 157 5298"',
+    r'"2026-07-11 12:59:26"',
+    r'"2026-13-11"',
+    r'"0001-01-01"',
+    r'"9999-12-31T23:59:59-23:00"',
+    r'{"date": "2026-07-11 12:59:26"}',
+    r'""',
+]
+
+
+@given(
+    st.dictionaries(st.sampled_from(list(_PLAIN)), st.sampled_from(_ODD), max_size=2),
+    st.lists(st.tuples(st.sampled_from([*_PLAIN, "sim", "x", "sms\\u005fid"]), st.sampled_from(_ODD)), max_size=1),
+    st.sets(st.sampled_from(list(_PLAIN)), max_size=1),
+    st.sampled_from([("utf-8", b""), ("latin-1", b""), ("utf-8", b" "), ("utf-8", b"\x00"), ("utf-8", b"x")]),
+)
+def test_the_shortcut_for_plain_reports_reads_what_the_long_way_reads(
+    odd: dict[str, str], more: list[tuple[str, str]], missing: set[str], coding: tuple[str, bytes]
+) -> None:
+    fields = [(name, value) for name, value in (_PLAIN | odd).items() if name not in missing] + more
+    body = ("{" + ",".join(f'"{name}":{value}' for name, value in fields) + "}").encode(coding[0]) + coding[1]
+
+    def outcome(read: Any) -> Any:
+        try:
+            return read(body, UTC)
+        except UnreadablePayload as error:
+            return error.reason, error.detail, error.field
+
+    assert outcome(parse) == outcome(payloads._parse)

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from webhook_receiver import Answer, Receiver, receiving
@@ -51,7 +52,7 @@ def check_against(receiver: Receiver, truth: Path) -> tuple[list[dict[str, Any]]
             report = parse(receipt.body)
             assert isinstance(report, StatusReport)
             facts.add(report, receipt.received_at)
-        version: dict[str, Any] = {**lifecycle.derive(facts)}
+        version: dict[str, Any] = msgspec.structs.asdict(lifecycle.derive(facts))
         for name in ("outcome", "last_status_id", "device_id", "channel_id", "attempts", "contradicted"):
             assert line[name] == version[name], line
         assert line["reports"] == len(own)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 
@@ -195,7 +196,7 @@ def test_the_streams_lifecycle_agrees_with_the_story_after_each_report(behaviour
         for webhook, report in zip(story.webhooks, reports_of(story), strict=True):
             now += max(3, round(webhook.delay_s * 1000))
             facts.add(report, now)
-            version: dict[str, Any] = {**lifecycle.derive(facts)}
+            version: dict[str, Any] = msgspec.structs.asdict(lifecycle.derive(facts))
             truth = {name: getattr(webhook.truth, name) for name in names}
             assert {name: version[name] for name in names} == truth, story
             assert webhook.truth

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from warehouse_records import MadeRecord
@@ -41,7 +42,7 @@ class Pipeline:
             elif isinstance(event := parse(receipt.body), StatusReport):
                 facts.setdefault(event.sms_id, Facts("acme", event.sms_id)).add(event, receipt.received_at)
         lifecycle = Lifecycle(status_table({}))
-        return cls(list(receipts), [{**lifecycle.derive(each)} for each in facts.values()], dead)
+        return cls(list(receipts), [msgspec.structs.asdict(lifecycle.derive(each)) for each in facts.values()], dead)
 
     def land(self, data: Path) -> None:
         publish(data)

@@ -28,7 +28,7 @@ def test_what_was_done_is_due_no_more_and_what_was_set_meanwhile_is(tmp_path: Pa
     store.write([(b"gw:1", b"expired", NOON - 9 * MINUTE)], 4, entries)
     again = store.due(NOON + MINUTE, 10)
     assert list(again.values()) == [b"gw:1"]
-    store.write([], None, again)
+    store.write([], done=again)
     assert store.due(NOON + MINUTE, 10) == {}
     assert list(store.due(NOON + 9 * MINUTE, 10).values()) == [b"gw:2"]
     assert (store.get(b"gw:1"), store.offset) == (b"expired", 4)
@@ -39,7 +39,7 @@ def test_what_was_dropped_is_told_from_what_never_was_until_it_is_purged(tmp_pat
     store.write([(b"gw:1", b"one", NOON)], 1)
     store.write([(b"gw:1", None, NOON)], 2)
     assert (store.get(b"gw:1"), store.get(b"gw:2")) == (b"", None)
-    store.write([], None, [], [b"gw:1"])
+    store.write([], purged=[b"gw:1"])
     assert store.get(b"gw:1") is None
 
 
