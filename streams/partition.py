@@ -20,22 +20,17 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from gateway.kafka import KafkaSettings
-from gateway.payloads import parse_zone
-from gateway.statuses import parse_meanings, status_table
-from gateway.topics import ACTIVITY, DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
-from streams.devices import DeviceFold
+from gateway.topics import DEADLETTERS
 from streams.errors import LostRecordsError, OwnershipLostError, StreamError
-from streams.fold import Fold, Load, Outputs, Record, State
-from streams.lifecycle import Lifecycle
-from streams.messages import MessageFold
+from streams.fold import Outputs, Record, State
 from streams.settings import StreamSettings
+from streams.stages import Stage
 from streams.store import Store
 
 _log = logging.getLogger(__name__)
@@ -61,45 +56,6 @@ _RECOVERY_BATCH = 10_000
 _RECOVERY_WAIT_S = 0.05  # the client waits this long for a full batch, also at the end
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A step of the stream.
-
-    Args:
-        name: Part of transactional ids and folders.
-        source: The topic that it reads.
-        changelog: The compacted topic that it writes, in the partition of the same number.
-        has_gaps: Whether offsets of the source may be missing by nature.
-        others: Topics that it writes to in any partition.
-        is_hurried: Whether a partition's next run follows at once; otherwise what comes within a second is one run.
-        fold: Makes the fold of a partition.
-    """
-
-    name: str
-    source: str
-    changelog: str
-    has_gaps: bool
-    others: tuple[str, ...]
-    is_hurried: bool
-    fold: Callable[[Load, StreamSettings], Fold]
-
-
-def _message_fold(load: Load, settings: StreamSettings) -> Fold:
-    expire_ms, forget_ms = int(settings.expire_after_h * 3_600_000), int(settings.forget_after_h * 3_600_000)
-    lifecycle = Lifecycle(status_table(parse_meanings(settings.status_meanings)), expire_ms)
-    return MessageFold(lifecycle, load, parse_zone(settings.zone), settings.cache_messages, expire_ms, forget_ms)
-
-
-MESSAGE_STAGE = Stage(
-    "messages", RAW, MESSAGES, has_gaps=False, others=(OUTCOMES, ACTIVITY), is_hurried=True, fold=_message_fold
-)
-DEVICE_STAGE = Stage(
-    "devices", ACTIVITY, DEVICES, has_gaps=True, others=(), is_hurried=False, fold=lambda load, _: DeviceFold(load)
-)
-STAGES = {stage.source: stage for stage in (MESSAGE_STAGE, DEVICE_STAGE)}
-"""Every stage by the topic that it reads."""
 
 
 class Partition:

@@ -8,6 +8,7 @@ state may have changed since, and be due later.
 """
 
 import contextlib
+import logging
 import shutil
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -16,6 +17,8 @@ import rocksdict
 
 from streams.errors import StateError
 from streams.fold import State
+
+_log = logging.getLogger(__name__)
 
 # Keys of states begin with a source's name, never with one of these.
 _OFFSET = b"\x00offset"
@@ -63,7 +66,15 @@ class Store:
         options.set_write_buffer_size(_WRITE_BUFFER)
         try:
             self._path.mkdir(parents=True, exist_ok=True)
-            return rocksdict.Rdict(str(self._path), options)
+            try:
+                return rocksdict.Rdict(str(self._path), options)
+            except Exception as error:
+                if not str(error).startswith("Corruption:"):
+                    raise
+                # Also after a process ended while it made the database. RocksDB holds the lock: it is nobody else's.
+                _log.warning("the state in %s is damaged, and is read anew from Kafka: %s", self._path, error)
+                shutil.rmtree(self._path)
+                return rocksdict.Rdict(str(self._path), options)
         except Exception as error:  # rocksdict raises bare Exception
             msg = (
                 f"cannot open the state in {self._path}: {error}. If another worker uses it, give this one a folder of "

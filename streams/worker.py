@@ -5,9 +5,11 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import faust
@@ -17,20 +19,71 @@ from mode.loop import use as use_loop
 
 from gateway.kafka import KafkaSettings
 from streams.errors import StateError, StreamError
-from streams.partition import STAGES, Partition
+from streams.fold import Record
+from streams.partition import Partition
 from streams.settings import StreamSettings
+from streams.stages import STAGES
 from streams.transport import BatchTransport, RunSchema
 
 _log = logging.getLogger(__name__)
 
 _FAILED = 2
-_UNHURRIED_S = 1.0
+_CROWD = 1000
+"""Records that wait for a partition before it takes no more, and goes on at once."""
+_COMMITS = 128
+"""Transactions that can be under way at once, each in a thread that waits for Kafka."""
+
+
+class _Lane:
+    """A partition, and the runs that wait for it.
+
+    Args:
+        partition: The partition.
+    """
+
+    def __init__(self, partition: Partition) -> None:
+        self.partition = partition
+        self.lock = asyncio.Lock()
+        self.task: asyncio.Task[None] | None = None
+        self.generation = 0  # of what waits
+        self._runs: list[Sequence[Record]] = []
+        self._waiting = 0
+        self._room = asyncio.Event()
+        self._room.set()
+        self._crowded = asyncio.Event()
+
+    async def put(self, generation: int, records: Sequence[Record]) -> None:
+        """Let a run wait, once there is room. Those of an earlier generation go: they are fetched again."""
+        await self._room.wait()
+        if generation != self.generation:
+            self.generation, self._runs, self._waiting = generation, [], 0
+        self._runs.append(records)
+        self._waiting += len(records)
+        if self._waiting >= _CROWD:
+            self._room.clear()
+            self._crowded.set()
+
+    def take(self, generation: int) -> Sequence[Record]:
+        """Return all records that wait, if they are of that generation."""
+        if generation != self.generation:
+            return []
+        runs, self._runs, self._waiting = self._runs, [], 0
+        self._room.set()
+        self._crowded.clear()
+        return runs[0] if len(runs) == 1 else list(chain.from_iterable(runs))
+
+    async def gather(self, seconds: float) -> bool:
+        """Wait so long, or until it is crowded; return whether any run waits."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._crowded.wait(), seconds)
+        return bool(self._runs)
 
 
 class Partitions:
     """Processes runs and the passing of time: for one partition one after the other, for several side by side.
 
-    While one partition waits for Kafka to commit, another uses the processor.
+    While one partition waits for Kafka to commit, another uses the processor, and what comes for it meanwhile becomes
+    one run.
 
     Args:
         app: Knows the generation of the consumer group.
@@ -51,67 +104,69 @@ class Partitions:
         self._kafka = kafka
         self._clock = clock
         self._closing = False
-        self._partitions: dict[TP, Partition] = {}
-        self._under_way: dict[TP, asyncio.Task[None]] = {}
+        self._lanes: dict[TP, _Lane] = {}
 
     async def run(self, message: Any) -> None:
-        """Start on a run once what is under way for its partition is done."""
-        await self._start(message.tp, message.generation_id, lambda partition: partition.process(message.value))
-        if not STAGES[message.tp.topic].is_hurried:
-            self._app.consumer.pause_partitions({message.tp})
+        """Take up a run: it is processed when its partition is free."""
+        tp = message.tp
+        lane = self._lane(tp)
+        await lane.put(message.generation_id, message.value)
+        if lane.task is None or lane.task.done():
+            lane.task = asyncio.create_task(self._drain(tp, lane))
 
-    def resume(self) -> None:
-        """Let the partitions of unhurried stages go on."""
-        consumer = self._app.consumer
-        consumer.resume_partitions(
-            {tp for tp in consumer.assignment() if tp.topic in STAGES and not STAGES[tp.topic].is_hurried}
-        )
+    async def _drain(self, tp: TP, lane: _Lane) -> None:
+        """Process what waits for a partition until nothing does."""
+        while True:
+            await self._take_up(tp, lane, lane.generation)
+            if not await lane.gather(STAGES[tp.topic].pace_s):
+                return
+
+    async def _take_up(self, tp: TP, lane: _Lane, generation: int) -> None:
+        if not await self._work(tp, generation, lambda partition: partition.process(lane.take(generation))):
+            lane.take(generation)
 
     async def own(self, tps: Iterable[TP]) -> None:
         """Take over the given partitions for the present generation, side by side."""
-        tps, generation = list(tps), self._app.consumer_generation_id
-        for tp in tps:
-            await self._start(tp, generation, lambda partition: partition.process([]))
-        for tp in tps:
-            await self._settle(tp)
+        generation = self._app.consumer_generation_id
+        await asyncio.gather(*(self._work(tp, generation, lambda partition: partition.process([])) for tp in tps))
 
     async def pass_time(self) -> None:
         """Do what is due in every partition that is ours."""
-        consumer = self._app.consumer
-        for tp in consumer.assignment() & self._partitions.keys():
+        consumer, works = self._app.consumer, []
+        for tp in consumer.assignment() & self._lanes.keys():
             end = consumer.highwater(tp)
             if end is not None:  # known from the first answer on
                 work = partial(Partition.pass_time, clock=int(self._clock() * 1000), end=end)
-                await self._start(tp, self._app.consumer_generation_id, work)
+                works.append(self._work(tp, self._app.consumer_generation_id, work))
+        await asyncio.gather(*works)
 
-    async def _start(self, tp: TP, generation: int, work: Callable[[Partition], Awaitable[None]]) -> None:
-        await self._settle(tp)
-        if self._closing or generation != self._app.consumer_generation_id or tp not in self._app.consumer.assignment():
-            return
-        if tp not in self._partitions:
-            self._partitions[tp] = Partition(STAGES[tp.topic], tp.partition, self._settings, self._kafka)
-        self._under_way[tp] = asyncio.create_task(self._work(self._partitions[tp], generation, work))
+    def _lane(self, tp: TP) -> _Lane:
+        if tp not in self._lanes:
+            self._lanes[tp] = _Lane(Partition(STAGES[tp.topic], tp.partition, self._settings, self._kafka))
+        return self._lanes[tp]
 
-    async def _work(self, partition: Partition, generation: int, work: Callable[[Partition], Awaitable[None]]) -> None:
-        try:
-            await partition.own(generation)
-            await work(partition)
-        except Exception as error:
-            # Faust would acknowledge the run and go on behind it. Nothing may follow a run that failed, and what is
-            # uncommitted belongs to the next owner: so the process ends here and now, whatever else is under way.
-            _end_process(error)
-
-    async def _settle(self, tp: TP) -> None:
-        """Wait until nothing is under way for a partition."""
-        while (task := self._under_way.get(tp)) is not None and not task.done():
-            await asyncio.wait([task])
+    async def _work(self, tp: TP, generation: int, work: Callable[[Partition], Awaitable[None]]) -> bool:
+        """Do something with a partition once it is free, if it is ours in that generation; return whether it is."""
+        lane = self._lane(tp)
+        async with lane.lock:
+            consumer = self._app.consumer
+            if self._closing or generation != self._app.consumer_generation_id or tp not in consumer.assignment():
+                return False
+            try:
+                await lane.partition.own(generation)
+                await work(lane.partition)
+            except Exception as error:
+                # Faust would acknowledge the run and go on behind it. Nothing may follow a run that failed, and what is
+                # uncommitted belongs to the next owner: so the process ends here and now, whatever else is under way.
+                _end_process(error)
+        return True
 
     async def close(self) -> None:
         """Let runs under way commit, start no others, close the local state."""
         self._closing = True
-        for tp, partition in self._partitions.items():
-            await self._settle(tp)
-            partition.close()
+        for lane in self._lanes.values():
+            async with lane.lock:
+                lane.partition.close()
 
 
 def _end_process(error: BaseException) -> None:
@@ -155,10 +210,6 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
     async def pass_time() -> None:
         await partitions.pass_time()
 
-    @app.timer(_UNHURRIED_S)
-    async def resume() -> None:
-        partitions.resume()
-
     @app.on_partitions_assigned.connect
     async def own(_: faust.App, assigned: set[TP], **__: Any) -> None:
         async def take_over() -> None:
@@ -197,4 +248,5 @@ def run(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[], None
     gc.set_threshold(1_000_000, 50, 100)
     worker = faust.Worker(build_app(settings, kafka, ready), quiet=True, redirect_stdouts=False, override_logging=False)
     worker.spinner = None
+    worker.loop.set_default_executor(ThreadPoolExecutor(_COMMITS))
     worker.execute_from_commandline()

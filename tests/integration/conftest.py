@@ -41,3 +41,9 @@ def kafka(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         )
         ensure_topics(running, timeout_s=30)
         yield running
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """Name a source or a group after the test."""
+    return request.node.name.replace("_", "-")[:60]

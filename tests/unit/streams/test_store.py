@@ -66,3 +66,19 @@ def test_two_at_once_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="give this one a folder of its own"):
         Store(tmp_path, "a")
     first.close()
+
+
+def test_a_store_that_was_killed_while_it_was_made_is_made_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "000004.log").write_bytes(b"")
+    store = Store(tmp_path, "a")
+    assert (store.offset, "read anew from Kafka" in caplog.text) == (0, True)
+
+
+def test_what_was_written_is_there_after_a_clean_end(tmp_path: Path) -> None:
+    store = Store(tmp_path, "a")
+    store.write([(b"gw:1", b"one", NOON)], 7, source=3)
+    store.close()
+    again = Store(tmp_path, "a")
+    assert (again.get(b"gw:1"), again.offset, again.source) == (b"one", 7, 3)

@@ -2,85 +2,23 @@
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
+from stream_topics import PARTITION, Raw, outcomes, read, versions
 
 from gateway.kafka import KafkaSettings
 from gateway.records import message_key
 from gateway.topics import ACTIVITY, DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
 from streams.errors import LostRecordsError, OwnershipLostError, StreamError
 from streams.messages import MessageFold
-from streams.partition import DEVICE_STAGE, MESSAGE_STAGE, Partition
+from streams.partition import Partition
 from streams.settings import StreamSettings
-
-PARTITION = 2
-
-
-@dataclass
-class Raw:
-    """A record of `sms.raw`, as aiokafka would return it."""
-
-    source: str
-    sms_id: int
-    status_id: int
-    offset: int
-    topic: str = RAW
-    partition: int = PARTITION
-    timestamp: int = 1_760_000_000_000
-    value: bytes | None = None
-    key: bytes | None = None
-    headers: list[tuple[str, bytes]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.key = message_key(self.source, self.sms_id)
-        self.value = self.value or json.dumps({"sms_id": self.sms_id, "status_id": self.status_id}).encode()
-        received = str(self.timestamp + self.offset * 1000).encode()
-        self.headers = [("source", self.source.encode()), ("received_at", received)]
-
-
-def read(kafka: KafkaSettings, topic: str, source: str) -> list[tuple[bytes, Any, dict[str, bytes]]]:
-    """Return key, value and headers of the committed records of a source, in the order of each partition."""
-    options = {"group.id": "reader", "isolation.level": "read_committed", "enable.partition.eof": True}
-    consumer = Consumer(kafka.confluent() | options)
-    partitions = range(kafka.partitions)
-    consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
-    found, ended = [], 0
-    while ended < len(partitions):
-        message = consumer.poll(10)
-        assert message is not None
-        if message.error():
-            assert message.error().code() == KafkaError._PARTITION_EOF
-            ended += 1
-        elif (message.key() or b"").startswith(f"{source}:".encode()):
-            found.append((message.key(), message.value(), dict(message.headers() or [])))
-    consumer.close()
-    return found
-
-
-def versions(kafka: KafkaSettings, source: str) -> dict[int, list[dict[str, Any]]]:
-    by_id: dict[int, list[dict[str, Any]]] = {}
-    for _, value, _ in read(kafka, MESSAGES, source):
-        version = json.loads(value)
-        by_id.setdefault(version["sms_id"], []).append(version)
-    return by_id
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    return request.node.name.replace("_", "-")[:60]
+from streams.stages import DEVICE_STAGE, MESSAGE_STAGE
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -307,11 +245,6 @@ DAY = 86_400_000
 LONG_AFTER = 1_760_000_000_000 + 2 * DAY
 
 
-def outcomes(kafka: KafkaSettings, source: str) -> list[tuple[str, bool]]:
-    told = [json.loads(value) for _, value, _ in read(kafka, OUTCOMES, source)]
-    return [(each["outcome"], each["correction"]) for each in told]
-
-
 async def test_what_is_due_is_committed_like_a_run(owners: Owners, kafka: KafkaSettings, name: str) -> None:
     owner = await owners.next("a")
     await owner.process([Raw(name, 1, 1, 0), Raw(name, 2, 7, 1)])
@@ -396,115 +329,3 @@ async def test_a_device_is_told_once_what_its_messages_came_to(kafka: KafkaSetti
     state = json.loads(value)
     assert (key, state["open"], state["delivered"], state["not_sent"]) == (f"{name}:8001:1".encode(), 1, 1, 1)
     assert state["errors"] == {"9": 1}
-
-
-WORKER = """
-import os, sys
-from pathlib import Path
-from gateway.kafka import KafkaSettings
-from streams.settings import StreamSettings
-from streams.worker import run
-settings = StreamSettings(state=Path(sys.argv[1]), group=sys.argv[2])
-if os.environ.get("A_FAULT_OF_OURS"):
-    from streams.messages import MessageFold
-    MessageFold.run = lambda self, run: 1 // 0
-run(settings, KafkaSettings(bootstrap=sys.argv[3]), lambda: print("ready", flush=True))
-"""
-
-
-def worker(state: Path, group: str, kafka: KafkaSettings, **environment: str) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-c", WORKER, str(state), group, kafka.bootstrap]
-    started = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
-    assert started.stdout is not None
-    assert environment or started.stdout.readline() == "ready\n"
-    return started
-
-
-def pass_over_what_others_wrote(kafka: KafkaSettings, group: str) -> None:
-    """Let the workers of a group begin at the end: other tests share the topics."""
-    consumer = Consumer(kafka.confluent() | {"group.id": group})
-    ends = [TopicPartition(topic, number) for topic in (RAW, ACTIVITY) for number in range(kafka.partitions)]
-    for end in ends:
-        end.offset = consumer.get_watermark_offsets(end, 10)[1]
-    consumer.commit(offsets=ends, asynchronous=False)
-    consumer.close()
-
-
-def produce(kafka: KafkaSettings, name: str, sms_ids: range, status_ids: tuple[int, ...]) -> None:
-    """Write reports to all partitions, received just now: the workers' clock is the real one."""
-    now = int(time.time() * 1000)
-
-    async def send() -> None:
-        async with AIOKafkaProducer(**kafka.aiokafka(), linger_ms=20) as producer:
-            for status_id in status_ids:
-                for sms_id in sms_ids:
-                    raw = Raw(name, sms_id, status_id, 0, timestamp=now + status_id)
-                    await producer.send(RAW, raw.value, raw.key, partition=sms_id % 4, headers=raw.headers)
-
-    asyncio.run(send())
-
-
-def assert_all_delivered_once(kafka: KafkaSettings, name: str, messages: int) -> None:
-    """Wait until every message is delivered; each version came once, each outcome once."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        found = versions(kafka, name)
-        if len(found) == messages and all(of[-1]["outcome"] == "delivered" for of in found.values()):
-            break
-    assert len(found) == messages
-    assert {of[-1]["outcome"] for of in found.values()} == {"delivered"}
-    counts = [[version["version"] for version in of] for of in found.values()]
-    assert all(of == sorted(set(of)) for of in counts), "a version came twice, or went back"
-    assert outcomes(kafka, name) == [("delivered", False)] * messages
-
-
-def test_a_worker_stops_within_ten_seconds_under_load_and_the_next_goes_on(
-    kafka: KafkaSettings, name: str, tmp_path: Path
-) -> None:
-    pass_over_what_others_wrote(kafka, name)
-    first = worker(tmp_path / "a", name, kafka)
-    produce(kafka, name, range(20_000), (1, 2, 6, 7))
-    began = time.monotonic()
-    first.send_signal(signal.SIGTERM)
-    assert (first.wait(20), time.monotonic() - began < 10) == (0, True)
-    second = worker(tmp_path / "a", name, kafka)
-    try:
-        assert_all_delivered_once(kafka, name, 20_000)
-    finally:
-        second.send_signal(signal.SIGTERM)
-        assert second.wait(20) == 0
-
-
-def test_a_second_worker_joins_and_leaves_without_a_duplicate_or_a_gap(
-    kafka: KafkaSettings, name: str, tmp_path: Path
-) -> None:
-    pass_over_what_others_wrote(kafka, name)
-    first = worker(tmp_path / "a", name, kafka)
-    try:
-        produce(kafka, name, range(4_000), (1, 2))
-        feeder = threading.Thread(target=produce, args=(kafka, name, range(4_000), (3, 6)))
-        feeder.start()
-        second = worker(tmp_path / "b", name, kafka)
-        feeder.join()
-        feeder = threading.Thread(target=produce, args=(kafka, name, range(4_000), (7,)))
-        feeder.start()
-        second.send_signal(signal.SIGTERM)
-        assert second.wait(20) == 0
-        feeder.join()
-        assert_all_delivered_once(kafka, name, 4_000)
-    finally:
-        first.send_signal(signal.SIGTERM)
-        assert first.wait(20) == 0
-
-
-def test_a_fault_of_our_own_ends_the_worker_and_skips_nothing(kafka: KafkaSettings, name: str, tmp_path: Path) -> None:
-    pass_over_what_others_wrote(kafka, name)
-    broken = worker(tmp_path / "a", name, kafka, A_FAULT_OF_OURS="1")
-    produce(kafka, name, range(50), (7,))
-    assert broken.wait(30) == 2
-    mended = worker(tmp_path / "a", name, kafka)
-    try:
-        assert_all_delivered_once(kafka, name, 50)
-    finally:
-        mended.send_signal(signal.SIGTERM)
-        assert mended.wait(20) == 0

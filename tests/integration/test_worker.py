@@ -1,0 +1,128 @@
+"""Whole workers, on a real Kafka: they stop, join, leave and fail."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from aiokafka import AIOKafkaProducer
+from confluent_kafka import Consumer, TopicPartition
+from stream_topics import Raw, outcomes, versions
+
+from gateway.kafka import KafkaSettings
+from gateway.topics import ACTIVITY, RAW
+
+WORKER = """
+import os, sys
+from pathlib import Path
+from gateway.kafka import KafkaSettings
+from streams.settings import StreamSettings
+from streams.worker import run
+settings = StreamSettings(state=Path(sys.argv[1]), group=sys.argv[2])
+if os.environ.get("A_FAULT_OF_OURS"):
+    from streams.messages import MessageFold
+    MessageFold.run = lambda self, run: 1 // 0
+run(settings, KafkaSettings(bootstrap=sys.argv[3]), lambda: print("ready", flush=True))
+"""
+
+
+def worker(state: Path, group: str, kafka: KafkaSettings, **environment: str) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", WORKER, str(state), group, kafka.bootstrap]
+    started = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+    assert started.stdout is not None
+    assert environment or started.stdout.readline() == "ready\n"
+    return started
+
+
+def pass_over_what_others_wrote(kafka: KafkaSettings, group: str) -> None:
+    """Let the workers of a group begin at the end: other tests share the topics."""
+    consumer = Consumer(kafka.confluent() | {"group.id": group})
+    ends = [TopicPartition(topic, number) for topic in (RAW, ACTIVITY) for number in range(kafka.partitions)]
+    for end in ends:
+        end.offset = consumer.get_watermark_offsets(end, 10)[1]
+    consumer.commit(offsets=ends, asynchronous=False)
+    consumer.close()
+
+
+def produce(kafka: KafkaSettings, name: str, sms_ids: range, status_ids: tuple[int, ...]) -> None:
+    """Write reports to all partitions, received just now: the workers' clock is the real one."""
+    now = int(time.time() * 1000)
+
+    async def send() -> None:
+        async with AIOKafkaProducer(**kafka.aiokafka(), linger_ms=20) as producer:
+            for status_id in status_ids:
+                for sms_id in sms_ids:
+                    raw = Raw(name, sms_id, status_id, 0, timestamp=now + status_id)
+                    await producer.send(RAW, raw.value, raw.key, partition=sms_id % 4, headers=raw.headers)
+
+    asyncio.run(send())
+
+
+def assert_all_delivered_once(kafka: KafkaSettings, name: str, messages: int) -> None:
+    """Wait until every message is delivered; each version came once, each outcome once."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = versions(kafka, name)
+        if len(found) == messages and all(of[-1]["outcome"] == "delivered" for of in found.values()):
+            break
+    assert len(found) == messages
+    assert {of[-1]["outcome"] for of in found.values()} == {"delivered"}
+    counts = [[version["version"] for version in of] for of in found.values()]
+    assert all(of == sorted(set(of)) for of in counts), "a version came twice, or went back"
+    assert outcomes(kafka, name) == [("delivered", False)] * messages
+
+
+def test_a_worker_stops_within_ten_seconds_under_load_and_the_next_goes_on(
+    kafka: KafkaSettings, name: str, tmp_path: Path
+) -> None:
+    pass_over_what_others_wrote(kafka, name)
+    first = worker(tmp_path / "a", name, kafka)
+    produce(kafka, name, range(20_000), (1, 2, 6, 7))
+    began = time.monotonic()
+    first.send_signal(signal.SIGTERM)
+    assert (first.wait(20), time.monotonic() - began < 10) == (0, True)
+    second = worker(tmp_path / "a", name, kafka)
+    try:
+        assert_all_delivered_once(kafka, name, 20_000)
+    finally:
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(20) == 0
+
+
+def test_a_second_worker_joins_and_leaves_without_a_duplicate_or_a_gap(
+    kafka: KafkaSettings, name: str, tmp_path: Path
+) -> None:
+    pass_over_what_others_wrote(kafka, name)
+    first = worker(tmp_path / "a", name, kafka)
+    try:
+        produce(kafka, name, range(4_000), (1, 2))
+        feeder = threading.Thread(target=produce, args=(kafka, name, range(4_000), (3, 6)))
+        feeder.start()
+        second = worker(tmp_path / "b", name, kafka)
+        feeder.join()
+        feeder = threading.Thread(target=produce, args=(kafka, name, range(4_000), (7,)))
+        feeder.start()
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(20) == 0
+        feeder.join()
+        assert_all_delivered_once(kafka, name, 4_000)
+    finally:
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(20) == 0
+
+
+def test_a_fault_of_our_own_ends_the_worker_and_skips_nothing(kafka: KafkaSettings, name: str, tmp_path: Path) -> None:
+    pass_over_what_others_wrote(kafka, name)
+    broken = worker(tmp_path / "a", name, kafka, A_FAULT_OF_OURS="1")
+    produce(kafka, name, range(50), (7,))
+    assert broken.wait(30) == 2
+    mended = worker(tmp_path / "a", name, kafka)
+    try:
+        assert_all_delivered_once(kafka, name, 50)
+    finally:
+        mended.send_signal(signal.SIGTERM)
+        assert mended.wait(20) == 0
