@@ -12,6 +12,7 @@ life, and counts nothing: the message was counted when it was known.
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+import msgspec
 import orjson
 
 from gateway import records
@@ -29,12 +30,13 @@ REASON_NOT_ACTIVITY: Final = "not_activity"
 Place = tuple[str | None, int | None, int | None]
 """As what a message counts (None: not at all), and for which device and channel."""
 
+_COUNTED: Final = frozenset(COUNTED)
 _EXPIRED: Final = Outcome.EXPIRED.value
 _GAPS: Final = 24  # the last one begins at 97 days
 _FAILURES: Final = frozenset(outcome.value for outcome in FAILURES)
 
 
-class Activity:
+class Activity(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """What one run did to one device and channel: the value of a record on `sms.activity`.
 
     Attributes:
@@ -46,18 +48,15 @@ class Activity:
         ends: sms_id, status_id, outcome and time in milliseconds of each message that came to an end, or to another.
     """
 
-    __slots__ = ("channel_id", "counts", "device_id", "ends", "first_at", "incoming", "last_at", "reports", "source")
-
-    def __init__(self, source: str, device_id: int | None, channel_id: int | None) -> None:
-        self.source = source
-        self.device_id = device_id
-        self.channel_id = channel_id
-        self.first_at: int | None = None
-        self.last_at: int | None = None
-        self.reports = 0
-        self.incoming = 0
-        self.counts: dict[str, int] = {}
-        self.ends: list[tuple[int, int, str, int | None]] = []
+    source: str
+    device_id: int | None
+    channel_id: int | None
+    first_at: int | None
+    last_at: int | None
+    reports: int
+    incoming: int
+    counts: dict[str, int]
+    ends: list[tuple[int, int, str, int]]
 
     def seen(self, at: int) -> None:
         """Take a sign of life."""
@@ -71,6 +70,10 @@ class Activity:
         self.counts[outcome] = self.counts.get(outcome, 0) + difference
 
 
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Activity).decode
+
+
 class Activities:
     """The activity of all devices in one run."""
 
@@ -80,7 +83,8 @@ class Activities:
     def _of(self, source: str, device_id: int | None, channel_id: int | None) -> Activity:
         activity = self._all.get((source, device_id, channel_id))
         if activity is None:
-            activity = self._all[source, device_id, channel_id] = Activity(source, device_id, channel_id)
+            activity = Activity(source, device_id, channel_id, None, None, 0, 0, {}, [])
+            self._all[source, device_id, channel_id] = activity
         return activity
 
     def incoming(self, source: str, device_id: int | None, channel_id: int | None, at: int) -> None:
@@ -109,7 +113,7 @@ class Activities:
             self._of(version.source, *before[1:]).count(before[0], -1)
         if outcome is not None:
             activity.count(outcome, 1)
-            if outcome not in (OPEN, before[0]):
+            if outcome not in (OPEN, before[0]) and version.ended_at is not None:
                 activity.ends.append((version.sms_id, version.last_status_id, outcome, version.ended_at))
 
     def outputs(self) -> list[Output]:
@@ -118,7 +122,7 @@ class Activities:
             Output(
                 ACTIVITY,
                 records.device_key(activity.source, activity.device_id),
-                orjson.dumps({name: getattr(activity, name) for name in Activity.__slots__}),
+                _encode(activity),
             )
             for activity in self._all.values()
         ]
@@ -144,8 +148,8 @@ class DeviceFold:
             try:
                 activity = _read(record.value)
                 key = b"%s:%s" % (
-                    records.device_key(activity["source"], activity["device_id"]),
-                    b"-" if activity["channel_id"] is None else b"%d" % activity["channel_id"],
+                    records.device_key(activity.source, activity.device_id),
+                    b"-" if activity.channel_id is None else b"%d" % activity.channel_id,
                 )
                 if key not in states:
                     stored = self._load(key)
@@ -168,19 +172,25 @@ class DeviceFold:
         """Do nothing: there is none."""
 
 
-def _read(value: bytes | None) -> dict[str, Any]:
+def _read(value: bytes | None) -> Activity:
     try:
-        activity: dict[str, Any] = orjson.loads(value or b"")
-        if set(activity) != set(Activity.__slots__):
-            raise ValueError
-    except (ValueError, TypeError) as error:
-        raise UnreadablePayload(REASON_NOT_ACTIVITY, "the record is none of this stream's worker") from error
+        activity = _decode(value or b"")
+    except msgspec.DecodeError:
+        activity = None
+    if (
+        activity is None
+        or not _COUNTED.issuperset(activity.counts)
+        or (activity.first_at is None) != (activity.last_at is None)
+    ):
+        raise UnreadablePayload(REASON_NOT_ACTIVITY, "the record is none of this stream's worker")
     return activity
 
 
-def _new(activity: dict[str, Any]) -> dict[str, Any]:
+def _new(activity: Activity) -> dict[str, Any]:
     return {
-        **{name: activity[name] for name in ("source", "device_id", "channel_id")},
+        "source": activity.source,
+        "device_id": activity.device_id,
+        "channel_id": activity.channel_id,
         **dict.fromkeys(("first_seen_at", "last_seen_at", "last_outcome", "last_status_id", "last_ended_at")),
         **dict.fromkeys(("reports", "incoming", *COUNTED), 0),
         "errors": {},
@@ -188,9 +198,9 @@ def _new(activity: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _add(state: dict[str, Any], activity: dict[str, Any]) -> None:
-    first_at, last_at = activity["first_at"], activity["last_at"]
-    if first_at is not None:
+def _add(state: dict[str, Any], activity: Activity) -> None:
+    first_at, last_at = activity.first_at, activity.last_at
+    if first_at is not None and last_at is not None:
         if state["last_seen_at"] is None:
             state["first_seen_at"], state["last_seen_at"] = first_at, last_at
         elif first_at > state["last_seen_at"]:
@@ -198,11 +208,11 @@ def _add(state: dict[str, Any], activity: dict[str, Any]) -> None:
             state["gaps"][min(seconds.bit_length(), _GAPS - 1)] += 1
         state["first_seen_at"] = min(first_at, state["first_seen_at"])
         state["last_seen_at"] = max(last_at, state["last_seen_at"])
-    state["reports"] += activity["reports"]
-    state["incoming"] += activity["incoming"]
-    for outcome, difference in activity["counts"].items():
+    state["reports"] += activity.reports
+    state["incoming"] += activity.incoming
+    for outcome, difference in activity.counts.items():
         state[outcome] += difference
-    for _, status_id, outcome, ended_at in activity["ends"]:
+    for _, status_id, outcome, ended_at in activity.ends:
         if outcome in _FAILURES:
             state["errors"][str(status_id)] = state["errors"].get(str(status_id), 0) + 1
         if state["last_ended_at"] is None or ended_at >= state["last_ended_at"]:

@@ -50,12 +50,12 @@ def test_channels_of_a_device_are_apart() -> None:
 
 
 def test_what_is_no_activity_is_a_dead_letter_and_the_rest_goes_on() -> None:
-    broken = [record(), record(), record()]
+    broken = [record(), record(), record(), record(reports="1"), record(counts={"sent": 1}), record(first_at=1)]
     broken[0].value, broken[1].value, broken[2].value = b"{", b'{"source": "gw"}', None
     outputs = DeviceFold({}.get).run([*broken, record(reports=1)])
     assert [(each.topic, dict(each.headers or [])["reason"]) for each in outputs.others] == [
         (DEADLETTERS, b"not_activity")
-    ] * 3
+    ] * 6
     assert [(key, json.loads(value or b"")["reports"]) for key, value, _ in outputs.states] == [(b"gw:8001:1", 1)]
 
 
