@@ -3,7 +3,8 @@
 `sms.raw`
     key: `{source}:{sms_id}`, or none where the body cannot be read. value: the exact bytes received. Headers, each
     ASCII: `source`, `received_at` (milliseconds since 1970 UTC, in decimal), `ingest_id` (UUIDv7), `content_type`
-    and, where the operator asks for it, `remote`.
+    and, where the operator asks for it, `remote`. `spooled` is on those that ingest forwarded from its spool: of each,
+    there may be another record, with the same `ingest_id`.
 
 `sms.messages`
     key: as in `sms.raw`, in the partition of the same number. value: JSON, one version of a message's lifecycle; see
@@ -34,6 +35,7 @@ HEADER_RECEIVED_AT: Final = "received_at"
 HEADER_INGEST_ID: Final = "ingest_id"
 HEADER_CONTENT_TYPE: Final = "content_type"
 HEADER_REMOTE: Final = "remote"
+HEADER_SPOOLED: Final = "spooled"
 HEADER_REASON: Final = "reason"
 HEADER_DETAIL: Final = "detail"
 HEADER_ORIGIN: Final = "origin"

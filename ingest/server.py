@@ -36,9 +36,10 @@ from gateway.records import (
     message_key,
 )
 from ingest.errors import CannotListenError, NotStoredError
-from ingest.producer import KafkaSink, Sink, Webhook
+from ingest.forwarder import Sink, StoreAndForward
 from ingest.settings import IngestSettings
 from ingest.sources import Sources
+from ingest.spool import Webhook
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("ingest.access")
@@ -116,7 +117,7 @@ class Receiver:
         if route == "healthz":
             return web.Response(body=b'{"alive":true}', headers=_JSON)
         trouble = self._sink.trouble
-        body = {"ready": True} if trouble is None else {"ready": False, "error": trouble}
+        body = {"ready": trouble is None} | self._sink.state() | ({"error": trouble} if trouble else {})
         return web.Response(status=200 if trouble is None else 503, body=orjson.dumps(body), headers=_JSON)
 
     async def _webhook(self, request: web.BaseRequest, source: str, token: str) -> web.Response:
@@ -294,36 +295,31 @@ async def serve(
         CannotListenError: The address is taken or not to be had.
         SourcesError: The sources cannot be read.
         KafkaFilesError: A TLS file for Kafka cannot be read.
+        SpoolError: The spool cannot be opened.
     """
     sources = Sources(data, settings.sources.get_secret_value())
-    sink = KafkaSink(kafka, settings.ack_timeout_s)
+    sink = StoreAndForward(kafka, data, settings)
     receiver = Receiver(settings, sources, sink)
-    runner = web.ServerRunner(http_server(receiver), shutdown_timeout=_LINGER_S)
-    await runner.setup()
-    link: asyncio.Task[None] | None = None
-    try:
-        site = web.TCPSite(runner, settings.host, settings.port, backlog=1024)
-        await _listen(site, settings)
-        link = asyncio.create_task(sink.run())
-        if not len(sources):
-            log.warning("no source may send yet: add one with `smspulse source add NAME`")
-        if ready is not None:
-            host = f"[{settings.host}]" if ":" in settings.host else settings.host
-            ready(f"http://{host}:{site.port}")
-        stopped = asyncio.create_task((stop or asyncio.Event()).wait())
-        await asyncio.wait({stopped, link}, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        await site.stop()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(settings.stop_timeout_s):
-                await receiver.drain()
-    finally:
-        await runner.cleanup()
-        if link is not None:
-            link.cancel()
-            # Ended by anything else than this cancellation, it is a fault that must be seen.
-            with contextlib.suppress(asyncio.CancelledError):
-                await link
+    async with sink.running() as storing:
+        runner = web.ServerRunner(http_server(receiver), shutdown_timeout=_LINGER_S)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, settings.host, settings.port, backlog=1024)
+            await _listen(site, settings)
+            if not len(sources):
+                log.warning("no source may send yet: add one with `smspulse source add NAME`")
+            if ready is not None:
+                host = f"[{settings.host}]" if ":" in settings.host else settings.host
+                ready(f"http://{host}:{site.port}")
+            stopped = asyncio.create_task((stop or asyncio.Event()).wait())
+            await asyncio.wait({stopped, storing}, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            await site.stop()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(settings.stop_timeout_s):
+                    await receiver.drain()
+        finally:
+            await runner.cleanup()
 
 
 async def _listen(site: web.TCPSite, settings: IngestSettings) -> None:

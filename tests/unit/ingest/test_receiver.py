@@ -14,10 +14,10 @@ from aiohttp import web
 from gateway.kafka import KafkaSettings
 from gateway.payloads import parse
 from ingest.errors import CannotListenError, NotStoredError
-from ingest.producer import Webhook
 from ingest.server import Receiver, http_server, serve
 from ingest.settings import IngestSettings
 from ingest.sources import Sources
+from ingest.spool import Webhook
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples" / "webhooks").glob("*.json"))
 TOKEN = "a-long-secret-token"  # noqa: S105 - a test's own
@@ -34,6 +34,9 @@ class ListSink:
         self.gate = asyncio.Event()
         self.gate.set()
         self.entered = asyncio.Event()
+
+    def state(self) -> dict[str, object]:
+        return {"kept": len(self.kept)}
 
     async def put(self, webhook: Webhook) -> None:
         if self.trouble is not None:
@@ -233,13 +236,13 @@ async def test_too_many_at_once_are_asked_to_come_again(tmp_path: Path) -> None:
 
 async def test_trouble_is_answered_503_and_shows_in_readyz(tmp_path: Path) -> None:
     async with receiving(tmp_path) as running:
-        assert await (await running.http.get("/readyz")).json() == {"ready": True}
-        running.sink.trouble = "Kafka is not reachable"
+        assert await (await running.http.get("/readyz")).json() == {"ready": True, "kept": 0}
+        running.sink.trouble = "the spool is full"
         response = await running.http.post(PATH, data=STATUS)
         assert (response.status, response.headers["Retry-After"]) == (503, "5")
-        assert await error_of(response) == "not stored, send it again: Kafka is not reachable"
+        assert await error_of(response) == "not stored, send it again: the spool is full"
         ready = await running.http.get("/readyz")
-        assert (ready.status, await ready.json()) == (503, {"ready": False, "error": "Kafka is not reachable"})
+        assert (ready.status, await ready.json()) == (503, {"ready": False, "kept": 0, "error": "the spool is full"})
         assert (await running.http.get("/healthz")).status == 200
         assert (await running.http.head("/readyz")).status == 503
 
