@@ -75,7 +75,7 @@ class StoreAndForward:
         self._writing = False
         self._direct = False
         self._diverted = asyncio.Event()
-        self._full: str | None = None
+        self._complaint = ""
         self.spooled = self.forwarded = 0
 
     @property
@@ -161,13 +161,11 @@ class StoreAndForward:
             try:
                 await self._in_thread(self._spool.append, [each.webhook for each in group])
             except SpoolFullError as error:
-                if self._full is None:
-                    log.error("%s: webhooks are answered 503 until there is room or Kafka is back", error)
-                self._full = str(error)
+                self._complain(f"{error}: webhooks are answered 503 until there is room or Kafka is back")
                 for waiting in group:
                     waiting.refuse(error)
             else:
-                self._full = None
+                self._complaint = ""
                 self.spooled += len(group)
                 for waiting in group:
                     waiting.tell_stored()
@@ -183,7 +181,7 @@ class StoreAndForward:
             except NotStoredError:
                 continue  # Kafka is lost again
             except SpoolError as error:
-                log.error("%s", error)
+                self._complain(str(error))
             # From here to the next await nobody else runs: what is sent from now on is newer than all in the spool.
             if self._producer.up.is_set() and not (self._pending or self._writing) and self._spool.is_empty():
                 self._direct = True
@@ -215,7 +213,7 @@ class StoreAndForward:
                     await self._in_thread(self._spool.forget, done)
                     done = 0
                 except SpoolError as error:
-                    log.error("%s; what is forwarded cannot be deleted", error)
+                    self._complain(f"{error} (what was forwarded cannot be deleted)")
                     await asyncio.sleep(_LOOK_EVERY_S)
         if self.forwarded > before:
             log.info("%d webhooks of the spool were forwarded", self.forwarded - before)
@@ -229,6 +227,12 @@ class StoreAndForward:
             self._producer.send(each)
         await asyncio.gather(*(each.stored for each in waiting))
         self.forwarded += len(waiting)
+
+    def _complain(self, complaint: str) -> None:
+        """Log what goes wrong with the spool, once as long as it does."""
+        if complaint != self._complaint:
+            log.error("%s", complaint)
+        self._complaint = complaint
 
     async def _in_thread(self, work: Any, *arguments: Any) -> Any:
         return await self._loop.run_in_executor(self._thread, partial(work, *arguments))

@@ -88,6 +88,8 @@ class Spool:
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
+        # Some builds overwrite what is deleted, for which a full disk has no room.
+        db.execute("PRAGMA secure_delete = FAST")
         return db
 
     @contextlib.contextmanager
@@ -170,8 +172,9 @@ class Spool:
             with self._locked():
                 self._db.execute("DELETE FROM spool WHERE seq <= ?", (up_to,))
                 if self._pages(self._db)[0] > _SHRINK_FROM_PAGES and _is_empty(self._db):
-                    self._db.execute("VACUUM")
-                    self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    with contextlib.suppress(sqlite3.Error):  # it is tried again next time
+                        self._db.execute("VACUUM")
+                        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except (OSError, sqlite3.Error) as error:
             raise SpoolError(self._folder, str(error)) from error
 

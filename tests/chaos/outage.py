@@ -39,7 +39,7 @@ from smspulse.topics import ensure_topics
 
 SOURCE = "outage"
 _KEYS = 40
-_WARM_UP_S = 2.0
+_WARM_UP_S = 1.0
 _PATIENCE_S = 60.0
 _STARTER = ThreadPoolExecutor(1)  # processes end with the thread that starts them
 
@@ -169,7 +169,7 @@ def judge(kafka: KafkaSettings, found: Found) -> None:
     seen: dict[str, int] = {}
     copies: Counter[str] = Counter()
     consumer = KafkaConsumer(
-        auto_offset_reset="earliest", enable_auto_commit=False, consumer_timeout_ms=3000, **kafka.kafka_python()
+        auto_offset_reset="earliest", enable_auto_commit=False, consumer_timeout_ms=1500, **kafka.kafka_python()
     )
     consumer.subscribe([RAW])
     for number, record in enumerate(consumer):
