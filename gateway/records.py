@@ -8,7 +8,8 @@
 
 `sms.messages`
     key: as in `sms.raw`, in the partition of the same number. value: JSON, one version of a message's lifecycle; see
-    `streams.lifecycle`. A record without a value says that the stream has forgotten the message.
+    `streams.lifecycle`. A record without a value says that the stream has forgotten the message; under the key
+    `{source}:incoming:{sms_id}`, that it has counted an incoming message.
 
 `sms.outcomes`
     key: `{source}:{device_id}`, or `{source}:-` where no report names a device. value: JSON: `source`, `sms_id`,
@@ -44,6 +45,11 @@ HEADER_ORIGIN: Final = "origin"
 def message_key(source: str, sms_id: int) -> bytes:
     """Return the key under which everything about one message travels: `{source}:{sms_id}`."""
     return f"{source}:{sms_id}".encode()
+
+
+def incoming_key(source: str, sms_id: int) -> bytes:
+    """Return the key under which an incoming message is known to be counted: `{source}:incoming:{sms_id}`."""
+    return f"{source}:incoming:{sms_id}".encode()
 
 
 def device_key(source: str, device_id: int | None) -> bytes:

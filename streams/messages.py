@@ -90,7 +90,7 @@ class MessageFold:
         changed: dict[bytes, _Message] = {}
         for record in run:
             try:
-                self._one(record, changed, activities)
+                self._one(record, changed, outputs, activities)
             except UnreadablePayload as error:
                 outputs.others.append(dead_letter(record, error))
         for key, message in changed.items():
@@ -133,13 +133,18 @@ class MessageFold:
     def _due(self, version: Version, told: str | None) -> int:
         return version["last_seen_at"] + (self._expire_after_ms if told == OPEN else self._forget_after_ms)
 
-    def _one(self, record: Record, changed: dict[bytes, _Message], activities: Activities) -> None:
+    def _one(self, record: Record, changed: dict[bytes, _Message], outputs: Outputs, activities: Activities) -> None:
         event = parse(record.value or b"", self._zone)
         headers = dict(record.headers)
         received = headers.get(records.HEADER_RECEIVED_AT) or b""
         received_at = int(received) if received.isdigit() and len(received) < _MAX_DIGITS else record.timestamp
         if not isinstance(event, StatusReport):
-            activities.incoming(_source(headers), event.device_id, event.channel_id, received_at)
+            source = _source(headers)
+            key = records.incoming_key(source, event.sms_id)
+            if key not in outputs.states and self._load(key) is None:
+                # Dropped at once: the mark that it was there is all that is needed.
+                outputs.states[key] = State(None, received_at + self._forget_after_ms)
+                activities.incoming(source, event.device_id, event.channel_id, received_at)
             return
         key = record.key or b""
         message = changed.get(key) or self._message(key, headers, event.sms_id)
