@@ -19,10 +19,11 @@ from typing import Any, Final, NoReturn, Protocol
 
 from gateway.kafka import KafkaSettings
 from gateway.records import HEADER_SPOOLED
+from ingest import metrics
 from ingest.errors import NotStoredError, SpoolError, SpoolFullError
 from ingest.producer import Producer, Waiting
 from ingest.settings import IngestSettings
-from ingest.spool import Spool, SpoolState, Webhook
+from ingest.spool import Spool, Webhook
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,9 @@ class Sink(Protocol):
 
     def state(self) -> dict[str, Any]:
         """Return what `/readyz` shows beside that."""
+
+    def gauges(self) -> metrics.Gauges:
+        """Return what `/metrics` shows beside what is counted."""
 
     async def put(self, webhook: Webhook) -> None:
         """Return when the webhook is safe.
@@ -65,38 +69,41 @@ class StoreAndForward:
     """
 
     def __init__(self, kafka: KafkaSettings, data: Path, settings: IngestSettings) -> None:
-        self._producer = Producer(kafka, settings.ack_timeout_s, self._divert, self._divert_if_spooled)
+        self._producer = Producer(kafka, settings.ack_timeout_s, self.divert, self._divert_if_spooled)
         self._spool = Spool(data, settings)
+        self._settings = settings
         self._loop = asyncio.get_running_loop()
         # The spool's one thread.
         self._thread = ThreadPoolExecutor(1, "spool")
         self._pending: list[Waiting] = []
         self._filled = asyncio.Event()
-        self._writing = False
+        self._turn = asyncio.Lock()
         self._direct = False
         self._diverted = asyncio.Event()
         self._complaint = ""
-        self.spooled = self.forwarded = 0
 
     @property
     def trouble(self) -> str | None:
         """Why webhooks cannot be stored now, or None."""
-        return None if self._direct else self.spool_state().full
-
-    @property
-    def kafka_trouble(self) -> str | None:
-        """Why Kafka takes no webhooks now, or None."""
-        return self._producer.trouble
-
-    def spool_state(self) -> SpoolState:
-        """Return what is in the spool."""
-        return self._spool.state()
+        return None if self._direct else self._spool.state().full
 
     def state(self) -> dict[str, Any]:
         """Return the states of Kafka and spool."""
-        webhooks, size, oldest_s, _ = self.spool_state()
+        webhooks, size, oldest_s, _ = self._spool.state()
         spool = {"webhooks": webhooks, "bytes": size, "oldest_s": round(oldest_s, 1)}
-        return {"kafka": self.kafka_trouble or "ok", "spool": spool}
+        return {"kafka": self._producer.trouble or "ok", "spool": spool}
+
+    def gauges(self) -> metrics.Gauges:
+        """Return the same for Prometheus."""
+        webhooks, size, oldest_s, full = self._spool.state()
+        return {
+            "kafka_up": ("Whether Kafka takes webhooks: 1 or 0.", self._producer.trouble is None),
+            "spool_webhooks": ("Webhooks in the spool.", webhooks),
+            "spool_bytes": ("Size of what is in the spool.", size),
+            "spool_limit_bytes": ("Size from which the spool takes no more.", self._settings.spool_max_bytes),
+            "spool_oldest_seconds": ("Age of the oldest webhook in the spool.", oldest_s),
+            "spool_full": ("Whether the spool takes no more: 1 or 0.", full is not None),
+        }
 
     async def put(self, webhook: Webhook) -> None:
         """Return when every in-sync replica has the webhook, or the spool's disk.
@@ -137,7 +144,7 @@ class StoreAndForward:
         self._pending.append(waiting)
         self._filled.set()
 
-    def _divert(self) -> None:
+    def divert(self) -> None:
         """Send everything through the spool from now on, and first what waits for Kafka."""
         if self._direct:
             self._direct = False
@@ -147,30 +154,31 @@ class StoreAndForward:
 
     def _divert_if_spooled(self) -> None:
         if self._direct and not self._spool.is_empty():
-            self._divert()
+            self.divert()
 
     async def _write(self) -> NoReturn:
         """Write to the spool: all that waits, with one fsync, and then all that came meanwhile."""
         while True:
             await self._filled.wait()
-            self._filled.clear()
-            group, self._pending = [each for each in self._pending if not each.stored.done()], []
-            if not group:
-                continue
-            self._writing = True
-            try:
-                await self._in_thread(self._spool.append, [each.webhook for each in group])
-            except SpoolFullError as error:
-                self._complain(f"{error}: webhooks are answered 503 until there is room or Kafka is back")
-                for waiting in group:
-                    waiting.refuse(error)
-            else:
-                self._complaint = ""
-                self.spooled += len(group)
-                for waiting in group:
-                    waiting.tell_stored()
-            finally:
-                self._writing = False
+            async with self._turn:
+                await self._write_pending()
+
+    async def _write_pending(self) -> None:
+        self._filled.clear()
+        group, self._pending = [each for each in self._pending if not each.stored.done()], []
+        if not group:
+            return
+        try:
+            await self._in_thread(self._spool.append, [each.webhook for each in group])
+        except SpoolFullError as error:
+            self._complain(f"{error}: webhooks are answered 503 until there is room or Kafka is back")
+            for waiting in group:
+                waiting.refuse(error)
+        else:
+            self._complaint = ""
+            metrics.SPOOLED.inc(len(group))
+            for waiting in group:
+                waiting.tell_stored()
 
     async def _forward(self) -> NoReturn:
         """Forward the spool whenever Kafka is up and there is anything in it."""
@@ -178,20 +186,30 @@ class StoreAndForward:
             await self._producer.up.wait()
             try:
                 await self._forward_all()
+                # What came meanwhile is little. Nothing more is written until it is forwarded, or it might never end.
+                async with self._turn, asyncio.timeout(self._settings.ack_timeout_s):
+                    await self._forward_all()
+                    self._go_direct()
             except NotStoredError:
                 continue  # Kafka is lost again
-            except SpoolError as error:
-                self._complain(str(error))
-            # From here to the next await nobody else runs: what is sent from now on is newer than all in the spool.
-            if self._producer.up.is_set() and not (self._pending or self._writing) and self._spool.is_empty():
-                self._direct = True
-                self._diverted.clear()
-                while self._direct:
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._diverted.wait(), _LOOK_EVERY_S)
-                    self._divert_if_spooled()  # another process may have left it, and died
-            else:
-                await asyncio.sleep(_RETRY_EVERY_S)
+            except (SpoolError, TimeoutError) as error:
+                self._complain(str(error) or "Kafka is too slow for what is in the spool")
+            while self._direct:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_EVERY_S):
+                        await self._diverted.wait()
+                self._divert_if_spooled()  # another process may have left it, and died
+            await asyncio.sleep(_RETRY_EVERY_S)
+
+    def _go_direct(self) -> None:
+        """Send everything straight to Kafka from now on, and first what waits for the spool, if that is empty."""
+        if self._producer.up.is_set() and self._spool.is_empty():
+            self._direct = True
+            self._diverted.clear()
+            self._filled.clear()
+            for waiting in self._pending:
+                self._producer.send(waiting)
+            self._pending = []
 
     async def _forward_all(self) -> None:
         """Forward until the spool is empty, or Kafka is lost.
@@ -200,7 +218,7 @@ class StoreAndForward:
             NotStoredError: It was lost for the webhooks that were on their way.
             SpoolError: The spool cannot be read.
         """
-        before = self.forwarded
+        count = 0
         with self._spool.forwarding() as ours:
             done = 0  # up to here it is in Kafka, though not deleted yet
             while ours and self._producer.up.is_set():
@@ -208,6 +226,8 @@ class StoreAndForward:
                 if not webhooks and not done:
                     break
                 await self._forward_these(webhooks)
+                count += len(webhooks)
+                metrics.FORWARDED.inc(len(webhooks))
                 done = seq
                 try:
                     await self._in_thread(self._spool.forget, done)
@@ -215,8 +235,8 @@ class StoreAndForward:
                 except SpoolError as error:
                     self._complain(f"{error} (what was forwarded cannot be deleted)")
                     await asyncio.sleep(_LOOK_EVERY_S)
-        if self.forwarded > before:
-            log.info("%d webhooks of the spool were forwarded", self.forwarded - before)
+        if count:
+            log.info("%d webhooks of the spool were forwarded", count)
 
     async def _forward_these(self, webhooks: list[Webhook]) -> None:
         waiting = [
@@ -226,7 +246,6 @@ class StoreAndForward:
         for each in waiting:
             self._producer.send(each)
         await asyncio.gather(*(each.stored for each in waiting))
-        self.forwarded += len(waiting)
 
     def _complain(self, complaint: str) -> None:
         """Log what goes wrong with the spool, once as long as it does."""

@@ -39,6 +39,9 @@ class IngestSettings(BaseSettings):
         67_108_864, ge=0, description="Free space that the spool leaves on its disk, for itself and others to go on."
     )
     retry_after_s: int = Field(5, ge=1, description="Seconds after which a sender is asked to retry, with a 503.")
+    share_port: bool = Field(
+        default=False, description="Let other processes listen on the port too. Set by `smspulse ingest --processes`."
+    )
     stop_timeout_s: float = Field(
         4.0, gt=0, description="Seconds that requests in flight have to finish when ingest is stopped."
     )

@@ -83,6 +83,11 @@ class Ingest:
             return subprocess.Popen(self._command, stdout=out, stderr=out, preexec_fn=die_with_parent())  # noqa: PLW1509
 
     def kill(self) -> None:
+        """Kill one process: the only one, or the first of several, which its parent starts again."""
+        listed = subprocess.run(["ps", "--ppid", str(self.process.pid), "-o", "pid="], capture_output=True, check=False)
+        if receivers := listed.stdout.split():
+            os.kill(int(receivers[0]), signal.SIGKILL)
+            return
         self.process.kill()
         self.process.wait()
         self.process = self._start()

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,11 @@ class Ingest:
                 if error.code == 503 and request.data is not None:
                     self.retry_after = error.headers["Retry-After"]
                 return error.code, json.load(error)
+
+    @property
+    def in_flight(self) -> bool:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as response:  # noqa: S310 - http
+            return b"smspulse_ingest_webhooks_in_flight 1.0" in response.read()
 
     def wait_kafka(self) -> None:
         until(self.ready, lambda answer: answer[1]["kafka"] == "ok" and not answer[1]["spool"]["webhooks"])
@@ -266,7 +273,16 @@ def test_without_a_broker_it_takes_webhooks_at_once_and_forwards_them_by_itself(
             assert (second.value, second.key) == (b"unreadable", None)
             assert dict(third.headers)["ingest_id"].decode() == direct
             assert ["spooled" in dict(record.headers) for record in (first, second, third)] == [True, True, False]
-            assert running.stop() == 0
+
+            # Stopped while Kafka answers nothing, it answers what is in flight from the spool.
+            assert broker.jvm is not None
+            os.kill(broker.jvm, signal.SIGSTOP)
+            with ThreadPoolExecutor() as pool:
+                posted = pool.submit(running.post, status(3))
+                until(lambda: running.in_flight, bool)
+                assert running.stop() == 0
+                assert posted.result()[0] == 202
+            os.kill(broker.jvm, signal.SIGCONT)
         finally:
             broker.stop()
     # One line on each loss and one on each recovery, and nothing else; the first two come as they may.
@@ -277,6 +293,7 @@ def test_without_a_broker_it_takes_webhooks_at_once_and_forwards_them_by_itself(
         "WARNING no source may send yet: add one with `smspulse source add NAME`",
         "INFO Kafka is back",
         "INFO 2 webhooks of the spool were forwarded",
+        "INFO 1 webhooks stay in the spool and are forwarded when ingest runs again",
     ]
 
 
