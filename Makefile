@@ -1,6 +1,6 @@
 # `make` lists the targets. ARGS reaches the command: make run ARGS="--for 60"
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint chaos bench bench-streams lock clean
+.PHONY: help setup run test lint chaos outage bench bench-streams bench-ingest lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -31,10 +31,16 @@ test: setup ## run every test; ARGS="-k name" chooses
 chaos: setup ## kill processes under traffic and compare with the truth; ARGS="--kills 100"
 	@$(BIN)/python tests/chaos/chaos.py $(ARGS)
 
-bench: bench-streams ## run every benchmark; ARGS=--quick for short runs
+outage: setup ## take Kafka away from ingest for ten minutes; ARGS="--seconds 60 --kills 10 --processes 2"
+	@$(BIN)/python tests/chaos/outage.py $(ARGS)
+
+bench: bench-streams bench-ingest ## run every benchmark; ARGS=--quick for short runs
 
 bench-streams: setup ## the stream worker and its peers, some eight minutes
 	@$(BIN)/python bench/streams.py $(ARGS)
+
+bench-ingest: setup ## ingest beside the bare handler and a peer, some nine minutes; needs wrk
+	@$(BIN)/python bench/webhooks.py $(ARGS)
 
 lint: setup ## check style, types and the rooms' imports
 	@$(BIN)/ruff check .

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,9 +16,13 @@ from records import PARTITIONS
 
 from gateway.kafka import KafkaSettings
 from gateway.topics import RAW
+from smspulse.broker import KafkaBroker
+from smspulse.kafka_node import BrokerSettings
 from smspulse.processes import die_with_parent
+from smspulse.topics import ensure_topics
 
 LIMIT_S = 240
+OUR_KAFKA = BrokerSettings(port=0, controller_port=0)
 _COORDINATOR_IS_STARTING = (
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
@@ -56,6 +61,20 @@ class Run:
 
 class Died(Exception):  # noqa: N818 - it names what was found
     """A process ended by itself; the text has its last words."""
+
+
+def figure(name: str, value: float, goal: str = "") -> None:
+    """Print one figure."""
+    print(f"figure {name} {value:.3f}" + (f" goal {goal}" if goal else ""))
+
+
+@contextmanager
+def kafka_node(settings: BrokerSettings) -> Iterator[tuple[KafkaSettings, Path]]:
+    """Run a Kafka of its own with our topics in a folder of its own, for a context."""
+    with tempfile.TemporaryDirectory() as folder, KafkaBroker(Path(folder), settings) as broker:
+        kafka = KafkaSettings(bootstrap=broker.address, partitions=PARTITIONS)
+        ensure_topics(kafka)
+        yield kafka, Path(folder)
 
 
 @contextmanager

@@ -11,10 +11,8 @@ Ends with 1 if a contestant computes something else than we do, with 2 if one co
 import argparse
 import asyncio
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import orjson
@@ -22,35 +20,19 @@ from agreement import differences, last_versions
 from aiokafka import AIOKafkaConsumer
 from confluent_kafka.admin import AdminClient, NewTopic
 from latency import WARM_UP_S, answered_to_version, ingest, percentile
-from measure import Contestant, Died, Run, measure, our
+from measure import OUR_KAFKA, Contestant, Died, Run, figure, kafka_node, measure, our
 from peers.environments import HERE, PeerMissingError, kafka_streams_peer, python_peer
 from records import PARTITIONS, STEPS, Filled, TooFewError, fill, interleaved, opened
 from state import memory_when_all_are_open, recovered
 
 from gateway.kafka import KafkaSettings
 from gateway.topics import MESSAGES, RAW, TOPICS
-from smspulse.broker import KafkaBroker
 from smspulse.kafka_node import BrokerSettings
 from smspulse.topics import ensure_topics
 
 ROOT = HERE.parents[1]
-OUR_KAFKA = BrokerSettings(port=0, controller_port=0)
 # Ours fsyncs each batch, as a cluster need not and no peer expects: Kafka as it comes is what figures are taken on.
 PLAIN_KAFKA = BrokerSettings(port=0, controller_port=0, flush_messages=2**63 - 1)
-
-
-def figure(name: str, value: float, goal: str = "") -> None:
-    """Print one figure."""
-    print(f"figure {name} {value:.3f}" + (f" goal {goal}" if goal else ""))
-
-
-@contextmanager
-def kafka_node(settings: BrokerSettings) -> Iterator[tuple[KafkaSettings, Path]]:
-    """Run a Kafka of its own with our topics in a folder of its own, for a context."""
-    with tempfile.TemporaryDirectory() as folder, KafkaBroker(Path(folder), settings) as broker:
-        kafka = KafkaSettings(bootstrap=broker.address, partitions=PARTITIONS)
-        ensure_topics(kafka)
-        yield kafka, Path(folder)
 
 
 async def bare_loop(kafka: KafkaSettings, events: int) -> float:

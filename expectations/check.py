@@ -95,6 +95,7 @@ def _measure(data: Path, settings: CheckSettings, now: datetime) -> tuple[dict[s
     parameters = {
         "now": now,
         "recent": timedelta(hours=settings.recent_h),
+        "raw": f"{glob.escape(str(data.resolve() / 'raw'))}/date=*/*.parquet",
         "versions": f"{glob.escape(str(data.resolve() / 'messages'))}/date=*/*.parquet",
         "ends": sorted(outcome.value for outcome in ENDS),
     }

@@ -2,7 +2,7 @@
 -- Key: none; a column is null in the rows of scopes that it is not measured on, and where there was nothing to measure.
 -- Units: *_s are seconds, shares and rates are from 0 to 1, all else counts of rows, 0 where all is well.
 -- Freshness: of the moment $now.
--- Parameters: $now, $recent (an interval), $versions (a glob of the dataset `messages`), $ends (outcomes).
+-- Parameters: $now, $recent (an interval), $raw and $versions (globs of `raw` and `messages`), $ends (outcomes).
 WITH versions AS MATERIALIZED (
     -- The view `messages` shows one version of each message, which would hide one that was landed twice.
     SELECT topic, "partition", "offset", last_seen_at
@@ -30,7 +30,8 @@ SELECT
     topic || ' partition ' || "partition" AS scope,
     max("offset") - min("offset") + 1 - count(DISTINCT "offset") AS raw_offsets_missing,
     count(*) - count(DISTINCT "offset") AS raw_offsets_repeated
-FROM raw_webhooks
+-- The view `raw_webhooks` leaves out copies of webhooks, which have offsets too.
+FROM read_parquet($raw, union_by_name = true)
 GROUP BY topic, "partition"
 
 UNION ALL BY NAME

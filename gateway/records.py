@@ -3,11 +3,13 @@
 `sms.raw`
     key: `{source}:{sms_id}`, or none where the body cannot be read. value: the exact bytes received. Headers, each
     ASCII: `source`, `received_at` (milliseconds since 1970 UTC, in decimal), `ingest_id` (UUIDv7), `content_type`
-    and, where the operator asks for it, `remote`.
+    and, where the operator asks for it, `remote`. `spooled` is on those that ingest forwarded from its spool: of each,
+    there may be another record, with the same `ingest_id`.
 
 `sms.messages`
     key: as in `sms.raw`, in the partition of the same number. value: JSON, one version of a message's lifecycle; see
-    `streams.lifecycle`. A record without a value says that the stream has forgotten the message.
+    `streams.lifecycle`. A record without a value says that the stream has forgotten the message; under the key
+    `{source}:incoming:{sms_id}`, that it has counted an incoming message.
 
 `sms.outcomes`
     key: `{source}:{device_id}`, or `{source}:-` where no report names a device. value: JSON: `source`, `sms_id`,
@@ -34,6 +36,7 @@ HEADER_RECEIVED_AT: Final = "received_at"
 HEADER_INGEST_ID: Final = "ingest_id"
 HEADER_CONTENT_TYPE: Final = "content_type"
 HEADER_REMOTE: Final = "remote"
+HEADER_SPOOLED: Final = "spooled"
 HEADER_REASON: Final = "reason"
 HEADER_DETAIL: Final = "detail"
 HEADER_ORIGIN: Final = "origin"
@@ -42,6 +45,11 @@ HEADER_ORIGIN: Final = "origin"
 def message_key(source: str, sms_id: int) -> bytes:
     """Return the key under which everything about one message travels: `{source}:{sms_id}`."""
     return f"{source}:{sms_id}".encode()
+
+
+def incoming_key(source: str, sms_id: int) -> bytes:
+    """Return the key under which an incoming message is known to be counted: `{source}:incoming:{sms_id}`."""
+    return f"{source}:incoming:{sms_id}".encode()
 
 
 def device_key(source: str, device_id: int | None) -> bytes:

@@ -46,3 +46,15 @@ class SourceExistsError(SourcesError):
 
 class NotStoredError(IngestError):
     """A webhook is not safe, so it must not be answered 2xx. The text names no address: senders read it."""
+
+
+class SpoolError(IngestError):
+    """The spool cannot be used."""
+
+    def __init__(self, folder: Path, why: str) -> None:
+        super().__init__(f"the spool in {folder} cannot be used: {why}; mend that, or move the folder away and keep it")
+        self.folder = folder
+
+
+class SpoolFullError(NotStoredError):
+    """The spool takes no more. The text names no path: senders read it."""

@@ -1,7 +1,4 @@
-"""Webhooks into Kafka: each is acknowledged by every in-sync replica, or refused within a deadline.
-
-Guarantee: `KafkaSink.put` returns only after acks=all. A webhook that it refuses may be in Kafka all the same, for an
-acknowledgement can be what was lost; the sender's next try is then stored under an ingest_id of its own.
+"""Webhooks into Kafka, acknowledged by every in-sync replica, through one producer that is replaced when it fails.
 
 aiokafka is handed whole batches, one a partition at a time: what arrives while one is on its way goes into the next. So
 batches grow with load and nothing waits without it, records of a key keep their order of arrival, and a future and a
@@ -11,8 +8,8 @@ callback are paid once a batch rather than once a record.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
-from typing import Any, Final, NamedTuple, NoReturn, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple, NoReturn
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -21,6 +18,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from gateway.kafka import KafkaSettings
 from gateway.topics import RAW
 from ingest.errors import KafkaFilesError, NotStoredError
+from ingest.spool import Webhook
 
 log = logging.getLogger(__name__)
 
@@ -33,34 +31,22 @@ _PROBE_EVERY_S: Final = 1.0
 _FLUSH_TIMEOUT_S: Final = 2.0
 
 
-class Webhook(NamedTuple):
-    """One record of `sms.raw`, see `gateway.records`. `received_at` is in milliseconds since 1970 UTC."""
+class Waiting(NamedTuple):
+    """A webhook that is to be stored, since when on the loop's clock, and what is told that it is."""
 
-    key: bytes | None
-    body: bytes
-    headers: list[tuple[str, bytes]]
-    received_at: int
-
-
-class Sink(Protocol):
-    """Where webhooks become safe."""
-
-    @property
-    def trouble(self) -> str | None:
-        """Why webhooks cannot be stored now, in a few words that name no address; None while they can."""
-
-    async def put(self, webhook: Webhook) -> None:
-        """Return when the webhook is safe.
-
-        Raises:
-            NotStoredError: It is not, or nobody knows; it comes within the sink's deadline.
-        """
-
-
-class _Waiting(NamedTuple):
     webhook: Webhook
     since: float
-    acked: asyncio.Future[None]
+    stored: asyncio.Future[None]
+
+    def tell_stored(self) -> None:
+        """Tell it, if anybody still waits."""
+        if not self.stored.done():
+            self.stored.set_result(None)
+
+    def refuse(self, error: Exception) -> None:
+        """Tell that it is not stored, if anybody still waits."""
+        if not self.stored.done():
+            self.stored.set_exception(error)
 
 
 class _Lane:
@@ -68,32 +54,38 @@ class _Lane:
 
     def __init__(self, partition: int) -> None:
         self._partition = partition
-        self._waiting: list[_Waiting] = []
-        self._sent: list[_Waiting] = []
+        self._waiting: list[Waiting] = []
+        self._sent: list[Waiting] = []
+        self._sent_at: float | None = None
         self._filled = asyncio.Event()
 
-    def add(self, waiting: _Waiting) -> None:
+    def add(self, waiting: Waiting) -> None:
         self._waiting.append(waiting)
         self._filled.set()
 
-    async def run(self, producer: AIOKafkaProducer) -> NoReturn:
+    async def run(self, producer: AIOKafkaProducer, before_batch: Callable[[], None]) -> NoReturn:
         """Send batch after batch.
 
         Raises:
             KafkaError: A batch failed for good. The producer is of no more use: its sequence has a gap.
         """
+        loop = asyncio.get_running_loop()
         while True:
             await self._filled.wait()
+            before_batch()
+            if not self._waiting:
+                continue  # taken back
             batch = self._next_batch(producer)
+            self._sent_at = loop.time()
             delivered = await producer.send_batch(batch, RAW, partition=self._partition)
             # Waited for from the side: a shielded future that is cancelled would leave the failure of its batch
             # unretrieved, and asyncio would log that.
             delivered.add_done_callback(lambda future: future.cancelled() or future.exception())
             await asyncio.wait([delivered])
             delivered.result()
-            for _, _, acked in self._sent:
-                if not acked.done():
-                    acked.set_result(None)
+            self._sent_at = None
+            for waiting in self._sent:
+                waiting.tell_stored()
             self._sent = []
 
     def _next_batch(self, producer: AIOKafkaProducer) -> Any:
@@ -110,86 +102,87 @@ class _Lane:
         return batch
 
     def is_stuck(self, before: float) -> bool:
-        """Return whether a webhook that came before that time is still on its way."""
-        return bool(self._sent) and self._sent[0].since < before
+        """Return whether a batch that was sent before that time is still on its way."""
+        return self._sent_at is not None and self._sent_at < before
 
-    def refuse(self, reason: str, before: float = float("inf")) -> bool:
-        """Refuse what came before that time, and return whether there was any. What is not sent then never will be."""
-        refused = False
-        for webhooks in (self._sent, self._waiting):
-            for _, since, acked in webhooks:
-                if since >= before:
-                    break  # they are in order of arrival
-                if not acked.done():
-                    acked.set_exception(NotStoredError(reason))
-                    refused = True
-        self._waiting = [waiting for waiting in self._waiting if waiting.since >= before]
-        if not self._waiting:
-            self._filled.clear()
-        return refused
+    def is_late(self, before: float) -> bool:
+        """Return whether a webhook waits since before that time."""
+        return any(waiting.since < before for waiting in (self._sent or self._waiting)[:1])
+
+    def take_back(self) -> list[Waiting]:
+        """Return and forget what is not acknowledged, in order; a batch that is on its way may arrive all the same."""
+        taken = self._sent + self._waiting
+        self._sent, self._waiting = [], []
+        self._filled.clear()
+        return taken
 
 
-class KafkaSink:
-    """A sink that is Kafka's topic `sms.raw`, reached through one idempotent producer that is replaced when it fails.
+class Producer:
+    """Kafka's topic `sms.raw`, reached through one idempotent producer.
 
     Args:
         kafka: Where Kafka is.
-        ack_timeout_s: Seconds from `put` to its refusal.
+        ack_timeout_s: Seconds that a webhook may wait for its acknowledgement.
+        on_lost: Called when Kafka is away, does not acknowledge in time, or the producer must be given up. It may take
+            back what waits; what it leaves goes on waiting, but in the last case, where it is refused.
+        before_batch: Called before each batch; it may take back what waits.
 
     Raises:
         KafkaFilesError: A TLS file of the settings cannot be read.
     """
 
-    def __init__(self, kafka: KafkaSettings, ack_timeout_s: float) -> None:
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        ack_timeout_s: float,
+        on_lost: Callable[[], None],
+        before_batch: Callable[[], None],
+    ) -> None:
         try:
             self._options = kafka.aiokafka()
         except OSError as error:
             raise KafkaFilesError(str(error)) from error
         self._where = kafka.bootstrap
         self._ack_timeout = ack_timeout_s
+        self._on_lost, self._before_batch = on_lost, before_batch
         self._loop = asyncio.get_running_loop()
         self._partitioner = DefaultPartitioner()
         self._partitions: list[int] = []
         self._lanes: list[_Lane] = []
         self._lost_at: float | None = None
-        self._trouble: str | None = "Kafka has not been reached yet"
+        self.up = asyncio.Event()
+        self.trouble: str | None = "Kafka has not been reached yet"
+        """Why nothing can be sent now, in a few words that name no address; None while `up` is set."""
 
-    @property
-    def trouble(self) -> str | None:
-        """Why webhooks cannot be stored now, or None."""
-        return self._trouble
+    def send(self, waiting: Waiting) -> None:
+        """Send a webhook, behind all others of its key; it is told when every in-sync replica has it. Only while up."""
+        partition = self._partitioner(waiting.webhook.key, self._partitions, self._partitions)
+        self._lanes[partition].add(waiting)
 
-    async def put(self, webhook: Webhook) -> None:
-        """Return when every in-sync replica has the webhook. While Kafka is known to be away, refuse at once.
-
-        Raises:
-            NotStoredError: Not acknowledged within the deadline.
-        """
-        if self._trouble is not None:
-            raise NotStoredError(self._trouble)
-        acked = self._loop.create_future()
-        partition = self._partitioner(webhook.key, self._partitions, self._partitions)
-        self._lanes[partition].add(_Waiting(webhook, self._loop.time(), acked))
-        await acked
+    def take_back(self) -> list[Waiting]:
+        """Return all that is not acknowledged, that of each key in order; some of it may arrive all the same."""
+        return [waiting for lane in self._lanes for waiting in lane.take_back()]
 
     async def run(self) -> NoReturn:
-        """Keep the sink linked to Kafka until cancelled; what is under way is then flushed, within a time limit."""
+        """Keep the link to Kafka until cancelled; what is under way is then flushed, within a time limit."""
         with _hushed() as last_word:
             while True:
                 producer = await self._connect(last_word)
                 try:
                     async with asyncio.TaskGroup() as tasks:
                         for lane in self._lanes:
-                            tasks.create_task(lane.run(producer))
+                            tasks.create_task(lane.run(producer, self._before_batch))
                         tasks.create_task(self._expire())
                         tasks.create_task(self._probe(producer, last_word))
                 except* KafkaError as group:
                     # Not retried by aiokafka, so nothing of this producer can be relied on any more.
                     self._lost("the link to Kafka broke", repr(group.exceptions[0]))
                 finally:
-                    self._trouble = self._trouble or "ingest is stopping"
-                    for lane in self._lanes:
-                        lane.refuse(self._trouble)
+                    self.up.clear()
+                    self.trouble = self.trouble or "ingest is stopping"
+                    self._on_lost()
+                    for waiting in self.take_back():
+                        waiting.refuse(NotStoredError(self.trouble))
                     await _discard(producer)
 
     async def _connect(self, last_word: "_LastWord") -> AIOKafkaProducer:
@@ -226,10 +219,9 @@ class KafkaSink:
     async def _expire(self) -> NoReturn:
         while True:
             await asyncio.sleep(self._ack_timeout / 20)
-            reason = f"Kafka has not acknowledged within {self._ack_timeout:g} s"
             before = self._loop.time() - self._ack_timeout
-            if any([lane.refuse(reason, before) for lane in self._lanes]):  # noqa: C419 - each lane, not up to the first
-                self._lost(reason, "slow or away")
+            if any(lane.is_late(before) for lane in self._lanes):
+                self._lost(f"Kafka has not acknowledged within {self._ack_timeout:g} s", "slow or away")
 
     async def _probe(self, producer: AIOKafkaProducer, last_word: "_LastWord") -> NoReturn:
         """Tell loss and recovery, with traffic or without."""
@@ -249,17 +241,20 @@ class KafkaSink:
                 self._found()
 
     def _lost(self, trouble: str, detail: str) -> None:
-        self._trouble = trouble
+        self.trouble = trouble
+        self.up.clear()
         if self._lost_at is None:
             self._lost_at = self._loop.time()
-            log.warning("%s, at %s (%s): webhooks are answered 503 until it is back", trouble, self._where, detail)
+            log.warning("%s, at %s (%s): webhooks go to the spool until it is back", trouble, self._where, detail)
+        self._on_lost()
 
     def _found(self) -> None:
         if self._lost_at is not None:
-            log.info("Kafka is back after %.1f s: webhooks are accepted again", self._loop.time() - self._lost_at)
-        elif self._trouble is not None:
+            log.info("Kafka is back after %.1f s", self._loop.time() - self._lost_at)
+        elif self.trouble is not None:
             log.info("connected to Kafka at %s", self._where)
-        self._lost_at = self._trouble = None
+        self._lost_at = self.trouble = None
+        self.up.set()
 
 
 async def _discard(producer: AIOKafkaProducer) -> None:
@@ -269,7 +264,7 @@ async def _discard(producer: AIOKafkaProducer) -> None:
             await producer.stop()
             return
     # aiokafka has no way to give up: its stop() waits as long as a batch is retried, which an idempotent producer does
-    # for ever. All that is left was refused already.
+    # for ever. All that is left was taken back already.
     if producer._sender.sender_task is not None:
         producer._sender.sender_task.cancel()
     await producer.client.close()

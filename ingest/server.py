@@ -1,7 +1,7 @@
-"""The HTTP receiver: `POST /webhooks/{source}/{token}`, `/healthz` and `/readyz`.
+"""The HTTP receiver: `POST /webhooks/{source}/{token}`, `/healthz`, `/readyz` and `/metrics`.
 
 A webhook is answered 202 when its sink has it safe, and otherwise with an error that asks its sender to come again, or
-says why it need not. Built on aiohttp's low-level server: three routes need no router, and a token is in the path, so
+says why it need not. Built on aiohttp's low-level server: four routes need no router, and a token is in the path, so
 whatever would log or show a path is kept out.
 """
 
@@ -35,10 +35,12 @@ from gateway.records import (
     HEADER_SOURCE,
     message_key,
 )
+from ingest import metrics
 from ingest.errors import CannotListenError, NotStoredError
-from ingest.producer import KafkaSink, Sink, Webhook
+from ingest.forwarder import Sink, StoreAndForward
 from ingest.settings import IngestSettings
 from ingest.sources import Sources
+from ingest.spool import Webhook
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("ingest.access")
@@ -47,6 +49,8 @@ _JSON: Final = {"Content-Type": "application/json"}
 _TEST_LOG_EVERY_S: Final = 60.0
 _LINGER_S: Final = 1.0
 """How long the rest of a refused body is read and dropped: closed at once, a sender may never see the answer."""
+_ACKS_ON_STOP_S: Final = 0.5
+"""How long Kafka's acknowledgements are waited for when ingest is stopped, before the spool answers for them."""
 
 
 def _error(status: int, text: str, **headers: str) -> web.Response:
@@ -97,17 +101,18 @@ class Receiver:
         match parts:
             case ["", "webhooks", source, *rest] if len(rest) < 2:  # noqa: PLR2004 - source, or source and token
                 response = await self._webhook(request, source, rest[0] if rest else "")
-            case ["", "healthz" | "readyz" as route]:
+            case ["", "healthz" | "readyz" | "metrics" as route]:
                 response = self._state(request, route)
             case _:
                 response = _error(404, "nothing is here: webhooks go to POST /webhooks/{source}/{token}")
         if self._idle is not None:
             response.force_close()
+        # Of the path only what holds no secret: a source's name may be a token that was pasted at its place.
+        shown = "?" if response.status == 404 else parts[1]  # noqa: PLR2004 - an HTTP status
+        elapsed_s = time.monotonic() - start
+        metrics.count(shown, response.status, elapsed_s)
         if access_log.isEnabledFor(logging.DEBUG):
-            # Of the path only what holds no secret: a source's name may be a token that was pasted at its place.
-            shown = "?" if response.status == 404 else parts[1]  # noqa: PLR2004 - an HTTP status
-            elapsed_ms = (time.monotonic() - start) * 1000
-            access_log.debug("%s /%s %d %.1f ms", request.method, shown, response.status, elapsed_ms)
+            access_log.debug("%s /%s %d %.1f ms", request.method, shown, response.status, elapsed_s * 1000)
         return response
 
     def _state(self, request: web.BaseRequest, route: str) -> web.Response:
@@ -115,8 +120,12 @@ class Receiver:
             return _error(405, f"/{route} answers GET and HEAD", Allow="GET, HEAD")
         if route == "healthz":
             return web.Response(body=b'{"alive":true}', headers=_JSON)
+        if route == "metrics":
+            in_flight = {"webhooks_in_flight": ("Webhooks not yet answered by this process.", self._in_flight)}
+            shown = metrics.exposition(self._sink.gauges() | in_flight)
+            return web.Response(body=shown, headers={"Content-Type": metrics.CONTENT_TYPE})
         trouble = self._sink.trouble
-        body = {"ready": True} if trouble is None else {"ready": False, "error": trouble}
+        body = {"ready": trouble is None} | self._sink.state() | ({"error": trouble} if trouble else {})
         return web.Response(status=200 if trouble is None else 503, body=orjson.dumps(body), headers=_JSON)
 
     async def _webhook(self, request: web.BaseRequest, source: str, token: str) -> web.Response:
@@ -294,36 +303,36 @@ async def serve(
         CannotListenError: The address is taken or not to be had.
         SourcesError: The sources cannot be read.
         KafkaFilesError: A TLS file for Kafka cannot be read.
+        SpoolError: The spool cannot be opened.
     """
     sources = Sources(data, settings.sources.get_secret_value())
-    sink = KafkaSink(kafka, settings.ack_timeout_s)
+    sink = StoreAndForward(kafka, data, settings)
     receiver = Receiver(settings, sources, sink)
-    runner = web.ServerRunner(http_server(receiver), shutdown_timeout=_LINGER_S)
-    await runner.setup()
-    link: asyncio.Task[None] | None = None
-    try:
-        site = web.TCPSite(runner, settings.host, settings.port, backlog=1024)
-        await _listen(site, settings)
-        link = asyncio.create_task(sink.run())
-        if not len(sources):
-            log.warning("no source may send yet: add one with `smspulse source add NAME`")
-        if ready is not None:
-            host = f"[{settings.host}]" if ":" in settings.host else settings.host
-            ready(f"http://{host}:{site.port}")
-        stopped = asyncio.create_task((stop or asyncio.Event()).wait())
-        await asyncio.wait({stopped, link}, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        await site.stop()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(settings.stop_timeout_s):
-                await receiver.drain()
-    finally:
-        await runner.cleanup()
-        if link is not None:
-            link.cancel()
-            # Ended by anything else than this cancellation, it is a fault that must be seen.
-            with contextlib.suppress(asyncio.CancelledError):
-                await link
+    async with sink.running() as storing:
+        runner = web.ServerRunner(http_server(receiver), shutdown_timeout=_LINGER_S)
+        await runner.setup()
+        try:
+            site = web.TCPSite(
+                runner, settings.host, settings.port, backlog=1024, reuse_port=settings.share_port or None
+            )
+            await _listen(site, settings)
+            if not len(sources):
+                log.warning("no source may send yet: add one with `smspulse source add NAME`")
+            if ready is not None:
+                host = f"[{settings.host}]" if ":" in settings.host else settings.host
+                ready(f"http://{host}:{site.port}")
+            stopped = asyncio.create_task((stop or asyncio.Event()).wait())
+            await asyncio.wait({stopped, storing}, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            await site.stop()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(settings.stop_timeout_s):
+                    drained = asyncio.create_task(receiver.drain())
+                    await asyncio.wait({drained}, timeout=_ACKS_ON_STOP_S)
+                    sink.divert()
+                    await drained
+        finally:
+            await runner.cleanup()
 
 
 async def _listen(site: web.TCPSite, settings: IngestSettings) -> None:

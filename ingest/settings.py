@@ -27,9 +27,21 @@ class IngestSettings(BaseSettings):
         1_000, ge=1, description="Webhooks being received or awaiting Kafka at once; one more is answered 503."
     )
     ack_timeout_s: float = Field(
-        2.0, gt=0, description="Seconds that Kafka has to acknowledge a webhook before it is answered 503."
+        2.0, gt=0, description="Seconds that Kafka has to acknowledge a webhook before it goes to the spool."
+    )
+    spool_max_bytes: int = Field(
+        1 << 30, ge=0, description="Size of the spool from which webhooks are answered 503 while Kafka is away."
+    )
+    spool_max_age_s: float = Field(
+        259_200.0, gt=0, description="Age of its oldest webhook from which the spool takes no more; none is deleted."
+    )
+    spool_reserve_bytes: int = Field(
+        67_108_864, ge=0, description="Free space that the spool leaves on its disk, for itself and others to go on."
     )
     retry_after_s: int = Field(5, ge=1, description="Seconds after which a sender is asked to retry, with a 503.")
+    share_port: bool = Field(
+        default=False, description="Let other processes listen on the port too. Set by `smspulse ingest --processes`."
+    )
     stop_timeout_s: float = Field(
         4.0, gt=0, description="Seconds that requests in flight have to finish when ingest is stopped."
     )

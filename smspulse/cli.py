@@ -132,8 +132,16 @@ def broker(data: Path, mode: Any, *, fetch: bool) -> None:
 @broker_option
 @click.option("--port", envvar="SMSPULSE_INGEST_PORT", default=8080, show_default=True)
 @click.option("--host", envvar="SMSPULSE_INGEST_HOST", default="127.0.0.1", show_default=True)
-def ingest(data: Path, broker: str, host: str, port: int) -> None:
-    """Receive webhooks and write each to Kafka."""
+@click.option(
+    "--processes",
+    envvar="SMSPULSE_INGEST_PROCESSES",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Receivers on this one port.",
+)
+def ingest(data: Path, broker: str, host: str, port: int, processes: int) -> None:
+    """Receive webhooks and write each to Kafka, or to the spool while Kafka is away."""
     from ingest.server import run
     from ingest.settings import IngestSettings
     from smspulse.up import kafka_settings
@@ -143,6 +151,11 @@ def ingest(data: Path, broker: str, host: str, port: int) -> None:
         tell_ready()
 
     _writable(data)
+    if processes > 1:
+        from smspulse.ingest_processes import run_processes
+
+        asyncio.run(run_processes(data.resolve(), broker, host, port, processes, ready=ready))
+        return
     run(IngestSettings(host=host, port=port), kafka_settings(data, broker), data, ready=ready)
 
 

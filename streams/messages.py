@@ -107,11 +107,13 @@ class MessageFold:
         """Fold records, in their order."""
         outputs, activities = Outputs(), Activities()
         changed: dict[bytes, _Message] = {}
+        arrived: dict[bytes, int] = {}
         for record in run:
             try:
-                self._one(record, changed, activities)
+                self._one(record, changed, arrived, activities)
             except UnreadablePayload as error:
                 outputs.others.append(dead_letter(record, error))
+        outputs.states += [(key, None, due) for key, due in arrived.items()]
         for key, message in changed.items():
             self._write(key, message, outputs, activities)
         outputs.others += activities.outputs()
@@ -159,13 +161,20 @@ class MessageFold:
     def _due(self, told: str | None, last_seen_at: int) -> int:
         return last_seen_at + (self._expire_after_ms if told == OPEN else self._forget_after_ms)
 
-    def _one(self, record: Record, changed: dict[bytes, _Message], activities: Activities) -> None:
+    def _one(
+        self, record: Record, changed: dict[bytes, _Message], arrived: dict[bytes, int], activities: Activities
+    ) -> None:
         event = parse(record.value or b"", self._zone)
         headers = dict(record.headers)
         received = headers.get(records.HEADER_RECEIVED_AT) or b""
         received_at = int(received) if received.isdigit() and len(received) < _MAX_DIGITS else record.timestamp
         if not isinstance(event, StatusReport):
-            activities.incoming(_source(headers), event.device_id, event.channel_id, received_at)
+            source = _source(headers)
+            key = records.incoming_key(source, event.sms_id)
+            if key not in arrived and self._load(key) is None:
+                # Dropped at once: the mark that it was there is all that is needed.
+                arrived[key] = received_at + self._forget_after_ms
+                activities.incoming(source, event.device_id, event.channel_id, received_at)
             return
         key = record.key or b""
         message = self._cache.get(key) or self._message(key, headers, event.sms_id)

@@ -75,6 +75,7 @@ RAW_SCHEMA: Final = pa.schema(
         *_POSITION,
         *_RECEIPT,
         _field("content_type", pa.string(), "Content-Type of the webhook."),
+        _field("spooled", pa.bool_(), "Forwarded from ingest's spool, so it may be a second copy of the webhook."),
         _field("remote", pa.string(), "Address of the sender of the webhook, where the operator records it."),
         _field("body", pa.binary(), "The exact bytes received."),
         _field("kind", pa.string(), "status, incoming or unreadable."),
@@ -194,6 +195,7 @@ def raw_columns(records: Sequence[Record], zone: tzinfo) -> Columns:
     columns = _position_columns(records) | _receipt_columns(headers)
     columns["content_type"] = [_text(h.get(rec.HEADER_CONTENT_TYPE)) for h in headers]
     columns["remote"] = [_text(h.get(rec.HEADER_REMOTE)) for h in headers]
+    columns["spooled"] = [rec.HEADER_SPOOLED in h for h in headers]
     columns["body"] = [r.value for r in records]
     rows = len(records)
     kinds = [KIND_STATUS] * rows

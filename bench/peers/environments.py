@@ -54,6 +54,24 @@ def kafka_streams_peer() -> str:
     return f"{target / 'classes'}:{target / 'lib'}/*"
 
 
+def benthos_peer() -> str:
+    """Return the program of the Benthos peer.
+
+    Raises:
+        PeerMissingError: It cannot be built.
+    """
+    sources = sorted((HERE / "benthos").iterdir())
+    target = _folder("benthos", sources)
+    if not target.is_dir():
+        if shutil.which("go") is None:
+            msg = "Benthos needs go on PATH"
+            raise PeerMissingError(msg)
+        scratch = _scratch(target)
+        _run("Benthos", ["go", "build", "-C", str(HERE / "benthos"), "-o", str(scratch / "benthos"), "."])
+        scratch.rename(target)
+    return str(target / "benthos")
+
+
 def _folder(name: str, sources: Sequence[Path]) -> Path:
     """Return the folder of a peer, which exists only once it is whole. Its name changes with the sources."""
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]

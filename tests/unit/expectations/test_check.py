@@ -61,6 +61,12 @@ def test_right_data_passes_every_check(data: Path) -> None:
     assert report.note.startswith("checked 17 webhooks and 4 versions of messages")
 
 
+def test_a_copy_of_a_webhook_from_the_spool_is_no_fault(data: Path) -> None:
+    record = raw(0, status(0, 1))
+    land(data, record._replace(offset=17, headers=[*record.headers, ("spooled", b"1")]))
+    assert failed(check(data)) == {}
+
+
 def test_every_row_says_what_it_means_and_what_to_do(data: Path) -> None:
     for row in check(data).rows:
         assert len(row.meaning) > 20, row

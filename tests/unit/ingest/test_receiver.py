@@ -10,14 +10,16 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.kafka import KafkaSettings
 from gateway.payloads import parse
 from ingest.errors import CannotListenError, NotStoredError
-from ingest.producer import Webhook
+from ingest.metrics import Gauges
 from ingest.server import Receiver, http_server, serve
 from ingest.settings import IngestSettings
 from ingest.sources import Sources
+from ingest.spool import Webhook
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples" / "webhooks").glob("*.json"))
 TOKEN = "a-long-secret-token"  # noqa: S105 - a test's own
@@ -34,6 +36,12 @@ class ListSink:
         self.gate = asyncio.Event()
         self.gate.set()
         self.entered = asyncio.Event()
+
+    def state(self) -> dict[str, object]:
+        return {"kept": len(self.kept)}
+
+    def gauges(self) -> Gauges:
+        return {"kept": ("Webhooks kept.", len(self.kept))}
 
     async def put(self, webhook: Webhook) -> None:
         if self.trouble is not None:
@@ -233,15 +241,47 @@ async def test_too_many_at_once_are_asked_to_come_again(tmp_path: Path) -> None:
 
 async def test_trouble_is_answered_503_and_shows_in_readyz(tmp_path: Path) -> None:
     async with receiving(tmp_path) as running:
-        assert await (await running.http.get("/readyz")).json() == {"ready": True}
-        running.sink.trouble = "Kafka is not reachable"
+        assert await (await running.http.get("/readyz")).json() == {"ready": True, "kept": 0}
+        running.sink.trouble = "the spool is full"
         response = await running.http.post(PATH, data=STATUS)
         assert (response.status, response.headers["Retry-After"]) == (503, "5")
-        assert await error_of(response) == "not stored, send it again: Kafka is not reachable"
+        assert await error_of(response) == "not stored, send it again: the spool is full"
         ready = await running.http.get("/readyz")
-        assert (ready.status, await ready.json()) == (503, {"ready": False, "error": "Kafka is not reachable"})
+        assert (ready.status, await ready.json()) == (503, {"ready": False, "kept": 0, "error": "the spool is full"})
         assert (await running.http.get("/healthz")).status == 200
         assert (await running.http.head("/readyz")).status == 503
+
+
+async def test_metrics_count_requests_and_hold_no_secret(tmp_path: Path) -> None:
+    async with receiving(tmp_path) as running:
+
+        async def samples() -> dict[tuple[str, str, str], float]:
+            response = await running.http.get("/metrics")
+            assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+            text = await response.text()
+            assert TOKEN not in text
+            assert "acme" not in text
+            return {
+                (sample.name, sample.labels.get("route", ""), sample.labels.get("code", "")): sample.value
+                for family in text_string_to_metric_families(text)
+                for sample in family.samples
+            }
+
+        before = await samples()
+        for path in (PATH, PATH, f"/webhooks/{TOKEN}/acme", f"/{TOKEN}"):
+            await running.http.post(path, data=STATUS)
+        after = await samples()
+    added = {name: value - before.get(name, 0) for name, value in after.items() if value != before.get(name, 0)}
+    assert added.pop(("smspulse_ingest_webhook_seconds_sum", "", "")) > 0
+    added.pop(("smspulse_ingest_webhook_seconds_bucket", "", ""))
+    assert {name: value for name, value in added.items() if "created" not in name[0]} == {
+        ("smspulse_ingest_requests_total", "webhooks", "202"): 2,
+        ("smspulse_ingest_requests_total", "webhooks", "401"): 1,
+        ("smspulse_ingest_requests_total", "?", "404"): 1,
+        ("smspulse_ingest_requests_total", "metrics", "200"): 1,
+        ("smspulse_ingest_webhook_seconds_count", "", ""): 3,
+        ("smspulse_ingest_kept", "", ""): 2,
+    }
 
 
 async def test_draining_waits_for_what_is_in_flight_and_closes_connections(tmp_path: Path) -> None:

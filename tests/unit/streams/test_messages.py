@@ -189,6 +189,21 @@ def test_an_incoming_message_is_a_sign_of_life_and_no_traffic(stream: Stream) ->
     assert (state["incoming"], state["reports"], state["last_seen_at"], stream.counts()) == (1, 0, T0 + 60_000, {})
 
 
+def test_an_incoming_message_that_comes_again_counts_once(stream: Stream) -> None:
+    def text(at: int) -> Any:
+        one = record(5, at)
+        one.value = json.dumps({"sms_id": 17, "device_id": 8001, "channel_id": 1, "body": "x"}).encode()
+        return one
+
+    assert stream.run(text(0), text(1)).states == [(b"gw:incoming:17", None, T0 + FORGET)]
+    stream.reopen()
+    stream.run(text(2), record(5, 3), record(7, 4))
+    assert json.loads(stream.devices[b"gw:8001:1"])["incoming"] == 1
+    assert stream.version["sms_id"] == 17
+    stream.pass_time(FORGET)
+    assert b"gw:incoming:17" not in stream.store
+
+
 def test_an_image_without_a_device_is_counted_under_its_channel(stream: Stream) -> None:
     image = record(1)
     image.value = json.dumps({"sms_id": 17, "sim": 1, "type": "img", "img_url": "u"}).encode()

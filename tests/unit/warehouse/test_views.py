@@ -54,6 +54,22 @@ def test_raw_webhooks_are_all_there_duplicates_too(data: Path) -> None:
     assert found == [(n, kind, moment(0), "2026-11-24") for n, kind in enumerate(["status", "status", "unreadable"])]
 
 
+def test_a_webhook_that_went_to_kafka_and_to_the_spool_is_one_by_its_ingest_id(data: Path) -> None:
+    def spooled(record: Any, offset: int) -> Any:
+        return record._replace(offset=offset, headers=[*record.headers, ("spooled", b"1")])
+
+    first, late, only = raw(0, status(1, 6)), raw(1, status(2, 6)), raw(2, status(3, 6))
+    land(data, first, spooled(first, 1), spooled(only, 2), spooled(only, 3), raw(4, status(1, 6)))
+    land(
+        data,
+        *(record._replace(partition=1) for record in (spooled(late, 0), spooled(late, 1), late._replace(offset=2))),
+    )
+    sql = 'SELECT "partition", "offset", ingest_id, sms_id FROM raw_webhooks ORDER BY ALL'
+    assert rows(data, sql) == [(0, 0, "id-0", 1), (0, 2, "id-2", 3), (0, 4, "id-4", 1), (1, 2, "id-1", 2)]
+    assert rows(data, "SELECT count(*) FROM status_events") == [(4,)]
+    assert rows(data, "SELECT rows FROM freshness WHERE dataset = 'raw'") == [(8,)]
+
+
 def test_status_events_are_the_status_reports(data: Path) -> None:
     land(data, raw(0, status(1, 6), seconds=2), raw(1, {"sms_id": 5, "type": "text", "body": "Hi"}), raw(2, b"{"))
     found = rows(

@@ -1,0 +1,69 @@
+"""What `/metrics` tells Prometheus. No label has more than a handful of values, and none comes from a sender.
+
+Where several processes share a port, each counts in files of a folder that all share, and any of them tells the sum.
+"""
+
+import os
+from collections.abc import Iterator
+from functools import cache
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+REQUESTS: Final = Counter(
+    "smspulse_ingest_requests_total", "Requests answered, by route and HTTP status.", ["route", "code"], registry=None
+)
+SECONDS: Final = Histogram(
+    "smspulse_ingest_webhook_seconds",
+    "Time from a webhook's headers to its answer.",
+    buckets=_BUCKETS_S,
+    registry=None,
+)
+SPOOLED: Final = Counter("smspulse_ingest_spooled_total", "Webhooks that went to the spool.", registry=None)
+FORWARDED: Final = Counter(
+    "smspulse_ingest_forwarded_total", "Webhooks of the spool that went to Kafka, repetitions included.", registry=None
+)
+
+
+Gauges = dict[str, tuple[str, float]]
+"""What is looked up when Prometheus asks: each name behind `smspulse_ingest_`, with its description and value."""
+
+
+class _Gauges(Collector):
+    def __init__(self, values: Gauges) -> None:
+        self._values = values
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        for name, (description, value) in self._values.items():
+            yield GaugeMetricFamily(f"smspulse_ingest_{name}", description, value)
+
+
+@cache
+def _requests(route: str, code: int) -> Counter:
+    return REQUESTS.labels(route, str(code))
+
+
+def count(route: str, code: int, seconds: float) -> None:
+    """Count a request."""
+    _requests(route, code).inc()
+    if route == "webhooks":
+        SECONDS.observe(seconds)
+
+
+def exposition(gauges: Gauges) -> bytes:
+    """Return everything in Prometheus' text format."""
+    registry = CollectorRegistry()
+    if FOLDER_VARIABLE in os.environ:
+        MultiProcessCollector(registry)
+    else:
+        for metric in (REQUESTS, SECONDS, SPOOLED, FORWARDED):
+            registry.register(metric)
+    registry.register(_Gauges(gauges))
+    return generate_latest(registry)

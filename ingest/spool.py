@@ -1,0 +1,252 @@
+"""Webhooks on disk while Kafka is away: an SQLite table that all ingest processes of a data folder share.
+
+A row holds all webhooks that waited together, so they share one fsync. `seq` counts webhooks; a row has its last one's.
+
+Guarantee: `append` returns only after the fsync. What a crash tears off the end of the write-ahead log is recognised
+by SQLite's checksums; it was never answered. Rows are in order of arrival.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from ingest.errors import SpoolError, SpoolFullError
+from ingest.settings import IngestSettings
+
+_ROOM_BYTES: Final = 1_048_576
+"""With less room than this, another webhook may not fit."""
+_SHRINK_FROM_PAGES: Final = 1_000
+_SCHEMA: Final = """
+    CREATE TABLE IF NOT EXISTS spool (
+        seq INTEGER PRIMARY KEY,
+        webhooks INTEGER NOT NULL,
+        received_at INTEGER NOT NULL,
+        data BLOB NOT NULL
+    )
+"""
+
+
+class Webhook(NamedTuple):
+    """One record of `sms.raw`, see `gateway.records`. `received_at` is in milliseconds since 1970 UTC."""
+
+    key: bytes | None
+    body: bytes
+    headers: list[tuple[str, bytes]]
+    received_at: int
+
+
+class SpoolState(NamedTuple):
+    """What is in a spool: webhooks, bytes on disk, the age of the oldest in seconds; and why it is full, or None."""
+
+    webhooks: int
+    size: int
+    oldest_s: float
+    full: str | None
+
+
+class Spool:
+    """The spool of a data folder.
+
+    `append`, `read` and `forget` block on the disk and belong to one thread; the rest is quick and for any one other.
+
+    Args:
+        data: The data folder; the spool is in `spool/` there.
+        settings: Its bounds.
+
+    Raises:
+        SpoolError: The spool cannot be opened.
+    """
+
+    def __init__(self, data: Path, settings: IngestSettings) -> None:
+        self._folder = data / "spool"
+        self._settings = settings
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._write_lock = os.open(self._folder / "write.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            self._forward_lock = os.open(self._folder / "forward.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            with self._locked():
+                self._db = self._open()
+                self._db.execute(_SCHEMA)
+                self._reader = self._open()
+                self.is_empty()
+            for folder in (self._folder, data):
+                _fsync_folder(folder)
+        except (OSError, sqlite3.Error) as error:
+            raise SpoolError(self._folder, str(error)) from error
+
+    def _open(self) -> sqlite3.Connection:
+        path = self._folder / "spool.sqlite"
+        path.touch(mode=0o600)
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        # Some builds overwrite what is deleted, for which a full disk has no room.
+        db.execute("PRAGMA secure_delete = FAST")
+        return db
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Let one process at a time write.
+
+        SQLite's own lock would have the others poll, and up to 3.51.2 it lets two checkpoints and a write damage the
+        file (its "WAL-reset bug").
+        """
+        fcntl.flock(self._write_lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._write_lock, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close it; nothing else may be called afterwards."""
+        with self._locked():  # the last connection writes a checkpoint
+            self._reader.close()
+            self._db.close()
+        os.close(self._write_lock)
+        os.close(self._forward_lock)
+
+    def append(self, webhooks: Sequence[Webhook]) -> None:
+        """Store webhooks behind all others, durably.
+
+        Raises:
+            SpoolFullError: There is no room; nothing was stored, or nobody knows.
+        """
+        # Latin-1 is a character a byte, so JSON holds any body exactly.
+        data = orjson.dumps(
+            [
+                (
+                    key.decode("latin-1") if key is not None else None,
+                    body.decode("latin-1"),
+                    [(name, value.decode("latin-1")) for name, value in headers],
+                    received_at,
+                )
+                for key, body, headers, received_at in webhooks
+            ]
+        )
+        try:
+            with self._locked():
+                if (full := self._state(self._db, len(data)).full) is not None:
+                    raise SpoolFullError(full)
+                self._db.execute(
+                    "INSERT INTO spool SELECT coalesce(max(seq), 0) + ?, ?, ?, ? FROM spool",
+                    (len(webhooks), len(webhooks), webhooks[0].received_at, data),
+                )
+        except (OSError, sqlite3.Error) as error:
+            msg = f"the spool cannot be written: {getattr(error, 'strerror', None) or error}"
+            raise SpoolFullError(msg) from error
+
+    def read(self, after: int, webhooks: int) -> tuple[int, list[Webhook]]:
+        """Return the oldest webhooks behind a seq, some more than so many if there are, and the seq of the last.
+
+        Raises:
+            SpoolError: The spool cannot be read.
+        """
+        found: list[Webhook] = []
+        try:
+            rows = self._db.execute("SELECT seq, data FROM spool WHERE seq > ? ORDER BY seq", (after,))
+            for seq, data in rows:
+                after = seq
+                found += map(_webhook, orjson.loads(data))
+                if len(found) >= webhooks:
+                    break
+            rows.close()
+        except (orjson.JSONDecodeError, sqlite3.Error) as error:
+            raise SpoolError(self._folder, str(error)) from error
+        return after, found
+
+    def forget(self, up_to: int) -> None:
+        """Delete the webhooks up to a seq, and give the disk back what a spool that is empty now does not need.
+
+        Raises:
+            SpoolError: It cannot be written; the webhooks are still there.
+        """
+        try:
+            with self._locked():
+                self._db.execute("DELETE FROM spool WHERE seq <= ?", (up_to,))
+                if self._pages(self._db)[0] > _SHRINK_FROM_PAGES and _is_empty(self._db):
+                    with contextlib.suppress(sqlite3.Error):  # it is tried again next time
+                        self._db.execute("VACUUM")
+                        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except (OSError, sqlite3.Error) as error:
+            raise SpoolError(self._folder, str(error)) from error
+
+    @contextlib.contextmanager
+    def forwarding(self) -> Iterator[bool]:
+        """Say whether this process may forward now, and let no other one do so meanwhile."""
+        try:
+            fcntl.flock(self._forward_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in {errno.EAGAIN, errno.EACCES}:
+                raise
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            fcntl.flock(self._forward_lock, fcntl.LOCK_UN)
+
+    def is_empty(self) -> bool:
+        """Say whether there is nothing in it, of this process or of any other."""
+        return _is_empty(self._reader)
+
+    def state(self) -> SpoolState:
+        """Return what is in it."""
+        return self._state(self._reader, _ROOM_BYTES)
+
+    def _state(self, db: sqlite3.Connection, room: int) -> SpoolState:
+        first = db.execute("SELECT seq - webhooks, received_at FROM spool ORDER BY seq LIMIT 1").fetchone()
+        webhooks, oldest_s = 0, 0.0
+        if first is not None:
+            ((last,),) = db.execute("SELECT max(seq) FROM spool")
+            webhooks = (last or first[0]) - first[0]
+            oldest_s = max(time.time() - first[1] / 1000, 0.0)
+        pages, free, page_bytes = self._pages(db)
+        size = (pages - free) * page_bytes
+        return SpoolState(webhooks, size, oldest_s, self._full(size + room, oldest_s, room))
+
+    def _full(self, size: int, oldest_s: float, room: int) -> str | None:
+        settings = self._settings
+        if size > settings.spool_max_bytes:
+            return "the spool is full"
+        if oldest_s > settings.spool_max_age_s:
+            return "the spool has waited for Kafka for too long"
+        disk = os.statvfs(self._folder)
+        if disk.f_bavail * disk.f_frsize - room < settings.spool_reserve_bytes:
+            return "the disk of the spool is full"
+        return None
+
+    @staticmethod
+    def _pages(db: sqlite3.Connection) -> tuple[int, int, int]:
+        names = ("page_count", "freelist_count", "page_size")
+        pages, free, page_bytes = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+        return pages, free, page_bytes
+
+
+def _is_empty(db: sqlite3.Connection) -> bool:
+    return db.execute("SELECT 1 FROM spool LIMIT 1").fetchone() is None
+
+
+def _webhook(row: list[Any]) -> Webhook:
+    key, body, headers, received_at = row
+    return Webhook(
+        key.encode("latin-1") if key is not None else None,
+        body.encode("latin-1"),
+        [(name, value.encode("latin-1")) for name, value in headers],
+        received_at,
+    )
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,248 @@
+"""Take Kafka away from ingest under steady traffic, kill ingest meanwhile, and judge every record afterwards.
+
+    make outage                                            10 minutes at 200 webhooks a second
+    make outage ARGS="--seconds 60 --kills 10 --processes 2"
+    make outage ARGS="--pause"                             Kafka is not stopped, but answers nothing (SIGSTOP)
+
+Exits with 0 when every webhook answered 202 is in Kafka, those of a key in the order in which they were sent, and each
+of which there are copies is marked as such; with 1 when not, with 2 when it could not be run.
+"""
+
+import argparse
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import aiohttp
+from kafka import KafkaConsumer
+
+from gateway.kafka import KafkaSettings
+from gateway.topics import RAW
+from ingest.sources import add_source, webhook_url
+from smspulse.broker import KafkaBroker
+from smspulse.kafka_node import BrokerSettings
+from smspulse.processes import die_with_parent, free_port
+from smspulse.topics import ensure_topics
+
+SOURCE = "outage"
+_KEYS = 40
+_WARM_UP_S = 1.0
+_PATIENCE_S = 60.0
+_STARTER = ThreadPoolExecutor(1)  # processes end with the thread that starts them
+
+
+@dataclass
+class Found:
+    """What a run came to: the ingest_ids answered, by key in the order sent, and what Kafka holds of them."""
+
+    answered: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    refused: Counter[int] = field(default_factory=Counter)
+    broken: int = 0
+    spooled: int = 0
+    lost: int = 0
+    unordered: int = 0
+    copies: int = 0
+    unmarked: int = 0
+    emptied_s: float = 0.0
+    sent_while_emptying: int = 0
+
+    def total(self) -> int:
+        return sum(map(len, self.answered.values()))
+
+    @property
+    def ok(self) -> bool:
+        return not (self.lost or self.unordered or self.unmarked or self.refused)
+
+
+class Ingest:
+    """`smspulse ingest`, started again whenever it was killed."""
+
+    def __init__(self, data: Path, bootstrap: str, processes: int, log: Path) -> None:
+        self.url = f"http://127.0.0.1:{free_port()}"
+        port = self.url.rpartition(":")[2]
+        self._command = [*(sys.executable, "-m", "smspulse", "ingest", "--data", str(data), "--broker", bootstrap)]
+        self._command += ["--port", port] + (["--processes", str(processes)] if processes > 1 else [])
+        self._log = log
+        self.process = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        with self._log.open("ab") as out:
+            return subprocess.Popen(self._command, stdout=out, stderr=out, preexec_fn=die_with_parent())  # noqa: PLW1509
+
+    def kill(self) -> None:
+        """Kill one process: the only one, or the first of several, which its parent starts again."""
+        listed = subprocess.run(["ps", "--ppid", str(self.process.pid), "-o", "pid="], capture_output=True, check=False)
+        if receivers := listed.stdout.split():
+            os.kill(int(receivers[0]), signal.SIGKILL)
+            return
+        self.process.kill()
+        self.process.wait()
+        self.process = self._start()
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(20)
+
+
+async def _send(
+    http: aiohttp.ClientSession, url: str, key: int, pause: float, stop: asyncio.Event, found: Found
+) -> None:
+    """Send the webhooks of one key one after another, each when it is due; one that is not answered 202 again."""
+    loop = asyncio.get_running_loop()
+    due, number = loop.time() + pause * key / _KEYS, 0
+    while not stop.is_set():
+        await asyncio.sleep(due - loop.time())
+        try:
+            async with http.post(url, data=b'{"sms_id": %d, "status_id": %d}' % (key, number)) as answer:
+                if answer.status == 202:
+                    found.answered[key].append((await answer.json())["ingest_id"])
+                    due, number = due + pause, number + 1
+                    continue
+                found.refused[answer.status] += 1
+        except (aiohttp.ClientError, OSError):
+            found.broken += 1
+        await asyncio.sleep(0.05)
+
+
+async def _spool(http: aiohttp.ClientSession, url: str) -> int | None:
+    """Return how many webhooks the spool holds; None while nobody tells."""
+    try:
+        async with http.get(f"{url}/readyz") as answer:
+            return int((await answer.json())["spool"]["webhooks"])
+    except (aiohttp.ClientError, OSError):
+        return None
+
+
+async def hurt(broker: KafkaBroker, running: Ingest, webhook: str, options: argparse.Namespace) -> Found:
+    """Inflict the outage; return what was answered."""
+    found, stop = Found(), asyncio.Event()
+    in_starter = partial(asyncio.get_running_loop().run_in_executor, _STARTER)
+    connector = aiohttp.TCPConnector(limit=0, force_close=options.processes > 1)
+    async with aiohttp.ClientSession(connector=connector) as http, asyncio.TaskGroup() as senders:
+        deadline = time.monotonic() + _PATIENCE_S
+        while await _spool(http, running.url) is None:
+            if time.monotonic() > deadline:
+                msg = "ingest does not listen"
+                raise TimeoutError(msg)
+            await asyncio.sleep(0.05)
+        for key in range(_KEYS):
+            senders.create_task(_send(http, webhook, key, _KEYS / options.rate, stop, found))
+        await asyncio.sleep(_WARM_UP_S)
+        jvm = broker.jvm if options.pause else None
+        if jvm is not None:
+            os.kill(jvm, signal.SIGSTOP)
+        else:
+            await asyncio.to_thread(broker.stop)
+        for _ in range(options.kills):
+            await asyncio.sleep(options.seconds / (options.kills + 1))
+            await in_starter(running.kill)
+        await asyncio.sleep(options.seconds / (options.kills + 1))
+        if jvm is not None:
+            os.kill(jvm, signal.SIGCONT)
+        else:
+            await in_starter(broker.start)
+        deadline = time.monotonic() + _PATIENCE_S + options.seconds
+        most, began, before = 0, time.monotonic(), found.total()
+        while (now := await _spool(http, running.url)) != 0:
+            if now is not None and now >= most:
+                most, began, before = now, time.monotonic(), found.total()
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.02)
+        found.spooled = most
+        found.emptied_s, found.sent_while_emptying = time.monotonic() - began, found.total() - before
+        await asyncio.sleep(_WARM_UP_S)
+        stop.set()
+    return found
+
+
+def judge(kafka: KafkaSettings, found: Found) -> None:
+    """Compare what was answered with what Kafka holds."""
+    seen: dict[str, int] = {}
+    copies: Counter[str] = Counter()
+    consumer = KafkaConsumer(
+        auto_offset_reset="earliest", enable_auto_commit=False, consumer_timeout_ms=1500, **kafka.kafka_python()
+    )
+    consumer.subscribe([RAW])
+    for number, record in enumerate(consumer):
+        headers = dict(record.headers)
+        ingest_id = headers["ingest_id"].decode()
+        if ingest_id in seen and "spooled" not in headers:
+            found.unmarked += 1
+        copies[ingest_id] += 1
+        seen.setdefault(ingest_id, number)  # a key is in one partition, so its numbers are in order
+    consumer.close()
+    found.copies = copies.total() - len(copies)
+    for ids in found.answered.values():
+        found.lost += sum(ingest_id not in seen for ingest_id in ids)
+        places = [seen[ingest_id] for ingest_id in ids if ingest_id in seen]
+        found.unordered += sum(later < earlier for earlier, later in pairwise(places))
+
+
+@contextmanager
+def _broker(folder: Path) -> Iterator[tuple[KafkaBroker, KafkaSettings]]:
+    settings = BrokerSettings(port=free_port(), controller_port=0)
+    with KafkaBroker(folder / "broker", settings) as broker:
+        kafka = KafkaSettings(bootstrap=broker.address, partitions=4, replication=1, min_insync=1)
+        ensure_topics(kafka, timeout_s=30)
+        yield broker, kafka
+
+
+def run(options: argparse.Namespace, folder: Path) -> int:
+    data = folder / "data"
+    data.mkdir(parents=True)
+    with _broker(folder) as (broker, kafka):
+        token = add_source(data, SOURCE)
+        running = Ingest(data, kafka.bootstrap, options.processes, folder / "ingest.log")
+        try:
+            found = asyncio.run(hurt(broker, running, webhook_url(running.url, SOURCE, token), options))
+        finally:
+            code = running.stop()
+        judge(kafka, found)
+    print(
+        f"{found.total():,} webhooks answered 202, {found.refused.total():,} refused, "
+        f"{found.broken:,} connections broken, {found.spooled:,} in the spool at most"
+    )
+    if found.emptied_s:
+        rate = (found.spooled + found.sent_while_emptying) / found.emptied_s
+        print(f"the spool was empty after {found.emptied_s:.2f} s")
+        print(f"figure forwarded_vs_arrival_rate {rate / options.rate:.1f} goal >= 5")
+    print(f"{found.copies:,} copies, {found.unmarked:,} of them without their mark; ingest ended with {code}")
+    print(f"{found.lost:,} lost, {found.unordered:,} out of order")
+    return 0 if found.ok and code == 0 else 1
+
+
+def main() -> int:
+    """Run it and print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=600, help="how long Kafka is away")
+    parser.add_argument("--rate", type=float, default=200, help="webhooks a second")
+    parser.add_argument("--kills", type=int, default=0, help="how often ingest is killed meanwhile")
+    parser.add_argument("--processes", type=int, default=1, help="of ingest")
+    parser.add_argument("--keep", action="store_true", help="keep the folder")
+    parser.add_argument("--pause", action="store_true", help="stop Kafka's process instead of ending it")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="smspulse-outage-"))
+    code = run(options, folder)
+    if code or options.keep:
+        print(f"kept for a look: {folder}", file=sys.stderr)
+    else:
+        shutil.rmtree(folder)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
