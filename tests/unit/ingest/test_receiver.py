@@ -13,9 +13,10 @@ from aiohttp import web
 
 from gateway.kafka import KafkaSettings
 from gateway.payloads import parse
+from ingest.connections import http_server
 from ingest.errors import CannotListenError, NotStoredError
 from ingest.producer import Webhook
-from ingest.server import Receiver, http_server, serve
+from ingest.server import Receiver, serve
 from ingest.settings import IngestSettings
 from ingest.sources import Sources
 
@@ -60,8 +61,9 @@ class Running:
 @asynccontextmanager
 async def receiving(tmp_path: Path, **settings: object) -> AsyncIterator[Running]:
     sink = ListSink()
-    receiver = Receiver(IngestSettings.model_validate(settings), Sources(tmp_path, f"acme={TOKEN}"), sink)
-    runner = web.ServerRunner(http_server(receiver), shutdown_timeout=0.1)
+    running_settings = IngestSettings.model_validate(settings)
+    receiver = Receiver(running_settings, Sources(tmp_path, f"acme={TOKEN}"), sink)
+    runner = web.ServerRunner(http_server(receiver.handle, running_settings), shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
