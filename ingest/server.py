@@ -97,10 +97,8 @@ class Receiver:
         match parts:
             case ["", "webhooks", source, *rest] if len(rest) < 2:  # noqa: PLR2004 - source, or source and token
                 response = await self._webhook(request, source, rest[0] if rest else "")
-            case ["", "healthz" | "readyz" as route]:
+            case ["", "healthz" | "readyz" | "openapi.json" as route]:
                 response = self._state(request, route)
-            case ["", "openapi.json"] if request.method in {"GET", "HEAD"}:
-                response = web.Response(body=_OPENAPI, headers=JSON)
             case _:
                 response = error_response(404, "nothing is here: webhooks go to POST /webhooks/{source}/{token}")
         if self._idle is not None:
@@ -117,6 +115,8 @@ class Receiver:
             return error_response(405, f"/{route} answers GET and HEAD", Allow="GET, HEAD")
         if route == "healthz":
             return web.Response(body=b'{"alive":true}', headers=JSON)
+        if route == "openapi.json":
+            return web.Response(body=_OPENAPI, headers=JSON)
         trouble = self._sink.trouble
         body = {"ready": True} if trouble is None else {"ready": False, "error": trouble}
         return web.Response(status=200 if trouble is None else 503, body=orjson.dumps(body), headers=JSON)
