@@ -83,6 +83,6 @@ def _known(received: dict[str, Any], fields: tuple[str, ...], flaws: tuple[str, 
             if field in flaws and value is not None:
                 value = True  # as unreadable as what was there
             elif isinstance(value, dict):
-                value = {part: value[part] for part in _TIME_FIELDS if part in value}
+                value = {part: value[part] for part in _TIME_FIELDS if isinstance(value.get(part), str)}
             kept[field] = value
     return kept

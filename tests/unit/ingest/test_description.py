@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from test_receiver import TOKEN, receiving
 
-
 VALID = f'[parameters]\n"path.source" = "acme"\n"path.token" = "{TOKEN}"\n'
 
 
