@@ -1,6 +1,6 @@
 # `make` lists the targets. ARGS reaches the command: make run ARGS="--for 60"
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint chaos bench bench-streams lock clean
+.PHONY: help setup run test lint chaos fuzz bench bench-streams lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -30,6 +30,9 @@ test: setup ## run every test; ARGS="-k name" chooses
 
 chaos: setup ## kill processes under traffic and compare with the truth; ARGS="--kills 100"
 	@$(BIN)/python tests/chaos/chaos.py $(ARGS)
+
+fuzz: setup ## send ingest a million requests that no gateway would; ARGS="--requests 10000"
+	@$(BIN)/python tests/chaos/fuzz.py $(ARGS)
 
 bench: bench-streams ## run every benchmark; ARGS=--quick for short runs
 

@@ -51,6 +51,8 @@ _WITHHELD: Final = "withheld"
 BOM: Final = b"\xef\xbb\xbf"
 # The reports of one message repeat its number and its time: some 2 µs a report are saved.
 _REMEMBERED: Final = 16_384
+_LONGEST_REMEMBERED: Final = 64
+"""In signs; longer ones are no numbers, and so many of them would fill the memory."""
 
 
 class StatusReport(NamedTuple):
@@ -144,9 +146,13 @@ def withheld(error: UnreadablePayload, length: int) -> bytes:
     return orjson.dumps({_WITHHELD: error.reason, "field": error.field, "bytes": length})
 
 
-@lru_cache(_REMEMBERED)
 def normalise_address(address: str) -> str:
     """Bring a phone number to one spelling (`+49 157 5298 2212` is `+4915752982212`); leave a sender's name alone."""
+    return _normalised(address) if len(address) <= _LONGEST_REMEMBERED else _normalised.__wrapped__(address)
+
+
+@lru_cache(_REMEMBERED)
+def _normalised(address: str) -> str:
     bare = _PHONE_PUNCTUATION.sub("", address)
     return bare if _PHONE_NUMBER.fullmatch(bare) else address.strip()
 

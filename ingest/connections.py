@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import orjson
 from aiohttp import hdrs, web
+from aiohttp.http import RawRequestMessage
 
 from ingest.errors import CertificateError
 from ingest.limits import Address, Connections, Senders
@@ -63,6 +64,11 @@ class _Protocol(web.RequestHandler):
             self.force_close()
         else:
             self._late = self._loop.call_later(self._first_timeout, self._end_if_silent)
+
+    def data_received(self, data: bytes) -> None:
+        """Drop what comes behind nonsense: aiohttp would keep up to 32 pieces of it, some 8 MiB, with their errors."""
+        if not self._messages or isinstance(self._messages[-1][0], RawRequestMessage):
+            super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Count it no more."""

@@ -1,0 +1,582 @@
+"""Send ingest what no gateway would, and judge every answer.
+
+    make fuzz                                       1,000,000 requests, some six minutes
+    make fuzz ARGS="--requests 10000 --seed 7"
+    make fuzz ARGS="--mutation leak"                with a fault of ours: has to be caught
+
+Ingest is a process of its own, with its limits low, personal data hidden, and a sink that keeps nothing and refuses one
+webhook in fifty. What has to hold: each answer is one of those that are due, in JSON, and quotes nothing; webhooks of a
+well-behaved sender are taken all the while; at the end no webhook is in flight, no file open, no line logged, and the
+memory is what it was after the first part.
+
+Exits with 0 when all of that holds, with 1 when something does not.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import gzip
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import uvloop
+from aiohttp import web
+
+from ingest.connections import http_server
+from ingest.errors import NotStoredError
+from ingest.producer import Webhook
+from ingest.server import Receiver
+from ingest.settings import IngestSettings
+from ingest.sources import Sources
+
+TOKEN = "c0ffee-token-of-the-fuzz"  # noqa: S105 - of this run alone
+PATH = f"/webhooks/acme/{TOKEN}".encode()
+LIMIT = 65_536
+GROWTH_MB = 16
+SENDERS = 48
+_WARM_UP = 0.3
+_ANSWER_S = 10.0
+_OPEN_END_S = 0.05
+_CLOSED = 0
+_REFUSALS = {400, 401, 403, 404, 405, 408, 413}
+_TAKEN = {202, 429, 503}
+_KNOWN = _REFUSALS | _TAKEN | {200}
+
+
+# The side that is tried.
+
+
+class Sink:
+    """Counts webhooks and refuses one in fifty."""
+
+    def __init__(self, mutation: str) -> None:
+        self.trouble = None
+        self.count = self.refused = 0
+        self._mutation, self._leak = mutation, []
+
+    async def put(self, webhook: Webhook) -> None:
+        await asyncio.sleep(0)
+        self.count += 1
+        if self.count % 50 == 0:
+            self.refused += 1
+            why = "the sink is full"
+            raise NotStoredError(why)
+        if self._mutation == "leak":
+            self._leak.append(bytes(20_000))
+        if self._mutation == "fault" and self.count % 1000 == 0:
+            raise RuntimeError(webhook.body)
+
+
+async def serve(data: Path, mutation: str) -> None:
+    """Receive webhooks until SIGTERM; say on which port, and in the end how many were kept."""
+    logging.basicConfig(level=logging.WARNING)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    settings = IngestSettings(
+        port=0,
+        max_body_bytes=LIMIT,
+        body_timeout_s=0.5,
+        header_timeout_s=0.5,
+        idle_timeout_s=2,
+        max_connections=SENDERS + 8,
+        rate_per_s=500,
+        rate_burst=2000,
+        privacy="hmac",
+        privacy_key="of this run alone",
+        bodies="drop",
+    )
+    sink = Sink(mutation)
+    receiver = Receiver(settings, Sources(data, f"acme={TOKEN},limited={TOKEN}"), sink)
+    receiver._rate = _OnlyLimited(receiver._rate)
+    runner = web.ServerRunner(http_server(receiver.handle, settings), shutdown_timeout=1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
+    await site.start()
+    print(site.port, flush=True)
+    await stop.wait()
+    await receiver.drain()
+    await runner.cleanup()
+    print(json.dumps({"kept": sink.count - sink.refused, "refused": sink.refused}), flush=True)
+
+
+class _OnlyLimited:
+    """Rates for one source: the answers to the others are then known beforehand."""
+
+    def __init__(self, rate: object) -> None:
+        self._rate = rate
+
+    def wait_s(self, source: str) -> float:
+        return self._rate.wait_s(source) if source == "limited" else 0.0
+
+
+# What is sent.
+
+
+class Case(NamedTuple):
+    """One request: what to send, piece by piece, and what may come back; `ends` if the connection is over after it.
+
+    Pieces: bytes to send, a number of seconds to wait, or `END`, after which nothing more is sent. `open_end`: what was
+    sent may be the beginning of something, so there need not be an answer yet.
+    """
+
+    kind: str
+    pieces: tuple[bytes | float | None, ...]
+    due: set[int]
+    ends: bool = False
+    open_end: bool = False
+    method: bytes = b"POST"
+
+
+END = None
+_NUMBERS = [b"NaN", b"-Infinity", b"1e999", b"-0", b"1" * 400, b"0.1e-400", b"1.0", b"18446744073709551616", b"0x1"]
+_TEXTS = [rb'"\ud800"', rb'"\udfff\ud800"', rb'"\u0000"', b'"\xff\xfe"', b'"\xed\xa0\x80"', b'"+49 157 1234567"', b'""']
+_FIELDS = [b"sms_id", b"status_id", b"sendto", b"address", b"type", b"date", b"senttime", b"body", b"img_url", b"sim"]
+
+
+class Cases:
+    """Makes requests at random, the same for the same seed."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        quick = [self.status, self.odd_fields, self.mutated, self.encoded, self.chunked, self.refused, self.path]
+        frail = [self.garbage, self.bad_head, self.bad_length, self.bad_chunks, self.huge_head, self.upgrade]
+        slow = [self.slow_head, self.slow_body, self.half_closed, self.aborted, self.deaf, self.too_large]
+        self._kinds = quick + frail + slow
+        self._weights = [30, 20, 10, 6, 10, 5, 4] + [1.5] * len(frail) + [0.1] * len(slow)
+
+    def next(self) -> Case:
+        """Return one more request."""
+        return self._rng.choices(self._kinds, self._weights)[0]()
+
+    def _post(
+        self, kind: str, body: bytes, due: set[int] = _TAKEN, path: bytes = PATH, extra: bytes = b"", ends: bool = False
+    ) -> Case:
+        head = b"POST %s HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n" % (path, extra, len(body))
+        return Case(kind, (head + body,), due, ends)
+
+    def _bytes(self, most: int) -> bytes:
+        return self._rng.randbytes(self._rng.randrange(most))
+
+    def _value(self) -> bytes:
+        rng = self._rng
+        kind = rng.randrange(10)
+        if kind == 0:
+            return b"[" * (depth := rng.choice([3, 200, 300, 1100, 20_000])) + b"]" * rng.choice([depth, depth - 1])
+        if kind == 1:
+            return b'{"date":"2026-01-02","timezone":%s}' % rng.choice(_TEXTS)
+        if kind == 2:
+            return b"1" * rng.choice([20, 5000, 60_000])
+        if kind == 3:
+            return b'{"a":' * (depth := rng.choice([3, 200, 300, 1100])) + b"1" + b"}" * depth
+        if kind == 4:
+            return b'"+%s"' % (b"%d" % rng.getrandbits(60) * rng.choice([1, 10, 3000]))
+        return rng.choice(_NUMBERS if kind < 7 else _TEXTS)
+
+    def status(self) -> Case:
+        """What a gateway sends."""
+        path = rb"/webhooks/limited/%s" % TOKEN.encode() if self._rng.random() < 0.1 else PATH
+        return self._post(
+            "status", b'{"sms_id":%d,"status_id":7,"sendto":"+4915712345"}' % self._rng.getrandbits(40), path=path
+        )
+
+    def odd_fields(self) -> Case:
+        """JSON, or nearly: NaN, duplicate keys, surrogates, deep, huge numbers."""
+        fields = self._rng.choices(_FIELDS, k=self._rng.randrange(1, 8))
+        start = self._rng.choice([b'{"sms_id":1,"status_id":7', b'{"sms_id":1,"type":"text"', b'{"event":1'])
+        body = start + b"".join(b',"%s":%s' % (field, self._value()) for field in fields) + b"}"
+        return self._post("odd fields", body[:LIMIT])
+
+    def mutated(self) -> Case:
+        body = bytearray(
+            b'{"sms_id": 17, "status_id": 7, "sendto": "+49 157 5298 2212", "senttime": "2026-01-02 03:04:05"}'
+        )
+        for _ in range(self._rng.randrange(1, 6)):
+            body[self._rng.randrange(len(body))] = self._rng.randrange(256)
+        return self._post("mutated", bytes(body[: self._rng.randrange(len(body) + 1)]))
+
+    def encoded(self) -> Case:
+        text = '{"sms_id": 17, "status_id": 7, "status_message": "доставлено"}'
+        name = self._rng.choice(["utf-16", "utf-32", "utf-7", "utf-8-sig", "cp1251", "gzip"])
+        body = gzip.compress(text.encode()) if name == "gzip" else text.encode(name)
+        extra = b"Content-Encoding: gzip\r\n" if self._rng.random() < 0.3 else b""
+        kinds = [b"application/json", b"text/plain; charset=nonsense", b"multipart/form-data", bytes(range(128, 255))]
+        return self._post("encoded", body, extra=extra + b"Content-Type: %s\r\n" % self._rng.choice(kinds))
+
+    def chunked(self) -> Case:
+        head = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n" % PATH
+        if self._rng.random() < 0.1:
+            head += b"Expect: 100-continue\r\n"
+        chunks = [self._bytes(300) or b"x" for _ in range(self._rng.randrange(6))]
+        extension = self._rng.choice([b"", b"", b";a=b"])
+        text = b"".join(b"%x%s\r\n%s\r\n" % (len(chunk), extension, chunk) for chunk in chunks)
+        whole = head + b"\r\n" + text + b"0\r\n\r\n"
+        cut = self._rng.randrange(len(whole))
+        return Case("chunked", (whole[:cut], whole[cut:]), _TAKEN)
+
+    def refused(self) -> Case:
+        token = self._rng.choice(
+            [b"", b"x", b"%00", b"%ff%fe", b"%F0%9F%98%80", b"\xc3\xa9", PATH[-24:-1], b"a" * 3000]
+        )
+        basic = self._rng.choice([b"", b"Authorization: Basic %%%\r\n", b"Authorization: Basic /w==\r\n"])
+        forwarded = b"X-Forwarded-For: %s\r\n" % self._rng.choice([b"1.2.3.4", b"[::", b"," * 500, b"\xff"])
+        return self._post("refused", b"{}", {400, 401}, b"/webhooks/acme/" + token, basic + forwarded)
+
+    def path(self) -> Case:
+        names = [
+            b"/",
+            b"//",
+            b"/webhooks",
+            b"/healthz",
+            b"/readyz",
+            b"/openapi.json",
+            b"*",
+            b"http://x/healthz",
+            b"/" + b"a" * 7000,
+        ]
+        methods = [b"GET", b"HEAD", b"PUT", b"OPTIONS", b"TRACE", b"DELETE", b"PATCH", b"POST"]
+        method = self._rng.choice(methods)
+        head = b"%s %s HTTP/1.1\r\nHost: x\r\n\r\n" % (method, self._rng.choice(names))
+        return Case("path", (head,), {200, 400, 404, 405}, method=method)
+
+    def garbage(self) -> Case:
+        return Case("garbage", (self._bytes(2000) + b"\r\n\r\n",), _KNOWN, ends=True, open_end=True)
+
+    def bad_head(self) -> Case:
+        head = bytearray(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nA: b\r\n\r\n{}" % PATH)
+        for _ in range(self._rng.randrange(1, 4)):
+            at = self._rng.randrange(len(head))
+            head[at : at + self._rng.randrange(2)] = self._rng.choice(
+                [b"\r", b"\n", b"\0", b" ", b":", b"\xff", b"\r\n\r\n"]
+            )
+        return Case("bad head", (bytes(head),), _KNOWN, ends=True, open_end=True)
+
+    def bad_length(self) -> Case:
+        lengths = [
+            b"-1",
+            b"+2",
+            b"0x2",
+            b"2, 2",
+            b"2\r\nContent-Length: 3",
+            b"",
+            b" ",
+            b"1" * 30,
+            b"\xd9\xa2",
+            b"1_0",
+            b"1",
+        ]
+        both = b"2\r\nTransfer-Encoding: %s" % self._rng.choice([b"chunked", b"gzip", b"chunked, chunked", b"x"])
+        length = self._rng.choice([*lengths, both])
+        text = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %s\r\n\r\n{}\r\n\r\n" % (PATH, length)
+        return Case("bad length", (text,), _KNOWN, ends=True, open_end=True)
+
+    def bad_chunks(self) -> Case:
+        head = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % PATH
+        chunks = [
+            b"zz\r\n",
+            b"-1\r\n",
+            b"ffffffffffffffffff\r\n",
+            b"5\r\nabc\r\n",
+            b"1\r\nab\r\n",
+            b"1" * 5000,
+            b"1;" + b"x" * 20_000,
+        ]
+        return Case("bad chunks", (head + self._rng.choice(chunks),), _KNOWN, ends=True, open_end=True)
+
+    def huge_head(self) -> Case:
+        one = b"X: " + b"y" * self._rng.choice([8_000, 9_000, 100_000]) + b"\r\n"
+        text = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n%s\r\n" % (
+            PATH,
+            one * self._rng.choice([1, 10, 100]),
+        )
+        return Case("huge head", (text,), {202, 400, 503}, ends=True)
+
+    def upgrade(self) -> Case:
+        extra = self._rng.choice(
+            [b"websocket\r\nSec-WebSocket-Key: x", b"h2c\r\nHTTP2-Settings: AAMAAABk", b"TLS/1.0", b""]
+        )
+        text = b"POST %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %s\r\nContent-Length: 0\r\n\r\n" % (
+            PATH,
+            extra,
+        )
+        others = [
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET /\r\n",
+            b"\x16\x03\x01\x02\0\x01",
+        ]
+        return Case(
+            "upgrade", (self._rng.choice([text, text + self._bytes(3000), *others]),), _KNOWN, ends=True, open_end=True
+        )
+
+    def slow_head(self) -> Case:
+        text = b"POST %s HTTP/1.1\r\nHost: x\r\nX-Slow: " % PATH
+        pieces = [piece for byte in text + b"y" * 9 for piece in (bytes([byte]), 0.03)]
+        return Case("slow head", tuple(pieces), {400}, ends=True)
+
+    def slow_body(self) -> Case:
+        head = b"POST %s HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n"
+        how = self._rng.choice([b"Content-Length: 99", b"Transfer-Encoding: chunked"])
+        pieces = [piece for _ in range(30) for piece in (b"1\r\na\r\n" if how[0] == ord("T") else b"a", 0.03)]
+        return Case("slow body", (head % (PATH, how), *pieces), {408}, ends=True)
+
+    def half_closed(self) -> Case:
+        text = self.status().pieces[0]
+        cut = self._rng.choice([len(text), len(text) - 1, self._rng.randrange(1, len(text))])
+        return Case("half closed", (text[:cut], END), {202, 400, 408, 429, 503}, ends=True)
+
+    def aborted(self) -> Case:
+        text = self.status().pieces[0]
+        return Case("aborted", (text[: self._rng.randrange(len(text) + 1)],), set(), ends=True)
+
+    def deaf(self) -> Case:
+        """Many requests at once whose answers nobody reads."""
+        return Case("deaf", (b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 300, 0.3), set(), ends=True)
+
+    def too_large(self) -> Case:
+        """A number of ten million digits, and a body that is one too long."""
+        if self._rng.random() < 0.5:
+            return self._post("too large", bytes(LIMIT + 1), {413}, ends=True)
+        number = b'{"sms_id":' + b"1" * 10_000_000 + b"}"
+        if self._rng.random() < 0.5:
+            return self._post("too large", number, {413}, ends=True)
+        head = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % (PATH, len(number))
+        return Case("too large", (head + number + b"\r\n0\r\n\r\n",), {413}, ends=True)
+
+
+# The judge.
+
+
+class NotDueError(Exception):
+    """An answer that is not due."""
+
+
+class Fuzz:
+    """Sends so many requests and keeps what came of them."""
+
+    def __init__(self, port: int, cases: Cases, requests: int) -> None:
+        self._port, self._cases, self._left = port, cases, requests
+        self.answers: Counter[tuple[str, int]] = Counter()
+        self.sent: Counter[str] = Counter()
+        self.wrong: list[str] = []
+
+    async def run(self, requests: int) -> None:
+        """Send so many, from many senders at once."""
+        self._left = requests
+        async with asyncio.TaskGroup() as senders:
+            for _ in range(SENDERS):
+                senders.create_task(self._sender())
+            senders.create_task(self._good_sender())
+
+    async def _sender(self) -> None:
+        while self._left > 0 and len(self.wrong) < 20:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=2**20)
+            try:
+                while self._left > 0:
+                    self._left -= 1
+                    case = self._cases.next()
+                    self.sent[case.kind] += 1
+                    try:
+                        go_on = await self._one(case, reader, writer)
+                    except (NotDueError, TimeoutError) as error:
+                        shown = b"".join(piece for piece in case.pieces if isinstance(piece, bytes))[:300]
+                        self.wrong.append(f"{case.kind}: {error!r} after {shown!r}")
+                        break
+                    if not go_on:
+                        break
+            finally:
+                writer.transport.abort()
+
+    async def _good_sender(self) -> None:
+        """Be a gateway among all of them: it has to be served within its time, whatever they do."""
+        body = b'{"sms_id":17,"status_id":7}'
+        text = b"POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (
+            PATH,
+            len(body),
+            body,
+        )
+        while self._left > 0 and not self.wrong:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            writer.write(text)
+            try:
+                async with asyncio.timeout(_ANSWER_S):
+                    status, _ = await self._answer(reader, b"POST")
+            except (TimeoutError, NotDueError, ConnectionError) as error:
+                self.wrong.append(f"a good sender: {error!r}")
+                return
+            finally:
+                writer.close()
+            self.answers["good", status] += 1
+            if status not in {202, 503}:
+                self.wrong.append(f"a good sender was answered {status}")
+            await asyncio.sleep(0.01)
+
+    async def _one(self, case: Case, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Send one request, judge what comes back, and return whether the connection may go on."""
+        try:
+            await self._send(case, writer)
+            if not case.due:
+                return False
+            async with asyncio.timeout(_OPEN_END_S if case.open_end else _ANSWER_S):
+                while True:
+                    status, goes_on = await self._answer(reader, case.method)
+                    self.answers[case.kind, status] += 1
+                    if status not in case.due and not (case.ends and status == _CLOSED):
+                        msg = f"answered {status}"
+                        raise NotDueError(msg)
+                    if not (goes_on and case.open_end):
+                        return goes_on and not case.ends
+        except TimeoutError:
+            if not case.open_end:
+                raise
+            return False
+        except (ConnectionError, RuntimeError):  # closed on us; uvloop has a RuntimeError for a half-close that is late
+            if not case.ends:
+                msg = "the connection was lost"
+                raise NotDueError(msg) from None
+            return False
+
+    async def _send(self, case: Case, writer: asyncio.StreamWriter) -> None:
+        for piece in case.pieces:
+            if isinstance(piece, bytes):
+                writer.write(piece)
+                if case.ends and len(piece) < LIMIT:
+                    await asyncio.wait_for(writer.drain(), _ANSWER_S)
+            elif piece is END:
+                writer.write_eof()
+            else:
+                await asyncio.sleep(piece)
+
+    async def _answer(self, reader: asyncio.StreamReader, method: bytes) -> tuple[int, bool]:
+        """Return the status of the next answer, and whether the connection goes on after it."""
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            if head.startswith(b"HTTP/1.1 100 "):
+                head = await reader.readuntil(b"\r\n\r\n")
+            first, *lines = head.decode("ascii").rstrip().split("\r\n")
+            status = int(first.split()[1])
+            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+            body = b"" if method == b"HEAD" else await reader.readexactly(int(headers["content-length"]))
+        except asyncio.IncompleteReadError as error:
+            if error.partial:
+                msg = f"half an answer: {error.partial[:200]!r}"
+                raise NotDueError(msg) from None
+            return _CLOSED, False
+        if status not in _KNOWN:
+            msg = f"status {status}"
+            raise NotDueError(msg)
+        told = json.loads(body) if body else {}
+        if status == 202:
+            right = list(told) == ["ingest_id"]
+        else:
+            right = status == 200 or method == b"HEAD" or list(told) == ["error"]
+        retry = "retry-after" in headers or status not in {429, 503}
+        loose = "server" in headers or any(word in head + body for word in (b"Traceback", b"aiohttp", TOKEN.encode()))
+        if not right or not retry or loose:
+            msg = f"the answer {head + body[:200]!r}"
+            raise NotDueError(msg)
+        return status, first.startswith("HTTP/1.1") and headers.get("connection") != "close"
+
+
+def memory_mb(pid: int) -> float:
+    """Return the resident memory of a process in MB."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def open_files(pid: int) -> int:
+    """Return how many files and connections a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+@contextlib.contextmanager
+def ingest(folder: Path, mutation: str) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+    """Yield ingest's process and port."""
+    with (folder / "ingest.log").open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, __file__, "--serve", str(folder), "--mutation", mutation],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    try:
+        assert process.stdout is not None
+        yield process, int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def settle(pid: int, files: int) -> int:
+    """Return how many files are open once connections have had their time to end."""
+    deadline = time.monotonic() + 10
+    while (now := open_files(pid)) > files and time.monotonic() < deadline:  # noqa: ASYNC110 - another process
+        await asyncio.sleep(0.05)
+    return now
+
+
+async def run(requests: int, seed: int, folder: Path, mutation: str) -> int:
+    """Send the requests, print what came of them, and return the exit code."""
+    with ingest(folder, mutation) as (process, port):
+        fuzz = Fuzz(port, Cases(random.Random(seed)), requests)  # noqa: S311 - repeatable on purpose
+        files = open_files(process.pid)
+        began = time.monotonic()
+        await fuzz.run(int(requests * _WARM_UP))
+        await settle(process.pid, files)
+        before = memory_mb(process.pid)
+        await fuzz.run(requests - int(requests * _WARM_UP))
+        left_open = await settle(process.pid, files) - files
+        growth = memory_mb(process.pid) - before
+        took = time.monotonic() - began
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=30)
+    kept = json.loads(said)["kept"] if process.returncode == 0 else -1
+    for kind in fuzz.sent:
+        statuses = {status: count for (each, status), count in sorted(fuzz.answers.items()) if each == kind}
+        told = ", ".join(f"{status or 'closed'} {count:,}" for status, count in statuses.items())
+        print(f"{kind:12} {fuzz.sent[kind]:>9,} sent; answers: {told or 'none read'}")
+    stored = sum(count for (_, status), count in fuzz.answers.items() if status == 202)
+    logged = (folder / "ingest.log").read_text()
+    problems = [
+        *fuzz.wrong,
+        *([f"ingest ended with {process.returncode}"] if process.returncode else []),
+        *([f"{stored:,} webhooks were answered 202 and {kept:,} kept"] if stored > kept else []),
+        *([f"{left_open} connections are left open"] if left_open else []),
+        *([f"the memory grew by {growth:.0f} MB"] if growth > GROWTH_MB else []),
+        *([f"ingest logged: {logged[:2000]}"] if logged else []),
+    ]
+    total = fuzz.sent.total()
+    print(f"{total:,} requests in {took:.0f} s; memory {before:.0f} MB, {growth:+.1f} MB at the end; {kept:,} kept")
+    for problem in problems[:20]:
+        print(f"WRONG: {problem}")
+    print(f"{len(problems)} wrong")
+    return 1 if problems or total < requests else 0
+
+
+def main() -> int:
+    """Run it and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--mutation", choices=["none", "leak", "fault"], default="none")
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        uvloop.run(serve(options.serve, options.mutation))
+        return 0
+    with tempfile.TemporaryDirectory(prefix="smspulse-fuzz-") as folder:
+        return uvloop.run(run(options.requests, options.seed, Path(folder), options.mutation))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
