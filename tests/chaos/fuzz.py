@@ -74,7 +74,7 @@ class Sink:
             raise NotStoredError(why)
         if self._mutation == "leak":
             self._leak.append(bytes(20_000))
-        if self._mutation == "fault" and self.count % 1000 == 0:
+        if self._mutation == "fault" and self.count % 1000 == 999:
             raise RuntimeError(webhook.body)
 
 
