@@ -7,7 +7,6 @@ is kept, and the length.
 """
 
 import hmac
-from hashlib import sha256
 from typing import Any, Final, Literal
 
 import orjson
@@ -70,7 +69,7 @@ class Privacy:
         if not address or self._numbers == "keep":
             return
         if self._numbers == "hmac":
-            kept[field] = f"hmac:{hmac.new(self._key, address.encode(), sha256).hexdigest()[:_HASH_CHARS]}"
+            kept[field] = f"hmac:{hmac.digest(self._key, address.encode(), 'sha256').hex()[:_HASH_CHARS]}"
         else:
             kept[field] = "****" + "".join(filter(str.isdecimal, address))[-_SHOWN_DIGITS:]
 
