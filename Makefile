@@ -1,6 +1,6 @@
 # `make` lists the targets. ARGS reaches the command: make run ARGS="--for 60"
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint chaos outage bench bench-streams bench-ingest lock clean
+.PHONY: help setup run test lint chaos outage fuzz bench bench-streams bench-ingest lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -33,6 +33,9 @@ chaos: setup ## kill processes under traffic and compare with the truth; ARGS="-
 
 outage: setup ## take Kafka away from ingest for ten minutes; ARGS="--seconds 60 --kills 10 --processes 2"
 	@$(BIN)/python tests/chaos/outage.py $(ARGS)
+
+fuzz: setup ## send ingest a million requests that no gateway would; ARGS="--requests 10000"
+	@$(BIN)/python tests/chaos/fuzz.py $(ARGS)
 
 bench: bench-streams bench-ingest ## run every benchmark; ARGS=--quick for short runs
 

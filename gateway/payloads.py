@@ -49,9 +49,12 @@ _MAX_ID: Final = 2**63 - 1
 _MAX_SMALL: Final = 2**31 - 1
 _PHONE_PUNCTUATION: Final = re.compile(r"[\s().\-/]+")
 _PHONE_NUMBER: Final = re.compile(r"\+?\d+")
-_BOM: Final = b"\xef\xbb\xbf"
+_WITHHELD: Final = "withheld"
+BOM: Final = b"\xef\xbb\xbf"
 # The reports of one message repeat its number and its time: some 2 µs a report are saved.
 _REMEMBERED: Final = 16_384
+_LONGEST_REMEMBERED: Final = 64
+"""In signs; longer ones are no numbers, and so many of them would fill the memory."""
 
 
 class StatusReport(NamedTuple):
@@ -155,8 +158,8 @@ def _parse(body: bytes, zone: tzinfo) -> Event:
     try:
         payload = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        if body.startswith(_BOM):
-            return _parse(body[len(_BOM) :], zone)
+        if body.startswith(BOM):
+            return _parse(body[len(BOM) :], zone)
         raise UnreadablePayload(REASON_NOT_JSON, "the body is no UTF-8 JSON") from error
     if type(payload) is not dict:
         raise UnreadablePayload(REASON_NOT_AN_OBJECT, "the body is JSON, but no object")
@@ -166,12 +169,24 @@ def _parse(body: bytes, zone: tzinfo) -> Event:
         raise UnreadablePayload(REASON_UNVERIFIED_SHAPE, "an `event` payload, perhaps the gateway's test", "event")
     if "type" in payload or "address" in payload or "body" in payload or "img_url" in payload:
         return _incoming(payload, zone)
+    if payload.get(_WITHHELD) in REASONS:
+        field = payload.get("field")
+        raise UnreadablePayload(payload[_WITHHELD], "withheld for privacy", field if type(field) is str else None)
     raise UnreadablePayload(REASON_UNKNOWN_SHAPE, "neither status_id nor any field of an incoming message")
 
 
-@lru_cache(_REMEMBERED)
+def withheld(error: UnreadablePayload, length: int) -> bytes:
+    """Return what is stored in place of a body of so many bytes that is not to be kept: it is unreadable alike."""
+    return orjson.dumps({_WITHHELD: error.reason, "field": error.field, "bytes": length})
+
+
 def normalise_address(address: str) -> str:
     """Bring a phone number to one spelling (`+49 157 5298 2212` is `+4915752982212`); leave a sender's name alone."""
+    return _normalised(address) if len(address) <= _LONGEST_REMEMBERED else _normalised.__wrapped__(address)
+
+
+@lru_cache(_REMEMBERED)
+def _normalised(address: str) -> str:
     bare = _PHONE_PUNCTUATION.sub("", address)
     return bare if _PHONE_NUMBER.fullmatch(bare) else address.strip()
 

@@ -1,10 +1,10 @@
 """How a webhook and what is made of it travel through Kafka: keys, headers and the shape of values.
 
 `sms.raw`
-    key: `{source}:{sms_id}`, or none where the body cannot be read. value: the exact bytes received. Headers, each
-    ASCII: `source`, `received_at` (milliseconds since 1970 UTC, in decimal), `ingest_id` (UUIDv7), `content_type`
-    and, where the operator asks for it, `remote`. `spooled` is on those that ingest forwarded from its spool: of each,
-    there may be another record, with the same `ingest_id`.
+    key: `{source}:{sms_id}`, or none where the body cannot be read. value: the exact bytes received, or what
+    `ingest.privacy` leaves of them. Headers, each ASCII: `source`, `received_at` (milliseconds since 1970 UTC, in
+    decimal), `ingest_id` (UUIDv7), `content_type` and, where the operator asks for it, `remote`. `spooled` is on those
+    that ingest forwarded from its spool: of each, there may be another record, with the same `ingest_id`.
 
 `sms.messages`
     key: as in `sms.raw`, in the partition of the same number. value: JSON, one version of a message's lifecycle; see

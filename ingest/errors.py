@@ -28,6 +28,14 @@ class KafkaFilesError(IngestError):
         super().__init__(f"a TLS file for Kafka cannot be read: {why}; see SMSPULSE_KAFKA_SSL_CAFILE and its like")
 
 
+class CertificateError(IngestError):
+    """The certificate for HTTPS, or its key, cannot be used."""
+
+    def __init__(self, cert: Path, key: Path | None, why: str) -> None:
+        files = f"{cert} with the key {key}" if key else f"{cert}, which has to hold its key too,"
+        super().__init__(f"the certificate {files} cannot be used: {why}; see SMSPULSE_INGEST_TLS_CERT and _TLS_KEY")
+
+
 class SourcesError(IngestError):
     """The sources cannot be read or changed."""
 

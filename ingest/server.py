@@ -1,7 +1,7 @@
-"""The HTTP receiver: `POST /webhooks/{source}/{token}`, `/healthz`, `/readyz` and `/metrics`.
+"""The HTTP receiver: `POST /webhooks/{source}/{token}`, `/healthz`, `/readyz`, `/metrics`, and `/openapi.json` for them.
 
 A webhook is answered 202 when its sink has it safe, and otherwise with an error that asks its sender to come again, or
-says why it need not. Built on aiohttp's low-level server: four routes need no router, and a token is in the path, so
+says why it need not. Built on aiohttp's low-level server: five routes need no router, and a token is in the path, so
 whatever would log or show a path is kept out.
 """
 
@@ -15,8 +15,9 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from math import ceil
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import unquote
 
 import orjson
@@ -36,8 +37,11 @@ from gateway.records import (
     message_key,
 )
 from ingest import metrics
+from ingest.connections import JSON, LINGER_S, closing, error_response, http_server, tls_context
 from ingest.errors import CannotListenError, NotStoredError
 from ingest.forwarder import Sink, StoreAndForward
+from ingest.limits import Rate, Senders
+from ingest.privacy import Privacy
 from ingest.settings import IngestSettings
 from ingest.sources import Sources
 from ingest.spool import Webhook
@@ -45,17 +49,10 @@ from ingest.spool import Webhook
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("ingest.access")
 
-_JSON: Final = {"Content-Type": "application/json"}
+_OPENAPI: Final = Path(__file__).with_name("openapi.json").read_bytes()
 _TEST_LOG_EVERY_S: Final = 60.0
-_LINGER_S: Final = 1.0
-"""How long the rest of a refused body is read and dropped: closed at once, a sender may never see the answer."""
 _ACKS_ON_STOP_S: Final = 0.5
 """How long Kafka's acknowledgements are waited for when ingest is stopped, before the spool answers for them."""
-
-
-def _error(status: int, text: str, **headers: str) -> web.Response:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return web.Response(status=status, body=orjson.dumps({"error": text}), headers=_JSON | named)
 
 
 class _TooLargeError(Exception):
@@ -83,6 +80,9 @@ class Receiver:
         self._settings = settings
         self._sources = sources
         self._sink = sink
+        self._senders = Senders(settings.allow, settings.trusted_proxies)
+        self._rate = Rate(settings.rate_per_s, settings.rate_burst)
+        self._privacy = Privacy(settings.privacy, settings.bodies, settings.privacy_key.get_secret_value())
         self._retry_after = str(settings.retry_after_s)
         self._in_flight = 0
         self._idle: asyncio.Event | None = None
@@ -101,10 +101,10 @@ class Receiver:
         match parts:
             case ["", "webhooks", source, *rest] if len(rest) < 2:  # noqa: PLR2004 - source, or source and token
                 response = await self._webhook(request, source, rest[0] if rest else "")
-            case ["", "healthz" | "readyz" | "metrics" as route]:
+            case ["", "healthz" | "readyz" | "metrics" | "openapi.json" as route]:
                 response = self._state(request, route)
             case _:
-                response = _error(404, "nothing is here: webhooks go to POST /webhooks/{source}/{token}")
+                response = error_response(404, "nothing is here: webhooks go to POST /webhooks/{source}/{token}")
         if self._idle is not None:
             response.force_close()
         # Of the path only what holds no secret: a source's name may be a token that was pasted at its place.
@@ -117,16 +117,18 @@ class Receiver:
 
     def _state(self, request: web.BaseRequest, route: str) -> web.Response:
         if request.method not in {"GET", "HEAD"}:
-            return _error(405, f"/{route} answers GET and HEAD", Allow="GET, HEAD")
+            return error_response(405, f"/{route} answers GET and HEAD", Allow="GET, HEAD")
         if route == "healthz":
-            return web.Response(body=b'{"alive":true}', headers=_JSON)
+            return web.Response(body=b'{"alive":true}', headers=JSON)
+        if route == "openapi.json":
+            return web.Response(body=_OPENAPI, headers=JSON)
         if route == "metrics":
             in_flight = {"webhooks_in_flight": ("Webhooks not yet answered by this process.", self._in_flight)}
             shown = metrics.exposition(self._sink.gauges() | in_flight)
             return web.Response(body=shown, headers={"Content-Type": metrics.CONTENT_TYPE})
         trouble = self._sink.trouble
         body = {"ready": trouble is None} | self._sink.state() | ({"error": trouble} if trouble else {})
-        return web.Response(status=200 if trouble is None else 503, body=orjson.dumps(body), headers=_JSON)
+        return web.Response(status=200 if trouble is None else 503, body=orjson.dumps(body), headers=JSON)
 
     async def _webhook(self, request: web.BaseRequest, source: str, token: str) -> web.Response:
         refusal = self._refuse_unread(request, source, token)
@@ -138,33 +140,40 @@ class Receiver:
         except _TooLargeError:
             return self._too_large()
         except _BrokenBodyError:
-            return _closing(_error(400, "the body did not arrive whole"))
+            return closing(error_response(400, "the body did not arrive whole"))
         except _LateBodyError:
-            return _closing(_error(408, f"the body took longer than {self._settings.body_timeout_s:g} s"))
+            return closing(error_response(408, f"the body took longer than {self._settings.body_timeout_s:g} s"))
         except NotStoredError as error:
             return self._come_again(str(error))
         finally:
             self._in_flight -= 1
             if self._idle is not None and not self._in_flight:
                 self._idle.set()
-        return web.Response(status=202, body=b'{"ingest_id":"%s"}' % ingest_id, headers=_JSON)
+        return web.Response(status=202, body=b'{"ingest_id":"%s"}' % ingest_id, headers=JSON)
 
     def _refuse_unread(self, request: web.BaseRequest, source: str, token: str) -> web.Response | None:
         """Return the answer to a webhook whose body need not be read, or None."""
         if request.method != "POST":
-            return _error(405, "webhooks are sent by POST", Allow="POST")
+            return error_response(405, "webhooks are sent by POST", Allow="POST")
+        if not self._senders.may_send(self._sender(request)):
+            return error_response(403, "this address may not send webhooks")
         if (request.content_length or 0) > self._settings.max_body_bytes:
             return self._too_large()
         if not self._sources.accepts(source, unquote(token) or _password(request)):
             challenge = 'Basic realm="smspulse", charset="UTF-8"'
-            return _error(401, "unknown source or wrong token", WWW_Authenticate=challenge)
+            return error_response(401, "unknown source or wrong token", WWW_Authenticate=challenge)
         if self._in_flight >= self._settings.max_in_flight:
             return self._come_again("too many webhooks at once")
-        return None
+        wait = ceil(self._rate.wait_s(source))
+        why = "not stored, send it again: too many webhooks a second"
+        return error_response(429, why, Retry_After=str(wait)) if wait else None
+
+    def _sender(self, request: web.BaseRequest) -> str:
+        return self._senders.sender(request.remote or "", request.headers.getall(hdrs.X_FORWARDED_FOR, ()))
 
     async def _store(self, request: web.BaseRequest, source: str) -> bytes:
         """Hand the webhook to the sink, and return its ingest_id when it is safe."""
-        body = await self._read(request)
+        key, body = self._key_and_body(source, await self._read(request))
         received_at = time.time_ns() // 1_000_000
         ingest_id = str(uuid7()).encode()
         headers = [
@@ -174,8 +183,8 @@ class Receiver:
             (HEADER_CONTENT_TYPE, request.headers.get(hdrs.CONTENT_TYPE, "").encode("ascii", "replace")),
         ]
         if self._settings.store_remote:
-            headers.append((HEADER_REMOTE, (request.remote or "").encode()))
-        await self._sink.put(Webhook(self._key(source, body), body, headers, received_at))
+            headers.append((HEADER_REMOTE, self._sender(request).encode("ascii", "replace")))
+        await self._sink.put(Webhook(key, body, headers, received_at))
         return ingest_id
 
     async def _read(self, request: web.BaseRequest) -> bytes:
@@ -200,13 +209,15 @@ class Receiver:
                 raise _TooLargeError
         return body
 
-    def _key(self, source: str, body: bytes) -> bytes | None:
+    def _key_and_body(self, source: str, body: bytes) -> tuple[bytes | None, bytes]:
+        """Return a webhook's key, and what may be kept of its body."""
         try:
-            return message_key(source, parse(body).sms_id)
+            event = parse(body)
         except UnreadablePayload as error:
             if error.reason == REASON_UNVERIFIED_SHAPE:
                 self._log_test(source)
-            return None
+            return None, self._privacy.apply(body, error)
+        return message_key(source, event.sms_id), self._privacy.apply(body, event)
 
     def _log_test(self, source: str) -> None:
         now = time.monotonic()
@@ -215,15 +226,10 @@ class Receiver:
             log.info("a test webhook arrived from source %s: its URL and token are set up correctly", source)
 
     def _too_large(self) -> web.Response:
-        return _closing(_error(413, f"the body is larger than {self._settings.max_body_bytes} bytes"))
+        return closing(error_response(413, f"the body is larger than {self._settings.max_body_bytes} bytes"))
 
     def _come_again(self, why: str) -> web.Response:
-        return _error(503, f"not stored, send it again: {why}", Retry_After=self._retry_after)
-
-
-def _closing(response: web.Response) -> web.Response:
-    response.force_close()
-    return response
+        return error_response(503, f"not stored, send it again: {why}", Retry_After=self._retry_after)
 
 
 def _password(request: web.BaseRequest) -> str:
@@ -235,49 +241,6 @@ def _password(request: web.BaseRequest) -> str:
         return base64.b64decode(credentials, validate=True).decode(errors="replace").partition(":")[2]
     except (binascii.Error, ValueError):
         return ""
-
-
-class _Request(web.BaseRequest):
-    async def _prepare_hook(self, response: web.StreamResponse) -> None:
-        """Take off aiohttp's banner, which names versions."""
-        response.headers.pop(hdrs.SERVER, None)
-
-
-class _Protocol(web.RequestHandler):
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer what is no HTTP, and what went wrong in here, as everything else is answered."""
-        if request.writer.output_size > 0:
-            msg = "an answer is under way already"
-            raise ConnectionError(msg)
-        if status == 500:  # noqa: PLR2004 - an HTTP status
-            log.error("a request failed inside ingest", exc_info=exc)
-            return _closing(_error(500, "a fault inside ingest: its log says more"))
-        log.debug("a request that is no valid HTTP: %s", type(exc).__name__)
-        return _closing(_error(status, "the request is no valid HTTP"))
-
-
-class _Server(web.Server):
-    """aiohttp's low-level server with the two classes above."""
-
-    def __call__(self) -> web.RequestHandler:
-        return _Protocol(self, loop=self._loop, **self._kwargs)
-
-    def _make_request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-        return _Request(message, payload, protocol, writer, task, self._loop)
-
-
-def http_server(receiver: Receiver) -> web.Server:
-    """Return the HTTP server of a receiver; the caller gives it an address."""
-    # Not decompressed: what is stored is what was received.
-    return _Server(receiver.handle, access_log=None, auto_decompress=False, lingering_time=_LINGER_S)
 
 
 async def serve(
@@ -303,24 +266,31 @@ async def serve(
         CannotListenError: The address is taken or not to be had.
         SourcesError: The sources cannot be read.
         KafkaFilesError: A TLS file for Kafka cannot be read.
+        CertificateError: The certificate or its key cannot be used.
         SpoolError: The spool cannot be opened.
     """
+    context = tls_context(settings)
     sources = Sources(data, settings.sources.get_secret_value())
     sink = StoreAndForward(kafka, data, settings)
     receiver = Receiver(settings, sources, sink)
     async with sink.running() as storing:
-        runner = web.ServerRunner(http_server(receiver), shutdown_timeout=_LINGER_S)
+        runner = web.ServerRunner(http_server(receiver.handle, settings), shutdown_timeout=LINGER_S)
         await runner.setup()
         try:
             site = web.TCPSite(
-                runner, settings.host, settings.port, backlog=1024, reuse_port=settings.share_port or None
+                runner,
+                settings.host,
+                settings.port,
+                backlog=1024,
+                ssl_context=context,
+                reuse_port=settings.share_port or None,
             )
             await _listen(site, settings)
             if not len(sources):
                 log.warning("no source may send yet: add one with `smspulse source add NAME`")
             if ready is not None:
                 host = f"[{settings.host}]" if ":" in settings.host else settings.host
-                ready(f"http://{host}:{site.port}")
+                ready(f"{'https' if context else 'http'}://{host}:{site.port}")
             stopped = asyncio.create_task((stop or asyncio.Event()).wait())
             await asyncio.wait({stopped, storing}, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()

@@ -1,7 +1,19 @@
 """Settings of the receiver."""
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import BeforeValidator, Field, IPvAnyNetwork, SecretStr, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_MIN_KEY: Final = 16
+
+Networks = Annotated[
+    tuple[IPvAnyNetwork, ...],
+    NoDecode,
+    BeforeValidator(lambda value: value.replace(",", " ").split() if isinstance(value, str) else value),
+]
+"""`192.0.2.0/24,2001:db8::/32`"""
 
 
 class IngestSettings(BaseSettings):
@@ -48,3 +60,38 @@ class IngestSettings(BaseSettings):
     store_remote: bool = Field(
         default=False, description="Store the sender's IP address with each webhook; it is personal data."
     )
+    header_timeout_s: float = Field(
+        10.0, gt=0, description="Seconds that a connection has for the headers of its first request, or it is closed."
+    )
+    # Longer than proxies keep theirs: one that sends as we close has a webhook refused that it may not send again.
+    idle_timeout_s: float = Field(
+        135.0, gt=0, description="Seconds from an answer to the headers of the next request, or it is closed."
+    )
+    max_connections: int = Field(
+        256, ge=1, description="Connections that one address may have, of IPv6 one /64; others are closed at once."
+    )
+    rate_per_s: float | None = Field(
+        None, gt=0, description="Webhooks a second that a source may send for long; more are answered 429. Unset: any."
+    )
+    rate_burst: int = Field(1_000, ge=1, description="Webhooks that a source may send at once, with `rate_per_s`.")
+    allow: Networks = Field((), description="Networks that may send webhooks, separated by commas; empty: all.")
+    trusted_proxies: Networks = Field(
+        (), description="Networks of proxies whose `X-Forwarded-For` says who the sender is; nobody else's does."
+    )
+    tls_cert: Path | None = Field(None, description="PEM file of a certificate, its chain after it: answers HTTPS.")
+    tls_key: Path | None = Field(None, description="PEM file of its key, unless that is in `tls_cert`.")
+    privacy: Literal["keep", "mask", "hmac"] = Field(
+        "keep", description="What is kept of phone numbers: all, the last four digits, or a keyed hash."
+    )
+    bodies: Literal["keep", "drop"] = Field("keep", description="Whether texts and images of messages are kept.")
+    privacy_key: SecretStr = Field(
+        SecretStr(""), description=f"Key of `hmac`, {_MIN_KEY} signs at least; with another one nothing joins any more."
+    )
+
+    @field_validator("privacy_key")
+    @classmethod
+    def _long_enough(cls, key: SecretStr, info: ValidationInfo) -> SecretStr:
+        if info.data.get("privacy") == "hmac" and len(key.get_secret_value()) < _MIN_KEY:
+            msg = f"hmac needs one of {_MIN_KEY} signs or more, such as `openssl rand -hex 32` prints"
+            raise ValueError(msg)
+        return key

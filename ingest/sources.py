@@ -1,8 +1,8 @@
 """Which gateway accounts may send, and the tokens that show it.
 
 `{data}/sources.json`, mode 0600: `{"sources": {"<name>": {"tokens": ["sha256:<hex>", …]}}}`. Tokens are random and
-long, so a plain hash of one cannot be guessed. A source may have several, each valid, so that one can be replaced
-without a gap.
+long, so a plain hash of one cannot be guessed. A source may have several, the newest last, each valid, so that one can
+be replaced without a gap.
 """
 
 import contextlib
@@ -66,16 +66,32 @@ def add_source(data: Path, name: str) -> str:
         raise SourcesError(
             path, f"source name {name!r} must be 1 to 63 of a-z, 0-9, _ and -, and begin with neither sign"
         )
-    token = secrets.token_urlsafe(32)
-    try:
-        with _locked(path):
-            table = _read(path)
-            if name in table:
-                raise SourceExistsError(path, name)
-            _write(path, {**table, name: (_hash(token),)})
-    except OSError as error:
-        raise SourcesError(path, f"cannot be written: {error.strerror}") from error
-    return token
+    with _changing(path) as table:
+        if name in table:
+            raise SourceExistsError(path, name)
+        return _new_token(table, name)
+
+
+def rotate_source(data: Path, name: str) -> str:
+    """Give a source one more token, and return it. Those it has stay valid until `retire_tokens`.
+
+    Raises:
+        SourcesError: The file has no such source, or cannot be read or written.
+    """
+    with _changing(sources_path(data), name) as table:
+        return _new_token(table, name)
+
+
+def retire_tokens(data: Path, name: str) -> int:
+    """Let only the newest token of a source be valid from now on; return how many are no more.
+
+    Raises:
+        SourcesError: The file has no such source, or cannot be read or written.
+    """
+    with _changing(sources_path(data), name) as table:
+        *old, newest = table[name]
+        table[name] = (newest,)
+    return len(old)
 
 
 class Sources:
@@ -189,10 +205,23 @@ def _write(path: Path, table: Mapping[str, Hashes]) -> None:
     new.replace(path)
 
 
+def _new_token(table: dict[str, Hashes], name: str) -> str:
+    token = secrets.token_urlsafe(32)
+    table[name] = (*table.get(name, ()), _hash(token))
+    return token
+
+
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time change the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".json.lock").open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _changing(path: Path, name: str | None = None) -> Iterator[dict[str, Hashes]]:
+    """Yield the file's table, which has to hold that name, and write what is made of it; one process at a time."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".json.lock").open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            table = _read(path)
+            if name is not None and not table.get(name):
+                raise SourcesError(path, f"there is no source {name!r} with a token; `smspulse source list` lists them")
+            yield table
+            _write(path, table)
+    except OSError as error:
+        raise SourcesError(path, f"cannot be written: {error.strerror}") from error

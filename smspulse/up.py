@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import shutil
 import signal
@@ -157,7 +158,7 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
     await supervisor.start(lander)
     for child in (ingest, *streams, lander):
         await supervisor.wait_ready(child)
-    url = f"http://127.0.0.1:{options.port}"
+    url = f"{'https' if os.environ.get('SMSPULSE_INGEST_TLS_CERT') else 'http'}://127.0.0.1:{options.port}"
     console.print(f"[bold]ready[/] after {time.monotonic() - began:.1f} s: webhooks at {url}, SQL with `smspulse sql`")
     return url
 

@@ -362,3 +362,26 @@ def test_a_full_disk_is_answered_503_and_nothing_is_lost(tmp_path: Path, kafka: 
     assert {dict(record.headers)["ingest_id"].decode(): record.value for record in records} == {
         ingest_id: body(sms_id) for ingest_id, sms_id in answered.items()
     }
+
+
+def test_what_privacy_hides_never_reaches_kafka(
+    tmp_path: Path, kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMSPULSE_INGEST_PRIVACY", "mask")
+    monkeypatch.setenv("SMSPULSE_INGEST_BODIES", "drop")
+    bodies = [
+        b'{"sms_id": 17, "status_id": 7, "sendto": "+4917612345678"}',
+        b'{"sms_id": 18, "type": "text", "address": "+4917612345678", "body": "call +4917612345678"}',
+        b'{"sms_id": 19, "sendto": "+4917612345678"',
+    ]
+    with ingest(tmp_path, kafka.bootstrap) as running:
+        running.wait_ready()
+        for body in bodies:
+            assert running.post(body)[0] == 202
+        records = stored(kafka, running.source)
+        assert "1234567" not in "\n".join(running.log)
+    assert {(record.key or b"").rpartition(b":")[2]: json.loads(record.value) for record in records} == {
+        b"17": {"sms_id": 17, "status_id": 7, "sendto": "****5678"},
+        b"18": {"sms_id": 18, "type": "text", "address": "****5678", "body": None},
+        b"": {"withheld": "not_json", "field": None, "bytes": 41},
+    }

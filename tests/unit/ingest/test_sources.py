@@ -1,12 +1,21 @@
 import json
 import logging
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ingest.errors import SourceExistsError, SourcesError
-from ingest.sources import Sources, add_source, list_sources, sources_path, webhook_url
+from ingest.sources import (
+    Sources,
+    add_source,
+    list_sources,
+    retire_tokens,
+    rotate_source,
+    sources_path,
+    webhook_url,
+)
 
 
 def test_an_added_source_is_accepted_with_its_token_alone(tmp_path: Path) -> None:
@@ -95,3 +104,34 @@ def test_a_setting_without_sense_is_refused_without_being_shown(tmp_path: Path, 
 def test_a_url_stays_a_url_whatever_the_token_holds() -> None:
     assert webhook_url("http://127.0.0.1:8080/", "acme", "a-_b") == "http://127.0.0.1:8080/webhooks/acme/a-_b"
     assert webhook_url("https://x.example", "acme", "a/b?c") == "https://x.example/webhooks/acme/a%2Fb%3Fc"
+
+
+def test_a_rotated_token_and_its_successor_are_both_valid_until_the_rotation_is_finished(tmp_path: Path) -> None:
+    old, other = add_source(tmp_path, "acme"), add_source(tmp_path, "other")
+    sources = Sources(tmp_path)
+    new = rotate_source(tmp_path, "acme")
+    assert sources.accepts("acme", new)
+    assert sources.accepts("acme", old)
+    assert list_sources(tmp_path) == {"acme": 2, "other": 1}
+    assert new not in sources_path(tmp_path).read_text()
+    assert retire_tokens(tmp_path, "acme") == 1
+    running = Sources(tmp_path)
+    assert [running.accepts("acme", token) for token in (old, new)] == [False, True]
+    assert running.accepts("other", other)
+    assert retire_tokens(tmp_path, "acme") == 0
+    assert running.accepts("acme", new)
+
+
+@pytest.mark.parametrize("change", [rotate_source, retire_tokens])
+def test_an_unknown_source_has_nothing_to_rotate(tmp_path: Path, change: Callable[[Path, str], object]) -> None:
+    add_source(tmp_path, "acme")
+    before = sources_path(tmp_path).read_text()
+    with pytest.raises(SourcesError, match="there is no source 'amce'"):
+        change(tmp_path, "amce")
+    assert sources_path(tmp_path).read_text() == before
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SourcesError, match="cannot be written"):
+        add_source(tmp_path / "file", "acme")

@@ -1,0 +1,77 @@
+from ipaddress import ip_network
+
+import pytest
+
+from ingest.limits import Connections, Rate, Senders, parse_address
+
+PROXIES = [ip_network("10.0.0.0/8"), ip_network("2001:db8:1::/48")]
+
+
+def test_a_rate_lets_a_burst_pass_and_then_as_many_as_it_says() -> None:
+    now = 0.0
+    rate = Rate(2.0, 3, clock=lambda: now)
+    assert [rate.wait_s("a") for _ in range(4)] == [0, 0, 0, 0.5]
+    assert rate.wait_s("b") == 0  # each source has its own
+    now = 0.25
+    assert rate.wait_s("a") == pytest.approx(0.25)
+    now = 0.5
+    assert [rate.wait_s("a"), rate.wait_s("a")] == [0, 0.5]
+    now = 1000
+    assert [rate.wait_s("a") for _ in range(4)] == [0, 0, 0, 0.5]
+    served = 0
+    for _ in range(10_000):
+        now += 0.01
+        served += not rate.wait_s("a")
+    assert served == pytest.approx(200, abs=1)  # refused tries cost nothing
+
+
+def test_without_a_rate_nobody_waits() -> None:
+    rate = Rate(None, 1)
+    assert not any(rate.wait_s("a") for _ in range(100))
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "sender"),
+    [
+        ("198.51.100.1", [], "198.51.100.1"),
+        ("198.51.100.1", ["192.0.2.1"], "198.51.100.1"),  # nobody's word but a proxy's
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", ["192.0.2.1"], "192.0.2.1"),
+        ("10.0.0.1", ["192.0.2.66, 192.0.2.1"], "192.0.2.1"),  # what stands left of it is the sender's own claim
+        ("10.0.0.1", ["192.0.2.66", "192.0.2.1,10.9.9.9"], "192.0.2.1"),
+        ("10.0.0.1", ["192.0.2.66", "unknown"], "unknown"),
+        ("10.0.0.1", ["192.0.2.1", ""], ""),
+        ("10.0.0.1", ["10.0.0.2"], "10.0.0.2"),
+        ("2001:db8:1::1", ["2001:db8:2::2"], "2001:db8:2::2"),
+        ("::ffff:10.0.0.1", ["192.0.2.1:4711"], "192.0.2.1:4711"),
+    ],
+)
+def test_only_a_trusted_proxy_is_believed_and_only_its_own_word(peer: str, forwarded: list[str], sender: str) -> None:
+    assert Senders([], PROXIES).sender(peer, forwarded) == sender
+    assert Senders([], []).sender(peer, forwarded) == peer
+
+
+@pytest.mark.parametrize("sender", ["192.0.2.1", "192.0.2.1:80", "::ffff:192.0.2.1", "2001:db8::7", "[2001:db8::7]:80"])
+def test_the_allow_list_knows_an_address_in_each_spelling(sender: str) -> None:
+    assert Senders([ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")], []).may_send(sender)
+    assert not Senders([ip_network("198.51.100.0/24"), ip_network("2001:db9::/32")], []).may_send(sender)
+
+
+@pytest.mark.parametrize("sender", ["", "unknown", "192.0.2", "192.0.2.1.5", "_hidden", "1" * 5000])
+def test_who_has_no_address_is_on_no_list(sender: str) -> None:
+    assert parse_address(sender) is None
+    assert not Senders([ip_network("0.0.0.0/0"), ip_network("::/0")], []).may_send(sender)
+    assert Senders([], []).may_send(sender)
+
+
+def test_connections_are_counted_by_address_and_of_ipv6_by_site() -> None:
+    connections = Connections(2, Senders([], PROXIES))
+    sites = [connections.enter(peer) for peer in ("192.0.2.1", "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2")]
+    for full in ("192.0.2.1", "::ffff:192.0.2.1", "2001:db8::3"):
+        with pytest.raises(OverflowError):
+            connections.enter(full)
+    connections.enter("2001:db8:0:1::1")
+    for site in sites:
+        connections.leave(site)
+    assert connections.enter("192.0.2.1") is not None
+    assert {connections.enter("10.0.0.1") for _ in range(100)} == {None}

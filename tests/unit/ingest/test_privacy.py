@@ -1,0 +1,158 @@
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import UnreadablePayload
+from gateway.payloads import REASONS, Event, StatusReport, normalise_address, parse
+from ingest.privacy import Privacy
+
+KEY = "a key of some length"
+NUMBER = "+49 157 5298-2212"
+STATUS = {"sms_id": 17, "status_id": 7, "status_message": "sent", "sendto": NUMBER, "device_id": "5", "senttime": None}
+TEXT = {"sms_id": 18, "address": NUMBER, "body": f"call {NUMBER}", "type": "text", "date": "2026-01-02 03:04:05"}
+IMAGE = {"sms_id": 19, "address": 4915752982212, "type": "img", "img_url": "https://x.example/i", "sim": 1}
+ALL = [Privacy(numbers, bodies, KEY) for numbers in ("keep", "mask", "hmac") for bodies in ("keep", "drop")]
+
+
+def read(body: bytes) -> Event | UnreadablePayload:
+    try:
+        return parse(body)
+    except UnreadablePayload as error:
+        return error
+
+
+def apply(privacy: Privacy, payload: object) -> bytes:
+    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    return privacy.apply(body, read(body))
+
+
+def address(event: object) -> str | None:
+    return event.recipient if isinstance(event, StatusReport) else event.sender  # type: ignore[attr-defined]
+
+
+def test_kept_bodies_are_kept_byte_by_byte() -> None:
+    for body in (b' {"sms_id":1, "status_id":7,"status_id":7}', b"\xff", b"", b'{"event": 1}'):
+        assert apply(Privacy("keep", "keep"), body) == body
+
+
+@pytest.mark.parametrize("payload", [STATUS, TEXT, IMAGE])
+def test_masked_numbers_show_their_last_four_digits(payload: dict[str, Any]) -> None:
+    assert address(parse(apply(Privacy("mask", "keep"), payload))) == "****2212"
+
+
+@pytest.mark.parametrize("name", ["MyBank", "Anna Müller", "Anna +4915752982", "٠١٢٣٤٥٦٧"])
+def test_a_name_is_masked_too(name: str) -> None:
+    masked = address(parse(apply(Privacy("mask", "keep"), TEXT | {"address": name})))
+    assert masked is not None
+    assert len(masked) <= 8
+    assert not set(re.findall(r"\w{3,}", name)) & set(re.findall(r"\w{3,}", masked))
+
+
+def test_hashed_numbers_are_the_same_for_each_spelling_and_kind_and_differ_by_key() -> None:
+    privacy = Privacy("hmac", "keep", KEY)
+    payloads = [STATUS, TEXT, IMAGE | {"address": "+4915752982212"}, STATUS | {"sendto": "+49(157)5298.2212"}]
+    (one,) = {address(parse(apply(privacy, payload))) for payload in payloads}
+    assert one is not None
+    assert re.fullmatch(r"hmac:[0-9a-f]{32}", one)
+    assert normalise_address(one) == one
+    # Of openssl: printf %s +4915752982212 | openssl dgst -sha256 -hmac "a key of some length"
+    assert one == "hmac:61bfc4abb32b33421cf4a11937ac3799"
+    assert address(parse(apply(Privacy("hmac", "keep", "another key of length"), STATUS))) != one
+    assert address(parse(apply(privacy, STATUS | {"sendto": "+4915752982213"}))) != one
+
+
+def test_dropped_bodies_leave_neither_text_nor_image() -> None:
+    text, image = (parse(apply(Privacy("keep", "drop"), payload)) for payload in (TEXT, IMAGE))
+    assert (text.text, text.sender, text.content_type) == (None, "+4915752982212", "text")  # type: ignore[union-attr]
+    assert (image.image_url, image.content_type) == ("dropped", "img")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("privacy", ALL[1:])
+@pytest.mark.parametrize(
+    "body",
+    [
+        NUMBER.encode(),
+        b'{"sendto": "%s"' % NUMBER.encode(),
+        b'{"sms_id": "x", "status_id": 7, "sendto": "%s"}' % NUMBER.encode(),
+        b'["%s"]' % NUMBER.encode(),
+        b'{"event": "%s"}' % NUMBER.encode(),
+        b'{"%s": 1}' % NUMBER.encode(),
+        b'{"status_id": 7, "to": "%s"}' % NUMBER.encode(),
+        b"\xff\xfe" + NUMBER.encode("utf-16-le"),
+    ],
+)
+def test_of_what_cannot_be_read_only_the_reason_and_the_length_are_kept(privacy: Privacy, body: bytes) -> None:
+    before = read(body)
+    stored = apply(privacy, body)
+    after = read(stored)
+    assert isinstance(before, UnreadablePayload)
+    assert isinstance(after, UnreadablePayload)
+    assert (after.reason, after.field) == (before.reason, before.field)
+    assert json.loads(stored) == {"withheld": before.reason, "field": before.field, "bytes": len(body)}
+    assert after.reason in REASONS
+
+
+@pytest.mark.parametrize("withheld", [["not_json"], {}, "nonsense", 7])
+def test_only_our_own_reasons_are_believed(withheld: object) -> None:
+    error = read(json.dumps({"withheld": withheld, "field": {}}).encode())
+    assert isinstance(error, UnreadablePayload)
+    assert (error.reason, error.field) == ("unknown_shape", None)
+
+
+def test_a_deep_value_that_nothing_reads_is_not_kept() -> None:
+    time = {"date": "2026-01-02T03:04:05+00:00", "timezone": json.loads("[" * 900 + "]" * 900)}
+    stored = apply(ALL[-1], TEXT | {"date": time, "date_sent": time, "deep": time})
+    assert json.loads(stored)["date_sent"] == {"date": "2026-01-02T03:04:05+00:00"}
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 2**70),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=20),
+    st.sampled_from(["17", "2026-01-02T03:04:05", "2026-01-02", NUMBER, "0157 1234567", "  ", "img", "text"]),
+    st.fixed_dictionaries({"date": st.sampled_from(["2026-01-02", "x"])}, optional={"timezone": st.text(max_size=6)}),
+    st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),
+    st.lists(st.text(max_size=5), max_size=2),
+)
+FIELDS = [
+    *("sms_id", "status_id", "status_message", "sendto", "senttime", "channel_id", "sim", "device_id", "device_name"),
+    *("type", "address", "date", "date_sent", "body", "internal_id", "img_url", "unheard_of"),
+]
+PAYLOADS = st.builds(
+    lambda base, changes: base | changes,
+    st.sampled_from([STATUS, TEXT, IMAGE, {}]),
+    st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=6),
+)
+
+
+@given(PAYLOADS, st.sampled_from(ALL), st.sampled_from([b"", b"\xef\xbb\xbf"]))
+def test_what_is_not_hidden_is_read_as_before(payload: dict[str, Any], privacy: Privacy, mark: bytes) -> None:
+    body = mark + json.dumps(payload).encode()
+    before, after = read(body), read(privacy.apply(body, read(body)))
+    if isinstance(before, UnreadablePayload) or isinstance(after, UnreadablePayload):
+        assert type(before) is type(after)
+        assert (before.reason, before.field) == (after.reason, after.field)  # type: ignore[union-attr]
+        return
+    hidden = {"recipient", "sender", "text", "image_url"}
+    shown: Callable[[Any], dict[str, Any]] = lambda event: {  # noqa: E731
+        name: value for name, value in event._asdict().items() if name not in hidden
+    }
+    assert type(before) is type(after)
+    assert shown(before) == shown(after)
+    assert bool(address(before)) == bool(address(after))
+
+
+@given(PAYLOADS, st.sampled_from(ALL[2:]))
+def test_no_number_stays_in_any_field(payload: dict[str, Any], privacy: Privacy) -> None:
+    personal = {"sendto", "address", "unheard_of", "numbers"}
+    kept = {name: value for name, value in payload.items() if name not in personal | {"body", "status_message"}}
+    number = "+4917612345678"
+    body = json.dumps(kept | dict.fromkeys(personal, number) | {"date": {"date": "x", "z": number}}).encode()
+    assert number[-5:].encode() not in privacy.apply(body, read(body))

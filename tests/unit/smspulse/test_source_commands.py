@@ -1,0 +1,28 @@
+import re
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from ingest.sources import Sources
+from smspulse.cli import cli
+
+
+def source(tmp_path: Path, *arguments: str) -> str:
+    done = CliRunner().invoke(cli, ["source", *arguments, "--data", str(tmp_path)], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.output
+
+
+def token(said: str) -> str:
+    (shown,) = set(re.findall(r"https://x\.example/webhooks/acme/(\S+)", said))
+    return str(shown)
+
+
+def test_a_rotation_shows_each_token_once_and_ends_the_old_one_when_told(tmp_path: Path) -> None:
+    old = token(source(tmp_path, "add", "acme", "--url", "https://x.example"))
+    new = token(source(tmp_path, "rotate", "acme", "--url", "https://x.example"))
+    assert all(Sources(tmp_path).accepts("acme", each) for each in (old, new))
+    assert source(tmp_path, "list") == "acme\t2 tokens\n"
+    said = source(tmp_path, "rotate", "acme", "--finish")
+    assert not {old, new} & set(said.split())
+    assert [Sources(tmp_path).accepts("acme", each) for each in (old, new)] == [False, True]
