@@ -1,4 +1,4 @@
-"""The HTTP receiver: `POST /webhooks/{source}/{token}`, `/healthz`, `/readyz`, `/metrics`, and `/openapi.json` for them.
+"""The HTTP receiver: `POST /webhooks/{source}/{token}`, `/healthz`, `/readyz`, `/metrics`; `/openapi.json` has them.
 
 A webhook is answered 202 when its sink has it safe, and otherwise with an error that asks its sender to come again, or
 says why it need not. Built on aiohttp's low-level server: five routes need no router, and a token is in the path, so

@@ -23,5 +23,5 @@ async def test_every_answer_is_as_described(tmp_path: Path, parameters: str) -> 
         )
         report, _ = await tester.communicate()
     assert tester.returncode == 0, report.decode()
-    assert "Operations:       4 selected" in report.decode()  # it leaves out the description's own
+    assert "Operations:       5 selected" in report.decode()  # it leaves out the description's own
     assert bool(running.sink.kept) == bool(parameters)
