@@ -24,6 +24,8 @@ from ingest.settings import IngestSettings
 _ROOM_BYTES: Final = 1_048_576
 """With less room than this, another webhook may not fit."""
 _SHRINK_FROM_PAGES: Final = 1_000
+_LARGE_ROW_BYTES: Final = 4_194_304
+"""With a row of more, no further one is read: memory would grow with the bodies."""
 _SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS spool (
         seq INTEGER PRIMARY KEY,
@@ -144,7 +146,7 @@ class Spool:
             raise SpoolFullError(msg) from error
 
     def read(self, after: int, webhooks: int) -> tuple[int, list[Webhook]]:
-        """Return the oldest webhooks behind a seq, some more than so many if there are, and the seq of the last.
+        """Return the oldest webhooks behind a seq, up to a row of more than so many, and the seq of the last.
 
         Raises:
             SpoolError: The spool cannot be read.
@@ -155,7 +157,7 @@ class Spool:
             for seq, data in rows:
                 after = seq
                 found += map(_webhook, orjson.loads(data))
-                if len(found) >= webhooks:
+                if len(found) >= webhooks or len(data) > _LARGE_ROW_BYTES:
                     break
             rows.close()
         except (orjson.JSONDecodeError, sqlite3.Error) as error:
