@@ -355,7 +355,7 @@ def test_a_full_disk_is_answered_503_and_nothing_is_lost(tmp_path: Path, kafka: 
             (data / "another").unlink()  # with a reserve, nothing has to be freed for it to go on
         with ingest(data, kafka.bootstrap, tmp_path / "after.log", limits) as running:
             running.wait_kafka()
-            assert running.ready()[0] == 200
+            until(running.ready, lambda answer: answer[0] == 200)
             assert running.post(body(1))[0] == 202
             assert running.stop() == 0
     records = stored(kafka, source)
@@ -375,7 +375,7 @@ def test_what_privacy_hides_never_reaches_kafka(
         b'{"sms_id": 19, "sendto": "+4917612345678"',
     ]
     with ingest(tmp_path, kafka.bootstrap) as running:
-        running.wait_ready()
+        running.wait_kafka()
         for body in bodies:
             assert running.post(body)[0] == 202
         records = stored(kafka, running.source)
