@@ -6,7 +6,9 @@ open see new data all the same.
 """
 
 import hashlib
+import json
 import logging
+from datetime import date
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
@@ -14,11 +16,13 @@ from typing import Final
 import duckdb
 
 from warehouse import landing
-from warehouse.schemas import DATASETS
+from warehouse.errors import WarehouseError
+from warehouse.schemas import SCHEMAS
 
 _log = logging.getLogger(__name__)
 
 FILE: Final = "smspulse.duckdb"
+COVERED: Final = "covered.json"
 
 VIEWS: Final = (
     "raw_webhooks",
@@ -30,6 +34,7 @@ VIEWS: Final = (
     "latency",
     "failure_reasons",
     "deadletters",
+    "rebuild_differences",
     "freshness",
 )
 """Every view; each stands after those that it reads."""
@@ -63,7 +68,7 @@ def publish(data: Path) -> Path:
             orphan.unlink()
         try:
             with duckdb.connect() as connection:
-                connection.execute(f"ATTACH {_literal(str(temporary))} AS published (STORAGE_VERSION '{_STORAGE}')")
+                connection.execute(f"ATTACH {literal(str(temporary))} AS published (STORAGE_VERSION '{_STORAGE}')")
                 connection.execute("USE published")
                 for statement in statements:
                     connection.execute(statement)
@@ -78,7 +83,7 @@ def publish(data: Path) -> Path:
 
 
 def _statements(data: Path) -> list[str]:
-    sources = {dataset.name: _parquet(data / dataset.name) for dataset in DATASETS}
+    sources = {name: parquet(data / name) for name in SCHEMAS} | {"live": live(data)}
     statements = []
     for name in VIEWS:
         sql = view_sql(name)
@@ -88,14 +93,37 @@ def _statements(data: Path) -> list[str]:
     return statements
 
 
-def _parquet(folder: Path) -> str:
+def live(data: Path) -> str:
+    """Return the SQL condition of versions in the dataset messages that the base files do not hold.
+
+    Raises:
+        WarehouseError: The file that says so cannot be read.
+    """
+    path = data / "base" / COVERED
+    try:
+        covered = json.loads(path.read_text())
+        since, offsets = date.fromisoformat(covered["since"]), {int(p): int(o) for p, o in covered["offsets"].items()}
+    except FileNotFoundError:
+        return "true"
+    except (ValueError, KeyError, AttributeError) as error:
+        msg = f"{path} is damaged: remove it, and run `smspulse rebuild`"
+        raise WarehouseError(msg) from error
+    if not offsets:
+        return "true"
+    below = "".join(f' WHEN {partition} THEN {offset}' for partition, offset in offsets.items())
+    return f"date >= DATE '{since}' AND \"offset\" >= CASE \"partition\"{below} ELSE 0 END"
+
+
+def parquet(folder: Path) -> str:
+    """Return the SQL that reads all files of a dataset's folder."""
     for special in "[*":  # the first one first: it is what the others are escaped with
         folder = Path(str(folder).replace(special, f"[{special}]"))
     # By name, or a column that later files have would be missing silently.
-    return f"read_parquet({_literal(f'{folder}/date=*/*.parquet')}, union_by_name = true, hive_partitioning = true)"
+    return f"read_parquet({literal(f'{folder}/date=*/*.parquet')}, union_by_name = true, hive_partitioning = true)"
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """Return a text as SQL writes it."""
     return "'" + text.replace("'", "''") + "'"
 
 
