@@ -152,6 +152,14 @@ QUALITY_SCHEMA: Final = pa.schema(
     ]
 )
 
+PREFIXES_SCHEMA: Final = pa.schema(
+    [
+        _field("prefix", pa.string(), "First digits of an international number, without +."),
+        _field("country", pa.string(), "ISO region of the calling code; the largest, where several share it."),
+        _field("carrier", pa.string(), "Carrier that the prefix was given to; null for a calling code."),
+    ]
+)
+
 DEADLETTERS_SCHEMA: Final = pa.schema(
     [
         *_POSITION,
@@ -349,5 +357,6 @@ BY_TOPIC: Final = {dataset.topic: dataset for dataset in DATASETS}
 SCHEMAS: Final = {dataset.name: dataset.schema for dataset in DATASETS} | {
     "base": BASE_SCHEMA,
     "quality": QUALITY_SCHEMA,
+    "prefixes": PREFIXES_SCHEMA,
 }
-"""The schema of each dataset, also of those that `smspulse rebuild` makes out of others."""
+"""The schema of each dataset, also of those that are not landed: rebuilt from others, or part of the product."""

@@ -15,7 +15,7 @@ from typing import Final
 
 import duckdb
 
-from warehouse import landing
+from warehouse import landing, prefixes
 from warehouse.errors import WarehouseError
 from warehouse.schemas import SCHEMAS
 
@@ -25,19 +25,25 @@ FILE: Final = "smspulse.duckdb"
 COVERED: Final = "covered.json"
 
 VIEWS: Final = (
-    "raw_webhooks",
-    "status_events",
-    "incoming_messages",
-    "messages",
-    "delivery_hourly",
-    "delivery_by_device",
-    "latency",
-    "failure_reasons",
-    "deadletters",
-    "rebuild_differences",
-    "freshness",
+    *("raw_webhooks", "status_events", "incoming_messages", "messages"),
+    *("delivery_hourly", "delivery_daily", "delivery_by_device", "delivery_by_prefix", "latency_hourly"),
+    *("failure_reasons", "funnel", "stuck_messages", "device_health", "conversations", "webhook_quality"),
+    *("deadletters", "rebuild_differences", "freshness"),
 )
 """Every view; each stands after those that it reads."""
+
+MACROS: Final = {"messages_as_of": "moment"}
+"""Every table macro, with its parameter."""
+
+_COUNTS: Final = (
+    *("attempted", "ended", "delivered", "undelivered", "not_sent", "not_permitted", "expired"),
+    *("generic", "no_service", "null_pdu", "radio_off", "other", "open"),
+)
+_RATES: Final = {
+    "delivered_per_attempted": ("delivered", "attempted"),
+    "delivered_per_ended": ("delivered", "ended"),
+    "open_share": ("open", "attempted"),
+}
 
 # What DuckDB 1.2 can open. DuckDB 2.0 writes a format by default that older ones, and tools built on them, cannot.
 _STORAGE: Final = "v1.2.0"
@@ -57,6 +63,7 @@ def publish(data: Path) -> Path:
     data = data.resolve()
     path = data / FILE
     landing.prepare(data)
+    prefixes.prepare(data)
     statements = _statements(data)
     fingerprint = hashlib.sha256("\n".join(statements).encode()).hexdigest()
     temporary = data / landing.TEMPORARY / FILE
@@ -84,13 +91,30 @@ def publish(data: Path) -> Path:
 
 def _statements(data: Path) -> list[str]:
     sources = {name: parquet(data / name) for name in SCHEMAS} | {"live": live(data)}
+    sources |= {"sums": ", ".join(f"sum({name})::BIGINT AS {name}" for name in _COUNTS), "rates": _rates()}
     statements = []
-    for name in VIEWS:
+    for name in (*VIEWS, *MACROS):
         sql = view_sql(name)
-        for dataset, source in sources.items():
-            sql = sql.replace(f"{{{dataset}}}", source)
-        statements.append(f"CREATE VIEW {name} AS {sql}")
+        for placeholder, source in sources.items():
+            sql = sql.replace(f"{{{placeholder}}}", source)
+        kind = f"MACRO {name}({MACROS[name]}) AS TABLE" if name in MACROS else f"VIEW {name} AS"
+        statements.append(f"CREATE {kind} {sql}")
     return statements
+
+
+def _rates() -> str:
+    """Return the rates of counted messages, each with its 95 % Wilson interval."""
+    z = 1.959963984540054
+    columns = []
+    for name, (part, whole) in _RATES.items():
+        n = f"nullif({whole}, 0)"
+        middle, reach = f"{part} + {z**2 / 2}", f"{z} * sqrt({part} * ({whole} - {part}) / {n} + {z**2 / 4})"
+        columns += [
+            f"{part} / {n} AS {name}",
+            f"CASE WHEN {part} = 0 THEN 0.0 ELSE ({middle} - {reach}) / ({n} + {z**2}) END + 0 * {n} AS {name}_low",
+            f"CASE WHEN {part} = {whole} THEN 1.0 ELSE ({middle} + {reach}) / ({n} + {z**2}) END + 0 * {n} AS {name}_high",
+        ]
+    return ", ".join(columns)
 
 
 def live(data: Path) -> str:
