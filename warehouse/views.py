@@ -39,11 +39,12 @@ _COUNTS: Final = (
     *("attempted", "ended", "delivered", "undelivered", "not_sent", "not_permitted", "expired"),
     *("generic", "no_service", "null_pdu", "radio_off", "other", "open"),
 )
-_RATES: Final = {
+RATES: Final = {
     "delivered_per_attempted": ("delivered", "attempted"),
     "delivered_per_ended": ("delivered", "ended"),
     "open_share": ("open", "attempted"),
 }
+"""Every rate of counted messages: part and whole."""
 
 # What DuckDB 1.2 can open. DuckDB 2.0 writes a format by default that older ones, and tools built on them, cannot.
 _STORAGE: Final = "v1.2.0"
@@ -106,7 +107,7 @@ def _rates() -> str:
     """Return the rates of counted messages, each with its 95 % Wilson interval."""
     z = 1.959963984540054
     columns = []
-    for name, (part, whole) in _RATES.items():
+    for name, (part, whole) in RATES.items():
         n = f"nullif({whole}, 0)"
         middle, reach = f"{part} + {z**2 / 2}", f"{z} * sqrt({part} * ({whole} - {part}) / {n} + {z**2 / 4})"
         columns += [
@@ -134,8 +135,8 @@ def live(data: Path) -> str:
         raise WarehouseError(msg) from error
     if not offsets:
         return "true"
-    below = "".join(f' WHEN {partition} THEN {offset}' for partition, offset in offsets.items())
-    return f"date >= DATE '{since}' AND \"offset\" >= CASE \"partition\"{below} ELSE 0 END"
+    below = "".join(f" WHEN {partition} THEN {offset}" for partition, offset in offsets.items())
+    return f'date >= DATE \'{since}\' AND "offset" >= CASE "partition"{below} ELSE 0 END'
 
 
 def parquet(folder: Path) -> str:

@@ -92,7 +92,10 @@ def rebuild(
     """
     data = data.resolve()
     views.publish(data)
-    with landing.only_one(data / "base"), TemporaryDirectory(dir=data / landing.TEMPORARY, prefix="rebuild.") as scratch:
+    with (
+        landing.only_one(data / "base"),
+        TemporaryDirectory(dir=data / landing.TEMPORARY, prefix="rebuild.") as scratch,
+    ):
         run = _Run(data, Path(scratch), memory)
         try:
             with run.connection:
@@ -142,9 +145,11 @@ class _Run:
     def rebuild(self, only: date | None, *, everything: bool) -> Rebuilt:
         """Do it."""
         report = Rebuilt(set(), set())
-        ends = 'SELECT "partition", max("offset") + 1, max(date) FROM messages_files WHERE topic IS NOT NULL GROUP BY ALL'
+        ends = (
+            'SELECT "partition", max("offset") + 1, max(date) FROM messages_files WHERE topic IS NOT NULL GROUP BY ALL'
+        )
         covered = {partition: (end, newest) for partition, end, newest in self._run(ends)}
-        found = self._one('SELECT min(coalesce(received_at, recorded_at))::DATE FROM raw_files')
+        found = self._one("SELECT min(coalesce(received_at, recorded_at))::DATE FROM raw_files")
         start = None if everything else only or self._start()
         if only and (found is None or only < found):
             raise RebuildError(self._data, f"raw webhooks begin on {found or 'no day'}, {only} cannot be rebuilt")
@@ -239,7 +244,9 @@ class _Run:
             for name in _COMPARED
         ) + "]"  # fmt: skip
         # An expiry is one fact more, and whether the clock saw one before a message was revived is not in the log.
-        versions = "s.version NOT BETWEEN r.version AND r.version + 1 OR (s.outcome = 'expired' AND s.version = r.version)"
+        versions = (
+            "s.version NOT BETWEEN r.version AND r.version + 1 OR (s.outcome = 'expired' AND s.version = r.version)"
+        )
         self._run(f"""
             CREATE OR REPLACE TEMP TABLE differing AS
             WITH reached AS (
@@ -291,9 +298,7 @@ class _Run:
     def _count(self, what: str) -> int:
         return int(self._one("SELECT count(*) FROM differing WHERE what = ?", what))
 
-    def _write(
-        self, partition: int, start: date | None, only: date | None, report: Rebuilt
-    ) -> list[tuple[Path, Path]]:
+    def _write(self, partition: int, start: date | None, only: date | None, report: Rebuilt) -> list[tuple[Path, Path]]:
         """Write the files of one partition beside the old ones; return pairs of new and old."""
         rows = self._run("""
             SELECT
@@ -312,7 +317,9 @@ class _Run:
             if not is_closed:
                 report.open.add(day)
         written = [
-            self._copy(f"SELECT * EXCLUDE (day) FROM result WHERE day = DATE '{day}'", "base", partition, day, is_closed)
+            self._copy(
+                f"SELECT * EXCLUDE (day) FROM result WHERE day = DATE '{day}'", "base", partition, day, is_closed
+            )
             for day, (_, is_closed) in days.items()
         ]
         different = {day for (day,) in self._run("SELECT DISTINCT day FROM differing WHERE what = 'different'")}

@@ -29,6 +29,9 @@ SELECT
     observations,
     recorded_at
 FROM {messages}
-WHERE NOT is_forgotten AND version IS NOT NULL 
-    AND recorded_at <= coalesce(try_cast(moment::VARCHAR AS TIMESTAMP) AT TIME ZONE 'UTC', moment::TIMESTAMPTZ)
+WHERE NOT is_forgotten AND version IS NOT NULL
+    AND recorded_at <= CASE
+        WHEN regexp_matches(moment::VARCHAR, ':.*[-+A-Za-z]') THEN moment::TIMESTAMPTZ
+        ELSE moment::TIMESTAMP AT TIME ZONE 'UTC'
+    END
 QUALIFY row_number() OVER (PARTITION BY source, sms_id, message_key ORDER BY version DESC, "offset" DESC) = 1

@@ -49,8 +49,10 @@ class Stream:
     def hear(self, *told: tuple[float, Any], source: str = "acme") -> list[MadeRecord]:
         """Land bodies by the seconds at which they are received; return the records."""
         records = [
-            raw(0, body, source=source, seconds=seconds, partition=self._partition)._replace(key=_key(source, body))
-            for seconds, body in told
+            raw(self._ends[topics.RAW] + n, body, source=source, seconds=seconds, partition=self._partition)._replace(
+                key=_key(source, body)
+            )
+            for n, (seconds, body) in enumerate(told)
         ]
         return self.land(topics.RAW, records)
 
@@ -160,10 +162,10 @@ def test_stream_and_log_agree_row_for_row(data: Path, name: str) -> None:
     assert found.messages == len(before) > 750
     assert messages(data) == before
     # Not by the comparison that was just run: by the base files alone, field by field.
-    columns = ", ".join(c for c in MESSAGES_SCHEMA.names if c not in {"is_forgotten", "topic", "partition", "offset", "recorded_at"})
-    base, streamed = (
-        views.parquet(data / folder) for folder in ("base", "messages")
+    columns = ", ".join(
+        c for c in MESSAGES_SCHEMA.names if c not in {"is_forgotten", "topic", "partition", "offset", "recorded_at"}
     )
+    base, streamed = (views.parquet(data / folder) for folder in ("base", "messages"))
     newest = f"SELECT * FROM {streamed} QUALIFY row_number() OVER (PARTITION BY message_key ORDER BY version DESC) = 1"
     for one, other in ((base, f"({newest})"), (f"({newest})", base)):
         assert duckdb.sql(f"SELECT {columns} FROM {one} EXCEPT SELECT {columns} FROM {other}").fetchall() == []  # noqa: S608
