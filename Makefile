@@ -1,6 +1,6 @@
 # `make` lists the targets. ARGS reaches the command: make run ARGS="--for 60"
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint chaos bench bench-streams lock clean
+.PHONY: help setup run test lint chaos bench bench-streams bench-warehouse lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -31,10 +31,13 @@ test: setup ## run every test; ARGS="-k name" chooses
 chaos: setup ## kill processes under traffic and compare with the truth; ARGS="--kills 100"
 	@$(BIN)/python tests/chaos/chaos.py $(ARGS)
 
-bench: bench-streams ## run every benchmark; ARGS=--quick for short runs
+bench: bench-streams bench-warehouse ## run every benchmark; ARGS=--quick for short runs
 
 bench-streams: setup ## the stream worker and its peers, some eight minutes
 	@$(BIN)/python bench/streams.py $(ARGS)
+
+bench-warehouse: setup ## marts, look-ups, rebuild and size of ten million messages, some ten minutes
+	@$(BIN)/python bench/marts.py $(ARGS)
 
 lint: setup ## check style, types and the rooms' imports
 	@$(BIN)/ruff check .

@@ -155,7 +155,7 @@ def checks(settings: CheckSettings) -> tuple[Check, ...]:
         Check(
             "messages_follow_from_log", "messages", "messages_differing", "critical",
             "At its last run `smspulse rebuild` found other lifecycles in the raw webhooks than the stream had made.",
-            "FROM rebuild_differences; if SMSPULSE_STREAM_ settings were changed, `smspulse rebuild --all` under the new.",
+            "FROM rebuild_differences; after a change of SMSPULSE_STREAM_ settings, `smspulse rebuild --all`.",
         ),
         Check(
             "rates_in_range", "delivery_by_device", "rate", "critical",

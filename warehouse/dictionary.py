@@ -1,10 +1,12 @@
-"""Writes `docs/data-dictionary.md`: every view, what a row is, and every column. `python -m warehouse.dictionary` prints it."""
+"""What `docs/data-dictionary.md` says: every view, what a row is, and every column."""
 
 import re
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
+
+import pyarrow as pa
 
 from warehouse import views
 from warehouse.read import open_warehouse
@@ -85,7 +87,7 @@ def describe(view: str, column: str) -> str:
     """
     first = _SCHEMA_OF.get(view, "quality" if view == "rebuild_differences" else "messages")
     if view in {*_SCHEMA_OF, "messages", "messages_as_of", "rebuild_differences"}:
-        known = {field.name: field.metadata[b"description"].decode() for field in SCHEMAS[first]}
+        known = {field.name: _description(field) for field in SCHEMAS[first]}
         known |= {"recipient": "Phone number that the message went to."}
         if column in known:
             return known[column]
@@ -94,9 +96,13 @@ def describe(view: str, column: str) -> str:
             return meaning
     for schema in (SCHEMAS["messages"], SCHEMAS["raw"]):
         if column in schema.names:
-            return str(schema.field(column).metadata[b"description"].decode())
+            return _description(schema.field(column))
     msg = f"nothing describes {view}.{column}: add it to warehouse/dictionary.py"
     raise LookupError(msg)
+
+
+def _description(field: "pa.Field[Any]") -> str:
+    return str(field.metadata[b"description"], "utf-8")
 
 
 def dictionary() -> str:

@@ -1,4 +1,4 @@
-"""The dataset `prefixes`: what the library phonenumbers knows of countries and carriers, as a file that any DuckDB reads."""
+"""The dataset `prefixes`: what the library phonenumbers knows of countries and carriers, as a file for any DuckDB."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,7 @@ def prepare(data: Path) -> None:
     from phonenumbers.carrierdata import CARRIER_DATA  # noqa: PLC0415
 
     main = {str(code): regions[0] for code, regions in COUNTRY_CODE_TO_REGION_CODE.items()}
-    rows = [(code, region, None) for code, region in main.items()]
+    rows: list[tuple[str, str, str | None]] = [(code, region, None) for code, region in main.items()]
     for prefix, names in CARRIER_DATA.items():
         country = next(main[prefix[:size]] for size in (1, 2, 3) if prefix[:size] in main)
         rows.append((prefix, country, names.get("en") or next(iter(names.values()))))

@@ -112,8 +112,9 @@ def _rates() -> str:
         middle, reach = f"{part} + {z**2 / 2}", f"{z} * sqrt({part} * ({whole} - {part}) / {n} + {z**2 / 4})"
         columns += [
             f"{part} / {n} AS {name}",
-            f"CASE WHEN {part} = 0 THEN 0.0 ELSE ({middle} - {reach}) / ({n} + {z**2}) END + 0 * {n} AS {name}_low",
-            f"CASE WHEN {part} = {whole} THEN 1.0 ELSE ({middle} + {reach}) / ({n} + {z**2}) END + 0 * {n} AS {name}_high",
+            # At the ends, where rounding could lead out of them, the bounds are 0 and 1.
+            f"CASE WHEN {part} > 0 THEN ({middle} - {reach}) / ({n} + {z**2}) ELSE 0.0 * {n} END AS {name}_low",
+            f"CASE WHEN {part} < {whole} THEN ({middle} + {reach}) / ({n} + {z**2}) ELSE {n} / {n} END AS {name}_high",
         ]
     return ", ".join(columns)
 

@@ -11,12 +11,11 @@ take the larger version of base and stream, so a run that is interrupted anywher
 
 What the stream read from a body was landed with it (`gateway.payloads.parse`), so reading bodies is not done a second
 time: what a lifecycle is made of is. Of a report that is in the log twice, as when Kafka took it and did not say so,
-both have one time of receipt and are one fact. The clock is the newest record of all: time passes as far as the log goes.
+both have one time of receipt and are one fact. The clock is the newest record: time passes as far as the log goes.
 """
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -129,15 +128,19 @@ class _Run:
             self._run(f"CREATE TEMP VIEW {name}_files AS FROM {views.parquet(self._data / name)}")
         self._run(
             "CREATE TEMP TABLE statuses "
-            "(status_id INTEGER, rank INTEGER, outcome VARCHAR, failure_class VARCHAR, is_end BOOLEAN, is_failure BOOLEAN)"
+            "(status_id INT, rank INT, outcome VARCHAR, failure_class VARCHAR, is_end BOOLEAN, is_failure BOOLEAN)"
         )
         for s in statuses.values():
             rank = s.rank if s.is_step or s.is_end else None
             row = (s.id, rank, s.outcome.value, s.failure_class, s.is_end, s.is_failure)
             self._run("INSERT INTO statuses VALUES (?, ?, ?, ?, ?, ?)", *row)
         self._set("expire_after", expire_after)
-        horizon = "SELECT max(recorded_at) FROM (SELECT recorded_at FROM raw_files UNION ALL SELECT recorded_at FROM messages_files)"
-        self._set("horizon", self._one(horizon))
+        self._run("""
+            SET VARIABLE horizon = (
+                SELECT max(recorded_at)
+                FROM (SELECT recorded_at FROM raw_files UNION ALL SELECT recorded_at FROM messages_files)
+            )
+        """)
 
     def _set(self, name: str, value: object) -> None:
         self._run(f"SET VARIABLE {name} = ?", value)
@@ -155,7 +158,10 @@ class _Run:
             raise RebuildError(self._data, f"raw webhooks begin on {found or 'no day'}, {only} cannot be rebuilt")
         self._set("start", datetime.combine(start or date(1, 1, 1), time(), UTC))
         written: list[tuple[Path, Path]] = []
-        for (partition,) in self._run('SELECT DISTINCT "partition" FROM raw_files UNION SELECT DISTINCT "partition" FROM messages_files ORDER BY 1'):  # fmt: skip
+        partitions = """
+            SELECT DISTINCT "partition" FROM raw_files UNION SELECT DISTINCT "partition" FROM messages_files ORDER BY 1
+        """
+        for (partition,) in self._run(partitions):
             self._compute(partition, covered.get(partition, (0, None))[0])
             report.differing += self._count("different")
             report.repaired += self._count("repaired")
@@ -237,7 +243,10 @@ class _Run:
                 ON r.source = s.source AND r.sms_id = s.sms_id
         """
         # What the stream knows and the log does not yet have: files of raw are landed beside those of messages.
-        ahead = "(r.source IS NULL OR coalesce(len(s.observations) > len(r.observations) OR s.last_seen_at > r.last_seen_at, false))"
+        ahead = """(
+            r.source IS NULL
+            OR coalesce(len(s.observations) > len(r.observations) OR s.last_seen_at > r.last_seen_at, false)
+        )"""
         differs = " OR ".join(f"r.{name} IS DISTINCT FROM s.{name}" for name in _COMPARED)
         facts = "[" + ", ".join(
             f"{{'field': '{name}', 'streamed': s.{name}::VARCHAR, 'rebuilt': r.{name}::VARCHAR}}"
@@ -251,8 +260,10 @@ class _Run:
             CREATE OR REPLACE TEMP TABLE differing AS
             WITH reached AS (
                 SELECT
-                    greatest(max(last_seen_at), (SELECT max(received_at) FROM deadletters_files WHERE origin_partition = $1))
-                        - {_SETTLED_AFTER} AS streamed_until,
+                    greatest(
+                        max(last_seen_at),
+                        (SELECT max(received_at) FROM deadletters_files WHERE origin_partition = $1)
+                    ) - {_SETTLED_AFTER} AS streamed_until,
                     max(recorded_at) - {_SETTLED_AFTER} AS clock,
                     (SELECT max(told_at) FROM log) - {_SETTLED_AFTER} AS logged_until
                 FROM messages_files WHERE "partition" = $1 AND "offset" < $2
@@ -279,7 +290,8 @@ class _Run:
                     WHEN r.source IS NULL THEN [{{'field': 'message', 'streamed': 'there', 'rebuilt': NULL}}]
                     WHEN s.source IS NULL THEN [{{'field': 'message', 'streamed': NULL, 'rebuilt': 'there'}}]
                     WHEN {versions}
-                        THEN [{{'field': 'version', 'streamed': s.version::VARCHAR, 'rebuilt': r.version::VARCHAR}}] || {facts}
+                        THEN {facts}
+                            || [{{'field': 'version', 'streamed': s.version::VARCHAR, 'rebuilt': r.version::VARCHAR}}]
                     ELSE {facts}
                 END AS facts
             {pairs}
@@ -293,7 +305,7 @@ class _Run:
             {pairs} WHERE NOT {ahead}
             UNION ALL
             SELECT {theirs}, s.version, s.recorded_at, s.first_seen_at::DATE {pairs} WHERE {ahead}
-        """)  # noqa: S608 - names of ours
+        """)
 
     def _count(self, what: str) -> int:
         return int(self._one("SELECT count(*) FROM differing WHERE what = ?", what))
@@ -318,7 +330,11 @@ class _Run:
                 report.open.add(day)
         written = [
             self._copy(
-                f"SELECT * EXCLUDE (day) FROM result WHERE day = DATE '{day}'", "base", partition, day, is_closed
+                f"SELECT * EXCLUDE (day) FROM result WHERE day = DATE '{day}'",  # noqa: S608 - a day of ours
+                "base",
+                partition,
+                day,
+                is_closed,
             )
             for day, (_, is_closed) in days.items()
         ]
@@ -334,7 +350,7 @@ class _Run:
                 written.append(self._copy(facts, "quality", partition, day, True))
         return written
 
-    def _copy(self, query: str, dataset: str, partition: int, day: date, closed: bool) -> tuple[Path, Path]:  # noqa: FBT001
+    def _copy(self, query: str, dataset: str, partition: int, day: date, closed: bool) -> tuple[Path, Path]:
         temporary = self._scratch / f"{dataset}.{day}.{partition}.parquet"
         # Sorted, so that a look-up by key reads one row group of a file; small ones, so that it is soon read.
         self._run(

@@ -58,7 +58,7 @@ def test_a_rate_has_its_wilson_interval(data: Path) -> None:
     ended = ["delivered"] * 8 + ["undelivered"] * 2
     land(data, *(version(0, n, outcome) for n, outcome in enumerate(ended)))
     columns = ", ".join(f"{rate}{end}" for rate in views.RATES for end in ("", "_low", "_high"))
-    (found,) = rows(data, f"SELECT {columns} FROM delivery_hourly")
+    (found,) = rows(data, f"SELECT {columns} FROM delivery_hourly")  # noqa: S608 - names of ours
     # Newcombe (1998): 8 of 10 is 0.4902 to 0.9433; 0 of 10 is 0 to 0.2775.
     assert found == pytest.approx((0.8, 0.4902, 0.9433, 0.8, 0.4902, 0.9433, 0, 0, 0.2775), abs=5e-5)
 
@@ -71,8 +71,8 @@ def test_a_day_is_the_sum_of_its_hours(data: Path) -> None:
         version(0, 3, "undelivered", failure_class="other", seconds=11 * HOUR, device_id=2),
         version(0, 4, "sent", seconds=12 * HOUR),
     )
-    sql = "SELECT day, devices, attempted, ended, delivered, no_service, other, open, delivered_per_ended FROM delivery_daily ORDER BY 1"
-    assert rows(data, sql) == [
+    columns = "day, devices, attempted, ended, delivered, no_service, other, open, delivered_per_ended"
+    assert rows(data, f"SELECT {columns} FROM delivery_daily ORDER BY day") == [  # noqa: S608 - names of ours
         (TODAY, 2, 3, 3, 1, 1, 1, 0, 1 / 3),
         (moment(12 * HOUR).date(), 1, 1, 0, 0, 0, 0, 1, None),
     ]
@@ -136,8 +136,8 @@ def test_the_health_of_a_device_is_held_against_its_own_past_and_its_fleet(data:
         *sent(2, 2, "delivered", "delivered", "delivered", "not_sent"),
         *sent(3, 29 * 24, "delivered"),
     )
-    sql = "SELECT device_id, attempted, ended, delivered, rate, own_rate, fleet_rate, usual_quiet_s, open FROM device_health ORDER BY 1"
-    first, second = rows(data, sql)
+    columns = "device_id, attempted, ended, delivered, rate, own_rate, fleet_rate, usual_quiet_s, open"
+    first, second = rows(data, f"SELECT {columns} FROM device_health ORDER BY device_id")  # noqa: S608 - names of ours
     assert first[:7] == (1, 5, 4, 1, 1 / 4, 3 / 4, 3 / 4)
     assert first[7] == pytest.approx(HOUR * (2 + (95 - 2) * 0.98))  # pauses of 1, 2 and 95 hours
     assert first[8] == 1
@@ -147,7 +147,7 @@ def test_the_health_of_a_device_is_held_against_its_own_past_and_its_fleet(data:
     )
     assert {name: n for name, n in errors.items() if n} == {"undelivered": 1, "no_service": 2}
     assert oldest == last
-    assert HOUR <= quiet <= 2 * HOUR + 60
+    assert 1.5 * HOUR <= quiet <= 2.5 * HOUR + 60
 
 
 def test_a_conversation_has_its_response_rate_and_its_first_reply(data: Path) -> None:
@@ -162,8 +162,8 @@ def test_a_conversation_has_its_response_rate_and_its_first_reply(data: Path) ->
         version(0, 4, "delivered", recipient="+492"),
     )
     landing.land(data, 0, [incoming(0, 80, "+49 1"), incoming(1, 90, "+491"), incoming(2, 5, "+493")])
-    sql = "SELECT number, outgoing, incoming, answered, response_rate, first_reply_s, last_at FROM conversations ORDER BY 1"
-    assert rows(data, sql) == [
+    columns = "number, outgoing, incoming, answered, response_rate, first_reply_s, last_at"
+    assert rows(data, f"SELECT {columns} FROM conversations ORDER BY number") == [  # noqa: S608 - names of ours
         ("+491", 3, 2, 1, 1 / 3, 30.0, moment(500)),
         ("+492", 1, 0, 0, 0.0, None, moment(0)),
         ("+493", 0, 1, 0, None, None, moment(5)),
@@ -187,24 +187,25 @@ def test_the_quality_of_webhooks_counts_each_once(data: Path) -> None:
         version(0, 2, "delivered", queue_s=3.0),
     )
     names = "webhooks, status_reports, incoming, unreadable, flawed, duplicates, unknown, reordered, late, contradicted"
-    assert rows(data, f"SELECT day, {names} FROM webhook_quality") == [(TODAY, 6, 4, 1, 1, 1, 1, 1, 1, 1, 1)]
+    found = rows(data, f"SELECT day, {names} FROM webhook_quality")  # noqa: S608 - names of ours
+    assert found == [(TODAY, 6, 4, 1, 1, 1, 1, 1, 1, 1, 1)]
 
 
-@pytest.mark.parametrize(
-    ("asked", "known"),
-    [
-        ("'2026-11-24 11:59'", []),
-        ("'2026-11-24 12:00'", [(1, "sent")]),
-        ("'2026-11-24 13:01+01'", [(1, "delivered"), (2, "sent")]),
-        ("TIMESTAMPTZ '2026-11-24 12:01Z'", [(1, "delivered"), (2, "sent")]),
-        ("DATE '2026-11-25'", [(1, "undelivered"), (2, "sent")]),
-    ],
-)
+KNOWN = {
+    "'2026-11-24 11:59'": [],
+    "'2026-11-24 12:00'": [(1, "sent")],
+    "'2026-11-24 13:01+01'": [(1, "delivered"), (2, "sent")],
+    "TIMESTAMPTZ '2026-11-24 12:01Z'": [(1, "delivered"), (2, "sent")],
+    "DATE '2026-11-25'": [(1, "undelivered"), (2, "sent")],
+}
+
+
 @pytest.mark.parametrize("zone", ["UTC", "America/St_Johns"])
-def test_as_of_a_moment_is_what_was_known_then(data: Path, asked: str, known: list[tuple[int, str]], zone: str) -> None:
+def test_as_of_a_moment_is_what_was_known_then(data: Path, zone: str) -> None:
     made = [(1, "sent", 0, 1), (1, "delivered", 60, 2), (2, "sent", 60, 1), (1, "undelivered", 600, 3)]
     land(data, *(version(0, n, o, version=v)._replace(timestamp=at(s)) for n, o, s, v in made))
     with open_warehouse(data) as connection:
         connection.execute(f"SET TimeZone = '{zone}'")
-        sql = f"SELECT sms_id, outcome FROM messages_as_of({asked}) ORDER BY 1"
-        assert connection.execute(sql).fetchall() == known
+        for asked, known in KNOWN.items():
+            sql = f"SELECT sms_id, outcome FROM messages_as_of({asked}) ORDER BY 1"  # noqa: S608 - moments of ours
+            assert connection.execute(sql).fetchall() == known, asked

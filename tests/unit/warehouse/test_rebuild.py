@@ -13,12 +13,12 @@ import pytest
 from warehouse_records import MadeRecord, at, moment, raw, status, version
 
 from gateway import topics
-from gateway.statuses import STATUSES, parse_meanings, status_table
+from gateway.statuses import parse_meanings, status_table
 from smspulse.simulator.stories import stories
 from streams.lifecycle import EXPIRE_AFTER_MS, Lifecycle
 from streams.messages import MessageFold
 from warehouse import landing, views
-from warehouse.errors import RebuildError
+from warehouse.errors import RebuildError, WarehouseError
 from warehouse.read import open_warehouse
 from warehouse.rebuild import run
 from warehouse.schemas import MESSAGES_SCHEMA
@@ -105,8 +105,9 @@ def messages(data: Path) -> list[tuple[Any, ...]]:
     return rows(data, "SELECT * EXCLUDE (recorded_at) FROM messages ORDER BY ALL")
 
 
-def dense(rng: random.Random, count: int) -> list[tuple[float, Any]]:
+def dense(seed: int, count: int) -> list[tuple[float, Any]]:
     """Make reports that fall on each other: every status, place and spelling, within some milliseconds or days."""
+    rng = random.Random(seed)  # noqa: S311 - repeatable on purpose
     told = []
     for sms_id in range(count):
         spread = rng.choice([0.02, 5, 3 * DAY])
@@ -138,7 +139,7 @@ def simulated(seed: int, count: int) -> list[tuple[float, Any]]:
 
 
 HISTORIES: dict[str, Callable[[], list[tuple[float, Any]]]] = {
-    "dense": lambda: dense(random.Random(5), 800),
+    "dense": lambda: dense(5, 800),
     "simulated": lambda: simulated(3, 800),
 }
 
@@ -166,26 +167,31 @@ def test_stream_and_log_agree_row_for_row(data: Path, name: str) -> None:
         c for c in MESSAGES_SCHEMA.names if c not in {"is_forgotten", "topic", "partition", "offset", "recorded_at"}
     )
     base, streamed = (views.parquet(data / folder) for folder in ("base", "messages"))
-    newest = f"SELECT * FROM {streamed} QUALIFY row_number() OVER (PARTITION BY message_key ORDER BY version DESC) = 1"
+    order = "row_number() OVER (PARTITION BY message_key ORDER BY version DESC) = 1"
+    newest = f"SELECT * FROM {streamed} QUALIFY {order}"  # noqa: S608 - names of ours
     for one, other in ((base, f"({newest})"), (f"({newest})", base)):
         assert duckdb.sql(f"SELECT {columns} FROM {one} EXCEPT SELECT {columns} FROM {other}").fetchall() == []  # noqa: S608
 
 
 MUTATIONS = {
-    "an old step begins an attempt": ("told", "first_place < failed_place", "failed_place IS NOT NULL AND first_place < place"),
+    "an old step begins an attempt": ("told", "first_place < failed_place", "failed_place > 0 AND first_place < place"),
     "each repeated step begins an attempt": ("told", ") = 1 AS is_restart", ") > 0 AS is_restart"),
-    "the first end wins": ("told", "arg_max(status_id, place) FILTER (is_end", "arg_min(status_id, place) FILTER (is_end"),
-    "an end reported again wins": ("told", "max(first_at) FILTER (is_end AND is_first AND", "max(first_at) FILTER (is_end AND"),
+    "the first end wins": (
+        "told",
+        "arg_max(status_id, place) FILTER (is_end",
+        "arg_min(status_id, place) FILTER (is_end",
+    ),
+    "an end reported again wins": ("told", "max(first_at) FILTER (is_end AND is_first", "max(first_at) FILTER (is_end"),
     "latencies of all attempts": ("told", "attempt = decisive AND status_id = 2", "status_id = 2"),
     "no order within a millisecond": ("told", "first_at, coalesce(rank, -1)", "first_at, -coalesce(rank, -1)"),
-    "contradictions across attempts": ("told", "OVER (PARTITION BY source, sms_id, attempt) <> outcome", "OVER (PARTITION BY source, sms_id) <> outcome"),
-    "the last recipient": ("told", "min(recipient) AS recipient,\n    arg_max", "max(recipient) AS recipient,\n    arg_max"),
+    "contradictions across attempts": ("told", "sms_id, attempt) <> outcome", "sms_id) <> outcome"),
+    "the last recipient": ("told", "min(recipient) AS recipient,\n    arg", "max(recipient) AS recipient,\n    arg"),
     "an overtaken report is plain": ("digest", "coalesce(handed_at <= ended_at, true)", "true"),
-    "a change of phone is plain": ("digest", "min(hash(device_id, channel_id, log.sent_at))", "max(hash(device_id, channel_id, log.sent_at))"),
+    "a change of phone is plain": ("digest", "min(hash(", "max(hash("),
     "plain messages end undelivered": ("plain", "winner = 7", "winner = 8"),
     "nothing expires": ("conclude", "<= getvariable('horizon')", "> getvariable('horizon')"),
     "missing steps are no flag": ("conclude", "'network_missing'", "NULL"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +199,7 @@ def landed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A warehouse in which stream and log agree."""
     folder = tmp_path_factory.mktemp("landed")
     views.publish(folder)
-    stream_of(folder, [*dense(random.Random(7), 150), *simulated(3, 100)], 1)
+    stream_of(folder, [*dense(7, 150), *simulated(3, 100)], 1)
     assert rebuild(folder).differing == 0
     return folder
 
@@ -370,7 +376,7 @@ def test_a_run_that_is_cut_off_anywhere_leaves_every_number_as_it_was(
 
 def test_damage_is_one_clear_line(data: Path) -> None:
     (data / "base" / "covered.json").write_text("{")
-    with pytest.raises(Exception, match="covered.json is damaged: remove it"):
+    with pytest.raises(WarehouseError, match=r"covered\.json is damaged: remove it"):
         rebuild(data)
     (data / "base" / "covered.json").unlink()
     (data / "raw" / "date=1970-01-01" / "torn.parquet").write_bytes(b"PAR1")
