@@ -7,7 +7,8 @@
 A day is closed once none of its messages is open and all were compared; closed days are left alone until something new
 is heard of one of their messages. Days that are not closed yet have base files too, so that readers have only what came
 since the last run to sort out. The order is: files, each replaced whole; then `covered.json`; then the views. The views
-take the larger version of base and stream, so a run that is interrupted anywhere leaves every number as it was.
+take the larger version of base and stream, so a run that is interrupted anywhere leaves every number as it was. After
+a first whole run, that is: a single day's files do not outweigh what the stream has written of it.
 
 What the stream read from a body was landed with it (`gateway.payloads.parse`), so reading bodies is not done a second
 time: what a lifecycle is made of is. Of a report that is in the log twice, as when Kafka took it and did not say so,
@@ -193,7 +194,7 @@ class _Run:
             SELECT min(least(base.date, live.first_seen_at::DATE))
             FROM (FROM messages_files WHERE version IS NOT NULL AND {views.live(self._data)}) AS live
             LEFT JOIN base_files AS base USING (source, sms_id)
-            WHERE base.version IS NULL OR live.version > base.version OR live.last_seen_at > base.last_seen_at
+            WHERE base.version IS NULL OR live.version >= base.version OR live.last_seen_at > base.last_seen_at
         """)  # noqa: S608 - a condition of ours
         return min(first, news or first)
 

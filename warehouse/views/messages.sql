@@ -1,4 +1,4 @@
--- A row: one message with status reports, in its newest version: the largest version, and among equals the base file's.
+-- A row: one message with status reports, in its newest version: the largest version, and among equals the last written.
 -- Key: source, sms_id (and so message_key).
 -- Units: times are TIMESTAMPTZ, *_s are seconds between reports as they were received, or null. recipient is a number.
 --   recorded_at is when the stream wrote the version, null where only the log has the message.
@@ -6,7 +6,10 @@
 --   hold, of closed days for good, comes from the log (`smspulse rebuild`).
 -- A record by which the stream forgets a message does not end the message here.
 WITH live AS NOT MATERIALIZED (
-    SELECT *
+    SELECT
+        *,
+        -- Written after the base, it is newer also where it counts as much; unless the stream had forgotten the message.
+        version - CASE WHEN list_contains(flags, 'late_after_forgetting') THEN 2 ELSE 0 END AS weight
     FROM {messages}
     WHERE NOT is_forgotten AND version IS NOT NULL AND {live}
     -- All three are the key: a filter on any of them reaches the files.
@@ -17,12 +20,12 @@ WITH live AS NOT MATERIALIZED (
 old AS (
     SELECT live.message_key
     FROM {base} AS base
-    INNER JOIN live ON live.message_key = base.message_key AND live.version <= base.version
+    INNER JOIN live ON live.message_key = base.message_key AND live.weight < base.version
 ),
 
 newest AS (
     SELECT base.* FROM {base} AS base
-    ANTI JOIN live ON live.message_key = base.message_key AND live.version > base.version
+    ANTI JOIN live ON live.message_key = base.message_key AND live.weight >= base.version
     UNION ALL BY NAME
     SELECT live.* FROM live
     ANTI JOIN old ON old.message_key = live.message_key
