@@ -102,3 +102,10 @@ SELECT
     ]) AS rate
 FROM delivery_by_device
 GROUP BY source
+
+UNION ALL BY NAME
+SELECT
+    coalesce(source, '(no source)') AS scope,
+    count(DISTINCT message_key) FILTER (field IS NOT NULL) AS messages_differing
+FROM (SELECT source, NULL AS message_key, NULL AS field FROM latest UNION ALL BY NAME FROM rebuild_differences)
+GROUP BY source

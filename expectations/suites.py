@@ -153,6 +153,11 @@ def checks(settings: CheckSettings) -> tuple[Check, ...]:
             "Find who writes to sms.messages beside the stream.",
         ),
         Check(
+            "messages_follow_from_log", "messages", "messages_differing", "critical",
+            "At its last run `smspulse rebuild` found other lifecycles in the raw webhooks than the stream had made.",
+            "FROM rebuild_differences; after a change of SMSPULSE_STREAM_ settings, `smspulse rebuild --all`.",
+        ),
+        Check(
             "rates_in_range", "delivery_by_device", "rate", "critical",
             "A delivery rate is not a part of a whole: messages contradict themselves, or the view miscounts.",
             "If messages_ends_clear fails too, begin there; else remove smspulse.duckdb and start `smspulse land`.",

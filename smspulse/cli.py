@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -194,6 +195,42 @@ def land(data: Path, broker: str, flush_interval: float | None, instance: str) -
     given = {"flush_interval_s": flush_interval, "instance": instance or None}
     settings = LanderSettings(data=data, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     run(settings, kafka, ready=tell_ready)
+
+
+@cli.command()
+@data_option
+@click.option("--date", "day", type=click.DateTime(["%Y-%m-%d"]), help="Only messages first seen on this day, UTC.")
+@click.option("--all", "everything", is_flag=True, help="All days, not only those that are open or have news.")
+def rebuild(data: Path, day: datetime | None, *, everything: bool) -> None:
+    """Recompute lifecycles from the log and compare them with the stream's; 1 if any differs.
+
+    What follows from the log becomes the base of `messages`. Run it once an hour: what was landed since is all that a
+    query then has to sort out. Takes the stream's SMSPULSE_STREAM_ settings.
+
+    \b
+    smspulse rebuild                       days that are open or have news
+    smspulse rebuild --date 2026-11-20     one day
+    """
+    from gateway.statuses import parse_meanings, status_table
+    from streams.settings import StreamSettings
+    from warehouse.rebuild.run import rebuild as run
+
+    if day and everything:
+        msg = "--date and --all exclude each other"
+        raise click.UsageError(msg)
+    _writable(data)
+    settings = StreamSettings(state=data / "state")
+    statuses = status_table(parse_meanings(settings.status_meanings))
+    expire_after = timedelta(hours=settings.expire_after_h)
+    found = run(data, statuses, expire_after, day=day.date() if day else None, everything=everything)
+    click.echo(
+        f"{found.messages:,} messages of {len(found.days)} days from {found.reports:,} reports; "
+        f"{len(found.open)} days are open; {found.repaired:,} messages repaired; "
+        f"{found.unsettled:,} not to be compared yet; {found.differing:,} differ"
+    )
+    if found.differing:
+        click.echo('smspulse sql "FROM rebuild_differences" lists them', err=True)
+    raise SystemExit(_NOT_SO if found.differing else 0)
 
 
 @cli.command()

@@ -52,3 +52,11 @@ class NoWarehouseError(WarehouseError):
             f"no warehouse in {data}: start `smspulse up` or `smspulse land`, or name its folder by --data"
         )
         self.data = data
+
+
+class RebuildError(WarehouseError):
+    """Lifecycles cannot be recomputed. Nothing was changed."""
+
+    def __init__(self, data: Path, detail: str) -> None:
+        super().__init__(f"{data} was not rebuilt, and nothing was changed: {detail}")
+        self.data = data

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse.errors import DamagedFileError, OvertakenError
-from warehouse.schemas import BY_TOPIC, DATASETS, Record
+from warehouse.schemas import BY_TOPIC, SCHEMAS, Record
 
 _log = logging.getLogger(__name__)
 
@@ -99,16 +99,32 @@ def prepare(data: Path) -> None:
     Raises:
         OSError: The data folder is not writable.
     """
-    for dataset in DATASETS:
-        seed = _make_folder(data / dataset.name, SEED_DATE) / _SEED
+    for name, schema in SCHEMAS.items():
+        seed = _make_folder(data / name, SEED_DATE) / _SEED
         with suppress(OSError, pa.ArrowException):
-            if pq.read_schema(seed).equals(dataset.schema, check_metadata=True):
+            if pq.read_schema(seed).equals(schema, check_metadata=True):
                 continue
         with _temporary(data, _SEED) as (file, temporary):
-            pq.write_table(dataset.schema.empty_table(), file)
+            pq.write_table(schema.empty_table(), file)
             file.flush()
             os.fsync(file.fileno())
             temporary.replace(seed)
+
+
+def replace(data: Path, temporary: Path, path: Path) -> None:
+    """Put a file that was written elsewhere in the place of another, in one step, durable on return.
+
+    Raises:
+        OSError: The folder is not writable.
+    """
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _fsync_folder(path.parent.parent)
+        _fsync_folder(data)
+    temporary.replace(path)
+    _fsync_folder(path.parent)
 
 
 @contextmanager

@@ -138,6 +138,29 @@ MESSAGES_SCHEMA: Final = pa.schema(
     ]
 )
 
+BASE_SCHEMA: Final = pa.schema(
+    [field for field in MESSAGES_SCHEMA if field.name not in {"is_forgotten", "topic", "partition", "offset"}]
+)
+
+QUALITY_SCHEMA: Final = pa.schema(
+    [
+        _field("message_key", pa.string(), "`source:sms_id`."),
+        _field("source", pa.string(), "Gateway account."),
+        _field("sms_id", pa.int64(), "The gateway's id of the message."),
+        _field("field", pa.string(), "Field that differs; `message` where one of the two has no such message."),
+        _field("streamed", pa.string(), "What the stream says."),
+        _field("rebuilt", pa.string(), "What follows from the log."),
+    ]
+)
+
+PREFIXES_SCHEMA: Final = pa.schema(
+    [
+        _field("prefix", pa.string(), "First digits of an international number, without +."),
+        _field("country", pa.string(), "ISO region of the calling code; the largest, where several share it."),
+        _field("carrier", pa.string(), "Carrier that the prefix was given to; null for a calling code."),
+    ]
+)
+
 DEADLETTERS_SCHEMA: Final = pa.schema(
     [
         *_POSITION,
@@ -332,3 +355,10 @@ DATASETS: Final = (
     Dataset("deadletters", topics.DEADLETTERS, DEADLETTERS_SCHEMA, deadletter_columns),
 )
 BY_TOPIC: Final = {dataset.topic: dataset for dataset in DATASETS}
+
+SCHEMAS: Final = {dataset.name: dataset.schema for dataset in DATASETS} | {
+    "base": BASE_SCHEMA,
+    "quality": QUALITY_SCHEMA,
+    "prefixes": PREFIXES_SCHEMA,
+}
+"""The schema of each dataset, also of those that are not landed: rebuilt from others, or part of the product."""

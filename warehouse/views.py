@@ -6,33 +6,45 @@ open see new data all the same.
 """
 
 import hashlib
+import json
 import logging
+from datetime import date
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
 import duckdb
 
-from warehouse import landing
-from warehouse.schemas import DATASETS
+from warehouse import landing, prefixes
+from warehouse.errors import WarehouseError
+from warehouse.schemas import SCHEMAS
 
 _log = logging.getLogger(__name__)
 
 FILE: Final = "smspulse.duckdb"
+COVERED: Final = "covered.json"
 
 VIEWS: Final = (
-    "raw_webhooks",
-    "status_events",
-    "incoming_messages",
-    "messages",
-    "delivery_hourly",
-    "delivery_by_device",
-    "latency",
-    "failure_reasons",
-    "deadletters",
-    "freshness",
+    *("raw_webhooks", "status_events", "incoming_messages", "messages"),
+    *("delivery_hourly", "delivery_daily", "delivery_by_device", "delivery_by_prefix", "latency_hourly"),
+    *("failure_reasons", "funnel", "stuck_messages", "device_health", "conversations", "webhook_quality"),
+    *("deadletters", "rebuild_differences", "freshness"),
 )
 """Every view; each stands after those that it reads."""
+
+MACROS: Final = {"messages_as_of": "moment"}
+"""Every table macro, with its parameter."""
+
+_COUNTS: Final = (
+    *("attempted", "ended", "delivered", "undelivered", "not_sent", "not_permitted", "expired"),
+    *("generic", "no_service", "null_pdu", "radio_off", "other", "open"),
+)
+RATES: Final = {
+    "delivered_per_attempted": ("delivered", "attempted"),
+    "delivered_per_ended": ("delivered", "ended"),
+    "open_share": ("open", "attempted"),
+}
+"""Every rate of counted messages: part and whole."""
 
 # What DuckDB 1.2 can open. DuckDB 2.0 writes a format by default that older ones, and tools built on them, cannot.
 _STORAGE: Final = "v1.2.0"
@@ -52,6 +64,7 @@ def publish(data: Path) -> Path:
     data = data.resolve()
     path = data / FILE
     landing.prepare(data)
+    prefixes.prepare(data)
     statements = _statements(data)
     fingerprint = hashlib.sha256("\n".join(statements).encode()).hexdigest()
     temporary = data / landing.TEMPORARY / FILE
@@ -63,7 +76,7 @@ def publish(data: Path) -> Path:
             orphan.unlink()
         try:
             with duckdb.connect() as connection:
-                connection.execute(f"ATTACH {_literal(str(temporary))} AS published (STORAGE_VERSION '{_STORAGE}')")
+                connection.execute(f"ATTACH {literal(str(temporary))} AS published (STORAGE_VERSION '{_STORAGE}')")
                 connection.execute("USE published")
                 for statement in statements:
                     connection.execute(statement)
@@ -78,24 +91,65 @@ def publish(data: Path) -> Path:
 
 
 def _statements(data: Path) -> list[str]:
-    sources = {dataset.name: _parquet(data / dataset.name) for dataset in DATASETS}
+    sources = {name: parquet(data / name) for name in SCHEMAS} | {"live": live(data)}
+    sources |= {"sums": ", ".join(f"sum({name})::BIGINT AS {name}" for name in _COUNTS), "rates": _rates()}
     statements = []
-    for name in VIEWS:
+    for name in (*VIEWS, *MACROS):
         sql = view_sql(name)
-        for dataset, source in sources.items():
-            sql = sql.replace(f"{{{dataset}}}", source)
-        statements.append(f"CREATE VIEW {name} AS {sql}")
+        for placeholder, source in sources.items():
+            sql = sql.replace(f"{{{placeholder}}}", source)
+        kind = f"MACRO {name}({MACROS[name]}) AS TABLE" if name in MACROS else f"VIEW {name} AS"
+        statements.append(f"CREATE {kind} {sql}")
     return statements
 
 
-def _parquet(folder: Path) -> str:
+def _rates() -> str:
+    """Return the rates of counted messages, each with its 95 % Wilson interval."""
+    z = 1.959963984540054
+    columns = []
+    for name, (part, whole) in RATES.items():
+        n = f"nullif({whole}, 0)"
+        middle, reach = f"{part} + {z**2 / 2}", f"{z} * sqrt({part} * ({whole} - {part}) / {n} + {z**2 / 4})"
+        columns += [
+            f"{part} / {n} AS {name}",
+            # At the ends, where rounding could lead out of them, the bounds are 0 and 1.
+            f"CASE WHEN {part} > 0 THEN ({middle} - {reach}) / ({n} + {z**2}) ELSE 0.0 * {n} END AS {name}_low",
+            f"CASE WHEN {part} < {whole} THEN ({middle} + {reach}) / ({n} + {z**2}) ELSE {n} / {n} END AS {name}_high",
+        ]
+    return ", ".join(columns)
+
+
+def live(data: Path) -> str:
+    """Return the SQL condition of versions in the dataset messages that the base files do not hold.
+
+    Raises:
+        WarehouseError: The file that says so cannot be read.
+    """
+    path = data / "base" / COVERED
+    try:
+        covered = json.loads(path.read_text())
+        since, offsets = date.fromisoformat(covered["since"]), {int(p): int(o) for p, o in covered["offsets"].items()}
+    except FileNotFoundError:
+        return "true"
+    except (ValueError, KeyError, AttributeError) as error:
+        msg = f"{path} is damaged: remove it, and run `smspulse rebuild`"
+        raise WarehouseError(msg) from error
+    if not offsets:
+        return "true"
+    below = "".join(f" WHEN {partition} THEN {offset}" for partition, offset in offsets.items())
+    return f'date >= DATE \'{since}\' AND "offset" >= CASE "partition"{below} ELSE 0 END'
+
+
+def parquet(folder: Path) -> str:
+    """Return the SQL that reads all files of a dataset's folder."""
     for special in "[*":  # the first one first: it is what the others are escaped with
         folder = Path(str(folder).replace(special, f"[{special}]"))
     # By name, or a column that later files have would be missing silently.
-    return f"read_parquet({_literal(f'{folder}/date=*/*.parquet')}, union_by_name = true, hive_partitioning = true)"
+    return f"read_parquet({literal(f'{folder}/date=*/*.parquet')}, union_by_name = true, hive_partitioning = true)"
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """Return a text as SQL writes it."""
     return "'" + text.replace("'", "''") + "'"
 
 

@@ -1,7 +1,8 @@
 -- A row: the outgoing messages of one source, device and channel whose first report was received in one hour (UTC).
 -- Key: source, device_id, channel_id, hour; device and channel are null while no report named one.
 -- Units: counts of messages, each message once, whatever its attempts and reports; rates from 0 to 1, null of nothing.
---   attempted = ended + open; ended = delivered + undelivered + not_sent + not_permitted + expired.
+--   attempted = ended + open; ended = delivered + undelivered + not_sent + not_permitted + expired; generic, no_service,
+--   null_pdu, radio_off and other say why messages failed. *_low and *_high are the 95 % Wilson interval of a rate.
 -- Freshness: as messages; an hour goes on changing until its messages have ended.
 SELECT
     source,
@@ -15,10 +16,13 @@ SELECT
     count(*) FILTER (outcome = 'not_sent') AS not_sent,
     count(*) FILTER (outcome = 'not_permitted') AS not_permitted,
     count(*) FILTER (outcome = 'expired') AS expired,
+    count(*) FILTER (failure_class = 'generic') AS generic,
+    count(*) FILTER (failure_class = 'no_service') AS no_service,
+    count(*) FILTER (failure_class = 'null_pdu') AS null_pdu,
+    count(*) FILTER (failure_class = 'radio_off') AS radio_off,
+    count(*) FILTER (failure_class = 'other') AS other,
     count(*) FILTER (NOT is_ended) AS open,
-    delivered / nullif(attempted, 0) AS delivered_per_attempted,
-    delivered / nullif(ended, 0) AS delivered_per_ended,
-    open / nullif(attempted, 0) AS open_share
+    {rates}
 FROM messages
 WHERE outcome <> 'incoming'
-GROUP BY ALL
+GROUP BY source, device_id, channel_id, hour

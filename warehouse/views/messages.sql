@@ -1,8 +1,36 @@
 -- A row: one message with status reports, in its newest version: the largest version, and among equals the last written.
 -- Key: source, sms_id (and so message_key).
 -- Units: times are TIMESTAMPTZ, *_s are seconds between reports as they were received, or null. recipient is a number.
--- Freshness: what the stream made of the webhooks and was landed, 10 s behind receipt at most by default.
+--   recorded_at is when the stream wrote the version, null where only the log has the message.
+-- Freshness: what the stream made of the webhooks and was landed, 10 s behind receipt at most by default. What base files
+--   hold, of closed days for good, comes from the log (`smspulse rebuild`).
 -- A record by which the stream forgets a message does not end the message here.
+WITH live AS NOT MATERIALIZED (
+    SELECT
+        *,
+        -- Written after the base, it is newer also where it counts as much; unless the stream had forgotten the message.
+        version - CASE WHEN list_contains(flags, 'late_after_forgetting') THEN 2 ELSE 0 END AS weight
+    FROM {messages}
+    WHERE NOT is_forgotten AND version IS NOT NULL AND {live}
+    -- All three are the key: a filter on any of them reaches the files.
+    QUALIFY row_number() OVER (PARTITION BY source, sms_id, message_key ORDER BY version DESC, "offset" DESC) = 1
+),
+
+-- The other way round, the whole base would be looked up in memory.
+old AS (
+    SELECT live.message_key
+    FROM {base} AS base
+    INNER JOIN live ON live.message_key = base.message_key AND live.weight < base.version
+),
+
+newest AS (
+    SELECT base.* FROM {base} AS base
+    ANTI JOIN live ON live.message_key = base.message_key AND live.weight >= base.version
+    UNION ALL BY NAME
+    SELECT live.* FROM live
+    ANTI JOIN old ON old.message_key = live.message_key
+)
+
 SELECT
     source,
     sms_id,
@@ -28,7 +56,4 @@ SELECT
     last_seen_at,
     observations,
     recorded_at
-FROM {messages}
-WHERE NOT is_forgotten AND version IS NOT NULL
--- All three are the key: a filter on any of them reaches the files.
-QUALIFY row_number() OVER (PARTITION BY source, sms_id, message_key ORDER BY version DESC, "offset" DESC) = 1
+FROM newest

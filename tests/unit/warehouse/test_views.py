@@ -36,8 +36,8 @@ def rows(data: Path, sql: str) -> list[tuple[Any, ...]]:
 
 def test_every_sql_file_is_a_view_and_says_what_a_row_is() -> None:
     found = {path.name for path in files("warehouse").joinpath("views").iterdir()}
-    assert found == {f"{name}.sql" for name in views.VIEWS}
-    for name in views.VIEWS:
+    assert found == {f"{name}.sql" for name in (*views.VIEWS, *views.MACROS)}
+    for name in (*views.VIEWS, *views.MACROS):
         header = "\n".join(line for line in views.view_sql(name).splitlines() if line.startswith("--"))
         assert all(f"-- {word}" in header for word in ("A row: ", "Key: ", "Units")), name
         assert "reshness" in header, name
@@ -169,7 +169,8 @@ def test_an_hour_is_an_hour_of_utc_wherever_the_reader_is(data: Path, zone: str)
     deliveries(data)
     with open_warehouse(data) as connection:
         connection.execute(f"SET TimeZone = '{zone}'")
-        sql = "SELECT DISTINCT epoch_ms(hour) FROM delivery_hourly UNION SELECT epoch_ms(hour) FROM latency ORDER BY 1"
+        hours = "SELECT epoch_ms(hour) FROM"
+        sql = f"{hours} delivery_hourly UNION {hours} latency_hourly ORDER BY 1"
         assert connection.execute(sql).fetchall() == [(at(0),), (at(HOUR),)]
 
 
@@ -192,12 +193,14 @@ def test_latencies_are_percentiles_of_those_who_have_them(data: Path) -> None:
         version(5, 5, "sent"),
         version(6, 6, "incoming", total_s=99.0),
     )
-    (found,) = query(data, "SELECT * FROM latency").to_dict("records")
+    (found,) = query(data, "SELECT * FROM latency_hourly").to_dict("records")
     assert (found["source"], found["hour"].to_pydatetime(), found["messages"]) == ("acme", moment(0), 6)
     assert [found[f"{name}_messages"] for name in ("queue", "device", "network", "total")] == [0, 0, 5, 5]
     assert [found[f"total_p{p}_s"] for p in (50, 90, 95, 99)] == pytest.approx([3.0, 4.6, 4.8, 4.96])
     assert [found[f"network_p{p}_s"] for p in (50, 90, 95, 99)] == [7.0] * 4
-    assert rows(data, "SELECT queue_p50_s, device_p99_s FROM latency") == [(None, None)]
+    within = [[found[f"{name}_within_{s}_s"] for s in (5, 10, 30, 60)] for name in ("total", "network")]
+    assert within == [[1.0] * 4, [0.0, 1.0, 1.0, 1.0]]
+    assert rows(data, "SELECT queue_p50_s, device_p99_s FROM latency_hourly") == [(None, None)]
 
 
 def test_failure_reasons_share_out_the_failures_of_a_device(data: Path) -> None:

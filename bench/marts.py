@@ -1,0 +1,123 @@
+"""Measures the warehouse: marts, look-ups by key, rebuild, bytes a message. `make bench-warehouse [ARGS=--quick]`."""
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import duckdb
+from measure import our
+from parquet import fill_messages, fill_raw
+
+from warehouse import views
+from warehouse.read import open_warehouse
+
+DAYS = 28
+FULL, QUICK = 10_000_000, 280_000
+REPEATS = 12
+_RANDOM = random.Random(1)  # noqa: S311 - any will do
+TIME = {
+    **dict.fromkeys(("delivery_hourly", "latency_hourly"), "hour"),
+    **dict.fromkeys(("delivery_daily", "delivery_by_prefix", "funnel"), "day"),
+}
+"""Marts of which a week is asked for, and the column that tells it."""
+BY_DEVICE = ("delivery_hourly", "delivery_by_device", "failure_reasons", "device_health", "stuck_messages")
+
+
+def figure(name: str, value: float, goal: str = "") -> None:
+    """Print a figure."""
+    print(f"figure {name} {value:.3f}" + (f" goal {goal}" if goal else ""), flush=True)
+
+
+def p95(run: Callable[[], object], repeats: int = REPEATS) -> float:
+    """Return the 95th percentile of the milliseconds that a call takes."""
+    run()  # the first one opens the files
+    took = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        took.append((time.perf_counter() - start) * 1000)
+    return sorted(took)[int(0.95 * len(took))]
+
+
+def rebuild(data: Path) -> tuple[float, float]:
+    """Run `smspulse rebuild --all`; return its seconds and its peak memory in GB."""
+    start = time.perf_counter()
+    process = subprocess.Popen([*our("rebuild"), "--data", str(data), "--all"], stdout=sys.stderr)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"rebuild ended with {status}")
+    return time.perf_counter() - start, usage.ru_maxrss / 1e6
+
+
+def marts(connection: Any, end: date) -> None:
+    """Ask every mart for a week, and for a device."""
+    weeks = [(end - timedelta(7 + back), end - timedelta(back)) for back in range(0, DAYS - 7, 3)]
+    for name, column in TIME.items():
+
+        def week(name: str = name, column: str = column) -> None:
+            since, until = _RANDOM.choice(weeks)
+            connection.execute(f"FROM {name} WHERE {column} >= '{since}' AND {column} < '{until}'").fetchall()
+
+        figure(f"{name}_week_p95_ms", p95(week), "<= 250")
+    for name in BY_DEVICE:
+
+        def device(name: str = name) -> None:
+            device_id = 8001 + _RANDOM.randrange(6) + _RANDOM.randrange(50) * 10
+            connection.execute(f"FROM {name} WHERE device_id = {device_id}").fetchall()
+
+        figure(f"{name}_device_p95_ms", p95(device), "<= 100")
+    keys = connection.execute("SELECT message_key FROM messages USING SAMPLE 200").fetchall()
+    look_up = "FROM messages WHERE message_key = ?"
+    took = p95(lambda: connection.execute(look_up, _RANDOM.choice(keys)).fetchall(), 50)
+    figure("message_by_key_p95_ms", took, "<= 20")
+
+
+def size(data: Path, dataset: str) -> int:
+    """Return the bytes of a dataset's files."""
+    return sum(path.stat().st_size for path in data.glob(f"{dataset}/date=*/*.parquet"))
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer messages, under a minute")
+    parser.add_argument("--messages", type=int)
+    options = parser.parse_args()
+    messages = options.messages or (QUICK if options.quick else FULL)
+    end = datetime.now(UTC).date()
+    with TemporaryDirectory() as folder:
+        data = Path(folder)
+        views.publish(data)
+        start = time.perf_counter()
+        reports = fill_raw(data, messages, DAYS, end)
+        print(f"{reports:,} status reports written in {time.perf_counter() - start:.0f} s")
+        rebuild(data)
+        fill_messages(data)
+        took, memory = rebuild(data)
+        with open_warehouse(data) as connection:
+            count = connection.execute("SELECT count(*) FROM messages").fetchall()[0][0]
+            print(f"{count:,} messages rebuilt and compared in {took:.1f} s")
+            figure("rebuilt_reports_per_s", reports / took, ">= 1000000")
+            figure("rebuild_memory_gb", memory, "<= 4")
+            for dataset in ("raw", "base"):
+                figure(f"{dataset}_bytes_a_message", size(data, dataset) / count)
+            lines = data / "lines.json.zst"
+            sample = f"{data}/raw/date={end - timedelta(1)}/*.parquet"
+            with duckdb.connect() as plain:
+                rows = f"SELECT * REPLACE (body::VARCHAR AS body) FROM '{sample}'"  # noqa: S608 - ours
+                plain.execute(f"COPY ({rows}) TO '{lines}' (FORMAT json, COMPRESSION zstd)")
+            parquet = sum(path.stat().st_size for path in data.glob(f"raw/date={end - timedelta(1)}/*.parquet"))
+            figure("raw_bytes_over_json_lines_with_zstd", parquet / lines.stat().st_size)
+            marts(connection, end)
+
+
+if __name__ == "__main__":
+    main()

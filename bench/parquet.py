@@ -1,0 +1,128 @@
+"""Fills a data folder with Parquet straight away: the simulator's stories, told again with other ids and times."""
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+from records import PARTITIONS, SOURCE
+
+from gateway.records import HEADER_INGEST_ID, HEADER_RECEIVED_AT, HEADER_SOURCE
+from gateway.topics import MESSAGES, RAW
+from smspulse.simulator.stories import stories
+from warehouse import views
+from warehouse.schemas import BY_TOPIC, MESSAGES_SCHEMA, RAW_SCHEMA
+
+TOLD = 5_000
+"""Stories that the simulator tells; more messages are copies of them."""
+
+
+class _Webhook(NamedTuple):
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]]
+
+
+def fill_raw(data: Path, messages: int, days: int, end: date) -> int:
+    """Write `raw`, a file a day and partition, of the days before `end`; return the number of status reports."""
+    records, first_id = [], 0
+    for number, story in enumerate(story for story in stories(1, TOLD) if story.kind == "outgoing"):
+        first_id = first_id or story.sms_id
+        at = 0.0
+        for webhook in story.webhooks:
+            at += webhook.delay_s
+            headers = [
+                (HEADER_SOURCE, SOURCE.encode()),
+                (HEADER_RECEIVED_AT, b"%d" % (at * 1000)),
+                (HEADER_INGEST_ID, b""),
+                ("content_type", b"application/json"),
+            ]
+            records.append(_Webhook(RAW, number, len(records), int(at * 1000), None, webhook.body, headers))
+    reports = 0
+    with duckdb.connect() as connection:
+        connection.register("told", BY_TOPIC[RAW].table(records))
+        connection.execute("SET TimeZone = 'UTC'; SET VARIABLE copies = ?", [max(messages // TOLD, 1)])
+        connection.execute("CREATE TABLE template AS FROM told")
+        offsets = [0] * PARTITIONS
+        for day in range(days):
+            today = end - timedelta(days - day)
+            # A copy of all stories, its messages begun at random over the day; what comes after midnight stays with it.
+            connection.execute("SET VARIABLE midnight = ?", [datetime(today.year, today.month, today.day, tzinfo=UTC)])
+            connection.execute(
+                """
+                CREATE OR REPLACE TABLE told_today AS
+                SELECT * REPLACE (
+                    sms_id + copy * 100_000 AS sms_id,
+                    ((sms_id + copy) % 4)::INTEGER AS "partition",
+                    getvariable('midnight') + (received_at - TIMESTAMPTZ 'epoch')
+                        + to_milliseconds((hash(copy, told."partition") % 86_000_000)::BIGINT) AS received_at,
+                    uuidv7()::VARCHAR AS ingest_id,
+                    device_id + copy % 50 * 10 AS device_id,
+                    '+4477' || lpad((hash(copy, told."partition", 1) % 100_000_000)::VARCHAR, 8, '0') AS address,
+                    replace(body::VARCHAR, sms_id::VARCHAR, (sms_id + copy * 100_000)::VARCHAR)::BLOB AS body
+                )
+                FROM template AS told, range(?, ?) AS copies (copy)
+                WHERE kind = 'status'
+                """,
+                [copies_until(messages, days, day), copies_until(messages, days, day + 1)],
+            )
+            for partition in range(PARTITIONS):
+                folder = data / "raw" / f"date={today}"
+                folder.mkdir(parents=True, exist_ok=True)
+                path = folder / f"{RAW}+{partition}+{offsets[partition]:020d}.parquet"
+                columns = ", ".join(f'"{name}"' for name in RAW_SCHEMA.names)
+                rows = connection.execute(
+                    f"""
+                    COPY (
+                        SELECT {columns} FROM (
+                            SELECT * REPLACE (
+                                {offsets[partition]} + row_number() OVER (ORDER BY received_at) - 1 AS "offset",
+                                received_at AS recorded_at
+                            ) FROM told_today WHERE "partition" = {partition}
+                        ) ORDER BY "offset"
+                    ) TO {views.literal(str(path))} (FORMAT parquet, COMPRESSION zstd)
+                    """  # noqa: S608 - ours
+                ).fetchall()[0][0]
+                offsets[partition] += rows
+                reports += rows
+    return reports
+
+
+def copies_until(messages: int, days: int, day: int) -> int:
+    """Return how many copies of the stories are told before a day."""
+    return max(messages // TOLD, days) * day // days
+
+
+def fill_messages(data: Path) -> None:
+    """Write `messages` from the base files: three versions a message, as a stream that keeps up writes them."""
+    columns = ", ".join(f'"{name}"' for name in MESSAGES_SCHEMA.names)
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        offsets: dict[str, int] = {}
+        for path in sorted(data.glob("base/date=*/[0-9].parquet")):
+            partition, start = path.stem, offsets.get(path.stem, 0)
+            folder = data / "messages" / path.parent.name
+            folder.mkdir(parents=True, exist_ok=True)
+            target = folder / f"{MESSAGES}+{partition}+{start:020d}.parquet"
+            # Ended and not, the outcome of all but the last is of no matter to any query.
+            rows = connection.execute(
+                f"""
+                COPY (
+                    SELECT {columns} FROM (
+                        SELECT * REPLACE (
+                            greatest(version - 2 + step, 1) AS version,
+                            first_seen_at + step * (last_seen_at - first_seen_at) / 2 AS recorded_at,
+                            last_seen_at AS last_seen_at
+                        ),
+                        false AS is_forgotten, '{MESSAGES}' AS topic, {partition}::INTEGER AS "partition",
+                        {start} + row_number() OVER (ORDER BY first_seen_at, step) AS "offset"
+                        FROM {views.literal(str(path))}, range(3) AS steps (step)
+                    ) ORDER BY "offset"
+                ) TO {views.literal(str(target))} (FORMAT parquet, COMPRESSION zstd)
+                """.replace("FROM '", "FROM read_parquet('", 1).replace(".parquet', range", ".parquet'), range", 1)  # noqa: S608 - ours
+            ).fetchall()[0][0]
+            offsets[partition] = start + rows + 1

@@ -1,0 +1,397 @@
+"""Lifecycles from the log agree with the stream's row for row, and what became different is found and mended."""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, date, timedelta
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import duckdb
+import orjson
+import pytest
+from warehouse_records import MadeRecord, at, moment, raw, status, version
+
+from gateway import topics
+from gateway.statuses import parse_meanings, status_table
+from smspulse.simulator.stories import stories
+from streams.lifecycle import EXPIRE_AFTER_MS, Lifecycle
+from streams.messages import MessageFold
+from warehouse import landing, views
+from warehouse.errors import RebuildError, WarehouseError
+from warehouse.read import open_warehouse
+from warehouse.rebuild import run
+from warehouse.schemas import MESSAGES_SCHEMA
+
+DAY = 86_400
+TABLE = status_table(parse_meanings("55=not_sent,56=delivered"))
+TODAY = date(2026, 11, 24)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    views.publish(tmp_path)
+    return tmp_path
+
+
+class Stream:
+    """The stream's fold over a store in memory, and landers beside it."""
+
+    def __init__(self, data: Path, partition: int = 0) -> None:
+        self._data, self._partition = data, partition
+        self._store: dict[bytes, bytes | None] = {}
+        self._ends = {topics.RAW: 0, topics.MESSAGES: 0}
+        self._fold = MessageFold(
+            Lifecycle(TABLE), lambda key: self._store[key] or b"" if key in self._store else None, UTC, 0,
+            EXPIRE_AFTER_MS, 7 * EXPIRE_AFTER_MS,
+        )  # fmt: skip
+
+    def hear(self, *told: tuple[float, Any], source: str = "acme") -> list[MadeRecord]:
+        """Land bodies by the seconds at which they are received; return the records."""
+        records = [
+            raw(self._ends[topics.RAW] + n, body, source=source, seconds=seconds, partition=self._partition)._replace(
+                key=_key(source, body)
+            )
+            for n, (seconds, body) in enumerate(told)
+        ]
+        return self.land(topics.RAW, records)
+
+    def fold(self, records: Sequence[MadeRecord], seconds: float = 0) -> None:
+        self._write(self._fold.run(records).states, max((r.timestamp for r in records), default=at(seconds)))  # type: ignore[arg-type]
+
+    def tell(self, *told: tuple[float, Any]) -> None:
+        self.fold(self.hear(*told))
+
+    def pass_time(self, seconds: float) -> None:
+        keys = [key for key, state in self._store.items() if state]
+        self._write(self._fold.pass_time(keys, at(seconds)).states, at(seconds))
+
+    def later(self, seconds: float) -> None:
+        """Let another message's way end so late that all before it is settled."""
+        self.tell((seconds, status(10**9 * (self._partition + 1) + round(seconds), 7)))
+
+    def _write(self, states: Any, timestamp: int) -> None:
+        self._store |= {key: state.value for key, state in states.items()}
+        made = [MadeRecord(topics.MESSAGES, self._partition, 0, timestamp, k, s.value, []) for k, s in states.items()]
+        self.land(topics.MESSAGES, made)
+
+    def land(self, topic: str, records: Iterable[MadeRecord]) -> list[MadeRecord]:
+        start = self._ends[topic]
+        numbered = [record._replace(offset=start + n) for n, record in enumerate(records)]
+        if numbered:
+            landing.land(self._data, start, numbered)
+            self._ends[topic] = start + len(numbered)
+        return numbered
+
+
+def _key(source: str, body: Any) -> bytes | None:
+    try:
+        payload = orjson.loads(body) if isinstance(body, bytes) else body
+        return f"{source}:{int(payload['sms_id'])}".encode()
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def rebuild(data: Path, **options: Any) -> run.Rebuilt:
+    return run.rebuild(data, TABLE, timedelta(milliseconds=EXPIRE_AFTER_MS), **options)
+
+
+def rows(data: Path, sql: str) -> list[tuple[Any, ...]]:
+    with open_warehouse(data) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def messages(data: Path) -> list[tuple[Any, ...]]:
+    return rows(data, "SELECT * EXCLUDE (recorded_at) FROM messages ORDER BY ALL")
+
+
+def dense(seed: int, count: int) -> list[tuple[float, Any]]:
+    """Make reports that fall on each other: every status, place and spelling, within some milliseconds or days."""
+    rng = random.Random(seed)  # noqa: S311 - repeatable on purpose
+    told = []
+    for sms_id in range(count):
+        spread = rng.choice([0.02, 5, 3 * DAY])
+        for _ in range(rng.randint(1, 10)):
+            body: dict[str, Any] = status(
+                sms_id, rng.choice([1, 2, 3, 5, 6, 7, 8, 9, 10, 1, 2, 6, 55, 56, 77, 100]),
+                device_id=rng.choice([None, 8001, "8002"]), sendto=rng.choice([None, "+49 1", "+492", 493, ""]),
+                senttime=rng.choice([None, "2026-11-24 11:00:00", {"date": "2026-11-24 11:00:00.5"}, "soon"]),
+            )  # fmt: skip
+            channel = body.pop("channel_id")
+            body[rng.choice(["channel_id", "sim"])] = rng.choice([channel, 1, "1", None])
+            body["status_id"] = rng.choice([body["status_id"], str(body["status_id"]), float(body["status_id"])])
+            told.append((rng.uniform(0, spread), body))
+            if rng.random() < 0.1:
+                told.append((told[-1][0] + rng.choice([0, 1]), body))
+    rng.shuffle(told)
+    return told
+
+
+def simulated(seed: int, count: int) -> list[tuple[float, Any]]:
+    """Make the simulator's webhooks, with all that it knows to go wrong."""
+    told = []
+    for number, story in enumerate(stories(seed, count)):
+        seconds = number * 2.0
+        for webhook in story.webhooks:
+            seconds += webhook.delay_s
+            told.append((seconds, webhook.body))
+    return sorted(told, key=lambda each: each[0])
+
+
+HISTORIES: dict[str, Callable[[], list[tuple[float, Any]]]] = {
+    "dense": lambda: dense(5, 800),
+    "simulated": lambda: simulated(3, 800),
+}
+
+
+def stream_of(data: Path, history: list[tuple[float, Any]], partitions: int = 2) -> None:
+    for partition in range(partitions):
+        stream = Stream(data, partition)
+        mine = [(s, body) for s, body in history if crc32(_key("", body) or b"") % partitions == partition]
+        for cut in range(0, len(mine), 700):
+            stream.tell(*mine[cut : cut + 700])
+        stream.pass_time(20 * DAY)
+        stream.later(20 * DAY)
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_stream_and_log_agree_row_for_row(data: Path, name: str) -> None:
+    stream_of(data, HISTORIES[name]())
+    before = messages(data)
+    found = rebuild(data)
+    assert (found.differing, found.repaired) == (0, 0)
+    assert found.messages == len(before) > 750
+    assert messages(data) == before
+    # Not by the comparison that was just run: by the base files alone, field by field.
+    columns = ", ".join(
+        c for c in MESSAGES_SCHEMA.names if c not in {"is_forgotten", "topic", "partition", "offset", "recorded_at"}
+    )
+    base, streamed = (views.parquet(data / folder) for folder in ("base", "messages"))
+    order = 'row_number() OVER (PARTITION BY message_key ORDER BY version DESC, "offset" DESC) = 1'
+    newest = f"SELECT * FROM {streamed} QUALIFY {order}"  # noqa: S608 - names of ours
+    for one, other in ((base, f"({newest})"), (f"({newest})", base)):
+        assert duckdb.sql(f"SELECT {columns} FROM {one} EXCEPT SELECT {columns} FROM {other}").fetchall() == []  # noqa: S608
+
+
+MUTATIONS = {
+    "an old step begins an attempt": ("told", "first_place < failed_place", "failed_place > 0 AND first_place < place"),
+    "each repeated step begins an attempt": ("told", ") = 1 AS is_restart", ") > 0 AS is_restart"),
+    "the first end wins": (
+        "told",
+        "arg_max(status_id, place) FILTER (is_end",
+        "arg_min(status_id, place) FILTER (is_end",
+    ),
+    "an end reported again wins": ("told", "max(first_at) FILTER (is_end AND is_first", "max(first_at) FILTER (is_end"),
+    "latencies of all attempts": ("told", "attempt = decisive AND status_id = 2", "status_id = 2"),
+    "no order within a millisecond": ("told", "first_at, coalesce(rank, -1)", "first_at, -coalesce(rank, -1)"),
+    "contradictions across attempts": ("told", "sms_id, attempt) <> outcome", "sms_id) <> outcome"),
+    "the last recipient": ("told", "min(recipient) AS recipient,\n    arg", "max(recipient) AS recipient,\n    arg"),
+    "an overtaken report is plain": ("digest", "coalesce(handed_at <= ended_at, true)", "true"),
+    "a change of phone is plain": ("digest", "min(hash(", "max(hash("),
+    "plain messages end undelivered": ("plain", "winner = 7", "winner = 8"),
+    "nothing expires": ("conclude", "<= getvariable('horizon')", "> getvariable('horizon')"),
+    "missing steps are no flag": ("conclude", "'network_missing'", "NULL"),
+}
+
+
+@pytest.fixture(scope="module")
+def landed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A warehouse in which stream and log agree."""
+    folder = tmp_path_factory.mktemp("landed")
+    views.publish(folder)
+    stream_of(folder, [*dense(7, 150), *simulated(3, 100)], 1)
+    assert rebuild(folder).differing == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_an_error_in_the_second_implementation_is_caught(
+    landed: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    file, right, wrong = MUTATIONS[name]
+    sql = run._sql
+    assert right in sql(file)
+    monkeypatch.setattr(run, "_sql", lambda each: sql(each).replace(right, wrong if each == file else right))
+    assert rebuild(landed, everything=True).differing > 0
+
+
+WAY = [(0.0, status(1, 1)), (1.0, status(1, 3)), (2.0, status(1, 2)), (5.0, status(1, 6))]
+
+
+def test_a_closed_day_is_left_alone_until_something_new_is_heard(data: Path) -> None:
+    stream = Stream(data)
+    stream.tell(*WAY, (9, status(1, 7)))
+    stream.later(2 * DAY)
+    assert rebuild(data).days == {TODAY, TODAY + timedelta(2)}
+    file = data / "base" / f"date={TODAY}" / "0.parquet"
+    before = file.stat().st_ino
+    stream.tell((2 * DAY, status(2, 1)))
+    stream.later(3 * DAY)
+    assert TODAY not in rebuild(data).days
+    assert file.stat().st_ino == before
+    stream.tell((3 * DAY, status(1, 8)))
+    assert rows(data, "SELECT outcome FROM messages WHERE sms_id = 1") == [("undelivered",)]
+    stream.later(4 * DAY)
+    assert TODAY in rebuild(data).days
+    assert rows(data, "SELECT outcome, contradicted FROM messages WHERE sms_id = 1") == [("undelivered", True)]
+    assert rows(data, "SELECT version - len(observations) FROM messages WHERE sms_id = 1") == [(1,)]
+
+
+def test_an_open_message_keeps_its_day_open_until_it_expires(data: Path) -> None:
+    stream = Stream(data)
+    stream.tell(*WAY)
+    stream.later(DAY - 60)
+    assert TODAY in rebuild(data).open
+    assert rows(data, "SELECT outcome FROM messages WHERE sms_id = 1") == [("sent",)]
+    stream.pass_time(2 * DAY)
+    stream.later(3 * DAY)
+    found = rebuild(data)
+    assert (found.differing, TODAY in found.open) == (0, False)
+    assert rows(data, "SELECT outcome, ended_at FROM messages WHERE sms_id = 1") == [("expired", moment(5 + DAY))]
+
+
+def test_what_was_reported_after_the_stream_forgot_is_whole_again(data: Path) -> None:
+    stream = Stream(data)
+    stream.tell(*WAY)
+    for seconds in (DAY + 60, 9 * DAY):
+        stream.pass_time(seconds)
+    stream.tell((9 * DAY, status(1, 7)))
+    stream.later(10 * DAY)
+    assert rows(data, "SELECT outcome FROM messages WHERE sms_id = 1") == [("expired",)]
+    found = rebuild(data)
+    assert (found.repaired, found.differing) == (1, 0)
+    now = "SELECT outcome, delivered_at, network_s, flags FROM messages WHERE sms_id = 1"
+    assert rows(data, now) == [("delivered", moment(9 * DAY), 9 * DAY - 5.0, [])]
+    stream.tell((10 * DAY, status(1, 7)))  # the stream still has but the end
+    assert [row[0] for row in rows(data, now)] == ["delivered"]
+
+
+def test_what_is_written_after_a_run_counts_also_where_it_adds_no_fact(data: Path) -> None:
+    stream = Stream(data)
+    stream.tell(*WAY, (6, status(1, 6)))
+    stream.later(DAY / 4)
+    rebuild(data)
+    stream.tell((7, status(1, 6)), (7, status(1, 6, sendto="+4915")))
+    latest = "SELECT recipient, last_seen_at, version FROM messages WHERE sms_id = 1"
+    assert rows(data, latest) == [("+4915", moment(7), 6)]
+    stream.later(DAY / 3)
+    assert rebuild(data).differing == 0
+    assert rows(data, latest) == [("+4915", moment(7), 6)]
+
+
+def test_a_difference_is_listed_by_message_and_field_and_the_log_holds(data: Path) -> None:
+    stream = Stream(data)
+    stream.hear(*WAY, (9, status(1, 7)))
+    stream.hear((0, status(2, 7)), (0, status(3, 7)))
+    wrong = {"observations": [[7, 1, 2, None, at(0), at(0)]], "last_status_id": 7, "total_s": 0.0, "version": 2}
+    stream.land(topics.MESSAGES, [
+        version(0, 1, "sent", version=6, observations=[[6, 1, 2, None, at(0), at(9)]] * 5, last_seen_at=at(9)),
+        version(0, 2, "delivered", **wrong | {"device_id": 99}),
+        version(0, 4, "sent"),
+    ])  # fmt: skip
+    stream.later(DAY)
+    assert rebuild(data).differing == 4
+    listed = "SELECT sms_id, field, streamed, rebuilt FROM rebuild_differences WHERE sms_id > 1 ORDER BY ALL"
+    assert rows(data, listed) == [
+        (2, "device_id", "99", "1"),
+        (2, "flags", "[]", "[queue_missing, device_missing, network_missing]"),
+        (3, "message", None, "there"),
+        (4, "message", "there", None),
+    ]
+    fields = "SELECT field FROM rebuild_differences WHERE sms_id = 1"
+    assert {"outcome", "is_ended", "delivered_at", "observations"} <= {field for (field,) in rows(data, fields)}
+    assert rows(data, "SELECT sms_id, outcome, device_id FROM messages WHERE sms_id < 9 ORDER BY 1") == [
+        (1, "delivered", 1), (2, "delivered", 1), (3, "delivered", 1), (4, "sent", 1),
+    ]  # fmt: skip
+
+
+def test_neither_lagging_stream_nor_lagging_lander_is_a_difference(data: Path) -> None:
+    stream = Stream(data)
+    heard = stream.hear(*WAY)
+    assert rebuild(data).differing == 0  # the stream has told nothing yet
+    stream.fold(heard)
+    records = [raw(0, status(5, 7), seconds=30)._replace(key=b"acme:5")]
+    stream.fold(records)  # of raw, this was not landed yet
+    found = rebuild(data)
+    assert (found.differing, found.unsettled, TODAY in found.open) == (0, 1, True)
+    assert rows(data, "SELECT sms_id, outcome FROM messages ORDER BY 1") == [(1, "sent"), (5, "delivered")]
+    stream.land(topics.RAW, records)
+    stream.tell((60, status(1, 7)))
+    stream.later(DAY)
+    found = rebuild(data)
+    assert (found.differing, found.unsettled) == (0, 0)
+
+
+def test_a_webhook_that_is_in_the_log_twice_is_one_and_one_delivered_again_a_duplicate(data: Path) -> None:
+    stream = Stream(data)
+    heard = stream.hear(*WAY)
+    stream.fold(heard)
+    stream.fold(stream.land(topics.RAW, heard[:1]))
+    stream.later(DAY / 4)
+    assert rebuild(data).differing == 0
+    assert rows(data, "SELECT flags FROM messages WHERE sms_id = 1") == [([],)]
+    stream.tell((7, status(1, 6)))
+    stream.later(DAY / 2)
+    assert rebuild(data).differing == 0
+    assert rows(data, "SELECT flags FROM messages WHERE sms_id = 1") == [(["duplicated"],)]
+
+
+def test_one_day_alone_is_rebuilt(data: Path) -> None:
+    stream = Stream(data)
+    stream.tell(*WAY, (DAY, status(2, 7)), (DAY + 1, status(1, 7)))
+    stream.later(3 * DAY)
+    before = messages(data)
+    assert rebuild(data, day=TODAY + timedelta(1)).messages == 1
+    assert [path.parent.name for path in data.glob("base/*/0.parquet")] == ["date=2026-11-25"]
+    assert messages(data) == before
+    with pytest.raises(RebuildError, match="raw webhooks begin on 2026-11-24"):
+        rebuild(data, day=TODAY - timedelta(1))
+
+
+def test_nothing_is_rebuilt_of_nothing(data: Path) -> None:
+    assert rebuild(data) == run.Rebuilt(set(), set())
+    assert messages(data) == []
+
+
+def test_a_run_that_is_cut_off_anywhere_leaves_every_number_as_it_was(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Stream(data)
+    stream.tell(*WAY, (DAY, status(2, 7)))
+    stream.later(3 * DAY)
+    rebuild(data)
+    stream.tell((DAY + 1, status(1, 7)), (3 * DAY, status(3, 9)))
+    before = messages(data)
+    replace, cut, left = landing.replace, 0, 0
+
+    class Cut(BaseException):
+        """As if the process had been killed."""
+
+    def until_cut(*paths: Path) -> None:
+        nonlocal left
+        if not left:
+            raise Cut
+        left -= 1
+        replace(*paths)
+
+    monkeypatch.setattr(landing, "replace", until_cut)
+    while True:
+        left = cut
+        try:
+            rebuild(data, everything=True)
+            break
+        except Cut:
+            assert messages(data) == before
+        cut += 1
+    assert cut >= 3
+    assert messages(data) == before
+
+
+def test_damage_is_one_clear_line(data: Path) -> None:
+    (data / "base" / "covered.json").write_text("{")
+    with pytest.raises(WarehouseError, match=r"covered\.json is damaged: remove it"):
+        rebuild(data)
+    (data / "base" / "covered.json").unlink()
+    (data / "raw" / "date=1970-01-01" / "torn.parquet").write_bytes(b"PAR1")
+    with pytest.raises(RebuildError, match=r"nothing was changed: .*torn\.parquet"):
+        rebuild(data)

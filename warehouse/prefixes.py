@@ -1,0 +1,40 @@
+"""The dataset `prefixes`: what the library phonenumbers knows of countries and carriers, as a file for any DuckDB."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from warehouse import landing
+from warehouse.schemas import PREFIXES_SCHEMA
+
+_VERSION: Final = b"smspulse.phonenumbers"
+
+
+def prepare(data: Path) -> None:
+    """Write the file, if it is missing or of another version of the library.
+
+    Raises:
+        OSError: The data folder is not writable.
+    """
+    path = data / "prefixes" / f"date={landing.SEED_DATE}" / "phonenumbers.parquet"
+    current = version("phonenumbers").encode()
+    if path.exists() and (pq.read_metadata(path).metadata or {}).get(_VERSION) == current:
+        return
+    from phonenumbers import COUNTRY_CODE_TO_REGION_CODE  # noqa: PLC0415 - a quarter of a second, once
+    from phonenumbers.carrierdata import CARRIER_DATA  # noqa: PLC0415
+
+    main = {str(code): regions[0] for code, regions in COUNTRY_CODE_TO_REGION_CODE.items()}
+    rows: list[tuple[str, str, str | None]] = [(code, region, None) for code, region in main.items()]
+    for prefix, names in CARRIER_DATA.items():
+        country = next(main[prefix[:size]] for size in (1, 2, 3) if prefix[:size] in main)
+        rows.append((prefix, country, names.get("en") or next(iter(names.values()))))
+    columns = [pa.array(values, pa.string()) for values in zip(*sorted(rows, key=lambda row: row[0]), strict=True)]
+    table = pa.table(columns, schema=PREFIXES_SCHEMA).replace_schema_metadata({_VERSION: current})
+    temporary = data / landing.TEMPORARY / path.name
+    temporary.parent.mkdir(exist_ok=True)
+    with landing.only_one(temporary.parent):
+        pq.write_table(table, temporary, compression="zstd")
+        landing.replace(data, temporary, path)

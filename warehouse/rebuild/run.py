@@ -1,0 +1,369 @@
+"""Lifecycles from the log: what the raw webhooks say of each message, held against what the stream says.
+
+    {data}/base/date=YYYY-MM-DD/{partition}.parquet       a row a message first seen on that day, sorted by its key
+    {data}/quality/date=YYYY-MM-DD/{partition}.parquet    where stream and log differ, a row a message and field
+    {data}/base/covered.json                              up to which offsets of sms.messages the base holds everything
+
+A day is closed once none of its messages is open and all were compared; closed days are left alone until something new
+is heard of one of their messages. Days that are not closed yet have base files too, so that readers have only what came
+since the last run to sort out. The order is: files, each replaced whole; then `covered.json`; then the views. The views
+take the larger version of base and stream, so a run that is interrupted anywhere leaves every number as it was. After
+a first whole run, that is: a single day's files do not outweigh what the stream has written of it.
+
+What the stream read from a body was landed with it (`gateway.payloads.parse`), so reading bodies is not done a second
+time: what a lifecycle is made of is. Of a report that is in the log twice, as when Kafka took it and did not say so,
+both have one time of receipt and are one fact. The clock is the newest record: time passes as far as the log goes.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import duckdb
+import pyarrow.parquet as pq
+
+from gateway.statuses import Status
+from warehouse import landing, views
+from warehouse.errors import RebuildError
+from warehouse.schemas import BASE_SCHEMA
+
+_log = logging.getLogger(__name__)
+
+_CLOSED: Final = b"smspulse.closed"
+# How long stream, landers and clocks may lag behind each other without being called different.
+_SETTLED_AFTER: Final = "INTERVAL 10 MINUTE"
+_COMPARED: Final = tuple(
+    name for name in BASE_SCHEMA.names if name not in {"message_key", "source", "sms_id", "version", "recorded_at"}
+)
+_COLUMNS: Final = tuple(name for name in BASE_SCHEMA.names if name not in {"version", "recorded_at"})
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """What a run did.
+
+    Args:
+        days: Whose base files were written.
+        open: Those of them that are not closed yet.
+        messages: In these files.
+        reports: Read from the log.
+        differing: Messages on which stream and log differ.
+        repaired: Messages that the stream had forgotten before their last report, whole again.
+        unsettled: Messages that stream or lander had not got to yet; the next run compares them.
+    """
+
+    days: set[date]
+    open: set[date]
+    messages: int = 0
+    reports: int = 0
+    differing: int = 0
+    repaired: int = 0
+    unsettled: int = 0
+
+
+def rebuild(
+    data: Path,
+    statuses: Mapping[int, Status],
+    expire_after: timedelta,
+    *,
+    day: date | None = None,
+    everything: bool = False,
+    memory: str = "3GB",
+) -> Rebuilt:
+    """Recompute lifecycles from the log, compare them with the stream's, and write base files. Readers go on meanwhile.
+
+    Args:
+        data: The data folder.
+        statuses: What each status id means, as the stream has it.
+        expire_after: After how long without a report an open message expires, as the stream has it.
+        day: Rebuild the messages first seen on this day (UTC) alone.
+        everything: Rebuild all days, not only those that are not closed or have news.
+        memory: What DuckDB may take; beyond it goes to disk.
+
+    Raises:
+        RebuildError: The log of the day is not there, a file is damaged, or memory and disk do not suffice.
+        OSError: The data folder is not writable.
+    """
+    data = data.resolve()
+    views.publish(data)
+    with (
+        landing.only_one(data / "base"),
+        TemporaryDirectory(dir=data / landing.TEMPORARY, prefix="rebuild.") as scratch,
+    ):
+        run = _Run(data, Path(scratch), memory)
+        try:
+            with run.connection:
+                run.set_up(statuses, expire_after)
+                return run.rebuild(day, everything=everything)
+        except duckdb.IOException as error:
+            raise OSError(" ".join(str(error).split())) from error
+        except duckdb.Error as error:
+            raise RebuildError(data, str(error).partition("\n")[0]) from error
+
+
+class _Run:
+    """One run. Temporary files are in `scratch` until all are written."""
+
+    def __init__(self, data: Path, scratch: Path, memory: str) -> None:
+        self._data, self._scratch = data, scratch
+        self.connection = duckdb.connect(
+            config={"memory_limit": memory, "temp_directory": str(scratch / "spill"), "preserve_insertion_order": False}
+        )
+
+    def _run(self, sql: str, *parameters: Any) -> list[Any]:
+        return self.connection.execute(sql, parameters or None).fetchall()
+
+    def _one(self, sql: str, *parameters: Any) -> Any:
+        return self._run(sql, *parameters)[0][0]
+
+    def set_up(self, statuses: Mapping[int, Status], expire_after: timedelta) -> None:
+        """Make what the SQL of this folder reads."""
+        self._run("SET TimeZone = 'UTC'")
+        for name in ("raw", "messages", "deadletters", "base"):
+            self._run(f"CREATE TEMP VIEW {name}_files AS FROM {views.parquet(self._data / name)}")
+        self._run(
+            "CREATE TEMP TABLE statuses "
+            "(status_id INT, rank INT, outcome VARCHAR, failure_class VARCHAR, is_end BOOLEAN, is_failure BOOLEAN)"
+        )
+        for s in statuses.values():
+            rank = s.rank if s.is_step or s.is_end else None
+            row = (s.id, rank, s.outcome.value, s.failure_class, s.is_end, s.is_failure)
+            self._run("INSERT INTO statuses VALUES (?, ?, ?, ?, ?, ?)", *row)
+        self._set("expire_after", expire_after)
+        self._run("""
+            SET VARIABLE horizon = (
+                SELECT max(recorded_at)
+                FROM (SELECT recorded_at FROM raw_files UNION ALL SELECT recorded_at FROM messages_files)
+            )
+        """)
+
+    def _set(self, name: str, value: object) -> None:
+        self._run(f"SET VARIABLE {name} = ?", value)
+
+    def rebuild(self, only: date | None, *, everything: bool) -> Rebuilt:
+        """Do it."""
+        report = Rebuilt(set(), set())
+        ends = (
+            'SELECT "partition", max("offset") + 1, max(date) FROM messages_files WHERE topic IS NOT NULL GROUP BY ALL'
+        )
+        covered = {partition: (end, newest) for partition, end, newest in self._run(ends)}
+        found = self._one("SELECT min(coalesce(received_at, recorded_at))::DATE FROM raw_files")
+        start = None if everything else only or self._start()
+        if only and (found is None or only < found):
+            raise RebuildError(self._data, f"raw webhooks begin on {found or 'no day'}, {only} cannot be rebuilt")
+        self._set("start", datetime.combine(start or date(1, 1, 1), time(), UTC))
+        written: list[tuple[Path, Path]] = []
+        partitions = """
+            SELECT DISTINCT "partition" FROM raw_files UNION SELECT DISTINCT "partition" FROM messages_files ORDER BY 1
+        """
+        for (partition,) in self._run(partitions):
+            self._compute(partition, covered.get(partition, (0, None))[0])
+            report.differing += self._count("different")
+            report.repaired += self._count("repaired")
+            report.unsettled += self._count("unsettled")
+            report.reports += self._one("SELECT count(*) FROM log")
+            written += self._write(partition, start, only, report)
+        for temporary, path in written:
+            landing.replace(self._data, temporary, path)
+        if only is None:
+            since = min((newest for _, newest in covered.values()), default=landing.SEED_DATE) - timedelta(days=1)
+            positions = {str(partition): end for partition, (end, _) in sorted(covered.items())}
+            temporary = self._scratch / views.COVERED
+            temporary.write_text(json.dumps({"since": since.isoformat(), "offsets": positions}))
+            landing.replace(self._data, temporary, self._data / "base" / views.COVERED)
+            views.publish(self._data)
+        return report
+
+    def _start(self) -> date | None:
+        """Return the first day that is not closed or has news; None without any closed day."""
+        by_day: dict[date, list[bool]] = {}
+        for path in (self._data / "base").glob("date=*/[0-9]*.parquet"):
+            is_closed = (pq.read_metadata(path).metadata or {}).get(_CLOSED) == b"1"
+            by_day.setdefault(_day_of(path), []).append(is_closed)
+        open_days = [day for day, closed in by_day.items() if not all(closed)]
+        if not by_day:
+            return None
+        first = min(open_days, default=max(by_day) + timedelta(days=1))
+        news = self._one(f"""
+            SELECT min(least(base.date, live.first_seen_at::DATE))
+            FROM (FROM messages_files WHERE version IS NOT NULL AND {views.live(self._data)}) AS live
+            LEFT JOIN base_files AS base USING (source, sms_id)
+            WHERE base.version IS NULL OR live.version >= base.version OR live.last_seen_at > base.last_seen_at
+        """)  # noqa: S608 - a condition of ours
+        return min(first, news or first)
+
+    def _compute(self, partition: int, end: int) -> None:
+        """Make `rebuilt`, `streamed`, `differing` and `result` of one partition."""
+        # A record whose key is not its message's was put aside by the stream: it would split the message's state.
+        self._run("""
+            CREATE OR REPLACE TEMP TABLE log AS
+            SELECT
+                source, sms_id, status_id, device_id, channel_id, sent_at,
+                coalesce(received_at, recorded_at) AS told_at, address AS recipient
+            FROM raw_files
+            WHERE "partition" = $1 AND kind = 'status' AND source IS NOT NULL AND told_at >= getvariable('start')
+                AND recorded_at >= getvariable('start') - INTERVAL 1 DAY
+                AND "offset" NOT IN (
+                    SELECT origin_offset FROM deadletters_files
+                    WHERE origin_topic = 'sms.raw' AND origin_partition = $1 AND reason = 'wrong_key'
+                )
+        """, partition)  # fmt: skip
+        self._run(f"CREATE OR REPLACE TEMP TABLE digest AS {_sql('digest')}")
+        self._run("""
+            CREATE OR REPLACE TEMP TABLE reports AS
+            SELECT * FROM log SEMI JOIN (FROM digest WHERE NOT is_plain) USING (source, sms_id)
+        """)
+        self._run(f"CREATE OR REPLACE TEMP VIEW told AS ({_sql('told')}) UNION ALL BY NAME ({_sql('plain')})")
+        self._run("""
+            CREATE OR REPLACE TEMP TABLE earlier AS
+            SELECT DISTINCT source, sms_id FROM raw_files
+            WHERE "partition" = $1 AND kind = 'status' AND coalesce(received_at, recorded_at) < getvariable('start')
+            UNION
+            SELECT source, sms_id FROM base_files WHERE date < getvariable('start')::DATE
+        """, partition)  # fmt: skip
+        self._run(f"CREATE OR REPLACE TEMP TABLE rebuilt AS {_sql('conclude')}")
+        self._run("""
+            CREATE OR REPLACE TEMP TABLE streamed AS
+            SELECT * FROM messages_files
+            SEMI JOIN (
+                SELECT max({'version': version, 'offset': "offset"}).offset AS "offset"
+                FROM messages_files WHERE "partition" = $1 AND version IS NOT NULL AND "offset" < $2
+                GROUP BY source, sms_id
+            ) AS newest USING ("offset")
+            WHERE "partition" = $1 AND first_seen_at >= getvariable('start')
+        """, partition, end)  # fmt: skip
+        pairs = """
+            FROM (FROM rebuilt ANTI JOIN earlier USING (source, sms_id)) AS r
+            FULL JOIN (FROM streamed ANTI JOIN earlier USING (source, sms_id)) AS s
+                ON r.source = s.source AND r.sms_id = s.sms_id
+        """
+        # What the stream knows and the log does not yet have: files of raw are landed beside those of messages.
+        ahead = """(
+            r.source IS NULL
+            OR coalesce(len(s.observations) > len(r.observations) OR s.last_seen_at > r.last_seen_at, false)
+        )"""
+        differs = " OR ".join(f"r.{name} IS DISTINCT FROM s.{name}" for name in _COMPARED)
+        facts = "[" + ", ".join(
+            f"{{'field': '{name}', 'streamed': s.{name}::VARCHAR, 'rebuilt': r.{name}::VARCHAR}}"
+            for name in _COMPARED
+        ) + "]"  # fmt: skip
+        # An expiry is one fact more, and whether the clock saw one before a message was revived is not in the log.
+        versions = (
+            "s.version NOT BETWEEN r.version AND r.version + 1 OR (s.outcome = 'expired' AND s.version = r.version)"
+        )
+        self._run(f"""
+            CREATE OR REPLACE TEMP TABLE differing AS
+            WITH reached AS (
+                SELECT
+                    greatest(
+                        max(last_seen_at),
+                        (SELECT max(received_at) FROM deadletters_files WHERE origin_partition = $1)
+                    ) - {_SETTLED_AFTER} AS streamed_until,
+                    max(recorded_at) - {_SETTLED_AFTER} AS clock,
+                    (SELECT max(told_at) FROM log) - {_SETTLED_AFTER} AS logged_until
+                FROM messages_files WHERE "partition" = $1 AND "offset" < $2
+            )
+            SELECT
+                coalesce(r.source, s.source) AS source,
+                coalesce(r.sms_id, s.sms_id) AS sms_id,
+                coalesce(r.first_seen_at, s.first_seen_at)::DATE AS day,
+                CASE
+                    WHEN (coalesce(r.source, s.source), coalesce(r.sms_id, s.sms_id)) IN (
+                        SELECT (source, sms_id) FROM messages_files
+                        WHERE "partition" = $1 AND list_contains(flags, 'late_after_forgetting')
+                    ) THEN 'repaired'
+                    WHEN coalesce(r.last_seen_at >= streamed_until, streamed_until IS NULL)
+                        OR coalesce(s.last_seen_at >= logged_until, logged_until IS NULL)
+                        OR (
+                            r.observations = s.observations AND (r.outcome = 'expired') <> (s.outcome = 'expired')
+                            AND r.last_seen_at + getvariable('expire_after') >= clock
+                        )
+                        THEN 'unsettled'
+                    ELSE 'different'
+                END AS what,
+                CASE
+                    WHEN r.source IS NULL THEN [{{'field': 'message', 'streamed': 'there', 'rebuilt': NULL}}]
+                    WHEN s.source IS NULL THEN [{{'field': 'message', 'streamed': NULL, 'rebuilt': 'there'}}]
+                    WHEN {versions}
+                        THEN {facts}
+                            || [{{'field': 'version', 'streamed': s.version::VARCHAR, 'rebuilt': r.version::VARCHAR}}]
+                    ELSE {facts}
+                END AS facts
+            {pairs}
+            CROSS JOIN reached
+            WHERE {differs} OR {versions}
+        """, partition, end)  # fmt: skip  # noqa: S608 - names of ours
+        mine, theirs = (", ".join(f"{side}.{name}" for name in _COLUMNS) for side in "rs")
+        self._run(f"""
+            CREATE OR REPLACE TEMP TABLE result AS
+            SELECT {mine}, greatest(r.version, s.version) AS version, s.recorded_at, r.first_seen_at::DATE AS day
+            {pairs} WHERE NOT {ahead}
+            UNION ALL
+            SELECT {theirs}, s.version, s.recorded_at, s.first_seen_at::DATE {pairs} WHERE {ahead}
+        """)
+
+    def _count(self, what: str) -> int:
+        return int(self._one("SELECT count(*) FROM differing WHERE what = ?", what))
+
+    def _write(self, partition: int, start: date | None, only: date | None, report: Rebuilt) -> list[tuple[Path, Path]]:
+        """Write the files of one partition beside the old ones; return pairs of new and old."""
+        rows = self._run("""
+            SELECT
+                day, count(*),
+                bool_and(is_ended OR outcome = 'incoming') AND day < getvariable('horizon')::DATE
+                AND day NOT IN (SELECT day FROM differing WHERE what = 'unsettled')
+            FROM result GROUP BY day
+        """)  # fmt: skip
+        days = {day: (messages, is_closed) for day, messages, is_closed in rows}
+        for path in self._data.glob(f"base/date=*/{partition}.parquet"):
+            days.setdefault(_day_of(path), (0, True))
+        days = {d: v for d, v in days.items() if only in {None, d} and (start is None or d >= start)}
+        for day, (messages, is_closed) in days.items():
+            report.messages += messages
+            report.days.add(day)
+            if not is_closed:
+                report.open.add(day)
+        written = [
+            self._copy(
+                f"SELECT * EXCLUDE (day) FROM result WHERE day = DATE '{day}'",  # noqa: S608 - a day of ours
+                "base",
+                partition,
+                day,
+                is_closed,
+            )
+            for day, (_, is_closed) in days.items()
+        ]
+        different = {day for (day,) in self._run("SELECT DISTINCT day FROM differing WHERE what = 'different'")}
+        for day in days:
+            if day in different or (self._data / "quality" / f"date={day}" / f"{partition}.parquet").exists():
+                facts = f"""
+                    SELECT source || ':' || sms_id AS message_key, source, sms_id, unnest(list_filter(
+                        facts, lambda fact: fact.streamed IS DISTINCT FROM fact.rebuilt
+                    ), recursive := true)
+                    FROM differing WHERE what = 'different' AND day = DATE '{day}'
+                """  # noqa: S608 - a day of ours
+                written.append(self._copy(facts, "quality", partition, day, True))
+        return written
+
+    def _copy(self, query: str, dataset: str, partition: int, day: date, closed: bool) -> tuple[Path, Path]:
+        temporary = self._scratch / f"{dataset}.{day}.{partition}.parquet"
+        # Sorted, so that a look-up by key reads one row group of a file; small ones, so that it is soon read.
+        self._run(
+            f"COPY ({query} ORDER BY source, sms_id) TO {views.literal(str(temporary))} (FORMAT parquet, "
+            f"COMPRESSION zstd, ROW_GROUP_SIZE 30720, KV_METADATA {{'{_CLOSED.decode()}': '{int(closed)}'}})"
+        )
+        return temporary, self._data / dataset / f"date={day}" / f"{partition}.parquet"
+
+
+def _day_of(path: Path) -> date:
+    return date.fromisoformat(path.parent.name.removeprefix("date="))
+
+
+def _sql(name: str) -> str:
+    return files("warehouse.rebuild").joinpath(f"{name}.sql").read_text("utf-8")

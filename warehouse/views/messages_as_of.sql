@@ -1,0 +1,37 @@
+-- A row: one message in the newest version that had been written at a moment: what was known then. A table macro:
+--   FROM messages_as_of('2026-11-20 12:00'), UTC unless the moment names a zone.
+-- Key: source, sms_id (and so message_key).
+-- Units: as messages.
+-- Freshness: of the moment asked for; what the stream has written never changes, so neither does the answer.
+SELECT
+    source,
+    sms_id,
+    message_key,
+    device_id,
+    channel_id,
+    recipient,
+    outcome,
+    failure_class,
+    last_status_id,
+    is_ended,
+    first_seen_at,
+    ended_at,
+    delivered_at,
+    attempts,
+    contradicted,
+    flags,
+    queue_s,
+    device_s,
+    network_s,
+    total_s,
+    version,
+    last_seen_at,
+    observations,
+    recorded_at
+FROM {messages}
+WHERE NOT is_forgotten AND version IS NOT NULL
+    AND recorded_at <= CASE
+        WHEN regexp_matches(moment::VARCHAR, ':.*[-+A-Za-z]') THEN moment::TIMESTAMPTZ
+        ELSE moment::TIMESTAMP AT TIME ZONE 'UTC'
+    END
+QUALIFY row_number() OVER (PARTITION BY source, sms_id, message_key ORDER BY version DESC, "offset" DESC) = 1
