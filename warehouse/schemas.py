@@ -258,7 +258,8 @@ def message_columns(records: Sequence[Record], zone: tzinfo) -> Columns:
     for row, (key, is_forgotten) in enumerate(zip(keys, forgotten, strict=True)):
         if is_forgotten and key is not None:
             source, _, sms_id = key.rpartition(":")
-            columns["source"][row], columns["sms_id"][row] = source, _number(sms_id)
+            columns["source"][row] = source.removesuffix(":incoming")
+            columns["sms_id"][row] = _number(sms_id)
     return columns
 
 
