@@ -34,10 +34,10 @@ from fuzz_cases import END, KNOWN, LIMIT, PATH, TOKEN, Case, Cases
 
 from ingest.connections import http_server
 from ingest.errors import NotStoredError
-from ingest.producer import Webhook
 from ingest.server import Receiver
 from ingest.settings import IngestSettings
 from ingest.sources import Sources
+from ingest.spool import Webhook
 
 GROWTH_MB = 16
 SENDERS = 48
@@ -55,6 +55,12 @@ class Sink:
         self.trouble = None
         self.count = self.refused = 0
         self._mutation, self._leak = mutation, []
+
+    def state(self) -> dict[str, object]:
+        return {}
+
+    def gauges(self) -> dict[str, tuple[str, float]]:
+        return {}
 
     async def put(self, webhook: Webhook) -> None:
         await asyncio.sleep(0)
