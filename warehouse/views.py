@@ -147,7 +147,7 @@ def parquet(folder: Path) -> str:
     by_name = folder.name in _LANDED
     for special in "[*":  # the first one first: it is what the others are escaped with
         folder = Path(str(folder).replace(special, f"[{special}]"))
-    # By name, or a column that later files have would be missing silently. It takes 0.1 ms a file and reference, though,
+    # By name, or a column that later files have would be missing silently. That takes 0.1 ms a file and reference,
     # and what is rebuilt is of one schema: a new column of it needs another folder, and a run with --all.
     options = "union_by_name = true, " if by_name else ""
     return f"read_parquet({literal(f'{folder}/date=*/*.parquet')}, {options}hive_partitioning = true)"
