@@ -114,9 +114,8 @@ def fill_messages(data: Path) -> None:
                 COPY (
                     SELECT {columns} FROM (
                         SELECT * REPLACE (
-                            greatest(version - 2 + step, 1) AS version,
-                            first_seen_at + step * (last_seen_at - first_seen_at) / 2 AS recorded_at,
-                            last_seen_at AS last_seen_at
+                            greatest(version + (outcome = 'expired')::INTEGER - 2 + step, 1) AS version,
+                            first_seen_at + step * (last_seen_at - first_seen_at) / 2 AS recorded_at
                         ),
                         false AS is_forgotten, '{MESSAGES}' AS topic, {partition}::INTEGER AS "partition",
                         {start} + row_number() OVER (ORDER BY first_seen_at, step) AS "offset"

@@ -16,6 +16,7 @@ with duckdb.connect(sys.argv[1], read_only=True) as connection:
     names = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
     for (name,) in names:
         connection.execute(f"SELECT * FROM {name}").fetchall()
+    connection.execute("FROM messages_as_of('2026-11-24')").fetchall()
     print(duckdb.__version__, len(names), connection.execute("SELECT count(*) FROM raw_webhooks").fetchone()[0])
 """
 

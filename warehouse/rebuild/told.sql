@@ -14,7 +14,7 @@ WITH observed AS (
     GROUP BY ALL
 ),
 
-placed AS (
+placed AS MATERIALIZED (
     SELECT
         observed.*,
         rank,
@@ -31,6 +31,15 @@ placed AS (
     LEFT JOIN statuses ON statuses.status_id = observed.status_id
 ),
 
+-- Only where something failed and a step is there twice can there be another attempt: few messages, and the dear windows.
+retried AS (
+    SELECT source, sms_id
+    FROM placed
+    WHERE rank IS NOT NULL
+    GROUP BY source, sms_id
+    HAVING bool_or(is_failure) AND count(*) FILTER (NOT is_end) > count(DISTINCT status_id) FILTER (NOT is_end)
+),
+
 -- A failure closes a stretch. A step in the stretch behind it that is as old as the failure, or older, begins another
 -- attempt; the first such step of a stretch, for with it the failure is dealt with.
 stretched AS (
@@ -41,6 +50,7 @@ stretched AS (
             PARTITION BY source, sms_id ORDER BY place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         ) AS failed_place
     FROM placed
+    SEMI JOIN retried USING (source, sms_id)
 ),
 
 restarted AS (
@@ -56,11 +66,14 @@ restarted AS (
 
 attempted AS (
     SELECT
-        *,
+        * EXCLUDE (first_place, failed_place, is_again, is_restart),
         1 + count(*) FILTER (is_restart) OVER (
             PARTITION BY source, sms_id ORDER BY place ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
         ) AS attempt
     FROM restarted
+    UNION ALL
+    SELECT *, 1 FROM placed
+    ANTI JOIN retried USING (source, sms_id)
 ),
 
 judged AS (

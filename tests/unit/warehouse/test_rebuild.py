@@ -10,10 +10,12 @@ from zlib import crc32
 import duckdb
 import orjson
 import pytest
+from click.testing import CliRunner
 from warehouse_records import MadeRecord, at, moment, raw, status, version
 
 from gateway import topics
 from gateway.statuses import parse_meanings, status_table
+from smspulse.cli import cli
 from smspulse.simulator.stories import stories
 from streams.lifecycle import EXPIRE_AFTER_MS, Lifecycle
 from streams.messages import MessageFold
@@ -395,3 +397,20 @@ def test_damage_is_one_clear_line(data: Path) -> None:
     (data / "raw" / "date=1970-01-01" / "torn.parquet").write_bytes(b"PAR1")
     with pytest.raises(RebuildError, match=r"nothing was changed: .*torn\.parquet"):
         rebuild(data)
+
+
+def test_the_command_says_what_it_found_and_ends_with_1_when_something_differs(data: Path) -> None:
+    stream = Stream(data)
+    stream.tell(*WAY, (9, status(1, 7)))
+    stream.later(DAY)
+    command = ["rebuild", "--data", str(data)]
+    right = CliRunner().invoke(cli, command)
+    assert right.exit_code == 0
+    assert "2 messages of 2 days from 6 reports" in right.output
+    stream.hear((DAY, status(2, 7)))
+    stream.later(2 * DAY)
+    wrong = CliRunner().invoke(cli, [*command, "--all"])
+    assert wrong.exit_code == 1
+    assert "1 differ" in wrong.output
+    assert rows(data, "SELECT sms_id, field FROM rebuild_differences") == [(2, "message")]
+    assert CliRunner().invoke(cli, [*command, "--all", "--date", "2026-11-24"]).exit_code == 2
