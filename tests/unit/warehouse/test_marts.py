@@ -14,8 +14,11 @@ from warehouse.read import open_warehouse
 
 HOUR = 3600
 TODAY = moment(0).date()
-NOW = time.time() - NOON / 1000
-"""The present, in seconds after noon of the day on which all else is."""
+
+
+def present() -> float:
+    """Return the present, in seconds after noon of the day on which all else is."""
+    return time.time() - NOON / 1000
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def seen(*status_ids: int) -> dict[str, Any]:
 @pytest.mark.parametrize("name", [*views.VIEWS, "messages_as_of('2026-11-24')"])
 def test_nothing_that_can_be_computed_is_nan_or_infinite(data: Path, name: str) -> None:
     assert len(rows(data, f"FROM {name}")) == 3 * (name == "freshness")
-    land(data, version(0, 1, "pending", device_id=None, channel_id=None, recipient=None, seconds=NOW))
+    land(data, version(0, 1, "pending", device_id=None, channel_id=None, recipient=None, seconds=present()))
     landing.land(data, 0, [raw(0, {"sms_id": 5, "body": "Hi"}), raw(1, b"{")])
     rows(data, f"FROM {name}")
 
@@ -109,10 +112,10 @@ def test_the_funnel_narrows_and_a_skipped_stage_loses_nobody(data: Path) -> None
 def test_a_stuck_message_is_open_and_silent(data: Path) -> None:
     land(
         data,
-        version(0, 1, "sent", seconds=NOW - HOUR),
-        version(0, 2, "sent", seconds=NOW - HOUR, last_seen_at=at(NOW - 60)),
-        version(0, 3, "delivered", seconds=NOW - HOUR),
-        version(0, 4, "incoming", seconds=NOW - HOUR),
+        version(0, 1, "sent", seconds=present() - HOUR),
+        version(0, 2, "sent", seconds=present() - HOUR, last_seen_at=at(present() - 60)),
+        version(0, 3, "delivered", seconds=present() - HOUR),
+        version(0, 4, "incoming", seconds=present() - HOUR),
     )
     ((message, outcome, waiting),) = rows(data, "SELECT sms_id, outcome, waiting_s FROM stuck_messages")
     assert (message, outcome) == (1, "sent")
@@ -124,7 +127,7 @@ def test_the_health_of_a_device_is_held_against_its_own_past_and_its_fleet(data:
 
     def sent(device: int, hours_ago: float, *outcomes: str, **fields: Any) -> list[MadeRecord]:
         # From the middle of an hour: hours of the past are told apart by the clock's.
-        seconds = (NOW + NOON / 1000) // HOUR * HOUR - NOON / 1000 - (hours_ago - 0.5) * HOUR
+        seconds = (present() + NOON / 1000) // HOUR * HOUR - NOON / 1000 - (hours_ago - 0.5) * HOUR
         return [version(0, next(numbers), o, seconds=seconds, device_id=device, **fields) for o in outcomes]
 
     land(
