@@ -36,8 +36,8 @@ class StreamSettings(BaseSettings):
         168, description="Hours after the last report when the state of a message is dropped; more than expire_after_h."
     )
     clock_interval_s: float = Field(5, gt=0, description="Seconds between two looks at what is due.")
-    max_batch: int = Field(16_000, ge=1, description="Records of all partitions taken up at once.")
-    cache_messages: int = Field(20_000, ge=0, description="Messages a partition keeps decoded in memory.")
+    max_batch: int = Field(12_000, ge=1, description="Records of all partitions taken up at once.")
+    cache_messages: int = Field(10_000, ge=0, description="Messages a partition keeps decoded in memory.")
     session_timeout_s: float = Field(10, gt=0, description="Seconds after which a silent worker's partitions move on.")
     transaction_timeout_s: float = Field(30, gt=0, description="Seconds after which Kafka aborts an open transaction.")
 

@@ -45,7 +45,7 @@ def _message_fold(load: Load, settings: StreamSettings) -> Fold:
 # Kafka answers a commit before it is through with it. The partition's next transaction is put off until then, and asks
 # again after 20 ms: to wait before it begins costs less, and leaves Kafka to the others.
 MESSAGE_STAGE = Stage(
-    "messages", RAW, MESSAGES, has_gaps=False, others=(OUTCOMES, ACTIVITY), pace_s=0.02, fold=_message_fold
+    "messages", RAW, MESSAGES, has_gaps=False, others=(OUTCOMES, ACTIVITY), pace_s=0.04, fold=_message_fold
 )
 DEVICE_STAGE = Stage(
     "devices", ACTIVITY, DEVICES, has_gaps=True, others=(), pace_s=1, fold=lambda load, _: DeviceFold(load)

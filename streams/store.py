@@ -28,7 +28,7 @@ _DUE = b"\x01"
 _MINUTE_MS = 60_000
 _AFTER_MINUTE = len(_DUE) + 4
 _LAST_MINUTE = 2**32 - 1
-_WRITE_BUFFER = 16 << 20  # bytes; eight partitions with RocksDB's 64 MiB each took more memory than all else
+_WRITE_BUFFER = 8 << 20  # bytes; eight partitions with RocksDB's 64 MiB each took more memory than all else
 
 
 class Store:
