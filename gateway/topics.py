@@ -1,5 +1,6 @@
 """The Kafka topics and their configuration. `smspulse broker` and every command that needs them creates them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -21,11 +22,18 @@ class Topic:
         name: As Kafka knows it.
         cleanup: `delete` by age, or `compact` to the newest record of each key.
         retention_days: How long records are kept; for compacted topics, how long a tombstone can be seen.
+        by: What a partition is of. What a run of messages does to devices is written to all of their partitions at
+            once, and each costs the broker a marker a transaction; so there are fewer of these.
     """
 
     name: str
     cleanup: Literal["delete", "compact"]
     retention_days: float
+    by: Literal["message", "device"]
+
+    def partitions(self, by_message: int) -> int:
+        """Return how many partitions to create, beside that many of a topic by message."""
+        return by_message if self.by == "message" else max(1, by_message // 4)
 
     def config(self) -> dict[str, str]:
         """Return Kafka's topic configuration."""
@@ -38,12 +46,29 @@ class Topic:
 
 
 TOPICS: Final = (
-    Topic(RAW, "delete", 7),
-    Topic(MESSAGES, "compact", 7),
-    Topic(OUTCOMES, "delete", 30),
-    Topic(ACTIVITY, "delete", 7),
-    Topic(DEVICES, "compact", 7),
-    Topic(DEADLETTERS, "delete", 30),
+    Topic(RAW, "delete", 7, "message"),
+    Topic(MESSAGES, "compact", 7, "message"),
+    Topic(OUTCOMES, "delete", 30, "device"),
+    Topic(ACTIVITY, "delete", 7, "device"),
+    Topic(DEVICES, "compact", 7, "device"),
+    Topic(DEADLETTERS, "delete", 30, "message"),
 )
-"""Every topic. All have the same number of partitions: a message is in the partition of the same number in each, a
-device in the partition that Kafka's own partitioner gives its key."""
+"""Every topic. A message is in the partition of the same number in each topic by message, a device in the partition
+that Kafka's own partitioner gives its key: the same in `sms.activity` and `sms.devices`."""
+
+
+def misfit(counts: Mapping[str, int], by_message: int) -> tuple[str, str] | None:
+    """Return what is wrong with the topics' numbers of partitions, and what to do about it; None if nothing is.
+
+    Args:
+        counts: The number of partitions of each topic.
+        by_message: How many a topic by message should have: the setting.
+    """
+    for topic in TOPICS:
+        if topic.by == "message" and (count := counts[topic.name]) != by_message:
+            what = f"topic {topic.name} has {count} partitions and SMSPULSE_KAFKA_PARTITIONS is {by_message}"
+            return what, f"set it to {count}, or, if no data must be kept, delete the topic"
+    if counts[ACTIVITY] != counts[DEVICES]:
+        what = f"topic {ACTIVITY} has {counts[ACTIVITY]} partitions and {DEVICES} has {counts[DEVICES]}"
+        return what, "they must have the same number: give the smaller one more"
+    return None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from gateway.kafka import KafkaSettings
-from gateway.topics import TOPICS
+from gateway.topics import TOPICS, misfit
 from smspulse.broker_file import read_broker_file
 from smspulse.jars import JAVA_NEEDED, cached_kafka, java_version, kafka_version
 from smspulse.processes import LOOPBACK, port_is_free
@@ -137,10 +137,9 @@ def _broker(data: Path, kafka: KafkaSettings | None) -> Finding:
     for topic in TOPICS:
         if topic.name not in found.topics:
             return Finding("broker", "warn", f"{what}; no topic {topic.name}", "`smspulse up` creates it")
-        count = len(found.topics[topic.name].partitions)
-        if count != kafka.partitions:
-            mend = f"Set SMSPULSE_KAFKA_PARTITIONS to the number that all topics have, such as {count}"
-            return Finding("broker", "fail", f"{what}; topic {topic.name} has {count} partitions", mend)
+    wrong = misfit({topic.name: len(found.topics[topic.name].partitions) for topic in TOPICS}, kafka.partitions)
+    if wrong:
+        return Finding("broker", "fail", f"{what}; {wrong[0]}", wrong[1].capitalize())
     return Finding("broker", "ok", what)
 
 

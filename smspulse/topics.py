@@ -9,7 +9,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError,
 
 from gateway.errors import SmspulseError
 from gateway.kafka import KafkaSettings
-from gateway.topics import TOPICS
+from gateway.topics import TOPICS, misfit
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def ensure_topics(kafka: KafkaSettings, timeout_s: float = 30) -> None:
 
     Raises:
         KafkaUnreachable: No broker answered in time.
-        TopicError: A topic has another number of partitions than `kafka.partitions`, or the cluster refused one.
+        TopicError: A topic has the wrong number of partitions, or the cluster refused one.
     """
     try:
         with _Admin(kafka, timeout_s) as admin:
@@ -82,7 +82,7 @@ def _create(kafka: KafkaSettings, admin: Any, timeout_s: float) -> None:
         if topic.name in there:
             continue
         options = {
-            "num_partitions": kafka.partitions,
+            "num_partitions": topic.partitions(kafka.partitions),
             "replication_factor": kafka.replication,
             "configs": topic.config() | {"min.insync.replicas": str(kafka.min_insync)},
         }
@@ -90,7 +90,7 @@ def _create(kafka: KafkaSettings, admin: Any, timeout_s: float) -> None:
             admin.create_topics({topic.name: options}, timeout_ms=int(timeout_s * 1000))
         except TopicAlreadyExistsError:
             continue  # another process was faster
-        log.info("Created topic %s with %d partitions", topic.name, kafka.partitions)
+        log.info("Created topic %s with %d partitions", topic.name, topic.partitions(kafka.partitions))
     admin.wait_for_topics([topic.name for topic in TOPICS], timeout_ms=int(timeout_s * 1000))
 
 
@@ -98,11 +98,7 @@ def _check(kafka: KafkaSettings, described: list[dict[str, Any]]) -> None:
     for topic in described:
         if topic["error_code"]:
             raise for_code(topic["error_code"])(topic["name"])
-        count = len(topic["partitions"])
-        if count != kafka.partitions:
-            message = (
-                f"Topic {topic['name']} has {count} partitions and SMSPULSE_KAFKA_PARTITIONS is {kafka.partitions}; "
-                f"all topics of smspulse must have the same number: set it to {count}, or, "
-                f"if no data must be kept, delete the topic"
-            )
-            raise TopicError(message)
+    wrong = misfit({topic["name"]: len(topic["partitions"]) for topic in described}, kafka.partitions)
+    if wrong:
+        message = f"The topics of smspulse do not fit together: {wrong[0]}; {wrong[1]}"
+        raise TopicError(message)

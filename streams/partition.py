@@ -251,7 +251,7 @@ class Partition:
         for topic in (self._stage.changelog, DEADLETTERS):
             producer.produce(topic, b"", b"", self.number)
         for topic in self._stage.others:
-            for number in range(self._kafka.partitions):
+            for number in producer.list_topics(topic, _CALL_TIMEOUT_S).topics[topic].partitions:
                 producer.produce(topic, b"", b"", number)
         producer.flush(_CALL_TIMEOUT_S)
         producer.abort_transaction(_CALL_TIMEOUT_S)

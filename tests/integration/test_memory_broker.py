@@ -45,5 +45,5 @@ def test_its_file_is_there_while_it_runs_and_a_second_start_is_refused(tmp_path:
 def test_another_number_of_partitions_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with MemoryBroker(tmp_path) as broker:
         kafka = KafkaSettings(bootstrap=broker.address, in_memory=True, partitions=6)
-        with pytest.raises(TopicError, match=r"has 4 partitions and SMSPULSE_KAFKA_PARTITIONS is 6; .* set it to 4"):
+        with pytest.raises(TopicError, match=r"has 4 partitions and SMSPULSE_KAFKA_PARTITIONS is 6; set it to 4"):
             ensure_topics(kafka, timeout_s=10)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from aiokafka import AIOKafkaProducer
 from confluent_kafka import Consumer, TopicPartition
-from stream_topics import PARTITION, Raw, outcomes, read, versions
+from stream_topics import PARTITION, Raw, outcomes, partitions_of, read, versions
 
 from gateway.kafka import KafkaSettings
 from gateway.records import message_key
@@ -175,7 +175,7 @@ async def test_what_an_earlier_owner_left_open_in_other_partitions_is_never_seen
 ) -> None:
     first = await owners.next("a")
     first._producer.begin_transaction()
-    for number in range(4):
+    for number in partitions_of(first._producer, OUTCOMES):
         first._producer.produce(OUTCOMES, b'{"outcome": "left", "correction": false}', f"{name}:-".encode(), number)
     first._producer.flush(10)
     second = await owners.next("b")
@@ -312,7 +312,7 @@ async def test_a_device_is_told_once_what_its_messages_came_to(kafka: KafkaSetti
     )
     messages.close()
     consumer = Consumer(kafka.confluent() | {"group.id": "reader", "isolation.level": "read_committed"})
-    consumer.assign([TopicPartition(ACTIVITY, number, 0) for number in range(kafka.partitions)])
+    consumer.assign([TopicPartition(ACTIVITY, number, 0) for number in partitions_of(consumer, ACTIVITY)])
     (message,) = [
         one for one in iter(lambda: consumer.poll(5), None) if (one.key() or b"").startswith(f"{name}:".encode())
     ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 from confluent_kafka import Consumer, TopicPartition
-from stream_topics import Raw, outcomes, versions
+from stream_topics import Raw, outcomes, partitions_of, versions
 
 from gateway.kafka import KafkaSettings
 from gateway.topics import ACTIVITY, RAW
@@ -41,7 +41,7 @@ def worker(state: Path, group: str, kafka: KafkaSettings, **environment: str) ->
 def pass_over_what_others_wrote(kafka: KafkaSettings, group: str) -> None:
     """Let the workers of a group begin at the end: other tests share the topics."""
     consumer = Consumer(kafka.confluent() | {"group.id": group})
-    ends = [TopicPartition(topic, number) for topic in (RAW, ACTIVITY) for number in range(kafka.partitions)]
+    ends = [TopicPartition(topic, number) for topic in (RAW, ACTIVITY) for number in partitions_of(consumer, topic)]
     for end in ends:
         end.offset = consumer.get_watermark_offsets(end, 10)[1]
     consumer.commit(offsets=ends, asynchronous=False)

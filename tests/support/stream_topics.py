@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from gateway.kafka import KafkaSettings
 from gateway.records import message_key
@@ -35,11 +35,16 @@ class Raw:
         self.headers = [("source", self.source.encode()), ("received_at", received)]
 
 
+def partitions_of(client: Consumer | Producer, topic: str) -> list[int]:
+    """Return the partitions of a topic."""
+    return list(client.list_topics(topic, 10).topics[topic].partitions)
+
+
 def read(kafka: KafkaSettings, topic: str, source: str) -> list[tuple[bytes, Any, dict[str, bytes]]]:
     """Return key, value and headers of the committed records of a source, in the order of each partition."""
     options = {"group.id": "reader", "isolation.level": "read_committed", "enable.partition.eof": True}
     consumer = Consumer(kafka.confluent() | options)
-    partitions = range(kafka.partitions)
+    partitions = partitions_of(consumer, topic)
     consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
     found, ended = [], 0
     while ended < len(partitions):
