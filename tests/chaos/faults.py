@@ -121,7 +121,9 @@ class Faults:
                     point = ""
                 await until(lambda: state_of(pid) == "Z", _PATIENCE_S)
                 if action == "delete":
-                    shutil.rmtree(self.pipeline.data / "state" / str(worker))
+                    state = self.pipeline.data / "state" / str(worker)
+                    if state.exists():  # a worker that was never given a partition has none
+                        shutil.rmtree(state)
             case "restart":
                 os.kill(pid, signal.SIGTERM)
                 await until(lambda: state_of(pid) == "Z", _PATIENCE_S)
