@@ -135,6 +135,8 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
             _set_aside(data)
         # Started again, it must be where the others look for it.
         broker.environment["SMSPULSE_BROKER_PORT"] = found.bootstrap.rpartition(":")[2]
+        if found.kind == "kafka":
+            common = (*common, "--broker", found.bootstrap)  # a child that starts while it is away waits for it
     else:
         common = (*common, "--broker", options.broker)
     kafka = kafka_settings(data, options.broker)

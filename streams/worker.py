@@ -178,11 +178,25 @@ def _end_process(error: BaseException) -> None:
     os._exit(_FAILED)
 
 
+def _credentials(kafka: KafkaSettings) -> faust.SASLCredentials | faust.SSLCredentials | None:
+    """Spell the login as Faust wants it; all other clients take `KafkaSettings`' own spellings."""
+    context = kafka.ssl_context()
+    if kafka.security_protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=kafka.sasl_username,
+            password=kafka.sasl_password.get_secret_value(),
+            ssl_context=context,
+            mechanism=kafka.sasl_mechanism,
+        )
+    return faust.SSLCredentials(context) if context else None
+
+
 def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[], None]) -> faust.App:
     """Return the Faust app with its agent; see `run`."""
     app = faust.App(
         settings.group,
         broker="kafka://" + ";".join(kafka.servers),
+        broker_credentials=_credentials(kafka),
         datadir=settings.state,
         web_enabled=False,
         topic_allow_declare=False,

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from running import SETTLE_S, Pipeline, post, start
 
 from smspulse.processes import free_port
@@ -226,6 +228,32 @@ def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
         )
     assert done.returncode == 2
     assert done.stderr == f"smspulse: port {port} is taken: stop what listens there, or choose another with --port\n"
+
+
+def test_several_receivers_answer_https_and_doctor_knows_them(tmp_path: Path) -> None:
+    authority, trusting = trustme.CA(), ssl.create_default_context()
+    authority.configure_trust(trusting)
+    pem = tmp_path / "both.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
+    environment = {"SMSPULSE_INGEST_TLS_CERT": str(pem), "SMSPULSE_INGEST_PROCESSES": "2"}
+    running = start(tmp_path / "data", "--broker", "memory", environment=environment)
+    try:
+        url = running.source("tls")
+        for sms_id in range(4):
+            assert post(url, status(sms_id, 7), trusting)[0] == 202
+        running.wait_for("SELECT 1 FROM messages WHERE source = 'tls' HAVING count(*) = 4")
+        port = running.url.rpartition(":")[2]
+        told = subprocess.run(
+            [sys.executable, "-m", "smspulse", "doctor", "--data", str(running.data), "--port", port],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | environment | {"COLUMNS": "200"},
+        )
+        assert "an ingest answers there" in told.stdout
+    finally:
+        code = running.stop()
+    assert code == 0
 
 
 def test_several_workers_on_the_in_memory_broker_are_one_clear_line(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -72,9 +73,9 @@ class Pipeline:
         return self.process.wait(30)
 
 
-def post(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
+def post(url: str, body: bytes, trusting: ssl.SSLContext | None = None) -> tuple[int, dict[str, Any]]:
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - loopback
-    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=10, context=trusting) as answer:  # noqa: S310
         return answer.status, json.loads(answer.read())
 
 
@@ -91,7 +92,8 @@ def start(data: Path, *arguments: str, environment: Mapping[str, str] | None = N
             stderr=subprocess.STDOUT,
             text=True,
         )
-    pipeline = Pipeline(process, data, f"http://127.0.0.1:{port}", log)
+    scheme = "https" if environment and "SMSPULSE_INGEST_TLS_CERT" in environment else "http"
+    pipeline = Pipeline(process, data, f"{scheme}://127.0.0.1:{port}", log)
     while not any(line.startswith("ready after") for line in log.read_text().splitlines()):
         if process.poll() is not None:
             raise AssertionError(log.read_text())
