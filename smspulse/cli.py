@@ -6,26 +6,37 @@ Exit codes: 0 done, 1 the thing checked is not so, 2 it could not be done.
 import logging
 import os
 import sys
+from pathlib import Path
 
 import click
 
 from gateway.errors import SmspulseError
 from smspulse import logs
-from smspulse.commands import check, run, simulate, source, warehouse
+from smspulse.commands import check, look, run, simulate, source, warehouse
 from smspulse.readiness import VARIABLE
 
 _NOT_DONE = 2
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+    epilog="Exit codes: 0 done, 1 the thing checked is not so, 2 it could not be done. Completion: eval "
+    '"$(_SMSPULSE_COMPLETE=bash_source smspulse)", or zsh_source, fish_source.',
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log everything.")
 @click.version_option(package_name="smspulse")
-def cli(*, verbose: bool) -> None:
+@click.pass_context
+def cli(context: click.Context, *, verbose: bool) -> None:
     """Delivery analytics for SMS gateways: webhooks in, SQL, notebooks and alerts out.
 
     Begin with `smspulse up --demo`, or with `smspulse source add NAME` and `smspulse up`.
     """
     logs.set_up(verbose=verbose, supervised=VARIABLE in os.environ)
+    if context.invoked_subcommand is None:
+        from smspulse.next_step import next_step  # noqa: PLC0415 - only here
+
+        click.echo(next_step(Path(os.environ.get("SMSPULSE_DATA", "./.smspulse"))))
 
 
 for _command in (
@@ -38,6 +49,8 @@ for _command in (
     warehouse.sql,
     simulate.simulate,
     source.source,
+    look.status,
+    look.message,
     check.check,
     check.doctor,
 ):

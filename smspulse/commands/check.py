@@ -16,7 +16,12 @@ from smspulse.commands.options import NOT_SO, broker_option, data_option
 @data_option
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def check(data: Path, form: str) -> None:
-    """Check the quality of what was landed; 1 if a critical expectation failed."""
+    """Check the quality of what was landed; 1 if a critical expectation failed.
+
+    \b
+    smspulse check
+    smspulse check --format json
+    """
     from expectations.check import run_checks
     from expectations.settings import CheckSettings
 
@@ -40,7 +45,12 @@ def check(data: Path, form: str) -> None:
 @broker_option
 @click.option("--port", envvar="SMSPULSE_INGEST_PORT", default=8080, show_default=True)
 def doctor(data: Path, broker: str, port: int) -> None:
-    """Look at this machine and say what is missing and how to mend it."""
+    """Look at this machine and say what is missing and how to mend it.
+
+    \b
+    smspulse doctor
+    smspulse doctor --broker kafka1:9092
+    """
     from gateway.kafka import KafkaSettings
     from smspulse.doctor import diagnose
 

@@ -89,7 +89,12 @@ def broker(data: Path, mode: Any, *, fetch: bool) -> None:
     help="Receivers on this one port.",
 )
 def ingest(data: Path, broker: str, host: str, port: int, processes: int) -> None:
-    """Receive webhooks and write each to Kafka, or to the spool while Kafka is away."""
+    """Receive webhooks and write each to Kafka, or to the spool while Kafka is away.
+
+    \b
+    smspulse ingest                                       beside a broker of this data folder
+    smspulse ingest --host 0.0.0.0 --broker kafka1:9092   for the gateway, on your own cluster
+    """
     from ingest.server import run
     from ingest.settings import IngestSettings
     from smspulse.up import kafka_settings
@@ -113,7 +118,11 @@ def ingest(data: Path, broker: str, host: str, port: int, processes: int) -> Non
 @click.option("--worker", default="0", show_default=True, help="Name of this worker; each keeps a state of its own.")
 @click.option("--instance", envvar="SMSPULSE_STREAM_INSTANCE", default="", help="Static name in the group.")
 def stream(data: Path, broker: str, worker: str, instance: str) -> None:
-    """Build the lifecycle of every message (a Faust worker)."""
+    """Build the lifecycle of every message (a Faust worker).
+
+    \b
+    smspulse stream --worker 1 --broker kafka1:9092
+    """
     from smspulse.topics import ensure_topics
     from smspulse.up import kafka_settings
     from streams.settings import StreamSettings
@@ -130,7 +139,11 @@ def stream(data: Path, broker: str, worker: str, instance: str) -> None:
 @click.option("--flush-interval", type=float, help="Seconds between landings.  [default: 5]")
 @click.option("--instance", envvar="SMSPULSE_LANDER_INSTANCE", default="", help="Static name in the group.")
 def land(data: Path, broker: str, flush_interval: float | None, instance: str) -> None:
-    """Land topics as Parquet."""
+    """Land topics as Parquet.
+
+    \b
+    smspulse land --flush-interval 30      fewer and larger files
+    """
     from smspulse.topics import ensure_topics
     from smspulse.up import kafka_settings
     from warehouse.lander import run

@@ -9,7 +9,12 @@ from smspulse.commands.options import data_option, writable
 
 @click.group()
 def source() -> None:
-    """Gateway accounts that may send webhooks."""
+    """Gateway accounts that may send webhooks.
+
+    \b
+    smspulse source add mygateway --url https://sms.example.org
+    smspulse source list
+    """
 
 
 @source.command("add")
@@ -17,7 +22,11 @@ def source() -> None:
 @click.argument("name")
 @click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="Where the gateway reaches ingest.")
 def source_add(data: Path, name: str, url: str) -> None:
-    """Make a token for a source and print what to paste into the gateway."""
+    """Make a token for a source and print what to paste into the gateway.
+
+    \b
+    smspulse source add mygateway --url https://sms.example.org
+    """
     from ingest.sources import add_source
 
     writable(data)
@@ -59,7 +68,11 @@ def _show_webhook(url: str, name: str, token: str) -> None:
 @source.command("list")
 @data_option
 def source_list(data: Path) -> None:
-    """List the sources and how many tokens each has."""
+    """List the sources and how many tokens each has.
+
+    \b
+    smspulse source list
+    """
     from ingest.sources import list_sources
 
     for name, tokens in list_sources(data).items():
