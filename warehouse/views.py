@@ -27,6 +27,7 @@ COVERED: Final = "covered.json"
 VIEWS: Final = (
     *("raw_webhooks", "status_events", "incoming_messages", "messages"),
     *("delivery_hourly", "delivery_daily", "delivery_by_device", "delivery_by_prefix", "latency_hourly"),
+    *("delivery_now", "devices_now", "outcomes_by_minute", "latency_now"),
     *("failure_reasons", "funnel", "stuck_messages", "device_health", "conversations", "webhook_quality"),
     *("deadletters", "rebuild_differences", "freshness"),
 )
