@@ -1,6 +1,6 @@
 # `make` lists the targets. ARGS reaches the command: make run ARGS="--for 60"
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint chaos outage fuzz bench bench-streams bench-ingest bench-warehouse lock clean
+.PHONY: help setup run test lint chaos outage fuzz docs bench bench-streams bench-ingest bench-warehouse lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -53,6 +53,11 @@ lint: setup ## check style, types and the rooms' imports
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+docs: ## build the documentation as a site in .venv/site; fails on a warning
+	@test -x .venv/docs/bin/mkdocs || $(PYTHON) -m venv .venv/docs
+	@.venv/docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r docs/requirements.txt
+	@.venv/docs/bin/mkdocs build --strict --quiet --site-dir .venv/site
 
 lock: setup ## write requirements.lock anew, with the newest versions that pyproject.toml allows
 	@$(BIN)/python -m pip install --quiet --target .venv/lock uv

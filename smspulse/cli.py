@@ -51,6 +51,7 @@ for _command in (
     source.source,
     look.status,
     look.message,
+    look.page,
     check.check,
     check.doctor,
 ):

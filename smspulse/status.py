@@ -30,6 +30,15 @@ def look(data: Path, broker: str, port: int) -> dict[str, Any]:
         broker: `HOST:PORT` or `auto`.
         port: Ingest's.
     """
+    found = pipeline(data, broker, port) | _numbers(data)
+    processes = found["processes"]
+    trouble = [f"{each['name']}: {each['what']}" for each in processes if not each["ok"]]
+    trouble += [] if found["freshness"] else ["nothing has landed"]
+    return {"ok": not trouble and not found["alerts"], "trouble": trouble} | found
+
+
+def pipeline(data: Path, broker: str, port: int) -> dict[str, Any]:
+    """Return the `processes` and the `lag` that `look` returns; arguments as there."""
     groups = {StreamSettings(state=data).group: [RAW], LanderSettings(data=data).group: list(BY_TOPIC)}
     behind = None
     try:
@@ -40,10 +49,7 @@ def look(data: Path, broker: str, port: int) -> dict[str, Any]:
     except UpError:
         what = "none runs here: start `smspulse up`"
     processes = [{"name": "broker", "ok": behind is not None, "what": what}, _ingest(port), *_announced(data)]
-    found = {"processes": processes, "lag": behind} | _numbers(data)
-    trouble = [f"{each['name']}: {each['what']}" for each in processes if not each["ok"]]
-    trouble += [] if found["freshness"] else ["nothing has landed"]
-    return {"ok": not trouble and not found["alerts"], "trouble": trouble} | found
+    return {"processes": processes, "lag": behind}
 
 
 def _announced(data: Path) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,7 @@ from gateway.errors import SmspulseError
 from gateway.kafka import KafkaSettings
 from smspulse.broker_file import read_broker_file
 from smspulse.logs import show_line
-from smspulse.processes import port_is_free
+from smspulse.processes import free_port, port_is_free
 from smspulse.supervisor import Child, Supervisor
 
 _log = logging.getLogger(__name__)
@@ -115,6 +115,7 @@ async def _watch_broker(data: Path, starting: asyncio.Task[str], stop: asyncio.E
 
 async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -> str:
     """Start the pipeline; return ingest's address."""
+    from smspulse.page.server import PageSettings  # noqa: PLC0415 - heavy
     from smspulse.topics import ensure_topics  # noqa: PLC0415 - heavy
 
     began = time.monotonic()
@@ -122,6 +123,7 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
     if not port_is_free(options.port):
         msg = f"port {options.port} is taken: stop what listens there, or choose another with --port"
         raise UpError(msg)
+    shutil.rmtree(data / "run", ignore_errors=True)  # of processes that there may be no more
     common: tuple[str, ...] = ("--data", str(data))
     if ":" not in options.broker:
         broker = Child("broker", ("broker", *common, "--mode", options.broker), 4, _FETCH_S)
@@ -155,9 +157,11 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
         for number in range(options.workers)
     ]
     lander = Child("lander", ("land", *common, "--instance", "up"), 2)
+    page_port = free_port(PageSettings().port)  # it tells its address when it has numbers; nobody waits for it
+    page = Child("page", ("page", *common, "--port", str(page_port), "--ingest-port", str(options.port)), 2)
     await supervisor.start(ingest)
     await supervisor.start(*streams)
-    await supervisor.start(lander)
+    await supervisor.start(lander, page)
     for child in (ingest, *streams, lander):
         await supervisor.wait_ready(child)
     url = f"{'https' if os.environ.get('SMSPULSE_INGEST_TLS_CERT') else 'http'}://127.0.0.1:{options.port}"

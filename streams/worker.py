@@ -18,6 +18,7 @@ from faust.types import TP
 from mode.loop import use as use_loop
 
 from gateway.kafka import KafkaSettings
+from streams import metrics
 from streams.errors import StateError, StreamError
 from streams.fold import Record
 from streams.partition import Partition
@@ -133,6 +134,7 @@ class Partitions:
     async def pass_time(self) -> None:
         """Do what is due in every partition that is ours."""
         consumer, works = self._app.consumer, []
+        metrics.LAG.clear()  # of partitions that are others' now, they tell
         for tp in consumer.assignment() & self._lanes.keys():
             end = consumer.highwater(tp)
             if end is not None:  # known from the first answer on

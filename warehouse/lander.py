@@ -22,7 +22,7 @@ from kafka.structs import OffsetAndMetadata
 
 from gateway.kafka import KafkaSettings
 from gateway.payloads import parse_zone
-from warehouse import landing, views
+from warehouse import landing, metrics, views
 from warehouse.errors import KafkaRefusedError, OvertakenError, TopicRecreatedError, WarehouseError
 from warehouse.schemas import BY_TOPIC
 from warehouse.settings import LanderSettings
@@ -167,6 +167,7 @@ class Lander(ConsumerRebalanceListener):
                     continue
                 try:
                     landing.land(self._data, buffer.start, buffer.records, self._zone)
+                    metrics.landed(partition.topic, buffer.records)
                     self._buffers[partition] = _Buffer(buffer.records[-1].offset + 1)
                     landed = True
                 except OvertakenError as error:
@@ -188,6 +189,10 @@ class Lander(ConsumerRebalanceListener):
         with suppress(KafkaError, KeyError):  # given away meanwhile
             positions = {p: self._consumer.position(p, timeout_ms=0) for p in self._consumer.assignment()}
             moved = {p: o for p, o in positions.items() if o is not None and self._committed.get(p) != o}
+            metrics.LAG.clear()  # of partitions that are others' now, they tell
+            for partition, position in positions.items():
+                if position is not None and (end := self._consumer.highwater(partition)) is not None:
+                    metrics.LAG.labels(partition.topic, str(partition.partition)).set(max(end - position, 0))
             if moved:
                 self._consumer.commit_async({p: OffsetAndMetadata(o, "", -1) for p, o in moved.items()})
                 self._committed |= moved
@@ -252,6 +257,7 @@ class Lander(ConsumerRebalanceListener):
         if earliest > position:
             if position and self._lost_until.get(partition) != earliest:  # as after each assignment till it is landed
                 self._lost_until[partition] = earliest
+                metrics.LOST.inc(earliest - position)
                 _log.error(
                     "LOST: %s partition %d, offsets %d to %d: Kafka deleted them before they were landed. Going on at "
                     "%d. Raise the topic's retention.ms, or keep a lander running.",

@@ -95,7 +95,7 @@ def publish(data: Path) -> Path:
 
 def _statements(data: Path) -> list[str]:
     sources = {name: parquet(data / name) for name in SCHEMAS} | {"live": live(data)}
-    sources |= {"sums": ", ".join(f"sum({name})::BIGINT AS {name}" for name in _COUNTS), "rates": _rates()}
+    sources |= {"sums": ", ".join(f"sum({name})::BIGINT AS {name}" for name in _COUNTS), "rates": rates()}
     statements = []
     for name in (*VIEWS, *MACROS):
         sql = view_sql(name)
@@ -106,7 +106,7 @@ def _statements(data: Path) -> list[str]:
     return statements
 
 
-def _rates() -> str:
+def rates() -> str:
     """Return the rates of counted messages, each with its 95 % Wilson interval."""
     z = 1.959963984540054
     columns = []

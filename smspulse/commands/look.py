@@ -1,6 +1,7 @@
-"""What is going on: status, message."""
+"""What is going on: status, message, page."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from smspulse.commands.options import NOT_SO, broker_option, data_option
+from smspulse.commands.options import NOT_SO, broker_option, data_option, writable
+from smspulse.readiness import tell_ready
 
 
 def format_option(command: Any) -> Any:
@@ -99,3 +101,29 @@ def _show(found: dict[str, Any], console: Console) -> None:
         console.print(f"the warehouse cannot be read: {found['unreadable']}", style="red", markup=False)
     for alert in found["alerts"]:
         console.print(f"[red]firing[/] {escape(alert['id'])}", highlight=False)
+
+
+@click.command()
+@data_option
+@broker_option
+@click.option("--host", envvar="SMSPULSE_PAGE_HOST", default="127.0.0.1", show_default=True)
+@click.option("--port", envvar="SMSPULSE_PAGE_PORT", default=8081, show_default=True)
+@click.option("--ingest-port", envvar="SMSPULSE_INGEST_PORT", default=8080, show_default=True, help="Ingest's.")
+def page(data: Path, broker: str, host: str, port: int, ingest_port: int) -> None:
+    """Serve the live page. Other machines reach it with a password, SMSPULSE_PAGE_PASSWORD, and `--host 0.0.0.0`.
+
+    \b
+    smspulse page
+    SMSPULSE_PAGE_PASSWORD=… smspulse page --host 0.0.0.0
+    """
+    from smspulse.page.numbers import Numbers
+    from smspulse.page.server import PageSettings, run
+    from smspulse.status import pipeline
+
+    def ready(url: str) -> None:
+        logging.getLogger(__name__).info("the live page is at %s", url)
+        tell_ready()
+
+    writable(data)
+    numbers = Numbers(data, lambda: pipeline(data, broker, ingest_port))
+    run(data, numbers, PageSettings(host=host, port=port), ready)

@@ -123,13 +123,17 @@ def stream(data: Path, broker: str, worker: str, instance: str) -> None:
     \b
     smspulse stream --worker 1 --broker kafka1:9092
     """
+    from smspulse.endpoints import serve_metrics
     from smspulse.topics import ensure_topics
     from smspulse.up import kafka_settings
+    from streams.metrics import REGISTRY
     from streams.settings import StreamSettings
     from streams.worker import run
 
     kafka = kafka_settings(data, broker)
     ensure_topics(kafka)
+    writable(data)
+    serve_metrics(data, f"stream-{worker}", REGISTRY)
     run(StreamSettings(state=data / "state" / worker, instance=instance), kafka, tell_ready)
 
 
@@ -144,14 +148,17 @@ def land(data: Path, broker: str, flush_interval: float | None, instance: str) -
     \b
     smspulse land --flush-interval 30      fewer and larger files
     """
+    from smspulse.endpoints import serve_metrics
     from smspulse.topics import ensure_topics
     from smspulse.up import kafka_settings
     from warehouse.lander import run
+    from warehouse.metrics import REGISTRY
     from warehouse.settings import LanderSettings
 
     writable(data)
     kafka = kafka_settings(data, broker)
     ensure_topics(kafka)
+    serve_metrics(data, f"lander-{instance}" if instance else "lander", REGISTRY)
     given = {"flush_interval_s": flush_interval, "instance": instance or None}
     settings = LanderSettings(data=data, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     run(settings, kafka, ready=tell_ready)

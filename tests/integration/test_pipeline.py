@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 import trustme
+from prometheus_client.parser import text_string_to_metric_families
 from running import SETTLE_S, Pipeline, post, start
 
+from smspulse.endpoints import announced, get
 from smspulse.processes import free_port
 from smspulse.simulator.behaviour import Behaviour
 from smspulse.simulator.stories import stories
@@ -202,6 +204,32 @@ def test_the_checks_find_nothing_critical(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--demo", "--workers", "3"]])
+def test_status_page_and_metrics_know_what_runs(pipeline: Pipeline) -> None:
+    port = pipeline.url.rpartition(":")[2]
+    arguments = ["status", "--data", str(pipeline.data), "--port", port, "--format", "json"]
+    done = subprocess.run([sys.executable, "-m", "smspulse", *arguments], capture_output=True, check=False)
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["trouble"]) == (0, [])
+    assert {each["name"] for each in found["processes"]} == {"broker", "ingest", "stream-0", "lander-up", "page"}
+    assert set(found["lag"]) == {"smspulse-stream", "smspulse-lander"}
+    counted: dict[str, float] = {}
+    for endpoint in announced(pipeline.data):
+        if endpoint.name == "page":
+            answer = get(endpoint.host, endpoint.port, "/")
+            assert answer is not None
+            assert b"messages that ended" in answer[1]
+            continue
+        answer = get(endpoint.host, endpoint.port, "/metrics")
+        assert answer is not None
+        for family in text_string_to_metric_families(answer[1].decode()):
+            if family.samples:
+                counted[family.name] = sum(sample.value for sample in family.samples)
+    for name in ("stream_records", "stream_messages_ended", "stream_lag_records", "lander_rows", "lander_lag_records"):
+        assert f"smspulse_{name}" in counted
+    assert counted["smspulse_stream_records"] > 0
+    assert counted["smspulse_lander_rows"] > 0
+
+
 def test_everything_stops_within_ten_seconds_and_leaves_nothing(
     real_kafka: None, tmp_path: Path, arguments: list[str]
 ) -> None:
