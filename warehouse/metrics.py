@@ -1,8 +1,9 @@
 """What the lander's `/metrics` tells Prometheus."""
 
-from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 REGISTRY: Final = CollectorRegistry()
@@ -23,8 +24,9 @@ LAG: Final = Gauge(
 )
 
 
-def landed(topic: str, records: Sequence[Any]) -> None:
-    """Count a file of records."""
-    ROWS.labels(topic).inc(len(records))
+def landed(topic: str, rows: pa.Table) -> None:
+    """Count a file of rows."""
+    ROWS.labels(topic).inc(len(rows))
     FILES.labels(topic).inc()
-    NEWEST.labels(topic).set(max(record.timestamp for record in records) / 1000)
+    if (newest := pc.max(rows["recorded_at"]).as_py()) is not None:
+        NEWEST.labels(topic).set(newest.timestamp())
