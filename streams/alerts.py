@@ -75,12 +75,12 @@ class Watch(msgspec.Struct, gc=False):
     errors: dict[str, int] = msgspec.field(default_factory=dict)
     denied: Denied | None = None
 
-    def seen(self, at: int) -> None:
-        """Count a message that ended at a time in milliseconds."""
+    def seen(self, at: int, count: int) -> None:
+        """Count messages, the last of which ended at a time in milliseconds."""
         if at > self.recent_at:
             self.recent *= 0.5 ** ((at - self.recent_at) / _DAY_MS)
             self.recent_at = at
-        self.recent += 1
+        self.recent += count
 
 
 class Unit:
@@ -102,26 +102,27 @@ class Unit:
         """Whether its ratio of failures is told to be too high."""
         return self.watch.detector.phase == "firing"
 
-    def ended(self, end: End, budget_days: float, fleet: "Unit | None" = None) -> list[Output]:
+    def ended(self, end: End, failed: bool, budget_days: float, fleet: "Unit", usual: float) -> list[Output]:
         """Take the end of a message; return what is to be told.
 
         Args:
             end: The end.
+            failed: Whether it is a failure.
             budget_days: Days of one false alarm, on average.
-            fleet: The source, for what belongs to one.
+            fleet: The source.
+            usual: The ratio of failures of what it belongs to.
         """
-        watch, failed = self.watch, end.outcome in _FAILURES
+        watch = self.watch
         detector, before = watch.detector, watch.detector.phase
-        watch.seen(end.at)
         # What the end of an alert drops is still told of it.
         count, failures = detector.count + 1, detector.failures + failed
-        phase = detector.take(failed, end.at, budget_days, fleet.ratio if fleet else DEFAULT_RATIO)
+        phase = detector.take(failed, end.at, budget_days, usual)
         if failed:
             watch.failures = [*watch.failures, (end.sms_id, end.status_id)][-_KEPT:]
             if before == "firing":
                 _count(watch.errors, end.status_id)
         if phase == before:
-            if not detector.count:
+            if not detector.count and watch.failures:
                 watch.failures = []
             return []
         told: Phase = "resolved" if phase == "quiet" else phase
@@ -189,12 +190,11 @@ class Unit:
         samples: list[int],
         evidence: dict[str, Any],
         budget_days: float,
-        fleet: "Unit | None",
+        fleet: "Unit",
     ) -> Output:
         scope: Scope = ("source", "device", "channel")[len(self._of)]
         device_id, channel_id = (*self._of, None, None)[:2]
-        # The source counts a message after its channel does.
-        share = min(self.watch.recent / (fleet.watch.recent + 1), 1.0) if fleet else 1.0
+        share = min(self.watch.recent / fleet.watch.recent, 1.0)
         alert = Alert(
             id=alert_id(kind, self._source, *self._of, part=self._part),
             kind=kind,
@@ -218,26 +218,33 @@ def _count(errors: dict[str, int], status_id: int) -> None:
     errors[str(status_id)] = errors.get(str(status_id), 0) + 1
 
 
-def ended(end: End, channel: Unit, device: Unit | None, source: Unit, budget_days: float) -> list[Output]:
-    """Take the end of a message; return what is to be told.
+def ended(ends: list[End], channel: Unit, device: Unit | None, source: Unit, budget_days: float) -> list[Output]:
+    """Take ends of messages of one channel; return what is to be told.
 
     Each message counts once: not when it comes to another end, and not when it expires, which is no report.
 
     Args:
-        end: The end.
-        channel: Its channel.
+        ends: The ends, in their order.
+        channel: The channel.
         device: Its device, if that has several channels.
         source: Its source.
         budget_days: Days of one false alarm of each unit, on average.
     """
-    if end.again or end.outcome == _EXPIRED:
+    ends = [end for end in ends if not end.again and end.outcome != _EXPIRED]
+    if not ends:
         return []
-    told = channel.permitted(end, budget_days, source)
-    told += channel.ended(end, budget_days, source)
-    if device is not None:
-        told += device.ended(end, budget_days, source)
-    if source.is_firing or not (channel.is_firing or (device is not None and device.is_firing)):
-        told += source.ended(end, budget_days)
-    else:
-        source.watch.seen(end.at)
+    told: list[Output] = []
+    wider = [source] if device is None else [device, source]
+    for unit in (channel, *wider):
+        unit.watch.seen(ends[-1].at, len(ends))
+    usual = source.ratio
+    for end in ends:
+        failed = end.outcome in _FAILURES
+        if failed or channel.watch.denied is not None:
+            told += channel.permitted(end, budget_days, source)
+        told += channel.ended(end, failed, budget_days, source, usual)
+        if device is not None:
+            told += device.ended(end, failed, budget_days, source, usual)
+        if source.is_firing or not (channel.is_firing or (device is not None and device.is_firing)):
+            told += source.ended(end, failed, budget_days, source, DEFAULT_RATIO)
     return told

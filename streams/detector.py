@@ -21,8 +21,7 @@ Clusters
 
 from functools import lru_cache
 from math import ceil, exp, log, sqrt
-from operator import mul
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -56,9 +55,9 @@ _PENDING: Final = 0.1  # of the threshold
 _SUBSIDED: Final = 0.02  # of the threshold
 _RECOVERED: Final = 100.0  # likelihood ratio of the baseline to a ratio half-way up to the alert's
 _LONGEST_PAUSE: Final = 1 / 200  # of the budget; more says nothing, and two failures after a silence are no alert
-_ALTERNATIVES: Final = len(_RISES) + 1
 
-_Ratios = tuple[tuple[tuple[float, ...], tuple[float, ...]], tuple[tuple[float, ...], tuple[float, ...]]]
+_Evidence = tuple[float, float, float, float, float, float]
+_NONE: Final[_Evidence] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 class Detector(msgspec.Struct, gc=False):
@@ -96,7 +95,7 @@ class Detector(msgspec.Struct, gc=False):
     block_failures: int = 0
     bound: float = 0.0
     repeats: float = 0.0
-    evidence: list[float] = msgspec.field(default_factory=lambda: [0.0] * _ALTERNATIVES)
+    evidence: _Evidence = _NONE
     cusum: float = 1.0
     since: int = 0
     count: int = 0
@@ -123,14 +122,13 @@ class Detector(msgspec.Struct, gc=False):
         """
         if not self.bound:
             self._refresh(fleet)
+        ratios = _likelihoods(self.bound, self.repeats)[2 * self.last_failed + failed]
         if not self.count:
             self.since = at
         self.count += 1
-        ratios = _likelihoods(self.bound, self.repeats)[self.last_failed][failed]
         if failed:
             self.failures += 1
-            if self.last_failed:
-                self.repetitions += 1
+            self.repetitions += self.last_failed
         self.last_failed = failed
         days = 0.0
         if at > self.last_at:
@@ -140,10 +138,18 @@ class Detector(msgspec.Struct, gc=False):
         if self.phase == "firing":
             self._recover(failed)
             return self.phase
-        self.evidence = evidence = [(old + days) * ratio for old, ratio in zip(self.evidence, ratios, strict=True)]
-        share = sum(map(mul, evidence, _WEIGHTS)) / (_CALIBRATION * budget_days)
+        # Written out: this is where the time goes.
+        a, b, c, d, e, f = self.evidence
+        r, s, t, u, v, w = ratios
+        self.evidence = a, b, c, d, e, f = (
+            *((a + days) * r, (b + days) * s, (c + days) * t),
+            *((d + days) * u, (e + days) * v, (f + days) * w),
+        )
+        i, j, k, l, m, n = _WEIGHTS  # noqa: E741
+        share = (a * i + b * j + c * k + d * l + e * m + f * n) / (_CALIBRATION * budget_days)
         self.cusum = cusum = self.cusum * ratios[_GENTLE]
-        self._steepen(failed, at, ratios[_STEEP])
+        if failed or self.steep_count:
+            self._steepen(failed, at, ratios[_STEEP])
         if share >= 1:
             self.phase = "firing"
             if self.steep > cusum:
@@ -171,7 +177,7 @@ class Detector(msgspec.Struct, gc=False):
     def end(self) -> None:
         """End an alert, or what could become one: the evidence goes, the baseline stays."""
         self.phase = "quiet"
-        self.evidence = [0.0] * _ALTERNATIVES
+        self.evidence = _NONE
         self.cusum = self.steep = self.recovery = 1.0
         self.count = self.failures = self.repetitions = self.steep_count = self.steep_failures = 0
 
@@ -242,17 +248,16 @@ def _odds(ratio: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _likelihoods(bound: float, repeats: float) -> _Ratios:
-    """Return the likelihood ratio of each alternative, by whether the message before failed, and this one."""
+def _likelihoods(bound: float, repeats: float) -> tuple[_Evidence, ...]:
+    """Return the likelihood ratios of the alternatives, for twice whether the message before failed, plus this one."""
     odds = _odds(bound)
     alternatives = [rise * odds / (1 + rise * odds) for rise in _RISES] + [max(_HIGHEST, (1 + bound) / 2)]
-
-    def after(last: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    found: list[Any] = []
+    for last in (0, 1):
         usual = repeats * last + (1 - repeats) * bound
         risen = [repeats * last + (1 - repeats) * each for each in alternatives]
-        return tuple((1 - each) / (1 - usual) for each in risen), tuple(each / usual for each in risen)
-
-    return after(0), after(1)
+        found += [tuple((1 - each) / (1 - usual) for each in risen), tuple(each / usual for each in risen)]
+    return tuple(found)
 
 
 def upper_bound(failed: float, passed: float) -> float:

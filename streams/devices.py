@@ -193,7 +193,7 @@ class DeviceFold:
             Unit(device["watch"], source, device_id) if len(device["channels"]) > 1 else None,
             Unit(fleet["watch"], source, part=partition),
         )
-        return [output for end in activity.ends for output in alerts.ended(end, *units, self._budget_days)]
+        return alerts.ended(activity.ends, *units, self._budget_days)
 
     def _state(
         self, states: dict[bytes, dict[str, Any]], key: bytes, make: Callable[[], dict[str, Any]]
