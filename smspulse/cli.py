@@ -11,7 +11,7 @@ import click
 
 from gateway.errors import SmspulseError
 from smspulse import logs
-from smspulse.commands import check, run, simulate, source, warehouse
+from smspulse.commands import alerts, check, run, simulate, source, warehouse
 from smspulse.readiness import VARIABLE
 
 _NOT_DONE = 2
@@ -38,6 +38,7 @@ for _command in (
     warehouse.sql,
     simulate.simulate,
     source.source,
+    alerts.alerts,
     check.check,
     check.doctor,
 ):

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from gateway.errors import SmspulseError
 from gateway.kafka import KafkaSettings
+from smspulse.alerts.settings import AlertSettings
 from smspulse.broker_file import read_broker_file
 from smspulse.logs import show_line
 from smspulse.processes import port_is_free
@@ -153,10 +154,12 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
         for number in range(options.workers)
     ]
     lander = Child("lander", ("land", *common, "--instance", "up"), 2)
+    alerts = [Child("alerts", ("alerts", "send", *common), 2)] if AlertSettings().is_set else []
     await supervisor.start(ingest)
     await supervisor.start(*streams)
     await supervisor.start(lander)
-    for child in (ingest, *streams, lander):
+    await supervisor.start(*alerts)
+    for child in (ingest, *streams, lander, *alerts):
         await supervisor.wait_ready(child)
     url = f"{'https' if os.environ.get('SMSPULSE_INGEST_TLS_CERT') else 'http'}://127.0.0.1:{options.port}"
     console.print(f"[bold]ready[/] after {time.monotonic() - began:.1f} s: webhooks at {url}, SQL with `smspulse sql`")
