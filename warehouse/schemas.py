@@ -347,13 +347,13 @@ _ALERT_FIELDS: Final = tuple(
 )
 
 
-def alert_columns(records: Sequence[Record], zone: tzinfo) -> Columns:
+def alert_columns(run: Run, zone: tzinfo) -> Columns:
     """Return the columns of `alerts`: each change of each alert."""
-    values = [_json_object(r.value) for r in records]
-    columns = _position_columns(records) | {name: [v.get(name) for v in values] for name in _ALERT_FIELDS}
+    values = [_json_object(value) for value in run.values]
+    columns = _position_columns(run) | {name: [v.get(name) for v in values] for name in _ALERT_FIELDS}
     errors = [v.get("errors") for v in values]
     columns["errors"] = [list(each.items()) if type(each) is dict else None for each in errors]
-    columns["alert_id"] = [_text(r.key) for r in records]
+    columns["alert_id"] = [None if key is None else key.decode(errors="replace") for key in run.keys]
     return columns
 
 

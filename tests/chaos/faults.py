@@ -26,7 +26,7 @@ SESSION_S = 6  # the least that Kafka allows; less than ours, so that more fault
 PARTITIONS = 4
 PROBE = "probe"
 _PATIENCE_S = 30.0
-_RECOVERY_S = 120.0
+_RECOVERY_S = 300.0
 
 WEIGHTS = {
     "stream:kill": 16,
