@@ -16,6 +16,8 @@ import duckdb
 from measure import our
 from parquet import fill_messages, fill_raw
 
+from smspulse.page.numbers import Choice, Numbers
+from smspulse.page.render import content
 from warehouse import views
 from warehouse.read import open_warehouse
 
@@ -117,6 +119,9 @@ def main() -> None:
             parquet = sum(path.stat().st_size for path in data.glob(f"raw/date={end - timedelta(1)}/*.parquet"))
             figure("raw_bytes_over_json_lines_with_zstd", parquet / lines.stat().st_size)
             marts(connection, end)
+        numbers = Numbers(data, dict)
+        figure("page_first_numbers_s", numbers.refresh(), "<= 2")
+        figure("page_answered_p95_ms", p95(lambda: content(numbers, Choice())), "<= 500")
 
 
 if __name__ == "__main__":

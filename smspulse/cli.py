@@ -12,7 +12,7 @@ import click
 
 from gateway.errors import SmspulseError
 from smspulse import logs
-from smspulse.commands import check, look, run, simulate, source, warehouse
+from smspulse.commands import alerts, check, look, run, simulate, source, warehouse
 from smspulse.readiness import VARIABLE
 
 _NOT_DONE = 2
@@ -52,6 +52,7 @@ for _command in (
     look.status,
     look.message,
     look.page,
+    alerts.alerts,
     check.check,
     check.doctor,
 ):

@@ -87,7 +87,8 @@ def _settings() -> Iterator[str]:
     yield "| `SMSPULSE_DATA` | `./.smspulse` | The data folder, as `--data`. |"
     yield "| `SMSPULSE_BROKER` | `auto` | The broker, as `--broker`. |"
     yield "| `SMSPULSE_METRICS_HOST` | `127.0.0.1` | Where stream and lander answer `/metrics`. |"
-    yield "| `SMSPULSE_METRICS_PORT` | `0` | Its port; 0 is any free one, which `smspulse status` shows. |"
+    port = "Its port; 0 is any free one. Under `smspulse up`, it is the lander's, and workers have the next ones."
+    yield f"| `SMSPULSE_METRICS_PORT` | `0` | {port} |"
 
 
 def _commands(group: click.Group, above: str) -> Iterator[tuple[str, click.Command]]:

@@ -71,6 +71,9 @@ _COLUMNS: Final = {
     "duplicates": "Status reports received before on that day.",
     "unknown": "Status reports of an undocumented status.",
     "reordered|late": "Messages with reports out of order, or an hour and more behind the one before.",
+    "ratio": "failures / count, when it fired.",
+    "lasted_s": "Seconds from firing to resolved, or to now.",
+    "is_firing": "It is not resolved.",
     "dataset": "Name of the dataset.",
     "newest_received_at|newest_recorded_at": "Newest time in the dataset.",
     "rows": "Rows in the dataset.",
@@ -80,6 +83,7 @@ _SCHEMA_OF: Final = {
     "raw_webhooks": "raw",
     "status_events": "raw",
     "incoming_messages": "raw",
+    "alerts": "alerts",
     "deadletters": "deadletters",
 }
 

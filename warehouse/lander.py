@@ -167,7 +167,7 @@ class Lander(ConsumerRebalanceListener):
                     continue
                 try:
                     landing.land(self._data, buffer.start, buffer.records, self._zone)
-                    metrics.landed(partition.topic, buffer.records)
+                    metrics.landed(partition.topic, len(buffer.records), max(r.timestamp for r in buffer.records))
                     self._buffers[partition] = _Buffer(buffer.records[-1].offset + 1)
                     landed = True
                 except OvertakenError as error:

@@ -174,6 +174,32 @@ DEADLETTERS_SCHEMA: Final = pa.schema(
     ]
 )
 
+ALERTS_SCHEMA: Final = pa.schema(
+    [
+        _field("alert_id", pa.string(), "Identity of the alert, the same whenever it comes again."),
+        _field("kind", pa.string(), "failure_ratio or not_permitted."),
+        _field("phase", pa.string(), "pending, firing or resolved."),
+        _field("scope", pa.string(), "What it is about: channel, device or source."),
+        _field("source", pa.string(), "Gateway account."),
+        _field("device_id", pa.int64(), "Phone, by the gateway's id; null where the alert is not about one."),
+        _field("channel_id", pa.int32(), "SIM card, by the gateway's id; null where the alert is not about one."),
+        _field("changed_at", _TIME, "When the report was received that changed the alert, UTC."),
+        _field("since", _TIME, "When it is thought to have begun, UTC."),
+        _field("fired_at", _TIME, "When it fired, UTC; null if it has not."),
+        _field("resolved_at", _TIME, "When it was resolved, UTC; null if it is not."),
+        _field("count", pa.int64(), "Messages that ended since it began."),
+        _field("failures", pa.int64(), "Messages that failed since it began."),
+        _field("baseline", pa.float64(), "Usual ratio of failures, 0 to 1."),
+        _field("known", pa.int64(), "Messages that the baseline was learnt from."),
+        _field("bound", pa.float64(), "Highest ratio of failures that the baseline allows, 0 to 1."),
+        _field("errors", pa.map_(pa.string(), pa.int64()), "How many messages failed since, by status id."),
+        _field("samples", _TEXTS, "Keys of some messages that failed."),
+        _field("share", pa.float64(), "Part of the source's messages that are its own, of the last days, 0 to 1."),
+        _field("budget_days", pa.float64(), "Days of one false alarm, on average, that it is set to."),
+        *_POSITION,
+    ]
+)
+
 
 def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("utf-8", "replace")
@@ -281,6 +307,23 @@ def deadletter_columns(records: Sequence[Record], zone: tzinfo) -> Columns:
     )
 
 
+_ALERT_FIELDS: Final = tuple(
+    field.name
+    for field in ALERTS_SCHEMA
+    if field.name not in {"alert_id", "errors", *(each.name for each in _POSITION)}
+)
+
+
+def alert_columns(records: Sequence[Record], zone: tzinfo) -> Columns:
+    """Return the columns of `alerts`: each change of each alert."""
+    values = [_json_object(r.value) for r in records]
+    columns = _position_columns(records) | {name: [v.get(name) for v in values] for name in _ALERT_FIELDS}
+    errors = [v.get("errors") for v in values]
+    columns["errors"] = [list(each.items()) if type(each) is dict else None for each in errors]
+    columns["alert_id"] = [_text(r.key) for r in records]
+    return columns
+
+
 def _json_object(value: bytes | None) -> dict[str, Any]:
     try:
         found = orjson.loads(value or b"null")
@@ -353,6 +396,7 @@ class Dataset:
 DATASETS: Final = (
     Dataset("raw", topics.RAW, RAW_SCHEMA, raw_columns),
     Dataset("messages", topics.MESSAGES, MESSAGES_SCHEMA, message_columns),
+    Dataset("alerts", topics.ALERTS, ALERTS_SCHEMA, alert_columns),
     Dataset("deadletters", topics.DEADLETTERS, DEADLETTERS_SCHEMA, deadletter_columns),
 )
 BY_TOPIC: Final = {dataset.topic: dataset for dataset in DATASETS}

@@ -79,7 +79,7 @@ def build(numbers: Numbers, settings: PageSettings) -> web.Application:
         if password:
             if not hmac.compare_digest(_password(request), password):
                 return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="smspulse", charset="UTF-8"'})
-        elif not is_loopback(request.host.rpartition(":")[0] if request.host[-1:].isdigit() else request.host):
+        elif not is_loopback(request.url.host or ""):
             # A name of somebody else that leads here: a page of theirs could read ours.
             return web.Response(status=403, text="open this page as http://127.0.0.1 or localhost\n")
         response = await handler(request)
