@@ -14,14 +14,14 @@ _HEIGHT, _BAR = 120, 10
 _PARTS: Final = ("delivered", "undelivered", "not_sent", "not_permitted", "expired")
 
 
-def page(numbers: Numbers, choice: Choice) -> str:
-    """Return the whole page."""
+def page(numbers: Numbers, choice: Choice, refresh_s: float) -> str:
+    """Return the whole page, which refreshes itself every so many seconds."""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>smspulse</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="stylesheet" href="page.css"><script src="page.js" defer></script>
 <noscript><meta http-equiv="refresh" content="10"></noscript></head>
-<body>{_form(numbers, choice)}<main id="content">{content(numbers, choice)}</main></body></html>"""
+<body>{_form(numbers, choice)}<main id="content" data-refresh="{refresh_s}">{content(numbers, choice)}</main></body></html>"""
 
 
 def content(numbers: Numbers, choice: Choice) -> str:

@@ -87,7 +87,8 @@ def build(numbers: Numbers, settings: PageSettings) -> web.Application:
         return response
 
     async def whole(request: web.Request) -> web.Response:
-        return web.Response(text=await asyncio.to_thread(page, numbers, _choice(request)), content_type="text/html")
+        text = await asyncio.to_thread(page, numbers, _choice(request), settings.refresh_s)
+        return web.Response(text=text, content_type="text/html")
 
     async def part(request: web.Request) -> web.Response:
         return web.Response(text=await asyncio.to_thread(content, numbers, _choice(request)), content_type="text/html")
