@@ -61,7 +61,7 @@ lint: setup ## check style, types and the rooms' imports
 docs: ## build the documentation as a site in .venv/site; fails on a warning
 	@test -x .venv/docs/bin/mkdocs || $(PYTHON) -m venv .venv/docs
 	@.venv/docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r docs/requirements.txt
-	@.venv/docs/bin/mkdocs build --strict --quiet --site-dir .venv/site
+	@NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs build --strict --quiet --site-dir .venv/site
 
 lock: setup ## write requirements.lock anew, with the newest versions that pyproject.toml allows
 	@$(BIN)/python -m pip install --quiet --target .venv/lock uv

@@ -16,6 +16,8 @@ import duckdb
 from measure import our
 from parquet import fill_messages, fill_raw
 
+from smspulse.page.numbers import Choice, Numbers
+from smspulse.page.render import content
 from warehouse import views
 from warehouse.read import open_warehouse
 
@@ -122,6 +124,9 @@ def main() -> None:
                 ratio = over_json_lines(data, dataset, end - timedelta(1))
                 figure(f"{dataset}_bytes_over_json_lines_with_zstd", ratio)
             marts(connection, end)
+        numbers = Numbers(data, dict)
+        figure("page_first_numbers_s", numbers.refresh(), "<= 2")
+        figure("page_answered_p95_ms", p95(lambda: content(numbers, Choice())), "<= 500")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ Where several processes share a port, each counts in files of a folder that all 
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
@@ -59,15 +59,6 @@ def count(route: str, code: int, seconds: float) -> None:
 
 def exposition(gauges: Gauges) -> bytes:
     """Return everything in Prometheus' text format."""
-    return generate_latest(_registry(gauges))
-
-
-def families(gauges: Gauges) -> Iterable[Metric]:
-    """Return everything as Prometheus' client has it."""
-    return _registry(gauges).collect()
-
-
-def _registry(gauges: Gauges) -> CollectorRegistry:
     registry = CollectorRegistry()
     if FOLDER_VARIABLE in os.environ:
         MultiProcessCollector(registry)
@@ -75,4 +66,4 @@ def _registry(gauges: Gauges) -> CollectorRegistry:
         for metric in (REQUESTS, SECONDS, SPOOLED, FORWARDED):
             registry.register(metric)
     registry.register(_Gauges(gauges))
-    return registry
+    return generate_latest(registry)

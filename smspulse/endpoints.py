@@ -15,6 +15,7 @@ from smspulse.broker_file import write_whole
 from smspulse.processes import LOOPBACK, is_alive
 
 _TIMEOUT_S: Final = 2.0
+_LAST_PORT: Final = 65_535
 
 
 class MetricsPortError(SmspulseError):
@@ -58,6 +59,19 @@ def announced(data: Path) -> Iterator[Endpoint]:
             continue  # half a file is none
 
 
+def metrics_port() -> int:
+    """Return what `SMSPULSE_METRICS_PORT` says; 0 is any free port.
+
+    Raises:
+        MetricsPortError: It is no port.
+    """
+    text = os.environ.get("SMSPULSE_METRICS_PORT", "0")
+    if text.isdecimal() and int(text) <= _LAST_PORT:
+        return int(text)
+    msg = f"SMSPULSE_METRICS_PORT={text} is no port: set a number up to {_LAST_PORT}"
+    raise MetricsPortError(msg)
+
+
 def serve_metrics(data: Path, name: str, registry: CollectorRegistry) -> None:
     """Answer `/metrics` in a thread as long as the process lives, and announce it.
 
@@ -66,12 +80,11 @@ def serve_metrics(data: Path, name: str, registry: CollectorRegistry) -> None:
     Raises:
         MetricsPortError: The port is taken.
     """
-    host = os.environ.get("SMSPULSE_METRICS_HOST", LOOPBACK)
-    port = os.environ.get("SMSPULSE_METRICS_PORT", "0")
+    host, port = os.environ.get("SMSPULSE_METRICS_HOST", LOOPBACK), metrics_port()
     ProcessCollector(registry=registry)
     try:
-        server, _ = start_http_server(int(port), host, registry)
-    except (OSError, ValueError) as error:
+        server, _ = start_http_server(port, host, registry)
+    except OSError as error:
         msg = f"/metrics cannot be answered at {host}:{port} ({error}): choose another SMSPULSE_METRICS_PORT"
         raise MetricsPortError(msg) from error
     announce(data, name, server.server_port, LOOPBACK if host in {"0.0.0.0", "::"} else host)  # noqa: S104 - compared

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from inspect import cleandoc
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Final, NamedTuple
 
 import click
-from prometheus_client.core import Metric
+from prometheus_client.metrics import MetricWrapperBase
 from pydantic_settings import BaseSettings
 
 from gateway import records
@@ -31,18 +31,34 @@ _BY_COMMAND: Final = {"data", "state"}
 """Settings that a command takes as an option or derives from one."""
 
 
-def metric_families() -> list[Metric]:
+class MetricFamily(NamedTuple):
+    """A metric: its name without the suffixes of its type, its type, labels and description."""
+
+    name: str
+    type: str
+    labels: tuple[str, ...]
+    documentation: str
+
+
+def metric_families() -> list[MetricFamily]:
     """Return every metric that a process serves beside Python's own."""
 
-    async def of_ingest() -> list[Metric]:
+    async def gauges() -> ingest.Gauges:
         with TemporaryDirectory() as folder:
-            settings = IngestSettings()
-            sink = StoreAndForward(KafkaSettings(), Path(folder), settings)
-            gauges = sink.gauges() | {"webhooks_in_flight": ("Webhooks not yet answered by this process.", 0)}
-            return list(ingest.families(gauges))
+            return StoreAndForward(KafkaSettings(), Path(folder), IngestSettings()).gauges()
 
-    found = [*asyncio.run(of_ingest()), *stream.REGISTRY.collect(), *lander.REGISTRY.collect()]
-    return [family for family in found if family.name.startswith("smspulse_")]
+    found = [
+        MetricFamily(told.name, told.type, tuple(metric._labelnames), told.documentation)
+        for module in (ingest, stream, lander)
+        for metric in vars(module).values()
+        if isinstance(metric, MetricWrapperBase)
+        for told in metric.describe()
+    ]
+    looked_up = asyncio.run(gauges()) | {"webhooks_in_flight": ("Webhooks not yet answered by this process.", 0)}
+    return found + [
+        MetricFamily(f"smspulse_ingest_{name}", "gauge", (), documentation)
+        for name, (documentation, _) in looked_up.items()
+    ]
 
 
 def settings_classes() -> list[type[BaseSettings]]:
@@ -71,7 +87,8 @@ def _settings() -> Iterator[str]:
     yield "| `SMSPULSE_DATA` | `./.smspulse` | The data folder, as `--data`. |"
     yield "| `SMSPULSE_BROKER` | `auto` | The broker, as `--broker`. |"
     yield "| `SMSPULSE_METRICS_HOST` | `127.0.0.1` | Where stream and lander answer `/metrics`. |"
-    yield "| `SMSPULSE_METRICS_PORT` | `0` | Its port; 0 is any free one, which `smspulse status` shows. |"
+    port = "Its port; 0 is any free one. Under `smspulse up`, it is the lander's, and workers have the next ones."
+    yield f"| `SMSPULSE_METRICS_PORT` | `0` | {port} |"
 
 
 def _commands(group: click.Group, above: str) -> Iterator[tuple[str, click.Command]]:
@@ -104,8 +121,7 @@ def _metrics() -> Iterator[str]:
     yield "| metric | type | labels | |\n|---|---|---|---|"
     for family in sorted(metric_families(), key=lambda each: each.name):
         name = family.name + ("_total" if family.type == "counter" else "")
-        labels = sorted(set().union(*(sample.labels for sample in family.samples)) - {"le"})
-        yield f"| `{name}` | {family.type} | {', '.join(labels)} | {family.documentation} |"
+        yield f"| `{name}` | {family.type} | {', '.join(family.labels)} | {family.documentation} |"
 
 
 def _lifecycle() -> Iterator[str]:

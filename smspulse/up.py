@@ -22,6 +22,7 @@ from gateway.errors import SmspulseError
 from gateway.kafka import KafkaSettings
 from smspulse.alerts.settings import AlertSettings
 from smspulse.broker_file import read_broker_file
+from smspulse.endpoints import metrics_port
 from smspulse.logs import show_line
 from smspulse.processes import free_port, port_is_free
 from smspulse.supervisor import Child, Supervisor
@@ -160,6 +161,9 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
     lander = Child("lander", ("land", *common, "--instance", "up"), 2)
     page_port = free_port(PageSettings().port)  # it tells its address when it has numbers; nobody waits for it
     page = Child("page", ("page", *common, "--port", str(page_port), "--ingest-port", str(options.port)), 2)
+    if first := metrics_port():  # one each
+        for number, child in enumerate((lander, *streams)):
+            child.environment["SMSPULSE_METRICS_PORT"] = str(first + number)
     alerts = [Child("alerts", ("alerts", "send", *common), 2)] if AlertSettings().is_set else []
     await supervisor.start(ingest)
     await supervisor.start(*streams)

@@ -13,7 +13,12 @@ from smspulse.commands.options import NOT_SO, broker_option, data_option
 
 @click.group()
 def alerts() -> None:
-    """Alerts on rising failure ratios."""
+    """Alerts on rising failure ratios.
+
+    \b
+    smspulse alerts list
+    smspulse alerts explain failure_ratio:mygateway:10482:1
+    """
 
 
 @alerts.command()
@@ -23,6 +28,9 @@ def send(data: Path, broker: str) -> None:
     """Tell alerts to the ways out that SMSPULSE_ALERTS_ALERTMANAGER and SMSPULSE_ALERTS_WEBHOOK name, until Ctrl-C.
 
     `smspulse up` does it by itself where one is set.
+
+    \b
+    smspulse alerts send --broker kafka1:9092
     """
     from smspulse.alerts.sender import run
     from smspulse.alerts.settings import AlertSettings
@@ -39,7 +47,11 @@ def send(data: Path, broker: str) -> None:
 @data_option
 @click.option("--all", "everything", is_flag=True, help="Also those that are resolved.")
 def list_(data: Path, *, everything: bool) -> None:
-    """List the alerts that fire."""
+    """List the alerts that fire.
+
+    \b
+    smspulse alerts list --all
+    """
     from smspulse.alerts.shown import show
 
     show(data, Console(soft_wrap=True), everything=everything)
@@ -61,7 +73,11 @@ def explain(data: Path, alert_id: str) -> None:
 
 @alerts.command()
 def test() -> None:
-    """Send an alert about nothing to each way out, and that it is resolved; 1 if one did not take it."""
+    """Send an alert about nothing to each way out, and that it is resolved; 1 if one did not take it.
+
+    \b
+    smspulse alerts test
+    """
     from smspulse.alerts.sender import require_way_out
     from smspulse.alerts.settings import AlertSettings
     from smspulse.alerts.shown import try_ways

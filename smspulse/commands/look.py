@@ -100,7 +100,7 @@ def _show(found: dict[str, Any], console: Console) -> None:
     if "unreadable" in found:
         console.print(f"the warehouse cannot be read: {found['unreadable']}", style="red", markup=False)
     for alert in found["alerts"]:
-        console.print(f"[red]firing[/] {escape(alert['id'])}", highlight=False)
+        console.print(f"[red]firing[/] {escape(alert['alert_id'])}", highlight=False)
 
 
 @click.command()

@@ -1,4 +1,4 @@
-// Every five seconds the changing part is fetched; when that fails, the page says so and goes on trying.
+// Every few seconds the changing part is fetched; when that fails, the page says so and goes on trying.
 const content = document.getElementById("content");
 async function refresh() {
   try {
@@ -11,5 +11,5 @@ async function refresh() {
     document.title = "smspulse: not current";
   }
 }
-setInterval(refresh, 5000);
+setInterval(refresh, content.dataset.refresh * 1000);
 document.querySelector("select").addEventListener("change", (event) => event.target.form.submit());

@@ -14,14 +14,14 @@ _HEIGHT, _BAR = 120, 10
 _PARTS: Final = ("delivered", "undelivered", "not_sent", "not_permitted", "expired")
 
 
-def page(numbers: Numbers, choice: Choice) -> str:
-    """Return the whole page."""
+def page(numbers: Numbers, choice: Choice, refresh_s: float) -> str:
+    """Return the whole page, which refreshes itself every so many seconds."""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>smspulse</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="stylesheet" href="page.css"><script src="page.js" defer></script>
 <noscript><meta http-equiv="refresh" content="10"></noscript></head>
-<body>{_form(numbers, choice)}<main id="content">{content(numbers, choice)}</main></body></html>"""
+<body>{_form(numbers, choice)}<main id="content" data-refresh="{refresh_s}">{content(numbers, choice)}</main></body></html>"""
 
 
 def content(numbers: Numbers, choice: Choice) -> str:
@@ -50,8 +50,16 @@ def content(numbers: Numbers, choice: Choice) -> str:
             _bars("Outcomes per half hour, 24 hours", minutes, timedelta(minutes=30), 48),
             _table(
                 "Worst devices, 24 hours",
-                ("device", "messages", "delivered / ended", "95 % interval", "last seen (UTC)", "mostly failed by"),
-                (_device(row) for row in devices),
+                (
+                    "device",
+                    "messages",
+                    "delivered / ended",
+                    "95 % interval",
+                    "last seen (UTC)",
+                    "mostly failed by",
+                    "alert",
+                ),
+                (_device(row, kept["alerts"]) for row in devices),
             ),
             _table(
                 "Latency between reports, 24 hours",
@@ -128,7 +136,8 @@ def _delivery(rows: Sequence[Row]) -> str:
     return f'<p class="verdict">{said}</p>{table}'
 
 
-def _device(row: Row) -> tuple[Any, ...]:
+def _device(row: Row, alerts: Sequence[Row]) -> tuple[Any, ...]:
+    fires = any((alert["source"], alert["device_id"]) == (row["source"], row["device_id"]) for alert in alerts)
     return (
         f"{row['device_id']} ({row['source']})",
         f"{row['attempted']:,}",
@@ -136,6 +145,7 @@ def _device(row: Row) -> tuple[Any, ...]:
         _interval(row, "delivered_per_ended"),
         f"{row['last_seen_at'].astimezone(UTC):%d %b %H:%M}",
         row["top_failure"] or "",
+        "firing" if fires else "",
     )
 
 
@@ -147,8 +157,19 @@ def _alerts(alerts: Sequence[Row], choice: Choice) -> str:
     ]  # fmt: skip
     if not shown:
         return '<p class="dim">No alert is firing.</p>'
-    rows = ((row["kind"], row["source"], row["device_id"] or "", f"{row['since']:%d %b %H:%M}") for row in shown)
-    return f'<div class="bad">{_table("Firing alerts", ("alert", "source", "device", "since (UTC)"), rows)}</div>'
+    head = ("alert", "source", "device", "channel", "failed", "usual", "since (UTC)")
+    rows = (
+        (
+            row["kind"].replace("_", " "),
+            row["source"],
+            *("all" if row[name] is None else row[name] for name in ("device_id", "channel_id")),
+            f"{row['failures']:,} of {row['count']:,}",
+            _percent(row["baseline"]),
+            f"{row['since'].astimezone(UTC):%d %b %H:%M}",
+        )
+        for row in shown
+    )
+    return f'<div class="bad">{_table("Firing alerts", head, rows)}</div>'
 
 
 def _health(kept: dict[str, Any]) -> str:

@@ -79,7 +79,7 @@ def build(numbers: Numbers, settings: PageSettings) -> web.Application:
         if password:
             if not hmac.compare_digest(_password(request), password):
                 return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="smspulse", charset="UTF-8"'})
-        elif not is_loopback(request.host.rpartition(":")[0] if request.host[-1:].isdigit() else request.host):
+        elif not is_loopback(request.url.host or ""):
             # A name of somebody else that leads here: a page of theirs could read ours.
             return web.Response(status=403, text="open this page as http://127.0.0.1 or localhost\n")
         response = await handler(request)
@@ -87,7 +87,8 @@ def build(numbers: Numbers, settings: PageSettings) -> web.Application:
         return response
 
     async def whole(request: web.Request) -> web.Response:
-        return web.Response(text=await asyncio.to_thread(page, numbers, _choice(request)), content_type="text/html")
+        text = await asyncio.to_thread(page, numbers, _choice(request), settings.refresh_s)
+        return web.Response(text=text, content_type="text/html")
 
     async def part(request: web.Request) -> web.Response:
         return web.Response(text=await asyncio.to_thread(content, numbers, _choice(request)), content_type="text/html")

@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from browser import tab
-from warehouse_records import NOON, deadletter, raw, status, version
+from warehouse_records import NOON, alert, deadletter, raw, status, version
 
 from smspulse.page.numbers import Numbers
 from smspulse.page.server import PageError, PageSettings, build, serve
@@ -117,6 +117,12 @@ async def test_it_refreshes_by_itself_and_fits_a_phone(data: Path, tmp_path: Pat
         assert "No outgoing message" in await browser.run("document.body.innerText")
         land(data, delivered=5)
         await browser.wait_for("document.body.innerText.includes('Of 5 messages that ended, 100.0%')")
+        assert "No alert is firing." in await browser.run("document.body.innerText")
+        landing.land(data, 0, [alert(0, "firing", count=20, failures=12, baseline=0.03)])
+        await browser.wait_for("document.body.innerText.includes('Firing alerts')")
+        ((*shown, _),) = await browser.table("Firing alerts")
+        assert shown == ["failure ratio", "acme", "1", "2", "12 of 20", "3.0%"]
+        assert [cells[-1] for cells in await browser.table("Worst devices, 24 hours")] == ["firing"]
         assert await browser.run("document.documentElement.scrollWidth") <= 390
 
 

@@ -203,7 +203,6 @@ def test_the_checks_find_nothing_critical(pipeline: Pipeline) -> None:
     assert failed in ([], ["raw_readable"]), failed  # other tests of this module send much that is malformed
 
 
-@pytest.mark.parametrize("arguments", [[], ["--demo", "--workers", "3"]])
 def test_status_page_and_metrics_know_what_runs(pipeline: Pipeline) -> None:
     port = pipeline.url.rpartition(":")[2]
     arguments = ["status", "--data", str(pipeline.data), "--port", port, "--format", "json"]
@@ -230,6 +229,7 @@ def test_status_page_and_metrics_know_what_runs(pipeline: Pipeline) -> None:
     assert counted["smspulse_lander_rows"] > 0
 
 
+@pytest.mark.parametrize("arguments", [[], ["--demo", "--workers", "3"]])
 def test_everything_stops_within_ten_seconds_and_leaves_nothing(
     real_kafka: None, tmp_path: Path, arguments: list[str]
 ) -> None:

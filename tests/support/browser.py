@@ -3,29 +3,16 @@
 import asyncio
 import base64
 import itertools
-import os
 import re
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
+from running import program
 
 _WITHIN_S = 30
-
-
-def chromium() -> str:
-    """Return the program; skip where there is none, or fail where one is insisted on."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        line = "the live page is tested in Chromium, and no `chromium` is on PATH"
-        if os.environ.get("SMSPULSE_REQUIRE_KAFKA") == "1":
-            pytest.fail(line, pytrace=False)
-        pytest.skip(line)
-    return found
 
 
 class Tab:
@@ -88,7 +75,7 @@ async def tab(folder: Path) -> AsyncIterator[Tab]:
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run"]
     arguments = [*options, f"--user-data-dir={folder}", "about:blank"]
     pipes = {"stdout": asyncio.subprocess.DEVNULL, "stderr": asyncio.subprocess.PIPE}
-    process = await asyncio.create_subprocess_exec(chromium(), *arguments, **pipes)
+    process = await asyncio.create_subprocess_exec(program("chromium"), *arguments, **pipes)
     assert process.stderr is not None
     try:
         line = b""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import ssl
 import subprocess
@@ -13,12 +14,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ingest.sources import add_source, webhook_url
 from smspulse.processes import free_port
 from warehouse.errors import NoWarehouseError
 from warehouse.read import query
 
 SETTLE_S = 60
+
+
+def program(name: str) -> str:
+    """Return where a program is; skip where it is missing, or fail where all are insisted on."""
+    found = shutil.which(name)
+    if found is None:
+        line = f"this test needs the program `{name}`, which is not on PATH"
+        if os.environ.get("SMSPULSE_REQUIRE_KAFKA") == "1":
+            pytest.fail(line, pytrace=False)
+        pytest.skip(line)
+    return found
 
 
 @dataclass

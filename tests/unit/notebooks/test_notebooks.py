@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from warehouse_records import deadletter, raw, status, version
+from warehouse_records import alert, deadletter, raw, status, version
 
 from warehouse import landing, views
 
 NUMBER = "+4915700000001"
 TEXT = "a text that is nobody's business"
-NOTEBOOKS = ("delivery_overview", "latency", "data_quality", "first_steps")
+NOTEBOOKS = ("delivery_overview", "latency", "data_quality", "first_steps", "alert_review")
 
 Run = Callable[..., tuple[str, dict[str, Any]]]
 
@@ -35,6 +35,8 @@ def data(tmp_path: Path) -> Path:
     bodies = [status(1, 6), status(1, 6), status(2, 77), b"{", incoming]
     landing.land(tmp_path, 0, [raw(offset, body) for offset, body in enumerate(bodies)])
     landing.land(tmp_path, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:3")])
+    changes = [alert(0, "firing"), alert(1, "resolved", seconds=600)]
+    landing.land(tmp_path, 0, changes)
     return tmp_path
 
 
@@ -89,6 +91,13 @@ def test_each_first_step_has_an_answer(data: Path) -> None:
         "How fresh is it?": 3,
     }
     assert "holds 8 messages" in found["verdict"]
+
+
+def test_alerts_are_reviewed(data: Path) -> None:
+    _, found = run("alert_review", data)
+    assert found["verdict"].startswith("**1 alerts fired in 30 days**, and 0 of them still fire. Most often: acme, ph")
+    assert found["alerts"]["minutes"].tolist() == [10.0]
+    assert run("alert_review", data, source="beta", days=1)[1]["verdict"] == "No alert fired in 24 hours."
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
