@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -204,8 +204,8 @@ def land(data: Path, broker: str, flush_interval: float | None, instance: str) -
 def rebuild(data: Path, day: datetime | None, *, everything: bool) -> None:
     """Recompute lifecycles from the log and compare them with the stream's; 1 if any differs.
 
-    What follows from the log becomes the base of `messages`. Run it once an hour: what was landed since is all that a
-    query then has to sort out. Takes the stream's SMSPULSE_STREAM_ settings.
+    What follows from the log becomes the base of `messages`. `smspulse up` does so once an hour: what was landed since
+    is all that a query then has to sort out. Takes the stream's SMSPULSE_STREAM_ settings.
 
     \b
     smspulse rebuild                       days that are open or have news
@@ -231,6 +231,37 @@ def rebuild(data: Path, day: datetime | None, *, everything: bool) -> None:
     if found.differing:
         click.echo('smspulse sql "FROM rebuild_differences" lists them', err=True)
     raise SystemExit(_NOT_SO if found.differing else 0)
+
+
+@cli.command()
+@data_option
+def compact(data: Path) -> None:
+    """Merge the files of closed hours and days, one a partition. Readers and landers go on meanwhile."""
+    from warehouse.compaction import compact as run
+
+    _writable(data)
+    done = run(data, datetime.now(UTC))
+    click.echo(f"{done.before:,} files became {done.after:,}, with {done.rows:,} rows")
+
+
+@cli.command()
+@data_option
+def retain(data: Path) -> None:
+    """Drop the days that are older than SMSPULSE_RETAIN_RAW_DAYS, _VERSIONS_DAYS, _MESSAGES_DAYS and _DEADLETTERS_DAYS.
+
+    Each is unset by default: kept for ever. Delivery rates and latencies by the hour outlive messages.
+    """
+    from streams.settings import StreamSettings
+    from warehouse.retention import RetentionSettings
+    from warehouse.retention import retain as run
+
+    _writable(data)
+    stream = StreamSettings(state=data / "state")
+    done = run(data, RetentionSettings(), datetime.now(UTC), timedelta(hours=stream.forget_after_h, days=2))
+    for name, days in done.dropped.items():
+        click.echo(f"{name}: {len(days)} days dropped, {min(days)} to {max(days)}")
+    if not done.dropped:
+        click.echo("nothing is older than it may be")
 
 
 @cli.command()
