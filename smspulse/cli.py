@@ -266,6 +266,28 @@ def retain(data: Path) -> None:
 
 @cli.command()
 @data_option
+@broker_option
+@click.option("--number", "numbers", required=True, multiple=True, help="Phone number; once for each spelling.")
+def erase(data: Path, broker: str, numbers: tuple[str, ...]) -> None:
+    """Take a phone number, and what was written to or from it, out of files, spool and Kafka. Counts do not change.
+
+    What is left, as in Kafka until its retention ends, is said at the end, and how to drop that. Ends with 1 if files
+    still hold it.
+
+    \b
+    smspulse erase --number +4915752982212 --number 015752982212
+    """
+    from smspulse.erase import erase as run
+    from smspulse.up import kafka_settings
+
+    _writable(data)
+    report = run(data.resolve(), numbers, lambda: kafka_settings(data, broker))
+    click.echo("\n".join([*report.lines, *(f"left: {line}" for line in report.left)]) or "nothing tells of it")
+    raise SystemExit(_NOT_SO if report.files_left else 0)
+
+
+@cli.command()
+@data_option
 @click.argument("statement")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 def sql(data: Path, statement: str, form: str) -> None:
