@@ -155,7 +155,7 @@ def _told(batch: pa.RecordBatch, expression: str) -> "pa.Array[Any]":
 
 
 def _matches(column: "pa.Array[Any]", expression: str) -> "pa.Array[Any]":
-    return pc.fill_null(pc.match_substring_regex(column, expression), fill_value=False)
+    return pc.and_kleene(pc.match_substring_regex(column, expression), pc.is_valid(column))  # null is no match
 
 
 def _without(path: Path, target: Path, expression: str) -> int:
