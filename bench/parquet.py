@@ -100,8 +100,9 @@ def fill_messages(data: Path) -> None:
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         offsets: dict[str, int] = {}
-        for path in sorted(data.glob("base/date=*/[0-9].parquet")):
-            partition, start = path.stem, offsets.get(path.stem, 0)
+        for path in sorted(data.glob("base/date=*/[0-9]-*.parquet")):
+            partition = path.stem.partition("-")[0]
+            start = offsets.get(partition, 0)
             folder = data / "messages" / path.parent.name
             folder.mkdir(parents=True, exist_ok=True)
             target = folder / f"{MESSAGES}+{partition}+{start:020d}.parquet"

@@ -90,7 +90,7 @@ def _measure(data: Path, settings: CheckSettings, now: datetime) -> tuple[dict[s
     """Return the number of rows of each dataset, and the frame that `metrics.sql` describes."""
     import duckdb  # noqa: PLC0415 - late, for a quick start of the command line
 
-    from warehouse.read import open_warehouse  # noqa: PLC0415
+    from warehouse.read import open_warehouse, retried  # noqa: PLC0415
 
     parameters = {
         "now": now,
@@ -102,8 +102,8 @@ def _measure(data: Path, settings: CheckSettings, now: datetime) -> tuple[dict[s
     sql = files("expectations").joinpath("metrics.sql").read_text("utf-8")
     try:
         with open_warehouse(data) as connection:
-            counted = connection.execute("SELECT dataset, rows FROM freshness").fetchall()
-            return dict(counted), connection.execute(sql, parameters).df()
+            counted = retried(lambda: connection.execute("SELECT dataset, rows FROM freshness").fetchall())
+            return dict(counted), retried(lambda: connection.execute(sql, parameters).df())
     except duckdb.Error as error:
         raise UnreadableDataError(data, str(error).partition("\n")[0]) from error
 

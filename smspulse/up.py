@@ -26,6 +26,7 @@ from smspulse.endpoints import metrics_port
 from smspulse.logs import show_line
 from smspulse.processes import free_port, port_is_free
 from smspulse.supervisor import Child, Supervisor
+from smspulse.upkeep import UpkeepSettings, keep_up
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ async def up(options: UpOptions, console: Console) -> int:
     starting = asyncio.create_task(_start(options, supervisor, console))
     stopping = asyncio.create_task(stop.wait())
     watching = asyncio.create_task(_watch_broker(options.data, starting, stop))
+    keeping = asyncio.create_task(_keep_up(options.data, UpkeepSettings().minutes, starting, supervisor))
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
@@ -95,11 +97,20 @@ async def up(options: UpOptions, console: Console) -> int:
             watching.result()
         return code
     finally:
-        for task in (starting, stopping, watching):
+        for task in (starting, stopping, watching, keeping):
             task.cancel()
-        await asyncio.gather(starting, stopping, watching, return_exceptions=True)
+        await asyncio.gather(starting, stopping, watching, keeping, return_exceptions=True)
         console.print("stopping …", style="dim")
         await supervisor.stop()
+
+
+async def _keep_up(data: Path, minutes: float, starting: asyncio.Task[str], supervisor: Supervisor) -> None:
+    await asyncio.wait([starting])
+    await keep_up(
+        minutes,
+        lambda command: supervisor.run(Child(command[0], (*command, "--data", str(data)), 5)),
+        asyncio.sleep,
+    )
 
 
 async def _watch_broker(data: Path, starting: asyncio.Task[str], stop: asyncio.Event) -> None:
@@ -180,9 +191,9 @@ def _set_aside(data: Path) -> None:
 
     Nothing is deleted.
     """
-    from warehouse.schemas import DATASETS  # noqa: PLC0415 - pyarrow
+    from warehouse.schemas import SCHEMAS  # noqa: PLC0415 - pyarrow
 
-    landed = [data / dataset.name for dataset in DATASETS if (data / dataset.name).is_dir()]
+    landed = [data / name for name in SCHEMAS if name != "prefixes" and "/" not in name and (data / name).is_dir()]
     if not landed:
         return
     aside = data / f"before-{datetime.now(UTC):%Y%m%dT%H%M%S}"

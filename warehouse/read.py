@@ -6,9 +6,9 @@ frame = warehouse.query(".smspulse", "FROM delivery_daily WHERE source = ?", ["m
 table = warehouse.query(".smspulse", "FROM status_events", arrow=True)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 import duckdb
 
@@ -18,6 +18,25 @@ from warehouse.views import FILE
 if TYPE_CHECKING:  # neither is needed to open a warehouse, and pandas takes its time
     import pandas as pd
     import pyarrow as pa
+
+_T = TypeVar("_T")
+
+_TRIES: Final = 5  # merges follow each other in seconds at the least
+
+
+def retried(read: Callable[[], _T]) -> _T:
+    """Return what a call returns; call it again if files that it had listed were merged before it opened them.
+
+    Any other DuckDB says "Cannot open file" then, and answers when it is asked again; never from half of a merge.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return read()
+        except duckdb.IOException as error:
+            if "No such file" not in str(error):
+                raise
+    return read()
+
 
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 
@@ -60,10 +79,14 @@ def query(data: Path | str, sql: str, params: Parameters = None, *, arrow: bool 
     """
     with open_warehouse(data) as connection:
         if not arrow:
-            return connection.execute(sql, params).df()
-        relation: Any = connection.sql(sql, params=params)
-        if relation is None:
-            msg = "the statement returns no rows"
-            raise duckdb.InvalidInputException(msg)
-        table: pa.Table = relation.to_arrow_table()
-        return table
+            return retried(lambda: connection.execute(sql, params).df())
+
+        def read() -> "pa.Table":
+            relation: Any = connection.sql(sql, params=params)
+            if relation is None:
+                msg = "the statement returns no rows"
+                raise duckdb.InvalidInputException(msg)
+            table: pa.Table = relation.to_arrow_table()
+            return table
+
+        return retried(read)

@@ -175,6 +175,38 @@ QUALITY_SCHEMA: Final = pa.schema(
     ]
 )
 
+_HOUR: Final = _field("hour", _TIME, "Hour (UTC) of the first report.")
+COUNTS: Final = (
+    *("attempted", "ended", "delivered", "undelivered", "not_sent", "not_permitted", "expired"),
+    *("generic", "no_service", "null_pdu", "radio_off", "other", "open"),
+)
+"""What is counted of messages, in delivery_hourly and what sums it up."""
+
+DELIVERY_SCHEMA: Final = pa.schema(
+    [
+        _field("source", pa.string(), "Gateway account."),
+        _field("device_id", pa.int64(), "Phone, by the gateway's id."),
+        _field("channel_id", pa.int32(), "SIM card, by the gateway's id."),
+        _HOUR,
+        *(_field(name, pa.int64(), "Count, as in delivery_hourly.") for name in COUNTS),
+    ]
+)
+
+_LATENCIES: Final = ("queue", "device", "network", "total")
+LATENCY_SCHEMA: Final = pa.schema(
+    [
+        _field("source", pa.string(), "Gateway account."),
+        _HOUR,
+        _field("messages", pa.int64(), "Count of messages."),
+        *(_field(f"{name}_messages", pa.int64(), "Messages that have the latency.") for name in _LATENCIES),
+        *(
+            _field(f"{name}_{what}", pa.float64(), "As in latency_hourly.")
+            for name in _LATENCIES
+            for what in (*("p50_s", "p90_s", "p95_s", "p99_s"), *(f"within_{n}_s" for n in (5, 10, 30, 60)))
+        ),
+    ]
+)
+
 PREFIXES_SCHEMA: Final = pa.schema(
     [
         _field("prefix", pa.string(), "First digits of an international number, without +."),
@@ -454,6 +486,8 @@ BY_TOPIC: Final = {dataset.topic: dataset for dataset in DATASETS}
 
 SCHEMAS: Final = {dataset.name: dataset.schema for dataset in DATASETS} | {
     "base": BASE_SCHEMA,
+    "base/delivery": DELIVERY_SCHEMA,
+    "base/latency": LATENCY_SCHEMA,
     "quality": QUALITY_SCHEMA,
     "prefixes": PREFIXES_SCHEMA,
 }

@@ -191,6 +191,33 @@ def test_a_process_killed_in_mid_traffic_costs_nothing(pipeline: Pipeline, comma
     assert pipeline.pid(command) != killed
 
 
+def test_an_erased_number_is_gone_from_the_files_and_deleted_by_key_in_kafka(pipeline: Pipeline) -> None:
+    url, number = pipeline.source("erased"), "+491575298229"
+    for status_id in (1, 6, 7):
+        assert post(url, status(5, status_id, sendto=number))[0] == 202
+    pipeline.wait_for("SELECT 1 FROM messages WHERE source = 'erased' AND recipient = ? AND is_ended", number)
+    before = pipeline.rows("SELECT * FROM delivery_hourly WHERE source = 'erased'")
+    command = [sys.executable, "-m", "smspulse", "erase", "--data", str(pipeline.data), "--number", number]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "sms.messages: 1 messages deleted by key" in done.stdout, done.stdout + done.stderr
+    assert "left: sms.raw: Kafka keeps the records for 7 days by default" in done.stdout
+    assert (done.returncode, "a stream worker uses it" in done.stdout) == (1, True)
+    assert pipeline.rows("SELECT * FROM delivery_hourly WHERE source = 'erased'") == before
+    (row,) = pipeline.rows("SELECT recipient FROM messages WHERE source = 'erased'")
+    assert row.recipient == "erased"
+    deleted = f"SELECT 1 FROM read_parquet('{pipeline.data}/messages/*/*') WHERE is_forgotten AND message_key = ?"  # noqa: S608
+    pipeline.wait_for(deleted, "erased:5")
+
+
+def test_upkeep_runs_beside_it(pipeline: Pipeline) -> None:
+    before = pipeline.rows("SELECT count(*) AS n, count(DISTINCT message_key) AS keys FROM messages")
+    for name in ("rebuild", "compact", "retain"):
+        command = [sys.executable, "-m", "smspulse", name, "--data", str(pipeline.data)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert pipeline.rows("SELECT count(*) AS n, count(DISTINCT message_key) AS keys FROM messages") == before
+
+
 def test_the_checks_find_nothing_critical(pipeline: Pipeline) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "smspulse", "check", "--data", str(pipeline.data), "--format", "json"],

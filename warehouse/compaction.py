@@ -1,0 +1,137 @@
+"""Compaction: files of closed hours and days are merged, beside landers and readers.
+
+    {data}/{dataset}/date=YYYY-MM-DD/{topic}+{partition}+{start}-{mark}.parquet
+
+Once an hour is over, what was landed in it becomes one file a partition; once a day is over, all of it does. A merged
+file is sorted by message, so that a look-up by key reads little of it, and holds the rows of its parts, no more and no
+less; its name has the `start` of the last of them, and its `next` is theirs: what landers take their positions from.
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from warehouse import landing, swap, views
+from warehouse.errors import CompactionError
+from warehouse.schemas import DATASETS, Dataset
+
+_log = logging.getLogger(__name__)
+
+_HOUR: Final = timedelta(hours=1)
+_ROW_GROUP: Final = 60_000  # rows; small ones, so that a look-up soon has what it needs
+
+
+@dataclass(slots=True)
+class Compacted:
+    """What a run did: days and partitions merged, files before and after, rows in them."""
+
+    merged: int = 0
+    before: int = 0
+    after: int = 0
+    rows: int = 0
+
+
+def compact(data: Path, now: datetime, memory: str = "2GB") -> Compacted:
+    """Merge the files of closed hours and days. Readers and landers go on meanwhile.
+
+    Args:
+        data: The data folder.
+        now: The time. Files landed since the hour began are left alone.
+        memory: What DuckDB may take; beyond it goes to disk.
+
+    Raises:
+        CompactionError: A file is damaged, or memory and disk do not suffice. What was merged before stays merged.
+        CannotExchangeError: The file system cannot do it.
+        OSError: The data folder is not writable.
+    """
+    data = data.resolve()
+    views.publish(data)
+    hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    done = Compacted()
+    with swap.upkeep(data) as scratch:
+        for dataset in DATASETS:
+            for folder in sorted((data / dataset.name).glob("date=*")):
+                # An hour is left to those who land what was recorded before midnight.
+                is_closed = day_of(folder) < (hour - _HOUR).date()
+                gone: list[Path] = []
+                come: dict[Path, Path] = {}
+                for stem, parts in _mergeable(folder, hour, is_closed=is_closed).items():
+                    path = folder / f"{stem}-{swap.mark()}.parquet"
+                    come[path] = scratch / path.name
+                    done.rows += _merge(data, dataset, parts, come[path], scratch, memory)
+                    gone += parts
+                if come:
+                    swap.swap(folder, scratch, gone, come)
+                    for path in come.values():
+                        path.unlink()
+                    done.merged += len(come)
+                    done.before += len(gone)
+                    done.after += len(come)
+    return done
+
+
+def _mergeable(folder: Path, hour: datetime, *, is_closed: bool) -> dict[str, list[Path]]:
+    """Return the files of each partition that are to be one, in the order of their ranges, by what to name it after."""
+    found: dict[tuple[str, str], list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        name = landing.LANDED.fullmatch(path.name)
+        if name and path.stat().st_mtime < hour.timestamp() and (is_closed or not name["merged"]):
+            found.setdefault((name["topic"], name["partition"]), []).append(path)
+    names = ((landing.LANDED.fullmatch(parts[-1].name), parts) for parts in found.values() if len(parts) > 1)
+    return {landing.stem(name): parts for name, parts in names if name}
+
+
+def _merge(data: Path, dataset: Dataset, parts: list[Path], target: Path, scratch: Path, memory: str) -> int:
+    """Write the rows of files as one file, and return how many there are."""
+    try:
+        footers = [pq.read_metadata(path) for path in parts]
+        following = (footers[-1].metadata or {})[landing.NEXT]
+        with duckdb.connect(config={"memory_limit": memory, "temp_directory": str(scratch / "spill")}) as connection:
+            rows = sorted_rows(connection, data, dataset, parts)
+            write(rows, target, dataset.schema, {landing.NEXT: following})
+    except duckdb.IOException as error:
+        raise OSError(" ".join(str(error).split())) from error
+    except (duckdb.Error, pa.ArrowException, KeyError) as error:
+        raise CompactionError(parts[0].parent, f"{type(error).__name__}: {error}".partition("\n")[0]) from error
+    count, expected = pq.read_metadata(target).num_rows, sum(footer.num_rows for footer in footers)
+    if count != expected:
+        raise CompactionError(parts[0].parent, f"{count} rows came out of {expected}")
+    return count
+
+
+def sorted_rows(
+    connection: duckdb.DuckDBPyConnection, data: Path, dataset: Dataset, parts: list[Path]
+) -> pa.RecordBatchReader:
+    """Return the rows of files with all columns of the dataset, sorted by message and offset."""
+    seed = data / dataset.name / f"date={landing.SEED_DATE}" / landing.SEED  # has the columns that older files lack
+    files = ", ".join(views.literal(str(path)) for path in (seed, *parts))
+    connection.execute("SET TimeZone = 'UTC'")
+    source = f"read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
+    unknown = {row[0] for row in connection.execute(f"DESCRIBE FROM {source}").fetchall()} - set(dataset.schema.names)
+    if unknown:
+        detail = f"there are columns of a newer smspulse: {', '.join(sorted(unknown))}"
+        raise CompactionError(parts[0].parent, detail)
+    columns = ", ".join(f'"{name}"' for name in dataset.schema.names)
+    key = [name for name in ("source", "sms_id", "offset") if name in dataset.schema.names]
+    order = ", ".join(f'"{name}"' for name in key)
+    query = f"SELECT {columns} FROM {source} ORDER BY {order}"  # noqa: S608 - names of ours
+    reader: pa.RecordBatchReader = connection.sql(query).to_arrow_reader(_ROW_GROUP)
+    return reader
+
+
+def write(rows: pa.RecordBatchReader, target: Path, schema: pa.Schema, metadata: dict[bytes, bytes]) -> None:
+    """Write rows as one file of a dataset, a row group at a time."""
+    with pq.ParquetWriter(target, schema.with_metadata(metadata), compression="zstd") as writer:
+        for batch in rows:
+            writer.write_table(pa.Table.from_batches([batch]).cast(schema))
+
+
+def day_of(folder: Path) -> date:
+    """Return the day of a folder `date=…`."""
+    return date.fromisoformat(folder.name.removeprefix("date="))
