@@ -1,6 +1,6 @@
 # `make` lists the targets. ARGS reaches the command: make run ARGS="--for 60"
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint chaos chaos-landers outage fuzz docs bench bench-streams bench-ingest bench-warehouse lock clean
+.PHONY: help setup run test lint chaos chaos-landers outage fuzz docs bench bench-streams bench-ingest bench-warehouse bench-alerts lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -40,7 +40,7 @@ chaos-landers: setup ## kill one of two landers a thousand times; ARGS="--kills 
 fuzz: setup ## send ingest a million requests that no gateway would; ARGS="--requests 10000"
 	@$(BIN)/python tests/chaos/fuzz.py $(ARGS)
 
-bench: bench-streams bench-ingest bench-warehouse ## run every benchmark; ARGS=--quick for short runs
+bench: bench-streams bench-ingest bench-warehouse bench-alerts ## run every benchmark; ARGS=--quick for short runs
 
 bench-streams: setup ## the stream worker and its peers, some eight minutes
 	@$(BIN)/python bench/streams.py $(ARGS)
@@ -51,6 +51,9 @@ bench-ingest: setup ## ingest beside the bare handler and a peer, some nine minu
 bench-warehouse: setup ## the lander; marts, look-ups, rebuild and size of ten million messages, some fifteen minutes
 	@$(BIN)/python bench/lander.py $(ARGS)
 	@$(BIN)/python bench/marts.py $(ARGS)
+
+bench-alerts: setup ## how soon failures are noticed, and how often for nothing, beside other rules; some five minutes
+	@$(BIN)/python bench/alerts.py $(ARGS)
 
 lint: setup ## check style, types and the rooms' imports
 	@$(BIN)/ruff check .

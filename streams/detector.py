@@ -11,9 +11,9 @@ Method
     most one false alarm in thirty days on average, at any number of messages.
 Baseline
     Beta-binomial, shrunk towards the fleet. What is tested against is its upper credible bound, so a short history
-    costs delay and no false alarms. Where whole blocks of messages differ more than chance has it, as over a day, the
-    bound is that much higher. A message is learnt from once a CUSUM beside the evidence says that nothing has
-    begun: what may be a rise stays apart, is discarded if it was one, and says since when.
+    costs delay and no false alarms. Where the quarters of the day differ more than chance has it, it is that much
+    higher. A message is learnt from once a CUSUM beside the evidence says that nothing has begun: what may be a rise
+    stays apart, is discarded if it was one, and says since when.
 Clusters
     Failures come in runs also when all is well. How likely an outcome repeats is learnt too, and a failure that follows
     one is less evidence by that much.
@@ -35,22 +35,23 @@ _PRIOR_STRENGTH: Final = 100.0  # messages that the fleet's ratio counts for
 _MEMORY: Final = 60  # blocks; earlier ones fade, so that a slow drift is followed
 _BLOCK: Final = 250  # messages, at least
 _BLOCK_MS: Final = 3_600_000  # and at least an hour
+_PART_MS: Final = 6 * 3_600_000
 _REPEAT_STRENGTH: Final = 10.0  # failures without repetition that a unit is thought to have had
 _REFRESH: Final = 16  # messages learnt before the bound is computed anew
 _REFRESH_SHARE: Final = 0.02  # and this part of the baseline
 _Z: Final = 1.645  # of the credible bound, 95 %
 _GRID: Final = 1.005  # bounds are rounded up to powers of this: few are different, and ratios are computed once
 _REPEAT_GRID: Final = 50
-_MARGIN: Final = 1.06  # of the bound at least: a rise of less is no news
-_SPREAD: Final = 1.8  # standard deviations between blocks that the bound is higher by
-_RISES: Final = (2.6, 4.0, 8.0, 17.0, 45.0)  # alternatives, as multiples of the bound's odds
-_WEIGHTS: Final = (0.3, 0.25, 0.2, 0.1, 0.1, 0.05)
+_MARGIN: Final = 1.09  # of the bound at least: a rise of less is no news
+_SPREAD: Final = 1.8  # standard deviations between quarters of the day, by which the bound is higher
+_RISES: Final = (2.4, 3.4, 7.0, 15.0, 42.0)  # alternatives, as multiples of the bound's odds
+_WEIGHTS: Final = (0.3, 0.35, 0.15, 0.08, 0.08, 0.04)
 _HIGHEST: Final = 0.98  # and the last alternative
 # The alternatives whose CUSUMs say since when: what could be a small rise stays out of the baseline, and a failure of
 # nearly all is not said to have begun with the chance failures before it.
 _GENTLE: Final = 1
 _STEEP: Final = 4
-_CALIBRATION: Final = 0.6  # of the threshold that is provable, the share that simulation allows: bench/alerts.py
+_CALIBRATION: Final = 0.55  # of the threshold that is provable, the share that simulation allows: bench/alerts.py
 _PENDING: Final = 0.1  # of the threshold
 _SUBSIDED: Final = 0.02  # of the threshold
 _RECOVERED: Final = 100.0  # likelihood ratio of the baseline to a ratio half-way up to the alert's
@@ -66,9 +67,8 @@ class Detector(msgspec.Struct, gc=False):
     Attributes:
         known, failed, repeated: The baseline: messages, failures, and failures that followed one. They fade.
         fresh: Messages in the baseline that the bound does not know yet.
-        blocks, spread, squares: How many blocks of messages were learnt, how far their failures were from the baseline
-            beyond chance, squared and summed, and their squared sizes. They fade.
-        block_at, block_count, block_failures: When the present block began, and what it has.
+        parts: The baseline by quarters of the day: messages and failures of each. They fade.
+        block, block_at: Messages learnt since all faded last, and when that was.
         bound: The highest ratio of failures that the baseline allows; 0 before the first message.
         repeats: How likely an outcome is the one before, beyond chance.
         evidence: Days, for each alternative.
@@ -87,12 +87,9 @@ class Detector(msgspec.Struct, gc=False):
     failed: float = 0.0
     repeated: float = 0.0
     fresh: int = 0
-    blocks: float = 0.0
-    spread: float = 0.0
-    squares: float = 0.0
+    parts: list[float] = msgspec.field(default_factory=lambda: [0.0] * 8)
+    block: int = 0
     block_at: int = 0
-    block_count: int = 0
-    block_failures: int = 0
     bound: float = 0.0
     repeats: float = 0.0
     evidence: _Evidence = _NONE
@@ -204,24 +201,35 @@ class Detector(msgspec.Struct, gc=False):
         self.failed += self.failures
         self.repeated += self.repetitions
         self.fresh += self.count
-        self.block_count += self.count
-        self.block_failures += self.failures
-        if self.block_count >= _BLOCK and self.last_at - self.block_at >= _BLOCK_MS:
-            self._close_block()
+        part = self.last_at // _PART_MS % 4 * 2
+        self.parts[part] += self.count
+        self.parts[part + 1] += self.failures
+        self.block += self.count
+        if self.block >= _BLOCK and self.last_at - self.block_at >= _BLOCK_MS:
+            self._fade()
         self.cusum = 1.0
         self.count = self.failures = self.repetitions = 0
         if self.fresh >= _REFRESH and self.fresh >= self.known * _REFRESH_SHARE:
             self._refresh(fleet)
 
-    def _close_block(self) -> None:
-        """Take how far a block of messages is from the baseline into account, beyond chance; and let all fade."""
-        count, usual = self.block_count, self.baseline
-        self.spread += (self.block_failures - count * usual) ** 2 - count * self._variance(usual)
-        self.squares += count * count
-        self.blocks += 1
-        self.block_at, self.block_count, self.block_failures = self.last_at, 0, 0
-        for name in ("known", "failed", "repeated", "spread", "squares", "blocks"):
-            setattr(self, name, getattr(self, name) * (1 - 1 / _MEMORY))
+    def _fade(self) -> None:
+        self.block, self.block_at = 0, self.last_at
+        rest = 1 - 1 / _MEMORY
+        self.known *= rest
+        self.failed *= rest
+        self.repeated *= rest
+        self.parts = [each * rest for each in self.parts]
+
+    def _spread(self) -> float:
+        """Return the variance of the ratio between quarters of the day, beyond chance."""
+        usual, apart, parts = self.baseline, 0.0, -1
+        for count, failed in zip(self.parts[::2], self.parts[1::2], strict=True):
+            if count:
+                apart += (failed - count * usual) ** 2 / count
+                parts += 1
+        if parts < 1:
+            return 0.0
+        return max(apart - (parts + sqrt(2 * parts)) * self._variance(usual), 0.0) / self.known
 
     def _variance(self, ratio: float) -> float:
         """Return the variance of failures a message that chance has, with their runs."""
@@ -234,10 +242,7 @@ class Detector(msgspec.Struct, gc=False):
         known = _PRIOR_STRENGTH + self.known
         usual = failed / known
         high = max(upper_bound(failed, known - failed), usual * _MARGIN)
-        if self.blocks:
-            noise = sqrt(2 / self.blocks) * self.known * self._variance(usual)  # of the sum, where there is no spread
-            spread = max(self.spread - noise, 0) / self.squares
-            high = usual + sqrt((high - usual) ** 2 + _SPREAD**2 * spread)
+        high = usual + sqrt((high - usual) ** 2 + _SPREAD**2 * self._spread())
         self.bound = min(_GRID ** ceil(log(high) / log(_GRID)), 0.9)
         excess = (self.repeated - self.failed * self.baseline) / (self.failed + _REPEAT_STRENGTH)
         self.repeats = min(max(round(excess * _REPEAT_GRID), 0), _REPEAT_GRID * 9 // 10) / _REPEAT_GRID

@@ -7,7 +7,7 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from gateway.alerts import FAILURE_RATIO, Alert, alert_id
 from gateway.errors import SmspulseError
@@ -49,12 +49,10 @@ def landed(data: Path, condition: str, parameters: list[Any]) -> list[Alert]:
 
 def show(data: Path, console: Console, *, everything: bool) -> None:
     """Print the alerts that fire, or all that ever did."""
-    table = Table("", "id", "what", "since", "fired", "resolved")
+    table = Table("", Column("id", no_wrap=True), "what", "fired", "resolved")
     for alert in landed(data, "true" if everything else "is_firing", []):
         mark = "[red]firing[/]" if alert.phase == "firing" else "resolved"
-        table.add_row(
-            mark, alert.id, summary(alert), *(_when(at) for at in (alert.since, alert.fired_at, alert.resolved_at))
-        )
+        table.add_row(mark, alert.id, summary(alert), _when(alert.fired_at), _when(alert.resolved_at))
     console.print(table if table.row_count else "no alert fires" if not everything else "no alert has ever fired")
 
 
@@ -117,10 +115,10 @@ async def try_ways(settings: AlertSettings, now: float) -> list[str]:
 
 def show_backtest(found: Backtest, console: Console) -> None:
     """Print the alerts that would have come, and how often the threshold was passed."""
-    table = Table("fired", "resolved", "begun", "id", "what")
+    table = Table("fired", "resolved", Column("id", no_wrap=True), "what")
     for fired, resolved in found.episodes():
         until = _when(resolved.resolved_at) if resolved else "[red]firing[/]"
-        table.add_row(_when(fired.fired_at), until, _when(fired.since), fired.id, summary(fired))
+        table.add_row(_when(fired.fired_at), until, fired.id, summary(fired))
     if table.row_count:
         console.print(table)
     days = (found.last_at - found.first_at) / 86_400_000
