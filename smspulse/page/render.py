@@ -21,7 +21,8 @@ def page(numbers: Numbers, choice: Choice, refresh_s: float) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="stylesheet" href="page.css"><script src="page.js" defer></script>
 <noscript><meta http-equiv="refresh" content="10"></noscript></head>
-<body>{_form(numbers, choice)}<main id="content" data-refresh="{refresh_s}">{content(numbers, choice)}</main></body></html>"""
+<body>{_form(numbers, choice)}
+<main id="content" data-refresh="{refresh_s}">{content(numbers, choice)}</main></body></html>"""
 
 
 def content(numbers: Numbers, choice: Choice) -> str:
