@@ -127,7 +127,11 @@ def _(quality):
 @app.cell(hide_code=True)
 def _(dead, fresh):
     mo.vstack(
-        [mo.md("Newest record of each dataset, and dead letters by reason:"), mo.ui.table(fresh), mo.ui.table(dead)]
+        [
+            mo.md("Newest record of each dataset, and dead letters by reason:"),
+            mo.ui.table(fresh, selection=None),
+            mo.ui.table(dead, selection=None),
+        ]
     )
     return
 

@@ -129,7 +129,7 @@ def _(delivery):
     _base = alt.Chart(_bins).encode(x=alt.X("time:T", title="first report (UTC)", scale=alt.Scale(type="utc")))
     _axis = alt.Axis(format=".0%", title="delivered / ended, with its 95 % interval")
     _band = _base.mark_rule(strokeWidth=3, color=COLOURS[0], opacity=0.4).encode(
-        y=alt.Y("delivered_per_ended_low:Q", axis=_axis, scale=alt.Scale(domain=[0, 1])),
+        y=alt.Y("delivered_per_ended_low:Q", axis=_axis, scale=alt.Scale(zero=False, domainMax=1)),
         y2="delivered_per_ended_high:Q",
     )
     _line = _base.mark_line(point=True, color=COLOURS[0]).encode(
