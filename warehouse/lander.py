@@ -18,6 +18,7 @@ from datetime import tzinfo
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from gateway.kafka import KafkaSettings
@@ -242,7 +243,7 @@ class Lander:
             try:
                 rows = pa.concat_tables(buffer.tables)
                 landing.land_rows(self._data, buffer.start, rows)
-                metrics.landed(key[0], rows)
+                metrics.landed(key[0], len(rows), pc.max(rows["recorded_at"]).value)
                 self._buffers[key] = _Buffer(buffer.next, buffer.next)
                 landed = True
             except OvertakenError as error:
