@@ -111,6 +111,7 @@ def main() -> None:
         rebuild(data)
         fill_messages(data)
         took, memory = rebuild(data)
+        subprocess.run([*our("compact"), "--data", str(data)], stdout=sys.stderr, check=True)
         with open_warehouse(data) as connection:
             count = connection.execute("SELECT count(*) FROM messages").fetchall()[0][0]
             print(f"{count:,} messages rebuilt and compared in {took:.1f} s")

@@ -1,10 +1,12 @@
 """Compaction: files of closed hours and days are merged, beside landers and readers.
 
     {data}/{dataset}/date=YYYY-MM-DD/{topic}+{partition}+{start}-{mark}.parquet
+    {data}/base/date=YYYY-MM-DD/all-{mark}.parquet
 
 Once an hour is over, what was landed in it becomes one file a partition; once a day is over, all of it does. A merged
 file is sorted by message, so that a look-up by key reads little of it, and holds the rows of its parts, no more and no
 less; its name has the `start` of the last of them, and its `next` is theirs: what landers take their positions from.
+Base files of a day that is closed (`warehouse.rebuild`) become one: a look-up by key opens a file a day.
 """
 
 import logging
@@ -19,7 +21,8 @@ import pyarrow.parquet as pq
 
 from warehouse import landing, swap, views
 from warehouse.errors import CompactionError
-from warehouse.schemas import DATASETS, Dataset
+from warehouse.rebuild.run import CLOSED
+from warehouse.schemas import DATASETS, SCHEMAS
 
 _log = logging.getLogger(__name__)
 
@@ -64,16 +67,40 @@ def compact(data: Path, now: datetime, memory: str = "2GB") -> Compacted:
                 for stem, parts in _mergeable(folder, hour, is_closed=is_closed).items():
                     path = folder / f"{stem}-{swap.mark()}.parquet"
                     come[path] = scratch / path.name
-                    done.rows += _merge(data, dataset, parts, come[path], scratch, memory)
+                    following = _metadata(parts[-1]).get(landing.NEXT, b"")
+                    done.rows += _merge(folder, parts, come[path], scratch, memory, {landing.NEXT: following})
                     gone += parts
-                if come:
-                    swap.swap(folder, scratch, gone, come)
-                    for path in come.values():
-                        path.unlink()
-                    done.merged += len(come)
-                    done.before += len(gone)
-                    done.after += len(come)
+                _put(folder, scratch, gone, come, done)
+        base = data / "base"
+        gone, come = [], {}
+        for folder in sorted(base.glob("date=*")):
+            parts = sorted(folder.glob("[0-9]*.parquet"))
+            if len(parts) > 1 and all(_metadata(path).get(CLOSED) == b"1" for path in parts):
+                path = folder / f"all-{swap.mark()}.parquet"
+                come[path] = scratch / path.name
+                done.rows += _merge(folder, parts, come[path], scratch, memory, {CLOSED: b"1"})
+                gone += parts
+        if come:
+            swap.turn(base)
+        _put(base, scratch, gone, come, done)
     return done
+
+
+def _put(folder: Path, scratch: Path, gone: list[Path], come: dict[Path, Path], done: Compacted) -> None:
+    if come:
+        swap.swap(folder, scratch, gone, come)
+        for path in come.values():
+            path.unlink()
+        done.merged += len(come)
+        done.before += len(gone)
+        done.after += len(come)
+
+
+def _metadata(path: Path) -> dict[bytes, bytes]:
+    try:
+        return pq.read_metadata(path).metadata or {}
+    except pa.ArrowException as error:
+        raise CompactionError(path.parent, f"{path.name}: {error}".partition("\n")[0]) from error
 
 
 def _mergeable(folder: Path, hour: datetime, *, is_closed: bool) -> dict[str, list[Path]]:
@@ -87,38 +114,40 @@ def _mergeable(folder: Path, hour: datetime, *, is_closed: bool) -> dict[str, li
     return {landing.stem(name): parts for name, parts in names if name}
 
 
-def _merge(data: Path, dataset: Dataset, parts: list[Path], target: Path, scratch: Path, memory: str) -> int:
+def _merge(
+    folder: Path, parts: list[Path], target: Path, scratch: Path, memory: str, metadata: dict[bytes, bytes]
+) -> int:
     """Write the rows of files as one file, and return how many there are."""
     try:
-        footers = [pq.read_metadata(path) for path in parts]
-        following = (footers[-1].metadata or {})[landing.NEXT]
+        expected = sum(pq.read_metadata(path).num_rows for path in parts)
+        schema = SCHEMAS[folder.parent.name]
         with duckdb.connect(config={"memory_limit": memory, "temp_directory": str(scratch / "spill")}) as connection:
-            rows = sorted_rows(connection, data, dataset, parts)
-            write(rows, target, dataset.schema, {landing.NEXT: following})
+            rows = _sorted_rows(connection, folder.parent, schema, parts)
+            write(rows, target, schema, metadata)
     except duckdb.IOException as error:
         raise OSError(" ".join(str(error).split())) from error
-    except (duckdb.Error, pa.ArrowException, KeyError) as error:
-        raise CompactionError(parts[0].parent, f"{type(error).__name__}: {error}".partition("\n")[0]) from error
-    count, expected = pq.read_metadata(target).num_rows, sum(footer.num_rows for footer in footers)
+    except (duckdb.Error, pa.ArrowException) as error:
+        raise CompactionError(folder, f"{type(error).__name__}: {error}".partition("\n")[0]) from error
+    count = pq.read_metadata(target).num_rows
     if count != expected:
-        raise CompactionError(parts[0].parent, f"{count} rows came out of {expected}")
+        raise CompactionError(folder, f"{count} rows came out of {expected}")
     return count
 
 
-def sorted_rows(
-    connection: duckdb.DuckDBPyConnection, data: Path, dataset: Dataset, parts: list[Path]
+def _sorted_rows(
+    connection: duckdb.DuckDBPyConnection, dataset: Path, schema: pa.Schema, parts: list[Path]
 ) -> pa.RecordBatchReader:
     """Return the rows of files with all columns of the dataset, sorted by message and offset."""
-    seed = data / dataset.name / f"date={landing.SEED_DATE}" / landing.SEED  # has the columns that older files lack
+    seed = dataset / f"date={landing.SEED_DATE}" / landing.SEED  # has the columns that older files lack
     files = ", ".join(views.literal(str(path)) for path in (seed, *parts))
     connection.execute("SET TimeZone = 'UTC'")
     source = f"read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
-    unknown = {row[0] for row in connection.execute(f"DESCRIBE FROM {source}").fetchall()} - set(dataset.schema.names)
+    unknown = {row[0] for row in connection.execute(f"DESCRIBE FROM {source}").fetchall()} - set(schema.names)
     if unknown:
         detail = f"there are columns of a newer smspulse: {', '.join(sorted(unknown))}"
         raise CompactionError(parts[0].parent, detail)
-    columns = ", ".join(f'"{name}"' for name in dataset.schema.names)
-    key = [name for name in ("source", "sms_id", "offset") if name in dataset.schema.names]
+    columns = ", ".join(f'"{name}"' for name in schema.names)
+    key = [name for name in ("source", "sms_id", "offset") if name in schema.names]
     order = ", ".join(f'"{name}"' for name in key)
     query = f"SELECT {columns} FROM {source} ORDER BY {order}"  # noqa: S608 - names of ours
     reader: pa.RecordBatchReader = connection.sql(query).to_arrow_reader(_ROW_GROUP)

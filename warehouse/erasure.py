@@ -126,19 +126,19 @@ def _find(folder: Path, name: str, expression: str, done: Erased) -> list[Path]:
                 rows = batch.filter(_told(batch, expression))
                 hit = hit or rows.num_rows > 0
                 for row in rows.select([c for c in there if c in _PLACE]).to_pylist():
-                    _note(row, path, name, done)
+                    _note(row, done)
         if hit:
             paths.append(path)
     return paths
 
 
-def _note(row: dict[str, Any], path: Path, name: str, done: Erased) -> None:
-    partition = row.get("partition", _partition(path))
-    if "topic" in row:
-        place = (row["topic"], partition)
-        done.until[place] = max(done.until.get(place, 0), row["offset"] + 1)
-    if row.get("sms_id") is not None and row.get("kind", "status") == "status" and name != "quality":
-        done.keys.add((int(partition), f"{row['source']}:{row['sms_id']}"))
+def _note(row: dict[str, Any], done: Erased) -> None:
+    if "topic" not in row:
+        return  # what is in base files alone, the stream has forgotten
+    place = (row["topic"], row["partition"])
+    done.until[place] = max(done.until.get(place, 0), row["offset"] + 1)
+    if row.get("sms_id") is not None and row.get("kind", "status") == "status":
+        done.keys.add((row["partition"], f"{row['source']}:{row['sms_id']}"))
 
 
 def _partition(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Lifecycles from the log: what the raw webhooks say of each message, held against what the stream says.
 
     {data}/base/date=YYYY-MM-DD/{partition}-{mark}.parquet      a row a message first seen on that day, sorted by key
+                                                                (all-{mark}, once compaction has merged a closed day)
     {data}/quality/date=YYYY-MM-DD/{partition}-{mark}.parquet   where stream and log differ, a row a message and field
     {data}/base/covered.json                      up to which offsets of sms.messages the base holds everything
 
@@ -33,7 +34,8 @@ from warehouse.schemas import BASE_SCHEMA
 
 _log = logging.getLogger(__name__)
 
-_CLOSED: Final = b"smspulse.closed"
+CLOSED: Final = b"smspulse.closed"
+"""Of a base file's metadata: `1`, once its day is closed."""
 # How long stream, landers and clocks may lag behind each other without being called different.
 _SETTLED_AFTER: Final = "INTERVAL 10 MINUTE"
 _COMPARED: Final = tuple(
@@ -179,8 +181,12 @@ class _Run:
             base[self._data / "base" / views.COVERED] = path = self._scratch / views.COVERED
             path.write_text(views.Covered(since, positions, self._floor).json())
         for folder, come in (("base", base), ("quality", quality)):
-            if come:
-                gone = {old for place in come for old in _files(place.parent, place.name.partition("-")[0])}
+            # All partitions of a day are written together, so all its files go, those that were merged too.
+            old = _files(self._data / folder)
+            gone = [
+                path for path in old if only == _day_of(path) or (not only and (start or date.min) <= _day_of(path))
+            ]
+            if come or gone:
                 swap.swap(self._data / folder, self._scratch, gone, come)
         if only is None:
             views.publish(self._data)
@@ -189,8 +195,8 @@ class _Run:
     def _start(self) -> date | None:
         """Return the first day that is not closed or has news; None without any closed day."""
         by_day: dict[date, list[bool]] = {}
-        for path in (self._data / "base").glob("date=*/[0-9]*.parquet"):
-            is_closed = (pq.read_metadata(path).metadata or {}).get(_CLOSED) == b"1"
+        for path in _files(self._data / "base"):
+            is_closed = (pq.read_metadata(path).metadata or {}).get(CLOSED) == b"1"
             by_day.setdefault(_day_of(path), []).append(is_closed)
         open_days = [day for day, closed in by_day.items() if not all(closed)]
         if not by_day:
@@ -327,8 +333,6 @@ class _Run:
             FROM result GROUP BY day
         """)  # fmt: skip
         days = {day: (messages, is_closed) for day, messages, is_closed in rows}
-        for path in _files(self._data / "base", f"date=*/{partition}"):
-            days.setdefault(_day_of(path), (0, True))
         days = {d: v for d, v in days.items() if only in {None, d} and (start is None or d >= start)}
         for day, (messages, is_closed) in days.items():
             report.messages += messages
@@ -347,7 +351,7 @@ class _Run:
         ]
         different = {day for (day,) in self._run("SELECT DISTINCT day FROM differing WHERE what = 'different'")}
         for day in days:
-            if day in different or _files(self._data / "quality" / f"date={day}", str(partition)):
+            if day in different:
                 facts = f"""
                     SELECT source || ':' || sms_id AS message_key, source, sms_id, unnest(list_filter(
                         facts, lambda fact: fact.streamed IS DISTINCT FROM fact.rebuilt
@@ -364,13 +368,14 @@ class _Run:
         # Sorted, so that a look-up by key reads one row group of a file; small ones, so that it is soon read.
         self._run(
             f"COPY ({query} ORDER BY source, sms_id) TO {views.literal(str(temporary))} (FORMAT parquet, "
-            f"COMPRESSION zstd, ROW_GROUP_SIZE 30720, KV_METADATA {{'{_CLOSED.decode()}': '{int(closed)}'}})"
+            f"COMPRESSION zstd, ROW_GROUP_SIZE 30720, KV_METADATA {{'{CLOSED.decode()}': '{int(closed)}'}})"
         )
         return place, temporary
 
 
-def _files(folder: Path, partition: str) -> list[Path]:
-    return [*folder.glob(f"{partition}-*.parquet"), *folder.glob(f"{partition}.parquet")]
+def _files(dataset: Path) -> list[Path]:
+    """Return the files of base or quality with rows: of partitions, and merged ones."""
+    return [*dataset.glob("date=*/[0-9]*.parquet"), *dataset.glob("date=*/all-*.parquet")]
 
 
 def _day_of(path: Path) -> date:
