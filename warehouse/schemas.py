@@ -314,11 +314,11 @@ def raw_columns(run: Run, zone: tzinfo) -> Columns:
         "spooled": [value is not None for value in spooled] if spooled else False,
         "body": run.values,
         "kind": KIND_STATUS,
-        "flaws": [],
+        "flaws": [()] * rows,
     }
     if not read.others and not read.unreadable:
         return columns
-    columns |= {"kind": [KIND_STATUS] * rows, "flaws": [()] * rows, "reason": [None] * rows}
+    columns |= {"kind": [KIND_STATUS] * rows, "reason": [None] * rows}
     for row, event in read.others.items():
         is_status = type(event) is StatusReport
         if not is_status:

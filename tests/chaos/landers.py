@@ -38,8 +38,11 @@ _LIFE_S = 0.8
 _PATIENCE_S = 120
 
 
-def land(settings: LanderSettings, kafka: KafkaSettings) -> None:
+def land(settings: LanderSettings, kafka: KafkaSettings, mutation: str) -> None:
     """Be a lander, in a process of its own."""
+    if mutation == "no-fence":
+        name = landing.file_name
+        landing.file_name = lambda *of: name(*of).replace(".parquet", f"+{os.getpid()}.parquet")
     threading.Thread(target=_die_with_parent, daemon=True).start()
     lander.run(settings, kafka)
 
@@ -101,10 +104,10 @@ class Traffic:
 class Landers:
     """Two landers of one data folder, each started anew when it was killed."""
 
-    def __init__(self, data: Path, kafka: KafkaSettings, *, rivals: bool) -> None:
+    def __init__(self, data: Path, kafka: KafkaSettings, mutation: str, *, rivals: bool) -> None:
         # Forked from a process that has imported everything: a life then begins in milliseconds.
         self._context = multiprocessing.get_context("forkserver")
-        self._data, self._kafka = data, kafka
+        self._data, self._kafka, self._mutation = data, kafka, mutation
         self._settings = [
             LanderSettings(
                 data=data,
@@ -118,7 +121,7 @@ class Landers:
         self._processes: list[Any] = [self._start(settings) for settings in self._settings]
 
     def _start(self, settings: LanderSettings) -> Any:
-        process = self._context.Process(target=land, args=(settings, self._kafka))
+        process = self._context.Process(target=land, args=(settings, self._kafka, self._mutation))
         process.start()
         return process
 
@@ -193,7 +196,7 @@ def run(options: argparse.Namespace, folder: Path) -> int:
     views.publish(data)
     halves = 0
     with kafka_in(folder) as kafka:
-        landers = Landers(data, kafka, rivals=options.rivals)
+        landers = Landers(data, kafka, options.mutation, rivals=options.rivals)
         try:
             with Traffic(kafka, options.rate) as traffic:
                 for number in range(1, options.kills + 1):
@@ -221,6 +224,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--rate", type=int, default=2000, help="webhooks a second")
     parser.add_argument("--rivals", action="store_true", help="two groups: each lander holds every partition")
+    parser.add_argument("--mutation", choices=["none", "no-fence"], default="none", help="a fault of ours, to be found")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="smspulse-landers-"))
