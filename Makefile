@@ -1,6 +1,7 @@
 # `make` lists the targets. ARGS reaches the command: make run ARGS="--for 60"
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint chaos outage fuzz docs bench bench-streams bench-ingest bench-warehouse lock clean
+.PHONY: help setup run test lint chaos chaos-landers outage fuzz docs bench bench-streams bench-ingest bench-warehouse lock \
+	clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -34,6 +35,9 @@ chaos: setup ## kill processes under traffic and compare with the truth; ARGS="-
 outage: setup ## take Kafka away from ingest for ten minutes; ARGS="--seconds 60 --kills 10 --processes 2"
 	@$(BIN)/python tests/chaos/outage.py $(ARGS)
 
+chaos-landers: setup ## kill one of two landers a thousand times; ARGS="--kills 50 --rivals"
+	@$(BIN)/python tests/chaos/landers.py $(ARGS)
+
 fuzz: setup ## send ingest a million requests that no gateway would; ARGS="--requests 10000"
 	@$(BIN)/python tests/chaos/fuzz.py $(ARGS)
 
@@ -45,7 +49,8 @@ bench-streams: setup ## the stream worker and its peers, some eight minutes
 bench-ingest: setup ## ingest beside the bare handler and a peer, some nine minutes; needs wrk
 	@$(BIN)/python bench/webhooks.py $(ARGS)
 
-bench-warehouse: setup ## marts, look-ups, rebuild and size of ten million messages, some ten minutes
+bench-warehouse: setup ## the lander; marts, look-ups, rebuild and size of ten million messages, some fifteen minutes
+	@$(BIN)/python bench/lander.py $(ARGS)
 	@$(BIN)/python bench/marts.py $(ARGS)
 
 lint: setup ## check style, types and the rooms' imports

@@ -16,7 +16,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, date, datetime, tzinfo
+from datetime import UTC, date, tzinfo
 from pathlib import Path
 from typing import BinaryIO, Final
 from uuid import uuid4
@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse.errors import DamagedFileError, OvertakenError
-from warehouse.schemas import BY_TOPIC, SCHEMAS, Record
+from warehouse.schemas import BY_TOPIC, SCHEMAS, Record, Run
 
 _log = logging.getLogger(__name__)
 
@@ -59,24 +59,34 @@ def landed_position(data: Path, topic: str, partition: int) -> int:
 
 
 def land(data: Path, start: int, records: Sequence[Record], zone: tzinfo = UTC) -> Path:
-    """Land records of one partition as one file, and return its path. All or nothing, durable on return.
+    """Land records of one partition as one file, as `land_rows` does.
 
     Args:
         data: The data folder.
         start: Where the range begins: what `landed_position` said.
         records: In the order of their offsets, at least one.
         zone: Of payload times that name none.
+    """
+    return land_rows(data, start, BY_TOPIC[records[0].topic].table(Run.of(records), zone))
+
+
+def land_rows(data: Path, start: int, table: pa.Table) -> Path:
+    """Land rows of one partition as one file, and return its path. All or nothing, durable on return.
+
+    Args:
+        data: The data folder.
+        start: Where the range begins: what `landed_position` said.
+        table: As `Dataset.table` makes it, with at least one row.
 
     Raises:
         OvertakenError: The range that begins at `start` has been landed already.
         OSError: The disk is full or not writable. Nothing was landed.
     """
-    first = records[0]
-    dataset = BY_TOPIC[first.topic]
-    table = dataset.table(records, zone)
-    table = table.replace_schema_metadata({_NEXT: str(records[-1].offset + 1)})
-    name = file_name(first.topic, first.partition, start)
-    folder = _make_folder(data / dataset.name, _date_of(first.timestamp))
+    topic, partition = table["topic"][0].as_py(), table["partition"][0].as_py()
+    table = table.replace_schema_metadata({_NEXT: str(table["offset"][-1].as_py() + 1)})
+    name = file_name(topic, partition, start)
+    time = table["recorded_at"][0].as_py()
+    folder = _make_folder(data / BY_TOPIC[topic].name, time.date() if time else SEED_DATE)
     # Compaction and retention can give a rival another first record, on another day, where creation excludes nobody.
     for landed in folder.parent.glob(f"date=*/{name}"):
         raise OvertakenError(landed)
@@ -190,10 +200,3 @@ def _fsync_folder(folder: Path) -> None:
         except OSError as error:
             if error.errno != errno.EINVAL:  # some network file systems keep folders durable by themselves
                 raise
-
-
-def _date_of(timestamp: int) -> date:
-    try:
-        return datetime.fromtimestamp(max(timestamp, 0) / 1000, UTC).date()
-    except (ValueError, OverflowError, OSError):
-        return SEED_DATE

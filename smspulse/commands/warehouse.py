@@ -4,8 +4,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from smspulse.commands.options import NOT_SO, data_option, writable
 
@@ -49,30 +47,26 @@ def rebuild(data: Path, day: datetime | None, *, everything: bool) -> None:
 @click.command()
 @data_option
 @click.argument("statement")
-@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
-def sql(data: Path, statement: str, form: str) -> None:
+@click.option(
+    "--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True
+)
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="File for it, replaced in one step.")
+@click.option(
+    "--watch",
+    is_flag=False,
+    flag_value=2.0,
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Ask again every so many seconds, 2 if none are given, and show what changed.",
+)
+def sql(data: Path, statement: str, form: str, output: Path | None, watch: float | None) -> None:
     """Ask the warehouse.
 
     \b
     smspulse sql "SELECT outcome, count(*) FROM messages GROUP BY ALL"
-    smspulse sql "FROM freshness" --format json
+    smspulse sql "FROM freshness" --watch
+    smspulse sql "FROM delivery_daily" --format parquet --output daily.parquet
     """
-    import duckdb
+    from smspulse.ask import ask
 
-    from warehouse.read import query
-
-    try:
-        frame = query(data, statement)
-    except duckdb.Error as error:
-        raise click.ClickException(str(error).strip()) from error
-    if form == "csv":
-        click.echo(frame.to_csv(index=False), nl=False)
-    elif form == "json":
-        click.echo(frame.to_json(orient="records", date_format="iso", date_unit="ms", force_ascii=False))
-    else:
-        table = Table()
-        for column in frame.columns:
-            table.add_column(str(column))
-        for row in frame.astype(object).where(frame.notna(), "").itertuples(index=False):
-            table.add_row(*(str(value) for value in row))
-        Console().print(table)
+    ask(data, statement, form, output, watch)
