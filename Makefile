@@ -1,6 +1,7 @@
 # `make` lists the targets. ARGS reaches the command: make run ARGS="--for 60"
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint chaos chaos-landers outage fuzz docs bench bench-streams bench-ingest bench-warehouse bench-alerts lock clean
+.PHONY: help setup run test lint chaos chaos-landers outage fuzz docs bench bench-streams bench-ingest bench-warehouse \
+	bench-alerts lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin

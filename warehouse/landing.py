@@ -36,19 +36,14 @@ _log = logging.getLogger(__name__)
 TEMPORARY: Final = ".tmp"
 SEED_DATE: Final = date(1970, 1, 1)
 """Folder of each dataset's seed, and of records without a time that can be meant."""
-<<<<<<< HEAD
 SEED: Final = "seed.parquet"
 NEXT: Final = b"smspulse.next"
 """Of a file's metadata: the offset after its last record."""
 LANDED: Final = re.compile(r"(?P<topic>.+)\+(?P<partition>\d+)\+(?P<start>\d{20})(?P<merged>-\w+)?\.parquet")
 """Names of landed files, merged ones too."""
-=======
-_SEED: Final = "seed.parquet"
-_NEXT: Final = b"smspulse.next"
 _ALIKE: Final = {"ingest_id", "message_key"}
 """Texts that nearly begin as the one before."""
 _UNIQUE: Final = _ALIKE | {"body", "text"}
->>>>>>> h-lander
 
 
 def file_name(topic: str, partition: int, start: int) -> str:

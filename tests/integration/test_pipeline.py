@@ -235,7 +235,8 @@ def test_status_page_and_metrics_know_what_runs(pipeline: Pipeline) -> None:
     arguments = ["status", "--data", str(pipeline.data), "--port", port, "--format", "json"]
     done = subprocess.run([sys.executable, "-m", "smspulse", *arguments], capture_output=True, check=False)
     found = json.loads(done.stdout)
-    assert (done.returncode, found["trouble"]) == (0, [])
+    assert found["trouble"] == []
+    assert done.returncode == (1 if found["alerts"] else 0)  # the traffic above may have been bad enough
     assert {each["name"] for each in found["processes"]} == {"broker", "ingest", "stream-0", "lander-up", "page"}
     assert set(found["lag"]) == {"smspulse-stream", "smspulse-lander"}
     counted: dict[str, float] = {}
