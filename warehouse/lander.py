@@ -419,8 +419,7 @@ def run(settings: LanderSettings, kafka: KafkaSettings, ready: Callable[[], None
         kafka: How to reach Kafka.
         ready: Called each time that partitions were assigned.
     """
-    # Records are many objects that live for a moment: looking for cycles among them took an eighth of the time.
-    gc.freeze()
+    # Records are many objects that live for a moment: it does not pay to look for cycles among each 700 of them.
     gc.set_threshold(100_000)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
