@@ -47,7 +47,11 @@ def rebuild(data: Path, day: datetime | None, *, everything: bool) -> None:
 @click.command()
 @data_option
 def compact(data: Path) -> None:
-    """Merge the files of closed hours and days, one a partition. Readers and landers go on meanwhile."""
+    """Merge the files of closed hours and days, one a partition. Readers and landers go on meanwhile.
+
+    \b
+    smspulse compact
+    """
     from warehouse.compaction import compact as run
 
     writable(data)
@@ -61,6 +65,9 @@ def retain(data: Path) -> None:
     """Drop the days that are older than SMSPULSE_RETAIN_RAW_DAYS, _VERSIONS_DAYS, _MESSAGES_DAYS and _DEADLETTERS_DAYS.
 
     Each is unset by default: kept for ever. Delivery rates and latencies by the hour outlive messages.
+
+    \b
+    smspulse retain                        with SMSPULSE_RETAIN_RAW_DAYS=30, for instance
     """
     from streams.settings import StreamSettings
     from warehouse.retention import RetentionSettings
