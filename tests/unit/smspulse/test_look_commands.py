@@ -33,7 +33,7 @@ def commands(group: click.Group, above: str = "smspulse") -> Iterator[tuple[str,
             yield from commands(command, f"{above} {name}")
 
 
-@pytest.mark.parametrize(("name", "command"), commands(cli))
+@pytest.mark.parametrize(("name", "command"), list(commands(cli)))
 def test_every_help_has_an_example(name: str, command: click.Command) -> None:
     assert re.search(rf"^    {name}\b", command.help or "", re.MULTILINE)
 
