@@ -225,7 +225,8 @@ def _devices(bootstrap: str, raw: Raw, newest: dict[bytes, dict[str, Any]], foun
     counted = {name for _, name in wanted}
     got = {
         ((state["source"], state["device_id"], state["channel_id"]), name): state[name]
-        for state in states.values()
+        for key, state in states.items()
+        if not (key or b"").endswith(b":*")  # what is watched of a device or source as a whole
         for name in counted
     }
     for key in wanted.keys() | got.keys():

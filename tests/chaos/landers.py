@@ -42,7 +42,7 @@ def land(settings: LanderSettings, kafka: KafkaSettings, mutation: str) -> None:
     """Be a lander, in a process of its own."""
     if mutation == "no-fence":
         name = landing.file_name
-        landing.file_name = lambda *of: name(*of).replace(".parquet", f"+{os.getpid()}.parquet")
+        landing.file_name = lambda *of: name(*of).replace(".parquet", f"-{os.getpid()}.parquet")
     threading.Thread(target=_die_with_parent, daemon=True).start()
     lander.run(settings, kafka)
 
