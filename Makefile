@@ -1,6 +1,6 @@
 # `make` lists the targets. ARGS reaches the command: make run ARGS="--for 60"
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint chaos outage fuzz bench bench-streams bench-ingest bench-warehouse lock clean
+.PHONY: help setup run test lint chaos outage fuzz bench bench-streams bench-ingest bench-warehouse bench-checks lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -37,7 +37,7 @@ outage: setup ## take Kafka away from ingest for ten minutes; ARGS="--seconds 60
 fuzz: setup ## send ingest a million requests that no gateway would; ARGS="--requests 10000"
 	@$(BIN)/python tests/chaos/fuzz.py $(ARGS)
 
-bench: bench-streams bench-ingest bench-warehouse ## run every benchmark; ARGS=--quick for short runs
+bench: bench-streams bench-ingest bench-warehouse bench-checks ## run every benchmark; ARGS=--quick for short runs
 
 bench-streams: setup ## the stream worker and its peers, some eight minutes
 	@$(BIN)/python bench/streams.py $(ARGS)
@@ -47,6 +47,9 @@ bench-ingest: setup ## ingest beside the bare handler and a peer, some nine minu
 
 bench-warehouse: setup ## marts, look-ups, rebuild and size of ten million messages, some ten minutes
 	@$(BIN)/python bench/marts.py $(ARGS)
+
+bench-checks: setup ## inject every fault, check a hundred clean days and a million messages; writes docs/faults.md
+	@$(BIN)/python bench/checks.py $(ARGS)
 
 lint: setup ## check style, types and the rooms' imports
 	@$(BIN)/ruff check .

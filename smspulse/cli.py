@@ -4,25 +4,25 @@ Exit codes: 0 done, 1 the thing checked is not so, 2 it could not be done.
 """
 
 import asyncio
-import json
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import fields
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
 from gateway.errors import SmspulseError
 from smspulse import logs
+from smspulse.checking import check
+from smspulse.options import broker_option, data_option
 from smspulse.readiness import VARIABLE, tell_ready
 from smspulse.simulator.behaviour import Behaviour, parse_shares
 
@@ -30,29 +30,6 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _NOT_SO = 1
 _NOT_DONE = 2
-
-
-def data_option(command: _Command) -> _Command:
-    """Add `--data`."""
-    return click.option(
-        "--data",
-        envvar="SMSPULSE_DATA",
-        default="./.smspulse",
-        show_default=True,
-        type=click.Path(file_okay=False, path_type=Path),
-        help="Data folder.  [env: SMSPULSE_DATA]",
-    )(command)
-
-
-def broker_option(command: _Command) -> _Command:
-    """Add `--broker`."""
-    return click.option(
-        "--broker",
-        envvar="SMSPULSE_BROKER",
-        default="auto",
-        show_default=True,
-        help="HOST:PORT, or auto: the one that runs on the data folder.  [env: SMSPULSE_BROKER]",
-    )(command)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -404,29 +381,6 @@ def source_list(data: Path) -> None:
 
 @cli.command()
 @data_option
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def check(data: Path, form: str) -> None:
-    """Check the quality of what was landed; 1 if a critical expectation failed."""
-    from expectations.check import run_checks
-    from expectations.settings import CheckSettings
-
-    console = Console(soft_wrap=True)
-    report = run_checks(data, CheckSettings())
-    if form == "json":
-        click.echo(json.dumps({"note": report.note, "expectations": [asdict(row) for row in report.rows]}))
-    else:
-        for row in report.rows:
-            mark = "[green]✓[/]" if row.success else "[red]✗[/]"
-            console.print(f"{mark} {row.expectation}  [dim]{row.severity}[/]  {escape(row.observed)}", highlight=False)
-            if not row.success:
-                console.print(f"    expected {escape(row.expected)}. {escape(row.meaning)} {escape(row.action)}")
-        failed = sum(not row.success for row in report.rows)
-        console.print(f"{report.note}; {failed} of {len(report.rows)} expectations failed", highlight=False)
-    raise SystemExit(report.exit_code)
-
-
-@cli.command()
-@data_option
 @broker_option
 @click.option("--port", envvar="SMSPULSE_INGEST_PORT", default=8080, show_default=True)
 def doctor(data: Path, broker: str, port: int) -> None:
@@ -452,6 +406,9 @@ def _writable(data: Path) -> None:
     if not os.access(data, os.W_OK | os.X_OK):
         msg = f"the data folder {data} is not writable; mend its rights or name another with --data"
         raise SmspulseError(msg)
+
+
+cli.add_command(check)
 
 
 def main() -> None:

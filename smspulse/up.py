@@ -18,9 +18,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from expectations.settings import CheckSettings
 from gateway.errors import SmspulseError
 from gateway.kafka import KafkaSettings
 from smspulse.broker_file import read_broker_file
+from smspulse.checking import check_regularly
 from smspulse.logs import show_line
 from smspulse.processes import port_is_free
 from smspulse.supervisor import Child, Supervisor
@@ -70,6 +72,7 @@ async def up(options: UpOptions, console: Console) -> int:
     Raises:
         SmspulseError: It could not be started.
     """
+    every_s = CheckSettings().every_s
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -78,6 +81,7 @@ async def up(options: UpOptions, console: Console) -> int:
     starting = asyncio.create_task(_start(options, supervisor, console))
     stopping = asyncio.create_task(stop.wait())
     watching = asyncio.create_task(_watch_broker(options.data, starting, stop))
+    checking = asyncio.create_task(check_regularly(options.data, every_s))
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
@@ -93,9 +97,9 @@ async def up(options: UpOptions, console: Console) -> int:
             watching.result()
         return code
     finally:
-        for task in (starting, stopping, watching):
+        for task in (starting, stopping, watching, checking):
             task.cancel()
-        await asyncio.gather(starting, stopping, watching, return_exceptions=True)
+        await asyncio.gather(starting, stopping, watching, checking, return_exceptions=True)
         console.print("stopping …", style="dim")
         await supervisor.stop()
 

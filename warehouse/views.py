@@ -28,7 +28,7 @@ VIEWS: Final = (
     *("raw_webhooks", "status_events", "incoming_messages", "messages"),
     *("delivery_hourly", "delivery_daily", "delivery_by_device", "delivery_by_prefix", "latency_hourly"),
     *("failure_reasons", "funnel", "stuck_messages", "device_health", "conversations", "webhook_quality"),
-    *("deadletters", "rebuild_differences", "freshness"),
+    *("deadletters", "rebuild_differences", "quality_history", "quality", "freshness"),
 )
 """Every view; each stands after those that it reads."""
 

@@ -1,7 +1,7 @@
 """Lifecycles from the log: what the raw webhooks say of each message, held against what the stream says.
 
     {data}/base/date=YYYY-MM-DD/{partition}.parquet       a row a message first seen on that day, sorted by its key
-    {data}/quality/date=YYYY-MM-DD/{partition}.parquet    where stream and log differ, a row a message and field
+    {data}/differences/date=YYYY-MM-DD/{partition}.parquet    where stream and log differ, a row a message and field
     {data}/base/covered.json                              up to which offsets of sms.messages the base holds everything
 
 A day is closed once none of its messages is open and all were compared; closed days are left alone until something new
@@ -341,14 +341,14 @@ class _Run:
         ]
         different = {day for (day,) in self._run("SELECT DISTINCT day FROM differing WHERE what = 'different'")}
         for day in days:
-            if day in different or (self._data / "quality" / f"date={day}" / f"{partition}.parquet").exists():
+            if day in different or (self._data / "differences" / f"date={day}" / f"{partition}.parquet").exists():
                 facts = f"""
                     SELECT source || ':' || sms_id AS message_key, source, sms_id, unnest(list_filter(
                         facts, lambda fact: fact.streamed IS DISTINCT FROM fact.rebuilt
                     ), recursive := true)
                     FROM differing WHERE what = 'different' AND day = DATE '{day}'
                 """  # noqa: S608 - a day of ours
-                written.append(self._copy(facts, "quality", partition, day, True))
+                written.append(self._copy(facts, "differences", partition, day, True))
         return written
 
     def _copy(self, query: str, dataset: str, partition: int, day: date, closed: bool) -> tuple[Path, Path]:

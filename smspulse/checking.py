@@ -1,0 +1,175 @@
+"""`smspulse check`: what the data is worth, for people and for programs; and its timer beside `smspulse up`."""
+
+import asyncio
+import json
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from xml.etree import ElementTree
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from smspulse.options import data_option
+from smspulse.processes import die_with_parent
+
+if TYPE_CHECKING:
+    from expectations.check import Report, Row
+
+_log = logging.getLogger(__name__)
+
+_SUITES: Final = ("raw", "messages", "deadletters", "devices", "delivery")
+_COLOURS: Final = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
+_NOT_DONE: Final = 2
+_PERIODS: Final = {"h": "hours", "d": "days"}
+
+
+class _Moment(click.ParamType):
+    """`24h`, `7d`, or a date or time in ISO 8601, UTC unless it names a zone."""
+
+    name = "WHEN"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if found := re.fullmatch(r"(\d+)([hd])", value):
+            return datetime.now(UTC) - timedelta(**{_PERIODS[found[2]]: int(found[1])})
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is no time: write 24h, 7d or 2026-11-20", param, ctx)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+@click.group(invoke_without_command=True)
+@data_option
+@click.option("--suite", "suites", multiple=True, type=click.Choice(_SUITES), help="Only this one; can be repeated.")
+@click.option("--since", type=_Moment(), help="Leave out what is older: 24h, 7d or 2026-11-20.")
+@click.option("--format", "form", type=click.Choice(["table", "json", "junit"]), default="table", show_default=True)
+@click.pass_context
+def check(context: click.Context, data: Path, suites: Sequence[str], since: datetime | None, form: str) -> None:
+    """Check whether the numbers can be trusted; 1 if a critical expectation does not hold, 2 if that cannot be said.
+
+    Each run is kept: the view `quality` has what was found last, `quality_history` every run.
+
+    \b
+    smspulse check                               everything that was landed
+    smspulse check --suite raw --since 24h       webhooks of the last day
+    smspulse check --format junit > checks.xml   for a CI
+    """
+    if context.invoked_subcommand:
+        return
+    from expectations.check import run_checks
+    from expectations.settings import CheckSettings
+    from gateway.statuses import parse_meanings, status_table
+    from streams.settings import StreamSettings
+    from warehouse.quality import keep
+
+    statuses = status_table(parse_meanings(StreamSettings(state=data).status_meanings))
+    report = run_checks(data, CheckSettings(), suites=suites or _SUITES, since=since, statuses=statuses)
+    if report.rows and since is None:
+        try:
+            keep(data, report.checked_at, [asdict(row) for row in report.rows])
+        except OSError as error:
+            click.echo(f"smspulse: what was found is not kept in {data}: {error}", err=True)
+    show = {"json": _json, "junit": _junit, "table": _text}[form]
+    show(report)
+    raise SystemExit(report.exit_code)
+
+
+def _json(report: "Report") -> None:
+    found = {"checked_at": report.checked_at.isoformat(), "note": report.note}
+    click.echo(json.dumps(found | {"expectations": [asdict(row) for row in report.rows]}))
+
+
+def _junit(report: "Report") -> None:
+    """Write a failure for what is critical, and a skip that says why for what should merely be looked at."""
+    root = ElementTree.Element("testsuites", name="smspulse check")
+    for suite in dict.fromkeys(row.dataset for row in report.rows):
+        rows = [row for row in report.rows if row.dataset == suite]
+        failures = [row for row in rows if not row.success]
+        counts = {
+            "tests": len(rows),
+            "failures": sum(row.severity == "critical" for row in failures),
+            "skipped": sum(row.severity != "critical" for row in failures),
+        }
+        attributes = {name: str(count) for name, count in counts.items()}
+        attributes |= {"name": suite, "timestamp": report.checked_at.isoformat()}
+        element = ElementTree.SubElement(root, "testsuite", attributes)
+        for row in rows:
+            case = ElementTree.SubElement(element, "testcase", classname=suite, name=row.expectation)
+            if not row.success:
+                kind = "failure" if row.severity == "critical" else "skipped"
+                failure = ElementTree.SubElement(case, kind, message=f"{row.severity}: {row.observed}")
+                failure.text = "\n".join(f"{title}: {text}" for title, text in _told(row))
+    click.echo('<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode"))
+
+
+def _text(report: "Report") -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    order = list(_COLOURS)
+    for row in sorted(report.rows, key=lambda row: order.index(row.severity)):
+        if not row.success:
+            console.print(Text.assemble((f"✗ {row.severity} ", _COLOURS[row.severity]), (row.expectation, "bold")))
+            for title, text in _told(row):
+                console.print(Text.assemble((f"    {title:<9} ", "dim"), text))
+    for suite in dict.fromkeys(row.dataset for row in report.rows):
+        rows = [row for row in report.rows if row.dataset == suite]
+        failed = [row.expectation for row in rows if not row.success]
+        mark = ("✗ ", "red") if failed else ("✓ ", "green")
+        console.print(Text.assemble(mark, f"{suite}: {len(rows) - len(failed)} of {len(rows)} expectations hold"))
+    console.print(Text(report.note))
+
+
+def _told(row: "Row") -> list[tuple[str, str]]:
+    """Return what a person must be told of a row that does not hold."""
+    told = [("found", row.observed), ("expected", row.expected), ("rows", ", ".join(row.rows))]
+    return [(title, text) for title, text in (*told, ("means", row.meaning), ("do", row.action)) if text]
+
+
+async def check_regularly(data: Path, every_s: float) -> None:
+    """Check a data folder every so many seconds, each time in a process of its own, and log what changes."""
+    if find_spec("great_expectations") is None:
+        _log.warning("the data is not checked regularly: pip install 'smspulse[expectations]'")
+        return
+    known: set[str] = set()
+    while True:
+        await asyncio.sleep(every_s)
+        known = await _check_once(data, known)
+
+
+async def _check_once(data: Path, known: set[str]) -> set[str]:
+    tie = die_with_parent(signal.SIGTERM)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "smspulse", "check", "--data", str(data), "--format", "json"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: (tie(), os.nice(10)),  # the pipeline goes first
+    )
+    try:
+        out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    if process.returncode not in {0, 1}:
+        last = (err.decode(errors="replace").strip().splitlines() or [f"it ended with {process.returncode}"])[-1]
+        _log.error("the data could not be checked: %s", last)
+        return known
+    failed = {row["expectation"]: row for row in json.loads(out)["expectations"] if not row["success"]}
+    levels = {"critical": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}
+    for name, row in failed.items():
+        if name not in known:
+            told = (row["severity"], name, row["observed"], row["meaning"], row["action"])
+            _log.log(levels[row["severity"]], "check: %s: %s: %s. %s %s", *told)
+    for name in known - failed.keys():
+        _log.info("check: %s holds again", name)
+    return set(failed)
