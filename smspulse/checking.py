@@ -12,7 +12,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from xml.etree import ElementTree
 
 import click
@@ -82,6 +82,38 @@ def check(context: click.Context, data: Path, suites: Sequence[str], since: date
     show = {"json": _json, "junit": _junit, "table": _text}[form]
     show(report)
     raise SystemExit(report.exit_code)
+
+
+@check.command()
+@click.argument("sample", type=click.File("rb"))
+def payload(sample: BinaryIO) -> None:
+    """Say which generation of payloads a gateway sends, and what is wrong with them; 1 if anything is.
+
+    SAMPLE is a file, or - for standard input: a payload, a JSON array of payloads, or one a line.
+
+    \b
+    smspulse check payload examples/webhooks/status.json
+    pbpaste | smspulse check payload -
+    """
+    from gateway.payloads import parse_zone
+    from smspulse.contracts import read, split, suite_on
+    from streams.settings import StreamSettings
+
+    zone = parse_zone(StreamSettings(state=Path()).zone)
+    bodies = split(sample.read())
+    faulty = False
+    for number, body in enumerate(bodies, 1):
+        found = read(body, zone)
+        mark = "✗" if found.faults else "✓"
+        click.echo(f"{mark} {number}: {found.generation or 'cannot be read, and would be a dead letter'}")
+        for fault in found.faults:
+            click.echo(f"    {fault}")
+        if found.unknown:
+            click.echo(f"    fields that no known generation has: {', '.join(found.unknown)}")
+        faulty |= bool(found.faults)
+    report = suite_on(bodies, zone)
+    _text(report)
+    raise SystemExit(max(int(faulty), report.exit_code))
 
 
 def _json(report: "Report") -> None:
