@@ -38,6 +38,9 @@ class CheckSettings(BaseSettings):
     min_expected: float = Field(
         50, ge=1, description="Messages that an hour must have had before, for its volume to be judged."
     )
+    max_unanswered_share: float = Field(
+        0.01, ge=0, le=1, description="Webhooks that may have landed without an answer, for one that was answered."
+    )
     max_pause: float = Field(
         3, ge=1, description="Longest pause, for one second of the longest in the same hour of the last four weeks."
     )

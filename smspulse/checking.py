@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_SUITES: Final = ("raw", "messages", "deadletters", "devices", "delivery")
+_SUITES: Final = ("raw", "messages", "deadletters", "devices", "delivery", "reconciliation")
 _COLOURS: Final = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 _NOT_DONE: Final = 2
 _PERIODS: Final = {"h": "hours", "d": "days"}
@@ -69,11 +69,14 @@ def check(context: click.Context, data: Path, suites: Sequence[str], since: date
     from expectations.check import run_checks
     from expectations.settings import CheckSettings
     from gateway.statuses import parse_meanings, status_table
+    from smspulse.reconcile import measure
     from streams.settings import StreamSettings
     from warehouse.quality import keep
 
     statuses = status_table(parse_meanings(StreamSettings(state=data).status_meanings))
-    report = run_checks(data, CheckSettings(), suites=suites or _SUITES, since=since, statuses=statuses)
+    suites, settings, now = suites or _SUITES, CheckSettings(), datetime.now(UTC)
+    further = [measure(data, settings, now, since)] if "reconciliation" in suites else []
+    report = run_checks(data, settings, now, suites=suites, since=since, statuses=statuses, further=further)
     if report.rows and since is None:
         try:
             keep(data, report.checked_at, [asdict(row) for row in report.rows])
