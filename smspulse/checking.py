@@ -53,8 +53,11 @@ class _Moment(click.ParamType):
 @click.option("--suite", "suites", multiple=True, type=click.Choice(_SUITES), help="Only this one; can be repeated.")
 @click.option("--since", type=_Moment(), help="Leave out what is older: 24h, 7d or 2026-11-20.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "junit"]), default="table", show_default=True)
+@click.option("--docs", is_flag=True, help="Write the page quality/index.html in the data folder as well.")
 @click.pass_context
-def check(context: click.Context, data: Path, suites: Sequence[str], since: datetime | None, form: str) -> None:
+def check(
+    context: click.Context, data: Path, suites: Sequence[str], since: datetime | None, form: str, *, docs: bool
+) -> None:
     """Check whether the numbers can be trusted; 1 if a critical expectation does not hold, 2 if that cannot be said.
 
     Each run is kept: the view `quality` has what was found last, `quality_history` every run.
@@ -82,6 +85,12 @@ def check(context: click.Context, data: Path, suites: Sequence[str], since: date
             keep(data, report.checked_at, [asdict(row) for row in report.rows])
         except OSError as error:
             click.echo(f"smspulse: what was found is not kept in {data}: {error}", err=True)
+    if docs:
+        from smspulse.quality_page import write
+
+        page = data.resolve() / "quality" / "index.html"
+        write(report, page)
+        click.echo(f"smspulse: {page.as_uri()}", err=True)
     show = {"json": _json, "junit": _junit, "table": _text}[form]
     show(report)
     raise SystemExit(report.exit_code)

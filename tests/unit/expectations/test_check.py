@@ -1,6 +1,7 @@
 """The suites on simulated days: green on what is right, and faults seen; `make bench-checks` injects all of them."""
 
 import json
+import re
 import shutil
 import sys
 from datetime import UTC, datetime, timedelta
@@ -156,6 +157,17 @@ def test_the_command_tells_people_and_programs_and_keeps_what_it_found(data: Pat
         assert kept == [(3 * len(rows), 3)]
         now = connection.execute("SELECT success, rows FROM quality WHERE expectation = 'raw_bodies_there'").fetchall()
         assert now == [(False, rows[[row["expectation"] for row in rows].index("raw_bodies_there")]["rows"])]
+
+
+def test_the_page_has_everything_and_asks_the_network_nothing(data: Path) -> None:
+    FAULTS["no body"].inject(data)
+    run = CliRunner().invoke(cli, ["check", "--data", str(data), "--suite", "raw", "--docs"])
+    assert run.exit_code == 1
+    page = (data / "quality" / "index.html").read_text()
+    for check in all_checks(CheckSettings()):
+        assert (f"<td>{check.name}<br>" in page) == (check.suite == "raw")
+    assert page.count("✗ critical") == 2  # on top, and in its suite
+    assert not re.search(r"<script|<link|<img|url\(|https?:|@import", page)
 
 
 def test_quality_is_what_was_found_last_and_since_when_it_fails(tmp_path: Path) -> None:
