@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "support"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]  # before this folder, which has a `streams` too
 
 from data_faults import COULD_NOT_RUN, FAULTS, Fault  # noqa: E402 - found by the line above
 from days import LAST, Days, weeks  # noqa: E402
