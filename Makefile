@@ -1,6 +1,7 @@
 # `make` lists the targets. ARGS reaches the command: make run ARGS="--for 60"
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint chaos outage fuzz bench bench-streams bench-ingest bench-warehouse bench-checks lock clean
+.PHONY: help setup run test lint chaos chaos-landers outage fuzz docs bench bench-streams bench-ingest bench-warehouse \
+	bench-alerts bench-checks lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -34,10 +35,13 @@ chaos: setup ## kill processes under traffic and compare with the truth; ARGS="-
 outage: setup ## take Kafka away from ingest for ten minutes; ARGS="--seconds 60 --kills 10 --processes 2"
 	@$(BIN)/python tests/chaos/outage.py $(ARGS)
 
+chaos-landers: setup ## kill one of two landers a thousand times; ARGS="--kills 50 --rivals"
+	@$(BIN)/python tests/chaos/landers.py $(ARGS)
+
 fuzz: setup ## send ingest a million requests that no gateway would; ARGS="--requests 10000"
 	@$(BIN)/python tests/chaos/fuzz.py $(ARGS)
 
-bench: bench-streams bench-ingest bench-warehouse bench-checks ## run every benchmark; ARGS=--quick for short runs
+bench: bench-streams bench-ingest bench-warehouse bench-alerts bench-checks ## run every benchmark; ARGS=--quick for short runs
 
 bench-streams: setup ## the stream worker and its peers, some eight minutes
 	@$(BIN)/python bench/streams.py $(ARGS)
@@ -45,17 +49,26 @@ bench-streams: setup ## the stream worker and its peers, some eight minutes
 bench-ingest: setup ## ingest beside the bare handler and a peer, some nine minutes; needs wrk
 	@$(BIN)/python bench/webhooks.py $(ARGS)
 
-bench-warehouse: setup ## marts, look-ups, rebuild and size of ten million messages, some ten minutes
+bench-warehouse: setup ## the lander; marts, look-ups, rebuild and size of ten million messages, some fifteen minutes
+	@$(BIN)/python bench/lander.py $(ARGS)
 	@$(BIN)/python bench/marts.py $(ARGS)
 
 bench-checks: setup ## inject every fault, check a hundred clean days and a million messages; writes docs/faults.md
 	@$(BIN)/python bench/checks.py $(ARGS)
+
+bench-alerts: setup ## how soon failures are noticed, and how often for nothing, beside other rules; some five minutes
+	@$(BIN)/python bench/alerts.py $(ARGS)
 
 lint: setup ## check style, types and the rooms' imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+docs: ## build the documentation as a site in .venv/site; fails on a warning
+	@test -x .venv/docs/bin/mkdocs || $(PYTHON) -m venv .venv/docs
+	@.venv/docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r docs/requirements.txt
+	@NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs build --strict --quiet --site-dir .venv/site
 
 lock: setup ## write requirements.lock anew, with the newest versions that pyproject.toml allows
 	@$(BIN)/python -m pip install --quiet --target .venv/lock uv

@@ -19,10 +19,24 @@ from smspulse.processes import free_port
 
 SOURCE = "latency"
 RATE = 500  # webhooks a second
+CONNECTIONS = 200  # ingest closes more than 256 of one address
 WARM_UP_S = 5.0  # at first not every message has its second report under way, and everything is cold
 
 Times = dict[tuple[int, int], float]
 """By sms_id and status_id: seconds on one clock."""
+
+Due = list[tuple[float, int, int]]
+"""When each report is to be sent, in seconds from the first; its sms_id and status_id."""
+
+
+def due(rate: int, seconds: float) -> Due:
+    """Return so many reports a second of messages that are reported a step a second."""
+    per_second = rate // len(STEPS)
+    return sorted(
+        (message / per_second + step, message, status_id)
+        for message in range(int(seconds * per_second))
+        for step, (status_id, _) in enumerate(STEPS)
+    )
 
 
 @contextmanager
@@ -45,12 +59,7 @@ async def answered_to_version(kafka: KafkaSettings, url: str, seconds: float) ->
     Raises:
         RuntimeError: A webhook was not accepted, or its version did not come within ten seconds.
     """
-    per_second = RATE // len(STEPS)
-    due = sorted(
-        (message / per_second + step, message, status_id)
-        for message in range(int(seconds * per_second))
-        for step, (status_id, _) in enumerate(STEPS)
-    )
+    reports = due(RATE, seconds)
     answered: Times = {}
     seen: Times = {}
     consumer = AIOKafkaConsumer(
@@ -58,22 +67,38 @@ async def answered_to_version(kafka: KafkaSettings, url: str, seconds: float) ->
     )
     await consumer.start()
     await consumer.seek_to_end()
-    reading = asyncio.create_task(_read(consumer, seen, len(due)))
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        await _send(session, url, due, answered)
+    reading = asyncio.create_task(_read(consumer, seen, len(reports)))
+    await send(url, reports, answered)
     try:
         await asyncio.wait_for(reading, 10)
     except TimeoutError as error:
-        msg = f"{len(due) - len(seen)} of {len(due)} reports are in no version ten seconds after the last answer"
+        msg = (
+            f"{len(reports) - len(seen)} of {len(reports)} reports are in no version ten seconds after the last answer"
+        )
         raise RuntimeError(msg) from error
     finally:
         await consumer.stop()
+    return behind(reports, answered, seen)
+
+
+def behind(reports: Due, answered: Times, seen: Times) -> list[float]:
+    """Return how long each was seen behind its answer, sorted, once all is warm."""
     return sorted(
-        seen[message, status_id] - answered[message, status_id] for at, message, status_id in due if at >= WARM_UP_S
+        seen[message, status_id] - answered[message, status_id] for at, message, status_id in reports if at >= WARM_UP_S
     )
 
 
-async def _send(session: aiohttp.ClientSession, url: str, due: list[tuple[float, int, int]], answered: Times) -> None:
+async def send(url: str, reports: Due, answered: Times) -> None:
+    """Send each report when it is due, and note when it was answered.
+
+    Raises:
+        RuntimeError: A webhook was not accepted.
+    """
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONNECTIONS)) as session:
+        await _send(session, url, reports, answered)
+
+
+async def _send(session: aiohttp.ClientSession, url: str, reports: Due, answered: Times) -> None:
     async def post(message: int, status_id: int) -> None:
         headers = {"Content-Type": "application/json"}
         async with session.post(url, data=webhook(message, status_id), headers=headers) as response:
@@ -84,7 +109,7 @@ async def _send(session: aiohttp.ClientSession, url: str, due: list[tuple[float,
 
     started = time.perf_counter()
     async with asyncio.TaskGroup() as group:
-        for at, message, status_id in due:
+        for at, message, status_id in reports:
             wait = started + at - time.perf_counter()
             if wait > 0:
                 await asyncio.sleep(wait)

@@ -2,49 +2,46 @@
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 import duckdb
+import pyarrow as pa
 from records import PARTITIONS, SOURCE
 
 from gateway.records import HEADER_INGEST_ID, HEADER_RECEIVED_AT, HEADER_SOURCE
 from gateway.topics import MESSAGES, RAW
 from smspulse.simulator.stories import stories
 from warehouse import views
-from warehouse.schemas import BY_TOPIC, MESSAGES_SCHEMA, RAW_SCHEMA
+from warehouse.schemas import BY_TOPIC, MESSAGES_SCHEMA, RAW_SCHEMA, Run
 
 TOLD = 5_000
 """Stories that the simulator tells; more messages are copies of them."""
 
 
-class _Webhook(NamedTuple):
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes | None]]
-
-
 def fill_raw(data: Path, messages: int, days: int, end: date) -> int:
     """Write `raw`, a file a day and partition, of the days before `end`; return the number of status reports."""
-    records, first_id = [], 0
+    stories_of, times, bodies = [], [], []
     for number, story in enumerate(story for story in stories(1, TOLD) if story.kind == "outgoing"):
-        first_id = first_id or story.sms_id
         at = 0.0
         for webhook in story.webhooks:
             at += webhook.delay_s
-            headers = [
-                (HEADER_SOURCE, SOURCE.encode()),
-                (HEADER_RECEIVED_AT, b"%d" % (at * 1000)),
-                (HEADER_INGEST_ID, b""),
-                ("content_type", b"application/json"),
-            ]
-            records.append(_Webhook(RAW, number, len(records), int(at * 1000), None, webhook.body, headers))
+            stories_of.append(number)
+            times.append(int(at * 1000))
+            bodies.append(webhook.body)
+    headers = [
+        (
+            (HEADER_SOURCE, SOURCE.encode()),
+            (HEADER_RECEIVED_AT, b"%d" % at),
+            (HEADER_INGEST_ID, b""),
+            ("content_type", b"application/json"),
+        )
+        for at in times
+    ]
+    told = BY_TOPIC[RAW].table(Run(RAW, 0, range(len(times)), times, [None] * len(times), bodies, headers))
+    # A story's number is kept where the partition will be.
+    told = told.set_column(told.schema.get_field_index("partition"), "partition", pa.array(stories_of, pa.int32()))
     reports = 0
     with duckdb.connect() as connection:
-        connection.register("told", BY_TOPIC[RAW].table(records))
+        connection.register("told", told)
         connection.execute("SET TimeZone = 'UTC'; SET VARIABLE copies = ?", [max(messages // TOLD, 1)])
         connection.execute("CREATE TABLE template AS FROM told")
         offsets = [0] * PARTITIONS
@@ -103,8 +100,9 @@ def fill_messages(data: Path) -> None:
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         offsets: dict[str, int] = {}
-        for path in sorted(data.glob("base/date=*/[0-9].parquet")):
-            partition, start = path.stem, offsets.get(path.stem, 0)
+        for path in sorted(data.glob("base/date=*/[0-9]-*.parquet")):
+            partition = path.stem.partition("-")[0]
+            start = offsets.get(partition, 0)
             folder = data / "messages" / path.parent.name
             folder.mkdir(parents=True, exist_ok=True)
             target = folder / f"{MESSAGES}+{partition}+{start:020d}.parquet"

@@ -89,8 +89,17 @@ class Filled:
         return [message_key(SOURCE, message) for message in whole[:: len(whole) // size][:size]]
 
 
-def fill(kafka: KafkaSettings, messages: int, reports: Iterable[Report]) -> Filled:
-    """Write reports to `sms.raw`, the first as if received as long ago as they span, so that none is old."""
+def fill(
+    kafka: KafkaSettings, messages: int, reports: Iterable[Report], further: Sequence[tuple[str, bytes]] = ()
+) -> Filled:
+    """Write reports to `sms.raw`, the first as if received as long ago as they span, so that none is old.
+
+    Args:
+        kafka: How to reach Kafka.
+        messages: How many there are.
+        reports: In the order of time.
+        further: Headers of each record beside source and time.
+    """
     options = {"linger.ms": 50, "compression.type": "lz4", "queue.buffering.max.messages": 1_000_000}
     producer = Producer(kafka.confluent() | options | {"enable.idempotence": True, "log_level": 3})
     start = int((time.time() - messages / RATE - 60) * 1000)
@@ -99,7 +108,7 @@ def fill(kafka: KafkaSettings, messages: int, reports: Iterable[Report]) -> Fill
     for at, message, status_id in reports:
         key = message_key(SOURCE, message)
         partition = (murmur2(key) & 0x7FFFFFFF) % PARTITIONS
-        headers = [("source", SOURCE.encode()), ("received_at", b"%d" % (start + int(at * 1000)))]
+        headers = [("source", SOURCE.encode()), ("received_at", b"%d" % (start + int(at * 1000))), *further]
         while True:
             try:
                 producer.produce(RAW, webhook(message, status_id), key, partition, headers=headers)

@@ -157,10 +157,10 @@ def _raw(settings: CheckSettings) -> tuple[Check, ...]:
             "raw_incoming_whole", "raw", "warning",
             "An incoming message has both a text and an image, or neither.",
             "Look at its body in raw_webhooks: the gateway may send a generation of payloads that is not known yet.",
-            # With SMSPULSE_INGEST_BODIES=drop the text is null in the body itself.
+            # With SMSPULSE_INGEST_BODIES=drop the text is null in the body itself; `smspulse erase` takes both.
             wrong=rf"""
                 {is_incoming} AND ((text <> '' AND image_url IS NOT NULL) OR (
-                    text IS NULL AND image_url IS NULL
+                    text IS NULL AND image_url IS NULL AND body IS DISTINCT FROM 'erased'
                     AND NOT regexp_matches(coalesce(body, ''::BLOB)::VARCHAR, '\\x22body\\x22: ?null')
                 ))
             """,

@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from importlib import import_module
 from importlib.resources import files
 from importlib.util import find_spec
@@ -175,7 +175,7 @@ class _Run:
 
     def set_up(self) -> tuple[int, int]:
         """Make what the SQL reads; return the number of webhooks and of versions of messages."""
-        from warehouse.views import parquet  # noqa: PLC0415
+        from warehouse.views import covered, parquet  # noqa: PLC0415
 
         settings, since = self._settings, self._since or _BEGINNING
         self._set(
@@ -192,11 +192,12 @@ class _Run:
             outcomes=[{"id": s.id, "of": s.outcome.value, "is_end": s.is_end} for s in self._statuses.values()],
         )
         for name, dataset in (("raw", "raw"), ("version", "messages"), ("deadletter", "deadletters")):
-            self._connection.execute(
+            self._fetch(
                 f"CREATE TEMP VIEW {name}_files AS SELECT *, filename FROM {parquet(self._data / dataset)} "  # noqa: S608
                 "WHERE date >= getvariable('since_day')"
             )
-        self._connection.execute("""
+        self._fetch(f"CREATE TEMP VIEW kept AS FROM {parquet(self._data / 'base/delivery')}")
+        self._fetch("""
             CREATE TEMP TABLE reached AS
             SELECT "partition", max(reached_at) AS until
             FROM (
@@ -207,13 +208,20 @@ class _Run:
             WHERE "partition" IS NOT NULL
             GROUP BY "partition"
         """)
-        rows = self._connection.execute("""
+        rows = self._fetch("""
             SELECT (SELECT count(*) FROM raw_files), (SELECT count(*) FROM version_files),
                    (SELECT min(received_at) FROM raw_files), (SELECT max(received_at) FROM raw_files)
-        """).fetchall()
-        webhooks, versions, covered, logged = rows[0]
-        self._set(covered=max(covered or _BEGINNING, since), logged=logged or _BEGINNING)
+        """)
+        webhooks, versions, first, logged = rows[0]
+        base = covered(self._data)
+        whole = datetime.combine(base.floor, time(), UTC) if base else _BEGINNING  # before it, raw was dropped
+        self._set(covered=max(first or _BEGINNING, since, whole), logged=logged or _BEGINNING)
         return webhooks, versions
+
+    def _fetch(self, sql: str) -> list[Any]:
+        from warehouse.read import retried  # noqa: PLC0415
+
+        return retried(lambda: self._connection.execute(sql).fetchall())
 
     def _set(self, **variables: object) -> None:
         for name, value in variables.items():
@@ -221,6 +229,8 @@ class _Run:
 
     def measure(self, suite: str, checks: Sequence[Check]) -> Measured:
         """Measure what the checks of a suite look at."""
+        from warehouse.read import retried  # noqa: PLC0415
+
         wrong = [check for check in checks if check.wrong]
         if suite == "messages" or (suite in {"devices", "delivery"} and not self._has_latest):
             self._make_latest(wrong)
@@ -228,8 +238,8 @@ class _Run:
         if suite in RELATIONS:
             queries += [self._files_sql(suite), self._wrong_sql(suite, wrong)]
         sql = "\nUNION ALL BY NAME\n".join(f"FROM ({query})" for query in queries)
-        measures = self._connection.execute(sql).df()
-        batch = self._connection.execute(BATCHES[suite]).df() if suite in BATCHES else None
+        measures = retried(lambda: self._connection.execute(sql).df())
+        batch = retried(lambda: self._connection.execute(BATCHES[suite]).df()) if suite in BATCHES else None
         return Measured(suite, checks, measures, batch)
 
     _has_latest = False
@@ -238,7 +248,7 @@ class _Run:
         """Make `latest`, the messages with no more of each than is needed: what is wrong with one is a bit each."""
         self._has_latest = True
         faults = " | ".join(f"(coalesce({c.wrong}, false)::BIGINT << {bit})" for bit, c in enumerate(wrong)) or "0"
-        self._connection.execute(f"""
+        self._fetch(f"""
             CREATE TEMP TABLE latest AS
             SELECT
                 coalesce(source, '(no source)') AS source, sms_id, hash(message_key) AS key_hash,
@@ -278,7 +288,7 @@ class _Run:
             sql = f"SELECT {name} FROM {relation} WHERE {check.wrong}"  # noqa: S608 - conditions of ours
         if not sql:
             return row
-        found = self._connection.execute(f"FROM ({sql}) LIMIT {_SHOWN}").fetchall()
+        found = self._fetch(f"FROM ({sql}) LIMIT {_SHOWN}")
         return replace(row, rows=tuple(str(name) for (name,) in found))
 
 

@@ -15,7 +15,7 @@ Generations:
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache, partial
 from typing import Annotated, Any, Final, NamedTuple
@@ -97,6 +97,19 @@ class IncomingMessage(NamedTuple):
 
 Event = StatusReport | IncomingMessage
 
+
+class Bodies(NamedTuple):
+    """Many bodies, read: a row each.
+
+    `reports` are the columns of `StatusReport` but the last, for what is a status report without a flaw; a row of
+    anything else is None in each of them, and in `others`, or in `unreadable` with its reason and field.
+    """
+
+    reports: tuple[list[Any], ...]
+    others: dict[int, Event]
+    unreadable: dict[int, tuple[str, str | None]]
+
+
 _Id = Annotated[int, msgspec.Meta(ge=0, le=_MAX_ID)]
 _Small = Annotated[int, msgspec.Meta(ge=0, le=_MAX_SMALL)]
 
@@ -114,6 +127,8 @@ class _Plain(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 _plain = msgspec.json.Decoder(_Plain).decode
+_NOT_PLAIN: Final = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
+_NOTHING: Final = _Plain(None, None)  # type: ignore[arg-type]
 _report: Callable[[tuple[Any, ...]], StatusReport] = partial(tuple.__new__, StatusReport)  # a third of its own time
 
 
@@ -146,12 +161,41 @@ def parse(body: bytes, zone: tzinfo = UTC) -> Event:
     try:
         plain = _plain(body)
         sent_at = _moment(plain.senttime, "", zone) if plain.senttime else None
-    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
+    except _NOT_PLAIN:
         return _parse(body, zone)
     recipient = normalise_address(plain.sendto) if plain.sendto else None
     return _report(
         (plain.sms_id, plain.status_id, plain.device_id, plain.channel_id, sent_at, recipient, plain.status_message, ())
     )
+
+
+def parse_all(bodies: Sequence[bytes], zone: tzinfo = UTC) -> Bodies:
+    """Read many bodies, each as `parse` does, by column and so faster. Raises nothing, whatever the bytes are."""
+    plain, times = [], []
+    others: dict[int, Event] = {}
+    unreadable: dict[int, tuple[str, str | None]] = {}
+    for row, body in enumerate(bodies):
+        try:
+            report = _plain(body)
+            sent_at = _moment(report.senttime, "", zone) if report.senttime else None
+        except _NOT_PLAIN:
+            report, sent_at = _NOTHING, None
+            try:
+                others[row] = _parse(body, zone)
+            except UnreadablePayload as error:
+                unreadable[row] = error.reason, error.field
+        plain.append(report)
+        times.append(sent_at)
+    reports = (
+        [r.sms_id for r in plain],
+        [r.status_id for r in plain],
+        [r.device_id for r in plain],
+        [r.channel_id for r in plain],
+        times,
+        [normalise_address(r.sendto) if r.sendto else None for r in plain],
+        [r.status_message for r in plain],
+    )
+    return Bodies(reports, others, unreadable)
 
 
 def _parse(body: bytes, zone: tzinfo) -> Event:
@@ -182,6 +226,8 @@ def withheld(error: UnreadablePayload, length: int) -> bytes:
 
 def normalise_address(address: str) -> str:
     """Bring a phone number to one spelling (`+49 157 5298 2212` is `+4915752982212`); leave a sender's name alone."""
+    if address.removeprefix("+").isdecimal():
+        return address
     return _normalised(address) if len(address) <= _LONGEST_REMEMBERED else _normalised.__wrapped__(address)
 
 

@@ -22,7 +22,11 @@
 
 `sms.devices`
     key: `{source}:{device_id}:{channel_id}`, with `-` for what is not known, in the partition of the device's activity.
-    value: JSON, the state of the device's channel; see `streams.devices`.
+    value: JSON, the state of the device's channel; see `streams.devices`. With `*` for the channel, or for both, what
+    is known of the device or the source as a whole.
+
+`sms.alerts`
+    key and value: see `gateway.alerts`. The newest record of a key is how the alert stands.
 
 `sms.deadletters`
     key: as in `sms.raw`. value: the exact bytes of the record that could not be read. Headers: those of the record,

@@ -9,6 +9,7 @@ MESSAGES: Final = "sms.messages"
 OUTCOMES: Final = "sms.outcomes"
 ACTIVITY: Final = "sms.activity"
 DEVICES: Final = "sms.devices"
+ALERTS: Final = "sms.alerts"
 DEADLETTERS: Final = "sms.deadletters"
 
 _DAY_MS: Final = 86_400_000
@@ -51,6 +52,7 @@ TOPICS: Final = (
     Topic(OUTCOMES, "delete", 30, "device"),
     Topic(ACTIVITY, "delete", 7, "device"),
     Topic(DEVICES, "compact", 7, "device"),
+    Topic(ALERTS, "compact", 7, "device"),
     Topic(DEADLETTERS, "delete", 30, "message"),
 )
 """Every topic. A message is in the partition of the same number in each topic by message, a device in the partition

@@ -140,3 +140,28 @@ def tls_context(settings: IngestSettings) -> ssl.SSLContext | None:
     except OSError as error:
         raise CertificateError(settings.tls_cert, settings.tls_key, error.strerror or str(error)) from error
     return context
+
+
+async def renew_certificate(context: ssl.SSLContext | None, settings: IngestSettings) -> None:
+    """Take a certificate up that was renewed in its files, for connections from then on; the former stays if it fails.
+
+    Runs until cancelled.
+    """
+    cert, key = settings.tls_cert, settings.tls_key
+    if context is None or cert is None:
+        return
+
+    def written() -> list[int]:
+        return [path.stat().st_mtime_ns for path in (cert, key) if path and path.exists()]
+
+    known = written()
+    while True:
+        await asyncio.sleep(settings.tls_renewal_s)
+        if (found := written()) != known:
+            known = found
+            try:
+                tls_context(settings)  # tried first on another: a pair that does not fit would leave this one useless
+                context.load_cert_chain(cert, key, password="")
+                log.info("the renewed certificate %s is used from now on", cert)
+            except (CertificateError, OSError) as error:
+                log.error("%s; the former one is used until it can be", error)

@@ -37,7 +37,7 @@ from gateway.records import (
     message_key,
 )
 from ingest import metrics
-from ingest.connections import JSON, LINGER_S, closing, error_response, http_server, tls_context
+from ingest.connections import JSON, LINGER_S, closing, error_response, http_server, renew_certificate, tls_context
 from ingest.errors import CannotListenError, NotStoredError
 from ingest.forwarder import Sink, StoreAndForward
 from ingest.limits import Rate, Senders
@@ -292,8 +292,10 @@ async def serve(
                 host = f"[{settings.host}]" if ":" in settings.host else settings.host
                 ready(f"{'https' if context else 'http'}://{host}:{site.port}")
             stopped = asyncio.create_task((stop or asyncio.Event()).wait())
+            renewing = asyncio.create_task(renew_certificate(context, settings))
             await asyncio.wait({stopped, storing}, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
+            renewing.cancel()
             await site.stop()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(settings.stop_timeout_s):

@@ -80,6 +80,7 @@ class IngestSettings(BaseSettings):
     )
     tls_cert: Path | None = Field(None, description="PEM file of a certificate, its chain after it: answers HTTPS.")
     tls_key: Path | None = Field(None, description="PEM file of its key, unless that is in `tls_cert`.")
+    tls_renewal_s: float = Field(60, gt=0, description="Seconds between two looks whether they were renewed.")
     privacy: Literal["keep", "mask", "hmac"] = Field(
         "keep", description="What is kept of phone numbers: all, the last four digits, or a keyed hash."
     )

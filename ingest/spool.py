@@ -12,7 +12,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
@@ -123,18 +123,7 @@ class Spool:
         Raises:
             SpoolFullError: There is no room; nothing was stored, or nobody knows.
         """
-        # Latin-1 is a character a byte, so JSON holds any body exactly.
-        data = orjson.dumps(
-            [
-                (
-                    key.decode("latin-1") if key is not None else None,
-                    body.decode("latin-1"),
-                    [(name, value.decode("latin-1")) for name, value in headers],
-                    received_at,
-                )
-                for key, body, headers, received_at in webhooks
-            ]
-        )
+        data = _row(webhooks)
         try:
             with self._locked():
                 if (full := self._state(self._db, len(data)).full) is not None:
@@ -181,6 +170,30 @@ class Spool:
                         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except (OSError, sqlite3.Error) as error:
             raise SpoolError(self._folder, str(error)) from error
+
+    def rewrite(self, change: Callable[[Webhook], Webhook]) -> int:
+        """Put others in the place of webhooks, so that no byte of the old ones stays; return how many were changed.
+
+        Raises:
+            SpoolError: It cannot be written, or others read it all the time. Done again, it ends what it began.
+        """
+        changed = 0
+        try:
+            with self._locked():
+                self._db.execute("PRAGMA secure_delete = ON")
+                for seq, data in self._db.execute("SELECT seq, data FROM spool ORDER BY seq").fetchall():
+                    old = [*map(_webhook, orjson.loads(data))]
+                    new = [*map(change, old)]
+                    if new != old:
+                        self._db.execute("UPDATE spool SET data = ? WHERE seq = ?", (_row(new), seq))
+                        changed += sum(a != b for a, b in zip(old, new, strict=True))
+                self._db.execute("PRAGMA busy_timeout = 5000")
+                self._db.execute("VACUUM")
+                if self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                    raise SpoolError(self._folder, "it is being read, and its log cannot be emptied; try again")
+        except (OSError, orjson.JSONDecodeError, sqlite3.Error) as error:
+            raise SpoolError(self._folder, str(error)) from error
+        return changed
 
     @contextlib.contextmanager
     def forwarding(self) -> Iterator[bool]:
@@ -253,6 +266,21 @@ def spooled_ids(data: Path) -> list[str]:
 
 def _is_empty(db: sqlite3.Connection) -> bool:
     return db.execute("SELECT 1 FROM spool LIMIT 1").fetchone() is None
+
+
+def _row(webhooks: Sequence[Webhook]) -> bytes:
+    # Latin-1 is a character a byte, so JSON holds any body exactly.
+    return orjson.dumps(
+        [
+            (
+                key.decode("latin-1") if key is not None else None,
+                body.decode("latin-1"),
+                [(name, value.decode("latin-1")) for name, value in headers],
+                received_at,
+            )
+            for key, body, headers, received_at in webhooks
+        ]
+    )
 
 
 def _webhook(row: list[Any]) -> Webhook:

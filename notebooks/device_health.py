@@ -21,7 +21,7 @@ with app.setup(hide_code=True):
     import marimo as mo
     import pandas as pd
 
-    from warehouse.errors import NoWarehouseError
+    from notebooks.common import look
     from warehouse.read import query
 
 
@@ -41,13 +41,7 @@ def _():
 
 @app.cell(hide_code=True)
 def _(data):
-    # Without data there is nothing to choose from: one line says so, and the cells below do not run.
-    try:
-        _found = query(data, "SELECT DISTINCT source FROM messages WHERE outcome <> 'incoming' ORDER BY source")
-        sources = _found["source"].tolist()
-        problem = "" if sources else f"`{data}` has no outgoing message yet: send some, or run `smspulse simulate`."
-    except NoWarehouseError:
-        sources, problem = [], f"No warehouse in `{data}`: start `smspulse up`, or name its folder in `SMSPULSE_DATA`."
+    problem, sources = look(data)
     mo.callout(mo.md(problem), kind="warn") if problem else mo.md("")
     return problem, sources
 

@@ -1,6 +1,6 @@
 """The suite `reconciliation`: what ingest has answered 2xx is landed or in the spool, by source and hour."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from expectations.settings import CheckSettings
 from expectations.suites import Check
 from ingest.accepted import ID_BYTES, accepted_ids
 from ingest.spool import spooled_ids
-from warehouse.read import open_warehouse
+from warehouse.read import open_warehouse, retried
+from warehouse.views import covered
 
 _SQL = """
     WITH raw AS (
@@ -78,6 +79,8 @@ def measure(data: Path, settings: CheckSettings, now: datetime, since: datetime 
         NoWarehouseError: Nothing was published in the folder.
     """
     since = (since or now - timedelta(hours=settings.recent_h)).replace(minute=0, second=0, microsecond=0)
+    if base := covered(data.resolve()):
+        since = max(since, datetime.combine(base.floor, time(), UTC))  # before it, raw was dropped for its age
     parts = []
     for source, hour, found in accepted_ids(data, since):
         count = len(found) // ID_BYTES
@@ -94,6 +97,6 @@ def measure(data: Path, settings: CheckSettings, now: datetime, since: datetime 
         connection.register("accepted", pa.concat_tables([pa.schema(fields).empty_table(), *parts]))
         connection.register("spooled", pa.table([waiting], names=["id"]))
         until = now - timedelta(seconds=settings.max_waiting_s)
-        frame = connection.execute(_SQL, {"since": since, "until": until}).df()
+        frame = retried(lambda: connection.execute(_SQL, {"since": since, "until": until}).df())
     rows = [str(each) for ids in frame.pop("ids").dropna() for each in ids[:5]][:5]
     return Measured("reconciliation", checks(settings), frame, rows={"reconciliation_accepted_landed": rows})

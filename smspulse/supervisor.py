@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from gateway.errors import SmspulseError
 from smspulse.processes import die_with_parent
@@ -56,7 +56,7 @@ class Child:
     process: asyncio.subprocess.Process | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     restarts: int = 0
-    keeper: asyncio.Task[None] | None = None
+    keeper: asyncio.Task[Any] | None = None
 
 
 class Supervisor:
@@ -76,6 +76,15 @@ class Supervisor:
         self._started.append(children)
         for child in children:
             child.keeper = asyncio.create_task(self._keep(child))
+
+    async def run(self, child: Child) -> int:
+        """Run a child that ends by itself, and return its exit code. It is stopped with the others."""
+        alone = (child,)
+        self._started.append(alone)
+        child.keeper = running = asyncio.create_task(self._run(child))
+        code = await asyncio.shield(running)  # who waits may be cancelled: `stop` still ends the process
+        self._started.remove(alone)
+        return code
 
     async def wait_ready(self, child: Child) -> None:
         """Wait until a child has said that it is ready.

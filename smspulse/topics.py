@@ -58,9 +58,13 @@ class _Admin:
                 **self._kafka.kafka_python(),
             )
         except KafkaTimeoutError as error:
+            protocol = self._kafka.security_protocol
+            # The client tells a login that was refused to the log alone.
+            refused = "" if protocol == "PLAINTEXT" else f", or let us in as {protocol},"
             message = (
-                f"No Kafka broker answered at {self._kafka.bootstrap} within {self._timeout_ms / 1000:g} s; "
+                f"No Kafka broker answered{refused} at {self._kafka.bootstrap} within {self._timeout_ms / 1000:g} s; "
                 "start one (`smspulse broker`) or set SMSPULSE_KAFKA_BOOTSTRAP"
+                + (refused and " and the login beside it")
             )
             raise KafkaUnreachable(message) from error
         return self._client

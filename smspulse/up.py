@@ -21,11 +21,13 @@ from rich.text import Text
 from expectations.settings import CheckSettings
 from gateway.errors import SmspulseError
 from gateway.kafka import KafkaSettings
+from smspulse.alerts.settings import AlertSettings
 from smspulse.broker_file import read_broker_file
-from smspulse.checking import check_regularly
+from smspulse.endpoints import metrics_port
 from smspulse.logs import show_line
-from smspulse.processes import port_is_free
+from smspulse.processes import free_port, port_is_free
 from smspulse.supervisor import Child, Supervisor
+from smspulse.upkeep import UpkeepSettings, check_regularly, keep_up
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +84,7 @@ async def up(options: UpOptions, console: Console) -> int:
     stopping = asyncio.create_task(stop.wait())
     watching = asyncio.create_task(_watch_broker(options.data, starting, stop))
     checking = asyncio.create_task(check_regularly(options.data, every_s))
+    keeping = asyncio.create_task(_keep_up(options.data, UpkeepSettings().minutes, starting, supervisor))
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
@@ -97,11 +100,21 @@ async def up(options: UpOptions, console: Console) -> int:
             watching.result()
         return code
     finally:
-        for task in (starting, stopping, watching, checking):
+        tasks = (starting, stopping, watching, keeping, checking)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(starting, stopping, watching, checking, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         console.print("stopping …", style="dim")
         await supervisor.stop()
+
+
+async def _keep_up(data: Path, minutes: float, starting: asyncio.Task[str], supervisor: Supervisor) -> None:
+    await asyncio.wait([starting])
+    await keep_up(
+        minutes,
+        lambda command: supervisor.run(Child(command[0], (*command, "--data", str(data)), 5)),
+        asyncio.sleep,
+    )
 
 
 async def _watch_broker(data: Path, starting: asyncio.Task[str], stop: asyncio.Event) -> None:
@@ -119,6 +132,7 @@ async def _watch_broker(data: Path, starting: asyncio.Task[str], stop: asyncio.E
 
 async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -> str:
     """Start the pipeline; return ingest's address."""
+    from smspulse.page.server import PageSettings  # noqa: PLC0415 - heavy
     from smspulse.topics import ensure_topics  # noqa: PLC0415 - heavy
 
     began = time.monotonic()
@@ -126,6 +140,7 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
     if not port_is_free(options.port):
         msg = f"port {options.port} is taken: stop what listens there, or choose another with --port"
         raise UpError(msg)
+    shutil.rmtree(data / "run", ignore_errors=True)  # of processes that there may be no more
     common: tuple[str, ...] = ("--data", str(data))
     if ":" not in options.broker:
         broker = Child("broker", ("broker", *common, "--mode", options.broker), 4, _FETCH_S)
@@ -139,6 +154,8 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
             _set_aside(data)
         # Started again, it must be where the others look for it.
         broker.environment["SMSPULSE_BROKER_PORT"] = found.bootstrap.rpartition(":")[2]
+        if found.kind == "kafka":
+            common = (*common, "--broker", found.bootstrap)  # a child that starts while it is away waits for it
     else:
         common = (*common, "--broker", options.broker)
     kafka = kafka_settings(data, options.broker)
@@ -157,10 +174,16 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
         for number in range(options.workers)
     ]
     lander = Child("lander", ("land", *common, "--instance", "up"), 2)
+    page_port = free_port(PageSettings().port)  # it tells its address when it has numbers; nobody waits for it
+    page = Child("page", ("page", *common, "--port", str(page_port), "--ingest-port", str(options.port)), 2)
+    if first := metrics_port():  # one each
+        for number, child in enumerate((lander, *streams)):
+            child.environment["SMSPULSE_METRICS_PORT"] = str(first + number)
+    alerts = [Child("alerts", ("alerts", "send", *common), 2)] if AlertSettings().is_set else []
     await supervisor.start(ingest)
     await supervisor.start(*streams)
-    await supervisor.start(lander)
-    for child in (ingest, *streams, lander):
+    await supervisor.start(lander, page, *alerts)
+    for child in (ingest, *streams, lander, *alerts):
         await supervisor.wait_ready(child)
     url = f"{'https' if os.environ.get('SMSPULSE_INGEST_TLS_CERT') else 'http'}://127.0.0.1:{options.port}"
     console.print(f"[bold]ready[/] after {time.monotonic() - began:.1f} s: webhooks at {url}, SQL with `smspulse sql`")
@@ -172,9 +195,10 @@ def _set_aside(data: Path) -> None:
 
     Nothing is deleted.
     """
-    from warehouse.schemas import DATASETS  # noqa: PLC0415 - pyarrow
+    from warehouse.schemas import SCHEMAS  # noqa: PLC0415 - pyarrow
 
-    landed = [data / dataset.name for dataset in DATASETS if (data / dataset.name).is_dir()]
+    names = [name for name in SCHEMAS if name != "prefixes" and "/" not in name]
+    landed = [data / name for name in (*names, "accepted") if (data / name).is_dir()]
     if not landed:
         return
     aside = data / f"before-{datetime.now(UTC):%Y%m%dT%H%M%S}"

@@ -7,6 +7,9 @@ become `sms.devices`. Where no report names a device, as with images, the channe
 Counts are of messages, each under what it is now: `open`, or the outcome it ended with. They follow from the
 differences between versions, so what is repeated is not counted again. A report about a forgotten message is a sign of
 life, and counts nothing: the message was counted when it was known.
+
+Each end also goes to the detectors of its channel, of its device where that has several channels, and of its source;
+see `streams.alerts`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +22,8 @@ from gateway import records
 from gateway.errors import UnreadablePayload
 from gateway.statuses import ENDS, FAILURES, Outcome
 from gateway.topics import ACTIVITY
+from streams import alerts
+from streams.alerts import End, Unit, Watch
 from streams.fold import Output, Outputs, Record, dead_letter
 from streams.lifecycle import Version
 
@@ -32,6 +37,8 @@ Place = tuple[str | None, int | None, int | None]
 
 _COUNTED: Final = frozenset(COUNTED)
 _EXPIRED: Final = Outcome.EXPIRED.value
+_NOT_YET: Final = (None, OPEN, _EXPIRED)
+_ANY: Final = b"*"
 _GAPS: Final = 24  # the last one begins at 97 days
 _FAILURES: Final = frozenset(outcome.value for outcome in FAILURES)
 
@@ -45,7 +52,7 @@ class Activity(msgspec.Struct, gc=False, forbid_unknown_fields=True):
         reports: How many messages were reported on.
         incoming: How many messages came in.
         counts: How many messages more, or less, count as `open` or as an outcome.
-        ends: sms_id, status_id, outcome and time in milliseconds of each message that came to an end, or to another.
+        ends: Each message that came to an end, or to another, in the order of the fold.
     """
 
     source: str
@@ -56,7 +63,7 @@ class Activity(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     reports: int
     incoming: int
     counts: dict[str, int]
-    ends: list[tuple[int, int, str, int]]
+    ends: list[End]
 
     def seen(self, at: int) -> None:
         """Take a sign of life."""
@@ -114,7 +121,8 @@ class Activities:
         if outcome is not None:
             activity.count(outcome, 1)
             if outcome not in (OPEN, before[0]) and version.ended_at is not None:
-                activity.ends.append((version.sms_id, version.last_status_id, outcome, version.ended_at))
+                again = before[0] not in _NOT_YET
+                activity.ends.append(End(version.sms_id, version.last_status_id, outcome, version.ended_at, again))
 
     def outputs(self) -> list[Output]:
         """Return a record for each device and channel."""
@@ -133,12 +141,19 @@ class DeviceFold:
 
     A state has `source`, `device_id`, `channel_id`; `first_seen_at` and `last_seen_at` in milliseconds; `reports` and
     `incoming`; the number of messages by `open` and each outcome; `last_outcome`, `last_status_id` and `last_ended_at`
-    of the message that ended last; `errors`, how often each status id ended a message with a failure; and `gaps`, the
-    rhythm of arrival: how often nothing came for less than 1 s, and for 1 to 2, 2 to 4, 4 to 8 ... seconds.
+    of the message that ended last; `errors`, how often each status id ended a message with a failure; `gaps`, the
+    rhythm of arrival: how often nothing came for less than 1 s, and for 1 to 2, 2 to 4, 4 to 8 ... seconds; and
+    `watch`, see `streams.alerts.Watch`. A device's and a source's own have `source`, `watch`, and for a device
+    `device_id` and `channels`, those that it was seen with.
+
+    Args:
+        load: Returns the stored state of a key.
+        budget_days: Days of one false alarm of each channel, device and source, on average.
     """
 
-    def __init__(self, load: Callable[[bytes], bytes | None]) -> None:
+    def __init__(self, load: Callable[[bytes], bytes | None], budget_days: float) -> None:
         self._load = load
+        self._budget_days = budget_days
 
     def run(self, run: Sequence[Record]) -> Outputs:
         """Fold activity, in its order."""
@@ -147,18 +162,52 @@ class DeviceFold:
         for record in run:
             try:
                 activity = _read(record.value)
-                key = b"%s:%s" % (
-                    records.device_key(activity.source, activity.device_id),
-                    b"-" if activity.channel_id is None else b"%d" % activity.channel_id,
-                )
-                if key not in states:
-                    stored = self._load(key)
-                    states[key] = orjson.loads(stored) if stored else _new(activity)
-                _add(states[key], activity)
+                device = records.device_key(activity.source, activity.device_id)
+                key = b"%s:%s" % (device, b"-" if activity.channel_id is None else b"%d" % activity.channel_id)
+                state = self._state(states, key, lambda: _new(activity))  # noqa: B023 - called at once
+                _add(state, activity)
+                if activity.ends:
+                    outputs.others += self._watched(states, state, activity, device, record.partition)
             except UnreadablePayload as error:
                 outputs.others.append(dead_letter(record, error))
-        outputs.states = [(key, orjson.dumps(state), None) for key, state in states.items()]
+        outputs.states = [(key, _encode(state), None) for key, state in states.items()]
         return outputs
+
+    def _watched(
+        self,
+        states: dict[bytes, dict[str, Any]],
+        state: dict[str, Any],
+        activity: Activity,
+        device_key: bytes,
+        partition: int,
+    ) -> list[Output]:
+        """Tell detectors how messages ended; return what they tell."""
+        source, device_id, channel_id = activity.source, activity.device_id, activity.channel_id
+        fleet = self._state(states, b"%s:*:*" % source.encode(), lambda: {"source": source, "watch": Watch()})
+        own: dict[str, Any] = {"source": source, "device_id": device_id, "channels": [], "watch": Watch()}
+        device = self._state(states, b"%s:%s" % (device_key, _ANY), lambda: own)
+        if channel_id not in device["channels"]:
+            device["channels"].append(channel_id)
+        units = (
+            Unit(state["watch"], source, device_id, channel_id),
+            Unit(device["watch"], source, device_id) if len(device["channels"]) > 1 else None,
+            Unit(fleet["watch"], source, part=partition),
+        )
+        return alerts.ended(activity.ends, *units, self._budget_days)
+
+    def _state(
+        self, states: dict[bytes, dict[str, Any]], key: bytes, make: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        state = states.get(key)
+        if state is None:
+            stored = self._load(key)
+            if stored:
+                state = orjson.loads(stored)
+                state["watch"] = msgspec.convert(state.get("watch", {}), Watch)
+            else:
+                state = make()
+            states[key] = state
+        return state
 
     def pass_time(self, keys: Iterable[bytes], now: int) -> Outputs:
         """Do nothing: no state of a device is ever due."""
@@ -166,7 +215,7 @@ class DeviceFold:
 
     def due(self, value: bytes | None, written_at: int) -> None:
         """Return None; see `Fold.due`."""
-        orjson.loads(value or b"")["gaps"]
+        orjson.loads(value or b"")["source"]
 
     def forget_cache(self) -> None:
         """Do nothing: there is none."""
@@ -195,6 +244,7 @@ def _new(activity: Activity) -> dict[str, Any]:
         **dict.fromkeys(("reports", "incoming", *COUNTED), 0),
         "errors": {},
         "gaps": [0] * _GAPS,
+        "watch": Watch(),
     }
 
 
@@ -212,8 +262,8 @@ def _add(state: dict[str, Any], activity: Activity) -> None:
     state["incoming"] += activity.incoming
     for outcome, difference in activity.counts.items():
         state[outcome] += difference
-    for _, status_id, outcome, ended_at in activity.ends:
-        if outcome in _FAILURES:
-            state["errors"][str(status_id)] = state["errors"].get(str(status_id), 0) + 1
-        if state["last_ended_at"] is None or ended_at >= state["last_ended_at"]:
-            state["last_outcome"], state["last_status_id"], state["last_ended_at"] = outcome, status_id, ended_at
+    for end in activity.ends:
+        if end.outcome in _FAILURES:
+            state["errors"][str(end.status_id)] = state["errors"].get(str(end.status_id), 0) + 1
+        if state["last_ended_at"] is None or end.at >= state["last_ended_at"]:
+            state["last_outcome"], state["last_status_id"], state["last_ended_at"] = end.outcome, end.status_id, end.at

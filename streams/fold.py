@@ -42,6 +42,14 @@ class Output(NamedTuple):
     headers: list[tuple[str, Any]] | None = None
 
 
+class End(NamedTuple):
+    """A message at its first end. The latencies are in seconds."""
+
+    outcome: str
+    network_s: float | None
+    total_s: float | None
+
+
 @dataclass(slots=True)
 class Outputs:
     """What one transaction writes, and what changes in the local store after it without a word to anybody.
@@ -51,12 +59,14 @@ class Outputs:
         others: Records for other topics.
         later: Keys that were due too early, and when to look at them again.
         purged: Keys of dropped states that nothing shall remind of.
+        ends: Messages that came to their first end, to be counted.
     """
 
     states: list[State] = field(default_factory=list)
     others: list[Output] = field(default_factory=list)
     later: list[tuple[bytes, int]] = field(default_factory=list)
     purged: list[bytes] = field(default_factory=list)
+    ends: list[End] = field(default_factory=list)
 
 
 class Fold(Protocol):

@@ -17,7 +17,7 @@ from gateway.payloads import StatusReport, parse
 from gateway.statuses import Outcome
 from gateway.topics import OUTCOMES
 from streams.devices import OPEN, Activities, Place
-from streams.fold import Load, Output, Outputs, Record, dead_letter
+from streams.fold import End, Load, Output, Outputs, Record, dead_letter
 from streams.lifecycle import Facts, Lifecycle, Version
 
 REASON_MISSING_HEADER: Final = "missing_header"
@@ -218,6 +218,8 @@ class MessageFold:
             # What was told of a forgotten message is not known any more, only that it was.
             is_correction = previous not in _NO_END or message.late
             outputs.others.append(_outcome(version, previous if previous != OPEN else None, is_correction))
+            if not is_correction:
+                outputs.ends.append(End(version.outcome, version.network_s, version.total_s))
         place = told, version.device_id, version.channel_id
         activities.version(message.place, place, version, counts=not message.late)
         message.place, message.has_expired = place, version.expired_at is not None

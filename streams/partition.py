@@ -27,6 +27,7 @@ from confluent_kafka.admin import AdminClient
 
 from gateway.kafka import KafkaSettings
 from gateway.topics import DEADLETTERS
+from streams import metrics
 from streams.errors import LostRecordsError, OwnershipLostError, StreamError
 from streams.fold import Outputs, Record, State
 from streams.settings import StreamSettings
@@ -119,7 +120,9 @@ class Partition:
             if not run:
                 return
             next_offset = run[-1].offset + 1
-            if await self._commit(self._fold.run(run), next_offset):
+            outputs = self._fold.run(run)
+            if await self._commit(outputs, next_offset):
+                metrics.committed(self._stage.source, len(run), outputs)
                 self._next, self._reached_at = next_offset, run[-1].timestamp
                 return
         raise self._refused()
@@ -136,6 +139,7 @@ class Partition:
         Raises:
             As `process` does.
         """
+        metrics.LAG.labels(self._stage.source, str(self.number)).set(max(end - self._next, 0))
         now = clock if self._next >= end else self._reached_at
         dropped: set[bytes] = set()  # what else was due of those says nothing about their marks
         for _ in range(_RETRIES):
@@ -144,6 +148,7 @@ class Partition:
                 outputs = self._fold.pass_time(keys, now)
                 if not await self._commit(outputs, None, entries):
                     break
+                metrics.committed(self._stage.source, 0, outputs)
                 dropped.update(key for key, value, _ in outputs.states if value is None)
             else:
                 return

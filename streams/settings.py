@@ -35,6 +35,9 @@ class StreamSettings(BaseSettings):
     forget_after_h: float = Field(
         168, description="Hours after the last report when the state of a message is dropped; more than expire_after_h."
     )
+    false_alarm_days: float = Field(
+        30, gt=0, description="Days between two false alarms of a channel, a device or a source, on average."
+    )
     clock_interval_s: float = Field(5, gt=0, description="Seconds between two looks at what is due.")
     max_batch: int = Field(12_000, ge=1, description="Records of all partitions taken up at once.")
     cache_messages: int = Field(10_000, ge=0, description="Messages a partition keeps decoded in memory.")

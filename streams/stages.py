@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gateway.payloads import parse_zone
 from gateway.statuses import parse_meanings, status_table
-from gateway.topics import ACTIVITY, DEVICES, MESSAGES, OUTCOMES, RAW
+from gateway.topics import ACTIVITY, ALERTS, DEVICES, MESSAGES, OUTCOMES, RAW
 from streams.devices import DeviceFold
 from streams.fold import Fold, Load
 from streams.lifecycle import Lifecycle
@@ -42,13 +42,15 @@ def _message_fold(load: Load, settings: StreamSettings) -> Fold:
     return MessageFold(lifecycle, load, parse_zone(settings.zone), settings.cache_messages, expire_ms, forget_ms)
 
 
+def _device_fold(load: Load, settings: StreamSettings) -> Fold:
+    return DeviceFold(load, settings.false_alarm_days)
+
+
 # Kafka answers a commit before it is through with it. The partition's next transaction is put off until then, and asks
 # again after 20 ms: to wait before it begins costs less, and leaves Kafka to the others.
 MESSAGE_STAGE = Stage(
     "messages", RAW, MESSAGES, has_gaps=False, others=(OUTCOMES, ACTIVITY), pace_s=0.04, fold=_message_fold
 )
-DEVICE_STAGE = Stage(
-    "devices", ACTIVITY, DEVICES, has_gaps=True, others=(), pace_s=1, fold=lambda load, _: DeviceFold(load)
-)
+DEVICE_STAGE = Stage("devices", ACTIVITY, DEVICES, has_gaps=True, others=(ALERTS,), pace_s=1, fold=_device_fold)
 STAGES = {stage.source: stage for stage in (MESSAGE_STAGE, DEVICE_STAGE)}
 """Every stage by the topic that it reads."""

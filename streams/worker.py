@@ -18,6 +18,7 @@ from faust.types import TP
 from mode.loop import use as use_loop
 
 from gateway.kafka import KafkaSettings
+from streams import metrics
 from streams.errors import StateError, StreamError
 from streams.fold import Record
 from streams.partition import Partition
@@ -133,6 +134,7 @@ class Partitions:
     async def pass_time(self) -> None:
         """Do what is due in every partition that is ours."""
         consumer, works = self._app.consumer, []
+        metrics.LAG.clear()  # of partitions that are others' now, they tell
         for tp in consumer.assignment() & self._lanes.keys():
             end = consumer.highwater(tp)
             if end is not None:  # known from the first answer on
@@ -178,11 +180,25 @@ def _end_process(error: BaseException) -> None:
     os._exit(_FAILED)
 
 
+def _credentials(kafka: KafkaSettings) -> faust.SASLCredentials | faust.SSLCredentials | None:
+    """Spell the login as Faust wants it; all other clients take `KafkaSettings`' own spellings."""
+    context = kafka.ssl_context()
+    if kafka.security_protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=kafka.sasl_username,
+            password=kafka.sasl_password.get_secret_value(),
+            ssl_context=context,
+            mechanism=kafka.sasl_mechanism,
+        )
+    return faust.SSLCredentials(context) if context else None
+
+
 def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[], None]) -> faust.App:
     """Return the Faust app with its agent; see `run`."""
     app = faust.App(
         settings.group,
         broker="kafka://" + ";".join(kafka.servers),
+        broker_credentials=_credentials(kafka),
         datadir=settings.state,
         web_enabled=False,
         topic_allow_declare=False,

@@ -60,3 +60,29 @@ class RebuildError(WarehouseError):
     def __init__(self, data: Path, detail: str) -> None:
         super().__init__(f"{data} was not rebuilt, and nothing was changed: {detail}")
         self.data = data
+
+
+class CannotExchangeError(WarehouseError):
+    """The file system has no way to change a folder in one step. Nothing was changed."""
+
+    def __init__(self, folder: Path, detail: str) -> None:
+        super().__init__(
+            f"{folder} cannot be changed in one step ({detail}), and nothing was changed: put the data folder on a "
+            "file system of Linux that can exchange two folders, such as ext4, xfs, btrfs or tmpfs"
+        )
+        self.folder = folder
+
+
+class CompactionError(WarehouseError):
+    """Files cannot be merged. None was changed."""
+
+    def __init__(self, folder: Path, detail: str) -> None:
+        super().__init__(f"the files of {folder} were not merged and are as they were: {detail}")
+        self.folder = folder
+
+
+class RetentionError(WarehouseError):
+    """What is too old cannot be dropped."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"nothing was dropped: {detail}")

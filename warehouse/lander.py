@@ -5,57 +5,107 @@ who watch the lag. So a kill at any point costs nothing but reading again, and o
 as after a pause long enough for Kafka to give it away, one lands a range and the other finds it landed.
 """
 
+import gc
 import logging
 import signal
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import tzinfo
 from typing import Any, Final
 
-from kafka import ConsumerRebalanceListener, KafkaConsumer
-from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from kafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
-from kafka.net.compat import KafkaNetClient
-from kafka.structs import OffsetAndMetadata
+import pyarrow as pa
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from gateway.kafka import KafkaSettings
 from gateway.payloads import parse_zone
-from warehouse import landing, views
+from gateway.topics import RAW
+from warehouse import landing, metrics, views
 from warehouse.errors import KafkaRefusedError, OvertakenError, TopicRecreatedError, WarehouseError
-from warehouse.schemas import BY_TOPIC
+from warehouse.schemas import BY_TOPIC, Run
 from warehouse.settings import LanderSettings
 
 _log = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.25  # how long a request to stop can go unnoticed
-_ANSWER_MS: Final = 3_000
-_LEAVE_MS: Final = 2_000
+_ANSWER_S: Final = 3.0
 _MAX_RETRY_S: Final = 10.0
-_POLL_RECORDS: Final = 5_000
-# What a ConsumerRecord takes beside its bytes: the tuple, its numbers, its list of headers with their names.
-_RECORD_OVERHEAD: Final = 700
+_POLL_RECORDS: Final = 10_000
+_CLIENT: Final = {
+    "client.id": "smspulse-lander",
+    "isolation.level": "read_committed",
+    "enable.auto.commit": False,
+    "auto.offset.reset": "error",  # positions outside Kafka's range are decided on, not guessed
+    "partition.assignment.strategy": "roundrobin",
+    "topic.metadata.refresh.interval.ms": 10_000,  # how long a new topic can go unnoticed
+    "reconnect.backoff.max.ms": 1_000,
+    # What is read ahead, in bytes of records; the client's own pause between two fetches would halve the pace.
+    "queued.max.messages.kbytes": 16_384,
+    "fetch.queue.backoff.ms": 5,
+    "log_level": 2,  # what matters is said by the lander
+}
+_REFUSED: Final = {
+    KafkaError._AUTHENTICATION,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError.UNSUPPORTED_SASL_MECHANISM,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.INCONSISTENT_GROUP_PROTOCOL,
+    # Records that arrive damaged would be passed over.
+    KafkaError._BAD_MSG,
+    KafkaError._BAD_COMPRESSION,
+    KafkaError._NOT_IMPLEMENTED,
+    KafkaError.INVALID_MSG,
+}
+"""What waiting does not help against."""
+
+_Key = tuple[str, int]
+"""Topic and partition."""
 
 
 @dataclass(slots=True)
 class _Buffer:
-    """Records of one partition, not yet landed. `start` is where their range begins."""
+    """Rows of one partition, not yet landed. `start` is where their range begins, `next` the offset to read from."""
 
     start: int
-    records: list[Any] = field(default_factory=list)
+    next: int
+    tables: list[pa.Table] = field(default_factory=list)
+    rows: int = 0
     size: int = 0
+    newest_at: int = 0
 
-    def take(self, records: list[Any]) -> None:
-        self.records += records
-        self.size += sum(_RECORD_OVERHEAD + r.serialized_value_size + max(r.serialized_header_size, 0) for r in records)
+    def take(self, topic: str, partition: int, messages: list[Any], zone: tzinfo) -> None:
+        """Take what was read, but what it has already."""
+        if messages[0].offset() < self.next:
+            messages = [m for m in messages if m.offset() >= self.next]
+        if not messages:
+            return
+        run = Run(
+            topic,
+            partition,
+            [m.offset() for m in messages],
+            [m.timestamp()[1] for m in messages],
+            [m.key() for m in messages],
+            [m.value() for m in messages],
+            [m.headers() or () for m in messages],
+        )
+        table = BY_TOPIC[topic].table(run, zone)
+        self.tables.append(table)
+        self.next = run.offsets[-1] + 1
+        self.rows += len(messages)
+        self.size += table.nbytes
+        self.newest_at = max(self.newest_at, *run.timestamps)
 
 
-class Lander(ConsumerRebalanceListener):
+class Lander:
     """Lands the partitions that Kafka's group gives it, until told to stop.
 
     Guarantees: every committed record of each topic is in one file, once, and a file is seen whole or not at all.
-    Memory is bounded by the settings and by what Kafka hands over at once.
+    Memory is bounded by the settings and by what the client reads ahead.
     """
 
     def __init__(
@@ -67,16 +117,16 @@ class Lander(ConsumerRebalanceListener):
         self._zone = parse_zone(settings.zone)
         self._data = settings.data.resolve()
         self._consumer: Any = None
-        self._buffers: dict[Any, _Buffer] = {}
-        # kafka-python calls the listener from its own thread. What it touches is guarded by the lock, under which no
-        # request to Kafka may be waited for; and a change of the assignment voids what a poll returned meanwhile.
-        self._lock = threading.RLock()
+        self._buffers: dict[_Key, _Buffer] = {}
+        # The client calls back, when partitions come and go, from within a poll; what the poll returns then may be
+        # of either assignment.
         self._generation = 0
-        self._committed: dict[Any, int] = {}
-        self._lost_until: dict[Any, int] = {}
+        self._committed: dict[_Key, int] = {}
+        self._lost_until: dict[_Key, int] = {}
         self._failure: WarehouseError | OSError | None = None
         self._disk_retry_s = 0.0
         self._away_since: float | None = None
+        self._trouble = ""
 
     def run(self, stop: threading.Event) -> None:
         """Land until `stop` is set, then land what is held and leave the group.
@@ -88,16 +138,15 @@ class Lander(ConsumerRebalanceListener):
             OSError: The files cannot be listed.
         """
         self._until_writable(stop)
-        self._connect(stop)
-        if self._consumer is None:
+        if stop.is_set():
             return
+        self._connect()
         try:
             self._loop(stop)
             self._flush()
         finally:
-            with self._lock:
-                self._buffers.clear()  # or leaving the group would land them
-            self._consumer.close(autocommit=False, timeout_ms=_LEAVE_MS)
+            self._buffers.clear()  # or leaving the group would land them
+            self._consumer.close()
 
     # The beat
 
@@ -123,216 +172,219 @@ class Lander(ConsumerRebalanceListener):
     def _poll(self, seconds: float) -> bool:
         """Take what Kafka has into the buffers; return whether it had anything."""
         seen = self._generation
-        if self._disk_retry_s:
-            with suppress(KeyError):  # given away between the two calls
-                self._consumer.pause(*self._consumer.assignment())
         try:
-            fetched = self._consumer.poll(timeout_ms=int(seconds * 1000), max_records=_POLL_RECORDS)
-        except OffsetOutOfRangeError as error:
-            for partition in error.args[0]:
-                self._out_of_range(partition)
+            if self._disk_retry_s:
+                self._consumer.pause(self._consumer.assignment())
+            messages = self._consumer.consume(_POLL_RECORDS, seconds)
+        except KafkaException as error:
+            self._lost(error.args[0])
             return False
-        except KafkaError as error:
-            if self._failure is None:
-                self._lost(error)
-                return False
-            raise self._failure from error
         if self._failure is not None:
             raise self._failure
-        with self._lock:
-            if seen != self._generation:
-                # Whether these records belong to the old or the new assignment is unknown: read them again.
-                for partition, buffer in self._buffers.items():
-                    self._seek(partition, buffer.records[-1].offset + 1 if buffer.records else buffer.start)
-                return False
-            for partition, records in fetched.items():
-                self._buffers[partition].take(records)
-        if fetched:
+        if seen != self._generation:
+            # Whether these records belong to the old or the new assignment is unknown: read them again.
+            if messages:
+                self._read_on()
+            return False
+        taken = self._take(messages)
+        if self._failure is not None:
+            raise self._failure
+        return taken
+
+    def _take(self, messages: list[Any]) -> bool:
+        runs: dict[_Key, list[Any]] = defaultdict(list)
+        errors = []
+        for message in messages:
+            if message.error() is None:
+                runs[message.topic(), message.partition()].append(message)
+            else:
+                errors.append(message)
+        for key, run in runs.items():
+            if key in self._buffers:
+                self._buffers[key].take(*key, run, self._zone)
+        for message in errors:
+            key = message.topic(), message.partition()
+            if message.error().code() != KafkaError._AUTO_OFFSET_RESET:
+                self._on_error(message.error())
+            elif key in self._buffers:
+                self._out_of_range(key)
+        if runs:
             self._found()
-        return bool(fetched)
+        return bool(runs)
 
     def _is_full(self) -> bool:
-        with self._lock:
-            buffers = self._buffers.values()
-            return sum(b.size for b in buffers) >= self._settings.max_bytes or any(
-                len(b.records) >= self._settings.max_rows for b in buffers
-            )
+        buffers = self._buffers.values()
+        return sum(b.size for b in buffers) >= self._settings.max_bytes or any(
+            b.rows >= self._settings.max_rows for b in buffers
+        )
 
     def _flush(self) -> bool:
         """Land all that is held. False when the disk does not take it: it is still held."""
+        before = dict(self._buffers)
+        landed, error = self._land()
+        overtaken = any(self._buffers[key].next != buffer.next for key, buffer in before.items())
+        if error is not None:
+            self._disk_failed(error)
+        elif self._disk_retry_s:
+            if landed:
+                _log.warning("%s takes data again", self._data)
+            self._disk_retry_s = 0.0
+            self._consumer.resume(self._consumer.assignment())
+            overtaken = True
+        if overtaken:
+            self._read_on()
+        return error is None
+
+    def _land(self) -> tuple[bool, OSError | None]:
+        """Land what the disk takes; return whether that was anything, and why it was not all."""
         landed = False
-        with self._lock:
-            for partition, buffer in self._buffers.items():
-                if not buffer.records:
-                    continue
-                try:
-                    landing.land(self._data, buffer.start, buffer.records, self._zone)
-                    self._buffers[partition] = _Buffer(buffer.records[-1].offset + 1)
-                    landed = True
-                except OvertakenError as error:
-                    _log.warning("%s: going on after it", error)
-                    self._take_position(partition)
-                except OSError as error:
-                    self._disk_failed(error)
-                    return False
-            if self._disk_retry_s:
-                if landed:
-                    _log.warning("%s takes data again", self._data)
-                self._disk_retry_s = 0.0
-                with suppress(KeyError):  # given away between the two calls
-                    self._consumer.resume(*self._consumer.paused())
-        return True
+        for key, buffer in self._buffers.items():
+            if not buffer.tables:
+                continue
+            try:
+                landing.land_rows(self._data, buffer.start, pa.concat_tables(buffer.tables))
+                metrics.landed(key[0], buffer.rows, buffer.newest_at)
+                self._buffers[key] = _Buffer(buffer.next, buffer.next)
+                landed = True
+            except OvertakenError as error:
+                _log.warning("%s: going on after it", error)
+                self._buffers[key] = self._from_files(key)
+            except OSError as error:
+                return landed, error
+        return landed, None
 
     def _commit(self) -> None:
         """Tell Kafka how far we are, as advice for those who watch the lag. All that was read is landed by now."""
-        with suppress(KafkaError, KeyError):  # given away meanwhile
-            positions = {p: self._consumer.position(p, timeout_ms=0) for p in self._consumer.assignment()}
-            moved = {p: o for p, o in positions.items() if o is not None and self._committed.get(p) != o}
-            if moved:
-                self._consumer.commit_async({p: OffsetAndMetadata(o, "", -1) for p, o in moved.items()})
+        moved = {key: b.next for key, b in self._buffers.items() if self._committed.get(key) != b.next}
+        metrics.LAG.clear()  # of partitions that are others' now, they tell
+        with suppress(KafkaException):  # given away meanwhile
+            for key, buffer in self._buffers.items():
+                _, end = self._consumer.get_watermark_offsets(TopicPartition(*key), cached=True)
+                if end >= 0:  # known by now
+                    metrics.LAG.labels(key[0], str(key[1])).set(max(end - buffer.next, 0))
+        if moved:
+            with suppress(KafkaException):  # the group is being given out anew
+                self._consumer.commit(offsets=[TopicPartition(*key, offset) for key, offset in moved.items()])
                 self._committed |= moved
 
     # Where to go on
 
-    def on_partitions_assigned(self, assigned: set[Any]) -> None:
+    def _assigned(self, consumer: Any, assigned: list[Any]) -> None:
         """Go on where the files end."""
-        with self._lock:
-            self._generation += 1
-            for partition in assigned:
-                try:
-                    self._take_position(partition)
-                except (WarehouseError, OSError) as error:
-                    self._failure = error
-                    raise
+        self._generation += 1
+        try:
+            self._buffers |= {key: self._from_files(key) for key in ((p.topic, p.partition) for p in assigned)}
+        except (WarehouseError, OSError) as error:
+            self._failure = error
+            return
+        self._read_on()
         _log.info("landing %d partitions in %s", len(assigned), self._data)
         self._ready()
 
-    def on_partitions_revoked(self, revoked: set[Any]) -> None:
+    def _revoked(self, consumer: Any, revoked: list[Any]) -> None:
         """Land what is held. What the disk does not take now, the next owner reads again."""
-        with self._lock:
-            self._generation += 1
-            self._flush()
-            self._drop(revoked)
+        _, error = self._land()
+        if error is not None:
+            self._disk_failed(error)
+        self._gone(consumer, revoked)
 
-    def on_partitions_lost(self, lost: set[Any]) -> None:
+    def _gone(self, consumer: Any, lost: list[Any]) -> None:
         """Drop what is held: others read it again already."""
-        with self._lock:
-            self._generation += 1
-            self._drop(lost)
+        self._generation += 1
+        self._buffers.clear()
+        self._committed.clear()
 
-    def _drop(self, partitions: set[Any]) -> None:
-        for partition in partitions:
-            self._buffers.pop(partition, None)
-            self._committed.pop(partition, None)
+    def _from_files(self, key: _Key) -> _Buffer:
+        position = landing.landed_position(self._data, *key)
+        return _Buffer(position, position)
 
-    def _take_position(self, partition: Any) -> None:
-        start = landing.landed_position(self._data, partition.topic, partition.partition)
-        self._buffers[partition] = _Buffer(start)
-        self._seek(partition, start)
+    def _read_on(self) -> None:
+        """Have the client read each partition from where its buffer ends, whatever it has read ahead."""
+        if self._buffers:  # without any, it waits to be given some
+            self._consumer.assign([TopicPartition(*key, buffer.next) for key, buffer in self._buffers.items()])
 
-    def _seek(self, partition: Any, offset: int) -> None:
-        with suppress(KeyError, ValueError):  # not ours any more: whoever has it next takes the position from the files
-            self._consumer.seek(partition, offset)
-
-    def _out_of_range(self, partition: Any) -> None:
+    def _out_of_range(self, key: _Key) -> None:
         """Kafka has no record at our position: it deleted them, or never had them."""
-        with self._lock:
-            buffer = self._buffers.get(partition)
-        if buffer is None:
-            return
-        position = buffer.records[-1].offset + 1 if buffer.records else buffer.start
+        buffer = self._buffers[key]
         try:
-            earliest = self._consumer.beginning_offsets([partition], timeout_ms=_ANSWER_MS)[partition]
-            end = self._consumer.end_offsets([partition], timeout_ms=_ANSWER_MS)[partition]
-        except KafkaTimeoutError as error:
-            self._lost(error)
+            earliest, end = self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=_ANSWER_S)
+        except KafkaException as error:
+            self._lost(error.args[0])
+            self._read_on()  # which leads here again
             return
-        if end < position:
-            raise TopicRecreatedError(partition.topic, partition.partition, position, end, self._data)
-        if earliest > position:
-            if position and self._lost_until.get(partition) != earliest:  # as after each assignment till it is landed
-                self._lost_until[partition] = earliest
+        if end < buffer.next:
+            self._failure = TopicRecreatedError(*key, buffer.next, end, self._data)
+            return
+        if earliest > buffer.next:
+            if buffer.next and self._lost_until.get(key) != earliest:  # as after each assignment till it is landed
+                self._lost_until[key] = earliest
+                metrics.LOST.inc(earliest - buffer.next)
                 _log.error(
                     "LOST: %s partition %d, offsets %d to %d: Kafka deleted them before they were landed. Going on at "
                     "%d. Raise the topic's retention.ms, or keep a lander running.",
-                    *(partition.topic, partition.partition, position, earliest - 1, earliest),
+                    *(*key, buffer.next, earliest - 1, earliest),
                 )
             # The range still begins where the last one ended, so that rivals meet in one file name.
-            with self._lock:
-                self._seek(partition, earliest)
+            buffer.next = earliest
+        self._read_on()
 
     # What is not there for a while
 
-    def _connect(self, stop: threading.Event) -> None:
-        clients: list[Any] = []
-
-        def client(**options: Any) -> Any:
-            clients.append(KafkaNetClient(**options))
-            return clients[-1]
-
-        while not stop.is_set():
-            try:
-                consumer = KafkaConsumer(
-                    **self._kafka.kafka_python(),
-                    client_id="smspulse-lander",
-                    group_id=self._settings.group,
-                    group_instance_id=(self._settings.instance or None) if not self._kafka.in_memory else None,
-                    isolation_level="read_committed",
-                    enable_auto_commit=False,
-                    auto_offset_reset="none",  # positions outside Kafka's range are decided on, not guessed
-                    # The in-memory broker makes topics on first use; a real one must be asked for them properly.
-                    allow_auto_create_topics=self._kafka.in_memory,
-                    check_crcs=not self._kafka.in_memory,  # it changes transactional batches and keeps their checksum
-                    partition_assignment_strategy=(RoundRobinPartitionAssignor,),
-                    session_timeout_ms=int(self._settings.session_timeout_s * 1000),
-                    heartbeat_interval_ms=int(self._settings.session_timeout_s * 1000 / 4),
-                    metadata_max_age_ms=10_000,  # how long a new topic can go unnoticed
-                    reconnect_backoff_max_ms=1_000,
-                    bootstrap_timeout_ms=_ANSWER_MS,
-                    kafka_client=client,
-                )
-            except KafkaError as error:
-                for opened in clients:  # a constructor that fails leaves its thread running
-                    opened.close()
-                clients.clear()
-                self._lost(error)
-                stop.wait(self._settings.retry_s)
-            except OSError as error:
-                msg = f"the certificates for Kafka cannot be read: {error}"
-                raise KafkaRefusedError(msg) from error
-            else:
-                self._consumer = consumer
-                consumer.subscribe(topics=list(BY_TOPIC), listener=self)
-                # Known before the first poll joins: it would be given no partitions, or join again when it knows them.
-                for topic in BY_TOPIC:
-                    with suppress(KafkaError):
-                        consumer.partitions_for_topic(topic)
-                return
+    def _connect(self) -> None:
+        session_ms = int(self._settings.session_timeout_s * 1000)
+        options = (
+            self._kafka.confluent()
+            | _CLIENT
+            | {
+                "group.id": self._settings.group,
+                "session.timeout.ms": session_ms,
+                "heartbeat.interval.ms": session_ms // 4,
+                "error_cb": self._on_error,
+                # The in-memory broker makes topics on first use; a real one must be asked for them properly.
+                "allow.auto.create.topics": self._kafka.in_memory,
+                "check.crcs": not self._kafka.in_memory,  # it changes transactional batches and keeps their checksum
+            }
+        )
+        if self._settings.instance and not self._kafka.in_memory:
+            options["group.instance.id"] = self._settings.instance
+        try:
+            self._consumer = Consumer(options)
+        except KafkaException as error:
+            msg = f"the settings for Kafka, or its certificates, cannot be used: {error.args[0].str()}"
+            raise KafkaRefusedError(msg) from error
+        self._consumer.subscribe(list(BY_TOPIC), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._gone)
 
     def _probe(self) -> None:
         """Find out whether silence means that there is nothing or that Kafka is away: no poll says so."""
-        partitions = list(self._consumer.assignment())
-        if not partitions:
-            return
         try:
-            self._consumer.end_offsets(partitions, timeout_ms=_ANSWER_MS)
-        except KafkaError as error:
-            self._lost(error)
+            self._consumer.list_topics(RAW, timeout=_ANSWER_S)
+        except KafkaException as error:
+            self._lost(error.args[0])
         else:
             self._found()
 
+    def _on_error(self, error: KafkaError) -> None:
+        """Take note of what the client says; of most it takes care itself."""
+        self._trouble = error.str()
+        if error.fatal() or error.code() in _REFUSED:
+            msg = f"Kafka at {self._kafka.bootstrap} refuses to serve the lander: {self._trouble}"
+            self._failure = KafkaRefusedError(msg)
+
     def _lost(self, error: KafkaError) -> None:
-        if not error.retriable:
-            msg = f"Kafka at {self._kafka.bootstrap} refuses to serve the lander: {error}"
-            raise KafkaRefusedError(msg) from error
-        if self._away_since is None:
+        if error.fatal() or error.code() in _REFUSED:
+            self._on_error(error)
+        elif self._away_since is None:
             self._away_since = time.monotonic()
-            _log.warning("Kafka at %s is away; landing goes on when it is back", self._kafka.bootstrap)
+            _log.warning(
+                "Kafka at %s is away (%s); landing goes on when it is back",
+                *(self._kafka.bootstrap, self._trouble or error.str()),
+            )
 
     def _found(self) -> None:
         if self._away_since is not None:
             _log.warning("Kafka is back after %.0f s", time.monotonic() - self._away_since)
             self._away_since = None
+        self._trouble = ""
 
     def _until_writable(self, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -367,9 +419,13 @@ def run(settings: LanderSettings, kafka: KafkaSettings, ready: Callable[[], None
         kafka: How to reach Kafka.
         ready: Called each time that partitions were assigned.
     """
-    # kafka-python reports each failed connection, several a second; the lander says once that Kafka is away.
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    # Records are many objects that live for a moment: looking for cycles among them took an eighth of the time.
+    gc.freeze()
+    gc.set_threshold(100_000)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    Lander(settings, kafka, ready).run(stop)
+    try:
+        Lander(settings, kafka, ready).run(stop)
+    finally:
+        gc.unfreeze()  # DuckDB's binding would take what is frozen at the end for leaked, and say so

@@ -8,37 +8,54 @@ after the last record, is in the file's metadata. A file is written outside the 
 durable, and linked into place under a name that must not exist yet: so it is whole as soon as it can be seen, and of
 rivals that begin a range at the same place one wins. The date is that of the first record's Kafka timestamp, in UTC:
 the same for every rival that sees the same records.
+
+Merged files (`warehouse.compaction`) have the last of their ranges' `start` in the name, and a mark behind it. So the
+largest name of a partition still tells where to go on, and that a range which begins there or before was landed.
 """
 
 import errno
 import fcntl
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, date, datetime, tzinfo
+from datetime import UTC, date, tzinfo
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse.errors import DamagedFileError, OvertakenError
-from warehouse.schemas import BY_TOPIC, SCHEMAS, Record
+from warehouse.schemas import BY_TOPIC, SCHEMAS, Record, Run
 
 _log = logging.getLogger(__name__)
 
 TEMPORARY: Final = ".tmp"
 SEED_DATE: Final = date(1970, 1, 1)
 """Folder of each dataset's seed, and of records without a time that can be meant."""
-_SEED: Final = "seed.parquet"
-_NEXT: Final = b"smspulse.next"
+SEED: Final = "seed.parquet"
+NEXT: Final = b"smspulse.next"
+"""Of a file's metadata: the offset after its last record."""
+START: Final = b"smspulse.start"
+"""Of a merged file's metadata: where the first of its ranges begins."""
+LANDED: Final = re.compile(r"(?P<topic>.+)\+(?P<partition>\d+)\+(?P<start>\d{20})(?P<merged>-\w+)?\.parquet")
+"""Names of landed files, merged ones too."""
+_ALIKE: Final = {"ingest_id", "message_key"}
+"""Texts that nearly begin as the one before."""
+_UNIQUE: Final = _ALIKE | {"body", "text"}
 
 
 def file_name(topic: str, partition: int, start: int) -> str:
     """Return the name of the file whose range begins at `start`. Names of one partition sort as their ranges do."""
     return f"{topic}+{partition}+{start:020d}.parquet"
+
+
+def stem(name: re.Match[str]) -> str:
+    """Return what a file that takes the place of another one of `LANDED` is named after, before its mark."""
+    return f"{name['topic']}+{name['partition']}+{name['start']}"
 
 
 def landed_position(data: Path, topic: str, partition: int) -> int:
@@ -48,49 +65,94 @@ def landed_position(data: Path, topic: str, partition: int) -> int:
         DamagedFileError: The newest file cannot be read.
         OSError: Nor can the folder.
     """
-    folder = data / BY_TOPIC[topic].name
-    newest = max(folder.glob(f"date=*/{topic}+{partition}+*.parquet"), key=lambda path: path.name, default=None)
-    if newest is None:
-        return 0
+    while True:
+        last = newest(data / BY_TOPIC[topic].name, topic, partition)
+        if last is None:
+            return 0
+        try:
+            return int((pq.read_metadata(last).metadata or {})[NEXT])
+        except FileNotFoundError:
+            continue  # merged meanwhile
+        except (pa.ArrowException, KeyError) as error:
+            raise DamagedFileError(last, type(error).__name__) from error
+
+
+def newest(dataset: Path, topic: str, partition: int) -> Path | None:
+    """Return the file of the partition that holds its newest range."""
+    head, name, folder = f"{topic}+{partition}+", "", ""
     try:
-        return int((pq.read_metadata(newest).metadata or {})[_NEXT])
-    except (pa.ArrowException, KeyError) as error:
-        raise DamagedFileError(newest, type(error).__name__) from error
+        days = [day.path for day in os.scandir(dataset) if day.name.startswith("date=")]
+    except FileNotFoundError:
+        return None
+    for day in days:
+        with suppress(FileNotFoundError):  # too old to be kept, and gone meanwhile
+            for entry in os.scandir(day):
+                if entry.name.startswith(head) and entry.name > name:
+                    name, folder = entry.name, day
+    return Path(folder, name) if name else None
 
 
 def land(data: Path, start: int, records: Sequence[Record], zone: tzinfo = UTC) -> Path:
-    """Land records of one partition as one file, and return its path. All or nothing, durable on return.
+    """Land records of one partition as one file, as `land_rows` does.
 
     Args:
         data: The data folder.
         start: Where the range begins: what `landed_position` said.
         records: In the order of their offsets, at least one.
         zone: Of payload times that name none.
+    """
+    return land_rows(data, start, BY_TOPIC[records[0].topic].table(Run.of(records), zone))
+
+
+def land_rows(data: Path, start: int, table: pa.Table) -> Path:
+    """Land rows of one partition as one file, and return its path. All or nothing, durable on return.
+
+    Args:
+        data: The data folder.
+        start: Where the range begins: what `landed_position` said.
+        table: As `Dataset.table` makes it, with at least one row.
 
     Raises:
         OvertakenError: The range that begins at `start` has been landed already.
         OSError: The disk is full or not writable. Nothing was landed.
     """
-    first = records[0]
-    dataset = BY_TOPIC[first.topic]
-    table = dataset.table(records, zone)
-    table = table.replace_schema_metadata({_NEXT: str(records[-1].offset + 1)})
-    name = file_name(first.topic, first.partition, start)
-    folder = _make_folder(data / dataset.name, _date_of(first.timestamp))
-    # Compaction and retention can give a rival another first record, on another day, where creation excludes nobody.
-    for landed in folder.parent.glob(f"date=*/{name}"):
-        raise OvertakenError(landed)
+    topic, partition = table["topic"][0].as_py(), table["partition"][0].as_py()
+    table = table.replace_schema_metadata({NEXT: str(table["offset"][-1].as_py() + 1)})
+    name = file_name(topic, partition, start)
+    time = table["recorded_at"][0].as_py()
+    folder = _make_folder(data / BY_TOPIC[topic].name, time.date() if time else SEED_DATE)
     path = folder / name
     with _temporary(data, name) as (file, temporary):
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(table, file, compression="zstd", **_encodings(table.schema))
         file.flush()
         os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError as error:
-            raise OvertakenError(path) from error
-    _fsync_folder(folder)
+        with _opened(folder.parent) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)  # no folder is exchanged for a merged one meanwhile
+            # After a merge a rival's range has no file of its own, and after retention its first record can be of
+            # another day: creation alone would not exclude it.
+            last = newest(folder.parent, topic, partition)
+            if last is not None and last.name >= name[: -len(".parquet")]:
+                raise OvertakenError(last)
+            try:
+                os.link(temporary, path)
+            except FileExistsError as error:
+                raise OvertakenError(path) from error
+    fsync_folder(folder)
     return path
+
+
+def _encodings(schema: pa.Schema) -> dict[str, Any]:
+    """Return how columns are written: numbers that differ little as differences, what repeats by a dictionary.
+
+    Beside pyarrow's default, a dictionary for everything, it took three quarters of the time, a quarter of the bytes.
+    """
+    plain = {f.name for f in schema if not pa.types.is_nested(f.type)}
+    steady = {f.name for f in schema if pa.types.is_timestamp(f.type) or pa.types.is_int64(f.type)}
+    return {
+        "use_dictionary": sorted(plain - steady - _UNIQUE),
+        "column_encoding": dict.fromkeys(steady, "DELTA_BINARY_PACKED")
+        | dict.fromkeys(plain & _ALIKE, "DELTA_BYTE_ARRAY"),
+    }
 
 
 def prepare(data: Path) -> None:
@@ -100,11 +162,11 @@ def prepare(data: Path) -> None:
         OSError: The data folder is not writable.
     """
     for name, schema in SCHEMAS.items():
-        seed = _make_folder(data / name, SEED_DATE) / _SEED
+        seed = _make_folder(data / name, SEED_DATE) / SEED
         with suppress(OSError, pa.ArrowException):
             if pq.read_schema(seed).equals(schema, check_metadata=True):
                 continue
-        with _temporary(data, _SEED) as (file, temporary):
+        with _temporary(data, SEED) as (file, temporary):
             pq.write_table(schema.empty_table(), file)
             file.flush()
             os.fsync(file.fileno())
@@ -121,10 +183,10 @@ def replace(data: Path, temporary: Path, path: Path) -> None:
         os.fsync(file.fileno())
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
-        _fsync_folder(path.parent.parent)
-        _fsync_folder(data)
+        fsync_folder(path.parent.parent)
+        fsync_folder(data)
     temporary.replace(path)
-    _fsync_folder(path.parent)
+    fsync_folder(path.parent)
 
 
 @contextmanager
@@ -169,8 +231,8 @@ def _make_folder(dataset: Path, day: date) -> Path:
     folder = dataset / f"date={day.isoformat()}"
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        _fsync_folder(dataset)
-        _fsync_folder(dataset.parent)
+        fsync_folder(dataset)
+        fsync_folder(dataset.parent)
     return folder
 
 
@@ -183,17 +245,11 @@ def _opened(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """Make what was created, renamed or deleted in a folder durable."""
     with _opened(folder) as descriptor:
         try:
             os.fsync(descriptor)
         except OSError as error:
             if error.errno != errno.EINVAL:  # some network file systems keep folders durable by themselves
                 raise
-
-
-def _date_of(timestamp: int) -> date:
-    try:
-        return datetime.fromtimestamp(max(timestamp, 0) / 1000, UTC).date()
-    except (ValueError, OverflowError, OSError):
-        return SEED_DATE

@@ -1,42 +1,92 @@
-"""Reading the warehouse from Python. Read-only, any number at once, beside a lander that goes on writing."""
+"""Reading the warehouse from Python. Read-only, any number at once, beside a lander that goes on writing.
 
-from collections.abc import Mapping, Sequence
+import warehouse
+
+frame = warehouse.query(".smspulse", "FROM delivery_daily WHERE source = ?", ["mygateway"])
+table = warehouse.query(".smspulse", "FROM status_events", arrow=True)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 import duckdb
-import pandas as pd
 
 from warehouse.errors import NoWarehouseError
 from warehouse.views import FILE
 
+if TYPE_CHECKING:  # neither is needed to open a warehouse, and pandas takes its time
+    import pandas as pd
+    import pyarrow as pa
 
-def open_warehouse(data: Path) -> duckdb.DuckDBPyConnection:
+_T = TypeVar("_T")
+
+_TRIES: Final = 5  # merges follow each other in seconds at the least
+
+
+def retried(read: Callable[[], _T]) -> _T:
+    """Return what a call returns; call it again if files that it had listed were merged before it opened them.
+
+    Any other DuckDB says "Cannot open file" then, and answers when it is asked again; never from half of a merge.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return read()
+        except duckdb.IOException as error:
+            if "No such file" not in str(error):
+                raise
+    return read()
+
+
+Parameters = Sequence[Any] | Mapping[str, Any] | None
+
+
+def open_warehouse(data: Path | str) -> duckdb.DuckDBPyConnection:
     """Open the views of a data folder. Close the connection after use; while it is open it sees new data.
 
     Raises:
         NoWarehouseError: Nothing was published there.
     """
-    path = data.resolve() / FILE
+    path = Path(data).resolve() / FILE
     if not path.is_file():
-        raise NoWarehouseError(data)
+        raise NoWarehouseError(Path(data))
     connection = duckdb.connect(path, read_only=True)
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET parquet_metadata_cache = true")  # files never change, so their footers can be kept
     return connection
 
 
-def query(data: Path, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pd.DataFrame:
-    """Run one query and return its rows; times are `datetime64[us, UTC]`.
+@overload
+def query(data: Path | str, sql: str, params: Parameters = None) -> "pd.DataFrame": ...
+
+
+@overload
+def query(data: Path | str, sql: str, params: Parameters = None, *, arrow: Literal[True]) -> "pa.Table": ...
+
+
+def query(data: Path | str, sql: str, params: Parameters = None, *, arrow: bool = False) -> "pd.DataFrame | pa.Table":
+    """Run one query and return its rows; times are in UTC, to the microsecond.
 
     Args:
         data: The data folder.
         sql: DuckDB's SQL, over the views. `?` or `$name` stands for a parameter.
         params: The parameters' values.
+        arrow: Return an Arrow table, which keeps every type as it is, in place of a pandas frame.
 
     Raises:
         NoWarehouseError: Nothing was published there.
         duckdb.Error: The query is wrong.
     """
     with open_warehouse(data) as connection:
-        return connection.execute(sql, params).df()
+        if not arrow:
+            return retried(lambda: connection.execute(sql, params).df())
+
+        def read() -> "pa.Table":
+            relation: Any = connection.sql(sql, params=params)
+            if relation is None:
+                msg = "the statement returns no rows"
+                raise duckdb.InvalidInputException(msg)
+            table: pa.Table = relation.to_arrow_table()
+            return table
+
+        return retried(read)

@@ -8,15 +8,15 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gateway import records as rec
 from gateway import topics
-from gateway.errors import UnreadablePayload
-from gateway.payloads import StatusReport, parse
+from gateway.payloads import StatusReport, parse_all
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _MAX_DIGITS: Final = 19
 
 
 class Record(Protocol):
-    """What is used of kafka-python's `ConsumerRecord`. Timestamps are milliseconds since 1970 UTC, or -1."""
+    """One record of Kafka. Its timestamp is in milliseconds since 1970 UTC, or -1."""
 
     @property
     def topic(self) -> str: ...  # noqa: D102 - Kafka's terms
@@ -51,7 +51,29 @@ class Record(Protocol):
     def headers(self) -> Sequence[tuple[str, bytes | None]]: ...  # noqa: D102
 
 
-Columns = dict[str, list[Any]]
+class Run(NamedTuple):
+    """Records of one partition in the order of their offsets, by column; a record's fields are those of `Record`."""
+
+    topic: str
+    partition: int
+    offsets: Sequence[int]
+    timestamps: Sequence[int]
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    headers: Sequence[Sequence[tuple[str, bytes | None]]]
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> "Run":
+        """Turn records, at least one and all of one partition, into columns."""
+        fields = [(r.offset, r.timestamp, r.key, r.value, r.headers) for r in records]
+        return cls(records[0].topic, records[0].partition, *zip(*fields, strict=True))
+
+
+Columns = dict[str, Any]
+"""By field: a sequence of Python's values, where bytes stand for text too, or one value for all rows.
+
+A field that is not there is null in each row.
+"""
 
 
 def _field(name: str, kind: pa.DataType, description: str) -> "pa.Field[Any]":
@@ -168,6 +190,38 @@ QUALITY_SCHEMA: Final = pa.schema(
     ]
 )
 
+_HOUR: Final = _field("hour", _TIME, "Hour (UTC) of the first report.")
+COUNTS: Final = (
+    *("attempted", "ended", "delivered", "undelivered", "not_sent", "not_permitted", "expired"),
+    *("generic", "no_service", "null_pdu", "radio_off", "other", "open"),
+)
+"""What is counted of messages, in delivery_hourly and what sums it up."""
+
+DELIVERY_SCHEMA: Final = pa.schema(
+    [
+        _field("source", pa.string(), "Gateway account."),
+        _field("device_id", pa.int64(), "Phone, by the gateway's id."),
+        _field("channel_id", pa.int32(), "SIM card, by the gateway's id."),
+        _HOUR,
+        *(_field(name, pa.int64(), "Count, as in delivery_hourly.") for name in COUNTS),
+    ]
+)
+
+_LATENCIES: Final = ("queue", "device", "network", "total")
+LATENCY_SCHEMA: Final = pa.schema(
+    [
+        _field("source", pa.string(), "Gateway account."),
+        _HOUR,
+        _field("messages", pa.int64(), "Count of messages."),
+        *(_field(f"{name}_messages", pa.int64(), "Messages that have the latency.") for name in _LATENCIES),
+        *(
+            _field(f"{name}_{what}", pa.float64(), "As in latency_hourly.")
+            for name in _LATENCIES
+            for what in (*("p50_s", "p90_s", "p95_s", "p99_s"), *(f"within_{n}_s" for n in (5, 10, 30, 60)))
+        ),
+    ]
+)
+
 PREFIXES_SCHEMA: Final = pa.schema(
     [
         _field("prefix", pa.string(), "First digits of an international number, without +."),
@@ -189,29 +243,64 @@ DEADLETTERS_SCHEMA: Final = pa.schema(
     ]
 )
 
+ALERTS_SCHEMA: Final = pa.schema(
+    [
+        _field("alert_id", pa.string(), "Identity of the alert, the same whenever it comes again."),
+        _field("kind", pa.string(), "failure_ratio or not_permitted."),
+        _field("phase", pa.string(), "pending, firing or resolved."),
+        _field("scope", pa.string(), "What it is about: channel, device or source."),
+        _field("source", pa.string(), "Gateway account."),
+        _field("device_id", pa.int64(), "Phone, by the gateway's id; null where the alert is not about one."),
+        _field("channel_id", pa.int32(), "SIM card, by the gateway's id; null where the alert is not about one."),
+        _field("changed_at", _TIME, "When the report was received that changed the alert, UTC."),
+        _field("since", _TIME, "When it is thought to have begun, UTC."),
+        _field("fired_at", _TIME, "When it fired, UTC; null if it has not."),
+        _field("resolved_at", _TIME, "When it was resolved, UTC; null if it is not."),
+        _field("count", pa.int64(), "Messages that ended since it began."),
+        _field("failures", pa.int64(), "Messages that failed since it began."),
+        _field("baseline", pa.float64(), "Usual ratio of failures, 0 to 1."),
+        _field("known", pa.int64(), "Messages that the baseline was learnt from."),
+        _field("bound", pa.float64(), "Highest ratio of failures that the baseline allows, 0 to 1."),
+        _field("errors", pa.map_(pa.string(), pa.int64()), "How many messages failed since, by status id."),
+        _field("samples", _TEXTS, "Keys of some messages that failed."),
+        _field("share", pa.float64(), "Part of the source's messages that are its own, of the last days, 0 to 1."),
+        _field("budget_days", pa.float64(), "Days of one false alarm, on average, that it is set to."),
+        *_POSITION,
+    ]
+)
 
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("utf-8", "replace")
 
-
-def _number(value: bytes | str | None) -> int | None:
+def _number(value: bytes | None) -> int | None:
     return int(value) if value is not None and value.isdigit() and len(value) <= _MAX_DIGITS else None
 
 
-def _position_columns(records: Sequence[Record]) -> Columns:
+def _position_columns(run: Run) -> Columns:
     return {
-        "topic": [r.topic for r in records],
-        "partition": [r.partition for r in records],
-        "offset": [r.offset for r in records],
-        "recorded_at": [r.timestamp if r.timestamp >= 0 else None for r in records],
+        "topic": run.topic,
+        "partition": run.partition,
+        "offset": run.offsets,
+        "recorded_at": [None if t < 0 else t for t in run.timestamps],
     }
 
 
-def _receipt_columns(headers: list[dict[str, bytes | None]]) -> Columns:
+def _headers(run: Run) -> dict[str, Sequence[bytes | None]]:
+    """Return the values of each header by its name."""
+    flat = [header for headers in run.headers for header in headers]
+    names, values = zip(*flat, strict=True) if flat else ((), ())
+    width = len(run.headers[0])
+    first = names[:width]
+    # Nearly always all have the same in the same order, which is half the work.
+    if len(set(first)) == width and names == first * len(run.headers):
+        return {name: values[at::width] for at, name in enumerate(first)}
+    found = [dict(headers) for headers in run.headers]
+    return {name: [headers.get(name) for headers in found] for name in set(names)}
+
+
+def _receipt_columns(headers: dict[str, Sequence[bytes | None]]) -> Columns:
     return {
-        "source": [_text(h.get(rec.HEADER_SOURCE)) for h in headers],
-        "ingest_id": [_text(h.get(rec.HEADER_INGEST_ID)) for h in headers],
-        "received_at": [_number(h.get(rec.HEADER_RECEIVED_AT)) for h in headers],
+        "source": headers.get(rec.HEADER_SOURCE),
+        "ingest_id": headers.get(rec.HEADER_INGEST_ID),
+        "received_at": [_number(value) for value in headers.get(rec.HEADER_RECEIVED_AT, ())] or None,
     }
 
 
@@ -227,73 +316,92 @@ _INCOMING_FIELDS: Final = (
 """Columns of an `IncomingMessage`, in the order of its fields."""
 
 
-def raw_columns(records: Sequence[Record], zone: tzinfo) -> Columns:
+def raw_columns(run: Run, zone: tzinfo) -> Columns:
     """Return the columns of `raw`: each webhook as it came, and what can be read of it."""
-    headers = [dict(r.headers) for r in records]
-    columns = _position_columns(records) | _receipt_columns(headers)
-    columns["content_type"] = [_text(h.get(rec.HEADER_CONTENT_TYPE)) for h in headers]
-    columns["remote"] = [_text(h.get(rec.HEADER_REMOTE)) for h in headers]
-    columns["spooled"] = [rec.HEADER_SPOOLED in h for h in headers]
-    columns["body"] = [r.value for r in records]
-    rows = len(records)
-    kinds = [KIND_STATUS] * rows
-    reasons: list[str | None] = [None] * rows
-    for name in dict.fromkeys((*_STATUS_FIELDS, *_INCOMING_FIELDS)):
-        columns[name] = [None] * rows
-    status, incoming = [columns[name] for name in _STATUS_FIELDS], [columns[name] for name in _INCOMING_FIELDS]
-    for row, record in enumerate(records):
-        try:
-            event = parse(record.value or b"", zone)
-        except UnreadablePayload as error:
-            kinds[row], reasons[row] = KIND_UNREADABLE, error.reason
-            columns["flaws"][row] = [error.field] if error.field else []
-            continue
-        if type(event) is StatusReport:
-            targets = status
-        else:
-            kinds[row], targets = KIND_INCOMING, incoming
-        for column, value in zip(targets, event, strict=True):
-            column[row] = value
-    return columns | {"kind": kinds, "reason": reasons}
+    rows = len(run.offsets)
+    headers = _headers(run)
+    read = parse_all([value or b"" for value in run.values], zone)
+    columns = _position_columns(run) | _receipt_columns(headers) | dict(zip(_STATUS_FIELDS, read.reports, strict=False))
+    spooled = headers.get(rec.HEADER_SPOOLED)
+    columns |= {
+        "content_type": headers.get(rec.HEADER_CONTENT_TYPE),
+        "remote": headers.get(rec.HEADER_REMOTE),
+        "spooled": [value is not None for value in spooled] if spooled else False,
+        "body": run.values,
+        "kind": KIND_STATUS,
+        "flaws": [()] * rows,
+    }
+    if not read.others and not read.unreadable:
+        return columns
+    columns |= {"kind": [KIND_STATUS] * rows, "reason": [None] * rows}
+    for row, event in read.others.items():
+        is_status = type(event) is StatusReport
+        if not is_status:
+            columns["kind"][row] = KIND_INCOMING
+        for name, value in zip(_STATUS_FIELDS if is_status else _INCOMING_FIELDS, event, strict=True):
+            columns.setdefault(name, [None] * rows)[row] = value
+    for row, (reason, field) in read.unreadable.items():
+        columns["kind"][row] = KIND_UNREADABLE
+        columns["reason"][row] = reason
+        columns["flaws"][row] = [field] if field else []
+    return columns
 
 
 _NOT_FROM_VALUE: Final = {"message_key", "observations", "is_forgotten", *(field.name for field in _POSITION)}
 _VALUE_FIELDS: Final = tuple(field.name for field in MESSAGES_SCHEMA if field.name not in _NOT_FROM_VALUE)
 
 
-def message_columns(records: Sequence[Record], zone: tzinfo) -> Columns:
+def message_columns(run: Run, zone: tzinfo) -> Columns:
     """Return the columns of `messages`: each version of each lifecycle, and each tombstone."""
-    values = [_json_object(r.value) for r in records]
-    columns = _position_columns(records)
-    columns["message_key"] = keys = [_text(r.key) for r in records]
-    columns["is_forgotten"] = forgotten = [r.value is None for r in records]
+    values = [_json_object(value) for value in run.values]
+    columns = _position_columns(run)
+    columns["message_key"] = run.keys
+    columns["is_forgotten"] = [value is None for value in run.values]
     columns["observations"] = [v.get("observations") for v in values]
     for name in _VALUE_FIELDS:
         columns[name] = [v.get(name) for v in values]
-    for row, (key, is_forgotten) in enumerate(zip(keys, forgotten, strict=True)):
-        if is_forgotten and key is not None:
-            source, _, sms_id = key.rpartition(":")
-            columns["source"][row] = source.removesuffix(":incoming")
+    for row, (key, value) in enumerate(zip(run.keys, run.values, strict=True)):
+        if value is None and key is not None:
+            source, _, sms_id = key.rpartition(b":")
+            columns["source"][row] = source.removesuffix(b":incoming")
             columns["sms_id"][row] = _number(sms_id)
     return columns
 
 
-def deadletter_columns(records: Sequence[Record], zone: tzinfo) -> Columns:
+def deadletter_columns(run: Run, zone: tzinfo) -> Columns:
     """Return the columns of `deadletters`: each record that could not be read, why, and where it was."""
-    headers = [dict(r.headers) for r in records]
-    origins = [((_text(h.get(rec.HEADER_ORIGIN)) or "").rsplit(":", 2) + [None] * 2)[:3] for h in headers]
+    headers = _headers(run)
+    named = headers.get(rec.HEADER_ORIGIN) or [None] * len(run.offsets)
+    origins = [((name or b"").rsplit(b":", 2) + [None] * 2)[:3] for name in named]
     return (
-        _position_columns(records)
+        _position_columns(run)
         | _receipt_columns(headers)
         | {
-            "reason": [_text(h.get(rec.HEADER_REASON)) for h in headers],
-            "detail": [_text(h.get(rec.HEADER_DETAIL)) for h in headers],
+            "reason": headers.get(rec.HEADER_REASON),
+            "detail": headers.get(rec.HEADER_DETAIL),
             "origin_topic": [topic or None for topic, _, _ in origins],
             "origin_partition": [_number(partition) for _, partition, _ in origins],
             "origin_offset": [_number(offset) for _, _, offset in origins],
-            "body": [r.value for r in records],
+            "body": run.values,
         }
     )
+
+
+_ALERT_FIELDS: Final = tuple(
+    field.name
+    for field in ALERTS_SCHEMA
+    if field.name not in {"alert_id", "errors", *(each.name for each in _POSITION)}
+)
+
+
+def alert_columns(run: Run, zone: tzinfo) -> Columns:
+    """Return the columns of `alerts`: each change of each alert."""
+    values = [_json_object(value) for value in run.values]
+    columns = _position_columns(run) | {name: [v.get(name) for v in values] for name in _ALERT_FIELDS}
+    errors = [v.get("errors") for v in values]
+    columns["errors"] = [list(each.items()) if type(each) is dict else None for each in errors]
+    columns["alert_id"] = [None if key is None else key.decode(errors="replace") for key in run.keys]
+    return columns
 
 
 def _json_object(value: bytes | None) -> dict[str, Any]:
@@ -304,30 +412,48 @@ def _json_object(value: bytes | None) -> dict[str, Any]:
     return found if type(found) is dict else {}
 
 
-def _array(name: str, values: list[Any], kind: pa.DataType) -> "pa.Array[Any]":
+def _column(field: "pa.Field[Any]", values: Any, rows: int) -> "pa.Array[Any]":
+    if isinstance(values, list | tuple | range) and len(values) == rows:
+        return _array(field.name, values, field.type)
+    repeated: pa.Array[Any] = pa.repeat(pa.scalar(values, field.type), rows)
+    return repeated
+
+
+def _array(name: str, values: Sequence[Any], kind: pa.DataType) -> "pa.Array[Any]":
     """Build one column. A value that its type cannot hold becomes null, with one warning for all of them."""
-    if pa.types.is_timestamp(kind):
-        values = [v if type(v) is int and _MIN_MS <= v <= _MAX_MS else None for v in values]
     if kind.equals(pa.list_(_OBSERVATION)):
         return _observations(name, values)
     try:
+        if pa.types.is_timestamp(kind):
+            return _times(values, kind)
         return pa.array(values, kind)
     except (pa.ArrowException, OverflowError):
+        if pa.types.is_string(kind):
+            values = [v.decode("utf-8", "replace") if type(v) is bytes else v for v in values]
         kept = [v if _fits(v, kind) else None for v in values]
     lost = sum(k is None and v is not None for k, v in zip(kept, values, strict=True))
-    _log.warning("%d values of column %s are not of type %s and were landed as null", lost, name, kind)
+    if lost:
+        _log.warning("%d values of column %s are not of type %s and were landed as null", lost, name, kind)
     return pa.array(kept, kind)
+
+
+def _times(values: Sequence[Any], kind: pa.DataType) -> "pa.Array[Any]":
+    times = pa.array(values, pa.int64())
+    found = pc.min_max(times)
+    if times.null_count < len(times) and not _MIN_MS <= found["min"].as_py() <= found["max"].as_py() <= _MAX_MS:
+        raise OverflowError
+    return times.cast(kind)
 
 
 def _fits(value: object, kind: pa.DataType) -> bool:
     try:
-        pa.array([value], kind)
+        _times([value], kind) if pa.types.is_timestamp(kind) else pa.array([value], kind)
     except (pa.ArrowException, OverflowError):
         return False
     return True
 
 
-def _observations(name: str, values: list[Any]) -> "pa.Array[Any]":
+def _observations(name: str, values: Sequence[Any]) -> "pa.Array[Any]":
     width = _OBSERVATION.num_fields
     offsets: list[int | None] = []
     flat: list[Any] = []
@@ -351,23 +477,24 @@ class Dataset:
         name: Of the folder under the data folder.
         topic: Kafka's name of what is landed in it.
         schema: Of every file.
-        columns: Turns records, and the zone of payload times that name none, into lists of Python values by field.
+        columns: Turns records, and the zone of payload times that name none, into columns.
     """
 
     name: str
     topic: str
     schema: pa.Schema
-    columns: Callable[[Sequence[Record], tzinfo], Columns]
+    columns: Callable[[Run, tzinfo], Columns]
 
-    def table(self, records: Sequence[Record], zone: tzinfo = UTC) -> pa.Table:
+    def table(self, run: Run, zone: tzinfo = UTC) -> pa.Table:
         """Convert records of the topic, a row each, in their order."""
-        columns = self.columns(records, zone)
-        return pa.table([_array(f.name, columns[f.name], f.type) for f in self.schema], schema=self.schema)
+        columns, rows = self.columns(run, zone), len(run.offsets)
+        return pa.table([_column(f, columns.get(f.name), rows) for f in self.schema], schema=self.schema)
 
 
 DATASETS: Final = (
     Dataset("raw", topics.RAW, RAW_SCHEMA, raw_columns),
     Dataset("messages", topics.MESSAGES, MESSAGES_SCHEMA, message_columns),
+    Dataset("alerts", topics.ALERTS, ALERTS_SCHEMA, alert_columns),
     Dataset("deadletters", topics.DEADLETTERS, DEADLETTERS_SCHEMA, deadletter_columns),
 )
 BY_TOPIC: Final = {dataset.topic: dataset for dataset in DATASETS}
@@ -375,6 +502,8 @@ BY_TOPIC: Final = {dataset.topic: dataset for dataset in DATASETS}
 SCHEMAS: Final = {dataset.name: dataset.schema for dataset in DATASETS} | {
     "base": BASE_SCHEMA,
     "differences": DIFFERENCES_SCHEMA,
+    "base/delivery": DELIVERY_SCHEMA,
+    "base/latency": LATENCY_SCHEMA,
     "quality": QUALITY_SCHEMA,
     "prefixes": PREFIXES_SCHEMA,
 }

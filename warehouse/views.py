@@ -11,13 +11,13 @@ import logging
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import duckdb
 
 from warehouse import landing, prefixes
 from warehouse.errors import WarehouseError
-from warehouse.schemas import DATASETS, SCHEMAS
+from warehouse.schemas import COUNTS, DATASETS, SCHEMAS
 
 _log = logging.getLogger(__name__)
 
@@ -25,20 +25,17 @@ FILE: Final = "smspulse.duckdb"
 COVERED: Final = "covered.json"
 
 VIEWS: Final = (
-    *("raw_webhooks", "status_events", "incoming_messages", "messages"),
+    *("raw_webhooks", "status_events", "incoming_messages", "messages_by_day", "messages"),
     *("delivery_hourly", "delivery_daily", "delivery_by_device", "delivery_by_prefix", "latency_hourly"),
+    *("delivery_now", "devices_now", "outcomes_by_minute", "latency_now"),
     *("failure_reasons", "funnel", "stuck_messages", "device_health", "conversations", "webhook_quality"),
-    *("deadletters", "rebuild_differences", "quality_history", "quality", "freshness"),
+    *("alerts", "deadletters", "rebuild_differences", "quality_history", "quality", "freshness"),
 )
 """Every view; each stands after those that it reads."""
 
 MACROS: Final = {"messages_as_of": "moment"}
 """Every table macro, with its parameter."""
 
-_COUNTS: Final = (
-    *("attempted", "ended", "delivered", "undelivered", "not_sent", "not_permitted", "expired"),
-    *("generic", "no_service", "null_pdu", "radio_off", "other", "open"),
-)
 RATES: Final = {
     "delivered_per_attempted": ("delivered", "attempted"),
     "delivered_per_ended": ("delivered", "ended"),
@@ -94,7 +91,7 @@ def publish(data: Path) -> Path:
 
 def _statements(data: Path) -> list[str]:
     sources = {name: parquet(data / name) for name in SCHEMAS} | {"live": live(data)}
-    sources |= {"sums": ", ".join(f"sum({name})::BIGINT AS {name}" for name in _COUNTS), "rates": _rates()}
+    sources |= {"sums": ", ".join(f"sum({name})::BIGINT AS {name}" for name in COUNTS), "rates": rates()}
     statements = []
     for name in (*VIEWS, *MACROS):
         sql = view_sql(name)
@@ -105,7 +102,7 @@ def _statements(data: Path) -> list[str]:
     return statements
 
 
-def _rates() -> str:
+def rates() -> str:
     """Return the rates of counted messages, each with its 95 % Wilson interval."""
     z = 1.959963984540054
     columns = []
@@ -121,25 +118,56 @@ def _rates() -> str:
     return ", ".join(columns)
 
 
-def live(data: Path) -> str:
-    """Return the SQL condition of versions in the dataset messages that the base files do not hold.
+class Covered(NamedTuple):
+    """What the base files hold.
+
+    Args:
+        since: The first day of the dataset messages with versions that they do not hold.
+        offsets: Of sms.messages, by partition, up to which they hold everything.
+        floor: The first day that the raw webhooks still tell all of; days before cannot be rebuilt.
+    """
+
+    since: date
+    offsets: dict[int, int]
+    floor: date = date.min
+
+    def json(self) -> str:
+        """Return it as `covered` reads it."""
+        return json.dumps({"since": str(self.since), "offsets": self.offsets, "floor": str(self.floor)})
+
+
+def covered(data: Path) -> Covered | None:
+    """Return what the base files hold; None without any.
 
     Raises:
         WarehouseError: The file that says so cannot be read.
     """
     path = data / "base" / COVERED
     try:
-        covered = json.loads(path.read_text())
-        since, offsets = date.fromisoformat(covered["since"]), {int(p): int(o) for p, o in covered["offsets"].items()}
+        found = json.loads(path.read_text())
+        return Covered(
+            date.fromisoformat(found["since"]),
+            {int(p): int(o) for p, o in found["offsets"].items()},
+            date.fromisoformat(found.get("floor", str(date.min))),
+        )
     except FileNotFoundError:
-        return "true"
+        return None
     except (ValueError, KeyError, AttributeError) as error:
         msg = f"{path} is damaged: remove it, and run `smspulse rebuild`"
         raise WarehouseError(msg) from error
-    if not offsets:
+
+
+def live(data: Path) -> str:
+    """Return the SQL condition of versions in the dataset messages that the base files do not hold.
+
+    Raises:
+        WarehouseError: The file that says so cannot be read.
+    """
+    found = covered(data)
+    if found is None or not found.offsets:
         return "true"
-    below = "".join(f" WHEN {partition} THEN {offset}" for partition, offset in offsets.items())
-    return f'date >= DATE \'{since}\' AND "offset" >= CASE "partition"{below} ELSE 0 END'
+    below = "".join(f" WHEN {partition} THEN {offset}" for partition, offset in found.offsets.items())
+    return f'date >= DATE \'{found.since}\' AND "offset" >= CASE "partition"{below} ELSE 0 END'
 
 
 def parquet(folder: Path) -> str:

@@ -9,12 +9,19 @@ WITH devices AS MATERIALIZED (
 ),
 
 counted AS (
-    SELECT
-        source AS scope, count(*) AS attempted, count(*) FILTER (is_ended) AS ended,
-        count(*) FILTER (outcome = 'delivered') AS delivered
-    FROM latest
-    WHERE outcome <> 'incoming'
-    GROUP BY source
+    SELECT scope, sum(attempted) AS attempted, sum(ended) AS ended, sum(delivered) AS delivered
+    FROM (
+        SELECT
+            source AS scope, count(*) AS attempted, count(*) FILTER (is_ended) AS ended,
+            count(*) FILTER (outcome = 'delivered') AS delivered
+        FROM latest
+        WHERE outcome <> 'incoming'
+        GROUP BY source
+        UNION ALL BY NAME
+        -- Of messages that were too old to be kept, the counts are.
+        SELECT coalesce(source, '(no source)') AS scope, attempted, ended, delivered FROM kept
+    )
+    GROUP BY scope
 )
 
 SELECT

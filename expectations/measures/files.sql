@@ -1,23 +1,32 @@
 -- A row: the files of one partition, or one file whose columns are not those of its dataset.
 -- Key: scope. Units: counts of offsets and of columns, 0 where all is well.
--- Freshness: of the moment. {dataset} and {glob} are filled in: files of ours have their first offset in their name, and
---   the offset that follows in their footer. The seed has the columns that this version of smspulse writes.
+-- Freshness: of the moment. {dataset} and {glob} are filled in: files of ours have where they begin in their name, merged
+--   ones in their footer, and the offset that follows in their footer. The seed has the columns that this version of smspulse writes.
 WITH footers AS (
     SELECT
-        regexp_extract(file_name, 'date=([-0-9]+)/([^/+]+)[+]([0-9]+)[+]([0-9]+)[.]parquet$', ['day', 'topic', 'partition', 'start'])
-            AS name,
-        decode(value)::BIGINT AS next
+        regexp_extract(
+            file_name, 'date=([-0-9]+)/([^/+]+)[+]([0-9]+)[+]([0-9]+)(-[0-9a-z]+)?[.]parquet$',
+            ['day', 'topic', 'partition', 'start']
+        ) AS name,
+        max(decode(value)::BIGINT) FILTER (decode(key) = 'smspulse.start') AS start,
+        max(decode(value)::BIGINT) FILTER (decode(key) = 'smspulse.next') AS next
     FROM parquet_kv_metadata({glob})
-    WHERE decode(key) = 'smspulse.next'
+    WHERE decode(key) IN ('smspulse.start', 'smspulse.next')
+    GROUP BY file_name
+),
+
+ranges AS (
+    SELECT
+        name.topic || ' partition ' || name."partition" AS scope, name.day AS day,
+        coalesce(start, name.start::BIGINT) AS start, next
+    FROM footers
+    WHERE name.start <> ''
 ),
 
 chain AS (
-    SELECT
-        name.topic || ' partition ' || name."partition" AS scope,
-        name.start::BIGINT AS start,
-        lag(next) OVER (PARTITION BY name.topic, name."partition" ORDER BY name.start::BIGINT) AS expected
-    FROM footers
-    WHERE name.start <> '' AND name.day >= getvariable('since_day')::VARCHAR
+    SELECT scope, start, lag(next) OVER (PARTITION BY scope ORDER BY start, next) AS expected
+    FROM ranges
+    WHERE day >= getvariable('since_day')::VARCHAR
 ),
 
 shapes AS (

@@ -26,7 +26,7 @@ SESSION_S = 6  # the least that Kafka allows; less than ours, so that more fault
 PARTITIONS = 4
 PROBE = "probe"
 _PATIENCE_S = 30.0
-_RECOVERY_S = 120.0
+_RECOVERY_S = 300.0
 
 WEIGHTS = {
     "stream:kill": 16,
@@ -121,7 +121,9 @@ class Faults:
                     point = ""
                 await until(lambda: state_of(pid) == "Z", _PATIENCE_S)
                 if action == "delete":
-                    shutil.rmtree(self.pipeline.data / "state" / str(worker))
+                    state = self.pipeline.data / "state" / str(worker)
+                    if state.exists():  # a worker that was never given a partition has none
+                        shutil.rmtree(state)
             case "restart":
                 os.kill(pid, signal.SIGTERM)
                 await until(lambda: state_of(pid) == "Z", _PATIENCE_S)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 CHAOS = Path(__file__).parents[1] / "chaos" / "chaos.py"
+LANDERS = CHAOS.with_name("landers.py")
 
 
 def chaos(tmp_path: Path, *arguments: str) -> tuple[int, str]:
@@ -36,3 +37,15 @@ def test_a_worker_that_breaks_a_guarantee_is_caught(real_kafka: None, tmp_path: 
     assert counts is not None, said
     caught = counts[2] if mutation == "no-fence" else counts[1]
     assert (code, caught == "0") == (1, False), said
+
+
+@pytest.mark.parametrize("arguments", [["--kills", "12"], ["--kills", "4", "--mutation", "no-fence"]])
+def test_rival_landers_that_are_killed_land_each_record_once_and_only_by_the_fence(
+    real_kafka: None, arguments: list[str]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, LANDERS, "--rivals", *arguments], stdout=subprocess.PIPE, text=True, check=False
+    )
+    lost, twice = re.findall(r"([\d,]+) (?:lost|twice)", done.stdout)
+    mutated = "no-fence" in arguments
+    assert (done.returncode, lost, twice != "0") == (int(mutated), "0", mutated), done.stdout

@@ -162,7 +162,7 @@ def test_what_is_in_kafka_is_landed_and_the_lag_can_be_watched(
         until(lambda: landed(tmp_path, source) == 1_000)
         produce(kafka, source, 500, first=1_000)
         until(lambda: landed(tmp_path, source) == 1_500)
-    assert [line for line in caplog.messages if "partitions" in line] == [f"landing 12 partitions in {tmp_path}"]
+    assert [line for line in caplog.messages if "partitions" in line] == [f"landing 13 partitions in {tmp_path}"]
     assert_landed_once(kafka, tmp_path)
     consumer = KafkaConsumer(**kafka.kafka_python(), group_id=one.group)
     try:
@@ -189,7 +189,7 @@ def test_killed_at_any_moment_it_lands_each_record_once(kafka: KafkaSettings, tm
         assert lander.end(signal.SIGKILL) == -signal.SIGKILL
         feeder.join()
     lander = LanderProcess(kafka, one)
-    until(lambda: lander.said("landing 12 partitions") == 1)
+    until(lambda: lander.said("landing 13 partitions") == 1)
     until(lambda: landed(tmp_path, source) == kills * batch)
     until(lambda: landed(tmp_path, f"{source}-more") == kills * batch)
     assert lander.end(signal.SIGTERM) == 0

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -13,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
+from prometheus_client.parser import text_string_to_metric_families
 from running import SETTLE_S, Pipeline, post, start
 
+from smspulse.endpoints import announced, get
 from smspulse.processes import free_port
 from smspulse.simulator.behaviour import Behaviour
 from smspulse.simulator.stories import stories
@@ -187,6 +191,33 @@ def test_a_process_killed_in_mid_traffic_costs_nothing(pipeline: Pipeline, comma
     assert pipeline.pid(command) != killed
 
 
+def test_an_erased_number_is_gone_from_the_files_and_deleted_by_key_in_kafka(pipeline: Pipeline) -> None:
+    url, number = pipeline.source("erased"), "+491575298229"
+    for status_id in (1, 6, 7):
+        assert post(url, status(5, status_id, sendto=number))[0] == 202
+    pipeline.wait_for("SELECT 1 FROM messages WHERE source = 'erased' AND recipient = ? AND is_ended", number)
+    before = pipeline.rows("SELECT * FROM delivery_hourly WHERE source = 'erased'")
+    command = [sys.executable, "-m", "smspulse", "erase", "--data", str(pipeline.data), "--number", number]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "sms.messages: 1 messages deleted by key" in done.stdout, done.stdout + done.stderr
+    assert "left: sms.raw: Kafka keeps the records for 7 days by default" in done.stdout
+    assert (done.returncode, "a stream worker uses it" in done.stdout) == (1, True)
+    assert pipeline.rows("SELECT * FROM delivery_hourly WHERE source = 'erased'") == before
+    (row,) = pipeline.rows("SELECT recipient FROM messages WHERE source = 'erased'")
+    assert row.recipient == "erased"
+    deleted = f"SELECT 1 FROM read_parquet('{pipeline.data}/messages/*/*') WHERE is_forgotten AND message_key = ?"  # noqa: S608
+    pipeline.wait_for(deleted, "erased:5")
+
+
+def test_upkeep_runs_beside_it(pipeline: Pipeline) -> None:
+    before = pipeline.rows("SELECT count(*) AS n, count(DISTINCT message_key) AS keys FROM messages")
+    for name in ("rebuild", "compact", "retain"):
+        command = [sys.executable, "-m", "smspulse", name, "--data", str(pipeline.data)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert pipeline.rows("SELECT count(*) AS n, count(DISTINCT message_key) AS keys FROM messages") == before
+
+
 def test_the_checks_find_nothing_critical(pipeline: Pipeline) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "smspulse", "check", "--data", str(pipeline.data), "--format", "json"],
@@ -197,6 +228,33 @@ def test_the_checks_find_nothing_critical(pipeline: Pipeline) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     failed = [row["expectation"] for row in json.loads(done.stdout)["expectations"] if not row["success"]]
     assert failed in ([], ["raw_readable"]), failed  # other tests of this module send much that is malformed
+
+
+def test_status_page_and_metrics_know_what_runs(pipeline: Pipeline) -> None:
+    port = pipeline.url.rpartition(":")[2]
+    arguments = ["status", "--data", str(pipeline.data), "--port", port, "--format", "json"]
+    done = subprocess.run([sys.executable, "-m", "smspulse", *arguments], capture_output=True, check=False)
+    found = json.loads(done.stdout)
+    assert found["trouble"] == []
+    assert done.returncode == (1 if found["alerts"] else 0)  # the traffic above may have been bad enough
+    assert {each["name"] for each in found["processes"]} == {"broker", "ingest", "stream-0", "lander-up", "page"}
+    assert set(found["lag"]) == {"smspulse-stream", "smspulse-lander"}
+    counted: dict[str, float] = {}
+    for endpoint in announced(pipeline.data):
+        if endpoint.name == "page":
+            answer = get(endpoint.host, endpoint.port, "/")
+            assert answer is not None
+            assert b"messages that ended" in answer[1]
+            continue
+        answer = get(endpoint.host, endpoint.port, "/metrics")
+        assert answer is not None
+        for family in text_string_to_metric_families(answer[1].decode()):
+            if family.samples:
+                counted[family.name] = sum(sample.value for sample in family.samples)
+    for name in ("stream_records", "stream_messages_ended", "stream_lag_records", "lander_rows", "lander_lag_records"):
+        assert f"smspulse_{name}" in counted
+    assert counted["smspulse_stream_records"] > 0
+    assert counted["smspulse_lander_rows"] > 0
 
 
 @pytest.mark.parametrize("arguments", [[], ["--demo", "--workers", "3"]])
@@ -226,6 +284,32 @@ def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
         )
     assert done.returncode == 2
     assert done.stderr == f"smspulse: port {port} is taken: stop what listens there, or choose another with --port\n"
+
+
+def test_several_receivers_answer_https_and_doctor_knows_them(tmp_path: Path) -> None:
+    authority, trusting = trustme.CA(), ssl.create_default_context()
+    authority.configure_trust(trusting)
+    pem = tmp_path / "both.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
+    environment = {"SMSPULSE_INGEST_TLS_CERT": str(pem), "SMSPULSE_INGEST_PROCESSES": "2"}
+    running = start(tmp_path / "data", "--broker", "memory", environment=environment)
+    try:
+        url = running.source("tls")
+        for sms_id in range(4):
+            assert post(url, status(sms_id, 7), trusting)[0] == 202
+        running.wait_for("SELECT 1 FROM messages WHERE source = 'tls' HAVING count(*) = 4")
+        port = running.url.rpartition(":")[2]
+        told = subprocess.run(
+            [sys.executable, "-m", "smspulse", "doctor", "--data", str(running.data), "--port", port],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | environment | {"COLUMNS": "200"},
+        )
+        assert "an ingest answers there" in told.stdout
+    finally:
+        code = running.stop()
+    assert code == 0
 
 
 def test_several_workers_on_the_in_memory_broker_are_one_clear_line(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -12,12 +14,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ingest.sources import add_source, webhook_url
 from smspulse.processes import free_port
 from warehouse.errors import NoWarehouseError
 from warehouse.read import query
 
 SETTLE_S = 60
+
+
+def program(name: str) -> str:
+    """Return where a program is; skip where it is missing, or fail where all are insisted on."""
+    found = shutil.which(name)
+    if found is None:
+        line = f"this test needs the program `{name}`, which is not on PATH"
+        if os.environ.get("SMSPULSE_REQUIRE_KAFKA") == "1":
+            pytest.fail(line, pytrace=False)
+        pytest.skip(line)
+    return found
 
 
 @dataclass
@@ -72,9 +87,9 @@ class Pipeline:
         return self.process.wait(30)
 
 
-def post(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
+def post(url: str, body: bytes, trusting: ssl.SSLContext | None = None) -> tuple[int, dict[str, Any]]:
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - loopback
-    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=10, context=trusting) as answer:  # noqa: S310
         return answer.status, json.loads(answer.read())
 
 
@@ -91,7 +106,8 @@ def start(data: Path, *arguments: str, environment: Mapping[str, str] | None = N
             stderr=subprocess.STDOUT,
             text=True,
         )
-    pipeline = Pipeline(process, data, f"http://127.0.0.1:{port}", log)
+    scheme = "https" if environment and "SMSPULSE_INGEST_TLS_CERT" in environment else "http"
+    pipeline = Pipeline(process, data, f"{scheme}://127.0.0.1:{port}", log)
     while not any(line.startswith("ready after") for line in log.read_text().splitlines()):
         if process.poll() is not None:
             raise AssertionError(log.read_text())

@@ -90,3 +90,30 @@ def deadletter(offset: int, body: bytes, reason: str, origin: str) -> MadeRecord
     record = raw(offset, body)
     headers = [*record.headers, ("reason", reason.encode()), ("detail", b"why"), ("origin", origin.encode())]
     return record._replace(topic=topics.DEADLETTERS, headers=headers)
+
+
+def alert(offset: int, phase: str, *, seconds: float = 0, **fields: Any) -> MadeRecord:
+    """Make a change of the alert of device 1, channel 2, which fires at noon."""
+    value: dict[str, Any] = {
+        "id": "failure_ratio:acme:1:2",
+        "kind": "failure_ratio",
+        "phase": phase,
+        "scope": "channel",
+        "source": "acme",
+        "device_id": 1,
+        "channel_id": 2,
+        "changed_at": at(seconds),
+        "since": at(-300),
+        "fired_at": None if phase == "pending" else at(0),
+        "resolved_at": at(seconds) if phase == "resolved" else None,
+        "count": 8,
+        "failures": 6,
+        "baseline": 0.03,
+        "known": 2000,
+        "bound": 0.04,
+        "errors": {"10": 6},
+        "samples": ["acme:17"],
+        "share": 0.25,
+        "budget_days": 30.0,
+    } | fields
+    return MadeRecord(topics.ALERTS, 0, offset, at(seconds), value["id"].encode(), orjson.dumps(value), [])

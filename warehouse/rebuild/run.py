@@ -1,41 +1,42 @@
 """Lifecycles from the log: what the raw webhooks say of each message, held against what the stream says.
 
-    {data}/base/date=YYYY-MM-DD/{partition}.parquet       a row a message first seen on that day, sorted by its key
-    {data}/differences/date=YYYY-MM-DD/{partition}.parquet    where stream and log differ, a row a message and field
-    {data}/base/covered.json                              up to which offsets of sms.messages the base holds everything
+    {data}/base/date=YYYY-MM-DD/{partition}-{mark}.parquet      a row a message first seen on that day, sorted by key
+                                                                (all-{mark}, once compaction has merged a closed day)
+    {data}/differences/date=YYYY-MM-DD/{partition}-{mark}.parquet
+                                                                where stream and log differ, a row a message and field
+    {data}/base/covered.json                      up to which offsets of sms.messages the base holds everything
 
 A day is closed once none of its messages is open and all were compared; closed days are left alone until something new
 is heard of one of their messages. Days that are not closed yet have base files too, so that readers have only what came
-since the last run to sort out. The order is: files, each replaced whole; then `covered.json`; then the views. The views
-take the larger version of base and stream, so a run that is interrupted anywhere leaves every number as it was. After
-a first whole run, that is: a single day's files do not outweigh what the stream has written of it.
+since the last run to sort out. The order is: all of `base` in one step; `differences`; then the views. The views take
+the larger version of base and stream, so a run that is interrupted anywhere leaves every number as it was. After a
+first whole run, that is: a single day's files do not outweigh what the stream has written of it.
 
 What the stream read from a body was landed with it (`gateway.payloads.parse`), so reading bodies is not done a second
 time: what a lifecycle is made of is. Of a report that is in the log twice, as when Kafka took it and did not say so,
 both have one time of receipt and are one fact. The clock is the newest record: time passes as far as the log goes.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from importlib.resources import files
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import duckdb
 import pyarrow.parquet as pq
 
 from gateway.statuses import Status
-from warehouse import landing, views
+from warehouse import landing, swap, views
 from warehouse.errors import RebuildError
 from warehouse.schemas import BASE_SCHEMA
 
 _log = logging.getLogger(__name__)
 
-_CLOSED: Final = b"smspulse.closed"
+CLOSED: Final = b"smspulse.closed"
+"""Of a base file's metadata: `1`, once its day is closed."""
 # How long stream, landers and clocks may lag behind each other without being called different.
 _SETTLED_AFTER: Final = "INTERVAL 10 MINUTE"
 _COMPARED: Final = tuple(
@@ -92,11 +93,9 @@ def rebuild(
     """
     data = data.resolve()
     views.publish(data)
-    with (
-        landing.only_one(data / "base"),
-        TemporaryDirectory(dir=data / landing.TEMPORARY, prefix="rebuild.") as scratch,
-    ):
-        run = _Run(data, Path(scratch), memory)
+    with swap.upkeep(data) as scratch:
+        swap.turn(data / "base")  # the view of messages lists it twice
+        run = _Run(data, scratch, memory)
         try:
             with run.connection:
                 run.set_up(statuses, expire_after)
@@ -112,6 +111,8 @@ class _Run:
 
     def __init__(self, data: Path, scratch: Path, memory: str) -> None:
         self._data, self._scratch = data, scratch
+        found = views.covered(data)
+        self._floor = found.floor if found else date.min
         self.connection = duckdb.connect(
             config={"memory_limit": memory, "temp_directory": str(scratch / "spill"), "preserve_insertion_order": False}
         )
@@ -154,9 +155,13 @@ class _Run:
         )
         covered = {partition: (end, newest) for partition, end, newest in self._run(ends)}
         found = self._one("SELECT min(coalesce(received_at, recorded_at))::DATE FROM raw_files")
+        floor = max(found or date.min, self._floor)
         start = None if everything else only or self._start()
-        if only and (found is None or only < found):
-            raise RebuildError(self._data, f"raw webhooks begin on {found or 'no day'}, {only} cannot be rebuilt")
+        if only and (found is None or only < floor):
+            begin = floor if found else "no day"
+            raise RebuildError(self._data, f"raw webhooks begin on {begin}, {only} cannot be rebuilt")
+        if self._floor > date.min:
+            start = max(start or date.min, self._floor)
         self._set("start", datetime.combine(start or date(1, 1, 1), time(), UTC))
         written: list[tuple[Path, Path]] = []
         partitions = """
@@ -169,22 +174,30 @@ class _Run:
             report.unsettled += self._count("unsettled")
             report.reports += self._one("SELECT count(*) FROM log")
             written += self._write(partition, start, only, report)
-        for temporary, path in written:
-            landing.replace(self._data, temporary, path)
+        base = {place: path for place, path in written if place.is_relative_to(self._data / "base")}
+        differences = {place: path for place, path in written if place not in base}
         if only is None:
             since = min((newest for _, newest in covered.values()), default=landing.SEED_DATE) - timedelta(days=1)
-            positions = {str(partition): end for partition, (end, _) in sorted(covered.items())}
-            temporary = self._scratch / views.COVERED
-            temporary.write_text(json.dumps({"since": since.isoformat(), "offsets": positions}))
-            landing.replace(self._data, temporary, self._data / "base" / views.COVERED)
+            positions = {partition: end for partition, (end, _) in sorted(covered.items())}
+            base[self._data / "base" / views.COVERED] = path = self._scratch / views.COVERED
+            path.write_text(views.Covered(since, positions, self._floor).json())
+        for folder, come in (("base", base), ("differences", differences)):
+            # All partitions of a day are written together, so all its files go, those that were merged too.
+            old = _files(self._data / folder)
+            gone = [
+                path for path in old if only == _day_of(path) or (not only and (start or date.min) <= _day_of(path))
+            ]
+            if come or gone:
+                swap.swap(self._data / folder, self._scratch, gone, come)
+        if only is None:
             views.publish(self._data)
         return report
 
     def _start(self) -> date | None:
         """Return the first day that is not closed or has news; None without any closed day."""
         by_day: dict[date, list[bool]] = {}
-        for path in (self._data / "base").glob("date=*/[0-9]*.parquet"):
-            is_closed = (pq.read_metadata(path).metadata or {}).get(_CLOSED) == b"1"
+        for path in _files(self._data / "base"):
+            is_closed = (pq.read_metadata(path).metadata or {}).get(CLOSED) == b"1"
             by_day.setdefault(_day_of(path), []).append(is_closed)
         open_days = [day for day, closed in by_day.items() if not all(closed)]
         if not by_day:
@@ -312,7 +325,7 @@ class _Run:
         return int(self._one("SELECT count(*) FROM differing WHERE what = ?", what))
 
     def _write(self, partition: int, start: date | None, only: date | None, report: Rebuilt) -> list[tuple[Path, Path]]:
-        """Write the files of one partition beside the old ones; return pairs of new and old."""
+        """Write the files of one partition beside the old ones; return them by where they will be."""
         rows = self._run("""
             SELECT
                 day, count(*),
@@ -321,8 +334,6 @@ class _Run:
             FROM result GROUP BY day
         """)  # fmt: skip
         days = {day: (messages, is_closed) for day, messages, is_closed in rows}
-        for path in self._data.glob(f"base/date=*/{partition}.parquet"):
-            days.setdefault(_day_of(path), (0, True))
         days = {d: v for d, v in days.items() if only in {None, d} and (start is None or d >= start)}
         for day, (messages, is_closed) in days.items():
             report.messages += messages
@@ -341,7 +352,7 @@ class _Run:
         ]
         different = {day for (day,) in self._run("SELECT DISTINCT day FROM differing WHERE what = 'different'")}
         for day in days:
-            if day in different or (self._data / "differences" / f"date={day}" / f"{partition}.parquet").exists():
+            if day in different:
                 facts = f"""
                     SELECT source || ':' || sms_id AS message_key, source, sms_id, unnest(list_filter(
                         facts, lambda fact: fact.streamed IS DISTINCT FROM fact.rebuilt
@@ -352,13 +363,20 @@ class _Run:
         return written
 
     def _copy(self, query: str, dataset: str, partition: int, day: date, closed: bool) -> tuple[Path, Path]:
+        place = self._data / dataset / f"date={day}" / f"{partition}-{swap.mark()}.parquet"
+        swap.make_folders([place])
         temporary = self._scratch / f"{dataset}.{day}.{partition}.parquet"
         # Sorted, so that a look-up by key reads one row group of a file; small ones, so that it is soon read.
         self._run(
             f"COPY ({query} ORDER BY source, sms_id) TO {views.literal(str(temporary))} (FORMAT parquet, "
-            f"COMPRESSION zstd, ROW_GROUP_SIZE 30720, KV_METADATA {{'{_CLOSED.decode()}': '{int(closed)}'}})"
+            f"COMPRESSION zstd, ROW_GROUP_SIZE 30720, KV_METADATA {{'{CLOSED.decode()}': '{int(closed)}'}})"
         )
-        return temporary, self._data / dataset / f"date={day}" / f"{partition}.parquet"
+        return place, temporary
+
+
+def _files(dataset: Path) -> list[Path]:
+    """Return the files of base or differences with rows: of partitions, and merged ones."""
+    return [*dataset.glob("date=*/[0-9]*.parquet"), *dataset.glob("date=*/all-*.parquet")]
 
 
 def _day_of(path: Path) -> date:

@@ -8,13 +8,13 @@
 WITH headed AS (
     SELECT
         source,
-        (first_seen_at AT TIME ZONE 'UTC')::DATE AS day,
+        day,
         CASE WHEN recipient LIKE '+%' THEN substr(recipient, 2, 9) END AS head,
         count(*) AS attempted,
         count(*) FILTER (is_ended) AS ended,
         count(*) FILTER (outcome = 'delivered') AS delivered,
         count(*) FILTER (NOT is_ended) AS open
-    FROM messages
+    FROM messages_by_day
     WHERE outcome <> 'incoming'
     GROUP BY source, day, head
 ),

@@ -5,7 +5,7 @@ SELECT *, {rates}
 FROM (
     SELECT
         source,
-        (hour AT TIME ZONE 'UTC')::DATE AS day,
+        day,
         count(DISTINCT device_id) AS devices,
         {sums}
     FROM delivery_hourly

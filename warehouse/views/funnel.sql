@@ -6,7 +6,7 @@
 WITH reached AS (
     SELECT
         source,
-        (first_seen_at AT TIME ZONE 'UTC')::DATE AS day,
+        day,
         CASE
             WHEN outcome = 'delivered' THEN 5
             WHEN outcome IN ('undelivered', 'sent') THEN 4
@@ -15,7 +15,7 @@ WITH reached AS (
             WHEN list_contains(status_ids, 3) THEN 2
             ELSE 1
         END AS furthest
-    FROM (SELECT *, [each.status_id FOR each IN observations] AS status_ids FROM messages)
+    FROM (SELECT *, [each.status_id FOR each IN observations] AS status_ids FROM messages_by_day)
     WHERE outcome <> 'incoming'
 ),
 

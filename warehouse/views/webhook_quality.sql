@@ -36,11 +36,11 @@ received AS (
 told AS (
     SELECT
         source,
-        (first_seen_at AT TIME ZONE 'UTC')::DATE AS day,
+        day,
         count(*) FILTER (list_contains(flags, 'reordered')) AS reordered,
         count(*) FILTER (greatest(queue_s, device_s, network_s) >= 3600) AS late,
         count(*) FILTER (contradicted) AS contradicted
-    FROM messages
+    FROM messages_by_day
     GROUP BY source, day
 )
 

@@ -300,3 +300,11 @@ def test_the_shortcut_for_plain_reports_reads_what_the_long_way_reads(
             return error.reason, error.detail, error.field
 
     assert outcome(parse) == outcome(payloads._parse)
+
+    read = payloads.parse_all([status(), body, b"{"])
+    assert read.unreadable[2] == ("not_json", None)
+    assert [column[0] for column in read.reports] == list(parse(status()))[:-1]
+    if 1 in read.unreadable:
+        assert outcome(parse)[::2] == read.unreadable[1]
+    else:
+        assert outcome(parse) == read.others.get(1, StatusReport(*(column[1] for column in read.reports), flaws=()))

@@ -12,7 +12,7 @@ import trustme
 from test_receiver import PATH, STATUS, error_of, receiving
 
 from gateway.kafka import KafkaSettings
-from ingest.connections import tls_context
+from ingest.connections import renew_certificate, tls_context
 from ingest.errors import CertificateError
 from ingest.server import serve
 from ingest.settings import IngestSettings
@@ -161,6 +161,36 @@ async def test_https_is_answered_with_the_certificate_and_plain_http_is_not(
     await serving
     assert url not in caplog.text
     assert "Traceback" not in caplog.text
+
+
+async def test_a_renewed_certificate_is_used_and_a_broken_one_is_not(
+    certificate: tuple[Path, Path, ssl.SSLContext], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    cert, key, _ = certificate
+    settings = IngestSettings(tls_cert=cert, tls_key=key, tls_renewal_s=0.01)
+    context = tls_context(settings)
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    renewing = asyncio.create_task(renew_certificate(context, settings))
+
+    async def said(text: str) -> None:
+        for _ in range(500):
+            if text in caplog.text:
+                return
+            await asyncio.sleep(0.01)
+        pytest.fail(f"it never said: {text}")
+
+    before = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port))
+    renewed = trustme.CA().issue_cert("127.0.0.1")
+    renewed.cert_chain_pems[0].write_to_path(cert)  # whose key is not there yet
+    await said("the former one is used until it can be")
+    assert await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port)) == before
+    renewed.private_key_pem.write_to_path(key)
+    await said("is used from now on")
+    assert await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port)) != before
+    renewing.cancel()
+    server.close()
 
 
 def test_a_certificate_that_cannot_be_used_is_named(

@@ -22,7 +22,7 @@ def record(**fields: Any) -> Any:
 def fold(*runs: list[Any]) -> dict[bytes, Any]:
     store: dict[bytes, bytes] = {}
     for run in runs:
-        store |= {key: value or b"" for key, value, _ in DeviceFold(store.get).run(run).states}
+        store |= {key: value or b"" for key, value, _ in DeviceFold(store.get, 30).run(run).states}
     return {key: json.loads(value) for key, value in store.items()}
 
 
@@ -52,7 +52,7 @@ def test_channels_of_a_device_are_apart() -> None:
 def test_what_is_no_activity_is_a_dead_letter_and_the_rest_goes_on() -> None:
     broken = [record(), record(), record(), record(reports="1"), record(counts={"sent": 1}), record(first_at=1)]
     broken[0].value, broken[1].value, broken[2].value = b"{", b'{"source": "gw"}', None
-    outputs = DeviceFold({}.get).run([*broken, record(reports=1)])
+    outputs = DeviceFold({}.get, 30).run([*broken, record(reports=1)])
     assert [(each.topic, dict(each.headers or [])["reason"]) for each in outputs.others] == [
         (DEADLETTERS, b"not_activity")
     ] * 6

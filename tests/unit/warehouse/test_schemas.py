@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from warehouse_records import MadeRecord, at, deadletter, moment, raw, status, tombstone, version
 
 from gateway import topics
-from warehouse.schemas import BY_TOPIC, DATASETS
+from warehouse.schemas import BY_TOPIC, DATASETS, Run
 
 
 def row(record: MadeRecord) -> dict[str, object]:
-    (found,) = BY_TOPIC[record.topic].table([record]).to_pylist()
+    (found,) = BY_TOPIC[record.topic].table(Run.of([record])).to_pylist()
     return found
 
 
@@ -111,7 +111,7 @@ def test_a_deadletter_names_its_origin() -> None:
 def test_a_value_of_the_wrong_type_costs_itself_alone(caplog: pytest.LogCaptureFixture) -> None:
     wrong = version(0, 1, version=2, attempts="many", flags=7, first_seen_at=10**17, observations=[[1, 2]])
     with caplog.at_level(logging.WARNING):
-        rows = BY_TOPIC[topics.MESSAGES].table([wrong, version(1, 2)]).to_pylist()
+        rows = BY_TOPIC[topics.MESSAGES].table(Run.of([wrong, version(1, 2)])).to_pylist()
     assert [rows[0][name] for name in ("attempts", "flags", "first_seen_at", "observations")] == [None] * 4
     assert (rows[0]["version"], rows[0]["sms_id"]) == (2, 1)
     assert (rows[1]["attempts"], rows[1]["flags"], len(rows[1]["observations"])) == (1, [], 1)
@@ -138,7 +138,7 @@ header_names = st.sampled_from(["source", "received_at", "origin", "reason"])
 def test_nothing_in_a_record_can_keep_it_from_being_landed(
     topic: str, value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes | None]], timestamp: int
 ) -> None:
-    table = BY_TOPIC[topic].table([MadeRecord(topic, 0, 1, timestamp, key, value, headers)])
+    table = BY_TOPIC[topic].table(Run.of([MadeRecord(topic, 0, 1, timestamp, key, value, headers)]))
     table.validate(full=True)
     assert table["offset"].to_pylist() == [1]
     for name in ("queue_s", "total_s"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from warehouse_records import at, deadletter, moment, raw, status, tombstone, version
+from warehouse_records import alert, at, deadletter, moment, raw, status, tombstone, version
 
 from warehouse import landing, views
 from warehouse.errors import NoWarehouseError
@@ -298,3 +298,22 @@ def test_parameters_are_bound(data: Path) -> None:
     land(data, raw(0, status(1, 6)))
     assert query(data, "SELECT sms_id FROM raw_webhooks WHERE source = ?", ["acme"])["sms_id"].tolist() == [1]
     assert query(data, "SELECT sms_id FROM raw_webhooks WHERE source = $s", {"s": "'"}).empty
+
+
+def test_an_alert_is_a_row_each_time_it_fires_with_what_it_rested_on(data: Path) -> None:
+    again = {"fired_at": at(9_000), "device_id": 1}
+    land(
+        data,
+        alert(0, "pending", seconds=-60),
+        alert(1, "firing"),
+        alert(2, "resolved", seconds=600, count=90, failures=9),
+        alert(3, "resolved", seconds=700, fired_at=None),  # was pending, and subsided
+        alert(4, "firing", seconds=9_000, **again),
+    )
+    found = rows(
+        data,
+        "SELECT fired_at, resolved_at, is_firing, lasted_s, count, ratio, errors['10'], samples FROM alerts ORDER BY 1",
+    )
+    assert found[0] == (moment(0), moment(600), False, 600, 8, 0.75, 6, ["acme:17"])
+    assert found[1][:3] == (moment(9_000), None, True)
+    assert len(found) == 2

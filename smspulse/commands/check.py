@@ -1,35 +1,26 @@
-"""`smspulse check`: what the data is worth, for people and for programs; and its timer beside `smspulse up`."""
+"""Whether numbers and machine are as they should be: check, doctor."""
 
-import asyncio
 import json
-import logging
-import os
 import re
-import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from xml.etree import ElementTree
 
 import click
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
-from smspulse.options import data_option
-from smspulse.processes import die_with_parent
+from smspulse.commands.options import NOT_SO, broker_option, data_option
 
 if TYPE_CHECKING:
     from expectations.check import Report, Row
 
-_log = logging.getLogger(__name__)
-
 _SUITES: Final = ("raw", "messages", "deadletters", "devices", "delivery", "reconciliation")
 _COLOURS: Final = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
-_NOT_DONE: Final = 2
 _PERIODS: Final = {"h": "hours", "d": "days"}
 
 
@@ -178,42 +169,24 @@ def _told(row: "Row") -> list[tuple[str, str]]:
     return [(title, text) for title, text in (*told, ("means", row.meaning), ("do", row.action)) if text]
 
 
-async def check_regularly(data: Path, every_s: float) -> None:
-    """Check a data folder every so many seconds, each time in a process of its own, and log what changes."""
-    if find_spec("great_expectations") is None:
-        _log.warning("the data is not checked regularly: pip install 'smspulse[expectations]'")
-        return
-    known: set[str] = set()
-    while True:
-        await asyncio.sleep(every_s)
-        known = await _check_once(data, known)
+@click.command()
+@data_option
+@broker_option
+@click.option("--port", envvar="SMSPULSE_INGEST_PORT", default=8080, show_default=True)
+def doctor(data: Path, broker: str, port: int) -> None:
+    """Look at this machine and say what is missing and how to mend it.
 
+    \b
+    smspulse doctor
+    smspulse doctor --broker kafka1:9092
+    """
+    from gateway.kafka import KafkaSettings
+    from smspulse.doctor import diagnose
 
-async def _check_once(data: Path, known: set[str]) -> set[str]:
-    tie = die_with_parent(signal.SIGTERM)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "smspulse", "check", "--data", str(data), "--format", "json"),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-        preexec_fn=lambda: (tie(), os.nice(10)),  # the pipeline goes first
-    )
-    try:
-        out, err = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-    if process.returncode not in {0, 1}:
-        last = (err.decode(errors="replace").strip().splitlines() or [f"it ended with {process.returncode}"])[-1]
-        _log.error("the data could not be checked: %s", last)
-        return known
-    failed = {row["expectation"]: row for row in json.loads(out)["expectations"] if not row["success"]}
-    levels = {"critical": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}
-    for name, row in failed.items():
-        if name not in known:
-            told = (row["severity"], name, row["observed"], row["meaning"], row["action"])
-            _log.log(levels[row["severity"]], "check: %s: %s: %s. %s %s", *told)
-    for name in known - failed.keys():
-        _log.info("check: %s holds again", name)
-    return set(failed)
+    findings = diagnose(data, KafkaSettings(bootstrap=broker) if ":" in broker else None, port)
+    marks = {"ok": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
+    table = Table("", "what", "found", "mend")
+    for finding in findings:
+        table.add_row(marks[finding.level], finding.name, finding.what, finding.mend)
+    Console().print(table)
+    raise SystemExit(NOT_SO if any(finding.level == "fail" for finding in findings) else 0)

@@ -1,0 +1,141 @@
+"""Measures the lander: its pace beside a pyarrow write of the same rows, and how soon a webhook is readable by SQL.
+
+python bench/lander.py [--quick]
+"""
+
+import argparse
+import asyncio
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from latency import SOURCE, WARM_UP_S, Times, behind, due, ingest, percentile, send
+from measure import OUR_KAFKA, Contestant, figure, kafka_node, measure, our, running
+from records import STEPS, fill, interleaved
+
+from gateway.topics import RAW
+from warehouse import views
+from warehouse.read import open_warehouse
+from warehouse.schemas import RAW_SCHEMA
+
+RATE = 1_000  # webhooks a second
+FURTHER = (("ingest_id", b"0199c1f2-5c2e-7d3a-9a51-6f5d3f0a7b11"), ("content_type", b"application/json"))
+"""Headers that ingest writes, beside source and time."""
+SAMPLE = 8
+
+
+def pace(reports: int) -> None:
+    """Print rows a second, from Kafka to durable files, over those of pyarrow with the rows in Python's lists."""
+    with kafka_node(OUR_KAFKA) as (kafka, folder):
+        messages = reports // len(STEPS)
+        filled = fill(kafka, messages, interleaved(messages), FURTHER)
+        data = folder / "landed"
+        command = our("land", "--data", str(data), "--broker", kafka.bootstrap, "--flush-interval", "1")
+        run = measure(kafka, Contestant("lander", [command], "smspulse-lander", RAW, {}), folder, filled.events)
+        files = sorted(data.glob("raw/date=*/sms.raw*"), key=lambda path: path.stat().st_size)[-SAMPLE:]
+        lists, arrow = zip(*(written(pq.read_table(path, schema=RAW_SCHEMA), folder) for path in files), strict=True)
+    from_lists, from_arrow = statistics.median(lists), statistics.median(arrow)
+    print(
+        f"{filled.events:,} rows landed at {run.rate:,.0f} a second, {run.cpu_us:.1f} µs of CPU each, peak memory "
+        f"{run.rss_mb:,.0f} MB; pyarrow writes {from_lists:,.0f} a second from lists, {from_arrow:,.0f} from Arrow",
+        flush=True,
+    )
+    figure("landed_rows_vs_pyarrow", run.rate / from_lists, ">= 0.5")
+    figure("landed_rows_vs_pyarrow_from_arrow", run.rate / from_arrow)
+
+
+def written(table: pa.Table, folder: Path) -> tuple[float, float]:
+    """Return the rows a second of a write with its columns in lists of Python's values, and in Arrow."""
+    plain = {
+        f.name: (column.cast(pa.int64()) if pa.types.is_timestamp(f.type) else column).to_pylist()
+        for f, column in zip(table.schema, table.columns, strict=True)
+    }
+    start = time.perf_counter()
+    made = pa.table(plain, schema=table.schema)
+    between = time.perf_counter()
+    pq.write_table(made, folder / "peer.parquet", compression="zstd")
+    end = time.perf_counter()
+    return len(table) / (end - start), len(table) / (end - between)
+
+
+def readable(flush_s: int, seconds: float) -> None:
+    """Print how long after its answer a webhook is a row, and counts in its message's row."""
+    reports = due(RATE, seconds)
+    answered: Times = {}
+    with ExitStack() as stack:
+        kafka, folder = stack.enter_context(kafka_node(OUR_KAFKA))
+        common = ("--data", str(folder), "--broker", kafka.bootstrap)
+        views.publish(folder)
+        stack.enter_context(running(our("stream", *common), {}, folder / "stream.log"))
+        lander = our("land", *common, "--flush-interval", str(flush_s))
+        stack.enter_context(running(lander, {}, folder / "lander.log"))
+        url = stack.enter_context(ingest(kafka, folder))
+        with watching(folder, len(reports)) as (rows, messages, done):
+            asyncio.run(send(url, reports, answered))
+            if not done.wait(10 + 2 * flush_s):
+                msg = f"{len(reports) - len(rows)} rows and {len(reports) - len(messages)} steps came too late"
+                raise RuntimeError(msg)
+    for name, seen in (("row", rows), ("message", messages)):
+        took = behind(reports, answered, seen)
+        goals = {5: ("<= 3.5", "<= 7"), 1: ("<= 1.5", "")}[flush_s]
+        for share, goal in zip((50, 99), goals, strict=True):
+            figure(f"answered_to_{name}_flush_{flush_s}_p{share}_s", percentile(took, share / 100), goal)
+
+
+@contextmanager
+def watching(data: Path, reports: int) -> Iterator[tuple[Times, Times, Event]]:
+    """Ask for what is new as soon as there are new files; give when each report was first told, and when all were."""
+    rows: Times = {}
+    messages: Times = {}
+    done, stop = Event(), Event()
+    order = [status_id for status_id, _ in STEPS]
+
+    def ask(connection: Any) -> None:
+        found = connection.execute("SELECT sms_id, status_id FROM status_events WHERE source = ?", [SOURCE]).fetchall()
+        now = time.perf_counter()
+        for key in found:
+            rows.setdefault(key, now)
+        found = connection.execute("SELECT sms_id, last_status_id FROM messages WHERE source = ?", [SOURCE]).fetchall()
+        now = time.perf_counter()
+        for sms_id, last in found:
+            for status_id in order[: order.index(last) + 1]:
+                messages.setdefault((sms_id, status_id), now)
+
+    def watch() -> None:
+        files = 0
+        with open_warehouse(data) as connection:
+            while not stop.wait(0.01):
+                count = sum(1 for _ in data.glob("[rm]*/date=*/sms*"))
+                if count != files:
+                    files = count
+                    ask(connection)
+                    if len(rows) == len(messages) == reports:
+                        done.set()
+
+    watcher = Thread(target=watch)
+    watcher.start()
+    try:
+        yield rows, messages, done
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer records, under a minute")
+    quick = parser.parse_args().quick
+    pace(300_000 if quick else 2_000_000)
+    for flush_s in (5, 1):
+        readable(flush_s, WARM_UP_S + (5 if quick else 40))
+
+
+if __name__ == "__main__":
+    main()

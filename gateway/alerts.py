@@ -1,0 +1,90 @@
+"""What is told on `sms.alerts`: the life of an alert, each change with the evidence for it."""
+
+from math import sqrt
+from typing import Final, Literal
+
+import msgspec
+
+FAILURE_RATIO: Final = "failure_ratio"
+NOT_PERMITTED: Final = "not_permitted"
+KINDS: Final = (FAILURE_RATIO, NOT_PERMITTED)
+"""Every kind; `docs/runbooks/` has a page on each."""
+
+Scope = Literal["channel", "device", "source"]
+Phase = Literal["pending", "firing", "resolved"]
+
+_ANY: Final = "*"
+_Z: Final = 1.959963984540054  # of a 95 % interval
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One change of an alert: the value of a record on `sms.alerts`, whose key is the `id`.
+
+    Attributes:
+        id: Of the alert, the same whenever it comes again: see `alert_id`.
+        kind: One of `KINDS`.
+        phase: `pending` is told to nobody; what was pending and subsided is `resolved` without `fired_at`.
+        scope: Whether it is about a channel, a device with several of them, or a source.
+        source: Gateway account.
+        device_id, channel_id: None where the scope is wider, or no report names them.
+        changed_at: When what changed it was received, in milliseconds; all times are.
+        since: When it is thought to have begun.
+        fired_at, resolved_at: None if it has not.
+        count, failures: Messages that ended since, and failed.
+        baseline: Ratio of failures that is usual for it; None if there is none.
+        known: Messages that the baseline was learnt from; earlier ones fade.
+        bound: The highest ratio that the baseline allows.
+        errors: How many messages failed since, by status id; of the last twenty, when it fires.
+        samples: Keys of some of those messages.
+        share: Its part of the source's messages of the last days, 0 to 1.
+        budget_days: Days of one false alarm, on average, that it is set to.
+    """
+
+    id: str
+    kind: str
+    phase: Phase
+    scope: Scope
+    source: str
+    device_id: int | None
+    channel_id: int | None
+    changed_at: int
+    since: int
+    fired_at: int | None
+    resolved_at: int | None
+    count: int
+    failures: int
+    baseline: float | None
+    known: int
+    bound: float | None
+    errors: dict[str, int]
+    samples: list[str]
+    share: float
+    budget_days: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the ratio of failures since."""
+        if not self.count:
+            return 0.0, 1.0
+        n, ratio, z2 = self.count, self.failures / self.count, _Z * _Z
+        middle, reach = ratio + z2 / (2 * n), _Z * sqrt(ratio * (1 - ratio) / n + z2 / (4 * n * n))
+        return max((middle - reach) / (1 + z2 / n), 0.0), min((middle + reach) / (1 + z2 / n), 1.0)
+
+
+def alert_id(kind: str, source: str, *of: int | None, part: int = 0) -> str:
+    """Return an alert's identity: `{kind}:{source}:{device_id}:{channel_id}`.
+
+    With `*` for what the alert is not about, and `-` for what no report names.
+
+    Args:
+        kind: The alert's.
+        source: Gateway account.
+        of: Device and channel, as far as it is about them.
+        part: The partition of devices, for those about a source: each watches the source's devices in it.
+    """
+    names = [*("-" if each is None else str(each) for each in of), *([_ANY] * (2 - len(of)))]
+    return ":".join([kind, source, *names, *([str(part)] if part else [])])
+
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(Alert).decode

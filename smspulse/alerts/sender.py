@@ -1,0 +1,315 @@
+"""The process that tells alerts: reads `sms.alerts` and sends what changes to each way out.
+
+Each way has a task and a consumer of its own: one that is down delays itself, and neither the other nor the stream.
+
+Guarantees
+    Alertmanager is told how alerts stand, now and every `repeat_s`; what it missed while it, or we, were away it learns
+    then, and what was resolved meanwhile ends with the time that it was told last.
+    The webhook is sent each alert that fires, or is resolved, at least once, in their order: what it took is committed
+    to Kafka behind it. After a kill between the two, the same `webhook-id` comes again.
+    What a wider alert explains is not sent to the webhook, until that is resolved. Alertmanager inhibits by itself; see
+    `examples/alertmanager.yml`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+
+from gateway.alerts import Alert, decode
+from gateway.errors import SmspulseError
+from gateway.kafka import KafkaSettings
+from gateway.topics import ALERTS
+from smspulse.alerts.book import Book
+from smspulse.alerts.settings import AlertSettings
+from smspulse.alerts.ways import Alertmanager, WayOutError, WayOutGone, Webhook
+
+_log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S: Final = 1.0
+_LONGEST_PAUSE_S: Final = 300.0
+_POLL_S: Final = 0.5  # how long a request to stop can go unnoticed
+_BATCH: Final = 500
+_ANSWER_S: Final = 10.0
+# The client says so, and goes on by itself when Kafka is back.
+_PASSING: Final = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._TIMED_OUT}
+
+
+class AlertLog:
+    """`sms.alerts`, read from its beginning by one reader.
+
+    Args:
+        kafka: How to reach Kafka.
+        group: The consumer group that offsets are committed for.
+
+    Raises:
+        KafkaException: Kafka does not answer.
+    """
+
+    def __init__(self, kafka: KafkaSettings, group: str) -> None:
+        options = {"group.id": group, "enable.auto.commit": False, "isolation.level": "read_committed"}
+        self._consumer = Consumer(kafka.confluent() | options | {"enable.partition.eof": True, "log_level": 2})
+        numbers = self._consumer.list_topics(ALERTS, _ANSWER_S).topics[ALERTS].partitions
+        found = self._consumer.committed([TopicPartition(ALERTS, number) for number in numbers], _ANSWER_S)
+        self._committed = {each.partition: max(each.offset, 0) for each in found}
+        self._next = dict(self._committed)
+        self._behind = set(numbers)
+        self._held: list[Alert] = []
+        self._lock = threading.Lock()
+        self.was_committed = any(each.offset >= 0 for each in found)
+        self._consumer.assign([TopicPartition(ALERTS, number, OFFSET_BEGINNING) for number in numbers])
+
+    async def past(self, *, whole: bool) -> list[Alert]:
+        """Return what is there already: what was committed, or the whole of it."""
+        found: list[Alert] = []
+        while self._behind:
+            for partition, offset, alert in await asyncio.to_thread(self._poll, _POLL_S):
+                if whole or offset < self._committed[partition]:
+                    found.append(alert)
+                else:
+                    self._held.append(alert)
+        return found
+
+    async def news(self, seconds: float) -> list[Alert]:
+        """Return what comes next; nothing if nothing comes for so long."""
+        held, self._held = self._held, []
+        return held or [alert for _, _, alert in await asyncio.to_thread(self._poll, min(seconds, _POLL_S))]
+
+    async def commit(self) -> None:
+        """Commit all that was returned."""
+        offsets = [TopicPartition(ALERTS, number, offset) for number, offset in self._next.items()]
+        await asyncio.to_thread(self._consumer.commit, offsets=offsets, asynchronous=False)
+
+    def close(self) -> None:
+        """Leave Kafka."""
+        with self._lock:
+            self._consumer.close()
+
+    def _poll(self, seconds: float) -> list[tuple[int, int, Alert]]:
+        with self._lock:  # a reader that is cancelled leaves its thread here
+            first = self._consumer.poll(seconds)
+            messages = [] if first is None else [first, *self._consumer.consume(_BATCH, 0)]
+        found = []
+        for message in messages:
+            partition, error = message.partition(), message.error()
+            if error is not None:
+                if error.code() == KafkaError._PARTITION_EOF:
+                    self._behind.discard(partition)
+                elif error.code() not in _PASSING:
+                    raise KafkaException(error)
+                continue
+            self._next[partition] = message.offset() + 1
+            try:
+                found.append((partition, message.offset(), decode(message.value() or b"")))
+            except msgspec.DecodeError:
+                _log.error("%s, partition %d, offset %d is no alert", ALERTS, partition, message.offset())
+        return found
+
+
+class SenderError(SmspulseError):
+    """Alerts cannot be told as long as Kafka is as it is. What was not told is told after the next start."""
+
+
+class NoWayOutError(SmspulseError):
+    """No way out is set."""
+
+
+class Told:
+    """What the webhook has been told, and what it is to be told next.
+
+    Args:
+        book: How alerts stand.
+    """
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+        self._told: dict[str, Alert] = {}
+        self._unknown: dict[str, Alert] = {}
+
+    def take(self, alert: Alert) -> None:
+        """Take what is told of an alert."""
+        known = self._book.alerts.get(alert.id)
+        if alert.phase == "resolved" and alert.fired_at and known is None:
+            self._unknown[alert.id] = alert  # what Kafka has compacted away was told before we were started anew
+        self._book.take(alert)
+
+    def skip(self, *, firing: bool) -> None:
+        """Take it as told what was resolved, and where asked, what fires."""
+        self._unknown.clear()
+        for alert in self.next() if firing else []:
+            self.done(alert)
+
+    def next(self) -> list[Alert]:
+        """Return what is to be told, in its order."""
+        firing = {alert.id: alert for alert in self._book.firing()}
+        gone = [self._ended(told) for id_, told in self._told.items() if not self._is_on(firing.get(id_), told)]
+        fresh = [
+            alert
+            for id_, alert in firing.items()
+            if not self._is_on(self._told.get(id_), alert) and not self._book.is_inhibited(alert)
+        ]
+        return sorted([*self._unknown.values(), *gone, *fresh], key=lambda alert: (alert.changed_at, alert.id))
+
+    def done(self, alert: Alert) -> None:
+        """Note that it was told."""
+        self._unknown.pop(alert.id, None)
+        if alert.phase == "firing":
+            self._told[alert.id] = alert
+        else:
+            self._told.pop(alert.id, None)
+
+    def _ended(self, told: Alert) -> Alert:
+        now = self._book.alerts[told.id]
+        if now.phase == "resolved" and now.fired_at == told.fired_at:
+            return now
+        # It fires again, or is about to: that it was resolved between was told in a record that is gone.
+        return msgspec.structs.replace(told, phase="resolved", resolved_at=now.changed_at, changed_at=now.changed_at)
+
+    @staticmethod
+    def _is_on(one: Alert | None, other: Alert) -> bool:
+        return one is not None and one.fired_at == other.fired_at
+
+
+async def to_alertmanager(
+    log: AlertLog, way: Alertmanager, settings: AlertSettings, ready: Callable[[], None] = lambda: None
+) -> None:
+    """Tell Alertmanager for ever how alerts stand."""
+    book, loop, pause = Book(), asyncio.get_running_loop(), _FIRST_PAUSE_S
+    ended: dict[str, Alert] = {}
+    for alert in await log.past(whole=True):
+        book.take(alert)
+    ready()
+    due = loop.time()
+    while True:
+        firing = book.firing()
+        try:
+            if loop.time() >= due and (firing or ended):
+                await way.send(firing, list(ended.values()))
+        except WayOutError as error:
+            _log.warning("%s; all is told again in %.0f s", error, pause)
+            due, pause = loop.time() + pause, min(pause * 2, settings.repeat_s)
+        else:
+            if loop.time() >= due:
+                ended.clear()
+                due, pause = loop.time() + settings.repeat_s, _FIRST_PAUSE_S
+        for alert in await log.news(max(due - loop.time(), 0.0)):
+            was = book.alerts.get(alert.id)
+            book.take(alert)
+            ended.pop(alert.id, None)
+            if alert.phase == "resolved" and was is not None and was.phase == "firing":
+                ended[alert.id] = alert
+            if alert.fired_at and pause == _FIRST_PAUSE_S:  # else it is down, and asked when its time has come
+                due = loop.time()
+
+
+async def to_webhook(log: AlertLog, way: Webhook, ready: Callable[[], None] = lambda: None) -> None:
+    """Send the webhook what it was not sent yet, until it wants nothing any more."""
+    told = Told(Book())
+    for alert in await log.past(whole=not log.was_committed):
+        told.take(alert)
+    # Where nothing was ever told, what was resolved long ago is no news, and what fires is.
+    told.skip(firing=log.was_committed)
+    ready()
+    news = not log.was_committed  # else what comes next may be read already, and is not to be committed yet
+    while True:
+        try:
+            while following := told.next()[:1]:
+                await _insist(way, following[0])
+                told.done(following[0])
+        except WayOutGone as error:
+            _log.error("%s: it wants nothing any more, and is sent nothing until this process starts again", error)
+            return
+        if news:
+            await log.commit()
+        found = await log.news(_POLL_S)
+        news = bool(found)
+        for alert in found:
+            told.take(alert)
+
+
+async def _insist(way: Webhook, alert: Alert) -> None:
+    pause = _FIRST_PAUSE_S
+    while True:
+        try:
+            await way.send(alert)
+        except WayOutGone:
+            raise
+        except WayOutError as error:
+            wait = max(pause, error.retry_after_s)
+            _log.warning("%s; it is sent again in %.0f s", error, wait)
+            await asyncio.sleep(wait)
+            pause = min(pause * 2, _LONGEST_PAUSE_S)
+        else:
+            return
+
+
+def require_way_out(settings: AlertSettings) -> None:
+    """Raise if no way out is set.
+
+    Raises:
+        NoWayOutError: None is.
+    """
+    if not settings.is_set:
+        msg = "no way out of alerts is set: set SMSPULSE_ALERTS_ALERTMANAGER or SMSPULSE_ALERTS_WEBHOOK"
+        raise NoWayOutError(msg)
+
+
+def run(settings: AlertSettings, kafka: KafkaSettings, ready: Callable[[], None] = lambda: None) -> None:
+    """Tell alerts until SIGTERM or SIGINT.
+
+    Raises:
+        NoWayOutError: No way out is set.
+        WayOutError: The webhook's secret is none.
+        SenderError: Kafka cannot be used.
+    """
+    require_way_out(settings)
+    try:
+        asyncio.run(_run(settings, kafka, ready))
+    except KafkaException as error:
+        msg = f"Kafka at {kafka.bootstrap} does not serve {ALERTS}: {error.args[0].str()}"
+        raise SenderError(msg) from error
+
+
+async def _run(settings: AlertSettings, kafka: KafkaSettings, ready: Callable[[], None]) -> None:
+    waiting = bool(settings.alertmanagers) + bool(settings.webhook)
+
+    def one_ready() -> None:
+        nonlocal waiting
+        waiting -= 1
+        if not waiting:
+            ready()
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    logs: list[AlertLog] = []
+    async with aiohttp.ClientSession() as session:
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
+        if settings.alertmanagers:
+            logs.append(AlertLog(kafka, f"{settings.group}-alertmanager"))
+            way = Alertmanager(session, settings)
+            tasks.append(asyncio.create_task(to_alertmanager(logs[-1], way, settings, one_ready)))
+        if settings.webhook:
+            logs.append(AlertLog(kafka, f"{settings.group}-webhook"))
+            hook = Webhook(session, settings)
+            tasks.append(asyncio.create_task(to_webhook(logs[-1], hook, one_ready)))
+        try:
+            running = set(tasks)
+            while not stop.is_set():
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(*tasks, return_exceptions=True)
+            for log in logs:
+                log.close()

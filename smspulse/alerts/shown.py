@@ -1,0 +1,164 @@
+"""What `smspulse alerts` shows, and how it tries the ways out."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+from rich.console import Console
+from rich.table import Column, Table
+
+from gateway.alerts import FAILURE_RATIO, Alert, alert_id
+from gateway.errors import SmspulseError
+from smspulse.alerts.backtest import Backtest
+from smspulse.alerts.book import evidence, summary
+from smspulse.alerts.settings import AlertSettings
+from smspulse.alerts.ways import Alertmanager, WayOutError, Webhook
+from warehouse.read import open_warehouse
+
+_TIMES: Final = ("since", "fired_at", "resolved_at")
+
+
+class PictureError(SmspulseError):
+    """A picture could not be drawn."""
+
+
+class NoSuchAlertError(SmspulseError):
+    """The warehouse has no alert of that id."""
+
+
+def landed(data: Path, condition: str, parameters: list[Any]) -> list[Alert]:
+    """Return the alerts in the warehouse that have fired, the latest first; see the view `alerts`.
+
+    Raises:
+        NoWarehouseError: Nothing has landed yet.
+    """
+    columns = [name for name in Alert.__struct_fields__ if name not in {"id", "phase", "changed_at", *_TIMES}]
+    columns += [f"epoch_ms({name}) AS {name}" for name in _TIMES]
+    sql = f"""
+        SELECT alert_id AS id, if(is_firing, 'firing', 'resolved') AS phase, {", ".join(columns)},
+               epoch_ms(coalesce(resolved_at, fired_at)) AS changed_at
+        FROM alerts WHERE {condition} ORDER BY is_firing DESC, alerts.fired_at DESC
+    """  # noqa: S608 - of ours
+    with open_warehouse(data) as connection:
+        cursor = connection.execute(sql, parameters)
+        names = [each[0] for each in cursor.description or ()]
+        return [msgspec.convert(dict(zip(names, row, strict=True)), Alert) for row in cursor.fetchall()]
+
+
+def show(data: Path, console: Console, *, everything: bool) -> None:
+    """Print the alerts that fire, or all that ever did."""
+    table = Table("", Column("id", no_wrap=True), "what", "fired", "resolved")
+    for alert in landed(data, "true" if everything else "is_firing", []):
+        mark = "[red]firing[/]" if alert.phase == "firing" else "resolved"
+        table.add_row(mark, alert.id, summary(alert), _when(alert.fired_at), _when(alert.resolved_at))
+    console.print(table if table.row_count else "no alert fires" if not everything else "no alert has ever fired")
+
+
+def explain(data: Path, console: Console, id_: str) -> None:
+    """Print what the latest alert of an id rests on.
+
+    Raises:
+        NoSuchAlertError: There is none.
+    """
+    found = landed(data, "alert_id = ?", [id_])
+    if not found:
+        msg = f"no alert {id_} has fired: `smspulse alerts list --all` has those that have"
+        raise NoSuchAlertError(msg)
+    alert = max(found, key=lambda each: each.fired_at or 0)
+    console.print(summary(alert), highlight=False)
+    lines = {"fired": _when(alert.fired_at), "resolved": _when(alert.resolved_at) or "not yet"} | evidence(alert)
+    lines["runbook"] = f"docs/runbooks/{alert.kind}.md"
+    for name, text in lines.items():
+        console.print(f"  {name:9} {text}", highlight=False)
+
+
+def _when(at: int | None) -> str:
+    return "" if at is None else datetime.fromtimestamp(at / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+async def try_ways(settings: AlertSettings, now: float) -> list[str]:
+    """Send an alert about nothing to each way out, and then that it is resolved; return what went wrong.
+
+    Args:
+        settings: The ways out.
+        now: Seconds since 1970.
+    """
+    at = int(now * 1000)
+    told: dict[str, Any] = {
+        "id": alert_id(FAILURE_RATIO, "test", 0, 0), "kind": FAILURE_RATIO, "scope": "channel", "source": "test",
+        "device_id": 0, "channel_id": 0, "changed_at": at, "since": at, "fired_at": at, "count": 5, "failures": 5,
+        "baseline": 0.03, "known": 1000, "bound": 0.04, "errors": {"9": 5}, "samples": [], "share": 0.0,
+        "budget_days": 30.0,
+    }  # fmt: skip
+    firing = Alert(**told, phase="firing", resolved_at=None)
+    resolved = Alert(**told, phase="resolved", resolved_at=at)
+    wrong: list[str] = []
+    async with aiohttp.ClientSession() as session:
+        try:
+            if settings.alertmanagers:
+                manager = Alertmanager(session, settings)
+                await manager.send([firing], [])
+                await manager.send([], [resolved])
+        except WayOutError as error:
+            wrong.append(str(error))
+        try:
+            if settings.webhook:
+                webhook = Webhook(session, settings)
+                await webhook.send(firing)
+                await webhook.send(resolved)
+        except WayOutError as error:
+            wrong.append(str(error))
+    return wrong
+
+
+def show_backtest(found: Backtest, console: Console) -> None:
+    """Print the alerts that would have come, and how often the threshold was passed."""
+    table = Table("fired", "resolved", Column("id", no_wrap=True), "what")
+    for fired, resolved in found.episodes():
+        until = _when(resolved.resolved_at) if resolved else "[red]firing[/]"
+        table.add_row(_when(fired.fired_at), until, fired.id, summary(fired))
+    if table.row_count:
+        console.print(table)
+    days = (found.last_at - found.first_at) / 86_400_000
+    console.print(
+        f"{found.messages:,} messages of {days:.1f} days: {table.row_count} alerts; the ratio of 15 minutes with ten "
+        f"messages or more went over its threshold {len(found.threshold)} times, on "
+        f"{len({unit for unit, _ in found.threshold})} channels",
+        highlight=False,
+    )
+
+
+def draw_backtest(found: Backtest, path: Path) -> None:
+    """Write a picture of both over time: .svg, .png or .html.
+
+    Raises:
+        PictureError: What draws is not installed, or there is no such format.
+    """
+    try:
+        import altair  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        msg = "a picture needs the extra `notebooks`: pip install 'smspulse[notebooks]'"
+        raise PictureError(msg) from error
+    bars = [
+        {
+            "of": fired.id.partition(":")[2],
+            "rule": fired.kind,
+            "from": fired.fired_at,
+            "to": end.resolved_at if end else found.last_at,
+        }
+        for fired, end in found.episodes()
+    ]
+    points = [{"of": unit, "rule": "15-minute ratio", "from": at, "to": at} for unit, at in found.threshold]
+    base = altair.Chart(altair.Data(values=bars + points)).encode(
+        x=altair.X("from:T", title=None), y=altair.Y("of:N", title=None), color=altair.Color("rule:N", title=None)
+    )
+    is_point = altair.datum.rule == "15-minute ratio"
+    chart = base.transform_filter(~is_point).mark_bar(height=8).encode(x2="to:T")
+    chart += base.transform_filter(is_point).mark_tick()
+    try:
+        chart.properties(width=800).save(path)
+    except ValueError as error:
+        msg = f"{path} cannot be drawn: {error}"
+        raise PictureError(msg) from error

@@ -1,0 +1,180 @@
+"""The two ways out: Alertmanager's API v2, and a webhook signed as Standard Webhooks 1.0 wants it."""
+
+import base64
+import hashlib
+import hmac
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import aiohttp
+import orjson
+
+from gateway.alerts import Alert
+from gateway.errors import SmspulseError
+from smspulse.alerts.book import NAMES, evidence, moment, severity, summary
+from smspulse.alerts.settings import AlertSettings
+
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=15)
+_GONE: Final = 410
+_ENDS_AFTER: Final = 4  # repetitions that Alertmanager misses before it takes an alert as resolved
+
+
+class WayOutError(SmspulseError):
+    """A way out did not take what it was sent. The text says which, and why."""
+
+    def __init__(self, text: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+
+
+class WayOutGone(WayOutError):  # noqa: N818 - it names what was found
+    """The receiver wants nothing any more: 410."""
+
+
+def labels(alert: Alert) -> dict[str, str]:
+    """Return the labels of an alert, which are its identity: the same as long as it is on."""
+    found: dict[str, Any] = {
+        "alertname": NAMES.get(alert.kind, alert.kind),
+        "severity": severity(alert),
+        "scope": alert.scope,
+        "source": alert.source,
+        "device": alert.device_id,
+        "channel": alert.channel_id,
+        "alert_id": alert.id,
+    }
+    return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def links(alert: Alert, settings: AlertSettings) -> dict[str, str]:
+    """Return the links to the runbook and to the page, as far as they are set."""
+    runbook = f"{settings.runbooks.rstrip('/')}/{alert.kind}.md" if settings.runbooks else ""
+    return {name: url for name, url in (("runbook_url", runbook), ("page_url", settings.page)) if url}
+
+
+class Alertmanager:
+    """Told again and again what fires, and once what is resolved. All of a cluster are told, as it wants it.
+
+    Args:
+        session: For requests.
+        settings: Where it is.
+        clock: Returns the seconds since 1970.
+    """
+
+    name = "Alertmanager"
+
+    def __init__(
+        self, session: aiohttp.ClientSession, settings: AlertSettings, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._session, self._settings, self._clock = session, settings, clock
+
+    async def send(self, firing: Sequence[Alert], resolved: Sequence[Alert]) -> None:
+        """Tell how alerts stand.
+
+        Raises:
+            WayOutError: Not all took it.
+        """
+        until = int((self._clock() + _ENDS_AFTER * self._settings.repeat_s) * 1000)
+        body = orjson.dumps(
+            [self._entry(alert, until) for alert in firing]
+            + [self._entry(alert, alert.resolved_at or alert.changed_at) for alert in resolved]
+        )
+        failed = []
+        for url in self._settings.alertmanagers:
+            try:
+                await _post(self._session, f"{url}/api/v2/alerts", body, {})
+            except WayOutError as error:
+                failed.append(str(error))
+        if failed:
+            raise WayOutError("; ".join(failed))
+
+    def _entry(self, alert: Alert, ends_at: int) -> dict[str, Any]:
+        annotations = {"summary": summary(alert)} | evidence(alert) | links(alert, self._settings)
+        entry = {
+            "labels": labels(alert),
+            "annotations": annotations,
+            "startsAt": moment(alert.fired_at or alert.changed_at),
+            "endsAt": moment(ends_at),
+        }
+        return entry | ({"generatorURL": self._settings.page} if self._settings.page else {})
+
+
+class Webhook:
+    """Sent one JSON object for each alert that fires, and one when it is resolved.
+
+    Args:
+        session: For requests.
+        settings: Where it is, and its secret.
+        clock: Returns the seconds since 1970.
+
+    Raises:
+        WayOutError: The secret is none.
+    """
+
+    name = "the webhook"
+
+    def __init__(
+        self, session: aiohttp.ClientSession, settings: AlertSettings, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._session, self._settings, self._clock = session, settings, clock
+        try:
+            secret = settings.webhook_secret.get_secret_value().removeprefix("whsec_")
+            self._secret = base64.b64decode(secret, validate=True)
+        except ValueError as error:
+            msg = "SMSPULSE_ALERTS_WEBHOOK_SECRET is not `whsec_` and base64: make one with `openssl rand -base64 32`"
+            raise WayOutError(msg) from error
+
+    async def send(self, alert: Alert) -> None:
+        """Send how an alert stands. The same change has the same `webhook-id`, however often it is sent.
+
+        Raises:
+            WayOutGone: It answered 410.
+            WayOutError: It did not take it.
+        """
+        body = orjson.dumps(
+            {
+                "type": f"alert.{alert.phase}",
+                "timestamp": moment(alert.changed_at),
+                "data": {
+                    "alert_id": alert.id,
+                    "labels": labels(alert),
+                    "summary": summary(alert),
+                    "evidence": evidence(alert),
+                    "links": links(alert, self._settings),
+                    "fired_at": moment(alert.fired_at or alert.changed_at),
+                    "resolved_at": moment(alert.resolved_at) if alert.resolved_at else None,
+                },
+            }
+        )
+        id_, sent_at = f"{alert.id}/{alert.fired_at}/{alert.phase}", str(int(self._clock()))
+        headers = {"webhook-id": id_, "webhook-timestamp": sent_at}
+        if self._secret:
+            signed = hmac.new(self._secret, f"{id_}.{sent_at}.".encode() + body, hashlib.sha256).digest()
+            headers["webhook-signature"] = f"v1,{base64.b64encode(signed).decode()}"
+        await _post(self._session, self._settings.webhook, body, headers)
+
+
+async def _post(session: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str]) -> None:
+    kind = {"Content-Type": "application/json"}
+    try:
+        async with session.post(
+            url, data=body, headers=kind | headers, timeout=_TIMEOUT, allow_redirects=False
+        ) as answer:
+            status, after = answer.status, answer.headers.get("Retry-After", "")
+            detail = (await answer.text(errors="replace"))[:200]
+    except (aiohttp.ClientError, TimeoutError) as error:
+        msg = f"{_origin(url)} cannot be reached: {type(error).__name__}"
+        raise WayOutError(msg) from error
+    if 200 <= status < 300:  # noqa: PLR2004 - success, as HTTP has it
+        return
+    msg = f"{_origin(url)} answered {status}: {' '.join(detail.split())}"
+    if status == _GONE:
+        raise WayOutGone(msg)
+    raise WayOutError(msg, float(after) if after.isdecimal() else 0.0)
+
+
+def _origin(url: str) -> str:
+    """Return a URL without what may be secret in it."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

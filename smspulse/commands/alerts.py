@@ -1,0 +1,114 @@
+"""Alerts: telling, listing, explaining and trying them, and running the detectors over the past."""
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from smspulse.commands.options import NOT_SO, broker_option, data_option
+
+
+@click.group()
+def alerts() -> None:
+    """Alerts on rising failure ratios.
+
+    \b
+    smspulse alerts list
+    smspulse alerts explain failure_ratio:mygateway:10482:1
+    """
+
+
+@alerts.command()
+@data_option
+@broker_option
+def send(data: Path, broker: str) -> None:
+    """Tell alerts to the ways out that SMSPULSE_ALERTS_ALERTMANAGER and SMSPULSE_ALERTS_WEBHOOK name, until Ctrl-C.
+
+    `smspulse up` does it by itself where one is set.
+
+    \b
+    smspulse alerts send --broker kafka1:9092
+    """
+    from smspulse.alerts.sender import run
+    from smspulse.alerts.settings import AlertSettings
+    from smspulse.readiness import tell_ready
+    from smspulse.topics import ensure_topics
+    from smspulse.up import kafka_settings
+
+    kafka = kafka_settings(data, broker)
+    ensure_topics(kafka)
+    run(AlertSettings(), kafka, tell_ready)
+
+
+@alerts.command("list")
+@data_option
+@click.option("--all", "everything", is_flag=True, help="Also those that are resolved.")
+def list_(data: Path, *, everything: bool) -> None:
+    """List the alerts that fire.
+
+    \b
+    smspulse alerts list --all
+    """
+    from smspulse.alerts.shown import show
+
+    show(data, Console(soft_wrap=True), everything=everything)
+
+
+@alerts.command()
+@data_option
+@click.argument("alert_id")
+def explain(data: Path, alert_id: str) -> None:
+    """Say what the latest alert of an id rests on.
+
+    \b
+    smspulse alerts explain failure_ratio:mygateway:10482:1
+    """
+    from smspulse.alerts.shown import explain as run
+
+    run(data, Console(soft_wrap=True), alert_id)
+
+
+@alerts.command()
+def test() -> None:
+    """Send an alert about nothing to each way out, and that it is resolved; 1 if one did not take it.
+
+    \b
+    smspulse alerts test
+    """
+    from smspulse.alerts.sender import require_way_out
+    from smspulse.alerts.settings import AlertSettings
+    from smspulse.alerts.shown import try_ways
+
+    settings = AlertSettings()
+    require_way_out(settings)
+    wrong = asyncio.run(try_ways(settings, time.time()))
+    for line in wrong:
+        click.echo(line, err=True)
+    if wrong:
+        raise SystemExit(NOT_SO)
+    click.echo("every way out took an alert of the source `test`, and that it is resolved")
+
+
+@alerts.command()
+@data_option
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only messages that ended from this day on, UTC.")
+@click.option("--budget", default=30.0, show_default=True, help="Days of one false alarm, on average.")
+@click.option("--threshold", default=0.2, show_default=True, help="Ratio of failures of the rule beside it.")
+@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Also draw it: .svg, .png or .html.")
+def backtest(data: Path, since: datetime | None, budget: float, threshold: float, picture: Path | None) -> None:
+    """Run the detectors over the past: which alerts would have come, beside the ratio of fifteen minutes.
+
+    \b
+    smspulse alerts backtest --since 2026-11-01 --budget 7 --picture alerts.svg
+    """
+    from smspulse.alerts.backtest import backtest as run
+    from smspulse.alerts.backtest import past
+    from smspulse.alerts.shown import draw_backtest, show_backtest
+
+    found = run(past(data, since.replace(tzinfo=UTC) if since else None), budget, threshold)
+    show_backtest(found, Console(soft_wrap=True))
+    if picture:
+        draw_backtest(found, picture)

@@ -1,0 +1,54 @@
+"""What several commands share: options, exit codes, the data folder."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from gateway.errors import SmspulseError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+NOT_SO: Final = 1
+"""Exit code: the thing checked is not so."""
+
+
+def data_option(command: Command) -> Command:
+    """Add `--data`."""
+    return click.option(
+        "--data",
+        envvar="SMSPULSE_DATA",
+        default="./.smspulse",
+        show_default=True,
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Data folder.  [env: SMSPULSE_DATA]",
+    )(command)
+
+
+def broker_option(command: Command) -> Command:
+    """Add `--broker`."""
+    return click.option(
+        "--broker",
+        envvar="SMSPULSE_BROKER",
+        default="auto",
+        show_default=True,
+        help="HOST:PORT, or auto: the one that runs on the data folder.  [env: SMSPULSE_BROKER]",
+    )(command)
+
+
+def writable(data: Path) -> None:
+    """Make the data folder if it is missing.
+
+    Raises:
+        SmspulseError: It cannot be made or written.
+    """
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"the data folder {data} cannot be made: {error.strerror}; name another with --data"
+        raise SmspulseError(msg) from error
+    if not os.access(data, os.W_OK | os.X_OK):
+        msg = f"the data folder {data} is not writable; mend its rights or name another with --data"
+        raise SmspulseError(msg)

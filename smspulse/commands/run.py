@@ -1,0 +1,164 @@
+"""The pipeline, as a whole and by process: up, broker, ingest, stream, land."""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from smspulse import logs
+from smspulse.commands.options import broker_option, data_option, writable
+from smspulse.readiness import tell_ready
+
+
+@click.command()
+@data_option
+@click.option(
+    "--broker",
+    envvar="SMSPULSE_BROKER",
+    default="auto",
+    show_default=True,
+    help="auto: a real Kafka where Java and Maven are, else one in memory; kafka; memory; or HOST:PORT.",
+)
+@click.option("--port", envvar="SMSPULSE_INGEST_PORT", default=8080, show_default=True, help="Port for webhooks.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Stream workers, a process each.")
+@click.option("--demo", is_flag=True, help="Feed simulated traffic and show its delivery rates.")
+@click.option("--for", "seconds", type=click.FloatRange(min=30), help="End after so many seconds.")
+def up(data: Path, broker: str, port: int, workers: int, seconds: float | None, *, demo: bool) -> None:
+    """Run the whole pipeline: broker, ingest, stream, lander.
+
+    \b
+    smspulse up --demo                     watch it work
+    smspulse up --demo --for 60            the same, ended and reconciled
+    smspulse up --broker kafka1:9092       on your own cluster
+    """
+    from smspulse.up import UpOptions
+    from smspulse.up import up as run_up
+
+    console = Console(soft_wrap=True)
+    logging.getLogger().handlers[:] = [logs.PrefixHandler(console)]
+    writable(data)
+    options = UpOptions(data.resolve(), broker, port, workers, demo, seconds)
+    raise SystemExit(asyncio.run(run_up(options, console)))
+
+
+@click.command()
+@data_option
+@click.option("--mode", default="auto", type=click.Choice(["auto", "kafka", "memory"]), show_default=True)
+@click.option("--fetch", is_flag=True, help="Fetch Kafka's jars into the cache, and start nothing.")
+def broker(data: Path, mode: Any, *, fetch: bool) -> None:
+    """Run a one-node Kafka under the data folder.
+
+    \b
+    smspulse broker                        until Ctrl-C
+    smspulse broker --fetch                only get Kafka
+    """
+    from smspulse.broker import run_broker
+    from smspulse.jars import fetch_kafka, what_is_missing
+    from smspulse.topics import ensure_topics
+    from smspulse.up import kafka_settings
+
+    if fetch:
+        if missing := what_is_missing():
+            click.echo(f"no real Kafka here, the in-memory broker will serve: {'; '.join(missing)}")
+        else:
+            click.echo(f"Kafka is in {fetch_kafka()}")
+        return
+
+    def ready() -> None:
+        ensure_topics(kafka_settings(data, "auto"))
+        tell_ready()
+
+    writable(data)
+    raise SystemExit(run_broker(data, mode, ready=ready))
+
+
+@click.command()
+@data_option
+@broker_option
+@click.option("--port", envvar="SMSPULSE_INGEST_PORT", default=8080, show_default=True)
+@click.option("--host", envvar="SMSPULSE_INGEST_HOST", default="127.0.0.1", show_default=True)
+@click.option(
+    "--processes",
+    envvar="SMSPULSE_INGEST_PROCESSES",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Receivers on this one port.",
+)
+def ingest(data: Path, broker: str, host: str, port: int, processes: int) -> None:
+    """Receive webhooks and write each to Kafka, or to the spool while Kafka is away.
+
+    \b
+    smspulse ingest                                       beside a broker of this data folder
+    smspulse ingest --host 0.0.0.0 --broker kafka1:9092   for the gateway, on your own cluster
+    """
+    from ingest.server import run
+    from ingest.settings import IngestSettings
+    from smspulse.up import kafka_settings
+
+    def ready(url: str) -> None:
+        logging.getLogger(__name__).info("receiving webhooks at %s", url)
+        tell_ready()
+
+    writable(data)
+    if processes > 1:
+        from smspulse.ingest_processes import run_processes
+
+        asyncio.run(run_processes(data.resolve(), broker, host, port, processes, ready=ready))
+        return
+    run(IngestSettings(host=host, port=port), kafka_settings(data, broker), data, ready=ready)
+
+
+@click.command()
+@data_option
+@broker_option
+@click.option("--worker", default="0", show_default=True, help="Name of this worker; each keeps a state of its own.")
+@click.option("--instance", envvar="SMSPULSE_STREAM_INSTANCE", default="", help="Static name in the group.")
+def stream(data: Path, broker: str, worker: str, instance: str) -> None:
+    """Build the lifecycle of every message (a Faust worker).
+
+    \b
+    smspulse stream --worker 1 --broker kafka1:9092
+    """
+    from smspulse.endpoints import serve_metrics
+    from smspulse.topics import ensure_topics
+    from smspulse.up import kafka_settings
+    from streams.metrics import REGISTRY
+    from streams.settings import StreamSettings
+    from streams.worker import run
+
+    kafka = kafka_settings(data, broker)
+    ensure_topics(kafka)
+    writable(data)
+    serve_metrics(data, f"stream-{worker}", REGISTRY)
+    run(StreamSettings(state=data / "state" / worker, instance=instance), kafka, tell_ready)
+
+
+@click.command()
+@data_option
+@broker_option
+@click.option("--flush-interval", type=float, help="Seconds between landings.  [default: 5]")
+@click.option("--instance", envvar="SMSPULSE_LANDER_INSTANCE", default="", help="Static name in the group.")
+def land(data: Path, broker: str, flush_interval: float | None, instance: str) -> None:
+    """Land topics as Parquet.
+
+    \b
+    smspulse land --flush-interval 30      fewer and larger files
+    """
+    from smspulse.endpoints import serve_metrics
+    from smspulse.topics import ensure_topics
+    from smspulse.up import kafka_settings
+    from warehouse.lander import run
+    from warehouse.metrics import REGISTRY
+    from warehouse.settings import LanderSettings
+
+    writable(data)
+    kafka = kafka_settings(data, broker)
+    ensure_topics(kafka)
+    serve_metrics(data, f"lander-{instance}" if instance else "lander", REGISTRY)
+    given = {"flush_interval_s": flush_interval, "instance": instance or None}
+    settings = LanderSettings(data=data, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    run(settings, kafka, ready=tell_ready)

@@ -1,0 +1,92 @@
+"""Simulated traffic."""
+
+import asyncio
+import signal
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from smspulse.commands.options import NOT_SO, Command
+from smspulse.simulator.behaviour import Behaviour, parse_shares
+
+
+def behaviour_options(command: Command) -> Command:
+    """Add an option for each rate and share of the simulated gateway's behaviour."""
+    for each in reversed(fields(Behaviour)):
+        name = f"--{each.name.replace('_', '-')}"
+        if "help" in each.metadata:
+            option = click.option(
+                name, type=click.FloatRange(0, 1), default=each.default, show_default=True, help=each.metadata["help"]
+            )
+        elif isinstance(each.default, int):
+            option = click.option(name, type=click.IntRange(1), default=each.default, show_default=True)
+        else:
+            text = ",".join(f"{id_}={share}" for id_, share in each.default)
+            option = click.option(name, default=text, show_default=True, metavar="ID=SHARE,…")
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.option("--url", required=True, help="The webhook, as `smspulse source add` prints it.")
+@click.option("--messages", type=click.IntRange(1), help="Outgoing messages.  [default: until Ctrl-C]")
+@click.option("--rate", default=20.0, show_default=True, help="Messages started a second.")
+@click.option("--seed", default=1, show_default=True, help="The same seed tells the same stories.")
+@click.option(
+    "--truth", type=click.Path(dir_okay=False, path_type=Path), help="File for what was accepted, by message."
+)
+@click.option("--time-scale", default=1.0, show_default=True, help="0.1 is ten times faster than life.")
+@click.option("--max-delay", default=60.0, show_default=True, help="No delay is longer, in seconds.")
+@behaviour_options
+def simulate(
+    url: str,
+    messages: int | None,
+    rate: float,
+    seed: int,
+    truth: Path | None,
+    time_scale: float,
+    max_delay: float,
+    **rates: Any,
+) -> None:
+    """Send webhooks as a gateway with phones would, with all that goes wrong there.
+
+    \b
+    smspulse simulate --url http://127.0.0.1:8080/webhooks/demo/TOKEN --messages 1000
+    smspulse simulate --url … --duplicates 0.5 --unhealthy 8001=0.9
+    """
+    from smspulse.simulator.stories import stories
+    from smspulse.simulator.traffic import simulate as send
+
+    shares = {name: parse_shares(value) for name, value in rates.items() if isinstance(value, str)}
+    behaviour = Behaviour(**(rates | shares))
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    progress = Progress(*columns, console=Console(stderr=True))
+
+    async def until_signalled() -> Any:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        with progress:
+            task = progress.add_task("messages", total=messages)
+            return await send(
+                url,
+                stories(seed, messages, behaviour),
+                rate=rate,
+                truth=truth,
+                time_scale=time_scale,
+                max_delay_s=max_delay,
+                stop=stop,
+                on_progress=lambda totals: progress.update(task, completed=totals.messages),
+            )
+
+    totals = asyncio.run(until_signalled())
+    click.echo(
+        f"{totals.sent:,} webhooks sent, {totals.accepted:,} accepted, {totals.retried:,} sent again, "
+        f"{totals.abandoned:,} given up; {totals.messages:,} messages, {totals.incoming:,} incoming, "
+        f"{totals.malformed:,} malformed"
+    )
+    raise SystemExit(NOT_SO if totals.accepted < totals.sent or totals.abandoned else 0)

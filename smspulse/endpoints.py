@@ -1,0 +1,103 @@
+"""Where each process of a data folder answers `/metrics`: `{data}/run/NAME.json`, written when it begins to."""
+
+import http.client
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+
+from gateway.errors import SmspulseError
+from smspulse.broker_file import write_whole
+from smspulse.processes import LOOPBACK, is_alive
+
+_TIMEOUT_S: Final = 2.0
+_LAST_PORT: Final = 65_535
+
+
+class MetricsPortError(SmspulseError):
+    """The port for `/metrics` is not to be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A process that answers.
+
+    Args:
+        name: For people, such as `stream-0`.
+        pid: The process.
+        host, port: Where it answers.
+    """
+
+    name: str
+    pid: int
+    host: str
+    port: int
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it answers now."""
+        return is_alive(self.pid) and get(self.host, self.port, "/metrics") is not None
+
+
+def announce(data: Path, name: str, port: int, host: str = LOOPBACK) -> None:
+    """Say where this process answers; it replaces what an earlier process of that name said."""
+    folder = data / "run"
+    folder.mkdir(exist_ok=True)
+    write_whole(folder / f"{name}.json", json.dumps(asdict(Endpoint(name, os.getpid(), host, port))))
+
+
+def announced(data: Path) -> Iterator[Endpoint]:
+    """Return every process that said where it answers, by name, whether it still runs or not."""
+    for path in sorted((data / "run").glob("*.json")):
+        try:
+            yield Endpoint(**json.loads(path.read_bytes()))
+        except (ValueError, TypeError, OSError):
+            continue  # half a file is none
+
+
+def metrics_port() -> int:
+    """Return what `SMSPULSE_METRICS_PORT` says; 0 is any free port.
+
+    Raises:
+        MetricsPortError: It is no port.
+    """
+    text = os.environ.get("SMSPULSE_METRICS_PORT", "0")
+    if text.isdecimal() and int(text) <= _LAST_PORT:
+        return int(text)
+    msg = f"SMSPULSE_METRICS_PORT={text} is no port: set a number up to {_LAST_PORT}"
+    raise MetricsPortError(msg)
+
+
+def serve_metrics(data: Path, name: str, registry: CollectorRegistry) -> None:
+    """Answer `/metrics` in a thread as long as the process lives, and announce it.
+
+    On `SMSPULSE_METRICS_HOST`, 127.0.0.1 by default, and `SMSPULSE_METRICS_PORT`, any free one by default.
+
+    Raises:
+        MetricsPortError: The port is taken.
+    """
+    host, port = os.environ.get("SMSPULSE_METRICS_HOST", LOOPBACK), metrics_port()
+    ProcessCollector(registry=registry)
+    try:
+        server, _ = start_http_server(port, host, registry)
+    except OSError as error:
+        msg = f"/metrics cannot be answered at {host}:{port} ({error}): choose another SMSPULSE_METRICS_PORT"
+        raise MetricsPortError(msg) from error
+    announce(data, name, server.server_port, LOOPBACK if host in {"0.0.0.0", "::"} else host)  # noqa: S104 - compared
+
+
+def get(host: str, port: int, path: str) -> tuple[int, bytes] | None:
+    """Return what a process answers, status and body; None if nothing does."""
+    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()

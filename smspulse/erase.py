@@ -1,0 +1,142 @@
+"""`smspulse erase`: phone numbers out of files, spool and Kafka, and a report of what was touched and what is left."""
+
+import fcntl
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from gateway import topics
+from gateway.errors import SmspulseError, UnreadablePayload
+from gateway.kafka import KafkaSettings
+from gateway.payloads import parse
+from ingest.privacy import Privacy
+from ingest.settings import IngestSettings
+from ingest.spool import Spool, Webhook
+from warehouse import erasure
+
+_SEND_S: Final = 30.0
+_COMPACTED: Final = {topic.name for topic in topics.TOPICS if topic.cleanup == "compact"}
+_DAYS: Final = {topic.name: topic.retention_days for topic in topics.TOPICS}
+
+
+class EraseError(SmspulseError):
+    """Not all was erased. Done again, the command ends what it began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was touched, and what is left, for people: a line each; and whether some of that is in the data folder."""
+
+    lines: list[str]
+    left: list[str]
+    files_left: bool
+
+
+def erase(data: Path, numbers: tuple[str, ...], kafka: Callable[[], KafkaSettings]) -> Report:
+    """Erase numbers everywhere. A run that was interrupted is to be done again.
+
+    Args:
+        data: The data folder.
+        numbers: Each in every spelling that differs by more than punctuation.
+        kafka: How to reach Kafka; asked when there is something to tell it.
+
+    Raises:
+        EraseError: A number is none, or Kafka could not be told.
+        SmspulseError: Files or spool cannot be changed.
+    """
+    try:
+        expression = re.compile(erasure.pattern(numbers).encode())
+    except ValueError as error:
+        msg = f"{error} has too few digits to be a phone number; nothing was erased"
+        raise EraseError(msg) from error
+    lines = []
+    if (data / "spool" / "spool.sqlite").exists():  # first: what is forwarded meanwhile is erased from the files
+        lines.append(f"spool: {_clean_spool(data, expression)} webhooks that wait for Kafka")
+    done = erasure.erase(data, numbers)
+    lines += [f"{name}: {rows:,} rows in {done.files[name]} files" for name, rows in sorted(done.rows.items())]
+    if done.keys:
+        _tell_kafka(kafka(), done.keys)
+        lines.append(f"{topics.MESSAGES}: {len(done.keys):,} messages deleted by key")
+    erasure.told_kafka(data)
+    lines += [f"state of a stream worker: {path} was deleted, Kafka has it" for path in _drop_states(data)]
+    left = [f"{path.parent}: a stream worker uses it. Stop it and run the command again" for path in _states(data)]
+    left += [f"{path} still holds it" for path in erasure.holding(data, numbers)]
+    return Report(lines, [*_kept_by_kafka(done.until), *left], bool(left))
+
+
+def _clean_spool(data: Path, expression: re.Pattern[bytes]) -> int:
+    privacy = Privacy("mask", "drop")
+
+    def masked(webhook: Webhook) -> Webhook:
+        if not expression.search(webhook.body):
+            return webhook
+        try:
+            body = privacy.apply(webhook.body, parse(webhook.body))
+        except UnreadablePayload as error:
+            body = privacy.apply(webhook.body, error)
+        return webhook._replace(body=body)
+
+    spool = Spool(data, IngestSettings())
+    try:
+        return spool.rewrite(masked)
+    finally:
+        spool.close()
+
+
+def _tell_kafka(kafka: KafkaSettings, keys: Iterable[tuple[int, str]]) -> None:
+    """Write a tombstone for each message, durably."""
+    try:
+        producer = KafkaProducer(**kafka.kafka_python(), acks="all")
+        try:
+            sent = [producer.send(topics.MESSAGES, key=key.encode(), partition=number) for number, key in sorted(keys)]
+            producer.flush(timeout=_SEND_S)
+            for each in sent:
+                each.get(timeout=0)
+        finally:
+            producer.close()
+    except (KafkaError, AssertionError) as error:
+        msg = f"files were cleaned, but Kafka at {kafka.bootstrap} could not be told ({error}): run the command again"
+        raise EraseError(msg) from error
+
+
+def _drop_states(data: Path) -> Iterator[Path]:
+    """Delete the local states that no worker uses; their values cannot be searched."""
+    for lock in _states(data):
+        with lock.open("rb+") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+            shutil.rmtree(lock.parent)
+            yield lock.parent
+
+
+def _states(data: Path) -> list[Path]:
+    return sorted(data.glob("state/**/LOCK"))
+
+
+def _kept_by_kafka(until: dict[tuple[str, int], int]) -> Iterator[str]:
+    for topic in sorted({topic for topic, _ in until}):
+        if topic in _COMPACTED:
+            yield (
+                f"{topic}: Kafka drops the old versions when it compacts the topic, after {_DAYS[topic]:g} days at the "
+                "latest or when a segment is full"
+            )
+            continue
+        partitions = [
+            {"topic": topic, "partition": number, "offset": offset}
+            for (name, number), offset in sorted(until.items())
+            if name == topic
+        ]
+        wanted = json.dumps({"version": 1, "partitions": partitions})
+        yield (
+            f"{topic}: Kafka keeps the records for {_DAYS[topic]:g} days by default. To drop them now, with all "
+            f"older ones, which are landed: kafka-delete-records.sh --offset-json-file FILE, with this in it: {wanted}"
+        )

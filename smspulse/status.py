@@ -1,0 +1,97 @@
+"""What `smspulse status` shows: processes, delivery, lag, freshness and alerts, of the moment."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import orjson
+
+from gateway.topics import RAW
+from smspulse.endpoints import announced, get
+from smspulse.lag import lag
+from smspulse.processes import LOOPBACK
+from smspulse.up import UpError, kafka_settings
+from streams.settings import StreamSettings
+from warehouse.errors import NoWarehouseError
+from warehouse.read import open_warehouse
+from warehouse.schemas import BY_TOPIC
+from warehouse.settings import LanderSettings
+
+
+def look(data: Path, broker: str, port: int) -> dict[str, Any]:
+    """Return the state of all, ready for JSON. Changes nothing, and takes some seconds at most.
+
+    Its keys: `ok`; `processes`, each with `name`, `ok` and `what`; `delivery`, rows of the view `delivery_now`; `lag`,
+    records by consumer group, or null; `freshness`, rows of that view; `alerts`, those that fire; `trouble`, in words.
+
+    Args:
+        data: The data folder.
+        broker: `HOST:PORT` or `auto`.
+        port: Ingest's.
+    """
+    found = pipeline(data, broker, port) | _numbers(data)
+    processes = found["processes"]
+    trouble = [f"{each['name']}: {each['what']}" for each in processes if not each["ok"]]
+    trouble += [] if found["freshness"] else ["nothing has landed"]
+    return {"ok": not trouble and not found["alerts"], "trouble": trouble} | found
+
+
+def pipeline(data: Path, broker: str, port: int) -> dict[str, Any]:
+    """Return the `processes` and the `lag` that `look` returns; arguments as there."""
+    groups = {LanderSettings(data=data).group: list(BY_TOPIC)}
+    behind = None
+    try:
+        kafka = kafka_settings(data, broker)
+        if not kafka.in_memory:  # that one keeps no offsets of transactions
+            groups[StreamSettings(state=data).group] = [RAW]
+        behind = lag(kafka, groups)
+        what = f"at {kafka.bootstrap}{', in memory' if kafka.in_memory else ''}"
+        what = what if behind is not None else f"none answers {what}"
+    except UpError:
+        what = "none runs here: start `smspulse up`"
+    processes = [{"name": "broker", "ok": behind is not None, "what": what}, _ingest(port), *_announced(data)]
+    return {"processes": processes, "lag": behind}
+
+
+def _announced(data: Path) -> Iterator[dict[str, Any]]:
+    for endpoint in announced(data):
+        ok = endpoint.is_running
+        what = f"process {endpoint.pid}, /metrics at {endpoint.host}:{endpoint.port}" if ok else "does not run"
+        yield {"name": endpoint.name, "ok": ok, "what": what}
+
+
+def _ingest(port: int) -> dict[str, Any]:
+    answer = get(LOOPBACK, port, "/readyz")
+    if answer is None:
+        return {"name": "ingest", "ok": False, "what": f"none answers on port {port}"}
+    try:
+        body = orjson.loads(answer[1])
+    except orjson.JSONDecodeError:
+        body = {}
+    if not isinstance(body, dict) or "ready" not in body:
+        return {"name": "ingest", "ok": False, "what": f"what answers on port {port} is none"}
+    rest = ", ".join(f"{name} {value}" for name, value in body.items() if name != "ready")
+    return {"name": "ingest", "ok": bool(body["ready"]), "what": f"port {port}; {rest}"}
+
+
+def _numbers(data: Path) -> dict[str, Any]:
+    """Return rows of views: none where nothing was landed."""
+    asked = {
+        "delivery": "FROM delivery_now WHERE source IS NULL ORDER BY hours",
+        "freshness": "SELECT dataset, rows, seconds_since FROM freshness WHERE rows > 0 ORDER BY dataset",
+        "alerts": "SELECT alert_id, kind, source, device_id, channel_id, ratio, baseline FROM alerts WHERE is_firing "
+        "ORDER BY alert_id",
+    }
+    found: dict[str, Any] = {name: [] for name in asked}
+    try:
+        with open_warehouse(data) as connection:
+            for name, sql in asked.items():
+                rows = connection.execute(sql)
+                columns = [column[0] for column in rows.description or ()]
+                found[name] = [dict(zip(columns, row, strict=True)) for row in rows.fetchall()]
+    except NoWarehouseError:
+        pass
+    except duckdb.Error as error:
+        found["unreadable"] = str(error).splitlines()[0]
+    return found

@@ -1,0 +1,52 @@
+"""What the worker's `/metrics` tells Prometheus. Counted after the commit, so what is repeated counts once."""
+
+from collections import Counter as Counts
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from gateway.statuses import ENDS
+from gateway.topics import DEADLETTERS
+from streams.fold import Outputs
+
+REGISTRY: Final = CollectorRegistry()
+_BUCKETS_S: Final = (1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 43_200)
+
+RECORDS: Final = Counter("smspulse_stream_records_total", "Records read and committed.", ["topic"], registry=REGISTRY)
+ENDED: Final = Counter(
+    "smspulse_stream_messages_ended_total",
+    "Messages at their first end, by outcome; corrections are not counted.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+LATENCY: Final = Histogram(
+    "smspulse_stream_latency_seconds",
+    "Latency of messages at their first end: network is sent to delivered, total is first report to end.",
+    ["step"],
+    buckets=_BUCKETS_S,
+    registry=REGISTRY,
+)
+DEAD: Final = Counter(
+    "smspulse_stream_deadletters_total", "Records that could not be read, put aside.", registry=REGISTRY
+)
+LAG: Final = Gauge(
+    "smspulse_stream_lag_records", "Records not yet read, by partition.", ["topic", "partition"], registry=REGISTRY
+)
+
+for _outcome in ENDS:  # there from the start, so that a rate sees the first one
+    ENDED.labels(_outcome.value)
+_NETWORK: Final = LATENCY.labels("network")
+_TOTAL: Final = LATENCY.labels("total")
+
+
+def committed(topic: str, records: int, outputs: Outputs) -> None:
+    """Count what was committed: how many records of a topic, and what was made of them."""
+    RECORDS.labels(topic).inc(records)
+    for outcome, messages in Counts(end.outcome for end in outputs.ends).items():
+        ENDED.labels(outcome).inc(messages)
+    for end in outputs.ends:
+        if end.network_s is not None:
+            _NETWORK.observe(end.network_s)
+        if end.total_s is not None:
+            _TOTAL.observe(end.total_s)
+    DEAD.inc(sum(output.topic == DEADLETTERS for output in outputs.others))

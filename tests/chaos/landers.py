@@ -1,0 +1,240 @@
+"""Kill one of two landers at random moments, again and again under traffic, and compare what landed with Kafka.
+
+    make chaos-landers                             1,000 kills
+    make chaos-landers ARGS="--kills 50 --rivals"
+
+The two share the partitions by their consumer group; as rivals, both hold all of them and meet in every range.
+Exits with 0 when each record landed once, with 1 when any did not, with 2 when it could not be run.
+"""
+
+import argparse
+import multiprocessing
+import os
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from gateway.kafka import KafkaSettings
+from gateway.topics import MESSAGES, RAW
+from smspulse.broker import KafkaBroker
+from smspulse.kafka_node import BrokerSettings
+from smspulse.topics import ensure_topics
+from warehouse import lander, landing, views
+from warehouse.read import query
+from warehouse.settings import LanderSettings
+
+PARTITIONS = 4
+_LIFE_S = 0.8
+_PATIENCE_S = 120
+
+
+def land(settings: LanderSettings, kafka: KafkaSettings, mutation: str) -> None:
+    """Be a lander, in a process of its own."""
+    if mutation == "no-fence":
+        name = landing.file_name
+        landing.file_name = lambda *of: name(*of).replace(".parquet", f"+{os.getpid()}.parquet")
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    lander.run(settings, kafka)
+
+
+def _die_with_parent() -> None:
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+class Traffic:
+    """Webhooks at a steady rate, and transactions of versions of which every third is aborted."""
+
+    def __init__(self, kafka: KafkaSettings, rate: int) -> None:
+        self._kafka, self._rate = kafka, rate
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=work) for work in (self._webhooks, self._versions)]
+        self.webhooks = self.versions = 0
+
+    def __enter__(self) -> "Traffic":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _webhooks(self) -> None:
+        producer = Producer(self._kafka.confluent() | {"enable.idempotence": True, "linger.ms": 5})
+        headers = [("source", b"chaos"), ("received_at", b"1795521600000")]
+        while not self._stop.wait(0.02):
+            for number in range(self.webhooks, self.webhooks + self._rate // 50):
+                producer.produce(RAW, b'{"sms_id": %d, "status_id": 6}' % number, b"chaos:%d" % number, headers=headers)
+            self.webhooks += self._rate // 50
+            producer.poll(0)
+        if left := producer.flush(30):
+            msg = f"Kafka did not take {left} webhooks"
+            raise RuntimeError(msg)
+
+    def _versions(self) -> None:
+        producer = Producer(self._kafka.confluent() | {"transactional.id": "chaos"})
+        producer.init_transactions(30)
+        turn = 0
+        while not self._stop.wait(0.05):
+            producer.begin_transaction()
+            for number in range(turn * 10, turn * 10 + 10):
+                value = b'{"source": "chaos", "sms_id": %d, "version": 1}' % number
+                producer.produce(MESSAGES, value, b"chaos:%d" % number)
+            if turn % 3:
+                producer.commit_transaction(30)
+                self.versions += 10
+            else:
+                producer.flush(30)
+                producer.abort_transaction(30)
+            turn += 1
+
+
+class Landers:
+    """Two landers of one data folder, each started anew when it was killed."""
+
+    def __init__(self, data: Path, kafka: KafkaSettings, mutation: str, *, rivals: bool) -> None:
+        # Forked from a process that has imported everything: a life then begins in milliseconds.
+        self._context = multiprocessing.get_context("forkserver")
+        self._data, self._kafka, self._mutation = data, kafka, mutation
+        self._settings = [
+            LanderSettings(
+                data=data,
+                group=f"rival-{number}" if rivals else "landers",
+                instance=f"lander-{number}",
+                flush_interval_s=0.1,
+                session_timeout_s=6,
+            )
+            for number in range(2)
+        ]
+        self._processes: list[Any] = [self._start(settings) for settings in self._settings]
+
+    def _start(self, settings: LanderSettings) -> Any:
+        process = self._context.Process(target=land, args=(settings, self._kafka, self._mutation))
+        process.start()
+        return process
+
+    def kill(self, number: int) -> bool:
+        """Kill one and start it anew; return whether it died with a file half written."""
+        process = self._processes[number]
+        process.kill()
+        process.join()
+        if process.exitcode != -9:
+            msg = f"lander {number} ended by itself with {process.exitcode}"
+            raise RuntimeError(msg)
+        orphaned = landing.sweep(self._data) > 0
+        self._processes[number] = self._start(self._settings[number])
+        return orphaned
+
+    def stop(self) -> list[int]:
+        """Stop both as an operator does; return their exit codes."""
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.join(30)
+        return [process.exitcode for process in self._processes]
+
+
+@contextmanager
+def kafka_in(folder: Path) -> Iterator[KafkaSettings]:
+    """Run a Kafka with our topics in a folder, for a context."""
+    with KafkaBroker(folder, BrokerSettings(port=0, controller_port=0)) as broker:
+        kafka = KafkaSettings(bootstrap=broker.address, partitions=PARTITIONS)
+        ensure_topics(kafka, timeout_s=30)
+        yield kafka
+
+
+def ends(kafka: KafkaSettings) -> list[int]:
+    """Return where each partition of `sms.raw` ends; it has no gaps."""
+    consumer = Consumer(kafka.confluent() | {"group.id": "judge"})
+    try:
+        return [consumer.get_watermark_offsets(TopicPartition(RAW, n), 10)[1] for n in range(PARTITIONS)]
+    finally:
+        consumer.close()
+
+
+def wait_for(data: Path, offsets: list[int], versions: int) -> None:
+    """Return when everything has landed, or when nothing more has for long."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline:
+        reached = [landing.landed_position(data, RAW, number) for number in range(PARTITIONS)]
+        if reached == offsets and query(data, "SELECT count(*) AS n FROM messages")["n"][0] >= versions:
+            return
+        time.sleep(0.2)  # files tell nobody that they came
+
+
+def judge(data: Path, offsets: list[int], versions: int) -> tuple[int, int]:
+    """Return how many records did not land, and how many landed more than once."""
+    raw = f"read_parquet('{data}/raw/date=*/sms*.parquet')"
+    messages = f"read_parquet('{data}/messages/date=*/sms*.parquet')"
+    found = query(
+        data,
+        f"""SELECT count(*) AS n, count(DISTINCT ("partition", "offset")) AS different, count(DISTINCT sms_id) AS told
+            FROM {raw} UNION ALL
+            SELECT count(*), count(DISTINCT ("partition", "offset")), count(DISTINCT sms_id) FROM {messages}""",  # noqa: S608 - ours
+    )
+    expected = [sum(offsets), versions]
+    lost = sum(max(0, e - min(d, t)) for e, d, t in zip(expected, found["different"], found["told"], strict=True))
+    twice = sum(n - min(d, t) for n, d, t in zip(found["n"], found["different"], found["told"], strict=True))
+    return int(lost), int(twice)
+
+
+def run(options: argparse.Namespace, folder: Path) -> int:
+    rng = random.Random(options.seed)  # noqa: S311 - repeatable on purpose
+    data = folder / "data"
+    views.publish(data)
+    halves = 0
+    with kafka_in(folder) as kafka:
+        landers = Landers(data, kafka, options.mutation, rivals=options.rivals)
+        try:
+            with Traffic(kafka, options.rate) as traffic:
+                for number in range(1, options.kills + 1):
+                    time.sleep(rng.uniform(0, _LIFE_S))
+                    halves += landers.kill(rng.randrange(2))
+                    if number % 100 == 0:
+                        print(f"{number} kills, {traffic.webhooks:,} webhooks", flush=True)
+            offsets = ends(kafka)
+            wait_for(data, offsets, traffic.versions)
+        finally:
+            codes = landers.stop()
+    lost, twice = judge(data, offsets, traffic.versions)
+    files = sum(1 for _ in data.glob("raw/date=*/sms*"))
+    print(
+        f"{options.kills:,} kills, {halves:,} of them in the middle of a file; {sum(offsets):,} webhooks and "
+        f"{traffic.versions:,} versions in {files:,} files of webhooks; both ended with {codes}"
+    )
+    print(f"{lost:,} lost, {twice:,} twice")
+    return 1 if lost or twice or any(codes) or not traffic.versions else 0
+
+
+def main() -> int:
+    """Run it and print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--rate", type=int, default=2000, help="webhooks a second")
+    parser.add_argument("--rivals", action="store_true", help="two groups: each lander holds every partition")
+    parser.add_argument("--mutation", choices=["none", "no-fence"], default="none", help="a fault of ours, to be found")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="smspulse-landers-"))
+    code = run(options, folder)
+    if code:
+        print(f"kept for a look: {folder}", file=sys.stderr)
+    else:
+        shutil.rmtree(folder)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

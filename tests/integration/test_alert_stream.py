@@ -1,0 +1,97 @@
+"""Alerts through the stage of devices, on a real Kafka: told once, whatever happens to its workers."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from stream_topics import read
+from warehouse_records import alert
+
+from gateway.alerts import Alert, decode
+from gateway.kafka import KafkaSettings
+from gateway.topics import ACTIVITY, ALERTS
+from smspulse.alerts.sender import AlertLog
+from streams.partition import Partition
+from streams.settings import StreamSettings
+from streams.stages import DEVICE_STAGE
+
+NOTHING = {"first_at": None, "last_at": None, "reports": 0, "incoming": 0, "counts": {}}
+T0, MINUTE = 1_760_000_000_000, 60_000
+DELIVERED, UNDELIVERED = (7, "delivered"), (8, "undelivered")
+
+
+async def written(kafka: KafkaSettings, source: str) -> list[list[Any]]:
+    """Write what a phone did: it is well, then fails, then is well again; return the records, in runs."""
+    outcomes = [DELIVERED] * 400 + [UNDELIVERED] * 40 + [DELIVERED] * 100
+    runs: list[list[Any]] = []
+    async with AIOKafkaProducer(**kafka.aiokafka()) as producer:
+        for first in range(0, len(outcomes), 4):
+            ends = [
+                [sms_id, *outcomes[sms_id], T0 + sms_id * MINUTE, False]
+                for sms_id in range(first, min(first + 4, len(outcomes)))
+            ]
+            value = json.dumps(NOTHING | {"source": source, "device_id": 8001, "channel_id": 1, "ends": ends}).encode()
+            sent = await producer.send_and_wait(ACTIVITY, value, key=f"{source}:8001".encode(), partition=0)
+            record = SimpleNamespace(
+                topic=ACTIVITY, partition=0, offset=sent.offset, timestamp=T0, key=b"", value=value, headers=[]
+            )
+            if not runs or len(runs[-1]) == 5:
+                runs.append([])
+            runs[-1].append(record)
+    return runs
+
+
+async def test_an_alert_is_told_once_over_lost_disks_and_repeated_runs(
+    kafka: KafkaSettings, name: str, tmp_path: Path
+) -> None:
+    runs = await written(kafka, name)
+    for number, run in enumerate(runs):
+        # Each worker but the first finds nothing on its disk, and is handed again what the one before committed.
+        if number % 9 == 0:
+            owner = Partition(DEVICE_STAGE, 0, StreamSettings(state=tmp_path / str(number), group=name), kafka)
+            await owner.own(1)
+            if number:
+                await owner.process(runs[number - 1])
+        await owner.process(run)
+        if number % 9 == 8:
+            owner.close()
+    told = [decode(value) for _, value, _ in read(kafka, ALERTS, f"failure_ratio:{name}")]
+    channel = [each for each in told if each.scope == "channel"]
+    assert {each.scope for each in told if each.phase == "firing"} == {"channel"}
+    firing, resolved = (each for each in channel if each.fired_at)
+    assert (firing.phase, resolved.phase) == ("firing", "resolved")
+    assert (firing.failures, firing.since, firing.samples[0]) == (firing.count, T0 + 400 * MINUTE, f"{name}:400")
+    assert resolved.fired_at == firing.fired_at
+    assert resolved.failures == 40
+
+
+async def test_what_was_committed_is_past_and_what_came_since_is_news(kafka: KafkaSettings, name: str) -> None:
+    async def write(*phases: str) -> None:
+        async with AIOKafkaProducer(**kafka.aiokafka()) as producer:
+            for phase in phases:
+                record = alert(0, phase, id=f"failure_ratio:{name}:1:2", source=name)
+                await producer.send_and_wait(ALERTS, record.value, key=record.key)
+
+    def ours(alerts: list[Alert]) -> list[str]:
+        return [each.phase for each in alerts if each.source == name]
+
+    async def anything(log: AlertLog) -> list[Alert]:
+        while not (found := await log.news(1)):
+            pass
+        return found
+
+    await write("pending", "firing")
+    first = AlertLog(kafka, name)
+    assert not first.was_committed
+    assert ours(await first.past(whole=True)) == ["pending", "firing"]
+    await first.commit()
+    await write("resolved")
+    assert ours(await anything(first)) == ["resolved"]  # not committed: it may not have been told
+    first.close()
+    second = AlertLog(kafka, name)
+    assert second.was_committed
+    assert ours(await second.past(whole=False)) == ["pending", "firing"]
+    assert ours(await anything(second)) == ["resolved"]
+    second.close()

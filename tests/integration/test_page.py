@@ -1,0 +1,160 @@
+"""The live page as a person sees it, in Chromium; its numbers are compared with SQL."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from browser import tab
+from warehouse_records import NOON, alert, deadletter, raw, status, version
+
+from smspulse.page.numbers import Numbers
+from smspulse.page.server import PageError, PageSettings, build, serve
+from warehouse import landing, views
+from warehouse.read import query
+
+NUMBER = "4915700000001"
+PIPELINE = {
+    "processes": [
+        {"name": "ingest", "ok": True, "what": "port 8080; spooled 0"},
+        {"name": "lander", "ok": False, "what": "does not run"},
+    ],
+    "lag": {"smspulse-stream": 7},
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    views.publish(folder)
+    return folder
+
+
+def land(
+    data: Path, first: int = 0, *, device_id: int = 1, delivered: int = 0, failed: int = 0, **fields: object
+) -> int:
+    """Land messages that ended a minute ago; return the next free number."""
+    ago = time.time() - NOON / 1000 - 60
+    made = [
+        version(first + n, first + n, "delivered", seconds=ago, device_id=device_id, **fields) for n in range(delivered)
+    ]
+    reason = {"failure_class": "no_service", "last_status_id": 10}
+    made += [
+        version(
+            first + delivered + n,
+            first + delivered + n,
+            "not_sent",
+            seconds=ago,
+            device_id=device_id,
+            **reason,
+            **fields,
+        )
+        for n in range(failed)
+    ]
+    landing.land(data, first, made)
+    return first + len(made)
+
+
+@asynccontextmanager
+async def served(data: Path, **settings: object) -> AsyncIterator[str]:
+    numbers, stop, told = (
+        Numbers(data, lambda: dict(PIPELINE)),
+        asyncio.Event(),
+        asyncio.get_running_loop().create_future(),
+    )
+    page = PageSettings.model_validate({"port": 0, "refresh_s": 0.2, **settings})
+    serving = asyncio.create_task(
+        serve(numbers, page, stop, lambda host, port: told.set_result(f"http://127.0.0.1:{port}/"))
+    )
+    try:
+        await asyncio.wait({told, serving}, return_when=asyncio.FIRST_COMPLETED)
+        yield told.result()
+    finally:
+        stop.set()
+        await serving
+
+
+async def test_a_person_sees_the_numbers_of_the_warehouse(data: Path, tmp_path: Path) -> None:
+    following = land(data, delivered=90, failed=10, network_s=4.0, total_s=6.0)
+    following = land(data, following, device_id=2, delivered=20, failed=60)
+    land(data, following, device_id=3, delivered=9, source="beta")
+    landing.land(data, 0, [raw(0, status(1, 6)), raw(1, b"{")])
+    landing.land(data, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:1")._replace()])
+    async with served(data) as url, tab(tmp_path / "profile") as browser:
+        await browser.open(url)
+        (row,) = query(data, "FROM delivery_now WHERE source IS NULL AND hours = 24").itertuples()
+        said = await browser.run("document.querySelector('.verdict').innerText")
+        assert said.startswith(f"Of {row.ended} messages that ended, {row.delivered_per_ended:.1%} were delivered")
+        assert f"{row.delivered_per_ended_low:.1%} to {row.delivered_per_ended_high:.1%}" in said
+        worst = await browser.table("Worst devices, 24 hours")
+        assert [cells[:3] for cells in worst] == [
+            ["2 (acme)", "80", "25.0%"],
+            ["1 (acme)", "100", "90.0%"],
+            ["3 (beta)", "9", "100.0%"],
+        ]
+        assert await browser.table("Why messages failed, 24 hours") == [["not sent: no service", "10", "70"]]
+        assert ["network", "100", "4.0 s", "4.0 s", "4.0 s"] in await browser.table("Latency between reports, 24 hours")
+        pipeline = await browser.table("The pipeline")
+        assert ["✗", "lander", "does not run"] in pipeline
+        assert ["", "smspulse-stream", "7 records to go"] in pipeline
+        assert "delivered 119" in await browser.run("document.body.innerText")
+        assert NUMBER not in await browser.run("document.documentElement.outerHTML")
+        assert all(address.startswith(url) for address in browser.requested)  # nothing from elsewhere
+
+        await browser.run("document.querySelector('input').value = '2'; document.querySelector('form').requestSubmit()")
+        await browser.wait_for("location.search.includes('device=2') && document.readyState === 'complete'")
+        assert [cells[0] for cells in await browser.table("Worst devices, 24 hours")] == ["2 (acme)"]
+        assert "Of 80 messages" in await browser.run("document.querySelector('.verdict').innerText")
+
+
+async def test_it_refreshes_by_itself_and_fits_a_phone(data: Path, tmp_path: Path) -> None:
+    async with served(data) as url, tab(tmp_path / "profile") as browser:
+        await browser.open(url, width=390, height=844)
+        assert "No outgoing message" in await browser.run("document.body.innerText")
+        land(data, delivered=5)
+        await browser.wait_for("document.body.innerText.includes('Of 5 messages that ended, 100.0%')")
+        assert "No alert is firing." in await browser.run("document.body.innerText")
+        landing.land(data, 0, [alert(0, "firing", count=20, failures=12, baseline=0.03)])
+        await browser.wait_for("document.body.innerText.includes('Firing alerts')")
+        ((*shown, _),) = await browser.table("Firing alerts")
+        assert shown == ["failure ratio", "acme", "1", "2", "12 of 20", "3.0%"]
+        assert [cells[-1] for cells in await browser.table("Worst devices, 24 hours")] == ["firing"]
+        assert await browser.run("document.documentElement.scrollWidth") <= 390
+
+
+async def test_others_than_this_machine_need_the_password(data: Path) -> None:
+    with pytest.raises(PageError, match="SMSPULSE_PAGE_PASSWORD"):
+        build(Numbers(data, dict), PageSettings(host="0.0.0.0"))  # noqa: S104
+    async with served(data, host="0.0.0.0", password="secret") as url, aiohttp.ClientSession() as session:  # noqa: S104, S106
+        for auth, status_code in (
+            (None, 401),
+            (aiohttp.BasicAuth("me", "wrong"), 401),
+            (aiohttp.BasicAuth("me", "secret"), 200),
+        ):
+            async with session.get(url, auth=auth) as answer:
+                assert answer.status == status_code
+                assert ("smspulse" in await answer.text()) == (status_code == 200)
+
+
+async def test_without_a_password_a_strange_name_is_refused(data: Path) -> None:
+    async with served(data) as url, aiohttp.ClientSession() as session:
+        for host, status_code in (("evil.example", 403), ("localhost:1", 200), ("[::1]:1", 200)):
+            async with session.get(url, headers={"Host": host}) as answer:
+                assert answer.status == status_code
+
+
+async def test_without_a_warehouse_one_line_says_so(tmp_path: Path) -> None:
+    async with served(tmp_path) as url, aiohttp.ClientSession() as session, session.get(url) as answer:
+        assert "nothing has landed yet" in await answer.text()
+
+
+async def test_markup_in_a_source_is_text(data: Path) -> None:
+    land(data, delivered=1, source="<b>x</b>")
+    async with served(data) as url, aiohttp.ClientSession() as session, session.get(url) as answer:
+        text = await answer.text()
+        assert "<b>x" not in text
+        assert "&lt;b&gt;x" in text

@@ -1,0 +1,63 @@
+"""The real Prometheus scrapes what stream and lander serve, and runs the rules."""
+
+import json
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from running import program
+
+from smspulse.endpoints import announced, serve_metrics
+from smspulse.processes import free_port
+from streams import metrics as stream
+from streams.fold import Outputs
+from warehouse import metrics as lander
+
+RULES = Path(__file__).parents[2] / "monitoring" / "smspulse.rules.yml"
+WITHIN_S = 30
+
+
+def test_it_reads_the_metrics_and_runs_the_rules(tmp_path: Path) -> None:
+    serve_metrics(tmp_path, "stream-0", stream.REGISTRY)
+    serve_metrics(tmp_path, "lander", lander.REGISTRY)
+    stream.committed("sms.raw", 3, Outputs())
+    lander.landed("sms.raw", 7, 5000)
+    targets = {f"smspulse-{each.name.partition('-')[0]}": f"{each.host}:{each.port}" for each in announced(tmp_path)}
+    targets["smspulse-ingest"] = f"127.0.0.1:{free_port()}"  # nobody is there
+    jobs = [{"job_name": name, "static_configs": [{"targets": [target]}]} for name, target in targets.items()]
+    intervals = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config = {"global": intervals, "rule_files": [str(RULES)], "scrape_configs": jobs}
+    (tmp_path / "prometheus.yml").write_text(json.dumps(config))
+    port = free_port()
+    arguments = [f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/tsdb"]
+    process = subprocess.Popen(
+        [program("prometheus"), *arguments, f"--web.listen-address=127.0.0.1:{port}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert wait_for(port, 'smspulse_stream_records_total{topic="sms.raw"}')["job"] == "smspulse-stream"
+        assert wait_for(port, 'smspulse_lander_rows_total{topic="sms.raw"} >= 7')["job"] == "smspulse-lander"
+        pending = wait_for(port, 'ALERTS{alertname="SmspulseProcessDown", alertstate="pending"}')
+        assert pending["job"] == "smspulse-ingest"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def wait_for(port: int, query: str) -> dict[str, Any]:
+    """Return the labels of what a query finds, as soon as it finds anything."""
+    address = f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+    deadline = time.monotonic() + WITHIN_S
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                if result := json.load(answer)["data"]["result"]:
+                    return dict(result[0]["metric"])
+        except OSError:
+            pass
+        time.sleep(0.1)  # there is nothing to await across processes
+    raise AssertionError(query)

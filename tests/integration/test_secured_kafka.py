@@ -1,0 +1,122 @@
+"""A cluster that wants TLS, a login, or both: every client of ours gets in, and nobody without."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trustme
+from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from running import post, start
+
+from gateway.kafka import KafkaSettings
+from smspulse import broker as broker_module
+from smspulse.broker import KafkaBroker
+from smspulse.kafka_node import BrokerSettings, server_properties
+from smspulse.processes import LOOPBACK, free_port
+from smspulse.topics import KafkaUnreachable, ensure_topics
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "webhooks"
+USER, PASSWORD = "smspulse", "correct horse"
+LISTENERS = ("SASL_SSL", "SASL_PLAINTEXT", "SSL")
+
+
+@dataclass
+class Secured:
+    """A broker with a listener of each kind beside the open one."""
+
+    ports: dict[str, int]
+    authority: Path
+    client: Path
+
+    def environment(self, protocol: str, mechanism: str) -> dict[str, str]:
+        """Return the settings of somebody who may get in."""
+        settings = {"SECURITY_PROTOCOL": protocol, "BOOTSTRAP": f"{LOOPBACK}:{self.ports[protocol]}"}
+        if protocol.endswith("SSL"):
+            settings["SSL_CAFILE"] = str(self.authority)
+        if protocol == "SSL":
+            settings |= {"SSL_CERTFILE": str(self.client), "SSL_KEYFILE": str(self.client)}
+        else:
+            settings |= {"SASL_MECHANISM": mechanism, "SASL_USERNAME": USER, "SASL_PASSWORD": PASSWORD}
+        return {f"SMSPULSE_KAFKA_{name}": value for name, value in settings.items()}
+
+
+@pytest.fixture(scope="module")
+def secured(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    folder = tmp_path_factory.mktemp("secured")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "authority.pem")
+    for name in ("broker", "client"):
+        issued = authority.issue_cert(LOOPBACK)
+        key = load_pem_private_key(issued.private_key_pem.bytes(), None)  # Kafka reads no key but of PKCS 8
+        spelled = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (folder / f"{name}.pem").write_bytes(b"".join([spelled, *(each.bytes() for each in issued.cert_chain_pems)]))
+    ports = {protocol: free_port() for protocol in LISTENERS}
+
+    def with_listeners(port: int, controller: int, settings: BrokerSettings) -> str:
+        more = ",".join(f"{protocol}://{LOOPBACK}:{number}" for protocol, number in ports.items())
+        plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+        scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        text = server_properties(port, controller, settings)
+        lines = [line + f",{more}" if line.startswith("listeners=") else line for line in text.splitlines()]
+        lines += [
+            "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,"
+            + ",".join(f"{protocol}:{protocol}" for protocol in LISTENERS),
+            "sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512",
+            "ssl.keystore.type=PEM",
+            f"ssl.keystore.location={folder / 'broker.pem'}",
+            "ssl.truststore.type=PEM",
+            f"ssl.truststore.location={folder / 'authority.pem'}",
+            "listener.name.ssl.ssl.client.auth=required",
+        ]
+        for listener in ("sasl_ssl", "sasl_plaintext"):
+            lines += [
+                f'listener.name.{listener}.plain.sasl.jaas.config={plain} user_{USER}="{PASSWORD}";',
+                f"listener.name.{listener}.scram-sha-512.sasl.jaas.config={scram}",
+            ]
+        return "\n".join(lines) + "\n"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(broker_module, "server_properties", with_listeners)
+        with KafkaBroker(folder / "data", BrokerSettings(port=0, controller_port=0)) as broker:
+            admin = AdminClient({"bootstrap.servers": broker.address})
+            user = UserScramCredentialUpsertion(
+                USER, ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096), PASSWORD.encode()
+            )
+            for done in admin.alter_user_scram_credentials([user]).values():
+                done.result(30)
+            yield Secured(ports, folder / "authority.pem", folder / "client.pem")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "mechanism"),
+    [("SASL_SSL", "SCRAM-SHA-512"), ("SASL_PLAINTEXT", "PLAIN"), ("SSL", "PLAIN")],
+)
+def test_the_whole_pipeline_logs_in(secured: Secured, tmp_path: Path, protocol: str, mechanism: str) -> None:
+    environment = secured.environment(protocol, mechanism)
+    running = start(tmp_path / "data", "--broker", environment["SMSPULSE_KAFKA_BOOTSTRAP"], environment=environment)
+    try:
+        name = protocol.lower()
+        assert post(running.source(name), (EXAMPLES / "status.json").read_bytes())[0] == 202
+        (row,) = running.wait_for("SELECT outcome FROM messages WHERE source = ?", name)
+    finally:
+        code = running.stop()
+    assert (code, row.outcome) == (0, "delivered")
+    assert PASSWORD not in running.log.read_text()
+
+
+def settings_of(secured: Secured, protocol: str, **changes: str | None) -> KafkaSettings:
+    names = {
+        name.removeprefix("SMSPULSE_KAFKA_").lower(): value
+        for name, value in secured.environment(protocol, "PLAIN").items()
+    }
+    return KafkaSettings.model_validate(names | changes)
+
+
+def test_who_may_not_get_in_is_told_so_in_one_line(secured: Secured) -> None:
+    for protocol, changes in (("SASL_SSL", {"sasl_username": "another"}), ("SSL", {"ssl_certfile": None})):
+        with pytest.raises(
+            KafkaUnreachable, match=rf"or let us in as {protocol}, at 127\.0\.0\.1:[0-9]+ within 2 s; start"
+        ):
+            ensure_topics(settings_of(secured, protocol, **changes), timeout_s=2)

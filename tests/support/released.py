@@ -1,0 +1,65 @@
+"""Makes the data folder of a release, which later ones must go on reading: `python tests/support/released.py 0.1.0`.
+
+To be run from the repository with its packages, once before a release whose files have another schema than those kept.
+"""
+
+import json
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from warehouse_records import deadletter, raw, status, tombstone, version
+
+from gateway.statuses import status_table
+from warehouse import landing
+from warehouse.read import query
+from warehouse.rebuild.run import rebuild
+
+FOLDER = Path(__file__).parents[1] / "released"
+VIEWS = (
+    *("raw_webhooks", "status_events", "incoming_messages", "messages", "delivery_hourly", "delivery_daily"),
+    *("delivery_by_device", "delivery_by_prefix", "latency_hourly", "failure_reasons", "funnel", "conversations"),
+    *("webhook_quality", "deadletters", "rebuild_differences", "messages_as_of('2027-01-01')"),
+)
+"""All whose answer does not depend on the present."""
+
+
+def answers(data: Path, columns: dict[str, list[str]] | None = None) -> dict[str, Any]:
+    """Return what each view says, in the columns given, or in all."""
+    found = {}
+    for view in VIEWS:
+        chosen = ", ".join(f'"{name}"' for name in columns[view]) if columns else "*"
+        frame = query(data, f"SELECT {chosen} FROM {view} ORDER BY ALL")  # noqa: S608 - names of ours
+        rows = frame.to_json(orient="values", date_format="iso", default_handler=str)
+        found[view] = {"columns": list(frame.columns), "rows": json.loads(rows)}
+    return found
+
+
+def make(data: Path) -> None:
+    """Land a bit of everything, rebuild, and land some more."""
+    incoming = {"sms_id": 9, "type": "text", "device_id": 1, "body": "yes", "address": "+4915700000001"}
+    way = [(1, 0), (3, 1), (2, 2), (6, 5), (7, 9)]
+    records = [raw(n, status(1, status_id), seconds=seconds) for n, (status_id, seconds) in enumerate(way)]
+    records += [raw(5, status(2, 9), seconds=20), raw(6, incoming, seconds=30), raw(7, b"{", seconds=40)]
+    landing.land(data, 0, records)
+    landing.land(data, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:7")])
+    landing.land(data, 0, [version(0, 1, "sent", version=4), tombstone(1, "acme:incoming:9")])
+    rebuild(data, status_table({}), timedelta(days=1))
+    landing.land(data, 8, [raw(8, status(3, 6), seconds=90)])
+    landing.land(data, 2, [version(2, 3, "sent", seconds=90, version=2)])
+
+
+def main(release: str) -> None:
+    """Make it, but for the file of views: it is published anew by each version."""
+    data = FOLDER / release
+    data.mkdir(parents=True)
+    make(data)
+    (data / "answers.json").write_text(json.dumps(answers(data), indent=1) + "\n")
+    (data / "smspulse.duckdb").unlink()
+    for path in data.rglob(f"date={landing.SEED_DATE}/*"):  # without rows, or part of the product
+        path.unlink()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,89 @@
+"""Metrics by their names: what is served, what rules and dashboard ask for, and what the reference says, agree."""
+
+import json
+import re
+import runpy
+import subprocess
+from pathlib import Path
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from running import program
+
+from smspulse.reference import metric_families
+from streams import metrics as stream
+from streams.fold import End, Output, Outputs
+from warehouse import metrics as lander
+
+FOLDER = Path(__file__).parents[3] / "monitoring"
+LABELS = {"route", "code", "topic", "partition", "outcome", "step"}
+GENERATED = runpy.run_path(str(FOLDER / "dashboard.py"))
+SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+
+
+@pytest.fixture(scope="module")
+def known() -> set[str]:
+    return {family.name + suffix for family in metric_families() for suffix in SUFFIXES[family.type]}
+
+
+def asked(text: str) -> set[str]:
+    return set(re.findall(r"\bsmspulse_\w+", text))
+
+
+def test_no_panel_asks_for_a_metric_that_does_not_exist(known: set[str]) -> None:
+    for panel in json.loads((FOLDER / "dashboard.json").read_text())["panels"]:
+        for target in panel["targets"]:
+            assert asked(target["expr"]) <= known, panel["title"]
+
+
+def test_no_rule_asks_for_one(known: set[str]) -> None:
+    text = (FOLDER / "smspulse.rules.yml").read_text()
+    expressions = re.findall(r"expr: (.*)", text)
+    assert len(expressions) == text.count("alert: ")
+    assert asked(" ".join(expressions)) <= known
+
+
+def test_the_dashboard_is_the_generated_one() -> None:
+    written = json.loads((FOLDER / "dashboard.json").read_text())
+    assert written == GENERATED["dashboard"](), "python monitoring/dashboard.py > monitoring/dashboard.json"
+    assert len({panel["id"] for panel in written["panels"]}) == len(GENERATED["PANELS"])
+
+
+def test_labels_have_few_values_and_none_is_of_a_person() -> None:
+    for family in metric_families():
+        assert set(family.labels) <= LABELS, family.name
+
+
+def promtool(*arguments: str, text: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([program("promtool"), *arguments], cwd=FOLDER, input=text, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "config", "prometheus.yml"),
+        ("check", "rules", "smspulse.rules.yml"),
+        ("test", "rules", "smspulse.rules.test.yml"),
+    ],
+)
+def test_promtool_agrees(arguments: tuple[str, ...]) -> None:
+    done = promtool(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_is_committed_is_counted_and_promtool_has_no_remark() -> None:
+    ended = stream.ENDED.labels("delivered")._value
+    before = ended.get()
+    outputs = Outputs(
+        ends=[End("delivered", 4.0, 9.0), End("delivered", None, 1.0)], others=[Output("sms.deadletters", b"", b"")]
+    )
+    stream.committed("sms.raw", 3, outputs)
+    lander.landed("sms.raw", 1, 5000)
+    assert ended.get() == before + 2
+    for registry in (stream.REGISTRY, lander.REGISTRY):
+        text = generate_latest(registry)
+        assert list(text_string_to_metric_families(text.decode()))
+        done = promtool("check", "metrics", text=text)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert b'smspulse_lander_newest_record_timestamp_seconds{topic="sms.raw"} 5.0' in generate_latest(lander.REGISTRY)

@@ -1,0 +1,124 @@
+"""Each notebook is executed on landed data; what it says is compared with numbers computed by hand."""
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from warehouse_records import alert, deadletter, raw, status, version
+
+from warehouse import landing, views
+
+NUMBER = "+4915700000001"
+TEXT = "a text that is nobody's business"
+NOTEBOOKS = ("delivery_overview", "latency", "data_quality", "first_steps", "alert_review")
+
+Run = Callable[..., tuple[str, dict[str, Any]]]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Eight messages of two phones and sources, with their webhooks, a duplicate and what cannot be read."""
+    views.publish(tmp_path)
+    steps = {"queue_s": 1.0, "device_s": 2.0, "total_s": 20.0}
+    made = [version(n, n, "delivered", seconds=n, network_s=float(n), **steps) for n in range(1, 5)]
+    made += [version(n, n, "not_sent", seconds=n, device_id=2, failure_class="no_service") for n in (5, 6)]
+    made += [
+        version(7, 7, "sent", seconds=7, device_id=2),
+        version(8, 8, "delivered", source="beta", seconds=-86_400 * 9),
+    ]
+    landing.land(tmp_path, 1, made)
+    incoming = {"sms_id": 9, "type": "text", "address": NUMBER, "body": TEXT, "device_id": 1}
+    bodies = [status(1, 6), status(1, 6), status(2, 77), b"{", incoming]
+    landing.land(tmp_path, 0, [raw(offset, body) for offset, body in enumerate(bodies)])
+    landing.land(tmp_path, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:3")])
+    changes = [alert(0, "firing"), alert(1, "resolved", seconds=600)]
+    landing.land(tmp_path, 0, changes)
+    return tmp_path
+
+
+def run(name: str, data: Path, **defs: Any) -> tuple[str, dict[str, Any]]:
+    """Execute a notebook; return all that it shows as text, and what it defines."""
+    app = importlib.import_module(f"notebooks.{name}").app
+    outputs, found = app.run(defs={"data": data, **defs})
+    return "\n".join(str(getattr(output, "text", output)) for output in outputs if output is not None), dict(found)
+
+
+def test_delivery_is_told_with_its_interval(data: Path) -> None:
+    _, found = run("delivery_overview", data)
+    assert found["verdict"] == (
+        "**66.7% of the messages that ended were delivered** in these 7 days: 4 of 6 (95 % interval 30.0% to 90.3%). "
+        "Of all 7 attempted it is 57.1%, and 14.3% are open."
+    )
+    assert found["outcomes"].to_numpy().tolist() == [["delivered", 4], ["not_sent", 2], ["open", 1]]
+    of_device = run("delivery_overview", data, source="acme", days=30, device=2)[1]["verdict"]
+    assert of_device.startswith("**0.0% of the messages that ended were delivered** in these 30 days: 0 of 2")
+    assert run("delivery_overview", data, source="beta", days=1, device=None)[1]["delivery"]["attempted"].iloc[0] == 1
+    assert run("delivery_overview", data, source="", days=1, device=99)[1]["verdict"].startswith("No message")
+
+
+def test_latency_is_told_in_percentiles(data: Path) -> None:
+    _, found = run("latency", data, source="", days=7, step="network")
+    assert found["verdict"] == (
+        "**Half of the messages spent 2.5 s or less in the network**, 95 of 100 3.8 s or less, 99 of 100 4.0 s or less"
+        ": 4 messages in 7 days, 100.0% of them within 10 s."
+    )
+    assert "20.0 s or less from first report to end" in run("latency", data)[1]["verdict"]
+    assert run("latency", data, source="beta", days=1, step="queue")[1]["verdict"].startswith("No message")
+
+
+def test_what_is_wrong_with_the_webhooks_is_told(data: Path) -> None:
+    _, found = run("data_quality", data)
+    assert found["verdict"] == (
+        "**5 webhooks in 7 days**: 1 duplicates (20.0%), 1 unreadable (20.0%), 0 flawed (0.0%), 1 unknown (20.0%). "
+        "1 records are dead letters. No message differs from what follows from the log, as far as `smspulse rebuild` "
+        "has compared."
+    )
+
+
+def test_each_first_step_has_an_answer(data: Path) -> None:
+    _, found = run("first_steps", data)
+    assert {question: len(frame) for question, frame in found["answers"].items()} == {
+        "What became of the messages?": 3,
+        "Which phones deliver least?": 3,
+        "How is it from day to day?": 2,
+        "Why do messages fail?": 1,
+        "How far do they get?": 5,
+        "What was reported of one message?": 1,
+        "How fresh is it?": 3,
+    }
+    assert "holds 8 messages" in found["verdict"]
+
+
+def test_alerts_are_reviewed(data: Path) -> None:
+    _, found = run("alert_review", data)
+    assert found["verdict"].startswith("**1 alerts fired in 30 days**, and 0 of them still fire. Most often: acme, ph")
+    assert found["alerts"]["minutes"].tolist() == [10.0]
+    assert run("alert_review", data, source="beta", days=1)[1]["verdict"] == "No alert fired in 24 hours."
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_no_number_and_no_text_is_shown(name: str, data: Path) -> None:
+    shown, _ = run(name, data)
+    assert shown
+    for secret in (NUMBER, NUMBER[1:], TEXT):
+        assert secret not in shown
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_without_messages_one_line_says_what_to_do(name: str, tmp_path: Path) -> None:
+    shown, found = run(name, tmp_path)
+    assert "smspulse" in found["problem"]
+    assert shown.count(str(tmp_path)) == 1
+    assert "verdict" not in found
+
+
+def test_marimo_has_no_remark_on_them() -> None:
+    paths = [importlib.import_module(f"notebooks.{name}").__file__ or "" for name in NOTEBOOKS]
+    result = subprocess.run(
+        [sys.executable, "-m", "marimo", "check", "--strict", *paths], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr

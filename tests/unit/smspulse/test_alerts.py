@@ -1,0 +1,316 @@
+"""The ways out of alerts, with receivers on real sockets."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from click.testing import CliRunner
+from rich.console import Console
+from warehouse_records import NOON, alert, at, moment, version
+
+from gateway.alerts import KINDS, Alert, decode
+from smspulse.alerts.backtest import backtest, past
+from smspulse.alerts.book import Book, summary
+from smspulse.alerts.sender import Told, to_alertmanager, to_webhook
+from smspulse.alerts.settings import AlertSettings
+from smspulse.alerts.shown import NoSuchAlertError, PictureError, draw_backtest, explain, show, show_backtest, try_ways
+from smspulse.alerts.ways import Alertmanager, WayOutError, WayOutGone, Webhook
+from smspulse.cli import cli
+from warehouse import landing, views
+
+SECRET = base64.b64encode(b"a secret of the receiver's").decode()
+
+
+def told(phase: str = "firing", **fields: Any) -> Alert:
+    return decode(alert(0, phase, **fields).value or b"")
+
+
+def of_source(phase: str = "firing", **fields: Any) -> Alert:
+    return told(phase, id="failure_ratio:acme:*:*", scope="source", device_id=None, channel_id=None, **fields)
+
+
+class Receiver:
+    """Takes what it is sent, and answers as it is told; 200 when it is told nothing."""
+
+    def __init__(self) -> None:
+        self.requests: asyncio.Queue[tuple[str, dict[str, str], bytes]] = asyncio.Queue()
+        self.answers: list[web.Response] = []
+        self.url = ""
+
+    async def handle(self, request: web.Request) -> web.Response:
+        await self.requests.put((request.path, dict(request.headers), await request.read()))
+        return self.answers.pop(0) if self.answers else web.Response()
+
+    async def next(self) -> Any:
+        _, _, body = await asyncio.wait_for(self.requests.get(), 10)
+        return json.loads(body)
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    made, app = Receiver(), web.Application()
+    app.router.add_route("*", "/{path:.*}", made.handle)
+    async with TestServer(app) as server:
+        made.url = str(server.make_url("/")).rstrip("/")
+        yield made
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as made:
+        yield made
+
+
+class Log:
+    """Stands for `sms.alerts`: what is there, what comes, and how often it was committed."""
+
+    def __init__(self, past: list[Alert], *, was_committed: bool = False) -> None:
+        self.was_committed, self._past, self.commits = was_committed, past, 0
+        self.coming: asyncio.Queue[Alert] = asyncio.Queue()
+
+    async def past(self, *, whole: bool) -> list[Alert]:
+        return self._past
+
+    async def news(self, seconds: float) -> list[Alert]:
+        try:
+            return [await asyncio.wait_for(self.coming.get(), min(seconds, 0.05))]
+        except TimeoutError:
+            return []
+
+    async def commit(self) -> None:
+        self.commits += 1
+
+
+async def test_alertmanager_is_told_what_fires_again_and_again_and_what_is_resolved(
+    receiver: Receiver, session: aiohttp.ClientSession
+) -> None:
+    settings = AlertSettings(alertmanager=receiver.url, repeat_s=0.2, runbooks="https://docs.example.org/runbooks/")
+    log = Log([told()])
+    telling = asyncio.create_task(to_alertmanager(log, Alertmanager(session, settings), settings))  # type: ignore[arg-type]
+    first, again = await receiver.next(), await receiver.next()
+    assert first[0]["labels"] == again[0]["labels"] == {
+        "alertname": "SmsFailureRatio", "severity": "warning", "scope": "channel", "source": "acme", "device": "1",
+        "channel": "2", "alert_id": "failure_ratio:acme:1:2",
+    }  # fmt: skip
+    assert first[0]["startsAt"] == "2026-11-24T12:00:00.000Z"
+    assert first[0]["endsAt"] < again[0]["endsAt"]
+    assert first[0]["annotations"]["failed"] == "6 of 8 messages"
+    assert first[0]["annotations"]["errors"] == "6 of status 10 (not sent: no service)"
+    assert first[0]["annotations"]["runbook_url"] == "https://docs.example.org/runbooks/failure_ratio.md"
+    await log.coming.put(told("resolved", seconds=60))
+    while (last := await receiver.next())[0]["endsAt"] != "2026-11-24T12:01:00.000Z":
+        pass
+    assert last[0]["labels"] == first[0]["labels"]
+    telling.cancel()
+
+
+async def test_an_alertmanager_that_was_down_learns_what_was_resolved_meanwhile(
+    receiver: Receiver, session: aiohttp.ClientSession
+) -> None:
+    settings = AlertSettings(alertmanager=receiver.url, repeat_s=0.1)
+    receiver.answers = [web.Response(status=503), web.Response(status=503)]
+    log = Log([told()])
+    telling = asyncio.create_task(to_alertmanager(log, Alertmanager(session, settings), settings))  # type: ignore[arg-type]
+    await receiver.next()
+    await log.coming.put(told("resolved", seconds=60))
+    await receiver.next()
+    assert (await receiver.next())[0]["endsAt"] == "2026-11-24T12:01:00.000Z"
+    telling.cancel()
+
+
+async def test_the_webhook_is_signed_and_the_same_change_has_the_same_id(
+    receiver: Receiver, session: aiohttp.ClientSession
+) -> None:
+    settings = AlertSettings(webhook=f"{receiver.url}/hook", webhook_secret=f"whsec_{SECRET}")  # type: ignore[arg-type]
+    way = Webhook(session, settings, clock=lambda: NOON / 1000)
+    await way.send(told())
+    await way.send(told())
+    (path, headers, body), (_, again, _) = await receiver.requests.get(), await receiver.requests.get()
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    digest = hmac.new(base64.b64decode(SECRET), signed, hashlib.sha256).digest()
+    assert headers["webhook-signature"] == f"v1,{base64.b64encode(digest).decode()}"
+    assert headers["webhook-id"] == again["webhook-id"]
+    assert path == "/hook"
+    assert json.loads(body)["type"] == "alert.firing"
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(500, WayOutError), (301, WayOutError), (429, WayOutError), (410, WayOutGone)]
+)
+async def test_nothing_but_2xx_is_success(
+    receiver: Receiver, session: aiohttp.ClientSession, status: int, error: type[WayOutError]
+) -> None:
+    receiver.answers = [web.Response(status=status, headers={"Retry-After": "7", "Location": "/"})]
+    with pytest.raises(error, match=f"answered {status}") as caught:
+        await Webhook(session, AlertSettings(webhook=f"{receiver.url}/secret-token")).send(told())
+    assert caught.type is error
+    assert "secret-token" not in str(caught.value)
+    assert error is WayOutGone or caught.value.retry_after_s == 7
+
+
+async def test_the_webhook_is_told_each_change_once_in_order_and_then_it_is_committed(
+    receiver: Receiver, session: aiohttp.ClientSession
+) -> None:
+    log = Log([])
+    sending = asyncio.create_task(to_webhook(log, Webhook(session, AlertSettings(webhook=receiver.url))))  # type: ignore[arg-type]
+    receiver.answers = [web.Response(status=500)]
+    for each in (told("pending"), told(), told(), told("resolved", seconds=60)):
+        await log.coming.put(each)
+    seen = [(await receiver.next())["type"] for _ in range(3)]
+    assert seen == ["alert.firing", "alert.firing", "alert.resolved"]  # the first one was refused
+    await log.coming.put(told(seconds=99, fired_at=at(99)))
+    assert (await receiver.next())["data"]["fired_at"] == "2026-11-24T12:01:39.000Z"
+    assert log.commits >= 3
+    sending.cancel()
+
+
+async def test_a_webhook_that_answers_410_is_sent_nothing_any_more(
+    receiver: Receiver, session: aiohttp.ClientSession
+) -> None:
+    receiver.answers = [web.Response(status=410)]
+    log = Log([told()])
+    await asyncio.wait_for(to_webhook(log, Webhook(session, AlertSettings(webhook=receiver.url))), 10)  # type: ignore[arg-type]
+    assert log.commits == 0
+
+
+def following(*alerts: Alert, past: tuple[Alert, ...] = (), firing: bool = True) -> list[tuple[str, str]]:
+    """Return what is told of alerts that come after others that were told already."""
+    seen = Told(Book())
+    for each in past:
+        seen.take(each)
+    seen.skip(firing=firing)
+    found = []
+    for each in ((), *alerts):
+        if each:
+            seen.take(each)
+        for one in seen.next():
+            found.append((one.id.partition(":")[2], one.phase))
+            seen.done(one)
+    return found
+
+
+def test_what_was_told_is_not_told_again_after_a_restart() -> None:
+    assert following(past=(told(),)) == []
+    assert following(told("resolved", seconds=9), past=(told(),)) == [("acme:1:2", "resolved")]
+
+
+def test_at_the_first_start_what_fires_is_told_and_what_was_resolved_is_not() -> None:
+    past = (told(), told("resolved", id="failure_ratio:acme:3:1"))
+    assert following(past=past, firing=False) == [("acme:1:2", "firing")]
+
+
+def test_the_end_of_an_alert_whose_beginning_was_compacted_away_is_told() -> None:
+    assert following(told("resolved", seconds=9)) == [("acme:1:2", "resolved")]
+
+
+def test_what_was_pending_and_subsided_is_told_to_nobody() -> None:
+    assert following(told("pending"), told("resolved", fired_at=None)) == []
+
+
+def test_a_source_inhibits_its_devices_until_it_is_well() -> None:
+    assert following(of_source(), told(), of_source("resolved", seconds=9)) == [
+        ("acme:*:*", "firing"),
+        ("acme:1:2", "firing"),
+        ("acme:*:*", "resolved"),
+    ]
+    assert following(of_source(), told(source="other")) == [("acme:*:*", "firing"), ("acme:1:2", "firing")]
+
+
+def test_a_device_inhibits_its_channels_and_no_others() -> None:
+    book = Book()
+    book.take(told(id="failure_ratio:acme:1:*", scope="device", channel_id=None))
+    assert book.is_inhibited(told())
+    assert not book.is_inhibited(told(device_id=3))
+    assert not book.is_inhibited(told(kind="not_permitted"))
+
+
+def test_a_summary_is_one_line_without_numbers_of_phones() -> None:
+    assert summary(told()) == "source acme, device 1, channel 2: 75% of messages fail, 3.0% is usual"
+    assert summary(told(kind="not_permitted")).endswith("messages are not permitted")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    views.publish(tmp_path)
+    landing.land(
+        tmp_path,
+        0,
+        [
+            alert(0, "firing"),
+            alert(1, "resolved", seconds=600),
+            alert(2, "firing", id="failure_ratio:acme:3:1", device_id=3, fired_at=at(9), seconds=9),
+        ],
+    )
+    return tmp_path
+
+
+def test_alerts_are_listed_and_explained_from_the_warehouse(data: Path) -> None:
+    def shown(print_: Callable[[Console], None]) -> str:
+        console = Console(width=200)
+        with console.capture() as captured:
+            print_(console)
+        return captured.get()
+
+    assert "acme:3:1" in shown(lambda console: show(data, console, everything=False))
+    assert "acme:1:2" not in shown(lambda console: show(data, console, everything=False))
+    assert "acme:1:2" in shown(lambda console: show(data, console, everything=True))
+    text = shown(lambda console: explain(data, console, "failure_ratio:acme:1:2"))
+    for words in ("6 of 8 messages", "3.0%, at most 4.0%, from 2,000 messages", "acme:17", "runbooks/failure_ratio.md"):
+        assert words in text
+    with pytest.raises(NoSuchAlertError, match="alerts list --all"):
+        explain(data, Console(), "failure_ratio:acme:9:9")
+
+
+async def test_each_way_out_can_be_tried(receiver: Receiver) -> None:
+    settings = AlertSettings(alertmanager=receiver.url, webhook=receiver.url)
+    assert await try_ways(settings, NOON / 1000) == []
+    assert receiver.requests.qsize() == 4
+    receiver.answers = [web.Response(status=400, text="bad")]
+    assert await try_ways(settings, NOON / 1000) == [f"{receiver.url} answered 400: bad"]
+
+
+def test_without_a_way_out_trying_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SMSPULSE_ALERTS_ALERTMANAGER", raising=False)
+    monkeypatch.delenv("SMSPULSE_ALERTS_WEBHOOK", raising=False)
+    result = CliRunner().invoke(cli, ["alerts", "test"])
+    assert "set SMSPULSE_ALERTS_ALERTMANAGER" in str(result.exception)
+
+
+def test_every_kind_has_a_runbook() -> None:
+    runbooks = Path(__file__).parents[3] / "docs" / "runbooks"
+    assert {path.stem for path in runbooks.glob("*.md")} == set(KINDS)
+
+
+def test_a_backtest_finds_what_the_stream_would_have_told(tmp_path: Path) -> None:
+    views.publish(tmp_path)
+    outcomes = ["delivered"] * 300 + ["undelivered"] * 12 + ["delivered"] * 60
+    landed = [
+        version(number, number, outcome, seconds=60 * number - 86_400, last_status_id=8)
+        for number, outcome in enumerate(outcomes)
+    ]
+    landing.land(tmp_path, 0, landed)
+    found = backtest(past(tmp_path, None), 30, 0.2)
+    ((fired, resolved),) = found.episodes()
+    assert (found.messages, fired.id, fired.failures, fired.since) == (
+        372, "failure_ratio:acme:1:2", fired.count, at(60 * 300 - 86_400),
+    )  # fmt: skip
+    assert resolved is not None
+    assert found.threshold == [("acme:1:2", at(60 * 303 - 86_400))]
+    console = Console(width=200)
+    with console.capture() as captured:
+        show_backtest(found, console)
+    assert "372 messages of 0.3 days: 1 alerts" in captured.get()
+    draw_backtest(found, tmp_path / "alerts.html")
+    assert "acme:1:2" in (tmp_path / "alerts.html").read_text()
+    with pytest.raises(PictureError, match="cannot be drawn"):
+        draw_backtest(found, tmp_path / "alerts.doc")
+    assert backtest(past(tmp_path, moment(0)), 30, 0.2).messages == 0

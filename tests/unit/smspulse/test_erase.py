@@ -1,0 +1,215 @@
+"""No byte on disk tells of an erased number, and no count changes."""
+
+import re
+import sqlite3
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from warehouse_records import at, deadletter, raw, status, version
+
+from gateway import topics
+from gateway.kafka import KafkaSettings
+from gateway.statuses import status_table
+from ingest.settings import IngestSettings
+from ingest.spool import Spool, Webhook
+from smspulse import erase as command
+from smspulse.cli import cli
+from smspulse.erase import EraseError, erase
+from warehouse import erasure, landing, swap, views
+from warehouse.read import open_warehouse
+from warehouse.rebuild import run
+
+NUMBER = "+4915752982212"
+OTHER = "+4915752982213"
+DIGITS = re.compile(
+    rb"4\D{0,3}9\D{0,3}1\D{0,3}5\D{0,3}7\D{0,3}5\D{0,3}2\D{0,3}9\D{0,3}8\D{0,3}2\D{0,3}2\D{0,3}1\D{0,3}2"
+)
+SPOOLED = [
+    Webhook(b"acme:9", b'{"sms_id":9,"status_id":6,"sendto":"+49 1575 298-2212"}', [("source", b"acme")], at(0)),
+    Webhook(b"acme:8", b'{"sms_id":8,"status_id":6,"sendto":"+4915752982213"}', [("source", b"acme")], at(0)),
+    Webhook(None, b"not json +4915752982212", [("source", b"acme")], at(0)),
+]
+
+
+@pytest.fixture(autouse=True)
+def told(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[int, str]]]:
+    """What Kafka was told. That it is deleted there, an integration test shows."""
+    told: list[set[tuple[int, str]]] = []
+    monkeypatch.setattr(command, "_tell_kafka", lambda kafka, keys: told.append(set(keys)))
+    return told
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Numbers in every dataset, in several spellings, and in the spool."""
+    views.publish(tmp_path)
+    incoming = {"sms_id": 5, "type": "text", "device_id": 1, "body": "call me", "address": "+49 157 52982212"}
+    mentioned = incoming | {"sms_id": 6, "body": "his number is 004915752982212", "address": OTHER}
+    bodies = [
+        status(1, 6, sendto=NUMBER), status(1, 7, sendto=NUMBER), status(2, 7, sendto=OTHER), incoming, mentioned,
+        b'{"sendto": "+49-1575-2982212", "sms_id": "?"}', status(3, 1, sendto=NUMBER),
+    ]  # fmt: skip
+    for offset, body in enumerate(bodies):
+        landing.land(tmp_path, offset, [raw(offset, body, seconds=offset)])
+    versions = [
+        version(0, 1, "delivered", recipient=NUMBER), version(1, 2, "delivered", recipient=OTHER),
+        version(2, 3, "pending", recipient=None), version(3, 4, "delivered", recipient=OTHER, seconds=4 * 86_400),
+    ]  # fmt: skip
+    landing.land(tmp_path, 0, versions)
+    landing.land(tmp_path, 0, [deadletter(0, bodies[5], "wrong_type", "sms.raw:0:5")])  # type: ignore[arg-type]
+    landing.land(tmp_path, len(bodies), [raw(len(bodies), status(4, 7, sendto=OTHER), seconds=4 * 86_400)])
+    assert rebuild(tmp_path).differing > 0
+    spool = Spool(tmp_path, IngestSettings())
+    spool.append(SPOOLED)
+    spool.close()
+    return tmp_path
+
+
+def rebuild(data: Path, **options: Any) -> run.Rebuilt:
+    return run.rebuild(data, status_table({}), timedelta(days=1), **options)
+
+
+def everything(data: Path) -> dict[str, bytes]:
+    """Return every byte on disk, and what Parquet's compression hides."""
+    found = {}
+    for path in data.rglob("*"):
+        if path.is_file():
+            found[str(path)] = path.read_bytes()
+            if path.suffix == ".parquet" and path.parent.parent.name != "prefixes":
+                found[f"{path} unpacked"] = repr(pq.read_table(path).to_pylist()).encode()
+    return found
+
+
+def holding(data: Path) -> set[str]:
+    return {str(Path(name).relative_to(data)) for name, held in everything(data).items() if DIGITS.search(held)}
+
+
+def kafka() -> KafkaSettings:
+    return KafkaSettings()
+
+
+def counts(data: Path) -> list[Any]:
+    sql = ("SELECT * EXCLUDE (recipient, recorded_at) FROM messages", "FROM delivery_hourly", "FROM webhook_quality")
+    with open_warehouse(data) as connection:
+        return [connection.execute(f"{each} ORDER BY ALL").fetchall() for each in sql]
+
+
+def test_no_byte_tells_of_the_number_and_no_count_changes(data: Path, told: list[Any]) -> None:
+    before, rooms = counts(data), {name.split("/")[0] for name in holding(data)}
+    assert rooms == {"raw", "messages", "base", "differences", "deadletters", "spool"}
+    report = erase(data, (NUMBER,), kafka)
+    assert holding(data) == set()
+    assert counts(data) == before
+    assert told == [{(0, "acme:1"), (0, "acme:3")}]
+    assert report.lines[0] == "spool: 2 webhooks that wait for Kafka"
+    assert "raw: 6 rows in 6 files" in report.lines
+    assert any('"topic": "sms.raw", "partition": 0, "offset": 7' in line for line in report.left)
+    assert (report.files_left, (data / erasure.PENDING).exists()) == (False, False)
+    with open_warehouse(data) as connection:
+        rows = connection.execute("SELECT sms_id, recipient FROM messages ORDER BY 1").fetchall()
+        assert rows == [(1, "erased"), (2, OTHER), (3, "erased"), (4, OTHER)]
+        texts = connection.execute("SELECT sms_id, sender, text FROM incoming_messages ORDER BY 1").fetchall()
+        assert texts == [(5, "erased", None), (6, OTHER, None)]
+        bodies = connection.execute("SELECT count(*) FILTER (body <> 'erased'), count(*) FROM raw_webhooks").fetchone()
+        assert bodies == (2, 8)
+    assert landing.landed_position(data, topics.RAW, 0) == 8
+    assert erase(data, (NUMBER,), kafka).lines == ["spool: 0 webhooks that wait for Kafka"]
+
+
+def test_the_log_still_gives_what_the_base_files_hold(data: Path) -> None:
+    before = counts(data)
+    erase(data, (NUMBER,), kafka)
+    rebuild(data, everything=True)
+    assert counts(data) == before
+    assert holding(data) == set()
+
+
+def test_what_waits_in_the_spool_is_forwarded_masked(data: Path) -> None:
+    erase(data, (NUMBER,), kafka)
+    spool = Spool(data, IngestSettings())
+    _, webhooks = spool.read(0, 10)
+    assert spool.state().webhooks == 3
+    spool.close()
+    assert [webhook.key for webhook in webhooks] == [b"acme:9", b"acme:8", None]
+    assert webhooks[0].body == b'{"sms_id":9,"status_id":6,"sendto":"****2212"}'
+    assert webhooks[1] == SPOOLED[1]
+    assert b"2212" not in webhooks[2].body
+    with sqlite3.connect(data / "spool" / "spool.sqlite") as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.parametrize("where", ["files", "kafka"])
+def test_a_run_that_is_cut_off_anywhere_is_ended_by_the_next(
+    data: Path, told: list[Any], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    before = counts(data)
+
+    class Cut(BaseException):
+        """As if the process had been killed."""
+
+    exchange: Callable[..., None] = swap._exchange
+    done = 0
+
+    def once(*paths: Path) -> None:
+        nonlocal done
+        if done:
+            raise Cut
+        done += 1
+        exchange(*paths)
+
+    def cut(*_: object) -> None:
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        if where == "files":
+            patch.setattr(swap, "_exchange", once)
+        else:
+            patch.setattr(command, "_tell_kafka", cut)
+        tries = 0
+        while True:
+            tries += 1
+            done = 0
+            try:
+                erase(data, (NUMBER,), kafka)
+                break
+            except Cut:
+                assert counts(data) == before
+                if where == "kafka":
+                    break
+    assert tries == (5 if where == "files" else 1)
+    erase(data, (NUMBER,), kafka)
+    assert holding(data) == set()
+    assert {key for each in told for key in each} == {(0, "acme:1"), (0, "acme:3")}
+
+
+def test_what_is_no_number_is_refused(data: Path) -> None:
+    with pytest.raises(EraseError, match=r"\+49 has too few digits"):
+        erase(data, ("+49",), kafka)
+
+
+def test_the_command_says_what_it_touched_and_what_still_holds_the_number(data: Path) -> None:
+    (data / "notes.txt").write_text(f"x{NUMBER}x")
+    arguments = [
+        "erase",
+        "--data",
+        str(data),
+        "--broker",
+        "127.0.0.1:1",
+        "--number",
+        NUMBER,
+        "--number",
+        "015752982212",
+    ]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 1, result.output
+    assert "messages: 1 rows in 1 files" in result.output
+    assert "sms.messages: 2 messages deleted by key" in result.output
+    assert f"left: {data / 'notes.txt'} still holds it" in result.output
+    (data / "notes.txt").unlink()
+    again = CliRunner().invoke(cli, arguments)
+    assert (again.exit_code, again.output) == (0, "spool: 0 webhooks that wait for Kafka\n")

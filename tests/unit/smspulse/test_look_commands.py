@@ -1,0 +1,117 @@
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from warehouse_records import NOON, raw, status, version
+
+from ingest.sources import add_source
+from smspulse import endpoints
+from smspulse.cli import cli
+from smspulse.processes import free_port
+from warehouse import landing, views
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    views.publish(tmp_path)
+    return tmp_path
+
+
+def smspulse(*arguments: str, data: Path) -> Result:
+    environment = {"SMSPULSE_DATA": str(data), "COLUMNS": "160", "SMSPULSE_KAFKA_BOOTSTRAP": None}
+    return CliRunner().invoke(cli, arguments, catch_exceptions=False, env=environment)
+
+
+def commands(group: click.Group, above: str = "smspulse") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        yield f"{above} {name}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{above} {name}")
+
+
+@pytest.mark.parametrize(("name", "command"), commands(cli))
+def test_every_help_has_an_example(name: str, command: click.Command) -> None:
+    assert re.search(rf"^    {name}\b", command.help or "", re.MULTILINE)
+
+
+def test_nothing_typed_says_what_to_do_next(tmp_path: Path) -> None:
+    said = smspulse(data=tmp_path)
+    assert said.exit_code == 0
+    assert "smspulse up --demo" in said.output
+    add_source(tmp_path, "acme")
+    again = smspulse(data=tmp_path).output
+    assert "has 1 source, and nothing runs on it" in again
+    assert "--demo" not in again
+
+
+def test_a_delivered_message_is_told_in_words(data: Path) -> None:
+    observations = [
+        [1, 7, None, None, NOON, NOON],
+        [2, 7, 1, None, NOON + 1500, NOON + 1500],
+        [6, 7, 1, None, NOON + 2500, NOON + 2500],
+        [7, 7, 1, None, NOON + 9000, NOON + 12_000],
+    ]
+    fields = {"queue_s": 1.5, "device_s": 1.0, "network_s": 6.5, "total_s": 9.0, "last_status_id": 7}
+    landing.land(
+        data, 0, [version(0, 5, "delivered", observations=observations, flags=["duplicated"], device_id=7, **fields)]
+    )
+    said = smspulse("message", "acme:5", data=data)
+    assert said.exit_code == 0
+    lines = [" ".join(line.split()) for line in said.output.splitlines() if line]
+    assert lines == [
+        "acme:5 was delivered 9.0 s after its first report.",
+        "2026-11-24 12:00:00.000 UTC pending, phone 7, channel None",
+        "+1.5 s taken by the phone, phone 7, channel 1",
+        "+2.5 s sent by the phone",
+        "+9.0 s delivered; told again up to 3.0 s later",
+        "It spent 1.5 s in the queue, 1.0 s on the phone, 6.5 s in the network, as the reports were received.",
+        "Note: a report was delivered more than once.",
+    ]
+    found = json.loads(smspulse("message", "acme:5", "--format", "json", data=data).output)
+    assert [report["after_s"] for report in found["reports"]] == [0, 1.5, 2.5, 9]
+    assert "49157" not in json.dumps(found)  # nobody's number
+
+
+@pytest.mark.parametrize(
+    ("outcome", "fields", "words"),
+    [
+        ("not_sent", {"last_status_id": 10}, "failed: not sent: no service"),
+        ("expired", {}, "expired: it has no end"),
+        ("sent", {}, "is open: sent by the phone"),
+        ("unknown", {"last_status_id": 42}, "is open: undocumented status 42"),
+    ],
+)
+def test_what_became_of_it_comes_first(data: Path, outcome: str, fields: dict[str, int], words: str) -> None:
+    landing.land(data, 0, [version(0, 5, outcome, **fields)])
+    assert smspulse("message", "acme:5", data=data).output.startswith(f"acme:5 {words}")
+
+
+def test_an_unknown_message_is_1_and_no_key_is_a_wrong_use(data: Path) -> None:
+    said = smspulse("message", "acme:6", data=data)
+    assert (said.exit_code, said.output.startswith("no status report of acme:6 has landed")) == (1, True)
+    assert "such as acme:48210377" in smspulse("message", "acme", data=data).output
+
+
+def test_without_a_pipeline_status_says_what_is_missing(tmp_path: Path) -> None:
+    said = smspulse("status", "--port", str(free_port()), data=tmp_path)
+    assert said.exit_code == 1
+    assert "none runs here: start `smspulse up`" in said.output
+    assert "newest landed: nothing" in said.output
+
+
+def test_status_shows_processes_that_answer_and_those_that_do_not(data: Path) -> None:
+    from prometheus_client import CollectorRegistry  # noqa: PLC0415
+
+    endpoints.serve_metrics(data, "lander", CollectorRegistry())
+    (data / "run" / "stream.json").write_text('{"name": "stream", "pid": 1, "host": "127.0.0.1", "port": 1}')
+    landing.land(data, 0, [raw(0, status(5, 6))])
+    found = json.loads(smspulse("status", "--format", "json", "--port", str(free_port()), data=data).output)
+    running = {each["name"]: each["ok"] for each in found["processes"]}
+    assert running["lander"]
+    assert not running["stream"]
+    assert "stream: does not run" in found["trouble"]
+    assert [row["dataset"] for row in found["freshness"]] == ["raw"]

@@ -1,0 +1,64 @@
+"""Upkeep runs on a timer, and goes on after a run that failed."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from smspulse.supervisor import Child, Supervisor
+from smspulse.upkeep import keep_up
+
+
+def test_each_command_runs_after_each_wait_also_after_failures(caplog: pytest.LogCaptureFixture) -> None:
+    done: list[object] = []
+    codes = iter([0, 1, 2, -9])
+
+    async def run(command: Sequence[str]) -> int:
+        done.append(command[0])
+        if (code := next(codes, None)) is None:
+            message = "no more processes"
+            raise OSError(message)
+        return code
+
+    async def wait(seconds: float) -> None:
+        if len(done) == 8:
+            raise asyncio.CancelledError
+        done.append(seconds)
+
+    with caplog.at_level(logging.WARNING), pytest.raises(asyncio.CancelledError):
+        asyncio.run(keep_up(30, run, wait))
+    assert done == [1800, "rebuild", "compact", "retain"] * 2
+    failed = [message.split()[0] for message in caplog.messages if "failed" in message]
+    assert failed == ["retain", "rebuild", "compact", "retain"]
+    assert "compact: no more processes" in caplog.messages
+
+
+def test_never_is_never() -> None:
+    asyncio.run(keep_up(0, None, None))  # type: ignore[arg-type]
+
+
+def test_a_command_that_runs_is_stopped_with_the_others_though_nobody_waits_for_it(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    async def scenario() -> int | None:
+        spoken = asyncio.Event()
+
+        def show(name: str, level: int, text: str) -> None:
+            said.append(text)
+            spoken.set()
+
+        supervisor = Supervisor(show)
+        assert await supervisor.run(Child("version", ("--version",), 1)) == 0
+        spoken.clear()
+        child = Child("broker", ("broker", "--mode", "memory", "--data", str(tmp_path)), 10)
+        waiting = asyncio.create_task(supervisor.run(child))
+        await asyncio.wait_for(spoken.wait(), 60)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await supervisor.stop()
+        return child.process.returncode if child.process else None
+
+    assert asyncio.run(scenario()) == 0
+    assert "smspulse, version" in said[0]

@@ -1,0 +1,302 @@
+"""Merged files hold what their parts held; no reader, lander or crash sees anything else."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from warehouse_records import NOON, raw, status, tombstone, version
+
+from gateway import topics
+from smspulse.cli import cli
+from warehouse import landing, swap, views
+from warehouse.compaction import compact
+from warehouse.errors import CannotExchangeError, CompactionError, OvertakenError
+from warehouse.read import open_warehouse, query
+from warehouse.schemas import BASE_SCHEMA, RAW_SCHEMA
+
+DAY_MS = 86_400_000
+TODAY = datetime.fromtimestamp(NOON / 1000, UTC)
+NEXT_DAY = TODAY + timedelta(days=1)
+ALL = 'SELECT * FROM raw_webhooks ORDER BY "partition", "offset"'
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    views.publish(tmp_path)
+    return tmp_path
+
+
+def land(data: Path, first: int, count: int, landed: datetime, *, partition: int = 0, day: int = 0) -> Path:
+    """Land webhooks whose ids fall, as if it had been at that time."""
+    records = [
+        raw(n, status(1_000_000 - n, 6), partition=partition)._replace(timestamp=NOON + day * DAY_MS)
+        for n in range(first, first + count)
+    ]
+    path = landing.land(data, first, records)
+    os.utime(path, (landed.timestamp(), landed.timestamp()))
+    return path
+
+
+def names(data: Path, pattern: str = "raw/date=2*/*") -> list[str]:
+    return sorted(path.name.split("-")[0].removesuffix(".parquet") for path in data.glob(pattern))
+
+
+def rows(data: Path, sql: str) -> list[tuple[Any, ...]]:
+    with open_warehouse(data) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def test_a_closed_day_becomes_a_file_a_partition_with_the_same_rows(data: Path) -> None:
+    for partition in (0, 1):
+        for first in (0, 10, 20):
+            land(data, first, 10, TODAY, partition=partition)
+    landing.land(data, 0, [version(n, n % 7) for n in range(3)])
+    landing.land(data, 3, [tombstone(3, "acme:1")])
+    for path in data.glob("messages/date=2*/*"):
+        os.utime(path, (0, 0))
+    before = rows(data, ALL), rows(data, "FROM messages ORDER BY ALL")
+    done = compact(data, NEXT_DAY)
+    assert (done.merged, done.before, done.after, done.rows) == (3, 8, 3, 64)
+    assert names(data) == [f"sms.raw+{partition}+{20:020d}" for partition in (0, 1)]
+    assert (rows(data, ALL), rows(data, "FROM messages ORDER BY ALL")) == before
+    (path,) = data.glob("raw/date=2*/sms.raw+0+*")
+    assert [(f.name, f.metadata) for f in pq.read_schema(path)] == [(f.name, f.metadata) for f in RAW_SCHEMA]
+    assert pq.read_table(path)["sms_id"].to_pylist() == sorted(1_000_000 - n for n in range(30))
+    assert compact(data, NEXT_DAY).merged == 0
+    assert not list((data / landing.TEMPORARY / "upkeep").iterdir())
+
+
+def test_the_day_that_goes_on_is_merged_by_the_hour_and_what_is_merged_left_alone(data: Path) -> None:
+    for first, minutes in ((0, -70), (1, -65), (2, -10), (3, -5), (4, 1), (5, 2)):
+        land(data, first, 1, TODAY + timedelta(minutes=minutes))
+    compact(data, TODAY - timedelta(minutes=10))
+    assert names(data) == [f"sms.raw+0+{n:020d}" for n in (1, 2, 3, 4, 5)]
+    compact(data, TODAY + timedelta(minutes=10))
+    assert names(data) == [f"sms.raw+0+{n:020d}" for n in (1, 3, 4, 5)]
+    compact(data, TODAY.replace(hour=0) + timedelta(days=1, minutes=30))  # an hour for those who are late
+    assert names(data) == [f"sms.raw+0+{n:020d}" for n in (1, 3, 5)]
+    compact(data, NEXT_DAY)
+    assert names(data) == [f"sms.raw+0+{5:020d}"]
+    assert rows(data, "SELECT count(*) FROM raw_webhooks") == [(6,)]
+
+
+def test_a_merge_keeps_the_position_and_excludes_rivals(data: Path) -> None:
+    land(data, 0, 3, TODAY)
+    land(data, 3, 3, TODAY, day=-1)
+    land(data, 6, 3, TODAY)
+    compact(data, NEXT_DAY)
+    assert landing.landed_position(data, topics.RAW, 0) == 9
+    for start in (0, 3, 6):
+        for day in (-1, 0, 1):
+            with pytest.raises(OvertakenError):
+                land(data, start, 2, TODAY, day=day)
+    land(data, 9, 1, TODAY, day=-1)
+    assert rows(data, "SELECT count(*), count(DISTINCT sms_id) FROM raw_webhooks") == [(10, 10)]
+
+
+def test_files_of_an_older_schema_are_merged_and_those_of_a_newer_one_left(data: Path) -> None:
+    for first in (0, 3):
+        path = land(data, first, 3, TODAY)
+        pq.write_table(pq.read_table(path).drop_columns(["spooled"]), path)
+        os.utime(path, (0, 0))
+    assert compact(data, NEXT_DAY).rows == 6
+    assert rows(data, "SELECT count(*) FROM raw_webhooks WHERE spooled IS NULL") == [(6,)]
+    path = land(data, 6, 1, TODAY)
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("later", table["offset"]), path)
+    os.utime(path, (0, 0))
+    with pytest.raises(CompactionError, match=r"date=2026-11-24 were not merged.*columns of a newer smspulse: later"):
+        compact(data, NEXT_DAY)
+    assert len(rows(data, ALL)) == 7
+
+
+def test_a_damaged_file_is_one_clear_line_and_changes_nothing(data: Path) -> None:
+    land(data, 0, 3, TODAY)
+    torn = land(data, 3, 3, TODAY)
+    torn.write_bytes(b"PAR1")
+    os.utime(torn, (0, 0))
+    command = ["compact", "--data", str(data)]
+    result = CliRunner().invoke(cli, command)
+    assert isinstance(result.exception, CompactionError)
+    assert "date=2026-11-24 were not merged and are as they were" in str(result.exception)
+    torn.unlink()
+    assert len(rows(data, ALL)) == 3
+    land(data, 3, 3, TODAY)
+    assert "2 files became 1" in CliRunner().invoke(cli, command).output
+
+
+def test_a_file_system_that_cannot_exchange_folders_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for first in (0, 3):
+        land(data, first, 3, TODAY)
+    monkeypatch.setattr(swap, "_RENAME_EXCHANGE", 1 << 31)
+    with pytest.raises(CannotExchangeError, match=r"date=2026-11-24 cannot be changed in one step"):
+        compact(data, NEXT_DAY)
+    assert names(data) == [f"sms.raw+0+{n:020d}" for n in (0, 3)]
+
+
+def test_readers_and_landers_beside_merges_see_each_row_once(data: Path) -> None:
+    """Rows are landed in order, so of each answer the largest id tells how many there must be."""
+    done = threading.Event()
+    failures: list[Any] = []
+    answers: set[int] = set()
+    batch, files = 20, 60
+
+    def read(sql: str) -> None:
+        while not done.is_set():
+            found = query(data, sql).iloc[0]
+            if not found["n"] == found["ids"] == found["newest"]:
+                failures.append((sql, tuple(found)))
+            answers.add(int(found["n"]))
+
+    once = """
+        SELECT count(*) AS n, count(DISTINCT sms_id) AS ids, coalesce(max("offset") + 1, 0) AS newest FROM raw_webhooks
+    """
+    # It may list the files before and after a landing: it joins what both lists have.
+    twice = """
+        SELECT count(*) AS n, count(DISTINCT a.sms_id) AS ids, coalesce(max(a."offset") + 1, 0) AS newest
+        FROM raw_webhooks AS a JOIN raw_webhooks AS b USING ("offset") WHERE a.sms_id = b.sms_id
+    """
+    readers = [threading.Thread(target=read, args=(sql,)) for sql in (once, twice)]
+
+    def merge() -> None:
+        while not done.is_set():
+            compact(data, NEXT_DAY)
+
+    merger = threading.Thread(target=merge)
+    for thread in (*readers, merger):
+        thread.start()
+    try:
+        for file in range(files):
+            land(data, file * batch, batch, TODAY)
+    finally:
+        done.set()
+        for thread in (*readers, merger):
+            thread.join()
+    compact(data, NEXT_DAY)
+    assert rows(data, "SELECT count(*) FROM raw_webhooks") == [(batch * files,)]
+    assert len(list(data.glob("raw/date=2*/*"))) == 1
+    assert failures == []
+    assert len(answers) > 3  # it did look meanwhile
+
+
+KILLED = """
+import json, os, shutil, sys
+from datetime import datetime
+from pathlib import Path
+from warehouse import swap, views
+from warehouse.compaction import compact
+
+views.publish = lambda data: None  # it was, and takes most of the time
+data, kept, now, later = Path(sys.argv[1]), Path(sys.argv[2]), *map(datetime.fromisoformat, sys.argv[3:])
+EVENTS = {"os.link", "os.mkdir", "os.remove", "os.rmdir", "os.rename"}
+shutil.copytree(data, kept / "before")
+
+def compacted(steps, at):
+    child = os.fork()
+    if not child:
+        left = steps
+        def hook(event, arguments):
+            nonlocal left
+            if event in EVENTS or event == "ours":
+                left -= 1
+                if left < 0:
+                    os._exit(9)
+        exchange = swap._exchange
+        def around(*paths):
+            sys.audit("ours")
+            exchange(*paths)
+            sys.audit("ours")
+        swap._exchange = around
+        sys.addaudithook(hook)
+        compact(data, at)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+steps, code = 0, 9
+while code == 9:
+    shutil.rmtree(data)
+    shutil.copytree(kept / "before", data)
+    code = compacted(steps, now)
+    shutil.copytree(data, kept / f"{steps}-killed")
+    if not steps % 4 or code == 0:
+        assert compacted(1_000_000, later) == 0
+    shutil.copytree(data, kept / f"{steps}-done")
+    steps += 1
+print(json.dumps([steps, code]))
+"""
+
+
+def test_a_kill_between_any_two_steps_leaves_every_row_once(
+    data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    for first, partition in ((0, 0), (3, 0), (0, 1)):
+        land(data, first, 3, TODAY, partition=partition)
+    land(data, 6, 1, NEXT_DAY)
+    kept = tmp_path_factory.mktemp("killed")
+    times = [(TODAY + timedelta(hours=1)).isoformat(), (NEXT_DAY + timedelta(hours=1)).isoformat()]
+    command = [sys.executable, "-c", KILLED, str(data), str(kept), *times]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    steps, code = json.loads(done.stdout)
+    assert code == 0
+    assert steps > 10
+    names_then = set()
+    for number in range(steps):
+        for state in ("killed", "done"):
+            copy = kept / f"{number}-{state}"
+            landed = duckdb.sql(f"""
+                SELECT "partition", "offset", sms_id FROM read_parquet('{copy}/raw/date=2*/*') ORDER BY ALL
+            """).fetchall()  # noqa: S608 - names of ours
+            assert landed == [(0, n, 1_000_000 - n) for n in range(7)] + [(1, n, 1_000_000 - n) for n in range(3)]
+            assert [landing.landed_position(copy, topics.RAW, n) for n in (0, 1)] == [7, 3]
+        names_then.add(tuple(names(kept / f"{number}-killed")))
+        if number % 4 == 0:
+            assert len(names(copy)) == 2
+            assert not list((copy / landing.TEMPORARY / "upkeep").iterdir())
+    assert {len(each) for each in names_then} == {3, 4}
+
+
+def test_two_states_of_the_base_files_are_never_mixed_in_one_answer(data: Path) -> None:
+    """The view of messages lists the base files twice. With them or without, the messages are the same five."""
+    landing.land(data, 0, [version(n, n, version=1) for n in range(5)])
+    base = data / "base"
+    swap.turn(base)
+    with swap.upkeep(data) as scratch, open_warehouse(data) as connection:
+        made = scratch / "base.parquet"
+        columns = ", ".join(BASE_SCHEMA.names)
+        second = "SELECT * REPLACE (2::BIGINT AS version) FROM messages"
+        connection.execute(f"COPY (SELECT {columns} FROM ({second})) TO '{made}'")  # noqa: S608 - names of ours
+        done = threading.Event()
+        states = 0
+
+        def swap_all_the_time() -> None:
+            nonlocal states
+            there: list[Path] = []
+            while not done.wait(0.01):  # or no query would ever find its files
+                place = base / "date=2026-11-24" / f"0-{swap.mark()}.parquet"
+                swap.swap(base, scratch, there, {} if there else {place: made})
+                there = [] if there else [place]
+                states += 1
+
+        swapping = threading.Thread(target=swap_all_the_time)
+        swapping.start()
+        answers, errors = set(), 0
+        try:
+            while states < 300:
+                try:
+                    answers.add(connection.execute("SELECT count(*), sum(version) FROM messages").fetchone())
+                except duckdb.IOException:
+                    errors += 1
+        finally:
+            done.set()
+            swapping.join()
+    assert answers == {(5, 5), (5, 10)}
+    assert errors > 0  # it did meet swaps

@@ -1,0 +1,166 @@
+"""Days that are too old go; what was counted of them, and where landers go on, stays."""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from warehouse_records import NOON, deadletter, raw, status, version
+
+from gateway import topics
+from gateway.statuses import status_table
+from smspulse.cli import cli
+from warehouse import landing, swap, views
+from warehouse.errors import OvertakenError, RebuildError, RetentionError
+from warehouse.read import open_warehouse
+from warehouse.rebuild import run
+from warehouse.retention import RetentionSettings, retain
+
+DAY_S = 86_400
+NOW = datetime.fromtimestamp(NOON / 1000, UTC) + timedelta(days=20)
+WEEK = timedelta(days=9)
+FIRST = date(2026, 11, 24)
+
+
+def at_day(day: int, sms_id: int) -> tuple[Any, Any]:
+    """Make a delivered message of a day: its webhook and its version."""
+    seconds = day * DAY_S
+    made = version(
+        day, sms_id, "delivered", seconds=seconds, version=2, last_status_id=7, total_s=0.0, recipient="+4915700000001",
+        flags=["queue_missing", "device_missing", "network_missing"],
+        observations=[[7, 1, 2, None, NOON + seconds * 1000, NOON + seconds * 1000]],
+    )  # fmt: skip
+    return raw(day, status(sms_id, 7), seconds=seconds), made
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A message a day for 20 days, rebuilt."""
+    views.publish(tmp_path)
+    for day in range(20):
+        for record in at_day(day, 100 + day):
+            landing.land(tmp_path, day, [record])
+    landing.land(tmp_path, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:0")])
+    assert rebuild(tmp_path).differing == 0
+    return tmp_path
+
+
+def rebuild(data: Path, **options: Any) -> run.Rebuilt:
+    return run.rebuild(data, status_table({}), timedelta(days=1), **options)
+
+
+def rows(data: Path, sql: str) -> list[tuple[Any, ...]]:
+    with open_warehouse(data) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def counts(data: Path) -> list[list[tuple[Any, ...]]]:
+    marts = ("delivery_hourly", "delivery_daily", "delivery_by_device", "latency_hourly")
+    return [rows(data, f"FROM {mart} ORDER BY ALL") for mart in marts]
+
+
+def settings(**days: int) -> RetentionSettings:
+    return RetentionSettings(**days)  # type: ignore[arg-type]
+
+
+def test_nothing_is_dropped_by_default(data: Path) -> None:
+    assert retain(data, RetentionSettings(), NOW + timedelta(days=9_999), WEEK).dropped == {}
+    assert rows(data, "SELECT count(*) FROM messages") == [(20,)]
+
+
+def test_counts_outlive_messages_and_the_log(data: Path) -> None:
+    before = counts(data)
+    done = retain(data, settings(raw_days=10, messages_days=12, versions_days=1, deadletters_days=5), NOW, WEEK)
+    found = {name: (len(days), min(days), max(days)) for name, days in done.dropped.items()}
+    assert found == {
+        "base": (8, FIRST, FIRST + timedelta(7)),
+        "raw": (10, FIRST, FIRST + timedelta(9)),
+        "messages": (18, FIRST, FIRST + timedelta(17)),
+        "deadletters": (1, FIRST, FIRST),
+    }
+    assert counts(data) == before
+    assert rows(data, "SELECT count(*), min(sms_id) FROM messages") == [(12, 108)]
+    assert rows(data, "SELECT count(*), min(sms_id) FROM status_events") == [(10, 110)]
+    assert retain(data, settings(raw_days=10, messages_days=12), NOW, WEEK).dropped == {}
+
+
+def test_what_was_dropped_does_not_come_back_with_a_rebuild(data: Path) -> None:
+    before = counts(data)
+    retain(data, settings(raw_days=10, messages_days=12), NOW, WEEK)
+    messages = rows(data, "FROM messages ORDER BY ALL")
+    for options in ({}, {"everything": True}):
+        found = rebuild(data, **options)
+        assert (found.differing, min(found.days) >= FIRST + timedelta(11)) == (0, True)
+        assert (counts(data), rows(data, "FROM messages ORDER BY ALL")) == (before, messages)
+    with pytest.raises(RebuildError, match="raw webhooks begin on 2026-12-05, 2026-12-04 cannot be rebuilt"):
+        rebuild(data, day=FIRST + timedelta(10))
+
+
+def test_landers_go_on_where_they_were_though_all_is_dropped(data: Path) -> None:
+    late = NOW + timedelta(days=100)
+    retain(data, settings(raw_days=9, messages_days=9, versions_days=1, deadletters_days=1), late, WEEK)
+    positions = [landing.landed_position(data, topic, 0) for topic in (topics.RAW, topics.MESSAGES, topics.DEADLETTERS)]
+    assert positions == [20, 20, 1]
+    assert rows(data, "SELECT count(*) FROM raw_webhooks") == [(0,)]
+    with pytest.raises(OvertakenError):
+        landing.land(data, 19, [at_day(19, 119)[0]])
+    landing.land(data, 20, [at_day(20, 120)[0]])
+    assert landing.landed_position(data, topics.RAW, 0) == 21
+
+
+def test_without_a_rebuild_webhooks_and_versions_are_all_there_is(tmp_path: Path) -> None:
+    views.publish(tmp_path)
+    for record in at_day(0, 1):
+        landing.land(tmp_path, 0, [record])
+    assert retain(tmp_path, settings(raw_days=9, messages_days=9, versions_days=1), NOW, WEEK).dropped == {}
+
+
+@pytest.mark.parametrize(
+    ("days", "said"),
+    [
+        ({"raw_days": 8}, "raw_days is 8, but messages can change for 9 days"),
+        ({"raw_days": 20, "messages_days": 10}, "messages_days needs raw_days of as many or fewer"),
+        ({"messages_days": 10}, "messages_days needs raw_days of as many or fewer"),
+    ],
+)
+def test_settings_that_would_lose_something_are_refused(data: Path, days: dict[str, int], said: str) -> None:
+    with pytest.raises(RetentionError, match=said):
+        retain(data, settings(**days), NOW, WEEK)
+    assert rows(data, "SELECT count(*) FROM messages") == [(20,)]
+
+
+def test_a_run_that_is_cut_off_anywhere_changes_no_count(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = counts(data)
+
+    class Cut(BaseException):
+        """As if the process had been killed."""
+
+    exchange: Callable[..., None] = swap._exchange
+    cut = 0
+    while True:
+        left = iter(range(cut))
+
+        def until_cut(*paths: Path, left: Any = left) -> None:
+            if next(left, None) is None:
+                raise Cut
+            exchange(*paths)
+
+        monkeypatch.setattr(swap, "_exchange", until_cut)
+        try:
+            retain(data, settings(raw_days=10, messages_days=12, versions_days=9), NOW, WEEK)
+            break
+        except Cut:
+            assert counts(data) == before
+        cut += 5
+    assert cut >= 5
+    assert counts(data) == before
+
+
+def test_the_command_says_what_it_dropped(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert CliRunner().invoke(cli, ["retain", "--data", str(data)]).output == "nothing is older than it may be\n"
+    monkeypatch.setenv("SMSPULSE_RETAIN_DEADLETTERS_DAYS", "1")
+    monkeypatch.setattr("smspulse.commands.warehouse.datetime", type("Then", (datetime,), {"now": lambda zone: NOW}))
+    said = CliRunner().invoke(cli, ["retain", "--data", str(data)]).output
+    assert said == "deadletters: 1 days dropped, 2026-11-24 to 2026-11-24\n"

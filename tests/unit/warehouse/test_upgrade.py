@@ -1,0 +1,32 @@
+"""Files of every released schema stay readable: by the views, by compaction and by a rebuild."""
+
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from released import FOLDER, answers
+
+from gateway.statuses import status_table
+from warehouse import views
+from warehouse.compaction import compact
+from warehouse.rebuild.run import rebuild
+
+RELEASES = sorted(path.name for path in FOLDER.iterdir())
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_what_a_release_landed_is_read_as_it_was_then(tmp_path: Path, release: str) -> None:
+    data = tmp_path / release
+    shutil.copytree(FOLDER / release, data)
+    views.publish(data)
+    expected = json.loads((data / "answers.json").read_text())
+    columns = {view: answer["columns"] for view, answer in expected.items()}
+    assert answers(data, columns) == expected
+    assert compact(data, datetime.now(UTC) + timedelta(days=2)).merged == 2
+    assert answers(data, columns) == expected
+    assert rebuild(data, status_table({}), timedelta(days=1)).messages == 3
+    assert [row[:3] for row in answers(data, columns)["messages"]["rows"]] == [
+        ["acme", number, f"acme:{number}"] for number in (1, 2, 3)
+    ]

@@ -1,0 +1,189 @@
+"""Compaction: files of closed hours and days are merged, beside landers and readers.
+
+    {data}/{dataset}/date=YYYY-MM-DD/{topic}+{partition}+{start}-{mark}.parquet
+    {data}/base/date=YYYY-MM-DD/all-{mark}.parquet
+
+Once an hour is over, what was landed in it becomes one file a partition; once a day is over, all of it does. A merged
+file is sorted by message, so that a look-up by key reads little of it, and holds the rows of its parts, no more and no
+less; its name has the `start` of the last of them, and its `next` is theirs: what landers take their positions from. It
+is one range: files between which one is missing are not merged, so that a gap stays to be seen.
+Base files of a day that is closed (`warehouse.rebuild`) become one: a look-up by key opens a file a day.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from warehouse import landing, swap, views
+from warehouse.errors import CompactionError
+from warehouse.rebuild.run import CLOSED
+from warehouse.schemas import DATASETS, SCHEMAS
+
+_log = logging.getLogger(__name__)
+
+_HOUR: Final = timedelta(hours=1)
+_ROW_GROUP: Final = 60_000  # rows; small ones, so that a look-up soon has what it needs
+
+
+@dataclass(slots=True)
+class Compacted:
+    """What a run did: days and partitions merged, files before and after, rows in them."""
+
+    merged: int = 0
+    before: int = 0
+    after: int = 0
+    rows: int = 0
+
+
+def compact(data: Path, now: datetime, memory: str = "2GB") -> Compacted:
+    """Merge the files of closed hours and days. Readers and landers go on meanwhile.
+
+    Args:
+        data: The data folder.
+        now: The time. Files landed since the hour began are left alone.
+        memory: What DuckDB may take; beyond it goes to disk.
+
+    Raises:
+        CompactionError: A file is damaged, or memory and disk do not suffice. What was merged before stays merged.
+        CannotExchangeError: The file system cannot do it.
+        OSError: The data folder is not writable.
+    """
+    data = data.resolve()
+    views.publish(data)
+    hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    done = Compacted()
+    with swap.upkeep(data) as scratch:
+        for dataset in DATASETS:
+            for folder in sorted((data / dataset.name).glob("date=*")):
+                # An hour is left to those who land what was recorded before midnight.
+                is_closed = day_of(folder) < (hour - _HOUR).date()
+                gone: list[Path] = []
+                come: dict[Path, Path] = {}
+                for stem, parts in _mergeable(folder, hour, is_closed=is_closed).items():
+                    path = folder / f"{stem}-{swap.mark()}.parquet"
+                    come[path] = scratch / path.name
+                    following = _metadata(parts[-1]).get(landing.NEXT, b"")
+                    metadata = {landing.NEXT: following, landing.START: str(_start(parts[0])).encode()}
+                    done.rows += _merge(folder, parts, come[path], scratch, memory, metadata)
+                    gone += parts
+                _put(folder, scratch, gone, come, done)
+        base = data / "base"
+        gone, come = [], {}
+        for folder in sorted(base.glob("date=*")):
+            parts = sorted(folder.glob("[0-9]*.parquet"))
+            if len(parts) > 1 and all(_metadata(path).get(CLOSED) == b"1" for path in parts):
+                path = folder / f"all-{swap.mark()}.parquet"
+                come[path] = scratch / path.name
+                done.rows += _merge(folder, parts, come[path], scratch, memory, {CLOSED: b"1"})
+                gone += parts
+        if come:
+            swap.turn(base)
+        _put(base, scratch, gone, come, done)
+    return done
+
+
+def _put(folder: Path, scratch: Path, gone: list[Path], come: dict[Path, Path], done: Compacted) -> None:
+    if come:
+        swap.swap(folder, scratch, gone, come)
+        for path in come.values():
+            path.unlink()
+        done.merged += len(come)
+        done.before += len(gone)
+        done.after += len(come)
+
+
+def _metadata(path: Path) -> dict[bytes, bytes]:
+    try:
+        return pq.read_metadata(path).metadata or {}
+    except pa.ArrowException as error:
+        raise CompactionError(path.parent, f"{path.name}: {error}".partition("\n")[0]) from error
+
+
+def _mergeable(folder: Path, hour: datetime, *, is_closed: bool) -> dict[str, list[Path]]:
+    """Return the files that are to be one, in the order of their ranges, by what to name it after."""
+    found: dict[tuple[str, str], list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        name = landing.LANDED.fullmatch(path.name)
+        if name and path.stat().st_mtime < hour.timestamp() and (is_closed or not name["merged"]):
+            found.setdefault((name["topic"], name["partition"]), []).append(path)
+    runs = [run for parts in found.values() if len(parts) > 1 for run in _runs(parts) if len(run) > 1]
+    names = ((landing.LANDED.fullmatch(run[-1].name), run) for run in runs)
+    return {landing.stem(name): run for name, run in names if name}
+
+
+def _runs(parts: list[Path]) -> Iterator[list[Path]]:
+    """Split the files of a partition where one does not begin at which the one before it ended."""
+    run: list[Path] = []
+    following = None
+    for path in parts:
+        if run and _start(path) != following:
+            yield run
+            run = []
+        run.append(path)
+        following = int(_metadata(path).get(landing.NEXT, -1))
+    yield run
+
+
+def _start(path: Path) -> int:
+    """Return the offset at which a landed or merged file begins."""
+    name = landing.LANDED.fullmatch(path.name)
+    return int(_metadata(path).get(landing.START, name["start"] if name else -1))
+
+
+def _merge(
+    folder: Path, parts: list[Path], target: Path, scratch: Path, memory: str, metadata: dict[bytes, bytes]
+) -> int:
+    """Write the rows of files as one file, and return how many there are."""
+    try:
+        expected = sum(pq.read_metadata(path).num_rows for path in parts)
+        schema = SCHEMAS[folder.parent.name]
+        with duckdb.connect(config={"memory_limit": memory, "temp_directory": str(scratch / "spill")}) as connection:
+            rows = _sorted_rows(connection, folder.parent, schema, parts)
+            write(rows, target, schema, metadata)
+    except duckdb.IOException as error:
+        raise OSError(" ".join(str(error).split())) from error
+    except (duckdb.Error, pa.ArrowException) as error:
+        raise CompactionError(folder, f"{type(error).__name__}: {error}".partition("\n")[0]) from error
+    count = pq.read_metadata(target).num_rows
+    if count != expected:
+        raise CompactionError(folder, f"{count} rows came out of {expected}")
+    return count
+
+
+def _sorted_rows(
+    connection: duckdb.DuckDBPyConnection, dataset: Path, schema: pa.Schema, parts: list[Path]
+) -> pa.RecordBatchReader:
+    """Return the rows of files with all columns of the dataset, sorted by message and offset."""
+    seed = dataset / f"date={landing.SEED_DATE}" / landing.SEED  # has the columns that older files lack
+    files = ", ".join(views.literal(str(path)) for path in (seed, *parts))
+    connection.execute("SET TimeZone = 'UTC'")
+    source = f"read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
+    unknown = {row[0] for row in connection.execute(f"DESCRIBE FROM {source}").fetchall()} - set(schema.names)
+    if unknown:
+        detail = f"there are columns of a newer smspulse: {', '.join(sorted(unknown))}"
+        raise CompactionError(parts[0].parent, detail)
+    columns = ", ".join(f'"{name}"' for name in schema.names)
+    key = [name for name in ("source", "sms_id", "offset") if name in schema.names]
+    order = ", ".join(f'"{name}"' for name in key)
+    query = f"SELECT {columns} FROM {source} ORDER BY {order}"  # noqa: S608 - names of ours
+    reader: pa.RecordBatchReader = connection.sql(query).to_arrow_reader(_ROW_GROUP)
+    return reader
+
+
+def write(rows: pa.RecordBatchReader, target: Path, schema: pa.Schema, metadata: dict[bytes, bytes]) -> None:
+    """Write rows as one file of a dataset, a row group at a time."""
+    with pq.ParquetWriter(target, schema.with_metadata(metadata), compression="zstd") as writer:
+        for batch in rows:
+            writer.write_table(pa.Table.from_batches([batch]).cast(schema))
+
+
+def day_of(folder: Path) -> date:
+    """Return the day of a folder `date=…`."""
+    return date.fromisoformat(folder.name.removeprefix("date="))

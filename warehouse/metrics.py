@@ -1,0 +1,30 @@
+"""What the lander's `/metrics` tells Prometheus."""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+REGISTRY: Final = CollectorRegistry()
+
+ROWS: Final = Counter("smspulse_lander_rows_total", "Records landed.", ["topic"], registry=REGISTRY)
+FILES: Final = Counter("smspulse_lander_files_total", "Files landed.", ["topic"], registry=REGISTRY)
+NEWEST: Final = Gauge(
+    "smspulse_lander_newest_record_timestamp_seconds",
+    "Kafka's time of the newest record landed, in seconds since 1970.",
+    ["topic"],
+    registry=REGISTRY,
+)
+LOST: Final = Counter(
+    "smspulse_lander_lost_records_total", "Records that Kafka deleted before they were landed.", registry=REGISTRY
+)
+LAG: Final = Gauge(
+    "smspulse_lander_lag_records", "Records not yet landed, by partition.", ["topic", "partition"], registry=REGISTRY
+)
+
+
+def landed(topic: str, rows: int, newest_at: int | None) -> None:
+    """Count a file: of how many records, and when Kafka was given the newest one, in milliseconds."""
+    ROWS.labels(topic).inc(rows)
+    FILES.labels(topic).inc()
+    if newest_at is not None:
+        NEWEST.labels(topic).set(newest_at / 1000)
