@@ -18,10 +18,15 @@ from expectations.check import SUITES, Report, run_checks
 from expectations.errors import MissingExtraError, UnreadableDataError
 from expectations.settings import CheckSettings
 from gateway.errors import SmspulseError
+from gateway.statuses import STATUSES
 from smspulse.cli import cli
 from warehouse import landing, views
+from warehouse.compaction import compact
+from warehouse.erasure import erase
 from warehouse.quality import keep
 from warehouse.read import open_warehouse
+from warehouse.rebuild.run import rebuild
+from warehouse.retention import RetentionSettings, retain
 
 END = datetime(2026, 11, 25, tzinfo=UTC)
 FEW = (
@@ -177,6 +182,27 @@ def test_quality_is_what_was_found_last_and_since_when_it_fails(tmp_path: Path) 
         found = connection.execute("SELECT expectation, success, checked_at, failing_since FROM quality").fetchall()
         assert found == [("a", False, END, END - timedelta(hours=1))]
         assert connection.execute("SELECT count(*) FROM quality_history").fetchall() == [(4,)]
+
+
+def test_what_upkeep_does_is_no_fault_and_hides_none(data: Path) -> None:
+    later = max(END, datetime.now(UTC)) + timedelta(days=2)
+    assert rebuild(data, STATUSES, timedelta(days=1)).differing == 0
+    with open_warehouse(data) as connection:
+        sql = "SELECT mode(address) FROM raw_webhooks WHERE kind = '{}' AND received_at > ?"
+        numbers = [
+            connection.execute(sql.format(k), [END - timedelta(days=1)]).fetchall() for k in ("status", "incoming")
+        ]
+    assert erase(data, tuple(number for ((number,),) in numbers)).rows["raw"] > 1
+    assert compact(data, later).merged > 20
+    days = {"raw_days": 4, "versions_days": 3, "messages_days": 9, "deadletters_days": 4}
+    dropped = retain(data, RetentionSettings(**days), END, timedelta(days=2)).dropped  # type: ignore[arg-type]
+    assert dropped.keys() == {"base", "raw", "messages", "deadletters"}
+    assert failed(run_checks(data, CheckSettings(), END)) == {}
+    assert failed(run_checks(data, CheckSettings(), END, since=END - timedelta(days=2))) == {}
+    for dataset in ("raw", "messages"):
+        next(data.glob(f"{dataset}/date={END.date() - timedelta(days=2)}/*+1+*")).unlink()
+    seen = failed(run_checks(data, CheckSettings(), END))
+    assert seen.keys() >= {"raw_offsets_contiguous", "raw_files_contiguous", "messages_files_contiguous"}
 
 
 def test_the_suites_are_those_of_the_checks() -> None:
