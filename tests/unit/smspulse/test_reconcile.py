@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,9 @@ from ingest.accepted import ID_BYTES, Accepted, accepted_ids
 from ingest.settings import IngestSettings
 from ingest.spool import Spool, Webhook
 from smspulse.reconcile import measure
+from warehouse.compaction import day_of
 from warehouse.read import open_warehouse
+from warehouse.views import COVERED, Covered
 
 END = datetime(2026, 11, 25, tzinfo=UTC)
 LOST = "019ab3b2-0d00-7000-8000-000000000001"
@@ -61,6 +63,19 @@ def test_what_is_not_landed_is_named_unless_it_waits_in_the_spool(data: Path) ->
     spool.append([Webhook(None, b"{}", [("ingest_id", LOST.encode())], LOST_AT)])
     spool.close()
     assert found(data, at)[0] == 0
+
+
+def test_what_was_dropped_for_its_age_is_not_missing(data: Path) -> None:
+    day = data / "raw" / "date=2026-11-22"
+    since = datetime(2026, 11, 22, tzinfo=UTC)
+    gone = day.rename(data / day.name)
+    (data / "base" / COVERED).write_text(Covered(day_of(day), {}, day_of(day) + timedelta(2)).json())
+    try:
+        assert measure(data, CheckSettings(), END, since).measures["reconciliation_accepted_landed"].sum() == 0
+        (data / "base" / COVERED).unlink()
+        assert measure(data, CheckSettings(), END, since).measures["reconciliation_accepted_landed"].sum() > 0
+    finally:
+        gone.rename(day)
 
 
 def test_what_was_landed_without_an_answer_is_counted(data: Path) -> None:
