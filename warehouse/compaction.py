@@ -151,7 +151,7 @@ def _merge(
         raise OSError(" ".join(str(error).split())) from error
     except (duckdb.Error, pa.ArrowException) as error:
         raise CompactionError(folder, f"{type(error).__name__}: {error}".partition("\n")[0]) from error
-    count = pq.read_metadata(target).num_rows
+    count: int = pq.read_metadata(target).num_rows
     if count != expected:
         raise CompactionError(folder, f"{count} rows came out of {expected}")
     return count

@@ -12,11 +12,12 @@ counted AS (
     SELECT scope, sum(attempted) AS attempted, sum(ended) AS ended, sum(delivered) AS delivered
     FROM (
         SELECT
-            source AS scope, count(*) AS attempted, count(*) FILTER (is_ended) AS ended,
+            coalesce(source, '(no source)') AS scope, count(*) AS attempted, count(*) FILTER (is_ended) AS ended,
             count(*) FILTER (outcome = 'delivered') AS delivered
-        FROM latest
+        -- Not from what was read a while ago: more may have been landed.
+        FROM messages
         WHERE outcome <> 'incoming'
-        GROUP BY source
+        GROUP BY ALL
         UNION ALL BY NAME
         -- Of messages that were too old to be kept, the counts are.
         SELECT coalesce(source, '(no source)') AS scope, attempted, ended, delivered FROM kept

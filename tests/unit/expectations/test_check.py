@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,11 +13,15 @@ import pytest
 from click.testing import CliRunner
 from data_faults import COULD_NOT_RUN, FAULTS, edit, files
 from days import weeks
+from warehouse_records import version
 
+from expectations import check as running
 from expectations.catalogue import all_checks
 from expectations.check import SUITES, Report, run_checks
 from expectations.errors import MissingExtraError, UnreadableDataError
 from expectations.settings import CheckSettings
+from expectations.suites import Check
+from gateway import topics
 from gateway.errors import SmspulseError
 from gateway.statuses import STATUSES
 from smspulse.cli import cli
@@ -182,6 +187,19 @@ def test_quality_is_what_was_found_last_and_since_when_it_fails(tmp_path: Path) 
         found = connection.execute("SELECT expectation, success, checked_at, failing_since FROM quality").fetchall()
         assert found == [("a", False, END, END - timedelta(hours=1))]
         assert connection.execute("SELECT count(*) FROM quality_history").fetchall() == [(4,)]
+
+
+def test_what_is_landed_during_a_check_is_no_fault(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = running._Run.measure
+
+    def landing_between(run: running._Run, suite: str, checks: Sequence[Check]) -> running.Measured:
+        if suite == "delivery":
+            position = landing.landed_position(data, topics.MESSAGES, 0)
+            landing.land(data, position, [version(position, 1, "delivered")])
+        return measure(run, suite, checks)
+
+    monkeypatch.setattr(running._Run, "measure", landing_between)
+    assert failed(run_checks(data, CheckSettings(), END, suites=("devices", "delivery"))) == {}
 
 
 def test_what_upkeep_does_is_no_fault_and_hides_none(data: Path) -> None:
