@@ -1,7 +1,7 @@
 # `make` lists the targets. ARGS reaches the command: make run ARGS="--for 60"
 .DEFAULT_GOAL := help
 .PHONY: help setup run test lint chaos chaos-landers outage fuzz docs bench bench-streams bench-ingest bench-warehouse \
-	bench-alerts lock clean
+	bench-alerts bench-checks lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -41,7 +41,7 @@ chaos-landers: setup ## kill one of two landers a thousand times; ARGS="--kills 
 fuzz: setup ## send ingest a million requests that no gateway would; ARGS="--requests 10000"
 	@$(BIN)/python tests/chaos/fuzz.py $(ARGS)
 
-bench: bench-streams bench-ingest bench-warehouse bench-alerts ## run every benchmark; ARGS=--quick for short runs
+bench: bench-streams bench-ingest bench-warehouse bench-alerts bench-checks ## run every benchmark; ARGS=--quick for short runs
 
 bench-streams: setup ## the stream worker and its peers, some eight minutes
 	@$(BIN)/python bench/streams.py $(ARGS)
@@ -52,6 +52,9 @@ bench-ingest: setup ## ingest beside the bare handler and a peer, some nine minu
 bench-warehouse: setup ## the lander; marts, look-ups, rebuild and size of ten million messages, some fifteen minutes
 	@$(BIN)/python bench/lander.py $(ARGS)
 	@$(BIN)/python bench/marts.py $(ARGS)
+
+bench-checks: setup ## inject every fault, check a hundred clean days and a million messages; writes docs/faults.md
+	@$(BIN)/python bench/checks.py $(ARGS)
 
 bench-alerts: setup ## how soon failures are noticed, and how often for nothing, beside other rules; some five minutes
 	@$(BIN)/python bench/alerts.py $(ARGS)

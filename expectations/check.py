@@ -1,28 +1,37 @@
-"""Runs the suite: DuckDB measures everything that was landed, Great Expectations judges the small frame of measures.
+"""Runs the suites: DuckDB measures everything that was landed, Great Expectations judges the small frames of measures.
 
 Great Expectations' own DuckDB connector is not used: it fails on most expectations (its issue 10738).
 """
 
-import glob
+import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+import tempfile
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, time, timedelta
+from importlib import import_module
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from expectations.catalogue import BATCHES, RELATIONS, all_checks
 from expectations.errors import ExpectationFailedToRunError, MissingExtraError, UnreadableDataError
 from expectations.settings import CheckSettings
-from expectations.suites import Check, Severity, build_suite, checks
-from gateway.statuses import ENDS
+from expectations.suites import Check, Severity, build_suite
+from gateway.statuses import STATUSES, Status
 
 if TYPE_CHECKING:
+    import duckdb
     import pandas as pd
 
+SUITES: Final = ("raw", "messages", "deadletters", "devices", "delivery")
+"""Suites of what was landed; `reconciliation` is measured elsewhere, since it looks at more."""
+
 _SHOWN: Final = 5
-"""Scopes named in one row of a report."""
+"""Scopes, and rows, named in one row of a report."""
+_BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,7 @@ class Row:
         expected: The values that are right.
         meaning: What is the matter if it does not hold.
         action: What to do then.
+        rows: Some of the rows at fault, where they can be named.
     """
 
     expectation: str
@@ -48,6 +58,7 @@ class Row:
     expected: str
     meaning: str
     action: str
+    rows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +67,9 @@ class Report:
 
     rows: tuple[Row, ...]
     note: str
+    checked_at: datetime
+    results: tuple[Any, ...] = ()
+    """Of Great Expectations, a suite each, for its documents."""
 
     @property
     def exit_code(self) -> int:
@@ -63,13 +77,45 @@ class Report:
         return int(any(not row.success and row.severity == "critical" for row in self.rows))
 
 
-def run_checks(data: Path, settings: CheckSettings, now: datetime | None = None) -> Report:
-    """Check everything that was landed in a data folder. Reads only; a lander may go on meanwhile.
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The measures of a suite.
+
+    Args:
+        suite: Its name.
+        checks: What must hold of them.
+        measures: A row a scope, a column a check.
+        batch: Rows that checks with `on_rows` look at.
+        rows: By check, rows at fault that are known already.
+    """
+
+    suite: str
+    checks: Sequence[Check]
+    measures: "pd.DataFrame"
+    batch: "pd.DataFrame | None" = None
+    rows: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def run_checks(
+    data: Path,
+    settings: CheckSettings,
+    now: datetime | None = None,
+    *,
+    suites: Collection[str] = SUITES,
+    since: datetime | None = None,
+    statuses: Mapping[int, Status] = STATUSES,
+    further: Sequence[Measured] = (),
+) -> Report:
+    """Check what was landed in a data folder. Reads only; a lander may go on meanwhile.
 
     Args:
         data: The data folder.
         settings: The thresholds.
         now: What freshness is measured against, with a time zone; the present by default.
+        suites: Which to run.
+        since: Leave out files of earlier dates, and messages first seen earlier.
+        statuses: What each status id means, as the stream has it.
+        further: Suites that were measured elsewhere.
 
     Raises:
         MissingExtraError: Great Expectations is not installed.
@@ -77,69 +123,226 @@ def run_checks(data: Path, settings: CheckSettings, now: datetime | None = None)
         UnreadableDataError: A file is damaged, or a view or column is missing.
         ExpectationFailedToRunError: Great Expectations gave up on an expectation.
     """
-    if find_spec("great_expectations") is None:
-        raise MissingExtraError
-    rows, metrics = _measure(data, settings, now or datetime.now(UTC))
-    if not any(rows.values()):
-        return Report((), f"the warehouse in {data} is empty: there is nothing to check yet")
-    note = f"checked {rows['raw']:,} webhooks and {rows['messages']:,} versions of messages in {data}"
-    return Report(_judge(checks(settings), metrics), note)
-
-
-def _measure(data: Path, settings: CheckSettings, now: datetime) -> tuple[dict[str, int], "pd.DataFrame"]:
-    """Return the number of rows of each dataset, and the frame that `metrics.sql` describes."""
     import duckdb  # noqa: PLC0415 - late, for a quick start of the command line
 
-    from warehouse.read import open_warehouse, retried  # noqa: PLC0415
+    from warehouse.read import open_warehouse  # noqa: PLC0415
 
-    parameters = {
-        "now": now,
-        "recent": timedelta(hours=settings.recent_h),
-        "raw": f"{glob.escape(str(data.resolve() / 'raw'))}/date=*/*.parquet",
-        "versions": f"{glob.escape(str(data.resolve() / 'messages'))}/date=*/*.parquet",
-        "ends": sorted(outcome.value for outcome in ENDS),
-    }
-    sql = files("expectations").joinpath("metrics.sql").read_text("utf-8")
+    if find_spec("great_expectations") is None:
+        raise MissingExtraError
+    now = now or datetime.now(UTC)
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read on import: a check must not call home
+    importing = threading.Thread(target=import_module, args=("great_expectations",))
+    importing.start()  # it takes seconds, in which DuckDB can measure
     try:
-        with open_warehouse(data) as connection:
-            counted = retried(lambda: connection.execute("SELECT dataset, rows FROM freshness").fetchall())
-            return dict(counted), retried(lambda: connection.execute(sql, parameters).df())
+        with open_warehouse(data) as connection, tempfile.TemporaryDirectory(prefix="smspulse-check.") as scratch:
+            connection.execute("SET temp_directory = ?", [scratch])
+            connection.execute("SET memory_limit = ?", [settings.memory])
+            run = _Run(connection, data.resolve(), settings, now, since, statuses)
+            webhooks, versions = run.set_up()
+            if not webhooks and not versions:
+                note = f"the warehouse in {data} is empty: there is nothing to check yet"
+                return Report((), note, now)
+            checks = all_checks(settings, statuses)
+            measured = [
+                run.measure(suite, [c for c in checks if c.suite == suite]) for suite in SUITES if suite in suites
+            ]
+            context = _context()
+            judged = [_judge(context, each) for each in (*measured, *further)]
+            rows = tuple(run.name_rows(check, row) for found, _ in judged for check, row in found)
     except duckdb.Error as error:
         raise UnreadableDataError(data, str(error).partition("\n")[0]) from error
+    finally:
+        importing.join()
+    note = f"checked {webhooks:,} webhooks and {versions:,} versions of messages in {data}"
+    return Report(rows, note, now, tuple(result for _, results in judged for result in results))
 
 
-def _judge(of: Sequence[Check], metrics: "pd.DataFrame") -> tuple[Row, ...]:
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read on import: a check must not call home
+class _Run:
+    """A connection on which the measures' SQL can run."""
+
+    def __init__(
+        self,
+        connection: "duckdb.DuckDBPyConnection",
+        data: Path,
+        settings: CheckSettings,
+        now: datetime,
+        since: datetime | None,
+        statuses: Mapping[int, Status],
+    ) -> None:
+        self._connection, self._data, self._settings = connection, data, settings
+        self._now, self._since, self._statuses = now, since, statuses
+        self._wrong: list[Check] = []
+
+    def set_up(self) -> tuple[int, int]:
+        """Make what the SQL reads; return the number of webhooks and of versions of messages."""
+        from warehouse.views import covered, parquet  # noqa: PLC0415
+
+        settings, since = self._settings, self._since or _BEGINNING
+        self._set(
+            now=self._now,
+            since=since,
+            since_day=since.date(),
+            is_part=self._since is not None,
+            recent=self._now - timedelta(hours=settings.recent_h),
+            waiting=timedelta(seconds=settings.max_waiting_s),
+            quiet=settings.max_quiet_s,
+            batch_rows=settings.batch_rows,
+            min_expected=settings.min_expected,
+            statuses=sorted(self._statuses),
+            outcomes=[{"id": s.id, "of": s.outcome.value, "is_end": s.is_end} for s in self._statuses.values()],
+        )
+        for name, dataset in (("raw", "raw"), ("version", "messages"), ("deadletter", "deadletters")):
+            self._fetch(
+                f"CREATE TEMP VIEW {name}_files AS SELECT *, filename FROM {parquet(self._data / dataset)} "  # noqa: S608
+                "WHERE date >= getvariable('since_day')"
+            )
+        self._fetch(f"CREATE TEMP VIEW kept AS FROM {parquet(self._data / 'base/delivery')}")
+        self._fetch("""
+            CREATE TEMP TABLE reached AS
+            SELECT "partition", max(reached_at) AS until
+            FROM (
+                SELECT "partition", max(last_seen_at) AS reached_at FROM version_files GROUP BY ALL
+                UNION ALL
+                SELECT origin_partition, max(received_at) FROM deadletter_files GROUP BY ALL
+            )
+            WHERE "partition" IS NOT NULL
+            GROUP BY "partition"
+        """)
+        rows = self._fetch("""
+            SELECT (SELECT count(*) FROM raw_files), (SELECT count(*) FROM version_files),
+                   (SELECT min(received_at) FROM raw_files), (SELECT max(received_at) FROM raw_files)
+        """)
+        webhooks, versions, first, logged = rows[0]
+        base = covered(self._data)
+        whole = datetime.combine(base.floor, time(), UTC) if base else _BEGINNING  # before it, raw was dropped
+        self._set(covered=max(first or _BEGINNING, since, whole), logged=logged or _BEGINNING)
+        return webhooks, versions
+
+    def _fetch(self, sql: str) -> list[Any]:
+        from warehouse.read import retried  # noqa: PLC0415
+
+        return retried(lambda: self._connection.execute(sql).fetchall())
+
+    def _set(self, **variables: object) -> None:
+        for name, value in variables.items():
+            self._connection.execute(f"SET VARIABLE {name} = ?", [value])
+
+    def measure(self, suite: str, checks: Sequence[Check]) -> Measured:
+        """Measure what the checks of a suite look at."""
+        from warehouse.read import retried  # noqa: PLC0415
+
+        wrong = [check for check in checks if check.wrong]
+        if suite == "messages" or (suite == "devices" and not self._has_latest):
+            self._make_latest(wrong)
+        queries = [files("expectations").joinpath("measures", f"{suite}.sql").read_text("utf-8")]
+        if suite in RELATIONS:
+            queries += [self._files_sql(suite), self._wrong_sql(suite, wrong)]
+        sql = "\nUNION ALL BY NAME\n".join(f"FROM ({query})" for query in queries)
+        measures = retried(lambda: self._connection.execute(sql).df())
+        batch = retried(lambda: self._connection.execute(BATCHES[suite]).df()) if suite in BATCHES else None
+        return Measured(suite, checks, measures, batch)
+
+    _has_latest = False
+
+    def _make_latest(self, wrong: Sequence[Check]) -> None:
+        """Make `latest`, the messages with no more of each than is needed: what is wrong with one is a bit each."""
+        self._has_latest = True
+        faults = " | ".join(f"(coalesce({c.wrong}, false)::BIGINT << {bit})" for bit, c in enumerate(wrong)) or "0"
+        self._fetch(f"""
+            CREATE TEMP TABLE latest AS
+            SELECT
+                coalesce(source, '(no source)') AS source, sms_id, hash(message_key) AS key_hash,
+                message_key IS DISTINCT FROM source || ':' || sms_id AS is_misnamed, outcome, is_ended, device_id,
+                first_seen_at, last_seen_at, contradicted, {faults} AS faults
+            FROM messages
+            WHERE first_seen_at >= getvariable('since') OR first_seen_at IS NULL
+        """)  # noqa: S608 - conditions of ours
+
+    def _files_sql(self, suite: str) -> str:
+        from warehouse.views import literal  # noqa: PLC0415
+
+        folder = str(self._data / suite)
+        for special in "[*":
+            folder = folder.replace(special, f"[{special}]")
+        sql = files("expectations").joinpath("measures", "files.sql").read_text("utf-8")
+        return sql.replace("{dataset}", suite).replace("{glob}", literal(f"{folder}/date=*/*.parquet"))
+
+    @staticmethod
+    def _wrong_sql(suite: str, wrong: Sequence[Check]) -> str:
+        is_wrong = [f"faults & {1 << bit} > 0" for bit in range(len(wrong))] if suite == "messages" else [
+            check.wrong for check in wrong
+        ]  # fmt: skip
+        columns = ", ".join(
+            f"count(*) FILTER ({condition}) AS {check.name}" for condition, check in zip(is_wrong, wrong, strict=True)
+        )
+        relation = "latest" if suite == "messages" else RELATIONS[suite][0]
+        return f"SELECT coalesce(source, '(no source)') AS scope, {columns} FROM {relation} GROUP BY ALL"  # noqa: S608
+
+    def name_rows(self, check: Check, row: Row) -> Row:
+        """Add names of rows at fault to a row of the report."""
+        if row.success or row.rows:
+            return row
+        sql = check.rows
+        if check.wrong:
+            relation, name = RELATIONS[check.suite]
+            sql = f"SELECT {name} FROM {relation} WHERE {check.wrong}"  # noqa: S608 - conditions of ours
+        if not sql:
+            return row
+        found = self._fetch(f"FROM ({sql}) LIMIT {_SHOWN}")
+        return replace(row, rows=tuple(str(name) for (name,) in found))
+
+
+def _context() -> Any:
     import great_expectations as gx  # noqa: PLC0415 - takes seconds
     from great_expectations.data_context.types.base import ProgressBarsConfig  # noqa: PLC0415
 
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it tells of a folder that it never fills
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    source = context.data_sources.add_pandas("duckdb")
-    batch = source.add_dataframe_asset("metrics").add_batch_definition_whole_dataframe("all")
-    # COMPLETE with the scopes of what is unexpected: dear on large frames, nothing on this one.
-    found = batch.get_batch({"dataframe": metrics}).validate(
-        build_suite(of),
-        result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["scope"]},
-    )
-    results = {result.expectation_config.meta["name"]: result for result in found.results if result.expectation_config}
-    return tuple(_row(check, results[check.name], metrics) for check in of)
+    return context
 
 
-def _row(check: Check, result: Any, metrics: "pd.DataFrame") -> Row:
+def _judge(context: Any, measured: Measured) -> tuple[list[tuple[Check, Row]], list[Any]]:
+    """Return the rows of a suite, with their checks, and Great Expectations' results."""
+    source = context.data_sources.add_pandas(measured.suite)
+    found: dict[str, Any] = {}
+    results: list[Any] = []
+    for name, frame in (("measures", measured.measures), ("rows", measured.batch)):
+        of = [check for check in measured.checks if bool(check.on_rows[0]) == (name == "rows")]
+        if frame is None or not of:
+            continue
+        batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
+        # COMPLETE with the scopes of what is unexpected: dear on large frames, nothing on these.
+        result = batch.get_batch({"dataframe": frame}).validate(
+            build_suite(f"{measured.suite} {name}", of),
+            result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["scope"]},
+        )
+        results.append(result)
+        found |= {each.expectation_config.meta["name"]: each for each in result.results if each.expectation_config}
+    rows = [(check, _row(check, found[check.name], measured)) for check in measured.checks]
+    return rows, results
+
+
+def _row(check: Check, result: Any, measured: Measured) -> Row:
     if "unexpected_count" not in result.result:
         details = [info.get("exception_message") for info in result.exception_info.values() if isinstance(info, dict)]
         raise ExpectationFailedToRunError(check.name, str(next(iter(details), result.exception_info)))
-    if result.success:
-        values = metrics[check.column].dropna()
+    rows: tuple[str, ...] = tuple(measured.rows.get(check.name, ()))
+    if check.on_rows[0]:
+        count, of = result.result["unexpected_count"], result.result["element_count"]
+        observed = f"{count:,} of the newest {of:,} rows" if of else "nothing to check"
+        if not result.success:
+            rows = tuple(str(place["scope"]) for place in result.result["unexpected_index_list"][:_SHOWN])
+    elif result.success:
+        values = measured.measures[check.name].dropna()
         bounds = dict.fromkeys(check.show(value) for value in (values.min(), values.max())) if len(values) else {}
         observed = ("all known" if check.allowed else " to ".join(bounds)) if bounds else "nothing to check"
     else:
         unexpected = result.result["unexpected_index_list"]
-        shown = [f"{place['scope']}: {check.show(place[check.column])}" for place in unexpected[:_SHOWN]]
+        shown = [f"{place['scope']}: {check.show(place[check.name])}" for place in unexpected[:_SHOWN]]
         rest = len(unexpected) - len(shown)
         observed = "; ".join(shown) + (f"; and {rest} more" if rest else "")
     return Row(
-        check.name, check.dataset, check.severity, bool(result.success), observed, check.expected, check.meaning,
-        check.action,
+        check.name, check.suite, check.severity, bool(result.success), observed, check.expected, check.meaning,
+        check.action, rows,
     )  # fmt: skip

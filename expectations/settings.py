@@ -9,10 +9,41 @@ class CheckSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SMSPULSE_CHECK_", frozen=True, extra="forbid")
 
+    recent_h: float = Field(24, gt=0, description="Hours back from now that count as recent.")
     max_unreadable_share: float = Field(
         0.05, ge=0, le=1, description="Share of a source's recent webhooks that may be unreadable."
     )
-    recent_h: float = Field(24, gt=0, description="Hours back from now that count as recent.")
+    max_flawed_share: float = Field(
+        0.05, ge=0, le=1, description="Share of a source's recent webhooks that may have a field that cannot be read."
+    )
+    max_unknown_share: float = Field(
+        0.05, ge=0, le=1, description="Share of a source's recent status reports that may be of undocumented statuses."
+    )
+    max_duplicate_share: float = Field(
+        0.2, ge=0, le=1, description="Share of a source's recent status reports that may repeat another to the letter."
+    )
+    max_early_share: float = Field(
+        0.01, ge=0, le=1, description="Share of a source's recent reports whose `senttime` may lie after their receipt."
+    )
+    max_contradicted_share: float = Field(
+        0.1, ge=0, le=1, description="Share of a source's recent messages whose ends may contradict each other."
+    )
+    max_stuck_share: float = Field(
+        0.5, ge=0, le=1, description="Share of a device's recent messages that may be open an hour after their start."
+    )
+    min_volume: float = Field(
+        0.5, ge=0, description="Messages of an hour, for one in the same hour of the last four weeks, that are enough."
+    )
+    max_volume: float = Field(3, ge=1, description="And how many are not too many.")
+    min_expected: float = Field(
+        50, ge=1, description="Messages that an hour must have had before, for its volume to be judged."
+    )
+    max_unanswered_share: float = Field(
+        0.01, ge=0, le=1, description="Webhooks that may have landed without an answer, for one that was answered."
+    )
+    max_pause: float = Field(
+        3, ge=1, description="Longest pause, for one second of the longest in the same hour of the last four weeks."
+    )
     max_quiet_s: float = Field(3600, gt=0, description="Seconds without any webhook that pass without a remark.")
     max_waiting_s: float = Field(
         60, gt=0, description="Seconds that a status report may wait in `raw` before it shows in `messages`."
@@ -20,3 +51,11 @@ class CheckSettings(BaseSettings):
     max_ahead_s: float = Field(
         5, ge=0, description="Seconds that a webhook's receipt may lie ahead of this machine's clock."
     )
+    max_open_h: float = Field(
+        26, gt=0, description="Hours without a report that a message may be open; more than it takes to expire."
+    )
+    max_latency_s: float = Field(604_800, gt=0, description="Longest latency that is taken for real, in seconds.")
+    max_channel: int = Field(31, ge=0, description="Largest channel (SIM slot) that is taken for real.")
+    batch_rows: int = Field(5_000, ge=1, description="Newest rows of a dataset that are checked one by one.")
+    every_s: float = Field(600, gt=0, description="Seconds between two runs beside `smspulse up`.")
+    memory: str = Field("350MB", description="What DuckDB may take; beyond it goes to the temporary folder.")

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol
 
 from gateway.kafka import KafkaSettings
-from gateway.records import HEADER_SPOOLED
+from gateway.records import HEADER_INGEST_ID, HEADER_SOURCE, HEADER_SPOOLED
 from ingest import metrics
+from ingest.accepted import Accepted
 from ingest.errors import NotStoredError, SpoolError, SpoolFullError
 from ingest.producer import Producer, Waiting
 from ingest.settings import IngestSettings
@@ -71,6 +72,7 @@ class StoreAndForward:
     def __init__(self, kafka: KafkaSettings, data: Path, settings: IngestSettings) -> None:
         self._producer = Producer(kafka, settings.ack_timeout_s, self.divert, self._divert_if_spooled)
         self._spool = Spool(data, settings)
+        self._accepted = Accepted(data)
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         # The spool's one thread.
@@ -117,6 +119,8 @@ class StoreAndForward:
         else:
             self._to_spool(waiting)
         await waiting.stored
+        headers = dict(webhook.headers)
+        self._accepted.note(headers[HEADER_SOURCE].decode(), webhook.received_at, headers[HEADER_INGEST_ID])
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[asyncio.Task[None]]:
@@ -139,6 +143,7 @@ class StoreAndForward:
             if left := self._spool.state().webhooks:
                 log.info("%d webhooks stay in the spool and are forwarded when ingest runs again", left)
             self._spool.close()
+            self._accepted.close()
 
     def _to_spool(self, waiting: Waiting) -> None:
         self._pending.append(waiting)

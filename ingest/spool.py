@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import quote
 
 import orjson
 
+from gateway.records import HEADER_INGEST_ID
 from ingest.errors import SpoolError, SpoolFullError
 from ingest.settings import IngestSettings
 
@@ -243,6 +245,23 @@ class Spool:
         names = ("page_count", "freelist_count", "page_size")
         pages, free, page_bytes = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
         return pages, free, page_bytes
+
+
+def spooled_ids(data: Path) -> list[str]:
+    """Return the ingest_ids in the spool of a data folder, while others write and forward.
+
+    Raises:
+        SpoolError: It cannot be read.
+    """
+    path = data / "spool" / "spool.sqlite"
+    if not path.exists():
+        return []
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+            rows = [_webhook(row) for (data_,) in db.execute("SELECT data FROM spool") for row in orjson.loads(data_)]
+    except (orjson.JSONDecodeError, sqlite3.Error) as error:
+        raise SpoolError(path.parent, str(error)) from error
+    return [dict(webhook.headers)[HEADER_INGEST_ID].decode() for webhook in rows]
 
 
 def _is_empty(db: sqlite3.Connection) -> bool:

@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from expectations.settings import CheckSettings
 from gateway.errors import SmspulseError
 from gateway.kafka import KafkaSettings
 from smspulse.alerts.settings import AlertSettings
@@ -26,7 +27,7 @@ from smspulse.endpoints import metrics_port
 from smspulse.logs import show_line
 from smspulse.processes import free_port, port_is_free
 from smspulse.supervisor import Child, Supervisor
-from smspulse.upkeep import UpkeepSettings, keep_up
+from smspulse.upkeep import UpkeepSettings, check_regularly, keep_up
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ async def up(options: UpOptions, console: Console) -> int:
     Raises:
         SmspulseError: It could not be started.
     """
+    every_s = CheckSettings().every_s
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -81,6 +83,7 @@ async def up(options: UpOptions, console: Console) -> int:
     starting = asyncio.create_task(_start(options, supervisor, console))
     stopping = asyncio.create_task(stop.wait())
     watching = asyncio.create_task(_watch_broker(options.data, starting, stop))
+    checking = asyncio.create_task(check_regularly(options.data, every_s))
     keeping = asyncio.create_task(_keep_up(options.data, UpkeepSettings().minutes, starting, supervisor))
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -97,9 +100,10 @@ async def up(options: UpOptions, console: Console) -> int:
             watching.result()
         return code
     finally:
-        for task in (starting, stopping, watching, keeping):
+        tasks = (starting, stopping, watching, keeping, checking)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(starting, stopping, watching, keeping, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         console.print("stopping …", style="dim")
         await supervisor.stop()
 
@@ -193,7 +197,8 @@ def _set_aside(data: Path) -> None:
     """
     from warehouse.schemas import SCHEMAS  # noqa: PLC0415 - pyarrow
 
-    landed = [data / name for name in SCHEMAS if name != "prefixes" and "/" not in name and (data / name).is_dir()]
+    names = [name for name in SCHEMAS if name != "prefixes" and "/" not in name]
+    landed = [data / name for name in (*names, "accepted") if (data / name).is_dir()]
     if not landed:
         return
     aside = data / f"before-{datetime.now(UTC):%Y%m%dT%H%M%S}"

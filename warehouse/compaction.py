@@ -5,11 +5,13 @@
 
 Once an hour is over, what was landed in it becomes one file a partition; once a day is over, all of it does. A merged
 file is sorted by message, so that a look-up by key reads little of it, and holds the rows of its parts, no more and no
-less; its name has the `start` of the last of them, and its `next` is theirs: what landers take their positions from.
+less; its name has the `start` of the last of them, and its `next` is theirs: what landers take their positions from. It
+is one range: files between which one is missing are not merged, so that a gap stays to be seen.
 Base files of a day that is closed (`warehouse.rebuild`) become one: a look-up by key opens a file a day.
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -68,7 +70,8 @@ def compact(data: Path, now: datetime, memory: str = "2GB") -> Compacted:
                     path = folder / f"{stem}-{swap.mark()}.parquet"
                     come[path] = scratch / path.name
                     following = _metadata(parts[-1]).get(landing.NEXT, b"")
-                    done.rows += _merge(folder, parts, come[path], scratch, memory, {landing.NEXT: following})
+                    metadata = {landing.NEXT: following, landing.START: str(_start(parts[0])).encode()}
+                    done.rows += _merge(folder, parts, come[path], scratch, memory, metadata)
                     gone += parts
                 _put(folder, scratch, gone, come, done)
         base = data / "base"
@@ -104,14 +107,34 @@ def _metadata(path: Path) -> dict[bytes, bytes]:
 
 
 def _mergeable(folder: Path, hour: datetime, *, is_closed: bool) -> dict[str, list[Path]]:
-    """Return the files of each partition that are to be one, in the order of their ranges, by what to name it after."""
+    """Return the files that are to be one, in the order of their ranges, by what to name it after."""
     found: dict[tuple[str, str], list[Path]] = {}
     for path in sorted(folder.iterdir()):
         name = landing.LANDED.fullmatch(path.name)
         if name and path.stat().st_mtime < hour.timestamp() and (is_closed or not name["merged"]):
             found.setdefault((name["topic"], name["partition"]), []).append(path)
-    names = ((landing.LANDED.fullmatch(parts[-1].name), parts) for parts in found.values() if len(parts) > 1)
-    return {landing.stem(name): parts for name, parts in names if name}
+    runs = [run for parts in found.values() if len(parts) > 1 for run in _runs(parts) if len(run) > 1]
+    names = ((landing.LANDED.fullmatch(run[-1].name), run) for run in runs)
+    return {landing.stem(name): run for name, run in names if name}
+
+
+def _runs(parts: list[Path]) -> Iterator[list[Path]]:
+    """Split the files of a partition where one does not begin at which the one before it ended."""
+    run: list[Path] = []
+    following = None
+    for path in parts:
+        if run and _start(path) != following:
+            yield run
+            run = []
+        run.append(path)
+        following = int(_metadata(path).get(landing.NEXT, -1))
+    yield run
+
+
+def _start(path: Path) -> int:
+    """Return the offset at which a landed or merged file begins."""
+    name = landing.LANDED.fullmatch(path.name)
+    return int(_metadata(path).get(landing.START, name["start"] if name else -1))
 
 
 def _merge(

@@ -71,6 +71,7 @@ _COLUMNS: Final = {
     "duplicates": "Status reports received before on that day.",
     "unknown": "Status reports of an undocumented status.",
     "reordered|late": "Messages with reports out of order, or an hour and more behind the one before.",
+    "failing_since": "Since when it has not held; null if it does.",
     "ratio": "failures / count, when it fired.",
     "lasted_s": "Seconds from firing to resolved, or to now.",
     "is_firing": "It is not resolved.",
@@ -85,6 +86,8 @@ _SCHEMA_OF: Final = {
     "incoming_messages": "raw",
     "alerts": "alerts",
     "deadletters": "deadletters",
+    "quality": "quality",
+    "quality_history": "quality",
 }
 
 
@@ -94,7 +97,7 @@ def describe(view: str, column: str) -> str:
     Raises:
         LookupError: Nothing says so.
     """
-    first = _SCHEMA_OF.get(view, "quality" if view == "rebuild_differences" else "messages")
+    first = _SCHEMA_OF.get(view, {"rebuild_differences": "differences"}.get(view, "messages"))
     if view in {*_SCHEMA_OF, "messages", "messages_as_of", "rebuild_differences"}:
         known = {field.name: _description(field) for field in SCHEMAS[first]}
         known |= {"recipient": "Phone number that the message went to."}

@@ -24,9 +24,9 @@ _CONTENTS: Final = ("body", "text", "image_url")
 """Columns that tell of a person; no other one holds what the sender of a webhook wrote of somebody. Of a row in which
 a number is found in any of them, the contents go, and of the addresses those that are the number."""
 ERASED: Final = "erased"
-"""In the place of an address: null would be a fact less of the message."""
+"""In the place of an address or a body: null would be a fact less of the message, or a body that was lost."""
 _PLACE: Final = ("topic", "partition", "offset", "source", "sms_id", "kind")
-_DATASETS: Final = ("raw", "messages", "base", "deadletters", "quality")
+_DATASETS: Final = ("raw", "messages", "base", "deadletters", "differences")
 _BATCH: Final = 60_000
 _CHUNK: Final = 1 << 24
 _OVERLAP: Final = 256
@@ -93,7 +93,7 @@ def erase(data: Path, numbers: tuple[str, ...]) -> Erased:
         temporary.write_text(json.dumps({"keys": sorted(done.keys), "until": until}))
         landing.replace(data, temporary, pending)
         for name, paths in found.items():
-            folders = [data / name] if name in {"base", "quality"} else sorted({path.parent for path in paths})
+            folders = [data / name] if name in {"base", "differences"} else sorted({path.parent for path in paths})
             if name == "base" and paths:
                 swap.turn(data / name)
             for folder in folders:
@@ -142,7 +142,7 @@ def _note(row: dict[str, Any], done: Erased) -> None:
 
 
 def _partition(path: Path) -> str:
-    """Return the partition of a file of base or quality."""
+    """Return the partition of a file of base or differences."""
     return path.stem.partition("-")[0]
 
 
@@ -170,7 +170,8 @@ def _without(path: Path, target: Path, expression: str) -> int:
                 if field_.name in _ADDRESSES:
                     new = pc.if_else(_matches(column, expression), pa.scalar(ERASED, column.type), column)
                 elif field_.name in _CONTENTS:
-                    new = pc.if_else(told, pa.scalar(None, column.type), column)
+                    left = ERASED.encode() if field_.name == "body" else None
+                    new = pc.if_else(told, pa.scalar(left, column.type), column)
                 else:
                     new = column
                 columns.append(new)

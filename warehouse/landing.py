@@ -39,6 +39,8 @@ SEED_DATE: Final = date(1970, 1, 1)
 SEED: Final = "seed.parquet"
 NEXT: Final = b"smspulse.next"
 """Of a file's metadata: the offset after its last record."""
+START: Final = b"smspulse.start"
+"""Of a merged file's metadata: where the first of its ranges begins."""
 LANDED: Final = re.compile(r"(?P<topic>.+)\+(?P<partition>\d+)\+(?P<start>\d{20})(?P<merged>-\w+)?\.parquet")
 """Names of landed files, merged ones too."""
 _ALIKE: Final = {"ingest_id", "message_key"}

@@ -39,6 +39,7 @@ class RetentionSettings(BaseSettings):
         None, ge=1, description="Days that messages are kept; delivery_* and latency_hourly outlive them."
     )
     deadletters_days: int | None = Field(None, ge=1, description="Days that dead letters are kept.")
+    quality_days: int | None = Field(None, ge=1, description="Days that what `smspulse check` found is kept.")
 
 
 @dataclass(slots=True)
@@ -68,9 +69,12 @@ def retain(data: Path, settings: RetentionSettings, now: datetime, at_least: tim
     today = now.astimezone(UTC).date()
     done = Retained()
     with swap.upkeep(data) as scratch:
-        raw, versions, base, deadletters = (
+        raw, versions, base, deadletters, quality = (
             None if days is None else today - timedelta(days)
-            for days in (settings.raw_days, settings.versions_days, settings.messages_days, settings.deadletters_days)
+            for days in (
+                *(settings.raw_days, settings.versions_days, settings.messages_days),
+                *(settings.deadletters_days, settings.quality_days),
+            )
         )
         covered = views.covered(data)
         if covered is None:
@@ -78,7 +82,10 @@ def retain(data: Path, settings: RetentionSettings, now: datetime, at_least: tim
         else:
             _drop_base(data, scratch, base, raw, covered, done)
             versions = min(versions, covered.since) if versions else None
-        for name, before in (("raw", raw), ("messages", versions), ("deadletters", deadletters), ("quality", base)):
+        for name, before in (
+            *(("raw", raw), ("messages", versions), ("differences", base)),
+            *(("deadletters", deadletters), ("quality", quality)),
+        ):
             if before:
                 for folder in _older(data / name, before):
                     _drop(folder, scratch)

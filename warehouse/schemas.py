@@ -164,7 +164,7 @@ BASE_SCHEMA: Final = pa.schema(
     [field for field in MESSAGES_SCHEMA if field.name not in {"is_forgotten", "topic", "partition", "offset"}]
 )
 
-QUALITY_SCHEMA: Final = pa.schema(
+DIFFERENCES_SCHEMA: Final = pa.schema(
     [
         _field("message_key", pa.string(), "`source:sms_id`."),
         _field("source", pa.string(), "Gateway account."),
@@ -172,6 +172,21 @@ QUALITY_SCHEMA: Final = pa.schema(
         _field("field", pa.string(), "Field that differs; `message` where one of the two has no such message."),
         _field("streamed", pa.string(), "What the stream says."),
         _field("rebuilt", pa.string(), "What follows from the log."),
+    ]
+)
+
+QUALITY_SCHEMA: Final = pa.schema(
+    [
+        _field("checked_at", _TIME, "When the data were checked, UTC."),
+        _field("expectation", pa.string(), "What was expected, by its stable name."),
+        _field("dataset", pa.string(), "What it is about."),
+        _field("severity", pa.string(), "critical, warning or info."),
+        _field("success", pa.bool_(), "Whether it held."),
+        _field("observed", pa.string(), "Offending values by scope, or the range of values if it held."),
+        _field("expected", pa.string(), "Values that are right."),
+        _field("meaning", pa.string(), "What is the matter if it does not hold."),
+        _field("action", pa.string(), "What to do then."),
+        _field("rows", _TEXTS, "Some of the rows at fault, where they can be named."),
     ]
 )
 
@@ -486,6 +501,7 @@ BY_TOPIC: Final = {dataset.topic: dataset for dataset in DATASETS}
 
 SCHEMAS: Final = {dataset.name: dataset.schema for dataset in DATASETS} | {
     "base": BASE_SCHEMA,
+    "differences": DIFFERENCES_SCHEMA,
     "base/delivery": DELIVERY_SCHEMA,
     "base/latency": LATENCY_SCHEMA,
     "quality": QUALITY_SCHEMA,

@@ -1,43 +1,172 @@
 """Whether numbers and machine are as they should be: check, doctor."""
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from xml.etree import ElementTree
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from smspulse.commands.options import NOT_SO, broker_option, data_option
 
+if TYPE_CHECKING:
+    from expectations.check import Report, Row
 
-@click.command()
+_SUITES: Final = ("raw", "messages", "deadletters", "devices", "delivery", "reconciliation")
+_COLOURS: Final = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
+_PERIODS: Final = {"h": "hours", "d": "days"}
+
+
+class _Moment(click.ParamType):
+    """`24h`, `7d`, or a date or time in ISO 8601, UTC unless it names a zone."""
+
+    name = "WHEN"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if found := re.fullmatch(r"(\d+)([hd])", value):
+            return datetime.now(UTC) - timedelta(**{_PERIODS[found[2]]: int(found[1])})
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is no time: write 24h, 7d or 2026-11-20", param, ctx)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+@click.group(invoke_without_command=True)
 @data_option
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def check(data: Path, form: str) -> None:
-    """Check the quality of what was landed; 1 if a critical expectation failed.
+@click.option("--suite", "suites", multiple=True, type=click.Choice(_SUITES), help="Only this one; can be repeated.")
+@click.option("--since", type=_Moment(), help="Leave out what is older: 24h, 7d or 2026-11-20.")
+@click.option("--format", "form", type=click.Choice(["table", "json", "junit"]), default="table", show_default=True)
+@click.option("--docs", is_flag=True, help="Write the page quality/index.html in the data folder as well.")
+@click.pass_context
+def check(
+    context: click.Context, data: Path, suites: Sequence[str], since: datetime | None, form: str, *, docs: bool
+) -> None:
+    """Check whether the numbers can be trusted; 1 if a critical expectation does not hold, 2 if that cannot be said.
+
+    Each run is kept: the view `quality` has what was found last, `quality_history` every run.
 
     \b
-    smspulse check
-    smspulse check --format json
+    smspulse check                               everything that was landed
+    smspulse check --suite raw --since 24h       webhooks of the last day
+    smspulse check --format junit > checks.xml   for a CI
     """
+    if context.invoked_subcommand:
+        return
     from expectations.check import run_checks
     from expectations.settings import CheckSettings
+    from gateway.statuses import parse_meanings, status_table
+    from smspulse.reconcile import measure
+    from streams.settings import StreamSettings
+    from warehouse.quality import keep
 
-    console = Console(soft_wrap=True)
-    report = run_checks(data, CheckSettings())
-    if form == "json":
-        click.echo(json.dumps({"note": report.note, "expectations": [asdict(row) for row in report.rows]}))
-    else:
-        for row in report.rows:
-            mark = "[green]✓[/]" if row.success else "[red]✗[/]"
-            console.print(f"{mark} {row.expectation}  [dim]{row.severity}[/]  {escape(row.observed)}", highlight=False)
-            if not row.success:
-                console.print(f"    expected {escape(row.expected)}. {escape(row.meaning)} {escape(row.action)}")
-        failed = sum(not row.success for row in report.rows)
-        console.print(f"{report.note}; {failed} of {len(report.rows)} expectations failed", highlight=False)
+    statuses = status_table(parse_meanings(StreamSettings(state=data).status_meanings))
+    suites, settings, now = suites or _SUITES, CheckSettings(), datetime.now(UTC)
+    further = [measure(data, settings, now, since)] if "reconciliation" in suites else []
+    report = run_checks(data, settings, now, suites=suites, since=since, statuses=statuses, further=further)
+    if report.rows and since is None:
+        try:
+            keep(data, report.checked_at, [asdict(row) for row in report.rows])
+        except OSError as error:
+            click.echo(f"smspulse: what was found is not kept in {data}: {error}", err=True)
+    if docs:
+        from smspulse.quality_page import write
+
+        page = data.resolve() / "quality" / "index.html"
+        write(report, page)
+        click.echo(f"smspulse: {page.as_uri()}", err=True)
+    show = {"json": _json, "junit": _junit, "table": _text}[form]
+    show(report)
     raise SystemExit(report.exit_code)
+
+
+@check.command()
+@click.argument("sample", type=click.File("rb"))
+def payload(sample: BinaryIO) -> None:
+    """Say which generation of payloads a gateway sends, and what is wrong with them; 1 if anything is.
+
+    SAMPLE is a file, or - for standard input: a payload, a JSON array of payloads, or one a line.
+
+    \b
+    smspulse check payload examples/webhooks/status.json
+    pbpaste | smspulse check payload -
+    """
+    from gateway.payloads import parse_zone
+    from smspulse.contracts import read, split, suite_on
+    from streams.settings import StreamSettings
+
+    zone = parse_zone(StreamSettings(state=Path()).zone)
+    bodies = split(sample.read())
+    faulty = False
+    for number, body in enumerate(bodies, 1):
+        found = read(body, zone)
+        mark = "✗" if found.faults else "✓"
+        click.echo(f"{mark} {number}: {found.generation or 'cannot be read, and would be a dead letter'}")
+        for fault in found.faults:
+            click.echo(f"    {fault}")
+        if found.unknown:
+            click.echo(f"    fields that no known generation has: {', '.join(found.unknown)}")
+        faulty |= bool(found.faults)
+    report = suite_on(bodies, zone)
+    _text(report)
+    raise SystemExit(max(int(faulty), report.exit_code))
+
+
+def _json(report: "Report") -> None:
+    found = {"checked_at": report.checked_at.isoformat(), "note": report.note}
+    click.echo(json.dumps(found | {"expectations": [asdict(row) for row in report.rows]}))
+
+
+def _junit(report: "Report") -> None:
+    """Write a failure for what is critical, and a skip that says why for what should merely be looked at."""
+    root = ElementTree.Element("testsuites", name="smspulse check")
+    for suite in dict.fromkeys(row.dataset for row in report.rows):
+        rows = [row for row in report.rows if row.dataset == suite]
+        failures = [row for row in rows if not row.success]
+        counts = {
+            "tests": len(rows),
+            "failures": sum(row.severity == "critical" for row in failures),
+            "skipped": sum(row.severity != "critical" for row in failures),
+        }
+        attributes = {name: str(count) for name, count in counts.items()}
+        attributes |= {"name": suite, "timestamp": report.checked_at.isoformat()}
+        element = ElementTree.SubElement(root, "testsuite", attributes)
+        for row in rows:
+            case = ElementTree.SubElement(element, "testcase", classname=suite, name=row.expectation)
+            if not row.success:
+                kind = "failure" if row.severity == "critical" else "skipped"
+                failure = ElementTree.SubElement(case, kind, message=f"{row.severity}: {row.observed}")
+                failure.text = "\n".join(f"{title}: {text}" for title, text in _told(row))
+    click.echo('<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode"))
+
+
+def _text(report: "Report") -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    order = list(_COLOURS)
+    for row in sorted(report.rows, key=lambda row: order.index(row.severity)):
+        if not row.success:
+            console.print(Text.assemble((f"✗ {row.severity} ", _COLOURS[row.severity]), (row.expectation, "bold")))
+            for title, text in _told(row):
+                console.print(Text.assemble((f"    {title:<9} ", "dim"), text))
+    for suite in dict.fromkeys(row.dataset for row in report.rows):
+        rows = [row for row in report.rows if row.dataset == suite]
+        failed = [row.expectation for row in rows if not row.success]
+        mark = ("✗ ", "red") if failed else ("✓ ", "green")
+        console.print(Text.assemble(mark, f"{suite}: {len(rows) - len(failed)} of {len(rows)} expectations hold"))
+    console.print(Text(report.note))
+
+
+def _told(row: "Row") -> list[tuple[str, str]]:
+    """Return what a person must be told of a row that does not hold."""
+    told = [("found", row.observed), ("expected", row.expected), ("rows", ", ".join(row.rows))]
+    return [(title, text) for title, text in (*told, ("means", row.meaning), ("do", row.action)) if text]
 
 
 @click.command()

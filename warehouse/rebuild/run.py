@@ -2,14 +2,15 @@
 
     {data}/base/date=YYYY-MM-DD/{partition}-{mark}.parquet      a row a message first seen on that day, sorted by key
                                                                 (all-{mark}, once compaction has merged a closed day)
-    {data}/quality/date=YYYY-MM-DD/{partition}-{mark}.parquet   where stream and log differ, a row a message and field
+    {data}/differences/date=YYYY-MM-DD/{partition}-{mark}.parquet
+                                                                where stream and log differ, a row a message and field
     {data}/base/covered.json                      up to which offsets of sms.messages the base holds everything
 
 A day is closed once none of its messages is open and all were compared; closed days are left alone until something new
 is heard of one of their messages. Days that are not closed yet have base files too, so that readers have only what came
-since the last run to sort out. The order is: all of `base` in one step; `quality`; then the views. The views take the
-larger version of base and stream, so a run that is interrupted anywhere leaves every number as it was. After a first
-whole run, that is: a single day's files do not outweigh what the stream has written of it.
+since the last run to sort out. The order is: all of `base` in one step; `differences`; then the views. The views take
+the larger version of base and stream, so a run that is interrupted anywhere leaves every number as it was. After a
+first whole run, that is: a single day's files do not outweigh what the stream has written of it.
 
 What the stream read from a body was landed with it (`gateway.payloads.parse`), so reading bodies is not done a second
 time: what a lifecycle is made of is. Of a report that is in the log twice, as when Kafka took it and did not say so,
@@ -174,13 +175,13 @@ class _Run:
             report.reports += self._one("SELECT count(*) FROM log")
             written += self._write(partition, start, only, report)
         base = {place: path for place, path in written if place.is_relative_to(self._data / "base")}
-        quality = {place: path for place, path in written if place not in base}
+        differences = {place: path for place, path in written if place not in base}
         if only is None:
             since = min((newest for _, newest in covered.values()), default=landing.SEED_DATE) - timedelta(days=1)
             positions = {partition: end for partition, (end, _) in sorted(covered.items())}
             base[self._data / "base" / views.COVERED] = path = self._scratch / views.COVERED
             path.write_text(views.Covered(since, positions, self._floor).json())
-        for folder, come in (("base", base), ("quality", quality)):
+        for folder, come in (("base", base), ("differences", differences)):
             # All partitions of a day are written together, so all its files go, those that were merged too.
             old = _files(self._data / folder)
             gone = [
@@ -358,7 +359,7 @@ class _Run:
                     ), recursive := true)
                     FROM differing WHERE what = 'different' AND day = DATE '{day}'
                 """  # noqa: S608 - a day of ours
-                written.append(self._copy(facts, "quality", partition, day, True))
+                written.append(self._copy(facts, "differences", partition, day, True))
         return written
 
     def _copy(self, query: str, dataset: str, partition: int, day: date, closed: bool) -> tuple[Path, Path]:
@@ -374,7 +375,7 @@ class _Run:
 
 
 def _files(dataset: Path) -> list[Path]:
-    """Return the files of base or quality with rows: of partitions, and merged ones."""
+    """Return the files of base or differences with rows: of partitions, and merged ones."""
     return [*dataset.glob("date=*/[0-9]*.parquet"), *dataset.glob("date=*/all-*.parquet")]
 
 

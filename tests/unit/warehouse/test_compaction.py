@@ -55,6 +55,20 @@ def rows(data: Path, sql: str) -> list[tuple[Any, ...]]:
         return connection.execute(sql).fetchall()
 
 
+def test_a_gap_is_not_merged_over_and_what_fills_it_is_merged(data: Path) -> None:
+    paths = [land(data, first, 10, TODAY) for first in range(0, 60, 10)]
+    missing = paths[2].rename(data / "missing")
+    before = rows(data, ALL)
+    compact(data, NEXT_DAY)
+    assert names(data) == [f"sms.raw+0+{start:020d}" for start in (10, 50)]
+    missing.rename(paths[2])
+    compact(data, NEXT_DAY)
+    assert names(data) == [f"sms.raw+0+{50:020d}"]
+    (path,) = data.glob("raw/date=2*/sms.raw+0+*")
+    assert pq.read_metadata(path).metadata[landing.START] == b"0"
+    assert len(rows(data, ALL)) == len(before) + 10
+
+
 def test_a_closed_day_becomes_a_file_a_partition_with_the_same_rows(data: Path) -> None:
     for partition in (0, 1):
         for first in (0, 10, 20):

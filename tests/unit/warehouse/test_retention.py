@@ -14,6 +14,7 @@ from gateway.statuses import status_table
 from smspulse.cli import cli
 from warehouse import landing, swap, views
 from warehouse.errors import OvertakenError, RebuildError, RetentionError
+from warehouse.quality import keep
 from warehouse.read import open_warehouse
 from warehouse.rebuild import run
 from warehouse.retention import RetentionSettings, retain
@@ -84,6 +85,14 @@ def test_counts_outlive_messages_and_the_log(data: Path) -> None:
     assert rows(data, "SELECT count(*), min(sms_id) FROM messages") == [(12, 108)]
     assert rows(data, "SELECT count(*), min(sms_id) FROM status_events") == [(10, 110)]
     assert retain(data, settings(raw_days=10, messages_days=12), NOW, WEEK).dropped == {}
+
+
+def test_what_checks_found_is_dropped_by_a_setting_of_its_own(tmp_path: Path) -> None:
+    for days in (9, 8, 1):
+        keep(tmp_path, NOW - timedelta(days), [{"expectation": "a", "success": True, "rows": []}])
+    dropped = retain(tmp_path, settings(quality_days=8), NOW, WEEK).dropped
+    assert dropped == {"quality": [(NOW - timedelta(9)).date()]}
+    assert rows(tmp_path, "SELECT count(*) FROM quality_history") == [(2,)]
 
 
 def test_what_was_dropped_does_not_come_back_with_a_rebuild(data: Path) -> None:

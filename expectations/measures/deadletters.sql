@@ -1,0 +1,46 @@
+-- A row: what was measured on one source.
+-- Key: scope. Units: counts of rows, 0 where all is well; shares are from 0 to 1.
+-- Freshness: of the moment 'now'.
+WITH unreadable AS (
+    SELECT coalesce(source, '(no source)') AS scope, topic, "partition", "offset"
+    FROM raw_files
+    INNER JOIN reached USING ("partition")
+    WHERE kind = 'unreadable' AND received_at < until - getvariable('waiting')
+)
+
+SELECT
+    scope,
+    count(*) FILTER (origin_offset IS NULL) AS deadletters_complete
+FROM unreadable
+LEFT JOIN (SELECT DISTINCT origin_topic, origin_partition, origin_offset FROM deadletter_files) AS letters
+    ON origin_topic = topic AND origin_partition = "partition" AND origin_offset = "offset"
+GROUP BY scope
+
+UNION ALL BY NAME
+SELECT
+    coalesce(letters.source, '(no source)') AS scope,
+    count(*) FILTER (raw_files."offset" IS NULL) AS deadletters_in_log
+FROM deadletter_files AS letters
+LEFT JOIN raw_files
+    ON raw_files.topic = origin_topic AND raw_files."partition" = origin_partition
+    AND raw_files."offset" = origin_offset
+WHERE origin_topic = 'sms.raw' AND letters.received_at > getvariable('covered')
+    AND letters.received_at < getvariable('logged') - getvariable('waiting')
+GROUP BY scope
+
+UNION ALL BY NAME
+SELECT
+    source AS scope,
+    letters / nullif(webhooks, 0) AS deadletters_few
+FROM (
+    SELECT coalesce(source, '(no source)') AS source, count(*) AS webhooks
+    FROM raw_files
+    WHERE received_at > getvariable('recent')
+    GROUP BY ALL
+)
+INNER JOIN (
+    SELECT coalesce(source, '(no source)') AS source, count(DISTINCT (origin_partition, origin_offset)) AS letters
+    FROM deadletter_files
+    WHERE received_at > getvariable('recent')
+    GROUP BY ALL
+) USING (source)

@@ -1,0 +1,69 @@
+-- A row: the files of one partition, or one file whose columns are not those of its dataset.
+-- Key: scope. Units: counts of offsets and of columns, 0 where all is well.
+-- Freshness: of the moment. {dataset} and {glob} are filled in: files of ours have where they begin in their name, merged
+--   ones in their footer, and the offset that follows in their footer. The seed has the columns that this version of smspulse writes.
+WITH footers AS (
+    SELECT
+        regexp_extract(
+            file_name, 'date=([-0-9]+)/([^/+]+)[+]([0-9]+)[+]([0-9]+)(-[0-9a-z]+)?[.]parquet$',
+            ['day', 'topic', 'partition', 'start']
+        ) AS name,
+        max(decode(value)::BIGINT) FILTER (decode(key) = 'smspulse.start') AS start,
+        max(decode(value)::BIGINT) FILTER (decode(key) = 'smspulse.next') AS next
+    FROM parquet_kv_metadata({glob})
+    WHERE decode(key) IN ('smspulse.start', 'smspulse.next')
+    GROUP BY file_name
+),
+
+ranges AS (
+    SELECT
+        name.topic || ' partition ' || name."partition" AS scope, name.day AS day,
+        coalesce(start, name.start::BIGINT) AS start, next
+    FROM footers
+    WHERE name.start <> ''
+),
+
+chain AS (
+    SELECT scope, start, lag(next) OVER (PARTITION BY scope ORDER BY start, next) AS expected
+    FROM ranges
+    WHERE day >= getvariable('since_day')::VARCHAR
+),
+
+shapes AS (
+    SELECT
+        regexp_extract(file_name, 'date=[^/]+/[^/]+$') AS file,
+        name || ' ' || type || ' ' || CASE
+            WHEN converted_type LIKE 'TIMESTAMP%' THEN 'TIME'
+            WHEN converted_type IN ('UTF8', 'LIST') THEN converted_type
+            ELSE ''
+        END AS shape
+    FROM parquet_schema({glob})
+    WHERE type IS NOT NULL
+),
+
+right_shapes AS (
+    SELECT shape FROM shapes WHERE file = 'date=1970-01-01/seed.parquet'
+),
+
+newest AS (
+    SELECT DISTINCT max(file) OVER (PARTITION BY regexp_extract(file, '[+][0-9]+[+]')) AS file
+    FROM (SELECT DISTINCT file FROM shapes WHERE file LIKE '%+%')
+),
+
+wrong AS (
+    SELECT file, shape FROM shapes ANTI JOIN right_shapes USING (shape)
+    UNION ALL
+    SELECT file, shape FROM (FROM newest CROSS JOIN right_shapes) ANTI JOIN shapes USING (file, shape)
+)
+
+SELECT scope, coalesce(sum(abs(start - expected)), 0) AS {dataset}_files_contiguous
+FROM chain
+GROUP BY scope
+
+UNION ALL BY NAME
+SELECT file AS scope, count(*) AS {dataset}_columns_exact
+FROM wrong
+GROUP BY file
+
+UNION ALL BY NAME
+SELECT '{dataset}' AS scope, 0 AS {dataset}_columns_exact

@@ -1,0 +1,152 @@
+-- A row: what was measured on one scope: a partition, a source, an hour of a source, a device, or all.
+-- Key: none; a column is null in the rows of scopes that it is not measured on, and where there was nothing to measure.
+-- Units: *_s are seconds, shares are from 0 to 1, all else counts of rows, 0 where all is well.
+-- Freshness: of the moment 'now'.
+WITH files AS (
+    SELECT
+        topic, "partition", filename, min("offset") AS low, max("offset") AS high,
+        count(*) - count(DISTINCT "offset") FILTER (date >= getvariable('recent')::DATE)
+            - count(*) FILTER (date < getvariable('recent')::DATE) AS repeated
+    FROM version_files
+    WHERE topic IS NOT NULL
+    GROUP BY topic, "partition", filename
+),
+
+chained AS (
+    SELECT
+        *, max(high) OVER (
+            PARTITION BY topic, "partition" ORDER BY low, high ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS before
+    FROM files
+),
+
+-- What the stream must have got to, in the log and in its results: a while before the last that it did.
+told AS MATERIALIZED (
+    SELECT source, sms_id, received_at, status_id
+    FROM raw_files
+    INNER JOIN reached USING ("partition")
+    WHERE kind = 'status' AND received_at > greatest(getvariable('recent'), getvariable('since'))
+        AND received_at < until - getvariable('waiting')
+        AND ("partition", "offset") NOT IN (SELECT (origin_partition, origin_offset) FROM deadletter_files)
+),
+
+ends AS (
+    SELECT
+        told.source, sms_id, any_value(outcome) AS outcome, any_value(is_ended) AS is_ended,
+        list_distinct(list(outcomes.of) FILTER (outcomes.is_end)) AS ended_as
+    FROM told
+    INNER JOIN latest USING (source, sms_id)
+    LEFT JOIN (SELECT unnest(getvariable('outcomes'), recursive := true)) AS outcomes
+        ON outcomes.id = told.status_id
+    WHERE first_seen_at > greatest(getvariable('recent'), getvariable('covered'))
+    GROUP BY told.source, sms_id, last_seen_at
+    -- All that there is was counted: neither side is ahead.
+    HAVING max(received_at) = last_seen_at
+),
+
+hours AS (
+    SELECT source, date_trunc('hour', first_seen_at) AS hour, count(*) AS messages
+    FROM latest
+    WHERE first_seen_at BETWEEN getvariable('now') - INTERVAL 29 DAY AND getvariable('now')
+    GROUP BY ALL
+),
+
+complete AS (
+    SELECT source, hour
+    FROM
+        (SELECT source, min(hour) AS first_hour FROM hours GROUP BY source),
+        (
+            SELECT unnest(generate_series(
+                date_trunc('hour', getvariable('recent')) + INTERVAL 1 HOUR,
+                date_trunc('hour', getvariable('now')) - INTERVAL 1 HOUR, INTERVAL 1 HOUR
+            )) AS hour
+        )
+    WHERE first_hour < getvariable('now') - INTERVAL 14 DAY
+),
+
+usual AS (
+    SELECT complete.source, complete.hour, median(messages) AS expected
+    FROM complete
+    INNER JOIN hours
+        ON hours.source = complete.source
+        AND list_contains([1, 2, 3, 4], datediff('hour', hours.hour, complete.hour) / 168)
+    GROUP BY ALL
+    HAVING count(*) >= 2
+)
+
+SELECT
+    topic || ' partition ' || "partition" AS scope,
+    sum(greatest(least(high, coalesce(before, low - 1)) - low + 1, 0) + repeated) AS messages_offsets_unique
+FROM chained
+GROUP BY topic, "partition"
+
+UNION ALL BY NAME
+SELECT
+    raw_files.topic || ' partition ' || "partition" AS scope,
+    epoch(getvariable('now')) - epoch(min(received_at)) AS messages_up_to_date
+FROM raw_files
+LEFT JOIN reached USING ("partition")
+WHERE kind = 'status' AND (until IS NULL OR received_at > until)
+GROUP BY raw_files.topic, "partition"
+
+UNION ALL BY NAME
+SELECT 'messages' AS scope, coalesce(sum(copies - 1), 0) AS messages_keys_unique
+FROM (
+    SELECT count(*) AS copies FROM latest GROUP BY key_hash HAVING copies > 1
+    UNION ALL
+    SELECT 2 FROM latest WHERE is_misnamed
+)
+
+UNION ALL BY NAME
+SELECT DISTINCT source AS scope, coalesce(outcome, '(none)') AS messages_outcomes_known
+FROM latest
+
+UNION ALL BY NAME
+SELECT source AS scope, count(DISTINCT sms_id) AS messages_complete
+FROM told
+ANTI JOIN latest USING (source, sms_id)
+GROUP BY source
+
+UNION ALL BY NAME
+SELECT source AS scope, count(*) AS messages_in_log
+FROM latest
+ANTI JOIN (SELECT source, sms_id FROM raw_files WHERE kind = 'status') USING (source, sms_id)
+WHERE first_seen_at > greatest(getvariable('recent'), getvariable('covered'))
+    AND last_seen_at < getvariable('logged') - getvariable('waiting')
+GROUP BY source
+
+UNION ALL BY NAME
+SELECT
+    source AS scope,
+    count(*) FILTER (
+        CASE len(ended_as)
+            WHEN 0 THEN is_ended AND outcome <> 'expired'
+            WHEN 1 THEN outcome IS DISTINCT FROM ended_as[1]
+            ELSE NOT list_contains(ended_as, outcome)
+        END
+    ) AS messages_end_as_told
+FROM (SELECT source, outcome, is_ended, coalesce(ended_as, []) AS ended_as FROM ends)
+GROUP BY source
+
+UNION ALL BY NAME
+SELECT
+    source AS scope,
+    avg(contradicted::INTEGER) AS messages_agree
+FROM latest
+WHERE first_seen_at > getvariable('recent')
+GROUP BY source
+
+UNION ALL BY NAME
+SELECT
+    usual.source || ' ' || strftime(hour, '%Y-%m-%d %H:00') AS scope,
+    coalesce(messages, 0) / expected AS messages_volume
+FROM usual
+LEFT JOIN hours USING (source, hour)
+WHERE expected >= getvariable('min_expected')
+
+UNION ALL BY NAME
+SELECT
+    source AS scope,
+    count(DISTINCT message_key) FILTER (field IS NOT NULL) AS messages_follow_from_log
+FROM (SELECT source, NULL AS message_key, NULL AS field FROM latest UNION ALL BY NAME FROM rebuild_differences)
+GROUP BY source

@@ -1,0 +1,128 @@
+-- A row: what was measured on one scope: a partition of sms.raw, a source, an hour of a source, or all.
+-- Key: none; a column is null in the rows of scopes that it is not measured on, and where there was nothing to measure.
+-- Units: *_s are seconds, shares are from 0 to 1, all else counts of rows, 0 where all is well.
+-- Freshness: of the moment 'now'.
+WITH files AS (
+    SELECT
+        topic, "partition", filename, min("offset") AS low, max("offset") AS high, count(*) AS records,
+        sum("offset") AS total
+    FROM raw_files
+    WHERE topic IS NOT NULL
+    GROUP BY topic, "partition", filename
+),
+
+chained AS (
+    SELECT
+        *, max(high) OVER (
+            PARTITION BY topic, "partition" ORDER BY low, high ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS before
+    FROM files
+),
+
+recent AS (
+    SELECT
+        coalesce(source, '(no source)') AS source, kind, flaws, status_id, sent_at, received_at,
+        hash(sms_id, status_id, device_id, channel_id, sent_at) AS report
+    FROM raw_files
+    -- A webhook that went through the spool may be there twice.
+    WHERE received_at > getvariable('recent') AND spooled IS NOT TRUE
+),
+
+minutes AS (
+    SELECT DISTINCT coalesce(source, '(no source)') AS source, date_trunc('minute', received_at) AS minute
+    FROM raw_files
+    WHERE received_at BETWEEN getvariable('now') - INTERVAL 29 DAY AND getvariable('now')
+),
+
+followed AS (
+    SELECT *, coalesce(lead(minute) OVER (PARTITION BY source ORDER BY minute), getvariable('now')) AS next
+    FROM minutes
+),
+
+pauses AS (
+    SELECT source, date_trunc('hour', minute) AS hour, max(epoch(next - minute)) AS pause_s
+    FROM followed
+    GROUP BY source, hour
+),
+
+usual AS (
+    SELECT
+        current.source, current.hour, current.pause_s,
+        max(earlier.pause_s) AS usual_s, count(earlier.hour) AS weeks
+    FROM pauses AS current
+    INNER JOIN pauses AS earlier
+        ON earlier.source = current.source
+        AND list_contains([1, 2, 3, 4], datediff('hour', earlier.hour, current.hour) / 168)
+    WHERE current.hour > getvariable('recent')
+    GROUP BY ALL
+)
+
+SELECT
+    topic || ' partition ' || "partition" AS scope,
+    sum(
+        greatest(low - coalesce(before, low - 1) - 1, 0) + greatest(high - low + 1 - records, 0)
+        -- As many are there twice as are missing.
+        + (high - low + 1 = records AND total * 2 <> (low + high)::HUGEINT * records)::INTEGER
+    ) AS raw_offsets_contiguous,
+    sum(greatest(least(high, coalesce(before, low - 1)) - low + 1, 0) + greatest(records - (high - low + 1), 0)) AS raw_offsets_unique
+FROM chained
+GROUP BY topic, "partition"
+
+UNION ALL BY NAME
+SELECT 'partition ' || "partition" AS scope, 1 AS raw_partitions_there
+FROM (
+    SELECT "partition" FROM version_files WHERE last_seen_at > getvariable('covered')
+    UNION
+    SELECT origin_partition FROM deadletter_files WHERE received_at > getvariable('covered')
+)
+WHERE "partition" NOT IN (SELECT "partition" FROM files)
+
+UNION ALL BY NAME
+SELECT 'raw' AS scope, coalesce(sum(copies - 1), 0) AS raw_ingest_ids_unique
+FROM (
+    SELECT count(*) FILTER (spooled IS NOT TRUE) AS copies
+    FROM raw_files
+    WHERE ingest_id IS NOT NULL
+    GROUP BY hash(ingest_id)
+    HAVING copies > 1
+)
+
+UNION ALL BY NAME
+SELECT
+    'raw' AS scope,
+    epoch(getvariable('now')) - epoch(max(received_at)) AS raw_clock_not_ahead,
+    epoch(getvariable('now')) - epoch(max(received_at)) AS raw_fresh
+FROM raw_files
+
+UNION ALL BY NAME
+SELECT
+    source AS scope,
+    avg((kind = 'unreadable')::INTEGER) AS raw_readable,
+    avg((len(flaws) > 0)::INTEGER) FILTER (kind <> 'unreadable') AS raw_flawless,
+    avg((NOT list_contains(getvariable('statuses'), status_id))::INTEGER) FILTER (kind = 'status') AS raw_codes_known,
+    1 - count(DISTINCT report) FILTER (kind = 'status') / nullif(count(*) FILTER (kind = 'status'), 0)
+        AS raw_reports_new,
+    avg((sent_at > received_at + INTERVAL 10 MINUTE)::INTEGER) FILTER (kind = 'status') AS raw_sent_before_received
+FROM recent
+GROUP BY source
+
+UNION ALL BY NAME
+SELECT
+    source AS scope,
+    count(DISTINCT status_id) AS raw_codes_familiar
+FROM recent
+ANTI JOIN (
+    SELECT coalesce(source, '(no source)') AS source, status_id FROM raw_files
+    WHERE received_at <= getvariable('recent')
+    GROUP BY ALL
+) AS before USING (source, status_id)
+WHERE kind = 'status' AND NOT list_contains(getvariable('statuses'), status_id)
+    AND getvariable('covered') < getvariable('now') - INTERVAL 14 DAY
+GROUP BY source
+
+UNION ALL BY NAME
+SELECT
+    source || ' ' || strftime(hour, '%Y-%m-%d %H:00') AS scope,
+    pause_s / usual_s AS raw_pauses_usual
+FROM usual
+WHERE weeks >= 2 AND pause_s >= 600

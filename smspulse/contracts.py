@@ -1,0 +1,109 @@
+"""`smspulse check payload`: what a gateway sends, before it is connected: which generation it is, and what is wrong."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import orjson
+from uuid_utils import uuid7
+
+from gateway import records, topics
+from gateway.errors import UnreadablePayload
+from gateway.payloads import BOM, StatusReport, parse
+
+if TYPE_CHECKING:
+    from expectations.check import Report
+
+_STATUS: Final = ("sms_id", "status_id", "status_message", "sendto", "senttime", "channel_id", "device_id", "sim")
+_INCOMING: Final = (
+    *("sms_id", "type", "device_id", "channel_id", "sim", "date", "date_sent", "address", "body", "img_url"),
+    *("internal_id", "device_name"),
+)
+_SOURCE: Final = "sample"
+
+
+class _Record(NamedTuple):
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What one payload is. Names fields, never their values, which may be personal.
+
+    Args:
+        generation: Of the gateway's payloads; None if it cannot be read.
+        faults: What is wrong with it.
+        unknown: Fields that no generation has; they are kept, and read by nobody.
+    """
+
+    generation: str | None
+    faults: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
+
+
+def split(sample: bytes) -> list[bytes]:
+    """Return the payloads of a sample: one, a JSON array of them, or one a line."""
+    try:
+        found = orjson.loads(sample.removeprefix(BOM))
+    except orjson.JSONDecodeError:
+        lines = [line for line in sample.splitlines() if line.strip()]
+        return lines if len(lines) > 1 and lines[0].rstrip().endswith(b"}") else [sample]
+    return [orjson.dumps(each) for each in found] if type(found) is list else [sample]
+
+
+def read(body: bytes, zone: tzinfo = UTC) -> Payload:
+    """Say what a payload is."""
+    try:
+        event = parse(body, zone)
+    except UnreadablePayload as error:
+        return Payload(None, (str(error),))
+    payload = orjson.loads(body.removeprefix(BOM))
+    is_status = isinstance(event, StatusReport)
+    is_old = "sim" in payload and "channel_id" not in payload
+    if is_status:
+        generation = "status report, older (sim in place of channel_id)" if is_old else "status report, current"
+    elif payload.get("img_url"):
+        generation = "incoming image, current"
+    elif "type" in payload:
+        generation = "incoming text, current"
+    else:
+        generation = f"incoming message, {'oldest (sim' if is_old else 'older (channel_id'}, no type)"
+    faults = tuple(f"{field} cannot be read and would be null" for field in event.flaws)
+    return Payload(generation, faults, tuple(sorted(payload.keys() - set(_STATUS if is_status else _INCOMING))))
+
+
+def suite_on(bodies: Sequence[bytes], zone: tzinfo = UTC) -> "Report":
+    """Run the suite `raw` on payloads, as if they had been received now.
+
+    Raises:
+        MissingExtraError: Great Expectations is not installed.
+    """
+    from expectations.check import run_checks  # noqa: PLC0415 - heavy
+    from expectations.settings import CheckSettings  # noqa: PLC0415
+    from warehouse import landing, views  # noqa: PLC0415
+
+    now = datetime.now(UTC)
+    at = int(now.timestamp() * 1000)
+    made = [_record(number, body, at) for number, body in enumerate(bodies)]
+    with TemporaryDirectory(prefix="smspulse-payload.") as folder:
+        views.publish(Path(folder))
+        landing.land(Path(folder), 0, made, zone)
+        return run_checks(Path(folder), CheckSettings(), now, suites=("raw",))
+
+
+def _record(offset: int, body: bytes, at: int) -> Any:
+    headers: list[tuple[str, bytes | None]] = [
+        (records.HEADER_SOURCE, _SOURCE.encode()),
+        (records.HEADER_RECEIVED_AT, b"%d" % at),
+        (records.HEADER_INGEST_ID, str(uuid7()).encode()),
+    ]
+    return _Record(topics.RAW, 0, offset, at, None, body, headers)

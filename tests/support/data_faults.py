@@ -1,0 +1,336 @@
+"""What can go wrong with landed data, injected into files of it, and the checks that must see it."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+import pyarrow.parquet as pq
+from days import LAST
+
+from warehouse import landing, views
+from warehouse.schemas import DIFFERENCES_SCHEMA
+
+COULD_NOT_RUN = "(could not run)"
+
+
+class Fault(NamedTuple):
+    """A fault: how it is injected, the checks that must see it, and of a day told anew, which hours are silent."""
+
+    inject: Callable[[Path], None]
+    seen_by: tuple[str, ...]
+    silent: tuple[float, float] = (0, 0)
+
+
+def files(data: Path, dataset: str) -> list[Path]:
+    """Return the files of the last day, in the order of their ranges."""
+    return sorted(data.glob(f"{dataset}/date={LAST}/*.parquet"))
+
+
+def change(path: Path, select: str) -> None:
+    """Write a file anew, as a query over the table `t` has it."""
+    table = pq.read_table(path, partitioning=None)
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.register("t", table)
+        changed = connection.sql(select).to_arrow_table()
+    changed = changed.cast(table.schema).replace_schema_metadata(table.schema.metadata)
+    pq.write_table(changed, path, compression="zstd")
+
+
+def edit(dataset: str, columns: str, where: str = "true", count: int | None = None) -> Callable[[Path], None]:
+    """Return a fault that gives columns of matching rows other values, in some files of the last day or in all.
+
+    Args:
+        dataset: The dataset.
+        columns: `name = value`, several separated by semicolons.
+        where: Which rows.
+        count: In how many files.
+    """
+    parts = [part.partition(" = ") for part in columns.split("; ")]
+    replaced = ", ".join(f'CASE WHEN {where} THEN {value} ELSE "{name}" END AS "{name}"' for name, _, value in parts)
+
+    def inject(data: Path) -> None:
+        for path in files(data, dataset)[:count]:
+            change(path, f"SELECT * REPLACE ({replaced}) FROM t")  # noqa: S608 - ours
+
+    return inject
+
+
+def rows(dataset: str, select: str) -> Callable[[Path], None]:
+    """Return a fault that gives one file of the last day other rows."""
+    return lambda data: change(files(data, dataset)[1], select)
+
+
+def lose(dataset: str, pattern: str) -> Callable[[Path], None]:
+    def inject(data: Path) -> None:
+        found = sorted(data.glob(f"{dataset}/{pattern}"))
+        assert found, pattern
+        for path in found:
+            path.unlink()
+
+    return inject
+
+
+def lose_one(dataset: str, number: int = 1) -> Callable[[Path], None]:
+    return lambda data: files(data, dataset)[number].unlink()
+
+
+def lose_newest(*datasets: str) -> Callable[[Path], None]:
+    """Return a fault: the newest file of each partition was never landed."""
+
+    def inject(data: Path) -> None:
+        for dataset in datasets:
+            for partition in range(4):
+                sorted(data.glob(f"{dataset}/date={LAST}/*+{partition}+*"))[-1].unlink()
+
+    return inject
+
+
+def copy(dataset: str) -> Callable[[Path], None]:
+    return lambda data: shutil.copy(files(data, dataset)[0], data / dataset / f"date={LAST}" / "copy.parquet") and None
+
+
+def tear(data: Path) -> None:
+    path = files(data, "raw")[2]
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def rewind(data: Path) -> None:
+    path = files(data, "raw")[1]
+    topic, partition, start = path.stem.split("+")
+    change(path, 'SELECT * REPLACE ("offset" - 20 AS "offset") FROM t')
+    path.rename(path.with_name(landing.file_name(topic, int(partition), int(start) - 20)))
+
+
+def misplace(data: Path) -> None:
+    path = files(data, "raw")[1]
+    path.rename(path.parents[1] / "date=2026-11-20" / path.name)
+
+
+def add_column(data: Path) -> None:
+    path = files(data, "raw")[1]
+    table = pq.read_table(path, partitioning=None)
+    pq.write_table(table.append_column("device_model", table["source"]), path)
+
+
+def drop_column(data: Path) -> None:
+    path = files(data, "raw")[-1]
+    pq.write_table(pq.read_table(path, partitioning=None).drop_columns(["content_type"]), path)
+
+
+def change_type(dataset: str, column: str) -> Callable[[Path], None]:
+    def inject(data: Path) -> None:
+        path = files(data, dataset)[1]
+        table = pq.read_table(path, partitioning=None)
+        at = table.schema.get_field_index(column)
+        pq.write_table(table.set_column(at, column, table[column].cast("int64")), path)
+
+    return inject
+
+
+def differ(data: Path) -> None:
+    folder = data / "differences" / f"date={LAST}"
+    folder.mkdir()
+    row = {"message_key": "acme:1", "source": "acme", "sms_id": 1, "field": "outcome", "streamed": "sent"}
+    pq.write_table(DIFFERENCES_SCHEMA.empty_table().from_pylist([row], schema=DIFFERENCES_SCHEMA), folder / "0.parquet")
+
+
+def view(sql: str) -> Callable[[Path], None]:
+    def inject(data: Path) -> None:
+        views.publish(data)
+        with duckdb.connect(data / views.FILE) as connection:
+            was = connection.sql("SELECT sql FROM duckdb_views() WHERE view_name = 'delivery_by_device'").fetchall()
+            query = was[0][0].partition(" AS ")[2].rstrip("; \n")
+            connection.execute(f"CREATE OR REPLACE VIEW delivery_by_device AS {sql.format(query)}")
+
+    return inject
+
+
+_AGAIN = (
+    'SELECT * FROM t UNION ALL SELECT * REPLACE ((SELECT max("offset") FROM t) + row_number() OVER () AS "offset"{}) '
+    "FROM t"
+)
+_OPEN = (
+    "is_ended = false; outcome = 'accepted'; last_status_id = 2; ended_at = NULL; delivered_at = NULL; "
+    "failure_class = NULL; network_s = NULL; total_s = NULL"
+)
+_IS_END = "outcome = 'delivered'"
+_FAILED = "outcome = 'undelivered'; last_status_id = 8; failure_class = 'undelivered'; delivered_at = NULL"
+
+
+def nothing(data: Path) -> None:
+    """What is wrong is in the day as it was told."""
+
+
+FAULTS: dict[str, Fault] = {
+    # Files
+    "a lost file": Fault(lose_one("raw"), ("raw_offsets_contiguous", "raw_files_contiguous", "messages_in_log")),
+    "a duplicated file": Fault(copy("raw"), ("raw_offsets_unique", "raw_ingest_ids_unique", "raw_rows_unique")),
+    "a torn file": Fault(tear, (COULD_NOT_RUN,)),
+    "a lost partition": Fault(lose("raw", "date=2*/*+2+*"), ("raw_partitions_there",)),
+    "a rewound offset": Fault(rewind, ("raw_offsets_unique", "raw_files_contiguous")),
+    "a file in another date's folder": Fault(misplace, ("raw_dates_right",)),
+    "a file with another column": Fault(add_column, ("raw_columns_exact",)),
+    "a newest file without a column": Fault(drop_column, ("raw_columns_exact",)),
+    "a column of another type": Fault(change_type("raw", "channel_id"), ("raw_columns_exact",)),
+    "a column of messages of another type": Fault(change_type("messages", "attempts"), ("messages_columns_exact",)),
+    "a column of dead letters of another type": Fault(
+        change_type("deadletters", "origin_partition"), ("deadletters_columns_exact",)
+    ),
+    "a lander that stopped": Fault(
+        lose_newest("raw", "messages"), ("raw_fresh", "raw_pauses_usual", "messages_volume")
+    ),
+    "a lost file of messages": Fault(lose_one("messages"), ("messages_files_contiguous", "messages_complete")),
+    "a duplicated file of messages": Fault(copy("messages"), ("messages_offsets_unique",)),
+    "a lost file of dead letters": Fault(
+        lose_one("deadletters"), ("deadletters_files_contiguous", "deadletters_complete")
+    ),
+    # Webhooks
+    "one lost row": Fault(rows("raw", 'FROM t WHERE "offset" <> (SELECT max("offset") - 5 FROM t)'),
+                          ("raw_offsets_contiguous",)),
+    "one doubled row": Fault(rows("raw", "FROM t UNION ALL (FROM t LIMIT 1)"), ("raw_offsets_unique",)),
+    "one row in place of another": Fault(
+        rows("raw", '(FROM t ORDER BY "offset" LIMIT 1) UNION ALL (FROM t ORDER BY "offset" DESC LIMIT '
+                    "(SELECT count(*) - 2 FROM t)) UNION ALL (FROM t ORDER BY \"offset\" LIMIT 1)"),
+        ("raw_offsets_contiguous", "raw_ingest_ids_unique"),
+    ),
+    "a doubled webhook": Fault(rows("raw", _AGAIN.format("")), ("raw_ingest_ids_unique",)),
+    "a shifted time zone of receipts": Fault(
+        edit("raw", "received_at = received_at - INTERVAL 2 HOUR"), ("raw_recorded_when_received", "raw_receipts_timed")
+    ),
+    "a shifted time zone of receipts and records": Fault(
+        edit("raw", "received_at = received_at - INTERVAL 2 HOUR; recorded_at = recorded_at - INTERVAL 2 HOUR"),
+        ("raw_receipts_timed",),
+    ),
+    "clock skew": Fault(
+        edit("raw", "received_at = received_at + INTERVAL 7 HOUR; recorded_at = recorded_at + INTERVAL 7 HOUR"),
+        ("raw_clock_not_ahead", "raw_receipts_timed"),
+    ),
+    "swapped columns, device and channel": Fault(
+        edit("raw", "device_id = channel_id; channel_id = device_id", count=2),
+        ("raw_channels_in_range", "raw_devices_in_range"),
+    ),
+    "swapped columns, message and status": Fault(
+        edit("raw", "sms_id = status_id; status_id = 1 + sms_id % 1000000", "kind = 'status'"),
+        ("raw_codes_known", "messages_in_log"),
+    ),
+    "no source": Fault(edit("raw", "source = NULL", '"offset" % 50 = 0'), ("raw_receipts_complete",)),
+    "no time of receipt": Fault(edit("raw", "received_at = NULL", '"offset" % 50 = 0'), ("raw_receipts_complete",)),
+    "no ingest_id": Fault(edit("raw", "ingest_id = NULL", '"offset" % 50 = 0'), ("raw_receipts_complete",)),
+    "ids that ingest did not give": Fault(edit("raw", "ingest_id = uuid()::VARCHAR"), ("raw_ingest_ids_valid",)),
+    "no body": Fault(edit("raw", "body = NULL", '"offset" % 50 = 0'), ("raw_bodies_there",)),
+    "status reports without an id": Fault(
+        edit("raw", "sms_id = NULL", "kind = 'status' AND \"offset\" % 50 = 0"), ("raw_kinds_legal",)
+    ),
+    "an unknown kind": Fault(edit("raw", "kind = 'delivery'", "kind = 'incoming'"), ("raw_kinds_legal",)),
+    "text and image in one": Fault(
+        edit("raw", "text = 'Hi'; image_url = 'https://gateway.invalid/1'", "kind = 'incoming'"),
+        ("raw_incoming_whole",),
+    ),
+    "neither text nor image": Fault(
+        edit("raw", "text = NULL; image_url = NULL", "kind = 'incoming'"), ("raw_incoming_whole",)
+    ),
+    "devices numbered 0": Fault(edit("raw", "device_id = 0", "device_id = 8004"), ("raw_devices_in_range",)),
+    "a new status code": Fault(
+        edit("raw", "status_id = 77", "status_id = 6 AND \"offset\" % 40 = 0"), ("raw_codes_familiar",)
+    ),
+    "many undocumented codes": Fault(
+        edit("raw", "status_id = 13", "kind = 'status' AND \"offset\" % 8 = 0"), ("raw_codes_known",)
+    ),
+    "a date that cannot be read": Fault(
+        edit("raw", "flaws = ['senttime']; sent_at = NULL", "kind = 'status' AND \"offset\" % 8 = 0"), ("raw_flawless",)
+    ),
+    "a gateway that sends garbage": Fault(
+        edit("raw", "kind = 'unreadable'; reason = 'not_json'; sms_id = NULL; status_id = NULL", '"offset" % 8 = 0'),
+        ("raw_readable", "deadletters_complete"),
+    ),
+    "a gateway that repeats itself": Fault(
+        lambda data: [
+            change(path, _AGAIN.format(", uuidv7()::VARCHAR AS ingest_id")) for path in files(data, "raw")
+        ] and None,
+        ("raw_reports_new",),
+    ),
+    "a gateway of another time zone": Fault(
+        edit("raw", "sent_at = received_at + INTERVAL 2 HOUR", "kind = 'status'"), ("raw_sent_before_received",)
+    ),
+    "half of an hour missing": Fault(nothing, ("raw_pauses_usual",), (13, 13.5)),
+    "an hour missing": Fault(nothing, ("messages_volume", "raw_pauses_usual"), (13, 14.2)),
+    # Messages
+    "a stream that stopped": Fault(lose_newest("messages"), ("messages_up_to_date",)),
+    "a stuck device": Fault(edit("messages", _OPEN, "device_id = 8001"), ("devices_get_on", "messages_end_as_told")),
+    "a silent device": Fault(
+        edit("messages", "device_id = 8002", "device_id = 8005"), ("devices_heard",)
+    ),
+    "a message under two keys": Fault(
+        edit("messages", "message_key = 'acme:1'", '"offset" % 50 = 0'), ("messages_keys_unique",)
+    ),
+    "messages without a first report": Fault(
+        edit("messages", "first_seen_at = NULL", '"offset" % 50 = 0'), ("messages_whole",)
+    ),
+    "an outcome that no rate knows": Fault(edit("messages", "outcome = 'lost'", _IS_END), ("messages_outcomes_known",)),
+    "an outcome that is not its status": Fault(
+        edit("messages", "outcome = 'undelivered'", _IS_END), ("messages_states_legal", "messages_end_as_told")
+    ),
+    "deliveries made failures": Fault(edit("messages", _FAILED, _IS_END), ("messages_end_as_told",)),
+    "ends that are none": Fault(edit("messages", "is_ended = false", _IS_END), ("messages_ends_clear",)),
+    "ends without a time": Fault(edit("messages", "ended_at = NULL", _IS_END), ("messages_ends_clear",)),
+    "deliveries without a time": Fault(
+        edit("messages", "delivered_at = NULL", _IS_END), ("messages_deliveries_clear",)
+    ),
+    "deliveries with a reason why they failed": Fault(
+        edit("messages", "failure_class = 'generic'", _IS_END), ("messages_deliveries_clear",)
+    ),
+    "negative latencies": Fault(
+        edit("messages", "network_s = -1", "network_s > 0"), ("messages_latencies_not_negative",)
+    ),
+    "latencies in milliseconds": Fault(
+        edit("messages", "total_s = total_s * 1000; network_s = network_s * 1e6"),
+        ("messages_latencies_add_up", "messages_latencies_real"),
+    ),
+    "ends before the first report": Fault(
+        edit("messages", "ended_at = first_seen_at - INTERVAL 1 HOUR", _IS_END), ("messages_times_in_order",)
+    ),
+    "a shifted time zone of ends": Fault(
+        edit("messages", "ended_at = ended_at + INTERVAL 2 HOUR", _IS_END),
+        ("messages_times_in_order", "messages_latencies_add_up"),
+    ),
+    "a shifted time zone of first reports": Fault(
+        edit("messages", "first_seen_at = first_seen_at - INTERVAL 2 HOUR"), ("messages_span_reports",)
+    ),
+    "a shifted time zone of last reports": Fault(
+        edit("messages", "last_seen_at = last_seen_at - INTERVAL 2 HOUR"),
+        ("messages_reach_reports", "messages_times_paired"),
+    ),
+    "messages of the future": Fault(
+        edit("messages", "last_seen_at = last_seen_at + INTERVAL 2 DAY", '"offset" % 50 = 0'), ("messages_not_ahead",)
+    ),
+    "a clock that does not expire": Fault(
+        edit("messages", "outcome = 'sent'; is_ended = false; ended_at = NULL", "outcome = 'expired'"),
+        ("messages_expire",),
+    ),
+    "messages that were never tried": Fault(edit("messages", "attempts = 0"), ("messages_attempts_real",)),
+    "messages without a report": Fault(edit("messages", "observations = []"), ("messages_observed",)),
+    "versions that count too little": Fault(edit("messages", "version = 0"), ("messages_versions_grow",)),
+    "contradictions everywhere": Fault(edit("messages", "contradicted = true"), ("messages_agree",)),
+    "a result that does not follow from the log": Fault(differ, ("messages_follow_from_log",)),
+    # Dead letters, views
+    "dead letters without a reason": Fault(edit("deadletters", "reason = NULL"), ("deadletters_explained",)),
+    "dead letters of nothing": Fault(
+        edit("deadletters", "origin_offset = origin_offset + 1000000"), ("deadletters_in_log", "deadletters_complete")
+    ),
+    "a stream that puts all aside": Fault(
+        lambda data: change(
+            files(data, "deadletters")[0],
+            "SELECT * REPLACE (origin_offset - n AS origin_offset) FROM (FROM t LIMIT 1), range(1000) AS more (n)",
+        ),
+        ("deadletters_few", "deadletters_complete"),
+    ),
+    "a view with impossible rates": Fault(
+        view("SELECT * REPLACE (delivered_per_ended * 2 AS delivered_per_ended) FROM ({})"), ("rates_in_range",)
+    ),
+    "a view that leaves devices out": Fault(
+        view("FROM ({}) WHERE device_id <> 8001"), ("delivery_adds_up",)
+    ),
+}  # fmt: skip

@@ -1,0 +1,157 @@
+"""Simulated days in a data folder: the simulator's webhooks, the stream's own fold, and the landing code."""
+
+import heapq
+import random
+from collections.abc import Iterable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from aiokafka.partitioner import murmur2
+from warehouse_records import MadeRecord
+
+from gateway import records, topics
+from gateway.errors import UnreadablePayload
+from gateway.payloads import parse
+from gateway.statuses import STATUSES
+from smspulse.simulator.stories import stories
+from streams.lifecycle import EXPIRE_AFTER_MS, Lifecycle
+from streams.messages import MessageFold
+from warehouse import landing, views
+
+LAST = date(2026, 11, 24)
+SOURCE = "acme"
+PARTITIONS = 4
+_DAY_S = 86_400
+_RUN = 200
+
+
+class Days:
+    """A data folder that days are told into, in order.
+
+    Args:
+        data: The folder.
+        seed: Of everything.
+        messages: Outgoing messages of a day, at random times.
+        files: Files of a partition and day.
+    """
+
+    def __init__(self, data: Path, seed: int, messages: int, files: int = 4) -> None:
+        views.publish(data)
+        self.data, self._seed, self._messages, self._files = data, seed, messages, files
+        self._random = random.Random(seed)  # noqa: S311 - repeatable on purpose
+        self._pending: list[tuple[float, int, bytes, str]] = []
+        self._count = 0
+        self._partitions = [_Partition(data, number) for number in range(PARTITIONS)]
+
+    def tell(self, day: date, *, skip: tuple[float, float] = (0, 0)) -> datetime:
+        """Tell a day, up to its end, which is returned; nothing begins within `skip`, in hours of the day."""
+        midnight = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
+        for story in stories(self._seed * 1_000 + day.toordinal() % 1_000, self._messages):
+            at = midnight + self._random.random() * _DAY_S
+            if skip[0] * 3600 <= at - midnight < skip[1] * 3600:
+                continue
+            for webhook in story.webhooks:
+                at += webhook.delay_s
+                self._count += 1
+                heapq.heappush(self._pending, (at, self._count, webhook.body, webhook.content_type))
+        # What is late comes on a day that is not told.
+        first = min(midnight, self._pending[0][0] // _DAY_S * _DAY_S) if self._pending else midnight
+        idle = [first + _DAY_S * number for number in range(1, int((midnight - first) / _DAY_S) + 1)]
+        for end in (*idle, *(midnight + _DAY_S / self._files * number for number in range(1, self._files + 1))):
+            told = []
+            while self._pending and self._pending[0][0] < end:
+                told.append(heapq.heappop(self._pending))
+            made: list[list[MadeRecord]] = [[] for _ in self._partitions]
+            for at, _, body, content_type in told:
+                record = self.webhook(at, body, content_type)
+                made[record.partition].append(record)
+            for partition, records_ in zip(self._partitions, made, strict=True):
+                partition.take(records_, end)
+        return datetime.fromtimestamp(midnight + _DAY_S, UTC)
+
+    def webhook(self, at: float, body: bytes, content_type: str = "application/json") -> MadeRecord:
+        """Make the record that ingest writes; its offset is given when it is landed."""
+        received_at = int(at * 1000)
+        digits = f"{received_at:012x}7{self._random.getrandbits(12):03x}{0x8 << 60 | self._random.getrandbits(60):016x}"
+        ingest_id = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+        try:
+            key = records.message_key(SOURCE, parse(body).sms_id)
+        except UnreadablePayload:
+            key = None
+        partition = (murmur2(key) & 0x7FFFFFFF if key else self._count) % PARTITIONS
+        headers: list[tuple[str, bytes | None]] = [
+            (records.HEADER_SOURCE, SOURCE.encode()),
+            (records.HEADER_RECEIVED_AT, b"%d" % received_at),
+            (records.HEADER_INGEST_ID, ingest_id.encode()),
+            (records.HEADER_CONTENT_TYPE, content_type.encode()),
+        ]
+        return MadeRecord(topics.RAW, partition, 0, received_at, key, body, headers)
+
+
+class _Partition:
+    """One partition: what was landed of its topics, and the stream's state."""
+
+    def __init__(self, data: Path, number: int) -> None:
+        self._data, self._number = data, number
+        self._ends = dict.fromkeys((topics.RAW, topics.MESSAGES, topics.DEADLETTERS), 0)
+        self._store: dict[bytes, bytes | None] = {}
+        self._due: dict[bytes, int] = {}
+        self._fold = MessageFold(
+            Lifecycle(STATUSES),
+            lambda key: self._store[key] or b"" if key in self._store else None,
+            UTC,
+            10_000,
+            EXPIRE_AFTER_MS,
+            7 * EXPIRE_AFTER_MS,
+        )
+
+    def take(self, told: Sequence[MadeRecord], now: float) -> None:
+        """Land records, what the stream makes of them, and what time does until now."""
+        landed = self._land(topics.RAW, told)
+        made: list[MadeRecord] = []
+        for start in range(0, len(landed), _RUN):
+            run = landed[start : start + _RUN]
+            made += self._write(self._fold.run(run), run[-1].timestamp)  # type: ignore[arg-type]
+        at = int(now * 1000)
+        due = [key for key, when in self._due.items() if when <= at]
+        made += self._write(self._fold.pass_time(due, at), at)
+        for topic in (topics.MESSAGES, topics.DEADLETTERS):
+            self._land(topic, [record for record in made if record.topic == topic])
+
+    def _write(self, outputs: Any, at: int) -> list[MadeRecord]:
+        made = []
+        for key, value, due in outputs.states:
+            self._store[key] = value
+            if due is not None:
+                self._due[key] = due
+            made.append(MadeRecord(topics.MESSAGES, self._number, 0, at, key, value, []))
+        self._due |= dict(outputs.later)
+        for key in outputs.purged:
+            self._due.pop(key, None)
+            self._store.pop(key, None)
+        made += [
+            MadeRecord(topics.DEADLETTERS, self._number, 0, at, each.key, each.value, each.headers)
+            for each in outputs.others
+            if each.topic == topics.DEADLETTERS
+        ]
+        return made
+
+    def _land(self, topic: str, told: Iterable[MadeRecord]) -> list[MadeRecord]:
+        start = self._ends[topic]
+        # The marker of the transaction before takes an offset.
+        first = start + (topic != topics.RAW)
+        numbered = [record._replace(offset=first + number) for number, record in enumerate(told)]
+        if numbered:
+            landing.land(self._data, start, numbered)
+            self._ends[topic] = first + len(numbered)
+        return numbered
+
+
+def weeks(data: Path, seed: int, messages: int, skip: tuple[float, float] = (0, 0)) -> datetime:
+    """Tell a week up to the last day, and days of the two weeks before; return the last one's end."""
+    days = Days(data, seed, messages)
+    end = datetime.min.replace(tzinfo=UTC)
+    for back in (15, 14, 8, 7, 6, 5, 4, 3, 2, 1, 0):
+        end = days.tell(LAST - timedelta(days=back), skip=skip if not back else (0, 0))
+    return end

@@ -1,0 +1,41 @@
+"""The dataset `quality`: what the checks found, a file a day that each run adds its rows to."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from warehouse import landing, views
+from warehouse.schemas import QUALITY_SCHEMA
+
+
+def keep(data: Path, checked_at: datetime, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Add what a run found, and return the file. In one step, durable on return; readers go on meanwhile.
+
+    Args:
+        data: The data folder.
+        checked_at: When, with a time zone.
+        rows: An expectation each, by the names of the schema; `checked_at` is added.
+
+    Raises:
+        OSError: The data folder is not writable, or today's file is damaged.
+    """
+    data = data.resolve()
+    views.publish(data)
+    path = data / "quality" / f"date={checked_at:%Y-%m-%d}" / "checks.parquet"
+    table = pa.Table.from_pylist([{**row, "checked_at": checked_at} for row in rows], schema=QUALITY_SCHEMA)
+    with landing.only_one(data / "quality"):
+        if path.exists():
+            try:
+                table = pa.concat_tables([pq.read_table(path, schema=QUALITY_SCHEMA, partitioning=None), table])
+            except pa.ArrowException as error:
+                msg = f"{path} is damaged ({error}): move it out of the data folder"
+                raise OSError(msg) from error
+        temporary = data / landing.TEMPORARY / f"quality.{checked_at:%Y-%m-%d}"
+        temporary.parent.mkdir(exist_ok=True)
+        pq.write_table(table, temporary, compression="zstd")
+        landing.replace(data, temporary, path)
+    return path
