@@ -48,6 +48,8 @@ _CLIENT: Final = {
     "log_level": 2,  # what matters is said by the lander
 }
 _REFUSED: Final = {
+    KafkaError._FATAL,
+    KafkaError.FENCED_INSTANCE_ID,
     KafkaError._AUTHENTICATION,
     KafkaError.SASL_AUTHENTICATION_FAILED,
     KafkaError.UNSUPPORTED_SASL_MECHANISM,
@@ -178,7 +180,7 @@ class Lander:
             messages = self._consumer.consume(_POLL_RECORDS, seconds)
         except KafkaException as error:
             self._lost(error.args[0])
-            return False
+            messages = []
         if self._failure is not None:
             raise self._failure
         if seen != self._generation:

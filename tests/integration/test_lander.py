@@ -197,6 +197,17 @@ def test_killed_at_any_moment_it_lands_each_record_once(kafka: KafkaSettings, tm
     assert not list((tmp_path / landing.TEMPORARY).iterdir())
 
 
+def test_one_whose_name_another_has_taken_ends(kafka: KafkaSettings, tmp_path: Path) -> None:
+    one = settings(tmp_path, flush_interval_s=0.1, instance="taken")
+    first = LanderProcess(kafka, one)
+    until(lambda: first.said("landing 13 partitions") == 1)
+    second = LanderProcess(kafka, one)
+    assert first.process.wait(60) != 0
+    until(lambda: first.said("refuses to serve the lander") > 0)
+    until(lambda: second.said("landing 13 partitions") == 1)
+    assert second.end(signal.SIGTERM) == 0
+
+
 def test_two_that_hold_the_same_partitions_land_each_record_once(
     kafka: KafkaSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
