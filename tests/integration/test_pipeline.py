@@ -226,8 +226,10 @@ def test_the_checks_find_nothing_critical(pipeline: Pipeline) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    failed = [row["expectation"] for row in json.loads(done.stdout)["expectations"] if not row["success"]]
-    assert failed in ([], ["raw_readable"]), failed  # other tests of this module send much that is malformed
+    failed = {row["expectation"] for row in json.loads(done.stdout)["expectations"] if not row["success"]}
+    # Other tests of this module send much that is malformed, unknown, out of order and contradictory.
+    wild = {"raw_readable", "raw_codes_known", "raw_reports_new", "messages_agree", "deadletters_few"}
+    assert failed <= wild, failed
 
 
 def test_status_page_and_metrics_know_what_runs(pipeline: Pipeline) -> None:
