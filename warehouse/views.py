@@ -54,6 +54,35 @@ def view_sql(name: str) -> str:
     return files("warehouse").joinpath("views", f"{name}.sql").read_text("utf-8")
 
 
+_MESSAGE: Final = (
+    "source",
+    "sms_id",
+    "message_key",
+    "device_id",
+    "channel_id",
+    "recipient",
+    "outcome",
+    "failure_class",
+    "last_status_id",
+    "is_ended",
+    "first_seen_at",
+    "ended_at",
+    "delivered_at",
+    "attempts",
+    "contradicted",
+    "flags",
+    "queue_s",
+    "device_s",
+    "network_s",
+    "total_s",
+    "version",
+    "last_seen_at",
+    "observations",
+    "recorded_at",
+)
+"""The columns of a message, in whatever view of it."""
+
+
 def publish(data: Path) -> Path:
     """Write the file of views, if it is missing or differs from what it should be, and return its path.
 
@@ -92,6 +121,7 @@ def publish(data: Path) -> Path:
 def _statements(data: Path) -> list[str]:
     sources = {name: parquet(data / name) for name in SCHEMAS} | {"live": live(data)}
     sources |= {"sums": ", ".join(f"sum({name})::BIGINT AS {name}" for name in COUNTS), "rates": rates()}
+    sources["message"] = ", ".join(_MESSAGE)
     statements = []
     for name in (*VIEWS, *MACROS):
         sql = view_sql(name)

@@ -4,30 +4,7 @@
 -- Units: as messages.
 -- Freshness: of the moment asked for; what the stream has written never changes, so neither does the answer.
 SELECT
-    source,
-    sms_id,
-    message_key,
-    device_id,
-    channel_id,
-    recipient,
-    outcome,
-    failure_class,
-    last_status_id,
-    is_ended,
-    first_seen_at,
-    ended_at,
-    delivered_at,
-    attempts,
-    contradicted,
-    flags,
-    queue_s,
-    device_s,
-    network_s,
-    total_s,
-    version,
-    last_seen_at,
-    observations,
-    recorded_at
+    {message}
 FROM {messages}
 WHERE NOT is_forgotten AND version IS NOT NULL
     AND recorded_at <= CASE

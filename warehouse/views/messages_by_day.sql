@@ -30,28 +30,5 @@ newest AS (
 
 SELECT
     day,
-    source,
-    sms_id,
-    message_key,
-    device_id,
-    channel_id,
-    recipient,
-    outcome,
-    failure_class,
-    last_status_id,
-    is_ended,
-    first_seen_at,
-    ended_at,
-    delivered_at,
-    attempts,
-    contradicted,
-    flags,
-    queue_s,
-    device_s,
-    network_s,
-    total_s,
-    version,
-    last_seen_at,
-    observations,
-    recorded_at
+    {message}
 FROM newest
