@@ -1,10 +1,9 @@
 """Look for what would keep smspulse from running, and say how to mend it."""
 
-import http.client
+import http
 import importlib.util
 import os
 import shutil
-import ssl
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Final, Literal
 from gateway.kafka import KafkaSettings
 from gateway.topics import TOPICS, misfit
 from smspulse.broker_file import read_broker_file
+from smspulse.endpoints import get
 from smspulse.jars import JAVA_NEEDED, cached_kafka, java_version, kafka_version
 from smspulse.processes import LOOPBACK, port_is_free
 
@@ -93,19 +93,9 @@ def _port(port: int) -> Finding:
     name = f"port {port}"
     if port_is_free(port):
         return Finding(name, "ok", "free")
-    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=_TIMEOUT_S)
-    if os.environ.get("SMSPULSE_INGEST_TLS_CERT"):
-        # The certificate is for the name that gateways use, not for this address; nothing is told to who answers.
-        context = ssl._create_unverified_context()  # noqa: S323 - as said
-        connection = http.client.HTTPSConnection(LOOPBACK, port, timeout=_TIMEOUT_S, context=context)
-    try:
-        connection.request("GET", "/healthz")
-        if connection.getresponse().status == http.HTTPStatus.OK:
-            return Finding(name, "ok", "an ingest answers there")
-    except (OSError, http.client.HTTPException):
-        pass  # it is not ours
-    finally:
-        connection.close()
+    answer = get(LOOPBACK, port, "/healthz", tls=bool(os.environ.get("SMSPULSE_INGEST_TLS_CERT")))
+    if answer is not None and answer[0] == http.HTTPStatus.OK:
+        return Finding(name, "ok", "an ingest answers there")
     if 0 < port < _FIRST_FREE_PORT:
         return Finding(name, "fail", "in use, or kept for the system", f"Choose one from {_FIRST_FREE_PORT} on")
     return Finding(name, "fail", "in use by another program", "Stop that program or choose another port")
