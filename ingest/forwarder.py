@@ -173,28 +173,36 @@ class StoreAndForward:
         group, self._pending = [each for each in self._pending if not each.stored.done()], []
         if not group:
             return
+        webhooks, up = [each.webhook for each in group], self._producer.up.is_set()
         try:
-            await self._in_thread(self._spool.append, [each.webhook for each in group])
+            spooled = await self._in_thread(self._spool.append, webhooks, unless_empty=up)
         except SpoolFullError as error:
             self._complain(f"{error}: webhooks are answered 503 until there is room or Kafka is back")
             for waiting in group:
                 waiting.refuse(error)
-        else:
-            self._complaint = ""
+            return
+        self._complaint = ""
+        if spooled:
             metrics.SPOOLED.inc(len(group))
             for waiting in group:
                 waiting.tell_stored()
+        else:
+            self._pending[:0] = group
+            self._filled.set()
+            self._go_direct()
 
     async def _forward(self) -> NoReturn:
         """Forward the spool whenever Kafka is up and there is anything in it."""
         while True:
             await self._producer.up.wait()
             try:
-                await self._forward_all()
-                # What came meanwhile is little. Nothing more is written until it is forwarded, or it might never end.
-                async with self._turn, asyncio.timeout(self._settings.ack_timeout_s):
-                    await self._forward_all()
-                    self._go_direct()
+                with self._spool.forwarding() as ours:
+                    if ours:
+                        await self._forward_all()
+                        # What came meanwhile is little. Until it is forwarded nobody writes more, or it may never end.
+                        async with self._turn, asyncio.timeout(self._settings.ack_timeout_s), self._held():
+                            await self._forward_all()
+                            self._go_direct()
             except NotStoredError:
                 continue  # Kafka is lost again
             except (SpoolError, TimeoutError) as error:
@@ -205,6 +213,15 @@ class StoreAndForward:
                         await self._diverted.wait()
                 self._divert_if_spooled()  # another process may have left it, and died
             await asyncio.sleep(_RETRY_EVERY_S)
+
+    @contextlib.asynccontextmanager
+    async def _held(self) -> AsyncIterator[None]:
+        """Have what other processes would write to the spool wait, for a context."""
+        try:
+            await self._in_thread(self._spool.hold)
+            yield
+        finally:
+            self._thread.submit(self._spool.release)  # behind what the thread still does
 
     def _go_direct(self) -> None:
         """Send everything straight to Kafka from now on, and first what waits for the spool, if that is empty."""
@@ -223,23 +240,21 @@ class StoreAndForward:
             NotStoredError: It was lost for the webhooks that were on their way.
             SpoolError: The spool cannot be read.
         """
-        count = 0
-        with self._spool.forwarding() as ours:
-            done = 0  # up to here it is in Kafka, though not deleted yet
-            while ours and self._producer.up.is_set():
-                seq, webhooks = await self._in_thread(self._spool.read, done, _CHUNK)
-                if not webhooks and not done:
-                    break
-                await self._forward_these(webhooks)
-                count += len(webhooks)
-                metrics.FORWARDED.inc(len(webhooks))
-                done = seq
-                try:
-                    await self._in_thread(self._spool.forget, done)
-                    done = 0
-                except SpoolError as error:
-                    self._complain(f"{error} (what was forwarded cannot be deleted)")
-                    await asyncio.sleep(_LOOK_EVERY_S)
+        count = done = 0  # up to `done` it is in Kafka, though not deleted yet
+        while self._producer.up.is_set():
+            seq, webhooks = await self._in_thread(self._spool.read, done, _CHUNK)
+            if not webhooks and not done:
+                break
+            await self._forward_these(webhooks)
+            count += len(webhooks)
+            metrics.FORWARDED.inc(len(webhooks))
+            done = seq
+            try:
+                await self._in_thread(self._spool.forget, done)
+                done = 0
+            except SpoolError as error:
+                self._complain(f"{error} (what was forwarded cannot be deleted)")
+                await asyncio.sleep(_LOOK_EVERY_S)
         if count:
             log.info("%d webhooks of the spool were forwarded", count)
 
@@ -258,5 +273,5 @@ class StoreAndForward:
             log.error("%s", complaint)
         self._complaint = complaint
 
-    async def _in_thread(self, work: Any, *arguments: Any) -> Any:
-        return await self._loop.run_in_executor(self._thread, partial(work, *arguments))
+    async def _in_thread(self, work: Any, *arguments: Any, **options: Any) -> Any:
+        return await self._loop.run_in_executor(self._thread, partial(work, *arguments, **options))

@@ -59,7 +59,7 @@ class SpoolState(NamedTuple):
 class Spool:
     """The spool of a data folder.
 
-    `append`, `read` and `forget` block on the disk and belong to one thread; the rest is quick and for any one other.
+    What writes, and `read`, blocks on the disk and belongs to one thread; the rest is quick and for any one other.
 
     Args:
         data: The data folder; the spool is in `spool/` there.
@@ -72,6 +72,7 @@ class Spool:
     def __init__(self, data: Path, settings: IngestSettings) -> None:
         self._folder = data / "spool"
         self._settings = settings
+        self._held = False
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._write_lock = os.open(self._folder / "write.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -107,7 +108,18 @@ class Spool:
         try:
             yield
         finally:
-            fcntl.flock(self._write_lock, fcntl.LOCK_UN)
+            if not self._held:
+                fcntl.flock(self._write_lock, fcntl.LOCK_UN)
+
+    def hold(self) -> None:
+        """Have the other processes' writes wait until `release`."""
+        fcntl.flock(self._write_lock, fcntl.LOCK_EX)
+        self._held = True
+
+    def release(self) -> None:
+        """Let them write again, if they were held."""
+        self._held = False
+        fcntl.flock(self._write_lock, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close it; nothing else may be called afterwards."""
@@ -117,8 +129,12 @@ class Spool:
         os.close(self._write_lock)
         os.close(self._forward_lock)
 
-    def append(self, webhooks: Sequence[Webhook]) -> None:
-        """Store webhooks behind all others, durably.
+    def append(self, webhooks: Sequence[Webhook], *, unless_empty: bool = False) -> bool:
+        """Store webhooks behind all others, durably; return whether it did.
+
+        Args:
+            webhooks: At least one.
+            unless_empty: Not to do so if there is nothing that they have to wait behind.
 
         Raises:
             SpoolFullError: There is no room; nothing was stored, or nobody knows.
@@ -126,6 +142,8 @@ class Spool:
         data = _row(webhooks)
         try:
             with self._locked():
+                if unless_empty and _is_empty(self._db):
+                    return False
                 if (full := self._state(self._db, len(data)).full) is not None:
                     raise SpoolFullError(full)
                 self._db.execute(
@@ -135,6 +153,7 @@ class Spool:
         except (OSError, sqlite3.Error) as error:
             msg = f"the spool cannot be written: {getattr(error, 'strerror', None) or error}"
             raise SpoolFullError(msg) from error
+        return True
 
     def read(self, after: int, webhooks: int) -> tuple[int, list[Webhook]]:
         """Return the oldest webhooks behind a seq, up to a row of more than so many, and the seq of the last.

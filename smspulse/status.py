@@ -62,7 +62,7 @@ def _announced(data: Path) -> Iterator[dict[str, Any]]:
 
 
 def _ingest(port: int) -> dict[str, Any]:
-    answer = get(LOOPBACK, port, "/readyz")
+    answer = get(LOOPBACK, port, "/readyz") or get(LOOPBACK, port, "/readyz", tls=True)
     if answer is None:
         return {"name": "ingest", "ok": False, "what": f"none answers on port {port}"}
     try:

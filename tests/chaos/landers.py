@@ -16,12 +16,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from gateway.kafka import KafkaSettings
@@ -30,6 +32,7 @@ from smspulse.broker import KafkaBroker
 from smspulse.kafka_node import BrokerSettings
 from smspulse.topics import ensure_topics
 from warehouse import lander, landing, views
+from warehouse.errors import OvertakenError
 from warehouse.read import query
 from warehouse.settings import LanderSettings
 
@@ -38,13 +41,26 @@ _LIFE_S = 0.8
 _PATIENCE_S = 120
 
 
-def land(settings: LanderSettings, kafka: KafkaSettings, mutation: str) -> None:
+def land(settings: LanderSettings, kafka: KafkaSettings, mutation: str, ready: Any) -> None:
     """Be a lander, in a process of its own."""
     if mutation == "no-fence":
-        name = landing.file_name
-        landing.file_name = lambda *of: name(*of).replace(".parquet", f"-{os.getpid()}.parquet")
+        landing.land_rows = _unfenced(landing.land_rows)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    lander.run(settings, kafka)
+    lander.run(settings, kafka, ready.set)
+
+
+def _unfenced(land_rows: Callable[..., Path]) -> Callable[..., Path]:
+    """Have a range that a rival has landed be landed again."""
+
+    def mutated(data: Path, start: int, table: pa.Table) -> Path:
+        try:
+            return land_rows(data, start, table)
+        except OvertakenError as error:
+            path = error.path.with_name(f"{error.path.stem}-{os.getpid()}.parquet")
+            pq.write_table(table.replace_schema_metadata({landing.NEXT: str(table["offset"][-1].as_py() + 1)}), path)
+            return path
+
+    return mutated
 
 
 def _die_with_parent() -> None:
@@ -118,28 +134,37 @@ class Landers:
             )
             for number in range(2)
         ]
-        self._processes: list[Any] = [self._start(settings) for settings in self._settings]
+        self._ready = [self._context.Event() for _ in range(2)]
+        self._processes: list[Any] = [self._start(number) for number in range(2)]
 
-    def _start(self, settings: LanderSettings) -> Any:
-        process = self._context.Process(target=land, args=(settings, self._kafka, self._mutation))
+    def _start(self, number: int) -> Any:
+        self._ready[number].clear()
+        process = self._context.Process(
+            target=land, args=(self._settings[number], self._kafka, self._mutation, self._ready[number])
+        )
         process.start()
         return process
 
-    def kill(self, number: int) -> bool:
-        """Kill one and start it anew; return whether it died with a file half written."""
+    def kill(self, number: int, after_s: float) -> bool:
+        """Kill one some time after it began to land, and start it anew; return whether a file was half written."""
         process = self._processes[number]
+        if not self._ready[number].wait(_PATIENCE_S):
+            msg = f"lander {number} was given no partition in {_PATIENCE_S} s"
+            raise RuntimeError(msg)
+        time.sleep(after_s)
         process.kill()
         process.join()
         if process.exitcode != -9:
             msg = f"lander {number} ended by itself with {process.exitcode}"
             raise RuntimeError(msg)
         orphaned = landing.sweep(self._data) > 0
-        self._processes[number] = self._start(self._settings[number])
+        self._processes[number] = self._start(number)
         return orphaned
 
     def stop(self) -> list[int]:
         """Stop both as an operator does; return their exit codes."""
-        for process in self._processes:
+        for process, ready in zip(self._processes, self._ready, strict=True):
+            ready.wait(_PATIENCE_S)  # before that it may not listen to a signal yet
             process.terminate()
         for process in self._processes:
             process.join(30)
@@ -200,8 +225,7 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         try:
             with Traffic(kafka, options.rate) as traffic:
                 for number in range(1, options.kills + 1):
-                    time.sleep(rng.uniform(0, _LIFE_S))
-                    halves += landers.kill(rng.randrange(2))
+                    halves += landers.kill(rng.randrange(2), rng.uniform(0, _LIFE_S))
                     if number % 100 == 0:
                         print(f"{number} kills, {traffic.webhooks:,} webhooks", flush=True)
             offsets = ends(kafka)

@@ -4,8 +4,9 @@
     make outage ARGS="--seconds 60 --kills 10 --processes 2"
     make outage ARGS="--pause"                             Kafka is not stopped, but answers nothing (SIGSTOP)
 
-Exits with 0 when every webhook answered 202 is in Kafka, those of a key in the order in which they were sent, and each
-of which there are copies is marked as such; with 1 when not, with 2 when it could not be run.
+Exits with 0 when every webhook answered 202 is in Kafka, those of a key in the order in which they were sent, each of
+which there are copies marked as such, and none went through the spool once that was empty; with 1 when not, with 2 when
+it could not be run.
 """
 
 import argparse
@@ -40,6 +41,7 @@ from smspulse.topics import ensure_topics
 SOURCE = "outage"
 _KEYS = 40
 _WARM_UP_S = 1.0
+_CALM_S = 3.0
 _PATIENCE_S = 60.0
 _STARTER = ThreadPoolExecutor(1)  # processes end with the thread that starts them
 
@@ -56,6 +58,8 @@ class Found:
     unordered: int = 0
     copies: int = 0
     unmarked: int = 0
+    calm: dict[int, int] = field(default_factory=dict)
+    still_spooled: int = 0
     emptied_s: float = 0.0
     sent_while_emptying: int = 0
 
@@ -64,7 +68,7 @@ class Found:
 
     @property
     def ok(self) -> bool:
-        return not (self.lost or self.unordered or self.unmarked or self.refused)
+        return not (self.lost or self.unordered or self.unmarked or self.refused or self.still_spooled)
 
 
 class Ingest:
@@ -164,6 +168,8 @@ async def hurt(broker: KafkaBroker, running: Ingest, webhook: str, options: argp
             await asyncio.sleep(0.02)
         found.spooled = most
         found.emptied_s, found.sent_while_emptying = time.monotonic() - began, found.total() - before
+        await asyncio.sleep(_CALM_S)
+        found.calm = {key: len(ids) + 1 for key, ids in found.answered.items()}  # one may be under way
         await asyncio.sleep(_WARM_UP_S)
         stop.set()
     return found
@@ -173,6 +179,7 @@ def judge(kafka: KafkaSettings, found: Found) -> None:
     """Compare what was answered with what Kafka holds."""
     seen: dict[str, int] = {}
     copies: Counter[str] = Counter()
+    spooled = set()
     consumer = KafkaConsumer(
         auto_offset_reset="earliest", enable_auto_commit=False, consumer_timeout_ms=1500, **kafka.kafka_python()
     )
@@ -180,13 +187,16 @@ def judge(kafka: KafkaSettings, found: Found) -> None:
     for number, record in enumerate(consumer):
         headers = dict(record.headers)
         ingest_id = headers["ingest_id"].decode()
-        if ingest_id in seen and "spooled" not in headers:
+        if "spooled" in headers:
+            spooled.add(ingest_id)
+        elif ingest_id in seen:
             found.unmarked += 1
         copies[ingest_id] += 1
         seen.setdefault(ingest_id, number)  # a key is in one partition, so its numbers are in order
     consumer.close()
     found.copies = copies.total() - len(copies)
-    for ids in found.answered.values():
+    for key, ids in found.answered.items():
+        found.still_spooled += len(spooled.intersection(ids[found.calm[key] :]))
         found.lost += sum(ingest_id not in seen for ingest_id in ids)
         places = [seen[ingest_id] for ingest_id in ids if ingest_id in seen]
         found.unordered += sum(later < earlier for earlier, later in pairwise(places))
@@ -221,6 +231,7 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         print(f"the spool was empty after {found.emptied_s:.2f} s")
         print(f"figure forwarded_vs_arrival_rate {rate / options.rate:.1f} goal >= 5")
     print(f"{found.copies:,} copies, {found.unmarked:,} of them without their mark; ingest ended with {code}")
+    print(f"{found.still_spooled:,} webhooks went through the spool when Kafka was back")
     print(f"{found.lost:,} lost, {found.unordered:,} out of order")
     return 0 if found.ok and code == 0 else 1
 

@@ -39,7 +39,7 @@ def test_a_worker_that_breaks_a_guarantee_is_caught(real_kafka: None, tmp_path: 
     assert (code, caught == "0") == (1, False), said
 
 
-@pytest.mark.parametrize("arguments", [["--kills", "12"], ["--kills", "12", "--mutation", "no-fence"]])
+@pytest.mark.parametrize("arguments", [["--kills", "6"], ["--kills", "6", "--mutation", "no-fence"]])
 def test_rival_landers_that_are_killed_land_each_record_once_and_only_by_the_fence(
     real_kafka: None, arguments: list[str]
 ) -> None:

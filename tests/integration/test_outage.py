@@ -10,7 +10,9 @@ import pytest
 OUTAGE = Path(__file__).parents[1] / "chaos" / "outage.py"
 
 
-@pytest.mark.parametrize("arguments", [["--seconds", "6", "--kills", "3"], ["--seconds", "3", "--pause"]])
+@pytest.mark.parametrize(
+    "arguments", [["--seconds", "5", "--kills", "2", "--processes", "2"], ["--seconds", "3", "--pause"]]
+)
 def test_every_webhook_answered_while_kafka_is_away_arrives_in_order(real_kafka: None, arguments: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, OUTAGE, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False

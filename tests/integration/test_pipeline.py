@@ -23,6 +23,7 @@ from smspulse.processes import free_port
 from smspulse.simulator.behaviour import Behaviour
 from smspulse.simulator.stories import stories
 from smspulse.simulator.traffic import simulate
+from smspulse.status import pipeline as pipeline_state
 from smspulse.truth import compare
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "webhooks"
@@ -288,7 +289,7 @@ def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
     assert done.stderr == f"smspulse: port {port} is taken: stop what listens there, or choose another with --port\n"
 
 
-def test_several_receivers_answer_https_and_doctor_knows_them(tmp_path: Path) -> None:
+def test_several_receivers_answer_https_and_doctor_and_status_know_them(tmp_path: Path) -> None:
     authority, trusting = trustme.CA(), ssl.create_default_context()
     authority.configure_trust(trusting)
     pem = tmp_path / "both.pem"
@@ -301,6 +302,8 @@ def test_several_receivers_answer_https_and_doctor_knows_them(tmp_path: Path) ->
             assert post(url, status(sms_id, 7), trusting)[0] == 202
         running.wait_for("SELECT 1 FROM messages WHERE source = 'tls' HAVING count(*) = 4")
         port = running.url.rpartition(":")[2]
+        processes = pipeline_state(running.data, "auto", int(port))["processes"]
+        assert [row["ok"] for row in processes if row["name"] == "ingest"] == [True], processes
         told = subprocess.run(
             [sys.executable, "-m", "smspulse", "doctor", "--data", str(running.data), "--port", port],
             capture_output=True,
