@@ -176,7 +176,7 @@ def test_what_is_in_kafka_is_landed_and_the_lag_can_be_watched(
 def test_killed_at_any_moment_it_lands_each_record_once(kafka: KafkaSettings, tmp_path: Path) -> None:
     source, one = f"s{uuid4().hex[:8]}", settings(tmp_path, flush_interval_s=0.1, instance="phoenix")
     chance = random.Random(7)  # noqa: S311 - the same moments in each run
-    kills, batch = 8, 2_500
+    kills, batch = 4, 2_500
     for kill in range(kills):
         lander = LanderProcess(kafka, one)
         produce(kafka, source, batch, first=kill * batch)
@@ -343,7 +343,7 @@ def test_a_folder_that_cannot_be_written_is_waited_for_with_one_line(
 @pytest.mark.usefixtures("real_kafka")
 def test_it_waits_for_kafka_at_the_start_and_in_between(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     port, source, data = free_port(), f"s{uuid4().hex[:8]}", tmp_path / "warehouse"
-    kafka = KafkaSettings(bootstrap=f"127.0.0.1:{port}")
+    kafka = KafkaSettings(bootstrap=f"127.0.0.1:{port}", partitions=1)
     broker = BrokerSettings(port=port, controller_port=0)
 
     def lines(words: str) -> int:
