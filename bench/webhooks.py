@@ -77,7 +77,8 @@ class Nowhere:
 
 async def bare(port: int, data: Path) -> None:
     """Serve webhooks that go nowhere, until killed."""
-    runner = web.ServerRunner(http_server(Receiver(IngestSettings(), Sources(data), Nowhere())))
+    settings = IngestSettings()
+    runner = web.ServerRunner(http_server(Receiver(settings, Sources(data), Nowhere()).handle, settings))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, backlog=1024).start()
     await asyncio.Event().wait()

@@ -1,6 +1,16 @@
 """Errors of the stream worker. Each ends the worker: what it holds uncommitted is read again by its successor."""
 
+import logging
+import os
+from typing import Final, NoReturn
+
+from confluent_kafka import KafkaException
+
 from gateway.errors import SmspulseError
+
+_log = logging.getLogger(__name__)
+
+_FAILED: Final = 2
 
 
 class StreamError(SmspulseError):
@@ -17,3 +27,17 @@ class LostRecordsError(StreamError):
 
 class StateError(StreamError):
     """The local state cannot be opened or written."""
+
+
+class GroupError(StreamError):
+    """The consumer group does not take the worker, and waiting does not help."""
+
+
+def end_process(error: BaseException) -> NoReturn:
+    """Say why, and end the process here and now, whatever else is under way: it is started again."""
+    if isinstance(error, StreamError | KafkaException):
+        _log.critical("the worker stops: %s", error)
+    else:
+        _log.critical("the worker stops: %r", error, exc_info=error)
+    logging.shutdown()
+    os._exit(_FAILED)

@@ -11,13 +11,15 @@ Written for faust-streaming 0.15.3.
 """
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NoReturn
 
 import faust
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
 from faust.types.tuples import ConsumerMessage
 from mode.utils.futures import notify
+
+from streams.errors import GroupError, end_process
 
 _MAX_WAITING = 4
 """Runs handed out and not taken up yet. Few, so that records wait where they grow into longer runs: in the fetcher."""
@@ -32,6 +34,17 @@ class _Thread(driver.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = _FETCH_WAIT_MS
         return consumer
+
+    async def on_start(self) -> None:
+        """End the process when the group fails for good."""
+        await super().on_start()
+        # The client would wait until somebody asks for records, which Faust does not do as long as it has no partition:
+        # a worker that was refused in joining would stand there for ever.
+        self._consumer._coordinator._push_error_to_user = _refused
+
+
+def _refused(error: Exception) -> NoReturn:
+    end_process(GroupError(f"Kafka's consumer group has no place for it ({error!r})"))
 
 
 class BatchConsumer(driver.Consumer):

@@ -2,8 +2,6 @@
 
 import asyncio
 import gc
-import logging
-import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,22 +11,18 @@ from itertools import chain
 from typing import Any
 
 import faust
-from confluent_kafka import KafkaException
 from faust.types import TP
 from mode.loop import use as use_loop
 
 from gateway.kafka import KafkaSettings
 from streams import metrics
-from streams.errors import StateError, StreamError
+from streams.errors import StateError, end_process
 from streams.fold import Record
 from streams.partition import Partition
 from streams.settings import StreamSettings
 from streams.stages import STAGES
 from streams.transport import BatchTransport, RunSchema
 
-_log = logging.getLogger(__name__)
-
-_FAILED = 2
 _CROWD = 1000
 """Records that wait for a partition before it takes no more, and goes on at once."""
 _COMMITS = 128
@@ -160,7 +154,7 @@ class Partitions:
             except Exception as error:
                 # Faust would acknowledge the run and go on behind it. Nothing may follow a run that failed, and what is
                 # uncommitted belongs to the next owner: so the process ends here and now, whatever else is under way.
-                _end_process(error)
+                end_process(error)
         return True
 
     async def close(self) -> None:
@@ -169,15 +163,6 @@ class Partitions:
         for lane in self._lanes.values():
             async with lane.lock:
                 lane.partition.close()
-
-
-def _end_process(error: BaseException) -> None:
-    if isinstance(error, StreamError | KafkaException):
-        _log.critical("the worker stops: %s", error)
-    else:
-        _log.critical("the worker stops: %r", error, exc_info=error)
-    logging.shutdown()
-    os._exit(_FAILED)
 
 
 def _credentials(kafka: KafkaSettings) -> faust.SASLCredentials | faust.SSLCredentials | None:

@@ -22,7 +22,8 @@ from pathlib import Path
 from gateway.kafka import KafkaSettings
 from streams.settings import StreamSettings
 from streams.worker import run
-settings = StreamSettings(state=Path(sys.argv[1]), group=sys.argv[2])
+session_s = float(os.environ.get("SESSION_S", "10"))
+settings = StreamSettings(state=Path(sys.argv[1]), group=sys.argv[2], session_timeout_s=session_s)
 if os.environ.get("A_FAULT_OF_OURS"):
     from streams.messages import MessageFold
     MessageFold.run = lambda self, run: 1 // 0
@@ -126,3 +127,7 @@ def test_a_fault_of_our_own_ends_the_worker_and_skips_nothing(kafka: KafkaSettin
     finally:
         mended.send_signal(signal.SIGTERM)
         assert mended.wait(20) == 0
+
+
+def test_a_worker_that_its_group_refuses_ends(kafka: KafkaSettings, name: str, tmp_path: Path) -> None:
+    assert worker(tmp_path, name, kafka, SESSION_S="1").wait(30) == 2  # less than a broker allows

@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from faust.transport import conductor, consumer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -31,6 +32,8 @@ RELIED_ON: dict[str, tuple[Any, str]] = {
     ),
     "knows the last stable offset when in_transaction": (driver.AIOKafkaConsumerThread.highwater, "6f7dbe109ae6807f"),
     "is replaced by _new_consumer_thread": (driver.Consumer._new_consumer_thread, "0870ec53dea75083"),
+    "starts the client": (driver.AIOKafkaConsumerThread.on_start, "38b4e8bd1e10723a"),
+    "waits for an error to be asked for": (GroupCoordinator._push_error_to_user, "743ff515bd7e2e38"),
     "hands messages to streams": (conductor.ConductorCompiler.build, "837cf521368c1ee4"),
 }
 
