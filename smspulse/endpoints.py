@@ -73,8 +73,8 @@ def metrics_port() -> int:
     raise MetricsPortError(msg)
 
 
-def serve_metrics(data: Path, name: str, registry: CollectorRegistry) -> None:
-    """Answer `/metrics` in a thread as long as the process lives, and announce it.
+def serve_metrics(data: Path | None, name: str, registry: CollectorRegistry) -> None:
+    """Answer `/metrics` in a thread as long as the process lives, and announce it where there is a folder for it.
 
     On `SMSPULSE_METRICS_HOST`, 127.0.0.1 by default, and `SMSPULSE_METRICS_PORT`, any free one by default.
 
@@ -88,7 +88,8 @@ def serve_metrics(data: Path, name: str, registry: CollectorRegistry) -> None:
     except OSError as error:
         msg = f"/metrics cannot be answered at {host}:{port} ({error}): choose another SMSPULSE_METRICS_PORT"
         raise MetricsPortError(msg) from error
-    announce(data, name, server.server_port, LOOPBACK if host in {"0.0.0.0", "::"} else host)  # noqa: S104 - compared
+    if data is not None:
+        announce(data, name, server.server_port, LOOPBACK if host in {"0.0.0.0", "::"} else host)  # noqa: S104 - compared
 
 
 def get(host: str, port: int, path: str, *, tls: bool = False) -> tuple[int, bytes] | None:

@@ -179,7 +179,8 @@ def _sorted_rows(
 
 def write(rows: pa.RecordBatchReader, target: Path, schema: pa.Schema, metadata: dict[bytes, bytes]) -> None:
     """Write rows as one file of a dataset, a row group at a time."""
-    with pq.ParquetWriter(target, schema.with_metadata(metadata), compression="zstd") as writer:
+    options = landing.encodings(schema)
+    with pq.ParquetWriter(target, schema.with_metadata(metadata), compression="zstd", **options) as writer:
         for batch in rows:
             writer.write_table(pa.Table.from_batches([batch]).cast(schema))
 

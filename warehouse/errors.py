@@ -1,5 +1,6 @@
 """Errors of the warehouse."""
 
+import re
 from pathlib import Path
 
 from gateway.errors import SmspulseError
@@ -20,7 +21,7 @@ class OvertakenError(WarehouseError):
 class TopicRecreatedError(WarehouseError):
     """Kafka's partition ends before what was landed of it, so its offsets name other records than those landed."""
 
-    def __init__(self, topic: str, partition: int, position: int, end: int, data: Path) -> None:
+    def __init__(self, topic: str, partition: int, position: int, end: int, data: object) -> None:
         super().__init__(
             f"{topic} partition {partition} ends at offset {end} in Kafka, but {data} holds it up to {position}: the "
             "topic was made anew, or this is another Kafka. Nothing was landed. Point this data folder at the Kafka "
@@ -47,11 +48,25 @@ class KafkaRefusedError(WarehouseError):
 class NoWarehouseError(WarehouseError):
     """There is nothing to read."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path | str) -> None:
         super().__init__(
             f"no warehouse in {data}: start `smspulse up` or `smspulse land`, or name its folder by --data"
         )
         self.data = data
+
+
+class NeedsFolderError(WarehouseError):
+    """A bucket was named where files must change in one step, or others than the landed ones are kept."""
+
+    def __init__(self, data: Path) -> None:
+        super().__init__(
+            f"{re.sub('.*s3:/*', 's3://', str(data))} is a bucket, and this needs a folder of this machine: "
+            "only `smspulse land`, `smspulse sql` and warehouse.query() take a bucket as --data"
+        )
+
+
+class BucketError(WarehouseError):
+    """An object store does not serve us, and asking again does not help."""
 
 
 class RebuildError(WarehouseError):

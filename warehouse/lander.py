@@ -23,10 +23,11 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from gateway.kafka import KafkaSettings
 from gateway.payloads import parse_zone
 from gateway.topics import RAW
-from warehouse import landing, metrics, views
+from warehouse import metrics
 from warehouse.errors import KafkaRefusedError, OvertakenError, TopicRecreatedError, WarehouseError
 from warehouse.schemas import BY_TOPIC, Run
 from warehouse.settings import LanderSettings
+from warehouse.store import is_bucket, store_of
 
 _log = logging.getLogger(__name__)
 
@@ -117,7 +118,8 @@ class Lander:
         self._kafka = kafka
         self._ready = ready
         self._zone = parse_zone(settings.zone)
-        self._data = settings.data.resolve()
+        self._store = store_of(settings.data)
+        self._stop = threading.Event()
         self._consumer: Any = None
         self._buffers: dict[_Key, _Buffer] = {}
         # The client calls back, when partitions come and go, from within a poll; what the poll returns then may be
@@ -139,6 +141,7 @@ class Lander:
             KafkaRefusedError: Kafka does not let us.
             OSError: The files cannot be listed.
         """
+        self._stop = stop
         self._until_writable(stop)
         if stop.is_set():
             return
@@ -229,7 +232,7 @@ class Lander:
             self._disk_failed(error)
         elif self._disk_retry_s:
             if landed:
-                _log.warning("%s takes data again", self._data)
+                _log.warning("%s takes data again", self._store)
             self._disk_retry_s = 0.0
             self._consumer.resume(self._consumer.assignment())
             overtaken = True
@@ -244,7 +247,7 @@ class Lander:
             if not buffer.tables:
                 continue
             try:
-                landing.land_rows(self._data, buffer.start, pa.concat_tables(buffer.tables))
+                self._store.land_rows(buffer.start, pa.concat_tables(buffer.tables))
                 metrics.landed(key[0], buffer.rows, buffer.newest_at)
                 self._buffers[key] = _Buffer(buffer.next, buffer.next)
                 landed = True
@@ -280,7 +283,7 @@ class Lander:
             self._failure = error
             return
         self._read_on()
-        _log.info("landing %d partitions in %s", len(assigned), self._data)
+        _log.info("landing %d partitions in %s", len(assigned), self._store)
         self._ready()
 
     def _revoked(self, consumer: Any, revoked: list[Any]) -> None:
@@ -297,8 +300,17 @@ class Lander:
         self._committed.clear()
 
     def _from_files(self, key: _Key) -> _Buffer:
-        position = landing.landed_position(self._data, *key)
-        return _Buffer(position, position)
+        while True:
+            try:
+                position = self._store.position(*key)
+            except OSError as error:
+                if not is_bucket(str(self._store)):  # of a folder it is no matter of time
+                    raise
+                self._disk_failed(error)
+                if self._stop.wait(self._disk_retry_s):
+                    raise
+            else:
+                return _Buffer(position, position)
 
     def _read_on(self) -> None:
         """Have the client read each partition from where its buffer ends, whatever it has read ahead."""
@@ -315,7 +327,7 @@ class Lander:
             self._read_on()  # which leads here again
             return
         if end < buffer.next:
-            self._failure = TopicRecreatedError(*key, buffer.next, end, self._data)
+            self._failure = TopicRecreatedError(*key, buffer.next, end, self._store)
             return
         if earliest > buffer.next:
             if buffer.next and self._lost_until.get(key) != earliest:  # as after each assignment till it is landed
@@ -391,8 +403,7 @@ class Lander:
     def _until_writable(self, stop: threading.Event) -> None:
         while not stop.is_set():
             try:
-                swept = landing.sweep(self._data)
-                views.publish(self._data)
+                swept = self._store.prepare()
             except OSError as error:
                 self._disk_failed(error)
                 stop.wait(self._disk_retry_s)
@@ -400,7 +411,7 @@ class Lander:
                 if swept:
                     _log.info("deleted %d unfinished files of landers that were killed", swept)
                 if self._disk_retry_s:
-                    _log.warning("%s takes data again", self._data)
+                    _log.warning("%s takes data again", self._store)
                     self._disk_retry_s = 0.0
                 return
 
@@ -408,7 +419,7 @@ class Lander:
         if not self._disk_retry_s:
             _log.error(
                 "cannot write to %s (%s): landing waits and goes on when it can; nothing is lost while Kafka keeps it",
-                *(self._data, error.strerror or error),
+                *(self._store, error.strerror or error),
             )
         self._disk_retry_s = min(max(self._disk_retry_s * 2, self._settings.retry_s), _MAX_RETRY_S)
 

@@ -69,12 +69,20 @@ def landed_position(data: Path, topic: str, partition: int) -> int:
         last = newest(data / BY_TOPIC[topic].name, topic, partition)
         if last is None:
             return 0
-        try:
-            return int((pq.read_metadata(last).metadata or {})[NEXT])
-        except FileNotFoundError:
-            continue  # merged meanwhile
-        except (pa.ArrowException, KeyError) as error:
-            raise DamagedFileError(last, type(error).__name__) from error
+        with suppress(FileNotFoundError):  # merged meanwhile
+            return following(last, last)
+
+
+def following(source: Path | BinaryIO, path: Path) -> int:
+    """Return the offset after the last record of a landed file.
+
+    Raises:
+        DamagedFileError: It is none.
+    """
+    try:
+        return int((pq.read_metadata(source).metadata or {})[NEXT])
+    except (pa.ArrowException, KeyError) as error:
+        raise DamagedFileError(path, type(error).__name__) from error
 
 
 def newest(dataset: Path, topic: str, partition: int) -> Path | None:
@@ -116,14 +124,11 @@ def land_rows(data: Path, start: int, table: pa.Table) -> Path:
         OvertakenError: The range that begins at `start` has been landed already.
         OSError: The disk is full or not writable. Nothing was landed.
     """
-    topic, partition = table["topic"][0].as_py(), table["partition"][0].as_py()
-    table = table.replace_schema_metadata({NEXT: str(table["offset"][-1].as_py() + 1)})
-    name = file_name(topic, partition, start)
-    time = table["recorded_at"][0].as_py()
-    folder = _make_folder(data / BY_TOPIC[topic].name, time.date() if time else SEED_DATE)
-    path = folder / name
+    topic, partition, place = placed(start, table)
+    path, name = data / place, place.name
+    folder = _make_folder(path.parent)
     with _temporary(data, name) as (file, temporary):
-        pq.write_table(table, file, compression="zstd", **_encodings(table.schema))
+        encode(table, file)
         file.flush()
         os.fsync(file.fileno())
         with _opened(folder.parent) as descriptor:
@@ -141,7 +146,20 @@ def land_rows(data: Path, start: int, table: pa.Table) -> Path:
     return path
 
 
-def _encodings(schema: pa.Schema) -> dict[str, Any]:
+def placed(start: int, table: pa.Table) -> tuple[str, int, Path]:
+    """Return topic and partition of rows, and where in the data folder the range that begins at `start` is landed."""
+    topic, partition, time = (table[name][0].as_py() for name in ("topic", "partition", "recorded_at"))
+    day = time.date() if time else SEED_DATE
+    return topic, partition, Path(BY_TOPIC[topic].name, f"date={day}", file_name(topic, partition, start))
+
+
+def encode(table: pa.Table, file: BinaryIO) -> None:
+    """Write rows of one partition as the file of a range."""
+    table = table.replace_schema_metadata({NEXT: str(table["offset"][-1].as_py() + 1)})
+    pq.write_table(table, file, compression="zstd", **encodings(table.schema))
+
+
+def encodings(schema: pa.Schema) -> dict[str, Any]:
     """Return how columns are written: numbers that differ little as differences, what repeats by a dictionary.
 
     Beside pyarrow's default, a dictionary for everything, it took three quarters of the time, a quarter of the bytes.
@@ -162,7 +180,7 @@ def prepare(data: Path) -> None:
         OSError: The data folder is not writable.
     """
     for name, schema in SCHEMAS.items():
-        seed = _make_folder(data / name, SEED_DATE) / SEED
+        seed = _make_folder(data / name / f"date={SEED_DATE}") / SEED
         with suppress(OSError, pa.ArrowException):
             if pq.read_schema(seed).equals(schema, check_metadata=True):
                 continue
@@ -227,12 +245,11 @@ def _temporary(data: Path, name: str) -> Iterator[tuple[BinaryIO, Path]]:
         path.unlink(missing_ok=True)
 
 
-def _make_folder(dataset: Path, day: date) -> Path:
-    folder = dataset / f"date={day.isoformat()}"
+def _make_folder(folder: Path) -> Path:
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        fsync_folder(dataset)
-        fsync_folder(dataset.parent)
+        fsync_folder(folder.parent)
+        fsync_folder(folder.parent.parent)
     return folder
 
 

@@ -6,13 +6,15 @@ frame = warehouse.query(".smspulse", "FROM delivery_daily WHERE source = ?", ["m
 table = warehouse.query(".smspulse", "FROM status_events", arrow=True)
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 import duckdb
 
-from warehouse.errors import NoWarehouseError
+from warehouse.errors import BucketError, NoWarehouseError
+from warehouse.store import bucket, is_bucket
 from warehouse.views import FILE
 
 if TYPE_CHECKING:  # neither is needed to open a warehouse, and pandas takes its time
@@ -28,29 +30,40 @@ def retried(read: Callable[[], _T]) -> _T:
     """Return what a call returns; call it again if files that it had listed were merged before it opened them.
 
     Any other DuckDB says "Cannot open file" then, and answers when it is asked again; never from half of a merge.
+
+    Raises:
+        BucketError: The object store ceased to answer.
     """
-    for _ in range(_TRIES - 1):
+    for left in reversed(range(_TRIES)):
         try:
             return read()
-        except duckdb.IOException as error:
-            if "No such file" not in str(error):
+        except duckdb.Error as error:
+            if away := re.search(r"BucketAwayError: (.*)", str(error)):  # DuckDB tells it with all its callers
+                raise BucketError(away[1]) from error
+            if not left or not isinstance(error, duckdb.IOException) or "No such file" not in str(error):
                 raise
-    return read()
+    raise AssertionError
 
 
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 
 
 def open_warehouse(data: Path | str) -> duckdb.DuckDBPyConnection:
-    """Open the views of a data folder. Close the connection after use; while it is open it sees new data.
+    """Open the views of a data folder, or of s3://bucket/prefix. Close the connection after use.
+
+    While it is open it sees new data.
 
     Raises:
         NoWarehouseError: Nothing was published there.
+        BucketError: The object store does not answer, or does not let us in.
     """
-    path = Path(data).resolve() / FILE
-    if not path.is_file():
-        raise NoWarehouseError(Path(data))
-    connection = duckdb.connect(path, read_only=True)
+    if is_bucket(data):
+        connection = bucket(data).open()
+    else:
+        path = Path(data).resolve() / FILE
+        if not path.is_file():
+            raise NoWarehouseError(data)
+        connection = duckdb.connect(path, read_only=True)
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET parquet_metadata_cache = true")  # files never change, so their footers can be kept
     return connection

@@ -11,7 +11,9 @@ class LanderSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SMSPULSE_LANDER_", frozen=True, extra="forbid", populate_by_name=True)
 
-    data: Path = Field(description="The data folder: a folder a dataset is made in it, and `smspulse.duckdb`.")
+    data: Path = Field(
+        description="The data folder, or s3://bucket/prefix: a folder a dataset is made in it, and `smspulse.duckdb`."
+    )
     group: str = Field(
         "smspulse-lander", description="Kafka's consumer group. All landers of one data folder share it."
     )

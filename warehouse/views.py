@@ -11,12 +11,12 @@ import logging
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import duckdb
 
 from warehouse import landing, prefixes
-from warehouse.errors import WarehouseError
+from warehouse.errors import NeedsFolderError, WarehouseError
 from warehouse.schemas import COUNTS, DATASETS, SCHEMAS
 
 _log = logging.getLogger(__name__)
@@ -87,49 +87,73 @@ def publish(data: Path) -> Path:
     """Write the file of views, if it is missing or differs from what it should be, and return its path.
 
     Raises:
+        NeedsFolderError: It is no folder but a bucket.
         OSError: The data folder is not writable.
     """
+    if "s3:" in data.parts:
+        raise NeedsFolderError(data)
     data = data.resolve()
     path = data / FILE
     landing.prepare(data)
     prefixes.prepare(data)
-    statements = _statements(data)
-    fingerprint = hashlib.sha256("\n".join(statements).encode()).hexdigest()
+    sql = statements(data, live(data))
     temporary = data / landing.TEMPORARY / FILE
     temporary.parent.mkdir(exist_ok=True)
     with landing.only_one(temporary.parent):
-        if _fingerprint(path) == fingerprint:
+        if _fingerprint(path) == _hash(sql):
             return path
         for orphan in temporary.parent.glob(f"{FILE}*"):  # of a publisher that died, with its write-ahead log
             orphan.unlink()
-        try:
-            with duckdb.connect() as connection:
-                connection.execute(f"ATTACH {literal(str(temporary))} AS published (STORAGE_VERSION '{_STORAGE}')")
-                connection.execute("USE published")
-                for statement in statements:
-                    connection.execute(statement)
-                connection.execute(f"CREATE VIEW meta AS SELECT '{fingerprint}' AS fingerprint")
-                connection.execute("USE memory")
-                connection.execute("DETACH published")
-        except duckdb.IOException as error:
-            raise OSError(" ".join(str(error).split())) from error
+        write(temporary, sql)
         temporary.replace(path)
     _log.info("published %d views in %s", len(VIEWS), path)
     return path
 
 
-def _statements(data: Path) -> list[str]:
-    sources = {name: parquet(data / name) for name in SCHEMAS} | {"live": live(data)}
+def write(path: Path, sql: list[str], files: Any = None) -> None:
+    """Write the file of views.
+
+    Args:
+        path: Where nothing is yet.
+        sql: As `statements` makes it.
+        files: The file system of fsspec that has what it reads, where that is none of this machine.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    try:
+        with duckdb.connect() as connection:
+            if files is not None:
+                connection.register_filesystem(files)
+            connection.execute(f"ATTACH {literal(str(path))} AS published (STORAGE_VERSION '{_STORAGE}')")
+            connection.execute("USE published")
+            for statement in sql:
+                connection.execute(statement)
+            connection.execute(f"CREATE VIEW meta AS SELECT '{_hash(sql)}' AS fingerprint")
+            connection.execute("USE memory")
+            connection.execute("DETACH published")
+    except duckdb.IOException as error:
+        raise OSError(" ".join(str(error).split())) from error
+
+
+def statements(data: Path | str, live: str = "true") -> list[str]:
+    """Return the SQL that makes every view.
+
+    Args:
+        data: The data folder, or the address of a bucket's.
+        live: As `live` says.
+    """
+    sources = {name: parquet(f"{data}/{name}") for name in SCHEMAS} | {"live": live}
     sources |= {"sums": ", ".join(f"sum({name})::BIGINT AS {name}" for name in COUNTS), "rates": rates()}
     sources["message"] = ", ".join(_MESSAGE)
-    statements = []
+    made = []
     for name in (*VIEWS, *MACROS):
         sql = view_sql(name)
         for placeholder, source in sources.items():
             sql = sql.replace(f"{{{placeholder}}}", source)
         kind = f"MACRO {name}({MACROS[name]}) AS TABLE" if name in MACROS else f"VIEW {name} AS"
-        statements.append(f"CREATE {kind} {sql}")
-    return statements
+        made.append(f"CREATE {kind} {sql}")
+    return made
 
 
 def rates() -> str:
@@ -200,11 +224,12 @@ def live(data: Path) -> str:
     return f'date >= DATE \'{found.since}\' AND "offset" >= CASE "partition"{below} ELSE 0 END'
 
 
-def parquet(folder: Path) -> str:
+def parquet(folder: Path | str) -> str:
     """Return the SQL that reads all files of a dataset's folder."""
-    by_name = folder.name in _LANDED
+    folder = str(folder)
+    by_name = folder.rpartition("/")[2] in _LANDED
     for special in "[*":  # the first one first: it is what the others are escaped with
-        folder = Path(str(folder).replace(special, f"[{special}]"))
+        folder = folder.replace(special, f"[{special}]")
     # By name, or a column that later files have would be missing silently. That takes 0.1 ms a file and reference,
     # and what is rebuilt is of one schema: a new column of it needs another folder, and a run with --all.
     options = "union_by_name = true, " if by_name else ""
@@ -214,6 +239,10 @@ def parquet(folder: Path) -> str:
 def literal(text: str) -> str:
     """Return a text as SQL writes it."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def _hash(sql: list[str]) -> str:
+    return hashlib.sha256("\n".join(sql).encode()).hexdigest()
 
 
 def _fingerprint(path: Path) -> str | None:

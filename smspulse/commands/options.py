@@ -42,8 +42,13 @@ def writable(data: Path) -> None:
     """Make the data folder if it is missing.
 
     Raises:
+        NeedsFolderError: It is no folder but a bucket.
         SmspulseError: It cannot be made or written.
     """
+    if str(data).startswith("s3:/"):
+        from warehouse.errors import NeedsFolderError
+
+        raise NeedsFolderError(data)
     try:
         data.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -143,10 +143,11 @@ def stream(data: Path, broker: str, worker: str, instance: str) -> None:
 @click.option("--flush-interval", type=float, help="Seconds between landings.  [default: 5]")
 @click.option("--instance", envvar="SMSPULSE_LANDER_INSTANCE", default="", help="Static name in the group.")
 def land(data: Path, broker: str, flush_interval: float | None, instance: str) -> None:
-    """Land topics as Parquet.
+    """Land topics as Parquet, in the data folder or in a bucket.
 
     \b
     smspulse land --flush-interval 30      fewer and larger files
+    smspulse land --data s3://bucket/sms --broker kafka1:9092 --flush-interval 60
     """
     from smspulse.endpoints import serve_metrics
     from smspulse.topics import ensure_topics
@@ -154,11 +155,14 @@ def land(data: Path, broker: str, flush_interval: float | None, instance: str) -
     from warehouse.lander import run
     from warehouse.metrics import REGISTRY
     from warehouse.settings import LanderSettings
+    from warehouse.store import is_bucket
 
-    writable(data)
+    if not is_bucket(data):
+        writable(data)
     kafka = kafka_settings(data, broker)
     ensure_topics(kafka)
-    serve_metrics(data, f"lander-{instance}" if instance else "lander", REGISTRY)
+    name = f"lander-{instance}" if instance else "lander"
+    serve_metrics(None if is_bucket(data) else data, name, REGISTRY)
     given = {"flush_interval_s": flush_interval, "instance": instance or None}
     settings = LanderSettings(data=data, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     run(settings, kafka, ready=tell_ready)

@@ -21,7 +21,7 @@ WITH headed AS (
 
 known AS (
     SELECT head, max_by({'country': country, 'prefix': prefix, 'carrier': carrier}, len(prefix)) AS longest
-    FROM (SELECT DISTINCT head, unnest(range(1, 10)) AS size FROM headed) AS cut
+    FROM (SELECT head, unnest(range(1, 10)) AS size FROM (SELECT DISTINCT head FROM headed) AS heads) AS cut
     INNER JOIN {prefixes} AS prefixes ON prefix = substr(head, 1, size)
     GROUP BY head
 )

@@ -1,0 +1,67 @@
+"""The lander on a bucket: every record once, also when the object store goes and comes back."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from buckets import ObjectStore
+from test_lander import landing_from, produce, settings, until
+
+import warehouse
+from gateway import topics
+from gateway.kafka import KafkaSettings
+from smspulse.broker import MemoryBroker
+from warehouse.bucket import Bucket
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    store = ObjectStore()
+    store.login(monkeypatch)
+    yield store
+    store.stop()
+
+
+def landed(url: str) -> tuple[int, int]:
+    """Return how many rows there are, and of how many offsets."""
+    sql = 'SELECT count(*) AS n, count(DISTINCT ("partition", "offset")) AS offsets FROM raw_webhooks'
+    frame = warehouse.query(url, sql)
+    return int(frame["n"][0]), int(frame["offsets"][0])
+
+
+def test_an_object_store_that_goes_is_waited_out_and_nothing_is_lost_or_twice(
+    tmp_path: Path, store: ObjectStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = store.make()
+    with MemoryBroker(tmp_path) as broker, caplog.at_level(logging.INFO, "warehouse"):
+        kafka = KafkaSettings(bootstrap=broker.address, in_memory=True)
+        produce(kafka, "acme", 100)
+        first = settings(Path(url))
+        with landing_from(kafka, first) as landers:
+            until(lambda: all(Bucket(url).position(topics.RAW, n) for n in range(4)))
+            store.stop()
+            produce(kafka, "acme", 100, first=100)
+            until(lambda: "landing waits and goes on when it can" in caplog.text)
+            assert f"cannot write to {url} ({url} does not answer" in caplog.text
+            # Another one, which must find out where to go on from a store that is away.
+            with landing_from(kafka, settings(Path(url), group=first.group)):
+                store.start()
+                until(lambda: landed(url)[0] == 200)
+            produce(kafka, "acme", 100, first=200)
+            until(lambda: landed(url)[0] == 300)
+            assert not landers.failed.is_set()
+        assert f"{url} takes data again" in caplog.text
+    assert landed(url) == (300, 300)
+
+
+def test_two_landers_of_two_groups_land_every_offset_once(tmp_path: Path, store: ObjectStore) -> None:
+    url = store.make()
+    with MemoryBroker(tmp_path) as broker:
+        kafka = KafkaSettings(bootstrap=broker.address, in_memory=True)
+        with landing_from(kafka, *(settings(Path(url), flush_interval_s=0.1) for _ in range(2))) as landers:
+            assert all(assigned.wait(30) for assigned in landers.assigned)
+            for turn in range(5):
+                produce(kafka, "acme", 100, first=100 * turn)
+                until(lambda expected=100 * (turn + 1): landed(url)[0] == expected)
+    assert landed(url) == (500, 500)

@@ -1,0 +1,78 @@
+"""Where the lander lands: a folder of this machine, or a bucket."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pyarrow as pa
+
+from warehouse import landing, views
+from warehouse.errors import BucketError
+
+if TYPE_CHECKING:
+    from warehouse.bucket import Bucket
+
+
+class Store(Protocol):
+    """What landing needs of a data folder. Failures that may pass are OSErrors."""
+
+    def prepare(self) -> int:
+        """Publish the views. Return how many unfinished files of dead landers were deleted."""
+
+    def position(self, topic: str, partition: int) -> int:
+        """As `landing.landed_position`; `warehouse.bucket.BucketAwayError` is worth waiting for."""
+
+    def land_rows(self, start: int, table: pa.Table) -> object:
+        """As `landing.land_rows`: all or nothing, durable on return, and never twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder of this machine, or one that it has mounted."""
+
+    data: Path
+
+    def __str__(self) -> str:
+        return str(self.data)
+
+    def prepare(self) -> int:
+        """As `Store`."""
+        swept = landing.sweep(self.data)
+        views.publish(self.data)
+        return swept
+
+    def position(self, topic: str, partition: int) -> int:
+        """As `Store`."""
+        return landing.landed_position(self.data, topic, partition)
+
+    def land_rows(self, start: int, table: pa.Table) -> object:
+        """As `Store`."""
+        return landing.land_rows(self.data, start, table)
+
+
+def is_bucket(data: Path | str) -> bool:
+    """Tell whether a data folder is a bucket's: `s3://…`, which as a path has lost a slash."""
+    return str(data).startswith("s3:/")
+
+
+def store_of(data: Path) -> Store:
+    """Return what to land in.
+
+    Raises:
+        BucketError: As `bucket` says.
+    """
+    return bucket(data) if is_bucket(data) else Folder(data.resolve())
+
+
+def bucket(data: Path | str) -> "Bucket":
+    """Return a bucket by its address.
+
+    Raises:
+        BucketError: It is no address, no login is set, or what speaks to object stores is not installed.
+    """
+    try:
+        from warehouse.bucket import Bucket  # noqa: PLC0415 - few have one
+    except ModuleNotFoundError as error:
+        msg = f"{data} needs {error.name}, which is not installed: pip install 'smspulse[s3]'"
+        raise BucketError(msg) from error
+    return Bucket(str(data))
