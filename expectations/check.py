@@ -8,15 +8,16 @@ import os
 import tempfile
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
+from functools import cache
 from importlib import import_module
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from expectations.catalogue import BATCHES, RELATIONS, all_checks
+from expectations.catalogue import BATCHES, RELATIONS, SUITES, all_checks
 from expectations.errors import ExpectationFailedToRunError, MissingExtraError, UnreadableDataError
 from expectations.settings import CheckSettings
 from expectations.suites import Check, Severity, build_suite
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
     import duckdb
     import pandas as pd
 
-SUITES: Final = ("raw", "messages", "deadletters", "devices", "delivery")
+LANDED: Final = SUITES[:-1]
 """Suites of what was landed; `reconciliation` is measured elsewhere, since it looks at more."""
 
 _SHOWN: Final = 5
 """Scopes, and rows, named in one row of a report."""
+_DETAILS: Final = {"result_format": "COMPLETE", "unexpected_index_column_names": ["scope"]}
+"""What Great Expectations is asked of an expectation that does not hold: which scopes."""
 _BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)
 
 
@@ -68,8 +71,6 @@ class Report:
     rows: tuple[Row, ...]
     note: str
     checked_at: datetime
-    results: tuple[Any, ...] = ()
-    """Of Great Expectations, a suite each, for its documents."""
 
     @property
     def exit_code(self) -> int:
@@ -84,16 +85,14 @@ class Measured:
     Args:
         suite: Its name.
         checks: What must hold of them.
-        measures: A row a scope, a column a check.
+        measures: A row a scope, a column a check; a column `{check}_rows` has lists of rows at fault.
         batch: Rows that checks with `on_rows` look at.
-        rows: By check, rows at fault that are known already.
     """
 
     suite: str
     checks: Sequence[Check]
     measures: "pd.DataFrame"
     batch: "pd.DataFrame | None" = None
-    rows: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def run_checks(
@@ -101,7 +100,7 @@ def run_checks(
     settings: CheckSettings,
     now: datetime | None = None,
     *,
-    suites: Collection[str] = SUITES,
+    suites: Collection[str] = LANDED,
     since: datetime | None = None,
     statuses: Mapping[int, Status] = STATUSES,
     further: Sequence[Measured] = (),
@@ -144,17 +143,15 @@ def run_checks(
                 return Report((), note, now)
             checks = all_checks(settings, statuses)
             measured = [
-                run.measure(suite, [c for c in checks if c.suite == suite]) for suite in SUITES if suite in suites
+                run.measure(suite, [c for c in checks if c.suite == suite]) for suite in LANDED if suite in suites
             ]
-            context = _context()
-            judged = [_judge(context, each) for each in (*measured, *further)]
-            rows = tuple(run.name_rows(check, row) for found, _ in judged for check, row in found)
+            rows = tuple(run.name_rows(*judged) for each in (*measured, *further) for judged in _judge(each))
     except duckdb.Error as error:
         raise UnreadableDataError(data, str(error).partition("\n")[0]) from error
     finally:
         importing.join()
     note = f"checked {webhooks:,} webhooks and {versions:,} versions of messages in {data}"
-    return Report(rows, note, now, tuple(result for _, results in judged for result in results))
+    return Report(rows, note, now)
 
 
 class _Run:
@@ -292,6 +289,7 @@ class _Run:
         return replace(row, rows=tuple(str(name) for (name,) in found))
 
 
+@cache
 def _context() -> Any:
     import great_expectations as gx  # noqa: PLC0415 - takes seconds
     from great_expectations.data_context.types.base import ProgressBarsConfig  # noqa: PLC0415
@@ -302,47 +300,56 @@ def _context() -> Any:
     return context
 
 
-def _judge(context: Any, measured: Measured) -> tuple[list[tuple[Check, Row]], list[Any]]:
-    """Return the rows of a suite, with their checks, and Great Expectations' results."""
-    source = context.data_sources.add_pandas(measured.suite)
-    found: dict[str, Any] = {}
-    results: list[Any] = []
-    for name, frame in (("measures", measured.measures), ("rows", measured.batch)):
+def _judge(measured: Measured) -> list[tuple[Check, Row]]:
+    """Return the rows of a suite, with their checks."""
+    source = _context().data_sources.add_or_update_pandas(measured.suite)
+    failed: dict[str, Any] = {}
+    measures = measured.measures.filter(regex="(?<!_rows)$")
+    for name, frame in (("measures", measures), ("rows", measured.batch)):
         of = [check for check in measured.checks if bool(check.on_rows[0]) == (name == "rows")]
         if frame is None or not of:
             continue
-        batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
-        # COMPLETE with the scopes of what is unexpected: dear on large frames, nothing on these.
-        result = batch.get_batch({"dataframe": frame}).validate(
-            build_suite(f"{measured.suite} {name}", of),
-            result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["scope"]},
-        )
-        results.append(result)
-        found |= {each.expectation_config.meta["name"]: each for each in result.results if each.expectation_config}
-    rows = [(check, _row(check, found[check.name], measured)) for check in measured.checks]
-    return rows, results
+        asset = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
+        batch = asset.get_batch({"dataframe": frame})
+        # All that it can tell of an expectation takes twice as long as whether it holds: it is asked of few.
+        for result_format in ("BOOLEAN_ONLY", _DETAILS):
+            if of:
+                results = batch.validate(build_suite(measured.suite, of), result_format=result_format).results
+                failures = {each.expectation_config.meta["name"]: each for each in results if not each.success}
+                of = [check for check in of if check.name in failures]
+                failed |= failures
+    return [(check, _row(check, failed.get(check.name), measured)) for check in measured.checks]
 
 
-def _row(check: Check, result: Any, measured: Measured) -> Row:
-    if "unexpected_count" not in result.result:
-        details = [info.get("exception_message") for info in result.exception_info.values() if isinstance(info, dict)]
-        raise ExpectationFailedToRunError(check.name, str(next(iter(details), result.exception_info)))
-    rows: tuple[str, ...] = tuple(measured.rows.get(check.name, ()))
-    if check.on_rows[0]:
-        count, of = result.result["unexpected_count"], result.result["element_count"]
-        observed = f"{count:,} of the newest {of:,} rows" if of else "nothing to check"
-        if not result.success:
-            rows = tuple(str(place["scope"]) for place in result.result["unexpected_index_list"][:_SHOWN])
-    elif result.success:
-        values = measured.measures[check.name].dropna()
-        bounds = dict.fromkeys(check.show(value) for value in (values.min(), values.max())) if len(values) else {}
-        observed = ("all known" if check.allowed else " to ".join(bounds)) if bounds else "nothing to check"
+def _row(check: Check, failure: Any, measured: Measured) -> Row:
+    named = measured.measures.get(f"{check.name}_rows")
+    rows = tuple([] if named is None else [str(row) for scope in named.dropna() for row in scope][:_SHOWN])
+    if failure is None:
+        observed = _observed(check, measured)
+    elif "unexpected_count" not in failure.result:
+        details = [info.get("exception_message") for info in failure.exception_info.values() if isinstance(info, dict)]
+        raise ExpectationFailedToRunError(check.name, str(next(iter(details), failure.exception_info)))
     else:
-        unexpected = result.result["unexpected_index_list"]
-        shown = [f"{place['scope']}: {check.show(place[check.name])}" for place in unexpected[:_SHOWN]]
-        rest = len(unexpected) - len(shown)
-        observed = "; ".join(shown) + (f"; and {rest} more" if rest else "")
+        unexpected = failure.result["unexpected_index_list"]
+        if check.on_rows[0]:
+            count, of = failure.result["unexpected_count"], failure.result["element_count"]
+            observed = f"{count:,} of the newest {of:,} rows"
+            rows = tuple(str(place["scope"]) for place in unexpected[:_SHOWN])
+        else:
+            shown = [f"{place['scope']}: {check.show(place[check.name])}" for place in unexpected[:_SHOWN]]
+            rest = len(unexpected) - len(shown)
+            observed = "; ".join(shown) + (f"; and {rest} more" if rest else "")
     return Row(
-        check.name, check.suite, check.severity, bool(result.success), observed, check.expected, check.meaning,
+        check.name, check.suite, check.severity, failure is None, observed, check.expected, check.meaning,
         check.action, rows,
     )  # fmt: skip
+
+
+def _observed(check: Check, measured: Measured) -> str:
+    """Return what was found of a check that holds."""
+    if check.on_rows[0] and measured.batch is not None:
+        return f"0 of the newest {len(measured.batch):,} rows"
+    values = measured.measures[check.name].dropna()
+    if not len(values):
+        return "nothing to check"
+    return "all known" if check.allowed else " to ".join(dict.fromkeys(map(check.show, (values.min(), values.max()))))

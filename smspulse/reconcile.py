@@ -1,78 +1,127 @@
-"""The suite `reconciliation`: what ingest has answered 2xx is landed or in the spool, by source and hour."""
+"""The suite `reconciliation`: what ingest answered 2xx is landed, in Kafka or in the spool; each end is told once."""
 
+import re
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, time, timedelta
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from time import monotonic
+from typing import Any, Final, NamedTuple
 
+import orjson
 import pyarrow as pa
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from expectations.catalogue import all_checks
 from expectations.check import Measured
 from expectations.settings import CheckSettings
-from expectations.suites import Check
+from gateway import records, topics
+from gateway.kafka import KafkaSettings
 from ingest.accepted import ID_BYTES, accepted_ids
 from ingest.spool import spooled_ids
+from warehouse.landing import landed_position
 from warehouse.read import open_warehouse, retried
 from warehouse.views import covered
 
-_SQL = """
-    WITH raw AS (
-        SELECT DISTINCT source, date_trunc('hour', received_at) AS hour, unhex(replace(ingest_id, '-', '')) AS id
-        FROM raw_webhooks
-        WHERE received_at >= $since AND regexp_full_match(ingest_id, '[-0-9a-f]{36}')
-    ),
-
-    hours AS (
-        SELECT source, hour, count(*) AS accepted FROM accepted GROUP BY source, hour
-    ),
-
-    missing AS (
-        SELECT * FROM accepted
-        ANTI JOIN raw USING (id)
-        ANTI JOIN spooled USING (id)
-        -- An id tells when it was given; what is newer may be on its way.
-        WHERE ('0x' || hex(id[1:6]))::BIGINT < epoch_ms($until)
-    ),
-
-    extra AS (
-        SELECT source, hour, count(*) AS extra
-        FROM raw
-        SEMI JOIN hours USING (source, hour)
-        ANTI JOIN accepted USING (id)
-        GROUP BY source, hour
-    )
-
-    SELECT
-        source || ' ' || strftime(hour, '%Y-%m-%d %H:00') AS scope,
-        count(missing.id) AS reconciliation_accepted_landed,
-        coalesce(any_value(extra), 0) / any_value(accepted) AS reconciliation_landed_accepted,
-        list(lower(hex(missing.id)) ORDER BY missing.id) FILTER (missing.id IS NOT NULL) AS ids
-    FROM hours
-    LEFT JOIN missing USING (source, hour)
-    LEFT JOIN extra USING (source, hour)
-    GROUP BY source, hour
-    ORDER BY hour, source
-"""
+SUITE: Final = "reconciliation"
+_TIMEOUT_S: Final = 3.0
+_TOLD: Final = timedelta(hours=1)
+"""How far back outcomes are read if it is not said: they are read one by one, and a check runs every few minutes."""
+_TIME: Final = pa.timestamp("ms", tz="UTC")
+_ID: Final = pa.binary(ID_BYTES)
 
 
-def checks(settings: CheckSettings) -> tuple[Check, ...]:
-    """Return the checks of the suite."""
-    return (
-        Check(
-            "reconciliation_accepted_landed", "reconciliation", "critical",
-            "Webhooks were answered 2xx and are neither in the warehouse nor in ingest's spool.",
-            "See whether `smspulse land` runs: what Kafka still has is landed late. If it does, look for a lost file.",
-        ),
-        Check(
-            "reconciliation_landed_accepted", "reconciliation", "warning",
-            "Webhooks were landed that this ingest has not answered 2xx: it was killed, or others write to sms.raw.",
-            "See what ingest logs, and whether another ingest with a data folder of its own takes this source.",
-            unit="share", most=settings.max_unanswered_share,
-        ),
-    )  # fmt: skip
+class InKafka(NamedTuple):
+    """What Kafka holds.
+
+    Args:
+        since: From when on outcomes were read.
+        waiting: Records of sms.raw that were not landed: source, received_at, id, record.
+        outcomes: Those of sms.outcomes: source, sms_id, outcome, is_ended, correction, told_at.
+    """
+
+    since: datetime
+    waiting: pa.Table
+    outcomes: pa.Table
 
 
-def measure(data: Path, settings: CheckSettings, now: datetime, since: datetime | None = None) -> Measured:
+WAITING: Final = pa.schema({"source": pa.string(), "received_at": _TIME, "id": _ID, "record": pa.string()})
+OUTCOMES: Final = pa.schema({
+    "source": pa.string(), "sms_id": pa.int64(), "outcome": pa.string(), "is_ended": pa.bool_(),
+    "correction": pa.bool_(), "told_at": _TIME,
+})  # fmt: skip
+
+
+def ask(kafka: KafkaSettings, data: Path, now: datetime, since: datetime | None = None) -> InKafka:
+    """Read what Kafka has of sms.raw after what was landed, and the outcomes that were told `since`, or lately.
+
+    Of the in-memory broker, which knows no times and forgets when it is started anew, no outcomes are read.
+
+    Raises:
+        KafkaException: Kafka does not answer.
+        OSError: The data folder cannot be read.
+    """
+    since = now if kafka.in_memory else since or now - _TOLD
+    options = {"group.id": "smspulse-check", "enable.auto.commit": False, "enable.partition.eof": True, "log_level": 0}
+    with closing(Consumer(kafka.confluent() | options | {"auto.offset.reset": "earliest"})) as consumer:
+        there = consumer.list_topics(timeout=_TIMEOUT_S).topics
+        raw, told = (list(there[name].partitions) if name in there else [] for name in (topics.RAW, topics.OUTCOMES))
+        asked = [TopicPartition(topics.OUTCOMES, each, int(since.timestamp() * 1000)) for each in told]
+        starts = [] if kafka.in_memory else consumer.offsets_for_times(asked, _TIMEOUT_S)
+        starts += [TopicPartition(topics.RAW, each, landed_position(data, topics.RAW, each)) for each in raw]
+        waiting, outcomes = [], []
+        for message in _read(consumer, starts):
+            if message.topic() == topics.RAW:
+                waiting.append(_waiting(message))
+            else:
+                outcome = orjson.loads(message.value() or b"{}")
+                outcomes.append({**outcome, "told_at": message.timestamp()[1]})
+    return InKafka(since, *(
+        pa.Table.from_pylist(rows, schema) for rows, schema in ((waiting, WAITING), (outcomes, OUTCOMES))
+    ))  # fmt: skip
+
+
+def _read(consumer: Consumer, starts: list[TopicPartition]) -> Iterator[Message]:
+    """Yield the records from `starts` to where each partition ends."""
+    consumer.assign(starts)
+    left, deadline = {(each.topic, each.partition) for each in starts}, monotonic() + _TIMEOUT_S
+    while left:
+        messages = consumer.consume(10_000, 0.1)  # so long it waits for as many
+        if messages:
+            deadline = monotonic() + _TIMEOUT_S
+        elif monotonic() > deadline:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        for message in messages:
+            if (error := message.error()) is None:
+                yield message
+            elif error.code() == KafkaError._PARTITION_EOF:
+                left.discard((str(message.topic()), message.partition()))
+            else:
+                raise KafkaException(error)
+
+
+def _waiting(message: Message) -> dict[str, Any]:
+    headers = {name: value.decode(errors="replace") for name, value in message.headers() or () if value}
+    ingest_id = headers.get(records.HEADER_INGEST_ID, "").replace("-", "")
+    return {
+        "source": headers.get(records.HEADER_SOURCE, "(no source)"),
+        "received_at": message.timestamp()[1],
+        "id": bytes.fromhex(ingest_id) if re.fullmatch("[0-9a-f]{32}", ingest_id) else None,
+        "record": f"{message.topic()}:{message.partition()}:{message.offset()}",
+    }
+
+
+def measure(
+    data: Path,
+    settings: CheckSettings,
+    now: datetime,
+    since: datetime | None = None,
+    kafka: InKafka | None = None,
+) -> Measured:
     """Compare ingest's record of what it answered with what was landed, from `since` on, or of the recent hours.
+
+    Without `kafka`, what is in Kafka alone counts as missing, and outcomes are not looked at.
 
     Raises:
         SpoolError: The spool cannot be read.
@@ -84,19 +133,19 @@ def measure(data: Path, settings: CheckSettings, now: datetime, since: datetime 
     parts = []
     for source, hour, found in accepted_ids(data, since):
         count = len(found) // ID_BYTES
-        ids = pa.FixedSizeBinaryArray.from_buffers(pa.binary(ID_BYTES), count, [None, pa.py_buffer(found)])
-        columns: list[Any] = [
-            pa.repeat(source, count),
-            pa.repeat(pa.scalar(hour, pa.timestamp("ms", tz="UTC")), count),
-            ids,
-        ]
+        ids = pa.FixedSizeBinaryArray.from_buffers(_ID, count, [None, pa.py_buffer(found)])
+        columns: list[Any] = [pa.repeat(source, count), pa.repeat(pa.scalar(hour, _TIME), count), ids]
         parts.append(pa.table(columns, names=["source", "hour", "id"]))
-    fields: list[Any] = [("source", pa.string()), ("hour", pa.timestamp("ms", tz="UTC")), ("id", pa.binary(ID_BYTES))]
-    waiting = pa.array([bytes.fromhex(each.replace("-", "")) for each in spooled_ids(data)], pa.binary(ID_BYTES))
+    accepted = pa.schema({"source": pa.string(), "hour": _TIME, "id": _ID})
+    spooled = pa.array([bytes.fromhex(each.replace("-", "")) for each in spooled_ids(data)], _ID)
+    asked = kafka or InKafka(now, WAITING.empty_table(), OUTCOMES.empty_table())
+    sql = files("smspulse").joinpath("reconcile.sql").read_text("utf-8")
+    moments = {"since": since, "until": now - timedelta(seconds=settings.max_waiting_s), "told_since": asked.since}
     with open_warehouse(data) as connection:
-        connection.register("accepted", pa.concat_tables([pa.schema(fields).empty_table(), *parts]))
-        connection.register("spooled", pa.table([waiting], names=["id"]))
-        until = now - timedelta(seconds=settings.max_waiting_s)
-        frame = retried(lambda: connection.execute(_SQL, {"since": since, "until": until}).df())
-    rows = [str(each) for ids in frame.pop("ids").dropna() for each in ids[:5]][:5]
-    return Measured("reconciliation", checks(settings), frame, rows={"reconciliation_accepted_landed": rows})
+        connection.register("accepted", pa.concat_tables([accepted.empty_table(), *parts]))
+        connection.register("spooled", pa.table([spooled], names=["id"]))
+        connection.register("waiting", asked.waiting)
+        connection.register("outcomes", asked.outcomes)
+        frame = retried(lambda: connection.execute(sql, moments).df())
+    of = [check for check in all_checks(settings) if check.suite == SUITE]
+    return Measured(SUITE, of, frame)

@@ -83,7 +83,7 @@ async def up(options: UpOptions, console: Console) -> int:
     starting = asyncio.create_task(_start(options, supervisor, console))
     stopping = asyncio.create_task(stop.wait())
     watching = asyncio.create_task(_watch_broker(options.data, starting, stop))
-    checking = asyncio.create_task(check_regularly(options.data, every_s))
+    checking = asyncio.create_task(check_regularly(options.data, options.broker, every_s))
     keeping = asyncio.create_task(_keep_up(options.data, UpkeepSettings().minutes, starting, supervisor))
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -54,7 +54,7 @@ async def keep_up(
                 _log.warning("%s failed: see its lines above; it is tried again in %g minutes", command, minutes)
 
 
-async def check_regularly(data: Path, every_s: float) -> None:
+async def check_regularly(data: Path, broker: str, every_s: float) -> None:
     """Check a data folder every so many seconds, each time in a process of its own, and log what changes."""
     if find_spec("great_expectations") is None:
         _log.warning("the data is not checked regularly: pip install 'smspulse[expectations]'")
@@ -62,13 +62,13 @@ async def check_regularly(data: Path, every_s: float) -> None:
     known: set[str] = set()
     while True:
         await asyncio.sleep(every_s)
-        known = await _check_once(data, known)
+        known = await _check_once(data, broker, known)
 
 
-async def _check_once(data: Path, known: set[str]) -> set[str]:
+async def _check_once(data: Path, broker: str, known: set[str]) -> set[str]:
     tie = die_with_parent(signal.SIGTERM)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "smspulse", "check", "--data", str(data), "--format", "json"),
+        *(sys.executable, "-m", "smspulse", "check", "--data", str(data), "--broker", broker, "--format", "json"),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -118,14 +118,18 @@ GROUP BY source
 UNION ALL BY NAME
 SELECT
     source AS scope,
-    count(*) FILTER (
-        CASE len(ended_as)
+    count(*) FILTER (is_wrong) AS messages_end_as_told,
+    (list(source || ':' || sms_id ORDER BY sms_id) FILTER (is_wrong))[:5] AS messages_end_as_told_rows
+FROM (
+    SELECT
+        source, sms_id,
+        CASE len(coalesce(ended_as, []))
             WHEN 0 THEN is_ended AND outcome <> 'expired'
             WHEN 1 THEN outcome IS DISTINCT FROM ended_as[1]
             ELSE NOT list_contains(ended_as, outcome)
-        END
-    ) AS messages_end_as_told
-FROM (SELECT source, outcome, is_ended, coalesce(ended_as, []) AS ended_as FROM ends)
+        END AS is_wrong
+    FROM ends
+)
 GROUP BY source
 
 UNION ALL BY NAME

@@ -90,7 +90,7 @@ FROM (
 UNION ALL BY NAME
 SELECT
     'raw' AS scope,
-    epoch(getvariable('now')) - epoch(max(received_at)) AS raw_clock_not_ahead,
+    greatest(epoch(max(received_at)) - epoch(getvariable('now')), 0) AS raw_clock_not_ahead,
     epoch(getvariable('now')) - epoch(max(received_at)) AS raw_fresh
 FROM raw_files
 

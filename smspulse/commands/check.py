@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -17,7 +17,8 @@ from rich.text import Text
 from smspulse.commands.options import NOT_SO, broker_option, data_option
 
 if TYPE_CHECKING:
-    from expectations.check import Report, Row
+    from expectations.check import Measured, Report, Row
+    from expectations.settings import CheckSettings
 
 _SUITES: Final = ("raw", "messages", "deadletters", "devices", "delivery", "reconciliation")
 _COLOURS: Final = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
@@ -41,20 +42,28 @@ class _Moment(click.ParamType):
 
 @click.group(invoke_without_command=True)
 @data_option
+@broker_option
 @click.option("--suite", "suites", multiple=True, type=click.Choice(_SUITES), help="Only this one; can be repeated.")
 @click.option("--since", type=_Moment(), help="Leave out what is older: 24h, 7d or 2026-11-20.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "junit"]), default="table", show_default=True)
 @click.option("--docs", is_flag=True, help="Write the page quality/index.html in the data folder as well.")
 @click.pass_context
 def check(
-    context: click.Context, data: Path, suites: Sequence[str], since: datetime | None, form: str, *, docs: bool
+    context: click.Context,
+    data: Path,
+    broker: str,
+    suites: Sequence[str],
+    since: datetime | None,
+    form: str,
+    *,
+    docs: bool,
 ) -> None:
     """Check whether the numbers can be trusted; 1 if a critical expectation does not hold, 2 if that cannot be said.
 
     Each run is kept: the view `quality` has what was found last, `quality_history` every run.
 
     \b
-    smspulse check                               everything that was landed
+    smspulse check                               everything that was landed, and Kafka if it runs
     smspulse check --suite raw --since 24h       webhooks of the last day
     smspulse check --format junit > checks.xml   for a CI
     """
@@ -63,14 +72,14 @@ def check(
     from expectations.check import run_checks
     from expectations.settings import CheckSettings
     from gateway.statuses import parse_meanings, status_table
-    from smspulse.reconcile import measure
     from streams.settings import StreamSettings
     from warehouse.quality import keep
 
     statuses = status_table(parse_meanings(StreamSettings(state=data).status_meanings))
     suites, settings, now = suites or _SUITES, CheckSettings(), datetime.now(UTC)
-    further = [measure(data, settings, now, since)] if "reconciliation" in suites else []
+    further, note = _reconciled(data, broker, settings, now, since) if "reconciliation" in suites else ([], "")
     report = run_checks(data, settings, now, suites=suites, since=since, statuses=statuses, further=further)
+    report = replace(report, note=report.note + note)
     if report.rows and since is None:
         try:
             keep(data, report.checked_at, [asdict(row) for row in report.rows])
@@ -85,6 +94,25 @@ def check(
     show = {"json": _json, "junit": _junit, "table": _text}[form]
     show(report)
     raise SystemExit(report.exit_code)
+
+
+def _reconciled(
+    data: Path, broker: str, settings: "CheckSettings", now: datetime, since: datetime | None
+) -> tuple[list["Measured"], str]:
+    """Return the suite of the reconciliation, and what must be said of it."""
+    from confluent_kafka import KafkaException
+
+    from smspulse.reconcile import ask, measure
+    from smspulse.up import UpError, kafka_settings
+
+    found, note = None, ""
+    try:
+        found = ask(kafka_settings(data, broker), data, now, since)
+    except UpError as error:
+        note = f"; Kafka was not asked: {error}"
+    except KafkaException as error:
+        note = f"; Kafka was not asked: {error.args[0].str()}"
+    return [measure(data, settings, now, since, found)], note
 
 
 @check.command()

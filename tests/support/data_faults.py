@@ -1,6 +1,5 @@
 """What can go wrong with landed data, injected into files of it, and the checks that must see it."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +19,7 @@ class Fault(NamedTuple):
 
     inject: Callable[[Path], None]
     seen_by: tuple[str, ...]
-    silent: tuple[float, float] = (0, 0)
+    silent: tuple[float, float] | None = None
 
 
 def files(data: Path, dataset: str) -> list[Path]:
@@ -88,8 +87,8 @@ def lose_newest(*datasets: str) -> Callable[[Path], None]:
     return inject
 
 
-def copy(dataset: str) -> Callable[[Path], None]:
-    return lambda data: shutil.copy(files(data, dataset)[0], data / dataset / f"date={LAST}" / "copy.parquet") and None
+def copy(dataset: str, number: int = 0) -> Callable[[Path], None]:
+    return lambda data: files(data, dataset)[number].with_name("copy.parquet").hardlink_to(files(data, dataset)[number])
 
 
 def tear(data: Path) -> None:
@@ -167,7 +166,8 @@ def nothing(data: Path) -> None:
 FAULTS: dict[str, Fault] = {
     # Files
     "a lost file": Fault(lose_one("raw"), ("raw_offsets_contiguous", "raw_files_contiguous", "messages_in_log")),
-    "a duplicated file": Fault(copy("raw"), ("raw_offsets_unique", "raw_ingest_ids_unique", "raw_rows_unique")),
+    "a duplicated file": Fault(copy("raw"), ("raw_offsets_unique", "raw_ingest_ids_unique")),
+    "a duplicated newest file": Fault(copy("raw", -1), ("raw_offsets_unique", "raw_rows_unique")),
     "a torn file": Fault(tear, (COULD_NOT_RUN,)),
     "a lost partition": Fault(lose("raw", "date=2*/*+2+*"), ("raw_partitions_there",)),
     "a rewound offset": Fault(rewind, ("raw_offsets_unique", "raw_files_contiguous")),
@@ -323,7 +323,7 @@ FAULTS: dict[str, Fault] = {
     "a stream that puts all aside": Fault(
         lambda data: change(
             files(data, "deadletters")[0],
-            "SELECT * REPLACE (origin_offset - n AS origin_offset) FROM (FROM t LIMIT 1), range(1000) AS more (n)",
+            "SELECT t.* REPLACE (origin_offset - n AS origin_offset) FROM (FROM t LIMIT 1) AS t, range(1000) AS o (n)",
         ),
         ("deadletters_few", "deadletters_complete"),
     ),

@@ -33,35 +33,40 @@ class Days:
         data: The folder.
         seed: Of everything.
         messages: Outgoing messages of a day, at random times.
-        files: Files of a partition and day.
     """
 
-    def __init__(self, data: Path, seed: int, messages: int, files: int = 4) -> None:
+    def __init__(self, data: Path, seed: int, messages: int) -> None:
         views.publish(data)
-        self.data, self._seed, self._messages, self._files = data, seed, messages, files
+        self.data, self._seed, self._messages = data, seed, messages
         self._random = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self._pending: list[tuple[float, int, bytes, str]] = []
         self._count = 0
         self._partitions = [_Partition(data, number) for number in range(PARTITIONS)]
 
-    def tell(self, day: date, *, skip: tuple[float, float] = (0, 0)) -> datetime:
-        """Tell a day, up to its end, which is returned; nothing begins within `skip`, in hours of the day."""
+    def tell(self, day: date, *, files: int = 1, skip: tuple[float, float] | None = None) -> datetime:
+        """Tell a day, up to its end, which is returned.
+
+        Args:
+            day: Later than the one before.
+            files: Of each partition.
+            skip: Between which hours of the day nothing is received.
+        """
         midnight = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
         for story in stories(self._seed * 1_000 + day.toordinal() % 1_000, self._messages):
             at = midnight + self._random.random() * _DAY_S
-            if skip[0] * 3600 <= at - midnight < skip[1] * 3600:
-                continue
-            for webhook in story.webhooks:
-                at += webhook.delay_s
+            for sent in story.webhooks:
+                at += sent.delay_s
                 self._count += 1
-                heapq.heappush(self._pending, (at, self._count, webhook.body, webhook.content_type))
+                heapq.heappush(self._pending, (at, self._count, sent.body, sent.content_type))
         # What is late comes on a day that is not told.
         first = min(midnight, self._pending[0][0] // _DAY_S * _DAY_S) if self._pending else midnight
         idle = [first + _DAY_S * number for number in range(1, int((midnight - first) / _DAY_S) + 1)]
-        for end in (*idle, *(midnight + _DAY_S / self._files * number for number in range(1, self._files + 1))):
-            told = []
+        for end in (*idle, *(midnight + _DAY_S / files * number for number in range(1, files + 1))):
+            told: list[tuple[float, int, bytes, str]] = []
             while self._pending and self._pending[0][0] < end:
-                told.append(heapq.heappop(self._pending))
+                webhook = heapq.heappop(self._pending)
+                if not skip or not skip[0] <= (webhook[0] - midnight) / 3600 < skip[1]:
+                    told.append(webhook)
             made: list[list[MadeRecord]] = [[] for _ in self._partitions]
             for at, _, body, content_type in told:
                 record = self.webhook(at, body, content_type)
@@ -148,10 +153,15 @@ class _Partition:
         return numbered
 
 
-def weeks(data: Path, seed: int, messages: int, skip: tuple[float, float] = (0, 0)) -> datetime:
-    """Tell a week up to the last day, and days of the two weeks before; return the last one's end."""
+def weeks(
+    data: Path,
+    seed: int,
+    messages: int,
+    back: Sequence[int] = (15, 14, 8, 7, 6, 5, 4, 3, 2, 1),
+    skip: tuple[float, float] | None = None,
+) -> datetime:
+    """Tell days that lie so far back, and the last one, whose end is returned."""
     days = Days(data, seed, messages)
-    end = datetime.min.replace(tzinfo=UTC)
-    for back in (15, 14, 8, 7, 6, 5, 4, 3, 2, 1, 0):
-        end = days.tell(LAST - timedelta(days=back), skip=skip if not back else (0, 0))
-    return end
+    for each in back:
+        days.tell(LAST - timedelta(days=each), files=2 if each < 3 else 1)  # enough for upkeep to merge some
+    return days.tell(LAST, files=4, skip=skip)

@@ -4,19 +4,31 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import pyarrow as pa
 import pytest
+from click.testing import CliRunner
+from confluent_kafka import Producer
 from days import weeks
+from warehouse_records import MadeRecord
 
 from expectations.settings import CheckSettings
+from gateway.kafka import KafkaSettings
+from gateway.topics import RAW
 from ingest.accepted import ID_BYTES, Accepted, accepted_ids
 from ingest.settings import IngestSettings
 from ingest.spool import Spool, Webhook
-from smspulse.reconcile import measure
+from smspulse.broker import MemoryBroker
+from smspulse.cli import cli
+from smspulse.reconcile import OUTCOMES, WAITING, InKafka, ask, measure
+from smspulse.topics import ensure_topics
+from warehouse import landing, views
 from warehouse.compaction import day_of
-from warehouse.read import open_warehouse
+from warehouse.read import open_warehouse, query
 from warehouse.views import COVERED, Covered
 
 END = datetime(2026, 11, 25, tzinfo=UTC)
@@ -37,32 +49,66 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def found(data: Path, at: datetime = END) -> tuple[float, float, list[str]]:
-    measured = measure(data, CheckSettings(), at)
-    rows = measured.rows["reconciliation_accepted_landed"]
-    sums = measured.measures[[check.name for check in measured.checks]].sum()
-    return float(sums.iloc[0]), float(sums.iloc[1]), list(rows)
+class Found(NamedTuple):
+    count: float
+    rows: list[str]
+
+
+def found(data: Path, check: str, at: datetime = END, kafka: InKafka | None = None) -> Found:
+    """Return what a check counts, and the records that it names."""
+    measured = measure(data, CheckSettings(), at, kafka=kafka)
+    assert {each.name for each in measured.checks} < set(measured.measures)
+    name = f"reconciliation_{check}"
+    rows = measured.measures[f"{name}_rows"].dropna()
+    return Found(float(measured.measures[name].sum()), [row for scope in rows for row in scope])
 
 
 def test_what_was_answered_is_landed_and_old_hours_are_dropped(data: Path) -> None:
     assert len(measure(data, CheckSettings(), END).measures) > 10
-    assert found(data) == (0, 0, [])
+    for check in ("accepted_landed", "landed_accepted", "kafka_landed", "ends_told"):
+        assert found(data, check) == (0, [])
     hours = sorted(path.name for path in (data / "accepted").iterdir())
     assert hours[0] >= "2026-11-16"
     assert hours[-1] == "2026-11-24T23"
 
 
-def test_what_is_not_landed_is_named_unless_it_waits_in_the_spool(data: Path) -> None:
+def test_what_is_not_landed_is_named_unless_it_waits_in_kafka_or_in_the_spool(data: Path) -> None:
     at = datetime.fromtimestamp(LOST_AT / 1000 + 3600, UTC)
     noting = Accepted(data)
     noting.note("acme", LOST_AT, LOST.encode())
     noting.close()
-    missing, _, named = found(data, at)
-    assert (missing, named) == (1, [LOST.replace("-", "")])
+    assert found(data, "accepted_landed", at) == (1, [LOST.replace("-", "")])
+    lost = bytes.fromhex(LOST.replace("-", ""))
+    kafka = in_kafka(waiting=[{"source": "acme", "received_at": LOST_AT, "id": lost, "record": "raw:0:7"}])
+    assert found(data, "accepted_landed", at, kafka) == (0, [])
+    assert found(data, "kafka_landed", at, kafka) == (1, ["raw:0:7"])
+    assert found(data, "kafka_landed", at - timedelta(hours=1), kafka) == (0, [])  # it is on its way
     spool = Spool(data, IngestSettings())
     spool.append([Webhook(None, b"{}", [("ingest_id", LOST.encode())], LOST_AT)])
     spool.close()
-    assert found(data, at)[0] == 0
+    assert found(data, "accepted_landed", at) == (0, [])
+
+
+def in_kafka(waiting: Sequence[dict[str, Any]] = (), outcomes: Sequence[dict[str, Any]] = ()) -> InKafka:
+    since = END - timedelta(days=1)
+    return InKafka(since, pa.Table.from_pylist(waiting, WAITING), pa.Table.from_pylist(outcomes, OUTCOMES))
+
+
+def test_ends_that_are_not_told_as_they_are_or_told_twice_are_named(data: Path) -> None:
+    sql = """
+        SELECT message_key, source, sms_id, outcome, is_ended, false AS correction, recorded_at AS told_at FROM messages
+        WHERE is_ended AND first_seen_at >= ? AND recorded_at < ? ORDER BY message_key
+    """
+    told = query(data, sql, [END - timedelta(days=1), END - timedelta(minutes=1)]).to_dict("records")
+    assert len(told) > 5
+    assert found(data, "ends_told", kafka=in_kafka(outcomes=told)) == (0, [])
+    untold, wrong, twice = told[:3]
+    count, rows = found(data, "ends_told", kafka=in_kafka(outcomes=[*told[2:], wrong | {"outcome": "expired"}, twice]))
+    assert (count, set(rows)) == (3, {each["message_key"] for each in (untold, wrong, twice)})
+    # What has taken another end since is told of as that, and is no difference.
+    before = untold | {"outcome": "expired", "told_at": untold["told_at"] - timedelta(seconds=1)}
+    corrected = [*told[1:], before, untold | {"correction": True}]
+    assert found(data, "ends_told", kafka=in_kafka(outcomes=corrected)) == (0, [])
 
 
 def test_what_was_dropped_for_its_age_is_not_missing(data: Path) -> None:
@@ -78,10 +124,43 @@ def test_what_was_dropped_for_its_age_is_not_missing(data: Path) -> None:
         gone.rename(day)
 
 
-def test_what_was_landed_without_an_answer_is_counted(data: Path) -> None:
+def test_what_was_landed_without_an_answer_is_counted_and_named(data: Path) -> None:
     path = sorted((data / "accepted").glob("2026-11-24T*/acme"))[-1]
-    path.write_bytes(path.read_bytes()[:-ID_BYTES])
-    assert found(data)[1] > 0
+    ids = path.read_bytes()
+    path.write_bytes(ids[:-ID_BYTES])
+    share, rows = found(data, "landed_accepted")
+    assert share > 0
+    assert rows == [ids[-ID_BYTES:].hex()]
+
+
+def test_what_kafka_holds_and_was_not_landed_is_read(tmp_path: Path) -> None:
+    views.publish(tmp_path)
+    headers: list[tuple[str, str | bytes | None]] = [("source", b"acme"), ("ingest_id", LOST.encode())]
+    with MemoryBroker(tmp_path / "broker") as broker:
+        kafka = KafkaSettings(bootstrap=broker.address, in_memory=True)
+        ensure_topics(kafka, timeout_s=10)
+        producer = Producer(kafka.confluent())
+        for number in range(3):
+            producer.produce(RAW, b"{}", partition=1, headers=headers, timestamp=LOST_AT + number)
+        producer.flush(10)
+        assert ask(kafka, tmp_path, END).waiting.to_pylist() == [
+            {
+                "source": "acme",
+                "received_at": datetime.fromtimestamp((LOST_AT + number) / 1000, UTC),
+                "id": bytes.fromhex(LOST.replace("-", "")),
+                "record": f"sms.raw:1:{number}",
+            }
+            for number in range(3)
+        ]
+        landing.land(tmp_path, 0, [MadeRecord(RAW, 1, number, LOST_AT, None, b"{}", headers) for number in range(2)])
+        assert ask(kafka, tmp_path, END).waiting["record"].to_pylist() == ["sms.raw:1:2"]
+
+
+def test_a_kafka_that_does_not_answer_is_said_and_no_difference(data: Path) -> None:
+    run = ["check", "--data", str(data), "--suite", "reconciliation", "--broker", "127.0.0.1:1"]
+    shown = CliRunner().invoke(cli, run)
+    assert shown.exit_code in {0, 1}
+    assert "Kafka was not asked: " in shown.output
 
 
 def test_no_id_is_lost_by_a_kill(tmp_path: Path) -> None:

@@ -1,0 +1,87 @@
+-- A row: what was compared of one source and hour of receipt (of a message: of its first report).
+-- Key: none. Units: counts of records, 0 where all is well; *_rows name them; landed_accepted is a share from 0 to 1.
+-- Freshness: of the moment; what is younger than $until may be on its way.
+WITH raw AS (
+    SELECT DISTINCT source, date_trunc('hour', received_at) AS hour, unhex(replace(ingest_id, '-', '')) AS id
+    FROM raw_webhooks
+    WHERE received_at >= $since AND regexp_full_match(ingest_id, '[-0-9a-f]{36}')
+),
+
+hours AS (
+    SELECT source, hour, count(*) AS accepted FROM accepted GROUP BY source, hour
+),
+
+missing AS (
+    SELECT * FROM accepted
+    ANTI JOIN raw USING (id)
+    ANTI JOIN spooled USING (id)
+    ANTI JOIN waiting USING (id)
+    -- An id tells when it was given.
+    WHERE ('0x' || hex(id[1:6]))::BIGINT < epoch_ms($until)
+),
+
+extra AS (
+    SELECT source, hour, lower(hex(id)) AS id
+    FROM raw
+    SEMI JOIN hours USING (source, hour)
+    ANTI JOIN accepted USING (id)
+),
+
+told AS (
+    SELECT
+        source, sms_id, max(told_at) AS told_at, arg_max(outcome, told_at) AS outcome,
+        arg_max(is_ended, told_at) AS is_ended,
+        count(*) FILTER (NOT correction) AS firsts
+    FROM outcomes
+    GROUP BY ALL
+),
+
+ends AS (
+    SELECT
+        messages.source, date_trunc('hour', first_seen_at) AS hour, message_key,
+        firsts > 1 OR CASE
+            WHEN messages.is_ended THEN told.outcome IS DISTINCT FROM messages.outcome ELSE coalesce(told.is_ended, false)
+        END AS is_wrong
+    FROM messages
+    LEFT JOIN told USING (source, sms_id)
+    WHERE first_seen_at >= $told_since AND recorded_at < $until AND messages.outcome <> 'incoming'
+        -- Both are written in one transaction: of what is told later, the version is not landed yet.
+        AND coalesce(told_at <= recorded_at + INTERVAL 1 SECOND, true)
+)
+
+SELECT
+    source || ' ' || strftime(hour, '%Y-%m-%d %H:00') AS scope,
+    count(missing.id) AS reconciliation_accepted_landed,
+    list(lower(hex(missing.id)) ORDER BY missing.id) FILTER (missing.id IS NOT NULL)
+        AS reconciliation_accepted_landed_rows
+FROM hours
+LEFT JOIN missing USING (source, hour)
+GROUP BY source, hour
+
+UNION ALL BY NAME
+SELECT
+    source || ' ' || strftime(hour, '%Y-%m-%d %H:00') AS scope,
+    count(extra.id) / any_value(accepted) AS reconciliation_landed_accepted,
+    list(extra.id ORDER BY extra.id) FILTER (extra.id IS NOT NULL) AS reconciliation_landed_accepted_rows
+FROM hours
+LEFT JOIN extra USING (source, hour)
+GROUP BY source, hour
+
+UNION ALL BY NAME
+SELECT
+    source || ' ' || strftime(received_at, '%Y-%m-%d %H:00') AS scope,
+    count(*) AS reconciliation_kafka_landed,
+    list(record ORDER BY received_at) AS reconciliation_kafka_landed_rows
+FROM waiting
+ANTI JOIN raw USING (id)
+WHERE received_at < $until
+GROUP BY scope
+
+UNION ALL BY NAME
+SELECT
+    source || ' ' || strftime(hour, '%Y-%m-%d %H:00') AS scope,
+    count(*) FILTER (is_wrong) AS reconciliation_ends_told,
+    list(message_key ORDER BY message_key) FILTER (is_wrong) AS reconciliation_ends_told_rows
+FROM ends
+GROUP BY source, hour
+ORDER BY scope
