@@ -1,4 +1,4 @@
-"""The process that tells alerts: reads `sms.alerts` and sends what changes to each way out.
+"""The process of alerts: watches what no fold can see, reads `sms.alerts` and sends what changes to each way out.
 
 Each way has a task and a consumer of its own: one that is down delays itself, and neither the other nor the stream.
 
@@ -15,20 +15,22 @@ import asyncio
 import contextlib
 import logging
 import signal
-import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import msgspec
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaException
 
-from gateway.alerts import Alert, decode
+from gateway.alerts import Alert
 from gateway.errors import SmspulseError
 from gateway.kafka import KafkaSettings
 from gateway.topics import ALERTS
 from smspulse.alerts.book import Book
+from smspulse.alerts.log import AlertLog, AlertWriter
 from smspulse.alerts.settings import AlertSettings
+from smspulse.alerts.watch import Look, watch
 from smspulse.alerts.ways import Alertmanager, WayOutError, WayOutGone, Webhook
 
 _log = logging.getLogger(__name__)
@@ -36,81 +38,6 @@ _log = logging.getLogger(__name__)
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 300.0
 _POLL_S: Final = 0.5  # how long a request to stop can go unnoticed
-_BATCH: Final = 500
-_ANSWER_S: Final = 10.0
-# The client says so, and goes on by itself when Kafka is back.
-_PASSING: Final = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._TIMED_OUT}
-
-
-class AlertLog:
-    """`sms.alerts`, read from its beginning by one reader.
-
-    Args:
-        kafka: How to reach Kafka.
-        group: The consumer group that offsets are committed for.
-
-    Raises:
-        KafkaException: Kafka does not answer.
-    """
-
-    def __init__(self, kafka: KafkaSettings, group: str) -> None:
-        options = {"group.id": group, "enable.auto.commit": False, "isolation.level": "read_committed"}
-        self._consumer = Consumer(kafka.confluent() | options | {"enable.partition.eof": True, "log_level": 2})
-        numbers = self._consumer.list_topics(ALERTS, _ANSWER_S).topics[ALERTS].partitions
-        found = self._consumer.committed([TopicPartition(ALERTS, number) for number in numbers], _ANSWER_S)
-        self._committed = {each.partition: max(each.offset, 0) for each in found}
-        self._next = dict(self._committed)
-        self._behind = set(numbers)
-        self._held: list[Alert] = []
-        self._lock = threading.Lock()
-        self.was_committed = any(each.offset >= 0 for each in found)
-        self._consumer.assign([TopicPartition(ALERTS, number, OFFSET_BEGINNING) for number in numbers])
-
-    async def past(self, *, whole: bool) -> list[Alert]:
-        """Return what is there already: what was committed, or the whole of it."""
-        found: list[Alert] = []
-        while self._behind:
-            for partition, offset, alert in await asyncio.to_thread(self._poll, _POLL_S):
-                if whole or offset < self._committed[partition]:
-                    found.append(alert)
-                else:
-                    self._held.append(alert)
-        return found
-
-    async def news(self, seconds: float) -> list[Alert]:
-        """Return what comes next; nothing if nothing comes for so long."""
-        held, self._held = self._held, []
-        return held or [alert for _, _, alert in await asyncio.to_thread(self._poll, min(seconds, _POLL_S))]
-
-    async def commit(self) -> None:
-        """Commit all that was returned."""
-        offsets = [TopicPartition(ALERTS, number, offset) for number, offset in self._next.items()]
-        await asyncio.to_thread(self._consumer.commit, offsets=offsets, asynchronous=False)
-
-    def close(self) -> None:
-        """Leave Kafka."""
-        with self._lock:
-            self._consumer.close()
-
-    def _poll(self, seconds: float) -> list[tuple[int, int, Alert]]:
-        with self._lock:  # a reader that is cancelled leaves its thread here
-            first = self._consumer.poll(seconds)
-            messages = [] if first is None else [first, *self._consumer.consume(_BATCH, 0)]
-        found = []
-        for message in messages:
-            partition, error = message.partition(), message.error()
-            if error is not None:
-                if error.code() == KafkaError._PARTITION_EOF:
-                    self._behind.discard(partition)
-                elif error.code() not in _PASSING:
-                    raise KafkaException(error)
-                continue
-            self._next[partition] = message.offset() + 1
-            try:
-                found.append((partition, message.offset(), decode(message.value() or b"")))
-            except msgspec.DecodeError:
-                _log.error("%s, partition %d, offset %d is no alert", ALERTS, partition, message.offset())
-        return found
 
 
 class SenderError(SmspulseError):
@@ -261,24 +188,22 @@ def require_way_out(settings: AlertSettings) -> None:
         raise NoWayOutError(msg)
 
 
-def run(settings: AlertSettings, kafka: KafkaSettings, ready: Callable[[], None] = lambda: None) -> None:
-    """Tell alerts until SIGTERM or SIGINT.
+def run(settings: AlertSettings, kafka: KafkaSettings, data: Path, ready: Callable[[], None] = lambda: None) -> None:
+    """Find and tell alerts until SIGTERM or SIGINT. Without a way out they are listed only.
 
     Raises:
-        NoWayOutError: No way out is set.
         WayOutError: The webhook's secret is none.
         SenderError: Kafka cannot be used.
     """
-    require_way_out(settings)
     try:
-        asyncio.run(_run(settings, kafka, ready))
+        asyncio.run(_run(settings, kafka, data, ready))
     except KafkaException as error:
         msg = f"Kafka at {kafka.bootstrap} does not serve {ALERTS}: {error.args[0].str()}"
         raise SenderError(msg) from error
 
 
-async def _run(settings: AlertSettings, kafka: KafkaSettings, ready: Callable[[], None]) -> None:
-    waiting = bool(settings.alertmanagers) + bool(settings.webhook)
+async def _run(settings: AlertSettings, kafka: KafkaSettings, data: Path, ready: Callable[[], None]) -> None:
+    waiting = 1 + bool(settings.alertmanagers) + bool(settings.webhook)
 
     def one_ready() -> None:
         nonlocal waiting
@@ -292,6 +217,9 @@ async def _run(settings: AlertSettings, kafka: KafkaSettings, ready: Callable[[]
     logs: list[AlertLog] = []
     async with aiohttp.ClientSession() as session:
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
+        logs.append(AlertLog(kafka, f"{settings.group}-watch"))
+        look, write = Look(data, kafka), AlertWriter(kafka)
+        tasks.append(asyncio.create_task(watch(logs[-1], look, write, settings.watch_s, ready=one_ready)))
         if settings.alertmanagers:
             logs.append(AlertLog(kafka, f"{settings.group}-alertmanager"))
             way = Alertmanager(session, settings)

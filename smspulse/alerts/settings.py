@@ -16,6 +16,9 @@ class AlertSettings(BaseSettings):
     )
     group: str = Field("smspulse-alerts", description="Kafka's consumer group: what it has committed is told.")
     repeat_s: float = Field(60, gt=0, description="Seconds after which Alertmanager is told again what fires.")
+    watch_s: float = Field(
+        60, gt=0, description="Seconds between two looks for what time or the warehouse tells, such as silent devices."
+    )
     page: str = Field("", description="URL of a page that people look at, linked from each alert.")
     runbooks: str = Field("", description="URL of the folder of the runbooks, linked from each alert.")
 

@@ -13,7 +13,7 @@ import orjson
 
 from gateway.alerts import Alert
 from gateway.errors import SmspulseError
-from smspulse.alerts.book import NAMES, evidence, moment, severity, summary
+from smspulse.alerts.book import evidence, moment, name, severity, summary
 from smspulse.alerts.settings import AlertSettings
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=15)
@@ -36,7 +36,7 @@ class WayOutGone(WayOutError):  # noqa: N818 - it names what was found
 def labels(alert: Alert) -> dict[str, str]:
     """Return the labels of an alert, which are its identity: the same as long as it is on."""
     found: dict[str, Any] = {
-        "alertname": NAMES.get(alert.kind, alert.kind),
+        "alertname": name(alert.kind),
         "severity": severity(alert),
         "scope": alert.scope,
         "source": alert.source,
@@ -44,13 +44,13 @@ def labels(alert: Alert) -> dict[str, str]:
         "channel": alert.channel_id,
         "alert_id": alert.id,
     }
-    return {name: str(value) for name, value in found.items() if value is not None}
+    return {label: str(value) for label, value in found.items() if value is not None}
 
 
 def links(alert: Alert, settings: AlertSettings) -> dict[str, str]:
     """Return the links to the runbook and to the page, as far as they are set."""
     runbook = f"{settings.runbooks.rstrip('/')}/{alert.kind}.md" if settings.runbooks else ""
-    return {name: url for name, url in (("runbook_url", runbook), ("page_url", settings.page)) if url}
+    return {link: url for link, url in (("runbook_url", runbook), ("page_url", settings.page)) if url}
 
 
 class Alertmanager:

@@ -13,7 +13,7 @@ from smspulse.commands.options import NOT_SO, broker_option, data_option
 
 @click.group()
 def alerts() -> None:
-    """Alerts on rising failure ratios.
+    """Alerts: rising failures, silent devices, stuck messages, slow networks, and the pipeline itself.
 
     \b
     smspulse alerts list
@@ -25,9 +25,9 @@ def alerts() -> None:
 @data_option
 @broker_option
 def send(data: Path, broker: str) -> None:
-    """Tell alerts to the ways out that SMSPULSE_ALERTS_ALERTMANAGER and SMSPULSE_ALERTS_WEBHOOK name, until Ctrl-C.
+    """Watch for silence, stuck messages and the like, and tell alerts to each way out that is set, until Ctrl-C.
 
-    `smspulse up` does it by itself where one is set.
+    SMSPULSE_ALERTS_ALERTMANAGER and SMSPULSE_ALERTS_WEBHOOK are the ways out. `smspulse up` does it by itself.
 
     \b
     smspulse alerts send --broker kafka1:9092
@@ -40,7 +40,7 @@ def send(data: Path, broker: str) -> None:
 
     kafka = kafka_settings(data, broker)
     ensure_topics(kafka)
-    run(AlertSettings(), kafka, tell_ready)
+    run(AlertSettings(), kafka, data, tell_ready)
 
 
 @alerts.command("list")
