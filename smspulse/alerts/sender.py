@@ -7,6 +7,8 @@ Guarantees
     then, and what was resolved meanwhile ends with the time that it was told last.
     The webhook is sent each alert that fires, or is resolved, at least once, in their order: what it took is committed
     to Kafka behind it. After a kill between the two, the same `webhook-id` comes again.
+    What is silenced is not told: an Alertmanager that knew it takes it as ended. What was told to the webhook is still
+    resolved there, and what fires when its silence ends is told then.
     What a wider alert explains is not sent to the webhook, until that is resolved. Alertmanager inhibits by itself; see
     `examples/alertmanager.yml`.
 """
@@ -30,6 +32,7 @@ from gateway.topics import ALERTS
 from smspulse.alerts.book import Book
 from smspulse.alerts.log import AlertLog, AlertWriter
 from smspulse.alerts.settings import AlertSettings
+from smspulse.alerts.silences import Silences
 from smspulse.alerts.watch import Look, watch
 from smspulse.alerts.ways import Alertmanager, WayOutError, WayOutGone, Webhook
 
@@ -38,6 +41,9 @@ _log = logging.getLogger(__name__)
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 300.0
 _POLL_S: Final = 0.5  # how long a request to stop can go unnoticed
+
+
+Silenced = Callable[[], frozenset[str]]
 
 
 class SenderError(SmspulseError):
@@ -53,10 +59,11 @@ class Told:
 
     Args:
         book: How alerts stand.
+        silenced: Returns the ids of alerts that it is not to be told.
     """
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, book: Book, silenced: Silenced = frozenset) -> None:
+        self._book, self._silenced = book, silenced
         self._told: dict[str, Alert] = {}
         self._unknown: dict[str, Alert] = {}
 
@@ -82,6 +89,9 @@ class Told:
             for id_, alert in firing.items()
             if not self._is_on(self._told.get(id_), alert) and not self._book.is_inhibited(alert)
         ]
+        if fresh:
+            silenced = self._silenced()
+            fresh = [alert for alert in fresh if alert.id not in silenced]
         return sorted([*self._unknown.values(), *gone, *fresh], key=lambda alert: (alert.changed_at, alert.id))
 
     def done(self, alert: Alert) -> None:
@@ -105,7 +115,11 @@ class Told:
 
 
 async def to_alertmanager(
-    log: AlertLog, way: Alertmanager, settings: AlertSettings, ready: Callable[[], None] = lambda: None
+    log: AlertLog,
+    way: Alertmanager,
+    settings: AlertSettings,
+    ready: Callable[[], None] = lambda: None,
+    silenced: Silenced = frozenset,
 ) -> None:
     """Tell Alertmanager for ever how alerts stand."""
     book, loop, pause = Book(), asyncio.get_running_loop(), _FIRST_PAUSE_S
@@ -115,7 +129,8 @@ async def to_alertmanager(
     ready()
     due = loop.time()
     while True:
-        firing = book.firing()
+        quiet = silenced() if loop.time() >= due else frozenset()
+        firing = [alert for alert in book.firing() if alert.id not in quiet]
         try:
             if loop.time() >= due and (firing or ended):
                 await way.send(firing, list(ended.values()))
@@ -136,9 +151,11 @@ async def to_alertmanager(
                 due = loop.time()
 
 
-async def to_webhook(log: AlertLog, way: Webhook, ready: Callable[[], None] = lambda: None) -> None:
+async def to_webhook(
+    log: AlertLog, way: Webhook, ready: Callable[[], None] = lambda: None, silenced: Silenced = frozenset
+) -> None:
     """Send the webhook what it was not sent yet, until it wants nothing any more."""
-    told = Told(Book())
+    told = Told(Book(), silenced)
     for alert in await log.past(whole=not log.was_committed):
         told.take(alert)
     # Where nothing was ever told, what was resolved long ago is no news, and what fires is.
@@ -215,6 +232,7 @@ async def _run(settings: AlertSettings, kafka: KafkaSettings, data: Path, ready:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     logs: list[AlertLog] = []
+    silenced = Silences(data).now
     async with aiohttp.ClientSession() as session:
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
         logs.append(AlertLog(kafka, f"{settings.group}-watch"))
@@ -223,11 +241,11 @@ async def _run(settings: AlertSettings, kafka: KafkaSettings, data: Path, ready:
         if settings.alertmanagers:
             logs.append(AlertLog(kafka, f"{settings.group}-alertmanager"))
             way = Alertmanager(session, settings)
-            tasks.append(asyncio.create_task(to_alertmanager(logs[-1], way, settings, one_ready)))
+            tasks.append(asyncio.create_task(to_alertmanager(logs[-1], way, settings, one_ready, silenced)))
         if settings.webhook:
             logs.append(AlertLog(kafka, f"{settings.group}-webhook"))
             hook = Webhook(session, settings)
-            tasks.append(asyncio.create_task(to_webhook(logs[-1], hook, one_ready)))
+            tasks.append(asyncio.create_task(to_webhook(logs[-1], hook, one_ready, silenced)))
         try:
             running = set(tasks)
             while not stop.is_set():

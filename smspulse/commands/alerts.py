@@ -1,14 +1,18 @@
 """Alerts: telling, listing, explaining and trying them, and running the detectors over the past."""
 
 import asyncio
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Final
 
 import click
 from rich.console import Console
 
-from smspulse.commands.options import NOT_SO, broker_option, data_option
+from smspulse.commands.options import NOT_SO, broker_option, data_option, writable
+
+_SECONDS: Final = {"m": 60, "h": 3_600, "d": 86_400}
 
 
 @click.group()
@@ -69,6 +73,43 @@ def explain(data: Path, alert_id: str) -> None:
     from smspulse.alerts.shown import explain as run
 
     run(data, Console(soft_wrap=True), alert_id)
+
+
+class _Length(click.ParamType):
+    """`30m`, `2h`, `7d`, in seconds."""
+
+    name = "LENGTH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"([1-9]\d*)([mhd])", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no length: write 30m, 2h or 7d", param, ctx)
+        return int(found[1]) * _SECONDS[found[2]]
+
+
+@alerts.command()
+@data_option
+@click.argument("alert_id", required=False)
+@click.option("--for", "seconds", type=_Length(), help="How long, such as 30m, 2h, 7d.")
+@click.option("--lift", is_flag=True, help="End the silence of the alert.")
+def silence(data: Path, alert_id: str | None, seconds: int | None, *, lift: bool) -> None:
+    """Tell an alert to no way out for a while; it is still listed. Without an id: list what is silenced.
+
+    \b
+    smspulse alerts silence failure_ratio:mygateway:10482:1 --for 2h
+    smspulse alerts silence failure_ratio:mygateway:10482:1 --lift
+    """
+    from smspulse.alerts.shown import show_silences
+    from smspulse.alerts.silences import Silences
+
+    if (seconds is not None) + lift != (alert_id is not None):
+        msg = "name an alert with --for LENGTH or --lift, or give nothing at all to list what is silenced"
+        raise click.UsageError(msg)
+    if alert_id is not None:
+        if not lift:
+            writable(data)
+        Silences(data).set(alert_id, seconds or 0)
+    show_silences(data, Console(soft_wrap=True))
 
 
 @alerts.command()

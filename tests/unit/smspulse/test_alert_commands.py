@@ -23,6 +23,7 @@ from smspulse.alerts.book import Book, summary
 from smspulse.alerts.sender import Told, to_alertmanager, to_webhook
 from smspulse.alerts.settings import AlertSettings
 from smspulse.alerts.shown import NoSuchAlertError, PictureError, draw_backtest, explain, show, show_backtest, try_ways
+from smspulse.alerts.silences import SilenceError, Silences
 from smspulse.alerts.ways import Alertmanager, WayOutError, WayOutGone, Webhook
 from smspulse.cli import cli
 from warehouse import landing, views
@@ -231,6 +232,77 @@ def test_a_device_inhibits_its_channels_and_no_others() -> None:
     assert book.is_inhibited(told())
     assert not book.is_inhibited(told(device_id=3))
     assert not book.is_inhibited(told(kind="not_permitted"))
+
+
+def test_what_is_silenced_is_told_when_its_silence_ends_and_what_was_told_is_resolved() -> None:
+    silenced: set[str] = {told().id}
+    seen = Told(Book(), lambda: frozenset(silenced))
+    seen.take(told())
+    assert seen.next() == []
+    silenced.clear()
+    assert [each.phase for each in seen.next()] == ["firing"]
+    seen.done(told())
+    silenced.add(told().id)
+    assert seen.next() == []
+    seen.take(told("resolved", seconds=60))
+    assert [each.phase for each in seen.next()] == ["resolved"]
+
+
+def test_what_was_silenced_at_a_restart_is_told_when_its_silence_ends() -> None:
+    silenced = {told().id}
+    seen = Told(Book(), lambda: frozenset(silenced))
+    seen.take(told())
+    seen.skip(firing=True)
+    silenced.clear()
+    assert [each.phase for each in seen.next()] == ["firing"]
+
+
+async def test_an_alertmanager_is_not_told_what_is_silenced(receiver: Receiver, session: aiohttp.ClientSession) -> None:
+    settings = AlertSettings(alertmanager=receiver.url, repeat_s=0.1)
+    log, silenced = Log([told(), told(id="failure_ratio:acme:3:1", device_id=3)]), {told().id}
+    way = Alertmanager(session, settings)
+    telling = asyncio.create_task(to_alertmanager(log, way, settings, silenced=lambda: frozenset(silenced)))  # type: ignore[arg-type]
+    assert [each["labels"]["device"] for each in await receiver.next()] == ["3"]
+    silenced.clear()
+    while len(await receiver.next()) < 2:
+        pass
+    telling.cancel()
+
+
+def test_a_silence_lasts_as_long_as_it_was_set_for_and_can_be_lifted(tmp_path: Path) -> None:
+    now = 1_000.0
+    silences = Silences(tmp_path, lambda: now)
+    assert silences.set("a:b:1:2", 60) == 1_060
+    silences.set("a:b:3:*", 600)
+    assert Silences(tmp_path, lambda: 1_059).all() == {"a:b:1:2": 1_060, "a:b:3:*": 1_600}
+    assert Silences(tmp_path, lambda: 1_061).now() == {"a:b:3:*"}
+    silences.set("a:b:3:*", 0)
+    assert silences.now() == {"a:b:1:2"}
+
+
+def test_silences_that_cannot_be_read_silence_nothing_and_say_what_to_do(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "silences.json").write_text("{")
+    assert Silences(tmp_path).now() == frozenset()
+    assert "remove it, and set the silences anew; meanwhile all is told" in caplog.text
+    with pytest.raises(SilenceError, match="remove it"):
+        Silences(tmp_path).set("a:b:1:2", 60)
+
+
+def test_the_command_silences_lists_and_lifts_and_a_silenced_alert_is_still_listed(data: Path) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(cli, ["alerts", *arguments, "--data", str(data)])
+        return result.exit_code, result.output
+
+    id_ = "failure_ratio:acme:3:1"
+    code, text = run("silence", id_, "--for", "2h")
+    assert (code, f"{id_} until 2" in text) == (0, True)
+    assert "silenced" in run("list")[1]
+    assert id_ in run("silence")[1]
+    assert run("silence", id_, "--lift") == (0, "no alert is silenced\n")
+    assert "silenced" not in run("list")[1]
+    assert run("silence", id_)[0] == run("silence", "--for", "2h")[0] == run("silence", id_, "--for", "2 h")[0] == 2
 
 
 def test_a_summary_is_one_line_without_numbers_of_phones() -> None:
