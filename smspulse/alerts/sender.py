@@ -5,10 +5,10 @@ Each way has a task and a consumer of its own: one that is down delays itself, a
 Guarantees
     Alertmanager is told how alerts stand, now and every `repeat_s`; what it missed while it, or we, were away it learns
     then, and what was resolved meanwhile ends with the time that it was told last.
-    The webhook is sent each alert that fires, or is resolved, at least once, in their order: what it took is committed
-    to Kafka behind it. After a kill between the two, the same `webhook-id` comes again.
-    What is silenced is not told: an Alertmanager that knew it takes it as ended. What was told to the webhook is still
-    resolved there, and what fires when its silence ends is told then.
+    The webhook, and Apprise in the same way, is sent each alert that fires, or is resolved, at least once, in their
+    order: what it took is committed to Kafka behind it. After a kill between the two, the same `webhook-id` comes again.
+    What is silenced is not told: an Alertmanager that knew it takes it as ended. What was told to the webhook is
+    still resolved there, and what fires when its silence ends is told then.
     What a wider alert explains is not sent to the webhook, until that is resolved. Alertmanager inhibits by itself; see
     `examples/alertmanager.yml`.
 """
@@ -34,7 +34,7 @@ from smspulse.alerts.log import AlertLog, AlertWriter
 from smspulse.alerts.settings import AlertSettings
 from smspulse.alerts.silences import Silences
 from smspulse.alerts.watch import Look, watch
-from smspulse.alerts.ways import Alertmanager, WayOutError, WayOutGone, Webhook
+from smspulse.alerts.ways import Alertmanager, Apprise, WayOutError, WayOutGone, Webhook
 
 _log = logging.getLogger(__name__)
 
@@ -152,9 +152,9 @@ async def to_alertmanager(
 
 
 async def to_webhook(
-    log: AlertLog, way: Webhook, ready: Callable[[], None] = lambda: None, silenced: Silenced = frozenset
+    log: AlertLog, way: Webhook | Apprise, ready: Callable[[], None] = lambda: None, silenced: Silenced = frozenset
 ) -> None:
-    """Send the webhook what it was not sent yet, until it wants nothing any more."""
+    """Send the webhook, or Apprise, what it was not sent yet, until it wants nothing any more."""
     told = Told(Book(), silenced)
     for alert in await log.past(whole=not log.was_committed):
         told.take(alert)
@@ -178,7 +178,7 @@ async def to_webhook(
             told.take(alert)
 
 
-async def _insist(way: Webhook, alert: Alert) -> None:
+async def _insist(way: Webhook | Apprise, alert: Alert) -> None:
     pause = _FIRST_PAUSE_S
     while True:
         try:
@@ -201,7 +201,7 @@ def require_way_out(settings: AlertSettings) -> None:
         NoWayOutError: None is.
     """
     if not settings.is_set:
-        msg = "no way out of alerts is set: set SMSPULSE_ALERTS_ALERTMANAGER or SMSPULSE_ALERTS_WEBHOOK"
+        msg = "no way out of alerts is set: set SMSPULSE_ALERTS_ALERTMANAGER, _WEBHOOK or _APPRISE"
         raise NoWayOutError(msg)
 
 
@@ -209,7 +209,7 @@ def run(settings: AlertSettings, kafka: KafkaSettings, data: Path, ready: Callab
     """Find and tell alerts until SIGTERM or SIGINT. Without a way out they are listed only.
 
     Raises:
-        WayOutError: The webhook's secret is none.
+        WayOutError: The webhook's secret is none, or a URL of Apprise is.
         SenderError: Kafka cannot be used.
     """
     try:
@@ -220,7 +220,8 @@ def run(settings: AlertSettings, kafka: KafkaSettings, data: Path, ready: Callab
 
 
 async def _run(settings: AlertSettings, kafka: KafkaSettings, data: Path, ready: Callable[[], None]) -> None:
-    waiting = 1 + bool(settings.alertmanagers) + bool(settings.webhook)
+    apprise = bool(settings.apprise.get_secret_value())
+    waiting = 1 + bool(settings.alertmanagers) + bool(settings.webhook) + apprise
 
     def one_ready() -> None:
         nonlocal waiting
@@ -246,6 +247,10 @@ async def _run(settings: AlertSettings, kafka: KafkaSettings, data: Path, ready:
             logs.append(AlertLog(kafka, f"{settings.group}-webhook"))
             hook = Webhook(session, settings)
             tasks.append(asyncio.create_task(to_webhook(logs[-1], hook, one_ready, silenced)))
+        if apprise:
+            services = Apprise(settings)
+            logs.append(AlertLog(kafka, f"{settings.group}-apprise"))
+            tasks.append(asyncio.create_task(to_webhook(logs[-1], services, one_ready, silenced)))
         try:
             running = set(tasks)
             while not stop.is_set():

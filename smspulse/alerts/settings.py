@@ -14,6 +14,10 @@ class AlertSettings(BaseSettings):
     webhook_secret: SecretStr = Field(
         SecretStr(""), description="Of the webhook's signature, as Standard Webhooks write it: `whsec_` and base64."
     )
+    apprise: SecretStr = Field(
+        SecretStr(""),
+        description="URLs of Apprise, for mail, chat and pagers, separated by spaces; needs the extra `apprise`.",
+    )
     group: str = Field("smspulse-alerts", description="Kafka's consumer group: what it has committed is told.")
     repeat_s: float = Field(60, gt=0, description="Seconds after which Alertmanager is told again what fires.")
     watch_s: float = Field(
@@ -30,4 +34,4 @@ class AlertSettings(BaseSettings):
     @property
     def is_set(self) -> bool:
         """Whether there is a way out."""
-        return bool(self.alertmanagers or self.webhook)
+        return bool(self.alertmanagers or self.webhook or self.apprise.get_secret_value())

@@ -1,5 +1,6 @@
 """What `smspulse alerts` shows, and how it tries the ways out."""
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,7 @@ from smspulse.alerts.backtest import Backtest
 from smspulse.alerts.book import evidence, summary
 from smspulse.alerts.settings import AlertSettings
 from smspulse.alerts.silences import Silences
-from smspulse.alerts.ways import Alertmanager, WayOutError, Webhook
+from smspulse.alerts.ways import Alertmanager, Apprise, WayOutError, Webhook
 from warehouse.read import open_warehouse
 
 _TIMES: Final = ("since", "fired_at", "resolved_at")
@@ -123,13 +124,16 @@ async def try_ways(settings: AlertSettings, now: float) -> list[str]:
                 await manager.send([], [resolved])
         except WayOutError as error:
             wrong.append(str(error))
-        try:
-            if settings.webhook:
-                webhook = Webhook(session, settings)
-                await webhook.send(firing)
-                await webhook.send(resolved)
-        except WayOutError as error:
-            wrong.append(str(error))
+        ways: list[Callable[[], Webhook | Apprise]] = []
+        ways += [lambda: Webhook(session, settings)] if settings.webhook else []
+        ways += [lambda: Apprise(settings)] if settings.apprise.get_secret_value() else []
+        for make in ways:
+            try:
+                one = make()
+                await one.send(firing)
+                await one.send(resolved)
+            except WayOutError as error:
+                wrong.append(str(error))
     return wrong
 
 

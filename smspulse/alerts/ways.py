@@ -1,8 +1,10 @@
-"""The two ways out: Alertmanager's API v2, and a webhook signed as Standard Webhooks 1.0 wants it."""
+"""The ways out: Alertmanager's API v2, a webhook signed as Standard Webhooks 1.0 wants it, and what Apprise knows."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
+import importlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -18,6 +20,7 @@ from smspulse.alerts.settings import AlertSettings
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=15)
 _GONE: Final = 410
+_NOTIFY_TYPES: Final = {"critical": "failure", "warning": "warning"}
 _ENDS_AFTER: Final = 4  # repetitions that Alertmanager misses before it takes an alert as resolved
 
 
@@ -153,6 +156,48 @@ class Webhook:
             signed = hmac.new(self._secret, f"{id_}.{sent_at}.".encode() + body, hashlib.sha256).digest()
             headers["webhook-signature"] = f"v1,{base64.b64encode(signed).decode()}"
         await _post(self._session, self._settings.webhook, body, headers)
+
+
+class Apprise:
+    """Sent one notification for each alert that fires, and one when it is resolved.
+
+    Of several URLs all are sent it again if one did not take it.
+
+    Args:
+        settings: Its URLs.
+
+    Raises:
+        WayOutError: Apprise is not installed, or knows one of the URLs not.
+    """
+
+    def __init__(self, settings: AlertSettings) -> None:
+        try:
+            apprise = importlib.import_module("apprise")
+        except ImportError as error:
+            msg = "SMSPULSE_ALERTS_APPRISE needs the extra `apprise`: pip install 'smspulse[apprise]'"
+            raise WayOutError(msg) from error
+        self._settings, self._sender = settings, apprise.Apprise()
+        for number, url in enumerate(settings.apprise.get_secret_value().split(), 1):
+            if not self._sender.add(url):
+                msg = f"URL {number} of SMSPULSE_ALERTS_APPRISE is none that Apprise knows: see its list of services"
+                raise WayOutError(msg)
+
+    async def send(self, alert: Alert) -> None:
+        """Send how an alert stands.
+
+        Raises:
+            WayOutError: A service did not take it.
+        """
+        lines = evidence(alert) | links(alert, self._settings)
+        taken = await asyncio.to_thread(
+            self._sender.notify,
+            title=f"[{alert.phase}] {summary(alert)}",
+            body="\n".join(f"{label}: {text}" for label, text in lines.items()),
+            notify_type="success" if alert.phase == "resolved" else _NOTIFY_TYPES[severity(alert)],
+        )
+        if not taken:
+            msg = "a service of SMSPULSE_ALERTS_APPRISE did not take an alert: its own line above says why"
+            raise WayOutError(msg)
 
 
 async def _post(session: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str]) -> None:

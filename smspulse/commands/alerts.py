@@ -31,7 +31,7 @@ def alerts() -> None:
 def send(data: Path, broker: str) -> None:
     """Watch for silence, stuck messages and the like, and tell alerts to each way out that is set, until Ctrl-C.
 
-    SMSPULSE_ALERTS_ALERTMANAGER and SMSPULSE_ALERTS_WEBHOOK are the ways out. `smspulse up` does it by itself.
+    Ways out: SMSPULSE_ALERTS_ALERTMANAGER, SMSPULSE_ALERTS_WEBHOOK, SMSPULSE_ALERTS_APPRISE. `smspulse up` runs it.
 
     \b
     smspulse alerts send --broker kafka1:9092

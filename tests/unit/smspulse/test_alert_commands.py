@@ -5,6 +5,7 @@ import base64
 import hashlib
 import hmac
 import json
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from smspulse.alerts.sender import Told, to_alertmanager, to_webhook
 from smspulse.alerts.settings import AlertSettings
 from smspulse.alerts.shown import NoSuchAlertError, PictureError, draw_backtest, explain, show, show_backtest, try_ways
 from smspulse.alerts.silences import SilenceError, Silences
-from smspulse.alerts.ways import Alertmanager, WayOutError, WayOutGone, Webhook
+from smspulse.alerts.ways import Alertmanager, Apprise, WayOutError, WayOutGone, Webhook
 from smspulse.cli import cli
 from warehouse import landing, views
 
@@ -181,6 +182,28 @@ async def test_a_webhook_that_answers_410_is_sent_nothing_any_more(
     log = Log([told()])
     await asyncio.wait_for(to_webhook(log, Webhook(session, AlertSettings(webhook=receiver.url))), 10)  # type: ignore[arg-type]
     assert log.commits == 0
+
+
+async def test_apprise_notifies_of_an_alert_and_of_its_end_and_says_when_it_could_not(receiver: Receiver) -> None:
+    way = Apprise(AlertSettings(apprise=receiver.url.replace("http", "json") + "/secret-token"))  # type: ignore[arg-type]
+    await way.send(told())
+    await way.send(told("resolved", seconds=60))
+    fired, ended = await receiver.next(), await receiver.next()
+    assert fired["title"] == "[firing] source acme, device 1, channel 2: 75% of messages fail, 3.0% is usual"
+    assert "failed: 6 of 8 messages" in fired["message"]
+    assert (fired["type"], ended["type"]) == ("warning", "success")
+    receiver.answers = [web.Response(status=500)]
+    with pytest.raises(WayOutError, match="did not take an alert") as caught:
+        await way.send(told())
+    assert "secret-token" not in str(caught.value)
+    with pytest.raises(WayOutError, match="URL 2 of SMSPULSE_ALERTS_APPRISE"):
+        Apprise(AlertSettings(apprise=f"{receiver.url.replace('http', 'json')} nothing"))  # type: ignore[arg-type]
+
+
+def test_without_apprise_its_setting_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    with pytest.raises(WayOutError, match=r"smspulse\[apprise\]"):
+        Apprise(AlertSettings(apprise="json://localhost"))  # type: ignore[arg-type]
 
 
 def following(*alerts: Alert, past: tuple[Alert, ...] = (), firing: bool = True) -> list[tuple[str, str]]:
@@ -343,9 +366,10 @@ def test_alerts_are_listed_and_explained_from_the_warehouse(data: Path) -> None:
 
 
 async def test_each_way_out_can_be_tried(receiver: Receiver) -> None:
-    settings = AlertSettings(alertmanager=receiver.url, webhook=receiver.url)
+    apprise = receiver.url.replace("http", "json")
+    settings = AlertSettings(alertmanager=receiver.url, webhook=receiver.url, apprise=apprise)  # type: ignore[arg-type]
     assert await try_ways(settings, NOON / 1000) == []
-    assert receiver.requests.qsize() == 4
+    assert receiver.requests.qsize() == 6
     receiver.answers = [web.Response(status=400, text="bad")]
     assert await try_ways(settings, NOON / 1000) == [f"{receiver.url} answered 400: bad"]
 
@@ -353,6 +377,7 @@ async def test_each_way_out_can_be_tried(receiver: Receiver) -> None:
 def test_without_a_way_out_trying_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SMSPULSE_ALERTS_ALERTMANAGER", raising=False)
     monkeypatch.delenv("SMSPULSE_ALERTS_WEBHOOK", raising=False)
+    monkeypatch.delenv("SMSPULSE_ALERTS_APPRISE", raising=False)
     result = CliRunner().invoke(cli, ["alerts", "test"])
     assert "set SMSPULSE_ALERTS_ALERTMANAGER" in str(result.exception)
 
