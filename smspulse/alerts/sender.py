@@ -6,7 +6,8 @@ Guarantees
     Alertmanager is told how alerts stand, now and every `repeat_s`; what it missed while it, or we, were away it learns
     then, and what was resolved meanwhile ends with the time that it was told last.
     The webhook, and Apprise in the same way, is sent each alert that fires, or is resolved, at least once, in their
-    order: what it took is committed to Kafka behind it. After a kill between the two, the same `webhook-id` comes again.
+    order: what it took is committed to Kafka behind it. After a kill between the two, the same `webhook-id` comes
+    again.
     What is silenced is not told: an Alertmanager that knew it takes it as ended. What was told to the webhook is
     still resolved there, and what fires when its silence ends is told then.
     What a wider alert explains is not sent to the webhook, until that is resolved. Alertmanager inhibits by itself; see

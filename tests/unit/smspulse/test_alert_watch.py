@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 from warehouse_records import MadeRecord, alert, at, deadletter, raw, status, version
 
 from gateway.alerts import KINDS, WATCHED, Alert, decode
 from gateway.kafka import KafkaSettings
-from gateway.topics import RAW
+from gateway.topics import ALERTS, RAW
 from smspulse.alerts.book import Book, evidence, severity, summary
 from smspulse.alerts.findings import BY_SQL, Finding, Warehouse, behind, lagging, spooling
 from smspulse.alerts.log import AlertLog, AlertWriter
@@ -326,6 +327,19 @@ async def started(task: Callable[[], Any], log: AlertLog, count: int) -> list[Al
         await asyncio.gather(running, return_exceptions=True)
 
 
+async def test_what_is_no_alert_is_passed_over_and_only_what_says_something_is_named(
+    kafka: KafkaSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    producer = Producer(kafka.confluent())
+    for value in (b"", b"{", alert(0, "firing").value):
+        producer.produce(ALERTS, value, b"key", partition=0)
+    assert producer.flush(10) == 0
+    log = AlertLog(kafka, "reader")
+    assert [each.phase for each in await log.past(whole=True)] == ["firing"]
+    assert caplog.messages == ["sms.alerts, partition 0, offset 1 is no alert"]
+    log.close()
+
+
 async def test_a_watch_goes_on_from_what_was_written_before_it(kafka: KafkaSettings) -> None:
     reader = AlertLog(kafka, "reader")
     assert await reader.past(whole=True) == []
@@ -361,8 +375,6 @@ async def test_while_the_lander_is_behind_nobody_is_called_silent(tmp_path: Path
     look = Look(tmp_path, kafka)
     assert "silent:acme:1:*" in {each.id for each in look(at(0))[0] if each.is_bad}
     assert behind(tmp_path, kafka, at(0)) == []
-    from confluent_kafka import Producer  # noqa: PLC0415
-
     producer = Producer(kafka.confluent())
     producer.produce(RAW, b"{}", b"key")
     assert producer.flush(10) == 0
