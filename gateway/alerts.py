@@ -7,13 +7,22 @@ import msgspec
 
 FAILURE_RATIO: Final = "failure_ratio"
 NOT_PERMITTED: Final = "not_permitted"
-KINDS: Final = (FAILURE_RATIO, NOT_PERMITTED)
+SILENT: Final = "silent"
+STUCK_MESSAGES: Final = "stuck_messages"
+LATENCY_SHIFT: Final = "latency_shift"
+DEVICE_DOWN: Final = "device_down"
+WEBHOOK_QUALITY: Final = "webhook_quality"
+QUALITY_CHECK: Final = "quality_check"
+PIPELINE: Final = "pipeline"
+WATCHED: Final = (SILENT, STUCK_MESSAGES, LATENCY_SHIFT, DEVICE_DOWN, WEBHOOK_QUALITY, QUALITY_CHECK, PIPELINE)
+"""The kinds that time or the warehouse tells, not the fold of devices."""
+KINDS: Final = (FAILURE_RATIO, NOT_PERMITTED, *WATCHED)
 """Every kind; `docs/runbooks/` has a page on each."""
 
-Scope = Literal["channel", "device", "source"]
+Scope = Literal["channel", "device", "source", "pipeline"]
 Phase = Literal["pending", "firing", "resolved"]
 
-_ANY: Final = "*"
+ANY: Final = "*"
 _Z: Final = 1.959963984540054  # of a 95 % interval
 
 
@@ -24,8 +33,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         id: Of the alert, the same whenever it comes again: see `alert_id`.
         kind: One of `KINDS`.
         phase: `pending` is told to nobody; what was pending and subsided is `resolved` without `fired_at`.
-        scope: Whether it is about a channel, a device with several of them, or a source.
-        source: Gateway account.
+        scope: Whether it is about a channel, a device, of failures one with several channels, a source, or all of them.
+        source: Gateway account; `*` of all.
         device_id, channel_id: None where the scope is wider, or no report names them.
         changed_at: When what changed it was received, in milliseconds; all times are.
         since: When it is thought to have begun.
@@ -37,7 +46,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         errors: How many messages failed since, by status id; of the last twenty, when it fires.
         samples: Keys of some of those messages.
         share: Its part of the source's messages of the last days, 0 to 1.
-        budget_days: Days of one false alarm, on average, that it is set to.
+        budget_days: Days of one false alarm, on average, that it is set to; 0 if it has no such budget.
+        what: What was found, in words, where it is not the ratio of failures.
     """
 
     id: str
@@ -60,6 +70,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     samples: list[str]
     share: float
     budget_days: float
+    what: str = ""
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -71,7 +82,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return max((middle - reach) / (1 + z2 / n), 0.0), min((middle + reach) / (1 + z2 / n), 1.0)
 
 
-def alert_id(kind: str, source: str, *of: int | None, part: int = 0) -> str:
+def alert_id(kind: str, source: str, *of: int | None, part: int | str = 0) -> str:
     """Return an alert's identity: `{kind}:{source}:{device_id}:{channel_id}`.
 
     With `*` for what the alert is not about, and `-` for what no report names.
@@ -80,9 +91,10 @@ def alert_id(kind: str, source: str, *of: int | None, part: int = 0) -> str:
         kind: The alert's.
         source: Gateway account.
         of: Device and channel, as far as it is about them.
-        part: The partition of devices, for those about a source: each watches the source's devices in it.
+        part: The partition of devices, for those about a source: each watches the source's devices in it. Or what of
+            the pipeline it is about.
     """
-    names = [*("-" if each is None else str(each) for each in of), *([_ANY] * (2 - len(of)))]
+    names = [*("-" if each is None else str(each) for each in of), *([ANY] * (2 - len(of)))]
     return ":".join([kind, source, *names, *([str(part)] if part else [])])
 
 

@@ -21,7 +21,6 @@ from rich.text import Text
 from expectations.settings import CheckSettings
 from gateway.errors import SmspulseError
 from gateway.kafka import KafkaSettings
-from smspulse.alerts.settings import AlertSettings
 from smspulse.broker_file import read_broker_file
 from smspulse.endpoints import metrics_port
 from smspulse.logs import show_line
@@ -179,11 +178,11 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
     if first := metrics_port():  # one each
         for number, child in enumerate((lander, *streams)):
             child.environment["SMSPULSE_METRICS_PORT"] = str(first + number)
-    alerts = [Child("alerts", ("alerts", "send", *common), 2)] if AlertSettings().is_set else []
+    alerts = Child("alerts", ("alerts", "send", *common), 2)
     await supervisor.start(ingest)
     await supervisor.start(*streams)
-    await supervisor.start(lander, page, *alerts)
-    for child in (ingest, *streams, lander, *alerts):
+    await supervisor.start(lander, page, alerts)
+    for child in (ingest, *streams, lander, alerts):
         await supervisor.wait_ready(child)
     url = f"{'https' if os.environ.get('SMSPULSE_INGEST_TLS_CERT') else 'http'}://127.0.0.1:{options.port}"
     console.print(f"[bold]ready[/] after {time.monotonic() - began:.1f} s: webhooks at {url}, SQL with `smspulse sql`")

@@ -246,10 +246,10 @@ DEADLETTERS_SCHEMA: Final = pa.schema(
 ALERTS_SCHEMA: Final = pa.schema(
     [
         _field("alert_id", pa.string(), "Identity of the alert, the same whenever it comes again."),
-        _field("kind", pa.string(), "failure_ratio or not_permitted."),
+        _field("kind", pa.string(), "failure_ratio or another that has a runbook."),
         _field("phase", pa.string(), "pending, firing or resolved."),
-        _field("scope", pa.string(), "What it is about: channel, device or source."),
-        _field("source", pa.string(), "Gateway account."),
+        _field("scope", pa.string(), "What it is about: channel, device, source or pipeline."),
+        _field("source", pa.string(), "Gateway account; * of all."),
         _field("device_id", pa.int64(), "Phone, by the gateway's id; null where the alert is not about one."),
         _field("channel_id", pa.int32(), "SIM card, by the gateway's id; null where the alert is not about one."),
         _field("changed_at", _TIME, "When the report was received that changed the alert, UTC."),
@@ -264,7 +264,8 @@ ALERTS_SCHEMA: Final = pa.schema(
         _field("errors", pa.map_(pa.string(), pa.int64()), "How many messages failed since, by status id."),
         _field("samples", _TEXTS, "Keys of some messages that failed."),
         _field("share", pa.float64(), "Part of the source's messages that are its own, of the last days, 0 to 1."),
-        _field("budget_days", pa.float64(), "Days of one false alarm, on average, that it is set to."),
+        _field("budget_days", pa.float64(), "Days of one false alarm, on average, that it is set to; 0 without."),
+        _field("what", pa.string(), "What was found, in words, where it is not the ratio of failures."),
         *_POSITION,
     ]
 )

@@ -1,12 +1,15 @@
-"""The process that tells alerts: reads `sms.alerts` and sends what changes to each way out.
+"""The process of alerts: watches what no fold can see, reads `sms.alerts` and sends what changes to each way out.
 
 Each way has a task and a consumer of its own: one that is down delays itself, and neither the other nor the stream.
 
 Guarantees
     Alertmanager is told how alerts stand, now and every `repeat_s`; what it missed while it, or we, were away it learns
     then, and what was resolved meanwhile ends with the time that it was told last.
-    The webhook is sent each alert that fires, or is resolved, at least once, in their order: what it took is committed
-    to Kafka behind it. After a kill between the two, the same `webhook-id` comes again.
+    The webhook, and Apprise in the same way, is sent each alert that fires, or is resolved, at least once, in their
+    order: what it took is committed to Kafka behind it. After a kill between the two, the same `webhook-id` comes
+    again.
+    What is silenced is not told: an Alertmanager that knew it takes it as ended. What was told to the webhook is
+    still resolved there, and what fires when its silence ends is told then.
     What a wider alert explains is not sent to the webhook, until that is resolved. Alertmanager inhibits by itself; see
     `examples/alertmanager.yml`.
 """
@@ -15,102 +18,33 @@ import asyncio
 import contextlib
 import logging
 import signal
-import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import msgspec
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaException
 
-from gateway.alerts import Alert, decode
+from gateway.alerts import Alert
 from gateway.errors import SmspulseError
 from gateway.kafka import KafkaSettings
 from gateway.topics import ALERTS
 from smspulse.alerts.book import Book
+from smspulse.alerts.log import AlertLog, AlertWriter
 from smspulse.alerts.settings import AlertSettings
-from smspulse.alerts.ways import Alertmanager, WayOutError, WayOutGone, Webhook
+from smspulse.alerts.silences import Silences
+from smspulse.alerts.watch import Look, watch
+from smspulse.alerts.ways import Alertmanager, Apprise, WayOutError, WayOutGone, Webhook
 
 _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 300.0
 _POLL_S: Final = 0.5  # how long a request to stop can go unnoticed
-_BATCH: Final = 500
-_ANSWER_S: Final = 10.0
-# The client says so, and goes on by itself when Kafka is back.
-_PASSING: Final = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._TIMED_OUT}
 
 
-class AlertLog:
-    """`sms.alerts`, read from its beginning by one reader.
-
-    Args:
-        kafka: How to reach Kafka.
-        group: The consumer group that offsets are committed for.
-
-    Raises:
-        KafkaException: Kafka does not answer.
-    """
-
-    def __init__(self, kafka: KafkaSettings, group: str) -> None:
-        options = {"group.id": group, "enable.auto.commit": False, "isolation.level": "read_committed"}
-        self._consumer = Consumer(kafka.confluent() | options | {"enable.partition.eof": True, "log_level": 2})
-        numbers = self._consumer.list_topics(ALERTS, _ANSWER_S).topics[ALERTS].partitions
-        found = self._consumer.committed([TopicPartition(ALERTS, number) for number in numbers], _ANSWER_S)
-        self._committed = {each.partition: max(each.offset, 0) for each in found}
-        self._next = dict(self._committed)
-        self._behind = set(numbers)
-        self._held: list[Alert] = []
-        self._lock = threading.Lock()
-        self.was_committed = any(each.offset >= 0 for each in found)
-        self._consumer.assign([TopicPartition(ALERTS, number, OFFSET_BEGINNING) for number in numbers])
-
-    async def past(self, *, whole: bool) -> list[Alert]:
-        """Return what is there already: what was committed, or the whole of it."""
-        found: list[Alert] = []
-        while self._behind:
-            for partition, offset, alert in await asyncio.to_thread(self._poll, _POLL_S):
-                if whole or offset < self._committed[partition]:
-                    found.append(alert)
-                else:
-                    self._held.append(alert)
-        return found
-
-    async def news(self, seconds: float) -> list[Alert]:
-        """Return what comes next; nothing if nothing comes for so long."""
-        held, self._held = self._held, []
-        return held or [alert for _, _, alert in await asyncio.to_thread(self._poll, min(seconds, _POLL_S))]
-
-    async def commit(self) -> None:
-        """Commit all that was returned."""
-        offsets = [TopicPartition(ALERTS, number, offset) for number, offset in self._next.items()]
-        await asyncio.to_thread(self._consumer.commit, offsets=offsets, asynchronous=False)
-
-    def close(self) -> None:
-        """Leave Kafka."""
-        with self._lock:
-            self._consumer.close()
-
-    def _poll(self, seconds: float) -> list[tuple[int, int, Alert]]:
-        with self._lock:  # a reader that is cancelled leaves its thread here
-            first = self._consumer.poll(seconds)
-            messages = [] if first is None else [first, *self._consumer.consume(_BATCH, 0)]
-        found = []
-        for message in messages:
-            partition, error = message.partition(), message.error()
-            if error is not None:
-                if error.code() == KafkaError._PARTITION_EOF:
-                    self._behind.discard(partition)
-                elif error.code() not in _PASSING:
-                    raise KafkaException(error)
-                continue
-            self._next[partition] = message.offset() + 1
-            try:
-                found.append((partition, message.offset(), decode(message.value() or b"")))
-            except msgspec.DecodeError:
-                _log.error("%s, partition %d, offset %d is no alert", ALERTS, partition, message.offset())
-        return found
+Silenced = Callable[[], frozenset[str]]
 
 
 class SenderError(SmspulseError):
@@ -126,10 +60,11 @@ class Told:
 
     Args:
         book: How alerts stand.
+        silenced: Returns the ids of alerts that it is not to be told.
     """
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, book: Book, silenced: Silenced = frozenset) -> None:
+        self._book, self._silenced = book, silenced
         self._told: dict[str, Alert] = {}
         self._unknown: dict[str, Alert] = {}
 
@@ -155,6 +90,9 @@ class Told:
             for id_, alert in firing.items()
             if not self._is_on(self._told.get(id_), alert) and not self._book.is_inhibited(alert)
         ]
+        if fresh:
+            silenced = self._silenced()
+            fresh = [alert for alert in fresh if alert.id not in silenced]
         return sorted([*self._unknown.values(), *gone, *fresh], key=lambda alert: (alert.changed_at, alert.id))
 
     def done(self, alert: Alert) -> None:
@@ -178,7 +116,11 @@ class Told:
 
 
 async def to_alertmanager(
-    log: AlertLog, way: Alertmanager, settings: AlertSettings, ready: Callable[[], None] = lambda: None
+    log: AlertLog,
+    way: Alertmanager,
+    settings: AlertSettings,
+    ready: Callable[[], None] = lambda: None,
+    silenced: Silenced = frozenset,
 ) -> None:
     """Tell Alertmanager for ever how alerts stand."""
     book, loop, pause = Book(), asyncio.get_running_loop(), _FIRST_PAUSE_S
@@ -188,7 +130,8 @@ async def to_alertmanager(
     ready()
     due = loop.time()
     while True:
-        firing = book.firing()
+        quiet = silenced() if loop.time() >= due else frozenset()
+        firing = [alert for alert in book.firing() if alert.id not in quiet]
         try:
             if loop.time() >= due and (firing or ended):
                 await way.send(firing, list(ended.values()))
@@ -209,9 +152,11 @@ async def to_alertmanager(
                 due = loop.time()
 
 
-async def to_webhook(log: AlertLog, way: Webhook, ready: Callable[[], None] = lambda: None) -> None:
-    """Send the webhook what it was not sent yet, until it wants nothing any more."""
-    told = Told(Book())
+async def to_webhook(
+    log: AlertLog, way: Webhook | Apprise, ready: Callable[[], None] = lambda: None, silenced: Silenced = frozenset
+) -> None:
+    """Send the webhook, or Apprise, what it was not sent yet, until it wants nothing any more."""
+    told = Told(Book(), silenced)
     for alert in await log.past(whole=not log.was_committed):
         told.take(alert)
     # Where nothing was ever told, what was resolved long ago is no news, and what fires is.
@@ -234,7 +179,7 @@ async def to_webhook(log: AlertLog, way: Webhook, ready: Callable[[], None] = la
             told.take(alert)
 
 
-async def _insist(way: Webhook, alert: Alert) -> None:
+async def _insist(way: Webhook | Apprise, alert: Alert) -> None:
     pause = _FIRST_PAUSE_S
     while True:
         try:
@@ -257,28 +202,27 @@ def require_way_out(settings: AlertSettings) -> None:
         NoWayOutError: None is.
     """
     if not settings.is_set:
-        msg = "no way out of alerts is set: set SMSPULSE_ALERTS_ALERTMANAGER or SMSPULSE_ALERTS_WEBHOOK"
+        msg = "no way out of alerts is set: set SMSPULSE_ALERTS_ALERTMANAGER, _WEBHOOK or _APPRISE"
         raise NoWayOutError(msg)
 
 
-def run(settings: AlertSettings, kafka: KafkaSettings, ready: Callable[[], None] = lambda: None) -> None:
-    """Tell alerts until SIGTERM or SIGINT.
+def run(settings: AlertSettings, kafka: KafkaSettings, data: Path, ready: Callable[[], None] = lambda: None) -> None:
+    """Find and tell alerts until SIGTERM or SIGINT. Without a way out they are listed only.
 
     Raises:
-        NoWayOutError: No way out is set.
-        WayOutError: The webhook's secret is none.
+        WayOutError: The webhook's secret is none, or a URL of Apprise is.
         SenderError: Kafka cannot be used.
     """
-    require_way_out(settings)
     try:
-        asyncio.run(_run(settings, kafka, ready))
+        asyncio.run(_run(settings, kafka, data, ready))
     except KafkaException as error:
         msg = f"Kafka at {kafka.bootstrap} does not serve {ALERTS}: {error.args[0].str()}"
         raise SenderError(msg) from error
 
 
-async def _run(settings: AlertSettings, kafka: KafkaSettings, ready: Callable[[], None]) -> None:
-    waiting = bool(settings.alertmanagers) + bool(settings.webhook)
+async def _run(settings: AlertSettings, kafka: KafkaSettings, data: Path, ready: Callable[[], None]) -> None:
+    apprise = bool(settings.apprise.get_secret_value())
+    waiting = 1 + bool(settings.alertmanagers) + bool(settings.webhook) + apprise
 
     def one_ready() -> None:
         nonlocal waiting
@@ -290,16 +234,24 @@ async def _run(settings: AlertSettings, kafka: KafkaSettings, ready: Callable[[]
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     logs: list[AlertLog] = []
+    silenced = Silences(data).now
     async with aiohttp.ClientSession() as session:
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
+        logs.append(AlertLog(kafka, f"{settings.group}-watch"))
+        look, write = Look(data, kafka), AlertWriter(kafka)
+        tasks.append(asyncio.create_task(watch(logs[-1], look, write, settings.watch_s, ready=one_ready)))
         if settings.alertmanagers:
             logs.append(AlertLog(kafka, f"{settings.group}-alertmanager"))
             way = Alertmanager(session, settings)
-            tasks.append(asyncio.create_task(to_alertmanager(logs[-1], way, settings, one_ready)))
+            tasks.append(asyncio.create_task(to_alertmanager(logs[-1], way, settings, one_ready, silenced)))
         if settings.webhook:
             logs.append(AlertLog(kafka, f"{settings.group}-webhook"))
             hook = Webhook(session, settings)
-            tasks.append(asyncio.create_task(to_webhook(logs[-1], hook, one_ready)))
+            tasks.append(asyncio.create_task(to_webhook(logs[-1], hook, one_ready, silenced)))
+        if apprise:
+            services = Apprise(settings)
+            logs.append(AlertLog(kafka, f"{settings.group}-apprise"))
+            tasks.append(asyncio.create_task(to_webhook(logs[-1], services, one_ready, silenced)))
         try:
             running = set(tasks)
             while not stop.is_set():

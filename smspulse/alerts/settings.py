@@ -14,8 +14,15 @@ class AlertSettings(BaseSettings):
     webhook_secret: SecretStr = Field(
         SecretStr(""), description="Of the webhook's signature, as Standard Webhooks write it: `whsec_` and base64."
     )
+    apprise: SecretStr = Field(
+        SecretStr(""),
+        description="URLs of Apprise, for mail, chat and pagers, separated by spaces; needs the extra `apprise`.",
+    )
     group: str = Field("smspulse-alerts", description="Kafka's consumer group: what it has committed is told.")
     repeat_s: float = Field(60, gt=0, description="Seconds after which Alertmanager is told again what fires.")
+    watch_s: float = Field(
+        60, gt=0, description="Seconds between two looks for what time or the warehouse tells, such as silent devices."
+    )
     page: str = Field("", description="URL of a page that people look at, linked from each alert.")
     runbooks: str = Field("", description="URL of the folder of the runbooks, linked from each alert.")
 
@@ -27,4 +34,4 @@ class AlertSettings(BaseSettings):
     @property
     def is_set(self) -> bool:
         """Whether there is a way out."""
-        return bool(self.alertmanagers or self.webhook)
+        return bool(self.alertmanagers or self.webhook or self.apprise.get_secret_value())

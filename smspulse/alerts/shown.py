@@ -1,5 +1,6 @@
 """What `smspulse alerts` shows, and how it tries the ways out."""
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +15,8 @@ from gateway.errors import SmspulseError
 from smspulse.alerts.backtest import Backtest
 from smspulse.alerts.book import evidence, summary
 from smspulse.alerts.settings import AlertSettings
-from smspulse.alerts.ways import Alertmanager, WayOutError, Webhook
+from smspulse.alerts.silences import Silences
+from smspulse.alerts.ways import Alertmanager, Apprise, WayOutError, Webhook
 from warehouse.read import open_warehouse
 
 _TIMES: Final = ("since", "fired_at", "resolved_at")
@@ -48,10 +50,16 @@ def landed(data: Path, condition: str, parameters: list[Any]) -> list[Alert]:
 
 
 def show(data: Path, console: Console, *, everything: bool) -> None:
-    """Print the alerts that fire, or all that ever did."""
+    """Print the alerts that fire, or all that ever did.
+
+    Raises:
+        SilenceError: Silences cannot be read.
+    """
+    silenced = Silences(data).all()
     table = Table("", Column("id", no_wrap=True), "what", "fired", "resolved")
     for alert in landed(data, "true" if everything else "is_firing", []):
         mark = "[red]firing[/]" if alert.phase == "firing" else "resolved"
+        mark = "silenced" if alert.phase == "firing" and alert.id in silenced else mark
         table.add_row(mark, alert.id, summary(alert), _when(alert.fired_at), _when(alert.resolved_at))
     console.print(table if table.row_count else "no alert fires" if not everything else "no alert has ever fired")
 
@@ -72,6 +80,19 @@ def explain(data: Path, console: Console, id_: str) -> None:
     lines["runbook"] = f"docs/runbooks/{alert.kind}.md"
     for name, text in lines.items():
         console.print(f"  {name:9} {text}", highlight=False)
+
+
+def show_silences(data: Path, console: Console) -> None:
+    """Print the silences that last.
+
+    Raises:
+        SilenceError: They cannot be read.
+    """
+    found = Silences(data).all()
+    for id_, until in found.items():
+        console.print(f"{id_} until {_when(int(until * 1000))}", highlight=False)
+    if not found:
+        console.print("no alert is silenced")
 
 
 def _when(at: int | None) -> str:
@@ -103,13 +124,16 @@ async def try_ways(settings: AlertSettings, now: float) -> list[str]:
                 await manager.send([], [resolved])
         except WayOutError as error:
             wrong.append(str(error))
-        try:
-            if settings.webhook:
-                webhook = Webhook(session, settings)
-                await webhook.send(firing)
-                await webhook.send(resolved)
-        except WayOutError as error:
-            wrong.append(str(error))
+        ways: list[Callable[[], Webhook | Apprise]] = []
+        ways += [lambda: Webhook(session, settings)] if settings.webhook else []
+        ways += [lambda: Apprise(settings)] if settings.apprise.get_secret_value() else []
+        for make in ways:
+            try:
+                one = make()
+                await one.send(firing)
+                await one.send(resolved)
+            except WayOutError as error:
+                wrong.append(str(error))
     return wrong
 
 

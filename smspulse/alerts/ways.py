@@ -1,8 +1,10 @@
-"""The two ways out: Alertmanager's API v2, and a webhook signed as Standard Webhooks 1.0 wants it."""
+"""The ways out: Alertmanager's API v2, a webhook signed as Standard Webhooks 1.0 wants it, and what Apprise knows."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
+import importlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -13,11 +15,12 @@ import orjson
 
 from gateway.alerts import Alert
 from gateway.errors import SmspulseError
-from smspulse.alerts.book import NAMES, evidence, moment, severity, summary
+from smspulse.alerts.book import evidence, moment, name, severity, summary
 from smspulse.alerts.settings import AlertSettings
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=15)
 _GONE: Final = 410
+_NOTIFY_TYPES: Final = {"critical": "failure", "warning": "warning"}
 _ENDS_AFTER: Final = 4  # repetitions that Alertmanager misses before it takes an alert as resolved
 
 
@@ -36,7 +39,7 @@ class WayOutGone(WayOutError):  # noqa: N818 - it names what was found
 def labels(alert: Alert) -> dict[str, str]:
     """Return the labels of an alert, which are its identity: the same as long as it is on."""
     found: dict[str, Any] = {
-        "alertname": NAMES.get(alert.kind, alert.kind),
+        "alertname": name(alert.kind),
         "severity": severity(alert),
         "scope": alert.scope,
         "source": alert.source,
@@ -44,13 +47,13 @@ def labels(alert: Alert) -> dict[str, str]:
         "channel": alert.channel_id,
         "alert_id": alert.id,
     }
-    return {name: str(value) for name, value in found.items() if value is not None}
+    return {label: str(value) for label, value in found.items() if value is not None}
 
 
 def links(alert: Alert, settings: AlertSettings) -> dict[str, str]:
     """Return the links to the runbook and to the page, as far as they are set."""
     runbook = f"{settings.runbooks.rstrip('/')}/{alert.kind}.md" if settings.runbooks else ""
-    return {name: url for name, url in (("runbook_url", runbook), ("page_url", settings.page)) if url}
+    return {link: url for link, url in (("runbook_url", runbook), ("page_url", settings.page)) if url}
 
 
 class Alertmanager:
@@ -153,6 +156,48 @@ class Webhook:
             signed = hmac.new(self._secret, f"{id_}.{sent_at}.".encode() + body, hashlib.sha256).digest()
             headers["webhook-signature"] = f"v1,{base64.b64encode(signed).decode()}"
         await _post(self._session, self._settings.webhook, body, headers)
+
+
+class Apprise:
+    """Sent one notification for each alert that fires, and one when it is resolved.
+
+    Of several URLs all are sent it again if one did not take it.
+
+    Args:
+        settings: Its URLs.
+
+    Raises:
+        WayOutError: Apprise is not installed, or knows one of the URLs not.
+    """
+
+    def __init__(self, settings: AlertSettings) -> None:
+        try:
+            apprise = importlib.import_module("apprise")
+        except ImportError as error:
+            msg = "SMSPULSE_ALERTS_APPRISE needs the extra `apprise`: pip install 'smspulse[apprise]'"
+            raise WayOutError(msg) from error
+        self._settings, self._sender = settings, apprise.Apprise()
+        for number, url in enumerate(settings.apprise.get_secret_value().split(), 1):
+            if not self._sender.add(url):
+                msg = f"URL {number} of SMSPULSE_ALERTS_APPRISE is none that Apprise knows: see its list of services"
+                raise WayOutError(msg)
+
+    async def send(self, alert: Alert) -> None:
+        """Send how an alert stands.
+
+        Raises:
+            WayOutError: A service did not take it.
+        """
+        lines = evidence(alert) | links(alert, self._settings)
+        taken = await asyncio.to_thread(
+            self._sender.notify,
+            title=f"[{alert.phase}] {summary(alert)}",
+            body="\n".join(f"{label}: {text}" for label, text in lines.items()),
+            notify_type="success" if alert.phase == "resolved" else _NOTIFY_TYPES[severity(alert)],
+        )
+        if not taken:
+            msg = "a service of SMSPULSE_ALERTS_APPRISE did not take an alert: its own line above says why"
+            raise WayOutError(msg)
 
 
 async def _post(session: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str]) -> None:

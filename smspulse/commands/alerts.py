@@ -1,19 +1,23 @@
 """Alerts: telling, listing, explaining and trying them, and running the detectors over the past."""
 
 import asyncio
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Final
 
 import click
 from rich.console import Console
 
-from smspulse.commands.options import NOT_SO, broker_option, data_option
+from smspulse.commands.options import NOT_SO, broker_option, data_option, writable
+
+_SECONDS: Final = {"m": 60, "h": 3_600, "d": 86_400}
 
 
 @click.group()
 def alerts() -> None:
-    """Alerts on rising failure ratios.
+    """Alerts: rising failures, silent devices, stuck messages, slow networks, and the pipeline itself.
 
     \b
     smspulse alerts list
@@ -25,9 +29,9 @@ def alerts() -> None:
 @data_option
 @broker_option
 def send(data: Path, broker: str) -> None:
-    """Tell alerts to the ways out that SMSPULSE_ALERTS_ALERTMANAGER and SMSPULSE_ALERTS_WEBHOOK name, until Ctrl-C.
+    """Watch for silence, stuck messages and the like, and tell alerts to each way out that is set, until Ctrl-C.
 
-    `smspulse up` does it by itself where one is set.
+    Ways out: SMSPULSE_ALERTS_ALERTMANAGER, SMSPULSE_ALERTS_WEBHOOK, SMSPULSE_ALERTS_APPRISE. `smspulse up` runs it.
 
     \b
     smspulse alerts send --broker kafka1:9092
@@ -40,7 +44,7 @@ def send(data: Path, broker: str) -> None:
 
     kafka = kafka_settings(data, broker)
     ensure_topics(kafka)
-    run(AlertSettings(), kafka, tell_ready)
+    run(AlertSettings(), kafka, data, tell_ready)
 
 
 @alerts.command("list")
@@ -69,6 +73,43 @@ def explain(data: Path, alert_id: str) -> None:
     from smspulse.alerts.shown import explain as run
 
     run(data, Console(soft_wrap=True), alert_id)
+
+
+class _Length(click.ParamType):
+    """`30m`, `2h`, `7d`, in seconds."""
+
+    name = "LENGTH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"([1-9]\d*)([mhd])", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no length: write 30m, 2h or 7d", param, ctx)
+        return int(found[1]) * _SECONDS[found[2]]
+
+
+@alerts.command()
+@data_option
+@click.argument("alert_id", required=False)
+@click.option("--for", "seconds", type=_Length(), help="How long, such as 30m, 2h, 7d.")
+@click.option("--lift", is_flag=True, help="End the silence of the alert.")
+def silence(data: Path, alert_id: str | None, seconds: int | None, *, lift: bool) -> None:
+    """Tell an alert to no way out for a while; it is still listed. Without an id: list what is silenced.
+
+    \b
+    smspulse alerts silence failure_ratio:mygateway:10482:1 --for 2h
+    smspulse alerts silence failure_ratio:mygateway:10482:1 --lift
+    """
+    from smspulse.alerts.shown import show_silences
+    from smspulse.alerts.silences import Silences
+
+    if (seconds is not None) + lift != (alert_id is not None):
+        msg = "name an alert with --for LENGTH or --lift, or give nothing at all to list what is silenced"
+        raise click.UsageError(msg)
+    if alert_id is not None:
+        if not lift:
+            writable(data)
+        Silences(data).set(alert_id, seconds or 0)
+    show_silences(data, Console(soft_wrap=True))
 
 
 @alerts.command()

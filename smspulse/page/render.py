@@ -158,13 +158,13 @@ def _alerts(alerts: Sequence[Row], choice: Choice) -> str:
     ]  # fmt: skip
     if not shown:
         return '<p class="dim">No alert is firing.</p>'
-    head = ("alert", "source", "device", "channel", "failed", "usual", "since (UTC)")
+    head = ("alert", "source", "device", "channel", "found", "usual", "since (UTC)")
     rows = (
         (
             row["kind"].replace("_", " "),
             row["source"],
             *("all" if row[name] is None else row[name] for name in ("device_id", "channel_id")),
-            f"{row['failures']:,} of {row['count']:,}",
+            row["what"] or f"{row['failures']:,} of {row['count']:,}",
             _percent(row["baseline"]),
             f"{row['since'].astimezone(UTC):%d %b %H:%M}",
         )

@@ -12,7 +12,7 @@ from warehouse_records import alert
 from gateway.alerts import Alert, decode
 from gateway.kafka import KafkaSettings
 from gateway.topics import ACTIVITY, ALERTS
-from smspulse.alerts.sender import AlertLog
+from smspulse.alerts.log import AlertLog
 from streams.partition import Partition
 from streams.settings import StreamSettings
 from streams.stages import DEVICE_STAGE

@@ -24,7 +24,8 @@ SELECT
     errors,
     samples,
     share,
-    budget_days
+    budget_days,
+    coalesce(what, '') AS what
 FROM {alerts}
 WHERE fired_at IS NOT NULL
 WINDOW same AS (PARTITION BY alert_id, fired_at)

@@ -5,6 +5,7 @@ import base64
 import hashlib
 import hmac
 import json
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from smspulse.alerts.book import Book, summary
 from smspulse.alerts.sender import Told, to_alertmanager, to_webhook
 from smspulse.alerts.settings import AlertSettings
 from smspulse.alerts.shown import NoSuchAlertError, PictureError, draw_backtest, explain, show, show_backtest, try_ways
-from smspulse.alerts.ways import Alertmanager, WayOutError, WayOutGone, Webhook
+from smspulse.alerts.silences import SilenceError, Silences
+from smspulse.alerts.ways import Alertmanager, Apprise, WayOutError, WayOutGone, Webhook
 from smspulse.cli import cli
 from warehouse import landing, views
 
@@ -182,6 +184,28 @@ async def test_a_webhook_that_answers_410_is_sent_nothing_any_more(
     assert log.commits == 0
 
 
+async def test_apprise_notifies_of_an_alert_and_of_its_end_and_says_when_it_could_not(receiver: Receiver) -> None:
+    way = Apprise(AlertSettings(apprise=receiver.url.replace("http", "json") + "/secret-token"))  # type: ignore[arg-type]
+    await way.send(told())
+    await way.send(told("resolved", seconds=60))
+    fired, ended = await receiver.next(), await receiver.next()
+    assert fired["title"] == "[firing] source acme, device 1, channel 2: 75% of messages fail, 3.0% is usual"
+    assert "failed: 6 of 8 messages" in fired["message"]
+    assert (fired["type"], ended["type"]) == ("warning", "success")
+    receiver.answers = [web.Response(status=500)]
+    with pytest.raises(WayOutError, match="did not take an alert") as caught:
+        await way.send(told())
+    assert "secret-token" not in str(caught.value)
+    with pytest.raises(WayOutError, match="URL 2 of SMSPULSE_ALERTS_APPRISE"):
+        Apprise(AlertSettings(apprise=f"{receiver.url.replace('http', 'json')} nothing"))  # type: ignore[arg-type]
+
+
+def test_without_apprise_its_setting_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    with pytest.raises(WayOutError, match=r"smspulse\[apprise\]"):
+        Apprise(AlertSettings(apprise="json://localhost"))  # type: ignore[arg-type]
+
+
 def following(*alerts: Alert, past: tuple[Alert, ...] = (), firing: bool = True) -> list[tuple[str, str]]:
     """Return what is told of alerts that come after others that were told already."""
     seen = Told(Book())
@@ -233,6 +257,77 @@ def test_a_device_inhibits_its_channels_and_no_others() -> None:
     assert not book.is_inhibited(told(kind="not_permitted"))
 
 
+def test_what_is_silenced_is_told_when_its_silence_ends_and_what_was_told_is_resolved() -> None:
+    silenced: set[str] = {told().id}
+    seen = Told(Book(), lambda: frozenset(silenced))
+    seen.take(told())
+    assert seen.next() == []
+    silenced.clear()
+    assert [each.phase for each in seen.next()] == ["firing"]
+    seen.done(told())
+    silenced.add(told().id)
+    assert seen.next() == []
+    seen.take(told("resolved", seconds=60))
+    assert [each.phase for each in seen.next()] == ["resolved"]
+
+
+def test_what_was_silenced_at_a_restart_is_told_when_its_silence_ends() -> None:
+    silenced = {told().id}
+    seen = Told(Book(), lambda: frozenset(silenced))
+    seen.take(told())
+    seen.skip(firing=True)
+    silenced.clear()
+    assert [each.phase for each in seen.next()] == ["firing"]
+
+
+async def test_an_alertmanager_is_not_told_what_is_silenced(receiver: Receiver, session: aiohttp.ClientSession) -> None:
+    settings = AlertSettings(alertmanager=receiver.url, repeat_s=0.1)
+    log, silenced = Log([told(), told(id="failure_ratio:acme:3:1", device_id=3)]), {told().id}
+    way = Alertmanager(session, settings)
+    telling = asyncio.create_task(to_alertmanager(log, way, settings, silenced=lambda: frozenset(silenced)))  # type: ignore[arg-type]
+    assert [each["labels"]["device"] for each in await receiver.next()] == ["3"]
+    silenced.clear()
+    while len(await receiver.next()) < 2:
+        pass
+    telling.cancel()
+
+
+def test_a_silence_lasts_as_long_as_it_was_set_for_and_can_be_lifted(tmp_path: Path) -> None:
+    now = 1_000.0
+    silences = Silences(tmp_path, lambda: now)
+    assert silences.set("a:b:1:2", 60) == 1_060
+    silences.set("a:b:3:*", 600)
+    assert Silences(tmp_path, lambda: 1_059).all() == {"a:b:1:2": 1_060, "a:b:3:*": 1_600}
+    assert Silences(tmp_path, lambda: 1_061).now() == {"a:b:3:*"}
+    silences.set("a:b:3:*", 0)
+    assert silences.now() == {"a:b:1:2"}
+
+
+def test_silences_that_cannot_be_read_silence_nothing_and_say_what_to_do(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "silences.json").write_text("{")
+    assert Silences(tmp_path).now() == frozenset()
+    assert "remove it, and set the silences anew; meanwhile all is told" in caplog.text
+    with pytest.raises(SilenceError, match="remove it"):
+        Silences(tmp_path).set("a:b:1:2", 60)
+
+
+def test_the_command_silences_lists_and_lifts_and_a_silenced_alert_is_still_listed(data: Path) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(cli, ["alerts", *arguments, "--data", str(data)])
+        return result.exit_code, result.output
+
+    id_ = "failure_ratio:acme:3:1"
+    code, text = run("silence", id_, "--for", "2h")
+    assert (code, f"{id_} until 2" in text) == (0, True)
+    assert "silenced" in run("list")[1]
+    assert id_ in run("silence")[1]
+    assert run("silence", id_, "--lift") == (0, "no alert is silenced\n")
+    assert "silenced" not in run("list")[1]
+    assert run("silence", id_)[0] == run("silence", "--for", "2h")[0] == run("silence", id_, "--for", "2 h")[0] == 2
+
+
 def test_a_summary_is_one_line_without_numbers_of_phones() -> None:
     assert summary(told()) == "source acme, device 1, channel 2: 75% of messages fail, 3.0% is usual"
     assert summary(told(kind="not_permitted")).endswith("messages are not permitted")
@@ -271,9 +366,10 @@ def test_alerts_are_listed_and_explained_from_the_warehouse(data: Path) -> None:
 
 
 async def test_each_way_out_can_be_tried(receiver: Receiver) -> None:
-    settings = AlertSettings(alertmanager=receiver.url, webhook=receiver.url)
+    apprise = receiver.url.replace("http", "json")
+    settings = AlertSettings(alertmanager=receiver.url, webhook=receiver.url, apprise=apprise)  # type: ignore[arg-type]
     assert await try_ways(settings, NOON / 1000) == []
-    assert receiver.requests.qsize() == 4
+    assert receiver.requests.qsize() == 6
     receiver.answers = [web.Response(status=400, text="bad")]
     assert await try_ways(settings, NOON / 1000) == [f"{receiver.url} answered 400: bad"]
 
@@ -281,6 +377,7 @@ async def test_each_way_out_can_be_tried(receiver: Receiver) -> None:
 def test_without_a_way_out_trying_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SMSPULSE_ALERTS_ALERTMANAGER", raising=False)
     monkeypatch.delenv("SMSPULSE_ALERTS_WEBHOOK", raising=False)
+    monkeypatch.delenv("SMSPULSE_ALERTS_APPRISE", raising=False)
     result = CliRunner().invoke(cli, ["alerts", "test"])
     assert "set SMSPULSE_ALERTS_ALERTMANAGER" in str(result.exception)
 

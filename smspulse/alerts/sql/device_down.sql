@@ -1,0 +1,35 @@
+-- Each of the channels that a device has used within a day, two at least, has had failures only: the last five messages or
+-- more of each, and twenty of all.
+WITH ended AS (
+    SELECT
+        *,
+        max(ended_at) FILTER (outcome = 'delivered') OVER (PARTITION BY source, device_id, channel_id) AS well_at
+    FROM held
+    WHERE is_ended AND outcome NOT IN ('expired', 'incoming') AND device_id IS NOT NULL
+),
+
+marked AS (
+    SELECT
+        *,
+        well_at IS NULL OR ended_at > well_at AS is_since,
+        count(*) FILTER (well_at IS NULL OR ended_at > well_at) OVER (PARTITION BY source, device_id, channel_id) AS run
+    FROM ended
+)
+
+SELECT
+    'device' AS scope,
+    source,
+    device_id,
+    min(run) >= 5 AND count(*) FILTER (is_since) >= 20 AS is_bad,
+    epoch_ms(min(ended_at) FILTER (is_since)) AS since,
+    count(*) FILTER (is_since) AS count,
+    count(*) FILTER (is_since) AS failures,
+    histogram(last_status_id) FILTER (is_since) AS errors,
+    max_by(message_key, ended_at, 5) FILTER (is_since) AS samples,
+    printf(
+        'all %d channels are down: the last %d messages failed',
+        count(DISTINCT coalesce(channel_id, -1)), count(*) FILTER (is_since)
+    ) AS what
+FROM marked
+GROUP BY source, device_id
+HAVING count(DISTINCT coalesce(channel_id, -1)) > 1 AND min(run) > 0

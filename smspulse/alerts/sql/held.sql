@@ -1,0 +1,19 @@
+-- A row: one message that something was reported of within 24 hours.
+SELECT
+    source,
+    message_key,
+    device_id,
+    channel_id,
+    outcome,
+    last_status_id,
+    is_ended,
+    first_seen_at,
+    last_seen_at,
+    ended_at,
+    delivered_at,
+    network_s
+FROM messages_by_day
+WHERE
+    day >= (getvariable('now') - INTERVAL 48 HOUR)::DATE
+    AND first_seen_at <= getvariable('now')
+    AND last_seen_at > getvariable('now') - INTERVAL 24 HOUR

@@ -1,0 +1,44 @@
+-- Of the messages delivered within the hour, at three standard errors more than one in twenty took over twice the p95
+-- network latency of the last 28 days, and ten seconds more than that: five of twenty at least.
+WITH recent AS (
+    SELECT 'device' AS scope, source, device_id, message_key, network_s, delivered_at
+    FROM held
+    WHERE device_id IS NOT NULL
+    UNION ALL
+    SELECT 'source', source, NULL, message_key, network_s, delivered_at FROM held
+),
+
+counted AS (
+    SELECT
+        scope,
+        recent.source,
+        recent.device_id,
+        past.p95_s,
+        count(*)::DOUBLE AS n,
+        count(*) FILTER (network_s > bound_s) AS k,
+        epoch_ms(min(delivered_at) FILTER (network_s > bound_s)) AS since,
+        quantile_cont(network_s, 0.95) AS now_s,
+        arg_max(message_key, network_s, 5) AS samples
+    FROM recent
+    INNER JOIN (SELECT *, greatest(2 * p95_s, p95_s + 10) AS bound_s FROM past WHERE delivered >= 500) AS past
+        ON past.source = recent.source AND past.device_id IS NOT DISTINCT FROM recent.device_id
+    WHERE network_s IS NOT NULL AND delivered_at BETWEEN getvariable('now') - INTERVAL 1 HOUR AND getvariable('now')
+    GROUP BY ALL
+)
+
+SELECT
+    scope,
+    source,
+    device_id,
+    n >= 20 AND k >= 5 AND {low} > 0.05 AS is_bad,
+    since,
+    n::BIGINT AS count,
+    k AS failures,
+    0.05 AS baseline,
+    samples,
+    printf(
+        'the p95 from sent to delivered is %.0f s in the last hour; usual is %.0f s, also in the slowest hour of the day',
+        now_s, p95_s
+    ) AS what
+FROM counted
+WHERE k > 0.05 * n

@@ -1,0 +1,30 @@
+-- A row: the messages of the last 28 days of one device, or of one source where device_id is null: how many of them were
+-- open for longer than half an hour, how many have a network latency, and its p95 in the hour of the day that has the
+-- highest.
+WITH hourly AS (
+    SELECT
+        source,
+        device_id,
+        grouping(device_id) = 1 AS is_source,
+        count(*) AS messages,
+        count(*) FILTER (NOT is_ended OR outcome = 'expired' OR total_s > 1800) AS slow,
+        approx_quantile(network_s, 0.95) AS p95_s,
+        count(network_s) AS delivered
+    FROM messages_by_day
+    WHERE
+        day >= (getvariable('now') - INTERVAL 28 DAY)::DATE
+        AND first_seen_at BETWEEN getvariable('now') - INTERVAL 28 DAY AND getvariable('now') - INTERVAL 2 HOUR
+        AND outcome <> 'incoming'
+    GROUP BY GROUPING SETS ((source, hour(first_seen_at)), (source, device_id, hour(first_seen_at)))
+)
+
+SELECT
+    source,
+    device_id,
+    sum(messages)::BIGINT AS messages,
+    sum(slow)::BIGINT AS slow,
+    sum(delivered)::BIGINT AS delivered,
+    max(p95_s) FILTER (delivered >= 50) AS p95_s
+FROM hourly
+WHERE is_source OR device_id IS NOT NULL
+GROUP BY source, device_id

@@ -1,0 +1,14 @@
+-- A critical expectation did not hold when it was checked last, within a day.
+SELECT
+    'pipeline' AS scope,
+    '*' AS source,
+    NULL AS device_id,
+    expectation AS part,
+    true AS is_bad,
+    epoch_ms(failing_since) AS since,
+    format('{} does not hold: {} {}', expectation, meaning, action) AS what
+FROM quality
+WHERE
+    NOT success
+    AND severity = 'critical'
+    AND checked_at BETWEEN getvariable('now') - INTERVAL 1 DAY AND getvariable('now')

@@ -1,0 +1,64 @@
+-- Nothing came for more than three of the longest pauses of the last 28 days. What has passed of each hour counts for so much
+-- of the longest pause at that hour: nights and weekends hardly count where they were silent before. What is silent stays so
+-- until something comes.
+WITH heard AS (
+    SELECT 'device' AS scope, source, device_id, least(max(last_seen_at), getvariable('now')) AS newest_at
+    FROM held
+    GROUP BY source, device_id
+    UNION ALL
+    SELECT 'source', source, NULL, least(max(last_seen_at), getvariable('now')) FROM held GROUP BY source
+    UNION ALL
+    SELECT 'pipeline', '*', NULL, least(max(last_seen_at), getvariable('now')) FROM held
+    HAVING count(*) > 0
+),
+
+quiet AS (
+    SELECT DISTINCT
+        rhythm.scope, rhythm.source, rhythm.device_id, greatest(last_at, newest_at) AS last_at
+    FROM rhythm
+    LEFT JOIN heard
+        ON heard.scope = rhythm.scope
+        AND heard.source = rhythm.source
+        AND heard.device_id IS NOT DISTINCT FROM rhythm.device_id
+),
+
+passed AS (
+    SELECT
+        *,
+        unnest(generate_series(date_trunc('hour', last_at), getvariable('now'), INTERVAL 1 HOUR)) AS begins_at
+    FROM quiet
+    WHERE getvariable('now') > last_at + INTERVAL 15 MINUTE
+),
+
+counted AS (
+    SELECT
+        passed.scope,
+        passed.source,
+        passed.device_id,
+        passed.last_at,
+        sum(
+            (
+                epoch(least(begins_at + INTERVAL 1 HOUR, getvariable('now'))) - epoch(greatest(begins_at, passed.last_at))
+            ) / coalesce(longest_s, 300)
+        ) FILTER (days >= 4) AS pauses
+    FROM passed
+    INNER JOIN rhythm
+        ON rhythm.scope = passed.scope
+        AND rhythm.source = passed.source
+        AND rhythm.device_id IS NOT DISTINCT FROM passed.device_id
+        AND rhythm.is_weekend = (isodow(begins_at) > 5)
+        AND rhythm.hour = hour(begins_at)
+    GROUP BY ALL
+)
+
+SELECT
+    scope,
+    source,
+    device_id,
+    coalesce(pauses > 3, false) AS is_bad,
+    epoch_ms(last_at) AS since,
+    printf(
+        'nothing has come since %s UTC, which is %.1f times the longest pause of 28 days at such hours',
+        strftime(last_at, '%Y-%m-%d %H:%M'), pauses
+    ) AS what
+FROM counted

@@ -1,0 +1,52 @@
+-- Of the messages that began half an hour to two hours ago, far more than usual are open: at three standard errors, more
+-- than twice the usual share and a fifth. Where none began lately, what is open of the last day keeps an alert.
+WITH begun AS (
+    SELECT
+        *,
+        first_seen_at > getvariable('now') - INTERVAL 2 HOUR AS is_late
+    FROM held
+    WHERE outcome <> 'incoming' AND first_seen_at <= getvariable('now') - INTERVAL 30 MINUTE
+),
+
+counted AS (
+    SELECT
+        source,
+        device_id,
+        grouping(device_id) = 1 AS is_source,
+        count(*) FILTER (is_late) AS n,
+        count(*) FILTER (is_late AND NOT is_ended) AS k,
+        count(*) FILTER (NOT is_ended) AS open,
+        epoch_ms(min(first_seen_at) FILTER (is_late AND NOT is_ended)) AS since,
+        mode(outcome) FILTER (is_late AND NOT is_ended) AS stage,
+        max(message_key, 5) FILTER (is_late AND NOT is_ended) AS samples
+    FROM begun
+    GROUP BY GROUPING SETS ((source), (source, device_id))
+),
+
+judged AS (
+    SELECT
+        counted.*,
+        (coalesce(slow, 0) + 2) / (coalesce(messages, 0) + 20) AS usual,
+        {low} AS low
+    FROM counted
+    LEFT JOIN past
+        ON past.source = counted.source AND past.device_id IS NOT DISTINCT FROM counted.device_id
+    WHERE is_source OR counted.device_id IS NOT NULL
+)
+
+SELECT
+    if(is_source, 'source', 'device') AS scope,
+    source,
+    device_id,
+    n >= 10 AND low > greatest(2 * usual, 0.2) AS is_bad,
+    since,
+    n AS count,
+    k AS failures,
+    usual AS baseline,
+    samples,
+    printf(
+        '%d of %d messages that began half an hour to two hours ago are open, most of them %s; %.0f%% is usual',
+        k, n, stage, 100 * usual
+    ) AS what
+FROM judged
+WHERE if(n > 0, k / n > greatest(1.2 * usual, 0.1), open > 0)
