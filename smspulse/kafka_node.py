@@ -54,15 +54,17 @@ def server_properties(port: int, controller: int, settings: BrokerSettings) -> s
         "offsets.topic.num.partitions": 4,
         "transaction.state.log.num.partitions": 4,
         "num.partitions": 4,
-        # The default, though a start after a crash has to wait for the last session's end. With 3 s, a busy machine had
-        # the controller give a broker up that had just started, and take it back: of two loads of a group's offsets
-        # the first one's end was taken for the second's, and offsets of long ago were answered (4.3.1, 4.4.0).
+        # The default, though a start after a crash waits for the last session's end. The offsets of groups are loaded
+        # when the broker starts, and again when that session is over; if the first load is still under way, Kafka takes
+        # its end for the second's and answers offsets of long ago (4.3.1, 4.4.0). So it gets time, and little to load.
         "broker.session.timeout.ms": 9000,
+        "offsets.topic.segment.bytes": 1 << 20,
+        "transaction.state.log.segment.bytes": 1 << 20,
+        "log.cleaner.delete.retention.ms": 60_000,  # of these topics' markers; ours have their own
         "broker.heartbeat.interval.ms": 500,
         # Members of a group start together under the supervisor; waiting for more of them is for clusters.
         "group.initial.rebalance.delay.ms": 0,
-        # Each write of a group's coordinator at once. Gathering them, as 4.3 does by default, it lost count of
-        # its log after a crash (4.3.1), and answered offsets of long ago or formed no group until the next start.
+        # Each write of a group's coordinator at once: gathered, those of one that was loaded wrongly are all refused.
         "group.coordinator.append.linger.ms": 0,
         # 128 MiB by default, a quarter of the heap; 32 MiB compacts a million keys in one pass.
         "log.cleaner.dedupe.buffer.size": 32 << 20,
