@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from gateway.kafka import KafkaSettings
@@ -57,7 +56,8 @@ def _unfenced(land_rows: Callable[..., Path]) -> Callable[..., Path]:
             return land_rows(data, start, table)
         except OvertakenError as error:
             path = error.path.with_name(f"{error.path.stem}-{os.getpid()}.parquet")
-            pq.write_table(table.replace_schema_metadata({landing.NEXT: str(table["offset"][-1].as_py() + 1)}), path)
+            with path.open("wb") as file:
+                landing.encode(table, file)
             return path
 
     return mutated
