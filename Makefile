@@ -27,7 +27,7 @@ run: setup ## run the pipeline with simulated traffic, until Ctrl-C; ARGS="--for
 	@$(BIN)/smspulse up --demo $(ARGS)
 
 test: setup ## run every test; ARGS="-k name" chooses
-	@$(BIN)/pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	@$(BIN)/pytest --numprocesses 2 $(ARGS)
 
 chaos: setup ## kill processes under traffic and compare with the truth; ARGS="--kills 100"
 	@$(BIN)/python tests/chaos/chaos.py $(ARGS)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -11,13 +10,6 @@ from smspulse.broker import KafkaBroker
 from smspulse.jars import what_is_missing
 from smspulse.kafka_node import BrokerSettings
 from smspulse.topics import ensure_topics
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep these tests in one process, one after the other, beside which the rest runs in another: see the Makefile."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.xdist_group("integration"))
 
 
 @pytest.fixture(scope="session")
