@@ -80,7 +80,7 @@ class StoreAndForward:
         self._pending: list[Waiting] = []
         self._filled = asyncio.Event()
         self._turn = asyncio.Lock()
-        self._direct = False
+        self._direct = self._for_good = False
         self._diverted = asyncio.Event()
         self._complaint = ""
 
@@ -157,6 +157,11 @@ class StoreAndForward:
             for waiting in self._producer.take_back():
                 self._to_spool(waiting)
 
+    def divert_for_good(self) -> None:
+        """Send everything through the spool until the end, whether Kafka is there or not."""
+        self._for_good = True
+        self.divert()
+
     def _divert_if_spooled(self) -> None:
         if self._direct and not self._spool.is_empty():
             self.divert()
@@ -173,9 +178,9 @@ class StoreAndForward:
         group, self._pending = [each for each in self._pending if not each.stored.done()], []
         if not group:
             return
-        webhooks, up = [each.webhook for each in group], self._producer.up.is_set()
+        webhooks, may_skip = [each.webhook for each in group], self._producer.up.is_set() and not self._for_good
         try:
-            spooled = await self._in_thread(self._spool.append, webhooks, unless_empty=up)
+            spooled = await self._in_thread(self._spool.append, webhooks, unless_empty=may_skip)
         except SpoolFullError as error:
             self._complain(f"{error}: webhooks are answered 503 until there is room or Kafka is back")
             for waiting in group:
@@ -225,7 +230,7 @@ class StoreAndForward:
 
     def _go_direct(self) -> None:
         """Send everything straight to Kafka from now on, and first what waits for the spool, if that is empty."""
-        if self._producer.up.is_set() and self._spool.is_empty():
+        if self._producer.up.is_set() and self._spool.is_empty() and not self._for_good:
             self._direct = True
             self._diverted.clear()
             self._filled.clear()

@@ -301,7 +301,7 @@ async def serve(
                 async with asyncio.timeout(settings.stop_timeout_s):
                     drained = asyncio.create_task(receiver.drain())
                     await asyncio.wait({drained}, timeout=_ACKS_ON_STOP_S)
-                    sink.divert()
+                    sink.divert_for_good()
                     await drained
         finally:
             await runner.cleanup()
