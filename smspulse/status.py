@@ -14,7 +14,7 @@ from smspulse.processes import LOOPBACK
 from smspulse.up import UpError, kafka_settings
 from streams.settings import StreamSettings
 from warehouse.errors import NoWarehouseError
-from warehouse.read import open_warehouse
+from warehouse.read import open_warehouse, rows
 from warehouse.schemas import BY_TOPIC
 from warehouse.settings import LanderSettings
 
@@ -87,9 +87,7 @@ def _numbers(data: Path) -> dict[str, Any]:
     try:
         with open_warehouse(data) as connection:
             for name, sql in asked.items():
-                rows = connection.execute(sql)
-                columns = [column[0] for column in rows.description or ()]
-                found[name] = [dict(zip(columns, row, strict=True)) for row in rows.fetchall()]
+                found[name] = rows(connection, sql)
     except NoWarehouseError:
         pass
     except duckdb.Error as error:

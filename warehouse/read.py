@@ -69,6 +69,17 @@ def open_warehouse(data: Path | str) -> duckdb.DuckDBPyConnection:
     return connection
 
 
+def rows(connection: duckdb.DuckDBPyConnection, sql: str, params: Parameters = None) -> list[dict[str, Any]]:
+    """Run SQL and return its rows, each by the names of its columns.
+
+    Raises:
+        duckdb.Error: It cannot be answered.
+    """
+    answer = connection.execute(sql, params)
+    names = [column[0] for column in answer.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+
 @overload
 def query(data: Path | str, sql: str, params: Parameters = None) -> "pd.DataFrame": ...
 

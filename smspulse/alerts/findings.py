@@ -10,7 +10,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-import duckdb
 import msgspec
 import pyarrow as pa
 
@@ -33,7 +32,7 @@ from ingest.settings import IngestSettings
 from ingest.spool import Spool
 from smspulse.lag import lag
 from streams.settings import StreamSettings
-from warehouse.read import open_warehouse, retried
+from warehouse.read import open_warehouse, retried, rows
 from warehouse.settings import LanderSettings
 
 BY_SQL: Final = (SILENT, STUCK_MESSAGES, LATENCY_SHIFT, DEVICE_DOWN, WEBHOOK_QUALITY, QUALITY_CHECK)
@@ -118,7 +117,7 @@ class Warehouse:
                     "FROM held WHERE outcome <> 'incoming' GROUP BY source, device_id"
                 ).fetchall()
             }
-            found = [Finding(kind=kind, **_fields(row)) for kind in BY_SQL for row in _rows(connection, _sql(kind))]
+            found = [Finding(kind=kind, **_fields(row)) for kind in BY_SQL for row in rows(connection, _sql(kind))]
         return [
             msgspec.structs.replace(each, share=shares.get((each.source, each.device_id), 0.0))
             if each.scope == "device"
@@ -194,12 +193,6 @@ def spooling(webhooks: int, full: float, oldest_s: float, now: int) -> list[Find
 
 def _sql(name: str) -> str:
     return files("smspulse").joinpath("alerts", "sql", f"{name}.sql").read_text("utf-8").replace("{low}", _LOW)
-
-
-def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
-    answer = connection.execute(sql)
-    names = [column[0] for column in answer.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 
 
 def _fields(row: dict[str, Any]) -> dict[str, Any]:

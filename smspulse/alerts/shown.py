@@ -17,7 +17,7 @@ from smspulse.alerts.book import evidence, summary
 from smspulse.alerts.settings import AlertSettings
 from smspulse.alerts.silences import Silences
 from smspulse.alerts.ways import Alertmanager, Apprise, WayOutError, Webhook
-from warehouse.read import open_warehouse
+from warehouse.read import open_warehouse, rows
 
 _TIMES: Final = ("since", "fired_at", "resolved_at")
 
@@ -44,9 +44,7 @@ def landed(data: Path, condition: str, parameters: list[Any]) -> list[Alert]:
         FROM alerts WHERE {condition} ORDER BY is_firing DESC, alerts.fired_at DESC
     """  # noqa: S608 - of ours
     with open_warehouse(data) as connection:
-        cursor = connection.execute(sql, parameters)
-        names = [each[0] for each in cursor.description or ()]
-        return [msgspec.convert(dict(zip(names, row, strict=True)), Alert) for row in cursor.fetchall()]
+        return [msgspec.convert(row, Alert) for row in rows(connection, sql, parameters)]
 
 
 def show(data: Path, console: Console, *, everything: bool) -> None:

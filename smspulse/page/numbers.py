@@ -10,7 +10,7 @@ from typing import Any, Final
 import duckdb
 
 from warehouse.errors import NoWarehouseError
-from warehouse.read import open_warehouse
+from warehouse.read import open_warehouse, rows
 from warehouse.views import rates, view_sql
 
 # What the views of the moment read, and of persons nothing.
@@ -70,7 +70,7 @@ class Numbers:
         try:
             connection = open_warehouse(self._data)
             connection.execute(_HOLD)
-            kept |= {name: _rows(connection, sql) for name, sql in _KEPT.items()}
+            kept |= {name: rows(connection, sql) for name, sql in _KEPT.items()}
             (kept["as_of"],) = connection.execute("SELECT strftime(now(), '%H:%M:%S')").fetchall()[0]
         except NoWarehouseError:
             kept["trouble"] = "nothing has landed yet"
@@ -108,10 +108,4 @@ class Numbers:
         with self._lock:
             if self._connection is None:
                 return []
-            return _rows(self._connection, statement, {"source": choice.source, "device": choice.device})
-
-
-def _rows(connection: duckdb.DuckDBPyConnection, sql: str, parameters: object = None) -> list[Row]:
-    answer = connection.execute(sql, parameters)
-    names = [column[0] for column in answer.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+            return rows(self._connection, statement, {"source": choice.source, "device": choice.device})
