@@ -27,6 +27,9 @@ _CROWD = 1000
 """Records that wait for a partition before it takes no more, and goes on at once."""
 _COMMITS = 128
 """Transactions that can be under way at once, each in a thread that waits for Kafka."""
+_METADATA_MAX_AGE_MS = 5_000
+"""Whoever leads the group may assign before it knows the topics, as when Kafka is just coming back, and so assign nothing.
+It assigns anew once it knows them. aiokafka does not ask again when asking failed, but when what it knows is this old."""
 
 
 class _Lane:
@@ -196,6 +199,7 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
         broker_max_poll_records=settings.max_batch,
         broker_session_timeout=settings.session_timeout_s,
         broker_heartbeat_interval=settings.session_timeout_s / 5,
+        consumer_metadata_max_age_ms=_METADATA_MAX_AGE_MS,
         stream_wait_empty=False,
         stream_buffer_maxsize=16,
     )

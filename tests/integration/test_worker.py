@@ -27,6 +27,19 @@ settings = StreamSettings(state=Path(sys.argv[1]), group=sys.argv[2], session_ti
 if os.environ.get("A_FAULT_OF_OURS"):
     from streams.messages import MessageFold
     MessageFold.run = lambda self, run: 1 // 0
+if os.environ.get("BLIND"):
+    # As when Kafka goes away between the start and the first look at the topics, and is back for the joining.
+    from aiokafka.client import AIOKafkaClient
+    from aiokafka.consumer.group_coordinator import GroupCoordinator
+    assigned = []
+    update, assign = AIOKafkaClient._metadata_update, GroupCoordinator._perform_assignment
+    async def blind(self, cluster, topics):
+        return await update(self, cluster, topics) if assigned or not topics else False
+    async def count(self, response):
+        assignment = await assign(self, response)
+        assigned.append(assignment)
+        return assignment
+    AIOKafkaClient._metadata_update, GroupCoordinator._perform_assignment = blind, count
 run(settings, KafkaSettings(bootstrap=sys.argv[3]), lambda: print("ready", flush=True))
 """
 
@@ -131,3 +144,16 @@ def test_a_fault_of_our_own_ends_the_worker_and_skips_nothing(kafka: KafkaSettin
 
 def test_a_worker_that_its_group_refuses_ends(kafka: KafkaSettings, name: str, tmp_path: Path) -> None:
     assert worker(tmp_path, name, kafka, SESSION_S="1").wait(30) == 2  # less than a broker allows
+
+
+def test_a_worker_that_assigned_nothing_for_it_knew_no_topic_yet_assigns_anew(
+    kafka: KafkaSettings, name: str, tmp_path: Path
+) -> None:
+    pass_over_what_others_wrote(kafka, name)
+    blind = worker(tmp_path, name, kafka, BLIND="1")
+    try:
+        produce(kafka, name, range(50), (7,))
+        assert_all_delivered_once(kafka, name, 50)
+    finally:
+        blind.send_signal(signal.SIGTERM)
+        assert blind.wait(20) == 0
