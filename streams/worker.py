@@ -28,8 +28,8 @@ _CROWD = 1000
 _COMMITS = 128
 """Transactions that can be under way at once, each in a thread that waits for Kafka."""
 _METADATA_MAX_AGE_MS = 5_000
-"""Whoever leads the group may assign before it knows the topics, as when Kafka is just coming back, and so assign nothing.
-It assigns anew once it knows them. aiokafka does not ask again when asking failed, but when what it knows is this old."""
+"""Whoever leads the group may assign before it knows the topics, as when Kafka is just coming back: nothing, that is. It
+assigns anew once it knows them. When asking failed, aiokafka does not ask again until what it knows is this old."""
 
 
 class _Lane:
