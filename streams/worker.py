@@ -28,7 +28,7 @@ _CROWD = 1000
 _COMMITS = 128
 """Transactions that can be under way at once, each in a thread that waits for Kafka."""
 _METADATA_MAX_AGE_MS = 5_000
-"""Whoever leads the group may assign before it knows the topics, as when Kafka is coming back: none of them, that is
+"""Whoever leads the group may assign before it knows the topics, as when Kafka is coming back: none of them, that is.
 It assigns anew once it does. When asking failed, aiokafka does not ask again until what it knows is this old."""
 
 
