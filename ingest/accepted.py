@@ -2,7 +2,7 @@
 
     {data}/accepted/YYYY-MM-DDTHH/{source}        16 bytes an ingest_id, by the hour (UTC) of the receipt
 
-An id is appended by one write before the answer, so it survives any kill of the process: whatever was answered 202 is
+An id is appended before the answer, so it survives any kill of the process: whatever was answered 202 is
 here. What it can miss: an id whose webhook was stored but not answered, as when ingest is killed between the two; what
 the disk refused, which is logged; and after a power failure what the kernel had not written yet, as nothing here waits
 for an fsync. So a webhook may be stored and not be here, but what is here was stored and has to be found.
@@ -11,10 +11,13 @@ for an fsync. So a webhook may be stored and not be here, but what is here was s
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+
+from gateway.records import HEADER_INGEST_ID, HEADER_SOURCE
+from ingest.spool import Webhook
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +30,7 @@ _KEPT_MS: Final = 8 * 24 * _HOUR_MS
 
 
 class Accepted:
-    """Notes ids. Several processes may share a data folder: each id is one appending write."""
+    """Notes ids. Several processes may share a data folder: what is noted together is one appending write."""
 
     def __init__(self, data: Path) -> None:
         self._folder = data / _FOLDER
@@ -35,17 +38,23 @@ class Accepted:
         self._files: dict[str, int] = {}
         self._complained = False
 
-    def note(self, source: str, received_at: int, ingest_id: bytes) -> None:
-        """Note that a webhook was stored; `received_at` is in milliseconds since 1970 UTC. Never fails."""
+    def note(self, webhooks: Iterable[Webhook]) -> None:
+        """Note that webhooks were stored, those of a source together. Never fails."""
+        ids: dict[tuple[int, str], list[bytes]] = {}
+        for webhook in webhooks:
+            headers = dict(webhook.headers)
+            place = webhook.received_at // _HOUR_MS, headers[HEADER_SOURCE].decode()
+            ids.setdefault(place, []).append(headers[HEADER_INGEST_ID])
         try:
-            if received_at // _HOUR_MS != self._hour:
-                self._turn(received_at // _HOUR_MS)
-            file = self._files.get(source)
-            if file is None:
-                path = self._folder / _name(self._hour) / source
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                file = self._files[source] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            os.write(file, bytes.fromhex(ingest_id.replace(b"-", b"").decode()))
+            for (hour, source), of in ids.items():
+                if hour != self._hour:
+                    self._turn(hour)
+                file = self._files.get(source)
+                if file is None:
+                    path = self._folder / _name(hour) / source
+                    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    file = self._files[source] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+                os.write(file, bytes.fromhex(b"".join(of).replace(b"-", b"").decode()))
             self._complained = False
         except OSError as error:
             if not self._complained:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol
 
 from gateway.kafka import KafkaSettings
-from gateway.records import HEADER_INGEST_ID, HEADER_SOURCE, HEADER_SPOOLED
+from gateway.records import HEADER_SPOOLED
 from ingest import metrics
 from ingest.accepted import Accepted
 from ingest.errors import NotStoredError, SpoolError, SpoolFullError
@@ -70,7 +70,7 @@ class StoreAndForward:
     """
 
     def __init__(self, kafka: KafkaSettings, data: Path, settings: IngestSettings) -> None:
-        self._producer = Producer(kafka, settings.ack_timeout_s, self.divert, self._divert_if_spooled)
+        self._producer = Producer(kafka, settings.ack_timeout_s, self.divert, self._divert_if_spooled, self._stored)
         self._spool = Spool(data, settings)
         self._accepted = Accepted(data)
         self._settings = settings
@@ -119,8 +119,6 @@ class StoreAndForward:
         else:
             self._to_spool(waiting)
         await waiting.stored
-        headers = dict(webhook.headers)
-        self._accepted.note(headers[HEADER_SOURCE].decode(), webhook.received_at, headers[HEADER_INGEST_ID])
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[asyncio.Task[None]]:
@@ -189,12 +187,18 @@ class StoreAndForward:
         self._complaint = ""
         if spooled:
             metrics.SPOOLED.inc(len(group))
-            for waiting in group:
-                waiting.tell_stored()
+            self._stored(group)
         else:
             self._pending[:0] = group
             self._filled.set()
             self._go_direct()
+
+    def _stored(self, group: list[Waiting]) -> None:
+        """Note what is stored, unless it was when it came to the spool, and tell those who wait for it."""
+        self._accepted.note(each.webhook for each in group if each.since < _NEVER_LATE and not each.stored.done())
+        for each in group:
+            if not each.stored.done():
+                each.stored.set_result(None)
 
     async def _forward(self) -> NoReturn:
         """Forward the spool whenever Kafka is up and there is anything in it."""

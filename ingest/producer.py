@@ -38,11 +38,6 @@ class Waiting(NamedTuple):
     since: float
     stored: asyncio.Future[None]
 
-    def tell_stored(self) -> None:
-        """Tell it, if anybody still waits."""
-        if not self.stored.done():
-            self.stored.set_result(None)
-
     def refuse(self, error: Exception) -> None:
         """Tell that it is not stored, if anybody still waits."""
         if not self.stored.done():
@@ -63,7 +58,12 @@ class _Lane:
         self._waiting.append(waiting)
         self._filled.set()
 
-    async def run(self, producer: AIOKafkaProducer, before_batch: Callable[[], None]) -> NoReturn:
+    async def run(
+        self,
+        producer: AIOKafkaProducer,
+        before_batch: Callable[[], None],
+        on_stored: Callable[[list[Waiting]], None],
+    ) -> NoReturn:
         """Send batch after batch.
 
         Raises:
@@ -84,9 +84,8 @@ class _Lane:
             await asyncio.wait([delivered])
             delivered.result()
             self._sent_at = None
-            for waiting in self._sent:
-                waiting.tell_stored()
-            self._sent = []
+            sent, self._sent = self._sent, []
+            on_stored(sent)
 
     def _next_batch(self, producer: AIOKafkaProducer) -> Any:
         batch = producer.create_batch()
@@ -126,6 +125,7 @@ class Producer:
         on_lost: Called when Kafka is away, does not acknowledge in time, or the producer must be given up. It may take
             back what waits; what it leaves goes on waiting, but in the last case, where it is refused.
         before_batch: Called before each batch; it may take back what waits.
+        on_stored: Called with what every in-sync replica has, to tell it.
 
     Raises:
         KafkaFilesError: A TLS file of the settings cannot be read.
@@ -137,6 +137,7 @@ class Producer:
         ack_timeout_s: float,
         on_lost: Callable[[], None],
         before_batch: Callable[[], None],
+        on_stored: Callable[[list[Waiting]], None],
     ) -> None:
         try:
             self._options = kafka.aiokafka()
@@ -144,7 +145,7 @@ class Producer:
             raise KafkaFilesError(str(error)) from error
         self._where = kafka.bootstrap
         self._ack_timeout = ack_timeout_s
-        self._on_lost, self._before_batch = on_lost, before_batch
+        self._on_lost, self._before_batch, self._on_stored = on_lost, before_batch, on_stored
         self._loop = asyncio.get_running_loop()
         self._partitioner = DefaultPartitioner()
         self._partitions: list[int] = []
@@ -155,7 +156,7 @@ class Producer:
         """Why nothing can be sent now, in a few words that name no address; None while `up` is set."""
 
     def send(self, waiting: Waiting) -> None:
-        """Send a webhook, behind all others of its key; it is told when every in-sync replica has it. Only while up."""
+        """Send a webhook, behind all others of its key; `on_stored` gets it. Only while up."""
         partition = self._partitioner(waiting.webhook.key, self._partitions, self._partitions)
         self._lanes[partition].add(waiting)
 
@@ -171,7 +172,7 @@ class Producer:
                 try:
                     async with asyncio.TaskGroup() as tasks:
                         for lane in self._lanes:
-                            tasks.create_task(lane.run(producer, self._before_batch))
+                            tasks.create_task(lane.run(producer, self._before_batch, self._on_stored))
                         tasks.create_task(self._expire())
                         tasks.create_task(self._probe(producer, last_word))
                 except* KafkaError as group:

@@ -36,6 +36,17 @@ _SCHEMA: Final = """
         data BLOB NOT NULL
     )
 """
+# How many webhooks, when the first was received, pages of the file, bytes in use. One statement, for each gives the
+# interpreter to the other thread and has to wait for it.
+_STATE: Final = """
+    SELECT
+        coalesce((SELECT max(seq) FROM spool) - first.seq + first.webhooks, 0),
+        first.received_at,
+        page_count,
+        (page_count - freelist_count) * page_size
+    FROM pragma_page_count, pragma_freelist_count, pragma_page_size
+    LEFT JOIN (SELECT seq, webhooks, received_at FROM spool ORDER BY seq LIMIT 1) AS first
+"""
 
 
 class Webhook(NamedTuple):
@@ -183,7 +194,7 @@ class Spool:
         try:
             with self._locked():
                 self._db.execute("DELETE FROM spool WHERE seq <= ?", (up_to,))
-                if self._pages(self._db)[0] > _SHRINK_FROM_PAGES and _is_empty(self._db):
+                if self._db.execute(_STATE).fetchone()[2] > _SHRINK_FROM_PAGES and _is_empty(self._db):
                     with contextlib.suppress(sqlite3.Error):  # it is tried again next time
                         self._db.execute("VACUUM")
                         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -238,14 +249,8 @@ class Spool:
         return self._state(self._reader, _ROOM_BYTES)
 
     def _state(self, db: sqlite3.Connection, room: int) -> SpoolState:
-        first = db.execute("SELECT seq - webhooks, received_at FROM spool ORDER BY seq LIMIT 1").fetchone()
-        webhooks, oldest_s = 0, 0.0
-        if first is not None:
-            ((last,),) = db.execute("SELECT max(seq) FROM spool")
-            webhooks = (last or first[0]) - first[0]
-            oldest_s = max(time.time() - first[1] / 1000, 0.0)
-        pages, free, page_bytes = self._pages(db)
-        size = (pages - free) * page_bytes
+        webhooks, first_at, _, size = db.execute(_STATE).fetchone()
+        oldest_s = 0.0 if first_at is None else max(time.time() - first_at / 1000, 0.0)
         return SpoolState(webhooks, size, oldest_s, self._full(size + room, oldest_s, room))
 
     def _full(self, size: int, oldest_s: float, room: int) -> str | None:
@@ -258,12 +263,6 @@ class Spool:
         if disk.f_bavail * disk.f_frsize - room < settings.spool_reserve_bytes:
             return "the disk of the spool is full"
         return None
-
-    @staticmethod
-    def _pages(db: sqlite3.Connection) -> tuple[int, int, int]:
-        names = ("page_count", "freelist_count", "page_size")
-        pages, free, page_bytes = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
-        return pages, free, page_bytes
 
 
 def spooled_ids(data: Path) -> list[str]:

@@ -36,6 +36,10 @@ LOST = "019ab3b2-0d00-7000-8000-000000000001"
 LOST_AT = int(LOST.replace("-", "")[:12], 16)
 
 
+def accepted(source: str, received_at: int, ingest_id: str) -> Webhook:
+    return Webhook(None, b"{}", [("source", source.encode()), ("ingest_id", ingest_id.encode())], received_at)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reconciled")
@@ -43,8 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     noting = Accepted(folder)
     with open_warehouse(folder) as connection:
         sql = "SELECT source, epoch_ms(received_at), ingest_id FROM raw_webhooks ORDER BY received_at"
-        for source, received_at, ingest_id in connection.execute(sql).fetchall():
-            noting.note(source, received_at, ingest_id.encode())
+        noting.note(accepted(*row) for row in connection.execute(sql).fetchall())
     noting.close()
     return folder
 
@@ -75,7 +78,7 @@ def test_what_was_answered_is_landed_and_old_hours_are_dropped(data: Path) -> No
 def test_what_is_not_landed_is_named_unless_it_waits_in_kafka_or_in_the_spool(data: Path) -> None:
     at = datetime.fromtimestamp(LOST_AT / 1000 + 3600, UTC)
     noting = Accepted(data)
-    noting.note("acme", LOST_AT, LOST.encode())
+    noting.note([accepted("acme", LOST_AT, LOST)])
     noting.close()
     assert found(data, "accepted_landed", at) == (1, [LOST.replace("-", "")])
     lost = bytes.fromhex(LOST.replace("-", ""))
@@ -165,9 +168,10 @@ def test_a_kafka_that_does_not_answer_is_said_and_no_difference(data: Path) -> N
 
 def test_no_id_is_lost_by_a_kill(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from ingest.accepted import Accepted\n"
+        "import sys; from pathlib import Path; from ingest.accepted import Accepted; from ingest.spool import Webhook\n"
         "noting = Accepted(Path(sys.argv[1]))\n"
-        f"for _ in range(500): noting.note('acme', {LOST_AT}, b'{LOST}')\n"
+        f"webhook = Webhook(None, b'', [('source', b'acme'), ('ingest_id', b'{LOST}')], {LOST_AT})\n"
+        "for _ in range(250): noting.note([webhook, webhook])\n"
         "print('noted', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
