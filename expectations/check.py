@@ -193,7 +193,8 @@ class _Run:
                 f"CREATE TEMP VIEW {name}_files AS SELECT *, filename FROM {parquet(self._data / dataset)} "  # noqa: S608
                 "WHERE date >= getvariable('since_day')"
             )
-        self._fetch(f"CREATE TEMP VIEW kept AS FROM {parquet(self._data / 'base/delivery')}")
+        delivery, details = (parquet(self._data / name) for name in ("base/delivery", "base"))
+        self._fetch(f"CREATE TEMP VIEW kept AS FROM {delivery} WHERE date NOT IN (SELECT date FROM {details})")  # noqa: S608
         self._fetch("""
             CREATE TEMP TABLE reached AS
             SELECT "partition", max(reached_at) AS until

@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 _HOUR: Final = timedelta(hours=1)
 _ROW_GROUP: Final = 60_000  # rows; small ones, so that a look-up soon has what it needs
+_BASE_ROW_GROUP: Final = 10_240  # as `rebuild` writes them: all columns of a row are read, lists too
 
 
 @dataclass(slots=True)
@@ -173,7 +174,9 @@ def _sorted_rows(
     key = [name for name in ("source", "sms_id", "offset") if name in schema.names]
     order = ", ".join(f'"{name}"' for name in key)
     query = f"SELECT {columns} FROM {source} ORDER BY {order}"  # noqa: S608 - names of ours
-    reader: pa.RecordBatchReader = connection.sql(query).to_arrow_reader(_ROW_GROUP)
+    reader: pa.RecordBatchReader = connection.sql(query).to_arrow_reader(
+        _BASE_ROW_GROUP if dataset.name == "base" else _ROW_GROUP
+    )
     return reader
 
 

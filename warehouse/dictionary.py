@@ -51,6 +51,8 @@ _COLUMNS: Final = {
     "place": "Number of the stage, from 1.",
     "stage": "attempted, queued, accepted, sent or delivered.",
     "share_of_attempted|share_of_stage_before": "Part of the messages of the first stage, or of the stage before.",
+    "weight": "The largest version in base files that this one is newer than.",
+    "sign": "1 of what came, -1 of what it took the place of.",
     "waiting_s": "Seconds since the last report.",
     "rate": "delivered / ended within 24 hours.",
     "own_rate": "delivered / ended of the device in the 27 days before.",

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from warehouse import landing, swap
+from warehouse import landing, swap, views
 from warehouse.errors import DamagedFileError
 
 PENDING: Final = "erasure.json"
@@ -108,10 +108,15 @@ def erase(data: Path, numbers: tuple[str, ...]) -> Erased:
                     )
                     come[place] = scratch / place.name
                     done.rows[name] = done.rows.get(name, 0) + _without(path, come[place], expression)
+                found_covered = views.covered(data)
+                if name == "base" and found_covered:  # networks were counted by numbers: to be counted anew
+                    come[folder / views.COVERED] = path = scratch / views.COVERED
+                    path.write_text(found_covered._replace(sums="").json())
                 swap.swap(folder, scratch, gone, come)
                 for path in come.values():
                     path.unlink()
                 done.files[name] = done.files.get(name, 0) + len(gone)
+        views.publish(data)
     return done
 
 

@@ -1,29 +1,24 @@
 """Retention: days that are too old are dropped, and what was counted of them stays.
 
-Counts and latencies of a day, `base/delivery` and `base/latency`, come in the same step in which the details of its
-messages go. Files that tell a lander where to go on leave their names behind, on files without rows.
+What was counted of a day's messages was written with them (`warehouse.rebuild`), so only the details go. Files that
+tell a lander where to go on leave their names behind, on files without rows.
 """
 
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import duckdb
-import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from warehouse import landing, swap, views
-from warehouse.compaction import day_of, write
+from warehouse.compaction import day_of
 from warehouse.errors import RetentionError
-from warehouse.read import open_warehouse, retried
-from warehouse.schemas import BY_TOPIC, SCHEMAS
+from warehouse.schemas import BY_TOPIC
 
 _DAY: Final = timedelta(days=1)
-KEPT: Final = {"base/delivery": "delivery_hourly", "base/latency": "latency_hourly"}
-"""The datasets of what outlives messages, and the views that say what it is."""
 
 
 class RetentionSettings(BaseSettings):
@@ -36,7 +31,7 @@ class RetentionSettings(BaseSettings):
         None, ge=1, description="Days that the versions of messages are kept: how far back `messages_as_of` goes."
     )
     messages_days: int | None = Field(
-        None, ge=1, description="Days that messages are kept; delivery_* and latency_hourly outlive them."
+        None, ge=1, description="Days that messages are kept; what was counted of them outlives them."
     )
     deadletters_days: int | None = Field(None, ge=1, description="Days that dead letters are kept.")
     quality_days: int | None = Field(None, ge=1, description="Days that what `smspulse check` found is kept.")
@@ -80,6 +75,8 @@ def retain(data: Path, settings: RetentionSettings, now: datetime, at_least: tim
         if covered is None:
             raw = versions = base = None  # before the first rebuild they are all there is of a message
         else:
+            if not views.is_summed(data):
+                base = None  # the next rebuild counts them
             _drop_base(data, scratch, base, raw, covered, done)
             versions = min(versions, covered.since) if versions else None
         for name, before in (
@@ -113,43 +110,22 @@ def _older(folder: Path, before: date) -> list[Path]:
 def _drop_base(
     data: Path, scratch: Path, before: date | None, raw: date | None, covered: views.Covered, done: Retained
 ) -> None:
-    """Let messages go and what was counted of them come; and say from which day on the log is whole."""
+    """Let messages go, and say from which day on the log is whole."""
     base = data / "base"
     days = _older(base, before) if before else []
     gone = [path for folder in days for path in folder.iterdir()]
     come: dict[Path, Path] = {}
-    for name, view in KEPT.items():
-        swap.turn(data / name)
-        for folder in days:
-            place = data / name / folder.name / f"{swap.mark()}.parquet"
-            swap.make_folders([place])
-            come[place] = scratch / place.name
-            _keep(data, view, day_of(folder), come[place], SCHEMAS[name])
     # A file has records of the day behind it as well, so that day is not whole either.
     log = [day_of(folder) + 2 * _DAY for folder in (_older(data / "raw", raw) if raw else ())]
     floor = max([*log, covered.floor])
     if floor != covered.floor:
         come[base / views.COVERED] = path = scratch / views.COVERED
         path.write_text(covered._replace(floor=floor).json())
-    if come:
+    if come or gone:
         swap.turn(base)
         swap.swap(base, scratch, gone, come)
     if days:
         done.dropped["base"] = [day_of(folder) for folder in days]
-
-
-def _keep(data: Path, view: str, day: date, target: Path, schema: pa.Schema) -> None:
-    columns = ", ".join(schema.names)
-    sql = f"SELECT {columns} FROM {view} WHERE day = ? ORDER BY hour, source"  # noqa: S608 - names of ours
-
-    def read() -> Any:
-        with open_warehouse(data) as connection:
-            return connection.sql(sql, params=[day]).to_arrow_table()
-
-    try:
-        write(retried(read).to_reader(), target, schema, {})
-    except duckdb.Error as error:
-        raise RetentionError(str(error).partition("\n")[0]) from error
 
 
 def _drop(folder: Path, scratch: Path) -> None:

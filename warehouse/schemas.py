@@ -204,6 +204,32 @@ DELIVERY_SCHEMA: Final = pa.schema(
         _field("channel_id", pa.int32(), "SIM card, by the gateway's id."),
         _HOUR,
         *(_field(name, pa.int64(), "Count, as in delivery_hourly.") for name in COUNTS),
+        *(
+            _field(name, pa.int64(), "Messages that got to this stage or to one behind it.")
+            for name in ("queued", "accepted", "sent")
+        ),
+        _field("last_seen_at", _TIME, "When the last report of one of them was received, UTC."),
+        _field("oldest_open_at", _TIME, "First report of the oldest one that is open, UTC."),
+    ]
+)
+
+FAILURES_SCHEMA: Final = pa.schema(
+    [
+        _field("source", pa.string(), "Gateway account."),
+        _field("device_id", pa.int64(), "Phone, by the gateway's id."),
+        _field("failure_class", pa.string(), "Why they failed."),
+        _field("last_status_id", pa.int32(), "Status that says so."),
+        _field("messages", pa.int64(), "Count of messages."),
+    ]
+)
+
+NETWORKS_SCHEMA: Final = pa.schema(
+    [
+        _field("source", pa.string(), "Gateway account."),
+        _field("country", pa.string(), "As in delivery_by_prefix."),
+        _field("network_prefix", pa.string(), "As in delivery_by_prefix."),
+        _field("carrier", pa.string(), "As in delivery_by_prefix."),
+        *(_field(n, pa.int64(), "Count, as in delivery_hourly.") for n in ("attempted", "ended", "delivered", "open")),
     ]
 )
 
@@ -500,11 +526,15 @@ DATASETS: Final = (
 )
 BY_TOPIC: Final = {dataset.topic: dataset for dataset in DATASETS}
 
+SUMS: Final = ("delivery", "latency", "failures", "networks")
+"""What is counted of the base files of each day, and kept in `base/{name}`."""
 SCHEMAS: Final = {dataset.name: dataset.schema for dataset in DATASETS} | {
     "base": BASE_SCHEMA,
     "differences": DIFFERENCES_SCHEMA,
     "base/delivery": DELIVERY_SCHEMA,
     "base/latency": LATENCY_SCHEMA,
+    "base/failures": FAILURES_SCHEMA,
+    "base/networks": NETWORKS_SCHEMA,
     "quality": QUALITY_SCHEMA,
     "prefixes": PREFIXES_SCHEMA,
 }

@@ -9,6 +9,8 @@ import hashlib
 import json
 import logging
 from datetime import date
+from functools import cache
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -17,7 +19,7 @@ import duckdb
 
 from warehouse import landing, prefixes
 from warehouse.errors import NeedsFolderError, WarehouseError
-from warehouse.schemas import COUNTS, DATASETS, SCHEMAS
+from warehouse.schemas import COUNTS, DATASETS, SCHEMAS, SUMS
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +27,7 @@ FILE: Final = "smspulse.duckdb"
 COVERED: Final = "covered.json"
 
 VIEWS: Final = (
-    *("raw_webhooks", "status_events", "incoming_messages", "messages_by_day", "messages"),
+    *("raw_webhooks", "status_events", "incoming_messages", "live_messages", "messages_by_day", "messages", "changes"),
     *("delivery_hourly", "delivery_daily", "delivery_by_device", "delivery_by_prefix", "latency_hourly"),
     *("delivery_now", "devices_now", "outcomes_by_minute", "latency_now"),
     *("failure_reasons", "funnel", "stuck_messages", "device_health", "conversations", "webhook_quality"),
@@ -43,7 +45,7 @@ RATES: Final = {
 }
 """Every rate of counted messages: part and whole."""
 
-_LANDED: Final = {dataset.name for dataset in DATASETS}
+_BY_NAME: Final = {dataset.name for dataset in DATASETS} | {"delivery"}  # kept for good, with fewer columns once
 
 # What DuckDB 1.2 can open. DuckDB 2.0 writes a format by default that older ones, and tools built on them, cannot.
 _STORAGE: Final = "v1.2.0"
@@ -82,6 +84,30 @@ _MESSAGE: Final = (
 )
 """The columns of a message, in whatever view of it."""
 
+_COUNTED: Final = (
+    *("source", "device_id", "channel_id", "recipient", "outcome", "failure_class", "last_status_id", "is_ended"),
+    *("first_seen_at", "last_seen_at", "observations"),
+)
+"""Those of them that marts are made of."""
+
+
+def sums_sql(name: str, rows: str, prefixes: str) -> str:
+    """Return the SQL of what is counted of messages.
+
+    Args:
+        name: One of `SUMS`.
+        rows: The SQL of the messages, each with its day and the sign with which it counts.
+        prefixes: The SQL that reads the dataset of that name.
+    """
+    sql = files("warehouse").joinpath("sums", f"{name}.sql").read_text("utf-8")
+    return sql.replace("{rows}", rows).replace("{prefixes}", prefixes)
+
+
+@cache
+def sums_version() -> str:
+    """Return what tells apart sums that were made otherwise."""
+    return _hash([version("phonenumbers"), *(sums_sql(name, "", "") for name in SUMS)])[:16]
+
 
 def publish(data: Path) -> Path:
     """Write the file of views, if it is missing or differs from what it should be, and return its path.
@@ -96,7 +122,7 @@ def publish(data: Path) -> Path:
     path = data / FILE
     landing.prepare(data)
     prefixes.prepare(data)
-    sql = statements(data, live(data))
+    sql = statements(data, live(data), summed=is_summed(data))
     temporary = data / landing.TEMPORARY / FILE
     temporary.parent.mkdir(exist_ok=True)
     with landing.only_one(temporary.parent):
@@ -136,19 +162,40 @@ def write(path: Path, sql: list[str], files: Any = None) -> None:
         raise OSError(" ".join(str(error).split())) from error
 
 
-def statements(data: Path | str, live: str = "true") -> list[str]:
+def statements(data: Path | str, live: str = "true", *, summed: bool = False) -> list[str]:
     """Return the SQL that makes every view.
 
     Args:
         data: The data folder, or the address of a bucket's.
         live: As `live` says.
+        summed: As `is_summed` says.
     """
-    sources = {name: parquet(f"{data}/{name}") for name in SCHEMAS} | {"live": live}
+    sources = {name: parquet(f"{data}/{name}") for name in SCHEMAS} | {"live": live, "message": ", ".join(_MESSAGE)}
+    sources["newer"] = parquet(f"{data}/messages", filename=True)
     sources |= {"sums": ", ".join(f"sum({name})::BIGINT AS {name}" for name in COUNTS), "rates": rates()}
-    sources["message"] = ", ".join(_MESSAGE)
+    sources |= {"counted": ", ".join(_COUNTED), "base.counted": ", ".join(f"base.{name}" for name in _COUNTED)}
+    # Newer versions are few once there are base files: read once, and looked up by numbers. Otherwise they are all.
+    sources["once"] = "NOT MATERIALIZED" if live == "true" else "MATERIALIZED"
+    sources["same"] = "live.source = base.source AND live.sms_id = base.sms_id"
+    if live == "true":
+        sources["same"] += " AND live.message_key = base.message_key"
+    touched = """(
+        SELECT 1 AS sign, messages.* FROM messages_by_day AS messages
+        SEMI JOIN touched ON touched.source = messages.source AND touched.day = messages.day
+            AND touched.hour = date_trunc('hour', first_seen_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+    )"""
+    for name in SUMS:
+        kept = f"SELECT date AS day, * EXCLUDE (date) FROM {sources[f'base/{name}']}"  # noqa: S608 - names of ours
+        sql = sums_sql(name, touched, sources["prefixes"])
+        sources[f"{name} by hour"] = f"({kept} ANTI JOIN touched USING (source, hour) UNION ALL BY NAME FROM ({sql}))"
+        if not summed:  # then `changes` are all messages
+            kept += f" WHERE date NOT IN (SELECT date FROM {sources['base']})"  # noqa: S608 - names of ours
+        sources[name] = f"({kept} UNION ALL BY NAME FROM ({sums_sql(name, 'changes', sources['prefixes'])}))"
     made = []
     for name in (*VIEWS, *MACROS):
         sql = view_sql(name)
+        if name == "changes" and not summed:
+            sql = f"SELECT 1 AS sign, day, {sources['counted']} FROM messages_by_day"  # noqa: S608 - names of ours
         for placeholder, source in sources.items():
             sql = sql.replace(f"{{{placeholder}}}", source)
         kind = f"MACRO {name}({MACROS[name]}) AS TABLE" if name in MACROS else f"VIEW {name} AS"
@@ -179,15 +226,17 @@ class Covered(NamedTuple):
         since: The first day of the dataset messages with versions that they do not hold.
         offsets: Of sms.messages, by partition, up to which they hold everything.
         floor: The first day that the raw webhooks still tell all of; days before cannot be rebuilt.
+        sums: The `sums_version` of what was counted of them; empty where something was not.
     """
 
     since: date
     offsets: dict[int, int]
     floor: date = date.min
+    sums: str = ""
 
     def json(self) -> str:
         """Return it as `covered` reads it."""
-        return json.dumps({"since": str(self.since), "offsets": self.offsets, "floor": str(self.floor)})
+        return json.dumps(self._asdict(), default=str)
 
 
 def covered(data: Path) -> Covered | None:
@@ -203,6 +252,7 @@ def covered(data: Path) -> Covered | None:
             date.fromisoformat(found["since"]),
             {int(p): int(o) for p, o in found["offsets"].items()},
             date.fromisoformat(found.get("floor", str(date.min))),
+            found.get("sums", ""),
         )
     except FileNotFoundError:
         return None
@@ -221,18 +271,35 @@ def live(data: Path) -> str:
     if found is None or not found.offsets:
         return "true"
     below = "".join(f" WHEN {partition} THEN {offset}" for partition, offset in found.offsets.items())
-    return f'date >= DATE \'{found.since}\' AND "offset" >= CASE "partition"{below} ELSE 0 END'
+    known = ", ".join(f"'{partition}'" for partition in found.offsets)
+    # By the names of files, for those that the base holds need not be opened: a name has the offset where its last
+    # range begins, and its partition before that.
+    return (
+        f"date >= DATE '{found.since}' AND (split_part(filename, '+', -1) >= '{min(found.offsets.values()):020d}' "
+        f"OR split_part(filename, '+', -2) NOT IN ({known})) "
+        f'AND "offset" >= CASE "partition"{below} ELSE 0 END'
+    )
 
 
-def parquet(folder: Path | str) -> str:
-    """Return the SQL that reads all files of a dataset's folder."""
+def is_summed(data: Path) -> bool:
+    """Tell whether all base files were counted as this version counts.
+
+    Raises:
+        WarehouseError: The file that says so cannot be read.
+    """
+    found = covered(data)
+    return found is not None and found.sums == sums_version()
+
+
+def parquet(folder: Path | str, *, filename: bool = False) -> str:
+    """Return the SQL that reads all files of a dataset's folder, with a column of their names if that is wanted."""
     folder = str(folder)
-    by_name = folder.rpartition("/")[2] in _LANDED
+    by_name = folder.rpartition("/")[2] in _BY_NAME
     for special in "[*":  # the first one first: it is what the others are escaped with
         folder = folder.replace(special, f"[{special}]")
     # By name, or a column that later files have would be missing silently. That takes 0.1 ms a file and reference,
     # and what is rebuilt is of one schema: a new column of it needs another folder, and a run with --all.
-    options = "union_by_name = true, " if by_name else ""
+    options = ("union_by_name = true, " if by_name else "") + ("filename = true, " if filename else "")
     return f"read_parquet({literal(f'{folder}/date=*/*.parquet')}, {options}hive_partitioning = true)"
 
 

@@ -64,7 +64,7 @@ def compact(data: Path) -> None:
 def retain(data: Path) -> None:
     """Drop the days that are older than SMSPULSE_RETAIN_RAW_DAYS, _VERSIONS_DAYS, _MESSAGES_DAYS and _DEADLETTERS_DAYS.
 
-    Each is unset by default: kept for ever. Delivery rates and latencies by the hour outlive messages.
+    Each is unset by default: kept for ever. What was counted of messages outlives them.
 
     \b
     smspulse retain                        with SMSPULSE_RETAIN_RAW_DAYS=30, for instance

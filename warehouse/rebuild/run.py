@@ -2,6 +2,7 @@
 
     {data}/base/date=YYYY-MM-DD/{partition}-{mark}.parquet      a row a message first seen on that day, sorted by key
                                                                 (all-{mark}, once compaction has merged a closed day)
+    {data}/base/{sum}/date=YYYY-MM-DD/0-{mark}.parquet          what was counted of them, as warehouse/sums/*.sql say
     {data}/differences/date=YYYY-MM-DD/{partition}-{mark}.parquet
                                                                 where stream and log differ, a row a message and field
     {data}/base/covered.json                      up to which offsets of sms.messages the base holds everything
@@ -18,7 +19,7 @@ both have one time of receipt and are one fact. The clock is the newest record: 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from importlib.resources import files
@@ -31,7 +32,7 @@ import pyarrow.parquet as pq
 from gateway.statuses import Status
 from warehouse import landing, swap, views
 from warehouse.errors import RebuildError
-from warehouse.schemas import BASE_SCHEMA
+from warehouse.schemas import BASE_SCHEMA, SUMS
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +95,8 @@ def rebuild(
     data = data.resolve()
     views.publish(data)
     with swap.upkeep(data) as scratch:
-        swap.turn(data / "base")  # the view of messages lists it twice
+        for name in ("base", *(f"base/{name}" for name in SUMS)):
+            swap.turn(data / name)  # the views list them more than once, or together
         run = _Run(data, scratch, memory)
         try:
             with run.connection:
@@ -127,7 +129,8 @@ class _Run:
         """Make what the SQL of this folder reads."""
         self._run("SET TimeZone = 'UTC'")
         for name in ("raw", "messages", "deadletters", "base"):
-            self._run(f"CREATE TEMP VIEW {name}_files AS FROM {views.parquet(self._data / name)}")
+            found = views.parquet(self._data / name, filename=name == "messages")
+            self._run(f"CREATE TEMP VIEW {name}_files AS FROM {found}")
         self._run(
             "CREATE TEMP TABLE statuses "
             "(status_id INT, rank INT, outcome VARCHAR, failure_class VARCHAR, is_end BOOLEAN, is_failure BOOLEAN)"
@@ -174,21 +177,32 @@ class _Run:
             report.unsettled += self._count("unsettled")
             report.reports += self._one("SELECT count(*) FROM log")
             written += self._write(partition, start, only, report)
-        base = {place: path for place, path in written if place.is_relative_to(self._data / "base")}
-        differences = {place: path for place, path in written if place not in base}
+        differences = {place: path for place, path in written if place.is_relative_to(self._data / "differences")}
+        base = {place: path for place, path in written if place not in differences}
+
+        def is_old(path: Path) -> bool:
+            # All partitions of a day are written together, so all its files go, those that were merged too.
+            return only == _day_of(path) or (not only and (start or date.min) <= _day_of(path))
+
+        kept = [path for path in _files(self._data / "base") if not is_old(path)]
+        to_sum = {place: (_day_of(place), path) for place, path in base.items()}
+        if only is None and not views.is_summed(self._data):
+            to_sum |= {path: (_day_of(path), path) for path in kept}
+        summed = self._sum(to_sum.values())
         if only is None:
             since = min((newest for _, newest in covered.values()), default=landing.SEED_DATE) - timedelta(days=1)
             positions = {partition: end for partition, (end, _) in sorted(covered.items())}
             base[self._data / "base" / views.COVERED] = path = self._scratch / views.COVERED
-            path.write_text(views.Covered(since, positions, self._floor).json())
-        for folder, come in (("base", base), ("differences", differences)):
-            # All partitions of a day are written together, so all its files go, those that were merged too.
-            old = _files(self._data / folder)
-            gone = [
-                path for path in old if only == _day_of(path) or (not only and (start or date.min) <= _day_of(path))
-            ]
-            if come or gone:
-                swap.swap(self._data / folder, self._scratch, gone, come)
+            path.write_text(views.Covered(since, positions, self._floor, views.sums_version()).json())
+        old_sums = [path for name in SUMS for path in _files(self._data / "base" / name)]
+        anew = {place.parent for place in summed}
+        gone = [path for path in _files(self._data / "base") if is_old(path)]
+        gone += [path for path in old_sums if is_old(path) or path.parent in anew]
+        if base or gone:
+            swap.swap(self._data / "base", self._scratch, gone, base | summed)
+        gone = [path for path in _files(self._data / "differences") if is_old(path)]
+        if differences or gone:
+            swap.swap(self._data / "differences", self._scratch, gone, differences)
         if only is None:
             views.publish(self._data)
         return report
@@ -251,11 +265,6 @@ class _Run:
             ) AS newest USING ("offset")
             WHERE "partition" = $1 AND first_seen_at >= getvariable('start')
         """, partition, end)  # fmt: skip
-        pairs = """
-            FROM (FROM rebuilt ANTI JOIN earlier USING (source, sms_id)) AS r
-            FULL JOIN (FROM streamed ANTI JOIN earlier USING (source, sms_id)) AS s
-                ON r.source = s.source AND r.sms_id = s.sms_id
-        """
         # What the stream knows and the log does not yet have: files of raw are landed beside those of messages.
         ahead = """(
             r.source IS NULL
@@ -270,6 +279,19 @@ class _Run:
         versions = (
             "s.version NOT BETWEEN r.version AND r.version + 1 OR (s.outcome = 'expired' AND s.version = r.version)"
         )
+        chosen = ", ".join(f"CASE WHEN {ahead} THEN s.{name} ELSE r.{name} END AS {name}" for name in _COLUMNS)
+        self._run(f"""
+            CREATE OR REPLACE TEMP TABLE result AS
+            SELECT
+                {chosen},
+                CASE WHEN {ahead} THEN s.version ELSE greatest(r.version, s.version) END AS version,
+                s.recorded_at,
+                CASE WHEN {ahead} THEN s.first_seen_at ELSE r.first_seen_at END::DATE AS day,
+                {differs} OR {versions} AS is_differing
+            FROM (FROM rebuilt ANTI JOIN earlier USING (source, sms_id)) AS r
+            FULL JOIN (FROM streamed ANTI JOIN earlier USING (source, sms_id)) AS s
+                ON r.source = s.source AND r.sms_id = s.sms_id
+        """)  # noqa: S608 - names of ours
         self._run(f"""
             CREATE OR REPLACE TEMP TABLE differing AS
             WITH reached AS (
@@ -308,18 +330,25 @@ class _Run:
                             || [{{'field': 'version', 'streamed': s.version::VARCHAR, 'rebuilt': r.version::VARCHAR}}]
                     ELSE {facts}
                 END AS facts
-            {pairs}
+            FROM (FROM result WHERE is_differing) AS result
+            LEFT JOIN rebuilt AS r ON r.source = result.source AND r.sms_id = result.sms_id
+            LEFT JOIN streamed AS s ON s.source = result.source AND s.sms_id = result.sms_id
             CROSS JOIN reached
-            WHERE {differs} OR {versions}
         """, partition, end)  # fmt: skip  # noqa: S608 - names of ours
-        mine, theirs = (", ".join(f"{side}.{name}" for name in _COLUMNS) for side in "rs")
-        self._run(f"""
-            CREATE OR REPLACE TEMP TABLE result AS
-            SELECT {mine}, greatest(r.version, s.version) AS version, s.recorded_at, r.first_seen_at::DATE AS day
-            {pairs} WHERE NOT {ahead}
-            UNION ALL
-            SELECT {theirs}, s.version, s.recorded_at, s.first_seen_at::DATE {pairs} WHERE {ahead}
-        """)
+
+    def _sum(self, base: Iterable[tuple[date, Path]]) -> dict[Path, Path]:
+        """Count what is in base files, each with its day; return the files of that by where they will be."""
+        by_day: dict[date, list[str]] = {}
+        for day, path in base:
+            by_day.setdefault(day, []).append(views.literal(str(path)))
+        written = {}
+        for day, paths in by_day.items():
+            rows = f"(SELECT *, 1 AS sign, DATE '{day}' AS day FROM read_parquet([{', '.join(paths)}]))"  # noqa: S608 - ours
+            for name in SUMS:
+                sql = views.sums_sql(name, rows, views.parquet(self._data / "prefixes"))
+                place, path = self._copy(f"SELECT * EXCLUDE (day) FROM ({sql})", f"base/{name}", 0, day, "ALL")  # noqa: S608
+                written[place] = path
+        return written
 
     def _count(self, what: str) -> int:
         return int(self._one("SELECT count(*) FROM differing WHERE what = ?", what))
@@ -342,11 +371,11 @@ class _Run:
                 report.open.add(day)
         written = [
             self._copy(
-                f"SELECT * EXCLUDE (day) FROM result WHERE day = DATE '{day}'",  # noqa: S608 - a day of ours
+                f"SELECT * EXCLUDE (day, is_differing) FROM result WHERE day = DATE '{day}'",  # noqa: S608 - a day of ours
                 "base",
                 partition,
                 day,
-                is_closed,
+                closed=is_closed,
             )
             for day, (_, is_closed) in days.items()
         ]
@@ -359,17 +388,26 @@ class _Run:
                     ), recursive := true)
                     FROM differing WHERE what = 'different' AND day = DATE '{day}'
                 """  # noqa: S608 - a day of ours
-                written.append(self._copy(facts, "differences", partition, day, True))
+                written.append(self._copy(facts, "differences", partition, day))
         return written
 
-    def _copy(self, query: str, dataset: str, partition: int, day: date, closed: bool) -> tuple[Path, Path]:
+    def _copy(
+        self,
+        query: str,
+        dataset: str,
+        partition: int,
+        day: date,
+        order: str = "source, sms_id",
+        *,
+        closed: bool = True,
+    ) -> tuple[Path, Path]:
         place = self._data / dataset / f"date={day}" / f"{partition}-{swap.mark()}.parquet"
         swap.make_folders([place])
-        temporary = self._scratch / f"{dataset}.{day}.{partition}.parquet"
+        temporary = self._scratch / place.name
         # Sorted, so that a look-up by key reads one row group of a file; small ones, so that it is soon read.
         self._run(
-            f"COPY ({query} ORDER BY source, sms_id) TO {views.literal(str(temporary))} (FORMAT parquet, "
-            f"COMPRESSION zstd, ROW_GROUP_SIZE 30720, KV_METADATA {{'{CLOSED.decode()}': '{int(closed)}'}})"
+            f"COPY ({query} ORDER BY {order}) TO {views.literal(str(temporary))} (FORMAT parquet, "
+            f"COMPRESSION zstd, ROW_GROUP_SIZE 10240, KV_METADATA {{'{CLOSED.decode()}': '{int(closed)}'}})"
         )
         return place, temporary
 

@@ -12,23 +12,9 @@ FROM (
         device_id,
         channel_id,
         day,
-        date_trunc('hour', first_seen_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS hour,
-        count(*) AS attempted,
-        count(*) FILTER (is_ended) AS ended,
-        count(*) FILTER (outcome = 'delivered') AS delivered,
-        count(*) FILTER (outcome = 'undelivered') AS undelivered,
-        count(*) FILTER (outcome = 'not_sent') AS not_sent,
-        count(*) FILTER (outcome = 'not_permitted') AS not_permitted,
-        count(*) FILTER (outcome = 'expired') AS expired,
-        count(*) FILTER (failure_class = 'generic') AS generic,
-        count(*) FILTER (failure_class = 'no_service') AS no_service,
-        count(*) FILTER (failure_class = 'null_pdu') AS null_pdu,
-        count(*) FILTER (failure_class = 'radio_off') AS radio_off,
-        count(*) FILTER (failure_class = 'other') AS other,
-        count(*) FILTER (NOT is_ended) AS open
-    FROM messages_by_day
-    WHERE outcome <> 'incoming'
+        hour,
+        {sums}
+    FROM {delivery}
     GROUP BY source, device_id, channel_id, day, hour
-    UNION ALL BY NAME
-    SELECT date AS day, * EXCLUDE (date) FROM {base/delivery}
+    HAVING sum(attempted) > 0
 )

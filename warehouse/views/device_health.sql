@@ -6,9 +6,19 @@
 --   errors maps why messages failed within 24 hours to how many did.
 -- Freshness: as messages, of the moment.
 WITH hourly AS (
-    SELECT *, hour > now() - INTERVAL 24 HOUR AS is_recent
+    SELECT
+        source,
+        device_id,
+        hour,
+        hour > now() - INTERVAL 24 HOUR AS is_recent,
+        {sums}
     FROM delivery_hourly
-    WHERE hour > now() - INTERVAL 28 DAY AND device_id IS NOT NULL
+    WHERE day >= (now() - INTERVAL 28 DAY)::DATE AND hour > now() - INTERVAL 28 DAY AND device_id IS NOT NULL
+    GROUP BY source, device_id, hour
+),
+
+paused AS (
+    SELECT *, epoch(hour) - epoch(lag(hour) OVER (PARTITION BY source, device_id ORDER BY hour)) AS pause_s FROM hourly
 ),
 
 counted AS (
@@ -19,6 +29,7 @@ counted AS (
         coalesce(sum(ended) FILTER (is_recent), 0)::BIGINT AS ended,
         coalesce(sum(delivered) FILTER (is_recent), 0)::BIGINT AS delivered,
         sum(delivered) FILTER (NOT is_recent) / nullif(sum(ended) FILTER (NOT is_recent), 0) AS own_rate,
+        quantile_cont(pause_s, 0.99) AS usual_quiet_s,
         MAP {
             'undelivered': coalesce(sum(undelivered) FILTER (is_recent), 0)::BIGINT,
             'generic': coalesce(sum(generic) FILTER (is_recent), 0)::BIGINT,
@@ -26,46 +37,41 @@ counted AS (
             'null_pdu': coalesce(sum(null_pdu) FILTER (is_recent), 0)::BIGINT,
             'radio_off': coalesce(sum(radio_off) FILTER (is_recent), 0)::BIGINT,
             'not_permitted': coalesce(sum(not_permitted) FILTER (is_recent), 0)::BIGINT
-        } AS errors
-    FROM hourly
-    GROUP BY source, device_id
-),
-
-paused AS (
-    SELECT
-        source,
-        device_id,
-        epoch(hour) - epoch(lag(hour) OVER (PARTITION BY source, device_id ORDER BY hour)) AS pause_s
-    FROM (SELECT DISTINCT source, device_id, hour FROM hourly)
-),
-
-rhythm AS (
-    SELECT source, device_id, quantile_cont(pause_s, 0.99) AS usual_quiet_s
+        } AS errors,
+        sum(open)::BIGINT AS open
     FROM paused
     GROUP BY source, device_id
 ),
 
+-- Not a window over all devices, which a filter on one would not get through.
+fleet AS (
+    SELECT source, sum(ended) AS ended, sum(delivered) AS delivered
+    FROM delivery_hourly
+    WHERE day >= (now() - INTERVAL 24 HOUR)::DATE AND hour > now() - INTERVAL 24 HOUR AND device_id IS NOT NULL
+    GROUP BY source
+),
+
+touched AS MATERIALIZED (
+    SELECT DISTINCT source, day, date_trunc('hour', first_seen_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS hour
+    FROM changes
+),
+
 heard AS (
-    SELECT
-        source,
-        device_id,
-        max(last_seen_at) AS last_seen_at,
-        count(*) FILTER (NOT is_ended) AS open,
-        min(first_seen_at) FILTER (NOT is_ended) AS oldest_open_at
-    FROM messages
-    WHERE first_seen_at > now() - INTERVAL 28 DAY AND outcome <> 'incoming'
+    SELECT source, device_id, max(last_seen_at) AS last_seen_at, min(oldest_open_at) AS oldest_open_at
+    FROM {delivery by hour}
+    WHERE day >= (now() - INTERVAL 28 DAY)::DATE AND hour > now() - INTERVAL 28 DAY
     GROUP BY source, device_id
 )
 
 SELECT
     source,
     device_id,
-    attempted,
-    ended,
-    delivered,
-    delivered / nullif(ended, 0) AS rate,
+    counted.attempted,
+    counted.ended,
+    counted.delivered,
+    counted.delivered / nullif(counted.ended, 0) AS rate,
     own_rate,
-    (sum(delivered) OVER fleet - delivered) / nullif(sum(ended) OVER fleet - ended, 0) AS fleet_rate,
+    (fleet.delivered - counted.delivered) / nullif(fleet.ended - counted.ended, 0) AS fleet_rate,
     last_seen_at,
     epoch(now()) - epoch(last_seen_at) AS quiet_s,
     usual_quiet_s,
@@ -73,6 +79,5 @@ SELECT
     open,
     oldest_open_at
 FROM counted
-INNER JOIN rhythm USING (source, device_id)
 INNER JOIN heard USING (source, device_id)
-WINDOW fleet AS (PARTITION BY source)
+LEFT JOIN fleet USING (source)

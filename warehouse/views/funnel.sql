@@ -2,37 +2,17 @@
 --   there: to that stage, or to one behind it, so that a stage that was never reported loses nobody.
 -- Key: source, day, place; place is the stage's number from 1: attempted, queued, accepted, sent, delivered.
 -- Units: messages is a count, both shares are from 0 to 1.
--- Freshness: as messages.
-WITH reached AS (
-    SELECT
-        source,
-        day,
-        CASE
-            WHEN outcome = 'delivered' THEN 5
-            WHEN outcome IN ('undelivered', 'sent') THEN 4
-            WHEN list_contains(status_ids, 6) THEN 4
-            WHEN list_contains(status_ids, 2) THEN 3
-            WHEN list_contains(status_ids, 3) THEN 2
-            ELSE 1
-        END AS furthest
-    FROM (SELECT *, [each.status_id FOR each IN observations] AS status_ids FROM messages_by_day)
-    WHERE outcome <> 'incoming'
-),
-
-counted AS (
+-- Freshness: as delivery_hourly.
+WITH counted AS (
     SELECT
         source,
         day,
         unnest([1, 2, 3, 4, 5]) AS place,
-        unnest([
-            count(*),
-            count(*) FILTER (furthest >= 2),
-            count(*) FILTER (furthest >= 3),
-            count(*) FILTER (furthest >= 4),
-            count(*) FILTER (furthest >= 5)
-        ]) AS messages
-    FROM reached
+        unnest([sum(attempted), sum(queued), sum(accepted), sum(sent), sum(delivered)])::BIGINT AS messages
+    FROM {delivery}
     GROUP BY source, day
+    -- Of days that an older release dropped, the stages were not kept.
+    HAVING sum(attempted) > 0 AND count(queued) > 0
 )
 
 SELECT

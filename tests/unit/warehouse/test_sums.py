@@ -1,0 +1,203 @@
+"""Marts are what was counted with the base files and what came since, and always what follows from the messages."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from days import LAST, Days
+from warehouse_records import NOON, MadeRecord, at, tombstone, version
+
+from gateway.statuses import status_table
+from warehouse import landing, views
+from warehouse.compaction import compact
+from warehouse.erasure import erase
+from warehouse.read import open_warehouse
+from warehouse.rebuild.run import rebuild
+from warehouse.retention import RetentionSettings, retain
+
+MARTS = {
+    "delivery_hourly": "*",
+    "delivery_daily": "*",
+    "delivery_by_device": "*",
+    "delivery_by_prefix": "*",
+    "latency_hourly": "*",
+    "funnel": "*",
+    "failure_reasons": "*",
+    "device_health": "* EXCLUDE (quiet_s)",
+    "stuck_messages": "* EXCLUDE (waiting_s)",
+}
+"""Every mart of messages, and its columns but for those that depend on the moment."""
+HOUR, DAY = 3600, 86_400
+LATER = datetime(LAST.year, LAST.month, LAST.day, tzinfo=UTC) + timedelta(days=9)
+SETTINGS = RetentionSettings(raw_days=9, messages_days=9)  # type: ignore[call-arg]
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Days:
+    """Two days that were told, and messages of the present."""
+    days = Days(tmp_path / "data", 1, 150)
+    for back in (4, 3):
+        days.tell(LAST - timedelta(back))
+    now = time.time() - NOON / 1000
+    land(days.data, 9, 0, *(
+        version(0, 1_000 + n, outcome, seconds=now - hours * HOUR, device_id=1 + n % 2)
+        for n, (outcome, hours) in enumerate([("sent", 2), ("sent", 2), ("delivered", 1), ("undelivered", 30)])
+    ))  # fmt: skip
+    return days
+
+
+def land(data: Path, partition: int, start: int, *records: MadeRecord) -> None:
+    """Land records in a partition of their own."""
+    made = [each._replace(partition=partition, offset=start + n) for n, each in enumerate(records)]
+    landing.land(data, start, made)
+
+
+def marts(connection: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[Any, ...]]]:
+    return {n: connection.execute(f"SELECT {c} FROM {n} ORDER BY ALL").fetchall() for n, c in MARTS.items()}  # noqa: S608
+
+
+def straight(data: Path, empty: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the marts of nothing but what the view of messages says."""
+    views.publish(empty)
+    with open_warehouse(data) as connection:
+        table = connection.sql(
+            "SELECT (first_seen_at AT TIME ZONE 'UTC')::DATE AS day, * FROM messages"
+        ).to_arrow_table()
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        for statement in views.statements(empty):
+            connection.execute(statement)
+        connection.register("these", table)
+        connection.execute("CREATE TABLE those AS FROM these")
+        connection.execute("CREATE OR REPLACE VIEW messages_by_day AS FROM those")
+        return marts(connection)
+
+
+def right(data: Path, tmp_path: Path) -> None:
+    """Expect of every mart what follows from the messages."""
+    with open_warehouse(data) as connection:
+        found = marts(connection)
+    expected = straight(data, tmp_path / "empty")
+    assert all(expected.values())
+    for name in MARTS:
+        assert found[name] == expected[name], name
+
+
+def rebuilt(data: Path, **options: Any) -> None:
+    rebuild(data, status_table({}), timedelta(days=1), **options)
+
+
+def news(data: Path) -> list[MadeRecord]:
+    """Make newer versions of some that are in base files: of another hour, day, outcome, device, network and none."""
+    with duckdb.connect() as connection:
+        base = views.parquet(data / "base")
+        rows = connection.execute(
+            f"SELECT source, sms_id, epoch_ms(first_seen_at), version FROM {base} WHERE outcome = 'delivered' "  # noqa: S608
+            "ORDER BY hash(sms_id) LIMIT 8"
+        ).fetchall()
+    changes: list[dict[str, Any]] = [
+        {"first_seen_at": -HOUR * 1000},
+        {"first_seen_at": -DAY * 1000},
+        {"outcome": "not_sent", "failure_class": "no_service", "last_status_id": 10},
+        {"outcome": "sent", "is_ended": False, "ended_at": None},
+        {"device_id": 77, "channel_id": 9},
+        {"recipient": "+12025550123"},
+        {"outcome": "incoming"},
+        {"network_s": 9_999.0, "version": -1},  # older than the base: of no matter
+    ]
+    made = []
+    for (source, sms_id, first, facts), change in zip(rows, changes, strict=True):
+        fields = {"first_seen_at": first + change.pop("first_seen_at", 0), "version": facts + change.pop("version", 1)}
+        outcome = change.pop("outcome", "delivered")
+        made.append(version(0, sms_id, outcome, source=source, **fields | change))
+    now = time.time() - NOON / 1000
+    # What said last of a device was another's, and the oldest open message ended.
+    fields = {"device_id": 2, "version": 5, "last_seen_at": at(now - HOUR)}
+    made.append(version(0, 1_000, "delivered", seconds=now - 2 * HOUR, **fields))
+    return made
+
+
+def test_a_mart_is_what_follows_from_the_messages_at_any_time(told: Days, tmp_path: Path) -> None:
+    data = told.data
+    right(data, tmp_path)  # no base files
+    rebuilt(data)
+    right(data, tmp_path)  # base files alone
+    told.tell(LAST - timedelta(2), files=2)
+    right(data, tmp_path)  # and what came since, some of it of messages of the day before
+    land(data, 8, 0, *news(data))
+    right(data, tmp_path)
+    late = version(0, 1_002, "delivered", flags=["late_after_forgetting"], version=2)
+    land(data, 8, 9, tombstone(0, "acme:1001"), late)
+    right(data, tmp_path)
+    rebuilt(data, day=LAST - timedelta(3))
+    right(data, tmp_path)  # one day knows what came since
+    land(data, 8, 11, version(0, 2_000, "delivered", seconds=-3 * DAY))
+    right(data, tmp_path)  # of a day that was closed
+    rebuilt(data)
+    right(data, tmp_path)
+    assert compact(data, datetime.now(UTC) + timedelta(days=2)).merged
+    right(data, tmp_path)
+
+
+def test_a_filter_on_a_mart_leaves_what_a_filter_on_its_rows_does(told: Days, tmp_path: Path) -> None:
+    rebuilt(told.data)
+    land(told.data, 8, 0, *news(told.data))
+    expected = straight(told.data, tmp_path / "empty")
+    day = LAST - timedelta(4)
+    with open_warehouse(told.data) as connection:
+        for name, columns in MARTS.items():
+            names = [each[0] for each in connection.execute(f"DESCRIBE SELECT {columns} FROM {name}").fetchall()]  # noqa: S608
+            for column, value in (("day", day), ("device_id", 1)):
+                if column in names:
+                    sql = f"SELECT {columns} FROM {name} WHERE {column} = ? ORDER BY ALL"  # noqa: S608 - names of ours
+                    found = connection.execute(sql, [value]).fetchall()
+                    assert found == [row for row in expected[name] if row[names.index(column)] == value], name
+
+
+@pytest.mark.parametrize("sums", ["", "of another release"])
+def test_what_another_release_counted_does_not_count(told: Days, tmp_path: Path, sums: str) -> None:
+    data = told.data
+    rebuilt(data)
+    before = views.covered(data)
+    assert before
+    (data / "base" / views.COVERED).write_text(before._replace(sums=sums).json())
+    views.publish(data)
+    right(data, tmp_path)
+    with open_warehouse(data) as connection:
+        assert connection.execute("SELECT count(*) FROM changes WHERE sign < 0").fetchone() == (0,)
+    assert set(retain(data, SETTINGS, LATER, timedelta(9)).dropped) == {"raw"}
+    told.tell(LAST)
+    rebuilt(data)
+    assert views.is_summed(data)
+    right(data, tmp_path)
+
+
+def test_what_was_counted_outlives_the_messages(told: Days, tmp_path: Path) -> None:
+    data = told.data
+    rebuilt(data)
+    names = set(MARTS) - {"stuck_messages", "device_health"}
+    with open_warehouse(data) as connection:
+        before = marts(connection)
+    dropped = retain(data, SETTINGS, LATER, timedelta(9)).dropped
+    assert {LAST - timedelta(4), LAST - timedelta(3)} <= set(dropped["base"])
+    with open_warehouse(data) as connection:
+        after = marts(connection)
+    assert {name: after[name] for name in names} == {name: before[name] for name in names}
+
+
+def test_what_was_erased_is_counted_as_the_files_say(told: Days, tmp_path: Path) -> None:
+    data = told.data
+    rebuilt(data)
+    with open_warehouse(data) as connection:
+        ((number, sms_id),) = connection.execute(
+            "SELECT recipient, sms_id FROM messages WHERE recipient LIKE '+%' AND outcome = 'delivered' LIMIT 1"
+        ).fetchall()
+    assert erase(data, (number,)).rows["base"]
+    right(data, tmp_path)
+    land(data, 8, 0, version(0, sms_id, "delivered", version=99, recipient=number))
+    right(data, tmp_path)
+    rebuilt(data)
+    right(data, tmp_path)

@@ -1,0 +1,31 @@
+-- A row: the outgoing messages of one source whose first report was received in one hour (UTC).
+-- Key: source, hour.
+-- Units: as latency_hourly.
+-- Reads: rows, all messages of these hours, with their day.
+SELECT
+    source,
+    day,
+    hour,
+    messages,
+    COLUMNS('_messages$'),
+    COLUMNS('^(queue|device|network|total)$')[1] AS '\1_p50_s',
+    COLUMNS('^(queue|device|network|total)$')[2] AS '\1_p90_s',
+    COLUMNS('^(queue|device|network|total)$')[3] AS '\1_p95_s',
+    COLUMNS('^(queue|device|network|total)$')[4] AS '\1_p99_s',
+    COLUMNS('_within_')
+FROM (
+    SELECT
+        source,
+        day,
+        date_trunc('hour', first_seen_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS hour,
+        count(*) AS messages,
+        count(COLUMNS('^(queue|device|network|total)_s$')) AS '\1_messages',
+        quantile_cont(COLUMNS('^(queue|device|network|total)_s$'), [0.5, 0.9, 0.95, 0.99]) AS '\1',
+        avg((COLUMNS('^(queue|device|network|total)_s$') <= 5)::INTEGER) AS '\1_within_5_s',
+        avg((COLUMNS('^(queue|device|network|total)_s$') <= 10)::INTEGER) AS '\1_within_10_s',
+        avg((COLUMNS('^(queue|device|network|total)_s$') <= 30)::INTEGER) AS '\1_within_30_s',
+        avg((COLUMNS('^(queue|device|network|total)_s$') <= 60)::INTEGER) AS '\1_within_60_s'
+    FROM {rows}
+    WHERE outcome <> 'incoming'
+    GROUP BY source, day, hour
+)
