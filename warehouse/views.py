@@ -179,15 +179,17 @@ def statements(data: Path | str, live: str = "true", *, summed: bool = False) ->
     sources["same"] = "live.source = base.source AND live.sms_id = base.sms_id"
     if live == "true":
         sources["same"] += " AND live.message_key = base.message_key"
+    # As a part of a condition: DuckDB would rather hash all messages than a semi join's few hours.
     touched = """(
-        SELECT 1 AS sign, messages.* FROM messages_by_day AS messages
-        SEMI JOIN touched ON touched.source = messages.source AND touched.day = messages.day
-            AND touched.hour = date_trunc('hour', first_seen_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+        SELECT 1 AS sign, * FROM messages_by_day
+        WHERE coalesce(
+            date_trunc('hour', first_seen_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' IN (SELECT hour FROM touched), false
+        )
     )"""
     for name in SUMS:
         kept = f"SELECT date AS day, * EXCLUDE (date) FROM {sources[f'base/{name}']}"  # noqa: S608 - names of ours
         sql = sums_sql(name, touched, sources["prefixes"])
-        sources[f"{name} by hour"] = f"({kept} ANTI JOIN touched USING (source, hour) UNION ALL BY NAME FROM ({sql}))"
+        sources[f"{name} by hour"] = f"({kept} ANTI JOIN touched USING (hour) UNION ALL BY NAME FROM ({sql}))"
         if not summed:  # then `changes` are all messages
             kept += f" WHERE date NOT IN (SELECT date FROM {sources['base']})"  # noqa: S608 - names of ours
         sources[name] = f"({kept} UNION ALL BY NAME FROM ({sums_sql(name, 'changes', sources['prefixes'])}))"

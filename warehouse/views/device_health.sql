@@ -52,7 +52,7 @@ fleet AS (
 ),
 
 touched AS MATERIALIZED (
-    SELECT DISTINCT source, day, date_trunc('hour', first_seen_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS hour
+    SELECT DISTINCT date_trunc('hour', first_seen_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS hour
     FROM changes
 ),
 

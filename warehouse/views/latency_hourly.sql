@@ -6,7 +6,7 @@
 --   Null where no message has it.
 -- Freshness: as delivery_hourly.
 WITH touched AS MATERIALIZED (
-    SELECT DISTINCT source, day, date_trunc('hour', first_seen_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS hour
+    SELECT DISTINCT date_trunc('hour', first_seen_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS hour
     FROM changes
 )
 
