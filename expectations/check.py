@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from expectations.catalogue import BATCHES, RELATIONS, SUITES, all_checks
+from expectations.catalogue import RELATIONS, SUITES, all_checks
 from expectations.errors import ExpectationFailedToRunError, MissingExtraError, UnreadableDataError
 from expectations.settings import CheckSettings
 from expectations.suites import Check, Severity, build_suite
@@ -86,13 +86,11 @@ class Measured:
         suite: Its name.
         checks: What must hold of them.
         measures: A row a scope, a column a check; a column `{check}_rows` has lists of rows at fault.
-        batch: Rows that checks with `on_rows` look at.
     """
 
     suite: str
     checks: Sequence[Check]
     measures: "pd.DataFrame"
-    batch: "pd.DataFrame | None" = None
 
 
 def run_checks(
@@ -183,7 +181,6 @@ class _Run:
             recent=self._now - timedelta(hours=settings.recent_h),
             waiting=timedelta(seconds=settings.max_waiting_s),
             quiet=settings.max_quiet_s,
-            batch_rows=settings.batch_rows,
             min_expected=settings.min_expected,
             statuses=sorted(self._statuses),
             outcomes=[{"id": s.id, "of": s.outcome.value, "is_end": s.is_end} for s in self._statuses.values()],
@@ -244,8 +241,7 @@ class _Run:
         if suite == "delivery" and measures[["delivery_adds_up", "delivery_from_raw"]].any(axis=None):
             # What is landed between the readings of two views is no difference, and gone when they are read again.
             measures = retried(lambda: self._connection.execute(sql).df())
-        batch = retried(lambda: self._connection.execute(BATCHES[suite]).df()) if suite in BATCHES else None
-        return Measured(suite, checks, measures, batch)
+        return Measured(suite, checks, measures)
 
     _has_latest = False
 
@@ -349,21 +345,17 @@ def _context() -> Any:
 def _judge(measured: Measured) -> list[tuple[Check, Row]]:
     """Return the rows of a suite, with their checks."""
     source = _context().data_sources.add_or_update_pandas(measured.suite)
+    batch = source.add_dataframe_asset("measures").add_batch_definition_whole_dataframe("all").get_batch({
+        "dataframe": measured.measures.filter(regex="(?<!_rows)$")
+    })  # fmt: skip
     failed: dict[str, Any] = {}
-    measures = measured.measures.filter(regex="(?<!_rows)$")
-    for name, frame in (("measures", measures), ("rows", measured.batch)):
-        of = [check for check in measured.checks if bool(check.on_rows[0]) == (name == "rows")]
-        if frame is None or not of:
-            continue
-        asset = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
-        batch = asset.get_batch({"dataframe": frame})
-        # All that it can tell of an expectation takes twice as long as whether it holds: it is asked of few.
-        for result_format in ("BOOLEAN_ONLY", _DETAILS):
-            if of:
-                results = batch.validate(build_suite(measured.suite, of), result_format=result_format).results
-                failures = {each.expectation_config.meta["name"]: each for each in results if not each.success}
-                of = [check for check in of if check.name in failures]
-                failed |= failures
+    of = measured.checks
+    # All that it can tell of an expectation takes twice as long as whether it holds: it is asked of few.
+    for result_format in ("BOOLEAN_ONLY", _DETAILS):
+        if of:
+            results = batch.validate(build_suite(measured.suite, of), result_format=result_format).results
+            failed = {each.expectation_config.kwargs["column"]: each for each in results if not each.success}
+            of = [check for check in of if check.name in failed]
     return [(check, _row(check, failed.get(check.name), measured)) for check in measured.checks]
 
 
@@ -377,14 +369,9 @@ def _row(check: Check, failure: Any, measured: Measured) -> Row:
         raise ExpectationFailedToRunError(check.name, str(next(iter(details), failure.exception_info)))
     else:
         unexpected = failure.result["unexpected_index_list"]
-        if check.on_rows[0]:
-            count, of = failure.result["unexpected_count"], failure.result["element_count"]
-            observed = f"{count:,} of the newest {of:,} rows"
-            rows = tuple(str(place["scope"]) for place in unexpected[:_SHOWN])
-        else:
-            shown = [f"{place['scope']}: {check.show(place[check.name])}" for place in unexpected[:_SHOWN]]
-            rest = len(unexpected) - len(shown)
-            observed = "; ".join(shown) + (f"; and {rest} more" if rest else "")
+        shown = [f"{place['scope']}: {check.show(place[check.name])}" for place in unexpected[:_SHOWN]]
+        rest = len(unexpected) - len(shown)
+        observed = "; ".join(shown) + (f"; and {rest} more" if rest else "")
     return Row(
         check.name, check.suite, check.severity, failure is None, observed, check.expected, check.meaning,
         check.action, rows,
@@ -393,8 +380,6 @@ def _row(check: Check, failure: Any, measured: Measured) -> Row:
 
 def _observed(check: Check, measured: Measured) -> str:
     """Return what was found of a check that holds."""
-    if check.on_rows[0] and measured.batch is not None:
-        return f"0 of the newest {len(measured.batch):,} rows"
     values = measured.measures[check.name].dropna()
     if not len(values):
         return "nothing to check"

@@ -171,7 +171,7 @@ FAULTS: dict[str, Fault] = {
     # Files
     "a lost file": Fault(lose_one("raw"), ("raw_offsets_contiguous", "raw_files_contiguous", "messages_in_log")),
     "a duplicated file": Fault(copy("raw"), ("raw_offsets_unique", "raw_ingest_ids_unique")),
-    "a duplicated newest file": Fault(copy("raw", -1), ("raw_offsets_unique", "raw_rows_unique")),
+    "a duplicated newest file": Fault(copy("raw", -1), ("raw_offsets_unique",)),
     "a torn file": Fault(tear, (COULD_NOT_RUN,)),
     "a lost partition": Fault(lose("raw", "date=2*/*+2+*"), ("raw_partitions_there",)),
     "a rewound offset": Fault(rewind, ("raw_offsets_unique", "raw_files_contiguous")),
@@ -309,7 +309,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "a shifted time zone of last reports": Fault(
         edit("messages", "last_seen_at = last_seen_at - INTERVAL 2 HOUR"),
-        ("messages_reach_reports", "messages_times_paired"),
+        ("messages_span_reports", "messages_times_in_order"),
     ),
     "messages of the future": Fault(
         edit("messages", "last_seen_at = last_seen_at + INTERVAL 2 DAY", '"offset" % 50 = 0'), ("messages_not_ahead",)
