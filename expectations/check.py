@@ -137,8 +137,8 @@ def run_checks(
             run = _Run(connection, data.resolve(), settings, now, since, statuses)
             webhooks, versions = run.set_up()
             if not webhooks and not versions:
-                note = f"the warehouse in {data} is empty: there is nothing to check yet"
-                return Report((), note, now)
+                note = f"the warehouse in {data} is empty" if since is None else f"{data} has nothing since {since}"
+                return Report((), f"{note}: there is nothing to check", now)
             checks = all_checks(settings, statuses)
             measured = [
                 run.measure(suite, [c for c in checks if c.suite == suite]) for suite in LANDED if suite in suites
@@ -252,7 +252,7 @@ class _Run:
         self._fetch(f"""
             CREATE TEMP TABLE latest AS
             SELECT
-                coalesce(source, '(no source)') AS source, sms_id, hash(message_key) AS key_hash,
+                coalesce(source, '(no source)') AS source, sms_id,
                 message_key IS DISTINCT FROM source || ':' || sms_id AS is_misnamed, outcome, is_ended, device_id,
                 first_seen_at, last_seen_at, contradicted, {faults} AS faults
             FROM messages

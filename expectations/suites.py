@@ -75,7 +75,12 @@ class Check:
 def build_suite(name: str, of: Sequence[Check]) -> "ExpectationSuite":
     """Return checks as a suite of Great Expectations; an expectation's column is its check's name."""
     from great_expectations import ExpectationSuite  # noqa: PLC0415 - takes seconds
-    from great_expectations.expectations import core  # noqa: PLC0415
+    from great_expectations.expectations.core.expect_column_values_to_be_between import (  # noqa: PLC0415
+        ExpectColumnValuesToBeBetween,
+    )
+    from great_expectations.expectations.core.expect_column_values_to_be_in_set import (  # noqa: PLC0415
+        ExpectColumnValuesToBeInSet,
+    )
 
     suite = ExpectationSuite(name=name)
     for check in of:
@@ -85,8 +90,8 @@ def build_suite(name: str, of: Sequence[Check]) -> "ExpectationSuite":
             "notes": f"{check.meaning} {check.action}",
         }
         suite.add_expectation(
-            core.ExpectColumnValuesToBeInSet(value_set=list(check.allowed), **told)
+            ExpectColumnValuesToBeInSet(value_set=list(check.allowed), **told)
             if check.allowed
-            else core.ExpectColumnValuesToBeBetween(min_value=check.least, max_value=check.most, **told)
+            else ExpectColumnValuesToBeBetween(min_value=check.least, max_value=check.most, **told)
         )
     return suite

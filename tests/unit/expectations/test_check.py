@@ -172,6 +172,20 @@ def test_an_empty_warehouse_is_green_and_says_so(tmp_path: Path) -> None:
     assert "is empty" in report.note
 
 
+def test_a_part_that_has_nothing_is_not_called_an_empty_warehouse(data: Path) -> None:
+    assert "has nothing since 2027" in run_checks(data, CheckSettings(), END, since=END + timedelta(days=90)).note
+
+
+def test_keys_that_hash_alike_are_not_one(data: Path) -> None:
+    alike = (7_890_000_000_348, 7_870_000_000_948)
+    with open_warehouse(data) as connection:
+        hashes = connection.execute("SELECT hash('acme:' || unnest(?))", [alike]).fetchall()
+    assert hashes[0] == hashes[1]
+    position = landing.landed_position(data, topics.MESSAGES, 0)
+    landing.land(data, position, [version(position + n, sms_id) for n, sms_id in enumerate(alike)])
+    assert "messages_keys_unique" not in failed(run_checks(data, CheckSettings(), END, suites=("messages",)))
+
+
 def test_a_torn_file_is_an_error_that_names_it_not_a_verdict(data: Path) -> None:
     torn = files(data, "raw")[0]
     torn.write_bytes(torn.read_bytes()[:100])
