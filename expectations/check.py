@@ -137,7 +137,9 @@ def run_checks(
             run = _Run(connection, data.resolve(), settings, now, since, statuses)
             webhooks, versions = run.set_up()
             if not webhooks and not versions:
-                note = f"the warehouse in {data} is empty" if since is None else f"{data} has nothing since {since}"
+                note = f"the warehouse in {data} is empty"
+                if since:
+                    note = f"{data} has nothing since {since.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
                 return Report((), f"{note}: there is nothing to check", now)
             checks = all_checks(settings, statuses)
             measured = [
@@ -336,7 +338,8 @@ def _context() -> Any:
     import great_expectations as gx  # noqa: PLC0415 - takes seconds
     from great_expectations.data_context.types.base import ProgressBarsConfig  # noqa: PLC0415
 
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it tells of a folder that it never fills
+    # It tells of a folder that it never fills, and its module has a level of its own.
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     return context

@@ -66,8 +66,8 @@ class Check:
         texts = {
             "count": f"{value:,.0f}",
             "share": f"{value:.1%}",
-            "seconds": f"{plain} s",
-            "times": f"{value:.2g} times",
+            "seconds": f"{value / 3600:,.1f} h" if value >= 3600 else f"{plain} s",  # noqa: PLR2004 - of an hour
+            "times": f"{value:,.1f} times",
         }
         return texts.get(self.unit, str(value))
 
