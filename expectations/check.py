@@ -385,5 +385,5 @@ def _observed(check: Check, measured: Measured) -> str:
     """Return what was found of a check that holds."""
     values = measured.measures[check.name].dropna()
     if not len(values):
-        return "nothing to check"
+        return "nothing found"
     return "all known" if check.allowed else " to ".join(dict.fromkeys(map(check.show, (values.min(), values.max()))))

@@ -70,7 +70,7 @@ def _table(rows: "list[Row]") -> str:
         )  # fmt: skip
         lines.append(
             f'<tr><td class="{state}">{"✓ holds" if row.success else f"✗ {state}"}</td>'
-            f"<td>{escape(row.expectation)}<br><small>{row.severity}</small></td>"
+            f"<td>{escape(row.expectation)}<br><small>{row.severity if row.success else ''}</small></td>"
             f"<td>{escape(row.observed)}<br><small>expected <code>{escape(row.expected)}</code></small>{named}</td>"
             f"<td>{why}</td></tr>"
         )

@@ -92,6 +92,6 @@ SELECT
     scope,
     greatest(off, 0) AS delivery_from_raw,
     CASE WHEN off > 0 THEN [format(
-        '{}: {} delivered, {} ended of {}; by raw {}, {} of {}', scope, said[1], said[2], said[3], found[1], found[2], found[3]
+        '{}: {} delivered, {} ended of {}; raw says {}, {} of {}', scope, said[1], said[2], said[3], found[1], found[2], found[3]
     )] END AS delivery_from_raw_rows
 FROM compared
