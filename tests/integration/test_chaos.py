@@ -28,10 +28,6 @@ def test_faults_under_traffic_cost_nothing(real_kafka: None, tmp_path: Path) -> 
     assert (code, said.rstrip().splitlines()[-1]) == (0, "0 lost, 0 counted twice, 0 wrong"), said
     for fault in faults:
         assert re.search(rf"^{fault.replace(':', ' +')} +1 ", said, re.MULTILINE), said
-    command = [sys.executable, "-m", "smspulse", "check", "--data", tmp_path / "run" / "data"]
-    checked = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (checked.returncode, "critical" in checked.stdout) == (0, False), checked.stdout + checked.stderr
-    assert "delivery: 3 of 3 expectations hold" in checked.stdout
 
 
 @pytest.mark.parametrize("mutation", ["no-fence", "offsets-outside"])
