@@ -12,29 +12,6 @@ from gateway.statuses import ENDS, FAILURES, STATUSES, Outcome, Status
 SUITES: Final = ("raw", "messages", "deadletters", "devices", "delivery", "reconciliation")
 """In the order in which data walks."""
 
-BATCHES: Final = {
-    "raw": """
-        SELECT
-            topic || ':' || "partition" || ':' || "offset" AS scope, topic, "partition", "offset", ingest_id,
-            (epoch_ms(received_at) - try_cast('0x' || replace(ingest_id[1:13], '-', '') AS BIGINT)) / 1000 AS id_lag_s
-        FROM raw_files
-        WHERE topic IS NOT NULL AND recorded_at >= (SELECT max(recorded_at) FROM raw_files) - INTERVAL 1 DAY
-        ORDER BY recorded_at DESC LIMIT getvariable('batch_rows')
-    """,
-    "messages": """
-        SELECT
-            message_key AS scope, first_seen_at, last_seen_at,
-            epoch(first_seen_at - list_min([each.first_received_at FOR each IN observations])) AS first_off_s,
-            epoch(last_seen_at - list_max([each.last_received_at FOR each IN observations])) AS last_off_s,
-            version - len(observations) AS further_facts
-        FROM version_files
-        WHERE version IS NOT NULL
-            AND recorded_at >= (SELECT max(recorded_at) FROM version_files) - INTERVAL 1 DAY
-        ORDER BY recorded_at DESC LIMIT getvariable('batch_rows')
-    """,
-}
-"""The newest rows of a dataset, for what Great Expectations says of rows; `scope` names a row."""
-
 RELATIONS: Final = {
     "raw": ("raw_files", "topic || ':' || \"partition\" || ':' || \"offset\""),
     "messages": ("messages", "message_key"),

@@ -56,6 +56,5 @@ class CheckSettings(BaseSettings):
     )
     max_latency_s: float = Field(604_800, gt=0, description="Longest latency that is taken for real, in seconds.")
     max_channel: int = Field(31, ge=0, description="Largest channel (SIM slot) that is taken for real.")
-    batch_rows: int = Field(5_000, ge=1, description="Newest rows of a dataset that are checked one by one.")
     every_s: float = Field(600, gt=0, description="Seconds between two runs beside `smspulse up`.")
     memory: str = Field("350MB", description="What DuckDB may take; beyond it goes to the temporary folder.")

@@ -2,12 +2,11 @@
 
 DuckDB measures over everything that was landed; a suite looks at the frame of its measures, a row a scope (a source, a
 partition, an hour, a file), a column a check. Great Expectations ignores nulls there: a scope that a column is not
-measured on, or in which there was nothing to measure. What Great Expectations says better of rows, it says of the
-newest rows of a dataset, the batch.
+measured on, or in which there was nothing to measure.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ class Check:
         wrong: SQL condition of the dataset's rows at fault; the column is their count by source. Without it, the
             suite's file of measures has the column.
         rows: SQL query of one text column that names rows at fault.
-        on_rows: An expectation of Great Expectations, and its arguments, for the rows of the batch.
     """
 
     name: str
@@ -48,14 +46,10 @@ class Check:
     allowed: tuple[str, ...] = ()
     wrong: str = ""
     rows: str = ""
-    on_rows: tuple[str, Mapping[str, Any]] = field(default=("", {}))
 
     @property
     def expected(self) -> str:
         """The values that are right, in words."""
-        if self.on_rows[0]:
-            arguments = ", ".join(f"{name} {value}" for name, value in self.on_rows[1].items())
-            return f"{self.on_rows[0]}: {arguments}"
         if self.allowed:
             return "one of " + ", ".join(self.allowed)
         if self.least is not None and self.most is not None:
@@ -72,30 +66,32 @@ class Check:
         texts = {
             "count": f"{value:,.0f}",
             "share": f"{value:.1%}",
-            "seconds": f"{plain} s",
-            "times": f"{value:.2g} times",
+            "seconds": f"{value / 3600:,.1f} h" if value >= 3600 else f"{plain} s",  # noqa: PLR2004 - of an hour
+            "times": f"{value:,.1f} times",
         }
         return texts.get(self.unit, str(value))
 
 
 def build_suite(name: str, of: Sequence[Check]) -> "ExpectationSuite":
-    """Return checks as a suite of Great Expectations; an expectation's `meta["name"]` is its check's name."""
-    from great_expectations import ExpectationSuite, expectations  # noqa: PLC0415 - takes seconds
+    """Return checks as a suite of Great Expectations; an expectation's column is its check's name."""
+    from great_expectations import ExpectationSuite  # noqa: PLC0415 - takes seconds
+    from great_expectations.expectations.core.expect_column_values_to_be_between import (  # noqa: PLC0415
+        ExpectColumnValuesToBeBetween,
+    )
+    from great_expectations.expectations.core.expect_column_values_to_be_in_set import (  # noqa: PLC0415
+        ExpectColumnValuesToBeInSet,
+    )
 
     suite = ExpectationSuite(name=name)
     for check in of:
-        kind, arguments = check.on_rows
-        if not kind and check.allowed:
-            kind, arguments = "ExpectColumnValuesToBeInSet", {"column": check.name, "value_set": list(check.allowed)}
-        elif not kind:
-            kind = "ExpectColumnValuesToBeBetween"
-            arguments = {"column": check.name, "min_value": check.least, "max_value": check.most}
+        told: dict[str, Any] = {
+            "column": check.name,
+            "severity": check.severity,
+            "notes": f"{check.meaning} {check.action}",
+        }
         suite.add_expectation(
-            getattr(expectations, kind)(
-                severity=check.severity,
-                notes=f"{check.meaning} {check.action}",
-                meta={"name": check.name},
-                **arguments,
-            )
+            ExpectColumnValuesToBeInSet(value_set=list(check.allowed), **told)
+            if check.allowed
+            else ExpectColumnValuesToBeBetween(min_value=check.least, max_value=check.most, **told)
         )
     return suite

@@ -1,7 +1,8 @@
 """`smspulse check payload`: what a gateway sends, before it is connected: which generation it is, and what is wrong."""
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,8 @@ _INCOMING: Final = (
     *("internal_id", "device_name"),
 )
 _SOURCE: Final = "sample"
+_TOLD: Final = ("raw_readable", "raw_flawless")
+"""Expectations whose every single fault has been told before."""
 
 
 class _Record(NamedTuple):
@@ -91,13 +94,16 @@ def suite_on(bodies: Sequence[bytes], zone: tzinfo = UTC) -> "Report":
     from expectations.settings import CheckSettings  # noqa: PLC0415
     from warehouse import landing, views  # noqa: PLC0415
 
+    logging.getLogger("warehouse.views").setLevel(logging.WARNING)  # it tells of a folder that is gone at once
     now = datetime.now(UTC)
     at = int(now.timestamp() * 1000)
     made = [_record(number, body, at) for number, body in enumerate(bodies)]
     with TemporaryDirectory(prefix="smspulse-payload.") as folder:
         views.publish(Path(folder))
         landing.land(Path(folder), 0, made, zone)
-        return run_checks(Path(folder), CheckSettings(), now, suites=("raw",))
+        report = run_checks(Path(folder), CheckSettings(), now, suites=("raw",))
+    rows = tuple(row for row in report.rows if row.expectation not in _TOLD)
+    return replace(report, rows=rows, note=f"payloads checked: {len(bodies):,}, as if they had been received now")
 
 
 def _record(offset: int, body: bytes, at: int) -> Any:

@@ -35,13 +35,14 @@ def write(report: "Report", path: Path) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    failed = [row for row in report.rows if not row.success]
+    order = ("critical", "warning", "info")
+    failed = sorted((row for row in report.rows if not row.success), key=lambda row: order.index(row.severity))
     suites = dict.fromkeys(row.dataset for row in report.rows)
     parts = [
         _HEAD,
         f"<p>{escape(report.note)}, {report.checked_at:%Y-%m-%d %H:%M:%S} UTC. "
         f"{len(report.rows) - len(failed)} of {len(report.rows)} expectations hold.</p><nav>",
-        *(f'<a href="#{escape(suite)}">{escape(suite)}</a>' for suite in suites),
+        *(f'<a href="#{escape(name)}">{escape(name)}</a>' for name in (*(["failed"] if failed else []), *suites)),
         "</nav>",
     ]
     if failed:
@@ -58,14 +59,19 @@ def write(report: "Report", path: Path) -> None:
 
 
 def _table(rows: "list[Row]") -> str:
-    lines = ["<table><thead><tr><th>found</th><th>expectation</th><th>values</th><th>why</th></tr></thead><tbody>"]
+    heads = "".join(f"<th>{head}</th>" for head in ("", "expectation", "found", "what it means, and what to do"))
+    lines = [f"<table><thead><tr>{heads}</tr></thead><tbody>"]
     for row in rows:
         state = "holds" if row.success else row.severity
         named = f"<br><small>rows: <code>{escape(', '.join(row.rows))}</code></small>" if row.rows else ""
+        # What is not the matter must not read as if it were.
+        why = f"<small>else: {escape(row.meaning)}</small>" if row.success else (
+            f"{escape(row.meaning)}<br><b>{escape(row.action)}</b>"
+        )  # fmt: skip
         lines.append(
             f'<tr><td class="{state}">{"✓ holds" if row.success else f"✗ {state}"}</td>'
-            f"<td>{escape(row.expectation)}<br><small>{row.severity}</small></td>"
+            f"<td>{escape(row.expectation)}<br><small>{row.severity if row.success else ''}</small></td>"
             f"<td>{escape(row.observed)}<br><small>expected <code>{escape(row.expected)}</code></small>{named}</td>"
-            f"<td>{escape(row.meaning)}<br><small>{escape(row.action)}</small></td></tr>"
+            f"<td>{why}</td></tr>"
         )
     return "\n".join([*lines, "</tbody></table>"])

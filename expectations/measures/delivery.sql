@@ -1,5 +1,6 @@
--- A row: what the views of delivery say of one source.
--- Key: none. Units: rates are from 0 to 1; delivery_adds_up counts the messages by which view and messages differ.
+-- A row: what the views of delivery say of one source, or of one of its recent hours.
+-- Key: none. Units: rates are from 0 to 1; delivery_adds_up counts the messages by which view and messages differ,
+--   delivery_from_raw those by which an hour and the log do.
 -- Freshness: as messages.
 WITH devices AS MATERIALIZED (
     SELECT
@@ -23,6 +24,45 @@ counted AS (
         SELECT coalesce(source, '(no source)') AS scope, attempted, ended, delivered FROM kept
     )
     GROUP BY scope
+),
+
+hours AS (
+    SELECT
+        source, hour, sum(attempted) AS attempted, sum(ended - expired) AS ended, sum(delivered) AS delivered
+    FROM delivery_hourly
+    WHERE day >= getvariable('counted')::DATE AND hour >= getvariable('counted')
+    GROUP BY ALL
+),
+
+logged AS (
+    SELECT
+        source, date_trunc('hour', first_seen_at) AS hour, count(*) AS attempted, count(winner) AS ended,
+        count(*) FILTER (outcome = 'delivered') AS delivered, count(*) FILTER (is_moving) AS moving
+    FROM recomputed
+    LEFT JOIN statuses ON status_id = winner
+    WHERE winner IS NOT NULL OR furthest IS NOT NULL OR NOT incoming
+    GROUP BY ALL
+),
+
+-- Messages of which the stream may know what is not in the log that was read.
+ahead AS (
+    SELECT source, date_trunc('hour', first_seen_at) AS hour, count(*) AS moving
+    FROM messages
+    WHERE last_seen_at >= getvariable('logged') - getvariable('waiting')
+    GROUP BY ALL
+),
+
+compared AS (
+    SELECT
+        source || ' ' || strftime(hour, '%Y-%m-%d %H:00') AS scope,
+        [hours.delivered, hours.ended, hours.attempted] AS said,
+        [logged.delivered, logged.ended, logged.attempted] AS found,
+        list_max([
+            abs(coalesce(pair[1], 0) - coalesce(pair[2], 0)) FOR pair IN list_zip(said, found)
+        ]) - coalesce(logged.moving, 0) - coalesce(ahead.moving, 0) AS off
+    FROM hours
+    FULL JOIN logged USING (source, hour)
+    LEFT JOIN ahead USING (source, hour)
 )
 
 SELECT
@@ -46,3 +86,12 @@ FULL JOIN counted USING (scope)
 -- A part of the messages is counted otherwise than all.
 WHERE NOT getvariable('is_part')
 GROUP BY scope
+
+UNION ALL BY NAME
+SELECT
+    scope,
+    greatest(off, 0) AS delivery_from_raw,
+    CASE WHEN off > 0 THEN [format(
+        '{}: {} delivered, {} ended of {}; raw says {}, {} of {}', scope, said[1], said[2], said[3], found[1], found[2], found[3]
+    )] END AS delivery_from_raw_rows
+FROM compared

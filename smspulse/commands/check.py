@@ -31,11 +31,11 @@ class _Moment(click.ParamType):
     name = "WHEN"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        if found := re.fullmatch(r"(\d+)([hd])", value):
-            return datetime.now(UTC) - timedelta(**{_PERIODS[found[2]]: int(found[1])})
         try:
+            if found := re.fullmatch(r"(\d+)([hd])", value):
+                return datetime.now(UTC) - timedelta(**{_PERIODS[found[2]]: int(found[1])})
             moment = datetime.fromisoformat(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             self.fail(f"{value!r} is no time: write 24h, 7d or 2026-11-20", param, ctx)
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
@@ -132,6 +132,9 @@ def payload(sample: BinaryIO) -> None:
 
     zone = parse_zone(StreamSettings(state=Path()).zone)
     bodies = split(sample.read())
+    if not bodies:
+        msg = "there is no payload in it"
+        raise click.BadParameter(msg, param_hint="SAMPLE")
     faulty = False
     for number, body in enumerate(bodies, 1):
         found = read(body, zone)

@@ -1,9 +1,11 @@
 """The live page as a person sees it, in Chromium; its numbers are compared with SQL."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
@@ -11,8 +13,10 @@ import pytest
 from browser import tab
 from warehouse_records import NOON, alert, deadletter, raw, status, version
 
+from expectations.check import Report, Row
 from smspulse.page.numbers import Numbers
 from smspulse.page.server import PageError, PageSettings, build, serve
+from smspulse.quality_page import write
 from warehouse import landing, views
 from warehouse.read import query
 
@@ -155,3 +159,27 @@ async def test_markup_in_a_source_is_text(data: Path) -> None:
         text = await answer.text()
         assert "<b>x" not in text
         assert "&lt;b&gt;x" in text
+
+
+async def test_the_page_of_the_checks_asks_the_network_nothing_and_fits_a_phone(tmp_path: Path) -> None:
+    about = ("acme: 1", "0", "Webhooks have no body.", "Find who <b>writes</b>.")
+    rows = (
+        Row("raw_fresh", "raw", "info", False, *about),
+        Row("raw_bodies_there", "raw", "critical", False, *about, rows=("sms.raw:0:" + "9" * 300,)),
+        Row("messages_whole", "messages", "critical", True, *about),
+    )
+    page = tmp_path / "quality" / "index.html"
+    write(Report(rows, "checked 3 webhooks", datetime.now(UTC)), page)
+    async with tab(tmp_path / "profile") as browser:
+        for width in (1100, 390):
+            await browser.open(page.as_uri(), width=width, height=844)
+            assert await browser.run("document.documentElement.scrollWidth <= innerWidth")
+            shown = await browser.run("[...document.querySelectorAll('tr')].map(row => row.innerText)")
+            marks = [re.search("(✓|✗) [a-z]+", row) for row in shown]
+            assert [mark[0] for mark in marks if mark] == [
+                *("✗ critical", "✗ info"),  # what does not hold, the worst on top
+                *("✗ info", "✗ critical", "✓ holds"),
+            ]
+            assert "Find who <b>writes</b>." in shown[1]
+            assert await browser.run("document.querySelector('nav a').hash") == "#failed"
+        assert browser.requested == [page.as_uri()] * 2

@@ -12,6 +12,8 @@ from warehouse import landing, views
 from warehouse.schemas import DIFFERENCES_SCHEMA
 
 COULD_NOT_RUN = "(could not run)"
+ODD_HOUR = f"{LAST} 13:00:00+00"
+"""What is wrong in one hour only, is so in this one."""
 
 
 class Fault(NamedTuple):
@@ -136,13 +138,15 @@ def differ(data: Path) -> None:
     pq.write_table(DIFFERENCES_SCHEMA.empty_table().from_pylist([row], schema=DIFFERENCES_SCHEMA), folder / "0.parquet")
 
 
-def view(sql: str) -> Callable[[Path], None]:
+def view(name: str, sql: str) -> Callable[[Path], None]:
+    """Return a fault that makes of a view, which stands for {}, another."""
+
     def inject(data: Path) -> None:
         views.publish(data)
         with duckdb.connect(data / views.FILE) as connection:
-            was = connection.sql("SELECT sql FROM duckdb_views() WHERE view_name = 'delivery_by_device'").fetchall()
+            was = connection.execute("SELECT sql FROM duckdb_views() WHERE view_name = ?", [name]).fetchall()
             query = was[0][0].partition(" AS ")[2].rstrip("; \n")
-            connection.execute(f"CREATE OR REPLACE VIEW delivery_by_device AS {sql.format(query)}")
+            connection.execute(f"CREATE OR REPLACE VIEW {name} AS {sql.format(query)}")
 
     return inject
 
@@ -167,7 +171,7 @@ FAULTS: dict[str, Fault] = {
     # Files
     "a lost file": Fault(lose_one("raw"), ("raw_offsets_contiguous", "raw_files_contiguous", "messages_in_log")),
     "a duplicated file": Fault(copy("raw"), ("raw_offsets_unique", "raw_ingest_ids_unique")),
-    "a duplicated newest file": Fault(copy("raw", -1), ("raw_offsets_unique", "raw_rows_unique")),
+    "a duplicated newest file": Fault(copy("raw", -1), ("raw_offsets_unique",)),
     "a torn file": Fault(tear, (COULD_NOT_RUN,)),
     "a lost partition": Fault(lose("raw", "date=2*/*+2+*"), ("raw_partitions_there",)),
     "a rewound offset": Fault(rewind, ("raw_offsets_unique", "raw_files_contiguous")),
@@ -274,6 +278,10 @@ FAULTS: dict[str, Fault] = {
         edit("messages", "outcome = 'undelivered'", _IS_END), ("messages_states_legal", "messages_end_as_told")
     ),
     "deliveries made failures": Fault(edit("messages", _FAILED, _IS_END), ("messages_end_as_told",)),
+    "deliveries of an hour made failures": Fault(
+        edit("messages", _FAILED, f"{_IS_END} AND date_trunc('hour', first_seen_at) = TIMESTAMPTZ '{ODD_HOUR}'"),
+        ("messages_end_as_told", "delivery_from_raw"),
+    ),
     "ends that are none": Fault(edit("messages", "is_ended = false", _IS_END), ("messages_ends_clear",)),
     "ends without a time": Fault(edit("messages", "ended_at = NULL", _IS_END), ("messages_ends_clear",)),
     "deliveries without a time": Fault(
@@ -301,7 +309,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "a shifted time zone of last reports": Fault(
         edit("messages", "last_seen_at = last_seen_at - INTERVAL 2 HOUR"),
-        ("messages_reach_reports", "messages_times_paired"),
+        ("messages_span_reports", "messages_times_in_order"),
     ),
     "messages of the future": Fault(
         edit("messages", "last_seen_at = last_seen_at + INTERVAL 2 DAY", '"offset" % 50 = 0'), ("messages_not_ahead",)
@@ -328,9 +336,17 @@ FAULTS: dict[str, Fault] = {
         ("deadletters_few", "deadletters_complete"),
     ),
     "a view with impossible rates": Fault(
-        view("SELECT * REPLACE (delivered_per_ended * 2 AS delivered_per_ended) FROM ({})"), ("rates_in_range",)
+        view("delivery_by_device", "SELECT * REPLACE (delivered_per_ended * 2 AS delivered_per_ended) FROM ({})"),
+        ("rates_in_range",),
     ),
     "a view that leaves devices out": Fault(
-        view("FROM ({}) WHERE device_id <> 8001"), ("delivery_adds_up",)
+        view("delivery_by_device", "FROM ({}) WHERE device_id <> 8001"), ("delivery_adds_up",)
+    ),
+    "a view with messages in another hour": Fault(
+        view("delivery_hourly", "SELECT * REPLACE (hour + INTERVAL 2 HOUR AS hour) FROM ({})"), ("delivery_from_raw",)
+    ),
+    "a view that leaves an hour out": Fault(
+        view("delivery_hourly", f"FROM ({{}}) WHERE hour <> TIMESTAMPTZ '{ODD_HOUR}'"),
+        ("delivery_from_raw", "delivery_adds_up"),
     ),
 }  # fmt: skip

@@ -131,14 +131,7 @@ class _Run:
         for name in ("raw", "messages", "deadletters", "base"):
             found = views.parquet(self._data / name, filename=name == "messages")
             self._run(f"CREATE TEMP VIEW {name}_files AS FROM {found}")
-        self._run(
-            "CREATE TEMP TABLE statuses "
-            "(status_id INT, rank INT, outcome VARCHAR, failure_class VARCHAR, is_end BOOLEAN, is_failure BOOLEAN)"
-        )
-        for s in statuses.values():
-            rank = s.rank if s.is_step or s.is_end else None
-            row = (s.id, rank, s.outcome.value, s.failure_class, s.is_end, s.is_failure)
-            self._run("INSERT INTO statuses VALUES (?, ?, ?, ?, ?, ?)", *row)
+        name_statuses(self.connection, statuses)
         self._set("expire_after", expire_after)
         self._run("""
             SET VARIABLE horizon = (
@@ -241,12 +234,7 @@ class _Run:
                     WHERE origin_topic = 'sms.raw' AND origin_partition = $1 AND reason = 'wrong_key'
                 )
         """, partition)  # fmt: skip
-        self._run(f"CREATE OR REPLACE TEMP TABLE digest AS {_sql('digest')}")
-        self._run("""
-            CREATE OR REPLACE TEMP TABLE reports AS
-            SELECT * FROM log SEMI JOIN (FROM digest WHERE NOT is_plain) USING (source, sms_id)
-        """)
-        self._run(f"CREATE OR REPLACE TEMP VIEW told AS ({_sql('told')}) UNION ALL BY NAME ({_sql('plain')})")
+        tell(self.connection)
         self._run("""
             CREATE OR REPLACE TEMP TABLE earlier AS
             SELECT DISTINCT source, sms_id FROM raw_files
@@ -410,6 +398,28 @@ class _Run:
             f"COMPRESSION zstd, ROW_GROUP_SIZE 10240, KV_METADATA {{'{CLOSED.decode()}': '{int(closed)}'}})"
         )
         return place, temporary
+
+
+def name_statuses(connection: duckdb.DuckDBPyConnection, statuses: Mapping[int, Status]) -> None:
+    """Make `statuses`, which the SQL of this folder reads."""
+    connection.execute(
+        "CREATE TEMP TABLE statuses "
+        "(status_id INT, rank INT, outcome VARCHAR, failure_class VARCHAR, is_end BOOLEAN, is_failure BOOLEAN)"
+    )
+    for s in statuses.values():
+        rank = s.rank if s.is_step or s.is_end else None
+        row = (s.id, rank, s.outcome.value, s.failure_class, s.is_end, s.is_failure)
+        connection.execute("INSERT INTO statuses VALUES (?, ?, ?, ?, ?, ?)", row)
+
+
+def tell(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make `told`, what the reports in `log` tell of each message, in the columns of told.sql; it reads `statuses`."""
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE digest AS {_sql('digest')}")
+    connection.execute("""
+        CREATE OR REPLACE TEMP TABLE reports AS
+        SELECT * FROM log SEMI JOIN (FROM digest WHERE NOT is_plain) USING (source, sms_id)
+    """)
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW told AS ({_sql('told')}) UNION ALL BY NAME ({_sql('plain')})")
 
 
 def _files(dataset: Path) -> list[Path]:

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
-from data_faults import COULD_NOT_RUN, FAULTS, edit, files
+from data_faults import COULD_NOT_RUN, FAULTS, ODD_HOUR, edit, files
 from days import weeks
 from warehouse_records import version
 
@@ -31,7 +31,7 @@ from warehouse import landing, views
 from warehouse.compaction import compact
 from warehouse.erasure import erase
 from warehouse.quality import keep
-from warehouse.read import open_warehouse
+from warehouse.read import open_warehouse, retried
 from warehouse.rebuild.run import rebuild
 from warehouse.retention import RetentionSettings, retain
 
@@ -133,6 +133,22 @@ def test_rows_at_fault_are_named(data: Path) -> None:
     assert [rows["messages_latencies_not_negative"].rows] == found
 
 
+def test_hours_whose_rates_are_not_those_of_the_raw_webhooks_are_named_with_both(data: Path) -> None:
+    FAULTS["deliveries of an hour made failures"].inject(data)
+    with open_warehouse(data) as connection:
+        counts = "count(*) FILTER (outcome = 'delivered'), count(*) FILTER (is_ended), count(*)"
+        sql = f"SELECT {counts} FROM messages WHERE date_trunc('hour', first_seen_at) = TIMESTAMPTZ '{ODD_HOUR}'"  # noqa: S608
+        delivered, ended, attempted = connection.execute(f"{sql} AND outcome <> 'incoming'").fetchall()[0]
+    rows = {row.expectation: row for row in run_checks(data, CheckSettings(), END, suites=("delivery",)).rows}
+    found = rows["delivery_from_raw"]
+    hour = "acme 2026-11-24 13:00"
+    lacking = int(found.observed.removeprefix(f"{hour}: "))
+    assert lacking > 0
+    said = f"{delivered} delivered, {ended} ended of {attempted}"
+    assert found.rows == (f"{hour}: {said}; raw says {delivered + lacking}, {ended} of {attempted}",)
+    assert rows["delivery_adds_up"].success
+
+
 def test_a_part_of_the_data_and_of_the_suites(data: Path) -> None:
     shutil.rmtree(data / "raw" / "date=2026-11-20")
     report = run_checks(data, CheckSettings(), END, suites=("raw",))
@@ -154,6 +170,20 @@ def test_an_empty_warehouse_is_green_and_says_so(tmp_path: Path) -> None:
     report = run_checks(tmp_path, CheckSettings())
     assert (report.rows, report.exit_code) == ((), 0)
     assert "is empty" in report.note
+
+
+def test_a_part_that_has_nothing_is_not_called_an_empty_warehouse(data: Path) -> None:
+    assert "has nothing since 2027" in run_checks(data, CheckSettings(), END, since=END + timedelta(days=90)).note
+
+
+def test_keys_that_hash_alike_are_not_one(data: Path) -> None:
+    alike = (7_890_000_000_348, 7_870_000_000_948)
+    with open_warehouse(data) as connection:
+        hashes = connection.execute("SELECT hash('acme:' || unnest(?))", [alike]).fetchall()
+    assert hashes[0] == hashes[1]
+    position = landing.landed_position(data, topics.MESSAGES, 0)
+    landing.land(data, position, [version(position + n, sms_id) for n, sms_id in enumerate(alike)])
+    assert "messages_keys_unique" not in failed(run_checks(data, CheckSettings(), END, suites=("messages",)))
 
 
 def test_a_torn_file_is_an_error_that_names_it_not_a_verdict(data: Path) -> None:
@@ -227,11 +257,28 @@ def test_what_is_landed_during_a_check_is_no_fault(data: Path, monkeypatch: pyte
     def landing_between(run: running._Run, suite: str, checks: Sequence[Check]) -> running.Measured:
         if suite == "delivery":
             position = landing.landed_position(data, topics.MESSAGES, 0)
-            landing.land(data, position, [version(position, 1, "delivered")])
+            landing.land(data, position, [version(position, 1, "delivered", seconds=12 * 3600 - 1)])
         return measure(run, suite, checks)
 
     monkeypatch.setattr(running._Run, "measure", landing_between)
     assert failed(run_checks(data, CheckSettings(), END, suites=("devices", "delivery"))) == {}
+
+
+def test_what_is_landed_between_the_readings_of_two_views_is_no_fault(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    landed: list[str] = []
+
+    def between(read: Callable[[], Any]) -> Any:
+        answer = retried(read)
+        if "delivery_adds_up" in answer and not landed:
+            landed.append("delivery_adds_up")
+            answer["delivery_adds_up"] += 1
+        return answer
+
+    monkeypatch.setattr("warehouse.read.retried", between)
+    assert failed(run_checks(data, CheckSettings(), END, suites=("delivery",))) == {}
+    assert landed
 
 
 def test_what_upkeep_does_is_no_fault_and_hides_none(data: Path) -> None:

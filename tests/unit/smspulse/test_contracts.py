@@ -52,6 +52,9 @@ def test_the_command_runs_the_suite_too_and_says_by_its_code_whether_all_is_well
     found = CliRunner().invoke(cli, ["check", "payload", "-"], input=odd)
     for check in ("raw_channels_in_range", "raw_codes_known"):
         assert f"✗ warning {check}" in found.output
+    assert "payloads checked: 1, as if they had been received now" in found.output
+    none = CliRunner().invoke(cli, ["check", "payload", "-"], input=b"[]")
+    assert (none.exit_code, "there is no payload in it" in none.output) == (2, True)
     bad = CliRunner().invoke(cli, ["check", "payload", "-"], input=b"<html>")
     assert bad.exit_code == 1
     assert "not_json" in bad.output
