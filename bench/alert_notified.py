@@ -84,6 +84,12 @@ class Phones:
                 await asyncio.sleep(1 / RATE)
 
 
+def show_logs(folder: Path) -> None:
+    """Print what each process said last."""
+    for log in sorted(folder.glob("*.log")):
+        print(f"{log.name}:", *log.read_text(errors="replace").splitlines()[-5:], sep="\n  ", flush=True)
+
+
 async def notified(folder: Path, kafka: Any, messages: int) -> int:
     """Run it all and print the figures; return the exit code."""
     notifications: asyncio.Queue[tuple[float, Any]] = asyncio.Queue()
@@ -124,8 +130,7 @@ async def notified(folder: Path, kafka: Any, messages: int) -> int:
                     seen += notifications.get_nowait()[1]["alerts"]
             except TimeoutError:
                 print("no notification came", flush=True)
-                for log in sorted(folder.glob("*.log")):
-                    print(f"{log.name}:", *log.read_text(errors="replace").splitlines()[-5:], sep="\n  ", flush=True)
+                show_logs(folder)
             failing.cancel()
             await asyncio.gather(failing, return_exceptions=True)
     await runner.cleanup()
