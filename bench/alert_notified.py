@@ -15,56 +15,29 @@ import random
 import shutil
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 from latency import ingest
-from measure import OUR_KAFKA, check, figure, kafka_node, our, running
+from measure import OUR_KAFKA, figure, kafka_node, our, running
 from peers.environments import HERE
+
+sys.path.append(str(HERE.parents[1] / "tests" / "support"))
+
+from alertmanager import alertmanager, configured
 
 from smspulse.processes import free_port
 
 PROGRAM = shutil.which("prometheus-alertmanager")
-EXAMPLE = HERE.parents[1] / "examples" / "alertmanager.yml"
 DEVICES = 200
 FAILING = 8_100
 RATE = 200.0  # messages a second, of all phones
 USUAL = 0.03
 LIMIT_S = 120
 AT_ONCE = 64
-
-
-@contextmanager
-def alertmanager(folder: Path, notified: str) -> Iterator[str]:
-    """Run Alertmanager with our example's routes in a context, and notify a URL at once; give its own."""
-    port = free_port()
-    config = folder / "alertmanager.yml"
-    example = EXAMPLE.read_text().replace("http://127.0.0.1:8099/", notified)
-    config.write_text(
-        example.replace("group_wait: 10s", "group_wait: 0s").replace("group_interval: 1m", "group_interval: 1s")
-    )
-    command = [
-        PROGRAM or "",
-        f"--config.file={config}",
-        f"--storage.path={folder / 'alertmanager'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        "--cluster.listen-address=",
-    ]
-    log = folder / "alertmanager.log"
-    with running(command, {}, log) as process:
-        while True:
-            check(process, log)
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
 
 
 class Phones:
@@ -111,6 +84,12 @@ class Phones:
                 await asyncio.sleep(1 / RATE)
 
 
+def show_logs(folder: Path) -> None:
+    """Print what each process said last."""
+    for log in sorted(folder.glob("*.log")):
+        print(f"{log.name}:", *log.read_text(errors="replace").splitlines()[-5:], sep="\n  ", flush=True)
+
+
 async def notified(folder: Path, kafka: Any, messages: int) -> int:
     """Run it all and print the figures; return the exit code."""
     notifications: asyncio.Queue[tuple[float, Any]] = asyncio.Queue()
@@ -127,7 +106,8 @@ async def notified(folder: Path, kafka: Any, messages: int) -> int:
     await web.TCPSite(runner, "127.0.0.1", port).start()
     with ExitStack() as stack:
         url = stack.enter_context(ingest(kafka, folder))
-        manager = stack.enter_context(alertmanager(folder, f"http://127.0.0.1:{port}/"))
+        config = configured(folder, f"http://127.0.0.1:{port}/", "0s", "1s")
+        manager = stack.enter_context(alertmanager(PROGRAM or "", config))
         common = ("--data", str(folder), "--broker", kafka.bootstrap)
         stack.enter_context(running(our("stream", *common), {}, folder / "stream.log"))
         sending = our("alerts", "send", *common)
@@ -150,6 +130,7 @@ async def notified(folder: Path, kafka: Any, messages: int) -> int:
                     seen += notifications.get_nowait()[1]["alerts"]
             except TimeoutError:
                 print("no notification came", flush=True)
+                show_logs(folder)
             failing.cancel()
             await asyncio.gather(failing, return_exceptions=True)
     await runner.cleanup()

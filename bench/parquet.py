@@ -17,8 +17,11 @@ TOLD = 5_000
 """Stories that the simulator tells; more messages are copies of them."""
 
 
-def fill_raw(data: Path, messages: int, days: int, end: date) -> int:
-    """Write `raw`, a file a day and partition, of the days before `end`; return the number of status reports."""
+def fill_raw(data: Path, messages: int, days: int, end: date, devices: int = 300) -> int:
+    """Write `raw`, a file a day and partition, of the days before `end`; return the number of status reports.
+
+    Six devices tell a copy of the stories; there are at most so many.
+    """
     stories_of, times, bodies = [], [], []
     for number, story in enumerate(story for story in stories(1, TOLD) if story.kind == "outgoing"):
         at = 0.0
@@ -42,7 +45,7 @@ def fill_raw(data: Path, messages: int, days: int, end: date) -> int:
     reports = 0
     with duckdb.connect() as connection:
         connection.register("told", told)
-        connection.execute("SET TimeZone = 'UTC'; SET VARIABLE copies = ?", [max(messages // TOLD, 1)])
+        connection.execute("SET TimeZone = 'UTC'; SET VARIABLE groups = ?", [devices // 6])
         connection.execute("CREATE TABLE template AS FROM told")
         offsets = [0] * PARTITIONS
         for day in range(days):
@@ -58,7 +61,7 @@ def fill_raw(data: Path, messages: int, days: int, end: date) -> int:
                     getvariable('midnight') + (received_at - TIMESTAMPTZ 'epoch')
                         + to_milliseconds((hash(copy, told."partition") % 86_000_000)::BIGINT) AS received_at,
                     uuidv7()::VARCHAR AS ingest_id,
-                    device_id + copy % 50 * 10 AS device_id,
+                    device_id + copy % getvariable('groups') * 10 AS device_id,
                     '+4477' || lpad((hash(copy, told."partition", 1) % 100_000_000)::VARCHAR, 8, '0') AS address,
                     replace(body::VARCHAR, sms_id::VARCHAR, (sms_id + copy * 100_000)::VARCHAR)::BLOB AS body
                 )

@@ -15,7 +15,7 @@ from gateway.topics import ALERTS
 
 _log = logging.getLogger(__name__)
 
-_POLL_S: Final = 0.5  # how long a request to stop can go unnoticed
+_POLL_S: Final = 0.5  # how long the end of a process waits for a reader
 _BATCH: Final = 500
 _ANSWER_S: Final = 10.0
 _GIVE_UP_MS: Final = 8_000  # before `flush` does, so each record has an end then

@@ -15,10 +15,10 @@ Guarantees
 """
 
 import asyncio
-import contextlib
 import logging
+import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 300.0
-_POLL_S: Final = 0.5  # how long a request to stop can go unnoticed
+_POLL_S: Final = 0.5  # how late the end of a silence can be noticed
 
 
 Silenced = Callable[[], frozenset[str]]
@@ -221,47 +221,33 @@ def run(settings: AlertSettings, kafka: KafkaSettings, data: Path, ready: Callab
 
 
 async def _run(settings: AlertSettings, kafka: KafkaSettings, data: Path, ready: Callable[[], None]) -> None:
-    apprise = bool(settings.apprise.get_secret_value())
-    waiting = 1 + bool(settings.alertmanagers) + bool(settings.webhook) + apprise
-
-    def one_ready() -> None:
-        nonlocal waiting
-        waiting -= 1
-        if not waiting:
-            ready()
-
-    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    logs: list[AlertLog] = []
+        # A look, or a Kafka that does not answer, can take longer than there is time to stop, and their threads would
+        # be waited for. What is cut off is as after a kill: done again.
+        asyncio.get_running_loop().add_signal_handler(number, os._exit, 0)
     silenced = Silences(data).now
     async with aiohttp.ClientSession() as session:
-        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
-        logs.append(AlertLog(kafka, f"{settings.group}-watch"))
-        look, write = Look(data, kafka), AlertWriter(kafka)
-        tasks.append(asyncio.create_task(watch(logs[-1], look, write, settings.watch_s, ready=one_ready)))
+        tasks: dict[str, Callable[[AlertLog, Callable[[], None]], Coroutine[Any, Any, None]]] = {
+            "watch": lambda log, ready: watch(log, Look(data, kafka), AlertWriter(kafka), settings.watch_s, ready=ready)
+        }
         if settings.alertmanagers:
-            logs.append(AlertLog(kafka, f"{settings.group}-alertmanager"))
-            way = Alertmanager(session, settings)
-            tasks.append(asyncio.create_task(to_alertmanager(logs[-1], way, settings, one_ready, silenced)))
+            manager = Alertmanager(session, settings)
+            tasks["alertmanager"] = lambda log, ready: to_alertmanager(log, manager, settings, ready, silenced)
         if settings.webhook:
-            logs.append(AlertLog(kafka, f"{settings.group}-webhook"))
             hook = Webhook(session, settings)
-            tasks.append(asyncio.create_task(to_webhook(logs[-1], hook, one_ready, silenced)))
-        if apprise:
+            tasks["webhook"] = lambda log, ready: to_webhook(log, hook, ready, silenced)
+        if settings.apprise.get_secret_value():
             services = Apprise(settings)
-            logs.append(AlertLog(kafka, f"{settings.group}-apprise"))
-            tasks.append(asyncio.create_task(to_webhook(logs[-1], services, one_ready, silenced)))
-        try:
-            running = set(tasks)
-            while not stop.is_set():
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(*tasks, return_exceptions=True)
-            for log in logs:
-                log.close()
+            tasks["apprise"] = lambda log, ready: to_webhook(log, services, ready, silenced)
+        waiting = set(tasks)
+
+        def one_ready(name: str) -> None:
+            waiting.discard(name)
+            if not waiting:
+                ready()
+
+        async def run(name: str) -> None:
+            log = await asyncio.to_thread(AlertLog, kafka, f"{settings.group}-{name}")
+            await tasks[name](log, lambda: one_ready(name))
+
+        await asyncio.gather(*map(run, tasks))

@@ -10,7 +10,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Column, Table
 
-from gateway.alerts import FAILURE_RATIO, Alert, alert_id
+from gateway.alerts import FAILURE_RATIO, WATCHED, Alert, alert_id
 from gateway.errors import SmspulseError
 from smspulse.alerts.backtest import Backtest
 from smspulse.alerts.book import evidence, summary
@@ -148,6 +148,11 @@ def show_backtest(found: Backtest, console: Console) -> None:
         f"{found.messages:,} messages of {days:.1f} days: {table.row_count} alerts; the ratio of 15 minutes with ten "
         f"messages or more went over its threshold {len(found.threshold)} times, on "
         f"{len({unit for unit, _ in found.threshold})} channels",
+        highlight=False,
+    )
+    console.print(
+        f"not run over the past: {', '.join(WATCHED)}. They judge a moment by what was known then, and no setting "
+        "of theirs could be tried. Those that fired are in `smspulse alerts list --all`",
         highlight=False,
     )
 

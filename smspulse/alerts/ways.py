@@ -94,11 +94,13 @@ class Alertmanager:
 
     def _entry(self, alert: Alert, ends_at: int) -> dict[str, Any]:
         annotations = {"summary": summary(alert)} | evidence(alert) | links(alert, self._settings)
+        began_at = alert.fired_at or alert.changed_at
         entry = {
             "labels": labels(alert),
             "annotations": annotations,
-            "startsAt": moment(alert.fired_at or alert.changed_at),
-            "endsAt": moment(ends_at),
+            "startsAt": moment(began_at),
+            # Messages end out of order. It takes no alert that ends before it began, and says so of all it is sent.
+            "endsAt": moment(max(ends_at, began_at)),
         }
         return entry | ({"generatorURL": self._settings.page} if self._settings.page else {})
 

@@ -142,6 +142,8 @@ def test() -> None:
 def backtest(data: Path, since: datetime | None, budget: float, threshold: float, picture: Path | None) -> None:
     """Run the detectors over the past: which alerts would have come, beside the ratio of fifteen minutes.
 
+    These are failure_ratio and not_permitted; the other kinds are named, and not run.
+
     \b
     smspulse alerts backtest --since 2026-11-01 --budget 7 --picture alerts.svg
     """

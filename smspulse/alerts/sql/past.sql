@@ -1,6 +1,6 @@
 -- A row: the messages of the last 28 days of one device, or of one source where device_id is null: how many of them were
 -- open for longer than half an hour, how many have a network latency, and its p95 in the hour of the day that has the
--- highest.
+-- highest. That is exact: the sketches of approx_quantile, one a device and hour, take over a gigabyte for 5,000 devices.
 WITH hourly AS (
     SELECT
         source,
@@ -8,7 +8,7 @@ WITH hourly AS (
         grouping(device_id) = 1 AS is_source,
         count(*) AS messages,
         count(*) FILTER (NOT is_ended OR outcome = 'expired' OR total_s > 1800) AS slow,
-        approx_quantile(network_s, 0.95) AS p95_s,
+        quantile_disc(network_s::FLOAT, 0.95) AS p95_s,
         count(network_s) AS delivered
     FROM messages_by_day
     WHERE

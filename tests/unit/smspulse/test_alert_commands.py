@@ -13,12 +13,12 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
+from alertmanager import Receiver, receiving
 from click.testing import CliRunner
 from rich.console import Console
 from warehouse_records import NOON, alert, at, moment, version
 
-from gateway.alerts import KINDS, Alert, decode
+from gateway.alerts import KINDS, WATCHED, Alert, decode
 from smspulse.alerts.backtest import backtest, past
 from smspulse.alerts.book import Book, summary
 from smspulse.alerts.sender import Told, to_alertmanager, to_webhook
@@ -40,29 +40,9 @@ def of_source(phase: str = "firing", **fields: Any) -> Alert:
     return told(phase, id="failure_ratio:acme:*:*", scope="source", device_id=None, channel_id=None, **fields)
 
 
-class Receiver:
-    """Takes what it is sent, and answers as it is told; 200 when it is told nothing."""
-
-    def __init__(self) -> None:
-        self.requests: asyncio.Queue[tuple[str, dict[str, str], bytes]] = asyncio.Queue()
-        self.answers: list[web.Response] = []
-        self.url = ""
-
-    async def handle(self, request: web.Request) -> web.Response:
-        await self.requests.put((request.path, dict(request.headers), await request.read()))
-        return self.answers.pop(0) if self.answers else web.Response()
-
-    async def next(self) -> Any:
-        _, _, body = await asyncio.wait_for(self.requests.get(), 10)
-        return json.loads(body)
-
-
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    made, app = Receiver(), web.Application()
-    app.router.add_route("*", "/{path:.*}", made.handle)
-    async with TestServer(app) as server:
-        made.url = str(server.make_url("/")).rstrip("/")
+    async with receiving() as made:
         yield made
 
 
@@ -405,7 +385,9 @@ def test_a_backtest_finds_what_the_stream_would_have_told(tmp_path: Path) -> Non
     console = Console(width=200)
     with console.capture() as captured:
         show_backtest(found, console)
-    assert "372 messages of 0.3 days: 1 alerts" in captured.get()
+    text = captured.get()
+    assert "372 messages of 0.3 days: 1 alerts" in text
+    assert all(kind in text.partition("not run over the past:")[2] for kind in WATCHED)
     draw_backtest(found, tmp_path / "alerts.html")
     assert "acme:1:2" in (tmp_path / "alerts.html").read_text()
     with pytest.raises(PictureError, match="cannot be drawn"):

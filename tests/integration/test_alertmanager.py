@@ -1,0 +1,269 @@
+"""What a real Alertmanager with our example's routes makes of what `smspulse alerts send` tells it."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from alertmanager import Receiver, alertmanager, alerts, configured, receiving
+from running import program
+from warehouse_records import alert
+
+from gateway.alerts import KINDS, Alert, Scope, alert_id, decode
+from gateway.kafka import KafkaSettings
+from smspulse.alerts.book import Book, moment
+from smspulse.alerts.log import AlertWriter
+from smspulse.alerts.settings import AlertSettings
+from smspulse.alerts.silences import Silences
+from smspulse.alerts.ways import Alertmanager
+from smspulse.broker import MemoryBroker
+from smspulse.processes import free_port
+from smspulse.readiness import VARIABLE
+from smspulse.topics import ensure_topics
+
+NOW = int(time.time() * 1000) - 60_000
+
+
+def told(
+    kind: str, scope: Scope, source: str, device: int | None = None, *, phase: str = "firing", at: int = NOW
+) -> Alert:
+    of = {"source": (), "pipeline": (), "device": (device,), "channel": (device, 1)}[scope]
+    fields = {
+        "id": alert_id(kind, source, *of), "kind": kind, "scope": scope, "source": source, "device_id": device,
+        "channel_id": 1 if scope == "channel" else None, "changed_at": at, "since": NOW, "fired_at": NOW,
+        "resolved_at": at if phase == "resolved" else None,
+    }  # fmt: skip
+    return decode(alert(0, phase, **fields).value or b"")
+
+
+@dataclass
+class Setting:
+    """A broker with `sms.alerts`, an Alertmanager, and who it notifies."""
+
+    data: Path
+    kafka: KafkaSettings
+    config: Path
+    port: int
+    receiver: Receiver
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def write(self, *told: Alert) -> None:
+        assert len(AlertWriter(self.kafka)(told)) == len(told)
+
+    def alertmanager(self) -> Any:
+        return alertmanager(program("prometheus-alertmanager"), self.config, self.port)
+
+    @contextmanager
+    def sender(self, repeat_s: float = 1) -> Iterator[subprocess.Popen[bytes]]:
+        """Run `smspulse alerts send` in a context, from when it is ready."""
+        with sending(self.data, SMSPULSE_ALERTS_ALERTMANAGER=self.url, SMSPULSE_ALERTS_REPEAT_S=str(repeat_s)) as run:
+            yield run
+
+    async def notified(self, within_s: float = 20) -> tuple[str, str, set[tuple[str, str | None, str]]]:
+        """Return what is notified next: the group's source, how it stands, and its alerts."""
+        body = await self.receiver.next(within_s)
+        found = {(each["labels"]["alertname"], each["labels"].get("device"), each["status"]) for each in body["alerts"]}
+        return body["groupLabels"]["source"], body["status"], found
+
+
+@contextmanager
+def sending(data: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "smspulse", "alerts", "send", "--data", str(data)],
+        env={**os.environ, **environment, VARIABLE: str(writing)},
+        pass_fds=(writing,),
+    )
+    os.close(writing)
+    try:
+        assert os.read(reading, 1) == b"1"
+        yield process
+    finally:
+        os.close(reading)
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+@pytest.fixture
+async def setting(tmp_path: Path) -> AsyncIterator[Setting]:
+    program("prometheus-alertmanager")
+    with MemoryBroker(tmp_path) as broker:
+        kafka = KafkaSettings(bootstrap=broker.address, in_memory=True)
+        ensure_topics(kafka, timeout_s=10)
+        async with receiving() as receiver:
+            config = configured(tmp_path, receiver.url, "1s", "1s")
+            yield Setting(tmp_path, kafka, config, free_port(), receiver)
+
+
+async def test_a_source_is_one_notification_and_what_it_explains_is_in_none_until_it_is_well(setting: Setting) -> None:
+    of_source = told("failure_ratio", "source", "acme")
+    devices = [told("failure_ratio", "channel", "acme", 1), told("device_down", "device", "acme", 2)]
+    others = [told("silent", "device", "other", 1), told("failure_ratio", "channel", "other", 2)]
+    with setting.alertmanager(), setting.sender():
+        setting.write(of_source, *devices, *others)
+        groups = {source: (status, found) for source, status, found in [await setting.notified() for _ in range(2)]}
+        assert groups == {
+            "acme": ("firing", {("SmsFailureRatio", None, "firing")}),
+            "other": ("firing", {("SmsSilent", "1", "firing"), ("SmsFailureRatio", "2", "firing")}),
+        }
+        began = time.monotonic()
+        setting.write(told("failure_ratio", "source", "acme", phase="resolved", at=NOW + 30_000))
+        seen: set[tuple[str, str | None, str]] = set()
+        wanted = {
+            ("SmsFailureRatio", "1", "firing"),
+            ("SmsDeviceDown", "2", "firing"),
+            ("SmsFailureRatio", None, "resolved"),
+        }
+        while not seen >= wanted:
+            source, _, found = await setting.notified()
+            assert source == "acme"
+            seen |= found
+        assert time.monotonic() - began < 8, "a notification waits for its group's interval, and for nothing else"
+        assert setting.receiver.requests.empty()
+
+
+async def test_what_lasts_stays_on_over_restarts_of_both_and_ends_when_it_is_told_so(setting: Setting) -> None:
+    setting.write(told("failure_ratio", "channel", "acme", 1))
+    with setting.alertmanager():
+        with setting.sender(repeat_s=0.5):
+            assert await setting.notified() == ("acme", "firing", {("SmsFailureRatio", "1", "firing")})
+            (first,) = await alerts(setting.url, len)
+            assert first["startsAt"] == moment(NOW)
+            # Told once it would have ended after two seconds.
+            (later,) = await alerts(setting.url, lambda found: not found or found[0]["updatedAt"] > plus(first, 3))
+            assert (later["fingerprint"], later["status"]["state"]) == (first["fingerprint"], "active")
+        with setting.sender(repeat_s=0.5):
+            await alerts(setting.url, lambda found: not found or found[0]["updatedAt"] > plus(later, 3))
+    with setting.sender(repeat_s=0.5):  # while nobody listens
+        with setting.alertmanager():
+            (again,) = await alerts(setting.url, len)
+            assert (again["fingerprint"], again["startsAt"]) == (first["fingerprint"], first["startsAt"])
+            await asyncio.sleep(3)  # nothing to await: no notification comes, for it has come
+            assert setting.receiver.requests.empty()
+        setting.write(told("failure_ratio", "channel", "acme", 1, phase="resolved", at=NOW + 30_000))
+        await asyncio.sleep(1)  # it is read, and nobody takes it
+        with setting.alertmanager():
+            assert await setting.notified() == ("acme", "resolved", {("SmsFailureRatio", "1", "resolved")})
+
+
+def plus(alert: dict[str, Any], seconds: float) -> str:
+    return moment(int((datetime.fromisoformat(alert["updatedAt"]).timestamp() + seconds) * 1000))
+
+
+async def test_a_sender_that_is_gone_lets_its_alerts_end(setting: Setting) -> None:
+    setting.write(told("silent", "source", "acme"))
+    with setting.alertmanager():
+        with setting.sender(repeat_s=0.5):
+            assert (await setting.notified())[1] == "firing"
+        assert (await setting.notified())[1] == "resolved"
+
+
+async def test_a_silence_of_ours_ends_the_alert_there_and_it_is_notified_anew_when_lifted(setting: Setting) -> None:
+    one, other = told("silent", "device", "acme", 1), told("silent", "device", "other", 2)
+    silences = Silences(setting.data)
+    silences.set(one.id, 600)
+    with setting.alertmanager(), setting.sender(repeat_s=0.5):
+        setting.write(one, other)
+        assert await setting.notified() == ("other", "firing", {("SmsSilent", "2", "firing")})
+        silences.set(one.id, 0)
+        assert await setting.notified() == ("acme", "firing", {("SmsSilent", "1", "firing")})
+        silences.set(one.id, 600)
+        assert await setting.notified() == ("acme", "resolved", {("SmsSilent", "1", "resolved")})
+        silences.set(one.id, 0)
+        assert await setting.notified() == ("acme", "firing", {("SmsSilent", "1", "firing")})
+
+
+async def test_a_silence_of_alertmanager_holds_by_the_alert_s_id_however_often_it_is_told(setting: Setting) -> None:
+    one, other = told("silent", "device", "acme", 1), told("silent", "device", "other", 2)
+    with setting.alertmanager(), setting.sender(repeat_s=0.5):
+        silence = ["silence", "add", f"alert_id={one.id}", "--duration=1h", "--author=us", "--comment=mended"]
+        adding = await asyncio.create_subprocess_exec(program("amtool"), f"--alertmanager.url={setting.url}", *silence)
+        assert await adding.wait() == 0
+        setting.write(one, other)
+        assert await setting.notified() == ("other", "firing", {("SmsSilent", "2", "firing")})
+        found = await alerts(setting.url, lambda found: len(found) == 2)
+        assert {each["labels"]["source"]: each["status"]["state"] for each in found} == {
+            "acme": "suppressed", "other": "active",
+        }  # fmt: skip
+        await asyncio.sleep(3)  # nothing to await
+        assert setting.receiver.requests.empty()
+
+
+async def test_an_alert_that_ends_before_it_began_keeps_none_from_being_taken(setting: Setting) -> None:
+    backwards = told("failure_ratio", "channel", "acme", 1, phase="resolved", at=NOW - 5_000)
+    with setting.alertmanager():
+        async with aiohttp.ClientSession() as session:
+            way = Alertmanager(session, AlertSettings(alertmanager=setting.url))
+            await way.send([told("silent", "source", "acme")], [backwards])
+        assert len(await alerts(setting.url, len)) == 1
+
+
+EVERY: Sequence[tuple[str, Scope, int | None]] = [
+    *(
+        (kind, "source", None)
+        for kind in KINDS
+        if kind not in {"not_permitted", "device_down", "quality_check", "pipeline"}
+    ),
+    *((kind, "device", 1) for kind in ("failure_ratio", "silent", "stuck_messages", "latency_shift", "device_down")),
+    *((kind, "device", 2) for kind in ("silent", "stuck_messages", "device_down")),
+    *((kind, "channel", 1) for kind in ("failure_ratio", "not_permitted")),
+]
+
+
+@pytest.mark.parametrize("of_all", [None, "silent", "pipeline", "quality_check"])
+async def test_its_rules_inhibit_what_ours_do(tmp_path: Path, of_all: str | None) -> None:
+    pairs = [
+        (told(*one[:2], f"s{number}", one[2]), told(*other[:2], f"s{number}", other[2]))
+        for number, (one, other) in enumerate(permutations(EVERY, 2))
+    ]
+    wide = [] if of_all is None else [told(of_all, "pipeline", "*")]
+    every = {each.id: each for each in (*wide, *(each for pair in pairs for each in pair))}
+    config = configured(tmp_path, "http://127.0.0.1:9/", "1h", "1h")
+    with alertmanager(program("prometheus-alertmanager"), config) as url:
+        async with aiohttp.ClientSession() as session:
+            await Alertmanager(session, AlertSettings(alertmanager=url)).send(list(every.values()), [])
+        is_all: Callable[[list[Any]], bool] = lambda found: len(found) == len(every)  # noqa: E731
+        found = await alerts(url, is_all)
+        await asyncio.sleep(1)  # its inhibitor takes them beside, and nothing says when it has
+        found = await alerts(url, is_all)
+    inhibited = {each["labels"]["alert_id"] for each in found if each["status"]["inhibitedBy"]}
+    ours = set()
+    for pair in pairs:
+        book = Book()
+        for each in (*wide, *pair):
+            book.take(each)
+        ours |= {each.id for each in pair if book.is_inhibited(each)}
+    assert inhibited == ours
+    assert ours
+
+
+async def test_told_to_stop_it_stops_within_its_grace_though_kafka_does_not_answer(tmp_path: Path) -> None:
+    command = ("-m", "smspulse", "broker", "--data", str(tmp_path), "--mode", "memory")
+    broker = await asyncio.create_subprocess_exec(sys.executable, *command)
+    try:
+        while not (tmp_path / "broker.json").exists():
+            assert broker.returncode is None
+            await asyncio.sleep(0.1)
+        with sending(tmp_path, SMSPULSE_ALERTS_WATCH_S="0.1") as process:
+            broker.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(1)  # a look begins, and waits
+            process.terminate()
+            assert await asyncio.to_thread(process.wait, 1.5) == 0
+    finally:
+        broker.send_signal(signal.SIGCONT)
+        broker.terminate()
+        await broker.wait()
