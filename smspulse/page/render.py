@@ -181,6 +181,13 @@ def _health(kept: dict[str, Any]) -> str:
         ("", row["dataset"], f"newest {duration(row['seconds_since'])} old, {row['rows']:,} rows")
         for row in kept.get("freshness", ())
     ]
+    checks = kept.get("checks", ())
+    if checks:
+        age = datetime.now(UTC) - max(row["checked_at"] for row in checks)
+        failed = [row for row in checks if not row["success"]]
+        said = f"{len(checks) - len(failed)} of {len(checks)} expectations hold, {duration(age.total_seconds())} ago"
+        rows.append(("✗" if failed else "✓", "checks", said))
+        rows += [("✗", row["expectation"], f"{row['severity']}: {row['observed']}") for row in failed]
     rows += [
         ("!", "dead letters", f"{row['records']:,} {row['reason']} in 24 hours") for row in kept.get("deadletters", ())
     ]
