@@ -81,7 +81,7 @@ class Numbers:
             kept |= {name: rows(connection, sql) for name, sql in _KEPT.items()}
             (kept["as_of"],) = connection.execute("SELECT strftime(now(), '%H:%M:%S')").fetchall()[0]
         except NoWarehouseError:
-            kept["trouble"] = "nothing has landed yet"
+            kept["trouble"] = "nothing has landed yet: send a webhook, or run `smspulse up --demo`"
         except duckdb.Error as error:
             kept["trouble"] = f"the warehouse cannot be read: {str(error).splitlines()[0]}"
         with self._lock:
