@@ -87,8 +87,8 @@ def _settings() -> Iterator[str]:
     yield "\n## Of every process\n\n| variable | default | |\n|---|---|---|"
     yield "| `SMSPULSE_DATA` | `./.smspulse` | The data folder, as `--data`. |"
     yield "| `SMSPULSE_BROKER` | `auto` | The broker, as `--broker`. |"
-    yield "| `SMSPULSE_METRICS_HOST` | `127.0.0.1` | Where each stream worker and lander answers `/metrics`. |"
-    port = "Its port; 0 is any free one. Under `smspulse up`, it is the lander's, and workers have the next ones."
+    yield "| `SMSPULSE_METRICS_HOST` | `127.0.0.1` | Where stream, lander and `alerts send` answer `/metrics`. |"
+    port = "Its port; 0: any free one. Under `smspulse up` the lander's; alerts and workers have the next ones."
     yield f"| `SMSPULSE_METRICS_PORT` | `0` | {port} |"
 
 
