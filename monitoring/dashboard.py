@@ -74,6 +74,12 @@ PANELS: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
             "lost": "sum(increase(smspulse_lander_lost_records_total[$__rate_interval]))",
         },
     ),
+    ("Alerts that fire, by kind", "short", {"{{kind}}": "max by (kind) (smspulse_alerts_firing) > 0"}),
+    (
+        "Expectations that do not hold",
+        "short",
+        {"{{severity}} {{expectation}}": "max by (severity, expectation) (1 - smspulse_check_holds) > 0"},
+    ),
 )
 """Title, unit and queries by legend of each panel."""
 

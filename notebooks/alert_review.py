@@ -1,7 +1,6 @@
 """Were the alerts right? Shown by `marimo run notebooks/alert_review.py`; `marimo edit` changes it."""
 
 # marimo ends each cell with a return.
-# ruff: noqa: PLR1711
 
 # /// script
 # [tool.marimo.display]
@@ -20,7 +19,7 @@ with app.setup(hide_code=True):
     import altair as alt
     import marimo as mo
 
-    from notebooks.common import COLOURS, look, plain, span
+    from notebooks.common import COLOURS, Choice, begin, look, show, times
     from warehouse.read import query
 
 
@@ -31,116 +30,105 @@ def _():
 
 
 @app.cell(hide_code=True)
-def _():
-    mo.md("""
-    # Were the alerts right?
-    """)
-    return
-
-
-@app.cell(hide_code=True)
 def _(data):
-    problem, sources = look(data)
-    mo.callout(mo.md(problem), kind="warn") if problem else mo.md("")
-    return problem, sources
+    question = "Were the alerts right?"
+    problem, picked = look(data, days=30)
+    begin(question, problem, picked)
+    return picked, problem, question
 
 
 @app.cell(hide_code=True)
-def _(problem, sources):
+def _(picked, problem):
     mo.stop(bool(problem))
-    source_picker = mo.ui.dropdown({"all": "", **{_name: _name for _name in sources}}, value="all", label="Source")
-    days_picker = mo.ui.slider(
-        steps=[1, 2, 7, 14, 30, 90], value=30, label="Days up to the newest alert", show_value=True
-    )
-    mo.hstack([source_picker, days_picker], justify="start", gap=2, wrap=True)
-    return days_picker, source_picker
+    choice = Choice(**picked.value)
+    return (choice,)
 
 
 @app.cell(hide_code=True)
-def _(days_picker, source_picker):
-    source, days = source_picker.value, days_picker.value
-    return days, source
-
-
-@app.cell(hide_code=True)
-def _(data, days, source):
-    # A row each time that one fired, and what its place delivered before and while it did.
+def _(choice, data):
+    # A row each time that one fired, and what it rested on.
     alerts = query(
         data,
         """
-        WITH chosen AS (SELECT * FROM alerts WHERE $source = '' OR source = $source)
         SELECT
             replace(kind, '_', ' ') AS kind,
-            concat_ws(', ', source, 'phone ' || device_id, 'channel ' || channel_id) AS place,
+            concat_ws(', ', if(source = '*', 'pipeline', source), 'phone ' || device_id, 'channel ' || channel_id)
+                AS place,
             since,
             fired_at,
             coalesce(resolved_at, now()) AS until,
             is_firing,
-            lasted_s / 60 AS minutes,
-            epoch(fired_at) - epoch(since) AS delay_s,
+            (epoch(fired_at) - epoch(since)) / 60 AS noticed_after_min,
+            lasted_s / 60 AS lasted_min,
             count,
             failures,
             ratio,
             baseline,
             map_keys(errors)[list_position(map_values(errors), list_max(map_values(errors)))] AS top_error
-        FROM chosen
-        WHERE fired_at > (SELECT max(fired_at) FROM chosen) - to_days($days)
+        FROM alerts
+        WHERE
+            ($source = '' OR source = $source)
+            AND ($device IS NULL OR device_id = $device)
+            AND ($channel IS NULL OR channel_id = $channel)
+            AND fired_at < $until::DATE + INTERVAL 1 DAY
+            AND fired_at >= $until::DATE + INTERVAL 1 DAY - to_days($days)
         ORDER BY fired_at, place
         """,
-        {"source": source, "days": days},
+        {name: getattr(choice, name) for name in ("source", "device", "channel", "until", "days")},
     )
     return (alerts,)
 
 
 @app.cell(hide_code=True)
-def _(alerts, days):
+def _(alerts, choice):
     if alerts.empty:
-        verdict = f"No alert fired in {span(days)}."
+        verdict = f"No alert fired in the {choice.span}."
     else:
         _often = alerts["place"].value_counts()
         _firing = int(alerts["is_firing"].sum())
         verdict = (
-            f"**{len(alerts):,} alerts fired in {span(days)}**, and {_firing:,} of them still fire. "
-            f"Most often: {_often.index[0]} ({_often.iloc[0]:,} times). Half of them fired "
-            f"{alerts['delay_s'].median():.0f} s or less after it is thought to have begun."
+            f"**{len(alerts):,} alerts fired in the {choice.span}**, and {_firing:,} of them still fire. "
+            f"Most often: {_often.index[0]}, {_often.iloc[0]:,} of them. Half of them fired "
+            f"{alerts['noticed_after_min'].median():.1f} minutes or less after it is thought to have begun."
         )
-    mo.md(verdict)
     return (verdict,)
 
 
 @app.cell(hide_code=True)
-def _(alerts):
-    mo.stop(alerts.empty)
-    _classes = ["failure ratio", "not permitted"]
-    _bars = (
-        alt.Chart(alerts.tail(200))
-        .mark_bar(height=10, stroke="#808080", strokeWidth=0.5)
-        .encode(
-            x=alt.X("fired_at:T", title="firing (UTC)", scale=alt.Scale(type="utc")),
-            x2="until:T",
-            y=alt.Y("place:N", title=None),
-            color=alt.Color("kind:N", scale=alt.Scale(domain=_classes, range=COLOURS[:2])),
-            tooltip=[
-                *("place:N", "kind:N", "failures:Q", "count:Q"),
-                alt.Tooltip("ratio:Q", format=".1%"),
-                alt.Tooltip("baseline:Q", format=".1%", title="usual"),
-            ],
-        )
+def _(alerts, verdict):
+    _classes = ["fires", "resolved"]  # told apart by colour and by shape
+    _legend = alt.Legend(orient="top", title=None)
+    _frame = alerts.tail(200).assign(
+        alert=alerts["kind"] + ": " + alerts["place"],
+        phase=alerts["is_firing"].map({True: "fires", False: "resolved"}),
     )
-    plain(_bars.properties(width=480, height=alt.Step(22)))
-    return
-
-
-@app.cell(hide_code=True)
-def _(alerts):
-    mo.stop(alerts.empty)
-    _reading = mo.md("""
-    **How to read it.** *Failures* of *count* is what each alert rested on when it fired, *baseline* what is usual for
-    its place. A false alarm shows by a short bar, few failures and no error that stands out. The alert of a phone that
-    was mended ends by itself. `smspulse alerts explain ID` has the evidence, and the runbooks what to do.
-    """)
-    mo.vstack([mo.ui.table(alerts.drop(columns=["until", "is_firing"]), selection=None, page_size=20), _reading])
-    return
+    _base = alt.Chart(_frame).encode(
+        x=times("fired_at", "firing"),
+        y=alt.Y("alert:N", title=None, axis=alt.Axis(labelLimit=330)),
+        color=alt.Color("phase:N", legend=_legend, scale=alt.Scale(domain=_classes, range=[COLOURS[1], COLOURS[0]])),
+        tooltip=[
+            *("alert:N", "failures:Q", "count:Q"),
+            alt.Tooltip("ratio:Q", format=".1%"),
+            alt.Tooltip("baseline:Q", format=".1%", title="usual"),
+        ],
+    )
+    # However short it was, its beginning shows.
+    _starts = _base.mark_point(filled=True, size=60, opacity=1).encode(
+        shape=alt.Shape("phase:N", legend=_legend, scale=alt.Scale(domain=_classes, range=["triangle-right", "circle"]))
+    )
+    _picture = _base.mark_bar(height=6).encode(x2="until:T") + _starts
+    pieces = [
+        verdict,
+        *([] if alerts.empty else [_picture.properties(width=440, height=alt.Step(22))]),
+        alerts.drop(columns=["until", "is_firing"]),
+        """
+**How to read it.** *Failures* of *count* is what each alert rested on when it fired, *baseline* what is usual for
+its place. A false alarm shows by a short bar, few failures and no error that stands out. The alert of a phone that
+was mended ends by itself. `smspulse alerts explain ID` has the evidence, and the runbooks what to do.
+""",
+    ]
+    show(pieces)
+    return (pieces,)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Can the numbers be trusted? Shown by `marimo run notebooks/data_quality.py`; `marimo edit` changes it."""
 
 # marimo ends each cell with a return.
-# ruff: noqa: PLR1711
 
 # /// script
 # [tool.marimo.display]
@@ -20,7 +19,7 @@ with app.setup(hide_code=True):
     import altair as alt
     import marimo as mo
 
-    from notebooks.common import COLOURS, look, plain, span
+    from notebooks.common import COLOURS, Choice, begin, look, show
     from warehouse.read import query
 
 
@@ -31,119 +30,101 @@ def _():
 
 
 @app.cell(hide_code=True)
-def _():
-    mo.md("""
-    # Can the numbers be trusted?
-    """)
-    return
-
-
-@app.cell(hide_code=True)
 def _(data):
-    problem, sources = look(data)
-    mo.callout(mo.md(problem), kind="warn") if problem else mo.md("")
-    return problem, sources
+    question = "Can the numbers be trusted?"
+    problem, picked = look(data, places=["source"])
+    begin(question, problem, picked)
+    return picked, problem, question
 
 
 @app.cell(hide_code=True)
-def _(problem, sources):
+def _(picked, problem):
     mo.stop(bool(problem))
-    source_picker = mo.ui.dropdown({"all": "", **{_name: _name for _name in sources}}, value="all", label="Source")
-    days_picker = mo.ui.slider(
-        steps=[1, 2, 7, 14, 30, 90], value=7, label="Days up to the newest message", show_value=True
-    )
-    mo.hstack([source_picker, days_picker], justify="start", gap=2, wrap=True)
-    return days_picker, source_picker
+    choice = Choice(**picked.value)
+    return (choice,)
 
 
 @app.cell(hide_code=True)
-def _(days_picker, source_picker):
-    source, days = source_picker.value, days_picker.value
-    return days, source
-
-
-@app.cell(hide_code=True)
-def _(data, days, source):
+def _(choice, data):
     quality = query(
         data,
         """
-        WITH chosen AS (SELECT * FROM webhook_quality WHERE $source = '' OR source = $source)
-        SELECT * FROM chosen
-        WHERE day > (SELECT max(day) FROM chosen) - $days::INTEGER
+        SELECT * FROM webhook_quality
+        WHERE ($source = '' OR source = $source) AND day <= $until AND day > $until::DATE - $days::INTEGER
         ORDER BY day, source
         """,
-        {"source": source, "days": days},
+        {"source": choice.source, "until": choice.until, "days": choice.days},
+    )
+    checks = query(
+        data, "SELECT expectation, severity, success, observed, meaning, checked_at FROM quality ORDER BY ALL"
     )
     differing = int(query(data, "SELECT count(DISTINCT message_key) AS n FROM rebuild_differences")["n"].iloc[0])
-    dead = query(data, "SELECT reason, count(*) AS records FROM deadletters GROUP BY ALL ORDER BY ALL")
+    dead = query(data, "SELECT reason, count(*) AS dead_letters FROM deadletters GROUP BY ALL ORDER BY ALL")
     fresh = query(data, "SELECT dataset, rows, newest_recorded_at FROM freshness ORDER BY dataset")
-    return dead, differing, fresh, quality
+    return checks, dead, differing, fresh, quality
 
 
 @app.cell(hide_code=True)
-def _(days, dead, differing, quality):
-    _all, _dead = int(quality["webhooks"].sum()), int(dead["records"].sum())
+def _(checks, choice, dead, differing, quality):
+    _all, _dead = int(quality["webhooks"].sum()), int(dead["dead_letters"].sum())
+    failed = checks[~checks["success"].astype(bool)]
 
     def _share(name):
         return f"{quality[name].sum():,} {name} ({quality[name].sum() / _all:.1%})"
 
+    _checked = (
+        "`smspulse check` has judged nothing yet. "
+        if checks.empty
+        else f"{len(checks) - len(failed)} of {len(checks)} expectations held when `smspulse check` looked last, "
+        f"{checks['checked_at'].max():%d %b %H:%M} UTC. "
+    )
     verdict = (
-        f"**{_all:,} webhooks in {span(days)}**: "
+        f"**{_all:,} webhooks in the {choice.span}**: "
         + ", ".join(_share(name) for name in ("duplicates", "unreadable", "flawed", "unknown"))
-        + f". {_dead:,} records are dead letters. "
+        + f". {_dead:,} records are dead letters. {_checked}"
         + (
             f"**{differing:,} messages differ** from what follows from the log: see `rebuild_differences`."
             if differing
             else "No message differs from what follows from the log, as far as `smspulse rebuild` has compared."
         )
         if _all
-        else f"No webhook in these {span(days)}."
+        else f"No webhook in the {choice.span}. {_checked}"
     )
-    mo.md(verdict)
-    return (verdict,)
+    return failed, verdict
 
 
 @app.cell(hide_code=True)
-def _(quality):
+def _(dead, failed, fresh, quality, verdict):
     _names = ["duplicates", "reordered", "late", "contradicted", "flawed", "unreadable", "unknown"]
     _sums = quality.groupby("day", as_index=False)[["webhooks", *_names]].sum()
     _long = _sums.melt(["day", "webhooks"], _names, "what", "count")
-    mo.stop(_long.empty)
+    _long["day"] = _long["day"].dt.strftime("%d %b")
     _long["share"] = _long["count"] / _long["webhooks"]
     _bars = (
         alt.Chart(_long)
         .mark_bar(color=COLOURS[0])
         .encode(
-            x=alt.X("yearmonthdate(day):O", title=None),
+            x=alt.X("day:O", title=None, sort=None, axis=alt.Axis(labelAngle=0, labelOverlap=True)),
             y=alt.Y("share:Q", axis=alt.Axis(format="%", title=None, tickCount=3)),
             tooltip=["what:N", "count:Q", alt.Tooltip("share:Q", format=".2%")],
             facet=alt.Facet("what:N", columns=2, sort=_names, title="per webhook, by day (UTC)"),
         )
     )
-    plain(_bars.properties(width=270, height=70))
-    return
-
-
-@app.cell(hide_code=True)
-def _(dead, fresh):
-    mo.vstack(
-        [
-            mo.md("Newest record of each dataset, and dead letters by reason:"),
-            mo.ui.table(fresh, selection=None),
-            mo.ui.table(dead, selection=None),
-        ]
-    )
-    return
-
-
-@app.cell(hide_code=True)
-def _():
-    mo.md("""
-    **How to read it.** *Duplicates* were received before on that day and change nothing. *Reordered*, *late* and
-    *contradicted* count messages; the lifecycle copes with all three. *Flawed* webhooks have a field that could not be
-    read, *unknown* ones an undocumented status, *unreadable* ones are dead letters. `smspulse check` judges them.
-    """)
-    return
+    pieces = [
+        verdict,
+        *([] if _long.empty else [_bars.properties(width=270, height=70)]),
+        *([] if failed.empty else ["What does not hold:", failed.drop(columns=["success", "checked_at"])]),
+        "Newest record of each dataset, and dead letters by reason:",
+        fresh,
+        dead,
+        """
+**How to read it.** *Duplicates* were received before on that day and change nothing. *Reordered*, *late* and
+*contradicted* count messages; the lifecycle copes with all three. *Flawed* webhooks have a field that could not be
+read, *unknown* ones an undocumented status, *unreadable* ones are dead letters. `smspulse check` judges them.
+""",
+    ]
+    show(pieces)
+    return (pieces,)
 
 
 if __name__ == "__main__":

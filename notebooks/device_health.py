@@ -1,7 +1,6 @@
 """Which phone is failing? Shown by `marimo run notebooks/device_health.py`; `marimo edit` changes it."""
 
 # marimo ends each cell with a return.
-# ruff: noqa: PLR1711
 
 # /// script
 # [tool.marimo.display]
@@ -15,14 +14,14 @@ app = marimo.App(width="medium", app_title="smspulse: device health")
 
 with app.setup(hide_code=True):
     import os
+    from dataclasses import replace
     from pathlib import Path
 
     import altair as alt
     import marimo as mo
-    import pandas as pd
 
-    from notebooks.common import look
-    from warehouse.read import query
+    from notebooks.common import COLOURS, Choice, begin, chosen, look, show
+    from warehouse.views import rates
 
 
 @app.cell
@@ -32,94 +31,70 @@ def _():
 
 
 @app.cell(hide_code=True)
-def _():
-    mo.md("""
-    # Which phone is failing?
-    """)
-    return
-
-
-@app.cell(hide_code=True)
 def _(data):
-    problem, sources = look(data)
-    mo.callout(mo.md(problem), kind="warn") if problem else mo.md("")
-    return problem, sources
+    question = "Which phone is failing?"
+    problem, picked = look(data)
+    begin(question, problem, picked)
+    return picked, problem, question
 
 
 @app.cell(hide_code=True)
-def _(problem, sources):
+def _(picked, problem):
     mo.stop(bool(problem))
-    source_picker = mo.ui.dropdown({"all": "", **{_name: _name for _name in sources}}, value="all", label="Source")
-    days_picker = mo.ui.slider(
-        steps=[1, 2, 7, 14, 30, 90], value=7, label="Days up to the newest message", show_value=True
-    )
-    mo.hstack([source_picker, days_picker], justify="start", gap=2, wrap=True)
-    return days_picker, source_picker
+    choice = Choice(**picked.value)
+    return (choice,)
 
 
 @app.cell(hide_code=True)
-def _(days_picker, source_picker):
-    source, days = source_picker.value, days_picker.value
-    return days, source
-
-
-@app.cell(hide_code=True)
-def _(data, days, source):
-    # A row a phone, the surest to be bad first: that is the one whose interval ends lowest.
-    devices = query(
+def _(choice, data):
+    # A row a phone, of one that was chosen a row a channel; the surest to be bad first, whose interval ends lowest.
+    devices = chosen(
         data,
-        """
-        WITH outgoing AS (
-            SELECT * FROM messages WHERE outcome <> 'incoming' AND ($source = '' OR source = $source)
-        ),
-        counted AS (
+        f"""
+        , counted AS (
             SELECT
                 source,
                 device_id,
-                count(*) AS messages,
+                if($phone IS NULL, NULL, channel_id) AS channel_id,
+                count(*) AS attempted,
                 count(*) FILTER (is_ended) AS ended,
+                count(*) FILTER (NOT is_ended) AS open,
                 count(*) FILTER (outcome = 'delivered') AS delivered,
-                1 - ended / messages AS open_share,
                 max(last_seen_at) AS last_seen_at,
                 mode(CASE WHEN outcome = 'expired' THEN outcome ELSE failure_class END ORDER BY failure_class)
                     AS top_failure
-            FROM outgoing
-            WHERE first_seen_at >= (SELECT max(first_seen_at) FROM outgoing) - to_days($days)
-            GROUP BY source, device_id
+            FROM chosen
+            GROUP BY ALL
         ),
         rated AS (
-            SELECT
-                *,
-                delivered / nullif(ended, 0) AS rate,
-                sum(delivered) OVER () / nullif(sum(ended) OVER (), 0) AS fleet_rate,
-                -- Wilson's score interval, 95 %: centre and half width.
-                1.96 ** 2 / nullif(ended, 0) AS z2n,
-                (rate + z2n / 2) / (1 + z2n) AS centre,
-                sqrt(rate * (1 - rate) * z2n + z2n ** 2 / 4) / (1 + z2n) AS half
+            SELECT *, {rates()}, sum(delivered) OVER () / nullif(sum(ended) OVER (), 0) AS fleet_rate
             FROM counted
         )
         SELECT
-            source, device_id, messages, ended, delivered, open_share, rate, last_seen_at, top_failure, fleet_rate,
-            greatest(centre - half, 0) AS low,
-            least(centre + half, 1) AS high,
+            source, device_id, channel_id, attempted, ended, delivered, open_share, last_seen_at, top_failure,
+            fleet_rate,
+            delivered_per_ended AS rate,
+            delivered_per_ended_low AS low,
+            delivered_per_ended_high AS high,
             -- Of fewer than 5, the interval misses too often to accuse anybody.
             coalesce(high < fleet_rate AND ended >= 5 AND device_id IS NOT NULL, false) AS is_failing,
-            coalesce('phone ' || device_id, 'no phone named') || ' (' || source || ')' AS phone
+            concat(coalesce('phone ' || device_id, 'no phone named'), ', channel ' || channel_id, ' (', source, ')')
+                AS phone
         FROM rated
-        ORDER BY high NULLS LAST, source, device_id
-        """,
-        {"source": source, "days": days},
+        WHERE $phone IS NULL OR device_id = $phone
+        ORDER BY high NULLS LAST, source, device_id, channel_id
+        """,  # noqa: S608 - SQL of ours
+        replace(choice, device=None),
+        phone=choice.device,
     )
     return (devices,)
 
 
 @app.cell(hide_code=True)
-def _(days, devices):
+def _(choice, devices):
     # In words.
     failing = devices[devices["is_failing"]]
     phones = devices[devices["device_id"].notna() & (devices["ended"] > 0)]
-    _fleet = devices["fleet_rate"].iloc[0]
-    _span = "24 hours" if days == 1 else f"{days} days"
 
     def _describe(row):
         cause = f", failures mostly `{row.top_failure}`" if isinstance(row.top_failure, str) else ""
@@ -129,28 +104,27 @@ def _(days, devices):
         )
 
     if phones.empty:
-        verdict = f"No message of a phone has ended in these {_span}, so nothing can be said yet."
+        verdict = f"No message of a phone has ended in the {choice.span}, so nothing can be said yet."
     elif len(failing):
         _worst, _more = failing.iloc[0], len(failing) - 1
-        verdict = f"**Failing: {_worst.phone}**: {_describe(_worst)} The fleet delivered {_fleet:.1%} in these {_span}."
+        verdict = f"**Failing: {_worst.phone}**: {_describe(_worst)} "
+        verdict += f"The fleet delivered {_worst.fleet_rate:.1%} in the {choice.span}."
         verdict += f" {_more} more are failing, {failing.iloc[1].phone} next to it." if _more else ""
-    elif len(phones) == 1:
+    elif len(phones) == 1 and choice.device is None:
         _worst = phones.iloc[0]
         verdict = f"There is one phone, and none to compare it with. **{_worst.phone}**: {_describe(_worst)}"
     else:
         _worst = phones.iloc[0]
         verdict = (
-            f"**No phone stands out.** The fleet delivered {_fleet:.1%} of the messages that ended in these {_span}. "
-            f"Lowest: {_worst.phone}: {_describe(_worst)}"
+            f"**No phone stands out.** The fleet delivered {_worst.fleet_rate:.1%} of the messages that ended in the "
+            f"{choice.span}. Lowest: {_worst.phone}: {_describe(_worst)}"
         )
-    mo.md(verdict)
     return failing, verdict
 
 
 @app.cell(hide_code=True)
 def _(devices):
     _ended = devices[devices["ended"] > 0]
-    mo.stop(_ended.empty)
     _shown = _ended.head(30)
     _notes = [
         f"{_row.ended:,} ended · seen {_row.last_seen_at:%d %b %H:%M}"
@@ -173,14 +147,13 @@ def _(devices):
         )
         for _part, _side in enumerate(["left", "right"])
     )
-    # Colours of Okabe and Ito, which the colour-blind tell apart and which show on white and on black; and two shapes.
-    _classes = ["failing", "others"]
-    _color = alt.Scale(domain=_classes, range=["#D55E00", "#0072B2"])
+    _classes = ["failing", "others"]  # told apart by colour and by shape
+    _color = alt.Scale(domain=_classes, range=[COLOURS[1], COLOURS[0]])
     _shape = alt.Scale(domain=_classes, range=["triangle-down", "circle"])
     _base = alt.Chart(_frame).encode(
         color=alt.Color("verdict:N", scale=_color, legend=None),
         tooltip=[
-            *("phone:N", "messages:Q", "ended:Q", "delivered:Q"),
+            *("phone:N", "attempted:Q", "ended:Q", "delivered:Q"),
             alt.Tooltip("rate:Q", title="delivered / ended", format=".1%"),
             alt.Tooltip("low:Q", format=".1%"),
             alt.Tooltip("high:Q", format=".1%"),
@@ -189,7 +162,7 @@ def _(devices):
     )
     _axis = alt.Axis(format=".0%", tickCount=5, gridOpacity=0.4, title="delivered / ended, with its 95 % interval")
     _intervals = _base.mark_rule(strokeWidth=3).encode(
-        x=alt.X("low:Q", scale=alt.Scale(domain=[0, 1]), axis=_axis),
+        x=alt.X("low:Q", scale=alt.Scale(zero=False, domainMax=1), axis=_axis),
         x2="high:Q",
         y=alt.Y("row:N", sort=None, title=None, axis=_left),
     )
@@ -203,43 +176,30 @@ def _(devices):
         (_fleet.encode(x="fleet_rate:Q") + _intervals + _rates)
         .resolve_axis(y="independent")
         .properties(width=380, height=alt.Step(26))
-        .configure(background="transparent", view=alt.ViewConfig(stroke=None))
     )
     _cut = f" The {len(_shown)} lowest of {len(_ended)}." if len(_ended) > len(_shown) else ""
-    mo.vstack([_chart, mo.md(f"Dashed: the fleet. Triangle, orange: failing.{_cut} Times are UTC.")])
-    return
+    picture = [_chart, f"Dashed: the fleet. Triangle, orange: failing.{_cut} Times are UTC."] if len(_ended) else []
+    return (picture,)
 
 
 @app.cell(hide_code=True)
-def _(devices):
-    def _percent(values):
-        return ["" if pd.isna(value) else f"{value:.1%}" for value in values]
-
-    _table = mo.ui.table(
-        pd.DataFrame(
-            {
-                "phone": devices["phone"],
-                "messages": devices["messages"],
-                "delivered / ended": _percent(devices["rate"]),
-                "open share": _percent(devices["open_share"]),
-                "last seen (UTC)": devices["last_seen_at"].dt.strftime("%d %b %H:%M"),
-                "mostly failed by": devices["top_failure"],
-            }
-        ),
-        show_column_summaries=False,
-        show_data_types=False,
-        page_size=20,
-        selection=None,
-        show_download=False,
+def _(devices, picture, verdict):
+    _table = devices[["phone", "attempted", "rate", "open_share", "last_seen_at", "top_failure"]].set_axis(
+        ["phone", "messages", "delivered / ended", "open share", "last seen (UTC)", "mostly failed by"], axis=1
     )
-    _reading = mo.md("""
-    **How to read it.** A phone is called failing when it has 5 ended messages or more and its whole interval lies below
-    the share of the fleet; about one healthy phone in forty is called so by chance. Messages under way are in no
-    share: a phone that died shows by *open share* and *last seen*. A message counts for the phone that its newest
-    report names.
-    """)
-    mo.vstack([_table, _reading])
-    return
+    pieces = [
+        verdict,
+        *picture,
+        _table,
+        """
+**How to read it.** A phone is called failing when it has 5 ended messages or more and its whole interval lies below
+the share of the fleet; about one healthy phone in forty is called so by chance. Messages under way are in no
+share: a phone that died shows by *open share* and *last seen*. A message counts for the phone that its newest
+report names. Choose a device to see its channels, the SIM cards, beside the fleet.
+""",
+    ]
+    show(pieces)
+    return (pieces,)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""First steps in SQL Shown by `marimo run notebooks/first_steps.py`; `marimo edit` changes it."""
+"""First steps in SQL. Shown by `marimo run notebooks/first_steps.py`; `marimo edit` changes it."""
 
 # marimo ends each cell with a return.
 # ruff: noqa: PLR1711
@@ -21,7 +21,7 @@ with app.setup(hide_code=True):
     import duckdb
     import marimo as mo
 
-    from notebooks.common import look
+    from notebooks.common import begin, look, show
     from warehouse.read import query
 
 
@@ -32,18 +32,11 @@ def _():
 
 
 @app.cell(hide_code=True)
-def _():
-    mo.md("""
-    # First steps in SQL
-    """)
-    return
-
-
-@app.cell(hide_code=True)
 def _(data):
-    problem, sources = look(data)
-    mo.callout(mo.md(problem), kind="warn") if problem else mo.md("")
-    return problem, sources
+    question = "First steps in SQL"
+    problem, _ = look(data)
+    begin(question, problem)
+    return problem, question
 
 
 @app.cell(hide_code=True)
@@ -99,17 +92,12 @@ def _(problem):
 @app.cell(hide_code=True)
 def _(data, lessons):
     answers = {_question: query(data, _sql) for _question, _sql in lessons.items()}
-    verdict = f"The warehouse in `{data}` holds {answers['What became of the messages?']['messages'].sum():,} messages."
-    mo.vstack(
-        [
-            mo.md(f"**{verdict}** Every view is in the data dictionary; any DuckDB opens `smspulse.duckdb` beside it."),
-            *(
-                mo.vstack([mo.md(f"## {_question}\n```sql\n{lessons[_question]}\n```"), mo.plain(_frame)])
-                for _question, _frame in answers.items()
-            ),
-        ]
-    )
-    return answers, verdict
+    verdict = f"The warehouse holds {answers['What became of the messages?']['messages'].sum():,} messages."
+    pieces = [f"**{verdict}** Every view is in the data dictionary; any DuckDB opens `smspulse.duckdb` beside it."]
+    for _question, _frame in answers.items():
+        pieces += [f"## {_question}\n```sql\n{lessons[_question]}\n```", _frame]
+    show(pieces)
+    return answers, pieces, verdict
 
 
 @app.cell(hide_code=True)

@@ -1,7 +1,6 @@
 """How long do messages take? Shown by `marimo run notebooks/latency.py`; `marimo edit` changes it."""
 
 # marimo ends each cell with a return.
-# ruff: noqa: PLR1711
 
 # /// script
 # [tool.marimo.display]
@@ -20,7 +19,9 @@ with app.setup(hide_code=True):
     import altair as alt
     import marimo as mo
 
-    from notebooks.common import COLOURS, chosen, look, plain, span
+    from notebooks.common import COLOURS, Choice, begin, chosen, look, show, times
+
+    STEPS = {"first report to end": "total", "queue": "queue", "phone": "device", "network": "network"}
 
 
 @app.cell
@@ -30,50 +31,28 @@ def _():
 
 
 @app.cell(hide_code=True)
-def _():
-    mo.md("""
-    # How long do messages take?
-    """)
-    return
-
-
-@app.cell(hide_code=True)
 def _(data):
-    problem, sources = look(data)
-    mo.callout(mo.md(problem), kind="warn") if problem else mo.md("")
-    return problem, sources
+    question = "How long do messages take?"
+    problem, picked = look(data, step=mo.ui.dropdown(STEPS, value="first report to end", label="Step"))
+    begin(question, problem, picked)
+    return picked, problem, question
 
 
 @app.cell(hide_code=True)
-def _(problem, sources):
+def _(picked, problem):
     mo.stop(bool(problem))
-    source_picker = mo.ui.dropdown({"all": "", **{_name: _name for _name in sources}}, value="all", label="Source")
-    days_picker = mo.ui.slider(
-        steps=[1, 2, 7, 14, 30, 90], value=7, label="Days up to the newest message", show_value=True
-    )
-    step_picker = mo.ui.dropdown(
-        {"first report to end": "total", "queue": "queue", "phone": "device", "network": "network"},
-        value="first report to end",
-        label="Step",
-    )
-    mo.hstack([source_picker, step_picker, days_picker], justify="start", gap=2, wrap=True)
-    return days_picker, source_picker, step_picker
+    choice = Choice(**picked.value)
+    return (choice,)
 
 
 @app.cell(hide_code=True)
-def _(days_picker, source_picker, step_picker):
-    source, days, step = source_picker.value, days_picker.value, step_picker.value
-    return days, source, step
-
-
-@app.cell(hide_code=True)
-def _(data, days, source, step):
+def _(choice, data):
     # A row an hour up to two days, else a row a day; and one of all.
     latency = chosen(
         data,
         """
         SELECT
-            date_trunc(if($days <= 2, 'hour', 'day'), first_seen_at) AS time,
+            time,
             count(*) AS messages,
             quantile_cont(seconds, 0.5) AS p50,
             quantile_cont(seconds, 0.95) AS p95,
@@ -81,7 +60,7 @@ def _(data, days, source, step):
             avg((seconds <= 10)::INTEGER) AS within_10_s
         FROM (
             SELECT
-                first_seen_at,
+                time,
                 CASE $step
                     WHEN 'queue' THEN queue_s
                     WHEN 'device' THEN device_s
@@ -94,56 +73,57 @@ def _(data, days, source, step):
         GROUP BY GROUPING SETS ((time), ())
         ORDER BY time NULLS FIRST
         """,
-        source,
-        days,
-        step=step,
+        choice,
+        step=choice.step,
     )
     return (latency,)
 
 
 @app.cell(hide_code=True)
-def _(days, latency, step):
+def _(choice, latency):
     _all = latency.iloc[0]
     _names = {"total": "from first report to end", "queue": "in the queue", "device": "on the phone"}
     verdict = (
-        f"**Half of the messages spent {_all.p50:.1f} s or less {_names.get(step, 'in the network')}**, 95 of 100 "
-        f"{_all.p95:.1f} s or less, 99 of 100 {_all.p99:.1f} s or less: {_all.messages:,} messages in {span(days)}, "
-        f"{_all.within_10_s:.1%} of them within 10 s."
+        f"**Half of the messages spent {_all.p50:.1f} s or less {_names.get(choice.step, 'in the network')}**, "
+        f"95 of 100 {_all.p95:.1f} s or less, 99 of 100 {_all.p99:.1f} s or less: {_all.messages:,} messages in the "
+        f"{choice.span}, {_all.within_10_s:.1%} of them within 10 s."
         if _all.messages
-        else f"No message of these {span(days)} has this latency: a report of the step's begin or end is missing."
+        else f"No message of the {choice.span} has this latency: a report of the step's begin or end is missing."
     )
-    mo.md(verdict)
     return (verdict,)
 
 
 @app.cell(hide_code=True)
-def _(latency):
-    _bins = latency[latency["time"].notna()].melt("time", ["p50", "p95", "p99"], "percentile", "seconds")
-    mo.stop(_bins.empty)
-    _scale = alt.Scale(domain=["p50", "p95", "p99"], range=COLOURS[:3])
+def _(latency, verdict):
+    _names = ["p50", "p95", "p99"]
+    _bins = latency[latency["time"].notna()].melt("time", _names, "percentile", "seconds")
+    _axis = alt.Axis(
+        values=[0, 1, 3, 10, 30, 60, 300, 1800, 3600, 21_600, 86_400],
+        labelExpr="datum.value < 60 ? datum.value + ' s' : datum.value < 3600 ? datum.value / 60 + ' min' "
+        ": datum.value / 3600 + ' h'",
+    )
     _lines = (
         alt.Chart(_bins)
         .mark_line(point=True)
         .encode(
-            x=alt.X("time:T", title="first report (UTC)", scale=alt.Scale(type="utc")),
-            y=alt.Y("seconds:Q", scale=alt.Scale(type="symlog", constant=1)),
-            color=alt.Color("percentile:N", scale=_scale),
-            shape="percentile:N",
+            x=times("time", "first report"),
+            y=alt.Y("seconds:Q", title="latency", scale=alt.Scale(type="symlog", constant=1), axis=_axis),
+            color=alt.Color("percentile:N", scale=alt.Scale(domain=_names, range=COLOURS[:3])),
+            shape=alt.Shape("percentile:N", scale=alt.Scale(domain=_names)),
             tooltip=["time:T", "percentile:N", alt.Tooltip("seconds:Q", format=".1f")],
         )
     )
-    plain(_lines.properties(width=560, height=260))
-    return
-
-
-@app.cell(hide_code=True)
-def _():
-    mo.md("""
-    **How to read it.** The payload has no time of the event, so these are times between *reports as they were
-    received*: a gateway that reports late makes them longer. A step whose report is missing, or came before the step
-    before it, is left out.
-    """)
-    return
+    pieces = [
+        verdict,
+        *([] if _bins.empty else [_lines.properties(width=560, height=260)]),
+        """
+**How to read it.** The payload has no time of the event, so these are times between *reports as they were
+received*: a gateway that reports late makes them longer. A step whose report is missing, or came before the step
+before it, is left out.
+""",
+    ]
+    show(pieces)
+    return (pieces,)
 
 
 if __name__ == "__main__":

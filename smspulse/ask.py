@@ -13,9 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
 
 from warehouse.read import query
+
+_ENDLESS: Final = 100_000
 
 
 def ask(data: Path, statement: str, form: str, output: Path | None, watch: float | None) -> None:
@@ -75,18 +78,28 @@ def _answers(data: Path, statement: str, watch: float | None, *, arrow: bool) ->
 def _shower(stack: ExitStack, *, live: bool) -> Callable[[pd.DataFrame], None]:
     console = Console()
     if not live or not console.is_terminal:
-        return lambda frame: console.print(_table(frame))
+        return lambda frame: console.print(_table(frame, console))
     screen = stack.enter_context(Live(console=console, auto_refresh=False))
-    return lambda frame: screen.update(_table(frame), refresh=True)
+    return lambda frame: screen.update(_table(frame, console), refresh=True)
 
 
-def _table(frame: pd.DataFrame) -> Table:
-    table = Table()
-    for column in frame.columns:
-        table.add_column(str(column))
-    for row in frame.astype(object).where(frame.notna(), "").itertuples(index=False):
-        table.add_row(*(str(value) for value in row))
-    return table
+def _table(frame: pd.DataFrame, console: Console) -> Table:
+    """Return rows as they are, or one below the other, a line a column, where the columns do not fit."""
+    names = [str(column) for column in frame.columns]
+    found = frame.astype(object).where(frame.notna(), "").itertuples(index=False)
+    rows = [[str(value) for value in row] for row in found]
+    table = Table(*names)
+    for row in rows:
+        table.add_row(*row)
+    needed = Measurement.get(console, console.options.update(width=_ENDLESS), table).minimum
+    if not rows or needed <= console.width:
+        return table
+    tall = Table(show_header=False)
+    for row in rows:
+        for name, value in zip(names, row, strict=True):
+            tall.add_row(name, value)
+        tall.add_section()
+    return tall
 
 
 def _csv(frame: pd.DataFrame) -> bytes:

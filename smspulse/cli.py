@@ -19,7 +19,7 @@ _NOT_DONE = 2
 
 
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     invoke_without_command=True,
     epilog="Exit codes: 0 done, 1 the thing checked is not so, 2 it could not be done. Completion: eval "
     '"$(_SMSPULSE_COMPLETE=bash_source smspulse)", or zsh_source, fish_source.',

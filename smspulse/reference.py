@@ -21,6 +21,7 @@ from ingest import metrics as ingest
 from ingest.forwarder import StoreAndForward
 from ingest.settings import IngestSettings
 from smspulse.cli import cli
+from smspulse.page import metrics as page
 from streams import lifecycle
 from streams import metrics as stream
 from warehouse import metrics as lander
@@ -49,10 +50,10 @@ def metric_families() -> list[MetricFamily]:
 
     found = [
         MetricFamily(told.name, told.type, tuple(metric._labelnames), told.documentation)
-        for module in (ingest, stream, lander)
+        for module in (ingest, stream, lander, page)
         for metric in vars(module).values()
         if isinstance(metric, MetricWrapperBase)
-        for told in metric.describe()
+        for told in list(metric.describe())[:1]
     ]
     looked_up = asyncio.run(gauges()) | {"webhooks_in_flight": ("Webhooks not yet answered by this process.", 0)}
     return found + [
@@ -86,8 +87,8 @@ def _settings() -> Iterator[str]:
     yield "\n## Of every process\n\n| variable | default | |\n|---|---|---|"
     yield "| `SMSPULSE_DATA` | `./.smspulse` | The data folder, as `--data`. |"
     yield "| `SMSPULSE_BROKER` | `auto` | The broker, as `--broker`. |"
-    yield "| `SMSPULSE_METRICS_HOST` | `127.0.0.1` | Where stream and lander answer `/metrics`. |"
-    port = "Its port; 0 is any free one. Under `smspulse up`, it is the lander's, and workers have the next ones."
+    yield "| `SMSPULSE_METRICS_HOST` | `127.0.0.1` | Where stream, lander and `alerts send` answer `/metrics`. |"
+    port = "Its port; 0: any free one. Under `smspulse up` the lander's; alerts and workers have the next ones."
     yield f"| `SMSPULSE_METRICS_PORT` | `0` | {port} |"
 
 
@@ -117,7 +118,7 @@ def _topics() -> Iterator[str]:
 
 
 def _metrics() -> Iterator[str]:
-    yield "What `/metrics` of ingest, stream worker and lander tells, beside the process's own (`process_…`).\n"
+    yield "What `/metrics` of ingest, stream worker, lander and page tells, beside the process's own (`process_…`).\n"
     yield "| metric | type | labels | |\n|---|---|---|---|"
     for family in sorted(metric_families(), key=lambda each: each.name):
         name = family.name + ("_total" if family.type == "counter" else "")

@@ -175,10 +175,10 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
     lander = Child("lander", ("land", *common, "--instance", "up"), 2)
     page_port = free_port(PageSettings().port)  # it tells its address when it has numbers; nobody waits for it
     page = Child("page", ("page", *common, "--port", str(page_port), "--ingest-port", str(options.port)), 2)
-    if first := metrics_port():  # one each
-        for number, child in enumerate((lander, *streams)):
-            child.environment["SMSPULSE_METRICS_PORT"] = str(first + number)
     alerts = Child("alerts", ("alerts", "send", *common), 2)
+    if first := metrics_port():  # one each
+        for number, child in enumerate((lander, alerts, *streams)):
+            child.environment["SMSPULSE_METRICS_PORT"] = str(first + number)
     await supervisor.start(ingest)
     await supervisor.start(*streams)
     await supervisor.start(lander, page, alerts)

@@ -36,14 +36,19 @@ def send(data: Path, broker: str) -> None:
     \b
     smspulse alerts send --broker kafka1:9092
     """
+    from prometheus_client import CollectorRegistry
+
     from smspulse.alerts.sender import run
     from smspulse.alerts.settings import AlertSettings
+    from smspulse.endpoints import serve_metrics
     from smspulse.readiness import tell_ready
     from smspulse.topics import ensure_topics
     from smspulse.up import kafka_settings
 
+    writable(data)
     kafka = kafka_settings(data, broker)
     ensure_topics(kafka)
+    serve_metrics(data, "alerts", CollectorRegistry())  # of the process alone: the page counts alerts
     run(AlertSettings(), kafka, data, tell_ready)
 
 

@@ -75,5 +75,8 @@ def source_list(data: Path) -> None:
     """
     from ingest.sources import list_sources
 
-    for name, tokens in list_sources(data).items():
+    sources = list_sources(data)
+    if not sources:
+        click.echo("there is none yet: smspulse source add NAME", err=True)
+    for name, tokens in sources.items():
         click.echo(f"{name}\t{tokens} token{'s' if tokens != 1 else ''}")

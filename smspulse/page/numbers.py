@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import duckdb
 
+from smspulse.page import metrics
 from warehouse.errors import NoWarehouseError
 from warehouse.read import open_warehouse, rows
 from warehouse.views import rates, view_sql
@@ -29,6 +30,7 @@ _KEPT: Final = {
         WHERE received_at > now() - INTERVAL 24 HOUR GROUP BY reason ORDER BY records DESC, reason
     """,
     "alerts": "FROM alerts WHERE is_firing ORDER BY fired_at DESC, alert_id",
+    "checks": "SELECT expectation, severity, success, observed, checked_at FROM quality ORDER BY expectation",
     "sources": "SELECT DISTINCT source FROM held ORDER BY source",
 }
 
@@ -65,7 +67,13 @@ class Numbers:
     def refresh(self) -> float:
         """Read anew; return how many seconds that took."""
         started = time.monotonic()
-        kept: dict[str, Any] = {"freshness": [], "deadletters": [], "sources": [], "alerts": []} | self._pipeline()
+        kept: dict[str, Any] = {
+            "freshness": [],
+            "deadletters": [],
+            "sources": [],
+            "alerts": [],
+            "checks": [],
+        } | self._pipeline()
         connection = None
         try:
             connection = open_warehouse(self._data)
@@ -73,7 +81,7 @@ class Numbers:
             kept |= {name: rows(connection, sql) for name, sql in _KEPT.items()}
             (kept["as_of"],) = connection.execute("SELECT strftime(now(), '%H:%M:%S')").fetchall()[0]
         except NoWarehouseError:
-            kept["trouble"] = "nothing has landed yet"
+            kept["trouble"] = "nothing has landed yet: send a webhook, or run `smspulse up --demo`"
         except duckdb.Error as error:
             kept["trouble"] = f"the warehouse cannot be read: {str(error).splitlines()[0]}"
         with self._lock:
@@ -84,7 +92,10 @@ class Numbers:
                 if connection is not None:
                     connection.close()
             self.kept = kept
-        return time.monotonic() - started
+        took = time.monotonic() - started
+        if "trouble" not in kept:
+            metrics.read(kept, time.time(), took)
+        return took
 
     def ask(self, view: str, choice: Choice, sql: str = "FROM asked") -> list[Row]:
         """Return rows of a view, as if there were no other messages than those chosen.

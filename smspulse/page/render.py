@@ -10,6 +10,7 @@ from smspulse.timeline import duration, status_name
 
 _WORST: Final = 10
 _HEIGHT, _BAR = 120, 10
+_STEPS: Final = "FROM asked WHERE source IS NULL ORDER BY list_position(['queue', 'device', 'network', 'total'], step)"
 # Bars from below, each with its name; colours by Okabe and Ito (page.css), which the colour-blind tell apart.
 _PARTS: Final = ("delivered", "undelivered", "not_sent", "not_permitted", "expired")
 
@@ -71,7 +72,7 @@ def content(numbers: Numbers, choice: Choice) -> str:
                         f"{row['messages']:,}",
                         *(duration(row[name]) for name in ("p50_s", "p95_s", "p99_s")),
                     )
-                    for row in numbers.ask("latency_now", choice, "FROM asked WHERE source IS NULL ORDER BY step")
+                    for row in numbers.ask("latency_now", choice, _STEPS)
                 ),
             ),
             _table(
@@ -181,6 +182,13 @@ def _health(kept: dict[str, Any]) -> str:
         ("", row["dataset"], f"newest {duration(row['seconds_since'])} old, {row['rows']:,} rows")
         for row in kept.get("freshness", ())
     ]
+    checks = kept.get("checks", ())
+    if checks:
+        age = datetime.now(UTC) - max(row["checked_at"] for row in checks)
+        failed = [row for row in checks if not row["success"]]
+        said = f"{len(checks) - len(failed)} of {len(checks)} expectations hold, {duration(age.total_seconds())} ago"
+        rows.append(("✗" if failed else "✓", "checks", said))
+        rows += [("✗", row["expectation"], f"{row['severity']}: {row['observed']}") for row in failed]
     rows += [
         ("!", "dead letters", f"{row['records']:,} {row['reason']} in 24 hours") for row in kept.get("deadletters", ())
     ]
@@ -223,8 +231,10 @@ def _bars(title: str, minutes: Sequence[Row], width: timedelta, count: int) -> s
     legend = " ".join(
         f'<span class="key {part}">{part.replace("_", " ")} {n:,}</span>' for part, n in totals.items() if n
     )
+    since = duration((width * count).total_seconds())
     return (
         f'<section><h2>{title}</h2><svg viewBox="0 0 {count * _BAR} {_HEIGHT}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{title}">{"".join(shapes)}</svg><p>{legend or "None."} '
+        f'aria-label="{title}">{"".join(shapes)}</svg><p class="dim ends"><span>{since} ago</span><span>now</span></p>'
+        f"<p>{legend or 'None.'} "
         f'<span class="dim">Highest: {most if legend else 0:,}.</span></p></section>'
     )

@@ -1,4 +1,4 @@
-"""Serves the live page: `/`, its changing part `/content`, and its two files."""
+"""Serves the live page: `/`, its changing part `/content`, its two files, and `/metrics`."""
 
 import asyncio
 import base64
@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Final
 
 from aiohttp import hdrs, web
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, ProcessCollector, generate_latest
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.errors import SmspulseError
 from smspulse.endpoints import announce
+from smspulse.page.metrics import REGISTRY
 from smspulse.page.numbers import Choice, Numbers
 from smspulse.page.render import content, page
 
@@ -93,8 +95,11 @@ def build(numbers: Numbers, settings: PageSettings) -> web.Application:
     async def part(request: web.Request) -> web.Response:
         return web.Response(text=await asyncio.to_thread(content, numbers, _choice(request)), content_type="text/html")
 
+    async def told(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(REGISTRY), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_PLAIN_0_0_4})
+
     app = web.Application(middlewares=[guard])
-    app.add_routes([web.get("/", whole), web.get("/content", part)])
+    app.add_routes([web.get("/", whole), web.get("/content", part), web.get("/metrics", told)])
     for name, kind in (("page.css", "text/css"), ("page.js", "text/javascript")):
         app.router.add_get(f"/{name}", _file(name, kind))
     return app
@@ -172,4 +177,5 @@ def run(data: Path, numbers: Numbers, settings: PageSettings, ready: Callable[[s
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await serve(numbers, settings, stop, announced)
 
+    ProcessCollector(registry=REGISTRY)
     asyncio.run(until_signalled())

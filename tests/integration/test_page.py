@@ -18,6 +18,7 @@ from smspulse.page.numbers import Numbers
 from smspulse.page.server import PageError, PageSettings, build, serve
 from smspulse.quality_page import write
 from warehouse import landing, views
+from warehouse.quality import keep
 from warehouse.read import query
 
 NUMBER = "4915700000001"
@@ -88,6 +89,10 @@ async def test_a_person_sees_the_numbers_of_the_warehouse(data: Path, tmp_path: 
     land(data, following, device_id=3, delivered=9, source="beta")
     landing.land(data, 0, [raw(0, status(1, 6)), raw(1, b"{")])
     landing.land(data, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:1")._replace()])
+    said = {"observed": "3 gaps", "expected": "none", "meaning": "", "action": "", "rows": [], "dataset": "raw"}
+    found = [{"expectation": "whole", "severity": "critical", "success": False, **said}]
+    found += [{"expectation": "fresh", "severity": "warning", "success": True, **said}]
+    keep(data, datetime.now(UTC), found)
     async with served(data) as url, tab(tmp_path / "profile") as browser:
         await browser.open(url)
         (row,) = query(data, "FROM delivery_now WHERE source IS NULL AND hours = 24").itertuples()
@@ -105,6 +110,8 @@ async def test_a_person_sees_the_numbers_of_the_warehouse(data: Path, tmp_path: 
         pipeline = await browser.table("The pipeline")
         assert ["✗", "lander", "does not run"] in pipeline
         assert ["", "smspulse-stream", "7 records to go"] in pipeline
+        assert ["✗", "whole", "critical: 3 gaps"] in pipeline
+        assert next(cells for cells in pipeline if cells[1] == "checks")[2].startswith("1 of 2 expectations hold, ")
         assert "delivered 119" in await browser.run("document.body.innerText")
         assert NUMBER not in await browser.run("document.documentElement.outerHTML")
         assert all(address.startswith(url) for address in browser.requested)  # nothing from elsewhere
@@ -136,6 +143,9 @@ async def test_others_than_this_machine_need_the_password(data: Path) -> None:
     async with served(data, host="0.0.0.0", password="secret") as url, aiohttp.ClientSession() as session:  # noqa: S104, S106
         for login, status_code in ((None, 401), ("wrong", 401), ("secret", 200)):
             headers = {"Authorization": aiohttp.encode_basic_auth("me", login)} if login else {}
+            async with session.get(f"{url}metrics", headers=headers) as answer:
+                assert answer.status == status_code
+                assert ("smspulse_page_read_seconds" in await answer.text()) == (status_code == 200)
             async with session.get(url, headers=headers) as answer:
                 assert answer.status == status_code
                 assert ("smspulse" in await answer.text()) == (status_code == 200)

@@ -251,7 +251,8 @@ def test_status_page_and_metrics_know_what_runs(pipeline: Pipeline) -> None:
     found = json.loads(done.stdout)
     assert found["trouble"] == []
     assert done.returncode == (1 if found["alerts"] else 0)  # the traffic above may have been bad enough
-    assert {each["name"] for each in found["processes"]} == {"broker", "ingest", "stream-0", "lander-up", "page"}
+    names = {"broker", "ingest", "stream-0", "lander-up", "page", "alerts"}
+    assert {each["name"] for each in found["processes"]} == names
     assert set(found["lag"]) == {"smspulse-stream", "smspulse-lander"}
     counted: dict[str, float] = {}
     for endpoint in announced(pipeline.data):
@@ -259,13 +260,13 @@ def test_status_page_and_metrics_know_what_runs(pipeline: Pipeline) -> None:
             answer = get(endpoint.host, endpoint.port, "/")
             assert answer is not None
             assert b"messages that ended" in answer[1]
-            continue
         answer = get(endpoint.host, endpoint.port, "/metrics")
         assert answer is not None
         for family in text_string_to_metric_families(answer[1].decode()):
             if family.samples:
                 counted[family.name] = sum(sample.value for sample in family.samples)
-    for name in ("stream_records", "stream_messages_ended", "stream_lag_records", "lander_rows", "lander_lag_records"):
+    further = ("stream_records", "stream_messages_ended", "stream_lag_records", "lander_rows", "lander_lag_records")
+    for name in ("page_read_seconds", "alerts_firing", *further):
         assert f"smspulse_{name}" in counted
     assert counted["smspulse_stream_records"] > 0
     assert counted["smspulse_lander_rows"] > 0

@@ -14,6 +14,7 @@ from gateway import records, topics
 from gateway.errors import UnreadablePayload
 from gateway.payloads import parse
 from gateway.statuses import STATUSES
+from smspulse.simulator.behaviour import Behaviour
 from smspulse.simulator.stories import stories
 from streams.lifecycle import EXPIRE_AFTER_MS, Lifecycle
 from streams.messages import MessageFold
@@ -43,16 +44,24 @@ class Days:
         self._count = 0
         self._partitions = [_Partition(data, number) for number in range(PARTITIONS)]
 
-    def tell(self, day: date, *, files: int = 1, skip: tuple[float, float] | None = None) -> datetime:
+    def tell(
+        self,
+        day: date,
+        *,
+        files: int = 1,
+        skip: tuple[float, float] | None = None,
+        behaviour: Behaviour | None = None,
+    ) -> datetime:
         """Tell a day, up to its end, which is returned.
 
         Args:
             day: Later than the one before.
             files: Of each partition.
             skip: Between which hours of the day nothing is received.
+            behaviour: Of the gateway; the default one if None.
         """
         midnight = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
-        for story in stories(self._seed * 1_000 + day.toordinal() % 1_000, self._messages):
+        for story in stories(self._seed * 1_000 + day.toordinal() % 1_000, self._messages, behaviour):
             at = midnight + self._random.random() * _DAY_S
             for sent in story.webhooks:
                 at += sent.delay_s

@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,14 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from running import program
 
+from smspulse.page import metrics as page
 from smspulse.reference import metric_families
 from streams import metrics as stream
 from streams.fold import End, Output, Outputs
 from warehouse import metrics as lander
 
 FOLDER = Path(__file__).parents[3] / "monitoring"
-LABELS = {"route", "code", "topic", "partition", "outcome", "step"}
+LABELS = {"route", "code", "topic", "partition", "outcome", "step", "kind", "expectation", "severity"}
 GENERATED = runpy.run_path(str(FOLDER / "dashboard.py"))
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
@@ -81,9 +83,17 @@ def test_what_is_committed_is_counted_and_promtool_has_no_remark() -> None:
     stream.committed("sms.raw", 3, outputs)
     lander.landed("sms.raw", 1, 5000)
     assert ended.get() == before + 2
-    for registry in (stream.REGISTRY, lander.REGISTRY):
+    checks = [
+        {"expectation": "raw_offsets_whole", "severity": "critical", "success": False, "checked_at": datetime.now(UTC)}
+    ]
+    page.read({"checks": checks, "alerts": [{"kind": "silent"}]}, at=7, took=0.5)
+    for registry in (stream.REGISTRY, lander.REGISTRY, page.REGISTRY):
         text = generate_latest(registry)
         assert list(text_string_to_metric_families(text.decode()))
         done = promtool("check", "metrics", text=text)
         assert done.returncode == 0, done.stdout + done.stderr
     assert b'smspulse_lander_newest_record_timestamp_seconds{topic="sms.raw"} 5.0' in generate_latest(lander.REGISTRY)
+    told = generate_latest(page.REGISTRY)
+    assert b'smspulse_check_holds{expectation="raw_offsets_whole",severity="critical"} 0.0' in told
+    assert b'smspulse_alerts_firing{kind="silent"} 1.0' in told
+    assert b'smspulse_alerts_firing{kind="failure_ratio"} 0.0' in told

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import date, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 from warehouse_records import raw, status, version
 
+from notebooks.common import Choice
 from notebooks.device_health import app
 from warehouse import landing, views
 
 DAY = 86_400
+LAST = date(2026, 11, 24)
 NUMBER = "+4915700000001"
 TEXT = "a text that is nobody's business"
 
@@ -107,13 +110,26 @@ def test_source_and_days_can_be_chosen(data: Path, fleet: Fleet) -> None:
     fleet.phone(2, delivered=6)
     fleet.phone(2, delivered=7, source="beta")
 
-    def phones(**defs: Any) -> list[tuple[str, int]]:
+    def phones(*choice: Any, **further: Any) -> list[tuple[str, int]]:
+        defs = {"choice": Choice(*choice, **further)} if choice else {}
         devices = run(data, **defs)[1]["devices"]
-        return sorted(zip(devices["phone"], devices["messages"], strict=True))
+        return sorted(zip(devices["phone"], devices["attempted"], strict=True))
 
     assert phones() == [("phone 2 (acme)", 6), ("phone 2 (beta)", 7)]
-    assert phones(source="acme", days=30) == [("phone 1 (acme)", 5), ("phone 2 (acme)", 6)]
-    assert phones(source="beta", days=1) == [("phone 2 (beta)", 7)]
+    assert phones(LAST, 30, "acme") == [("phone 1 (acme)", 5), ("phone 2 (acme)", 6)]
+    assert phones(LAST, 1, "beta") == [("phone 2 (beta)", 7)]
+    assert phones(LAST - timedelta(days=1)) == [("phone 1 (acme)", 5)]
+    assert phones(LAST, channel=1) == []
+
+
+def test_a_phone_that_is_chosen_is_told_by_channels_beside_the_fleet(data: Path, fleet: Fleet) -> None:
+    fleet.phone(1, delivered=90)
+    fleet.phone(2, delivered=10, channel_id=0)
+    fleet.phone(2, delivered=0, failed=20, channel_id=1)
+    _, found = run(data, choice=Choice(LAST, device=2))
+    assert found["devices"]["phone"].tolist() == ["phone 2, channel 1 (acme)", "phone 2, channel 0 (acme)"]
+    assert found["verdict"].startswith("**Failing: phone 2, channel 1 (acme)**")
+    assert "The fleet delivered 83.3%" in found["verdict"]
 
 
 def test_no_number_and_no_text_is_shown(data: Path, fleet: Fleet) -> None:

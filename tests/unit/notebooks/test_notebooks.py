@@ -3,20 +3,22 @@
 import importlib
 import subprocess
 import sys
-from collections.abc import Callable
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from warehouse_records import alert, deadletter, raw, status, version
+from warehouse_records import alert, deadletter, moment, raw, status, version
 
+from notebooks.common import Choice, look
 from warehouse import landing, views
+from warehouse.quality import keep
 
 NUMBER = "+4915700000001"
 TEXT = "a text that is nobody's business"
 NOTEBOOKS = ("delivery_overview", "latency", "data_quality", "first_steps", "alert_review")
 
-Run = Callable[..., tuple[str, dict[str, Any]]]
+DAY = date(2026, 11, 24)
 
 
 @pytest.fixture
@@ -37,6 +39,16 @@ def data(tmp_path: Path) -> Path:
     landing.land(tmp_path, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:3")])
     changes = [alert(0, "firing"), alert(1, "resolved", seconds=600)]
     landing.land(tmp_path, 0, changes)
+    words = {
+        "severity": "critical",
+        "dataset": "raw",
+        "observed": "3 gaps",
+        "expected": "",
+        "meaning": "",
+        "action": "",
+    }
+    found = [{"expectation": name, "success": name == "fresh", "rows": [], **words} for name in ("whole", "fresh")]
+    keep(tmp_path, moment(0), found)
     return tmp_path
 
 
@@ -50,33 +62,55 @@ def run(name: str, data: Path, **defs: Any) -> tuple[str, dict[str, Any]]:
 def test_delivery_is_told_with_its_interval(data: Path) -> None:
     _, found = run("delivery_overview", data)
     assert found["verdict"] == (
-        "**66.7% of the messages that ended were delivered** in these 7 days: 4 of 6 (95 % interval 30.0% to 90.3%). "
-        "Of all 7 attempted it is 57.1%, and 14.3% are open."
+        "**66.7% of the messages that ended were delivered** in the 7 days up to 24 Nov 2026: 4 of 6 (95 % "
+        "interval 30.0% to 90.3%). Of all 7 attempted it is 57.1%, and 14.3% are open."
     )
-    assert found["outcomes"].to_numpy().tolist() == [["delivered", 4], ["not_sent", 2], ["open", 1]]
-    of_device = run("delivery_overview", data, source="acme", days=30, device=2)[1]["verdict"]
-    assert of_device.startswith("**0.0% of the messages that ended were delivered** in these 30 days: 0 of 2")
-    assert run("delivery_overview", data, source="beta", days=1, device=None)[1]["delivery"]["attempted"].iloc[0] == 1
-    assert run("delivery_overview", data, source="", days=1, device=99)[1]["verdict"].startswith("No message")
+    assert found["outcomes"].drop(columns="share").to_numpy().tolist() == [
+        ["delivered", 4],
+        ["not_sent", 2],
+        ["open", 1],
+    ]
+    of_device = run("delivery_overview", data, choice=Choice(DAY, 30, "acme", device=2))[1]["verdict"]
+    assert of_device.startswith(
+        "**0.0% of the messages that ended were delivered** in the 30 days up to 24 Nov 2026: 0"
+    )
+    of_channel = run("delivery_overview", data, choice=Choice(DAY, channel=7))[1]["verdict"]
+    assert of_channel.startswith("No message in the 7 days")
+    before = run("delivery_overview", data, choice=Choice(DAY - timedelta(days=1), 1, "beta"))[1]
+    assert before["delivery"]["attempted"].iloc[0] == 1
+
+
+def test_all_can_be_chosen_that_there_is(data: Path) -> None:
+    problem, picked = look(data)
+    assert (problem, picked and picked.value) == (
+        "",
+        {"source": "", "device": None, "channel": None, "days": 7, "until": DAY},
+    )
+    assert picked is not None
+    assert list(picked["device"].options) == ["all", "1", "2"]
+    assert list(picked["source"].options) == ["all", "acme", "beta"]
 
 
 def test_latency_is_told_in_percentiles(data: Path) -> None:
-    _, found = run("latency", data, source="", days=7, step="network")
+    _, found = run("latency", data, choice=Choice(DAY, step="network"))
     assert found["verdict"] == (
         "**Half of the messages spent 2.5 s or less in the network**, 95 of 100 3.8 s or less, 99 of 100 4.0 s or less"
-        ": 4 messages in 7 days, 100.0% of them within 10 s."
+        ": 4 messages in the 7 days up to 24 Nov 2026, 100.0% of them within 10 s."
     )
     assert "20.0 s or less from first report to end" in run("latency", data)[1]["verdict"]
-    assert run("latency", data, source="beta", days=1, step="queue")[1]["verdict"].startswith("No message")
+    of_none = run("latency", data, choice=Choice(DAY, 1, "beta", step="queue"))[1]
+    assert of_none["verdict"].startswith("No message of the 24 hours up to 24 Nov 2026")
 
 
 def test_what_is_wrong_with_the_webhooks_is_told(data: Path) -> None:
     _, found = run("data_quality", data)
     assert found["verdict"] == (
-        "**5 webhooks in 7 days**: 1 duplicates (20.0%), 1 unreadable (20.0%), 0 flawed (0.0%), 1 unknown (20.0%). "
-        "1 records are dead letters. No message differs from what follows from the log, as far as `smspulse rebuild` "
+        "**5 webhooks in the 7 days up to 24 Nov 2026**: 1 duplicates (20.0%), 1 unreadable (20.0%), 0 flawed (0.0%), "
+        "1 unknown (20.0%). 1 records are dead letters. 1 of 2 expectations held when `smspulse check` looked last, "
+        "24 Nov 12:00 UTC. No message differs from what follows from the log, as far as `smspulse rebuild` "
         "has compared."
     )
+    assert found["failed"]["expectation"].tolist() == ["whole"]
 
 
 def test_each_first_step_has_an_answer(data: Path) -> None:
@@ -95,9 +129,13 @@ def test_each_first_step_has_an_answer(data: Path) -> None:
 
 def test_alerts_are_reviewed(data: Path) -> None:
     _, found = run("alert_review", data)
-    assert found["verdict"].startswith("**1 alerts fired in 30 days**, and 0 of them still fire. Most often: acme, ph")
-    assert found["alerts"]["minutes"].tolist() == [10.0]
-    assert run("alert_review", data, source="beta", days=1)[1]["verdict"] == "No alert fired in 24 hours."
+    assert found["verdict"].startswith(
+        "**1 alerts fired in the 30 days up to 24 Nov 2026**, and 0 of them still fire. "
+    )
+    assert found["alerts"]["lasted_min"].tolist() == [10.0]
+    of_others = [Choice(DAY, source="beta"), Choice(DAY, device=3), Choice(DAY - timedelta(days=1))]
+    for choice in of_others:
+        assert run("alert_review", data, choice=choice)[1]["verdict"].startswith("No alert fired in the 7 days")
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

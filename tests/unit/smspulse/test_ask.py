@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,13 @@ def data(tmp_path: Path) -> Path:
 
 def sql(data: Path, *arguments: str) -> Result:
     return CliRunner().invoke(cli, ["sql", "--data", str(data), *arguments])
+
+
+def test_columns_that_do_not_fit_are_shown_below_each_other(data: Path) -> None:
+    wide = sql(data, "SELECT sms_id, received_at, * FROM status_events ORDER BY sms_id").output
+    assert re.search(r"│ sms_id +│ 7 ", wide)
+    assert re.search(r"│ sms_id +│ 8 ", wide)
+    assert "…" not in wide
 
 
 def test_each_format_has_the_rows(data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""Notebooks as Markdown with pictures, to be read where nothing runs: `python -m notebooks.report FOLDER [NAME …]`.
+
+It reads the data folder that SMSPULSE_DATA names, `./.smspulse` by default.
+"""
+
+import importlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from notebooks.common import readable
+
+NAMES: Final = ("device_health", "delivery_overview", "latency", "alert_review", "data_quality", "first_steps")
+_MOST_ROWS: Final = 30
+
+
+def report(name: str, data: Path) -> dict[str, str]:
+    """Execute a notebook; return the texts of the files that show it: its Markdown and its pictures as SVG."""
+    _, found = importlib.import_module(f"notebooks.{name}").app.run(defs={"data": data})
+    told = f"What `marimo run notebooks/{name}.py` shows, without what can be chosen there."
+    parts, files = [f"# {found['question']}", told], {}
+    for piece in found.get("pieces", [found["problem"]]):
+        if isinstance(piece, str):
+            parts.append(piece.strip())
+        elif isinstance(piece, pd.DataFrame):
+            parts.append(_table(piece))
+        else:
+            picture = f"{name}{len(files) or ''}.svg"
+            files[picture] = _svg(piece)
+            parts.append(f"![{found['question']}]({picture})")
+    return {f"{name}.md": "\n\n".join(parts) + "\n", **files}
+
+
+def _svg(chart: object) -> str:
+    text = io.StringIO()
+    chart.properties(background="white").configure_view(stroke=None).save(text, format="svg")  # type: ignore[attr-defined]
+    return text.getvalue()
+
+
+def _table(frame: pd.DataFrame) -> str:
+    lines = [list(frame), ["---"] * len(frame.columns)]
+    lines += readable(frame.head(_MOST_ROWS)).to_numpy().tolist()
+    rows = [
+        "| " + " | ".join(str(cell).replace("|", "\\|").replace("_", "\\_") for cell in line) + " |" for line in lines
+    ]
+    rest = len(frame) - _MOST_ROWS
+    return "\n".join([*rows, *([f"\nAnd {rest:,} more."] if rest > 0 else [])]) if len(frame) else "None."
+
+
+def write(folder: Path, data: Path, names: Sequence[str] = NAMES) -> None:
+    """Write notebooks into a folder, which is made if it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        for file, text in report(name, data).items():
+            (folder / file).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]), Path(os.environ.get("SMSPULSE_DATA", "./.smspulse")), sys.argv[2:] or NAMES)

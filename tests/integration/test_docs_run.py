@@ -1,0 +1,143 @@
+"""Every line of code in the documentation is executed beside a running pipeline, or it is named here who does it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from running import Pipeline, post, start
+
+ROOT = Path(__file__).parents[2]
+GENERATED = {"reference", "notebooks", "decisions"}
+PAGES = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if p.parent.name not in GENERATED)]
+ALERT = "failure_ratio:mygateway:10482:1"
+SETTINGS = (ROOT / "docs" / "reference" / "settings.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+# What cannot be executed here, and which test does it.
+ELSEWHERE = {
+    "smspulse up": "tests/integration/test_pipeline.py",
+    "smspulse alerts test": "tests/unit/smspulse/test_alert_commands.py",
+    "smspulse land --data s3://": "tests/integration/test_lander_in_a_bucket.py",
+    "smspulse sql --data s3://": "tests/integration/test_lander_in_a_bucket.py",
+    "CREATE SECRET": "tests/integration/test_lander_in_a_bucket.py",
+    "ATTACH 's3://": "tests/integration/test_lander_in_a_bucket.py",
+    "marimo run": "tests/unit/notebooks/test_notebooks.py",
+}
+CAN_BE_1 = ("smspulse status", "smspulse check", "smspulse doctor", "smspulse erase", "smspulse message demo:")
+"""Commands that judge: 1 is an answer."""
+
+
+def blocks(page: Path) -> Iterator[list[str]]:
+    """Return the blocks of code, lines that go on joined; a fence of no language is a drawing."""
+    text = re.sub(r"^```\n.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^```\w+\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"(?<=\n\n)((?: {4,}\S.*\n|\n(?= {4,}\S))+)", text)
+    for block in (*fenced, *indented):
+        lines = dedent(re.sub(r"\\\n\s*", "", block)).splitlines()
+        # A number or a drawing is what a command answers, a bar a table.
+        if found := [line for line in lines if re.match(r"\s*[A-Za-z.]", line)]:
+            yield found
+
+
+@dataclass
+class Reader:
+    """Somebody who types what is written; what was printed as a URL is typed where the page says TOKEN."""
+
+    pipeline: Pipeline
+    folder: Path
+    url: str
+    numbers: Iterator[int]
+
+    def follow(self, block: list[str]) -> None:
+        if block[0].startswith("import "):
+            code = "\n".join(block).replace('".smspulse"', repr(str(self.pipeline.data)))
+            self.execute([sys.executable, "-c", code])
+            return
+        for line in block:
+            bare = re.sub(r"^(?:[A-Z_]+=\S+ +)*", "", line)
+            self.know(line)
+            if where := next((test for start_, test in ELSEWHERE.items() if bare.startswith(start_)), None):
+                assert (ROOT / where).is_file()
+            elif re.match(r"(smspulse|curl|python) ", bare):
+                self.type(line, judges=bare.startswith(CAN_BE_1))
+            elif found := re.match(r"make ([a-z-]+)", bare):
+                assert f"\n{found[1]}: " in MAKEFILE, line
+            else:
+                assert re.match(r"export |\. \.venv/bin/activate|pip install|ATTACH|\$ ?", bare), f"who runs it: {line}"
+
+    @staticmethod
+    def know(line: str) -> None:
+        for name in re.findall(r"\b(SMSPULSE_[A-Z_]+)=", line):
+            assert f"`{name}`" in SETTINGS, name
+        for extra in re.findall(r"smspulse\[(\w+)\]", line):
+            assert extra in EXTRAS, extra
+
+    def type(self, line: str, *, judges: bool) -> None:
+        line = re.sub(r"http://127\.0\.0\.1:8080/webhooks/\S+/TOKEN", self.url, line)
+        line = re.sub(r"(source add \w+)", rf"\1-{next(self.numbers)}", line)
+        line = re.sub(r"\b(explain|silence) ID\b", rf"\1 {ALERT}", line)
+        line = re.sub(r" --watch( [\d.]+)?|\| while.*", "", line)
+        if " simulate " in line:
+            line = (
+                re.sub(r"--messages \d+|--time-scale \S+", "", line) + " --messages 30 --time-scale 0.01 --max-delay 1"
+            )
+        said = self.execute(["bash", "-c", line], judges=judges)
+        if found := re.search(r"http\S+/webhooks/\S+/\S+", said):
+            self.url = re.sub(r"https?://[^/]+", self.pipeline.url, found[0])
+
+    def execute(self, command: list[str], *, judges: bool = False) -> str:
+        environment = os.environ | {
+            "SMSPULSE_DATA": str(self.pipeline.data),
+            "SMSPULSE_INGEST_PORT": self.pipeline.url.rpartition(":")[2],
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "COLUMNS": "160",
+        }
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        told = f"{command[-1]}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode in ({0, 1} if judges else {0}), told
+        assert "Traceback" not in done.stderr, told
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def reader(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    folder = tmp_path_factory.mktemp("reader")
+    for name in ("examples", "notebooks", "monitoring"):
+        (folder / name).symlink_to(ROOT / name)
+    running = start(folder / "data", "--broker", "kafka")
+    try:
+        url = running.source("mygateway")
+        example = json.loads((ROOT / "examples" / "webhooks" / "status.json").read_bytes())
+        post(url, json.dumps(example).encode())
+        for number in range(40):
+            failed = example | {"sms_id": number, "status_id": 9, "channel_id": 1}
+            post(url, json.dumps(failed).encode())
+        running.wait_for("FROM alerts WHERE alert_id = ? AND is_firing", ALERT)
+        yield Reader(running, folder, url, count())
+    finally:
+        assert running.stop() == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_says_can_be_typed(page: Path, reader: Reader) -> None:
+    for block in blocks(page):
+        reader.follow(block)
+
+
+def test_commands_are_found() -> None:
+    lines = [line for page in PAGES for block in blocks(page) for line in block]
+    assert len(lines) > 80
+    assert sum(line.startswith("smspulse ") for line in lines) > 50

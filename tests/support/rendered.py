@@ -1,0 +1,64 @@
+"""Writes `docs/notebooks/`, of simulated weeks in which a phone failed: `python tests/support/rendered.py`."""
+
+import sys
+from dataclasses import asdict, replace
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+from days import LAST, Days
+from warehouse_records import MadeRecord
+
+from expectations.check import run_checks
+from expectations.settings import CheckSettings
+from gateway import topics
+from gateway.alerts import encode
+from notebooks.report import write
+from smspulse.alerts.backtest import backtest, past
+from smspulse.simulator.behaviour import Behaviour
+from warehouse import landing
+from warehouse.quality import keep
+from warehouse.read import query
+
+FOLDER = ROOT / "docs" / "notebooks"
+_BUDGET_DAYS = 30
+_WELL = Behaviour(
+    failing=0.03, resends=0, resends_new_id=0, failure_mix=((8, 0.5), (9, 0.25), (10, 0.25)), unhealthy=()
+)
+_ILL = replace(_WELL, unhealthy=((8003, 0.5),))
+
+
+def land_alerts(data: Path) -> None:
+    """Land the alerts that follow from the messages of a data folder."""
+    changes = backtest(past(data, None), _BUDGET_DAYS, 0.1).changes
+    told = [
+        MadeRecord(topics.ALERTS, 0, offset, change.changed_at, change.id.encode(), encode(change), [])
+        for offset, change in enumerate(changes)
+    ]
+    landing.land(data, 0, told)
+
+
+def make(folder: Path) -> set[str]:
+    """Write the notebooks, as they show two weeks; on two days of the last week phone 8003 fails.
+
+    What they must not show is returned: numbers of people, and what people wrote.
+    """
+    with TemporaryDirectory() as temporary:
+        data = Path(temporary)
+        days = Days(data, seed=10, messages=800)
+        for back in range(13, -1, -1):
+            end = days.tell(LAST - timedelta(days=back), behaviour=_ILL if back in {4, 5} else _WELL)
+        land_alerts(data)
+        found = run_checks(data, CheckSettings(), end, suites=("raw", "messages", "deadletters")).rows
+        keep(data, end, [asdict(row) for row in found])
+        write(folder, data)
+        numbers = query(data, "SELECT DISTINCT recipient AS n FROM messages UNION SELECT sender FROM incoming_messages")
+        texts = query(data, "SELECT DISTINCT text AS n FROM incoming_messages")
+        return {str(each).removeprefix("+") for each in [*numbers["n"], *texts["n"]] if len(str(each)) > 7}
+
+
+if __name__ == "__main__":
+    make(FOLDER)
