@@ -31,6 +31,7 @@ ELSEWHERE = {
     "smspulse sql --data s3://": "tests/integration/test_lander_in_a_bucket.py",
     "CREATE SECRET": "tests/integration/test_lander_in_a_bucket.py",
     "ATTACH 's3://": "tests/integration/test_lander_in_a_bucket.py",
+    "amtool silence add": "tests/integration/test_alertmanager.py",
     "marimo run": "tests/unit/notebooks/test_notebooks.py",
 }
 CAN_BE_1 = ("smspulse status", "smspulse check", "smspulse doctor", "smspulse erase", "smspulse message demo:")
