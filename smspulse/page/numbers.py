@@ -12,7 +12,7 @@ import duckdb
 from smspulse.page import metrics
 from warehouse.errors import NoWarehouseError
 from warehouse.read import open_warehouse, rows
-from warehouse.views import rates, view_sql
+from warehouse.views import rates, sums_sql, view_sql
 
 # What the views of the moment read, and of persons nothing.
 _HOLD: Final = """
@@ -23,6 +23,7 @@ _HOLD: Final = """
         outcome <> 'incoming'
         AND (first_seen_at > now() - INTERVAL 24 HOUR OR ended_at > now() - INTERVAL 24 HOUR)
 """
+_FAILURES: Final = f"({sums_sql('failures', '(SELECT *, 1 AS sign, first_seen_at::DATE AS day FROM messages)', '')})"
 _KEPT: Final = {
     "freshness": "SELECT dataset, rows, seconds_since FROM freshness WHERE rows > 0 ORDER BY dataset",
     "deadletters": """
@@ -113,7 +114,7 @@ class Numbers:
                 SELECT * FROM held
                 WHERE ($source = '' OR source = $source) AND ($device IS NULL OR device_id = $device)
             ),
-            asked AS ({view_sql(view).replace("{rates}", rates())})
+            asked AS ({view_sql(view).replace("{rates}", rates()).replace("{failures}", _FAILURES)})
             {sql}
         """  # noqa: S608 - SQL of ours
         with self._lock:
