@@ -23,7 +23,7 @@ _HOLD: Final = """
         outcome <> 'incoming'
         AND (first_seen_at > now() - INTERVAL 24 HOUR OR ended_at > now() - INTERVAL 24 HOUR)
 """
-_FAILURES: Final = f"({sums_sql('failures', '(SELECT *, 1 AS sign, first_seen_at::DATE AS day FROM messages)', '')})"
+_FAILURES: Final = sums_sql("failures", "(SELECT *, 1 AS sign, first_seen_at::DATE AS day FROM messages)", "")
 _KEPT: Final = {
     "freshness": "SELECT dataset, rows, seconds_since FROM freshness WHERE rows > 0 ORDER BY dataset",
     "deadletters": """
@@ -114,7 +114,7 @@ class Numbers:
                 SELECT * FROM held
                 WHERE ($source = '' OR source = $source) AND ($device IS NULL OR device_id = $device)
             ),
-            asked AS ({view_sql(view).replace("{rates}", rates()).replace("{failures}", _FAILURES)})
+            asked AS ({view_sql(view).replace("{rates}", rates()).replace("{failures}", f"({_FAILURES})")})
             {sql}
         """  # noqa: S608 - SQL of ours
         with self._lock:
