@@ -1,10 +1,11 @@
 """The answers of `smspulse sql`: shown or written, once or whenever they change."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import click
 import duckdb
@@ -65,7 +66,16 @@ def ask(data: Path, statement: str, form: str, output: Path | None, watch: float
 def _answers(data: Path, statement: str, watch: float | None, *, arrow: bool) -> Iterator[Any]:
     """Yield the rows, and those of each later time that differ from the time before."""
     last: Any = None
-    while True:
+    stopped = False
+
+    def stop(*_: object) -> NoReturn:
+        nonlocal stopped
+        stopped = True  # DuckDB can lose the exception: it cannot be raised out of what it calls while it answers
+        raise KeyboardInterrupt
+
+    if watch is not None:
+        signal.signal(signal.SIGINT, stop)
+    while not stopped:
         answer: Any = query(data, statement, arrow=True) if arrow else query(data, statement)
         if last is None or not answer.equals(last):
             yield answer

@@ -11,6 +11,7 @@ Base files of a day that is closed (`warehouse.rebuild`) become one: a look-up b
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -148,6 +149,8 @@ def _merge(
         with duckdb.connect(config={"memory_limit": memory, "temp_directory": str(scratch / "spill")}) as connection:
             rows = _sorted_rows(connection, folder.parent, schema, parts)
             write(rows, target, schema, metadata)
+        landed = max(path.stat().st_mtime for path in parts)
+        os.utime(target, (landed, landed))  # what it holds was landed then, and that is what the next run goes by
     except duckdb.IOException as error:
         raise OSError(" ".join(str(error).split())) from error
     except (duckdb.Error, pa.ArrowException) as error:
