@@ -149,7 +149,7 @@ def throughput(*, quick: bool) -> int:
                 "faust-peer",
                 lambda: [python_peer("faust"), str(HERE / "with_faust.py")],
                 [],
-                events=24_000 if quick else 40_000,
+                events=24_000 if quick else 60_000,
             ),
         }
         if not quick:
