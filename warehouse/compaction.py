@@ -24,14 +24,13 @@ import pyarrow.parquet as pq
 
 from warehouse import landing, swap, views
 from warehouse.errors import CompactionError
-from warehouse.rebuild.run import CLOSED
+from warehouse.rebuild.run import CLOSED, ROW_GROUP
 from warehouse.schemas import DATASETS, SCHEMAS
 
 _log = logging.getLogger(__name__)
 
 _HOUR: Final = timedelta(hours=1)
 _ROW_GROUP: Final = 60_000  # rows; small ones, so that a look-up soon has what it needs
-_BASE_ROW_GROUP: Final = 10_240  # as `rebuild` writes them: all columns of a row are read, lists too
 
 
 @dataclass(slots=True)
@@ -178,7 +177,7 @@ def _sorted_rows(
     order = ", ".join(f'"{name}"' for name in key)
     query = f"SELECT {columns} FROM {source} ORDER BY {order}"  # noqa: S608 - names of ours
     reader: pa.RecordBatchReader = connection.sql(query).to_arrow_reader(
-        _BASE_ROW_GROUP if dataset.name == "base" else _ROW_GROUP
+        ROW_GROUP if dataset.name == "base" else _ROW_GROUP
     )
     return reader
 

@@ -36,6 +36,8 @@ from warehouse.schemas import BASE_SCHEMA, SUMS
 
 _log = logging.getLogger(__name__)
 
+ROW_GROUP: Final = 10_240
+"""Rows. Few, so that a look-up by key is soon read: all columns of a row are, lists too."""
 CLOSED: Final = b"smspulse.closed"
 """Of a base file's metadata: `1`, once its day is closed."""
 # How long stream, landers and clocks may lag behind each other without being called different.
@@ -392,10 +394,10 @@ class _Run:
         place = self._data / dataset / f"date={day}" / f"{partition}-{swap.mark()}.parquet"
         swap.make_folders([place])
         temporary = self._scratch / place.name
-        # Sorted, so that a look-up by key reads one row group of a file; small ones, so that it is soon read.
+        # Sorted, so that a look-up by key reads one row group of a file.
         self._run(
             f"COPY ({query} ORDER BY {order}) TO {views.literal(str(temporary))} (FORMAT parquet, "
-            f"COMPRESSION zstd, ROW_GROUP_SIZE 10240, KV_METADATA {{'{CLOSED.decode()}': '{int(closed)}'}})"
+            f"COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP}, KV_METADATA {{'{CLOSED.decode()}': '{int(closed)}'}})"
         )
         return place, temporary
 
