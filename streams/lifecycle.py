@@ -118,7 +118,7 @@ class Facts:
         self.last_seen_at = 0
         self.observations: list[list[Any]] = []
         self._repeated = 0  # how many were received more than once
-        self._walk: _Walk | None = None  # over the observations in their order; None when they are in none
+        self._walk: _Walk | None = _Walk()  # over the observations in their order; None when they are in none
 
     def add(self, report: StatusReport, received_at: int) -> bool:
         """Add one report; return whether it told anything new."""
