@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 _CALL_TIMEOUT_S = 10.0
 # The calls have time-outs, but sending the offsets ignores its own, and after a restart of the broker it can wait for
 # ever (librdkafka's issues 5456 and 5511). Only a new process gets out of that.
-_PUBLISH_TIMEOUT_S = 15.0
+PUBLISH_TIMEOUT_S = 15.0
 _RETRIES = 5
 # A group's coordinator that has just started, or moved, says these; the client calls them final.
 _PASSING = {
@@ -160,9 +160,9 @@ class Partition:
         if next_offset is not None or outputs.states or outputs.others:
             try:
                 publishing = asyncio.to_thread(self._publish, outputs, next_offset)
-                offset = await asyncio.wait_for(publishing, _PUBLISH_TIMEOUT_S)
+                offset = await asyncio.wait_for(publishing, PUBLISH_TIMEOUT_S)
             except TimeoutError as error:
-                msg = f"Kafka did not commit a run of {self} within {_PUBLISH_TIMEOUT_S:g} s"
+                msg = f"Kafka did not commit a run of {self} within {PUBLISH_TIMEOUT_S:g} s"
                 raise StreamError(msg) from error
             except KafkaException as error:
                 if error.args[0].fatal():

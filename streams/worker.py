@@ -18,7 +18,7 @@ from gateway.kafka import KafkaSettings
 from streams import metrics
 from streams.errors import StateError, end_process
 from streams.fold import Record
-from streams.partition import Partition
+from streams.partition import PUBLISH_TIMEOUT_S, Partition
 from streams.settings import StreamSettings
 from streams.stages import STAGES
 from streams.transport import BatchTransport, RunSchema
@@ -102,6 +102,7 @@ class Partitions:
         self._kafka = kafka
         self._clock = clock
         self._closing = False
+        self._given_up: int | None = None  # the generation that is over
         self._lanes: dict[TP, _Lane] = {}
 
     async def run(self, message: Any) -> None:
@@ -128,6 +129,15 @@ class Partitions:
         generation = self._app.consumer_generation_id
         await asyncio.gather(*(self._work(tp, generation, lambda partition: partition.process([])) for tp in tps))
 
+    async def give_up(self) -> None:
+        """Let runs under way commit and start no others of this generation: the next owner would fence them."""
+        self._given_up = self._app.consumer_generation_id
+        with suppress(TimeoutError):  # whoever recovers a large state has nothing under way
+            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+                for lane in self._lanes.values():
+                    async with lane.lock:
+                        pass
+
     async def pass_time(self) -> None:
         """Do what is due in every partition that is ours."""
         consumer, works = self._app.consumer, []
@@ -148,8 +158,8 @@ class Partitions:
         """Do something with a partition once it is free, if it is ours in that generation; return whether it is."""
         lane = self._lane(tp)
         async with lane.lock:
-            consumer = self._app.consumer
-            if self._closing or generation != self._app.consumer_generation_id or tp not in consumer.assignment():
+            is_present = generation == self._app.consumer_generation_id != self._given_up
+            if self._closing or not is_present or tp not in self._app.consumer.assignment():
                 return False
             try:
                 await lane.partition.own(generation)
@@ -223,6 +233,11 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
 
         # Not awaited: Faust goes on with the rebalance, and runs wait for their partition anyway.
         app.add_future(take_over())
+
+    @app.on_partitions_revoked.connect
+    async def give_up(*_: Any, **__: Any) -> None:
+        # Awaited before this worker joins the group again, and before anybody is assigned what was ours.
+        await partitions.give_up()
 
     @app.on_before_shutdown.connect
     async def close(*_: Any, **__: Any) -> None:

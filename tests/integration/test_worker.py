@@ -27,6 +27,14 @@ settings = StreamSettings(state=Path(sys.argv[1]), group=sys.argv[2], session_ti
 if os.environ.get("A_FAULT_OF_OURS"):
     from streams.messages import MessageFold
     MessageFold.run = lambda self, run: 1 // 0
+if os.environ.get("SLOW"):
+    import time
+    from streams.partition import Partition
+    publish = Partition._publish
+    def slowly(self, outputs, next_offset):
+        time.sleep(1 if outputs.states else 0)
+        return publish(self, outputs, next_offset)
+    Partition._publish = slowly
 if os.environ.get("BLIND"):
     # As when Kafka goes away between the start and the first look at the topics, and is back for the joining.
     from aiokafka.client import AIOKafkaClient
@@ -127,6 +135,26 @@ def test_a_second_worker_joins_and_leaves_without_a_duplicate_or_a_gap(
     finally:
         first.send_signal(signal.SIGTERM)
         assert first.wait(20) == 0
+
+
+def test_a_worker_with_a_run_under_way_commits_it_before_another_takes_its_partitions(
+    kafka: KafkaSettings, name: str, tmp_path: Path
+) -> None:
+    pass_over_what_others_wrote(kafka, name)
+    first = worker(tmp_path / "a", name, kafka, SLOW="1")
+    assert first.stdout is not None
+    assert first.stdout.readline() == "ready\n"
+    feeder = threading.Thread(target=produce, args=(kafka, name, range(1_000), (1, 3, 2, 6, 7) * 20))
+    feeder.start()
+    second = worker(tmp_path / "b", name, kafka)
+    try:
+        assert first.stdout.readline() == "ready\n"
+        feeder.join()
+        assert_all_delivered_once(kafka, name, 1_000)
+    finally:
+        for each in (first, second):
+            each.send_signal(signal.SIGTERM)
+        assert [each.wait(20) for each in (first, second)] == [0, 0]
 
 
 def test_a_fault_of_our_own_ends_the_worker_and_skips_nothing(kafka: KafkaSettings, name: str, tmp_path: Path) -> None:
