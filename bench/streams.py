@@ -21,7 +21,7 @@ from agreement import differences, last_versions
 from aiokafka import AIOKafkaConsumer
 from confluent_kafka.admin import AdminClient, NewTopic
 from latency import WARM_UP_S, answered_to_version, ingest, percentile
-from measure import OUR_KAFKA, Contestant, Died, Run, figure, kafka_node, measure, our
+from measure import OUR_KAFKA, PLAIN_KAFKA, Contestant, Died, Run, figure, kafka_node, measure, our
 from peers.environments import HERE, PeerMissingError, kafka_streams_peer, python_peer
 from records import PARTITIONS, STEPS, Filled, TooFewError, fill, interleaved, opened
 from state import memory_when_all_are_open, recovered
@@ -32,8 +32,6 @@ from smspulse.kafka_node import BrokerSettings
 from smspulse.topics import ensure_topics
 
 ROOT = HERE.parents[1]
-# Ours fsyncs each batch, as a cluster need not and no peer expects: Kafka as it comes is what figures are taken on.
-PLAIN_KAFKA = BrokerSettings(port=0, controller_port=0, flush_messages=2**63 - 1)
 
 
 async def bare_loop(kafka: KafkaSettings, events: int) -> float:

@@ -10,7 +10,7 @@ end
 function request()
     sent = sent + 1
     return wrk.format(nil, nil, nil, string.format(
-        '{"sms_id": %d, "status_id": 7, "status_name": "Delivered", "device_id": 8001, "channel_id": 1, '
+        '{"sms_id": %d, "status_id": 7, "status_message": "Delivered", "device_id": 8001, "channel_id": 1, '
             .. '"senttime": "2026-11-24 07:34:26", "sendto": "+4915700000001"}', sent))
 end
 

@@ -10,6 +10,7 @@ Ends with 2 if something could not be set up or run.
 
 import argparse
 import asyncio
+import gc
 import statistics
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 
 import uvloop
 from aiohttp import web
-from measure import OUR_KAFKA, Died, check, cpu_s, figure, kafka_node, our, running
+from measure import OUR_KAFKA, PLAIN_KAFKA, Died, check, cpu_s, figure, kafka_node, our, running
 from peers.environments import PeerMissingError, benthos_peer
 
 from gateway.kafka import KafkaSettings
@@ -35,9 +36,10 @@ from smspulse.processes import free_port
 
 SOURCE = "bench"
 CONNECTIONS = 64
-BARE, DURABLE, SPOOL, PEER = (
+BARE, DURABLE, FSYNCED, SPOOL, PEER = (
     "the bare handler",
     "ingest, Kafka acknowledges",
+    "ingest, Kafka fsyncs each batch",
     "ingest, spool",
     "Benthos, Kafka acknowledges",
 )
@@ -161,9 +163,14 @@ def run(*, quick: bool) -> int:
     """Run it and print the figures; return the exit code."""
     code = 0
     rounds, seconds = (1, 4.0) if quick else (5, 10.0)
-    with kafka_node(OUR_KAFKA) as (kafka, folder), ExitStack() as stack:
+    with kafka_node(PLAIN_KAFKA) as (kafka, folder), kafka_node(OUR_KAFKA) as (fsyncing, _), ExitStack() as stack:
         servers = {}
-        for name, bootstrap in ((BARE, ""), (DURABLE, kafka.bootstrap), (SPOOL, f"127.0.0.1:{free_port()}")):
+        for name, bootstrap in (
+            (BARE, ""),
+            (DURABLE, kafka.bootstrap),
+            (FSYNCED, fsyncing.bootstrap),
+            (SPOOL, f"127.0.0.1:{free_port()}"),
+        ):
             data = folder / name.replace(", ", "-").replace(" ", "-")
             data.mkdir()
             servers[name] = stack.enter_context(ours(name, data, bootstrap, folder))
@@ -186,6 +193,7 @@ def run(*, quick: bool) -> int:
         return statistics.median(one.rate / bare.rate for one, bare in zip(loads[name], loads[BARE], strict=True))
 
     figure("durable_vs_bare", ratio(DURABLE), ">= 0.6")
+    figure("fsynced_vs_bare", ratio(FSYNCED))
     figure("spool_vs_bare", ratio(SPOOL), ">= 0.8")
     p99 = {name: statistics.median(each.p99_ms for each in paced[name]) for name in servers}
     figure("p99_at_half_vs_bare", p99[DURABLE] / p99[BARE], "<= 3")
@@ -202,6 +210,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.bare:
+        gc.freeze()  # as ingest does
+        gc.set_threshold(100_000)
         uvloop.run(bare(options.bare, options.data))
     try:
         return run(quick=options.quick)

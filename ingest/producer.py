@@ -2,16 +2,18 @@
 
 aiokafka is handed whole batches, one a partition at a time: what arrives while one is on its way goes into the next. So
 batches grow with load and nothing waits without it, records of a key keep their order of arrival, and a future and a
-callback are paid once a batch rather than once a record.
+callback are paid once a batch rather than once a record. It has one request to a broker under way at a time, and a
+batch that waits for that would not grow any more: so batches for one broker are made together, for one request.
 """
 
 import asyncio
 import contextlib
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple, NoReturn
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
@@ -44,6 +46,24 @@ class Waiting(NamedTuple):
             self.stored.set_exception(error)
 
 
+class _Request:
+    """What is on its way to one broker."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.done = asyncio.Event()
+        self.done.set()
+
+    def begin(self) -> None:
+        self.batches += 1
+        self.done.clear()
+
+    def end(self) -> None:
+        self.batches -= 1
+        if not self.batches:
+            self.done.set()
+
+
 class _Lane:
     """The webhooks of one partition: those that wait, and the batch that is on its way."""
 
@@ -61,20 +81,31 @@ class _Lane:
     async def run(
         self,
         producer: AIOKafkaProducer,
-        before_batch: Callable[[], None],
+        requests: dict[int | None, _Request],
+        before_request: Callable[[], None],
         on_stored: Callable[[list[Waiting]], None],
     ) -> NoReturn:
         """Send batch after batch.
 
+        Args:
+            producer: Sends them.
+            requests: By the broker's id; what other lanes send is there too.
+            before_request: See `Producer`.
+            on_stored: See `Producer`.
+
         Raises:
             KafkaError: A batch failed for good. The producer is of no more use: its sequence has a gap.
         """
-        loop = asyncio.get_running_loop()
+        loop, tp = asyncio.get_running_loop(), TopicPartition(RAW, self._partition)
         while True:
             await self._filled.wait()
-            before_batch()
+            request = requests[producer.client.cluster.leader_for_partition(tp)]
+            await request.done.wait()
+            if not request.batches:
+                before_request()
             if not self._waiting:
                 continue  # taken back
+            request.begin()
             batch = self._next_batch(producer)
             self._sent_at = loop.time()
             delivered = await producer.send_batch(batch, RAW, partition=self._partition)
@@ -83,6 +114,7 @@ class _Lane:
             delivered.add_done_callback(lambda future: future.cancelled() or future.exception())
             await asyncio.wait([delivered])
             delivered.result()
+            request.end()
             self._sent_at = None
             sent, self._sent = self._sent, []
             on_stored(sent)
@@ -124,7 +156,7 @@ class Producer:
         ack_timeout_s: Seconds that a webhook may wait for its acknowledgement.
         on_lost: Called when Kafka is away, does not acknowledge in time, or the producer must be given up. It may take
             back what waits; what it leaves goes on waiting, but in the last case, where it is refused.
-        before_batch: Called before each batch; it may take back what waits.
+        before_request: Called before each request; it may take back what waits.
         on_stored: Called with what every in-sync replica has, to tell it.
 
     Raises:
@@ -136,7 +168,7 @@ class Producer:
         kafka: KafkaSettings,
         ack_timeout_s: float,
         on_lost: Callable[[], None],
-        before_batch: Callable[[], None],
+        before_request: Callable[[], None],
         on_stored: Callable[[list[Waiting]], None],
     ) -> None:
         try:
@@ -145,7 +177,7 @@ class Producer:
             raise KafkaFilesError(str(error)) from error
         self._where = kafka.bootstrap
         self._ack_timeout = ack_timeout_s
-        self._on_lost, self._before_batch, self._on_stored = on_lost, before_batch, on_stored
+        self._on_lost, self._before_request, self._on_stored = on_lost, before_request, on_stored
         self._loop = asyncio.get_running_loop()
         self._partitioner = DefaultPartitioner()
         self._partitions: list[int] = []
@@ -169,10 +201,11 @@ class Producer:
         with _hushed() as last_word:
             while True:
                 producer = await self._connect(last_word)
+                requests = defaultdict[int | None, _Request](_Request)
                 try:
                     async with asyncio.TaskGroup() as tasks:
                         for lane in self._lanes:
-                            tasks.create_task(lane.run(producer, self._before_batch, self._on_stored))
+                            tasks.create_task(lane.run(producer, requests, self._before_request, self._on_stored))
                         tasks.create_task(self._expire())
                         tasks.create_task(self._probe(producer, last_word))
                 except* KafkaError as group:
