@@ -1,0 +1,124 @@
+"""What goes to Kafka when, with a Kafka that answers when it is told to."""
+
+import asyncio
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka.partitioner import DefaultPartitioner
+
+from gateway.kafka import KafkaSettings
+from gateway.topics import RAW
+from ingest import producer
+from ingest.producer import Producer, Waiting
+from ingest.spool import Webhook
+
+LEADERS = {0: 1, 1: 1, 2: 2}
+
+
+class Batch(list[bytes]):
+    """Holds keys."""
+
+    def append(self, *, key: bytes, **_: Any) -> object:  # type: ignore[override]
+        super().append(key)
+        return self
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class Kafka:
+    """Stands for `AIOKafkaProducer`, its client and what that knows of the cluster."""
+
+    def __init__(self, **_: Any) -> None:
+        self.client = self
+        self.cluster = self
+        self.sent: list[tuple[int, Batch]] = []
+        self.answers: list[asyncio.Future[None]] = []
+
+    async def start(self) -> None:
+        """Do nothing."""
+
+    async def stop(self) -> None:
+        """Do nothing."""
+
+    async def fetch_all_metadata(self) -> "Kafka":
+        return self
+
+    def topics(self) -> set[str]:
+        return {RAW}
+
+    def partitions_for_topic(self, _: str) -> set[int]:
+        return set(LEADERS)
+
+    async def partitions_for(self, _: str) -> set[int]:
+        return set(LEADERS)
+
+    def leader_for_partition(self, tp: Any) -> int:
+        return LEADERS[tp.partition]
+
+    def create_batch(self) -> Batch:
+        return Batch()
+
+    async def send_batch(self, batch: Batch, _: str, *, partition: int) -> asyncio.Future[None]:
+        self.sent.append((partition, batch))
+        self.answers.append(asyncio.get_running_loop().create_future())
+        return self.answers[-1]
+
+
+def key_of(partition: int, number: int) -> bytes:
+    """Return the key of that number among those of a partition."""
+    choose, all_ = DefaultPartitioner(), sorted(LEADERS)
+    return [key for key in (b"gw:%d" % id_ for id_ in range(100)) if choose(key, all_, all_) == partition][number]
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_batches_for_a_broker_are_made_when_its_request_is_answered_and_other_brokers_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kafka, stored = Kafka(), list[bytes | None]()
+    requests = SimpleNamespace(begun=0)
+
+    def count() -> None:
+        requests.begun += 1
+
+    monkeypatch.setattr(producer, "AIOKafkaProducer", lambda **_: kafka)
+    ours = Producer(
+        KafkaSettings(), 60, lambda: None, count, lambda group: stored.extend(each.webhook.key for each in group)
+    )
+    running = asyncio.create_task(ours.run())
+    await ours.up.wait()
+
+    def send(partition: int, number: int) -> bytes:
+        loop, key = asyncio.get_running_loop(), key_of(partition, number)
+        ours.send(Waiting(Webhook(key, b"{}", [], 0), loop.time(), loop.create_future()))
+        return key
+
+    first = send(0, 0)
+    await settle()
+    assert kafka.sent == [(0, [first])]
+    later = [send(0, 1), send(1, 0), send(1, 1)]
+    await settle()
+    assert kafka.sent[1:] == [], "aiokafka would not send it yet, and it could not grow"
+    other = send(2, 0)
+    await settle()
+    assert kafka.sent[1:] == [(2, [other])]
+    kafka.answers[0].set_result(None)
+    await settle()
+    assert sorted(kafka.sent[2:]) == [(0, later[:1]), (1, later[1:])]
+    assert (requests.begun, stored) == (3, [first])
+    kafka.answers[2].set_result(None)
+    last = send(0, 2)
+    await settle()
+    assert kafka.sent[4:] == [], "half of the request is not answered"
+    kafka.answers[3].set_result(None)
+    await settle()
+    assert kafka.sent[4:] == [(0, [last])]
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
