@@ -37,6 +37,7 @@ def read(kept: Mapping[str, Any], at: float, took: float) -> None:
         at: When, in seconds since 1970.
         took: In seconds.
     """
+    HOLDS.clear()  # of expectations that are no more, too
     for row in kept["checks"]:
         HOLDS.labels(row["expectation"], row["severity"]).set(row["success"])
     CHECKED.set(max((row["checked_at"].timestamp() for row in kept["checks"]), default=0))

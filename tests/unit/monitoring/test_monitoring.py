@@ -97,3 +97,5 @@ def test_what_is_committed_is_counted_and_promtool_has_no_remark() -> None:
     assert b'smspulse_check_holds{expectation="raw_offsets_whole",severity="critical"} 0.0' in told
     assert b'smspulse_alerts_firing{kind="silent"} 1.0' in told
     assert b'smspulse_alerts_firing{kind="failure_ratio"} 0.0' in told
+    page.read({"checks": [], "alerts": []}, at=8, took=0.5)
+    assert b"smspulse_check_holds{" not in generate_latest(page.REGISTRY), "an expectation that is no more"
