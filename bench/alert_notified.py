@@ -90,6 +90,20 @@ def show_logs(folder: Path) -> None:
         print(f"{log.name}:", *log.read_text(errors="replace").splitlines()[-5:], sep="\n  ", flush=True)
 
 
+async def next_one(notifications: asyncio.Queue[tuple[float, Any]], failing: asyncio.Task[None]) -> tuple[float, Any]:
+    """Return the next notification.
+
+    Raises:
+        RuntimeError: A webhook was refused.
+        TimeoutError: None came.
+    """
+    coming = asyncio.create_task(notifications.get())
+    await asyncio.wait({coming, failing}, timeout=LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
+    if failing.done():
+        failing.result()
+    return await asyncio.wait_for(coming, 0)
+
+
 async def notified(folder: Path, kafka: Any, messages: int) -> int:
     """Run it all and print the figures; return the exit code."""
     notifications: asyncio.Queue[tuple[float, Any]] = asyncio.Queue()
@@ -121,7 +135,7 @@ async def notified(folder: Path, kafka: Any, messages: int) -> int:
             took = failed = 0.0
             try:
                 while not took:
-                    at, body = await asyncio.wait_for(notifications.get(), LIMIT_S)
+                    at, body = await next_one(notifications, failing)
                     seen += body["alerts"]
                     if any(alert["labels"].get("device") == str(FAILING) for alert in body["alerts"]):
                         took, failed = at - phones.failing_since, phones.failed

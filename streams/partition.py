@@ -18,14 +18,15 @@ Guarantees
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
-from typing import Any, TypeVar
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from gateway.kafka import KafkaSettings
+from gateway.retry import TRIES, retried
 from gateway.topics import DEADLETTERS
 from streams import metrics
 from streams.errors import LostRecordsError, OwnershipLostError, StreamError
@@ -40,13 +41,6 @@ _CALL_TIMEOUT_S = 10.0
 # The calls have time-outs, but sending the offsets ignores its own, and after a restart of the broker it can wait for
 # ever (librdkafka's issues 5456 and 5511). Only a new process gets out of that.
 PUBLISH_TIMEOUT_S = 15.0
-_RETRIES = 5
-# A group's coordinator that has just started, or moved, says these; the client calls them final.
-_PASSING = {
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-}
 _CLIENT = {
     "log_level": 2,  # what matters is raised
     "reconnect.backoff.max.ms": 1000,
@@ -55,8 +49,6 @@ _CLIENT = {
 _DUE_BATCH = 2_000
 _RECOVERY_BATCH = 10_000
 _RECOVERY_WAIT_S = 0.05  # the client waits this long for a full batch, also at the end
-
-T = TypeVar("T")
 
 
 class Partition:
@@ -115,7 +107,7 @@ class Partition:
             LostRecordsError: The run begins behind records that Kafka still has.
             StreamError: Kafka did not take the transaction, after retries.
         """
-        for _ in range(_RETRIES):
+        for _ in range(TRIES):
             run = await self._unprocessed(run)
             if not run:
                 return
@@ -142,7 +134,7 @@ class Partition:
         metrics.LAG.labels(self._stage.source, str(self.number)).set(max(end - self._next, 0))
         now = clock if self._next >= end else self._reached_at
         dropped: set[bytes] = set()  # what else was due of those says nothing about their marks
-        for _ in range(_RETRIES):
+        for _ in range(TRIES):
             while entries := self._open_store.due(now, _DUE_BATCH):
                 keys = [key for key in dict.fromkeys(entries.values()) if key not in dropped]
                 outputs = self._fold.pass_time(keys, now)
@@ -179,7 +171,7 @@ class Partition:
         return True
 
     def _refused(self) -> StreamError:
-        return StreamError(f"Kafka took no transaction of {self} in {_RETRIES} tries; see the broker's log")
+        return StreamError(f"Kafka took no transaction of {self} in {TRIES} tries; see the broker's log")
 
     def close(self) -> None:
         """Close the local store."""
@@ -190,15 +182,15 @@ class Partition:
         """Fence earlier owners, then read the committed offset and the state."""
         started = time.monotonic()
         options = self._kafka.confluent() | _CLIENT
-        self._producer = _retried(self._fence, options)
+        self._producer = retried(self._fence, options)
         group = {"group.id": self._settings.group, "enable.auto.commit": False}
         # Offsets that wait for their transaction are not waited for: those of earlier owners were ended above. After a
         # crash of the broker its group coordinator can miss that, and a stable offset is then never to be had.
         source = TopicPartition(self._stage.source, self.number)
         with closing(Consumer(options | group | {"isolation.level": "read_uncommitted"})) as reader:
             self._group = reader.consumer_group_metadata()
-            (committed,) = _retried(reader.committed, [source], _CALL_TIMEOUT_S)
-            low, end = _retried(reader.get_watermark_offsets, source, _CALL_TIMEOUT_S)
+            (committed,) = retried(reader.committed, [source], _CALL_TIMEOUT_S)
+            low, end = retried(reader.get_watermark_offsets, source, _CALL_TIMEOUT_S)
         self._source_id, changelog_id = self._topic_ids()
         # Before the first commit, what Kafka still has is to be read whole: so a gap is noticed there too.
         self._next = committed.offset if committed.offset >= 0 else low
@@ -270,7 +262,7 @@ class Partition:
         names = [self._stage.source, self._stage.changelog]
         admin = AdminClient(self._kafka.confluent() | _CLIENT)  # its futures end with it
         described = admin.describe_topics(TopicCollection(names), request_timeout=_CALL_TIMEOUT_S)
-        source, changelog = (str(_retried(described[name].result, _CALL_TIMEOUT_S).topic_id) for name in names)
+        source, changelog = (str(retried(described[name].result, _CALL_TIMEOUT_S).topic_id) for name in names)
         return source, changelog
 
     def _recover(self, reader: Consumer) -> int:
@@ -325,7 +317,7 @@ class Partition:
     def _earliest(self) -> int:
         with closing(Consumer(self._kafka.confluent() | _CLIENT | {"group.id": self._settings.group})) as reader:
             source = TopicPartition(self._stage.source, self.number)
-            low, _ = _retried(reader.get_watermark_offsets, source, _CALL_TIMEOUT_S)
+            low, _ = retried(reader.get_watermark_offsets, source, _CALL_TIMEOUT_S)
             return int(low)
 
     def _publish(self, outputs: Outputs, next_offset: int | None) -> int:
@@ -352,20 +344,3 @@ class Partition:
             producer.send_offsets_to_transaction(offsets, self._group, _CALL_TIMEOUT_S)
         producer.commit_transaction(_CALL_TIMEOUT_S)
         return last + 1
-
-
-def _retried(call: Callable[..., T], *arguments: Any) -> T:
-    """Call, and call again while the error is one that will pass.
-
-    Raises:
-        KafkaException: It did not pass, or is of another kind.
-    """
-    for attempt in range(_RETRIES):
-        try:
-            return call(*arguments)
-        except KafkaException as error:
-            passes = error.args[0].retriable() or error.args[0].code() in _PASSING
-            if attempt == _RETRIES - 1 or not passes:
-                raise
-            time.sleep(0.1 * 2**attempt)
-    raise AssertionError

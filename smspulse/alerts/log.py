@@ -11,6 +11,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from gateway.alerts import Alert, decode, encode
 from gateway.kafka import KafkaSettings
+from gateway.retry import retried
 from gateway.topics import ALERTS
 
 _log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class AlertLog:
         options = {"group.id": group, "enable.auto.commit": False, "isolation.level": "read_committed"}
         self._consumer = Consumer(kafka.confluent() | options | {"enable.partition.eof": True, "log_level": 2})
         numbers = self._consumer.list_topics(ALERTS, _ANSWER_S).topics[ALERTS].partitions
-        found = self._consumer.committed([TopicPartition(ALERTS, number) for number in numbers], _ANSWER_S)
+        found = retried(self._consumer.committed, [TopicPartition(ALERTS, number) for number in numbers], _ANSWER_S)
         self._committed = {each.partition: max(each.offset, 0) for each in found}
         self._next = dict(self._committed)
         self._behind = set(numbers)
@@ -66,7 +67,7 @@ class AlertLog:
     async def commit(self) -> None:
         """Commit all that was returned."""
         offsets = [TopicPartition(ALERTS, number, offset) for number, offset in self._next.items()]
-        await asyncio.to_thread(self._consumer.commit, offsets=offsets, asynchronous=False)
+        await asyncio.to_thread(retried, self._consumer.commit, offsets=offsets, asynchronous=False)
 
     def close(self) -> None:
         """Leave Kafka."""
