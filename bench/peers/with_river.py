@@ -58,7 +58,7 @@ def main() -> None:
                 f"threshold {limit:g}",
                 lambda limit=limit: PageHinkley(mode="up", min_instances=100, delta=0.03, threshold=limit),
             )
-            for limit in (2, 3, 4, 6, 8, 12, 16)
+            for limit in (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
         ],
     }
     for name, settings in peers.items():
@@ -69,6 +69,8 @@ def main() -> None:
                     [delays(rule(make), 0, traffic, to, int(repetitions), int(seed)) for to in (0.1, 0.2, 0.5, 1.0)],
                 ]
                 break
+        else:
+            found[name] = ["no setting keeps the budget", []]
     print(json.dumps(found))
 
 
