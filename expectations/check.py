@@ -206,8 +206,17 @@ class _Run:
             GROUP BY "partition"
         """)
         rows = self._fetch("""
-            SELECT (SELECT count(*) FROM raw_files), (SELECT count(*) FROM version_files),
-                   (SELECT min(received_at) FROM raw_files), (SELECT max(received_at) FROM raw_files)
+            WITH landed AS (
+                SELECT "partition", count(*) AS webhooks, min(received_at) AS first, max(received_at) AS until
+                FROM raw_files
+                GROUP BY ALL
+            )
+            SELECT
+                coalesce(sum(webhooks), 0)::BIGINT, (SELECT count(*) FROM version_files), min(landed.first),
+                -- Of a partition whose webhooks are landed later than what the stream tells of it, no more is known.
+                coalesce(min(landed.until) FILTER (landed.until < reached.until), max(landed.until))
+            FROM landed
+            LEFT JOIN reached USING ("partition")
         """)
         webhooks, versions, first, logged = rows[0]
         base = covered(self._data)
