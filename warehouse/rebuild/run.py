@@ -36,7 +36,7 @@ from warehouse.schemas import BASE_SCHEMA, SUMS
 
 _log = logging.getLogger(__name__)
 
-ROW_GROUP: Final = 10_240
+ROW_GROUP: Final = 20_480
 """Rows. Few, so that a look-up by key is soon read: all columns of a row are, lists too."""
 CLOSED: Final = b"smspulse.closed"
 """Of a base file's metadata: `1`, once its day is closed."""
