@@ -149,7 +149,7 @@ def test_hours_whose_rates_are_not_those_of_the_raw_webhooks_are_named_with_both
     assert rows["delivery_adds_up"].success
 
 
-def test_what_a_late_lander_of_one_partition_has_not_landed_yet_is_no_fault_of_what_the_stream_tells(data: Path) -> None:
+def test_what_the_lander_of_one_partition_has_not_landed_yet_is_no_fault_of_the_stream(data: Path) -> None:
     newest = max(path for path in files(data, "raw") if path.stem.split("+")[1] == "1")
     change(newest, "SELECT * FROM t WHERE received_at < (SELECT max(received_at) FROM t) - INTERVAL 1 HOUR")
     found = failed(run_checks(data, CheckSettings(), END))
