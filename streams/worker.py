@@ -102,7 +102,8 @@ class Partitions:
         self._kafka = kafka
         self._clock = clock
         self._closing = False
-        self._given_up: int | None = None  # the generation that is over
+        self._balanced = asyncio.Event()  # not while partitions are given away and taken over
+        self._balanced.set()
         self._lanes: dict[TP, _Lane] = {}
 
     async def run(self, message: Any) -> None:
@@ -130,13 +131,17 @@ class Partitions:
         await asyncio.gather(*(self._work(tp, generation, lambda partition: partition.process([])) for tp in tps))
 
     async def give_up(self) -> None:
-        """Let runs under way commit and start no others of this generation: the next owner would fence them."""
-        self._given_up = self._app.consumer_generation_id
+        """Let runs under way commit and start no others until `go_on`: the next owner would fence them."""
+        self._balanced.clear()
         with suppress(TimeoutError):  # whoever recovers a large state has nothing under way
             async with asyncio.timeout(PUBLISH_TIMEOUT_S):
                 for lane in self._lanes.values():
                     async with lane.lock:
                         pass
+
+    def go_on(self) -> None:
+        """Work with what is assigned now. It can be the same as before, in the same generation."""
+        self._balanced.set()
 
     async def pass_time(self) -> None:
         """Do what is due in every partition that is ours."""
@@ -157,9 +162,10 @@ class Partitions:
     async def _work(self, tp: TP, generation: int, work: Callable[[Partition], Awaitable[None]]) -> bool:
         """Do something with a partition once it is free, if it is ours in that generation; return whether it is."""
         lane = self._lane(tp)
+        await self._balanced.wait()
         async with lane.lock:
-            is_present = generation == self._app.consumer_generation_id != self._given_up
-            if self._closing or not is_present or tp not in self._app.consumer.assignment():
+            consumer = self._app.consumer
+            if self._closing or generation != self._app.consumer_generation_id or tp not in consumer.assignment():
                 return False
             try:
                 await lane.partition.own(generation)
@@ -173,6 +179,7 @@ class Partitions:
     async def close(self) -> None:
         """Let runs under way commit, start no others, close the local state."""
         self._closing = True
+        self._balanced.set()
         for lane in self._lanes.values():
             async with lane.lock:
                 lane.partition.close()
@@ -231,6 +238,7 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
             await partitions.own(tp for tp in assigned if tp.topic in STAGES)
             ready()
 
+        partitions.go_on()
         # Not awaited: Faust goes on with the rebalance, and runs wait for their partition anyway.
         app.add_future(take_over())
 
