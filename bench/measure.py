@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from records import PARTITIONS
 
 from gateway.kafka import KafkaSettings
+from gateway.retry import COORDINATOR_IS_STARTING
 from gateway.topics import RAW
 from smspulse.broker import KafkaBroker
 from smspulse.kafka_node import BrokerSettings
@@ -25,11 +26,6 @@ LIMIT_S = 240
 # Ours fsyncs each batch, as a cluster need not and no peer expects: Kafka as it comes is what figures are taken on.
 OUR_KAFKA = BrokerSettings(port=0, controller_port=0)
 PLAIN_KAFKA = BrokerSettings(port=0, controller_port=0, flush_messages=2**63 - 1)
-_COORDINATOR_IS_STARTING = (
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +143,7 @@ def committed(consumer: Consumer) -> list[int]:
     try:
         offsets = consumer.committed([TopicPartition(RAW, number) for number in range(PARTITIONS)], 10)
     except KafkaException as error:
-        if error.args[0].code() in _COORDINATOR_IS_STARTING:
+        if error.args[0].code() in COORDINATOR_IS_STARTING:
             return [0] * PARTITIONS
         raise
     return [max(each.offset, 0) for each in offsets]

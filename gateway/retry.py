@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 TRIES: Final = 5
 # A group's coordinator that has just started, or moved, says these; the client calls them final.
-_PASSING: Final = {
+COORDINATOR_IS_STARTING: Final = {
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
@@ -27,7 +27,7 @@ def retried(call: Callable[..., T], *arguments: Any, **options: Any) -> T:
         try:
             return call(*arguments, **options)
         except KafkaException as error:
-            passes = error.args[0].retriable() or error.args[0].code() in _PASSING
+            passes = error.args[0].retriable() or error.args[0].code() in COORDINATOR_IS_STARTING
             if attempt == TRIES - 1 or not passes:
                 raise
             time.sleep(0.1 * 2**attempt)
