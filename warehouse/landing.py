@@ -41,6 +41,8 @@ NEXT: Final = b"smspulse.next"
 """Of a file's metadata: the offset after its last record."""
 START: Final = b"smspulse.start"
 """Of a merged file's metadata: where the first of its ranges begins."""
+_MIXED: Final = b"smspulse.mixed"
+"""Of a seed's metadata: there may be files of another schema."""
 LANDED: Final = re.compile(r"(?P<topic>.+)\+(?P<partition>\d+)\+(?P<start>\d{20})(?P<merged>-\w+)?\.parquet")
 """Names of landed files, merged ones too."""
 _ALIKE: Final = {"ingest_id", "message_key"}
@@ -181,14 +183,27 @@ def prepare(data: Path) -> None:
     """
     for name, schema in SCHEMAS.items():
         seed = _make_folder(data / name / f"date={SEED_DATE}") / SEED
-        with suppress(OSError, pa.ArrowException):
-            if pq.read_schema(seed).equals(schema, check_metadata=True):
+        try:
+            found = pq.read_schema(seed)
+        except (OSError, pa.ArrowException):
+            mixed = any((data / name).glob("date=*/*.parquet"))
+        else:
+            if found.remove_metadata().equals(schema, check_metadata=True):
                 continue
+            mixed = _MIXED in (found.metadata or {}) or not found.equals(schema)
         with _temporary(data, SEED) as (file, temporary):
-            pq.write_table(schema.empty_table(), file)
+            pq.write_table(schema.with_metadata({_MIXED: b""} if mixed else None).empty_table(), file)
             file.flush()
             os.fsync(file.fileno())
             temporary.replace(seed)
+
+
+def is_mixed(dataset: Path) -> bool:
+    """Tell whether a dataset's folder may have files of another schema than its seed's."""
+    try:
+        return _MIXED in (pq.read_metadata(dataset / f"date={SEED_DATE}" / SEED).metadata or {})
+    except (OSError, pa.ArrowException):
+        return True
 
 
 def replace(data: Path, temporary: Path, path: Path) -> None:

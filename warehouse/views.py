@@ -19,7 +19,7 @@ import duckdb
 
 from warehouse import landing, prefixes
 from warehouse.errors import NeedsFolderError, WarehouseError
-from warehouse.schemas import COUNTS, DATASETS, SCHEMAS, SUMS
+from warehouse.schemas import COUNTS, SCHEMAS, SUMS
 
 _log = logging.getLogger(__name__)
 
@@ -44,8 +44,6 @@ RATES: Final = {
     "open_share": ("open", "attempted"),
 }
 """Every rate of counted messages: part and whole."""
-
-_BY_NAME: Final = {dataset.name for dataset in DATASETS} | {"delivery"}  # kept for good, with fewer columns once
 
 # What DuckDB 1.2 can open. DuckDB 2.0 writes a format by default that older ones, and tools built on them, cannot.
 _STORAGE: Final = "v1.2.0"
@@ -170,8 +168,9 @@ def statements(data: Path | str, live: str = "true", *, summed: bool = False) ->
         live: As `live` says.
         summed: As `is_summed` says.
     """
-    sources = {name: parquet(f"{data}/{name}") for name in SCHEMAS} | {"live": live, "message": ", ".join(_MESSAGE)}
-    sources["newer"] = parquet(f"{data}/messages", filename=True)
+    folder = (lambda name: f"{data}/{name}") if isinstance(data, str) else data.__truediv__
+    sources = {name: parquet(folder(name)) for name in SCHEMAS} | {"live": live, "message": ", ".join(_MESSAGE)}
+    sources["newer"] = parquet(folder("messages"), filename=True)
     sources |= {"sums": ", ".join(f"sum({name})::BIGINT AS {name}" for name in COUNTS), "rates": rates()}
     sources |= {"counted": ", ".join(_COUNTED), "base.counted": ", ".join(f"base.{name}" for name in _COUNTED)}
     # Newer versions are few once there are base files: read once, and looked up by numbers. Otherwise they are all.
@@ -294,15 +293,20 @@ def is_summed(data: Path) -> bool:
 
 
 def parquet(folder: Path | str, *, filename: bool = False) -> str:
-    """Return the SQL that reads all files of a dataset's folder, with a column of their names if that is wanted."""
-    folder = str(folder)
-    by_name = folder.rpartition("/")[2] in _BY_NAME
+    """Return the SQL that reads all files of a dataset's folder, with a column of their names if that is wanted.
+
+    Args:
+        folder: Prepared (`landing.prepare`), or the address of a bucket's.
+        filename: Whether it is.
+    """
+    # Its seed is the first file, and has all columns. Where there are files that lack some, or may be, columns go by
+    # name: for that each query opens every file, 0.1 ms a file and reference.
+    by_name = isinstance(folder, str) or landing.is_mixed(folder)
+    path = str(folder)
     for special in "[*":  # the first one first: it is what the others are escaped with
-        folder = folder.replace(special, f"[{special}]")
-    # By name, or a column that later files have would be missing silently. That takes 0.1 ms a file and reference,
-    # and what is rebuilt is of one schema: a new column of it needs another folder, and a run with --all.
+        path = path.replace(special, f"[{special}]")
     options = ("union_by_name = true, " if by_name else "") + ("filename = true, " if filename else "")
-    return f"read_parquet({literal(f'{folder}/date=*/*.parquet')}, {options}hive_partitioning = true)"
+    return f"read_parquet({literal(f'{path}/date=*/*.parquet')}, {options}hive_partitioning = true)"
 
 
 def literal(text: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 from warehouse_records import alert, at, deadletter, moment, raw, status, tombstone, version
 
@@ -246,12 +247,22 @@ def test_text_with_every_character_reads(data: Path) -> None:
     assert rows(data, "SELECT text FROM incoming_messages") == [(words,)]
 
 
-def test_a_column_that_only_newer_files_have_is_seen(data: Path) -> None:
+@pytest.mark.parametrize("has_seed", [True, False])
+def test_a_column_that_only_newer_files_have_is_seen(data: Path, *, has_seed: bool) -> None:
+    seed = data / "raw/date=1970-01-01/seed.parquet"
+    older = pq.read_schema(seed)
+    older = older.remove(older.get_field_index("spooled"))
     land(data, raw(0, status(1, 6)))
-    with duckdb.connect() as connection:
-        older = str(data / "raw/date=1970-01-01/older.parquet").replace("'", "''")
-        connection.execute(f"COPY (SELECT 'old' AS source, 'status' AS kind) TO '{older}' (FORMAT parquet)")
-    assert rows(data, "SELECT source, sms_id FROM raw_webhooks ORDER BY source") == [("acme", 1), ("old", None)]
+    (landed,) = data.glob("raw/date=*/sms*")
+    pq.write_table(pq.read_table(landed, schema=older), landed)
+    seed.unlink()
+    if has_seed:
+        pq.write_table(older.empty_table(), seed)
+    for _ in range(2):  # nor is it forgotten
+        views.publish(data)
+        assert rows(data, "SELECT spooled, sms_id FROM raw_webhooks") == [(None, 1)]
+    land(data, raw(1, status(2, 6)))
+    assert rows(data, "SELECT spooled, sms_id FROM raw_webhooks ORDER BY sms_id") == [(None, 1), (False, 2)]
 
 
 def test_publishing_again_changes_nothing(data: Path) -> None:
