@@ -28,26 +28,37 @@ RATE = 1_000  # webhooks a second
 FURTHER = (("ingest_id", b"0199c1f2-5c2e-7d3a-9a51-6f5d3f0a7b11"), ("content_type", b"application/json"))
 """Headers that ingest writes, beside source and time."""
 SAMPLE = 8
+SKIP = 0.1
+"""Of the rows: until all landers have their partitions."""
 
 
 def pace(reports: int) -> None:
-    """Print rows a second, from Kafka to durable files, over those of pyarrow with the rows in Python's lists."""
+    """Print rows a second, from Kafka to durable files, over those of pyarrow with the rows in Python's lists.
+
+    Of one lander, and of two that share the partitions: Python keeps one process to one core.
+    """
     with kafka_node(OUR_KAFKA) as (kafka, folder):
         messages = reports // len(STEPS)
         filled = fill(kafka, messages, interleaved(messages), FURTHER)
-        data = folder / "landed"
-        command = our("land", "--data", str(data), "--broker", kafka.bootstrap, "--flush-interval", "1")
-        run = measure(kafka, Contestant("lander", [command], "smspulse-lander", RAW, {}), folder, filled.events)
+        runs = {}
+        for landers in (1, 2):
+            group, data = f"landers-{landers}", folder / f"landed-{landers}"
+            command = our("land", "--data", str(data), "--broker", kafka.bootstrap, "--flush-interval", "1")
+            each = Contestant(group, [command] * landers, group, RAW, {"SMSPULSE_LANDER_GROUP": group})
+            runs[landers] = measure(kafka, each, folder, filled.events, SKIP)
         files = sorted(data.glob("raw/date=*/sms.raw*"), key=lambda path: path.stat().st_size)[-SAMPLE:]
         lists, arrow = zip(*(written(pq.read_table(path, schema=RAW_SCHEMA), folder) for path in files), strict=True)
     from_lists, from_arrow = statistics.median(lists), statistics.median(arrow)
-    print(
-        f"{filled.events:,} rows landed at {run.rate:,.0f} a second, {run.cpu_us:.1f} µs of CPU each, peak memory "
-        f"{run.rss_mb:,.0f} MB; pyarrow writes {from_lists:,.0f} a second from lists, {from_arrow:,.0f} from Arrow",
-        flush=True,
-    )
-    figure("landed_rows_vs_pyarrow", run.rate / from_lists, ">= 0.5")
-    figure("landed_rows_vs_pyarrow_from_arrow", run.rate / from_arrow)
+    for landers, run in runs.items():
+        print(
+            f"{landers} landed {filled.events:,} rows at {run.rate:,.0f} a second, {run.cpu_us:.1f} µs of CPU each, "
+            f"peak memory {run.rss_mb:,.0f} MB; pyarrow writes {from_lists:,.0f} a second from lists, "
+            f"{from_arrow:,.0f} from Arrow",
+            flush=True,
+        )
+    figure("landed_rows_vs_pyarrow_by_one", runs[1].rate / from_lists)
+    figure("landed_rows_vs_pyarrow", runs[2].rate / from_lists, ">= 0.5")
+    figure("landed_rows_vs_pyarrow_from_arrow", runs[2].rate / from_arrow)
 
 
 def written(table: pa.Table, folder: Path) -> tuple[float, float]:

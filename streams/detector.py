@@ -151,6 +151,7 @@ class Detector(msgspec.Struct, gc=False):
             self.phase = "firing"
             if self.steep > cusum:
                 self.since, self.count, self.failures = self.steep_since, self.steep_count, self.steep_failures
+                self.repetitions = 0  # nothing is learnt from what fired
             self.level = max(sqrt(self.bound * min(self.ratio, _HIGHEST)), min(1.3 * self.bound, _HIGHEST))
             self.recovery = 1.0
         elif cusum <= 1:

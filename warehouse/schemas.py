@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
+from operator import itemgetter
 from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
@@ -30,6 +31,8 @@ _TEXTS: Final = pa.list_(pa.string())
 _MIN_MS: Final = -62_135_596_800_000
 _MAX_MS: Final = 253_402_300_799_999
 _MAX_DIGITS: Final = 19
+_NAME: Final[Callable[[tuple[str, bytes | None]], str]] = itemgetter(0)
+_VALUE: Final[Callable[[tuple[str, bytes | None]], bytes | None]] = itemgetter(1)
 
 
 class Record(Protocol):
@@ -312,15 +315,14 @@ def _position_columns(run: Run) -> Columns:
 
 def _headers(run: Run) -> dict[str, Sequence[bytes | None]]:
     """Return the values of each header by its name."""
-    flat = [header for headers in run.headers for header in headers]
-    names, values = zip(*flat, strict=True) if flat else ((), ())
-    width = len(run.headers[0])
-    first = names[:width]
-    # Nearly always all have the same in the same order, which is half the work.
-    if len(set(first)) == width and names == first * len(run.headers):
-        return {name: values[at::width] for at, name in enumerate(first)}
+    # Nearly always all have the same in the same order, which is a third of the work.
+    first = [name for name, _ in run.headers[0]]
+    if len(set(first)) == len(first) and set(map(len, run.headers)) == {len(first)}:
+        columns = list(zip(*run.headers, strict=True))
+        if all(set(map(_NAME, column)) == {name} for name, column in zip(first, columns, strict=True)):
+            return {name: list(map(_VALUE, column)) for name, column in zip(first, columns, strict=True)}
     found = [dict(headers) for headers in run.headers]
-    return {name: [headers.get(name) for headers in found] for name in set(names)}
+    return {name: [headers.get(name) for headers in found] for name in {name for each in found for name in each}}
 
 
 def _receipt_columns(headers: dict[str, Sequence[bytes | None]]) -> Columns:
