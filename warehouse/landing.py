@@ -171,8 +171,8 @@ def encode(table: pa.Table, file: BinaryIO) -> None:
 def encodings(schema: pa.Schema) -> dict[str, Any]:
     """Return how columns are written: numbers that differ little as differences, what repeats by a dictionary.
 
-    Beside pyarrow's default, a dictionary for everything, it took three quarters of the time, a quarter of the bytes. In
-    lists it takes 15 % more of them than none, and a look-up by key, which reads many for one, 15 % less of its time.
+    Beside pyarrow's default, a dictionary for everything, it took three quarters of the time, a quarter of the bytes.
+    In lists it takes 15 % more of them than none, and a look-up by key, which reads many for one, 15 % less time.
     """
     plain = {f.name for f in schema if not pa.types.is_nested(f.type)}
     steady = {f.name for f in schema if pa.types.is_timestamp(f.type) or pa.types.is_int64(f.type)}

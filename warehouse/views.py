@@ -274,7 +274,7 @@ def live(data: Path) -> str:
     below = "".join(f" WHEN {partition} THEN {offset}" for partition, offset in found.offsets.items())
     known = ", ".join(f"'{partition}'" for partition in found.offsets)
     # By the names of files, for those that the base holds need not be opened: a name has the offset where its last
-    # range begins, and its partition before that. Each name is judged, which with `split_part` takes half as long again.
+    # range begins, and its partition before that. Judging names by `split_part` takes half as long again.
     return (
         f"date >= DATE '{found.since}' AND (string_split(filename, '+')[-1] >= '{min(found.offsets.values()):020d}' "
         f"OR string_split(filename, '+')[-2] NOT IN ({known})) "
