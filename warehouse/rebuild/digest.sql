@@ -1,30 +1,32 @@
--- A row: the reports of one message in a single pass, and whether it is plain: each report is another documented status,
---   one end at most, all from one place, in the documented order. Most messages are, and need no windows.
+-- A row: the reports of one message in a single pass, and whether it is plain: of documented statuses, one end at most,
+--   and each status of one device, channel and time of sending, if any. Most messages are, and need no windows.
 -- Key: source, sms_id.
--- Units: times are TIMESTAMPTZ, null where the status was not reported.
+-- Units: times are TIMESTAMPTZ, null where the status was not reported, `_until` those of last reports. steps has a bit
+--   for each rank reported, 5 for none, and six further on if the report had no sent_at.
 -- Reads: log, as told.sql reads reports, and statuses.
 SELECT
     source,
     sms_id,
-    count(*) AS observed,
-    min(told_at) AS first_seen_at,
-    max(told_at) AS last_seen_at,
     min(recipient) AS recipient,
     first(device_id) AS device_id,
     first(channel_id) AS channel_id,
-    first(sent_at) AS said_at,
-    min(told_at) FILTER (log.status_id = 1) AS pending_at,
-    min(told_at) FILTER (log.status_id = 3) AS queued_at,
-    min(told_at) FILTER (log.status_id = 2) AS accepted_at,
-    min(told_at) FILTER (log.status_id = 6) AS handed_at,
-    min(told_at) FILTER (is_end) AS ended_at,
-    min(log.status_id) FILTER (is_end) AS winner,
-    bit_count(bit_or(CASE WHEN is_end THEN 16 WHEN rank IS NOT NULL THEN 1 << rank ELSE 0 END)) = observed
-    AND min(hash(device_id, channel_id, log.sent_at)) = max(hash(device_id, channel_id, log.sent_at))
-    AND coalesce(pending_at <= least(queued_at, accepted_at, handed_at, ended_at), true)
-    AND coalesce(queued_at <= least(accepted_at, handed_at, ended_at), true)
-    AND coalesce(accepted_at <= least(handed_at, ended_at), true)
-    AND coalesce(handed_at <= ended_at, true) AS is_plain
+    min(sent_at) AS said_at,
+    min(told_at) FILTER (rank = 0) AS pending_at,
+    max(told_at) FILTER (rank = 0) AS pending_until,
+    min(told_at) FILTER (rank = 1) AS queued_at,
+    max(told_at) FILTER (rank = 1) AS queued_until,
+    min(told_at) FILTER (rank = 2) AS accepted_at,
+    max(told_at) FILTER (rank = 2) AS accepted_until,
+    min(told_at) FILTER (rank = 3) AS handed_at,
+    max(told_at) FILTER (rank = 3) AS handed_until,
+    min(told_at) FILTER (rank = 4) AS ended_at,
+    max(told_at) FILTER (rank = 4) AS ended_until,
+    min(log.status_id) FILTER (rank = 4) AS winner,
+    bit_or(1 << (coalesce(rank, 5) + CASE WHEN sent_at IS NULL THEN 6 ELSE 0 END)) AS steps,
+    steps & ((steps >> 6) | (1 << 5) | (1 << 11)) = 0
+    AND coalesce(winner = max(log.status_id) FILTER (rank = 4), true)
+    AND coalesce(said_at = max(sent_at), true)
+    AND min(hash(device_id, channel_id)) = max(hash(device_id, channel_id)) AS is_plain
 FROM log
 LEFT JOIN statuses ON statuses.status_id = log.status_id
 GROUP BY source, sms_id

@@ -419,7 +419,9 @@ def tell(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(f"CREATE OR REPLACE TEMP TABLE digest AS {_sql('digest')}")
     connection.execute("""
         CREATE OR REPLACE TEMP TABLE reports AS
-        SELECT * FROM log SEMI JOIN (FROM digest WHERE NOT is_plain) USING (source, sms_id)
+        SELECT digest.rowid AS message, status_id, log.device_id, log.channel_id, sent_at, told_at
+        FROM log
+        INNER JOIN digest ON digest.source = log.source AND digest.sms_id = log.sms_id AND NOT is_plain
     """)
     connection.execute(f"CREATE OR REPLACE TEMP VIEW told AS ({_sql('told')}) UNION ALL BY NAME ({_sql('plain')})")
 
