@@ -7,7 +7,7 @@ WITH concluded AS (
         *,
         coalesce(winner, furthest, CASE WHEN incoming THEN 5 ELSE newest END) AS last_status_id,
         winner IS NULL AND (furthest IS NOT NULL OR NOT incoming)
-        AND last_seen_at + getvariable('expire_after') <= getvariable('horizon') AS expired,
+        AND last_seen_at <= getvariable('horizon') - getvariable('expire_after') AS expired,
         sent_at IS NOT NULL OR delivered_at IS NOT NULL OR undelivered AS beyond_accepted
     FROM told
 )
@@ -36,11 +36,12 @@ SELECT
             CASE WHEN unknown THEN 'unknown_status' END,
             CASE
                 WHEN accepted_at < pending_at THEN 'queue_backwards'
-                WHEN accepted_at - pending_at IS NULL AND (beyond_accepted OR accepted_at IS NOT NULL) THEN 'queue_missing'
+                WHEN (pending_at IS NULL OR accepted_at IS NULL) AND (beyond_accepted OR accepted_at IS NOT NULL)
+                    THEN 'queue_missing'
             END,
             CASE
                 WHEN sent_at < accepted_at THEN 'device_backwards'
-                WHEN sent_at - accepted_at IS NULL AND beyond_accepted THEN 'device_missing'
+                WHEN (accepted_at IS NULL OR sent_at IS NULL) AND beyond_accepted THEN 'device_missing'
             END,
             CASE
                 WHEN concluded.delivered_at < sent_at THEN 'network_backwards'

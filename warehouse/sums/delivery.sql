@@ -7,7 +7,7 @@ SELECT
     device_id,
     channel_id,
     day,
-    date_trunc('hour', first_seen_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS hour,
+    time_bucket(INTERVAL 1 HOUR, first_seen_at) AS hour,
     sum(sign)::BIGINT AS attempted,
     coalesce(sum(sign) FILTER (is_ended), 0)::BIGINT AS ended,
     coalesce(sum(sign) FILTER (outcome = 'delivered'), 0)::BIGINT AS delivered,

@@ -17,7 +17,7 @@ FROM (
     SELECT
         source,
         day,
-        date_trunc('hour', first_seen_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS hour,
+        time_bucket(INTERVAL 1 HOUR, first_seen_at) AS hour,
         count(*) AS messages,
         count(COLUMNS('^(queue|device|network|total)_s$')) AS '\1_messages',
         quantile_cont(COLUMNS('^(queue|device|network|total)_s$'), [0.5, 0.9, 0.95, 0.99]) AS '\1',
