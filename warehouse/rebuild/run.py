@@ -19,9 +19,11 @@ both have one time of receipt and are one fact. The clock is the newest record: 
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -40,6 +42,8 @@ ROW_GROUP: Final = 20_480
 """Rows. Few, so that a look-up by key is soon read: all columns of a row are, lists too."""
 CLOSED: Final = b"smspulse.closed"
 """Of a base file's metadata: `1`, once its day is closed."""
+_SUMMED_AT_ONCE: Final = 1 << 29
+"""Bytes of base files, some six million messages."""
 # How long stream, landers and clocks may lag behind each other without being called different.
 _SETTLED_AFTER: Final = "INTERVAL 10 MINUTE"
 _COMPARED: Final = tuple(
@@ -129,7 +133,7 @@ class _Run:
 
     def set_up(self, statuses: Mapping[int, Status], expire_after: timedelta) -> None:
         """Make what the SQL of this folder reads."""
-        self._run("SET TimeZone = 'UTC'")
+        self._run("SET GLOBAL TimeZone = 'UTC'")
         for name in ("raw", "messages", "deadletters", "base"):
             found = views.parquet(self._data / name, filename=name == "messages")
             self._run(f"CREATE TEMP VIEW {name}_files AS FROM {found}")
@@ -152,16 +156,16 @@ class _Run:
             'SELECT "partition", max("offset") + 1, max(date) FROM messages_files WHERE topic IS NOT NULL GROUP BY ALL'
         )
         covered = {partition: (end, newest) for partition, end, newest in self._run(ends)}
-        found = self._one("SELECT min(coalesce(received_at, recorded_at))::DATE FROM raw_files")
-        floor = max(found or date.min, self._floor)
+        if only:
+            found = self._one("SELECT min(coalesce(received_at, recorded_at))::DATE FROM raw_files")
+            if found is None or only < max(found, self._floor):
+                begin = max(found, self._floor) if found else "no day"
+                raise RebuildError(self._data, f"raw webhooks begin on {begin}, {only} cannot be rebuilt")
         start = None if everything else only or self._start()
-        if only and (found is None or only < floor):
-            begin = floor if found else "no day"
-            raise RebuildError(self._data, f"raw webhooks begin on {begin}, {only} cannot be rebuilt")
         if self._floor > date.min:
             start = max(start or date.min, self._floor)
         self._set("start", datetime.combine(start or date(1, 1, 1), time(), UTC))
-        written: list[tuple[Path, Path]] = []
+        written: dict[Path, Path] = {}
         partitions = """
             SELECT DISTINCT "partition" FROM raw_files UNION SELECT DISTINCT "partition" FROM messages_files ORDER BY 1
         """
@@ -171,9 +175,9 @@ class _Run:
             report.repaired += self._count("repaired")
             report.unsettled += self._count("unsettled")
             report.reports += self._one("SELECT count(*) FROM log")
-            written += self._write(partition, start, only, report)
-        differences = {place: path for place, path in written if place.is_relative_to(self._data / "differences")}
-        base = {place: path for place, path in written if place not in differences}
+            written |= self._write(partition, start, only, report)
+        base = {place: path for place, path in written.items() if place.is_relative_to(self._data / "base")}
+        differences = {place: path for place, path in written.items() if place not in base}
 
         def is_old(path: Path) -> bool:
             # All partitions of a day are written together, so all its files go, those that were merged too.
@@ -221,7 +225,7 @@ class _Run:
         return min(first, news or first)
 
     def _compute(self, partition: int, end: int) -> None:
-        """Make `rebuilt`, `streamed`, `differing` and `result` of one partition."""
+        """Make `concluded` and `differing` of one partition."""
         # A record whose key is not its message's was put aside by the stream: it would split the message's state.
         self._run("""
             CREATE OR REPLACE TEMP TABLE log AS
@@ -229,61 +233,83 @@ class _Run:
                 source, sms_id, status_id, device_id, channel_id, sent_at,
                 coalesce(received_at, recorded_at) AS told_at, address AS recipient
             FROM raw_files
+            ANTI JOIN (
+                SELECT origin_offset AS "offset" FROM deadletters_files
+                WHERE origin_topic = 'sms.raw' AND origin_partition = $1 AND reason = 'wrong_key'
+            ) AS misplaced USING ("offset")
             WHERE "partition" = $1 AND kind = 'status' AND source IS NOT NULL AND told_at >= getvariable('start')
                 AND recorded_at >= getvariable('start') - INTERVAL 1 DAY
-                AND "offset" NOT IN (
-                    SELECT origin_offset FROM deadletters_files
-                    WHERE origin_topic = 'sms.raw' AND origin_partition = $1 AND reason = 'wrong_key'
-                )
         """, partition)  # fmt: skip
         tell(self.connection)
         self._run("""
             CREATE OR REPLACE TEMP TABLE earlier AS
             SELECT DISTINCT source, sms_id FROM raw_files
-            WHERE "partition" = $1 AND kind = 'status' AND coalesce(received_at, recorded_at) < getvariable('start')
+            WHERE "partition" = $1 AND kind = 'status' AND (
+                received_at < getvariable('start')
+                OR (received_at IS NULL AND recorded_at < getvariable('start'))
+            )
             UNION
             SELECT source, sms_id FROM base_files WHERE date < getvariable('start')::DATE
         """, partition)  # fmt: skip
-        self._run(f"CREATE OR REPLACE TEMP TABLE rebuilt AS {_sql('conclude')}")
-        self._run("""
+        # A hash of all that is compared spares carrying the stream's lists along, which nearly always say the same. And
+        # version and offset are compared as one number, for structs take long.
+        told = f"hash({', '.join(_COMPARED)})"
+        self._run(f"""
             CREATE OR REPLACE TEMP TABLE streamed AS
-            SELECT * FROM messages_files
+            SELECT
+                source, sms_id, outcome, version, recorded_at, "offset", first_seen_at, last_seen_at,
+                len(observations) AS observed, {told} AS told
+            FROM messages_files
             SEMI JOIN (
-                SELECT max({'version': version, 'offset': "offset"}).offset AS "offset"
+                SELECT (max((version::HUGEINT << 64) + "offset") & {2**64 - 1})::BIGINT AS "offset"
                 FROM messages_files WHERE "partition" = $1 AND version IS NOT NULL AND "offset" < $2
                 GROUP BY source, sms_id
             ) AS newest USING ("offset")
             WHERE "partition" = $1 AND first_seen_at >= getvariable('start')
-        """, partition, end)  # fmt: skip
-        # What the stream knows and the log does not yet have: files of raw are landed beside those of messages.
-        ahead = """(
-            r.source IS NULL
-            OR coalesce(len(s.observations) > len(r.observations) OR s.last_seen_at > r.last_seen_at, false)
-        )"""
-        differs = " OR ".join(f"r.{name} IS DISTINCT FROM s.{name}" for name in _COMPARED)
-        facts = "[" + ", ".join(
-            f"{{'field': '{name}', 'streamed': s.{name}::VARCHAR, 'rebuilt': r.{name}::VARCHAR}}"
-            for name in _COMPARED
-        ) + "]"  # fmt: skip
+        """, partition, end)  # fmt: skip  # noqa: S608 - names of ours
         # An expiry is one fact more, and whether the clock saw one before a message was revived is not in the log.
         versions = (
             "s.version NOT BETWEEN r.version AND r.version + 1 OR (s.outcome = 'expired' AND s.version = r.version)"
         )
-        chosen = ", ".join(f"CASE WHEN {ahead} THEN s.{name} ELSE r.{name} END AS {name}" for name in _COLUMNS)
+        # What the stream knows and the log does not yet have: files of raw are landed beside those of messages.
         self._run(f"""
-            CREATE OR REPLACE TEMP TABLE result AS
+            CREATE OR REPLACE TABLE result AS
             SELECT
-                {chosen},
-                CASE WHEN {ahead} THEN s.version ELSE greatest(r.version, s.version) END AS version,
+                r.* EXCLUDE (told),
+                s.version AS streamed_version,
                 s.recorded_at,
-                CASE WHEN {ahead} THEN s.first_seen_at ELSE r.first_seen_at END::DATE AS day,
-                {differs} OR {versions} AS is_differing
-            FROM (FROM rebuilt ANTI JOIN earlier USING (source, sms_id)) AS r
+                s."offset",
+                coalesce(
+                    r.source IS NULL OR s.observed > len(r.observations) OR s.last_seen_at > r.last_seen_at, false
+                ) AS is_ahead,
+                CASE WHEN is_ahead THEN s.first_seen_at ELSE r.first_seen_at END::DATE AS day,
+                r.told IS DISTINCT FROM s.told OR {versions} AS is_differing
+            FROM (SELECT *, {told} AS told FROM ({_sql("conclude")}) ANTI JOIN earlier USING (source, sms_id)) AS r
             FULL JOIN (FROM streamed ANTI JOIN earlier USING (source, sms_id)) AS s
                 ON r.source = s.source AND r.sms_id = s.sms_id
         """)  # noqa: S608 - names of ours
+        # Where nothing differs, nothing is read: of no partition.
+        read = partition if self._one("SELECT bool_or(is_differing) FROM result") else None
+        self._run("""
+            CREATE OR REPLACE TABLE stated AS
+            SELECT * FROM messages_files SEMI JOIN (FROM result WHERE is_differing) AS differing USING ("offset")
+            WHERE "partition" = $1
+        """, read)  # fmt: skip
+        columns = ", ".join(_COLUMNS)
         self._run(f"""
-            CREATE OR REPLACE TEMP TABLE differing AS
+            CREATE OR REPLACE VIEW concluded AS
+            SELECT {columns}, greatest(version, streamed_version) AS version, recorded_at, day
+            FROM result WHERE NOT is_ahead
+            UNION ALL
+            SELECT {columns}, version, recorded_at, day
+            FROM stated INNER JOIN (SELECT "offset", day FROM result WHERE is_ahead) AS ahead USING ("offset")
+        """)  # noqa: S608 - names of ours
+        facts = "[" + ", ".join(
+            f"{{'field': '{name}', 'streamed': s.{name}::VARCHAR, 'rebuilt': r.{name}::VARCHAR}}"
+            for name in _COMPARED
+        ) + "]"  # fmt: skip
+        self._run(f"""
+            CREATE OR REPLACE TABLE differing AS
             WITH reached AS (
                 SELECT
                     greatest(
@@ -320,37 +346,46 @@ class _Run:
                             || [{{'field': 'version', 'streamed': s.version::VARCHAR, 'rebuilt': r.version::VARCHAR}}]
                     ELSE {facts}
                 END AS facts
-            FROM (FROM result WHERE is_differing) AS result
-            LEFT JOIN rebuilt AS r ON r.source = result.source AND r.sms_id = result.sms_id
-            LEFT JOIN streamed AS s ON s.source = result.source AND s.sms_id = result.sms_id
+            FROM (FROM result WHERE is_differing) AS r
+            LEFT JOIN stated AS s ON s."offset" = r."offset"
             CROSS JOIN reached
-        """, partition, end)  # fmt: skip  # noqa: S608 - names of ours
+        """, read, end)  # fmt: skip  # noqa: S608 - names of ours
 
     def _sum(self, base: Iterable[tuple[date, Path]]) -> dict[Path, Path]:
         """Count what is in base files, each with its day; return the files of that by where they will be."""
-        by_day: dict[date, list[str]] = {}
+        by_day: dict[date, list[Path]] = {}
         for day, path in base:
-            by_day.setdefault(day, []).append(views.literal(str(path)))
-        written = {}
+            by_day.setdefault(day, []).append(path)
+        # Many days at once, for their networks are mostly the same; not all, for quantiles have their values in memory.
+        batches: dict[int, list[date]] = {}
+        size = 0
         for day, paths in by_day.items():
-            rows = f"(SELECT *, 1 AS sign, DATE '{day}' AS day FROM read_parquet([{', '.join(paths)}]))"  # noqa: S608 - ours
+            size += sum(path.stat().st_size for path in paths)
+            batches.setdefault(size // _SUMMED_AT_ONCE, []).append(day)
+        written: dict[Path, Path] = {}
+        for days in batches.values():
+            files = ", ".join(views.literal(str(path)) for day in days for path in by_day[day])
+            rows = f"(SELECT *, 1 AS sign, first_seen_at::DATE AS day FROM read_parquet([{files}]))"  # noqa: S608 - ours
             for name in SUMS:
                 sql = views.sums_sql(name, rows, views.parquet(self._data / "prefixes"))
-                place, path = self._copy(f"SELECT * EXCLUDE (day) FROM ({sql})", f"base/{name}", 0, day, "ALL")  # noqa: S608
-                written[place] = path
+                self._run(f"CREATE OR REPLACE TABLE summed AS {sql}")
+                query = "SELECT * EXCLUDE (day) FROM summed WHERE day = DATE '{}'"
+                written |= _at_once(
+                    partial(self._copy, query.format(day), f"base/{name}", 0, day, "ALL") for day in days
+                )
         return written
 
     def _count(self, what: str) -> int:
         return int(self._one("SELECT count(*) FROM differing WHERE what = ?", what))
 
-    def _write(self, partition: int, start: date | None, only: date | None, report: Rebuilt) -> list[tuple[Path, Path]]:
+    def _write(self, partition: int, start: date | None, only: date | None, report: Rebuilt) -> dict[Path, Path]:
         """Write the files of one partition beside the old ones; return them by where they will be."""
         rows = self._run("""
             SELECT
                 day, count(*),
                 bool_and(is_ended OR outcome = 'incoming') AND day < getvariable('horizon')::DATE
                 AND day NOT IN (SELECT day FROM differing WHERE what = 'unsettled')
-            FROM result GROUP BY day
+            FROM concluded GROUP BY day
         """)  # fmt: skip
         days = {day: (messages, is_closed) for day, messages, is_closed in rows}
         days = {d: v for d, v in days.items() if only in {None, d} and (start is None or d >= start)}
@@ -359,16 +394,11 @@ class _Run:
             report.days.add(day)
             if not is_closed:
                 report.open.add(day)
-        written = [
-            self._copy(
-                f"SELECT * EXCLUDE (day, is_differing) FROM result WHERE day = DATE '{day}'",  # noqa: S608 - a day of ours
-                "base",
-                partition,
-                day,
-                closed=is_closed,
-            )
+        query = "SELECT * EXCLUDE (day) FROM concluded WHERE day = DATE '{}'"
+        written = _at_once(
+            partial(self._copy, query.format(day), "base", partition, day, closed=is_closed)
             for day, (_, is_closed) in days.items()
-        ]
+        )
         different = {day for (day,) in self._run("SELECT DISTINCT day FROM differing WHERE what = 'different'")}
         for day in days:
             if day in different:
@@ -378,7 +408,7 @@ class _Run:
                     ), recursive := true)
                     FROM differing WHERE what = 'different' AND day = DATE '{day}'
                 """  # noqa: S608 - a day of ours
-                written.append(self._copy(facts, "differences", partition, day))
+                written |= [self._copy(facts, "differences", partition, day)]
         return written
 
     def _copy(
@@ -394,10 +424,12 @@ class _Run:
         place = self._data / dataset / f"date={day}" / f"{partition}-{swap.mark()}.parquet"
         swap.make_folders([place])
         temporary = self._scratch / place.name
-        # Sorted, so that a look-up by key reads one row group of a file.
-        self._run(
-            f"COPY ({query} ORDER BY {order}) TO {views.literal(str(temporary))} (FORMAT parquet, "
-            f"COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP}, KV_METADATA {{'{CLOSED.decode()}': '{int(closed)}'}})"
+        # Sorted, so that a look-up by key reads one row group of a file. With numbers as differences (V2), files are as
+        # small at zstd's quickest level as they are otherwise at its default.
+        self.connection.cursor().execute(
+            f"COPY ({query} ORDER BY {order}) TO {views.literal(str(temporary))} (FORMAT parquet, PARQUET_VERSION V2, "
+            f"COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE {ROW_GROUP}, "
+            f"KV_METADATA {{'{CLOSED.decode()}': '{int(closed)}'}})"
         )
         return place, temporary
 
@@ -424,6 +456,12 @@ def tell(connection: duckdb.DuckDBPyConnection) -> None:
         INNER JOIN digest ON digest.source = log.source AND digest.sms_id = log.sms_id AND NOT is_plain
     """)
     connection.execute(f"CREATE OR REPLACE TEMP VIEW told AS ({_sql('told')}) UNION ALL BY NAME ({_sql('plain')})")
+
+
+def _at_once(copies: Iterable[Callable[[], tuple[Path, Path]]]) -> dict[Path, Path]:
+    # A file is begun and ended by one core: two at a time keep two busy.
+    with ThreadPoolExecutor(2) as pool:
+        return dict(pool.map(lambda copy: copy(), copies))
 
 
 def _files(dataset: Path) -> list[Path]:
