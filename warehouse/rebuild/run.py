@@ -174,8 +174,9 @@ class _Run:
             report.differing += self._count("different")
             report.repaired += self._count("repaired")
             report.unsettled += self._count("unsettled")
-            report.reports += self._one("SELECT count(*) FROM log")
+            report.reports += self._one("SELECT getvariable('logged').reports")
             written |= self._write(partition, start, only, report)
+            self._run("DROP TABLE result")
         base = {place: path for place, path in written.items() if place.is_relative_to(self._data / "base")}
         differences = {place: path for place, path in written.items() if place not in base}
 
@@ -228,7 +229,7 @@ class _Run:
         """Make `concluded` and `differing` of one partition."""
         # A record whose key is not its message's was put aside by the stream: it would split the message's state.
         self._run("""
-            CREATE OR REPLACE TEMP TABLE log AS
+            CREATE TEMP TABLE log AS
             SELECT
                 source, sms_id, status_id, device_id, channel_id, sent_at,
                 coalesce(received_at, recorded_at) AS told_at, address AS recipient
@@ -241,6 +242,8 @@ class _Run:
                 AND recorded_at >= getvariable('start') - INTERVAL 1 DAY
         """, partition)  # fmt: skip
         tell(self.connection)
+        self._run("SET VARIABLE logged = (SELECT {'reports': count(*), 'until': max(told_at)} FROM log)")
+        self._run("DROP TABLE log")  # the largest of all, or memory would not hold the others
         self._run("""
             CREATE OR REPLACE TEMP TABLE earlier AS
             SELECT DISTINCT source, sms_id FROM raw_files
@@ -272,8 +275,9 @@ class _Run:
             "s.version NOT BETWEEN r.version AND r.version + 1 OR (s.outcome = 'expired' AND s.version = r.version)"
         )
         # What the stream knows and the log does not yet have: files of raw are landed beside those of messages.
+        # Like all that is copied it is no temporary table, which other cursors would not see.
         self._run(f"""
-            CREATE OR REPLACE TABLE result AS
+            CREATE TABLE result AS
             SELECT
                 r.* EXCLUDE (told),
                 s.version AS streamed_version,
@@ -317,7 +321,7 @@ class _Run:
                         (SELECT max(received_at) FROM deadletters_files WHERE origin_partition = $1)
                     ) - {_SETTLED_AFTER} AS streamed_until,
                     max(recorded_at) - {_SETTLED_AFTER} AS clock,
-                    (SELECT max(told_at) FROM log) - {_SETTLED_AFTER} AS logged_until
+                    getvariable('logged').until - {_SETTLED_AFTER} AS logged_until
                 FROM messages_files WHERE "partition" = $1 AND "offset" < $2
             )
             SELECT
