@@ -11,20 +11,20 @@ SELECT
     first(device_id) AS device_id,
     first(channel_id) AS channel_id,
     min(sent_at) AS said_at,
-    min(told_at) FILTER (rank = 0) AS pending_at,
-    max(told_at) FILTER (rank = 0) AS pending_until,
-    min(told_at) FILTER (rank = 1) AS queued_at,
-    max(told_at) FILTER (rank = 1) AS queued_until,
-    min(told_at) FILTER (rank = 2) AS accepted_at,
-    max(told_at) FILTER (rank = 2) AS accepted_until,
-    min(told_at) FILTER (rank = 3) AS handed_at,
-    max(told_at) FILTER (rank = 3) AS handed_until,
-    min(told_at) FILTER (rank = 4) AS ended_at,
-    max(told_at) FILTER (rank = 4) AS ended_until,
-    min(log.status_id) FILTER (rank = 4) AS winner,
+    min(CASE WHEN rank = 0 THEN told_at END) AS pending_at,
+    max(CASE WHEN rank = 0 THEN told_at END) AS pending_until,
+    min(CASE WHEN rank = 1 THEN told_at END) AS queued_at,
+    max(CASE WHEN rank = 1 THEN told_at END) AS queued_until,
+    min(CASE WHEN rank = 2 THEN told_at END) AS accepted_at,
+    max(CASE WHEN rank = 2 THEN told_at END) AS accepted_until,
+    min(CASE WHEN rank = 3 THEN told_at END) AS handed_at,
+    max(CASE WHEN rank = 3 THEN told_at END) AS handed_until,
+    min(CASE WHEN rank = 4 THEN told_at END) AS ended_at,
+    max(CASE WHEN rank = 4 THEN told_at END) AS ended_until,
+    min(CASE WHEN rank = 4 THEN log.status_id END) AS winner,
     bit_or(1 << (coalesce(rank, 5) + CASE WHEN sent_at IS NULL THEN 6 ELSE 0 END)) AS steps,
     steps & ((steps >> 6) | (1 << 5) | (1 << 11)) = 0
-    AND coalesce(winner = max(log.status_id) FILTER (rank = 4), true)
+    AND coalesce(winner = max(CASE WHEN rank = 4 THEN log.status_id END), true)
     AND coalesce(said_at = max(sent_at), true)
     AND min(hash(device_id, channel_id)) = max(hash(device_id, channel_id)) AS is_plain
 FROM log
