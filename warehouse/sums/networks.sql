@@ -2,21 +2,20 @@
 -- Key: source, day, country, network_prefix.
 -- Units: as delivery_by_prefix.
 -- Reads: rows, as delivery.sql, and the dataset prefixes.
-WITH headed AS MATERIALIZED (
+-- Read twice, for the numbers are many and their networks few.
+WITH headed AS (
     SELECT
         source,
         day,
         CASE WHEN recipient LIKE '+%' THEN substr(recipient, 2, 9) END AS head,
-        sum(sign) AS attempted,
-        coalesce(sum(sign) FILTER (is_ended), 0) AS ended,
-        coalesce(sum(sign) FILTER (outcome = 'delivered'), 0) AS delivered,
-        coalesce(sum(sign) FILTER (NOT is_ended), 0) AS open
+        sign,
+        is_ended,
+        outcome
     FROM {rows}
     WHERE outcome <> 'incoming'
-    GROUP BY source, day, head
 ),
 
-known AS (
+known AS MATERIALIZED (
     SELECT head, max_by({'country': country, 'prefix': prefix, 'carrier': carrier}, len(prefix)) AS longest
     FROM (SELECT head, unnest(range(1, 10)) AS size FROM (SELECT DISTINCT head FROM headed) AS heads) AS cut
     INNER JOIN {prefixes} AS prefixes ON prefix = substr(head, 1, size)
@@ -29,10 +28,10 @@ SELECT
     longest.country AS country,
     CASE WHEN longest.carrier IS NOT NULL THEN longest.prefix END AS network_prefix,
     longest.carrier AS carrier,
-    sum(attempted)::BIGINT AS attempted,
-    sum(ended)::BIGINT AS ended,
-    sum(delivered)::BIGINT AS delivered,
-    sum(open)::BIGINT AS open
+    sum(sign)::BIGINT AS attempted,
+    coalesce(sum(sign) FILTER (is_ended), 0)::BIGINT AS ended,
+    coalesce(sum(sign) FILTER (outcome = 'delivered'), 0)::BIGINT AS delivered,
+    coalesce(sum(sign) FILTER (NOT is_ended), 0)::BIGINT AS open
 FROM headed
 LEFT JOIN known ON known.head = headed.head
 GROUP BY ALL
