@@ -28,6 +28,8 @@ _DUE = b"\x01"
 _MINUTE_MS = 60_000
 _AFTER_MINUTE = len(_DUE) + 4
 _LAST_MINUTE = 2**32 - 1
+_DAMAGED = ("Corruption:", "IO error: No such file or directory:")
+"""How RocksDB begins to say that files are not what they should be, or are not there."""
 _WRITE_BUFFER = 8 << 20  # bytes; eight partitions with RocksDB's 64 MiB each took more memory than all else
 
 
@@ -69,7 +71,7 @@ class Store:
             try:
                 return rocksdict.Rdict(str(self._path), options)
             except Exception as error:
-                if not str(error).startswith("Corruption:"):
+                if not str(error).startswith(_DAMAGED):
                     raise
                 # Also after a process ended while it made the database. RocksDB holds the lock: it is nobody else's.
                 _log.warning("the state in %s is damaged, and is read anew from Kafka: %s", self._path, error)

@@ -68,10 +68,13 @@ def test_two_at_once_are_told_apart(tmp_path: Path) -> None:
     first.close()
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("000004.log", b""), ("CURRENT", b""), ("CURRENT", b"MANIFEST-000005\n")]
+)
 def test_a_store_that_was_killed_while_it_was_made_is_made_anew(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: bytes
 ) -> None:
-    (tmp_path / "000004.log").write_bytes(b"")
+    (tmp_path / name).write_bytes(content)
     store = Store(tmp_path, "a")
     assert (store.offset, "read anew from Kafka" in caplog.text) == (0, True)
 
