@@ -124,8 +124,10 @@ async def test_a_source_is_one_notification_and_what_it_explains_is_in_none_unti
             source, _, found = await setting.notified()
             assert source == "other"
             seen |= found
+        assert seen == wanted
         await alerts(setting.url, lambda found: len(found) == 5)
         seen.clear()
+        began = time.monotonic()
         setting.write(told("failure_ratio", "source", "acme", phase="resolved", at=NOW + 30_000))
         wanted = {
             ("SmsFailureRatio", "1", "firing"),
@@ -136,6 +138,7 @@ async def test_a_source_is_one_notification_and_what_it_explains_is_in_none_unti
             source, _, found = await setting.notified()
             assert source == "acme"
             seen |= found
+        assert time.monotonic() - began < 8, "a notification waits for its group's interval, and for nothing else"
         assert setting.receiver.requests.empty()
 
 
