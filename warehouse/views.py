@@ -182,7 +182,7 @@ def statements(data: Path | str, live: str = "true", *, summed: bool = False) ->
     touched = """(
         SELECT 1 AS sign, * FROM messages_by_day
         WHERE coalesce(
-            date_trunc('hour', first_seen_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' IN (SELECT hour FROM touched), false
+            time_bucket(INTERVAL 1 HOUR, first_seen_at) IN (SELECT hour FROM touched), false
         )
     )"""
     for name in SUMS:

@@ -52,7 +52,7 @@ fleet AS (
 ),
 
 touched AS MATERIALIZED (
-    SELECT DISTINCT date_trunc('hour', first_seen_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS hour
+    SELECT DISTINCT time_bucket(INTERVAL 1 HOUR, first_seen_at) AS hour
     FROM changes
 ),
 

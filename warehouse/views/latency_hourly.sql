@@ -6,7 +6,7 @@
 --   Null where no message has it.
 -- Freshness: as delivery_hourly.
 WITH touched AS MATERIALIZED (
-    SELECT DISTINCT date_trunc('hour', first_seen_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS hour
+    SELECT DISTINCT time_bucket(INTERVAL 1 HOUR, first_seen_at) AS hour
     FROM changes
 )
 
