@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from warehouse import landing, swap, views
 from warehouse.errors import CompactionError
-from warehouse.rebuild.run import CLOSED, ROW_GROUP
+from warehouse.rebuild.run import CLOSED, CODEC, ROW_GROUP
 from warehouse.schemas import DATASETS, SCHEMAS
 
 _log = logging.getLogger(__name__)
@@ -146,8 +146,10 @@ def _merge(
         expected = sum(pq.read_metadata(path).num_rows for path in parts)
         schema = SCHEMAS[folder.parent.name]
         with duckdb.connect(config={"memory_limit": memory, "temp_directory": str(scratch / "spill")}) as connection:
+            is_base = folder.parent.name == "base"
+            size, codec = (ROW_GROUP, CODEC) if is_base else (_ROW_GROUP, "zstd")
             rows = _sorted_rows(connection, folder.parent, schema, parts)
-            write(rows, target, schema, metadata)
+            _write(rows.to_arrow_reader(size), target, schema.with_metadata(metadata), codec)
         landed = max(path.stat().st_mtime for path in parts)
         os.utime(target, (landed, landed))  # what it holds was landed then, and that is what the next run goes by
     except duckdb.IOException as error:
@@ -162,7 +164,7 @@ def _merge(
 
 def _sorted_rows(
     connection: duckdb.DuckDBPyConnection, dataset: Path, schema: pa.Schema, parts: list[Path]
-) -> pa.RecordBatchReader:
+) -> duckdb.DuckDBPyRelation:
     """Return the rows of files with all columns of the dataset, sorted by message and offset."""
     seed = dataset / f"date={landing.SEED_DATE}" / landing.SEED  # has the columns that older files lack
     files = ", ".join(views.literal(str(path)) for path in (seed, *parts))
@@ -176,16 +178,12 @@ def _sorted_rows(
     key = [name for name in ("source", "sms_id", "offset") if name in schema.names]
     order = ", ".join(f'"{name}"' for name in key)
     query = f"SELECT {columns} FROM {source} ORDER BY {order}"  # noqa: S608 - names of ours
-    reader: pa.RecordBatchReader = connection.sql(query).to_arrow_reader(
-        ROW_GROUP if dataset.name == "base" else _ROW_GROUP
-    )
-    return reader
+    return connection.sql(query)
 
 
-def write(rows: pa.RecordBatchReader, target: Path, schema: pa.Schema, metadata: dict[bytes, bytes]) -> None:
+def _write(rows: pa.RecordBatchReader, target: Path, schema: pa.Schema, codec: str) -> None:
     """Write rows as one file of a dataset, a row group at a time."""
-    options = landing.encodings(schema)
-    with pq.ParquetWriter(target, schema.with_metadata(metadata), compression="zstd", **options) as writer:
+    with pq.ParquetWriter(target, schema, compression=codec, **landing.encodings(schema)) as writer:
         for batch in rows:
             writer.write_table(pa.Table.from_batches([batch]).cast(schema))
 

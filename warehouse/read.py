@@ -64,6 +64,8 @@ def open_warehouse(data: Path | str) -> duckdb.DuckDBPyConnection:
         if not path.is_file():
             raise NoWarehouseError(data)
         connection = duckdb.connect(path, read_only=True)
+        # Reading ahead takes a tenth of a query's time, for nothing where the system has the files in memory.
+        connection.execute("SET read_ahead_depth = 0; SET disable_parquet_prefetching = true")
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET parquet_metadata_cache = true")  # files never change, so their footers can be kept
     return connection

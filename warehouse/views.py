@@ -302,11 +302,16 @@ def parquet(folder: Path | str, *, filename: bool = False) -> str:
     # Its seed is the first file, and has all columns. Where there are files that lack some, or may be, columns go by
     # name: for that each query opens every file, 0.1 ms a file and reference.
     by_name = isinstance(folder, str) or landing.is_mixed(folder)
+    options = ("union_by_name = true, " if by_name else "") + ("filename = true, " if filename else "")
+    return f"read_parquet({every_file(folder)}, {options}hive_partitioning = true)"
+
+
+def every_file(folder: Path | str) -> str:
+    """Return the SQL text that stands for all files of a dataset's folder."""
     path = str(folder)
     for special in "[*":  # the first one first: it is what the others are escaped with
         path = path.replace(special, f"[{special}]")
-    options = ("union_by_name = true, " if by_name else "") + ("filename = true, " if filename else "")
-    return f"read_parquet({literal(f'{path}/date=*/*.parquet')}, {options}hive_partitioning = true)"
+    return literal(f"{path}/date=*/*.parquet")
 
 
 def literal(text: str) -> str:

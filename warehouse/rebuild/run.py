@@ -38,8 +38,10 @@ from warehouse.schemas import BASE_SCHEMA, SUMS
 
 _log = logging.getLogger(__name__)
 
-ROW_GROUP: Final = 20_480
-"""Rows. Few, so that a look-up by key is soon read: all columns of a row are, lists too."""
+ROW_GROUP: Final = 40_960
+"""Rows. A look-up by key reads one group's columns, lists too, and asks every other one, which takes as long."""
+CODEC: Final = "lz4"
+"""What compresses base files: a tenth larger than with zstd, a look-up takes a fifth less."""
 CLOSED: Final = b"smspulse.closed"
 """Of a base file's metadata: `1`, once its day is closed."""
 _SUMMED_AT_ONCE: Final = 1 << 29
@@ -144,12 +146,13 @@ class _Run:
             self._run(f"CREATE TEMP VIEW {name}_files AS FROM {found}")
         name_statuses(self.connection, statuses)
         self._set("expire_after", expire_after)
-        self._run("""
+        landed = ", ".join(views.every_file(self._data / name) for name in ("raw", "messages"))
+        self._run(f"""
             SET VARIABLE horizon = (
-                SELECT max(recorded_at)
-                FROM (SELECT recorded_at FROM raw_files UNION ALL SELECT recorded_at FROM messages_files)
+                SELECT max(stats_max_value::TIMESTAMPTZ) FROM parquet_metadata([{landed}])
+                WHERE path_in_schema = 'recorded_at'
             )
-        """)
+        """)  # noqa: S608 - names of ours
 
     def _set(self, name: str, value: object) -> None:
         self._run(f"SET VARIABLE {name} = ?", value)
@@ -433,11 +436,10 @@ class _Run:
         place = self._data / dataset / f"date={day}" / f"{partition}-{swap.mark()}.parquet"
         swap.make_folders([place])
         temporary = self._scratch / place.name
-        # Sorted, so that a look-up by key reads one row group of a file. With numbers as differences (V2), files are as
-        # small at zstd's quickest level as they are otherwise at its default.
+        # Sorted, so that a look-up by key reads one row group of a file. V2 has numbers as differences.
         self.connection.cursor().execute(
             f"COPY ({query} ORDER BY {order}) TO {views.literal(str(temporary))} (FORMAT parquet, PARQUET_VERSION V2, "
-            f"COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE {ROW_GROUP}, "
+            f"COMPRESSION {CODEC}_raw, ROW_GROUP_SIZE {ROW_GROUP}, "  # which pyarrow calls lz4
             f"KV_METADATA {{'{CLOSED.decode()}': '{int(closed)}'}})"
         )
         return place, temporary
