@@ -34,6 +34,7 @@ import pyarrow.parquet as pq
 from gateway.statuses import Status
 from warehouse import landing, swap, views
 from warehouse.errors import RebuildError
+from warehouse.read import LOCAL
 from warehouse.schemas import BASE_SCHEMA, SUMS
 
 _log = logging.getLogger(__name__)
@@ -140,6 +141,7 @@ class _Run:
 
     def set_up(self, statuses: Mapping[int, Status], expire_after: timedelta) -> None:
         """Make what the SQL of this folder reads."""
+        self._run(LOCAL)
         self._run("SET GLOBAL TimeZone = 'UTC'")
         for name in ("raw", "messages", "deadletters", "base"):
             found = views.parquet(self._data / name, filename=name == "messages")
