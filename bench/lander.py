@@ -5,6 +5,7 @@ python bench/lander.py [--quick]
 
 import argparse
 import asyncio
+import gc
 import statistics
 import time
 from collections.abc import Iterator
@@ -15,10 +16,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from latency import SOURCE, WARM_UP_S, Times, behind, due, ingest, percentile, send
 from measure import OUR_KAFKA, Contestant, figure, kafka_node, measure, our, running
-from records import STEPS, fill, interleaved
+from records import PARTITIONS, STEPS, fill, interleaved
 
+from gateway.kafka import KafkaSettings
 from gateway.topics import RAW
 from warehouse import views
 from warehouse.read import open_warehouse
@@ -29,13 +32,13 @@ FURTHER = (("ingest_id", b"0199c1f2-5c2e-7d3a-9a51-6f5d3f0a7b11"), ("content_typ
 """Headers that ingest writes, beside source and time."""
 SAMPLE = 8
 SKIP = 0.1
-"""Of the rows: until all landers have their partitions."""
+"""Of the rows, at the beginning: until all landers have their partitions."""
 
 
 def pace(reports: int) -> None:
     """Print rows a second, from Kafka to durable files, over those of pyarrow with the rows in Python's lists.
 
-    Of one lander, and of two that share the partitions: Python keeps one process to one core.
+    Of one lander, and of two that share the partitions: Python keeps one process to one core. And of the client alone.
     """
     with kafka_node(OUR_KAFKA) as (kafka, folder):
         messages = reports // len(STEPS)
@@ -46,6 +49,7 @@ def pace(reports: int) -> None:
             command = our("land", "--data", str(data), "--broker", kafka.bootstrap, "--flush-interval", "1")
             each = Contestant(group, [command] * landers, group, RAW, {"SMSPULSE_LANDER_GROUP": group})
             runs[landers] = measure(kafka, each, folder, filled.events, SKIP)
+        client = statistics.median(taken(kafka, filled.events) for _ in range(3))
         files = sorted(data.glob("raw/date=*/sms.raw*"), key=lambda path: path.stat().st_size)[-SAMPLE:]
         lists, arrow = zip(*(written(pq.read_table(path, schema=RAW_SCHEMA), folder) for path in files), strict=True)
     from_lists, from_arrow = statistics.median(lists), statistics.median(arrow)
@@ -56,9 +60,35 @@ def pace(reports: int) -> None:
             f"{from_arrow:,.0f} from Arrow",
             flush=True,
         )
+    both = 1 / (1 / client + 1 / from_lists)
+    print(f"the client alone gives {client:,.0f} a second; it and pyarrow, one after the other, {both:,.0f}")
     figure("landed_rows_vs_pyarrow", runs[1].rate / from_lists, ">= 0.5")
+    figure("landed_rows_vs_client_and_pyarrow", runs[1].rate / both)
+    figure("client_and_pyarrow_vs_pyarrow", both / from_lists)
     figure("landed_rows_vs_pyarrow_by_two", runs[2].rate / from_lists)
     figure("landed_rows_vs_pyarrow_from_arrow", runs[1].rate / from_arrow)
+
+
+def taken(kafka: KafkaSettings, records: int) -> float:
+    """Return the rows a second of a bare loop: the lander's client, asked for all that a record says, and no more."""
+    options = {"group.id": "bare", "auto.offset.reset": "error", "enable.auto.commit": False}
+    ahead = {"queued.max.messages.kbytes": 16_384, "fetch.queue.backoff.ms": 5}
+    consumer = Consumer(kafka.confluent() | options | ahead)
+    consumer.assign([TopicPartition(RAW, partition, 0) for partition in range(PARTITIONS)])
+    gc.set_threshold(100_000)  # as the lander does
+    count, skipped, start = 0, 0, 0.0
+    while count < (1 - SKIP) * records:  # for the last ones it would wait
+        messages = consumer.consume(10_000, 1)
+        for m in messages:
+            if m.error() is not None:
+                raise KafkaException(m.error())
+            m.topic(), m.partition(), m.offset(), m.timestamp(), m.key(), m.value(), m.headers()
+        count += len(messages)
+        if not start and count > SKIP * records:
+            skipped, start = count, time.perf_counter()
+    took = time.perf_counter() - start
+    consumer.close()
+    return (count - skipped) / took
 
 
 def written(table: pa.Table, folder: Path) -> tuple[float, float]:
