@@ -9,6 +9,7 @@ from zlib import crc32
 
 import duckdb
 import orjson
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from warehouse_records import MadeRecord, at, moment, raw, status, version
@@ -277,8 +278,14 @@ def test_files_of_a_closed_day_become_one_and_are_replaced_when_there_is_news(da
         found = data.glob(f"base/date={TODAY + timedelta(day)}/*.parquet")
         return sorted(path.name.partition("-")[0] for path in found)
 
+    def codecs() -> set[str]:
+        written = (pq.read_metadata(path) for path in data.glob("base/date=2*/*.parquet"))
+        return {file.row_group(0).column(0).compression for file in written}
+
     assert (files(0), files(1), files(3)) == (["0", "1"], ["0", "1"], ["0", "1"])
+    assert codecs() == {"LZ4"}  # for look-ups, merged or not
     compact(data, datetime.now(UTC) + timedelta(days=9))
+    assert codecs() == {"LZ4"}
     assert (files(0), files(1), files(3)) == (["all"], ["all"], ["0", "1"])
     assert messages(data) == before
     assert TODAY not in rebuild(data).days
