@@ -170,6 +170,7 @@ def statements(data: Path | str, live: str = "true", *, summed: bool = False) ->
     """
     folder = (lambda name: f"{data}/{name}") if isinstance(data, str) else data.__truediv__
     sources = {name: parquet(folder(name)) for name in SCHEMAS} | {"live": live, "message": ", ".join(_MESSAGE)}
+    sources |= {f"{name} files": every_file(folder(name)) for name in ("raw", "messages", "deadletters")}
     sources["newer"] = parquet(folder("messages"), filename=True)
     sources |= {"sums": ", ".join(f"sum({name})::BIGINT AS {name}" for name in COUNTS), "rates": rates()}
     sources |= {"counted": ", ".join(_COUNTED), "base.counted": ", ".join(f"base.{name}" for name in _COUNTED)}

@@ -3,19 +3,27 @@
 -- Units: newest_received_at is when the newest webhook in it was accepted, newest_recorded_at Kafka's time of its newest
 --   record, both TIMESTAMPTZ; seconds_since counts from the latter to now. Null without rows.
 -- Freshness: of the moment.
-WITH newest AS (
+-- What files say of their columns: no row is read.
+WITH columns AS (
+    SELECT 'raw' AS dataset, 'received_at' AS received, path_in_schema, stats_max_value, row_group_num_rows
+    FROM parquet_metadata({raw files})
+    UNION ALL
+    SELECT 'messages', 'last_seen_at', path_in_schema, stats_max_value, row_group_num_rows
+    FROM parquet_metadata({messages files})
+    UNION ALL
+    SELECT 'deadletters', 'received_at', path_in_schema, stats_max_value, row_group_num_rows
+    FROM parquet_metadata({deadletters files})
+),
+
+newest AS (
     SELECT
-        'raw' AS dataset,
-        max(received_at) AS newest_received_at,
-        max(recorded_at) AS newest_recorded_at,
-        count(*) AS rows
-    FROM {raw}
-    UNION ALL
-    SELECT 'messages', max(last_seen_at), max(recorded_at), count(*)
-    FROM {messages}
-    UNION ALL
-    SELECT 'deadletters', max(received_at), max(recorded_at), count(*)
-    FROM {deadletters}
+        datasets.dataset,
+        max(CASE WHEN path_in_schema = received THEN stats_max_value::TIMESTAMPTZ END) AS newest_received_at,
+        max(CASE WHEN path_in_schema = 'recorded_at' THEN stats_max_value::TIMESTAMPTZ END) AS newest_recorded_at,
+        coalesce(sum(row_group_num_rows) FILTER (path_in_schema = 'recorded_at'), 0)::BIGINT AS rows
+    FROM (SELECT unnest(['raw', 'messages', 'deadletters']) AS dataset) AS datasets
+    LEFT JOIN columns ON columns.dataset = datasets.dataset
+    GROUP BY datasets.dataset
 )
 
 SELECT
