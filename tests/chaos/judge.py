@@ -7,7 +7,7 @@ version on `sms.messages`, every outcome told, every device's counts, every dead
 
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -196,18 +196,25 @@ def _versions(bootstrap: str, reports: dict[bytes, Reports], found: Findings) ->
 
 
 def _outcomes(bootstrap: str, newest: dict[bytes, dict[str, Any]], found: Findings) -> None:
-    """Judge what was told: each first end once, and of each message that has one."""
+    """Judge what was told: each first end once, and of each message that has one; and each change of it."""
     firsts: Counter[tuple[str, int]] = Counter()
-    told: set[tuple[str, int]] = set()
+    told: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
     for message in _read(bootstrap, OUTCOMES):
         outcome = json.loads(message.value())
         key = outcome["source"], outcome["sms_id"]
         firsts[key] += not outcome["correction"]
-        told.add(key)
+        told[key][outcome["outcome"]] += 1
+        if outcome["previous"]:
+            told[key][outcome["previous"]] -= 1
     found.twice["outcomes told more than once"] += sum(max(count - 1, 0) for count in firsts.values())
-    ended = {(version["source"], version["sms_id"]) for version in newest.values() if version["is_ended"]}
-    found.lost["outcomes not told"] += len(ended - told)
-    found.wrong["outcomes told of messages without an end"] += len(told - ended)
+    ended = {(v["source"], v["sms_id"]): v["outcome"] for v in newest.values() if v["is_ended"]}
+    found.lost["outcomes not told"] += len(ended.keys() - told.keys())
+    found.wrong["outcomes told of messages without an end"] += len(told.keys() - ended.keys())
+    # What was told, less what it took the place of, leaves what the message came to.
+    left = {key: {outcome for outcome, count in of.items() if count} for key, of in told.items()}
+    found.lost["corrections of outcomes not told"] += sum(
+        left[key] != {ended[key]} for key in ended.keys() & left.keys()
+    )
 
 
 def _devices(bootstrap: str, raw: Raw, newest: dict[bytes, dict[str, Any]], found: Findings, deadline: float) -> None:
