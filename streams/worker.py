@@ -244,6 +244,10 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
 
     @app.on_partitions_revoked.connect
     async def give_up(*_: Any, **__: Any) -> None:
+        # Faust stops the flow of whoever has partitions. One that had none would hand out records of its first ones
+        # while their offsets are being read, and drop what waits for the agent when it resumes the flow.
+        app.consumer.stop_flow()
+        app.flow_control.suspend()
         # Awaited before this worker joins the group again, and before anybody is assigned what was ours.
         await partitions.give_up()
 
