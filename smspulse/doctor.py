@@ -117,6 +117,7 @@ def _folder(data: Path) -> Iterator[Finding]:
 
 def _broker(data: Path, kafka: KafkaSettings | None) -> Finding:
     running = read_broker_file(data)
+    is_embedded = kafka is None
     if kafka is None:
         if running is None:
             return Finding("broker", "ok", "none is running here; `smspulse up` starts one")
@@ -136,6 +137,17 @@ def _broker(data: Path, kafka: KafkaSettings | None) -> Finding:
     wrong = misfit({topic.name: len(found.topics[topic.name].partitions) for topic in TOPICS}, kafka.partitions)
     if wrong:
         return Finding("broker", "fail", f"{what}; {wrong[0]}", wrong[1].capitalize())
+    alone = [
+        topic.name
+        for topic in TOPICS
+        if any(len(each.replicas) == 1 for each in found.topics[topic.name].partitions.values())
+    ]
+    if alone and not is_embedded:
+        mend = (
+            "Give each three, with kafka-reassign-partitions, and set SMSPULSE_KAFKA_REPLICATION=3 for those to come: "
+            "the crash of a broker halts what has one, and Kafka 4.3 and 4.4 can then hide committed records"
+        )
+        return Finding("broker", "warn", f"{what}; one replica: {', '.join(alone)}", mend)
     return Finding("broker", "ok", what)
 
 

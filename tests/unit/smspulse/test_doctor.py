@@ -66,3 +66,5 @@ def test_the_broker_of_the_data_folder_is_found_and_its_topics_looked_at(tmp_pat
         assert findings(tmp_path)["broker"] == Finding("broker", "ok", f"1 at {broker.address}")
         other = kafka.model_copy(update={"partitions": 3})
         assert findings(tmp_path, other)["broker"].level == "fail"
+        alone = findings(tmp_path, kafka)["broker"]
+        assert (alone.level, "one replica: sms.raw, " in alone.what) == ("warn", True)
