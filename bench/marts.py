@@ -25,7 +25,7 @@ DAYS = 28
 FULL, QUICK = 10_000_000, 280_000
 REPEATS = 12
 _RANDOM = random.Random(1)  # noqa: S311 - any will do
-BY_DAY = ("delivery_hourly", "latency_hourly", "delivery_daily", "delivery_by_prefix", "funnel")
+BY_DAY = ("delivery_hourly", "latency_hourly", "delivery_daily", "delivery_by_prefix", "funnel", "webhook_quality")
 """Marts of which a week is asked for."""
 BY_DEVICE = ("delivery_hourly", "delivery_by_device", "failure_reasons", "device_health", "stuck_messages")
 

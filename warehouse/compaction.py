@@ -2,17 +2,22 @@
 
     {data}/{dataset}/date=YYYY-MM-DD/{topic}+{partition}+{start}-{mark}.parquet
     {data}/base/date=YYYY-MM-DD/all-{mark}.parquet
+    {data}/webhooks/date=YYYY-MM-DD/0-{mark}.parquet            what was counted of a date's webhooks
 
 Once an hour is over, what was landed in it becomes one file a partition; once a day is over, all of it does. A merged
 file is sorted by message, so that a look-up by key reads little of it, and holds the rows of its parts, no more and no
 less; its name has the `start` of the last of them, and its `next` is theirs: what landers take their positions from. It
 is one range: files between which one is missing are not merged, so that a gap stays to be seen.
 Base files of a day that is closed (`warehouse.rebuild`) become one: a look-up by key opens a file a day.
+
+The webhooks of a day that is over are counted (`warehouse/sums/webhooks.sql`), and again if their files have changed.
 """
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -24,12 +29,15 @@ import pyarrow.parquet as pq
 
 from warehouse import landing, swap, views
 from warehouse.errors import CompactionError
+from warehouse.read import open_warehouse
 from warehouse.rebuild.run import CLOSED, CODEC, ROW_GROUP
 from warehouse.schemas import DATASETS, SCHEMAS
 
 _log = logging.getLogger(__name__)
 
 _HOUR: Final = timedelta(hours=1)
+_COUNTED: Final = b"smspulse.counted"
+"""Of what was counted of a date: what tells apart how, and of which files."""
 _ROW_GROUP: Final = 60_000  # rows; small ones, so that a look-up soon has what it needs
 
 
@@ -87,7 +95,36 @@ def compact(data: Path, now: datetime, memory: str = "2GB") -> Compacted:
         if come:
             swap.turn(base)
         _put(base, scratch, gone, come, done)
+        _count(data, (hour - _HOUR).date(), scratch, memory)
+        views.publish(data)
     return done
+
+
+def _count(data: Path, before: date, scratch: Path, memory: str) -> None:
+    """Count the webhooks of each date that is over, unless that was done for the files that are there."""
+    gone: list[Path] = []
+    come: dict[Path, Path] = {}
+    for folder in sorted((data / "raw").glob("date=*")):
+        paths = sorted(folder.iterdir())
+        # Of a date that retention has dropped, files without rows are left, and what was counted.
+        if day_of(folder) >= before or not any(pq.read_metadata(path).num_rows for path in paths):
+            continue
+        sql = views.webhooks_sql(f"(FROM raw_webhooks WHERE date = DATE '{day_of(folder)}')")
+        counted = hashlib.sha256("\n".join([sql, *(path.name for path in paths)]).encode()).hexdigest().encode()
+        place = data / "webhooks" / folder.name / f"0-{swap.mark()}.parquet"
+        old = list(place.parent.glob("[0-9]*.parquet"))
+        if any(_metadata(path).get(_COUNTED) == counted for path in old):
+            continue
+        gone += old
+        come[place] = scratch / place.name
+        schema = SCHEMAS["webhooks"].with_metadata({_COUNTED: counted})
+        with _told(folder), open_warehouse(data) as connection:
+            connection.execute(f"SET memory_limit = {views.literal(memory)}")
+            connection.execute(f"SET temp_directory = {views.literal(str(scratch / 'spill'))}")
+            rows = connection.sql(f"SELECT {', '.join(schema.names)} FROM ({sql})").to_arrow_table()  # noqa: S608 - ours
+        pq.write_table(rows.cast(schema), come[place])
+    if come:
+        swap.swap(data / "webhooks", scratch, gone, come)
 
 
 def _put(folder: Path, scratch: Path, gone: list[Path], come: dict[Path, Path], done: Compacted) -> None:
@@ -138,11 +175,22 @@ def _start(path: Path) -> int:
     return int(_metadata(path).get(landing.START, name["start"] if name else -1))
 
 
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Tell what DuckDB and pyarrow say of a folder's files as errors of ours."""
+    try:
+        yield
+    except duckdb.IOException as error:
+        raise OSError(" ".join(str(error).split())) from error
+    except (duckdb.Error, pa.ArrowException) as error:
+        raise CompactionError(folder, f"{type(error).__name__}: {error}".partition("\n")[0]) from error
+
+
 def _merge(
     folder: Path, parts: list[Path], target: Path, scratch: Path, memory: str, metadata: dict[bytes, bytes]
 ) -> int:
     """Write the rows of files as one file, and return how many there are."""
-    try:
+    with _told(folder):
         expected = sum(pq.read_metadata(path).num_rows for path in parts)
         schema = SCHEMAS[folder.parent.name]
         with duckdb.connect(config={"memory_limit": memory, "temp_directory": str(scratch / "spill")}) as connection:
@@ -152,10 +200,6 @@ def _merge(
             _write(rows.to_arrow_reader(size), target, schema.with_metadata(metadata), codec)
         landed = max(path.stat().st_mtime for path in parts)
         os.utime(target, (landed, landed))  # what it holds was landed then, and that is what the next run goes by
-    except duckdb.IOException as error:
-        raise OSError(" ".join(str(error).split())) from error
-    except (duckdb.Error, pa.ArrowException) as error:
-        raise CompactionError(folder, f"{type(error).__name__}: {error}".partition("\n")[0]) from error
     count: int = pq.read_metadata(target).num_rows
     if count != expected:
         raise CompactionError(folder, f"{count} rows came out of {expected}")

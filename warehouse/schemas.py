@@ -251,6 +251,17 @@ LATENCY_SCHEMA: Final = pa.schema(
     ]
 )
 
+WEBHOOKS_SCHEMA: Final = pa.schema(
+    [
+        _field("source", pa.string(), "Gateway account."),
+        _field("day", pa.date32(), "Day (UTC) on which they were received."),
+        *(
+            _field(name, pa.int64(), "Count, as in webhook_quality.")
+            for name in ("webhooks", "status_reports", "incoming", "unreadable", "flawed", "duplicates", "unknown")
+        ),
+    ]
+)
+
 PREFIXES_SCHEMA: Final = pa.schema(
     [
         _field("prefix", pa.string(), "First digits of an international number, without +."),
@@ -537,6 +548,7 @@ SCHEMAS: Final = {dataset.name: dataset.schema for dataset in DATASETS} | {
     "base/latency": LATENCY_SCHEMA,
     "base/failures": FAILURES_SCHEMA,
     "base/networks": NETWORKS_SCHEMA,
+    "webhooks": WEBHOOKS_SCHEMA,
     "quality": QUALITY_SCHEMA,
     "prefixes": PREFIXES_SCHEMA,
 }

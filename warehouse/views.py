@@ -8,7 +8,7 @@ open see new data all the same.
 import hashlib
 import json
 import logging
-from datetime import date
+from datetime import date, timedelta
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -101,6 +101,11 @@ def sums_sql(name: str, rows: str, prefixes: str) -> str:
     return sql.replace("{rows}", rows).replace("{prefixes}", prefixes)
 
 
+def webhooks_sql(rows: str) -> str:
+    """Return the SQL of what is counted of webhooks: of all those of some dates, as raw_webhooks has them."""
+    return files("warehouse").joinpath("sums", "webhooks.sql").read_text("utf-8").replace("{rows}", rows)
+
+
 @cache
 def sums_version() -> str:
     """Return what tells apart sums that were made otherwise."""
@@ -120,7 +125,7 @@ def publish(data: Path) -> Path:
     path = data / FILE
     landing.prepare(data)
     prefixes.prepare(data)
-    sql = statements(data, live(data), summed=is_summed(data))
+    sql = statements(data, live(data), summed=is_summed(data), counted=counted(data))
     temporary = data / landing.TEMPORARY / FILE
     temporary.parent.mkdir(exist_ok=True)
     with landing.only_one(temporary.parent):
@@ -160,13 +165,14 @@ def write(path: Path, sql: list[str], files: Any = None) -> None:
         raise OSError(" ".join(str(error).split())) from error
 
 
-def statements(data: Path | str, live: str = "true", *, summed: bool = False) -> list[str]:
+def statements(data: Path | str, live: str = "true", *, summed: bool = False, counted: date = date.min) -> list[str]:
     """Return the SQL that makes every view.
 
     Args:
         data: The data folder, or the address of a bucket's.
         live: As `live` says.
         summed: As `is_summed` says.
+        counted: As `counted` says.
     """
     folder = (lambda name: f"{data}/{name}") if isinstance(data, str) else data.__truediv__
     sources = {name: parquet(folder(name)) for name in SCHEMAS} | {"live": live, "message": ", ".join(_MESSAGE)}
@@ -193,6 +199,8 @@ def statements(data: Path | str, live: str = "true", *, summed: bool = False) ->
         if not summed:  # then `changes` are all messages
             kept += f" WHERE date NOT IN (SELECT date FROM {sources['base']})"  # noqa: S608 - names of ours
         sources[name] = f"({kept} UNION ALL BY NAME FROM ({sums_sql(name, 'changes', sources['prefixes'])}))"
+    received = webhooks_sql(f"(FROM raw_webhooks WHERE date >= DATE '{counted}')")
+    sources["webhooks"] = f"(FROM {sources['webhooks']} WHERE date < DATE '{counted}' UNION ALL BY NAME {received})"
     made = []
     for name in (*VIEWS, *MACROS):
         sql = view_sql(name)
@@ -291,6 +299,13 @@ def is_summed(data: Path) -> bool:
     """
     found = covered(data)
     return found is not None and found.sums == sums_version()
+
+
+def counted(data: Path) -> date:
+    """Return the first date of which compaction has not counted the webhooks, nor of any behind it."""
+    found = (path.parent.name for path in (data / "webhooks").glob("date=*/[0-9]*.parquet"))
+    newest = max(found, default=f"date={landing.SEED_DATE}")
+    return date.fromisoformat(newest.removeprefix("date=")) + timedelta(days=1)
 
 
 def parquet(folder: Path | str, *, filename: bool = False) -> str:

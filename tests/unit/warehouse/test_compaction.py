@@ -103,6 +103,43 @@ def test_the_day_that_goes_on_is_merged_by_the_hour_and_what_is_merged_left_alon
     assert rows(data, "SELECT count(*) FROM raw_webhooks") == [(6,)]
 
 
+def test_webhooks_of_a_day_that_is_over_are_counted_and_again_when_more_of_them_land(data: Path) -> None:
+    day, next_day = TODAY.date(), NEXT_DAY.date()
+
+    def told() -> list[tuple[Any, ...]]:
+        return rows(data, "SELECT day, webhooks, duplicates, unknown FROM webhook_quality ORDER BY day")
+
+    def counts() -> list[str]:
+        return [path.parent.name for path in data.glob("webhooks/date=2*/*")]
+
+    def hook(offset: int, status_id: int, seconds: int, kafka_took_it: int | None = None) -> None:
+        record = raw(offset, status(1, status_id), seconds=seconds)
+        if kafka_took_it:
+            record = record._replace(timestamp=NOON + kafka_took_it * 1000)
+        landing.land(data, offset, [record])
+
+    for offset, status_id in enumerate((1, 6, 6, 99)):
+        hook(offset, status_id, offset)
+    hook(4, 6, 5, kafka_took_it=86_400)  # from the spool, on the day after; a duplicate only of what is with it
+    hook(5, 6, 86_400)
+    hook(6, 6, 86_401)
+    before = told()
+    assert before == [(day, 5, 1, 1), (next_day, 2, 1, 0)]
+    compact(data, NEXT_DAY)
+    assert (told(), counts()) == (before, [f"date={day}"])
+    made = list(data.glob("webhooks/date=2*/*"))
+    compact(data, NEXT_DAY)
+    assert list(data.glob("webhooks/date=2*/*")) == made
+    hook(7, 98, 6)
+    assert told() == before  # of a day that was counted, as of then
+    compact(data, NEXT_DAY + timedelta(days=1))
+    after = [(day, 6, 1, 2), (next_day, 2, 1, 0)]
+    assert (told(), sorted(counts())) == (after, [f"date={day}", f"date={next_day}"])
+    for path in data.glob("raw/date=2*/*"):
+        path.unlink()
+    assert told() == after
+
+
 def test_a_merge_keeps_the_position_and_excludes_rivals(data: Path) -> None:
     land(data, 0, 3, TODAY)
     land(data, 3, 3, TODAY, day=-1)

@@ -13,6 +13,7 @@ from gateway import topics
 from gateway.statuses import status_table
 from smspulse.cli import cli
 from warehouse import landing, swap, views
+from warehouse.compaction import compact
 from warehouse.errors import OvertakenError, RebuildError, RetentionError
 from warehouse.quality import keep
 from warehouse.read import open_warehouse
@@ -45,6 +46,7 @@ def data(tmp_path: Path) -> Path:
             landing.land(tmp_path, day, [record])
     landing.land(tmp_path, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:0")])
     assert rebuild(tmp_path).differing == 0
+    compact(tmp_path, NOW)
     return tmp_path
 
 
@@ -59,7 +61,8 @@ def rows(data: Path, sql: str) -> list[tuple[Any, ...]]:
 
 def counts(data: Path) -> list[list[tuple[Any, ...]]]:
     marts = ("delivery_hourly", "delivery_daily", "delivery_by_device", "latency_hourly")
-    return [rows(data, f"FROM {mart} ORDER BY ALL") for mart in marts]
+    received = rows(data, "SELECT day, webhooks, duplicates FROM webhook_quality ORDER BY ALL")
+    return [received, *(rows(data, f"FROM {mart} ORDER BY ALL") for mart in marts)]
 
 
 def settings(**days: int) -> RetentionSettings:
