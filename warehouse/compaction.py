@@ -106,8 +106,10 @@ def _count(data: Path, before: date, scratch: Path, memory: str) -> None:
     come: dict[Path, Path] = {}
     for folder in sorted((data / "raw").glob("date=*")):
         paths = sorted(folder.iterdir())
+        with _told(folder):
+            is_empty = not any(pq.read_metadata(path).num_rows for path in paths)
         # Of a date that retention has dropped, files without rows are left, and what was counted.
-        if day_of(folder) >= before or not any(pq.read_metadata(path).num_rows for path in paths):
+        if is_empty or day_of(folder) >= before:
             continue
         sql = views.webhooks_sql(f"(FROM raw_webhooks WHERE date = DATE '{day_of(folder)}')")
         counted = hashlib.sha256("\n".join([sql, *(path.name for path in paths)]).encode()).hexdigest().encode()
@@ -194,8 +196,7 @@ def _merge(
         expected = sum(pq.read_metadata(path).num_rows for path in parts)
         schema = SCHEMAS[folder.parent.name]
         with duckdb.connect(config={"memory_limit": memory, "temp_directory": str(scratch / "spill")}) as connection:
-            is_base = folder.parent.name == "base"
-            size, codec = (ROW_GROUP, CODEC) if is_base else (_ROW_GROUP, "zstd")
+            size, codec = layout(folder.parent.name)
             rows = _sorted_rows(connection, folder.parent, schema, parts)
             _write(rows.to_arrow_reader(size), target, schema.with_metadata(metadata), codec)
         landed = max(path.stat().st_mtime for path in parts)
@@ -230,6 +231,12 @@ def _write(rows: pa.RecordBatchReader, target: Path, schema: pa.Schema, codec: s
     with pq.ParquetWriter(target, schema, compression=codec, **landing.encodings(schema)) as writer:
         for batch in rows:
             writer.write_table(pa.Table.from_batches([batch]).cast(schema))
+
+
+def layout(dataset: str) -> tuple[int, str]:
+    """Return the rows of a row group, and the codec, with which files of a dataset are written anew."""
+    is_rebuilt = dataset in {"base", "differences"}
+    return (ROW_GROUP, CODEC) if is_rebuilt else (_ROW_GROUP, "zstd")
 
 
 def day_of(folder: Path) -> date:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from warehouse import landing, swap, views
+from warehouse.compaction import layout
 from warehouse.errors import DamagedFileError
 
 PENDING: Final = "erasure.json"
@@ -107,7 +108,7 @@ def erase(data: Path, numbers: tuple[str, ...]) -> Erased:
                         f"{landing.stem(landed) if landed else _partition(path)}-{swap.mark()}.parquet"
                     )
                     come[place] = scratch / place.name
-                    done.rows[name] = done.rows.get(name, 0) + _without(path, come[place], expression)
+                    done.rows[name] = done.rows.get(name, 0) + _without(path, come[place], expression, *layout(name))
                 found_covered = views.covered(data)
                 if name == "base" and found_covered:  # networks were counted by numbers: to be counted anew
                     come[folder / views.COVERED] = path = scratch / views.COVERED
@@ -163,11 +164,16 @@ def _matches(column: "pa.Array[Any]", expression: str) -> "pa.Array[Any]":
     return pc.and_kleene(pc.match_substring_regex(column, expression), pc.is_valid(column))  # null is no match
 
 
-def _without(path: Path, target: Path, expression: str) -> int:
+def _without(path: Path, target: Path, expression: str, size: int, codec: str) -> int:
     """Write a file anew without what it tells of the numbers; return from how many rows it was taken."""
     rows = 0
-    with _reading(path) as file, pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as writer:
-        for batch in file.iter_batches(_BATCH):
+    with (
+        _reading(path) as file,
+        pq.ParquetWriter(
+            target, file.schema_arrow, compression=codec, **landing.encodings(file.schema_arrow)
+        ) as writer,
+    ):
+        for batch in file.iter_batches(size):
             told = _told(batch, expression)
             rows += pc.sum(told).as_py() or 0
             columns = []

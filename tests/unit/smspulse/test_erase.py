@@ -99,12 +99,18 @@ def counts(data: Path) -> list[Any]:
         return [connection.execute(f"{each} ORDER BY ALL").fetchall() for each in sql]
 
 
+def codecs(data: Path) -> set[tuple[str, str]]:
+    """Return by dataset how files that hold something are compressed."""
+    files = ((path.relative_to(data).parts[0], pq.read_metadata(path)) for path in data.rglob("*.parquet"))
+    return {(name, each.row_group(0).column(0).compression) for name, each in files if each.num_rows}
+
+
 def test_no_byte_tells_of_the_number_and_no_count_changes(data: Path, told: list[Any]) -> None:
-    before, rooms = counts(data), {name.split("/")[0] for name in holding(data)}
+    before, written, rooms = counts(data), codecs(data), {name.split("/")[0] for name in holding(data)}
     assert rooms == {"raw", "messages", "base", "differences", "deadletters", "spool"}
     report = erase(data, (NUMBER,), kafka)
     assert holding(data) == set()
-    assert counts(data) == before
+    assert (counts(data), codecs(data)) == (before, written)
     assert told == [{(0, "acme:1"), (0, "acme:3")}]
     assert report.lines[0] == "spool: 2 webhooks that wait for Kafka"
     assert "raw: 6 rows in 6 files" in report.lines
