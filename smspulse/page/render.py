@@ -43,7 +43,11 @@ def content(numbers: Numbers, choice: Choice) -> str:
         "SELECT last_status_id, sum(messages)::BIGINT AS messages FROM asked GROUP BY ALL "
         "ORDER BY messages DESC, last_status_id",
     )
-    minutes = numbers.ask("outcomes_by_minute", choice)
+    minutes = numbers.ask(
+        "outcomes_by_minute",
+        choice,
+        "SELECT minute, outcome, sum(messages)::BIGINT AS messages FROM asked GROUP BY ALL",
+    )
     return "".join(
         (
             _delivery(numbers.ask("delivery_now", choice, "FROM asked WHERE source IS NULL ORDER BY hours")),

@@ -2,20 +2,31 @@
 -- Key: step, source; step is queue, device, network or total, and source is null in the rows of all.
 -- Units: seconds between reports as they were received; messages counts those that have the latency.
 -- Freshness: as messages, of the moment.
-SELECT
-    step,
-    source,
-    count(*) AS messages,
-    quantile_cont(seconds, 0.5) AS p50_s,
-    quantile_cont(seconds, 0.95) AS p95_s,
-    quantile_cont(seconds, 0.99) AS p99_s
-FROM (
+WITH of_each AS (
+    SELECT
+        source,
+        count(COLUMNS('^(queue|device|network|total)_s$')) AS '\1_messages',
+        quantile_cont(COLUMNS('^(queue|device|network|total)_s$'), [0.5, 0.95, 0.99]) AS '\1'
+    FROM messages
+    WHERE outcome <> 'incoming' AND first_seen_at > now() - INTERVAL 24 HOUR
+    GROUP BY GROUPING SETS ((), (source))
+),
+
+by_step AS (
     SELECT
         source,
         unnest(['queue', 'device', 'network', 'total']) AS step,
-        unnest([queue_s, device_s, network_s, total_s]) AS seconds
-    FROM messages
-    WHERE outcome <> 'incoming' AND first_seen_at > now() - INTERVAL 24 HOUR
+        unnest([queue_messages, device_messages, network_messages, total_messages]) AS messages,
+        unnest([queue, device, network, total]) AS quantiles
+    FROM of_each
 )
-WHERE seconds IS NOT NULL
-GROUP BY GROUPING SETS ((step), (step, source))
+
+SELECT
+    step,
+    source,
+    messages,
+    quantiles[1] AS p50_s,
+    quantiles[2] AS p95_s,
+    quantiles[3] AS p99_s
+FROM by_step
+WHERE messages > 0
