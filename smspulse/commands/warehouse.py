@@ -49,6 +49,8 @@ def rebuild(data: Path, day: datetime | None, *, everything: bool) -> None:
 def compact(data: Path) -> None:
     """Merge the files of closed hours and days, one a partition. Readers and landers go on meanwhile.
 
+    Also counts the webhooks of days that are over, for webhook_quality.
+
     \b
     smspulse compact
     """
@@ -64,7 +66,7 @@ def compact(data: Path) -> None:
 def retain(data: Path) -> None:
     """Drop the days that are older than SMSPULSE_RETAIN_RAW_DAYS, _VERSIONS_DAYS, _MESSAGES_DAYS and _DEADLETTERS_DAYS.
 
-    Each is unset by default: kept for ever. What was counted of messages outlives them.
+    Each is unset by default: kept for ever. What was counted of messages and webhooks outlives them.
 
     \b
     smspulse retain                        with SMSPULSE_RETAIN_RAW_DAYS=30, for instance
