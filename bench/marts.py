@@ -1,7 +1,6 @@
 """Measures the warehouse: marts, look-ups by key, rebuild, bytes a message. `make bench-warehouse [ARGS=--quick]`."""
 
 import argparse
-import os
 import random
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
-from measure import our
+from measure import alone, our
 from parquet import fill_messages, fill_raw
 
 from smspulse.page.numbers import Choice, Numbers
@@ -48,12 +47,10 @@ def p95(run: Callable[[], object], repeats: int = REPEATS) -> float:
 
 def rebuild(data: Path) -> tuple[float, float]:
     """Run `smspulse rebuild --all`; return its seconds and its peak memory in GB."""
-    start = time.perf_counter()
-    process = subprocess.Popen([*our("rebuild"), "--data", str(data), "--all"], stdout=sys.stderr)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"rebuild ended with {status}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1e6
+    code, took, peak = alone([*our("rebuild"), "--data", str(data), "--all"])
+    if code:
+        sys.exit(f"rebuild ended with {code}")
+    return took, peak / 1000
 
 
 def marts(connection: Any, end: date) -> None:

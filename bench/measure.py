@@ -57,6 +57,22 @@ class Run:
     positions: list[int]
 
 
+# A child's peak begins with its parent's at the fork, so what starts the command is small.
+_ALONE = """
+import os, subprocess, sys
+_, status, usage = os.wait4(subprocess.Popen(sys.argv[1:], stdout=sys.stderr).pid, 0)
+print(os.waitstatus_to_exitcode(status), usage.ru_maxrss)
+"""
+
+
+def alone(command: Sequence[str]) -> tuple[int, float, float]:
+    """Run a command; return its exit code, its seconds and its peak memory in MB."""
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", _ALONE, *command], stdout=subprocess.PIPE, text=True, check=True)
+    code, peak = done.stdout.split()
+    return int(code), time.perf_counter() - start, int(peak) * 1024 / 1e6
+
+
 class Died(Exception):  # noqa: N818 - it names what was found
     """A process ended by itself; the text has its last words."""
 
