@@ -96,37 +96,35 @@ def compact(data: Path, now: datetime, memory: str = "2GB") -> Compacted:
             swap.turn(base)
         _put(base, scratch, gone, come, done)
         _count(data, (hour - _HOUR).date(), scratch, memory)
-        views.publish(data)
     return done
 
 
 def _count(data: Path, before: date, scratch: Path, memory: str) -> None:
     """Count the webhooks of each date that is over, unless that was done for the files that are there."""
+    due: dict[Path, tuple[str, bytes]] = {}
     gone: list[Path] = []
-    come: dict[Path, Path] = {}
     for folder in sorted((data / "raw").glob("date=*")):
         paths = sorted(folder.iterdir())
-        with _told(folder):
-            is_empty = not any(pq.read_metadata(path).num_rows for path in paths)
         # Of a date that retention has dropped, files without rows are left, and what was counted.
-        if is_empty or day_of(folder) >= before:
+        if day_of(folder) >= before or not any(_footer(path).num_rows for path in paths):
             continue
-        sql = views.webhooks_sql(f"(FROM raw_webhooks WHERE date = DATE '{day_of(folder)}')")
+        sql = views.sums_sql("webhooks", f"(FROM raw_webhooks WHERE date = DATE '{day_of(folder)}')")
         counted = hashlib.sha256("\n".join([sql, *(path.name for path in paths)]).encode()).hexdigest().encode()
-        place = data / "webhooks" / folder.name / f"0-{swap.mark()}.parquet"
-        old = list(place.parent.glob("[0-9]*.parquet"))
-        if any(_metadata(path).get(_COUNTED) == counted for path in old):
-            continue
-        gone += old
-        come[place] = scratch / place.name
-        schema = SCHEMAS["webhooks"].with_metadata({_COUNTED: counted})
-        with _told(folder), open_warehouse(data) as connection:
-            connection.execute(f"SET memory_limit = {views.literal(memory)}")
-            connection.execute(f"SET temp_directory = {views.literal(str(scratch / 'spill'))}")
+        old = list((data / "webhooks" / folder.name).glob("[0-9]*.parquet"))
+        if not any(_metadata(path).get(_COUNTED) == counted for path in old):
+            due[data / "webhooks" / folder.name / f"0-{swap.mark()}.parquet"] = sql, counted
+            gone += old
+    if not due:
+        return
+    schema = SCHEMAS["webhooks"]
+    with _told(data / "raw"), open_warehouse(data) as connection:
+        connection.execute("SET memory_limit = ?", [memory])
+        connection.execute("SET temp_directory = ?", [str(scratch / "spill")])
+        for place, (sql, counted) in due.items():
             rows = connection.sql(f"SELECT {', '.join(schema.names)} FROM ({sql})").to_arrow_table()  # noqa: S608 - ours
-        pq.write_table(rows.cast(schema), come[place])
-    if come:
-        swap.swap(data / "webhooks", scratch, gone, come)
+            pq.write_table(rows.cast(schema.with_metadata({_COUNTED: counted})), scratch / place.name)
+    swap.swap(data / "webhooks", scratch, gone, {place: scratch / place.name for place in due})
+    views.publish(data)
 
 
 def _put(folder: Path, scratch: Path, gone: list[Path], come: dict[Path, Path], done: Compacted) -> None:
@@ -140,8 +138,12 @@ def _put(folder: Path, scratch: Path, gone: list[Path], come: dict[Path, Path], 
 
 
 def _metadata(path: Path) -> dict[bytes, bytes]:
+    return _footer(path).metadata or {}
+
+
+def _footer(path: Path) -> pq.FileMetaData:
     try:
-        return pq.read_metadata(path).metadata or {}
+        return pq.read_metadata(path)
     except pa.ArrowException as error:
         raise CompactionError(path.parent, f"{path.name}: {error}".partition("\n")[0]) from error
 

@@ -89,21 +89,16 @@ _COUNTED: Final = (
 """Those of them that marts are made of."""
 
 
-def sums_sql(name: str, rows: str, prefixes: str) -> str:
-    """Return the SQL of what is counted of messages.
+def sums_sql(name: str, rows: str, prefixes: str = "") -> str:
+    """Return the SQL of what is counted of messages, or of webhooks.
 
     Args:
-        name: One of `SUMS`.
-        rows: The SQL of the messages, each with its day and the sign with which it counts.
-        prefixes: The SQL that reads the dataset of that name.
+        name: One of `SUMS`, or `webhooks`.
+        rows: The SQL of the messages, each with its day and the sign with which it counts; or of all webhooks of dates.
+        prefixes: The SQL that reads the dataset of that name; for `networks`.
     """
     sql = files("warehouse").joinpath("sums", f"{name}.sql").read_text("utf-8")
     return sql.replace("{rows}", rows).replace("{prefixes}", prefixes)
-
-
-def webhooks_sql(rows: str) -> str:
-    """Return the SQL of what is counted of webhooks: of all those of some dates, as raw_webhooks has them."""
-    return files("warehouse").joinpath("sums", "webhooks.sql").read_text("utf-8").replace("{rows}", rows)
 
 
 @cache
@@ -199,7 +194,7 @@ def statements(data: Path | str, live: str = "true", *, summed: bool = False, co
         if not summed:  # then `changes` are all messages
             kept += f" WHERE date NOT IN (SELECT date FROM {sources['base']})"  # noqa: S608 - names of ours
         sources[name] = f"({kept} UNION ALL BY NAME FROM ({sums_sql(name, 'changes', sources['prefixes'])}))"
-    received = webhooks_sql(f"(FROM raw_webhooks WHERE date >= DATE '{counted}')")
+    received = sums_sql("webhooks", f"(FROM raw_webhooks WHERE date >= DATE '{counted}')")
     sources["webhooks"] = f"(FROM {sources['webhooks']} WHERE date < DATE '{counted}' UNION ALL BY NAME {received})"
     made = []
     for name in (*VIEWS, *MACROS):
@@ -303,9 +298,9 @@ def is_summed(data: Path) -> bool:
 
 def counted(data: Path) -> date:
     """Return the first date of which compaction has not counted the webhooks, nor of any behind it."""
-    found = (path.parent.name for path in (data / "webhooks").glob("date=*/[0-9]*.parquet"))
-    newest = max(found, default=f"date={landing.SEED_DATE}")
-    return date.fromisoformat(newest.removeprefix("date=")) + timedelta(days=1)
+    names = [path.parent.name for path in (data / "webhooks").glob("date=*/[0-9]*.parquet")]
+    # Not of the seeds' date without any: records without a time are landed there.
+    return date.fromisoformat(max(names).removeprefix("date=")) + timedelta(days=1) if names else date.min
 
 
 def parquet(folder: Path | str, *, filename: bool = False) -> str:

@@ -23,7 +23,7 @@ _HOLD: Final = """
         outcome <> 'incoming'
         AND (first_seen_at > now() - INTERVAL 24 HOUR OR ended_at > now() - INTERVAL 24 HOUR)
 """
-_FAILURES: Final = sums_sql("failures", "(SELECT *, 1 AS sign, first_seen_at::DATE AS day FROM messages)", "")
+_FAILURES: Final = sums_sql("failures", "(SELECT *, 1 AS sign, first_seen_at::DATE AS day FROM messages)")
 _KEPT: Final = {
     "freshness": "SELECT dataset, rows, seconds_since FROM freshness WHERE rows > 0 ORDER BY dataset",
     "deadletters": """

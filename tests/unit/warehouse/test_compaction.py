@@ -140,6 +140,14 @@ def test_webhooks_of_a_day_that_is_over_are_counted_and_again_when_more_of_them_
     assert told() == after
 
 
+def test_a_webhook_that_kafka_gave_no_time_counts_on_its_day_of_receipt(data: Path) -> None:
+    landing.land(data, 0, [raw(0, status(1, 6))._replace(timestamp=-1)])
+    sql = "SELECT day, webhooks FROM webhook_quality"
+    assert rows(data, sql) == [(TODAY.date(), 1)]
+    compact(data, NEXT_DAY + timedelta(days=1))
+    assert rows(data, sql) == [(TODAY.date(), 1)]
+
+
 def test_a_merge_keeps_the_position_and_excludes_rivals(data: Path) -> None:
     land(data, 0, 3, TODAY)
     land(data, 3, 3, TODAY, day=-1)
