@@ -10,10 +10,12 @@ acknowledgements. That also rules out Faust's commits past an unacknowledged rec
 Written for faust-streaming 0.15.3.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import faust
+from aiokafka.errors import IllegalStateError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
 from faust.types.tuples import ConsumerMessage
@@ -41,6 +43,20 @@ class _Thread(driver.AIOKafkaConsumerThread):
         # The client would wait until somebody asks for records, which Faust does not do as long as it has no partition:
         # a worker that was refused in joining would stand there for ever.
         self._consumer._coordinator._push_error_to_user = _refused
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Read on behind what is committed; where nothing is, from the beginning."""
+        offsets: Mapping[TP, int] = await self.call_thread(self._seek_to_committed)
+        return offsets
+
+    async def _seek_to_committed(self) -> Mapping[TP, int]:
+        consumer = self._ensure_consumer()
+        assigned = consumer.assignment()
+        offsets = await consumer.seek_to_committed(*assigned) if assigned else {}  # it asserts that there are some
+        if uncommitted := [tp for tp, offset in offsets.items() if not offset]:
+            # It leaves those where they stand: behind records that were fetched and let go.
+            await consumer.seek_to_beginning(*uncommitted)
+        return offsets
 
 
 def _refused(error: Exception) -> NoReturn:
@@ -73,7 +89,9 @@ class BatchConsumer(driver.Consumer):
         # Not before the wait: a rebalance may have passed in it, and these are records of the new generation.
         generation = self.app.consumer_generation_id
         if not self.flow_active:
-            await self.perform_seek()
+            if any(runs.values()):
+                with suppress(IllegalStateError):  # another rebalance took them: they are fetched anew anyway
+                    await self.perform_seek()
             return
         for tp, records in runs.items():
             if not self.flow_active or self.app.consumer_generation_id != generation:

@@ -51,9 +51,9 @@ class _Lane:
         self._crowded = asyncio.Event()
 
     async def put(self, generation: int, records: Sequence[Record]) -> None:
-        """Let a run wait, once there is room. Those of an earlier generation go: they are fetched again."""
+        """Let a run wait, once there is room. Those of an earlier generation go, and those that were fetched again."""
         await self._room.wait()
-        if generation != self.generation:
+        if generation != self.generation or (self._runs and records[0].offset <= self._runs[-1][-1].offset):
             self.generation, self._runs, self._waiting = generation, [], 0
         self._runs.append(records)
         self._waiting += len(records)

@@ -8,13 +8,16 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from confluent_kafka import Consumer, TopicPartition
 from stream_topics import Raw, outcomes, partitions_of, versions
 
 from gateway.kafka import KafkaSettings
 from gateway.topics import ACTIVITY, RAW
+from streams.transport import _Thread
 
 WORKER = """
 import os, sys
@@ -37,6 +40,7 @@ if os.environ.get("SLOW"):
     Partition._publish = slowly
 if os.environ.get("BLIND"):
     # As when Kafka goes away between the start and the first look at the topics, and is back for the joining.
+    import asyncio
     from aiokafka.client import AIOKafkaClient
     from aiokafka.consumer.group_coordinator import GroupCoordinator
     assigned = []
@@ -44,6 +48,7 @@ if os.environ.get("BLIND"):
     async def blind(self, cluster, topics):
         return await update(self, cluster, topics) if assigned or not topics else False
     async def count(self, response):
+        await asyncio.sleep(1.5 if assigned else 0)  # so whoever waits for its first records looks for them meanwhile
         assignment = await assign(self, response)
         assigned.append(assignment)
         return assignment
@@ -185,3 +190,34 @@ def test_a_worker_that_assigned_nothing_for_it_knew_no_topic_yet_assigns_anew(
     finally:
         blind.send_signal(signal.SIGTERM)
         assert blind.wait(20) == 0
+
+
+async def test_what_was_fetched_and_let_go_is_read_again_whether_or_not_anything_was_committed(
+    kafka: KafkaSettings, name: str
+) -> None:
+    await asyncio.to_thread(produce, kafka, name, range(8), (1, 7))
+    options = {"group_id": name, "auto_offset_reset": "earliest", "enable_auto_commit": False}
+    async with AIOKafkaConsumer(RAW, **kafka.aiokafka(), **options) as consumer:
+
+        async def begin() -> dict[int, int]:
+            offsets: dict[int, int] = {}
+            for _ in range(20):
+                for tp, records in (await consumer.getmany(timeout_ms=500)).items():
+                    offsets.setdefault(tp.partition, records[0].offset)
+                if len(offsets) == 4:
+                    break
+            return offsets
+
+        earliest = await begin()
+        first, second, *others = sorted(consumer.assignment())
+        await consumer.commit({first: earliest[first.partition] + 1, second: 0})
+        thread: Any = SimpleNamespace(_ensure_consumer=lambda: consumer)
+        sought = await _Thread._seek_to_committed(thread)
+        assert sought == {first: earliest[first.partition] + 1, second: 0} | dict.fromkeys(others)
+        assert await begin() == earliest | {first.partition: earliest[first.partition] + 1}
+
+
+async def test_whoever_is_assigned_nothing_seeks_nothing(kafka: KafkaSettings, name: str) -> None:
+    async with AIOKafkaConsumer(**kafka.aiokafka(), group_id=name) as consumer:
+        thread: Any = SimpleNamespace(_ensure_consumer=lambda: consumer)
+        assert await _Thread._seek_to_committed(thread) == {}

@@ -18,11 +18,14 @@ from streams.worker import Partitions
 OURS = TP(RAW, 0)
 
 
-@pytest.mark.parametrize(("generation", "processed"), [(1, [[1, 2]]), (2, [])], ids=["the same", "the next"])
-async def test_what_waits_over_a_rebalance_is_of_its_generation_alone(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, generation: int, processed: list[Any]
-) -> None:
-    seen: list[Any] = []
+def records(*offsets: int) -> list[Any]:
+    return [SimpleNamespace(offset=offset) for offset in offsets]
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Return the offsets of each run that a partition was given."""
+    runs: list[list[int]] = []
 
     class Partition:
         def __init__(self, *_: Any) -> None:
@@ -32,13 +35,35 @@ async def test_what_waits_over_a_rebalance_is_of_its_generation_alone(
             """Own it."""
 
         async def process(self, run: Sequence[Any]) -> None:
-            seen.append(run)
+            runs.append([record.offset for record in run])
 
     monkeypatch.setattr(worker, "Partition", Partition)
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("generation", "fetched", "processed"),
+    [
+        (1, [(1, 2)], [[1, 2]]),
+        (2, [(1, 2)], []),
+        (1, [(1, 2), (3, 4)], [[1, 2, 3, 4]]),
+        (1, [(3, 4), (5, 6), (5, 6, 7)], [[5, 6, 7]]),
+        (1, [(3, 4), (1, 2, 3, 4)], [[1, 2, 3, 4]]),
+    ],
+    ids=["the same generation", "the next", "two runs", "two runs, sought again behind the first", "sought again"],
+)
+async def test_what_waits_over_a_rebalance_is_of_its_generation_and_in_order(
+    seen: list[list[int]],
+    tmp_path: Path,
+    generation: int,
+    fetched: list[tuple[int, ...]],
+    processed: list[list[int]],
+) -> None:
     app: Any = SimpleNamespace(consumer_generation_id=1, consumer=SimpleNamespace(assignment=lambda: {OURS}))
     partitions = Partitions(app, StreamSettings(state=tmp_path), KafkaSettings())
     await partitions.give_up()
-    await partitions.run(SimpleNamespace(tp=OURS, generation_id=1, value=[1, 2]))
+    for offsets in fetched:
+        await partitions.run(SimpleNamespace(tp=OURS, generation_id=1, value=records(*offsets)))
     await asyncio.sleep(0.1)
     assert seen == []
     app.consumer_generation_id = generation

@@ -8,7 +8,10 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.errors import IllegalStateError
+from faust.tables.recovery import Recovery
 from faust.transport import conductor, consumer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -32,6 +35,10 @@ RELIED_ON: dict[str, tuple[Any, str]] = {
     ),
     "knows the last stable offset when in_transaction": (driver.AIOKafkaConsumerThread.highwater, "6f7dbe109ae6807f"),
     "is replaced by _new_consumer_thread": (driver.Consumer._new_consumer_thread, "0870ec53dea75083"),
+    "is replaced by seek_to_committed": (driver.AIOKafkaConsumerThread.seek_to_committed, "775ab0adc4b052ab"),
+    "seeks": (consumer.Consumer.perform_seek, "0e8c130ff4b0afd8"),
+    "seeks and resumes the flow": (Recovery._resume_streams, "d986a6710c1aca98"),
+    "leaves partitions where nothing is committed": (AIOKafkaConsumer.seek_to_committed, "f6cd85c8b70a4ccf"),
     "starts the client": (driver.AIOKafkaConsumerThread.on_start, "38b4e8bd1e10723a"),
     "waits for an error to be asked for": (GroupCoordinator._push_error_to_user, "743ff515bd7e2e38"),
     "hands messages to streams": (conductor.ConductorCompiler.build, "837cf521368c1ee4"),
@@ -67,6 +74,13 @@ class FakeConsumer(BatchConsumer):
         self._fetched = fetched
         self._unacked_messages: set[Any] = set()  # type: ignore[assignment]
         self._waiting_for_ack = None
+        self.seeks = 0
+        self.seek_fails: Exception | None = None
+
+    async def perform_seek(self) -> None:
+        self.seeks += 1
+        if self.seek_fails:
+            raise self.seek_fails
 
     @property
     def should_stop(self) -> bool:
@@ -91,6 +105,17 @@ async def test_runs_of_an_assignment_that_is_gone_are_not_handed_out() -> None:
         found.append(tp.partition)
         one.app.consumer_generation_id = 8
     assert found == [0]
+
+
+@pytest.mark.parametrize("fails", [None, IllegalStateError("another rebalance")], ids=["sought", "taken away"])
+@pytest.mark.parametrize(("fetched", "seeks"), [({}, 0), ({TP("sms.raw", 0): records(0, 1)}, 1)], ids=["none", "one"])
+async def test_what_comes_while_the_flow_is_stopped_is_let_go_and_sought_again(
+    fetched: dict[TP, list[Any]], seeks: int, fails: Exception | None
+) -> None:
+    one = FakeConsumer(fetched)
+    one.flow_active, one.seek_fails = False, fails
+    assert [each async for each in one.getmany(1)] == []
+    assert one.seeks == seeks
 
 
 async def test_faust_commits_nothing_whatever_it_acknowledges() -> None:
