@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ from warehouse.errors import CannotExchangeError
 _RENAME_EXCHANGE: Final = 2  # linux/fs.h
 _AT_FDCWD: Final = -100
 _TURN: Final = "turn-"
+_SETTLE_S: Final = 0.5
+"""Longer than a query takes from its list of folders to its lists of their files, also on a busy machine."""
 
 
 def mark() -> str:
@@ -68,18 +71,22 @@ def swap(folder: Path, scratch: Path, gone: Collection[Path], come: Mapping[Path
         with path.open("rb") as file:
             os.fsync(file.fileno())
     staged = scratch / mark()
+    make_folders(come)
+    ages = [time.time() - place.parent.stat().st_mtime for place in come if not any(place.parent.iterdir())]
+    time.sleep(max(0, _SETTLE_S - max(0, min(ages, default=_SETTLE_S))))
     with landing.only_one(folder.parent):  # no lander links a file meanwhile
-        make_folders(come)
         found = [*folder.rglob("*")]
         kept = {path: path for path in found if path.is_file() and path not in gone}
-        for path in (folder, *(path for path in found if path.is_dir())):
-            (staged / path.relative_to(folder)).mkdir()
+        folders = {path: staged / path.relative_to(folder) for path in (folder, *found) if path.is_dir()}
+        for made in folders.values():
+            made.mkdir()
         for place, path in {**kept, **come}.items():
             target = staged / place.relative_to(folder)
             if place.name.startswith(_TURN):
                 target = target.with_name(f"{_TURN}{mark()}.parquet")
             os.link(path, target)
-        for made in (staged, *(path for path in staged.rglob("*") if path.is_dir())):
+        for path, made in folders.items():
+            shutil.copystat(path, made)  # an empty one stays as old as it is
             landing.fsync_folder(made)
         _exchange(staged, folder)
         landing.fsync_folder(folder.parent)
@@ -88,7 +95,7 @@ def swap(folder: Path, scratch: Path, gone: Collection[Path], come: Mapping[Path
 
 
 def make_folders(places: Iterable[Path]) -> None:
-    """Make the folders of files to come, well before they do, and for good.
+    """Make the folders of files to come, well before they do, or `swap` waits: for good.
 
     A query lists the folders first and then the files of each, so it would miss files that come meanwhile in a folder
     that is new, and nothing would be gone that told so.

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -359,3 +360,29 @@ def test_two_states_of_the_base_files_are_never_mixed_in_one_answer(data: Path) 
             swapping.join()
     assert answers == {(5, 5), (5, 10)}
     assert errors > 0  # it did meet swaps
+
+
+def test_files_come_into_folders_that_queries_have_had_time_to_see(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query that listed the folders before this one was made would miss its files, in one of its two lists."""
+    place = data / "base" / "date=2026-11-24" / "file.parquet"
+    ages: list[float] = []
+    waits: list[float] = []
+    exchange, sleep = swap._exchange, time.sleep
+
+    def seen(one: Path, other: Path) -> None:
+        ages.append(time.time() - place.parent.stat().st_mtime)
+        exchange(one, other)
+
+    def waited(seconds: float) -> None:
+        waits.append(seconds)
+        sleep(seconds)
+
+    monkeypatch.setattr(swap, "_exchange", seen)
+    monkeypatch.setattr(time, "sleep", waited)
+    with swap.upkeep(data) as scratch:
+        made = scratch / "made"
+        made.write_text("rows")
+        for gone, come in ([], {place: made}), ([place], {}), ([], {place: made}):
+            swap.swap(data / "base", scratch, gone, come)
+    assert ages[0] >= swap._SETTLE_S
+    assert [wait > 0 for wait in waits] == [True, False, False]  # empty again, it is as old as before
