@@ -57,6 +57,8 @@ def upkeep(data: Path) -> Iterator[Path]:
 def swap(folder: Path, scratch: Path, gone: Collection[Path], come: Mapping[Path, Path]) -> None:
     """Let files of a folder go and others come, in one step, durable on return. All else in it stays.
 
+    Where files come into a folder that was made just now, it waits until that is half a second old: see `make_folders`.
+
     Args:
         folder: Not changed by others meanwhile, but for landers.
         scratch: On the same file system.
@@ -72,8 +74,9 @@ def swap(folder: Path, scratch: Path, gone: Collection[Path], come: Mapping[Path
             os.fsync(file.fileno())
     staged = scratch / mark()
     make_folders(come)
-    ages = [time.time() - place.parent.stat().st_mtime for place in come if not any(place.parent.iterdir())]
-    time.sleep(max(0, _SETTLE_S - max(0, min(ages, default=_SETTLE_S))))
+    made_at = [parent.stat().st_mtime for parent in {place.parent for place in come} if not any(parent.iterdir())]
+    age = time.time() - max(made_at, default=0)
+    time.sleep(min(max(_SETTLE_S - age, 0), _SETTLE_S))  # not longer, if the clock was set back
     with landing.only_one(folder.parent):  # no lander links a file meanwhile
         found = [*folder.rglob("*")]
         kept = {path: path for path in found if path.is_file() and path not in gone}
@@ -95,7 +98,7 @@ def swap(folder: Path, scratch: Path, gone: Collection[Path], come: Mapping[Path
 
 
 def make_folders(places: Iterable[Path]) -> None:
-    """Make the folders of files to come, well before they do, or `swap` waits: for good.
+    """Make the folders of files to come, for good. Made well before the files, `swap` need not wait.
 
     A query lists the folders first and then the files of each, so it would miss files that come meanwhile in a folder
     that is new, and nothing would be gone that told so.

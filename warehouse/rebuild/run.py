@@ -370,6 +370,7 @@ class _Run:
         by_day: dict[date, list[Path]] = {}
         for day, path in base:
             by_day.setdefault(day, []).append(path)
+        # Before counting, so that `swap` seldom has to wait for them.
         swap.make_folders(self._data / "base" / name / f"date={day}" / "files" for name in SUMS for day in by_day)
         # Many days at once, for their networks are mostly the same; not all, for quantiles have their values in memory.
         batches: dict[int, list[date]] = {}
