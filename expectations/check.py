@@ -292,7 +292,10 @@ class _Run:
             LEFT JOIN reached USING ("partition")
             WHERE kind = 'status' AND source IS NOT NULL AND told_at >= getvariable('counted')
                 AND recorded_at >= getvariable('counted') - INTERVAL 1 DAY  -- by which files are left out
-                AND ("partition", "offset") NOT IN (SELECT (origin_partition, origin_offset) FROM deadletter_files)
+                AND ("partition", "offset", coalesce(ingest_id, '')) NOT IN (
+                    SELECT (origin_partition, origin_offset, coalesce(ingest_id, '')) FROM deadletter_files
+                    WHERE origin_partition IS NOT NULL AND origin_offset IS NOT NULL
+                )
         """)
         tell(self._connection)
         self._fetch("""

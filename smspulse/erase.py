@@ -7,8 +7,9 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from confluent_kafka import KafkaException
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
@@ -19,7 +20,9 @@ from gateway.payloads import parse
 from ingest.privacy import Privacy
 from ingest.settings import IngestSettings
 from ingest.spool import Spool, Webhook
-from warehouse import erasure
+from warehouse import erasure, landing
+from warehouse.incarnations import TopicIds
+from warehouse.partition_log import UNKNOWN, PartitionLog, after_cut, topic_of
 
 _SEND_S: Final = 30.0
 _COMPACTED: Final = {topic.name for topic in topics.TOPICS if topic.cleanup == "compact"}
@@ -68,7 +71,7 @@ def erase(data: Path, numbers: tuple[str, ...], kafka: Callable[[], KafkaSetting
     lines += [f"state of a stream worker: {path} was deleted, Kafka has it" for path in _drop_states(data)]
     left = [f"{path.parent}: a stream worker uses it. Stop it and run the command again" for path in _states(data)]
     left += [f"{path} still holds it" for path in erasure.holding(data, numbers)]
-    return Report(lines, [*_kept_by_kafka(done.until), *left], bool(left))
+    return Report(lines, [*_kept_by_kafka(data, done.until, kafka), *left], bool(left))
 
 
 def _clean_spool(data: Path, expression: re.Pattern[bytes]) -> int:
@@ -106,6 +109,32 @@ def _tell_kafka(kafka: KafkaSettings, keys: Iterable[tuple[int, str]]) -> None:
         raise EraseError(msg) from error
 
 
+def _ends_in_kafka(
+    data: Path, topic: str, ends: dict[PartitionLog, int], kafka: Callable[[], KafkaSettings]
+) -> list[dict[str, Any]]:
+    """Return the offsets in Kafka's present topic behind the newest records in question, by partition.
+
+    Raises:
+        KafkaException: Kafka does not answer.
+    """
+    found: dict[int, int] = {}
+    topic_id = ""
+    if any(landing.incarnations(data, topic, log.partition) != {UNKNOWN} for log in ends):
+        topic_id = TopicIds(kafka()).read([topic]).get(topic, "")
+    for log, end in ends.items():
+        if topic_of(log.incarnation) != topic_id:
+            continue
+        # Behind the place where the log was cut, Kafka has other records.
+        cut = log._replace(incarnation=after_cut(log.incarnation))
+        cut_at = [int(name["start"]) for path in landing.landed_files(data, cut) if (name := _name(path))]
+        found[log.partition] = max(found.get(log.partition, 0), min([end, *cut_at]))
+    return [{"topic": topic, "partition": number, "offset": offset} for number, offset in sorted(found.items())]
+
+
+def _name(path: Path) -> re.Match[str] | None:
+    return landing.LANDED.fullmatch(path.name)
+
+
 def _drop_states(data: Path) -> Iterator[Path]:
     """Delete the local states that no worker uses; their values cannot be searched."""
     for lock in _states(data):
@@ -122,19 +151,22 @@ def _states(data: Path) -> list[Path]:
     return sorted(data.glob("state/**/LOCK"))
 
 
-def _kept_by_kafka(until: dict[tuple[str, int], int]) -> Iterator[str]:
-    for topic in sorted({topic for topic, _ in until}):
+def _kept_by_kafka(data: Path, until: dict[PartitionLog, int], kafka: Callable[[], KafkaSettings]) -> Iterator[str]:
+    for topic in sorted({log.topic for log in until}):
         if topic in _COMPACTED:
             yield (
                 f"{topic}: Kafka drops the old versions when it compacts the topic, after {_DAYS[topic]:g} days at the "
                 "latest or when a segment is full"
             )
             continue
-        partitions = [
-            {"topic": topic, "partition": number, "offset": offset}
-            for (name, number), offset in sorted(until.items())
-            if name == topic
-        ]
+        ends = {log: end for log, end in until.items() if log.topic == topic}
+        try:
+            partitions = _ends_in_kafka(data, topic, ends, kafka)
+        except (KafkaException, SmspulseError) as error:
+            yield f"{topic}: Kafka may keep the records for {_DAYS[topic]:g} days, and could not be asked ({error})"
+            continue
+        if not partitions:
+            continue  # the topic of these records is gone
         wanted = json.dumps({"version": 1, "partitions": partitions})
         yield (
             f"{topic}: Kafka keeps the records for {_DAYS[topic]:g} days by default. To drop them now, with all "

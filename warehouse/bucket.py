@@ -22,8 +22,10 @@ from fsspec.spec import AbstractFileSystem
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, S3Store
 
+from gateway.topics import MESSAGES
 from warehouse import landing, prefixes, views
 from warehouse.errors import BucketError, NoWarehouseError, OvertakenError
+from warehouse.partition_log import PartitionLog
 from warehouse.schemas import BY_TOPIC
 
 _DAY: Final = timedelta(days=1)
@@ -56,7 +58,7 @@ class Bucket:
             raise BucketError(msg)
         self.url = f"s3://{found[1]}{found[2]}"
         self._store = _store(self.url)
-        self._days: dict[tuple[str, int], str] = {}
+        self._days: dict[PartitionLog, str] = {}
 
     def __str__(self) -> str:
         return self.url
@@ -72,7 +74,8 @@ class Bucket:
             landing.prepare(folder)
             prefixes.prepare(folder)
             # The views are bound to the seeds alone, which takes no time however much was landed.
-            views.write(folder / views.FILE, views.statements(self.url), _Objects(self.url, scratch))
+            sql = views.statements(self.url, incarnations=self._in_order_of_appearance())
+            views.write(folder / views.FILE, sql, _Objects(self.url, scratch))
             made = [path for path in folder.rglob("*") if path.is_file() and landing.TEMPORARY not in path.parts]
             for path in made:
                 key, content = path.relative_to(folder).as_posix(), path.read_bytes()
@@ -85,19 +88,44 @@ class Bucket:
         msg = f"{self.url} overwrites what was to be created (it ignores If-None-Match): rivals would land twice"
         raise BucketError(msg)
 
-    def position(self, topic: str, partition: int) -> int:
-        """Return the offset from which the partition is yet to be landed; 0 without any file of it.
+    def incarnations(self, topic: str, partition: int) -> set[str]:
+        """Return the incarnations of which a partition has objects."""
+        head = f"{topic}+{partition}"
+        with _asked(self.url):
+            names = [name for folder in self._folders(topic) for name in self._names(folder, head, head)]
+        logs = [landing.log_of(name) for name in map(landing.LANDED.fullmatch, names) if name]
+        return {log.incarnation for log in logs if log.partition == partition}
+
+    def _in_order_of_appearance(self) -> list[str]:
+        """Return the incarnations of sms.messages of which there are objects."""
+        listed = [each for chunk in self._store.list(BY_TOPIC[MESSAGES].name) for each in chunk]
+        places = [(Path(each["path"]), each["last_modified"].timestamp()) for each in listed]
+        return landing.order_incarnations((path.parent.name, time, path.name) for path, time in places)
+
+    def position(self, log: PartitionLog) -> int:
+        """Return the offset from which a log is yet to be landed; 0 without any file of it.
 
         Raises:
             DamagedFileError: The newest file cannot be read.
         """
         with _asked(self.url):
-            newest = self._newest(topic, partition)
-            content = self._store.get(newest).bytes() if newest else None
-        if newest is None or content is None:
+            newest = self._newest(log)
+        if newest is None:
             return 0
-        self._days[topic, partition] = newest.split("/")[1]
-        return landing.following(io.BytesIO(content), Path(newest))
+        self._days[log] = newest.split("/")[1]
+        return landing.following(self.source(Path(newest)), Path(newest))
+
+    def files(self, log: PartitionLog) -> list[Path]:
+        """Return the objects of a log, in the order of their ranges."""
+        head = f"{log.topic}+{log.label}+"
+        with _asked(self.url):
+            found = [(name, folder) for folder in self._folders(log.topic) for name in self._names(folder, head, head)]
+        return [Path(folder, name) for name, folder in sorted(found)]
+
+    def source(self, path: Path) -> io.BytesIO:
+        """Return an object of `files` whole."""
+        with _asked(self.url):
+            return io.BytesIO(self._store.get(path.as_posix()).bytes())
 
     def land_rows(self, start: int, table: pa.Table) -> None:
         """Land rows of one partition as one object, as `landing.land_rows` does.
@@ -105,20 +133,20 @@ class Bucket:
         Raises:
             OvertakenError: The range that begins at `start` has been landed already.
         """
-        topic, partition, place = landing.placed(start, table)
+        log, place = landing.placed(start, table)
         sink = io.BytesIO()
         landing.encode(table, sink)
         with _asked(self.url):
             # A rival that saw another first record has it in another folder, but not in one of long ago.
-            since = self._days.get((topic, partition))
+            since = self._days.get(log)
             day_before = f"date={date.fromisoformat(since[5:]) - _DAY}" if since else ""
-            if rival := self._newest(topic, partition, day_before, place.stem):
+            if rival := self._newest(log, day_before, place.stem):
                 raise OvertakenError(Path(rival))
             try:
                 self._store.put(place.as_posix(), sink.getvalue(), mode="create")
             except AlreadyExistsError as error:
                 raise OvertakenError(place) from error
-        self._days[topic, partition] = place.parent.name
+        self._days[log] = place.parent.name
 
     def open(self) -> duckdb.DuckDBPyConnection:
         """Open the views; they read what was landed by then, and see what comes.
@@ -146,21 +174,27 @@ class Bucket:
                 raise
             return None
 
-    def _newest(self, topic: str, partition: int, since: str = "", after: str = "") -> str | None:
-        """Return the object of the partition's newest range, of those in folders from `since` on and behind a name."""
-        dataset, head, newest, place = BY_TOPIC[topic].name, f"{topic}+{partition}+", "", ""
-        for folder in sorted(self._store.list_with_delimiter(dataset)["common_prefixes"], reverse=True):
+    def _newest(self, log: PartitionLog, since: str = "", after: str = "") -> str | None:
+        """Return the object of a log's newest range, of those in folders from `since` on and behind a name."""
+        head, newest, place = f"{log.topic}+{log.label}+", "", ""
+        for folder in sorted(self._folders(log.topic), reverse=True):
             if folder.rpartition("/")[2] < since:
                 break
-            for name in self._names(folder, newest or after or head):
-                if not name.startswith(head):
-                    break
+            for name in self._names(folder, newest or after or head, head):
                 newest, place = name, f"{folder}/{name}"
         return place or None
 
-    def _names(self, folder: str, after: str) -> Iterator[str]:
+    def _folders(self, topic: str) -> list[str]:
+        return list(self._store.list_with_delimiter(BY_TOPIC[topic].name)["common_prefixes"])
+
+    def _names(self, folder: str, after: str, head: str) -> Iterator[str]:
+        """Yield the names in a folder that come behind a name and begin with `head`, in their order."""
         for chunk in self._store.list(folder, offset=f"{folder}/{after}"):
-            yield from (each["path"].rpartition("/")[2] for each in chunk)
+            for each in chunk:
+                name = each["path"].rpartition("/")[2]
+                if not name.startswith(head):
+                    return
+                yield name
 
 
 class _Objects(AbstractFileSystem):

@@ -1,13 +1,14 @@
 """Compaction: files of closed hours and days are merged, beside landers and readers.
 
-    {data}/{dataset}/date=YYYY-MM-DD/{topic}+{partition}+{start}-{mark}.parquet
+    {data}/{dataset}/date=YYYY-MM-DD/{topic}+{partition}@{incarnation}+{start}-{mark}.parquet
     {data}/base/date=YYYY-MM-DD/all-{mark}.parquet
     {data}/webhooks/date=YYYY-MM-DD/0-{mark}.parquet            what was counted of a date's webhooks
 
-Once an hour is over, what was landed in it becomes one file a partition; once a day is over, all of it does. A merged
-file is sorted by message, so that a look-up by key reads little of it, and holds the rows of its parts, no more and no
-less; its name has the `start` of the last of them, and its `next` is theirs: what landers take their positions from. It
-is one range: files between which one is missing are not merged, so that a gap stays to be seen.
+Once an hour is over, what was landed in it becomes one file a log (a partition in one incarnation of its topic); once a
+day is over, all of it does. A merged file is sorted by message, so that a look-up by key reads little of it, and holds
+the rows of its parts, no more and no less; its name has the `start` of the last of them, and its `next` is theirs: what
+landers take their positions from. It is one range: files between which one is missing are not merged, so that a gap
+stays to be seen.
 Base files of a day that is closed (`warehouse.rebuild`) become one: a look-up by key opens a file a day.
 
 The webhooks of a day that is over are counted (`warehouse/sums/webhooks.sql`), and again if their files have changed.
@@ -29,6 +30,7 @@ import pyarrow.parquet as pq
 
 from warehouse import landing, swap, views
 from warehouse.errors import CompactionError
+from warehouse.partition_log import PartitionLog
 from warehouse.read import open_warehouse
 from warehouse.rebuild.run import CLOSED, CODEC, ROW_GROUP
 from warehouse.schemas import DATASETS, SCHEMAS
@@ -38,6 +40,8 @@ _log = logging.getLogger(__name__)
 _HOUR: Final = timedelta(hours=1)
 _COUNTED: Final = b"smspulse.counted"
 """Of what was counted of a date: what tells apart how, and of which files."""
+_OF_THE_END: Final = (landing.NEXT, landing.LAST)
+"""Of a landed file's metadata: what holds for the merged file if it does for the last of its parts."""
 _ROW_GROUP: Final = 60_000  # rows; small ones, so that a look-up soon has what it needs
 
 
@@ -78,8 +82,8 @@ def compact(data: Path, now: datetime, memory: str = "2GB") -> Compacted:
                 for stem, parts in _mergeable(folder, hour, is_closed=is_closed).items():
                     path = folder / f"{stem}-{swap.mark()}.parquet"
                     come[path] = scratch / path.name
-                    following = _metadata(parts[-1]).get(landing.NEXT, b"")
-                    metadata = {landing.NEXT: following, landing.START: str(_start(parts[0])).encode()}
+                    ending = {name: value for name, value in _metadata(parts[-1]).items() if name in _OF_THE_END}
+                    metadata = ending | {landing.START: str(landing.range_start(parts[0])).encode()}
                     done.rows += _merge(folder, parts, come[path], scratch, memory, metadata)
                     gone += parts
                 _put(folder, scratch, gone, come, done)
@@ -150,11 +154,11 @@ def _footer(path: Path) -> pq.FileMetaData:
 
 def _mergeable(folder: Path, hour: datetime, *, is_closed: bool) -> dict[str, list[Path]]:
     """Return the files that are to be one, in the order of their ranges, by what to name it after."""
-    found: dict[tuple[str, str], list[Path]] = {}
+    found: dict[PartitionLog, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         name = landing.LANDED.fullmatch(path.name)
         if name and path.stat().st_mtime < hour.timestamp() and (is_closed or not name["merged"]):
-            found.setdefault((name["topic"], name["partition"]), []).append(path)
+            found.setdefault(landing.log_of(name), []).append(path)
     runs = [run for parts in found.values() if len(parts) > 1 for run in _runs(parts) if len(run) > 1]
     names = ((landing.LANDED.fullmatch(run[-1].name), run) for run in runs)
     return {landing.stem(name): run for name, run in names if name}
@@ -165,18 +169,12 @@ def _runs(parts: list[Path]) -> Iterator[list[Path]]:
     run: list[Path] = []
     following = None
     for path in parts:
-        if run and _start(path) != following:
+        if run and landing.range_start(path) != following:
             yield run
             run = []
         run.append(path)
         following = int(_metadata(path).get(landing.NEXT, -1))
     yield run
-
-
-def _start(path: Path) -> int:
-    """Return the offset at which a landed or merged file begins."""
-    name = landing.LANDED.fullmatch(path.name)
-    return int(_metadata(path).get(landing.START, name["start"] if name else -1))
 
 
 @contextmanager

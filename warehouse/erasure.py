@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from warehouse import landing, swap, views
 from warehouse.compaction import layout
 from warehouse.errors import DamagedFileError
+from warehouse.partition_log import UNKNOWN, PartitionLog
 
 PENDING: Final = "erasure.json"
 _ADDRESSES: Final = ("address", "recipient", "streamed", "rebuilt")
@@ -26,7 +27,7 @@ _CONTENTS: Final = ("body", "text", "image_url")
 a number is found in any of them, the contents go, and of the addresses those that are the number."""
 ERASED: Final = "erased"
 """In the place of an address or a body: null would be a fact less of the message, or a body that was lost."""
-_PLACE: Final = ("topic", "partition", "offset", "source", "sms_id", "kind")
+_PLACE: Final = ("topic", "partition", "incarnation", "offset", "source", "sms_id", "kind")
 _DATASETS: Final = ("raw", "messages", "base", "deadletters", "differences")
 _BATCH: Final = 60_000
 _CHUNK: Final = 1 << 24
@@ -41,13 +42,13 @@ class Erased:
         rows: Rows taken out of, by dataset.
         files: Files written anew, by dataset.
         keys: Of messages, with their partitions, whose records in Kafka tell of the numbers.
-        until: Offset behind the newest record that does, by topic and partition.
+        until: Offset behind the newest record that does, by the log of its partition.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
     keys: set[tuple[int, str]] = field(default_factory=set)
-    until: dict[tuple[str, int], int] = field(default_factory=dict)
+    until: dict[PartitionLog, int] = field(default_factory=dict)
 
 
 def pattern(numbers: tuple[str, ...]) -> str:
@@ -87,7 +88,7 @@ def erase(data: Path, numbers: tuple[str, ...]) -> Erased:
         if pending.exists():
             before = json.loads(pending.read_text())
             done.keys |= {(partition, key) for partition, key in before["keys"]}
-            done.until |= {(topic, partition): offset for topic, partition, offset in before["until"]}
+            done.until |= {PartitionLog(topic, partition, *log): end for topic, partition, *log, end in before["until"]}
         found = {name: _find(data / name, name, expression, done) for name in _DATASETS}
         temporary = scratch / PENDING
         until = [[*place, offset] for place, offset in sorted(done.until.items())]
@@ -141,8 +142,8 @@ def _find(folder: Path, name: str, expression: str, done: Erased) -> list[Path]:
 def _note(row: dict[str, Any], done: Erased) -> None:
     if "topic" not in row:
         return  # what is in base files alone, the stream has forgotten
-    place = (row["topic"], row["partition"])
-    done.until[place] = max(done.until.get(place, 0), row["offset"] + 1)
+    log = PartitionLog(row["topic"], row["partition"], row.get("incarnation") or UNKNOWN)
+    done.until[log] = max(done.until.get(log, 0), row["offset"] + 1)
     if row.get("sms_id") is not None and row.get("kind", "status") == "status":
         done.keys.add((row["partition"], f"{row['source']}:{row['sms_id']}"))
 

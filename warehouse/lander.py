@@ -3,6 +3,12 @@
 Where it goes on is what the files say (`warehouse.landing`); the offset that it commits to Kafka is advice, for those
 who watch the lag. So a kill at any point costs nothing but reading again, and of two landers that hold one partition,
 as after a pause long enough for Kafka to give it away, one lands a range and the other finds it landed.
+
+An offset means something only within one incarnation of its topic. So before a partition is read, the lander finds out
+which one Kafka holds and what of it was landed (`warehouse.incarnations`). Before a range is landed, it asks for the
+topic's id again: if that has changed since, what was read is dropped, and the partition is located again. After all
+brokers were down, Kafka may have come back as an older copy of itself: then everything that was read is dropped, and
+the lander begins again with a new client. (The old one would go on waiting for the leader epochs that it knows.)
 """
 
 import gc
@@ -24,7 +30,9 @@ from gateway.kafka import KafkaSettings
 from gateway.payloads import parse_zone
 from gateway.topics import RAW
 from warehouse import metrics
-from warehouse.errors import KafkaRefusedError, OvertakenError, TopicRecreatedError, WarehouseError
+from warehouse.errors import KafkaRefusedError, OvertakenError, WarehouseError
+from warehouse.incarnations import KafkaLogReader, LogPosition, TopicIds, locate
+from warehouse.partition_log import UNKNOWN, PartitionLog, cuts_of, topic_of
 from warehouse.schemas import BY_TOPIC, Run
 from warehouse.settings import LanderSettings
 from warehouse.store import is_bucket, store_of
@@ -72,8 +80,15 @@ _Key = tuple[str, int]
 
 @dataclass(slots=True)
 class _Buffer:
-    """Rows of one partition, not yet landed. `start` is where their range begins, `next` the offset to read from."""
+    """Rows of one partition, not yet landed.
 
+    Args:
+        log: What they are from.
+        start: Where their range begins.
+        next: The offset to read from.
+    """
+
+    log: PartitionLog
     start: int
     next: int
     tables: list[pa.Table] = field(default_factory=list)
@@ -81,22 +96,23 @@ class _Buffer:
     size: int = 0
     newest_at: int = 0
 
-    def take(self, topic: str, partition: int, messages: list[Any], zone: tzinfo) -> None:
+    def take(self, messages: list[Any], zone: tzinfo) -> None:
         """Take what was read, but what it has already."""
         if messages[0].offset() < self.next:
             messages = [m for m in messages if m.offset() >= self.next]
         if not messages:
             return
         run = Run(
-            topic,
-            partition,
+            self.log.topic,
+            self.log.partition,
             [m.offset() for m in messages],
             [m.timestamp()[1] for m in messages],
             [m.key() for m in messages],
             [m.value() for m in messages],
             [m.headers() or () for m in messages],
+            self.log.incarnation,
         )
-        table = BY_TOPIC[topic].table(run, zone)
+        table = BY_TOPIC[self.log.topic].table(run, zone)
         self.tables.append(table)
         self.next = run.offsets[-1] + 1
         self.rows += len(messages)
@@ -121,7 +137,12 @@ class Lander:
         self._store = store_of(settings.data)
         self._stop = threading.Event()
         self._consumer: Any = None
+        self._topic_ids = TopicIds(kafka)
         self._buffers: dict[_Key, _Buffer] = {}
+        self._unlocated: set[_Key] = set()
+        """Partitions that we have been given and do not know yet where to go on with."""
+        self._must_reconnect = False
+        self._was_located = False
         # The client calls back, when partitions come and go, from within a poll; what the poll returns then may be
         # of either assignment.
         self._generation = 0
@@ -136,7 +157,6 @@ class Lander:
         """Land until `stop` is set, then land what is held and leave the group.
 
         Raises:
-            TopicRecreatedError: Kafka's records are not those that were landed.
             DamagedFileError: A file that tells where to go on cannot be read.
             KafkaRefusedError: Kafka does not let us.
             OSError: The files cannot be listed.
@@ -150,7 +170,7 @@ class Lander:
             self._loop(stop)
             self._flush()
         finally:
-            self._buffers.clear()  # or leaving the group would land them
+            self._gone(self._consumer, [])  # or leaving the group would land what is held
             self._consumer.close()
 
     # The beat
@@ -160,6 +180,9 @@ class Lander:
         beat = time.monotonic() + interval
         idle = True
         while not stop.is_set():
+            if self._must_reconnect:
+                self._reconnect()
+            self._locate_partitions()
             idle &= not self._poll(min(max(beat - time.monotonic(), 0), _POLL_S))
             now = time.monotonic()
             if now < beat and (self._disk_retry_s or not self._is_full()):
@@ -178,8 +201,6 @@ class Lander:
         """Take what Kafka has into the buffers; return whether it had anything."""
         seen = self._generation
         try:
-            if self._disk_retry_s:
-                self._consumer.pause(self._consumer.assignment())
             messages = self._consumer.consume(_POLL_RECORDS, seconds)
         except KafkaException as error:
             self._lost(error.args[0])
@@ -206,7 +227,7 @@ class Lander:
                 errors.append(message)
         for key, run in runs.items():
             if key in self._buffers:
-                self._buffers[key].take(*key, run, self._zone)
+                self._buffers[key].take(run, self._zone)
         for message in errors:
             key = message.topic(), message.partition()
             if message.error().code() != KafkaError._AUTO_OFFSET_RESET:
@@ -225,38 +246,58 @@ class Lander:
 
     def _flush(self) -> bool:
         """Land all that is held. False when the disk does not take it: it is still held."""
+        if self._must_reconnect:
+            return True
         before = dict(self._buffers)
         landed, error = self._land()
-        overtaken = any(self._buffers[key].next != buffer.next for key, buffer in before.items())
+        moved = any(key not in self._buffers or self._buffers[key].next != b.next for key, b in before.items())
         if error is not None:
             self._disk_failed(error)
+            self._pause_or_resume()
         elif self._disk_retry_s:
             if landed:
                 _log.warning("%s takes data again", self._store)
-            self._disk_retry_s = 0.0
-            self._consumer.resume(self._consumer.assignment())
-            overtaken = True
-        if overtaken:
+            self._disk_works()
+            moved = True
+        if moved:
             self._read_on()
         return error is None
 
     def _land(self) -> tuple[bool, OSError | None]:
         """Land what the disk takes; return whether that was anything, and why it was not all."""
         landed = False
+        self._drop_other_incarnations()
         for key, buffer in self._buffers.items():
             if not buffer.tables:
                 continue
             try:
                 self._store.land_rows(buffer.start, pa.concat_tables(buffer.tables))
                 metrics.landed(key[0], buffer.rows, buffer.newest_at)
-                self._buffers[key] = _Buffer(buffer.next, buffer.next)
+                self._buffers[key] = _Buffer(buffer.log, buffer.next, buffer.next)
                 landed = True
             except OvertakenError as error:
                 _log.warning("%s: going on after it", error)
-                self._buffers[key] = self._from_files(key)
+                position = self._position(buffer.log)
+                self._buffers[key] = _Buffer(buffer.log, position, position)
             except OSError as error:
                 return landed, error
         return landed, None
+
+    def _drop_other_incarnations(self) -> None:
+        """Drop what was read of partitions whose topic Kafka has replaced, or restored, or does not tell us of."""
+        held = {key: buffer for key, buffer in self._buffers.items() if buffer.tables}
+        if not held:
+            return
+        try:
+            ids = self._topic_ids.read({topic for topic, _ in held})
+            replaced = {key for key, buffer in held.items() if ids.get(key[0]) != topic_of(buffer.log.incarnation)}
+        except KafkaException as error:
+            # Read again when Kafka answers: nothing is landed of which the incarnation is unknown.
+            self._lost(error.args[0])
+            replaced = set(held)
+        for key in replaced:
+            del self._buffers[key]
+            self._unlocated.add(key)
 
     def _commit(self) -> None:
         """Tell Kafka how far we are, as advice for those who watch the lag. All that was read is landed by now."""
@@ -275,47 +316,105 @@ class Lander:
     # Where to go on
 
     def _assigned(self, consumer: Any, assigned: list[Any]) -> None:
-        """Go on where the files end."""
+        """Take note of partitions; they are read once it is known from where on."""
         self._generation += 1
-        try:
-            self._buffers |= {key: self._from_files(key) for key in ((p.topic, p.partition) for p in assigned)}
-        except (WarehouseError, OSError) as error:
-            self._failure = error
-            return
+        self._unlocated |= {(p.topic, p.partition) for p in assigned}
+        self._was_located = False
         self._read_on()
-        _log.info("landing %d partitions in %s", len(assigned), self._store)
-        self._ready()
+
+    def _locate_partitions(self) -> None:
+        """Find out where to go on with the partitions that were given to us, or whose topic was replaced."""
+        if not self._unlocated:
+            return
+        try:
+            ids = self._topic_ids.read({topic for topic, _ in self._unlocated})
+            with KafkaLogReader(self._kafka) as reader:
+                for topic, partition in sorted(self._unlocated):
+                    # A topic that was deleted and not created again yet has no id.
+                    if topic in ids:
+                        self._start_reading(locate(self._store, reader, topic, partition, ids[topic]))
+        except KafkaException as error:
+            self._lost(error.args[0])
+        except OSError as error:
+            if not is_bucket(str(self._store)):  # of a folder it is no matter of time
+                raise
+            self._disk_failed(error)
+            self._stop.wait(self._disk_retry_s)
+        self._read_on()
+        if not self._unlocated and not self._was_located:
+            self._was_located = True
+            self._found()
+            _log.info("landing %d partitions in %s", len(self._buffers), self._store)
+            self._ready()
+
+    def _start_reading(self, position: LogPosition) -> None:
+        log, offset = position
+        key = (log.topic, log.partition)
+        self._unlocated.discard(key)
+        self._buffers[key] = _Buffer(log, offset, offset)
+        self._report_incarnation(position)
+
+    def _report_incarnation(self, position: LogPosition) -> None:
+        """Log that Kafka does not hold what was landed before."""
+        log, offset = position
+        others = self._store.incarnations(log.topic, log.partition) - {log.incarnation}
+        is_upgrade = others == {UNKNOWN} and offset == self._store.position(log._replace(incarnation=UNKNOWN))
+        if not others or is_upgrade or self._store.position(log):
+            return
+        if cuts_of(log.incarnation):
+            _log.error(
+                "%s was restored from an older copy, or lost its end: from offset %d on Kafka has other records than "
+                "were landed. All of them are landed, next to those that Kafka lost",
+                *(log, offset),
+            )
+        else:
+            _log.warning(
+                "%s is another one than the topic of that name that was landed before: landed from offset %d on, next "
+                "to the old one",
+                *(log, offset),
+            )
 
     def _revoked(self, consumer: Any, revoked: list[Any]) -> None:
         """Land what is held. What the disk does not take now, the next owner reads again."""
-        _, error = self._land()
-        if error is not None:
-            self._disk_failed(error)
+        if not self._must_reconnect:
+            _, error = self._land()
+            if error is not None:
+                self._disk_failed(error)
         self._gone(consumer, revoked)
 
     def _gone(self, consumer: Any, lost: list[Any]) -> None:
         """Drop what is held: others read it again already."""
         self._generation += 1
         self._buffers.clear()
+        self._unlocated.clear()
         self._committed.clear()
 
-    def _from_files(self, key: _Key) -> _Buffer:
+    def _position(self, log: PartitionLog) -> int:
         while True:
             try:
-                position = self._store.position(*key)
+                return self._store.position(log)
             except OSError as error:
                 if not is_bucket(str(self._store)):  # of a folder it is no matter of time
                     raise
                 self._disk_failed(error)
                 if self._stop.wait(self._disk_retry_s):
                     raise
-            else:
-                return _Buffer(position, position)
 
     def _read_on(self) -> None:
         """Have the client read each partition from where its buffer ends, whatever it has read ahead."""
-        if self._buffers:  # without any, it waits to be given some
-            self._consumer.assign([TopicPartition(*key, buffer.next) for key, buffer in self._buffers.items()])
+        self._consumer.assign([TopicPartition(*key, buffer.next) for key, buffer in self._buffers.items()])
+        self._pause_or_resume()
+
+    def _pause_or_resume(self) -> None:
+        """Have the client read nothing while nothing can be landed.
+
+        It keeps a partition paused over a rebalance that gives it to us again, so this follows each assignment.
+        """
+        partitions = [TopicPartition(*key) for key in self._buffers]
+        if self._disk_retry_s:
+            self._consumer.pause(partitions)
+        else:
+            self._consumer.resume(partitions)
 
     def _out_of_range(self, key: _Key) -> None:
         """Kafka has no record at our position: it deleted them, or never had them."""
@@ -327,7 +426,9 @@ class Lander:
             self._read_on()  # which leads here again
             return
         if end < buffer.next:
-            self._failure = TopicRecreatedError(*key, buffer.next, end, self._store)
+            del self._buffers[key]
+            self._unlocated.add(key)
+            self._read_on()
             return
         if earliest > buffer.next:
             if buffer.next and self._lost_until.get(key) != earliest:  # as after each assignment till it is landed
@@ -368,6 +469,18 @@ class Lander:
             raise KafkaRefusedError(msg) from error
         self._consumer.subscribe(list(BY_TOPIC), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._gone)
 
+    def _reconnect(self) -> None:
+        """Begin again with a new client once Kafka answers."""
+        try:
+            self._topic_ids.read([RAW])
+        except KafkaException as error:
+            self._lost(error.args[0])
+            return
+        self._must_reconnect = False
+        self._gone(self._consumer, [])
+        self._consumer.close()
+        self._connect()
+
     def _probe(self) -> None:
         """Find out whether silence means that there is nothing or that Kafka is away: no poll says so."""
         try:
@@ -380,6 +493,8 @@ class Lander:
     def _on_error(self, error: KafkaError) -> None:
         """Take note of what the client says; of most it takes care itself."""
         self._trouble = error.str()
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._must_reconnect = True
         if error.fatal() or error.code() in _REFUSED:
             msg = f"Kafka at {self._kafka.bootstrap} refuses to serve the lander: {self._trouble}"
             self._failure = KafkaRefusedError(msg)
@@ -412,7 +527,7 @@ class Lander:
                     _log.info("deleted %d unfinished files of landers that were killed", swept)
                 if self._disk_retry_s:
                     _log.warning("%s takes data again", self._store)
-                    self._disk_retry_s = 0.0
+                    self._disk_works()
                 return
 
     def _disk_failed(self, error: OSError) -> None:
@@ -422,6 +537,11 @@ class Lander:
                 *(self._store, error.strerror or error),
             )
         self._disk_retry_s = min(max(self._disk_retry_s * 2, self._settings.retry_s), _MAX_RETRY_S)
+        metrics.BLOCKED.set(1)
+
+    def _disk_works(self) -> None:
+        self._disk_retry_s = 0.0
+        metrics.BLOCKED.set(0)
 
 
 def run(settings: LanderSettings, kafka: KafkaSettings, ready: Callable[[], None] = lambda: None) -> None:

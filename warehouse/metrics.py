@@ -20,6 +20,9 @@ LOST: Final = Counter(
 LAG: Final = Gauge(
     "smspulse_lander_lag_records", "Records not yet landed, by partition.", ["topic", "partition"], registry=REGISTRY
 )
+BLOCKED: Final = Gauge(
+    "smspulse_lander_blocked", "1 while the data folder or bucket takes no data, else 0.", registry=REGISTRY
+)
 
 
 def landed(topic: str, rows: int, newest_at: int | None) -> None:

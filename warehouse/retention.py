@@ -133,11 +133,10 @@ def _drop(folder: Path, scratch: Path) -> None:
     come: dict[Path, Path] = {}
     for path in folder.iterdir():
         name = landing.LANDED.fullmatch(path.name)
-        if name and landing.newest(folder.parent, name["topic"], int(name["partition"])) == path:
+        if name and landing.newest(folder.parent, landing.log_of(name)) == path:
             place = path.with_name(f"{landing.stem(name)}-{swap.mark()}.parquet")
             come[place] = scratch / place.name
-            following = (pq.read_metadata(path).metadata or {})[landing.NEXT]
-            schema = BY_TOPIC[name["topic"]].schema.with_metadata({landing.NEXT: following})
+            schema = BY_TOPIC[name["topic"]].schema.with_metadata(landing.end_metadata(path))
             pq.write_table(schema.empty_table(), come[place])
     swap.swap(folder, scratch, list(folder.iterdir()), come)
     for path in come.values():

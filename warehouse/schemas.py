@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from gateway import records as rec
 from gateway import topics
 from gateway.payloads import StatusReport, parse_all
+from warehouse.partition_log import UNKNOWN
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +56,10 @@ class Record(Protocol):
 
 
 class Run(NamedTuple):
-    """Records of one partition in the order of their offsets, by column; a record's fields are those of `Record`."""
+    """Records of one partition in the order of their offsets, by column; a record's fields are those of `Record`.
+
+    `incarnation` is that of the topic (`warehouse.partition_log`).
+    """
 
     topic: str
     partition: int
@@ -64,12 +68,14 @@ class Run(NamedTuple):
     keys: Sequence[bytes | None]
     values: Sequence[bytes | None]
     headers: Sequence[Sequence[tuple[str, bytes | None]]]
+    incarnation: str = UNKNOWN
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> "Run":
         """Turn records, at least one and all of one partition, into columns."""
         fields = [(r.offset, r.timestamp, r.key, r.value, r.headers) for r in records]
-        return cls(records[0].topic, records[0].partition, *zip(*fields, strict=True))
+        offsets, timestamps, keys, values, headers = zip(*fields, strict=True)
+        return cls(records[0].topic, records[0].partition, offsets, timestamps, keys, values, headers)
 
 
 Columns = dict[str, Any]
@@ -86,8 +92,9 @@ def _field(name: str, kind: pa.DataType, description: str) -> "pa.Field[Any]":
 _POSITION: Final = (
     _field("topic", pa.string(), "Kafka topic of the record."),
     _field("partition", pa.int32(), "Kafka partition of the record."),
-    _field("offset", pa.int64(), "Kafka offset of the record; with topic and partition, its identity."),
+    _field("offset", pa.int64(), "Kafka offset of the record; with topic, partition and incarnation, its identity."),
     _field("recorded_at", _TIME, "Kafka's timestamp of the record, UTC."),
+    _field("incarnation", pa.string(), "Life of the topic that the offset belongs to; null from releases up to 0.1."),
 )
 _RECEIPT: Final = (
     _field("source", pa.string(), "Gateway account, as the webhook's path named it."),
@@ -164,7 +171,7 @@ MESSAGES_SCHEMA: Final = pa.schema(
 )
 
 BASE_SCHEMA: Final = pa.schema(
-    [field for field in MESSAGES_SCHEMA if field.name not in {"is_forgotten", "topic", "partition", "offset"}]
+    [f for f in MESSAGES_SCHEMA if f.name not in {"is_forgotten", "topic", "partition", "offset", "incarnation"}]
 )
 
 DIFFERENCES_SCHEMA: Final = pa.schema(
@@ -321,6 +328,7 @@ def _position_columns(run: Run) -> Columns:
         "partition": run.partition,
         "offset": run.offsets,
         "recorded_at": [None if t < 0 else t for t in run.timestamps],
+        "incarnation": run.incarnation or None,
     }
 
 

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import pyarrow as pa
 
 from warehouse import landing, views
 from warehouse.errors import BucketError
+from warehouse.partition_log import PartitionLog
 
 if TYPE_CHECKING:
     from warehouse.bucket import Bucket
@@ -19,8 +20,17 @@ class Store(Protocol):
     def prepare(self) -> int:
         """Publish the views. Return how many unfinished files of dead landers were deleted."""
 
-    def position(self, topic: str, partition: int) -> int:
-        """As `landing.landed_position`; `warehouse.bucket.BucketAwayError` is worth waiting for."""
+    def incarnations(self, topic: str, partition: int) -> set[str]:
+        """As `landing.incarnations`; `warehouse.bucket.BucketAwayError` is worth waiting for, here and below."""
+
+    def position(self, log: PartitionLog) -> int:
+        """As `landing.landed_position`."""
+
+    def files(self, log: PartitionLog) -> list[Path]:
+        """As `landing.landed_files`."""
+
+    def source(self, path: Path) -> Path | BinaryIO:
+        """Return what pyarrow reads one of the files from."""
 
     def land_rows(self, start: int, table: pa.Table) -> object:
         """As `landing.land_rows`: all or nothing, durable on return, and never twice."""
@@ -41,9 +51,21 @@ class Folder:
         views.publish(self.data)
         return swept
 
-    def position(self, topic: str, partition: int) -> int:
+    def incarnations(self, topic: str, partition: int) -> set[str]:
         """As `Store`."""
-        return landing.landed_position(self.data, topic, partition)
+        return landing.incarnations(self.data, topic, partition)
+
+    def position(self, log: PartitionLog) -> int:
+        """As `Store`."""
+        return landing.landed_position(self.data, *log)
+
+    def files(self, log: PartitionLog) -> list[Path]:
+        """As `Store`."""
+        return landing.landed_files(self.data, log)
+
+    def source(self, path: Path) -> Path:
+        """As `Store`."""
+        return path
 
     def land_rows(self, start: int, table: pa.Table) -> object:
         """As `Store`."""

@@ -8,6 +8,7 @@ open see new data all the same.
 import hashlib
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from functools import cache
 from importlib.metadata import version
@@ -17,14 +18,18 @@ from typing import Any, Final, NamedTuple
 
 import duckdb
 
+from gateway.topics import MESSAGES
 from warehouse import landing, prefixes
 from warehouse.errors import NeedsFolderError, WarehouseError
+from warehouse.partition_log import UNKNOWN
 from warehouse.schemas import COUNTS, SCHEMAS, SUMS
 
 _log = logging.getLogger(__name__)
 
 FILE: Final = "smspulse.duckdb"
 COVERED: Final = "covered.json"
+_MAX_OFFSET: Final = 2**48
+"""More than any partition has records; a number below 2^15 for its incarnation fits into a BIGINT above it."""
 
 VIEWS: Final = (
     *("raw_webhooks", "status_events", "incoming_messages", "live_messages", "messages_by_day", "messages", "changes"),
@@ -120,7 +125,8 @@ def publish(data: Path) -> Path:
     path = data / FILE
     landing.prepare(data)
     prefixes.prepare(data)
-    sql = statements(data, live(data), summed=is_summed(data), counted=counted(data))
+    known = landing.in_order_of_appearance(data, MESSAGES)
+    sql = statements(data, live(data), summed=is_summed(data), counted=counted(data), incarnations=known)
     temporary = data / landing.TEMPORARY / FILE
     temporary.parent.mkdir(exist_ok=True)
     with landing.only_one(temporary.parent):
@@ -160,7 +166,14 @@ def write(path: Path, sql: list[str], files: Any = None) -> None:
         raise OSError(" ".join(str(error).split())) from error
 
 
-def statements(data: Path | str, live: str = "true", *, summed: bool = False, counted: date = date.min) -> list[str]:
+def statements(
+    data: Path | str,
+    live: str = "true",
+    *,
+    summed: bool = False,
+    counted: date = date.min,
+    incarnations: Sequence[str] = (),
+) -> list[str]:
     """Return the SQL that makes every view.
 
     Args:
@@ -168,10 +181,12 @@ def statements(data: Path | str, live: str = "true", *, summed: bool = False, co
         live: As `live` says.
         summed: As `is_summed` says.
         counted: As `counted` says.
+        incarnations: Of sms.messages, in the order in which they appeared.
     """
     folder = (lambda name: f"{data}/{name}") if isinstance(data, str) else data.__truediv__
     sources = {name: parquet(folder(name)) for name in SCHEMAS} | {"live": live, "message": ", ".join(_MESSAGE)}
     sources |= {f"{name} files": every_file(folder(name)) for name in ("raw", "messages", "deadletters")}
+    sources["position"] = position(incarnations)
     sources["newer"] = parquet(folder("messages"), filename=True)
     sources |= {"sums": ", ".join(f"sum({name})::BIGINT AS {name}" for name in COUNTS), "rates": rates()}
     sources |= {"counted": ", ".join(_COUNTED), "base.counted": ", ".join(f"base.{name}" for name in _COUNTED)}
@@ -229,13 +244,13 @@ class Covered(NamedTuple):
 
     Args:
         since: The first day of the dataset messages with versions that they do not hold.
-        offsets: Of sms.messages, by partition, up to which they hold everything.
+        offsets: Of sms.messages, up to which they hold everything, by `PartitionLog.label`.
         floor: The first day that the raw webhooks still tell all of; days before cannot be rebuilt.
         sums: The `sums_version` of what was counted of them; empty where something was not.
     """
 
     since: date
-    offsets: dict[int, int]
+    offsets: dict[str, int]
     floor: date = date.min
     sums: str = ""
 
@@ -255,7 +270,7 @@ def covered(data: Path) -> Covered | None:
         found = json.loads(path.read_text())
         return Covered(
             date.fromisoformat(found["since"]),
-            {int(p): int(o) for p, o in found["offsets"].items()},
+            {str(label): int(offset) for label, offset in found["offsets"].items()},
             date.fromisoformat(found.get("floor", str(date.min))),
             found.get("sums", ""),
         )
@@ -275,15 +290,48 @@ def live(data: Path) -> str:
     found = covered(data)
     if found is None or not found.offsets:
         return "true"
-    below = "".join(f" WHEN {partition} THEN {offset}" for partition, offset in found.offsets.items())
-    known = ", ".join(f"'{partition}'" for partition in found.offsets)
+    return f"date >= DATE '{found.since}' AND {behind(found.offsets)}"
+
+
+def behind(offsets: Mapping[str, int]) -> str:
+    """Return the SQL condition of versions in the dataset messages that are behind these offsets.
+
+    Args:
+        offsets: By `PartitionLog.label`. Of other logs, all versions are.
+    """
     # By the names of files, for those that the base holds need not be opened: a name has the offset where its last
-    # range begins, and its partition before that. Judging names by `split_part` takes half as long again.
-    return (
-        f"date >= DATE '{found.since}' AND (string_split(filename, '+')[-1] >= '{min(found.offsets.values()):020d}' "
-        f"OR string_split(filename, '+')[-2] NOT IN ({known})) "
-        f'AND "offset" >= CASE "partition"{below} ELSE 0 END'
-    )
+    # range begins, and the label of its log before that. Judging names by `split_part` takes half as long again.
+    by_label = " ".join(f"WHEN '{label}' THEN '{offset:020d}'" for label, offset in offsets.items())
+    name, label = "string_split(filename, '+')[-1]", "string_split(filename, '+')[-2]"
+    return f"{name} >= CASE {label} {by_label} ELSE '' END AND \"offset\" >= {end_of_log(offsets)}"
+
+
+def position(incarnations: Sequence[str]) -> str:
+    """Return the SQL of a record's place in all logs of its partition: those of a later incarnation are larger numbers.
+
+    Args:
+        incarnations: Of the topic, in the order in which they appeared. One that is not among them counts as newer.
+    """
+    if not incarnations:
+        return '"offset"'
+    cases = " ".join(f"WHEN '{incarnation}' THEN {number}" for number, incarnation in enumerate(incarnations))
+    newer = len(incarnations)
+    return f"CASE coalesce(incarnation, '{UNKNOWN}') {cases} ELSE {newer} END::BIGINT * {_MAX_OFFSET} + \"offset\""
+
+
+def end_of_log(offsets: Mapping[str, int]) -> str:
+    """Return the SQL of the offset that a row's log has among these, by `PartitionLog.label`; 0 if it has none."""
+    by_incarnation: dict[str, list[str]] = {}
+    for label, offset in offsets.items():
+        partition, _, incarnation = label.partition("@")
+        by_incarnation.setdefault(incarnation, []).append(f"WHEN {partition} THEN {offset}")
+    if not by_incarnation:
+        return "0"
+    cases = [
+        f"WHEN '{incarnation}' THEN CASE \"partition\" {' '.join(partitions)} ELSE 0 END"
+        for incarnation, partitions in by_incarnation.items()
+    ]
+    return f"CASE coalesce(incarnation, '{UNKNOWN}') {' '.join(cases)} ELSE 0 END"
 
 
 def is_summed(data: Path) -> bool:

@@ -2,7 +2,7 @@
 -- Key: scope. Units: counts of rows, 0 where all is well; shares are from 0 to 1.
 -- Freshness: of the moment 'now'.
 WITH unreadable AS (
-    SELECT coalesce(source, '(no source)') AS scope, topic, "partition", "offset"
+    SELECT coalesce(source, '(no source)') AS scope, topic, "partition", "offset", ingest_id
     FROM raw_files
     INNER JOIN reached USING ("partition")
     WHERE kind = 'unreadable' AND received_at < until - getvariable('waiting')
@@ -12,8 +12,10 @@ SELECT
     scope,
     count(*) FILTER (origin_offset IS NULL) AS deadletters_complete
 FROM unreadable
-LEFT JOIN (SELECT DISTINCT origin_topic, origin_partition, origin_offset FROM deadletter_files) AS letters
+-- Several incarnations of a topic have a record at one offset: the webhook's id tells them apart.
+LEFT JOIN (SELECT DISTINCT origin_topic, origin_partition, origin_offset, ingest_id FROM deadletter_files) AS letters
     ON origin_topic = topic AND origin_partition = "partition" AND origin_offset = "offset"
+    AND letters.ingest_id IS NOT DISTINCT FROM unreadable.ingest_id
 GROUP BY scope
 
 UNION ALL BY NAME
@@ -23,7 +25,7 @@ SELECT
 FROM deadletter_files AS letters
 LEFT JOIN raw_files
     ON raw_files.topic = origin_topic AND raw_files."partition" = origin_partition
-    AND raw_files."offset" = origin_offset
+    AND raw_files."offset" = origin_offset AND raw_files.ingest_id IS NOT DISTINCT FROM letters.ingest_id
 WHERE origin_topic = 'sms.raw' AND letters.received_at > getvariable('covered')
     AND letters.received_at < getvariable('logged') - getvariable('waiting')
 GROUP BY scope
@@ -39,7 +41,7 @@ FROM (
     GROUP BY ALL
 )
 INNER JOIN (
-    SELECT coalesce(source, '(no source)') AS source, count(DISTINCT (origin_partition, origin_offset)) AS letters
+    SELECT coalesce(source, '(no source)') AS source, count(DISTINCT (origin_partition, origin_offset, ingest_id)) AS letters
     FROM deadletter_files
     WHERE received_at > getvariable('recent')
     GROUP BY ALL

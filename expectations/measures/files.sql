@@ -1,12 +1,12 @@
--- A row: the files of one partition, or one file whose columns are not those of its dataset.
+-- A row: the files of one log (a partition in one incarnation of its topic), or one file whose columns are not those of its dataset.
 -- Key: scope. Units: counts of offsets and of columns, 0 where all is well.
 -- Freshness: of the moment. {dataset} and {glob} are filled in: files of ours have where they begin in their name, merged
 --   ones in their footer, and the offset that follows in their footer. The seed has the columns that this version of smspulse writes.
 WITH footers AS (
     SELECT
         regexp_extract(
-            file_name, 'date=([-0-9]+)/([^/+]+)[+]([0-9]+)[+]([0-9]+)(-[0-9a-z]+)?[.]parquet$',
-            ['day', 'topic', 'partition', 'start']
+            file_name, 'date=([-0-9]+)/([^/+]+)[+]([0-9]+)(@[^/+]+)?[+]([0-9]+)(-[0-9a-z]+)?[.]parquet$',
+            ['day', 'topic', 'partition', 'incarnation', 'start']
         ) AS name,
         max(decode(value)::BIGINT) FILTER (decode(key) = 'smspulse.start') AS start,
         max(decode(value)::BIGINT) FILTER (decode(key) = 'smspulse.next') AS next
@@ -17,7 +17,7 @@ WITH footers AS (
 
 ranges AS (
     SELECT
-        name.topic || ' partition ' || name."partition" AS scope, name.day AS day,
+        name.topic || ' partition ' || name."partition" || name.incarnation AS scope, name.day AS day,
         coalesce(start, name.start::BIGINT) AS start, next
     FROM footers
     WHERE name.start <> ''
@@ -46,7 +46,7 @@ right_shapes AS (
 ),
 
 newest AS (
-    SELECT DISTINCT max(file) OVER (PARTITION BY regexp_extract(file, '[+][0-9]+[+]')) AS file
+    SELECT DISTINCT max(file) OVER (PARTITION BY regexp_extract(file, '[+][^+]+[+]')) AS file
     FROM (SELECT DISTINCT file FROM shapes WHERE file LIKE '%+%')
 ),
 

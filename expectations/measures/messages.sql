@@ -4,18 +4,18 @@
 -- Freshness: of the moment 'now'.
 WITH files AS (
     SELECT
-        topic, "partition", filename, min("offset") AS low, max("offset") AS high,
+        topic, incarnation, "partition", filename, min("offset") AS low, max("offset") AS high,
         count(*) - count(DISTINCT "offset") FILTER (date >= getvariable('recent')::DATE)
             - count(*) FILTER (date < getvariable('recent')::DATE) AS repeated
     FROM version_files
     WHERE topic IS NOT NULL
-    GROUP BY topic, "partition", filename
+    GROUP BY topic, incarnation, "partition", filename
 ),
 
 chained AS (
     SELECT
         *, max(high) OVER (
-            PARTITION BY topic, "partition" ORDER BY low, high ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+            PARTITION BY topic, incarnation, "partition" ORDER BY low, high ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         ) AS before
     FROM files
 ),

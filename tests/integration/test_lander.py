@@ -9,16 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 from uuid import uuid4
 
 import pytest
 from confluent_kafka import Producer
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from running_landers import landed, landing_from, produce, settings, until
 
 from gateway import topics
 from gateway.kafka import KafkaSettings
@@ -27,57 +24,8 @@ from smspulse.kafka_node import BrokerSettings
 from smspulse.processes import free_port
 from smspulse.topics import ensure_topics
 from warehouse import landing
-from warehouse.errors import TopicRecreatedError
-from warehouse.lander import Lander
 from warehouse.read import query
 from warehouse.settings import LanderSettings
-
-
-def settings(data: Path, **changes: Any) -> LanderSettings:
-    options = {"group": f"lander-{uuid4().hex[:8]}", "flush_interval_s": 0.3, "session_timeout_s": 6, "retry_s": 0.1}
-    return LanderSettings(data=data, **(options | changes))
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 40) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)  # files and log lines of another thread or process tell nobody that they came
-
-
-class Landers:
-    """What landers in threads have come to: whether each was given its partitions, and whether any failed."""
-
-    def __init__(self, count: int) -> None:
-        self.assigned = [threading.Event() for _ in range(count)]
-        self.failed = threading.Event()
-
-
-@contextmanager
-def landing_from(kafka: KafkaSettings, *wanted: LanderSettings) -> Iterator[Landers]:
-    """Run landers in threads. The error of one that fails is raised on leaving."""
-    stop, landers = threading.Event(), Landers(len(wanted))
-    errors: list[BaseException] = []
-
-    def work(one: LanderSettings, assigned: threading.Event) -> None:
-        try:
-            Lander(one, kafka, assigned.set).run(stop)
-        except BaseException as error:
-            errors.append(error)
-            landers.failed.set()
-
-    threads = [threading.Thread(target=work, args=each) for each in zip(wanted, landers.assigned, strict=True)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield landers
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(30)
-    assert not any(thread.is_alive() for thread in threads)
-    if errors:
-        raise errors[0]
 
 
 class LanderProcess:
@@ -106,34 +54,6 @@ class LanderProcess:
 
     def said(self, words: str) -> int:
         return sum(words in line for line in list(self.lines))
-
-
-def produce(
-    kafka: KafkaSettings,
-    source: str,
-    count: int,
-    *,
-    topic: str = topics.RAW,
-    partition: int | None = None,
-    first: int = 0,
-) -> None:
-    producer = Producer(kafka.confluent() | {"linger.ms": 5})
-    for number in range(first, first + count):
-        producer.produce(
-            topic,
-            b'{"sms_id": %d, "status_id": 6}' % number,
-            f"{source}:{number}".encode(),
-            **({} if partition is None else {"partition": partition}),
-            headers={"source": source.encode(), "received_at": b"1795521600000", "ingest_id": str(number).encode()},
-        )
-        producer.poll(0)
-    assert producer.flush(30) == 0
-
-
-def landed(data: Path, source: str) -> int:
-    if not (data / "smspulse.duckdb").exists():
-        return 0
-    return int(query(data, "SELECT count(*) AS n FROM raw_webhooks WHERE source = ?", [source])["n"][0])
 
 
 def assert_landed_once(kafka: KafkaSettings, data: Path) -> None:
@@ -264,21 +184,6 @@ def test_only_what_was_committed_is_landed_over_the_gaps_of_transactions(kafka: 
     names = sorted(path.name for path in tmp_path.glob("messages/date=*/sms.messages+1+*"))
     assert names[0] == landing.file_name(topics.MESSAGES, 1, 0)
     assert len(names) >= 2
-
-
-def test_a_topic_that_was_made_anew_stops_it(kafka: KafkaSettings, tmp_path: Path) -> None:
-    # As if another Kafka, or this one before its data was lost, had come this far.
-    landed_before = SimpleNamespace(
-        topic=topics.RAW, partition=0, offset=10**9, timestamp=0, key=None, value=b"{}", headers=[]
-    )
-    landing.land(tmp_path, 0, [landed_before])
-    files = sorted(tmp_path.glob("raw/*/sms*"))
-    with (
-        pytest.raises(TopicRecreatedError, match=r"sms\.raw partition 0 ends at offset \d+ in Kafka"),
-        landing_from(kafka, settings(tmp_path)) as landers,
-    ):
-        assert landers.failed.wait(30)
-    assert sorted(tmp_path.glob("raw/*/sms.raw+0+*")) == files
 
 
 def test_what_kafka_deleted_before_it_was_landed_is_said_out_loud(

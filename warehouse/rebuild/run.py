@@ -32,8 +32,10 @@ import duckdb
 import pyarrow.parquet as pq
 
 from gateway.statuses import Status
+from gateway.topics import MESSAGES, RAW
 from warehouse import landing, swap, views
 from warehouse.errors import RebuildError
+from warehouse.partition_log import UNKNOWN, PartitionLog
 from warehouse.read import LOCAL
 from warehouse.schemas import BASE_SCHEMA, SUMS
 
@@ -45,6 +47,7 @@ CODEC: Final = "lz4"
 """What compresses base files: a tenth larger than with zstd, a look-up takes a fifth less."""
 CLOSED: Final = b"smspulse.closed"
 """Of a base file's metadata: `1`, once its day is closed."""
+_OVER_AFTER: Final = timedelta(days=31)
 _SUMMED_AT_ONCE: Final = 1 << 29
 """Bytes of base files, some six million messages."""
 # How long stream, landers and clocks may lag behind each other without being called different.
@@ -141,11 +144,13 @@ class _Run:
 
     def set_up(self, statuses: Mapping[int, Status], expire_after: timedelta) -> None:
         """Make what the SQL of this folder reads."""
+        self._incarnations = landing.in_order_of_appearance(self._data, MESSAGES)
         self._run(LOCAL)
         self._run("SET GLOBAL TimeZone = 'UTC'")
         for name in ("raw", "messages", "deadletters", "base"):
             found = views.parquet(self._data / name, filename=name == "messages")
-            self._run(f"CREATE TEMP VIEW {name}_files AS FROM {found}")
+            position = f", {views.position(self._incarnations)} AS position" if name == "messages" else ""
+            self._run(f"CREATE TEMP VIEW {name}_files AS SELECT *{position} FROM {found}")  # noqa: S608 - ours
         name_statuses(self.connection, statuses)
         self._set("expire_after", expire_after)
         landed = ", ".join(views.every_file(self._data / name) for name in ("raw", "messages"))
@@ -162,10 +167,15 @@ class _Run:
     def rebuild(self, only: date | None, *, everything: bool) -> Rebuilt:
         """Do it."""
         report = Rebuilt(set(), set())
-        ends = (
-            'SELECT "partition", max("offset") + 1, max(date) FROM messages_files WHERE topic IS NOT NULL GROUP BY ALL'
-        )
-        covered = {partition: (end, newest) for partition, end, newest in self._run(ends)}
+        ends = """
+            SELECT "partition", coalesce(incarnation, ''), max("offset") + 1, max(date)
+            FROM messages_files WHERE topic IS NOT NULL GROUP BY ALL ORDER BY ALL
+        """
+        covered = {
+            PartitionLog(MESSAGES, partition, incarnation).label: (end, newest)
+            for partition, incarnation, end, newest in self._run(ends)
+        }
+        self._ends = {label: end for label, (end, _) in covered.items()}
         if only:
             found = self._one("SELECT min(coalesce(received_at, recorded_at))::DATE FROM raw_files")
             if found is None or only < max(found, self._floor):
@@ -180,7 +190,7 @@ class _Run:
             SELECT DISTINCT "partition" FROM raw_files UNION SELECT DISTINCT "partition" FROM messages_files ORDER BY 1
         """
         for (partition,) in self._run(partitions):
-            self._compute(partition, covered.get(partition, (0, None))[0])
+            self._compute(partition)
             report.differing += self._count("different")
             report.repaired += self._count("repaired")
             report.unsettled += self._count("unsettled")
@@ -200,10 +210,9 @@ class _Run:
             to_sum |= {path: (_day_of(path), path) for path in kept}
         summed = self._sum(to_sum.values())
         if only is None:
-            since = min((newest for _, newest in covered.values()), default=landing.SEED_DATE) - timedelta(days=1)
-            positions = {partition: end for partition, (end, _) in sorted(covered.items())}
+            since = _first_uncovered_day([newest for _, newest in covered.values()])
             base[self._data / "base" / views.COVERED] = path = self._scratch / views.COVERED
-            path.write_text(views.Covered(since, positions, self._floor, views.sums_version()).json())
+            path.write_text(views.Covered(since, self._ends, self._floor, views.sums_version()).json())
         old_sums = [path for name in SUMS for path in _files(self._data / "base" / name)]
         anew = {place.parent for place in summed}
         gone = [path for path in _files(self._data / "base") if is_old(path)]
@@ -227,15 +236,18 @@ class _Run:
         if not by_day:
             return None
         first = min(open_days, default=max(by_day) + timedelta(days=1))
+        covered = views.covered(self._data)
+        # Without regard to days: a Kafka that was away for long may have brought versions of long ago.
+        unmerged = views.behind(covered.offsets) if covered and covered.offsets else "true"
         news = self._one(f"""
             SELECT min(least(base.date, live.first_seen_at::DATE))
-            FROM (FROM messages_files WHERE version IS NOT NULL AND {views.live(self._data)}) AS live
+            FROM (FROM messages_files WHERE version IS NOT NULL AND {unmerged}) AS live
             LEFT JOIN base_files AS base USING (source, sms_id)
             WHERE base.version IS NULL OR live.version >= base.version OR live.last_seen_at > base.last_seen_at
         """)  # noqa: S608 - a condition of ours
         return min(first, news or first)
 
-    def _compute(self, partition: int, end: int) -> None:
+    def _compute(self, partition: int) -> None:
         """Make `concluded` and `differing` of one partition."""
         # A record whose key is not its message's was put aside by the stream: it would split the message's state.
         self._run("""
@@ -245,9 +257,12 @@ class _Run:
                 coalesce(received_at, recorded_at) AS told_at, address AS recipient
             FROM raw_files
             ANTI JOIN (
-                SELECT origin_offset AS "offset" FROM deadletters_files
+                SELECT origin_offset AS "offset", ingest_id FROM deadletters_files
                 WHERE origin_topic = 'sms.raw' AND origin_partition = $1 AND reason = 'wrong_key'
-            ) AS misplaced USING ("offset")
+            ) AS misplaced
+                -- Several incarnations of the topic have a record at this offset: the webhook's id tells them apart.
+                ON misplaced."offset" = raw_files."offset"
+                AND misplaced.ingest_id IS NOT DISTINCT FROM raw_files.ingest_id
             WHERE "partition" = $1 AND kind = 'status' AND source IS NOT NULL AND told_at >= getvariable('start')
                 AND recorded_at >= getvariable('start') - INTERVAL 1 DAY
         """, partition)  # fmt: skip
@@ -267,19 +282,20 @@ class _Run:
         # A hash of all that is compared spares carrying the stream's lists along, which nearly always say the same. And
         # version and offset are compared as one number, for structs take long.
         told = f"hash({', '.join(_COMPARED)})"
+        is_known = f'"offset" < {views.end_of_log(self._ends)}'
         self._run(f"""
             CREATE OR REPLACE TEMP TABLE streamed AS
             SELECT
-                source, sms_id, outcome, version, recorded_at, "offset", first_seen_at, last_seen_at,
+                source, sms_id, outcome, version, recorded_at, position, first_seen_at, last_seen_at,
                 len(observations) AS observed, {told} AS told
             FROM messages_files
             SEMI JOIN (
-                SELECT (max((version::HUGEINT << 64) + "offset") & {2**64 - 1})::BIGINT AS "offset"
-                FROM messages_files WHERE "partition" = $1 AND version IS NOT NULL AND "offset" < $2
+                SELECT (max((version::HUGEINT << 64) + position) & {2**64 - 1})::BIGINT AS position
+                FROM messages_files WHERE "partition" = $1 AND version IS NOT NULL AND {is_known}
                 GROUP BY source, sms_id
-            ) AS newest USING ("offset")
+            ) AS newest USING (position)
             WHERE "partition" = $1 AND first_seen_at >= getvariable('start')
-        """, partition, end)  # fmt: skip  # noqa: S608 - names of ours
+        """, partition)  # fmt: skip  # noqa: S608 - names of ours
         # An expiry is one fact more, and whether the clock saw one before a message was revived is not in the log.
         versions = (
             "s.version NOT BETWEEN r.version AND r.version + 1 OR (s.outcome = 'expired' AND s.version = r.version)"
@@ -292,7 +308,7 @@ class _Run:
                 r.* EXCLUDE (told),
                 s.version AS streamed_version,
                 s.recorded_at,
-                s."offset",
+                s.position,
                 coalesce(
                     r.source IS NULL OR s.observed > len(r.observations) OR s.last_seen_at > r.last_seen_at, false
                 ) AS is_ahead,
@@ -306,7 +322,7 @@ class _Run:
         read = partition if self._one("SELECT bool_or(is_differing) FROM result") else None
         self._run("""
             CREATE OR REPLACE TABLE stated AS
-            SELECT * FROM messages_files SEMI JOIN (FROM result WHERE is_differing) AS differing USING ("offset")
+            SELECT * FROM messages_files SEMI JOIN (FROM result WHERE is_differing) AS differing USING (position)
             WHERE "partition" = $1
         """, read)  # fmt: skip
         columns = ", ".join(_COLUMNS)
@@ -316,7 +332,7 @@ class _Run:
             FROM result WHERE NOT is_ahead
             UNION ALL
             SELECT {columns}, version, recorded_at, day
-            FROM stated INNER JOIN (SELECT "offset", day FROM result WHERE is_ahead) AS ahead USING ("offset")
+            FROM stated INNER JOIN (SELECT position, day FROM result WHERE is_ahead) AS ahead USING (position)
         """)  # noqa: S608 - names of ours
         facts = "[" + ", ".join(
             f"{{'field': '{name}', 'streamed': s.{name}::VARCHAR, 'rebuilt': r.{name}::VARCHAR}}"
@@ -332,7 +348,7 @@ class _Run:
                     ) - {_SETTLED_AFTER} AS streamed_until,
                     max(recorded_at) - {_SETTLED_AFTER} AS clock,
                     getvariable('logged').until - {_SETTLED_AFTER} AS logged_until
-                FROM messages_files WHERE "partition" = $1 AND "offset" < $2
+                FROM messages_files WHERE "partition" = $1 AND {is_known}
             )
             SELECT
                 coalesce(r.source, s.source) AS source,
@@ -342,6 +358,9 @@ class _Run:
                     WHEN (coalesce(r.source, s.source), coalesce(r.sms_id, s.sms_id)) IN (
                         SELECT (source, sms_id) FROM messages_files
                         WHERE "partition" = $1 AND list_contains(flags, 'late_after_forgetting')
+                        UNION ALL
+                        SELECT (source, sms_id) FROM raw_files
+                        WHERE "partition" = $1 AND kind = 'status' AND {_is_gone(self._data, partition)}
                     ) THEN 'repaired'
                     WHEN coalesce(r.last_seen_at >= streamed_until, streamed_until IS NULL)
                         OR coalesce(s.last_seen_at >= logged_until, logged_until IS NULL)
@@ -361,9 +380,9 @@ class _Run:
                     ELSE {facts}
                 END AS facts
             FROM (FROM result WHERE is_differing) AS r
-            LEFT JOIN stated AS s ON s."offset" = r."offset"
+            LEFT JOIN stated AS s ON s.position = r.position
             CROSS JOIN reached
-        """, read, end)  # fmt: skip  # noqa: S608 - names of ours
+        """, read)  # fmt: skip  # noqa: S608 - names of ours
 
     def _sum(self, base: Iterable[tuple[date, Path]]) -> dict[Path, Path]:
         """Count what is in base files, each with its day; return the files of that by where they will be."""
@@ -447,6 +466,37 @@ class _Run:
             f"KV_METADATA {{'{CLOSED.decode()}': '{int(closed)}'}})"
         )
         return place, temporary
+
+
+def _is_gone(data: Path, partition: int) -> str:
+    """Return the SQL condition of raw webhooks of earlier incarnations of their topic.
+
+    Kafka has lost them, and with them, or with its copy of the state, what the stream knew of their messages.
+    """
+    known = landing.in_order_of_appearance(data, RAW, partition)
+    if len(known) < 2:  # noqa: PLR2004 - there is no earlier one
+        return "false"
+    present = [known[-1]]
+    if UNKNOWN in known:
+        # Files of a release up to 0.1 are of the same incarnation if the next ones go on at their end.
+        (first, *_) = landing.landed_files(data, PartitionLog(RAW, partition, known[-1]))
+        if landing.range_start(first) == landing.landed_position(data, RAW, partition) > 0:
+            present.append(UNKNOWN)
+    listed = ", ".join(f"'{incarnation}'" for incarnation in present)
+    return f"coalesce(incarnation, '') NOT IN ({listed})"
+
+
+def _first_uncovered_day(newest: list[date]) -> date:
+    """Return the first day of which the dataset messages may get versions that base files do not hold.
+
+    Args:
+        newest: Of each log, the day of its newest file.
+    """
+    last = max(newest, default=landing.SEED_DATE)
+    # A topic of long ago, of which nothing came for longer than Kafka keeps webhooks, is over. Should it come back all
+    # the same, the next run finds its news, for it does not go by days.
+    present = [day for day in newest if day >= last - _OVER_AFTER]
+    return min(present, default=last) - timedelta(days=1)
 
 
 def name_statuses(connection: duckdb.DuckDBPyConnection, statuses: Mapping[int, Status]) -> None:

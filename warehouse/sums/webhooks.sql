@@ -25,6 +25,6 @@ FROM (
         any_value(hash(sms_id, status_id, device_id, channel_id, sent_at)) AS report
     FROM {rows}
     WHERE received_at IS NOT NULL
-    GROUP BY source, day, date, kind, coalesce(ingest_id, "partition" || ':' || "offset")
+    GROUP BY source, day, date, kind, coalesce(ingest_id, concat_ws(':', incarnation, "partition", "offset"))
 )
 GROUP BY source, day, date

@@ -1,5 +1,5 @@
 -- A row: one record that the stream could not read, also where it was written, read or put aside more than once.
--- Key: topic, partition, "offset"; the record itself is origin_topic, origin_partition, origin_offset.
+-- Key: topic, incarnation, partition, "offset"; the record itself is origin_topic, origin_partition, origin_offset.
 -- Units: times are TIMESTAMPTZ; body holds the exact bytes; date is the UTC date of the file, to narrow a scan.
 -- Freshness: as messages.
 SELECT * FROM {deadletters}
@@ -7,5 +7,7 @@ SELECT * FROM {deadletters}
 QUALIFY
     origin_offset IS NULL
     OR row_number() OVER (
-        PARTITION BY origin_topic, coalesce(ingest_id, origin_partition || ':' || origin_offset) ORDER BY "offset"
+        PARTITION BY
+            origin_topic, coalesce(ingest_id, concat_ws(':', incarnation, origin_partition, origin_offset))
+        ORDER BY recorded_at, "offset"
     ) = 1

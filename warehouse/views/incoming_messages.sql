@@ -20,4 +20,4 @@ SELECT
     flaws
 FROM raw_webhooks
 WHERE kind = 'incoming'
-QUALIFY row_number() OVER (PARTITION BY source, sms_id ORDER BY received_at NULLS LAST, "partition", "offset") = 1
+QUALIFY row_number() OVER (PARTITION BY source, sms_id ORDER BY received_at NULLS LAST, "partition", recorded_at, "offset") = 1

@@ -11,4 +11,4 @@ SELECT
 FROM {newer}
 WHERE NOT is_forgotten AND version IS NOT NULL AND {live}
 -- All three are the key: a filter on any of them reaches the files.
-QUALIFY row_number() OVER (PARTITION BY source, sms_id, message_key ORDER BY version DESC, "offset" DESC) = 1
+QUALIFY row_number() OVER (PARTITION BY source, sms_id, message_key ORDER BY version DESC, {position} DESC) = 1

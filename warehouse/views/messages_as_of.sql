@@ -11,4 +11,4 @@ WHERE NOT is_forgotten AND version IS NOT NULL
         WHEN regexp_matches(moment::VARCHAR, ':.*[-+A-Za-z]') THEN moment::TIMESTAMPTZ
         ELSE moment::TIMESTAMP AT TIME ZONE 'UTC'
     END
-QUALIFY row_number() OVER (PARTITION BY source, sms_id, message_key ORDER BY version DESC, "offset" DESC) = 1
+QUALIFY row_number() OVER (PARTITION BY source, sms_id, message_key ORDER BY version DESC, {position} DESC) = 1

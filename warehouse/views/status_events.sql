@@ -1,5 +1,5 @@
 -- A row: one status report as it was accepted; a report delivered twice is two rows.
--- Key: partition, "offset".
+-- Key: incarnation, partition, "offset".
 -- Units: times are TIMESTAMPTZ. received_at is when the report was accepted: the payload carries no time of the status.
 -- Freshness: as raw_webhooks.
 SELECT
@@ -17,6 +17,7 @@ SELECT
     flaws,
     "partition",
     "offset",
+    incarnation,
     recorded_at,
     date
 FROM raw_webhooks

@@ -19,6 +19,7 @@ from smspulse.cli import cli
 from warehouse import landing
 from warehouse.bucket import Bucket, BucketAwayError
 from warehouse.errors import BucketError, DamagedFileError, NeedsFolderError, NoWarehouseError, OvertakenError
+from warehouse.partition_log import PartitionLog
 from warehouse.read import retried
 from warehouse.schemas import BY_TOPIC, Run
 from warehouse.views import MACROS, VIEWS, publish
@@ -56,14 +57,14 @@ def webhooks(first: int, count: int, *, partition: int = 0, days: int = 0) -> pa
 
 def test_objects_are_named_as_files_are_and_tell_where_to_go_on(url: str) -> None:
     bucket = Bucket(url)
-    assert bucket.position(topics.RAW, 0) == 0
+    assert bucket.position(PartitionLog(topics.RAW, 0)) == 0
     bucket.land_rows(5, webhooks(8, 3))
     bucket.land_rows(0, webhooks(0, 2, partition=10))
     assert landed(url) == [
         "raw/date=2026-11-24/sms.raw+0+00000000000000000005.parquet",
         "raw/date=2026-11-24/sms.raw+10+00000000000000000000.parquet",
     ]
-    assert [Bucket(url).position(topics.RAW, partition) for partition in (0, 1, 10)] == [11, 0, 2]
+    assert [Bucket(url).position(PartitionLog(topics.RAW, partition)) for partition in (0, 1, 10)] == [11, 0, 2]
 
 
 def test_the_newest_range_counts_though_its_day_is_older(url: str) -> None:
@@ -71,18 +72,18 @@ def test_the_newest_range_counts_though_its_day_is_older(url: str) -> None:
     bucket.land_rows(0, webhooks(0, 3))
     bucket.land_rows(3, webhooks(3, 1, days=-1))
     bucket.land_rows(4, webhooks(4, 1, days=-2))
-    assert Bucket(url).position(topics.RAW, 0) == 5
+    assert Bucket(url).position(PartitionLog(topics.RAW, 0)) == 5
 
 
 @pytest.mark.parametrize("days", [-1, 0, 1])
 def test_of_two_that_begin_a_range_at_one_place_one_wins(url: str, days: int) -> None:
     first, late = Bucket(url), Bucket(url)
     for bucket in (first, late):
-        bucket.position(topics.RAW, 0)
+        bucket.position(PartitionLog(topics.RAW, 0))
     first.land_rows(0, webhooks(0, 3))
     with pytest.raises(OvertakenError):
         late.land_rows(0, webhooks(0, 5, days=days))
-    assert late.position(topics.RAW, 0) == 3
+    assert late.position(PartitionLog(topics.RAW, 0)) == 3
     late.land_rows(3, webhooks(3, 2, days=days))
     with pytest.raises(OvertakenError):
         first.land_rows(3, webhooks(3, 1))
@@ -163,7 +164,7 @@ def test_what_needs_a_folder_says_so(url: str, words: list[str]) -> None:
 def test_a_damaged_object_is_named(url: str) -> None:
     objects(url).put("raw/date=2026-11-24/sms.raw+0+00000000000000000005.parquet", b"PAR1")
     with pytest.raises(DamagedFileError, match=r"sms\.raw\+0\+0+5\.parquet is damaged or not ours"):
-        Bucket(url).position(topics.RAW, 0)
+        Bucket(url).position(PartitionLog(topics.RAW, 0))
 
 
 def test_nothing_was_published(url: str) -> None:
@@ -185,7 +186,7 @@ def test_no_bucket_no_login_and_no_answer_are_a_line_each(
     with pytest.raises(BucketError, match=r"^there is no bucket nowhere"):
         warehouse.open_warehouse("s3://nowhere/sms")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    for ask in (Bucket(url).prepare, lambda: Bucket(url).position(topics.RAW, 0)):
+    for ask in (Bucket(url).prepare, lambda: Bucket(url).position(PartitionLog(topics.RAW, 0))):
         with pytest.raises(BucketAwayError, match=rf"^{url} does not answer .*: see that AWS_ENDPOINT_URL is right"):
             ask()
     with pytest.raises(BucketError, match=rf"^{url} does not answer"):

@@ -25,7 +25,7 @@ from warehouse.compaction import compact
 from warehouse.errors import RebuildError, WarehouseError
 from warehouse.read import open_warehouse
 from warehouse.rebuild import run
-from warehouse.schemas import MESSAGES_SCHEMA
+from warehouse.schemas import BASE_SCHEMA
 
 DAY = 86_400
 TABLE = status_table(parse_meanings("55=not_sent,56=delivered"))
@@ -171,9 +171,7 @@ def test_stream_and_log_agree_row_for_row(data: Path, name: str) -> None:
     assert found.messages == len(before) > 750
     assert messages(data) == before
     # Not by the comparison that was just run: by the base files alone, field by field.
-    columns = ", ".join(
-        c for c in MESSAGES_SCHEMA.names if c not in {"is_forgotten", "topic", "partition", "offset", "recorded_at"}
-    )
+    columns = ", ".join(name for name in BASE_SCHEMA.names if name != "recorded_at")
     base, streamed = (views.parquet(data / folder) for folder in ("base", "messages"))
     order = 'row_number() OVER (PARTITION BY message_key ORDER BY version DESC, "offset" DESC) = 1'
     newest = f"SELECT * FROM {streamed} WHERE NOT is_forgotten QUALIFY {order}"  # noqa: S608 - names of ours
