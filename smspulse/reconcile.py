@@ -20,8 +20,9 @@ from gateway import records, topics
 from gateway.kafka import KafkaSettings
 from ingest.accepted import ID_BYTES, accepted_ids
 from ingest.spool import spooled_ids
-from warehouse.landing import landed_position
+from warehouse.incarnations import KafkaLogReader, TopicIds, locate
 from warehouse.read import open_warehouse, retried
+from warehouse.store import Folder
 from warehouse.views import covered
 
 SUITE: Final = "reconciliation"
@@ -69,7 +70,7 @@ def ask(kafka: KafkaSettings, data: Path, now: datetime, since: datetime | None 
         raw, told = (list(there[name].partitions) if name in there else [] for name in (topics.RAW, topics.OUTCOMES))
         asked = [TopicPartition(topics.OUTCOMES, each, int(since.timestamp() * 1000)) for each in told]
         starts = [] if kafka.in_memory else consumer.offsets_for_times(asked, _TIMEOUT_S)
-        starts += [TopicPartition(topics.RAW, each, landed_position(data, topics.RAW, each)) for each in raw]
+        starts += _unlanded(kafka, data, raw)
         waiting, outcomes = [], []
         for message in _read(consumer, starts):
             if message.topic() == topics.RAW:
@@ -80,6 +81,22 @@ def ask(kafka: KafkaSettings, data: Path, now: datetime, since: datetime | None 
     return InKafka(since, *(
         pa.Table.from_pylist(rows, schema) for rows, schema in ((waiting, WAITING), (outcomes, OUTCOMES))
     ))  # fmt: skip
+
+
+def _unlanded(kafka: KafkaSettings, data: Path, partitions: list[int]) -> list[TopicPartition]:
+    """Return where the records of sms.raw that are not landed begin in each partition.
+
+    Raises:
+        KafkaException: Kafka does not answer.
+        OSError: The data folder cannot be read.
+    """
+    folder = Folder(data)
+    ids = TopicIds(kafka).read([topics.RAW]) if partitions else {}
+    if topics.RAW not in ids:
+        return []
+    with KafkaLogReader(kafka) as reader:
+        found = [locate(folder, reader, topics.RAW, each, ids[topics.RAW]) for each in partitions]
+    return [TopicPartition(position.log.topic, position.log.partition, position.offset) for position in found]
 
 
 def _read(consumer: Consumer, starts: list[TopicPartition]) -> Iterator[Message]:

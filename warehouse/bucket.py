@@ -88,6 +88,11 @@ class Bucket:
         msg = f"{self.url} overwrites what was to be created (it ignores If-None-Match): rivals would land twice"
         raise BucketError(msg)
 
+    def probe(self) -> None:
+        """Write the mark of the last writer."""
+        with _asked(self.url):
+            self._store.put(f"{landing.TEMPORARY}/probe", b"")
+
     def incarnations(self, topic: str, partition: int) -> set[str]:
         """Return the incarnations of which a partition has objects."""
         head = f"{topic}+{partition}"

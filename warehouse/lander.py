@@ -249,23 +249,20 @@ class Lander:
         if self._must_reconnect:
             return True
         before = dict(self._buffers)
-        landed, error = self._land()
+        error = self._land()
         moved = any(key not in self._buffers or self._buffers[key].next != b.next for key, b in before.items())
         if error is not None:
             self._disk_failed(error)
             self._pause_or_resume()
         elif self._disk_retry_s:
-            if landed:
-                _log.warning("%s takes data again", self._store)
-            self._disk_works()
+            error = self._probe_disk()
             moved = True
         if moved:
             self._read_on()
         return error is None
 
-    def _land(self) -> tuple[bool, OSError | None]:
-        """Land what the disk takes; return whether that was anything, and why it was not all."""
-        landed = False
+    def _land(self) -> OSError | None:
+        """Land what the disk takes; return why it was not all, or None."""
         self._drop_other_incarnations()
         for key, buffer in self._buffers.items():
             if not buffer.tables:
@@ -274,14 +271,13 @@ class Lander:
                 self._store.land_rows(buffer.start, pa.concat_tables(buffer.tables))
                 metrics.landed(key[0], buffer.rows, buffer.newest_at)
                 self._buffers[key] = _Buffer(buffer.log, buffer.next, buffer.next)
-                landed = True
             except OvertakenError as error:
                 _log.warning("%s: going on after it", error)
                 position = self._position(buffer.log)
                 self._buffers[key] = _Buffer(buffer.log, position, position)
             except OSError as error:
-                return landed, error
-        return landed, None
+                return error
+        return None
 
     def _drop_other_incarnations(self) -> None:
         """Drop what was read of partitions whose topic Kafka has replaced, or restored, or does not tell us of."""
@@ -377,7 +373,7 @@ class Lander:
     def _revoked(self, consumer: Any, revoked: list[Any]) -> None:
         """Land what is held. What the disk does not take now, the next owner reads again."""
         if not self._must_reconnect:
-            _, error = self._land()
+            error = self._land()
             if error is not None:
                 self._disk_failed(error)
         self._gone(consumer, revoked)
@@ -519,6 +515,7 @@ class Lander:
         while not stop.is_set():
             try:
                 swept = self._store.prepare()
+                self._store.probe()
             except OSError as error:
                 self._disk_failed(error)
                 stop.wait(self._disk_retry_s)
@@ -526,8 +523,7 @@ class Lander:
                 if swept:
                     _log.info("deleted %d unfinished files of landers that were killed", swept)
                 if self._disk_retry_s:
-                    _log.warning("%s takes data again", self._store)
-                    self._disk_works()
+                    self._probe_disk()
                 return
 
     def _disk_failed(self, error: OSError) -> None:
@@ -539,9 +535,17 @@ class Lander:
         self._disk_retry_s = min(max(self._disk_retry_s * 2, self._settings.retry_s), _MAX_RETRY_S)
         metrics.BLOCKED.set(1)
 
-    def _disk_works(self) -> None:
+    def _probe_disk(self) -> OSError | None:
+        """Find out whether the disk takes data again: there may be nothing to land that would tell. Return why not."""
+        try:
+            self._store.probe()
+        except OSError as error:
+            self._disk_failed(error)
+            return error
+        _log.warning("%s takes data again", self._store)
         self._disk_retry_s = 0.0
         metrics.BLOCKED.set(0)
+        return None
 
 
 def run(settings: LanderSettings, kafka: KafkaSettings, ready: Callable[[], None] = lambda: None) -> None:

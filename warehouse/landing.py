@@ -57,6 +57,7 @@ LANDED: Final = re.compile(
 _ALIKE: Final = {"ingest_id", "message_key"}
 """Texts that nearly begin as the one before."""
 _UNIQUE: Final = _ALIKE | {"body", "text"}
+_PROBE_BYTES: Final = 1 << 16
 # Within lists, by Parquet's names; a schema need not have them.
 _OBSERVED: Final = "observations.list.element."
 _LISTED: Final = (
@@ -352,6 +353,18 @@ def prepare(data: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
             temporary.replace(seed)
+
+
+def probe(data: Path) -> None:
+    """Write a file as large as a small landed one, durably, and delete it.
+
+    Raises:
+        OSError: The disk is full or not writable.
+    """
+    with _temporary(data, "probe.parquet") as (file, _):
+        file.write(bytes(_PROBE_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def is_mixed(dataset: Path) -> bool:

@@ -20,6 +20,13 @@ class Store(Protocol):
     def prepare(self) -> int:
         """Publish the views. Return how many unfinished files of dead landers were deleted."""
 
+    def probe(self) -> None:
+        """Write something and delete it, to find out whether the store takes data.
+
+        Raises:
+            OSError: It does not.
+        """
+
     def incarnations(self, topic: str, partition: int) -> set[str]:
         """As `landing.incarnations`; `warehouse.bucket.BucketAwayError` is worth waiting for, here and below."""
 
@@ -50,6 +57,10 @@ class Folder:
         swept = landing.sweep(self.data)
         views.publish(self.data)
         return swept
+
+    def probe(self) -> None:
+        """As `Store`."""
+        landing.probe(self.data)
 
     def incarnations(self, topic: str, partition: int) -> set[str]:
         """As `Store`."""

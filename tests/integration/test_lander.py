@@ -15,7 +15,7 @@ from uuid import uuid4
 import pytest
 from confluent_kafka import Producer
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
-from running_landers import landed, landing_from, produce, settings, until
+from running_landers import landed, landing_from, position, produce, settings, until
 
 from gateway import topics
 from gateway.kafka import KafkaSettings
@@ -24,6 +24,8 @@ from smspulse.kafka_node import BrokerSettings
 from smspulse.processes import free_port
 from smspulse.topics import ensure_topics
 from warehouse import landing
+from warehouse.incarnations import TopicIds
+from warehouse.partition_log import PartitionLog
 from warehouse.read import query
 from warehouse.settings import LanderSettings
 
@@ -88,7 +90,7 @@ def test_what_is_in_kafka_is_landed_and_the_lag_can_be_watched(
     try:
         for number in range(4):
             partition = TopicPartition(topics.RAW, number)
-            assert consumer.committed(partition) == landing.landed_position(tmp_path, topics.RAW, number)
+            assert consumer.committed(partition) == position(kafka, tmp_path, topics.RAW, number)
     finally:
         consumer.close()
 
@@ -181,8 +183,9 @@ def test_only_what_was_committed_is_landed_over_the_gaps_of_transactions(kafka: 
         transaction(3, commit=False)
         transaction(4, commit=True)
         until(lambda: found() == [0, 2, 4])
-    names = sorted(path.name for path in tmp_path.glob("messages/date=*/sms.messages+1+*"))
-    assert names[0] == landing.file_name(topics.MESSAGES, 1, 0)
+    log = PartitionLog(topics.MESSAGES, 1, TopicIds(kafka).read([topics.MESSAGES])[topics.MESSAGES])
+    names = [path.name for path in landing.landed_files(tmp_path, log)]
+    assert names[0] == landing.file_name(log, 0)
     assert len(names) >= 2
 
 
@@ -229,6 +232,26 @@ def test_a_full_disk_is_waited_out_with_one_line(kafka: KafkaSettings, tmp_path:
     assert lander.said("cannot write to") == 1
     assert_landed_once(kafka, tmp_path)
     assert not list((tmp_path / landing.TEMPORARY).iterdir())
+
+
+def test_after_a_full_disk_it_reads_what_a_rebalance_gave_it_again(kafka: KafkaSettings, tmp_path: Path) -> None:
+    source, one = f"s{uuid4().hex[:8]}", settings(tmp_path, retry_s=0.001)
+    lander = LanderProcess(kafka, one)
+    produce(kafka, source, 100)
+    until(lambda: landed(tmp_path, source) == 100)
+    resource.prlimit(lander.process.pid, resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    produce(kafka, source, 100, first=100)
+    until(lambda: lander.said("cannot write to") == 1)
+    # A second member takes partitions while nothing can be written, and gives them back.
+    with landing_from(kafka, settings(tmp_path / "other", group=one.group)) as others:
+        assert others.assigned[0].wait(60)
+        until(lambda: lander.said("partitions in") == 2)
+    until(lambda: lander.said("landing 13 partitions") == 2)
+    resource.prlimit(lander.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    until(lambda: landed(tmp_path, source) == 200)
+    produce(kafka, source, 100, first=200)
+    until(lambda: landed(tmp_path, source) == 300)
+    assert lander.end(signal.SIGTERM) == 0
 
 
 def test_a_folder_that_cannot_be_written_is_waited_for_with_one_line(

@@ -13,6 +13,7 @@ from gateway import topics
 from gateway.kafka import KafkaSettings
 from smspulse.broker import MemoryBroker
 from warehouse.bucket import Bucket
+from warehouse.partition_log import PartitionLog, memory_incarnation
 
 
 @pytest.fixture
@@ -35,11 +36,12 @@ def test_an_object_store_that_goes_is_waited_out_and_nothing_is_lost_or_twice(
 ) -> None:
     url = store.make()
     with MemoryBroker(tmp_path) as broker, caplog.at_level(logging.INFO, "warehouse"):
-        kafka = KafkaSettings(bootstrap=broker.address, in_memory=True)
+        kafka = KafkaSettings(bootstrap=broker.address, in_memory=True, memory_run=broker.run_id)
         produce(kafka, "acme", 100)
         first = settings(Path(url))
         with landing_from(kafka, first) as landers:
-            until(lambda: all(Bucket(url).position(topics.RAW, n) for n in range(4)))
+            logs = [PartitionLog(topics.RAW, n, memory_incarnation(kafka)) for n in range(4)]
+            until(lambda: all(Bucket(url).position(log) for log in logs))
             store.stop()
             produce(kafka, "acme", 100, first=100)
             until(lambda: "landing waits and goes on when it can" in caplog.text)
@@ -58,7 +60,7 @@ def test_an_object_store_that_goes_is_waited_out_and_nothing_is_lost_or_twice(
 def test_two_landers_of_two_groups_land_every_offset_once(tmp_path: Path, store: ObjectStore) -> None:
     url = store.make()
     with MemoryBroker(tmp_path) as broker:
-        kafka = KafkaSettings(bootstrap=broker.address, in_memory=True)
+        kafka = KafkaSettings(bootstrap=broker.address, in_memory=True, memory_run=broker.run_id)
         with landing_from(kafka, *(settings(Path(url), flush_interval_s=0.1) for _ in range(2))) as landers:
             assert all(assigned.wait(30) for assigned in landers.assigned)
             for turn in range(5):

@@ -12,6 +12,8 @@ from confluent_kafka import Producer
 
 from gateway import topics
 from gateway.kafka import KafkaSettings
+from warehouse import landing
+from warehouse.incarnations import TopicIds
 from warehouse.lander import Lander
 from warehouse.read import query
 from warehouse.settings import LanderSettings
@@ -62,6 +64,11 @@ def landing_from(kafka: KafkaSettings, *wanted: LanderSettings) -> Iterator[Land
     assert not any(thread.is_alive() for thread in threads)
     if errors:
         raise errors[0]
+
+
+def position(kafka: KafkaSettings, data: Path, topic: str, partition: int) -> int:
+    """Return the offset up to which the present topic's partition is landed."""
+    return landing.landed_position(data, topic, partition, TopicIds(kafka).read([topic])[topic])
 
 
 def produce(
