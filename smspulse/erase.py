@@ -17,11 +17,11 @@ from gateway import topics
 from gateway.errors import SmspulseError, UnreadablePayload
 from gateway.kafka import KafkaSettings
 from gateway.payloads import parse
+from gateway.topic_ids import TopicIds
 from ingest.privacy import Privacy
 from ingest.settings import IngestSettings
 from ingest.spool import Spool, Webhook
 from warehouse import erasure, landing
-from warehouse.incarnations import TopicIds
 from warehouse.partition_log import UNKNOWN, PartitionLog, after_cut, topic_of
 
 _SEND_S: Final = 30.0

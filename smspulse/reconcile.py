@@ -18,9 +18,10 @@ from expectations.check import Measured
 from expectations.settings import CheckSettings
 from gateway import records, topics
 from gateway.kafka import KafkaSettings
+from gateway.topic_ids import TopicIds
 from ingest.accepted import ID_BYTES, accepted_ids
 from ingest.spool import spooled_ids
-from warehouse.incarnations import KafkaLogReader, TopicIds, locate
+from warehouse.incarnations import KafkaLogReader, locate
 from warehouse.read import open_warehouse, retried
 from warehouse.store import Folder
 from warehouse.views import covered

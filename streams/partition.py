@@ -12,7 +12,9 @@ Guarantees
     the changelog, and what it lacks is read from there.
     Gapless: a run of `sms.raw` that does not begin where the committed offset stands is noticed, whoever lost the
     records. Topics that are written in transactions have gaps by nature.
-    Of this Kafka: a committed offset names the topic that it belongs to, and counts for no other.
+    Of this Kafka: a committed offset names the topic that it belongs to, and counts for no other. The local state keeps
+    the timestamp of the last record that it copied. If the changelog has another record at that offset, as after Kafka
+    was restored from an older copy, the state is read again from the beginning.
 """
 
 import asyncio
@@ -22,11 +24,11 @@ from collections.abc import Collection, Sequence
 from contextlib import closing
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from gateway.kafka import KafkaSettings
 from gateway.retry import TRIES, retried
+from gateway.topic_ids import TopicIds, url_safe
 from gateway.topics import DEADLETTERS
 from streams import metrics
 from streams.errors import LostRecordsError, OwnershipLostError, StreamError
@@ -70,6 +72,7 @@ class Partition:
         self._store: Store | None = None
         self._next = 0  # the offset behind the last committed run
         self._reached_at = 0  # when the last record of it was written, in milliseconds
+        self._topic_ids: dict[str, str] = {}
         self._fold = stage.fold(self._load, settings)
 
     def __str__(self) -> str:
@@ -148,11 +151,11 @@ class Partition:
 
     async def _commit(self, outputs: Outputs, next_offset: int | None, done: Collection[bytes] = ()) -> bool:
         """Commit to Kafka, then to the store. False when the partition had to be taken over anew instead."""
-        offset = 0
+        offset, last_at = 0, None
         if next_offset is not None or outputs.states or outputs.others:
             try:
                 publishing = asyncio.to_thread(self._publish, outputs, next_offset)
-                offset = await asyncio.wait_for(publishing, PUBLISH_TIMEOUT_S)
+                offset, last_at = await asyncio.wait_for(publishing, PUBLISH_TIMEOUT_S)
             except TimeoutError as error:
                 msg = f"Kafka did not commit a run of {self} within {PUBLISH_TIMEOUT_S:g} s"
                 raise StreamError(msg) from error
@@ -166,7 +169,13 @@ class Partition:
                 return False
         if outputs.states or done:
             self._open_store.write(
-                outputs.states, offset or None, done, later=outputs.later, purged=outputs.purged, source=next_offset
+                outputs.states,
+                offset or None,
+                done,
+                later=outputs.later,
+                purged=outputs.purged,
+                source=next_offset,
+                last_at=last_at,
             )
         return True
 
@@ -191,11 +200,12 @@ class Partition:
             self._group = reader.consumer_group_metadata()
             (committed,) = retried(reader.committed, [source], _CALL_TIMEOUT_S)
             low, end = retried(reader.get_watermark_offsets, source, _CALL_TIMEOUT_S)
-        self._source_id, changelog_id = self._topic_ids()
+        self._topic_ids = self._read_topic_ids()
+        source_id, changelog_id = (self._topic_ids[name] for name in (self._stage.source, self._stage.changelog))
         # Before the first commit, what Kafka still has is to be read whole: so a gap is noticed there too.
         self._next = committed.offset if committed.offset >= 0 else low
         # Offsets that a person has set name no topic.
-        if committed.offset > end or (committed.metadata or self._source_id) != self._source_id:
+        if committed.offset > end or url_safe(committed.metadata or source_id) != source_id:
             # Faust has begun to read where that offset says, so it has to be mended in Kafka, and read again.
             self._publish(Outputs(), low)
             msg = (
@@ -206,7 +216,9 @@ class Partition:
             raise StreamError(msg)
         if self._store is None:
             folder = self._settings.state / self._settings.group / self._stage.name / str(self.number)
-            self._store = Store(folder, changelog_id)
+            # The in-memory broker drops the oldest records of a long log: what is left of it is all that counts.
+            copied = f"{changelog_id}, {time.time_ns()}" if self._kafka.in_memory else changelog_id
+            self._store = Store(folder, copied)
         if self._store.source > self._next:
             _log.warning(
                 "%s: Kafka took a commit back that it had confirmed, or somebody set the offset back from %d to %d. "
@@ -221,6 +233,14 @@ class Partition:
             "fetch.wait.max.ms": 10,  # the end of the partition is told no sooner
         }
         with closing(Consumer(options | group | recovery)) as reader:
+            # The in-memory broker answers with timestamps that are not those of the records.
+            if self._store.offset and not self._kafka.in_memory and not self._is_copy(reader):
+                _log.warning(
+                    "%s: the local state was copied from other records than %s has now: Kafka was restored from an "
+                    "older copy, or has compacted what was copied last. It is read again from Kafka",
+                    *(self, self._stage.changelog),
+                )
+                self._store.clear()
             recovered = self._recover(reader)
         self._fold.forget_cache()
         _log.info(
@@ -254,16 +274,45 @@ class Partition:
         producer.abort_transaction(_CALL_TIMEOUT_S)
         return producer
 
-    def _topic_ids(self) -> tuple[str, str]:
-        """Return the identities of source and changelog."""
-        if self._kafka.in_memory:
-            # That broker names no ids, and its topics never outlive it; neither may the state.
-            return "", f"in-memory broker at {self._kafka.bootstrap}, {time.time_ns()}"
-        names = [self._stage.source, self._stage.changelog]
-        admin = AdminClient(self._kafka.confluent() | _CLIENT)  # its futures end with it
-        described = admin.describe_topics(TopicCollection(names), request_timeout=_CALL_TIMEOUT_S)
-        source, changelog = (str(retried(described[name].result, _CALL_TIMEOUT_S).topic_id) for name in names)
-        return source, changelog
+    @property
+    def topic_ids(self) -> dict[str, str]:
+        """The ids of source and changelog as they were when the partition was taken over."""
+        return self._topic_ids
+
+    def _read_topic_ids(self) -> dict[str, str]:
+        """Return the ids of source and changelog.
+
+        Raises:
+            StreamError: One of them does not exist.
+            KafkaException: Kafka does not answer.
+        """
+        names = (self._stage.source, self._stage.changelog)
+        found = retried(TopicIds(self._kafka).read, names)
+        for name in names:
+            if name not in found:
+                msg = f"there is no topic {name} any more. Start `smspulse stream` again, which creates it"
+                raise StreamError(msg)
+        return found
+
+    def _is_copy(self, reader: Consumer) -> bool:
+        """Return whether the changelog has the last record of which the store holds the state."""
+        last = self._open_store.offset - 1
+        changelog = TopicPartition(self._stage.changelog, self.number, last)
+        low, end = retried(reader.get_watermark_offsets, changelog, _CALL_TIMEOUT_S)
+        if not low <= last < end:
+            return False
+        reader.assign([changelog])
+        found = reader.consume(1, _CALL_TIMEOUT_S)
+        reader.unassign()
+        if not found:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        if (error := found[0].error()) is not None:
+            if error.code() == KafkaError._PARTITION_EOF:
+                return False
+            raise KafkaException(error)
+        # Releases up to 0.1 kept no timestamp.
+        last_at = self._open_store.last_at
+        return found[0].offset() == last and last_at in {None, found[0].timestamp()[1]}
 
     def _recover(self, reader: Consumer) -> int:
         """Read the changelog from the store's offset to its end; return how many records that was."""
@@ -271,15 +320,16 @@ class Partition:
         position = store.offset
         reader.assign([TopicPartition(self._stage.changelog, self.number, position)])
         recovered = foreign = 0
+        last_at = None
         while True:
             states: list[State] = []
             ended = False
             for message in reader.consume(_RECOVERY_BATCH, _RECOVERY_WAIT_S):
                 error = message.error()
                 if error is None:
-                    value, position = message.value(), message.offset() + 1
+                    value, position, last_at = message.value(), message.offset() + 1, message.timestamp()[1]
                     try:
-                        states.append((message.key(), value, due(value, message.timestamp()[1])))
+                        states.append((message.key(), value, due(value, last_at)))
                     except (KeyError, TypeError, ValueError):
                         foreign += 1
                 elif error.code() == KafkaError._PARTITION_EOF:
@@ -287,7 +337,7 @@ class Partition:
                 else:
                     raise KafkaException(error)
             if states or foreign:
-                store.write(states, position)
+                store.write(states, position, last_at=last_at)
                 recovered += len(states)
             if ended:
                 if foreign:
@@ -302,6 +352,10 @@ class Partition:
         """Return the part of a run that is not committed yet, and notice what is missing before it."""
         if not run:
             return run
+        if run[0].offset < self._next:
+            # Read again after a rebalance; or of a topic that was replaced, or restored from an older copy. Kafka's
+            # committed offset, and the id of its topic, tell.
+            await asyncio.to_thread(self._own)
         if run[0].offset > self._next and not self._stage.has_gaps:
             earliest = await asyncio.to_thread(self._earliest)
             if earliest <= self._next:
@@ -320,14 +374,17 @@ class Partition:
             low, _ = retried(reader.get_watermark_offsets, source, _CALL_TIMEOUT_S)
             return int(low)
 
-    def _publish(self, outputs: Outputs, next_offset: int | None) -> int:
-        """Commit one transaction; return the offset behind the last record of the changelog, 0 if there is none."""
-        producer, last = self._producer, -1
+    def _publish(self, outputs: Outputs, next_offset: int | None) -> tuple[int, int | None]:
+        """Commit one transaction; return the offset behind the last record of the changelog, and its timestamp.
+
+        Without any record there, they are 0 and None.
+        """
+        producer, last, last_at = self._producer, -1, None
 
         def delivered(error: KafkaError | None, message: Any) -> None:
-            nonlocal last
+            nonlocal last, last_at
             if error is None:
-                last = message.offset()
+                last, last_at = message.offset(), message.timestamp()[1]
 
         producer.begin_transaction()
         produce, changelog, number = producer.produce, self._stage.changelog, self.number
@@ -340,7 +397,9 @@ class Partition:
             produce(topic, value, other_key, -1 if partition is None else partition, headers=headers)
         producer.flush(_CALL_TIMEOUT_S)
         if next_offset is not None:
-            offsets = [TopicPartition(self._stage.source, self.number, next_offset, self._source_id)]
+            offsets = [
+                TopicPartition(self._stage.source, self.number, next_offset, self._topic_ids[self._stage.source])
+            ]
             producer.send_offsets_to_transaction(offsets, self._group, _CALL_TIMEOUT_S)
         producer.commit_transaction(_CALL_TIMEOUT_S)
-        return last + 1
+        return last + 1, last_at

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import rocksdict
 
+from gateway.topic_ids import url_safe
 from streams.errors import StateError
 from streams.fold import State
 
@@ -24,6 +25,7 @@ _log = logging.getLogger(__name__)
 _OFFSET = b"\x00offset"
 _TOPIC = b"\x00topic"
 _SOURCE = b"\x00source"
+_LAST_AT = b"\x00last"
 _DUE = b"\x01"
 _MINUTE_MS = 60_000
 _AFTER_MINUTE = len(_DUE) + 4
@@ -51,7 +53,7 @@ class Store:
         self._unlogged = rocksdict.WriteOptions()
         self._unlogged.disable_wal = True  # what a crash costs is read from Kafka again
         self._db = self._open()
-        if self._db.get(_TOPIC) != self._topic_id:
+        if url_safe((self._db.get(_TOPIC) or b"").decode()) != topic_id:
             self.clear()  # offsets of a deleted and recreated topic say nothing about the new one
 
     def clear(self) -> None:
@@ -90,6 +92,12 @@ class Store:
         return int(self._db.get(_OFFSET) or 0)
 
     @property
+    def last_at(self) -> int | None:
+        """The timestamp of the last record that the store holds, in milliseconds; None if it is not known."""
+        value = self._db.get(_LAST_AT)
+        return None if value is None else int(value)
+
+    @property
     def source(self) -> int:
         """The offset of the stage's source up to which the states were folded, as far as known; 0 if it is empty."""
         return int(self._db.get(_SOURCE) or 0)
@@ -118,6 +126,7 @@ class Store:
         later: Iterable[tuple[bytes, int]] = (),
         purged: Iterable[bytes] = (),
         source: int | None = None,
+        last_at: int | None = None,
     ) -> None:
         """Write, all or nothing.
 
@@ -128,6 +137,7 @@ class Store:
             later: Keys, and when in milliseconds to look at them.
             purged: Keys of dropped states that nothing shall remind of.
             source: Where the source ends that these states were folded from, if they came from there.
+            last_at: The timestamp of the record before `offset`, in milliseconds, if there is an offset.
 
         Raises:
             StateError: The disk is full or broken.
@@ -151,6 +161,8 @@ class Store:
             delete(key)
         if offset is not None:
             put(_OFFSET, b"%d" % offset)
+        if last_at is not None:
+            put(_LAST_AT, b"%d" % last_at)
         if source is not None:
             put(_SOURCE, b"%d" % source)
         try:

@@ -11,12 +11,14 @@ from itertools import chain
 from typing import Any
 
 import faust
+from confluent_kafka import KafkaException
 from faust.types import TP
 from mode.loop import use as use_loop
 
 from gateway.kafka import KafkaSettings
+from gateway.topic_ids import TopicIds
 from streams import metrics
-from streams.errors import StateError, end_process
+from streams.errors import StateError, StreamError, end_process
 from streams.fold import Record
 from streams.partition import PUBLISH_TIMEOUT_S, Partition
 from streams.settings import StreamSettings
@@ -30,6 +32,10 @@ _COMMITS = 128
 _METADATA_MAX_AGE_MS = 5_000
 """Whoever leads the group may assign before it knows the topics, as when Kafka is coming back: none of them, that is.
 It assigns anew once it does. When asking failed, aiokafka does not ask again until what it knows is this old."""
+
+
+_VERIFY_TOPICS_S = 5.0
+"""Seconds between two looks at the ids of topics. Until then, what is read of a new topic is read again later."""
 
 
 class _Lane:
@@ -101,6 +107,7 @@ class Partitions:
         self._settings = settings
         self._kafka = kafka
         self._clock = clock
+        self._topic_ids = TopicIds(kafka)
         self._closing = False
         self._balanced = asyncio.Event()  # not while partitions are given away and taken over
         self._balanced.set()
@@ -153,6 +160,23 @@ class Partitions:
                 work = partial(Partition.pass_time, clock=int(self._clock() * 1000), end=end)
                 works.append(self._work(tp, self._app.consumer_generation_id, work))
         await asyncio.gather(*works)
+
+    async def verify_topics(self) -> None:
+        """End the process if a topic was deleted or replaced since its partitions were taken over.
+
+        Offsets say nothing about the new one, and the client may go on in it where it stood in the old one.
+        """
+        expected = {topic for lane in self._lanes.values() for topic in lane.partition.topic_ids.items()}
+        if not expected:
+            return
+        try:
+            found = await asyncio.to_thread(self._topic_ids.read, {name for name, _ in expected})
+        except KafkaException:
+            return  # it is away, and asked again soon
+        replaced = sorted({name for name, topic_id in expected if found.get(name) != topic_id})
+        if replaced and not self._closing:
+            msg = f"{', '.join(replaced)} was deleted or created again. This worker reads it after its next start"
+            end_process(StreamError(msg))
 
     def _lane(self, tp: TP) -> _Lane:
         if tp not in self._lanes:
@@ -231,6 +255,10 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
     @app.timer(settings.clock_interval_s)
     async def pass_time() -> None:
         await partitions.pass_time()
+
+    @app.timer(_VERIFY_TOPICS_S)
+    async def verify_topics() -> None:
+        await partitions.verify_topics()
 
     @app.on_partitions_assigned.connect
     async def own(_: faust.App, assigned: set[TP], **__: Any) -> None:

@@ -13,33 +13,24 @@ both have, and what Kafka has behind it belongs to a new incarnation (`warehouse
 | records that a release up to 0.1 landed, without an id | a new one, named after the topic's id | the landed position |
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 from typing import Any, BinaryIO, Final, NamedTuple, Protocol, Self
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from gateway.kafka import KafkaSettings
+from gateway.topic_ids import is_in_memory
 from gateway.topics import TOPICS
 from warehouse import landing
 from warehouse.landing import RecordIdentity
-from warehouse.partition_log import (
-    UNKNOWN,
-    PartitionLog,
-    after_cut,
-    cuts_of,
-    is_in_memory,
-    memory_incarnation,
-    topic_of,
-)
+from warehouse.partition_log import UNKNOWN, PartitionLog, after_cut, cuts_of, topic_of
 from warehouse.schemas import BY_TOPIC, Run
 
 _ANSWER_S: Final = 3.0
 _BATCH: Final = 10_000
 _POLL_S: Final = 0.05
-_URL_SAFE: Final = str.maketrans("+/", "-_")
 _CLIENT: Final = {"client.id": "smspulse-incarnations", "log_level": 2}
 _READER: Final = {
     "group.id": "smspulse-incarnations",  # of no use: partitions are assigned, and nothing is committed
@@ -78,37 +69,6 @@ class LandedFiles(Protocol):
 
     def source(self, path: Path) -> Path | BinaryIO:
         """Return what pyarrow reads a file from."""
-
-
-class TopicIds:
-    """Reads the ids of topics from Kafka."""
-
-    def __init__(self, kafka: KafkaSettings) -> None:
-        self._kafka = kafka
-        # One for all calls: its futures end with it, and it keeps its connections.
-        self._admin = None if kafka.in_memory else AdminClient(kafka.confluent() | _CLIENT)
-
-    def read(self, topics: Collection[str]) -> dict[str, str]:
-        """Return the incarnation that each topic has by its id alone; topics that do not exist are left out.
-
-        Raises:
-            KafkaException: Kafka does not answer.
-        """
-        if self._admin is None:
-            return dict.fromkeys(topics, memory_incarnation(self._kafka))
-        described = self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=_ANSWER_S)
-        found = {}
-        for name, future in described.items():
-            try:
-                topic_id = str(future.result(2 * _ANSWER_S).topic_id)
-                # librdkafka has `+` and `/` in it, where Kafka's own tools have what is safe in file names.
-                found[name] = topic_id.translate(_URL_SAFE)
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    raise
-            except TimeoutError as error:
-                raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from error
-        return found
 
 
 class KafkaLogReader:
@@ -181,7 +141,7 @@ def locate(files: LandedFiles, reader: KafkaLogReader, topic: str, partition: in
         reader: Access to Kafka's records.
         topic: Kafka's name of the topic.
         partition: Kafka's number of the partition.
-        topic_id: As `TopicIds` read it, before this call.
+        topic_id: As `gateway.topic_ids` read it, before this call.
 
     Raises:
         KafkaException: Kafka does not answer.

@@ -28,10 +28,11 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from gateway.kafka import KafkaSettings
 from gateway.payloads import parse_zone
+from gateway.topic_ids import TopicIds
 from gateway.topics import RAW
 from warehouse import metrics
 from warehouse.errors import KafkaRefusedError, OvertakenError, WarehouseError
-from warehouse.incarnations import KafkaLogReader, LogPosition, TopicIds, locate
+from warehouse.incarnations import KafkaLogReader, LogPosition, locate
 from warehouse.partition_log import UNKNOWN, PartitionLog, cuts_of, topic_of
 from warehouse.schemas import BY_TOPIC, Run
 from warehouse.settings import LanderSettings

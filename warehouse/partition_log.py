@@ -13,10 +13,7 @@ Releases up to 0.1 did not know incarnations: theirs is empty.
 
 from typing import Final, NamedTuple
 
-from gateway.kafka import KafkaSettings
-
 _CUT: Final = "."
-_IN_MEMORY: Final = "memory-"
 UNKNOWN: Final = ""
 """Incarnation of the files of releases up to 0.1."""
 
@@ -56,13 +53,3 @@ def cuts_of(incarnation: str) -> int:
 def after_cut(incarnation: str) -> str:
     """Return the incarnation that follows when the log is cut: `ID.1` after `ID`."""
     return f"{topic_of(incarnation)}{_CUT}{cuts_of(incarnation) + 1}"
-
-
-def memory_incarnation(kafka: KafkaSettings) -> str:
-    """Return the incarnation of every topic of the in-memory broker's present run."""
-    return f"{_IN_MEMORY}{kafka.memory_run}"
-
-
-def is_in_memory(incarnation: str) -> bool:
-    """Return whether an incarnation is one of the in-memory broker."""
-    return incarnation.startswith(_IN_MEMORY)

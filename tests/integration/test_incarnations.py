@@ -12,12 +12,13 @@ from running_landers import landed, landing_from, produce, settings, until
 
 from gateway import topics
 from gateway.kafka import KafkaSettings
+from gateway.topic_ids import TopicIds
 from smspulse.broker import Broker, KafkaBroker, MemoryBroker
 from smspulse.kafka_node import BrokerSettings
 from smspulse.processes import free_port
 from smspulse.topics import ensure_topics
 from warehouse import landing
-from warehouse.incarnations import KafkaLogReader, TopicIds
+from warehouse.incarnations import KafkaLogReader
 from warehouse.partition_log import PartitionLog, cuts_of, topic_of
 from warehouse.read import query
 

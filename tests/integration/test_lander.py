@@ -1,5 +1,6 @@
 """The lander on a real Kafka: every record once, whatever happens to it, to the disk and to Kafka."""
 
+import errno
 import logging
 import os
 import random
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 from uuid import uuid4
 
+import pyarrow as pa
 import pytest
 from confluent_kafka import Producer
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
@@ -19,15 +21,17 @@ from running_landers import landed, landing_from, position, produce, settings, u
 
 from gateway import topics
 from gateway.kafka import KafkaSettings
+from gateway.topic_ids import TopicIds
 from smspulse.broker import KafkaBroker, MemoryBroker
 from smspulse.kafka_node import BrokerSettings
 from smspulse.processes import free_port
 from smspulse.topics import ensure_topics
 from warehouse import landing
-from warehouse.incarnations import TopicIds
+from warehouse.lander import Lander
 from warehouse.partition_log import PartitionLog
 from warehouse.read import query
 from warehouse.settings import LanderSettings
+from warehouse.store import Folder
 
 
 class LanderProcess:
@@ -234,24 +238,63 @@ def test_a_full_disk_is_waited_out_with_one_line(kafka: KafkaSettings, tmp_path:
     assert not list((tmp_path / landing.TEMPORARY).iterdir())
 
 
-def test_after_a_full_disk_it_reads_what_a_rebalance_gave_it_again(kafka: KafkaSettings, tmp_path: Path) -> None:
-    source, one = f"s{uuid4().hex[:8]}", settings(tmp_path, retry_s=0.001)
-    lander = LanderProcess(kafka, one)
-    produce(kafka, source, 100)
-    until(lambda: landed(tmp_path, source) == 100)
-    resource.prlimit(lander.process.pid, resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
-    produce(kafka, source, 100, first=100)
-    until(lambda: lander.said("cannot write to") == 1)
-    # A second member takes partitions while nothing can be written, and gives them back.
-    with landing_from(kafka, settings(tmp_path / "other", group=one.group)) as others:
-        assert others.assigned[0].wait(60)
-        until(lambda: lander.said("partitions in") == 2)
-    until(lambda: lander.said("landing 13 partitions") == 2)
-    resource.prlimit(lander.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    until(lambda: landed(tmp_path, source) == 200)
-    produce(kafka, source, 100, first=200)
-    until(lambda: landed(tmp_path, source) == 300)
-    assert lander.end(signal.SIGTERM) == 0
+class FullDisk(Folder):
+    """A data folder that takes nothing while it is full."""
+
+    is_full = False
+
+    def probe(self) -> None:
+        self._check()
+        super().probe()
+
+    def land_rows(self, start: int, table: pa.Table) -> object:
+        self._check()
+        return super().land_rows(start, table)
+
+    def _check(self) -> None:
+        if FullDisk.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_after_a_full_disk_it_reads_what_a_rebalance_gave_it_again(
+    kafka: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = f"s{uuid4().hex[:8]}"
+    lander = Lander(settings(tmp_path), kafka)
+    lander._store = FullDisk(tmp_path)
+    lander._until_writable(threading.Event())
+    lander._connect()
+
+    def work() -> None:
+        lander._locate_partitions()
+        lander._poll(0.1)
+
+    def holds_rows() -> bool:
+        work()
+        return any(buffer.tables for buffer in lander._buffers.values())
+
+    try:
+        produce(kafka, source, 100)
+        until(holds_rows)
+        monkeypatch.setattr(FullDisk, "is_full", True)
+        assert not lander._flush()
+        # The group gives its partitions out anew, and a beat passes before ours come back.
+        partitions = lander._consumer.assignment()
+        lander._consumer.unassign()
+        lander._revoked(lander._consumer, partitions)
+        assert not lander._flush()
+        lander._assigned(lander._consumer, partitions)
+        monkeypatch.setattr(FullDisk, "is_full", False)
+
+        def is_landed() -> bool:
+            work()
+            lander._flush()
+            return landed(tmp_path, source) == 100
+
+        until(is_landed)
+    finally:
+        lander._gone(lander._consumer, [])
+        lander._consumer.close()
 
 
 def test_a_folder_that_cannot_be_written_is_waited_for_with_one_line(

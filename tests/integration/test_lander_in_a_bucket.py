@@ -13,7 +13,7 @@ from gateway import topics
 from gateway.kafka import KafkaSettings
 from smspulse.broker import MemoryBroker
 from warehouse.bucket import Bucket
-from warehouse.partition_log import PartitionLog, memory_incarnation
+from warehouse.partition_log import PartitionLog
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_an_object_store_that_goes_is_waited_out_and_nothing_is_lost_or_twice(
         produce(kafka, "acme", 100)
         first = settings(Path(url))
         with landing_from(kafka, first) as landers:
-            logs = [PartitionLog(topics.RAW, n, memory_incarnation(kafka)) for n in range(4)]
+            logs = [PartitionLog(topics.RAW, n, f"memory-{broker.run_id}") for n in range(4)]
             until(lambda: all(Bucket(url).position(log) for log in logs))
             store.stop()
             produce(kafka, "acme", 100, first=100)

@@ -12,8 +12,8 @@ from confluent_kafka import Producer
 
 from gateway import topics
 from gateway.kafka import KafkaSettings
+from gateway.topic_ids import TopicIds
 from warehouse import landing
-from warehouse.incarnations import TopicIds
 from warehouse.lander import Lander
 from warehouse.read import query
 from warehouse.settings import LanderSettings
