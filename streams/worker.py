@@ -20,6 +20,7 @@ from gateway.topic_ids import TopicIds
 from streams import metrics
 from streams.errors import StateError, StreamError, end_process
 from streams.fold import Record
+from streams.group_membership import GroupMembership
 from streams.partition import PUBLISH_TIMEOUT_S, Partition
 from streams.settings import StreamSettings
 from streams.stages import STAGES
@@ -108,6 +109,8 @@ class Partitions:
         self._kafka = kafka
         self._clock = clock
         self._topic_ids = TopicIds(kafka)
+        self._membership = GroupMembership(settings, kafka)
+        self._unread: set[tuple[str, int]] = set()
         self._closing = False
         self._balanced = asyncio.Event()  # not while partitions are given away and taken over
         self._balanced.set()
@@ -162,21 +165,31 @@ class Partitions:
         await asyncio.gather(*works)
 
     async def verify_topics(self) -> None:
-        """End the process if a topic was deleted or replaced since its partitions were taken over.
+        """End the process if a topic was replaced since its partitions were taken over, or if nobody reads a partition.
 
-        Offsets say nothing about the new one, and the client may go on in it where it stood in the old one.
+        Offsets say nothing about a new topic of the same name, and the client may go on in it where it stood in the old
+        one. A new start reads it from its beginning.
         """
-        expected = {topic for lane in self._lanes.values() for topic in lane.partition.topic_ids.items()}
-        if not expected:
+        taken_over = {topic for lane in self._lanes.values() for topic in lane.partition.topic_ids.items()}
+        if not taken_over:
             return
         try:
-            found = await asyncio.to_thread(self._topic_ids.read, {name for name, _ in expected})
+            found = await asyncio.to_thread(self._topic_ids.read, {name for name, _ in taken_over})
+            unread = await asyncio.to_thread(self._membership.unassigned_partitions)
         except KafkaException:
             return  # it is away, and asked again soon
-        replaced = sorted({name for name, topic_id in expected if found.get(name) != topic_id})
-        if replaced and not self._closing:
-            msg = f"{', '.join(replaced)} was deleted or created again. This worker reads it after its next start"
-            end_process(StreamError(msg))
+        # The group's leader has time to see a new topic by itself.
+        never_read, self._unread = unread & self._unread, unread
+        replaced = sorted({name for name, topic_id in taken_over if found.get(name, topic_id) != topic_id})
+        if self._closing or not (replaced or never_read):
+            return
+        if replaced:
+            what = f"{', '.join(replaced)} was deleted and created again, and is read from its beginning"
+        else:
+            topics = sorted({topic for topic, _ in never_read})
+            what = f"the group {self._settings.group} has given {', '.join(topics)} to nobody"
+        await asyncio.to_thread(self._membership.leave)
+        end_process(StreamError(f"{what}: start it again"))
 
     def _lane(self, tp: TP) -> _Lane:
         if tp not in self._lanes:

@@ -1,0 +1,72 @@
+"""Membership of the worker in its consumer group: partitions that nobody has, and how to give a static name back.
+
+A static member that starts again gets the partitions that it had, and the group is not given out anew. If topics were
+missing when that was decided, as between their deletion and their creation, it would wait for them for ever: only the
+group's leader looks out for new topics, and a member that starts again does not lead (KIP-814, which aiokafka 0.14 does
+not know). So such a worker gives its name back before it ends, and joins as a new member.
+"""
+
+import logging
+from typing import Final
+
+from confluent_kafka import ConsumerGroupState
+from confluent_kafka.admin import AdminClient
+from kafka import KafkaAdminClient
+from kafka.admin import MemberToRemove
+from kafka.errors import KafkaError
+
+from gateway.kafka import KafkaSettings
+from streams.settings import StreamSettings
+from streams.stages import STAGES
+
+_log = logging.getLogger(__name__)
+
+_TIMEOUT_S: Final = 5.0
+
+Partition = tuple[str, int]
+"""Topic and partition."""
+
+
+class GroupMembership:
+    """What the consumer group says of this worker. The in-memory broker has no static members, and is not asked."""
+
+    def __init__(self, settings: StreamSettings, kafka: KafkaSettings) -> None:
+        self._settings = settings
+        self._kafka = kafka
+        self._is_static = bool(settings.instance) and not kafka.in_memory
+        self._admin = AdminClient(kafka.confluent() | {"log_level": 2}) if self._is_static else None
+
+    def unassigned_partitions(self) -> set[Partition]:
+        """Return the partitions of the stages' topics that no member of the group has, while it is stable.
+
+        Raises:
+            KafkaException: Kafka does not answer.
+        """
+        if self._admin is None:
+            return set()
+        topics = self._admin.list_topics(timeout=_TIMEOUT_S).topics
+        existing = {(name, number) for name in STAGES if name in topics for number in topics[name].partitions}
+        described = self._admin.describe_consumer_groups([self._settings.group], request_timeout=_TIMEOUT_S)
+        try:
+            group = described[self._settings.group].result(2 * _TIMEOUT_S)
+        except TimeoutError:
+            return set()
+        if group.state != ConsumerGroupState.STABLE:
+            return set()
+        assigned = {(p.topic, p.partition) for member in group.members for p in member.assignment.topic_partitions}
+        return existing - assigned
+
+    def leave(self) -> None:
+        """Give the static name back, so that the group is given out anew without this worker."""
+        if not self._is_static:
+            return
+        try:
+            admin = KafkaAdminClient(**self._kafka.kafka_python())
+            try:
+                member = MemberToRemove(group_instance_id=self._settings.instance)
+                admin.remove_group_members(self._settings.group, [member])
+            finally:
+                admin.close()
+        except KafkaError as error:
+            # Then the group forgets this member when its session times out, if it does not start before that.
+            _log.warning("the group %s was not left: %s", self._settings.group, error)

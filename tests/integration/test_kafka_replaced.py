@@ -1,0 +1,144 @@
+"""Whatever happens to Kafka's topics, each webhook answered 202 reaches SQL once, and each message is right."""
+
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from running import SETTLE_S, Pipeline, post, start
+from running_landers import until
+
+from gateway.topic_ids import TopicIds
+from gateway.topics import MESSAGES, RAW
+from smspulse.topics import ensure_topics
+from smspulse.up import kafka_settings
+
+SOURCE = "phones"
+
+
+class Sender:
+    """Sends each message as two reports, sent and delivered, and remembers what was answered 202."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.answered: set[str] = set()
+        self._path = ""
+
+    def send(self, pipeline: Pipeline, count: int) -> None:
+        self._path = self._path or pipeline.source(SOURCE).removeprefix(pipeline.url)
+        url = pipeline.url + self._path
+        ids = range(self.messages, self.messages + count)
+        self.messages += count
+        with ThreadPoolExecutor(8) as pool:
+            for status_id in (6, 7):
+                for code, answer in pool.map(lambda sms_id: post(url, _report(sms_id, status_id)), ids):  # noqa: B023
+                    assert code == 202
+                    self.answered.add(answer["ingest_id"])
+
+    def wait_until_in_sql(self, pipeline: Pipeline) -> None:
+        sql = "SELECT 1 FROM raw_webhooks HAVING count(*) >= ?"
+        pipeline.wait_for(sql, len(self.answered), within=3 * SETTLE_S)
+        sql = "SELECT 1 FROM messages WHERE outcome = 'delivered' HAVING count(*) >= ?"
+        pipeline.wait_for(sql, self.messages, within=3 * SETTLE_S)
+
+    def assert_all_is_right(self, pipeline: Pipeline) -> None:
+        """Compare what was answered with SQL, rebuild all messages from the webhooks, and run the checks."""
+        found = [row.ingest_id for row in pipeline.rows("SELECT ingest_id FROM raw_webhooks")]
+        assert len(found) == len(self.answered)
+        assert set(found) == self.answered
+        (row,) = pipeline.rows("SELECT count(*) AS n, count(DISTINCT sms_id) AS d FROM messages")
+        assert (row.n, row.d) == (self.messages, self.messages)
+        assert "0 differ" in smspulse(pipeline, "rebuild", "--all").stdout
+        (row,) = pipeline.rows("SELECT count(*) AS n FROM messages WHERE outcome = 'delivered'")
+        assert row.n == self.messages
+        checked = smspulse(pipeline, "check")
+        assert checked.returncode == 0, checked.stdout
+
+
+def _report(sms_id: int, status_id: int) -> bytes:
+    return json.dumps({"sms_id": sms_id, "status_id": status_id, "device_id": 7, "channel_id": 1}).encode()
+
+
+def smspulse(pipeline: Pipeline, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "smspulse", *arguments, "--data", str(pipeline.data)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_real_kafka_follows_the_in_memory_broker(real_kafka: None, tmp_path: Path) -> None:
+    data, sender = tmp_path / "data", Sender()
+    for mode, count in (("memory", 20), ("kafka", 65), ("memory", 70)):
+        pipeline = start(data, "--broker", mode)
+        try:
+            sender.send(pipeline, count)
+            sender.wait_until_in_sql(pipeline)
+        finally:
+            assert pipeline.stop() == 0
+    sender.assert_all_is_right(pipeline)
+
+
+@pytest.mark.parametrize("topics", [[RAW], [RAW, MESSAGES]], ids=["the webhooks", "webhooks and messages"])
+def test_topics_are_deleted_and_created_again_while_the_pipeline_runs(
+    real_kafka: None, tmp_path: Path, topics: list[str]
+) -> None:
+    pipeline, sender = start(tmp_path / "data", "--broker", "kafka"), Sender()
+    try:
+        sender.send(pipeline, 60)
+        sender.wait_until_in_sql(pipeline)
+        kafka = kafka_settings(pipeline.data, "auto")
+        admin, ids = AdminClient(kafka.confluent()), TopicIds(kafka)
+        for future in admin.delete_topics(topics).values():
+            future.result(30)
+        until(lambda: not ids.read(topics))
+        ensure_topics(kafka, timeout_s=60)
+        sender.send(pipeline, 100)
+        sender.wait_until_in_sql(pipeline)
+        sender.send(pipeline, 5)
+        sender.wait_until_in_sql(pipeline)
+        sender.assert_all_is_right(pipeline)
+    finally:
+        pipeline.stop()
+
+
+def test_kafkas_folder_is_lost(real_kafka: None, tmp_path: Path) -> None:
+    data, sender = tmp_path / "data", Sender()
+    pipeline = start(data, "--broker", "kafka")
+    try:
+        sender.send(pipeline, 40)
+        sender.wait_until_in_sql(pipeline)
+    finally:
+        assert pipeline.stop() == 0
+    shutil.rmtree(data / "kafka")
+    shutil.rmtree(data / "state")
+    pipeline = start(data, "--broker", "kafka")
+    try:
+        sender.send(pipeline, 125)
+        sender.wait_until_in_sql(pipeline)
+        sender.assert_all_is_right(pipeline)
+    finally:
+        pipeline.stop()
+
+
+def test_kafka_is_restored_from_an_older_copy(real_kafka: None, tmp_path: Path) -> None:
+    data, sender = tmp_path / "data", Sender()
+    for count in (40, 30):
+        pipeline = start(data, "--broker", "kafka")
+        try:
+            sender.send(pipeline, count)
+            sender.wait_until_in_sql(pipeline)
+        finally:
+            assert pipeline.stop() == 0
+        if not (tmp_path / "copy").exists():
+            shutil.copytree(data / "kafka", tmp_path / "copy")
+    shutil.rmtree(data / "kafka")
+    shutil.move(tmp_path / "copy", data / "kafka")
+    pipeline = start(data, "--broker", "kafka")
+    try:
+        sender.send(pipeline, 50)
+        sender.wait_until_in_sql(pipeline)
+        sender.assert_all_is_right(pipeline)
+    finally:
+        pipeline.stop()
