@@ -173,7 +173,7 @@ class JumpingClock:
         return Moment(self.readings * self._step_s, NOON / 1000 + self.readings * self._step_s)
 
 
-@pytest.mark.parametrize("step_s", [1, 3, 7, 9.9])
+@pytest.mark.parametrize("step_s", [1, 3, 4, 4.9, 7, 9.9])
 async def test_no_clock_drops_an_end_or_sends_what_is_silenced(step_s: float) -> None:
     clock, muted = JumpingClock(step_s), firing(2)
     waiting = [resolved(device) for device in range(20, 10, -1)]
