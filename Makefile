@@ -58,6 +58,7 @@ bench-checks: setup ## inject every fault, check a hundred clean days and a mill
 
 bench-alerts: setup ## how soon failures are noticed, and how often for nothing, beside other rules; some five minutes
 	@$(BIN)/python bench/alerts.py $(ARGS)
+	@$(BIN)/python bench/alert_cause.py $(ARGS)
 
 lint: setup ## check style, types and the rooms' imports
 	@$(BIN)/ruff check .

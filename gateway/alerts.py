@@ -23,7 +23,22 @@ Scope = Literal["channel", "device", "source", "pipeline"]
 Phase = Literal["pending", "firing", "resolved"]
 
 ANY: Final = "*"
-_Z: Final = 1.959963984540054  # of a 95 % interval
+_Z_95: Final = 1.959963984540054  # standard errors of a 95 % interval
+
+
+class ChannelFailures(msgspec.Struct, frozen=True, gc=False):
+    """Failures of one channel among those that made an alert of its device or its source fire.
+
+    Attributes:
+        device_id, channel_id: None if no report names them.
+        failures: How many of the latest failures are its own.
+        share: Its part of the source's messages of the last days, 0 to 1.
+    """
+
+    device_id: int | None
+    channel_id: int | None
+    failures: int
+    share: float
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -48,6 +63,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         share: Its part of the source's messages of the last days, 0 to 1.
         budget_days: Days of one false alarm, on average, that it is set to; 0 if it has no such budget.
         what: What was found, in words, where it is not the ratio of failures.
+        by_channel: Channels of the latest twenty failures, if the alert is about the ratio of a device or a source.
     """
 
     id: str
@@ -71,15 +87,28 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     share: float
     budget_days: float
     what: str = ""
+    by_channel: list[ChannelFailures] = msgspec.field(default_factory=list)
 
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % Wilson interval of the ratio of failures since."""
-        if not self.count:
-            return 0.0, 1.0
-        n, ratio, z2 = self.count, self.failures / self.count, _Z * _Z
-        middle, reach = ratio + z2 / (2 * n), _Z * sqrt(ratio * (1 - ratio) / n + z2 / (4 * n * n))
-        return max((middle - reach) / (1 + z2 / n), 0.0), min((middle + reach) / (1 + z2 / n), 1.0)
+        return wilson_interval(self.count, self.failures)
+
+
+def wilson_interval(count: int, part: int, z: float = _Z_95) -> tuple[float, float]:
+    """Return the Wilson interval of a ratio, 95 % by default; 0 to 1 without observations.
+
+    Args:
+        count: Observations.
+        part: Those of them that are counted.
+        z: Half the width of the interval, in standard errors.
+    """
+    if not count:
+        return 0.0, 1.0
+    ratio, z2 = part / count, z * z
+    middle = ratio + z2 / (2 * count)
+    reach = z * sqrt(ratio * (1 - ratio) / count + z2 / (4 * count * count))
+    return max((middle - reach) / (1 + z2 / count), 0.0), min((middle + reach) / (1 + z2 / count), 1.0)
 
 
 def alert_id(kind: str, source: str, *of: int | None, part: int | str = 0) -> str:

@@ -1,38 +1,88 @@
-"""How far stream and lander are behind what Kafka holds."""
+"""Lag of consumer groups: how far stream and lander are behind what Kafka holds."""
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from gateway.kafka import KafkaSettings
+from gateway.lag import records_behind
 
 _TIMEOUT_S: Final = 3.0
+_POLL_S: Final = 0.1
+_OPTIONS: Final = {
+    "enable.auto.commit": False,
+    "isolation.level": "read_committed",
+    # One record of a partition answers whether there is any.
+    "enable.partition.eof": True,
+    "fetch.wait.max.ms": 10,
+    "fetch.message.max.bytes": 4096,
+    "queued.min.messages": 1,
+    "log_level": 0,
+}
 
 
-def lag(kafka: KafkaSettings, groups: Mapping[str, Sequence[str]]) -> dict[str, int] | None:
+def lag(
+    kafka: KafkaSettings, groups: Mapping[str, Sequence[str]], timeout_s: float = _TIMEOUT_S
+) -> dict[str, int] | None:
     """Return how many records of its topics each group has before it; None if Kafka does not answer.
 
-    Markers of transactions count as records: of topics that are written in transactions, some are always left.
+    It is 0 if all that is committed was read, also of topics that are written in transactions; see `gateway.lag`.
 
     Args:
         kafka: Which cluster.
         groups: Consumer groups and the topics that each reads.
+        timeout_s: How long to wait for each answer of Kafka.
     """
     behind: dict[str, int] = {}
     try:
         for group, topics in groups.items():
-            options = kafka.confluent() | {"group.id": group, "enable.auto.commit": False, "log_level": 0}
-            with closing(Consumer(options)) as reader:
-                there = reader.list_topics(timeout=_TIMEOUT_S).topics
-                asked = [
-                    TopicPartition(name, part) for name in topics if name in there for part in there[name].partitions
-                ]
-                behind[group] = 0
-                for place in reader.committed(asked, _TIMEOUT_S):
-                    low, end = reader.get_watermark_offsets(place, _TIMEOUT_S)
-                    behind[group] += max(end - max(place.offset, low), 0)
+            with closing(Consumer(kafka.confluent() | _OPTIONS | {"group.id": group})) as reader:
+                behind[group] = sum(_lag_by_partition(reader, topics, timeout_s).values())
     except KafkaException:
         return None
     return behind
+
+
+def _lag_by_partition(reader: Consumer, topics: Sequence[str], timeout_s: float) -> dict[tuple[str, int], int]:
+    """Return the lag of each partition of which records are left."""
+    there = reader.list_topics(timeout=timeout_s).topics
+    asked = [TopicPartition(name, part) for name in topics if name in there for part in there[name].partitions]
+    behind: dict[tuple[str, int], int] = {}
+    starts: list[TopicPartition] = []
+    for place in reader.committed(asked, timeout_s) if asked else []:
+        low, end = reader.get_watermark_offsets(place, timeout_s)
+        position = max(place.offset, low)
+        if records_behind(end, position):
+            behind[place.topic, place.partition] = records_behind(end, position)
+            starts.append(TopicPartition(place.topic, place.partition, position))
+    # A group commits the offset behind its last record, and what follows may be transaction markers alone.
+    ended = _without_records(reader, starts, timeout_s)
+    return {key: records for key, records in behind.items() if key not in ended}
+
+
+def _without_records(reader: Consumer, starts: list[TopicPartition], timeout_s: float) -> set[tuple[str, int]]:
+    """Return the partitions that have no record from their offset on that a reader of what is committed would see.
+
+    A partition that does not answer in time is taken to have some.
+
+    Raises:
+        KafkaException: Kafka refuses to be read.
+    """
+    ended: set[tuple[str, int]] = set()
+    waiting = {(start.topic, start.partition) for start in starts}
+    reader.assign(starts)
+    deadline = time.monotonic() + timeout_s
+    while waiting and time.monotonic() < deadline:
+        for message in reader.consume(100, _POLL_S):
+            key, error = (message.topic(), message.partition()), message.error()
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                raise KafkaException(error)
+            if key in waiting:
+                waiting.remove(key)
+                reader.pause([TopicPartition(*key)])
+                if error is not None:
+                    ended.add(key)
+    return ended

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings
 
 from gateway import records
 from gateway.kafka import KafkaSettings
+from gateway.metrics import GaugeSnapshot
 from gateway.topics import TOPICS
 from ingest import metrics as ingest
 from ingest.forwarder import StoreAndForward
@@ -48,12 +49,18 @@ def metric_families() -> list[MetricFamily]:
         with TemporaryDirectory() as folder:
             return StoreAndForward(KafkaSettings(), Path(folder), IngestSettings()).gauges()
 
+    metrics = [metric for module in (ingest, stream, lander, page) for metric in vars(module).values()]
     found = [
         MetricFamily(told.name, told.type, tuple(metric._labelnames), told.documentation)
-        for module in (ingest, stream, lander, page)
-        for metric in vars(module).values()
+        for metric in metrics
         if isinstance(metric, MetricWrapperBase)
         for told in list(metric.describe())[:1]
+    ]
+    found += [
+        MetricFamily(family.name, "gauge", family.labels, family.documentation)
+        for metric in metrics
+        if isinstance(metric, GaugeSnapshot)
+        for family in metric.families
     ]
     looked_up = asyncio.run(gauges()) | {"webhooks_in_flight": ("Webhooks not yet answered by this process.", 0)}
     return found + [

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.alerts import FAILURE_RATIO, NOT_PERMITTED, Alert, Phase, Scope, alert_id, encode
+from gateway.alerts import FAILURE_RATIO, NOT_PERMITTED, Alert, ChannelFailures, Phase, Scope, alert_id, encode
 from gateway.records import message_key
 from gateway.statuses import FAILURES, Outcome
 from gateway.topics import ALERTS
@@ -63,6 +63,8 @@ class Watch(msgspec.Struct, gc=False):
         recent: Messages that ended: those of a day ago count half.
         recent_at: When that was, in milliseconds.
         failures: sms_id and status id of the latest of the detector's failures.
+        origins: Device, channel and the channel's share of the source's messages, for each of the latest failures.
+            A channel keeps none. States of earlier releases have none, so there can be fewer than failures.
         errors: How many failures of the alert that fires had which status id.
         denied: None if the last message was permitted.
     """
@@ -72,6 +74,7 @@ class Watch(msgspec.Struct, gc=False):
     recent: float = 0.0
     recent_at: int = 0
     failures: list[tuple[int, int]] = msgspec.field(default_factory=list)
+    origins: list[tuple[int | None, int | None, float]] = msgspec.field(default_factory=list)
     errors: dict[str, int] = msgspec.field(default_factory=dict)
     denied: Denied | None = None
 
@@ -102,7 +105,9 @@ class Unit:
         """Whether its ratio of failures is told to be too high."""
         return self.watch.detector.phase == "firing"
 
-    def ended(self, end: End, failed: bool, budget_days: float, fleet: "Unit", usual: float) -> list[Output]:
+    def ended(
+        self, end: End, failed: bool, budget_days: float, fleet: "Unit", usual: float, channel: "Unit | None" = None
+    ) -> list[Output]:
         """Take the end of a message; return what is to be told.
 
         Args:
@@ -111,6 +116,7 @@ class Unit:
             budget_days: Days of one false alarm, on average.
             fleet: The source.
             usual: The ratio of failures of what it belongs to.
+            channel: The channel of the message, if the unit is a wider one.
         """
         watch = self.watch
         detector, before = watch.detector, watch.detector.phase
@@ -119,20 +125,42 @@ class Unit:
         phase = detector.take(failed, end.at, budget_days, usual)
         if failed:
             watch.failures = [*watch.failures, (end.sms_id, end.status_id)][-_KEPT:]
+            if channel is not None:
+                watch.origins = [*watch.origins, channel.origin(fleet)][-_KEPT:]
             if before == "firing":
                 _count(watch.errors, end.status_id)
         if phase == before:
             if not detector.count and watch.failures:
-                watch.failures = []
+                watch.failures, watch.origins = [], []
             return []
         told: Phase = "resolved" if phase == "quiet" else phase
         if told == "firing":
             watch.fired_at = end.at
         if told != "resolved":
             count, failures = detector.count, detector.failures
-            watch.failures, watch.errors = watch.failures[-failures:], {}
+            watch.failures, watch.origins, watch.errors = watch.failures[-failures:], watch.origins[-failures:], {}
             for _, status_id in watch.failures:
                 _count(watch.errors, status_id)
+        output = self._told_of_ratio(told, end.at, count, failures, budget_days, fleet)
+        if told == "resolved":
+            watch.fired_at, watch.errors, watch.failures, watch.origins = None, {}, [], []
+        return [output]
+
+    def repeated(self, at: int, budget_days: float, fleet: "Unit") -> Output:
+        """Return the alert that fires, with the evidence of now.
+
+        Args:
+            at: When, in milliseconds.
+            budget_days: Days of one false alarm, on average.
+            fleet: The source.
+        """
+        detector = self.watch.detector
+        return self._told_of_ratio("firing", at, detector.count, detector.failures, budget_days, fleet)
+
+    def _told_of_ratio(
+        self, phase: Phase, at: int, count: int, failures: int, budget_days: float, fleet: "Unit"
+    ) -> Output:
+        watch, detector = self.watch, self.watch.detector
         samples = [sms_id for sms_id, _ in watch.failures]
         evidence = {
             "since": detector.since,
@@ -142,11 +170,9 @@ class Unit:
             "known": round(detector.known),
             "bound": detector.bound,
             "errors": watch.errors,
+            "by_channel": _by_channel(watch.origins),
         }
-        output = self._told(FAILURE_RATIO, told, end.at, watch.fired_at, samples, evidence, budget_days, fleet)
-        if told == "resolved":
-            watch.fired_at, watch.errors, watch.failures = None, {}, []
-        return [output]
+        return self._told(FAILURE_RATIO, phase, at, watch.fired_at, samples, evidence, budget_days, fleet)
 
     def permitted(self, end: End, budget_days: float, fleet: "Unit") -> list[Output]:
         """Take the end of a message as to whether it was permitted; return what is to be told."""
@@ -175,6 +201,14 @@ class Unit:
         }
         return [self._told(NOT_PERMITTED, told, end.at, denied.since, denied.samples, evidence, budget_days, fleet)]
 
+    def origin(self, fleet: "Unit") -> tuple[int | None, int | None, float]:
+        """Return device, channel and share of the source's messages, of a channel."""
+        device_id, channel_id = self._of
+        return device_id, channel_id, self._share(fleet)
+
+    def _share(self, fleet: "Unit") -> float:
+        return min(self.watch.recent / fleet.watch.recent, 1.0)
+
     @property
     def ratio(self) -> float:
         """The usual ratio of failures of a fleet, of which a short past tells little."""
@@ -194,7 +228,6 @@ class Unit:
     ) -> Output:
         scope: Scope = ("source", "device", "channel")[len(self._of)]
         device_id, channel_id = (*self._of, None, None)[:2]
-        share = min(self.watch.recent / fleet.watch.recent, 1.0)
         alert = Alert(
             id=alert_id(kind, self._source, *self._of, part=self._part),
             kind=kind,
@@ -207,11 +240,22 @@ class Unit:
             fired_at=fired_at,
             resolved_at=at if phase == "resolved" else None,
             samples=[message_key(self._source, sms_id).decode() for sms_id in samples[-_SAMPLES:]],
-            share=share,
+            share=self._share(fleet),
             budget_days=budget_days,
             **evidence,
         )
         return Output(ALERTS, alert.id.encode(), encode(alert))
+
+
+def _by_channel(origins: list[tuple[int | None, int | None, float]]) -> list[ChannelFailures]:
+    """Count failures by channel; the share of a channel is that at its last failure."""
+    failures: dict[tuple[int | None, int | None], int] = {}
+    shares: dict[tuple[int | None, int | None], float] = {}
+    for device_id, channel_id, share in origins:
+        key = device_id, channel_id
+        failures[key] = failures.get(key, 0) + 1
+        shares[key] = share
+    return [ChannelFailures(*key, count, shares[key]) for key, count in failures.items()]
 
 
 def _count(errors: dict[str, int], status_id: int) -> None:
@@ -238,13 +282,19 @@ def ended(ends: list[End], channel: Unit, device: Unit | None, source: Unit, bud
     for unit in (channel, *wider):
         unit.watch.seen(ends[-1].at, len(ends))
     usual = source.ratio
+    narrower = [channel] if device is None else [channel, device]
     for end in ends:
         failed = end.outcome in _FAILURES
+        before = [unit.is_firing for unit in narrower]
+        were_firing = [unit for unit in wider if unit.is_firing]
         if failed or channel.watch.denied is not None:
             told += channel.permitted(end, budget_days, source)
         told += channel.ended(end, failed, budget_days, source, usual)
         if device is not None:
-            told += device.ended(end, failed, budget_days, source, usual)
+            told += device.ended(end, failed, budget_days, source, usual, channel)
         if source.is_firing or not (channel.is_firing or (device is not None and device.is_firing)):
-            told += source.ended(end, failed, budget_days, source, DEFAULT_RATIO)
+            told += source.ended(end, failed, budget_days, source, DEFAULT_RATIO, channel)
+        if before != [unit.is_firing for unit in narrower]:
+            # Whether a phone explains them can be said now, or no longer.
+            told += [unit.repeated(end.at, budget_days, source) for unit in were_firing if unit.is_firing]
     return told

@@ -2,11 +2,12 @@
 
 from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from gateway.metrics import GaugeFamily, GaugeSnapshot
 from gateway.statuses import ENDS
 from gateway.topics import DEADLETTERS
 from streams.fold import Outputs
@@ -42,9 +43,8 @@ LATENCY: Final = _Seconds(
 DEAD: Final = Counter(
     "smspulse_stream_deadletters_total", "Records that could not be read, put aside.", registry=REGISTRY
 )
-LAG: Final = Gauge(
-    "smspulse_stream_lag_records", "Records not yet read, by partition.", ["topic", "partition"], registry=REGISTRY
-)
+LAG: Final = GaugeFamily("smspulse_stream_lag_records", "Records not yet read, by partition.", ("topic", "partition"))
+LAG_SNAPSHOT: Final = GaugeSnapshot(REGISTRY, LAG)
 
 for _outcome in ENDS:  # there from the start, so that a rate sees the first one
     ENDED.labels(_outcome.value)
@@ -60,3 +60,12 @@ def committed(topic: str, records: int, outputs: Outputs) -> None:
     _NETWORK.observe_all(end.network_s for end in outputs.ends)
     _TOTAL.observe_all(end.total_s for end in outputs.ends)
     DEAD.inc(sum(output.topic == DEADLETTERS for output in outputs.others))
+
+
+def lag(records: Mapping[tuple[str, int], int]) -> None:
+    """Replace the lag of all partitions that are ours.
+
+    Args:
+        records: How many records each partition has before it, by topic and partition.
+    """
+    LAG_SNAPSHOT.replace({LAG: {(topic, str(partition)): count for (topic, partition), count in records.items()}})

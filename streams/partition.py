@@ -78,6 +78,10 @@ class Partition:
     def __str__(self) -> str:
         return f"partition {self.number} of {self._stage.source}"
 
+    def next_offset(self, generation: int) -> int | None:
+        """Return the offset behind the last committed run; None if the partition is not owned for a generation yet."""
+        return self._next if self._generation == generation else None
+
     def _load(self, key: bytes) -> bytes | None:
         return self._open_store.get(key)
 
@@ -134,7 +138,6 @@ class Partition:
         Raises:
             As `process` does.
         """
-        metrics.LAG.labels(self._stage.source, str(self.number)).set(max(end - self._next, 0))
         now = clock if self._next >= end else self._reached_at
         dropped: set[bytes] = set()  # what else was due of those says nothing about their marks
         for _ in range(TRIES):

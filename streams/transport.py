@@ -49,6 +49,15 @@ class _Thread(driver.AIOKafkaConsumerThread):
         offsets: Mapping[TP, int] = await self.call_thread(self._seek_to_committed)
         return offsets
 
+    def fetch_position(self, tp: TP) -> int | None:
+        """Return the offset up to which the client has read, past transaction markers; None if it does not know."""
+        subscription = self._ensure_consumer()._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        if assignment is None or tp not in assignment.tps:
+            return None
+        position: int | None = assignment.state_value(tp)._position  # read once: the client's thread may reset it
+        return position
+
     async def _seek_to_committed(self) -> Mapping[TP, int]:
         consumer = self._ensure_consumer()
         assigned = consumer.assignment()
@@ -70,6 +79,7 @@ class BatchConsumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         # Reads what is committed, and takes its end for the end. Faust's own transactions stay out of it: see below.
         self.in_transaction = True
+        self._handed_out: dict[TP, int] = {}
 
     def _new_consumer_thread(self) -> Any:
         return _Thread(self, loop=self.loop, beacon=self.beacon)
@@ -88,6 +98,7 @@ class BatchConsumer(driver.Consumer):
             return
         # Not before the wait: a rebalance may have passed in it, and these are records of the new generation.
         generation = self.app.consumer_generation_id
+        self._handed_out |= {tp: records[-1].offset + 1 for tp, records in runs.items() if records}
         if not self.flow_active:
             if any(runs.values()):
                 with suppress(IllegalStateError):  # another rebalance took them: they are fetched anew anyway
@@ -98,6 +109,17 @@ class BatchConsumer(driver.Consumer):
                 return
             if records:
                 yield tp, self._to_run(tp, records, generation)
+
+    def position_behind_markers(self, tp: TP, processed: int) -> int:
+        """Return the offset up to which a partition is read and processed, past the transaction markers.
+
+        Args:
+            tp: The partition.
+            processed: The offset behind the last record that was processed.
+        """
+        if processed < self._handed_out.get(tp, 0):
+            return processed  # the client has read on, and what it read is not processed yet
+        return max(self._thread.fetch_position(tp) or 0, processed)
 
     @staticmethod
     def _to_run(tp: TP, records: list[Any], generation: int) -> ConsumerMessage:

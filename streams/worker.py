@@ -16,6 +16,7 @@ from faust.types import TP
 from mode.loop import use as use_loop
 
 from gateway.kafka import KafkaSettings
+from gateway.lag import records_behind
 from gateway.topic_ids import TopicIds
 from streams import metrics
 from streams.errors import StateError, StreamError, end_process
@@ -156,12 +157,18 @@ class Partitions:
     async def pass_time(self) -> None:
         """Do what is due in every partition that is ours."""
         consumer, works = self._app.consumer, []
-        metrics.LAG.clear()  # of partitions that are others' now, they tell
+        generation = self._app.consumer_generation_id
+        lag: dict[tuple[str, int], int] = {}
         for tp in consumer.assignment() & self._lanes.keys():
             end = consumer.highwater(tp)
             if end is not None:  # known from the first answer on
                 work = partial(Partition.pass_time, clock=int(self._clock() * 1000), end=end)
-                works.append(self._work(tp, self._app.consumer_generation_id, work))
+                works.append(self._work(tp, generation, work))
+                processed = self._lanes[tp].partition.next_offset(generation)
+                if processed is not None:
+                    position = consumer.position_behind_markers(tp, processed)
+                    lag[tp.topic, tp.partition] = records_behind(end, position)
+        metrics.lag(lag)  # partitions that are others' now are reported by them
         await asyncio.gather(*works)
 
     async def verify_topics(self) -> None:

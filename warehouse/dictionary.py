@@ -139,7 +139,9 @@ def dictionary() -> str:
 
 
 def _kind(kind: str) -> str:
-    return {"TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ"}.get(kind, "list of observations" if "STRUCT" in kind else kind)
+    if "STRUCT" in kind:
+        return "list of observations" if "status_id" in kind else "list of structs"
+    return {"TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ"}.get(kind, kind)
 
 
 if __name__ == "__main__":

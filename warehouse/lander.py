@@ -27,6 +27,7 @@ import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from gateway.kafka import KafkaSettings
+from gateway.lag import records_behind
 from gateway.payloads import parse_zone
 from gateway.topic_ids import TopicIds
 from gateway.topics import RAW
@@ -48,6 +49,7 @@ _CLIENT: Final = {
     "client.id": "smspulse-lander",
     "isolation.level": "read_committed",
     "enable.auto.commit": False,
+    "enable.partition.eof": True,  # says how far transaction markers are read, which are no records
     "auto.offset.reset": "error",  # positions outside Kafka's range are decided on, not guessed
     "partition.assignment.strategy": "roundrobin",
     "topic.metadata.refresh.interval.ms": 10_000,  # how long a new topic can go unnoticed
@@ -148,6 +150,7 @@ class Lander:
         # of either assignment.
         self._generation = 0
         self._committed: dict[_Key, int] = {}
+        self._ends: dict[_Key, int] = {}  # offsets behind the transaction markers that were read last
         self._lost_until: dict[_Key, int] = {}
         self._failure: WarehouseError | OSError | None = None
         self._disk_retry_s = 0.0
@@ -231,7 +234,9 @@ class Lander:
                 self._buffers[key].take(run, self._zone)
         for message in errors:
             key = message.topic(), message.partition()
-            if message.error().code() != KafkaError._AUTO_OFFSET_RESET:
+            if message.error().code() == KafkaError._PARTITION_EOF:
+                self._ends[key] = message.offset()
+            elif message.error().code() != KafkaError._AUTO_OFFSET_RESET:
                 self._on_error(message.error())
             elif key in self._buffers:
                 self._out_of_range(key)
@@ -298,13 +303,14 @@ class Lander:
 
     def _commit(self) -> None:
         """Tell Kafka how far we are, as advice for those who watch the lag. All that was read is landed by now."""
-        moved = {key: b.next for key, b in self._buffers.items() if self._committed.get(key) != b.next}
-        metrics.LAG.clear()  # of partitions that are others' now, they tell
+        read = {key: max(buffer.next, self._ends.get(key, 0)) for key, buffer in self._buffers.items()}
+        moved = {key: offset for key, offset in read.items() if self._committed.get(key) != offset}
         with suppress(KafkaException):  # given away meanwhile
-            for key, buffer in self._buffers.items():
-                _, end = self._consumer.get_watermark_offsets(TopicPartition(*key), cached=True)
-                if end >= 0:  # known by now
-                    metrics.LAG.labels(key[0], str(key[1])).set(max(end - buffer.next, 0))
+            ends = {
+                key: self._consumer.get_watermark_offsets(TopicPartition(*key), cached=True)[1] for key in self._buffers
+            }
+            # An end is below 0 until it is known. Partitions that are others' now are reported by them.
+            metrics.lag({key: records_behind(end, read[key]) for key, end in ends.items() if end >= 0})
         if moved:
             with suppress(KafkaException):  # the group is being given out anew
                 self._consumer.commit(offsets=[TopicPartition(*key, offset) for key, offset in moved.items()])
@@ -385,6 +391,7 @@ class Lander:
         self._buffers.clear()
         self._unlocated.clear()
         self._committed.clear()
+        self._ends.clear()
 
     def _position(self, log: PartitionLog) -> int:
         while True:
@@ -399,6 +406,7 @@ class Lander:
 
     def _read_on(self) -> None:
         """Have the client read each partition from where its buffer ends, whatever it has read ahead."""
+        self._ends.clear()
         self._consumer.assign([TopicPartition(*key, buffer.next) for key, buffer in self._buffers.items()])
         self._pause_or_resume()
 

@@ -1,8 +1,11 @@
 """What the lander's `/metrics` tells Prometheus."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from gateway.metrics import GaugeFamily, GaugeSnapshot
 
 REGISTRY: Final = CollectorRegistry()
 
@@ -17,12 +20,11 @@ NEWEST: Final = Gauge(
 LOST: Final = Counter(
     "smspulse_lander_lost_records_total", "Records that Kafka deleted before they were landed.", registry=REGISTRY
 )
-LAG: Final = Gauge(
-    "smspulse_lander_lag_records", "Records not yet landed, by partition.", ["topic", "partition"], registry=REGISTRY
-)
 BLOCKED: Final = Gauge(
     "smspulse_lander_blocked", "1 while the data folder or bucket takes no data, else 0.", registry=REGISTRY
 )
+LAG: Final = GaugeFamily("smspulse_lander_lag_records", "Records not yet landed, by partition.", ("topic", "partition"))
+LAG_SNAPSHOT: Final = GaugeSnapshot(REGISTRY, LAG)
 
 
 def landed(topic: str, rows: int, newest_at: int | None) -> None:
@@ -31,3 +33,12 @@ def landed(topic: str, rows: int, newest_at: int | None) -> None:
     FILES.labels(topic).inc()
     if newest_at is not None:
         NEWEST.labels(topic).set(newest_at / 1000)
+
+
+def lag(records: Mapping[tuple[str, int], int]) -> None:
+    """Replace the lag of all partitions that are ours.
+
+    Args:
+        records: How many records each partition has before it, by topic and partition.
+    """
+    LAG_SNAPSHOT.replace({LAG: {(topic, str(partition)): count for (topic, partition), count in records.items()}})

@@ -313,6 +313,20 @@ ALERTS_SCHEMA: Final = pa.schema(
         _field("share", pa.float64(), "Part of the source's messages that are its own, of the last days, 0 to 1."),
         _field("budget_days", pa.float64(), "Days of one false alarm, on average, that it is set to; 0 without."),
         _field("what", pa.string(), "What was found, in words, where it is not the ratio of failures."),
+        _field(
+            "by_channel",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("device_id", pa.int64()),
+                        ("channel_id", pa.int32()),
+                        ("failures", pa.int64()),
+                        ("share", pa.float64()),
+                    ]
+                )
+            ),
+            "Latest failures by channel, with its share of the source's messages, of a device's or a source's alert.",
+        ),
         *_POSITION,
     ]
 )

@@ -41,7 +41,11 @@ class Backtest:
     def episodes(self) -> list[tuple[Alert, Alert | None]]:
         """Return each alert as it fired, and as it was resolved if it was."""
         resolved = {(alert.id, alert.fired_at): alert for alert in self.changes if alert.phase == "resolved"}
-        return [(alert, resolved.get((alert.id, alert.fired_at))) for alert in self.changes if alert.phase == "firing"]
+        fired: dict[tuple[str, int | None], Alert] = {}
+        for alert in self.changes:
+            if alert.phase == "firing":
+                fired.setdefault((alert.id, alert.fired_at), alert)  # repeated with later evidence
+        return [(alert, resolved.get(key)) for key, alert in fired.items()]
 
 
 def past(data: Path, since: datetime | None) -> Iterator[Ended]:

@@ -1,6 +1,7 @@
 """What `smspulse alerts` shows, and how it tries the ways out."""
 
-from collections.abc import Callable
+import asyncio
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -9,11 +10,12 @@ import aiohttp
 import msgspec
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from gateway.alerts import FAILURE_RATIO, WATCHED, Alert, alert_id
 from gateway.errors import SmspulseError
 from smspulse.alerts.backtest import Backtest
-from smspulse.alerts.book import evidence, summary
+from smspulse.alerts.book import CAUSE_WAIT_S, Book, evidence, summary
 from smspulse.alerts.settings import AlertSettings
 from smspulse.alerts.silences import Silences
 from smspulse.alerts.ways import Alertmanager, Apprise, WayOutError, Webhook
@@ -47,18 +49,32 @@ def landed(data: Path, condition: str, parameters: list[Any]) -> list[Alert]:
         return [msgspec.convert(row, Alert) for row in rows(connection, sql, parameters)]
 
 
-def show(data: Path, console: Console, *, everything: bool) -> None:
+def show(data: Path, console: Console, *, everything: bool, cause_wait_s: float = CAUSE_WAIT_S) -> None:
     """Print the alerts that fire, or all that ever did.
+
+    Args:
+        data: The data folder.
+        console: Where to print.
+        everything: Also those that are resolved.
+        cause_wait_s: See `AlertSettings`.
 
     Raises:
         SilenceError: Silences cannot be read.
     """
-    silenced = Silences(data).all()
+    silenced, now = Silences(data).all(), int(time.time() * 1000)
+    found, book = landed(data, "true", []), Book(cause_wait_s)
+    for alert in sorted(found, key=lambda each: each.fired_at or 0):
+        book.take(alert)
     table = Table("", Column("id", no_wrap=True), "what", "fired", "resolved")
-    for alert in landed(data, "true" if everything else "is_firing", []):
-        mark = "[red]firing[/]" if alert.phase == "firing" else "resolved"
-        mark = "silenced" if alert.phase == "firing" and alert.id in silenced else mark
-        table.add_row(mark, alert.id, summary(alert), _when(alert.fired_at), _when(alert.resolved_at))
+    for alert in found:
+        if not everything and alert.phase != "firing":
+            continue
+        mark = Text("resolved")
+        if alert.phase == "firing":
+            is_inhibited = book.is_inhibited(alert, now)
+            mark = Text("firing", "red") if not is_inhibited else Text("inhibited")
+            mark = Text("silenced") if alert.id in silenced else mark
+        table.add_row(mark, Text(alert.id), Text(summary(alert)), _when(alert.fired_at), _when(alert.resolved_at))
     console.print(table if table.row_count else "no alert fires" if not everything else "no alert has ever fired")
 
 
@@ -73,11 +89,11 @@ def explain(data: Path, console: Console, id_: str) -> None:
         msg = f"no alert {id_} has fired: `smspulse alerts list --all` has those that have"
         raise NoSuchAlertError(msg)
     alert = max(found, key=lambda each: each.fired_at or 0)
-    console.print(summary(alert), highlight=False)
+    console.print(Text(summary(alert)))
     lines = {"fired": _when(alert.fired_at), "resolved": _when(alert.resolved_at) or "not yet"} | evidence(alert)
     lines["runbook"] = f"docs/runbooks/{alert.kind}.md"
     for name, text in lines.items():
-        console.print(f"  {name:9} {text}", highlight=False)
+        console.print(Text(f"  {name:9} {text}"))
 
 
 def show_silences(data: Path, console: Console) -> None:
@@ -88,7 +104,7 @@ def show_silences(data: Path, console: Console) -> None:
     """
     found = Silences(data).all()
     for id_, until in found.items():
-        console.print(f"{id_} until {_when(int(until * 1000))}", highlight=False)
+        console.print(Text(f"{id_} until {_when(int(until * 1000))}"))
     if not found:
         console.print("no alert is silenced")
 
@@ -113,26 +129,28 @@ async def try_ways(settings: AlertSettings, now: float) -> list[str]:
     }  # fmt: skip
     firing = Alert(**told, phase="firing", resolved_at=None)
     resolved = Alert(**told, phase="resolved", resolved_at=at)
-    wrong: list[str] = []
+
+    async def try_alertmanager(session: aiohttp.ClientSession, url: str) -> None:
+        way = Alertmanager(session, settings, url)
+        await way.send([firing], [], now)
+        await way.send([], [resolved], now)
+
+    async def try_webhook(way: Webhook | Apprise) -> None:
+        await way.send(firing)
+        await way.send(resolved)
+
+    async def try_apprise(number: int) -> None:
+        await try_webhook(Apprise(settings, number))
+
     async with aiohttp.ClientSession() as session:
-        try:
-            if settings.alertmanagers:
-                manager = Alertmanager(session, settings)
-                await manager.send([firing], [])
-                await manager.send([], [resolved])
-        except WayOutError as error:
-            wrong.append(str(error))
-        ways: list[Callable[[], Webhook | Apprise]] = []
-        ways += [lambda: Webhook(session, settings)] if settings.webhook else []
-        ways += [lambda: Apprise(settings)] if settings.apprise.get_secret_value() else []
-        for make in ways:
-            try:
-                one = make()
-                await one.send(firing)
-                await one.send(resolved)
-            except WayOutError as error:
-                wrong.append(str(error))
-    return wrong
+        tries = [try_alertmanager(session, url) for url in settings.alertmanagers]
+        tries += [try_webhook(Webhook(session, settings))] if settings.webhook else []
+        tries += [try_apprise(number) for number in range(1, len(settings.apprise_urls) + 1)]
+        results = await asyncio.gather(*tries, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, WayOutError):
+            raise result
+    return [str(result) for result in results if result is not None]
 
 
 def show_backtest(found: Backtest, console: Console) -> None:
@@ -140,7 +158,7 @@ def show_backtest(found: Backtest, console: Console) -> None:
     table = Table("fired", "resolved", Column("id", no_wrap=True), "what")
     for fired, resolved in found.episodes():
         until = _when(resolved.resolved_at) if resolved else "[red]firing[/]"
-        table.add_row(_when(fired.fired_at), until, fired.id, summary(fired))
+        table.add_row(_when(fired.fired_at), until, Text(fired.id), Text(summary(fired)))
     if table.row_count:
         console.print(table)
     days = (found.last_at - found.first_at) / 86_400_000

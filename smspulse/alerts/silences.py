@@ -32,8 +32,11 @@ class Silences:
     def __init__(self, data: Path, clock: Callable[[], float] = time.time) -> None:
         self._data, self._path, self._clock = data, data / "silences.json", clock
 
-    def all(self) -> dict[str, float]:
+    def all(self, now: float | None = None) -> dict[str, float]:
         """Return the end of each that lasts, in seconds since 1970, by the alert's id.
+
+        Args:
+            now: Seconds since 1970; the present by default.
 
         Raises:
             SilenceError: The file is damaged, or cannot be read.
@@ -45,8 +48,8 @@ class Silences:
         except (msgspec.DecodeError, OSError) as error:
             msg = f"{self._path} cannot be read ({error}): remove it, and set the silences anew"
             raise SilenceError(msg) from error
-        now = self._clock()
-        return {id_: until for id_, until in sorted(found.items()) if until > now}
+        moment = self._clock() if now is None else now
+        return {id_: until for id_, until in sorted(found.items()) if until > moment}
 
     def set(self, alert_id: str, seconds: float) -> float:
         """Silence an alert, whether it fires or not, and return until when; 0 seconds lift its silence.
@@ -67,10 +70,13 @@ class Silences:
             raise SilenceError(msg) from error
         return until
 
-    def now(self) -> frozenset[str]:
-        """Return the ids that nobody is to be told of; none if the file cannot be read, so that nothing is missed."""
+    def at(self, now: float) -> frozenset[str]:
+        """Return the ids that nobody is to be told of at a time in seconds since 1970.
+
+        None if the file cannot be read, so that nothing is missed.
+        """
         try:
-            return frozenset(self.all())
+            return frozenset(self.all(now))
         except SilenceError as error:
             _log.error("%s; meanwhile all is told", error)
             return frozenset()

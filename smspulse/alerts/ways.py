@@ -16,7 +16,7 @@ import orjson
 from gateway.alerts import Alert
 from gateway.errors import SmspulseError
 from smspulse.alerts.book import evidence, moment, name, severity, summary
-from smspulse.alerts.settings import AlertSettings
+from smspulse.alerts.settings import AlertSettings, decode_secret
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=15)
 _GONE: Final = 410
@@ -52,45 +52,34 @@ def labels(alert: Alert) -> dict[str, str]:
 
 def links(alert: Alert, settings: AlertSettings) -> dict[str, str]:
     """Return the links to the runbook and to the page, as far as they are set."""
-    runbook = f"{settings.runbooks.rstrip('/')}/{alert.kind}.md" if settings.runbooks else ""
+    runbook = f"{settings.runbooks}/{alert.kind}.md" if settings.runbooks else ""
     return {link: url for link, url in (("runbook_url", runbook), ("page_url", settings.page)) if url}
 
 
 class Alertmanager:
-    """Told again and again what fires, and once what is resolved. All of a cluster are told, as it wants it.
+    """One Alertmanager: told again and again what fires, and once what is resolved.
 
     Args:
         session: For requests.
-        settings: Where it is.
-        clock: Returns the seconds since 1970.
+        settings: Links, and how often it is told.
+        url: Where it is.
     """
 
-    name = "Alertmanager"
+    def __init__(self, session: aiohttp.ClientSession, settings: AlertSettings, url: str) -> None:
+        self._session, self._settings, self._url = session, settings, url
 
-    def __init__(
-        self, session: aiohttp.ClientSession, settings: AlertSettings, clock: Callable[[], float] = time.time
-    ) -> None:
-        self._session, self._settings, self._clock = session, settings, clock
-
-    async def send(self, firing: Sequence[Alert], resolved: Sequence[Alert]) -> None:
-        """Tell how alerts stand.
+    async def send(self, firing: Sequence[Alert], resolved: Sequence[Alert], now: float) -> None:
+        """Send how alerts stand at a time in seconds since 1970.
 
         Raises:
-            WayOutError: Not all took it.
+            WayOutError: It did not take it.
         """
-        until = int((self._clock() + _ENDS_AFTER * self._settings.repeat_s) * 1000)
+        until = int((now + _ENDS_AFTER * self._settings.repeat_s) * 1000)
         body = orjson.dumps(
             [self._entry(alert, until) for alert in firing]
             + [self._entry(alert, alert.resolved_at or alert.changed_at) for alert in resolved]
         )
-        failed = []
-        for url in self._settings.alertmanagers:
-            try:
-                await _post(self._session, f"{url}/api/v2/alerts", body, {})
-            except WayOutError as error:
-                failed.append(str(error))
-        if failed:
-            raise WayOutError("; ".join(failed))
+        await _post(self._session, f"{self._url}/api/v2/alerts", body, {})
 
     def _entry(self, alert: Alert, ends_at: int) -> dict[str, Any]:
         annotations = {"summary": summary(alert)} | evidence(alert) | links(alert, self._settings)
@@ -112,23 +101,13 @@ class Webhook:
         session: For requests.
         settings: Where it is, and its secret.
         clock: Returns the seconds since 1970.
-
-    Raises:
-        WayOutError: The secret is none.
     """
-
-    name = "the webhook"
 
     def __init__(
         self, session: aiohttp.ClientSession, settings: AlertSettings, clock: Callable[[], float] = time.time
     ) -> None:
         self._session, self._settings, self._clock = session, settings, clock
-        try:
-            secret = settings.webhook_secret.get_secret_value().removeprefix("whsec_")
-            self._secret = base64.b64decode(secret, validate=True)
-        except ValueError as error:
-            msg = "SMSPULSE_ALERTS_WEBHOOK_SECRET is not `whsec_` and base64: make one with `openssl rand -base64 32`"
-            raise WayOutError(msg) from error
+        self._secret = decode_secret(settings.webhook_secret)
 
     async def send(self, alert: Alert) -> None:
         """Send how an alert stands. The same change has the same `webhook-id`, however often it is sent.
@@ -161,34 +140,32 @@ class Webhook:
 
 
 class Apprise:
-    """Sent one notification for each alert that fires, and one when it is resolved.
-
-    Of several URLs all are sent it again if one did not take it.
+    """One service of Apprise: sent one notification for each alert that fires, and one when it is resolved.
 
     Args:
-        settings: Its URLs.
+        settings: Links, and the URLs of all services.
+        number: Which of the URLs, from 1 on.
 
     Raises:
-        WayOutError: Apprise is not installed, or knows one of the URLs not.
+        WayOutError: Apprise is not installed, or does not know the URL.
     """
 
-    def __init__(self, settings: AlertSettings) -> None:
+    def __init__(self, settings: AlertSettings, number: int) -> None:
         try:
             apprise = importlib.import_module("apprise")
         except ImportError as error:
             msg = "SMSPULSE_ALERTS_APPRISE needs the extra `apprise`: pip install 'smspulse[apprise]'"
             raise WayOutError(msg) from error
-        self._settings, self._sender = settings, apprise.Apprise()
-        for number, url in enumerate(settings.apprise.get_secret_value().split(), 1):
-            if not self._sender.add(url):
-                msg = f"URL {number} of SMSPULSE_ALERTS_APPRISE is none that Apprise knows: see its list of services"
-                raise WayOutError(msg)
+        self._settings, self._number, self._sender = settings, number, apprise.Apprise()
+        if not self._sender.add(settings.apprise_urls[number - 1]):
+            msg = f"URL {number} of SMSPULSE_ALERTS_APPRISE is none that Apprise knows: see its list of services"
+            raise WayOutError(msg)
 
     async def send(self, alert: Alert) -> None:
         """Send how an alert stands.
 
         Raises:
-            WayOutError: A service did not take it.
+            WayOutError: The service did not take it.
         """
         lines = evidence(alert) | links(alert, self._settings)
         taken = await asyncio.to_thread(
@@ -198,7 +175,7 @@ class Apprise:
             notify_type="success" if alert.phase == "resolved" else _NOTIFY_TYPES[severity(alert)],
         )
         if not taken:
-            msg = "a service of SMSPULSE_ALERTS_APPRISE did not take an alert: its own line above says why"
+            msg = f"URL {self._number} of SMSPULSE_ALERTS_APPRISE did not take an alert: its own line above says why"
             raise WayOutError(msg)
 
 

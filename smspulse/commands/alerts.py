@@ -38,18 +38,20 @@ def send(data: Path, broker: str) -> None:
     """
     from prometheus_client import CollectorRegistry
 
-    from smspulse.alerts.sender import run
-    from smspulse.alerts.settings import AlertSettings
+    from smspulse.alerts.sender import check_receivers, run
+    from smspulse.alerts.settings import read_alert_settings
     from smspulse.endpoints import serve_metrics
     from smspulse.readiness import tell_ready
     from smspulse.topics import ensure_topics
     from smspulse.up import kafka_settings
 
+    settings = read_alert_settings()
+    check_receivers(settings)
     writable(data)
     kafka = kafka_settings(data, broker)
     ensure_topics(kafka)
     serve_metrics(data, "alerts", CollectorRegistry())  # of the process alone: the page counts alerts
-    run(AlertSettings(), kafka, data, tell_ready)
+    run(settings, kafka, data, tell_ready)
 
 
 @alerts.command("list")
@@ -61,9 +63,11 @@ def list_(data: Path, *, everything: bool) -> None:
     \b
     smspulse alerts list --all
     """
+    from smspulse.alerts.settings import read_alert_settings
     from smspulse.alerts.shown import show
 
-    show(data, Console(soft_wrap=True), everything=everything)
+    wait_s = read_alert_settings().cause_wait_s
+    show(data, Console(soft_wrap=True), everything=everything, cause_wait_s=wait_s)
 
 
 @alerts.command()
@@ -125,10 +129,10 @@ def test() -> None:
     smspulse alerts test
     """
     from smspulse.alerts.sender import require_way_out
-    from smspulse.alerts.settings import AlertSettings
+    from smspulse.alerts.settings import read_alert_settings
     from smspulse.alerts.shown import try_ways
 
-    settings = AlertSettings()
+    settings = read_alert_settings()
     require_way_out(settings)
     wrong = asyncio.run(try_ways(settings, time.time()))
     for line in wrong:

@@ -38,6 +38,21 @@ def broker_option(command: Command) -> Command:
     )(command)
 
 
+class Url(click.ParamType):
+    """An http or https URL."""
+
+    name = "URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it without a slash at its end."""
+        from smspulse.urls import http_url
+
+        try:
+            return http_url(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 def writable(data: Path) -> None:
     """Make the data folder if it is missing.
 

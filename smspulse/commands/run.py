@@ -34,8 +34,11 @@ def up(data: Path, broker: str, port: int, workers: int, seconds: float | None, 
     smspulse up --demo --for 60            the same, ended and reconciled
     smspulse up --broker kafka1:9092       on your own cluster
     """
+    from smspulse.alerts.settings import read_alert_settings
     from smspulse.up import UpOptions
     from smspulse.up import up as run_up
+
+    read_alert_settings()  # a wrong one ends it here, before anything runs
 
     console = Console(soft_wrap=True)
     logging.getLogger().handlers[:] = [logs.PrefixHandler(console)]

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from smspulse.commands.options import NOT_SO, Command
+from smspulse.commands.options import NOT_SO, Command, Url
 from smspulse.simulator.behaviour import Behaviour, parse_shares
 
 
@@ -32,7 +32,7 @@ def behaviour_options(command: Command) -> Command:
 
 
 @click.command()
-@click.option("--url", required=True, help="The webhook, as `smspulse source add` prints it.")
+@click.option("--url", type=Url(), required=True, help="The webhook, as `smspulse source add` prints it.")
 @click.option("--messages", type=click.IntRange(1), help="Outgoing messages.  [default: until Ctrl-C]")
 @click.option("--rate", default=20.0, show_default=True, help="Messages started a second.")
 @click.option("--seed", default=1, show_default=True, help="The same seed tells the same stories.")

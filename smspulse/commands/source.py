@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from smspulse.commands.options import data_option, writable
+from smspulse.commands.options import Url, data_option, writable
 
 
 @click.group()
@@ -20,7 +20,9 @@ def source() -> None:
 @source.command("add")
 @data_option
 @click.argument("name")
-@click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="Where the gateway reaches ingest.")
+@click.option(
+    "--url", type=Url(), default="http://127.0.0.1:8080", show_default=True, help="Where the gateway reaches ingest."
+)
 def source_add(data: Path, name: str, url: str) -> None:
     """Make a token for a source and print what to paste into the gateway.
 
@@ -36,7 +38,9 @@ def source_add(data: Path, name: str, url: str) -> None:
 @source.command("rotate")
 @data_option
 @click.argument("name")
-@click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="Where the gateway reaches ingest.")
+@click.option(
+    "--url", type=Url(), default="http://127.0.0.1:8080", show_default=True, help="Where the gateway reaches ingest."
+)
 @click.option("--finish", is_flag=True, help="Make no token: end all but the newest.")
 def source_rotate(data: Path, name: str, url: str, *, finish: bool) -> None:
     """Replace the token of a source without a gap.

@@ -1,32 +1,31 @@
 """What the page's `/metrics` tells Prometheus: the checks, the alerts that fire, and whether the page is current."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry
 
 from gateway.alerts import KINDS
+from gateway.metrics import GaugeFamily, GaugeSnapshot
 
 REGISTRY: Final = CollectorRegistry()
 
-HOLDS: Final = Gauge(
+HOLDS: Final = GaugeFamily(
     "smspulse_check_holds",
     "Whether an expectation held when it was checked last: 1 or 0.",
-    ["expectation", "severity"],
-    registry=REGISTRY,
+    ("expectation", "severity"),
 )
-CHECKED: Final = Gauge(
-    "smspulse_check_newest_timestamp_seconds",
-    "When the data was checked last, in seconds since 1970; 0: never.",
-    registry=REGISTRY,
+CHECKED: Final = GaugeFamily(
+    "smspulse_check_newest_timestamp_seconds", "When the data was checked last, in seconds since 1970; 0: never."
 )
-FIRING: Final = Gauge("smspulse_alerts_firing", "Alerts that fire, by kind.", ["kind"], registry=REGISTRY)
-READ: Final = Gauge(
+FIRING: Final = GaugeFamily("smspulse_alerts_firing", "Alerts that fire, by kind.", ("kind",))
+READ: Final = GaugeFamily(
     "smspulse_page_read_timestamp_seconds",
     "When the page read the warehouse last, in seconds since 1970; 0: never.",
-    registry=REGISTRY,
 )
-READ_S: Final = Gauge("smspulse_page_read_seconds", "How long that took.", registry=REGISTRY)
+READ_S: Final = GaugeFamily("smspulse_page_read_seconds", "How long that took.")
+SNAPSHOT: Final = GaugeSnapshot(REGISTRY, HOLDS, CHECKED, FIRING, READ, READ_S)
 
 
 def read(kept: Mapping[str, Any], at: float, took: float) -> None:
@@ -37,11 +36,14 @@ def read(kept: Mapping[str, Any], at: float, took: float) -> None:
         at: When, in seconds since 1970.
         took: In seconds.
     """
-    HOLDS.clear()  # of expectations that are no more, too
-    for row in kept["checks"]:
-        HOLDS.labels(row["expectation"], row["severity"]).set(row["success"])
-    CHECKED.set(max((row["checked_at"].timestamp() for row in kept["checks"]), default=0))
-    for kind in KINDS:
-        FIRING.labels(kind).set(sum(alert["kind"] == kind for alert in kept["alerts"]))
-    READ.set(at)
-    READ_S.set(took)
+    checked_at = max((row["checked_at"].timestamp() for row in kept["checks"]), default=0)
+    firing = Counter(alert["kind"] for alert in kept["alerts"])
+    SNAPSHOT.replace(
+        {
+            HOLDS: {(row["expectation"], row["severity"]): row["success"] for row in kept["checks"]},
+            CHECKED: {(): checked_at},
+            FIRING: {(kind,): firing[kind] for kind in KINDS},
+            READ: {(): at},
+            READ_S: {(): took},
+        }
+    )

@@ -1,7 +1,8 @@
 -- A row: one time that an alert fired.
 -- Key: alert_id, fired_at.
 -- Units: times are TIMESTAMPTZ, lasted_s is seconds, ratios are from 0 to 1. What it rests on is as it was when it fired;
---   errors maps status ids to how many messages failed with them.
+--   errors maps status ids to how many messages failed with them. by_channel is as it was when an alert of a narrower
+--   scope fired or ended last.
 -- Freshness: as messages; of those that fire, lasted_s is of the moment.
 SELECT
     alert_id,
@@ -25,7 +26,8 @@ SELECT
     samples,
     share,
     budget_days,
-    coalesce(what, '') AS what
+    coalesce(what, '') AS what,
+    coalesce(max_by(by_channel, changed_at) FILTER (phase = 'firing') OVER same, []) AS by_channel
 FROM {alerts}
 WHERE fired_at IS NOT NULL
 WINDOW same AS (PARTITION BY alert_id, fired_at)

@@ -21,7 +21,7 @@ from warehouse_records import NOON, alert, at, moment, version
 from gateway.alerts import KINDS, WATCHED, Alert, decode
 from smspulse.alerts.backtest import backtest, past
 from smspulse.alerts.book import Book, summary
-from smspulse.alerts.sender import Told, to_alertmanager, to_webhook
+from smspulse.alerts.sender import AlertmanagerState, Moment, Told, to_alertmanager, to_webhook
 from smspulse.alerts.settings import AlertSettings
 from smspulse.alerts.shown import NoSuchAlertError, PictureError, draw_backtest, explain, show, show_backtest, try_ways
 from smspulse.alerts.silences import SilenceError, Silences
@@ -72,12 +72,19 @@ class Log:
         self.commits += 1
 
 
+def sending(log: Log, session: aiohttp.ClientSession, settings: AlertSettings, *silenced: Any) -> asyncio.Task[None]:
+    """Send to the Alertmanager of settings, in a task."""
+    (url,) = settings.alertmanagers
+    state = AlertmanagerState(settings.repeat_s, Book(), *silenced)
+    return asyncio.create_task(to_alertmanager(log, Alertmanager(session, settings, url), state))  # type: ignore[arg-type]
+
+
 async def test_alertmanager_is_told_what_fires_again_and_again_and_what_is_resolved(
     receiver: Receiver, session: aiohttp.ClientSession
 ) -> None:
     settings = AlertSettings(alertmanager=receiver.url, repeat_s=0.2, runbooks="https://docs.example.org/runbooks/")
     log = Log([told()])
-    telling = asyncio.create_task(to_alertmanager(log, Alertmanager(session, settings), settings))  # type: ignore[arg-type]
+    telling = sending(log, session, settings)
     first, again = await receiver.next(), await receiver.next()
     assert first[0]["labels"] == again[0]["labels"] == {
         "alertname": "SmsFailureRatio", "severity": "warning", "scope": "channel", "source": "acme", "device": "1",
@@ -101,7 +108,7 @@ async def test_an_alertmanager_that_was_down_learns_what_was_resolved_meanwhile(
     settings = AlertSettings(alertmanager=receiver.url, repeat_s=0.1)
     receiver.answers = [web.Response(status=503), web.Response(status=503)]
     log = Log([told()])
-    telling = asyncio.create_task(to_alertmanager(log, Alertmanager(session, settings), settings))  # type: ignore[arg-type]
+    telling = sending(log, session, settings)
     await receiver.next()
     await log.coming.put(told("resolved", seconds=60))
     await receiver.next()
@@ -143,7 +150,8 @@ async def test_the_webhook_is_told_each_change_once_in_order_and_then_it_is_comm
     receiver: Receiver, session: aiohttp.ClientSession
 ) -> None:
     log = Log([])
-    sending = asyncio.create_task(to_webhook(log, Webhook(session, AlertSettings(webhook=receiver.url))))  # type: ignore[arg-type]
+    way = Webhook(session, AlertSettings(webhook=receiver.url))
+    running = asyncio.create_task(to_webhook(log, way, Told(Book())))  # type: ignore[arg-type]
     receiver.answers = [web.Response(status=500)]
     for each in (told("pending"), told(), told(), told("resolved", seconds=60)):
         await log.coming.put(each)
@@ -152,7 +160,7 @@ async def test_the_webhook_is_told_each_change_once_in_order_and_then_it_is_comm
     await log.coming.put(told(seconds=99, fired_at=at(99)))
     assert (await receiver.next())["data"]["fired_at"] == "2026-11-24T12:01:39.000Z"
     assert log.commits >= 3
-    sending.cancel()
+    running.cancel()
 
 
 async def test_a_webhook_that_answers_410_is_sent_nothing_any_more(
@@ -160,12 +168,13 @@ async def test_a_webhook_that_answers_410_is_sent_nothing_any_more(
 ) -> None:
     receiver.answers = [web.Response(status=410)]
     log = Log([told()])
-    await asyncio.wait_for(to_webhook(log, Webhook(session, AlertSettings(webhook=receiver.url))), 10)  # type: ignore[arg-type]
+    way = Webhook(session, AlertSettings(webhook=receiver.url))
+    await asyncio.wait_for(to_webhook(log, way, Told(Book())), 10)  # type: ignore[arg-type]
     assert log.commits == 0
 
 
 async def test_apprise_notifies_of_an_alert_and_of_its_end_and_says_when_it_could_not(receiver: Receiver) -> None:
-    way = Apprise(AlertSettings(apprise=receiver.url.replace("http", "json") + "/secret-token"))  # type: ignore[arg-type]
+    way = Apprise(AlertSettings(apprise=receiver.url.replace("http", "json") + "/secret-token"), 1)  # type: ignore[arg-type]
     await way.send(told())
     await way.send(told("resolved", seconds=60))
     fired, ended = await receiver.next(), await receiver.next()
@@ -177,13 +186,16 @@ async def test_apprise_notifies_of_an_alert_and_of_its_end_and_says_when_it_coul
         await way.send(told())
     assert "secret-token" not in str(caught.value)
     with pytest.raises(WayOutError, match="URL 2 of SMSPULSE_ALERTS_APPRISE"):
-        Apprise(AlertSettings(apprise=f"{receiver.url.replace('http', 'json')} nothing"))  # type: ignore[arg-type]
+        Apprise(AlertSettings(apprise=f"{receiver.url.replace('http', 'json')} nothing"), 2)  # type: ignore[arg-type]
 
 
 def test_without_apprise_its_setting_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "apprise", None)
     with pytest.raises(WayOutError, match=r"smspulse\[apprise\]"):
-        Apprise(AlertSettings(apprise="json://localhost"))  # type: ignore[arg-type]
+        Apprise(AlertSettings(apprise="json://localhost"), 1)  # type: ignore[arg-type]
+
+
+LATER = Moment(elapsed_s=0, now_s=NOON / 1000 + 3_600)
 
 
 def following(*alerts: Alert, past: tuple[Alert, ...] = (), firing: bool = True) -> list[tuple[str, str]]:
@@ -191,12 +203,12 @@ def following(*alerts: Alert, past: tuple[Alert, ...] = (), firing: bool = True)
     seen = Told(Book())
     for each in past:
         seen.take(each)
-    seen.skip(firing=firing)
+    seen.skip(LATER, firing=firing)
     found = []
     for each in ((), *alerts):
         if each:
             seen.take(each)
-        for one in seen.next():
+        for one in seen.next(LATER):
             found.append((one.id.partition(":")[2], one.phase))
             seen.done(one)
     return found
@@ -232,39 +244,38 @@ def test_a_source_inhibits_its_devices_until_it_is_well() -> None:
 def test_a_device_inhibits_its_channels_and_no_others() -> None:
     book = Book()
     book.take(told(id="failure_ratio:acme:1:*", scope="device", channel_id=None))
-    assert book.is_inhibited(told())
-    assert not book.is_inhibited(told(device_id=3))
-    assert not book.is_inhibited(told(kind="not_permitted"))
+    assert book.is_inhibited(told(), at(0))
+    assert not book.is_inhibited(told(device_id=3), at(0))
+    assert not book.is_inhibited(told(kind="not_permitted"), at(0))
 
 
 def test_what_is_silenced_is_told_when_its_silence_ends_and_what_was_told_is_resolved() -> None:
     silenced: set[str] = {told().id}
-    seen = Told(Book(), lambda: frozenset(silenced))
+    seen = Told(Book(), lambda _: frozenset(silenced))
     seen.take(told())
-    assert seen.next() == []
+    assert seen.next(LATER) == []
     silenced.clear()
-    assert [each.phase for each in seen.next()] == ["firing"]
+    assert [each.phase for each in seen.next(LATER)] == ["firing"]
     seen.done(told())
     silenced.add(told().id)
-    assert seen.next() == []
+    assert seen.next(LATER) == []
     seen.take(told("resolved", seconds=60))
-    assert [each.phase for each in seen.next()] == ["resolved"]
+    assert [each.phase for each in seen.next(LATER)] == ["resolved"]
 
 
 def test_what_was_silenced_at_a_restart_is_told_when_its_silence_ends() -> None:
     silenced = {told().id}
-    seen = Told(Book(), lambda: frozenset(silenced))
+    seen = Told(Book(), lambda _: frozenset(silenced))
     seen.take(told())
-    seen.skip(firing=True)
+    seen.skip(LATER, firing=True)
     silenced.clear()
-    assert [each.phase for each in seen.next()] == ["firing"]
+    assert [each.phase for each in seen.next(LATER)] == ["firing"]
 
 
 async def test_an_alertmanager_is_not_told_what_is_silenced(receiver: Receiver, session: aiohttp.ClientSession) -> None:
     settings = AlertSettings(alertmanager=receiver.url, repeat_s=0.1)
     log, silenced = Log([told(), told(id="failure_ratio:acme:3:1", device_id=3)]), {told().id}
-    way = Alertmanager(session, settings)
-    telling = asyncio.create_task(to_alertmanager(log, way, settings, silenced=lambda: frozenset(silenced)))  # type: ignore[arg-type]
+    telling = sending(log, session, settings, lambda _: frozenset(silenced))
     assert [each["labels"]["device"] for each in await receiver.next()] == ["3"]
     silenced.clear()
     while len(await receiver.next()) < 2:
@@ -278,16 +289,16 @@ def test_a_silence_lasts_as_long_as_it_was_set_for_and_can_be_lifted(tmp_path: P
     assert silences.set("a:b:1:2", 60) == 1_060
     silences.set("a:b:3:*", 600)
     assert Silences(tmp_path, lambda: 1_059).all() == {"a:b:1:2": 1_060, "a:b:3:*": 1_600}
-    assert Silences(tmp_path, lambda: 1_061).now() == {"a:b:3:*"}
+    assert Silences(tmp_path).at(1_061) == {"a:b:3:*"}
     silences.set("a:b:3:*", 0)
-    assert silences.now() == {"a:b:1:2"}
+    assert silences.at(now) == {"a:b:1:2"}
 
 
 def test_silences_that_cannot_be_read_silence_nothing_and_say_what_to_do(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "silences.json").write_text("{")
-    assert Silences(tmp_path).now() == frozenset()
+    assert Silences(tmp_path).at(1_000) == frozenset()
     assert "remove it, and set the silences anew; meanwhile all is told" in caplog.text
     with pytest.raises(SilenceError, match="remove it"):
         Silences(tmp_path).set("a:b:1:2", 60)
@@ -350,8 +361,12 @@ async def test_each_way_out_can_be_tried(receiver: Receiver) -> None:
     settings = AlertSettings(alertmanager=receiver.url, webhook=receiver.url, apprise=apprise)  # type: ignore[arg-type]
     assert await try_ways(settings, NOON / 1000) == []
     assert receiver.requests.qsize() == 6
-    receiver.answers = [web.Response(status=400, text="bad")]
-    assert await try_ways(settings, NOON / 1000) == [f"{receiver.url} answered 400: bad"]
+    receiver.answers = [web.Response(status=400, text="bad") for _ in range(3)]
+    assert await try_ways(settings, NOON / 1000) == [
+        f"{receiver.url} answered 400: bad",
+        f"{receiver.url} answered 400: bad",
+        "URL 1 of SMSPULSE_ALERTS_APPRISE did not take an alert: its own line above says why",
+    ]
 
 
 def test_without_a_way_out_trying_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -264,7 +264,7 @@ EVERY = [
 def explained(wide: Alert, *fields: Any, **others: Any) -> bool:
     book = Book()
     book.take(wide)
-    return book.is_inhibited(of(*fields, **others))
+    return book.is_inhibited(of(*fields, **others), at(0))
 
 
 def test_an_alert_inhibits_those_that_it_explains() -> None:
@@ -288,7 +288,7 @@ def test_of_alerts_that_fire_one_at_least_is_told() -> None:
             both = Book()
             both.take(one)
             both.take(other)
-            assert not (both.is_inhibited(one) and both.is_inhibited(other)), (one.id, other.id)
+            assert not (both.is_inhibited(one, at(0)) and both.is_inhibited(other, at(0))), (one.id, other.id)
 
 
 def test_what_was_found_is_said_in_words() -> None:

@@ -72,6 +72,9 @@ class FakeConsumer(BatchConsumer):
         self.app = SimpleNamespace(consumer_generation_id=7)
         self.flow_active = True
         self._fetched = fetched
+        self._handed_out = {}
+        self._thread = SimpleNamespace(fetch_position=lambda _: self.position)
+        self.position: int | None = None
         self._unacked_messages: set[Any] = set()  # type: ignore[assignment]
         self._waiting_for_ack = None
         self.seeks = 0
@@ -88,6 +91,19 @@ class FakeConsumer(BatchConsumer):
 
     async def _wait_next_records(self, timeout: float) -> Any:  # noqa: ASYNC109
         return self._fetched, set()
+
+
+async def test_a_position_is_behind_transaction_markers_once_all_that_was_handed_out_is_processed() -> None:
+    tp = TP("sms.activity", 0)
+    consumer = FakeConsumer({tp: records(0, 4, 5, 9)})
+    assert consumer.position_behind_markers(tp, 4) == 4
+    assert [message.offset async for _, message in consumer.getmany(1)] == [9]
+    consumer.position = 12  # two markers follow the last record
+    assert consumer.position_behind_markers(tp, 4) == 4
+    assert consumer.position_behind_markers(tp, 6) == 6
+    assert consumer.position_behind_markers(tp, 10) == 12
+    consumer.position = None  # as in a rebalance
+    assert consumer.position_behind_markers(tp, 10) == 10
 
 
 async def test_a_fetch_is_one_message_a_partition() -> None:

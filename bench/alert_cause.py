@@ -1,0 +1,102 @@
+"""Which alert is notified: that of the sick phone alone, or that of the source alone when all its phones fail.
+
+A source of five phones, a message a minute, is well for 1,500 messages. Then messages of one phone fail, or of all,
+through one or two SIM cards each. What the stream writes on `sms.alerts` goes to the dispatcher of the webhook as time
+passes.
+
+    python bench/alert_cause.py [--quick]
+"""
+
+# ruff: noqa: S311 - traffic, not secrets
+
+import json
+import random
+import sys
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+sys.path.remove(str(Path(__file__).parent))  # its streams.py is a benchmark, and not the package
+sys.path.append(str(Path(__file__).parent))
+
+from measure import figure
+
+from gateway.alerts import FAILURE_RATIO, Alert, decode
+from gateway.topics import ACTIVITY, ALERTS
+from smspulse.alerts.book import Book
+from smspulse.alerts.sender import Moment, Told
+from streams.devices import DeviceFold
+
+T0: Final = 1_760_000_000_000
+MINUTE_MS: Final = 60_000
+CYCLE_MS: Final = 5_000
+PHONES: Final = (8001, 8002, 8003, 8004, 8005)
+WELL, SICK = 1_500, 400
+USUAL: Final = 0.03
+RATIOS: Final = (0.3, 0.5, 1.0)
+SIM_CARDS: Final = (1, 2)
+BUDGET_DAYS: Final = 30
+
+
+def written(sick: set[int], ratio: float, sim_cards: int, seed: int) -> list[Alert]:
+    """Return what the stream writes from the moment on that some phones fail."""
+    chance, store, alerts = random.Random(seed), dict[bytes, bytes](), list[Alert]()
+    for number in range(WELL + SICK):
+        phone = PHONES[number % len(PHONES)]
+        failing = number >= WELL and phone in sick
+        status_id, outcome = (8, "undelivered") if chance.random() < (ratio if failing else USUAL) else (7, "delivered")
+        end = [number, status_id, outcome, T0 + number * MINUTE_MS, False]
+        channel = 1 + number // len(PHONES) % sim_cards
+        value = {
+            "source": "gw", "device_id": phone, "channel_id": channel, "first_at": None, "last_at": None,
+            "reports": 0, "incoming": 0, "counts": {}, "ends": [end],
+        }  # fmt: skip
+        record: Any = SimpleNamespace(
+            topic=ACTIVITY, partition=0, offset=0, key=b"", value=json.dumps(value).encode(), headers=[]
+        )
+        outputs = DeviceFold(store.get, BUDGET_DAYS).run([record])
+        store |= {key: state or b"" for key, state, _ in outputs.states}
+        if number >= WELL:
+            alerts += [decode(each.value or b"") for each in outputs.others if each.topic == ALERTS]
+    return [alert for alert in alerts if alert.kind == FAILURE_RATIO]
+
+
+def notified(alerts: list[Alert]) -> Iterator[Alert]:
+    """Yield the alerts that are notified as firing, as the dispatcher's cycles find them."""
+    told, left = Told(Book()), list(alerts)
+    for now in range(T0 + WELL * MINUTE_MS, T0 + (WELL + SICK + 60) * MINUTE_MS, CYCLE_MS):
+        while left and left[0].changed_at <= now:
+            told.take(left.pop(0))
+        for alert in told.next(Moment(now / 1000, now / 1000)):
+            if alert.phase == "firing":
+                yield alert
+            told.done(alert)
+
+
+def share(sick: set[int], seeds: int, *, wanted_source: bool) -> float:
+    """Return the share of runs in which a source, or else no source and nothing but the sick phones, was notified."""
+    runs = list(product(RATIOS, SIM_CARDS, range(seeds)))
+    right = 0
+    for ratio, sim_cards, seed in runs:
+        found = list(notified(written(sick, ratio, sim_cards, seed)))
+        of_source = [alert for alert in found if alert.scope == "source"]
+        of_phones = {alert.device_id for alert in found if alert.scope != "source"}
+        right += bool(of_source) and not of_phones if wanted_source else not of_source and of_phones == sick
+    return right / len(runs)
+
+
+def main(seeds: int, goal: str) -> None:
+    """Print the figures."""
+    phone = share({8005}, seeds, wanted_source=False)
+    figure("alert_one_sick_phone_alone_is_notified", phone, goal)
+    source = share(set(PHONES), seeds, wanted_source=True)
+    figure("alert_source_alone_is_notified_when_all_fail", source, goal)
+
+
+if __name__ == "__main__":
+    if "--quick" in sys.argv[1:]:
+        main(1, "")  # so few runs are a matter of chance
+    else:
+        main(12, ">= 0.85")

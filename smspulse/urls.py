@@ -1,0 +1,49 @@
+"""URLs that people write into settings and options."""
+
+from typing import Final
+from urllib.parse import urlsplit
+
+_SCHEMES: Final = ("http", "https")
+
+
+def http_url(text: str, *, assume_http: bool = False) -> str:
+    """Return an http or https URL without a slash at its end.
+
+    The error says nothing of the text, which may hold a secret.
+
+    Args:
+        text: As written, such as `https://sms.example.org`.
+        assume_http: Accept `HOST:PORT`, as targets of Prometheus are written, and put `http://` before it.
+
+    Raises:
+        ValueError: It is no such URL.
+    """
+    text = text.strip()
+    if assume_http and "://" not in text:
+        text = f"http://{text}"
+    example = "http://HOST:PORT or HOST:PORT" if assume_http else "https://HOST/PATH"
+    msg = f"it is not a URL of http or https: write {example}"
+    try:
+        parts = urlsplit(text)
+        has_port = parts.port is not None
+    except ValueError as error:  # such as a port above 65535
+        raise ValueError(msg) from error
+    # `http:/host` would become `http://http:/host`, a host named http with an empty port.
+    has_empty_port = not has_port and parts.netloc.endswith(":")
+    has_blank = any(not sign.isprintable() or sign.isspace() for sign in text)
+    if parts.scheme not in _SCHEMES or not parts.hostname or has_empty_port or has_blank:
+        raise ValueError(msg)
+    return text.rstrip("/")
+
+
+def base_url(text: str, *, assume_http: bool = False) -> str:
+    """Return a URL that a path can be appended to; arguments and errors as of `http_url`.
+
+    Raises:
+        ValueError: It is no such URL, or it has a query or a fragment.
+    """
+    url = http_url(text, assume_http=assume_http)
+    if "?" in url or "#" in url:
+        msg = "a path is appended to it: leave out what begins with ? or #"
+        raise ValueError(msg)
+    return url

@@ -1,0 +1,212 @@
+"""Lag is 0 once all is read, on a real Kafka, also of topics that end in transaction markers or aborted records."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from stream_topics import Raw, partitions_of
+
+from gateway.kafka import KafkaSettings
+from gateway.topics import ACTIVITY, MESSAGES, RAW
+from smspulse.lag import lag
+from smspulse.processes import free_port
+from warehouse import metrics
+from warehouse.lander import Lander
+from warehouse.schemas import BY_TOPIC
+from warehouse.settings import LanderSettings
+
+WORKER = """
+import sys
+from pathlib import Path
+from prometheus_client import start_http_server
+from gateway.kafka import KafkaSettings
+from streams.metrics import REGISTRY
+from streams.settings import StreamSettings
+from streams.worker import run
+start_http_server(int(sys.argv[4]), "127.0.0.1", REGISTRY)
+run(StreamSettings(state=Path(sys.argv[1]), group=sys.argv[2]), KafkaSettings(bootstrap=sys.argv[3]), lambda: None)
+"""
+
+
+def until(condition: Callable[[], bool], within_s: float = 120) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.1)  # metrics and offsets tell nobody that they changed
+
+
+def new_topic(kafka: KafkaSettings, name: str) -> str:
+    admin = AdminClient(kafka.confluent())  # its futures end with it
+    for created in admin.create_topics([NewTopic(name, 2, 1)]).values():
+        created.result(30)
+    return name
+
+
+def write_transaction(kafka: KafkaSettings, topic: str, records: int, *, commit: bool = True) -> None:
+    """Write records to partition 0 in a transaction of its own; the marker of its end takes an offset, too."""
+    producer = Producer(kafka.confluent() | {"transactional.id": f"{topic}-{time.time_ns()}"})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    for number in range(records):
+        producer.produce(topic, b"{}", f"source:{number}".encode(), 0)
+    producer.flush(30)
+    (producer.commit_transaction if commit else producer.abort_transaction)(30)
+
+
+def commit_offset(kafka: KafkaSettings, group: str, topic: str, offset: int) -> None:
+    consumer = Consumer(kafka.confluent() | {"group.id": group})
+    consumer.commit(offsets=[TopicPartition(topic, 0, offset)], asynchronous=False)
+    consumer.close()
+
+
+def lag_metrics(text: str) -> dict[tuple[str, str], float]:
+    """Return the lag by topic and partition, of a `/metrics`."""
+    return {
+        (sample.labels["topic"], sample.labels["partition"]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.endswith("_lag_records")
+    }
+
+
+def test_a_group_that_has_read_all_records_has_no_lag_though_markers_and_aborted_records_follow(
+    kafka: KafkaSettings, name: str
+) -> None:
+    topic = new_topic(kafka, name)
+    write_transaction(kafka, topic, 5)
+    commit_offset(kafka, name, topic, 5)  # behind the last record, before its transaction's marker
+    assert lag(kafka, {name: [topic]}) == {name: 0}
+    write_transaction(kafka, topic, 3, commit=False)
+    assert lag(kafka, {name: [topic]}) == {name: 0}
+    write_transaction(kafka, topic, 1)
+    found = lag(kafka, {name: [topic]})
+    assert found is not None
+    assert found[name] > 0
+    commit_offset(kafka, name, topic, 11)
+    assert lag(kafka, {name: [topic]}) == {name: 0}
+
+
+def test_a_group_that_has_read_nothing_has_all_records_before_it(kafka: KafkaSettings, name: str) -> None:
+    topic = new_topic(kafka, name)
+    producer = Producer(kafka.confluent())
+    for number in range(7):
+        producer.produce(topic, b"{}", b"key", number % 2)
+    assert producer.flush(30) == 0
+    assert lag(kafka, {name: [topic], f"{name}-other": ["no-such-topic"]}) == {name: 7, f"{name}-other": 0}
+
+
+def test_without_kafka_there_is_no_lag_to_tell() -> None:
+    nowhere = KafkaSettings(bootstrap=f"127.0.0.1:{free_port()}", security_protocol="PLAINTEXT")
+    assert lag(nowhere, {"group": [RAW]}, timeout_s=0.5) is None
+
+
+@contextmanager
+def landing(settings: LanderSettings, kafka: KafkaSettings) -> Iterator[None]:
+    """Run a lander in a thread."""
+    stop = threading.Event()
+    thread = threading.Thread(target=Lander(settings, kafka).run, args=[stop])
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(60)
+    assert not thread.is_alive()
+
+
+def exposed(registry: CollectorRegistry) -> dict[tuple[str, str], float]:
+    return lag_metrics(generate_latest(registry).decode())
+
+
+def test_a_lander_that_has_landed_all_has_no_lag_in_its_metrics_and_in_kafka(
+    kafka: KafkaSettings, name: str, tmp_path: Path
+) -> None:
+    settings = LanderSettings(data=tmp_path, group=name, flush_interval_s=0.3)
+    write_transaction(kafka, MESSAGES, 5)
+    partitions = {(topic, str(number)) for topic in BY_TOPIC for number in _partitions(kafka, topic)}
+    with landing(settings, kafka):
+        until(lambda: exposed(metrics.REGISTRY) == dict.fromkeys(partitions, 0))
+        write_transaction(kafka, MESSAGES, 2, commit=False)
+        write_transaction(kafka, MESSAGES, 2)
+        until(lambda: lag(kafka, {name: list(BY_TOPIC)}) == {name: 0})
+        until(lambda: exposed(metrics.REGISTRY) == dict.fromkeys(partitions, 0))
+        # What it commits is behind the markers, for those who watch its lag with other tools.
+        until(lambda: _committed(kafka, name, MESSAGES) == _end(kafka, MESSAGES))
+
+
+def test_a_worker_that_has_processed_all_has_no_lag_in_its_metrics(
+    kafka: KafkaSettings, name: str, tmp_path: Path
+) -> None:
+    consumer = Consumer(kafka.confluent() | {"group.id": name})
+    ends = [TopicPartition(topic, number) for topic in (RAW, ACTIVITY) for number in partitions_of(consumer, topic)]
+    for end in ends:  # other tests share the topics
+        end.offset = consumer.get_watermark_offsets(end, 30)[1]
+    consumer.commit(offsets=ends, asynchronous=False)
+    consumer.close()
+    port = free_port()
+    arguments = [sys.executable, "-c", WORKER, str(tmp_path), name, kafka.bootstrap, str(port)]
+    process = subprocess.Popen(arguments, env=os.environ)
+
+    def served() -> str:
+        assert process.poll() is None
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                return str(answer.read(), "utf-8")
+        except OSError:
+            return ""
+
+    def ended() -> float:
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(served())
+            for sample in family.samples
+            if sample.name == "smspulse_stream_records_total" and sample.labels["topic"] == ACTIVITY
+        )
+
+    try:
+        now = int(time.time() * 1000)
+        producer = Producer(kafka.confluent())
+        for sms_id in range(20):
+            raw = Raw(name, sms_id, 7, 0, timestamp=now)
+            producer.produce(RAW, raw.value, raw.key, sms_id % 4, headers=raw.headers)
+        assert producer.flush(30) == 0
+        until(lambda: ended() > 0)
+        wanted = {(end.topic, str(end.partition)): 0.0 for end in ends}
+        until(lambda: lag_metrics(served()) == wanted)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _partitions(kafka: KafkaSettings, topic: str) -> list[int]:
+    consumer = Consumer(kafka.confluent() | {"group.id": "partitions"})
+    try:
+        return list(partitions_of(consumer, topic))
+    finally:
+        consumer.close()
+
+
+def _committed(kafka: KafkaSettings, group: str, topic: str) -> int:
+    consumer = Consumer(kafka.confluent() | {"group.id": group})
+    try:
+        return int(consumer.committed([TopicPartition(topic, 0)], 30)[0].offset)
+    finally:
+        consumer.close()
+
+
+def _end(kafka: KafkaSettings, topic: str) -> int:
+    consumer = Consumer(kafka.confluent() | {"group.id": "ends"})
+    try:
+        return int(consumer.get_watermark_offsets(TopicPartition(topic, 0), 30)[1])
+    finally:
+        consumer.close()

@@ -1,0 +1,92 @@
+"""An alert of a source has the channels of its failures, and has them again when an alert of a phone fires or ends."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gateway.alerts import Alert, decode
+from gateway.topics import ACTIVITY, ALERTS
+from streams.devices import DeviceFold
+
+T0, MINUTE, KEPT = 1_760_000_000_000, 60_000, 20
+NOTHING = {"first_at": None, "last_at": None, "reports": 0, "incoming": 0, "counts": {}}
+DELIVERED, UNDELIVERED = (7, "delivered"), (8, "undelivered")
+PHONES = range(8001, 8006)
+
+
+class Fleet:
+    """Five phones of a source, each with one SIM card, and what is written of their alerts; a message a minute."""
+
+    def __init__(self) -> None:
+        self.alerts: list[Alert] = []
+        self._store: dict[bytes, bytes] = {}
+        self._sms_id = 0
+
+    def end(self, phone: int, *, failed: bool) -> None:
+        """End a message of a phone."""
+        self._sms_id += 1
+        status_id, outcome = UNDELIVERED if failed else DELIVERED
+        end = [self._sms_id, status_id, outcome, T0 + self._sms_id * MINUTE, False]
+        value = json.dumps(NOTHING | {"source": "gw", "device_id": phone, "channel_id": 1, "ends": [end]}).encode()
+        record: Any = SimpleNamespace(topic=ACTIVITY, partition=0, offset=0, key=b"", value=value, headers=[])
+        outputs = DeviceFold(self._store.get, 30).run([record])
+        self._store |= {key: state or b"" for key, state, _ in outputs.states}
+        self.alerts += [decode(each.value or b"") for each in outputs.others if each.topic == ALERTS]
+
+    def of(self, scope: str) -> list[Alert]:
+        return [each for each in self.alerts if each.scope == scope and each.phase == "firing"]
+
+
+@pytest.fixture
+def failing() -> Fleet:
+    """A fleet of which every message fails after all were well for a while."""
+    fleet = Fleet()
+    for number in range(3_000):
+        fleet.end(PHONES[number % 5], failed=number % 33 == 0)
+    fleet.alerts.clear()
+    for number in range(100):
+        fleet.end(PHONES[number % 5], failed=True)
+    return fleet
+
+
+def test_a_source_s_alert_has_its_latest_failures_by_channel_with_their_shares_of_its_messages(failing: Fleet) -> None:
+    fired = failing.of("source")[0]
+    assert sum(each.failures for each in fired.by_channel) == min(fired.failures, KEPT)
+    assert {each.channel_id for each in fired.by_channel} == {1}
+    assert {each.device_id for each in fired.by_channel} <= set(PHONES)
+    assert all(0.15 < each.share < 0.25 for each in fired.by_channel)
+    assert fired.share == 1
+
+
+def test_a_source_s_alert_is_written_again_with_later_evidence_when_a_phone_s_fires(failing: Fleet) -> None:
+    first, *later = failing.of("source")
+    fired_at = {each.changed_at for each in failing.of("channel") if each.changed_at > first.changed_at}
+    assert fired_at
+    assert {each.changed_at for each in later} == fired_at
+    assert {each.fired_at for each in later} == {first.fired_at}
+    assert later[-1].failures > first.failures
+    assert sum(each.failures for each in later[-1].by_channel) == KEPT
+
+
+def test_a_source_s_alert_is_written_again_when_a_phone_s_ends(failing: Fleet) -> None:
+    failing.alerts.clear()
+    while not (ended := [each for each in failing.alerts if each.scope == "channel" and each.phase == "resolved"]):
+        failing.end(8001, failed=False)
+        for phone in (8002, 8003, 8004, 8005):
+            failing.end(phone, failed=True)
+    assert [each.changed_at for each in failing.of("source")] == [ended[0].changed_at]
+
+
+def test_a_state_of_a_release_that_kept_no_channels_is_read(failing: Fleet) -> None:
+    key = next(key for key in failing._store if key.endswith(b":*:*"))
+    state = json.loads(failing._store[key])
+    del state["watch"]["origins"]
+    failing._store[key] = json.dumps(state).encode()
+    failing.alerts.clear()
+    while not failing.of("source"):
+        failing.end(8001, failed=False)
+        failing.end(8002, failed=True)
+    written = failing.of("source")[-1]
+    assert {each.device_id for each in written.by_channel} == {8002}
