@@ -22,7 +22,7 @@ from fsspec.spec import AbstractFileSystem
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, S3Store
 
-from warehouse import landing, prefixes, views
+from warehouse import landing, prefixes, status_codes, views
 from warehouse.errors import BucketError, NoWarehouseError, OvertakenError
 from warehouse.schemas import BY_TOPIC
 
@@ -71,6 +71,7 @@ class Bucket:
             folder = Path(scratch)
             landing.prepare(folder)
             prefixes.prepare(folder)
+            status_codes.prepare(folder)
             # The views are bound to the seeds alone, which takes no time however much was landed.
             views.write(folder / views.FILE, views.statements(self.url), _Objects(self.url, scratch))
             made = [path for path in folder.rglob("*") if path.is_file() and landing.TEMPORARY not in path.parts]

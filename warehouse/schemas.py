@@ -259,6 +259,17 @@ WEBHOOKS_SCHEMA: Final = pa.schema(
             _field(name, pa.int64(), "Count, as in webhook_quality.")
             for name in ("webhooks", "status_reports", "incoming", "unreadable", "flawed", "duplicates", "unknown")
         ),
+        _field("status_id", pa.int32(), "The undocumented status of all that is counted here; null of all others."),
+    ]
+)
+
+STATUS_CODES_SCHEMA: Final = pa.schema(
+    [
+        _field("status_id", pa.int32(), "As the gateway sends it."),
+        _field("name", pa.string(), "Short English name; the outcome, where a setting gives the meaning."),
+        _field("outcome", pa.string(), "What a message is whose decisive report has this status."),
+        _field("failure_class", pa.string(), "Why it failed; null unless it failed."),
+        _field("is_documented", pa.bool_(), "The gateway documents it; otherwise a setting gives it a meaning."),
     ]
 )
 
@@ -551,5 +562,6 @@ SCHEMAS: Final = {dataset.name: dataset.schema for dataset in DATASETS} | {
     "webhooks": WEBHOOKS_SCHEMA,
     "quality": QUALITY_SCHEMA,
     "prefixes": PREFIXES_SCHEMA,
+    "status_codes": STATUS_CODES_SCHEMA,
 }
 """The schema of each dataset, also of those that are not landed: rebuilt from others, or part of the product."""

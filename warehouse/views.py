@@ -17,7 +17,8 @@ from typing import Any, Final, NamedTuple
 
 import duckdb
 
-from warehouse import landing, prefixes
+from gateway.statuses import STATUSES
+from warehouse import landing, prefixes, status_codes
 from warehouse.errors import NeedsFolderError, WarehouseError
 from warehouse.schemas import COUNTS, SCHEMAS, SUMS
 
@@ -98,7 +99,8 @@ def sums_sql(name: str, rows: str, prefixes: str = "") -> str:
         prefixes: The SQL that reads the dataset of that name; for `networks`.
     """
     sql = files("warehouse").joinpath("sums", f"{name}.sql").read_text("utf-8")
-    return sql.replace("{rows}", rows).replace("{prefixes}", prefixes)
+    documented = ", ".join(map(str, sorted(STATUSES)))
+    return sql.replace("{rows}", rows).replace("{prefixes}", prefixes).replace("{documented}", documented)
 
 
 @cache
@@ -112,6 +114,7 @@ def publish(data: Path) -> Path:
 
     Raises:
         NeedsFolderError: It is no folder but a bucket.
+        SettingError: The meanings of further statuses cannot be meant.
         OSError: The data folder is not writable.
     """
     if "s3:" in data.parts:
@@ -120,6 +123,7 @@ def publish(data: Path) -> Path:
     path = data / FILE
     landing.prepare(data)
     prefixes.prepare(data)
+    status_codes.prepare(data)
     sql = statements(data, live(data), summed=is_summed(data), counted=counted(data))
     temporary = data / landing.TEMPORARY / FILE
     temporary.parent.mkdir(exist_ok=True)
