@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from gateway import records as rec
 from gateway import topics
+from gateway.json_body import charset_of, to_utf8
 from gateway.payloads import StatusReport, parse_all
 
 _log = logging.getLogger(__name__)
@@ -367,11 +368,18 @@ _INCOMING_FIELDS: Final = (
 """Columns of an `IncomingMessage`, in the order of its fields."""
 
 
+def _bodies_in_utf8(values: Sequence[bytes | None], content_types: Sequence[bytes | None] | None) -> list[bytes]:
+    bodies = [value or b"" for value in values]
+    if content_types is None or not any(map(charset_of, set(content_types))):
+        return bodies
+    return [to_utf8(body, content_type) for body, content_type in zip(bodies, content_types, strict=True)]
+
+
 def raw_columns(run: Run, zone: tzinfo) -> Columns:
     """Return the columns of `raw`: each webhook as it came, and what can be read of it."""
     rows = len(run.offsets)
     headers = _headers(run)
-    read = parse_all([value or b"" for value in run.values], zone)
+    read = parse_all(_bodies_in_utf8(run.values, headers.get(rec.HEADER_CONTENT_TYPE)), zone)
     columns = _position_columns(run) | _receipt_columns(headers) | dict(zip(_STATUS_FIELDS, read.reports, strict=False))
     spooled = headers.get(rec.HEADER_SPOOLED)
     columns |= {
