@@ -278,7 +278,7 @@ class _Run:
 
         And `shown`, what the views say of them. `is_moving` are those that the stream may not have got to yet.
         """
-        from warehouse.rebuild.run import name_statuses, tell  # noqa: PLC0415
+        from warehouse.rebuild.run import make_digest, name_statuses, tell  # noqa: PLC0415
 
         self._has_recomputed = True
         name_statuses(self._connection, self._statuses)
@@ -294,6 +294,7 @@ class _Run:
                 AND recorded_at >= getvariable('counted') - INTERVAL 1 DAY  -- by which files are left out
                 AND ("partition", "offset") NOT IN (SELECT (origin_partition, origin_offset) FROM deadletter_files)
         """)
+        make_digest(self._connection)
         tell(self._connection)
         self._fetch("""
             CREATE TEMP TABLE shown AS

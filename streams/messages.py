@@ -7,12 +7,14 @@ the new one. Both are in one transaction with the new version, so a message is t
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from datetime import tzinfo
+from sys import getsizeof
 from typing import Final
 
 import msgspec
 
 from gateway import records
 from gateway.errors import UnreadablePayload
+from gateway.json_body import to_utf8
 from gateway.payloads import StatusReport, parse
 from gateway.statuses import Outcome
 from gateway.topics import OUTCOMES
@@ -24,9 +26,10 @@ REASON_MISSING_HEADER: Final = "missing_header"
 REASON_WRONG_KEY: Final = "wrong_key"
 REASON_TOO_MANY: Final = "too_many_reports"
 
-MAX_OBSERVATIONS: Final = 1000
-"""What one message can hold: a gateway that gives every message the same id must not fill Kafka's largest record."""
-
+_MESSAGE_BYTES: Final = 600
+_OBSERVATION_BYTES: Final = 300
+_CACHE_BYTES_PER_MESSAGE: Final = 4096
+"""Twice of what a message with five reports takes."""
 _MAX_DIGITS: Final = 16  # a time in milliseconds has 13
 _NO_END: Final = (None, OPEN)
 _NOWHERE: Final[Place] = (None, None, None)
@@ -65,15 +68,67 @@ class _Message(Facts):
         has_expired: Whether that was told, be it revived since or not.
         place: As what, and for which device and channel, it counts.
         due: When the clock looks at it, in milliseconds, or somewhat sooner; None before its first version.
+        cached_size: The size with which the cache counts it, in bytes.
     """
 
-    __slots__ = ("due", "has_expired", "place")
+    __slots__ = ("cached_size", "due", "has_expired", "place")
 
     def __init__(self, source: str, sms_id: int, *, late: bool = False) -> None:
         super().__init__(source, sms_id, late=late)
         self.has_expired = False
         self.place = _NOWHERE
         self.due: int | None = None
+        self.cached_size = 0
+
+    def estimate_size(self) -> int:
+        """Return about how many bytes of memory it takes."""
+        return _MESSAGE_BYTES + _OBSERVATION_BYTES * len(self.observations) + getsizeof(self.recipient)
+
+
+class _MessageCache:
+    """Decoded messages by key. `trim` removes those that were added first, until the others are within the bounds.
+
+    Args:
+        max_messages: How many there may be. The bound by bytes follows from it, so that messages with thousands of
+            reports do not take the memory of as many ordinary ones.
+    """
+
+    def __init__(self, max_messages: int) -> None:
+        self._max_messages = max_messages
+        self._max_bytes = max_messages * _CACHE_BYTES_PER_MESSAGE
+        self._messages: OrderedDict[bytes, _Message] = OrderedDict()
+        self.get = self._messages.get
+        self.size = 0
+        """Bytes of all messages, estimated."""
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def add(self, key: bytes, message: _Message) -> None:
+        self._messages[key] = message
+        self.resize(key)
+
+    def resize(self, key: bytes) -> None:
+        """Measure a message again that may have grown."""
+        message = self._messages.get(key)
+        if message is not None:
+            size = message.estimate_size()
+            self.size += size - message.cached_size
+            message.cached_size = size
+
+    def remove(self, key: bytes) -> None:
+        message = self._messages.pop(key, None)
+        if message is not None:
+            self.size -= message.cached_size
+
+    def trim(self) -> None:
+        while len(self._messages) > self._max_messages or self.size > self._max_bytes:
+            _, message = self._messages.popitem(last=False)
+            self.size -= message.cached_size
+
+    def clear(self) -> None:
+        self._messages.clear()
+        self.size = 0
 
 
 class MessageFold:
@@ -86,18 +141,27 @@ class MessageFold:
         cache: How many messages to keep decoded.
         expire_after_ms: After how long without a report an open message expires.
         forget_after_ms: After how long without a report the state of a message is dropped; more than the former.
+        max_observations: How many different reports a message holds; the rebuild in SQL has the same limit.
     """
 
     def __init__(
-        self, lifecycle: Lifecycle, load: Load, zone: tzinfo, cache: int, expire_after_ms: int, forget_after_ms: int
+        self,
+        lifecycle: Lifecycle,
+        load: Load,
+        zone: tzinfo,
+        cache: int,
+        expire_after_ms: int,
+        forget_after_ms: int,
+        *,
+        max_observations: int = records.MAX_OBSERVATIONS,
     ) -> None:
         self._lifecycle = lifecycle
         self._load = load
         self._zone = zone
-        self._cache_size = cache
         self._expire_after_ms = expire_after_ms
         self._forget_after_ms = forget_after_ms
-        self._cache: OrderedDict[bytes, _Message] = OrderedDict()
+        self._max_observations = max_observations
+        self._cache = _MessageCache(cache)
 
     def forget_cache(self) -> None:
         """Drop decoded messages."""
@@ -117,9 +181,7 @@ class MessageFold:
         for key, message in changed.items():
             self._write(key, message, outputs, activities)
         outputs.others += activities.outputs()
-        cache = self._cache
-        while len(cache) > self._cache_size:
-            cache.popitem(last=False)
+        self._cache.trim()
         return outputs
 
     def pass_time(self, keys: Iterable[bytes], now: int) -> Outputs:
@@ -141,7 +203,7 @@ class MessageFold:
                 message.due = None
                 self._write(key, message, outputs, activities)
             else:
-                self._cache.pop(key, None)
+                self._cache.remove(key)
                 outputs.states.append((key, None, now + self._forget_after_ms))
         outputs.others += activities.outputs()
         return outputs
@@ -164,8 +226,8 @@ class MessageFold:
     def _one(
         self, record: Record, changed: dict[bytes, _Message], arrived: dict[bytes, int], activities: Activities
     ) -> None:
-        event = parse(record.value or b"", self._zone)
         headers = dict(record.headers)
+        event = parse(to_utf8(record.value or b"", headers.get(records.HEADER_CONTENT_TYPE)), self._zone)
         received = headers.get(records.HEADER_RECEIVED_AT) or b""
         received_at = int(received) if received.isdigit() and len(received) < _MAX_DIGITS else record.timestamp
         if not isinstance(event, StatusReport):
@@ -180,8 +242,9 @@ class MessageFold:
         message = self._cache.get(key) or self._message(key, headers, event.sms_id)
         if message.sms_id != event.sms_id:
             raise _wrong_key()
-        if len(message.observations) >= MAX_OBSERVATIONS:
-            raise UnreadablePayload(REASON_TOO_MANY, f"the message has {MAX_OBSERVATIONS} different reports already")
+        if len(message.observations) >= self._max_observations and not message.has(event):
+            detail = f"the message has {self._max_observations} different reports already"
+            raise UnreadablePayload(REASON_TOO_MANY, detail)
         if message.add(event, received_at):
             changed[key] = message
 
@@ -191,7 +254,7 @@ class MessageFold:
             raise _wrong_key()
         stored = self._load(key)
         message = self._stored(stored) if stored else _Message(source, sms_id, late=stored is not None)
-        self._cache[key] = message
+        self._cache.add(key, message)
         return message
 
     def _stored(self, stored: bytes) -> _Message:
@@ -225,7 +288,9 @@ class MessageFold:
         message.place, message.has_expired = place, version.expired_at is not None
         if told not in _NO_END:
             # Hardly anything comes after the end, and what is in memory in vain costs more than reading it again.
-            self._cache.pop(key, None)
+            self._cache.remove(key)
+        else:
+            self._cache.resize(key)
 
 
 def _told(version: Version) -> str | None:
