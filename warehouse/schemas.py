@@ -103,7 +103,7 @@ RAW_SCHEMA: Final = pa.schema(
         _field("content_type", pa.string(), "Content-Type of the webhook."),
         _field("spooled", pa.bool_(), "Forwarded from ingest's spool, so it may be a second copy of the webhook."),
         _field("remote", pa.string(), "Address of the sender of the webhook, where the operator records it."),
-        _field("body", pa.binary(), "The exact bytes received, or what privacy left of them."),
+        _field("body", pa.binary(), "The exact bytes received, without their Content-Encoding; or what privacy left."),
         _field("kind", pa.string(), "status, incoming or unreadable."),
         _field("reason", pa.string(), "Why the body is unreadable; null otherwise."),
         _field("flaws", _TEXTS, "Fields that could not be read and are null."),
