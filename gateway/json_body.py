@@ -33,6 +33,8 @@ _OF_WIDE_UNITS: Final = frozenset({"utf_16", "utf_16_le", "utf_16_be", "utf_32",
 _OF_UNKNOWN_BYTE_ORDER: Final = frozenset({"utf_16", "utf_32"})
 
 _CHARSET: Final = re.compile(rb";\s*charset\s*=\s*\"?([\w.:+-]+)", re.IGNORECASE)
+EQUALS_SIGN: Final = ord("=")
+"""Without one, a `Content-Type` names no charset. As a number: to look for bytes in bytes costs Python an exception."""
 _CACHED_TYPES: Final = 256
 _LONGEST_CACHED_TYPE: Final = 128
 """Bytes. With the number of entries, it bounds the cache at some 64 KiB."""
@@ -73,6 +75,9 @@ def to_utf8(body: bytes, content_type: bytes | None) -> bytes:
         body: The bytes received.
         content_type: The header of the same name.
     """
+    # Nearly all name no parameter at all, and this is asked of each report.
+    if not content_type or EQUALS_SIGN not in content_type:
+        return body
     charset = charset_of(content_type)
     if charset is None or body.startswith(BOM) or (charset in _ASCII_BASED and body.isascii()):
         return body

@@ -7,15 +7,15 @@ the new one. Both are in one transaction with the new version, so a message is t
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from datetime import tzinfo
-from sys import getsizeof
 from typing import Final
 
 import msgspec
 
 from gateway import records
 from gateway.errors import UnreadablePayload
-from gateway.json_body import to_utf8
+from gateway.json_body import EQUALS_SIGN, to_utf8
 from gateway.payloads import StatusReport, parse
+from gateway.records import HEADER_CONTENT_TYPE, HEADER_RECEIVED_AT
 from gateway.statuses import Outcome
 from gateway.topics import OUTCOMES
 from streams.devices import OPEN, Activities, Place
@@ -26,10 +26,9 @@ REASON_MISSING_HEADER: Final = "missing_header"
 REASON_WRONG_KEY: Final = "wrong_key"
 REASON_TOO_MANY: Final = "too_many_reports"
 
-_MESSAGE_BYTES: Final = 600
-_OBSERVATION_BYTES: Final = 300
-_CACHE_BYTES_PER_MESSAGE: Final = 4096
-"""Twice of what a message with five reports takes."""
+_LARGE_MESSAGE_BYTES: Final = 2048
+"""Of a version. One with five reports has some 700."""
+_CACHE_BYTES_PER_MESSAGE: Final = 1024
 _MAX_DIGITS: Final = 16  # a time in milliseconds has 13
 _NO_END: Final = (None, OPEN)
 _NOWHERE: Final[Place] = (None, None, None)
@@ -68,67 +67,65 @@ class _Message(Facts):
         has_expired: Whether that was told, be it revived since or not.
         place: As what, and for which device and channel, it counts.
         due: When the clock looks at it, in milliseconds, or somewhat sooner; None before its first version.
-        cached_size: The size with which the cache counts it, in bytes.
+        large_bytes: The bytes of its version, as the cache counts it; 0 unless it is large.
     """
 
-    __slots__ = ("cached_size", "due", "has_expired", "place")
+    __slots__ = ("due", "has_expired", "large_bytes", "place")
 
     def __init__(self, source: str, sms_id: int, *, late: bool = False) -> None:
         super().__init__(source, sms_id, late=late)
         self.has_expired = False
         self.place = _NOWHERE
         self.due: int | None = None
-        self.cached_size = 0
-
-    def estimate_size(self) -> int:
-        """Return about how many bytes of memory it takes."""
-        return _MESSAGE_BYTES + _OBSERVATION_BYTES * len(self.observations) + getsizeof(self.recipient)
+        self.large_bytes = 0
 
 
 class _MessageCache:
     """Decoded messages by key. `trim` removes those that were added first, until the others are within the bounds.
 
+    Nearly all messages are small, and bounded by their number. The large ones are bounded by bytes too, of their
+    versions as they are stored: a few thousand reports each would take the memory of many ordinary messages.
+
     Args:
-        max_messages: How many there may be. The bound by bytes follows from it, so that messages with thousands of
-            reports do not take the memory of as many ordinary ones.
+        max_messages: How many there may be.
     """
 
     def __init__(self, max_messages: int) -> None:
         self._max_messages = max_messages
-        self._max_bytes = max_messages * _CACHE_BYTES_PER_MESSAGE
+        self._max_large_bytes = max_messages * _CACHE_BYTES_PER_MESSAGE
         self._messages: OrderedDict[bytes, _Message] = OrderedDict()
         self.get = self._messages.get
-        self.size = 0
-        """Bytes of all messages, estimated."""
+        self.large_bytes = 0
 
     def __len__(self) -> int:
         return len(self._messages)
 
-    def add(self, key: bytes, message: _Message) -> None:
+    def add(self, key: bytes, message: _Message, size: int) -> None:
+        """Add a message whose stored version has so many bytes."""
         self._messages[key] = message
-        self.resize(key)
+        if size > _LARGE_MESSAGE_BYTES:
+            self.resize(key, size)
 
-    def resize(self, key: bytes) -> None:
-        """Measure a message again that may have grown."""
+    def resize(self, key: bytes, size: int) -> None:
+        """Note that the version of a message, if it is here, is large now."""
         message = self._messages.get(key)
         if message is not None:
-            size = message.estimate_size()
-            self.size += size - message.cached_size
-            message.cached_size = size
+            self.large_bytes += size - message.large_bytes
+            message.large_bytes = size
 
     def remove(self, key: bytes) -> None:
         message = self._messages.pop(key, None)
         if message is not None:
-            self.size -= message.cached_size
+            self.large_bytes -= message.large_bytes
 
     def trim(self) -> None:
-        while len(self._messages) > self._max_messages or self.size > self._max_bytes:
+        while len(self._messages) > self._max_messages or self.large_bytes > self._max_large_bytes:
             _, message = self._messages.popitem(last=False)
-            self.size -= message.cached_size
+            self.large_bytes -= message.large_bytes
 
     def clear(self) -> None:
         self._messages.clear()
-        self.size = 0
+        self.large_bytes = 0
 
 
 class MessageFold:
@@ -227,8 +224,13 @@ class MessageFold:
         self, record: Record, changed: dict[bytes, _Message], arrived: dict[bytes, int], activities: Activities
     ) -> None:
         headers = dict(record.headers)
-        event = parse(to_utf8(record.value or b"", headers.get(records.HEADER_CONTENT_TYPE)), self._zone)
-        received = headers.get(records.HEADER_RECEIVED_AT) or b""
+        body = record.value or b""
+        content_type = headers.get(HEADER_CONTENT_TYPE)
+        # Asked here rather than in the function, which nearly no report needs.
+        if content_type is not None and EQUALS_SIGN in content_type:
+            body = to_utf8(body, content_type)
+        event = parse(body, self._zone)
+        received = headers.get(HEADER_RECEIVED_AT) or b""
         received_at = int(received) if received.isdigit() and len(received) < _MAX_DIGITS else record.timestamp
         if not isinstance(event, StatusReport):
             source = _source(headers)
@@ -254,7 +256,7 @@ class MessageFold:
             raise _wrong_key()
         stored = self._load(key)
         message = self._stored(stored) if stored else _Message(source, sms_id, late=stored is not None)
-        self._cache.add(key, message)
+        self._cache.add(key, message, len(stored or b""))
         return message
 
     def _stored(self, stored: bytes) -> _Message:
@@ -272,7 +274,8 @@ class MessageFold:
         before, told = message.place[0], _told(version)
         due = self._due(told, version.last_seen_at)
         is_sooner = message.due is None or due < message.due
-        outputs.states.append((key, _encode(version), due if is_sooner else None))
+        encoded = _encode(version)
+        outputs.states.append((key, encoded, due if is_sooner else None))
         if is_sooner:
             message.due = due
         # An expiry can be taken back by a report that is no end; an end by nothing but another end.
@@ -289,8 +292,8 @@ class MessageFold:
         if told not in _NO_END:
             # Hardly anything comes after the end, and what is in memory in vain costs more than reading it again.
             self._cache.remove(key)
-        else:
-            self._cache.resize(key)
+        elif len(encoded) > _LARGE_MESSAGE_BYTES:
+            self._cache.resize(key, len(encoded))
 
 
 def _told(version: Version) -> str | None:
