@@ -39,7 +39,7 @@ _CACHED_TYPES: Final = 256
 _LONGEST_CACHED_TYPE: Final = 128
 """Bytes. With the number of entries, it bounds the cache at some 64 KiB."""
 
-# Every escape is matched, so that the second half of `\\\\ud800` is not taken for one.
+# Every escape is matched, so that the end of `\\ud800`, which is a backslash and a word, is not taken for one.
 _ESCAPE: Final = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )

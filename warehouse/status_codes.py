@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -68,13 +67,11 @@ def record(data: Path, statuses: Mapping[int, Status]) -> None:
         }
         for status in sorted(statuses.values(), key=lambda status: status.id)
     ]
-    temporary = data / landing.TEMPORARY / f"{_FILE}.{uuid4().hex}"
+    temporary = data / landing.TEMPORARY / _FILE
     temporary.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with landing.only_one(temporary.parent):
         pq.write_table(pa.Table.from_pylist(rows, STATUS_CODES_SCHEMA), temporary, compression="zstd")
         landing.replace(data, temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _recorded(data: Path) -> Mapping[int, Status]:
