@@ -31,8 +31,16 @@ def known_statuses(data: Path) -> Mapping[int, Status]:
         SettingError: The setting cannot be meant.
         DamagedFileError: What was recorded cannot be read.
     """
-    configured = os.environ.get(SETTING)
-    return _recorded(data) if configured is None else status_table(parse_meanings(configured))
+    return configured_statuses() if SETTING in os.environ else _recorded(data)
+
+
+def configured_statuses() -> Mapping[int, Status]:
+    """Return what each status id means by the environment of this process.
+
+    Raises:
+        SettingError: The setting cannot be meant.
+    """
+    return status_table(parse_meanings(os.environ.get(SETTING, "")))
 
 
 def prepare(data: Path) -> None:

@@ -149,12 +149,9 @@ def land(data: Path, broker: str, flush_interval: float | None, instance: str) -
     smspulse land --flush-interval 30      fewer and larger files
     smspulse land --data s3://bucket/sms --broker kafka1:9092 --flush-interval 60
     """
-    from gateway.statuses import parse_meanings, status_table
     from smspulse.endpoints import serve_metrics
     from smspulse.topics import ensure_topics
     from smspulse.up import kafka_settings
-    from streams.settings import StreamSettings
-    from warehouse import status_codes
     from warehouse.lander import run
     from warehouse.metrics import REGISTRY
     from warehouse.settings import LanderSettings
@@ -162,8 +159,6 @@ def land(data: Path, broker: str, flush_interval: float | None, instance: str) -
 
     if not is_bucket(data):
         writable(data)
-        statuses = status_table(parse_meanings(StreamSettings(state=data / "state").status_meanings))
-        status_codes.record(data.resolve(), statuses)
     kafka = kafka_settings(data, broker)
     ensure_topics(kafka)
     name = f"lander-{instance}" if instance else "lander"
