@@ -62,7 +62,7 @@ log = logging.getLogger(__name__)
 access_log = logging.getLogger("ingest.access")
 
 _OPENAPI: Final = Path(__file__).with_name("openapi.json").read_bytes()
-_ABSOLUTE_FORM: Final = re.compile(r"https?://[^/]*", re.IGNORECASE)
+_ABSOLUTE_FORM: Final = re.compile(r"https?://[^/]+", re.IGNORECASE)
 _TEST_LOG_EVERY_S: Final = 60.0
 _ACKS_ON_STOP_S: Final = 0.5
 """How long Kafka's acknowledgements are waited for when ingest is stopped, before the spool answers for them."""
@@ -292,7 +292,8 @@ def _path_segments(target: str) -> list[str]:
     """
     path = target.partition("?")[0]
     if not path.startswith("/"):
-        path = _ABSOLUTE_FORM.sub("", path)
+        origin = _ABSOLUTE_FORM.match(path)
+        path = path[origin.end() :] if origin else path
     segments = path.split("/")
     if len(segments) > 2 and not segments[-1]:  # noqa: PLR2004 - the empty one, a name, and behind the last slash
         segments.pop()

@@ -265,7 +265,9 @@ async def test_a_request_target_may_be_absolute_and_end_with_a_slash(tmp_path: P
     assert len(running.sink.kept) == 1
 
 
-@pytest.mark.parametrize("target", ["http://127.0.0.1", "http://127.0.0.1?x", "*", "http:/healthz", "x://y/healthz"])
+@pytest.mark.parametrize(
+    "target", ["http://127.0.0.1", "http://127.0.0.1?x", "*", "http:/healthz", "x://y/healthz", "x/http://y/healthz"]
+)
 async def test_other_request_targets_are_not_found(tmp_path: Path, target: str) -> None:
     async with receiving(tmp_path) as running:
         answer = await running.raw(b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % target.encode())
