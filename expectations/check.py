@@ -278,7 +278,7 @@ class _Run:
 
         And `shown`, what the views say of them. `is_moving` are those that the stream may not have got to yet.
         """
-        from warehouse.rebuild.run import name_statuses, tell  # noqa: PLC0415
+        from warehouse.rebuild.run import make_digest, name_statuses, tell  # noqa: PLC0415
 
         self._has_recomputed = True
         name_statuses(self._connection, self._statuses)
@@ -297,6 +297,7 @@ class _Run:
                     WHERE origin_partition IS NOT NULL AND origin_offset IS NOT NULL
                 )
         """)
+        make_digest(self._connection)
         tell(self._connection)
         self._fetch("""
             CREATE TEMP TABLE shown AS

@@ -14,7 +14,6 @@ Generations:
     - incoming image: `type: "img"`, `img_url`, `sim`; no device and no channel
 """
 
-import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache, partial
@@ -24,7 +23,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 import orjson
 
+from gateway import json_body
 from gateway.errors import SettingError, UnreadablePayload
+from gateway.phone_numbers import normalise_address
 
 REASON_NOT_JSON: Final = "not_json"
 REASON_NOT_AN_OBJECT: Final = "not_an_object"
@@ -47,14 +48,11 @@ REASONS: Final = (
 
 _MAX_ID: Final = 2**63 - 1
 _MAX_SMALL: Final = 2**31 - 1
-_PHONE_PUNCTUATION: Final = re.compile(r"[\s().\-/]+")
-_PHONE_NUMBER: Final = re.compile(r"\+?\d+")
 _WITHHELD: Final = "withheld"
-BOM: Final = b"\xef\xbb\xbf"
-# The reports of one message repeat its number and its time: some 2 µs a report are saved.
-_REMEMBERED: Final = 16_384
-_LONGEST_REMEMBERED: Final = 64
-"""In signs; longer ones are no numbers, and so many of them would fill the memory."""
+# The reports of one message repeat its time: some 1 µs a report is saved.
+_CACHED_TIMES: Final = 16_384
+_LONGEST_CACHED_TIME: Final = 64
+"""Characters. With the number of entries, it bounds the cache at some 8 MiB. Any number of decimals is a valid time."""
 
 
 class StatusReport(NamedTuple):
@@ -112,6 +110,7 @@ class Bodies(NamedTuple):
 
 _Id = Annotated[int, msgspec.Meta(ge=0, le=_MAX_ID)]
 _Small = Annotated[int, msgspec.Meta(ge=0, le=_MAX_SMALL)]
+_Time = Annotated[str, msgspec.Meta(max_length=_LONGEST_CACHED_TIME)]
 
 
 class _Plain(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -121,7 +120,7 @@ class _Plain(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     status_id: _Small
     status_message: str | None = None
     sendto: str | None = None
-    senttime: str | None = None
+    senttime: _Time | None = None
     channel_id: _Small | None = None
     device_id: _Id | None = None
 
@@ -151,7 +150,7 @@ def parse(body: bytes, zone: tzinfo = UTC) -> Event:
     """Read one webhook's body.
 
     Args:
-        body: The exact bytes received.
+        body: In UTF-8: what `gateway.json_body.to_utf8` makes of the bytes received.
         zone: The zone of times that name none; the gateway's own appear to be UTC.
 
     Raises:
@@ -160,7 +159,7 @@ def parse(body: bytes, zone: tzinfo = UTC) -> Event:
     # Nothing but a shortcut, for a quarter of the time: what it does not take is read with more patience.
     try:
         plain = _plain(body)
-        sent_at = _moment(plain.senttime, "", zone) if plain.senttime else None
+        sent_at = _cached_moment(plain.senttime, "", zone) if plain.senttime else None
     except _NOT_PLAIN:
         return _parse(body, zone)
     recipient = normalise_address(plain.sendto) if plain.sendto else None
@@ -177,7 +176,7 @@ def parse_all(bodies: Sequence[bytes], zone: tzinfo = UTC) -> Bodies:
     for row, body in enumerate(bodies):
         try:
             report = _plain(body)
-            sent_at = _moment(report.senttime, "", zone) if report.senttime else None
+            sent_at = _cached_moment(report.senttime, "", zone) if report.senttime else None
         except _NOT_PLAIN:
             report, sent_at = _NOTHING, None
             try:
@@ -200,11 +199,9 @@ def parse_all(bodies: Sequence[bytes], zone: tzinfo = UTC) -> Bodies:
 
 def _parse(body: bytes, zone: tzinfo) -> Event:
     try:
-        payload = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        if body.startswith(BOM):
-            return _parse(body[len(BOM) :], zone)
-        raise UnreadablePayload(REASON_NOT_JSON, "the body is no UTF-8 JSON") from error
+        payload = json_body.load(body)
+    except ValueError as error:
+        raise UnreadablePayload(REASON_NOT_JSON, "the body is no JSON") from error
     if type(payload) is not dict:
         raise UnreadablePayload(REASON_NOT_AN_OBJECT, "the body is JSON, but no object")
     if "status_id" in payload:
@@ -222,19 +219,6 @@ def _parse(body: bytes, zone: tzinfo) -> Event:
 def withheld(error: UnreadablePayload, length: int) -> bytes:
     """Return what is stored in place of a body of so many bytes that is not to be kept: it is unreadable alike."""
     return orjson.dumps({_WITHHELD: error.reason, "field": error.field, "bytes": length})
-
-
-def normalise_address(address: str) -> str:
-    """Bring a phone number to one spelling (`+49 157 5298 2212` is `+4915752982212`); leave a sender's name alone."""
-    if address.removeprefix("+").isdecimal():
-        return address
-    return _normalised(address) if len(address) <= _LONGEST_REMEMBERED else _normalised.__wrapped__(address)
-
-
-@lru_cache(_REMEMBERED)
-def _normalised(address: str) -> str:
-    bare = _PHONE_PUNCTUATION.sub("", address)
-    return bare if _PHONE_NUMBER.fullmatch(bare) else address.strip()
 
 
 def _status_report(payload: dict[str, Any], zone: tzinfo) -> StatusReport:
@@ -349,9 +333,14 @@ def _time(payload: dict[str, Any], field: str, zone: tzinfo, flaws: list[str]) -
         return None
 
 
-@lru_cache(_REMEMBERED)
 def _moment(date: str, named: str, zone: tzinfo) -> int:
     """Return milliseconds since 1970 UTC; the date's own zone counts first, then the one named beside it."""
+    if len(date) + len(named) > _LONGEST_CACHED_TIME:
+        return _find_moment(date, named, zone)
+    return _cached_moment(date, named, zone)
+
+
+def _find_moment(date: str, named: str, zone: tzinfo) -> int:
     moment = datetime.fromisoformat(date)
     if moment.tzinfo is None and named:
         offset = datetime.fromisoformat(f"2000-01-01T00:00{named}").tzinfo if named[0] in "+-" else None
@@ -359,3 +348,6 @@ def _moment(date: str, named: str, zone: tzinfo) -> int:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=zone)
     return round(moment.timestamp() * 1000)
+
+
+_cached_moment: Final = lru_cache(_CACHED_TIMES)(_find_moment)

@@ -1,10 +1,12 @@
 """How a webhook and what is made of it travel through Kafka: keys, headers and the shape of values.
 
 `sms.raw`
-    key: `{source}:{sms_id}`, or none where the body cannot be read. value: the exact bytes received, or what
-    `ingest.privacy` leaves of them. Headers, each ASCII: `source`, `received_at` (milliseconds since 1970 UTC, in
-    decimal), `ingest_id` (UUIDv7), `content_type` and, where the operator asks for it, `remote`. `spooled` is on those
-    that ingest forwarded from its spool: of each, there may be another record, with the same `ingest_id`.
+    key: `{source}:{sms_id}`, or none where the body cannot be read. value: the exact bytes received, in the charset in
+    which they were sent (see `gateway.json_body`), or what `ingest.privacy` leaves of them. The body of a request with
+    a `Content-Encoding` is stored decoded. Headers, each ASCII: `source`, `received_at` (milliseconds since 1970, in
+    decimal), `ingest_id` (UUIDv7), `content_type`; where they apply, `content_encoding` (the codings that ingest
+    has decoded, such as `gzip`); and, where the operator asks for it, `remote`. `spooled` is on those that ingest
+    forwarded from its spool: of each, there may be another record, with the same `ingest_id`.
 
 `sms.messages`
     key: as in `sms.raw`, in the partition of the same number. value: JSON, one version of a message's lifecycle; see
@@ -35,10 +37,15 @@
 
 from typing import Final
 
+MAX_OBSERVATIONS: Final = 1000
+"""How many different reports one message holds: the first ones in the order of `sms.raw`. Further ones are dead
+letters, for a gateway that gives every message the same id must not fill Kafka's largest record."""
+
 HEADER_SOURCE: Final = "source"
 HEADER_RECEIVED_AT: Final = "received_at"
 HEADER_INGEST_ID: Final = "ingest_id"
 HEADER_CONTENT_TYPE: Final = "content_type"
+HEADER_CONTENT_ENCODING: Final = "content_encoding"
 HEADER_REMOTE: Final = "remote"
 HEADER_SPOOLED: Final = "spooled"
 HEADER_REASON: Final = "reason"

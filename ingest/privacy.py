@@ -11,8 +11,9 @@ from typing import Any, Final, Literal
 
 import orjson
 
+from gateway import json_body
 from gateway.errors import UnreadablePayload
-from gateway.payloads import BOM, Event, StatusReport, withheld
+from gateway.payloads import Event, StatusReport, withheld
 
 _STATUS_FIELDS: Final = (
     *("sms_id", "status_id", "status_message", "sendto", "senttime", "channel_id", "sim", "device_id"),
@@ -45,14 +46,14 @@ class Privacy:
         """Return what may be stored of a body.
 
         Args:
-            body: The exact bytes received.
+            body: In UTF-8, as `gateway.json_body.to_utf8` makes it.
             read: What `gateway.payloads.parse` made of them.
         """
         if self._numbers == "keep" and not self._drops:
             return body
         if isinstance(read, UnreadablePayload):
             return withheld(read, len(body))
-        received = orjson.loads(body.removeprefix(BOM))
+        received = json_body.load(body)
         if isinstance(read, StatusReport):
             kept = _known(received, _STATUS_FIELDS, read.flaws)
             self._hide(kept, "sendto", read.recipient)
@@ -72,6 +73,11 @@ class Privacy:
             kept[field] = f"hmac:{hmac.digest(self._key, address.encode(), 'sha256').hex()[:_HASH_CHARS]}"
         else:
             kept[field] = "****" + "".join(filter(str.isdecimal, address))[-_SHOWN_DIGITS:]
+
+
+def rewritten_type(content_type: bytes) -> bytes:
+    """Return the Content-Type of a body that `Privacy.apply` has written: the one received, unless it is not UTF-8."""
+    return content_type if json_body.charset_of(content_type) is None else b"application/json"
 
 
 def _known(received: dict[str, Any], fields: tuple[str, ...], flaws: tuple[str, ...]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import errno
 import gc
 import logging
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -27,9 +28,11 @@ from aiohttp import StreamReader, hdrs, web
 from uuid_utils import uuid7
 
 from gateway.errors import UnreadablePayload
+from gateway.json_body import to_utf8
 from gateway.kafka import KafkaSettings
 from gateway.payloads import REASON_UNVERIFIED_SHAPE, parse
 from gateway.records import (
+    HEADER_CONTENT_ENCODING,
     HEADER_CONTENT_TYPE,
     HEADER_INGEST_ID,
     HEADER_RECEIVED_AT,
@@ -39,10 +42,18 @@ from gateway.records import (
 )
 from ingest import metrics
 from ingest.connections import JSON, LINGER_S, closing, error_response, http_server, renew_certificate, tls_context
+from ingest.content_coding import (
+    ACCEPTED_CODINGS,
+    CorruptBodyError,
+    DecodedBodyTooLargeError,
+    UnknownCodingError,
+    decode,
+    parse_codings,
+)
 from ingest.errors import CannotListenError, NotStoredError
 from ingest.forwarder import Sink, StoreAndForward
 from ingest.limits import Rate, Senders
-from ingest.privacy import Privacy
+from ingest.privacy import Privacy, rewritten_type
 from ingest.settings import IngestSettings
 from ingest.sources import Sources
 from ingest.spool import Webhook
@@ -51,6 +62,7 @@ log = logging.getLogger(__name__)
 access_log = logging.getLogger("ingest.access")
 
 _OPENAPI: Final = Path(__file__).with_name("openapi.json").read_bytes()
+_ABSOLUTE_FORM: Final = re.compile(r"https?://[^/]+", re.IGNORECASE)
 _TEST_LOG_EVERY_S: Final = 60.0
 _ACKS_ON_STOP_S: Final = 0.5
 """How long Kafka's acknowledgements are waited for when ingest is stopped, before the spool answers for them."""
@@ -66,6 +78,15 @@ class _BrokenBodyError(Exception):
 
 class _LateBodyError(Exception):
     """The body took too long."""
+
+
+_BODY_ERRORS: Final = (
+    _TooLargeError,
+    _BrokenBodyError,
+    _LateBodyError,
+    DecodedBodyTooLargeError,
+    UnknownCodingError,
+)
 
 
 class Receiver:
@@ -98,7 +119,7 @@ class Receiver:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         start = time.monotonic()
-        parts = request.raw_path.partition("?")[0].split("/")
+        parts = _path_segments(request.raw_path)
         match parts:
             case ["", "webhooks", source, *rest] if len(rest) < 2:  # noqa: PLR2004 - source, or source and token
                 response = await self._webhook(request, source, rest[0] if rest else "")
@@ -138,19 +159,16 @@ class Receiver:
         self._in_flight += 1
         try:
             ingest_id = await self._store(request, source)
-        except _TooLargeError:
-            return self._too_large()
-        except _BrokenBodyError:
-            return closing(error_response(400, "the body did not arrive whole"))
-        except _LateBodyError:
-            return closing(error_response(408, f"the body took longer than {self._settings.body_timeout_s:g} s"))
+        except _BODY_ERRORS as error:
+            return self._refuse_body(error)
         except NotStoredError as error:
             return self._come_again(str(error))
         finally:
             self._in_flight -= 1
             if self._idle is not None and not self._in_flight:
                 self._idle.set()
-        return web.Response(status=202, body=b'{"ingest_id":"%s"}' % ingest_id, headers=JSON)
+        body = b'{"ingest_id":"%s"}' % ingest_id
+        return web.Response(status=self._settings.success_status, body=body, headers=JSON)
 
     def _refuse_unread(self, request: web.BaseRequest, source: str, token: str) -> web.Response | None:
         """Return the answer to a webhook whose body need not be read, or None."""
@@ -174,15 +192,20 @@ class Receiver:
 
     async def _store(self, request: web.BaseRequest, source: str) -> bytes:
         """Hand the webhook to the sink, and return its ingest_id when it is safe."""
-        key, body = self._key_and_body(source, await self._read(request))
+        codings = parse_codings(request.headers.getall(hdrs.CONTENT_ENCODING, ()))
+        received, codings = self._decode(await self._read(request), codings)
+        content_type = request.headers.get(hdrs.CONTENT_TYPE, "").encode("ascii", "replace")
+        key, body, content_type = self._kept(source, received, content_type)
         received_at = time.time_ns() // 1_000_000
         ingest_id = str(uuid7()).encode()
         headers = [
             (HEADER_SOURCE, source.encode()),
             (HEADER_RECEIVED_AT, b"%d" % received_at),
             (HEADER_INGEST_ID, ingest_id),
-            (HEADER_CONTENT_TYPE, request.headers.get(hdrs.CONTENT_TYPE, "").encode("ascii", "replace")),
+            (HEADER_CONTENT_TYPE, content_type),
         ]
+        if codings:
+            headers.append((HEADER_CONTENT_ENCODING, ", ".join(codings).encode()))
         if self._settings.store_remote:
             headers.append((HEADER_REMOTE, self._sender(request).encode("ascii", "replace")))
         await self._sink.put(Webhook(key, body, headers, received_at))
@@ -210,15 +233,34 @@ class Receiver:
                 raise _TooLargeError
         return body
 
-    def _key_and_body(self, source: str, body: bytes) -> tuple[bytes | None, bytes]:
-        """Return a webhook's key, and what may be kept of its body."""
+    def _decode(self, body: bytes, codings: tuple[str, ...]) -> tuple[bytes, tuple[str, ...]]:
+        """Return a body without its content codings, and the codings that were removed.
+
+        A body that is not what its header says is kept as it came, like everything that cannot be read.
+        """
+        if not codings:
+            return body, ()
         try:
-            event = parse(body)
+            return decode(body, codings, self._settings.max_body_bytes), codings
+        except CorruptBodyError:
+            return body, ()
+
+    def _kept(self, source: str, received: bytes, content_type: bytes) -> tuple[bytes | None, bytes, bytes]:
+        """Return a webhook's key, what may be kept of its body, and the Content-Type of that."""
+        text = to_utf8(received, content_type)
+        key = None
+        try:
+            event = parse(text)
         except UnreadablePayload as error:
             if error.reason == REASON_UNVERIFIED_SHAPE:
                 self._log_test(source)
-            return None, self._privacy.apply(body, error)
-        return message_key(source, event.sms_id), self._privacy.apply(body, event)
+            kept = self._privacy.apply(text, error)
+        else:
+            key = message_key(source, event.sms_id)
+            kept = self._privacy.apply(text, event)
+        if kept is text:
+            return key, received, content_type
+        return key, kept, rewritten_type(content_type)
 
     def _log_test(self, source: str) -> None:
         now = time.monotonic()
@@ -226,11 +268,36 @@ class Receiver:
             self._test_logged_at[source] = now
             log.info("a test webhook arrived from source %s: its URL and token are set up correctly", source)
 
+    def _refuse_body(self, error: Exception) -> web.Response:
+        """Return the answer to a webhook whose body is not taken; some of it may not have been read."""
+        if isinstance(error, _BrokenBodyError):
+            return closing(error_response(400, "the body did not arrive whole"))
+        if isinstance(error, _LateBodyError):
+            return closing(error_response(408, f"the body took longer than {self._settings.body_timeout_s:g} s"))
+        if isinstance(error, UnknownCodingError):
+            return closing(error_response(415, str(error), Accept_Encoding=ACCEPTED_CODINGS))
+        return self._too_large()
+
     def _too_large(self) -> web.Response:
         return closing(error_response(413, f"the body is larger than {self._settings.max_body_bytes} bytes"))
 
     def _come_again(self, why: str) -> web.Response:
         return error_response(503, f"not stored, send it again: {why}", Retry_After=self._retry_after)
+
+
+def _path_segments(target: str) -> list[str]:
+    """Return the segments of a request target's path, the first one empty; one slash at the end does not count.
+
+    Proxies send the target in absolute form (RFC 9112, 3.2.2), and a receiver has to accept it.
+    """
+    path = target.partition("?")[0]
+    if not path.startswith("/"):
+        origin = _ABSOLUTE_FORM.match(path)
+        path = path[origin.end() :] if origin else path
+    segments = path.split("/")
+    if len(segments) > 2 and not segments[-1]:  # noqa: PLR2004 - the empty one, a name, and behind the last slash
+        segments.pop()
+    return segments
 
 
 def _password(request: web.BaseRequest) -> str:

@@ -8,6 +8,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _MIN_KEY: Final = 16
 
+
+def _as_whole_number(value: object) -> object:
+    """Return the number that a text of digits is; an environment variable has no numbers."""
+    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+
+
 Networks = Annotated[
     tuple[IPvAnyNetwork, ...],
     NoDecode,
@@ -49,6 +55,9 @@ class IngestSettings(BaseSettings):
     )
     spool_reserve_bytes: int = Field(
         67_108_864, ge=0, description="Free space that the spool leaves on its disk, for itself and others to go on."
+    )
+    success_status: Annotated[Literal[200, 202], BeforeValidator(_as_whole_number)] = Field(
+        202, description="HTTP status for a webhook that is stored: 202, or 200 for senders that take no other."
     )
     retry_after_s: int = Field(5, ge=1, description="Seconds after which a sender is asked to retry, with a 503.")
     share_port: bool = Field(

@@ -13,12 +13,13 @@ from confluent_kafka import KafkaException
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from gateway import topics
+from gateway import records, topics
 from gateway.errors import SmspulseError, UnreadablePayload
+from gateway.json_body import to_utf8
 from gateway.kafka import KafkaSettings
 from gateway.payloads import parse
 from gateway.topic_ids import TopicIds
-from ingest.privacy import Privacy
+from ingest.privacy import Privacy, rewritten_type
 from ingest.settings import IngestSettings
 from ingest.spool import Spool, Webhook
 from warehouse import erasure, landing
@@ -78,13 +79,16 @@ def _clean_spool(data: Path, expression: re.Pattern[bytes]) -> int:
     privacy = Privacy("mask", "drop")
 
     def masked(webhook: Webhook) -> Webhook:
-        if not expression.search(webhook.body):
+        content_type = dict(webhook.headers).get(records.HEADER_CONTENT_TYPE, b"")
+        received = to_utf8(webhook.body, content_type)
+        if not expression.search(received):
             return webhook
         try:
-            body = privacy.apply(webhook.body, parse(webhook.body))
+            body = privacy.apply(received, parse(received))
         except UnreadablePayload as error:
-            body = privacy.apply(webhook.body, error)
-        return webhook._replace(body=body)
+            body = privacy.apply(received, error)
+        headers = dict(webhook.headers) | {records.HEADER_CONTENT_TYPE: rewritten_type(content_type)}
+        return webhook._replace(body=body, headers=list(headers.items()))
 
     spool = Spool(data, IngestSettings())
     try:

@@ -1,10 +1,12 @@
 """The way of one message, in words: did it arrive, when, and after what."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gateway.statuses import STATUSES
+from gateway.statuses import STATUSES, Status
 from warehouse.read import open_warehouse
+from warehouse.status_codes import known_statuses
 
 _FLAGS = {
     "duplicated": "a report was delivered more than once",
@@ -43,6 +45,7 @@ def find(data: Path, key: str) -> dict[str, Any] | None:
         })
     """
     sql = f"SELECT {', '.join(columns)}, {reports} FROM messages WHERE message_key = ?"  # noqa: S608 - names of ours
+    statuses = known_statuses(data)
     with open_warehouse(data) as connection:
         row = connection.execute(sql, [key]).fetchone()
     if row is None:
@@ -50,13 +53,13 @@ def find(data: Path, key: str) -> dict[str, Any] | None:
     found = dict(zip((*_COLUMNS[:-1], "reports"), row, strict=True))
     found["reports"] = sorted(found["reports"] or (), key=lambda report: report["after_s"])
     for report in found["reports"]:
-        report["status"] = status_name(report["status_id"])
+        report["status"] = status_name(report["status_id"], statuses)
     return found
 
 
-def status_name(status_id: int) -> str:
+def status_name(status_id: int, statuses: Mapping[int, Status] = STATUSES) -> str:
     """Return a status in words."""
-    status = STATUSES.get(status_id)
+    status = statuses.get(status_id)
     return status.name if status else f"undocumented status {status_id}"
 
 
@@ -95,13 +98,20 @@ def _verdict(message: dict[str, Any]) -> str:
         case "delivered":
             return f"was delivered {duration(message['total_s'] or 0)} after its first report"
         case "undelivered" | "not_sent" | "not_permitted":
-            return f"failed: {status_name(message['last_status_id'])}"
+            return f"failed: {_last_status(message)}"
         case "expired":
             return "expired: it has no end, and nothing more was reported"
         case "incoming":
             return "is an incoming message"
         case _:
-            return f"is open: {status_name(message['last_status_id'])}"
+            return f"is open: {_last_status(message)}"
+
+
+def _last_status(message: dict[str, Any]) -> str:
+    """Return the status that decides, as its report names it: a setting may have given it a meaning."""
+    id_ = message["last_status_id"]
+    named = (report["status"] for report in message["reports"] if report["status_id"] == id_)
+    return next(named, status_name(id_))
 
 
 def duration(seconds: float) -> str:

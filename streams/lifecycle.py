@@ -120,6 +120,11 @@ class Facts:
         self._repeated = 0  # how many were received more than once
         self._walk: _Walk | None = _Walk()  # over the observations in their order; None when they are in none
 
+    def has(self, report: StatusReport) -> bool:
+        """Return whether an observation is held that the report would belong to."""
+        observed = [report.status_id, report.device_id, report.channel_id, report.sent_at]
+        return any(row[:4] == observed for row in self.observations)
+
     def add(self, report: StatusReport, received_at: int) -> bool:
         """Add one report; return whether it told anything new."""
         _, status_id, device_id, channel_id, sent_at, recipient, _, _ = report

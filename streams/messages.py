@@ -13,7 +13,9 @@ import msgspec
 
 from gateway import records
 from gateway.errors import UnreadablePayload
+from gateway.json_body import EQUALS_SIGN, to_utf8
 from gateway.payloads import StatusReport, parse
+from gateway.records import HEADER_CONTENT_TYPE, HEADER_RECEIVED_AT
 from gateway.statuses import Outcome
 from gateway.topics import OUTCOMES
 from streams.devices import OPEN, Activities, Place
@@ -24,9 +26,9 @@ REASON_MISSING_HEADER: Final = "missing_header"
 REASON_WRONG_KEY: Final = "wrong_key"
 REASON_TOO_MANY: Final = "too_many_reports"
 
-MAX_OBSERVATIONS: Final = 1000
-"""What one message can hold: a gateway that gives every message the same id must not fill Kafka's largest record."""
-
+_LARGE_MESSAGE_BYTES: Final = 2048
+"""Of a version. One with five reports has some 700."""
+_CACHE_BYTES_PER_MESSAGE: Final = 1024
 _MAX_DIGITS: Final = 16  # a time in milliseconds has 13
 _NO_END: Final = (None, OPEN)
 _NOWHERE: Final[Place] = (None, None, None)
@@ -65,15 +67,65 @@ class _Message(Facts):
         has_expired: Whether that was told, be it revived since or not.
         place: As what, and for which device and channel, it counts.
         due: When the clock looks at it, in milliseconds, or somewhat sooner; None before its first version.
+        large_bytes: The bytes of its version, as the cache counts it; 0 unless it is large.
     """
 
-    __slots__ = ("due", "has_expired", "place")
+    __slots__ = ("due", "has_expired", "large_bytes", "place")
 
     def __init__(self, source: str, sms_id: int, *, late: bool = False) -> None:
         super().__init__(source, sms_id, late=late)
         self.has_expired = False
         self.place = _NOWHERE
         self.due: int | None = None
+        self.large_bytes = 0
+
+
+class _MessageCache:
+    """Decoded messages by key. `trim` removes those that were added first, until the others are within the bounds.
+
+    Nearly all messages are small, and bounded by their number. The large ones are bounded by bytes too, of their
+    versions as they are stored: a few thousand reports each would take the memory of many ordinary messages.
+
+    Args:
+        max_messages: How many there may be.
+    """
+
+    def __init__(self, max_messages: int) -> None:
+        self._max_messages = max_messages
+        self._max_large_bytes = max_messages * _CACHE_BYTES_PER_MESSAGE
+        self._messages: OrderedDict[bytes, _Message] = OrderedDict()
+        self.get = self._messages.get
+        self.large_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def add(self, key: bytes, message: _Message, size: int) -> None:
+        """Add a message whose stored version has so many bytes."""
+        self._messages[key] = message
+        if size > _LARGE_MESSAGE_BYTES:
+            self.resize(key, size)
+
+    def resize(self, key: bytes, size: int) -> None:
+        """Note that the version of a message, if it is here, is large now."""
+        message = self._messages.get(key)
+        if message is not None:
+            self.large_bytes += size - message.large_bytes
+            message.large_bytes = size
+
+    def remove(self, key: bytes) -> None:
+        message = self._messages.pop(key, None)
+        if message is not None:
+            self.large_bytes -= message.large_bytes
+
+    def trim(self) -> None:
+        while len(self._messages) > self._max_messages or self.large_bytes > self._max_large_bytes:
+            _, message = self._messages.popitem(last=False)
+            self.large_bytes -= message.large_bytes
+
+    def clear(self) -> None:
+        self._messages.clear()
+        self.large_bytes = 0
 
 
 class MessageFold:
@@ -86,18 +138,27 @@ class MessageFold:
         cache: How many messages to keep decoded.
         expire_after_ms: After how long without a report an open message expires.
         forget_after_ms: After how long without a report the state of a message is dropped; more than the former.
+        max_observations: How many different reports a message holds; the rebuild in SQL has the same limit.
     """
 
     def __init__(
-        self, lifecycle: Lifecycle, load: Load, zone: tzinfo, cache: int, expire_after_ms: int, forget_after_ms: int
+        self,
+        lifecycle: Lifecycle,
+        load: Load,
+        zone: tzinfo,
+        cache: int,
+        expire_after_ms: int,
+        forget_after_ms: int,
+        *,
+        max_observations: int = records.MAX_OBSERVATIONS,
     ) -> None:
         self._lifecycle = lifecycle
         self._load = load
         self._zone = zone
-        self._cache_size = cache
         self._expire_after_ms = expire_after_ms
         self._forget_after_ms = forget_after_ms
-        self._cache: OrderedDict[bytes, _Message] = OrderedDict()
+        self._max_observations = max_observations
+        self._cache = _MessageCache(cache)
 
     def forget_cache(self) -> None:
         """Drop decoded messages."""
@@ -117,9 +178,7 @@ class MessageFold:
         for key, message in changed.items():
             self._write(key, message, outputs, activities)
         outputs.others += activities.outputs()
-        cache = self._cache
-        while len(cache) > self._cache_size:
-            cache.popitem(last=False)
+        self._cache.trim()
         return outputs
 
     def pass_time(self, keys: Iterable[bytes], now: int) -> Outputs:
@@ -141,7 +200,7 @@ class MessageFold:
                 message.due = None
                 self._write(key, message, outputs, activities)
             else:
-                self._cache.pop(key, None)
+                self._cache.remove(key)
                 outputs.states.append((key, None, now + self._forget_after_ms))
         outputs.others += activities.outputs()
         return outputs
@@ -164,9 +223,14 @@ class MessageFold:
     def _one(
         self, record: Record, changed: dict[bytes, _Message], arrived: dict[bytes, int], activities: Activities
     ) -> None:
-        event = parse(record.value or b"", self._zone)
         headers = dict(record.headers)
-        received = headers.get(records.HEADER_RECEIVED_AT) or b""
+        body = record.value or b""
+        content_type = headers.get(HEADER_CONTENT_TYPE)
+        # Asked here rather than in the function, which nearly no report needs.
+        if content_type is not None and EQUALS_SIGN in content_type:
+            body = to_utf8(body, content_type)
+        event = parse(body, self._zone)
+        received = headers.get(HEADER_RECEIVED_AT) or b""
         received_at = int(received) if received.isdigit() and len(received) < _MAX_DIGITS else record.timestamp
         if not isinstance(event, StatusReport):
             source = _source(headers)
@@ -180,8 +244,9 @@ class MessageFold:
         message = self._cache.get(key) or self._message(key, headers, event.sms_id)
         if message.sms_id != event.sms_id:
             raise _wrong_key()
-        if len(message.observations) >= MAX_OBSERVATIONS:
-            raise UnreadablePayload(REASON_TOO_MANY, f"the message has {MAX_OBSERVATIONS} different reports already")
+        if len(message.observations) >= self._max_observations and not message.has(event):
+            detail = f"the message has {self._max_observations} different reports already"
+            raise UnreadablePayload(REASON_TOO_MANY, detail)
         if message.add(event, received_at):
             changed[key] = message
 
@@ -191,7 +256,7 @@ class MessageFold:
             raise _wrong_key()
         stored = self._load(key)
         message = self._stored(stored) if stored else _Message(source, sms_id, late=stored is not None)
-        self._cache[key] = message
+        self._cache.add(key, message, len(stored or b""))
         return message
 
     def _stored(self, stored: bytes) -> _Message:
@@ -209,7 +274,8 @@ class MessageFold:
         before, told = message.place[0], _told(version)
         due = self._due(told, version.last_seen_at)
         is_sooner = message.due is None or due < message.due
-        outputs.states.append((key, _encode(version), due if is_sooner else None))
+        encoded = _encode(version)
+        outputs.states.append((key, encoded, due if is_sooner else None))
         if is_sooner:
             message.due = due
         # An expiry can be taken back by a report that is no end; an end by nothing but another end.
@@ -225,7 +291,9 @@ class MessageFold:
         message.place, message.has_expired = place, version.expired_at is not None
         if told not in _NO_END:
             # Hardly anything comes after the end, and what is in memory in vain costs more than reading it again.
-            self._cache.pop(key, None)
+            self._cache.remove(key)
+        elif len(encoded) > _LARGE_MESSAGE_BYTES:
+            self._cache.resize(key, len(encoded))
 
 
 def _told(version: Version) -> str | None:

@@ -23,7 +23,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, S3Store
 
 from gateway.topics import MESSAGES
-from warehouse import landing, prefixes, views
+from warehouse import landing, prefixes, status_codes, views
 from warehouse.errors import BucketError, NoWarehouseError, OvertakenError
 from warehouse.partition_log import PartitionLog
 from warehouse.schemas import BY_TOPIC
@@ -73,6 +73,7 @@ class Bucket:
             folder = Path(scratch)
             landing.prepare(folder)
             prefixes.prepare(folder)
+            status_codes.prepare(folder)
             # The views are bound to the seeds alone, which takes no time however much was landed.
             sql = views.statements(self.url, incarnations=self._in_order_of_appearance())
             views.write(folder / views.FILE, sql, _Objects(self.url, scratch))

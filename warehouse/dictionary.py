@@ -71,7 +71,7 @@ _COLUMNS: Final = {
     "webhooks|status_reports|unreadable": "Webhooks received, of this kind.",
     "flawed": "Webhooks with a field that could not be read.",
     "duplicates": "Status reports received before on that day.",
-    "unknown": "Status reports of an undocumented status.",
+    "unknown": "Status reports of a status that is neither documented nor configured.",
     "reordered|late": "Messages with reports out of order, or an hour and more behind the one before.",
     "failing_since": "Since when it has not held; null if it does.",
     "ratio": "failures / count, when it fired.",

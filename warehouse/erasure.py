@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gateway.phone_numbers import spellings
 from warehouse import landing, swap, views
 from warehouse.compaction import layout
 from warehouse.errors import DamagedFileError
@@ -32,6 +33,8 @@ _DATASETS: Final = ("raw", "messages", "base", "deadletters", "differences")
 _BATCH: Final = 60_000
 _CHUNK: Final = 1 << 24
 _OVERLAP: Final = 256
+_BETWEEN_DIGITS: Final = r"[^0-9]{0,3}(?:\(0\)[^0-9]{0,3})?"
+"""Also a trunk zero in brackets: `+49 (0)157`."""
 
 
 @dataclass(slots=True)
@@ -59,10 +62,10 @@ def pattern(numbers: tuple[str, ...]) -> str:
     """
     spelled = []
     for number in numbers:
-        digits = re.sub(r"[^0-9]", "", number)
-        if len(digits) < 5:  # noqa: PLR2004
-            raise ValueError(number)
-        spelled.append("[^0-9]{0,3}".join(digits))
+        for digits in spellings(number):
+            if len(digits) < 5:  # noqa: PLR2004
+                raise ValueError(number)
+            spelled.append(_BETWEEN_DIGITS.join(digits))
     return f"(?:^|[^0-9])(?:00)?(?:{'|'.join(spelled)})(?:[^0-9]|$)"
 
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from gateway import records as rec
 from gateway import topics
+from gateway.json_body import charset_of, to_utf8
 from gateway.payloads import StatusReport, parse_all
 from warehouse.partition_log import UNKNOWN
 
@@ -109,7 +110,7 @@ RAW_SCHEMA: Final = pa.schema(
         _field("content_type", pa.string(), "Content-Type of the webhook."),
         _field("spooled", pa.bool_(), "Forwarded from ingest's spool, so it may be a second copy of the webhook."),
         _field("remote", pa.string(), "Address of the sender of the webhook, where the operator records it."),
-        _field("body", pa.binary(), "The exact bytes received, or what privacy left of them."),
+        _field("body", pa.binary(), "The exact bytes received, without their Content-Encoding; or what privacy left."),
         _field("kind", pa.string(), "status, incoming or unreadable."),
         _field("reason", pa.string(), "Why the body is unreadable; null otherwise."),
         _field("flaws", _TEXTS, "Fields that could not be read and are null."),
@@ -266,6 +267,17 @@ WEBHOOKS_SCHEMA: Final = pa.schema(
             _field(name, pa.int64(), "Count, as in webhook_quality.")
             for name in ("webhooks", "status_reports", "incoming", "unreadable", "flawed", "duplicates", "unknown")
         ),
+        _field("status_id", pa.int32(), "The undocumented status of all that is counted here; null of all others."),
+    ]
+)
+
+STATUS_CODES_SCHEMA: Final = pa.schema(
+    [
+        _field("status_id", pa.int32(), "As the gateway sends it."),
+        _field("name", pa.string(), "Short English name; the outcome, where a setting gives the meaning."),
+        _field("outcome", pa.string(), "What a message is whose decisive report has this status."),
+        _field("failure_class", pa.string(), "Why it failed; null unless it failed."),
+        _field("is_documented", pa.bool_(), "The gateway documents it; otherwise a setting gives it a meaning."),
     ]
 )
 
@@ -378,11 +390,18 @@ _INCOMING_FIELDS: Final = (
 """Columns of an `IncomingMessage`, in the order of its fields."""
 
 
+def _bodies_in_utf8(values: Sequence[bytes | None], content_types: Sequence[bytes | None] | None) -> list[bytes]:
+    bodies = [value or b"" for value in values]
+    if content_types is None or not any(map(charset_of, set(content_types))):
+        return bodies
+    return [to_utf8(body, content_type) for body, content_type in zip(bodies, content_types, strict=True)]
+
+
 def raw_columns(run: Run, zone: tzinfo) -> Columns:
     """Return the columns of `raw`: each webhook as it came, and what can be read of it."""
     rows = len(run.offsets)
     headers = _headers(run)
-    read = parse_all([value or b"" for value in run.values], zone)
+    read = parse_all(_bodies_in_utf8(run.values, headers.get(rec.HEADER_CONTENT_TYPE)), zone)
     columns = _position_columns(run) | _receipt_columns(headers) | dict(zip(_STATUS_FIELDS, read.reports, strict=False))
     spooled = headers.get(rec.HEADER_SPOOLED)
     columns |= {
@@ -573,5 +592,6 @@ SCHEMAS: Final = {dataset.name: dataset.schema for dataset in DATASETS} | {
     "webhooks": WEBHOOKS_SCHEMA,
     "quality": QUALITY_SCHEMA,
     "prefixes": PREFIXES_SCHEMA,
+    "status_codes": STATUS_CODES_SCHEMA,
 }
 """The schema of each dataset, also of those that are not landed: rebuilt from others, or part of the product."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import pyarrow as pa
 
-from warehouse import landing, views
+from warehouse import landing, status_codes, views
 from warehouse.errors import BucketError
 from warehouse.partition_log import PartitionLog
 
@@ -55,6 +55,8 @@ class Folder:
     def prepare(self) -> int:
         """As `Store`."""
         swept = landing.sweep(self.data)
+        # The lander has the environment of the stream. Where the setting is gone, it takes the meanings back.
+        status_codes.record(self.data, status_codes.configured_statuses())
         views.publish(self.data)
         return swept
 

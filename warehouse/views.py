@@ -18,8 +18,9 @@ from typing import Any, Final, NamedTuple
 
 import duckdb
 
+from gateway.statuses import STATUSES
 from gateway.topics import MESSAGES
-from warehouse import landing, prefixes
+from warehouse import landing, prefixes, status_codes
 from warehouse.errors import NeedsFolderError, WarehouseError
 from warehouse.partition_log import UNKNOWN
 from warehouse.schemas import COUNTS, SCHEMAS, SUMS
@@ -103,7 +104,8 @@ def sums_sql(name: str, rows: str, prefixes: str = "") -> str:
         prefixes: The SQL that reads the dataset of that name; for `networks`.
     """
     sql = files("warehouse").joinpath("sums", f"{name}.sql").read_text("utf-8")
-    return sql.replace("{rows}", rows).replace("{prefixes}", prefixes)
+    documented = ", ".join(map(str, sorted(STATUSES)))
+    return sql.replace("{rows}", rows).replace("{prefixes}", prefixes).replace("{documented}", documented)
 
 
 @cache
@@ -117,6 +119,7 @@ def publish(data: Path) -> Path:
 
     Raises:
         NeedsFolderError: It is no folder but a bucket.
+        SettingError: The meanings of further statuses cannot be meant.
         OSError: The data folder is not writable.
     """
     if "s3:" in data.parts:
@@ -125,6 +128,7 @@ def publish(data: Path) -> Path:
     path = data / FILE
     landing.prepare(data)
     prefixes.prepare(data)
+    status_codes.prepare(data)
     known = landing.in_order_of_appearance(data, MESSAGES)
     sql = statements(data, live(data), summed=is_summed(data), counted=counted(data), incarnations=known)
     temporary = data / landing.TEMPORARY / FILE

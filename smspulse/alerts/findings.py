@@ -26,7 +26,6 @@ from gateway.alerts import (
     alert_id,
 )
 from gateway.kafka import KafkaSettings
-from gateway.statuses import parse_meanings, status_table
 from gateway.topics import RAW
 from ingest.settings import IngestSettings
 from ingest.spool import Spool
@@ -34,6 +33,7 @@ from smspulse.lag import lag
 from streams.settings import StreamSettings
 from warehouse.read import open_warehouse, retried, rows
 from warehouse.settings import LanderSettings
+from warehouse.status_codes import known_statuses
 
 BY_SQL: Final = (SILENT, STUCK_MESSAGES, LATENCY_SHIFT, DEVICE_DOWN, WEBHOOK_QUALITY, QUALITY_CHECK)
 _KEPT: Final = ("rhythm", "past")
@@ -87,8 +87,8 @@ class Warehouse:
         self._data = data
         self._kept: dict[str, pa.Table] = {}
         self._kept_at = 0
-        meanings = parse_meanings(StreamSettings(state=data).status_meanings)
-        self._statuses = list(status_table(meanings))
+        # A setting without a meaning ends the process at its start, not at each look.
+        known_statuses(data)
 
     def findings(self, now: int) -> list[Finding]:
         """Return what is amiss at a time in milliseconds.
@@ -103,7 +103,7 @@ class Warehouse:
         with open_warehouse(self._data) as connection:
             connection.execute("SET memory_limit = '1GB'")
             connection.execute("SET VARIABLE now = ?", [datetime.fromtimestamp(now / 1000, UTC)])
-            connection.execute("SET VARIABLE statuses = ?", [self._statuses])
+            connection.execute("SET VARIABLE statuses = ?", [list(known_statuses(self._data))])
             if not self._kept or not 0 <= now - self._kept_at < _KEPT_MS:
                 self._kept = {name: connection.sql(_sql(name)).to_arrow_table() for name in _KEPT}
                 self._kept_at = now

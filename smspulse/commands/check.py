@@ -71,11 +71,10 @@ def check(
         return
     from expectations.check import run_checks
     from expectations.settings import CheckSettings
-    from gateway.statuses import parse_meanings, status_table
-    from streams.settings import StreamSettings
     from warehouse.quality import keep
+    from warehouse.status_codes import known_statuses
 
-    statuses = status_table(parse_meanings(StreamSettings(state=data).status_meanings))
+    statuses = known_statuses(data)
     suites, settings, now = suites or _SUITES, CheckSettings(), datetime.now(UTC)
     further, note = _reconciled(data, broker, settings, now, since) if "reconciliation" in suites else ([], "")
     report = run_checks(data, settings, now, suites=suites, since=since, statuses=statuses, further=further)
@@ -117,27 +116,42 @@ def _reconciled(
 
 @check.command()
 @click.argument("sample", type=click.File("rb"))
-def payload(sample: BinaryIO) -> None:
+@click.option("--lines", is_flag=True, help="SAMPLE has one payload a line.")
+@click.option("--content-type", default="", help="Content-Type that the gateway sends; its charset is decoded.")
+@click.option("--content-encoding", default="", help="Content-Encoding that the gateway sends: gzip or deflate.")
+def payload(sample: BinaryIO, content_type: str, content_encoding: str, *, lines: bool) -> None:
     """Say which generation of payloads a gateway sends, and what is wrong with them; 1 if anything is.
 
-    SAMPLE is a file, or - for standard input: a payload, a JSON array of payloads, or one a line.
+    SAMPLE is a file, or - for standard input. It is the body of one webhook, and judged as ingest and stream judge it.
 
     \b
     smspulse check payload examples/webhooks/status.json
     pbpaste | smspulse check payload -
+    smspulse check payload --content-type "application/json; charset=ISO-8859-1" examples/webhooks/status.json
     """
     from gateway.payloads import parse_zone
-    from smspulse.contracts import read, split, suite_on
+    from gateway.statuses import parse_meanings, status_table
+    from smspulse.contracts import RefusedBodyError, body_of, read, split_lines, suite_on
     from streams.settings import StreamSettings
 
-    zone = parse_zone(StreamSettings(state=Path()).zone)
-    bodies = split(sample.read())
-    if not bodies:
+    settings = StreamSettings(state=Path())
+    zone, statuses = parse_zone(settings.zone), status_table(parse_meanings(settings.status_meanings))
+    declared = content_type.encode("ascii", "replace")
+    received = sample.read()
+    if not received.strip():
         msg = "there is no payload in it"
         raise click.BadParameter(msg, param_hint="SAMPLE")
+    bodies = []
     faulty = False
-    for number, body in enumerate(bodies, 1):
-        found = read(body, zone)
+    for number, sent in enumerate(split_lines(received) if lines else [received], 1):
+        try:
+            body = body_of(sent, content_encoding)
+        except RefusedBodyError as error:
+            click.echo(f"✗ {number}: would not be stored\n    {error}")
+            faulty = True
+            continue
+        bodies.append(body)
+        found = read(body, zone, declared)
         mark = "✗" if found.faults else "✓"
         click.echo(f"{mark} {number}: {found.generation or 'cannot be read, and would be a dead letter'}")
         for fault in found.faults:
@@ -145,7 +159,9 @@ def payload(sample: BinaryIO) -> None:
         if found.unknown:
             click.echo(f"    fields that no known generation has: {', '.join(found.unknown)}")
         faulty |= bool(found.faults)
-    report = suite_on(bodies, zone)
+    if not bodies:
+        raise SystemExit(NOT_SO)
+    report = suite_on(bodies, zone, declared, statuses)
     _text(report)
     raise SystemExit(max(int(faulty), report.exit_code))
 

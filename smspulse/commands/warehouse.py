@@ -22,16 +22,16 @@ def rebuild(data: Path, day: datetime | None, *, everything: bool) -> None:
     smspulse rebuild                       days that are open or have news
     smspulse rebuild --date 2026-11-20     one day
     """
-    from gateway.statuses import parse_meanings, status_table
     from streams.settings import StreamSettings
     from warehouse.rebuild.run import rebuild as run
+    from warehouse.status_codes import known_statuses
 
     if day and everything:
         msg = "--date and --all exclude each other"
         raise click.UsageError(msg)
     writable(data)
     settings = StreamSettings(state=data / "state")
-    statuses = status_table(parse_meanings(settings.status_meanings))
+    statuses = known_statuses(data)
     expire_after = timedelta(hours=settings.expire_after_h)
     found = run(data, statuses, expire_after, day=day.date() if day else None, everything=everything)
     click.echo(

@@ -2,16 +2,18 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
 
+from gateway.statuses import STATUSES, Status
 from smspulse.page import metrics
 from warehouse.errors import NoWarehouseError
 from warehouse.read import open_warehouse, rows
+from warehouse.status_codes import known_statuses
 from warehouse.views import rates, sums_sql, view_sql
 
 # What the views of the moment read, and of persons nothing.
@@ -62,6 +64,7 @@ class Numbers:
     def __init__(self, data: Path, pipeline: Callable[[], dict[str, Any]]) -> None:
         self._data, self._pipeline = data, pipeline
         self._lock = threading.Lock()
+        self.statuses: Mapping[int, Status] = STATUSES
         self._connection: duckdb.DuckDBPyConnection | None = None
         self.kept: dict[str, Any] = {"trouble": "the numbers are being read"}
 
@@ -78,6 +81,7 @@ class Numbers:
         connection = None
         try:
             connection = open_warehouse(self._data)
+            self.statuses = known_statuses(self._data)
             connection.execute(_HOLD)
             kept |= {name: rows(connection, sql) for name, sql in _KEPT.items()}
             (kept["as_of"],) = connection.execute("SELECT strftime(now(), '%H:%M:%S')").fetchall()[0]

@@ -83,7 +83,11 @@ def content(numbers: Numbers, choice: Choice) -> str:
                 "Why messages failed, 24 hours",
                 ("reason", "status", "messages"),
                 (
-                    (status_name(row["last_status_id"]), row["last_status_id"], f"{row['messages']:,}")
+                    (
+                        status_name(row["last_status_id"], numbers.statuses),
+                        row["last_status_id"],
+                        f"{row['messages']:,}",
+                    )
                     for row in failures
                 ),
             ),

@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 _MIN_GAP_S: Final = 0.003
 _FIRST_BACKOFF_S: Final = 0.1
 _LAST_BACKOFF_S: Final = 5.0
+_STORED: Final = frozenset({HTTPStatus.OK, HTTPStatus.ACCEPTED})
+"""Answers to a webhook that is stored: ingest has a setting for it."""
 _PASSING: Final = frozenset(
     {
         HTTPStatus.TOO_MANY_REQUESTS,
@@ -57,7 +59,7 @@ class Totals:
         incoming: Incoming messages accepted.
         malformed: Malformed webhooks accepted.
         sent: Webhooks that were accepted or refused for good.
-        accepted: Webhooks that were answered 202.
+        accepted: Webhooks that were answered with success.
         refused: Other answers by status code, also those after which the request was sent again.
         retried: Requests sent again after a lost answer or a passing refusal.
         abandoned: Webhooks given up without a definite answer: they may have been stored.
@@ -273,13 +275,13 @@ class _Teller:
             try:
                 async with self.post(data=webhook.body, headers=headers) as response:
                     body, status = await response.read(), response.status
-                    if status == HTTPStatus.ACCEPTED:
+                    if status in _STORED:
                         ingest_id = str(orjson.loads(body)["ingest_id"])
             except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
                 # A connection that failed, or an answer that was cut off.
                 self._note_away(type(error).__name__)
             else:
-                if status == HTTPStatus.ACCEPTED:
+                if status in _STORED:
                     self._is_away = False
                     totals.sent += 1
                     totals.accepted += 1

@@ -2,6 +2,7 @@
 
 import gzip
 import random
+import zlib
 from typing import NamedTuple
 
 TOKEN = "c0ffee-token-of-the-fuzz"  # noqa: S105 - of this run alone
@@ -9,7 +10,7 @@ PATH = f"/webhooks/acme/{TOKEN}".encode()
 LIMIT = 65_536
 """Largest body that is taken."""
 TAKEN = {202, 429, 503}
-KNOWN = TAKEN | {200, 400, 401, 403, 404, 405, 408, 413}
+KNOWN = TAKEN | {200, 400, 401, 403, 404, 405, 408, 413, 415}
 
 
 class Case(NamedTuple):
@@ -96,11 +97,18 @@ class Cases:
 
     def encoded(self) -> Case:
         text = '{"sms_id": 17, "status_id": 7, "status_message": "доставлено"}'
-        name = self._rng.choice(["utf-16", "utf-32", "utf-7", "utf-8-sig", "cp1251", "gzip"])
-        body = gzip.compress(text.encode()) if name == "gzip" else text.encode(name)
-        extra = b"Content-Encoding: gzip\r\n" if self._rng.random() < 0.3 else b""
-        kinds = [b"application/json", b"text/plain; charset=nonsense", b"multipart/form-data", bytes(range(128, 255))]
-        return self._post("encoded", body, extra=extra + b"Content-Type: %s\r\n" % self._rng.choice(kinds))
+        charsets = ["utf-16", "utf-32", "utf-7", "utf-8-sig", "cp1251", "gb18030"]
+        body = self._rng.choice([text.encode(self._rng.choice(charsets)), self._bytes(300), bytes(LIMIT + 1)])
+        for compress in self._rng.choices([gzip.compress, zlib.compress], k=self._rng.randrange(3)):
+            body = compress(body)
+        if self._rng.random() < 0.2:
+            body = body[: self._rng.randrange(len(body) + 1)]
+        codings = [b"gzip", b"deflate", b"gzip, gzip", b"deflate, gzip", b"br", b"identity", b"", b"gzip," * 500]
+        extra = b"Content-Encoding: %s\r\n" % self._rng.choice(codings) if self._rng.random() < 0.7 else b""
+        named = self._rng.choice([*charsets, "nonsense", "idna", "a" * 5000]).encode()
+        types = [b"application/json; charset=%s" % named, b"multipart/form-data", bytes(range(128, 255))]
+        content_type = b"Content-Type: %s\r\n" % self._rng.choice(types)
+        return self._post("encoded", body[:LIMIT], TAKEN | {413, 415}, extra=extra + content_type)
 
     def chunked(self) -> Case:
         head = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n" % PATH
@@ -131,6 +139,9 @@ class Cases:
             b"/openapi.json",
             b"*",
             b"http://x/healthz",
+            b"HTTPS://[::1]:8443/readyz/?a=b",
+            b"http:///healthz",
+            b"/metrics/",
             b"/" + b"a" * 7000,
         ]
         methods = [b"GET", b"HEAD", b"PUT", b"OPTIONS", b"TRACE", b"DELETE", b"PATCH", b"POST"]

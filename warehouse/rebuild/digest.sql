@@ -22,6 +22,7 @@ SELECT
     min(CASE WHEN rank = 4 THEN told_at END) AS ended_at,
     max(CASE WHEN rank = 4 THEN told_at END) AS ended_until,
     min(CASE WHEN rank = 4 THEN log.status_id END) AS winner,
+    count(*) AS reports,
     bit_or(1 << (coalesce(rank, 5) + CASE WHEN sent_at IS NULL THEN 6 ELSE 0 END)) AS steps,
     steps & ((steps >> 6) | (1 << 5) | (1 << 11)) = 0
     AND coalesce(winner = max(CASE WHEN rank = 4 THEN log.status_id END), true)

@@ -31,6 +31,7 @@ from typing import Any, Final
 import duckdb
 import pyarrow.parquet as pq
 
+from gateway.records import MAX_OBSERVATIONS
 from gateway.statuses import Status
 from gateway.topics import MESSAGES, RAW
 from warehouse import landing, swap, views
@@ -55,6 +56,8 @@ _SETTLED_AFTER: Final = "INTERVAL 10 MINUTE"
 _COMPARED: Final = tuple(
     name for name in BASE_SCHEMA.names if name not in {"message_key", "source", "sms_id", "version", "recorded_at"}
 )
+_OBSERVATION: Final = ("source", "sms_id", "status_id", "device_id", "channel_id", "sent_at")
+"""Columns of the log that tell apart observations."""
 _COLUMNS: Final = tuple(name for name in BASE_SCHEMA.names if name not in {"version", "recorded_at"})
 
 
@@ -89,6 +92,7 @@ def rebuild(
     day: date | None = None,
     everything: bool = False,
     memory: str = "3.8GB",
+    max_observations: int = MAX_OBSERVATIONS,
 ) -> Rebuilt:
     """Recompute lifecycles from the log, compare them with the stream's, and write base files. Readers go on meanwhile.
 
@@ -99,6 +103,7 @@ def rebuild(
         day: Rebuild the messages first seen on this day (UTC) alone.
         everything: Rebuild all days, not only those that are not closed or have news.
         memory: What DuckDB may take; beyond it goes to disk.
+        max_observations: How many different reports a message holds, as the stream has it.
 
     Raises:
         RebuildError: The log of the day is not there, a file is damaged, or memory and disk do not suffice.
@@ -112,7 +117,7 @@ def rebuild(
         run = _Run(data, scratch, memory)
         try:
             with run.connection:
-                run.set_up(statuses, expire_after)
+                run.set_up(statuses, expire_after, max_observations)
                 return run.rebuild(day, everything=everything)
         except duckdb.IOException as error:
             raise OSError(" ".join(str(error).split())) from error
@@ -142,17 +147,20 @@ class _Run:
     def _one(self, sql: str, *parameters: Any) -> Any:
         return self._run(sql, *parameters)[0][0]
 
-    def set_up(self, statuses: Mapping[int, Status], expire_after: timedelta) -> None:
+    def set_up(self, statuses: Mapping[int, Status], expire_after: timedelta, max_observations: int) -> None:
         """Make what the SQL of this folder reads."""
-        self._incarnations = landing.in_order_of_appearance(self._data, MESSAGES)
+        positions = {
+            dataset: f", {views.position(landing.in_order_of_appearance(self._data, topic))} AS position"
+            for dataset, topic in (("raw", RAW), ("messages", MESSAGES))
+        }
         self._run(LOCAL)
         self._run("SET GLOBAL TimeZone = 'UTC'")
         for name in ("raw", "messages", "deadletters", "base"):
             found = views.parquet(self._data / name, filename=name == "messages")
-            position = f", {views.position(self._incarnations)} AS position" if name == "messages" else ""
-            self._run(f"CREATE TEMP VIEW {name}_files AS SELECT *{position} FROM {found}")  # noqa: S608 - ours
+            self._run(f"CREATE TEMP VIEW {name}_files AS SELECT *{positions.get(name, '')} FROM {found}")  # noqa: S608
         name_statuses(self.connection, statuses)
         self._set("expire_after", expire_after)
+        self._set("max_observations", max_observations)
         landed = ", ".join(views.every_file(self._data / name) for name in ("raw", "messages"))
         self._run(f"""
             SET VARIABLE horizon = (
@@ -249,23 +257,9 @@ class _Run:
 
     def _compute(self, partition: int) -> None:
         """Make `concluded` and `differing` of one partition."""
-        # A record whose key is not its message's was put aside by the stream: it would split the message's state.
-        self._run("""
-            CREATE TEMP TABLE log AS
-            SELECT
-                source, sms_id, status_id, device_id, channel_id, sent_at,
-                coalesce(received_at, recorded_at) AS told_at, address AS recipient
-            FROM raw_files
-            ANTI JOIN (
-                SELECT origin_offset AS "offset", ingest_id FROM deadletters_files
-                WHERE origin_topic = 'sms.raw' AND origin_partition = $1 AND reason = 'wrong_key'
-            ) AS misplaced
-                -- Several incarnations of the topic have a record at this offset: the webhook's id tells them apart.
-                ON misplaced."offset" = raw_files."offset"
-                AND misplaced.ingest_id IS NOT DISTINCT FROM raw_files.ingest_id
-            WHERE "partition" = $1 AND kind = 'status' AND source IS NOT NULL AND told_at >= getvariable('start')
-                AND recorded_at >= getvariable('start') - INTERVAL 1 DAY
-        """, partition)  # fmt: skip
+        self._run(f"CREATE TEMP TABLE log AS SELECT * EXCLUDE (position) FROM ({_sql('log')})", partition)  # noqa: S608 - ours
+        make_digest(self.connection)
+        self._drop_excess_observations(partition)
         tell(self.connection)
         self._run("SET VARIABLE logged = (SELECT {'reports': count(*), 'until': max(told_at)} FROM log)")
         self._run("DROP TABLE log")  # the largest of all, or memory would not hold the others
@@ -383,6 +377,15 @@ class _Run:
             LEFT JOIN stated AS s ON s.position = r.position
             CROSS JOIN reached
         """, read)  # fmt: skip  # noqa: S608 - names of ours
+
+    def _drop_excess_observations(self, partition: int) -> None:
+        """Take the reports out of the log that the stream puts aside as `too_many_reports`."""
+        if not self._one("SELECT count(*) FROM digest WHERE reports > getvariable('max_observations')"):
+            return
+        self._run(f"CREATE OR REPLACE TEMP TABLE excess AS {_sql('excess').replace('{log}', _sql('log'))}", partition)
+        same = " AND ".join(f"log.{name} IS NOT DISTINCT FROM excess.{name}" for name in _OBSERVATION)
+        self._run(f"CREATE OR REPLACE TEMP TABLE log AS SELECT log.* FROM log ANTI JOIN excess ON {same}")  # noqa: S608 - ours
+        make_digest(self.connection)
 
     def _sum(self, base: Iterable[tuple[date, Path]]) -> dict[Path, Path]:
         """Count what is in base files, each with its day; return the files of that by where they will be."""
@@ -511,9 +514,16 @@ def name_statuses(connection: duckdb.DuckDBPyConnection, statuses: Mapping[int, 
         connection.execute("INSERT INTO statuses VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
-def tell(connection: duckdb.DuckDBPyConnection) -> None:
-    """Make `told`, what the reports in `log` tell of each message, in the columns of told.sql; it reads `statuses`."""
+def make_digest(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make `digest`, the messages of `log`; it reads `statuses`."""
     connection.execute(f"CREATE OR REPLACE TEMP TABLE digest AS {_sql('digest')}")
+
+
+def tell(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make `told`, what the reports in `log` tell of each message, in the columns of told.sql.
+
+    It reads `digest` and `statuses`.
+    """
     connection.execute("""
         CREATE OR REPLACE TEMP TABLE reports AS
         SELECT digest.rowid AS message, status_id, log.device_id, log.channel_id, sent_at, told_at

@@ -2,7 +2,7 @@
 -- Key: source, day.
 -- Units: counts. webhooks = status_reports + incoming + unreadable; duplicates are status reports that had been received
 --   and written to Kafka before on that day, the same to the letter; flawed have a field that could not be read; unknown
---   name an undocumented status. Of the messages first reported on the day: reordered and contradicted ones, and late ones,
+--   name a status that is neither documented nor given a meaning by SMSPULSE_STREAM_STATUS_MEANINGS. Of the messages first reported on the day: reordered and contradicted ones, and late ones,
 --   with a report an hour or more behind the one before it: null where none of them is there.
 -- Freshness: as raw_webhooks and messages; days that compaction has counted, as of then.
 WITH received AS (
@@ -15,7 +15,12 @@ WITH received AS (
         sum(unreadable)::BIGINT AS unreadable,
         sum(flawed)::BIGINT AS flawed,
         sum(duplicates)::BIGINT AS duplicates,
-        sum("unknown")::BIGINT AS "unknown"
+        coalesce(
+            sum("unknown") FILTER (
+                status_id IS NULL OR status_id NOT IN (SELECT codes.status_id FROM {status_codes} AS codes)
+            ),
+            0
+        )::BIGINT AS "unknown"
     FROM {webhooks}
     GROUP BY source, day
 ),

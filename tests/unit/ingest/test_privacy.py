@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import UnreadablePayload
-from gateway.payloads import REASONS, Event, StatusReport, normalise_address, parse
+from gateway.payloads import REASONS, Event, StatusReport, parse
+from gateway.phone_numbers import normalise_address
 from ingest.privacy import Privacy
 
 KEY = "a key of some length"
@@ -56,6 +57,10 @@ def test_a_name_is_masked_too(name: str) -> None:
 def test_hashed_numbers_are_the_same_for_each_spelling_and_kind_and_differ_by_key() -> None:
     privacy = Privacy("hmac", "keep", KEY)
     payloads = [STATUS, TEXT, IMAGE | {"address": "+4915752982212"}, STATUS | {"sendto": "+49(157)5298.2212"}]
+    payloads += [
+        STATUS | {"sendto": "+49 (0)157 5298 2212"},
+        STATUS | {"sendto": "\u202a+49 157\u2011529\u00a082212\u202c"},
+    ]
     (one,) = {address(parse(apply(privacy, payload))) for payload in payloads}
     assert one is not None
     assert re.fullmatch(r"hmac:[0-9a-f]{32}", one)
@@ -64,6 +69,15 @@ def test_hashed_numbers_are_the_same_for_each_spelling_and_kind_and_differ_by_ke
     assert one == "hmac:61bfc4abb32b33421cf4a11937ac3799"
     assert address(parse(apply(Privacy("hmac", "keep", "another key of length"), STATUS))) != one
     assert address(parse(apply(privacy, STATUS | {"sendto": "+4915752982213"}))) != one
+
+
+@pytest.mark.parametrize("privacy", ALL[1:])
+@pytest.mark.parametrize(
+    "body", [b"\xef\xbb\xbf" + json.dumps(TEXT).encode(), rb'{"sms_id": 1, "status_id": 7, "x": "\ud800"}']
+)
+def test_what_the_parser_repairs_privacy_can_rewrite(privacy: Privacy, body: bytes) -> None:
+    before, after = read(body), read(privacy.apply(body, read(body)))
+    assert (type(after), after.sms_id) == (type(before), before.sms_id)  # type: ignore[union-attr]
 
 
 def test_dropped_bodies_leave_neither_text_nor_image() -> None:

@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import gzip
 import json
 import logging
+import tracemalloc
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,9 +15,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
 
+from gateway.json_body import to_utf8
 from gateway.kafka import KafkaSettings
-from gateway.payloads import parse
+from gateway.payloads import StatusReport, parse
 from ingest.connections import http_server
 from ingest.errors import CannotListenError, NotStoredError
 from ingest.metrics import Gauges
@@ -117,11 +122,156 @@ async def test_what_cannot_be_read_is_kept_without_a_key(tmp_path: Path, body: b
     assert [(webhook.key, webhook.body) for webhook in running.sink.kept] == [(None, body)]
 
 
-async def test_a_compressed_body_is_kept_as_it_came(tmp_path: Path) -> None:
-    async with receiving(tmp_path) as running:
-        response = await running.http.post(PATH, data=b"\x1f\x8b no gzip", headers={"Content-Encoding": "gzip"})
+def _raw_deflate(body: bytes) -> bytes:
+    return zlib.compress(body, wbits=-zlib.MAX_WBITS)
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", gzip.compress(STATUS)),
+        ("X-GZIP", gzip.compress(STATUS)),
+        ("gzip", gzip.compress(STATUS[:9]) + gzip.compress(STATUS[9:])),
+        ("deflate", zlib.compress(STATUS)),
+        ("deflate", _raw_deflate(STATUS)),
+        ("deflate, gzip", gzip.compress(zlib.compress(STATUS))),
+    ],
+)
+async def test_a_compressed_body_is_stored_decoded(tmp_path: Path, coding: str, body: bytes) -> None:
+    async with receiving(tmp_path, max_body_bytes=200) as running:
+        response = await running.http.post(PATH, data=body, headers={"Content-Encoding": coding})
         assert response.status == 202
-    assert running.sink.kept[0].body == b"\x1f\x8b no gzip"
+    (webhook,) = running.sink.kept
+    assert (webhook.key, webhook.body) == (b"acme:17", STATUS)
+    assert dict(webhook.headers)["content_encoding"] == coding.lower().removeprefix("x-").encode()
+
+
+@pytest.mark.parametrize("coding", ["", "identity"])
+async def test_a_body_without_a_coding_is_kept_as_it_came(tmp_path: Path, coding: str) -> None:
+    async with receiving(tmp_path) as running:
+        assert (await running.http.post(PATH, data=STATUS, headers={"Content-Encoding": coding})).status == 202
+    (webhook,) = running.sink.kept
+    assert webhook.body == STATUS
+    assert "content_encoding" not in dict(webhook.headers)
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", b"\x1f\x8b no gzip"),
+        ("gzip", b""),
+        ("gzip", gzip.compress(STATUS)[:-4]),
+        ("gzip", gzip.compress(b"") * 1000),
+        ("deflate", zlib.compress(STATUS)[:-4]),
+        ("deflate", b"\xff"),
+    ],
+)
+async def test_a_body_that_is_not_what_its_coding_says_is_kept_as_it_came(
+    tmp_path: Path, coding: str, body: bytes
+) -> None:
+    async with receiving(tmp_path) as running:
+        response = await running.http.post(PATH, data=body, headers={"Content-Encoding": coding})
+        assert response.status == 202
+    (webhook,) = running.sink.kept
+    assert (webhook.key, webhook.body) == (None, body)
+    assert "content_encoding" not in dict(webhook.headers)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "gzip, gzip"])
+async def test_a_decompression_bomb_is_refused_and_never_expanded(tmp_path: Path, coding: str) -> None:
+    bomb = zlib.compress(bytes(100_000_000)) if coding == "deflate" else gzip.compress(bytes(100_000_000))
+    if coding == "gzip, gzip":
+        bomb = gzip.compress(bomb)
+    async with receiving(tmp_path) as running:
+        tracemalloc.start()
+        response = await running.http.post(PATH, data=bomb, headers={"Content-Encoding": coding})
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert (response.status, await error_of(response)) == (413, "the body is larger than 262144 bytes")
+    assert running.sink.kept == []
+    assert peak < 10_000_000
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br", "gzip, gzip, gzip", "*"])
+async def test_an_unknown_coding_is_answered_415_with_those_that_are_known(tmp_path: Path, coding: str) -> None:
+    async with receiving(tmp_path) as running:
+        response = await running.http.post(PATH, data=STATUS, headers={"Content-Encoding": coding})
+        assert (response.status, response.headers["Accept-Encoding"]) == (415, "gzip, deflate")
+        assert await error_of(response) == "Content-Encoding must be one of gzip, deflate, or left out"
+        assert (await running.http.post(PATH, data=STATUS)).status == 202
+    assert len(running.sink.kept) == 1
+
+
+@pytest.mark.parametrize("charset", ["UTF-16", "ISO-8859-1"])
+@pytest.mark.parametrize("privacy", ["keep", "mask"])
+async def test_a_declared_charset_gives_the_key_and_what_privacy_rewrites_is_utf_8(
+    tmp_path: Path, privacy: str, charset: str
+) -> None:
+    body = '{"sms_id": 17, "status_id": 7, "status_message": "für", "sendto": "+4915752982212"}'.encode(charset)
+    async with receiving(tmp_path, privacy=privacy) as running:
+        headers = {"Content-Type": f"application/json; charset={charset}"}
+        assert (await running.http.post(PATH, data=body, headers=headers)).status == 202
+    (webhook,) = running.sink.kept
+    content_type = dict(webhook.headers)["content_type"]
+    report = parse(to_utf8(webhook.body, content_type))
+    assert isinstance(report, StatusReport)
+    assert (webhook.key, report.status_message) == (b"acme:17", "für")
+    expected = (body, "+4915752982212") if privacy == "keep" else (webhook.body, "****2212")
+    assert (webhook.body, report.recipient) == expected
+
+
+@pytest.mark.parametrize("status", [200, 202, "200", "202"])
+async def test_the_status_of_success_is_200_or_202(tmp_path: Path, status: int | str) -> None:
+    async with receiving(tmp_path, success_status=status) as running:
+        response = await running.http.post(PATH, data=STATUS)
+        assert response.status == int(status)
+        assert list(await response.json()) == ["ingest_id"]
+        assert (await running.http.post("/webhooks/acme/wrong", data=STATUS)).status == 401
+
+
+@pytest.mark.parametrize("status", [201, 204, "abc", ""])
+def test_another_status_of_success_is_refused(status: int | str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMSPULSE_INGEST_SUCCESS_STATUS", str(status))
+    with pytest.raises(ValidationError, match="200"):
+        IngestSettings()
+
+
+TARGETS = [
+    "{path}",
+    "{path}/",
+    "{path}?x=1",
+    "{path}/?x=1",
+    "http://127.0.0.1{path}",
+    "HTTPS://sms.example.org:8443{path}/",
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+async def test_a_request_target_may_be_absolute_and_end_with_a_slash(tmp_path: Path, target: str) -> None:
+    async with receiving(tmp_path) as running:
+
+        async def answer(method: bytes, path: str) -> bytes:
+            line = b"%s %s HTTP/1.1\r\n" % (method, target.format(path=path).encode())
+            head = b"Host: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(STATUS)
+            return (await running.raw(line + head + STATUS)).partition(b"\r\n")[0]
+
+        assert await answer(b"POST", PATH) == b"HTTP/1.1 202 Accepted"
+        assert await answer(b"POST", f"{PATH}/more") == b"HTTP/1.1 404 Not Found"
+        assert await answer(b"POST", f"{PATH}//") == b"HTTP/1.1 404 Not Found"
+        for path in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
+            assert await answer(b"GET", path) == b"HTTP/1.1 200 OK", path
+        assert (await running.http.get("/metrics")).status == 200
+        assert TOKEN not in await (await running.http.get("/metrics")).text()
+    assert len(running.sink.kept) == 1
+
+
+@pytest.mark.parametrize(
+    "target", ["http://127.0.0.1", "http://127.0.0.1?x", "*", "http:/healthz", "x://y/healthz", "x/http://y/healthz"]
+)
+async def test_other_request_targets_are_not_found(tmp_path: Path, target: str) -> None:
+    async with receiving(tmp_path) as running:
+        answer = await running.raw(b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % target.encode())
+        assert answer.startswith((b"HTTP/1.1 404 ", b"HTTP/1.1 400 ", b"HTTP/1.0 400 ")), answer
 
 
 async def test_the_sender_s_address_is_stored_only_when_asked_for(tmp_path: Path) -> None:

@@ -1,13 +1,25 @@
 """Payloads of a gateway that is not connected yet: which generation they are, and what is wrong with them."""
 
+import gzip
+from datetime import UTC
 from pathlib import Path
 
 import orjson
 import pytest
 from click.testing import CliRunner
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from warehouse_records import raw
 
+from gateway.errors import UnreadablePayload
+from gateway.json_body import to_utf8
+from gateway.payloads import parse
+from gateway.statuses import STATUSES
+from gateway.topics import DEADLETTERS
 from smspulse.cli import cli
-from smspulse.contracts import read, split
+from smspulse.contracts import RefusedBodyError, body_of, read, split_lines
+from streams.lifecycle import Lifecycle
+from streams.messages import MessageFold
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "webhooks"
 GENERATIONS = {
@@ -35,14 +47,76 @@ def test_what_is_wrong_is_named_by_its_field_and_never_by_its_value() -> None:
     assert read(b'{"status_id": 7}').faults == ("missing_field: sms_id is missing",)
 
 
-@pytest.mark.parametrize("form", [b'{"a": 1}\n{"a": 2}\n', b'[{"a": 1}, {"a": 2}]'])
-def test_a_sample_is_lines_or_an_array(form: bytes) -> None:
-    assert [orjson.loads(each) for each in split(form)] == [{"a": 1}, {"a": 2}]
+def test_a_sample_may_have_a_payload_a_line() -> None:
+    assert [orjson.loads(each) for each in split_lines(b'{"a": 1}\n\n{"a": 2}\n')] == [{"a": 1}, {"a": 2}]
 
 
-def test_a_single_payload_may_span_lines_and_be_no_json() -> None:
-    assert split(b'{\n"a": 1}\n') == [b'{\n"a": 1}\n']
-    assert split(b"<html>\n</html>") == [b"<html>\n</html>"]
+_STATUS = (EXAMPLES / "status.json").read_bytes()
+_PARTS = st.sampled_from(
+    [
+        *(path.read_bytes() for path in EXAMPLES.glob("*.json")),
+        *(
+            b"[",
+            b"]",
+            b",",
+            b"\n",
+            b"{",
+            b"}",
+            b" ",
+            b"\xef\xbb\xbf",
+            b"\xff",
+            b"\x00",
+            b'"\\ud800"',
+            b"null",
+            b"1",
+            b"[]",
+        ),
+        *(b'{"sms_id": 1, "status_id": 7}', b'{"sms_id": 1}', b'{"event": 1}', b'{"sms_id": "x", "status_id": 7}'),
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(_PARTS, max_size=4).map(b"".join),
+    st.sampled_from([None, b"", b"text/plain; charset=latin-1", b"application/json; charset=utf-16"]),
+    st.booleans(),
+)
+@example(b"[" + _STATUS + b"]", None, False)
+@example(_STATUS + b"\n" + _STATUS, None, False)
+@example(b"\xef\xbb\xbf\xef\xbb\xbf" + _STATUS, None, False)
+def test_a_payload_is_accepted_exactly_when_the_stream_accepts_it(
+    body: bytes, content_type: bytes | None, is_wide: bool
+) -> None:
+    if is_wide:
+        body = body.decode("utf-8", "replace").encode("utf-16")
+    try:
+        key = b"acme:%d" % parse(to_utf8(body, content_type)).sms_id  # as ingest gives it
+    except UnreadablePayload:
+        key = None
+    record = raw(0, body)
+    headers = [header for header in record.headers if header[0] != "content_type"]
+    record = record._replace(key=key, headers=[*headers, ("content_type", content_type)])
+    outputs = MessageFold(Lifecycle(STATUSES), lambda _: None, UTC, 9, 10, 20).run([record])  # type: ignore[list-item]
+    dead = [dict(each.headers or ())["reason"].decode() for each in outputs.others if each.topic == DEADLETTERS]
+
+    found = read(body, UTC, content_type)
+    assert (found.generation is None) == bool(dead)
+    assert [fault.partition(":")[0] for fault in found.faults if found.generation is None] == dead
+
+
+def test_what_ingest_refuses_is_refused_by_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMSPULSE_INGEST_MAX_BODY_BYTES", str(len(_STATUS)))
+    assert body_of(_STATUS, "") == body_of(gzip.compress(_STATUS), "gzip") == _STATUS
+    for sample, coding, status in (
+        (_STATUS + b" ", "", 413),
+        (gzip.compress(_STATUS + b" "), "gzip", 413),
+        (b"", "br", 415),
+    ):
+        with pytest.raises(RefusedBodyError) as refused:
+            body_of(sample, coding)
+        assert refused.value.status == status
+    assert body_of(b"\x1f\x8b", "gzip") == b"\x1f\x8b"  # kept as it came
 
 
 def test_the_command_runs_the_suite_too_and_says_by_its_code_whether_all_is_well(tmp_path: Path) -> None:
@@ -53,8 +127,20 @@ def test_the_command_runs_the_suite_too_and_says_by_its_code_whether_all_is_well
     for check in ("raw_channels_in_range", "raw_codes_known"):
         assert f"✗ warning {check}" in found.output
     assert "payloads checked: 1, as if they had been received now" in found.output
-    none = CliRunner().invoke(cli, ["check", "payload", "-"], input=b"[]")
+    none = CliRunner().invoke(cli, ["check", "payload", "-"], input=b" \n")
     assert (none.exit_code, "there is no payload in it" in none.output) == (2, True)
+    array = CliRunner().invoke(cli, ["check", "payload", "-"], input=b"[" + _STATUS + b"]")
+    assert (array.exit_code, "not_an_object" in array.output) == (1, True)
+    lines = CliRunner().invoke(
+        cli, ["check", "payload", "--lines", "-"], input=orjson.dumps(orjson.loads(_STATUS)) + b"\n{\n"
+    )
+    assert (lines.exit_code, "✓ 1: status report, current" in lines.output, "✗ 2: cannot" in lines.output) == (
+        1,
+        True,
+        True,
+    )
+    refused = CliRunner().invoke(cli, ["check", "payload", "--content-encoding", "br", "-"], input=_STATUS)
+    assert (refused.exit_code, "ingest answers 415" in refused.output) == (1, True)
     bad = CliRunner().invoke(cli, ["check", "payload", "-"], input=b"<html>")
     assert bad.exit_code == 1
     assert "not_json" in bad.output

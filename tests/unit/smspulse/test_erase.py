@@ -13,7 +13,9 @@ from click.testing import CliRunner
 from warehouse_records import at, deadletter, raw, status, version
 
 from gateway import topics
+from gateway.json_body import to_utf8
 from gateway.kafka import KafkaSettings
+from gateway.payloads import StatusReport, parse
 from gateway.statuses import status_table
 from ingest.settings import IngestSettings
 from ingest.spool import Spool, Webhook
@@ -34,6 +36,8 @@ SPOOLED = [
     Webhook(b"acme:8", b'{"sms_id":8,"status_id":6,"sendto":"+4915752982213"}', [("source", b"acme")], at(0)),
     Webhook(None, b"not json +4915752982212", [("source", b"acme")], at(0)),
 ]
+TRUNK_ZERO = "+49 (0)157 529 82212"
+WIDE = [("source", b"acme"), ("content_type", b"application/json; charset=UTF-16")]
 
 
 @pytest.fixture(autouse=True)
@@ -191,6 +195,38 @@ def test_a_run_that_is_cut_off_anywhere_is_ended_by_the_next(
     erase(data, (NUMBER,), kafka)
     assert holding(data) == set()
     assert {key for each in told for key in each} == {(0, "acme:1"), (0, "acme:3")}
+
+
+def test_a_number_with_a_trunk_zero_and_in_another_charset_is_found_wherever_it_is(data: Path) -> None:
+    body = '{"sms_id":7,"status_id":6,"status_message":"für","sendto":"%s"}' % TRUNK_ZERO  # noqa: UP031 - braces
+    wide = raw(8, body.encode("utf-16"), seconds=9)._replace(headers=[*raw(8, b"").headers[:3], WIDE[1]])
+    landing.land(data, 8, [wide])
+    landing.land(data, 9, [raw(9, {"to": TRUNK_ZERO}, seconds=9), raw(10, {"to": "+490157 52982212"}, seconds=9)])
+    spool = Spool(data, IngestSettings(spool_max_age_s=1e9))
+    spool.append([Webhook(b"acme:7", body.encode("utf-16"), WIDE, at(0)), *SPOOLED[1:2]])
+    spool.close()
+
+    assert erase(data, (NUMBER,), KafkaSettings).lines
+    with open_warehouse(data) as connection:
+        sql = 'SELECT body::VARCHAR, address FROM raw_webhooks WHERE "offset" > 7 ORDER BY "offset"'
+        assert connection.execute(sql).fetchall() == [("erased", "erased"), ("erased", None), ("erased", None)]
+    spool = Spool(data, IngestSettings())
+    _, waiting = spool.read(0, 99)
+    spool.close()
+    masked = next(each for each in waiting if each.key == b"acme:7")
+    content_type = dict(masked.headers)["content_type"]
+    report = parse(to_utf8(masked.body, content_type))
+    assert isinstance(report, StatusReport)
+    assert (report.recipient, report.status_message) == ("****2212", "für")
+
+
+@pytest.mark.parametrize("given", [NUMBER, TRUNK_ZERO, "0049 157 52982212", "+490157 52982212"])
+def test_a_number_may_be_given_in_any_international_spelling(given: str) -> None:
+    expression = re.compile(erasure.pattern((given,)))
+    for stored in (NUMBER, "+4915752982212", "004915752982212", TRUNK_ZERO, "+49(0)157/52982212", "+490157-52982212"):
+        assert expression.search(f'"{stored}"'), stored
+    for other in (OTHER, "+49157529822123", "+49 (1)157 52982212"):
+        assert not expression.search(f'"{other}"'), other
 
 
 def test_what_is_no_number_is_refused(data: Path) -> None:

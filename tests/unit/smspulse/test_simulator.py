@@ -118,6 +118,16 @@ def sms_id_of(body: bytes) -> int:
         return -1
 
 
+@pytest.mark.parametrize("status", [200, 202])
+async def test_a_webhook_is_stored_whichever_status_says_so(tmp_path: Path, status: int) -> None:
+    async with receiving() as receiver:
+        receiver.success_status = status
+        totals = await simulate(receiver.url, stories(2, 10), truth=tmp_path / "truth", **FAST)
+    check_against(receiver, tmp_path / "truth")
+    assert totals.sent == totals.accepted == receiver.requests
+    assert totals.refused == {}
+
+
 async def test_a_refused_webhook_ends_its_story_and_no_other(tmp_path: Path) -> None:
     async with receiving() as receiver:
         receiver.answer = lambda number, _: "too_large" if number == 7 else "accept"

@@ -27,6 +27,7 @@ class Receiver:
         self.requests = 0
         self.receipts: list[Receipt] = []
         self.retry_after = "0.01"
+        self.success_status = 202
         self.answer: Callable[[int, bytes], Answer] = lambda _, __: "accept"
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -47,7 +48,7 @@ class Receiver:
         if answer != "accept":
             assert request.transport is not None
             request.transport.close()
-        return web.json_response({"ingest_id": receipt.ingest_id}, status=202)
+        return web.json_response({"ingest_id": receipt.ingest_id}, status=self.success_status)
 
 
 @asynccontextmanager

@@ -279,8 +279,49 @@ def test_every_message_is_counted_once_whatever_comes(told: Any, faults: list[st
             assert (last["outcome"], firsts[each["sms_id"]]) == (each["outcome"], 1)
 
 
+def _many_reports(count: int) -> list[Any]:
+    return [record(6, at, senttime=f"2026-07-11 12:{at // 60:02}:{at % 60:02}") for at in range(count)]
+
+
 def test_a_message_without_end_of_reports_does_not_grow_for_ever(stream: Stream) -> None:
-    stream.run(*(record(6, at, senttime=f"2026-07-11 12:{at // 60:02}:{at % 60:02}") for at in range(1000)))
+    stream.run(*_many_reports(1000))
     stream.run(record(7, 2000), record(7, 2000, sms_id=18))
     assert [dict(dead.headers)["reason"] for dead in stream.dead] == [b"too_many_reports"]
     assert (stream.version["outcome"], len(stream.version["observations"])) == ("sent", 1000)
+
+
+def test_a_full_message_still_takes_reports_that_it_knows(stream: Stream) -> None:
+    reports = _many_reports(1000)
+    stream.run(*reports)
+    known = reports[3]
+    headers = [
+        ("received_at", str(T0 + 5000).encode()) if name == "received_at" else (name, value)
+        for name, value in known.headers
+    ]
+    known.headers = headers
+    stream.run(known, record(7, 6000))
+    assert [dict(dead.headers)["reason"] for dead in stream.dead] == [b"too_many_reports"]
+    assert (stream.version["last_seen_at"], stream.version["flags"][0]) == (T0 + 5000, "duplicated")
+
+
+def test_messages_in_memory_are_bounded_by_bytes_too() -> None:
+    store: dict[bytes, bytes] = {}
+    fold = MessageFold(Lifecycle(STATUSES, EXPIRE), store.get, UTC, 50, EXPIRE, FORGET)
+
+    def run(*records: Any) -> None:
+        store.update({key: value or b"" for key, value, _ in fold.run(records).states})
+
+    for sms_id in range(40):
+        run(record(6, 0, sms_id=sms_id))
+    assert len(fold._cache) == 40
+    run(record(6, 1, sms_id=0, sendto="+" + "4" * 200_000))
+    assert fold._cache.large_bytes <= 50 * 1024
+    for sms_id in range(40):
+        run(*(record(6, n, sms_id=sms_id, senttime=f"2026-07-11 12:{n // 60:02}:{n % 60:02}") for n in range(300)))
+    assert 0 < len(fold._cache) < 5
+    assert fold._cache.large_bytes <= 50 * 1024
+    for sms_id in range(40):
+        run(record(7, 2000, sms_id=sms_id))
+    assert (len(fold._cache), fold._cache.large_bytes) == (0, 0)
+    versions = [json.loads(value) for value in store.values()]
+    assert {(each["outcome"], len(each["observations"])) for each in versions} == {("delivered", 302)}

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from warehouse_records import MadeRecord, at, moment, raw, status, version
 
 from gateway import topics
+from gateway.records import MAX_OBSERVATIONS
 from gateway.statuses import parse_meanings, status_table
 from smspulse.cli import cli
 from smspulse.simulator.stories import stories
@@ -41,13 +42,13 @@ def data(tmp_path: Path) -> Path:
 class Stream:
     """The stream's fold over a store in memory, and landers beside it."""
 
-    def __init__(self, data: Path, partition: int = 0) -> None:
+    def __init__(self, data: Path, partition: int = 0, max_observations: int = MAX_OBSERVATIONS) -> None:
         self._data, self._partition = data, partition
         self._store: dict[bytes, bytes | None] = {}
         self._ends = {topics.RAW: 0, topics.MESSAGES: 0}
         self._fold = MessageFold(
             Lifecycle(TABLE), lambda key: self._store[key] or b"" if key in self._store else None, UTC, 0,
-            EXPIRE_AFTER_MS, 7 * EXPIRE_AFTER_MS,
+            EXPIRE_AFTER_MS, 7 * EXPIRE_AFTER_MS, max_observations=max_observations,
         )  # fmt: skip
 
     def hear(self, *told: tuple[float, Any], source: str = "acme") -> list[MadeRecord]:
@@ -152,9 +153,11 @@ HISTORIES: dict[str, Callable[[], list[tuple[float, Any]]]] = {
 }
 
 
-def stream_of(data: Path, history: list[tuple[float, Any]], partitions: int = 2) -> None:
+def stream_of(
+    data: Path, history: list[tuple[float, Any]], partitions: int = 2, max_observations: int = MAX_OBSERVATIONS
+) -> None:
     for partition in range(partitions):
-        stream = Stream(data, partition)
+        stream = Stream(data, partition, max_observations)
         mine = [(s, body) for s, body in history if crc32(_key("", body) or b"") % partitions == partition]
         for cut in range(0, len(mine), 700):
             stream.tell(*mine[cut : cut + 700])
@@ -170,13 +173,50 @@ def test_stream_and_log_agree_row_for_row(data: Path, name: str) -> None:
     assert (found.differing, found.repaired) == (0, 0)
     assert found.messages == len(before) > 750
     assert messages(data) == before
-    # Not by the comparison that was just run: by the base files alone, field by field.
+    assert_base_files_say_what_the_stream_says(data)
+
+
+def assert_base_files_say_what_the_stream_says(data: Path) -> None:
+    """Not by the comparison that the rebuild runs: by the base files alone, field by field."""
     columns = ", ".join(name for name in BASE_SCHEMA.names if name != "recorded_at")
     base, streamed = (views.parquet(data / folder) for folder in ("base", "messages"))
     order = 'row_number() OVER (PARTITION BY message_key ORDER BY version DESC, "offset" DESC) = 1'
     newest = f"SELECT * FROM {streamed} WHERE NOT is_forgotten QUALIFY {order}"  # noqa: S608 - names of ours
     for one, other in ((base, f"({newest})"), (f"({newest})", base)):
         assert duckdb.sql(f"SELECT {columns} FROM {one} EXCEPT SELECT {columns} FROM {other}").fetchall() == []  # noqa: S608
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+@pytest.mark.parametrize("limit", [1, 4])
+def test_stream_and_log_agree_on_messages_with_more_reports_than_they_hold(data: Path, seed: int, limit: int) -> None:
+    stream_of(data, dense(seed, 200), 1, limit)
+    found = rebuild(data, max_observations=limit)
+    assert (found.differing, found.repaired) == (0, 0)
+    observed = dict(rows(data, "SELECT len(observations), count(*) FROM messages GROUP BY ALL"))
+    assert max(observed) == limit
+    assert observed[limit] > 50
+    assert_base_files_say_what_the_stream_says(data)
+    assert rebuild(data, everything=True).differing > 50  # with the usual limit
+
+
+EXCESS_MUTATIONS = {
+    "the last observations are held": ("excess", "ORDER BY first_offset", "ORDER BY first_offset DESC"),
+    "those received first are held": ("excess", 'min("offset") AS first_offset', "min(told_at) AS first_offset"),
+    "those reported again last are held": ("excess", 'min("offset")', 'max("offset")'),
+    "one more is held": ("excess", "> getvariable('max_observations')\n", "> getvariable('max_observations') + 1\n"),
+}
+
+
+@pytest.mark.parametrize("name", EXCESS_MUTATIONS)
+def test_an_error_in_which_observations_are_held_is_caught(
+    data: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    file, right, wrong = EXCESS_MUTATIONS[name]
+    stream_of(data, dense(13, 120), 1, 4)
+    sql = run._sql
+    assert right in sql(file)
+    monkeypatch.setattr(run, "_sql", lambda each: sql(each).replace(right, wrong) if each == file else sql(each))
+    assert rebuild(data, max_observations=4).differing > 0
 
 
 MUTATIONS = {

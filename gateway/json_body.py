@@ -1,0 +1,120 @@
+"""The JSON text of a webhook's body: its charset, and what of it can be repaired.
+
+A body is stored as it was received, so everybody who reads one turns it into UTF-8 first (`to_utf8`) and then into
+values (`load`). Ingest, stream, lander, erasure and `smspulse check payload` all do so, and so agree on each body.
+
+- A charset that `Content-Type` declares is decoded. If that gives no JSON, the declaration is taken for wrong, and the
+  body is read as UTF-8.
+- A byte order mark says UTF-8, whatever is declared.
+- A charset that is not in the list below counts as none, so UTF-8, which every JSON text is in by RFC 8259.
+- Bytes that are no UTF-8, and lone surrogates, become U+FFFD: a cut emoji costs one character, and not the report.
+"""
+
+import json
+import re
+from encodings.aliases import aliases
+from functools import lru_cache
+from typing import Any, Final
+
+import orjson
+
+BOM: Final = b"\xef\xbb\xbf"
+
+# By Python's names. None has a decoder that takes more than linear time, or that does anything but decode text.
+_ASCII_BASED: Final = frozenset(
+    {
+        *("latin_1", "cp437", "cp850", "cp866", "cp874", "cp932", "cp949", "mac_roman"),
+        *(f"iso8859_{part}" for part in (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 16)),
+        *(f"cp{page}" for page in range(1250, 1259)),
+        *("koi8_r", "koi8_u", "gb2312", "gbk", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr"),
+    }
+)
+_OF_WIDE_UNITS: Final = frozenset({"utf_16", "utf_16_le", "utf_16_be", "utf_32", "utf_32_le", "utf_32_be"})
+_OF_UNKNOWN_BYTE_ORDER: Final = frozenset({"utf_16", "utf_32"})
+
+_CHARSET: Final = re.compile(rb";\s*charset\s*=\s*\"?([\w.:+-]+)", re.IGNORECASE)
+EQUALS_SIGN: Final = ord("=")
+"""Without one, a `Content-Type` names no charset. As a number: to look for bytes in bytes costs Python an exception."""
+_CACHED_TYPES: Final = 256
+_LONGEST_CACHED_TYPE: Final = 128
+"""Bytes. With the number of entries, it bounds the cache at some 64 KiB."""
+
+# Every escape is matched, so that the end of `\\ud800`, which is a backslash and a word, is not taken for one.
+_ESCAPE: Final = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+_REPLACEMENT: Final = rb"\ufffd"
+
+
+def charset_of(content_type: bytes | None) -> str | None:
+    """Return Python's name of the charset that a `Content-Type` declares, or None where that is UTF-8 or unknown."""
+    if not content_type:
+        return None
+    if len(content_type) > _LONGEST_CACHED_TYPE:
+        return _find_charset(content_type)
+    return _cached_charset(content_type)
+
+
+def _find_charset(content_type: bytes) -> str | None:
+    declared = _CHARSET.search(content_type)
+    if declared is None:
+        return None
+    # Not by `codecs.lookup`: Python keeps every name that it was ever asked for.
+    name = declared[1].decode("ascii", "replace").lower().replace("-", "_")
+    codec = aliases.get(name, name)
+    return codec if codec in _ASCII_BASED or codec in _OF_WIDE_UNITS else None
+
+
+_cached_charset: Final = lru_cache(_CACHED_TYPES)(_find_charset)
+
+
+def to_utf8(body: bytes, content_type: bytes | None) -> bytes:
+    """Return a body in UTF-8, decoded by the charset that its `Content-Type` declares.
+
+    Args:
+        body: The bytes received.
+        content_type: The header of the same name.
+    """
+    # Nearly all name no parameter at all, and this is asked of each report.
+    if not content_type or EQUALS_SIGN not in content_type:
+        return body
+    charset = charset_of(content_type)
+    if charset is None or body.startswith(BOM) or (charset in _ASCII_BASED and body.isascii()):
+        return body
+    if charset in _OF_UNKNOWN_BYTE_ORDER:
+        # By its mark, or else by the zero bytes: a JSON text begins with ASCII.
+        charset = json.detect_encoding(body)
+    decoded = body.decode(charset, "replace").encode("utf-8", "replace")
+    try:
+        load(decoded)
+    except ValueError:
+        return body
+    return decoded
+
+
+def load(body: bytes) -> Any:
+    """Return the value of a JSON text in UTF-8.
+
+    Raises:
+        ValueError: It is no JSON.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        repaired = _repair(body)
+        if repaired == body:
+            raise
+        return orjson.loads(repaired)
+
+
+def _repair(body: bytes) -> bytes:
+    """Return a body without a byte order mark, with U+FFFD for what is no Unicode."""
+    text = body.removeprefix(BOM)
+    if not text.lstrip().startswith(b"{"):
+        return text
+    valid = text.decode("utf-8", "replace").encode()
+    return _ESCAPE.sub(_replace_lone_surrogate, valid)
+
+
+def _replace_lone_surrogate(escape: re.Match[bytes]) -> bytes:
+    return _REPLACEMENT if escape[1] else escape[0]

@@ -1,0 +1,109 @@
+"""One spelling for each phone number, so that messages to the same person can be counted and erased together.
+
+Only what is written is used: `0157 …` has no country, so it stays national, and `00` stays in place of `+`.
+"""
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from phonenumbers import PhoneNumber
+
+# What people and programs put between digits: spaces, dashes, brackets, and the invisible marks of text direction that
+# come along when a number is copied from a contact.
+_PUNCTUATION: Final = re.compile(
+    r"[\s().\-/\u00ad\u2010-\u2015\u2212\uff08\uff09\uff0d\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]+"
+)
+_INVISIBLE: Final = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]+")
+_NUMBER: Final = re.compile(r"\+?[0-9]+")
+# A country code with a separator and a zero behind it: `+49 (0)157`, `0049 0157`.
+_TRUNK_ZERO: Final = re.compile(r"(?P<prefix>\+|00)\s*(?P<code>[1-9][0-9]{0,2})[^0-9]+0")
+_OPTIONAL_ZERO: Final = "(0)"
+
+# The reports of one message repeat its number: some 2 µs a report are saved.
+_CACHED_NUMBERS: Final = 16_384
+_LONGEST_CACHED_NUMBER: Final = 64
+"""Characters. With the number of entries, it bounds the cache at some 8 MiB."""
+
+
+def normalise_address(address: str) -> str:
+    """Bring a phone number to one spelling, and leave a sender's name alone.
+
+    `+49 (0)157 5298-2212` is `+4915752982212`.
+    """
+    if address.isascii() and address.removeprefix("+").isdecimal():
+        return address
+    return _cached(address) if len(address) <= _LONGEST_CACHED_NUMBER else _normalise(address)
+
+
+def spellings(number: str) -> tuple[str, ...]:
+    """Return the digits under which a number may be stored, without `+` or `00`: its one spelling first.
+
+    The others are the number as it is given, and with a trunk zero, for a program may have left out the brackets.
+    """
+    normal = normalise_address(number)
+    found = [normal, _in_ascii(number)]
+    digits = re.sub(r"^(\+|00)", "", normal)
+    international = None if digits == normal else _parse(f"+{digits}")
+    if international is not None:
+        code, national = _split(international)
+        found += [f"{code}{national}", f"{code}0{national}"]
+    return tuple(dict.fromkeys(re.sub(r"[^0-9]", "", each).removeprefix("00") for each in found))
+
+
+def _normalise(address: str) -> str:
+    spelled = _in_ascii(address.strip())
+    bare = _PUNCTUATION.sub("", spelled)
+    if not _NUMBER.fullmatch(bare):
+        return address.strip()
+    trunk_zero = _TRUNK_ZERO.match(_INVISIBLE.sub("", spelled))
+    return _without_trunk_zero(bare, trunk_zero) if trunk_zero else bare
+
+
+_cached: Final = lru_cache(_CACHED_NUMBERS)(_normalise)
+
+
+def _in_ascii(text: str) -> str:
+    """Return a text with the digits and the plus of every script written in ASCII."""
+    if text.isascii():
+        return text
+    return "".join(str(int(each)) if each.isdecimal() else each for each in text.replace("\uff0b", "+"))
+
+
+def _without_trunk_zero(bare: str, spelled: re.Match[str]) -> str:
+    """Return an international number without the zero that is only dialled within its country.
+
+    Some countries keep it (Italy: `+39 06`), which the library knows. Where it does not know the number, brackets
+    around the zero say that it is to be left out.
+    """
+    prefix, code = spelled["prefix"], spelled["code"]
+    head = prefix + code
+    shortened = head + bare[len(head) + 1 :]
+    with_zero, without = _parse(f"+{bare.removeprefix(prefix)}"), _parse(f"+{shortened.removeprefix(prefix)}")
+    if with_zero is not None and with_zero == without:
+        return shortened
+    from phonenumbers import is_valid_number  # noqa: PLC0415 - a quarter of a second, once
+
+    is_kept = with_zero is not None and is_valid_number(with_zero)
+    is_optional = _OPTIONAL_ZERO in spelled.string[: spelled.end() + 1]
+    if is_optional and not (is_kept and not (without is not None and is_valid_number(without))):
+        return shortened
+    return bare
+
+
+def _split(number: "PhoneNumber") -> tuple[str, str]:
+    """Return the country code and the digits behind it."""
+    from phonenumbers import PhoneNumberFormat, format_number  # noqa: PLC0415 - as below
+
+    code = str(number.country_code)
+    return code, format_number(number, PhoneNumberFormat.E164).removeprefix(f"+{code}")
+
+
+def _parse(international: str) -> "PhoneNumber | None":
+    from phonenumbers import NumberParseException, parse  # noqa: PLC0415 - a quarter of a second, once
+
+    try:
+        return parse(international)
+    except NumberParseException:
+        return None

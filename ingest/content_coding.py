@@ -1,0 +1,96 @@
+"""Content codings of HTTP bodies: gzip and deflate, decoded within a bound."""
+
+import zlib
+from collections.abc import Iterable
+from typing import Final
+
+ACCEPTED_CODINGS: Final = "gzip, deflate"
+"""Value of `Accept-Encoding` in an answer 415, as RFC 9110 (15.5.16) asks for."""
+
+_GZIP: Final = "gzip"
+_ALIASES: Final = {"x-gzip": _GZIP, "gzip": _GZIP, "deflate": "deflate"}
+_MAX_CODINGS: Final = 2
+"""Each coding costs the decoding of a whole body. Nobody sends more than one."""
+_GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
+_MAX_GZIP_MEMBERS: Final = 8
+"""What follows a member is copied, so thousands of empty ones would take seconds."""
+_EMPTY: Final = "identity"
+
+
+class UnknownCodingError(Exception):
+    """A `Content-Encoding` that is not understood. The text is for the sender."""
+
+    def __init__(self) -> None:
+        super().__init__(f"Content-Encoding must be one of {ACCEPTED_CODINGS}, or left out")
+
+
+class CorruptBodyError(Exception):
+    """The body is not what its `Content-Encoding` says, or ends too early."""
+
+
+class DecodedBodyTooLargeError(Exception):
+    """The decoded body is larger than the limit."""
+
+
+def parse_codings(values: Iterable[str]) -> tuple[str, ...]:
+    """Return the codings of `Content-Encoding` headers, in the order in which they were applied.
+
+    Raises:
+        UnknownCodingError: One is not understood, or there are too many.
+    """
+    named = [name.strip().lower() for value in values for name in value.split(",")]
+    codings = tuple(_ALIASES.get(name, "") for name in named if name not in {"", _EMPTY})
+    if len(codings) > _MAX_CODINGS or "" in codings:
+        raise UnknownCodingError
+    return codings
+
+
+def decode(body: bytes, codings: tuple[str, ...], limit: int) -> bytes:
+    """Return a body without its codings. Never more than the limit is in memory, whatever a body would expand to.
+
+    Args:
+        body: The bytes received.
+        codings: As `parse_codings` returns them.
+        limit: The largest size, in bytes.
+
+    Raises:
+        CorruptBodyError: The body is not what it should be.
+        DecodedBodyTooLargeError: It is larger than the limit after one of the codings.
+    """
+    for coding in reversed(codings):
+        try:
+            body = _gunzip(body, limit) if coding == _GZIP else _inflate(body, limit)
+        except zlib.error as error:
+            raise CorruptBodyError from error
+    return body
+
+
+def _gunzip(body: bytes, limit: int) -> bytes:
+    """Decode gzip, which may consist of several members."""
+    decoded = b""
+    rest = body
+    for _ in range(_MAX_GZIP_MEMBERS):
+        decompressor = zlib.decompressobj(_GZIP_WINDOW)
+        decoded += _decompress(decompressor, rest, limit - len(decoded))
+        rest = decompressor.unused_data
+        if not rest:
+            return decoded
+    raise CorruptBodyError
+
+
+def _inflate(body: bytes, limit: int) -> bytes:
+    """Decode deflate: in a zlib container, as RFC 9110 says, or bare, as many clients send it."""
+    try:
+        return _decompress(zlib.decompressobj(zlib.MAX_WBITS), body, limit)
+    except zlib.error:
+        return _decompress(zlib.decompressobj(-zlib.MAX_WBITS), body, limit)
+
+
+def _decompress(decompressor: "zlib._Decompress", body: bytes, limit: int) -> bytes:
+    # One byte more than the limit tells that there is more; zlib stops there.
+    decoded = decompressor.decompress(body, limit + 1)
+    if len(decoded) > limit:
+        raise DecodedBodyTooLargeError
+    if not decompressor.eof:
+        raise CorruptBodyError
+    return decoded
