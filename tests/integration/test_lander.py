@@ -38,7 +38,7 @@ def settings(data: Path, **changes: Any) -> LanderSettings:
     return LanderSettings(data=data, **(options | changes))
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 40) -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 240) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
@@ -74,7 +74,7 @@ def landing_from(kafka: KafkaSettings, *wanted: LanderSettings) -> Iterator[Land
     finally:
         stop.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(120)
     assert not any(thread.is_alive() for thread in threads)
     if errors:
         raise errors[0]
@@ -100,7 +100,7 @@ class LanderProcess:
     def end(self, number: signal.Signals) -> int:
         """Send a signal; return the exit code."""
         self.process.send_signal(number)
-        code = self.process.wait(20)
+        code = self.process.wait(120)
         self._reader.join()
         return code
 
@@ -202,7 +202,7 @@ def test_one_whose_name_another_has_taken_ends(kafka: KafkaSettings, tmp_path: P
     first = LanderProcess(kafka, one)
     until(lambda: first.said("landing 13 partitions") == 1)
     second = LanderProcess(kafka, one)
-    assert first.process.wait(60) != 0
+    assert first.process.wait(240) != 0
     until(lambda: first.said("refuses to serve the lander") > 0)
     until(lambda: second.said("landing 13 partitions") == 1)
     assert second.end(signal.SIGTERM) == 0
@@ -216,7 +216,7 @@ def test_two_that_hold_the_same_partitions_land_each_record_once(
     rivals = settings(tmp_path, flush_interval_s=0.1), settings(tmp_path, flush_interval_s=0.1)
     sent = 0
     with caplog.at_level(logging.INFO, "warehouse"), landing_from(kafka, *rivals) as landers:
-        assert all(assigned.wait(30) for assigned in landers.assigned)
+        assert all(assigned.wait(240) for assigned in landers.assigned)
         while caplog.text.count("was landed by another lander") < 10:
             assert sent < 100_000, "they never met"
             produce(kafka, source, 1_000, first=sent)
@@ -277,7 +277,7 @@ def test_a_topic_that_was_made_anew_stops_it(kafka: KafkaSettings, tmp_path: Pat
         pytest.raises(TopicRecreatedError, match=r"sms\.raw partition 0 ends at offset \d+ in Kafka"),
         landing_from(kafka, settings(tmp_path)) as landers,
     ):
-        assert landers.failed.wait(30)
+        assert landers.failed.wait(240)
     assert sorted(tmp_path.glob("raw/*/sms.raw+0+*")) == files
 
 
