@@ -19,7 +19,7 @@ import trustme
 from prometheus_client.parser import text_string_to_metric_families
 from running import SETTLE_S, Pipeline, post, start
 
-from smspulse.endpoints import Endpoint, announced, get
+from smspulse.endpoints import announced, get
 from smspulse.processes import free_port
 from smspulse.simulator.behaviour import Behaviour
 from smspulse.simulator.stories import stories
@@ -201,13 +201,17 @@ def test_much_misbehaviour_equals_its_truth(pipeline: Pipeline) -> None:
     told(pipeline, "rough", 12, 300, malformed=0.2, unknown_codes=0.1, resends=0.5, multipart=0.1, **rates)
 
 
-def test_processes_killed_in_mid_traffic_cost_nothing(pipeline: Pipeline) -> None:
+@pytest.fixture(scope="module")
+def killed(pipeline: Pipeline) -> dict[str, int]:
+    """Kill each process once in the midst of traffic, which costs nothing; return the processes before it."""
     before = {command: pipeline.pid(command) for command in ("stream", "land", "ingest", "broker")}
     told(pipeline, "killed", 11, 480, *(partial(os.kill, pid, signal.SIGKILL) for pid in before.values()))
-    assert all(pipeline.pid(command) != pid for command, pid in before.items())
+    return before
 
 
-def test_an_erased_number_is_gone_from_the_files_and_deleted_by_key_in_kafka(pipeline: Pipeline) -> None:
+@pytest.fixture(scope="module")
+def erased(pipeline: Pipeline) -> str:
+    """Erase a number, by the command; return it."""
     url, number = pipeline.source("erased"), "+491575298229"
     for status_id in (1, 6, 7):
         assert post(url, status(5, status_id, sendto=number))[0] == 202
@@ -219,13 +223,24 @@ def test_an_erased_number_is_gone_from_the_files_and_deleted_by_key_in_kafka(pip
     assert "left: sms.raw: Kafka keeps the records for 7 days by default" in done.stdout
     assert (done.returncode, "a stream worker uses it" in done.stdout) == (1, True)
     assert pipeline.rows("SELECT * FROM delivery_hourly WHERE source = 'erased'") == before
+    return number
+
+
+def test_processes_killed_in_mid_traffic_cost_nothing(pipeline: Pipeline, killed: dict[str, int]) -> None:
+    assert all(pipeline.pid(command) != pid for command, pid in killed.items())
+
+
+def test_an_erased_number_is_gone_from_the_files_and_deleted_by_key_in_kafka(pipeline: Pipeline, erased: str) -> None:
     (row,) = pipeline.rows("SELECT recipient FROM messages WHERE source = 'erased'")
     assert row.recipient == "erased"
+    assert pipeline.rows("SELECT 1 FROM messages WHERE recipient = ?", erased) == []
     deleted = f"SELECT 1 FROM read_parquet('{pipeline.data}/messages/*/*') WHERE is_forgotten AND message_key = ?"  # noqa: S608
     pipeline.wait_for(deleted, "erased:5")
 
 
-def test_the_checks_find_nothing_critical_after_kills_and_an_erasure(pipeline: Pipeline) -> None:
+def test_the_checks_find_nothing_critical_after_kills_and_an_erasure(
+    pipeline: Pipeline, killed: dict[str, int], erased: str
+) -> None:
     hurt = "SELECT 1 FROM messages WHERE source = 'killed' OR (source = 'erased' AND recipient = 'erased')"
     assert pipeline.rows(f"{hurt} HAVING count(DISTINCT source) = 2")
     rows = checked(pipeline)
@@ -243,17 +258,23 @@ def test_upkeep_runs_beside_it_and_the_checks_find_nothing_critical_after_it(pip
     checked(pipeline)
 
 
-def fetched(endpoint: Endpoint, path: str) -> bytes:
-    """Return what an endpoint answers, as soon as it does."""
-    deadline = time.monotonic() + SETTLE_S
-    while time.monotonic() < deadline:
-        if answer := get(endpoint.host, endpoint.port, path):
-            return answer[1]
-    msg = f"{endpoint.name} does not answer"
-    raise AssertionError(msg)
+def metrics_of(data: Path) -> dict[str, float]:
+    """Return the sum of each metric that the running processes serve, and see the page on the way."""
+    counted: dict[str, float] = {}
+    for endpoint in announced(data):
+        if endpoint.name == "page":
+            shown = get(endpoint.host, endpoint.port, "/")
+            counted["page"] = float(shown is not None and b"messages that ended" in shown[1])
+        answer = get(endpoint.host, endpoint.port, "/metrics")
+        for family in text_string_to_metric_families(answer[1].decode() if answer else ""):
+            if family.samples:
+                counted[family.name] = sum(sample.value for sample in family.samples)
+    return counted
 
 
 def test_status_page_and_metrics_know_what_runs(pipeline: Pipeline) -> None:
+    assert post(pipeline.source("measured"), status(1, 7))[0] == 202
+    pipeline.wait_for("SELECT 1 FROM messages WHERE source = 'measured'")
     port = pipeline.url.rpartition(":")[2]
     arguments = ["status", "--data", str(pipeline.data), "--port", port, "--format", "json"]
     # A process that is slow to answer counts as one that does not: on a busy machine it is asked again.
@@ -264,20 +285,16 @@ def test_status_page_and_metrics_know_what_runs(pipeline: Pipeline) -> None:
         if not found["trouble"] or time.monotonic() > deadline:
             break
     assert found["trouble"] == []
-    assert done.returncode == (1 if found["alerts"] else 0)  # the traffic above may have been bad enough
+    assert done.returncode == (1 if found["alerts"] else 0)  # other tests' traffic may have been bad enough
     names = {"broker", "ingest", "stream-0", "lander-up", "page", "alerts"}
     assert {each["name"] for each in found["processes"]} == names
     assert set(found["lag"]) == {"smspulse-stream", "smspulse-lander"}
-    counted: dict[str, float] = {}
-    for endpoint in announced(pipeline.data):
-        if endpoint.name == "page":
-            assert b"messages that ended" in fetched(endpoint, "/")
-        for family in text_string_to_metric_families(fetched(endpoint, "/metrics").decode()):
-            if family.samples:
-                counted[family.name] = sum(sample.value for sample in family.samples)
     further = ("stream_records", "stream_messages_ended", "stream_lag_records", "lander_rows", "lander_lag_records")
-    for name in ("page_read_seconds", "alerts_firing", *further):
-        assert f"smspulse_{name}" in counted
+    wanted = {"page", *(f"smspulse_{name}" for name in ("page_read_seconds", "alerts_firing", *further))}
+    counted = metrics_of(pipeline.data)
+    while not wanted <= counted.keys() or not counted["page"]:
+        assert time.monotonic() < deadline, wanted - counted.keys()
+        counted = metrics_of(pipeline.data)
     assert counted["smspulse_stream_records"] > 0
     assert counted["smspulse_lander_rows"] > 0
 
