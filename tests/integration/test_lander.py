@@ -40,9 +40,12 @@ def settings(data: Path, **changes: Any) -> LanderSettings:
 
 def until(condition: Callable[[], bool], timeout_s: float = 240) -> None:
     deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)  # files and log lines of another thread or process tell nobody that they came
+        # Files and log lines of another thread or process tell nobody that they came.
+        time.sleep(max(0.05, 2 * (time.monotonic() - began)))
+        began = time.monotonic()
 
 
 class Landers:
