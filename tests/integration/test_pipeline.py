@@ -382,7 +382,7 @@ def test_workers_share_the_partitions_and_are_restarted_for_themselves(real_kafk
 
 def test_a_demo_without_java_uses_the_in_memory_broker_and_reconciles(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": str(tmp_path)}
-    arguments = ("up", "--demo", "--for", "10", "--data", str(tmp_path / "data"), "--port", str(free_port()))
+    arguments = ("up", "--demo", "--for", "30", "--data", str(tmp_path / "data"), "--port", str(free_port()))
     done = subprocess.run(
         [sys.executable, "-m", "smspulse", *arguments],
         env=environment,
