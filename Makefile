@@ -1,6 +1,6 @@
 # `make` lists the targets. ARGS reaches the command: make run ARGS="--for 60"
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint chaos chaos-landers outage fuzz docs bench bench-streams bench-ingest bench-warehouse \
+.PHONY: help setup run test test-pythons lint chaos chaos-landers outage fuzz docs bench bench-streams bench-ingest bench-warehouse \
 	bench-alerts bench-checks lock clean
 
 PYTHON ?= python3
@@ -12,8 +12,8 @@ help: ## list the targets
 
 # The stamp is newer than all that decides what is installed, so a second set-up has nothing to do.
 .venv/.stamp: requirements.lock pyproject.toml smspulse/kafka/pom.xml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 setup"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || \
+		{ echo "Python 3.11, 3.12, 3.13 or 3.14 is needed, this is $$($(PYTHON) -V 2>&1): make PYTHON=/path/to/python3.11 setup"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing what requirements.lock names (a minute or two) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
@@ -26,8 +26,12 @@ setup: .venv/.stamp ## make .venv and fetch Kafka; done once
 run: setup ## run the pipeline with simulated traffic, until Ctrl-C; ARGS="--for 60" ends and reconciles
 	@$(BIN)/smspulse up --demo $(ARGS)
 
+# Of four processes two wait for Kafka most of the time.
 test: setup ## run every test; ARGS="-k name" chooses
-	@$(BIN)/pytest --numprocesses 2 $(ARGS)
+	@$(BIN)/pytest --numprocesses 4 $(ARGS)
+
+test-pythons: setup ## run the unit tests with each other Python, 3.11 to 3.14, that is found
+	@$(BIN)/python tests/support/pythons.py $(ARGS)
 
 chaos: setup ## kill processes under traffic and compare with the truth; ARGS="--kills 100"
 	@$(BIN)/python tests/chaos/chaos.py $(ARGS)

@@ -2,12 +2,17 @@
 
 import ctypes
 import os
+import secrets
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
+_LOWEST_PORT = 10_000
+_LINUX_CLIENTS = 32_768  # Linux's own default
+_TRIES = 100
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -57,10 +62,28 @@ def port_is_free(port: int, host: str = LOOPBACK) -> bool:
 
 
 def free_port(preferred: int = 0, host: str = LOOPBACK) -> int:
-    """Return the preferred port if it is free, else any free one. It can be taken before you listen on it."""
+    """Return the preferred port if it is free, else any free one.
+
+    It is below those that the system gives to clients, so that no connection takes it before you listen on it. Another
+    server still can.
+    """
     if preferred and port_is_free(preferred, host):
         return preferred
+    for _ in range(_TRIES):
+        number = _LOWEST_PORT + secrets.randbelow(_lowest_of_clients() - _LOWEST_PORT)
+        if port_is_free(number, host):
+            return number
     with socket.socket() as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def _lowest_of_clients() -> int:
+    """Return the first of the ports from which the system chooses one for a client."""
+    try:
+        first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
+    except (OSError, ValueError):
+        return _LINUX_CLIENTS
+    # A system may give clients nearly all ports; then there are none below that are worth choosing from.
+    return first if first > 2 * _LOWEST_PORT else _LINUX_CLIENTS

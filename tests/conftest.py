@@ -1,20 +1,80 @@
-"""How `make test` shares the tests out over two processes, of which none may start more than one Kafka at a time."""
+"""Distribution of the tests to the processes of `make test`.
 
+A process runs a scope at a time. A scope is a file, but for integration tests, where
+
+- tests on the shared Kafka are in a few scopes, since each process that has one starts a Kafka of its own;
+- tests that start all that they need are a scope each, so that they wait side by side.
+"""
+
+import os
+import re
+from pathlib import Path
 from typing import Any
 
+import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-_OWN_KAFKA = ("tests/integration/test_chaos.py", "tests/integration/test_outage.py")
-"""Long, and each test has a Kafka of its own: they run beside the others that need one."""
+ROOT = Path(__file__).parent
+
+# Kafka starts in half of the processor time without the optimizing compiler, and no test is long enough to gain by it.
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
+
+_SHARED_KAFKA = {"test_worker": "workers", "test_partition": "workers", "test_alert_stream": "workers"}
+"""Scopes of tests on the shared Kafka by file; of all others it is `records`."""
+_LONGEST = (
+    "integration/test_pipeline",
+    "integration/test_worker",
+    "integration/test_chaos",
+    "integration/test_docs_run",
+    "integration/test_outage",
+    "integration/",
+    "unit/warehouse/test_rebuild",
+    "unit/warehouse/test_retention",
+    "unit/warehouse/test_compaction",
+    "unit/smspulse/test_truth",
+    "unit/warehouse/test_",
+)
+"""Tests by how early they begin, so that no long scope begins when there is nothing left to run beside it."""
+_SCOPED = re.compile(r"@(alone|kafka-\w+)$")
 
 
-class _Rooms(LoadScopeScheduling):
-    # The scopes with the most tests come first: those that share a Kafka, in one process; these, in the other one.
+def _scope(item: pytest.Item) -> str | None:
+    """Return the mark of a test's scope; None for its file's."""
+    if "integration" not in item.path.relative_to(ROOT).parts:
+        return None
+    names = getattr(item, "fixturenames", ())
+    if "kafka" in names:
+        return f"kafka-{_SHARED_KAFKA.get(item.path.stem, 'records')}"
+    definitions = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
+    if any(definitions[name][-1].scope == "module" for name in names if name in definitions):
+        return None
+    return "alone"
+
+
+def _rank(item: pytest.Item) -> int:
+    path = item.path.relative_to(ROOT).as_posix()
+    return next((number for number, head in enumerate(_LONGEST) if path.startswith(head)), len(_LONGEST))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order the tests of a process that gets its tests from another one, and mark their scopes for it."""
+    if not hasattr(config, "workerinput"):
+        return
+    items.sort(key=_rank)
+    for item in items:
+        if scope := _scope(item):
+            item._nodeid = f"{item.nodeid}@{scope}"
+
+
+class _Scopes(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith(_OWN_KAFKA):
-            return "own Kafka"
-        return "integration" if nodeid.startswith("tests/integration/") else nodeid
+        mark = _SCOPED.search(nodeid)
+        if mark is None:
+            return nodeid.partition("::")[0]
+        return nodeid if mark[1] == "alone" else mark[1]
 
 
-def pytest_xdist_make_scheduler(config: Any, log: Any) -> _Rooms:
-    return _Rooms(config, log)
+def pytest_xdist_make_scheduler(config: Any, log: Any) -> _Scopes:
+    config.option.loadscopereorder = False  # they are in order
+    return _Scopes(config, log)

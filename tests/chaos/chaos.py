@@ -25,7 +25,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
-from faults import SESSION_S, WEIGHTS, Faults, NotRecoveredError
+from faults import SESSION_S, WEIGHTS, Faults, NotInflictedError, NotRecoveredError
 from judge import judge
 from running import Pipeline, start
 
@@ -35,7 +35,6 @@ from smspulse.simulator.traffic import Totals, simulate
 MUTATIONS = {"no-fence": ["stream:stop-begin"], "offsets-outside": ["stream:kill-commit"]}
 """Each mutation, and the faults that expose it."""
 _HURRY = 0.25
-_WARM_UP_S = 3.0
 _TAILS_S = 4.0
 
 
@@ -71,10 +70,11 @@ async def hurt(
         recoveries.setdefault(kind, []).append(took)
         print(f"{number}/{len(plan)} {kind}, recovered after {took:.1f} s", flush=True)
 
-    await asyncio.sleep(_WARM_UP_S)
     began, before = time.monotonic(), sent()
     try:
         async with asyncio.TaskGroup() as group:
+            await faults.warm_up()
+            began, before = time.monotonic(), sent()
             for number, fault in enumerate(plan, 1):
                 await asyncio.sleep(faults.rng.uniform(0.2, 2))
                 under_way = group.create_task(recovered(number, await faults.inflict(fault)))
@@ -97,12 +97,14 @@ def table(recoveries: dict[str, list[float]]) -> str:
 
 def run(options: argparse.Namespace, folder: Path) -> int:
     rng = random.Random(options.seed)  # noqa: S311 - repeatable on purpose
+    insist = True
     if options.faults:
         plan, hurry = options.faults.split(","), 0.0
     elif options.mutation != "none" and options.kills is None:
         plan, hurry = MUTATIONS[options.mutation], 0.0
     else:
         plan, hurry = rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=options.kills or 20), _HURRY
+        insist = False
     triggers = folder / "triggers"
     triggers.mkdir()
     hook = str(Path(__file__).parent / "hook")
@@ -122,15 +124,20 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         if said.count(f"hooked, mutation {options.mutation}") < options.workers:
             print(f"the workers were not hooked, see {pipeline.log}", file=sys.stderr)
             return 2
-        faults = Faults(pipeline, options.workers, triggers, rng)
-        failed = ""
+        faults = Faults(pipeline, options.workers, triggers, rng, insist)
+        failed = missed = ""
         try:
             truth = folder / "truth.jsonl"
             recoveries, totals, a_second = asyncio.run(
                 hurt(pipeline, faults, plan, truth, options.rate, options.seed, hurry=hurry)
             )
+        except* NotInflictedError as errors:
+            missed = "; ".join(map(str, errors.exceptions))
         except* NotRecoveredError as errors:
             failed = "; ".join(map(str, errors.exceptions))
+        if missed:
+            print(f"NOT INFLICTED: {missed}")
+            return 2
         if failed:
             print(f"NOT RECOVERED: {failed}")
             return 1

@@ -26,6 +26,8 @@ SESSION_S = 6  # the least that Kafka allows; less than ours, so that more fault
 PARTITIONS = 4
 PROBE = "probe"
 _PATIENCE_S = 30.0
+_POINT_S = 60.0
+"""For a process to reach a point of a transaction. There is traffic in every partition, so it is about pace alone."""
 _RECOVERY_S = 300.0
 
 WEIGHTS = {
@@ -50,11 +52,16 @@ WEIGHTS = {
 the local state; `restart` is SIGTERM.
 """
 
+_NOT_TAKEN = " (nobody took over)"
 _COMMANDS = {"lander": "land", "ingest": "ingest", "broker": "broker", "stream": "stream"}
 
 
 class NotRecoveredError(Exception):
     """Webhooks sent after a fault did not land."""
+
+
+class NotInflictedError(Exception):
+    """A fault that was asked for by name did not come about, so that the run would prove nothing."""
 
 
 async def until(seen: Callable[[], bool], within: float) -> bool:
@@ -97,19 +104,46 @@ class Faults:
         workers: How many.
         triggers: The folder that arms the hook's points.
         rng: Chooses whom to hurt.
+        insist: Raise if a point is not reached or nobody takes partitions over. Random faults may hit a broker that is
+            away, and are then counted as what they came to be.
     """
 
     pipeline: Pipeline
     workers: int
     triggers: Path
     rng: random.Random
+    insist: bool = False
     _seen: set[str] = field(default_factory=set)
     _landed: set[int] = field(default_factory=set)
     _ids: list[Iterator[int]] = field(default_factory=ids_by_partition)
     _url: str = ""
 
+    async def warm_up(self) -> None:
+        """Return when every worker has partitions and webhooks of each partition land.
+
+        Raises:
+            NotRecoveredError: It took too long.
+        """
+        names = {self._name(worker) for worker in range(self.workers)}
+        if not await until(lambda: names <= set(self.owners().values()), _RECOVERY_S):
+            msg = f"of {sorted(names)} not every one was given partitions in {_RECOVERY_S:g} s"
+            raise NotRecoveredError(msg)
+        await self.recovery()
+
     async def inflict(self, fault: str) -> str:
-        """Do one; return when it is over, with what it came to be: a point that was not reached is no point."""
+        """Do one; return when it is over, with what it came to be: a point that was not reached is no point.
+
+        Raises:
+            NotInflictedError: It came to be another one, and `insist` is set.
+        """
+        inflicted = await self._inflict(fault)
+        expected = {fault} if self.workers > 1 else {fault, f"{fault}{_NOT_TAKEN}"}
+        if self.insist and inflicted not in expected:
+            msg = f"{fault} was asked for, and {inflicted} came about"
+            raise NotInflictedError(msg)
+        return inflicted
+
+    async def _inflict(self, fault: str) -> str:
         process, _, kind = fault.partition(":")
         worker = self.rng.randrange(self.workers) if process == "stream" else None
         pid = await self._running(process, worker)
@@ -151,12 +185,12 @@ class Faults:
         scratch = trigger.with_suffix(".part")
         scratch.write_text(str(int(number)))
         scratch.rename(trigger)
-        reached = await until(lambda: state_of(pid) == state, 5)
+        reached = await until(lambda: state_of(pid) == state, _POINT_S)
         trigger.unlink(missing_ok=True)
         return reached or state_of(pid) == state
 
     async def _stop_worker(self, worker: int, pid: int, point: str) -> str:
-        name = "stream" if self.workers == 1 else f"stream-{worker}"
+        name = self._name(worker)
         if not point or not await self._reached(worker, pid, point, signal.SIGSTOP, "T"):
             os.kill(pid, signal.SIGSTOP)
             point = ""
@@ -172,7 +206,10 @@ class Faults:
             await asyncio.sleep(self.rng.uniform(0, 2))
         finally:
             os.kill(pid, signal.SIGCONT)
-        return f"stream:stop{point and '-' + point}{'' if taken else ' (nobody took over)'}"
+        return f"stream:stop{point and '-' + point}{'' if taken else _NOT_TAKEN}"
+
+    def _name(self, worker: int) -> str:
+        return "stream" if self.workers == 1 else f"stream-{worker}"
 
     def owners(self) -> dict[str, str]:
         """Return which worker took which partition last, by what the workers said."""
@@ -187,11 +224,11 @@ class Faults:
             os.kill(pid, signal.SIGSTOP)
             try:
                 taken = await until(lambda: said() > before, SESSION_S + _PATIENCE_S)
-                await asyncio.sleep(SESSION_S)  # long enough to have landed something
+                await self.recovery()  # the other one has landed something
             finally:
                 os.kill(pid, signal.SIGCONT)
             await asyncio.sleep(2)
-        return f"lander:stop{'' if taken else ' (nobody took over)'}"
+        return f"lander:stop{'' if taken else _NOT_TAKEN}"
 
     @asynccontextmanager
     async def _rival(self) -> Any:

@@ -24,7 +24,8 @@ from smspulse.broker_file import read_broker_file
 from smspulse.truth import compare
 
 GROUP = "smspulse-stream"
-_SETTLE_S = 90.0
+_STANDSTILL_S = 90.0
+"""Without progress for as long as this there will be none: a busy machine is slow, not still."""
 
 Reports = dict[tuple[Any, ...], tuple[int, int]]
 """First and last time received, by what makes reports of one message the same."""
@@ -62,25 +63,38 @@ class Findings:
         return [f"{count:,} {what}" for kind in (self.lost, self.twice, self.wrong) for what, count in kind.items()]
 
 
+class _Progress:
+    """Tells when something has stood still for too long."""
+
+    def __init__(self) -> None:
+        self._seen: Any = None
+        self._moved_at = time.monotonic()
+
+    def is_over(self, state: Any) -> bool:
+        """Say whether the state has been the same for `_STANDSTILL_S`."""
+        if state != self._seen:
+            self._seen, self._moved_at = state, time.monotonic()
+        return time.monotonic() - self._moved_at > _STANDSTILL_S
+
+
 def judge(pipeline: Pipeline, truth: Path) -> Findings:
-    """Wait until all has been processed and landed, or for so long that it never will, and compare."""
+    """Wait until all has been processed and landed, or nothing moves any more, and compare."""
     found = Findings()
     broker = read_broker_file(pipeline.data)
     if broker is None:
         found.lost["broker: it did not come back"] += 1
         return found
-    deadline = time.monotonic() + _SETTLE_S
-    raw = _raw(broker.bootstrap, deadline)
+    raw = _raw(broker.bootstrap)
     newest = _versions(broker.bootstrap, raw.reports, found)
     _outcomes(broker.bootstrap, newest, found)
-    _devices(broker.bootstrap, raw, newest, found, deadline)
+    _devices(broker.bootstrap, raw, newest, found)
     letters = Counter(dict(m.headers())["origin"].decode() for m in _read(broker.bootstrap, DEADLETTERS))
     found.lost["unreadable records without a dead letter"] += len(raw.unreadable - letters.keys())
     found.wrong["dead letters of readable records"] += len(letters.keys() - raw.unreadable)
     found.twice["dead letters written more than once"] += sum(count - 1 for count in letters.values())
 
     records = {"raw": raw.records, "messages": found.versions, "deadletters": letters.total()}
-    landed = _until_landed(pipeline, records, deadline)
+    landed = _until_landed(pipeline, records)
     for dataset, count in records.items():
         found.lost[f"records of Kafka that are not in {dataset}"] += max(count - landed[dataset], 0)
         found.twice[f"landed rows beyond Kafka's records in {dataset}"] += max(landed[dataset] - count, 0)
@@ -103,14 +117,17 @@ def judge(pipeline: Pipeline, truth: Path) -> Findings:
     return found
 
 
-def _until_processed(bootstrap: str, topic: str, ends: dict[int, int], deadline: float) -> None:
+def _until_processed(bootstrap: str, topic: str, ends: dict[int, int]) -> None:
     """Wait until the stream has committed the end of every partition of a topic."""
+    progress = _Progress()
+    offsets: list[int] = []
     with closing(Consumer({"bootstrap.servers": bootstrap, "group.id": GROUP, "log_level": 2})) as consumer:
-        while time.monotonic() < deadline:
+        while not progress.is_over(offsets):
             try:
                 committed = consumer.committed([TopicPartition(topic, number) for number in ends], 10)
                 if all(each.offset >= ends[each.partition] for each in committed):
                     return
+                offsets = [each.offset for each in committed]
             except KafkaException as error:
                 if not error.args[0].retriable():
                     raise
@@ -143,7 +160,7 @@ def _read(bootstrap: str, topic: str, ends: dict[int, int] | None = None) -> Ite
                     raise KafkaException(message.error())
 
 
-def _raw(bootstrap: str, deadline: float) -> Raw:
+def _raw(bootstrap: str) -> Raw:
     """Read `sms.raw`, and wait until the stream has."""
     raw, ends = Raw(), dict[int, int]()
     came_in: set[tuple[str, int]] = set()
@@ -164,7 +181,7 @@ def _raw(bootstrap: str, deadline: float) -> Raw:
         elif (message_in := (headers["source"].decode(), event.sms_id)) not in came_in:
             came_in.add(message_in)
             raw.incoming[message_in[0], event.device_id, event.channel_id] += 1
-    _until_processed(bootstrap, RAW, ends, deadline)
+    _until_processed(bootstrap, RAW, ends)
     return raw
 
 
@@ -217,7 +234,7 @@ def _outcomes(bootstrap: str, newest: dict[bytes, dict[str, Any]], found: Findin
     )
 
 
-def _devices(bootstrap: str, raw: Raw, newest: dict[bytes, dict[str, Any]], found: Findings, deadline: float) -> None:
+def _devices(bootstrap: str, raw: Raw, newest: dict[bytes, dict[str, Any]], found: Findings) -> None:
     """Judge the devices' counts. They are sums, so what is missing or repeated anywhere shows here."""
     wanted: Counter[tuple[Place, str]] = Counter({(place, "incoming"): count for place, count in raw.incoming.items()})
     for version in newest.values():
@@ -227,7 +244,7 @@ def _devices(bootstrap: str, raw: Raw, newest: dict[bytes, dict[str, Any]], foun
     ends: dict[int, int] = {}
     for _ in _read(bootstrap, ACTIVITY, ends):
         pass
-    _until_processed(bootstrap, ACTIVITY, ends, deadline)
+    _until_processed(bootstrap, ACTIVITY, ends)
     states = {message.key(): json.loads(message.value()) for message in _read(bootstrap, DEVICES)}
     counted = {name for _, name in wanted}
     got = {
@@ -254,13 +271,13 @@ def _holds(larger: Reports, smaller: Reports) -> bool:
     )
 
 
-def _until_landed(pipeline: Pipeline, records: dict[str, int], deadline: float) -> dict[str, int]:
+def _until_landed(pipeline: Pipeline, records: dict[str, int]) -> dict[str, int]:
     """Wait until as many rows as records have landed; return how many did."""
-    deadline = max(deadline, time.monotonic() + 30)
+    progress = _Progress()
     while True:
         rows = pipeline.rows("SELECT dataset, rows FROM freshness")
         landed = {row.dataset: row.rows for row in rows if row.dataset in records}
-        if landed == records or time.monotonic() > deadline:
+        if landed == records or progress.is_over(landed):
             return landed
         time.sleep(0.3)  # there is nothing to await across processes
 

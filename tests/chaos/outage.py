@@ -26,9 +26,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import aiohttp
-from kafka import KafkaConsumer
+from kafka import KafkaConsumer, TopicPartition
 
 from gateway.kafka import KafkaSettings
 from gateway.topics import RAW
@@ -42,7 +43,7 @@ SOURCE = "outage"
 _KEYS = 40
 _WARM_UP_S = 1.0
 _CALM_S = 3.0
-_PATIENCE_S = 60.0
+_PATIENCE_S = 240.0
 _STARTER = ThreadPoolExecutor(1)  # processes end with the thread that starts them
 
 
@@ -98,7 +99,7 @@ class Ingest:
 
     def stop(self) -> int:
         self.process.terminate()
-        return self.process.wait(20)
+        return self.process.wait(120)
 
 
 async def _send(
@@ -175,16 +176,25 @@ async def hurt(broker: KafkaBroker, running: Ingest, webhook: str, options: argp
     return found
 
 
+def _records(kafka: KafkaSettings) -> Iterator[Any]:
+    """Yield what Kafka holds, up to where each partition ends now; those of a partition in order."""
+    consumer = KafkaConsumer(enable_auto_commit=False, **kafka.kafka_python())
+    partitions = [TopicPartition(RAW, number) for number in sorted(consumer.partitions_for_topic(RAW))]
+    consumer.assign(partitions)
+    consumer.seek_to_beginning()
+    ends = consumer.end_offsets(partitions)
+    while any(consumer.position(partition) < end for partition, end in ends.items()):
+        for records in consumer.poll(500).values():
+            yield from records
+    consumer.close()
+
+
 def judge(kafka: KafkaSettings, found: Found) -> None:
     """Compare what was answered with what Kafka holds."""
     seen: dict[str, int] = {}
     copies: Counter[str] = Counter()
     spooled = set()
-    consumer = KafkaConsumer(
-        auto_offset_reset="earliest", enable_auto_commit=False, consumer_timeout_ms=1500, **kafka.kafka_python()
-    )
-    consumer.subscribe([RAW])
-    for number, record in enumerate(consumer):
+    for number, record in enumerate(_records(kafka)):
         headers = dict(record.headers)
         ingest_id = headers["ingest_id"].decode()
         if "spooled" in headers:
@@ -193,7 +203,6 @@ def judge(kafka: KafkaSettings, found: Found) -> None:
             found.unmarked += 1
         copies[ingest_id] += 1
         seen.setdefault(ingest_id, number)  # a key is in one partition, so its numbers are in order
-    consumer.close()
     found.copies = copies.total() - len(copies)
     for key, ids in found.answered.items():
         found.still_spooled += len(spooled.intersection(ids[found.calm[key] :]))

@@ -105,7 +105,7 @@ class Reader:
             "COLUMNS": "160",
         }
         done = subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=500, check=False
         )
         told = f"{command[-1]}\n{done.stdout}\n{done.stderr}"
         assert done.returncode in ({0, 1} if judges else {0}), told

@@ -54,7 +54,7 @@ class LanderProcess:
     def end(self, number: signal.Signals) -> int:
         """Send a signal; return the exit code."""
         self.process.send_signal(number)
-        code = self.process.wait(20)
+        code = self.process.wait(120)
         self._reader.join()
         return code
 
@@ -128,7 +128,7 @@ def test_one_whose_name_another_has_taken_ends(kafka: KafkaSettings, tmp_path: P
     first = LanderProcess(kafka, one)
     until(lambda: first.said("landing 13 partitions") == 1)
     second = LanderProcess(kafka, one)
-    assert first.process.wait(60) != 0
+    assert first.process.wait(240) != 0
     until(lambda: first.said("refuses to serve the lander") > 0)
     until(lambda: second.said("landing 13 partitions") == 1)
     assert second.end(signal.SIGTERM) == 0
@@ -142,7 +142,7 @@ def test_two_that_hold_the_same_partitions_land_each_record_once(
     rivals = settings(tmp_path, flush_interval_s=0.1), settings(tmp_path, flush_interval_s=0.1)
     sent = 0
     with caplog.at_level(logging.INFO, "warehouse"), landing_from(kafka, *rivals) as landers:
-        assert all(assigned.wait(30) for assigned in landers.assigned)
+        assert all(assigned.wait(240) for assigned in landers.assigned)
         while caplog.text.count("was landed by another lander") < 10:
             assert sent < 100_000, "they never met"
             produce(kafka, source, 1_000, first=sent)

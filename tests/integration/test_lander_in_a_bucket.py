@@ -62,7 +62,7 @@ def test_two_landers_of_two_groups_land_every_offset_once(tmp_path: Path, store:
     with MemoryBroker(tmp_path) as broker:
         kafka = KafkaSettings(bootstrap=broker.address, in_memory=True, memory_run=broker.run_id)
         with landing_from(kafka, *(settings(Path(url), flush_interval_s=0.1) for _ in range(2))) as landers:
-            assert all(assigned.wait(30) for assigned in landers.assigned)
+            assert all(assigned.wait(240) for assigned in landers.assigned)
             for turn in range(5):
                 produce(kafka, "acme", 100, first=100 * turn)
                 until(lambda expected=100 * (turn + 1): landed(url)[0] == expected)

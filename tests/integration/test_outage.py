@@ -20,4 +20,4 @@ def test_every_webhook_answered_while_kafka_is_away_arrives_in_order(real_kafka:
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "0 lost, 0 out of order"), done.stdout
     spooled = re.search(r"([\d,]+) in the spool at most", done.stdout)
     assert spooled is not None, done.stdout
-    assert int(spooled[1].replace(",", "")) > 200
+    assert int(spooled[1].replace(",", "")) > 40  # one of each key at least

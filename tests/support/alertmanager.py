@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestServer
 from smspulse.processes import die_with_parent, free_port
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "alertmanager.yml"
-WITHIN_S = 30
+WITHIN_S = 120
 
 
 class Receiver:
@@ -32,7 +32,7 @@ class Receiver:
         await self.requests.put((request.path, dict(request.headers), await request.read()))
         return self.answers.pop(0) if self.answers else web.Response()
 
-    async def next(self, within_s: float = 10) -> Any:
+    async def next(self, within_s: float = 120) -> Any:
         """Return the JSON that comes next."""
         _, _, body = await asyncio.wait_for(self.requests.get(), within_s)
         return json.loads(body)
@@ -97,7 +97,7 @@ def alertmanager(program: str, config: Path, port: int = 0) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def _is_ready(url: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 from running import program
 
-_WITHIN_S = 30
+_WITHIN_S = 120
 
 
 class Tab:

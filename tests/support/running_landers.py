@@ -24,11 +24,14 @@ def settings(data: Path, **changes: Any) -> LanderSettings:
     return LanderSettings(data=data, **(options | changes))
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 40) -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 240) -> None:
     deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)  # files and log lines of another thread or process tell nobody that they came
+        # Files and log lines of another thread or process tell nobody that they came.
+        time.sleep(max(0.05, 2 * (time.monotonic() - began)))
+        began = time.monotonic()
 
 
 class Landers:
@@ -60,7 +63,7 @@ def landing_from(kafka: KafkaSettings, *wanted: LanderSettings) -> Iterator[Land
     finally:
         stop.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(120)
     assert not any(thread.is_alive() for thread in threads)
     if errors:
         raise errors[0]

@@ -68,7 +68,7 @@ class Running:
         writer.write(text)
         answer = b""
         with contextlib.suppress(ConnectionResetError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 answer = await reader.read()
         writer.close()
         return answer
@@ -368,7 +368,7 @@ async def test_a_body_cut_short_is_not_kept(tmp_path: Path, caplog: pytest.LogCa
         writer.write(head + b"Expect: 100-continue\r\n\r\n")
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(b"no chunk\r\n")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
         writer.close()
         _, writer = await asyncio.open_connection("127.0.0.1", running.port)

@@ -3,6 +3,7 @@ import select
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 from smspulse.processes import free_port, is_alive, port_is_free
 
@@ -34,6 +35,11 @@ def test_a_preferred_port_is_given_when_free_and_another_when_taken() -> None:
         other = free_port(port)
         assert other != port
         assert port_is_free(other)
+
+
+def test_no_connection_takes_a_port_that_was_chosen() -> None:
+    first_of_clients = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert all(free_port() < first_of_clients for _ in range(50))
 
 
 def test_a_process_is_alive_until_it_has_been_waited_for() -> None:

@@ -207,9 +207,15 @@ async def test_stopping_starts_no_more_and_finishes_what_was_begun(tmp_path: Pat
 
 async def test_tails_are_abandoned_after_the_grace_and_the_truth_is_that_of_the_rest(tmp_path: Path) -> None:
     slow = FAST | {"time_scale": 1.0, "max_delay_s": 60.0}
+    stop = asyncio.Event()
     async with receiving() as receiver:
         totals = await simulate(
-            receiver.url, stories(7, None), truth=tmp_path / "truth", stop_after=0.2, grace_s=0.1, **slow
+            *(receiver.url, stories(7, None)),
+            truth=tmp_path / "truth",
+            stop=stop,
+            on_progress=stop_at(100, stop),
+            grace_s=0.1,
+            **slow,
         )
     check_against(receiver, tmp_path / "truth")
     assert totals.cut_short > 10

@@ -64,9 +64,12 @@ async def test_what_waits_over_a_rebalance_is_of_its_generation_and_in_order(
     await partitions.give_up()
     for offsets in fetched:
         await partitions.run(SimpleNamespace(tp=OURS, generation_id=1, value=records(*offsets)))
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # nothing is to happen, and nothing says that it has not
     assert seen == []
     app.consumer_generation_id = generation
     partitions.go_on()
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(60):
+        while sum(map(len, seen)) < sum(map(len, processed)):  # noqa: ASYNC110 - the work ends in a thread of its own
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)  # nor more than that
     assert seen == processed

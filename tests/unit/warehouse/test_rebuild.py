@@ -201,8 +201,8 @@ def test_stream_and_log_agree_on_messages_with_more_reports_than_they_hold(data:
 
 EXCESS_MUTATIONS = {
     "the last observations are held": ("excess", "ORDER BY first_position", "ORDER BY first_position DESC"),
-    "those received first are held": ("excess", 'min(position) AS first_position', "min(told_at) AS first_position"),
-    "those reported again last are held": ("excess", 'min(position)', 'max(position)'),
+    "those received first are held": ("excess", "min(position) AS first_position", "min(told_at) AS first_position"),
+    "those reported again last are held": ("excess", "min(position)", "max(position)"),
     "one more is held": ("excess", "> getvariable('max_observations')\n", "> getvariable('max_observations') + 1\n"),
 }
 

@@ -1,5 +1,6 @@
 """Days that are too old go; what was counted of them, and where landers go on, stays."""
 
+import shutil
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -37,16 +38,25 @@ def at_day(day: int, sms_id: int) -> tuple[Any, Any]:
     return raw(day, status(sms_id, 7), seconds=seconds), made
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """A message a day for 20 days, rebuilt."""
-    views.publish(tmp_path)
+@pytest.fixture(scope="module")
+def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A message a day for 20 days, rebuilt; not to be changed."""
+    folder = tmp_path_factory.mktemp("rebuilt")
+    views.publish(folder)
     for day in range(20):
         for record in at_day(day, 100 + day):
-            landing.land(tmp_path, day, [record])
-    landing.land(tmp_path, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:0")])
-    assert rebuild(tmp_path).differing == 0
-    compact(tmp_path, NOW)
+            landing.land(folder, day, [record])
+    landing.land(folder, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:0")])
+    assert rebuild(folder).differing == 0
+    compact(folder, NOW)
+    return folder
+
+
+@pytest.fixture
+def data(rebuilt: Path, tmp_path: Path) -> Path:
+    """A copy of `rebuilt`, with views of its own."""
+    shutil.copytree(rebuilt, tmp_path, dirs_exist_ok=True)
+    views.publish(tmp_path)
     return tmp_path
 
 
