@@ -65,6 +65,15 @@ class NeedsFolderError(WarehouseError):
         )
 
 
+class UnreadablePathError(WarehouseError):
+    """A data folder whose files DuckDB cannot read, whatever their names are."""
+
+    def __init__(self, data: Path) -> None:
+        super().__init__(
+            f"the data folder {data} has a backslash in its path: DuckDB takes it for a slash; name another by --data"
+        )
+
+
 class BucketError(WarehouseError):
     """An object store does not serve us, and asking again does not help."""
 

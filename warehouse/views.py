@@ -8,17 +8,20 @@ open see new data all the same.
 import hashlib
 import json
 import logging
+import re
 from datetime import date, timedelta
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
 
 import duckdb
 
 from warehouse import landing, prefixes
-from warehouse.errors import NeedsFolderError, WarehouseError
+from warehouse.errors import NeedsFolderError, UnreadablePathError, WarehouseError
 from warehouse.schemas import COUNTS, SCHEMAS, SUMS
 
 _log = logging.getLogger(__name__)
@@ -44,6 +47,11 @@ RATES: Final = {
     "open_share": ("open", "attempted"),
 }
 """Every rate of counted messages: part and whole."""
+
+# The only partition key: the date of the folder that a file is in. DuckDB's own hive partitioning takes every key=value
+# of a path for one, those above the data folder too, and they replace columns of the same name. A condition on this
+# expression chooses files before any is opened, as one on a partition key does.
+_DATE: Final = "right(parse_dirpath(filename), 10)::DATE"
 
 # What DuckDB 1.2 can open. DuckDB 2.0 writes a format by default that older ones, and tools built on them, cannot.
 _STORAGE: Final = "v1.2.0"
@@ -112,11 +120,14 @@ def publish(data: Path) -> Path:
 
     Raises:
         NeedsFolderError: It is no folder but a bucket.
+        UnreadablePathError: DuckDB could not read the folder.
         OSError: The data folder is not writable.
     """
     if "s3:" in data.parts:
         raise NeedsFolderError(data)
     data = data.resolve()
+    if "\\" in str(data):
+        raise UnreadablePathError(data)
     path = data / FILE
     landing.prepare(data)
     prefixes.prepare(data)
@@ -126,9 +137,11 @@ def publish(data: Path) -> Path:
     with landing.only_one(temporary.parent):
         if _fingerprint(path) == _hash(sql):
             return path
-        for orphan in temporary.parent.glob(f"{FILE}*"):  # of a publisher that died, with its write-ahead log
-            orphan.unlink()
-        write(temporary, sql)
+        # DuckDB cannot create a file below a folder with `?` in its name, where it looks for parameters.
+        with TemporaryDirectory() as scratch:
+            written = Path(scratch) / FILE
+            write(written, sql)
+            copyfile(written, temporary)
         temporary.replace(path)
     _log.info("published %d views in %s", len(VIEWS), path)
     return path
@@ -313,15 +326,15 @@ def parquet(folder: Path | str, *, filename: bool = False) -> str:
     # Its seed is the first file, and has all columns. Where there are files that lack some, or may be, columns go by
     # name: for that each query opens every file, 0.1 ms a file and reference.
     by_name = isinstance(folder, str) or landing.is_mixed(folder)
-    options = ("union_by_name = true, " if by_name else "") + ("filename = true, " if filename else "")
-    return f"read_parquet({every_file(folder)}, {options}hive_partitioning = true)"
+    options = ("union_by_name = true, " if by_name else "") + "filename = true, hive_partitioning = false"
+    columns = "*" if filename else "* EXCLUDE (filename)"
+    files = f"read_parquet({every_file(folder)}, {options})"
+    return f"(SELECT {columns}, {_DATE} AS date FROM {files})"  # noqa: S608 - names of ours
 
 
 def every_file(folder: Path | str) -> str:
     """Return the SQL text that stands for all files of a dataset's folder."""
-    path = str(folder)
-    for special in "[*":  # the first one first: it is what the others are escaped with
-        path = path.replace(special, f"[{special}]")
+    path = re.sub(r"([\[*?])", r"[\1]", str(folder))  # else a folder's name would stand for others too
     return literal(f"{path}/date=*/*.parquet")
 
 
