@@ -79,6 +79,12 @@ def main() -> None:
         problem = f"{error.title}, {'; '.join(faults)}: mend the option, or the SMSPULSE_ variable, of that name"
     except (SmspulseError, OSError) as error:
         problem = str(error)
+    except Exception as error:
+        duckdb = sys.modules.get("duckdb")  # heavy: of those that did not import it, none is an error of it
+        if duckdb is None or not isinstance(error, duckdb.Error):
+            raise
+        detail = str(error).partition("\n")[0]
+        problem = f"the warehouse cannot be read: {detail}; `smspulse check` and `smspulse doctor` look for the cause"
     else:
         return
     if supervised:

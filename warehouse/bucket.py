@@ -72,7 +72,7 @@ class Bucket:
             landing.prepare(folder)
             prefixes.prepare(folder)
             # The views are bound to the seeds alone, which takes no time however much was landed.
-            views.write(folder / views.FILE, views.statements(self.url), _Objects(self.url, scratch))
+            views.write(folder / views.FILE, views.statements(self.url), self.url, _Objects(self.url, scratch))
             made = [path for path in folder.rglob("*") if path.is_file() and landing.TEMPORARY not in path.parts]
             for path in made:
                 key, content = path.relative_to(folder).as_posix(), path.read_bytes()

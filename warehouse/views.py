@@ -131,7 +131,7 @@ def publish(data: Path) -> Path:
     path = data / FILE
     landing.prepare(data)
     prefixes.prepare(data)
-    sql = statements(data, live(data), summed=is_summed(data), counted=counted(data))
+    sql = folder_statements(data)
     temporary = data / landing.TEMPORARY / FILE
     temporary.parent.mkdir(exist_ok=True)
     with landing.only_one(temporary.parent):
@@ -140,19 +140,44 @@ def publish(data: Path) -> Path:
         # DuckDB cannot create a file below a folder with `?` in its name, where it looks for parameters.
         with TemporaryDirectory() as scratch:
             written = Path(scratch) / FILE
-            write(written, sql)
+            write(written, sql, str(data))
             copyfile(written, temporary)
         temporary.replace(path)
     _log.info("published %d views in %s", len(VIEWS), path)
     return path
 
 
-def write(path: Path, sql: list[str], files: Any = None) -> None:
+def folder_statements(data: Path) -> list[str]:
+    """Return the SQL that makes every view of a folder of this machine.
+
+    Args:
+        data: The data folder, resolved.
+
+    Raises:
+        WarehouseError: The file of what base files hold is damaged.
+    """
+    return statements(data, live(data), summed=is_summed(data), counted=counted(data))
+
+
+def published_folder(connection: duckdb.DuckDBPyConnection) -> str | None:
+    """Return the data folder that opened views read; None if an earlier version wrote them.
+
+    Raises:
+        duckdb.Error: The file cannot be read.
+    """
+    found = connection.execute("FROM meta")
+    row = dict(zip([column[0] for column in found.description or ()], found.fetchall()[0], strict=True))
+    folder = row.get("folder")
+    return str(folder) if folder else None
+
+
+def write(path: Path, sql: list[str], folder: str, files: Any = None) -> None:
     """Write the file of views.
 
     Args:
         path: Where nothing is yet.
         sql: As `statements` makes it.
+        folder: The data folder, or the address of a bucket's, that they read.
         files: The file system of fsspec that has what it reads, where that is none of this machine.
 
     Raises:
@@ -166,7 +191,8 @@ def write(path: Path, sql: list[str], files: Any = None) -> None:
             connection.execute("USE published")
             for statement in sql:
                 connection.execute(statement)
-            connection.execute(f"CREATE VIEW meta AS SELECT '{_hash(sql)}' AS fingerprint")
+            columns = f"'{_hash(sql)}' AS fingerprint, {literal(folder)} AS folder"
+            connection.execute(f"CREATE VIEW meta AS SELECT {columns}")
             connection.execute("USE memory")
             connection.execute("DETACH published")
     except duckdb.IOException as error:
@@ -334,8 +360,12 @@ def parquet(folder: Path | str, *, filename: bool = False) -> str:
 
 def every_file(folder: Path | str) -> str:
     """Return the SQL text that stands for all files of a dataset's folder."""
-    path = re.sub(r"([\[*?])", r"[\1]", str(folder))  # else a folder's name would stand for others too
-    return literal(f"{path}/date=*/*.parquet")
+    return literal(f"{pattern(str(folder))}/date=*/*.parquet")
+
+
+def pattern(path: str) -> str:
+    """Return the glob pattern that stands for a path alone."""
+    return re.sub(r"([\[*?])", r"[\1]", path)
 
 
 def literal(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 from rich.console import Console
 
-from smspulse.commands.options import NOT_SO, broker_option, data_option, writable
+from smspulse.commands.options import NOT_SO, broker_option, data_option, existing, writable
 
 _SECONDS: Final = {"m": 60, "h": 3_600, "d": 86_400}
 
@@ -112,7 +112,7 @@ def silence(data: Path, alert_id: str | None, seconds: int | None, *, lift: bool
         raise click.UsageError(msg)
     if alert_id is not None:
         if not lift:
-            writable(data)
+            existing(data, "silences.json")
         Silences(data).set(alert_id, seconds or 0)
     show_silences(data, Console(soft_wrap=True))
 

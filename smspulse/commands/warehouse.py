@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from smspulse.commands.options import NOT_SO, broker_option, data_option, writable
+from smspulse.commands.options import NOT_SO, broker_option, data_option, existing
 
 
 @click.command()
@@ -29,7 +29,7 @@ def rebuild(data: Path, day: datetime | None, *, everything: bool) -> None:
     if day and everything:
         msg = "--date and --all exclude each other"
         raise click.UsageError(msg)
-    writable(data)
+    existing(data)
     settings = StreamSettings(state=data / "state")
     statuses = status_table(parse_meanings(settings.status_meanings))
     expire_after = timedelta(hours=settings.expire_after_h)
@@ -56,7 +56,7 @@ def compact(data: Path) -> None:
     """
     from warehouse.compaction import compact as run
 
-    writable(data)
+    existing(data)
     done = run(data, datetime.now(UTC))
     click.echo(f"{done.before:,} files became {done.after:,}, with {done.rows:,} rows")
 
@@ -75,7 +75,7 @@ def retain(data: Path) -> None:
     from warehouse.retention import RetentionSettings
     from warehouse.retention import retain as run
 
-    writable(data)
+    existing(data)
     stream = StreamSettings(state=data / "state")
     done = run(data, RetentionSettings(), datetime.now(UTC), timedelta(hours=stream.forget_after_h, days=2))
     for name, days in done.dropped.items():
@@ -100,7 +100,7 @@ def erase(data: Path, broker: str, numbers: tuple[str, ...]) -> None:
     from smspulse.erase import erase as run
     from smspulse.up import kafka_settings
 
-    writable(data)
+    existing(data, "spool", "state", "kafka", "broker.json")  # numbers are there before anything has landed
     report = run(data.resolve(), numbers, lambda: kafka_settings(data, broker))
     click.echo("\n".join([*report.lines, *(f"left: {line}" for line in report.left)]) or "nothing tells of it")
     raise SystemExit(NOT_SO if report.files_left else 0)
