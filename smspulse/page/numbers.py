@@ -11,7 +11,7 @@ import duckdb
 
 from smspulse.page import metrics
 from warehouse.errors import NoWarehouseError
-from warehouse.read import open_warehouse, rows
+from warehouse.read import open_warehouse, retried, rows
 from warehouse.views import rates, sums_sql, view_sql
 
 # What the views of the moment read, and of persons nothing.
@@ -77,8 +77,8 @@ class Numbers:
         } | self._pipeline()
         connection = None
         try:
-            connection = open_warehouse(self._data)
-            connection.execute(_HOLD)
+            connection = reader = open_warehouse(self._data)
+            retried(lambda: reader.execute(_HOLD))
             kept |= {name: rows(connection, sql) for name, sql in _KEPT.items()}
             (kept["as_of"],) = connection.execute("SELECT strftime(now(), '%H:%M:%S')").fetchall()[0]
         except NoWarehouseError:
