@@ -54,7 +54,9 @@ def retried(read: Callable[[], _T]) -> _T:
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 
 
-def open_warehouse(data: Path | str, *, restricted: bool = False) -> duckdb.DuckDBPyConnection:
+def open_warehouse(
+    data: Path | str, *, restricted: bool = False, writable: Path | None = None
+) -> duckdb.DuckDBPyConnection:
     """Open the views of a data folder, or of s3://bucket/prefix. Close the connection after use.
 
     It reads the folder that it was given, also one that was copied or moved since its views were published. While it
@@ -63,6 +65,7 @@ def open_warehouse(data: Path | str, *, restricted: bool = False) -> duckdb.Duck
     Args:
         data: The data folder.
         restricted: Refuse SQL that reads other files, attaches databases or changes settings other than the time zone.
+        writable: A folder that SQL may write to all the same.
 
     Raises:
         NoWarehouseError: Nothing was published there.
@@ -80,7 +83,7 @@ def open_warehouse(data: Path | str, *, restricted: bool = False) -> duckdb.Duck
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET parquet_metadata_cache = true")  # files never change, so their footers can be kept
     if restricted:
-        _restrict(connection, folder)
+        _restrict(connection, [folder, pattern(folder), *([str(writable)] if writable else [])])
     return connection
 
 
@@ -125,10 +128,11 @@ def _spill_to(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
     connection.execute("SET temp_directory = ?", [str(parent / f"spill-{uuid4().hex}")])
 
 
-def _restrict(connection: duckdb.DuckDBPyConnection, folder: str) -> None:
-    # DuckDB compares the pattern that a view reads, not the files that it finds.
-    allowed = ", ".join(literal(f"{each}/") for each in (folder, pattern(folder)))
+def _restrict(connection: duckdb.DuckDBPyConnection, folders: list[str]) -> None:
+    """Bind a connection to folders, each as it is named: of a pattern, DuckDB looks at the text."""
+    allowed = ", ".join(literal(f"{folder}/") for folder in folders)
     connection.execute(f"SET allowed_directories = [{allowed}]")
+    connection.execute("SET python_enable_replacements = false")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET allowed_configs = ['TimeZone']")
     connection.execute("SET lock_configuration = true")
