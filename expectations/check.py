@@ -189,7 +189,7 @@ class _Run:
         )
         for name, dataset in (("raw", "raw"), ("version", "messages"), ("deadletter", "deadletters")):
             self._fetch(
-                f"CREATE TEMP VIEW {name}_files AS SELECT *, filename FROM {parquet(self._data / dataset)} "  # noqa: S608
+                f"CREATE TEMP VIEW {name}_files AS FROM {parquet(self._data / dataset, filename=True)} "
                 "WHERE date >= getvariable('since_day')"
             )
         delivery, details = (parquet(self._data / name) for name in ("base/delivery", "base"))
@@ -314,13 +314,10 @@ class _Run:
         """)
 
     def _files_sql(self, suite: str) -> str:
-        from warehouse.views import literal  # noqa: PLC0415
+        from warehouse.views import every_file  # noqa: PLC0415
 
-        folder = str(self._data / suite)
-        for special in "[*":
-            folder = folder.replace(special, f"[{special}]")
         sql = files("expectations").joinpath("measures", "files.sql").read_text("utf-8")
-        return sql.replace("{dataset}", suite).replace("{glob}", literal(f"{folder}/date=*/*.parquet"))
+        return sql.replace("{dataset}", suite).replace("{glob}", every_file(self._data / suite))
 
     @staticmethod
     def _wrong_sql(suite: str, wrong: Sequence[Check]) -> str:

@@ -14,6 +14,7 @@ from gateway.errors import SmspulseError
 from smspulse import logs
 from smspulse.commands import alerts, check, look, run, simulate, source, warehouse
 from smspulse.readiness import VARIABLE
+from smspulse.terminal import echo, visible
 
 _NOT_DONE = 2
 
@@ -36,7 +37,7 @@ def cli(context: click.Context, *, verbose: bool) -> None:
     if context.invoked_subcommand is None:
         from smspulse.next_step import next_step  # noqa: PLC0415 - only here
 
-        click.echo(next_step(Path(os.environ.get("SMSPULSE_DATA", "./.smspulse"))))
+        echo(next_step(Path(os.environ.get("SMSPULSE_DATA", "./.smspulse"))))
 
 
 for _command in (
@@ -70,6 +71,7 @@ def main() -> None:
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
+        error.message = visible(error.message)
         error.show()
         sys.exit(_NOT_DONE)
     except click.Abort:
@@ -79,10 +81,16 @@ def main() -> None:
         problem = f"{error.title}, {'; '.join(faults)}: mend the option, or the SMSPULSE_ variable, of that name"
     except (SmspulseError, OSError) as error:
         problem = str(error)
+    except Exception as error:
+        duckdb = sys.modules.get("duckdb")  # heavy: of those that did not import it, none is an error of it
+        if duckdb is None or not isinstance(error, duckdb.Error):
+            raise
+        detail = str(error).partition("\n")[0]
+        problem = f"the warehouse cannot be read: {detail}; `smspulse check` and `smspulse doctor` look for the cause"
     else:
         return
     if supervised:
         logging.getLogger(__name__).error("%s", problem)
     else:
-        click.echo(f"smspulse: {problem}", err=True)
+        echo(f"smspulse: {problem}", err=True)
     sys.exit(_NOT_DONE)

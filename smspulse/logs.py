@@ -6,6 +6,8 @@ import sys
 from rich.console import Console
 from rich.text import Text
 
+from smspulse.terminal import visible, visible_line
+
 _COLOURS = {"broker": "magenta", "ingest": "cyan", "stream": "green", "lander": "blue", "smspulse": "white"}
 _NOISY = {
     # Faust and mode tell each start and stop of each of their services; aiokafka each failed try to connect.
@@ -45,11 +47,24 @@ class _AwayFilter(logging.Filter):
 def set_up(*, verbose: bool, supervised: bool) -> None:
     """Log to standard error, with the time when a person reads it directly; `verbose` takes everything."""
     form = "%(levelname)s %(message)s" if supervised else "%(asctime)s %(levelname)s %(message)s"
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format=form, stream=sys.stderr, force=True)
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, stream=sys.stderr, force=True)
+    logging.getLogger().handlers[0].setFormatter(PlainFormatter(form))
     if not verbose:
         logging.getLogger().handlers[0].addFilter(_AwayFilter())
         for name, level in _NOISY.items():
             logging.getLogger(name).setLevel(level)
+
+
+class PlainFormatter(logging.Formatter):
+    """Writes a message as one line, with control characters as escapes: it can hold text from outside."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of logging
+        """Return the line, without what follows it of an exception."""
+        return visible_line(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and a traceback below it if there is one."""
+        return visible(super().format(record))
 
 
 class PrefixHandler(logging.Handler):
@@ -58,6 +73,7 @@ class PrefixHandler(logging.Handler):
     def __init__(self, console: Console) -> None:
         super().__init__()
         self._console = console
+        self.setFormatter(PlainFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show one record."""
@@ -67,5 +83,5 @@ class PrefixHandler(logging.Handler):
 def show_line(console: Console, name: str, level: int, text: str) -> None:
     """Show one line of a process."""
     style = "bold red" if level >= logging.ERROR else "yellow" if level >= logging.WARNING else ""
-    line = Text.assemble((f"{name:>8} │ ", _COLOURS.get(name.partition("-")[0], "dim")), (text, style))
-    console.print(line, soft_wrap=True, highlight=False)
+    line = Text.assemble((f"{name:>8} │ ", _COLOURS.get(name.partition("-")[0], "dim")), (visible(text), style))
+    console.print(line, soft_wrap=True)

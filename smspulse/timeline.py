@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.statuses import STATUSES, Status
-from warehouse.read import open_warehouse
+from warehouse.read import open_warehouse, retried
 from warehouse.status_codes import known_statuses
 
 _FLAGS = {
@@ -47,7 +47,7 @@ def find(data: Path, key: str) -> dict[str, Any] | None:
     sql = f"SELECT {', '.join(columns)}, {reports} FROM messages WHERE message_key = ?"  # noqa: S608 - names of ours
     statuses = known_statuses(data)
     with open_warehouse(data) as connection:
-        row = connection.execute(sql, [key]).fetchone()
+        row = retried(lambda: connection.execute(sql, [key]).fetchone())
     if row is None:
         return None
     found = dict(zip((*_COLUMNS[:-1], "reports"), row, strict=True))

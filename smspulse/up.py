@@ -189,7 +189,8 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
     for child in (ingest, *streams, lander, alerts):
         await supervisor.wait_ready(child)
     url = f"{'https' if os.environ.get('SMSPULSE_INGEST_TLS_CERT') else 'http'}://127.0.0.1:{options.port}"
-    console.print(f"[bold]ready[/] after {time.monotonic() - began:.1f} s: webhooks at {url}, SQL with `smspulse sql`")
+    after = f" after {time.monotonic() - began:.1f} s: webhooks at {url}, SQL with `smspulse sql`"
+    console.print(Text.assemble(("ready", "bold"), after))
     return url
 
 

@@ -76,7 +76,7 @@ class Bucket:
             status_codes.prepare(folder)
             # The views are bound to the seeds alone, which takes no time however much was landed.
             sql = views.statements(self.url, incarnations=self._in_order_of_appearance())
-            views.write(folder / views.FILE, sql, _Objects(self.url, scratch))
+            views.write(folder / views.FILE, sql, self.url, _Objects(self.url, scratch))
             made = [path for path in folder.rglob("*") if path.is_file() and landing.TEMPORARY not in path.parts]
             for path in made:
                 key, content = path.relative_to(folder).as_posix(), path.read_bytes()

@@ -65,6 +65,26 @@ class NeedsFolderError(WarehouseError):
         )
 
 
+class StaleViewsError(WarehouseError):
+    """The views of a folder read another one, and cannot be made for this one."""
+
+    def __init__(self, data: Path) -> None:
+        super().__init__(
+            f"{data} was copied or moved, or another version of smspulse filled it: run `smspulse compact` on it once, "
+            "which publishes its views again"
+        )
+        self.data = data
+
+
+class UnreadablePathError(WarehouseError):
+    """A data folder whose files DuckDB cannot read, whatever their names are."""
+
+    def __init__(self, data: Path) -> None:
+        super().__init__(
+            f"the data folder {data} has a backslash in its path: DuckDB takes it for a slash; name another by --data"
+        )
+
+
 class BucketError(WarehouseError):
     """An object store does not serve us, and asking again does not help."""
 

@@ -8,12 +8,15 @@ open see new data all the same.
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
 
 import duckdb
@@ -21,7 +24,7 @@ import duckdb
 from gateway.statuses import STATUSES
 from gateway.topics import MESSAGES
 from warehouse import landing, prefixes, status_codes
-from warehouse.errors import NeedsFolderError, WarehouseError
+from warehouse.errors import NeedsFolderError, UnreadablePathError, WarehouseError
 from warehouse.partition_log import UNKNOWN
 from warehouse.schemas import COUNTS, SCHEMAS, SUMS
 
@@ -50,6 +53,11 @@ RATES: Final = {
     "open_share": ("open", "attempted"),
 }
 """Every rate of counted messages: part and whole."""
+
+# The only partition key: the date of the folder that a file is in. DuckDB's own hive partitioning takes every key=value
+# of a path for one, those above the data folder too, and they replace columns of the same name. A condition on this
+# expression chooses files before any is opened, as one on a partition key does.
+_DATE: Final = "right(parse_dirpath(filename), 10)::DATE"
 
 # What DuckDB 1.2 can open. DuckDB 2.0 writes a format by default that older ones, and tools built on them, cannot.
 _STORAGE: Final = "v1.2.0"
@@ -120,36 +128,66 @@ def publish(data: Path) -> Path:
     Raises:
         NeedsFolderError: It is no folder but a bucket.
         SettingError: The meanings of further statuses cannot be meant.
+        UnreadablePathError: DuckDB could not read the folder.
         OSError: The data folder is not writable.
     """
     if "s3:" in data.parts:
         raise NeedsFolderError(data)
     data = data.resolve()
+    if "\\" in str(data):
+        raise UnreadablePathError(data)
     path = data / FILE
     landing.prepare(data)
     prefixes.prepare(data)
     status_codes.prepare(data)
-    known = landing.in_order_of_appearance(data, MESSAGES)
-    sql = statements(data, live(data), summed=is_summed(data), counted=counted(data), incarnations=known)
+    sql = folder_statements(data)
     temporary = data / landing.TEMPORARY / FILE
     temporary.parent.mkdir(exist_ok=True)
     with landing.only_one(temporary.parent):
         if _fingerprint(path) == _hash(sql):
             return path
-        for orphan in temporary.parent.glob(f"{FILE}*"):  # of a publisher that died, with its write-ahead log
-            orphan.unlink()
-        write(temporary, sql)
+        # DuckDB cannot create a file below a folder with `?` in its name, where it looks for parameters.
+        with TemporaryDirectory() as scratch:
+            written = Path(scratch) / FILE
+            write(written, sql, str(data))
+            copyfile(written, temporary)
         temporary.replace(path)
     _log.info("published %d views in %s", len(VIEWS), path)
     return path
 
 
-def write(path: Path, sql: list[str], files: Any = None) -> None:
+def folder_statements(data: Path) -> list[str]:
+    """Return the SQL that makes every view of a folder of this machine.
+
+    Args:
+        data: The data folder, resolved.
+
+    Raises:
+        WarehouseError: The file of what base files hold is damaged.
+    """
+    known = landing.in_order_of_appearance(data, MESSAGES)
+    return statements(data, live(data), summed=is_summed(data), counted=counted(data), incarnations=known)
+
+
+def published_folder(connection: duckdb.DuckDBPyConnection) -> str | None:
+    """Return the data folder that opened views read; None if an earlier version wrote them.
+
+    Raises:
+        duckdb.Error: The file cannot be read.
+    """
+    found = connection.execute("FROM meta")
+    row = dict(zip([column[0] for column in found.description or ()], found.fetchall()[0], strict=True))
+    folder = row.get("folder")
+    return str(folder) if folder else None
+
+
+def write(path: Path, sql: list[str], folder: str, files: Any = None) -> None:
     """Write the file of views.
 
     Args:
         path: Where nothing is yet.
         sql: As `statements` makes it.
+        folder: The data folder, or the address of a bucket's, that they read.
         files: The file system of fsspec that has what it reads, where that is none of this machine.
 
     Raises:
@@ -163,7 +201,8 @@ def write(path: Path, sql: list[str], files: Any = None) -> None:
             connection.execute("USE published")
             for statement in sql:
                 connection.execute(statement)
-            connection.execute(f"CREATE VIEW meta AS SELECT '{_hash(sql)}' AS fingerprint")
+            columns = f"'{_hash(sql)}' AS fingerprint, {literal(folder)} AS folder"
+            connection.execute(f"CREATE VIEW meta AS SELECT {columns}")
             connection.execute("USE memory")
             connection.execute("DETACH published")
     except duckdb.IOException as error:
@@ -365,16 +404,20 @@ def parquet(folder: Path | str, *, filename: bool = False) -> str:
     # Its seed is the first file, and has all columns. Where there are files that lack some, or may be, columns go by
     # name: for that each query opens every file, 0.1 ms a file and reference.
     by_name = isinstance(folder, str) or landing.is_mixed(folder)
-    options = ("union_by_name = true, " if by_name else "") + ("filename = true, " if filename else "")
-    return f"read_parquet({every_file(folder)}, {options}hive_partitioning = true)"
+    options = ("union_by_name = true, " if by_name else "") + "filename = true, hive_partitioning = false"
+    columns = "*" if filename else "* EXCLUDE (filename)"
+    files = f"read_parquet({every_file(folder)}, {options})"
+    return f"(SELECT {columns}, {_DATE} AS date FROM {files})"  # noqa: S608 - names of ours
 
 
 def every_file(folder: Path | str) -> str:
     """Return the SQL text that stands for all files of a dataset's folder."""
-    path = str(folder)
-    for special in "[*":  # the first one first: it is what the others are escaped with
-        path = path.replace(special, f"[{special}]")
-    return literal(f"{path}/date=*/*.parquet")
+    return literal(f"{pattern(str(folder))}/date=*/*.parquet")
+
+
+def pattern(path: str) -> str:
+    """Return the glob pattern that stands for a path alone."""
+    return re.sub(r"([\[*?{])", r"[\1]", path)
 
 
 def literal(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 from gateway.alerts import Alert, decode
 from gateway.statuses import FAILURES
 from streams.alerts import End, Unit, Watch, ended
-from warehouse.read import open_warehouse
+from warehouse.read import open_warehouse, retried
 
 _FAILED: Final = frozenset(outcome.value for outcome in FAILURES)
 _BATCH: Final = 10_000
@@ -60,10 +60,12 @@ def past(data: Path, since: datetime | None) -> Iterator[Ended]:
         ORDER BY ended_at, message_key
     """
     with open_warehouse(data) as connection:
-        found = connection.execute(sql, [since])
-        while rows := found.fetchmany(_BATCH):
+        # Sorted, nothing comes before every file has been read.
+        rows = retried(lambda: connection.execute(sql, [since]).fetchmany(_BATCH))
+        while rows:
             for source, device_id, channel_id, *end in rows:
                 yield source, device_id, channel_id, End(*end)
+            rows = connection.fetchmany(_BATCH)
 
 
 def backtest(messages: Iterable[Ended], budget_days: float, threshold: float) -> Backtest:

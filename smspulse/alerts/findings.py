@@ -141,7 +141,8 @@ def behind(data: Path, kafka: KafkaSettings, now: int) -> list[Finding] | None:
     if waiting is None:
         return None
     with open_warehouse(data) as connection:
-        newest = dict(connection.execute("SELECT dataset, epoch_ms(newest_recorded_at) FROM freshness").fetchall())
+        sql = "SELECT dataset, epoch_ms(newest_recorded_at) FROM freshness"
+        newest = dict(retried(lambda: connection.execute(sql).fetchall()))
     found = [
         lagging(name, records, newest["raw" if name == "lander" else "messages"], now)
         for (group, name) in groups.items()

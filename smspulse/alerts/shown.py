@@ -74,7 +74,7 @@ def show(data: Path, console: Console, *, everything: bool, cause_wait_s: float 
             is_inhibited = book.is_inhibited(alert, now)
             mark = Text("firing", "red") if not is_inhibited else Text("inhibited")
             mark = Text("silenced") if alert.id in silenced else mark
-        table.add_row(mark, Text(alert.id), Text(summary(alert)), _when(alert.fired_at), _when(alert.resolved_at))
+        table.add_row(mark, alert.id, summary(alert), _when(alert.fired_at), _when(alert.resolved_at))
     console.print(table if table.row_count else "no alert fires" if not everything else "no alert has ever fired")
 
 
@@ -89,11 +89,11 @@ def explain(data: Path, console: Console, id_: str) -> None:
         msg = f"no alert {id_} has fired: `smspulse alerts list --all` has those that have"
         raise NoSuchAlertError(msg)
     alert = max(found, key=lambda each: each.fired_at or 0)
-    console.print(Text(summary(alert)))
+    console.print(summary(alert))
     lines = {"fired": _when(alert.fired_at), "resolved": _when(alert.resolved_at) or "not yet"} | evidence(alert)
     lines["runbook"] = f"docs/runbooks/{alert.kind}.md"
     for name, text in lines.items():
-        console.print(Text(f"  {name:9} {text}"))
+        console.print(f"  {name:9} {text}")
 
 
 def show_silences(data: Path, console: Console) -> None:
@@ -104,7 +104,7 @@ def show_silences(data: Path, console: Console) -> None:
     """
     found = Silences(data).all()
     for id_, until in found.items():
-        console.print(Text(f"{id_} until {_when(int(until * 1000))}"))
+        console.print(f"{id_} until {_when(int(until * 1000))}")
     if not found:
         console.print("no alert is silenced")
 
@@ -157,8 +157,8 @@ def show_backtest(found: Backtest, console: Console) -> None:
     """Print the alerts that would have come, and how often the threshold was passed."""
     table = Table("fired", "resolved", Column("id", no_wrap=True), "what")
     for fired, resolved in found.episodes():
-        until = _when(resolved.resolved_at) if resolved else "[red]firing[/]"
-        table.add_row(_when(fired.fired_at), until, Text(fired.id), Text(summary(fired)))
+        until = Text(_when(resolved.resolved_at)) if resolved else Text("firing", "red")
+        table.add_row(_when(fired.fired_at), until, fired.id, summary(fired))
     if table.row_count:
         console.print(table)
     days = (found.last_at - found.first_at) / 86_400_000
@@ -166,12 +166,10 @@ def show_backtest(found: Backtest, console: Console) -> None:
         f"{found.messages:,} messages of {days:.1f} days: {table.row_count} alerts; the ratio of 15 minutes with ten "
         f"messages or more went over its threshold {len(found.threshold)} times, on "
         f"{len({unit for unit, _ in found.threshold})} channels",
-        highlight=False,
     )
     console.print(
         f"not run over the past: {', '.join(WATCHED)}. They judge a moment by what was known then, and no setting "
         "of theirs could be tried. Those that fired are in `smspulse alerts list --all`",
-        highlight=False,
     )
 
 

@@ -17,6 +17,7 @@ from gateway.alerts import Alert
 from gateway.errors import SmspulseError
 from smspulse.alerts.book import evidence, moment, name, severity, summary
 from smspulse.alerts.settings import AlertSettings, decode_secret
+from smspulse.terminal import visible_line
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=15)
 _GONE: Final = 410
@@ -82,7 +83,7 @@ class Alertmanager:
         await _post(self._session, f"{self._url}/api/v2/alerts", body, {})
 
     def _entry(self, alert: Alert, ends_at: int) -> dict[str, Any]:
-        annotations = {"summary": summary(alert)} | evidence(alert) | links(alert, self._settings)
+        annotations = {"summary": _summary(alert)} | _evidence(alert) | links(alert, self._settings)
         began_at = alert.fired_at or alert.changed_at
         entry = {
             "labels": labels(alert),
@@ -123,8 +124,8 @@ class Webhook:
                 "data": {
                     "alert_id": alert.id,
                     "labels": labels(alert),
-                    "summary": summary(alert),
-                    "evidence": evidence(alert),
+                    "summary": _summary(alert),
+                    "evidence": _evidence(alert),
                     "links": links(alert, self._settings),
                     "fired_at": moment(alert.fired_at or alert.changed_at),
                     "resolved_at": moment(alert.resolved_at) if alert.resolved_at else None,
@@ -167,16 +168,26 @@ class Apprise:
         Raises:
             WayOutError: The service did not take it.
         """
-        lines = evidence(alert) | links(alert, self._settings)
+        lines = _evidence(alert) | links(alert, self._settings)
         taken = await asyncio.to_thread(
             self._sender.notify,
-            title=f"[{alert.phase}] {summary(alert)}",
+            title=f"[{alert.phase}] {_summary(alert)}",
+            body_format="text",  # a service that shows HTML gets it escaped
             body="\n".join(f"{label}: {text}" for label, text in lines.items()),
             notify_type="success" if alert.phase == "resolved" else _NOTIFY_TYPES[severity(alert)],
         )
         if not taken:
             msg = f"URL {self._number} of SMSPULSE_ALERTS_APPRISE did not take an alert: its own line above says why"
             raise WayOutError(msg)
+
+
+def _summary(alert: Alert) -> str:
+    """Return the summary as one line without control characters: it can hold text from outside."""
+    return visible_line(summary(alert))
+
+
+def _evidence(alert: Alert) -> dict[str, str]:
+    return {name: visible_line(text) for name, text in evidence(alert).items()}
 
 
 async def _post(session: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str]) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.console import Console
 
-from smspulse.commands.options import NOT_SO, broker_option, data_option, writable
+from smspulse.commands.options import NOT_SO, broker_option, data_option, existing, writable
+from smspulse.terminal import echo, make_console
 
 _SECONDS: Final = {"m": 60, "h": 3_600, "d": 86_400}
 
@@ -67,7 +67,7 @@ def list_(data: Path, *, everything: bool) -> None:
     from smspulse.alerts.shown import show
 
     wait_s = read_alert_settings().cause_wait_s
-    show(data, Console(soft_wrap=True), everything=everything, cause_wait_s=wait_s)
+    show(data, make_console(soft_wrap=True), everything=everything, cause_wait_s=wait_s)
 
 
 @alerts.command()
@@ -81,7 +81,7 @@ def explain(data: Path, alert_id: str) -> None:
     """
     from smspulse.alerts.shown import explain as run
 
-    run(data, Console(soft_wrap=True), alert_id)
+    run(data, make_console(soft_wrap=True), alert_id)
 
 
 class _Length(click.ParamType):
@@ -116,9 +116,9 @@ def silence(data: Path, alert_id: str | None, seconds: int | None, *, lift: bool
         raise click.UsageError(msg)
     if alert_id is not None:
         if not lift:
-            writable(data)
+            existing(data, "silences.json")
         Silences(data).set(alert_id, seconds or 0)
-    show_silences(data, Console(soft_wrap=True))
+    show_silences(data, make_console(soft_wrap=True))
 
 
 @alerts.command()
@@ -136,10 +136,10 @@ def test() -> None:
     require_way_out(settings)
     wrong = asyncio.run(try_ways(settings, time.time()))
     for line in wrong:
-        click.echo(line, err=True)
+        echo(line, err=True)
     if wrong:
         raise SystemExit(NOT_SO)
-    click.echo("every way out took an alert of the source `test`, and that it is resolved")
+    echo("every way out took an alert of the source `test`, and that it is resolved")
 
 
 @alerts.command()
@@ -161,6 +161,6 @@ def backtest(data: Path, since: datetime | None, budget: float, threshold: float
     from smspulse.alerts.shown import draw_backtest, show_backtest
 
     found = run(past(data, since.replace(tzinfo=UTC) if since else None), budget, threshold)
-    show_backtest(found, Console(soft_wrap=True))
+    show_backtest(found, make_console(soft_wrap=True))
     if picture:
         draw_backtest(found, picture)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from xml.etree import ElementTree
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from smspulse.commands.options import NOT_SO, broker_option, data_option
+from smspulse.terminal import echo, make_console, visible_line
 
 if TYPE_CHECKING:
     from expectations.check import Measured, Report, Row
@@ -83,13 +83,13 @@ def check(
         try:
             keep(data, report.checked_at, [asdict(row) for row in report.rows])
         except OSError as error:
-            click.echo(f"smspulse: what was found is not kept in {data}: {error}", err=True)
+            echo(f"smspulse: what was found is not kept in {data}: {error}", err=True)
     if docs:
         from smspulse.quality_page import write
 
         page = data.resolve() / "quality" / "index.html"
         write(report, page)
-        click.echo(f"smspulse: {page.as_uri()}", err=True)
+        echo(f"smspulse: {page.as_uri()}", err=True)
     show = {"json": _json, "junit": _junit, "table": _text}[form]
     show(report)
     raise SystemExit(report.exit_code)
@@ -147,17 +147,17 @@ def payload(sample: BinaryIO, content_type: str, content_encoding: str, *, lines
         try:
             body = body_of(sent, content_encoding)
         except RefusedBodyError as error:
-            click.echo(f"✗ {number}: would not be stored\n    {error}")
+            echo(f"✗ {number}: would not be stored\n    {error}")
             faulty = True
             continue
         bodies.append(body)
         found = read(body, zone, declared)
         mark = "✗" if found.faults else "✓"
-        click.echo(f"{mark} {number}: {found.generation or 'cannot be read, and would be a dead letter'}")
+        echo(f"{mark} {number}: {found.generation or 'cannot be read, and would be a dead letter'}")
         for fault in found.faults:
-            click.echo(f"    {fault}")
+            echo(visible_line(f"    {fault}"))
         if found.unknown:
-            click.echo(f"    fields that no known generation has: {', '.join(found.unknown)}")
+            echo(visible_line(f"    fields that no known generation has: {', '.join(found.unknown)}"))
         faulty |= bool(found.faults)
     if not bodies:
         raise SystemExit(NOT_SO)
@@ -168,7 +168,7 @@ def payload(sample: BinaryIO, content_type: str, content_encoding: str, *, lines
 
 def _json(report: "Report") -> None:
     found = {"checked_at": report.checked_at.isoformat(), "note": report.note}
-    click.echo(json.dumps(found | {"expectations": [asdict(row) for row in report.rows]}))
+    echo(json.dumps(found | {"expectations": [asdict(row) for row in report.rows]}))
 
 
 def _junit(report: "Report") -> None:
@@ -189,13 +189,15 @@ def _junit(report: "Report") -> None:
             case = ElementTree.SubElement(element, "testcase", classname=suite, name=row.expectation)
             if not row.success:
                 kind = "failure" if row.severity == "critical" else "skipped"
-                failure = ElementTree.SubElement(case, kind, message=f"{row.severity}: {row.observed}")
+                # XML cannot hold control characters.
+                message = visible_line(f"{row.severity}: {row.observed}")
+                failure = ElementTree.SubElement(case, kind, message=message)
                 failure.text = "\n".join(f"{title}: {text}" for title, text in _told(row))
-    click.echo('<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode"))
+    echo('<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode"))
 
 
 def _text(report: "Report") -> None:
-    console = Console(soft_wrap=True, highlight=False)
+    console = make_console(soft_wrap=True)
     order = list(_COLOURS)
     for row in sorted(report.rows, key=lambda row: order.index(row.severity)):
         if not row.success:
@@ -207,13 +209,14 @@ def _text(report: "Report") -> None:
         failed = [row.expectation for row in rows if not row.success]
         mark = ("✗ ", "red") if failed else ("✓ ", "green")
         console.print(Text.assemble(mark, f"{suite}: {len(rows) - len(failed)} of {len(rows)} expectations hold"))
-    console.print(Text(report.note))
+    console.print(visible_line(report.note))
 
 
 def _told(row: "Row") -> list[tuple[str, str]]:
     """Return what a person must be told of a row that does not hold."""
     told = [("found", row.observed), ("expected", row.expected), ("rows", ", ".join(row.rows))]
-    return [(title, text) for title, text in (*told, ("means", row.meaning), ("do", row.action)) if text]
+    told += [("means", row.meaning), ("do", row.action)]
+    return [(title, visible_line(text)) for title, text in told if text]
 
 
 @click.command()
@@ -231,9 +234,9 @@ def doctor(data: Path, broker: str, port: int) -> None:
     from smspulse.doctor import diagnose
 
     findings = diagnose(data, KafkaSettings(bootstrap=broker) if ":" in broker else None, port)
-    marks = {"ok": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
+    marks = {"ok": Text("✓", "green"), "warn": Text("!", "yellow"), "fail": Text("✗", "red")}
     table = Table("", "what", "found", "mend")
     for finding in findings:
         table.add_row(marks[finding.level], finding.name, finding.what, finding.mend)
-    Console().print(table)
+    make_console().print(table)
     raise SystemExit(NOT_SO if any(finding.level == "fail" for finding in findings) else 0)

@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from smspulse.commands.options import NOT_SO, broker_option, data_option, writable
 from smspulse.readiness import tell_ready
+from smspulse.terminal import echo, make_console, visible_line
 
 
 def format_option(command: Any) -> Any:
@@ -39,11 +40,9 @@ def message(data: Path, key: str, form: str) -> None:
         raise click.UsageError(msg)
     found = find(data, key)
     if found is None:
-        click.echo(
-            f"no status report of {key} has landed: look at the source's name and the id, or wait 10 s", err=True
-        )
+        echo(f"no status report of {key} has landed: look at the source's name and the id, or wait 10 s", err=True)
         raise SystemExit(NOT_SO)
-    click.echo(json.dumps(found) if form == "json" else tell(found))
+    echo(json.dumps(found) if form == "json" else tell(found))
 
 
 @click.command()
@@ -62,9 +61,9 @@ def status(data: Path, broker: str, port: int, form: str) -> None:
 
     found = look(data, broker, port)
     if form == "json":
-        click.echo(json.dumps(found))
+        echo(json.dumps(found))
     else:
-        _show(found, Console(soft_wrap=True))
+        _show(found, make_console(soft_wrap=True))
     raise SystemExit(0 if found["ok"] else NOT_SO)
 
 
@@ -75,8 +74,8 @@ def _show(found: dict[str, Any], console: Console) -> None:
         return "" if value is None else f"{value:.1%}"
 
     for each in found["processes"]:
-        mark = "[green]✓[/]" if each["ok"] else "[red]✗[/]"
-        console.print(f"{mark} {escape(each['name']):<12} {escape(each['what'])}", highlight=False)
+        mark = ("✓", "green") if each["ok"] else ("✗", "red")
+        console.print(Text.assemble(mark, visible_line(f" {each['name']:<12} {each['what']}")))
     table = Table("last", "messages", "delivered / attempted", "delivered / ended", "95 % interval", "open share")
     for row in found["delivery"]:
         interval = (percent(row["delivered_per_ended_low"]), percent(row["delivered_per_ended_high"]))
@@ -94,13 +93,13 @@ def _show(found: dict[str, Any], console: Console) -> None:
         console.print("no outgoing message was first reported within 24 hours")
     if found["lag"] is not None:
         behind = ", ".join(f"{group} {count:,}" for group, count in found["lag"].items())
-        console.print(f"records to go: {behind}", highlight=False)
+        console.print(f"records to go: {behind}")
     ages = ", ".join(f"{row['dataset']} {duration(row['seconds_since'])} ago" for row in found["freshness"])
-    console.print(f"newest landed: {ages or 'nothing'}", highlight=False)
+    console.print(f"newest landed: {ages or 'nothing'}")
     if "unreadable" in found:
-        console.print(f"the warehouse cannot be read: {found['unreadable']}", style="red", markup=False)
+        console.print(f"the warehouse cannot be read: {found['unreadable']}", style="red")
     for alert in found["alerts"]:
-        console.print(f"[red]firing[/] {escape(alert['alert_id'])}", highlight=False)
+        console.print(Text.assemble(("firing", "red"), visible_line(f" {alert['alert_id']}")))
 
 
 @click.command()

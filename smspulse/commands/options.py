@@ -53,6 +53,34 @@ class Url(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+def existing(data: Path, *others: str) -> None:
+    """Refuse a folder that holds no data of smspulse, such as one whose name was mistyped. Make nothing.
+
+    Args:
+        data: The data folder.
+        others: Names in it, next to those of the warehouse, that show that it is one.
+
+    Raises:
+        NeedsFolderError: It is no folder but a bucket.
+        NoWarehouseError: It is not a data folder.
+        SmspulseError: It cannot be written.
+    """
+    from warehouse.errors import NoWarehouseError
+    from warehouse.schemas import SCHEMAS
+    from warehouse.views import FILE
+
+    if not is_bucket(data):
+        is_found = any((data / name).exists() for name in (FILE, *others))
+        if not is_found and not any(any((data / name).glob("date=*")) for name in SCHEMAS):
+            raise NoWarehouseError(data)
+    writable(data)
+
+
+def is_bucket(data: Path) -> bool:
+    """Return whether a data folder is the address of a bucket, which as a path has lost a slash."""
+    return str(data).startswith("s3:/")
+
+
 def writable(data: Path) -> None:
     """Make the data folder if it is missing.
 
@@ -60,7 +88,7 @@ def writable(data: Path) -> None:
         NeedsFolderError: It is no folder but a bucket.
         SmspulseError: It cannot be made or written.
     """
-    if str(data).startswith("s3:/"):
+    if is_bucket(data):
         from warehouse.errors import NeedsFolderError
 
         raise NeedsFolderError(data)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from smspulse import logs
 from smspulse.commands.options import broker_option, data_option, writable
 from smspulse.readiness import tell_ready
+from smspulse.terminal import echo, make_console
 
 
 @click.command()
@@ -40,7 +40,7 @@ def up(data: Path, broker: str, port: int, workers: int, seconds: float | None, 
 
     read_alert_settings()  # a wrong one ends it here, before anything runs
 
-    console = Console(soft_wrap=True)
+    console = make_console(soft_wrap=True)
     logging.getLogger().handlers[:] = [logs.PrefixHandler(console)]
     writable(data)
     options = UpOptions(data.resolve(), broker, port, workers, demo, seconds)
@@ -65,9 +65,9 @@ def broker(data: Path, mode: Any, *, fetch: bool) -> None:
 
     if fetch:
         if missing := what_is_missing():
-            click.echo(f"no real Kafka here, the in-memory broker will serve: {'; '.join(missing)}")
+            echo(f"no real Kafka here, the in-memory broker will serve: {'; '.join(missing)}")
         else:
-            click.echo(f"Kafka is in {fetch_kafka()}")
+            echo(f"Kafka is in {fetch_kafka()}")
         return
 
     def ready() -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from smspulse.commands.options import NOT_SO, Command, Url
 from smspulse.simulator.behaviour import Behaviour, parse_shares
+from smspulse.terminal import echo, make_console
 
 
 def behaviour_options(command: Command) -> Command:
@@ -64,7 +64,7 @@ def simulate(
     shares = {name: parse_shares(value) for name, value in rates.items() if isinstance(value, str)}
     behaviour = Behaviour(**(rates | shares))
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, console=Console(stderr=True))
+    progress = Progress(*columns, console=make_console(stderr=True))
 
     async def until_signalled() -> Any:
         stop = asyncio.Event()
@@ -84,7 +84,7 @@ def simulate(
             )
 
     totals = asyncio.run(until_signalled())
-    click.echo(
+    echo(
         f"{totals.sent:,} webhooks sent, {totals.accepted:,} accepted, {totals.retried:,} sent again, "
         f"{totals.abandoned:,} given up; {totals.messages:,} messages, {totals.incoming:,} incoming, "
         f"{totals.malformed:,} malformed"

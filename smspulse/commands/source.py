@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from smspulse.commands.options import Url, data_option, writable
+from smspulse.terminal import echo
 
 
 @click.group()
@@ -52,17 +53,17 @@ def source_rotate(data: Path, name: str, url: str, *, finish: bool) -> None:
     from ingest.sources import retire_tokens, rotate_source
 
     if finish:
-        click.echo(f"{retire_tokens(data, name)} tokens of {name} are no longer valid, the newest is")
+        echo(f"{retire_tokens(data, name)} tokens of {name} are no longer valid, the newest is")
         return
     _show_webhook(url, name, rotate_source(data, name))
-    click.echo(f"\nThe old token stays valid until: smspulse source rotate {name} --finish")
+    echo(f"\nThe old token stays valid until: smspulse source rotate {name} --finish")
 
 
 def _show_webhook(url: str, name: str, token: str) -> None:
     from ingest.sources import webhook_url
 
     webhook = webhook_url(url, name, token)
-    click.echo(
+    echo(
         f"In smsgateway24, paste this one URL into both places. It holds the token, which is shown only now:\n\n"
         f"  device settings, delivery status URL         {webhook}\n"
         f"  each channel slot, incoming message URL      {webhook}"
@@ -81,6 +82,6 @@ def source_list(data: Path) -> None:
 
     sources = list_sources(data)
     if not sources:
-        click.echo("there is none yet: smspulse source add NAME", err=True)
+        echo("there is none yet: smspulse source add NAME", err=True)
     for name, tokens in sources.items():
-        click.echo(f"{name}\t{tokens} token{'s' if tokens != 1 else ''}")
+        echo(f"{name}\t{tokens} token{'s' if tokens != 1 else ''}")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from smspulse.commands.options import NOT_SO, broker_option, data_option, writable
+from smspulse.commands.options import NOT_SO, broker_option, data_option, existing
+from smspulse.terminal import echo
 
 
 @click.command()
@@ -29,18 +30,18 @@ def rebuild(data: Path, day: datetime | None, *, everything: bool) -> None:
     if day and everything:
         msg = "--date and --all exclude each other"
         raise click.UsageError(msg)
-    writable(data)
+    existing(data)
     settings = StreamSettings(state=data / "state")
     statuses = known_statuses(data)
     expire_after = timedelta(hours=settings.expire_after_h)
     found = run(data, statuses, expire_after, day=day.date() if day else None, everything=everything)
-    click.echo(
+    echo(
         f"{found.messages:,} messages of {len(found.days)} days from {found.reports:,} reports; "
         f"{len(found.open)} days are open; {found.repaired:,} messages repaired; "
         f"{found.unsettled:,} not to be compared yet; {found.differing:,} differ"
     )
     if found.differing:
-        click.echo('smspulse sql "FROM rebuild_differences" lists them', err=True)
+        echo('smspulse sql "FROM rebuild_differences" lists them', err=True)
     raise SystemExit(NOT_SO if found.differing else 0)
 
 
@@ -56,9 +57,9 @@ def compact(data: Path) -> None:
     """
     from warehouse.compaction import compact as run
 
-    writable(data)
+    existing(data)
     done = run(data, datetime.now(UTC))
-    click.echo(f"{done.before:,} files became {done.after:,}, with {done.rows:,} rows")
+    echo(f"{done.before:,} files became {done.after:,}, with {done.rows:,} rows")
 
 
 @click.command()
@@ -75,13 +76,13 @@ def retain(data: Path) -> None:
     from warehouse.retention import RetentionSettings
     from warehouse.retention import retain as run
 
-    writable(data)
+    existing(data)
     stream = StreamSettings(state=data / "state")
     done = run(data, RetentionSettings(), datetime.now(UTC), timedelta(hours=stream.forget_after_h, days=2))
     for name, days in done.dropped.items():
-        click.echo(f"{name}: {len(days)} days dropped, {min(days)} to {max(days)}")
+        echo(f"{name}: {len(days)} days dropped, {min(days)} to {max(days)}")
     if not done.dropped:
-        click.echo("nothing is older than it may be")
+        echo("nothing is older than it may be")
 
 
 @click.command()
@@ -100,9 +101,9 @@ def erase(data: Path, broker: str, numbers: tuple[str, ...]) -> None:
     from smspulse.erase import erase as run
     from smspulse.up import kafka_settings
 
-    writable(data)
+    existing(data, "spool", "state", "kafka", "broker.json")  # numbers are there before anything has landed
     report = run(data.resolve(), numbers, lambda: kafka_settings(data, broker))
-    click.echo("\n".join([*report.lines, *(f"left: {line}" for line in report.left)]) or "nothing tells of it")
+    echo("\n".join([*report.lines, *(f"left: {line}" for line in report.left)]) or "nothing tells of it")
     raise SystemExit(NOT_SO if report.files_left else 0)
 
 
@@ -121,8 +122,11 @@ def erase(data: Path, broker: str, numbers: tuple[str, ...]) -> None:
     metavar="SECONDS",
     help="Ask again every so many seconds, 2 if none are given, and show what changed.",
 )
-def sql(data: Path, statement: str, form: str, output: Path | None, watch: float | None) -> None:
-    """Ask the warehouse.
+@click.option(
+    "--unrestricted", is_flag=True, help="Let it read and write other files, attach databases and change settings."
+)
+def sql(data: Path, statement: str, form: str, output: Path | None, watch: float | None, *, unrestricted: bool) -> None:
+    """Query the warehouse, and nothing else: of the file system, a statement reads the data folder alone.
 
     \b
     smspulse sql "SELECT outcome, count(*) FROM messages GROUP BY ALL"
@@ -131,4 +135,4 @@ def sql(data: Path, statement: str, form: str, output: Path | None, watch: float
     """
     from smspulse.ask import ask
 
-    ask(data, statement, form, output, watch)
+    ask(data, statement, form, output, watch, unrestricted=unrestricted)

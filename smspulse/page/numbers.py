@@ -12,7 +12,7 @@ import duckdb
 from gateway.statuses import STATUSES, Status
 from smspulse.page import metrics
 from warehouse.errors import NoWarehouseError
-from warehouse.read import open_warehouse, rows
+from warehouse.read import open_warehouse, retried, rows
 from warehouse.status_codes import known_statuses
 from warehouse.views import rates, sums_sql, view_sql
 
@@ -80,9 +80,9 @@ class Numbers:
         } | self._pipeline()
         connection = None
         try:
-            connection = open_warehouse(self._data)
+            connection = reader = open_warehouse(self._data)
             self.statuses = known_statuses(self._data)
-            connection.execute(_HOLD)
+            retried(lambda: reader.execute(_HOLD))
             kept |= {name: rows(connection, sql) for name, sql in _KEPT.items()}
             (kept["as_of"],) = connection.execute("SELECT strftime(now(), '%H:%M:%S')").fetchall()[0]
         except NoWarehouseError:

@@ -403,7 +403,8 @@ class _Run:
         written: dict[Path, Path] = {}
         for days in batches.values():
             files = ", ".join(views.literal(str(path)) for day in days for path in by_day[day])
-            rows = f"(SELECT *, 1 AS sign, first_seen_at::DATE AS day FROM read_parquet([{files}]))"  # noqa: S608 - ours
+            source = f"read_parquet([{files}], hive_partitioning = false)"
+            rows = f"(SELECT *, 1 AS sign, first_seen_at::DATE AS day FROM {source})"  # noqa: S608 - names of ours
             for name in SUMS:
                 sql = views.sums_sql(name, rows, views.parquet(self._data / "prefixes"))
                 self._run(f"CREATE OR REPLACE TABLE summed AS {sql}")

@@ -50,8 +50,8 @@ TOGETHER = (
 
 @pytest.fixture(scope="module")
 def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two weeks of a gateway, in a folder that globs could trip over."""
-    folder = tmp_path_factory.mktemp("world") / "it's [odd]*"
+    """Two weeks of a gateway, in a folder that globs and partition keys could trip over."""
+    folder = tmp_path_factory.mktemp("world") / "source=prod" / "it's [odd]*"
     assert weeks(folder, seed=1, messages=240) == END
     return folder.rename(folder.with_name("right"))
 

@@ -189,6 +189,24 @@ async def test_apprise_notifies_of_an_alert_and_of_its_end_and_says_when_it_coul
         Apprise(AlertSettings(apprise=f"{receiver.url.replace('http', 'json')} nothing"), 2)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("form", ["text", "html"])
+async def test_notifications_hold_texts_as_they_are(
+    receiver: Receiver, session: aiohttp.ClientSession, form: str
+) -> None:
+    hostile = told(what="<b>x</b>\x1b[2J\n[red]y[/red]", errors={"<i>\x9b": 2})
+    way = Apprise(AlertSettings(apprise=receiver.url.replace("http", "json") + f"/?format={form}"))  # type: ignore[arg-type]
+    await way.send(hostile)
+    sent = await receiver.next()
+    assert ("<i>" if form == "text" else "&lt;i&gt;") in sent["message"]
+    settings = AlertSettings(webhook=receiver.url, alertmanager=receiver.url)
+    await Webhook(session, settings).send(hostile)
+    assert (await receiver.next())["data"]["summary"].endswith(r"<b>x</b>\x1b[2J\n[red]y[/red]")
+    await Alertmanager(session, settings).send([hostile], [])
+    annotations = (await receiver.next())[0]["annotations"]
+    assert annotations["errors"] == r"2 of <i>\x9b"
+    assert not any(mark in json.dumps(sent, ensure_ascii=False) for mark in ("\x1b", "\x9b"))
+
+
 def test_without_apprise_its_setting_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "apprise", None)
     with pytest.raises(WayOutError, match=r"smspulse\[apprise\]"):

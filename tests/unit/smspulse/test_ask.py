@@ -7,9 +7,11 @@ import re
 import signal
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,17 +20,22 @@ from click.testing import CliRunner, Result
 from warehouse_records import raw, status
 
 import warehouse
-from smspulse.cli import cli
+from smspulse.cli import cli, main
 from warehouse import landing, views
 
 SQL = "SELECT sms_id, received_at, flaws FROM status_events ORDER BY sms_id"
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    views.publish(tmp_path / "data")
-    landing.land(tmp_path / "data", 0, [raw(0, status(7, 6)), raw(1, status(8, 7), seconds=0.25)])
-    return tmp_path / "data"
+def fill(data: Path) -> Path:
+    views.publish(data)
+    landing.land(data, 0, [raw(0, status(7, 6)), raw(1, status(8, 7), seconds=0.25)])
+    return data
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A warehouse that nothing here changes."""
+    return fill(tmp_path_factory.mktemp("warehouse") / "data")
 
 
 def sql(data: Path, *arguments: str) -> Result:
@@ -46,12 +53,12 @@ def test_each_format_has_the_rows(data: Path, tmp_path: Path) -> None:
     csv = sql(data, SQL, "--format", "csv").output.splitlines()
     assert csv == [
         "sms_id,received_at,flaws",
-        "7,2026-11-24 12:00:00.000+00:00,[]",
-        "8,2026-11-24 12:00:00.250+00:00,[]",
+        "7,2026-11-24 12:00:00+00,[]",
+        "8,2026-11-24 12:00:00.25+00,[]",
     ]
     assert json.loads(sql(data, SQL, "--format", "json").output)[1] == {
         "sms_id": 8,
-        "received_at": "2026-11-24T12:00:00.250Z",
+        "received_at": "2026-11-24T12:00:00.250000Z",
         "flaws": [],
     }
     table = sql(data, SQL).output
@@ -66,6 +73,189 @@ def test_each_format_has_the_rows(data: Path, tmp_path: Path) -> None:
         assert found["sms_id"].to_pylist() == [7, 8]
 
 
+ENUM = "ENUM('calm', 'wild')"
+LONG = list(range(3000))
+VALUES = [
+    # A literal, its type, and its form in JSON.
+    ("true", "BOOLEAN", True),
+    ("'-128'", "TINYINT", -128),
+    ("9223372036854775807", "BIGINT", 2**63 - 1),
+    ("18446744073709551615", "UBIGINT", 2**64 - 1),
+    ("170141183460469231731687303715884105727", "HUGEINT", 2**127 - 1),
+    ("340282366920938463463374607431768211455", "UHUGEINT", 2**128 - 1),
+    ("'123456789012345678901234567890123456789012345'", "BIGNUM", 123456789012345678901234567890123456789012345),
+    (
+        "'12345678901234567890.123456789012345678'",
+        "DECIMAL(38, 18)",
+        Decimal("12345678901234567890.123456789012345678"),
+    ),
+    ("1e-12", "DOUBLE", Decimal("1e-12")),
+    ("0.1", "FLOAT", Decimal("0.10000000149011612")),
+    ("'nan'", "DOUBLE", "nan"),
+    ("'-inf'", "DOUBLE", "-inf"),
+    ("'\\x00\\xFFab\"'", "BLOB", r"\x00\xFFab\x22"),
+    ("''", "VARCHAR", ""),
+    ("'NULL'", "VARCHAR", "NULL"),
+    ("NULL", "VARCHAR", None),
+    ("'a\n\"b\", \x1b[31m\x9b\u202e'", "VARCHAR", 'a\n"b", \x1b[31m\x9b\u202e'),
+    ("'2026-11-24'", "DATE", "2026-11-24"),
+    ("'infinity'", "DATE", "infinity"),
+    ("'12:00:00.000001'", "TIME", "12:00:00.000001"),
+    ("'12:00:00+02'", "TIMETZ", "12:00:00+02"),
+    ("'2026-11-24 12:00:00.123456+01'", "TIMESTAMPTZ", "2026-11-24T11:00:00.123456Z"),
+    ("'2026-11-24 12:00:00'", "TIMESTAMP", "2026-11-24T12:00:00.000000"),
+    ("'2026-11-24 12:00:00'", "TIMESTAMP_S", "2026-11-24T12:00:00.000000"),
+    ("'2026-11-24 12:00:00.123'", "TIMESTAMP_MS", "2026-11-24T12:00:00.123000"),
+    ("'2026-11-24 12:00:00.123456789'", "TIMESTAMP_NS", "2026-11-24T12:00:00.123456789"),
+    ("'1 month 2 days 3 hours 4 microseconds'", "INTERVAL", "1 month 2 days 03:00:00.000004"),
+    ("'550e8400-e29b-41d4-a716-446655440000'", "UUID", "550e8400-e29b-41d4-a716-446655440000"),
+    ("'calm'", ENUM, "calm"),
+    ("'101'", "BIT", "101"),
+    ("range(3000)", "BIGINT[]", LONG),
+    ("['NULL', NULL, '', 'a, b', 'it''s']", "VARCHAR[]", ["NULL", None, "", "a, b", "it's"]),
+    ("['0.5', 'nan']", "DOUBLE[2]", [Decimal("0.5"), "nan"]),
+    ("['2026-11-24 12:00:00+00']", "TIMESTAMPTZ[]", ["2026-11-24T12:00:00.000000Z"]),
+    ("{'a': 1, 'b': ['x']}", "STRUCT(a INTEGER, b VARCHAR[])", {"a": 1, "b": ["x"]}),
+    ("{'a': NULL, 'b': 1e-12}", 'STRUCT("a" TIMESTAMPTZ, "b" DOUBLE)', {"a": None, "b": Decimal("1e-12")}),
+    ("NULL", "STRUCT(b DOUBLE)", None),
+    ("MAP {'k': 1e-12}", "MAP(VARCHAR, DOUBLE)", {"k": Decimal("1e-12")}),
+    ("MAP {'a=b': 'x, y'}", "MAP(VARCHAR, VARCHAR)", {"a=b": "x, y"}),
+    ("'{\"a\": [1e-12]}'", "JSON", {"a": [Decimal("1e-12")]}),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "type_", "expected"), VALUES, ids=[f"{text:.20} {type_}" for text, type_, _ in VALUES]
+)
+def test_every_type_has_a_form_that_loses_nothing(
+    data: Path, tmp_path: Path, text: str, type_: str, expected: object
+) -> None:
+    statement = f"SELECT {text}::{type_} AS value"
+
+    def no_constant(word: str) -> None:
+        raise AssertionError(word)  # NaN and Infinity are no JSON
+
+    answer = sql(data, statement, "--format", "json").stdout
+    assert json.loads(answer, parse_float=Decimal, parse_constant=no_constant) == [{"value": expected}]
+    assert sql(data, statement, "--format", "csv", "--output", str(tmp_path / "out.csv")).exit_code == 0
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        # As a program does that knows the type: an unquoted nothing is null.
+        (written,) = connection.execute(
+            f"SELECT value::{type_}::VARCHAR FROM read_csv(?, columns = {{'value': 'VARCHAR'}}, all_varchar = true, "  # noqa: S608
+            "header = true, auto_detect = false, delim = ',', quote = '\"', escape = '\"', new_line = '\\n', "
+            "allow_quoted_nulls = false, max_line_size = 4000000)",
+            [str(tmp_path / "out.csv")],
+        ).fetchone() or (None,)
+        (meant,) = connection.execute(f"SELECT ({text}::{type_})::VARCHAR").fetchone() or (None,)
+    assert written == meant
+
+
+def test_a_union_says_of_which_kind_its_value_is(data: Path) -> None:
+    statement = "SELECT union_value(number := 2) AS value"
+    assert json.loads(sql(data, statement, "--format", "json").stdout) == [{"value": {"number": 2}}]
+    assert sql(data, statement, "--format", "csv").stdout.splitlines() == ["value", '"{""number"":2}"']
+
+
+def test_sums_of_integers_are_integers(data: Path) -> None:
+    statement = "SELECT sum(sms_id * 1000000000000000000) AS n FROM status_events"
+    assert sql(data, statement, "--format", "json").stdout == '[{"n":15000000000000000000}]\n'
+    assert sql(data, statement, "--format", "csv").stdout == "n\n15000000000000000000\n"
+    assert "15000000000000000000" in sql(data, statement).stdout
+
+
+def test_empty_text_is_not_null_in_csv(data: Path) -> None:
+    statement = "SELECT '' AS empty, NULL AS nothing, 'NULL' AS word"
+    assert sql(data, statement, "--format", "csv").stdout == 'empty,nothing,word\n"",,NULL\n'
+
+
+def test_columns_of_one_name_are_all_there(data: Path) -> None:
+    assert json.loads(sql(data, "SELECT 1 AS a, 2 AS a", "--format", "json").stdout) == [{"a": 1, "a_1": 2}]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *("SHOW TABLES", "DESCRIBE messages", "SUMMARIZE messages", "VALUES (1)", "EXPLAIN FROM messages"),
+        *("EXPLAIN ANALYZE SELECT 1", "FROM messages; -- the end", "PIVOT status_events ON status_id USING count(*)"),
+        *(
+            "SELECT 'ä;' AS \"--\" -- ; the end",
+            "CREATE TEMP TABLE t AS SELECT 1 AS a; FROM t",
+            "SET TimeZone = 'Asia/Tokyo'; SELECT now()",
+        ),
+        "SET VARIABLE day = DATE '2026-11-24'; FROM raw_webhooks WHERE date = getvariable('day')",
+    ],
+)
+@pytest.mark.parametrize("form", ["table", "csv", "json", "parquet"])
+def test_every_statement_that_reads_has_rows_in_each_format(data: Path, statement: str, form: str) -> None:
+    done = sql(data, statement, "--format", form)
+    assert done.exit_code == 0, done.output
+    assert len(done.stdout_bytes) > 2
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *("COPY (SELECT 1) TO '{there}'", "SELECT 1; COPY (SELECT 1) TO '{there}'", "EXPORT DATABASE '{there}'"),
+        *("EXPLAIN ANALYZE COPY (SELECT 1) TO '{there}'", "EXPLAIN /**/ ANALYZE COPY (SELECT 1) TO '{there}'"),
+        *("ATTACH '{there}'", "PREPARE p AS COPY (SELECT 1) TO '{there}'; EXECUTE p", "SELECT 1) TO '{there}'; --"),
+        "EXPLAIN (FORMAT json) COPY (SELECT 1) TO '{there}'",
+        *(
+            "FROM read_text('{secret}')",
+            "FROM '{secret}'",
+            "FROM glob('{secret}*')",
+            "FROM read_csv('{data}/../secret')",
+        ),
+        "SET enable_external_access = true; FROM read_text('{secret}')",
+        "SET allowed_directories = ['/']; FROM read_text('{secret}')",
+        *(
+            "INSTALL httpfs",
+            "LOAD httpfs",
+            "CREATE PERSISTENT SECRET s (TYPE http)",
+            "SET profiling_output = '{there}'",
+        ),
+        *("CREATE TABLE t AS SELECT 1", "DROP VIEW messages", "CALL enable_logging(storage_path = '{there}')"),
+    ],
+)
+def test_a_statement_reads_the_data_folder_and_nothing_else(data: Path, tmp_path: Path, statement: str) -> None:
+    (tmp_path / "secret").write_text("secret words")
+
+    def state() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for root in (tmp_path, data) for path in root.rglob("*") if path.is_file()}
+
+    before = state()
+    # Within the data folder, for DuckDB alone allows that.
+    names = {"there": data / "raw" / "date=2026-11-24" / "made.parquet", "data": data, "secret": tmp_path / "secret"}
+    done = sql(data, statement.format(**names), "--format", "json")
+    assert done.exit_code != 0, done.output
+    assert "secret words" not in done.output
+    assert state() == before
+
+
+def test_unrestricted_lifts_that(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "prices.csv").write_text("device_id,price\n1,0.05\n")
+    prices = f"'{tmp_path}/prices.csv'"
+    joined = f"SELECT price FROM status_events JOIN {prices} USING (device_id) LIMIT 1"  # noqa: S608 - ours
+    assert sql(data, joined).exit_code != 0
+    assert json.loads(sql(data, joined, "--format", "json", "--unrestricted").stdout) == [{"price": 0.05}]
+    assert sql(data, f"COPY status_events TO '{tmp_path}/out.csv'", "--unrestricted").exit_code == 0
+    assert (tmp_path / "out.csv").exists()
+
+
+def test_a_restricted_connection_binds_no_other_one(data: Path) -> None:
+    with warehouse.open_warehouse(data, restricted=True), warehouse.open_warehouse(data) as other:
+        other.execute("SET memory_limit = '1GB'")
+
+
+@pytest.mark.parametrize("statement", ["", "  ", ";", "/* nothing */"])
+def test_no_statement_is_one_line(data: Path, statement: str, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    monkeypatch.setattr("sys.argv", ["smspulse", "sql", "--data", str(data), statement])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    said = capfd.readouterr().err
+    assert said == 'smspulse: there is no SQL to run: give a statement, such as smspulse sql "FROM freshness"\n'
+
+
 def test_a_file_is_replaced_in_one_step(data: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.csv"
     target.write_text("old")
@@ -73,7 +263,7 @@ def test_a_file_is_replaced_in_one_step(data: Path, tmp_path: Path) -> None:
         assert sql(data, SQL, "--format", "csv", "--output", str(target)).exit_code == 0
         assert reader.read() == "old"
     assert target.read_text().startswith("sms_id,")
-    assert {path.name for path in tmp_path.iterdir()} == {"data", "out.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"out.csv"}
 
 
 @pytest.mark.parametrize(
@@ -101,7 +291,8 @@ def test_parquet_is_not_written_to_a_terminal(data: Path) -> None:
     assert "name a file with --output" in done.stderr
 
 
-def test_a_watched_statement_is_answered_again_when_its_rows_change(data: Path) -> None:
+def test_a_watched_statement_is_answered_again_when_its_rows_change(tmp_path: Path) -> None:
+    data = fill(tmp_path / "data")
     command = [sys.executable, "-m", "smspulse", "sql", "--data", str(data), SQL, "--format", "json", "--watch", "0.05"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

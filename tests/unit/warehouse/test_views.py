@@ -12,7 +12,7 @@ import pytest
 from warehouse_records import alert, at, deadletter, moment, raw, status, tombstone, version
 
 from warehouse import landing, views
-from warehouse.errors import NoWarehouseError
+from warehouse.errors import NoWarehouseError, UnreadablePathError
 from warehouse.read import open_warehouse, query
 
 HOUR = 3600
@@ -20,8 +20,8 @@ HOUR = 3600
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """An empty warehouse, in a folder whose name holds all that SQL and globs could trip over."""
-    folder = tmp_path / "it's [odd]*"
+    """An empty warehouse, below folders whose names hold all that SQL, globs and partition keys could trip over."""
+    folder = tmp_path / "source=prod" / "date=2020-01-01" / "it's [odd]*?{x}%20"
     views.publish(folder)
     return folder
 
@@ -276,6 +276,17 @@ def test_a_moved_folder_is_published_anew(data: Path, tmp_path: Path) -> None:
     moved = data.rename(tmp_path / "moved")
     views.publish(moved)
     assert rows(moved, "SELECT count(*) FROM raw_webhooks") == [(1,)]
+
+
+def test_a_folder_that_a_pattern_would_fit_is_not_read(data: Path) -> None:
+    land(data, raw(0, status(1, 6)))
+    land(data.with_name("it's [odd]*Z{x}%20"), raw(0, status(2, 6)))
+    assert rows(data, "SELECT sms_id FROM raw_webhooks") == [(1,)]
+
+
+def test_a_folder_that_duckdb_cannot_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnreadablePathError, match="backslash"):
+        views.publish(tmp_path / "a\\b")
 
 
 def test_a_damaged_file_of_views_is_replaced(data: Path) -> None:

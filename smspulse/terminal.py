@@ -1,0 +1,66 @@
+r"""Output to people. Text from outside is never markup and never a control sequence.
+
+Every command writes through `echo` or `make_console`; a test looks for those that do not. A control character is shown
+as its escape, such as `\x1b`. Colours are given as styles, never in the text.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+import click
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+# C0 and C1 controls, DEL, separators of lines and paragraphs, what turns the direction of a line around, and halves of
+# surrogate pairs, which no encoding can write. Tab and newline are kept: they are layout.
+_CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROLS_AND_LINES: Final = re.compile(f"[\n]|{_CONTROLS.pattern}")
+
+
+def visible(text: str) -> str:
+    """Return a text with its control characters as escapes; tabs and newlines are kept."""
+    return _CONTROLS.sub(_escape, text)
+
+
+def visible_line(text: str) -> str:
+    """Return a text as one line, with its control characters and newlines as escapes."""
+    return _CONTROLS_AND_LINES.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if found[0] in "\n\r":
+        return {"\n": "\\n", "\r": "\\r"}[found[0]]
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"  # noqa: PLR2004 - of two hexadecimal digits
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Write a text and a newline to standard output or standard error."""
+    click.echo(visible(text), err=err)
+
+
+class _PlainConsole(Console):
+    """A console for which each text is only text."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a text as it will be shown: before widths are measured."""
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield what is written, without control characters that a renderable brought along."""
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(visible(segment.text), segment.style)
+
+
+def make_console(**options: Any) -> Console:
+    """Return a console that shows text as it is: no markup, no emoji codes, no highlighting, no control characters.
+
+    Args:
+        options: As those of `rich.console.Console`.
+    """
+    return _PlainConsole(markup=False, emoji=False, highlight=False, **options)

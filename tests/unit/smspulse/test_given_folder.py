@@ -1,0 +1,125 @@
+"""Each command works on the data folder that it was given: on a copy, on a moved one, and on none that is none."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from click.testing import CliRunner, Result
+from warehouse_records import alert, raw, status, version
+
+from ingest.sources import add_source
+from smspulse.cli import cli, main
+from warehouse import landing, views
+from warehouse.errors import NoWarehouseError, StaleViewsError
+from warehouse.read import open_warehouse, query
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> Path:
+    folder = tmp_path / "original"
+    views.publish(folder)
+    landing.land(folder, 0, [raw(0, status(1, 7))])
+    landing.land(folder, 0, [version(0, 1, "delivered", last_status_id=7)])
+    landing.land(folder, 0, [alert(0, "firing")])
+    return folder
+
+
+def smspulse(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments, env={"COLUMNS": "200", "SMSPULSE_KAFKA_BOOTSTRAP": None})
+
+
+def copied(original: Path) -> Path:
+    """Copy the folder, and go on in the original."""
+    copy = Path(shutil.copytree(original, original.with_name("source=copy")))
+    landing.land(original, 1, [raw(1, status(2, 6))])
+    landing.land(original, 1, [version(1, 2, "sent")])
+    landing.land(original, 1, [alert(1, "firing", device_id=99)])
+    return copy
+
+
+def moved(original: Path) -> Path:
+    return original.rename(original.with_name("moved"))
+
+
+@pytest.mark.parametrize("move", [copied, moved])
+def test_a_copied_or_moved_folder_answers_with_its_own_data(original: Path, move: Callable[[Path], Path]) -> None:
+    data = move(original)
+    before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
+    where = ("--data", str(data))
+    assert query(data, "SELECT sms_id FROM messages")["sms_id"].tolist() == [1]
+    answer = smspulse("sql", *where, "SELECT count(*) AS n FROM raw_webhooks", "--format", "csv")
+    assert answer.stdout.split() == ["n", "1"]
+    assert smspulse("message", *where, "acme:1").exit_code == 0
+    assert smspulse("message", *where, "acme:2").exit_code == 1
+    assert "1 rows" not in smspulse("alerts", "list", *where).output
+    assert "99" not in smspulse("alerts", "list", *where).output
+    assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before  # also where nothing can be written
+
+
+def test_the_original_is_read_next_to_its_copy(original: Path) -> None:
+    copy = copied(original)
+    count = "SELECT count(*) FROM messages"
+    with open_warehouse(copy) as of_copy, open_warehouse(original) as of_original:
+        assert (of_copy.execute(count).fetchone(), of_original.execute(count).fetchone()) == ((1,), (2,))
+
+
+def test_what_writes_to_a_moved_folder_publishes_its_views_for_any_duckdb(original: Path) -> None:
+    data = moved(original)
+    assert smspulse("compact", "--data", str(data)).exit_code == 0
+    with duckdb.connect(data / views.FILE, read_only=True) as connection:
+        assert connection.execute("SELECT sms_id FROM messages").fetchall() == [(1,)]
+
+
+def test_a_moved_folder_of_another_version_says_how_to_publish_its_views(original: Path) -> None:
+    data = moved(original)
+    shutil.rmtree(data / "webhooks")  # as if that version had no such dataset
+    with pytest.raises(StaleViewsError, match="run `smspulse compact` on it once"):
+        query(data, "FROM messages")
+    assert smspulse("compact", "--data", str(data)).exit_code == 0
+    assert len(query(data, "FROM messages")) == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["compact"], ["rebuild"], ["retain"], ["check"], ["alerts", "list"], ["alerts", "backtest"]),
+        *(["erase", "--number", "+4915700000001"], ["sql", "FROM messages"], ["message", "acme:1"]),
+        *(["alerts", "explain", "x"], ["alerts", "silence", "x", "--for", "2h"], ["check", "--docs"]),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("has_others", [True, False])
+def test_a_mistyped_folder_is_refused_and_nothing_is_made(
+    tmp_path: Path, command: list[str], *, has_others: bool
+) -> None:
+    typed = tmp_path / "typo"
+    if has_others:
+        (typed / "raw").mkdir(parents=True)
+        (typed / "raw" / "mine.parquet").write_text("somebody's")
+    before = sorted(tmp_path.rglob("*"))
+    done = smspulse(*command, "--data", str(typed))
+    assert isinstance(done.exception, NoWarehouseError), done.output
+    assert f"no warehouse in {typed}" in str(done.exception)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_number_is_erased_also_before_anything_has_landed(tmp_path: Path) -> None:
+    add_source(tmp_path, "acme")
+    (tmp_path / "spool").mkdir()
+    assert smspulse("erase", "--number", "+4915700000001", "--data", str(tmp_path)).exit_code == 0
+
+
+def test_a_damaged_file_is_one_line(
+    original: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[Any]
+) -> None:
+    (landed,) = original.glob("messages/date=2*/*")
+    landed.write_bytes(b"damaged" * 100)
+    monkeypatch.setattr("sys.argv", ["smspulse", "message", "acme:1", "--data", str(original)])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    said = capsys.readouterr().err
+    assert said.startswith("smspulse: the warehouse cannot be read: ")
+    assert said.count("\n") == 1

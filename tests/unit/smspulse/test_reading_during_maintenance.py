@@ -1,0 +1,116 @@
+"""Whoever reads the warehouse gets an answer also when files are merged between being listed and being opened."""
+
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import duckdb
+import pytest
+from warehouse_records import alert, version
+
+from smspulse.alerts.backtest import past
+from smspulse.alerts.shown import landed
+from smspulse.page.numbers import Numbers
+from smspulse.status import _numbers
+from smspulse.timeline import find
+from warehouse import landing, swap, views
+from warehouse import read as reading
+from warehouse.read import query
+
+DAY = "date=2026-11-24"
+FILES = 24
+MOST_READS = 3_000
+
+
+def alerts_shown(data: Path) -> Any:
+    return landed(data, "true", [])
+
+
+def status_shown(data: Path) -> Any:
+    found = _numbers(data)
+    assert "unreadable" not in found, found["unreadable"]
+    return found["freshness"]
+
+
+def page_shown(data: Path) -> Any:
+    numbers = Numbers(data, dict)
+    numbers.refresh()
+    assert "trouble" not in numbers.kept, numbers.kept["trouble"]
+    return numbers.kept["freshness"]
+
+
+READERS: list[tuple[Callable[[Path], Any], str]] = [
+    (lambda data: find(data, "acme:0"), "messages"),
+    (lambda data: query(data, "FROM messages").empty, "messages"),
+    (lambda data: next(past(data, None)), "messages"),
+    (page_shown, "messages"),
+    (status_shown, "alerts"),
+    (alerts_shown, "alerts"),
+]
+
+
+class MergesMet:
+    """Counts the errors of files that were gone, as `warehouse.read` sees them in this thread."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
+        return self._in_frame if frame.f_code.co_filename == reading.__file__ else None
+
+    def _in_frame(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "exception" and isinstance(argument[1], duckdb.IOException):
+            self.count += 1
+        return self._in_frame
+
+
+@pytest.mark.parametrize(("read", "dataset"), READERS)
+def test_a_merge_while_it_reads_stops_no_reader(tmp_path: Path, read: Callable[[Path], Any], dataset: str) -> None:
+    views.publish(tmp_path)
+    for number in range(FILES):
+        landing.land(tmp_path, number, [version(number, number, "delivered", last_status_id=7)])
+        landing.land(tmp_path, number, [alert(number, "firing")])
+    folder = tmp_path / dataset / DAY
+    began, took = threading.Event(), 0.1
+    is_done = False
+
+    def merge_once_in_each_reading() -> None:
+        while began.wait() and not is_done:
+            began.clear()
+            time.sleep(random.random() * took)  # noqa: S311 - anywhere within a reading
+            with swap.upkeep(tmp_path) as scratch:
+                old = sorted(folder.glob("sms*"))
+                come = {path.with_name(f"{path.stem.split('-')[0]}-{swap.mark()}.parquet"): path for path in old}
+                swap.swap(folder, scratch, old, come)
+
+    merger = threading.Thread(target=merge_once_in_each_reading)
+    merger.start()
+    met = MergesMet()
+    try:
+        for _ in range(MOST_READS):
+            began.set()
+            start, before = time.monotonic(), sys.gettrace()
+            sys.settrace(met)
+            try:
+                assert read(tmp_path) is not None
+            finally:
+                sys.settrace(before)
+            took = time.monotonic() - start
+            if met.count:
+                break
+    finally:
+        is_done = True
+        began.set()
+        merger.join()
+    assert met.count, "no reading met a merge"
+
+
+def test_an_error_of_reading_is_no_merge(tmp_path: Path) -> None:
+    views.publish(tmp_path)
+    with pytest.raises(duckdb.CatalogException):
+        query(tmp_path, "FROM nowhere")

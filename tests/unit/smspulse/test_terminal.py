@@ -1,0 +1,217 @@
+"""Text from outside is never markup and never a control sequence, in any output."""
+
+import ast
+import io
+import logging
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner, Result
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from warehouse_records import alert, moment, raw, status, version
+
+from expectations.check import Report, Row
+from smspulse import logs
+from smspulse.cli import cli
+from smspulse.commands.check import _junit, _text
+from smspulse.quality_page import write
+from smspulse.supervisor import Child, Supervisor
+from smspulse.terminal import make_console, visible, visible_line
+from warehouse import landing, views
+
+ROOT = Path(__file__).parents[3]
+HOSTILE = "Hi [/b] [red]x[/red] :house: [link=http://e]y[/link] \x1b]0;t\x07\x1b[2J\x9b31m\u202e\x7f\r\x08"
+SHOWN = r"Hi [/b] [red]x[/red] :house: [link=http://e]y[/link] \x1b]0;t\x07\x1b[2J\x9b31m\u202e\x7f\r\x08"
+FORBIDDEN = [chr(code) for code in (*range(9), *range(11, 32), *range(127, 160), 0x202E)]
+
+
+def is_clean(text: str) -> bool:
+    return not any(character in text for character in FORBIDDEN)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A warehouse into which somebody wrote who may send anything."""
+    views.publish(tmp_path)
+    incoming = {"sms_id": 5, "type": "text", "device_id": 1, "body": HOSTILE, "address": "+491"}
+    landing.land(tmp_path, 0, [raw(0, incoming, source=HOSTILE), raw(1, status(1, 7), source=HOSTILE)])
+    landing.land(tmp_path, 0, [version(0, 1, "delivered", source=HOSTILE, last_status_id=7)])
+    hostile = {"id": f"pipeline:{HOSTILE}", "what": HOSTILE, "source": HOSTILE, "errors": {HOSTILE: 2}}
+    landing.land(tmp_path, 0, [alert(0, "firing", **hostile)])
+    return tmp_path
+
+
+def smspulse(data: Path, *arguments: str) -> Result:
+    environment = {"SMSPULSE_DATA": str(data), "COLUMNS": "400", "SMSPULSE_KAFKA_BOOTSTRAP": None}
+    return CliRunner().invoke(cli, arguments, catch_exceptions=False, env=environment)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sql", "SELECT text FROM incoming_messages"],
+        ["alerts", "list"],
+        ["alerts", "explain", f"pipeline:{HOSTILE}"],
+        ["status", "--broker", "127.0.0.1:1", "--port", "1"],
+    ],
+    ids=["sql", "alerts list", "alerts explain", "status"],
+)
+def test_texts_are_shown_as_they_are(data: Path, arguments: list[str]) -> None:
+    said = smspulse(data, *arguments).output
+    assert SHOWN in said
+    assert is_clean(said)
+
+
+def test_names_of_columns_and_errors_are_shown_as_they_are(data: Path) -> None:
+    quoted = HOSTILE.replace('"', '""')
+    assert SHOWN in smspulse(data, "sql", f'SELECT 1 AS "{quoted}"').output
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "table"])
+def test_what_a_terminal_gets_has_no_control_sequence(data: Path, form: str) -> None:
+    ours, theirs = pty.openpty()
+    statement = "SELECT text FROM incoming_messages"
+    command = [sys.executable, "-m", "smspulse", "sql", "--data", str(data), statement, "--format", form]
+    environment = os.environ | {"COLUMNS": "300", "TERM": "dumb"}
+    subprocess.run(command, stdout=theirs, stderr=theirs, check=True, env=environment)
+    os.close(theirs)
+    said = b""
+    while True:
+        try:
+            chunk = os.read(ours, 1 << 16)
+        except OSError:  # nothing is left, and nobody writes
+            break
+        if not chunk:
+            break
+        said += chunk
+    os.close(ours)
+    text = said.decode().replace("\r\n", "\n")  # the terminal's own
+    assert "[/b] [red]x[/red] :house: [link=http://e]y[/link]" in text
+    assert is_clean(text)
+
+
+def test_columns_below_each_other_show_texts_as_they_are(data: Path) -> None:
+    said = smspulse(data, "sql", "SELECT text, * FROM raw_webhooks").output
+    assert "│ text" in said
+    assert r"\x1b]0;t\x07\x1b[2J\x9b31m\u202e" in said
+    assert is_clean(said)
+
+
+@pytest.mark.parametrize("form", ["table", "junit", "json"])
+def test_checks_show_names_as_they_are(data: Path, form: str) -> None:
+    assert is_clean(smspulse(data, "check", "--suite", "raw", "--format", form).stdout)
+
+
+def test_reports_of_checks_show_names_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = Row("raw_fresh", "raw", "critical", False, f"{HOSTILE}<script>", HOSTILE, HOSTILE, HOSTILE, (HOSTILE,))
+    report = Report((row,), HOSTILE, moment(0))
+    _text(report)
+    said = capsys.readouterr().out
+    assert said.count(SHOWN) == 6
+    assert is_clean(said)
+    _junit(report)
+    said = capsys.readouterr().out
+    told = ElementTree.fromstring(said.partition("\n")[2]).itertext()  # noqa: S314 - ours
+    assert SHOWN in "".join(told)
+    assert is_clean(said)
+    write(report, tmp_path / "index.html")
+    page = (tmp_path / "index.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_a_folder_and_an_error_are_shown_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "[red]x[/red] \x1b[2J:house:"
+    said = smspulse(folder, "doctor").output
+    assert r"[red]x[/red] \x1b[2J:house:" in said
+    assert is_clean(said)
+    missing = subprocess.run(
+        [sys.executable, "-m", "smspulse", "message", "acme:1", "--data", str(folder)], capture_output=True, check=False
+    )
+    assert r"[red]x[/red] \x1b[2J:house:" in missing.stderr.decode()
+    assert is_clean(missing.stderr.decode())
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+def test_a_log_line_is_one_line(capsys: pytest.CaptureFixture[str], *, supervised: bool) -> None:
+    before = logging.getLogger().handlers[:]
+    try:
+        logs.set_up(verbose=False, supervised=supervised)
+        logging.getLogger("test").warning("device %s", f"{HOSTILE}\nERROR forged")
+    finally:
+        logging.getLogger().handlers[:] = before
+    said = capsys.readouterr().err
+    assert said.endswith(f"WARNING device {SHOWN}\\nERROR forged\n")
+    assert is_clean(said)
+
+
+async def test_relayed_lines_are_shown_as_they_are() -> None:
+    written = io.StringIO()
+    console = make_console(file=written, width=400)
+    supervisor = Supervisor(lambda name, level, text: logs.show_line(console, name, level, text))
+    child = Child("stream", ["sql", "--data", "/nonexistent", f"SELECT '{HOSTILE}"], stop_s=10)
+    assert await supervisor.run(child) != 0
+    assert "[/b] [red]x[/red] :house: [link=http://e]y[/link]" in written.getvalue()
+    assert is_clean(written.getvalue())
+    logs.show_line(console, "lander", logging.INFO, HOSTILE)
+    assert SHOWN in written.getvalue()
+
+
+def test_a_console_measures_what_it_shows() -> None:
+    written = io.StringIO()
+    console = make_console(file=written, width=200)
+    table = Table(HOSTILE, "b")
+    table.add_row(HOSTILE, "1")
+    table.add_row("short", Text(f"{HOSTILE}"))
+    console.print(table)
+    console.print(HOSTILE, Text(HOSTILE))
+    assert is_clean(written.getvalue())
+    assert len({len(line) for line in written.getvalue().splitlines()[:4]}) == 1
+
+
+def test_letters_of_every_language_stay_as_they_are() -> None:
+    text = "Grüße, שלום, سلام, 你好, 😀, 👩‍👩‍👧\ttab\nline"
+    assert visible(text) == text
+    assert visible_line("a\nb") == r"a\nb"
+    assert visible("\ud800") == r"\ud800"
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+@pytest.mark.parametrize("package", ["smspulse", "ingest", "streams", "warehouse", "expectations", "gateway"])
+def test_no_other_module_writes_to_a_terminal(package: str) -> None:
+    """Every other way to write, and all markup, would need to think of texts from outside."""
+    for path in sorted((ROOT / package).rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        tree = ast.parse(path.read_text())
+        if name == "smspulse/terminal.py":
+            continue
+        for called, node in calls(tree):
+            assert called not in {"Console", "print", "click.echo", "click.secho", "rich.print", "escape_markup"}, (
+                f"{name}:{node.lineno}: {called}: use smspulse.terminal"
+            )
+            assert not called.endswith("Text.from_markup"), f"{name}:{node.lineno}"
+            options = {each.arg for each in node.keywords}
+            assert not called.endswith("Console.print") or "markup" not in options, f"{name}:{node.lineno}"
+            assert not called.endswith(("logging.Formatter", "StreamHandler")), f"{name}:{node.lineno}: {called}"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                assert node.module not in {"rich.markup", "rich.logging", "rich.prompt"}, f"{name}:{node.lineno}"
+
+
+def test_the_scan_would_see_a_console_of_rich() -> None:
+    found = {called for called, _ in calls(ast.parse("from rich.console import Console\nConsole().print('[red]x')"))}
+    assert "Console" in found
+    assert Console is not type(make_console())

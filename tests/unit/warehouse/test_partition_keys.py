@@ -1,0 +1,69 @@
+"""Folders named key=value above the data folder change nothing: only those below a dataset are partition keys."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from buckets import ObjectStore
+from released import answers, make
+from warehouse_records import NOON, raw, status
+
+from gateway import topics
+from gateway.statuses import status_table
+from warehouse import views
+from warehouse.bucket import Bucket
+from warehouse.compaction import compact
+from warehouse.erasure import erase
+from warehouse.read import query
+from warehouse.rebuild.run import rebuild
+from warehouse.retention import RetentionSettings, retain
+from warehouse.schemas import BY_TOPIC, Run
+
+LATER = datetime.fromtimestamp(NOON / 1000, UTC) + timedelta(days=20)
+ABOVE = "source=prod/date=2020-01-01/sms_id=x/outcome=sent/filename=f/data"
+
+
+def told_after_each_step(data: Path) -> list[Any]:
+    """Fill a data folder, run each kind of maintenance on it, and return what it says after each."""
+    views.publish(data)
+    make(data)
+    told: list[Any] = [answers(data)]
+    rebuilt = rebuild(data, status_table({}), timedelta(days=1), everything=True)
+    told += [(rebuilt.messages, rebuilt.differing, rebuilt.reports), answers(data)]
+    compacted = compact(data, LATER)
+    told += [(compacted.before, compacted.after, compacted.rows), answers(data)]
+    erased = erase(data, ("+4915700000001",))
+    told += [erased.rows, sorted(erased.keys), answers(data)]
+    rebuild(data, status_table({}), timedelta(days=1), everything=True)
+    kept = RetentionSettings(raw_days=10, messages_days=12, versions_days=10)  # type: ignore[call-arg]
+    return [*told, retain(data, kept, LATER, timedelta(days=9)).dropped, answers(data)]
+
+
+def test_folders_above_the_data_folder_are_no_partition_keys(tmp_path: Path) -> None:
+    assert told_after_each_step(tmp_path / ABOVE) == told_after_each_step(tmp_path / "plain")
+
+
+def test_nor_are_those_of_a_prefix_in_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ObjectStore()
+    store.login(monkeypatch)
+    try:
+        url = f"{store.make()}/{ABOVE}"
+        bucket = Bucket(url)
+        bucket.prepare()
+        bucket.land_rows(0, BY_TOPIC[topics.RAW].table(Run.of([raw(0, status(1, 6))])))
+        found = query(url, "SELECT source, sms_id, date::VARCHAR AS date FROM raw_webhooks")
+    finally:
+        store.stop()
+    assert found.to_dict("records") == [{"source": "acme", "sms_id": 1, "date": "2026-11-24"}]
+
+
+def test_a_condition_on_the_date_chooses_files_before_any_is_opened(tmp_path: Path) -> None:
+    views.publish(tmp_path)
+    make(tmp_path)
+    damaged = tmp_path / "raw" / "date=2026-11-20" / "sms.raw+9+00000000000000000000.parquet"
+    damaged.parent.mkdir()
+    damaged.write_bytes(b"no Parquet")
+    sql = f"SELECT count(*) AS n FROM {views.parquet(tmp_path / 'raw')} WHERE date = '2026-11-24'"  # noqa: S608 - ours
+    found = query(tmp_path, sql)
+    assert found["n"].tolist() == [9]
