@@ -17,6 +17,11 @@ class KafkaSettings(BaseSettings):
         default=False,
         description="The broker is the in-memory one: nothing it holds outlives it. Set by `smspulse up`.",
     )
+    memory_run: str = Field(
+        "",
+        description="Id of the in-memory broker's run: its offsets mean something only within it. "
+        "Set by `smspulse up`, and read from the data folder.",
+    )
     partitions: int = Field(4, ge=1, description="Partitions of topics by message; those by device get a quarter.")
     replication: int = Field(1, ge=1, description="Replicas of each topic that is created; 3 on a cluster.")
     min_insync: int = Field(1, ge=1, description="Replicas that must have a record before it counts as written.")

@@ -48,6 +48,7 @@ class Broker(ABC):
         self.data = data.absolute()
         self.settings = settings or BrokerSettings()
         self.address = ""
+        self.run_id = ""
         self._lock: int | None = None
 
     def start(self) -> None:
@@ -61,7 +62,9 @@ class Broker(ABC):
             (self.data / "broker.json").unlink(missing_ok=True)  # a crash may have left it
             (self.data / "logs").mkdir(exist_ok=True)
             self._launch()
-            write_whole(self.data / "broker.json", json.dumps(asdict(BrokerFile(self.address, self.kind, os.getpid()))))
+            self.run_id = str(uuid.uuid4())
+            file = BrokerFile(self.address, self.kind, os.getpid(), self.run_id)
+            write_whole(self.data / "broker.json", json.dumps(asdict(file)))
         except BaseException as error:
             self.stop()
             if isinstance(error, OSError):

@@ -19,11 +19,24 @@ _DYING_S: Final = 10  # how long the JVM of a killed broker may take to let go o
 
 @dataclass(frozen=True, slots=True)
 class BrokerFile:
-    """What `{data}/broker.json` says of the running broker: its address, its kind and the process to stop it by."""
+    """The running broker, as `{data}/broker.json` has it.
+
+    Args:
+        bootstrap: Its address.
+        kind: A real Kafka, or the in-memory broker.
+        pid: The process to stop it by.
+        run_id: Id of this run of the broker, a UUID. The in-memory broker's offsets mean something only within it.
+    """
 
     bootstrap: str
     kind: Kind
     pid: int
+    run_id: str = ""
+
+    @property
+    def memory_run(self) -> str:
+        """The run's id if the broker is the in-memory one, else empty: a real Kafka's topics have ids of their own."""
+        return self.run_id if self.kind == "memory" else ""
 
 
 def read_broker_file(data: Path) -> BrokerFile | None:

@@ -24,7 +24,7 @@ from gateway.kafka import KafkaSettings
 from smspulse.broker_file import read_broker_file
 from smspulse.endpoints import metrics_port
 from smspulse.logs import show_line
-from smspulse.processes import free_port, port_is_free
+from smspulse.processes import LOOPBACK, free_port, port_is_free
 from smspulse.supervisor import Child, Supervisor
 from smspulse.upkeep import UpkeepSettings, check_regularly, keep_up
 
@@ -123,9 +123,10 @@ async def _watch_broker(data: Path, starting: asyncio.Task[str], stop: asyncio.E
     while first is not None:
         await asyncio.sleep(1)
         found = read_broker_file(data)
-        if found is not None and found.bootstrap != first.bootstrap:
+        if found is not None and (found.bootstrap, found.memory_run) != (first.bootstrap, first.memory_run):
             stop.set()
-            msg = f"the broker came back at {found.bootstrap}, not at {first.bootstrap}; all was stopped, start again"
+            what = f"at {found.bootstrap}, not at {first.bootstrap}" if found.bootstrap != first.bootstrap else "empty"
+            msg = f"the broker came back {what}; all was stopped, start again"
             raise UpError(msg)
 
 
@@ -158,6 +159,7 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
     else:
         common = (*common, "--broker", options.broker)
     kafka = kafka_settings(data, options.broker)
+    run = {"SMSPULSE_KAFKA_MEMORY_RUN": kafka.memory_run} if kafka.memory_run else {}
     if kafka.in_memory and options.workers > 1:
         msg = "the in-memory broker serves one stream worker: leave out --workers, or use a real Kafka"
         raise UpError(msg)
@@ -179,6 +181,8 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
     if first := metrics_port():  # one each
         for number, child in enumerate((lander, alerts, *streams)):
             child.environment["SMSPULSE_METRICS_PORT"] = str(first + number)
+    for child in (ingest, *streams, lander, page, alerts):
+        child.environment.update(run)
     await supervisor.start(ingest)
     await supervisor.start(*streams)
     await supervisor.start(lander, page, alerts)
@@ -339,12 +343,11 @@ def kafka_settings(data: Path, broker: str) -> KafkaSettings:
         UpError: There is neither.
     """
     found = read_broker_file(data)
+    if found is not None and (":" not in broker or _is_same_address(broker, found.bootstrap)):
+        # The file is newer than the environment of a process that outlived a run of the in-memory broker.
+        return KafkaSettings(bootstrap=found.bootstrap, in_memory=found.kind == "memory", memory_run=found.memory_run)
     if ":" in broker:
-        return KafkaSettings(
-            bootstrap=broker, in_memory=bool(found and found.bootstrap == broker and found.kind == "memory")
-        )
-    if found is not None:
-        return KafkaSettings(bootstrap=found.bootstrap, in_memory=found.kind == "memory")
+        return KafkaSettings(bootstrap=broker)
     settings = KafkaSettings()
     if "bootstrap" not in settings.model_fields_set:
         msg = (
@@ -352,3 +355,14 @@ def kafka_settings(data: Path, broker: str) -> KafkaSettings:
         )
         raise UpError(msg)
     return settings
+
+
+def _is_same_address(one: str, other: str) -> bool:
+    """Return whether two `HOST:PORT` name the same listener: `localhost` and 127.0.0.1 are one host."""
+    return _canonical_address(one) == _canonical_address(other)
+
+
+def _canonical_address(address: str) -> tuple[str, str]:
+    host, _, port = address.rpartition(":")
+    host = host.lower()
+    return LOOPBACK if host == "localhost" else host, port

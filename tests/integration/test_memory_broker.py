@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from confluent_kafka import Consumer, Producer
@@ -10,6 +11,7 @@ from smspulse.broker import MemoryBroker, choose_broker
 from smspulse.broker_file import BrokerFile, read_broker_file
 from smspulse.jars import BrokerError
 from smspulse.topics import TopicError, ensure_topics
+from smspulse.up import kafka_settings
 
 
 def test_without_java_on_path_webhooks_still_travel(
@@ -34,7 +36,7 @@ def test_without_java_on_path_webhooks_still_travel(
 
 def test_its_file_is_there_while_it_runs_and_a_second_start_is_refused(tmp_path: Path) -> None:
     with MemoryBroker(tmp_path) as broker:
-        assert read_broker_file(tmp_path) == BrokerFile(broker.address, "memory", os.getpid())
+        assert read_broker_file(tmp_path) == BrokerFile(broker.address, "memory", os.getpid(), broker.run_id)
         with pytest.raises(BrokerError, match=f"process {os.getpid()}, at {broker.address}"):
             MemoryBroker(tmp_path).start()
         assert read_broker_file(tmp_path) is not None, "the refused start took nothing from the running one"
@@ -47,3 +49,27 @@ def test_another_number_of_partitions_is_refused_with_what_to_do(tmp_path: Path)
         kafka = KafkaSettings(bootstrap=broker.address, in_memory=True, partitions=6)
         with pytest.raises(TopicError, match=r"has 4 partitions and SMSPULSE_KAFKA_PARTITIONS is 6; set it to 4"):
             ensure_topics(kafka, timeout_s=10)
+
+
+def test_every_client_of_one_run_gets_its_id_and_the_next_run_has_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMSPULSE_KAFKA_MEMORY_RUN", "of a run that ended")
+    runs = []
+    for _ in range(2):
+        with MemoryBroker(tmp_path) as broker:
+            port = broker.address.rpartition(":")[2]
+            for address in ("auto", broker.address, f"localhost:{port}"):
+                found = kafka_settings(tmp_path, address)
+                assert (found.bootstrap, found.in_memory, found.memory_run) == (broker.address, True, broker.run_id)
+            runs.append(broker.run_id)
+    assert len({str(UUID(run)) for run in runs}) == 2
+
+
+def test_a_client_without_the_data_folder_takes_the_run_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMSPULSE_KAFKA_IN_MEMORY", "true")
+    monkeypatch.setenv("SMSPULSE_KAFKA_MEMORY_RUN", "3b2c")
+    found = kafka_settings(tmp_path, "127.0.0.1:1")
+    assert (found.bootstrap, found.in_memory, found.memory_run) == ("127.0.0.1:1", True, "3b2c")
