@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self
 
-from smspulse.broker_file import BrokerFile, Kind, take_lock, write_whole
+from smspulse.broker_file import BrokerFile, Kind, has_store, take_lock, write_whole
 from smspulse.jars import RESOURCES, BrokerError, fetch_kafka, what_is_missing
 from smspulse.kafka_node import BrokerSettings, last_words, server_properties
 from smspulse.processes import LOOPBACK, die_with_parent, free_port
@@ -273,14 +273,17 @@ class MemoryBroker(Broker):
 
 
 def choose_broker(data: Path, mode: Mode, settings: BrokerSettings | None = None) -> Broker:
-    """Return the broker to start: with `auto` the real one if it can be had, else the in-memory one and one loud line.
+    """Return the broker to start: with `auto` a real Kafka where it can run, else the in-memory one and one loud line.
 
-    The jars are fetched here, so that a fetch that fails counts as something missing.
+    The jars are fetched here, so that a fetch that fails counts as something missing. A folder that holds a Kafka store
+    gets the in-memory broker only by `memory`: what the store has would be neither read nor added to.
 
     Raises:
-        BrokerError: The mode is `kafka` and something is missing.
+        BrokerError: Something is missing, and the mode is `kafka` or the folder holds a Kafka store.
     """
     if mode == "memory":
+        if has_store(data):
+            log.warning("the in-memory broker was chosen: the Kafka store in %s stays as it is, unread", data)
         return MemoryBroker(data, settings)
     missing = what_is_missing()
     if not missing:
@@ -293,11 +296,15 @@ def choose_broker(data: Path, mode: Mode, settings: BrokerSettings | None = None
     if mode == "kafka":
         message = f"A real Kafka cannot be started. Missing: {'; '.join(missing)}"
         raise BrokerError(message)
-    kept = "" if not (data / "kafka" / "store").is_dir() else f" What {data / 'kafka'} holds stays there, unread."
+    if has_store(data):
+        message = (
+            f"{data} holds a Kafka store, and Kafka cannot be started on it. Missing: {'; '.join(missing)}. "
+            "Only `--broker memory` runs the in-memory broker here instead"
+        )
+        raise BrokerError(message)
     log.warning(
         "USING THE IN-MEMORY BROKER, for trying out only: nothing survives a restart, and past 5 MiB a partition the "
-        "oldest data is dropped silently.%s For a real Kafka, mend what is missing: %s",
-        kept,
+        "oldest data is dropped silently. For a real Kafka, provide what is missing: %s",
         "; ".join(missing),
     )
     return MemoryBroker(data, settings)

@@ -49,6 +49,11 @@ def read_broker_file(data: Path) -> BrokerFile | None:
     return found if held and is_alive(found.pid) else None
 
 
+def has_store(data: Path) -> bool:
+    """Return whether a real Kafka has kept its data in the folder."""
+    return os.path.lexists(data / "kafka" / "store")
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that no reader ever sees a part of it."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")

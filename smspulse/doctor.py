@@ -13,9 +13,9 @@ from typing import Final, Literal
 
 from gateway.kafka import KafkaSettings
 from gateway.topics import TOPICS, misfit
-from smspulse.broker_file import read_broker_file
+from smspulse.broker_file import has_store, read_broker_file
 from smspulse.endpoints import get
-from smspulse.jars import JAVA_NEEDED, cached_kafka, java_version, kafka_version
+from smspulse.jars import JAVA_NEEDED, BrokerError, cached_kafka, is_cached, java_version, kafka_version
 from smspulse.processes import LOOPBACK, port_is_free
 
 Level = Literal["ok", "warn", "fail"]
@@ -25,7 +25,6 @@ _DISK_WARN_GIB: Final = 5  # a week of a busy gateway in Kafka and Parquet
 _DISK_FAIL_GIB: Final = 1  # less than one Kafka segment
 _TIMEOUT_S: Final = 3
 _FIRST_FREE_PORT: Final = 1024
-_IN_MEMORY: Final = "without it the in-memory broker is used, which forgets everything at its end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +54,8 @@ def diagnose(data: Path, kafka: KafkaSettings | None, port: int) -> list[Finding
     """
     return [
         _python(),
-        _java(),
-        _kafka(),
+        _java(data),
+        _kafka(data),
         _port(port),
         *_folder(data),
         _broker(data, kafka),
@@ -71,22 +70,35 @@ def _python() -> Finding:
     return Finding("python", "fail", version, "Install Python {}.{} or newer".format(*_PYTHON_NEEDED))
 
 
-def _java() -> Finding:
+def _java(data: Path) -> Finding:
+    level, effect = _without_kafka(data)
     version = java_version()
     mend = f"Install a JRE of Java {JAVA_NEEDED} or newer and put `java` on PATH"
     if version is None:
-        return Finding("java", "warn", f"no working `java` on PATH; {_IN_MEMORY}", mend)
+        return Finding("java", level, f"no working `java` on PATH; {effect}", mend)
     if version < JAVA_NEEDED:
-        return Finding("java", "warn", f"version {version}; {_IN_MEMORY}", mend)
+        return Finding("java", level, f"version {version}; {effect}", mend)
     return Finding("java", "ok", f"version {version}")
 
 
-def _kafka() -> Finding:
-    if cached_kafka().is_dir():
-        return Finding("kafka", "ok", f"{kafka_version()} in {cached_kafka()}")
+def _without_kafka(data: Path) -> tuple[Level, str]:
+    """Return how bad it is that no Kafka can be started, and what `smspulse up` does then."""
+    if has_store(data):
+        return "fail", f"without it `smspulse up` does not start on {data}, which holds a Kafka store"
+    return "warn", "without it the in-memory broker is used, which forgets everything at its end"
+
+
+def _kafka(data: Path) -> Finding:
+    level, effect = _without_kafka(data)
+    try:
+        if is_cached():
+            return Finding("kafka", "ok", f"{kafka_version()} in {cached_kafka()}")
+    except BrokerError as error:
+        what, _, fix = str(error).partition("; ")
+        return Finding("kafka", level, f"{what}; {effect}", fix[:1].upper() + fix[1:])
     if shutil.which("mvn"):
         return Finding("kafka", "ok", f"not fetched yet; Maven fetches {kafka_version()} at the first start")
-    return Finding("kafka", "warn", f"not fetched, and no `mvn` on PATH; {_IN_MEMORY}", "Install Maven")
+    return Finding("kafka", level, f"not fetched, and no `mvn` on PATH; {effect}", "Install Maven")
 
 
 def _port(port: int) -> Finding:

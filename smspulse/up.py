@@ -9,7 +9,6 @@ import shutil
 import signal
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -150,8 +149,6 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
         if found is None:
             msg = f"the broker said that it is ready, but {data / 'broker.json'} names none; see its lines above"
             raise UpError(msg)
-        if found.kind == "memory":
-            _set_aside(data)
         # Started again, it must be where the others look for it.
         broker.environment["SMSPULSE_BROKER_PORT"] = found.bootstrap.rpartition(":")[2]
         if found.kind == "kafka":
@@ -191,24 +188,6 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
     url = f"{'https' if os.environ.get('SMSPULSE_INGEST_TLS_CERT') else 'http'}://127.0.0.1:{options.port}"
     console.print(f"[bold]ready[/] after {time.monotonic() - began:.1f} s: webhooks at {url}, SQL with `smspulse sql`")
     return url
-
-
-def _set_aside(data: Path) -> None:
-    """Move what was landed before out of the way: an in-memory broker counts from 0 again, and its records are others.
-
-    Nothing is deleted.
-    """
-    from warehouse.schemas import SCHEMAS  # noqa: PLC0415 - pyarrow
-
-    names = [name for name in SCHEMAS if name != "prefixes" and "/" not in name]
-    landed = [data / name for name in (*names, "accepted") if (data / name).is_dir()]
-    if not landed:
-        return
-    aside = data / f"before-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    aside.mkdir()
-    for folder in landed:
-        shutil.move(folder, aside)
-    _log.warning("what was landed from an earlier broker is in %s now", aside)
 
 
 def _kept_webhook(data: Path, url: str, source: str) -> str:

@@ -20,7 +20,8 @@ from smspulse.readiness import tell_ready
     envvar="SMSPULSE_BROKER",
     default="auto",
     show_default=True,
-    help="auto: a real Kafka where Java and Maven are, else one in memory; kafka; memory; or HOST:PORT.",
+    help="auto: a real Kafka where Java and Maven are, else, on a folder without a Kafka store, one in memory; "
+    "kafka; memory; or HOST:PORT.",
 )
 @click.option("--port", envvar="SMSPULSE_INGEST_PORT", default=8080, show_default=True, help="Port for webhooks.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Stream workers, a process each.")
