@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self
 
 from smspulse.broker_file import BrokerFile, Kind, has_store, take_lock, write_whole
-from smspulse.jars import RESOURCES, BrokerError, fetch_kafka, what_is_missing
+from smspulse.jars import RESOURCES, BrokerError, KafkaMissingError, fetch_kafka, what_is_missing
 from smspulse.kafka_node import BrokerSettings, last_words, server_properties
 from smspulse.processes import LOOPBACK, die_with_parent, free_port
+from smspulse.readiness import report_permanent_failure
 
 log = logging.getLogger(__name__)
 
@@ -279,7 +280,7 @@ def choose_broker(data: Path, mode: Mode, settings: BrokerSettings | None = None
     gets the in-memory broker only by `memory`: what the store has would be neither read nor added to.
 
     Raises:
-        BrokerError: Something is missing, and the mode is `kafka` or the folder holds a Kafka store.
+        KafkaMissingError: Something is missing, and the mode is `kafka` or the folder holds a Kafka store.
     """
     if mode == "memory":
         if has_store(data):
@@ -295,13 +296,13 @@ def choose_broker(data: Path, mode: Mode, settings: BrokerSettings | None = None
         return KafkaBroker(data, settings)
     if mode == "kafka":
         message = f"A real Kafka cannot be started. Missing: {'; '.join(missing)}"
-        raise BrokerError(message)
+        raise KafkaMissingError(message)
     if has_store(data):
         message = (
             f"{data} holds a Kafka store, and Kafka cannot be started on it. Missing: {'; '.join(missing)}. "
             "Only `--broker memory` runs the in-memory broker here instead"
         )
-        raise BrokerError(message)
+        raise KafkaMissingError(message)
     log.warning(
         "USING THE IN-MEMORY BROKER, for trying out only: nothing survives a restart, and past 5 MiB a partition the "
         "oldest data is dropped silently. For a real Kafka, provide what is missing: %s",
@@ -348,6 +349,8 @@ def run_broker(
         return 0
     except BrokerError as error:
         log.error("%s", error)
+        if error.is_permanent:
+            report_permanent_failure()
         return 2
     finally:
         for number in previous:

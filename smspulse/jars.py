@@ -26,6 +26,12 @@ class BrokerError(SmspulseError):
     """The embedded broker could not be started, or has ended. The text is one line: what, and what to do."""
 
 
+class KafkaMissingError(BrokerError):
+    """What a real Kafka needs is missing on this machine, and nothing may take its place."""
+
+    is_permanent = True
+
+
 def kafka_version() -> str:
     """Return the version of Kafka that the embedded broker runs."""
     found = re.search(r"<kafka\.version>(.+)</kafka\.version>", POM.read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 from rich.console import Console
 
-from smspulse.commands.options import NOT_SO, broker_option, data_option, writable
+from smspulse.commands.options import NOT_SO, FiniteFloat, broker_option, data_option, writable
 
 _SECONDS: Final = {"m": 60, "h": 3_600, "d": 86_400}
 
@@ -141,8 +141,20 @@ def test() -> None:
 @alerts.command()
 @data_option
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only messages that ended from this day on, UTC.")
-@click.option("--budget", default=30.0, show_default=True, help="Days of one false alarm, on average.")
-@click.option("--threshold", default=0.2, show_default=True, help="Ratio of failures of the rule beside it.")
+@click.option(
+    "--budget",
+    type=FiniteFloat(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Days of one false alarm, on average.",
+)
+@click.option(
+    "--threshold",
+    type=FiniteFloat(0, 1),
+    default=0.2,
+    show_default=True,
+    help="Ratio of failures of the rule next to it.",
+)
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Also draw it: .svg, .png or .html.")
 def backtest(data: Path, since: datetime | None, budget: float, threshold: float, picture: Path | None) -> None:
     """Run the detectors over the past: which alerts would have come, beside the ratio of fifteen minutes.

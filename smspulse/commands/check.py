@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from smspulse.commands.options import NOT_SO, broker_option, data_option
+from smspulse.commands.options import NOT_SO, broker_option, data_option, ingest_options
 
 if TYPE_CHECKING:
     from expectations.check import Measured, Report, Row
@@ -203,8 +203,8 @@ def _told(row: "Row") -> list[tuple[str, str]]:
 @click.command()
 @data_option
 @broker_option
-@click.option("--port", envvar="SMSPULSE_INGEST_PORT", default=8080, show_default=True)
-def doctor(data: Path, broker: str, port: int) -> None:
+@ingest_options
+def doctor(data: Path, broker: str, host: str | None, port: int | None) -> None:
     """Look at this machine and say what is missing and how to mend it.
 
     \b
@@ -214,7 +214,7 @@ def doctor(data: Path, broker: str, port: int) -> None:
     from gateway.kafka import KafkaSettings
     from smspulse.doctor import diagnose
 
-    findings = diagnose(data, KafkaSettings(bootstrap=broker) if ":" in broker else None, port)
+    findings = diagnose(data, KafkaSettings(bootstrap=broker) if ":" in broker else None, port, host)
     marks = {"ok": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
     table = Table("", "what", "found", "mend")
     for finding in findings:
