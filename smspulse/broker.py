@@ -25,8 +25,8 @@ from typing import Any, ClassVar, Final, Literal, Self
 
 from smspulse.broker_file import BrokerFile, Kind, has_store, take_lock, write_whole
 from smspulse.jars import RESOURCES, BrokerError, KafkaMissingError, fetch_kafka, what_is_missing
-from smspulse.kafka_node import BrokerSettings, last_words, server_properties
-from smspulse.processes import LOOPBACK, die_with_parent, free_port
+from smspulse.kafka_node import BrokerSettings, last_words, open_files_needed, server_properties
+from smspulse.processes import LOOPBACK, die_with_parent, free_port, raise_file_limit
 from smspulse.readiness import report_permanent_failure
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,12 @@ Mode = Literal["auto", "kafka", "memory"]
 
 START_TIMEOUT_S: Final = 300  # after a crash Kafka reads its newest segments again, up to 1 GiB a partition
 STOP_TIMEOUT_S: Final = 7  # the supervisor promises 10 s for everything
+
+
+class FileLimitError(BrokerError):
+    """The system allows this process too few open files."""
+
+    is_permanent = True
 
 
 class Broker(ABC):
@@ -136,6 +142,7 @@ class KafkaBroker(Broker):
         return self._process.pid if self._process else None
 
     def _launch(self) -> None:
+        self._require_open_files()
         jars = fetch_kafka()
         shutil.copy(RESOURCES / "log4j2.properties", self._home)
         settings = self.settings
@@ -155,6 +162,16 @@ class KafkaBroker(Broker):
             if "Address already in use" not in why:
                 raise BrokerError(why)
             port, controller = 0, 0  # taken between our look and Kafka's: any others will do
+
+    def _require_open_files(self) -> None:
+        """Raise the limit of open files as far as the system lets us, and end if that is too low for Kafka."""
+        limit, needed = raise_file_limit(), open_files_needed(self._home / "store")
+        if limit < needed:
+            message = (
+                f"Kafka needs {needed:,} open files, and this process may have {limit:,}; with fewer it deletes data "
+                f"that it cannot open. Raise the limit, as with `ulimit -n {needed}` or systemd's LimitNOFILE="
+            )
+            raise FileLimitError(message)
 
     def _format(self, jars: Path) -> None:
         """Give the empty store its identity. `meta.properties` is written last, so a format cut short is done again."""

@@ -3,6 +3,7 @@
 import errno
 import http
 import importlib.util
+import resource
 import shutil
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from gateway.topics import TOPICS, misfit
 from smspulse.broker_file import has_store, read_broker_file
 from smspulse.endpoints import Endpoint, get, ingest_endpoint
 from smspulse.jars import JAVA_NEEDED, BrokerError, cached_kafka, is_cached, java_version, kafka_version
+from smspulse.kafka_node import open_files_needed
 from smspulse.lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
 from smspulse.processes import LOOPBACK, why_not_listen
 
@@ -57,6 +59,7 @@ def diagnose(data: Path, kafka: KafkaSettings | None, port: int | None, host: st
         _python(),
         _java(data),
         _kafka(data),
+        _open_files(data),
         _port(ingest_endpoint(data, host, port), host),
         *_folder(data),
         _broker(data, kafka),
@@ -136,6 +139,16 @@ def _folder(data: Path) -> Iterator[Finding]:
     level: Level = "fail" if free < _DISK_FAIL_GIB else "warn" if free < _DISK_WARN_GIB else "ok"
     mend = "" if level == "ok" else "Free some, or shorten what is kept with `smspulse retain`"
     yield Finding("disk", level, f"{free:.1f} GiB free", mend)
+
+
+def _open_files(data: Path) -> Finding:
+    """Say whether Kafka may open as many files as it needs. Its start raises the limit to what is counted here."""
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = open_files_needed(data / "kafka" / "store")
+    if limit == resource.RLIM_INFINITY or limit >= needed:
+        return Finding("open files", "ok", f"{needed:,} are needed for Kafka")
+    what = f"{limit:,} are allowed, and Kafka needs {needed:,}: it does not start"
+    return Finding("open files", "fail", what, f"Raise the limit, as with `ulimit -n {needed}` or LimitNOFILE=")
 
 
 def _read_metadata(kafka: KafkaSettings) -> tuple[Any, str]:
