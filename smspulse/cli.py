@@ -15,6 +15,7 @@ from gateway.errors import SmspulseError
 from smspulse import logs
 from smspulse.commands import alerts, check, look, run, simulate, source, warehouse
 from smspulse.output import tolerant
+from smspulse.processes import ensure_home
 from smspulse.readiness import VARIABLE, report_permanent_failure
 
 _NOT_DONE = 2
@@ -68,6 +69,7 @@ def main() -> None:
     """Run the command line; errors that have a mend are one line on standard error, with exit code 2."""
     from pydantic import ValidationError  # noqa: PLC0415 - heavy
 
+    ensure_home()
     supervised = VARIABLE in os.environ
     is_permanent = True
     try:

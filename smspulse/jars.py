@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from gateway.errors import SmspulseError
-from smspulse.processes import die_with_parent
+from smspulse.processes import die_with_parent, ensure_home
 
 log = logging.getLogger(__name__)
 
@@ -47,16 +47,15 @@ def cached_kafka() -> Path:
     Raises:
         BrokerError: This user has no home folder, and the environment names no cache.
     """
+    ensure_home()
     cache = os.environ.get("XDG_CACHE_HOME")
-    if not cache:
-        try:
-            cache = str(Path.home() / ".cache")
-        except RuntimeError:  # no HOME, and no entry in the password database
-            message = (
-                "Kafka's jars have no folder: HOME and XDG_CACHE_HOME are unset, and this user has no home folder; "
-                "set XDG_CACHE_HOME to a folder that this user can write"
-            )
-            raise BrokerError(message) from None
+    if not cache and str(Path.home()) == os.devnull:
+        message = (
+            "Kafka's jars have no folder: HOME and XDG_CACHE_HOME are unset, and this user has no home folder; "
+            "set XDG_CACHE_HOME to a folder that this user can write"
+        )
+        raise BrokerError(message)
+    cache = cache or str(Path.home() / ".cache")
     digest = hashlib.sha256(POM.read_bytes()).hexdigest()[:8]
     return Path(cache, "smspulse", f"kafka-{kafka_version()}-{digest}")
 

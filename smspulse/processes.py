@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 _log = logging.getLogger(__name__)
@@ -61,6 +62,14 @@ def raise_file_limit() -> int:
         except (OSError, ValueError) as error:  # macOS has a lower one that it does not name
             _log.debug("the limit of open files stays at %d: %s", soft, error)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def ensure_home() -> None:
+    """Set HOME to `/dev/null` for a user without any home folder: libraries fail on none, and nothing is kept there."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = os.devnull
 
 
 def reachable_host(host: str) -> str:

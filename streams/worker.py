@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -198,13 +199,18 @@ def _credentials(kafka: KafkaSettings) -> faust.SASLCredentials | faust.SSLCrede
     return faust.SSLCredentials(context) if context else None
 
 
+def _literal_path(path: Path) -> Path:
+    """Return a path for Faust, which fills in what stands in braces."""
+    return Path(str(path).replace("{", "{{").replace("}", "}}"))
+
+
 def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[], None]) -> faust.App:
     """Return the Faust app with its agent; see `run`."""
     app = faust.App(
         settings.group,
         broker="kafka://" + ";".join(kafka.servers),
         broker_credentials=_credentials(kafka),
-        datadir=settings.state,
+        datadir=_literal_path(settings.state),
         web_enabled=False,
         topic_allow_declare=False,
         topic_disable_leader=True,

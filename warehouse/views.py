@@ -320,7 +320,7 @@ def parquet(folder: Path | str, *, filename: bool = False) -> str:
 def every_file(folder: Path | str) -> str:
     """Return the SQL text that stands for all files of a dataset's folder."""
     path = str(folder)
-    for special in "[*":  # the first one first: it is what the others are escaped with
+    for special in "[*{":  # the first one first: it is what the others are escaped with; braces stand for datasets
         path = path.replace(special, f"[{special}]")
     return literal(f"{path}/date=*/*.parquet")
 

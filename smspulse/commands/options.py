@@ -10,6 +10,9 @@ import click
 
 from gateway.errors import SmspulseError
 
+_NOT_FOR_DUCKDB: Final = "?\\"
+"""It cuts a path at the first, and takes the second for a separator."""
+
 
 class DataFolderError(SmspulseError):
     """The data folder cannot be made or written."""
@@ -84,12 +87,18 @@ def writable(data: Path) -> None:
 
     Raises:
         NeedsFolderError: It is no folder but a bucket.
-        DataFolderError: It cannot be made or written.
+        DataFolderError: It cannot be made or written, or DuckDB cannot work in it.
     """
     if str(data).startswith("s3:/"):
         from warehouse.errors import NeedsFolderError
 
         raise NeedsFolderError(data)
+    if problem := _unusable_path(str(data.absolute())) or _unusable_path(str(data.resolve())):
+        msg = (
+            f"the data folder {str(data)!r} has {problem} in its path, where DuckDB opens no file; "
+            "name another with --data"
+        )
+        raise DataFolderError(msg)
     try:
         data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -98,3 +107,15 @@ def writable(data: Path) -> None:
     if not os.access(data, os.W_OK | os.X_OK):
         msg = f"the data folder {data} is not writable; mend its rights or name another with --data"
         raise DataFolderError(msg)
+
+
+def _unusable_path(path: str) -> str:
+    """Return what keeps DuckDB from opening files below a path, in words; empty if nothing does."""
+    for character in _NOT_FOR_DUCKDB:
+        if character in path:
+            return f"a `{character}`"
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "bytes that are not UTF-8"
+    return ""
