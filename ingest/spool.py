@@ -272,8 +272,11 @@ def spooled_ids(data: Path) -> list[str]:
         SpoolError: It cannot be read.
     """
     path = data / "spool" / "spool.sqlite"
-    if not path.exists():
-        return []
+    try:
+        if not path.exists():
+            return []
+    except PermissionError as error:
+        raise SpoolError(path.parent, os.strerror(errno.EACCES)) from error
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
             rows = [_webhook(row) for (data_,) in db.execute("SELECT data FROM spool") for row in orjson.loads(data_)]

@@ -3,6 +3,7 @@
 import errno
 import http
 import importlib.util
+import os
 import resource
 import shutil
 import sys
@@ -20,6 +21,7 @@ from smspulse.jars import JAVA_NEEDED, BrokerError, cached_kafka, is_cached, jav
 from smspulse.kafka_node import open_files_needed
 from smspulse.lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
 from smspulse.processes import LOOPBACK, why_not_listen
+from warehouse.views import FILE
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -133,8 +135,13 @@ def _folder(data: Path) -> Iterator[Finding]:
         with tempfile.TemporaryFile(dir=folder):
             yield Finding("data folder", "ok", f"{data} can be written")
     except OSError as error:
-        mend = "Give yourself the right to write there, or choose another with --data"
-        yield Finding("data folder", "fail", f"{folder} cannot be written: {error.strerror}", mend)
+        what = f"{folder} cannot be written: {error.strerror}"
+        if os.access(data / FILE, os.R_OK):
+            fix = "Nothing, for sql, status, check and the like; to run smspulse there, the right to write"
+            yield Finding("data folder", "warn", f"{what}; it can be read", fix)
+        else:
+            fix = "Give yourself the right to write there, or choose another with --data"
+            yield Finding("data folder", "fail", what, fix)
     free = shutil.disk_usage(folder).free / (1 << 30)
     level: Level = "fail" if free < _DISK_FAIL_GIB else "warn" if free < _DISK_WARN_GIB else "ok"
     mend = "" if level == "ok" else "Free some, or shorten what is kept with `smspulse retain`"

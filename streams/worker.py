@@ -78,6 +78,12 @@ class _Lane:
         return bool(self._runs)
 
 
+def _end_process_if_failed(task: "asyncio.Task[None]") -> None:
+    """End the process if the task that processes a partition failed: nobody awaits it, and its records would wait."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        end_process(error)
+
+
 class Partitions:
     """Processes runs and the passing of time: for one partition one after the other, for several side by side.
 
@@ -114,6 +120,7 @@ class Partitions:
         await lane.put(message.generation_id, message.value)
         if lane.task is None or lane.task.done():
             lane.task = asyncio.create_task(self._drain(tp, lane))
+            lane.task.add_done_callback(_end_process_if_failed)
 
     async def _drain(self, tp: TP, lane: _Lane) -> None:
         """Process what waits for a partition until nothing does."""

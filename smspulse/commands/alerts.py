@@ -10,6 +10,7 @@ from typing import Any, Final
 import click
 from rich.console import Console
 
+from gateway.background import end_process_if_a_thread_fails
 from smspulse.commands.options import NOT_SO, FiniteFloat, broker_option, data_option, writable
 
 _SECONDS: Final = {"m": 60, "h": 3_600, "d": 86_400}
@@ -46,6 +47,7 @@ def send(data: Path, broker: str) -> None:
     from smspulse.up import kafka_settings
 
     writable(data)
+    end_process_if_a_thread_fails()
     kafka = kafka_settings(data, broker)
     ensure_topics(kafka)
     serve_metrics(data, "alerts", CollectorRegistry())  # of the process alone: the page counts alerts

@@ -102,17 +102,25 @@ def _reconciled(
     """Return the suite of the reconciliation, and what must be said of it."""
     from confluent_kafka import KafkaException
 
+    from ingest.errors import SpoolError
     from smspulse.reconcile import ask, measure
     from smspulse.up import UpError, kafka_settings
 
     found, note = None, ""
+    hidden = "; the suite reconciliation was left out: this user may not read what ingest answered (accepted and spool)"
     try:
         found = ask(kafka_settings(data, broker), data, now, since)
     except UpError as error:
         note = f"; Kafka was not asked: {error}"
     except KafkaException as error:
         note = f"; Kafka was not asked: {error.args[0].str()}"
-    return [measure(data, settings, now, since, found)], note
+    try:
+        return [measure(data, settings, now, since, found)], note
+    except (SpoolError, PermissionError) as error:
+        cause = error if isinstance(error, PermissionError) else error.__cause__
+        if not isinstance(cause, PermissionError):
+            raise
+        return [], note + hidden
 
 
 @check.command()

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gateway.background import end_process_if_a_thread_fails
 from smspulse.commands.options import (
     NOT_SO,
     PORT,
@@ -131,5 +132,6 @@ def page(data: Path, broker: str, host: str, port: int, ingest_host: str | None,
         logging.getLogger(__name__).info("the live page is at %s", url)
         tell_ready()
 
+    end_process_if_a_thread_fails()
     numbers = Numbers(data, lambda: pipeline(data, broker, ingest_port, ingest_host))
     run(data, numbers, PageSettings(host=host, port=port), ready)

@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 from rich.console import Console
 
+from gateway.background import end_process_if_a_thread_fails
 from smspulse import logs
 from smspulse.commands.options import PORT, FiniteFloat, broker_option, data_option, writable
 from smspulse.output import tolerant
@@ -59,6 +60,7 @@ def up(data: Path, broker: str, port: int, workers: int, seconds: float | None, 
     console = Console(file=tolerant(sys.stdout), soft_wrap=True)
     logging.getLogger().handlers[:] = [logs.PrefixHandler(console)]
     writable(data)
+    end_process_if_a_thread_fails()
     options = UpOptions(data.resolve(), broker, port, workers, demo, seconds)
     raise SystemExit(asyncio.run(run_up(options, console)))
 
@@ -91,6 +93,7 @@ def broker(data: Path, mode: Any, *, fetch: bool) -> None:
         tell_ready()
 
     writable(data)
+    end_process_if_a_thread_fails()
     raise SystemExit(run_broker(data, mode, ready=ready))
 
 
@@ -130,6 +133,7 @@ def ingest(data: Path, broker: str, host: str, port: int, processes: int) -> Non
         tell_ready()
 
     writable(data)
+    end_process_if_a_thread_fails()
     if processes > 1:
         from smspulse.ingest_processes import run_processes
 
@@ -156,9 +160,10 @@ def stream(data: Path, broker: str, worker: str, instance: str) -> None:
     from streams.settings import StreamSettings
     from streams.worker import run
 
+    writable(data)
+    end_process_if_a_thread_fails()
     kafka = kafka_settings(data, broker)
     ensure_topics(kafka)
-    writable(data)
     serve_metrics(data, f"stream-{worker}", REGISTRY)
     run(StreamSettings(state=data / "state" / worker, instance=instance), kafka, tell_ready)
 
@@ -187,6 +192,7 @@ def land(data: Path, broker: str, flush_interval: float | None, instance: str) -
 
     if not is_bucket(data):
         writable(data)
+    end_process_if_a_thread_fails()
     kafka = kafka_settings(data, broker)
     ensure_topics(kafka)
     name = f"lander-{instance}" if instance else "lander"

@@ -4,6 +4,8 @@ import ctypes
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,9 +34,13 @@ def run_unprivileged(*arguments: str, **options: Any) -> subprocess.CompletedPro
     )
 
 
-def show_as_to_others(folder: Path) -> None:
-    """Give the owner of everything in a folder the rights that other users have there."""
-    for root, _, files in os.walk(folder, topdown=False):
-        for path in (*(Path(root, name) for name in files), Path(root)):
-            if not path.is_symlink():
-                path.chmod((path.stat().st_mode & 0o7) * 0o111)
+@contextmanager
+def as_seen_by_others(folder: Path) -> Iterator[None]:
+    """Give the owner of everything in a folder the rights that other users have there, for a context."""
+    paths = [Path(root, name) for root, _, files in os.walk(folder, topdown=False) for name in (*files, ".")]
+    modes = {path: path.stat().st_mode for path in paths}
+    for path, mode in modes.items():
+        path.chmod((mode & 0o7) * 0o111)
+    yield
+    for path, mode in reversed(modes.items()):
+        path.chmod(mode)
