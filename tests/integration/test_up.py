@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import post
 
-from ingest.sources import add_source, list_sources
+from ingest.sources import add_source, list_sources, webhook_url
 from smspulse.broker import MemoryBroker
 from smspulse.broker_file import read_broker_file
 from smspulse.endpoints import announced
 from smspulse.processes import free_port
+from warehouse import views
+from warehouse.errors import NoWarehouseError
+from warehouse.read import query
 
 PATIENCE_S = 180
 UP = (sys.executable, "-m", "smspulse", "up")
@@ -244,3 +248,48 @@ def test_a_demo_next_to_sources_of_the_same_names_uses_others(tmp_path: Path) ->
     assert "/webhooks/mine-2/" in done.stdout
     assert list_sources(data) == {"demo": 1, "demo-2": 1, "mine-2": 1}
     assert not (data / "demo.token").exists()
+
+
+def test_a_data_path_with_braces_percent_signs_and_the_like_works(tmp_path: Path) -> None:
+    data, port = tmp_path / "{raw} {x} %s [a]* 'q' ü#&" / "data", free_port()
+    data.parent.mkdir()
+    with started(data, "--port", str(port)) as process:
+        wait_until(process, data, lambda: line_of(data, "ready after"))
+        url = webhook_url(f"http://127.0.0.1:{port}", "mine", add_source(data, "mine"))
+        body = (Path(__file__).parents[2] / "examples" / "webhooks" / "status.json").read_bytes()
+        assert post(url, body)[0] == 202
+
+        def landed() -> bool:
+            try:
+                return not query(data, "SELECT 1 FROM messages, raw_webhooks").empty
+            except NoWarehouseError:
+                return False
+
+        wait_until(process, data, landed)
+        assert "ended with code" not in printed_to(data).read_text()
+    assert process.returncode == 0
+
+
+def test_a_user_without_home_and_without_an_entry_in_the_password_database_is_served(tmp_path: Path) -> None:
+    nobody = ("unshare", "--user", "--map-user=54321", "--map-group=54321", "env", "-u", "HOME", "-u", "XDG_CACHE_HOME")
+    if subprocess.run([*nobody, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this test needs a user of its own, which `unshare` cannot make here")
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*nobody, sys.executable, "-m", "smspulse", *arguments, "--data", str(tmp_path / "data")],
+            env=environment(COLUMNS="300"),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
+    assert "this user has no home folder" in run("doctor").stdout
+    up = run("up", "--broker", "kafka", "--port", str(free_port()))
+    assert up.returncode == 2
+    assert up.stderr.startswith("smspulse: broker cannot start: A real Kafka cannot be started. Missing: ")
+    assert "set XDG_CACHE_HOME to a folder that this user can write" in up.stderr
+    views.publish(tmp_path / "data")
+    check = run("check")
+    assert check.returncode == 0, check.stdout + check.stderr
