@@ -17,7 +17,7 @@ _BASE_FILES: Final = 512
 class BrokerSettings(BaseSettings):
     """The embedded broker. Environment: `SMSPULSE_BROKER_` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_BROKER_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_BROKER_", frozen=True, extra="forbid", allow_inf_nan=False)
 
     port: int = Field(
         default=19092, ge=0, le=65535, description="Preferred port for clients; another if taken, any with 0."

@@ -7,7 +7,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class AlertSettings(BaseSettings):
     """Environment: `SMSPULSE_ALERTS_` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_ALERTS_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_ALERTS_", frozen=True, extra="forbid", allow_inf_nan=False)
 
     alertmanager: str = Field("", description="URL of an Alertmanager, several of a cluster separated by commas.")
     webhook: str = Field("", description="URL that is sent each alert that fires or is resolved.")

@@ -184,6 +184,7 @@ def test_after_a_kill_up_starts_again_at_once_while_its_processes_are_still_endi
     ("variables", "cause"),
     [
         ({"SMSPULSE_LANDER_FLUSH_INTERVAL_S": "-1"}, "cannot start: LanderSettings, flush_interval_s: "),
+        ({"SMSPULSE_UPKEEP_MINUTES": "inf"}, "UpkeepSettings, minutes: Input should be a finite number"),
         ({"SMSPULSE_PAGE_HOST": "0.0.0.0"}, "page cannot start: the page on 0.0.0.0 needs a password"),  # noqa: S104
         ({"SMSPULSE_KAFKA_PARTITIONS": "6"}, "broker cannot start: The topics of smspulse do not fit together"),
         ({"SMSPULSE_METRICS_PORT": "65535"}, "SMSPULSE_METRICS_PORT=65536 is no port"),
