@@ -7,7 +7,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class CheckSettings(BaseSettings):
     """Thresholds. Environment: `SMSPULSE_CHECK_` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_CHECK_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_CHECK_", frozen=True, extra="forbid", allow_inf_nan=False)
 
     recent_h: float = Field(24, gt=0, description="Hours back from now that count as recent.")
     max_unreadable_share: float = Field(

@@ -4,9 +4,14 @@
 class SmspulseError(Exception):
     """Something that a person must hear of: the text is one line that says what happened, to what, and what to do."""
 
+    is_permanent: bool = False
+    """Whether a restart fails in the same way until a person changes something, as with a wrong setting."""
+
 
 class SettingError(SmspulseError, ValueError):
     """A setting has a value that cannot be meant. The text names the setting's part and a value that works."""
+
+    is_permanent = True
 
 
 class UnreadablePayload(ValueError):  # noqa: N818 - it names what was found, and handlers read better for it

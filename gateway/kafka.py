@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class KafkaSettings(BaseSettings):
     """Where Kafka is and how to log in. Environment: `SMSPULSE_KAFKA_` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_KAFKA_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_KAFKA_", frozen=True, extra="forbid", allow_inf_nan=False)
 
     bootstrap: str = Field("127.0.0.1:19092", description="`host:port`, several separated by commas.")
     in_memory: bool = Field(

@@ -77,10 +77,16 @@ class Accepted:
 
 
 def accepted_ids(data: Path, since: datetime) -> Iterator[tuple[str, datetime, bytes]]:
-    """Yield source, hour and the ids, joined, of the hours from `since` on."""
-    for path in sorted((data / _FOLDER).glob("*T*/*")):
-        hour = datetime.strptime(path.parent.name, _HOUR).replace(tzinfo=UTC)
-        if hour >= since.replace(minute=0, second=0, microsecond=0):
+    """Yield source, hour and the ids, joined, of the hours from `since` on.
+
+    Raises:
+        PermissionError: This user may not read them.
+    """
+    for folder in sorted((data / _FOLDER).glob("*T*")):
+        hour = datetime.strptime(folder.name, _HOUR).replace(tzinfo=UTC)
+        if hour < since.replace(minute=0, second=0, microsecond=0):
+            continue
+        for path in sorted(folder.iterdir()):  # a glob would pass over a folder that may not be read
             found = path.read_bytes()
             yield path.name, hour, found[: len(found) // ID_BYTES * ID_BYTES]  # the last one may be being written
 

@@ -1,8 +1,11 @@
 """Errors of the receiver."""
 
 from pathlib import Path
+from typing import Final
 
 from gateway.errors import SmspulseError
+
+PORT_TAKEN: Final = "the port is taken"
 
 
 class IngestError(SmspulseError):
@@ -19,10 +22,14 @@ class CannotListenError(IngestError):
         )
         self.host = host
         self.port = port
+        # A port becomes free when its owner ends.
+        self.is_permanent = why != PORT_TAKEN
 
 
 class KafkaFilesError(IngestError):
     """A PEM file of the TLS settings cannot be read."""
+
+    is_permanent = True
 
     def __init__(self, why: str) -> None:
         super().__init__(f"a TLS file for Kafka cannot be read: {why}; see SMSPULSE_KAFKA_SSL_CAFILE and its like")
@@ -31,6 +38,8 @@ class KafkaFilesError(IngestError):
 class CertificateError(IngestError):
     """The certificate for HTTPS, or its key, cannot be used."""
 
+    is_permanent = True
+
     def __init__(self, cert: Path, key: Path | None, why: str) -> None:
         files = f"{cert} with the key {key}" if key else f"{cert}, which has to hold its key too,"
         super().__init__(f"the certificate {files} cannot be used: {why}; see SMSPULSE_INGEST_TLS_CERT and _TLS_KEY")
@@ -38,6 +47,8 @@ class CertificateError(IngestError):
 
 class SourcesError(IngestError):
     """The sources cannot be read or changed."""
+
+    is_permanent = True
 
     def __init__(self, place: Path | str, problem: str) -> None:
         super().__init__(f"{place}: {problem}")

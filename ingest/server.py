@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import signal
+import ssl
 import time
 from collections.abc import Callable
 from math import ceil
@@ -27,6 +28,7 @@ import uvloop
 from aiohttp import StreamReader, hdrs, web
 from uuid_utils import uuid7
 
+from gateway.background import keep_running
 from gateway.errors import UnreadablePayload
 from gateway.json_body import to_utf8
 from gateway.kafka import KafkaSettings
@@ -50,9 +52,10 @@ from ingest.content_coding import (
     decode,
     parse_codings,
 )
-from ingest.errors import CannotListenError, NotStoredError
+from ingest.errors import PORT_TAKEN, CannotListenError, NotStoredError
 from ingest.forwarder import Sink, StoreAndForward
 from ingest.limits import Rate, Senders
+from ingest.listening import listen
 from ingest.privacy import Privacy, rewritten_type
 from ingest.settings import IngestSettings
 from ingest.sources import Sources
@@ -345,22 +348,16 @@ async def serve(
         runner = web.ServerRunner(http_server(receiver.handle, settings), shutdown_timeout=LINGER_S)
         await runner.setup()
         try:
-            site = web.TCPSite(
-                runner,
-                settings.host,
-                settings.port,
-                backlog=1024,
-                ssl_context=context,
-                reuse_port=settings.share_port or None,
-            )
-            await _listen(site, settings)
+            site, port = await _listen(runner, settings, context)
             if not len(sources):
                 log.warning("no source may send yet: add one with `smspulse source add NAME`")
             if ready is not None:
                 host = f"[{settings.host}]" if ":" in settings.host else settings.host
-                ready(f"{'https' if context else 'http'}://{host}:{site.port}")
+                ready(f"{'https' if context else 'http'}://{host}:{port}")
             stopped = asyncio.create_task((stop or asyncio.Event()).wait())
-            renewing = asyncio.create_task(renew_certificate(context, settings))
+            renewing = asyncio.create_task(
+                keep_running("the renewal of the certificate", lambda: renew_certificate(context, settings))
+            )
             await asyncio.wait({stopped, storing}, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
             renewing.cancel()
@@ -375,12 +372,14 @@ async def serve(
             await runner.cleanup()
 
 
-async def _listen(site: web.TCPSite, settings: IngestSettings) -> None:
+async def _listen(
+    runner: web.BaseRunner, settings: IngestSettings, context: ssl.SSLContext | None
+) -> tuple[web.BaseSite, int]:
     try:
-        await site.start()
+        return await listen(runner, settings.host, settings.port, ssl_context=context, share_port=settings.share_port)
     except OSError as error:
         why = {
-            errno.EADDRINUSE: "the port is taken",
+            errno.EADDRINUSE: PORT_TAKEN,
             errno.EACCES: "this user may not take the port",
             errno.EADDRNOTAVAIL: "this machine has no such address",
         }.get(error.errno or 0, os.strerror(error.errno) if error.errno and error.errno > 0 else str(error))

@@ -25,9 +25,11 @@ Networks = Annotated[
 class IngestSettings(BaseSettings):
     """How webhooks are received. Environment: `SMSPULSE_INGEST_` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_INGEST_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_INGEST_", frozen=True, extra="forbid", allow_inf_nan=False)
 
-    host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` for every one.")
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; `0.0.0.0` for every one of IPv4, `::` for every one."
+    )
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     sources: SecretStr = Field(
         SecretStr(""), description="Sources beside those of `sources.json`: `name=token`, several separated by commas."

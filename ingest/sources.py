@@ -115,6 +115,10 @@ class Sources:
     def __len__(self) -> int:
         return len(self._table)
 
+    def __contains__(self, source: str) -> bool:
+        """Return whether there is a source of that name."""
+        return source in self._table
+
     def accepts(self, source: str, token: str) -> bool:
         """Return whether the token is valid for the source, in a time that tells nothing of either."""
         digest = _hash(token)

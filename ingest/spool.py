@@ -10,7 +10,9 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -272,14 +274,45 @@ def spooled_ids(data: Path) -> list[str]:
         SpoolError: It cannot be read.
     """
     path = data / "spool" / "spool.sqlite"
-    if not path.exists():
-        return []
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+        if not path.exists():
+            return []
+    except PermissionError as error:
+        raise SpoolError(path.parent, os.strerror(errno.EACCES)) from error
+    try:
+        with _reading(path) as db:
             rows = [_webhook(row) for (data_,) in db.execute("SELECT data FROM spool") for row in orjson.loads(data_)]
     except (orjson.JSONDecodeError, sqlite3.Error) as error:
         raise SpoolError(path.parent, str(error)) from error
     return [dict(webhook.headers)[HEADER_INGEST_ID].decode() for webhook in rows]
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a spool to read it, also where nothing can be written.
+
+    Raises:
+        sqlite3.Error: It cannot be read.
+    """
+    with contextlib.ExitStack() as stack:
+        db = stack.enter_context(_connected(path, "mode=ro"))
+        try:
+            _is_empty(db)
+        except sqlite3.OperationalError:
+            # On a read-only mount SQLite cannot make the index of the write-ahead log, which the last writer removed.
+            log_file = path.with_name(f"{path.name}-wal")
+            if not log_file.exists():
+                db = stack.enter_context(_connected(path, "immutable=1"))
+            else:  # of a writer that was killed
+                copy = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                for file in (path, log_file):
+                    shutil.copy(file, copy)
+                db = stack.enter_context(_connected(copy / path.name, "mode=rw"))
+        yield db
+
+
+def _connected(path: Path, option: str) -> "contextlib.closing[sqlite3.Connection]":
+    return contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?{option}", uri=True))
 
 
 def _is_empty(db: sqlite3.Connection) -> bool:

@@ -23,10 +23,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self
 
-from smspulse.broker_file import BrokerFile, Kind, take_lock, write_whole
-from smspulse.jars import RESOURCES, BrokerError, fetch_kafka, what_is_missing
-from smspulse.kafka_node import BrokerSettings, last_words, server_properties
-from smspulse.processes import LOOPBACK, die_with_parent, free_port
+from smspulse.broker_file import BrokerFile, Kind, has_store, take_lock, write_whole
+from smspulse.jars import RESOURCES, BrokerError, KafkaMissingError, fetch_kafka, what_is_missing
+from smspulse.kafka_node import BrokerSettings, last_words, open_files_needed, server_properties
+from smspulse.processes import LOOPBACK, die_with_parent, free_port, raise_file_limit
+from smspulse.readiness import report_permanent_failure
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,12 @@ Mode = Literal["auto", "kafka", "memory"]
 
 START_TIMEOUT_S: Final = 300  # after a crash Kafka reads its newest segments again, up to 1 GiB a partition
 STOP_TIMEOUT_S: Final = 7  # the supervisor promises 10 s for everything
+
+
+class FileLimitError(BrokerError):
+    """The system allows this process too few open files."""
+
+    is_permanent = True
 
 
 class Broker(ABC):
@@ -135,6 +142,7 @@ class KafkaBroker(Broker):
         return self._process.pid if self._process else None
 
     def _launch(self) -> None:
+        self._require_open_files()
         jars = fetch_kafka()
         shutil.copy(RESOURCES / "log4j2.properties", self._home)
         settings = self.settings
@@ -154,6 +162,16 @@ class KafkaBroker(Broker):
             if "Address already in use" not in why:
                 raise BrokerError(why)
             port, controller = 0, 0  # taken between our look and Kafka's: any others will do
+
+    def _require_open_files(self) -> None:
+        """Raise the limit of open files as far as the system lets us, and end if that is too low for Kafka."""
+        limit, needed = raise_file_limit(), open_files_needed(self._home / "store")
+        if limit < needed:
+            message = (
+                f"Kafka needs {needed:,} open files, and this process may have {limit:,}; with fewer it deletes data "
+                f"that it cannot open. Raise the limit, as with `ulimit -n {needed}` or systemd's LimitNOFILE="
+            )
+            raise FileLimitError(message)
 
     def _format(self, jars: Path) -> None:
         """Give the empty store its identity. `meta.properties` is written last, so a format cut short is done again."""
@@ -273,14 +291,17 @@ class MemoryBroker(Broker):
 
 
 def choose_broker(data: Path, mode: Mode, settings: BrokerSettings | None = None) -> Broker:
-    """Return the broker to start: with `auto` the real one if it can be had, else the in-memory one and one loud line.
+    """Return the broker to start: with `auto` a real Kafka where it can run, else the in-memory one and one loud line.
 
-    The jars are fetched here, so that a fetch that fails counts as something missing.
+    The jars are fetched here, so that a fetch that fails counts as something missing. A folder that holds a Kafka store
+    gets the in-memory broker only by `memory`: what the store has would be neither read nor added to.
 
     Raises:
-        BrokerError: The mode is `kafka` and something is missing.
+        KafkaMissingError: Something is missing, and the mode is `kafka` or the folder holds a Kafka store.
     """
     if mode == "memory":
+        if has_store(data):
+            log.warning("the in-memory broker was chosen: the Kafka store in %s stays as it is, unread", data)
         return MemoryBroker(data, settings)
     missing = what_is_missing()
     if not missing:
@@ -292,12 +313,16 @@ def choose_broker(data: Path, mode: Mode, settings: BrokerSettings | None = None
         return KafkaBroker(data, settings)
     if mode == "kafka":
         message = f"A real Kafka cannot be started. Missing: {'; '.join(missing)}"
-        raise BrokerError(message)
-    kept = "" if not (data / "kafka" / "store").is_dir() else f" What {data / 'kafka'} holds stays there, unread."
+        raise KafkaMissingError(message)
+    if has_store(data):
+        message = (
+            f"{data} holds a Kafka store, and Kafka cannot be started on it. Missing: {'; '.join(missing)}. "
+            "Only `--broker memory` runs the in-memory broker here instead"
+        )
+        raise KafkaMissingError(message)
     log.warning(
         "USING THE IN-MEMORY BROKER, for trying out only: nothing survives a restart, and past 5 MiB a partition the "
-        "oldest data is dropped silently.%s For a real Kafka, mend what is missing: %s",
-        kept,
+        "oldest data is dropped silently. For a real Kafka, provide what is missing: %s",
         "; ".join(missing),
     )
     return MemoryBroker(data, settings)
@@ -341,6 +366,8 @@ def run_broker(
         return 0
     except BrokerError as error:
         log.error("%s", error)
+        if error.is_permanent:
+            report_permanent_failure()
         return 2
     finally:
         for number in previous:

@@ -1,5 +1,6 @@
 """The files by which a data folder says that a broker runs on it: a lock, and `broker.json` with the address."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -13,7 +14,8 @@ from smspulse.processes import is_alive
 
 Kind = Literal["kafka", "memory"]
 
-_GLANCE_S: Final = 0.3  # a reader of broker.json holds the lock for an instant
+_LOCK_MODE: Final = 0o644  # other users see by it whether a broker runs
+_GLANCE_S: Final = 2.0  # a reader of broker.json holds the lock for an instant, on a busy machine for longer
 _DYING_S: Final = 10  # how long the JVM of a killed broker may take to let go of it
 
 
@@ -49,6 +51,11 @@ def read_broker_file(data: Path) -> BrokerFile | None:
     return found if held and is_alive(found.pid) else None
 
 
+def has_store(data: Path) -> bool:
+    """Return whether a real Kafka has kept its data in the folder."""
+    return os.path.lexists(data / "kafka" / "store")
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that no reader ever sees a part of it."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
@@ -58,7 +65,11 @@ def write_whole(path: Path, text: str) -> None:
 
 def _lock_is_free(data: Path) -> bool:
     """Say whether no broker runs on the data folder. Raises OSError where there is no lock to look at."""
-    with (data / "kafka" / "lock").open("rb") as file:
+    try:
+        file = (data / "kafka" / "lock").open("rb")
+    except PermissionError:  # of another user, from before locks could be read by all
+        return False
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -70,8 +81,10 @@ def take_lock(data: Path) -> int:
     """Return the descriptor that holds the data folder's lock until every copy of it is closed."""
     folder = data / "kafka"
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _LOCK_MODE)
     try:
+        with contextlib.suppress(OSError):  # it is another user's
+            os.fchmod(descriptor, _LOCK_MODE)
         begun = time.monotonic()
         while True:
             try:

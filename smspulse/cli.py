@@ -7,13 +7,16 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
 from gateway.errors import SmspulseError
 from smspulse import logs
 from smspulse.commands import alerts, check, look, run, simulate, source, warehouse
-from smspulse.readiness import VARIABLE
+from smspulse.output import tolerant
+from smspulse.processes import ensure_home
+from smspulse.readiness import VARIABLE, report_permanent_failure
 from smspulse.terminal import echo, visible
 
 _NOT_DONE = 2
@@ -67,30 +70,49 @@ def main() -> None:
     """Run the command line; errors that have a mend are one line on standard error, with exit code 2."""
     from pydantic import ValidationError  # noqa: PLC0415 - heavy
 
+    ensure_home()
     supervised = VARIABLE in os.environ
+    is_permanent = True
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
         error.message = visible(error.message)
-        error.show()
-        sys.exit(_NOT_DONE)
+        if not supervised:
+            error.show()
+            sys.exit(_NOT_DONE)
+        problem = error.format_message()
     except click.Abort:
         sys.exit(130)
     except ValidationError as error:
         faults = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()]
-        problem = f"{error.title}, {'; '.join(faults)}: mend the option, or the SMSPULSE_ variable, of that name"
-    except (SmspulseError, OSError) as error:
-        problem = str(error)
+        problem = f"{error.title}, {'; '.join(faults)}: correct the option, or the SMSPULSE_ variable, of that name"
+    except SmspulseError as error:
+        problem, is_permanent = str(error), error.is_permanent
+    except OSError as error:
+        problem, is_permanent = str(error), False
     except Exception as error:
         duckdb = sys.modules.get("duckdb")  # heavy: of those that did not import it, none is an error of it
         if duckdb is None or not isinstance(error, duckdb.Error):
             raise
+        is_permanent = False
         detail = str(error).partition("\n")[0]
         problem = f"the warehouse cannot be read: {detail}; `smspulse check` and `smspulse doctor` look for the cause"
     else:
         return
     if supervised:
         logging.getLogger(__name__).error("%s", problem)
+        if is_permanent:
+            report_permanent_failure()
     else:
-        echo(f"smspulse: {problem}", err=True)
-    sys.exit(_NOT_DONE)
+        tolerant(sys.stderr).write(f"smspulse: {visible(problem)}\n")
+    _end(_NOT_DONE)
+
+
+def _end(code: int) -> NoReturn:
+    """End with an exit code, though what is buffered for standard output cannot be written."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        # Python would try again at its end, and fail with another code.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

@@ -1,31 +1,34 @@
 """Look for what would keep smspulse from running, and say how to mend it."""
 
+import errno
 import http
 import importlib.util
 import os
+import resource
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from gateway.kafka import KafkaSettings
 from gateway.topics import TOPICS, misfit
-from smspulse.broker_file import read_broker_file
-from smspulse.endpoints import get
-from smspulse.jars import JAVA_NEEDED, cached_kafka, java_version, kafka_version
-from smspulse.processes import LOOPBACK, port_is_free
+from smspulse.broker_file import has_store, read_broker_file
+from smspulse.endpoints import Endpoint, get, ingest_endpoint
+from smspulse.jars import JAVA_NEEDED, BrokerError, cached_kafka, is_cached, java_version, kafka_version
+from smspulse.kafka_node import open_files_needed
+from smspulse.lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
+from smspulse.processes import LOOPBACK, why_not_listen
+from warehouse.views import FILE
 
 Level = Literal["ok", "warn", "fail"]
 
 _PYTHON_NEEDED: Final = (3, 11)
 _DISK_WARN_GIB: Final = 5  # a week of a busy gateway in Kafka and Parquet
 _DISK_FAIL_GIB: Final = 1  # less than one Kafka segment
-_TIMEOUT_S: Final = 3
 _FIRST_FREE_PORT: Final = 1024
-_IN_MEMORY: Final = "without it the in-memory broker is used, which forgets everything at its end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +48,21 @@ class Finding:
     mend: str = ""
 
 
-def diagnose(data: Path, kafka: KafkaSettings | None, port: int) -> list[Finding]:
+def diagnose(data: Path, kafka: KafkaSettings | None, port: int | None, host: str | None = None) -> list[Finding]:
     """Return a finding for each thing that smspulse needs. Changes nothing, and takes some seconds at most.
 
     Args:
         data: The data folder; it need not exist.
         kafka: The cluster that is configured; None for the data folder's own broker.
-        port: Where ingest listens.
+        port: Where ingest listens, or is to; None for where it wrote down that it does.
+        host: Likewise.
     """
     return [
         _python(),
-        _java(),
-        _kafka(),
-        _port(port),
+        _java(data),
+        _kafka(data),
+        _open_files(data),
+        _port(ingest_endpoint(data, host, port), host),
         *_folder(data),
         _broker(data, kafka),
         *_extras(),
@@ -71,33 +76,56 @@ def _python() -> Finding:
     return Finding("python", "fail", version, "Install Python {}.{} or newer".format(*_PYTHON_NEEDED))
 
 
-def _java() -> Finding:
+def _java(data: Path) -> Finding:
+    level, effect = _without_kafka(data)
     version = java_version()
     mend = f"Install a JRE of Java {JAVA_NEEDED} or newer and put `java` on PATH"
     if version is None:
-        return Finding("java", "warn", f"no working `java` on PATH; {_IN_MEMORY}", mend)
+        return Finding("java", level, f"no working `java` on PATH; {effect}", mend)
     if version < JAVA_NEEDED:
-        return Finding("java", "warn", f"version {version}; {_IN_MEMORY}", mend)
+        return Finding("java", level, f"version {version}; {effect}", mend)
     return Finding("java", "ok", f"version {version}")
 
 
-def _kafka() -> Finding:
-    if cached_kafka().is_dir():
-        return Finding("kafka", "ok", f"{kafka_version()} in {cached_kafka()}")
+def _without_kafka(data: Path) -> tuple[Level, str]:
+    """Return how bad it is that no Kafka can be started, and what `smspulse up` does then."""
+    if has_store(data):
+        return "fail", f"without it `smspulse up` does not start on {data}, which holds a Kafka store"
+    return "warn", "without it the in-memory broker is used, which forgets everything at its end"
+
+
+def _kafka(data: Path) -> Finding:
+    level, effect = _without_kafka(data)
+    try:
+        if is_cached():
+            return Finding("kafka", "ok", f"{kafka_version()} in {cached_kafka()}")
+    except BrokerError as error:
+        what, _, fix = str(error).partition("; ")
+        return Finding("kafka", level, f"{what}; {effect}", fix[:1].upper() + fix[1:])
     if shutil.which("mvn"):
         return Finding("kafka", "ok", f"not fetched yet; Maven fetches {kafka_version()} at the first start")
-    return Finding("kafka", "warn", f"not fetched, and no `mvn` on PATH; {_IN_MEMORY}", "Install Maven")
+    return Finding("kafka", level, f"not fetched, and no `mvn` on PATH; {effect}", "Install Maven")
 
 
-def _port(port: int) -> Finding:
-    name = f"port {port}"
-    if port_is_free(port):
-        return Finding(name, "ok", "free")
-    answer = get(LOOPBACK, port, "/healthz", tls=bool(os.environ.get("SMSPULSE_INGEST_TLS_CERT")))
+def _port(ingest: Endpoint, host: str | None) -> Finding:
+    """Say whether ingest answers, or could listen.
+
+    Args:
+        ingest: Where this machine reaches it.
+        host: Where it is to listen, if that is named.
+    """
+    name = f"port {ingest.port}" if ingest.host == LOOPBACK else f"{ingest.host}, port {ingest.port}"
+    answer = get(ingest.host, ingest.port, "/healthz", tls=ingest.tls)
     if answer is not None and answer[0] == http.HTTPStatus.OK:
         return Finding(name, "ok", "an ingest answers there")
-    if 0 < port < _FIRST_FREE_PORT:
-        return Finding(name, "fail", "in use, or kept for the system", f"Choose one from {_FIRST_FREE_PORT} on")
+    error = why_not_listen(ingest.port, host or ingest.host)
+    if error is None:
+        return Finding(name, "ok", "free")
+    if error.errno == errno.EACCES:
+        return Finding(name, "fail", "kept for the system", f"Choose one from {_FIRST_FREE_PORT} on")
+    if error.errno != errno.EADDRINUSE:
+        fix = "Choose another address with SMSPULSE_INGEST_HOST"
+        return Finding(name, "fail", f"cannot be listened on: {error.strerror}", fix)
     return Finding(name, "fail", "in use by another program", "Stop that program or choose another port")
 
 
@@ -107,12 +135,41 @@ def _folder(data: Path) -> Iterator[Finding]:
         with tempfile.TemporaryFile(dir=folder):
             yield Finding("data folder", "ok", f"{data} can be written")
     except OSError as error:
-        mend = "Give yourself the right to write there, or choose another with --data"
-        yield Finding("data folder", "fail", f"{folder} cannot be written: {error.strerror}", mend)
+        what = f"{folder} cannot be written: {error.strerror}"
+        if os.access(data / FILE, os.R_OK):
+            fix = "Nothing, for sql, status, check and the like; to run smspulse there, the right to write"
+            yield Finding("data folder", "warn", f"{what}; it can be read", fix)
+        else:
+            fix = "Give yourself the right to write there, or choose another with --data"
+            yield Finding("data folder", "fail", what, fix)
     free = shutil.disk_usage(folder).free / (1 << 30)
     level: Level = "fail" if free < _DISK_FAIL_GIB else "warn" if free < _DISK_WARN_GIB else "ok"
     mend = "" if level == "ok" else "Free some, or shorten what is kept with `smspulse retain`"
     yield Finding("disk", level, f"{free:.1f} GiB free", mend)
+
+
+def _open_files(data: Path) -> Finding:
+    """Say whether Kafka may open as many files as it needs. Its start raises the limit to what is counted here."""
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = open_files_needed(data / "kafka" / "store")
+    if limit == resource.RLIM_INFINITY or limit >= needed:
+        return Finding("open files", "ok", f"{needed:,} are needed for Kafka")
+    what = f"{limit:,} are allowed, and Kafka needs {needed:,}: it does not start"
+    return Finding("open files", "fail", what, f"Raise the limit, as with `ulimit -n {needed}` or LimitNOFILE=")
+
+
+def _read_metadata(kafka: KafkaSettings) -> tuple[Any, str]:
+    """Return what Kafka knows of its brokers and topics; or None, and why not."""
+    if not is_reachable(kafka):
+        return None, "nobody listens there"
+    from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
+    from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - heavy
+
+    try:
+        with log_if_slow(f"waiting for Kafka at {kafka.bootstrap}, up to {BROKER_PATIENCE_S:g} s"):
+            return AdminClient(kafka.confluent() | {"log_level": 0}).list_topics(timeout=BROKER_PATIENCE_S), ""
+    except KafkaException as error:
+        return None, error.args[0].str()
 
 
 def _broker(data: Path, kafka: KafkaSettings | None) -> Finding:
@@ -122,14 +179,10 @@ def _broker(data: Path, kafka: KafkaSettings | None) -> Finding:
         if running is None:
             return Finding("broker", "ok", "none is running here; `smspulse up` starts one")
         kafka = KafkaSettings(bootstrap=running.bootstrap, in_memory=running.kind == "memory")
-    from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
-    from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - heavy
-
-    try:
-        found = AdminClient(kafka.confluent() | {"log_level": 0}).list_topics(timeout=_TIMEOUT_S)
-    except KafkaException as error:
+    found, why = _read_metadata(kafka)
+    if found is None:
         mend = "Start it, or set SMSPULSE_KAFKA_BOOTSTRAP and the login for the one that you mean"
-        return Finding("broker", "fail", f"none answers at {kafka.bootstrap}: {error.args[0].str()}", mend)
+        return Finding("broker", "fail", f"none answers at {kafka.bootstrap}: {why}", mend)
     what = f"{len(found.brokers)} at {kafka.bootstrap}"
     for topic in TOPICS:
         if topic.name not in found.topics:

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import logging
 import os
 import ssl
 from collections.abc import Iterator
@@ -11,11 +12,15 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
-from gateway.errors import SmspulseError
+from gateway.errors import SettingError, SmspulseError
 from smspulse.broker_file import write_whole
-from smspulse.processes import LOOPBACK, is_alive
+from smspulse.processes import LOOPBACK, is_alive, reachable_host
 
-_TIMEOUT_S: Final = 2.0
+_log = logging.getLogger(__name__)
+
+INGEST: Final = "ingest"
+_INGEST_PORT: Final = 8080
+_TIMEOUT_S: Final = 15.0  # a refused connection is known at once; an answer on a busy machine takes its time
 _LAST_PORT: Final = 65_535
 
 
@@ -30,25 +35,41 @@ class Endpoint:
     Args:
         name: For people, such as `stream-0`.
         pid: The process.
-        host, port: Where it answers.
+        host, port: Where this machine reaches it.
+        tls: Whether it answers HTTPS.
     """
 
     name: str
     pid: int
     host: str
     port: int
+    tls: bool = False
 
     @property
     def is_running(self) -> bool:
         """Whether it answers now."""
-        return is_alive(self.pid) and get(self.host, self.port, "/metrics") is not None
+        return is_alive(self.pid) and get(self.host, self.port, "/metrics", tls=self.tls) is not None
 
 
-def announce(data: Path, name: str, port: int, host: str = LOOPBACK) -> None:
-    """Say where this process answers; it replaces what an earlier process of that name said."""
+def announce(data: Path, name: str, port: int, host: str = LOOPBACK, *, tls: bool = False) -> None:
+    """Write down where this process answers; it replaces what an earlier process of that name wrote.
+
+    Nothing depends on it but `status` and its like: where it cannot be written, that is logged.
+
+    Args:
+        data: The data folder.
+        name: Of the process.
+        port: Where it listens.
+        host: Where it listens; every address, too.
+        tls: Whether it answers HTTPS.
+    """
     folder = data / "run"
-    folder.mkdir(exist_ok=True)
-    write_whole(folder / f"{name}.json", json.dumps(asdict(Endpoint(name, os.getpid(), host, port))))
+    endpoint = Endpoint(name, os.getpid(), reachable_host(host), port, tls)
+    try:
+        folder.mkdir(exist_ok=True)
+        write_whole(folder / f"{name}.json", json.dumps(asdict(endpoint)))
+    except OSError as error:
+        _log.warning("`smspulse status` will not find the %s: %s cannot be written: %s", name, folder, error.strerror)
 
 
 def announced(data: Path) -> Iterator[Endpoint]:
@@ -60,17 +81,33 @@ def announced(data: Path) -> Iterator[Endpoint]:
             continue  # half a file is none
 
 
+def ingest_endpoint(data: Path, host: str | None = None, port: int | None = None) -> Endpoint:
+    """Return where ingest answers: as it wrote down, unless another place is named.
+
+    Args:
+        data: The data folder.
+        host: Where it listens, if known.
+        port: Likewise.
+    """
+    for endpoint in announced(data):
+        is_other = port not in {None, endpoint.port} or (host and reachable_host(host) != endpoint.host)
+        if endpoint.name == INGEST and is_alive(endpoint.pid) and not is_other:
+            return endpoint
+    host, port = host or LOOPBACK, port or _INGEST_PORT
+    return Endpoint(INGEST, 0, reachable_host(host), port, bool(os.environ.get("SMSPULSE_INGEST_TLS_CERT")))
+
+
 def metrics_port() -> int:
     """Return what `SMSPULSE_METRICS_PORT` says; 0 is any free port.
 
     Raises:
-        MetricsPortError: It is no port.
+        SettingError: It is no port.
     """
     text = os.environ.get("SMSPULSE_METRICS_PORT", "0")
     if text.isdecimal() and int(text) <= _LAST_PORT:
         return int(text)
     msg = f"SMSPULSE_METRICS_PORT={text} is no port: set a number up to {_LAST_PORT}"
-    raise MetricsPortError(msg)
+    raise SettingError(msg)
 
 
 def serve_metrics(data: Path | None, name: str, registry: CollectorRegistry) -> None:
@@ -80,6 +117,7 @@ def serve_metrics(data: Path | None, name: str, registry: CollectorRegistry) -> 
 
     Raises:
         MetricsPortError: The port is taken.
+        SettingError: It is no port.
     """
     host, port = os.environ.get("SMSPULSE_METRICS_HOST", LOOPBACK), metrics_port()
     ProcessCollector(registry=registry)
@@ -89,7 +127,7 @@ def serve_metrics(data: Path | None, name: str, registry: CollectorRegistry) -> 
         msg = f"/metrics cannot be answered at {host}:{port} ({error}): choose another SMSPULSE_METRICS_PORT"
         raise MetricsPortError(msg) from error
     if data is not None:
-        announce(data, name, server.server_port, LOOPBACK if host in {"0.0.0.0", "::"} else host)  # noqa: S104 - compared
+        announce(data, name, server.server_port, host)
 
 
 def get(host: str, port: int, path: str, *, tls: bool = False) -> tuple[int, bytes] | None:

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ingest.errors import CannotListenError
+from ingest.errors import PORT_TAKEN, CannotListenError
 from ingest.metrics import FOLDER_VARIABLE
-from smspulse.processes import free_port, port_is_free
+from ingest.settings import IngestSettings
+from smspulse.processes import base_url, free_port, port_is_free
 from smspulse.supervisor import Child, Supervisor
 
 _log = logging.getLogger(__name__)
@@ -32,11 +33,12 @@ async def run_processes(
     deadline = time.monotonic() + _STOP_S
     while not port_is_free(port, host):
         if time.monotonic() > deadline:
-            raise CannotListenError(host, port, "the port is taken")
+            raise CannotListenError(host, port, PORT_TAKEN)
         await asyncio.sleep(_LOOK_EVERY_S)
-    metrics = data / "metrics"
-    shutil.rmtree(metrics, ignore_errors=True)  # counters begin anew
-    metrics.mkdir()
+    # Each port has its own: other receivers may run on the same data folder.
+    metrics = data / "metrics" / str(port)
+    shutil.rmtree(metrics, ignore_errors=True)  # counters begin at 0
+    metrics.mkdir(parents=True)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -51,7 +53,7 @@ async def run_processes(
         await supervisor.start(*children)
         for child in children:
             await supervisor.wait_ready(child)
-        ready(f"http://{host}:{port}")
+        ready(base_url(host, port, tls=IngestSettings().tls_cert is not None))
         await stop.wait()
     finally:
         await supervisor.stop()

@@ -1,5 +1,6 @@
 """Apache Kafka's jars: fetched once by Maven, then kept in the user's cache."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 
 from gateway.errors import SmspulseError
-from smspulse.processes import die_with_parent
+from smspulse.processes import die_with_parent, ensure_home
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,12 @@ class BrokerError(SmspulseError):
     """The embedded broker could not be started, or has ended. The text is one line: what, and what to do."""
 
 
+class KafkaMissingError(BrokerError):
+    """What a real Kafka needs is missing on this machine, and nothing may take its place."""
+
+    is_permanent = True
+
+
 def kafka_version() -> str:
     """Return the version of Kafka that the embedded broker runs."""
     found = re.search(r"<kafka\.version>(.+)</kafka\.version>", POM.read_text(encoding="utf-8"))
@@ -35,10 +42,47 @@ def kafka_version() -> str:
 
 
 def cached_kafka() -> Path:
-    """Return the folder of the jars, which exists only once it is whole. Its name changes with the pom."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    """Return the folder of the jars, which exists only once it is whole. Its name changes with the pom.
+
+    Raises:
+        BrokerError: This user has no home folder, and the environment names no cache.
+    """
+    ensure_home()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    if not cache and str(Path.home()) == os.devnull:
+        message = (
+            "Kafka's jars have no folder: HOME and XDG_CACHE_HOME are unset, and this user has no home folder; "
+            "set XDG_CACHE_HOME to a folder that this user can write"
+        )
+        raise BrokerError(message)
+    cache = cache or str(Path.home() / ".cache")
     digest = hashlib.sha256(POM.read_bytes()).hexdigest()[:8]
-    return cache / "smspulse" / f"kafka-{kafka_version()}-{digest}"
+    return Path(cache, "smspulse", f"kafka-{kafka_version()}-{digest}")
+
+
+def is_cached() -> bool:
+    """Return whether the jars are in the cache.
+
+    Raises:
+        BrokerError: They are, and this user cannot read them; or there is no cache.
+    """
+    folder = cached_kafka()
+    try:
+        jars = list(folder.iterdir())
+        unreadable = [jar for jar in jars if not os.access(jar, os.R_OK)]
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreadable(folder, error.strerror) from error
+    if unreadable:
+        raise _unreadable(unreadable[0], os.strerror(errno.EACCES))
+    return True
+
+
+def _unreadable(path: Path, why: str | None) -> BrokerError:
+    return BrokerError(
+        f"Kafka's jars cannot be read: {path}: {why}; give this user access, or set XDG_CACHE_HOME to another folder"
+    )
 
 
 def java_version() -> int | None:
@@ -56,15 +100,20 @@ def java_version() -> int | None:
 
 
 def what_is_missing() -> list[str]:
-    """Return what a real Kafka needs and PATH does not have, each in words with its mend; empty if all is there."""
+    """Return what a real Kafka needs and is missing here, each in words with its fix; empty if nothing is."""
     missing = []
-    version = java_version()
-    if version is None:
-        missing.append(f"Java {JAVA_NEEDED} or newer (install a JRE and put `java` on PATH)")
+    java, version = shutil.which("java"), java_version()
+    if java is None:
+        missing.append(f"Java {JAVA_NEEDED} or newer (there is no `java` on PATH; install a JRE and put it there)")
+    elif version is None:
+        missing.append(f"Java {JAVA_NEEDED} or newer ({java} does not work; see what `java -version` prints)")
     elif version < JAVA_NEEDED:
         missing.append(f"Java {JAVA_NEEDED} or newer (`java` on PATH is {version})")
-    if not cached_kafka().is_dir() and shutil.which("mvn") is None:
-        missing.append("Maven, which fetches Kafka once (install it and put `mvn` on PATH)")
+    try:
+        if not is_cached() and shutil.which("mvn") is None:
+            missing.append("Maven, which fetches Kafka once (install it and put `mvn` on PATH)")
+    except BrokerError as error:
+        missing.append(str(error))
     return missing
 
 
@@ -74,10 +123,10 @@ def fetch_kafka() -> Path:
     The folder appears in one step, so an interrupted fetch leaves nothing half, and two at once do no harm.
 
     Raises:
-        BrokerError: There is no Maven, it failed, or the cache cannot be written.
+        BrokerError: There is no Maven, it failed, or the cache cannot be read or written.
     """
     target = cached_kafka()
-    if target.is_dir():
+    if is_cached():
         return target
     maven = shutil.which("mvn")
     if maven is None:

@@ -3,17 +3,21 @@
 import os
 import re
 from pathlib import Path
+from typing import Final
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from smspulse.processes import LOOPBACK
 
+_BASE_FILES: Final = 512
+"""120 of the Java machine, its jars and an idle node were counted; the rest is for clients and segments to come."""
+
 
 class BrokerSettings(BaseSettings):
     """The embedded broker. Environment: `SMSPULSE_BROKER_` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_BROKER_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_BROKER_", frozen=True, extra="forbid", allow_inf_nan=False)
 
     port: int = Field(
         default=19092, ge=0, le=65535, description="Preferred port for clients; another if taken, any with 0."
@@ -70,6 +74,15 @@ def server_properties(port: int, controller: int, settings: BrokerSettings) -> s
         "log.cleaner.dedupe.buffer.size": 32 << 20,
     }
     return "".join(f"{name}={value}\n" for name, value in options.items())
+
+
+def open_files_needed(store: Path) -> int:
+    """Return how many files the node must be able to open at once, with the store that it has.
+
+    Each segment keeps one file open, and another while it is compacted. Where a file cannot be opened, Kafka takes its
+    segment for a damaged one and deletes it.
+    """
+    return _BASE_FILES + 2 * sum(1 for _ in store.glob("*/*.log"))
 
 
 def last_words(output: Path, logfile: Path, log_start: int = 0) -> str:

@@ -1,8 +1,11 @@
 """Lag of consumer groups: how far stream and lander are behind what Kafka holds."""
 
+import logging
+import socket
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -10,7 +13,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from gateway.kafka import KafkaSettings
 from gateway.lag import records_behind
 
-_TIMEOUT_S: Final = 3.0
+_log = logging.getLogger(__name__)
+
+BROKER_PATIENCE_S: Final = 30.0
+"""Time for each answer of a broker that listens: on a busy machine one takes seconds."""
+_CONNECT_S: Final = 5.0
+_SILENCE_S: Final = 3.0
 _POLL_S: Final = 0.1
 _OPTIONS: Final = {
     "enable.auto.commit": False,
@@ -25,7 +33,7 @@ _OPTIONS: Final = {
 
 
 def lag(
-    kafka: KafkaSettings, groups: Mapping[str, Sequence[str]], timeout_s: float = _TIMEOUT_S
+    kafka: KafkaSettings, groups: Mapping[str, Sequence[str]], timeout_s: float = BROKER_PATIENCE_S
 ) -> dict[str, int] | None:
     """Return how many records of its topics each group has before it; None if Kafka does not answer.
 
@@ -34,8 +42,15 @@ def lag(
     Args:
         kafka: Which cluster.
         groups: Consumer groups and the topics that each reads.
-        timeout_s: How long to wait for each answer of Kafka.
+        timeout_s: Time for each answer. A broker at whose address nobody listens is known to be away at once.
     """
+    if not is_reachable(kafka):
+        return None
+    with log_if_slow(f"waiting for Kafka at {kafka.bootstrap}, up to {timeout_s:g} s"):
+        return _lag(kafka, groups, timeout_s)
+
+
+def _lag(kafka: KafkaSettings, groups: Mapping[str, Sequence[str]], timeout_s: float) -> dict[str, int] | None:
     behind: dict[str, int] = {}
     try:
         for group, topics in groups.items():
@@ -86,3 +101,35 @@ def _without_records(reader: Consumer, starts: list[TopicPartition], timeout_s: 
                 if error is not None:
                     ended.add(key)
     return ended
+
+
+def is_reachable(kafka: KafkaSettings) -> bool:
+    """Return whether anybody accepts connections where Kafka should be; also if that cannot be known in a moment."""
+    # With TLS, the broker would log a connection that brings no handshake.
+    return kafka.security_protocol != "PLAINTEXT" or any(map(_is_listening, kafka.servers))
+
+
+def _is_listening(server: str) -> bool:
+    """Return whether anybody accepts connections at `HOST:PORT`; also if that cannot be known in a moment."""
+    host, _, port = server.rpartition(":")
+    if not port.isdecimal():
+        return True  # the client says what is wrong with it
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S):
+            return True
+    except (TimeoutError, OverflowError):
+        return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def log_if_slow(what: str) -> Iterator[None]:
+    """Log what is waited for, once, if a context takes longer than a person takes for granted."""
+    timer = threading.Timer(_SILENCE_S, _log.info, [what])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -6,6 +6,7 @@ import sys
 from rich.console import Console
 from rich.text import Text
 
+from smspulse.output import tolerant
 from smspulse.terminal import visible, visible_line
 
 _COLOURS = {"broker": "magenta", "ingest": "cyan", "stream": "green", "lander": "blue", "smspulse": "white"}
@@ -46,8 +47,9 @@ class _AwayFilter(logging.Filter):
 
 def set_up(*, verbose: bool, supervised: bool) -> None:
     """Log to standard error, with the time when a person reads it directly; `verbose` takes everything."""
+    # A log that cannot be written, on a full disk or to a reader that has stopped, must hold up nothing.
     form = "%(levelname)s %(message)s" if supervised else "%(asctime)s %(levelname)s %(message)s"
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, stream=sys.stderr, force=True)
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, stream=tolerant(sys.stderr), force=True)
     logging.getLogger().handlers[0].setFormatter(PlainFormatter(form))
     if not verbose:
         logging.getLogger().handlers[0].addFilter(_AwayFilter())
@@ -77,7 +79,10 @@ class PrefixHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show one record."""
-        show_line(self._console, "smspulse", record.levelno, self.format(record))
+        try:
+            show_line(self._console, "smspulse", record.levelno, self.format(record))
+        except Exception:  # whoever logs must not fail by it
+            self.handleError(record)
 
 
 def show_line(console: Console, name: str, level: int, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ingest.errors import SourcesError
 from ingest.sources import list_sources
 from smspulse.broker_file import read_broker_file
 from warehouse.views import FILE
@@ -11,20 +12,27 @@ def next_step(data: Path) -> str:
     """Return some lines that begin with where the data folder stands and go on with what to type.
 
     Raises:
-        SourcesError: The sources cannot be read.
+        SourcesError: The sources mean nothing.
     """
-    sources, runs, landed = list_sources(data), read_broker_file(data) is not None, (data / FILE).is_file()
+    try:
+        sources: dict[str, int] | None = list_sources(data)
+    except SourcesError as error:
+        if not isinstance(error.__cause__, PermissionError):
+            raise
+        sources = None  # they are for those who run the pipeline
+    runs, landed = read_broker_file(data) is not None, (data / FILE).is_file()
     if runs:
         told = f"The pipeline runs on {data}."
         steps = [("smspulse status", "what runs, what is delivered, how far behind it is")]
-        if not sources:
+        if sources == {}:
             steps += [("smspulse source add NAME", "a webhook for your gateway")]
         steps += [
             ('smspulse sql "FROM delivery_now"', "ask it"),
             ("smspulse message SOURCE:SMS_ID", "one message's way"),
         ]
     elif sources or landed:
-        told = f"{data} has {len(sources)} source{'s' if len(sources) != 1 else ''}, and nothing runs on it."
+        known = "sources" if sources is None else f"{len(sources)} source{'s' if len(sources) != 1 else ''}"
+        told = f"{data} has {known}, and nothing runs on it."
         steps = [("smspulse up", "run the pipeline"), ('smspulse sql "FROM delivery_by_device"', "ask what was landed")]
     else:
         told = f"Nothing is in {data} yet."

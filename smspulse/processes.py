@@ -1,18 +1,26 @@
-"""Child processes that do not outlive us, and ports to give them."""
+"""Child processes that do not outlive us, the files that they may open, and addresses to listen on."""
 
 import ctypes
+import errno
+import logging
 import os
+import resource
 import secrets
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
-LOOPBACK = "127.0.0.1"
-_LOWEST_PORT = 10_000
-_LINUX_CLIENTS = 32_768  # Linux's own default
-_TRIES = 100
+_log = logging.getLogger(__name__)
+
+LOOPBACK: Final = "127.0.0.1"
+_EVERY_ADDRESS: Final = {"": LOOPBACK, "0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 - compared, not listened on
+_LOWEST_PORT: Final = 10_000
+_LINUX_CLIENTS: Final = 32_768
+"""First port of clients, by Linux's own default."""
+_TRIES: Final = 100
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -49,16 +57,67 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def port_is_free(port: int, host: str = LOOPBACK) -> bool:
-    """Say whether a server could listen on the port now."""
-    with socket.socket() as probe:
-        # As servers do: a port whose last connections are in TIME_WAIT can be taken.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def raise_file_limit() -> int:
+    """Let this process and its children open as many files as the system allows them; return how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
         try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        except (OSError, ValueError) as error:  # macOS has a lower one that it does not name
+            _log.debug("the limit of open files stays at %d: %s", soft, error)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def ensure_home() -> None:
+    """Set HOME to `/dev/null` for a user without any home folder: libraries fail on none, and nothing is kept there."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = os.devnull
+
+
+def reachable_host(host: str) -> str:
+    """Return the host to connect to from this machine, for a server that listens on a host."""
+    return _EVERY_ADDRESS.get(host, host)
+
+
+def base_url(host: str, port: int, *, tls: bool = False) -> str:
+    """Return the URL under which this machine reaches a server that listens on a host."""
+    host = reachable_host(host)
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def why_not_listen(port: int, host: str = LOOPBACK) -> OSError | None:
+    """Return the error that a server would meet on listening there now, or None."""
+    try:
+        addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        return OSError(errno.EADDRNOTAVAIL, f"{host} is no address or name that is known here ({error.strerror})")
+    problem, has_bound = None, False
+    for family, kind, protocol, _, address in addresses:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                # As servers do: a port whose last connections are in TIME_WAIT can be taken.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    # `::` is to take IPv4 too; every other address of IPv6 is one of IPv6 alone.
+                    is_ipv6_alone = host != "::" or not socket.has_dualstack_ipv6()
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, is_ipv6_alone)
+                probe.bind(address)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                return error
+            # A name can have an address of a family that this machine does not use.
+            problem = error
+        else:
+            has_bound = True
+    return None if has_bound else problem
+
+
+def port_is_free(port: int, host: str = LOOPBACK) -> bool:
+    """Return whether a server could listen on the port now."""
+    return why_not_listen(port, host) is None
 
 
 def free_port(preferred: int = 0, host: str = LOOPBACK) -> int:
@@ -66,6 +125,9 @@ def free_port(preferred: int = 0, host: str = LOOPBACK) -> int:
 
     It is below those that the system gives to clients, so that no connection takes it before you listen on it. Another
     server still can.
+
+    Raises:
+        OSError: This machine has no such address.
     """
     if preferred and port_is_free(preferred, host):
         return preferred
@@ -73,8 +135,11 @@ def free_port(preferred: int = 0, host: str = LOOPBACK) -> int:
         number = _LOWEST_PORT + secrets.randbelow(_lowest_of_clients() - _LOWEST_PORT)
         if port_is_free(number, host):
             return number
-    with socket.socket() as probe:
-        probe.bind((host, 0))
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.bind(address)
         port: int = probe.getsockname()[1]
     return port
 

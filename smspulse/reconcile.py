@@ -21,13 +21,14 @@ from gateway.kafka import KafkaSettings
 from gateway.topic_ids import TopicIds
 from ingest.accepted import ID_BYTES, accepted_ids
 from ingest.spool import spooled_ids
+from smspulse.lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
 from warehouse.incarnations import KafkaLogReader, locate
 from warehouse.read import open_warehouse, retried
 from warehouse.store import Folder
 from warehouse.views import covered
 
 SUITE: Final = "reconciliation"
-_TIMEOUT_S: Final = 3.0
+_TIMEOUT_S: Final = BROKER_PATIENCE_S
 _TOLD: Final = timedelta(hours=1)
 """How far back outcomes are read if it is not said: they are read one by one, and a check runs every few minutes."""
 _TIME: Final = pa.timestamp("ms", tz="UTC")
@@ -64,7 +65,13 @@ def ask(kafka: KafkaSettings, data: Path, now: datetime, since: datetime | None 
         KafkaException: Kafka does not answer.
         OSError: The data folder cannot be read.
     """
-    since = now if kafka.in_memory else since or now - _TOLD
+    if not is_reachable(kafka):
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+    with log_if_slow(f"waiting for Kafka at {kafka.bootstrap}, up to {BROKER_PATIENCE_S:g} s an answer"):
+        return _ask(kafka, data, now if kafka.in_memory else since or now - _TOLD)
+
+
+def _ask(kafka: KafkaSettings, data: Path, since: datetime) -> InKafka:
     options = {"group.id": "smspulse-check", "enable.auto.commit": False, "enable.partition.eof": True, "log_level": 0}
     with closing(Consumer(kafka.confluent() | options | {"auto.offset.reset": "earliest"})) as consumer:
         there = consumer.list_topics(timeout=_TIMEOUT_S).topics

@@ -8,10 +8,10 @@ import duckdb
 import orjson
 
 from gateway.topics import RAW
-from smspulse.endpoints import announced, get
-from smspulse.lag import lag
+from smspulse.endpoints import INGEST, Endpoint, announced, get, ingest_endpoint
+from smspulse.lag import BROKER_PATIENCE_S, lag
 from smspulse.processes import LOOPBACK
-from smspulse.up import UpError, kafka_settings
+from smspulse.up import NoBrokerError, kafka_settings
 from streams.settings import StreamSettings
 from warehouse.errors import NoWarehouseError
 from warehouse.read import open_warehouse, rows
@@ -19,8 +19,8 @@ from warehouse.schemas import BY_TOPIC
 from warehouse.settings import LanderSettings
 
 
-def look(data: Path, broker: str, port: int) -> dict[str, Any]:
-    """Return the state of all, ready for JSON. Changes nothing, and takes some seconds at most.
+def look(data: Path, broker: str, port: int | None = None, host: str | None = None) -> dict[str, Any]:
+    """Return the state of all, ready for JSON. Changes nothing. Takes some seconds, a minute on a busy machine.
 
     Its keys: `ok`; `processes`, each with `name`, `ok` and `what`; `delivery`, rows of the view `delivery_now`; `lag`,
     records by consumer group, or null; `freshness`, rows of that view; `alerts`, those that fire; `trouble`, in words.
@@ -28,16 +28,17 @@ def look(data: Path, broker: str, port: int) -> dict[str, Any]:
     Args:
         data: The data folder.
         broker: `HOST:PORT` or `auto`.
-        port: Ingest's.
+        port: Ingest's; None for the one that it wrote down.
+        host: Likewise.
     """
-    found = pipeline(data, broker, port) | _numbers(data)
+    found = pipeline(data, broker, port, host) | _numbers(data)
     processes = found["processes"]
     trouble = [f"{each['name']}: {each['what']}" for each in processes if not each["ok"]]
     trouble += [] if found["freshness"] else ["nothing has landed"]
     return {"ok": not trouble and not found["alerts"], "trouble": trouble} | found
 
 
-def pipeline(data: Path, broker: str, port: int) -> dict[str, Any]:
+def pipeline(data: Path, broker: str, port: int | None = None, host: str | None = None) -> dict[str, Any]:
     """Return the `processes` and the `lag` that `look` returns; arguments as there."""
     groups = {LanderSettings(data=data).group: list(BY_TOPIC)}
     behind = None
@@ -45,34 +46,42 @@ def pipeline(data: Path, broker: str, port: int) -> dict[str, Any]:
         kafka = kafka_settings(data, broker)
         if not kafka.in_memory:  # that one keeps no offsets of transactions
             groups[StreamSettings(state=data).group] = [RAW]
-        behind = lag(kafka, groups)
+        behind = lag(kafka, groups, BROKER_PATIENCE_S)
         what = f"at {kafka.bootstrap}{', in memory' if kafka.in_memory else ''}"
-        what = what if behind is not None else f"none answers {what}"
-    except UpError:
+        what = what if behind is not None else f"none answers {what} within {BROKER_PATIENCE_S:g} s"
+    except NoBrokerError:
         what = "none runs here: start `smspulse up`"
-    processes = [{"name": "broker", "ok": behind is not None, "what": what}, _ingest(port), *_announced(data)]
+    processes = [
+        {"name": "broker", "ok": behind is not None, "what": what},
+        _ingest(ingest_endpoint(data, host, port)),
+        *_announced(data),
+    ]
     return {"processes": processes, "lag": behind}
 
 
 def _announced(data: Path) -> Iterator[dict[str, Any]]:
     for endpoint in announced(data):
+        if endpoint.name == INGEST:
+            continue
         ok = endpoint.is_running
         what = f"process {endpoint.pid}, /metrics at {endpoint.host}:{endpoint.port}" if ok else "does not run"
         yield {"name": endpoint.name, "ok": ok, "what": what}
 
 
-def _ingest(port: int) -> dict[str, Any]:
-    answer = get(LOOPBACK, port, "/readyz") or get(LOOPBACK, port, "/readyz", tls=True)
+def _ingest(endpoint: Endpoint) -> dict[str, Any]:
+    host, port = endpoint.host, endpoint.port
+    where = f"port {port}" if host == LOOPBACK else f"{host}, port {port}"
+    answer = get(host, port, "/readyz", tls=endpoint.tls) or get(host, port, "/readyz", tls=not endpoint.tls)
     if answer is None:
-        return {"name": "ingest", "ok": False, "what": f"none answers on port {port}"}
+        return {"name": "ingest", "ok": False, "what": f"none answers on {where}"}
     try:
         body = orjson.loads(answer[1])
     except orjson.JSONDecodeError:
         body = {}
     if not isinstance(body, dict) or "ready" not in body:
-        return {"name": "ingest", "ok": False, "what": f"what answers on port {port} is none"}
+        return {"name": "ingest", "ok": False, "what": f"what answers on {where} is none"}
     rest = ", ".join(f"{name} {value}" for name, value in body.items() if name != "ready")
-    return {"name": "ingest", "ok": bool(body["ready"]), "what": f"port {port}; {rest}"}
+    return {"name": "ingest", "ok": bool(body["ready"]), "what": f"{where}; {rest}"}
 
 
 def _numbers(data: Path) -> dict[str, Any]:

@@ -18,6 +18,12 @@ class TopicError(SmspulseError):
     """The topics are not as they must be. The text is one line: what, and what to do."""
 
 
+class TopicMisfitError(TopicError):
+    """Topics and settings do not fit together."""
+
+    is_permanent = True
+
+
 class KafkaUnreachable(TopicError):  # noqa: N818 - it names what was found
     """No broker answered in time."""
 
@@ -33,7 +39,8 @@ def ensure_topics(kafka: KafkaSettings, timeout_s: float = 30) -> None:
 
     Raises:
         KafkaUnreachable: No broker answered in time.
-        TopicError: A topic has the wrong number of partitions, or the cluster refused one.
+        TopicMisfitError: A topic has the wrong number of partitions.
+        TopicError: The cluster refused one.
     """
     try:
         with _Admin(kafka, timeout_s) as admin:
@@ -105,4 +112,4 @@ def _check(kafka: KafkaSettings, described: list[dict[str, Any]]) -> None:
     wrong = misfit({topic["name"]: len(topic["partitions"]) for topic in described}, kafka.partitions)
     if wrong:
         message = f"The topics of smspulse do not fit together: {wrong[0]}; {wrong[1]}"
-        raise TopicError(message)
+        raise TopicMisfitError(message)

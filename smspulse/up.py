@@ -2,14 +2,13 @@
 
 import asyncio
 import contextlib
-import logging
-import os
+import errno
+import itertools
 import secrets
 import shutil
 import signal
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,16 +18,17 @@ from rich.table import Table
 from rich.text import Text
 
 from expectations.settings import CheckSettings
+from gateway.background import keep_running
 from gateway.errors import SmspulseError
 from gateway.kafka import KafkaSettings
+from ingest.settings import IngestSettings
 from smspulse.broker_file import read_broker_file
 from smspulse.endpoints import metrics_port
 from smspulse.logs import show_line
-from smspulse.processes import LOOPBACK, free_port, port_is_free
+from smspulse.processes import LOOPBACK, base_url, free_port, raise_file_limit, why_not_listen
 from smspulse.supervisor import Child, Supervisor
+from smspulse.up_lock import UpLock
 from smspulse.upkeep import UpkeepSettings, check_regularly, keep_up
-
-_log = logging.getLogger(__name__)
 
 DEMO_SOURCE: Final = "demo"
 OWN_SOURCE: Final = "mine"
@@ -39,11 +39,17 @@ _DEMO_GRACE_S: Final = 13.0
 _DEMO_LANDING_S: Final = 5.0
 _REFRESH_S: Final = 2.0
 _SETTLE_S: Final = 45.0
+_PREDECESSOR_S: Final = 20.0  # its children have 7 s to stop, and a busy machine takes its time
+_LOOK_EVERY_S: Final = 0.1
 _FETCH_S: Final = 600.0  # Maven on a slow line, once
 
 
 class UpError(SmspulseError):
     """The pipeline could not be started, or did not hold."""
+
+
+class NoBrokerError(UpError):
+    """No broker runs on the data folder, and none is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,28 +79,48 @@ async def up(options: UpOptions, console: Console) -> int:
     Raises:
         SmspulseError: It could not be started.
     """
-    every_s = CheckSettings().every_s
+    with UpLock(options.data) as lock:
+        raise_file_limit()
+        return await _run(options, console, predecessor_was_killed=lock.predecessor_was_killed)
+
+
+async def _run(options: UpOptions, console: Console, *, predecessor_was_killed: bool) -> int:
+    every_s, upkeep_minutes = CheckSettings().every_s, UpkeepSettings().minutes
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     supervisor = Supervisor(lambda name, level, text: show_line(console, name, level, text))
-    starting = asyncio.create_task(_start(options, supervisor, console))
+
+    async def start() -> str:
+        host = IngestSettings().host
+        await _wait_until_free(options, host, _PREDECESSOR_S if predecessor_was_killed else 0)
+        return await _start(options, host, supervisor, console)
+
+    def end(task: asyncio.Future[Any]) -> None:
+        """End everything when a task fails that everything depends on; its error is raised below."""
+        if not task.cancelled() and task.exception() is not None:
+            stop.set()
+
+    starting = asyncio.create_task(start())
     stopping = asyncio.create_task(stop.wait())
-    watching = asyncio.create_task(_watch_broker(options.data, starting, stop))
-    checking = asyncio.create_task(check_regularly(options.data, options.broker, every_s))
-    keeping = asyncio.create_task(_keep_up(options.data, UpkeepSettings().minutes, starting, supervisor))
+    watching = asyncio.create_task(_watch_broker(options.data, starting))
+    watching.add_done_callback(end)
+    supervisor.failure.add_done_callback(end)
+    checking = asyncio.create_task(
+        keep_running("the regular check", lambda: check_regularly(options.data, options.broker, every_s))
+    )
+    keeping = asyncio.create_task(
+        keep_running("the upkeep", lambda: _keep_up(options.data, upkeep_minutes, starting, supervisor))
+    )
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not starting.done():
-            return 0
-        url = starting.result()
         code = 0
-        if options.demo:
-            code = await _demo(options, console, url, stop)
-        else:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), options.seconds)
+        if starting.done():
+            url = starting.result()
+            code = await _work_until(stop, options, console, url)
+        if supervisor.failure.done():
+            supervisor.failure.result()
         if watching.done():
             watching.result()
         return code
@@ -107,6 +133,52 @@ async def up(options: UpOptions, console: Console) -> int:
         await supervisor.stop()
 
 
+async def _work_until(stop: asyncio.Event, options: UpOptions, console: Console, url: str) -> int:
+    """Wait for `stop` or the end of the time, with `--demo` under simulated traffic; return the exit code."""
+    if options.demo:
+        return await _demo(options, console, url, stop)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), options.seconds)
+    return 0
+
+
+async def _wait_until_free(options: UpOptions, host: str, patience_s: float) -> None:
+    """Wait until nothing else uses the data folder's broker and the port of ingest.
+
+    Args:
+        options: Of the pipeline.
+        host: Where ingest listens.
+        patience_s: What an earlier pipeline that was killed may take to end.
+
+    Raises:
+        UpError: Something uses them still.
+    """
+    deadline = time.monotonic() + patience_s
+    while problem := _find_conflict(options, host):
+        if time.monotonic() >= deadline:
+            raise UpError(problem)
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def _find_conflict(options: UpOptions, host: str) -> str:
+    """Return what keeps the pipeline from starting, in a line; empty if nothing does."""
+    running = None if ":" in options.broker else read_broker_file(options.data)
+    if running is not None:
+        return (
+            f"a broker already runs on {options.data}: process {running.pid}; stop it, or use it with "
+            f"--broker {running.bootstrap}"
+        )
+    error = why_not_listen(options.port, host)
+    if error is None:
+        return ""
+    if error.errno == errno.EADDRINUSE:
+        return f"port {options.port} is taken: stop what listens there, or choose another with --port"
+    return (
+        f"ingest cannot listen on {host}, port {options.port}: {error.strerror}; choose another with "
+        "SMSPULSE_INGEST_HOST and --port"
+    )
+
+
 async def _keep_up(data: Path, minutes: float, starting: asyncio.Task[str], supervisor: Supervisor) -> None:
     await asyncio.wait([starting])
     await keep_up(
@@ -116,30 +188,31 @@ async def _keep_up(data: Path, minutes: float, starting: asyncio.Task[str], supe
     )
 
 
-async def _watch_broker(data: Path, starting: asyncio.Task[str], stop: asyncio.Event) -> None:
-    """End everything if the embedded broker comes back as another one: what the others hold would not fit to it."""
+async def _watch_broker(data: Path, starting: asyncio.Task[str]) -> None:
+    """Watch whether the embedded broker comes back as another one: what the others hold would not fit to it.
+
+    Raises:
+        UpError: It did.
+    """
     await asyncio.wait([starting])
     first = read_broker_file(data)
     while first is not None:
         await asyncio.sleep(1)
         found = read_broker_file(data)
         if found is not None and (found.bootstrap, found.memory_run) != (first.bootstrap, first.memory_run):
-            stop.set()
             what = f"at {found.bootstrap}, not at {first.bootstrap}" if found.bootstrap != first.bootstrap else "empty"
             msg = f"the broker came back {what}; all was stopped, start again"
             raise UpError(msg)
 
 
-async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -> str:
-    """Start the pipeline; return ingest's address."""
+async def _start(options: UpOptions, host: str, supervisor: Supervisor, console: Console) -> str:
+    """Start the pipeline, with ingest on a host; return ingest's URL."""
     from smspulse.page.server import PageSettings  # noqa: PLC0415 - heavy
     from smspulse.topics import ensure_topics  # noqa: PLC0415 - heavy
 
     began = time.monotonic()
     data = options.data
-    if not port_is_free(options.port):
-        msg = f"port {options.port} is taken: stop what listens there, or choose another with --port"
-        raise UpError(msg)
+    port = options.port or free_port(0, host)
     shutil.rmtree(data / "run", ignore_errors=True)  # of processes that there may be no more
     common: tuple[str, ...] = ("--data", str(data))
     if ":" not in options.broker:
@@ -150,8 +223,6 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
         if found is None:
             msg = f"the broker said that it is ready, but {data / 'broker.json'} names none; see its lines above"
             raise UpError(msg)
-        if found.kind == "memory":
-            _set_aside(data)
         # Started again, it must be where the others look for it.
         broker.environment["SMSPULSE_BROKER_PORT"] = found.bootstrap.rpartition(":")[2]
         if found.kind == "kafka":
@@ -165,7 +236,7 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
         raise UpError(msg)
     if ":" in options.broker:
         await asyncio.to_thread(ensure_topics, kafka)
-    ingest = Child("ingest", ("ingest", *common, "--port", str(options.port)), 1.5)
+    ingest = Child("ingest", ("ingest", *common, "--host", host, "--port", str(port)), 1.5)
     streams = [
         Child(
             "stream" if options.workers == 1 else f"stream-{number}",
@@ -175,8 +246,12 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
         for number in range(options.workers)
     ]
     lander = Child("lander", ("land", *common, "--instance", "up"), 2)
-    page_port = free_port(PageSettings().port)  # it tells its address when it has numbers; nobody waits for it
-    page = Child("page", ("page", *common, "--port", str(page_port), "--ingest-port", str(options.port)), 2)
+    # It logs its address when it has numbers; nobody waits for it.
+    page_settings = PageSettings()
+    page_port = page_settings.port
+    if (error := why_not_listen(page_port, page_settings.host)) and error.errno == errno.EADDRINUSE:
+        page_port = free_port(0, page_settings.host)
+    page = Child("page", ("page", *common, "--port", str(page_port)), 2)
     alerts = Child("alerts", ("alerts", "send", *common), 2)
     if first := metrics_port():  # one each
         for number, child in enumerate((lander, alerts, *streams)):
@@ -188,46 +263,45 @@ async def _start(options: UpOptions, supervisor: Supervisor, console: Console) -
     await supervisor.start(lander, page, alerts)
     for child in (ingest, *streams, lander, alerts):
         await supervisor.wait_ready(child)
-    url = f"{'https' if os.environ.get('SMSPULSE_INGEST_TLS_CERT') else 'http'}://127.0.0.1:{options.port}"
+    url = base_url(host, port, tls=bool(IngestSettings().tls_cert))
     after = f" after {time.monotonic() - began:.1f} s: webhooks at {url}, SQL with `smspulse sql`"
     console.print(Text.assemble(("ready", "bold"), after))
     return url
 
 
-def _set_aside(data: Path) -> None:
-    """Move what was landed before out of the way: an in-memory broker counts from 0 again, and its records are others.
+def _demo_source(data: Path, name: str) -> tuple[str, str]:
+    """Return the name and the token of one of the demo's sources, which is made at its first use.
 
-    Nothing is deleted.
+    A source of that name that the demo did not make is left alone: the demo's own then has a number behind its name.
+    Its token is kept in clear in the data folder.
     """
-    from warehouse.schemas import SCHEMAS  # noqa: PLC0415 - pyarrow
+    from ingest.errors import SourceExistsError  # noqa: PLC0415 - as below
+    from ingest.sources import Sources, add_source  # noqa: PLC0415 - aiohttp
 
-    names = [name for name in SCHEMAS if name != "prefixes" and "/" not in name]
-    landed = [data / name for name in (*names, "accepted") if (data / name).is_dir()]
-    if not landed:
-        return
-    aside = data / f"before-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    aside.mkdir()
-    for folder in landed:
-        shutil.move(folder, aside)
-    _log.warning("what was landed from an earlier broker is in %s now", aside)
-
-
-def _kept_webhook(data: Path, url: str, source: str) -> str:
-    """Return the webhook of one of the demo's sources, made at its first use; its token is kept in clear."""
-    from ingest.sources import add_source, webhook_url  # noqa: PLC0415 - aiohttp
-
-    path = data / f"{source}.token"
-    if not path.exists():
-        token = add_source(data, source)
-        path.touch(mode=0o600)
-        path.write_text(token, encoding="ascii")
-    return webhook_url(url, source, path.read_text(encoding="ascii"))
+    sources = Sources(data, IngestSettings().sources.get_secret_value())
+    numbered = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+    for candidate in numbered:
+        path = data / f"{candidate}.token"
+        token = path.read_text(encoding="utf-8") if path.exists() else ""
+        if sources.accepts(candidate, token):
+            return candidate, token
+        if candidate in sources:
+            continue
+        with contextlib.suppress(SourceExistsError):  # it was added just now
+            token = add_source(data, candidate)
+            path.touch(mode=0o600)
+            path.write_text(token, encoding="utf-8")
+            return candidate, token
+    raise AssertionError
 
 
 async def _demo(options: UpOptions, console: Console, url: str, stop: asyncio.Event) -> int:
     """Feed simulated traffic and show its delivery rates, until `stop`, or until the time is up; then reconcile."""
-    webhook = await asyncio.to_thread(_kept_webhook, options.data, url, DEMO_SOURCE)
-    by_hand = await asyncio.to_thread(_kept_webhook, options.data, url, OWN_SOURCE)
+    from ingest.sources import webhook_url  # noqa: PLC0415 - aiohttp
+
+    source, token = await asyncio.to_thread(_demo_source, options.data, DEMO_SOURCE)
+    webhook = webhook_url(url, source, token)
+    by_hand = webhook_url(url, *await asyncio.to_thread(_demo_source, options.data, OWN_SOURCE))
     console.print(f"simulated phones report to {url}; send webhooks of your own, or let your gateway, to\n  {by_hand}")
     truth = options.data / "demo-truth.jsonl"
     traffic = asyncio.create_task(_traffic(webhook, truth, options.seconds))
@@ -241,7 +315,7 @@ async def _demo(options: UpOptions, console: Console, url: str, stop: asyncio.Ev
                     traffic.cancel()
                     await asyncio.sleep(0.05)
                 return 0
-            table, line = await asyncio.to_thread(_rates, options.data)
+            table, line = await asyncio.to_thread(_rates, options.data, source)
             if live is not None:
                 live.update(table, refresh=True)
             elif line != shown:
@@ -269,8 +343,8 @@ async def _traffic(url: str, truth: Path, seconds: float | None) -> None:
     )
 
 
-def _rates(data: Path) -> tuple[Table, str]:
-    """Ask the warehouse for the demo's delivery rates, by device; return them as a table and in one line."""
+def _rates(data: Path, source: str) -> tuple[Table, str]:
+    """Read the delivery rates of the demo's source from the warehouse, by device; return a table and a line of them."""
     import duckdb  # noqa: PLC0415 - heavy
 
     from warehouse.errors import NoWarehouseError  # noqa: PLC0415 - heavy
@@ -297,7 +371,7 @@ def _rates(data: Path) -> tuple[Table, str]:
         table.add_column(name, justify="right")
     line = ""
     try:
-        rows: list[Any] = list(query(data, sql, [DEMO_SOURCE]).itertuples(index=False))
+        rows: list[Any] = list(query(data, sql, [source]).itertuples(index=False))
     except (NoWarehouseError, duckdb.Error):
         return table, line  # nothing has landed yet; what stays broken shows when the run is reconciled
     for row in rows:
@@ -341,7 +415,7 @@ def kafka_settings(data: Path, broker: str) -> KafkaSettings:
     `auto` is the broker that runs on the data folder, else what the environment says.
 
     Raises:
-        UpError: There is neither.
+        NoBrokerError: There is neither.
     """
     found = read_broker_file(data)
     if found is not None and (":" not in broker or _is_same_address(broker, found.bootstrap)):
@@ -354,7 +428,7 @@ def kafka_settings(data: Path, broker: str) -> KafkaSettings:
         msg = (
             f"no broker runs on {data}: start `smspulse up` or `smspulse broker`, or name yours with --broker HOST:PORT"
         )
-        raise UpError(msg)
+        raise NoBrokerError(msg)
     return settings
 
 

@@ -25,7 +25,7 @@ _DONE: Final = {0, 1}  # 1: the rebuild found a difference, which its lines say
 class UpkeepSettings(BaseSettings):
     """Environment: `SMSPULSE_UPKEEP_` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_UPKEEP_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_UPKEEP_", frozen=True, extra="forbid", allow_inf_nan=False)
 
     minutes: float = Field(60, ge=0, description="Minutes between two runs; 0: never.")
 

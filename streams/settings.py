@@ -10,7 +10,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class StreamSettings(BaseSettings):
     """Environment: `SMSPULSE_STREAM_` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_STREAM_", frozen=True, extra="forbid", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SMSPULSE_STREAM_", frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False
+    )
 
     state: Path = Field(
         description="Folder of the local state, of one worker alone. It can be deleted: Kafka has it all."

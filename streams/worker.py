@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -85,6 +86,12 @@ class _Lane:
         return bool(self._runs)
 
 
+def _end_process_if_failed(task: "asyncio.Task[None]") -> None:
+    """End the process if the task that processes a partition failed: nobody awaits it, and its records would wait."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        end_process(error)
+
+
 class Partitions:
     """Processes runs and the passing of time: for one partition one after the other, for several side by side.
 
@@ -124,6 +131,7 @@ class Partitions:
         await lane.put(message.generation_id, message.value)
         if lane.task is None or lane.task.done():
             lane.task = asyncio.create_task(self._drain(tp, lane))
+            lane.task.add_done_callback(_end_process_if_failed)
 
     async def _drain(self, tp: TP, lane: _Lane) -> None:
         """Process what waits for a partition until nothing does."""
@@ -242,13 +250,18 @@ def _credentials(kafka: KafkaSettings) -> faust.SASLCredentials | faust.SSLCrede
     return faust.SSLCredentials(context) if context else None
 
 
+def _literal_path(path: Path) -> Path:
+    """Return a path for Faust, which fills in what stands in braces."""
+    return Path(str(path).replace("{", "{{").replace("}", "}}"))
+
+
 def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[], None]) -> faust.App:
     """Return the Faust app with its agent; see `run`."""
     app = faust.App(
         settings.group,
         broker="kafka://" + ";".join(kafka.servers),
         broker_credentials=_credentials(kafka),
-        datadir=settings.state,
+        datadir=_literal_path(settings.state),
         web_enabled=False,
         topic_allow_declare=False,
         topic_disable_leader=True,

@@ -24,7 +24,7 @@ _DAY: Final = timedelta(days=1)
 class RetentionSettings(BaseSettings):
     """Environment: `SMSPULSE_RETAIN_` and the field's name in capitals. Unset: kept for ever."""
 
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_RETAIN_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_RETAIN_", frozen=True, extra="forbid", allow_inf_nan=False)
 
     raw_days: int | None = Field(None, ge=1, description="Days that raw webhooks are kept.")
     versions_days: int | None = Field(

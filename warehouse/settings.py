@@ -9,7 +9,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class LanderSettings(BaseSettings):
     """Environment: `SMSPULSE_LANDER_` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_LANDER_", frozen=True, extra="forbid", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SMSPULSE_LANDER_", frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False
+    )
 
     data: Path = Field(
         description="The data folder, or s3://bucket/prefix: a folder a dataset is made in it, and `smspulse.duckdb`."

@@ -22,7 +22,7 @@ class AlertSettingsError(SmspulseError):
 class AlertSettings(BaseSettings):
     """Environment: `SMSPULSE_ALERTS_` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
 
     alertmanager: str = Field(
         "",

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import click
 
-from smspulse.commands.options import NOT_SO, broker_option, data_option, existing, writable
+from gateway.background import end_process_if_a_thread_fails
+from smspulse.commands.options import NOT_SO, FiniteFloat, broker_option, data_option, existing, writable
 from smspulse.terminal import echo, make_console
 
 _SECONDS: Final = {"m": 60, "h": 3_600, "d": 86_400}
@@ -48,6 +49,7 @@ def send(data: Path, broker: str) -> None:
     settings = read_alert_settings()
     check_receivers(settings)
     writable(data)
+    end_process_if_a_thread_fails()
     kafka = kafka_settings(data, broker)
     ensure_topics(kafka)
     serve_metrics(data, "alerts", CollectorRegistry())  # of the process alone: the page counts alerts
@@ -145,8 +147,20 @@ def test() -> None:
 @alerts.command()
 @data_option
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only messages that ended from this day on, UTC.")
-@click.option("--budget", default=30.0, show_default=True, help="Days of one false alarm, on average.")
-@click.option("--threshold", default=0.2, show_default=True, help="Ratio of failures of the rule beside it.")
+@click.option(
+    "--budget",
+    type=FiniteFloat(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Days of one false alarm, on average.",
+)
+@click.option(
+    "--threshold",
+    type=FiniteFloat(0, 1),
+    default=0.2,
+    show_default=True,
+    help="Ratio of failures of the rule next to it.",
+)
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Also draw it: .svg, .png or .html.")
 def backtest(data: Path, since: datetime | None, budget: float, threshold: float, picture: Path | None) -> None:
     """Run the detectors over the past: which alerts would have come, beside the ratio of fifteen minutes.

@@ -10,7 +10,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from smspulse.commands.options import NOT_SO, broker_option, data_option, writable
+from gateway.background import end_process_if_a_thread_fails
+from smspulse.commands.options import (
+    NOT_SO,
+    PORT,
+    broker_option,
+    data_option,
+    ingest_options,
+    named_ingest_options,
+)
 from smspulse.readiness import tell_ready
 from smspulse.terminal import echo, make_console, visible_line
 
@@ -48,9 +56,9 @@ def message(data: Path, key: str, form: str) -> None:
 @click.command()
 @data_option
 @broker_option
-@click.option("--port", envvar="SMSPULSE_INGEST_PORT", default=8080, show_default=True, help="Ingest's.")
+@ingest_options
 @format_option
-def status(data: Path, broker: str, port: int, form: str) -> None:
+def status(data: Path, broker: str, host: str | None, port: int | None, form: str) -> None:
     """Show on one screen what runs, what is delivered, and how far behind it is; 1 if anything is amiss.
 
     \b
@@ -59,7 +67,7 @@ def status(data: Path, broker: str, port: int, form: str) -> None:
     """
     from smspulse.status import look
 
-    found = look(data, broker, port)
+    found = look(data, broker, port, host)
     if form == "json":
         echo(json.dumps(found))
     else:
@@ -106,9 +114,9 @@ def _show(found: dict[str, Any], console: Console) -> None:
 @data_option
 @broker_option
 @click.option("--host", envvar="SMSPULSE_PAGE_HOST", default="127.0.0.1", show_default=True)
-@click.option("--port", envvar="SMSPULSE_PAGE_PORT", default=8081, show_default=True)
-@click.option("--ingest-port", envvar="SMSPULSE_INGEST_PORT", default=8080, show_default=True, help="Ingest's.")
-def page(data: Path, broker: str, host: str, port: int, ingest_port: int) -> None:
+@click.option("--port", envvar="SMSPULSE_PAGE_PORT", type=PORT, default=8081, show_default=True)
+@named_ingest_options
+def page(data: Path, broker: str, host: str, port: int, ingest_host: str | None, ingest_port: int | None) -> None:
     """Serve the live page. Other machines reach it with a password, SMSPULSE_PAGE_PASSWORD, and `--host 0.0.0.0`.
 
     \b
@@ -123,6 +131,6 @@ def page(data: Path, broker: str, host: str, port: int, ingest_port: int) -> Non
         logging.getLogger(__name__).info("the live page is at %s", url)
         tell_ready()
 
-    writable(data)
-    numbers = Numbers(data, lambda: pipeline(data, broker, ingest_port))
+    end_process_if_a_thread_fails()
+    numbers = Numbers(data, lambda: pipeline(data, broker, ingest_port, ingest_host))
     run(data, numbers, PageSettings(host=host, port=port), ready)

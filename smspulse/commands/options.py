@@ -1,5 +1,6 @@
 """What several commands share: options, exit codes, the data folder."""
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,33 @@ import click
 
 from gateway.errors import SmspulseError
 
+_NOT_FOR_DUCKDB: Final = "?\\"
+"""It cuts a path at the first, and takes the second for a separator."""
+
+
+class DataFolderError(SmspulseError):
+    """The data folder cannot be made or written."""
+
+    is_permanent = True
+
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 NOT_SO: Final = 1
 """Exit code: the thing checked is not so."""
+
+PORT: Final = click.IntRange(0, 65_535)
+
+
+class FiniteFloat(click.FloatRange):
+    """A number within bounds; neither infinity nor NaN, which no bound keeps out."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number, or end the command with what is wrong."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 def data_option(command: Command) -> Command:
@@ -81,22 +105,60 @@ def is_bucket(data: Path) -> bool:
     return str(data).startswith("s3:/")
 
 
+def ingest_options(command: Command) -> Command:
+    """Add `--host` and `--port`: where ingest listens."""
+    return _ingest_options(command, "--host", "--port")
+
+
+def named_ingest_options(command: Command) -> Command:
+    """Add `--ingest-host` and `--ingest-port`, for a command that listens itself."""
+    return _ingest_options(command, "--ingest-host", "--ingest-port")
+
+
+def _ingest_options(command: Command, host: str, port: str) -> Command:
+    announced = "where the ingest of the data folder listens"
+    with_port = click.option(
+        port, envvar="SMSPULSE_INGEST_PORT", type=PORT, help=f"Port of ingest.  [default: {announced}, or 8080]"
+    )(command)
+    return click.option(
+        host, envvar="SMSPULSE_INGEST_HOST", help=f"Address of ingest.  [default: {announced}, or 127.0.0.1]"
+    )(with_port)
+
+
 def writable(data: Path) -> None:
     """Make the data folder if it is missing.
 
     Raises:
         NeedsFolderError: It is no folder but a bucket.
-        SmspulseError: It cannot be made or written.
+        DataFolderError: It cannot be made or written, or DuckDB cannot work in it.
     """
     if is_bucket(data):
         from warehouse.errors import NeedsFolderError
 
         raise NeedsFolderError(data)
+    if problem := _unusable_path(str(data.absolute())) or _unusable_path(str(data.resolve())):
+        msg = (
+            f"the data folder {str(data)!r} has {problem} in its path, where DuckDB opens no file; "
+            "name another with --data"
+        )
+        raise DataFolderError(msg)
     try:
         data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         msg = f"the data folder {data} cannot be made: {error.strerror}; name another with --data"
-        raise SmspulseError(msg) from error
+        raise DataFolderError(msg) from error
     if not os.access(data, os.W_OK | os.X_OK):
         msg = f"the data folder {data} is not writable; mend its rights or name another with --data"
-        raise SmspulseError(msg)
+        raise DataFolderError(msg)
+
+
+def _unusable_path(path: str) -> str:
+    """Return what keeps DuckDB from opening files below a path, in words; empty if nothing does."""
+    for character in _NOT_FOR_DUCKDB:
+        if character in path:
+            return f"a `{character}`"
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "bytes that are not UTF-8"
+    return ""

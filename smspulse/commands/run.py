@@ -2,15 +2,21 @@
 
 import asyncio
 import logging
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
+from gateway.background import end_process_if_a_thread_fails
 from smspulse import logs
-from smspulse.commands.options import broker_option, data_option, writable
+from smspulse.commands.options import PORT, FiniteFloat, broker_option, data_option, writable
+from smspulse.output import tolerant
 from smspulse.readiness import tell_ready
 from smspulse.terminal import echo, make_console
+
+_MAX_PROCESSES: Final = 64
+"""Processes of a kind: Kafka gives work to as many as it has partitions."""
 
 
 @click.command()
@@ -20,12 +26,26 @@ from smspulse.terminal import echo, make_console
     envvar="SMSPULSE_BROKER",
     default="auto",
     show_default=True,
-    help="auto: a real Kafka where Java and Maven are, else one in memory; kafka; memory; or HOST:PORT.",
+    help="auto: a real Kafka where Java and Maven are, else, on a folder without a Kafka store, one in memory; "
+    "kafka; memory; or HOST:PORT.",
 )
-@click.option("--port", envvar="SMSPULSE_INGEST_PORT", default=8080, show_default=True, help="Port for webhooks.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Stream workers, a process each.")
+@click.option(
+    "--port",
+    envvar="SMSPULSE_INGEST_PORT",
+    type=PORT,
+    default=8080,
+    show_default=True,
+    help="Port for webhooks; 0 is any free one.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, _MAX_PROCESSES),
+    default=1,
+    show_default=True,
+    help="Stream workers, a process each.",
+)
 @click.option("--demo", is_flag=True, help="Feed simulated traffic and show its delivery rates.")
-@click.option("--for", "seconds", type=click.FloatRange(min=30), help="End after so many seconds.")
+@click.option("--for", "seconds", type=FiniteFloat(min=30), help="End after so many seconds.")
 def up(data: Path, broker: str, port: int, workers: int, seconds: float | None, *, demo: bool) -> None:
     """Run the whole pipeline: broker, ingest, stream, lander.
 
@@ -40,9 +60,10 @@ def up(data: Path, broker: str, port: int, workers: int, seconds: float | None, 
 
     read_alert_settings()  # a wrong one ends it here, before anything runs
 
-    console = make_console(soft_wrap=True)
+    console = make_console(file=tolerant(sys.stdout), soft_wrap=True)
     logging.getLogger().handlers[:] = [logs.PrefixHandler(console)]
     writable(data)
+    end_process_if_a_thread_fails()
     options = UpOptions(data.resolve(), broker, port, workers, demo, seconds)
     raise SystemExit(asyncio.run(run_up(options, console)))
 
@@ -75,18 +96,19 @@ def broker(data: Path, mode: Any, *, fetch: bool) -> None:
         tell_ready()
 
     writable(data)
+    end_process_if_a_thread_fails()
     raise SystemExit(run_broker(data, mode, ready=ready))
 
 
 @click.command()
 @data_option
 @broker_option
-@click.option("--port", envvar="SMSPULSE_INGEST_PORT", default=8080, show_default=True)
+@click.option("--port", envvar="SMSPULSE_INGEST_PORT", type=PORT, default=8080, show_default=True)
 @click.option("--host", envvar="SMSPULSE_INGEST_HOST", default="127.0.0.1", show_default=True)
 @click.option(
     "--processes",
     envvar="SMSPULSE_INGEST_PROCESSES",
-    type=click.IntRange(1),
+    type=click.IntRange(1, _MAX_PROCESSES),
     default=1,
     show_default=True,
     help="Receivers on this one port.",
@@ -98,21 +120,29 @@ def ingest(data: Path, broker: str, host: str, port: int, processes: int) -> Non
     smspulse ingest                                       beside a broker of this data folder
     smspulse ingest --host 0.0.0.0 --broker kafka1:9092   for the gateway, on your own cluster
     """
+    from urllib.parse import urlsplit
+
     from ingest.server import run
     from ingest.settings import IngestSettings
+    from smspulse.endpoints import INGEST, announce
     from smspulse.up import kafka_settings
+
+    settings = IngestSettings(host=host, port=port)
 
     def ready(url: str) -> None:
         logging.getLogger(__name__).info("receiving webhooks at %s", url)
+        if not settings.share_port:  # else the process that started this one announces all of them
+            announce(data, INGEST, urlsplit(url).port or port, host, tls=settings.tls_cert is not None)
         tell_ready()
 
     writable(data)
+    end_process_if_a_thread_fails()
     if processes > 1:
         from smspulse.ingest_processes import run_processes
 
         asyncio.run(run_processes(data.resolve(), broker, host, port, processes, ready=ready))
         return
-    run(IngestSettings(host=host, port=port), kafka_settings(data, broker), data, ready=ready)
+    run(settings, kafka_settings(data, broker), data, ready=ready)
 
 
 @click.command()
@@ -133,9 +163,10 @@ def stream(data: Path, broker: str, worker: str, instance: str) -> None:
     from streams.settings import StreamSettings
     from streams.worker import run
 
+    writable(data)
+    end_process_if_a_thread_fails()
     kafka = kafka_settings(data, broker)
     ensure_topics(kafka)
-    writable(data)
     serve_metrics(data, f"stream-{worker}", REGISTRY)
     run(StreamSettings(state=data / "state" / worker, instance=instance), kafka, tell_ready)
 
@@ -143,7 +174,9 @@ def stream(data: Path, broker: str, worker: str, instance: str) -> None:
 @click.command()
 @data_option
 @broker_option
-@click.option("--flush-interval", type=float, help="Seconds between landings.  [default: 5]")
+@click.option(
+    "--flush-interval", type=FiniteFloat(min=0, min_open=True), help="Seconds between landings.  [default: 5]"
+)
 @click.option("--instance", envvar="SMSPULSE_LANDER_INSTANCE", default="", help="Static name in the group.")
 def land(data: Path, broker: str, flush_interval: float | None, instance: str) -> None:
     """Land topics as Parquet, in the data folder or in a bucket.
@@ -162,6 +195,7 @@ def land(data: Path, broker: str, flush_interval: float | None, instance: str) -
 
     if not is_bucket(data):
         writable(data)
+    end_process_if_a_thread_fails()
     kafka = kafka_settings(data, broker)
     ensure_topics(kafka)
     name = f"lander-{instance}" if instance else "lander"

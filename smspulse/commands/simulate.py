@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from smspulse.commands.options import NOT_SO, Command, Url
+from smspulse.commands.options import NOT_SO, Command, FiniteFloat, Url
 from smspulse.simulator.behaviour import Behaviour, parse_shares
 from smspulse.terminal import echo, make_console
 
@@ -20,7 +20,7 @@ def behaviour_options(command: Command) -> Command:
         name = f"--{each.name.replace('_', '-')}"
         if "help" in each.metadata:
             option = click.option(
-                name, type=click.FloatRange(0, 1), default=each.default, show_default=True, help=each.metadata["help"]
+                name, type=FiniteFloat(0, 1), default=each.default, show_default=True, help=each.metadata["help"]
             )
         elif isinstance(each.default, int):
             option = click.option(name, type=click.IntRange(1), default=each.default, show_default=True)
@@ -34,13 +34,19 @@ def behaviour_options(command: Command) -> Command:
 @click.command()
 @click.option("--url", type=Url(), required=True, help="The webhook, as `smspulse source add` prints it.")
 @click.option("--messages", type=click.IntRange(1), help="Outgoing messages.  [default: until Ctrl-C]")
-@click.option("--rate", default=20.0, show_default=True, help="Messages started a second.")
+@click.option(
+    "--rate", type=FiniteFloat(min=0, min_open=True), default=20.0, show_default=True, help="Messages started a second."
+)
 @click.option("--seed", default=1, show_default=True, help="The same seed tells the same stories.")
 @click.option(
     "--truth", type=click.Path(dir_okay=False, path_type=Path), help="File for what was accepted, by message."
 )
-@click.option("--time-scale", default=1.0, show_default=True, help="0.1 is ten times faster than life.")
-@click.option("--max-delay", default=60.0, show_default=True, help="No delay is longer, in seconds.")
+@click.option(
+    "--time-scale", type=FiniteFloat(min=0), default=1.0, show_default=True, help="0.1 is ten times faster than life."
+)
+@click.option(
+    "--max-delay", type=FiniteFloat(min=0), default=60.0, show_default=True, help="No delay is longer, in seconds."
+)
 @behaviour_options
 def simulate(
     url: str,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from smspulse.commands.options import NOT_SO, broker_option, data_option, existing
+from smspulse.commands.options import NOT_SO, FiniteFloat, broker_option, data_option, existing
 from smspulse.terminal import echo
 
 
@@ -118,7 +118,7 @@ def erase(data: Path, broker: str, numbers: tuple[str, ...]) -> None:
     "--watch",
     is_flag=False,
     flag_value=2.0,
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteFloat(min=0, min_open=True),
     metavar="SECONDS",
     help="Ask again every so many seconds, 2 if none are given, and show what changed.",
 )

@@ -69,7 +69,19 @@ class Numbers:
         self.kept: dict[str, Any] = {"trouble": "the numbers are being read"}
 
     def refresh(self) -> float:
-        """Read anew; return how many seconds that took."""
+        """Read again; return how many seconds that took.
+
+        Raises:
+            Exception: What went wrong, if nobody foresaw it. The page shows that it is not up to date.
+        """
+        try:
+            return self._refresh()
+        except Exception as error:
+            with self._lock:
+                self.kept |= {"trouble": f"the numbers cannot be read: {str(error) or repr(error)}"}
+            raise
+
+    def _refresh(self) -> float:
         started = time.monotonic()
         kept: dict[str, Any] = {
             "freshness": [],

@@ -16,11 +16,14 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, ProcessCollector, genera
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from gateway.background import keep_running
 from gateway.errors import SmspulseError
+from ingest.listening import listen
 from smspulse.endpoints import announce
 from smspulse.page.metrics import REGISTRY
 from smspulse.page.numbers import Choice, Numbers
 from smspulse.page.render import content, page
+from smspulse.processes import base_url
 
 _log = logging.getLogger(__name__)
 
@@ -40,10 +43,16 @@ class PageError(SmspulseError):
     """The page cannot be served. The text says why, and what to do."""
 
 
+class NoPasswordError(PageError):
+    """Others than this machine would reach the page, and there is no password."""
+
+    is_permanent = True
+
+
 class PageSettings(BaseSettings):
     """Environment: `SMSPULSE_PAGE_` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_PAGE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_PAGE_", frozen=True, extra="forbid", allow_inf_nan=False)
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8081, ge=0, le=65535, description="Port; 0 is any free one.")
@@ -67,12 +76,12 @@ def build(numbers: Numbers, settings: PageSettings) -> web.Application:
     """Return the application.
 
     Raises:
-        PageError: Others than this machine would reach it, and there is no password.
+        NoPasswordError: Others than this machine would reach it, and there is no password.
     """
     password = settings.password.get_secret_value().encode()
     if not password and not is_loopback(settings.host):
         msg = f"the page on {settings.host} needs a password: set SMSPULSE_PAGE_PASSWORD, or listen on 127.0.0.1"
-        raise PageError(msg)
+        raise NoPasswordError(msg)
 
     @web.middleware
     async def guard(
@@ -139,15 +148,16 @@ async def serve(
     runner = web.AppRunner(build(numbers, settings), access_log=None)
     await runner.setup()
     took = await asyncio.to_thread(numbers.refresh)
-    reading = asyncio.create_task(_read(numbers, settings.refresh_s, took))
+    reading = asyncio.create_task(
+        keep_running("the reader of the page's numbers", lambda: _read(numbers, settings.refresh_s, took))
+    )
     try:
-        site = web.TCPSite(runner, settings.host, settings.port)
         try:
-            await site.start()
+            _, port = await listen(runner, settings.host, settings.port)
         except OSError as error:
             msg = f"the page cannot listen on {settings.host}:{settings.port} ({error.strerror}): choose another --port"
             raise PageError(msg) from error
-        ready(settings.host, site.port)
+        ready(settings.host, port)
         await stop.wait()
     finally:
         reading.cancel()
@@ -169,7 +179,7 @@ def run(data: Path, numbers: Numbers, settings: PageSettings, ready: Callable[[s
 
     def announced(host: str, port: int) -> None:
         announce(data, "page", port, host)
-        ready(f"http://{host}:{port}")
+        ready(base_url(host, port))
 
     async def until_signalled() -> None:
         stop = asyncio.Event()

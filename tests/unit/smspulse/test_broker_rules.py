@@ -1,7 +1,9 @@
 import json
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -117,3 +119,43 @@ def test_the_last_words_are_of_this_run_even_after_the_log_was_rotated(tmp_path:
     assert last_words(tmp_path / "out", log, start) == "new"
     log.write_text("2026-01-01 ERROR x\n")
     assert last_words(tmp_path / "out", log, start) == "x"
+
+
+def limited(soft: int, hard: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_too_few_open_files_refuse_kafka_before_it_touches_its_store(tmp_path: Path) -> None:
+    segments = tmp_path / "kafka" / "store" / "sms.raw-0"
+    segments.mkdir(parents=True)
+    for number in range(100):
+        (segments / f"{number:020d}.log").touch()
+    program = "import sys; from pathlib import Path; from smspulse.broker import KafkaBroker; "
+    program += "KafkaBroker(Path(sys.argv[1])).start()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=limited(128, 711),
+    )
+    assert "FileLimitError: Kafka needs 712 open files, and this process may have 711; " in done.stderr
+    assert not (tmp_path / "kafka" / "server.properties").exists()
+    doctor = subprocess.run(
+        [sys.executable, "-m", "smspulse", "doctor", "--data", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "200"},
+        preexec_fn=limited(711, 711),
+    )
+    assert "711 are allowed, and Kafka needs 712" in doctor.stdout
+
+
+def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one() -> None:
+    program = "from smspulse.processes import raise_file_limit as up; import resource; "
+    program += "print(up(), *resource.getrlimit(resource.RLIMIT_NOFILE))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, preexec_fn=limited(128, 1000)
+    )
+    assert done.stdout.split() == ["1000"] * 3

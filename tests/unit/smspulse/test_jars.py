@@ -2,9 +2,11 @@ import os
 import select
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from privileges import run_unprivileged
 
 from smspulse.broker import MemoryBroker, choose_broker
 from smspulse.jars import BrokerError, cached_kafka, fetch_kafka, what_is_missing
@@ -31,7 +33,7 @@ COPY = 'for a; do case "$a" in -DoutputDirectory=*) d="${a#*=}"; esac; done; /bi
 
 def test_without_java_and_maven_both_are_named_with_their_mend(tools: Path) -> None:
     java, maven = what_is_missing()
-    assert "Java 17 or newer (install" in java
+    assert "Java 17 or newer (there is no `java` on PATH; install" in java
     assert "Maven" in maven
     assert "`mvn` on PATH" in maven
 
@@ -112,10 +114,72 @@ def test_without_java_the_choice_is_the_in_memory_broker_with_one_loud_line(
 def test_a_fetch_that_fails_counts_as_missing(tools: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     program(tools, "java", "echo 'openjdk version \"21\"' >&2")
     program(tools, "mvn", "echo '[ERROR] Unknown host'; exit 1")
-    (tmp_path / "kafka" / "store").mkdir(parents=True)
     assert isinstance(choose_broker(tmp_path, "auto"), MemoryBroker)
     assert "Unknown host" in caplog.text
-    assert f"What {tmp_path}/kafka holds stays there, unread" in caplog.text
+
+
+def no_java(tools: Path) -> None:
+    cached_kafka().mkdir(parents=True)
+
+
+def broken_java(tools: Path) -> None:
+    cached_kafka().mkdir(parents=True)
+    program(tools, "java", "exit 1")
+
+
+def old_java(tools: Path) -> None:
+    cached_kafka().mkdir(parents=True)
+    program(tools, "java", "echo 'openjdk version \"11.0.2\"' >&2")
+
+
+def no_jars_and_no_maven(tools: Path) -> None:
+    program(tools, "java", "echo 'openjdk version \"21\"' >&2")
+
+
+def no_jars_and_no_network(tools: Path) -> None:
+    program(tools, "java", "echo 'openjdk version \"21\"' >&2")
+    program(tools, "mvn", "echo '[ERROR] Unknown host'; exit 1")
+
+
+@pytest.mark.parametrize(
+    ("lack", "cause"),
+    [
+        (no_java, "no `java` on PATH"),
+        (broken_java, "java does not work"),
+        (old_java, "`java` on PATH is 11"),
+        (no_jars_and_no_maven, "put `mvn` on PATH"),
+        (no_jars_and_no_network, "Unknown host"),
+    ],
+)
+def test_on_a_folder_with_a_kafka_store_auto_names_the_cause_and_starts_nothing(
+    tools: Path, tmp_path: Path, lack: Callable[[Path], None], cause: str
+) -> None:
+    lack(tools)
+    (tmp_path / "kafka" / "store").mkdir(parents=True)
+    with pytest.raises(BrokerError, match="holds a Kafka store") as raised:
+        choose_broker(tmp_path, "auto")
+    assert cause in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert isinstance(choose_broker(tmp_path, "memory"), MemoryBroker), "the override"
+
+
+def test_jars_that_this_user_cannot_read_are_named_and_no_reason_for_the_in_memory_broker(
+    tools: Path, tmp_path: Path
+) -> None:
+    program(tools, "java", "echo 'openjdk version \"21\"' >&2")
+    cached_kafka().mkdir(parents=True)
+    (cached_kafka() / "kafka_2.13.jar").touch()
+    (tmp_path / "data" / "kafka" / "store").mkdir(parents=True)
+    for hidden in (cached_kafka() / "kafka_2.13.jar", cached_kafka(), tmp_path / "cache"):
+        mode = hidden.stat().st_mode
+        hidden.chmod(0)
+        done = run_unprivileged("-m", "smspulse", "broker", "--data", str(tmp_path / "data"))
+        hidden.chmod(mode)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert "holds a Kafka store" in line
+        assert f"Kafka's jars cannot be read: {cached_kafka()}" in line
+        assert "Permission denied" in line
 
 
 def test_a_chosen_in_memory_broker_is_no_cause_for_alarm(

@@ -1,0 +1,88 @@
+"""Output that cannot be written stops nothing, and is written when it can be."""
+
+import fcntl
+import os
+import resource
+import select
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from smspulse.output import TolerantStream, tolerant
+
+
+@pytest.fixture
+def full_pipe() -> Iterator[tuple[int, int]]:
+    """The two ends of a pipe that takes no more, as that of a reader that has stopped reading."""
+    reading, writing = os.pipe()
+    os.write(writing, b"x" * fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ))
+    yield reading, writing
+    os.close(writing)
+
+
+def drained(descriptor: int) -> str:
+    found = b""
+    while select.select([descriptor], [], [], 0)[0] and (part := os.read(descriptor, 65536)):
+        found += part
+    return found.decode()
+
+
+def test_what_a_reader_that_paused_did_not_take_is_written_when_it_reads_again(full_pipe: tuple[int, int]) -> None:
+    reading, writing = full_pipe
+    stream = TolerantStream(writing)
+    stream.write("first\n")
+    stream.write("second\n")
+    assert drained(reading).strip("x") == ""
+    stream.write("third\n")
+    assert drained(reading) == "first\nsecond\nthird\n"
+
+
+def test_what_does_not_fit_into_memory_is_dropped_oldest_first_and_counted(full_pipe: tuple[int, int]) -> None:
+    reading, writing = full_pipe
+    stream = TolerantStream(writing)
+    for number in range(1_100):
+        stream.write(f"{number}\n")
+    assert drained(reading).strip("x") == ""
+    found = ""
+    while part := (stream.flush() or drained(reading)):
+        found += part
+    lines = found.splitlines()
+    assert lines[:3] == ["0", "(100 lines could not be written)", "101"]
+    assert lines[-1] == "1099"
+
+
+def test_lines_that_a_full_disk_refused_follow_when_there_is_room(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with path.open("wb", buffering=0) as file:
+        stream = TolerantStream(file.fileno())
+        stream.write("fits\n")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8, before[1]))
+        try:
+            stream.write("does not fit\n")
+            stream.write("nor does this\n")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        stream.write("fits again\n")
+    assert path.read_text() == "fits\ndoes not fit\nnor does this\nfits again\n"
+
+
+def test_a_reader_that_has_ended_and_a_closed_output_drop_everything() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    stream = TolerantStream(writing)
+    assert stream.write("nobody reads this\n") == 18
+    stream.flush()
+    os.close(writing)
+    closed = tolerant(None)
+    assert closed.write("nor this\n") == 9
+    assert not closed.isatty()
+
+
+def test_characters_that_the_encoding_lacks_are_escaped() -> None:
+    reading, writing = os.pipe()
+    TolerantStream(writing, "ascii").write("├ ä \ud800\n")
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert pipe.read() == b"\\u251c \\xe4 \\ud800\n"

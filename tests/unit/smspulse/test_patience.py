@@ -1,0 +1,103 @@
+"""A machine that is busy is not one on which nothing runs, and a reader that fails once reads again."""
+
+import asyncio
+import logging
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.kafka import KafkaSettings
+from gateway.topics import RAW
+from smspulse.broker import MemoryBroker
+from smspulse.lag import lag
+from smspulse.page.numbers import Numbers
+from smspulse.page.server import PageSettings, serve
+from smspulse.processes import free_port
+from smspulse.topics import ensure_topics
+
+
+class Said(logging.Handler):
+    """Sets an event once a message with that beginning was logged."""
+
+    def __init__(self, beginning: str) -> None:
+        super().__init__()
+        self.beginning, self.event = beginning, threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith(self.beginning):
+            self.event.set()
+
+
+def pass_on(source: socket.socket, target: socket.socket) -> None:
+    while data := source.recv(65536):
+        target.sendall(data)
+
+
+def serve_late(listener: socket.socket, target: tuple[str, int], when: threading.Event) -> None:
+    """Accept every connection, and pass on what it brings only from an event on."""
+
+    def one(connection: socket.socket) -> None:
+        when.wait()
+        behind = socket.create_connection(target)
+        threading.Thread(target=pass_on, args=(behind, connection), daemon=True).start()
+        pass_on(connection, behind)
+
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=one, args=(connection,), daemon=True).start()
+
+
+def test_a_broker_that_is_slow_to_answer_is_waited_for_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = Said("waiting for Kafka at 127.0.0.1:")
+    logger = logging.getLogger("smspulse.lag")
+    logger.addHandler(said)
+    with caplog.at_level(logging.INFO), MemoryBroker(tmp_path) as broker, socket.create_server(("", 0)) as listener:
+        host, _, port = broker.address.rpartition(":")
+        ensure_topics(KafkaSettings(bootstrap=broker.address, in_memory=True))
+        arguments = (listener, (host, int(port)), said.event)
+        threading.Thread(target=serve_late, args=arguments, daemon=True).start()
+        kafka = KafkaSettings(bootstrap=f"127.0.0.1:{listener.getsockname()[1]}", in_memory=True)
+        found = lag(kafka, {"nobody": [RAW]})
+    logger.removeHandler(said)
+    assert found == {"nobody": 0}
+    assert said.event.is_set(), "the answer came only after the line"
+
+
+def test_a_broker_at_whose_address_nobody_listens_is_known_to_be_away_without_a_wait(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO):
+        assert lag(KafkaSettings(bootstrap=f"127.0.0.1:{free_port()}"), {"nobody": [RAW]}) is None
+    assert caplog.messages == [], "no wait was announced"
+
+
+def test_the_page_reads_again_after_a_reading_that_failed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> str:
+        stop, readings = asyncio.Event(), 0
+        loop = asyncio.get_running_loop()
+        while_broken = ""
+
+        def pipeline() -> dict[str, Any]:
+            nonlocal readings, while_broken
+            readings += 1
+            if readings == 2:
+                msg = "nobody foresaw this"
+                raise RuntimeError(msg)
+            if readings == 3:
+                while_broken = str(numbers.kept["trouble"])
+                loop.call_soon_threadsafe(stop.set)
+            return {"processes": [], "lag": None}
+
+        numbers = Numbers(tmp_path, pipeline)
+        settings = PageSettings(host="127.0.0.1", port=0, refresh_s=0.01)
+        async with asyncio.timeout(120):
+            await serve(numbers, settings, stop, lambda host, port: None)
+        return while_broken
+
+    assert asyncio.run(scenario()) == "the numbers cannot be read: nobody foresaw this"
+    assert "the reader of the page's numbers failed and starts again in 1 s: RuntimeError(" in caplog.text

@@ -1,0 +1,103 @@
+"""Whoever can read a data folder can ask it: other users, and on a read-only mount."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from privileges import as_seen_by_others, run_unprivileged
+
+from ingest.settings import IngestSettings
+from ingest.sources import add_source
+from ingest.spool import Spool
+from smspulse.broker import MemoryBroker
+from smspulse.topics import ensure_topics
+from smspulse.up import kafka_settings
+from warehouse import views
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+WIDE = os.environ | {"COLUMNS": "300"}
+MOUNT = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"'
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Iterator[Path]:
+    """A data folder with a broker that runs, a warehouse, a source, a spool and what ingest keeps of its answers."""
+    folder = tmp_path / "data"
+    with MemoryBroker(folder) as broker:
+        ensure_topics(kafka_settings(folder, broker.address))
+        views.publish(folder)
+        add_source(folder, "mine")
+
+        async def open_once() -> None:
+            Spool(folder, IngestSettings()).close()
+
+        asyncio.run(open_once())
+        hour = folder / "accepted" / "2099-12-31T00"
+        hour.mkdir(mode=0o700, parents=True)
+        (hour / "mine").touch(mode=0o600)
+        yield folder
+
+
+@pytest.fixture(params=["another user", "a read-only mount"])
+def read(request: pytest.FixtureRequest, data: Path) -> Iterator[Run]:
+    """Runs `smspulse` as somebody who can read the folder and no more."""
+    if request.param == "another user":
+        with as_seen_by_others(data):
+            yield lambda *arguments: run_unprivileged("-m", "smspulse", *arguments, "--data", str(data), env=WIDE)
+        return
+    inside = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else [])]
+    if subprocess.run([*inside, "sh", "-c", MOUNT, "-", data, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this test needs a mount of its own, which `unshare` cannot make here")
+    yield lambda *arguments: subprocess.run(
+        [*inside, "sh", "-c", MOUNT, "-", data, sys.executable, "-m", "smspulse", *arguments, "--data", data],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+        env=WIDE,
+    )
+
+
+def test_status_sees_the_broker_that_runs(read: Run) -> None:
+    done = read("status", "--format", "json")
+    broker = json.loads(done.stdout)["processes"][0]
+    assert (broker["name"], broker["ok"]) == ("broker", True), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("check",), 0),
+        (("sql", "SELECT count(*) FROM messages"), 0),
+        (("message", "mine:1"), 1),
+        (("alerts", "list"), 0),
+        (("alerts", "silence"), 0),
+    ],
+)
+def test_a_command_that_reads_answers(read: Run, arguments: tuple[str, ...], code: int) -> None:
+    done = read(*arguments)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_says_that_the_folder_can_be_read(read: Run) -> None:
+    done = read("doctor")
+    assert "it can be read" in done.stdout, done.stdout + done.stderr
+
+
+def test_check_says_what_it_could_not_look_at(data: Path) -> None:
+    with as_seen_by_others(data):
+        done = run_unprivileged("-m", "smspulse", "check", "--data", str(data))
+    assert "the suite reconciliation was left out: this user may not read" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_first_step_is_shown_to_who_may_not_read_the_sources(data: Path) -> None:
+    with as_seen_by_others(data):
+        done = run_unprivileged("-m", "smspulse", env=os.environ | {"SMSPULSE_DATA": str(data)})
+    assert done.stdout.startswith(f"The pipeline runs on {data}."), done.stdout + done.stderr

@@ -1,0 +1,91 @@
+"""The supervisor watches its children whatever becomes of their lines, and gives up where a restart cannot help."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from smspulse.supervisor import Child, Supervisor, SupervisorError
+
+PATIENCE_S = 120
+
+
+def broker(data: Path) -> Child:
+    return Child("broker", ("broker", "--mode", "memory", "--data", str(data)), 20, PATIENCE_S)
+
+
+def test_a_child_whose_lines_cannot_be_shown_is_still_watched_and_restarted(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        def show(name: str, level: int, text: str) -> None:
+            raise OSError(28, "No space left on device")
+
+        supervisor = Supervisor(show)
+        child = broker(tmp_path)
+        await supervisor.start(child)
+        await supervisor.wait_ready(child)
+        assert child.process is not None
+        first = child.process.pid
+        child.ready.clear()
+        os.kill(first, signal.SIGKILL)
+        await supervisor.wait_ready(child)
+        assert child.process.pid != first
+        await supervisor.stop()
+        assert child.process.returncode == 0
+
+    asyncio.run(scenario())
+
+
+class Told(logging.Handler):
+    """Sets an event with the first record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.event = asyncio.Event()
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text = self.text or record.getMessage()
+        self.event.set()
+
+
+def test_a_child_that_cannot_be_started_now_is_started_when_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = sys.executable
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))  # as when the system has no process left
+
+    async def scenario() -> str:
+        told = Told()
+        logging.getLogger("smspulse.supervisor").addHandler(told)
+        supervisor = Supervisor(lambda name, level, text: None)
+        child = broker(tmp_path / "data")
+        await supervisor.start(child)
+        await asyncio.wait_for(told.event.wait(), PATIENCE_S)
+        logging.getLogger("smspulse.supervisor").removeHandler(told)
+        monkeypatch.setattr("sys.executable", python)
+        await supervisor.wait_ready(child)
+        await supervisor.stop()
+        return told.text
+
+    assert "broker could not be run (FileNotFoundError" in asyncio.run(scenario())
+
+
+def test_a_wrong_setting_is_reported_at_once_with_the_child_s_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMSPULSE_BROKER_HEAP_MB", "none")
+
+    async def scenario() -> int:
+        supervisor = Supervisor(lambda name, level, text: None)
+        child = broker(tmp_path)
+        await supervisor.start(child)
+        with pytest.raises(SupervisorError, match=r"^broker cannot start: BrokerSettings, heap_mb: "):
+            await supervisor.wait_ready(child)
+        await supervisor.stop()
+        return child.restarts
+
+    assert asyncio.run(scenario()) == 0
