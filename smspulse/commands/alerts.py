@@ -142,12 +142,25 @@ def test() -> None:
 @data_option
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only messages that ended from this day on, UTC.")
 @click.option("--budget", default=30.0, show_default=True, help="Days of one false alarm, on average.")
+@click.option(
+    "--learn", type=click.IntRange(0), default=200, show_default=True, help="Messages that a new unit learns from."
+)
+@click.option("--relearn-after", default="500,7d", show_default=True, help="When a rise is the new normal, or `never`.")
 @click.option("--threshold", default=0.2, show_default=True, help="Ratio of failures of the rule beside it.")
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Also draw it: .svg, .png or .html.")
-def backtest(data: Path, since: datetime | None, budget: float, threshold: float, picture: Path | None) -> None:
+def backtest(
+    data: Path,
+    since: datetime | None,
+    budget: float,
+    learn: int,
+    relearn_after: str,
+    threshold: float,
+    picture: Path | None,
+) -> None:
     """Run the detectors over the past: which alerts would have come, beside the ratio of fifteen minutes.
 
-    These are failure_ratio and not_permitted; the other kinds are named, and not run.
+    These are failure_ratio and not_permitted; the other kinds are named, and not run. Each channel, device and source
+    begins to learn with its first message there.
 
     \b
     smspulse alerts backtest --since 2026-11-01 --budget 7 --picture alerts.svg
@@ -155,8 +168,15 @@ def backtest(data: Path, since: datetime | None, budget: float, threshold: float
     from smspulse.alerts.backtest import backtest as run
     from smspulse.alerts.backtest import past
     from smspulse.alerts.shown import draw_backtest, show_backtest
+    from streams.detector import Policy
+    from streams.settings import parse_relearn_after
 
-    found = run(past(data, since.replace(tzinfo=UTC) if since else None), budget, threshold)
+    try:
+        messages, milliseconds = parse_relearn_after(relearn_after) or (None, 0)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    policy = Policy(budget, learn, messages, milliseconds)
+    found = run(past(data, since.replace(tzinfo=UTC) if since else None), policy, threshold)
     show_backtest(found, Console(soft_wrap=True))
     if picture:
         draw_backtest(found, picture)

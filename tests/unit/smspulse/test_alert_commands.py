@@ -27,6 +27,7 @@ from smspulse.alerts.shown import NoSuchAlertError, PictureError, draw_backtest,
 from smspulse.alerts.silences import SilenceError, Silences
 from smspulse.alerts.ways import Alertmanager, Apprise, WayOutError, WayOutGone, Webhook
 from smspulse.cli import cli
+from streams.detector import Policy
 from warehouse import landing, views
 
 SECRET = base64.b64encode(b"a secret of the receiver's").decode()
@@ -375,7 +376,7 @@ def test_a_backtest_finds_what_the_stream_would_have_told(tmp_path: Path) -> Non
         for number, outcome in enumerate(outcomes)
     ]
     landing.land(tmp_path, 0, landed)
-    found = backtest(past(tmp_path, None), 30, 0.2)
+    found = backtest(past(tmp_path, None), Policy(), 0.2)
     ((fired, resolved),) = found.episodes()
     assert (found.messages, fired.id, fired.failures, fired.since) == (
         372, "failure_ratio:acme:1:2", fired.count, at(60 * 300 - 86_400),
@@ -392,4 +393,4 @@ def test_a_backtest_finds_what_the_stream_would_have_told(tmp_path: Path) -> Non
     assert "acme:1:2" in (tmp_path / "alerts.html").read_text()
     with pytest.raises(PictureError, match="cannot be drawn"):
         draw_backtest(found, tmp_path / "alerts.doc")
-    assert backtest(past(tmp_path, moment(0)), 30, 0.2).messages == 0
+    assert backtest(past(tmp_path, moment(0)), Policy(), 0.2).messages == 0
