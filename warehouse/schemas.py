@@ -287,7 +287,7 @@ ALERTS_SCHEMA: Final = pa.schema(
     [
         _field("alert_id", pa.string(), "Identity of the alert, the same whenever it comes again."),
         _field("kind", pa.string(), "failure_ratio or another that has a runbook."),
-        _field("phase", pa.string(), "pending, firing or resolved."),
+        _field("phase", pa.string(), "learning, pending, firing or resolved."),
         _field("scope", pa.string(), "What it is about: channel, device, source or pipeline."),
         _field("source", pa.string(), "Gateway account; * of all."),
         _field("device_id", pa.int64(), "Phone, by the gateway's id; null where the alert is not about one."),
@@ -306,6 +306,7 @@ ALERTS_SCHEMA: Final = pa.schema(
         _field("share", pa.float64(), "Part of the source's messages that are its own, of the last days, 0 to 1."),
         _field("budget_days", pa.float64(), "Days of one false alarm, on average, that it is set to; 0 without."),
         _field("what", pa.string(), "What was found, in words, where it is not the ratio of failures."),
+        _field("resolution", pa.string(), "Why it was resolved: recovered, or new_normal; empty where nothing says."),
         *_POSITION,
     ]
 )

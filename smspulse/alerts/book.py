@@ -23,6 +23,10 @@ _EXPLAINS: Final = {
     SILENT: {STUCK_MESSAGES},
     DEVICE_DOWN: {FAILURE_RATIO},
 }
+_ENDED: Final = {
+    "recovered": "recovered: the failures are back at what is usual",
+    "new_normal": "new normal: the failures stayed, and are the baseline from now on",
+}
 _CRITICAL: Final = {FAILURE_RATIO, NOT_PERMITTED, SILENT, PIPELINE, QUALITY_CHECK}
 
 
@@ -88,6 +92,9 @@ def summary(alert: Alert) -> str:
     if alert.kind == NOT_PERMITTED:
         return f"{subject(alert)}: messages are not permitted"
     ratio = alert.failures / alert.count if alert.count else 0.0
+    if alert.resolution == "new_normal":
+        before = f", {alert.baseline:.1%} was usual" if alert.baseline is not None else ""
+        return f"{subject(alert)}: new normal, {ratio:.0%} of messages fail{before}"
     usual = f", {alert.baseline:.1%} is usual" if alert.baseline is not None else ""
     return f"{subject(alert)}: {ratio:.0%} of messages fail{usual}"
 
@@ -107,6 +114,8 @@ def evidence(alert: Alert) -> dict[str, str]:
         f"{count} of {_meaning(id_)}" for id_, count in sorted(alert.errors.items(), key=lambda e: -e[1])
     )
     found["samples"] = ", ".join(alert.samples)
+    if alert.resolution:
+        found["ended"] = _ENDED[alert.resolution]
     if alert.scope != "pipeline":
         found["share"] = f"{alert.share:.0%} of the source's messages"
     return {name: text for name, text in found.items() if text}

@@ -1,6 +1,6 @@
 """What `smspulse alerts` shows, and how it tries the ways out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,7 @@ from smspulse.alerts.silences import Silences
 from smspulse.alerts.ways import Alertmanager, Apprise, WayOutError, Webhook
 from warehouse.read import open_warehouse, rows
 
+_NAMED: Final = 5  # of those that learn
 _TIMES: Final = ("since", "fired_at", "resolved_at")
 
 
@@ -56,10 +57,39 @@ def show(data: Path, console: Console, *, everything: bool) -> None:
     silenced = Silences(data).all()
     table = Table("", Column("id", no_wrap=True), "what", "fired", "resolved")
     for alert in landed(data, "true" if everything else "is_firing", []):
-        mark = "[red]firing[/]" if alert.phase == "firing" else "resolved"
+        ended = "new normal" if alert.resolution == "new_normal" else "resolved"
+        mark = "[red]firing[/]" if alert.phase == "firing" else ended
         mark = "silenced" if alert.phase == "firing" and alert.id in silenced else mark
         table.add_row(mark, alert.id, summary(alert), _when(alert.fired_at), _when(alert.resolved_at))
     console.print(table if table.row_count else "no alert fires" if not everything else "no alert has ever fired")
+    show_learning(learning(data), console)
+
+
+def learning(data: Path) -> list[dict[str, Any]]:
+    """Return the rows of `failure_detectors` that still learn what is usual.
+
+    Raises:
+        NoWarehouseError: Nothing has landed yet.
+    """
+    sql = (
+        "FROM failure_detectors WHERE state = 'learning' ORDER BY source, device_id NULLS FIRST, channel_id NULLS FIRST"
+    )
+    with open_warehouse(data) as connection:
+        return rows(connection, sql)
+
+
+def show_learning(found: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print which channels, devices and sources still learn what is usual."""
+    if not found:
+        return
+    names = [str(row["alert_id"]).partition(":")[2] for row in found]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    console.print(
+        f"learning what is usual: {', '.join(names[:_NAMED])}{more}. Until then only near-total failure fires, and "
+        "messages that are not permitted",
+        highlight=False,
+        markup=False,
+    )
 
 
 def explain(data: Path, console: Console, id_: str) -> None:

@@ -69,6 +69,7 @@ def status(data: Path, broker: str, port: int, form: str) -> None:
 
 
 def _show(found: dict[str, Any], console: Console) -> None:
+    from smspulse.alerts.shown import show_learning
     from smspulse.timeline import duration
 
     def percent(value: float | None) -> str:
@@ -101,6 +102,7 @@ def _show(found: dict[str, Any], console: Console) -> None:
         console.print(f"the warehouse cannot be read: {found['unreadable']}", style="red", markup=False)
     for alert in found["alerts"]:
         console.print(f"[red]firing[/] {escape(alert['alert_id'])}", highlight=False)
+    show_learning(found["learning"], console)
 
 
 @click.command()

@@ -2,6 +2,7 @@
 -- Key: alert_id, fired_at.
 -- Units: times are TIMESTAMPTZ, lasted_s is seconds, ratios are from 0 to 1. What it rests on is as it was when it fired;
 --   errors maps status ids to how many messages failed with them.
+--   resolution is new_normal where a rise stayed for so long that it became what is usual.
 -- Freshness: as messages; of those that fire, lasted_s is of the moment.
 SELECT
     alert_id,
@@ -25,7 +26,8 @@ SELECT
     samples,
     share,
     budget_days,
-    coalesce(what, '') AS what
+    coalesce(what, '') AS what,
+    coalesce(max(resolution) OVER same, '') AS resolution
 FROM {alerts}
 WHERE fired_at IS NOT NULL
 WINDOW same AS (PARTITION BY alert_id, fired_at)
