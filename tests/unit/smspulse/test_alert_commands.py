@@ -19,6 +19,7 @@ from rich.console import Console
 from warehouse_records import NOON, alert, at, moment, version
 
 from gateway.alerts import KINDS, WATCHED, Alert, decode
+from smspulse import status
 from smspulse.alerts.backtest import backtest, past
 from smspulse.alerts.book import Book, evidence, summary
 from smspulse.alerts.sender import Told, to_alertmanager, to_webhook
@@ -420,8 +421,7 @@ def test_units_that_learn_are_listed_until_they_have_learnt(data: Path) -> None:
     new = {"id": "failure_ratio:acme:9:0", "device_id": 9, "channel_id": 0, "fired_at": None, "count": 0, "failures": 0}
     landing.land(data, 3, [alert(3, "learning", **new)])
     assert "learning what is usual: acme:9:0. Until then only near-total failure fires" in listed()
-    status = CliRunner().invoke(cli, ["status", "--data", str(data), "--format", "json"]).output
-    assert [row["alert_id"] for row in json.loads(status)["learning"]] == [new["id"]]
+    assert [row["alert_id"] for row in status.look(data, "auto", port=1)["learning"]] == [new["id"]]
     landing.land(data, 4, [alert(4, "resolved", seconds=60, **new)])
     assert "learning" not in listed()
     states = query(data, "SELECT alert_id, state FROM failure_detectors ORDER BY alert_id").values.tolist()
