@@ -60,7 +60,7 @@ bench-warehouse: setup ## the lander; marts, look-ups, rebuild and size of ten m
 bench-checks: setup ## inject every fault, check a hundred clean days and a million messages; writes docs/faults.md
 	@$(BIN)/python bench/checks.py $(ARGS)
 
-bench-alerts: setup ## how soon failures are noticed, and how often for nothing, beside other rules; some five minutes
+bench-alerts: setup ## how soon failures are noticed, and how often for nothing, beside other rules; some ten minutes
 	@$(BIN)/python bench/alerts.py $(ARGS)
 	@$(BIN)/python bench/alert_cause.py $(ARGS)
 

@@ -27,6 +27,7 @@ from gateway.alerts import FAILURE_RATIO, Alert, decode
 from gateway.topics import ACTIVITY, ALERTS
 from smspulse.alerts.book import Book
 from smspulse.alerts.sender import Moment, Told
+from streams.detector import Policy
 from streams.devices import DeviceFold
 
 T0: Final = 1_760_000_000_000
@@ -56,7 +57,7 @@ def written(sick: set[int], ratio: float, sim_cards: int, seed: int) -> list[Ale
         record: Any = SimpleNamespace(
             topic=ACTIVITY, partition=0, offset=0, key=b"", value=json.dumps(value).encode(), headers=[]
         )
-        outputs = DeviceFold(store.get, BUDGET_DAYS).run([record])
+        outputs = DeviceFold(store.get, Policy(BUDGET_DAYS)).run([record])
         store |= {key: state or b"" for key, state, _ in outputs.states}
         if number >= WELL:
             alerts += [decode(each.value or b"") for each in outputs.others if each.topic == ALERTS]

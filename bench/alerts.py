@@ -1,7 +1,8 @@
 """The detector of rising failure ratios beside other rules, in simulated traffic with seeds.
 
 How many messages each needs from the moment that failures rise, all set to one false alarm in thirty days; how often
-ours is wrong in traffic in which nothing is; and how many ends of messages it takes a second, on one core.
+ours is wrong in traffic in which nothing is, with a learnt baseline and from a unit's first message on; what becomes of
+a rise that stays; what fires in the demo; and how many ends of messages it takes a second, on one core.
 
     python bench/alerts.py [--quick]
 
@@ -20,18 +21,21 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 sys.path.remove(str(Path(__file__).parent))  # its streams.py is a benchmark, and not the room
 sys.path.append(str(Path(__file__).parent))
 
+from alert_cold_start import Episodes, NewUnit, demo_alerts, episodes, fired, known_fleet, new_fleet
 from alert_traffic import DAY_S, Rule, Traffic, burn_rate_rule, delays, ewma_rule, ratio_rule, threshold
 from measure import figure
 from peers.environments import HERE, PeerMissingError, python_peer
 
-from streams.detector import Detector
+from streams.detector import Detector, Policy
 
 BUDGET_DAYS = 30.0
+POLICY = Policy(budget_days=BUDGET_DAYS)
 RISES = (0.1, 0.2, 0.5, 1.0)
 SEED = 8
 GOALS = {
@@ -82,9 +86,9 @@ CALM = (
 
 def learnt(traffic: Traffic, messages: int, seed: int, fleet: float) -> tuple[Detector, float]:
     """Return a detector that has seen so many messages, and the time of the last one."""
-    detector, at = Detector(), 0.0
+    detector, at, units = Detector(), 0.0, known_fleet(fleet)
     for failed, at in traffic.ends(random.Random(seed)):
-        detector.take(failed, int(at * 1000), BUDGET_DAYS, fleet)
+        detector.take(failed, int(at * 1000), POLICY, units)
         messages -= 1
         if not messages:
             break
@@ -97,21 +101,21 @@ def our_delays(task: tuple[float, int, float, int]) -> tuple[int, int]:
     """Return median and 95 % quantile of the messages that ours needs: rate, history, rise, repetitions."""
     rate, history, to, repetitions = task
     traffic, chance, found = Traffic(rate), random.Random(SEED), []
-    before, since = Detector(), 0.0
+    before, since, fleet = Detector(), 0.0, known_fleet(traffic.ratio)
     while len(found) < repetitions:
         if len(found) % PER_BASELINE == 0:
             before, since = learnt(traffic, history, chance.randrange(1 << 30), traffic.ratio)
         detector, at = copy.deepcopy(before), since
         # Not from the same message on each time: a moment later, when nothing has been said about it yet.
         for failed, at in traffic.ends(chance, since):
-            if detector.take(failed, int(at * 1000), BUDGET_DAYS) != "quiet" or at > since + 150 / rate:
+            if detector.take(failed, int(at * 1000), POLICY, fleet) != "quiet" or at > since + 150 / rate:
                 break
         if detector.phase == "firing":
             continue
         count = 0
         for failed, at in Traffic(rate, to).ends(chance, at):  # noqa: B020 - goes on from there
             count += 1
-            if detector.take(failed, int(at * 1000), BUDGET_DAYS) == "firing" or count >= 20_000:
+            if detector.take(failed, int(at * 1000), POLICY, fleet) == "firing" or count >= 20_000:
                 break
         found.append(count)
     found.sort()
@@ -122,12 +126,13 @@ def our_alarms(task: tuple[Calm, int, int]) -> tuple[int, float]:
     """Return how often ours fires within a budget each of so many units, and the part of the time that it does."""
     calm, units, seed = task
     alarms, firing, chance = 0, 0.0, random.Random(seed)
-    fleet = calm.traffic.ratio
+    ratio = calm.traffic.ratio
+    fleet = known_fleet(ratio)
     for _ in range(units):
-        detector, since = learnt(calm.traffic, calm.learnt, chance.randrange(1 << 30), fleet)
+        detector, since = learnt(calm.traffic, calm.learnt, chance.randrange(1 << 30), ratio)
         phase, fired = detector.phase, 0.0
         for failed, at in calm.traffic.ends(chance, since):
-            was, phase = phase, detector.take(failed, int(at * 1000), BUDGET_DAYS, fleet)
+            was, phase = phase, detector.take(failed, int(at * 1000), POLICY, fleet)
             if phase == "firing" != was:
                 alarms, fired = alarms + 1, at
             elif was == "firing" != phase:
@@ -137,6 +142,94 @@ def our_alarms(task: tuple[Calm, int, int]) -> tuple[int, float]:
         if phase == "firing":
             firing += since + BUDGET_DAYS * DAY_S - fired
     return alarms, firing / (units * BUDGET_DAYS * DAY_S)
+
+
+COLD_RATIOS = {0.02: (0.005, 0.01, 0.03, 0.08, 0.15, 0.2, 0.3, 0.4), 0.5: (0.005, 0.03, 0.1, 0.2, 0.4)}
+"""Ratios of failures of units from their first message on, by messages a second. Nothing is known of their fleet."""
+FLEET_RATIOS = (0.005, 0.03, 0.15, 0.4)
+LASTING = ((0.02, 0.03, 0.1), (0.02, 0.03, 0.15), (0.02, 0.1, 0.4), (0.02, 0.03, 0.9), (0.02, 0.005, 0.05))
+LASTING_FAST = (0.5, 0.03, 0.15)
+"""Messages a second, the ratio for five days, and the ratio from then on."""
+RISES_AFTER_DAYS, LASTING_DAYS = 5.0, 20.0
+SICK_PHONE, DEMO_MINUTES = 8003, 10.0
+
+
+def episodes_of(unit: NewUnit) -> Episodes:
+    """Return the alerts of a unit."""
+    return episodes(unit, POLICY)
+
+
+def demo(task: tuple[int, float]) -> tuple[bool, int]:
+    """Return whether the demo's sick phone fires, and how many other alerts do: seed, minutes."""
+    seed, minutes = task
+    return fired(demo_alerts(seed, minutes), sick=SICK_PHONE)
+
+
+def cold_start(pool: Pool, *, quick: bool) -> None:
+    """Print false alarms from a unit's first message on."""
+    print(
+        f"\n{'from the first message, nothing is wrong':44}{'alarms':>8}{'of budget':>12}{'time firing':>14}",
+        flush=True,
+    )
+    for rate, ratios in COLD_RATIOS.items():
+        # In fast traffic, thirty days are 1.3 million messages.
+        units, few = (48, 8) if rate < 0.1 else (24, 1)
+        units = few if quick else units
+        for ratio in ratios[:: 3 if quick else 1]:
+            tasks = [NewUnit(ratio, rate, BUDGET_DAYS, SEED + number) for number in range(units)]
+            found = pool.map(episodes_of, tasks, 1)
+            count, firing = sum(len(each.fired) for each in found), sum(each.firing for each in found) / units
+            _show_cold(f"{rate:g}_{ratio * 100:g}", f"{rate:g}/s, {ratio:.1%} fail", count, units, firing)
+    channels = 8 if quick else 24
+    tasks = [(ratio, 0.02, channels, BUDGET_DAYS, SEED) for ratio in FLEET_RATIOS[:: 2 if quick else 1]]
+    for (ratio, *_), (count, firing) in zip(tasks, pool.map(new_fleet, tasks, 1), strict=True):
+        name = f"a source and its {channels} channels, {ratio:.1%} fail"
+        _show_cold(f"fleet_{ratio * 100:g}", name, count, channels + 1, firing)
+
+
+def _show_cold(name: str, words: str, count: int, units: int, firing: float) -> None:
+    print(f"{words:44}{count:>8}{count / units:>12.2f}{firing:>14.2%}")
+    figure(f"cold_false_alarms_of_budget_{name}", count / units, "<= 1")
+    figure(f"cold_time_firing_{name}", firing, "<= 0.01")
+
+
+def lasting_rises(pool: Pool, *, quick: bool) -> None:
+    """Print how often a rise that stays fires before it is the new normal, and how often for nothing after that."""
+    print(f"\n{'a rise that stays':44}{'alerts':>8}{'new normal':>12}{'alarms after':>14}", flush=True)
+    units = 6 if quick else 48
+    for rate, usual, risen in LASTING if quick else (*LASTING, LASTING_FAST):
+        tasks = [
+            NewUnit(usual, rate, LASTING_DAYS, SEED + number, RISES_AFTER_DAYS, risen, usual) for number in range(units)
+        ]
+        name, words = f"{rate:g}_{usual * 100:g}_to_{risen * 100:g}", f"{rate:g}/s, {usual:.1%} to {risen:.0%}"
+        _show_lasting(name, words, RISES_AFTER_DAYS, pool.map(episodes_of, tasks, 1))
+    tasks = [NewUnit(0.5, 0.02, LASTING_DAYS, SEED + number, fleet=0.12) for number in range(units)]
+    _show_lasting("bad_from_start", "0.02/s, 50% from the start, fleet 12%", 0.0, pool.map(episodes_of, tasks, 1))
+
+
+def _show_lasting(name: str, words: str, since: float, found: list[Episodes]) -> None:
+    before = after = accepted = 0
+    for each in found:
+        until = min((day for day, why in each.ended if why == "new_normal" and day > since), default=LASTING_DAYS)
+        accepted += until < LASTING_DAYS
+        before += sum(since <= day < until for day in each.fired)
+        after += sum(day >= until for day in each.fired)
+    days = LASTING_DAYS - since - POLICY.relearn_ms / 86_400_000
+    of_budget = after / len(found) * BUDGET_DAYS / days
+    print(f"{words:44}{before / len(found):>8.2f}{accepted / len(found):>12.2f}{of_budget:>14.2f}")
+    figure(f"lasting_rise_alerts_{name}", before / len(found), "<= 1.1")
+    figure(f"lasting_rise_new_normal_{name}", accepted / len(found), ">= 1")
+    figure(f"lasting_rise_false_alarms_of_budget_{name}", of_budget, "<= 1")
+
+
+def demos(pool: Pool, *, quick: bool) -> None:
+    """Print what fires in the demo."""
+    seeds, minutes = (2, 1.5) if quick else (20, DEMO_MINUTES)
+    found = pool.map(demo, [(seed, minutes) for seed in range(seeds)], 1)
+    sick, others = sum(each[0] for each in found), sum(each[1] for each in found)
+    print(f"\ndemo, {seeds} seeds, {minutes:g} minutes each: the sick phone fires in {sick}, others {others} times")
+    figure("demo_runs_in_which_the_sick_phone_fires", sick, f">= {seeds}")
+    figure("demo_alerts_of_others", others, "<= 0")
 
 
 def peer_delays(task: tuple[str, float, int, int]) -> tuple[str, list[tuple[int, int]]]:
@@ -179,7 +272,7 @@ def ends_per_second(messages: int) -> float:
     detector = Detector()
     started = time.perf_counter()
     for failed, at in ends:
-        detector.take(failed, at, BUDGET_DAYS)
+        detector.take(failed, at, POLICY)
     return messages / (time.perf_counter() - started)
 
 
@@ -232,6 +325,9 @@ def main() -> None:
             count, firing = sum(each[0] for each in mine), sum(each[1] for each in mine) / parts
             print(f"{calm.name:44}{count:>8}{count / units:>12.2f}{firing:>14.2%}")
             figure(f"false_alarms_of_budget_{calm.name}", count / units, "<= 1")
+        cold_start(pool, quick=quick)
+        lasting_rises(pool, quick=quick)
+        demos(pool, quick=quick)
     sys.exit(2 if failed else 0)
 
 

@@ -20,7 +20,8 @@ KINDS: Final = (FAILURE_RATIO, NOT_PERMITTED, *WATCHED)
 """Every kind; `docs/runbooks/` has a page on each."""
 
 Scope = Literal["channel", "device", "source", "pipeline"]
-Phase = Literal["pending", "firing", "resolved"]
+Phase = Literal["learning", "pending", "firing", "resolved"]
+Resolution = Literal["", "recovered", "new_normal"]
 
 ANY: Final = "*"
 _Z_95: Final = 1.959963984540054  # standard errors of a 95 % interval
@@ -47,7 +48,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         id: Of the alert, the same whenever it comes again: see `alert_id`.
         kind: One of `KINDS`.
-        phase: `pending` is told to nobody; what was pending and subsided is `resolved` without `fired_at`.
+        phase: `learning` is a new unit of which too little is known to judge its failures. It and `pending` are told
+            to nobody; what was either and is so no more is `resolved` without `fired_at`.
         scope: Whether it is about a channel, a device, of failures one with several channels, a source, or all of them.
         source: Gateway account; `*` of all.
         device_id, channel_id: None where the scope is wider, or no report names them.
@@ -64,6 +66,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         budget_days: Days of one false alarm, on average, that it is set to; 0 if it has no such budget.
         what: What was found, in words, where it is not the ratio of failures.
         by_channel: Channels of the latest twenty failures, if the alert is about the ratio of a device or a source.
+        resolution: Why an alert on failures was resolved: `recovered`, or `new_normal` where a rise stayed for so long
+            that it has become the baseline; empty else. `baseline` is still the one that it fired against.
     """
 
     id: str
@@ -88,6 +92,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     budget_days: float
     what: str = ""
     by_channel: list[ChannelFailures] = msgspec.field(default_factory=list)
+    resolution: Resolution = ""
 
     @property
     def interval(self) -> tuple[float, float]:

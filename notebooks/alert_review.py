@@ -124,7 +124,8 @@ def _(alerts, verdict):
         """
 **How to read it.** *Failures* of *count* is what each alert rested on when it fired, *baseline* what is usual for
 its place. A false alarm shows by a short bar, few failures and no error that stands out. The alert of a phone that
-was mended ends by itself. `smspulse alerts explain ID` has the evidence, and the runbooks what to do.
+was mended ends by itself; one whose failures stay ends after a week, as the new normal. `smspulse alerts explain ID`
+has the evidence, and the runbooks what to do.
 """,
     ]
     show(pieces)

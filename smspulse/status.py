@@ -23,7 +23,8 @@ def look(data: Path, broker: str, port: int | None = None, host: str | None = No
     """Return the state of all, ready for JSON. Changes nothing. Takes some seconds, a minute on a busy machine.
 
     Its keys: `ok`; `processes`, each with `name`, `ok` and `what`; `delivery`, rows of the view `delivery_now`; `lag`,
-    records by consumer group, or null; `freshness`, rows of that view; `alerts`, those that fire; `trouble`, in words.
+    records by consumer group, or null; `freshness`, rows of that view; `alerts`, those that fire; `learning`,
+    the channels, devices and sources whose failures are not judged yet; `trouble`, in words.
 
     Args:
         data: The data folder.
@@ -91,6 +92,8 @@ def _numbers(data: Path) -> dict[str, Any]:
         "freshness": "SELECT dataset, rows, seconds_since FROM freshness WHERE rows > 0 ORDER BY dataset",
         "alerts": "SELECT alert_id, kind, source, device_id, channel_id, ratio, baseline FROM alerts WHERE is_firing "
         "ORDER BY alert_id",
+        "learning": "SELECT alert_id, source, device_id, channel_id, state_since FROM failure_detectors "
+        "WHERE state = 'learning' ORDER BY alert_id",
     }
     found: dict[str, Any] = {name: [] for name in asked}
     try:

@@ -26,15 +26,13 @@ from smspulse.broker_file import read_broker_file
 from smspulse.endpoints import metrics_port
 from smspulse.logs import show_line
 from smspulse.processes import LOOPBACK, base_url, free_port, raise_file_limit, why_not_listen
+from smspulse.simulator.behaviour import DEMO_BEHAVIOUR, DEMO_LONGEST_DELAY_S, DEMO_RATE, DEMO_TIME_SCALE
 from smspulse.supervisor import Child, Supervisor
 from smspulse.up_lock import UpLock
 from smspulse.upkeep import UpkeepSettings, check_regularly, keep_up
 
 DEMO_SOURCE: Final = "demo"
 OWN_SOURCE: Final = "mine"
-_DEMO_RATE: Final = 60.0
-_DEMO_TIME_SCALE: Final = 0.3
-_DEMO_LONGEST_DELAY_S: Final = 12.0
 _DEMO_GRACE_S: Final = 13.0
 _DEMO_LANDING_S: Final = 5.0
 _REFRESH_S: Final = 2.0
@@ -333,11 +331,11 @@ async def _traffic(url: str, truth: Path, seconds: float | None) -> None:
     seed = secrets.randbelow(1 << 20)
     await simulate(
         url,
-        stories(seed, None),
-        rate=_DEMO_RATE,
+        stories(seed, None, DEMO_BEHAVIOUR),
+        rate=DEMO_RATE,
         truth=truth,
-        time_scale=_DEMO_TIME_SCALE,
-        max_delay_s=_DEMO_LONGEST_DELAY_S,
+        time_scale=DEMO_TIME_SCALE,
+        max_delay_s=DEMO_LONGEST_DELAY_S,
         stop_after=None if seconds is None else max(seconds - _DEMO_GRACE_S - _DEMO_LANDING_S, 1),
         grace_s=_DEMO_GRACE_S,
     )

@@ -5,6 +5,9 @@ after a replay or a recovery it tells nothing twice, and forgets nothing.
 
 A failure of one device is no failure of its source: while a channel's alert fires, its messages say nothing about the
 source, unless the source's own fires already.
+
+A rise that stays ends as the new normal once. A wider unit that accepts it does so for the narrower ones within, and a
+source takes an accepted unit back into its baseline, so the same rise is not found again one level up or down.
 """
 
 from typing import Any, Final
@@ -15,7 +18,8 @@ from gateway.alerts import FAILURE_RATIO, NOT_PERMITTED, Alert, ChannelFailures,
 from gateway.records import message_key
 from gateway.statuses import FAILURES, Outcome
 from gateway.topics import ALERTS
-from streams.detector import DEFAULT_RATIO, Detector
+from streams.detector import Detector, Policy
+from streams.detector import Phase as DetectorPhase
 from streams.fold import Output
 
 _FAILURES: Final = frozenset(outcome.value for outcome in FAILURES)
@@ -24,7 +28,6 @@ _EXPIRED: Final = Outcome.EXPIRED.value
 _SAMPLES: Final = 5
 _KEPT: Final = 20  # failures; hardly any alert needs more before it fires
 _DAY_MS: Final = 86_400_000
-_FLEET_STRENGTH: Final = 100.0  # messages that the default counts for in a fleet's ratio
 
 
 class End(msgspec.Struct, array_like=True, gc=False):
@@ -60,6 +63,7 @@ class Watch(msgspec.Struct, gc=False):
     Attributes:
         detector: Of its ratio of failures.
         fired_at: When its alert fired, in milliseconds; None if none is on.
+        accepted_at: When a rise became the new normal last, in milliseconds; 0 if none did.
         recent: Messages that ended: those of a day ago count half.
         recent_at: When that was, in milliseconds.
         failures: sms_id and status id of the latest of the detector's failures.
@@ -71,6 +75,7 @@ class Watch(msgspec.Struct, gc=False):
 
     detector: Detector = msgspec.field(default_factory=Detector)
     fired_at: int | None = None
+    accepted_at: int = 0
     recent: float = 0.0
     recent_at: int = 0
     failures: list[tuple[int, int]] = msgspec.field(default_factory=list)
@@ -106,23 +111,24 @@ class Unit:
         return self.watch.detector.phase == "firing"
 
     def ended(
-        self, end: End, failed: bool, budget_days: float, fleet: "Unit", usual: float, channel: "Unit | None" = None
+        self, end: End, failed: bool, policy: Policy, fleet: "Unit", channel: "Unit | None" = None
     ) -> list[Output]:
         """Take the end of a message; return what is to be told.
 
         Args:
             end: The end.
             failed: Whether it is a failure.
-            budget_days: Days of one false alarm, on average.
-            fleet: The source.
-            usual: The ratio of failures of what it belongs to.
+            policy: Settings of detectors.
+            fleet: The source, which is its own.
             channel: The channel of the message, if the unit is a wider one.
         """
         watch = self.watch
         detector, before = watch.detector, watch.detector.phase
+        is_fleet = fleet.watch is watch
         # What the end of an alert drops is still told of it.
         count, failures = detector.count + 1, detector.failures + failed
-        phase = detector.take(failed, end.at, budget_days, usual)
+        judged = self._baseline(policy) if before == "firing" else {}
+        phase = detector.take(failed, end.at, policy, None if is_fleet else fleet.watch.detector)
         if failed:
             watch.failures = [*watch.failures, (end.sms_id, end.status_id)][-_KEPT:]
             if channel is not None:
@@ -130,49 +136,112 @@ class Unit:
             if before == "firing":
                 _count(watch.errors, end.status_id)
         if phase == before:
-            if not detector.count and watch.failures:
+            if not detector.count and watch.failures and phase != "learning":
                 watch.failures, watch.origins = [], []
             return []
+        return self._changed(before, count, failures, judged, end.at, policy, fleet)
+
+    def accept(self, at: int, policy: Policy, fleet: "Unit") -> list[Output]:
+        """End the alert on failures that fires: what was seen since is the new normal.
+
+        Args:
+            at: When, in milliseconds.
+            policy: Settings of detectors.
+            fleet: The source.
+        """
+        detector = self.watch.detector
+        count, failures, judged = detector.count, detector.failures, self._baseline(policy)
+        detector.accept(policy, fleet.watch.detector)
+        return self._changed("firing", count, failures, judged, at, policy, fleet)
+
+    def _changed(
+        self,
+        before: DetectorPhase,
+        count: int,
+        failures: int,
+        judged: dict[str, Any],
+        at: int,
+        policy: Policy,
+        fleet: "Unit",
+    ) -> list[Output]:
+        """Return what is told when the detector's phase has changed.
+
+        Args:
+            before: The phase before.
+            count: Messages since the rise began, the last one among them.
+            failures: Those of them that failed.
+            judged: What an alert that fired was judged by.
+            at: When the phase changed, in milliseconds.
+            policy: Settings of detectors.
+            fleet: The source.
+        """
+        watch, detector, phase = self.watch, self.watch.detector, self.watch.detector.phase
         told: Phase = "resolved" if phase == "quiet" else phase
+        resolution = ""
         if told == "firing":
-            watch.fired_at = end.at
-        if told != "resolved":
+            watch.fired_at = at
+        if told in {"pending", "firing"}:
             count, failures = detector.count, detector.failures
             watch.failures, watch.origins, watch.errors = watch.failures[-failures:], watch.origins[-failures:], {}
             for _, status_id in watch.failures:
                 _count(watch.errors, status_id)
-        output = self._told_of_ratio(told, end.at, count, failures, budget_days, fleet)
+        if before == "firing":
+            resolution = detector.resolution
+            if resolution == "new_normal":
+                watch.accepted_at = at
+        baseline = judged or self._baseline(policy)
+        output = self._ratio_output(told, at, count, failures, policy, fleet, baseline, resolution)
         if told == "resolved":
             watch.fired_at, watch.errors, watch.failures, watch.origins = None, {}, [], []
         return [output]
 
-    def repeated(self, at: int, budget_days: float, fleet: "Unit") -> Output:
+    def repeated(self, at: int, policy: Policy, fleet: "Unit") -> Output:
         """Return the alert that fires, with the evidence of now.
 
         Args:
             at: When, in milliseconds.
-            budget_days: Days of one false alarm, on average.
+            policy: Settings of detectors.
             fleet: The source.
         """
-        detector = self.watch.detector
-        return self._told_of_ratio("firing", at, detector.count, detector.failures, budget_days, fleet)
+        detector, baseline = self.watch.detector, self._baseline(policy)
+        return self._ratio_output("firing", at, detector.count, detector.failures, policy, fleet, baseline)
 
-    def _told_of_ratio(
-        self, phase: Phase, at: int, count: int, failures: int, budget_days: float, fleet: "Unit"
+    def _ratio_output(
+        self,
+        phase: Phase,
+        at: int,
+        count: int,
+        failures: int,
+        policy: Policy,
+        fleet: "Unit",
+        baseline: dict[str, Any],
+        resolution: str = "",
     ) -> Output:
+        """Return the record of the alert on the ratio of failures."""
         watch, detector = self.watch, self.watch.detector
         samples = [sms_id for sms_id, _ in watch.failures]
         evidence = {
             "since": detector.since,
             "count": count,
             "failures": failures,
-            "baseline": detector.baseline if detector.known else None,
-            "known": round(detector.known),
-            "bound": detector.bound,
             "errors": watch.errors,
             "by_channel": _by_channel(watch.origins),
-        }
-        return self._told(FAILURE_RATIO, phase, at, watch.fired_at, samples, evidence, budget_days, fleet)
+            "resolution": resolution,
+        } | baseline
+        return self._told(FAILURE_RATIO, phase, at, watch.fired_at, samples, evidence, policy.budget_days, fleet)
+
+    def _baseline(self, policy: Policy) -> dict[str, Any]:
+        """Return what the ratio of failures is judged by."""
+        detector = self.watch.detector
+        baseline: float | None = detector.baseline
+        if detector.known < policy.learn_messages:
+            # It has learnt too little of its own: its fleet's is what it is compared with, if that is known.
+            baseline = detector.usual or None
+        return {"baseline": baseline, "known": round(detector.known), "bound": detector.bound}
+
+    def is_within_accepted(self, wider: "Unit") -> bool:
+        """Whether its alert fires, and a wider unit has accepted the rise since it fired."""
+        return self.is_firing and wider.watch.accepted_at > (self.watch.fired_at or 0)
 
     def permitted(self, end: End, budget_days: float, fleet: "Unit") -> list[Output]:
         """Take the end of a message as to whether it was permitted; return what is to be told."""
@@ -204,16 +273,11 @@ class Unit:
     def origin(self, fleet: "Unit") -> tuple[int | None, int | None, float]:
         """Return device, channel and share of the source's messages, of a channel."""
         device_id, channel_id = self._of
-        return device_id, channel_id, self._share(fleet)
+        return device_id, channel_id, self.share_of(fleet)
 
-    def _share(self, fleet: "Unit") -> float:
+    def share_of(self, fleet: "Unit") -> float:
+        """Return its part of the messages of its source, of the last days, 0 to 1."""
         return min(self.watch.recent / fleet.watch.recent, 1.0)
-
-    @property
-    def ratio(self) -> float:
-        """The usual ratio of failures of a fleet, of which a short past tells little."""
-        known, failed = self.watch.detector.known, self.watch.detector.failed
-        return (_FLEET_STRENGTH * DEFAULT_RATIO + failed) / (_FLEET_STRENGTH + known)
 
     def _told(
         self,
@@ -240,7 +304,7 @@ class Unit:
             fired_at=fired_at,
             resolved_at=at if phase == "resolved" else None,
             samples=[message_key(self._source, sms_id).decode() for sms_id in samples[-_SAMPLES:]],
-            share=self._share(fleet),
+            share=self.share_of(fleet),
             budget_days=budget_days,
             **evidence,
         )
@@ -262,7 +326,7 @@ def _count(errors: dict[str, int], status_id: int) -> None:
     errors[str(status_id)] = errors.get(str(status_id), 0) + 1
 
 
-def ended(ends: list[End], channel: Unit, device: Unit | None, source: Unit, budget_days: float) -> list[Output]:
+def ended(ends: list[End], channel: Unit, device: Unit | None, source: Unit, policy: Policy) -> list[Output]:
     """Take ends of messages of one channel; return what is to be told.
 
     Each message counts once: not when it comes to another end, and not when it expires, which is no report.
@@ -272,29 +336,48 @@ def ended(ends: list[End], channel: Unit, device: Unit | None, source: Unit, bud
         channel: The channel.
         device: Its device, if that has several channels.
         source: Its source.
-        budget_days: Days of one false alarm of each unit, on average.
+        policy: Settings of the detectors of all units.
     """
     ends = [end for end in ends if not end.again and end.outcome != _EXPIRED]
     if not ends:
         return []
     told: list[Output] = []
+    narrow = [channel] if device is None else [device, channel]
     wider = [source] if device is None else [device, source]
-    for unit in (channel, *wider):
+    for unit in (*narrow, source):
         unit.watch.seen(ends[-1].at, len(ends))
-    usual = source.ratio
-    narrower = [channel] if device is None else [channel, device]
     for end in ends:
         failed = end.outcome in _FAILURES
-        before = [unit.is_firing for unit in narrower]
+        before = [unit.is_firing for unit in narrow]
         were_firing = [unit for unit in wider if unit.is_firing]
         if failed or channel.watch.denied is not None:
-            told += channel.permitted(end, budget_days, source)
-        told += channel.ended(end, failed, budget_days, source, usual)
+            told += channel.permitted(end, policy.budget_days, source)
+        told += channel.ended(end, failed, policy, source)
         if device is not None:
-            told += device.ended(end, failed, budget_days, source, usual, channel)
-        if source.is_firing or not (channel.is_firing or (device is not None and device.is_firing)):
-            told += source.ended(end, failed, budget_days, source, DEFAULT_RATIO, channel)
-        if before != [unit.is_firing for unit in narrower]:
+            told += device.ended(end, failed, policy, source, channel)
+        if source.is_firing or not any(unit.is_firing for unit in narrow):
+            told += source.ended(end, failed, policy, source, channel)
+        if any(before):
+            accepted = next((unit for unit in narrow if unit.watch.accepted_at == end.at), None)
+            told += _accept_within(end.at, channel, device, source, policy)
+            if accepted is not None and not any(unit.is_firing for unit in narrow):
+                _include(accepted, source, policy)
+        if before != [unit.is_firing for unit in narrow]:
             # Whether a phone explains them can be said now, or no longer.
-            told += [unit.repeated(end.at, budget_days, source) for unit in were_firing if unit.is_firing]
+            told += [unit.repeated(end.at, policy, source) for unit in were_firing if unit.is_firing]
     return told
+
+
+def _accept_within(at: int, channel: Unit, device: Unit | None, source: Unit, policy: Policy) -> list[Output]:
+    """Accept the rise of narrower units when a wider one has accepted it since they fired; return what is told."""
+    told: list[Output] = []
+    if device is not None and device.is_within_accepted(source):
+        told += device.accept(at, policy, source)
+    if channel.is_within_accepted(source) or (device is not None and channel.is_within_accepted(device)):
+        told += channel.accept(at, policy, source)
+    return told
+
+
+def _include(unit: Unit, source: Unit, policy: Policy) -> None:
+    """Take a unit whose rise has just become the new normal back into the baseline of its source."""
+    source.watch.detector.include(unit.watch.detector.accepted, unit.share_of(source), policy)

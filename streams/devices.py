@@ -24,6 +24,7 @@ from gateway.statuses import ENDS, FAILURES, Outcome
 from gateway.topics import ACTIVITY
 from streams import alerts
 from streams.alerts import End, Unit, Watch
+from streams.detector import Policy
 from streams.fold import Output, Outputs, Record, dead_letter
 from streams.lifecycle import Version
 
@@ -143,17 +144,18 @@ class DeviceFold:
     `incoming`; the number of messages by `open` and each outcome; `last_outcome`, `last_status_id` and `last_ended_at`
     of the message that ended last; `errors`, how often each status id ended a message with a failure; `gaps`, the
     rhythm of arrival: how often nothing came for less than 1 s, and for 1 to 2, 2 to 4, 4 to 8 ... seconds; and
-    `watch`, see `streams.alerts.Watch`. A device's and a source's own have `source`, `watch`, and for a device
+    `watch`, see `streams.alerts.Watch`, whose detector says in `phase` whether it still learns. A device's and a
+    source's own have `source`, `watch`, and for a device
     `device_id` and `channels`, those that it was seen with.
 
     Args:
         load: Returns the stored state of a key.
-        budget_days: Days of one false alarm of each channel, device and source, on average.
+        policy: Settings of the detectors of each channel, device and source.
     """
 
-    def __init__(self, load: Callable[[bytes], bytes | None], budget_days: float) -> None:
+    def __init__(self, load: Callable[[bytes], bytes | None], policy: Policy) -> None:
         self._load = load
-        self._budget_days = budget_days
+        self._policy = policy
 
     def run(self, run: Sequence[Record]) -> Outputs:
         """Fold activity, in its order."""
@@ -193,7 +195,7 @@ class DeviceFold:
             Unit(device["watch"], source, device_id) if len(device["channels"]) > 1 else None,
             Unit(fleet["watch"], source, part=partition),
         )
-        return alerts.ended(activity.ends, *units, self._budget_days)
+        return alerts.ended(activity.ends, *units, self._policy)
 
     def _state(
         self, states: dict[bytes, dict[str, Any]], key: bytes, make: Callable[[], dict[str, Any]]
@@ -203,7 +205,7 @@ class DeviceFold:
             stored = self._load(key)
             if stored:
                 state = orjson.loads(stored)
-                state["watch"] = msgspec.convert(state.get("watch", {}), Watch)
+                state["watch"] = _watch(state.get("watch", {}))
             else:
                 state = make()
             states[key] = state
@@ -219,6 +221,16 @@ class DeviceFold:
 
     def forget_cache(self) -> None:
         """Do nothing: there is none."""
+
+
+def _watch(stored: dict[str, Any]) -> Watch:
+    """Return what is stored of a unit. Earlier versions stored less of its detector."""
+    watch = msgspec.convert(stored, Watch)
+    detector = watch.detector
+    if detector.phase == "firing" and not detector.fired_at:
+        detector.fired_at = watch.fired_at or detector.since
+        detector.risen, detector.risen_failed = float(detector.count), float(detector.failures)
+    return watch
 
 
 def _read(value: bytes | None) -> Activity:

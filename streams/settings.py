@@ -1,10 +1,31 @@
 """Settings of the stream worker."""
 
+import re
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from streams.detector import Policy
+
+_RELEARN_AFTER: Final = re.compile(r"([1-9]\d*)\s*,\s*(\d+(?:\.\d+)?)([dh])")
+_UNITS_MS: Final = {"d": 86_400_000, "h": 3_600_000}
+
+
+def parse_relearn_after(text: str) -> tuple[int, int] | None:
+    """Read `500,7d`: messages, and milliseconds; None for `never`.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if text.strip() == "never":
+        return None
+    found = _RELEARN_AFTER.fullmatch(text.strip())
+    if found is None:
+        msg = f"relearn_after is {text!r}: write messages and days or hours, such as 500,7d or 500,36h, or never"
+        raise ValueError(msg)
+    return int(found[1]), int(float(found[2]) * _UNITS_MS[found[3]])
 
 
 class StreamSettings(BaseSettings):
@@ -40,6 +61,18 @@ class StreamSettings(BaseSettings):
     false_alarm_days: float = Field(
         30, gt=0, description="Days between two false alarms of a channel, a device or a source, on average."
     )
+    learn_messages: int = Field(
+        200,
+        ge=0,
+        le=10_000,
+        description="Messages that a new channel, device or source learns from before its failures are judged. Until "
+        "then only near-total failure and messages that are not permitted fire.",
+    )
+    relearn_after: str = Field(
+        "500,7d",
+        description="When a rise of failures that stays becomes the new normal: messages since it began, and days (d) "
+        "or hours (h) since its alert fired, both. `never` keeps the alert until the failures are back.",
+    )
     clock_interval_s: float = Field(5, gt=0, description="Seconds between two looks at what is due.")
     max_batch: int = Field(12_000, ge=1, description="Records of all partitions taken up at once.")
     cache_messages: int = Field(10_000, ge=0, description="Messages a partition keeps decoded in memory.")
@@ -51,4 +84,11 @@ class StreamSettings(BaseSettings):
         if self.forget_after_h <= self.expire_after_h:
             msg = "forget_after_h must be more than expire_after_h: what is forgotten cannot expire"
             raise ValueError(msg)
+        parse_relearn_after(self.relearn_after)
         return self
+
+    @property
+    def detector_policy(self) -> Policy:
+        """The settings of all detectors."""
+        messages, milliseconds = parse_relearn_after(self.relearn_after) or (None, 0)
+        return Policy(self.false_alarm_days, self.learn_messages, messages, milliseconds)

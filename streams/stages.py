@@ -43,7 +43,7 @@ def _message_fold(load: Load, settings: StreamSettings) -> Fold:
 
 
 def _device_fold(load: Load, settings: StreamSettings) -> Fold:
-    return DeviceFold(load, settings.false_alarm_days)
+    return DeviceFold(load, settings.detector_policy)
 
 
 # Kafka answers a commit before it is through with it. The partition's next transaction is put off until then, and asks

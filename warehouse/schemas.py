@@ -306,7 +306,7 @@ ALERTS_SCHEMA: Final = pa.schema(
     [
         _field("alert_id", pa.string(), "Identity of the alert, the same whenever it comes again."),
         _field("kind", pa.string(), "failure_ratio or another that has a runbook."),
-        _field("phase", pa.string(), "pending, firing or resolved."),
+        _field("phase", pa.string(), "learning, pending, firing or resolved."),
         _field("scope", pa.string(), "What it is about: channel, device, source or pipeline."),
         _field("source", pa.string(), "Gateway account; * of all."),
         _field("device_id", pa.int64(), "Phone, by the gateway's id; null where the alert is not about one."),
@@ -339,6 +339,7 @@ ALERTS_SCHEMA: Final = pa.schema(
             ),
             "Latest failures by channel, with its share of the source's messages, of a device's or a source's alert.",
         ),
+        _field("resolution", pa.string(), "Why it was resolved: recovered, or new_normal; empty where nothing says."),
         *_POSITION,
     ]
 )

@@ -40,7 +40,7 @@ VIEWS: Final = (
     *("delivery_hourly", "delivery_daily", "delivery_by_device", "delivery_by_prefix", "latency_hourly"),
     *("delivery_now", "devices_now", "outcomes_by_minute", "latency_now"),
     *("failure_reasons", "funnel", "stuck_messages", "device_health", "conversations", "webhook_quality"),
-    *("alerts", "deadletters", "rebuild_differences", "quality_history", "quality", "freshness"),
+    *("alerts", "failure_detectors", "deadletters", "rebuild_differences", "quality_history", "quality", "freshness"),
 )
 """Every view; each stands after those that it reads."""
 

@@ -10,6 +10,7 @@ from typing import Final
 from gateway.alerts import Alert, decode
 from gateway.statuses import FAILURES
 from streams.alerts import End, Unit, Watch, ended
+from streams.detector import Policy
 from warehouse.read import open_warehouse, retried
 
 _FAILED: Final = frozenset(outcome.value for outcome in FAILURES)
@@ -68,12 +69,12 @@ def past(data: Path, since: datetime | None) -> Iterator[Ended]:
             rows = connection.fetchmany(_BATCH)
 
 
-def backtest(messages: Iterable[Ended], budget_days: float, threshold: float) -> Backtest:
+def backtest(messages: Iterable[Ended], policy: Policy, threshold: float) -> Backtest:
     """Run the detectors, as the stream does but for the order of messages that end at the same time.
 
     Args:
         messages: How they ended.
-        budget_days: Days of one false alarm of each unit, on average.
+        policy: Settings of the detectors. Each unit begins to learn with its first message here.
         threshold: Ratio of failures that a rule on fifteen minutes would have.
     """
     watches: dict[tuple[str | int | None, ...], Watch] = {}
@@ -91,7 +92,7 @@ def backtest(messages: Iterable[Ended], budget_days: float, threshold: float) ->
         known = channels.setdefault((source, device_id), set())
         known.add(channel_id)
         device = unit(source, device_id) if len(known) > 1 else None
-        told = ended([end], unit(source, device_id, channel_id), device, unit(source), budget_days)
+        told = ended([end], unit(source, device_id, channel_id), device, unit(source), policy)
         changes += [decode(output.value or b"") for output in told]
         window = windows.setdefault((source, device_id, channel_id), _Ratio(threshold))
         if window.goes_over(end.outcome in _FAILED, end.at):

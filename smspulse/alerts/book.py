@@ -29,6 +29,10 @@ _OF_A_CAUSE: Final = {FAILURE_RATIO, NOT_PERMITTED, DEVICE_DOWN}
 _MOST: Final = 0.5
 CAUSE_WAIT_S: Final = 600.0
 _MOMENT_MS: Final = 30_000
+_ENDED: Final = {
+    "recovered": "recovered: the failures are back at what is usual",
+    "new_normal": "new normal: the failures stayed, and are the baseline from now on",
+}
 _CRITICAL: Final = {FAILURE_RATIO, NOT_PERMITTED, SILENT, PIPELINE, QUALITY_CHECK}
 
 
@@ -178,6 +182,9 @@ def summary(alert: Alert) -> str:
     if alert.kind == NOT_PERMITTED:
         return f"{subject(alert)}: messages are not permitted"
     ratio = alert.failures / alert.count if alert.count else 0.0
+    if alert.resolution == "new_normal":
+        before = f", {alert.baseline:.1%} was usual" if alert.baseline is not None else ""
+        return f"{subject(alert)}: new normal, {ratio:.0%} of messages fail{before}"
     usual = f", {alert.baseline:.1%} is usual" if alert.baseline is not None else ""
     cause = cause_text(alert)
     return f"{subject(alert)}: {ratio:.0%} of messages fail{usual}" + (f"; {cause}" if cause else "")
@@ -199,6 +206,8 @@ def evidence(alert: Alert) -> dict[str, str]:
     )
     found["cause"] = cause_text(alert)
     found["samples"] = ", ".join(alert.samples)
+    if alert.resolution:
+        found["ended"] = _ENDED[alert.resolution]
     if alert.scope != "pipeline":
         found["share"] = f"{alert.share:.0%} of the source's messages"
     return {name: text for name, text in found.items() if text}

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ from smspulse.alerts.silences import Silences
 from smspulse.alerts.ways import Alertmanager, Apprise, WayOutError, Webhook
 from warehouse.read import open_warehouse, rows
 
+_NAMED: Final = 5  # of those that learn
 _TIMES: Final = ("since", "fired_at", "resolved_at")
 
 
@@ -69,13 +71,41 @@ def show(data: Path, console: Console, *, everything: bool, cause_wait_s: float 
     for alert in found:
         if not everything and alert.phase != "firing":
             continue
-        mark = Text("resolved")
+        mark = Text("new normal" if alert.resolution == "new_normal" else "resolved")
         if alert.phase == "firing":
             is_inhibited = book.is_inhibited(alert, now)
             mark = Text("firing", "red") if not is_inhibited else Text("inhibited")
             mark = Text("silenced") if alert.id in silenced else mark
         table.add_row(mark, alert.id, summary(alert), _when(alert.fired_at), _when(alert.resolved_at))
     console.print(table if table.row_count else "no alert fires" if not everything else "no alert has ever fired")
+    show_learning(learning(data), console)
+
+
+def learning(data: Path) -> list[dict[str, Any]]:
+    """Return the rows of `failure_detectors` that still learn what is usual.
+
+    Raises:
+        NoWarehouseError: Nothing has landed yet.
+    """
+    sql = (
+        "FROM failure_detectors WHERE state = 'learning' ORDER BY source, device_id NULLS FIRST, channel_id NULLS FIRST"
+    )
+    with open_warehouse(data) as connection:
+        return rows(connection, sql)
+
+
+def show_learning(found: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print which channels, devices and sources still learn what is usual."""
+    if not found:
+        return
+    names = [str(row["alert_id"]).partition(":")[2] for row in found]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    console.print(
+        f"learning what is usual: {', '.join(names[:_NAMED])}{more}. Until then only near-total failure fires, and "
+        "messages that are not permitted",
+        highlight=False,
+        markup=False,
+    )
 
 
 def explain(data: Path, console: Console, id_: str) -> None:

@@ -155,6 +155,10 @@ def test() -> None:
     help="Days of one false alarm, on average.",
 )
 @click.option(
+    "--learn", type=click.IntRange(0), default=200, show_default=True, help="Messages that a new unit learns from."
+)
+@click.option("--relearn-after", default="500,7d", show_default=True, help="When a rise is the new normal, or `never`.")
+@click.option(
     "--threshold",
     type=FiniteFloat(0, 1),
     default=0.2,
@@ -162,10 +166,19 @@ def test() -> None:
     help="Ratio of failures of the rule next to it.",
 )
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Also draw it: .svg, .png or .html.")
-def backtest(data: Path, since: datetime | None, budget: float, threshold: float, picture: Path | None) -> None:
+def backtest(
+    data: Path,
+    since: datetime | None,
+    budget: float,
+    learn: int,
+    relearn_after: str,
+    threshold: float,
+    picture: Path | None,
+) -> None:
     """Run the detectors over the past: which alerts would have come, beside the ratio of fifteen minutes.
 
-    These are failure_ratio and not_permitted; the other kinds are named, and not run.
+    These are failure_ratio and not_permitted; the other kinds are named, and not run. Each channel, device and source
+    begins to learn with its first message there.
 
     \b
     smspulse alerts backtest --since 2026-11-01 --budget 7 --picture alerts.svg
@@ -173,8 +186,15 @@ def backtest(data: Path, since: datetime | None, budget: float, threshold: float
     from smspulse.alerts.backtest import backtest as run
     from smspulse.alerts.backtest import past
     from smspulse.alerts.shown import draw_backtest, show_backtest
+    from streams.detector import Policy
+    from streams.settings import parse_relearn_after
 
-    found = run(past(data, since.replace(tzinfo=UTC) if since else None), budget, threshold)
+    try:
+        messages, milliseconds = parse_relearn_after(relearn_after) or (None, 0)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    policy = Policy(budget, learn, messages, milliseconds)
+    found = run(past(data, since.replace(tzinfo=UTC) if since else None), policy, threshold)
     show_backtest(found, make_console(soft_wrap=True))
     if picture:
         draw_backtest(found, picture)

@@ -76,6 +76,7 @@ def status(data: Path, broker: str, host: str | None, port: int | None, form: st
 
 
 def _show(found: dict[str, Any], console: Console) -> None:
+    from smspulse.alerts.shown import show_learning
     from smspulse.timeline import duration
 
     def percent(value: float | None) -> str:
@@ -108,6 +109,7 @@ def _show(found: dict[str, Any], console: Console) -> None:
         console.print(f"the warehouse cannot be read: {found['unreadable']}", style="red")
     for alert in found["alerts"]:
         console.print(Text.assemble(("firing", "red"), visible_line(f" {alert['alert_id']}")))
+    show_learning(found["learning"], console)
 
 
 @click.command()

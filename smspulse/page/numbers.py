@@ -33,6 +33,7 @@ _KEPT: Final = {
         WHERE received_at > now() - INTERVAL 24 HOUR GROUP BY reason ORDER BY records DESC, reason
     """,
     "alerts": "FROM alerts WHERE is_firing ORDER BY fired_at DESC, alert_id",
+    "learning": "SELECT source, device_id FROM failure_detectors WHERE state = 'learning'",
     "checks": "SELECT expectation, severity, success, observed, checked_at FROM quality ORDER BY expectation",
     "sources": "SELECT DISTINCT source FROM held ORDER BY source",
 }
@@ -88,6 +89,7 @@ class Numbers:
             "deadletters": [],
             "sources": [],
             "alerts": [],
+            "learning": [],
             "checks": [],
         } | self._pipeline()
         connection = None

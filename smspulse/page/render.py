@@ -65,7 +65,7 @@ def content(numbers: Numbers, choice: Choice) -> str:
                     "mostly failed by",
                     "alert",
                 ),
-                (_device(row, kept["alerts"]) for row in devices),
+                (_device(row, kept["alerts"], kept["learning"]) for row in devices),
             ),
             _table(
                 "Latency between reports, 24 hours",
@@ -146,8 +146,12 @@ def _delivery(rows: Sequence[Row]) -> str:
     return f'<p class="verdict">{said}</p>{table}'
 
 
-def _device(row: Row, alerts: Sequence[Row]) -> tuple[Any, ...]:
-    fires = any((alert["source"], alert["device_id"]) == (row["source"], row["device_id"]) for alert in alerts)
+def _device(row: Row, alerts: Sequence[Row], learning: Sequence[Row]) -> tuple[Any, ...]:
+    def is_of(found: Row) -> bool:
+        return bool((found["source"], found["device_id"]) == (row["source"], row["device_id"]))
+
+    state = "learning" if any(map(is_of, learning)) else ""
+    state = "firing" if any(map(is_of, alerts)) else state
     return (
         f"{row['device_id']} ({row['source']})",
         f"{row['attempted']:,}",
@@ -155,7 +159,7 @@ def _device(row: Row, alerts: Sequence[Row]) -> tuple[Any, ...]:
         _interval(row, "delivered_per_ended"),
         f"{row['last_seen_at'].astimezone(UTC):%d %b %H:%M}",
         row["top_failure"] or "",
-        "firing" if fires else "",
+        state,
     )
 
 

@@ -118,3 +118,12 @@ def _check_rate(name: str, rate: float) -> None:
     if not 0 <= rate <= 1:
         msg = f"rate {name} is {rate}: use a share from 0 to 1"
         raise SettingError(msg)
+
+
+# One message that is not permitted makes an alert, and ends it with the next that is: healthy phones have none.
+DEMO_BEHAVIOUR: Final = Behaviour(failure_mix=((8, 0.5), (9, 0.2), (10, 0.2), (11, 0.02), (12, 0.08)))
+"""The gateway of `smspulse up --demo`: one of its phones is sick."""
+DEMO_RATE: Final = 60.0
+"""Stories a second."""
+DEMO_TIME_SCALE: Final = 0.3
+DEMO_LONGEST_DELAY_S: Final = 12.0

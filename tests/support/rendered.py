@@ -19,12 +19,12 @@ from gateway.alerts import encode
 from notebooks.report import write
 from smspulse.alerts.backtest import backtest, past
 from smspulse.simulator.behaviour import Behaviour
+from streams.detector import Policy
 from warehouse import landing
 from warehouse.quality import keep
 from warehouse.read import query
 
 FOLDER = ROOT / "docs" / "notebooks"
-_BUDGET_DAYS = 30
 _WELL = Behaviour(
     failing=0.03, resends=0, resends_new_id=0, failure_mix=((8, 0.5), (9, 0.25), (10, 0.25)), unhealthy=()
 )
@@ -33,7 +33,7 @@ _ILL = replace(_WELL, unhealthy=((8003, 0.5),))
 
 def land_alerts(data: Path) -> None:
     """Land the alerts that follow from the messages of a data folder."""
-    changes = backtest(past(data, None), _BUDGET_DAYS, 0.1).changes
+    changes = backtest(past(data, None), Policy(), 0.1).changes
     told = [
         MadeRecord(topics.ALERTS, 0, offset, change.changed_at, change.id.encode(), encode(change), [])
         for offset, change in enumerate(changes)

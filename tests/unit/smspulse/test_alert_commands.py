@@ -19,15 +19,18 @@ from rich.console import Console
 from warehouse_records import NOON, alert, at, moment, version
 
 from gateway.alerts import KINDS, WATCHED, Alert, decode
+from smspulse import status
 from smspulse.alerts.backtest import backtest, past
-from smspulse.alerts.book import Book, summary
+from smspulse.alerts.book import Book, evidence, summary
 from smspulse.alerts.sender import AlertmanagerState, Moment, Told, to_alertmanager, to_webhook
 from smspulse.alerts.settings import AlertSettings
 from smspulse.alerts.shown import NoSuchAlertError, PictureError, draw_backtest, explain, show, show_backtest, try_ways
 from smspulse.alerts.silences import SilenceError, Silences
 from smspulse.alerts.ways import Alertmanager, Apprise, WayOutError, WayOutGone, Webhook
 from smspulse.cli import cli
+from streams.detector import Policy
 from warehouse import landing, views
+from warehouse.read import query
 
 SECRET = base64.b64encode(b"a secret of the receiver's").decode()
 
@@ -194,14 +197,14 @@ async def test_notifications_hold_texts_as_they_are(
     receiver: Receiver, session: aiohttp.ClientSession, form: str
 ) -> None:
     hostile = told(what="<b>x</b>\x1b[2J\n[red]y[/red]", errors={"<i>\x9b": 2})
-    way = Apprise(AlertSettings(apprise=receiver.url.replace("http", "json") + f"/?format={form}"))  # type: ignore[arg-type]
+    way = Apprise(AlertSettings(apprise=receiver.url.replace("http", "json") + f"/?format={form}"), 0)  # type: ignore[arg-type]
     await way.send(hostile)
     sent = await receiver.next()
     assert ("<i>" if form == "text" else "&lt;i&gt;") in sent["message"]
     settings = AlertSettings(webhook=receiver.url, alertmanager=receiver.url)
     await Webhook(session, settings).send(hostile)
     assert (await receiver.next())["data"]["summary"].endswith(r"<b>x</b>\x1b[2J\n[red]y[/red]")
-    await Alertmanager(session, settings).send([hostile], [])
+    await Alertmanager(session, settings, receiver.url).send([hostile], [], NOON / 1000)
     annotations = (await receiver.next())[0]["annotations"]
     assert annotations["errors"] == r"2 of <i>\x9b"
     assert not any(mark in json.dumps(sent, ensure_ascii=False) for mark in ("\x1b", "\x9b"))
@@ -408,7 +411,7 @@ def test_a_backtest_finds_what_the_stream_would_have_told(tmp_path: Path) -> Non
         for number, outcome in enumerate(outcomes)
     ]
     landing.land(tmp_path, 0, landed)
-    found = backtest(past(tmp_path, None), 30, 0.2)
+    found = backtest(past(tmp_path, None), Policy(), 0.2)
     ((fired, resolved),) = found.episodes()
     assert (found.messages, fired.id, fired.failures, fired.since) == (
         372, "failure_ratio:acme:1:2", fired.count, at(60 * 300 - 86_400),
@@ -425,4 +428,38 @@ def test_a_backtest_finds_what_the_stream_would_have_told(tmp_path: Path) -> Non
     assert "acme:1:2" in (tmp_path / "alerts.html").read_text()
     with pytest.raises(PictureError, match="cannot be drawn"):
         draw_backtest(found, tmp_path / "alerts.doc")
-    assert backtest(past(tmp_path, moment(0)), 30, 0.2).messages == 0
+    assert backtest(past(tmp_path, moment(0)), Policy(), 0.2).messages == 0
+
+
+def test_a_rise_that_became_the_new_normal_says_so_wherever_alerts_are_read(data: Path) -> None:
+    ended = told(phase="resolved", resolution="new_normal", resolved_at=at(600))
+    assert summary(ended) == "source acme, device 1, channel 2: new normal, 75% of messages fail, 3.0% was usual"
+    assert evidence(ended)["ended"].startswith("new normal")
+    assert "ended" not in evidence(told())
+    landing.land(data, 3, [alert(3, "firing", fired_at=at(20), seconds=20)])
+    landing.land(data, 4, [alert(4, "resolved", fired_at=at(20), seconds=900, resolution="new_normal")])
+    listed = CliRunner().invoke(cli, ["alerts", "list", "--all", "--data", str(data)]).output
+    assert listed.count("new normal") == 2  # as the state of one of two episodes, and in its summary
+    explained = CliRunner().invoke(cli, ["alerts", "explain", "failure_ratio:acme:1:2", "--data", str(data)]).output
+    assert "the failures stayed, and are the baseline from now on" in explained
+    resolutions = query(data, "SELECT resolution FROM alerts WHERE alert_id LIKE '%:1:2' ORDER BY fired_at")
+    assert resolutions["resolution"].tolist() == ["", "new_normal"]
+
+
+def test_units_that_learn_are_listed_until_they_have_learnt(data: Path) -> None:
+    def listed() -> str:
+        return CliRunner().invoke(cli, ["alerts", "list", "--data", str(data)]).output
+
+    assert "learning" not in listed()
+    new = {"id": "failure_ratio:acme:9:0", "device_id": 9, "channel_id": 0, "fired_at": None, "count": 0, "failures": 0}
+    landing.land(data, 3, [alert(3, "learning", **new)])
+    assert "learning what is usual: acme:9:0. Until then only near-total failure fires" in listed()
+    assert [row["alert_id"] for row in status.look(data, "auto", port=1)["learning"]] == [new["id"]]
+    landing.land(data, 4, [alert(4, "resolved", seconds=60, **new)])
+    assert "learning" not in listed()
+    states = query(data, "SELECT alert_id, state FROM failure_detectors ORDER BY alert_id").values.tolist()
+    assert states == [
+        ["failure_ratio:acme:1:2", "quiet"],
+        ["failure_ratio:acme:3:1", "firing"],
+        ["failure_ratio:acme:9:0", "quiet"],
+    ]

@@ -12,8 +12,8 @@ import pytest
 
 from gateway.errors import SettingError, UnreadablePayload
 from gateway.payloads import IncomingMessage, StatusReport, parse
-from gateway.statuses import STATUSES, status_table
-from smspulse.simulator.behaviour import Behaviour, parse_shares
+from gateway.statuses import STATUSES, Outcome, status_table
+from smspulse.simulator.behaviour import DEMO_BEHAVIOUR, Behaviour, parse_shares
 from smspulse.simulator.spelling import MALFORMED
 from smspulse.simulator.stories import Part, Report, Story, stories, truth_after
 from smspulse.truth import Truth
@@ -270,3 +270,10 @@ def test_shares_are_read_from_text() -> None:
 def test_every_rate_says_what_it_is() -> None:
     assert all(field.metadata["help"] for field in fields(Behaviour) if field.name in Behaviour.rates())
     assert len(Behaviour.rates()) == sum(field.type is float for field in fields(Behaviour))
+
+
+def test_in_the_demo_no_message_is_not_permitted_for_one_of_them_is_an_alert() -> None:
+    told = [story.webhooks[-1].truth for story in islice(stories(3, None, DEMO_BEHAVIOUR), 5_000)]
+    outcomes = {truth.outcome for truth in told if truth}
+    assert {Outcome.NOT_SENT, Outcome.UNDELIVERED} <= outcomes
+    assert Outcome.NOT_PERMITTED not in outcomes

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.alerts import Alert, decode
 from gateway.topics import ACTIVITY, ALERTS
+from streams.detector import Policy
 from streams.devices import DeviceFold
 
 T0, MINUTE, KEPT = 1_760_000_000_000, 60_000, 20
@@ -31,7 +32,7 @@ class Fleet:
         end = [self._sms_id, status_id, outcome, T0 + self._sms_id * MINUTE, False]
         value = json.dumps(NOTHING | {"source": "gw", "device_id": phone, "channel_id": 1, "ends": [end]}).encode()
         record: Any = SimpleNamespace(topic=ACTIVITY, partition=0, offset=0, key=b"", value=value, headers=[])
-        outputs = DeviceFold(self._store.get, 30).run([record])
+        outputs = DeviceFold(self._store.get, Policy(30)).run([record])
         self._store |= {key: state or b"" for key, state, _ in outputs.states}
         self.alerts += [decode(each.value or b"") for each in outputs.others if each.topic == ALERTS]
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.alerts import Alert, decode
 from gateway.topics import ACTIVITY, ALERTS
+from streams.detector import Policy
 from streams.devices import DeviceFold
 from streams.fold import Outputs
 
@@ -48,7 +49,7 @@ class Devices:
         )
 
     def run(self, *records: Any) -> Outputs:
-        outputs = DeviceFold(self.store.get, 30).run(records)
+        outputs = DeviceFold(self.store.get, Policy()).run(records)
         self.store |= {key: value or b"" for key, value, _ in outputs.states}
         for each in outputs.others:
             assert each.topic == ALERTS
@@ -184,6 +185,144 @@ def test_how_records_are_spread_over_runs_does_not_matter(
 def test_a_run_that_is_repeated_tells_the_same(devices: Devices) -> None:
     """As after a transaction that was not committed: nothing is kept but what is stored."""
     record = devices.record(*[UNDELIVERED] * 10)
-    first, second = (DeviceFold(devices.store.get, 30).run([record]) for _ in range(2))
+    first, second = (DeviceFold(devices.store.get, Policy()).run([record]) for _ in range(2))
     assert first == second
     assert first.others
+
+
+def learning(devices: Devices) -> list[tuple[str, str]]:
+    return [(alert.id, alert.phase) for alert in devices.told if alert.kind == "failure_ratio" and not alert.fired_at]
+
+
+def test_a_new_unit_says_that_it_learns_and_when_it_has_learnt() -> None:
+    devices = Devices()
+    devices.end(DELIVERED)
+    assert learning(devices) == [("failure_ratio:gw:8001:1", "learning"), ("failure_ratio:gw:*:*", "learning")]
+    assert json.loads(devices.store[b"gw:8001:1"])["watch"]["detector"]["phase"] == "learning"
+    devices.told.clear()
+    devices.live(250)
+    assert learning(devices) == [("failure_ratio:gw:8001:1", "resolved"), ("failure_ratio:gw:*:*", "resolved")]
+    assert json.loads(devices.store[b"gw:8001:1"])["watch"]["detector"]["phase"] == "quiet"
+    assert devices.changes() == []
+
+
+def test_while_it_learns_a_message_that_is_not_permitted_still_fires_and_so_does_total_failure() -> None:
+    devices = Devices()
+    devices.end(DENIED)
+    assert devices.changes("not_permitted") == [("channel", "firing")]
+    devices = Devices()
+    devices.end(*[NO_SERVICE] * 30)
+    assert devices.changes()[0] == ("channel", "firing")
+    (alert,) = (each for each in devices.told if each.fired_at and each.scope == "channel")
+    assert alert.baseline is None
+    assert alert.errors == {"10": alert.count}
+
+
+def test_the_first_phone_of_several_that_was_bad_from_its_start_fires_alone_and_says_what_the_others_have() -> None:
+    devices, chance = Devices(), random.Random(7)
+    for _ in range(400):
+        for device in range(8001, 8006):
+            ratio = 0.5 if device == 8003 else 0.12
+            devices.end(UNDELIVERED if chance.random() < ratio else DELIVERED, device=device)
+    assert {alert.id for alert in devices.told if alert.fired_at} == {"failure_ratio:gw:8003:1"}
+    (alert,) = (each for each in devices.told if each.phase == "firing")
+    assert alert.count == 200
+    assert alert.since == T0 + 3 * MINUTE
+    assert alert.baseline == pytest.approx(0.12, abs=0.04)
+    assert alert.errors.keys() == {"8"}
+    assert alert.samples
+
+
+def test_a_rise_that_stays_is_told_once_by_whatever_it_is_about_and_its_source_does_not_find_it_again() -> None:
+    devices, chance = Devices(), random.Random(9)
+    for device in (8001, 8002):
+        devices.live(2_000, device=device, seed=device)
+    devices.told.clear()
+    for _ in range(9_000):
+        devices.end(UNDELIVERED if chance.random() < 0.6 else DELIVERED)
+        devices.end(UNDELIVERED if chance.random() < 0.03 else DELIVERED, device=8002)
+    assert devices.changes() == [("channel", "firing"), ("channel", "resolved")]
+    fired, resolved = (alert for alert in devices.told if alert.fired_at)
+    assert (fired.resolution, resolved.resolution) == ("", "new_normal")
+    assert resolved.resolved_at is not None
+    assert resolved.resolved_at - (resolved.fired_at or 0) >= 7 * 24 * 60 * MINUTE
+    assert resolved.failures / resolved.count == pytest.approx(0.6, abs=0.03)
+    assert resolved.baseline == fired.baseline
+    source = json.loads(devices.store[b"gw:*:*"])["watch"]["detector"]
+    assert source["failed"] / source["known"] == pytest.approx(0.3, abs=0.06)
+
+
+def test_when_a_device_has_a_new_normal_its_channels_have_it_too() -> None:
+    devices, chance = Devices(), random.Random(11)
+    for _ in range(20):
+        devices.live(50, channel=1, seed=chance.randrange(1000))
+        devices.live(50, channel=2, seed=chance.randrange(1000))
+    devices.live(1_000, device=8002)
+    devices.told.clear()
+    for _ in range(9_000):
+        devices.end(UNDELIVERED if chance.random() < 0.6 else DELIVERED, channel=chance.choice((1, 1, 1, 2)))
+        devices.end(UNDELIVERED if chance.random() < 0.03 else DELIVERED, device=8002)
+    told = [alert for alert in devices.told if alert.device_id == 8001 and alert.fired_at]
+    # The record of a device that fires is written again, with later evidence, when a channel of it fires or ends.
+    times = {(alert.id, alert.fired_at) for alert in told if alert.phase == "firing"}
+    fired = [id_ for id_, _ in times]
+    ended = {alert.id: alert for alert in told if alert.phase == "resolved"}
+    ids = [f"failure_ratio:gw:8001:{name}" for name in "*12"]
+    assert sorted(fired) == sorted(ended) == ids
+    assert {alert.resolution for alert in ended.values()} == {"new_normal"}
+    wider, *narrower = (ended[id_].changed_at for id_ in ids)
+    assert all(at - wider < 60 * MINUTE for at in narrower)
+
+
+OLD_DETECTOR = {
+    "known": 300.0, "failed": 0.0, "repeated": 0.0, "fresh": 3, "parts": [75.0, 0.0] * 4, "block": 50,
+    "block_at": T0 - 90_000 * MINUTE, "bound": 0.0107, "repeats": 0.0, "evidence": [0.0] * 6, "cusum": 2.0,
+    "since": T0 - 20_000 * MINUTE, "count": 15_000, "failures": 3_000, "repetitions": 0, "steep": 1.0,
+    "steep_since": 0, "steep_count": 0, "steep_failures": 0, "last_failed": False, "last_at": T0 - MINUTE,
+    "phase": "firing", "level": 0.05, "recovery": 1.0,
+}  # fmt: skip
+"""As the version before learning wrote it: an alert that never ended, of a card that always had 20 %."""
+
+
+def old_state(**detector: Any) -> bytes:
+    watch = {"detector": OLD_DETECTOR | detector, "fired_at": T0 - 20_000 * MINUTE, "recent": 10.0, "recent_at": T0}
+    watch |= {"failures": [[1, 8]], "errors": {"8": 3_000}, "denied": None}
+    counts = dict.fromkeys(("open", "delivered", "undelivered", "not_sent", "not_permitted", "expired"), 0)
+    return json.dumps(
+        {"source": "gw", "device_id": 8001, "channel_id": 1, "first_seen_at": None, "last_seen_at": None, "reports": 0}
+        | {"incoming": 0, "last_outcome": None, "last_status_id": None, "last_ended_at": None, "errors": {}}
+        | {"gaps": [0] * 24, "watch": watch}
+        | counts
+    ).encode()
+
+
+def test_an_alert_of_an_earlier_version_that_has_fired_for_long_ends_as_the_new_normal() -> None:
+    devices, chance = Devices(), random.Random(13)
+    devices.store[b"gw:8001:1"] = old_state()
+    for _ in range(300):
+        devices.end(UNDELIVERED if chance.random() < 0.2 else DELIVERED)
+    assert devices.changes() == [("channel", "resolved")]
+    assert devices.told[0].resolution == "new_normal"
+    detector = json.loads(devices.store[b"gw:8001:1"])["watch"]["detector"]
+    assert detector["phase"] == "quiet"
+    assert detector["failed"] / detector["known"] == pytest.approx(0.2, abs=0.05)
+
+
+def test_a_state_of_an_earlier_version_goes_on_with_what_it_had_learnt() -> None:
+    devices = Devices()
+    calm = {
+        "phase": "quiet",
+        "count": 0,
+        "failures": 0,
+        "cusum": 1.0,
+        "known": 5_000.0,
+        "failed": 150.0,
+        "bound": 0.036,
+    }
+    devices.store[b"gw:8001:1"] = old_state(**calm).replace(
+        b'"fired_at": %d' % (T0 - 20_000 * MINUTE), b'"fired_at": null'
+    )
+    devices.end(DELIVERED)
+    assert ("failure_ratio:gw:8001:1", "learning") not in learning(devices)
+    devices.end(*[UNDELIVERED] * 10)
+    assert ("channel", "firing") in devices.changes()

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.topics import ACTIVITY, DEADLETTERS
+from streams.detector import Policy
 from streams.devices import DeviceFold
 
 NOTHING = {"first_at": None, "last_at": None, "reports": 0, "incoming": 0, "counts": {}, "ends": []}
@@ -22,7 +23,7 @@ def record(**fields: Any) -> Any:
 def fold(*runs: list[Any]) -> dict[bytes, Any]:
     store: dict[bytes, bytes] = {}
     for run in runs:
-        store |= {key: value or b"" for key, value, _ in DeviceFold(store.get, 30).run(run).states}
+        store |= {key: value or b"" for key, value, _ in DeviceFold(store.get, Policy()).run(run).states}
     return {key: json.loads(value) for key, value in store.items()}
 
 
@@ -52,7 +53,7 @@ def test_channels_of_a_device_are_apart() -> None:
 def test_what_is_no_activity_is_a_dead_letter_and_the_rest_goes_on() -> None:
     broken = [record(), record(), record(), record(reports="1"), record(counts={"sent": 1}), record(first_at=1)]
     broken[0].value, broken[1].value, broken[2].value = b"{", b'{"source": "gw"}', None
-    outputs = DeviceFold({}.get, 30).run([*broken, record(reports=1)])
+    outputs = DeviceFold({}.get, Policy()).run([*broken, record(reports=1)])
     assert [(each.topic, dict(each.headers or [])["reason"]) for each in outputs.others] == [
         (DEADLETTERS, b"not_activity")
     ] * 6

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gateway.records import message_key
 from gateway.statuses import STATUSES
 from gateway.topics import ACTIVITY, DEADLETTERS, OUTCOMES, RAW
+from streams.detector import Policy
 from streams.devices import COUNTED, DeviceFold
 from streams.fold import Outputs
 from streams.lifecycle import Lifecycle
@@ -59,7 +60,7 @@ class Stream:
         activity = [
             SimpleNamespace(value=other.value, partition=0) for other in outputs.others if other.topic == ACTIVITY
         ]
-        states = DeviceFold(self.devices.get, 30).run(activity).states  # type: ignore[arg-type]
+        states = DeviceFold(self.devices.get, Policy()).run(activity).states  # type: ignore[arg-type]
         self.devices |= {key: value or b"" for key, value, _ in states}
         self.told += [json.loads(each.value or b"") for each in outputs.others if each.topic == OUTCOMES]
         self.dead += [each for each in outputs.others if each.topic == DEADLETTERS]
