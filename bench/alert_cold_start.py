@@ -142,8 +142,9 @@ def new_fleet(task: tuple[float, float, int, float, int]) -> tuple[int, float]:
         for output in ended([end], units[places[sms_id % _CHUNK]], None, source, policy):
             alert = decode(output.value or b"")
             if alert.phase == "firing":
-                alarms += 1
-                fired_at[alert.id] = at
+                # A source that fires is written again when a channel of it fires or ends.
+                alarms += alert.id not in fired_at
+                fired_at.setdefault(alert.id, at)
             elif alert.fired_at:
                 firing_ms += at - fired_at.pop(alert.id)
     until = _START_MS + days * DAY_MS
