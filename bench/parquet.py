@@ -11,8 +11,11 @@ from gateway.records import HEADER_INGEST_ID, HEADER_RECEIVED_AT, HEADER_SOURCE
 from gateway.topics import MESSAGES, RAW
 from smspulse.simulator.stories import stories
 from warehouse import views
+from warehouse.landing import file_name
+from warehouse.partition_log import PartitionLog
 from warehouse.schemas import BY_TOPIC, MESSAGES_SCHEMA, RAW_SCHEMA, Run
 
+INCARNATION = "bench"
 TOLD = 5_000
 """Stories that the simulator tells; more messages are copies of them."""
 
@@ -73,7 +76,7 @@ def fill_raw(data: Path, messages: int, days: int, end: date, devices: int = 300
             for partition in range(PARTITIONS):
                 folder = data / "raw" / f"date={today}"
                 folder.mkdir(parents=True, exist_ok=True)
-                path = folder / f"{RAW}+{partition}+{offsets[partition]:020d}.parquet"
+                path = folder / file_name(PartitionLog(RAW, partition, INCARNATION), offsets[partition])
                 columns = ", ".join(f'"{name}"' for name in RAW_SCHEMA.names)
                 rows = connection.execute(
                     f"""
@@ -81,7 +84,7 @@ def fill_raw(data: Path, messages: int, days: int, end: date, devices: int = 300
                         SELECT {columns} FROM (
                             SELECT * REPLACE (
                                 {offsets[partition]} + row_number() OVER (ORDER BY received_at) - 1 AS "offset",
-                                received_at AS recorded_at
+                                received_at AS recorded_at, '{INCARNATION}' AS incarnation
                             ) FROM told_today WHERE "partition" = {partition}
                         ) ORDER BY "offset"
                     ) TO {views.literal(str(path))} (FORMAT parquet, COMPRESSION zstd)
@@ -108,7 +111,7 @@ def fill_messages(data: Path) -> None:
             start = offsets.get(partition, 0)
             folder = data / "messages" / path.parent.name
             folder.mkdir(parents=True, exist_ok=True)
-            target = folder / f"{MESSAGES}+{partition}+{start:020d}.parquet"
+            target = folder / file_name(PartitionLog(MESSAGES, int(partition), INCARNATION), start)
             # Ended and not, the outcome of all but the last is of no matter to any query.
             rows = connection.execute(
                 f"""
@@ -118,7 +121,8 @@ def fill_messages(data: Path) -> None:
                             greatest(version + (outcome = 'expired')::INTEGER - 2 + step, 1) AS version,
                             first_seen_at + step * (last_seen_at - first_seen_at) / 2 AS recorded_at
                         ),
-                        false AS is_forgotten, '{MESSAGES}' AS topic, {partition}::INTEGER AS "partition",
+                        '{INCARNATION}' AS incarnation, false AS is_forgotten,
+                        '{MESSAGES}' AS topic, {partition}::INTEGER AS "partition",
                         {start} + row_number() OVER (ORDER BY first_seen_at, step) AS "offset"
                         FROM {views.literal(str(path))}, range(3) AS steps (step)
                     ) ORDER BY "offset"
