@@ -9,6 +9,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
+import duckdb
 import orjson
 import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -23,9 +24,10 @@ from ingest.accepted import ID_BYTES, accepted_ids
 from ingest.spool import spooled_ids
 from smspulse.lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
 from warehouse.incarnations import KafkaLogReader, locate
+from warehouse.landing import in_order_of_appearance
 from warehouse.read import open_warehouse, retried
 from warehouse.store import Folder
-from warehouse.views import covered
+from warehouse.views import covered, parquet
 
 SUITE: Final = "reconciliation"
 _TIMEOUT_S: Final = BROKER_PATIENCE_S
@@ -107,6 +109,16 @@ def _unlanded(kafka: KafkaSettings, data: Path, partitions: list[int]) -> list[T
     return [TopicPartition(position.log.topic, position.log.partition, position.offset) for position in found]
 
 
+def _newest_incarnation_began(connection: duckdb.DuckDBPyConnection, data: Path) -> datetime | None:
+    """Return since when the newest of several incarnations of sms.messages has records; None if there is but one."""
+    known = in_order_of_appearance(data, topics.MESSAGES)
+    if len(known) < 2:  # noqa: PLR2004 - there is no earlier one
+        return None
+    sql = f"SELECT min(recorded_at) FROM {parquet(data.resolve() / 'messages')} WHERE incarnation = ?"  # noqa: S608 - ours
+    row = retried(lambda: connection.execute(sql, [known[-1]]).fetchone())
+    return row[0] if row else None
+
+
 def _read(consumer: Consumer, starts: list[TopicPartition]) -> Iterator[Message]:
     """Yield the records from `starts` to where each partition ends."""
     consumer.assign(starts)
@@ -167,6 +179,9 @@ def measure(
     sql = files("smspulse").joinpath("reconcile.sql").read_text("utf-8")
     moments = {"since": since, "until": now - timedelta(seconds=settings.max_waiting_s), "told_since": asked.since}
     with open_warehouse(data) as connection:
+        if began := _newest_incarnation_began(connection, data):
+            # Outcomes of messages of before were lost with the topics that Kafka lost.
+            moments["told_since"] = max(asked.since, began)
         connection.register("accepted", pa.concat_tables([accepted.empty_table(), *parts]))
         connection.register("spooled", pa.table([spooled], names=["id"]))
         connection.register("waiting", asked.waiting)
