@@ -48,7 +48,12 @@ class Endpoint:
     @property
     def is_running(self) -> bool:
         """Whether it answers now."""
-        return is_alive(self.pid) and get(self.host, self.port, "/metrics", tls=self.tls) is not None
+        return self.read_metrics() is not None
+
+    def read_metrics(self) -> str | None:
+        """Return the text of its `/metrics`; None if it does not answer."""
+        answer = get(self.host, self.port, "/metrics", tls=self.tls) if is_alive(self.pid) else None
+        return None if answer is None else answer[1].decode(errors="replace")
 
 
 def announce(data: Path, name: str, port: int, host: str = LOOPBACK, *, tls: bool = False) -> None:

@@ -14,6 +14,7 @@ from smspulse.processes import LOOPBACK
 from smspulse.up import NoBrokerError, kafka_settings
 from streams.settings import StreamSettings
 from warehouse.errors import NoWarehouseError
+from warehouse.metrics import BLOCKED_METRIC
 from warehouse.read import open_warehouse, rows
 from warehouse.schemas import BY_TOPIC
 from warehouse.settings import LanderSettings
@@ -64,9 +65,14 @@ def _announced(data: Path) -> Iterator[dict[str, Any]]:
     for endpoint in announced(data):
         if endpoint.name == INGEST:
             continue
-        ok = endpoint.is_running
-        what = f"process {endpoint.pid}, /metrics at {endpoint.host}:{endpoint.port}" if ok else "does not run"
-        yield {"name": endpoint.name, "ok": ok, "what": what}
+        metrics = endpoint.read_metrics()
+        what = f"process {endpoint.pid}, /metrics at {endpoint.host}:{endpoint.port}"
+        is_blocked = metrics is not None and f"\n{BLOCKED_METRIC} 1.0" in metrics
+        if metrics is None:
+            what = "does not run"
+        elif is_blocked:
+            what += f"; cannot write to {data}, so nothing new comes into SQL. Kafka keeps it: free disk space"
+        yield {"name": endpoint.name, "ok": metrics is not None and not is_blocked, "what": what}
 
 
 def _ingest(endpoint: Endpoint) -> dict[str, Any]:

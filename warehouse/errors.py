@@ -18,18 +18,6 @@ class OvertakenError(WarehouseError):
         self.path = path
 
 
-class TopicRecreatedError(WarehouseError):
-    """Kafka's partition ends before what was landed of it, so its offsets name other records than those landed."""
-
-    def __init__(self, topic: str, partition: int, position: int, end: int, data: object) -> None:
-        super().__init__(
-            f"{topic} partition {partition} ends at offset {end} in Kafka, but {data} holds it up to {position}: the "
-            "topic was made anew, or this is another Kafka. Nothing was landed. Point this data folder at the Kafka "
-            "that filled it, or start with another --data folder (the old one stays readable)."
-        )
-        self.topic, self.partition, self.position, self.end = topic, partition, position, end
-
-
 class DamagedFileError(WarehouseError):
     """A file in a dataset's folder is no Parquet file of ours."""
 

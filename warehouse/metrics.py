@@ -20,9 +20,8 @@ NEWEST: Final = Gauge(
 LOST: Final = Counter(
     "smspulse_lander_lost_records_total", "Records that Kafka deleted before they were landed.", registry=REGISTRY
 )
-BLOCKED: Final = Gauge(
-    "smspulse_lander_blocked", "1 while the data folder or bucket takes no data, else 0.", registry=REGISTRY
-)
+BLOCKED_METRIC: Final = "smspulse_lander_blocked"
+BLOCKED: Final = Gauge(BLOCKED_METRIC, "1 while the data folder or bucket takes no data, else 0.", registry=REGISTRY)
 LAG: Final = GaugeFamily("smspulse_lander_lag_records", "Records not yet landed, by partition.", ("topic", "partition"))
 LAG_SNAPSHOT: Final = GaugeSnapshot(REGISTRY, LAG)
 

@@ -5,7 +5,7 @@
 WITH files AS (
     SELECT
         topic, incarnation, "partition", filename, min("offset") AS low, max("offset") AS high, count(*) AS records,
-        sum("offset") AS total
+        sum("offset") AS total, min(recorded_at) AS began_at
     FROM raw_files
     WHERE topic IS NOT NULL
     GROUP BY topic, incarnation, "partition", filename
@@ -17,6 +17,16 @@ chained AS (
             PARTITION BY topic, incarnation, "partition" ORDER BY low, high ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         ) AS before
     FROM files
+),
+
+-- Lives of the topic in Kafka, and since when each has records. Runs of the in-memory broker are expected to differ.
+incarnations AS (
+    SELECT
+        topic, incarnation, string_split(incarnation, '.')[1] AS topic_id, contains(incarnation, '.') AS is_cut,
+        min(began_at) AS began_at
+    FROM files
+    WHERE incarnation IS NOT NULL AND NOT starts_with(incarnation, 'memory-')
+    GROUP BY topic, incarnation
 ),
 
 recent AS (
@@ -67,6 +77,16 @@ SELECT
     sum(greatest(least(high, coalesce(before, low - 1)) - low + 1, 0) + greatest(records - (high - low + 1), 0)) AS raw_offsets_unique
 FROM chained
 GROUP BY topic, "partition"
+
+UNION ALL BY NAME
+SELECT
+    later.topic || ' since ' || strftime(later.began_at, '%Y-%m-%d %H:%M') AS scope,
+    max(later.is_cut::INTEGER) AS raw_log_not_cut,
+    max((NOT later.is_cut AND later.topic_id <> earlier.topic_id)::INTEGER) AS raw_topic_not_replaced
+FROM incarnations AS later
+INNER JOIN incarnations AS earlier ON earlier.topic = later.topic AND earlier.began_at < later.began_at
+WHERE later.began_at > getvariable('recent')
+GROUP BY later.topic, later.began_at
 
 UNION ALL BY NAME
 SELECT 'partition ' || "partition" AS scope, 1 AS raw_partitions_there

@@ -94,6 +94,7 @@ def existing(data: Path, *others: str) -> None:
     from warehouse.views import FILE
 
     if not is_bucket(data):
+        _refuse_unusable_path(data)
         is_found = any((data / name).exists() for name in (FILE, *others))
         if not is_found and not any(any((data / name).glob("date=*")) for name in SCHEMAS):
             raise NoWarehouseError(data)
@@ -136,12 +137,7 @@ def writable(data: Path) -> None:
         from warehouse.errors import NeedsFolderError
 
         raise NeedsFolderError(data)
-    if problem := _unusable_path(str(data.absolute())) or _unusable_path(str(data.resolve())):
-        msg = (
-            f"the data folder {str(data)!r} has {problem} in its path, where DuckDB opens no file; "
-            "name another with --data"
-        )
-        raise DataFolderError(msg)
+    _refuse_unusable_path(data)
     try:
         data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -149,6 +145,15 @@ def writable(data: Path) -> None:
         raise DataFolderError(msg) from error
     if not os.access(data, os.W_OK | os.X_OK):
         msg = f"the data folder {data} is not writable; mend its rights or name another with --data"
+        raise DataFolderError(msg)
+
+
+def _refuse_unusable_path(data: Path) -> None:
+    if problem := _unusable_path(str(data.absolute())) or _unusable_path(str(data.resolve())):
+        msg = (
+            f"the data folder {str(data)!r} has {problem} in its path, where DuckDB opens no file; "
+            "name another with --data"
+        )
         raise DataFolderError(msg)
 
 

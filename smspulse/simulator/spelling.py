@@ -126,9 +126,6 @@ MALFORMED: Final[dict[str, Callable[[int], tuple[bytes, str]]]] = {
     ),
     "unknown_shape": lambda id_: (orjson.dumps({"ping": id_}), JSON),
     "empty": lambda _: (b"", JSON),
-    "not_utf8": lambda id_: (
-        f'{{"sms_id": {id_}, "status_id": 7, "status_message": "bestätigt"}}'.encode("latin-1"),
-        JSON,
-    ),
+    "error_page": lambda id_: (f"<html><body>502 Bad Gateway (request {id_})</body></html>".encode(), "text/html"),
 }
 """Body and content type of webhooks that cannot be read, by name; each takes an id."""

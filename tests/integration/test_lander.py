@@ -26,7 +26,7 @@ from smspulse.broker import KafkaBroker, MemoryBroker
 from smspulse.kafka_node import BrokerSettings
 from smspulse.processes import free_port
 from smspulse.topics import ensure_topics
-from warehouse import landing
+from warehouse import landing, metrics
 from warehouse.lander import Lander
 from warehouse.partition_log import PartitionLog
 from warehouse.read import query
@@ -262,7 +262,14 @@ def test_after_a_full_disk_it_reads_what_a_rebalance_gave_it_again(
     source = f"s{uuid4().hex[:8]}"
     lander = Lander(settings(tmp_path), kafka)
     lander._store = FullDisk(tmp_path)
-    lander._until_writable(threading.Event())
+    monkeypatch.setattr(FullDisk, "is_full", True)
+    starting = threading.Thread(target=lander._until_writable, args=(threading.Event(),))
+    starting.start()
+    until(lambda: metrics.BLOCKED._value.get() == 1)
+    assert starting.is_alive()  # so it says to nobody that it is ready
+    monkeypatch.setattr(FullDisk, "is_full", False)
+    starting.join()
+    assert metrics.BLOCKED._value.get() == 0
     lander._connect()
 
     def work() -> None:
@@ -278,6 +285,7 @@ def test_after_a_full_disk_it_reads_what_a_rebalance_gave_it_again(
         until(holds_rows)
         monkeypatch.setattr(FullDisk, "is_full", True)
         assert not lander._flush()
+        assert metrics.BLOCKED._value.get() == 1
         # The group gives its partitions out anew, and a beat passes before ours come back.
         partitions = lander._consumer.assignment()
         lander._consumer.unassign()
@@ -292,6 +300,7 @@ def test_after_a_full_disk_it_reads_what_a_rebalance_gave_it_again(
             return landed(tmp_path, source) == 100
 
         until(is_landed)
+        assert metrics.BLOCKED._value.get() == 0
     finally:
         lander._gone(lander._consumer, [])
         lander._consumer.close()

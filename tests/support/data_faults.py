@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from days import LAST
 
 from warehouse import landing, views
+from warehouse.partition_log import PartitionLog
 from warehouse.schemas import DIFFERENCES_SCHEMA
 
 COULD_NOT_RUN = "(could not run)"
@@ -102,7 +103,24 @@ def rewind(data: Path) -> None:
     path = files(data, "raw")[1]
     topic, partition, start = path.stem.split("+")
     change(path, 'SELECT * REPLACE ("offset" - 20 AS "offset") FROM t')
-    path.rename(path.with_name(landing.file_name(topic, int(partition), int(start) - 20)))
+    path.rename(path.with_name(landing.file_name(PartitionLog(topic, int(partition)), int(start) - 20)))
+
+
+def begin_incarnation(earlier: str, later: str) -> Callable[[Path], None]:
+    """Return a fault: the newest files are those of a later incarnation of the topic."""
+
+    def inject(data: Path) -> None:
+        found = files(data, "raw")
+        newest = {sorted(path for path in found if f"+{number}+" in path.name)[-1] for number in range(4)}
+        for path in found:
+            incarnation = later if path in newest else earlier
+            change(path, f"SELECT * REPLACE ('{incarnation}' AS incarnation) FROM t")  # noqa: S608 - ours
+            name = landing.LANDED.fullmatch(path.name)
+            assert name is not None
+            log = landing.log_of(name)._replace(incarnation=incarnation)
+            path.rename(path.with_name(landing.file_name(log, int(name["start"]))))
+
+    return inject
 
 
 def misplace(data: Path) -> None:
@@ -175,6 +193,8 @@ FAULTS: dict[str, Fault] = {
     "a duplicated file": Fault(copy("raw"), ("raw_offsets_unique", "raw_ingest_ids_unique")),
     "a duplicated newest file": Fault(copy("raw", -1), ("raw_offsets_unique",)),
     "a torn file": Fault(tear, (COULD_NOT_RUN,)),
+    "a Kafka restored from an older copy": Fault(begin_incarnation("topic", "topic.1"), ("raw_log_not_cut",)),
+    "a topic that was created again": Fault(begin_incarnation("topic", "other"), ("raw_topic_not_replaced",)),
     "a lost partition": Fault(lose("raw", "date=2*/*+2+*"), ("raw_partitions_there",)),
     "a rewound offset": Fault(rewind, ("raw_offsets_unique", "raw_files_contiguous")),
     "a file in another date's folder": Fault(misplace, ("raw_dates_right",)),

@@ -2,17 +2,21 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner, Result
+from prometheus_client import CollectorRegistry
 from warehouse_records import NOON, raw, status, version
 
 from ingest.sources import add_source
 from smspulse import endpoints
+from smspulse import status as status_command
 from smspulse.cli import cli
 from smspulse.processes import free_port
 from warehouse import landing, views
+from warehouse import metrics as lander_metrics
 
 
 @pytest.fixture
@@ -106,8 +110,6 @@ def test_without_a_pipeline_status_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_status_shows_processes_that_answer_and_those_that_do_not(data: Path) -> None:
-    from prometheus_client import CollectorRegistry  # noqa: PLC0415
-
     endpoints.serve_metrics(data, "lander", CollectorRegistry())
     (data / "run" / "stream.json").write_text('{"name": "stream", "pid": 1, "host": "127.0.0.1", "port": 1}')
     landing.land(data, 0, [raw(0, status(5, 6))])
@@ -117,3 +119,26 @@ def test_status_shows_processes_that_answer_and_those_that_do_not(data: Path) ->
     assert not running["stream"]
     assert "stream: does not run" in found["trouble"]
     assert [row["dataset"] for row in found["freshness"]] == ["raw"]
+
+
+def test_a_lander_that_cannot_write_is_a_problem_in_status_and_on_the_page(tmp_path: Path) -> None:
+    data = tmp_path
+    views.publish(data)
+    registry = CollectorRegistry()
+    registry.register(lander_metrics.BLOCKED)
+    endpoints.serve_metrics(data, "lander", registry)
+
+    def lander() -> dict[str, Any]:
+        (found,) = [
+            each for each in status_command.pipeline(data, "auto", free_port())["processes"] if each["name"] == "lander"
+        ]
+        return dict(found)
+
+    assert lander()["ok"]
+    lander_metrics.BLOCKED.set(1)
+    try:
+        assert not lander()["ok"]
+        assert f"cannot write to {data}, so nothing new comes into SQL" in lander()["what"]
+        assert any("cannot write to" in line for line in status_command.look(data, "auto", free_port())["trouble"])
+    finally:
+        lander_metrics.BLOCKED.set(0)

@@ -18,6 +18,7 @@ from warehouse_records import MadeRecord
 
 from expectations.settings import CheckSettings
 from gateway.kafka import KafkaSettings
+from gateway.topic_ids import TopicIds
 from gateway.topics import RAW
 from ingest.accepted import ID_BYTES, Accepted, accepted_ids
 from ingest.settings import IngestSettings
@@ -155,7 +156,8 @@ def test_what_kafka_holds_and_was_not_landed_is_read(tmp_path: Path) -> None:
             }
             for number in range(3)
         ]
-        landing.land(tmp_path, 0, [MadeRecord(RAW, 1, number, LOST_AT, None, b"{}", headers) for number in range(2)])
+        made = [MadeRecord(RAW, 1, number, LOST_AT + number, None, b"{}", headers) for number in range(2)]
+        landing.land(tmp_path, 0, made, incarnation=TopicIds(kafka).read([RAW])[RAW])
         assert ask(kafka, tmp_path, END).waiting["record"].to_pylist() == ["sms.raw:1:2"]
 
 

@@ -163,7 +163,8 @@ def land_a_webhook_twice(p: Pipeline) -> None:
 
 
 def land_a_webhook_nobody_sent(p: Pipeline) -> None:
-    p.raw.append(p.raw[3]._replace(ingest_id="stray"))
+    readable = next(receipt for receipt in p.raw if is_readable(receipt.body))
+    p.raw.append(readable._replace(ingest_id="stray"))
 
 
 def lose_a_message(p: Pipeline) -> None:
