@@ -23,7 +23,9 @@ from ingest.privacy import Privacy, rewritten_type
 from ingest.settings import IngestSettings
 from ingest.spool import Spool, Webhook
 from warehouse import erasure, landing
-from warehouse.partition_log import UNKNOWN, PartitionLog, after_cut, topic_of
+from warehouse.incarnations import KafkaLogReader, locate
+from warehouse.partition_log import UNKNOWN, PartitionLog, topic_of
+from warehouse.store import Folder
 
 _SEND_S: Final = 30.0
 _COMPACTED: Final = {topic.name for topic in topics.TOPICS if topic.cleanup == "compact"}
@@ -122,21 +124,23 @@ def _ends_in_kafka(
         KafkaException: Kafka does not answer.
     """
     found: dict[int, int] = {}
-    topic_id = ""
-    if any(landing.incarnations(data, topic, log.partition) != {UNKNOWN} for log in ends):
-        topic_id = TopicIds(kafka()).read([topic]).get(topic, "")
+    topic_id = UNKNOWN
+    if landing.in_order_of_appearance(data, topic) != [UNKNOWN]:
+        ids = TopicIds(kafka()).read([topic])
+        if topic not in ids:
+            return []
+        topic_id = ids[topic]
     for log, end in ends.items():
-        if topic_of(log.incarnation) != topic_id:
-            continue
-        # Behind the place where the log was cut, Kafka has other records.
-        cut = log._replace(incarnation=after_cut(log.incarnation))
-        cut_at = [int(name["start"]) for path in landing.landed_files(data, cut) if (name := _name(path))]
-        found[log.partition] = max(found.get(log.partition, 0), min([end, *cut_at]))
+        lost_from = landing.first_lost_offsets(data, topic, log.partition, topic_id)
+        first_lost = lost_from.get(log.incarnation)
+        if log.incarnation == UNKNOWN and not any(topic_of(each) == topic_id for each in lost_from):
+            # The files do not tell whether their topic is the present one: a comparison of records does.
+            with KafkaLogReader(kafka()) as reader:
+                first_lost = locate(Folder(data), reader, topic, log.partition, topic_id).offset
+        last = end if first_lost is None else min(end, first_lost)
+        if last:
+            found[log.partition] = max(found.get(log.partition, 0), last)
     return [{"topic": topic, "partition": number, "offset": offset} for number, offset in sorted(found.items())]
-
-
-def _name(path: Path) -> re.Match[str] | None:
-    return landing.LANDED.fullmatch(path.name)
 
 
 def _drop_states(data: Path) -> Iterator[Path]:

@@ -199,8 +199,9 @@ def _merge(
             size, codec = layout(folder.parent.name)
             rows = _sorted_rows(connection, folder.parent, schema, parts)
             _write(rows.to_arrow_reader(size), target, schema.with_metadata(metadata), codec)
-        landed = max(path.stat().st_mtime for path in parts)
-        os.utime(target, (landed, landed))  # what it holds was landed then, and that is what the next run goes by
+        # What it holds was landed from then on: incarnations are ordered by when their first files were.
+        landed = min(path.stat().st_mtime for path in parts)
+        os.utime(target, (landed, landed))
     count: int = pq.read_metadata(target).num_rows
     if count != expected:
         raise CompactionError(folder, f"{count} rows came out of {expected}")

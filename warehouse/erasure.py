@@ -113,6 +113,7 @@ def erase(data: Path, numbers: tuple[str, ...]) -> Erased:
                     )
                     come[place] = scratch / place.name
                     done.rows[name] = done.rows.get(name, 0) + _without(path, come[place], expression, *layout(name))
+                    landing.keep_age(path, come[place])
                 found_covered = views.covered(data)
                 if name == "base" and found_covered:  # networks were counted by numbers: to be counted anew
                     come[folder / views.COVERED] = path = scratch / views.COVERED

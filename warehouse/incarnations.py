@@ -3,7 +3,8 @@
 Offsets alone do not tell: a topic that was created again, or a Kafka restored from an older copy, soon has as many
 records as were landed of the one before. So the topic's id is compared, and the last landed record with the record that
 Kafka has at its offset. If they differ, the log was cut: the landed files are followed back to the last record that
-both have, and what Kafka has behind it belongs to a new incarnation (`warehouse.partition_log`).
+both have, and what Kafka has behind it belongs to a new incarnation (`warehouse.partition_log`). All incarnations of
+the topic are followed, for a Kafka that is restored again can hold the records of any of them.
 
 | Kafka holds | incarnation | begins at |
 |---|---|---|
@@ -150,56 +151,106 @@ def locate(files: LandedFiles, reader: KafkaLogReader, topic: str, partition: in
     """
     while True:
         landed = files.incarnations(topic, partition)
-        own = sorted((each for each in landed if topic_of(each) == topic_id), key=cuts_of)
+        own = sorted((each for each in landed if topic_of(each) == topic_id), key=cuts_of, reverse=True)
+        known = [*own, UNKNOWN] if UNKNOWN in landed and not is_in_memory(topic_id) else own
         new = PartitionLog(topic, partition, topic_id)
+        if not known:
+            return LogPosition(new, 0)
         try:
-            if own:
-                return _continued(files, reader, new._replace(incarnation=own[-1]))
-            if UNKNOWN in landed and not is_in_memory(topic_id):
-                found = _first_unlanded(files, reader, new._replace(incarnation=UNKNOWN))
-                return LogPosition(new, found)
+            found = _first_unlanded(files, reader, [new._replace(incarnation=each) for each in known])
         except FileNotFoundError:  # merged meanwhile
             continue
-        return LogPosition(new, 0)
+        if not own:
+            return LogPosition(new, found.offset)
+        incarnation = own[0] if found.continues_newest else after_cut(own[0])
+        return LogPosition(new._replace(incarnation=incarnation), found.offset)
 
 
-def _continued(files: LandedFiles, reader: KafkaLogReader, log: PartitionLog) -> LogPosition:
-    position = files.position(log)
-    found = _first_unlanded(files, reader, log)
-    if found >= position:
-        return LogPosition(log, found)
-    return LogPosition(log._replace(incarnation=after_cut(log.incarnation)), found)
+class _FirstUnlanded(NamedTuple):
+    """Offset behind the last record that Kafka and the landed files have in common.
+
+    Args:
+        offset: See above.
+        continues_newest: Whether Kafka goes on where the newest log ends.
+    """
+
+    offset: int
+    continues_newest: bool
 
 
-def _first_unlanded(files: LandedFiles, reader: KafkaLogReader, log: PartitionLog) -> int:
-    """Return the offset behind the last record that the landed files of a log and Kafka have in common."""
-    paths = files.files(log)
+def _first_unlanded(files: LandedFiles, reader: KafkaLogReader, logs: list[PartitionLog]) -> _FirstUnlanded:
+    """Return from which offset on Kafka's records are not landed.
+
+    Args:
+        files: What was landed.
+        reader: Access to Kafka's records.
+        logs: Those of the topic that have files, the newest first.
+    """
+    newest = logs[0]
+    paths = files.files(newest)
     if not paths:
-        return 0
+        raise FileNotFoundError(str(newest))
     position = landing.following(files.source(paths[-1]), paths[-1])
-    low, end = reader.bounds(log.topic, log.partition)
-    if low >= position:
-        return position  # Kafka has deleted all that was landed: nothing to compare, and nothing to land twice
+    low, end = reader.bounds(newest.topic, newest.partition)
     # Nearly always they agree in the last record, and one is all that is read.
     last = landing.last_identity(files.source(paths[-1]), paths[-1])
-    if last is not None and reader.identities(log.topic, log.partition, position - 1, position) == {position - 1: last}:
-        return position
-    is_cut = is_compared = False
+    if last is not None and low < position:
+        found = reader.identities(newest.topic, newest.partition, position - 1, position)
+        if found == {position - 1: last}:
+            return _FirstUnlanded(position, continues_newest=True)
+    compared = [_compare(files, reader, log, low) for log in logs]
+    last_common = max(each.last_common for each in compared)
+    if last_common == position - 1:
+        return _FirstUnlanded(position, continues_newest=True)
+    if last_common < low and position <= low:
+        # Kafka has deleted all that was landed: nothing to compare, and nothing to land twice.
+        return _FirstUnlanded(position, continues_newest=True)
+    is_cut = last_common >= position or any(each.last_other > last_common for each in compared)
+    if end >= position and not is_cut and (_is_compacted(newest.topic) or not compared[0].has_rows):
+        # Kafka has no other record than was landed. Compaction explains it, or retention of a release up to 0.1.
+        return _FirstUnlanded(position, continues_newest=True)
+    return _FirstUnlanded(last_common + 1, continues_newest=False)
+
+
+class _Comparison(NamedTuple):
+    """What Kafka has of the records of a log.
+
+    Args:
+        last_common: Offset of the last record that both have; -1 without any.
+        last_other: Offset of the last record in Kafka that was not landed at this offset, as far as the log goes;
+            -1 without any. Records before the last one in common are not compared.
+        has_rows: Whether the files have any record to compare.
+    """
+
+    last_common: int
+    last_other: int
+    has_rows: bool
+
+
+def _compare(files: LandedFiles, reader: KafkaLogReader, log: PartitionLog, low: int) -> _Comparison:
+    """Compare the landed files of a log with Kafka's records from its first offset `low` on, the newest first."""
+    last_other, has_rows = -1, False
+    paths = files.files(log)
+    upper = landing.following(files.source(paths[-1]), paths[-1]) if paths else 0
     for path in reversed(paths):
+        if upper <= low:
+            break
         landed = landing.identities(files.source(path), path)
         if not landed:
             continue  # retention of a release up to 0.1 has dropped its records
-        in_kafka = reader.identities(log.topic, log.partition, min(landed), max(landed) + 1)
-        is_compared = True
+        has_rows = True
+        # Up to where the next file begins: Kafka can have other records where there was none.
+        in_kafka = reader.identities(log.topic, log.partition, min(landed), upper)
+        upper = min(landed)
         common = [offset for offset, identity in in_kafka.items() if landed.get(offset) == identity]
         last_common = max(common, default=-1)
-        is_cut = is_cut or any(offset > last_common for offset in in_kafka)
+        last_other = max([last_other, *(offset for offset in in_kafka if offset > last_common)])
         if common:
-            was_compacted = _is_compacted(log.topic) and not is_cut and end >= position
-            return position if was_compacted else last_common + 1
-    # Without a record in common, only compaction or retention explain that Kafka has no other one either.
-    may_be_same = not is_cut and end >= position and (_is_compacted(log.topic) or not is_compared)
-    return position if may_be_same else 0
+            return _Comparison(last_common, last_other, has_rows)
+    if has_rows and _is_compacted(log.topic):
+        # Retention may have dropped what was landed here, and then nobody knows whether it was the same.
+        last_other = max([last_other, *reader.identities(log.topic, log.partition, low, upper)])
+    return _Comparison(-1, last_other, has_rows)
 
 
 def _is_compacted(topic: str) -> bool:

@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse.errors import DamagedFileError, OvertakenError
-from warehouse.partition_log import UNKNOWN, PartitionLog
+from warehouse.partition_log import UNKNOWN, PartitionLog, cuts_of, topic_of
 from warehouse.schemas import BY_TOPIC, SCHEMAS, Record, Run
 
 _log = logging.getLogger(__name__)
@@ -182,6 +182,43 @@ def order_incarnations(files: Iterable[tuple[str, float, str]], partition: int |
     return sorted(first, key=lambda incarnation: first[incarnation])
 
 
+def present_incarnation(data: Path, topic: str, partition: int) -> str | None:
+    """Return the incarnation whose records were written to Kafka last, of those that a partition has files of.
+
+    That is not always the one that appeared last: Kafka can be followed by the in-memory broker, and come back.
+    """
+    newest_at: dict[str, tuple[str, int]] = {}
+    for incarnation in incarnations(data, topic, partition):
+        path = newest(data / BY_TOPIC[topic].name, PartitionLog(topic, partition, incarnation))
+        if path is not None:
+            last = last_identity(path, path)
+            newest_at[incarnation] = (path.parent.name, (last and last.recorded_at_ms) or 0)
+    return max(newest_at, key=lambda incarnation: newest_at[incarnation], default=None)
+
+
+def first_lost_offsets(data: Path, topic: str, partition: int, topic_id: str) -> dict[str, int | None]:
+    """Return from which offset on Kafka does not hold the landed records of each incarnation of a partition.
+
+    That is 0 for other topics, and None for the newest incarnation of this one. Of the ones before, Kafka holds what
+    was written before the log was cut.
+
+    Args:
+        data: The data folder.
+        topic: Kafka's name of it.
+        partition: Kafka's number of it.
+        topic_id: Of the topic that Kafka holds now.
+    """
+    found: dict[str, int | None] = dict.fromkeys(incarnations(data, topic, partition), 0)
+    own = sorted((each for each in found if topic_of(each) == topic_id), key=cuts_of)
+    starts = [range_start(landed_files(data, PartitionLog(topic, partition, each))[0]) for each in own]
+    for number, incarnation in enumerate(own):
+        found[incarnation] = min(starts[number + 1 :], default=None)
+    # Files of a release up to 0.1 are of the same topic if its first log goes on at their end.
+    if UNKNOWN in found and own and starts[0] == landed_position(data, topic, partition) > 0:
+        found[UNKNOWN] = found[own[0]]
+    return found
+
+
 def landed_files(data: Path, log: PartitionLog) -> list[Path]:
     """Return the files of a log, in the order of their ranges."""
     entries = sorted(_entries(data / BY_TOPIC[log.topic].name, f"{log.topic}+{log.label}+"))
@@ -299,6 +336,12 @@ def end_metadata(path: Path) -> dict[bytes, bytes]:
     """Return the metadata that tells where a landed file ends, for a file without rows in its place."""
     last = last_identity(path, path)
     return {NEXT: str(following(path, path)).encode()} | ({LAST: json.dumps(last).encode()} if last else {})
+
+
+def keep_age(path: Path, successor: Path) -> None:
+    """Give a file that takes the place of a landed one its time: incarnations are ordered by it."""
+    landed_at = path.stat().st_mtime_ns
+    os.utime(successor, ns=(landed_at, landed_at))
 
 
 def placed(start: int, table: pa.Table) -> tuple[PartitionLog, Path]:

@@ -138,6 +138,7 @@ def _drop(folder: Path, scratch: Path) -> None:
             come[place] = scratch / place.name
             schema = BY_TOPIC[name["topic"]].schema.with_metadata(landing.end_metadata(path))
             pq.write_table(schema.empty_table(), come[place])
+            landing.keep_age(path, come[place])
     swap.swap(folder, scratch, list(folder.iterdir()), come)
     for path in come.values():
         path.unlink()

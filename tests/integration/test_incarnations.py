@@ -14,6 +14,7 @@ from gateway import topics
 from gateway.kafka import KafkaSettings
 from gateway.topic_ids import TopicIds
 from smspulse.broker import Broker, KafkaBroker, MemoryBroker
+from smspulse.erase import _ends_in_kafka
 from smspulse.kafka_node import BrokerSettings
 from smspulse.processes import free_port
 from smspulse.topics import ensure_topics
@@ -176,16 +177,48 @@ def test_files_of_a_release_that_knew_no_incarnations_are_continued(kafka: Kafka
     produce(kafka, source, 50)
     land_all(kafka, tmp_path, source, 50)
     rows = query(tmp_path, "SELECT count(*) AS n FROM raw_webhooks")["n"][0]
-    for path in tmp_path.glob("*/date=*/*@*.parquet"):
-        name = landing.LANDED.fullmatch(path.name)
-        assert name is not None
-        log = landing.log_of(name)._replace(incarnation="")
-        path.rename(path.with_name(landing.file_name(log, int(name["start"]))))
+    as_of_an_old_release(tmp_path)
     produce(kafka, source, 50, first=50)
     land_all(kafka, tmp_path, source, 100)
     assert query(tmp_path, "SELECT count(*) AS n FROM raw_webhooks")["n"][0] == rows + 50
     assert numbers(tmp_path, source) == list(range(100))
     assert len(incarnations(tmp_path)) == 2
+
+
+def as_of_an_old_release(data: Path) -> None:
+    """Give landed files the names that releases up to 0.1 gave them."""
+    for path in data.glob("*/date=*/*@*.parquet"):
+        name = landing.LANDED.fullmatch(path.name)
+        assert name is not None
+        log = landing.log_of(name)._replace(incarnation="")
+        path.rename(path.with_name(landing.file_name(log, int(name["start"]))))
+
+
+@pytest.mark.parametrize("goes_on", [False, True], ids=["nothing came since", "others came since"])
+def test_an_erasure_names_what_kafka_keeps_of_the_files_of_an_old_release(
+    kafka: KafkaSettings, tmp_path: Path, *, goes_on: bool
+) -> None:
+    source = f"erased-{goes_on}"
+    produce(kafka, source, 1, partition=1)
+    land_all(kafka, tmp_path, source, 1)
+    as_of_an_old_release(tmp_path)
+    end = landing.landed_position(tmp_path, topics.RAW, 1)
+    produce(kafka, source, 3, first=1, partition=1 if goes_on else 2)
+    land_all(kafka, tmp_path, source, 4)
+    found = _ends_in_kafka(tmp_path, topics.RAW, {PartitionLog(topics.RAW, 1): end}, lambda: kafka)
+    assert found == [{"topic": topics.RAW, "partition": 1, "offset": end}]
+
+
+def test_an_erasure_names_nothing_that_another_kafka_keeps(real_kafka: None, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with running(broker(tmp_path / "first")) as kafka:
+        produce(kafka, "s", 10, partition=1)
+        land_all(kafka, data, "s", 10)
+    as_of_an_old_release(data)
+    with running(broker(tmp_path / "second")) as kafka:
+        produce(kafka, "s", 30, first=10, partition=0)
+        land_all(kafka, data, "s", 40)
+        assert _ends_in_kafka(data, topics.RAW, {PartitionLog(topics.RAW, 1): 10}, lambda: kafka) == []
 
 
 def test_records_are_identified_in_kafka_as_they_are_in_files(kafka: KafkaSettings, tmp_path: Path) -> None:

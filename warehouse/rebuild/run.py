@@ -36,7 +36,7 @@ from gateway.statuses import Status
 from gateway.topics import MESSAGES, RAW
 from warehouse import landing, swap, views
 from warehouse.errors import RebuildError
-from warehouse.partition_log import UNKNOWN, PartitionLog
+from warehouse.partition_log import UNKNOWN, PartitionLog, topic_of
 from warehouse.read import LOCAL
 from warehouse.schemas import BASE_SCHEMA, SUMS
 
@@ -354,7 +354,10 @@ class _Run:
                         WHERE "partition" = $1 AND list_contains(flags, 'late_after_forgetting')
                         UNION ALL
                         SELECT (source, sms_id) FROM raw_files
-                        WHERE "partition" = $1 AND kind = 'status' AND {_is_gone(self._data, partition)}
+                        WHERE "partition" = $1 AND kind = 'status' AND {_is_lost(self._data, RAW, partition)}
+                        UNION ALL
+                        SELECT (source, sms_id) FROM messages_files
+                        WHERE "partition" = $1 AND {_is_lost(self._data, MESSAGES, partition)}
                     ) THEN 'repaired'
                     WHEN coalesce(r.last_seen_at >= streamed_until, streamed_until IS NULL)
                         OR coalesce(s.last_seen_at >= logged_until, logged_until IS NULL)
@@ -472,22 +475,21 @@ class _Run:
         return place, temporary
 
 
-def _is_gone(data: Path, partition: int) -> str:
-    """Return the SQL condition of raw webhooks of earlier incarnations of their topic.
+def _is_lost(data: Path, topic: str, partition: int) -> str:
+    """Return the SQL condition of landed records of a partition that Kafka does not hold any more.
 
-    Kafka has lost them, and with them, or with its copy of the state, what the stream knew of their messages.
+    Its topic was replaced, or Kafka was restored from an older copy. With the records, or with the copy of its state,
+    the stream has lost what it knew of their messages.
     """
-    known = landing.in_order_of_appearance(data, RAW, partition)
-    if len(known) < 2:  # noqa: PLR2004 - there is no earlier one
+    present = landing.present_incarnation(data, topic, partition)
+    if present is None:
         return "false"
-    present = [known[-1]]
-    if UNKNOWN in known:
-        # Files of a release up to 0.1 are of the same incarnation if the next ones go on at their end.
-        (first, *_) = landing.landed_files(data, PartitionLog(RAW, partition, known[-1]))
-        if landing.range_start(first) == landing.landed_position(data, RAW, partition) > 0:
-            present.append(UNKNOWN)
-    listed = ", ".join(f"'{incarnation}'" for incarnation in present)
-    return f"coalesce(incarnation, '') NOT IN ({listed})"
+    found = landing.first_lost_offsets(data, topic, partition, topic_of(present))
+    first_lost = {incarnation: offset for incarnation, offset in found.items() if offset is not None}
+    if not first_lost:
+        return "false"
+    cases = " ".join(f"WHEN '{incarnation}' THEN {offset}" for incarnation, offset in first_lost.items())
+    return f"coalesce(\"offset\" >= CASE coalesce(incarnation, '{UNKNOWN}') {cases} END, false)"
 
 
 def _first_uncovered_day(newest: list[date]) -> date:

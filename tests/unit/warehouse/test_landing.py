@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ from warehouse_records import NOON, raw, status
 
 from gateway import topics
 from warehouse import landing
+from warehouse.compaction import compact
 from warehouse.errors import DamagedFileError, OvertakenError
 from warehouse.read import open_warehouse
 from warehouse.views import publish
@@ -156,3 +158,30 @@ def test_a_filter_on_the_date_skips_other_files(tmp_path: Path) -> None:
         sql = "EXPLAIN SELECT count(*) FROM raw_webhooks WHERE date = DATE '2026-11-25'"
         plan = connection.execute(sql).fetchall()[0][1]
     assert "1/4" in plan  # with the seed there are four files
+
+
+def land_log(data: Path, incarnation: str, first: int, count: int, *, seconds: float) -> None:
+    """Land webhooks of an incarnation, a file each, that were written so many seconds after noon."""
+    for offset in range(first, first + count):
+        record = raw(offset, status(offset, 6), seconds=seconds)
+        landing.land(data, offset, [record], incarnation=incarnation)  # type: ignore[list-item]
+
+
+def test_the_files_tell_from_which_offset_on_kafka_has_lost_the_records_of_each_incarnation(tmp_path: Path) -> None:
+    publish(tmp_path)
+    land_log(tmp_path, "", 0, 5, seconds=0)
+    land_log(tmp_path, "topic", 5, 5, seconds=1)
+    land_log(tmp_path, "other", 0, 3, seconds=2)
+    assert landing.present_incarnation(tmp_path, topics.RAW, 0) == "other"
+    lost = {"": 0, "topic": 0, "other": None}
+    assert landing.first_lost_offsets(tmp_path, topics.RAW, 0, "other") == lost
+    lost = {"": None, "topic": None, "other": 0}
+    assert landing.first_lost_offsets(tmp_path, topics.RAW, 0, "topic") == lost
+    land_log(tmp_path, "topic.1", 8, 9, seconds=3)
+    land_log(tmp_path, "topic.2", 6, 2, seconds=4)
+    assert landing.present_incarnation(tmp_path, topics.RAW, 0) == "topic.2"
+    lost = {"": 6, "topic": 6, "topic.1": 6, "topic.2": None, "other": 0}
+    assert landing.first_lost_offsets(tmp_path, topics.RAW, 0, "topic") == lost
+    compact(tmp_path, datetime.now(UTC) + timedelta(days=2))
+    assert landing.first_lost_offsets(tmp_path, topics.RAW, 0, "topic") == lost
+    assert landing.first_lost_offsets(tmp_path, topics.RAW, 1, "topic") == {}

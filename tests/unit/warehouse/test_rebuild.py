@@ -1,6 +1,7 @@
 """Lifecycles from the log agree with the stream's row for row, and what became different is found and mended."""
 
 import random
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -23,9 +24,12 @@ from streams.lifecycle import EXPIRE_AFTER_MS, Lifecycle
 from streams.messages import MessageFold
 from warehouse import landing, swap, views
 from warehouse.compaction import compact
+from warehouse.erasure import erase
 from warehouse.errors import RebuildError, WarehouseError
+from warehouse.partition_log import PartitionLog
 from warehouse.read import open_warehouse
 from warehouse.rebuild import run
+from warehouse.retention import RetentionSettings, retain
 from warehouse.schemas import BASE_SCHEMA
 
 DAY = 86_400
@@ -46,6 +50,7 @@ class Stream:
         self._data, self._partition = data, partition
         self._store: dict[bytes, bytes | None] = {}
         self._ends = {topics.RAW: 0, topics.MESSAGES: 0}
+        self._incarnations = {topics.RAW: "", topics.MESSAGES: ""}
         self._fold = MessageFold(
             Lifecycle(TABLE), lambda key: self._store[key] or b"" if key in self._store else None, UTC, 0,
             EXPIRE_AFTER_MS, 7 * EXPIRE_AFTER_MS, max_observations=max_observations,
@@ -75,6 +80,24 @@ class Stream:
         """Let another message's way end so late that all before it is settled."""
         self.tell((seconds, status(10**9 * (self._partition + 1) + round(seconds), 7)))
 
+    def copy(self) -> tuple[dict[bytes, bytes | None], dict[str, int]]:
+        """Return a copy of what Kafka holds: the state, and the ends of the logs."""
+        return self._store.copy(), self._ends.copy()
+
+    def restore(self, copy: tuple[dict[bytes, bytes | None], dict[str, int]], **incarnations: str) -> None:
+        """Go on from a copy, in new incarnations of `raw` and `messages`."""
+        store, ends = copy
+        self._store, self._ends = store.copy(), ends.copy()
+        self._incarnations = {topics.RAW: incarnations["raw"], topics.MESSAGES: incarnations["messages"]}
+        self._fold.forget_cache()
+
+    def replace(self, topic: str, incarnation: str) -> None:
+        """Begin another topic of that name; with sms.messages, the stream loses its state."""
+        self._ends[topic], self._incarnations[topic] = 0, incarnation
+        if topic == topics.MESSAGES:
+            self._store.clear()
+            self._fold.forget_cache()
+
     def _write(self, states: Any, timestamp: int) -> None:
         self._store |= {key: value for key, value, _ in states}
         made = [MadeRecord(topics.MESSAGES, self._partition, 0, timestamp, key, value, []) for key, value, _ in states]
@@ -84,7 +107,7 @@ class Stream:
         start = self._ends[topic]
         numbered = [record._replace(offset=start + n) for n, record in enumerate(records)]
         if numbered:
-            landing.land(self._data, start, numbered)
+            landing.land(self._data, start, numbered, incarnation=self._incarnations[topic])
             self._ends[topic] = start + len(numbered)
         return numbered
 
@@ -364,6 +387,141 @@ def test_what_was_reported_after_the_stream_forgot_is_whole_again(data: Path) ->
     assert rows(data, now) == [("delivered", moment(9 * DAY), 9 * DAY - 5.0, [])]
     stream.tell((10 * DAY, status(1, 7)))  # the stream still has but the end
     assert [row[0] for row in rows(data, now)] == ["delivered"]
+
+
+EMPTY: tuple[dict[bytes, bytes | None], dict[str, int]] = ({}, {topics.RAW: 0, topics.MESSAGES: 0})
+
+
+def break_last_version(stream: Stream, sms_id: int, seconds: float) -> None:
+    """Land a version of a message that the stream cannot have made."""
+    stream.land(
+        topics.MESSAGES, [version(0, sms_id, "not_sent", seconds=seconds, version=20, last_seen_at=at(seconds))]
+    )
+
+
+def test_messages_that_the_stream_lost_with_sms_messages_are_whole_again_and_errors_are_still_found(data: Path) -> None:
+    stream = Stream(data)
+    stream.restore(EMPTY, raw="raw", messages="first")
+    stream.tell(*WAY)
+    stream.replace(topics.MESSAGES, "second")
+    stream.tell((9, status(1, 7)), (9, status(2, 7)))
+    stream.later(DAY)
+    found = rebuild(data, everything=True)
+    assert (found.repaired, found.differing) == (1, 0)
+    assert rows(data, "SELECT outcome FROM messages WHERE sms_id = 1") == [("delivered",)]
+    break_last_version(stream, 2, 9)
+    stream.later(DAY + 60)
+    found = rebuild(data, everything=True)
+    assert (found.repaired, found.differing) == (1, 1)
+
+
+def test_of_a_restored_kafka_only_messages_with_lost_records_are_whole_again(data: Path) -> None:
+    stream = Stream(data)
+    stream.restore(EMPTY, raw="raw", messages="messages")
+    stream.tell(*WAY, (6, status(2, 1)))
+    copy = stream.copy()
+    stream.tell((7, status(2, 6)), (7, status(3, 6)))
+    stream.restore(copy, raw="raw.1", messages="messages.1")
+    stream.tell((9, status(1, 7)), (9, status(2, 7)), (9, status(3, 7)))
+    stream.later(DAY)
+    found = rebuild(data, everything=True)
+    assert (found.repaired, found.differing) == (2, 0)
+    break_last_version(stream, 1, 0)
+    stream.later(DAY + 60)
+    for _ in range(2):
+        found = rebuild(data, everything=True)
+        assert (found.repaired, found.differing) == (2, 1)
+        compact(data, datetime.now(UTC) + timedelta(days=2))
+
+
+def test_errors_are_found_in_a_kafka_that_came_back_after_the_in_memory_broker(data: Path) -> None:
+    stream = Stream(data)
+    stream.restore(EMPTY, raw="raw", messages="messages")
+    stream.tell(*WAY)
+    kafka = stream.copy()
+    stream.restore(EMPTY, raw="memory-1", messages="memory-1")
+    stream.tell((7, status(2, 6)), (8, status(1, 6)))
+    stream.restore(kafka, raw="raw", messages="messages")
+    stream.tell((9, status(2, 7)), (10, status(3, 7)))
+    stream.later(DAY)
+    found = rebuild(data, everything=True)
+    assert (found.repaired, found.differing) == (2, 0)
+    break_last_version(stream, 3, 10)
+    stream.later(DAY + 60)
+    found = rebuild(data, everything=True)
+    assert (found.repaired, found.differing) == (2, 1)
+
+
+@pytest.fixture(scope="module")
+def of_many_incarnations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of an old release, of its topic afterwards, cut twice, and of the in-memory broker; not to be changed."""
+    data = tmp_path_factory.mktemp("incarnations")
+    views.publish(data)
+    stream = Stream(data)
+    stream.tell(*WAY, (6, status(2, 1)))
+    kept = stream.copy()
+    stream.restore(kept, raw="topic", messages="messages")
+    for sms_id in range(10, 14):
+        stream.tell((20, status(sms_id, 6)), (21, status(sms_id, 7)))
+    stream.restore(kept, raw="topic.1", messages="messages.1")
+    for sms_id in range(20, 24):
+        stream.tell((30, status(sms_id, 6)), (31, status(sms_id, 7)))
+    kafka = stream.copy()
+    stream.restore(EMPTY, raw="memory-1", messages="memory-1")
+    stream.tell((40, status(2, 6)), (41, status(30, 6)), (42, status(30, 7)))
+    stream.restore(kafka, raw="topic.2", messages="messages.2")
+    stream.tell((50, status(1, 7)), (51, status(2, 7)))
+    stream.later(DAY)
+    stream.later(2 * DAY)
+    return data
+
+
+def maintained(data: Path, step: str) -> None:
+    """Do one step of maintenance, a few days later."""
+    now = datetime.fromtimestamp(at(9 * DAY) / 1000, UTC)
+    if step in {"compact", "retain"}:
+        compact(data, max(now, datetime.now(UTC) + timedelta(days=2)))
+    if step == "rebuild":
+        assert rebuild(data, everything=True).differing == 0
+    elif step == "erase":
+        erase(data, ("+4915700000001",))
+    elif step == "retain":  # of what was counted
+        retain(data, RetentionSettings(versions_days=8, raw_days=8), now, timedelta(days=8))
+
+
+def counted(data: Path) -> list[list[tuple[Any, ...]]]:
+    """Return what is counted of messages and webhooks, and what is left of them."""
+    totals = "SELECT source, day, attempted, ended, delivered FROM delivery_daily ORDER BY ALL"
+    ends = "SELECT sms_id, outcome, last_seen_at FROM messages ORDER BY ALL"
+    webhooks = "SELECT source, day, webhooks, status_reports, duplicates FROM webhook_quality ORDER BY ALL"
+    return [rows(data, sql) for sql in (totals, ends, webhooks)]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_maintenance_in_any_order_changes_nothing_of_many_incarnations(
+    of_many_incarnations: Path, tmp_path: Path, seed: int
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(of_many_incarnations, data)
+    order = landing.in_order_of_appearance(data, topics.MESSAGES)
+    assert order == ["", "messages", "messages.1", "memory-1", "messages.2"]
+    logs = [PartitionLog(topics.RAW, 0, each) for each in landing.incarnations(data, topics.RAW, 0)]
+    ends = {log: (landing.landed_position(data, *log), last_landed(data, log)) for log in logs}
+    maintained(data, "rebuild")
+    before = counted(data)
+    assert {row[0]: row[1] for row in before[1]}.items() >= {1: "delivered", 2: "delivered", 30: "delivered"}.items()
+    steps = ["compact", "rebuild", "erase", "retain", "rebuild", "erase"]
+    random.Random(seed).shuffle(steps)  # noqa: S311 - repeatable on purpose
+    for number, step in enumerate(steps):
+        maintained(data, step)
+        assert counted(data) == before, steps[: number + 1]
+        assert landing.in_order_of_appearance(data, topics.MESSAGES) == order, steps[: number + 1]
+        assert {log: (landing.landed_position(data, *log), last_landed(data, log)) for log in logs} == ends
+
+
+def last_landed(data: Path, log: PartitionLog) -> landing.RecordIdentity | None:
+    path = landing.newest(data / "raw", log)
+    return path and landing.last_identity(path, path)
 
 
 def test_what_is_written_after_a_run_counts_also_where_it_adds_no_fact(data: Path) -> None:
