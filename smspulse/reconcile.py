@@ -115,8 +115,8 @@ def _newest_incarnation_began(connection: duckdb.DuckDBPyConnection, data: Path)
     if len(known) < 2:  # noqa: PLR2004 - there is no earlier one
         return None
     sql = f"SELECT min(recorded_at) FROM {parquet(data.resolve() / 'messages')} WHERE incarnation = ?"  # noqa: S608 - ours
-    row = retried(lambda: connection.execute(sql, [known[-1]]).fetchone())
-    return row[0] if row else None
+    ((began,),) = retried(lambda: connection.execute(sql, [known[-1]]).fetchall())
+    return None if began is None else began.astimezone(UTC)
 
 
 def _read(consumer: Consumer, starts: list[TopicPartition]) -> Iterator[Message]:
