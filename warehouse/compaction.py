@@ -38,6 +38,7 @@ from warehouse.schemas import DATASETS, SCHEMAS
 _log = logging.getLogger(__name__)
 
 _HOUR: Final = timedelta(hours=1)
+_DAY: Final = timedelta(days=1)
 _COUNTED: Final = b"smspulse.counted"
 """Of what was counted of a date: what tells apart how, and of which files."""
 _OF_THE_END: Final = (landing.NEXT, landing.LAST)
@@ -107,6 +108,9 @@ def _count(data: Path, before: date, scratch: Path, memory: str) -> None:
     """Count the webhooks of each date that is over, unless that was done for the files that are there."""
     due: dict[Path, tuple[str, bytes]] = {}
     gone: list[Path] = []
+    found = views.covered(data)
+    # The first day that is whole is the second one behind those that retention has dropped.
+    dropped_until = found.floor - 2 * _DAY if found and found.floor > date.min else date.min
     for folder in sorted((data / "raw").glob("date=*")):
         paths = sorted(folder.iterdir())
         # Of a date that retention has dropped, files without rows are left, and what was counted.
@@ -115,6 +119,8 @@ def _count(data: Path, before: date, scratch: Path, memory: str) -> None:
         sql = views.sums_sql("webhooks", f"(FROM raw_webhooks WHERE date = DATE '{day_of(folder)}')")
         counted = hashlib.sha256("\n".join([sql, *(path.name for path in paths)]).encode()).hexdigest().encode()
         old = list((data / "webhooks" / folder.name).glob("[0-9]*.parquet"))
+        if old and day_of(folder) <= dropped_until:
+            continue  # a restored Kafka has brought a part of the webhooks again
         if not any(_metadata(path).get(_COUNTED) == counted for path in old):
             due[data / "webhooks" / folder.name / f"0-{swap.mark()}.parquet"] = sql, counted
             gone += old

@@ -81,6 +81,21 @@ def test_a_real_kafka_follows_the_in_memory_broker(real_kafka: None, tmp_path: P
     sender.assert_all_is_right(pipeline, "raw", "messages", "devices", "delivery")
 
 
+def test_runs_of_the_in_memory_broker_follow_each_other_on_one_folder(tmp_path: Path) -> None:
+    data, sender = tmp_path / "data", Sender()
+    for count in (20, 15):
+        pipeline = start(data, "--broker", "memory")
+        try:
+            sender.send(pipeline, count)
+            sender.wait_until_in_sql(pipeline)
+            checked = smspulse(pipeline, "check")
+            assert checked.returncode == 0, checked.stdout
+        finally:
+            assert pipeline.stop() == 0
+    assert pipeline.rows("FROM deadletters") == []
+    sender.assert_all_is_right(pipeline)
+
+
 @pytest.mark.parametrize("topics", [[RAW], [RAW, MESSAGES]], ids=["the webhooks", "webhooks and messages"])
 def test_topics_are_deleted_and_created_again_while_the_pipeline_runs(
     real_kafka: None, tmp_path: Path, topics: list[str]

@@ -186,3 +186,18 @@ def test_the_command_says_what_it_dropped(data: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("smspulse.commands.warehouse.datetime", type("Then", (datetime,), {"now": lambda zone: NOW}))
     said = CliRunner().invoke(cli, ["retain", "--data", str(data)]).output
     assert said == "deadletters: 1 days dropped, 2026-11-24 to 2026-11-24\n"
+
+
+def test_webhooks_that_a_restored_kafka_brings_again_do_not_replace_what_was_counted_of_their_day(data: Path) -> None:
+    again, _ = at_day(1, 101)
+    other = raw(20, status(555, 7), seconds=DAY_S + 60)
+    landing.land(data, 20, [other])
+    rebuild(data)
+    compact(data, NOW)
+    before = rows(data, "SELECT source, day, webhooks FROM webhook_quality ORDER BY ALL")
+    assert (("acme", FIRST + timedelta(days=1), 2)) in before
+    retain(data, settings(raw_days=9), NOW, WEEK)
+    landing.land(data, 0, [again], incarnation="topic.1")
+    compact(data, datetime.now(UTC) + timedelta(days=30))
+    retain(data, settings(raw_days=9), NOW, WEEK)
+    assert rows(data, "SELECT source, day, webhooks FROM webhook_quality ORDER BY ALL") == before
