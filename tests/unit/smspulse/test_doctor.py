@@ -34,8 +34,10 @@ def test_whatever_is_not_well_has_a_mend(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "file").touch()
     port = free_port()
     with socket.create_server(("127.0.0.1", port)) as server:
-        threading.Thread(target=hang_up, args=(server,), daemon=True).start()
+        hanging_up = threading.Thread(target=hang_up, args=(server,))
+        hanging_up.start()
         found = findings(tmp_path / "file", KafkaSettings(bootstrap=f"127.0.0.1:{free_port()}"), port)
+        hanging_up.join()
     levels = {name: each.level for name, each in found.items()}
     assert levels["java"] == levels["kafka"] == "warn"
     assert levels[f"port {port}"] == levels["data folder"] == levels["broker"] == "fail"
@@ -53,9 +55,11 @@ def test_a_port_where_ingest_answers_is_well(tmp_path: Path) -> None:
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Health) as server:
-        threading.Thread(target=server.handle_request, daemon=True).start()
+        answering = threading.Thread(target=server.handle_request)
+        answering.start()
         port = server.server_port
         assert findings(tmp_path, port=port)[f"port {port}"] == Finding(f"port {port}", "ok", "an ingest answers there")
+        answering.join()
 
 
 def test_the_broker_of_the_data_folder_is_found_and_its_topics_looked_at(tmp_path: Path) -> None:
