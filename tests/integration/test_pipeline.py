@@ -281,6 +281,7 @@ def test_status_page_and_metrics_know_what_runs(pipeline: Pipeline) -> None:
     deadline = time.monotonic() + SETTLE_S
     while True:
         done = subprocess.run([sys.executable, "-m", "smspulse", *arguments], capture_output=True, check=False)
+        assert done.stdout, done.stderr.decode()
         found = json.loads(done.stdout)
         if not found["trouble"] or time.monotonic() > deadline:
             break
