@@ -98,7 +98,8 @@ def _numbers(data: Path) -> dict[str, Any]:
         "freshness": "SELECT dataset, rows, seconds_since FROM freshness WHERE rows > 0 ORDER BY dataset",
         "alerts": "SELECT alert_id, kind, source, device_id, channel_id, ratio, baseline FROM alerts WHERE is_firing "
         "ORDER BY alert_id",
-        "learning": "SELECT alert_id, source, device_id, channel_id, state_since FROM failure_detectors "
+        "learning": "SELECT alert_id, source, device_id, channel_id, "
+        "strftime(state_since, '%Y-%m-%dT%H:%M:%SZ') AS state_since FROM failure_detectors "
         "WHERE state = 'learning' ORDER BY alert_id",
     }
     found: dict[str, Any] = {name: [] for name in asked}

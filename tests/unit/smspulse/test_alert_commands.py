@@ -455,6 +455,8 @@ def test_units_that_learn_are_listed_until_they_have_learnt(data: Path) -> None:
     landing.land(data, 3, [alert(3, "learning", **new)])
     assert "learning what is usual: acme:9:0. Until then only near-total failure fires" in listed()
     assert [row["alert_id"] for row in status.look(data, "auto", port=1)["learning"]] == [new["id"]]
+    shown = CliRunner().invoke(cli, ["status", "--data", str(data), "--port", "1", "--format", "json"])
+    assert json.loads(shown.output)["learning"][0]["state_since"].endswith("Z")
     landing.land(data, 4, [alert(4, "resolved", seconds=60, **new)])
     assert "learning" not in listed()
     states = query(data, "SELECT alert_id, state FROM failure_detectors ORDER BY alert_id").values.tolist()
