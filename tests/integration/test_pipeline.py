@@ -190,7 +190,9 @@ def checked(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     failed = {name for name, row in rows.items() if not row["success"]}
     # Other tests of this module send much that is malformed, unknown, out of order and contradictory.
     wild = {"raw_readable", "raw_codes_known", "raw_reports_new", "messages_agree", "deadletters_few"}
-    assert failed <= wild, failed
+    # Ingest is killed with webhooks under way. How many of them Kafka has got by then depends on the machine.
+    unanswered = {"reconciliation_landed_accepted"}
+    assert failed <= wild | unanswered, failed
     return rows
 
 
