@@ -190,9 +190,12 @@ def checked(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     failed = {name for name, row in rows.items() if not row["success"]}
     # Other tests of this module send much that is malformed, unknown, out of order and contradictory.
     wild = {"raw_readable", "raw_codes_known", "raw_reports_new", "messages_agree", "deadletters_few"}
-    # Ingest is killed with webhooks under way. How many of them Kafka has got by then depends on the machine.
-    unanswered = {"reconciliation_landed_accepted"}
-    assert failed <= wild | unanswered, failed
+    unanswered = rows["reconciliation_landed_accepted"]
+    if not unanswered["success"]:
+        # What the check is for: ingest was killed with webhooks of this source under way. Of no other one.
+        assert all(scope.startswith("killed ") for scope in unanswered["observed"].split("; ")), unanswered
+        failed.remove("reconciliation_landed_accepted")
+    assert failed <= wild, failed
     return rows
 
 
