@@ -26,8 +26,11 @@ setup: .venv/.stamp ## make .venv and fetch Kafka; done once
 run: setup ## run the pipeline with simulated traffic, until Ctrl-C; ARGS="--for 60" ends and reconciles
 	@$(BIN)/smspulse up --demo $(ARGS)
 
+.venv/kafka.jsa: .venv/.stamp tests/support/class_archive.py
+	@$(BIN)/python tests/support/class_archive.py $@
+
 # Of four processes two wait for Kafka most of the time.
-test: setup ## run every test; ARGS="-k name" chooses
+test: .venv/kafka.jsa ## run every test; ARGS="-k name" chooses
 	@$(BIN)/pytest --numprocesses 4 $(ARGS)
 
 test-pythons: setup ## run the unit tests with each other Python, 3.11 to 3.14, that is found

@@ -15,9 +15,14 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parent
+CLASS_ARCHIVE = ROOT.parent / ".venv" / "kafka.jsa"
+"""`make test` writes it (`support/class_archive.py`); without it all works, more slowly."""
 
 # Kafka starts in half of the processor time without the optimizing compiler, and no test is long enough to gain by it.
-os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
+_java_options = "-XX:TieredStopAtLevel=1"
+if CLASS_ARCHIVE.exists():
+    _java_options += f' "-XX:SharedArchiveFile={CLASS_ARCHIVE}"'
+os.environ.setdefault("JDK_JAVA_OPTIONS", _java_options)
 
 _SHARED_KAFKA = {"test_worker": "workers", "test_partition": "workers", "test_alert_stream": "workers"}
 """Scopes of tests on the shared Kafka by file; of all others it is `records`."""
