@@ -2,9 +2,9 @@
 
     python tests/support/class_archive.py FILE
 
-Java maps the archive in place of reading and checking the classes again. A start and a stop take 3.4 s of processor time
-in place of 5.3 s. The archive is bound to this Java and these jars; with others Java does not use it. Without Java there
-is none.
+Java maps the archive in place of reading and checking the classes again. A start and a stop take 3.4 s of processor
+time in place of 5.3 s. The archive is bound to this Java and these jars; with others Java does not use it. Without Java
+there is none.
 """
 
 import os
