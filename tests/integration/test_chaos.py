@@ -9,11 +9,13 @@ import pytest
 
 CHAOS = Path(__file__).parents[1] / "chaos" / "chaos.py"
 LANDERS = CHAOS.with_name("landers.py")
+RATE = "25"
+"""Messages a second: every partition has traffic, and a test takes half of the processor time of `make chaos`."""
 
 
 def chaos(tmp_path: Path, *arguments: str) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, CHAOS, *arguments, "--keep", tmp_path / "run"],
+        [sys.executable, CHAOS, "--rate", RATE, *arguments, "--keep", tmp_path / "run"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -39,12 +41,15 @@ def test_a_worker_that_breaks_a_guarantee_is_caught(real_kafka: None, tmp_path: 
     assert (code, caught == "0") == (1, False), said
 
 
-@pytest.mark.parametrize("arguments", [["--kills", "6"], ["--kills", "6", "--mutation", "no-fence"]])
+@pytest.mark.parametrize("arguments", [["--kills", "6"], ["--kills", "2", "--mutation", "no-fence"]])
 def test_rival_landers_that_are_killed_land_each_record_once_and_only_by_the_fence(
     real_kafka: None, arguments: list[str]
 ) -> None:
     done = subprocess.run(
-        [sys.executable, LANDERS, "--rivals", *arguments], stdout=subprocess.PIPE, text=True, check=False
+        [sys.executable, LANDERS, "--rivals", "--rate", "500", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     lost, twice = re.findall(r"([\d,]+) (?:lost|twice)", done.stdout)
     mutated = "no-fence" in arguments
