@@ -1,4 +1,4 @@
-"""Distribution of the tests to the processes of `make test`.
+"""Distribution of the tests to the processes of `make test`, and the end of a process.
 
 A process runs a scope at a time. A scope is a file, but for integration tests, where
 
@@ -6,6 +6,7 @@ A process runs a scope at a time. A scope is a file, but for integration tests, 
 - tests that start all that they need are a scope each, so that they wait side by side.
 """
 
+import gc
 import os
 import re
 from pathlib import Path
@@ -83,3 +84,12 @@ class _Scopes(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: Any, log: Any) -> _Scopes:
     config.option.loadscopereorder = False  # they are in order
     return _Scopes(config, log)
+
+
+def pytest_unconfigure() -> None:
+    """Remove the callback that Hypothesis adds to the garbage collector with the first property and never removes.
+
+    Its globals name the loader of its module, which is pytest's. So it keeps the session with every test until after
+    the last collection, and DuckDB's module reports the classes that annotations of the tests name as leaked.
+    """
+    gc.callbacks[:] = [each for each in gc.callbacks if not getattr(each, "__module__", "").startswith("hypothesis.")]

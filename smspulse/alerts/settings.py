@@ -119,7 +119,10 @@ def read_alert_settings() -> AlertSettings:
     try:
         return AlertSettings()
     except ValidationError as error:
-        raise AlertSettingsError("; ".join(map(_fault, error.errors()))) from error
+        problem = "; ".join(map(_fault, error.errors()))
+    # Pydantic's error is no cause of this one. Its text holds the rejected value, which may be a secret. The garbage
+    # collector cannot see the errors in it, so a frame that keeps it is never freed.
+    raise AlertSettingsError(problem)
 
 
 def _fault(error: Any) -> str:

@@ -1,8 +1,11 @@
 """Settings of alerts are checked when a process starts, and a wrong one is one line that names it."""
 
+import gc
 import os
 import subprocess
 import sys
+import traceback
+import weakref
 from pathlib import Path
 
 import pytest
@@ -78,7 +81,20 @@ def test_a_setting_that_cannot_be_used_is_one_line_that_names_it_and_holds_no_se
     assert f"{PREFIX}{name.upper()} cannot be used: " in line
     assert reason in line
     assert "\n" not in line
-    assert "secret-token" not in line
+    assert "secret-token" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_an_error_that_is_kept_is_freed_with_the_frame_that_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}WEBHOOK", "nowhere")
+
+    def read_and_keep_the_error() -> weakref.ref[AlertSettingsError]:
+        with pytest.raises(AlertSettingsError) as caught:
+            read_alert_settings()
+        return weakref.ref(caught.value)
+
+    kept = read_and_keep_the_error()
+    gc.collect()
+    assert kept() is None
 
 
 def test_each_setting_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
