@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from ingest.sources import add_source, webhook_url
-from smspulse.processes import free_port
+from smspulse.processes import die_with_parent, free_port
 from warehouse.errors import NoWarehouseError
 from warehouse.read import query
 
@@ -107,6 +107,8 @@ def start(data: Path, *arguments: str, environment: Mapping[str, str] | None = N
             stdout=out,
             stderr=subprocess.STDOUT,
             text=True,
+            # Tests that are killed leave no pipeline behind, which would start its processes anew for ever.
+            preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - made to be safe there
         )
     scheme = "https" if environment and "SMSPULSE_INGEST_TLS_CERT" in environment else "http"
     pipeline = Pipeline(process, data, f"{scheme}://127.0.0.1:{port}", log)
