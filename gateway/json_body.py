@@ -5,7 +5,8 @@ values (`load`). Ingest, stream, lander, erasure and `smspulse check payload` al
 
 - A charset that `Content-Type` declares is decoded. If that gives no JSON, the declaration is taken for wrong, and the
   body is read as UTF-8.
-- A byte order mark says UTF-8, whatever is declared.
+- A byte order mark says UTF-8, whatever is declared. One is removed, by `without_byte_order_mark`, for every reader; a
+  second one is no JSON.
 - A charset that is not in the list below counts as none, so UTF-8, which every JSON text is in by RFC 8259.
 - Bytes that are no UTF-8, and lone surrogates, become U+FFFD: a cut emoji costs one character, and not the report.
 """
@@ -71,6 +72,8 @@ _cached_charset: Final = lru_cache(_CACHED_TYPES)(_find_charset)
 def to_utf8(body: bytes, content_type: bytes | None) -> bytes:
     """Return a body in UTF-8, decoded by the charset that its `Content-Type` declares.
 
+    Raises nothing: a body that cannot be decoded, for whatever reason, is returned as it came.
+
     Args:
         body: The bytes received.
         content_type: The header of the same name.
@@ -81,15 +84,23 @@ def to_utf8(body: bytes, content_type: bytes | None) -> bytes:
     charset = charset_of(content_type)
     if charset is None or body.startswith(BOM) or (charset in _ASCII_BASED and body.isascii()):
         return body
-    if charset in _OF_UNKNOWN_BYTE_ORDER:
-        # By its mark, or else by the zero bytes: a JSON text begins with ASCII.
-        charset = json.detect_encoding(body)
-    decoded = body.decode(charset, "replace").encode("utf-8", "replace")
     try:
+        if charset in _OF_UNKNOWN_BYTE_ORDER:
+            # By its mark, or else by the zero bytes: a JSON text begins with ASCII.
+            charset = json.detect_encoding(body)
+        decoded = body.decode(charset, "replace").encode("utf-8", "replace")
         load(decoded)
-    except ValueError:
+    except Exception:  # a ValueError, as a rule; but whatever a decoder raises must not stop whoever reads bodies
         return body
     return decoded
+
+
+def without_byte_order_mark(text: bytes) -> bytes:
+    """Return a text in UTF-8 without the byte order mark at its beginning, if there is one. Of several, one is removed.
+
+    In linear time, whatever follows.
+    """
+    return text.removeprefix(BOM)
 
 
 def load(body: bytes) -> Any:
@@ -108,8 +119,8 @@ def load(body: bytes) -> Any:
 
 
 def _repair(body: bytes) -> bytes:
-    """Return a body without a byte order mark, with U+FFFD for what is no Unicode."""
-    text = body.removeprefix(BOM)
+    """Return a body without its byte order mark, with U+FFFD for what is no Unicode."""
+    text = without_byte_order_mark(body)
     if not text.lstrip().startswith(b"{"):
         return text
     valid = text.decode("utf-8", "replace").encode()
