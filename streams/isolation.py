@@ -56,13 +56,16 @@ class IsolatingFold:
         except StreamError:
             raise
         except Exception as error:
-            _log.warning(
-                "%d records of %s, partition %d, from offset %d on are processed one by one: %s",
-                *(len(run), run[0].topic, run[0].partition, run[0].offset, where_raised(error)),
-            )
+            whole_error = error
         else:
             return outputs
-        return self._run_each(run)
+        outputs = self._run_each(run)
+        if not outputs.faults:
+            _log.warning(
+                "%d records of %s, partition %d, could be processed one by one alone, not together: %s",
+                *(len(run), run[0].topic, run[0].partition, where_raised(whole_error)),
+            )
+        return outputs
 
     def _run_each(self, run: Sequence[Record]) -> Outputs:
         """Fold each record as a run of its own, upon what those before it have made; return all of it in one."""
