@@ -241,6 +241,8 @@ def in_process(bodies: int, seed: int, data: Path, mutation: str) -> list[str]:
                 problems.append(f"{when}: {found:,} {what}, and not {due:,}")
 
     judge_counts("after landing")
+    if problems:
+        return problems
     for name, step in _steps(data, pipeline.spooled).items():
         began = time.monotonic()
         try:
