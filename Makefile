@@ -1,6 +1,6 @@
 # `make` lists the targets. ARGS reaches the command: make run ARGS="--for 60"
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-pythons lint chaos chaos-landers outage fuzz docs bench bench-streams bench-ingest bench-warehouse \
+.PHONY: help setup run test test-pythons lint chaos chaos-landers outage fuzz fuzz-records docs bench bench-streams bench-ingest bench-warehouse \
 	bench-alerts bench-checks lock clean
 
 PYTHON ?= python3
@@ -45,8 +45,12 @@ outage: setup ## take Kafka away from ingest for ten minutes; ARGS="--seconds 60
 chaos-landers: setup ## kill one of two landers a thousand times; ARGS="--kills 50 --rivals"
 	@$(BIN)/python tests/chaos/landers.py $(ARGS)
 
-fuzz: setup ## send ingest a million requests that no gateway would; ARGS="--requests 10000"
+fuzz: setup ## send ingest a million requests that no gateway would; ARGS="--requests 10000"; then fuzz-records
 	@$(BIN)/python tests/chaos/fuzz.py $(ARGS)
+	@$(BIN)/python tests/chaos/fuzz_records.py
+
+fuzz-records: setup ## take 200,000 odd bodies through every reader, in process and with processes; ARGS="--bodies 20000"
+	@$(BIN)/python tests/chaos/fuzz_records.py $(ARGS)
 
 bench: bench-streams bench-ingest bench-warehouse bench-alerts bench-checks ## run every benchmark; ARGS=--quick for short runs
 

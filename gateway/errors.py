@@ -1,5 +1,8 @@
 """Errors of the domain, and the base of every room's own."""
 
+import traceback
+from pathlib import Path
+
 
 class SmspulseError(Exception):
     """Something that a person must hear of: the text is one line that says what happened, to what, and what to do."""
@@ -28,3 +31,13 @@ class UnreadablePayload(ValueError):  # noqa: N818 - it names what was found, an
         self.reason = reason
         self.detail = detail
         self.field = field
+
+
+def where_raised(error: BaseException) -> str:
+    """Name an error and the line that raised it, such as `RecursionError in payloads.py, line 206`, for logs.
+
+    It is short, whatever the error is, and holds nothing of its text, which can quote what a sender wrote.
+    """
+    frames = traceback.extract_tb(error.__traceback__, limit=-1)
+    place = f" in {Path(frames[0].filename).name}, line {frames[0].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"

@@ -35,6 +35,8 @@ REASON_OUT_OF_RANGE: Final = "out_of_range"
 REASON_UNVERIFIED_SHAPE: Final = "unverified_shape"
 """An `event` payload, as one help article shows it: perhaps what the gateway's test button sends."""
 REASON_UNKNOWN_SHAPE: Final = "unknown_shape"
+REASON_FAULT: Final = "processing_failed"
+"""Reading or processing it raised an error that nobody foresaw: a fault of smspulse, whatever the record is."""
 
 REASONS: Final = (
     REASON_NOT_JSON,
@@ -44,6 +46,7 @@ REASONS: Final = (
     REASON_OUT_OF_RANGE,
     REASON_UNVERIFIED_SHAPE,
     REASON_UNKNOWN_SHAPE,
+    REASON_FAULT,
 )
 
 _MAX_ID: Final = 2**63 - 1
@@ -126,7 +129,6 @@ class _Plain(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 _plain = msgspec.json.Decoder(_Plain).decode
-_NOT_PLAIN: Final = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
 _NOTHING: Final = _Plain(None, None)  # type: ignore[arg-type]
 _report: Callable[[tuple[Any, ...]], StatusReport] = partial(tuple.__new__, StatusReport)  # a third of its own time
 
@@ -146,6 +148,14 @@ def parse_zone(name: str) -> tzinfo:
         raise SettingError(msg) from error
 
 
+def unforeseen(error: Exception) -> UnreadablePayload:
+    """Return the error of a record whose reading or processing raised one that nobody foresaw, such as RecursionError.
+
+    It names the error's type and no more: the text of an error can quote what a sender wrote.
+    """
+    return UnreadablePayload(REASON_FAULT, f"{type(error).__name__} while it was processed")
+
+
 def parse(body: bytes, zone: tzinfo = UTC) -> Event:
     """Read one webhook's body.
 
@@ -160,9 +170,9 @@ def parse(body: bytes, zone: tzinfo = UTC) -> Event:
     try:
         plain = _plain(body)
         sent_at = _cached_moment(plain.senttime, "", zone) if plain.senttime else None
-    except _NOT_PLAIN:
+        recipient = normalise_address(plain.sendto) if plain.sendto else None
+    except Exception:  # not plain, as a rule
         return _parse(body, zone)
-    recipient = normalise_address(plain.sendto) if plain.sendto else None
     return _report(
         (plain.sms_id, plain.status_id, plain.device_id, plain.channel_id, sent_at, recipient, plain.status_message, ())
     )
@@ -170,6 +180,25 @@ def parse(body: bytes, zone: tzinfo = UTC) -> Event:
 
 def parse_all(bodies: Sequence[bytes], zone: tzinfo = UTC) -> Bodies:
     """Read many bodies, each as `parse` does, by column and so faster. Raises nothing, whatever the bytes are."""
+    try:
+        return _parse_by_column(bodies, zone)
+    except Exception:  # nobody foresaw it, and it costs one body
+        return _parse_each(bodies, zone)
+
+
+def _parse_each(bodies: Sequence[bytes], zone: tzinfo) -> Bodies:
+    others: dict[int, Event] = {}
+    unreadable: dict[int, tuple[str, str | None]] = {}
+    for row, body in enumerate(bodies):
+        try:
+            others[row] = parse(body, zone)
+        except UnreadablePayload as error:
+            unreadable[row] = error.reason, error.field
+    columns = len(StatusReport._fields) - 1
+    return Bodies(tuple([None] * len(bodies) for _ in range(columns)), others, unreadable)
+
+
+def _parse_by_column(bodies: Sequence[bytes], zone: tzinfo) -> Bodies:
     plain, times = [], []
     others: dict[int, Event] = {}
     unreadable: dict[int, tuple[str, str | None]] = {}
@@ -177,7 +206,7 @@ def parse_all(bodies: Sequence[bytes], zone: tzinfo = UTC) -> Bodies:
         try:
             report = _plain(body)
             sent_at = _cached_moment(report.senttime, "", zone) if report.senttime else None
-        except _NOT_PLAIN:
+        except Exception:  # not plain, as a rule
             report, sent_at = _NOTHING, None
             try:
                 others[row] = _parse(body, zone)
@@ -198,6 +227,15 @@ def parse_all(bodies: Sequence[bytes], zone: tzinfo = UTC) -> Bodies:
 
 
 def _parse(body: bytes, zone: tzinfo) -> Event:
+    try:
+        return _read(body, zone)
+    except UnreadablePayload:
+        raise
+    except Exception as error:
+        raise unforeseen(error) from None  # its chain of causes can be as long as the body
+
+
+def _read(body: bytes, zone: tzinfo) -> Event:
     try:
         payload = json_body.load(body)
     except ValueError as error:
@@ -328,7 +366,7 @@ def _time(payload: dict[str, Any], field: str, zone: tzinfo, flaws: list[str]) -
         if type(value) is dict:
             return _moment(value["date"], str(value.get("timezone") or ""), zone)
         return _moment(value, "", zone)
-    except (TypeError, ValueError, KeyError, OverflowError):
+    except Exception:  # whatever a date makes the standard library raise costs the date, and not the report
         flaws.append(field)
         return None
 

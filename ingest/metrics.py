@@ -30,6 +30,11 @@ SPOOLED: Final = Counter("smspulse_ingest_spooled_total", "Webhooks that went to
 FORWARDED: Final = Counter(
     "smspulse_ingest_forwarded_total", "Webhooks of the spool that went to Kafka, repetitions included.", registry=None
 )
+FAULTS: Final = Counter(
+    "smspulse_ingest_faults_total",
+    "Webhooks whose body made ingest fail, and that were stored as unreadable.",
+    registry=None,
+)
 
 
 Gauges = dict[str, tuple[str, float]]
@@ -63,7 +68,7 @@ def exposition(gauges: Gauges) -> bytes:
     if FOLDER_VARIABLE in os.environ:
         MultiProcessCollector(registry)
     else:
-        for metric in (REQUESTS, SECONDS, SPOOLED, FORWARDED):
+        for metric in (REQUESTS, SECONDS, SPOOLED, FORWARDED, FAULTS):
             registry.register(metric)
     registry.register(_Gauges(gauges))
     return generate_latest(registry)

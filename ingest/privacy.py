@@ -87,6 +87,8 @@ def _known(received: dict[str, Any], fields: tuple[str, ...], flaws: tuple[str, 
             value = received[field]
             if field in flaws and value is not None:
                 value = True  # as unreadable as what was there
+            elif isinstance(value, list):
+                value = True  # no field has one; and some are nested deeper than can be written
             elif isinstance(value, dict):
                 value = {part: value[part] for part in _TIME_FIELDS if isinstance(value.get(part), str)}
             kept[field] = value

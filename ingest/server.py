@@ -29,10 +29,10 @@ from aiohttp import StreamReader, hdrs, web
 from uuid_utils import uuid7
 
 from gateway.background import keep_running
-from gateway.errors import UnreadablePayload
+from gateway.errors import UnreadablePayload, where_raised
 from gateway.json_body import to_utf8
 from gateway.kafka import KafkaSettings
-from gateway.payloads import REASON_UNVERIFIED_SHAPE, parse
+from gateway.payloads import REASON_FAULT, REASON_UNVERIFIED_SHAPE, parse, unforeseen
 from gateway.records import (
     HEADER_CONTENT_ENCODING,
     HEADER_CONTENT_TYPE,
@@ -123,13 +123,14 @@ class Receiver:
         """Answer one request."""
         start = time.monotonic()
         parts = _path_segments(request.raw_path)
-        match parts:
-            case ["", "webhooks", source, *rest] if len(rest) < 2:  # noqa: PLR2004 - source, or source and token
-                response = await self._webhook(request, source, rest[0] if rest else "")
-            case ["", "healthz" | "readyz" | "metrics" | "openapi.json" as route]:
-                response = self._state(request, route)
-            case _:
-                response = error_response(404, "nothing is here: webhooks go to POST /webhooks/{source}/{token}")
+        try:
+            response = await self._answer(request, parts)
+        except ConnectionError:
+            raise
+        except Exception as error:
+            # Answered here and not by the HTTP server, so that it is counted as every other answer is.
+            log.error("a request failed inside ingest: %s", where_raised(error))
+            response = closing(error_response(500, "a fault inside ingest: its log says more"))
         if self._idle is not None:
             response.force_close()
         # Of the path only what holds no secret: a source's name may be a token that was pasted at its place.
@@ -139,6 +140,15 @@ class Receiver:
         if access_log.isEnabledFor(logging.DEBUG):
             access_log.debug("%s /%s %d %.1f ms", request.method, shown, response.status, elapsed_s * 1000)
         return response
+
+    async def _answer(self, request: web.BaseRequest, parts: list[str]) -> web.Response:
+        match parts:
+            case ["", "webhooks", source, *rest] if len(rest) < 2:  # noqa: PLR2004 - source, or source and token
+                return await self._webhook(request, source, rest[0] if rest else "")
+            case ["", "healthz" | "readyz" | "metrics" | "openapi.json" as route]:
+                return self._state(request, route)
+            case _:
+                return error_response(404, "nothing is here: webhooks go to POST /webhooks/{source}/{token}")
 
     def _state(self, request: web.BaseRequest, route: str) -> web.Response:
         if request.method not in {"GET", "HEAD"}:
@@ -254,16 +264,25 @@ class Receiver:
         key = None
         try:
             event = parse(text)
+            key = message_key(source, event.sms_id)
+            kept = self._privacy.apply(text, event)
         except UnreadablePayload as error:
             if error.reason == REASON_UNVERIFIED_SHAPE:
                 self._log_test(source)
+            if error.reason == REASON_FAULT:
+                self._note_fault(error.detail)
             kept = self._privacy.apply(text, error)
-        else:
-            key = message_key(source, event.sms_id)
-            kept = self._privacy.apply(text, event)
+        except Exception as error:
+            # A webhook is never refused for what its body does in here. With privacy, nothing of the body is kept.
+            self._note_fault(where_raised(error))
+            kept = self._privacy.apply(text, unforeseen(error))
         if kept is text:
             return key, received, content_type
         return key, kept, rewritten_type(content_type)
+
+    def _note_fault(self, what: str) -> None:
+        metrics.FAULTS.inc()
+        log.error("the body of a webhook could not be processed, and is stored as unreadable: %s", what)
 
     def _log_test(self, source: str) -> None:
         now = time.monotonic()

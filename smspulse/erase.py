@@ -17,7 +17,7 @@ from gateway import records, topics
 from gateway.errors import SmspulseError, UnreadablePayload
 from gateway.json_body import to_utf8
 from gateway.kafka import KafkaSettings
-from gateway.payloads import parse
+from gateway.payloads import parse, unforeseen
 from gateway.topic_ids import TopicIds
 from ingest.privacy import Privacy, rewritten_type
 from ingest.settings import IngestSettings
@@ -89,6 +89,8 @@ def _clean_spool(data: Path, expression: re.Pattern[bytes]) -> int:
             body = privacy.apply(received, parse(received))
         except UnreadablePayload as error:
             body = privacy.apply(received, error)
+        except Exception as error:  # one webhook must not keep the number in all others
+            body = privacy.apply(received, unforeseen(error))
         headers = dict(webhook.headers) | {records.HEADER_CONTENT_TYPE: rewritten_type(content_type)}
         return webhook._replace(body=body, headers=list(headers.items()))
 

@@ -40,6 +40,8 @@ _COUNTED: Final = frozenset(COUNTED)
 _EXPIRED: Final = Outcome.EXPIRED.value
 _NOT_YET: Final = (None, OPEN, _EXPIRED)
 _ANY: Final = b"*"
+_MAX_CHANNELS: Final = 64
+"""Of a device, by which it is known to have several. A sender can name any number, and each would stay in the state."""
 _GAPS: Final = 24  # the last one begins at 97 days
 _FAILURES: Final = frozenset(outcome.value for outcome in FAILURES)
 
@@ -146,7 +148,7 @@ class DeviceFold:
     rhythm of arrival: how often nothing came for less than 1 s, and for 1 to 2, 2 to 4, 4 to 8 ... seconds; and
     `watch`, see `streams.alerts.Watch`, whose detector says in `phase` whether it still learns. A device's and a
     source's own have `source`, `watch`, and for a device
-    `device_id` and `channels`, those that it was seen with.
+    `device_id` and `channels`, the first 64 that it was seen with.
 
     Args:
         load: Returns the stored state of a key.
@@ -188,7 +190,7 @@ class DeviceFold:
         fleet = self._state(states, b"%s:*:*" % source.encode(), lambda: {"source": source, "watch": Watch()})
         own: dict[str, Any] = {"source": source, "device_id": device_id, "channels": [], "watch": Watch()}
         device = self._state(states, b"%s:%s" % (device_key, _ANY), lambda: own)
-        if channel_id not in device["channels"]:
+        if channel_id not in device["channels"] and len(device["channels"]) < _MAX_CHANNELS:
             device["channels"].append(channel_id)
         units = (
             Unit(state["watch"], source, device_id, channel_id),

@@ -60,6 +60,7 @@ class Outputs:
         later: Keys that were due too early, and when to look at them again.
         purged: Keys of dropped states that nothing shall remind of.
         ends: Messages that came to their first end, to be counted.
+        faults: How many records and keys raised an error that nobody foresaw; see `streams.isolation`.
     """
 
     states: list[State] = field(default_factory=list)
@@ -67,6 +68,7 @@ class Outputs:
     later: list[tuple[bytes, int]] = field(default_factory=list)
     purged: list[bytes] = field(default_factory=list)
     ends: list[End] = field(default_factory=list)
+    faults: int = 0
 
 
 class Fold(Protocol):

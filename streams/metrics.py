@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from gateway.metrics import GaugeFamily, GaugeSnapshot
 from gateway.statuses import ENDS
-from gateway.topics import DEADLETTERS
+from gateway.topics import ACTIVITY, DEADLETTERS, RAW
 from streams.fold import Outputs
 
 REGISTRY: Final = CollectorRegistry()
@@ -43,11 +43,19 @@ LATENCY: Final = _Seconds(
 DEAD: Final = Counter(
     "smspulse_stream_deadletters_total", "Records that could not be read, put aside.", registry=REGISTRY
 )
+FAULTS: Final = Counter(
+    "smspulse_stream_faults_total",
+    "Records and timers that made the worker fail: put aside or put off, so that the others go on.",
+    ["topic"],
+    registry=REGISTRY,
+)
 LAG: Final = GaugeFamily("smspulse_stream_lag_records", "Records not yet read, by partition.", ("topic", "partition"))
 LAG_SNAPSHOT: Final = GaugeSnapshot(REGISTRY, LAG)
 
 for _outcome in ENDS:  # there from the start, so that a rate sees the first one
     ENDED.labels(_outcome.value)
+for _topic in (RAW, ACTIVITY):
+    FAULTS.labels(_topic)
 _NETWORK: Final = LATENCY.labels("network")
 _TOTAL: Final = LATENCY.labels("total")
 
@@ -59,6 +67,7 @@ def committed(topic: str, records: int, outputs: Outputs) -> None:
         ENDED.labels(outcome).inc(messages)
     _NETWORK.observe_all(end.network_s for end in outputs.ends)
     _TOTAL.observe_all(end.total_s for end in outputs.ends)
+    FAULTS.labels(topic).inc(outputs.faults)
     DEAD.inc(sum(output.topic == DEADLETTERS for output in outputs.others))
 
 

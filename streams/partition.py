@@ -10,6 +10,8 @@ Guarantees
     it reads is final. A worker that was stopped, lost its partition and wakes up cannot write anything.
     Recoverable: the local store is written after the commit and holds the offset it reached, so it is never ahead of
     the changelog, and what it lacks is read from there.
+    Isolated: a record that cannot be processed, whatever it raises, becomes a dead letter in the transaction of its run
+    (`streams.isolation`). What ends the worker is Kafka, a fence, or its own disk.
     Gapless: a run of `sms.raw` that does not begin where the committed offset stands is noticed, whoever lost the
     records. Topics that are written in transactions have gaps by nature.
     Of this Kafka: a committed offset names the topic that it belongs to, and counts for no other. The local state keeps
@@ -33,6 +35,7 @@ from gateway.topics import DEADLETTERS
 from streams import metrics
 from streams.errors import LostRecordsError, OwnershipLostError, StreamError
 from streams.fold import Outputs, Record, State
+from streams.isolation import IsolatingFold
 from streams.settings import StreamSettings
 from streams.stages import Stage
 from streams.store import Store
@@ -73,7 +76,7 @@ class Partition:
         self._next = 0  # the offset behind the last committed run
         self._reached_at = 0  # when the last record of it was written, in milliseconds
         self._topic_ids: dict[str, str] = {}
-        self._fold = stage.fold(self._load, settings)
+        self._fold = IsolatingFold(lambda load: stage.fold(load, settings), self._load)
 
     def __str__(self) -> str:
         return f"partition {self.number} of {self._stage.source}"
@@ -335,7 +338,7 @@ class Partition:
                     value, position, last_at = message.value(), message.offset() + 1, message.timestamp()[1]
                     try:
                         states.append((message.key(), value, due(value, last_at)))
-                    except (KeyError, TypeError, ValueError):
+                    except Exception:
                         foreign += 1
                 elif error.code() == KafkaError._PARTITION_EOF:
                     ended = True

@@ -103,8 +103,16 @@ class Store:
         return int(self._db.get(_SOURCE) or 0)
 
     def get(self, key: bytes) -> bytes | None:
-        """Return the state of a key: None if there is none, empty if it was dropped."""
-        value: bytes | None = self._db.get(key)
+        """Return the state of a key: None if there is none, empty if it was dropped.
+
+        Raises:
+            StateError: The disk is broken.
+        """
+        try:
+            value: bytes | None = self._db.get(key)
+        except Exception as error:  # rocksdict raises bare Exception
+            msg = f"cannot read the state in {self._path}: {error}. Check the disk; Kafka has it all"
+            raise StateError(msg) from error
         return value
 
     def due(self, now: int, limit: int) -> dict[bytes, bytes]:

@@ -20,6 +20,12 @@ NEWEST: Final = Gauge(
 LOST: Final = Counter(
     "smspulse_lander_lost_records_total", "Records that Kafka deleted before they were landed.", registry=REGISTRY
 )
+FAULTS: Final = Counter(
+    "smspulse_lander_faults_total",
+    "Records that could not be converted, and were landed as their position and bytes.",
+    ["topic"],
+    registry=REGISTRY,
+)
 BLOCKED_METRIC: Final = "smspulse_lander_blocked"
 BLOCKED: Final = Gauge(BLOCKED_METRIC, "1 while the data folder or bucket takes no data, else 0.", registry=REGISTRY)
 LAG: Final = GaugeFamily("smspulse_lander_lag_records", "Records not yet landed, by partition.", ("topic", "partition"))

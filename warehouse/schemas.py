@@ -1,7 +1,8 @@
 """The datasets: which topic each lands, the schema of its files, and how records become columns.
 
 Every field's description is in its Arrow metadata, and so in every file. Converting never fails: whoever wrote a
-record, and whatever is in it, what cannot be read or stored is null.
+record, and whatever is in it, what cannot be read or stored is null. A record whose conversion raises an error that
+nobody foresaw is a row of its position and its bytes, and the rows of the others are what they would be without it.
 """
 
 import logging
@@ -17,8 +18,10 @@ import pyarrow.compute as pc
 
 from gateway import records as rec
 from gateway import topics
+from gateway.errors import where_raised
 from gateway.json_body import charset_of, to_utf8
-from gateway.payloads import StatusReport, parse_all
+from gateway.payloads import REASON_FAULT, StatusReport, parse_all
+from warehouse import metrics
 from warehouse.partition_log import UNKNOWN
 
 _log = logging.getLogger(__name__)
@@ -77,6 +80,16 @@ class Run(NamedTuple):
         fields = [(r.offset, r.timestamp, r.key, r.value, r.headers) for r in records]
         offsets, timestamps, keys, values, headers = zip(*fields, strict=True)
         return cls(records[0].topic, records[0].partition, offsets, timestamps, keys, values, headers)
+
+    def slice(self, row: int) -> "Run":
+        """Return one of the records as a run of its own."""
+        return self._replace(
+            offsets=self.offsets[row : row + 1],
+            timestamps=self.timestamps[row : row + 1],
+            keys=self.keys[row : row + 1],
+            values=self.values[row : row + 1],
+            headers=self.headers[row : row + 1],
+        )
 
 
 Columns = dict[str, Any]
@@ -486,10 +499,27 @@ def alert_columns(run: Run, zone: tzinfo) -> Columns:
     return columns
 
 
+def _columns_of_unconverted(run: Run) -> Columns:
+    """Return all columns that need no reading of the records, for any dataset: those that it lacks are not used."""
+    headers = {name: value for name, value in run.headers[0] if isinstance(value, bytes)}
+    return _position_columns(run) | {
+        "source": [headers.get(rec.HEADER_SOURCE)],
+        "ingest_id": [headers.get(rec.HEADER_INGEST_ID)],
+        "received_at": [_number(headers.get(rec.HEADER_RECEIVED_AT))],
+        "body": run.values,
+        "kind": KIND_UNREADABLE if run.topic == topics.RAW else None,
+        "reason": REASON_FAULT,
+        "flaws": [()],
+        "message_key": run.keys,
+        "alert_id": run.keys,
+        "is_forgotten": False,
+    }
+
+
 def _json_object(value: bytes | None) -> dict[str, Any]:
     try:
         found = orjson.loads(value or b"null")
-    except orjson.JSONDecodeError:
+    except Exception:  # a JSONDecodeError, as a rule
         return {}
     return found if type(found) is dict else {}
 
@@ -568,8 +598,35 @@ class Dataset:
     columns: Callable[[Run, tzinfo], Columns]
 
     def table(self, run: Run, zone: tzinfo = UTC) -> pa.Table:
-        """Convert records of the topic, a row each, in their order."""
-        columns, rows = self.columns(run, zone), len(run.offsets)
+        """Convert records of the topic, a row each, in their order. Raises nothing, whatever the records are."""
+        try:
+            return self._table(self.columns(run, zone), len(run.offsets))
+        except Exception as error:
+            _log.warning(
+                "%d records of %s, partition %d, from offset %d on are converted one by one: %s",
+                *(len(run.offsets), run.topic, run.partition, run.offsets[0], where_raised(error)),
+            )
+        return self._table_by_row(run, zone)
+
+    def _table_by_row(self, run: Run, zone: tzinfo) -> pa.Table:
+        rows, faults = [], []
+        for number in range(len(run.offsets)):
+            record = run.slice(number)
+            try:
+                rows.append(self._table(self.columns(record, zone), 1))
+            except Exception as error:
+                faults.append(where_raised(error))
+                rows.append(self._table(_columns_of_unconverted(record), 1))
+        if faults:
+            metrics.FAULTS.labels(self.topic).inc(len(faults))
+            _log.error(
+                "%d records of %s, partition %d, could not be converted, the last for %s, and are landed as their "
+                "bytes. This is a fault of smspulse: report it",
+                *(len(faults), run.topic, run.partition, faults[-1]),
+            )
+        return pa.concat_tables(rows).combine_chunks()
+
+    def _table(self, columns: Columns, rows: int) -> pa.Table:
         return pa.table([_column(f, columns.get(f.name), rows) for f in self.schema], schema=self.schema)
 
 

@@ -5,7 +5,10 @@ WITH unreadable AS (
     SELECT coalesce(source, '(no source)') AS scope, topic, "partition", "offset", ingest_id
     FROM raw_files
     INNER JOIN reached USING ("partition")
-    WHERE kind = 'unreadable' AND received_at < until - getvariable('waiting')
+    WHERE
+        kind = 'unreadable' AND received_at < until - getvariable('waiting')
+        -- What made the sink fail, the stream may have read: it has put aside what made itself fail.
+        AND reason IS DISTINCT FROM 'processing_failed'
 )
 
 SELECT

@@ -213,6 +213,20 @@ def evidence(alert: Alert) -> dict[str, str]:
     return {name: text for name, text in found.items() if text}
 
 
+def require_showable(alert: Alert) -> None:
+    """Raise whatever an alert makes its receivers' texts raise, such as a time that no calendar has.
+
+    Raises:
+        Exception: The alert cannot be sent to anybody.
+    """
+    summary(alert)
+    evidence(alert)
+    severity(alert)
+    for time_ms in (alert.changed_at, alert.since, alert.fired_at, alert.resolved_at):
+        if time_ms is not None:
+            moment(time_ms)
+
+
 def moment(ms: int) -> str:
     """Write a time in milliseconds as RFC 3339 does."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -5,6 +5,7 @@ the others keep one that is on.
 """
 
 import contextlib
+import logging
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -25,15 +26,19 @@ from gateway.alerts import (
     Scope,
     alert_id,
 )
+from gateway.errors import where_raised
 from gateway.kafka import KafkaSettings
 from gateway.topics import RAW
 from ingest.settings import IngestSettings
 from ingest.spool import Spool
+from smspulse.alerts.book import moment
 from smspulse.lag import lag
 from streams.settings import StreamSettings
 from warehouse.read import open_warehouse, retried, rows
 from warehouse.settings import LanderSettings
 from warehouse.status_codes import known_statuses
+
+_log = logging.getLogger(__name__)
 
 BY_SQL: Final = (SILENT, STUCK_MESSAGES, LATENCY_SHIFT, DEVICE_DOWN, WEBHOOK_QUALITY, QUALITY_CHECK)
 _KEPT: Final = ("rhythm", "past")
@@ -117,7 +122,12 @@ class Warehouse:
                     "FROM held WHERE outcome <> 'incoming' GROUP BY source, device_id"
                 ).fetchall()
             }
-            found = [Finding(kind=kind, **_fields(row)) for kind in BY_SQL for row in rows(connection, _sql(kind))]
+            found = [
+                finding
+                for kind in BY_SQL
+                for row in rows(connection, _sql(kind))
+                if (finding := _finding(kind, row)) is not None
+            ]
         return [
             msgspec.structs.replace(each, share=shares.get((each.source, each.device_id), 0.0))
             if each.scope == "device"
@@ -194,6 +204,17 @@ def spooling(webhooks: int, full: float, oldest_s: float, now: int) -> list[Find
 
 def _sql(name: str) -> str:
     return files("smspulse").joinpath("alerts", "sql", f"{name}.sql").read_text("utf-8").replace("{low}", _LOW)
+
+
+def _finding(kind: str, row: dict[str, Any]) -> Finding | None:
+    """Return what a row says; None, with a line in the log, if it cannot be shown: it costs no other finding."""
+    try:
+        finding = Finding(kind=kind, **_fields(row))
+        moment(finding.since)
+    except Exception as error:
+        _log.error("a finding of %s cannot be shown (%s), and is passed over", kind, where_raised(error))
+        return None
+    return finding
 
 
 def _fields(row: dict[str, Any]) -> dict[str, Any]:

@@ -6,13 +6,14 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from gateway.alerts import Alert, decode, encode
+from gateway.errors import where_raised
 from gateway.kafka import KafkaSettings
 from gateway.retry import retried
 from gateway.topics import ALERTS
+from smspulse.alerts.book import require_showable
 
 _log = logging.getLogger(__name__)
 
@@ -91,9 +92,15 @@ class AlertLog:
             if not (value := message.value()):
                 continue  # of a transaction that was aborted, which the in-memory broker shows
             try:
-                found.append((partition, message.offset(), decode(value)))
-            except msgspec.DecodeError:
-                _log.error("%s, partition %d, offset %d is no alert", ALERTS, partition, message.offset())
+                alert = decode(value)
+                require_showable(alert)
+            except Exception as fault:  # a DecodeError, as a rule; whatever it is, it costs this alert and no other
+                _log.error(
+                    "%s, partition %d, offset %d is no alert (%s), and is passed over",
+                    *(ALERTS, partition, message.offset(), where_raised(fault)),
+                )
+                continue
+            found.append((partition, message.offset(), alert))
         return found
 
 

@@ -25,7 +25,7 @@ from gateway.alerts import (
     Alert,
     Phase,
 )
-from gateway.errors import SmspulseError
+from gateway.errors import SmspulseError, where_raised
 from gateway.kafka import KafkaSettings
 from smspulse.alerts.book import Book
 from smspulse.alerts.findings import BY_SQL, Finding, Warehouse, behind
@@ -130,7 +130,10 @@ class Look:
         except NoWarehouseError:
             return [], set()
         except (SmspulseError, duckdb.Error, OSError) as error:
-            _log.warning("alerts cannot be looked for now, and are again: %s", str(error).splitlines()[0])
+            _log.warning("alerts cannot be looked for now, and are again: %s", str(error).partition("\n")[0])
+            return [], set()
+        except Exception as error:  # what is read comes from outside: it must not end the process that sends alerts
+            _log.error("alerts cannot be looked for now, and are again: %s", where_raised(error))
             return [], set()
 
 

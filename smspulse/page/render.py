@@ -1,12 +1,16 @@
 """The page as HTML: words first, then tables and pictures that are drawn here, so that nothing is fetched."""
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from html import escape
 from typing import Any, Final
 
+from gateway.errors import where_raised
 from smspulse.page.numbers import Choice, Numbers, Row
 from smspulse.timeline import duration, status_name
+
+_log = logging.getLogger(__name__)
 
 _WORST: Final = 10
 _HEIGHT, _BAR = 120, 10
@@ -65,36 +69,45 @@ def content(numbers: Numbers, choice: Choice) -> str:
                     "mostly failed by",
                     "alert",
                 ),
-                (_device(row, kept["alerts"], kept["learning"]) for row in devices),
+                _each(devices, lambda row: _device(row, kept["alerts"], kept["learning"])),
             ),
             _table(
                 "Latency between reports, 24 hours",
                 ("step", "messages", "p50", "p95", "p99"),
-                (
-                    (
+                _each(
+                    numbers.ask("latency_now", choice, _STEPS),
+                    lambda row: (
                         row["step"],
                         f"{row['messages']:,}",
                         *(duration(row[name]) for name in ("p50_s", "p95_s", "p99_s")),
-                    )
-                    for row in numbers.ask("latency_now", choice, _STEPS)
+                    ),
                 ),
             ),
             _table(
                 "Why messages failed, 24 hours",
                 ("reason", "status", "messages"),
-                (
-                    (
+                _each(
+                    failures,
+                    lambda row: (
                         status_name(row["last_status_id"], numbers.statuses),
                         row["last_status_id"],
                         f"{row['messages']:,}",
-                    )
-                    for row in failures
+                    ),
                 ),
             ),
             _health(kept),
             f'<p class="dim">As of {kept["as_of"]} UTC. Times are when reports were received.</p>',
         )
     )
+
+
+def _each(rows: Iterable[Row], cells: Callable[[Row], Sequence[Any]]) -> Iterator[Sequence[Any]]:
+    """Yield the cells of each row; one that cannot be shown costs itself, and not the page."""
+    for row in rows:
+        try:
+            yield cells(row)
+        except Exception as error:
+            _log.error("a row of the page cannot be shown: %s", where_raised(error))
 
 
 def _form(numbers: Numbers, choice: Choice) -> str:
@@ -172,28 +185,30 @@ def _alerts(alerts: Sequence[Row], choice: Choice) -> str:
     if not shown:
         return '<p class="dim">No alert is firing.</p>'
     head = ("alert", "source", "device", "channel", "found", "usual", "since (UTC)")
-    rows = (
-        (
+    rows = _each(
+        shown,
+        lambda row: (
             row["kind"].replace("_", " "),
             row["source"],
             *("all" if row[name] is None else row[name] for name in ("device_id", "channel_id")),
             row["what"] or f"{row['failures']:,} of {row['count']:,}",
             _percent(row["baseline"]),
             f"{row['since'].astimezone(UTC):%d %b %H:%M}",
-        )
-        for row in shown
+        ),
     )
     return f'<div class="bad">{_table("Firing alerts", head, rows)}</div>'
 
 
 def _health(kept: dict[str, Any]) -> str:
-    rows = [("✓" if each["ok"] else "✗", each["name"], each["what"]) for each in kept.get("processes", ())]
+    rows: list[Sequence[Any]] = [
+        ("✓" if each["ok"] else "✗", each["name"], each["what"]) for each in kept.get("processes", ())
+    ]
     if kept.get("lag"):
         rows += [("", group, f"{count:,} records to go") for group, count in kept["lag"].items()]
-    rows += [
-        ("", row["dataset"], f"newest {duration(row['seconds_since'])} old, {row['rows']:,} rows")
-        for row in kept.get("freshness", ())
-    ]
+    rows += _each(
+        kept.get("freshness", ()),
+        lambda row: ("", row["dataset"], f"newest {duration(row['seconds_since'])} old, {row['rows']:,} rows"),
+    )
     checks = kept.get("checks", ())
     if checks:
         age = datetime.now(UTC) - max(row["checked_at"] for row in checks)
@@ -227,7 +242,7 @@ def _bars(title: str, minutes: Sequence[Row], width: timedelta, count: int) -> s
     sums = [dict.fromkeys(_PARTS, 0) for _ in range(count)]
     for row in minutes:
         place = count - 1 - (now - row["minute"]) // width
-        if 0 <= place < count:
+        if 0 <= place < count and row["outcome"] in _PARTS:
             sums[place][row["outcome"]] += row["messages"]
     most = max(sum(bar.values()) for bar in sums) or 1
     shapes = []

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -234,11 +235,32 @@ async def test_a_fault_of_our_own_commits_nothing(
         raise ZeroDivisionError
 
     with monkeypatch.context() as patched:
-        patched.setattr(MessageFold, "run", fails)
+        patched.setattr(Partition, "_publish", fails)
         with pytest.raises(ZeroDivisionError):
             await owner.process([Raw(name, 1, 1, 0)])
     await (await owners.next("b")).process([Raw(name, 1, 1, 0)])
     assert len(versions(kafka, name)[1]) == 1
+
+
+async def test_a_record_that_makes_the_fold_fail_is_a_dead_letter_in_the_transaction_of_its_run(
+    owners: Owners, kafka: KafkaSettings, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = MessageFold._one
+
+    def fail_on_the_second(self: MessageFold, record: Raw, *given: Any) -> None:
+        if record.sms_id == 2:
+            raise RecursionError
+        one(self, record, *given)
+
+    monkeypatch.setattr(MessageFold, "_one", fail_on_the_second)
+    owner = await owners.next("a")
+    await owner.process([Raw(name, 1, 1, 0), Raw(name, 2, 7, 1), Raw(name, 1, 7, 2), Raw(name, 3, 7, 3)])
+    assert owner.next_offset(1) == 4
+    found = versions(kafka, name)
+    assert {sms_id: of[-1]["outcome"] for sms_id, of in found.items()} == {1: "delivered", 3: "delivered"}
+    ((key, value, headers),) = read(kafka, DEADLETTERS, name)
+    assert (key, value) == (Raw(name, 2, 7, 1).key, Raw(name, 2, 7, 1).value)
+    assert (headers["reason"], headers["origin"]) == (b"processing_failed", b"sms.raw:2:1")
 
 
 DAY = 86_400_000

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,14 +10,16 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
+import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from confluent_kafka import Consumer, TopicPartition
-from stream_topics import Raw, outcomes, partitions_of, versions
+from stream_topics import Raw, outcomes, partitions_of, read, versions
 
 from gateway.kafka import KafkaSettings
-from gateway.topics import ACTIVITY, RAW
+from gateway.records import message_key
+from gateway.topics import ACTIVITY, DEADLETTERS, RAW
 from streams.transport import _Thread
 
 _PATIENCE_S = 240
@@ -31,8 +34,17 @@ from streams.worker import run
 session_s = float(os.environ.get("SESSION_S", "10"))
 settings = StreamSettings(state=Path(sys.argv[1]), group=sys.argv[2], session_timeout_s=session_s)
 if os.environ.get("A_FAULT_OF_OURS"):
+    from streams.partition import Partition
+    Partition._publish = lambda self, outputs, next_offset: 1 // 0
+if os.environ.get("POISON"):
+    # As a parser that calls itself for each byte order mark.
     from streams.messages import MessageFold
-    MessageFold.run = lambda self, run: 1 // 0
+    one = MessageFold._one
+    def fail(depth):
+        return fail(depth + 1)
+    def recursive(self, record, *given):
+        return fail(0) if os.environ["POISON"].encode() in record.value else one(self, record, *given)
+    MessageFold._one = recursive
 if os.environ.get("SLOW"):
     import time
     from streams.partition import Partition
@@ -60,9 +72,13 @@ run(settings, KafkaSettings(bootstrap=sys.argv[3]), lambda: print("ready", flush
 """
 
 
-def worker(state: Path, group: str, kafka: KafkaSettings, **environment: str) -> subprocess.Popen[str]:
+def worker(
+    state: Path, group: str, kafka: KafkaSettings, errors: IO[str] | None = None, **environment: str
+) -> subprocess.Popen[str]:
     arguments = [sys.executable, "-c", WORKER, str(state), group, kafka.bootstrap]
-    started = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+    started = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ | environment
+    )
     assert started.stdout is not None
     assert environment or started.stdout.readline() == "ready\n"
     return started
@@ -173,6 +189,43 @@ def test_a_fault_of_our_own_ends_the_worker_and_skips_nothing(kafka: KafkaSettin
     finally:
         mended.send_signal(signal.SIGTERM)
         assert mended.wait(_PATIENCE_S) == 0
+
+
+def test_a_record_that_cannot_be_processed_is_a_dead_letter_and_the_worker_goes_on(
+    kafka: KafkaSettings, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pass_over_what_others_wrote(kafka, name)
+    log = tmp_path / "log"
+    with log.open("w") as errors:
+        running = worker(tmp_path / "a", name, kafka, errors, POISON='"sms_id": 1300')
+    assert running.stdout is not None
+    assert running.stdout.readline() == "ready\n"
+    began = time.monotonic()
+    try:
+        produce(kafka, name, range(1_280, 1_320), (1, 7))
+        while len(letters := read(kafka, DEADLETTERS, name)) < 2 and time.monotonic() < began + _PATIENCE_S:
+            assert running.poll() is None, log.read_text()
+        while len(found := versions(kafka, name)) < 39 and time.monotonic() < began + _PATIENCE_S:
+            assert running.poll() is None, log.read_text()
+        seen_s = time.monotonic() - began
+        lines = Path(f"/proc/{running.pid}/status").read_text("ascii").splitlines()
+        peak_mb = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    finally:
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(_PATIENCE_S) == 0
+    assert sorted(found) == [sms_id for sms_id in range(1_280, 1_320) if sms_id != 1_300]
+    assert {key for key, _, _ in letters} == {message_key(name, 1_300)}
+    for _, body, headers in letters:
+        assert body.startswith(b'{"sms_id": 1300')
+        assert (headers["reason"], headers["source"]) == (b"processing_failed", name.encode())
+        assert headers["detail"] == b"RecursionError while it was processed"
+        assert re.fullmatch(rb"sms\.raw:0:\d+", headers["origin"])
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\none record that fails: the others were seen after {seen_s:.1f} s, {peak_mb:.0f} MB at most, "
+            f"{log.stat().st_size} bytes of log\n"
+        )
+    assert log.stat().st_size < 10_000
 
 
 def test_a_worker_that_its_group_refuses_ends(kafka: KafkaSettings, name: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Every payload generation is read, and whatever else arrives raises one kind of error."""
 
+import sys
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import payloads
+from gateway import json_body, payloads
 from gateway.errors import SettingError, UnreadablePayload
 from gateway.payloads import REASONS, IncomingMessage, StatusReport, parse, parse_zone
+from ingest.privacy import Privacy
+from smspulse import contracts
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "webhooks"
 
@@ -324,3 +327,72 @@ def test_the_shortcut_for_plain_reports_reads_what_the_long_way_reads(
         assert outcome(parse)[::2] == read.unreadable[1]
     else:
         assert outcome(parse) == read.others.get(1, StatusReport(*(column[1] for column in read.reports), flaws=()))
+
+
+def _flat(read: Any) -> Any:
+    """Return a reader that has the depth of recursion of some twenty calls."""
+
+    def reader(body: bytes) -> Any:
+        depth, frame = 0, sys._getframe()
+        while frame is not None:
+            depth, frame = depth + 1, frame.f_back  # type: ignore[assignment]
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(depth + 60)
+        try:
+            return read(body)
+        finally:
+            sys.setrecursionlimit(limit)
+
+    return reader
+
+
+@pytest.mark.parametrize("marks", [2, 3, 960, 970, 973, 87_000])
+@pytest.mark.parametrize("behind", [b"", b'{"sms_id":17,"status_id":7}', b"\xff"])
+def test_one_byte_order_mark_is_removed_and_more_are_no_json_for_any_reader(marks: int, behind: bytes) -> None:
+    body = b"\xef\xbb\xbf" * marks + behind
+    assert json_body.without_byte_order_mark(body) == b"\xef\xbb\xbf" * (marks - 1) + behind
+    with pytest.raises(UnreadablePayload) as error:
+        _flat(parse)(body)
+    assert error.value.reason == "not_json"
+    assert _flat(lambda one: payloads.parse_all([one]))(body).unreadable == {0: ("not_json", None)}
+    assert _flat(lambda one: json_body.to_utf8(one, b"text/plain; charset=latin-1"))(body) is body
+    assert _flat(contracts.read)(body).faults == ("not_json: the body is no JSON",)
+    for numbers in ("mask", "hmac", "keep"):
+        hidden = Privacy(numbers, "drop", "key").apply(body, error.value)  # type: ignore[arg-type]
+        with pytest.raises(UnreadablePayload, match="not_json"):
+            parse(hidden)
+
+
+@pytest.mark.parametrize("error", [RecursionError(), MemoryError(), ZeroDivisionError(), KeyError("+4915712345")])
+def test_whatever_reading_a_body_raises_it_is_unreadable_and_its_neighbours_are_read(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = json_body.load
+
+    def fail(body: bytes) -> Any:
+        if b"poison" in body:
+            raise error
+        return load(body)
+
+    monkeypatch.setattr(json_body, "load", fail)
+    with pytest.raises(UnreadablePayload) as found:
+        parse(b"poison")
+    assert found.value.reason == payloads.REASON_FAULT
+    assert found.value.detail == f"{type(error).__name__} while it was processed"
+    assert payloads.parse_all([status(), b"poison", b"{"]).unreadable == {
+        1: (payloads.REASON_FAULT, None),
+        2: ("not_json", None),
+    }
+    assert json_body.to_utf8(b"poison", b"text/plain; charset=utf-16") == b"poison"
+
+
+def test_a_number_that_cannot_be_normalised_costs_its_own_report_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(address: str) -> str:
+        if address == "poison":
+            raise RecursionError
+        return address
+
+    monkeypatch.setattr(payloads, "normalise_address", fail)
+    read = payloads.parse_all([status(), status(sendto="poison"), status(sms_id=18)])
+    assert read.unreadable == {1: (payloads.REASON_FAULT, None)}
+    assert [read.others[row].sms_id for row in (0, 2)] == [parse(status()).sms_id, 18]

@@ -5,6 +5,8 @@ import contextlib
 import gzip
 import json
 import logging
+import resource
+import sys
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
@@ -17,12 +19,14 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
+from gateway.errors import UnreadablePayload
 from gateway.json_body import to_utf8
 from gateway.kafka import KafkaSettings
 from gateway.payloads import StatusReport, parse
 from ingest.connections import http_server
 from ingest.errors import CannotListenError, NotStoredError
 from ingest.metrics import Gauges
+from ingest.privacy import Privacy
 from ingest.server import Receiver, serve
 from ingest.settings import IngestSettings
 from ingest.sources import Sources
@@ -469,14 +473,100 @@ async def test_what_is_no_http_is_answered_in_json_and_kept_out_of_the_log(
     assert caplog.text == ""
 
 
-async def test_a_fault_of_ours_is_logged_and_not_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def counted(running: Running, name: str, **labels: str) -> float:
+    """Return the value of a counter in `/metrics`; 0 without it."""
+    text = await (await running.http.get("/metrics")).text()
+    samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
+    return sum(each.value for each in samples if each.name == name and each.labels == labels)
+
+
+async def test_a_fault_of_ours_is_counted_and_logged_in_one_short_line_and_not_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    counter = {"name": "smspulse_ingest_requests_total", "route": "webhooks", "code": "500"}
+
+    async def fail(webhook: Webhook) -> None:
+        raise RuntimeError(webhook.body)
+
     async with receiving(tmp_path) as running:
-        running.sink.gate = None  # type: ignore[assignment]
-        response = await running.http.post(PATH, data=STATUS)
+        before = await counted(running, **counter)
+        running.sink.put = fail  # type: ignore[method-assign]
+        response = await running.http.post(PATH, data=STATUS + b" " * 200_000)
         assert response.status == 500
+        assert response.headers["Connection"] == "close"
         assert "log" in await error_of(response)
-    assert "AttributeError" in caplog.text
+        assert await counted(running, **counter) == before + 1
+    assert "RuntimeError in test_receiver.py" in caplog.text
+    assert len(caplog.text) < 500
     assert TOKEN not in caplog.text
+    assert "sms_id" not in caplog.text
+
+
+@pytest.mark.parametrize("privacy", [{}, {"privacy": "hmac", "privacy_key": "a key of this test", "bodies": "drop"}])
+async def test_bodies_of_nothing_but_byte_order_marks_hold_nobody_up(
+    tmp_path: Path, privacy: dict[str, str], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = [b"\xef\xbb\xbf" * marks for marks in (2, 960, 973, *([87_000] * 10))]
+    loop = asyncio.get_running_loop()
+    waits: list[float] = []
+    async with receiving(tmp_path, **privacy) as running:
+        errors = await counted(running, "smspulse_ingest_requests_total", route="webhooks", code="500")
+        sent = asyncio.gather(*(running.http.post(PATH, data=body) for body in hostile))
+        while not waits or not sent.done():
+            began = loop.time()
+            response = await running.http.post(PATH, data=STATUS)
+            assert response.status == 202
+            waits.append(loop.time() - began)
+        assert [response.status for response in await sent] == [202] * len(hostile)
+        assert errors == await counted(running, "smspulse_ingest_requests_total", route="webhooks", code="500")
+    kept = [webhook for webhook in running.sink.kept if webhook.key is None]
+    assert len(kept) == len(hostile)
+    assert len(running.sink.kept) - len(kept) == len(waits)
+    if not privacy:
+        assert sorted(webhook.body for webhook in kept) == sorted(hostile)
+    assert caplog.text == ""
+    with capsys.disabled():
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        sys.stdout.write(
+            f"\n{len(hostile)} bodies of byte order marks: others waited {max(waits) * 1000:.0f} ms at most, "
+            f"{len(caplog.text)} bytes of log, {peak_mb:.0f} MB at most\n"
+        )
+
+
+@pytest.mark.parametrize("privacy", ["keep", "mask"])
+async def test_a_webhook_whose_processing_fails_is_stored_as_unreadable_and_counted(
+    tmp_path: Path, privacy: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Privacy, body: bytes, read: object) -> bytes:
+        if not isinstance(read, UnreadablePayload):
+            raise RecursionError
+        return apply(self, body, read)
+
+    apply = Privacy.apply
+    monkeypatch.setattr(Privacy, "apply", fail)
+    body = b'{"sms_id": 17, "status_id": 7, "sendto": "+4915712345"}'
+    async with receiving(tmp_path, privacy=privacy) as running:
+        before = await counted(running, "smspulse_ingest_faults_total")
+        assert (await running.http.post(PATH, data=body)).status == 202
+        assert await counted(running, "smspulse_ingest_faults_total") == before + 1
+    (webhook,) = running.sink.kept
+    if privacy == "keep":
+        assert webhook.body == body
+    else:
+        with pytest.raises(UnreadablePayload, match="processing_failed"):
+            parse(webhook.body)
+    assert "+4915712345" not in caplog.text
+    assert len(caplog.text) < 500
+
+
+async def test_a_field_that_is_nested_deeper_than_can_be_written_costs_itself_with_privacy(tmp_path: Path) -> None:
+    deep = b"[" * 300 + b"]" * 300
+    async with receiving(tmp_path, privacy="mask") as running:
+        for field in (b"sim", b"sendto", b"senttime", b"unknown"):
+            body = b'{"sms_id": 17, "status_id": 7, "channel_id": 1, "%s": %s}' % (field, deep)
+            assert (await running.http.post(PATH, data=body)).status == 202
+    assert [webhook.key for webhook in running.sink.kept] == [b"acme:17"] * 4
+    assert all(parse(webhook.body).sms_id == 17 for webhook in running.sink.kept)
 
 
 async def test_no_answer_names_the_server_s_software(tmp_path: Path) -> None:

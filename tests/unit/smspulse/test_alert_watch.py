@@ -15,7 +15,7 @@ from gateway.alerts import KINDS, WATCHED, Alert, decode
 from gateway.kafka import KafkaSettings
 from gateway.topics import ALERTS, RAW
 from smspulse.alerts.book import Book, evidence, severity, summary
-from smspulse.alerts.findings import BY_SQL, Finding, Warehouse, behind, lagging, spooling
+from smspulse.alerts.findings import BY_SQL, Finding, Warehouse, _finding, behind, lagging, spooling
 from smspulse.alerts.log import AlertLog, AlertWriter
 from smspulse.alerts.watch import _PATIENCE_S, Look, Watch, watch
 from smspulse.broker import MemoryBroker
@@ -331,13 +331,38 @@ async def test_what_is_no_alert_is_passed_over_and_only_what_says_something_is_n
     kafka: KafkaSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     producer = Producer(kafka.confluent())
-    for value in (b"", b"{", alert(0, "firing").value):
+    deep = b'{"id":' + b"[" * 100_000
+    # In the last two nothing is of a wrong type: no calendar has the time, and no division the count.
+    late = alert(0, "firing", since=10**18)
+    good = alert(0, "firing").value or b""
+    many = good.replace(b'"failures":6', b'"failures":' + b"9" * 400)
+    for value in (b"", b"{", deep, late.value, many, good):
         producer.produce(ALERTS, value, b"key", partition=0)
     assert producer.flush(10) == 0
     log = AlertLog(kafka, "reader")
     assert [each.phase for each in await log.past(whole=True)] == ["firing"]
-    assert caplog.messages == ["sms.alerts, partition 0, offset 1 is no alert"]
+    named = [message.partition(" is no alert")[0] for message in caplog.messages]
+    assert named == [f"sms.alerts, partition 0, offset {offset}" for offset in (1, 2, 3, 4)]
+    assert len(caplog.text) < 2_000
     log.close()
+
+
+async def test_an_unforeseen_error_of_a_look_ends_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RecursionError
+
+    monkeypatch.setattr("smspulse.alerts.watch.behind", fail)
+    assert Look(tmp_path, KafkaSettings())(at(0)) == ([], set())
+    assert "RecursionError" in caplog.text
+
+
+def test_a_finding_that_cannot_be_shown_costs_no_other_one(caplog: pytest.LogCaptureFixture) -> None:
+    row = {"scope": "device", "source": "acme", "device_id": 1, "is_bad": True, "since": at(0), "what": "silent"}
+    rows = [row, row | {"since": 10**18}, row | {"surprise": 1}]
+    assert [_finding("silent", each) is not None for each in rows] == [True, False, False]
+    assert len(caplog.messages) == 2
 
 
 async def test_a_watch_goes_on_from_what_was_written_before_it(kafka: KafkaSettings) -> None:

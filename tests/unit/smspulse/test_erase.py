@@ -13,10 +13,12 @@ from click.testing import CliRunner
 from warehouse_records import at, deadletter, raw, status, version
 
 from gateway import topics
+from gateway.errors import UnreadablePayload
 from gateway.json_body import to_utf8
 from gateway.kafka import KafkaSettings
 from gateway.payloads import StatusReport, parse
 from gateway.statuses import status_table
+from ingest.privacy import Privacy
 from ingest.settings import IngestSettings
 from ingest.spool import Spool, Webhook
 from smspulse import erase as command
@@ -218,6 +220,37 @@ def test_a_number_with_a_trunk_zero_and_in_another_charset_is_found_wherever_it_
     report = parse(to_utf8(masked.body, content_type))
     assert isinstance(report, StatusReport)
     assert (report.recipient, report.status_message) == ("****2212", "für")
+
+
+@pytest.mark.parametrize("marks", [2, 970, 87_000])
+def test_a_webhook_in_the_spool_that_begins_with_many_byte_order_marks_is_erased_with_the_others(
+    data: Path, marks: int
+) -> None:
+    body = b"\xef\xbb\xbf" * marks + b'{"sms_id":7,"status_id":6,"sendto":"+4915752982212"}'
+    spool = Spool(data, IngestSettings(spool_max_age_s=1e9))
+    spool.append([Webhook(b"acme:7", body, [("source", b"acme")], at(0))])
+    spool.close()
+    assert erase(data, (NUMBER,), KafkaSettings).lines[0] == "spool: 3 webhooks that wait for Kafka"
+    assert holding(data) == set()
+
+
+def test_a_webhook_in_the_spool_that_cannot_be_masked_is_withheld_and_the_others_are_erased(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Privacy, body: bytes, read: Any) -> bytes:
+        if not isinstance(read, UnreadablePayload):
+            raise RecursionError
+        return apply(self, body, read)
+
+    apply = Privacy.apply
+    monkeypatch.setattr(Privacy, "apply", fail)
+    assert erase(data, (NUMBER,), KafkaSettings).lines[0] == "spool: 2 webhooks that wait for Kafka"
+    assert holding(data) == set()
+    spool = Spool(data, IngestSettings())
+    _, waiting = spool.read(0, 99)
+    spool.close()
+    with pytest.raises(UnreadablePayload, match="processing_failed"):
+        parse(waiting[0].body)
 
 
 @pytest.mark.parametrize("given", [NUMBER, TRUNK_ZERO, "0049 157 52982212", "+490157 52982212"])

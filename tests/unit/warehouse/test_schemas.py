@@ -1,7 +1,8 @@
 """Records become rows, whatever is in them."""
 
 import logging
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, tzinfo
 from math import isfinite
 
 import orjson
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from warehouse_records import MadeRecord, at, deadletter, moment, raw, status, tombstone, version
 
 from gateway import topics
-from warehouse.schemas import BY_TOPIC, DATASETS, Run
+from warehouse import metrics
+from warehouse.schemas import BY_TOPIC, DATASETS, Columns, Dataset, Run
 
 
 def row(record: MadeRecord) -> dict[str, object]:
@@ -144,3 +146,36 @@ def test_nothing_in_a_record_can_keep_it_from_being_landed(
     for name in ("queue_s", "total_s"):
         if name in table.column_names:
             assert all(v is None or isfinite(v) for v in table[name].to_pylist())
+
+
+@pytest.mark.parametrize("dataset", DATASETS, ids=lambda dataset: dataset.name)
+@pytest.mark.parametrize("error", [RecursionError(), MemoryError(), ValueError("+4915712345")])
+def test_a_record_whose_conversion_fails_is_a_row_of_its_bytes_and_the_others_are_as_without_it(
+    dataset: Dataset, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def columns(run: Run, zone: tzinfo) -> Columns:
+        if b"poison" in run.values:
+            raise error
+        return dataset.columns(run, zone)
+
+    made = [raw(number, body)._replace(topic=dataset.topic, key=b"acme:1") for number, body in enumerate(BODIES)]
+    faults = metrics.FAULTS.labels(dataset.topic)._value
+    before = faults.get()
+    table = replace(dataset, columns=columns).table(Run.of(made))
+    found = table.to_pylist()
+    assert table.schema.equals(dataset.schema)
+    assert [row_["offset"] for row_ in found] == [0, 1, 2]
+    assert [found[0], found[2]] == [row(made[0]), row(made[2])]
+    assert faults.get() == before + 1
+    if dataset.topic == topics.RAW:
+        assert (found[1]["kind"], found[1]["reason"], found[1]["body"]) == (
+            "unreadable",
+            "processing_failed",
+            b"poison",
+        )
+        assert (found[1]["source"], found[1]["ingest_id"], found[1]["received_at"]) == ("acme", "id-1", moment(0))
+    assert "+4915712345" not in caplog.text
+    assert len(caplog.text) < 1_000
+
+
+BODIES = (b'{"sms_id":1,"status_id":7}', b"poison", b"{")

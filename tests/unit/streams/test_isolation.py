@@ -1,0 +1,223 @@
+"""No record can stop a fold: what one makes it raise costs this record, and none of the others."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.payloads import REASON_FAULT
+from gateway.records import message_key
+from gateway.statuses import STATUSES
+from gateway.topics import ACTIVITY, DEADLETTERS, OUTCOMES, RAW
+from streams import metrics
+from streams.detector import Policy
+from streams.devices import DeviceFold
+from streams.errors import StateError
+from streams.fold import Load, Outputs
+from streams.isolation import MAX_RECORD_BYTES, IsolatingFold
+from streams.lifecycle import Lifecycle
+from streams.messages import MessageFold
+
+T0 = 1_760_000_000_000
+HOUR = 3_600_000
+EXPIRE, FORGET = 24 * HOUR, 168 * HOUR
+POISON = 66
+"""A status id on which the fold of these tests fails."""
+
+
+def record(offset: int, sms_id: int, status_id: int, *, at: int | None = None, **fields: Any) -> Any:
+    body = {"sms_id": sms_id, "status_id": status_id, "device_id": 8001, "channel_id": 1} | fields
+    received_at = T0 + (offset * 1000 if at is None else at)
+    return SimpleNamespace(
+        topic=RAW, partition=2, offset=offset, timestamp=received_at, key=message_key("gw", sms_id),
+        value=json.dumps(body).encode(), headers=[("source", b"gw"), ("received_at", b"%d" % received_at)],
+    )  # fmt: skip
+
+
+class FailingFold(MessageFold):
+    """Fails as a parser or a bug of ours might: before anything is changed, or half way through."""
+
+    error: BaseException = RecursionError("maximum recursion depth exceeded")
+    fails_late = False
+
+    def _one(self, record: Any, *given: Any) -> None:
+        is_poison = json.loads(record.value)["status_id"] == POISON
+        if is_poison and not self.fails_late:
+            raise self.error
+        super()._one(record, *given)
+        if is_poison:
+            raise self.error
+
+
+def make(load: Load, kind: type[MessageFold] = FailingFold) -> MessageFold:
+    return kind(Lifecycle(STATUSES, EXPIRE), load, UTC, 100, EXPIRE, FORGET)
+
+
+class Owner:
+    """Commits what a guarded fold makes, as a partition does."""
+
+    def __init__(self, making: Callable[[Load], Any] = make) -> None:
+        self.store: dict[bytes, bytes] = {}
+        self.due: dict[bytes, int] = {}
+        self.fold = IsolatingFold(making, self.store.get)
+
+    def run(self, *records: Any) -> Outputs:
+        outputs = self.fold.run(records)
+        assert len({key for key, _, _ in outputs.states}) == len(outputs.states), "a key has one state a transaction"
+        for key, value, due in outputs.states:
+            self.store[key] = value or b""
+            if due is not None:
+                self.due[key] = min(due, self.due.get(key, due))
+        return outputs
+
+
+def assert_reminded_in_time(owner: Owner, spared: Owner) -> None:
+    """Each state is looked at when it is due, or sooner: then it says itself when to look again."""
+    assert owner.due.keys() == spared.due.keys()
+    assert all(owner.due[key] <= due for key, due in spared.due.items())
+
+
+def told(outputs: Outputs, topic: str) -> list[Any]:
+    return [each for each in outputs.others if each.topic == topic]
+
+
+@pytest.mark.parametrize("error", [RecursionError(), MemoryError(), ZeroDivisionError(), KeyError("+4915712345")])
+@pytest.mark.parametrize("fails_late", [False, True])
+def test_what_a_record_makes_the_fold_raise_costs_this_record(
+    error: Exception, fails_late: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(FailingFold, "error", error)
+    monkeypatch.setattr(FailingFold, "fails_late", fails_late)
+    owner, spared = Owner(), Owner()
+    poison = record(3, 17, POISON)
+    others = [record(1, 17, 1), record(2, 18, 6), record(4, 17, 7), record(5, 18, 7)]
+    outputs = owner.run(*others[:2], poison, *others[2:])
+    spared.run(*others)
+    assert owner.store == spared.store
+    assert_reminded_in_time(owner, spared)
+    (letter,) = told(outputs, DEADLETTERS)
+    headers = dict(letter.headers)
+    assert (letter.key, letter.value, letter.partition) == (poison.key, poison.value, 2)
+    assert headers["reason"] == REASON_FAULT.encode()
+    assert headers["detail"] == f"{type(error).__name__} while it was processed".encode()
+    assert headers["origin"] == b"sms.raw:2:3"
+    assert outputs.faults == 1
+    assert "+4915712345" not in caplog.text + str(headers)
+    assert len(caplog.text) < 1_000
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 3), st.sampled_from([1, 3, 2, 6, 7, 9, 5, POISON]), st.integers(0, 40 * HOUR)),
+        max_size=14,
+    ),
+    st.integers(0, 14),
+)
+def test_records_around_a_failing_one_make_what_they_make_alone(
+    reports: list[tuple[int, int, int]], at_once: int
+) -> None:
+    records = [record(n, sms_id, status_id, at=at) for n, (sms_id, status_id, at) in enumerate(reports)]
+    owner, spared = Owner(), Owner(partial(make, kind=MessageFold))
+    poison = record(99, 2, POISON)
+    made, due = Outputs(), Outputs()
+    for part in (records[:at_once], records[at_once:]):
+        guarded = owner.run(*part, poison)
+        alone = spared.run(*[each for each in part if json.loads(each.value)["status_id"] != POISON])
+        made.others, made.ends = made.others + guarded.others, made.ends + guarded.ends
+        due.others, due.ends = due.others + alone.others, due.ends + alone.ends
+    assert owner.store == spared.store
+    assert_reminded_in_time(owner, spared)
+    # A message may pass through an end that a run as a whole never shows; what is told last is the same.
+    failing = [each.value for each in records if json.loads(each.value)["status_id"] == POISON]
+    assert sorted(each.value for each in told(made, DEADLETTERS)) == sorted([*failing, poison.value, poison.value])
+    outcomes: list[dict[int, str]] = [{}, {}]
+    for found, outputs in zip(outcomes, (made, due), strict=True):
+        for each in told(outputs, OUTCOMES):
+            value = json.loads(each.value)
+            found[value["sms_id"]] = value["outcome"]
+    assert outcomes[0] == outcomes[1]
+    devices = []
+    for outputs in (made, due):
+        fold = DeviceFold({}.get, Policy())
+        states = fold.run([SimpleNamespace(value=each.value, partition=0) for each in told(outputs, ACTIVITY)]).states  # type: ignore[misc]
+        counted = [json.loads(value) for key, value, _ in states if value and not key.endswith(b"*")]
+        devices.append([{name: state[name] for name in ("open", "delivered", "not_sent")} for state in counted])
+    assert devices[0] == devices[1]
+
+
+def test_many_failing_records_cost_linear_time() -> None:
+    calls = 0
+
+    class Counting(FailingFold):
+        def _one(self, record: Any, *given: Any) -> None:
+            nonlocal calls
+            calls += 1
+            super()._one(record, *given)
+
+    owner = Owner(partial(make, kind=Counting))
+    outputs = owner.run(*(record(n, n, POISON) for n in range(500)))
+    assert len(told(outputs, DEADLETTERS)) == outputs.faults == 500
+    assert calls <= 2 * 500
+
+
+def test_a_state_that_kafka_would_refuse_is_not_written() -> None:
+    owner = Owner()
+    huge = record(1, 17, 6, sendto="x" * MAX_RECORD_BYTES)
+    outputs = owner.run(huge, record(2, 18, 7))
+    assert list(owner.store) == [b"gw:18"]
+    (letter,) = told(outputs, DEADLETTERS)
+    assert b"OversizedRecordError" in dict(letter.headers)["detail"]
+    assert letter.value == huge.value[:4096]
+    assert owner.run(record(3, 17, 7)).faults == 0
+    assert json.loads(owner.store[b"gw:17"])["outcome"] == "delivered"
+
+
+def test_a_timer_that_fails_is_put_off_and_the_others_go_on() -> None:
+    class Stuck(FailingFold):
+        def _write(self, key: bytes, message: Any, *given: Any) -> None:
+            if key == b"gw:17" and message.expired_at:
+                raise RecursionError
+            super()._write(key, message, *given)
+
+    owner = Owner(partial(make, kind=Stuck))
+    owner.run(record(1, 17, 6), record(2, 18, 6))
+    now = T0 + EXPIRE + HOUR
+    outputs = owner.fold.pass_time([b"gw:17", b"gw:18"], now)
+    assert [key for key, _, _ in outputs.states] == [b"gw:18"]
+    assert outputs.later == [(b"gw:17", now + HOUR)]
+    assert outputs.faults == 1
+
+
+def test_a_broken_disk_is_no_fault_of_a_record() -> None:
+    def load(_: bytes) -> bytes:
+        msg = "cannot read the state"
+        raise StateError(msg)
+
+    fold = IsolatingFold(make, load)
+    with pytest.raises(StateError):
+        fold.run([record(1, 17, 6)])
+    with pytest.raises(StateError):
+        fold.pass_time([b"gw:17"], T0)
+
+
+def test_what_was_put_aside_is_counted_once_it_is_committed() -> None:
+    faults, dead = metrics.FAULTS.labels(RAW)._value, metrics.DEAD._value
+    before = faults.get(), dead.get()
+    metrics.committed(RAW, 2, Owner().run(record(1, 17, POISON), record(2, 18, 7)))
+    assert (faults.get(), dead.get()) == (before[0] + 1, before[1] + 1)
+
+
+def test_a_device_that_names_ever_more_channels_keeps_a_small_state() -> None:
+    messages, devices = Owner(partial(make, kind=MessageFold)), Owner(lambda load: DeviceFold(load, Policy()))
+    for start in range(0, 2_000, 500):
+        made = messages.run(*(record(n, n, 7, channel_id=n) for n in range(start, start + 500)))
+        activity = [SimpleNamespace(value=each.value, partition=0) for each in told(made, ACTIVITY)]
+        devices.run(*activity)
+    assert len(json.loads(devices.store[b"gw:8001:*"])["channels"]) == 64
