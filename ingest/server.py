@@ -56,7 +56,7 @@ from ingest.errors import PORT_TAKEN, CannotListenError, NotStoredError
 from ingest.forwarder import Sink, StoreAndForward
 from ingest.limits import Rate, Senders
 from ingest.listening import listen
-from ingest.privacy import Privacy, rewritten_type
+from ingest.privacy import REWRITTEN_TYPE, Privacy
 from ingest.settings import IngestSettings
 from ingest.sources import Sources
 from ingest.spool import Webhook
@@ -269,7 +269,7 @@ class Receiver:
             kept = self._privacy.apply(text, event)
         if kept is text:
             return key, received, content_type
-        return key, kept, rewritten_type(content_type)
+        return key, kept, REWRITTEN_TYPE
 
     def _log_test(self, source: str) -> None:
         now = time.monotonic()

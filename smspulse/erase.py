@@ -19,7 +19,7 @@ from gateway.json_body import to_utf8
 from gateway.kafka import KafkaSettings
 from gateway.payloads import parse
 from gateway.topic_ids import TopicIds
-from ingest.privacy import Privacy, rewritten_type
+from ingest.privacy import REWRITTEN_TYPE, Privacy
 from ingest.settings import IngestSettings
 from ingest.spool import Spool, Webhook
 from warehouse import erasure, landing
@@ -89,7 +89,7 @@ def _clean_spool(data: Path, expression: re.Pattern[bytes]) -> int:
             body = privacy.apply(received, parse(received))
         except UnreadablePayload as error:
             body = privacy.apply(received, error)
-        headers = dict(webhook.headers) | {records.HEADER_CONTENT_TYPE: rewritten_type(content_type)}
+        headers = dict(webhook.headers) | {records.HEADER_CONTENT_TYPE: REWRITTEN_TYPE}
         return webhook._replace(body=body, headers=list(headers.items()))
 
     spool = Spool(data, IngestSettings())
