@@ -5,6 +5,10 @@ they leave open is met with tolerance: only a message's id and, for a status rep
 Any other field that cannot be read becomes None and is named in `flaws`, so that a surprise in a date's format never
 costs a delivery report.
 
+Every field but the text of a message has a largest size. A longer value is a flaw too: it stays in the raw body, and is
+copied nowhere. An id is a whole number of 63 bits at most. A longer `sms_id` or `status_id` belongs to no message, so
+the body is unreadable (`out_of_range`, or `wrong_type` where it is no number).
+
 Generations:
     - status report: `sms_id, status_id, status_message, sendto, senttime, channel_id, device_id`
     - status report, old: `sim` in place of `channel_id`
@@ -49,9 +53,19 @@ REASONS: Final = (
     REASON_FAULT,
 )
 
+MAX_NAME_LENGTH: Final = 255
+"""Characters of an address, a device's name or a type, as received. The longest of them in use, a mail address that a
+message was sent from, has 254 (RFC 3696, erratum 1690)."""
+MAX_STATUS_MESSAGE_LENGTH: Final = 1_024
+"""Characters of the gateway's text about a status. Those that are documented have some 40."""
+MAX_LINK_LENGTH: Final = 8_000
+"""Characters of the link to an image: what every program should take of a URI (RFC 9110, 4.1)."""
+
 _MAX_ID: Final = 2**63 - 1
 _MAX_SMALL: Final = 2**31 - 1
 _WITHHELD: Final = "withheld"
+_FIELDS_AT_FAULT: Final = frozenset({"sms_id", "status_id", "event"})
+"""Every field that makes a body unreadable. A sender may write our own withheld form: no other text of it is taken."""
 # The reports of one message repeat its time: some 1 µs a report is saved.
 _CACHED_TIMES: Final = 16_384
 _LONGEST_CACHED_TIME: Final = 64
@@ -114,6 +128,8 @@ class Bodies(NamedTuple):
 _Id = Annotated[int, msgspec.Meta(ge=0, le=_MAX_ID)]
 _Small = Annotated[int, msgspec.Meta(ge=0, le=_MAX_SMALL)]
 _Time = Annotated[str, msgspec.Meta(max_length=_LONGEST_CACHED_TIME)]
+_Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME_LENGTH)]
+_StatusMessage = Annotated[str, msgspec.Meta(max_length=MAX_STATUS_MESSAGE_LENGTH)]
 
 
 class _Plain(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -121,8 +137,8 @@ class _Plain(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
     sms_id: _Id
     status_id: _Small
-    status_message: str | None = None
-    sendto: str | None = None
+    status_message: _StatusMessage | None = None
+    sendto: _Name | None = None
     senttime: _Time | None = None
     channel_id: _Small | None = None
     device_id: _Id | None = None
@@ -250,7 +266,8 @@ def _read(body: bytes, zone: tzinfo) -> Event:
         return _incoming(payload, zone)
     if payload.get(_WITHHELD) in REASONS:
         field = payload.get("field")
-        raise UnreadablePayload(payload[_WITHHELD], "withheld for privacy", field if type(field) is str else None)
+        is_ours = type(field) is str and field in _FIELDS_AT_FAULT
+        raise UnreadablePayload(payload[_WITHHELD], "withheld for privacy", field if is_ours else None)
     raise UnreadablePayload(REASON_UNKNOWN_SHAPE, "neither status_id nor any field of an incoming message")
 
 
@@ -268,16 +285,16 @@ def _status_report(payload: dict[str, Any], zone: tzinfo) -> StatusReport:
         _channel(payload, flaws),
         _time(payload, "senttime", zone, flaws),
         _address(payload, "sendto", flaws),
-        _text(payload, "status_message", flaws),
+        _text(payload, "status_message", MAX_STATUS_MESSAGE_LENGTH, flaws),
         tuple(flaws),
     )
 
 
 def _incoming(payload: dict[str, Any], zone: tzinfo) -> IncomingMessage:
     flaws: list[str] = []
-    image_url = _text(payload, "img_url", flaws)
-    content_type = _text(payload, "type", flaws) or ("img" if image_url else "text")
-    if content_type == "img" and image_url is None:
+    image_url = _text(payload, "img_url", MAX_LINK_LENGTH, flaws)
+    content_type = _text(payload, "type", MAX_NAME_LENGTH, flaws) or ("img" if image_url else "text")
+    if content_type == "img" and image_url is None and "img_url" not in flaws:
         flaws.append("img_url")
     return IncomingMessage(
         _required_id(payload, "sms_id", _MAX_ID),
@@ -287,10 +304,10 @@ def _incoming(payload: dict[str, Any], zone: tzinfo) -> IncomingMessage:
         _time(payload, "date_sent", zone, flaws),
         _time(payload, "date", zone, flaws),
         _address(payload, "address", flaws),
-        _text(payload, "body", flaws),
+        _text(payload, "body", None, flaws),
         image_url,
         _whole_number(payload, "internal_id", _MAX_ID, flaws),
-        _text(payload, "device_name", flaws),
+        _text(payload, "device_name", MAX_NAME_LENGTH, flaws),
         tuple(flaws),
     )
 
@@ -340,9 +357,10 @@ def _channel(payload: dict[str, Any], flaws: list[str]) -> int | None:
     return _whole_number(payload, "channel_id" if "channel_id" in payload else "sim", _MAX_SMALL, flaws)
 
 
-def _text(payload: dict[str, Any], field: str, flaws: list[str]) -> str | None:
+def _text(payload: dict[str, Any], field: str, longest: int | None, flaws: list[str]) -> str | None:
+    """Return a text of no more characters than the longest; None for any number of them, up to those of a body."""
     value = payload.get(field)
-    if value is None or type(value) is str:
+    if value is None or (type(value) is str and (longest is None or len(value) <= longest)):
         return value
     flaws.append(field)
     return None
@@ -352,7 +370,7 @@ def _address(payload: dict[str, Any], field: str, flaws: list[str]) -> str | Non
     value = payload.get(field)
     if type(value) is int and value >= 0:
         return str(value)
-    if value is None or type(value) is str:
+    if value is None or (type(value) is str and len(value) <= MAX_NAME_LENGTH):
         return normalise_address(value) if value else None
     flaws.append(field)
     return None
@@ -363,12 +381,27 @@ def _time(payload: dict[str, Any], field: str, zone: tzinfo, flaws: list[str]) -
     if not value:
         return None
     try:
-        if type(value) is dict:
-            return _moment(value["date"], str(value.get("timezone") or ""), zone)
-        return _moment(value, "", zone)
+        return _moment(*_date_and_zone(value), zone)
     except Exception:  # whatever a date makes the standard library raise costs the date, and not the report
         flaws.append(field)
         return None
+
+
+def rewrite_time(value: Any) -> str | None:
+    """Return a time that can be read as ISO 8601, with nothing else that its sender may have written; None without one.
+
+    It names a zone where the value does, and only there.
+
+    Raises:
+        TypeError, ValueError, KeyError, OverflowError: It cannot be read.
+    """
+    return _parse_moment(*_date_and_zone(value)).isoformat() if value else None
+
+
+def _date_and_zone(value: Any) -> tuple[Any, str]:
+    if type(value) is dict:
+        return value["date"], str(value.get("timezone") or "")
+    return value, ""
 
 
 def _moment(date: str, named: str, zone: tzinfo) -> int:
@@ -379,13 +412,19 @@ def _moment(date: str, named: str, zone: tzinfo) -> int:
 
 
 def _find_moment(date: str, named: str, zone: tzinfo) -> int:
+    moment = _parse_moment(date, named)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=zone)
+    return round(moment.timestamp() * 1000)
+
+
+def _parse_moment(date: str, named: str) -> datetime:
+    """Return a time, without a zone where neither the date nor the name beside it has one."""
     moment = datetime.fromisoformat(date)
     if moment.tzinfo is None and named:
         offset = datetime.fromisoformat(f"2000-01-01T00:00{named}").tzinfo if named[0] in "+-" else None
         moment = moment.replace(tzinfo=offset or parse_zone(named))
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=zone)
-    return round(moment.timestamp() * 1000)
+    return moment
 
 
 _cached_moment: Final = lru_cache(_CACHED_TIMES)(_find_moment)

@@ -5,7 +5,7 @@ Only what is written is used: `0157 …` has no country, so it stays national, a
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from phonenumbers import PhoneNumber
@@ -50,6 +50,37 @@ def spellings(number: str) -> tuple[str, ...]:
         code, national = _split(international)
         found += [f"{code}{national}", f"{code}0{national}"]
     return tuple(dict.fromkeys(re.sub(r"[^0-9]", "", each).removeprefix("00") for each in found))
+
+
+class NationalForm(NamedTuple):
+    """An international number as it is written within its country.
+
+    Args:
+        digits: With the trunk prefix, where the country has one: `0157…`.
+        own: Regular expression of the spellings of the international number as an address.
+        any: Regular expression of the international numbers of all countries that are written like this in theirs.
+    """
+
+    digits: str
+    own: str
+    any: str
+
+
+def national_form(number: str) -> NationalForm | None:
+    """Return an international number as it is written within its country; None of any other."""
+    normal = normalise_address(number)
+    digits = re.sub(r"^(\+|00)", "", normal)
+    international = None if digits == normal else _parse(f"+{digits}")
+    if international is None:
+        return None
+    from phonenumbers import PhoneNumberFormat, format_number, is_possible_number  # noqa: PLC0415 - as below
+
+    if not is_possible_number(international):
+        return None
+    code, national = _split(international)
+    written = re.sub(r"[^0-9]", "", format_number(international, PhoneNumberFormat.NATIONAL))
+    spelled = r"^(?:\+|00){}0?{}$"
+    return NationalForm(written, spelled.format(code, national), spelled.format("[1-9][0-9]{0,2}", national))
 
 
 def _normalise(address: str) -> str:

@@ -5,7 +5,8 @@
     which they were sent (see `gateway.json_body`), or what `ingest.privacy` leaves of them. The body of a request with
     a `Content-Encoding` is stored decoded. Headers, each ASCII: `source`, `received_at` (milliseconds since 1970, in
     decimal), `ingest_id` (UUIDv7), `content_type`; where they apply, `content_encoding` (the codings that ingest
-    has decoded, such as `gzip`); and, where the operator asks for it, `remote`. `spooled` is on those that ingest
+    has decoded, such as `gzip`); and, where the operator asks for it, `remote`. What a sender chooses of them is cut
+    at 255 characters. `spooled` is on those that ingest
     forwarded from its spool: of each, there may be another record, with the same `ingest_id`.
 
 `sms.messages`
@@ -31,8 +32,9 @@
     key and value: see `gateway.alerts`. The newest record of a key is how the alert stands.
 
 `sms.deadletters`
-    key: as in `sms.raw`. value: the exact bytes of the record that could not be read. Headers: those of the record,
-    and `reason`, `detail`, `origin` (`topic:partition:offset`).
+    key: as in `sms.raw`. value: the first 4,096 bytes of the record that could not be read; the record itself, which
+    `origin` names, has all of them. Headers: those of the record, and `reason`, `detail`, `origin`
+    (`topic:partition:offset`).
 """
 
 from typing import Final

@@ -64,11 +64,11 @@ class Senders:
 
 
 class Rate:
-    """A token bucket for each source.
+    """A token bucket for each source. A token is a webhook, or a byte.
 
     Args:
-        per_s: Webhooks a second in the long run; None for any number.
-        burst: Webhooks at once after a pause.
+        per_s: Tokens a second in the long run; None for any number.
+        burst: Tokens at once after a pause.
         clock: Seconds, growing.
     """
 
@@ -80,12 +80,23 @@ class Rate:
         """Take a token of the source and return 0, or return the seconds until there is one."""
         if self._per_s is None:
             return 0.0
-        now = self._clock()
-        tokens, since = self._buckets.get(source, (float(self._burst), now))
-        tokens = min(self._burst, tokens + (now - since) * self._per_s)
+        tokens, now = self._tokens(source, self._per_s)
         taken = tokens >= 1
         self._buckets[source] = (tokens - taken, now)
         return 0.0 if taken else (1 - tokens) / self._per_s
+
+    def take(self, source: str, tokens: int) -> None:
+        """Take that many tokens of the source. Where it has fewer, it waits until the debt is paid."""
+        if self._per_s is None:
+            return
+        held, now = self._tokens(source, self._per_s)
+        self._buckets[source] = (held - tokens, now)
+
+    def _tokens(self, source: str, per_s: float) -> tuple[float, float]:
+        """Return what the source has, and the time of it."""
+        now = self._clock()
+        tokens, since = self._buckets.get(source, (float(self._burst), now))
+        return min(self._burst, tokens + (now - since) * per_s), now
 
 
 class Connections:

@@ -1,9 +1,9 @@
 """What is kept of personal data. It is taken out of a webhook before that is logged, spooled or written to Kafka.
 
-Where anything is to be taken out, a webhook's JSON is written anew from the fields that its kind is known to have, so
-that a field that nobody thought of carries nothing along. Guarantee: read by `gateway.payloads`, the new one is the
-same event but for the address, the text and the image, and has the same flaws. Of what cannot be read only the reason
-is kept, and the length.
+Where anything is to be taken out, a webhook's JSON is written anew from what `gateway.payloads` reads of it: ids as
+numbers, times in ISO 8601. So a field that nobody thought of carries nothing along, and neither does a part of a known
+field that nobody reads. Guarantee: read by `gateway.payloads`, the new one is the same event but for what the settings
+take out, and has the same flaws. Of what cannot be read only the reason is kept, and the length.
 """
 
 import hmac
@@ -13,16 +13,14 @@ import orjson
 
 from gateway import json_body
 from gateway.errors import UnreadablePayload
-from gateway.payloads import Event, StatusReport, withheld
+from gateway.payloads import Event, IncomingMessage, StatusReport, rewrite_time, withheld
+from gateway.statuses import STATUSES
 
-_STATUS_FIELDS: Final = (
-    *("sms_id", "status_id", "status_message", "sendto", "senttime", "channel_id", "sim", "device_id"),
-)
-_INCOMING_FIELDS: Final = (
-    *("sms_id", "type", "address", "date", "date_sent", "body", "internal_id", "img_url"),
-    *("channel_id", "sim", "device_id", "device_name"),
-)
-_TIME_FIELDS: Final = ("date", "timezone")
+REWRITTEN_TYPE: Final = b"application/json"
+"""The Content-Type of a body that `Privacy.apply` has written, in place of the one that its sender chose."""
+
+_KNOWN_TYPES: Final = frozenset({"text", "img"})
+_OTHER_TYPE: Final = "other"
 _SHOWN_DIGITS: Final = 4
 _HASH_CHARS: Final = 32
 """128 bits: no two numbers of the world meet."""
@@ -54,17 +52,43 @@ class Privacy:
         if isinstance(read, UnreadablePayload):
             return withheld(read, len(body))
         received = json_body.load(body)
-        if isinstance(read, StatusReport):
-            kept = _known(received, _STATUS_FIELDS, read.flaws)
-            self._hide(kept, "sendto", read.recipient)
-        else:
-            kept = _known(received, _INCOMING_FIELDS, read.flaws)
-            self._hide(kept, "address", read.sender)
-            if self._drops and read.text:
-                kept["body"] = None
-            if self._drops and read.image_url:
-                kept["img_url"] = "dropped"  # and not null: it makes an image of a message without a type
-        return orjson.dumps(kept)
+        kept = self._status(received, read) if isinstance(read, StatusReport) else self._incoming(received, read)
+        # As unreadable as what was there.
+        kept |= {field: True for field in read.flaws if received.get(field) is not None}
+        return orjson.dumps({field: value for field, value in kept.items() if value is not None})
+
+    def _status(self, received: dict[str, Any], report: StatusReport) -> dict[str, Any]:
+        kept = {
+            "sms_id": report.sms_id,
+            "status_id": report.status_id,
+            "status_message": report.status_message,
+            "sendto": received.get("sendto"),
+            "senttime": _time(received, "senttime", report),
+            **_phone(received, report),
+        }
+        if self._numbers != "keep":
+            self._hide(kept, "sendto", report.recipient)
+            kept["status_message"] = _words_of_unknown(report)
+        return kept
+
+    def _incoming(self, received: dict[str, Any], message: IncomingMessage) -> dict[str, Any]:
+        kept = {
+            "sms_id": message.sms_id,
+            "type": message.content_type,
+            "date": _time(received, "date", message),
+            "date_sent": _time(received, "date_sent", message),
+            "address": received.get("address"),
+            # An empty one says nothing. "dropped" and not null, which would be an image without its link.
+            "body": None if self._drops and message.text else message.text,
+            "img_url": "dropped" if self._drops and message.image_url else message.image_url,
+            **_phone(received, message),
+        }
+        if self._numbers == "keep":
+            return kept | {"internal_id": message.internal_id, "device_name": message.device_name}
+        self._hide(kept, "address", message.sender)
+        if message.content_type not in _KNOWN_TYPES:
+            kept["type"] = _OTHER_TYPE
+        return kept
 
     def _hide(self, kept: dict[str, Any], field: str, address: str | None) -> None:
         if not address or self._numbers == "keep":
@@ -75,21 +99,18 @@ class Privacy:
             kept[field] = "****" + "".join(filter(str.isdecimal, address))[-_SHOWN_DIGITS:]
 
 
-def rewritten_type(content_type: bytes) -> bytes:
-    """Return the Content-Type of a body that `Privacy.apply` has written: the one received, unless it is not UTF-8."""
-    return content_type if json_body.charset_of(content_type) is None else b"application/json"
+def _phone(received: dict[str, Any], event: Event) -> dict[str, Any]:
+    """Return device and channel as the numbers that were read: a channel may be named twice, and is read once."""
+    channel = "channel_id" if "channel_id" in received else "sim"
+    return {channel: event.channel_id, "device_id": event.device_id}
 
 
-def _known(received: dict[str, Any], fields: tuple[str, ...], flaws: tuple[str, ...]) -> dict[str, Any]:
-    kept = {}
-    for field in fields:
-        if field in received:
-            value = received[field]
-            if field in flaws and value is not None:
-                value = True  # as unreadable as what was there
-            elif isinstance(value, list):
-                value = True  # no field has one; and some are nested deeper than can be written
-            elif isinstance(value, dict):
-                value = {part: value[part] for part in _TIME_FIELDS if isinstance(value.get(part), str)}
-            kept[field] = value
-    return kept
+def _time(received: dict[str, Any], field: str, event: Event) -> str | None:
+    return None if field in event.flaws else rewrite_time(received.get(field))
+
+
+def _words_of_unknown(report: StatusReport) -> str | None:
+    """Return what a text says of a status that is not documented, without its digits. Others say what their id says."""
+    if report.status_id in STATUSES or report.status_message is None:
+        return None
+    return "".join("*" if char.isdigit() else char for char in report.status_message)

@@ -32,7 +32,7 @@ from gateway.background import keep_running
 from gateway.errors import UnreadablePayload, where_raised
 from gateway.json_body import to_utf8
 from gateway.kafka import KafkaSettings
-from gateway.payloads import REASON_FAULT, REASON_UNVERIFIED_SHAPE, parse, unforeseen
+from gateway.payloads import MAX_NAME_LENGTH, REASON_FAULT, REASON_UNVERIFIED_SHAPE, parse, unforeseen
 from gateway.records import (
     HEADER_CONTENT_ENCODING,
     HEADER_CONTENT_TYPE,
@@ -56,7 +56,7 @@ from ingest.errors import PORT_TAKEN, CannotListenError, NotStoredError
 from ingest.forwarder import Sink, StoreAndForward
 from ingest.limits import Rate, Senders
 from ingest.listening import listen
-from ingest.privacy import Privacy, rewritten_type
+from ingest.privacy import REWRITTEN_TYPE, Privacy
 from ingest.settings import IngestSettings
 from ingest.sources import Sources
 from ingest.spool import Webhook
@@ -107,6 +107,7 @@ class Receiver:
         self._sink = sink
         self._senders = Senders(settings.allow, settings.trusted_proxies)
         self._rate = Rate(settings.rate_per_s, settings.rate_burst)
+        self._byte_rate = Rate(settings.rate_bytes_per_s, settings.rate_burst_bytes)
         self._privacy = Privacy(settings.privacy, settings.bodies, settings.privacy_key.get_secret_value())
         self._retry_after = str(settings.retry_after_s)
         self._in_flight = 0
@@ -196,8 +197,11 @@ class Receiver:
             return error_response(401, "unknown source or wrong token", WWW_Authenticate=challenge)
         if self._in_flight >= self._settings.max_in_flight:
             return self._come_again("too many webhooks at once")
-        wait = ceil(self._rate.wait_s(source))
-        why = "not stored, send it again: too many webhooks a second"
+        # The bytes first: a webhook that they refuse takes no place among those of the second.
+        wait, what = ceil(self._byte_rate.wait_s(source)), "bytes"
+        if not wait:
+            wait, what = ceil(self._rate.wait_s(source)), "webhooks"
+        why = f"not stored, send it again: too many {what} a second"
         return error_response(429, why, Retry_After=str(wait)) if wait else None
 
     def _sender(self, request: web.BaseRequest) -> str:
@@ -207,7 +211,9 @@ class Receiver:
         """Hand the webhook to the sink, and return its ingest_id when it is safe."""
         codings = parse_codings(request.headers.getall(hdrs.CONTENT_ENCODING, ()))
         received, codings = self._decode(await self._read(request), codings)
-        content_type = request.headers.get(hdrs.CONTENT_TYPE, "").encode("ascii", "replace")
+        # Only now is the size known, also of a body without a declared one. The next webhook waits for it.
+        self._byte_rate.take(source, len(received))
+        content_type = _header_value(request.headers.get(hdrs.CONTENT_TYPE, ""))
         key, body, content_type = self._kept(source, received, content_type)
         received_at = time.time_ns() // 1_000_000
         ingest_id = str(uuid7()).encode()
@@ -220,7 +226,7 @@ class Receiver:
         if codings:
             headers.append((HEADER_CONTENT_ENCODING, ", ".join(codings).encode()))
         if self._settings.store_remote:
-            headers.append((HEADER_REMOTE, self._sender(request).encode("ascii", "replace")))
+            headers.append((HEADER_REMOTE, _header_value(self._sender(request))))
         await self._sink.put(Webhook(key, body, headers, received_at))
         return ingest_id
 
@@ -278,7 +284,7 @@ class Receiver:
             kept = self._privacy.apply(text, unforeseen(error))
         if kept is text:
             return key, received, content_type
-        return key, kept, rewritten_type(content_type)
+        return key, kept, REWRITTEN_TYPE
 
     def _note_fault(self, what: str) -> None:
         metrics.FAULTS.inc()
@@ -305,6 +311,11 @@ class Receiver:
 
     def _come_again(self, why: str) -> web.Response:
         return error_response(503, f"not stored, send it again: {why}", Retry_After=self._retry_after)
+
+
+def _header_value(text: str) -> bytes:
+    """Return what a record's header keeps of a text that a sender chose."""
+    return text[:MAX_NAME_LENGTH].encode("ascii", "replace")
 
 
 def _path_segments(target: str) -> list[str]:

@@ -85,6 +85,15 @@ class IngestSettings(BaseSettings):
         None, gt=0, description="Webhooks a second that a source may send for long; more are answered 429. Unset: any."
     )
     rate_burst: int = Field(1_000, ge=1, description="Webhooks that a source may send at once, with `rate_per_s`.")
+    # Twice what 5,000 phones can send. A phone sends a message in 3 s at best: 5 reports of 250 bytes each, 2.1 MB/s of
+    # all. An image in a body of the largest size, from each of them every 15 minutes, is 1.5 MB/s more.
+    rate_bytes_per_s: int = Field(
+        8_000_000, ge=1, description="Bytes of bodies a second that a source may send for long; more are answered 429."
+    )
+    # 128 bodies of the largest size at once, of whatever size the rate is.
+    rate_burst_bytes: int = Field(
+        33_554_432, ge=1, description="Bytes of bodies that a source may send at once, with `rate_bytes_per_s`."
+    )
     allow: Networks = Field((), description="Networks that may send webhooks, separated by commas; empty: all.")
     trusted_proxies: Networks = Field(
         (), description="Networks of proxies whose `X-Forwarded-For` says who the sender is; nobody else's does."

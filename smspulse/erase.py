@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from gateway import records, topics
 from gateway.errors import SmspulseError, UnreadablePayload
 from gateway.json_body import to_utf8
 from gateway.kafka import KafkaSettings
+from gateway.number_search import NumberSearch
 from gateway.payloads import parse, unforeseen
 from gateway.topic_ids import TopicIds
-from ingest.privacy import Privacy, rewritten_type
+from ingest.privacy import REWRITTEN_TYPE, Privacy
 from ingest.settings import IngestSettings
 from ingest.spool import Spool, Webhook
 from warehouse import erasure, landing
@@ -58,14 +58,14 @@ def erase(data: Path, numbers: tuple[str, ...], kafka: Callable[[], KafkaSetting
         SmspulseError: Files or spool cannot be changed.
     """
     try:
-        expression = re.compile(erasure.pattern(numbers).encode())
+        search, not_searched = erasure.search_for(data, numbers)
     except ValueError as error:
         msg = f"{error} has too few digits to be a phone number; nothing was erased"
         raise EraseError(msg) from error
     lines = []
     if (data / "spool" / "spool.sqlite").exists():  # first: what is forwarded meanwhile is erased from the files
-        lines.append(f"spool: {_clean_spool(data, expression)} webhooks that wait for Kafka")
-    done = erasure.erase(data, numbers)
+        lines.append(f"spool: {_clean_spool(data, search)} webhooks that wait for Kafka")
+    done = erasure.erase(data, search)
     lines += [f"{name}: {rows:,} rows in {done.files[name]} files" for name, rows in sorted(done.rows.items())]
     if done.keys:
         _tell_kafka(kafka(), done.keys)
@@ -73,25 +73,34 @@ def erase(data: Path, numbers: tuple[str, ...], kafka: Callable[[], KafkaSetting
     erasure.told_kafka(data)
     lines += [f"state of a stream worker: {path} was deleted, Kafka has it" for path in _drop_states(data)]
     left = [f"{path.parent}: a stream worker uses it. Stop it and run the command again" for path in _states(data)]
-    left += [f"{path} still holds it" for path in erasure.holding(data, numbers)]
-    return Report(lines, [*_kept_by_kafka(data, done.until, kafka), *left], bool(left))
+    left += [f"{path} still holds it" for path in erasure.holding(data, search)]
+    stays = [
+        f"{dataset}: {rows:,} rows have it as their {column}, by which they are counted"
+        for (dataset, column), rows in sorted(done.ids.items())
+    ]
+    stays += [
+        f"{digits}: not looked for, for an id or a number of another country may be written so. If none is, run the "
+        f"command again with --number {digits}"
+        for digits in not_searched
+    ]
+    return Report(lines, [*stays, *_kept_by_kafka(data, done.until, kafka), *left], bool(left))
 
 
-def _clean_spool(data: Path, expression: re.Pattern[bytes]) -> int:
+def _clean_spool(data: Path, search: NumberSearch) -> int:
     privacy = Privacy("mask", "drop")
 
     def masked(webhook: Webhook) -> Webhook:
         content_type = dict(webhook.headers).get(records.HEADER_CONTENT_TYPE, b"")
-        received = to_utf8(webhook.body, content_type)
-        if not expression.search(received):
+        if not search.is_in_body(webhook.body, content_type) and not search.is_in(content_type.decode("latin-1")):
             return webhook
+        received = to_utf8(webhook.body, content_type)
         try:
             body = privacy.apply(received, parse(received))
         except UnreadablePayload as error:
             body = privacy.apply(received, error)
         except Exception as error:  # one webhook must not keep the number in all others
             body = privacy.apply(received, unforeseen(error))
-        headers = dict(webhook.headers) | {records.HEADER_CONTENT_TYPE: rewritten_type(content_type)}
+        headers = dict(webhook.headers) | {records.HEADER_CONTENT_TYPE: REWRITTEN_TYPE}
         return webhook._replace(body=body, headers=list(headers.items()))
 
     spool = Spool(data, IngestSettings())
@@ -163,6 +172,9 @@ def _states(data: Path) -> list[Path]:
 
 def _kept_by_kafka(data: Path, until: dict[PartitionLog, int], kafka: Callable[[], KafkaSettings]) -> Iterator[str]:
     for topic in sorted({log.topic for log in until}):
+        if topic == topics.ALERTS:
+            yield f"{topic}: Kafka keeps the newest change of each alert, so until the alert changes again"
+            continue
         if topic in _COMPACTED:
             yield (
                 f"{topic}: Kafka drops the old versions when it compacts the topic, after {_DAYS[topic]:g} days at the "

@@ -5,7 +5,7 @@ No Kafka, no disk: records in, bytes out. `streams.messages` and `streams.device
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from gateway import records
 from gateway.errors import UnreadablePayload
@@ -91,16 +91,20 @@ class Fold(Protocol):
         """Drop what is decoded: outputs were not committed, or the store has changed."""
 
 
+MAX_DEAD_LETTER_BYTES: Final = 4_096
+"""Bytes of a record that its dead letter repeats: enough to see what it is. The record itself has all of them."""
+
 Load = Callable[[bytes], bytes | None]
 """Returns the stored state of a key: None if there never was one, empty if it was dropped."""
 
 
 def dead_letter(record: Record, error: UnreadablePayload) -> Output:
-    """Return the record for `sms.deadletters` about one that cannot be read."""
+    """Return the record for `sms.deadletters` about one that cannot be read, with the first bytes of its value."""
     headers: list[tuple[str, Any]] = [
         *record.headers,
         (records.HEADER_REASON, error.reason.encode()),
         (records.HEADER_DETAIL, error.detail.encode()),
         (records.HEADER_ORIGIN, records.origin(record.topic, record.partition, record.offset)),
     ]
-    return Output(DEADLETTERS, record.key, record.value, record.partition, headers)
+    value = record.value and record.value[:MAX_DEAD_LETTER_BYTES]
+    return Output(DEADLETTERS, record.key, value, record.partition, headers)

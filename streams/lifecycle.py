@@ -32,7 +32,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from gateway.payloads import StatusReport
+from gateway.payloads import MAX_NAME_LENGTH, StatusReport
 from gateway.statuses import ACCEPTED, DELIVERED, INCOMING, PENDING, SENT, Outcome, Status
 
 EXPIRE_AFTER_MS: Final = 86_400_000
@@ -174,7 +174,9 @@ class Facts:
     def of(cls, version: Version) -> Self:
         """Take the facts back out of a version."""
         facts = cls(version.source, version.sms_id, late=FLAG_LATE in version.flags)
-        facts.recipient = version.recipient
+        # An earlier release took an address of any length. Each further version would copy it.
+        is_bounded = version.recipient is not None and len(version.recipient) <= MAX_NAME_LENGTH
+        facts.recipient = version.recipient if is_bounded else None
         facts.expired_at = version.expired_at
         facts.last_seen_at = version.last_seen_at
         facts.observations = [row.copy() for row in version.observations]

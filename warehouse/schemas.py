@@ -311,7 +311,7 @@ DEADLETTERS_SCHEMA: Final = pa.schema(
         _field("origin_topic", pa.string(), "Topic of the record that could not be read."),
         _field("origin_partition", pa.int32(), "Partition of the record that could not be read."),
         _field("origin_offset", pa.int64(), "Offset of the record that could not be read."),
-        _field("body", pa.binary(), "The exact bytes of the record that could not be read."),
+        _field("body", pa.binary(), "The first 4,096 bytes of the record that could not be read; raw has all of them."),
     ]
 )
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -14,11 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import trustme
+from kafka_segments import segment_records
 from prometheus_client.parser import text_string_to_metric_families
 from running import SETTLE_S, Pipeline, post, start
 
+from gateway.number_search import NumberSearch
 from smspulse.endpoints import announced, get
 from smspulse.processes import free_port
 from smspulse.simulator.behaviour import Behaviour
@@ -217,14 +221,21 @@ def killed(pipeline: Pipeline) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def erased(pipeline: Pipeline) -> str:
     """Erase a number, by the command; return it."""
-    url, number = pipeline.source("erased"), "+491575298229"
+    url, number = pipeline.source("erased"), "+4915752982298"
     for status_id in (1, 6, 7):
         assert post(url, status(5, status_id, sendto=number))[0] == 202
     pipeline.wait_for("SELECT 1 FROM messages WHERE source = 'erased' AND recipient = ? AND is_ended", number)
+    # The same number elsewhere, escaped, and in its national form, of a message to somebody else.
+    escaped = "".join(f"\\u{ord(char):04x}" for char in number)
+    fields = {"status_message": "@", "sendto": "+4915700000009", "note": "0157 529 82298"}
+    mentioned = status(6, 7, **fields).replace(b"@", escaped.encode())
+    assert post(pipeline.source("mentioned"), mentioned)[0] == 202
+    pipeline.wait_for("SELECT 1 FROM status_events WHERE source = 'mentioned' AND status_message = ?", number)
+    pipeline.wait_for("SELECT 1 FROM messages WHERE source = 'mentioned'")
     before = pipeline.rows("SELECT * FROM delivery_hourly WHERE source = 'erased'")
     command = [sys.executable, "-m", "smspulse", "erase", "--data", str(pipeline.data), "--number", number]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "sms.messages: 1 messages deleted by key" in done.stdout, done.stdout + done.stderr
+    assert "sms.messages: 2 messages deleted by key" in done.stdout, done.stdout + done.stderr
     assert "left: sms.raw: Kafka keeps the records for 7 days by default" in done.stdout
     assert (done.returncode, "a stream worker uses it" in done.stdout) == (1, True)
     assert pipeline.rows("SELECT * FROM delivery_hourly WHERE source = 'erased'") == before
@@ -241,6 +252,27 @@ def test_an_erased_number_is_gone_from_the_files_and_deleted_by_key_in_kafka(pip
     assert pipeline.rows("SELECT 1 FROM messages WHERE recipient = ?", erased) == []
     deleted = f"SELECT 1 FROM read_parquet('{pipeline.data}/messages/*/*') WHERE is_forgotten AND message_key = ?"  # noqa: S608
     pipeline.wait_for(deleted, "erased:5")
+
+
+def test_no_file_has_an_erased_number_but_those_of_kafka_that_the_command_names(
+    pipeline: Pipeline, erased: str
+) -> None:
+    """Every file of the data folder is read, and what Parquet and Kafka's batches compress is unpacked."""
+    search = NumberSearch((erased, "015752982298"))
+    plain = re.compile(search.expression.encode())
+    holding = set()
+    for path in sorted(path for path in pipeline.data.rglob("*") if path.is_file()):
+        unpacked: list[bytes] = []
+        if path.suffix == ".parquet":
+            unpacked = [repr(row).encode() for row in pq.ParquetFile(path).read().to_pylist()]
+        elif path.suffix == ".log" and path.is_relative_to(pipeline.data / "kafka" / "store"):
+            unpacked = list(segment_records(path))
+        # Kafka makes its indices of 10 MB of nothing each.
+        if plain.search(path.read_bytes().rstrip(b"\0")) or any(map(search.is_in_body, unpacked)):
+            holding.add(path.relative_to(pipeline.data).parts)
+    assert {parts[-2].rpartition("-")[0] for parts in holding if parts[0] == "kafka"} == {"sms.raw", "sms.messages"}
+    # The state of a worker that runs is named by the command too.
+    assert {parts[0] for parts in holding} <= {"kafka", "state"}, holding
 
 
 def test_the_checks_find_nothing_critical_after_kills_and_an_erasure(

@@ -1,11 +1,12 @@
 -- A row: one status report of one partition, as it was received, of the messages to be rebuilt.
 -- Key: position, which grows from one incarnation of the topic to the next.
 -- Units: told_at is when it was received, TIMESTAMPTZ.
--- Reads: raw_files, deadletters_files, the variable start, and the partition as parameter 1.
+-- Reads: raw_files, deadletters_files, the variables start and longest_address, and the partition as parameter 1.
 SELECT
     source, sms_id, status_id, device_id, channel_id, sent_at,
     coalesce(received_at, recorded_at) AS told_at,
-    address AS recipient,
+    -- Earlier releases landed addresses of any length.
+    CASE WHEN length(address) <= getvariable('longest_address') THEN address END AS recipient,
     position
 FROM raw_files
 -- A record whose key is not its message's was put aside by the stream: it would split the message's state.

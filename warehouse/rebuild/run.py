@@ -31,6 +31,7 @@ from typing import Any, Final
 import duckdb
 import pyarrow.parquet as pq
 
+from gateway.payloads import MAX_NAME_LENGTH
 from gateway.records import MAX_OBSERVATIONS
 from gateway.statuses import Status
 from gateway.topics import MESSAGES, RAW
@@ -58,6 +59,11 @@ _COMPARED: Final = tuple(
 )
 _OBSERVATION: Final = ("source", "sms_id", "status_id", "device_id", "channel_id", "sent_at")
 """Columns of the log that tell apart observations."""
+_WITHOUT_LONG_RECIPIENT: Final = """* REPLACE (
+    CASE WHEN length(recipient) <= getvariable('longest_address') THEN recipient END AS recipient,
+    version - coalesce(length(recipient) > getvariable('longest_address'), false)::BIGINT AS version
+)"""
+"""Earlier releases counted an address of any length as a fact of its message."""
 _COLUMNS: Final = tuple(name for name in BASE_SCHEMA.names if name not in {"version", "recorded_at"})
 
 
@@ -155,9 +161,11 @@ class _Run:
         }
         self._run(LOCAL)
         self._run("SET GLOBAL TimeZone = 'UTC'")
+        self._set("longest_address", MAX_NAME_LENGTH)
         for name in ("raw", "messages", "deadletters", "base"):
             found = views.parquet(self._data / name, filename=name == "messages")
-            self._run(f"CREATE TEMP VIEW {name}_files AS SELECT *{positions.get(name, '')} FROM {found}")  # noqa: S608
+            columns = _WITHOUT_LONG_RECIPIENT if name == "messages" else "*"
+            self._run(f"CREATE TEMP VIEW {name}_files AS SELECT {columns}{positions.get(name, '')} FROM {found}")  # noqa: S608
         name_statuses(self.connection, statuses)
         self._set("expire_after", expire_after)
         self._set("max_observations", max_observations)

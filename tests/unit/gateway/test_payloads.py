@@ -187,6 +187,46 @@ def test_a_time_with_very_many_decimals_is_read_and_not_kept_in_memory() -> None
     assert payloads._cached_moment.cache_info().currsize <= cached + 1  # the short one
 
 
+LIMITS = {
+    "status_message": (status, payloads.MAX_STATUS_MESSAGE_LENGTH),
+    "sendto": (status, payloads.MAX_NAME_LENGTH),
+    "address": (incoming, payloads.MAX_NAME_LENGTH),
+    "type": (incoming, payloads.MAX_NAME_LENGTH),
+    "device_name": (incoming, payloads.MAX_NAME_LENGTH),
+    "img_url": (incoming, payloads.MAX_LINK_LENGTH),
+}
+
+
+@pytest.mark.parametrize("field", LIMITS)
+@pytest.mark.parametrize("character", ["x", "\U0001f600"])
+def test_a_longer_value_is_a_flaw_and_is_not_copied(field: str, character: str) -> None:
+    body, longest = LIMITS[field]
+    event = parse(body(**{field: character * longest}))
+    assert (event.flaws, character * longest in event) == ((), True)
+    for length in (longest + 1, 250_000):
+        event = parse(body(**{field: character * length}))
+        assert event.flaws == (field,)
+        assert all(type(value) is not str or len(value) <= 30 for value in event)
+        assert payloads.parse_all([body(**{field: character * length})]).others[0] == event
+
+
+@pytest.mark.parametrize("field", ["device_id", "channel_id"])
+def test_an_id_of_any_length_is_a_number_or_a_flaw(field: str) -> None:
+    assert parse(status(**{field: "7" * 250_000})).flaws == (field,)
+    assert parse(status(**{field: " " * 250_000 + "7"})) == parse(status(**{field: 7}))
+    for required in ("sms_id", "status_id"):
+        with pytest.raises(UnreadablePayload) as caught:
+            parse(status(**{required: "7" * 250_000}))
+        assert len(str(caught.value)) < 100
+
+
+def test_a_sender_that_writes_our_withheld_form_has_no_text_copied() -> None:
+    for field in ("x" * 250_000, "+4915752982212"):
+        with pytest.raises(UnreadablePayload) as caught:
+            parse(orjson.dumps({"withheld": "not_json", "field": field}))
+        assert (caught.value.reason, caught.value.field) == ("not_json", None)
+
+
 def test_an_unknown_status_is_data() -> None:
     report = parse(status(status_id=55))
     assert isinstance(report, StatusReport)

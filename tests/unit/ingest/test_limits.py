@@ -3,6 +3,7 @@ from ipaddress import ip_network
 import pytest
 
 from ingest.limits import Connections, Rate, Senders, parse_address
+from ingest.settings import IngestSettings
 
 PROXIES = [ip_network("10.0.0.0/8"), ip_network("2001:db8:1::/48")]
 
@@ -23,6 +24,37 @@ def test_a_rate_lets_a_burst_pass_and_then_as_many_as_it_says() -> None:
         now += 0.01
         served += not rate.wait_s("a")
     assert served == pytest.approx(200, abs=1)  # refused tries cost nothing
+
+
+def test_who_takes_more_than_there_is_waits_until_it_is_paid() -> None:
+    now = 0.0
+    rate = Rate(100.0, 1_000, clock=lambda: now)
+    rate.take("a", 2_999)
+    assert rate.wait_s("a") == pytest.approx(20.0)
+    assert rate.wait_s("b") == 0
+    now = 19.9
+    assert rate.wait_s("a") == pytest.approx(0.1)
+    now = 20.1
+    assert rate.wait_s("a") == 0
+    now = 1_000.0
+    rate.take("a", 999)  # a pause gives no more than a burst
+    assert [rate.wait_s("a"), rate.wait_s("a")] == [0, 0.01]
+
+
+def test_in_the_long_run_nobody_sends_more_bytes_than_the_rate() -> None:
+    now, sent, settings = 0.0, 0, IngestSettings()
+    rate = Rate(settings.rate_bytes_per_s, settings.rate_burst_bytes, clock=lambda: now)
+    # 309 bodies of 250 kB at once filled 169 MB of a disk.
+    for _ in range(309):
+        if not rate.wait_s("flood"):
+            rate.take("flood", 250_000)
+    assert rate.wait_s("flood") > 0
+    while now < 600:
+        if not rate.wait_s("a"):
+            rate.take("a", 250_000)
+            sent += 250_000
+        now += 0.01  # 25 MB/s are offered
+    assert sent == pytest.approx(33_554_432 + 600 * 8_000_000, rel=0.001)
 
 
 def test_without_a_rate_nobody_waits() -> None:

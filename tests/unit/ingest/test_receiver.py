@@ -214,7 +214,7 @@ async def test_an_unknown_coding_is_answered_415_with_those_that_are_known(tmp_p
 async def test_a_declared_charset_gives_the_key_and_what_privacy_rewrites_is_utf_8(
     tmp_path: Path, privacy: str, charset: str
 ) -> None:
-    body = '{"sms_id": 17, "status_id": 7, "status_message": "für", "sendto": "+4915752982212"}'.encode(charset)
+    body = '{"sms_id": 17, "status_id": 77, "status_message": "für", "sendto": "+4915752982212"}'.encode(charset)
     async with receiving(tmp_path, privacy=privacy) as running:
         headers = {"Content-Type": f"application/json; charset={charset}"}
         assert (await running.http.post(PATH, data=body, headers=headers)).status == 202

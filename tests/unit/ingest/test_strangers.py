@@ -1,6 +1,7 @@
 """What ingest lets strangers do, over real sockets."""
 
 import asyncio
+import gzip
 import json
 import logging
 import ssl
@@ -54,6 +55,31 @@ async def test_a_source_over_its_rate_is_asked_to_come_again_and_strangers_take_
         assert 1 <= int(answers[2].headers["Retry-After"]) <= 4
         assert "send it again" in await error_of(answers[2])
     assert len(running.sink.kept) == 2
+
+
+async def test_a_source_over_its_bytes_is_asked_to_come_again(tmp_path: Path) -> None:
+    async with receiving(tmp_path, rate_bytes_per_s=1, rate_burst_bytes=600_000) as running:
+        answers = [await running.http.post(PATH, data=bytes(250_000)) for _ in range(5)]
+        assert [answer.status for answer in answers] == [202, 202, 202, 429, 429]
+        assert "too many bytes a second" in await error_of(answers[3])
+        assert int(answers[3].headers["Retry-After"]) > 100_000
+    assert len(running.sink.kept) == 3
+
+
+async def test_a_compressed_body_counts_as_what_it_becomes(tmp_path: Path) -> None:
+    body = gzip.compress(b'{"x":"' + b"x" * 200_000 + b'"}')
+    async with receiving(tmp_path, rate_bytes_per_s=10, rate_burst_bytes=100_000) as running:
+        answers = [await running.http.post(PATH, data=body, headers={"Content-Encoding": "gzip"}) for _ in range(2)]
+        assert [answer.status for answer in answers] == [202, 429]
+        assert int(answers[1].headers["Retry-After"]) > 9_000
+
+
+async def test_headers_that_a_sender_chooses_are_kept_short(tmp_path: Path) -> None:
+    async with receiving(tmp_path) as running:
+        headers = {"Content-Type": "text/plain; charset=latin-1; x=" + "y" * 8_000}
+        assert (await running.http.post(PATH, data=STATUS, headers=headers)).status == 202
+    (webhook,) = running.sink.kept
+    assert dict(webhook.headers)["content_type"] == headers["Content-Type"][:255].encode()
 
 
 async def test_an_address_has_so_many_connections_and_gets_its_places_back(tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from warehouse_records import at, deadletter, raw, status, version
+from warehouse_records import alert, at, deadletter, raw, status, version
 
 from gateway import topics
 from gateway.errors import UnreadablePayload
 from gateway.json_body import to_utf8
 from gateway.kafka import KafkaSettings
+from gateway.number_search import NumberSearch
 from gateway.payloads import StatusReport, parse
 from gateway.statuses import status_table
 from ingest.privacy import Privacy
@@ -24,6 +25,7 @@ from ingest.spool import Spool, Webhook
 from smspulse import erase as command
 from smspulse.cli import cli
 from smspulse.erase import EraseError, erase
+from streams.fold import MAX_DEAD_LETTER_BYTES, dead_letter
 from warehouse import erasure, landing, swap, views
 from warehouse.read import open_warehouse
 from warehouse.rebuild import run
@@ -200,7 +202,7 @@ def test_a_run_that_is_cut_off_anywhere_is_ended_by_the_next(
 
 
 def test_a_number_with_a_trunk_zero_and_in_another_charset_is_found_wherever_it_is(data: Path) -> None:
-    body = '{"sms_id":7,"status_id":6,"status_message":"für","sendto":"%s"}' % TRUNK_ZERO  # noqa: UP031 - braces
+    body = '{"sms_id":7,"status_id":66,"status_message":"für","sendto":"%s"}' % TRUNK_ZERO  # noqa: UP031 - braces
     wide = raw(8, body.encode("utf-16"), seconds=9)._replace(headers=[*raw(8, b"").headers[:3], WIDE[1]])
     landing.land(data, 8, [wide])
     landing.land(data, 9, [raw(9, {"to": TRUNK_ZERO}, seconds=9), raw(10, {"to": "+490157 52982212"}, seconds=9)])
@@ -255,11 +257,136 @@ def test_a_webhook_in_the_spool_that_cannot_be_masked_is_withheld_and_the_others
 
 @pytest.mark.parametrize("given", [NUMBER, TRUNK_ZERO, "0049 157 52982212", "+490157 52982212"])
 def test_a_number_may_be_given_in_any_international_spelling(given: str) -> None:
-    expression = re.compile(erasure.pattern((given,)))
+    expression = re.compile(NumberSearch((given,)).expression)
     for stored in (NUMBER, "+4915752982212", "004915752982212", TRUNK_ZERO, "+49(0)157/52982212", "+490157-52982212"):
         assert expression.search(f'"{stored}"'), stored
     for other in (OTHER, "+49157529822123", "+49 (1)157 52982212"):
         assert not expression.search(f'"{other}"'), other
+
+
+EVERYWHERE = {
+    "status_message": f"SMS to {NUMBER} sent",
+    "device_name": "Anna 0049 157 529-82212",
+    "type": "t4915752982212",
+    "internal_id": 4915752982212,
+    "img_url": "https://x.example/?to=%2B4915752982212",
+    "sim": NUMBER,
+    "date": {"date": "2026-01-02", "timezone": NUMBER},
+    "unheard_of": [NUMBER],
+}
+
+
+def values(data: Path, dataset: str) -> list[Any]:
+    """Return all values of a dataset, the rows of its seeds left out."""
+    found = [row for path in (data / dataset).rglob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    return [value for row in found for value in row.values()]
+
+
+@pytest.mark.parametrize("base", [status(31, 6, sendto=OTHER), {"sms_id": 31, "address": OTHER, "body": "hi"}])
+def test_a_number_is_erased_from_every_column(tmp_path: Path, base: dict[str, Any]) -> None:
+    views.publish(tmp_path)
+    bodies = [base | {"sms_id": 40 + n, name: value} for n, (name, value) in enumerate(EVERYWHERE.items())]
+    landing.land(tmp_path, 0, [raw(n, body, seconds=n) for n, body in enumerate(bodies)])
+    untouched = [raw(0, base | {"sms_id": 50, name: "other"}, seconds=20) for name in ("status_message", "device_name")]
+    landing.land(tmp_path, 20, [record._replace(offset=20 + n) for n, record in enumerate(untouched)])
+    strange = raw(30, base | {"sms_id": 60}, seconds=30)
+    type_ = ("content_type", f"text/plain; to={NUMBER}".encode())
+    landing.land(tmp_path, 30, [strange._replace(headers=[*strange.headers[:3], type_])])
+    landing.land(tmp_path, 0, [alert(0, "firing", what=f"{NUMBER} is down", samples=[NUMBER, "acme:17"])])
+    assert {name.split("/")[0] for name in holding(tmp_path)} == {"raw", "alerts"}
+
+    report = erase(tmp_path, (NUMBER,), kafka)
+    assert holding(tmp_path) == set()
+    assert f"raw: {len(bodies) + 1} rows in 2 files" in report.lines
+    with open_warehouse(tmp_path) as connection:
+        sql = "SELECT sms_id, status_message, device_name, body = 'erased' FROM read_parquet(?) ORDER BY \"offset\""
+        kept = connection.execute(sql, [f"{tmp_path}/raw/*/*.parquet"]).fetchall()
+    assert [row[0] for row in kept] == [*range(40, 40 + len(bodies)), 50, 50, 60]
+    assert [row[3] for row in kept] == [True] * len(bodies) + [False, False, True]
+    assert {"other"} == {text for row in kept for text in row[1:3] if text not in {None, "erased"}}
+    assert ["erased"] in values(tmp_path, "alerts")
+
+
+WIDE_DIGITS = NUMBER[1:].translate({ord("0") + digit: 0xFF10 + digit for digit in range(10)})
+NOTATIONS = [
+    rb'{"sms_id":1,"status_id":6,"sendto":"\u002b\u0034\u00391575\u00a0298\u00a02212"}',
+    f'{{"sms_id":2,"status_id":6,"sendto":"+{WIDE_DIGITS}"}}'.encode(),
+    '{"sms_id":3,"address":"٠٠٤٩١٥٧٥٢٩٨٢٢١٢","body":"x"}'.encode(),
+    b'{"sms_id":4,"type":"text","body":"call 0157 529 82212"}',
+    rb'{"sms_id":5,"status_id":6,"note":{"deep":["\u0034\u0039\u0031575\u0032982212"]}}',
+    f"no json: +{WIDE_DIGITS}".encode(),
+    rb'{"sendto":"\u0034\u0039\u0031575\u0032982212"',
+    b"sendto=%2B49%20157%205298%202212&status_id=6",
+    "no json +4915752982212".encode("utf-16"),
+    b"\xff\xfe\x00+49 1575 298 2212",
+    b"<to>&#43;&#52;&#57;15752982212</to>",
+]
+
+
+def test_a_number_is_erased_in_every_notation_also_of_what_cannot_be_parsed(tmp_path: Path) -> None:
+    views.publish(tmp_path)
+    neighbour = NUMBER[:-1] + "4"
+    others = [body.replace(b"2212", b"2214") for body in NOTATIONS[3:4] + NOTATIONS[7:8]] + [neighbour.encode()]
+    others.append(b'{"sms_id":15752982212,"status_id":6,"device_id":1575298221}')
+    landing.land(tmp_path, 0, [raw(n, body, seconds=n) for n, body in enumerate([*NOTATIONS, *others])])
+    dead = [deadletter(n, body, "not_json", f"sms.raw:0:{n}") for n, body in enumerate(NOTATIONS[5:], 5)]
+    landing.land(tmp_path, 5, dead)
+    spool = Spool(tmp_path, IngestSettings(spool_max_age_s=1e9))
+    spool.append([Webhook(None, body, [("source", b"acme")], at(0)) for body in [*NOTATIONS, *others]])
+    spool.close()
+
+    report = erase(tmp_path, (NUMBER,), kafka)
+    assert report.lines[0] == f"spool: {len(NOTATIONS)} webhooks that wait for Kafka"
+    with open_warehouse(tmp_path) as connection:
+        sql = 'SELECT body FROM read_parquet(?) ORDER BY "offset"'
+        bodies = [body for (body,) in connection.execute(sql, [f"{tmp_path}/raw/*/*.parquet"]).fetchall()]
+    assert bodies == [b"erased"] * len(NOTATIONS) + others
+    assert {value for value in values(tmp_path, "deadletters") if type(value) is bytes} == {b"erased"}
+    search = NumberSearch((NUMBER, "015752982212"))
+    texts = [value for name in ("raw", "deadletters") for value in values(tmp_path, name)]
+    assert not any(search.is_in_body(text) if type(text) is bytes else search.is_in(str(text)) for text in texts)
+    spool = Spool(tmp_path, IngestSettings())
+    _, waiting = spool.read(0, 99)
+    spool.close()
+    assert len(waiting) == len(NOTATIONS) + len(others)
+    assert not any(search.is_in_body(webhook.body) for webhook in waiting)
+
+
+def test_a_number_that_a_dead_letter_has_in_part_is_erased_with_its_webhook(tmp_path: Path, told: list[Any]) -> None:
+    views.publish(tmp_path)
+    body = b"{" + b" " * (MAX_DEAD_LETTER_BYTES - 12) + NUMBER.encode() + b" and more"
+    record = raw(3, body)
+    letter = dead_letter(record, UnreadablePayload("not_json", "the body is no JSON"))  # type: ignore[arg-type]
+    assert letter.value is not None
+    assert letter.value.endswith(NUMBER[:11].encode())
+    landing.land(tmp_path, 3, [record])
+    made = record._replace(topic=topics.DEADLETTERS, offset=0, value=letter.value, headers=letter.headers or [])
+    landing.land(tmp_path, 0, [made, deadletter(1, b"{", "not_json", "sms.raw:0:4")])
+    report = erase(tmp_path, (NUMBER,), kafka)
+    assert "deadletters: 1 rows in 1 files" in report.lines
+    assert [value for value in values(tmp_path, "deadletters") if type(value) is bytes] == [b"erased", b"{"]
+    assert any(line.startswith("sms.deadletters: Kafka ") for line in report.left)
+
+
+def test_the_national_form_is_left_alone_where_another_country_has_it_too(tmp_path: Path) -> None:
+    views.publish(tmp_path)
+    national, foreign = {"sms_id": 1, "address": "0157 52982212"}, {"sms_id": 2, "address": "+43 15752982212"}
+    landing.land(tmp_path, 0, [raw(0, national), raw(1, foreign)])
+    report = erase(tmp_path, (NUMBER,), kafka)
+    assert report.lines == []
+    (line,) = report.left
+    assert line.startswith("015752982212: not looked for, ")
+    assert report.files_left is False
+    assert "raw: 1 rows in 1 files" in erase(tmp_path, (NUMBER, "015752982212"), kafka).lines
+    assert erase(tmp_path, (NUMBER, "015752982212"), kafka).left == []
+
+
+def test_an_id_that_is_the_number_stays_and_is_named(tmp_path: Path) -> None:
+    views.publish(tmp_path)
+    landing.land(tmp_path, 0, [raw(0, status(4915752982212, 6, device_id=4915752982212, sendto=OTHER))])
+    report = erase(tmp_path, (NUMBER,), kafka)
+    assert "raw: 1 rows have it as their device_id, by which they are counted" in report.left
+    assert "raw: 1 rows have it as their sms_id, by which they are counted" in report.left
 
 
 def test_what_is_no_number_is_refused(data: Path) -> None:

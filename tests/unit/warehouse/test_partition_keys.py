@@ -10,6 +10,7 @@ from released import answers, make
 from warehouse_records import NOON, raw, status
 
 from gateway import topics
+from gateway.number_search import NumberSearch
 from gateway.statuses import status_table
 from warehouse import views
 from warehouse.bucket import Bucket
@@ -33,7 +34,7 @@ def told_after_each_step(data: Path) -> list[Any]:
     told += [(rebuilt.messages, rebuilt.differing, rebuilt.reports), answers(data)]
     compacted = compact(data, LATER)
     told += [(compacted.before, compacted.after, compacted.rows), answers(data)]
-    erased = erase(data, ("+4915700000001",))
+    erased = erase(data, NumberSearch(("+4915700000001",)))
     told += [erased.rows, sorted(erased.keys), answers(data)]
     rebuild(data, status_table({}), timedelta(days=1), everything=True)
     kept = RetentionSettings(raw_days=10, messages_days=12, versions_days=10)  # type: ignore[call-arg]

@@ -10,6 +10,7 @@ import pytest
 from days import LAST, Days
 from warehouse_records import NOON, MadeRecord, at, tombstone, version
 
+from gateway.number_search import NumberSearch
 from gateway.statuses import status_table
 from warehouse import landing, views
 from warehouse.compaction import compact
@@ -195,7 +196,7 @@ def test_what_was_erased_is_counted_as_the_files_say(told: Days, tmp_path: Path)
         ((number, sms_id),) = connection.execute(
             "SELECT recipient, sms_id FROM messages WHERE recipient LIKE '+%' AND outcome = 'delivered' LIMIT 1"
         ).fetchall()
-    assert erase(data, (number,)).rows["base"]
+    assert erase(data, NumberSearch((number,))).rows["base"]
     right(data, tmp_path)
     land(data, 8, 0, version(0, sms_id, "delivered", version=99, recipient=number))
     right(data, tmp_path)

@@ -1,0 +1,133 @@
+r"""Finds phone numbers in texts and in bodies of webhooks, in whatever notation their digits are written.
+
+Digits may have separators between them, be those of any script, or be escaped as JSON (`\u0034`), HTML (`&#52;`) or
+URLs (`%34`) write them. A body may be in any charset that ingest reads, or be no JSON at all.
+"""
+
+import html
+import re
+import sys
+import unicodedata
+import zlib
+from collections.abc import Iterator
+from functools import cache
+from typing import Final
+from urllib.parse import unquote
+
+from gateway.json_body import charset_of
+from gateway.phone_numbers import spellings
+
+ODD: Final = r"[^\x01-\x7f]|\\u|%[0-9A-Fa-f]{2}|&#"
+"""Regular expression, for RE2 and Python, of texts in which `NumberSearch.expression` alone may not find a number."""
+
+_MIN_DIGITS: Final = 5
+_MIN_ID_DIGITS: Final = 9
+_MAX_ID_DIGITS: Final = 18
+"""What 63 bits hold."""
+_BETWEEN_DIGITS: Final = r"[^0-9]{0,4}(?:\(0\)[^0-9]{0,4})?"
+"""Four are `) - `; from one field of JSON to the next it is five at least. Also a trunk zero in brackets."""
+_CALLED_ABROAD: Final = r"(?:00|011|0011|010)?"
+"""What is dialled before a country code in most countries, in North America, in Australia and in Japan."""
+_JSON_ESCAPE: Final = re.compile(r"\\+u([0-9a-fA-F]{4})")
+"""Also of a JSON text within a JSON text, which doubles each backslash."""
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
+_WIDE_CODECS: Final = ("utf_16_le", "utf_16_be", "utf_32_le", "utf_32_be")
+_WIDE_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
+_MAX_INFLATED: Final = 1 << 20
+"""Bytes, as large as a record can be."""
+
+
+class NumberSearch:
+    """Looks for phone numbers.
+
+    Args:
+        numbers: Each in every way of writing that differs by more than punctuation.
+        national: Further digits, as `gateway.phone_numbers.national_form` returns them.
+
+    Attributes:
+        expression: Regular expression, for RE2 and Python, that finds them in a text that `ODD` does not.
+        ids: The numbers as whole numbers, but for short ones, which ids of messages may be as well.
+
+    Raises:
+        ValueError: One has fewer than five digits, which would be found in what is no number.
+    """
+
+    def __init__(self, numbers: tuple[str, ...], national: tuple[str, ...] = ()) -> None:
+        written: dict[str, None] = {}
+        for number in numbers:
+            forms = spellings(number)
+            if any(len(digits) < _MIN_DIGITS for digits in forms):
+                raise ValueError(number)
+            written |= dict.fromkeys(forms)
+        written |= dict.fromkeys(national)
+        spelled = "|".join(_BETWEEN_DIGITS.join(digits) for digits in written)
+        self.expression = f"(?:^|[^0-9]){_CALLED_ABROAD}(?:{spelled})(?:[^0-9]|$)"
+        self.ids = tuple(int(digits) for digits in written if _MIN_ID_DIGITS <= len(digits) <= _MAX_ID_DIGITS)
+        self._search = re.compile(self.expression).search
+
+    def is_in(self, text: str) -> bool:
+        """Return whether a text has one of the numbers."""
+        return any(self._search(reading) for reading in _readings(text))
+
+    def is_in_body(self, body: bytes, content_type: bytes | None = None) -> bool:
+        """Return whether a body has one of the numbers, in its declared charset or any other that it may be in."""
+        return any(self.is_in(text) for text in _texts(body, content_type))
+
+
+def _readings(text: str) -> Iterator[str]:
+    """Yield a text with ASCII digits: as it is, and without each kind of escapes."""
+    yield _with_ascii_digits(text)
+    if "\\u" in text:
+        text = _without_json_escapes(text)
+        yield _with_ascii_digits(text)
+    if "%" in text:
+        yield _with_ascii_digits(unquote(text))
+    if "&" in text:
+        yield _with_ascii_digits(html.unescape(text))
+
+
+def _texts(body: bytes, content_type: bytes | None) -> Iterator[str]:
+    yield body.decode("utf-8", "replace")
+    charset = charset_of(content_type)
+    if charset is not None:
+        yield body.decode(charset, "replace")
+    if 0 in body or body.startswith(_WIDE_MARKS):
+        for codec in _WIDE_CODECS:
+            yield body.decode(codec, "replace")
+    if body.startswith(_GZIP_MAGIC):
+        yield _inflate(body).decode("utf-8", "replace")
+
+
+def _inflate(body: bytes) -> bytes:
+    """Return what can be decompressed: a proxy may have cut a body, or lost the header that says it is compressed."""
+    decompressor = zlib.decompressobj(_GZIP_WINDOW)
+    found = b""
+    try:
+        for start in range(0, len(body), 1024):
+            found += decompressor.decompress(body[start : start + 1024], _MAX_INFLATED)
+            if len(found) > _MAX_INFLATED:
+                break
+    except zlib.error:
+        return found
+    return found
+
+
+def _without_json_escapes(text: str) -> str:
+    decoded = _JSON_ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), text)
+    if not _SURROGATE.search(decoded):
+        return decoded
+    # Two escapes may be the halves of one character.
+    return decoded.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _with_ascii_digits(text: str) -> str:
+    return text if text.isascii() else text.translate(_ascii_digits())
+
+
+@cache
+def _ascii_digits() -> dict[int, str]:
+    """Return the digits of all scripts, also full-width, superscript and circled ones, by code point."""
+    digits = ((code, unicodedata.digit(chr(code), None)) for code in range(0x80, sys.maxunicode + 1))
+    return {code: str(digit) for code, digit in digits if digit is not None}
