@@ -29,6 +29,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from gateway.errors import SmspulseError
+from smspulse.data_folder import exporting
 from smspulse.terminal import make_console, visible
 from warehouse.read import open_warehouse, retried
 from warehouse.views import literal
@@ -123,7 +124,8 @@ def ask(
                     show(json.loads(path.read_bytes()))
                 elif output:
                     part = output.with_name(f".{output.name}.part")
-                    shutil.copyfile(path, part)
+                    with exporting(output, data):
+                        shutil.copyfile(path, part)
                     part.replace(output)
                 else:
                     with path.open("rb") as file:

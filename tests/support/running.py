@@ -107,6 +107,7 @@ def start(data: Path, *arguments: str, environment: Mapping[str, str] | None = N
             stdout=out,
             stderr=subprocess.STDOUT,
             text=True,
+            umask=0o022,  # the common one, by which others may read
         )
     scheme = "https" if environment and "SMSPULSE_INGEST_TLS_CERT" in environment else "http"
     pipeline = Pipeline(process, data, f"{scheme}://127.0.0.1:{port}", log)
