@@ -73,7 +73,9 @@ def _announced(data: Path) -> Iterator[dict[str, Any]]:
         metrics = endpoint.read_metrics()
         what = f"process {endpoint.pid}, /metrics at {endpoint.host}:{endpoint.port}"
         is_blocked = metrics is not None and f"\n{BLOCKED_METRIC} 1.0" in metrics
-        if metrics is None:
+        if not endpoint.is_here:
+            what = f"is said to be at {endpoint.host}, which is not this machine: not asked"
+        elif metrics is None:
             what = "does not run"
         elif is_blocked:
             what += f"; cannot write to {data}, so nothing new comes into SQL. Kafka keeps it: free disk space"
