@@ -24,8 +24,9 @@ from smspulse.topics import ensure_topics
 
 LIMIT_S = 240
 # Ours fsyncs each batch, as a cluster need not and no peer expects: Kafka as it comes is what figures are taken on.
-OUR_KAFKA = BrokerSettings(port=0, controller_port=0)
-PLAIN_KAFKA = BrokerSettings(port=0, controller_port=0, flush_messages=2**63 - 1)
+# Neither wants a login, which costs nothing once a client is connected, and which no peer is told.
+OUR_KAFKA = BrokerSettings(port=0, controller_port=0, login=False)
+PLAIN_KAFKA = BrokerSettings(port=0, controller_port=0, login=False, flush_messages=2**63 - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,7 +220,8 @@ def _changing(path: Path, name: str | None = None) -> Iterator[dict[str, Hashes]
     """Yield the file's table, which has to hold that name, and write what is made of it; one process at a time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_suffix(".json.lock").open("wb") as file:
+        lock = os.open(path.with_suffix(".json.lock"), os.O_WRONLY | os.O_CREAT, 0o600)
+        with open(lock, "wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             table = _read(path)
             if name is not None and not table.get(name):

@@ -3,6 +3,7 @@
 DuckDB writes every value itself, so each of its types has a form that loses nothing (docs/reading.md lists them).
 """
 
+import codecs
 import hashlib
 import json
 import re
@@ -28,13 +29,14 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from gateway.errors import SmspulseError
+from smspulse.data_folder import exporting
 from smspulse.terminal import make_console, visible
 from warehouse.read import open_warehouse, retried
 from warehouse.views import literal
 
 _ENDLESS: Final = 100_000
 _CHUNK: Final = 1 << 20
-FORMATS: Final = ("table", "csv", "json", "parquet")
+FORMATS: Final = ("table", "csv", "spreadsheet", "json", "parquet")
 _ROWS: Final = {StatementType.SELECT, StatementType.MULTI}
 """Statements that are a table, and can be a part of another one. The second is PIVOT."""
 _HARMLESS: Final = _ROWS | {
@@ -49,6 +51,15 @@ _EXPLAIN: Final = re.compile(r"\s*EXPLAIN\b(\s+ANALYZE\b)?(\s*\([^()]*\))?", re.
 _UNESCAPED: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
 
 
+# The start of a formula, in ASCII and at full width, with what may stand before it: the start of the text; or what
+# separates cells for a spreadsheet that expects no comma, and so divides the text there, for it heeds no quotes either.
+_FORMULA: Final = r"""(^|[;|\t\r\n])([\s"']*)([=+\-@""" + "\uff1d\uff0b\uff0d\uff20])"
+_NUMBERS_AND_TIMES: Final = {
+    *("boolean", "tinyint", "smallint", "integer", "bigint", "hugeint", "bignum", "decimal", "float", "double"),
+    *("utinyint", "usmallint", "uinteger", "ubigint", "uhugeint", "date", "time", "time with time zone"),
+    *("timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone", "uuid"),
+}
+"""Types whose texts are never formulas, but for the sign of a number."""
 _TIMES: Final = {"timestamp": "%f", "timestamp_s": "%f", "timestamp_ms": "%f", "timestamp_ns": "%n"}
 """Types of times without a zone, and how strftime writes parts of their seconds."""
 
@@ -66,11 +77,13 @@ class _Answer:
     names: list[str]
     types: list[DuckDBPyType]
 
-    def select(self, expression: Callable[[str, DuckDBPyType], str]) -> str:
-        """Return the SQL of the rows with each column as an expression, by its name and type, makes it."""
+    def select(
+        self, expression: Callable[[str, DuckDBPyType], str], rename: Callable[[str], str] = lambda name: name
+    ) -> str:
+        """Return the SQL of the rows with each column as an expression, by its name and type, makes it; renamed."""
         inner = [f"c{number}" for number in range(len(self.names))]
         columns = ", ".join(
-            f"{expression(column, type_)} AS {_quoted(name)}"
+            f"{expression(column, type_)} AS {_quoted(rename(name))}"
             for column, name, type_ in zip(inner, self.names, self.types, strict=True)
         )
         return f"SELECT {columns} FROM ({self.relation}\n) AS answer({', '.join(inner)})"  # noqa: S608 - checked
@@ -95,7 +108,7 @@ def ask(
         click.ClickException: The statement is wrong, the file cannot be written, or the options exclude each other.
     """
     if form == "table" and output:
-        msg = "a table is for people: give --output a --format of csv, json or parquet"
+        msg = "a table is for people: give --output a --format of csv, spreadsheet, json or parquet"
         raise click.UsageError(msg)
     stdout = click.get_binary_stream("stdout")
     if form == "parquet" and not output and stdout.isatty():
@@ -111,7 +124,8 @@ def ask(
                     show(json.loads(path.read_bytes()))
                 elif output:
                     part = output.with_name(f".{output.name}.part")
-                    shutil.copyfile(path, part)
+                    with exporting(output, data):
+                        shutil.copyfile(path, part)
                     part.replace(output)
                 else:
                     with path.open("rb") as file:
@@ -273,6 +287,20 @@ def _to_csv(answer: _Answer, path: Path) -> None:
     answer.connection.execute(f"COPY ({sql}) TO {literal(str(path))} (FORMAT csv, HEADER true)")
 
 
+def _to_spreadsheet(answer: _Answer, path: Path) -> None:
+    """Write CSV in which no text is a formula, and that Excel takes for UTF-8."""
+    rows = path.with_suffix(".rows")
+    quote_formula = f"regexp_replace({{}}::VARCHAR, {literal(_FORMULA)}, '\\1\\2''\\3', 'g')"
+    sql = answer.select(
+        lambda column, type_: column if type_.id in _NUMBERS_AND_TIMES else quote_formula.format(column),
+        lambda name: re.sub(_FORMULA, r"\1\2'\3", name),
+    )
+    answer.connection.execute(f"COPY ({sql}) TO {literal(str(rows))} (FORMAT csv, HEADER true)")
+    with rows.open("rb") as source, path.open("wb") as target:
+        target.write(codecs.BOM_UTF8)
+        shutil.copyfileobj(source, target, _CHUNK)
+
+
 def _to_json(answer: _Answer, path: Path) -> None:
     """Write one line with a list of objects."""
     lines = path.with_suffix(".lines")
@@ -298,6 +326,7 @@ def _to_parquet(answer: _Answer, path: Path) -> None:
 _ENCODERS: Final[dict[str, Callable[[_Answer, Path], None]]] = {
     "table": _to_table,
     "csv": _to_csv,
+    "spreadsheet": _to_spreadsheet,
     "json": _to_json,
     "parquet": _to_parquet,
 }

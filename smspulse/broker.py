@@ -10,6 +10,7 @@ import base64
 import json
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -24,8 +25,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self
 
 from smspulse.broker_file import BrokerFile, Kind, has_store, take_lock, write_whole
+from smspulse.broker_login import MECHANISM, PROTOCOL, BrokerLogin, write_login
 from smspulse.jars import RESOURCES, BrokerError, KafkaMissingError, fetch_kafka, what_is_missing
-from smspulse.kafka_node import BrokerSettings, last_words, open_files_needed, server_properties
+from smspulse.kafka_node import NODE_USER, BrokerSettings, last_words, open_files_needed, server_properties
 from smspulse.processes import LOOPBACK, die_with_parent, free_port, raise_file_limit
 from smspulse.readiness import report_permanent_failure
 
@@ -35,6 +37,8 @@ Mode = Literal["auto", "kafka", "memory"]
 
 START_TIMEOUT_S: Final = 300  # after a crash Kafka reads its newest segments again, up to 1 GiB a partition
 STOP_TIMEOUT_S: Final = 7  # the supervisor promises 10 s for everything
+_LOGIN_TIMEOUT_S: Final = 60  # a record in Kafka's log of metadata; a busy machine takes its time
+_SCRAM_ITERATIONS: Final = 4096  # Kafka's least: they slow down guessing, and nobody guesses 256 random bits
 
 
 class FileLimitError(BrokerError):
@@ -70,7 +74,7 @@ class Broker(ABC):
             (self.data / "logs").mkdir(exist_ok=True)
             self._launch()
             self.run_id = str(uuid.uuid4())
-            file = BrokerFile(self.address, self.kind, os.getpid(), self.run_id)
+            file = BrokerFile(self.address, self.kind, os.getpid(), self.run_id, self.has_login)
             write_whole(self.data / "broker.json", json.dumps(asdict(file)))
         except BaseException as error:
             self.stop()
@@ -78,6 +82,11 @@ class Broker(ABC):
                 message = f"The data folder {self.data} cannot be used: {error.strerror}; mend it or choose another"
                 raise BrokerError(message) from error
             raise
+
+    @property
+    def has_login(self) -> bool:
+        """Whether clients must log in."""
+        return False
 
     @abstractmethod
     def poll(self) -> str | None:
@@ -122,6 +131,7 @@ class Broker(ABC):
 class KafkaBroker(Broker):
     """A real Apache Kafka (KRaft, one node) on loopback, with its data under `{data}/kafka/`, kept across restarts.
 
+    Clients log in (`smspulse.broker_login`), unless the settings say otherwise.
     Its log is `{data}/logs/kafka.log`. The JVM is a child of ours that the kernel kills with us, and it holds the data
     folder's lock too, so a folder is never opened twice, whichever of the two dies first.
     """
@@ -135,6 +145,12 @@ class KafkaBroker(Broker):
         self._output = self.data / "logs" / "kafka.out"  # what the JVM says before logging works, or instead of it
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._node_password = ""
+
+    @property
+    def has_login(self) -> bool:
+        """Whether clients must log in."""
+        return self.settings.login
 
     @property
     def jvm(self) -> int | None:
@@ -144,19 +160,24 @@ class KafkaBroker(Broker):
     def _launch(self) -> None:
         self._require_open_files()
         jars = fetch_kafka()
-        shutil.copy(RESOURCES / "log4j2.properties", self._home)
+        shutil.copyfile(RESOURCES / "log4j2.properties", self._home / "log4j2.properties")
         settings = self.settings
         port, controller = settings.port, settings.controller_port
         while True:
             self._log_start = self._log.stat().st_size if self._log.exists() else 0
             port, controller = free_port(port), free_port(controller)
             self.address = f"{LOOPBACK}:{port}"
-            write_whole(self._home / "server.properties", server_properties(port, controller, settings))
+            # Another for each try: of two that want one port, the other may have been shown this one's.
+            self._node_password = secrets.token_urlsafe(32)
+            properties = server_properties(port, controller, settings, self._node_password)
+            write_whole(self._home / "server.properties", properties, mode=0o600)
             if not (self._home / "store" / "meta.properties").exists():
                 self._format(jars)
             with self._output.open("wb") as output:
                 self._process = self._java(jars, output, "kafka.Kafka", "server.properties")
             if self._becomes_ready(port):
+                if self.has_login:
+                    self._let_in(write_login(self.data, self.address))
                 return
             why = self.poll() or ""
             if "Address already in use" not in why:
@@ -227,7 +248,7 @@ class KafkaBroker(Broker):
             with socket.socket() as probe:
                 listening = probe.connect_ex((LOOPBACK, port)) == 0
             if listening:
-                client = client or AdminClient({"bootstrap.servers": self.address, "log_level": 0})
+                client = client or AdminClient(self._node_client())
                 try:
                     if client.list_topics(timeout=1).brokers:
                         return True
@@ -235,6 +256,42 @@ class KafkaBroker(Broker):
                     continue  # it listens before it answers
             pause.wait(0.1)
         return False
+
+    def _node_client(self) -> dict[str, Any]:
+        """Return the configuration of a confluent-kafka client that is let in as the node itself."""
+        options: dict[str, Any] = {"bootstrap.servers": self.address, "log_level": 0}
+        if self.has_login:
+            options |= {
+                "security.protocol": PROTOCOL,
+                "sasl.mechanism": "PLAIN",
+                "sasl.username": NODE_USER,
+                "sasl.password": self._node_password,
+            }
+        return options
+
+    def _let_in(self, login: BrokerLogin) -> None:
+        """Have Kafka know the login: a store that is new, or of a version without logins, does not.
+
+        Raises:
+            BrokerError: It refuses.
+        """
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
+        from confluent_kafka.admin import (  # noqa: PLC0415 - heavy
+            AdminClient,
+            ScramCredentialInfo,
+            ScramMechanism,
+            UserScramCredentialUpsertion,
+        )
+
+        scram = ScramCredentialInfo(getattr(ScramMechanism, MECHANISM.replace("-", "_")), _SCRAM_ITERATIONS)
+        change = UserScramCredentialUpsertion(login.username, scram, login.password.encode())
+        admin = AdminClient(self._node_client())
+        try:
+            (done,) = admin.alter_user_scram_credentials([change], request_timeout=_LOGIN_TIMEOUT_S).values()
+            done.result(_LOGIN_TIMEOUT_S)
+        except KafkaException as error:
+            message = f"Kafka does not take the login of {login.username}: {error.args[0].str()}; its log: {self._log}"
+            raise BrokerError(message) from error
 
     def poll(self) -> str | None:
         """Return None while it runs, else one line on why it ended."""
@@ -262,6 +319,7 @@ class MemoryBroker(Broker):
 
     Nothing survives a restart. Past 5 MiB or 100,000 batches a partition drops its oldest data without a word. It has
     no topic configuration, so no compaction and no retention; each topic has 4 partitions and appears on first use.
+    It knows no logins: every user of this machine reads and writes all records.
     """
 
     kind = "memory"
@@ -321,8 +379,9 @@ def choose_broker(data: Path, mode: Mode, settings: BrokerSettings | None = None
         )
         raise KafkaMissingError(message)
     log.warning(
-        "USING THE IN-MEMORY BROKER, for trying out only: nothing survives a restart, and past 5 MiB a partition the "
-        "oldest data is dropped silently. For a real Kafka, provide what is missing: %s",
+        "USING THE IN-MEMORY BROKER, for trying out only: nothing survives a restart, past 5 MiB a partition the "
+        "oldest data is dropped silently, and every user of this machine can read and write it. For a real Kafka, "
+        "provide what is missing: %s",
         "; ".join(missing),
     )
     return MemoryBroker(data, settings)

@@ -1,20 +1,20 @@
 """The files by which a data folder says that a broker runs on it: a lock, and `broker.json` with the address."""
 
-import contextlib
 import fcntl
-import json
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+import msgspec
+
 from smspulse.jars import BrokerError
-from smspulse.processes import is_alive
+from smspulse.processes import LOOPBACK, is_alive
 
 Kind = Literal["kafka", "memory"]
 
-_LOCK_MODE: Final = 0o644  # other users see by it whether a broker runs
+_LOCK_MODE: Final = 0o644  # but for the umask; a group that reads the folder sees by it whether a broker runs
 _GLANCE_S: Final = 2.0  # a reader of broker.json holds the lock for an instant, on a busy machine for longer
 _DYING_S: Final = 10  # how long the JVM of a killed broker may take to let go of it
 
@@ -28,12 +28,14 @@ class BrokerFile:
         kind: A real Kafka, or the in-memory broker.
         pid: The process to stop it by.
         run_id: Id of this run of the broker, a UUID. The in-memory broker's offsets mean something only within it.
+        has_login: Whether it lets in only who has the login of the data folder.
     """
 
     bootstrap: str
     kind: Kind
     pid: int
     run_id: str = ""
+    has_login: bool = False
 
     @property
     def memory_run(self) -> str:
@@ -42,13 +44,17 @@ class BrokerFile:
 
 
 def read_broker_file(data: Path) -> BrokerFile | None:
-    """Return where the data folder's broker is, or None if none is running (a stale file counts as none)."""
+    """Return where the data folder's broker is, or None if none is running (a stale file counts as none).
+
+    The embedded broker listens on loopback alone: a file that names another address is none of ours.
+    """
     try:
-        found = BrokerFile(**json.loads((data / "broker.json").read_bytes()))
+        found = msgspec.json.decode((data / "broker.json").read_bytes(), type=BrokerFile)
         held = not _lock_is_free(data)
-    except (OSError, ValueError, TypeError):
+    except (OSError, msgspec.DecodeError):
         return None
-    return found if held and is_alive(found.pid) else None
+    is_ours = found.bootstrap.startswith(f"{LOOPBACK}:")
+    return found if is_ours and held and is_alive(found.pid) else None
 
 
 def has_store(data: Path) -> bool:
@@ -56,10 +62,18 @@ def has_store(data: Path) -> bool:
     return os.path.lexists(data / "kafka" / "store")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that no reader ever sees a part of it."""
+def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write a file so that no reader ever sees a part of it.
+
+    Args:
+        path: Where; a file that is there is replaced.
+        text: Its content.
+        mode: Its rights, of which the umask takes some.
+    """
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(text, encoding="utf-8")
+    scratch.unlink(missing_ok=True)  # a crash may have left it, with other rights
+    with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+        file.write(text)
     scratch.replace(path)
 
 
@@ -67,7 +81,7 @@ def _lock_is_free(data: Path) -> bool:
     """Say whether no broker runs on the data folder. Raises OSError where there is no lock to look at."""
     try:
         file = (data / "kafka" / "lock").open("rb")
-    except PermissionError:  # of another user, from before locks could be read by all
+    except PermissionError:  # of another user, from before locks could be read by others
         return False
     with file:
         try:
@@ -83,8 +97,6 @@ def take_lock(data: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _LOCK_MODE)
     try:
-        with contextlib.suppress(OSError):  # it is another user's
-            os.fchmod(descriptor, _LOCK_MODE)
         begun = time.monotonic()
         while True:
             try:

@@ -16,11 +16,13 @@ from typing import Any, Final, Literal
 from gateway.kafka import KafkaSettings
 from gateway.topics import TOPICS, misfit
 from smspulse.broker_file import has_store, read_broker_file
+from smspulse.data_folder import describe_readers
 from smspulse.endpoints import Endpoint, get, ingest_endpoint
 from smspulse.jars import JAVA_NEEDED, BrokerError, cached_kafka, is_cached, java_version, kafka_version
 from smspulse.kafka_node import open_files_needed
 from smspulse.lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
 from smspulse.processes import LOOPBACK, why_not_listen
+from smspulse.up import LoginUnreadableError, embedded_settings
 from warehouse.views import FILE
 
 Level = Literal["ok", "warn", "fail"]
@@ -142,6 +144,10 @@ def _folder(data: Path) -> Iterator[Finding]:
         else:
             fix = "Give yourself the right to write there, or choose another with --data"
             yield Finding("data folder", "fail", what, fix)
+    if data.is_dir():
+        is_private, readers = describe_readers(data)
+        mend = "" if is_private else "Nothing: `smspulse up` takes that right from them. Or chmod 700 on it now"
+        yield Finding("who reads it", "ok" if is_private else "warn", readers, mend)
     free = shutil.disk_usage(folder).free / (1 << 30)
     level: Level = "fail" if free < _DISK_FAIL_GIB else "warn" if free < _DISK_WARN_GIB else "ok"
     mend = "" if level == "ok" else "Free some, or shorten what is kept with `smspulse retain`"
@@ -173,12 +179,19 @@ def _read_metadata(kafka: KafkaSettings) -> tuple[Any, str]:
 
 
 def _broker(data: Path, kafka: KafkaSettings | None) -> Finding:
+    if kafka is not None:
+        return _cluster(kafka, is_embedded=False)
     running = read_broker_file(data)
-    is_embedded = kafka is None
-    if kafka is None:
-        if running is None:
-            return Finding("broker", "ok", "none is running here; `smspulse up` starts one")
-        kafka = KafkaSettings(bootstrap=running.bootstrap, in_memory=running.kind == "memory")
+    if running is None:
+        return Finding("broker", "ok", "none is running here; `smspulse up` starts one")
+    try:
+        return _cluster(embedded_settings(data, running), is_embedded=True)
+    except LoginUnreadableError as error:
+        what, _, mend = str(error).partition(": ")
+        return Finding("broker", "warn", what, mend[:1].upper() + mend[1:])
+
+
+def _cluster(kafka: KafkaSettings, *, is_embedded: bool) -> Finding:
     found, why = _read_metadata(kafka)
     if found is None:
         mend = "Start it, or set SMSPULSE_KAFKA_BOOTSTRAP and the login for the one that you mean"

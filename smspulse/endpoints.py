@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
 from gateway.errors import SettingError, SmspulseError
 from smspulse.broker_file import write_whole
-from smspulse.processes import LOOPBACK, is_alive, reachable_host
+from smspulse.processes import LOOPBACK, is_alive, is_own_address, reachable_host
 
 _log = logging.getLogger(__name__)
 
@@ -46,13 +47,20 @@ class Endpoint:
     tls: bool = False
 
     @property
+    def is_here(self) -> bool:
+        """Whether its host is an address of this machine: only those are connected to."""
+        return is_own_address(self.host)
+
+    @property
     def is_running(self) -> bool:
         """Whether it answers now."""
         return self.read_metrics() is not None
 
     def read_metrics(self) -> str | None:
         """Return the text of its `/metrics`; None if it does not answer."""
-        answer = get(self.host, self.port, "/metrics", tls=self.tls) if is_alive(self.pid) else None
+        if not is_alive(self.pid) or not self.is_here:
+            return None
+        answer = get(self.host, self.port, "/metrics", tls=self.tls)
         return None if answer is None else answer[1].decode(errors="replace")
 
 
@@ -78,12 +86,17 @@ def announce(data: Path, name: str, port: int, host: str = LOOPBACK, *, tls: boo
 
 
 def announced(data: Path) -> Iterator[Endpoint]:
-    """Return every process that said where it answers, by name, whether it still runs or not."""
+    """Return every process that said where it answers, by name, whether it still runs or not.
+
+    A file that no process writes, such as one under another name than its own, is none.
+    """
     for path in sorted((data / "run").glob("*.json")):
         try:
-            yield Endpoint(**json.loads(path.read_bytes()))
-        except (ValueError, TypeError, OSError):
+            endpoint = msgspec.json.decode(path.read_bytes(), type=Endpoint)
+        except (OSError, msgspec.DecodeError):
             continue  # half a file is none
+        if endpoint.name == path.stem and endpoint.pid > 0 and 0 < endpoint.port <= _LAST_PORT:
+            yield endpoint
 
 
 def ingest_endpoint(data: Path, host: str | None = None, port: int | None = None) -> Endpoint:
@@ -96,7 +109,7 @@ def ingest_endpoint(data: Path, host: str | None = None, port: int | None = None
     """
     for endpoint in announced(data):
         is_other = port not in {None, endpoint.port} or (host and reachable_host(host) != endpoint.host)
-        if endpoint.name == INGEST and is_alive(endpoint.pid) and not is_other:
+        if endpoint.name == INGEST and is_alive(endpoint.pid) and endpoint.is_here and not is_other:
             return endpoint
     host, port = host or LOOPBACK, port or _INGEST_PORT
     return Endpoint(INGEST, 0, reachable_host(host), port, bool(os.environ.get("SMSPULSE_INGEST_TLS_CERT")))

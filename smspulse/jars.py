@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from gateway.errors import SmspulseError
+from smspulse.data_folder import users_umask
 from smspulse.processes import die_with_parent, ensure_home
 
 log = logging.getLogger(__name__)
@@ -134,20 +135,25 @@ def fetch_kafka() -> Path:
         raise BrokerError(message)
     log.info("Fetching Apache Kafka %s into %s", kafka_version(), target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(target.parent)
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as scratch:
-            jars = Path(scratch, "jars")
-            _copy_dependencies(maven, jars)
-            try:
-                jars.rename(target)
-            except OSError:
-                if not target.is_dir():  # else another process was faster, and its jars are the same
-                    raise
+        with users_umask():  # other users may share the cache
+            _fill_cache(maven, target)
     except OSError as error:
         message = f"Kafka's jars cannot be stored in {target.parent}: {error.strerror}; free it or set XDG_CACHE_HOME"
         raise BrokerError(message) from error
     return target
+
+
+def _fill_cache(maven: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target.parent)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as scratch:
+        jars = Path(scratch, "jars")
+        _copy_dependencies(maven, jars)
+        try:
+            jars.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was faster, and its jars are the same
+                raise
 
 
 def _copy_dependencies(maven: str, target: Path) -> None:

@@ -10,6 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from smspulse.processes import LOOPBACK
 
+NODE_USER: Final = "node"
+"""As whom the node connects to itself, with a password that is another at each start."""
 _BASE_FILES: Final = 512
 """120 of the Java machine, its jars and an idle node were counted; the rest is for clients and segments to come."""
 
@@ -32,17 +34,31 @@ class BrokerSettings(BaseSettings):
         description="Records a partition takes between two fsyncs. 1: each batch is on disk before it is acknowledged. "
         "More is faster, and a power loss can then cost acknowledged records; the death of a process never does.",
     )
+    login: bool = Field(
+        default=True,
+        description="Whether clients must log in, with what `kafka/login.json` in the data folder says. "
+        "`false`: every user of this machine reads and writes all records.",
+    )
 
 
-def server_properties(port: int, controller: int, settings: BrokerSettings) -> str:
-    """Return the text of `server.properties`, for a working directory that is the broker's folder."""
+def server_properties(port: int, controller: int, settings: BrokerSettings, password: str = "") -> str:
+    """Return the text of `server.properties`, for a working directory that is the broker's folder.
+
+    Args:
+        port: For clients.
+        controller: For Kafka's controller.
+        settings: The broker's.
+        password: Of `NODE_USER`; where clients must log in.
+    """
     options: dict[str, object] = {
         "process.roles": "broker,controller",
         "node.id": 1,
         # The voter's address is taken from here at each start, so it may change; `--standalone` would store it.
         "controller.quorum.voters": f"1@{LOOPBACK}:{controller}",
         "controller.listener.names": "CONTROLLER",
-        "listeners": f"PLAINTEXT://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller}",
+        "listeners": f"CLIENTS://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller}",
+        "inter.broker.listener.name": "CLIENTS",
+        **_security(settings, password),
         "log.dirs": "store",
         # A topic must get its configuration when it is created, not appear by the first record sent to it.
         "auto.create.topics.enable": "false",
@@ -74,6 +90,26 @@ def server_properties(port: int, controller: int, settings: BrokerSettings) -> s
         "log.cleaner.dedupe.buffer.size": 32 << 20,
     }
     return "".join(f"{name}={value}\n" for name, value in options.items())
+
+
+def _security(settings: BrokerSettings, password: str) -> dict[str, object]:
+    """Return what says who may connect to the two listeners."""
+    if not settings.login:
+        return {"listener.security.protocol.map": "CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT"}
+    plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+    node = f'{plain} username="{NODE_USER}" password="{password}" user_{NODE_USER}="{password}";'
+    scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+    return {
+        "listener.security.protocol.map": "CLIENTS:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT",
+        # The node cannot know itself by SCRAM: the passwords of that are in the log that it has yet to read.
+        "listener.name.clients.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512",
+        "listener.name.clients.plain.sasl.jaas.config": node,
+        "listener.name.clients.scram-sha-512.sasl.jaas.config": scram,
+        "listener.name.controller.sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.controller.plain.sasl.jaas.config": node,
+        "sasl.mechanism.inter.broker.protocol": "PLAIN",
+        "sasl.mechanism.controller.protocol": "PLAIN",
+    }
 
 
 def open_files_needed(store: Path) -> int:

@@ -106,10 +106,10 @@ def _without_records(reader: Consumer, starts: list[TopicPartition], timeout_s: 
 def is_reachable(kafka: KafkaSettings) -> bool:
     """Return whether anybody accepts connections where Kafka should be; also if that cannot be known in a moment."""
     # With TLS, the broker would log a connection that brings no handshake.
-    return kafka.security_protocol != "PLAINTEXT" or any(map(_is_listening, kafka.servers))
+    return kafka.security_protocol.endswith("SSL") or any(map(is_listening, kafka.servers))
 
 
-def _is_listening(server: str) -> bool:
+def is_listening(server: str) -> bool:
     """Return whether anybody accepts connections at `HOST:PORT`; also if that cannot be known in a moment."""
     host, _, port = server.rpartition(":")
     if not port.isdecimal():

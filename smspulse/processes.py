@@ -115,6 +115,12 @@ def why_not_listen(port: int, host: str = LOOPBACK) -> OSError | None:
     return None if has_bound else problem
 
 
+def is_own_address(host: str) -> bool:
+    """Return whether a host is an address of this machine, or a name of one."""
+    error = why_not_listen(0, host)
+    return error is None
+
+
 def port_is_free(port: int, host: str = LOOPBACK) -> bool:
     """Return whether a server could listen on the port now."""
     return why_not_listen(port, host) is None

@@ -97,6 +97,7 @@ def _settings() -> Iterator[str]:
     yield "| `SMSPULSE_METRICS_HOST` | `127.0.0.1` | Where stream, lander and `alerts send` answer `/metrics`. |"
     port = "Its port; 0: any free one. Under `smspulse up` the lander's; alerts and workers have the next ones."
     yield f"| `SMSPULSE_METRICS_PORT` | `0` | {port} |"
+    yield "| `SMSPULSE_SIMULATE_URL` | | The webhook of `smspulse simulate`, as `--url`, which all see in `ps`. |"
 
 
 def _commands(group: click.Group, above: str) -> Iterator[tuple[str, click.Command]]:

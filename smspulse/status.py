@@ -9,9 +9,9 @@ import orjson
 
 from gateway.topics import RAW
 from smspulse.endpoints import INGEST, Endpoint, announced, get, ingest_endpoint
-from smspulse.lag import BROKER_PATIENCE_S, lag
+from smspulse.lag import BROKER_PATIENCE_S, is_listening, lag
 from smspulse.processes import LOOPBACK
-from smspulse.up import NoBrokerError, kafka_settings
+from smspulse.up import LoginUnreadableError, NoBrokerError, kafka_settings
 from streams.settings import StreamSettings
 from warehouse.errors import NoWarehouseError
 from warehouse.metrics import BLOCKED_METRIC
@@ -43,18 +43,23 @@ def look(data: Path, broker: str, port: int | None = None, host: str | None = No
 def pipeline(data: Path, broker: str, port: int | None = None, host: str | None = None) -> dict[str, Any]:
     """Return the `processes` and the `lag` that `look` returns; arguments as there."""
     groups = {LanderSettings(data=data).group: list(BY_TOPIC)}
-    behind = None
+    behind, is_ok = None, False
     try:
         kafka = kafka_settings(data, broker)
         if not kafka.in_memory:  # that one keeps no offsets of transactions
             groups[StreamSettings(state=data).group] = [RAW]
         behind = lag(kafka, groups, BROKER_PATIENCE_S)
         what = f"at {kafka.bootstrap}{', in memory' if kafka.in_memory else ''}"
-        what = what if behind is not None else f"none answers {what} within {BROKER_PATIENCE_S:g} s"
+        is_ok = behind is not None
+        what = what if is_ok else f"none answers {what} within {BROKER_PATIENCE_S:g} s"
     except NoBrokerError:
         what = "none runs here: start `smspulse up`"
+    except LoginUnreadableError as error:
+        is_ok = is_listening(error.bootstrap)
+        what = f"at {error.bootstrap}; not asked for records to go: this user may not read its login"
+        what = what if is_ok else f"none answers at {error.bootstrap}"
     processes = [
-        {"name": "broker", "ok": behind is not None, "what": what},
+        {"name": "broker", "ok": is_ok, "what": what},
         _ingest(ingest_endpoint(data, host, port)),
         *_announced(data),
     ]
@@ -68,7 +73,9 @@ def _announced(data: Path) -> Iterator[dict[str, Any]]:
         metrics = endpoint.read_metrics()
         what = f"process {endpoint.pid}, /metrics at {endpoint.host}:{endpoint.port}"
         is_blocked = metrics is not None and f"\n{BLOCKED_METRIC} 1.0" in metrics
-        if metrics is None:
+        if not endpoint.is_here:
+            what = f"is said to be at {endpoint.host}, which is not this machine: not asked"
+        elif metrics is None:
             what = "does not run"
         elif is_blocked:
             what += f"; cannot write to {data}, so nothing new comes into SQL. Kafka keeps it: free disk space"

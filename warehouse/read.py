@@ -8,9 +8,10 @@ table = warehouse.query(".smspulse", "FROM status_events", arrow=True)
 
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import TemporaryDirectory, gettempdir, mkdtemp
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 from uuid import uuid4
 
@@ -124,8 +125,18 @@ def _connect_privately(path: Path) -> duckdb.DuckDBPyConnection:
 
 def _spill_to(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
     """Choose where DuckDB puts what exceeds its memory; by default beside the opened file, or in the current folder."""
-    parent = folder / TEMPORARY if os.access(folder / TEMPORARY, os.W_OK) else Path(gettempdir())
+    parent = folder / TEMPORARY if os.access(folder / TEMPORARY, os.W_OK) else _own_temporary()
     connection.execute("SET temp_directory = ?", [str(parent / f"spill-{uuid4().hex}")])
+
+
+def _own_temporary() -> Path:
+    """Return a folder for temporary files that no other user can enter: DuckDB makes its own for all to read."""
+    folder = Path(gettempdir(), f"smspulse-{os.geteuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077:
+        return folder
+    return Path(mkdtemp(prefix="smspulse-"))  # somebody else made that one
 
 
 def _restrict(connection: duckdb.DuckDBPyConnection, folders: list[str]) -> None:

@@ -186,6 +186,7 @@ def backtest(
     from smspulse.alerts.backtest import backtest as run
     from smspulse.alerts.backtest import past
     from smspulse.alerts.shown import draw_backtest, show_backtest
+    from smspulse.data_folder import exporting
     from streams.detector import Policy
     from streams.settings import parse_relearn_after
 
@@ -197,4 +198,5 @@ def backtest(
     found = run(past(data, since.replace(tzinfo=UTC) if since else None), policy, threshold)
     show_backtest(found, make_console(soft_wrap=True))
     if picture:
-        draw_backtest(found, picture)
+        with exporting(picture, data):
+            draw_backtest(found, picture)

@@ -238,10 +238,10 @@ def doctor(data: Path, broker: str, host: str | None, port: int | None) -> None:
     smspulse doctor
     smspulse doctor --broker kafka1:9092
     """
-    from gateway.kafka import KafkaSettings
     from smspulse.doctor import diagnose
+    from smspulse.up import kafka_settings
 
-    findings = diagnose(data, KafkaSettings(bootstrap=broker) if ":" in broker else None, port, host)
+    findings = diagnose(data, kafka_settings(data, broker) if ":" in broker else None, port, host)
     marks = {"ok": Text("✓", "green"), "warn": Text("!", "yellow"), "fail": Text("✗", "red")}
     table = Table("", "what", "found", "mend")
     for finding in findings:

@@ -8,16 +8,10 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from gateway.errors import SmspulseError
+from smspulse.data_folder import DataFolderError, restrict_to_owner, set_umask
 
 _NOT_FOR_DUCKDB: Final = "?\\"
 """It cuts a path at the first, and takes the second for a separator."""
-
-
-class DataFolderError(SmspulseError):
-    """The data folder cannot be made or written."""
-
-    is_permanent = True
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -40,15 +34,22 @@ class FiniteFloat(click.FloatRange):
 
 
 def data_option(command: Command) -> Command:
-    """Add `--data`."""
+    """Add `--data`. What the command makes is as private as that folder."""
     return click.option(
         "--data",
         envvar="SMSPULSE_DATA",
         default="./.smspulse",
         show_default=True,
-        type=click.Path(file_okay=False, path_type=Path),
+        type=click.Path(file_okay=False, readable=False, path_type=Path),  # `_enter` says who may read it
+        callback=_enter,
         help="Data folder.  [env: SMSPULSE_DATA]",
     )(command)
+
+
+def _enter(context: click.Context, _: click.Parameter, data: Path) -> Path:
+    if not is_bucket(data) and not context.resilient_parsing:
+        set_umask(data)
+    return data
 
 
 def broker_option(command: Command) -> Command:
@@ -127,11 +128,12 @@ def _ingest_options(command: Command, host: str, port: str) -> Command:
 
 
 def writable(data: Path) -> None:
-    """Make the data folder if it is missing.
+    """Make the data folder if it is missing, and keep other users out of it.
 
     Raises:
         NeedsFolderError: It is no folder but a bucket.
         DataFolderError: It cannot be made or written, or DuckDB cannot work in it.
+        SettingError: It cannot be given to the group that is to read it.
     """
     if is_bucket(data):
         from warehouse.errors import NeedsFolderError
@@ -146,6 +148,7 @@ def writable(data: Path) -> None:
     if not os.access(data, os.W_OK | os.X_OK):
         msg = f"the data folder {data} is not writable; mend its rights or name another with --data"
         raise DataFolderError(msg)
+    restrict_to_owner(data)
 
 
 def _refuse_unusable_path(data: Path) -> None:

@@ -4,14 +4,19 @@ import asyncio
 import signal
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import click
+from click.core import ParameterSource
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from smspulse.commands.options import NOT_SO, Command, FiniteFloat, Url
 from smspulse.simulator.behaviour import Behaviour, parse_shares
 from smspulse.terminal import echo, make_console
+
+_SLASHES_WITH_TOKEN: Final = 3
+"""In `/webhooks/SOURCE/TOKEN`; a source whose sender has the token as a password has one less."""
 
 
 def behaviour_options(command: Command) -> Command:
@@ -31,8 +36,29 @@ def behaviour_options(command: Command) -> Command:
     return command
 
 
+def _read_url(context: click.Context, option: click.Parameter, value: str) -> str:
+    is_argument = context.get_parameter_source("url") is ParameterSource.COMMANDLINE
+    if value == "-":
+        value, is_argument = click.get_text_stream("stdin").readline().strip(), False
+    url = str(Url().convert(value, option, context))
+    if is_argument and urlsplit(url).path.count("/") >= _SLASHES_WITH_TOKEN:
+        echo(
+            "smspulse: `ps` shows the token in --url to every user of this machine: set SMSPULSE_SIMULATE_URL instead, "
+            "or give --url - and the URL on standard input",
+            err=True,
+        )
+    return url
+
+
 @click.command()
-@click.option("--url", type=Url(), required=True, help="The webhook, as `smspulse source add` prints it.")
+@click.option(
+    "--url",
+    envvar="SMSPULSE_SIMULATE_URL",
+    required=True,
+    callback=_read_url,
+    help="The webhook, as `smspulse source add` prints it; - reads a line of standard input. `ps` shows other users "
+    "what stands here.  [env: SMSPULSE_SIMULATE_URL]",
+)
 @click.option("--messages", type=click.IntRange(1), help="Outgoing messages.  [default: until Ctrl-C]")
 @click.option(
     "--rate", type=FiniteFloat(min=0, min_open=True), default=20.0, show_default=True, help="Messages started a second."
@@ -61,8 +87,9 @@ def simulate(
     """Send webhooks as a gateway with phones would, with all that goes wrong there.
 
     \b
-    smspulse simulate --url http://127.0.0.1:8080/webhooks/demo/TOKEN --messages 1000
-    smspulse simulate --url … --duplicates 0.5 --unhealthy 8001=0.9
+    export SMSPULSE_SIMULATE_URL=http://127.0.0.1:8080/webhooks/demo/TOKEN
+    smspulse simulate --messages 1000
+    smspulse simulate --duplicates 0.5 --unhealthy 8001=0.9
     """
     from smspulse.simulator.stories import stories
     from smspulse.simulator.traffic import simulate as send

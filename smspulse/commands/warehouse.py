@@ -111,7 +111,12 @@ def erase(data: Path, broker: str, numbers: tuple[str, ...]) -> None:
 @data_option
 @click.argument("statement")
 @click.option(
-    "--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "spreadsheet", "json", "parquet"]),
+    default="table",
+    show_default=True,
+    help="csv loses nothing, and is for programs; spreadsheet is CSV in which no text is a formula.",
 )
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="File for it, replaced in one step.")
 @click.option(

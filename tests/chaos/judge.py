@@ -18,10 +18,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from running import Pipeline
 
 from gateway.errors import UnreadablePayload
+from gateway.kafka import KafkaSettings
 from gateway.payloads import StatusReport, parse
 from gateway.topics import ACTIVITY, DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
 from smspulse.broker_file import read_broker_file
 from smspulse.truth import compare
+from smspulse.up import embedded_settings
 
 GROUP = "smspulse-stream"
 _STANDSTILL_S = 90.0
@@ -84,11 +86,12 @@ def judge(pipeline: Pipeline, truth: Path) -> Findings:
     if broker is None:
         found.lost["broker: it did not come back"] += 1
         return found
-    raw = _raw(broker.bootstrap)
-    newest = _versions(broker.bootstrap, raw.reports, found)
-    _outcomes(broker.bootstrap, newest, found)
-    _devices(broker.bootstrap, raw, newest, found)
-    letters = Counter(dict(m.headers())["origin"].decode() for m in _read(broker.bootstrap, DEADLETTERS))
+    kafka = embedded_settings(pipeline.data, broker)
+    raw = _raw(kafka)
+    newest = _versions(kafka, raw.reports, found)
+    _outcomes(kafka, newest, found)
+    _devices(kafka, raw, newest, found)
+    letters = Counter(dict(m.headers())["origin"].decode() for m in _read(kafka, DEADLETTERS))
     found.lost["unreadable records without a dead letter"] += len(raw.unreadable - letters.keys())
     found.wrong["dead letters of readable records"] += len(letters.keys() - raw.unreadable)
     found.twice["dead letters written more than once"] += sum(count - 1 for count in letters.values())
@@ -117,11 +120,11 @@ def judge(pipeline: Pipeline, truth: Path) -> Findings:
     return found
 
 
-def _until_processed(bootstrap: str, topic: str, ends: dict[int, int]) -> None:
+def _until_processed(kafka: KafkaSettings, topic: str, ends: dict[int, int]) -> None:
     """Wait until the stream has committed the end of every partition of a topic."""
     progress = _Progress()
     offsets: list[int] = []
-    with closing(Consumer({"bootstrap.servers": bootstrap, "group.id": GROUP, "log_level": 2})) as consumer:
+    with closing(Consumer(kafka.confluent() | {"group.id": GROUP, "log_level": 2})) as consumer:
         while not progress.is_over(offsets):
             try:
                 committed = consumer.committed([TopicPartition(topic, number) for number in ends], 10)
@@ -134,11 +137,10 @@ def _until_processed(bootstrap: str, topic: str, ends: dict[int, int]) -> None:
             time.sleep(0.3)  # there is nothing to await across processes
 
 
-def _read(bootstrap: str, topic: str, ends: dict[int, int] | None = None) -> Iterator[Any]:
+def _read(kafka: KafkaSettings, topic: str, ends: dict[int, int] | None = None) -> Iterator[Any]:
     """Yield the committed records of a topic, those of a partition in order; note in `ends` the offsets behind them."""
     ends = {} if ends is None else ends
-    options = {
-        "bootstrap.servers": bootstrap,
+    options = kafka.confluent() | {
         "group.id": "chaos",
         "isolation.level": "read_committed",
         "enable.partition.eof": True,
@@ -160,11 +162,11 @@ def _read(bootstrap: str, topic: str, ends: dict[int, int] | None = None) -> Ite
                     raise KafkaException(message.error())
 
 
-def _raw(bootstrap: str) -> Raw:
+def _raw(kafka: KafkaSettings) -> Raw:
     """Read `sms.raw`, and wait until the stream has."""
     raw, ends = Raw(), dict[int, int]()
     came_in: set[tuple[str, int]] = set()
-    for message in _read(bootstrap, RAW, ends):
+    for message in _read(kafka, RAW, ends):
         raw.records += 1
         try:
             event = parse(message.value())
@@ -181,15 +183,15 @@ def _raw(bootstrap: str) -> Raw:
         elif (message_in := (headers["source"].decode(), event.sms_id)) not in came_in:
             came_in.add(message_in)
             raw.incoming[message_in[0], event.device_id, event.channel_id] += 1
-    _until_processed(bootstrap, RAW, ends)
+    _until_processed(kafka, RAW, ends)
     return raw
 
 
-def _versions(bootstrap: str, reports: dict[bytes, Reports], found: Findings) -> dict[bytes, dict[str, Any]]:
+def _versions(kafka: KafkaSettings, reports: dict[bytes, Reports], found: Findings) -> dict[bytes, dict[str, Any]]:
     """Judge every version written; return the last one of each key."""
     newest: dict[bytes, dict[str, Any]] = {}
     written: set[tuple[bytes, bytes]] = set()
-    for message in _read(bootstrap, MESSAGES):
+    for message in _read(kafka, MESSAGES):
         found.versions += 1
         key, value = message.key(), message.value()
         if value is None and b":incoming:" in key:
@@ -212,11 +214,11 @@ def _versions(bootstrap: str, reports: dict[bytes, Reports], found: Findings) ->
     return newest
 
 
-def _outcomes(bootstrap: str, newest: dict[bytes, dict[str, Any]], found: Findings) -> None:
+def _outcomes(kafka: KafkaSettings, newest: dict[bytes, dict[str, Any]], found: Findings) -> None:
     """Judge what was told: each first end once, and of each message that has one; and each change of it."""
     firsts: Counter[tuple[str, int]] = Counter()
     told: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
-    for message in _read(bootstrap, OUTCOMES):
+    for message in _read(kafka, OUTCOMES):
         outcome = json.loads(message.value())
         key = outcome["source"], outcome["sms_id"]
         firsts[key] += not outcome["correction"]
@@ -234,7 +236,7 @@ def _outcomes(bootstrap: str, newest: dict[bytes, dict[str, Any]], found: Findin
     )
 
 
-def _devices(bootstrap: str, raw: Raw, newest: dict[bytes, dict[str, Any]], found: Findings) -> None:
+def _devices(kafka: KafkaSettings, raw: Raw, newest: dict[bytes, dict[str, Any]], found: Findings) -> None:
     """Judge the devices' counts. They are sums, so what is missing or repeated anywhere shows here."""
     wanted: Counter[tuple[Place, str]] = Counter({(place, "incoming"): count for place, count in raw.incoming.items()})
     for version in newest.values():
@@ -242,10 +244,10 @@ def _devices(bootstrap: str, raw: Raw, newest: dict[bytes, dict[str, Any]], foun
             place = version["source"], version["device_id"], version["channel_id"]
             wanted[place, version["outcome"] if version["is_ended"] else "open"] += 1
     ends: dict[int, int] = {}
-    for _ in _read(bootstrap, ACTIVITY, ends):
+    for _ in _read(kafka, ACTIVITY, ends):
         pass
-    _until_processed(bootstrap, ACTIVITY, ends)
-    states = {message.key(): json.loads(message.value()) for message in _read(bootstrap, DEVICES)}
+    _until_processed(kafka, ACTIVITY, ends)
+    states = {message.key(): json.loads(message.value()) for message in _read(kafka, DEVICES)}
     counted = {name for _, name in wanted}
     got = {
         ((state["source"], state["device_id"], state["channel_id"]), name): state[name]

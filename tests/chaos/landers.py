@@ -214,7 +214,7 @@ class Landers:
 @contextmanager
 def kafka_in(folder: Path) -> Iterator[KafkaSettings]:
     """Run a Kafka with our topics in a folder, for a context."""
-    with KafkaBroker(folder, BrokerSettings(port=0, controller_port=0)) as broker:
+    with KafkaBroker(folder, BrokerSettings(port=0, controller_port=0, login=False)) as broker:
         kafka = KafkaSettings(bootstrap=broker.address, partitions=PARTITIONS)
         ensure_topics(kafka, timeout_s=30)
         yield kafka

@@ -213,7 +213,7 @@ def judge(kafka: KafkaSettings, found: Found) -> None:
 
 @contextmanager
 def _broker(folder: Path) -> Iterator[tuple[KafkaBroker, KafkaSettings]]:
-    settings = BrokerSettings(port=free_port(), controller_port=0)
+    settings = BrokerSettings(port=free_port(), controller_port=0, login=False)
     with KafkaBroker(folder / "broker", settings) as broker:
         kafka = KafkaSettings(bootstrap=broker.address, partitions=4, replication=1, min_insync=1)
         ensure_topics(kafka, timeout_s=30)

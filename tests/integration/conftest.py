@@ -28,7 +28,8 @@ def kafka(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
     Tests share it: each uses its own sources, consumer groups and data folders.
     """
-    settings = BrokerSettings(port=0, controller_port=0)
+    # Tests hand its address alone to programs; those of `smspulse up` and of the broker have one with a login.
+    settings = BrokerSettings(port=0, controller_port=0, login=False)
     with KafkaBroker(tmp_path_factory.mktemp("broker"), settings) as broker:
         # Each is set here, for the environment may speak of the developer's own cluster.
         running = KafkaSettings(

@@ -37,7 +37,7 @@ def running(broker: Broker) -> Iterator[KafkaSettings]:
 
 
 def broker(folder: Path, port: int = 0) -> KafkaBroker:
-    return KafkaBroker(folder, BrokerSettings(port=port, controller_port=0))
+    return KafkaBroker(folder, BrokerSettings(port=port, controller_port=0, login=False))
 
 
 def numbers(data: Path, source: str) -> list[int]:

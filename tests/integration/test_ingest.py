@@ -247,7 +247,7 @@ def test_sigterm_lets_requests_in_flight_arrive_whole(receiver: Ingest, kafka: K
 def test_without_a_broker_it_takes_webhooks_at_once_and_forwards_them_by_itself(
     tmp_path: Path, real_kafka: None
 ) -> None:
-    settings = BrokerSettings(port=free_port(0), controller_port=0)
+    settings = BrokerSettings(port=free_port(0), controller_port=0, login=False)
     kafka = KafkaSettings(bootstrap=f"127.0.0.1:{settings.port}", partitions=4, replication=1, min_insync=1)
     broker = KafkaBroker(tmp_path / "broker", settings)
     with ingest(tmp_path, kafka.bootstrap) as running:

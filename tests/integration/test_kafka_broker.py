@@ -24,6 +24,7 @@ from smspulse.jars import BrokerError
 from smspulse.kafka_node import BrokerSettings
 from smspulse.processes import free_port
 from smspulse.topics import ensure_topics
+from smspulse.up import kafka_settings
 
 pytestmark = pytest.mark.usefixtures("real_kafka")
 
@@ -73,7 +74,7 @@ def test_records_and_offsets_outlive_a_restart_on_other_ports(tmp_path: Path) ->
     offset = [TopicPartition(RAW, 0, 1)]
     with KafkaBroker(tmp_path, preferred) as broker:
         assert broker.address == f"127.0.0.1:{preferred.port}"
-        kafka = KafkaSettings(bootstrap=broker.address)
+        kafka = kafka_settings(tmp_path, broker.address)
         ensure_topics(kafka)
         producer = Producer(kafka.confluent())
         for number in range(100):
@@ -87,7 +88,7 @@ def test_records_and_offsets_outlive_a_restart_on_other_ports(tmp_path: Path) ->
             stack.enter_context(socket.create_server(("127.0.0.1", port)))
         broker = stack.enter_context(KafkaBroker(tmp_path, preferred))
         assert broker.address != kafka.bootstrap
-        moved = KafkaSettings(bootstrap=broker.address)
+        moved = kafka_settings(tmp_path, "auto")
         ensure_topics(moved)
         reader = Consumer(moved.confluent() | {"group.id": "test"})
         assert reader.get_watermark_offsets(TopicPartition(RAW, 0), timeout=10) == (0, 100)
@@ -96,7 +97,8 @@ def test_records_and_offsets_outlive_a_restart_on_other_ports(tmp_path: Path) ->
 
 
 def test_topics_are_made_once_by_several_at_once_as_soon_as_kafka_answers(tmp_path: Path) -> None:
-    settings = BrokerSettings(port=free_port(), controller_port=0)
+    # With a login, none could try before it is made.
+    settings = BrokerSettings(port=free_port(), controller_port=0, login=False)
     kafka = KafkaSettings(bootstrap=f"127.0.0.1:{settings.port}")
     errors: list[BaseException] = []
 
@@ -131,7 +133,7 @@ def test_a_second_start_on_the_same_data_is_refused_and_harms_nothing(
     with pytest.raises(BrokerError, match=f"process {foreground.pid}, at {running.bootstrap}; use it, stop it"):
         KafkaBroker(tmp_path, ANY).start()
     assert read_broker_file(tmp_path) == running
-    ensure_topics(KafkaSettings(bootstrap=running.bootstrap))
+    ensure_topics(kafka_settings(tmp_path, "auto"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -150,13 +152,13 @@ def test_a_killed_broker_takes_its_jvm_along_and_the_next_start_works(
 ) -> None:
     running = read_broker_file(tmp_path)
     assert running is not None
-    ensure_topics(KafkaSettings(bootstrap=running.bootstrap))
+    ensure_topics(kafka_settings(tmp_path, "auto"))
     jvm = jvm_of(foreground.pid)
     foreground.kill()
     foreground.wait()
     with KafkaBroker(tmp_path, ANY) as broker:  # at once: it waits for the lock that the dying JVM holds
         assert ends(jvm, within=0)
-        admin = KafkaAdminClient(**KafkaSettings(bootstrap=broker.address).kafka_python())
+        admin = KafkaAdminClient(**kafka_settings(tmp_path, broker.address).kafka_python())
         assert set(admin.list_topics()) == {topic.name for topic in TOPICS}
         admin.close()
 

@@ -324,7 +324,7 @@ def test_a_folder_that_cannot_be_written_is_waited_for_with_one_line(
 def test_it_waits_for_kafka_at_the_start_and_in_between(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     port, source, data = free_port(), f"s{uuid4().hex[:8]}", tmp_path / "warehouse"
     kafka = KafkaSettings(bootstrap=f"127.0.0.1:{port}", partitions=1)
-    broker = BrokerSettings(port=port, controller_port=0)
+    broker = BrokerSettings(port=port, controller_port=0, login=False)
 
     def lines(words: str) -> int:
         return sum(words in r.getMessage() for r in caplog.records if r.name == "warehouse.lander")

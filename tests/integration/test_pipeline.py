@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,19 @@ def test_a_webhook_shows_in_sql(pipeline: Pipeline) -> None:
         "curl",
     )
     assert (row.ingest_id, bytes(row.body)) == (answer["ingest_id"], (EXAMPLES / "status.json").read_bytes())
+
+
+def test_no_other_user_may_read_anything_that_the_pipeline_has_made(pipeline: Pipeline) -> None:
+    assert post(pipeline.source("private"), (EXAMPLES / "status.json").read_bytes())[0] == 202
+    pipeline.wait_for("SELECT 1 FROM messages WHERE source = 'private'")
+    readable, made = [], set()
+    for path in (pipeline.data, *pipeline.data.rglob("*")):
+        with suppress(FileNotFoundError):  # a file that has been renamed since
+            mode = path.stat().st_mode
+            made.add(path.relative_to(pipeline.data).parts[:1])
+            readable += [f"{path} {mode:04o}"] if mode & 0o077 else []
+    assert {("kafka",), ("logs",), ("raw",), ("messages",), ("run",), ("spool",), ("state",), ("up.lock",)} <= made
+    assert readable == []
 
 
 def test_every_documented_payload_lands_as_what_it_is(pipeline: Pipeline) -> None:

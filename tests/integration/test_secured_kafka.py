@@ -54,15 +54,16 @@ def secured(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
         (folder / f"{name}.pem").write_bytes(b"".join([spelled, *(each.bytes() for each in issued.cert_chain_pems)]))
     ports = {protocol: free_port() for protocol in LISTENERS}
 
-    def with_listeners(port: int, controller: int, settings: BrokerSettings) -> str:
+    def with_listeners(port: int, controller: int, settings: BrokerSettings, password: str) -> str:
         more = ",".join(f"{protocol}://{LOOPBACK}:{number}" for protocol, number in ports.items())
         plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
         scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
-        text = server_properties(port, controller, settings)
-        lines = [line + f",{more}" if line.startswith("listeners=") else line for line in text.splitlines()]
+        kinds = ",".join(f"{protocol}:{protocol}" for protocol in LISTENERS)
+        added = {"listeners": more, "listener.security.protocol.map": kinds}
+        text = server_properties(port, controller, settings, password)
+        named = [(line, added.get(line.partition("=")[0])) for line in text.splitlines()]
+        lines = [f"{line},{further}" if further else line for line, further in named]
         lines += [
-            "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,"
-            + ",".join(f"{protocol}:{protocol}" for protocol in LISTENERS),
             "sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512",
             "ssl.keystore.type=PEM",
             f"ssl.keystore.location={folder / 'broker.pem'}",
@@ -79,7 +80,7 @@ def secured(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(broker_module, "server_properties", with_listeners)
-        with KafkaBroker(folder / "data", BrokerSettings(port=0, controller_port=0)) as broker:
+        with KafkaBroker(folder / "data", BrokerSettings(port=0, controller_port=0, login=False)) as broker:
             admin = AdminClient({"bootstrap.servers": broker.address})
             user = UserScramCredentialUpsertion(
                 USER, ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096), PASSWORD.encode()

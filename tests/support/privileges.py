@@ -35,12 +35,12 @@ def run_unprivileged(*arguments: str, **options: Any) -> subprocess.CompletedPro
 
 
 @contextmanager
-def as_seen_by_others(folder: Path) -> Iterator[None]:
-    """Give the owner of everything in a folder the rights that other users have there, for a context."""
+def as_seen_by_group(folder: Path) -> Iterator[None]:
+    """Give the owner of everything in a folder the rights that its group has there, for a context."""
     paths = [Path(root, name) for root, _, files in os.walk(folder, topdown=False) for name in (*files, ".")]
     modes = {path: path.stat().st_mode for path in paths}
     for path, mode in modes.items():
-        path.chmod((mode & 0o7) * 0o111)
+        path.chmod((mode >> 3 & 0o7) * 0o111)
     yield
     for path, mode in reversed(modes.items()):
         path.chmod(mode)

@@ -109,6 +109,7 @@ def start(data: Path, *arguments: str, environment: Mapping[str, str] | None = N
             text=True,
             # Tests that are killed leave no pipeline behind, which would start its processes anew for ever.
             preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - made to be safe there
+            umask=0o022,  # the common one, by which others may read
         )
     scheme = "https" if environment and "SMSPULSE_INGEST_TLS_CERT" in environment else "http"
     pipeline = Pipeline(process, data, f"{scheme}://127.0.0.1:{port}", log)

@@ -1,5 +1,8 @@
 """What `smspulse sql` answers, in each format."""
 
+import codecs
+import csv
+import io
 import json
 import os
 import pty
@@ -7,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ from click.testing import CliRunner, Result
 from warehouse_records import raw, status
 
 import warehouse
+from smspulse.ask import FORMATS
 from smspulse.cli import cli, main
 from warehouse import landing, views
 
@@ -169,6 +174,41 @@ def test_empty_text_is_not_null_in_csv(data: Path) -> None:
     assert sql(data, statement, "--format", "csv").stdout == 'empty,nothing,word\n"",,NULL\n'
 
 
+SEPARATORS = {",": csv.QUOTE_MINIMAL, ";": csv.QUOTE_NONE, "\t": csv.QUOTE_NONE, "|": csv.QUOTE_NONE}
+"""What spreadsheets divide lines at. One that expects another separator than ours heeds no quote in mid-cell."""
+
+
+FORMULAS = ("=", "+", "-", "@", chr(65309))
+
+
+def cells(written: str) -> Iterator[str]:
+    for separator, quoting in SEPARATORS.items():
+        for row in csv.reader(io.StringIO(written, newline=""), delimiter=separator, quoting=quoting):
+            yield from row
+
+
+def test_no_text_is_a_formula_in_a_file_for_spreadsheets(data: Path) -> None:
+    listed = "chr(9), chr(10), chr(13), ' ', '\"', ';', '|', 'a', '=', '+', '-', '@', chr(65309), ''"
+    one = f"(SELECT unnest([{listed}]) AS x)"
+    statement = f"SELECT a.x || b.x || c.x || '1' AS \"=1;@a\" FROM {one} a, {one} b, {one} c"  # noqa: S608
+    written = sql(data, statement, "--format", "spreadsheet").stdout_bytes.decode("utf-8-sig")
+    found = list(cells(written))
+    assert len(found) > 4 * 14**3
+    assert [cell for cell in found if cell.lstrip(' \t"').startswith(FORMULAS)] == []
+    harmful = cells(sql(data, statement, "--format", "csv").stdout_bytes.decode())
+    assert any(cell.startswith("=1") for cell in harmful), "this is what it is about"
+
+
+def test_a_file_for_spreadsheets_changes_nothing_but_what_would_be_a_formula(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    statement = (
+        "SELECT '+49157, ok' AS a, -5 AS n, -0.5 AS d, NULL AS nothing, 'ä - b' AS t, [-1] AS l, '-x'::BLOB AS o"
+    )
+    assert sql(data, statement, "--format", "spreadsheet", "--output", str(path)).exit_code == 0
+    assert path.read_bytes().startswith(codecs.BOM_UTF8), "or Excel takes it for another encoding"
+    assert path.read_text("utf-8-sig") == "a,n,d,nothing,t,l,o\n\"'+49157, ok\",-5,-0.5,,ä - b,[-1],'-x\n"
+
+
 def test_columns_of_one_name_are_all_there(data: Path) -> None:
     assert json.loads(sql(data, "SELECT 1 AS a, 2 AS a", "--format", "json").stdout) == [{"a": 1, "a_1": 2}]
 
@@ -186,7 +226,7 @@ def test_columns_of_one_name_are_all_there(data: Path) -> None:
         "SET VARIABLE day = DATE '2026-11-24'; FROM raw_webhooks WHERE date = getvariable('day')",
     ],
 )
-@pytest.mark.parametrize("form", ["table", "csv", "json", "parquet"])
+@pytest.mark.parametrize("form", FORMATS)
 def test_every_statement_that_reads_has_rows_in_each_format(data: Path, statement: str, form: str) -> None:
     done = sql(data, statement, "--format", form)
     assert done.exit_code == 0, done.output

@@ -170,6 +170,7 @@ def test_jars_that_this_user_cannot_read_are_named_and_no_reason_for_the_in_memo
     cached_kafka().mkdir(parents=True)
     (cached_kafka() / "kafka_2.13.jar").touch()
     (tmp_path / "data" / "kafka" / "store").mkdir(parents=True)
+    (tmp_path / "data").chmod(0o700)
     for hidden in (cached_kafka() / "kafka_2.13.jar", cached_kafka(), tmp_path / "cache"):
         mode = hidden.stat().st_mode
         hidden.chmod(0)

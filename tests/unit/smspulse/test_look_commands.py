@@ -1,5 +1,7 @@
 import json
+import os
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from warehouse_records import NOON, raw, status, version
 from ingest.sources import add_source
 from smspulse import endpoints
 from smspulse import status as status_command
+from smspulse.broker_file import take_lock
 from smspulse.cli import cli
 from smspulse.processes import free_port
 from warehouse import landing, views
@@ -119,6 +122,34 @@ def test_status_shows_processes_that_answer_and_those_that_do_not(data: Path) ->
     assert not running["stream"]
     assert "stream: does not run" in found["trouble"]
     assert [row["dataset"] for row in found["freshness"]] == ["raw"]
+
+
+def test_status_connects_to_this_machine_alone(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connected: list[str] = []
+
+    def note(address: tuple[str, int], *_: Any, **__: Any) -> None:
+        connected.append(address[0])
+        raise OSError
+
+    monkeypatch.setattr(socket, "create_connection", note)
+    lock = take_lock(data)
+    elsewhere = {"pid": os.getpid(), "host": "192.0.2.1", "port": 80}
+    (data / "run").mkdir()
+    for name, announced in {
+        "stream-0": {"name": "stream-0", **elsewhere},
+        "ingest": {"name": "ingest", **elsewhere},
+        "lander": {"name": "\x1b[2J ✓ all is well", **elsewhere, "host": "127.0.0.1"},
+        "page": {"name": ["page"], **elsewhere, "host": "127.0.0.1"},
+        "alerts": {"name": "alerts", **elsewhere, "pid": "1"},
+    }.items():
+        (data / "run" / f"{name}.json").write_text(json.dumps(announced))
+    broker = {"bootstrap": "192.0.2.1:9092", "kind": "kafka", "pid": os.getpid()}
+    (data / "broker.json").write_text(json.dumps(broker))
+    found = json.loads(smspulse("status", "--format", "json", data=data).output)["processes"]
+    os.close(lock)
+    assert set(connected) == {"127.0.0.1"}, "where an ingest is that nobody named"
+    assert [each["name"] for each in found] == ["broker", "ingest", "stream-0"]
+    assert found[2]["what"] == "is said to be at 192.0.2.1, which is not this machine: not asked"
 
 
 def test_a_lander_that_cannot_write_is_a_problem_in_status_and_on_the_page(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""Whoever can read a data folder can ask it: other users, and on a read-only mount."""
+"""Whoever can read a data folder can ask it: a group that may, and on a read-only mount."""
 
 import asyncio
+import grp
 import json
 import os
 import subprocess
@@ -9,12 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from privileges import as_seen_by_others, run_unprivileged
+from privileges import as_seen_by_group, run_unprivileged
 
 from ingest.settings import IngestSettings
 from ingest.sources import add_source
 from ingest.spool import Spool
 from smspulse.broker import MemoryBroker
+from smspulse.commands.options import writable
+from smspulse.data_folder import set_umask
 from smspulse.topics import ensure_topics
 from smspulse.up import kafka_settings
 from warehouse import views
@@ -26,9 +29,14 @@ MOUNT = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exe
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Iterator[Path]:
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A data folder with a broker that runs, a warehouse, a source, a spool and what ingest keeps of its answers."""
     folder = tmp_path / "data"
+    monkeypatch.setenv("SMSPULSE_READ_GROUP", grp.getgrgid(os.getegid()).gr_name)
+    before = os.umask(0o022)
+    set_umask(folder)
+    writable(folder)
+    monkeypatch.delenv("SMSPULSE_READ_GROUP")
     with MemoryBroker(folder) as broker:
         ensure_topics(kafka_settings(folder, broker.address))
         views.publish(folder)
@@ -42,13 +50,14 @@ def data(tmp_path: Path) -> Iterator[Path]:
         hour.mkdir(mode=0o700, parents=True)
         (hour / "mine").touch(mode=0o600)
         yield folder
+    os.umask(before)
 
 
-@pytest.fixture(params=["another user", "a read-only mount"])
+@pytest.fixture(params=["a member of the group", "a read-only mount"])
 def read(request: pytest.FixtureRequest, data: Path) -> Iterator[Run]:
     """Runs `smspulse` as somebody who can read the folder and no more."""
-    if request.param == "another user":
-        with as_seen_by_others(data):
+    if request.param == "a member of the group":
+        with as_seen_by_group(data):
             yield lambda *arguments: run_unprivileged("-m", "smspulse", *arguments, "--data", str(data), env=WIDE)
         return
     inside = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else [])]
@@ -92,12 +101,12 @@ def test_doctor_says_that_the_folder_can_be_read(read: Run) -> None:
 
 
 def test_check_says_what_it_could_not_look_at(data: Path) -> None:
-    with as_seen_by_others(data):
+    with as_seen_by_group(data):
         done = run_unprivileged("-m", "smspulse", "check", "--data", str(data))
     assert "the suite reconciliation was left out: this user may not read" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_first_step_is_shown_to_who_may_not_read_the_sources(data: Path) -> None:
-    with as_seen_by_others(data):
+    with as_seen_by_group(data):
         done = run_unprivileged("-m", "smspulse", env=os.environ | {"SMSPULSE_DATA": str(data)})
     assert done.stdout.startswith(f"The pipeline runs on {data}."), done.stdout + done.stderr

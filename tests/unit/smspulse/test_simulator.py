@@ -11,10 +11,12 @@ from typing import Any
 import msgspec
 import orjson
 import pytest
+from click.testing import CliRunner
 from webhook_receiver import Answer, Receiver, receiving
 
 from gateway.payloads import StatusReport, parse
 from gateway.statuses import status_table
+from smspulse.cli import cli
 from smspulse.simulator.behaviour import Behaviour
 from smspulse.simulator.stories import Story, stories
 from smspulse.simulator.traffic import SimulationError, Totals, simulate
@@ -305,3 +307,36 @@ async def test_a_truth_file_that_cannot_be_written_is_an_error_at_the_start(tmp_
         with pytest.raises(FileNotFoundError):
             await simulate(receiver.url, stories(1, 5), truth=tmp_path / "missing" / "truth", **FAST)
     assert receiver.requests == 0
+
+
+WEBHOOK = "http://127.0.0.1:1/webhooks/acme/t0k3n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "is_shown"),
+    [
+        (["--url", "-"], {"input": f"{WEBHOOK}\n"}, False),
+        ([], {"env": {"SMSPULSE_SIMULATE_URL": WEBHOOK}}, False),
+        (["--url", WEBHOOK], {}, True),
+    ],
+    ids=["standard input", "environment", "argument"],
+)
+def test_a_token_need_not_be_an_argument_which_all_users_see(
+    arguments: list[str], given: dict[str, Any], is_shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = []
+
+    async def send(url: str, *_: Any, **__: Any) -> Totals:
+        urls.append(url)
+        return Totals("acme", 0)
+
+    monkeypatch.setattr("smspulse.simulator.traffic.simulate", send)
+    done = CliRunner().invoke(cli, ["simulate", "--messages", "1", *arguments], **given)
+    assert (done.exit_code, urls) == (0, [WEBHOOK]), done.output
+    assert ("`ps` shows the token in --url to every user" in done.stderr) == is_shown
+    assert "t0k3n" not in done.output
+
+
+def test_a_url_without_a_token_is_no_secret() -> None:
+    url = "http://127.0.0.1:1/webhooks/acme"
+    assert "`ps`" not in CliRunner().invoke(cli, ["simulate", "--url", url, "--rate", "nan"]).stderr
