@@ -108,6 +108,7 @@ class _Protocol(web.RequestHandler):
 
     __slots__ = (
         "_connections",
+        "_has_more",
         "_held",
         "_is_admitted",
         "_is_broken",
@@ -141,6 +142,8 @@ class _Protocol(web.RequestHandler):
         self.answer_headers = answer_headers
         self._is_admitted = self._is_broken = self._is_unanswered = self._is_chunked = self._turn_is_due = False
         self._held = b""
+        # Whether there may be something behind the present request, or else there is nothing.
+        self._has_more = False
         self._received = 0
         self._payload: StreamReader = EMPTY_PAYLOAD
         self._socket: asyncio.Transport | None = None
@@ -243,7 +246,8 @@ class _Protocol(web.RequestHandler):
         self._received = 0
         # Behind the last answer, the rest of a body is still read and dropped, and no other request.
         self._is_unanswered = not resp.keep_alive
-        self.data_received(b"")
+        if self._has_more or self._held:
+            self.data_received(b"")
         return finished
 
     def idle_since(self) -> float | None:
@@ -299,9 +303,12 @@ class _Protocol(web.RequestHandler):
                 message.exc.__traceback__ = None  # its frames hold all that was received
                 return
             if not self._is_unanswered:
+                # What came in one piece, and not behind another request, needs no sum.
+                may_be_long = self._has_more or self._received > 0
                 self._is_unanswered, self._payload, self._received = True, payload, len(piece)
                 self._is_chunked = message.chunked
-                if sum(len(name) + len(value) for name, value in message.raw_headers) > _MAX_HEAD:
+                self._has_more = may_be_long or not _is_all_of(piece, payload)
+                if may_be_long and sum(len(name) + len(value) for name, value in message.raw_headers) > _MAX_HEAD:
                     self._messages.pop()
                     self._refuse_headers()
                 return
@@ -336,6 +343,11 @@ class _Protocol(web.RequestHandler):
             return
         self._unsent = unsent
         self._watch = self._loop.call_later(_STUCK_S, self._abort_if_stuck)
+
+
+def _is_all_of(piece: bytes, payload: StreamReader) -> bool:
+    """Return whether a piece is one request, headers and body, and nothing else."""
+    return payload.is_eof() and piece.find(b"\r\n\r\n") + 4 + payload.total_bytes == len(piece)
 
 
 class _TlsHandshake(asyncio.Protocol):
