@@ -1,7 +1,7 @@
 # `make` lists the targets. ARGS reaches the command: make run ARGS="--for 60"
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-pythons lint chaos chaos-landers outage fuzz fuzz-records docs bench bench-streams bench-ingest bench-warehouse \
-	bench-alerts bench-checks lock clean
+.PHONY: help setup run test test-pythons lint chaos chaos-landers outage fuzz fuzz-records flood docs bench bench-streams \
+	bench-ingest bench-warehouse bench-alerts bench-checks lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -76,6 +76,9 @@ lint: setup ## check style, types and the rooms' imports
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+flood: setup ## attack ingest from one address in each way known; ARGS="--seconds 20 --only metrics"
+	@$(BIN)/python tests/chaos/flood.py $(ARGS)
 
 docs: ## build the documentation as a site in .venv/site; fails on a warning
 	@test -x .venv/docs/bin/mkdocs || $(PYTHON) -m venv .venv/docs

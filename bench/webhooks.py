@@ -29,7 +29,7 @@ from peers.environments import PeerMissingError, benthos_peer
 
 from gateway.kafka import KafkaSettings
 from gateway.topics import RAW
-from ingest.server import Receiver, http_server
+from ingest.server import Receiver
 from ingest.settings import IngestSettings
 from ingest.sources import Sources, add_source, webhook_url
 from smspulse.processes import free_port
@@ -80,7 +80,7 @@ class Nowhere:
 async def bare(port: int, data: Path) -> None:
     """Serve webhooks that go nowhere, until killed."""
     settings = IngestSettings()
-    runner = web.ServerRunner(http_server(Receiver(settings, Sources(data), Nowhere()).handle, settings))
+    runner = web.ServerRunner(Receiver(settings, Sources(data), Nowhere()).server())
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, backlog=1024).start()
     await asyncio.Event().wait()

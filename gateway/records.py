@@ -39,7 +39,7 @@
 
 from typing import Final
 
-MAX_OBSERVATIONS: Final = 1000
+MAX_OBSERVATIONS: Final = 100
 """How many different reports one message holds: the first ones in the order of `sms.raw`. Further ones are dead
 letters, for a gateway that gives every message the same id must not fill Kafka's largest record."""
 

@@ -1,13 +1,16 @@
 """Who may connect, from where, how often: addresses, connections, rates."""
 
+import resource
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Final
+from typing import Final, Literal, Protocol
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+Site = Address | int
+"""Who is counted as one client: an address of IPv4, or the number of a /64 of IPv6."""
 
 _SITE_BITS: Final = 64
 """One customer's part of IPv6: whoever has one address there has all of them."""
@@ -99,36 +102,98 @@ class Rate:
         return min(self._burst, tokens + (now - since) * per_s), now
 
 
+class Connection(Protocol):
+    """An open connection, as `Connections` sees it."""
+
+    def idle_since(self) -> float | None:
+        """Return when it became idle, in seconds of any growing clock; None while a request is under way or begun."""
+
+    def close_idle(self) -> None:
+        """Close it. It is not idle any more."""
+
+
+class TooManyConnectionsError(Exception):
+    """A connection has no place.
+
+    Args:
+        scope: Whose limit it is, `address` or `total`.
+        limit: The limit.
+    """
+
+    def __init__(self, scope: Literal["address", "total"], limit: int) -> None:
+        super().__init__(scope, limit)
+        self.scope, self.limit = scope, limit
+
+
+def site_of(peer: str) -> Site | None:
+    """Return what is counted as one client: an address, or a /64 of IPv6; None for a text that is no address."""
+    address = parse_address(peer)
+    if address is None or address.version == 4:  # noqa: PLR2004 - IPv4
+        return address
+    return int(address) >> _SITE_BITS
+
+
+def open_files_limit() -> int:
+    """Return how many files and connections this process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 class Connections:
-    """Counts connections by address, of IPv6 by /64. Those of a trusted proxy are not counted: it has many senders.
+    """The open connections of a server: by address (of IPv6 by /64), and in total.
+
+    Where there is no place for a new one, the one that has been idle the longest gives way. So clients that keep
+    connections open do not lock out others behind the same NAT, and only connections that are in use count in the end.
+    Those of a trusted proxy count in total alone: it has many senders.
 
     Args:
         per_address: How many one address may have.
+        total: How many there may be. Never more than half of the files that the process may open: it needs others.
         senders: Knows the proxies.
     """
 
-    def __init__(self, per_address: int, senders: Senders) -> None:
+    def __init__(self, per_address: int, total: int, senders: Senders) -> None:
         self._per_address, self._senders = per_address, senders
-        self._open: Counter[int | Address] = Counter()
+        files = open_files_limit()
+        self._total = total if files == resource.RLIM_INFINITY else max(1, min(total, files // 2))
+        self._sites: dict[Connection, Site | None] = {}
+        self._by_site: defaultdict[Site, set[Connection]] = defaultdict(set)
 
-    def enter(self, peer: str) -> int | Address | None:
-        """Count a connection and return what `leave` takes.
+    def __len__(self) -> int:
+        """Return how many are open."""
+        return len(self._sites)
+
+    def enter(self, connection: Connection, peer: str) -> None:
+        """Count a connection.
 
         Raises:
-            OverflowError: The address has as many as it may.
+            TooManyConnectionsError: Its address has as many as it may, or all together, and none of them is idle.
         """
-        address = parse_address(peer)
-        if address is None or self._senders.is_proxy(address):
-            return None
-        site = int(address) >> _SITE_BITS if address.version == 6 else address  # noqa: PLR2004 - IPv6
-        if self._open[site] >= self._per_address:
-            raise OverflowError
-        self._open[site] += 1
-        return site
-
-    def leave(self, site: int | Address | None) -> None:
-        """Count a connection no more."""
+        site = None if self._senders.is_proxy(parse_address(peer)) else site_of(peer)
+        if site is not None and len(self._by_site.get(site, ())) >= self._per_address:
+            self._close_longest_idle(self._by_site[site], "address", self._per_address)
+        if len(self._sites) >= self._total:
+            self._close_longest_idle(self._sites, "total", self._total)
+        self._sites[connection] = site
         if site is not None:
-            self._open[site] -= 1
-            if not self._open[site]:
-                del self._open[site]
+            self._by_site[site].add(connection)
+
+    def leave(self, connection: Connection) -> None:
+        """Count a connection no more, if it was counted."""
+        site = self._sites.pop(connection, None)
+        if site is None:
+            return
+        self._by_site[site].discard(connection)
+        if not self._by_site[site]:
+            del self._by_site[site]
+
+    def _close_longest_idle(
+        self, connections: Iterable[Connection], scope: Literal["address", "total"], limit: int
+    ) -> None:
+        idle = [
+            (since, number, each) for number, each in enumerate(connections) if (since := each.idle_since()) is not None
+        ]
+        if not idle:
+            raise TooManyConnectionsError(scope, limit)
+        *_, longest = min(idle)
+        self.leave(longest)
+        longest.close_idle()

@@ -1,12 +1,13 @@
 """Listening on an address, also on every one of both IPv6 and IPv4."""
 
 import socket
-import ssl
 from typing import Final
 
 from aiohttp import web
 
-_BACKLOG: Final = 1024
+BACKLOG: Final = 1_024
+ASYNCIO_BACKLOG: Final = 128
+"""For asyncio's own event loop: it accepts so many connections before the first of them can be refused."""
 
 
 async def listen(
@@ -14,8 +15,8 @@ async def listen(
     host: str,
     port: int,
     *,
-    ssl_context: ssl.SSLContext | None = None,
     share_port: bool = False,
+    backlog: int = BACKLOG,
 ) -> tuple[web.BaseSite, int]:
     """Have a server listen; return its site and port. `::` is every address, of IPv4 too where the system allows it.
 
@@ -23,8 +24,8 @@ async def listen(
         runner: The server's, set up.
         host: Name or address.
         port: 0 takes a free one.
-        ssl_context: Of HTTPS; None for plain HTTP.
         share_port: Let other processes listen there too.
+        backlog: Connections that the system takes before they are accepted.
 
     Raises:
         OSError: The address is taken or not available.
@@ -32,11 +33,11 @@ async def listen(
     if host == "::" and socket.has_dualstack_ipv6():
         # asyncio restricts each socket of IPv6 to IPv6.
         listener = socket.create_server(
-            (host, port), family=socket.AF_INET6, backlog=_BACKLOG, reuse_port=share_port, dualstack_ipv6=True
+            (host, port), family=socket.AF_INET6, backlog=backlog, reuse_port=share_port, dualstack_ipv6=True
         )
-        on_socket = web.SockSite(runner, listener, ssl_context=ssl_context, backlog=_BACKLOG)
+        on_socket = web.SockSite(runner, listener, backlog=backlog)
         await on_socket.start()
         return on_socket, listener.getsockname()[1]
-    site = web.TCPSite(runner, host, port, ssl_context=ssl_context, backlog=_BACKLOG, reuse_port=share_port or None)
+    site = web.TCPSite(runner, host, port, backlog=backlog, reuse_port=share_port or None)
     await site.start()
     return site, site.port

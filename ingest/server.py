@@ -43,7 +43,16 @@ from gateway.records import (
     message_key,
 )
 from ingest import metrics
-from ingest.connections import JSON, LINGER_S, closing, error_response, http_server, renew_certificate, tls_context
+from ingest.connections import (
+    JSON,
+    LINGER_S,
+    HttpLimits,
+    closing,
+    error_response,
+    http_server,
+    renew_certificate,
+    tls_context,
+)
 from ingest.content_coding import (
     ACCEPTED_CODINGS,
     CorruptBodyError,
@@ -58,6 +67,7 @@ from ingest.limits import Rate, Senders
 from ingest.listening import listen
 from ingest.privacy import REWRITTEN_TYPE, Privacy
 from ingest.settings import IngestSettings
+from ingest.shared_result import SharedResult
 from ingest.sources import Sources
 from ingest.spool import Webhook
 
@@ -67,6 +77,12 @@ access_log = logging.getLogger("ingest.access")
 _OPENAPI: Final = Path(__file__).with_name("openapi.json").read_bytes()
 _ABSOLUTE_FORM: Final = re.compile(r"https?://[^/]+", re.IGNORECASE)
 _TEST_LOG_EVERY_S: Final = 60.0
+_CONNECTIONS_ADVICE: Final = (
+    "if they are gateways, raise SMSPULSE_INGEST_MAX_CONNECTIONS or _TOTAL and the limit of open files, "
+    "or name their proxy in SMSPULSE_INGEST_TRUSTED_PROXIES"
+)
+_LARGE_BODY: Final = 16_384
+"""Bytes of a body from which parsing it may take milliseconds."""
 _ACKS_ON_STOP_S: Final = 0.5
 """How long Kafka's acknowledgements are waited for when ingest is stopped, before the spool answers for them."""
 
@@ -113,6 +129,25 @@ class Receiver:
         self._in_flight = 0
         self._idle: asyncio.Event | None = None
         self._test_logged_at: dict[str, float] = {}
+        self._exposition = SharedResult(self._expose)
+        self._large_body_turn = asyncio.Lock()
+
+    def server(self, tls: ssl.SSLContext | None = None) -> web.Server:
+        """Return the HTTP server that has this answer; the caller gives it an address.
+
+        Args:
+            tls: How HTTPS is answered; None for plain HTTP.
+        """
+        settings = self._settings
+        limits = HttpLimits(
+            header_timeout_s=settings.header_timeout_s,
+            idle_timeout_s=settings.idle_timeout_s,
+            per_address=settings.max_connections,
+            total=settings.max_connections_total,
+            proxies=settings.trusted_proxies,
+            advice=_CONNECTIONS_ADVICE,
+        )
+        return http_server(self.handle, limits, "ingest", tls=tls)
 
     async def drain(self) -> None:
         """Return when no webhook is in flight. From now on each answer closes its connection."""
@@ -147,11 +182,11 @@ class Receiver:
             case ["", "webhooks", source, *rest] if len(rest) < 2:  # noqa: PLR2004 - source, or source and token
                 return await self._webhook(request, source, rest[0] if rest else "")
             case ["", "healthz" | "readyz" | "metrics" | "openapi.json" as route]:
-                return self._state(request, route)
+                return await self._state(request, route)
             case _:
                 return error_response(404, "nothing is here: webhooks go to POST /webhooks/{source}/{token}")
 
-    def _state(self, request: web.BaseRequest, route: str) -> web.Response:
+    async def _state(self, request: web.BaseRequest, route: str) -> web.Response:
         if request.method not in {"GET", "HEAD"}:
             return error_response(405, f"/{route} answers GET and HEAD", Allow="GET, HEAD")
         if route == "healthz":
@@ -159,12 +194,14 @@ class Receiver:
         if route == "openapi.json":
             return web.Response(body=_OPENAPI, headers=JSON)
         if route == "metrics":
-            in_flight = {"webhooks_in_flight": ("Webhooks not yet answered by this process.", self._in_flight)}
-            shown = metrics.exposition(self._sink.gauges() | in_flight)
-            return web.Response(body=shown, headers={"Content-Type": metrics.CONTENT_TYPE})
+            return web.Response(body=await self._exposition.get(), headers={"Content-Type": metrics.CONTENT_TYPE})
         trouble = self._sink.trouble
         body = {"ready": trouble is None} | self._sink.state() | ({"error": trouble} if trouble else {})
         return web.Response(status=200 if trouble is None else 503, body=orjson.dumps(body), headers=JSON)
+
+    def _expose(self) -> bytes:
+        in_flight = {"webhooks_in_flight": ("Webhooks not yet answered by this process.", self._in_flight)}
+        return metrics.exposition(self._sink.gauges() | in_flight)
 
     async def _webhook(self, request: web.BaseRequest, source: str, token: str) -> web.Response:
         refusal = self._refuse_unread(request, source, token)
@@ -214,7 +251,13 @@ class Receiver:
         # Only now is the size known, also of a body without a declared one. The next webhook waits for it.
         self._byte_rate.take(source, len(received))
         content_type = _header_value(request.headers.get(hdrs.CONTENT_TYPE, ""))
-        key, body, content_type = self._kept(source, received, content_type)
+        if len(received) > _LARGE_BODY:
+            # One a round of the event loop: a thousand of them would hold up everybody else.
+            async with self._large_body_turn:
+                await asyncio.sleep(0)
+                key, body, content_type = self._kept(source, received, content_type)
+        else:
+            key, body, content_type = self._kept(source, received, content_type)
         received_at = time.time_ns() // 1_000_000
         ingest_id = str(uuid7()).encode()
         headers = [
@@ -245,12 +288,17 @@ class Receiver:
             raise _BrokenBodyError from error
 
     async def _read_all(self, content: StreamReader) -> bytes:
-        body = b""
-        while chunk := await content.readany():
+        chunk = await content.readany()
+        if content.at_eof() and len(chunk) <= self._settings.max_body_bytes:
+            return chunk
+        # Not bytes: they would be copied with each chunk, and a chunk may be one byte.
+        body = bytearray()
+        while chunk:
             body += chunk
             if len(body) > self._settings.max_body_bytes:
                 raise _TooLargeError
-        return body
+            chunk = await content.readany()
+        return bytes(body)
 
     def _decode(self, body: bytes, codings: tuple[str, ...]) -> tuple[bytes, tuple[str, ...]]:
         """Return a body without its content codings, and the codings that were removed.
@@ -375,10 +423,10 @@ async def serve(
     sink = StoreAndForward(kafka, data, settings)
     receiver = Receiver(settings, sources, sink)
     async with sink.running() as storing:
-        runner = web.ServerRunner(http_server(receiver.handle, settings), shutdown_timeout=LINGER_S)
+        runner = web.ServerRunner(receiver.server(context), shutdown_timeout=LINGER_S)
         await runner.setup()
         try:
-            site, port = await _listen(runner, settings, context)
+            site, port = await _listen(runner, settings)
             if not len(sources):
                 log.warning("no source may send yet: add one with `smspulse source add NAME`")
             if ready is not None:
@@ -402,11 +450,9 @@ async def serve(
             await runner.cleanup()
 
 
-async def _listen(
-    runner: web.BaseRunner, settings: IngestSettings, context: ssl.SSLContext | None
-) -> tuple[web.BaseSite, int]:
+async def _listen(runner: web.BaseRunner, settings: IngestSettings) -> tuple[web.BaseSite, int]:
     try:
-        return await listen(runner, settings.host, settings.port, ssl_context=context, share_port=settings.share_port)
+        return await listen(runner, settings.host, settings.port, share_port=settings.share_port)
     except OSError as error:
         why = {
             errno.EADDRINUSE: PORT_TAKEN,

@@ -79,7 +79,15 @@ class IngestSettings(BaseSettings):
         135.0, gt=0, description="Seconds from an answer to the headers of the next request, or it is closed."
     )
     max_connections: int = Field(
-        256, ge=1, description="Connections that one address may have, of IPv6 one /64; others are closed at once."
+        256,
+        ge=1,
+        description="Connections that one address may have, of IPv6 one /64. One more takes the place of an idle one, "
+        "or is closed at once. Those of `trusted_proxies` are not counted.",
+    )
+    max_connections_total: int = Field(
+        2_048,
+        ge=1,
+        description="Connections of all addresses; at most half of the files that the process may open.",
     )
     rate_per_s: float | None = Field(
         None, gt=0, description="Webhooks a second that a source may send for long; more are answered 429. Unset: any."

@@ -1,21 +1,28 @@
 """Where each process of a data folder answers `/metrics`: `{data}/run/NAME.json`, written when it begins to."""
 
+import asyncio
 import http.client
 import json
 import logging
 import os
 import ssl
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from aiohttp import hdrs, web
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.exposition import choose_encoder
 
 from gateway.errors import SettingError, SmspulseError
+from ingest.connections import LINGER_S, HttpLimits, error_response, http_server
+from ingest.listening import ASYNCIO_BACKLOG, listen
 from smspulse.broker_file import write_whole
-from smspulse.processes import LOOPBACK, is_alive, is_own_address, reachable_host
+from smspulse.processes import LOOPBACK, is_alive, is_own_address, raise_file_limit, reachable_host
 
 _log = logging.getLogger(__name__)
 
@@ -139,13 +146,44 @@ def serve_metrics(data: Path | None, name: str, registry: CollectorRegistry) -> 
     """
     host, port = os.environ.get("SMSPULSE_METRICS_HOST", LOOPBACK), metrics_port()
     ProcessCollector(registry=registry)
+    raise_file_limit()
+    listening: Future[int] = Future()
+
+    def run() -> None:
+        asyncio.run(_serve_metrics(host, port, name, registry, listening))
+
+    threading.Thread(target=run, name="metrics", daemon=True).start()
     try:
-        server, _ = start_http_server(port, host, registry)
+        port = listening.result()
     except OSError as error:
         msg = f"/metrics cannot be answered at {host}:{port} ({error}): choose another SMSPULSE_METRICS_PORT"
         raise MetricsPortError(msg) from error
     if data is not None:
-        announce(data, name, server.server_port, host)
+        announce(data, name, port, host)
+
+
+async def _serve_metrics(
+    host: str, port: int, name: str, registry: CollectorRegistry, listening: "Future[int]"
+) -> None:
+    """Answer `/metrics` for ever; `listening` becomes the port, or the error why there is none."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path != "/metrics":
+            return error_response(404, "nothing is here: this process answers /metrics")
+        if request.method not in {"GET", "HEAD"}:
+            return error_response(405, "/metrics answers GET and HEAD", Allow="GET, HEAD")
+        encode, content_type = choose_encoder(",".join(request.headers.getall(hdrs.ACCEPT, ())))
+        return web.Response(body=encode(registry), headers={hdrs.CONTENT_TYPE: content_type})
+
+    try:
+        runner = web.ServerRunner(http_server(handle, HttpLimits(), name), shutdown_timeout=LINGER_S)
+        await runner.setup()
+        _, port = await listen(runner, host, port, backlog=ASYNCIO_BACKLOG)
+    except Exception as error:
+        listening.set_exception(error)
+        return
+    listening.set_result(port)
+    await asyncio.Event().wait()
 
 
 def get(host: str, port: int, path: str, *, tls: bool = False) -> tuple[int, bytes] | None:

@@ -1,11 +1,14 @@
 """One logger set-up for every command: a line a message, and under the supervisor a prefix a process."""
 
+import atexit
 import logging
 import sys
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from smspulse.log_budget import LogBudget, cut
 from smspulse.output import tolerant
 from smspulse.terminal import visible, visible_line
 
@@ -46,13 +49,19 @@ class _AwayFilter(logging.Filter):
 
 
 def set_up(*, verbose: bool, supervised: bool) -> None:
-    """Log to standard error, with the time when a person reads it directly; `verbose` takes everything."""
+    """Log to standard error, with the time when a person reads it directly; `verbose` takes everything.
+
+    Otherwise, what repeats is written once a minute: no client, and no fault, fills a disk with lines.
+    """
     # A log that cannot be written, on a full disk or to a reader that has stopped, must hold up nothing.
     form = "%(levelname)s %(message)s" if supervised else "%(asctime)s %(levelname)s %(message)s"
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, stream=tolerant(sys.stderr), force=True)
-    logging.getLogger().handlers[0].setFormatter(PlainFormatter(form))
+    handler = logging.getLogger().handlers[0]
+    handler.setFormatter(PlainFormatter(form))
     if not verbose:
-        logging.getLogger().handlers[0].addFilter(_AwayFilter())
+        handler.addFilter(_AwayFilter())
+        handler.addFilter(log_budget := LogBudget(handler))
+        atexit.register(log_budget.write_counts)
         for name, level in _NOISY.items():
             logging.getLogger(name).setLevel(level)
 
@@ -62,7 +71,11 @@ class PlainFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of logging
         """Return the line, without what follows it of an exception."""
-        return visible_line(super().formatMessage(record))
+        return visible_line(cut(super().formatMessage(record)))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - of logging
+        """Return a traceback, without its middle if it is long."""
+        return cut(super().formatException(ei))
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, and a traceback below it if there is one."""
@@ -76,6 +89,7 @@ class PrefixHandler(logging.Handler):
         super().__init__()
         self._console = console
         self.setFormatter(PlainFormatter())
+        self.addFilter(LogBudget(self))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show one record."""

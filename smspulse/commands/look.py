@@ -19,6 +19,7 @@ from smspulse.commands.options import (
     ingest_options,
     named_ingest_options,
 )
+from smspulse.processes import raise_file_limit
 from smspulse.readiness import tell_ready
 from smspulse.terminal import echo, make_console, visible_line
 
@@ -134,5 +135,6 @@ def page(data: Path, broker: str, host: str, port: int, ingest_host: str | None,
         tell_ready()
 
     end_process_if_a_thread_fails()
+    raise_file_limit()
     numbers = Numbers(data, lambda: pipeline(data, broker, ingest_port, ingest_host))
     run(data, numbers, PageSettings(host=host, port=port), ready)

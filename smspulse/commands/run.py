@@ -12,6 +12,7 @@ from gateway.background import end_process_if_a_thread_fails
 from smspulse import logs
 from smspulse.commands.options import PORT, FiniteFloat, broker_option, data_option, writable
 from smspulse.output import tolerant
+from smspulse.processes import raise_file_limit
 from smspulse.readiness import tell_ready
 from smspulse.terminal import echo, make_console
 
@@ -137,6 +138,7 @@ def ingest(data: Path, broker: str, host: str, port: int, processes: int) -> Non
 
     writable(data)
     end_process_if_a_thread_fails()
+    raise_file_limit()
     if processes > 1:
         from smspulse.ingest_processes import run_processes
 

@@ -1,13 +1,12 @@
 """Serves the live page: `/`, its changing part `/content`, its two files, and `/metrics`."""
 
 import asyncio
-import base64
-import hmac
 import ipaddress
 import logging
 import signal
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
+from math import ceil
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +17,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.background import keep_running
 from gateway.errors import SmspulseError
-from ingest.listening import listen
+from ingest.connections import LINGER_S, HttpLimits, http_server
+from ingest.limits import Senders
+from ingest.listening import ASYNCIO_BACKLOG, listen
+from ingest.settings import Networks
+from ingest.shared_result import SharedResult
 from smspulse.endpoints import announce
+from smspulse.page.login import Login
 from smspulse.page.metrics import REGISTRY
 from smspulse.page.numbers import Choice, Numbers
 from smspulse.page.render import content, page
@@ -30,6 +34,9 @@ _log = logging.getLogger(__name__)
 _REST: Final = 10
 """Reading takes one part in so many of the time at most."""
 _LARGEST: Final = 2**63
+_CONNECTIONS_ADVICE: Final = (
+    "if they are people, raise the limit of open files, or name their proxy in SMSPULSE_PAGE_TRUSTED_PROXIES"
+)
 _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -59,6 +66,9 @@ class PageSettings(BaseSettings):
     password: SecretStr = Field(
         SecretStr(""), description="Asked of everybody, with any user name; needed unless the address is loopback."
     )
+    trusted_proxies: Networks = Field(
+        (), description="Networks of proxies whose `X-Forwarded-For` says who guesses a password; nobody else's does."
+    )
     refresh_s: float = Field(5, gt=0, description="Seconds between two readings of the warehouse, at least.")
 
 
@@ -72,69 +82,102 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def build(numbers: Numbers, settings: PageSettings) -> web.Application:
-    """Return the application.
+class Page:
+    """Answers requests.
+
+    Args:
+        numbers: What is shown.
+        settings: Who may see it.
 
     Raises:
         NoPasswordError: Others than this machine would reach it, and there is no password.
     """
-    password = settings.password.get_secret_value().encode()
-    if not password and not is_loopback(settings.host):
-        msg = f"the page on {settings.host} needs a password: set SMSPULSE_PAGE_PASSWORD, or listen on 127.0.0.1"
-        raise NoPasswordError(msg)
 
-    @web.middleware
-    async def guard(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        if password:
-            if not hmac.compare_digest(_password(request), password):
-                return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="smspulse", charset="UTF-8"'})
-        elif not is_loopback(request.url.host or ""):
-            # A name of somebody else that leads here: a page of theirs could read ours.
-            return web.Response(status=403, text="open this page as http://127.0.0.1 or localhost\n")
-        response = await handler(request)
-        response.headers.update(_HEADERS)
-        return response
+    def __init__(self, numbers: Numbers, settings: PageSettings) -> None:
+        password = settings.password.get_secret_value()
+        if not password and not is_loopback(settings.host):
+            msg = f"the page on {settings.host} needs a password: set SMSPULSE_PAGE_PASSWORD, or listen on 127.0.0.1"
+            raise NoPasswordError(msg)
+        self._numbers, self._settings = numbers, settings
+        self._login = Login(password)
+        self._senders = Senders((), settings.trusted_proxies)
+        self._metrics = SharedResult(lambda: generate_latest(REGISTRY))
+        self._routes: dict[str, Callable[[web.BaseRequest], Awaitable[web.Response]]] = {
+            "/": self._whole,
+            "/content": self._content,
+            "/metrics": self._exposition,
+            "/page.css": _file("page.css", "text/css"),
+            "/page.js": _file("page.js", "text/javascript"),
+        }
 
-    async def whole(request: web.Request) -> web.Response:
-        text = await asyncio.to_thread(page, numbers, _choice(request), settings.refresh_s)
+    def server(self) -> web.Server:
+        """Return the HTTP server that has this answer; the caller gives it an address."""
+        limits = HttpLimits(proxies=self._settings.trusted_proxies, advice=_CONNECTIONS_ADVICE)
+        return http_server(self.handle, limits, "the page", answer_headers=_HEADERS)
+
+    async def handle(self, request: web.BaseRequest) -> web.Response:
+        """Answer one request."""
+        refusal = self._refuse(request)
+        if refusal is not None:
+            return refusal
+        if request.method not in {"GET", "HEAD"}:
+            return _text(405, "the page answers GET and HEAD", Allow="GET, HEAD")
+        answer = self._routes.get(request.path)
+        return await answer(request) if answer is not None else _text(404, "nothing is here: the page is at /")
+
+    async def _whole(self, request: web.BaseRequest) -> web.Response:
+        text = await asyncio.to_thread(page, self._numbers, _choice(request), self._settings.refresh_s)
         return web.Response(text=text, content_type="text/html")
 
-    async def part(request: web.Request) -> web.Response:
-        return web.Response(text=await asyncio.to_thread(content, numbers, _choice(request)), content_type="text/html")
+    async def _content(self, request: web.BaseRequest) -> web.Response:
+        text = await asyncio.to_thread(content, self._numbers, _choice(request))
+        return web.Response(text=text, content_type="text/html")
 
-    async def told(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(REGISTRY), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_PLAIN_0_0_4})
+    async def _exposition(self, _: web.BaseRequest) -> web.Response:
+        return web.Response(body=await self._metrics.get(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_PLAIN_0_0_4})
 
-    app = web.Application(middlewares=[guard])
-    app.add_routes([web.get("/", whole), web.get("/content", part), web.get("/metrics", told)])
-    for name, kind in (("page.css", "text/css"), ("page.js", "text/javascript")):
-        app.router.add_get(f"/{name}", _file(name, kind))
-    return app
+    def _refuse(self, request: web.BaseRequest) -> web.Response | None:
+        """Return the answer to who may not see the page, or None."""
+        if not self._settings.password.get_secret_value():
+            if is_loopback(_host(request)):
+                return None
+            # A name of somebody else that leads here: a page of theirs could read ours.
+            return _text(403, "open this page as http://127.0.0.1 or localhost")
+        address = self._senders.sender(request.remote or "", request.headers.getall(hdrs.X_FORWARDED_FOR, ()))
+        if wait := ceil(self._login.wait_s(address)):
+            why = f"too many wrong passwords from your address: try again in {wait} s"
+            return _text(429, why, Retry_After=str(wait))
+        if self._login.accepts(request.headers.get(hdrs.AUTHORIZATION, ""), address):
+            return None
+        return _text(401, "the page has a password", WWW_Authenticate='Basic realm="smspulse", charset="UTF-8"')
 
 
-def _file(name: str, kind: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _file(name: str, kind: str) -> Callable[[web.BaseRequest], Awaitable[web.Response]]:
     text = files("smspulse.page").joinpath(name).read_text("utf-8")
 
-    async def answer(_: web.Request) -> web.Response:
+    async def answer(_: web.BaseRequest) -> web.Response:
         return web.Response(text=text, content_type=kind)
 
     return answer
 
 
-def _choice(request: web.Request) -> Choice:
+def _host(request: web.BaseRequest) -> str:
+    """Return the host that a request names; empty for none, or for nonsense."""
+    try:
+        return request.url.host or ""
+    except ValueError:
+        return ""
+
+
+def _text(status: int, text: str, **headers: str) -> web.Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return web.Response(status=status, text=f"{text}\n", headers=named)
+
+
+def _choice(request: web.BaseRequest) -> Choice:
     device = request.query.get("device", "")
     number = int(device) if device.isascii() and device.isdecimal() and len(device) < len(str(_LARGEST)) else None
     return Choice(request.query.get("source", ""), number)
-
-
-def _password(request: web.Request) -> bytes:
-    scheme, _, credentials = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    try:
-        return base64.b64decode(credentials).partition(b":")[2] if scheme.lower() == "basic" else b""
-    except ValueError:
-        return b""
 
 
 async def serve(
@@ -145,7 +188,7 @@ async def serve(
     Raises:
         PageError: It may not, or cannot, listen there.
     """
-    runner = web.AppRunner(build(numbers, settings), access_log=None)
+    runner = web.ServerRunner(Page(numbers, settings).server(), shutdown_timeout=LINGER_S)
     await runner.setup()
     took = await asyncio.to_thread(numbers.refresh)
     reading = asyncio.create_task(
@@ -153,7 +196,7 @@ async def serve(
     )
     try:
         try:
-            _, port = await listen(runner, settings.host, settings.port)
+            _, port = await listen(runner, settings.host, settings.port, backlog=ASYNCIO_BACKLOG)
         except OSError as error:
             msg = f"the page cannot listen on {settings.host}:{settings.port} ({error.strerror}): choose another --port"
             raise PageError(msg) from error

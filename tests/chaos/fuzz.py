@@ -32,7 +32,6 @@ import uvloop
 from aiohttp import web
 from fuzz_cases import END, KNOWN, LIMIT, PATH, TOKEN, Case, Cases
 
-from ingest.connections import http_server
 from ingest.errors import NotStoredError
 from ingest.server import Receiver
 from ingest.settings import IngestSettings
@@ -97,7 +96,7 @@ async def serve(data: Path, mutation: str) -> None:
     sink = Sink(mutation)
     receiver = Receiver(settings, Sources(data, f"acme={TOKEN},limited={TOKEN}"), sink)
     receiver._rate = _OnlyLimited(receiver._rate)
-    runner = web.ServerRunner(http_server(receiver.handle, settings), shutdown_timeout=1)
+    runner = web.ServerRunner(receiver.server(), shutdown_timeout=1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
     await site.start()

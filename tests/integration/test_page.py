@@ -15,7 +15,7 @@ from warehouse_records import NOON, alert, deadletter, raw, status, version
 
 from expectations.check import Report, Row
 from smspulse.page.numbers import Numbers
-from smspulse.page.server import PageError, PageSettings, build, serve
+from smspulse.page.server import Page, PageError, PageSettings, serve
 from smspulse.quality_page import write
 from warehouse import landing, views
 from warehouse.quality import keep
@@ -139,7 +139,7 @@ async def test_it_refreshes_by_itself_and_fits_a_phone(data: Path, tmp_path: Pat
 
 async def test_others_than_this_machine_need_the_password(data: Path) -> None:
     with pytest.raises(PageError, match="SMSPULSE_PAGE_PASSWORD"):
-        build(Numbers(data, dict), PageSettings(host="0.0.0.0"))  # noqa: S104
+        Page(Numbers(data, dict), PageSettings(host="0.0.0.0"))  # noqa: S104
     async with served(data, host="0.0.0.0", password="secret") as url, aiohttp.ClientSession() as session:  # noqa: S104, S106
         for login, status_code in ((None, 401), ("wrong", 401), ("secret", 200)):
             headers = {"Authorization": aiohttp.encode_basic_auth("me", login)} if login else {}

@@ -2,7 +2,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from ingest.limits import Connections, Rate, Senders, parse_address
+from ingest.limits import Connections, Rate, Senders, TooManyConnectionsError, parse_address
 from ingest.settings import IngestSettings
 
 PROXIES = [ip_network("10.0.0.0/8"), ip_network("2001:db8:1::/48")]
@@ -96,14 +96,47 @@ def test_who_has_no_address_is_on_no_list(sender: str) -> None:
     assert Senders([], []).may_send(sender)
 
 
+class Open:
+    """A connection."""
+
+    def __init__(self, idle_since: float | None = None) -> None:
+        self.since, self.is_closed = idle_since, False
+
+    def idle_since(self) -> float | None:
+        return self.since
+
+    def close_idle(self) -> None:
+        self.is_closed = True
+
+
 def test_connections_are_counted_by_address_and_of_ipv6_by_site() -> None:
-    connections = Connections(2, Senders([], PROXIES))
-    sites = [connections.enter(peer) for peer in ("192.0.2.1", "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2")]
+    connections = Connections(2, 1_000, Senders([], PROXIES))
+    counted = [Open() for _ in range(5)]
+    for each, peer in zip(counted, ("192.0.2.1", "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"), strict=True):
+        connections.enter(each, peer)
     for full in ("192.0.2.1", "::ffff:192.0.2.1", "2001:db8::3"):
-        with pytest.raises(OverflowError):
-            connections.enter(full)
-    connections.enter("2001:db8:0:1::1")
-    for site in sites:
-        connections.leave(site)
-    assert connections.enter("192.0.2.1") is not None
-    assert {connections.enter("10.0.0.1") for _ in range(100)} == {None}
+        with pytest.raises(TooManyConnectionsError, match="address"):
+            connections.enter(Open(), full)
+    connections.enter(other := Open(), "2001:db8:0:1::1")
+    for each in (*counted, other, Open()):
+        connections.leave(each)
+    assert len(connections) == 0
+    for _ in range(100):
+        connections.enter(Open(), "10.0.0.1")
+    assert len(connections) == 100
+
+
+def test_the_connection_that_is_idle_the_longest_gives_way_first_of_the_same_address() -> None:
+    connections = Connections(2, 4, Senders([], ()))
+    first, second, elsewhere, used = Open(20), Open(10), Open(5), Open()
+    for each, peer in ((first, "192.0.2.1"), (second, "192.0.2.1"), (elsewhere, "192.0.2.2"), (used, "192.0.2.2")):
+        connections.enter(each, peer)
+    connections.enter(Open(), "192.0.2.1")
+    assert [each.is_closed for each in (first, second, elsewhere, used)] == [False, True, False, False]
+    connections.enter(Open(), "192.0.2.3")  # nobody's address is full, but all together
+    assert [each.is_closed for each in (first, second, elsewhere, used)] == [False, True, True, False]
+    connections.enter(Open(), "192.0.2.4")
+    assert first.is_closed
+    with pytest.raises(TooManyConnectionsError, match="total"):
+        connections.enter(Open(), "192.0.2.5")
+    assert len(connections) == 4

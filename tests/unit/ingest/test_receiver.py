@@ -23,7 +23,6 @@ from gateway.errors import UnreadablePayload
 from gateway.json_body import to_utf8
 from gateway.kafka import KafkaSettings
 from gateway.payloads import StatusReport, parse
-from ingest.connections import http_server
 from ingest.errors import CannotListenError, NotStoredError
 from ingest.metrics import Gauges
 from ingest.privacy import Privacy
@@ -63,8 +62,10 @@ class ListSink:
 
 
 class Running:
-    def __init__(self, sink: ListSink, receiver: Receiver, port: int, http: aiohttp.ClientSession) -> None:
-        self.sink, self.receiver, self.port, self.http = sink, receiver, port, http
+    def __init__(
+        self, sink: ListSink, receiver: Receiver, server: web.Server, port: int, http: aiohttp.ClientSession
+    ) -> None:
+        self.sink, self.receiver, self.server, self.port, self.http = sink, receiver, server, port, http
 
     async def raw(self, text: bytes) -> bytes:
         """Send bytes, and return all that comes back before the connection is closed, or reset before any came."""
@@ -83,12 +84,13 @@ async def receiving(tmp_path: Path, **settings: object) -> AsyncIterator[Running
     sink = ListSink()
     running_settings = IngestSettings.model_validate(settings)
     receiver = Receiver(running_settings, Sources(tmp_path, f"acme={TOKEN}"), sink)
-    runner = web.ServerRunner(http_server(receiver.handle, running_settings), shutdown_timeout=0.1)
+    server = receiver.server()
+    runner = web.ServerRunner(server, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     async with aiohttp.ClientSession(f"http://127.0.0.1:{site.port}") as http:
-        yield Running(sink, receiver, site.port, http)
+        yield Running(sink, receiver, server, site.port, http)
     await runner.cleanup()
 
 

@@ -88,6 +88,10 @@ async def test_an_address_has_so_many_connections_and_gets_its_places_back(tmp_p
         for reader, writer in held:
             writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
             assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+            writer.write(b"POST ")
+        async with asyncio.timeout(60):
+            while any(each.idle_since() for each in running.server.connections):  # noqa: ASYNC110 - no event is there
+                await asyncio.sleep(0)
         assert await running.raw(b"GET /healthz HTTP/1.0\r\n\r\n") == b""  # closed, and nothing said
         for _, writer in held:
             writer.close()

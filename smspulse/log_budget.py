@@ -1,0 +1,122 @@
+"""A budget for logs: a warning or an error that repeats is written once a minute, with a count."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+_WINDOW_S: Final = 60.0
+_TEXTS: Final = 10
+"""Different lines of one place in a minute. More are counted with them, so nobody's text can fill a log."""
+_MAX_LINES: Final = 30
+_MAX_LINE: Final = 1_000
+"""Of a traceback: lines, half of them from its end, where the error stands; and characters of each line."""
+
+
+@dataclass(slots=True)
+class _Place:
+    """A line of code that logs.
+
+    Args:
+        ends_at: When its minute ends.
+        texts: What it has written in this minute.
+        left_out: How many records were not written.
+        last: The last of them.
+    """
+
+    ends_at: float
+    texts: set[str] = field(default_factory=set)
+    left_out: int = 0
+    last: logging.LogRecord | None = None
+
+
+class LogBudget(logging.Filter):
+    """Lets a handler write the same warning or error of one place once a minute, and at most 10 different ones.
+
+    What was left out is written at the end of the minute as a line with a count, whether anything else is logged or
+    not. Lines of lower levels pass: they are no answer to what others do.
+
+    Args:
+        handler: Writes the counts.
+        clock: Seconds, growing.
+        call_later: Calls a function after seconds, in any thread.
+    """
+
+    def __init__(
+        self,
+        handler: logging.Handler,
+        clock: Callable[[], float] = time.monotonic,
+        call_later: Callable[[float, Callable[[], None]], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self._handler, self._clock = handler, clock
+        self._call_later = call_later or _start_timer
+        self._places: dict[tuple[str, str, int], _Place] = {}
+        # A handler that logs, or a signal handler that does, comes back here in the same thread.
+        self._lock = threading.RLock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is to be written."""
+        if record.levelno < logging.WARNING:
+            return True
+        key = (record.name, record.pathname, record.lineno)
+        text = _text(record)
+        now = self._clock()
+        with self._lock:
+            place = self._places.get(key)
+            if place is None or (now >= place.ends_at and not place.left_out):
+                self._places[key] = place = _Place(now + _WINDOW_S)
+            if text not in place.texts and len(place.texts) < _TEXTS:
+                place.texts.add(text)
+                return True
+            place.left_out += 1
+            place.last = record
+            if place.left_out > 1:
+                return False
+        self._call_later(max(0.0, place.ends_at - now), lambda: self._end_minute(key))
+        return False
+
+    def write_counts(self) -> None:
+        """Write now what was left out: the process is about to end."""
+        for key in list(self._places):
+            self._end_minute(key)
+
+    def _end_minute(self, key: tuple[str, str, int]) -> None:
+        with self._lock:
+            place = self._places.pop(key, None)
+        if place is None or place.last is None:
+            return
+        last = place.last
+        text = "%s (%d lines like this were left out in a minute)"
+        count = logging.LogRecord(
+            last.name, last.levelno, last.pathname, last.lineno, text, (_text(last), place.left_out), None
+        )
+        with self._handler.lock or contextlib.nullcontext():
+            self._handler.emit(count)  # not handle, which would ask this filter
+
+
+def _text(record: logging.LogRecord) -> str:
+    """Return a record's message, and its error, in bounded length."""
+    message = record.getMessage()[:_MAX_LINE]
+    error = record.exc_info[1] if record.exc_info else None
+    return message if error is None else f"{message}: {repr(error)[:_MAX_LINE]}"
+
+
+def cut(text: str) -> str:
+    """Return a text with no more than `_MAX_LINES` lines of `_MAX_LINE` characters; it says what is missing."""
+    if len(text) <= _MAX_LINE:
+        return text
+    lines = text.split("\n")
+    if (missing := len(lines) - _MAX_LINES) > 0:
+        half = _MAX_LINES // 2
+        lines[half:-half] = [f"  … {missing} lines are left out here …"]
+    return "\n".join(f"{line[:_MAX_LINE]}…" if len(line) > _MAX_LINE else line for line in lines)
+
+
+def _start_timer(seconds: float, call: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, call)
+    timer.daemon = True
+    timer.start()
