@@ -40,8 +40,9 @@
 from typing import Final
 
 MAX_OBSERVATIONS: Final = 100
-"""How many different reports one message holds: the first ones in the order of `sms.raw`. Further ones are dead
-letters, for a gateway that gives every message the same id must not fill Kafka's largest record."""
+"""How many different reports one message holds: the first ones in the order of `sms.raw`. A real one has some five for
+each attempt. Further ones are dead letters: each version holds all of them, so what a sender makes us store grows with
+their square."""
 
 HEADER_SOURCE: Final = "source"
 HEADER_RECEIVED_AT: Final = "received_at"

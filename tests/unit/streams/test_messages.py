@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import payloads
-from gateway.records import message_key
+from gateway.records import MAX_OBSERVATIONS, message_key
 from gateway.statuses import STATUSES
 from gateway.topics import ACTIVITY, DEADLETTERS, OUTCOMES, RAW
 from streams.detector import Policy
@@ -321,14 +321,14 @@ def _many_reports(count: int) -> list[Any]:
 
 
 def test_a_message_without_end_of_reports_does_not_grow_for_ever(stream: Stream) -> None:
-    stream.run(*_many_reports(1000))
+    stream.run(*_many_reports(MAX_OBSERVATIONS))
     stream.run(record(7, 2000), record(7, 2000, sms_id=18))
     assert [dict(dead.headers)["reason"] for dead in stream.dead] == [b"too_many_reports"]
-    assert (stream.version["outcome"], len(stream.version["observations"])) == ("sent", 1000)
+    assert (stream.version["outcome"], len(stream.version["observations"])) == ("sent", MAX_OBSERVATIONS)
 
 
 def test_a_full_message_still_takes_reports_that_it_knows(stream: Stream) -> None:
-    reports = _many_reports(1000)
+    reports = _many_reports(MAX_OBSERVATIONS)
     stream.run(*reports)
     known = reports[3]
     headers = [
@@ -343,7 +343,7 @@ def test_a_full_message_still_takes_reports_that_it_knows(stream: Stream) -> Non
 
 def test_messages_in_memory_are_bounded_by_bytes_too() -> None:
     store: dict[bytes, bytes] = {}
-    fold = MessageFold(Lifecycle(STATUSES, EXPIRE), store.get, UTC, 50, EXPIRE, FORGET)
+    fold = MessageFold(Lifecycle(STATUSES, EXPIRE), store.get, UTC, 50, EXPIRE, FORGET, max_observations=1_000)
 
     def run(*records: Any) -> None:
         store.update({key: value or b"" for key, value, _ in fold.run(records).states})
