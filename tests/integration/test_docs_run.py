@@ -33,6 +33,8 @@ ELSEWHERE = {
     "ATTACH 's3://": "tests/integration/test_lander_in_a_bucket.py",
     "amtool silence add": "tests/integration/test_alertmanager.py",
     "marimo run": "tests/unit/notebooks/test_notebooks.py",
+    "kafka-topics.sh": "tests/integration/test_broker_login.py",
+    "kafka-configs.sh": "tests/integration/test_broker_login.py",
 }
 CAN_BE_1 = ("smspulse status", "smspulse check", "smspulse doctor", "smspulse erase", "smspulse message demo:")
 """Commands that judge: 1 is an answer."""
