@@ -59,6 +59,11 @@ def login_path(data: Path) -> Path:
     return data / "kafka" / "login.json"
 
 
+def client_properties_path(data: Path) -> Path:
+    """Return where a data folder has its login for Kafka's own tools."""
+    return data / "kafka" / "client.properties"
+
+
 def read_login(data: Path) -> BrokerLogin | None:
     """Return the login of the data folder's Kafka; None if it has none.
 
@@ -89,5 +94,5 @@ def write_login(data: Path, bootstrap: str) -> BrokerLogin:
     password = known.password if known else secrets.token_urlsafe(_PASSWORD_BYTES)
     login = BrokerLogin(bootstrap, _USERNAME, password)
     write_whole(login_path(data), json.dumps(asdict(login)), mode=_OWNER_ALONE)
-    write_whole(data / "kafka" / "client.properties", login.client_properties(), mode=_OWNER_ALONE)
+    write_whole(client_properties_path(data), login.client_properties(), mode=_OWNER_ALONE)
     return login

@@ -22,6 +22,7 @@ from gateway.topic_ids import TopicIds
 from ingest.privacy import REWRITTEN_TYPE, Privacy
 from ingest.settings import IngestSettings
 from ingest.spool import Spool, Webhook
+from smspulse.broker_login import client_properties_path
 from warehouse import erasure, landing
 from warehouse.incarnations import KafkaLogReader, locate
 from warehouse.partition_log import UNKNOWN, PartitionLog, topic_of
@@ -191,6 +192,13 @@ def _kept_by_kafka(data: Path, until: dict[PartitionLog, int], kafka: Callable[[
             continue  # the topic of these records is gone
         wanted = json.dumps({"version": 1, "partitions": partitions})
         yield (
-            f"{topic}: Kafka keeps the records for {_DAYS[topic]:g} days by default. To drop them now, with all "
-            f"older ones, which are landed: kafka-delete-records.sh --offset-json-file FILE, with this in it: {wanted}"
+            f"{topic}: Kafka keeps the records for {_DAYS[topic]:g} days by default. To drop them now, with all older "
+            f"ones, which are landed: kafka-delete-records.sh{_login_options(data)} --offset-json-file FILE, with "
+            f"this in it: {wanted}"
         )
+
+
+def _login_options(data: Path) -> str:
+    """Return the options with which Kafka's own tools log in to the embedded Kafka, if that is the folder's."""
+    path = client_properties_path(data)
+    return f" --command-config {path}" if path.exists() else ""

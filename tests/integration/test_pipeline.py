@@ -251,6 +251,7 @@ def erased(pipeline: Pipeline) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "sms.messages: 2 messages deleted by key" in done.stdout, done.stdout + done.stderr
     assert "left: sms.raw: Kafka keeps the records for 7 days by default" in done.stdout
+    assert f"kafka-delete-records.sh --command-config {pipeline.data}/kafka/client.properties" in done.stdout
     assert (done.returncode, "a stream worker uses it" in done.stdout) == (1, True)
     assert pipeline.rows("SELECT * FROM delivery_hourly WHERE source = 'erased'") == before
     return number
