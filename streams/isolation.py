@@ -18,7 +18,6 @@ _log = logging.getLogger(__name__)
 
 MAX_RECORD_BYTES: Final = 950_000
 """Of key, value and headers. Kafka's clients and topics take 1,000,000 with their own few; more ends the producer."""
-_KEPT_BYTES: Final = 4096
 _RETRY_MS: Final = 3_600_000
 """After how long a state is looked at again whose timer failed."""
 
@@ -84,7 +83,7 @@ class IsolatingFold:
                     last_error = error
                     self._fold.forget_cache()  # it may be half changed
                     outputs.faults += 1
-                    outputs.others.append(_fitting(dead_letter(record, unforeseen(error))))
+                    outputs.others.append(dead_letter(record, unforeseen(error)))
                     continue
                 for key, value, due in made.states:
                     states[key] = key, value, _sooner(due, states[key][2] if key in states else None)
@@ -170,13 +169,6 @@ def _check_sizes(outputs: Outputs) -> None:
     if max(largest_state, largest_other) > MAX_RECORD_BYTES:
         msg = "a record is larger than Kafka takes"
         raise OversizedRecordError(msg)
-
-
-def _fitting(letter: Output) -> Output:
-    """Return a dead letter that Kafka takes: of a body that is too large, its beginning. `sms.raw` has all of it."""
-    if _size(letter) <= MAX_RECORD_BYTES:
-        return letter
-    return letter._replace(value=(letter.value or b"")[:_KEPT_BYTES])
 
 
 def _size(output: Output) -> int:

@@ -15,12 +15,12 @@ from gateway.payloads import REASON_FAULT
 from gateway.records import message_key
 from gateway.statuses import STATUSES
 from gateway.topics import ACTIVITY, DEADLETTERS, OUTCOMES, RAW
-from streams import metrics
+from streams import isolation, metrics
 from streams.detector import Policy
 from streams.devices import DeviceFold
 from streams.errors import StateError
 from streams.fold import Load, Outputs
-from streams.isolation import MAX_RECORD_BYTES, IsolatingFold
+from streams.isolation import IsolatingFold
 from streams.lifecycle import Lifecycle
 from streams.messages import MessageFold
 
@@ -167,16 +167,19 @@ def test_many_failing_records_cost_linear_time() -> None:
     assert calls <= 2 * 500
 
 
-def test_a_state_that_kafka_would_refuse_is_not_written() -> None:
+def test_a_state_that_kafka_would_refuse_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     owner = Owner()
-    huge = record(1, 17, 6, sendto="x" * MAX_RECORD_BYTES)
-    outputs = owner.run(huge, record(2, 18, 7))
-    assert list(owner.store) == [b"gw:18"]
-    (letter,) = told(outputs, DEADLETTERS)
-    assert b"OversizedRecordError" in dict(letter.headers)["detail"]
-    assert letter.value == huge.value[:4096]
-    assert owner.run(record(3, 17, 7)).faults == 0
-    assert json.loads(owner.store[b"gw:17"])["outcome"] == "delivered"
+    owner.run(record(1, 17, 6))
+    limit = len(owner.store[b"gw:17"]) + 200
+    monkeypatch.setattr(isolation, "MAX_RECORD_BYTES", limit)
+    reports = [record(2 + n, 17, 6, senttime=f"2026-07-11 12:00:{n:02}") for n in range(20)]
+    outputs = owner.run(*reports, record(30, 18, 7))
+    letters = told(outputs, DEADLETTERS)
+    assert 0 < len(letters) < len(reports)
+    assert all(b"OversizedRecordError" in dict(letter.headers)["detail"] for letter in letters)
+    assert len(json.loads(owner.store[b"gw:17"])["observations"]) == 1 + len(reports) - len(letters)
+    assert len(owner.store[b"gw:17"]) <= limit
+    assert json.loads(owner.store[b"gw:18"])["outcome"] == "delivered"
 
 
 def test_a_timer_that_fails_is_put_off_and_the_others_go_on() -> None:
