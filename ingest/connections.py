@@ -359,6 +359,7 @@ class _TlsHandshake(asyncio.Protocol):
     def __init__(self, protocol: _Protocol, context: ssl.SSLContext, connections: Connections, limit_s: float) -> None:
         self._protocol, self._context, self._connections, self._limit_s = protocol, context, connections, limit_s
         self._task: asyncio.Task[None] | None = None
+        self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, if there is a place for it."""
@@ -367,15 +368,29 @@ class _TlsHandshake(asyncio.Protocol):
             connected.pause_reading()  # until TLS reads
             self._task = asyncio.get_running_loop().create_task(self._shake_hands(connected))
 
+    def data_received(self, data: bytes) -> None:
+        """Keep the beginning of the handshake: uvloop does not pause a transport that has not begun to read."""
+        self._received += data
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Count it no more."""
         self._connections.leave(self._protocol)
 
     async def _shake_hands(self, transport: asyncio.Transport) -> None:
-        try:
-            encrypted = await asyncio.get_running_loop().start_tls(
+        loop = asyncio.get_running_loop()
+        handshake = loop.create_task(
+            loop.start_tls(
                 transport, self._protocol, self._context, server_side=True, ssl_handshake_timeout=self._limit_s
             )
+        )
+        # Its first step, in which TLS becomes the protocol of the transport, and schedules its own beginning.
+        await asyncio.sleep(0)
+        if self._received:
+            # Behind that beginning, and before anything else can be read.
+            loop.call_soon(_feed, transport, self._received)
+            self._received = b""
+        try:
+            encrypted = await handshake
         except OSError as error:
             log.debug("a TLS handshake failed: %s", error)
             encrypted = None
@@ -384,6 +399,17 @@ class _TlsHandshake(asyncio.Protocol):
             transport.abort()
             return
         self._protocol.connection_made(encrypted)
+
+
+def _feed(transport: asyncio.Transport, data: bytes) -> None:
+    """Give bytes that were read already to the protocol of a transport, which is the one of TLS."""
+    protocol = cast(asyncio.BufferedProtocol, transport.get_protocol())
+    while data and not transport.is_closing():
+        buffer = memoryview(protocol.get_buffer(len(data)))
+        size = min(len(buffer), len(data))
+        buffer[:size] = data[:size]
+        protocol.buffer_updated(size)
+        data = data[size:]
 
 
 class _Turns:

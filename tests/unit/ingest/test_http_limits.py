@@ -10,10 +10,12 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 import trustme
+import uvloop
 from aiohttp import web
 from http_attacks import BY_ANYONE, BY_SENDERS, attack, oversized_headers, rss_mb, wait_until_served
 from test_receiver import PATH, STATUS, Running, receiving
@@ -229,6 +231,36 @@ async def test_https_requests_arrive_whole(tmp_path: Path) -> None:
         for size in (0, 10, 1_000_000):
             async with http.post(f"https://127.0.0.1:{port}/", data=bytes(size)) as response:
                 assert await response.json() == {"error": str(size)}
+
+
+def shake_hands(client: socket.socket, tls: ssl.SSLObject, received: ssl.MemoryBIO, sent: ssl.MemoryBIO) -> None:
+    """Go on with a handshake whose first message is on its way."""
+    client.settimeout(60)
+    while True:
+        data = client.recv(65_536)
+        assert data, "the server has closed the connection"
+        received.write(data)
+        with suppress(ssl.SSLWantReadError):
+            tls.do_handshake()
+            client.sendall(sent.read())
+            return
+        client.sendall(sent.read())
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_handshake_that_is_there_when_its_connection_is_accepted_is_answered(run: Any, tmp_path: Path) -> None:
+    async def connect() -> None:
+        async with serving_tls(tmp_path, HttpLimits()) as (port, trusting):
+            received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+            tls = trusting.wrap_bio(received, sent, server_hostname="127.0.0.1")
+            with pytest.raises(ssl.SSLWantReadError):
+                tls.do_handshake()
+            # The server cannot accept the connection in between: its event loop stands still.
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.sendall(sent.read())
+                await asyncio.to_thread(shake_hands, client, tls, received, sent)
+
+    run(connect())
 
 
 async def test_a_tls_handshake_has_a_limit_of_time(tmp_path: Path) -> None:
