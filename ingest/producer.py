@@ -44,6 +44,8 @@ class Waiting(NamedTuple):
         """Tell that it is not stored, if anybody still waits."""
         if not self.stored.done():
             self.stored.set_exception(error)
+            # Looked at, so that asyncio logs no error where nobody waits any more, as when ingest stops.
+            self.stored.exception()
 
 
 class _Request:

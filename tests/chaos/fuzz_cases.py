@@ -13,7 +13,7 @@ PATH = f"/webhooks/acme/{TOKEN}".encode()
 LIMIT = 65_536
 """Largest body that is taken."""
 TAKEN = {202, 429, 503}
-KNOWN = TAKEN | {200, 400, 401, 403, 404, 405, 408, 413, 415}
+KNOWN = TAKEN | {200, 400, 401, 403, 404, 405, 408, 413, 415, 431}
 
 
 class Case(NamedTuple):
@@ -177,7 +177,7 @@ class Cases:
             PATH,
             one * self._rng.choice([1, 10, 100]),
         )
-        return Case("huge head", (text,), {202, 400, 503}, ends=True)
+        return Case("huge head", (text,), {202, 400, 431, 503}, ends=True)
 
     def upgrade(self) -> Case:
         extra = self._rng.choice(

@@ -1,6 +1,7 @@
 """What goes to Kafka when, with a Kafka that answers when it is told to."""
 
 import asyncio
+import gc
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from gateway.kafka import KafkaSettings
 from gateway.topics import RAW
 from ingest import producer
+from ingest.errors import NotStoredError
 from ingest.producer import Producer, Waiting
 from ingest.spool import Webhook
 
@@ -122,3 +124,17 @@ async def test_batches_for_a_broker_are_made_when_its_request_is_answered_and_ot
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
+
+
+async def test_what_is_refused_when_nobody_waits_any_more_is_no_error_of_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    waiting = Waiting(Webhook(b"gw:1", b"{}", [], 0), 0, asyncio.get_running_loop().create_future())
+    waiting.refuse(NotStoredError("ingest is stopping"))
+    with pytest.raises(NotStoredError):
+        await waiting.stored
+    Waiting(Webhook(b"gw:1", b"{}", [], 0), 0, asyncio.get_running_loop().create_future()).refuse(
+        NotStoredError("ingest is stopping")
+    )
+    gc.collect()
+    assert caplog.text == ""
