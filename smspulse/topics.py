@@ -1,14 +1,16 @@
 """Create the topics that the rooms rely on."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from kafka import KafkaProducer
-from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError, for_code
 
 from gateway.errors import SmspulseError
 from gateway.kafka import KafkaSettings
+from gateway.kafka_admin import open_admin_client
 from gateway.topics import TOPICS, misfit
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ def ensure_topics(kafka: KafkaSettings, timeout_s: float = 30) -> None:
         TopicError: The cluster refused one.
     """
     try:
-        with _Admin(kafka, timeout_s) as admin:
+        with _connect(kafka, timeout_s) as admin:
             _create(kafka, admin, timeout_s)
             _check(kafka, admin.describe_topics([topic.name for topic in TOPICS]))
     except (KafkaError, OSError) as error:
@@ -51,33 +53,31 @@ def ensure_topics(kafka: KafkaSettings, timeout_s: float = 30) -> None:
         raise TopicError(message) from error
 
 
-class _Admin:
-    """kafka-python's admin client, closed at the end, with our error where nobody answers."""
-
-    def __init__(self, kafka: KafkaSettings, timeout_s: float) -> None:
-        self._kafka, self._timeout_ms = kafka, int(timeout_s * 1000)
-
-    def __enter__(self) -> Any:
+@contextmanager
+def _connect(kafka: KafkaSettings, timeout_s: float) -> Iterator[Any]:
+    """Connect an admin client for a context, with our error where nobody answers."""
+    with ExitStack() as stack:
         try:
-            self._client = KafkaAdminClient(
-                bootstrap_timeout_ms=self._timeout_ms,
-                reconnect_backoff_max_ms=500,  # 30 s by default: a broker that has just started would wait as long
-                **self._kafka.kafka_python(),
+            admin = stack.enter_context(
+                open_admin_client(
+                    kafka,
+                    bootstrap_timeout_ms=int(timeout_s * 1000),
+                    reconnect_backoff_max_ms=500,  # 30 s by default: a broker that has just started would wait as long
+                )
             )
         except KafkaTimeoutError as error:
-            protocol = self._kafka.security_protocol
-            # The client tells a login that was refused to the log alone.
-            refused = "" if protocol == "PLAINTEXT" else f", or let us in as {protocol},"
-            message = (
-                f"No Kafka broker answered{refused} at {self._kafka.bootstrap} within {self._timeout_ms / 1000:g} s; "
-                "start one (`smspulse broker`) or set SMSPULSE_KAFKA_BOOTSTRAP"
-                + (refused and " and the login beside it")
-            )
-            raise KafkaUnreachable(message) from error
-        return self._client
+            raise KafkaUnreachable(_describe_silence(kafka, timeout_s)) from error
+        yield admin
 
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
+
+def _describe_silence(kafka: KafkaSettings, timeout_s: float) -> str:
+    # The client tells a login that was refused to the log alone.
+    protocol = kafka.security_protocol
+    refused = "" if protocol == "PLAINTEXT" else f", or let us in as {protocol},"
+    return (
+        f"No Kafka broker answered{refused} at {kafka.bootstrap} within {timeout_s:g} s; "
+        "start one (`smspulse broker`) or set SMSPULSE_KAFKA_BOOTSTRAP" + (refused and " and the login beside it")
+    )
 
 
 def _create(kafka: KafkaSettings, admin: Any, timeout_s: float) -> None:

@@ -11,11 +11,11 @@ from typing import Final
 
 from confluent_kafka import ConsumerGroupState
 from confluent_kafka.admin import AdminClient
-from kafka import KafkaAdminClient
 from kafka.admin import MemberToRemove
 from kafka.errors import KafkaError
 
 from gateway.kafka import KafkaSettings
+from gateway.kafka_admin import open_admin_client
 from streams.settings import StreamSettings
 from streams.stages import STAGES
 
@@ -61,12 +61,9 @@ class GroupMembership:
         if not self._is_static:
             return
         try:
-            admin = KafkaAdminClient(**self._kafka.kafka_python())
-            try:
+            with open_admin_client(self._kafka) as admin:
                 member = MemberToRemove(group_instance_id=self._settings.instance)
                 admin.remove_group_members(self._settings.group, [member])
-            finally:
-                admin.close()
         except KafkaError as error:
             # Then the group forgets this member when its session times out, if it does not start before that.
             _log.warning("the group %s was not left: %s", self._settings.group, error)

@@ -1,3 +1,4 @@
+import threading
 import time
 
 import pytest
@@ -33,3 +34,10 @@ def test_an_unreachable_broker_is_tried_until_the_time_is_over() -> None:
     with pytest.raises(KafkaUnreachable, match=rf"No Kafka broker answered at {address} within 1\.5 s; start one"):
         ensure_topics(KafkaSettings(bootstrap=address), timeout_s=1.5)
     assert time.monotonic() - begun > 1.4
+
+
+def test_what_cannot_connect_leaves_no_thread_behind() -> None:
+    before = threading.active_count()
+    with pytest.raises(KafkaUnreachable):
+        ensure_topics(KafkaSettings(bootstrap=f"127.0.0.1:{free_port()}"), timeout_s=0.5)
+    assert threading.active_count() == before
