@@ -213,6 +213,12 @@ class _Protocol(web.RequestHandler):
             return
         if self._held:
             data, self._held = self._held + data, b""
+        elif len(data) <= _HEAD_PIECE and not self._is_unanswered and not self._must_wait() and self._payload.is_eof():
+            # Nearly always: one request, whole. The same as below, sooner.
+            self._parse(data)
+            if self._buffer_paused:
+                self._resume_reading_for_buffer()
+            return
         while not self._must_wait():
             size = self._piece_size()
             piece, data = data[:size], data[size:]

@@ -66,6 +66,10 @@ class Senders:
         return address is not None and any(address in network for network in self._allowed)
 
 
+_ROUNDING_S: Final = 1e-9
+"""Less than this is no wait, but the rounding of times."""
+
+
 class Rate:
     """A token bucket for each source. A token is a webhook, or a byte.
 
@@ -76,30 +80,31 @@ class Rate:
     """
 
     def __init__(self, per_s: float | None, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_s, self._burst, self._clock = per_s, burst, clock
-        self._buckets: dict[str, tuple[float, float]] = {}
+        self._token_s = None if per_s is None else 1 / per_s
+        self._burst_s = 0.0 if per_s is None else burst / per_s
+        self._clock = clock
+        # All that is kept of a bucket: when it is full again, if nothing more is taken (as in GCRA).
+        self._full_at: dict[str, float] = {}
 
     def wait_s(self, source: str) -> float:
         """Take a token of the source and return 0, or return the seconds until there is one."""
-        if self._per_s is None:
+        if self._token_s is None:
             return 0.0
-        tokens, now = self._tokens(source, self._per_s)
-        taken = tokens >= 1
-        self._buckets[source] = (tokens - taken, now)
-        return 0.0 if taken else (1 - tokens) / self._per_s
+        now = self._clock()
+        full_at = self._full_at.get(source, 0.0)
+        full_at = max(full_at, now)
+        full_at += self._token_s
+        wait = full_at - now - self._burst_s
+        if wait > _ROUNDING_S:
+            return wait
+        self._full_at[source] = full_at
+        return 0.0
 
     def take(self, source: str, tokens: int) -> None:
         """Take that many tokens of the source. Where it has fewer, it waits until the debt is paid."""
-        if self._per_s is None:
+        if self._token_s is None:
             return
-        held, now = self._tokens(source, self._per_s)
-        self._buckets[source] = (held - tokens, now)
-
-    def _tokens(self, source: str, per_s: float) -> tuple[float, float]:
-        """Return what the source has, and the time of it."""
-        now = self._clock()
-        tokens, since = self._buckets.get(source, (float(self._burst), now))
-        return min(self._burst, tokens + (now - since) * per_s), now
+        self._full_at[source] = max(self._full_at.get(source, 0.0), self._clock()) + tokens * self._token_s
 
 
 class Connection(Protocol):

@@ -160,7 +160,13 @@ class Receiver:
         start = time.monotonic()
         parts = _path_segments(request.raw_path)
         try:
-            response = await self._answer(request, parts)
+            match parts:
+                case ["", "webhooks", source, *rest] if len(rest) < 2:  # noqa: PLR2004 - source, or source and token
+                    response = await self._webhook(request, source, rest[0] if rest else "")
+                case ["", "healthz" | "readyz" | "metrics" | "openapi.json" as route]:
+                    response = await self._state(request, route)
+                case _:
+                    response = error_response(404, "nothing is here: webhooks go to POST /webhooks/{source}/{token}")
         except ConnectionError:
             raise
         except Exception as error:
@@ -176,15 +182,6 @@ class Receiver:
         if access_log.isEnabledFor(logging.DEBUG):
             access_log.debug("%s /%s %d %.1f ms", request.method, shown, response.status, elapsed_s * 1000)
         return response
-
-    async def _answer(self, request: web.BaseRequest, parts: list[str]) -> web.Response:
-        match parts:
-            case ["", "webhooks", source, *rest] if len(rest) < 2:  # noqa: PLR2004 - source, or source and token
-                return await self._webhook(request, source, rest[0] if rest else "")
-            case ["", "healthz" | "readyz" | "metrics" | "openapi.json" as route]:
-                return await self._state(request, route)
-            case _:
-                return error_response(404, "nothing is here: webhooks go to POST /webhooks/{source}/{token}")
 
     async def _state(self, request: web.BaseRequest, route: str) -> web.Response:
         if request.method not in {"GET", "HEAD"}:
