@@ -91,9 +91,7 @@ class Rate:
         if self._token_s is None:
             return 0.0
         now = self._clock()
-        full_at = self._full_at.get(source, 0.0)
-        full_at = max(full_at, now)
-        full_at += self._token_s
+        full_at = max(self._full_at.get(source, 0.0), now) + self._token_s
         wait = full_at - now - self._burst_s
         if wait > _ROUNDING_S:
             return wait

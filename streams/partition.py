@@ -338,7 +338,7 @@ class Partition:
                     value, position, last_at = message.value(), message.offset() + 1, message.timestamp()[1]
                     try:
                         states.append((message.key(), value, due(value, last_at)))
-                    except Exception:
+                    except Exception:  # whatever somebody else's value raises, it is no state of ours
                         foreign += 1
                 elif error.code() == KafkaError._PARTITION_EOF:
                     ended = True
