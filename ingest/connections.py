@@ -320,6 +320,10 @@ class _Protocol(web.RequestHandler):
                 return
         if was_in_body and self._payload.is_eof():
             self._received = 0
+            if not self._is_unanswered:
+                # The answer did not wait for the body. So this is the last call that can reach what is behind it: the
+                # parser keeps that to itself until it is called again.
+                self._parse(b"")
             return
         self._received += len(piece)
         if was_in_body and self._received > _MAX_HEAD + _CHUNK_OVERHEAD * self._payload.total_bytes:

@@ -143,6 +143,29 @@ async def test_pipelined_requests_are_answered_in_order_however_they_are_cut(tmp
     assert [webhook.body for webhook in running.sink.kept] == bodies
 
 
+@pytest.mark.parametrize("chunk", [0, 7, 3_000])
+@pytest.mark.parametrize("size", [30, 5_000, 200_000])
+async def test_a_request_behind_the_rest_of_an_answered_one_s_body_is_answered(
+    tmp_path: Path, size: int, chunk: int
+) -> None:
+    body = STATUS + b" " * (size - len(STATUS))
+    wrong = post(body, chunk=chunk).replace(PATH.encode(), b"/webhooks/acme/wrong")
+    head = wrong.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    async with receiving(tmp_path) as running:
+        for begun in (len(head), len(head) + 1, len(wrong) - 1):  # bytes of a request before its answer
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+            rest = b""
+            async with asyncio.timeout(60):
+                for _ in range(3):
+                    writer.write(rest + wrong[:begun])
+                    rest = wrong[begun:]
+                    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 401 ")
+                    await reader.readuntil(b"}")
+                writer.write(rest + LAST)
+                assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+
+
 async def test_a_client_that_takes_no_answer_is_reset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "_STUCK_S", 0.2)
     async with receiving(tmp_path, header_timeout_s=0.2, idle_timeout_s=600) as running:
