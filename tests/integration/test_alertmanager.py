@@ -165,11 +165,15 @@ async def test_what_lasts_stays_on_over_restarts_of_both_and_ends_when_it_is_tol
             assert (again["fingerprint"], again["startsAt"]) == (first["fingerprint"], first["startsAt"])
             # No notification comes, for it has come: one that is written later is the next.
             setting.write(told("silent", "source", "later"))
-            assert await setting.notified() == ("later", "firing", {("SmsSilent", None, "firing")})
+            later = ("later", "firing", {("SmsSilent", None, "firing")})
+            assert await setting.notified() == later
         setting.write(told("failure_ratio", "channel", "acme", 1, phase="resolved", at=NOW + 30_000))
         await asyncio.sleep(1)  # it is read, and nobody takes it
         with setting.alertmanager():
-            assert await setting.notified() == ("acme", "resolved", {("SmsFailureRatio", "1", "resolved")})
+            found = await setting.notified()
+            if found == later:  # once more, if Alertmanager was ended before it had noted that it notified
+                found = await setting.notified()
+            assert found == ("acme", "resolved", {("SmsFailureRatio", "1", "resolved")})
 
 
 @pytest.mark.parametrize("source_first", [True, False])
