@@ -76,6 +76,7 @@ class UpOptions:
         broker: `auto`, `kafka`, `memory` or `HOST:PORT`.
         port: Ingest's.
         workers: Stream workers, each a process with a state folder and a static name of its own.
+        without: Which of `page` and `alerts` to leave out.
         demo: Feed simulated traffic.
         seconds: End after so many; None goes on until a signal.
     """
@@ -84,6 +85,7 @@ class UpOptions:
     broker: str
     port: int
     workers: int
+    without: frozenset[str]
     demo: bool
     seconds: float | None
 
@@ -271,13 +273,15 @@ async def _start(options: UpOptions, host: str, supervisor: Supervisor, console:
     if first := metrics_port():  # one each
         for number, child in enumerate((lander, alerts, *streams)):
             child.environment["SMSPULSE_METRICS_PORT"] = str(first + number)
-    for child in (ingest, *streams, lander, page, alerts):
+    last = [child for child in (lander, page, alerts) if child.name not in options.without]
+    for child in (ingest, *streams, *last):
         child.environment.update(run)
     await supervisor.start(ingest)
     await supervisor.start(*streams)
-    await supervisor.start(lander, page, alerts)
-    for child in (ingest, *streams, lander, alerts):
-        await supervisor.wait_ready(child)
+    await supervisor.start(*last)
+    for child in (ingest, *streams, *last):
+        if child is not page:
+            await supervisor.wait_ready(child)
     url = base_url(host, port, tls=bool(IngestSettings().tls_cert))
     after = f" after {time.monotonic() - began:.1f} s: webhooks at {url}, SQL with `smspulse sql`"
     console.print(Text.assemble(("ready", "bold"), after))

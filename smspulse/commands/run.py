@@ -45,9 +45,24 @@ _MAX_PROCESSES: Final = 64
     show_default=True,
     help="Stream workers, a process each.",
 )
+@click.option(
+    "--without",
+    multiple=True,
+    type=click.Choice(["page", "alerts"]),
+    help="Leave out the page, or the sending of alerts, which runs once for all machines; twice for both.",
+)
 @click.option("--demo", is_flag=True, help="Feed simulated traffic and show its delivery rates.")
 @click.option("--for", "seconds", type=FiniteFloat(min=30), help="End after so many seconds.")
-def up(data: Path, broker: str, port: int, workers: int, seconds: float | None, *, demo: bool) -> None:
+def up(
+    data: Path,
+    broker: str,
+    port: int,
+    workers: int,
+    without: tuple[str, ...],
+    seconds: float | None,
+    *,
+    demo: bool,
+) -> None:
     """Run the whole pipeline: broker, ingest, stream, lander.
 
     \b
@@ -65,7 +80,7 @@ def up(data: Path, broker: str, port: int, workers: int, seconds: float | None, 
     logging.getLogger().handlers[:] = [logs.PrefixHandler(console)]
     writable(data)
     end_process_if_a_thread_fails()
-    options = UpOptions(data.resolve(), broker, port, workers, demo, seconds)
+    options = UpOptions(data.resolve(), broker, port, workers, frozenset(without), demo, seconds)
     raise SystemExit(asyncio.run(run_up(options, console)))
 
 

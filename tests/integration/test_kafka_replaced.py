@@ -4,10 +4,11 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from confluent_kafka.admin import AdminClient
 from running import SETTLE_S, Pipeline, post, start
 from running_landers import until
@@ -45,16 +46,20 @@ class Sender:
         sql = "SELECT 1 FROM messages WHERE outcome = 'delivered' HAVING count(*) >= ?"
         pipeline.wait_for(sql, self.messages, within=3 * SETTLE_S)
 
-    def assert_all_is_right(self, pipeline: Pipeline, *suites: str) -> None:
-        """Compare what was answered with SQL, rebuild all messages from the webhooks, and run the checks."""
+    def assert_all_is_in_sql_once(self, pipeline: Pipeline) -> None:
         found = [row.ingest_id for row in pipeline.rows("SELECT ingest_id FROM raw_webhooks")]
         assert len(found) == len(self.answered)
         assert set(found) == self.answered
         (row,) = pipeline.rows("SELECT count(*) AS n, count(DISTINCT sms_id) AS d FROM messages")
         assert (row.n, row.d) == (self.messages, self.messages)
-        assert "0 differ" in smspulse(pipeline, "rebuild", "--all").stdout
         (row,) = pipeline.rows("SELECT count(*) AS n FROM messages WHERE outcome = 'delivered'")
         assert row.n == self.messages
+
+    def assert_all_is_right(self, pipeline: Pipeline, *suites: str) -> None:
+        """Compare what was answered with SQL, rebuild all messages from the webhooks, and run the checks."""
+        self.assert_all_is_in_sql_once(pipeline)
+        assert "0 differ" in smspulse(pipeline, "rebuild", "--all").stdout
+        self.assert_all_is_in_sql_once(pipeline)
         checked = smspulse(pipeline, "check", *(f"--suite={name}" for name in suites))
         assert checked.returncode == 0, checked.stdout
 
@@ -68,93 +73,69 @@ def smspulse(pipeline: Pipeline, *arguments: str) -> subprocess.CompletedProcess
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_a_real_kafka_follows_the_in_memory_broker(real_kafka: None, tmp_path: Path) -> None:
+@contextmanager
+def running(data: Path, broker: str) -> Iterator[Pipeline]:
+    """Run a pipeline in a context, and have it end well."""
+    pipeline = start(data, "--broker", broker, "--without", "page", "--without", "alerts")
+    try:
+        yield pipeline
+    finally:
+        assert pipeline.stop() == 0
+
+
+def test_runs_of_the_in_memory_broker_and_a_real_kafka_follow_each_other_on_one_folder(
+    real_kafka: None, tmp_path: Path
+) -> None:
     data, sender = tmp_path / "data", Sender()
-    for mode, count in (("memory", 20), ("kafka", 65), ("memory", 70)):
-        pipeline = start(data, "--broker", mode)
-        try:
+    for run, (broker, count) in enumerate([("memory", 20), ("memory", 15), ("kafka", 65), ("memory", 70)]):
+        with running(data, broker) as pipeline:
             sender.send(pipeline, count)
             sender.wait_until_in_sql(pipeline)
-        finally:
-            assert pipeline.stop() == 0
-    # That broker shows records of aborted transactions as dead letters.
+            sender.assert_all_is_in_sql_once(pipeline)
+            if run == 1:
+                assert pipeline.rows("FROM deadletters") == []
+                checked = smspulse(pipeline, "check")
+                assert checked.returncode == 0, checked.stdout
+    # In-memory brokers show records of aborted transactions as dead letters.
     sender.assert_all_is_right(pipeline, "raw", "messages", "devices", "delivery")
 
 
-def test_runs_of_the_in_memory_broker_follow_each_other_on_one_folder(tmp_path: Path) -> None:
-    data, sender = tmp_path / "data", Sender()
-    for count in (20, 15):
-        pipeline = start(data, "--broker", "memory")
-        try:
-            sender.send(pipeline, count)
-            sender.wait_until_in_sql(pipeline)
-            checked = smspulse(pipeline, "check")
-            assert checked.returncode == 0, checked.stdout
-        finally:
-            assert pipeline.stop() == 0
-    assert pipeline.rows("FROM deadletters") == []
-    sender.assert_all_is_right(pipeline)
-
-
-@pytest.mark.parametrize("topics", [[RAW], [RAW, MESSAGES]], ids=["the webhooks", "webhooks and messages"])
-def test_topics_are_deleted_and_created_again_while_the_pipeline_runs(
-    real_kafka: None, tmp_path: Path, topics: list[str]
-) -> None:
-    pipeline, sender = start(tmp_path / "data", "--broker", "kafka"), Sender()
-    try:
+def test_topics_and_stores_are_lost_and_replaced_one_after_the_other(real_kafka: None, tmp_path: Path) -> None:
+    data, copy, sender = tmp_path / "data", tmp_path / "copy", Sender()
+    with running(data, "kafka") as pipeline:
         sender.send(pipeline, 60)
         sender.wait_until_in_sql(pipeline)
-        kafka = kafka_settings(pipeline.data, "auto")
-        admin, ids = AdminClient(kafka.confluent()), TopicIds(kafka)
-        for future in admin.delete_topics(topics).values():
-            future.result(30)
-        until(lambda: not ids.read(topics))
-        ensure_topics(kafka, timeout_s=60)
-        sender.send(pipeline, 100)
-        sender.wait_until_in_sql(pipeline)
-        sender.send(pipeline, 5)
-        sender.wait_until_in_sql(pipeline)
+        for topics in ([RAW], [RAW, MESSAGES]):
+            create_topics_anew(pipeline, topics)
+            for count in (100, 5):
+                sender.send(pipeline, count)
+                sender.wait_until_in_sql(pipeline)
+                sender.assert_all_is_in_sql_once(pipeline)
         sender.assert_all_is_right(pipeline)
-    finally:
-        pipeline.stop()
-
-
-def test_kafkas_folder_is_lost(real_kafka: None, tmp_path: Path) -> None:
-    data, sender = tmp_path / "data", Sender()
-    pipeline = start(data, "--broker", "kafka")
-    try:
-        sender.send(pipeline, 40)
+    shutil.copytree(data / "kafka", copy)
+    with running(data, "kafka") as pipeline:
+        sender.send(pipeline, 30)
         sender.wait_until_in_sql(pipeline)
-    finally:
-        assert pipeline.stop() == 0
+    # Kafka's store is an older copy of itself.
+    shutil.rmtree(data / "kafka")
+    shutil.move(copy, data / "kafka")
+    with running(data, "kafka") as pipeline:
+        sender.send(pipeline, 50)
+        sender.wait_until_in_sql(pipeline)
+        sender.assert_all_is_in_sql_once(pipeline)
+    # Both stores are lost.
     shutil.rmtree(data / "kafka")
     shutil.rmtree(data / "state")
-    pipeline = start(data, "--broker", "kafka")
-    try:
+    with running(data, "kafka") as pipeline:
         sender.send(pipeline, 125)
         sender.wait_until_in_sql(pipeline)
         sender.assert_all_is_right(pipeline)
-    finally:
-        pipeline.stop()
 
 
-def test_kafka_is_restored_from_an_older_copy(real_kafka: None, tmp_path: Path) -> None:
-    data, sender = tmp_path / "data", Sender()
-    for count in (40, 30):
-        pipeline = start(data, "--broker", "kafka")
-        try:
-            sender.send(pipeline, count)
-            sender.wait_until_in_sql(pipeline)
-        finally:
-            assert pipeline.stop() == 0
-        if not (tmp_path / "copy").exists():
-            shutil.copytree(data / "kafka", tmp_path / "copy")
-    shutil.rmtree(data / "kafka")
-    shutil.move(tmp_path / "copy", data / "kafka")
-    pipeline = start(data, "--broker", "kafka")
-    try:
-        sender.send(pipeline, 50)
-        sender.wait_until_in_sql(pipeline)
-        sender.assert_all_is_right(pipeline)
-    finally:
-        pipeline.stop()
+def create_topics_anew(pipeline: Pipeline, topics: list[str]) -> None:
+    kafka = kafka_settings(pipeline.data, "auto")
+    admin, ids = AdminClient(kafka.confluent()), TopicIds(kafka)
+    for future in admin.delete_topics(topics).values():
+        future.result(30)
+    until(lambda: not ids.read(topics))
+    ensure_topics(kafka, timeout_s=60)

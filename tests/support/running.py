@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,10 @@ def program(name: str) -> str:
     return found
 
 
+_ASK_AGAIN_S = 5
+"""After which a query is asked again though no file has changed: some have the time in them."""
+
+
 @dataclass
 class Pipeline:
     """A running `smspulse up`; what it and its processes say is in `log`."""
@@ -54,28 +59,38 @@ class Pipeline:
     def wait_for(self, sql: str, *parameters: Any, within: float = SETTLE_S) -> list[Any]:
         """Return the rows of a query as soon as there are any."""
         deadline = time.monotonic() + within
-        while (began := time.monotonic()) < deadline:
-            try:
-                if rows := self.rows(sql, *parameters):
-                    return rows
-            except NoWarehouseError:
-                pass
-            # There is nothing to await across processes: files appear. The pipeline needs the processor more.
-            time.sleep(max(0.1, 2 * (time.monotonic() - began)))
+        files, asked_at = None, 0.0
+        while (now := time.monotonic()) < deadline:
+            # There is nothing to await across processes: files appear. A query costs a hundred times a look at them.
+            if files != (files := self._landed_files()) or now > asked_at + _ASK_AGAIN_S:
+                asked_at = now
+                try:
+                    if rows := self.rows(sql, *parameters):
+                        return rows
+                except NoWarehouseError:
+                    pass
+            time.sleep(0.1)
         raise AssertionError(f"no rows within {within} s: {sql} {parameters}")
+
+    def _landed_files(self) -> frozenset[Path]:
+        """Return the files that queries read."""
+        return frozenset((*self.data.glob("*.duckdb"), *self.data.glob("*/date=*/*.parquet")))
 
     def find(self, command: str, worker: int | None = None) -> int | None:
         """Return the process of a child by its command, and by its number among stream workers; None between two."""
-        listed = subprocess.run(
-            ["ps", "-ww", "--ppid", str(self.process.pid), "-o", "pid=,args="],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
         marks = [f"-m smspulse {command} "] + ([] if worker is None else [f" --worker {worker} "])
-        found = [line for line in listed.stdout.splitlines() if all(mark in line for mark in marks)]
+        found = [pid for pid, line in self._children().items() if all(mark in line for mark in marks)]
         assert len(found) <= 1, found
-        return int(found[0].split()[0]) if found else None
+        return found[0] if found else None
+
+    def _children(self) -> dict[int, str]:
+        """Return the command lines of the processes that it has started and that run, by process."""
+        children: dict[int, str] = {}
+        for task in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
+            for pid in task.read_text().split():
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    children[int(pid)] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return children
 
     def pid(self, command: str, worker: int | None = None) -> int:
         """Return the process of a child that runs now."""
