@@ -118,7 +118,9 @@ def run(options: argparse.Namespace, folder: Path) -> int:
     if options.mutation != "none":
         # Transactions that nobody fences hide all behind them from readers until they are over.
         environment["SMSPULSE_STREAM_TRANSACTION_TIMEOUT_S"] = str(2 * SESSION_S)
-    pipeline = start(folder / "data", "--broker", "kafka", "--workers", str(options.workers), environment=environment)
+    # The page and alerts only read.
+    arguments = ("--broker", "kafka", "--workers", str(options.workers), "--without", "page", "--without", "alerts")
+    pipeline = start(folder / "data", *arguments, environment=environment)
     try:
         said = pipeline.log.read_text()
         if said.count(f"hooked, mutation {options.mutation}") < options.workers:

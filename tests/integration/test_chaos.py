@@ -9,8 +9,8 @@ import pytest
 
 CHAOS = Path(__file__).parents[1] / "chaos" / "chaos.py"
 LANDERS = CHAOS.with_name("landers.py")
-RATE = "25"
-"""Messages a second: every partition has traffic, and a test takes half of the processor time of `make chaos`."""
+RATE = "10"
+"""Messages a second: every partition has traffic, and Kafka takes a third of the processor time of `make chaos`."""
 
 
 def chaos(tmp_path: Path, *arguments: str) -> tuple[int, str]:
