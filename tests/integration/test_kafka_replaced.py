@@ -78,6 +78,7 @@ def running(data: Path, broker: str) -> Iterator[Pipeline]:
     """Run a pipeline in a context, and have it end well."""
     pipeline = start(data, "--broker", broker, "--without", "page", "--without", "alerts")
     try:
+        assert (pipeline.find("page"), pipeline.find("alerts")) == (None, None)
         yield pipeline
     finally:
         assert pipeline.stop() == 0
