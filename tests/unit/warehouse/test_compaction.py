@@ -18,7 +18,7 @@ from warehouse_records import NOON, raw, status, tombstone, version
 
 from gateway import topics
 from smspulse.cli import cli
-from warehouse import landing, swap, views
+from warehouse import landing, swap
 from warehouse.compaction import compact
 from warehouse.errors import CannotExchangeError, CompactionError, OvertakenError
 from warehouse.read import open_warehouse, query
@@ -31,9 +31,8 @@ ALL = 'SELECT * FROM raw_webhooks ORDER BY "partition", "offset"'
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    views.publish(tmp_path)
-    return tmp_path
+def data(published: Path) -> Path:
+    return published
 
 
 def land(data: Path, first: int, count: int, landed: datetime, *, partition: int = 0, day: int = 0) -> Path:

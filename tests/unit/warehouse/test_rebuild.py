@@ -40,9 +40,8 @@ TODAY = date(2026, 11, 24)
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    views.publish(tmp_path)
-    return tmp_path
+def data(published: Path) -> Path:
+    return published
 
 
 class Stream:

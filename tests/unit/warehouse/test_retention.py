@@ -132,11 +132,10 @@ def test_landers_go_on_where_they_were_though_all_is_dropped(data: Path) -> None
     assert landing.landed_position(data, topics.RAW, 0) == 21
 
 
-def test_without_a_rebuild_webhooks_and_versions_are_all_there_is(tmp_path: Path) -> None:
-    views.publish(tmp_path)
+def test_without_a_rebuild_webhooks_and_versions_are_all_there_is(published: Path) -> None:
     for record in at_day(0, 1):
-        landing.land(tmp_path, 0, [record])
-    assert retain(tmp_path, settings(raw_days=9, messages_days=9, versions_days=1), NOW, WEEK).dropped == {}
+        landing.land(published, 0, [record])
+    assert retain(published, settings(raw_days=9, messages_days=9, versions_days=1), NOW, WEEK).dropped == {}
 
 
 @pytest.mark.parametrize(
