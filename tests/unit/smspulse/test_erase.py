@@ -2,7 +2,7 @@
 
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from restored import RestoredFolder
 from warehouse_records import alert, at, deadletter, raw, status, version
 
 from gateway import topics
@@ -26,7 +27,7 @@ from smspulse import erase as command
 from smspulse.cli import cli
 from smspulse.erase import EraseError, erase
 from streams.fold import MAX_DEAD_LETTER_BYTES, dead_letter
-from warehouse import erasure, landing, swap
+from warehouse import erasure, landing, swap, views
 from warehouse.read import open_warehouse
 from warehouse.rebuild import run
 
@@ -52,9 +53,11 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[int, str]]]:
     return told
 
 
-@pytest.fixture
-def data(published: Path) -> Path:
-    """Numbers in every dataset, in several spellings, and in the spool."""
+@pytest.fixture(scope="module")
+def _filled(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
+    folder = tmp_path_factory.mktemp("filled") / "data"
+    folder.mkdir()
+    views.publish(folder)
     incoming = {"sms_id": 5, "type": "text", "device_id": 1, "body": "call me", "address": "+49 157 52982212"}
     mentioned = incoming | {"sms_id": 6, "body": "his number is 004915752982212", "address": OTHER}
     bodies = [
@@ -62,19 +65,26 @@ def data(published: Path) -> Path:
         b'{"sendto": "+49-1575-2982212", "sms_id": "?"}', status(3, 1, sendto=NUMBER),
     ]  # fmt: skip
     for offset, body in enumerate(bodies):
-        landing.land(published, offset, [raw(offset, body, seconds=offset)])
+        landing.land(folder, offset, [raw(offset, body, seconds=offset)])
     versions = [
         version(0, 1, "delivered", recipient=NUMBER), version(1, 2, "delivered", recipient=OTHER),
         version(2, 3, "pending", recipient=None), version(3, 4, "delivered", recipient=OTHER, seconds=4 * 86_400),
     ]  # fmt: skip
-    landing.land(published, 0, versions)
-    landing.land(published, 0, [deadletter(0, bodies[5], "wrong_type", "sms.raw:0:5")])  # type: ignore[arg-type]
-    landing.land(published, len(bodies), [raw(len(bodies), status(4, 7, sendto=OTHER), seconds=4 * 86_400)])
-    assert rebuild(published).differing > 0
-    spool = Spool(published, IngestSettings())
+    landing.land(folder, 0, versions)
+    landing.land(folder, 0, [deadletter(0, bodies[5], "wrong_type", "sms.raw:0:5")])  # type: ignore[arg-type]
+    landing.land(folder, len(bodies), [raw(len(bodies), status(4, 7, sendto=OTHER), seconds=4 * 86_400)])
+    assert rebuild(folder).differing > 0
+    spool = Spool(folder, IngestSettings())
     spool.append(SPOOLED)
     spool.close()
-    return published
+    return RestoredFolder(folder)
+
+
+@pytest.fixture
+def data(_filled: RestoredFolder, tmp_path: Path) -> Iterator[Path]:
+    """Numbers in every dataset, in several spellings, and in the spool."""
+    with _filled.restored(tmp_path / "data") as folder:
+        yield folder
 
 
 def rebuild(data: Path, **options: Any) -> run.Rebuilt:
