@@ -29,9 +29,10 @@ run: setup ## run the pipeline with simulated traffic, until Ctrl-C; ARGS="--for
 .venv/kafka.jsa: .venv/.stamp tests/support/class_archive.py
 	@$(BIN)/python tests/support/class_archive.py $@
 
-# Of four processes two wait for Kafka most of the time.
+# Of four processes two wait for Kafka most of the time. They, and the hundreds of processes that tests start, compile
+# everything again where an environment keeps Python from writing bytecode.
 test: .venv/kafka.jsa ## run every test; ARGS="-k name" chooses
-	@$(BIN)/pytest --numprocesses 4 $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses 4 $(ARGS)
 
 test-pythons: setup ## run the unit tests with each other Python, 3.11 to 3.14, that is found
 	@$(BIN)/python tests/support/pythons.py $(ARGS)

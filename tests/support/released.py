@@ -13,7 +13,7 @@ from warehouse_records import deadletter, raw, status, tombstone, version
 
 from gateway.statuses import status_table
 from warehouse import landing
-from warehouse.read import query
+from warehouse.read import open_warehouse
 from warehouse.rebuild.run import rebuild
 
 FOLDER = Path(__file__).parents[1] / "released"
@@ -28,11 +28,12 @@ VIEWS = (
 def answers(data: Path, columns: dict[str, list[str]] | None = None) -> dict[str, Any]:
     """Return what each view says, in the columns given, or in all."""
     found = {}
-    for view in VIEWS:
-        chosen = ", ".join(f'"{name}"' for name in columns[view]) if columns else "*"
-        frame = query(data, f"SELECT {chosen} FROM {view} ORDER BY ALL")  # noqa: S608 - names of ours
-        rows = frame.to_json(orient="values", date_format="iso", default_handler=str)
-        found[view] = {"columns": list(frame.columns), "rows": json.loads(rows)}
+    with open_warehouse(data) as connection:
+        for view in VIEWS:
+            chosen = ", ".join(f'"{name}"' for name in columns[view]) if columns else "*"
+            frame = connection.execute(f"SELECT {chosen} FROM {view} ORDER BY ALL").df()  # noqa: S608 - names of ours
+            rows = frame.to_json(orient="values", date_format="iso", default_handler=str)
+            found[view] = {"columns": list(frame.columns), "rows": json.loads(rows)}
     return found
 
 

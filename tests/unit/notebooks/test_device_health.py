@@ -21,9 +21,8 @@ TEXT = "a text that is nobody's business"
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    views.publish(tmp_path)
-    return tmp_path
+def data(published: Path) -> Path:
+    return published
 
 
 class Fleet:

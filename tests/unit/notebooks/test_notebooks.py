@@ -11,7 +11,7 @@ import pytest
 from warehouse_records import alert, deadletter, moment, raw, status, version
 
 from notebooks.common import Choice, look
-from warehouse import landing, views
+from warehouse import landing
 from warehouse.quality import keep
 
 NUMBER = "+4915700000001"
@@ -22,9 +22,8 @@ DAY = date(2026, 11, 24)
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
+def data(published: Path) -> Path:
     """Eight messages of two phones and sources, with their webhooks, a duplicate and what cannot be read."""
-    views.publish(tmp_path)
     steps = {"queue_s": 1.0, "device_s": 2.0, "total_s": 20.0}
     made = [version(n, n, "delivered", seconds=n, network_s=float(n), **steps) for n in range(1, 5)]
     made += [version(n, n, "not_sent", seconds=n, device_id=2, failure_class="no_service") for n in (5, 6)]
@@ -32,13 +31,13 @@ def data(tmp_path: Path) -> Path:
         version(7, 7, "sent", seconds=7, device_id=2),
         version(8, 8, "delivered", source="beta", seconds=-86_400 * 9),
     ]
-    landing.land(tmp_path, 1, made)
+    landing.land(published, 1, made)
     incoming = {"sms_id": 9, "type": "text", "address": NUMBER, "body": TEXT, "device_id": 1}
     bodies = [status(1, 6), status(1, 6), status(2, 77), b"{", incoming]
-    landing.land(tmp_path, 0, [raw(offset, body) for offset, body in enumerate(bodies)])
-    landing.land(tmp_path, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:3")])
+    landing.land(published, 0, [raw(offset, body) for offset, body in enumerate(bodies)])
+    landing.land(published, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:3")])
     changes = [alert(0, "firing"), alert(1, "resolved", seconds=600)]
-    landing.land(tmp_path, 0, changes)
+    landing.land(published, 0, changes)
     words = {
         "severity": "critical",
         "dataset": "raw",
@@ -48,8 +47,8 @@ def data(tmp_path: Path) -> Path:
         "action": "",
     }
     found = [{"expectation": name, "success": name == "fresh", "rows": [], **words} for name in ("whole", "fresh")]
-    keep(tmp_path, moment(0), found)
-    return tmp_path
+    keep(published, moment(0), found)
+    return published
 
 
 def run(name: str, data: Path, **defs: Any) -> tuple[str, dict[str, Any]]:

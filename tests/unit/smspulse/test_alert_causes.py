@@ -16,7 +16,7 @@ from smspulse.alerts.causes import Cause, find_cause
 from smspulse.alerts.sender import AlertmanagerState, Moment, Told
 from smspulse.alerts.shown import show
 from smspulse.alerts.ways import labels
-from warehouse import landing, views
+from warehouse import landing
 
 MINUTE = 60
 WAIT_S, MOMENT_S = 600, 30
@@ -245,14 +245,13 @@ def test_after_the_wait_one_alert_at_least_of_those_that_fire_is_notified(alerts
     assert not all(book.is_inhibited(each, now) for each in alerts)
 
 
-def test_the_list_has_a_source_that_is_not_notified_and_names_the_phone(tmp_path: Path) -> None:
-    views.publish(tmp_path)
+def test_the_list_has_a_source_that_is_not_notified_and_names_the_phone(published: Path) -> None:
     fields = [msgspec.to_builtins(each) for each in (source(), phone(fired=60))]
     rows = [alert(number, each.pop("phase"), **each) for number, each in enumerate(fields)]
-    landing.land(tmp_path, 0, rows)
+    landing.land(published, 0, rows)
     console = Console(width=250)
     with console.capture() as captured:
-        show(tmp_path, console, everything=False)
+        show(published, console, everything=False)
     of_source, of_phone = sorted(
         (line for line in captured.get().splitlines() if "failure_ratio" in line), key=lambda line: ":*:*" not in line
     )

@@ -29,7 +29,7 @@ from smspulse.alerts.silences import SilenceError, Silences
 from smspulse.alerts.ways import Alertmanager, Apprise, WayOutError, WayOutGone, Webhook
 from smspulse.cli import cli
 from streams.detector import Policy
-from warehouse import landing, views
+from warehouse import landing
 from warehouse.read import query
 
 SECRET = base64.b64encode(b"a secret of the receiver's").decode()
@@ -346,10 +346,9 @@ def test_a_summary_is_one_line_without_numbers_of_phones() -> None:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    views.publish(tmp_path)
+def data(published: Path) -> Path:
     landing.land(
-        tmp_path,
+        published,
         0,
         [
             alert(0, "firing"),
@@ -357,7 +356,7 @@ def data(tmp_path: Path) -> Path:
             alert(2, "firing", id="failure_ratio:acme:3:1", device_id=3, fired_at=at(9), seconds=9),
         ],
     )
-    return tmp_path
+    return published
 
 
 def test_alerts_are_listed_and_explained_from_the_warehouse(data: Path) -> None:
@@ -403,15 +402,14 @@ def test_every_kind_has_a_runbook() -> None:
     assert {path.stem for path in runbooks.glob("*.md")} == set(KINDS)
 
 
-def test_a_backtest_finds_what_the_stream_would_have_told(tmp_path: Path) -> None:
-    views.publish(tmp_path)
+def test_a_backtest_finds_what_the_stream_would_have_told(published: Path) -> None:
     outcomes = ["delivered"] * 300 + ["undelivered"] * 12 + ["delivered"] * 60
     landed = [
         version(number, number, outcome, seconds=60 * number - 86_400, last_status_id=8)
         for number, outcome in enumerate(outcomes)
     ]
-    landing.land(tmp_path, 0, landed)
-    found = backtest(past(tmp_path, None), Policy(), 0.2)
+    landing.land(published, 0, landed)
+    found = backtest(past(published, None), Policy(), 0.2)
     ((fired, resolved),) = found.episodes()
     assert (found.messages, fired.id, fired.failures, fired.since) == (
         372, "failure_ratio:acme:1:2", fired.count, at(60 * 300 - 86_400),
@@ -424,11 +422,11 @@ def test_a_backtest_finds_what_the_stream_would_have_told(tmp_path: Path) -> Non
     text = captured.get()
     assert "372 messages of 0.3 days: 1 alerts" in text
     assert all(kind in text.partition("not run over the past:")[2] for kind in WATCHED)
-    draw_backtest(found, tmp_path / "alerts.html")
-    assert "acme:1:2" in (tmp_path / "alerts.html").read_text()
+    draw_backtest(found, published / "alerts.html")
+    assert "acme:1:2" in (published / "alerts.html").read_text()
     with pytest.raises(PictureError, match="cannot be drawn"):
-        draw_backtest(found, tmp_path / "alerts.doc")
-    assert backtest(past(tmp_path, moment(0)), Policy(), 0.2).messages == 0
+        draw_backtest(found, published / "alerts.doc")
+    assert backtest(past(published, moment(0)), Policy(), 0.2).messages == 0
 
 
 def test_a_rise_that_became_the_new_normal_says_so_wherever_alerts_are_read(data: Path) -> None:

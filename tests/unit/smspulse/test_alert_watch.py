@@ -20,7 +20,7 @@ from smspulse.alerts.log import AlertLog, AlertWriter
 from smspulse.alerts.watch import _PATIENCE_S, Look, Watch, watch
 from smspulse.broker import MemoryBroker
 from smspulse.topics import ensure_topics
-from warehouse import landing, views
+from warehouse import landing
 from warehouse.quality import keep
 
 MINUTE, HOUR, DAY = 60.0, 3_600.0, 86_400.0
@@ -40,7 +40,6 @@ class Story:
         self._records.append((seconds, version(0, number, outcome, seconds=seconds, **fields)))
 
     def land(self, data: Path) -> Warehouse:
-        views.publish(data)
         told = sorted(self._records, key=lambda each: each[0])
         landing.land(data, 0, [record._replace(offset=number) for number, (_, record) in enumerate(told)])
         return Warehouse(data)
@@ -59,14 +58,14 @@ def by_day(days: Sequence[int], every_s: float, *, first: float = -4 * HOUR, las
             seconds += every_s
 
 
-def test_a_device_is_silent_where_it_never_was_and_not_in_its_nights_and_weekends(tmp_path: Path) -> None:
+def test_a_device_is_silent_where_it_never_was_and_not_in_its_nights_and_weekends(published: Path) -> None:
     story = Story()
     for seconds in by_day([day for day in range(28) if (8 - day) % 7 not in {5, 6}], 10 * MINUTE):
         story.tell(seconds)
         story.tell(seconds, device_id=2)
         if seconds < 0:
             story.tell(seconds, device_id=3)  # it stops at noon
-    warehouse = story.land(tmp_path)
+    warehouse = story.land(published)
     assert bad(warehouse, -2 * DAY) == bad(warehouse, -6 * HOUR) == {}, "a Sunday, and a night"
     assert bad(warehouse, 19 * MINUTE) == {}
     found = bad(warehouse, 21 * MINUTE)
@@ -80,14 +79,14 @@ def test_a_device_is_silent_where_it_never_was_and_not_in_its_nights_and_weekend
     assert everything["silent:*:*:*"].scope == "pipeline"
 
 
-def test_a_device_of_three_days_is_not_judged(tmp_path: Path) -> None:
+def test_a_device_of_three_days_is_not_judged(published: Path) -> None:
     story = Story()
     for seconds in by_day([1, 4, 5], 10 * MINUTE):
         story.tell(seconds)
-    assert bad(story.land(tmp_path), 0) == {}
+    assert bad(story.land(published), 0) == {}
 
 
-def test_ordinary_traffic_with_rhythms_and_late_ends_is_no_alert(tmp_path: Path) -> None:
+def test_ordinary_traffic_with_rhythms_and_late_ends_is_no_alert(published: Path) -> None:
     chance, story = random.Random(8), Story()  # noqa: S311 - repeatable on purpose
     for device in range(1, 7):
         seconds, night, rests = -30 * DAY, 0.05 * (device % 2), device % 3 == 0
@@ -106,7 +105,7 @@ def test_ordinary_traffic_with_rhythms_and_late_ends_is_no_alert(tmp_path: Path)
             else:
                 end = {"network_s": network_s, "total_s": network_s + 4, "delivered_at": at(seconds + network_s)}
                 story.tell(seconds, device_id=device, **end)
-    warehouse, book = story.land(tmp_path), Book()
+    warehouse, book = story.land(published), Book()
     judge = Watch(book)
     for hour in range(-96, 0, 5):
         for change in judge.judge(warehouse.findings(at(hour * HOUR)), BY_SQL, at(hour * HOUR)):
@@ -115,14 +114,14 @@ def test_ordinary_traffic_with_rhythms_and_late_ends_is_no_alert(tmp_path: Path)
     assert not any(each.fired_at for each in book.alerts.values())
 
 
-def test_messages_that_stay_open_are_stuck_beyond_what_is_usual(tmp_path: Path) -> None:
+def test_messages_that_stay_open_are_stuck_beyond_what_is_usual(published: Path) -> None:
     story = Story()
     for number in range(600):
         story.tell(-2 * DAY - number * 10 * MINUTE, "sent" if number % 10 == 0 else "delivered")
     for number in range(12):
         story.tell(-HOUR - number * MINUTE, "queued" if number < 9 else "delivered")
         story.tell(-HOUR - number * MINUTE, "sent" if number < 1 else "delivered", device_id=2)
-    found = bad(story.land(tmp_path), 0)
+    found = bad(story.land(published), 0)
     assert list(found) == ["stuck_messages:acme:1:*"]
     one = found["stuck_messages:acme:1:*"]
     assert (one.count, one.failures, one.since, len(one.samples)) == (12, 9, at(-HOUR - 8 * MINUTE), 5)
@@ -130,20 +129,20 @@ def test_messages_that_stay_open_are_stuck_beyond_what_is_usual(tmp_path: Path) 
     assert "queued" in one.what
 
 
-def test_a_latency_that_doubles_is_a_shift_of_the_device_or_of_the_source(tmp_path: Path) -> None:
+def test_a_latency_that_doubles_is_a_shift_of_the_device_or_of_the_source(published: Path) -> None:
     story = Story()
     for device in (1, 2):
         for number in range(2_000):
             story.tell(-DAY - number * 10 * MINUTE, device_id=device, network_s=3.0 + number % 10)
         for number in range(30):
             story.tell(-50 * MINUTE + number, device_id=device, network_s=40.0 if device == 1 else 5.0)
-    found = bad(story.land(tmp_path), 0)
+    found = bad(story.land(published), 0)
     assert set(found) == {"latency_shift:acme:1:*", "latency_shift:acme:*:*"}
     assert (found["latency_shift:acme:1:*"].count, found["latency_shift:acme:1:*"].failures) == (30, 30)
     assert "is 40 s in the last hour; usual is 12 s" in found["latency_shift:acme:1:*"].what
 
 
-def test_a_device_is_down_when_each_of_its_channels_fails(tmp_path: Path) -> None:
+def test_a_device_is_down_when_each_of_its_channels_fails(published: Path) -> None:
     story = Story()
     for device in (1, 2, 3):
         for number in range(24):
@@ -151,7 +150,7 @@ def test_a_device_is_down_when_each_of_its_channels_fails(tmp_path: Path) -> Non
             channel = 0 if device == 3 else number % 2
             outcome = "delivered" if well else "not_sent"
             story.tell(-number, outcome, device_id=device, channel_id=channel, last_status_id=10)
-    found = bad(story.land(tmp_path), 1)
+    found = bad(story.land(published), 1)
     assert list(found) == ["device_down:acme:1:*"]
     one = found["device_down:acme:1:*"]
     assert (one.count, one.failures, one.errors, len(one.samples)) == (24, 24, {"10": 24}, 5)
@@ -159,30 +158,28 @@ def test_a_device_is_down_when_each_of_its_channels_fails(tmp_path: Path) -> Non
 
 
 def test_undocumented_statuses_and_dead_letters_are_counted_by_what_they_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    views.publish(tmp_path)
-    landing.land(tmp_path, 0, [raw(n, status(n, 42 if n % 10 == 0 else 7), seconds=-n) for n in range(100)])
-    landing.land(tmp_path, 0, [deadletter(n, b"?", "not_json", f"sms.raw:0:{900 + n}") for n in range(3)])
-    found = bad(Warehouse(tmp_path), 1)["webhook_quality:acme:*:*"]
+    landing.land(published, 0, [raw(n, status(n, 42 if n % 10 == 0 else 7), seconds=-n) for n in range(100)])
+    landing.land(published, 0, [deadletter(n, b"?", "not_json", f"sms.raw:0:{900 + n}") for n in range(3)])
+    found = bad(Warehouse(published), 1)["webhook_quality:acme:*:*"]
     assert (found.count, found.failures, found.errors) == (100, 13, {"42": 10, "not_json": 3})
     monkeypatch.setenv("SMSPULSE_STREAM_STATUS_MEANINGS", "42=not_sent")
-    assert bad(Warehouse(tmp_path), 1) == {}
+    assert bad(Warehouse(published), 1) == {}
 
 
-def test_a_critical_expectation_that_does_not_hold_is_an_alert_of_its_own(tmp_path: Path) -> None:
-    views.publish(tmp_path)
+def test_a_critical_expectation_that_does_not_hold_is_an_alert_of_its_own(published: Path) -> None:
     row = {
         "expectation": "raw_bodies_there", "dataset": "raw", "severity": "critical", "success": False,
         "observed": "3", "expected": "0", "meaning": "Webhooks have no body.", "action": "Find out.", "rows": [],
     }  # fmt: skip
     now = datetime(2026, 11, 24, 12, tzinfo=UTC)
-    keep(tmp_path, now, [row, row | {"expectation": "other", "severity": "warning"}])
-    warehouse = Warehouse(tmp_path)
+    keep(published, now, [row, row | {"expectation": "other", "severity": "warning"}])
+    warehouse = Warehouse(published)
     found = bad(warehouse, 60)
     assert list(found) == ["quality_check:*:*:*:raw_bodies_there"]
     assert found["quality_check:*:*:*:raw_bodies_there"].since == at(0)
-    keep(tmp_path, now + timedelta(minutes=10), [row | {"success": True}])
+    keep(published, now + timedelta(minutes=10), [row | {"success": True}])
     assert bad(warehouse, 660) == {}
 
 
@@ -392,14 +389,14 @@ async def test_a_watch_goes_on_from_what_was_written_before_it(kafka: KafkaSetti
     reader.close()
 
 
-async def test_while_the_lander_is_behind_nobody_is_called_silent(tmp_path: Path, kafka: KafkaSettings) -> None:
+async def test_while_the_lander_is_behind_nobody_is_called_silent(published: Path, kafka: KafkaSettings) -> None:
     story = Story()
     for seconds in by_day(range(1, 28), 10 * MINUTE):
         story.tell(seconds)
-    story.land(tmp_path)
-    look = Look(tmp_path, kafka)
+    story.land(published)
+    look = Look(published, kafka)
     assert "silent:acme:1:*" in {each.id for each in look(at(0))[0] if each.is_bad}
-    assert behind(tmp_path, kafka, at(0)) == []
+    assert behind(published, kafka, at(0)) == []
     producer = Producer(kafka.confluent())
     producer.produce(RAW, b"{}", b"key")
     assert producer.flush(10) == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from privileges import run_unprivileged
+from restored import RestoredFolder
 from warehouse_records import raw, status
 
 from smspulse.data_folder import describe_readers, set_umask, user_name
@@ -55,14 +56,23 @@ def open_to(folder: Path, mask: int) -> dict[str, str]:
     return {name: f"{mode:04o}" for name, mode in rights(folder).items() if mode & mask}
 
 
+@pytest.fixture(scope="module")
+def _old(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
+    folder = tmp_path_factory.mktemp("old") / "data"
+    before = os.umask(0o022)
+    folder.mkdir()
+    views.publish(folder)
+    landing.land(folder, 0, [raw(0, status(7, 6))])
+    os.umask(before)
+    return RestoredFolder(folder)
+
+
 @pytest.fixture
-def old(tmp_path: Path) -> Path:
+def old(_old: RestoredFolder, tmp_path: Path) -> Iterator[Path]:
     """A data folder as an earlier version made it: all may read it."""
-    data = tmp_path / "data"
-    views.publish(data)
-    landing.land(data, 0, [raw(0, status(7, 6))])
-    assert open_to(data, 0o005)
-    return data
+    with _old.restored(tmp_path / "data") as folder:
+        assert open_to(folder, 0o005)
+        yield folder
 
 
 def test_what_commands_make_in_the_data_folder_is_for_its_user_alone(tmp_path: Path) -> None:

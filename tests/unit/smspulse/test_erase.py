@@ -2,7 +2,7 @@
 
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from restored import RestoredFolder
 from warehouse_records import alert, at, deadletter, raw, status, version
 
 from gateway import topics
@@ -52,10 +53,11 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[int, str]]]:
     return told
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Numbers in every dataset, in several spellings, and in the spool."""
-    views.publish(tmp_path)
+@pytest.fixture(scope="module")
+def _filled(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
+    folder = tmp_path_factory.mktemp("filled") / "data"
+    folder.mkdir()
+    views.publish(folder)
     incoming = {"sms_id": 5, "type": "text", "device_id": 1, "body": "call me", "address": "+49 157 52982212"}
     mentioned = incoming | {"sms_id": 6, "body": "his number is 004915752982212", "address": OTHER}
     bodies = [
@@ -63,19 +65,26 @@ def data(tmp_path: Path) -> Path:
         b'{"sendto": "+49-1575-2982212", "sms_id": "?"}', status(3, 1, sendto=NUMBER),
     ]  # fmt: skip
     for offset, body in enumerate(bodies):
-        landing.land(tmp_path, offset, [raw(offset, body, seconds=offset)])
+        landing.land(folder, offset, [raw(offset, body, seconds=offset)])
     versions = [
         version(0, 1, "delivered", recipient=NUMBER), version(1, 2, "delivered", recipient=OTHER),
         version(2, 3, "pending", recipient=None), version(3, 4, "delivered", recipient=OTHER, seconds=4 * 86_400),
     ]  # fmt: skip
-    landing.land(tmp_path, 0, versions)
-    landing.land(tmp_path, 0, [deadletter(0, bodies[5], "wrong_type", "sms.raw:0:5")])  # type: ignore[arg-type]
-    landing.land(tmp_path, len(bodies), [raw(len(bodies), status(4, 7, sendto=OTHER), seconds=4 * 86_400)])
-    assert rebuild(tmp_path).differing > 0
-    spool = Spool(tmp_path, IngestSettings())
+    landing.land(folder, 0, versions)
+    landing.land(folder, 0, [deadletter(0, bodies[5], "wrong_type", "sms.raw:0:5")])  # type: ignore[arg-type]
+    landing.land(folder, len(bodies), [raw(len(bodies), status(4, 7, sendto=OTHER), seconds=4 * 86_400)])
+    assert rebuild(folder).differing > 0
+    spool = Spool(folder, IngestSettings())
     spool.append(SPOOLED)
     spool.close()
-    return tmp_path
+    return RestoredFolder(folder)
+
+
+@pytest.fixture
+def data(_filled: RestoredFolder, tmp_path: Path) -> Iterator[Path]:
+    """Numbers in every dataset, in several spellings, and in the spool."""
+    with _filled.restored(tmp_path / "data") as folder:
+        yield folder
 
 
 def rebuild(data: Path, **options: Any) -> run.Rebuilt:
@@ -283,28 +292,27 @@ def values(data: Path, dataset: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("base", [status(31, 6, sendto=OTHER), {"sms_id": 31, "address": OTHER, "body": "hi"}])
-def test_a_number_is_erased_from_every_column(tmp_path: Path, base: dict[str, Any]) -> None:
-    views.publish(tmp_path)
+def test_a_number_is_erased_from_every_column(published: Path, base: dict[str, Any]) -> None:
     bodies = [base | {"sms_id": 40 + n, name: value} for n, (name, value) in enumerate(EVERYWHERE.items())]
-    landing.land(tmp_path, 0, [raw(n, body, seconds=n) for n, body in enumerate(bodies)])
+    landing.land(published, 0, [raw(n, body, seconds=n) for n, body in enumerate(bodies)])
     untouched = [raw(0, base | {"sms_id": 50, name: "other"}, seconds=20) for name in ("status_message", "device_name")]
-    landing.land(tmp_path, 20, [record._replace(offset=20 + n) for n, record in enumerate(untouched)])
+    landing.land(published, 20, [record._replace(offset=20 + n) for n, record in enumerate(untouched)])
     strange = raw(30, base | {"sms_id": 60}, seconds=30)
     type_ = ("content_type", f"text/plain; to={NUMBER}".encode())
-    landing.land(tmp_path, 30, [strange._replace(headers=[*strange.headers[:3], type_])])
-    landing.land(tmp_path, 0, [alert(0, "firing", what=f"{NUMBER} is down", samples=[NUMBER, "acme:17"])])
-    assert {name.split("/")[0] for name in holding(tmp_path)} == {"raw", "alerts"}
+    landing.land(published, 30, [strange._replace(headers=[*strange.headers[:3], type_])])
+    landing.land(published, 0, [alert(0, "firing", what=f"{NUMBER} is down", samples=[NUMBER, "acme:17"])])
+    assert {name.split("/")[0] for name in holding(published)} == {"raw", "alerts"}
 
-    report = erase(tmp_path, (NUMBER,), kafka)
-    assert holding(tmp_path) == set()
+    report = erase(published, (NUMBER,), kafka)
+    assert holding(published) == set()
     assert f"raw: {len(bodies) + 1} rows in 2 files" in report.lines
-    with open_warehouse(tmp_path) as connection:
+    with open_warehouse(published) as connection:
         sql = "SELECT sms_id, status_message, device_name, body = 'erased' FROM read_parquet(?) ORDER BY \"offset\""
-        kept = connection.execute(sql, [f"{tmp_path}/raw/*/*.parquet"]).fetchall()
+        kept = connection.execute(sql, [f"{published}/raw/*/*.parquet"]).fetchall()
     assert [row[0] for row in kept] == [*range(40, 40 + len(bodies)), 50, 50, 60]
     assert [row[3] for row in kept] == [True] * len(bodies) + [False, False, True]
     assert {"other"} == {text for row in kept for text in row[1:3] if text not in {None, "erased"}}
-    assert ["erased"] in values(tmp_path, "alerts")
+    assert ["erased"] in values(published, "alerts")
 
 
 WIDE_DIGITS = NUMBER[1:].translate({ord("0") + digit: 0xFF10 + digit for digit in range(10)})
@@ -323,68 +331,64 @@ NOTATIONS = [
 ]
 
 
-def test_a_number_is_erased_in_every_notation_also_of_what_cannot_be_parsed(tmp_path: Path) -> None:
-    views.publish(tmp_path)
+def test_a_number_is_erased_in_every_notation_also_of_what_cannot_be_parsed(published: Path) -> None:
     neighbour = NUMBER[:-1] + "4"
     others = [body.replace(b"2212", b"2214") for body in NOTATIONS[3:4] + NOTATIONS[7:8]] + [neighbour.encode()]
     others.append(b'{"sms_id":15752982212,"status_id":6,"device_id":1575298221}')
-    landing.land(tmp_path, 0, [raw(n, body, seconds=n) for n, body in enumerate([*NOTATIONS, *others])])
+    landing.land(published, 0, [raw(n, body, seconds=n) for n, body in enumerate([*NOTATIONS, *others])])
     dead = [deadletter(n, body, "not_json", f"sms.raw:0:{n}") for n, body in enumerate(NOTATIONS[5:], 5)]
-    landing.land(tmp_path, 5, dead)
-    spool = Spool(tmp_path, IngestSettings(spool_max_age_s=1e9))
+    landing.land(published, 5, dead)
+    spool = Spool(published, IngestSettings(spool_max_age_s=1e9))
     spool.append([Webhook(None, body, [("source", b"acme")], at(0)) for body in [*NOTATIONS, *others]])
     spool.close()
 
-    report = erase(tmp_path, (NUMBER,), kafka)
+    report = erase(published, (NUMBER,), kafka)
     assert report.lines[0] == f"spool: {len(NOTATIONS)} webhooks that wait for Kafka"
-    with open_warehouse(tmp_path) as connection:
+    with open_warehouse(published) as connection:
         sql = 'SELECT body FROM read_parquet(?) ORDER BY "offset"'
-        bodies = [body for (body,) in connection.execute(sql, [f"{tmp_path}/raw/*/*.parquet"]).fetchall()]
+        bodies = [body for (body,) in connection.execute(sql, [f"{published}/raw/*/*.parquet"]).fetchall()]
     assert bodies == [b"erased"] * len(NOTATIONS) + others
-    assert {value for value in values(tmp_path, "deadletters") if type(value) is bytes} == {b"erased"}
+    assert {value for value in values(published, "deadletters") if type(value) is bytes} == {b"erased"}
     search = NumberSearch((NUMBER, "015752982212"))
-    texts = [value for name in ("raw", "deadletters") for value in values(tmp_path, name)]
+    texts = [value for name in ("raw", "deadletters") for value in values(published, name)]
     assert not any(search.is_in_body(text) if type(text) is bytes else search.is_in(str(text)) for text in texts)
-    spool = Spool(tmp_path, IngestSettings())
+    spool = Spool(published, IngestSettings())
     _, waiting = spool.read(0, 99)
     spool.close()
     assert len(waiting) == len(NOTATIONS) + len(others)
     assert not any(search.is_in_body(webhook.body) for webhook in waiting)
 
 
-def test_a_number_that_a_dead_letter_has_in_part_is_erased_with_its_webhook(tmp_path: Path, told: list[Any]) -> None:
-    views.publish(tmp_path)
+def test_a_number_that_a_dead_letter_has_in_part_is_erased_with_its_webhook(published: Path, told: list[Any]) -> None:
     body = b"{" + b" " * (MAX_DEAD_LETTER_BYTES - 12) + NUMBER.encode() + b" and more"
     record = raw(3, body)
     letter = dead_letter(record, UnreadablePayload("not_json", "the body is no JSON"))  # type: ignore[arg-type]
     assert letter.value is not None
     assert letter.value.endswith(NUMBER[:11].encode())
-    landing.land(tmp_path, 3, [record])
+    landing.land(published, 3, [record])
     made = record._replace(topic=topics.DEADLETTERS, offset=0, value=letter.value, headers=letter.headers or [])
-    landing.land(tmp_path, 0, [made, deadletter(1, b"{", "not_json", "sms.raw:0:4")])
-    report = erase(tmp_path, (NUMBER,), kafka)
+    landing.land(published, 0, [made, deadletter(1, b"{", "not_json", "sms.raw:0:4")])
+    report = erase(published, (NUMBER,), kafka)
     assert "deadletters: 1 rows in 1 files" in report.lines
-    assert [value for value in values(tmp_path, "deadletters") if type(value) is bytes] == [b"erased", b"{"]
+    assert [value for value in values(published, "deadletters") if type(value) is bytes] == [b"erased", b"{"]
     assert any(line.startswith("sms.deadletters: Kafka ") for line in report.left)
 
 
-def test_the_national_form_is_left_alone_where_another_country_has_it_too(tmp_path: Path) -> None:
-    views.publish(tmp_path)
+def test_the_national_form_is_left_alone_where_another_country_has_it_too(published: Path) -> None:
     national, foreign = {"sms_id": 1, "address": "0157 52982212"}, {"sms_id": 2, "address": "+43 15752982212"}
-    landing.land(tmp_path, 0, [raw(0, national), raw(1, foreign)])
-    report = erase(tmp_path, (NUMBER,), kafka)
+    landing.land(published, 0, [raw(0, national), raw(1, foreign)])
+    report = erase(published, (NUMBER,), kafka)
     assert report.lines == []
     (line,) = report.left
     assert line.startswith("015752982212: not looked for, ")
     assert report.files_left is False
-    assert "raw: 1 rows in 1 files" in erase(tmp_path, (NUMBER, "015752982212"), kafka).lines
-    assert erase(tmp_path, (NUMBER, "015752982212"), kafka).left == []
+    assert "raw: 1 rows in 1 files" in erase(published, (NUMBER, "015752982212"), kafka).lines
+    assert erase(published, (NUMBER, "015752982212"), kafka).left == []
 
 
-def test_an_id_that_is_the_number_stays_and_is_named(tmp_path: Path) -> None:
-    views.publish(tmp_path)
-    landing.land(tmp_path, 0, [raw(0, status(4915752982212, 6, device_id=4915752982212, sendto=OTHER))])
-    report = erase(tmp_path, (NUMBER,), kafka)
+def test_an_id_that_is_the_number_stays_and_is_named(published: Path) -> None:
+    landing.land(published, 0, [raw(0, status(4915752982212, 6, device_id=4915752982212, sendto=OTHER))])
+    report = erase(published, (NUMBER,), kafka)
     assert "raw: 1 rows have it as their device_id, by which they are counted" in report.left
     assert "raw: 1 rows have it as their sms_id, by which they are counted" in report.left
 

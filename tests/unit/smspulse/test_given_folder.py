@@ -1,13 +1,14 @@
 """Each command works on the data folder that it was given: on a copy, on a moved one, and on none that is none."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
 from click.testing import CliRunner, Result
+from restored import RestoredFolder
 from warehouse_records import alert, raw, status, version
 
 from ingest.sources import add_source
@@ -17,14 +18,21 @@ from warehouse.errors import NoWarehouseError, StaleViewsError
 from warehouse.read import open_warehouse, query
 
 
-@pytest.fixture
-def original(tmp_path: Path) -> Path:
-    folder = tmp_path / "original"
+@pytest.fixture(scope="module")
+def _given(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
+    parent = tmp_path_factory.mktemp("given") / "folders"
+    folder = parent / "original"
     views.publish(folder)
     landing.land(folder, 0, [raw(0, status(1, 7))])
     landing.land(folder, 0, [version(0, 1, "delivered", last_status_id=7)])
     landing.land(folder, 0, [alert(0, "firing")])
-    return folder
+    return RestoredFolder(parent)
+
+
+@pytest.fixture
+def original(_given: RestoredFolder, tmp_path: Path) -> Iterator[Path]:
+    with _given.restored(tmp_path / "folders") as parent:
+        yield parent / "original"
 
 
 def smspulse(*arguments: str) -> Result:

@@ -23,9 +23,8 @@ from warehouse import metrics as lander_metrics
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    views.publish(tmp_path)
-    return tmp_path
+def data(published: Path) -> Path:
+    return published
 
 
 def smspulse(*arguments: str, data: Path) -> Result:

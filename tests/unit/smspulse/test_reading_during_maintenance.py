@@ -4,13 +4,14 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import duckdb
 import pytest
+from restored import RestoredFolder
 from warehouse_records import alert, version
 
 from smspulse.alerts.backtest import past
@@ -69,13 +70,26 @@ class MergesMet:
         return self._in_frame
 
 
-@pytest.mark.parametrize(("read", "dataset"), READERS)
-def test_a_merge_while_it_reads_stops_no_reader(tmp_path: Path, read: Callable[[Path], Any], dataset: str) -> None:
-    views.publish(tmp_path)
+@pytest.fixture(scope="module")
+def _filled(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
+    folder = tmp_path_factory.mktemp("filled") / "data"
+    views.publish(folder)
     for number in range(FILES):
-        landing.land(tmp_path, number, [version(number, number, "delivered", last_status_id=7)])
-        landing.land(tmp_path, number, [alert(number, "firing")])
-    folder = tmp_path / dataset / DAY
+        landing.land(folder, number, [version(number, number, "delivered", last_status_id=7)])
+        landing.land(folder, number, [alert(number, "firing")])
+    return RestoredFolder(folder)
+
+
+@pytest.fixture
+def data(_filled: RestoredFolder, tmp_path: Path) -> Iterator[Path]:
+    """A warehouse of many files a day."""
+    with _filled.restored(tmp_path / "data") as folder:
+        yield folder
+
+
+@pytest.mark.parametrize(("read", "dataset"), READERS)
+def test_a_merge_while_it_reads_stops_no_reader(data: Path, read: Callable[[Path], Any], dataset: str) -> None:
+    folder = data / dataset / DAY
     began, took = threading.Event(), 0.1
     is_done = False
 
@@ -83,7 +97,7 @@ def test_a_merge_while_it_reads_stops_no_reader(tmp_path: Path, read: Callable[[
         while began.wait() and not is_done:
             began.clear()
             time.sleep(random.random() * took)  # noqa: S311 - anywhere within a reading
-            with swap.upkeep(tmp_path) as scratch:
+            with swap.upkeep(data) as scratch:
                 old = sorted(folder.glob("sms*"))
                 come = {path.with_name(f"{path.stem.split('-')[0]}-{swap.mark()}.parquet"): path for path in old}
                 swap.swap(folder, scratch, old, come)
@@ -97,7 +111,7 @@ def test_a_merge_while_it_reads_stops_no_reader(tmp_path: Path, read: Callable[[
             start, before = time.monotonic(), sys.gettrace()
             sys.settrace(met)
             try:
-                assert read(tmp_path) is not None
+                assert read(data) is not None
             finally:
                 sys.settrace(before)
             took = time.monotonic() - start
@@ -110,7 +124,6 @@ def test_a_merge_while_it_reads_stops_no_reader(tmp_path: Path, read: Callable[[
     assert met.count, "no reading met a merge"
 
 
-def test_an_error_of_reading_is_no_merge(tmp_path: Path) -> None:
-    views.publish(tmp_path)
+def test_an_error_of_reading_is_no_merge(published: Path) -> None:
     with pytest.raises(duckdb.CatalogException):
-        query(tmp_path, "FROM nowhere")
+        query(published, "FROM nowhere")

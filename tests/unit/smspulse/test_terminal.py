@@ -25,7 +25,7 @@ from smspulse.commands.check import _junit, _text
 from smspulse.quality_page import write
 from smspulse.supervisor import Child, Supervisor
 from smspulse.terminal import make_console, visible, visible_line
-from warehouse import landing, views
+from warehouse import landing
 
 ROOT = Path(__file__).parents[3]
 HOSTILE = "Hi [/b] [red]x[/red] :house: [link=http://e]y[/link] \x1b]0;t\x07\x1b[2J\x9b31m\u202e\x7f\r\x08"
@@ -38,15 +38,14 @@ def is_clean(text: str) -> bool:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
+def data(published: Path) -> Path:
     """A warehouse into which somebody wrote who may send anything."""
-    views.publish(tmp_path)
     incoming = {"sms_id": 5, "type": "text", "device_id": 1, "body": HOSTILE, "address": "+491"}
-    landing.land(tmp_path, 0, [raw(0, incoming, source=HOSTILE), raw(1, status(1, 7), source=HOSTILE)])
-    landing.land(tmp_path, 0, [version(0, 1, "delivered", source=HOSTILE, last_status_id=7)])
+    landing.land(published, 0, [raw(0, incoming, source=HOSTILE), raw(1, status(1, 7), source=HOSTILE)])
+    landing.land(published, 0, [version(0, 1, "delivered", source=HOSTILE, last_status_id=7)])
     hostile = {"id": f"pipeline:{HOSTILE}", "what": HOSTILE, "source": HOSTILE, "errors": {HOSTILE: 2}}
-    landing.land(tmp_path, 0, [alert(0, "firing", **hostile)])
-    return tmp_path
+    landing.land(published, 0, [alert(0, "firing", **hostile)])
+    return published
 
 
 def smspulse(data: Path, *arguments: str) -> Result:

@@ -1,5 +1,8 @@
 """The comparison with the truth is silent when all is well, and finds each kind of thing that can go wrong."""
 
+import asyncio
+import copy
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +25,6 @@ from smspulse.truth import Difference, TruthError, compare
 from streams.lifecycle import Facts, Lifecycle
 from warehouse.errors import NoWarehouseError
 from warehouse.landing import land
-from warehouse.views import publish
 
 
 @dataclass
@@ -45,7 +47,6 @@ class Pipeline:
         return cls(list(receipts), [msgspec.structs.asdict(lifecycle.derive(each)) for each in facts.values()], dead)
 
     def land(self, data: Path) -> None:
-        publish(data)
         for topic, receipts in ((topics.RAW, self.raw), (topics.DEADLETTERS, self.dead)):
             records = [
                 MadeRecord(topic, 0, offset, r.received_at, None, r.body, headers_of(r))
@@ -106,14 +107,29 @@ def is_readable(body: bytes) -> bool:
     return True
 
 
+@pytest.fixture(scope="module")
+def simulation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pipeline, Path]:
+    """A simulation without faults, and its truth; not to be changed."""
+    truth = tmp_path_factory.mktemp("simulation") / "truth"
+    return asyncio.run(simulated(truth)), truth
+
+
 @pytest.fixture
-async def pipeline(tmp_path: Path) -> Pipeline:
-    return await simulated(tmp_path / "truth")
+def truth(tmp_path: Path) -> Path:
+    return tmp_path / "truth"
 
 
-async def test_a_right_warehouse_is_reconciled_in_one_line(tmp_path: Path, pipeline: Pipeline) -> None:
-    pipeline.land(tmp_path)
-    comparison = compare(tmp_path, tmp_path / "truth")
+@pytest.fixture
+def pipeline(simulation: tuple[Pipeline, Path], truth: Path) -> Pipeline:
+    """A copy of the simulation, to be spoiled, with its truth in `truth`."""
+    made, written = simulation
+    shutil.copy(written, truth)
+    return copy.deepcopy(made)
+
+
+def test_a_right_warehouse_is_reconciled_in_one_line(published: Path, truth: Path, pipeline: Pipeline) -> None:
+    pipeline.land(published)
+    comparison = compare(published, truth)
     assert comparison.ok, comparison
     webhooks, dead = len(pipeline.raw), len(pipeline.dead)
     assert comparison.line() == (
@@ -123,10 +139,10 @@ async def test_a_right_warehouse_is_reconciled_in_one_line(tmp_path: Path, pipel
     assert dead > 0
 
 
-async def test_webhooks_that_landed_without_an_answer_are_told_apart_from_strays(tmp_path: Path) -> None:
-    pipeline = await simulated(tmp_path / "truth", first_answers())
-    pipeline.land(tmp_path)
-    comparison = compare(tmp_path, tmp_path / "truth")
+async def test_webhooks_that_landed_without_an_answer_are_told_apart_from_strays(published: Path, truth: Path) -> None:
+    pipeline = await simulated(truth, first_answers())
+    pipeline.land(published)
+    comparison = compare(published, truth)
     assert comparison.ok, comparison
     lost = sum(not receipt.answered for receipt in pipeline.raw)
     assert (comparison.unanswered, comparison.unanswered_allowed) == (lost, lost)
@@ -135,20 +151,22 @@ async def test_webhooks_that_landed_without_an_answer_are_told_apart_from_strays
     assert any(not receipt.answered for receipt in pipeline.dead)
 
 
-async def test_an_unreadable_webhook_that_landed_without_an_answer_must_be_a_dead_letter(tmp_path: Path) -> None:
-    pipeline = await simulated(tmp_path / "truth", first_answers())
+async def test_an_unreadable_webhook_that_landed_without_an_answer_must_be_a_dead_letter(
+    published: Path, truth: Path
+) -> None:
+    pipeline = await simulated(truth, first_answers())
     pipeline.dead.remove(next(receipt for receipt in pipeline.dead if not receipt.answered))
-    pipeline.land(tmp_path)
-    assert compare(tmp_path, tmp_path / "truth").problems() == ["1 malformed webhooks are no dead letters"]
+    pipeline.land(published)
+    assert compare(published, truth).problems() == ["1 malformed webhooks are no dead letters"]
 
 
 @pytest.mark.parametrize("arrived", [True, False])
-async def test_the_last_webhook_of_a_story_may_have_arrived_or_not(tmp_path: Path, arrived: bool) -> None:
-    pipeline = await simulated(tmp_path / "truth", lambda number, _: number >= 150, deadline_s=0.05)
+async def test_the_last_webhook_of_a_story_may_have_arrived_or_not(published: Path, truth: Path, arrived: bool) -> None:
+    pipeline = await simulated(truth, lambda number, _: number >= 150, deadline_s=0.05)
     if not arrived:
         pipeline = Pipeline.of([receipt for receipt in pipeline.raw if receipt.answered])
-    pipeline.land(tmp_path)
-    comparison = compare(tmp_path, tmp_path / "truth")
+    pipeline.land(published)
+    comparison = compare(published, truth)
     assert comparison.ok, comparison
     assert comparison.abandoned > 0
     assert "given up without an answer" in comparison.line()
@@ -206,14 +224,14 @@ def bury_a_good_webhook(p: Pipeline) -> None:
         (bury_a_good_webhook, ["1 dead letters were not malformed"]),
     ],
 )
-async def test_each_fault_is_found_and_no_other(
-    tmp_path: Path, pipeline: Pipeline, spoil: Callable[[Pipeline], None], says: list[str]
+def test_each_fault_is_found_and_no_other(
+    published: Path, truth: Path, pipeline: Pipeline, spoil: Callable[[Pipeline], None], says: list[str]
 ) -> None:
     # The last webhook and message must be ones of which nothing else is seen.
     pipeline.raw.sort(key=lambda receipt: b'"status_id"' in receipt.body)
     spoil(pipeline)
-    pipeline.land(tmp_path)
-    comparison = compare(tmp_path, tmp_path / "truth")
+    pipeline.land(published)
+    comparison = compare(published, truth)
     assert comparison.problems() == says
     assert comparison.line().startswith("not reconciled: " + says[0])
 
@@ -230,37 +248,37 @@ async def test_each_fault_is_found_and_no_other(
         ("contradicted", None),
     ],
 )
-async def test_a_field_that_differs_is_named(tmp_path: Path, pipeline: Pipeline, field: str, value: object) -> None:
+def test_a_field_that_differs_is_named(
+    published: Path, truth: Path, pipeline: Pipeline, field: str, value: object
+) -> None:
     want, sms_id = pipeline.versions[4][field], pipeline.versions[4]["sms_id"]
     pipeline.versions[4] |= {field: value}
-    pipeline.land(tmp_path)
-    comparison = compare(tmp_path, tmp_path / "truth")
+    pipeline.land(published)
+    comparison = compare(published, truth)
     assert comparison.differences == (Difference(sms_id, field, value, want),)
     assert comparison.problems() == ["1 messages differ from the truth"]
 
 
-async def test_an_incoming_message_of_another_type_differs(tmp_path: Path, pipeline: Pipeline) -> None:
-    lines = (tmp_path / "truth").read_bytes().splitlines(keepends=True)
+def test_an_incoming_message_of_another_type_differs(published: Path, truth: Path, pipeline: Pipeline) -> None:
+    lines = (truth).read_bytes().splitlines(keepends=True)
     i = next(i for i, line in enumerate(lines) if b'"text"' in line)
     lines[i] = lines[i].replace(b'"text"', b'"img"')
-    (tmp_path / "truth").write_bytes(b"".join(lines))
-    pipeline.land(tmp_path)
-    (difference,) = compare(tmp_path, tmp_path / "truth").differences
+    (truth).write_bytes(b"".join(lines))
+    pipeline.land(published)
+    (difference,) = compare(published, truth).differences
     assert difference[1:] == ("message_type", "text", "img")
 
 
-async def test_a_refused_webhook_is_no_reconciliation(tmp_path: Path) -> None:
+async def test_a_refused_webhook_is_no_reconciliation(published: Path, truth: Path) -> None:
     async with receiving() as receiver:
         receiver.answer = lambda number, _: "too_large" if number == 9 else "accept"
-        await simulate(
-            receiver.url, stories(3, 20, BEHAVIOUR), truth=tmp_path / "truth", rate=5000, time_scale=0, max_delay_s=0
-        )
-    Pipeline.of(receiver.receipts).land(tmp_path)
-    assert compare(tmp_path, tmp_path / "truth").problems() == ["1 sent webhooks were refused"]
+        await simulate(receiver.url, stories(3, 20, BEHAVIOUR), truth=truth, rate=5000, time_scale=0, max_delay_s=0)
+    Pipeline.of(receiver.receipts).land(published)
+    assert compare(published, truth).problems() == ["1 sent webhooks were refused"]
 
 
-async def test_traffic_before_and_after_the_simulation_is_none_of_its_business(
-    tmp_path: Path, pipeline: Pipeline
+def test_traffic_before_and_after_the_simulation_is_none_of_its_business(
+    published: Path, truth: Path, pipeline: Pipeline
 ) -> None:
     day = 86_400_000
     others = [
@@ -278,8 +296,8 @@ async def test_traffic_before_and_after_the_simulation_is_none_of_its_business(
         pipeline.versions + versions,
         pipeline.dead + Pipeline.of(others).dead,
     )
-    both.land(tmp_path)
-    assert compare(tmp_path, tmp_path / "truth").ok
+    both.land(published)
+    assert compare(published, truth).ok
 
 
 def test_a_truth_that_is_missing_or_incomplete_is_told(tmp_path: Path) -> None:
@@ -293,6 +311,6 @@ def test_a_truth_that_is_missing_or_incomplete_is_told(tmp_path: Path) -> None:
         compare(tmp_path, tmp_path / "truth")
 
 
-async def test_a_data_folder_without_a_warehouse_is_told(tmp_path: Path, pipeline: Pipeline) -> None:
+def test_a_data_folder_without_a_warehouse_is_told(tmp_path: Path, truth: Path, pipeline: Pipeline) -> None:
     with pytest.raises(NoWarehouseError):
-        compare(tmp_path, tmp_path / "truth")
+        compare(tmp_path / "nothing", truth)

@@ -16,7 +16,6 @@ from warehouse import landing
 from warehouse.compaction import compact
 from warehouse.errors import DamagedFileError, OvertakenError
 from warehouse.read import open_warehouse
-from warehouse.views import publish
 
 
 def webhooks(first: int, count: int) -> list[object]:
@@ -79,18 +78,17 @@ def test_many_at_once_land_a_range_once(tmp_path: Path) -> None:
     assert landing.landed_position(tmp_path, topics.RAW, 0) == pq.read_metadata(path).num_rows
 
 
-def test_a_reader_sees_every_file_whole(tmp_path: Path) -> None:
-    publish(tmp_path)
+def test_a_reader_sees_every_file_whole(published: Path) -> None:
     done = threading.Event()
 
     def land_all() -> None:
         for start in range(0, 4_000, 100):
-            landing.land(tmp_path, start, webhooks(start, 100))
+            landing.land(published, start, webhooks(start, 100))
         done.set()
 
     writer = threading.Thread(target=land_all)
     counts = []
-    with open_warehouse(tmp_path) as connection:
+    with open_warehouse(published) as connection:
         writer.start()
         while not done.is_set():
             counts.append(connection.execute("SELECT count(*), count(DISTINCT sms_id) FROM raw_webhooks").fetchone())
@@ -143,18 +141,16 @@ input()
 
 
 @pytest.mark.parametrize("timestamp", [-1, 2**62])
-def test_a_time_that_cannot_be_meant_is_null_and_reads(tmp_path: Path, timestamp: int) -> None:
-    publish(tmp_path)
-    landing.land(tmp_path, 0, [raw(0, status(1, 6))._replace(timestamp=timestamp)])
-    with open_warehouse(tmp_path) as connection:
+def test_a_time_that_cannot_be_meant_is_null_and_reads(published: Path, timestamp: int) -> None:
+    landing.land(published, 0, [raw(0, status(1, 6))._replace(timestamp=timestamp)])
+    with open_warehouse(published) as connection:
         assert connection.execute("SELECT recorded_at, sms_id FROM raw_webhooks").fetchall() == [(None, 1)]
 
 
-def test_a_filter_on_the_date_skips_other_files(tmp_path: Path) -> None:
-    publish(tmp_path)
+def test_a_filter_on_the_date_skips_other_files(published: Path) -> None:
     for start in range(3):
-        landing.land(tmp_path, start, [raw(start, status(1, 6))._replace(timestamp=NOON + start * 86_400_000)])
-    with open_warehouse(tmp_path) as connection:
+        landing.land(published, start, [raw(start, status(1, 6))._replace(timestamp=NOON + start * 86_400_000)])
+    with open_warehouse(published) as connection:
         sql = "EXPLAIN SELECT count(*) FROM raw_webhooks WHERE date = DATE '2026-11-25'"
         plan = connection.execute(sql).fetchall()[0][1]
     assert "1/4" in plan  # with the seed there are four files
@@ -167,21 +163,20 @@ def land_log(data: Path, incarnation: str, first: int, count: int, *, seconds: f
         landing.land(data, offset, [record], incarnation=incarnation)  # type: ignore[list-item]
 
 
-def test_the_files_tell_from_which_offset_on_kafka_has_lost_the_records_of_each_incarnation(tmp_path: Path) -> None:
-    publish(tmp_path)
-    land_log(tmp_path, "", 0, 5, seconds=0)
-    land_log(tmp_path, "topic", 5, 5, seconds=1)
-    land_log(tmp_path, "other", 0, 3, seconds=2)
-    assert landing.present_incarnation(tmp_path, topics.RAW, 0) == "other"
+def test_the_files_tell_from_which_offset_on_kafka_has_lost_the_records_of_each_incarnation(published: Path) -> None:
+    land_log(published, "", 0, 5, seconds=0)
+    land_log(published, "topic", 5, 5, seconds=1)
+    land_log(published, "other", 0, 3, seconds=2)
+    assert landing.present_incarnation(published, topics.RAW, 0) == "other"
     lost = {"": 0, "topic": 0, "other": None}
-    assert landing.first_lost_offsets(tmp_path, topics.RAW, 0, "other") == lost
+    assert landing.first_lost_offsets(published, topics.RAW, 0, "other") == lost
     lost = {"": None, "topic": None, "other": 0}
-    assert landing.first_lost_offsets(tmp_path, topics.RAW, 0, "topic") == lost
-    land_log(tmp_path, "topic.1", 8, 9, seconds=3)
-    land_log(tmp_path, "topic.2", 6, 2, seconds=4)
-    assert landing.present_incarnation(tmp_path, topics.RAW, 0) == "topic.2"
+    assert landing.first_lost_offsets(published, topics.RAW, 0, "topic") == lost
+    land_log(published, "topic.1", 8, 9, seconds=3)
+    land_log(published, "topic.2", 6, 2, seconds=4)
+    assert landing.present_incarnation(published, topics.RAW, 0) == "topic.2"
     lost = {"": 6, "topic": 6, "topic.1": 6, "topic.2": None, "other": 0}
-    assert landing.first_lost_offsets(tmp_path, topics.RAW, 0, "topic") == lost
-    compact(tmp_path, datetime.now(UTC) + timedelta(days=2))
-    assert landing.first_lost_offsets(tmp_path, topics.RAW, 0, "topic") == lost
-    assert landing.first_lost_offsets(tmp_path, topics.RAW, 1, "topic") == {}
+    assert landing.first_lost_offsets(published, topics.RAW, 0, "topic") == lost
+    compact(published, datetime.now(UTC) + timedelta(days=2))
+    assert landing.first_lost_offsets(published, topics.RAW, 0, "topic") == lost
+    assert landing.first_lost_offsets(published, topics.RAW, 1, "topic") == {}

@@ -22,9 +22,8 @@ def present() -> float:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    views.publish(tmp_path)
-    return tmp_path
+def data(published: Path) -> Path:
+    return published
 
 
 def land(data: Path, *records: MadeRecord) -> None:

@@ -6,20 +6,19 @@ from pathlib import Path
 import pytest
 from warehouse_records import NOON, version
 
-from warehouse import landing, views
+from warehouse import landing
 from warehouse.read import query
 
 HOUR = 3600
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
+def data(published: Path) -> Path:
     """Messages an hour, five hours and two days old, of two sources."""
-    views.publish(tmp_path)
     ago = time.time() - NOON / 1000
     steps = {"network_s": 4.0, "total_s": 8.0}
     landing.land(
-        tmp_path,
+        published,
         0,
         [
             version(0, 1, "delivered", seconds=ago - 60, **steps),
@@ -30,7 +29,7 @@ def data(tmp_path: Path) -> Path:
             version(5, 6, "incoming", seconds=ago - 60),
         ],
     )
-    return tmp_path
+    return published
 
 
 def test_delivery_now_counts_by_span_and_source(data: Path) -> None:

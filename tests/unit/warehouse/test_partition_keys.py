@@ -59,12 +59,11 @@ def test_nor_are_those_of_a_prefix_in_a_bucket(monkeypatch: pytest.MonkeyPatch) 
     assert found.to_dict("records") == [{"source": "acme", "sms_id": 1, "date": "2026-11-24"}]
 
 
-def test_a_condition_on_the_date_chooses_files_before_any_is_opened(tmp_path: Path) -> None:
-    views.publish(tmp_path)
-    make(tmp_path)
-    damaged = tmp_path / "raw" / "date=2026-11-20" / "sms.raw+9+00000000000000000000.parquet"
+def test_a_condition_on_the_date_chooses_files_before_any_is_opened(published: Path) -> None:
+    make(published)
+    damaged = published / "raw" / "date=2026-11-20" / "sms.raw+9+00000000000000000000.parquet"
     damaged.parent.mkdir()
     damaged.write_bytes(b"no Parquet")
-    sql = f"SELECT count(*) AS n FROM {views.parquet(tmp_path / 'raw')} WHERE date = '2026-11-24'"  # noqa: S608 - ours
-    found = query(tmp_path, sql)
+    sql = f"SELECT count(*) AS n FROM {views.parquet(published / 'raw')} WHERE date = '2026-11-24'"  # noqa: S608 - ours
+    found = query(published, sql)
     assert found["n"].tolist() == [9]

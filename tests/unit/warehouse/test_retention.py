@@ -1,13 +1,13 @@
 """Days that are too old go; what was counted of them, and where landers go on, stays."""
 
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from restored import RestoredFolder
 from warehouse_records import NOON, deadletter, raw, status, version
 
 from gateway import topics
@@ -39,9 +39,9 @@ def at_day(day: int, sms_id: int) -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A message a day for 20 days, rebuilt; not to be changed."""
-    folder = tmp_path_factory.mktemp("rebuilt")
+def _rebuilt(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
+    folder = tmp_path_factory.mktemp("rebuilt") / "data"
+    folder.mkdir()
     views.publish(folder)
     for day in range(20):
         for record in at_day(day, 100 + day):
@@ -49,15 +49,14 @@ def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     landing.land(folder, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:0")])
     assert rebuild(folder).differing == 0
     compact(folder, NOW)
-    return folder
+    return RestoredFolder(folder)
 
 
 @pytest.fixture
-def data(rebuilt: Path, tmp_path: Path) -> Path:
-    """A copy of `rebuilt`, with views of its own."""
-    shutil.copytree(rebuilt, tmp_path, dirs_exist_ok=True)
-    views.publish(tmp_path)
-    return tmp_path
+def data(_rebuilt: RestoredFolder, tmp_path: Path) -> Iterator[Path]:
+    """A message a day for 20 days, rebuilt."""
+    with _rebuilt.restored(tmp_path / "data") as folder:
+        yield folder
 
 
 def rebuild(data: Path, **options: Any) -> run.Rebuilt:
@@ -132,11 +131,10 @@ def test_landers_go_on_where_they_were_though_all_is_dropped(data: Path) -> None
     assert landing.landed_position(data, topics.RAW, 0) == 21
 
 
-def test_without_a_rebuild_webhooks_and_versions_are_all_there_is(tmp_path: Path) -> None:
-    views.publish(tmp_path)
+def test_without_a_rebuild_webhooks_and_versions_are_all_there_is(published: Path) -> None:
     for record in at_day(0, 1):
-        landing.land(tmp_path, 0, [record])
-    assert retain(tmp_path, settings(raw_days=9, messages_days=9, versions_days=1), NOW, WEEK).dropped == {}
+        landing.land(published, 0, [record])
+    assert retain(published, settings(raw_days=9, messages_days=9, versions_days=1), NOW, WEEK).dropped == {}
 
 
 @pytest.mark.parametrize(

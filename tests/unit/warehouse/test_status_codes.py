@@ -28,13 +28,12 @@ NEXT_DAY = datetime(2026, 11, 25, 9, tzinfo=UTC)
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data(published: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Forty reports: half of them of status 42, one in eight of status 43."""
     monkeypatch.delenv(SETTING, raising=False)
-    views.publish(tmp_path)
     ids = [42, 42, 7, 43, 42, 42, 7, 7]
-    landing.land(tmp_path, 0, [raw(n, status(n, ids[n % 8]), seconds=-n) for n in range(40)])
-    return tmp_path
+    landing.land(published, 0, [raw(n, status(n, ids[n % 8]), seconds=-n) for n in range(40)])
+    return published
 
 
 def unknown(data: Path) -> Any:

@@ -1,6 +1,7 @@
 """Marts are what was counted with the base files and what came since, and always what follows from the messages."""
 
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,9 @@ SETTINGS = RetentionSettings(raw_days=9, messages_days=9)  # type: ignore[call-a
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Days:
+def told(published: Path) -> Days:
     """Two days that were told, and messages of the present."""
-    days = Days(tmp_path / "data", 1, 150)
+    days = Days(published, 1, 150)
     for back in (4, 3):
         days.tell(LAST - timedelta(back))
     now = time.time() - NOON / 1000
@@ -60,28 +61,44 @@ def marts(connection: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[Any, ..
     return {n: connection.execute(f"SELECT {c} FROM {n} ORDER BY ALL").fetchall() for n, c in MARTS.items()}  # noqa: S608
 
 
-def straight(data: Path, empty: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Return the marts of nothing but what the view of messages says."""
-    views.publish(empty)
-    with open_warehouse(data) as connection:
-        table = connection.sql(
-            "SELECT (first_seen_at AT TIME ZONE 'UTC')::DATE AS day, * FROM messages"
-        ).to_arrow_table()
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+class Straight:
+    """The marts of nothing but what the view of messages says."""
+
+    def __init__(self, empty: Path) -> None:
+        views.publish(empty)
+        self._connection = duckdb.connect()
+        self._connection.execute("SET TimeZone = 'UTC'")
         for statement in views.statements(empty):
-            connection.execute(statement)
-        connection.register("these", table)
-        connection.execute("CREATE TABLE those AS FROM these")
-        connection.execute("CREATE OR REPLACE VIEW messages_by_day AS FROM those")
-        return marts(connection)
+            self._connection.execute(statement)
+        self._connection.execute("CREATE TABLE those AS FROM messages_by_day LIMIT 0")
+        self._connection.execute("CREATE OR REPLACE VIEW messages_by_day AS FROM those")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def marts(self, data: Path) -> dict[str, list[tuple[Any, ...]]]:
+        with open_warehouse(data) as connection:
+            table = connection.sql(
+                "SELECT (first_seen_at AT TIME ZONE 'UTC')::DATE AS day, * FROM messages"
+            ).to_arrow_table()
+        self._connection.register("these", table)
+        self._connection.execute("CREATE OR REPLACE TABLE those AS FROM these")
+        self._connection.unregister("these")
+        return marts(self._connection)
 
 
-def right(data: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Straight]:
+    made = Straight(tmp_path_factory.mktemp("empty") / "data")
+    yield made
+    made.close()
+
+
+def right(data: Path, straight: Straight) -> None:
     """Expect of every mart what follows from the messages."""
     with open_warehouse(data) as connection:
         found = marts(connection)
-    expected = straight(data, tmp_path / "empty")
+    expected = straight.marts(data)
     assert all(expected.values())
     for name in MARTS:
         assert found[name] == expected[name], name
@@ -121,32 +138,32 @@ def news(data: Path) -> list[MadeRecord]:
     return made
 
 
-def test_a_mart_is_what_follows_from_the_messages_at_any_time(told: Days, tmp_path: Path) -> None:
+def test_a_mart_is_what_follows_from_the_messages_at_any_time(told: Days, straight: Straight) -> None:
     data = told.data
-    right(data, tmp_path)  # no base files
+    right(data, straight)  # no base files
     rebuilt(data)
-    right(data, tmp_path)  # base files alone
+    right(data, straight)  # base files alone
     told.tell(LAST - timedelta(2), files=2)
-    right(data, tmp_path)  # and what came since, some of it of messages of the day before
+    right(data, straight)  # and what came since, some of it of messages of the day before
     land(data, 8, 0, *news(data))
-    right(data, tmp_path)
+    right(data, straight)
     late = version(0, 1_002, "delivered", flags=["late_after_forgetting"], version=2)
     land(data, 8, 9, tombstone(0, "acme:1001"), late)
-    right(data, tmp_path)
+    right(data, straight)
     rebuilt(data, day=LAST - timedelta(3))
-    right(data, tmp_path)  # one day knows what came since
+    right(data, straight)  # one day knows what came since
     land(data, 8, 11, version(0, 2_000, "delivered", seconds=-3 * DAY))
-    right(data, tmp_path)  # of a day that was closed
+    right(data, straight)  # of a day that was closed
     rebuilt(data)
-    right(data, tmp_path)
+    right(data, straight)
     assert compact(data, datetime.now(UTC) + timedelta(days=2)).merged
-    right(data, tmp_path)
+    right(data, straight)
 
 
-def test_a_filter_on_a_mart_leaves_what_a_filter_on_its_rows_does(told: Days, tmp_path: Path) -> None:
+def test_a_filter_on_a_mart_leaves_what_a_filter_on_its_rows_does(told: Days, straight: Straight) -> None:
     rebuilt(told.data)
     land(told.data, 8, 0, *news(told.data))
-    expected = straight(told.data, tmp_path / "empty")
+    expected = straight.marts(told.data)
     day = LAST - timedelta(4)
     with open_warehouse(told.data) as connection:
         for name, columns in MARTS.items():
@@ -159,24 +176,24 @@ def test_a_filter_on_a_mart_leaves_what_a_filter_on_its_rows_does(told: Days, tm
 
 
 @pytest.mark.parametrize("sums", ["", "of another release"])
-def test_what_another_release_counted_does_not_count(told: Days, tmp_path: Path, sums: str) -> None:
+def test_what_another_release_counted_does_not_count(told: Days, straight: Straight, sums: str) -> None:
     data = told.data
     rebuilt(data)
     before = views.covered(data)
     assert before
     (data / "base" / views.COVERED).write_text(before._replace(sums=sums).json())
     views.publish(data)
-    right(data, tmp_path)
+    right(data, straight)
     with open_warehouse(data) as connection:
         assert connection.execute("SELECT count(*) FROM changes WHERE sign < 0").fetchone() == (0,)
     assert set(retain(data, SETTINGS, LATER, timedelta(9)).dropped) == {"raw"}
     told.tell(LAST)
     rebuilt(data)
     assert views.is_summed(data)
-    right(data, tmp_path)
+    right(data, straight)
 
 
-def test_what_was_counted_outlives_the_messages(told: Days, tmp_path: Path) -> None:
+def test_what_was_counted_outlives_the_messages(told: Days) -> None:
     data = told.data
     rebuilt(data)
     names = set(MARTS) - {"stuck_messages", "device_health"}
@@ -189,7 +206,7 @@ def test_what_was_counted_outlives_the_messages(told: Days, tmp_path: Path) -> N
     assert {name: after[name] for name in names} == {name: before[name] for name in names}
 
 
-def test_what_was_erased_is_counted_as_the_files_say(told: Days, tmp_path: Path) -> None:
+def test_what_was_erased_is_counted_as_the_files_say(told: Days, straight: Straight) -> None:
     data = told.data
     rebuilt(data)
     with open_warehouse(data) as connection:
@@ -197,8 +214,8 @@ def test_what_was_erased_is_counted_as_the_files_say(told: Days, tmp_path: Path)
             "SELECT recipient, sms_id FROM messages WHERE recipient LIKE '+%' AND outcome = 'delivered' LIMIT 1"
         ).fetchall()
     assert erase(data, NumberSearch((number,))).rows["base"]
-    right(data, tmp_path)
+    right(data, straight)
     land(data, 8, 0, version(0, sms_id, "delivered", version=99, recipient=number))
-    right(data, tmp_path)
+    right(data, straight)
     rebuilt(data)
-    right(data, tmp_path)
+    right(data, straight)

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from restored import RestoredFolder
 from warehouse_records import alert, at, deadletter, moment, raw, status, tombstone, version
 
 from warehouse import landing, views
@@ -18,12 +20,18 @@ from warehouse.read import open_warehouse, query
 HOUR = 3600
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """An empty warehouse, below folders whose names hold all that SQL, globs and partition keys could trip over."""
-    folder = tmp_path / "source=prod" / "date=2020-01-01" / "it's [odd]*?{x}%20"
+@pytest.fixture(scope="module")
+def _empty(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
+    folder = tmp_path_factory.mktemp("views") / "source=prod" / "date=2020-01-01" / "it's [odd]*?{x}%20"
     views.publish(folder)
-    return folder
+    return RestoredFolder(folder)
+
+
+@pytest.fixture
+def data(_empty: RestoredFolder, tmp_path: Path) -> Iterator[Path]:
+    """An empty warehouse, below folders whose names hold all that SQL, globs and partition keys could trip over."""
+    with _empty.restored(tmp_path / "data") as folder:
+        yield folder
 
 
 def land(data: Path, *records: Any) -> None:
