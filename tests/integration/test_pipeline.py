@@ -170,7 +170,15 @@ def test_the_rates_are_those_of_the_messages_sent(pipeline: Pipeline) -> None:
     assert device.open_share == 2 / 8
 
 
-def told(pipeline: Pipeline, name: str, seed: int, messages: int, *hurts: Callable[[], None], **behaviour: Any) -> None:
+def told(
+    pipeline: Pipeline,
+    name: str,
+    seed: int,
+    messages: int,
+    *hurts: Callable[[], None],
+    max_delay_s: float = 4,
+    **behaviour: Any,
+) -> None:
     """Simulate traffic, hurt the pipeline in the midst of it, and compare what landed with the truth."""
     truth = pipeline.data / f"{name}.jsonl"
     url = pipeline.source(name)
@@ -183,7 +191,7 @@ def told(pipeline: Pipeline, name: str, seed: int, messages: int, *hurts: Callab
                 rate=60,
                 truth=truth,
                 time_scale=0.1,
-                max_delay_s=4,
+                max_delay_s=max_delay_s,
                 timeout_s=20,
             )
         )
@@ -232,7 +240,8 @@ def test_much_misbehaviour_equals_its_truth(pipeline: Pipeline) -> None:
     rates = dict.fromkeys(
         ("duplicates", "reordering", "skipped_stages", "contradictions", "failing", "old_payloads"), 0.4
     )
-    told(pipeline, "rough", 12, 300, malformed=0.2, unknown_codes=0.1, resends=0.5, multipart=0.1, **rates)
+    rates |= {"malformed": 0.2, "unknown_codes": 0.1, "resends": 0.5, "multipart": 0.1}
+    told(pipeline, "rough", 12, 300, max_delay_s=1, **rates)
 
 
 def children(pipeline: Pipeline) -> dict[str, list[int]]:
