@@ -15,10 +15,8 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from click.testing import CliRunner
+from commands import invoke
 from running import Pipeline, post, start
-
-from smspulse.cli import cli
 
 ROOT = Path(__file__).parents[2]
 GENERATED = {"reference", "notebooks", "decisions"}
@@ -140,7 +138,7 @@ class Reader:
 
     def invoke(self, arguments: list[str], *, judges: bool) -> str:
         with chdir(self.folder):
-            done = CliRunner().invoke(cli, arguments, env=self.variables, catch_exceptions=False)
+            done = invoke(*arguments, environment=self.variables)
         told = f"{arguments}\n{done.output}"
         assert done.exit_code in ({0, 1} if judges else {0}), told
         assert "Traceback" not in done.stderr, told

@@ -17,13 +17,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from commands import invoke
 from kafka_segments import segment_records
 from prometheus_client.parser import text_string_to_metric_families
 from running import SETTLE_S, Pipeline, post, start
 
 from gateway.number_search import NumberSearch
-from smspulse.cli import cli
 from smspulse.endpoints import announced, get
 from smspulse.processes import free_port
 from smspulse.simulator.behaviour import Behaviour
@@ -210,16 +210,15 @@ def told(
     assert comparison.messages >= messages
 
 
-def invoke(pipeline: Pipeline, *arguments: str, **environment: str) -> Result:
-    """Run a command on the data folder in this process, which need not import all libraries again."""
-    command = [*arguments, "--data", str(pipeline.data)]
-    return CliRunner().invoke(cli, command, env=environment, catch_exceptions=False)
+def run(pipeline: Pipeline, *arguments: str, **environment: str) -> Result:
+    """Run a command on the data folder."""
+    return invoke(*arguments, "--data", str(pipeline.data), environment=environment)
 
 
 def checked(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     """Return what the checks say, which is nothing worse than that some traffic is wild."""
     # Of the traffic above, some has waited for longer than checks let pass.
-    done = invoke(pipeline, "check", "--format", "json", SMSPULSE_CHECK_MAX_WAITING_S="20")
+    done = run(pipeline, "check", "--format", "json", SMSPULSE_CHECK_MAX_WAITING_S="20")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert "Kafka was not asked" not in found["note"]
@@ -278,7 +277,7 @@ def erased(pipeline: Pipeline) -> str:
     pipeline.wait_for("SELECT 1 FROM status_events WHERE source = 'mentioned' AND status_message = ?", number)
     pipeline.wait_for("SELECT 1 FROM messages WHERE source = 'mentioned'")
     before = pipeline.rows("SELECT * FROM delivery_hourly WHERE source = 'erased'")
-    done = invoke(pipeline, "erase", "--number", number)
+    done = run(pipeline, "erase", "--number", number)
     assert "sms.messages: 2 messages deleted by key" in done.stdout, done.output
     assert "left: sms.raw: Kafka keeps the records for 7 days by default" in done.stdout
     assert f"kafka-delete-records.sh --command-config {pipeline.data}/kafka/client.properties" in done.stdout
@@ -334,7 +333,7 @@ def test_the_checks_find_nothing_critical_after_kills_and_an_erasure(
 def test_upkeep_runs_beside_it_and_the_checks_find_nothing_critical_after_it(pipeline: Pipeline) -> None:
     before = pipeline.rows("SELECT count(*) AS n, count(DISTINCT message_key) AS keys FROM messages")
     for name in ("rebuild", "compact", "retain"):
-        done = invoke(pipeline, name)
+        done = run(pipeline, name)
         assert done.exit_code == 0, (name, done.output)
     assert pipeline.rows("SELECT count(*) AS n, count(DISTINCT message_key) AS keys FROM messages") == before
     checked(pipeline)
@@ -363,7 +362,7 @@ def test_status_page_and_metrics_know_what_runs(pipeline: Pipeline) -> None:
     # answer after `up` is ready: on a busy machine it is asked again.
     deadline = time.monotonic() + SETTLE_S
     while True:
-        done = invoke(pipeline, "status", "--port", port, "--format", "json")
+        done = run(pipeline, "status", "--port", port, "--format", "json")
         found = json.loads(done.stdout)
         shown = {each["name"] for each in found["processes"]}
         if (not found["trouble"] and shown == names) or time.monotonic() > deadline:

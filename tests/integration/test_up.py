@@ -19,13 +19,12 @@ from typing import Any
 
 import pytest
 import trustme
-from click.testing import CliRunner
+from commands import invoke
 from running import post
 
 from ingest.sources import add_source, list_sources, webhook_url
 from smspulse.broker import MemoryBroker
 from smspulse.broker_file import read_broker_file
-from smspulse.cli import cli
 from smspulse.endpoints import announced
 from smspulse.page.numbers import Choice, Numbers
 from smspulse.page.render import content
@@ -115,15 +114,15 @@ def kill_ingest_and_wait(process: "subprocess.Popen[str]", data: Path, url: str)
     wait_until(process, printed_to(data), lambda: answers(url))
 
 
-def find_ingest(data: Path) -> str:
-    """Return the output of `status` and `doctor`, and assert that both found ingest without being told where it is."""
-    quiet = {name: None for name in os.environ if name.startswith("SMSPULSE_")} | {"COLUMNS": "200"}
-    status = CliRunner().invoke(cli, ["status", "--data", str(data), "--format", "json"], env=quiet)
+def assert_ingest_is_found(data: Path) -> None:
+    """Assert that `status` and `doctor` find ingest without being told where it is."""
+    quiet: dict[str, str | None] = {name: None for name in os.environ if name.startswith("SMSPULSE_")}
+    quiet["COLUMNS"] = "200"
+    status = invoke("status", "--data", str(data), "--format", "json", environment=quiet)
     (ingest,) = (each for each in json.loads(status.stdout)["processes"] if each["name"] == "ingest")
     assert ingest["ok"], ingest
-    doctor = CliRunner().invoke(cli, ["doctor", "--data", str(data)], env=quiet)
-    assert "an ingest answers there" in doctor.stdout
-    return status.stdout + doctor.stdout
+    doctor = invoke("doctor", "--data", str(data), environment=quiet)
+    assert "an ingest answers there" in doctor.stdout, doctor.output
 
 
 @dataclass
@@ -176,7 +175,7 @@ def test_at_an_address_of_ipv6_ready_status_doctor_and_the_page_find_several_rec
 ) -> None:
     assert unusual.url == f"https://[::1]:{unusual.port}"
     assert answers(unusual.url, unusual.trusting)
-    find_ingest(unusual.data)
+    assert_ingest_is_found(unusual.data)
     processes = pipeline_state(unusual.data, "auto", unusual.port)["processes"]
     assert [row["ok"] for row in processes if row["name"] == "ingest"] == [True], processes
     (page,) = (each for each in announced(unusual.data) if each.name == "page")
@@ -341,7 +340,7 @@ def test_a_process_with_a_wrong_setting_reports_to_up_that_it_can_never_start_an
 
 
 @pytest.mark.parametrize("host", ["127.0.0.2", "::"])
-def test_on_any_address_status_doctor_and_the_page_find_ingest(tmp_path: Path, host: str) -> None:
+def test_on_any_address_status_doctor_and_the_page_assert_ingest_is_found(tmp_path: Path, host: str) -> None:
     data, port, log = tmp_path / "data", free_port(), tmp_path / "log"
     nobody = f"127.0.0.1:{free_port()}"
     arguments = ("--data", str(data), "--broker", nobody, "--port", str(port), "--host", host)
@@ -352,7 +351,7 @@ def test_on_any_address_status_doctor_and_the_page_find_ingest(tmp_path: Path, h
         assert answers(line.partition("receiving webhooks at ")[2])
         if host == "::":
             assert answers(f"http://127.0.0.1:{port}"), "every address is those of IPv4 too"
-        find_ingest(data)
+        assert_ingest_is_found(data)
         numbers = Numbers(data, lambda: pipeline_state(data, "auto"))
         numbers.refresh()
         (shown,) = re.findall(r"<tr[^>]*>(?:(?!<tr).)*ingest.*?</tr>", content(numbers, Choice()), re.DOTALL)
