@@ -3,16 +3,19 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import chdir
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from commands import invoke
 from running import Pipeline, post, start
 
 ROOT = Path(__file__).parents[2]
@@ -54,14 +57,19 @@ def blocks(page: Path) -> Iterator[list[str]]:
 
 @dataclass
 class Reader:
-    """Somebody who types what is written; what was printed as a URL is typed where the page says TOKEN."""
+    """Somebody who types what is written; what was printed as a URL is typed where the page says TOKEN.
+
+    A line that stands on several pages is typed once. The lines of the README are typed into a shell, and those that
+    need one; the other commands of `smspulse` run in this process, which need not import all libraries again.
+    """
 
     pipeline: Pipeline
     folder: Path
     url: str
     numbers: Iterator[int]
+    typed: set[str] = field(default_factory=set)
 
-    def follow(self, block: list[str]) -> None:
+    def follow(self, block: list[str], *, in_shell: bool) -> None:
         if block[0].startswith("import "):
             code = "\n".join(block).replace('".smspulse"', repr(str(self.pipeline.data)))
             self.execute([sys.executable, "-c", code])
@@ -72,7 +80,9 @@ class Reader:
             if where := next((test for start_, test in ELSEWHERE.items() if bare.startswith(start_)), None):
                 assert (ROOT / where).is_file()
             elif re.match(r"(smspulse|curl|python) ", bare):
-                self.type(line, judges=bare.startswith(CAN_BE_1))
+                if line not in self.typed:
+                    self.type(line, judges=bare.startswith(CAN_BE_1), in_shell=in_shell)
+                    self.typed.add(line)
             elif found := re.match(r"make ([a-z-]+)", bare):
                 assert f"\n{found[1]}: " in MAKEFILE, line
             else:
@@ -85,7 +95,7 @@ class Reader:
         for extra in re.findall(r"smspulse\[(\w+)\]", line):
             assert extra in EXTRAS, extra
 
-    def type(self, line: str, *, judges: bool) -> None:
+    def type(self, line: str, *, judges: bool, in_shell: bool) -> None:
         line = re.sub(r"http://127\.0\.0\.1:8080/webhooks/\S+/TOKEN", self.url, line)
         line = re.sub(r"(source add \w+)", rf"\1-{next(self.numbers)}", line)
         line = re.sub(r"\b(explain|silence) ID\b", rf"\1 {ALERT}", line)
@@ -94,25 +104,51 @@ class Reader:
             line = (
                 re.sub(r"--messages \d+|--time-scale \S+", "", line) + " --messages 30 --time-scale 0.01 --max-delay 1"
             )
-        said = self.execute(["bash", "-c", line], judges=judges)
+        if in_shell or needs_shell(line):
+            said = self.execute(["bash", "-c", line], judges=judges)
+        else:
+            said = self.invoke(shlex.split(line, comments=True)[1:], judges=judges)
         if found := re.search(r"http\S+/webhooks/\S+/\S+", said):
             self.url = re.sub(r"https?://[^/]+", self.pipeline.url, found[0])
 
-    def execute(self, command: list[str], *, judges: bool = False) -> str:
-        environment = os.environ | {
+    @property
+    def variables(self) -> dict[str, str]:
+        return {
             "SMSPULSE_DATA": str(self.pipeline.data),
             "SMSPULSE_INGEST_PORT": self.pipeline.url.rpartition(":")[2],
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
             "COLUMNS": "160",
         }
+
+    def execute(self, command: list[str], *, judges: bool = False) -> str:
         done = subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=500, check=False
+            command,
+            cwd=self.folder,
+            env=os.environ | self.variables,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
         )
         told = f"{command[-1]}\n{done.stdout}\n{done.stderr}"
         assert done.returncode in ({0, 1} if judges else {0}), told
         assert "Traceback" not in done.stderr, told
         return done.stdout
+
+    def invoke(self, arguments: list[str], *, judges: bool) -> str:
+        with chdir(self.folder):
+            done = invoke(*arguments, environment=self.variables)
+        told = f"{arguments}\n{done.output}"
+        assert done.exit_code in ({0, 1} if judges else {0}), told
+        assert "Traceback" not in done.stderr, told
+        return done.stdout
+
+
+def needs_shell(line: str) -> bool:
+    """Return whether a line is more than words of `smspulse`, quoted or not, and a comment."""
+    bare = re.sub(r"""'[^']*'|"[^"$`]*"|\s#.*""", "", line)
+    return re.match(r"smspulse [^|&;<>()$`*?~{}\\]*$", bare) is None
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +173,7 @@ def reader(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_what_a_page_says_can_be_typed(page: Path, reader: Reader) -> None:
     for block in blocks(page):
-        reader.follow(block)
+        reader.follow(block, in_shell=page.name == "README.md")
 
 
 def test_commands_are_found() -> None:

@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -56,50 +56,54 @@ def land_all(kafka: KafkaSettings, data: Path, source: str, count: int) -> None:
         until(lambda: landed(data, source) == count)
 
 
-def test_another_kafka_behind_the_same_folder(real_kafka: None, tmp_path: Path) -> None:
-    data = tmp_path / "data"
+def test_another_kafka_behind_the_same_folder_and_a_topic_that_is_created_again_while_the_lander_runs(
+    real_kafka: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, erased, recreated = tmp_path / "data", tmp_path / "erased", tmp_path / "recreated"
     with running(broker(tmp_path / "first")) as kafka:
+        produce(kafka, "e", 10, partition=1)
+        land_all(kafka, erased, "e", 10)
+        as_of_an_old_release(erased)
         produce(kafka, "s", 60)
         land_all(kafka, data, "s", 60)
     with running(broker(tmp_path / "second")) as kafka:
+        produce(kafka, "e", 30, first=10, partition=0)
+        land_all(kafka, erased, "e", 40)
+        kept = _ends_in_kafka(erased, topics.RAW, {PartitionLog(topics.RAW, 1): 10}, lambda: kafka)
+        assert kept == [], "an erasure names nothing that another Kafka keeps"
+
         produce(kafka, "s", 125, first=60)  # more than there were of the first one
         land_all(kafka, data, "s", 185)
         produce(kafka, "s", 15, first=185)
         land_all(kafka, data, "s", 200)
-    assert numbers(data, "s") == list(range(200))
-    assert len(incarnations(data)) == 2
+        assert numbers(data, "s") == list(range(200))
+        assert len(incarnations(data)) == 2
+
+        with landing_from(kafka, settings(recreated)):
+            produce(kafka, "r", 60)
+            until(lambda: landed(recreated, "r") == 60)
+            recreate(kafka, topics.RAW)
+            with caplog.at_level(logging.WARNING, "warehouse"):
+                produce(kafka, "r", 300, first=60)
+                until(lambda: landed(recreated, "r") == 360)
+            produce(kafka, "r", 10, first=360)
+            until(lambda: landed(recreated, "r") == 370)
+        assert numbers(recreated, "r") == list(range(370))
+        assert any("is another one than the topic of that name" in line for line in caplog.messages)
 
 
-def test_the_in_memory_broker_before_and_after_a_real_kafka(real_kafka: None, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    with running(MemoryBroker(tmp_path / "memory")) as kafka:
-        produce(kafka, "s", 20)
-        land_all(kafka, data, "s", 20)
-    with running(broker(tmp_path / "kafka")) as kafka:
-        produce(kafka, "s", 65, first=20)
-        land_all(kafka, data, "s", 85)
-    with running(MemoryBroker(tmp_path / "memory")) as kafka:
-        produce(kafka, "s", 70, first=85)
-        land_all(kafka, data, "s", 155)
-    assert numbers(data, "s") == list(range(155))
+def test_the_in_memory_broker_before_and_after_a_real_kafka(kafka: KafkaSettings, tmp_path: Path) -> None:
+    data, source = tmp_path / "data", "between-two-in-memory"
+    with running(MemoryBroker(tmp_path / "memory")) as memory:
+        produce(memory, source, 20)
+        land_all(memory, data, source, 20)
+    produce(kafka, source, 65, first=20)
+    land_all(kafka, data, source, 85)
+    with running(MemoryBroker(tmp_path / "memory")) as memory:
+        produce(memory, source, 70, first=85)
+        land_all(memory, data, source, 155)
+    assert numbers(data, source) == list(range(155))
     assert sorted(each.startswith("memory-") for each in incarnations(data)) == [False, True, True]
-
-
-def test_a_topic_that_is_deleted_and_created_again_while_the_lander_runs(
-    real_kafka: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    data = tmp_path / "data"
-    with running(broker(tmp_path)) as kafka, landing_from(kafka, settings(data)):
-        produce(kafka, "s", 60)
-        until(lambda: landed(data, "s") == 60)
-        recreate(kafka, topics.RAW)
-        with caplog.at_level(logging.WARNING, "warehouse"):
-            produce(kafka, "s", 300, first=60)
-            until(lambda: landed(data, "s") == 360)
-        produce(kafka, "s", 10, first=360)
-        until(lambda: landed(data, "s") == 370)
-    assert numbers(data, "s") == list(range(370))
-    assert any("is another one than the topic of that name" in line for line in caplog.messages)
 
 
 def recreate(kafka: KafkaSettings, topic: str) -> None:
@@ -114,62 +118,54 @@ def recreate(kafka: KafkaSettings, topic: str) -> None:
     assert ids.read([topic]) != before
 
 
-@pytest.mark.parametrize("lander_runs", [False, True], ids=["the lander starts later", "the lander runs on"])
 def test_a_kafka_restored_from_an_older_copy(
-    real_kafka: None, tmp_path: Path, caplog: pytest.LogCaptureFixture, *, lander_runs: bool
+    real_kafka: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder, data, port = tmp_path / "broker", tmp_path / "data", free_port(0)
-    with running(broker(folder, port)) as kafka:
-        produce(kafka, "s", 40, partition=0)
-        land_all(kafka, data, "s", 40)
-    shutil.copytree(folder / "kafka", tmp_path / "copy")
+    """One lander runs on while it is restored, one starts later, and one when nothing came since."""
+    folder, copy, port = tmp_path / "broker", tmp_path / "copy", free_port(0)
+    runs_on, later, quiet = tmp_path / "runs on", tmp_path / "later", tmp_path / "quiet"
 
-    def restore_and_produce() -> None:
+    def restore() -> None:
         shutil.rmtree(folder / "kafka")
-        shutil.copytree(tmp_path / "copy", folder / "kafka")
-        with running(broker(folder, port)) as restored:
-            produce(restored, "s", 90, first=70, partition=0)  # from offset 40 on, past the old end at 70
-            if lander_runs:
-                until(lambda: landed(data, "s") == 160)
-            else:
-                land_all(restored, data, "s", 160)
+        shutil.copytree(copy, folder / "kafka")
+
+    def assert_restored(data: Path) -> None:
+        assert numbers(data, "s") == list(range(160)), data
+        found = incarnations(data)
+        assert len({topic_of(each) for each in found}) == 1, data
+        assert sorted(cuts_of(each) for each in found) == [0, 1], data
+        lines = {line for line in caplog.messages if "restored from an older copy" in line and "sms.raw" in line}
+        assert ["from offset 40 on" in line for line in lines] == [True], (data, lines)
+        caplog.clear()
 
     with running(broker(folder, port)) as kafka:
-        produce(kafka, "s", 30, first=40, partition=0)
-        if not lander_runs:
-            land_all(kafka, data, "s", 70)
-    with caplog.at_level(logging.ERROR, "warehouse"):
-        if lander_runs:
-            with landing_from(kafka, settings(data)):
-                with running(broker(folder, port)):
-                    until(lambda: landed(data, "s") == 70)
-                restore_and_produce()
-        else:
-            restore_and_produce()
-    assert numbers(data, "s") == list(range(160))
-    found = incarnations(data)
-    assert len({topic_of(each) for each in found}) == 1
-    assert sorted(cuts_of(each) for each in found) == [0, 1]
-    (line,) = {line for line in caplog.messages if "restored from an older copy" in line and "sms.raw" in line}
-    assert "from offset 40 on" in line
-
-
-def test_a_kafka_that_lost_its_end_and_got_nothing_since_lands_nothing_twice(real_kafka: None, tmp_path: Path) -> None:
-    folder, data = tmp_path / "broker", tmp_path / "data"
-    with running(broker(folder)) as kafka:
         produce(kafka, "s", 40, partition=0)
-    shutil.copytree(folder / "kafka", tmp_path / "copy")
-    with running(broker(folder)) as kafka:
-        produce(kafka, "s", 30, first=40, partition=0)
-        land_all(kafka, data, "s", 70)
-    shutil.rmtree(folder / "kafka")
-    shutil.move(tmp_path / "copy", folder / "kafka")
-    with running(broker(folder)) as kafka:
+        for data in (runs_on, later):
+            land_all(kafka, data, "s", 40)
+    shutil.copytree(folder / "kafka", copy)
+    with caplog.at_level(logging.ERROR, "warehouse"), ExitStack() as lander:
+        lander.enter_context(landing_from(kafka, settings(runs_on)))
+        with running(broker(folder, port)) as kafka:
+            produce(kafka, "s", 30, first=40, partition=0)
+            for data in (later, quiet):
+                land_all(kafka, data, "s", 70)
+            until(lambda: landed(runs_on, "s") == 70)
+        restore()
+        caplog.clear()
+        with running(broker(folder, port)) as kafka:
+            produce(kafka, "s", 90, first=70, partition=0)  # from offset 40 on, past the old end at 70
+            until(lambda: landed(runs_on, "s") == 160)
+            lander.close()
+            assert_restored(runs_on)
+            land_all(kafka, later, "s", 160)
+            assert_restored(later)
+    restore()
+    with running(broker(folder, port)) as kafka:
         for _ in range(2):  # the second lander finds no file of the new incarnation either
-            land_all(kafka, data, "s", 70)
+            land_all(kafka, quiet, "s", 70)
         produce(kafka, "s", 5, first=70, partition=0)
-        land_all(kafka, data, "s", 75)
-    assert numbers(data, "s") == list(range(75))
+        land_all(kafka, quiet, "s", 75)
+    assert numbers(quiet, "s") == list(range(75))
 
 
 def test_files_of_a_release_that_knew_no_incarnations_are_continued(kafka: KafkaSettings, tmp_path: Path) -> None:
@@ -207,18 +203,6 @@ def test_an_erasure_names_what_kafka_keeps_of_the_files_of_an_old_release(
     land_all(kafka, tmp_path, source, 4)
     found = _ends_in_kafka(tmp_path, topics.RAW, {PartitionLog(topics.RAW, 1): end}, lambda: kafka)
     assert found == [{"topic": topics.RAW, "partition": 1, "offset": end}]
-
-
-def test_an_erasure_names_nothing_that_another_kafka_keeps(real_kafka: None, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    with running(broker(tmp_path / "first")) as kafka:
-        produce(kafka, "s", 10, partition=1)
-        land_all(kafka, data, "s", 10)
-    as_of_an_old_release(data)
-    with running(broker(tmp_path / "second")) as kafka:
-        produce(kafka, "s", 30, first=10, partition=0)
-        land_all(kafka, data, "s", 40)
-        assert _ends_in_kafka(data, topics.RAW, {PartitionLog(topics.RAW, 1): 10}, lambda: kafka) == []
 
 
 def test_records_are_identified_in_kafka_as_they_are_in_files(kafka: KafkaSettings, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,11 +38,11 @@ sys.exit(run_broker(Path(sys.argv[1]), "kafka"))
 """
 
 
-@pytest.fixture
-def foreground(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A ready broker in a process of its own, on `tmp_path`."""
+@contextmanager
+def started_in_foreground(data: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start a broker in a process of its own, and yield it when it is ready."""
     environment = os.environ | {"SMSPULSE_BROKER_PORT": "0", "SMSPULSE_BROKER_CONTROLLER_PORT": "0"}
-    command = [sys.executable, "-c", FOREGROUND, str(tmp_path)]
+    command = [sys.executable, "-c", FOREGROUND, str(data)]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         lines = []
@@ -69,7 +69,9 @@ def ends(pidfd: int, within: float) -> bool:
     return ended
 
 
-def test_records_and_offsets_outlive_a_restart_on_other_ports(tmp_path: Path) -> None:
+def test_records_and_offsets_outlive_a_restart_on_other_ports_and_a_start_that_fails_says_why_in_one_line(
+    tmp_path: Path,
+) -> None:
     preferred = BrokerSettings(port=free_port(), controller_port=free_port())
     offset = [TopicPartition(RAW, 0, 1)]
     with KafkaBroker(tmp_path, preferred) as broker:
@@ -94,6 +96,13 @@ def test_records_and_offsets_outlive_a_restart_on_other_ports(tmp_path: Path) ->
         assert reader.get_watermark_offsets(TopicPartition(RAW, 0), timeout=10) == (0, 100)
         assert retried(reader.committed, offset, timeout=10)[0].offset == 1  # its coordinator may be starting
         reader.close()
+    meta = tmp_path / "kafka" / "store" / "meta.properties"
+    meta.write_text(meta.read_text().replace("node.id=1", "node.id=7"))
+    broker = KafkaBroker(tmp_path, ANY)
+    with pytest.raises(BrokerError, match=r"^Kafka ended with code 1: .*node.*7.*; its log: .*kafka\.log$") as caught:
+        broker.start()
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "broker.json").exists()
 
 
 def test_topics_are_made_once_by_several_at_once_as_soon_as_kafka_answers(tmp_path: Path) -> None:
@@ -124,67 +133,50 @@ def test_topics_are_made_once_by_several_at_once_as_soon_as_kafka_answers(tmp_pa
         admin.close()
 
 
-def test_a_second_start_on_the_same_data_is_refused_and_harms_nothing(
-    tmp_path: Path, foreground: subprocess.Popen[str]
-) -> None:
-    running = read_broker_file(tmp_path)
-    assert running is not None
-    assert running.pid == foreground.pid
-    with pytest.raises(BrokerError, match=f"process {foreground.pid}, at {running.bootstrap}; use it, stop it"):
-        KafkaBroker(tmp_path, ANY).start()
-    assert read_broker_file(tmp_path) == running
-    ensure_topics(kafka_settings(tmp_path, "auto"))
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_all_and_leaves_nothing(
-    tmp_path: Path, foreground: subprocess.Popen[str], number: signal.Signals
+def test_a_second_start_on_the_same_data_is_refused_and_harms_nothing_and_a_signal_stops_all_and_leaves_nothing(
+    tmp_path: Path, number: signal.Signals
 ) -> None:
-    jvm = jvm_of(foreground.pid)
-    foreground.send_signal(number)
-    assert foreground.wait(120) == 0
-    assert ends(jvm, within=0)
-    assert not (tmp_path / "broker.json").exists()
+    with started_in_foreground(tmp_path) as foreground:
+        running = read_broker_file(tmp_path)
+        assert running is not None
+        assert running.pid == foreground.pid
+        with pytest.raises(BrokerError, match=f"process {foreground.pid}, at {running.bootstrap}; use it, stop it"):
+            KafkaBroker(tmp_path, ANY).start()
+        assert read_broker_file(tmp_path) == running
+        ensure_topics(kafka_settings(tmp_path, "auto"))
 
-
-def test_a_killed_broker_takes_its_jvm_along_and_the_next_start_works(
-    tmp_path: Path, foreground: subprocess.Popen[str]
-) -> None:
-    running = read_broker_file(tmp_path)
-    assert running is not None
-    ensure_topics(kafka_settings(tmp_path, "auto"))
-    jvm = jvm_of(foreground.pid)
-    foreground.kill()
-    foreground.wait()
-    with KafkaBroker(tmp_path, ANY) as broker:  # at once: it waits for the lock that the dying JVM holds
+        jvm = jvm_of(foreground.pid)
+        foreground.send_signal(number)
+        assert foreground.wait(120) == 0
         assert ends(jvm, within=0)
-        admin = KafkaAdminClient(**kafka_settings(tmp_path, broker.address).kafka_python())
+        assert not (tmp_path / "broker.json").exists()
+
+
+def test_a_killed_broker_takes_its_jvm_along_the_next_start_works_and_the_death_of_its_kafka_is_told_in_one_line(
+    tmp_path: Path,
+) -> None:
+    with started_in_foreground(tmp_path) as killed:
+        assert read_broker_file(tmp_path) is not None
+        ensure_topics(kafka_settings(tmp_path, "auto"))
+        jvm = jvm_of(killed.pid)
+        killed.kill()
+        killed.wait()
+    with started_in_foreground(tmp_path) as foreground:  # at once: it waits for the lock that the dying JVM holds
+        assert ends(jvm, within=0)
+        admin = KafkaAdminClient(**kafka_settings(tmp_path, "auto").kafka_python())
         assert set(admin.list_topics()) == {topic.name for topic in TOPICS}
         admin.close()
 
-
-def test_the_death_of_kafka_in_mid_run_is_told_in_one_line(tmp_path: Path, foreground: subprocess.Popen[str]) -> None:
-    jvm = jvm_of(foreground.pid)
-    signal.pidfd_send_signal(jvm, signal.SIGKILL)
-    assert foreground.stderr is not None
-    assert foreground.wait(120) == 2
-    assert ends(jvm, within=0)
-    (line,) = foreground.stderr.read().splitlines()
-    assert line.startswith("ERROR Kafka was killed by SIGKILL: ")
-    assert line.endswith(f"its log: {tmp_path}/logs/kafka.log")
-    assert read_broker_file(tmp_path) is None
-
-
-def test_a_kafka_that_cannot_start_says_why_in_one_line(tmp_path: Path) -> None:
-    with KafkaBroker(tmp_path, ANY):
-        pass
-    meta = tmp_path / "kafka" / "store" / "meta.properties"
-    meta.write_text(meta.read_text().replace("node.id=1", "node.id=7"))
-    broker = KafkaBroker(tmp_path, ANY)
-    with pytest.raises(BrokerError, match=r"^Kafka ended with code 1: .*node.*7.*; its log: .*kafka\.log$") as caught:
-        broker.start()
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "broker.json").exists()
+        jvm = jvm_of(foreground.pid)
+        signal.pidfd_send_signal(jvm, signal.SIGKILL)
+        assert foreground.stderr is not None
+        assert foreground.wait(120) == 2
+        assert ends(jvm, within=0)
+        (line,) = foreground.stderr.read().splitlines()
+        assert line.startswith("ERROR Kafka was killed by SIGKILL: ")
+        assert line.endswith(f"its log: {tmp_path}/logs/kafka.log")
+        assert read_broker_file(tmp_path) is None
 
 
 def test_a_data_folder_that_cannot_be_one_is_told_in_one_line(tmp_path: Path) -> None:

@@ -1,6 +1,11 @@
 """A cluster that wants TLS, a login, or both: every client of ours gets in, and nobody without."""
 
-from collections.abc import Iterator
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,14 +13,21 @@ import pytest
 import trustme
 from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from kafka import KafkaProducer
 from running import post, start
+from running_landers import landed, landing_from, settings, until
 
+from gateway import topics
 from gateway.kafka import KafkaSettings
+from ingest.sources import add_source, webhook_url
 from smspulse import broker as broker_module
+from smspulse.alerts.log import AlertLog
 from smspulse.broker import KafkaBroker
 from smspulse.kafka_node import BrokerSettings, server_properties
-from smspulse.processes import LOOPBACK, free_port
+from smspulse.lag import lag
+from smspulse.processes import LOOPBACK, die_with_parent, free_port
 from smspulse.topics import KafkaUnreachable, ensure_topics
+from warehouse.read import query
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "webhooks"
 USER, PASSWORD = "smspulse", "correct horse"
@@ -90,29 +102,78 @@ def secured(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
             yield Secured(ports, folder / "authority.pem", folder / "client.pem")
 
 
-@pytest.mark.parametrize(
-    ("protocol", "mechanism"),
-    [("SASL_SSL", "SCRAM-SHA-512"), ("SASL_PLAINTEXT", "PLAIN"), ("SSL", "PLAIN")],
-)
-def test_the_whole_pipeline_logs_in(secured: Secured, tmp_path: Path, protocol: str, mechanism: str) -> None:
-    environment = secured.environment(protocol, mechanism)
+def settings_of(secured: Secured, protocol: str, mechanism: str = "PLAIN", **changes: str | None) -> KafkaSettings:
+    names = {
+        name.removeprefix("SMSPULSE_KAFKA_").lower(): value
+        for name, value in secured.environment(protocol, mechanism).items()
+    }
+    return KafkaSettings.model_validate(names | changes)
+
+
+def test_the_whole_pipeline_logs_in(secured: Secured, tmp_path: Path) -> None:
+    environment = secured.environment("SASL_SSL", "SCRAM-SHA-512")
     running = start(tmp_path / "data", "--broker", environment["SMSPULSE_KAFKA_BOOTSTRAP"], environment=environment)
     try:
-        name = protocol.lower()
-        assert post(running.source(name), (EXAMPLES / "status.json").read_bytes())[0] == 202
-        (row,) = running.wait_for("SELECT outcome FROM messages WHERE source = ?", name)
+        assert post(running.source("whole"), (EXAMPLES / "status.json").read_bytes())[0] == 202
+        (row,) = running.wait_for("SELECT outcome FROM messages WHERE source = 'whole'")
     finally:
         code = running.stop()
     assert (code, row.outcome) == (0, "delivered")
     assert PASSWORD not in running.log.read_text()
 
 
-def settings_of(secured: Secured, protocol: str, **changes: str | None) -> KafkaSettings:
-    names = {
-        name.removeprefix("SMSPULSE_KAFKA_").lower(): value
-        for name, value in secured.environment(protocol, "PLAIN").items()
-    }
-    return KafkaSettings.model_validate(names | changes)
+@contextmanager
+def command(log: Path, environment: Mapping[str, str], *arguments: str) -> Iterator[None]:
+    """Run a command of `smspulse`, and stop it at the end. What it prints is in `log`."""
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "smspulse", *arguments],
+            env=os.environ | environment,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - made to be safe there
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
+        code = process.wait(120)
+    assert code == 0, log.read_text()
+
+
+@pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SSL"])
+def test_every_kind_of_client_logs_in(secured: Secured, tmp_path: Path, protocol: str) -> None:
+    """By processes of their own where settings take another way to the client; the others are in this one."""
+    kafka, environment = settings_of(secured, protocol), secured.environment(protocol, "PLAIN")
+    source, data, port = protocol.lower(), tmp_path / "data", free_port()
+    url = webhook_url(f"http://{LOOPBACK}:{port}", source, add_source(data, source))
+    where = ("--data", str(data), "--broker", kafka.bootstrap)
+    logs = {name: tmp_path / f"{name}.log" for name in ("ingest", "stream")}
+    ensure_topics(kafka)
+    one = settings(data)
+    with (
+        command(logs["ingest"], environment, "ingest", *where, "--port", str(port)),
+        command(logs["stream"], environment, "stream", *where),
+        landing_from(kafka, one),
+    ):
+        until(lambda: "receiving webhooks at" in logs["ingest"].read_text())
+        assert post(url, (EXAMPLES / "status.json").read_bytes())[0] == 202
+
+        def outcomes() -> list[str]:
+            if not landed(data, source):
+                return []
+            return list(query(data, "SELECT outcome FROM messages WHERE source = ?", [source])["outcome"])
+
+        until(lambda: outcomes() == ["delivered"])
+        behind = lag(kafka, {one.group: [topics.RAW]})
+        assert behind is not None
+        assert behind.keys() == {one.group}
+    with closing(AlertLog(kafka, "alerts")):
+        pass
+    with closing(KafkaProducer(**kafka.kafka_python())) as producer:
+        assert producer.partitions_for(topics.MESSAGES)
+    for log in logs.values():
+        assert PASSWORD not in log.read_text(), log
 
 
 def test_who_may_not_get_in_is_told_so_in_one_line(secured: Secured) -> None:
