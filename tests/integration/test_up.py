@@ -1,5 +1,6 @@
 """`smspulse up` as an operator meets it: what it refuses, what it survives, and what it leaves alone."""
 
+import fcntl
 import json
 import os
 import signal
@@ -122,6 +123,8 @@ def test_output_that_nobody_takes_does_not_stop_the_pipeline(tmp_path: Path, out
     reading, writing = os.pipe()
     if output == "a full disk":
         os.dup2(os.open("/dev/full", os.O_WRONLY), writing)
+    elif output == "a reader that reads nothing":
+        os.write(writing, b"x" * fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ))
     with started(data, "--port", str(port), stdout=writing) as process:
         os.close(writing)
         if output == "a reader that ends after two lines":
