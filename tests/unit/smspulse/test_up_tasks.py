@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,6 +14,7 @@ from smspulse.terminal import make_console
 from smspulse.up import UpError, UpOptions
 
 PATIENCE_S = 20
+WATCH_BROKER = up._watch_broker
 
 
 async def started(*_: object) -> str:
@@ -28,8 +28,7 @@ async def nothing_to_do(*_: object) -> None:
 
 async def run_up(data: Path) -> int:
     options = UpOptions(data, "memory", 0, 1, frozenset(), demo=False, seconds=None)
-    async with asyncio.timeout(PATIENCE_S):
-        return await up.up(options, make_console(quiet=True))
+    return await up.up(options, make_console(quiet=True))
 
 
 @pytest.fixture
@@ -64,11 +63,12 @@ async def test_a_task_that_fails_is_logged_and_starts_again(
     again = asyncio.create_task(started_again.wait())
     try:
         await asyncio.wait({running, again}, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
-        assert again.done()
+        assert again.done(), f"{name} did not start again"
         assert not running.done()
     finally:
         again.cancel()
-        os.kill(os.getpid(), signal.SIGTERM)
+        if not running.done():
+            os.kill(os.getpid(), signal.SIGTERM)
         code = await running
     assert code == 0
     assert f"{name} failed and starts again in 0 s: RuntimeError('nobody foresaw this')" in caplog.messages
@@ -83,7 +83,7 @@ async def test_a_watch_of_the_broker_that_fails_ends_the_pipeline_with_its_error
 
     monkeypatch.setattr(up, "_watch_broker", fail)
     with pytest.raises(RuntimeError, match="nobody foresaw this"):
-        await run_up(data)
+        await asyncio.wait_for(run_up(data), PATIENCE_S)
 
 
 @pytest.mark.parametrize(
@@ -97,13 +97,9 @@ async def test_a_watch_of_the_broker_that_fails_ends_the_pipeline_with_its_error
 async def test_a_broker_that_comes_back_as_another_one_ends_the_pipeline(
     data: Path, monkeypatch: pytest.MonkeyPatch, back: BrokerFile, what: str
 ) -> None:
-    watch: Any = WATCH_BROKER
     # Before the start, of which there is none, and then once a second.
     found = iter([None, BrokerFile("127.0.0.1:1", "memory", 1, "first"), None, back])
     monkeypatch.setattr(up, "read_broker_file", lambda _: next(found))
-    monkeypatch.setattr(up, "_watch_broker", watch)
+    monkeypatch.setattr(up, "_watch_broker", WATCH_BROKER)
     with pytest.raises(UpError, match=f"the broker came back {what}; all was stopped, start again"):
-        await run_up(data)
-
-
-WATCH_BROKER = up._watch_broker
+        await asyncio.wait_for(run_up(data), PATIENCE_S)

@@ -89,5 +89,5 @@ async def test_a_task_of_a_partition_that_fails_ends_the_process(
     partitions = Partitions(app, StreamSettings(state=tmp_path), KafkaSettings())
     monkeypatch.setattr(partitions, "_take_up", fail)
     await partitions.run(SimpleNamespace(tp=OURS, generation_id=1, value=records(1)))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(20):
         assert repr(await ended) == "RuntimeError('nobody foresaw this')"
