@@ -1,7 +1,6 @@
-"""Gauges that are replaced as a whole: a scrape sees all values of one state."""
+"""Gauges that are replaced as a whole: a scrape sees all values of one state, whenever it comes."""
 
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,11 +13,12 @@ from smspulse.page import metrics as page
 from streams import metrics as stream
 from warehouse import metrics as lander
 
-SCRAPES = 300
-PARTITIONS = 50
+PARTITIONS = 5
+
+Scraped = dict[tuple[str, tuple[str, ...]], float]
 
 
-def scraped(registry: CollectorRegistry) -> dict[tuple[str, tuple[str, ...]], float]:
+def scraped(registry: CollectorRegistry) -> Scraped:
     return {
         (sample.name, tuple(sorted(sample.labels.values()))): sample.value
         for family in text_string_to_metric_families(generate_latest(registry).decode())
@@ -27,36 +27,84 @@ def scraped(registry: CollectorRegistry) -> dict[tuple[str, tuple[str, ...]], fl
     }
 
 
-def scraped_while(registry: CollectorRegistry, replace: Callable[[int], None]) -> list[Mapping[Any, float]]:
-    """Return what scrapes see while values are replaced again and again by another thread."""
-    over, begun = threading.Event(), threading.Event()
+class Scraper:
+    """Scrapes a registry, and keeps what it saw."""
 
-    def work() -> None:
-        number = 0
-        while not over.is_set():
-            number += 1
-            replace(number)
-            begun.set()
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry, self.seen = registry, list[Scraped]()
 
-    writer = threading.Thread(target=work)
-    writer.start()
-    try:
-        assert begun.wait(60)
-        return [scraped(registry) for _ in range(SCRAPES)]
-    finally:
-        over.set()
-        writer.join()
+    def __call__(self) -> None:
+        self.seen.append(scraped(self._registry))
+
+
+class ScrapedMapping(dict[Any, Any]):
+    """A mapping that has a scrape come between its items: as one of another thread may, but surely."""
+
+    def __init__(self, scrape: Callable[[], None], values: dict[Any, Any]) -> None:
+        super().__init__(values)
+        self._scrape = scrape
+
+    def __iter__(self) -> Iterator[Any]:
+        for key in super().__iter__():
+            self._scrape()
+            yield key
+
+    def keys(self) -> Any:
+        return iter(self)
+
+    def items(self) -> Any:
+        return ((key, self[key]) for key in self)
+
+
+class ScrapedList(list[Any]):
+    """A list, likewise."""
+
+    def __init__(self, scrape: Callable[[], None], values: list[Any]) -> None:
+        super().__init__(values)
+        self._scrape = scrape
+
+    def __iter__(self) -> Iterator[Any]:
+        for value in super().__iter__():
+            self._scrape()
+            yield value
+
+
+def test_a_scrape_while_values_are_replaced_sees_those_before() -> None:
+    registry = CollectorRegistry()
+    one, other = GaugeFamily("smspulse_a", "A.", ("name",)), GaugeFamily("smspulse_b", "B.", ("name",))
+    snapshot = GaugeSnapshot(registry, one, other)
+    names = [(str(number),) for number in range(3)]
+    snapshot.replace({one: dict.fromkeys(names, 1), other: dict.fromkeys(names, 1)})
+    before = scraped(registry)
+    scraper = Scraper(registry)
+    values = ScrapedMapping(scraper, dict.fromkeys(names, 2))
+    snapshot.replace(ScrapedMapping(scraper, {one: values, other: values}))
+    assert scraper.seen
+    assert all(seen == before for seen in scraper.seen)
+    assert set(scraped(registry).values()) == {2}
+
+
+def test_a_scrape_during_which_values_are_replaced_sees_one_state() -> None:
+    one, other = GaugeFamily("smspulse_a", "A."), GaugeFamily("smspulse_b", "B.")
+    snapshot = GaugeSnapshot(CollectorRegistry(), one, other)
+    snapshot.replace({one: {(): 1}, other: {(): 1}})
+    collected = snapshot.collect()
+    first = next(collected)
+    snapshot.replace({one: {(): 2}, other: {(): 2}})
+    assert [sample.value for gauge in (first, *collected) for sample in gauge.samples] == [1, 1]
 
 
 @pytest.mark.parametrize("metrics", [stream, lander])
 def test_a_scrape_sees_the_lag_of_every_partition_and_of_one_time(metrics: Any) -> None:
-    def replace(number: int) -> None:
-        metrics.lag({("sms.raw", partition): number for partition in range(PARTITIONS)})
+    def lag(number: int) -> dict[tuple[str, int], int]:
+        return {("sms.raw", partition): number for partition in range(PARTITIONS)}
 
-    for seen in scraped_while(metrics.REGISTRY, replace):
-        lags = [value for (name, _), value in seen.items() if name.endswith("_lag_records")]
-        assert len(lags) == PARTITIONS
-        assert len(set(lags)) == 1
+    metrics.lag(lag(1))
+    scraper = Scraper(metrics.REGISTRY)
+    metrics.lag(ScrapedMapping(scraper, lag(2)))
+    scraper()
+    lags = [[value for (name, _), value in seen.items() if name.endswith("_lag_records")] for seen in scraper.seen]
+    assert lags == [*[[1] * PARTITIONS] * PARTITIONS, [2] * PARTITIONS]
 
 
 def test_partitions_that_went_to_others_are_gone_from_the_next_scrape_on() -> None:
@@ -75,20 +123,25 @@ def test_a_scrape_of_the_page_sees_all_that_one_reading_found() -> None:
         def timestamp(self) -> int:
             return self._seconds
 
-    def replace(number: int) -> None:
-        checks = [
+    def checks(number: int) -> list[dict[str, Any]]:
+        return [
             {"expectation": f"e{each}", "severity": "critical", "success": True, "checked_at": Time(number)}
             for each in range(PARTITIONS)
         ]
-        page.read({"checks": checks, "alerts": []}, number, number)
 
-    for seen in scraped_while(page.REGISTRY, replace):
+    page.read({"checks": checks(1), "alerts": []}, 1, 1)
+    scraper = Scraper(page.REGISTRY)
+    alerts = ScrapedList(scraper, [{"kind": KINDS[0]}, {"kind": KINDS[0]}])
+    page.read({"checks": ScrapedList(scraper, checks(2)), "alerts": alerts}, 2, 2)
+    assert scraper.seen
+    for seen, number in [*((each, 1) for each in scraper.seen), (scraped(page.REGISTRY), 2)]:
         assert sum(name == "smspulse_check_holds" for name, _ in seen) == PARTITIONS
         assert sum(name == "smspulse_alerts_firing" for name, _ in seen) == len(KINDS)
+        assert sum(value for (name, _), value in seen.items() if name == "smspulse_alerts_firing") == 2 * (number - 1)
         times = {
             value for (name, _), value in seen.items() if name.startswith(("smspulse_page_", "smspulse_check_newest"))
         }
-        assert len(times) == 1
+        assert times == {number}
 
 
 def test_a_gauge_without_labels_is_there_before_its_first_value() -> None:

@@ -19,11 +19,13 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
+from gateway import background
 from gateway.errors import UnreadablePayload
 from gateway.json_body import to_utf8
 from gateway.kafka import KafkaSettings
 from gateway.payloads import StatusReport, parse
 from ingest.errors import CannotListenError, NotStoredError
+from ingest.forwarder import StoreAndForward
 from ingest.metrics import Gauges
 from ingest.privacy import Privacy
 from ingest.server import Receiver, serve
@@ -615,3 +617,50 @@ async def test_a_taken_port_is_named(tmp_path: Path) -> None:
 async def test_an_address_that_is_not_ours_is_named(tmp_path: Path, host: str) -> None:
     with pytest.raises(CannotListenError, match=host):
         await serve(IngestSettings(host=host, port=0), KafkaSettings(), tmp_path)
+
+
+async def test_a_renewal_of_the_certificate_that_fails_is_logged_and_starts_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    started_again, stop = asyncio.Event(), asyncio.Event()
+    starts = 0
+
+    async def fail_once(*_: object) -> None:
+        nonlocal starts
+        starts += 1
+        if starts == 1:
+            msg = "nobody foresaw this"
+            raise RuntimeError(msg)
+        started_again.set()
+
+    monkeypatch.setattr("ingest.server.renew_certificate", fail_once)
+    monkeypatch.setattr(background, "_FIRST_PAUSE_S", 0)
+    kafka = KafkaSettings(bootstrap="127.0.0.1:1")
+    serving = asyncio.create_task(serve(IngestSettings(port=0), kafka, tmp_path, stop=stop))
+    try:
+        async with asyncio.timeout(20):
+            await started_again.wait()
+    finally:
+        stop.set()
+        await serving
+    expected = "the renewal of the certificate failed and starts again in 0 s: RuntimeError('nobody foresaw this')"
+    assert expected in caplog.messages
+
+
+@pytest.mark.parametrize("task", ["_write", "_forward"])
+async def test_a_task_of_the_sink_that_fails_ends_ingest_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    async def fail(_: StoreAndForward) -> None:
+        msg = "nobody foresaw this"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(StoreAndForward, task, fail)
+    serving = asyncio.create_task(serve(IngestSettings(port=0), KafkaSettings(bootstrap="127.0.0.1:1"), tmp_path))
+    await asyncio.wait({serving}, timeout=20)
+    has_ended = serving.done()
+    serving.cancel()
+    (error,) = await asyncio.gather(serving, return_exceptions=True)
+    assert has_ended, "it goes on without its sink"
+    assert isinstance(error, ExceptionGroup)
+    assert repr(error.exceptions) == "(RuntimeError('nobody foresaw this'),)"

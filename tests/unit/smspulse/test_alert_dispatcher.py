@@ -202,6 +202,7 @@ async def test_each_cycle_reads_the_clock_once() -> None:
         return []
 
     async with receiving() as receiver:
+        receiver.answers = [web.Response(status=500)]
         running = await cycles(receiver, Log([firing()], look), clock)
         for _ in range(4):
             await receiver.next(WITHIN_S)

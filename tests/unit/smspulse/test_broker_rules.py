@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from smspulse import broker, readiness
 from smspulse.broker_file import BrokerFile, read_broker_file, take_lock, write_whole
 from smspulse.jars import BrokerError
 from smspulse.kafka_node import BrokerSettings, last_words, server_properties
@@ -150,6 +151,20 @@ def test_too_few_open_files_refuse_kafka_before_it_touches_its_store(tmp_path: P
         preexec_fn=limited(711, 711),
     )
     assert "711 are allowed, and Kafka needs 712" in doctor.stdout
+
+
+def test_a_broker_that_too_few_open_files_refuse_reports_that_no_restart_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker, "choose_broker", lambda data, *_: broker.KafkaBroker(data))
+    monkeypatch.setattr(broker, "open_files_needed", lambda _: sys.maxsize + 1)
+    monkeypatch.setattr(broker, "fetch_kafka", lambda: pytest.fail("Kafka is not refused"))
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    monkeypatch.setenv(readiness.VARIABLE, str(writing))
+    assert broker.run_broker(tmp_path, "kafka") == 2
+    with os.fdopen(reading, "rb") as report:
+        assert report.read() == readiness.NEVER_READY
 
 
 def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one() -> None:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,11 @@ from smspulse.lag import lag
 from smspulse.page.numbers import Numbers
 from smspulse.page.server import PageSettings, serve
 from smspulse.processes import free_port
+from smspulse.status import pipeline
 from smspulse.topics import ensure_topics
+
+LATER_S = 2
+"""A broker that answers so long after it was said that it is waited for has taken longer than 3 s."""
 
 
 class Said(logging.Handler):
@@ -45,7 +50,7 @@ def pass_on(source: socket.socket, target: socket.socket) -> None:
 
 @contextlib.contextmanager
 def serving_late(listener: socket.socket, target: tuple[str, int], when: threading.Event) -> Iterator[None]:
-    """Accept every connection, and pass on what it brings only from an event on. No thread is left at the end.
+    """Accept every connection, and pass on what it brings only a while after an event. No thread is left at the end.
 
     The frames of a thread that still waits when the interpreter exits keep all that they refer to, and DuckDB's binding
     reports its types among that as leaked.
@@ -53,6 +58,7 @@ def serving_late(listener: socket.socket, target: tuple[str, int], when: threadi
 
     def serve_one(connection: socket.socket) -> None:
         when.wait()
+        time.sleep(LATER_S)  # it is slow
         with connection, socket.create_connection(target) as behind:
             back = threading.Thread(target=pass_on, args=(behind, connection))
             back.start()
@@ -89,12 +95,13 @@ def test_a_broker_that_is_slow_to_answer_is_waited_for_and_that_is_said(
     with caplog.at_level(logging.INFO), MemoryBroker(tmp_path) as broker, socket.create_server(("", 0)) as listener:
         host, _, port = broker.address.rpartition(":")
         ensure_topics(KafkaSettings(bootstrap=broker.address, in_memory=True))
-        kafka = KafkaSettings(bootstrap=f"127.0.0.1:{listener.getsockname()[1]}", in_memory=True)
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
         with serving_late(listener, (host, int(port)), said.event):
-            found = lag(kafka, {"nobody": [RAW]})
+            found = pipeline(tmp_path, address, free_port())
             was_said = said.event.is_set()
     logger.removeHandler(said)
-    assert found == {"nobody": 0}
+    assert found["processes"][0] == {"name": "broker", "ok": True, "what": f"at {address}"}
+    assert set(found["lag"].values()) == {0}
     assert was_said, "the answer came only after the line"
 
 

@@ -73,3 +73,21 @@ async def test_what_waits_over_a_rebalance_is_of_its_generation_and_in_order(
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)  # nor more than that
     assert seen == processed
+
+
+async def test_a_task_of_a_partition_that_fails_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(worker, "end_process", ended.set_result)
+
+    async def fail(*_: object) -> None:
+        msg = "nobody foresaw this"
+        raise RuntimeError(msg)
+
+    app: Any = SimpleNamespace(consumer_generation_id=1)
+    partitions = Partitions(app, StreamSettings(state=tmp_path), KafkaSettings())
+    monkeypatch.setattr(partitions, "_take_up", fail)
+    await partitions.run(SimpleNamespace(tp=OURS, generation_id=1, value=records(1)))
+    async with asyncio.timeout(20):
+        assert repr(await ended) == "RuntimeError('nobody foresaw this')"

@@ -1,0 +1,47 @@
+"""Every process that runs on ends when a thread of it fails."""
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from gateway import background
+from smspulse.cli import cli
+
+PROCESSES = {
+    "up": "smspulse.up.up",
+    "broker": "smspulse.broker.run_broker",
+    "ingest": "ingest.server.run",
+    "stream": "streams.worker.run",
+    "land": "warehouse.lander.run",
+    "page": "smspulse.page.server.run",
+    "alerts send": "smspulse.alerts.sender.run",
+}
+"""What each command runs until a signal."""
+
+
+@pytest.mark.parametrize(("command", "runs"), PROCESSES.items(), ids=list(PROCESSES))
+def test_a_thread_that_fails_ends_the_process_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, runs: str
+) -> None:
+    hooks: list[Any] = []
+
+    def run(*_: object, **__: object) -> int:
+        hooks.append(threading.excepthook)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(runs, run)
+    monkeypatch.setattr("smspulse.topics.ensure_topics", lambda *_: None)
+    monkeypatch.setattr("smspulse.endpoints.serve_metrics", lambda *_: None)
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", list(root.handlers))
+    arguments = [*command.split(), "--data", str(tmp_path)]
+    if command not in {"up", "broker"}:
+        arguments += ["--broker", "127.0.0.1:1"]
+    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert hooks == [background._end_process]

@@ -1,0 +1,105 @@
+"""Tasks behind `smspulse up`: one that fails starts again, and one on which all depends ends the pipeline."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from gateway import background
+from smspulse import up
+from smspulse.broker_file import BrokerFile
+from smspulse.terminal import make_console
+from smspulse.up import UpError, UpOptions
+
+PATIENCE_S = 20
+WATCH_BROKER = up._watch_broker
+
+
+async def started(*_: object) -> str:
+    """Stand for the start of the pipeline's processes."""
+    return "http://127.0.0.1:8080"
+
+
+async def nothing_to_do(*_: object) -> None:
+    """Stand for a task that has nothing to do."""
+
+
+async def run_up(data: Path) -> int:
+    options = UpOptions(data, "memory", 0, 1, frozenset(), demo=False, seconds=None)
+    return await up.up(options, make_console(quiet=True))
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data folder of a pipeline whose processes are said to have started, and whose tasks do nothing."""
+    monkeypatch.setattr(up, "_start", started)
+    for task in ("_watch_broker", "check_regularly", "_keep_up"):
+        monkeypatch.setattr(up, task, nothing_to_do)
+    monkeypatch.setattr(background, "_FIRST_PAUSE_S", 0)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("task", "name"), [("check_regularly", "the regular check"), ("_keep_up", "the upkeep")], ids=["check", "upkeep"]
+)
+async def test_a_task_that_fails_is_logged_and_starts_again(
+    data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, task: str, name: str
+) -> None:
+    started_again = asyncio.Event()
+    starts = 0
+
+    async def fail_once(*_: object) -> None:
+        nonlocal starts
+        starts += 1
+        if starts == 1:
+            msg = "nobody foresaw this"
+            raise RuntimeError(msg)
+        started_again.set()
+
+    monkeypatch.setattr(up, task, fail_once)
+    running = asyncio.create_task(run_up(data))
+    again = asyncio.create_task(started_again.wait())
+    try:
+        await asyncio.wait({running, again}, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+        assert again.done(), f"{name} did not start again"
+        assert not running.done()
+    finally:
+        again.cancel()
+        if not running.done():
+            os.kill(os.getpid(), signal.SIGTERM)
+        code = await running
+    assert code == 0
+    assert f"{name} failed and starts again in 0 s: RuntimeError('nobody foresaw this')" in caplog.messages
+
+
+async def test_a_watch_of_the_broker_that_fails_ends_the_pipeline_with_its_error(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        msg = "nobody foresaw this"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(up, "_watch_broker", fail)
+    with pytest.raises(RuntimeError, match="nobody foresaw this"):
+        await asyncio.wait_for(run_up(data), PATIENCE_S)
+
+
+@pytest.mark.parametrize(
+    ("back", "what"),
+    [
+        (BrokerFile("127.0.0.1:2", "memory", 1, "first"), "at 127.0.0.1:2, not at 127.0.0.1:1"),
+        (BrokerFile("127.0.0.1:1", "memory", 1, "second"), "empty"),
+    ],
+    ids=["elsewhere", "empty"],
+)
+async def test_a_broker_that_comes_back_as_another_one_ends_the_pipeline(
+    data: Path, monkeypatch: pytest.MonkeyPatch, back: BrokerFile, what: str
+) -> None:
+    # Before the start, of which there is none, and then once a second.
+    found = iter([None, BrokerFile("127.0.0.1:1", "memory", 1, "first"), None, back])
+    monkeypatch.setattr(up, "read_broker_file", lambda _: next(found))
+    monkeypatch.setattr(up, "_watch_broker", WATCH_BROKER)
+    with pytest.raises(UpError, match=f"the broker came back {what}; all was stopped, start again"):
+        await asyncio.wait_for(run_up(data), PATIENCE_S)
