@@ -19,6 +19,7 @@ from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessa
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
 
+from gateway.errors import where_raised
 from ingest.errors import CertificateError
 from ingest.limits import Connections, Network, Senders, TooManyConnectionsError
 from ingest.settings import IngestSettings
@@ -399,11 +400,13 @@ class _TlsHandshake(asyncio.Protocol):
             # Behind that beginning, and before anything else can be read.
             loop.call_soon(_feed, transport, self._received)
             self._received = b""
+        encrypted = None
         try:
             encrypted = await handshake
         except OSError as error:
             log.debug("a TLS handshake failed: %s", error)
-            encrypted = None
+        except Exception as error:
+            log.error("a TLS handshake failed inside: %s", where_raised(error))
         if encrypted is None:
             self._connections.leave(self._protocol)
             transport.abort()

@@ -16,7 +16,8 @@ Guarantees
     A wider alert that one phone or SIM card explains is sent to nobody as long as the alert of that phone fires:
     `smspulse alerts list` has it. In which order the two fire makes no difference; see `Book.is_explained_by_cause`. An
     Alertmanager that knew it takes it as ended.
-    All decisions of one cycle are made at one time: each cycle reads the clock once.
+    All decisions of one cycle are made at one time: the clock is read once for all that an Alertmanager is sent, and
+    once for each alert that the webhook is sent.
 """
 
 import asyncio

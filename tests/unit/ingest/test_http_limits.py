@@ -315,6 +315,25 @@ async def test_a_connection_counts_during_its_tls_handshake(tmp_path: Path) -> N
                     break
 
 
+async def test_a_connection_whose_tls_handshake_fails_inside_counts_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def start_tls(*_: object, **__: object) -> None:
+        raise ValueError
+
+    async with serving_tls(tmp_path, HttpLimits(header_timeout_s=600, per_address=1)) as (port, _):
+        monkeypatch.setattr(asyncio.get_running_loop(), "start_tls", start_tls)
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            async with asyncio.timeout(60):
+                with suppress(ConnectionError):
+                    assert await reader.read() == b""
+            writer.close()
+    assert [record.getMessage().partition(" in ")[0] for record in caplog.records] == [
+        "a TLS handshake failed inside: ValueError"
+    ] * 2
+
+
 async def test_what_many_ask_for_is_computed_for_all_of_them_and_never_before_they_ask() -> None:
     computed = itertools.count()
     shared = SharedResult(lambda: next(computed))
