@@ -11,7 +11,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The stamp is newer than all that decides what is installed, so a second set-up has nothing to do.
-.venv/.stamp: requirements.lock pyproject.toml smspulse/kafka/pom.xml
+.venv/.stamp: requirements.lock pyproject.toml smspulse/broker/kafka/pom.xml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || \
 		{ echo "Python 3.11, 3.12, 3.13 or 3.14 is needed, this is $$($(PYTHON) -V 2>&1): make PYTHON=/path/to/python3.11 setup"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -7,7 +7,7 @@ import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from records import PARTITIONS
 
-from gateway.kafka import KafkaSettings
+from core.kafka_settings import KafkaSettings
 
 Versions = dict[bytes, dict[str, Any]]
 

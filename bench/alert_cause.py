@@ -23,12 +23,12 @@ sys.path.append(str(Path(__file__).parent))
 
 from measure import figure
 
-from gateway.alerts import FAILURE_RATIO, Alert, decode
-from gateway.topics import ACTIVITY, ALERTS
-from smspulse.alerts.book import Book
-from smspulse.alerts.sender import Moment, Told
-from streams.detector import Policy
-from streams.devices import DeviceFold
+from core.alerts import FAILURE_RATIO, Alert, decode
+from core.topics import ACTIVITY, ALERTS
+from smspulse.alerting.alert_state import Book
+from smspulse.alerting.dispatcher import Moment, Told
+from streams.change_detector import Policy
+from streams.device_processor import DeviceFold
 
 T0: Final = 1_760_000_000_000
 MINUTE_MS: Final = 60_000

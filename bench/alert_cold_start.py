@@ -13,26 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from gateway import records
-from gateway.alerts import FAILURE_RATIO, Alert, decode
+from core import records
+from core.alerts import FAILURE_RATIO, Alert, decode
+from core.topics import ACTIVITY, ALERTS, RAW
 from gateway.errors import UnreadablePayload
 from gateway.payloads import parse
 from gateway.statuses import STATUSES
-from gateway.topics import ACTIVITY, ALERTS, RAW
-from smspulse.simulator.behaviour import (
-    DEMO_BEHAVIOUR,
-    DEMO_LONGEST_DELAY_S,
-    DEMO_RATE,
-    DEMO_TIME_SCALE,
-    Behaviour,
-)
-from smspulse.simulator.stories import stories
-from streams.alerts import End, Unit, Watch, ended
-from streams.detector import Detector, Policy
-from streams.devices import DeviceFold
-from streams.fold import Output
+from smspulse.simulator.options import DEMO_BEHAVIOUR, DEMO_LONGEST_DELAY_S, DEMO_RATE, DEMO_TIME_SCALE, Behaviour
+from smspulse.simulator.scenarios import stories
+from streams.change_detector import Detector, Policy
+from streams.device_processor import DeviceFold
+from streams.failure_alerts import End, Unit, Watch, ended
 from streams.lifecycle import Lifecycle
-from streams.messages import MessageFold
+from streams.message_processor import MessageFold
+from streams.processor import Output
 
 _SOURCE = "demo"
 DAY_MS = 86_400_000

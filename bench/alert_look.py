@@ -22,8 +22,8 @@ sys.path.append(str(Path(__file__).parent))
 from measure import figure, our
 from parquet import fill_messages, fill_raw
 
-from smspulse.alerts.findings import Warehouse
-from warehouse import views
+from smspulse.alerting.rules import Warehouse
+from warehouse import catalog as views
 
 DEVICES, MESSAGES, DAYS = 5_000, 4_200_000, 28
 TIMES = 5

@@ -29,7 +29,7 @@ sys.path.append(str(HERE.parents[1] / "tests" / "support"))
 
 from alertmanager import alertmanager, configured
 
-from smspulse.processes import free_port
+from smspulse.processes.children import free_port
 
 PROGRAM = shutil.which("prometheus-alertmanager")
 DEVICES = 200

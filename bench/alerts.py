@@ -32,7 +32,7 @@ from alert_traffic import DAY_S, Rule, Traffic, burn_rate_rule, delays, ewma_rul
 from measure import figure
 from peers.environments import HERE, PeerMissingError, python_peer
 
-from streams.detector import Detector, Policy
+from streams.change_detector import Detector, Policy
 
 BUDGET_DAYS = 30.0
 POLICY = Policy(budget_days=BUDGET_DAYS)

@@ -24,10 +24,10 @@ from days import LAST, Days, weeks  # noqa: E402
 from measure import alone, figure, our  # noqa: E402
 from parquet import TOLD, fill_messages, fill_raw  # noqa: E402
 
-from expectations.check import run_checks  # noqa: E402
 from expectations.errors import UnreadableDataError  # noqa: E402
+from expectations.runner import run_checks  # noqa: E402
 from expectations.settings import CheckSettings  # noqa: E402
-from warehouse import views  # noqa: E402
+from warehouse import catalog as views  # noqa: E402
 
 MESSAGES = 1_920  # a day
 HISTORY = 29

@@ -21,10 +21,10 @@ from latency import SOURCE, WARM_UP_S, Times, behind, due, ingest, percentile, s
 from measure import OUR_KAFKA, Contestant, figure, kafka_node, measure, our, running
 from records import PARTITIONS, STEPS, fill, interleaved
 
-from gateway.kafka import KafkaSettings
-from gateway.topics import RAW
-from warehouse import views
-from warehouse.read import open_warehouse
+from core.kafka_settings import KafkaSettings
+from core.topics import RAW
+from warehouse import catalog as views
+from warehouse.reader import open_warehouse
 from warehouse.schemas import RAW_SCHEMA
 
 RATE = 1_000  # webhooks a second

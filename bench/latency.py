@@ -12,10 +12,10 @@ from aiokafka import AIOKafkaConsumer
 from measure import check, our, running
 from records import STEPS, webhook
 
-from gateway.kafka import KafkaSettings
-from gateway.topics import MESSAGES
+from core.kafka_settings import KafkaSettings
+from core.topics import MESSAGES
 from ingest.sources import add_source, webhook_url
-from smspulse.processes import free_port
+from smspulse.processes.children import free_port
 
 SOURCE = "latency"
 RATE = 500  # webhooks a second

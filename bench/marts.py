@@ -15,10 +15,10 @@ import duckdb
 from measure import alone, our
 from parquet import fill_messages, fill_raw
 
-from smspulse.page.numbers import Choice, Numbers
-from smspulse.page.render import content
-from warehouse import views
-from warehouse.read import open_warehouse
+from smspulse.dashboard.queries import Choice, Numbers
+from smspulse.dashboard.rendering import content
+from warehouse import catalog as views
+from warehouse.reader import open_warehouse
 
 DAYS = 28
 FULL, QUICK = 10_000_000, 280_000

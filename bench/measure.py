@@ -14,13 +14,13 @@ from pathlib import Path
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from records import PARTITIONS
 
-from gateway.kafka import KafkaSettings
-from gateway.retry import COORDINATOR_IS_STARTING
-from gateway.topics import RAW
-from smspulse.broker import KafkaBroker
-from smspulse.kafka_node import BrokerSettings
-from smspulse.processes import die_with_parent
-from smspulse.topics import ensure_topics
+from core.kafka_retry import COORDINATOR_IS_STARTING
+from core.kafka_settings import KafkaSettings
+from core.topics import RAW
+from smspulse.broker.config import BrokerSettings
+from smspulse.broker.embedded import KafkaBroker
+from smspulse.broker.topic_admin import ensure_topics
+from smspulse.processes.children import die_with_parent
 
 LIMIT_S = 240
 # Ours fsyncs each batch, as a cluster need not and no peer expects: Kafka as it comes is what figures are taken on.

@@ -7,13 +7,13 @@ import duckdb
 import pyarrow as pa
 from records import PARTITIONS, SOURCE
 
-from gateway.records import HEADER_INGEST_ID, HEADER_RECEIVED_AT, HEADER_SOURCE
-from gateway.topics import MESSAGES, RAW
-from smspulse.simulator.stories import stories
-from warehouse import views
-from warehouse.landing import file_name
+from core.records import HEADER_INGEST_ID, HEADER_RECEIVED_AT, HEADER_SOURCE
+from core.topics import MESSAGES, RAW
+from smspulse.simulator.scenarios import stories
+from warehouse import catalog as views
 from warehouse.partition_log import PartitionLog
 from warehouse.schemas import BY_TOPIC, MESSAGES_SCHEMA, RAW_SCHEMA, Run
+from warehouse.sink.parquet_files import file_name
 
 INCARNATION = "bench"
 TOLD = 5_000

@@ -11,9 +11,9 @@ import orjson
 from aiokafka.partitioner import murmur2
 from confluent_kafka import Producer
 
-from gateway.kafka import KafkaSettings
-from gateway.records import message_key
-from gateway.topics import RAW
+from core.kafka_settings import KafkaSettings
+from core.records import message_key
+from core.topics import RAW
 
 PARTITIONS = 4
 SOURCE = "bench"

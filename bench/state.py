@@ -12,8 +12,8 @@ from pathlib import Path
 from measure import LIMIT_S, Died, check, committed, cpu_s, memory_mb, our, positions, running
 from records import PARTITIONS
 
-from gateway.kafka import KafkaSettings
-from gateway.topics import RAW
+from core.kafka_settings import KafkaSettings
+from core.topics import RAW
 
 GROUP = "smspulse-stream"
 _OWNS = re.compile(

@@ -26,10 +26,10 @@ from peers.environments import HERE, PeerMissingError, kafka_streams_peer, pytho
 from records import PARTITIONS, STEPS, Filled, TooFewError, fill, interleaved, opened
 from state import memory_when_all_are_open, recovered
 
-from gateway.kafka import KafkaSettings
-from gateway.topics import MESSAGES, RAW, TOPICS
-from smspulse.kafka_node import BrokerSettings
-from smspulse.topics import ensure_topics
+from core.kafka_settings import KafkaSettings
+from core.topics import MESSAGES, RAW, TOPICS
+from smspulse.broker.config import BrokerSettings
+from smspulse.broker.topic_admin import ensure_topics
 
 ROOT = HERE.parents[1]
 

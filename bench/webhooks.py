@@ -27,12 +27,12 @@ from aiohttp import web
 from measure import OUR_KAFKA, PLAIN_KAFKA, Died, check, cpu_s, figure, kafka_node, our, running
 from peers.environments import PeerMissingError, benthos_peer
 
-from gateway.kafka import KafkaSettings
-from gateway.topics import RAW
+from core.kafka_settings import KafkaSettings
+from core.topics import RAW
 from ingest.server import Receiver
 from ingest.settings import IngestSettings
 from ingest.sources import Sources, add_source, webhook_url
-from smspulse.processes import free_port
+from smspulse.processes.children import free_port
 
 SOURCE = "bench"
 CONNECTIONS = 64

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import Any, Final
 
+from expectations.expectation import Check
 from expectations.settings import CheckSettings
-from expectations.suites import Check
 from gateway.statuses import ENDS, FAILURES, STATUSES, Outcome, Status
 
 SUITES: Final = ("raw", "messages", "deadletters", "devices", "delivery", "reconciliation")

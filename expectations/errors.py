@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gateway.errors import SmspulseError
+from core.errors import SmspulseError
 
 
 class CheckError(SmspulseError):

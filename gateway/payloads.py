@@ -27,8 +27,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 import orjson
 
+from core.errors import SettingError
 from gateway import json_body
-from gateway.errors import SettingError, UnreadablePayload
+from gateway.errors import UnreadablePayload
 from gateway.phone_numbers import normalise_address
 
 REASON_NOT_JSON: Final = "not_json"

@@ -11,7 +11,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from gateway.errors import SettingError
+from core.errors import SettingError
 
 
 class Outcome(StrEnum):

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from gateway.errors import SmspulseError
+from core.errors import SmspulseError
 
 PORT_TAKEN: Final = "the port is taken"
 

@@ -28,12 +28,10 @@ import uvloop
 from aiohttp import StreamReader, hdrs, web
 from uuid_utils import uuid7
 
-from gateway.background import keep_running
-from gateway.errors import UnreadablePayload, where_raised
-from gateway.json_body import to_utf8
-from gateway.kafka import KafkaSettings
-from gateway.payloads import MAX_NAME_LENGTH, REASON_FAULT, REASON_UNVERIFIED_SHAPE, parse, unforeseen
-from gateway.records import (
+from core.background_tasks import keep_running
+from core.errors import where_raised
+from core.kafka_settings import KafkaSettings
+from core.records import (
     HEADER_CONTENT_ENCODING,
     HEADER_CONTENT_TYPE,
     HEADER_INGEST_ID,
@@ -42,17 +40,11 @@ from gateway.records import (
     HEADER_SOURCE,
     message_key,
 )
+from gateway.errors import UnreadablePayload
+from gateway.json_body import to_utf8
+from gateway.payloads import MAX_NAME_LENGTH, REASON_FAULT, REASON_UNVERIFIED_SHAPE, parse, unforeseen
 from ingest import metrics
-from ingest.connections import (
-    JSON,
-    LINGER_S,
-    HttpLimits,
-    closing,
-    error_response,
-    http_server,
-    renew_certificate,
-    tls_context,
-)
+from ingest.client_limits import Rate, Senders
 from ingest.content_coding import (
     ACCEPTED_CODINGS,
     CorruptBodyError,
@@ -62,12 +54,21 @@ from ingest.content_coding import (
     parse_codings,
 )
 from ingest.errors import PORT_TAKEN, CannotListenError, NotStoredError
-from ingest.forwarder import Sink, StoreAndForward
-from ingest.limits import Rate, Senders
+from ingest.http_server import (
+    JSON,
+    LINGER_S,
+    HttpLimits,
+    closing,
+    error_response,
+    http_server,
+    renew_certificate,
+    tls_context,
+)
 from ingest.listening import listen
-from ingest.privacy import REWRITTEN_TYPE, Privacy
+from ingest.redaction import REWRITTEN_TYPE, Privacy
 from ingest.settings import IngestSettings
 from ingest.shared_result import SharedResult
+from ingest.sink import Sink, StoreAndForward
 from ingest.sources import Sources
 from ingest.spool import Webhook
 

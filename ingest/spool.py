@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 import orjson
 
-from gateway.records import HEADER_INGEST_ID
+from core.records import HEADER_INGEST_ID
 from ingest.errors import SpoolError, SpoolFullError
 from ingest.settings import IngestSettings
 
@@ -52,7 +52,7 @@ _STATE: Final = """
 
 
 class Webhook(NamedTuple):
-    """One record of `sms.raw`, see `gateway.records`. `received_at` is in milliseconds since 1970 UTC."""
+    """One record of `sms.raw`, see `core.records`. `received_at` is in milliseconds since 1970 UTC."""
 
     key: bytes | None
     body: bytes

@@ -11,7 +11,7 @@ import marimo as mo
 import pandas as pd
 
 from warehouse.errors import NoWarehouseError
-from warehouse.read import query
+from warehouse.reader import query
 
 COLOURS: Final = ["#0072B2", "#D55E00", "#E69F00", "#CC79A7", "#009E73", "#999999"]
 """Colours of Okabe and Ito, which the colour-blind tell apart and which show on white and on black."""

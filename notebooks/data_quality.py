@@ -20,7 +20,7 @@ with app.setup(hide_code=True):
     import marimo as mo
 
     from notebooks.common import COLOURS, Choice, begin, look, show
-    from warehouse.read import query
+    from warehouse.reader import query
 
 
 @app.cell

@@ -21,7 +21,7 @@ with app.setup(hide_code=True):
     import marimo as mo
 
     from notebooks.common import COLOURS, Choice, begin, chosen, look, show
-    from warehouse.views import rates
+    from warehouse.catalog import rates
 
 
 @app.cell

@@ -22,7 +22,7 @@ with app.setup(hide_code=True):
     import marimo as mo
 
     from notebooks.common import begin, look, show
-    from warehouse.read import query
+    from warehouse.reader import query
 
 
 @app.cell

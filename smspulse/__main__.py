@@ -1,5 +1,5 @@
 """`python -m smspulse`."""
 
-from smspulse.cli import main
+from smspulse.cli.main import main
 
 main()

@@ -14,21 +14,21 @@ import click
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic_settings import BaseSettings
 
-from gateway import records
-from gateway.kafka import KafkaSettings
-from gateway.metrics import GaugeSnapshot
-from gateway.topics import TOPICS
+from core import records
+from core.kafka_settings import KafkaSettings
+from core.metrics import GaugeSnapshot
+from core.topics import TOPICS
 from ingest import metrics as ingest
-from ingest.forwarder import StoreAndForward
 from ingest.settings import IngestSettings
-from smspulse.cli import cli
-from smspulse.page import metrics as page
+from ingest.sink import StoreAndForward
+from smspulse.cli.main import cli
+from smspulse.dashboard import metrics as page
 from streams import lifecycle
 from streams import metrics as stream
 from warehouse import metrics as lander
 
 FOLDER: Final = Path(__file__).parents[1] / "docs" / "reference"
-_ROOMS: Final = ("gateway", "ingest", "streams", "warehouse", "expectations", "smspulse")
+_ROOMS: Final = ("core", "gateway", "ingest", "streams", "warehouse", "expectations", "smspulse")
 _BY_COMMAND: Final = {"data", "state"}
 """Settings that a command takes as an option or derives from one."""
 

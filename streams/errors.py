@@ -6,7 +6,7 @@ from typing import Final, NoReturn
 
 from confluent_kafka import KafkaException
 
-from gateway.errors import SmspulseError
+from core.errors import SmspulseError
 
 _log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from confluent_kafka.admin import AdminClient
 from kafka.admin import MemberToRemove
 from kafka.errors import KafkaError
 
-from gateway.kafka import KafkaSettings
-from gateway.kafka_admin import open_admin_client
+from core.kafka_admin import open_admin_client
+from core.kafka_settings import KafkaSettings
 from streams.settings import StreamSettings
-from streams.stages import STAGES
+from streams.topology import STAGES
 
 _log = logging.getLogger(__name__)
 

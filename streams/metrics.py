@@ -7,10 +7,10 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from gateway.metrics import GaugeFamily, GaugeSnapshot
+from core.metrics import GaugeFamily, GaugeSnapshot
+from core.topics import ACTIVITY, DEADLETTERS, RAW
 from gateway.statuses import ENDS
-from gateway.topics import ACTIVITY, DEADLETTERS, RAW
-from streams.fold import Outputs
+from streams.processor import Outputs
 
 REGISTRY: Final = CollectorRegistry()
 _BUCKETS_S: Final = (1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 43_200)

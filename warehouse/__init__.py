@@ -1,5 +1,5 @@
 """Lands topics as Parquet and answers SQL about them with DuckDB."""
 
-from warehouse.read import open_warehouse, query
+from warehouse.reader import open_warehouse, query
 
 __all__ = ["open_warehouse", "query"]

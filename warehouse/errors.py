@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from gateway.errors import SmspulseError
+from core.errors import SmspulseError
 
 
 class WarehouseError(SmspulseError):

@@ -5,7 +5,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from gateway.metrics import GaugeFamily, GaugeSnapshot
+from core.metrics import GaugeFamily, GaugeSnapshot
 
 REGISTRY: Final = CollectorRegistry()
 

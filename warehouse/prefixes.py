@@ -8,8 +8,8 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from warehouse import landing
 from warehouse.schemas import PREFIXES_SCHEMA
+from warehouse.sink import parquet_files as landing
 
 _VERSION: Final = b"smspulse.phonenumbers"
 

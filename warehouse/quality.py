@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from warehouse import landing, views
+from warehouse import catalog as views
 from warehouse.schemas import QUALITY_SCHEMA
+from warehouse.sink import parquet_files as landing
 
 
 def keep(data: Path, checked_at: datetime, rows: Sequence[Mapping[str, Any]]) -> Path:

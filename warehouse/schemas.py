@@ -16,9 +16,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gateway import records as rec
-from gateway import topics
-from gateway.errors import where_raised
+from core import records as rec
+from core import topics
+from core.errors import where_raised
 from gateway.json_body import charset_of, to_utf8
 from gateway.payloads import REASON_FAULT, StatusReport, parse_all
 from warehouse import metrics

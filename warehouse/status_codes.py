@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gateway.statuses import STATUSES, Outcome, Status, parse_meanings, status_table
-from warehouse import landing
 from warehouse.errors import DamagedFileError
 from warehouse.schemas import STATUS_CODES_SCHEMA
+from warehouse.sink import parquet_files as landing
 
 SETTING: Final = "SMSPULSE_STREAM_STATUS_MEANINGS"
 _FILE: Final = "status_codes.parquet"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from smspulse.jars import cached_kafka
+from smspulse.broker.download import cached_kafka
 
 HERE = Path(__file__).parent
 JAVA = HERE / "kafka-streams"

@@ -29,8 +29,8 @@ from faults import SESSION_S, WEIGHTS, Faults, NotInflictedError, NotRecoveredEr
 from judge import judge
 from running import Pipeline, start
 
-from smspulse.simulator.stories import stories
-from smspulse.simulator.traffic import Totals, simulate
+from smspulse.simulator.client import Totals, simulate
+from smspulse.simulator.scenarios import stories
 
 MUTATIONS = {"no-fence": ["stream:stop-begin"], "offsets-outside": ["stream:kill-commit"]}
 """Each mutation, and the faults that expose it."""

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from aiokafka.partitioner import DefaultPartitioner
 from running import Pipeline
 
-from gateway.records import message_key
+from core.records import message_key
 
 SESSION_S = 6  # the least that Kafka allows; less than ours, so that more faults fit into a minute
 PARTITIONS = 4

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from http_attacks import BY_ANYONE, BY_SENDERS, attack, rss_mb, wait_until_served
 
 from ingest.sources import add_source
-from smspulse.processes import free_port
+from smspulse.processes.children import free_port
 
 MOST_MB = 300
 

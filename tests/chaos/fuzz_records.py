@@ -39,22 +39,23 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from fuzz_bodies import BOM, NUMBER, Bodies, Body
 from warehouse_records import MadeRecord
 
-from gateway import records, topics
-from gateway.errors import where_raised
-from gateway.kafka import KafkaSettings
+from core import records, topics
+from core.errors import where_raised
+from core.kafka_settings import KafkaSettings
 from gateway.statuses import STATUSES
 from ingest.server import Receiver
 from ingest.settings import IngestSettings
 from ingest.sources import Sources
 from ingest.spool import Spool, Webhook
-from streams.detector import Policy
-from streams.devices import DeviceFold
-from streams.fold import Fold, Load, Outputs
-from streams.isolation import IsolatingFold
+from streams.change_detector import Policy
+from streams.device_processor import DeviceFold
+from streams.isolating_processor import IsolatingFold
 from streams.lifecycle import EXPIRE_AFTER_MS, Lifecycle
-from streams.messages import MessageFold
-from warehouse import landing, views
-from warehouse.read import query
+from streams.message_processor import MessageFold
+from streams.processor import Fold, Load, Outputs
+from warehouse import catalog as views
+from warehouse.reader import query
+from warehouse.sink import parquet_files as landing
 
 RUN: Final = 1_000
 """Records that the folds take at once."""
@@ -262,13 +263,13 @@ _FAULTS: Final = "SELECT count(*) AS n FROM raw_webhooks WHERE reason = 'process
 
 def _steps(data: Path, spooled: list[Webhook]) -> dict[str, Callable[[], str]]:
     """Return everything that reads what was landed, in its order."""
-    from expectations.check import run_checks  # noqa: PLC0415 - heavy, as the others
+    from expectations.runner import run_checks  # noqa: PLC0415 - heavy, as the others
     from expectations.settings import CheckSettings  # noqa: PLC0415
-    from smspulse import erase as erasing  # noqa: PLC0415
-    from smspulse.alerts.findings import Warehouse  # noqa: PLC0415
-    from smspulse.page.numbers import Choice, Numbers  # noqa: PLC0415
-    from smspulse.page.render import content  # noqa: PLC0415
-    from warehouse.rebuild.run import rebuild  # noqa: PLC0415
+    from smspulse.alerting.rules import Warehouse  # noqa: PLC0415
+    from smspulse.dashboard.queries import Choice, Numbers  # noqa: PLC0415
+    from smspulse.dashboard.rendering import content  # noqa: PLC0415
+    from smspulse.runtime import erasure as erasing  # noqa: PLC0415
+    from warehouse.rebuild import rebuild  # noqa: PLC0415
 
     def rebuilt() -> str:
         found = rebuild(data, STATUSES, timedelta(milliseconds=EXPIRE_AFTER_MS))

@@ -17,13 +17,13 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from running import Pipeline
 
+from core.kafka_settings import KafkaSettings
+from core.topics import ACTIVITY, DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
 from gateway.errors import UnreadablePayload
-from gateway.kafka import KafkaSettings
 from gateway.payloads import StatusReport, parse
-from gateway.topics import ACTIVITY, DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
-from smspulse.broker_file import read_broker_file
-from smspulse.truth import compare
-from smspulse.up import embedded_settings
+from smspulse.broker.lockfile import read_broker_file
+from smspulse.runtime.pipeline import embedded_settings
+from smspulse.simulator.ground_truth import compare
 
 GROUP = "smspulse-stream"
 _STANDSTILL_S = 90.0

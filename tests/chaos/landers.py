@@ -28,15 +28,17 @@ from uuid import uuid4
 import pyarrow as pa
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from gateway.kafka import KafkaSettings
-from gateway.topics import MESSAGES, RAW
-from smspulse.broker import KafkaBroker
-from smspulse.kafka_node import BrokerSettings
-from smspulse.topics import ensure_topics
-from warehouse import lander, landing, views
+from core.kafka_settings import KafkaSettings
+from core.topics import MESSAGES, RAW
+from smspulse.broker.config import BrokerSettings
+from smspulse.broker.embedded import KafkaBroker
+from smspulse.broker.topic_admin import ensure_topics
+from warehouse import catalog as views
 from warehouse.errors import OvertakenError
-from warehouse.read import query
+from warehouse.reader import query
 from warehouse.settings import LanderSettings
+from warehouse.sink import consumer as lander
+from warehouse.sink import parquet_files as landing
 
 PARTITIONS = 4
 _LIFE_S = 0.8

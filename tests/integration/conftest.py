@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.kafka import KafkaSettings
-from smspulse.broker import KafkaBroker
-from smspulse.jars import what_is_missing
-from smspulse.kafka_node import BrokerSettings
-from smspulse.topics import ensure_topics
+from core.kafka_settings import KafkaSettings
+from smspulse.broker.config import BrokerSettings
+from smspulse.broker.download import what_is_missing
+from smspulse.broker.embedded import KafkaBroker
+from smspulse.broker.topic_admin import ensure_topics
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def real_kafka() -> None:
 
 @pytest.fixture(scope="session")
 def kafka(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings]:
-    """A running Kafka on free ports, with the topics of `gateway.topics`; its data is new in each test run.
+    """A running Kafka on free ports, with the topics of `core.topics`; its data is new in each test run.
 
     Tests share it: each uses its own sources, consumer groups and data folders.
     """

@@ -9,13 +9,13 @@ from aiokafka import AIOKafkaProducer
 from stream_topics import read
 from warehouse_records import alert
 
-from gateway.alerts import Alert, decode
-from gateway.kafka import KafkaSettings
-from gateway.topics import ACTIVITY, ALERTS
-from smspulse.alerts.log import AlertLog
-from streams.partition import Partition
+from core.alerts import Alert, decode
+from core.kafka_settings import KafkaSettings
+from core.topics import ACTIVITY, ALERTS
+from smspulse.alerting.alert_topic import AlertLog
+from streams.partition_processor import Partition
 from streams.settings import StreamSettings
-from streams.stages import DEVICE_STAGE
+from streams.topology import DEVICE_STAGE
 
 NOTHING = {"first_at": None, "last_at": None, "reports": 0, "incoming": 0, "counts": {}}
 T0, MINUTE = 1_760_000_000_000, 60_000

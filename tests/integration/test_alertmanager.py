@@ -21,17 +21,17 @@ from msgspec.structs import replace
 from running import program
 from warehouse_records import alert
 
-from gateway.alerts import KINDS, Alert, ChannelFailures, Scope, alert_id, decode
-from gateway.kafka import KafkaSettings
-from smspulse.alerts.book import Book, moment
-from smspulse.alerts.log import AlertWriter
-from smspulse.alerts.settings import AlertSettings
-from smspulse.alerts.silences import Silences
-from smspulse.alerts.ways import Alertmanager
-from smspulse.broker import MemoryBroker
-from smspulse.processes import free_port
-from smspulse.readiness import VARIABLE
-from smspulse.topics import ensure_topics
+from core.alerts import KINDS, Alert, ChannelFailures, Scope, alert_id, decode
+from core.kafka_settings import KafkaSettings
+from smspulse.alerting.alert_state import Book, moment
+from smspulse.alerting.alert_topic import AlertWriter
+from smspulse.alerting.receivers import Alertmanager
+from smspulse.alerting.settings import AlertSettings
+from smspulse.alerting.silences import Silences
+from smspulse.broker.embedded import MemoryBroker
+from smspulse.broker.topic_admin import ensure_topics
+from smspulse.processes.children import free_port
+from smspulse.processes.readiness import VARIABLE
 
 NOW = int(time.time() * 1000) - 60_000
 

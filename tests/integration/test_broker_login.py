@@ -10,14 +10,14 @@ from pathlib import Path
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from pydantic import SecretStr
 
-from gateway.kafka import KafkaSettings
-from gateway.topics import RAW
-from smspulse.broker import KafkaBroker
-from smspulse.broker_login import read_login
-from smspulse.jars import cached_kafka
-from smspulse.kafka_node import BrokerSettings
-from smspulse.topics import ensure_topics
-from smspulse.up import kafka_settings
+from core.kafka_settings import KafkaSettings
+from core.topics import RAW
+from smspulse.broker.config import BrokerSettings
+from smspulse.broker.download import cached_kafka
+from smspulse.broker.embedded import KafkaBroker
+from smspulse.broker.login import read_login
+from smspulse.broker.topic_admin import ensure_topics
+from smspulse.runtime.pipeline import kafka_settings
 
 LIMIT_S = 60
 REFUSED_AFTER_S = 5

@@ -10,18 +10,18 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from running_landers import landed, landing_from, produce, settings, until
 
-from gateway import topics
-from gateway.kafka import KafkaSettings
-from gateway.topic_ids import TopicIds
-from smspulse.broker import Broker, KafkaBroker, MemoryBroker
-from smspulse.erase import _ends_in_kafka
-from smspulse.kafka_node import BrokerSettings
-from smspulse.processes import free_port
-from smspulse.topics import ensure_topics
-from warehouse import landing
-from warehouse.incarnations import KafkaLogReader
+from core import topics
+from core.kafka_settings import KafkaSettings
+from core.topic_ids import TopicIds
+from smspulse.broker.config import BrokerSettings
+from smspulse.broker.embedded import Broker, KafkaBroker, MemoryBroker
+from smspulse.broker.topic_admin import ensure_topics
+from smspulse.processes.children import free_port
+from smspulse.runtime.erasure import _ends_in_kafka
 from warehouse.partition_log import PartitionLog, cuts_of, topic_of
-from warehouse.read import query
+from warehouse.reader import query
+from warehouse.sink import parquet_files as landing
+from warehouse.sink.topic_incarnations import KafkaLogReader
 
 
 @contextmanager

@@ -21,13 +21,13 @@ import pytest
 from aiokafka.partitioner import murmur2
 from kafka import KafkaConsumer
 
-from gateway.kafka import KafkaSettings
-from gateway.topics import RAW
+from core.kafka_settings import KafkaSettings
+from core.topics import RAW
 from ingest.sources import add_source, webhook_url
-from smspulse.broker import KafkaBroker
-from smspulse.kafka_node import BrokerSettings
-from smspulse.processes import free_port
-from smspulse.topics import ensure_topics
+from smspulse.broker.config import BrokerSettings
+from smspulse.broker.embedded import KafkaBroker
+from smspulse.broker.topic_admin import ensure_topics
+from smspulse.processes.children import free_port
 
 RUN = """
 import logging, sys

@@ -15,16 +15,16 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
-from gateway.kafka import KafkaSettings
-from gateway.retry import retried
-from gateway.topics import MESSAGES, RAW, TOPICS
-from smspulse.broker import KafkaBroker
-from smspulse.broker_file import read_broker_file
-from smspulse.jars import BrokerError
-from smspulse.kafka_node import BrokerSettings
-from smspulse.processes import free_port
-from smspulse.topics import ensure_topics
-from smspulse.up import kafka_settings
+from core.kafka_retry import retried
+from core.kafka_settings import KafkaSettings
+from core.topics import MESSAGES, RAW, TOPICS
+from smspulse.broker.config import BrokerSettings
+from smspulse.broker.download import BrokerError
+from smspulse.broker.embedded import KafkaBroker
+from smspulse.broker.lockfile import read_broker_file
+from smspulse.broker.topic_admin import ensure_topics
+from smspulse.processes.children import free_port
+from smspulse.runtime.pipeline import kafka_settings
 
 pytestmark = pytest.mark.usefixtures("real_kafka")
 

@@ -13,10 +13,10 @@ from confluent_kafka.admin import AdminClient
 from running import SETTLE_S, Pipeline, post, start
 from running_landers import until
 
-from gateway.topic_ids import TopicIds
-from gateway.topics import MESSAGES, RAW
-from smspulse.topics import ensure_topics
-from smspulse.up import kafka_settings
+from core.topic_ids import TopicIds
+from core.topics import MESSAGES, RAW
+from smspulse.broker.topic_admin import ensure_topics
+from smspulse.runtime.pipeline import kafka_settings
 
 SOURCE = "phones"
 

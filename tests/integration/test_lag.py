@@ -16,14 +16,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from stream_topics import Raw, partitions_of
 
-from gateway.kafka import KafkaSettings
-from gateway.topics import ACTIVITY, MESSAGES, RAW
-from smspulse.lag import lag
-from smspulse.processes import free_port
+from core.group_lag import lag
+from core.kafka_settings import KafkaSettings
+from core.topics import ACTIVITY, MESSAGES, RAW
+from smspulse.processes.children import free_port
 from warehouse import metrics
-from warehouse.lander import Lander
 from warehouse.schemas import BY_TOPIC
 from warehouse.settings import LanderSettings
+from warehouse.sink.consumer import Lander
 
 WORKER = """
 import sys

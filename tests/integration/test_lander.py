@@ -19,19 +19,20 @@ from confluent_kafka import Producer
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from running_landers import landed, landing_from, position, produce, settings, until
 
-from gateway import topics
-from gateway.kafka import KafkaSettings
-from gateway.topic_ids import TopicIds
-from smspulse.broker import KafkaBroker, MemoryBroker
-from smspulse.kafka_node import BrokerSettings
-from smspulse.processes import free_port
-from smspulse.topics import ensure_topics
-from warehouse import landing, metrics
-from warehouse.lander import Lander
+from core import topics
+from core.kafka_settings import KafkaSettings
+from core.topic_ids import TopicIds
+from smspulse.broker.config import BrokerSettings
+from smspulse.broker.embedded import KafkaBroker, MemoryBroker
+from smspulse.broker.topic_admin import ensure_topics
+from smspulse.processes.children import free_port
+from warehouse import metrics
 from warehouse.partition_log import PartitionLog
-from warehouse.read import query
+from warehouse.reader import query
 from warehouse.settings import LanderSettings
-from warehouse.store import Folder
+from warehouse.sink import parquet_files as landing
+from warehouse.sink.consumer import Lander
+from warehouse.sink.storage import Folder
 
 
 class LanderProcess:
@@ -285,7 +286,7 @@ def test_it_waits_for_kafka_at_the_start_and_in_between(tmp_path: Path, caplog: 
     broker = BrokerSettings(port=port, controller_port=0, login=False)
 
     def lines(words: str) -> int:
-        return sum(words in r.getMessage() for r in caplog.records if r.name == "warehouse.lander")
+        return sum(words in r.getMessage() for r in caplog.records if r.name == "warehouse.sink.consumer")
 
     with landing_from(kafka, settings(data)):
         until(lambda: lines("is away") == 1)

@@ -9,11 +9,11 @@ from buckets import ObjectStore
 from test_lander import landing_from, produce, settings, until
 
 import warehouse
-from gateway import topics
-from gateway.kafka import KafkaSettings
-from smspulse.broker import MemoryBroker
-from warehouse.bucket import Bucket
+from core import topics
+from core.kafka_settings import KafkaSettings
+from smspulse.broker.embedded import MemoryBroker
 from warehouse.partition_log import PartitionLog
+from warehouse.sink.s3_storage import Bucket
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from uuid import UUID
 import pytest
 from confluent_kafka import Consumer, Producer
 
-from gateway.kafka import KafkaSettings
-from gateway.topics import RAW, TOPICS
-from smspulse.broker import MemoryBroker, choose_broker
-from smspulse.broker_file import BrokerFile, read_broker_file
-from smspulse.jars import BrokerError
-from smspulse.topics import TopicError, ensure_topics
-from smspulse.up import kafka_settings
+from core.kafka_settings import KafkaSettings
+from core.topics import RAW, TOPICS
+from smspulse.broker.download import BrokerError
+from smspulse.broker.embedded import MemoryBroker, choose_broker
+from smspulse.broker.lockfile import BrokerFile, read_broker_file
+from smspulse.broker.topic_admin import TopicError, ensure_topics
+from smspulse.runtime.pipeline import kafka_settings
 
 
 def test_without_java_on_path_webhooks_still_travel(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway import topics
-from warehouse import landing, views
+from core import topics
+from warehouse import catalog as views
+from warehouse.sink import parquet_files as landing
 
 QUERY = """
 import sys, duckdb

@@ -13,13 +13,14 @@ import pytest
 from browser import tab
 from warehouse_records import NOON, alert, deadletter, raw, status, version
 
-from expectations.check import Report, Row
-from smspulse.page.numbers import Numbers
-from smspulse.page.server import Page, PageError, PageSettings, serve
-from smspulse.quality_page import write
-from warehouse import landing, views
+from expectations.quality_page import write
+from expectations.runner import Report, Row
+from smspulse.dashboard.queries import Numbers
+from smspulse.dashboard.server import Page, PageError, PageSettings, serve
+from warehouse import catalog as views
 from warehouse.quality import keep
-from warehouse.read import query
+from warehouse.reader import query
+from warehouse.sink import parquet_files as landing
 
 NUMBER = "4915700000001"
 PIPELINE = {

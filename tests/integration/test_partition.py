@@ -12,14 +12,14 @@ from aiokafka import AIOKafkaProducer
 from confluent_kafka import Consumer, TopicPartition
 from stream_topics import PARTITION, Raw, outcomes, partitions_of, read, versions
 
-from gateway.kafka import KafkaSettings
-from gateway.records import message_key
-from gateway.topics import ACTIVITY, DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
+from core.kafka_settings import KafkaSettings
+from core.records import message_key
+from core.topics import ACTIVITY, DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
 from streams.errors import LostRecordsError, OwnershipLostError, StreamError
-from streams.messages import MessageFold
-from streams.partition import Partition
+from streams.message_processor import MessageFold
+from streams.partition_processor import Partition
 from streams.settings import StreamSettings
-from streams.stages import DEVICE_STAGE, MESSAGE_STAGE
+from streams.topology import DEVICE_STAGE, MESSAGE_STAGE
 
 
 @pytest.fixture(scope="module", autouse=True)

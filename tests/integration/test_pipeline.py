@@ -24,12 +24,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from running import SETTLE_S, Pipeline, post, start
 
 from gateway.number_search import NumberSearch
-from smspulse.endpoints import announced, get
-from smspulse.processes import free_port
-from smspulse.simulator.behaviour import Behaviour
-from smspulse.simulator.stories import stories
-from smspulse.simulator.traffic import simulate
-from smspulse.truth import compare
+from smspulse.processes.children import free_port
+from smspulse.processes.metrics_endpoint import announced, get
+from smspulse.simulator.client import simulate
+from smspulse.simulator.ground_truth import compare
+from smspulse.simulator.options import Behaviour
+from smspulse.simulator.scenarios import stories
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "webhooks"
 ON_ITS_WAY_S = 5

@@ -10,10 +10,10 @@ from typing import Any
 
 from running import program
 
-from smspulse.endpoints import announced, serve_metrics
-from smspulse.processes import free_port
+from smspulse.processes.children import free_port
+from smspulse.processes.metrics_endpoint import announced, serve_metrics
 from streams import metrics as stream
-from streams.fold import Outputs
+from streams.processor import Outputs
 from warehouse import metrics as lander
 
 RULES = Path(__file__).parents[2] / "monitoring" / "smspulse.rules.yml"

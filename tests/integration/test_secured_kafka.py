@@ -17,17 +17,17 @@ from kafka import KafkaProducer
 from running import post, start
 from running_landers import landed, landing_from, settings, until
 
-from gateway import topics
-from gateway.kafka import KafkaSettings
+from core import topics
+from core.group_lag import lag
+from core.kafka_settings import KafkaSettings
 from ingest.sources import add_source, webhook_url
-from smspulse import broker as broker_module
-from smspulse.alerts.log import AlertLog
-from smspulse.broker import KafkaBroker
-from smspulse.kafka_node import BrokerSettings, server_properties
-from smspulse.lag import lag
-from smspulse.processes import LOOPBACK, die_with_parent, free_port
-from smspulse.topics import KafkaUnreachable, ensure_topics
-from warehouse.read import query
+from smspulse.alerting.alert_topic import AlertLog
+from smspulse.broker import embedded as broker_module
+from smspulse.broker.config import BrokerSettings, server_properties
+from smspulse.broker.embedded import KafkaBroker
+from smspulse.broker.topic_admin import KafkaUnreachable, ensure_topics
+from smspulse.processes.children import LOOPBACK, die_with_parent, free_port
+from warehouse.reader import query
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "webhooks"
 USER, PASSWORD = "smspulse", "correct horse"

@@ -4,10 +4,10 @@ import time
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
-from gateway.kafka import KafkaSettings
-from gateway.topics import TOPICS
-from smspulse.processes import free_port
-from smspulse.topics import KafkaUnreachable, TopicError, ensure_topics
+from core.kafka_settings import KafkaSettings
+from core.topics import TOPICS
+from smspulse.broker.topic_admin import KafkaUnreachable, TopicError, ensure_topics
+from smspulse.processes.children import free_port
 
 
 def test_topics_exist_with_their_configuration_and_again_changes_nothing(kafka: KafkaSettings) -> None:

@@ -23,19 +23,19 @@ from commands import invoke
 from running import post
 
 from ingest.sources import add_source, list_sources, webhook_url
-from smspulse.broker import MemoryBroker
-from smspulse.broker_file import read_broker_file
-from smspulse.endpoints import announced
-from smspulse.page.numbers import Choice, Numbers
-from smspulse.page.render import content
-from smspulse.processes import free_port, port_is_free
-from smspulse.readiness import NEVER_READY, VARIABLE
-from smspulse.status import pipeline as pipeline_state
-from smspulse.topics import ensure_topics
-from smspulse.up import kafka_settings
-from warehouse import views
+from smspulse.broker.embedded import MemoryBroker
+from smspulse.broker.lockfile import read_broker_file
+from smspulse.broker.topic_admin import ensure_topics
+from smspulse.dashboard.queries import Choice, Numbers
+from smspulse.dashboard.rendering import content
+from smspulse.processes.children import free_port, port_is_free
+from smspulse.processes.metrics_endpoint import announced
+from smspulse.processes.readiness import NEVER_READY, VARIABLE
+from smspulse.runtime.pipeline import kafka_settings
+from smspulse.runtime.status import pipeline as pipeline_state
+from warehouse import catalog as views
 from warehouse.errors import NoWarehouseError
-from warehouse.read import query
+from warehouse.reader import query
 
 PATIENCE_S = 180
 SMSPULSE = (sys.executable, "-m", "smspulse")

@@ -17,10 +17,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from confluent_kafka import Consumer, TopicPartition
 from stream_topics import Raw, outcomes, partitions_of, read, versions
 
-from gateway.kafka import KafkaSettings
-from gateway.records import message_key
-from gateway.topics import ACTIVITY, DEADLETTERS, RAW
-from streams.transport import _Thread
+from core.kafka_settings import KafkaSettings
+from core.records import message_key
+from core.topics import ACTIVITY, DEADLETTERS, RAW
+from streams.batch_consumer import _Thread
 
 _PATIENCE_S = 240
 """Longer than anything takes on a busy machine: it only bounds what will never come."""

@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from smspulse.processes import die_with_parent, free_port
+from smspulse.processes.children import die_with_parent, free_port
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "alertmanager.yml"
 WITHIN_S = 120

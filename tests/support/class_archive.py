@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
-from smspulse import broker
-from smspulse.jars import what_is_missing
-from smspulse.kafka_node import BrokerSettings
+from smspulse.broker import embedded as broker
+from smspulse.broker.config import BrokerSettings
+from smspulse.broker.download import what_is_missing
 
 _STOP_S = 120
 """Kafka writes the archive while it stops."""

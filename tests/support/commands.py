@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from click.testing import CliRunner, Result
 
-from smspulse.cli import cli
+from smspulse.cli.main import cli
 
 
 def invoke(*arguments: str, environment: Mapping[str, str | None] | None = None) -> Result:

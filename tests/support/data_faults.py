@@ -8,9 +8,10 @@ import duckdb
 import pyarrow.parquet as pq
 from days import LAST
 
-from warehouse import landing, views
+from warehouse import catalog as views
 from warehouse.partition_log import PartitionLog
 from warehouse.schemas import DIFFERENCES_SCHEMA
+from warehouse.sink import parquet_files as landing
 
 COULD_NOT_RUN = "(could not run)"
 ODD_HOUR = f"{LAST} 13:00:00+00"

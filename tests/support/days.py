@@ -10,15 +10,16 @@ from typing import Any
 from aiokafka.partitioner import murmur2
 from warehouse_records import MadeRecord
 
-from gateway import records, topics
+from core import records, topics
 from gateway.errors import UnreadablePayload
 from gateway.payloads import parse
 from gateway.statuses import STATUSES
-from smspulse.simulator.behaviour import Behaviour
-from smspulse.simulator.stories import stories
+from smspulse.simulator.options import Behaviour
+from smspulse.simulator.scenarios import stories
 from streams.lifecycle import EXPIRE_AFTER_MS, Lifecycle
-from streams.messages import MessageFold
-from warehouse import landing, views
+from streams.message_processor import MessageFold
+from warehouse import catalog as views
+from warehouse.sink import parquet_files as landing
 
 LAST = date(2026, 11, 24)
 SOURCE = "acme"

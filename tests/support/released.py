@@ -12,9 +12,9 @@ from typing import Any
 from warehouse_records import deadletter, raw, status, tombstone, version
 
 from gateway.statuses import status_table
-from warehouse import landing
-from warehouse.read import open_warehouse
-from warehouse.rebuild.run import rebuild
+from warehouse.reader import open_warehouse
+from warehouse.rebuild import rebuild
+from warehouse.sink import parquet_files as landing
 
 FOLDER = Path(__file__).parents[1] / "released"
 VIEWS = (

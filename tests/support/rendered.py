@@ -12,17 +12,17 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 from days import LAST, Days
 from warehouse_records import MadeRecord
 
-from expectations.check import run_checks
+from core import topics
+from core.alerts import encode
+from expectations.runner import run_checks
 from expectations.settings import CheckSettings
-from gateway import topics
-from gateway.alerts import encode
 from notebooks.report import write
-from smspulse.alerts.backtest import backtest, past
-from smspulse.simulator.behaviour import Behaviour
-from streams.detector import Policy
-from warehouse import landing
+from smspulse.alerting.backtest import backtest, past
+from smspulse.simulator.options import Behaviour
+from streams.change_detector import Policy
 from warehouse.quality import keep
-from warehouse.read import query
+from warehouse.reader import query
+from warehouse.sink import parquet_files as landing
 
 FOLDER = ROOT / "docs" / "notebooks"
 _WELL = Behaviour(

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from ingest.sources import add_source, webhook_url
-from smspulse.processes import die_with_parent, free_port
+from smspulse.processes.children import die_with_parent, free_port
 from warehouse.errors import NoWarehouseError
-from warehouse.read import query
+from warehouse.reader import query
 
 SETTLE_S = 240
 """Longer than anything takes on a busy machine: it only bounds what will never come."""

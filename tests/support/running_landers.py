@@ -10,13 +10,13 @@ from uuid import uuid4
 
 from confluent_kafka import Producer
 
-from gateway import topics
-from gateway.kafka import KafkaSettings
-from gateway.topic_ids import TopicIds
-from warehouse import landing
-from warehouse.lander import Lander
-from warehouse.read import query
+from core import topics
+from core.kafka_settings import KafkaSettings
+from core.topic_ids import TopicIds
+from warehouse.reader import query
 from warehouse.settings import LanderSettings
+from warehouse.sink import parquet_files as landing
+from warehouse.sink.consumer import Lander
 
 
 def settings(data: Path, **changes: Any) -> LanderSettings:

@@ -14,11 +14,11 @@ from browser import Tab, tab
 from days import Days
 from rendered import land_alerts
 
-from expectations.check import run_checks
+from expectations.runner import run_checks
 from expectations.settings import CheckSettings
-from smspulse.page.numbers import Numbers
-from smspulse.page.server import PageSettings, serve
-from smspulse.simulator.behaviour import Behaviour
+from smspulse.dashboard.queries import Numbers
+from smspulse.dashboard.server import PageSettings, serve
+from smspulse.simulator.options import Behaviour
 from warehouse.quality import keep
 
 _PIPELINE = {

@@ -6,9 +6,9 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
-from gateway.kafka import KafkaSettings
-from gateway.records import message_key
-from gateway.topics import MESSAGES, OUTCOMES, RAW
+from core.kafka_settings import KafkaSettings
+from core.records import message_key
+from core.topics import MESSAGES, OUTCOMES, RAW
 
 PARTITION = 2
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from gateway import topics
+from core import topics
 
 NOON = 1_795_521_600_000
 """2026-11-24 12:00 UTC, in milliseconds."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from restored import RestoredFolder
 
-from warehouse import views
+from warehouse import catalog as views
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ import duckdb
 import pytest
 
 from smspulse import reference
-from smspulse.cli import cli
-from warehouse import views
-from warehouse.read import open_warehouse
+from smspulse.cli.main import cli
+from warehouse import catalog as views
+from warehouse.reader import open_warehouse
 
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if "decisions" not in p.parts)]

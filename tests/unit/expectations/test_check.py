@@ -17,24 +17,24 @@ from data_faults import COULD_NOT_RUN, FAULTS, ODD_HOUR, change, edit, files
 from days import weeks
 from warehouse_records import version
 
-from expectations import check as running
+from core import topics
+from core.errors import SmspulseError
+from expectations import runner as running
 from expectations.catalogue import SUITES, all_checks
-from expectations.check import LANDED, Report, Row, run_checks
 from expectations.errors import MissingExtraError, UnreadableDataError
+from expectations.expectation import Check, Severity
+from expectations.runner import LANDED, Report, Row, run_checks
 from expectations.settings import CheckSettings
-from expectations.suites import Check, Severity
-from gateway import topics
-from gateway.errors import SmspulseError
 from gateway.number_search import NumberSearch
 from gateway.statuses import STATUSES
-from smspulse.cli import cli
-from warehouse import landing
-from warehouse.compaction import compact
-from warehouse.erasure import erase
+from smspulse.cli.main import cli
+from warehouse.maintenance.compaction import compact
+from warehouse.maintenance.erasure import erase
+from warehouse.maintenance.retention import RetentionSettings, retain
 from warehouse.quality import keep
-from warehouse.read import open_warehouse, retried
-from warehouse.rebuild.run import rebuild
-from warehouse.retention import RetentionSettings, retain
+from warehouse.reader import open_warehouse, retried
+from warehouse.rebuild import rebuild
+from warehouse.sink import parquet_files as landing
 
 ROOT = Path(__file__).parents[3]
 END = datetime(2026, 11, 25, tzinfo=UTC)
@@ -283,7 +283,7 @@ def test_what_is_landed_between_the_readings_of_two_views_is_no_fault(
             answer["delivery_adds_up"] += 1
         return answer
 
-    monkeypatch.setattr("warehouse.read.retried", between)
+    monkeypatch.setattr("warehouse.reader.retried", between)
     assert failed(run_checks(data, CheckSettings(), END, suites=("delivery",))) == {}
     assert landed
 

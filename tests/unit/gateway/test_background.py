@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from gateway.background import keep_running
-from gateway.errors import SmspulseError
+from core.background_tasks import keep_running
+from core.errors import SmspulseError
 
 
 def test_work_that_fails_is_logged_and_starts_again_after_growing_pauses(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from warehouse_records import MadeRecord, raw, status
 
+from expectations.payload_check import read
 from gateway import json_body
 from gateway.errors import UnreadablePayload
 from gateway.json_body import to_utf8
 from gateway.payloads import StatusReport, parse
 from gateway.statuses import STATUSES
-from smspulse.contracts import read
 from streams.lifecycle import Lifecycle
-from streams.messages import MessageFold
+from streams.message_processor import MessageFold
 from warehouse.schemas import BY_TOPIC, Run
 
 TEXT = '{"sms_id": 17, "status_id": 7, "status_message": "zugestellt für 5 €", "sendto": "+4915752982212"}'

@@ -7,9 +7,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.alerts import KINDS
-from gateway.metrics import GaugeFamily, GaugeSnapshot
-from smspulse.page import metrics as page
+from core.alerts import KINDS
+from core.metrics import GaugeFamily, GaugeSnapshot
+from smspulse.dashboard import metrics as page
 from streams import metrics as stream
 from warehouse import metrics as lander
 

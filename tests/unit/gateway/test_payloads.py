@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.errors import SettingError
+from expectations import payload_check as contracts
 from gateway import json_body, payloads
-from gateway.errors import SettingError, UnreadablePayload
+from gateway.errors import UnreadablePayload
 from gateway.payloads import REASONS, IncomingMessage, StatusReport, parse, parse_zone
-from ingest.privacy import Privacy
-from smspulse import contracts
+from ingest.redaction import Privacy
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "webhooks"
 

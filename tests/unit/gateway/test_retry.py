@@ -3,8 +3,8 @@
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from gateway import retry
-from gateway.retry import TRIES, retried
+from core import kafka_retry as retry
+from core.kafka_retry import TRIES, retried
 
 
 class Kafka:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.errors import SettingError
+from core.errors import SettingError
 from gateway.statuses import STATUSES, Outcome, parse_meanings, status_table
 
 

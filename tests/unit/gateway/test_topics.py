@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.topics import ACTIVITY, DEVICES, OUTCOMES, RAW, TOPICS, misfit
+from core.topics import ACTIVITY, DEVICES, OUTCOMES, RAW, TOPICS, misfit
 
 
 @pytest.mark.parametrize(("by_message", "by_device"), [(1, 1), (4, 1), (7, 1), (8, 2), (64, 16)])

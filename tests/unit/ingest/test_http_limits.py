@@ -20,11 +20,12 @@ from aiohttp import web
 from http_attacks import BY_ANYONE, BY_SENDERS, attack, oversized_headers, rss_mb, wait_until_served
 from test_receiver import PATH, STATUS, Running, receiving
 
-from ingest import connections, limits
-from ingest.connections import HttpLimits, error_response, http_server
+from ingest import client_limits as limits
+from ingest import http_server as connections
+from ingest.http_server import HttpLimits, error_response, http_server
 from ingest.shared_result import SharedResult
 from ingest.sources import add_source
-from smspulse.processes import free_port
+from smspulse.processes.children import free_port
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"

@@ -2,7 +2,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from ingest.limits import Connections, Rate, Senders, TooManyConnectionsError, parse_address
+from ingest.client_limits import Connections, Rate, Senders, TooManyConnectionsError, parse_address
 from ingest.settings import IngestSettings
 
 PROXIES = [ip_network("10.0.0.0/8"), ip_network("2001:db8:1::/48")]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.errors import UnreadablePayload
 from gateway.payloads import REASONS, Event, StatusReport, parse, parse_zone
 from gateway.phone_numbers import normalise_address
-from ingest.privacy import Privacy
+from ingest.redaction import Privacy
 
 KEY = "a key of some length"
 NUMBER = "+49 157 5298-2212"

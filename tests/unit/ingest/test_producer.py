@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from aiokafka.partitioner import DefaultPartitioner
 
-from gateway.kafka import KafkaSettings
-from gateway.topics import RAW
-from ingest import producer
+from core.kafka_settings import KafkaSettings
+from core.topics import RAW
+from ingest import kafka_producer as producer
 from ingest.errors import NotStoredError
-from ingest.producer import Producer, Waiting
+from ingest.kafka_producer import Producer, Waiting
 from ingest.spool import Webhook
 
 LEADERS = {0: 1, 1: 1, 2: 2}

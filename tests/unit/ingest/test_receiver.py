@@ -19,17 +19,17 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
-from gateway import background
+from core import background_tasks as background
+from core.kafka_settings import KafkaSettings
 from gateway.errors import UnreadablePayload
 from gateway.json_body import to_utf8
-from gateway.kafka import KafkaSettings
 from gateway.payloads import StatusReport, parse
 from ingest.errors import CannotListenError, NotStoredError
-from ingest.forwarder import StoreAndForward
 from ingest.metrics import Gauges
-from ingest.privacy import Privacy
+from ingest.redaction import Privacy
 from ingest.server import Receiver, serve
 from ingest.settings import IngestSettings
+from ingest.sink import StoreAndForward
 from ingest.sources import Sources
 from ingest.spool import Webhook
 

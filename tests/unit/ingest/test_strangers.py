@@ -12,9 +12,9 @@ import pytest
 import trustme
 from test_receiver import PATH, STATUS, error_of, receiving
 
-from gateway.kafka import KafkaSettings
-from ingest.connections import renew_certificate, tls_context
+from core.kafka_settings import KafkaSettings
 from ingest.errors import CertificateError
+from ingest.http_server import renew_certificate, tls_context
 from ingest.server import serve
 from ingest.settings import IngestSettings
 from ingest.sources import add_source, webhook_url

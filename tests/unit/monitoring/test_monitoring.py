@@ -12,10 +12,10 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from running import program
 
-from smspulse.page import metrics as page
+from smspulse.dashboard import metrics as page
 from smspulse.reference import metric_families
 from streams import metrics as stream
-from streams.fold import End, Output, Outputs
+from streams.processor import End, Output, Outputs
 from warehouse import metrics as lander
 
 FOLDER = Path(__file__).parents[3] / "monitoring"

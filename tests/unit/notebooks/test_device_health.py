@@ -12,7 +12,8 @@ from warehouse_records import raw, status, version
 
 from notebooks.common import Choice
 from notebooks.device_health import app
-from warehouse import landing, views
+from warehouse import catalog as views
+from warehouse.sink import parquet_files as landing
 
 DAY = 86_400
 LAST = date(2026, 11, 24)

@@ -11,8 +11,8 @@ import pytest
 from warehouse_records import alert, deadletter, moment, raw, status, version
 
 from notebooks.common import Choice, look
-from warehouse import landing
 from warehouse.quality import keep
+from warehouse.sink import parquet_files as landing
 
 NUMBER = "+4915700000001"
 TEXT = "a text that is nobody's business"

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 from warehouse_records import NOON, alert, at
 
-from gateway.alerts import Alert, decode
-from smspulse.alerts.book import Book, cause_text, evidence, summary
-from smspulse.alerts.causes import Cause, find_cause
-from smspulse.alerts.sender import AlertmanagerState, Moment, Told
-from smspulse.alerts.shown import show
-from smspulse.alerts.ways import labels
-from warehouse import landing
+from core.alerts import Alert, decode
+from smspulse.alerting.alert_state import Book, cause_text, evidence, summary
+from smspulse.alerting.causes import Cause, find_cause
+from smspulse.alerting.dispatcher import AlertmanagerState, Moment, Told
+from smspulse.alerting.receivers import labels
+from smspulse.alerting.rendering import show
+from warehouse.sink import parquet_files as landing
 
 MINUTE = 60
 WAIT_S, MOMENT_S = 600, 30

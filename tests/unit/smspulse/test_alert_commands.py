@@ -18,19 +18,27 @@ from click.testing import CliRunner
 from rich.console import Console
 from warehouse_records import NOON, alert, at, moment, version
 
-from gateway.alerts import KINDS, WATCHED, Alert, decode
-from smspulse import status
-from smspulse.alerts.backtest import backtest, past
-from smspulse.alerts.book import Book, evidence, summary
-from smspulse.alerts.sender import AlertmanagerState, Moment, Told, to_alertmanager, to_webhook
-from smspulse.alerts.settings import AlertSettings
-from smspulse.alerts.shown import NoSuchAlertError, PictureError, draw_backtest, explain, show, show_backtest, try_ways
-from smspulse.alerts.silences import SilenceError, Silences
-from smspulse.alerts.ways import Alertmanager, Apprise, WayOutError, WayOutGone, Webhook
-from smspulse.cli import cli
-from streams.detector import Policy
-from warehouse import landing
-from warehouse.read import query
+from core.alerts import KINDS, WATCHED, Alert, decode
+from smspulse.alerting.alert_state import Book, evidence, summary
+from smspulse.alerting.backtest import backtest, past
+from smspulse.alerting.dispatcher import AlertmanagerState, Moment, Told, to_alertmanager, to_webhook
+from smspulse.alerting.receivers import Alertmanager, Apprise, WayOutError, WayOutGone, Webhook
+from smspulse.alerting.rendering import (
+    NoSuchAlertError,
+    PictureError,
+    draw_backtest,
+    explain,
+    show,
+    show_backtest,
+    try_ways,
+)
+from smspulse.alerting.settings import AlertSettings
+from smspulse.alerting.silences import SilenceError, Silences
+from smspulse.cli.main import cli
+from smspulse.runtime import status
+from streams.change_detector import Policy
+from warehouse.reader import query
+from warehouse.sink import parquet_files as landing
 
 SECRET = base64.b64encode(b"a secret of the receiver's").decode()
 

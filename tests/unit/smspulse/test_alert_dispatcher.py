@@ -11,9 +11,9 @@ from aiohttp import web
 from alertmanager import Receiver, receiving
 from warehouse_records import NOON, alert, at
 
-from gateway.alerts import Alert, decode
-from smspulse.alerts.book import Book
-from smspulse.alerts.sender import (
+from core.alerts import Alert, decode
+from smspulse.alerting.alert_state import Book
+from smspulse.alerting.dispatcher import (
     AlertmanagerState,
     Moment,
     Silenced,
@@ -21,10 +21,10 @@ from smspulse.alerts.sender import (
     receiver_tasks,
     to_alertmanager,
 )
-from smspulse.alerts.settings import AlertSettings
-from smspulse.alerts.shown import try_ways
-from smspulse.alerts.ways import Alertmanager
-from smspulse.processes import free_port
+from smspulse.alerting.receivers import Alertmanager
+from smspulse.alerting.rendering import try_ways
+from smspulse.alerting.settings import AlertSettings
+from smspulse.processes.children import free_port
 
 WITHIN_S = 10  # less than a request to a receiver that never answers takes
 
@@ -137,7 +137,7 @@ async def test_a_service_of_apprise_keeps_its_position_when_others_are_added() -
 async def test_all_receivers_are_tried_though_one_never_answers_and_those_that_failed_are_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("smspulse.alerts.ways._TIMEOUT", aiohttp.ClientTimeout(total=1))
+    monkeypatch.setattr("smspulse.alerting.receivers._TIMEOUT", aiohttp.ClientTimeout(total=1))
     async with never_answering() as dead, receiving() as alive:
         refused = f"http://127.0.0.1:{free_port()}"
         settings = AlertSettings(alertmanager=f"{dead},{refused},{alive.url}", webhook=f"{alive.url}/hook")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from smspulse.alerts.settings import AlertSettings, AlertSettingsError, read_alert_settings
-from smspulse.cli import cli
-from smspulse.urls import base_url, http_url
+from smspulse.alerting.settings import AlertSettings, AlertSettingsError, read_alert_settings
+from smspulse.cli.main import cli
+from smspulse.runtime.urls import base_url, http_url
 
 PREFIX = "SMSPULSE_ALERTS_"
 

@@ -11,17 +11,17 @@ import pytest
 from confluent_kafka import Producer
 from warehouse_records import MadeRecord, alert, at, deadletter, raw, status, version
 
-from gateway.alerts import KINDS, WATCHED, Alert, decode
-from gateway.kafka import KafkaSettings
-from gateway.topics import ALERTS, RAW
-from smspulse.alerts.book import Book, evidence, severity, summary
-from smspulse.alerts.findings import BY_SQL, Finding, Warehouse, _finding, behind, lagging, spooling
-from smspulse.alerts.log import AlertLog, AlertWriter
-from smspulse.alerts.watch import _PATIENCE_S, Look, Watch, watch
-from smspulse.broker import MemoryBroker
-from smspulse.topics import ensure_topics
-from warehouse import landing
+from core.alerts import KINDS, WATCHED, Alert, decode
+from core.kafka_settings import KafkaSettings
+from core.topics import ALERTS, RAW
+from smspulse.alerting.alert_state import Book, evidence, severity, summary
+from smspulse.alerting.alert_topic import AlertLog, AlertWriter
+from smspulse.alerting.evaluator import _PATIENCE_S, Look, Watch, watch
+from smspulse.alerting.rules import BY_SQL, Finding, Warehouse, _finding, behind, lagging, spooling
+from smspulse.broker.embedded import MemoryBroker
+from smspulse.broker.topic_admin import ensure_topics
 from warehouse.quality import keep
+from warehouse.sink import parquet_files as landing
 
 MINUTE, HOUR, DAY = 60.0, 3_600.0, 86_400.0
 
@@ -350,7 +350,7 @@ async def test_an_unforeseen_error_of_a_look_ends_no_process(
     def fail(*_: object) -> None:
         raise RecursionError
 
-    monkeypatch.setattr("smspulse.alerts.watch.behind", fail)
+    monkeypatch.setattr("smspulse.alerting.evaluator.behind", fail)
     assert Look(tmp_path, KafkaSettings())(at(0)) == ([], set())
     assert "RecursionError" in caplog.text
 

@@ -24,9 +24,10 @@ from click.testing import CliRunner, Result
 from warehouse_records import raw, status
 
 import warehouse
-from smspulse.ask import FORMATS
-from smspulse.cli import cli, main
-from warehouse import landing, views
+from smspulse.cli.main import cli, main
+from smspulse.cli.sql import FORMATS
+from warehouse import catalog as views
+from warehouse.sink import parquet_files as landing
 
 SQL = "SELECT sms_id, received_at, flaws FROM status_events ORDER BY sms_id"
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from privileges import run_unprivileged
 
-from gateway.kafka import KafkaSettings
-from smspulse.broker_file import BrokerFile, take_lock, write_whole
-from smspulse.broker_login import login_path, read_login, write_login
-from smspulse.jars import BrokerError
-from smspulse.kafka_node import BrokerSettings, server_properties
-from smspulse.processes import free_port
-from smspulse.up import kafka_settings
+from core.kafka_settings import KafkaSettings
+from smspulse.broker.config import BrokerSettings, server_properties
+from smspulse.broker.download import BrokerError
+from smspulse.broker.lockfile import BrokerFile, take_lock, write_whole
+from smspulse.broker.login import login_path, read_login, write_login
+from smspulse.processes.children import free_port
+from smspulse.runtime.pipeline import kafka_settings
 
 
 @pytest.fixture(autouse=True)

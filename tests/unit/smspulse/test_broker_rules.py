@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from smspulse import broker, readiness
-from smspulse.broker_file import BrokerFile, read_broker_file, take_lock, write_whole
-from smspulse.jars import BrokerError
-from smspulse.kafka_node import BrokerSettings, last_words, server_properties
+from smspulse.broker import embedded as broker
+from smspulse.broker.config import BrokerSettings, last_words, server_properties
+from smspulse.broker.download import BrokerError
+from smspulse.broker.lockfile import BrokerFile, read_broker_file, take_lock, write_whole
+from smspulse.processes import readiness
 
 
 def write_broker_file(data: Path, pid: int) -> None:

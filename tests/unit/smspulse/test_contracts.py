@@ -11,15 +11,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from warehouse_records import raw
 
+from core.topics import DEADLETTERS
+from expectations.payload_check import RefusedBodyError, body_of, read, split_lines
 from gateway.errors import UnreadablePayload
 from gateway.json_body import to_utf8
 from gateway.payloads import parse
 from gateway.statuses import STATUSES
-from gateway.topics import DEADLETTERS
-from smspulse.cli import cli
-from smspulse.contracts import RefusedBodyError, body_of, read, split_lines
+from smspulse.cli.main import cli
 from streams.lifecycle import Lifecycle
-from streams.messages import MessageFold
+from streams.message_processor import MessageFold
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "webhooks"
 GENERATIONS = {

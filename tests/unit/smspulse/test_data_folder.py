@@ -13,8 +13,9 @@ from privileges import run_unprivileged
 from restored import RestoredFolder
 from warehouse_records import raw, status
 
-from smspulse.data_folder import describe_readers, set_umask, user_name
-from warehouse import landing, views
+from smspulse.runtime.data_folder import describe_readers, set_umask, user_name
+from warehouse import catalog as views
+from warehouse.sink import parquet_files as landing
 
 GROUP = grp.getgrgid(os.getegid()).gr_name
 IN_ALL_DATA = (

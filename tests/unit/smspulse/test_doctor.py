@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.kafka import KafkaSettings
-from smspulse.broker import MemoryBroker
-from smspulse.doctor import Finding, diagnose
-from smspulse.processes import free_port
-from smspulse.topics import ensure_topics
+from core.kafka_settings import KafkaSettings
+from smspulse.broker.embedded import MemoryBroker
+from smspulse.broker.topic_admin import ensure_topics
+from smspulse.processes.children import free_port
+from smspulse.runtime.doctor import Finding, diagnose
 
 
 def findings(data: Path, kafka: KafkaSettings | None = None, port: int = 0) -> dict[str, Finding]:

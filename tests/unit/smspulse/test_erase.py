@@ -13,23 +13,26 @@ from click.testing import CliRunner
 from restored import RestoredFolder
 from warehouse_records import alert, at, deadletter, raw, status, version
 
-from gateway import topics
+from core import topics
+from core.kafka_settings import KafkaSettings
 from gateway.errors import UnreadablePayload
 from gateway.json_body import to_utf8
-from gateway.kafka import KafkaSettings
 from gateway.number_search import NumberSearch
 from gateway.payloads import StatusReport, parse
 from gateway.statuses import status_table
-from ingest.privacy import Privacy
+from ingest.redaction import Privacy
 from ingest.settings import IngestSettings
 from ingest.spool import Spool, Webhook
-from smspulse import erase as command
-from smspulse.cli import cli
-from smspulse.erase import EraseError, erase
-from streams.fold import MAX_DEAD_LETTER_BYTES, dead_letter
-from warehouse import erasure, landing, swap, views
-from warehouse.read import open_warehouse
-from warehouse.rebuild import run
+from smspulse.cli.main import cli
+from smspulse.runtime import erasure as command
+from smspulse.runtime.erasure import EraseError, erase
+from streams.processor import MAX_DEAD_LETTER_BYTES, dead_letter
+from warehouse import catalog as views
+from warehouse import rebuild as run
+from warehouse.maintenance import atomic_replace as swap
+from warehouse.maintenance import erasure
+from warehouse.reader import open_warehouse
+from warehouse.sink import parquet_files as landing
 
 NUMBER = "+4915752982212"
 OTHER = "+4915752982213"

@@ -12,10 +12,11 @@ from restored import RestoredFolder
 from warehouse_records import alert, raw, status, version
 
 from ingest.sources import add_source
-from smspulse.cli import cli, main
-from warehouse import landing, views
+from smspulse.cli.main import cli, main
+from warehouse import catalog as views
 from warehouse.errors import NoWarehouseError, StaleViewsError
-from warehouse.read import open_warehouse, query
+from warehouse.reader import open_warehouse, query
+from warehouse.sink import parquet_files as landing
 
 
 @pytest.fixture(scope="module")

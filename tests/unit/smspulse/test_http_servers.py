@@ -19,10 +19,10 @@ from http_attacks import BY_ANYONE, ask, attack, rss_mb, wait_until_served
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from smspulse import endpoints
-from smspulse.page.numbers import Numbers
-from smspulse.page.server import Page, PageSettings
-from smspulse.processes import free_port, raise_file_limit
+from smspulse.dashboard.queries import Numbers
+from smspulse.dashboard.server import Page, PageSettings
+from smspulse.processes import metrics_endpoint as endpoints
+from smspulse.processes.children import free_port, raise_file_limit
 
 LIMIT_FILES = """
 import asyncio, resource, sys

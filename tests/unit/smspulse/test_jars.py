@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from privileges import run_unprivileged
 
-from smspulse.broker import MemoryBroker, choose_broker
-from smspulse.jars import BrokerError, cached_kafka, fetch_kafka, what_is_missing
+from smspulse.broker.download import BrokerError, cached_kafka, fetch_kafka, what_is_missing
+from smspulse.broker.embedded import MemoryBroker, choose_broker
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from smspulse.log_budget import LogBudget, cut
-from smspulse.logs import PlainFormatter, PrefixHandler, set_up
-from smspulse.terminal import make_console
+from smspulse.processes.log_budget import LogBudget, cut
+from smspulse.processes.log_setup import PlainFormatter, PrefixHandler, set_up
+from smspulse.processes.terminal import make_console
 
 log = logging.getLogger("test_log_budget")
 

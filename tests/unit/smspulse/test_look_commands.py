@@ -13,13 +13,14 @@ from prometheus_client import CollectorRegistry
 from warehouse_records import NOON, raw, status, version
 
 from ingest.sources import add_source
-from smspulse import endpoints
-from smspulse import status as status_command
-from smspulse.broker_file import take_lock
-from smspulse.cli import cli
-from smspulse.processes import free_port
-from warehouse import landing, views
+from smspulse.broker.lockfile import take_lock
+from smspulse.cli.main import cli
+from smspulse.processes import metrics_endpoint as endpoints
+from smspulse.processes.children import free_port
+from smspulse.runtime import status as status_command
+from warehouse import catalog as views
 from warehouse import metrics as lander_metrics
+from warehouse.sink import parquet_files as landing
 
 
 @pytest.fixture

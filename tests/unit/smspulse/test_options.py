@@ -7,8 +7,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from smspulse.cli import cli
-from smspulse.commands.options import FiniteFloat
+from smspulse.cli.main import cli
+from smspulse.cli.options import FiniteFloat
 
 
 def numeric_options(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from smspulse.output import TolerantStream, tolerant
+from smspulse.processes.output import TolerantStream, tolerant
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ import logging
 
 import pytest
 
-from smspulse.page import login
-from smspulse.page.login import Login
+from smspulse.dashboard import login
+from smspulse.dashboard.login import Login
 
 
 def basic(password: str) -> str:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from smspulse.page.numbers import Choice, Row
-from smspulse.page.render import content
+from smspulse.dashboard.queries import Choice, Row
+from smspulse.dashboard.rendering import content
 
 FIRING: Row = {
     "kind": "failure_ratio", "source": "acme", "device_id": 1, "channel_id": 2, "what": "", "failures": 6, "count": 8,

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from gateway.kafka import KafkaSettings
-from gateway.topics import RAW
-from smspulse.broker import MemoryBroker
-from smspulse.lag import lag
-from smspulse.page.numbers import Numbers
-from smspulse.page.server import PageSettings, serve
-from smspulse.processes import free_port
-from smspulse.status import pipeline
-from smspulse.topics import ensure_topics
+from core.group_lag import lag
+from core.kafka_settings import KafkaSettings
+from core.topics import RAW
+from smspulse.broker.embedded import MemoryBroker
+from smspulse.broker.topic_admin import ensure_topics
+from smspulse.dashboard.queries import Numbers
+from smspulse.dashboard.server import PageSettings, serve
+from smspulse.processes.children import free_port
+from smspulse.runtime.status import pipeline
 
 LATER_S = 2
 """A broker that answers so long after it was said that it is waited for has taken longer than 3 s."""
@@ -90,7 +90,7 @@ def test_a_broker_that_is_slow_to_answer_is_waited_for_and_that_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     said = Said("waiting for Kafka at 127.0.0.1:")
-    logger = logging.getLogger("smspulse.lag")
+    logger = logging.getLogger("core.group_lag")
     logger.addHandler(said)
     with caplog.at_level(logging.INFO), MemoryBroker(tmp_path) as broker, socket.create_server(("", 0)) as listener:
         host, _, port = broker.address.rpartition(":")

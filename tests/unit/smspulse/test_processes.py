@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from smspulse.processes import free_port, is_alive, port_is_free
+from smspulse.processes.children import free_port, is_alive, port_is_free
 
 PARENT = """
 import subprocess, sys

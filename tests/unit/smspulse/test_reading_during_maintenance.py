@@ -14,14 +14,16 @@ import pytest
 from restored import RestoredFolder
 from warehouse_records import alert, version
 
-from smspulse.alerts.backtest import past
-from smspulse.alerts.shown import landed
-from smspulse.page.numbers import Numbers
-from smspulse.status import _numbers
-from smspulse.timeline import find
-from warehouse import landing, swap, views
-from warehouse import read as reading
-from warehouse.read import query
+from smspulse.alerting.backtest import past
+from smspulse.alerting.rendering import landed
+from smspulse.dashboard.queries import Numbers
+from smspulse.runtime.message_history import find
+from smspulse.runtime.status import _numbers
+from warehouse import catalog as views
+from warehouse import reader as reading
+from warehouse.maintenance import atomic_replace as swap
+from warehouse.reader import query
+from warehouse.sink import parquet_files as landing
 
 DAY = "date=2026-11-24"
 FILES = 24
@@ -56,7 +58,7 @@ READERS: list[tuple[Callable[[Path], Any], str]] = [
 
 
 class MergesMet:
-    """Counts the errors of files that were gone, as `warehouse.read` sees them in this thread."""
+    """Counts the errors of files that were gone, as `warehouse.reader` sees them in this thread."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -15,12 +15,12 @@ from privileges import as_seen_by_group, run_unprivileged
 from ingest.settings import IngestSettings
 from ingest.sources import add_source
 from ingest.spool import Spool
-from smspulse.broker import MemoryBroker
-from smspulse.commands.options import writable
-from smspulse.data_folder import set_umask
-from smspulse.topics import ensure_topics
-from smspulse.up import kafka_settings
-from warehouse import views
+from smspulse.broker.embedded import MemoryBroker
+from smspulse.broker.topic_admin import ensure_topics
+from smspulse.cli.options import writable
+from smspulse.runtime.data_folder import set_umask
+from smspulse.runtime.pipeline import kafka_settings
+from warehouse import catalog as views
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -16,21 +16,22 @@ from confluent_kafka import Producer
 from days import weeks
 from warehouse_records import MadeRecord
 
+from core.kafka_settings import KafkaSettings
+from core.topic_ids import TopicIds
+from core.topics import RAW
+from expectations.reconciliation import OUTCOMES, WAITING, InKafka, ask, measure
 from expectations.settings import CheckSettings
-from gateway.kafka import KafkaSettings
-from gateway.topic_ids import TopicIds
-from gateway.topics import RAW
-from ingest.accepted import ID_BYTES, Accepted, accepted_ids
+from ingest.receipts import ID_BYTES, Accepted, accepted_ids
 from ingest.settings import IngestSettings
 from ingest.spool import Spool, Webhook
-from smspulse.broker import MemoryBroker
-from smspulse.cli import cli
-from smspulse.reconcile import OUTCOMES, WAITING, InKafka, ask, measure
-from smspulse.topics import ensure_topics
-from warehouse import landing, views
-from warehouse.compaction import day_of
-from warehouse.read import open_warehouse, query
-from warehouse.views import COVERED, Covered
+from smspulse.broker.embedded import MemoryBroker
+from smspulse.broker.topic_admin import ensure_topics
+from smspulse.cli.main import cli
+from warehouse import catalog as views
+from warehouse.catalog import COVERED, Covered
+from warehouse.maintenance.compaction import day_of
+from warehouse.reader import open_warehouse, query
+from warehouse.sink import parquet_files as landing
 
 END = datetime(2026, 11, 25, tzinfo=UTC)
 LOST = "019ab3b2-0d00-7000-8000-000000000001"

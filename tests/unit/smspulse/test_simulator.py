@@ -16,10 +16,10 @@ from webhook_receiver import Answer, Receiver, receiving
 
 from gateway.payloads import StatusReport, parse
 from gateway.statuses import status_table
-from smspulse.cli import cli
-from smspulse.simulator.behaviour import Behaviour
-from smspulse.simulator.stories import Story, stories
-from smspulse.simulator.traffic import SimulationError, Totals, simulate
+from smspulse.cli.main import cli
+from smspulse.simulator.client import SimulationError, Totals, simulate
+from smspulse.simulator.options import Behaviour
+from smspulse.simulator.scenarios import Story, stories
 from streams.lifecycle import Facts, Lifecycle
 
 FAST: dict[str, Any] = {"rate": 5000, "time_scale": 0.001, "max_delay_s": 0.01}
@@ -330,7 +330,7 @@ def test_a_token_need_not_be_an_argument_which_all_users_see(
         urls.append(url)
         return Totals("acme", 0)
 
-    monkeypatch.setattr("smspulse.simulator.traffic.simulate", send)
+    monkeypatch.setattr("smspulse.simulator.client.simulate", send)
     done = CliRunner().invoke(cli, ["simulate", "--messages", "1", *arguments], **given)
     assert (done.exit_code, urls) == (0, [WEBHOOK]), done.output
     assert ("`ps` shows the token in --url to every user" in done.stderr) == is_shown

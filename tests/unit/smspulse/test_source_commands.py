@@ -4,7 +4,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from ingest.sources import Sources
-from smspulse.cli import cli
+from smspulse.cli.main import cli
 
 
 def source(tmp_path: Path, *arguments: str) -> str:

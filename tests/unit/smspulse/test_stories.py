@@ -10,13 +10,14 @@ import msgspec
 import orjson
 import pytest
 
-from gateway.errors import SettingError, UnreadablePayload
+from core.errors import SettingError
+from gateway.errors import UnreadablePayload
 from gateway.payloads import IncomingMessage, StatusReport, parse
 from gateway.statuses import STATUSES, Outcome, status_table
-from smspulse.simulator.behaviour import DEMO_BEHAVIOUR, Behaviour, parse_shares
-from smspulse.simulator.spelling import MALFORMED
-from smspulse.simulator.stories import Part, Report, Story, stories, truth_after
-from smspulse.truth import Truth
+from smspulse.simulator.ground_truth import Truth
+from smspulse.simulator.options import DEMO_BEHAVIOUR, Behaviour, parse_shares
+from smspulse.simulator.payload_formats import MALFORMED
+from smspulse.simulator.scenarios import Part, Report, Story, stories, truth_after
 from streams.lifecycle import Facts, Lifecycle
 
 FAILURES = {id_ for id_, status in STATUSES.items() if status.is_failure}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from smspulse.supervisor import Child, Supervisor, SupervisorError
+from smspulse.processes.supervisor import Child, Supervisor, SupervisorError
 
 PATIENCE_S = 120
 
@@ -60,12 +60,12 @@ def test_a_child_that_cannot_be_started_now_is_started_when_it_can(
 
     async def scenario() -> str:
         told = Told()
-        logging.getLogger("smspulse.supervisor").addHandler(told)
+        logging.getLogger("smspulse.processes.supervisor").addHandler(told)
         supervisor = Supervisor(lambda name, level, text: None)
         child = broker(tmp_path / "data")
         await supervisor.start(child)
         await asyncio.wait_for(told.event.wait(), PATIENCE_S)
-        logging.getLogger("smspulse.supervisor").removeHandler(told)
+        logging.getLogger("smspulse.processes.supervisor").removeHandler(told)
         monkeypatch.setattr("sys.executable", python)
         await supervisor.wait_ready(child)
         await supervisor.stop()

@@ -18,14 +18,14 @@ from rich.table import Table
 from rich.text import Text
 from warehouse_records import alert, moment, raw, status, version
 
-from expectations.check import Report, Row
-from smspulse import logs
-from smspulse.cli import cli
-from smspulse.commands.check import _junit, _text
-from smspulse.quality_page import write
-from smspulse.supervisor import Child, Supervisor
-from smspulse.terminal import make_console, visible, visible_line
-from warehouse import landing
+from expectations.quality_page import write
+from expectations.runner import Report, Row
+from smspulse.cli.check import _junit, _text
+from smspulse.cli.main import cli
+from smspulse.processes import log_setup as logs
+from smspulse.processes.supervisor import Child, Supervisor
+from smspulse.processes.terminal import make_console, visible, visible_line
+from warehouse.sink import parquet_files as landing
 
 ROOT = Path(__file__).parents[3]
 HOSTILE = "Hi [/b] [red]x[/red] :house: [link=http://e]y[/link] \x1b]0;t\x07\x1b[2J\x9b31m\u202e\x7f\r\x08"
@@ -195,7 +195,7 @@ def test_no_other_module_writes_to_a_terminal(package: str) -> None:
     for path in sorted((ROOT / package).rglob("*.py")):
         name = path.relative_to(ROOT).as_posix()
         tree = ast.parse(path.read_text())
-        if name == "smspulse/terminal.py":
+        if name == "smspulse/processes/terminal.py":
             continue
         for called, node in calls(tree):
             assert called not in {"Console", "print", "click.echo", "click.secho", "rich.print", "escape_markup"}, (

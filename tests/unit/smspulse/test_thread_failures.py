@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from gateway import background
-from smspulse.cli import cli
+from core import background_tasks as background
+from smspulse.cli.main import cli
 
 PROCESSES = {
     "up": "smspulse.up.up",
     "broker": "smspulse.broker.run_broker",
     "ingest": "ingest.server.run",
-    "stream": "streams.worker.run",
-    "land": "warehouse.lander.run",
-    "page": "smspulse.page.server.run",
-    "alerts send": "smspulse.alerts.sender.run",
+    "stream": "streams.app.run",
+    "land": "warehouse.sink.consumer.run",
+    "page": "smspulse.dashboard.server.run",
+    "alerts send": "smspulse.alerting.dispatcher.run",
 }
 """What each command runs until a signal."""
 
@@ -34,8 +34,8 @@ def test_a_thread_that_fails_ends_the_process_of(
         raise SystemExit(0)
 
     monkeypatch.setattr(runs, run)
-    monkeypatch.setattr("smspulse.topics.ensure_topics", lambda *_: None)
-    monkeypatch.setattr("smspulse.endpoints.serve_metrics", lambda *_: None)
+    monkeypatch.setattr("smspulse.broker.topic_admin.ensure_topics", lambda *_: None)
+    monkeypatch.setattr("smspulse.processes.metrics_endpoint.serve_metrics", lambda *_: None)
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", list(root.handlers))

@@ -14,17 +14,17 @@ import pytest
 from warehouse_records import MadeRecord
 from webhook_receiver import Receipt, receiving
 
-from gateway import topics
+from core import topics
 from gateway.errors import UnreadablePayload
 from gateway.payloads import StatusReport, parse
 from gateway.statuses import status_table
-from smspulse.simulator.behaviour import Behaviour
-from smspulse.simulator.stories import stories
-from smspulse.simulator.traffic import simulate
-from smspulse.truth import Difference, TruthError, compare
+from smspulse.simulator.client import simulate
+from smspulse.simulator.ground_truth import Difference, TruthError, compare
+from smspulse.simulator.options import Behaviour
+from smspulse.simulator.scenarios import stories
 from streams.lifecycle import Facts, Lifecycle
 from warehouse.errors import NoWarehouseError
-from warehouse.landing import land
+from warehouse.sink.parquet_files import land
 
 
 @dataclass

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway import background
-from smspulse import up
-from smspulse.broker_file import BrokerFile
-from smspulse.terminal import make_console
-from smspulse.up import UpError, UpOptions
+from core import background_tasks as background
+from smspulse.broker.lockfile import BrokerFile
+from smspulse.processes.terminal import make_console
+from smspulse.runtime import pipeline as up
+from smspulse.runtime.pipeline import UpError, UpOptions
 
 PATIENCE_S = 20
 WATCH_BROKER = up._watch_broker

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from smspulse.supervisor import Child, Supervisor
-from smspulse.upkeep import keep_up
+from smspulse.processes.supervisor import Child, Supervisor
+from smspulse.runtime.maintenance import keep_up
 
 
 def test_each_command_runs_after_each_wait_also_after_failures(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from gateway.alerts import Alert, decode
-from gateway.topics import ACTIVITY, ALERTS
-from streams.detector import Policy
-from streams.devices import DeviceFold
+from core.alerts import Alert, decode
+from core.topics import ACTIVITY, ALERTS
+from streams.change_detector import Policy
+from streams.device_processor import DeviceFold
 
 T0, MINUTE, KEPT = 1_760_000_000_000, 60_000, 20
 NOTHING = {"first_at": None, "last_at": None, "reports": 0, "incoming": 0, "counts": {}}

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.alerts import Alert, decode
-from gateway.topics import ACTIVITY, ALERTS
-from streams.detector import Policy
-from streams.devices import DeviceFold
-from streams.fold import Outputs
+from core.alerts import Alert, decode
+from core.topics import ACTIVITY, ALERTS
+from streams.change_detector import Policy
+from streams.device_processor import DeviceFold
+from streams.processor import Outputs
 
 T0 = 1_760_000_000_000
 MINUTE = 60_000

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streams.detector import Detector, Policy, upper_bound
+from streams.change_detector import Detector, Policy, upper_bound
 
 MINUTE = 60_000
 DAY = 86_400_000

@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.topics import ACTIVITY, DEADLETTERS
-from streams.detector import Policy
-from streams.devices import DeviceFold
+from core.topics import ACTIVITY, DEADLETTERS
+from streams.change_detector import Policy
+from streams.device_processor import DeviceFold
 
 NOTHING = {"first_at": None, "last_at": None, "reports": 0, "incoming": 0, "counts": {}, "ends": []}
 WHO = {"source": "gw", "device_id": 8001, "channel_id": 1}

@@ -11,18 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.records import message_key
+from core.topics import ACTIVITY, DEADLETTERS, OUTCOMES, RAW
 from gateway.payloads import REASON_FAULT
-from gateway.records import message_key
 from gateway.statuses import STATUSES
-from gateway.topics import ACTIVITY, DEADLETTERS, OUTCOMES, RAW
-from streams import isolation, metrics
-from streams.detector import Policy
-from streams.devices import DeviceFold
+from streams import isolating_processor as isolation
+from streams import metrics
+from streams.change_detector import Policy
+from streams.device_processor import DeviceFold
 from streams.errors import StateError
-from streams.fold import Load, Outputs
-from streams.isolation import IsolatingFold
+from streams.isolating_processor import IsolatingFold
 from streams.lifecycle import Lifecycle
-from streams.messages import MessageFold
+from streams.message_processor import MessageFold
+from streams.processor import Load, Outputs
 
 T0 = 1_760_000_000_000
 HOUR = 3_600_000

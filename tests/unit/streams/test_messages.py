@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.records import MAX_OBSERVATIONS, message_key
+from core.topics import ACTIVITY, DEADLETTERS, OUTCOMES, RAW
 from gateway import payloads
-from gateway.records import MAX_OBSERVATIONS, message_key
 from gateway.statuses import STATUSES
-from gateway.topics import ACTIVITY, DEADLETTERS, OUTCOMES, RAW
-from streams.detector import Policy
-from streams.devices import COUNTED, DeviceFold
-from streams.fold import Outputs
+from streams.change_detector import Policy
+from streams.device_processor import COUNTED, DeviceFold
 from streams.lifecycle import Lifecycle
-from streams.messages import MessageFold
+from streams.message_processor import MessageFold
+from streams.processor import Outputs
 
 T0 = 1_760_000_000_000
 HOUR = 3_600_000

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from gateway.kafka import KafkaSettings
-from gateway.topics import RAW
-from streams import worker
+from core.kafka_settings import KafkaSettings
+from core.topics import RAW
+from streams import app as worker
+from streams.app import Partitions
 from streams.settings import StreamSettings
-from streams.worker import Partitions
 
 OURS = TP(RAW, 0)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from streams.detector import Policy
+from streams.change_detector import Policy
 from streams.settings import StreamSettings
 
 DAY_MS = 86_400_000

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from streams.errors import StateError
-from streams.store import Store
+from streams.state_store import Store
 
 MINUTE = 60_000
 NOON = 1_760_000_040_000  # a whole minute

@@ -16,7 +16,7 @@ from faust.transport import conductor, consumer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from streams.transport import BatchConsumer
+from streams.batch_consumer import BatchConsumer
 
 # Each was read and found to go with `BatchConsumer`: what it calls, what calls it, and what it replaces.
 RELIED_ON: dict[str, tuple[Any, str]] = {
@@ -53,8 +53,8 @@ def digest(function: Any) -> str:
 def test_what_is_relied_on_is_as_it_was_read(why: str) -> None:
     function, known = RELIED_ON[why]
     assert digest(function) == known, (
-        f"{function.__qualname__} of faust-streaming {version('faust-streaming')} is not what streams/transport.py was "
-        f"written for ({why}). Read both, mend the transport, and write the new digest here"
+        f"{function.__qualname__} of faust-streaming {version('faust-streaming')} is not what "
+        f"streams/batch_consumer.py was written for ({why}). Read both, mend the transport, and write the new digest here"
     )
 
 

@@ -14,15 +14,15 @@ from obstore.store import MemoryStore, S3Store
 from warehouse_records import NOON, raw, status, version
 
 import warehouse
-from gateway import topics
-from smspulse.cli import cli
-from warehouse import landing
-from warehouse.bucket import Bucket, BucketAwayError
+from core import topics
+from smspulse.cli.main import cli
+from warehouse.catalog import MACROS, VIEWS, publish
 from warehouse.errors import BucketError, DamagedFileError, NeedsFolderError, NoWarehouseError, OvertakenError
 from warehouse.partition_log import PartitionLog
-from warehouse.read import retried
+from warehouse.reader import retried
 from warehouse.schemas import BY_TOPIC, Run
-from warehouse.views import MACROS, VIEWS, publish
+from warehouse.sink import parquet_files as landing
+from warehouse.sink.s3_storage import Bucket, BucketAwayError
 
 DAY_MS = 86_400_000
 
@@ -199,7 +199,7 @@ def test_no_bucket_no_login_and_no_answer_are_a_line_each(
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "warehouse.bucket")
+    monkeypatch.delitem(sys.modules, "warehouse.sink.s3_storage")
     monkeypatch.setitem(sys.modules, "obstore.store", None)
     with pytest.raises(BucketError, match=r"^s3://lake needs obstore.store, which is not installed: pip install"):
         warehouse.open_warehouse("s3://lake")

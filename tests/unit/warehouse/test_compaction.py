@@ -16,13 +16,15 @@ import pytest
 from click.testing import CliRunner
 from warehouse_records import NOON, raw, status, tombstone, version
 
-from gateway import topics
-from smspulse.cli import cli
-from warehouse import landing, swap, views
-from warehouse.compaction import compact
+from core import topics
+from smspulse.cli.main import cli
+from warehouse import catalog as views
 from warehouse.errors import CannotExchangeError, CompactionError, OvertakenError
-from warehouse.read import open_warehouse, query
+from warehouse.maintenance import atomic_replace as swap
+from warehouse.maintenance.compaction import compact
+from warehouse.reader import open_warehouse, query
 from warehouse.schemas import BASE_SCHEMA, RAW_SCHEMA
+from warehouse.sink import parquet_files as landing
 
 DAY_MS = 86_400_000
 TODAY = datetime.fromtimestamp(NOON / 1000, UTC)

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from warehouse_records import NOON, raw, status
 
-from gateway import topics
-from warehouse import landing
-from warehouse.compaction import compact
+from core import topics
 from warehouse.errors import DamagedFileError, OvertakenError
-from warehouse.read import open_warehouse
+from warehouse.maintenance.compaction import compact
+from warehouse.reader import open_warehouse
+from warehouse.sink import parquet_files as landing
 
 
 def webhooks(first: int, count: int) -> list[object]:

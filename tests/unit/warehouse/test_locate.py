@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from warehouse_records import NOON, raw, status, version
 
-from gateway import topics
-from warehouse import landing
-from warehouse.incarnations import KafkaLogReader, LogPosition, locate
-from warehouse.landing import RecordIdentity, table_identities
+from core import topics
 from warehouse.partition_log import UNKNOWN, PartitionLog
 from warehouse.schemas import BY_TOPIC, Run
+from warehouse.sink import parquet_files as landing
+from warehouse.sink.parquet_files import RecordIdentity, table_identities
+from warehouse.sink.topic_incarnations import KafkaLogReader, LogPosition, locate
 
 
 @dataclass(frozen=True)

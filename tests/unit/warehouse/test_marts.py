@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from warehouse_records import NOON, MadeRecord, at, moment, raw, status, version
 
-from warehouse import dictionary, landing, views
-from warehouse.read import open_warehouse
+from warehouse import catalog as views
+from warehouse import data_dictionary as dictionary
+from warehouse.reader import open_warehouse
+from warehouse.sink import parquet_files as landing
 
 HOUR = 3600
 TODAY = moment(0).date()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from warehouse_records import NOON, version
 
-from warehouse import landing
-from warehouse.read import query
+from warehouse.reader import query
+from warehouse.sink import parquet_files as landing
 
 HOUR = 3600
 

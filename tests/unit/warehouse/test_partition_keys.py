@@ -9,17 +9,17 @@ from buckets import ObjectStore
 from released import answers, make
 from warehouse_records import NOON, raw, status
 
-from gateway import topics
+from core import topics
 from gateway.number_search import NumberSearch
 from gateway.statuses import status_table
-from warehouse import views
-from warehouse.bucket import Bucket
-from warehouse.compaction import compact
-from warehouse.erasure import erase
-from warehouse.read import query
-from warehouse.rebuild.run import rebuild
-from warehouse.retention import RetentionSettings, retain
+from warehouse import catalog as views
+from warehouse.maintenance.compaction import compact
+from warehouse.maintenance.erasure import erase
+from warehouse.maintenance.retention import RetentionSettings, retain
+from warehouse.reader import query
+from warehouse.rebuild import rebuild
 from warehouse.schemas import BY_TOPIC, Run
+from warehouse.sink.s3_storage import Bucket
 
 LATER = datetime.fromtimestamp(NOON / 1000, UTC) + timedelta(days=20)
 ABOVE = "source=prod/date=2020-01-01/sms_id=x/outcome=sent/filename=f/data"

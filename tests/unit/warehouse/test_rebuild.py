@@ -15,24 +15,27 @@ import pytest
 from click.testing import CliRunner
 from warehouse_records import MadeRecord, at, moment, raw, status, version
 
-from gateway import payloads, topics
+from core import topics
+from core.records import MAX_OBSERVATIONS
+from gateway import payloads
 from gateway.number_search import NumberSearch
-from gateway.records import MAX_OBSERVATIONS
 from gateway.statuses import parse_meanings, status_table
-from smspulse.cli import cli
-from smspulse.simulator.stories import stories
+from smspulse.cli.main import cli
+from smspulse.simulator.scenarios import stories
 from streams import lifecycle
 from streams.lifecycle import EXPIRE_AFTER_MS, Lifecycle
-from streams.messages import MessageFold
-from warehouse import landing, swap, views
-from warehouse.compaction import compact
-from warehouse.erasure import erase
+from streams.message_processor import MessageFold
+from warehouse import catalog as views
+from warehouse import rebuild as run
 from warehouse.errors import RebuildError, WarehouseError
+from warehouse.maintenance import atomic_replace as swap
+from warehouse.maintenance.compaction import compact
+from warehouse.maintenance.erasure import erase
+from warehouse.maintenance.retention import RetentionSettings, retain
 from warehouse.partition_log import PartitionLog
-from warehouse.read import open_warehouse
-from warehouse.rebuild import run
-from warehouse.retention import RetentionSettings, retain
+from warehouse.reader import open_warehouse
 from warehouse.schemas import BASE_SCHEMA
+from warehouse.sink import parquet_files as landing
 
 DAY = 86_400
 TABLE = status_table(parse_meanings("55=not_sent,56=delivered"))

@@ -10,16 +10,18 @@ from click.testing import CliRunner
 from restored import RestoredFolder
 from warehouse_records import NOON, deadletter, raw, status, version
 
-from gateway import topics
+from core import topics
 from gateway.statuses import status_table
-from smspulse.cli import cli
-from warehouse import landing, swap, views
-from warehouse.compaction import compact
+from smspulse.cli.main import cli
+from warehouse import catalog as views
+from warehouse import rebuild as run
 from warehouse.errors import OvertakenError, RebuildError, RetentionError
+from warehouse.maintenance import atomic_replace as swap
+from warehouse.maintenance.compaction import compact
+from warehouse.maintenance.retention import RetentionSettings, retain
 from warehouse.quality import keep
-from warehouse.read import open_warehouse
-from warehouse.rebuild import run
-from warehouse.retention import RetentionSettings, retain
+from warehouse.reader import open_warehouse
+from warehouse.sink import parquet_files as landing
 
 DAY_S = 86_400
 NOW = datetime.fromtimestamp(NOON / 1000, UTC) + timedelta(days=20)
@@ -181,7 +183,7 @@ def test_a_run_that_is_cut_off_anywhere_changes_no_count(data: Path, monkeypatch
 def test_the_command_says_what_it_dropped(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert CliRunner().invoke(cli, ["retain", "--data", str(data)]).output == "nothing is older than it may be\n"
     monkeypatch.setenv("SMSPULSE_RETAIN_DEADLETTERS_DAYS", "1")
-    monkeypatch.setattr("smspulse.commands.warehouse.datetime", type("Then", (datetime,), {"now": lambda zone: NOW}))
+    monkeypatch.setattr("smspulse.cli.warehouse.datetime", type("Then", (datetime,), {"now": lambda zone: NOW}))
     said = CliRunner().invoke(cli, ["retain", "--data", str(data)]).output
     assert said == "deadletters: 1 days dropped, 2026-11-24 to 2026-11-24\n"
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from warehouse_records import MadeRecord, at, deadletter, moment, raw, status, tombstone, version
 
-from gateway import topics
+from core import topics
 from warehouse import metrics
 from warehouse.schemas import BY_TOPIC, DATASETS, Columns, Dataset, Run
 

@@ -9,19 +9,22 @@ import pytest
 from click.testing import CliRunner
 from warehouse_records import at, raw, status, version
 
-from expectations.check import run_checks
+from expectations.runner import run_checks
 from expectations.settings import CheckSettings
 from gateway.statuses import STATUSES, Outcome, parse_meanings, status_table
-from smspulse.alerts.findings import Warehouse
-from smspulse.cli import cli
-from smspulse.page.numbers import Numbers
-from smspulse.timeline import find, tell
-from warehouse import landing, retention, status_codes, views
-from warehouse.compaction import compact
+from smspulse.alerting.rules import Warehouse
+from smspulse.cli.main import cli
+from smspulse.dashboard.queries import Numbers
+from smspulse.runtime.message_history import find, tell
+from warehouse import catalog as views
+from warehouse import status_codes
 from warehouse.errors import DamagedFileError
-from warehouse.read import open_warehouse
-from warehouse.rebuild.run import rebuild
-from warehouse.store import Folder
+from warehouse.maintenance import retention
+from warehouse.maintenance.compaction import compact
+from warehouse.reader import open_warehouse
+from warehouse.rebuild import rebuild
+from warehouse.sink import parquet_files as landing
+from warehouse.sink.storage import Folder
 
 SETTING = "SMSPULSE_STREAM_STATUS_MEANINGS"
 NEXT_DAY = datetime(2026, 11, 25, 9, tzinfo=UTC)

@@ -13,12 +13,13 @@ from warehouse_records import NOON, MadeRecord, at, tombstone, version
 
 from gateway.number_search import NumberSearch
 from gateway.statuses import status_table
-from warehouse import landing, views
-from warehouse.compaction import compact
-from warehouse.erasure import erase
-from warehouse.read import open_warehouse
-from warehouse.rebuild.run import rebuild
-from warehouse.retention import RetentionSettings, retain
+from warehouse import catalog as views
+from warehouse.maintenance.compaction import compact
+from warehouse.maintenance.erasure import erase
+from warehouse.maintenance.retention import RetentionSettings, retain
+from warehouse.reader import open_warehouse
+from warehouse.rebuild import rebuild
+from warehouse.sink import parquet_files as landing
 
 MARTS = {
     "delivery_hourly": "*",

@@ -9,9 +9,9 @@ import pytest
 from released import FOLDER, answers
 
 from gateway.statuses import status_table
-from warehouse import views
-from warehouse.compaction import compact
-from warehouse.rebuild.run import rebuild
+from warehouse import catalog as views
+from warehouse.maintenance.compaction import compact
+from warehouse.rebuild import rebuild
 
 RELEASES = sorted(path.name for path in FOLDER.iterdir())
 

@@ -13,9 +13,10 @@ import pytest
 from restored import RestoredFolder
 from warehouse_records import alert, at, deadletter, moment, raw, status, tombstone, version
 
-from warehouse import landing, views
+from warehouse import catalog as views
 from warehouse.errors import NoWarehouseError, UnreadablePathError
-from warehouse.read import open_warehouse, query
+from warehouse.reader import open_warehouse, query
+from warehouse.sink import parquet_files as landing
 
 HOUR = 3600
 
@@ -44,7 +45,7 @@ def rows(data: Path, sql: str) -> list[tuple[Any, ...]]:
 
 
 def test_every_sql_file_is_a_view_and_says_what_a_row_is() -> None:
-    found = {path.name for path in files("warehouse").joinpath("views").iterdir()}
+    found = {path.name for path in files("warehouse").joinpath("sql", "views").iterdir()}
     assert found == {f"{name}.sql" for name in (*views.VIEWS, *views.MACROS)}
     for name in (*views.VIEWS, *views.MACROS):
         header = "\n".join(line for line in views.view_sql(name).splitlines() if line.startswith("--"))

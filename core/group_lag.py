@@ -1,0 +1,135 @@
+"""Lag of consumer groups: how far stream and lander are behind what Kafka holds."""
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from core.consumer_lag import records_behind
+from core.kafka_settings import KafkaSettings
+
+_log = logging.getLogger(__name__)
+
+BROKER_PATIENCE_S: Final = 30.0
+"""Time for each answer of a broker that listens: on a busy machine one takes seconds."""
+_CONNECT_S: Final = 5.0
+_SILENCE_S: Final = 3.0
+_POLL_S: Final = 0.1
+_OPTIONS: Final = {
+    "enable.auto.commit": False,
+    "isolation.level": "read_committed",
+    # One record of a partition answers whether there is any.
+    "enable.partition.eof": True,
+    "fetch.wait.max.ms": 10,
+    "fetch.message.max.bytes": 4096,
+    "queued.min.messages": 1,
+    "log_level": 0,
+}
+
+
+def lag(
+    kafka: KafkaSettings, groups: Mapping[str, Sequence[str]], timeout_s: float = BROKER_PATIENCE_S
+) -> dict[str, int] | None:
+    """Return how many records of its topics each group has before it; None if Kafka does not answer.
+
+    It is 0 if all that is committed was read, also of topics that are written in transactions; see `core.consumer_lag`.
+
+    Args:
+        kafka: Which cluster.
+        groups: Consumer groups and the topics that each reads.
+        timeout_s: Time for each answer. A broker at whose address nobody listens is known to be away at once.
+    """
+    if not is_reachable(kafka):
+        return None
+    with log_if_slow(f"waiting for Kafka at {kafka.bootstrap}, up to {timeout_s:g} s"):
+        return _lag(kafka, groups, timeout_s)
+
+
+def _lag(kafka: KafkaSettings, groups: Mapping[str, Sequence[str]], timeout_s: float) -> dict[str, int] | None:
+    behind: dict[str, int] = {}
+    try:
+        for group, topics in groups.items():
+            with closing(Consumer(kafka.confluent() | _OPTIONS | {"group.id": group})) as reader:
+                behind[group] = sum(_lag_by_partition(reader, topics, timeout_s).values())
+    except KafkaException:
+        return None
+    return behind
+
+
+def _lag_by_partition(reader: Consumer, topics: Sequence[str], timeout_s: float) -> dict[tuple[str, int], int]:
+    """Return the lag of each partition of which records are left."""
+    there = reader.list_topics(timeout=timeout_s).topics
+    asked = [TopicPartition(name, part) for name in topics if name in there for part in there[name].partitions]
+    behind: dict[tuple[str, int], int] = {}
+    starts: list[TopicPartition] = []
+    for place in reader.committed(asked, timeout_s) if asked else []:
+        low, end = reader.get_watermark_offsets(place, timeout_s)
+        position = max(place.offset, low)
+        if records_behind(end, position):
+            behind[place.topic, place.partition] = records_behind(end, position)
+            starts.append(TopicPartition(place.topic, place.partition, position))
+    # A group commits the offset behind its last record, and what follows may be transaction markers alone.
+    ended = _without_records(reader, starts, timeout_s)
+    return {key: records for key, records in behind.items() if key not in ended}
+
+
+def _without_records(reader: Consumer, starts: list[TopicPartition], timeout_s: float) -> set[tuple[str, int]]:
+    """Return the partitions that have no record from their offset on that a reader of what is committed would see.
+
+    A partition that does not answer in time is taken to have some.
+
+    Raises:
+        KafkaException: Kafka refuses to be read.
+    """
+    ended: set[tuple[str, int]] = set()
+    waiting = {(start.topic, start.partition) for start in starts}
+    reader.assign(starts)
+    deadline = time.monotonic() + timeout_s
+    while waiting and time.monotonic() < deadline:
+        for message in reader.consume(100, _POLL_S):
+            key, error = (message.topic(), message.partition()), message.error()
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                raise KafkaException(error)
+            if key in waiting:
+                waiting.remove(key)
+                reader.pause([TopicPartition(*key)])
+                if error is not None:
+                    ended.add(key)
+    return ended
+
+
+def is_reachable(kafka: KafkaSettings) -> bool:
+    """Return whether anybody accepts connections where Kafka should be; also if that cannot be known in a moment."""
+    # With TLS, the broker would log a connection that brings no handshake.
+    return kafka.security_protocol.endswith("SSL") or any(map(is_listening, kafka.servers))
+
+
+def is_listening(server: str) -> bool:
+    """Return whether anybody accepts connections at `HOST:PORT`; also if that cannot be known in a moment."""
+    host, _, port = server.rpartition(":")
+    if not port.isdecimal():
+        return True  # the client says what is wrong with it
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S):
+            return True
+    except (TimeoutError, OverflowError):
+        return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def log_if_slow(what: str) -> Iterator[None]:
+    """Log what is waited for, once, if a context takes longer than a person takes for granted."""
+    timer = threading.Timer(_SILENCE_S, _log.info, [what])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

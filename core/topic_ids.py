@@ -1,0 +1,54 @@
+"""Identity of topics: a topic that is deleted and created again has the same name, and is another one."""
+
+from collections.abc import Collection
+from typing import Final
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
+
+from core.kafka_settings import KafkaSettings
+
+_TIMEOUT_S: Final = 3.0
+_URL_SAFE: Final = str.maketrans("+/", "-_")
+_IN_MEMORY: Final = "memory-"
+
+
+class TopicIds:
+    """Reads the ids of topics from Kafka."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self._kafka = kafka
+        # One for all calls: its futures end with it, and it keeps its connections.
+        self._admin = None if kafka.in_memory else AdminClient(kafka.confluent() | {"log_level": 2})
+
+    def read(self, topics: Collection[str]) -> dict[str, str]:
+        """Return the id of each topic: 22 characters of URL-safe base64, as Kafka's own tools show it.
+
+        Topics that do not exist are left out. Those of the in-memory broker have none; its run stands for it.
+
+        Raises:
+            KafkaException: Kafka does not answer.
+        """
+        if self._admin is None:
+            return dict.fromkeys(topics, f"{_IN_MEMORY}{self._kafka.memory_run}")
+        described = self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=_TIMEOUT_S)
+        found = {}
+        for name, future in described.items():
+            try:
+                found[name] = url_safe(str(future.result(2 * _TIMEOUT_S).topic_id))
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise
+            except TimeoutError as error:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from error
+        return found
+
+
+def url_safe(topic_id: str) -> str:
+    """Return a topic's id as Kafka's own tools show it: librdkafka has `+` and `/` where they have `-` and `_`."""
+    return topic_id.translate(_URL_SAFE)
+
+
+def is_in_memory(topic_id: str) -> bool:
+    """Return whether an id is that of a run of the in-memory broker."""
+    return topic_id.startswith(_IN_MEMORY)

@@ -1,0 +1,162 @@
+"""`smspulse check payload`: what a gateway sends, before it is connected: which generation it is, and what is wrong."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from uuid_utils import uuid7
+
+from core import records, topics
+from gateway import json_body
+from gateway.errors import UnreadablePayload
+from gateway.json_body import to_utf8
+from gateway.payloads import StatusReport, parse
+from gateway.statuses import STATUSES, Status
+from ingest.content_coding import CorruptBodyError, DecodedBodyTooLargeError, UnknownCodingError, decode, parse_codings
+from ingest.settings import IngestSettings
+
+if TYPE_CHECKING:
+    from expectations.runner import Report
+
+_STATUS: Final = ("sms_id", "status_id", "status_message", "sendto", "senttime", "channel_id", "device_id", "sim")
+_INCOMING: Final = (
+    *("sms_id", "type", "device_id", "channel_id", "sim", "date", "date_sent", "address", "body", "img_url"),
+    *("internal_id", "device_name"),
+)
+_SOURCE: Final = "sample"
+_TOLD: Final = ("raw_readable", "raw_flawless")
+"""Expectations whose every single fault has been told before."""
+
+
+class _Record(NamedTuple):
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+class RefusedBodyError(Exception):
+    """Ingest would not take a body. The text is for people, and names the HTTP status."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"ingest answers {status}: {reason}")
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What one payload is. Names fields, never their values, which may be personal.
+
+    Args:
+        generation: Of the gateway's payloads; None if it cannot be read.
+        faults: What is wrong with it.
+        unknown: Fields that no generation has; they are kept, and read by nobody.
+    """
+
+    generation: str | None
+    faults: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
+
+
+def split_lines(sample: bytes) -> list[bytes]:
+    """Return the payloads of a sample that has one a line."""
+    return [line for line in sample.splitlines() if line.strip()]
+
+
+def body_of(sample: bytes, content_encoding: str) -> bytes:
+    """Return the body that ingest would store of a request.
+
+    Raises:
+        RefusedBodyError: Ingest would refuse it.
+    """
+    limit = IngestSettings().max_body_bytes
+    if len(sample) > limit:
+        raise RefusedBodyError(413, f"it is larger than {limit:,} bytes")
+    try:
+        return decode(sample, parse_codings([content_encoding]), limit)
+    except UnknownCodingError as error:
+        raise RefusedBodyError(415, str(error)) from error
+    except DecodedBodyTooLargeError as error:
+        raise RefusedBodyError(413, f"it is larger than {limit:,} bytes once it is decoded") from error
+    except CorruptBodyError:
+        # Ingest keeps it as it came, and the stream will not be able to read it.
+        return sample
+
+
+def read(body: bytes, zone: tzinfo = UTC, content_type: bytes | None = None) -> Payload:
+    """Say what a payload is: by the parser of the stream, so what is accepted here is accepted there.
+
+    Args:
+        body: As it would be sent.
+        zone: The zone of times that name none.
+        content_type: The header that it would be sent with, for its charset.
+    """
+    text = to_utf8(body, content_type)
+    try:
+        event = parse(text, zone)
+    except UnreadablePayload as error:
+        return Payload(None, (str(error),))
+    payload = json_body.load(text)
+    is_status = isinstance(event, StatusReport)
+    is_old = "sim" in payload and "channel_id" not in payload
+    if is_status:
+        generation = "status report, older (sim in place of channel_id)" if is_old else "status report, current"
+    elif payload.get("img_url"):
+        generation = "incoming image, current"
+    elif "type" in payload:
+        generation = "incoming text, current"
+    else:
+        generation = f"incoming message, {'oldest (sim' if is_old else 'older (channel_id'}, no type)"
+    faults = tuple(f"{field} cannot be read and would be null" for field in event.flaws)
+    return Payload(generation, faults, tuple(sorted(payload.keys() - set(_STATUS if is_status else _INCOMING))))
+
+
+def suite_on(
+    bodies: Sequence[bytes],
+    zone: tzinfo = UTC,
+    content_type: bytes | None = None,
+    statuses: Mapping[int, Status] = STATUSES,
+) -> "Report":
+    """Run the suite `raw` on payloads, as if they had been received now.
+
+    Args:
+        bodies: As they would be sent.
+        zone: The zone of times that name none.
+        content_type: The header that they would be sent with.
+        statuses: What each status id means, as the stream has it.
+
+    Raises:
+        MissingExtraError: Great Expectations is not installed.
+    """
+    from expectations.runner import run_checks  # noqa: PLC0415 - heavy
+    from expectations.settings import CheckSettings  # noqa: PLC0415
+    from warehouse import catalog as views  # noqa: PLC0415
+    from warehouse.sink import parquet_files as landing  # noqa: PLC0415
+
+    logging.getLogger("warehouse.catalog").setLevel(logging.WARNING)  # it tells of a folder that is gone at once
+    now = datetime.now(UTC)
+    at = int(now.timestamp() * 1000)
+    made = [_record(number, body, at, content_type) for number, body in enumerate(bodies)]
+    with TemporaryDirectory(prefix="smspulse-payload.") as folder:
+        views.publish(Path(folder))
+        landing.land(Path(folder), 0, made, zone)
+        report = run_checks(Path(folder), CheckSettings(), now, suites=("raw",), statuses=statuses)
+    rows = tuple(row for row in report.rows if row.expectation not in _TOLD)
+    return replace(report, rows=rows, note=f"payloads checked: {len(bodies):,}, as if they had been received now")
+
+
+def _record(offset: int, body: bytes, at: int, content_type: bytes | None) -> Any:
+    headers: list[tuple[str, bytes | None]] = [
+        (records.HEADER_SOURCE, _SOURCE.encode()),
+        (records.HEADER_RECEIVED_AT, b"%d" % at),
+        (records.HEADER_INGEST_ID, str(uuid7()).encode()),
+        (records.HEADER_CONTENT_TYPE, content_type),
+    ]
+    return _Record(topics.RAW, 0, offset, at, None, body, headers)

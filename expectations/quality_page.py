@@ -1,0 +1,77 @@
+"""`smspulse check --docs`: a page of what every expectation is, why, and what was found. It asks the network nothing.
+
+Great Expectations' own Data Docs take their styles and scripts from other hosts, and request a logo by the id of the
+data context; this page is made of the same results and is one file.
+"""
+
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from expectations.runner import Report, Row
+
+_HEAD: Final = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>smspulse: data quality</title><style>
+:root { color-scheme: light dark; --line: #8884; --bad: #c62828; --warn: #b26a00; --info: #1565c0; --good: #2e7d32 }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
+nav a { margin-right: 1rem } h2 { margin-top: 2.5rem } table { border-collapse: collapse; width: 100% }
+td, th { border-top: 1px solid var(--line); padding: .5rem .6rem; text-align: left; vertical-align: top }
+td:nth-child(1), td:nth-child(2) { white-space: nowrap } code { overflow-wrap: anywhere }
+.critical { color: var(--bad); font-weight: 600 } .warning { color: var(--warn); font-weight: 600 }
+.info { color: var(--info); font-weight: 600 } .holds { color: var(--good) } small { opacity: .75 }
+@media (max-width: 50rem) { td, th { display: block; border: 0; padding: .1rem 0 } tr { display: block;
+border-top: 1px solid var(--line); padding: .6rem 0 } thead { display: none }
+td:nth-child(1), td:nth-child(2) { white-space: normal } }
+</style></head><body><h1>Data quality</h1>
+"""
+
+
+def write(report: "Report", path: Path) -> None:
+    """Write the page.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    order = ("critical", "warning", "info")
+    failed = sorted((row for row in report.rows if not row.success), key=lambda row: order.index(row.severity))
+    suites = dict.fromkeys(row.dataset for row in report.rows)
+    parts = [
+        _HEAD,
+        f"<p>{escape(report.note)}, {report.checked_at:%Y-%m-%d %H:%M:%S} UTC. "
+        f"{len(report.rows) - len(failed)} of {len(report.rows)} expectations hold.</p><nav>",
+        *(f'<a href="#{escape(name)}">{escape(name)}</a>' for name in (*(["failed"] if failed else []), *suites)),
+        "</nav>",
+    ]
+    if failed:
+        parts += ['<h2 id="failed">What does not hold</h2>', _table(failed)]
+    for suite in suites:
+        parts += [
+            f'<h2 id="{escape(suite)}">{escape(suite)}</h2>',
+            _table([row for row in report.rows if row.dataset == suite]),
+        ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("\n".join([*parts, "</body></html>\n"]), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _table(rows: "list[Row]") -> str:
+    heads = "".join(f"<th>{head}</th>" for head in ("", "expectation", "found", "what it means, and what to do"))
+    lines = [f"<table><thead><tr>{heads}</tr></thead><tbody>"]
+    for row in rows:
+        state = "holds" if row.success else row.severity
+        named = f"<br><small>rows: <code>{escape(', '.join(row.rows))}</code></small>" if row.rows else ""
+        # What is not the matter must not read as if it were.
+        why = f"<small>else: {escape(row.meaning)}</small>" if row.success else (
+            f"{escape(row.meaning)}<br><b>{escape(row.action)}</b>"
+        )  # fmt: skip
+        lines.append(
+            f'<tr><td class="{state}">{"✓ holds" if row.success else f"✗ {state}"}</td>'
+            f"<td>{escape(row.expectation)}<br><small>{row.severity if row.success else ''}</small></td>"
+            f"<td>{escape(row.observed)}<br><small>expected <code>{escape(row.expected)}</code></small>{named}</td>"
+            f"<td>{why}</td></tr>"
+        )
+    return "\n".join([*lines, "</tbody></table>"])

@@ -1,0 +1,547 @@
+"""The HTTP server of every process: aiohttp's low-level one, made fit for untrusted clients.
+
+Memory, time and connections are limited, answers are plain, no banner names a version, and no path is in a log.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final, cast
+
+import orjson
+from aiohttp import StreamReader, hdrs, web
+from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import _ErrInfo
+
+from core.errors import where_raised
+from ingest.client_limits import Connections, Network, Senders, TooManyConnectionsError
+from ingest.errors import CertificateError
+from ingest.settings import IngestSettings
+
+log = logging.getLogger(__name__)
+
+JSON: Final = {"Content-Type": "application/json"}
+LINGER_S: Final = 1.0
+"""How long the rest of a refused body is read and dropped: closed at once, a sender may never see the answer."""
+_MAX_HEADERS: Final = 64
+"""Of a request; each may have 8 KiB."""
+_MAX_HEAD: Final = 32_768
+"""Bytes of all headers of a request."""
+_REQUEST_LINE: Final = 10_240
+"""Bytes in front of the body that are neither names nor values of headers."""
+_HEAD_PIECE: Final = 2_048
+_BODY_PIECE: Final = 32_768
+_CHUNKED_PIECE: Final = 1_024
+"""Bytes that are parsed at once. Of chunked bodies, `_CHUNKED_PIECES` are parsed in one round of the event loop, of all
+connections together: a chunk of one byte costs some 5 µs."""
+_CHUNKED_PIECES: Final = 8
+_CHUNK_OVERHEAD: Final = 6
+"""Bytes that a byte of a body takes at most, in a chunk of its own: `1`, two line ends, and the byte."""
+_READ_BUFFER: Final = 65_536
+"""Bytes of a body that wait for their reader; twice as many stop the client."""
+_SOCKET_BUFFER: Final = 65_536
+"""Bytes that the system keeps of a connection, each way. Linux doubles them."""
+_STUCK_S: Final = 10.0
+"""Time after which a connection is reset whose client takes nothing of its answer."""
+
+
+def error_response(status: int, text: str, **headers: str) -> web.Response:
+    """Return an answer that is `{"error": text}`; `Retry_After` is the header `Retry-After`."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return web.Response(status=status, body=orjson.dumps({"error": text}), headers=JSON | named)
+
+
+def closing(response: web.Response) -> web.Response:
+    """Let an answer be the last of its connection."""
+    response.force_close()
+    return response
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """Protection of an HTTP server. The defaults are those of every server of smspulse.
+
+    Args:
+        header_timeout_s: Seconds for the TLS handshake, and as many for the headers of a first request.
+        idle_timeout_s: Seconds from an answer to the headers of the next request.
+        per_address: Connections of one address, of IPv6 of one /64.
+        total: Connections of all addresses.
+        proxies: Networks of proxies. Their connections count in total alone.
+        advice: For the log: what to do when clients of good will meet the limits of connections.
+    """
+
+    header_timeout_s: float = 10.0
+    idle_timeout_s: float = 135.0
+    per_address: int = 256
+    total: int = 2_048
+    proxies: Sequence[Network] = ()
+    advice: str = "if they are of good will, let a proxy stand in front"
+
+
+class _Request(web.BaseRequest):
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        """Take off aiohttp's banner, which names versions, and add what every answer of the server has."""
+        response.headers.pop(hdrs.SERVER, None)
+        protocol = self._protocol
+        assert isinstance(protocol, _Protocol)  # noqa: S101 - a type guard
+        if protocol.answer_headers:
+            response.headers.update(protocol.answer_headers)
+        if protocol.has_switched:
+            response.force_close()
+
+
+class _Protocol(web.RequestHandler):
+    """A connection that is bounded in memory and time, whatever its client does.
+
+    - No byte behind a request is parsed before the request is answered: at most one read of it is kept, and the rest
+      stays with the client.
+    - The headers of a request have at most `_MAX_HEAD` bytes. What is neither headers nor body is bounded likewise.
+    - It is closed unread when there are too many, closed when its first request is late, and reset when its client
+      takes nothing of an answer for `_STUCK_S`. Each later request has aiohttp's `keepalive_timeout`, from the answer
+      before to the end of its headers.
+    """
+
+    __slots__ = (
+        "_connections",
+        "_has_more",
+        "_held",
+        "_is_admitted",
+        "_is_broken",
+        "_is_chunked",
+        "_is_unanswered",
+        "_limits",
+        "_payload",
+        "_program",
+        "_received",
+        "_socket",
+        "_turn_is_due",
+        "_turns",
+        "_unsent",
+        "_watch",
+        "answer_headers",
+    )
+
+    def __init__(
+        self,
+        server: web.Server,
+        *,
+        connections: Connections,
+        turns: "_Turns",
+        limits: HttpLimits,
+        program: str,
+        answer_headers: Mapping[str, str],
+        **options: Any,
+    ) -> None:
+        super().__init__(server, **options)
+        self._connections, self._turns, self._limits, self._program = connections, turns, limits, program
+        self.answer_headers = answer_headers
+        self._is_admitted = self._is_broken = self._is_unanswered = self._is_chunked = self._turn_is_due = False
+        self._held = b""
+        # Whether there may be something behind the present request, or else there is nothing.
+        self._has_more = False
+        self._received = 0
+        self._payload: StreamReader = EMPTY_PAYLOAD
+        self._socket: asyncio.Transport | None = None
+        self._unsent = 0
+        self._watch: asyncio.TimerHandle | None = None
+        # As aiohttp makes it, but for the last argument: the parser stops behind each request.
+        self._parser = HttpRequestParser(
+            self,
+            self._loop,
+            _READ_BUFFER,
+            max_line_size=self.max_line_size,
+            max_field_size=self.max_field_size,
+            max_headers=self.max_headers,
+            payload_exception=web.RequestPayloadError,
+            auto_decompress=False,  # what is stored is what was received
+            max_msg_queue_size=1,
+        )
+
+    @property
+    def has_switched(self) -> bool:
+        """Whether its client has asked for another protocol. It gets an HTTP answer, and nothing more is read."""
+        return self._upgraded
+
+    def admit(self, transport: asyncio.Transport) -> bool:
+        """Count the connection and return True, or reset it and return False."""
+        peer = transport.get_extra_info("peername")
+        try:
+            if peer:  # none if the client has gone already
+                self._connections.enter(self, peer[0])
+                self._is_admitted = True
+        except TooManyConnectionsError as error:
+            whose = "one address has" if error.scope == "address" else "there are"
+            text = "%s %d connections to %s, as many as may be; more are closed unread: %s"
+            log.warning(text, whose, error.limit, self._program, self._limits.advice)
+        if not self._is_admitted:
+            transport.abort()
+            return False
+        # The buffers of the system are no memory of this process, but of this machine.
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER)
+        return True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Give it time for one request, if there is a place for it."""
+        connected = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        if not self._is_admitted and not self.admit(connected):
+            return
+        super().connection_made(connected)
+        self._socket = connected
+        self._watch = self._loop.call_later(self._limits.header_timeout_s, self._end_if_silent)
+        if self._held:  # it came with the end of the TLS handshake
+            self.data_received(b"")
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Count it no more."""
+        super().connection_lost(exc)
+        if self._watch is not None:
+            self._watch.cancel()
+        self._connections.leave(self)
+        self._held = b""
+        self._socket = None
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what belongs to the present request, and keep what is behind it until that is answered."""
+        if self._is_broken or self._force_close or self._close or self._upgraded:
+            self._held = b""
+            return
+        if self._held:
+            data, self._held = self._held + data, b""
+        elif len(data) <= _HEAD_PIECE and not self._is_unanswered and not self._must_wait() and self._payload.is_eof():
+            # Nearly always: one request, whole. The same as below, sooner.
+            self._parse(data)
+            if self._buffer_paused:
+                self._resume_reading_for_buffer()
+            return
+        while not self._must_wait():
+            size = self._piece_size()
+            piece, data = data[:size], data[size:]
+            self._parse(piece)
+            if not data:
+                break
+            if self._is_chunked and not self._payload.is_eof() and not self._turn_is_due:
+                self._turn_is_due = True
+                self._turns.add(self._take_turn)
+        if data and not self._is_broken:
+            self._held = data
+            if not self._buffer_paused and self.transport is not None:
+                self._pause_reading_for_buffer()
+        elif self._buffer_paused:
+            self._resume_reading_for_buffer()
+
+    def _piece_size(self) -> int:
+        if self._payload.is_eof():
+            return _HEAD_PIECE
+        return _CHUNKED_PIECE if self._is_chunked else _BODY_PIECE
+
+    def _take_turn(self) -> None:
+        self._turn_is_due = False
+        self.data_received(b"")
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Write an answer; then the next request may be parsed."""
+        finished = await super().finish_response(request, resp, start_time)
+        self._received = 0
+        # Behind the last answer, the rest of a body is still read and dropped, and no other request.
+        self._is_unanswered = not resp.keep_alive
+        if self._has_more or self._held:
+            self.data_received(b"")
+        return finished
+
+    def idle_since(self) -> float | None:
+        """Return when it became idle, or None; see `ingest.client_limits.Connection`."""
+        is_waiting = self._waiter is not None and not self._messages and self._request_count
+        if not is_waiting or self._received or self._held or self._force_close:
+            return None
+        return self._next_keepalive_close_time
+
+    def close_idle(self) -> None:
+        """Close it: another one needs its place."""
+        self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP, and what went wrong in here, as everything else is answered."""
+        if request.writer.output_size > 0:
+            msg = "an answer is under way already"
+            raise ConnectionError(msg)
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.error("a request failed inside %s", self._program, exc_info=exc)
+            return closing(error_response(500, f"a fault inside {self._program}: its log says more"))
+        log.debug("a request that is no valid HTTP: %s", type(exc).__name__)
+        if status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
+            return closing(error_response(status, f"the headers are larger than {_MAX_HEAD} bytes"))
+        return closing(error_response(status, "the request is no valid HTTP"))
+
+    def _resume_reading_if_drained(self) -> None:
+        """Do nothing: aiohttp resumes here when it begins to answer. `finish_response` does once it has answered."""
+
+    def _must_wait(self) -> bool:
+        """Return whether what was received cannot be parsed yet."""
+        if self._reading_paused or self._turn_is_due or self.transport is None:
+            return True
+        return self._is_unanswered and self._payload.is_eof()
+
+    def _parse(self, piece: bytes) -> None:
+        """Have aiohttp parse at most one request, and bound what of it is no body.
+
+        The parser keeps what is behind the request, a part of a piece.
+        """
+        was_in_body = not self._payload.is_eof()
+        super().data_received(piece)
+        if self._messages:
+            message, payload = self._messages[-1]
+            if not isinstance(message, RawRequestMessage):
+                self._is_broken = self._is_unanswered = True
+                message.exc.__traceback__ = None  # its frames hold all that was received
+                return
+            if not self._is_unanswered:
+                # What came in one piece, and not behind another request, needs no sum.
+                may_be_long = self._has_more or self._received > 0
+                self._is_unanswered, self._payload, self._received = True, payload, len(piece)
+                self._is_chunked = message.chunked
+                self._has_more = may_be_long or not _is_all_of(piece, payload)
+                if may_be_long and sum(len(name) + len(value) for name, value in message.raw_headers) > _MAX_HEAD:
+                    self._messages.pop()
+                    self._refuse_headers()
+                return
+        if was_in_body and self._payload.is_eof():
+            self._received = 0
+            if not self._is_unanswered:
+                # The answer did not wait for the body. So this is the last call that can reach what is behind it: the
+                # parser keeps that to itself until it is called again.
+                self._parse(b"")
+            return
+        self._received += len(piece)
+        if was_in_body and self._received > _MAX_HEAD + _CHUNK_OVERHEAD * self._payload.total_bytes:
+            self.force_close()
+        elif not was_in_body and self._received > _MAX_HEAD + _REQUEST_LINE:
+            self._refuse_headers()
+
+    def _refuse_headers(self) -> None:
+        error = HttpProcessingError(code=HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message="headers too large")
+        self._messages.append((_ErrInfo(error.code, error, error.message), EMPTY_PAYLOAD))
+        self._is_broken = self._is_unanswered = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _end_if_silent(self) -> None:
+        if not self._request_count and not self._is_broken:
+            self.force_close()
+        self._watch = self._loop.call_later(_STUCK_S, self._abort_if_stuck)
+
+    def _abort_if_stuck(self) -> None:
+        """Reset it if its client has taken nothing of what there is to send, since this was called last."""
+        if self._socket is None:
+            return
+        unsent = self._socket.get_write_buffer_size()
+        if 0 < self._unsent <= unsent:
+            self._socket.abort()
+            return
+        self._unsent = unsent
+        self._watch = self._loop.call_later(_STUCK_S, self._abort_if_stuck)
+
+
+def _is_all_of(piece: bytes, payload: StreamReader) -> bool:
+    """Return whether a piece is one request, headers and body, and nothing else."""
+    return payload.is_eof() and piece.find(b"\r\n\r\n") + 4 + payload.total_bytes == len(piece)
+
+
+class _TlsHandshake(asyncio.Protocol):
+    """A connection during its TLS handshake. It is counted from its first byte on, and has a time limit.
+
+    asyncio would show it to a server only afterwards.
+    """
+
+    def __init__(self, protocol: _Protocol, context: ssl.SSLContext, connections: Connections, limit_s: float) -> None:
+        self._protocol, self._context, self._connections, self._limit_s = protocol, context, connections, limit_s
+        self._task: asyncio.Task[None] | None = None
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, if there is a place for it."""
+        connected = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        if self._protocol.admit(connected):
+            connected.pause_reading()  # until TLS reads
+            self._task = asyncio.get_running_loop().create_task(self._shake_hands(connected))
+
+    def data_received(self, data: bytes) -> None:
+        """Keep the beginning of the handshake: uvloop does not pause a transport that has not begun to read."""
+        self._received += data
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Count it no more."""
+        self._connections.leave(self._protocol)
+
+    async def _shake_hands(self, transport: asyncio.Transport) -> None:
+        loop = asyncio.get_running_loop()
+        handshake = loop.create_task(
+            loop.start_tls(
+                transport, self._protocol, self._context, server_side=True, ssl_handshake_timeout=self._limit_s
+            )
+        )
+        # Its first step, in which TLS becomes the protocol of the transport, and schedules its own beginning.
+        await asyncio.sleep(0)
+        if self._received:
+            # Behind that beginning, and before anything else can be read.
+            loop.call_soon(_feed, transport, self._received)
+            self._received = b""
+        encrypted = None
+        try:
+            encrypted = await handshake
+        except OSError as error:
+            log.debug("a TLS handshake failed: %s", error)
+        except Exception as error:
+            log.error("a TLS handshake failed inside: %s", where_raised(error))
+        if encrypted is None:
+            self._connections.leave(self._protocol)
+            transport.abort()
+            return
+        self._protocol.connection_made(encrypted)
+
+
+def _feed(transport: asyncio.Transport, data: bytes) -> None:
+    """Give bytes that were read already to the protocol of a transport, which is the one of TLS."""
+    protocol = cast(asyncio.BufferedProtocol, transport.get_protocol())
+    while data and not transport.is_closing():
+        buffer = memoryview(protocol.get_buffer(len(data)))
+        size = min(len(buffer), len(data))
+        buffer[:size] = data[:size]
+        protocol.buffer_updated(size)
+        data = data[size:]
+
+
+class _Turns:
+    """Calls back in the order of asking, `_CHUNKED_PIECES` in a round of the event loop, so that others are served."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def add(self, callback: Callable[[], None]) -> None:
+        """Call back when it is its turn, never at once."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._call)
+        self._waiting.append(callback)
+
+    def _call(self) -> None:
+        turns = [self._waiting.popleft() for _ in range(min(_CHUNKED_PIECES, len(self._waiting)))]
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._call)
+        for callback in turns:
+            callback()
+
+
+class _Server(web.Server):
+    """aiohttp's low-level server with the classes above.
+
+    Args:
+        tls: How HTTPS is answered; None for plain HTTP.
+        options: Of `_Protocol`.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        *,
+        tls: ssl.SSLContext | None,
+        connections: Connections,
+        limits: HttpLimits,
+        **options: Any,
+    ) -> None:
+        super().__init__(handle, connections=connections, limits=limits, turns=_Turns(), **options)
+        self._tls, self._counted, self._limits = tls, connections, limits
+
+    def __call__(self) -> Any:
+        protocol = _Protocol(self, loop=self._loop, **self._kwargs)
+        if self._tls is None:
+            return protocol
+        return _TlsHandshake(protocol, self._tls, self._counted, self._limits.header_timeout_s)
+
+    def _make_request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        return _Request(message, payload, protocol, writer, task, self._loop)
+
+
+def http_server(
+    handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    limits: HttpLimits,
+    program: str,
+    *,
+    tls: ssl.SSLContext | None = None,
+    answer_headers: Mapping[str, str] | None = None,
+) -> web.Server:
+    """Return an HTTP server with the protection that all of smspulse have; the caller gives it an address.
+
+    Args:
+        handle: Answers a request.
+        limits: Of connections and times.
+        program: What it belongs to, for people: `ingest`, `the page`.
+        tls: How HTTPS is answered; None for plain HTTP.
+        answer_headers: Of every answer, errors included.
+    """
+    return _Server(
+        handle,
+        tls=tls,
+        access_log=None,
+        lingering_time=LINGER_S,
+        keepalive_timeout=limits.idle_timeout_s,
+        max_headers=_MAX_HEADERS,
+        connections=Connections(limits.per_address, limits.total, Senders((), limits.proxies)),
+        limits=limits,
+        program=program,
+        answer_headers=answer_headers or {},
+    )
+
+
+def tls_context(settings: IngestSettings) -> ssl.SSLContext | None:
+    """Return how HTTPS is answered, or None for plain HTTP.
+
+    Raises:
+        CertificateError: The certificate or its key cannot be used.
+    """
+    if settings.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
+    except OSError as error:
+        raise CertificateError(settings.tls_cert, settings.tls_key, error.strerror or str(error)) from error
+    return context
+
+
+async def renew_certificate(context: ssl.SSLContext | None, settings: IngestSettings) -> None:
+    """Take a certificate up that was renewed in its files, for connections from then on; the former stays if it fails.
+
+    Runs until cancelled.
+    """
+    cert, key = settings.tls_cert, settings.tls_key
+    if context is None or cert is None:
+        return
+
+    def written() -> list[int]:
+        return [path.stat().st_mtime_ns for path in (cert, key) if path and path.exists()]
+
+    known = written()
+    while True:
+        await asyncio.sleep(settings.tls_renewal_s)
+        if (found := written()) != known:
+            known = found
+            try:
+                tls_context(settings)  # tried first on another: a pair that does not fit would leave this one useless
+                context.load_cert_chain(cert, key, password="")
+                log.info("the renewed certificate %s is used from now on", cert)
+            except (CertificateError, OSError) as error:
+                log.error("%s; the former one is used until it can be", error)

@@ -1,0 +1,95 @@
+"""Ingest's own record of what it has stored and is about to answer 202: the ids, for the reconciliation.
+
+    {data}/accepted/YYYY-MM-DDTHH/{source}        16 bytes an ingest_id, by the hour (UTC) of the receipt
+
+An id is appended before the answer, so it survives any kill of the process: whatever was answered 202 is
+here. What it can miss: an id whose webhook was stored but not answered, as when ingest is killed between the two; what
+the disk refused, which is logged; and after a power failure what the kernel had not written yet, as nothing here waits
+for an fsync. So a webhook may be stored and not be here, but what is here was stored and has to be found.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from core.records import HEADER_INGEST_ID, HEADER_SOURCE
+from ingest.spool import Webhook
+
+log = logging.getLogger(__name__)
+
+ID_BYTES: Final = 16
+_FOLDER: Final = "accepted"
+_HOUR_MS: Final = 3_600_000
+_HOUR: Final = "%Y-%m-%dT%H"
+_KEPT_MS: Final = 8 * 24 * _HOUR_MS
+"""A day more than Kafka keeps sms.raw."""
+
+
+class Accepted:
+    """Notes ids. Several processes may share a data folder: what is noted together is one appending write."""
+
+    def __init__(self, data: Path) -> None:
+        self._folder = data / _FOLDER
+        self._hour = -1
+        self._files: dict[str, int] = {}
+        self._complained = False
+
+    def note(self, webhooks: Iterable[Webhook]) -> None:
+        """Note that webhooks were stored, those of a source together. Never fails."""
+        ids: dict[tuple[int, str], list[bytes]] = {}
+        for webhook in webhooks:
+            headers = dict(webhook.headers)
+            place = webhook.received_at // _HOUR_MS, headers[HEADER_SOURCE].decode()
+            ids.setdefault(place, []).append(headers[HEADER_INGEST_ID])
+        try:
+            for (hour, source), of in ids.items():
+                if hour != self._hour:
+                    self._turn(hour)
+                file = self._files.get(source)
+                if file is None:
+                    path = self._folder / _name(hour) / source
+                    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    file = self._files[source] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+                os.write(file, bytes.fromhex(b"".join(of).replace(b"-", b"").decode()))
+            self._complained = False
+        except OSError as error:
+            if not self._complained:
+                log.error("what is accepted cannot be noted in %s (%s): reconciliation misses it", self._folder, error)
+            self._complained = True
+
+    def _turn(self, hour: int) -> None:
+        self.close()
+        self._hour = hour
+        oldest = _name(hour - _KEPT_MS // _HOUR_MS)
+        for folder in self._folder.glob("*T*"):
+            if folder.name < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Close its files."""
+        for file in self._files.values():
+            os.close(file)
+        self._files.clear()
+
+
+def accepted_ids(data: Path, since: datetime) -> Iterator[tuple[str, datetime, bytes]]:
+    """Yield source, hour and the ids, joined, of the hours from `since` on.
+
+    Raises:
+        PermissionError: This user may not read them.
+    """
+    for folder in sorted((data / _FOLDER).glob("*T*")):
+        hour = datetime.strptime(folder.name, _HOUR).replace(tzinfo=UTC)
+        if hour < since.replace(minute=0, second=0, microsecond=0):
+            continue
+        for path in sorted(folder.iterdir()):  # a glob would pass over a folder that may not be read
+            found = path.read_bytes()
+            yield path.name, hour, found[: len(found) // ID_BYTES * ID_BYTES]  # the last one may be being written
+
+
+def _name(hour: int) -> str:
+    return datetime.fromtimestamp(hour * _HOUR_MS / 1000, UTC).strftime(_HOUR)

@@ -1,0 +1,240 @@
+"""How all alerts stand, in words and in sum: pure."""
+
+from datetime import UTC, datetime
+from typing import Final
+
+from core.alerts import (
+    DEVICE_DOWN,
+    FAILURE_RATIO,
+    LATENCY_SHIFT,
+    NOT_PERMITTED,
+    PIPELINE,
+    QUALITY_CHECK,
+    SILENT,
+    STUCK_MESSAGES,
+    Alert,
+)
+from gateway.statuses import STATUSES
+from smspulse.alerting.causes import Cause, find_cause
+
+_WIDTH: Final = {"pipeline": 3, "source": 2, "device": 1, "channel": 0}
+# What an alert explains beside narrower ones of its own kind, in whatever is as narrow as it, or narrower.
+_EXPLAINS: Final = {
+    PIPELINE: {SILENT, STUCK_MESSAGES, LATENCY_SHIFT},
+    SILENT: {STUCK_MESSAGES},
+    DEVICE_DOWN: {FAILURE_RATIO},
+}
+_OF_A_CAUSE: Final = {FAILURE_RATIO, NOT_PERMITTED, DEVICE_DOWN}
+"""The kinds that say of a phone or SIM card that it fails."""
+_MOST: Final = 0.5
+CAUSE_WAIT_S: Final = 600.0
+_MOMENT_MS: Final = 30_000
+_ENDED: Final = {
+    "recovered": "recovered: the failures are back at what is usual",
+    "new_normal": "new normal: the failures stayed, and are the baseline from now on",
+}
+_CRITICAL: Final = {FAILURE_RATIO, NOT_PERMITTED, SILENT, PIPELINE, QUALITY_CHECK}
+
+
+def name(kind: str) -> str:
+    """Return how monitoring calls a kind: `SmsFailureRatio`."""
+    return f"Sms{kind.title().replace('_', '')}"
+
+
+class Book:
+    """Every alert as it was told last.
+
+    Args:
+        cause_wait_s: Seconds that a source's alert waits for the alert of the phone that explains most of it, and after
+            the end of that alert for its own.
+    """
+
+    def __init__(self, cause_wait_s: float = CAUSE_WAIT_S) -> None:
+        self.alerts: dict[str, Alert] = {}
+        self._cause_wait_ms = int(cause_wait_s * 1000)
+
+    def take(self, alert: Alert) -> None:
+        """Take what was told of an alert."""
+        self.alerts[alert.id] = alert
+
+    def firing(self) -> list[Alert]:
+        """Return the alerts that fire, by id."""
+        return [alert for _, alert in sorted(self.alerts.items()) if alert.phase == "firing"]
+
+    def is_inhibited(self, alert: Alert, now: int) -> bool:
+        """Return whether another alert is notified in place of this one, at a time in milliseconds.
+
+        A wider alert that fires explains narrower ones, such as a source's those of its devices. But where one phone
+        or SIM card explains most of a wider alert, that one is inhibited, and inhibits nothing.
+        """
+        if self.is_explained_by_cause(alert, now):
+            return True
+        return any(
+            each.phase == "firing" and _explains(each, alert) and not self.is_explained_by_cause(each, now)
+            for each in self.alerts.values()
+        )
+
+    def is_explained_by_cause(self, alert: Alert, now: int) -> bool:
+        """Return whether the alert of one phone or SIM card is notified in place of this wider one, or may be.
+
+        The two can fire in either order. So the wider one waits for the other: long if it names a cause, a moment if it
+        does not, for its first failures may not show the cause yet. Once the other has ended, it waits for its own end,
+        too: it counts the same failures, and needs more messages to see that they are over.
+
+        Args:
+            alert: An alert that fires.
+            now: In milliseconds.
+        """
+        if alert.fired_at is None or not alert.by_channel:
+            return False
+        cause = find_cause(alert)
+        if cause is None:
+            return alert.scope == "source" and now < alert.fired_at + min(_MOMENT_MS, self._cause_wait_ms)
+        if self._has_spread(alert, cause):
+            return False
+        if now < alert.fired_at + self._cause_wait_ms:
+            return True
+        return any(self._lasts(each, now) for each in self._alerts_on_failures(alert.source) if cause.includes(each))
+
+    def _alerts_on_failures(self, source: str) -> list[Alert]:
+        return [each for each in self.alerts.values() if each.source == source and each.kind in _OF_A_CAUSE]
+
+    def _lasts(self, alert: Alert, now: int) -> bool:
+        """Return whether an alert fires, or has ended so lately that those that it explains may not have."""
+        if alert.resolved_at is None:
+            return alert.phase == "firing"
+        return now < alert.resolved_at + self._cause_wait_ms
+
+    def _has_spread(self, alert: Alert, cause: Cause) -> bool:
+        """Return whether alerts fire on devices with most of the traffic that is not of the cause."""
+        if alert.scope != "source":
+            return False
+        others = {
+            device_id: share
+            for device_id, share in self._failing_devices(alert.source).items()
+            if device_id != cause.device_id
+        }
+        return bool(others) and sum(others.values()) > _MOST * (1 - cause.traffic)
+
+    def _failing_devices(self, source: str) -> dict[int | None, float]:
+        """Return the devices of a source on which alerts on failures fire, and the part of its messages that fails."""
+        parts: dict[tuple[int | None, int | None], float] = {}
+        for each in self._alerts_on_failures(source):
+            if each.phase == "firing" and each.scope in {"device", "channel"}:
+                part = each.device_id, each.channel_id
+                parts[part] = max(parts.get(part, 0.0), each.share)
+        devices: dict[int | None, float] = {}
+        for (device_id, channel_id), share in parts.items():
+            if channel_id is not None:
+                devices[device_id] = devices.get(device_id, 0.0) + share
+        for (device_id, channel_id), share in parts.items():
+            if channel_id is None:
+                devices[device_id] = max(devices.get(device_id, 0.0), share)
+        return devices
+
+
+def _explains(one: Alert, other: Alert) -> bool:
+    """Say whether an alert is the reason of another one. Never both ways, or neither would be told."""
+    if one.scope != "pipeline" and one.source != other.source:
+        return False
+    if one.scope == "device" and one.device_id != other.device_id:
+        return False
+    wider = _WIDTH[one.scope] - _WIDTH[other.scope]
+    if one.kind == other.kind:
+        return wider > 0 and one.kind not in {NOT_PERMITTED, PIPELINE, QUALITY_CHECK}
+    if one.kind == FAILURE_RATIO and other.kind == DEVICE_DOWN:
+        return wider > 0
+    return wider >= 0 and other.kind in _EXPLAINS.get(one.kind, ())
+
+
+def severity(alert: Alert) -> str:
+    """Return `critical` for what stops a whole source, else `warning`. The same as long as the alert is on."""
+    return "critical" if _WIDTH[alert.scope] > 1 and alert.kind in _CRITICAL else "warning"
+
+
+def subject(alert: Alert) -> str:
+    """Name what an alert is about."""
+    if alert.scope == "pipeline":
+        return "all sources" if alert.kind == SILENT else "pipeline"
+    names = [f"source {alert.source}"]
+    if alert.scope != "source":
+        names.append("no device" if alert.device_id is None else f"device {alert.device_id}")
+    if alert.scope == "channel":
+        names.append("no channel" if alert.channel_id is None else f"channel {alert.channel_id}")
+    return ", ".join(names)
+
+
+def cause_text(alert: Alert) -> str:
+    """Name the phone or SIM card that explains most of an alert, and its share; empty if there is none."""
+    cause = find_cause(alert)
+    if cause is None:
+        return ""
+    names = ["no device" if cause.device_id is None else f"device {cause.device_id}"]
+    if cause.channel_id is not None:
+        names.append(f"channel {cause.channel_id}")
+    return f"{', '.join(names)} explains {cause.share:.0%} of the rise"
+
+
+def summary(alert: Alert) -> str:
+    """Say in one line what is wrong."""
+    if alert.what:
+        return f"{subject(alert)}: {alert.what}"
+    if alert.kind == NOT_PERMITTED:
+        return f"{subject(alert)}: messages are not permitted"
+    ratio = alert.failures / alert.count if alert.count else 0.0
+    if alert.resolution == "new_normal":
+        before = f", {alert.baseline:.1%} was usual" if alert.baseline is not None else ""
+        return f"{subject(alert)}: new normal, {ratio:.0%} of messages fail{before}"
+    usual = f", {alert.baseline:.1%} is usual" if alert.baseline is not None else ""
+    cause = cause_text(alert)
+    return f"{subject(alert)}: {ratio:.0%} of messages fail{usual}" + (f"; {cause}" if cause else "")
+
+
+def evidence(alert: Alert) -> dict[str, str]:
+    """Return what an alert rests on, by name, for people."""
+    low, high = alert.interval
+    found = {"since": moment(alert.since)}
+    if alert.failures:
+        found["failed"] = f"{alert.failures} of {alert.count} messages"
+        found["ratio"] = f"{alert.failures / max(alert.count, 1):.1%}, 95 % interval {low:.1%} to {high:.1%}"
+    if alert.baseline is not None:
+        found["baseline"] = f"{alert.baseline:.1%}"
+        if alert.bound is not None:
+            found["baseline"] += f", at most {alert.bound:.1%}, from {alert.known:,} messages"
+    found["errors"] = ", ".join(
+        f"{count} of {_meaning(id_)}" for id_, count in sorted(alert.errors.items(), key=lambda e: -e[1])
+    )
+    found["cause"] = cause_text(alert)
+    found["samples"] = ", ".join(alert.samples)
+    if alert.resolution:
+        found["ended"] = _ENDED[alert.resolution]
+    if alert.scope != "pipeline":
+        found["share"] = f"{alert.share:.0%} of the source's messages"
+    return {name: text for name, text in found.items() if text}
+
+
+def require_showable(alert: Alert) -> None:
+    """Raise whatever an alert makes its receivers' texts raise, such as a time that no calendar has.
+
+    Raises:
+        Exception: The alert cannot be sent to anybody.
+    """
+    summary(alert)
+    evidence(alert)
+    severity(alert)
+    for time_ms in (alert.changed_at, alert.since, alert.fired_at, alert.resolved_at):
+        if time_ms is not None:
+            moment(time_ms)
+
+
+def moment(ms: int) -> str:
+    """Write a time in milliseconds as RFC 3339 does."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _meaning(why: str) -> str:
+    """Return a status with its name, or another reason as it is."""
+    if not why.isdecimal():
+        return why
+    status = STATUSES.get(int(why))
+    return f"status {why}" + (f" ({status.name})" if status else "")

@@ -1,0 +1,120 @@
+"""Runs the detectors over the messages of the warehouse, beside what a ratio threshold would have done."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from core.alerts import Alert, decode
+from gateway.statuses import FAILURES
+from streams.change_detector import Policy
+from streams.failure_alerts import End, Unit, Watch, ended
+from warehouse.reader import open_warehouse, retried
+
+_FAILED: Final = frozenset(outcome.value for outcome in FAILURES)
+_BATCH: Final = 10_000
+_WINDOW_MS: Final = 15 * 60_000
+_LEAST: Final = 10
+
+Ended = tuple[str, int | None, int | None, End]
+"""Source, device, channel and end of a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backtest:
+    """What was found.
+
+    Args:
+        messages: How many ended.
+        first_at, last_at: When the first and the last did, in milliseconds; 0 if none did.
+        changes: Every change of an alert, in its order.
+        threshold: How often a channel's ratio of 15 minutes, of ten messages or more, went over the threshold.
+    """
+
+    messages: int
+    first_at: int
+    last_at: int
+    changes: list[Alert]
+    threshold: list[tuple[str, int]]
+
+    def episodes(self) -> list[tuple[Alert, Alert | None]]:
+        """Return each alert as it fired, and as it was resolved if it was."""
+        resolved = {(alert.id, alert.fired_at): alert for alert in self.changes if alert.phase == "resolved"}
+        fired: dict[tuple[str, int | None], Alert] = {}
+        for alert in self.changes:
+            if alert.phase == "firing":
+                fired.setdefault((alert.id, alert.fired_at), alert)  # repeated with later evidence
+        return [(alert, resolved.get(key)) for key, alert in fired.items()]
+
+
+def past(data: Path, since: datetime | None) -> Iterator[Ended]:
+    """Yield how messages ended, in the order in which they did; of each its last end.
+
+    Raises:
+        NoWarehouseError: Nothing has landed yet.
+    """
+    sql = """
+        SELECT source, device_id, channel_id, sms_id, last_status_id, outcome, epoch_ms(ended_at) FROM messages
+        WHERE is_ended AND outcome <> 'expired' AND ended_at >= coalesce(?::TIMESTAMPTZ, '-infinity')
+        ORDER BY ended_at, message_key
+    """
+    with open_warehouse(data) as connection:
+        # Sorted, nothing comes before every file has been read.
+        rows = retried(lambda: connection.execute(sql, [since]).fetchmany(_BATCH))
+        while rows:
+            for source, device_id, channel_id, *end in rows:
+                yield source, device_id, channel_id, End(*end)
+            rows = connection.fetchmany(_BATCH)
+
+
+def backtest(messages: Iterable[Ended], policy: Policy, threshold: float) -> Backtest:
+    """Run the detectors, as the stream does but for the order of messages that end at the same time.
+
+    Args:
+        messages: How they ended.
+        policy: Settings of the detectors. Each unit begins to learn with its first message here.
+        threshold: Ratio of failures that a rule on fifteen minutes would have.
+    """
+    watches: dict[tuple[str | int | None, ...], Watch] = {}
+    channels: dict[tuple[str, int | None], set[int | None]] = {}
+    windows: dict[tuple[str | int | None, ...], _Ratio] = {}
+    count = first_at = last_at = 0
+    changes: list[Alert] = []
+    over: list[tuple[str, int]] = []
+
+    def unit(source: str, *of: int | None) -> Unit:
+        return Unit(watches.setdefault((source, *of), Watch()), source, *of)
+
+    for source, device_id, channel_id, end in messages:
+        count, first_at, last_at = count + 1, first_at or end.at, end.at
+        known = channels.setdefault((source, device_id), set())
+        known.add(channel_id)
+        device = unit(source, device_id) if len(known) > 1 else None
+        told = ended([end], unit(source, device_id, channel_id), device, unit(source), policy)
+        changes += [decode(output.value or b"") for output in told]
+        window = windows.setdefault((source, device_id, channel_id), _Ratio(threshold))
+        if window.goes_over(end.outcome in _FAILED, end.at):
+            over.append((f"{source}:{device_id}:{channel_id}", end.at))
+    return Backtest(count, first_at, last_at, changes, over)
+
+
+class _Ratio:
+    """The rule that most begin with: the ratio of fifteen minutes."""
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold, self._failed, self._is_over = threshold, 0, False
+        self._ends: deque[tuple[bool, int]] = deque()
+
+    def goes_over(self, failed: bool, at: int) -> bool:
+        """Take the end of a message; return whether the ratio goes over the threshold with it."""
+        self._ends.append((failed, at))
+        self._failed += failed
+        while self._ends[0][1] <= at - _WINDOW_MS:
+            self._failed -= self._ends.popleft()[0]
+        was, self._is_over = (
+            self._is_over,
+            (len(self._ends) >= _LEAST and self._failed > self._threshold * len(self._ends)),
+        )
+        return self._is_over and not was

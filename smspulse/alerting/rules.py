@@ -1,0 +1,225 @@
+"""What time passing, the warehouse and the pipeline itself say: what is to be an alert, of the moment.
+
+A file of `sql/` finds one kind. Its rows are what is amiss now; `is_bad` says that it is enough for an alert to begin,
+the others keep one that is on.
+"""
+
+import contextlib
+import logging
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+
+from core.alerts import (
+    ANY,
+    DEVICE_DOWN,
+    LATENCY_SHIFT,
+    PIPELINE,
+    QUALITY_CHECK,
+    SILENT,
+    STUCK_MESSAGES,
+    WEBHOOK_QUALITY,
+    Scope,
+    alert_id,
+)
+from core.errors import where_raised
+from core.group_lag import lag
+from core.kafka_settings import KafkaSettings
+from core.topics import RAW
+from ingest.settings import IngestSettings
+from ingest.spool import Spool
+from smspulse.alerting.alert_state import moment
+from streams.settings import StreamSettings
+from warehouse.reader import open_warehouse, retried, rows
+from warehouse.settings import LanderSettings
+from warehouse.status_codes import known_statuses
+
+_log = logging.getLogger(__name__)
+
+BY_SQL: Final = (SILENT, STUCK_MESSAGES, LATENCY_SHIFT, DEVICE_DOWN, WEBHOOK_QUALITY, QUALITY_CHECK)
+_KEPT: Final = ("rhythm", "past")
+_KEPT_MS: Final = 3_600_000
+_BEHIND_RECORDS: Final = 100_000
+_BEHIND_S: Final = 300
+_SPOOLED_S: Final = 300
+_SPOOLED_PART: Final = 0.5
+# The lower bound of Wilson's interval of k of n, at three standard errors: of a thousand looks, one is above the truth.
+_LOW: Final = "(k / n + 4.5 / n - 3 * sqrt(k / n * (1 - k / n) / n + 2.25 / n / n)) / (1 + 9 / n)"
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What is amiss; its fields are as those of `core.alerts.Alert`.
+
+    Attributes:
+        part: What of the pipeline it is about.
+        is_bad: Whether an alert is to begin; else one that is on goes on.
+    """
+
+    kind: str
+    scope: Scope
+    source: str
+    device_id: int | None = None
+    part: str = ""
+    is_bad: bool
+    since: int
+    count: int = 0
+    failures: int = 0
+    baseline: float | None = None
+    errors: dict[str, int] = {}
+    samples: list[str] = []
+    share: float = 1.0
+    what: str
+
+    @property
+    def id(self) -> str:
+        """The alert's."""
+        of = (self.device_id,) if self.scope == "device" else ()
+        return alert_id(self.kind, self.source, *of, part=self.part or 0)
+
+
+class Warehouse:
+    """Asks the warehouse of a data folder. What 28 days say is asked for once an hour.
+
+    Args:
+        data: The data folder.
+    """
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._kept: dict[str, pa.Table] = {}
+        self._kept_at = 0
+        # A setting without a meaning ends the process at its start, not at each look.
+        known_statuses(data)
+
+    def findings(self, now: int) -> list[Finding]:
+        """Return what is amiss at a time in milliseconds.
+
+        Raises:
+            NoWarehouseError: Nothing has landed yet.
+            duckdb.Error: It cannot be read.
+        """
+        return retried(lambda: self._findings(now))
+
+    def _findings(self, now: int) -> list[Finding]:
+        with open_warehouse(self._data) as connection:
+            connection.execute("SET memory_limit = '1GB'")
+            connection.execute("SET VARIABLE now = ?", [datetime.fromtimestamp(now / 1000, UTC)])
+            connection.execute("SET VARIABLE statuses = ?", [list(known_statuses(self._data))])
+            if not self._kept or not 0 <= now - self._kept_at < _KEPT_MS:
+                self._kept = {name: connection.sql(_sql(name)).to_arrow_table() for name in _KEPT}
+                self._kept_at = now
+            for name, table in self._kept.items():
+                connection.register(name, table)
+            connection.execute(f"CREATE TEMP TABLE held AS {_sql('held')}")
+            shares = {
+                (source, device): share
+                for source, device, share in connection.execute(
+                    "SELECT source, device_id, count(*) / sum(count(*)) OVER (PARTITION BY source) "
+                    "FROM held WHERE outcome <> 'incoming' GROUP BY source, device_id"
+                ).fetchall()
+            }
+            found = [
+                finding
+                for kind in BY_SQL
+                for row in rows(connection, _sql(kind))
+                if (finding := _finding(kind, row)) is not None
+            ]
+        return [
+            msgspec.structs.replace(each, share=shares.get((each.source, each.device_id), 0.0))
+            if each.scope == "device"
+            else each
+            for each in found
+        ]
+
+
+def behind(data: Path, kafka: KafkaSettings, now: int) -> list[Finding] | None:
+    """Return what is amiss with lander, stream and spool; None if Kafka does not answer.
+
+    Raises:
+        duckdb.Error: The warehouse cannot be read.
+        NoWarehouseError: Nothing has landed yet.
+        SpoolError: The spool cannot be read.
+    """
+    groups = {LanderSettings(data=data).group: "lander"}
+    if not kafka.in_memory:  # that one keeps no offsets of transactions
+        groups[StreamSettings(state=data).group] = "stream"
+    waiting = lag(kafka, {group: [RAW] for group in groups})
+    if waiting is None:
+        return None
+    with open_warehouse(data) as connection:
+        sql = "SELECT dataset, epoch_ms(newest_recorded_at) FROM freshness"
+        newest = dict(retried(lambda: connection.execute(sql).fetchall()))
+    found = [
+        lagging(name, records, newest["raw" if name == "lander" else "messages"], now)
+        for (group, name) in groups.items()
+        if (records := waiting[group])
+    ]
+    if (data / "spool" / "spool.sqlite").exists():
+        settings = IngestSettings()
+        with contextlib.closing(Spool(data, settings)) as spool:
+            state = spool.state()
+        found += spooling(state.webhooks, state.size / max(settings.spool_max_bytes, 1), state.oldest_s, now)
+    return found
+
+
+def lagging(name: str, records: int, newest: int | None, now: int) -> Finding:
+    """Return what records that wait for lander or stream say.
+
+    Args:
+        name: Which of the two.
+        records: How many of `sms.raw` it has before it, more than none.
+        newest: The time of the newest record that it has made, None without any.
+        now: In milliseconds, as `newest`.
+    """
+    return Finding(
+        kind=PIPELINE, scope="pipeline", source=ANY, part=name, since=newest or now, count=records,
+        is_bad=records > _BEHIND_RECORDS or newest is None or now - newest > _BEHIND_S * 1000,
+        what=f"the {name} is {records:,} webhooks behind",
+    )  # fmt: skip
+
+
+def spooling(webhooks: int, full: float, oldest_s: float, now: int) -> list[Finding]:
+    """Return what the spool says, if it holds anything.
+
+    Args:
+        webhooks: In it.
+        full: Which part of its limit it takes.
+        oldest_s: Age of the oldest in seconds.
+        now: In milliseconds.
+    """
+    if not webhooks:
+        return []
+    return [
+        Finding(
+            kind=PIPELINE, scope="pipeline", source=ANY, part="spool", since=int(now - oldest_s * 1000), count=webhooks,
+            is_bad=full > _SPOOLED_PART or oldest_s > _SPOOLED_S,
+            what=f"{webhooks:,} webhooks wait in the spool, which is {full:.0%} full",
+        )
+    ]  # fmt: skip
+
+
+def _sql(name: str) -> str:
+    return files("smspulse").joinpath("alerting", "sql", f"{name}.sql").read_text("utf-8").replace("{low}", _LOW)
+
+
+def _finding(kind: str, row: dict[str, Any]) -> Finding | None:
+    """Return what a row says; None, with a line in the log, if it cannot be shown: it costs no other finding."""
+    try:
+        finding = Finding(kind=kind, **_fields(row))
+        moment(finding.since)
+    except Exception as error:
+        _log.error("a finding of %s cannot be shown (%s), and is passed over", kind, where_raised(error))
+        return None
+    return finding
+
+
+def _fields(row: dict[str, Any]) -> dict[str, Any]:
+    if "errors" in row:
+        row["errors"] = {str(name): count for name, count in (row["errors"] or {}).items()}
+    if "samples" in row:
+        row["samples"] = row["samples"] or []
+    return row

@@ -1,0 +1,131 @@
+"""Settings of the receivers of alerts."""
+
+import base64
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from core.errors import SmspulseError
+from smspulse.alerting.alert_state import CAUSE_WAIT_S
+from smspulse.runtime.urls import base_url, http_url
+
+_PREFIX = "SMSPULSE_ALERTS_"
+
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+class AlertSettingsError(SmspulseError):
+    """A setting of alerts cannot be used. The text names it and says how to write it."""
+
+
+class AlertSettings(BaseSettings):
+    """Environment: `SMSPULSE_ALERTS_` and the field's name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    alertmanager: str = Field(
+        "",
+        description="URL of an Alertmanager, several of a cluster separated by commas; `HOST:PORT` is taken as "
+        "`http://HOST:PORT`.",
+    )
+    webhook: str = Field("", description="URL that is sent each alert that fires or is resolved.")
+    webhook_secret: SecretStr = Field(
+        SecretStr(""), description="Of the webhook's signature, as Standard Webhooks write it: `whsec_` and base64."
+    )
+    apprise: SecretStr = Field(
+        SecretStr(""),
+        description="URLs of Apprise, for mail, chat and pagers, separated by spaces; needs the extra `apprise`.",
+    )
+    group: str = Field(
+        "smspulse-alerts", min_length=1, description="Kafka's consumer group: what it has committed is told."
+    )
+    repeat_s: Seconds = Field(60, description="Seconds after which Alertmanager is told again what fires.")
+    watch_s: Seconds = Field(
+        60, description="Seconds between two looks for what time or the warehouse tells, such as silent devices."
+    )
+    cause_wait_s: float = Field(
+        CAUSE_WAIT_S,
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="Seconds that a source's alert waits for the alert of the phone that explains most of it.",
+    )
+    page: str = Field("", description="URL of a page that people look at, linked from each alert.")
+    runbooks: str = Field("", description="URL of the folder of the runbooks, linked from each alert.")
+
+    @field_validator("alertmanager")
+    @classmethod
+    def _are_alertmanagers(cls, text: str) -> str:
+        return ",".join(base_url(url, assume_http=True) for url in text.split(",") if url.strip())
+
+    @field_validator("webhook", "page")
+    @classmethod
+    def _is_url(cls, text: str) -> str:
+        if text:
+            http_url(text)
+        return text
+
+    @field_validator("runbooks")
+    @classmethod
+    def _is_folder(cls, text: str) -> str:
+        return base_url(text) if text else ""
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _is_secret(cls, secret: SecretStr) -> SecretStr:
+        decode_secret(secret)
+        return secret
+
+    @property
+    def alertmanagers(self) -> list[str]:
+        """The Alertmanagers one by one."""
+        return self.alertmanager.split(",") if self.alertmanager else []
+
+    @property
+    def apprise_urls(self) -> list[str]:
+        """The URLs of Apprise one by one."""
+        return self.apprise.get_secret_value().split()
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a receiver."""
+        return bool(self.alertmanagers or self.webhook or self.apprise_urls)
+
+
+def decode_secret(secret: SecretStr) -> bytes:
+    """Return the key of the webhook's signature; empty if there is no secret.
+
+    Raises:
+        ValueError: It is not written as Standard Webhooks write it.
+    """
+    text = secret.get_secret_value()
+    msg = "it is not `whsec_` and base64: make one with `openssl rand -base64 32`"
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except ValueError as error:
+        raise ValueError(msg) from error
+    if text and not key:
+        raise ValueError(msg)
+    return key
+
+
+def read_alert_settings() -> AlertSettings:
+    """Return the settings of the environment.
+
+    Raises:
+        AlertSettingsError: One of them cannot be used.
+    """
+    try:
+        return AlertSettings()
+    except ValidationError as error:
+        problem = "; ".join(map(_fault, error.errors()))
+    # Pydantic's error is no cause of this one. Its text holds the rejected value, which may be a secret. The garbage
+    # collector cannot see the errors in it, so a frame that keeps it is never freed.
+    raise AlertSettingsError(problem)
+
+
+def _fault(error: Any) -> str:
+    name = f"{_PREFIX}{'.'.join(map(str, error['loc']))}".upper()
+    cause = error.get("ctx", {}).get("error")
+    return f"{name} cannot be used: {cause or error['msg']}"

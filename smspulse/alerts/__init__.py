@@ -1,1 +1,0 @@
-"""The ways out of alerts: what is told on `sms.alerts`, told to people."""

@@ -1,0 +1,145 @@
+"""How the one Kafka node is configured, and what its log says when it ends."""
+
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from smspulse.processes.children import LOOPBACK
+
+NODE_USER: Final = "node"
+"""As whom the node connects to itself, with a password that is another at each start."""
+_BASE_FILES: Final = 512
+"""120 of the Java machine, its jars and an idle node were counted; the rest is for clients and segments to come."""
+
+
+class BrokerSettings(BaseSettings):
+    """The embedded broker. Environment: `SMSPULSE_BROKER_` and the field's name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_BROKER_", frozen=True, extra="forbid", allow_inf_nan=False)
+
+    port: int = Field(
+        default=19092, ge=0, le=65535, description="Preferred port for clients; another if taken, any with 0."
+    )
+    controller_port: int = Field(
+        default=19093, ge=0, le=65535, description="Preferred port of Kafka's controller, likewise."
+    )
+    heap_mb: int = Field(default=512, ge=256, description="Memory for the JVM's heap, in MiB.")
+    flush_messages: int = Field(
+        default=1,
+        ge=1,
+        description="Records a partition takes between two fsyncs. 1: each batch is on disk before it is acknowledged. "
+        "More is faster, and a power loss can then cost acknowledged records; the death of a process never does.",
+    )
+    login: bool = Field(
+        default=True,
+        description="Whether clients must log in, with what `kafka/login.json` in the data folder says. "
+        "`false`: every user of this machine reads and writes all records.",
+    )
+
+
+def server_properties(port: int, controller: int, settings: BrokerSettings, password: str = "") -> str:
+    """Return the text of `server.properties`, for a working directory that is the broker's folder.
+
+    Args:
+        port: For clients.
+        controller: For Kafka's controller.
+        settings: The broker's.
+        password: Of `NODE_USER`; where clients must log in.
+    """
+    options: dict[str, object] = {
+        "process.roles": "broker,controller",
+        "node.id": 1,
+        # The voter's address is taken from here at each start, so it may change; `--standalone` would store it.
+        "controller.quorum.voters": f"1@{LOOPBACK}:{controller}",
+        "controller.listener.names": "CONTROLLER",
+        "listeners": f"CLIENTS://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller}",
+        "inter.broker.listener.name": "CLIENTS",
+        **_security(settings, password),
+        "log.dirs": "store",
+        # A topic must get its configuration when it is created, not appear by the first record sent to it.
+        "auto.create.topics.enable": "false",
+        "log.flush.interval.messages": settings.flush_messages,
+        # One node has one replica of everything.
+        "default.replication.factor": 1,
+        "offsets.topic.replication.factor": 1,
+        "transaction.state.log.replication.factor": 1,
+        "transaction.state.log.min.isr": 1,
+        "share.coordinator.state.topic.replication.factor": 1,
+        "share.coordinator.state.topic.min.isr": 1,
+        # 50 by default, for clusters: here they would be 100 folders, each fsynced and recovered by itself.
+        "offsets.topic.num.partitions": 4,
+        "transaction.state.log.num.partitions": 4,
+        "num.partitions": 4,
+        # The default, though a start after a crash waits for the last session's end. The offsets of groups are loaded
+        # when the broker starts, and again when that session is over; if the first load is still under way, Kafka takes
+        # its end for the second's and answers offsets of long ago (4.3.1, 4.4.0). So it gets time, and little to load.
+        "broker.session.timeout.ms": 9000,
+        "offsets.topic.segment.bytes": 1 << 20,
+        "transaction.state.log.segment.bytes": 1 << 20,
+        "log.cleaner.delete.retention.ms": 60_000,  # of these topics' markers; ours have their own
+        "broker.heartbeat.interval.ms": 500,
+        # Members of a group start together under the supervisor; waiting for more of them is for clusters.
+        "group.initial.rebalance.delay.ms": 0,
+        # Each write of a group's coordinator at once: gathered, those of one that was loaded wrongly are all refused.
+        "group.coordinator.append.linger.ms": 0,
+        # 128 MiB by default, a quarter of the heap; 32 MiB compacts a million keys in one pass.
+        "log.cleaner.dedupe.buffer.size": 32 << 20,
+    }
+    return "".join(f"{name}={value}\n" for name, value in options.items())
+
+
+def _security(settings: BrokerSettings, password: str) -> dict[str, object]:
+    """Return what says who may connect to the two listeners."""
+    if not settings.login:
+        return {"listener.security.protocol.map": "CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT"}
+    plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+    node = f'{plain} username="{NODE_USER}" password="{password}" user_{NODE_USER}="{password}";'
+    scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+    return {
+        "listener.security.protocol.map": "CLIENTS:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT",
+        # The node cannot know itself by SCRAM: the passwords of that are in the log that it has yet to read.
+        "listener.name.clients.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512",
+        "listener.name.clients.plain.sasl.jaas.config": node,
+        "listener.name.clients.scram-sha-512.sasl.jaas.config": scram,
+        "listener.name.controller.sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.controller.plain.sasl.jaas.config": node,
+        "sasl.mechanism.inter.broker.protocol": "PLAIN",
+        "sasl.mechanism.controller.protocol": "PLAIN",
+    }
+
+
+def open_files_needed(store: Path) -> int:
+    """Return how many files the node must be able to open at once, with the store that it has.
+
+    Each segment keeps one file open, and another while it is compacted. Where a file cannot be opened, Kafka takes its
+    segment for a damaged one and deletes it.
+    """
+    return _BASE_FILES + 2 * sum(1 for _ in store.glob("*/*.log"))
+
+
+def last_words(output: Path, logfile: Path, log_start: int = 0) -> str:
+    """Return the line that best says why Kafka ended: the last exception, else the last error, else the last line."""
+    text = _tail(logfile, log_start) + _tail(output, 0)
+    for pattern in (
+        r"^(?:Caused by: )?[\w.$]+(?:Exception|Error): (.+)$",
+        r"^.*\b(?:ERROR|FATAL) +(.+)$",
+        r"^(.*\S.*)$",
+    ):
+        if found := re.findall(pattern, text, re.MULTILINE):
+            return str(found[-1]).strip()[:400]
+    return "it said nothing"
+
+
+def _tail(path: Path, start: int) -> str:
+    """Return at most the last 64 KiB of a file, and nothing from before `start` unless it was rotated since."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(start if start <= size else 0, size - 65536))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,187 @@
+"""Apache Kafka's jars: fetched once by Maven, then kept in the user's cache."""
+
+import errno
+import hashlib
+import logging
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from core.errors import SmspulseError
+from smspulse.processes.children import die_with_parent, ensure_home
+from smspulse.runtime.data_folder import users_umask
+
+log = logging.getLogger(__name__)
+
+RESOURCES = Path(__file__).with_name("kafka")
+POM = RESOURCES / "pom.xml"
+JAVA_NEEDED = 17  # Kafka 4's brokers are compiled for it
+FETCH_TIMEOUT_S = 300
+
+
+class BrokerError(SmspulseError):
+    """The embedded broker could not be started, or has ended. The text is one line: what, and what to do."""
+
+
+class KafkaMissingError(BrokerError):
+    """What a real Kafka needs is missing on this machine, and nothing may take its place."""
+
+    is_permanent = True
+
+
+def kafka_version() -> str:
+    """Return the version of Kafka that the embedded broker runs."""
+    found = re.search(r"<kafka\.version>(.+)</kafka\.version>", POM.read_text(encoding="utf-8"))
+    if found is None:
+        message = f"{POM} does not name a version of Kafka; reinstall smspulse"
+        raise BrokerError(message)
+    return found[1]
+
+
+def cached_kafka() -> Path:
+    """Return the folder of the jars, which exists only once it is whole. Its name changes with the pom.
+
+    Raises:
+        BrokerError: This user has no home folder, and the environment names no cache.
+    """
+    ensure_home()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    if not cache and str(Path.home()) == os.devnull:
+        message = (
+            "Kafka's jars have no folder: HOME and XDG_CACHE_HOME are unset, and this user has no home folder; "
+            "set XDG_CACHE_HOME to a folder that this user can write"
+        )
+        raise BrokerError(message)
+    cache = cache or str(Path.home() / ".cache")
+    digest = hashlib.sha256(POM.read_bytes()).hexdigest()[:8]
+    return Path(cache, "smspulse", f"kafka-{kafka_version()}-{digest}")
+
+
+def is_cached() -> bool:
+    """Return whether the jars are in the cache.
+
+    Raises:
+        BrokerError: They are, and this user cannot read them; or there is no cache.
+    """
+    folder = cached_kafka()
+    try:
+        jars = list(folder.iterdir())
+        unreadable = [jar for jar in jars if not os.access(jar, os.R_OK)]
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreadable(folder, error.strerror) from error
+    if unreadable:
+        raise _unreadable(unreadable[0], os.strerror(errno.EACCES))
+    return True
+
+
+def _unreadable(path: Path, why: str | None) -> BrokerError:
+    return BrokerError(
+        f"Kafka's jars cannot be read: {path}: {why}; give this user access, or set XDG_CACHE_HOME to another folder"
+    )
+
+
+def java_version() -> int | None:
+    """Return the major version of the `java` on PATH, or None if there is none that works."""
+    java = shutil.which("java")
+    if java is None:
+        return None
+    try:
+        done = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False)  # noqa: S603 - found on PATH
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    # `openjdk version "17.0.15"`; Java 8 says "1.8.0".
+    found = re.search(r'version "(?:1\.)?(\d+)', done.stderr + done.stdout)
+    return int(found[1]) if found else None
+
+
+def what_is_missing() -> list[str]:
+    """Return what a real Kafka needs and is missing here, each in words with its fix; empty if nothing is."""
+    missing = []
+    java, version = shutil.which("java"), java_version()
+    if java is None:
+        missing.append(f"Java {JAVA_NEEDED} or newer (there is no `java` on PATH; install a JRE and put it there)")
+    elif version is None:
+        missing.append(f"Java {JAVA_NEEDED} or newer ({java} does not work; see what `java -version` prints)")
+    elif version < JAVA_NEEDED:
+        missing.append(f"Java {JAVA_NEEDED} or newer (`java` on PATH is {version})")
+    try:
+        if not is_cached() and shutil.which("mvn") is None:
+            missing.append("Maven, which fetches Kafka once (install it and put `mvn` on PATH)")
+    except BrokerError as error:
+        missing.append(str(error))
+    return missing
+
+
+def fetch_kafka() -> Path:
+    """Return the folder of Kafka's jars (45 MB), fetching them first if the cache does not have them.
+
+    The folder appears in one step, so an interrupted fetch leaves nothing half, and two at once do no harm.
+
+    Raises:
+        BrokerError: There is no Maven, it failed, or the cache cannot be read or written.
+    """
+    target = cached_kafka()
+    if is_cached():
+        return target
+    maven = shutil.which("mvn")
+    if maven is None:
+        message = "Kafka is not fetched yet and there is no `mvn` on PATH; install Maven"
+        raise BrokerError(message)
+    log.info("Fetching Apache Kafka %s into %s", kafka_version(), target)
+    try:
+        with users_umask():  # other users may share the cache
+            _fill_cache(maven, target)
+    except OSError as error:
+        message = f"Kafka's jars cannot be stored in {target.parent}: {error.strerror}; free it or set XDG_CACHE_HOME"
+        raise BrokerError(message) from error
+    return target
+
+
+def _fill_cache(maven: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target.parent)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as scratch:
+        jars = Path(scratch, "jars")
+        _copy_dependencies(maven, jars)
+        try:
+            jars.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was faster, and its jars are the same
+                raise
+
+
+def _copy_dependencies(maven: str, target: Path) -> None:
+    # Run on a copy: Maven may write beside the pom, and the package's folder may be read-only.
+    pom = shutil.copy(POM, target.parent)
+    goal = ["dependency:copy-dependencies", f"-DoutputDirectory={target}", "-DincludeScope=runtime"]
+    try:
+        done = subprocess.run(  # noqa: S603 - found on PATH
+            [maven, "-B", "-q", "-ntp", "-f", str(pom), *goal],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=FETCH_TIMEOUT_S,
+            check=False,
+            preexec_fn=die_with_parent(),
+        )
+    except subprocess.TimeoutExpired as error:
+        message = f"Maven did not fetch Kafka within {FETCH_TIMEOUT_S} s; see whether it reaches its repository"
+        raise BrokerError(message) from error
+    if done.returncode != 0 or not any(target.glob("kafka_*.jar")):
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if "[ERROR]" in line]
+        reason = lines[0].replace("[ERROR]", "").strip()[:400] if lines else f"exit code {done.returncode}"
+        message = f"Maven could not fetch Kafka: {reason}; see whether it reaches its repository, then start again"
+        raise BrokerError(message)
+
+
+def _sweep(cache: Path) -> None:
+    """Remove what killed fetches left: scratch folders older than any fetch can be."""
+    for folder in cache.glob(".fetch-*"):
+        if time.time() - folder.stat().st_mtime > 2 * FETCH_TIMEOUT_S:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,438 @@
+"""The embedded broker: a real Apache Kafka of one node under the data folder, or one in memory where there is no Java.
+
+What the real one guarantees (`docs/decisions/broker.md` says at what cost): a record that it has acknowledged survives
+the death of every process. With the default of `flush_messages` it survives a power loss too, because each batch is
+fsynced before it is acknowledged; with a larger value a power loss can cost what the kernel had not written yet, some
+30 s, and each partition loses a different piece, so that what belongs to one transaction may survive in part.
+"""
+
+import base64
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal, Self
+
+from smspulse.broker.config import NODE_USER, BrokerSettings, last_words, open_files_needed, server_properties
+from smspulse.broker.download import RESOURCES, BrokerError, KafkaMissingError, fetch_kafka, what_is_missing
+from smspulse.broker.lockfile import BrokerFile, Kind, has_store, take_lock, write_whole
+from smspulse.broker.login import MECHANISM, PROTOCOL, BrokerLogin, write_login
+from smspulse.processes.children import LOOPBACK, die_with_parent, free_port, raise_file_limit
+from smspulse.processes.readiness import report_permanent_failure
+
+log = logging.getLogger(__name__)
+
+Mode = Literal["auto", "kafka", "memory"]
+
+START_TIMEOUT_S: Final = 300  # after a crash Kafka reads its newest segments again, up to 1 GiB a partition
+STOP_TIMEOUT_S: Final = 7  # the supervisor promises 10 s for everything
+_LOGIN_TIMEOUT_S: Final = 60  # a record in Kafka's log of metadata; a busy machine takes its time
+_SCRAM_ITERATIONS: Final = 4096  # Kafka's least: they slow down guessing, and nobody guesses 256 random bits
+
+
+class FileLimitError(BrokerError):
+    """The system allows this process too few open files."""
+
+    is_permanent = True
+
+
+class Broker(ABC):
+    """A broker that lives as long as we do: one a data folder, guarded by a lock.
+
+    Call `start` from a thread that lives as long as the process; see `smspulse.processes.die_with_parent`.
+    """
+
+    kind: ClassVar[Kind]
+
+    def __init__(self, data: Path, settings: BrokerSettings | None = None) -> None:
+        self.data = data.absolute()
+        self.settings = settings or BrokerSettings()
+        self.address = ""
+        self.run_id = ""
+        self._lock: int | None = None
+
+    def start(self) -> None:
+        """Start it, return once it answers, and write `{data}/broker.json`.
+
+        Raises:
+            BrokerError: It cannot be started, or another one runs on the same data folder.
+        """
+        try:
+            self._lock = take_lock(self.data)
+            (self.data / "broker.json").unlink(missing_ok=True)  # a crash may have left it
+            (self.data / "logs").mkdir(exist_ok=True)
+            self._launch()
+            self.run_id = str(uuid.uuid4())
+            file = BrokerFile(self.address, self.kind, os.getpid(), self.run_id, self.has_login)
+            write_whole(self.data / "broker.json", json.dumps(asdict(file)))
+        except BaseException as error:
+            self.stop()
+            if isinstance(error, OSError):
+                message = f"The data folder {self.data} cannot be used: {error.strerror}; mend it or choose another"
+                raise BrokerError(message) from error
+            raise
+
+    @property
+    def has_login(self) -> bool:
+        """Whether clients must log in."""
+        return False
+
+    @abstractmethod
+    def poll(self) -> str | None:
+        """Return None while it runs, else one line on why it ended."""
+
+    def wait(self) -> None:
+        """Block as long as it runs.
+
+        Raises:
+            BrokerError: It has ended by itself.
+        """
+        pause = threading.Event()
+        while (why := self.poll()) is None:
+            pause.wait(0.5)
+        raise BrokerError(why)
+
+    def stop(self) -> None:
+        """Stop it, within `STOP_TIMEOUT_S` and what a kill takes. Stopping twice does nothing."""
+        if self._lock is None:
+            return
+        self._halt()
+        (self.data / "broker.json").unlink(missing_ok=True)
+        os.close(self._lock)
+        self._lock = None
+
+    @abstractmethod
+    def _launch(self) -> None:
+        """Start it and set `address`."""
+
+    @abstractmethod
+    def _halt(self) -> None:
+        """End it; it may never have started."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class KafkaBroker(Broker):
+    """A real Apache Kafka (KRaft, one node) on loopback, with its data under `{data}/kafka/`, kept across restarts.
+
+    Clients log in (`smspulse.broker.login`), unless the settings say otherwise.
+    Its log is `{data}/logs/kafka.log`. The JVM is a child of ours that the kernel kills with us, and it holds the data
+    folder's lock too, so a folder is never opened twice, whichever of the two dies first.
+    """
+
+    kind = "kafka"
+
+    def __init__(self, data: Path, settings: BrokerSettings | None = None) -> None:
+        super().__init__(data, settings)
+        self._home = self.data / "kafka"
+        self._log = self.data / "logs" / "kafka.log"
+        self._output = self.data / "logs" / "kafka.out"  # what the JVM says before logging works, or instead of it
+        self._log_start = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._node_password = ""
+
+    @property
+    def has_login(self) -> bool:
+        """Whether clients must log in."""
+        return self.settings.login
+
+    @property
+    def jvm(self) -> int | None:
+        """The process number of Kafka itself, if it was started."""
+        return self._process.pid if self._process else None
+
+    def _launch(self) -> None:
+        self._require_open_files()
+        jars = fetch_kafka()
+        shutil.copyfile(RESOURCES / "log4j2.properties", self._home / "log4j2.properties")
+        settings = self.settings
+        port, controller = settings.port, settings.controller_port
+        while True:
+            self._log_start = self._log.stat().st_size if self._log.exists() else 0
+            port, controller = free_port(port), free_port(controller)
+            self.address = f"{LOOPBACK}:{port}"
+            # Another for each try: of two that want one port, the other may have been shown this one's.
+            self._node_password = secrets.token_urlsafe(32)
+            properties = server_properties(port, controller, settings, self._node_password)
+            write_whole(self._home / "server.properties", properties, mode=0o600)
+            if not (self._home / "store" / "meta.properties").exists():
+                self._format(jars)
+            with self._output.open("wb") as output:
+                self._process = self._java(jars, output, "kafka.Kafka", "server.properties")
+            if self._becomes_ready(port):
+                if self.has_login:
+                    self._let_in(write_login(self.data, self.address))
+                return
+            why = self.poll() or ""
+            if "Address already in use" not in why:
+                raise BrokerError(why)
+            port, controller = 0, 0  # taken between our look and Kafka's: any others will do
+
+    def _require_open_files(self) -> None:
+        """Raise the limit of open files as far as the system lets us, and end if that is too low for Kafka."""
+        limit, needed = raise_file_limit(), open_files_needed(self._home / "store")
+        if limit < needed:
+            message = (
+                f"Kafka needs {needed:,} open files, and this process may have {limit:,}; with fewer it deletes data "
+                f"that it cannot open. Raise the limit, as with `ulimit -n {needed}` or systemd's LimitNOFILE="
+            )
+            raise FileLimitError(message)
+
+    def _format(self, jars: Path) -> None:
+        """Give the empty store its identity. `meta.properties` is written last, so a format cut short is done again."""
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        arguments = ("format", f"--cluster-id={cluster}", "--ignore-formatted", "--config", "server.properties")
+        with self._output.open("wb") as output:
+            self._process = self._java(jars, output, "kafka.tools.StorageTool", *arguments)
+        try:
+            code = self._process.wait(START_TIMEOUT_S)
+        except subprocess.TimeoutExpired as error:
+            message = f"Kafka's store {self._home / 'store'} was not made within {START_TIMEOUT_S} s; see the disk"
+            raise BrokerError(message) from error
+        if code != 0:
+            raise BrokerError(self.poll())
+
+    def _java(self, jars: Path, output: Any, main: str, *arguments: str) -> subprocess.Popen[bytes]:
+        java = shutil.which("java")
+        if java is None:
+            message = "There is no `java` on PATH; install Java 17 or newer, or use `--broker memory`"
+            raise BrokerError(message)
+        # Paths are relative to the working directory: `log.dirs` and log4j split theirs at commas.
+        options = (f"-Xmx{self.settings.heap_mb}m", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
+        logging_options = ("-Dlog4j2.configurationFile=log4j2.properties", "-XX:ErrorFile=../logs/java-crash-%p.log")
+        return subprocess.Popen(  # noqa: S603 - found on PATH
+            [java, *options, *logging_options, "-cp", f"{jars}/*", main, *arguments],
+            cwd=self._home,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C in a terminal reaches the whole group; Kafka must end after those that write to it.
+            start_new_session=True,
+            pass_fds=() if self._lock is None else (self._lock,),
+            preexec_fn=die_with_parent(),  # noqa: PLW1509 - made to be safe there
+        )
+
+    def _becomes_ready(self, port: int) -> bool:
+        """Wait until Kafka answers a client; return False once it has ended instead."""
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
+        from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - heavy
+
+        client = None
+        begun = time.monotonic()
+        said = False
+        pause = threading.Event()
+        while self.poll() is None:
+            waited = time.monotonic() - begun
+            if waited > START_TIMEOUT_S:
+                message = f"Kafka did not become ready within {START_TIMEOUT_S} s; its log: {self._log}"
+                raise BrokerError(message)
+            if waited > 20 and not said:  # noqa: PLR2004 - ten times what it takes when all is well
+                log.info("Kafka is still starting; after a crash it reads its newest segments first")
+                said = True
+            with socket.socket() as probe:
+                listening = probe.connect_ex((LOOPBACK, port)) == 0
+            if listening:
+                client = client or AdminClient(self._node_client())
+                try:
+                    if client.list_topics(timeout=1).brokers:
+                        return True
+                except KafkaException:
+                    continue  # it listens before it answers
+            pause.wait(0.1)
+        return False
+
+    def _node_client(self) -> dict[str, Any]:
+        """Return the configuration of a confluent-kafka client that is let in as the node itself."""
+        options: dict[str, Any] = {"bootstrap.servers": self.address, "log_level": 0}
+        if self.has_login:
+            options |= {
+                "security.protocol": PROTOCOL,
+                "sasl.mechanism": "PLAIN",
+                "sasl.username": NODE_USER,
+                "sasl.password": self._node_password,
+            }
+        return options
+
+    def _let_in(self, login: BrokerLogin) -> None:
+        """Have Kafka know the login: a store that is new, or of a version without logins, does not.
+
+        Raises:
+            BrokerError: It refuses.
+        """
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
+        from confluent_kafka.admin import (  # noqa: PLC0415 - heavy
+            AdminClient,
+            ScramCredentialInfo,
+            ScramMechanism,
+            UserScramCredentialUpsertion,
+        )
+
+        scram = ScramCredentialInfo(getattr(ScramMechanism, MECHANISM.replace("-", "_")), _SCRAM_ITERATIONS)
+        change = UserScramCredentialUpsertion(login.username, scram, login.password.encode())
+        admin = AdminClient(self._node_client())
+        try:
+            (done,) = admin.alter_user_scram_credentials([change], request_timeout=_LOGIN_TIMEOUT_S).values()
+            done.result(_LOGIN_TIMEOUT_S)
+        except KafkaException as error:
+            message = f"Kafka does not take the login of {login.username}: {error.args[0].str()}; its log: {self._log}"
+            raise BrokerError(message) from error
+
+    def poll(self) -> str | None:
+        """Return None while it runs, else one line on why it ended."""
+        if self._process is None or self._process.poll() is None:
+            return None
+        code = self._process.returncode
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        return f"Kafka {how}: {last_words(self._output, self._log, self._log_start)}; its log: {self._log}"
+
+    def _halt(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            log.warning("Kafka did not stop within %d s and is killed; its next start takes longer", STOP_TIMEOUT_S)
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+
+class MemoryBroker(Broker):
+    """librdkafka's mock cluster: the Kafka protocol on a real socket, in our own process. For machines without Java.
+
+    Nothing survives a restart. Past 5 MiB or 100,000 batches a partition drops its oldest data without a word. It has
+    no topic configuration, so no compaction and no retention; each topic has 4 partitions and appears on first use.
+    It knows no logins: every user of this machine reads and writes all records.
+    """
+
+    kind = "memory"
+
+    def __init__(self, data: Path, settings: BrokerSettings | None = None) -> None:
+        super().__init__(data, settings)
+        self._cluster: Any = None
+
+    def _launch(self) -> None:
+        from confluent_kafka import Producer  # noqa: PLC0415 - heavy
+
+        # The producer is there to own the cluster. Its address replaces ours, and is the system's choice.
+        self._cluster = Producer({"bootstrap.servers": "replaced", "test.mock.num.brokers": 1, "log_level": 0})
+        (broker,) = self._cluster.list_topics(timeout=10).brokers.values()
+        self.address = f"{broker.host}:{broker.port}"
+
+    def poll(self) -> str | None:
+        """Return None: it is in our own process, so it cannot end before us."""
+        return None
+
+    def _halt(self) -> None:
+        # librdkafka's end waits for itself for good one time in thirty (2.16, on a busy machine): it is not waited for.
+        held, self._cluster = [self._cluster], None
+        ending = threading.Thread(target=held.clear, daemon=True)
+        ending.start()
+        ending.join(1)
+
+
+def choose_broker(data: Path, mode: Mode, settings: BrokerSettings | None = None) -> Broker:
+    """Return the broker to start: with `auto` a real Kafka where it can run, else the in-memory one and one loud line.
+
+    The jars are fetched here, so that a fetch that fails counts as something missing. A folder that holds a Kafka store
+    gets the in-memory broker only by `memory`: what the store has would be neither read nor added to.
+
+    Raises:
+        KafkaMissingError: Something is missing, and the mode is `kafka` or the folder holds a Kafka store.
+    """
+    if mode == "memory":
+        if has_store(data):
+            log.warning("the in-memory broker was chosen: the Kafka store in %s stays as it is, unread", data)
+        return MemoryBroker(data, settings)
+    missing = what_is_missing()
+    if not missing:
+        try:
+            fetch_kafka()
+        except BrokerError as error:
+            missing = [str(error)]
+    if not missing:
+        return KafkaBroker(data, settings)
+    if mode == "kafka":
+        message = f"A real Kafka cannot be started. Missing: {'; '.join(missing)}"
+        raise KafkaMissingError(message)
+    if has_store(data):
+        message = (
+            f"{data} holds a Kafka store, and Kafka cannot be started on it. Missing: {'; '.join(missing)}. "
+            "Only `--broker memory` runs the in-memory broker here instead"
+        )
+        raise KafkaMissingError(message)
+    log.warning(
+        "USING THE IN-MEMORY BROKER, for trying out only: nothing survives a restart, past 5 MiB a partition the "
+        "oldest data is dropped silently, and every user of this machine can read and write it. For a real Kafka, "
+        "provide what is missing: %s",
+        "; ".join(missing),
+    )
+    return MemoryBroker(data, settings)
+
+
+class _Stopped(BaseException):
+    """A signal asked us to stop. Not an Exception: nothing but `run_broker` may take it."""
+
+
+def run_broker(
+    data: Path, mode: Mode, settings: BrokerSettings | None = None, *, ready: Callable[[], None] = lambda: None
+) -> int:
+    """Run a broker in the foreground until SIGTERM or SIGINT; call it from the main thread.
+
+    Args:
+        data: The data folder.
+        mode: Which broker; see `choose_broker`.
+        settings: The broker's.
+        ready: Called once it answers.
+
+    Returns:
+        0 if it was stopped, 2 if it could not be started or ended by itself (logged as one line).
+    """
+
+    def on_signal(number: int, frame: object) -> None:
+        for each in previous:
+            signal.signal(each, signal.SIG_IGN)  # once is enough
+        raise _Stopped
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    broker = None
+    try:
+        for number in previous:
+            signal.signal(number, on_signal)
+        broker = choose_broker(data, mode, settings)
+        broker.start()
+        log.info("the %s broker is ready at %s", broker.kind, broker.address)
+        ready()
+        broker.wait()
+    except _Stopped:
+        return 0
+    except BrokerError as error:
+        log.error("%s", error)
+        if error.is_permanent:
+            report_permanent_failure()
+        return 2
+    finally:
+        for number in previous:
+            signal.signal(number, signal.SIG_IGN)  # stopping is bounded, and half of it is worse than waiting
+        if broker is not None:
+            broker.stop()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return 0

@@ -1,0 +1,115 @@
+"""Create the topics that the rooms rely on."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError, for_code
+
+from core.errors import SmspulseError
+from core.kafka_admin import open_admin_client
+from core.kafka_settings import KafkaSettings
+from core.topics import TOPICS, misfit
+
+log = logging.getLogger(__name__)
+
+
+class TopicError(SmspulseError):
+    """The topics are not as they must be. The text is one line: what, and what to do."""
+
+
+class TopicMisfitError(TopicError):
+    """Topics and settings do not fit together."""
+
+    is_permanent = True
+
+
+class KafkaUnreachable(TopicError):  # noqa: N818 - it names what was found
+    """No broker answered in time."""
+
+
+def ensure_topics(kafka: KafkaSettings, timeout_s: float = 30) -> None:
+    """Create every topic of `core.topics` that is missing. Calling it again, or twice at once, changes nothing.
+
+    The configuration of a topic that exists is left alone: its owner may have tuned it.
+
+    Args:
+        kafka: Which cluster, with how many partitions and replicas.
+        timeout_s: How long to go on trying to reach a broker, and then how long the broker may take.
+
+    Raises:
+        KafkaUnreachable: No broker answered in time.
+        TopicMisfitError: A topic has the wrong number of partitions.
+        TopicError: The cluster refused one.
+    """
+    try:
+        with _connect(kafka, timeout_s) as admin:
+            _create(kafka, admin, timeout_s)
+            _check(kafka, admin.describe_topics([topic.name for topic in TOPICS]))
+    except (KafkaError, OSError) as error:
+        message = f"Kafka at {kafka.bootstrap} cannot be used: {type(error).__name__}: {error}"
+        raise TopicError(message) from error
+
+
+@contextmanager
+def _connect(kafka: KafkaSettings, timeout_s: float) -> Iterator[Any]:
+    """Connect an admin client for a context, with our error where nobody answers."""
+    with ExitStack() as stack:
+        try:
+            admin = stack.enter_context(
+                open_admin_client(
+                    kafka,
+                    bootstrap_timeout_ms=int(timeout_s * 1000),
+                    reconnect_backoff_max_ms=500,  # 30 s by default: a broker that has just started would wait as long
+                )
+            )
+        except KafkaTimeoutError as error:
+            raise KafkaUnreachable(_describe_silence(kafka, timeout_s)) from error
+        yield admin
+
+
+def _describe_silence(kafka: KafkaSettings, timeout_s: float) -> str:
+    # The client tells a login that was refused to the log alone.
+    protocol = kafka.security_protocol
+    refused = "" if protocol == "PLAINTEXT" else f", or let us in as {protocol},"
+    return (
+        f"No Kafka broker answered{refused} at {kafka.bootstrap} within {timeout_s:g} s; "
+        "start one (`smspulse broker`) or set SMSPULSE_KAFKA_BOOTSTRAP" + (refused and " and the login beside it")
+    )
+
+
+def _create(kafka: KafkaSettings, admin: Any, timeout_s: float) -> None:
+    if kafka.in_memory:
+        # It knows no CreateTopics: a topic appears when a producer asks about it. It has no configuration either.
+        producer = KafkaProducer(**kafka.kafka_python())
+        for topic in TOPICS:
+            producer.partitions_for(topic.name)
+        producer.close()
+        return
+    there = set(admin.list_topics())
+    for topic in TOPICS:
+        if topic.name in there:
+            continue
+        options = {
+            "num_partitions": topic.partitions(kafka.partitions),
+            "replication_factor": kafka.replication,
+            "configs": topic.config() | {"min.insync.replicas": str(kafka.min_insync)},
+        }
+        try:
+            admin.create_topics({topic.name: options}, timeout_ms=int(timeout_s * 1000))
+        except TopicAlreadyExistsError:
+            continue  # another process was faster
+        log.info("Created topic %s with %d partitions", topic.name, topic.partitions(kafka.partitions))
+    admin.wait_for_topics([topic.name for topic in TOPICS], timeout_ms=int(timeout_s * 1000))
+
+
+def _check(kafka: KafkaSettings, described: list[dict[str, Any]]) -> None:
+    for topic in described:
+        if topic["error_code"]:
+            raise for_code(topic["error_code"])(topic["name"])
+    wrong = misfit({topic["name"]: len(topic["partitions"]) for topic in described}, kafka.partitions)
+    if wrong:
+        message = f"The topics of smspulse do not fit together: {wrong[0]}; {wrong[1]}"
+        raise TopicMisfitError(message)

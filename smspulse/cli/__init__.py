@@ -1,0 +1,1 @@
+"""The command line, a file for each group of commands. Heavy imports happen inside the commands."""

@@ -1,0 +1,202 @@
+"""Alerts: telling, listing, explaining and trying them, and running the detectors over the past."""
+
+import asyncio
+import re
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from core.background_tasks import end_process_if_a_thread_fails
+from smspulse.cli.options import NOT_SO, FiniteFloat, broker_option, data_option, existing, writable
+from smspulse.processes.terminal import echo, make_console
+
+_SECONDS: Final = {"m": 60, "h": 3_600, "d": 86_400}
+
+
+@click.group()
+def alerts() -> None:
+    """Alerts: rising failures, silent devices, stuck messages, slow networks, and the pipeline itself.
+
+    \b
+    smspulse alerts list
+    smspulse alerts explain failure_ratio:mygateway:10482:1
+    """
+
+
+@alerts.command()
+@data_option
+@broker_option
+def send(data: Path, broker: str) -> None:
+    """Watch for silence, stuck messages and the like, and tell alerts to each way out that is set, until Ctrl-C.
+
+    Ways out: SMSPULSE_ALERTS_ALERTMANAGER, SMSPULSE_ALERTS_WEBHOOK, SMSPULSE_ALERTS_APPRISE. `smspulse up` runs it.
+
+    \b
+    smspulse alerts send --broker kafka1:9092
+    """
+    from prometheus_client import CollectorRegistry
+
+    from smspulse.alerting.dispatcher import check_receivers, run
+    from smspulse.alerting.settings import read_alert_settings
+    from smspulse.broker.topic_admin import ensure_topics
+    from smspulse.processes.metrics_endpoint import serve_metrics
+    from smspulse.processes.readiness import tell_ready
+    from smspulse.runtime.pipeline import kafka_settings
+
+    settings = read_alert_settings()
+    check_receivers(settings)
+    writable(data)
+    end_process_if_a_thread_fails()
+    kafka = kafka_settings(data, broker)
+    ensure_topics(kafka)
+    serve_metrics(data, "alerts", CollectorRegistry())  # of the process alone: the page counts alerts
+    run(settings, kafka, data, tell_ready)
+
+
+@alerts.command("list")
+@data_option
+@click.option("--all", "everything", is_flag=True, help="Also those that are resolved.")
+def list_(data: Path, *, everything: bool) -> None:
+    """List the alerts that fire.
+
+    \b
+    smspulse alerts list --all
+    """
+    from smspulse.alerting.rendering import show
+    from smspulse.alerting.settings import read_alert_settings
+
+    wait_s = read_alert_settings().cause_wait_s
+    show(data, make_console(soft_wrap=True), everything=everything, cause_wait_s=wait_s)
+
+
+@alerts.command()
+@data_option
+@click.argument("alert_id")
+def explain(data: Path, alert_id: str) -> None:
+    """Say what the latest alert of an id rests on.
+
+    \b
+    smspulse alerts explain failure_ratio:mygateway:10482:1
+    """
+    from smspulse.alerting.rendering import explain as run
+
+    run(data, make_console(soft_wrap=True), alert_id)
+
+
+class _Length(click.ParamType):
+    """`30m`, `2h`, `7d`, in seconds."""
+
+    name = "LENGTH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"([1-9]\d*)([mhd])", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no length: write 30m, 2h or 7d", param, ctx)
+        return int(found[1]) * _SECONDS[found[2]]
+
+
+@alerts.command()
+@data_option
+@click.argument("alert_id", required=False)
+@click.option("--for", "seconds", type=_Length(), help="How long, such as 30m, 2h, 7d.")
+@click.option("--lift", is_flag=True, help="End the silence of the alert.")
+def silence(data: Path, alert_id: str | None, seconds: int | None, *, lift: bool) -> None:
+    """Tell an alert to no way out for a while; it is still listed. Without an id: list what is silenced.
+
+    \b
+    smspulse alerts silence failure_ratio:mygateway:10482:1 --for 2h
+    smspulse alerts silence failure_ratio:mygateway:10482:1 --lift
+    """
+    from smspulse.alerting.rendering import show_silences
+    from smspulse.alerting.silences import Silences
+
+    if (seconds is not None) + lift != (alert_id is not None):
+        msg = "name an alert with --for LENGTH or --lift, or give nothing at all to list what is silenced"
+        raise click.UsageError(msg)
+    if alert_id is not None:
+        if not lift:
+            existing(data, "silences.json")
+        Silences(data).set(alert_id, seconds or 0)
+    show_silences(data, make_console(soft_wrap=True))
+
+
+@alerts.command()
+def test() -> None:
+    """Send an alert about nothing to each way out, and that it is resolved; 1 if one did not take it.
+
+    \b
+    smspulse alerts test
+    """
+    from smspulse.alerting.dispatcher import require_way_out
+    from smspulse.alerting.rendering import try_ways
+    from smspulse.alerting.settings import read_alert_settings
+
+    settings = read_alert_settings()
+    require_way_out(settings)
+    wrong = asyncio.run(try_ways(settings, time.time()))
+    for line in wrong:
+        echo(line, err=True)
+    if wrong:
+        raise SystemExit(NOT_SO)
+    echo("every way out took an alert of the source `test`, and that it is resolved")
+
+
+@alerts.command()
+@data_option
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only messages that ended from this day on, UTC.")
+@click.option(
+    "--budget",
+    type=FiniteFloat(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Days of one false alarm, on average.",
+)
+@click.option(
+    "--learn", type=click.IntRange(0), default=200, show_default=True, help="Messages that a new unit learns from."
+)
+@click.option("--relearn-after", default="500,7d", show_default=True, help="When a rise is the new normal, or `never`.")
+@click.option(
+    "--threshold",
+    type=FiniteFloat(0, 1),
+    default=0.2,
+    show_default=True,
+    help="Ratio of failures of the rule next to it.",
+)
+@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Also draw it: .svg, .png or .html.")
+def backtest(
+    data: Path,
+    since: datetime | None,
+    budget: float,
+    learn: int,
+    relearn_after: str,
+    threshold: float,
+    picture: Path | None,
+) -> None:
+    """Run the detectors over the past: which alerts would have come, beside the ratio of fifteen minutes.
+
+    These are failure_ratio and not_permitted; the other kinds are named, and not run. Each channel, device and source
+    begins to learn with its first message there.
+
+    \b
+    smspulse alerts backtest --since 2026-11-01 --budget 7 --picture alerts.svg
+    """
+    from smspulse.alerting.backtest import backtest as run
+    from smspulse.alerting.backtest import past
+    from smspulse.alerting.rendering import draw_backtest, show_backtest
+    from smspulse.runtime.data_folder import exporting
+    from streams.change_detector import Policy
+    from streams.settings import parse_relearn_after
+
+    try:
+        messages, milliseconds = parse_relearn_after(relearn_after) or (None, 0)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    policy = Policy(budget, learn, messages, milliseconds)
+    found = run(past(data, since.replace(tzinfo=UTC) if since else None), policy, threshold)
+    show_backtest(found, make_console(soft_wrap=True))
+    if picture:
+        with exporting(picture, data):
+            draw_backtest(found, picture)

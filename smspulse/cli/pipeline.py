@@ -1,0 +1,222 @@
+"""The pipeline, as a whole and by process: up, broker, ingest, stream, land."""
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from core.background_tasks import end_process_if_a_thread_fails
+from smspulse.cli.options import PORT, FiniteFloat, broker_option, data_option, writable
+from smspulse.processes import log_setup as logs
+from smspulse.processes.children import raise_file_limit
+from smspulse.processes.output import tolerant
+from smspulse.processes.readiness import tell_ready
+from smspulse.processes.terminal import echo, make_console
+
+_MAX_PROCESSES: Final = 64
+"""Processes of a kind: Kafka gives work to as many as it has partitions."""
+
+
+@click.command()
+@data_option
+@click.option(
+    "--broker",
+    envvar="SMSPULSE_BROKER",
+    default="auto",
+    show_default=True,
+    help="auto: a real Kafka where Java and Maven are, else, on a folder without a Kafka store, one in memory; "
+    "kafka; memory; or HOST:PORT.",
+)
+@click.option(
+    "--port",
+    envvar="SMSPULSE_INGEST_PORT",
+    type=PORT,
+    default=8080,
+    show_default=True,
+    help="Port for webhooks; 0 is any free one.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, _MAX_PROCESSES),
+    default=1,
+    show_default=True,
+    help="Stream workers, a process each.",
+)
+@click.option(
+    "--without",
+    multiple=True,
+    type=click.Choice(["page", "alerts"]),
+    help="Leave out the page, or the sending of alerts, which runs once for all machines; twice for both.",
+)
+@click.option("--demo", is_flag=True, help="Feed simulated traffic and show its delivery rates.")
+@click.option("--for", "seconds", type=FiniteFloat(min=30), help="End after so many seconds.")
+def up(
+    data: Path,
+    broker: str,
+    port: int,
+    workers: int,
+    without: tuple[str, ...],
+    seconds: float | None,
+    *,
+    demo: bool,
+) -> None:
+    """Run the whole pipeline: broker, ingest, stream, lander.
+
+    \b
+    smspulse up --demo                     watch it work
+    smspulse up --demo --for 60            the same, ended and reconciled
+    smspulse up --broker kafka1:9092       on your own cluster
+    """
+    from smspulse.alerting.settings import read_alert_settings
+    from smspulse.runtime.pipeline import UpOptions
+    from smspulse.runtime.pipeline import up as run_up
+
+    read_alert_settings()  # a wrong one ends it here, before anything runs
+
+    console = make_console(file=tolerant(sys.stdout), soft_wrap=True)
+    logging.getLogger().handlers[:] = [logs.PrefixHandler(console)]
+    writable(data)
+    end_process_if_a_thread_fails()
+    options = UpOptions(data.resolve(), broker, port, workers, frozenset(without), demo, seconds)
+    raise SystemExit(asyncio.run(run_up(options, console)))
+
+
+@click.command()
+@data_option
+@click.option("--mode", default="auto", type=click.Choice(["auto", "kafka", "memory"]), show_default=True)
+@click.option("--fetch", is_flag=True, help="Fetch Kafka's jars into the cache, and start nothing.")
+def broker(data: Path, mode: Any, *, fetch: bool) -> None:
+    """Run a one-node Kafka under the data folder.
+
+    \b
+    smspulse broker                        until Ctrl-C
+    smspulse broker --fetch                only get Kafka
+    """
+    from smspulse.broker.download import fetch_kafka, what_is_missing
+    from smspulse.broker.embedded import run_broker
+    from smspulse.broker.topic_admin import ensure_topics
+    from smspulse.runtime.pipeline import kafka_settings
+
+    if fetch:
+        if missing := what_is_missing():
+            echo(f"no real Kafka here, the in-memory broker will serve: {'; '.join(missing)}")
+        else:
+            echo(f"Kafka is in {fetch_kafka()}")
+        return
+
+    def ready() -> None:
+        ensure_topics(kafka_settings(data, "auto"))
+        tell_ready()
+
+    writable(data)
+    end_process_if_a_thread_fails()
+    raise SystemExit(run_broker(data, mode, ready=ready))
+
+
+@click.command()
+@data_option
+@broker_option
+@click.option("--port", envvar="SMSPULSE_INGEST_PORT", type=PORT, default=8080, show_default=True)
+@click.option("--host", envvar="SMSPULSE_INGEST_HOST", default="127.0.0.1", show_default=True)
+@click.option(
+    "--processes",
+    envvar="SMSPULSE_INGEST_PROCESSES",
+    type=click.IntRange(1, _MAX_PROCESSES),
+    default=1,
+    show_default=True,
+    help="Receivers on this one port.",
+)
+def ingest(data: Path, broker: str, host: str, port: int, processes: int) -> None:
+    """Receive webhooks and write each to Kafka, or to the spool while Kafka is away.
+
+    \b
+    smspulse ingest                                       beside a broker of this data folder
+    smspulse ingest --host 0.0.0.0 --broker kafka1:9092   for the gateway, on your own cluster
+    """
+    from urllib.parse import urlsplit
+
+    from ingest.server import run
+    from ingest.settings import IngestSettings
+    from smspulse.processes.metrics_endpoint import INGEST, announce
+    from smspulse.runtime.pipeline import kafka_settings
+
+    settings = IngestSettings(host=host, port=port)
+
+    def ready(url: str) -> None:
+        logging.getLogger(__name__).info("receiving webhooks at %s", url)
+        if not settings.share_port:  # else the process that started this one announces all of them
+            announce(data, INGEST, urlsplit(url).port or port, host, tls=settings.tls_cert is not None)
+        tell_ready()
+
+    writable(data)
+    end_process_if_a_thread_fails()
+    raise_file_limit()
+    if processes > 1:
+        from smspulse.processes.ingest_group import run_processes
+
+        asyncio.run(run_processes(data.resolve(), broker, host, port, processes, ready=ready))
+        return
+    run(settings, kafka_settings(data, broker), data, ready=ready)
+
+
+@click.command()
+@data_option
+@broker_option
+@click.option("--worker", default="0", show_default=True, help="Name of this worker; each keeps a state of its own.")
+@click.option("--instance", envvar="SMSPULSE_STREAM_INSTANCE", default="", help="Static name in the group.")
+def stream(data: Path, broker: str, worker: str, instance: str) -> None:
+    """Build the lifecycle of every message (a Faust worker).
+
+    \b
+    smspulse stream --worker 1 --broker kafka1:9092
+    """
+    from smspulse.broker.topic_admin import ensure_topics
+    from smspulse.processes.metrics_endpoint import serve_metrics
+    from smspulse.runtime.pipeline import kafka_settings
+    from streams.app import run
+    from streams.metrics import REGISTRY
+    from streams.settings import StreamSettings
+
+    writable(data)
+    end_process_if_a_thread_fails()
+    kafka = kafka_settings(data, broker)
+    ensure_topics(kafka)
+    serve_metrics(data, f"stream-{worker}", REGISTRY)
+    run(StreamSettings(state=data / "state" / worker, instance=instance), kafka, tell_ready)
+
+
+@click.command()
+@data_option
+@broker_option
+@click.option(
+    "--flush-interval", type=FiniteFloat(min=0, min_open=True), help="Seconds between landings.  [default: 5]"
+)
+@click.option("--instance", envvar="SMSPULSE_LANDER_INSTANCE", default="", help="Static name in the group.")
+def land(data: Path, broker: str, flush_interval: float | None, instance: str) -> None:
+    """Land topics as Parquet, in the data folder or in a bucket.
+
+    \b
+    smspulse land --flush-interval 30      fewer and larger files
+    smspulse land --data s3://bucket/sms --broker kafka1:9092 --flush-interval 60
+    """
+    from smspulse.broker.topic_admin import ensure_topics
+    from smspulse.processes.metrics_endpoint import serve_metrics
+    from smspulse.runtime.pipeline import kafka_settings
+    from warehouse.metrics import REGISTRY
+    from warehouse.settings import LanderSettings
+    from warehouse.sink.consumer import run
+    from warehouse.sink.storage import is_bucket
+
+    if not is_bucket(data):
+        writable(data)
+    end_process_if_a_thread_fails()
+    kafka = kafka_settings(data, broker)
+    ensure_topics(kafka)
+    name = f"lander-{instance}" if instance else "lander"
+    serve_metrics(None if is_bucket(data) else data, name, REGISTRY)
+    given = {"flush_interval_s": flush_interval, "instance": instance or None}
+    settings = LanderSettings(data=data, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    run(settings, kafka, ready=tell_ready)

@@ -1,0 +1,125 @@
+"""Simulated traffic."""
+
+import asyncio
+import signal
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import click
+from click.core import ParameterSource
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from smspulse.cli.options import NOT_SO, Command, FiniteFloat, Url
+from smspulse.processes.terminal import echo, make_console
+from smspulse.simulator.options import Behaviour, parse_shares
+
+_SLASHES_WITH_TOKEN: Final = 3
+"""In `/webhooks/SOURCE/TOKEN`; a source whose sender has the token as a password has one less."""
+
+
+def behaviour_options(command: Command) -> Command:
+    """Add an option for each rate and share of the simulated gateway's behaviour."""
+    for each in reversed(fields(Behaviour)):
+        name = f"--{each.name.replace('_', '-')}"
+        if "help" in each.metadata:
+            option = click.option(
+                name, type=FiniteFloat(0, 1), default=each.default, show_default=True, help=each.metadata["help"]
+            )
+        elif isinstance(each.default, int):
+            option = click.option(name, type=click.IntRange(1), default=each.default, show_default=True)
+        else:
+            text = ",".join(f"{id_}={share}" for id_, share in each.default)
+            option = click.option(name, default=text, show_default=True, metavar="ID=SHARE,…")
+        command = option(command)
+    return command
+
+
+def _read_url(context: click.Context, option: click.Parameter, value: str) -> str:
+    is_argument = context.get_parameter_source("url") is ParameterSource.COMMANDLINE
+    if value == "-":
+        value, is_argument = click.get_text_stream("stdin").readline().strip(), False
+    url = str(Url().convert(value, option, context))
+    if is_argument and urlsplit(url).path.count("/") >= _SLASHES_WITH_TOKEN:
+        echo(
+            "smspulse: `ps` shows the token in --url to every user of this machine: set SMSPULSE_SIMULATE_URL instead, "
+            "or give --url - and the URL on standard input",
+            err=True,
+        )
+    return url
+
+
+@click.command()
+@click.option(
+    "--url",
+    envvar="SMSPULSE_SIMULATE_URL",
+    required=True,
+    callback=_read_url,
+    help="The webhook, as `smspulse source add` prints it; - reads a line of standard input. `ps` shows other users "
+    "what stands here.  [env: SMSPULSE_SIMULATE_URL]",
+)
+@click.option("--messages", type=click.IntRange(1), help="Outgoing messages.  [default: until Ctrl-C]")
+@click.option(
+    "--rate", type=FiniteFloat(min=0, min_open=True), default=20.0, show_default=True, help="Messages started a second."
+)
+@click.option("--seed", default=1, show_default=True, help="The same seed tells the same stories.")
+@click.option(
+    "--truth", type=click.Path(dir_okay=False, path_type=Path), help="File for what was accepted, by message."
+)
+@click.option(
+    "--time-scale", type=FiniteFloat(min=0), default=1.0, show_default=True, help="0.1 is ten times faster than life."
+)
+@click.option(
+    "--max-delay", type=FiniteFloat(min=0), default=60.0, show_default=True, help="No delay is longer, in seconds."
+)
+@behaviour_options
+def simulate(
+    url: str,
+    messages: int | None,
+    rate: float,
+    seed: int,
+    truth: Path | None,
+    time_scale: float,
+    max_delay: float,
+    **rates: Any,
+) -> None:
+    """Send webhooks as a gateway with phones would, with all that goes wrong there.
+
+    \b
+    export SMSPULSE_SIMULATE_URL=http://127.0.0.1:8080/webhooks/demo/TOKEN
+    smspulse simulate --messages 1000
+    smspulse simulate --duplicates 0.5 --unhealthy 8001=0.9
+    """
+    from smspulse.simulator.client import simulate as send
+    from smspulse.simulator.scenarios import stories
+
+    shares = {name: parse_shares(value) for name, value in rates.items() if isinstance(value, str)}
+    behaviour = Behaviour(**(rates | shares))
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    progress = Progress(*columns, console=make_console(stderr=True))
+
+    async def until_signalled() -> Any:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        with progress:
+            task = progress.add_task("messages", total=messages)
+            return await send(
+                url,
+                stories(seed, messages, behaviour),
+                rate=rate,
+                truth=truth,
+                time_scale=time_scale,
+                max_delay_s=max_delay,
+                stop=stop,
+                on_progress=lambda totals: progress.update(task, completed=totals.messages),
+            )
+
+    totals = asyncio.run(until_signalled())
+    echo(
+        f"{totals.sent:,} webhooks sent, {totals.accepted:,} accepted, {totals.retried:,} sent again, "
+        f"{totals.abandoned:,} given up; {totals.messages:,} messages, {totals.incoming:,} incoming, "
+        f"{totals.malformed:,} malformed"
+    )
+    raise SystemExit(NOT_SO if totals.accepted < totals.sent or totals.abandoned else 0)

@@ -1,0 +1,133 @@
+"""What is going on: status, message, page."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from core.background_tasks import end_process_if_a_thread_fails
+from smspulse.cli.options import NOT_SO, PORT, broker_option, data_option, ingest_options, named_ingest_options
+from smspulse.processes.children import raise_file_limit
+from smspulse.processes.readiness import tell_ready
+from smspulse.processes.terminal import echo, make_console, visible_line
+
+
+def format_option(command: Any) -> Any:
+    """Add `--format`."""
+    return click.option(
+        "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="For whom."
+    )(command)
+
+
+@click.command()
+@data_option
+@click.argument("key", metavar="SOURCE:SMS_ID")
+@format_option
+def message(data: Path, key: str, form: str) -> None:
+    """Tell the way of one message: did it arrive, when, and after what; 1 if it is not known.
+
+    \b
+    smspulse message acme:48210377
+    smspulse message acme:48210377 --format json
+    """
+    from smspulse.runtime.message_history import find, tell
+
+    if not key.rpartition(":")[2].isdecimal() or not key.rpartition(":")[0]:
+        msg = f"{key!r} is no SOURCE:SMS_ID, such as acme:48210377"
+        raise click.UsageError(msg)
+    found = find(data, key)
+    if found is None:
+        echo(f"no status report of {key} has landed: look at the source's name and the id, or wait 10 s", err=True)
+        raise SystemExit(NOT_SO)
+    echo(json.dumps(found) if form == "json" else tell(found))
+
+
+@click.command()
+@data_option
+@broker_option
+@ingest_options
+@format_option
+def status(data: Path, broker: str, host: str | None, port: int | None, form: str) -> None:
+    """Show on one screen what runs, what is delivered, and how far behind it is; 1 if anything is amiss.
+
+    \b
+    smspulse status
+    smspulse status --format json | jq .lag
+    """
+    from smspulse.runtime.status import look
+
+    found = look(data, broker, port, host)
+    if form == "json":
+        echo(json.dumps(found))
+    else:
+        _show(found, make_console(soft_wrap=True))
+    raise SystemExit(0 if found["ok"] else NOT_SO)
+
+
+def _show(found: dict[str, Any], console: Console) -> None:
+    from smspulse.alerting.rendering import show_learning
+    from smspulse.runtime.message_history import duration
+
+    def percent(value: float | None) -> str:
+        return "" if value is None else f"{value:.1%}"
+
+    for each in found["processes"]:
+        mark = ("✓", "green") if each["ok"] else ("✗", "red")
+        console.print(Text.assemble(mark, visible_line(f" {each['name']:<12} {each['what']}")))
+    table = Table("last", "messages", "delivered / attempted", "delivered / ended", "95 % interval", "open share")
+    for row in found["delivery"]:
+        interval = (percent(row["delivered_per_ended_low"]), percent(row["delivered_per_ended_high"]))
+        table.add_row(
+            f"{row['hours']} h",
+            f"{row['attempted']:,}",
+            percent(row["delivered_per_attempted"]),
+            percent(row["delivered_per_ended"]),
+            " to ".join(interval) if interval[0] else "",
+            percent(row["open_share"]),
+        )
+    if found["delivery"]:
+        console.print(table)
+    else:
+        console.print("no outgoing message was first reported within 24 hours")
+    if found["lag"] is not None:
+        behind = ", ".join(f"{group} {count:,}" for group, count in found["lag"].items())
+        console.print(f"records to go: {behind}")
+    ages = ", ".join(f"{row['dataset']} {duration(row['seconds_since'])} ago" for row in found["freshness"])
+    console.print(f"newest landed: {ages or 'nothing'}")
+    if "unreadable" in found:
+        console.print(f"the warehouse cannot be read: {found['unreadable']}", style="red")
+    for alert in found["alerts"]:
+        console.print(Text.assemble(("firing", "red"), visible_line(f" {alert['alert_id']}")))
+    show_learning(found["learning"], console)
+
+
+@click.command()
+@data_option
+@broker_option
+@click.option("--host", envvar="SMSPULSE_PAGE_HOST", default="127.0.0.1", show_default=True)
+@click.option("--port", envvar="SMSPULSE_PAGE_PORT", type=PORT, default=8081, show_default=True)
+@named_ingest_options
+def page(data: Path, broker: str, host: str, port: int, ingest_host: str | None, ingest_port: int | None) -> None:
+    """Serve the live page. Other machines reach it with a password, SMSPULSE_PAGE_PASSWORD, and `--host 0.0.0.0`.
+
+    \b
+    smspulse page
+    SMSPULSE_PAGE_PASSWORD=… smspulse page --host 0.0.0.0
+    """
+    from smspulse.dashboard.queries import Numbers
+    from smspulse.dashboard.server import PageSettings, run
+    from smspulse.runtime.status import pipeline
+
+    def ready(url: str) -> None:
+        logging.getLogger(__name__).info("the live page is at %s", url)
+        tell_ready()
+
+    end_process_if_a_thread_fails()
+    raise_file_limit()
+    numbers = Numbers(data, lambda: pipeline(data, broker, ingest_port, ingest_host))
+    run(data, numbers, PageSettings(host=host, port=port), ready)

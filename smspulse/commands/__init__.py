@@ -1,1 +1,0 @@
-"""The commands, by theme. `smspulse.cli` registers them; heavy imports happen inside them."""

@@ -1,0 +1,267 @@
+"""The page as HTML: words first, then tables and pictures that are drawn here, so that nothing is fetched."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from html import escape
+from typing import Any, Final
+
+from core.errors import where_raised
+from smspulse.dashboard.queries import Choice, Numbers, Row
+from smspulse.runtime.message_history import duration, status_name
+
+_log = logging.getLogger(__name__)
+
+_WORST: Final = 10
+_HEIGHT, _BAR = 120, 10
+_STEPS: Final = "FROM asked WHERE source IS NULL ORDER BY list_position(['queue', 'device', 'network', 'total'], step)"
+# Bars from below, each with its name; colours by Okabe and Ito (page.css), which the colour-blind tell apart.
+_PARTS: Final = ("delivered", "undelivered", "not_sent", "not_permitted", "expired")
+
+
+def page(numbers: Numbers, choice: Choice, refresh_s: float) -> str:
+    """Return the whole page, which refreshes itself every so many seconds."""
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>smspulse</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="stylesheet" href="page.css"><script src="page.js" defer></script>
+<noscript><meta http-equiv="refresh" content="10"></noscript></head>
+<body>{_form(numbers, choice)}
+<main id="content" data-refresh="{refresh_s}">{content(numbers, choice)}</main></body></html>"""
+
+
+def content(numbers: Numbers, choice: Choice) -> str:
+    """Return what changes, for the page to put in its place."""
+    kept = numbers.kept
+    if "trouble" in kept:
+        return f'<p class="bad">{escape(kept["trouble"])}</p>{_health(kept)}'
+    devices = numbers.ask(
+        "devices_now",
+        choice,
+        "FROM asked WHERE device_id IS NOT NULL "
+        f"ORDER BY delivered_per_ended_high NULLS LAST, source, device_id LIMIT {_WORST}",
+    )
+    failures = numbers.ask(
+        "failure_reasons",
+        choice,
+        "SELECT last_status_id, sum(messages)::BIGINT AS messages FROM asked GROUP BY ALL "
+        "ORDER BY messages DESC, last_status_id",
+    )
+    minutes = numbers.ask(
+        "outcomes_by_minute",
+        choice,
+        "SELECT minute, outcome, sum(messages)::BIGINT AS messages FROM asked GROUP BY ALL",
+    )
+    return "".join(
+        (
+            _delivery(numbers.ask("delivery_now", choice, "FROM asked WHERE source IS NULL ORDER BY hours")),
+            _alerts(kept["alerts"], choice),
+            _bars("Outcomes per minute, last hour", minutes, timedelta(minutes=1), 60),
+            _bars("Outcomes per half hour, 24 hours", minutes, timedelta(minutes=30), 48),
+            _table(
+                "Worst devices, 24 hours",
+                (
+                    "device",
+                    "messages",
+                    "delivered / ended",
+                    "95 % interval",
+                    "last seen (UTC)",
+                    "mostly failed by",
+                    "alert",
+                ),
+                _each(devices, lambda row: _device(row, kept["alerts"], kept["learning"])),
+            ),
+            _table(
+                "Latency between reports, 24 hours",
+                ("step", "messages", "p50", "p95", "p99"),
+                _each(
+                    numbers.ask("latency_now", choice, _STEPS),
+                    lambda row: (
+                        row["step"],
+                        f"{row['messages']:,}",
+                        *(duration(row[name]) for name in ("p50_s", "p95_s", "p99_s")),
+                    ),
+                ),
+            ),
+            _table(
+                "Why messages failed, 24 hours",
+                ("reason", "status", "messages"),
+                _each(
+                    failures,
+                    lambda row: (
+                        status_name(row["last_status_id"], numbers.statuses),
+                        row["last_status_id"],
+                        f"{row['messages']:,}",
+                    ),
+                ),
+            ),
+            _health(kept),
+            f'<p class="dim">As of {kept["as_of"]} UTC. Times are when reports were received.</p>',
+        )
+    )
+
+
+def _each(rows: Iterable[Row], cells: Callable[[Row], Sequence[Any]]) -> Iterator[Sequence[Any]]:
+    """Yield the cells of each row; one that cannot be shown costs itself, and not the page."""
+    for row in rows:
+        try:
+            yield cells(row)
+        except Exception as error:
+            _log.error("a row of the page cannot be shown: %s", where_raised(error))
+
+
+def _form(numbers: Numbers, choice: Choice) -> str:
+    options = "".join(
+        f'<option value="{escape(name)}"{" selected" if name == choice.source else ""}>{escape(name)}</option>'
+        for name in [row["source"] for row in numbers.kept.get("sources", ())]
+    )
+    device = "" if choice.device is None else choice.device
+    return f"""<header><h1>smspulse</h1><form>
+<label>Source <select name="source"><option value="">all</option>{options}</select></label>
+<label>Device <input name="device" inputmode="numeric" pattern="[0-9]*" size="7" value="{device}"></label>
+<button>Show</button></form></header>"""
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _interval(row: Row, name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return "" if low is None else f"{low:.1%} to {high:.1%}"
+
+
+def _delivery(rows: Sequence[Row]) -> str:
+    if not rows:
+        return '<p class="verdict">No outgoing message was first reported within 24 hours.</p>'
+    day = rows[-1]
+    said = (
+        f"Of {day['ended']:,} messages that ended, {_percent(day['delivered_per_ended'])} were delivered "
+        f"(24 hours; 95 % interval {_interval(day, 'delivered_per_ended')})."
+        if day["ended"]
+        else f"None of {day['attempted']:,} messages has ended yet."
+    )
+    table = _table(
+        "Delivery",
+        ("last", "messages", "delivered / attempted", "delivered / ended", "95 % interval", "open share"),
+        (
+            (
+                "hour" if row["hours"] == 1 else "24 hours",
+                f"{row['attempted']:,}",
+                _percent(row["delivered_per_attempted"]),
+                _percent(row["delivered_per_ended"]),
+                _interval(row, "delivered_per_ended"),
+                _percent(row["open_share"]),
+            )
+            for row in rows
+        ),
+    )
+    return f'<p class="verdict">{said}</p>{table}'
+
+
+def _device(row: Row, alerts: Sequence[Row], learning: Sequence[Row]) -> tuple[Any, ...]:
+    def is_of(found: Row) -> bool:
+        return bool((found["source"], found["device_id"]) == (row["source"], row["device_id"]))
+
+    state = "learning" if any(map(is_of, learning)) else ""
+    state = "firing" if any(map(is_of, alerts)) else state
+    return (
+        f"{row['device_id']} ({row['source']})",
+        f"{row['attempted']:,}",
+        _percent(row["delivered_per_ended"]),
+        _interval(row, "delivered_per_ended"),
+        f"{row['last_seen_at'].astimezone(UTC):%d %b %H:%M}",
+        row["top_failure"] or "",
+        state,
+    )
+
+
+def _alerts(alerts: Sequence[Row], choice: Choice) -> str:
+    shown = [
+        row
+        for row in alerts
+        if choice.source in ("", row["source"]) and choice.device in (None, row["device_id"])
+    ]  # fmt: skip
+    if not shown:
+        return '<p class="dim">No alert is firing.</p>'
+    head = ("alert", "source", "device", "channel", "found", "usual", "since (UTC)")
+    rows = _each(
+        shown,
+        lambda row: (
+            row["kind"].replace("_", " "),
+            row["source"],
+            *("all" if row[name] is None else row[name] for name in ("device_id", "channel_id")),
+            row["what"] or f"{row['failures']:,} of {row['count']:,}",
+            _percent(row["baseline"]),
+            f"{row['since'].astimezone(UTC):%d %b %H:%M}",
+        ),
+    )
+    return f'<div class="bad">{_table("Firing alerts", head, rows)}</div>'
+
+
+def _health(kept: dict[str, Any]) -> str:
+    rows: list[Sequence[Any]] = [
+        ("✓" if each["ok"] else "✗", each["name"], each["what"]) for each in kept.get("processes", ())
+    ]
+    if kept.get("lag"):
+        rows += [("", group, f"{count:,} records to go") for group, count in kept["lag"].items()]
+    rows += _each(
+        kept.get("freshness", ()),
+        lambda row: ("", row["dataset"], f"newest {duration(row['seconds_since'])} old, {row['rows']:,} rows"),
+    )
+    checks = kept.get("checks", ())
+    if checks:
+        age = datetime.now(UTC) - max(row["checked_at"] for row in checks)
+        failed = [row for row in checks if not row["success"]]
+        said = f"{len(checks) - len(failed)} of {len(checks)} expectations hold, {duration(age.total_seconds())} ago"
+        rows.append(("✗" if failed else "✓", "checks", said))
+        rows += [("✗", row["expectation"], f"{row['severity']}: {row['observed']}") for row in failed]
+    rows += [
+        ("!", "dead letters", f"{row['records']:,} {row['reason']} in 24 hours") for row in kept.get("deadletters", ())
+    ]
+    return _table("The pipeline", ("", "what", "state"), rows)
+
+
+def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    cells = "".join(
+        "<tr>"
+        + "".join(
+            f'<td data-name="{escape(name)}">{escape(str(cell))}</td>' for name, cell in zip(head, row, strict=True)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    heads = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = f"<div class=wide><table><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table></div>"
+    return f"<section><h2>{escape(title)}</h2>{body if cells else '<p class=dim>None.</p>'}</section>"
+
+
+def _bars(title: str, minutes: Sequence[Row], width: timedelta, count: int) -> str:
+    """Return stacked bars of outcomes, the newest one last, as a picture with its numbers in words."""
+    now = datetime.now(UTC)
+    sums = [dict.fromkeys(_PARTS, 0) for _ in range(count)]
+    for row in minutes:
+        place = count - 1 - (now - row["minute"]) // width
+        if 0 <= place < count and row["outcome"] in _PARTS:
+            sums[place][row["outcome"]] += row["messages"]
+    most = max(sum(bar.values()) for bar in sums) or 1
+    shapes = []
+    for place, bar in enumerate(sums):
+        bottom = 0.0
+        for part, messages in bar.items():
+            height = messages / most * _HEIGHT
+            bottom += height
+            if messages:
+                box = f'x="{place * _BAR}" y="{_HEIGHT - bottom:.2f}" width="{_BAR - 2}" height="{height:.2f}"'
+                shapes.append(f'<rect class="{part}" {box}><title>{part} {messages:,}</title></rect>')
+    totals = {part: sum(bar[part] for bar in sums) for part in _PARTS}
+    legend = " ".join(
+        f'<span class="key {part}">{part.replace("_", " ")} {n:,}</span>' for part, n in totals.items() if n
+    )
+    since = duration((width * count).total_seconds())
+    return (
+        f'<section><h2>{title}</h2><svg viewBox="0 0 {count * _BAR} {_HEIGHT}" preserveAspectRatio="none" role="img" '
+        f'aria-label="{title}">{"".join(shapes)}</svg><p class="dim ends"><span>{since} ago</span><span>now</span></p>'
+        f"<p>{legend or 'None.'} "
+        f'<span class="dim">Highest: {most if legend else 0:,}.</span></p></section>'
+    )

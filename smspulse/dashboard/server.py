@@ -1,0 +1,234 @@
+"""Serves the live page: `/`, its changing part `/content`, its two files, and `/metrics`."""
+
+import asyncio
+import ipaddress
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
+from math import ceil
+from pathlib import Path
+from typing import Final
+
+from aiohttp import hdrs, web
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, ProcessCollector, generate_latest
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from core.background_tasks import keep_running
+from core.errors import SmspulseError
+from ingest.client_limits import Senders
+from ingest.http_server import LINGER_S, HttpLimits, http_server
+from ingest.listening import ASYNCIO_BACKLOG, listen
+from ingest.settings import Networks
+from ingest.shared_result import SharedResult
+from smspulse.dashboard.login import Login
+from smspulse.dashboard.metrics import REGISTRY
+from smspulse.dashboard.queries import Choice, Numbers
+from smspulse.dashboard.rendering import content, page
+from smspulse.processes.children import base_url
+from smspulse.processes.metrics_endpoint import announce
+
+_log = logging.getLogger(__name__)
+
+_REST: Final = 10
+"""Reading takes one part in so many of the time at most."""
+_LARGEST: Final = 2**63
+_CONNECTIONS_ADVICE: Final = (
+    "if they are people, raise the limit of open files, or name their proxy in SMSPULSE_PAGE_TRUSTED_PROXIES"
+)
+_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class PageError(SmspulseError):
+    """The page cannot be served. The text says why, and what to do."""
+
+
+class NoPasswordError(PageError):
+    """Others than this machine would reach the page, and there is no password."""
+
+    is_permanent = True
+
+
+class PageSettings(BaseSettings):
+    """Environment: `SMSPULSE_PAGE_` and the field's name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_PAGE_", frozen=True, extra="forbid", allow_inf_nan=False)
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8081, ge=0, le=65535, description="Port; 0 is any free one.")
+    password: SecretStr = Field(
+        SecretStr(""), description="Asked of everybody, with any user name; needed unless the address is loopback."
+    )
+    trusted_proxies: Networks = Field(
+        (), description="Networks of proxies whose `X-Forwarded-For` says who guesses a password; nobody else's does."
+    )
+    refresh_s: float = Field(5, gt=0, description="Seconds between two readings of the warehouse, at least.")
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine reaches a host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class Page:
+    """Answers requests.
+
+    Args:
+        numbers: What is shown.
+        settings: Who may see it.
+
+    Raises:
+        NoPasswordError: Others than this machine would reach it, and there is no password.
+    """
+
+    def __init__(self, numbers: Numbers, settings: PageSettings) -> None:
+        password = settings.password.get_secret_value()
+        if not password and not is_loopback(settings.host):
+            msg = f"the page on {settings.host} needs a password: set SMSPULSE_PAGE_PASSWORD, or listen on 127.0.0.1"
+            raise NoPasswordError(msg)
+        self._numbers, self._settings = numbers, settings
+        self._login = Login(password)
+        self._senders = Senders((), settings.trusted_proxies)
+        self._metrics = SharedResult(lambda: generate_latest(REGISTRY))
+        self._routes: dict[str, Callable[[web.BaseRequest], Awaitable[web.Response]]] = {
+            "/": self._whole,
+            "/content": self._content,
+            "/metrics": self._exposition,
+            "/page.css": _file("page.css", "text/css"),
+            "/page.js": _file("page.js", "text/javascript"),
+        }
+
+    def server(self) -> web.Server:
+        """Return the HTTP server that has this answer; the caller gives it an address."""
+        limits = HttpLimits(proxies=self._settings.trusted_proxies, advice=_CONNECTIONS_ADVICE)
+        return http_server(self.handle, limits, "the page", answer_headers=_HEADERS)
+
+    async def handle(self, request: web.BaseRequest) -> web.Response:
+        """Answer one request."""
+        refusal = self._refuse(request)
+        if refusal is not None:
+            return refusal
+        if request.method not in {"GET", "HEAD"}:
+            return _text(405, "the page answers GET and HEAD", Allow="GET, HEAD")
+        answer = self._routes.get(request.path)
+        return await answer(request) if answer is not None else _text(404, "nothing is here: the page is at /")
+
+    async def _whole(self, request: web.BaseRequest) -> web.Response:
+        text = await asyncio.to_thread(page, self._numbers, _choice(request), self._settings.refresh_s)
+        return web.Response(text=text, content_type="text/html")
+
+    async def _content(self, request: web.BaseRequest) -> web.Response:
+        text = await asyncio.to_thread(content, self._numbers, _choice(request))
+        return web.Response(text=text, content_type="text/html")
+
+    async def _exposition(self, _: web.BaseRequest) -> web.Response:
+        return web.Response(body=await self._metrics.get(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_PLAIN_0_0_4})
+
+    def _refuse(self, request: web.BaseRequest) -> web.Response | None:
+        """Return the answer to who may not see the page, or None."""
+        if not self._settings.password.get_secret_value():
+            if is_loopback(_host(request)):
+                return None
+            # A name of somebody else that leads here: a page of theirs could read ours.
+            return _text(403, "open this page as http://127.0.0.1 or localhost")
+        address = self._senders.sender(request.remote or "", request.headers.getall(hdrs.X_FORWARDED_FOR, ()))
+        if wait := ceil(self._login.wait_s(address)):
+            why = f"too many wrong passwords from your address: try again in {wait} s"
+            return _text(429, why, Retry_After=str(wait))
+        if self._login.accepts(request.headers.get(hdrs.AUTHORIZATION, ""), address):
+            return None
+        return _text(401, "the page has a password", WWW_Authenticate='Basic realm="smspulse", charset="UTF-8"')
+
+
+def _file(name: str, kind: str) -> Callable[[web.BaseRequest], Awaitable[web.Response]]:
+    text = files("smspulse.dashboard").joinpath(name).read_text("utf-8")
+
+    async def answer(_: web.BaseRequest) -> web.Response:
+        return web.Response(text=text, content_type=kind)
+
+    return answer
+
+
+def _host(request: web.BaseRequest) -> str:
+    """Return the host that a request names; empty for none, or for nonsense."""
+    try:
+        return request.url.host or ""
+    except ValueError:
+        return ""
+
+
+def _text(status: int, text: str, **headers: str) -> web.Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return web.Response(status=status, text=f"{text}\n", headers=named)
+
+
+def _choice(request: web.BaseRequest) -> Choice:
+    device = request.query.get("device", "")
+    number = int(device) if device.isascii() and device.isdecimal() and len(device) < len(str(_LARGEST)) else None
+    return Choice(request.query.get("source", ""), number)
+
+
+async def serve(
+    numbers: Numbers, settings: PageSettings, stop: asyncio.Event, ready: Callable[[str, int], None]
+) -> None:
+    """Serve the page until `stop` is set. `ready` is called with host and port once it has numbers.
+
+    Raises:
+        PageError: It may not, or cannot, listen there.
+    """
+    runner = web.ServerRunner(Page(numbers, settings).server(), shutdown_timeout=LINGER_S)
+    await runner.setup()
+    took = await asyncio.to_thread(numbers.refresh)
+    reading = asyncio.create_task(
+        keep_running("the reader of the page's numbers", lambda: _read(numbers, settings.refresh_s, took))
+    )
+    try:
+        try:
+            _, port = await listen(runner, settings.host, settings.port, backlog=ASYNCIO_BACKLOG)
+        except OSError as error:
+            msg = f"the page cannot listen on {settings.host}:{settings.port} ({error.strerror}): choose another --port"
+            raise PageError(msg) from error
+        ready(settings.host, port)
+        await stop.wait()
+    finally:
+        reading.cancel()
+        await runner.cleanup()
+
+
+async def _read(numbers: Numbers, least_s: float, took: float) -> None:
+    while True:
+        await asyncio.sleep(max(least_s, took * _REST))
+        took = await asyncio.to_thread(numbers.refresh)
+
+
+def run(data: Path, numbers: Numbers, settings: PageSettings, ready: Callable[[str], None]) -> None:
+    """Serve the page until SIGTERM or SIGINT. `ready` is called with its URL.
+
+    Raises:
+        PageError: As `serve`.
+    """
+
+    def announced(host: str, port: int) -> None:
+        announce(data, "page", port, host)
+        ready(base_url(host, port))
+
+    async def until_signalled() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await serve(numbers, settings, stop, announced)
+
+    ProcessCollector(registry=REGISTRY)
+    asyncio.run(until_signalled())

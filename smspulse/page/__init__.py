@@ -1,1 +1,0 @@
-"""The live page: numbers of the warehouse's views and the state of the pipeline, as one page that refreshes itself."""

@@ -1,0 +1,1 @@
+"""Processes of a pipeline: supervisor, readiness, metrics endpoints, logs and output."""

@@ -1,0 +1,203 @@
+"""Where each process of a data folder answers `/metrics`: `{data}/run/NAME.json`, written when it begins to."""
+
+import asyncio
+import http.client
+import json
+import logging
+import os
+import ssl
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from aiohttp import hdrs, web
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+
+from core.errors import SettingError, SmspulseError
+from ingest.http_server import LINGER_S, HttpLimits, error_response, http_server
+from ingest.listening import ASYNCIO_BACKLOG, listen
+from smspulse.broker.lockfile import write_whole
+from smspulse.processes.children import LOOPBACK, is_alive, is_own_address, raise_file_limit, reachable_host
+
+_log = logging.getLogger(__name__)
+
+INGEST: Final = "ingest"
+_INGEST_PORT: Final = 8080
+_TIMEOUT_S: Final = 15.0  # a refused connection is known at once; an answer on a busy machine takes its time
+_LAST_PORT: Final = 65_535
+
+
+class MetricsPortError(SmspulseError):
+    """The port for `/metrics` is not to be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A process that answers.
+
+    Args:
+        name: For people, such as `stream-0`.
+        pid: The process.
+        host, port: Where this machine reaches it.
+        tls: Whether it answers HTTPS.
+    """
+
+    name: str
+    pid: int
+    host: str
+    port: int
+    tls: bool = False
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its host is an address of this machine: only those are connected to."""
+        return is_own_address(self.host)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it answers now."""
+        return self.read_metrics() is not None
+
+    def read_metrics(self) -> str | None:
+        """Return the text of its `/metrics`; None if it does not answer."""
+        if not is_alive(self.pid) or not self.is_here:
+            return None
+        answer = get(self.host, self.port, "/metrics", tls=self.tls)
+        return None if answer is None else answer[1].decode(errors="replace")
+
+
+def announce(data: Path, name: str, port: int, host: str = LOOPBACK, *, tls: bool = False) -> None:
+    """Write down where this process answers; it replaces what an earlier process of that name wrote.
+
+    Nothing depends on it but `status` and its like: where it cannot be written, that is logged.
+
+    Args:
+        data: The data folder.
+        name: Of the process.
+        port: Where it listens.
+        host: Where it listens; every address, too.
+        tls: Whether it answers HTTPS.
+    """
+    folder = data / "run"
+    endpoint = Endpoint(name, os.getpid(), reachable_host(host), port, tls)
+    try:
+        folder.mkdir(exist_ok=True)
+        write_whole(folder / f"{name}.json", json.dumps(asdict(endpoint)))
+    except OSError as error:
+        _log.warning("`smspulse status` will not find the %s: %s cannot be written: %s", name, folder, error.strerror)
+
+
+def announced(data: Path) -> Iterator[Endpoint]:
+    """Return every process that said where it answers, by name, whether it still runs or not.
+
+    A file that no process writes, such as one under another name than its own, is none.
+    """
+    for path in sorted((data / "run").glob("*.json")):
+        try:
+            endpoint = msgspec.json.decode(path.read_bytes(), type=Endpoint)
+        except (OSError, msgspec.DecodeError):
+            continue  # half a file is none
+        if endpoint.name == path.stem and endpoint.pid > 0 and 0 < endpoint.port <= _LAST_PORT:
+            yield endpoint
+
+
+def ingest_endpoint(data: Path, host: str | None = None, port: int | None = None) -> Endpoint:
+    """Return where ingest answers: as it wrote down, unless another place is named.
+
+    Args:
+        data: The data folder.
+        host: Where it listens, if known.
+        port: Likewise.
+    """
+    for endpoint in announced(data):
+        is_other = port not in {None, endpoint.port} or (host and reachable_host(host) != endpoint.host)
+        if endpoint.name == INGEST and is_alive(endpoint.pid) and endpoint.is_here and not is_other:
+            return endpoint
+    host, port = host or LOOPBACK, port or _INGEST_PORT
+    return Endpoint(INGEST, 0, reachable_host(host), port, bool(os.environ.get("SMSPULSE_INGEST_TLS_CERT")))
+
+
+def metrics_port() -> int:
+    """Return what `SMSPULSE_METRICS_PORT` says; 0 is any free port.
+
+    Raises:
+        SettingError: It is no port.
+    """
+    text = os.environ.get("SMSPULSE_METRICS_PORT", "0")
+    if text.isdecimal() and int(text) <= _LAST_PORT:
+        return int(text)
+    msg = f"SMSPULSE_METRICS_PORT={text} is no port: set a number up to {_LAST_PORT}"
+    raise SettingError(msg)
+
+
+def serve_metrics(data: Path | None, name: str, registry: CollectorRegistry) -> None:
+    """Answer `/metrics` in a thread as long as the process lives, and announce it where there is a folder for it.
+
+    On `SMSPULSE_METRICS_HOST`, 127.0.0.1 by default, and `SMSPULSE_METRICS_PORT`, any free one by default.
+
+    Raises:
+        MetricsPortError: The port is taken.
+        SettingError: It is no port.
+    """
+    host, port = os.environ.get("SMSPULSE_METRICS_HOST", LOOPBACK), metrics_port()
+    ProcessCollector(registry=registry)
+    raise_file_limit()
+    listening: Future[int] = Future()
+
+    def run() -> None:
+        asyncio.run(_serve_metrics(host, port, name, registry, listening))
+
+    threading.Thread(target=run, name="metrics", daemon=True).start()
+    try:
+        port = listening.result()
+    except OSError as error:
+        msg = f"/metrics cannot be answered at {host}:{port} ({error}): choose another SMSPULSE_METRICS_PORT"
+        raise MetricsPortError(msg) from error
+    if data is not None:
+        announce(data, name, port, host)
+
+
+async def _serve_metrics(
+    host: str, port: int, name: str, registry: CollectorRegistry, listening: "Future[int]"
+) -> None:
+    """Answer `/metrics` for ever; `listening` becomes the port, or the error why there is none."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path != "/metrics":
+            return error_response(404, "nothing is here: this process answers /metrics")
+        if request.method not in {"GET", "HEAD"}:
+            return error_response(405, "/metrics answers GET and HEAD", Allow="GET, HEAD")
+        encode, content_type = choose_encoder(",".join(request.headers.getall(hdrs.ACCEPT, ())))
+        return web.Response(body=encode(registry), headers={hdrs.CONTENT_TYPE: content_type})
+
+    try:
+        runner = web.ServerRunner(http_server(handle, HttpLimits(), name), shutdown_timeout=LINGER_S)
+        await runner.setup()
+        _, port = await listen(runner, host, port, backlog=ASYNCIO_BACKLOG)
+    except Exception as error:
+        listening.set_exception(error)
+        return
+    listening.set_result(port)
+    await asyncio.Event().wait()
+
+
+def get(host: str, port: int, path: str, *, tls: bool = False) -> tuple[int, bytes] | None:
+    """Return what a process of this machine answers, status and body; None if nothing does."""
+    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
+    if tls:
+        # The certificate is for the name that gateways use, not for this address; nothing is told to who answers.
+        context = ssl._create_unverified_context()  # noqa: S323 - as said
+        connection = http.client.HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=context)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()

@@ -1,0 +1,209 @@
+"""Who may read the data folder: the user who owns it, and a group if there is one for that.
+
+The folder's own mode decides. Each process takes its umask from it, so that whatever it makes there, and whatever
+DuckDB, SQLite, RocksDB and Kafka's JVM make, is as private as the folder. Files with secrets have 0600 in any case.
+"""
+
+import grp
+import logging
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from core.errors import SettingError, SmspulseError
+from smspulse.processes.readiness import VARIABLE
+
+_log = logging.getLogger(__name__)
+
+_GROUP: Final = 0o070
+_GROUP_READS: Final = 0o050
+_OTHERS: Final = 0o007
+_OTHERS_READ: Final = 0o005
+_FOR_OWNER: Final = {"kafka", "spool", "accepted", "state", "sources.json", "sources.json.lock"}
+"""What a group never reads: secrets, and what only processes of the pipeline need."""
+_user_umask: int | None = None
+
+
+class DataFolderError(SmspulseError):
+    """The data folder cannot be made, read or written."""
+
+    is_permanent = True
+
+
+class DataFolderSettings(BaseSettings):
+    """The data folder. Environment: `SMSPULSE_` and the field's name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_", frozen=True)
+
+    read_group: str = Field(
+        "",
+        description="Group that may read the data folder, next to the user who owns it. The folder keeps it: unset, a "
+        "folder stays as it is, and a new one is for its user alone.",
+    )
+
+
+def set_umask(data: Path) -> None:
+    """Have all that this process and its children make be as private as the data folder, which need not exist.
+
+    The group gets the rights that the folder's group has, others none. Where somebody else owns the folder, as when
+    root runs a command in it, all may read: one of them is the owner, and the folder itself keeps out the rest.
+
+    Raises:
+        DataFolderError: This user may not read the folder.
+    """
+    shared = _GROUP_READS if DataFolderSettings().read_group else 0
+    try:
+        found = data.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        msg = f"the data folder {data} cannot be read: {error.strerror}; name another with --data"
+        raise DataFolderError(msg) from error
+    else:
+        if not os.access(data, os.R_OK | os.X_OK):
+            msg = (
+                f"the data folder {data} is for {user_name(found.st_uid)} alone: run this as that user, or let a group "
+                "read it with SMSPULSE_READ_GROUP"
+            )
+            raise DataFolderError(msg)
+        shared |= _GROUP & _private(stat.S_IMODE(found.st_mode))
+        if found.st_uid != os.geteuid():
+            shared |= _GROUP_READS | _OTHERS_READ
+    _set_umask(0o777 & ~(stat.S_IRWXU | shared))
+
+
+def restrict_to_owner(data: Path) -> None:
+    """Take the rights of others from the data folder, and give the group that the settings name the right to read.
+
+    An earlier version made it with the umask of its user, mostly for all to read. Says so in one line.
+
+    Raises:
+        SettingError: There is no such group, or this user may not give a folder to it.
+    """
+    found = data.stat()
+    mode = stat.S_IMODE(found.st_mode)
+    if name := DataFolderSettings().read_group:
+        _give_to_group(data, name, found)
+        return
+    if not mode & _OTHERS:
+        return
+    with suppress(PermissionError):
+        data.chmod(_private(mode))
+    if not data.stat().st_mode & _OTHERS:
+        _log.warning(
+            "the data folder %s was open to every user of this machine (mode %04o): it is now for %s alone; "
+            "SMSPULSE_READ_GROUP names a group that may read it",
+            *(data, mode, user_name(found.st_uid)),
+        )
+    elif VARIABLE not in os.environ:  # of `smspulse up`, one process says it
+        _log.warning(
+            "every user of this machine may enter the data folder %s (mode %04o): have %s run chmod 700 on it, or move "
+            "it to a file system that keeps rights",
+            *(data, mode, user_name(found.st_uid)),
+        )
+
+
+def describe_readers(data: Path) -> tuple[bool, str]:
+    """Return whether others are kept out of the data folder, and in words who may read it."""
+    found = data.stat()
+    if found.st_mode & _OTHERS:
+        return False, f"every user of this machine may enter it (mode {stat.S_IMODE(found.st_mode):04o})"
+    owner = user_name(found.st_uid)
+    if found.st_mode & _GROUP:
+        return True, f"{owner} and the group {_group_name(found.st_gid)} may read it"
+    return True, f"{owner} alone may read it"
+
+
+@contextmanager
+def exporting(path: Path, data: Path) -> Iterator[None]:
+    """Let files be made, for a context, with the umask of the user, unless their path is in the data folder."""
+    if path.resolve().is_relative_to(data.resolve()):
+        yield
+        return
+    with users_umask():
+        yield
+
+
+@contextmanager
+def users_umask() -> Iterator[None]:
+    """Let files be made, for a context, with the umask that this process was started with."""
+    if _user_umask is None:
+        yield
+        return
+    previous = os.umask(_user_umask)
+    try:
+        yield
+    finally:
+        os.umask(previous)
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user, or the number of one without a name."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def _set_umask(umask: int) -> None:
+    global _user_umask  # noqa: PLW0603 - so is the umask
+    previous = os.umask(umask)
+    _user_umask = previous if _user_umask is None else _user_umask
+
+
+def _private(mode: int) -> int:
+    """Return a folder's mode without others, and without a group that has its rights by no more than a common umask."""
+    is_open, is_for_group = mode & _OTHERS, mode & stat.S_ISGID
+    return mode & ~_OTHERS & ~(_GROUP if is_open and not is_for_group else 0)
+
+
+def _give_to_group(data: Path, name: str, found: os.stat_result) -> None:
+    """Let a group read the data folder, and what is in it but for secrets. Done once: new files inherit the group."""
+    try:
+        gid = grp.getgrnam(name).gr_gid
+    except KeyError as error:
+        msg = f"SMSPULSE_READ_GROUP={name}: there is no such group; create it, or correct the name"
+        raise SettingError(msg) from error
+    mode = stat.S_ISGID | stat.S_IRWXU | _GROUP_READS | (found.st_mode & stat.S_IWGRP)
+    if (found.st_gid, stat.S_IMODE(found.st_mode)) == (gid, mode):
+        return
+    try:
+        for folder, folders, files in os.walk(data):
+            folders[:] = [each for each in folders if each not in _FOR_OWNER]
+            for each in files:
+                with suppress(FileNotFoundError):  # a file that was merged meanwhile
+                    _share(Path(folder, each), gid)
+            if Path(folder) != data:
+                os.chown(folder, -1, gid)
+                Path(folder).chmod(mode)
+        # Last, so that a walk that was cut short is done again.
+        os.chown(data, -1, gid)
+        data.chmod(mode)
+    except PermissionError as error:
+        msg = (
+            f"SMSPULSE_READ_GROUP={name}: {error.filename} cannot be given to that group; have root add "
+            f"{user_name(os.geteuid())} to it, and have {user_name(found.st_uid)} run this"
+        )
+        raise SettingError(msg) from error
+    _log.info("the group %s may read the data folder %s", name, data)
+
+
+def _share(path: Path, gid: int) -> None:
+    if path.name in _FOR_OWNER or path.suffix == ".token":
+        return
+    os.chown(path, -1, gid)
+    path.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP)

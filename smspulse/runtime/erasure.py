@@ -1,0 +1,206 @@
+"""`smspulse erase`: phone numbers out of files, spool and Kafka, and a report of what was touched and what is left."""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from confluent_kafka import KafkaException
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from core import records, topics
+from core.errors import SmspulseError
+from core.kafka_settings import KafkaSettings
+from core.topic_ids import TopicIds
+from gateway.errors import UnreadablePayload
+from gateway.json_body import to_utf8
+from gateway.number_search import NumberSearch
+from gateway.payloads import parse, unforeseen
+from ingest.redaction import REWRITTEN_TYPE, Privacy
+from ingest.settings import IngestSettings
+from ingest.spool import Spool, Webhook
+from smspulse.broker.login import client_properties_path
+from warehouse.maintenance import erasure
+from warehouse.partition_log import UNKNOWN, PartitionLog, topic_of
+from warehouse.sink import parquet_files as landing
+from warehouse.sink.storage import Folder
+from warehouse.sink.topic_incarnations import KafkaLogReader, locate
+
+_SEND_S: Final = 30.0
+_COMPACTED: Final = {topic.name for topic in topics.TOPICS if topic.cleanup == "compact"}
+_DAYS: Final = {topic.name: topic.retention_days for topic in topics.TOPICS}
+
+
+class EraseError(SmspulseError):
+    """Not all was erased. Done again, the command ends what it began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was touched, and what is left, for people: a line each; and whether some of that is in the data folder."""
+
+    lines: list[str]
+    left: list[str]
+    files_left: bool
+
+
+def erase(data: Path, numbers: tuple[str, ...], kafka: Callable[[], KafkaSettings]) -> Report:
+    """Erase numbers everywhere. A run that was interrupted is to be done again.
+
+    Args:
+        data: The data folder.
+        numbers: Each in every spelling that differs by more than punctuation.
+        kafka: How to reach Kafka; asked when there is something to tell it.
+
+    Raises:
+        EraseError: A number is none, or Kafka could not be told.
+        SmspulseError: Files or spool cannot be changed.
+    """
+    try:
+        search, not_searched = erasure.search_for(data, numbers)
+    except ValueError as error:
+        msg = f"{error} has too few digits to be a phone number; nothing was erased"
+        raise EraseError(msg) from error
+    lines = []
+    if (data / "spool" / "spool.sqlite").exists():  # first: what is forwarded meanwhile is erased from the files
+        lines.append(f"spool: {_clean_spool(data, search)} webhooks that wait for Kafka")
+    done = erasure.erase(data, search)
+    lines += [f"{name}: {rows:,} rows in {done.files[name]} files" for name, rows in sorted(done.rows.items())]
+    if done.keys:
+        _tell_kafka(kafka(), done.keys)
+        lines.append(f"{topics.MESSAGES}: {len(done.keys):,} messages deleted by key")
+    erasure.told_kafka(data)
+    lines += [f"state of a stream worker: {path} was deleted, Kafka has it" for path in _drop_states(data)]
+    left = [f"{path.parent}: a stream worker uses it. Stop it and run the command again" for path in _states(data)]
+    left += [f"{path} still holds it" for path in erasure.holding(data, search)]
+    stays = [
+        f"{dataset}: {rows:,} rows have it as their {column}, by which they are counted"
+        for (dataset, column), rows in sorted(done.ids.items())
+    ]
+    stays += [
+        f"{digits}: not looked for, for an id or a number of another country may be written so. If none is, run the "
+        f"command again with --number {digits}"
+        for digits in not_searched
+    ]
+    return Report(lines, [*stays, *_kept_by_kafka(data, done.until, kafka), *left], bool(left))
+
+
+def _clean_spool(data: Path, search: NumberSearch) -> int:
+    privacy = Privacy("mask", "drop")
+
+    def masked(webhook: Webhook) -> Webhook:
+        content_type = dict(webhook.headers).get(records.HEADER_CONTENT_TYPE, b"")
+        if not search.is_in_body(webhook.body, content_type) and not search.is_in(content_type.decode("latin-1")):
+            return webhook
+        received = to_utf8(webhook.body, content_type)
+        try:
+            body = privacy.apply(received, parse(received))
+        except UnreadablePayload as error:
+            body = privacy.apply(received, error)
+        except Exception as error:  # one webhook must not keep the number in all others
+            body = privacy.apply(received, unforeseen(error))
+        headers = dict(webhook.headers) | {records.HEADER_CONTENT_TYPE: REWRITTEN_TYPE}
+        return webhook._replace(body=body, headers=list(headers.items()))
+
+    spool = Spool(data, IngestSettings())
+    try:
+        return spool.rewrite(masked)
+    finally:
+        spool.close()
+
+
+def _tell_kafka(kafka: KafkaSettings, keys: Iterable[tuple[int, str]]) -> None:
+    """Write a tombstone for each message, durably."""
+    try:
+        producer = KafkaProducer(**kafka.kafka_python(), acks="all")
+        try:
+            sent = [producer.send(topics.MESSAGES, key=key.encode(), partition=number) for number, key in sorted(keys)]
+            producer.flush(timeout=_SEND_S)
+            for each in sent:
+                each.get(timeout=0)
+        finally:
+            producer.close()
+    except (KafkaError, AssertionError) as error:
+        msg = f"files were cleaned, but Kafka at {kafka.bootstrap} could not be told ({error}): run the command again"
+        raise EraseError(msg) from error
+
+
+def _ends_in_kafka(
+    data: Path, topic: str, ends: dict[PartitionLog, int], kafka: Callable[[], KafkaSettings]
+) -> list[dict[str, Any]]:
+    """Return the offsets in Kafka's present topic behind the newest records in question, by partition.
+
+    Raises:
+        KafkaException: Kafka does not answer.
+    """
+    found: dict[int, int] = {}
+    topic_id = UNKNOWN
+    if landing.in_order_of_appearance(data, topic) != [UNKNOWN]:
+        ids = TopicIds(kafka()).read([topic])
+        if topic not in ids:
+            return []
+        topic_id = ids[topic]
+    for log, end in ends.items():
+        lost_from = landing.first_lost_offsets(data, topic, log.partition, topic_id)
+        first_lost = lost_from.get(log.incarnation)
+        if log.incarnation == UNKNOWN and not any(topic_of(each) == topic_id for each in lost_from):
+            # The files do not tell whether their topic is the present one: a comparison of records does.
+            with KafkaLogReader(kafka()) as reader:
+                first_lost = locate(Folder(data), reader, topic, log.partition, topic_id).offset
+        last = end if first_lost is None else min(end, first_lost)
+        if last:
+            found[log.partition] = max(found.get(log.partition, 0), last)
+    return [{"topic": topic, "partition": number, "offset": offset} for number, offset in sorted(found.items())]
+
+
+def _drop_states(data: Path) -> Iterator[Path]:
+    """Delete the local states that no worker uses; their values cannot be searched."""
+    for lock in _states(data):
+        with lock.open("rb+") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+            shutil.rmtree(lock.parent)
+            yield lock.parent
+
+
+def _states(data: Path) -> list[Path]:
+    return sorted(data.glob("state/**/LOCK"))
+
+
+def _kept_by_kafka(data: Path, until: dict[PartitionLog, int], kafka: Callable[[], KafkaSettings]) -> Iterator[str]:
+    for topic in sorted({log.topic for log in until}):
+        if topic == topics.ALERTS:
+            yield f"{topic}: Kafka keeps the newest change of each alert, so until the alert changes again"
+            continue
+        if topic in _COMPACTED:
+            yield (
+                f"{topic}: Kafka drops the old versions when it compacts the topic, after {_DAYS[topic]:g} days at the "
+                "latest or when a segment is full"
+            )
+            continue
+        ends = {log: end for log, end in until.items() if log.topic == topic}
+        try:
+            partitions = _ends_in_kafka(data, topic, ends, kafka)
+        except (KafkaException, SmspulseError) as error:
+            yield f"{topic}: Kafka may keep the records for {_DAYS[topic]:g} days, and could not be asked ({error})"
+            continue
+        if not partitions:
+            continue  # the topic of these records is gone
+        wanted = json.dumps({"version": 1, "partitions": partitions})
+        yield (
+            f"{topic}: Kafka keeps the records for {_DAYS[topic]:g} days by default. To drop them now, with all older "
+            f"ones, which are landed: kafka-delete-records.sh{_login_options(data)} --offset-json-file FILE, with "
+            f"this in it: {wanted}"
+        )
+
+
+def _login_options(data: Path) -> str:
+    """Return the options with which Kafka's own tools log in to the embedded Kafka, if that is the folder's."""
+    path = client_properties_path(data)
+    return f" --command-config {path}" if path.exists() else ""

@@ -1,0 +1,95 @@
+"""Upkeep of the warehouse in `smspulse up`: on a timer, what an operator would run by hand or by cron."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from smspulse.processes.children import die_with_parent
+
+_log = logging.getLogger(__name__)
+
+_COMMANDS: Final = ("rebuild", "compact", "retain")
+_DONE: Final = {0, 1}  # 1: the rebuild found a difference, which its lines say
+
+
+class UpkeepSettings(BaseSettings):
+    """Environment: `SMSPULSE_UPKEEP_` and the field's name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_UPKEEP_", frozen=True, extra="forbid", allow_inf_nan=False)
+
+    minutes: float = Field(60, ge=0, description="Minutes between two runs; 0: never.")
+
+
+async def keep_up(
+    minutes: float,
+    run: Callable[[Sequence[str]], Awaitable[int]],
+    wait: Callable[[float], Awaitable[None]],
+) -> None:
+    """Rebuild what is not closed, merge files, and drop what is too old, over and over. A run that fails is no end.
+
+    Args:
+        minutes: Between two runs; 0 ends this at once.
+        run: Runs a command of `smspulse` and returns its exit code.
+        wait: Waits so many seconds.
+    """
+    while minutes:
+        await wait(minutes * 60)
+        for command in _COMMANDS:
+            try:
+                failed = await run((command,)) not in _DONE
+            except OSError as error:  # no process could be started
+                failed = True
+                _log.warning("%s: %s", command, error)
+            if failed:
+                _log.warning("%s failed: see its lines above; it is tried again in %g minutes", command, minutes)
+
+
+async def check_regularly(data: Path, broker: str, every_s: float) -> None:
+    """Check a data folder every so many seconds, each time in a process of its own, and log what changes."""
+    if find_spec("great_expectations") is None:
+        _log.warning("the data is not checked regularly: pip install 'smspulse[expectations]'")
+        return
+    known: set[str] = set()
+    while True:
+        await asyncio.sleep(every_s)
+        known = await _check_once(data, broker, known)
+
+
+async def _check_once(data: Path, broker: str, known: set[str]) -> set[str]:
+    tie = die_with_parent(signal.SIGTERM)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "smspulse", "check", "--data", str(data), "--broker", broker, "--format", "json"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: (tie(), os.nice(10)),  # the pipeline goes first
+    )
+    try:
+        out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    if process.returncode not in {0, 1}:
+        last = (err.decode(errors="replace").strip().splitlines() or [f"it ended with {process.returncode}"])[-1]
+        _log.error("the data could not be checked: %s", last)
+        return known
+    failed = {row["expectation"]: row for row in json.loads(out)["expectations"] if not row["success"]}
+    levels = {"critical": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}
+    for name, row in failed.items():
+        if name not in known:
+            told = (row["severity"], name, row["observed"], row["meaning"], row["action"])
+            _log.log(levels[row["severity"]], "check: %s: %s: %s. %s %s", *told)
+    for name in known - failed.keys():
+        _log.info("check: %s holds again", name)
+    return set(failed)

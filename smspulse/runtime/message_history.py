@@ -1,0 +1,122 @@
+"""The way of one message, in words: did it arrive, when, and after what."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gateway.statuses import STATUSES, Status
+from warehouse.reader import open_warehouse, retried
+from warehouse.status_codes import known_statuses
+
+_FLAGS = {
+    "duplicated": "a report was delivered more than once",
+    "reordered": "reports came out of order",
+    "unknown_status": "a report has a status that is not documented",
+    "late_after_forgetting": "reports came after the stream had forgotten the message",
+}
+_COLUMNS = (
+    *("message_key", "source", "sms_id", "outcome", "failure_class", "is_ended", "attempts", "contradicted", "flags"),
+    *("first_seen_at", "last_seen_at", "ended_at", "queue_s", "device_s", "network_s", "total_s", "device_id"),
+    *("channel_id", "last_status_id", "observations"),
+)
+
+
+def find(data: Path, key: str) -> dict[str, Any] | None:
+    """Return what is known of a message, ready for JSON: columns of `messages` and its `reports`; None if nothing is.
+
+    Of its recipient and text it says nothing.
+
+    Args:
+        data: The data folder.
+        key: `SOURCE:SMS_ID`.
+
+    Raises:
+        NoWarehouseError: Nothing was published there.
+    """
+    columns = [f"strftime({name}, '%Y-%m-%dT%H:%M:%S.%gZ')" if name.endswith("_at") else name for name in _COLUMNS[:-1]]
+    reports = """
+        list_transform(observations, lambda each: {
+            'status_id': each.status_id,
+            'device_id': each.device_id,
+            'channel_id': each.channel_id,
+            'at': strftime(each.first_received_at, '%Y-%m-%dT%H:%M:%S.%gZ'),
+            'after_s': (epoch_ms(each.first_received_at) - epoch_ms(first_seen_at)) / 1000,
+            'again_s': (epoch_ms(each.last_received_at) - epoch_ms(each.first_received_at)) / 1000
+        })
+    """
+    sql = f"SELECT {', '.join(columns)}, {reports} FROM messages WHERE message_key = ?"  # noqa: S608 - names of ours
+    statuses = known_statuses(data)
+    with open_warehouse(data) as connection:
+        row = retried(lambda: connection.execute(sql, [key]).fetchone())
+    if row is None:
+        return None
+    found = dict(zip((*_COLUMNS[:-1], "reports"), row, strict=True))
+    found["reports"] = sorted(found["reports"] or (), key=lambda report: report["after_s"])
+    for report in found["reports"]:
+        report["status"] = status_name(report["status_id"], statuses)
+    return found
+
+
+def status_name(status_id: int, statuses: Mapping[int, Status] = STATUSES) -> str:
+    """Return a status in words."""
+    status = statuses.get(status_id)
+    return status.name if status else f"undocumented status {status_id}"
+
+
+def tell(message: dict[str, Any]) -> str:
+    """Return what `find` found as lines of text."""
+    lines = [f"{message['message_key']} {_verdict(message)}.", ""]
+    shown = None
+    for report in message["reports"]:
+        when = f"+{report['after_s']:.1f} s" if report["after_s"] else report["at"].replace("T", " ")[:-1] + " UTC"
+        place = (report["device_id"], report["channel_id"])
+        through = f", phone {place[0]}, channel {place[1]}" if place not in (shown, (None, None)) else ""
+        again = f"; told again up to {duration(report['again_s'])} later" if report["again_s"] else ""
+        lines.append(f"  {when:>27}  {report['status']}{through}{again}")
+        shown = place
+    if message["outcome"] == "expired":
+        lines.append(f"  {message['ended_at'].replace('T', ' ')[:-1] + ' UTC':>27}  expired, for no report came")
+    steps = [
+        f"{duration(message[f'{step}_s'])} {where}"
+        for step, where in (("queue", "in the queue"), ("device", "on the phone"), ("network", "in the network"))
+        if message[f"{step}_s"] is not None
+    ]
+    notes = [_FLAGS[flag] for flag in message["flags"] if flag in _FLAGS]
+    notes += ["reports contradict each other on how it ended"] if message["contradicted"] else []
+    notes += [f"it was tried {message['attempts']} times"] if message["attempts"] > 1 else []
+    if steps or notes:
+        lines.append("")
+    if steps:
+        lines.append(f"It spent {', '.join(steps)}, as the reports were received.")
+    if notes:
+        lines.append(f"Note: {'; '.join(notes)}.")
+    return "\n".join(lines)
+
+
+def _verdict(message: dict[str, Any]) -> str:
+    match message["outcome"]:
+        case "delivered":
+            return f"was delivered {duration(message['total_s'] or 0)} after its first report"
+        case "undelivered" | "not_sent" | "not_permitted":
+            return f"failed: {_last_status(message)}"
+        case "expired":
+            return "expired: it has no end, and nothing more was reported"
+        case "incoming":
+            return "is an incoming message"
+        case _:
+            return f"is open: {_last_status(message)}"
+
+
+def _last_status(message: dict[str, Any]) -> str:
+    """Return the status that decides, as its report names it: a setting may have given it a meaning."""
+    id_ = message["last_status_id"]
+    named = (report["status"] for report in message["reports"] if report["status_id"] == id_)
+    return next(named, status_name(id_))
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as a person reads them: `4.2 s`, `3 min`, `5.5 h`, `2 days`."""
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.1f} {name}" if name != "min" else f"{seconds / unit:.0f} min"
+    return f"{seconds / 86_400:.0f} days"

@@ -1,0 +1,48 @@
+"""The lock of `smspulse up`: one runs on a data folder at a time."""
+
+import fcntl
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final
+
+from core.errors import SmspulseError
+
+NAME: Final = "up.lock"
+
+
+class AlreadyRunningError(SmspulseError):
+    """Another `smspulse up` runs on the data folder."""
+
+    is_permanent = True
+
+
+class UpLock(AbstractContextManager["UpLock"]):
+    """Holds the lock of a data folder as a context. The kernel releases it with the process, however that ends.
+
+    Attributes:
+        predecessor_was_killed: The process that held it before did not release it: its children may still be ending.
+
+    Raises:
+        AlreadyRunningError: Another process holds it.
+        OSError: The folder cannot be written.
+    """
+
+    def __init__(self, data: Path) -> None:
+        self._descriptor = os.open(data / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        holder = os.pread(self._descriptor, 20, 0).decode(errors="replace")
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._descriptor)
+            who = f"process {holder}" if holder else "another process"
+            msg = f"`smspulse up` already runs on {data}: {who}; stop it, or choose another folder with --data"
+            raise AlreadyRunningError(msg) from None
+        self.predecessor_was_killed = holder != ""
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
+
+    def __exit__(self, *_: object) -> None:
+        """Release it."""
+        os.ftruncate(self._descriptor, 0)
+        os.close(self._descriptor)

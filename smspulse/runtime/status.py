@@ -1,0 +1,121 @@
+"""What `smspulse status` shows: processes, delivery, lag, freshness and alerts, of the moment."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import orjson
+
+from core.group_lag import BROKER_PATIENCE_S, is_listening, lag
+from core.topics import RAW
+from smspulse.processes.children import LOOPBACK
+from smspulse.processes.metrics_endpoint import INGEST, Endpoint, announced, get, ingest_endpoint
+from smspulse.runtime.pipeline import LoginUnreadableError, NoBrokerError, kafka_settings
+from streams.settings import StreamSettings
+from warehouse.errors import NoWarehouseError
+from warehouse.metrics import BLOCKED_METRIC
+from warehouse.reader import open_warehouse, rows
+from warehouse.schemas import BY_TOPIC
+from warehouse.settings import LanderSettings
+
+
+def look(data: Path, broker: str, port: int | None = None, host: str | None = None) -> dict[str, Any]:
+    """Return the state of all, ready for JSON. Changes nothing. Takes some seconds, a minute on a busy machine.
+
+    Its keys: `ok`; `processes`, each with `name`, `ok` and `what`; `delivery`, rows of the view `delivery_now`; `lag`,
+    records by consumer group, or null; `freshness`, rows of that view; `alerts`, those that fire; `learning`,
+    the channels, devices and sources whose failures are not judged yet; `trouble`, in words.
+
+    Args:
+        data: The data folder.
+        broker: `HOST:PORT` or `auto`.
+        port: Ingest's; None for the one that it wrote down.
+        host: Likewise.
+    """
+    found = pipeline(data, broker, port, host) | _numbers(data)
+    processes = found["processes"]
+    trouble = [f"{each['name']}: {each['what']}" for each in processes if not each["ok"]]
+    trouble += [] if found["freshness"] else ["nothing has landed"]
+    return {"ok": not trouble and not found["alerts"], "trouble": trouble} | found
+
+
+def pipeline(data: Path, broker: str, port: int | None = None, host: str | None = None) -> dict[str, Any]:
+    """Return the `processes` and the `lag` that `look` returns; arguments as there."""
+    groups = {LanderSettings(data=data).group: list(BY_TOPIC)}
+    behind, is_ok = None, False
+    try:
+        kafka = kafka_settings(data, broker)
+        if not kafka.in_memory:  # that one keeps no offsets of transactions
+            groups[StreamSettings(state=data).group] = [RAW]
+        behind = lag(kafka, groups, BROKER_PATIENCE_S)
+        what = f"at {kafka.bootstrap}{', in memory' if kafka.in_memory else ''}"
+        is_ok = behind is not None
+        what = what if is_ok else f"none answers {what} within {BROKER_PATIENCE_S:g} s"
+    except NoBrokerError:
+        what = "none runs here: start `smspulse up`"
+    except LoginUnreadableError as error:
+        is_ok = is_listening(error.bootstrap)
+        what = f"at {error.bootstrap}; not asked for records to go: this user may not read its login"
+        what = what if is_ok else f"none answers at {error.bootstrap}"
+    processes = [
+        {"name": "broker", "ok": is_ok, "what": what},
+        _ingest(ingest_endpoint(data, host, port)),
+        *_announced(data),
+    ]
+    return {"processes": processes, "lag": behind}
+
+
+def _announced(data: Path) -> Iterator[dict[str, Any]]:
+    for endpoint in announced(data):
+        if endpoint.name == INGEST:
+            continue
+        metrics = endpoint.read_metrics()
+        what = f"process {endpoint.pid}, /metrics at {endpoint.host}:{endpoint.port}"
+        is_blocked = metrics is not None and f"\n{BLOCKED_METRIC} 1.0" in metrics
+        if not endpoint.is_here:
+            what = f"is said to be at {endpoint.host}, which is not this machine: not asked"
+        elif metrics is None:
+            what = "does not run"
+        elif is_blocked:
+            what += f"; cannot write to {data}, so nothing new comes into SQL. Kafka keeps it: free disk space"
+        yield {"name": endpoint.name, "ok": metrics is not None and not is_blocked, "what": what}
+
+
+def _ingest(endpoint: Endpoint) -> dict[str, Any]:
+    host, port = endpoint.host, endpoint.port
+    where = f"port {port}" if host == LOOPBACK else f"{host}, port {port}"
+    answer = get(host, port, "/readyz", tls=endpoint.tls) or get(host, port, "/readyz", tls=not endpoint.tls)
+    if answer is None:
+        return {"name": "ingest", "ok": False, "what": f"none answers on {where}"}
+    try:
+        body = orjson.loads(answer[1])
+    except orjson.JSONDecodeError:
+        body = {}
+    if not isinstance(body, dict) or "ready" not in body:
+        return {"name": "ingest", "ok": False, "what": f"what answers on {where} is none"}
+    rest = ", ".join(f"{name} {value}" for name, value in body.items() if name != "ready")
+    return {"name": "ingest", "ok": bool(body["ready"]), "what": f"{where}; {rest}"}
+
+
+def _numbers(data: Path) -> dict[str, Any]:
+    """Return rows of views: none where nothing was landed."""
+    asked = {
+        "delivery": "FROM delivery_now WHERE source IS NULL ORDER BY hours",
+        "freshness": "SELECT dataset, rows, seconds_since FROM freshness WHERE rows > 0 ORDER BY dataset",
+        "alerts": "SELECT alert_id, kind, source, device_id, channel_id, ratio, baseline FROM alerts WHERE is_firing "
+        "ORDER BY alert_id",
+        "learning": "SELECT alert_id, source, device_id, channel_id, "
+        "strftime(state_since, '%Y-%m-%dT%H:%M:%SZ') AS state_since FROM failure_detectors "
+        "WHERE state = 'learning' ORDER BY alert_id",
+    }
+    found: dict[str, Any] = {name: [] for name in asked}
+    try:
+        with open_warehouse(data) as connection:
+            for name, sql in asked.items():
+                found[name] = rows(connection, sql)
+    except NoWarehouseError:
+        pass
+    except duckdb.Error as error:
+        found["unreadable"] = str(error).splitlines()[0]
+    return found

@@ -1,0 +1,355 @@
+"""Tells stories over HTTP: the reports of one message strictly one after another, many messages at once."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+import aiohttp
+import orjson
+
+from core.errors import SmspulseError
+from smspulse.simulator.ground_truth import TruthFile, facts_of
+from smspulse.simulator.scenarios import Story, Webhook
+
+_log = logging.getLogger(__name__)
+
+# The receiver's clock counts milliseconds and must see the story's order; a timer may be early by one of them.
+_MIN_GAP_S: Final = 0.003
+_FIRST_BACKOFF_S: Final = 0.1
+_LAST_BACKOFF_S: Final = 5.0
+_STORED: Final = frozenset({HTTPStatus.OK, HTTPStatus.ACCEPTED})
+"""Answers to a webhook that is stored: ingest has a setting for it."""
+_PASSING: Final = frozenset(
+    {
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        HTTPStatus.BAD_GATEWAY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        HTTPStatus.GATEWAY_TIMEOUT,
+    }
+)
+"""Answers after which the same request may succeed."""
+_HOPELESS: Final = frozenset(
+    {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
+)
+"""Answers that every other webhook would get, too."""
+
+
+class SimulationError(SmspulseError):
+    """The simulation could not go on. What was accepted until then is in the truth file."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counts of a simulation, growing while it runs.
+
+    Args:
+        source: The gateway account it plays.
+        started_at: Milliseconds since 1970 UTC.
+        finished_at: Milliseconds since 1970 UTC; 0 until it ends.
+        messages: Outgoing messages with a report that was accepted.
+        incoming: Incoming messages accepted.
+        malformed: Malformed webhooks accepted.
+        sent: Webhooks that were accepted or refused for good.
+        accepted: Webhooks that were answered with success.
+        refused: Other answers by status code, also those after which the request was sent again.
+        retried: Requests sent again after a lost answer or a passing refusal.
+        abandoned: Webhooks given up without a definite answer: they may have been stored.
+        cut_short: Stories of which not everything was sent.
+    """
+
+    source: str
+    started_at: int
+    finished_at: int = 0
+    messages: int = 0
+    incoming: int = 0
+    malformed: int = 0
+    sent: int = 0
+    accepted: int = 0
+    refused: dict[int, int] = field(default_factory=dict)
+    retried: int = 0
+    abandoned: int = 0
+    cut_short: int = 0
+
+
+async def simulate(
+    url: str,
+    stories: Iterable[Story],
+    *,
+    rate: float,
+    truth: Path | None = None,
+    time_scale: float = 1.0,
+    max_delay_s: float = 60.0,
+    connections: int = 64,
+    max_open: int = 20_000,
+    stop: asyncio.Event | None = None,
+    stop_after: float | None = None,
+    grace_s: float = 10.0,
+    deadline_s: float = 120.0,
+    timeout_s: float = 10.0,
+    on_progress: Callable[[Totals], None] | None = None,
+) -> Totals:
+    """Tell stories to a webhook and write the truth of what was accepted.
+
+    Ends when all stories are told; when `stop` is set or `stop_after` has passed, it starts no more and gives those
+    begun `grace_s` for their tails. A cancelled simulation does the same before it raises `CancelledError`; cancelled
+    again, it ends at once and leaves no truth. A request under way is never broken off, so after the grace it takes
+    `timeout_s` at most.
+
+    Args:
+        url: `http://HOST:PORT/webhooks/SOURCE/TOKEN`.
+        stories: Written as they are needed; may be endless.
+        rate: Stories started per second, evenly.
+        truth: File to write; its format is in `smspulse.simulator.ground_truth`.
+        time_scale: Factor for every delay: 0.1 is ten times faster than life.
+        max_delay_s: No delay is longer, after scaling.
+        connections: Requests under way at once.
+        max_open: Stories under way at once; more wait for their start.
+        stop: Set it to end the simulation early.
+        stop_after: Seconds until no more stories are started.
+        grace_s: Seconds for stories begun, once it was stopped.
+        deadline_s: Seconds after which a webhook without a definite answer is given up, with the rest of its story.
+        timeout_s: Seconds to wait for an answer.
+        on_progress: Called after every answer, with the totals so far.
+
+    Raises:
+        SimulationError: The URL is no webhook of smspulse, or it answers 401, 403, 404 or 405.
+        OSError: The truth file cannot be written.
+    """
+    if not rate > 0:
+        msg = f"rate is {rate}: use a number of stories per second above 0"
+        raise SimulationError(msg)
+    totals = Totals(source_of(url), _now_ms())
+    stop = stop or asyncio.Event()
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeout_s, sock_read=timeout_s)
+    connector = aiohttp.TCPConnector(limit=connections)
+    with TruthFile(truth) if truth else nullcontext() as file:
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            post = partial(session.post, url, allow_redirects=False)
+            teller = _Teller(post, totals, file, stop, time_scale, max_delay_s, deadline_s, on_progress)
+            if stop_after is not None:
+                timer = asyncio.get_running_loop().call_later(stop_after, stop.set)
+            try:
+                await teller.run(stories, rate, max_open, grace_s)
+            finally:
+                if stop_after is not None:
+                    timer.cancel()
+                totals.finished_at = _now_ms()
+                if file and teller.is_done:
+                    file.complete(asdict(totals))
+    return totals
+
+
+def source_of(url: str) -> str:
+    """Return the source that a webhook's URL names.
+
+    Raises:
+        SimulationError: It is no such URL.
+    """
+    parts = urlsplit(url)
+    match parts.path.strip("/").split("/"):
+        case [*_, "webhooks", source, _] if source and parts.scheme in {"http", "https"} and parts.hostname:
+            return unquote(source)
+    msg = "the URL is no webhook of smspulse: use http://HOST:PORT/webhooks/SOURCE/TOKEN"
+    raise SimulationError(msg)
+
+
+class _NoAnswerError(Exception):
+    """A webhook was given up; whether it arrived is unknown."""
+
+
+class _RefusedError(Exception):
+    """A webhook was answered, and will never be accepted."""
+
+
+@dataclass(slots=True)
+class _Teller:
+    post: Callable[..., Any]  # aiohttp's request context
+    totals: Totals
+    file: TruthFile | None
+    stop: asyncio.Event
+    time_scale: float
+    max_delay_s: float
+    deadline_s: float
+    on_progress: Callable[[Totals], None] | None
+    is_done: bool = False
+    """No request is under way any more, and the lines of all stories are written."""
+    _abandon: asyncio.Event = field(default_factory=asyncio.Event)
+    _open: set[asyncio.Task[None]] = field(default_factory=set)
+    _error: BaseException | None = None
+    _is_away: bool = False
+
+    async def run(self, stories: Iterable[Story], rate: float, max_open: int, grace_s: float) -> None:
+        try:
+            await self._start(stories, rate, max_open)
+            await self._finish(grace_s)
+        except asyncio.CancelledError:
+            self.stop.set()
+            await self._finish(grace_s)
+            raise
+        finally:
+            for task in self._open:  # none but after a second cancellation
+                task.cancel()
+        if self._error:
+            raise self._error
+
+    async def _start(self, stories: Iterable[Story], rate: float, max_open: int) -> None:
+        loop = asyncio.get_running_loop()
+        slots = asyncio.Semaphore(max_open)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._open.discard(task)
+            slots.release()
+            if not task.cancelled() and task.exception():
+                self._error = self._error or task.exception()
+                self.stop.set()
+
+        stopped = loop.create_task(self.stop.wait())
+        stopped.add_done_callback(lambda _: slots.release())  # or a stop would wait for a story to end
+        try:
+            due = loop.time()
+            for story in stories:
+                await slots.acquire()
+                if await _is_set_within(self.stop, due - loop.time()):
+                    return
+                task = loop.create_task(self._tell(story))
+                self._open.add(task)
+                task.add_done_callback(ended)
+                # After a standstill, catch up on one second at most.
+                due = max(due + 1 / rate, loop.time() - 1)
+        finally:
+            stopped.cancel()
+
+    async def _finish(self, grace_s: float) -> None:
+        if self._open:
+            told = asyncio.ensure_future(asyncio.wait(self._open))
+            stopped = asyncio.ensure_future(self.stop.wait())
+            try:
+                await asyncio.wait({told, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({told}, timeout=grace_s)
+                self._abandon.set()
+                await told
+            finally:
+                told.cancel()
+                stopped.cancel()
+        self.is_done = True
+
+    async def _tell(self, story: Story) -> None:
+        ingest_ids: list[str] = []
+        perhaps: Any = None
+        try:
+            for number, webhook in enumerate(story.webhooks):
+                delay_s = min(webhook.delay_s * self.time_scale, self.max_delay_s)
+                if not await self._pause(max(delay_s, _MIN_GAP_S) if number else delay_s):
+                    return
+                try:
+                    ingest_ids.append(await self._send(webhook))
+                except _NoAnswerError:
+                    perhaps = asdict(webhook.truth) if webhook.truth else True
+                    return
+                except _RefusedError:
+                    return
+                if number == 0:
+                    self._count(story)
+        finally:
+            self.totals.cut_short += len(ingest_ids) < len(story.webhooks)
+            if self.file and (ingest_ids or perhaps):
+                self.file.add(story.kind, self.totals.source, _facts(story, len(ingest_ids)), ingest_ids, perhaps)
+
+    async def _send(self, webhook: Webhook) -> str:
+        """Send until there is a definite answer; return the ingest id."""
+        totals, loop = self.totals, asyncio.get_running_loop()
+        deadline = loop.time() + self.deadline_s
+        backoff_s = _FIRST_BACKOFF_S
+        headers = {"Content-Type": webhook.content_type}
+        while True:
+            wait_s = backoff_s
+            try:
+                async with self.post(data=webhook.body, headers=headers) as response:
+                    body, status = await response.read(), response.status
+                    if status in _STORED:
+                        ingest_id = str(orjson.loads(body)["ingest_id"])
+            except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
+                # A connection that failed, or an answer that was cut off.
+                self._note_away(type(error).__name__)
+            else:
+                if status in _STORED:
+                    self._is_away = False
+                    totals.sent += 1
+                    totals.accepted += 1
+                    self._progress()
+                    return ingest_id
+                totals.refused[status] = totals.refused.get(status, 0) + 1
+                if status not in _PASSING:
+                    totals.sent += 1
+                    self._progress()
+                    if status in _HOPELESS:
+                        msg = f"the webhook answered {status} {response.reason}: check source and token in its URL"
+                        raise SimulationError(msg)
+                    raise _RefusedError
+                self._note_away(f"{status} {response.reason}")
+                with suppress(KeyError, ValueError):  # no header, or a date instead of seconds
+                    wait_s = max(0.0, float(response.headers["Retry-After"]))
+            self._progress()
+            if loop.time() + wait_s > deadline or not await self._pause(wait_s):
+                totals.abandoned += 1
+                raise _NoAnswerError
+            totals.retried += 1
+            backoff_s = min(backoff_s * 2, _LAST_BACKOFF_S)
+
+    async def _pause(self, seconds: float) -> bool:
+        """Wait; return False, and at once, when tails are to be abandoned."""
+        return not await _is_set_within(self._abandon, seconds)
+
+    def _count(self, story: Story) -> None:
+        match story.kind:
+            case "outgoing":
+                self.totals.messages += 1
+            case "incoming":
+                self.totals.incoming += 1
+            case "malformed":
+                self.totals.malformed += 1
+
+    def _progress(self) -> None:
+        if self.on_progress:
+            self.on_progress(self.totals)
+
+    def _note_away(self, what: str) -> None:
+        if not self._is_away:
+            _log.warning("webhooks of %s are not accepted (%s): sending them again", self.totals.source, what)
+        self._is_away = True
+
+
+def _facts(story: Story, accepted: int) -> dict[str, Any]:
+    """Return what is true of a story of which a number of webhooks was accepted, as a line of the truth file has it."""
+    match story.kind:
+        case "outgoing":
+            return {
+                "sms_id": story.sms_id,
+                **facts_of(story.webhooks[accepted - 1].truth if accepted else None, accepted),
+            }
+        case "incoming":
+            return {"sms_id": story.sms_id, "message_type": story.webhooks[0].what}
+        case "malformed":
+            return {"flaw": story.webhooks[0].what}
+
+
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(max(0.0, seconds)):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,307 @@
+"""What is true of simulated traffic, the file that keeps it, and the comparison of the warehouse with it.
+
+A truth file holds JSON, a line for each message or malformed webhook of which something may have been accepted, and the
+totals last:
+
+    {"kind": "outgoing", "source", "sms_id", "outcome", "last_status_id", "device_id", "channel_id", "attempts",
+     "contradicted", "statuses", "reports", "ingest_ids"}
+    {"kind": "incoming", "source", "sms_id", "message_type", "ingest_ids"}
+    {"kind": "malformed", "source", "flaw", "ingest_ids"}
+    {"totals": {...}}
+
+It covers what was answered 202 and nothing else: `ingest_ids` are those of the answers, `reports` is their number. If a
+story ended with a request that never got a definite answer, its line has `perhaps`: what is true if it arrived all the
+same (for an outgoing message the fields above from `outcome` to `statuses`, otherwise true).
+"""
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, NamedTuple, Self
+
+import orjson
+
+from core.errors import SmspulseError
+from gateway.statuses import ENDS, Outcome
+
+_COMPARED: Final = ("outcome", "last_status_id", "device_id", "channel_id", "attempts", "contradicted")
+
+
+class TruthError(SmspulseError):
+    """The truth file cannot be used. The text says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What is true of an outgoing message, given the reports accepted so far.
+
+    Args:
+        outcome: As the view `messages` names it.
+        last_status_id: The status that decides the outcome.
+        device_id: Of the newest report that told anything new.
+        channel_id: Of the same report.
+        attempts: One more than the times that a reported step was reported anew after a failure.
+        contradicted: Two ends of different outcome were reported in one attempt.
+        statuses: Every status reported, sorted.
+    """
+
+    outcome: Outcome
+    last_status_id: int
+    device_id: int
+    channel_id: int
+    attempts: int = 1
+    contradicted: bool = False
+    statuses: tuple[int, ...] = ()
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether an end was reported."""
+        return self.outcome in ENDS
+
+
+class TruthFile:
+    """Writes a truth file beside its place and moves it there when it is complete, so that no reader sees a part.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._part = path.with_name(path.name + ".part")
+        self._file = self._part.open("wb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._part.unlink(missing_ok=True)  # gone already if the file was completed
+
+    def add(
+        self,
+        kind: Literal["outgoing", "incoming", "malformed"],
+        source: str,
+        facts: Mapping[str, Any],
+        ingest_ids: list[str],
+        perhaps: object = None,
+    ) -> None:
+        """Write the line of one story."""
+        line = {"kind": kind, "source": source, **facts, "ingest_ids": ingest_ids}
+        if perhaps:
+            line["perhaps"] = perhaps
+        self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+    def complete(self, totals: Mapping[str, Any]) -> None:
+        """Write the totals and put the file in its place, durably."""
+        option = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
+        self._file.write(orjson.dumps({"totals": totals}, option=option))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._part.replace(self._path)
+
+
+def facts_of(truth: Truth | None, reports: int) -> dict[str, Any]:
+    """Return what the line of an outgoing message says; all null without an accepted report."""
+    names = Truth.__slots__
+    return {**(asdict(truth) if truth else dict.fromkeys(names)), "reports": reports}
+
+
+class Difference(NamedTuple):
+    """A field of a message that is not what it should be."""
+
+    sms_id: int
+    field: str
+    got: object
+    want: object
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The warehouse against the truth of one simulation.
+
+    Args:
+        sent: Webhooks that were accepted or refused for good.
+        accepted: Webhooks that were answered 202.
+        landed: Answered ingest ids that are in `raw_webhooks`.
+        landed_twice: Answered ingest ids that are there more than once.
+        unanswered: Webhooks landed during the simulation whose ingest id no answer named.
+        unanswered_allowed: Requests without a definite answer: each may have landed.
+        messages: Outgoing messages of the truth with an accepted report.
+        missing: Outgoing and incoming messages of the truth that the warehouse lacks.
+        extra: Outgoing and incoming messages, first seen during the simulation, that the truth lacks.
+        differences: Fields of messages that both have.
+        malformed: Malformed webhooks that were answered 202, and those that landed without an answer.
+        malformed_missing: Those of them that are not among the dead letters.
+        deadletters: Dead letters of the others, repetitions included.
+        deadletters_extra: Dead letters, received during the simulation, that were not malformed.
+        abandoned: Webhooks given up without a definite answer.
+        cut_short: Stories of which not everything was sent.
+    """
+
+    sent: int
+    accepted: int
+    landed: int
+    landed_twice: int
+    unanswered: int
+    unanswered_allowed: int
+    messages: int
+    missing: tuple[int, ...]
+    extra: tuple[int, ...]
+    differences: tuple[Difference, ...]
+    malformed: int
+    malformed_missing: int
+    deadletters: int
+    deadletters_extra: int
+    abandoned: int
+    cut_short: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was answered is there, once and right, and nothing else."""
+        return not self.problems()
+
+    def problems(self) -> list[str]:
+        """Return what is wrong, an item each."""
+        counts = {
+            "sent webhooks were refused": self.sent - self.accepted,
+            "accepted webhooks have not landed": self.accepted - self.landed,
+            "accepted webhooks have landed more than once": self.landed_twice,
+            "webhooks have landed beyond those that requests can explain": self.unanswered - self.unanswered_allowed,
+            "messages are missing": len(self.missing),
+            "messages are there that nobody sent": len(self.extra),
+            "messages differ from the truth": len({difference.sms_id for difference in self.differences}),
+            "malformed webhooks are no dead letters": self.malformed_missing,
+            "dead letters are repeated": self.deadletters + self.malformed_missing - self.malformed,
+            "dead letters were not malformed": self.deadletters_extra,
+        }
+        return [f"{count:,} {what}" for what, count in counts.items() if count > 0]
+
+    def line(self) -> str:
+        """Return the result in one line."""
+        if problems := self.problems():
+            return f"not reconciled: {'; '.join(problems)} ({self.sent:,} webhooks were sent)"
+        parts = [
+            f"reconciled: {self.sent:,} sent = {self.accepted:,} accepted = {self.landed:,} landed",
+            f"{self.messages:,} messages = truth",
+            f"{self.deadletters:,} dead letters = {self.malformed:,} malformed",
+        ]
+        if self.unanswered:
+            parts.append(f"{self.unanswered:,} landed of {self.unanswered_allowed:,} requests without an answer")
+        if self.abandoned:
+            parts.append(f"{self.abandoned:,} given up without an answer")
+        return "; ".join(parts)
+
+
+def compare(data: Path, truth: Path) -> Comparison:
+    """Compare the warehouse in a data folder with the truth of one simulation.
+
+    What landed is judged at this moment: after a simulation, wait for the stream and the lander, or compare again.
+    Other traffic of the same source is no difference if it was received before the simulation began or after it ended,
+    by the clock of the receiver, which must agree with that of the simulator.
+
+    Raises:
+        TruthError: The truth file is missing or incomplete.
+        NoWarehouseError: Nothing was landed in the data folder.
+    """
+    from warehouse.reader import query  # noqa: PLC0415 - DuckDB and pandas would slow the start of every command
+
+    lines, totals = _read(truth)
+    params = {"source": totals["source"], "start": totals["started_at"], "end": totals["finished_at"]}
+    # Inclusive on both sides: milliseconds are as fine as either clock is.
+    during = "coalesce(epoch_ms({}) BETWEEN $start AND $end, false) AS during"
+    answered = {ingest_id for line in lines for ingest_id in line["ingest_ids"]}
+
+    def rows(columns: str, view: str, time: str) -> list[Any]:
+        sql = f"SELECT {columns}, {during.format(time)} FROM {view} WHERE source = $source"  # noqa: S608 - constants
+        frame = query(data, sql, params).astype(object)
+        return list(frame.where(frame.notna(), None).itertuples(index=False))
+
+    raw = rows("ingest_id, kind", "raw_webhooks", "received_at")
+    landings = Counter(row.ingest_id for row in raw if row.ingest_id in answered)
+    unanswered = {row.ingest_id: row.kind for row in raw if row.during and row.ingest_id not in answered}
+
+    outgoing = _Matches(
+        [line for line in lines if line["kind"] == "outgoing"],
+        rows(f"sms_id, {', '.join(_COMPARED)}", "messages", "first_seen_at"),
+        _COMPARED,
+    )
+    incoming = _Matches(
+        [line for line in lines if line["kind"] == "incoming"],
+        rows("sms_id, message_type", "incoming_messages", "received_at"),
+        ("message_type",),
+    )
+
+    malformed = {id_ for line in lines if line["kind"] == "malformed" for id_ in line["ingest_ids"]}
+    malformed |= {ingest_id for ingest_id, kind in unanswered.items() if kind == "unreadable"}
+    dead = rows("ingest_id", "deadletters", "received_at")
+    dead_malformed = [row.ingest_id for row in dead if row.ingest_id in malformed]
+    return Comparison(
+        sent=totals["sent"],
+        accepted=len(answered),
+        landed=len(landings),
+        landed_twice=sum(count > 1 for count in landings.values()),
+        unanswered=len(unanswered),
+        unanswered_allowed=totals["retried"] + totals["abandoned"],
+        messages=sum(line["kind"] == "outgoing" and line["reports"] > 0 for line in lines),
+        missing=(*outgoing.missing, *incoming.missing),
+        extra=(*outgoing.extra, *incoming.extra),
+        differences=(*outgoing.differences, *incoming.differences),
+        malformed=len(malformed),
+        malformed_missing=len(malformed.difference(dead_malformed)),
+        deadletters=len(dead_malformed),
+        deadletters_extra=sum(row.ingest_id not in malformed for row in dead if row.during),
+        abandoned=totals["abandoned"],
+        cut_short=totals["cut_short"],
+    )
+
+
+class _Matches:
+    """The messages of a truth beside those of a view."""
+
+    def __init__(self, lines: list[dict[str, Any]], rows: list[Any], fields: tuple[str, ...]) -> None:
+        self.missing: list[int] = []
+        self.extra: list[int] = []
+        self.differences: list[Difference] = []
+        wanted = {line["sms_id"]: line for line in lines}
+        for row in rows:
+            line = wanted.pop(row.sms_id, None)
+            if line is None:
+                if row.during:
+                    self.extra.append(row.sms_id)
+                continue
+            differences = self._differences(row, line, fields)
+            if differences and isinstance(line.get("perhaps"), dict):
+                # The last request got no answer: the report may have arrived, and then this is true.
+                differences = self._differences(row, line["perhaps"], fields)
+            self.differences += differences
+        self.missing = [sms_id for sms_id, line in wanted.items() if line["ingest_ids"]]
+
+    def _differences(self, row: Any, want: dict[str, Any], fields: tuple[str, ...]) -> list[Difference]:
+        found = []
+        for name in fields:
+            got = getattr(row, name)
+            if got != want[name]:
+                found.append(Difference(row.sms_id, name, got, want[name]))
+        return found
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    try:
+        lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    except FileNotFoundError as error:
+        msg = f"no truth file {path}: `smspulse simulate --truth {path}` writes it when it ends"
+        raise TruthError(msg) from error
+    except orjson.JSONDecodeError as error:
+        msg = f"{path} is no truth file: {error}"
+        raise TruthError(msg) from error
+    if not lines or type(lines[-1]) is not dict or "totals" not in lines[-1]:
+        msg = f"truth file {path} has no totals at its end: it is incomplete, so run the simulation again"
+        raise TruthError(msg)
+    return lines[:-1], lines[-1]["totals"]

@@ -1,0 +1,182 @@
+"""Hands Faust whole fetched runs of records, so that its cost per event is paid once per run.
+
+Faust delivers one event per record: four asyncio tasks, a lock and an acknowledgement each, some 200 µs of CPU. Here
+one event is all records of one partition that a fetch returned. Its value is the list of records, its offset the last
+one's. Consumer group, assignment, flow control and agents stay Faust's.
+
+Offsets travel in our own transactions (`streams.partition_processor`), so this consumer commits nothing and keeps no
+account of acknowledgements. That also rules out Faust's commits past an unacknowledged record (its issue 606).
+
+Written for faust-streaming 0.15.3.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from typing import Any, NoReturn
+
+import faust
+from aiokafka.errors import IllegalStateError
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, Message
+from faust.types.tuples import ConsumerMessage
+from mode.utils.futures import notify
+
+from streams.errors import GroupError, end_process
+
+_MAX_WAITING = 4
+"""Runs handed out and not taken up yet. Few, so that records wait where they grow into longer runs: in the fetcher."""
+
+
+_FETCH_WAIT_MS = 50
+"""A partition that is read empty while a fetch of the others is under way waits for its end: Faust's 1.5 s are long."""
+
+
+class _Thread(driver.AIOKafkaConsumerThread):
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS
+        return consumer
+
+    async def on_start(self) -> None:
+        """End the process when the group fails for good."""
+        await super().on_start()
+        # The client would wait until somebody asks for records, which Faust does not do as long as it has no partition:
+        # a worker that was refused in joining would stand there for ever.
+        self._consumer._coordinator._push_error_to_user = _refused
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Read on behind what is committed; where nothing is, from the beginning."""
+        offsets: Mapping[TP, int] = await self.call_thread(self._seek_to_committed)
+        return offsets
+
+    def fetch_position(self, tp: TP) -> int | None:
+        """Return the offset up to which the client has read, past transaction markers; None if it does not know."""
+        subscription = self._ensure_consumer()._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        if assignment is None or tp not in assignment.tps:
+            return None
+        position: int | None = assignment.state_value(tp)._position  # read once: the client's thread may reset it
+        return position
+
+    async def _seek_to_committed(self) -> Mapping[TP, int]:
+        consumer = self._ensure_consumer()
+        assigned = consumer.assignment()
+        offsets = await consumer.seek_to_committed(*assigned) if assigned else {}  # it asserts that there are some
+        if uncommitted := [tp for tp, offset in offsets.items() if not offset]:
+            # It leaves those where they stand: behind records that were fetched and let go.
+            await consumer.seek_to_beginning(*uncommitted)
+        return offsets
+
+
+def _refused(error: Exception) -> NoReturn:
+    end_process(GroupError(f"Kafka's consumer group has no place for it ({error!r})"))
+
+
+class BatchConsumer(driver.Consumer):
+    """A Faust consumer whose every message is a run of records of one partition."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Reads what is committed, and takes its end for the end. Faust's own transactions stay out of it: see below.
+        self.in_transaction = True
+        self._handed_out: dict[TP, int] = {}
+
+    def _new_consumer_thread(self) -> Any:
+        return _Thread(self, loop=self.loop, beacon=self.beacon)
+
+    def on_init_dependencies(self) -> list[Any]:
+        """Return nothing, in place of Faust's manager of transactions."""
+        return []
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:  # noqa: ASYNC109 - Faust's signature
+        """Yield one message per partition with records, once the runs handed out before are taken up."""
+        if len(self._unacked_messages) >= _MAX_WAITING:
+            await self._wait_for_ack(timeout)
+            return
+        runs, _ = await self._wait_next_records(timeout)
+        if runs is None or self.should_stop:
+            return
+        # Not before the wait: a rebalance may have passed in it, and these are records of the new generation.
+        generation = self.app.consumer_generation_id
+        self._handed_out |= {tp: records[-1].offset + 1 for tp, records in runs.items() if records}
+        if not self.flow_active:
+            if any(runs.values()):
+                with suppress(IllegalStateError):  # another rebalance took them: they are fetched anew anyway
+                    await self.perform_seek()
+            return
+        for tp, records in runs.items():
+            if not self.flow_active or self.app.consumer_generation_id != generation:
+                return
+            if records:
+                yield tp, self._to_run(tp, records, generation)
+
+    def position_behind_markers(self, tp: TP, processed: int) -> int:
+        """Return the offset up to which a partition is read and processed, past the transaction markers.
+
+        Args:
+            tp: The partition.
+            processed: The offset behind the last record that was processed.
+        """
+        if processed < self._handed_out.get(tp, 0):
+            return processed  # the client has read on, and what it read is not processed yet
+        return max(self._thread.fetch_position(tp) or 0, processed)
+
+    @staticmethod
+    def _to_run(tp: TP, records: list[Any], generation: int) -> ConsumerMessage:
+        last = records[-1]
+        return ConsumerMessage(
+            last.topic,
+            last.partition,
+            last.offset,
+            last.timestamp / 1000,
+            last.timestamp_type,
+            (),
+            None,
+            records,
+            None,
+            0,
+            0,
+            tp,
+            generation_id=generation,
+        )
+
+    def ack(self, message: Message) -> bool:
+        """Forget the message: nothing is committed because of it."""
+        message.acked = True
+        self._unacked_messages.discard(message)
+        notify(self._waiting_for_ack)
+        return True
+
+    def on_buffer_full(self, tp: TP) -> None:
+        """Do nothing: Faust would pause the partition, and sleep for a second once all are paused."""
+
+    def on_buffer_drop(self, tp: TP) -> None:
+        """Do nothing: no partition was paused."""
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002, RUF100
+        """Do nothing."""
+        return False
+
+    async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002, RUF100
+        """Do nothing."""
+        return False
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Do nothing: between the last offsets of two runs there is no gap."""
+
+
+class BatchTransport(driver.Transport):
+    """The transport to set as `app.transport`."""
+
+    Consumer = BatchConsumer
+
+
+class RunSchema(faust.Schema):
+    """Leaves the records of a run as they are."""
+
+    def loads_key(self, app: Any, message: Message, **_: Any) -> None:
+        """Return None: a run has no key."""
+
+    def loads_value(self, app: Any, message: Message, **_: Any) -> Any:
+        """Return the records."""
+        return message.value

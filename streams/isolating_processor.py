@@ -1,0 +1,176 @@
+"""A fold that no record can stop: what one record makes it raise costs this record, and none of the others.
+
+An error that nobody foresaw (RecursionError and MemoryError too) would come again at each restart, for the record is
+still there. So the run is folded again record by record, and whichever fails becomes a dead letter with its reason and
+origin. All of it is still one transaction.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from core.errors import where_raised
+from gateway.payloads import unforeseen
+from streams.errors import StreamError
+from streams.processor import Fold, Load, Output, Outputs, Record, State, dead_letter
+
+_log = logging.getLogger(__name__)
+
+MAX_RECORD_BYTES: Final = 950_000
+"""Of key, value and headers. Kafka's clients and topics take 1,000,000 with their own few; more ends the producer."""
+_RETRY_MS: Final = 3_600_000
+"""After how long a state is looked at again whose timer failed."""
+
+
+class OversizedRecordError(Exception):
+    """A record to be written is larger than Kafka takes."""
+
+
+class IsolatingFold:
+    """The fold of one partition, guarded. In the good case it costs nothing but a look at the size of what is written.
+
+    Args:
+        make: Makes the fold that is guarded.
+        load: Returns the stored state of a key. A StreamError of it passes through: it is the disk's.
+    """
+
+    def __init__(self, make: Callable[[Load], Fold], load: Load) -> None:
+        self._load = load
+        self._made: dict[bytes, bytes] = {}
+        self._fold = make(self._load_newest)
+
+    def _load_newest(self, key: bytes) -> bytes | None:
+        made = self._made.get(key)
+        return self._load(key) if made is None else made
+
+    def run(self, run: Sequence[Record]) -> Outputs:
+        """Fold records, in their order; those that cannot be folded become dead letters.
+
+        Raises:
+            StreamError: The local state cannot be read.
+        """
+        try:
+            outputs = self._fold.run(run)
+            _check_sizes(outputs)
+        except StreamError:
+            raise
+        except Exception as error:
+            whole_error = error
+        else:
+            return outputs
+        outputs = self._run_each(run)
+        if not outputs.faults:
+            _log.warning(
+                "%d records of %s, partition %d, could be processed one by one alone, not together: %s",
+                *(len(run), run[0].topic, run[0].partition, where_raised(whole_error)),
+            )
+        return outputs
+
+    def _run_each(self, run: Sequence[Record]) -> Outputs:
+        """Fold each record as a run of its own, upon what those before it have made; return all of it in one."""
+        self._fold.forget_cache()
+        outputs = Outputs()
+        states: dict[bytes, State] = {}
+        last_error: Exception | None = None
+        try:
+            for record in run:
+                try:
+                    made = self._fold.run([record])
+                    _check_sizes(made)
+                except StreamError:
+                    raise
+                except Exception as error:
+                    last_error = error
+                    self._fold.forget_cache()  # it may be half changed
+                    outputs.faults += 1
+                    outputs.others.append(dead_letter(record, unforeseen(error)))
+                    continue
+                for key, value, due in made.states:
+                    states[key] = key, value, _sooner(due, states[key][2] if key in states else None)
+                    self._made[key] = value or b""
+                _add(made, outputs)
+        finally:
+            self._made.clear()
+        outputs.states = list(states.values())
+        if last_error is not None:
+            _log.error(
+                "%d records of %s, partition %d, could not be processed and are dead letters, the last for %s. "
+                "This is a fault of smspulse: report it",
+                *(outputs.faults, run[0].topic, run[0].partition, where_raised(last_error)),
+            )
+        return outputs
+
+    def pass_time(self, keys: Iterable[bytes], now: int) -> Outputs:
+        """Do what is due for the states under the keys; one for which that fails is put off.
+
+        Raises:
+            StreamError: The local state cannot be read.
+        """
+        keys = list(keys)
+        try:
+            outputs = self._fold.pass_time(keys, now)
+            _check_sizes(outputs)
+        except StreamError:
+            raise
+        except Exception:
+            self._fold.forget_cache()
+        else:
+            return outputs
+        outputs = Outputs()
+        for key in keys:
+            try:
+                made = self._fold.pass_time([key], now)
+                _check_sizes(made)
+            except StreamError:
+                raise
+            except Exception as error:
+                _log.error(
+                    "a timer failed, and is put off for %d minutes: %s. This is a fault of smspulse: report it",
+                    *(_RETRY_MS // 60_000, where_raised(error)),
+                )
+                self._fold.forget_cache()
+                outputs.faults += 1
+                outputs.later.append((key, now + _RETRY_MS))
+                continue
+            outputs.states += made.states
+            _add(made, outputs)
+        return outputs
+
+    def due(self, value: bytes | None, written_at: int) -> int | None:
+        """Return when a state is due; see `Fold.due`."""
+        return self._fold.due(value, written_at)
+
+    def forget_cache(self) -> None:
+        """Drop what is decoded; see `Fold.forget_cache`."""
+        self._fold.forget_cache()
+
+
+def _sooner(one: int | None, other: int | None) -> int | None:
+    times = [due for due in (one, other) if due is not None]
+    return min(times, default=None)
+
+
+def _add(made: Outputs, outputs: Outputs) -> None:
+    """Add all but the states."""
+    outputs.others += made.others
+    outputs.later += made.later
+    outputs.purged += made.purged
+    outputs.ends += made.ends
+
+
+def _check_sizes(outputs: Outputs) -> None:
+    """Raise if Kafka would refuse a record: no repetition helps against that.
+
+    Raises:
+        OversizedRecordError: One is too large.
+    """
+    largest_state = max((len(value) + len(key) for key, value, _ in outputs.states if value), default=0)
+    largest_other = max(map(_size, outputs.others), default=0)
+    if max(largest_state, largest_other) > MAX_RECORD_BYTES:
+        msg = "a record is larger than Kafka takes"
+        raise OversizedRecordError(msg)
+
+
+def _size(output: Output) -> int:
+    headers = sum(len(name) + len(value or b"") for name, value in output.headers or ())
+    return len(output.key or b"") + len(output.value or b"") + headers

@@ -1,0 +1,338 @@
+"""The fold of `sms.raw`: reports become versions of messages, and versions become outcomes and activity of devices.
+
+What goes to `sms.outcomes` and `sms.activity` follows from the difference between the last version of a message and
+the new one. Both are in one transaction with the new version, so a message is told once, whatever is repeated.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from datetime import tzinfo
+from typing import Final
+
+import msgspec
+
+from core import records
+from core.records import HEADER_CONTENT_TYPE, HEADER_RECEIVED_AT
+from core.topics import OUTCOMES
+from gateway.errors import UnreadablePayload
+from gateway.json_body import EQUALS_SIGN, to_utf8
+from gateway.payloads import StatusReport, parse
+from gateway.statuses import Outcome
+from streams.device_processor import OPEN, Activities, Place
+from streams.lifecycle import Facts, Lifecycle, Version
+from streams.processor import End, Load, Output, Outputs, Record, dead_letter
+
+REASON_MISSING_HEADER: Final = "missing_header"
+REASON_WRONG_KEY: Final = "wrong_key"
+REASON_TOO_MANY: Final = "too_many_reports"
+
+_LARGE_MESSAGE_BYTES: Final = 2048
+"""Of a version. One with five reports has some 700."""
+_CACHE_BYTES_PER_MESSAGE: Final = 1024
+_MAX_DIGITS: Final = 16  # a time in milliseconds has 13
+_NO_END: Final = (None, OPEN)
+_NOWHERE: Final[Place] = (None, None, None)
+_EXPIRED, _INCOMING = Outcome.EXPIRED.value, Outcome.INCOMING.value
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Version).decode
+
+
+class _Outcome(msgspec.Struct, gc=False):
+    """The value of a record on `sms.outcomes`; see `core.records`."""
+
+    source: str
+    sms_id: int
+    outcome: str
+    failure_class: str | None
+    last_status_id: int
+    is_ended: bool
+    device_id: int | None
+    channel_id: int | None
+    first_seen_at: int
+    ended_at: int | None
+    attempts: int
+    queue_s: float | None
+    device_s: float | None
+    network_s: float | None
+    total_s: float | None
+    correction: bool
+    previous: str | None
+
+
+class _Message(Facts):
+    """A message in memory: its facts, and what was told of it last.
+
+    Attributes:
+        has_expired: Whether that was told, be it revived since or not.
+        place: As what, and for which device and channel, it counts.
+        due: When the clock looks at it, in milliseconds, or somewhat sooner; None before its first version.
+        large_bytes: The bytes of its version, as the cache counts it; 0 unless it is large.
+    """
+
+    __slots__ = ("due", "has_expired", "large_bytes", "place")
+
+    def __init__(self, source: str, sms_id: int, *, late: bool = False) -> None:
+        super().__init__(source, sms_id, late=late)
+        self.has_expired = False
+        self.place = _NOWHERE
+        self.due: int | None = None
+        self.large_bytes = 0
+
+
+class _MessageCache:
+    """Decoded messages by key. `trim` removes those that were added first, until the others are within the bounds.
+
+    Nearly all messages are small, and bounded by their number. The large ones are bounded by bytes too, of their
+    versions as they are stored: a few thousand reports each would take the memory of many ordinary messages.
+
+    Args:
+        max_messages: How many there may be.
+    """
+
+    def __init__(self, max_messages: int) -> None:
+        self._max_messages = max_messages
+        self._max_large_bytes = max_messages * _CACHE_BYTES_PER_MESSAGE
+        self._messages: OrderedDict[bytes, _Message] = OrderedDict()
+        self.get = self._messages.get
+        self.large_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def add(self, key: bytes, message: _Message, size: int) -> None:
+        """Add a message whose stored version has so many bytes."""
+        self._messages[key] = message
+        if size > _LARGE_MESSAGE_BYTES:
+            self.resize(key, size)
+
+    def resize(self, key: bytes, size: int) -> None:
+        """Note that the version of a message, if it is here, is large now."""
+        message = self._messages.get(key)
+        if message is not None:
+            self.large_bytes += size - message.large_bytes
+            message.large_bytes = size
+
+    def remove(self, key: bytes) -> None:
+        message = self._messages.pop(key, None)
+        if message is not None:
+            self.large_bytes -= message.large_bytes
+
+    def trim(self) -> None:
+        while len(self._messages) > self._max_messages or self.large_bytes > self._max_large_bytes:
+            _, message = self._messages.popitem(last=False)
+            self.large_bytes -= message.large_bytes
+
+    def clear(self) -> None:
+        self._messages.clear()
+        self.large_bytes = 0
+
+
+class MessageFold:
+    """The fold of one partition of `sms.raw`.
+
+    Args:
+        lifecycle: Derives versions.
+        load: Returns the newest version of a message by key.
+        zone: Zone of payload times that name none.
+        cache: How many messages to keep decoded.
+        expire_after_ms: After how long without a report an open message expires.
+        forget_after_ms: After how long without a report the state of a message is dropped; more than the former.
+        max_observations: How many different reports a message holds; the rebuild in SQL has the same limit.
+    """
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        load: Load,
+        zone: tzinfo,
+        cache: int,
+        expire_after_ms: int,
+        forget_after_ms: int,
+        *,
+        max_observations: int = records.MAX_OBSERVATIONS,
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._load = load
+        self._zone = zone
+        self._expire_after_ms = expire_after_ms
+        self._forget_after_ms = forget_after_ms
+        self._max_observations = max_observations
+        self._cache = _MessageCache(cache)
+
+    def forget_cache(self) -> None:
+        """Drop decoded messages."""
+        self._cache.clear()
+
+    def run(self, run: Sequence[Record]) -> Outputs:
+        """Fold records, in their order."""
+        outputs, activities = Outputs(), Activities()
+        changed: dict[bytes, _Message] = {}
+        arrived: dict[bytes, int] = {}
+        for record in run:
+            try:
+                self._one(record, changed, arrived, activities)
+            except UnreadablePayload as error:
+                outputs.others.append(dead_letter(record, error))
+        outputs.states += [(key, None, due) for key, due in arrived.items()]
+        for key, message in changed.items():
+            self._write(key, message, outputs, activities)
+        outputs.others += activities.outputs()
+        self._cache.trim()
+        return outputs
+
+    def pass_time(self, keys: Iterable[bytes], now: int) -> Outputs:
+        """Let messages expire, and drop the state of those that nobody reports any more."""
+        outputs, activities = Outputs(), Activities()
+        for key in keys:
+            stored = self._load(key)
+            if not stored:
+                # Only what was dropped one such time ago is due again. Then nothing reminds of it.
+                outputs.purged.append(key)
+                continue
+            message = self._cache.get(key) or self._stored(stored)
+            due = self._due(message.place[0], message.last_seen_at)
+            if due > now:
+                outputs.later.append((key, due))
+                message.due = due
+            elif message.place[0] == OPEN:
+                message.expire(due)
+                message.due = None
+                self._write(key, message, outputs, activities)
+            else:
+                self._cache.remove(key)
+                outputs.states.append((key, None, now + self._forget_after_ms))
+        outputs.others += activities.outputs()
+        return outputs
+
+    def due(self, value: bytes | None, written_at: int) -> int:
+        """Return when an open message expires, an ended one is dropped, and the mark of a dropped one is."""
+        if not value:
+            return written_at + self._forget_after_ms
+        try:
+            version = _decode(value)
+        except msgspec.DecodeError as error:
+            raise ValueError from error
+        if not version.observations:
+            raise ValueError
+        return self._due(_told(version), version.last_seen_at)
+
+    def _due(self, told: str | None, last_seen_at: int) -> int:
+        return last_seen_at + (self._expire_after_ms if told == OPEN else self._forget_after_ms)
+
+    def _one(
+        self, record: Record, changed: dict[bytes, _Message], arrived: dict[bytes, int], activities: Activities
+    ) -> None:
+        headers = dict(record.headers)
+        body = record.value or b""
+        content_type = headers.get(HEADER_CONTENT_TYPE)
+        # Asked here rather than in the function, which nearly no report needs.
+        if content_type is not None and EQUALS_SIGN in content_type:
+            body = to_utf8(body, content_type)
+        event = parse(body, self._zone)
+        received = headers.get(HEADER_RECEIVED_AT) or b""
+        received_at = int(received) if received.isdigit() and len(received) < _MAX_DIGITS else record.timestamp
+        if not isinstance(event, StatusReport):
+            source = _source(headers)
+            key = records.incoming_key(source, event.sms_id)
+            if key not in arrived and self._load(key) is None:
+                # Dropped at once: the mark that it was there is all that is needed.
+                arrived[key] = received_at + self._forget_after_ms
+                activities.incoming(source, event.device_id, event.channel_id, received_at)
+            return
+        key = record.key or b""
+        message = self._cache.get(key) or self._message(key, headers, event.sms_id)
+        if message.sms_id != event.sms_id:
+            raise _wrong_key()
+        if len(message.observations) >= self._max_observations and not message.has(event):
+            detail = f"the message has {self._max_observations} different reports already"
+            raise UnreadablePayload(REASON_TOO_MANY, detail)
+        if message.add(event, received_at):
+            changed[key] = message
+
+    def _message(self, key: bytes, headers: dict[str, bytes], sms_id: int) -> _Message:
+        source = _source(headers)
+        if key != records.message_key(source, sms_id):
+            raise _wrong_key()
+        stored = self._load(key)
+        message = self._stored(stored) if stored else _Message(source, sms_id, late=stored is not None)
+        self._cache.add(key, message, len(stored or b""))
+        return message
+
+    def _stored(self, stored: bytes) -> _Message:
+        version = _decode(stored)
+        message = _Message.of(version)
+        told = _told(version)
+        message.place = told, version.device_id, version.channel_id
+        message.due = self._due(told, version.last_seen_at)
+        message.has_expired = version.expired_at is not None
+        return message
+
+    def _write(self, key: bytes, message: _Message, outputs: Outputs, activities: Activities) -> None:
+        """Write the version that follows from a message's facts, and tell what it changed."""
+        version = self._lifecycle.derive(message)
+        before, told = message.place[0], _told(version)
+        due = self._due(told, version.last_seen_at)
+        is_sooner = message.due is None or due < message.due
+        encoded = _encode(version)
+        outputs.states.append((key, encoded, due if is_sooner else None))
+        if is_sooner:
+            message.due = due
+        # An expiry can be taken back by a report that is no end; an end by nothing but another end.
+        previous = _EXPIRED if before == OPEN and message.has_expired else before
+        if told != before and not (told in _NO_END and before in _NO_END):
+            # What was told of a forgotten message is not known any more, only that it was.
+            is_correction = previous not in _NO_END or message.late
+            outputs.others.append(_outcome(version, previous if previous != OPEN else None, is_correction))
+            if not is_correction:
+                outputs.ends.append(End(version.outcome, version.network_s, version.total_s))
+        place = told, version.device_id, version.channel_id
+        activities.version(message.place, place, version, counts=not message.late)
+        message.place, message.has_expired = place, version.expired_at is not None
+        if told not in _NO_END:
+            # Hardly anything comes after the end, and what is in memory in vain costs more than reading it again.
+            self._cache.remove(key)
+        elif len(encoded) > _LARGE_MESSAGE_BYTES:
+            self._cache.resize(key, len(encoded))
+
+
+def _told(version: Version) -> str | None:
+    """Return what a version counts as: `open`, its outcome if it ended, or None: an incoming message is no traffic."""
+    if version.is_ended:
+        return version.outcome
+    return None if version.outcome == _INCOMING else OPEN
+
+
+def _outcome(version: Version, previous: str | None, is_correction: bool) -> Output:
+    told = _Outcome(
+        version.source,
+        version.sms_id,
+        version.outcome,
+        version.failure_class,
+        version.last_status_id,
+        version.is_ended,
+        version.device_id,
+        version.channel_id,
+        version.first_seen_at,
+        version.ended_at,
+        version.attempts,
+        version.queue_s,
+        version.device_s,
+        version.network_s,
+        version.total_s,
+        is_correction,
+        previous,
+    )
+    return Output(OUTCOMES, records.device_key(version.source, version.device_id), _encode(told))
+
+
+def _source(headers: dict[str, bytes]) -> str:
+    source = headers.get(records.HEADER_SOURCE)
+    if source is None:
+        raise UnreadablePayload(REASON_MISSING_HEADER, "the record names no source", records.HEADER_SOURCE)
+    return source.decode(errors="replace")
+
+
+def _wrong_key() -> UnreadablePayload:
+    # The key decides the partition: under another one, the message's state would be split over two.
+    return UnreadablePayload(REASON_WRONG_KEY, "the record's key is not {source}:{sms_id}")

@@ -1,0 +1,190 @@
+"""The local state of one partition of a stage, in RocksDB: the newest value of each key, and what is due when.
+
+It is a copy of the partition of the changelog up to an offset that it holds itself, so it may be stale or lost without
+harm: `streams.partition_processor` reads the rest from Kafka before it uses it.
+
+What is due is kept beside the states by minute and key, and found without looking at any state. An entry is a hint: the
+state may have changed since, and be due later.
+"""
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+import rocksdict
+
+from core.topic_ids import url_safe
+from streams.errors import StateError
+from streams.processor import State
+
+_log = logging.getLogger(__name__)
+
+# Keys of states begin with a source's name, never with one of these.
+_OFFSET = b"\x00offset"
+_TOPIC = b"\x00topic"
+_SOURCE = b"\x00source"
+_LAST_AT = b"\x00last"
+_DUE = b"\x01"
+_MINUTE_MS = 60_000
+_AFTER_MINUTE = len(_DUE) + 4
+_LAST_MINUTE = 2**32 - 1
+_DAMAGED = ("Corruption:", "IO error: No such file or directory:")
+"""How RocksDB begins to say that files are not what they should be, or are not there."""
+_WRITE_BUFFER = 8 << 20  # bytes; eight partitions with RocksDB's 64 MiB each took more memory than all else
+
+
+class Store:
+    """States by key.
+
+    Args:
+        path: Folder of the database; created if need be, and emptied if it copies another topic than `topic_id`.
+        topic_id: Identity of the topic that it copies.
+
+    Raises:
+        StateError: The folder cannot be used, or another process uses it.
+    """
+
+    def __init__(self, path: Path, topic_id: str) -> None:
+        self._path = path
+        self._topic_id = topic_id.encode()
+        self._due_from = _DUE  # no entry is before it
+        self._unlogged = rocksdict.WriteOptions()
+        self._unlogged.disable_wal = True  # what a crash costs is read from Kafka again
+        self._db = self._open()
+        if url_safe((self._db.get(_TOPIC) or b"").decode()) != topic_id:
+            self.clear()  # offsets of a deleted and recreated topic say nothing about the new one
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._db.close()
+        shutil.rmtree(self._path)
+        self._db = self._open()
+        self._db[_TOPIC] = self._topic_id
+
+    def _open(self) -> rocksdict.Rdict:
+        options = rocksdict.Options(raw_mode=True)
+        options.create_if_missing(True)
+        options.set_keep_log_file_num(1)
+        options.set_write_buffer_size(_WRITE_BUFFER)
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+            try:
+                return rocksdict.Rdict(str(self._path), options)
+            except Exception as error:
+                if not str(error).startswith(_DAMAGED):
+                    raise
+                # Also after a process ended while it made the database. RocksDB holds the lock: it is nobody else's.
+                _log.warning("the state in %s is damaged, and is read anew from Kafka: %s", self._path, error)
+                shutil.rmtree(self._path)
+                return rocksdict.Rdict(str(self._path), options)
+        except Exception as error:  # rocksdict raises bare Exception
+            msg = (
+                f"cannot open the state in {self._path}: {error}. If another worker uses it, give this one a folder of "
+                "its own; if it is damaged, delete it: it is read anew from Kafka"
+            )
+            raise StateError(msg) from error
+
+    @property
+    def offset(self) -> int:
+        """The offset up to which the store holds the topic, exclusive; 0 if it is empty."""
+        return int(self._db.get(_OFFSET) or 0)
+
+    @property
+    def last_at(self) -> int | None:
+        """The timestamp of the last record that the store holds, in milliseconds; None if it is not known."""
+        value = self._db.get(_LAST_AT)
+        return None if value is None else int(value)
+
+    @property
+    def source(self) -> int:
+        """The offset of the stage's source up to which the states were folded, as far as known; 0 if it is empty."""
+        return int(self._db.get(_SOURCE) or 0)
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the state of a key: None if there is none, empty if it was dropped.
+
+        Raises:
+            StateError: The disk is broken.
+        """
+        try:
+            value: bytes | None = self._db.get(key)
+        except Exception as error:  # rocksdict raises bare Exception
+            msg = f"cannot read the state in {self._path}: {error}. Check the disk; Kafka has it all"
+            raise StateError(msg) from error
+        return value
+
+    def due(self, now: int, limit: int) -> dict[bytes, bytes]:
+        """Return up to `limit` entries of what is due at a time in milliseconds: the state's key by the entry's."""
+        found: dict[bytes, bytes] = {}
+        end = _due_entry(now)
+        entries = self._db.iter(rocksdict.ReadOptions())
+        entries.seek(self._due_from)
+        while len(found) < limit and entries.valid() and (entry := entries.key()) < end:
+            found[entry] = entry[_AFTER_MINUTE:]
+            entries.next()
+        return found
+
+    def write(
+        self,
+        states: Iterable[State],
+        offset: int | None = None,
+        done: Collection[bytes] = (),
+        later: Iterable[tuple[bytes, int]] = (),
+        purged: Iterable[bytes] = (),
+        source: int | None = None,
+        last_at: int | None = None,
+    ) -> None:
+        """Write, all or nothing.
+
+        Args:
+            states: See there.
+            offset: Where the changelog ends with these states; None if none of them is on it.
+            done: Entries of what was due.
+            later: Keys, and when in milliseconds to look at them.
+            purged: Keys of dropped states that nothing shall remind of.
+            source: Where the source ends that these states were folded from, if they came from there.
+            last_at: The timestamp of the record before `offset`, in milliseconds, if there is an offset.
+
+        Raises:
+            StateError: The disk is full or broken.
+        """
+        # Deleted entries are passed over one by one until RocksDB has compacted them away: do not meet them again.
+        self._due_from = max(done, default=self._due_from)
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        put, delete = batch.put, batch.delete
+        reminders = list(later)
+        for key, value, due in states:
+            put(key, value or b"")
+            if due is not None:
+                reminders.append((key, due))
+        for entry in done:
+            delete(entry)
+        for key, due in reminders:
+            entry = _due_entry(due)
+            put(entry + key, b"")
+            self._due_from = min(self._due_from, entry)
+        for key in purged:
+            delete(key)
+        if offset is not None:
+            put(_OFFSET, b"%d" % offset)
+        if last_at is not None:
+            put(_LAST_AT, b"%d" % last_at)
+        if source is not None:
+            put(_SOURCE, b"%d" % source)
+        try:
+            self._db.write(batch, self._unlogged)
+        except Exception as error:  # rocksdict raises bare Exception
+            msg = f"cannot write the state in {self._path}: {error}. Free disk space; nothing is lost"
+            raise StateError(msg) from error
+
+    def close(self) -> None:
+        """Close the database."""
+        with contextlib.suppress(Exception):  # closing twice is no fault
+            self._db.close()
+
+
+def _due_entry(due: int) -> bytes:
+    """Return how the entries of a time in milliseconds begin: the next whole minute, not to be looked at too early."""
+    return _DUE + min(max(due // _MINUTE_MS + 1, 0), _LAST_MINUTE).to_bytes(4)

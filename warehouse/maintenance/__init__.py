@@ -1,0 +1,1 @@
+"""Maintenance of landed files: compaction, retention, erasure."""

@@ -1,0 +1,200 @@
+"""Reading the warehouse from Python. Read-only, any number at once, beside a lander that goes on writing.
+
+import warehouse
+
+frame = warehouse.query(".smspulse", "FROM delivery_daily WHERE source = ?", ["mygateway"])
+table = warehouse.query(".smspulse", "FROM status_events", arrow=True)
+"""
+
+import os
+import re
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir, mkdtemp
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
+from uuid import uuid4
+
+import duckdb
+
+from warehouse.catalog import FILE, folder_statements, literal, pattern, published_folder, write
+from warehouse.errors import BucketError, NoWarehouseError, StaleViewsError
+from warehouse.sink.parquet_files import TEMPORARY
+from warehouse.sink.storage import bucket, is_bucket
+
+if TYPE_CHECKING:  # neither is needed to open a warehouse, and pandas takes its time
+    import pandas as pd
+    import pyarrow as pa
+
+_T = TypeVar("_T")
+
+LOCAL: Final = "SET read_ahead_depth = 0; SET disable_parquet_prefetching = true"
+"""SQL for files of this machine. DuckDB's reading ahead hides a network's way; here it is a tenth of a query's time."""
+_TRIES: Final = 5  # merges follow each other in seconds at the least
+
+
+def retried(read: Callable[[], _T]) -> _T:
+    """Return what a call returns; call it again if files that it had listed were merged before it opened them.
+
+    Any other DuckDB says "Cannot open file" then, and answers when it is asked again; never from half of a merge.
+
+    Raises:
+        BucketError: The object store ceased to answer.
+    """
+    for left in reversed(range(_TRIES)):
+        try:
+            return read()
+        except duckdb.Error as error:
+            if away := re.search(r"BucketAwayError: (.*)", str(error)):  # DuckDB tells it with all its callers
+                raise BucketError(away[1]) from error
+            if not left or not isinstance(error, duckdb.IOException) or "No such file" not in str(error):
+                raise
+    raise AssertionError
+
+
+Parameters = Sequence[Any] | Mapping[str, Any] | None
+
+
+def open_warehouse(
+    data: Path | str, *, restricted: bool = False, writable: Path | None = None
+) -> duckdb.DuckDBPyConnection:
+    """Open the views of a data folder, or of s3://bucket/prefix. Close the connection after use.
+
+    It reads the folder that it was given, also one that was copied or moved since its views were published. While it
+    is open it sees new data.
+
+    Args:
+        data: The data folder.
+        restricted: Refuse SQL that reads other files, attaches databases or changes settings other than the time zone.
+        writable: A folder that SQL may write to all the same.
+
+    Raises:
+        NoWarehouseError: Nothing was published there.
+        StaleViewsError: The folder was moved, and is none of this version's.
+        BucketError: The object store does not answer, or does not let us in.
+    """
+    if is_bucket(data):
+        opened = bucket(data)
+        connection = opened.open()
+        folder = str(opened)
+    else:
+        connection = _open_folder(Path(data).resolve(), is_private=restricted)
+        connection.execute(LOCAL)
+        folder = str(Path(data).resolve())
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET parquet_metadata_cache = true")  # files never change, so their footers can be kept
+    if restricted:
+        _restrict(connection, [folder, pattern(folder), *([str(writable)] if writable else [])])
+    return connection
+
+
+def _open_folder(folder: Path, *, is_private: bool) -> duckdb.DuckDBPyConnection:
+    path = folder / FILE
+    if not path.is_file():
+        raise NoWarehouseError(folder)
+    connect = _connect_privately if is_private else _connect
+    connection = connect(path)
+    if published_folder(connection) == str(folder):
+        if is_private:
+            _spill_to(connection, folder)
+        return connection
+    connection.close()
+    # The views name files by absolute path: of the folder from which this one was copied or moved.
+    with TemporaryDirectory() as scratch:  # which is not needed once the file is open
+        path = Path(scratch) / FILE
+        try:
+            write(path, folder_statements(folder), str(folder))
+        except OSError as error:
+            raise StaleViewsError(folder) from error
+        connection = connect(path)
+    _spill_to(connection, folder)
+    return connection
+
+
+def _connect(path: Path) -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(path, read_only=True)
+
+
+def _connect_privately(path: Path) -> duckdb.DuckDBPyConnection:
+    """Open a file of views in an instance of DuckDB of its own: its settings bind no other connection."""
+    connection = duckdb.connect()
+    connection.execute(f"ATTACH {literal(str(path))} AS smspulse (READ_ONLY)")
+    connection.execute("USE smspulse")
+    return connection
+
+
+def _spill_to(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    """Choose where DuckDB puts what exceeds its memory; by default beside the opened file, or in the current folder."""
+    parent = folder / TEMPORARY if os.access(folder / TEMPORARY, os.W_OK) else _own_temporary()
+    connection.execute("SET temp_directory = ?", [str(parent / f"spill-{uuid4().hex}")])
+
+
+def _own_temporary() -> Path:
+    """Return a folder for temporary files that no other user can enter: DuckDB makes its own for all to read."""
+    folder = Path(gettempdir(), f"smspulse-{os.geteuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077:
+        return folder
+    return Path(mkdtemp(prefix="smspulse-"))  # somebody else made that one
+
+
+def _restrict(connection: duckdb.DuckDBPyConnection, folders: list[str]) -> None:
+    """Bind a connection to folders, each as it is named: of a pattern, DuckDB looks at the text."""
+    allowed = ", ".join(literal(f"{folder}/") for folder in folders)
+    connection.execute(f"SET allowed_directories = [{allowed}]")
+    connection.execute("SET python_enable_replacements = false")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET allowed_configs = ['TimeZone']")
+    connection.execute("SET lock_configuration = true")
+
+
+def rows(connection: duckdb.DuckDBPyConnection, sql: str, params: Parameters = None) -> list[dict[str, Any]]:
+    """Run SQL and return its rows, each by the names of its columns. Files that were merged meanwhile are read again.
+
+    Raises:
+        duckdb.Error: It cannot be answered.
+    """
+
+    def read() -> list[dict[str, Any]]:
+        answer = connection.execute(sql, params)
+        names = [column[0] for column in answer.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+    return retried(read)
+
+
+@overload
+def query(data: Path | str, sql: str, params: Parameters = None) -> "pd.DataFrame": ...
+
+
+@overload
+def query(data: Path | str, sql: str, params: Parameters = None, *, arrow: Literal[True]) -> "pa.Table": ...
+
+
+def query(data: Path | str, sql: str, params: Parameters = None, *, arrow: bool = False) -> "pd.DataFrame | pa.Table":
+    """Run one query and return its rows; times are in UTC, to the microsecond.
+
+    Args:
+        data: The data folder.
+        sql: DuckDB's SQL, over the views. `?` or `$name` stands for a parameter.
+        params: The parameters' values.
+        arrow: Return an Arrow table, which keeps every type as it is, in place of a pandas frame.
+
+    Raises:
+        NoWarehouseError: Nothing was published there.
+        duckdb.Error: The query is wrong.
+    """
+    with open_warehouse(data) as connection:
+        if not arrow:
+            return retried(lambda: connection.execute(sql, params).df())
+
+        def read() -> "pa.Table":
+            relation: Any = connection.sql(sql, params=params)
+            if relation is None:
+                msg = "the statement returns no rows"
+                raise duckdb.InvalidInputException(msg)
+            table: pa.Table = relation.to_arrow_table()
+            return table
+
+        return retried(read)

@@ -1,0 +1,1 @@
+"""The Parquet sink: records of Kafka become files, each offset range exactly once."""

@@ -1,0 +1,272 @@
+"""Finds out which incarnation of a topic Kafka holds, and from which offset on its records are not landed yet.
+
+Offsets alone do not tell: a topic that was created again, or a Kafka restored from an older copy, soon has as many
+records as were landed of the one before. So the topic's id is compared, and the last landed record with the record that
+Kafka has at its offset. If they differ, the log was cut: the landed files are followed back to the last record that
+both have, and what Kafka has behind it belongs to a new incarnation (`warehouse.partition_log`). All incarnations of
+the topic are followed, for a Kafka that is restored again can hold the records of any of them.
+
+| Kafka holds | incarnation | begins at |
+|---|---|---|
+| the topic that was landed, and its last landed record | the landed one | the landed position |
+| another topic of that name | a new one, named after the topic's id | 0 |
+| the topic that was landed, cut off or with other records | a new one, `ID.1` | behind the last record in common |
+| records that a release up to 0.1 landed, without an id | a new one, named after the topic's id | the landed position |
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any, BinaryIO, Final, NamedTuple, Protocol, Self
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from core.kafka_settings import KafkaSettings
+from core.topic_ids import is_in_memory
+from core.topics import TOPICS
+from warehouse.partition_log import UNKNOWN, PartitionLog, after_cut, cuts_of, topic_of
+from warehouse.schemas import BY_TOPIC, Run
+from warehouse.sink import parquet_files as landing
+from warehouse.sink.parquet_files import RecordIdentity
+
+_ANSWER_S: Final = 3.0
+_BATCH: Final = 10_000
+_POLL_S: Final = 0.05
+_CLIENT: Final = {"client.id": "smspulse-incarnations", "log_level": 2}
+_READER: Final = {
+    "group.id": "smspulse-incarnations",  # of no use: partitions are assigned, and nothing is committed
+    "enable.auto.commit": False,
+    "isolation.level": "read_committed",
+    "auto.offset.reset": "error",
+    "enable.partition.eof": True,
+    "fetch.wait.max.ms": 10,
+    "fetch.queue.backoff.ms": 5,
+}
+
+
+class LogPosition(NamedTuple):
+    """Offset of a log from which on Kafka's records are not landed yet.
+
+    Args:
+        log: Which log.
+        offset: Where its next range begins.
+    """
+
+    log: PartitionLog
+    offset: int
+
+
+class LandedFiles(Protocol):
+    """Access to the landed files of a data folder or a bucket."""
+
+    def incarnations(self, topic: str, partition: int) -> set[str]:
+        """As `landing.incarnations`."""
+
+    def position(self, log: PartitionLog) -> int:
+        """As `landing.landed_position`."""
+
+    def files(self, log: PartitionLog) -> list[Path]:
+        """As `landing.landed_files`."""
+
+    def source(self, path: Path) -> Path | BinaryIO:
+        """Return what pyarrow reads a file from."""
+
+
+class KafkaLogReader:
+    """Reads the identities of records from Kafka's partitions. Use it as a context, for it holds a connection."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        # The in-memory broker changes transactional batches and keeps their checksum.
+        self._consumer = Consumer(kafka.confluent() | _CLIENT | _READER | {"check.crcs": not kafka.in_memory})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close()
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """Return the first offset that Kafka has, and the one behind its last.
+
+        Raises:
+            KafkaException: Kafka does not answer.
+        """
+        low, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_ANSWER_S)
+        return low, end
+
+    def identities(self, topic: str, partition: int, start: int, end: int) -> dict[int, RecordIdentity]:
+        """Return the identities of the committed records from `start` to before `end`, by their offsets.
+
+        Raises:
+            KafkaException: Kafka does not answer.
+        """
+        low, high = self.bounds(topic, partition)
+        start, end = max(start, low), min(end, high)
+        found: dict[int, RecordIdentity] = {}
+        if start >= end:
+            return found
+        self._consumer.assign([TopicPartition(topic, partition, start)])
+        try:
+            for records in self._batches(end - start):
+                found |= _identities_of(topic, partition, [record for record in records if record.offset() < end])
+                if records[-1].offset() >= end - 1:
+                    break
+        finally:
+            self._consumer.unassign()
+        return found
+
+    def _batches(self, wanted: int) -> Iterator[list[Any]]:
+        """Yield records of the assigned partition, at least one at a time, until it ends."""
+        # The client waits the whole time for a full batch, unless one record is all that is wanted.
+        wait_s = _ANSWER_S if wanted == 1 else _POLL_S
+        deadline = monotonic() + _ANSWER_S
+        while monotonic() < deadline:
+            messages = self._consumer.consume(min(wanted, _BATCH), wait_s)
+            errors = [message.error() for message in messages if message.error() is not None]
+            records = [message for message in messages if message.error() is None]
+            if records:
+                yield records
+                deadline = monotonic() + _ANSWER_S
+            for error in errors:
+                if error.code() == KafkaError._PARTITION_EOF:
+                    return
+                raise KafkaException(error)
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+
+def locate(files: LandedFiles, reader: KafkaLogReader, topic: str, partition: int, topic_id: str) -> LogPosition:
+    """Return the log that Kafka holds, and from which offset on its records are not landed.
+
+    Args:
+        files: What was landed.
+        reader: Access to Kafka's records.
+        topic: Kafka's name of the topic.
+        partition: Kafka's number of the partition.
+        topic_id: As `core.topic_ids` read it, before this call.
+
+    Raises:
+        KafkaException: Kafka does not answer.
+        DamagedFileError: A landed file cannot be read.
+        OSError: The files cannot be listed.
+    """
+    while True:
+        landed = files.incarnations(topic, partition)
+        own = sorted((each for each in landed if topic_of(each) == topic_id), key=cuts_of, reverse=True)
+        known = [*own, UNKNOWN] if UNKNOWN in landed and not is_in_memory(topic_id) else own
+        new = PartitionLog(topic, partition, topic_id)
+        if not known:
+            return LogPosition(new, 0)
+        try:
+            found = _first_unlanded(files, reader, [new._replace(incarnation=each) for each in known])
+        except FileNotFoundError:  # merged meanwhile
+            continue
+        if not own:
+            return LogPosition(new, found.offset)
+        incarnation = own[0] if found.continues_newest else after_cut(own[0])
+        return LogPosition(new._replace(incarnation=incarnation), found.offset)
+
+
+class _FirstUnlanded(NamedTuple):
+    """Offset behind the last record that Kafka and the landed files have in common.
+
+    Args:
+        offset: See above.
+        continues_newest: Whether Kafka goes on where the newest log ends.
+    """
+
+    offset: int
+    continues_newest: bool
+
+
+def _first_unlanded(files: LandedFiles, reader: KafkaLogReader, logs: list[PartitionLog]) -> _FirstUnlanded:
+    """Return from which offset on Kafka's records are not landed.
+
+    Args:
+        files: What was landed.
+        reader: Access to Kafka's records.
+        logs: Those of the topic that have files, the newest first.
+    """
+    newest = logs[0]
+    paths = files.files(newest)
+    if not paths:
+        raise FileNotFoundError(str(newest))
+    position = landing.following(files.source(paths[-1]), paths[-1])
+    low, end = reader.bounds(newest.topic, newest.partition)
+    # Nearly always they agree in the last record, and one is all that is read.
+    last = landing.last_identity(files.source(paths[-1]), paths[-1])
+    if last is not None and low < position:
+        found = reader.identities(newest.topic, newest.partition, position - 1, position)
+        if found == {position - 1: last}:
+            return _FirstUnlanded(position, continues_newest=True)
+    compared = [_compare(files, reader, log, low) for log in logs]
+    last_common = max(each.last_common for each in compared)
+    if last_common == position - 1:
+        return _FirstUnlanded(position, continues_newest=True)
+    if last_common < low and position <= low:
+        # Kafka has deleted all that was landed: nothing to compare, and nothing to land twice.
+        return _FirstUnlanded(position, continues_newest=True)
+    is_cut = last_common >= position or any(each.last_other > last_common for each in compared)
+    if end >= position and not is_cut and (_is_compacted(newest.topic) or not compared[0].has_rows):
+        # Kafka has no other record than was landed. Compaction explains it, or retention of a release up to 0.1.
+        return _FirstUnlanded(position, continues_newest=True)
+    return _FirstUnlanded(last_common + 1, continues_newest=False)
+
+
+class _Comparison(NamedTuple):
+    """What Kafka has of the records of a log.
+
+    Args:
+        last_common: Offset of the last record that both have; -1 without any.
+        last_other: Offset of the last record in Kafka that was not landed at this offset, as far as the log goes;
+            -1 without any. Records before the last one in common are not compared.
+        has_rows: Whether the files have any record to compare.
+    """
+
+    last_common: int
+    last_other: int
+    has_rows: bool
+
+
+def _compare(files: LandedFiles, reader: KafkaLogReader, log: PartitionLog, low: int) -> _Comparison:
+    """Compare the landed files of a log with Kafka's records from its first offset `low` on, the newest first."""
+    last_other, has_rows = -1, False
+    paths = files.files(log)
+    upper = landing.following(files.source(paths[-1]), paths[-1]) if paths else 0
+    for path in reversed(paths):
+        if upper <= low:
+            break
+        landed = landing.identities(files.source(path), path)
+        if not landed:
+            continue  # retention of a release up to 0.1 has dropped its records
+        has_rows = True
+        # Up to where the next file begins: Kafka can have other records where there was none.
+        in_kafka = reader.identities(log.topic, log.partition, min(landed), upper)
+        upper = min(landed)
+        common = [offset for offset, identity in in_kafka.items() if landed.get(offset) == identity]
+        last_common = max(common, default=-1)
+        last_other = max([last_other, *(offset for offset in in_kafka if offset > last_common)])
+        if common:
+            return _Comparison(last_common, last_other, has_rows)
+    if has_rows and _is_compacted(log.topic):
+        # Retention may have dropped what was landed here, and then nobody knows whether it was the same.
+        last_other = max([last_other, *reader.identities(log.topic, log.partition, low, upper)])
+    return _Comparison(-1, last_other, has_rows)
+
+
+def _is_compacted(topic: str) -> bool:
+    return any(each.name == topic and each.cleanup == "compact" for each in TOPICS)
+
+
+def _identities_of(topic: str, partition: int, messages: list[Any]) -> dict[int, RecordIdentity]:
+    if not messages:
+        return {}
+    run = Run(
+        topic,
+        partition,
+        [message.offset() for message in messages],
+        [message.timestamp()[1] for message in messages],
+        [message.key() for message in messages],
+        [message.value() for message in messages],
+        [message.headers() or () for message in messages],
+    )
+    return landing.table_identities(BY_TOPIC[topic].table(run))
