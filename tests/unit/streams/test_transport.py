@@ -54,7 +54,7 @@ def test_what_is_relied_on_is_as_it_was_read(why: str) -> None:
     function, known = RELIED_ON[why]
     assert digest(function) == known, (
         f"{function.__qualname__} of faust-streaming {version('faust-streaming')} is not what "
-        f"streams/batch_consumer.py was written for ({why}). Read both, mend the transport, and write the new digest here"
+        f"streams/batch_consumer.py was written for ({why}). Read both, fix the consumer, and write the new digest here"
     )
 
 
