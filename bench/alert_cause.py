@@ -27,8 +27,8 @@ from core.alerts import FAILURE_RATIO, Alert, decode
 from core.topics import ACTIVITY, ALERTS
 from smspulse.alerting.alert_state import Book
 from smspulse.alerting.dispatcher import Moment, Told
-from streams.change_detector import Policy
-from streams.device_processor import DeviceFold
+from streams.change_detector import DetectorPolicy
+from streams.device_processor import DeviceProcessor
 
 T0: Final = 1_760_000_000_000
 MINUTE_MS: Final = 60_000
@@ -57,10 +57,10 @@ def written(sick: set[int], ratio: float, sim_cards: int, seed: int) -> list[Ale
         record: Any = SimpleNamespace(
             topic=ACTIVITY, partition=0, offset=0, key=b"", value=json.dumps(value).encode(), headers=[]
         )
-        outputs = DeviceFold(store.get, Policy(BUDGET_DAYS)).run([record])
+        outputs = DeviceProcessor(store.get, DetectorPolicy(BUDGET_DAYS)).process([record])
         store |= {key: state or b"" for key, state, _ in outputs.states}
         if number >= WELL:
-            alerts += [decode(each.value or b"") for each in outputs.others if each.topic == ALERTS]
+            alerts += [decode(each.value or b"") for each in outputs.records if each.topic == ALERTS]
     return [alert for alert in alerts if alert.kind == FAILURE_RATIO]
 
 

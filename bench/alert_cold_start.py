@@ -21,12 +21,12 @@ from gateway.payloads import parse
 from gateway.statuses import STATUSES
 from smspulse.simulator.options import DEMO_BEHAVIOUR, DEMO_LONGEST_DELAY_S, DEMO_RATE, DEMO_TIME_SCALE, Behaviour
 from smspulse.simulator.scenarios import stories
-from streams.change_detector import Detector, Policy
-from streams.device_processor import DeviceFold
-from streams.failure_alerts import End, Unit, Watch, ended
+from streams.change_detector import ChangeDetector, DetectorPolicy
+from streams.device_processor import DeviceProcessor
+from streams.failure_alerts import DetectorState, MessageEnd, MonitoredEntity, update_detectors
 from streams.lifecycle import Lifecycle
-from streams.message_processor import MessageFold
-from streams.processor import Output
+from streams.message_processor import MessageProcessor
+from streams.processor import OutputRecord
 
 _SOURCE = "demo"
 DAY_MS = 86_400_000
@@ -70,7 +70,7 @@ class Episodes:
     """
 
     fired: list[float]
-    ended: list[tuple[float, str]]
+    update_detectors: list[tuple[float, str]]
     firing: float
 
 
@@ -87,9 +87,9 @@ def _ends(unit: NewUnit) -> Iterator[tuple[bool, int]]:
         yield from zip(failed[: len(times)].tolist(), times.astype(np.int64).tolist(), strict=True)
 
 
-def episodes(unit: NewUnit, policy: Policy) -> Episodes:
+def episodes(unit: NewUnit, policy: DetectorPolicy) -> Episodes:
     """Return the alerts of a new unit."""
-    detector, was_firing, fired_at = Detector(), False, 0
+    detector, was_firing, fired_at = ChangeDetector(), False, 0
     fleet = None if unit.fleet is None else known_fleet(unit.fleet)
     fires: list[float] = []
     ends: list[tuple[float, str]] = []
@@ -111,9 +111,9 @@ def episodes(unit: NewUnit, policy: Policy) -> Episodes:
     return Episodes(fires, ends, firing_ms / (unit.days * DAY_MS))
 
 
-def known_fleet(ratio: float, messages: int = 1_000_000) -> Detector:
+def known_fleet(ratio: float, messages: int = 1_000_000) -> ChangeDetector:
     """Return the detector of a fleet of which much is known."""
-    return Detector(known=float(messages), failed=ratio * messages)
+    return ChangeDetector(known=float(messages), failed=ratio * messages)
 
 
 def new_fleet(task: tuple[float, float, int, float, int]) -> tuple[int, float]:
@@ -123,17 +123,17 @@ def new_fleet(task: tuple[float, float, int, float, int]) -> tuple[int, float]:
     seed.
     """
     ratio, rate, channels, days, seed = task
-    source = Unit(Watch(), _SOURCE)
-    units = [Unit(Watch(), _SOURCE, number, 0) for number in range(channels)]
+    source = MonitoredEntity(DetectorState(), _SOURCE)
+    units = [MonitoredEntity(DetectorState(), _SOURCE, number, 0) for number in range(channels)]
     chance = np.random.default_rng(seed)
     fired_at: dict[str, int] = {}
-    alarms, firing_ms, policy = 0, 0, Policy()
+    alarms, firing_ms, policy = 0, 0, DetectorPolicy()
     whole = NewUnit(ratio, rate * channels, days, seed)
     for sms_id, (failed, at) in enumerate(_ends(whole)):
         if sms_id % _CHUNK == 0:
             places = chance.integers(channels, size=_CHUNK).tolist()
-        end = End(sms_id, 8 if failed else 7, "undelivered" if failed else "delivered", at)
-        for output in ended([end], units[places[sms_id % _CHUNK]], None, source, policy):
+        end = MessageEnd(sms_id, 8 if failed else 7, "undelivered" if failed else "delivered", at)
+        for output in update_detectors([end], units[places[sms_id % _CHUNK]], None, source, policy):
             alert = decode(output.value or b"")
             if alert.phase == "firing":
                 # A source that fires is written again when a channel of it fires or ends.
@@ -151,19 +151,19 @@ def demo_alerts(seed: int, minutes: float, behaviour: Behaviour = DEMO_BEHAVIOUR
     alerts: list[Alert] = []
     messages: dict[bytes, bytes] = {}
     devices: dict[bytes, bytes] = {}
-    message_fold = MessageFold(Lifecycle(STATUSES), messages.get, UTC, 10_000, 24 * _HOUR_MS, 168 * _HOUR_MS)
-    device_fold = DeviceFold(devices.get, Policy())
+    message_fold = MessageProcessor(Lifecycle(STATUSES), messages.get, UTC, 10_000, 24 * _HOUR_MS, 168 * _HOUR_MS)
+    device_fold = DeviceProcessor(devices.get, DetectorPolicy())
     for batch in _batches(seed, minutes, behaviour):
-        outputs = message_fold.run(batch)
+        outputs = message_fold.process(batch)
         messages |= {key: value or b"" for key, value, _ in outputs.states}
-        activity = [_activity(each) for each in outputs.others if each.topic == ACTIVITY]
-        outputs = device_fold.run(activity)
+        activity = [_activity(each) for each in outputs.records if each.topic == ACTIVITY]
+        outputs = device_fold.process(activity)
         devices |= {key: value or b"" for key, value, _ in outputs.states}
-        alerts += [decode(each.value or b"") for each in outputs.others if each.topic == ALERTS]
+        alerts += [decode(each.value or b"") for each in outputs.records if each.topic == ALERTS]
     return alerts
 
 
-def _activity(output: Output) -> Any:
+def _activity(output: OutputRecord) -> Any:
     return SimpleNamespace(topic=ACTIVITY, partition=0, offset=0, key=output.key, value=output.value, headers=[])
 
 

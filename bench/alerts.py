@@ -32,10 +32,10 @@ from alert_traffic import DAY_S, Rule, Traffic, burn_rate_rule, delays, ewma_rul
 from measure import figure
 from peers.environments import HERE, PeerMissingError, python_peer
 
-from streams.change_detector import Detector, Policy
+from streams.change_detector import ChangeDetector, DetectorPolicy
 
 BUDGET_DAYS = 30.0
-POLICY = Policy(budget_days=BUDGET_DAYS)
+POLICY = DetectorPolicy(budget_days=BUDGET_DAYS)
 RISES = (0.1, 0.2, 0.5, 1.0)
 SEED = 8
 GOALS = {
@@ -84,9 +84,9 @@ CALM = (
 )
 
 
-def learnt(traffic: Traffic, messages: int, seed: int, fleet: float) -> tuple[Detector, float]:
+def learnt(traffic: Traffic, messages: int, seed: int, fleet: float) -> tuple[ChangeDetector, float]:
     """Return a detector that has seen so many messages, and the time of the last one."""
-    detector, at, units = Detector(), 0.0, known_fleet(fleet)
+    detector, at, units = ChangeDetector(), 0.0, known_fleet(fleet)
     for failed, at in traffic.ends(random.Random(seed)):
         detector.take(failed, int(at * 1000), POLICY, units)
         messages -= 1
@@ -101,7 +101,7 @@ def our_delays(task: tuple[float, int, float, int]) -> tuple[int, int]:
     """Return median and 95 % quantile of the messages that ours needs: rate, history, rise, repetitions."""
     rate, history, to, repetitions = task
     traffic, chance, found = Traffic(rate), random.Random(SEED), []
-    before, since, fleet = Detector(), 0.0, known_fleet(traffic.ratio)
+    before, since, fleet = ChangeDetector(), 0.0, known_fleet(traffic.ratio)
     while len(found) < repetitions:
         if len(found) % PER_BASELINE == 0:
             before, since = learnt(traffic, history, chance.randrange(1 << 30), traffic.ratio)
@@ -269,7 +269,7 @@ def river_delays(task: tuple[float, int, int]) -> dict[str, tuple[str, list[tupl
 def ends_per_second(messages: int) -> float:
     """Return how many ends of messages the detector takes a second, its state as small as it comes from the store."""
     ends = [(failed, int(at * 1000)) for (failed, at), _ in zip(Traffic().ends(random.Random(SEED)), range(messages))]  # noqa: B905
-    detector = Detector()
+    detector = ChangeDetector()
     started = time.perf_counter()
     for failed, at in ends:
         detector.take(failed, at, POLICY)

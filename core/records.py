@@ -22,7 +22,7 @@
 
 `sms.activity`
     key: as on `sms.outcomes`. What a run of reports did to one device and channel: see
-    `streams.device_processor.Activity`.
+    `streams.device_processor.DeviceActivity`.
 
 `sms.devices`
     key: `{source}:{device_id}:{channel_id}`, with `-` for what is not known, in the partition of the device's activity.

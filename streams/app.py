@@ -23,14 +23,14 @@ from streams import metrics
 from streams.batch_consumer import BatchTransport, RunSchema
 from streams.errors import StateError, StreamError, end_process
 from streams.group_membership import GroupMembership
-from streams.partition_processor import PUBLISH_TIMEOUT_S, Partition
-from streams.processor import Record
+from streams.partition_processor import PUBLISH_TIMEOUT_S, PartitionProcessor
+from streams.processor import KafkaRecord
 from streams.settings import StreamSettings
 from streams.topology import STAGES
 
-_CROWD = 1000
+_MAX_QUEUED_RECORDS = 1000
 """Records that wait for a partition before it takes no more, and goes on at once."""
-_COMMITS = 128
+_MAX_TRANSACTIONS = 128
 """Transactions that can be under way at once, each in a thread that waits for Kafka."""
 _METADATA_MAX_AGE_MS = 5_000
 """Whoever leads the group may assign before it knows the topics, as when Kafka is coming back: none of them, that is.
@@ -41,36 +41,36 @@ _VERIFY_TOPICS_S = 5.0
 """Seconds between two looks at the ids of topics. Until then, what is read of a new topic is read again later."""
 
 
-class _Lane:
+class PartitionQueue:
     """A partition, and the runs that wait for it.
 
     Args:
         partition: The partition.
     """
 
-    def __init__(self, partition: Partition) -> None:
+    def __init__(self, partition: PartitionProcessor) -> None:
         self.partition = partition
         self.lock = asyncio.Lock()
         self.task: asyncio.Task[None] | None = None
         self.generation = 0  # of what waits
-        self._runs: list[Sequence[Record]] = []
+        self._runs: list[Sequence[KafkaRecord]] = []
         self._waiting = 0
         self._room = asyncio.Event()
         self._room.set()
         self._crowded = asyncio.Event()
 
-    async def put(self, generation: int, records: Sequence[Record]) -> None:
+    async def put(self, generation: int, records: Sequence[KafkaRecord]) -> None:
         """Let a run wait, once there is room. Those of an earlier generation go, and those that were fetched again."""
         await self._room.wait()
         if generation != self.generation or (self._runs and records[0].offset <= self._runs[-1][-1].offset):
             self.generation, self._runs, self._waiting = generation, [], 0
         self._runs.append(records)
         self._waiting += len(records)
-        if self._waiting >= _CROWD:
+        if self._waiting >= _MAX_QUEUED_RECORDS:
             self._room.clear()
             self._crowded.set()
 
-    def take(self, generation: int) -> Sequence[Record]:
+    def take(self, generation: int) -> Sequence[KafkaRecord]:
         """Return all records that wait, if they are of that generation."""
         if generation != self.generation:
             return []
@@ -92,7 +92,7 @@ def _end_process_if_failed(task: "asyncio.Task[None]") -> None:
         end_process(error)
 
 
-class Partitions:
+class PartitionManager:
     """Processes runs and the passing of time: for one partition one after the other, for several side by side.
 
     While one partition waits for Kafka to commit, another uses the processor, and what comes for it meanwhile becomes
@@ -122,7 +122,7 @@ class Partitions:
         self._closing = False
         self._balanced = asyncio.Event()  # not while partitions are given away and taken over
         self._balanced.set()
-        self._lanes: dict[TP, _Lane] = {}
+        self._lanes: dict[TP, PartitionQueue] = {}
 
     async def run(self, message: Any) -> None:
         """Take up a run: it is processed when its partition is free."""
@@ -133,14 +133,14 @@ class Partitions:
             lane.task = asyncio.create_task(self._drain(tp, lane))
             lane.task.add_done_callback(_end_process_if_failed)
 
-    async def _drain(self, tp: TP, lane: _Lane) -> None:
+    async def _drain(self, tp: TP, lane: PartitionQueue) -> None:
         """Process what waits for a partition until nothing does."""
         while True:
-            await self._take_up(tp, lane, lane.generation)
-            if not await lane.gather(STAGES[tp.topic].pace_s):
+            await self._process_pending(tp, lane, lane.generation)
+            if not await lane.gather(STAGES[tp.topic].min_commit_interval_s):
                 return
 
-    async def _take_up(self, tp: TP, lane: _Lane, generation: int) -> None:
+    async def _process_pending(self, tp: TP, lane: PartitionQueue, generation: int) -> None:
         if not await self._work(tp, generation, lambda partition: partition.process(lane.take(generation))):
             lane.take(generation)
 
@@ -149,7 +149,7 @@ class Partitions:
         generation = self._app.consumer_generation_id
         await asyncio.gather(*(self._work(tp, generation, lambda partition: partition.process([])) for tp in tps))
 
-    async def give_up(self) -> None:
+    async def on_partitions_revoked(self) -> None:
         """Let runs under way commit and start no others until `go_on`: the next owner would fence them."""
         self._balanced.clear()
         with suppress(TimeoutError):  # whoever recovers a large state has nothing under way
@@ -158,11 +158,11 @@ class Partitions:
                     async with lane.lock:
                         pass
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Work with what is assigned now. It can be the same as before, in the same generation."""
         self._balanced.set()
 
-    async def pass_time(self) -> None:
+    async def on_timer(self) -> None:
         """Do what is due in every partition that is ours."""
         consumer, works = self._app.consumer, []
         generation = self._app.consumer_generation_id
@@ -170,13 +170,13 @@ class Partitions:
         for tp in consumer.assignment() & self._lanes.keys():
             end = consumer.highwater(tp)
             if end is not None:  # known from the first answer on
-                work = partial(Partition.pass_time, clock=int(self._clock() * 1000), end=end)
+                work = partial(PartitionProcessor.on_timer, clock=int(self._clock() * 1000), end=end)
                 works.append(self._work(tp, generation, work))
                 processed = self._lanes[tp].partition.next_offset(generation)
                 if processed is not None:
                     position = consumer.position_behind_markers(tp, processed)
                     lag[tp.topic, tp.partition] = records_behind(end, position)
-        metrics.lag(lag)  # partitions that are others' now are reported by them
+        metrics.set_lag(lag)  # partitions that are others' now are reported by them
         await asyncio.gather(*works)
 
     async def verify_topics(self) -> None:
@@ -206,12 +206,14 @@ class Partitions:
         await asyncio.to_thread(self._membership.leave)
         end_process(StreamError(f"{what}: start it again"))
 
-    def _lane(self, tp: TP) -> _Lane:
+    def _lane(self, tp: TP) -> PartitionQueue:
         if tp not in self._lanes:
-            self._lanes[tp] = _Lane(Partition(STAGES[tp.topic], tp.partition, self._settings, self._kafka))
+            self._lanes[tp] = PartitionQueue(
+                PartitionProcessor(STAGES[tp.topic], tp.partition, self._settings, self._kafka)
+            )
         return self._lanes[tp]
 
-    async def _work(self, tp: TP, generation: int, work: Callable[[Partition], Awaitable[None]]) -> bool:
+    async def _work(self, tp: TP, generation: int, work: Callable[[PartitionProcessor], Awaitable[None]]) -> bool:
         """Do something with a partition once it is free, if it is ours in that generation; return whether it is."""
         lane = self._lane(tp)
         await self._balanced.wait()
@@ -256,7 +258,7 @@ def _literal_path(path: Path) -> Path:
 
 
 def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[], None]) -> faust.App:
-    """Return the Faust app with its agent; see `run`."""
+    """Return the Faust app with its agent; see `run_worker`."""
     app = faust.App(
         settings.group,
         broker="kafka://" + ";".join(kafka.servers),
@@ -278,7 +280,7 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
         stream_buffer_maxsize=16,
     )
     app.transport = BatchTransport(app.conf.broker_consumer, app, loop=app.loop)
-    partitions = Partitions(app, settings, kafka)
+    partitions = PartitionManager(app, settings, kafka)
 
     @app.agent(app.topic(*STAGES, schema=RunSchema()))
     async def runs(stream: faust.Stream[Any]) -> None:
@@ -286,8 +288,8 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
             await partitions.run(event.message)
 
     @app.timer(settings.clock_interval_s)
-    async def pass_time() -> None:
-        await partitions.pass_time()
+    async def on_timer() -> None:
+        await partitions.on_timer()
 
     @app.timer(_VERIFY_TOPICS_S)
     async def verify_topics() -> None:
@@ -299,18 +301,18 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
             await partitions.own(tp for tp in assigned if tp.topic in STAGES)
             ready()
 
-        partitions.go_on()
+        partitions.resume()
         # Not awaited: Faust goes on with the rebalance, and runs wait for their partition anyway.
         app.add_future(take_over())
 
     @app.on_partitions_revoked.connect
-    async def give_up(*_: Any, **__: Any) -> None:
+    async def on_partitions_revoked(*_: Any, **__: Any) -> None:
         # Faust stops the flow of whoever has partitions. One that had none would hand out records of its first ones
         # while their offsets are being read, and drop what waits for the agent when it resumes the flow.
         app.consumer.stop_flow()
         app.flow_control.suspend()
         # Awaited before this worker joins the group again, and before anybody is assigned what was ours.
-        await partitions.give_up()
+        await partitions.on_partitions_revoked()
 
     @app.on_before_shutdown.connect
     async def close(*_: Any, **__: Any) -> None:
@@ -319,7 +321,7 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
     return app
 
 
-def run(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[], None]) -> None:
+def run_worker(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[], None]) -> None:
     """Run a worker until SIGTERM or SIGINT; ends the process with 0, or with 2 when it cannot go on.
 
     Args:
@@ -341,5 +343,5 @@ def run(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[], None
     gc.set_threshold(1_000_000, 50, 100)
     worker = faust.Worker(build_app(settings, kafka, ready), quiet=True, redirect_stdouts=False, override_logging=False)
     worker.spinner = None
-    worker.loop.set_default_executor(ThreadPoolExecutor(_COMMITS))
+    worker.loop.set_default_executor(ThreadPoolExecutor(_MAX_TRANSACTIONS))
     worker.execute_from_commandline()

@@ -31,7 +31,7 @@ _FETCH_WAIT_MS = 50
 """A partition that is read empty while a fetch of the others is under way waits for its end: Faust's 1.5 s are long."""
 
 
-class _Thread(driver.AIOKafkaConsumerThread):
+class _ConsumerThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = _FETCH_WAIT_MS
@@ -42,7 +42,7 @@ class _Thread(driver.AIOKafkaConsumerThread):
         await super().on_start()
         # The client would wait until somebody asks for records, which Faust does not do as long as it has no partition:
         # a worker that was refused in joining would stand there for ever.
-        self._consumer._coordinator._push_error_to_user = _refused
+        self._consumer._coordinator._push_error_to_user = _is_refused
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Read on behind what is committed; where nothing is, from the beginning."""
@@ -68,7 +68,7 @@ class _Thread(driver.AIOKafkaConsumerThread):
         return offsets
 
 
-def _refused(error: Exception) -> NoReturn:
+def _is_refused(error: Exception) -> NoReturn:
     end_process(GroupError(f"Kafka's consumer group has no place for it ({error!r})"))
 
 
@@ -82,7 +82,7 @@ class BatchConsumer(driver.Consumer):
         self._handed_out: dict[TP, int] = {}
 
     def _new_consumer_thread(self) -> Any:
-        return _Thread(self, loop=self.loop, beacon=self.beacon)
+        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     def on_init_dependencies(self) -> list[Any]:
         """Return nothing, in place of Faust's manager of transactions."""

@@ -80,7 +80,7 @@ _Evidence = tuple[float, float, float, float, float, float]
 _NONE: Final[_Evidence] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
-class Policy(msgspec.Struct, frozen=True, gc=False):
+class DetectorPolicy(msgspec.Struct, frozen=True, gc=False):
     """Settings of all detectors of a stream.
 
     Attributes:
@@ -96,10 +96,10 @@ class Policy(msgspec.Struct, frozen=True, gc=False):
     relearn_ms: int = 7 * _DAY_MS
 
 
-DEFAULT_POLICY: Final = Policy()
+DEFAULT_POLICY: Final = DetectorPolicy()
 
 
-class Detector(msgspec.Struct, gc=False):
+class ChangeDetector(msgspec.Struct, gc=False):
     """One unit's baseline and evidence.
 
     Attributes:
@@ -172,7 +172,9 @@ class Detector(msgspec.Struct, gc=False):
     returning: float = 1.0
     resolution: Resolution = ""
 
-    def take(self, failed: bool, at: int, policy: Policy = DEFAULT_POLICY, fleet: "Detector | None" = None) -> Phase:
+    def take(
+        self, failed: bool, at: int, policy: DetectorPolicy = DEFAULT_POLICY, fleet: "ChangeDetector | None" = None
+    ) -> Phase:
         """Take the end of a message; return the phase after it.
 
         Args:
@@ -241,7 +243,7 @@ class Detector(msgspec.Struct, gc=False):
         self.fired_at = 0
         self.risen = self.risen_failed = self.risen_repeated = 0.0
 
-    def accept(self, policy: Policy, fleet: "Detector | None") -> None:
+    def accept(self, policy: DetectorPolicy, fleet: "ChangeDetector | None") -> None:
         """End the alert that fires: what was seen since it began becomes the baseline."""
         self.former_known, self.former_failed, self.former_repeated = self.known, self.failed, self.repeated
         self.former_usual, self.accepted = self.usual or self.baseline, self.risen_failed / self.risen
@@ -252,7 +254,7 @@ class Detector(msgspec.Struct, gc=False):
         self.end("new_normal")
         self._refresh(policy, fleet)
 
-    def include(self, ratio: float, share: float, policy: Policy) -> None:
+    def include(self, ratio: float, share: float, policy: DetectorPolicy) -> None:
         """Change the baseline of a fleet to what it is with a unit that it was watched without.
 
         Args:
@@ -269,7 +271,7 @@ class Detector(msgspec.Struct, gc=False):
         self.parts = [each * change if place % 2 else each for place, each in enumerate(self.parts)]
         self._refresh(policy, None)
 
-    def _begin(self, at: int, policy: Policy, fleet: "Detector | None") -> None:
+    def _begin(self, at: int, policy: DetectorPolicy, fleet: "ChangeDetector | None") -> None:
         self._refresh(policy, fleet)
         if self.known < policy.learn_messages:
             self.phase, self.learning_since = "learning", at
@@ -303,7 +305,9 @@ class Detector(msgspec.Struct, gc=False):
         self.steep_count += 1
         self.steep_failures += failed
 
-    def _take_while_firing(self, failed: bool, repeated: bool, policy: Policy, fleet: "Detector | None") -> None:
+    def _take_while_firing(
+        self, failed: bool, repeated: bool, policy: DetectorPolicy, fleet: "ChangeDetector | None"
+    ) -> None:
         self.risen += 1
         self.risen_failed += failed
         self.risen_repeated += repeated
@@ -327,12 +331,12 @@ class Detector(msgspec.Struct, gc=False):
         ):
             self.accept(policy, fleet)
 
-    def _has_learnt_enough(self, policy: Policy) -> bool:
+    def _has_learnt_enough(self, policy: DetectorPolicy) -> bool:
         """Whether a unit that learns is through with it, with what the CUSUM keeps apart."""
         learn = policy.learn_messages
         return self.known < learn <= self.known + self.count
 
-    def _learn(self, policy: Policy, fleet: "Detector | None") -> bool:
+    def _learn(self, policy: DetectorPolicy, fleet: "ChangeDetector | None") -> bool:
         """Take what was apart into the baseline; return whether the alert of a unit that was bad from its start fires.
 
         That can be one message behind the end of learning, or later, when enough is known of its fleet.
@@ -401,7 +405,7 @@ class Detector(msgspec.Struct, gc=False):
         """Return the variance of failures a message that chance has, with their runs."""
         return ratio * (1 - ratio) * (1 + self.repeats) / (1 - self.repeats)
 
-    def _refresh(self, policy: Policy, fleet: "Detector | None") -> bool:
+    def _refresh(self, policy: DetectorPolicy, fleet: "ChangeDetector | None") -> bool:
         """Compute the bound, and compare the unit with its fleet if that is due; return whether it fires by that."""
         self.fresh = 0
         excess = (self.repeated - self.failed * self.baseline) / (self.failed + _REPEAT_STRENGTH)
@@ -451,7 +455,7 @@ class Detector(msgspec.Struct, gc=False):
         self.parts = [0.0] * 8
 
 
-def _others(unit: Detector, fleet: Detector | None) -> tuple[float, float]:
+def _others(unit: ChangeDetector, fleet: ChangeDetector | None) -> tuple[float, float]:
     """Return the messages and the failures that a fleet has learnt from without a unit's own."""
     if fleet is None:
         return 0.0, 0.0

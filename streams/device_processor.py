@@ -23,17 +23,17 @@ from core.topics import ACTIVITY
 from gateway.errors import UnreadablePayload
 from gateway.statuses import ENDS, FAILURES, Outcome
 from streams import failure_alerts as alerts
-from streams.change_detector import Policy
-from streams.failure_alerts import End, Unit, Watch
-from streams.lifecycle import Version
-from streams.processor import Output, Outputs, Record, dead_letter
+from streams.change_detector import DetectorPolicy
+from streams.failure_alerts import DetectorState, MessageEnd, MonitoredEntity
+from streams.lifecycle import MessageVersion
+from streams.processor import KafkaRecord, OutputRecord, ProcessorOutput, build_dead_letter
 
 OPEN: Final = "open"
 COUNTED: Final = (OPEN, *sorted(outcome.value for outcome in ENDS))
 
 REASON_NOT_ACTIVITY: Final = "not_activity"
 
-Place = tuple[str | None, int | None, int | None]
+Dimensions = tuple[str | None, int | None, int | None]
 """As what a message counts (None: not at all), and for which device and channel."""
 
 _COUNTED: Final = frozenset(COUNTED)
@@ -46,7 +46,7 @@ _GAPS: Final = 24  # the last one begins at 97 days
 _FAILURES: Final = frozenset(outcome.value for outcome in FAILURES)
 
 
-class Activity(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+class DeviceActivity(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """What one run did to one device and channel: the value of a record on `sms.activity`.
 
     Attributes:
@@ -66,7 +66,7 @@ class Activity(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     reports: int
     incoming: int
     counts: dict[str, int]
-    ends: list[End]
+    ends: list[MessageEnd]
 
     def seen(self, at: int) -> None:
         """Take a sign of life."""
@@ -81,19 +81,19 @@ class Activity(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Activity).decode
+_decode = msgspec.json.Decoder(DeviceActivity).decode
 
 
-class Activities:
+class ActivityCollector:
     """The activity of all devices in one run."""
 
     def __init__(self) -> None:
-        self._all: dict[tuple[str, int | None, int | None], Activity] = {}
+        self._all: dict[tuple[str, int | None, int | None], DeviceActivity] = {}
 
-    def _of(self, source: str, device_id: int | None, channel_id: int | None) -> Activity:
+    def _of(self, source: str, device_id: int | None, channel_id: int | None) -> DeviceActivity:
         activity = self._all.get((source, device_id, channel_id))
         if activity is None:
-            activity = Activity(source, device_id, channel_id, None, None, 0, 0, {}, [])
+            activity = DeviceActivity(source, device_id, channel_id, None, None, 0, 0, {}, [])
             self._all[source, device_id, channel_id] = activity
         return activity
 
@@ -103,7 +103,7 @@ class Activities:
         activity.seen(at)
         activity.incoming += 1
 
-    def version(self, before: Place, now: Place, version: Version, *, counts: bool) -> None:
+    def version(self, before: Dimensions, now: Dimensions, version: MessageVersion, *, counts: bool) -> None:
         """Take a new version of a message.
 
         Args:
@@ -125,12 +125,14 @@ class Activities:
             activity.count(outcome, 1)
             if outcome not in (OPEN, before[0]) and version.ended_at is not None:
                 again = before[0] not in _NOT_YET
-                activity.ends.append(End(version.sms_id, version.last_status_id, outcome, version.ended_at, again))
+                activity.ends.append(
+                    MessageEnd(version.sms_id, version.last_status_id, outcome, version.ended_at, again)
+                )
 
-    def outputs(self) -> list[Output]:
+    def outputs(self) -> list[OutputRecord]:
         """Return a record for each device and channel."""
         return [
-            Output(
+            OutputRecord(
                 ACTIVITY,
                 records.device_key(activity.source, activity.device_id),
                 _encode(activity),
@@ -139,41 +141,41 @@ class Activities:
         ]
 
 
-class DeviceFold:
+class DeviceProcessor:
     """The fold of one partition of `sms.activity` into states of devices. It keeps nothing between runs.
 
     A state has `source`, `device_id`, `channel_id`; `first_seen_at` and `last_seen_at` in milliseconds; `reports` and
     `incoming`; the number of messages by `open` and each outcome; `last_outcome`, `last_status_id` and `last_ended_at`
     of the message that ended last; `errors`, how often each status id ended a message with a failure; `gaps`, the
     rhythm of arrival: how often nothing came for less than 1 s, and for 1 to 2, 2 to 4, 4 to 8 ... seconds; and
-    `watch`, see `streams.failure_alerts.Watch`, whose detector says in `phase` whether it still learns. A device's and
-    a source's own have `source`, `watch`, and for a device `device_id` and `channels`, the first 64 that it was seen
-    with.
+    `watch`, see `streams.failure_alerts.DetectorState`, whose detector says in `phase` whether it still learns. A
+    device's and a source's own have `source`, `watch`, and for a device `device_id` and `channels`, the first 64 that
+    it was seen with.
 
     Args:
         load: Returns the stored state of a key.
         policy: Settings of the detectors of each channel, device and source.
     """
 
-    def __init__(self, load: Callable[[bytes], bytes | None], policy: Policy) -> None:
+    def __init__(self, load: Callable[[bytes], bytes | None], policy: DetectorPolicy) -> None:
         self._load = load
         self._policy = policy
 
-    def run(self, run: Sequence[Record]) -> Outputs:
+    def process(self, run: Sequence[KafkaRecord]) -> ProcessorOutput:
         """Fold activity, in its order."""
-        outputs = Outputs()
+        outputs = ProcessorOutput()
         states: dict[bytes, dict[str, Any]] = {}
         for record in run:
             try:
-                activity = _read(record.value)
+                activity = _read_activity(record.value)
                 device = records.device_key(activity.source, activity.device_id)
                 key = b"%s:%s" % (device, b"-" if activity.channel_id is None else b"%d" % activity.channel_id)
-                state = self._state(states, key, lambda: _new(activity))  # noqa: B023 - called at once
-                _add(state, activity)
+                state = self._state(states, key, lambda: _new_state(activity))  # noqa: B023 - called at once
+                _add_activity(state, activity)
                 if activity.ends:
-                    outputs.others += self._watched(states, state, activity, device, record.partition)
+                    outputs.records += self._watched(states, state, activity, device, record.partition)
             except UnreadablePayload as error:
-                outputs.others.append(dead_letter(record, error))
+                outputs.records.append(build_dead_letter(record, error))
         outputs.states = [(key, _encode(state), None) for key, state in states.items()]
         return outputs
 
@@ -181,23 +183,23 @@ class DeviceFold:
         self,
         states: dict[bytes, dict[str, Any]],
         state: dict[str, Any],
-        activity: Activity,
+        activity: DeviceActivity,
         device_key: bytes,
         partition: int,
-    ) -> list[Output]:
+    ) -> list[OutputRecord]:
         """Tell detectors how messages ended; return what they tell."""
         source, device_id, channel_id = activity.source, activity.device_id, activity.channel_id
-        fleet = self._state(states, b"%s:*:*" % source.encode(), lambda: {"source": source, "watch": Watch()})
-        own: dict[str, Any] = {"source": source, "device_id": device_id, "channels": [], "watch": Watch()}
+        fleet = self._state(states, b"%s:*:*" % source.encode(), lambda: {"source": source, "watch": DetectorState()})
+        own: dict[str, Any] = {"source": source, "device_id": device_id, "channels": [], "watch": DetectorState()}
         device = self._state(states, b"%s:%s" % (device_key, _ANY), lambda: own)
         if channel_id not in device["channels"] and len(device["channels"]) < _MAX_CHANNELS:
             device["channels"].append(channel_id)
         units = (
-            Unit(state["watch"], source, device_id, channel_id),
-            Unit(device["watch"], source, device_id) if len(device["channels"]) > 1 else None,
-            Unit(fleet["watch"], source, part=partition),
+            MonitoredEntity(state["watch"], source, device_id, channel_id),
+            MonitoredEntity(device["watch"], source, device_id) if len(device["channels"]) > 1 else None,
+            MonitoredEntity(fleet["watch"], source, part=partition),
         )
-        return alerts.ended(activity.ends, *units, self._policy)
+        return alerts.update_detectors(activity.ends, *units, self._policy)
 
     def _state(
         self, states: dict[bytes, dict[str, Any]], key: bytes, make: Callable[[], dict[str, Any]]
@@ -207,27 +209,27 @@ class DeviceFold:
             stored = self._load(key)
             if stored:
                 state = orjson.loads(stored)
-                state["watch"] = _watch(state.get("watch", {}))
+                state["watch"] = _read_detector_state(state.get("watch", {}))
             else:
                 state = make()
             states[key] = state
         return state
 
-    def pass_time(self, keys: Iterable[bytes], now: int) -> Outputs:
+    def on_timer(self, keys: Iterable[bytes], now: int) -> ProcessorOutput:
         """Do nothing: no state of a device is ever due."""
-        return Outputs()
+        return ProcessorOutput()
 
-    def due(self, value: bytes | None, written_at: int) -> None:
-        """Return None; see `Fold.due`."""
+    def next_timer(self, value: bytes | None, written_at: int) -> None:
+        """Return None; see `StreamProcessor.next_timer`."""
         orjson.loads(value or b"")["source"]
 
-    def forget_cache(self) -> None:
+    def clear_cache(self) -> None:
         """Do nothing: there is none."""
 
 
-def _watch(stored: dict[str, Any]) -> Watch:
+def _read_detector_state(stored: dict[str, Any]) -> DetectorState:
     """Return what is stored of a unit. Earlier versions stored less of its detector."""
-    watch = msgspec.convert(stored, Watch)
+    watch = msgspec.convert(stored, DetectorState)
     detector = watch.detector
     if detector.phase == "firing" and not detector.fired_at:
         detector.fired_at = watch.fired_at or detector.since
@@ -235,7 +237,7 @@ def _watch(stored: dict[str, Any]) -> Watch:
     return watch
 
 
-def _read(value: bytes | None) -> Activity:
+def _read_activity(value: bytes | None) -> DeviceActivity:
     try:
         activity = _decode(value or b"")
     except msgspec.DecodeError:
@@ -249,7 +251,7 @@ def _read(value: bytes | None) -> Activity:
     return activity
 
 
-def _new(activity: Activity) -> dict[str, Any]:
+def _new_state(activity: DeviceActivity) -> dict[str, Any]:
     return {
         "source": activity.source,
         "device_id": activity.device_id,
@@ -258,11 +260,11 @@ def _new(activity: Activity) -> dict[str, Any]:
         **dict.fromkeys(("reports", "incoming", *COUNTED), 0),
         "errors": {},
         "gaps": [0] * _GAPS,
-        "watch": Watch(),
+        "watch": DetectorState(),
     }
 
 
-def _add(state: dict[str, Any], activity: Activity) -> None:
+def _add_activity(state: dict[str, Any], activity: DeviceActivity) -> None:
     first_at, last_at = activity.first_at, activity.last_at
     if first_at is not None and last_at is not None:
         if state["last_seen_at"] is None:

@@ -18,9 +18,9 @@ from core.alerts import FAILURE_RATIO, NOT_PERMITTED, Alert, ChannelFailures, Ph
 from core.records import message_key
 from core.topics import ALERTS
 from gateway.statuses import FAILURES, Outcome
-from streams.change_detector import Detector, Policy
+from streams.change_detector import ChangeDetector, DetectorPolicy
 from streams.change_detector import Phase as DetectorPhase
-from streams.processor import Output
+from streams.processor import OutputRecord
 
 _FAILURES: Final = frozenset(outcome.value for outcome in FAILURES)
 _NOT_PERMITTED: Final = Outcome.NOT_PERMITTED.value
@@ -30,7 +30,7 @@ _KEPT: Final = 20  # failures; hardly any alert needs more before it fires
 _DAY_MS: Final = 86_400_000
 
 
-class End(msgspec.Struct, array_like=True, gc=False):
+class MessageEnd(msgspec.Struct, array_like=True, gc=False):
     """The end of a message, or another end of it.
 
     Attributes:
@@ -48,7 +48,7 @@ class End(msgspec.Struct, array_like=True, gc=False):
     again: bool = False
 
 
-class Denied(msgspec.Struct, gc=False):
+class DeniedStreak(msgspec.Struct, gc=False):
     """Messages that were not permitted since the last one that was: how many, since when, and some of their ids."""
 
     since: int
@@ -57,7 +57,7 @@ class Denied(msgspec.Struct, gc=False):
     samples: list[int]
 
 
-class Watch(msgspec.Struct, gc=False):
+class DetectorState(msgspec.Struct, gc=False):
     """What is known of one unit.
 
     Attributes:
@@ -73,7 +73,7 @@ class Watch(msgspec.Struct, gc=False):
         denied: None if the last message was permitted.
     """
 
-    detector: Detector = msgspec.field(default_factory=Detector)
+    detector: ChangeDetector = msgspec.field(default_factory=ChangeDetector)
     fired_at: int | None = None
     accepted_at: int = 0
     recent: float = 0.0
@@ -81,7 +81,7 @@ class Watch(msgspec.Struct, gc=False):
     failures: list[tuple[int, int]] = msgspec.field(default_factory=list)
     origins: list[tuple[int | None, int | None, float]] = msgspec.field(default_factory=list)
     errors: dict[str, int] = msgspec.field(default_factory=dict)
-    denied: Denied | None = None
+    denied: DeniedStreak | None = None
 
     def seen(self, at: int, count: int) -> None:
         """Count messages, the last of which ended at a time in milliseconds."""
@@ -91,7 +91,7 @@ class Watch(msgspec.Struct, gc=False):
         self.recent += count
 
 
-class Unit:
+class MonitoredEntity:
     """A channel, a device or a source, and its watch.
 
     Args:
@@ -101,7 +101,7 @@ class Unit:
         part: The partition of devices.
     """
 
-    def __init__(self, watch: Watch, source: str, *of: int | None, part: int = 0) -> None:
+    def __init__(self, watch: DetectorState, source: str, *of: int | None, part: int = 0) -> None:
         self.watch = watch
         self._source, self._of, self._part = source, of, part
 
@@ -111,8 +111,13 @@ class Unit:
         return self.watch.detector.phase == "firing"
 
     def ended(
-        self, end: End, failed: bool, policy: Policy, fleet: "Unit", channel: "Unit | None" = None
-    ) -> list[Output]:
+        self,
+        end: MessageEnd,
+        failed: bool,
+        policy: DetectorPolicy,
+        fleet: "MonitoredEntity",
+        channel: "MonitoredEntity | None" = None,
+    ) -> list[OutputRecord]:
         """Take the end of a message; return what is to be told.
 
         Args:
@@ -134,14 +139,14 @@ class Unit:
             if channel is not None:
                 watch.origins = [*watch.origins, channel.origin(fleet)][-_KEPT:]
             if before == "firing":
-                _count(watch.errors, end.status_id)
+                _count_error(watch.errors, end.status_id)
         if phase == before:
             if not detector.count and watch.failures and phase != "learning":
                 watch.failures, watch.origins = [], []
             return []
         return self._changed(before, count, failures, judged, end.at, policy, fleet)
 
-    def accept(self, at: int, policy: Policy, fleet: "Unit") -> list[Output]:
+    def accept(self, at: int, policy: DetectorPolicy, fleet: "MonitoredEntity") -> list[OutputRecord]:
         """End the alert on failures that fires: what was seen since is the new normal.
 
         Args:
@@ -161,9 +166,9 @@ class Unit:
         failures: int,
         judged: dict[str, Any],
         at: int,
-        policy: Policy,
-        fleet: "Unit",
-    ) -> list[Output]:
+        policy: DetectorPolicy,
+        fleet: "MonitoredEntity",
+    ) -> list[OutputRecord]:
         """Return what is told when the detector's phase has changed.
 
         Args:
@@ -184,7 +189,7 @@ class Unit:
             count, failures = detector.count, detector.failures
             watch.failures, watch.origins, watch.errors = watch.failures[-failures:], watch.origins[-failures:], {}
             for _, status_id in watch.failures:
-                _count(watch.errors, status_id)
+                _count_error(watch.errors, status_id)
         if before == "firing":
             resolution = detector.resolution
             if resolution == "new_normal":
@@ -195,7 +200,7 @@ class Unit:
             watch.fired_at, watch.errors, watch.failures, watch.origins = None, {}, [], []
         return [output]
 
-    def repeated(self, at: int, policy: Policy, fleet: "Unit") -> Output:
+    def repeated(self, at: int, policy: DetectorPolicy, fleet: "MonitoredEntity") -> OutputRecord:
         """Return the alert that fires, with the evidence of now.
 
         Args:
@@ -212,11 +217,11 @@ class Unit:
         at: int,
         count: int,
         failures: int,
-        policy: Policy,
-        fleet: "Unit",
+        policy: DetectorPolicy,
+        fleet: "MonitoredEntity",
         baseline: dict[str, Any],
         resolution: str = "",
-    ) -> Output:
+    ) -> OutputRecord:
         """Return the record of the alert on the ratio of failures."""
         watch, detector = self.watch, self.watch.detector
         samples = [sms_id for sms_id, _ in watch.failures]
@@ -225,12 +230,12 @@ class Unit:
             "count": count,
             "failures": failures,
             "errors": watch.errors,
-            "by_channel": _by_channel(watch.origins),
+            "by_channel": _count_by_channel(watch.origins),
             "resolution": resolution,
         } | baseline
         return self._told(FAILURE_RATIO, phase, at, watch.fired_at, samples, evidence, policy.budget_days, fleet)
 
-    def _baseline(self, policy: Policy) -> dict[str, Any]:
+    def _baseline(self, policy: DetectorPolicy) -> dict[str, Any]:
         """Return what the ratio of failures is judged by."""
         detector = self.watch.detector
         baseline: float | None = detector.baseline
@@ -239,18 +244,18 @@ class Unit:
             baseline = detector.usual or None
         return {"baseline": baseline, "known": round(detector.known), "bound": detector.bound}
 
-    def is_within_accepted(self, wider: "Unit") -> bool:
+    def is_within_accepted(self, wider: "MonitoredEntity") -> bool:
         """Whether its alert fires, and a wider unit has accepted the rise since it fired."""
         return self.is_firing and wider.watch.accepted_at > (self.watch.fired_at or 0)
 
-    def permitted(self, end: End, budget_days: float, fleet: "Unit") -> list[Output]:
+    def permitted(self, end: MessageEnd, budget_days: float, fleet: "MonitoredEntity") -> list[OutputRecord]:
         """Take the end of a message as to whether it was permitted; return what is to be told."""
         watch, denied = self.watch, self.watch.denied
         if end.outcome == _NOT_PERMITTED:
             if denied is None:
-                denied = watch.denied = Denied(end.at, 0, {}, [])
+                denied = watch.denied = DeniedStreak(end.at, 0, {}, [])
             denied.count += 1
-            _count(denied.errors, end.status_id)
+            _count_error(denied.errors, end.status_id)
             denied.samples = [*denied.samples, end.sms_id][-_SAMPLES:]
             if denied.count > 1:
                 return []
@@ -270,12 +275,12 @@ class Unit:
         }
         return [self._told(NOT_PERMITTED, told, end.at, denied.since, denied.samples, evidence, budget_days, fleet)]
 
-    def origin(self, fleet: "Unit") -> tuple[int | None, int | None, float]:
+    def origin(self, fleet: "MonitoredEntity") -> tuple[int | None, int | None, float]:
         """Return device, channel and share of the source's messages, of a channel."""
         device_id, channel_id = self._of
         return device_id, channel_id, self.share_of(fleet)
 
-    def share_of(self, fleet: "Unit") -> float:
+    def share_of(self, fleet: "MonitoredEntity") -> float:
         """Return its part of the messages of its source, of the last days, 0 to 1."""
         return min(self.watch.recent / fleet.watch.recent, 1.0)
 
@@ -288,8 +293,8 @@ class Unit:
         samples: list[int],
         evidence: dict[str, Any],
         budget_days: float,
-        fleet: "Unit",
-    ) -> Output:
+        fleet: "MonitoredEntity",
+    ) -> OutputRecord:
         scope: Scope = ("source", "device", "channel")[len(self._of)]
         device_id, channel_id = (*self._of, None, None)[:2]
         alert = Alert(
@@ -308,10 +313,10 @@ class Unit:
             budget_days=budget_days,
             **evidence,
         )
-        return Output(ALERTS, alert.id.encode(), encode(alert))
+        return OutputRecord(ALERTS, alert.id.encode(), encode(alert))
 
 
-def _by_channel(origins: list[tuple[int | None, int | None, float]]) -> list[ChannelFailures]:
+def _count_by_channel(origins: list[tuple[int | None, int | None, float]]) -> list[ChannelFailures]:
     """Count failures by channel; the share of a channel is that at its last failure."""
     failures: dict[tuple[int | None, int | None], int] = {}
     shares: dict[tuple[int | None, int | None], float] = {}
@@ -322,11 +327,17 @@ def _by_channel(origins: list[tuple[int | None, int | None, float]]) -> list[Cha
     return [ChannelFailures(*key, count, shares[key]) for key, count in failures.items()]
 
 
-def _count(errors: dict[str, int], status_id: int) -> None:
+def _count_error(errors: dict[str, int], status_id: int) -> None:
     errors[str(status_id)] = errors.get(str(status_id), 0) + 1
 
 
-def ended(ends: list[End], channel: Unit, device: Unit | None, source: Unit, policy: Policy) -> list[Output]:
+def update_detectors(
+    ends: list[MessageEnd],
+    channel: MonitoredEntity,
+    device: MonitoredEntity | None,
+    source: MonitoredEntity,
+    policy: DetectorPolicy,
+) -> list[OutputRecord]:
     """Take ends of messages of one channel; return what is to be told.
 
     Each message counts once: not when it comes to another end, and not when it expires, which is no report.
@@ -341,7 +352,7 @@ def ended(ends: list[End], channel: Unit, device: Unit | None, source: Unit, pol
     ends = [end for end in ends if not end.again and end.outcome != _EXPIRED]
     if not ends:
         return []
-    told: list[Output] = []
+    told: list[OutputRecord] = []
     narrow = [channel] if device is None else [device, channel]
     wider = [source] if device is None else [device, source]
     for unit in (*narrow, source):
@@ -361,16 +372,18 @@ def ended(ends: list[End], channel: Unit, device: Unit | None, source: Unit, pol
             accepted = next((unit for unit in narrow if unit.watch.accepted_at == end.at), None)
             told += _accept_within(end.at, channel, device, source, policy)
             if accepted is not None and not any(unit.is_firing for unit in narrow):
-                _include(accepted, source, policy)
+                _include_in_baseline(accepted, source, policy)
         if before != [unit.is_firing for unit in narrow]:
             # Whether a phone explains them can be said now, or no longer.
             told += [unit.repeated(end.at, policy, source) for unit in were_firing if unit.is_firing]
     return told
 
 
-def _accept_within(at: int, channel: Unit, device: Unit | None, source: Unit, policy: Policy) -> list[Output]:
+def _accept_within(
+    at: int, channel: MonitoredEntity, device: MonitoredEntity | None, source: MonitoredEntity, policy: DetectorPolicy
+) -> list[OutputRecord]:
     """Accept the rise of narrower units when a wider one has accepted it since they fired; return what is told."""
-    told: list[Output] = []
+    told: list[OutputRecord] = []
     if device is not None and device.is_within_accepted(source):
         told += device.accept(at, policy, source)
     if channel.is_within_accepted(source) or (device is not None and channel.is_within_accepted(device)):
@@ -378,6 +391,6 @@ def _accept_within(at: int, channel: Unit, device: Unit | None, source: Unit, po
     return told
 
 
-def _include(unit: Unit, source: Unit, policy: Policy) -> None:
+def _include_in_baseline(unit: MonitoredEntity, source: MonitoredEntity, policy: DetectorPolicy) -> None:
     """Take a unit whose rise has just become the new normal back into the baseline of its source."""
     source.watch.detector.include(unit.watch.detector.accepted, unit.share_of(source), policy)

@@ -12,7 +12,15 @@ from typing import Final
 from core.errors import where_raised
 from gateway.payloads import unforeseen
 from streams.errors import StreamError
-from streams.processor import Fold, Load, Output, Outputs, Record, State, dead_letter
+from streams.processor import (
+    KafkaRecord,
+    OutputRecord,
+    ProcessorOutput,
+    StateLoader,
+    StateUpdate,
+    StreamProcessor,
+    build_dead_letter,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +34,7 @@ class OversizedRecordError(Exception):
     """A record to be written is larger than Kafka takes."""
 
 
-class IsolatingFold:
+class IsolatingProcessor:
     """The fold of one partition, guarded. In the good case it costs nothing but a look at the size of what is written.
 
     Args:
@@ -34,23 +42,23 @@ class IsolatingFold:
         load: Returns the stored state of a key. A StreamError of it passes through: it is the disk's.
     """
 
-    def __init__(self, make: Callable[[Load], Fold], load: Load) -> None:
+    def __init__(self, make: Callable[[StateLoader], StreamProcessor], load: StateLoader) -> None:
         self._load = load
         self._made: dict[bytes, bytes] = {}
-        self._fold = make(self._load_newest)
+        self._processor = make(self._load_newest)
 
     def _load_newest(self, key: bytes) -> bytes | None:
         made = self._made.get(key)
         return self._load(key) if made is None else made
 
-    def run(self, run: Sequence[Record]) -> Outputs:
+    def process(self, run: Sequence[KafkaRecord]) -> ProcessorOutput:
         """Fold records, in their order; those that cannot be folded become dead letters.
 
         Raises:
             StreamError: The local state cannot be read.
         """
         try:
-            outputs = self._fold.run(run)
+            outputs = self._processor.process(run)
             _check_sizes(outputs)
         except StreamError:
             raise
@@ -58,7 +66,7 @@ class IsolatingFold:
             whole_error = error
         else:
             return outputs
-        outputs = self._run_each(run)
+        outputs = self._process_each(run)
         if not outputs.faults:
             _log.warning(
                 "%d records of %s, partition %d, could be processed one by one alone, not together: %s",
@@ -66,29 +74,29 @@ class IsolatingFold:
             )
         return outputs
 
-    def _run_each(self, run: Sequence[Record]) -> Outputs:
+    def _process_each(self, run: Sequence[KafkaRecord]) -> ProcessorOutput:
         """Fold each record as a run of its own, upon what those before it have made; return all of it in one."""
-        self._fold.forget_cache()
-        outputs = Outputs()
-        states: dict[bytes, State] = {}
+        self._processor.clear_cache()
+        outputs = ProcessorOutput()
+        states: dict[bytes, StateUpdate] = {}
         last_error: Exception | None = None
         try:
             for record in run:
                 try:
-                    made = self._fold.run([record])
+                    made = self._processor.process([record])
                     _check_sizes(made)
                 except StreamError:
                     raise
                 except Exception as error:
                     last_error = error
-                    self._fold.forget_cache()  # it may be half changed
+                    self._processor.clear_cache()  # it may be half changed
                     outputs.faults += 1
-                    outputs.others.append(dead_letter(record, unforeseen(error)))
+                    outputs.records.append(build_dead_letter(record, unforeseen(error)))
                     continue
                 for key, value, due in made.states:
-                    states[key] = key, value, _sooner(due, states[key][2] if key in states else None)
+                    states[key] = key, value, _earlier_timer(due, states[key][2] if key in states else None)
                     self._made[key] = value or b""
-                _add(made, outputs)
+                _append_output(made, outputs)
         finally:
             self._made.clear()
         outputs.states = list(states.values())
@@ -100,7 +108,7 @@ class IsolatingFold:
             )
         return outputs
 
-    def pass_time(self, keys: Iterable[bytes], now: int) -> Outputs:
+    def on_timer(self, keys: Iterable[bytes], now: int) -> ProcessorOutput:
         """Do what is due for the states under the keys; one for which that fails is put off.
 
         Raises:
@@ -108,18 +116,18 @@ class IsolatingFold:
         """
         keys = list(keys)
         try:
-            outputs = self._fold.pass_time(keys, now)
+            outputs = self._processor.on_timer(keys, now)
             _check_sizes(outputs)
         except StreamError:
             raise
         except Exception:
-            self._fold.forget_cache()
+            self._processor.clear_cache()
         else:
             return outputs
-        outputs = Outputs()
+        outputs = ProcessorOutput()
         for key in keys:
             try:
-                made = self._fold.pass_time([key], now)
+                made = self._processor.on_timer([key], now)
                 _check_sizes(made)
             except StreamError:
                 raise
@@ -128,49 +136,49 @@ class IsolatingFold:
                     "a timer failed, and is put off for %d minutes: %s. This is a fault of smspulse: report it",
                     *(_RETRY_MS // 60_000, where_raised(error)),
                 )
-                self._fold.forget_cache()
+                self._processor.clear_cache()
                 outputs.faults += 1
-                outputs.later.append((key, now + _RETRY_MS))
+                outputs.rescheduled.append((key, now + _RETRY_MS))
                 continue
             outputs.states += made.states
-            _add(made, outputs)
+            _append_output(made, outputs)
         return outputs
 
-    def due(self, value: bytes | None, written_at: int) -> int | None:
-        """Return when a state is due; see `Fold.due`."""
-        return self._fold.due(value, written_at)
+    def next_timer(self, value: bytes | None, written_at: int) -> int | None:
+        """Return when a state is due; see `StreamProcessor.next_timer`."""
+        return self._processor.next_timer(value, written_at)
 
-    def forget_cache(self) -> None:
-        """Drop what is decoded; see `Fold.forget_cache`."""
-        self._fold.forget_cache()
+    def clear_cache(self) -> None:
+        """Drop what is decoded; see `StreamProcessor.clear_cache`."""
+        self._processor.clear_cache()
 
 
-def _sooner(one: int | None, other: int | None) -> int | None:
+def _earlier_timer(one: int | None, other: int | None) -> int | None:
     times = [due for due in (one, other) if due is not None]
     return min(times, default=None)
 
 
-def _add(made: Outputs, outputs: Outputs) -> None:
+def _append_output(made: ProcessorOutput, outputs: ProcessorOutput) -> None:
     """Add all but the states."""
-    outputs.others += made.others
-    outputs.later += made.later
-    outputs.purged += made.purged
+    outputs.records += made.records
+    outputs.rescheduled += made.rescheduled
+    outputs.expired += made.expired
     outputs.ends += made.ends
 
 
-def _check_sizes(outputs: Outputs) -> None:
+def _check_sizes(outputs: ProcessorOutput) -> None:
     """Raise if Kafka would refuse a record: no repetition helps against that.
 
     Raises:
         OversizedRecordError: One is too large.
     """
     largest_state = max((len(value) + len(key) for key, value, _ in outputs.states if value), default=0)
-    largest_other = max(map(_size, outputs.others), default=0)
+    largest_other = max(map(_record_size, outputs.records), default=0)
     if max(largest_state, largest_other) > MAX_RECORD_BYTES:
         msg = "a record is larger than Kafka takes"
         raise OversizedRecordError(msg)
 
 
-def _size(output: Output) -> int:
+def _record_size(output: OutputRecord) -> int:
     headers = sum(len(name) + len(value or b"") for name, value in output.headers or ())
     return len(output.key or b"") + len(output.value or b"") + headers

@@ -56,7 +56,7 @@ FLAGS: Final = (
 """Every flag a message can carry."""
 
 
-class Version(msgspec.Struct, gc=False):
+class MessageVersion(msgspec.Struct, gc=False):
     """One version of a message's lifecycle: the value of a record on `sms.messages`.
 
     Times are milliseconds since 1970 UTC, latencies seconds. `version` counts the facts: it only grows, and a larger
@@ -89,7 +89,7 @@ class Version(msgspec.Struct, gc=False):
     observations: list[list[int | None]]
 
 
-class Facts:
+class MessageState:
     """All that is known of one message.
 
     Args:
@@ -118,7 +118,9 @@ class Facts:
         self.last_seen_at = 0
         self.observations: list[list[Any]] = []
         self._repeated = 0  # how many were received more than once
-        self._walk: _Walk | None = _Walk()  # over the observations in their order; None when they are in none
+        self._walk: _ObservationScan | None = (
+            _ObservationScan()
+        )  # over the observations in their order; None when they are in none
 
     def has(self, report: StatusReport) -> bool:
         """Return whether an observation is held that the report would belong to."""
@@ -138,7 +140,7 @@ class Facts:
         """Add that a deadline, in milliseconds, passed without a report."""
         self.expired_at = max(deadline, self.expired_at or deadline)
 
-    def merge(self, other: "Facts") -> None:
+    def merge(self, other: "MessageState") -> None:
         """Add everything that the other knows of the same message."""
         if other.recipient is not None and (self.recipient is None or other.recipient < self.recipient):
             self.recipient = other.recipient
@@ -171,7 +173,7 @@ class Facts:
         return True
 
     @classmethod
-    def of(cls, version: Version) -> Self:
+    def of(cls, version: MessageVersion) -> Self:
         """Take the facts back out of a version."""
         facts = cls(version.source, version.sms_id, late=FLAG_LATE in version.flags)
         # An earlier release took an address of any length. Each further version would copy it.
@@ -184,7 +186,7 @@ class Facts:
         return facts
 
 
-class _Walk:
+class _ObservationScan:
     """What observations tell, read one after the other in their order; goes on where it was when more have come."""
 
     __slots__ = (
@@ -222,7 +224,7 @@ class Lifecycle:
         self._ends = frozenset(id_ for id_, status in table.items() if status.is_end)
         self._failures = frozenset(id_ for id_, status in table.items() if status.is_failure)
 
-    def derive(self, facts: Facts) -> Version:
+    def derive(self, facts: MessageState) -> MessageVersion:
         """Return the version that follows from the facts. Its observations are the facts' own until the next change.
 
         Raises:
@@ -231,7 +233,7 @@ class Lifecycle:
         walk, rows = facts._walk, facts.observations
         if walk is None:
             rows.sort(key=self._order)
-            walk = facts._walk = _Walk()
+            walk = facts._walk = _ObservationScan()
         for row in rows[walk.done :] if walk.done else rows:
             self._read(walk, row, rows)
         first_seen_at: int = rows[0][4]
@@ -258,7 +260,7 @@ class Lifecycle:
         at = walk.decisive.get
         accepted, sent, delivered = at(ACCEPTED), at(SENT), at(DELIVERED)
         beyond_accepted = sent is not None or delivered is not None or at(_UNDELIVERED) is not None
-        return Version(
+        return MessageVersion(
             facts.source,
             facts.sms_id,
             outcome,
@@ -284,7 +286,7 @@ class Lifecycle:
             rows,
         )
 
-    def _read(self, walk: _Walk, row: list[Any], rows: list[list[Any]]) -> None:
+    def _read(self, walk: _ObservationScan, row: list[Any], rows: list[list[Any]]) -> None:
         """Read the next observation of all."""
         walk.done += 1
         status_id, device_id, channel_id, _, first, _ = row
@@ -321,7 +323,7 @@ class Lifecycle:
         rank = self._ranks.get(status_id, -1)
         return first, rank, status_id, *[-1 if part is None else part for part in fields]
 
-    def _open(self, walk: _Walk, newest: int) -> tuple[int, str]:
+    def _open(self, walk: _ObservationScan, newest: int) -> tuple[int, str]:
         """Return status and outcome of a message without an end, whose newest observation has the status `newest`."""
         if walk.step is not None:
             return walk.step, self._outcomes[walk.step]

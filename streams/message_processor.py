@@ -18,9 +18,9 @@ from gateway.errors import UnreadablePayload
 from gateway.json_body import EQUALS_SIGN, to_utf8
 from gateway.payloads import StatusReport, parse
 from gateway.statuses import Outcome
-from streams.device_processor import OPEN, Activities, Place
-from streams.lifecycle import Facts, Lifecycle, Version
-from streams.processor import End, Load, Output, Outputs, Record, dead_letter
+from streams.device_processor import OPEN, ActivityCollector, Dimensions
+from streams.lifecycle import Lifecycle, MessageState, MessageVersion
+from streams.processor import EndedMessage, KafkaRecord, OutputRecord, ProcessorOutput, StateLoader, build_dead_letter
 
 REASON_MISSING_HEADER: Final = "missing_header"
 REASON_WRONG_KEY: Final = "wrong_key"
@@ -31,14 +31,14 @@ _LARGE_MESSAGE_BYTES: Final = 2048
 _CACHE_BYTES_PER_MESSAGE: Final = 1024
 _MAX_DIGITS: Final = 16  # a time in milliseconds has 13
 _NO_END: Final = (None, OPEN)
-_NOWHERE: Final[Place] = (None, None, None)
+_NOWHERE: Final[Dimensions] = (None, None, None)
 _EXPIRED, _INCOMING = Outcome.EXPIRED.value, Outcome.INCOMING.value
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Version).decode
+_decode = msgspec.json.Decoder(MessageVersion).decode
 
 
-class _Outcome(msgspec.Struct, gc=False):
+class _OutcomeRecord(msgspec.Struct, gc=False):
     """The value of a record on `sms.outcomes`; see `core.records`."""
 
     source: str
@@ -60,7 +60,7 @@ class _Outcome(msgspec.Struct, gc=False):
     previous: str | None
 
 
-class _Message(Facts):
+class _CachedMessage(MessageState):
     """A message in memory: its facts, and what was told of it last.
 
     Attributes:
@@ -93,14 +93,14 @@ class _MessageCache:
     def __init__(self, max_messages: int) -> None:
         self._max_messages = max_messages
         self._max_large_bytes = max_messages * _CACHE_BYTES_PER_MESSAGE
-        self._messages: OrderedDict[bytes, _Message] = OrderedDict()
+        self._messages: OrderedDict[bytes, _CachedMessage] = OrderedDict()
         self.get = self._messages.get
         self.large_bytes = 0
 
     def __len__(self) -> int:
         return len(self._messages)
 
-    def add(self, key: bytes, message: _Message, size: int) -> None:
+    def add(self, key: bytes, message: _CachedMessage, size: int) -> None:
         """Add a message whose stored version has so many bytes."""
         self._messages[key] = message
         if size > _LARGE_MESSAGE_BYTES:
@@ -128,7 +128,7 @@ class _MessageCache:
         self.large_bytes = 0
 
 
-class MessageFold:
+class MessageProcessor:
     """The fold of one partition of `sms.raw`.
 
     Args:
@@ -144,7 +144,7 @@ class MessageFold:
     def __init__(
         self,
         lifecycle: Lifecycle,
-        load: Load,
+        load: StateLoader,
         zone: tzinfo,
         cache: int,
         expire_after_ms: int,
@@ -160,40 +160,40 @@ class MessageFold:
         self._max_observations = max_observations
         self._cache = _MessageCache(cache)
 
-    def forget_cache(self) -> None:
+    def clear_cache(self) -> None:
         """Drop decoded messages."""
         self._cache.clear()
 
-    def run(self, run: Sequence[Record]) -> Outputs:
+    def process(self, run: Sequence[KafkaRecord]) -> ProcessorOutput:
         """Fold records, in their order."""
-        outputs, activities = Outputs(), Activities()
-        changed: dict[bytes, _Message] = {}
+        outputs, activities = ProcessorOutput(), ActivityCollector()
+        changed: dict[bytes, _CachedMessage] = {}
         arrived: dict[bytes, int] = {}
         for record in run:
             try:
                 self._one(record, changed, arrived, activities)
             except UnreadablePayload as error:
-                outputs.others.append(dead_letter(record, error))
+                outputs.records.append(build_dead_letter(record, error))
         outputs.states += [(key, None, due) for key, due in arrived.items()]
         for key, message in changed.items():
             self._write(key, message, outputs, activities)
-        outputs.others += activities.outputs()
+        outputs.records += activities.outputs()
         self._cache.trim()
         return outputs
 
-    def pass_time(self, keys: Iterable[bytes], now: int) -> Outputs:
+    def on_timer(self, keys: Iterable[bytes], now: int) -> ProcessorOutput:
         """Let messages expire, and drop the state of those that nobody reports any more."""
-        outputs, activities = Outputs(), Activities()
+        outputs, activities = ProcessorOutput(), ActivityCollector()
         for key in keys:
             stored = self._load(key)
             if not stored:
                 # Only what was dropped one such time ago is due again. Then nothing reminds of it.
-                outputs.purged.append(key)
+                outputs.expired.append(key)
                 continue
             message = self._cache.get(key) or self._stored(stored)
             due = self._due(message.place[0], message.last_seen_at)
             if due > now:
-                outputs.later.append((key, due))
+                outputs.rescheduled.append((key, due))
                 message.due = due
             elif message.place[0] == OPEN:
                 message.expire(due)
@@ -202,10 +202,10 @@ class MessageFold:
             else:
                 self._cache.remove(key)
                 outputs.states.append((key, None, now + self._forget_after_ms))
-        outputs.others += activities.outputs()
+        outputs.records += activities.outputs()
         return outputs
 
-    def due(self, value: bytes | None, written_at: int) -> int:
+    def next_timer(self, value: bytes | None, written_at: int) -> int:
         """Return when an open message expires, an ended one is dropped, and the mark of a dropped one is."""
         if not value:
             return written_at + self._forget_after_ms
@@ -215,13 +215,17 @@ class MessageFold:
             raise ValueError from error
         if not version.observations:
             raise ValueError
-        return self._due(_told(version), version.last_seen_at)
+        return self._due(_reported_state(version), version.last_seen_at)
 
     def _due(self, told: str | None, last_seen_at: int) -> int:
         return last_seen_at + (self._expire_after_ms if told == OPEN else self._forget_after_ms)
 
     def _one(
-        self, record: Record, changed: dict[bytes, _Message], arrived: dict[bytes, int], activities: Activities
+        self,
+        record: KafkaRecord,
+        changed: dict[bytes, _CachedMessage],
+        arrived: dict[bytes, int],
+        activities: ActivityCollector,
     ) -> None:
         headers = dict(record.headers)
         body = record.value or b""
@@ -233,7 +237,7 @@ class MessageFold:
         received = headers.get(HEADER_RECEIVED_AT) or b""
         received_at = int(received) if received.isdigit() and len(received) < _MAX_DIGITS else record.timestamp
         if not isinstance(event, StatusReport):
-            source = _source(headers)
+            source = _read_source(headers)
             key = records.incoming_key(source, event.sms_id)
             if key not in arrived and self._load(key) is None:
                 # Dropped at once: the mark that it was there is all that is needed.
@@ -243,35 +247,37 @@ class MessageFold:
         key = record.key or b""
         message = self._cache.get(key) or self._message(key, headers, event.sms_id)
         if message.sms_id != event.sms_id:
-            raise _wrong_key()
+            raise _wrong_key_error()
         if len(message.observations) >= self._max_observations and not message.has(event):
             detail = f"the message has {self._max_observations} different reports already"
             raise UnreadablePayload(REASON_TOO_MANY, detail)
         if message.add(event, received_at):
             changed[key] = message
 
-    def _message(self, key: bytes, headers: dict[str, bytes], sms_id: int) -> _Message:
-        source = _source(headers)
+    def _message(self, key: bytes, headers: dict[str, bytes], sms_id: int) -> _CachedMessage:
+        source = _read_source(headers)
         if key != records.message_key(source, sms_id):
-            raise _wrong_key()
+            raise _wrong_key_error()
         stored = self._load(key)
-        message = self._stored(stored) if stored else _Message(source, sms_id, late=stored is not None)
+        message = self._stored(stored) if stored else _CachedMessage(source, sms_id, late=stored is not None)
         self._cache.add(key, message, len(stored or b""))
         return message
 
-    def _stored(self, stored: bytes) -> _Message:
+    def _stored(self, stored: bytes) -> _CachedMessage:
         version = _decode(stored)
-        message = _Message.of(version)
-        told = _told(version)
+        message = _CachedMessage.of(version)
+        told = _reported_state(version)
         message.place = told, version.device_id, version.channel_id
         message.due = self._due(told, version.last_seen_at)
         message.has_expired = version.expired_at is not None
         return message
 
-    def _write(self, key: bytes, message: _Message, outputs: Outputs, activities: Activities) -> None:
+    def _write(
+        self, key: bytes, message: _CachedMessage, outputs: ProcessorOutput, activities: ActivityCollector
+    ) -> None:
         """Write the version that follows from a message's facts, and tell what it changed."""
         version = self._lifecycle.derive(message)
-        before, told = message.place[0], _told(version)
+        before, told = message.place[0], _reported_state(version)
         due = self._due(told, version.last_seen_at)
         is_sooner = message.due is None or due < message.due
         encoded = _encode(version)
@@ -283,9 +289,11 @@ class MessageFold:
         if told != before and not (told in _NO_END and before in _NO_END):
             # What was told of a forgotten message is not known any more, only that it was.
             is_correction = previous not in _NO_END or message.late
-            outputs.others.append(_outcome(version, previous if previous != OPEN else None, is_correction))
+            outputs.records.append(
+                _build_outcome_record(version, previous if previous != OPEN else None, is_correction)
+            )
             if not is_correction:
-                outputs.ends.append(End(version.outcome, version.network_s, version.total_s))
+                outputs.ends.append(EndedMessage(version.outcome, version.network_s, version.total_s))
         place = told, version.device_id, version.channel_id
         activities.version(message.place, place, version, counts=not message.late)
         message.place, message.has_expired = place, version.expired_at is not None
@@ -296,15 +304,15 @@ class MessageFold:
             self._cache.resize(key, len(encoded))
 
 
-def _told(version: Version) -> str | None:
+def _reported_state(version: MessageVersion) -> str | None:
     """Return what a version counts as: `open`, its outcome if it ended, or None: an incoming message is no traffic."""
     if version.is_ended:
         return version.outcome
     return None if version.outcome == _INCOMING else OPEN
 
 
-def _outcome(version: Version, previous: str | None, is_correction: bool) -> Output:
-    told = _Outcome(
+def _build_outcome_record(version: MessageVersion, previous: str | None, is_correction: bool) -> OutputRecord:
+    told = _OutcomeRecord(
         version.source,
         version.sms_id,
         version.outcome,
@@ -323,16 +331,16 @@ def _outcome(version: Version, previous: str | None, is_correction: bool) -> Out
         is_correction,
         previous,
     )
-    return Output(OUTCOMES, records.device_key(version.source, version.device_id), _encode(told))
+    return OutputRecord(OUTCOMES, records.device_key(version.source, version.device_id), _encode(told))
 
 
-def _source(headers: dict[str, bytes]) -> str:
+def _read_source(headers: dict[str, bytes]) -> str:
     source = headers.get(records.HEADER_SOURCE)
     if source is None:
         raise UnreadablePayload(REASON_MISSING_HEADER, "the record names no source", records.HEADER_SOURCE)
     return source.decode(errors="replace")
 
 
-def _wrong_key() -> UnreadablePayload:
+def _wrong_key_error() -> UnreadablePayload:
     # The key decides the partition: under another one, the message's state would be split over two.
     return UnreadablePayload(REASON_WRONG_KEY, "the record's key is not {source}:{sms_id}")

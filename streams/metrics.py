@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from core.metrics import GaugeFamily, GaugeSnapshot
 from core.topics import ACTIVITY, DEADLETTERS, RAW
 from gateway.statuses import ENDS
-from streams.processor import Outputs
+from streams.processor import ProcessorOutput
 
 REGISTRY: Final = CollectorRegistry()
 _BUCKETS_S: Final = (1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 43_200)
@@ -24,7 +24,7 @@ ENDED: Final = Counter(
 )
 
 
-class _Seconds(Histogram):
+class _LatencyHistogram(Histogram):
     def observe_all(self, seconds: Iterable[float | None]) -> None:
         """Observe what is known of these: a lock twice a bucket, not twice a value, a twentieth of all time."""
         known = [each for each in seconds if each is not None]
@@ -33,7 +33,7 @@ class _Seconds(Histogram):
         self._sum.inc(sum(known))
 
 
-LATENCY: Final = _Seconds(
+LATENCY: Final = _LatencyHistogram(
     "smspulse_stream_latency_seconds",
     "Latency of messages at their first end: network is sent to delivered, total is first report to end.",
     ["step"],
@@ -60,7 +60,7 @@ _NETWORK: Final = LATENCY.labels("network")
 _TOTAL: Final = LATENCY.labels("total")
 
 
-def committed(topic: str, records: int, outputs: Outputs) -> None:
+def count_commit(topic: str, records: int, outputs: ProcessorOutput) -> None:
     """Count what was committed: how many records of a topic, and what was made of them."""
     RECORDS.labels(topic).inc(records)
     for outcome, messages in Counts(end.outcome for end in outputs.ends).items():
@@ -68,10 +68,10 @@ def committed(topic: str, records: int, outputs: Outputs) -> None:
     _NETWORK.observe_all(end.network_s for end in outputs.ends)
     _TOTAL.observe_all(end.total_s for end in outputs.ends)
     FAULTS.labels(topic).inc(outputs.faults)
-    DEAD.inc(sum(output.topic == DEADLETTERS for output in outputs.others))
+    DEAD.inc(sum(output.topic == DEADLETTERS for output in outputs.records))
 
 
-def lag(records: Mapping[tuple[str, int], int]) -> None:
+def set_lag(records: Mapping[tuple[str, int], int]) -> None:
     """Replace the lag of all partitions that are ours.
 
     Args:

@@ -34,11 +34,11 @@ from core.topic_ids import TopicIds, url_safe
 from core.topics import DEADLETTERS
 from streams import metrics
 from streams.errors import LostRecordsError, OwnershipLostError, StreamError
-from streams.isolating_processor import IsolatingFold
-from streams.processor import Outputs, Record, State
+from streams.isolating_processor import IsolatingProcessor
+from streams.processor import KafkaRecord, ProcessorOutput, StateUpdate
 from streams.settings import StreamSettings
-from streams.state_store import Store
-from streams.topology import Stage
+from streams.state_store import StateStore
+from streams.topology import ProcessingStage
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ _RECOVERY_BATCH = 10_000
 _RECOVERY_WAIT_S = 0.05  # the client waits this long for a full batch, also at the end
 
 
-class Partition:
+class PartitionProcessor:
     """A partition of a stage's source and what belongs to it. Its methods are called one at a time.
 
     Args:
@@ -66,17 +66,17 @@ class Partition:
         kafka: How to reach Kafka.
     """
 
-    def __init__(self, stage: Stage, number: int, settings: StreamSettings, kafka: KafkaSettings) -> None:
+    def __init__(self, stage: ProcessingStage, number: int, settings: StreamSettings, kafka: KafkaSettings) -> None:
         self.number = number
         self._stage = stage
         self._settings = settings
         self._kafka = kafka
         self._generation: int | None = None
-        self._store: Store | None = None
+        self._store: StateStore | None = None
         self._next = 0  # the offset behind the last committed run
         self._reached_at = 0  # when the last record of it was written, in milliseconds
         self._topic_ids: dict[str, str] = {}
-        self._fold = IsolatingFold(lambda load: stage.fold(load, settings), self._load)
+        self._processor = IsolatingProcessor(lambda load: stage.make_processor(load, settings), self._load)
 
     def __str__(self) -> str:
         return f"partition {self.number} of {self._stage.source}"
@@ -89,7 +89,7 @@ class Partition:
         return self._open_store.get(key)
 
     @property
-    def _open_store(self) -> Store:
+    def _open_store(self) -> StateStore:
         if self._store is None:
             msg = f"{self} is used before it is owned"
             raise StreamError(msg)
@@ -106,7 +106,7 @@ class Partition:
             await asyncio.to_thread(self._own)
             self._generation = generation
 
-    async def process(self, run: Sequence[Record]) -> None:
+    async def process(self, run: Sequence[KafkaRecord]) -> None:
         """Fold one run and commit what it makes.
 
         Args:
@@ -122,14 +122,14 @@ class Partition:
             if not run:
                 return
             next_offset = run[-1].offset + 1
-            outputs = self._fold.run(run)
+            outputs = self._processor.process(run)
             if await self._commit(outputs, next_offset):
-                metrics.committed(self._stage.source, len(run), outputs)
+                metrics.count_commit(self._stage.source, len(run), outputs)
                 self._next, self._reached_at = next_offset, run[-1].timestamp
                 return
         raise self._refused()
 
-    async def pass_time(self, clock: int, end: int) -> None:
+    async def on_timer(self, clock: int, end: int) -> None:
         """Do what is due by now, and commit what it makes.
 
         As long as there are records to read, now is when the last one was written: what they report has happened.
@@ -144,21 +144,21 @@ class Partition:
         now = clock if self._next >= end else self._reached_at
         dropped: set[bytes] = set()  # what else was due of those says nothing about their marks
         for _ in range(TRIES):
-            while entries := self._open_store.due(now, _DUE_BATCH):
+            while entries := self._open_store.due_timers(now, _DUE_BATCH):
                 keys = [key for key in dict.fromkeys(entries.values()) if key not in dropped]
-                outputs = self._fold.pass_time(keys, now)
+                outputs = self._processor.on_timer(keys, now)
                 if not await self._commit(outputs, None, entries):
                     break
-                metrics.committed(self._stage.source, 0, outputs)
+                metrics.count_commit(self._stage.source, 0, outputs)
                 dropped.update(key for key, value, _ in outputs.states if value is None)
             else:
                 return
         raise self._refused()
 
-    async def _commit(self, outputs: Outputs, next_offset: int | None, done: Collection[bytes] = ()) -> bool:
+    async def _commit(self, outputs: ProcessorOutput, next_offset: int | None, done: Collection[bytes] = ()) -> bool:
         """Commit to Kafka, then to the store. False when the partition had to be taken over anew instead."""
         offset, last_at = 0, None
-        if next_offset is not None or outputs.states or outputs.others:
+        if next_offset is not None or outputs.states or outputs.records:
             try:
                 publishing = asyncio.to_thread(self._publish, outputs, next_offset)
                 offset, last_at = await asyncio.wait_for(publishing, PUBLISH_TIMEOUT_S)
@@ -178,8 +178,8 @@ class Partition:
                 outputs.states,
                 offset or None,
                 done,
-                later=outputs.later,
-                purged=outputs.purged,
+                rescheduled=outputs.rescheduled,
+                expired=outputs.expired,
                 source=next_offset,
                 last_at=last_at,
             )
@@ -213,7 +213,7 @@ class Partition:
         # Offsets that a person has set name no topic.
         if committed.offset > end or url_safe(committed.metadata or source_id) != source_id:
             # Faust has begun to read where that offset says, so it has to be mended in Kafka, and read again.
-            self._publish(Outputs(), low)
+            self._publish(ProcessorOutput(), low)
             msg = (
                 f"{self} ends at offset {end}, and the group {self._settings.group} had committed {committed.offset} "
                 "of another topic of that name: it was made anew, or a worker of another Kafka wrote here. Started "
@@ -224,7 +224,7 @@ class Partition:
             folder = self._settings.state / self._settings.group / self._stage.name / str(self.number)
             # The in-memory broker drops the oldest records of a long log: what is left of it is all that counts.
             copied = f"{changelog_id}, {time.time_ns()}" if self._kafka.in_memory else changelog_id
-            self._store = Store(folder, copied)
+            self._store = StateStore(folder, copied)
         if self._store.source > self._next:
             _log.warning(
                 "%s: Kafka took a commit back that it had confirmed, or somebody set the offset back from %d to %d. "
@@ -248,7 +248,7 @@ class Partition:
                 )
                 self._store.clear()
             recovered = self._recover(reader)
-        self._fold.forget_cache()
+        self._processor.clear_cache()
         _log.info(
             "owns %s from offset %s, recovered %d states in %.2f s",
             *(self, self._next, recovered, time.monotonic() - started),
@@ -275,7 +275,7 @@ class Partition:
         producer.begin_transaction()
         for topic in (self._stage.changelog, DEADLETTERS):
             producer.produce(topic, b"", b"", self.number)
-        for topic in self._stage.others:
+        for topic in self._stage.output_topics:
             for number in producer.list_topics(topic, _CALL_TIMEOUT_S).topics[topic].partitions:
                 producer.produce(topic, b"", b"", number)
         producer.flush(_CALL_TIMEOUT_S)
@@ -324,13 +324,13 @@ class Partition:
 
     def _recover(self, reader: Consumer) -> int:
         """Read the changelog from the store's offset to its end; return how many records that was."""
-        store, due = self._open_store, self._fold.due
+        store, due = self._open_store, self._processor.next_timer
         position = store.offset
         reader.assign([TopicPartition(self._stage.changelog, self.number, position)])
         recovered = foreign = 0
         last_at = None
         while True:
-            states: list[State] = []
+            states: list[StateUpdate] = []
             ended = False
             for message in reader.consume(_RECOVERY_BATCH, _RECOVERY_WAIT_S):
                 error = message.error()
@@ -356,7 +356,7 @@ class Partition:
                     )
                 return recovered
 
-    async def _unprocessed(self, run: Sequence[Record]) -> Sequence[Record]:
+    async def _unprocessed(self, run: Sequence[KafkaRecord]) -> Sequence[KafkaRecord]:
         """Return the part of a run that is not committed yet, and notice what is missing before it."""
         if not run:
             return run
@@ -382,7 +382,7 @@ class Partition:
             low, _ = retried(reader.get_watermark_offsets, source, _CALL_TIMEOUT_S)
             return int(low)
 
-    def _publish(self, outputs: Outputs, next_offset: int | None) -> tuple[int, int | None]:
+    def _publish(self, outputs: ProcessorOutput, next_offset: int | None) -> tuple[int, int | None]:
         """Commit one transaction; return the offset behind the last record of the changelog, and its timestamp.
 
         Without any record there, they are 0 and None.
@@ -401,7 +401,7 @@ class Partition:
         for key, value, _ in outputs.states[-1:]:
             # Idempotent producers keep the order of a partition, so the last one has the largest offset.
             produce(changelog, value, key, number, on_delivery=delivered)
-        for topic, other_key, value, partition, headers in outputs.others:
+        for topic, other_key, value, partition, headers in outputs.records:
             produce(topic, value, other_key, -1 if partition is None else partition, headers=headers)
         producer.flush(_CALL_TIMEOUT_S)
         if next_offset is not None:

@@ -12,7 +12,7 @@ from core.topics import DEADLETTERS
 from gateway.errors import UnreadablePayload
 
 
-class Record(Protocol):
+class KafkaRecord(Protocol):
     """A record of Kafka, as aiokafka returns it."""
 
     topic: str
@@ -24,7 +24,7 @@ class Record(Protocol):
     headers: Sequence[tuple[str, bytes]]
 
 
-State = tuple[bytes, bytes | None, int | None]
+StateUpdate = tuple[bytes, bytes | None, int | None]
 """A new state: a record of the stage's changelog, and an entry of the local store.
 
 Its key; its value, where None drops the state: a tombstone on the changelog, and a mark in the store that it was there;
@@ -32,7 +32,7 @@ and when the clock has to look at it, in milliseconds, or None where that is not
 """
 
 
-class Output(NamedTuple):
+class OutputRecord(NamedTuple):
     """A record for another topic than the changelog. Without a partition, Kafka's partitioner takes it from the key."""
 
     topic: str
@@ -42,7 +42,7 @@ class Output(NamedTuple):
     headers: list[tuple[str, Any]] | None = None
 
 
-class End(NamedTuple):
+class EndedMessage(NamedTuple):
     """A message at its first end. The latencies are in seconds."""
 
     outcome: str
@@ -51,54 +51,54 @@ class End(NamedTuple):
 
 
 @dataclass(slots=True)
-class Outputs:
+class ProcessorOutput:
     """What one transaction writes, and what changes in the local store after it without a word to anybody.
 
     Args:
         states: One for each key at most.
-        others: Records for other topics.
-        later: Keys that were due too early, and when to look at them again.
-        purged: Keys of dropped states that nothing shall remind of.
+        records: Records for other topics.
+        rescheduled: Keys whose timer came too early, and when to look at them again.
+        expired: Keys of dropped states whose mark in the store goes too.
         ends: Messages that came to their first end, to be counted.
         faults: How many records and keys raised an error that nobody foresaw; see `streams.isolating_processor`.
     """
 
-    states: list[State] = field(default_factory=list)
-    others: list[Output] = field(default_factory=list)
-    later: list[tuple[bytes, int]] = field(default_factory=list)
-    purged: list[bytes] = field(default_factory=list)
-    ends: list[End] = field(default_factory=list)
+    states: list[StateUpdate] = field(default_factory=list)
+    records: list[OutputRecord] = field(default_factory=list)
+    rescheduled: list[tuple[bytes, int]] = field(default_factory=list)
+    expired: list[bytes] = field(default_factory=list)
+    ends: list[EndedMessage] = field(default_factory=list)
     faults: int = 0
 
 
-class Fold(Protocol):
+class StreamProcessor(Protocol):
     """The fold of one partition of a stage. What a call returns is in the store before the next call, or forgotten."""
 
-    def run(self, run: Sequence[Record]) -> Outputs:
+    def process(self, run: Sequence[KafkaRecord]) -> ProcessorOutput:
         """Fold records, in their order."""
 
-    def pass_time(self, keys: Iterable[bytes], now: int) -> Outputs:
+    def on_timer(self, keys: Iterable[bytes], now: int) -> ProcessorOutput:
         """Do what is due for the states under the keys, at a time in milliseconds."""
 
-    def due(self, value: bytes | None, written_at: int) -> int | None:
+    def next_timer(self, value: bytes | None, written_at: int) -> int | None:
         """Return when a state that was written to the changelog at `written_at` is due, both in milliseconds.
 
         Raises:
             KeyError, TypeError, ValueError: It is no state of this fold.
         """
 
-    def forget_cache(self) -> None:
+    def clear_cache(self) -> None:
         """Drop what is decoded: outputs were not committed, or the store has changed."""
 
 
 MAX_DEAD_LETTER_BYTES: Final = 4_096
 """Bytes of a record that its dead letter repeats: enough to see what it is. The record itself has all of them."""
 
-Load = Callable[[bytes], bytes | None]
+StateLoader = Callable[[bytes], bytes | None]
 """Returns the stored state of a key: None if there never was one, empty if it was dropped."""
 
 
-def dead_letter(record: Record, error: UnreadablePayload) -> Output:
+def build_dead_letter(record: KafkaRecord, error: UnreadablePayload) -> OutputRecord:
     """Return the record for `sms.deadletters` about one that cannot be read, with the first bytes of its value."""
     headers: list[tuple[str, Any]] = [
         *record.headers,
@@ -107,4 +107,4 @@ def dead_letter(record: Record, error: UnreadablePayload) -> Output:
         (records.HEADER_ORIGIN, records.origin(record.topic, record.partition, record.offset)),
     ]
     value = record.value and record.value[:MAX_DEAD_LETTER_BYTES]
-    return Output(DEADLETTERS, record.key, value, record.partition, headers)
+    return OutputRecord(DEADLETTERS, record.key, value, record.partition, headers)

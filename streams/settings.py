@@ -7,7 +7,7 @@ from typing import Final, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from streams.change_detector import Policy
+from streams.change_detector import DetectorPolicy
 
 _RELEARN_AFTER: Final = re.compile(r"([1-9]\d*)\s*,\s*(\d+(?:\.\d+)?)([dh])")
 _UNITS_MS: Final = {"d": 86_400_000, "h": 3_600_000}
@@ -88,7 +88,7 @@ class StreamSettings(BaseSettings):
         return self
 
     @property
-    def detector_policy(self) -> Policy:
+    def detector_policy(self) -> DetectorPolicy:
         """The settings of all detectors."""
         messages, milliseconds = parse_relearn_after(self.relearn_after) or (None, 0)
-        return Policy(self.false_alarm_days, self.learn_messages, messages, milliseconds)
+        return DetectorPolicy(self.false_alarm_days, self.learn_messages, messages, milliseconds)

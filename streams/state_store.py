@@ -17,7 +17,7 @@ import rocksdict
 
 from core.topic_ids import url_safe
 from streams.errors import StateError
-from streams.processor import State
+from streams.processor import StateUpdate
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ _DAMAGED = ("Corruption:", "IO error: No such file or directory:")
 _WRITE_BUFFER = 8 << 20  # bytes; eight partitions with RocksDB's 64 MiB each took more memory than all else
 
 
-class Store:
+class StateStore:
     """States by key.
 
     Args:
@@ -115,10 +115,10 @@ class Store:
             raise StateError(msg) from error
         return value
 
-    def due(self, now: int, limit: int) -> dict[bytes, bytes]:
+    def due_timers(self, now: int, limit: int) -> dict[bytes, bytes]:
         """Return up to `limit` entries of what is due at a time in milliseconds: the state's key by the entry's."""
         found: dict[bytes, bytes] = {}
-        end = _due_entry(now)
+        end = _timer_entry(now)
         entries = self._db.iter(rocksdict.ReadOptions())
         entries.seek(self._due_from)
         while len(found) < limit and entries.valid() and (entry := entries.key()) < end:
@@ -128,11 +128,11 @@ class Store:
 
     def write(
         self,
-        states: Iterable[State],
+        states: Iterable[StateUpdate],
         offset: int | None = None,
         done: Collection[bytes] = (),
-        later: Iterable[tuple[bytes, int]] = (),
-        purged: Iterable[bytes] = (),
+        rescheduled: Iterable[tuple[bytes, int]] = (),
+        expired: Iterable[bytes] = (),
         source: int | None = None,
         last_at: int | None = None,
     ) -> None:
@@ -142,8 +142,8 @@ class Store:
             states: See there.
             offset: Where the changelog ends with these states; None if none of them is on it.
             done: Entries of what was due.
-            later: Keys, and when in milliseconds to look at them.
-            purged: Keys of dropped states that nothing shall remind of.
+            rescheduled: Keys, and when in milliseconds to look at them.
+            expired: Keys of dropped states whose mark goes too.
             source: Where the source ends that these states were folded from, if they came from there.
             last_at: The timestamp of the record before `offset`, in milliseconds, if there is an offset.
 
@@ -154,7 +154,7 @@ class Store:
         self._due_from = max(done, default=self._due_from)
         batch = rocksdict.WriteBatch(raw_mode=True)
         put, delete = batch.put, batch.delete
-        reminders = list(later)
+        reminders = list(rescheduled)
         for key, value, due in states:
             put(key, value or b"")
             if due is not None:
@@ -162,10 +162,10 @@ class Store:
         for entry in done:
             delete(entry)
         for key, due in reminders:
-            entry = _due_entry(due)
+            entry = _timer_entry(due)
             put(entry + key, b"")
             self._due_from = min(self._due_from, entry)
-        for key in purged:
+        for key in expired:
             delete(key)
         if offset is not None:
             put(_OFFSET, b"%d" % offset)
@@ -185,6 +185,6 @@ class Store:
             self._db.close()
 
 
-def _due_entry(due: int) -> bytes:
+def _timer_entry(due: int) -> bytes:
     """Return how the entries of a time in milliseconds begin: the next whole minute, not to be looked at too early."""
     return _DUE + min(max(due // _MINUTE_MS + 1, 0), _LAST_MINUTE).to_bytes(4)

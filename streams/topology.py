@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from core.topics import ACTIVITY, ALERTS, DEVICES, MESSAGES, OUTCOMES, RAW
 from gateway.payloads import parse_zone
 from gateway.statuses import parse_meanings, status_table
-from streams.device_processor import DeviceFold
+from streams.device_processor import DeviceProcessor
 from streams.lifecycle import Lifecycle
-from streams.message_processor import MessageFold
-from streams.processor import Fold, Load
+from streams.message_processor import MessageProcessor
+from streams.processor import StateLoader, StreamProcessor
 from streams.settings import StreamSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class ProcessingStage:
     """A step of the stream.
 
     Args:
@@ -22,35 +22,49 @@ class Stage:
         source: The topic that it reads.
         changelog: The compacted topic that it writes, in the partition of the same number.
         has_gaps: Whether offsets of the source may be missing by nature.
-        others: Topics that it writes to in any partition.
+        output_topics: Topics that it writes to in any partition.
         pace_s: How many seconds after a commit to begin with the next run at the soonest.
-        fold: Makes the fold of a partition.
+        make_processor: Makes the processor of a partition.
     """
 
     name: str
     source: str
     changelog: str
     has_gaps: bool
-    others: tuple[str, ...]
-    pace_s: float
-    fold: Callable[[Load, StreamSettings], Fold]
+    output_topics: tuple[str, ...]
+    min_commit_interval_s: float
+    make_processor: Callable[[StateLoader, StreamSettings], StreamProcessor]
 
 
-def _message_fold(load: Load, settings: StreamSettings) -> Fold:
+def _make_message_processor(load: StateLoader, settings: StreamSettings) -> StreamProcessor:
     expire_ms, forget_ms = int(settings.expire_after_h * 3_600_000), int(settings.forget_after_h * 3_600_000)
     lifecycle = Lifecycle(status_table(parse_meanings(settings.status_meanings)), expire_ms)
-    return MessageFold(lifecycle, load, parse_zone(settings.zone), settings.cache_messages, expire_ms, forget_ms)
+    return MessageProcessor(lifecycle, load, parse_zone(settings.zone), settings.cache_messages, expire_ms, forget_ms)
 
 
-def _device_fold(load: Load, settings: StreamSettings) -> Fold:
-    return DeviceFold(load, settings.detector_policy)
+def _make_device_processor(load: StateLoader, settings: StreamSettings) -> StreamProcessor:
+    return DeviceProcessor(load, settings.detector_policy)
 
 
 # Kafka answers a commit before it is through with it. The partition's next transaction is put off until then, and asks
 # again after 20 ms: to wait before it begins costs less, and leaves Kafka to the others.
-MESSAGE_STAGE = Stage(
-    "messages", RAW, MESSAGES, has_gaps=False, others=(OUTCOMES, ACTIVITY), pace_s=0.04, fold=_message_fold
+MESSAGE_STAGE = ProcessingStage(
+    "messages",
+    RAW,
+    MESSAGES,
+    has_gaps=False,
+    output_topics=(OUTCOMES, ACTIVITY),
+    min_commit_interval_s=0.04,
+    make_processor=_make_message_processor,
 )
-DEVICE_STAGE = Stage("devices", ACTIVITY, DEVICES, has_gaps=True, others=(ALERTS,), pace_s=1, fold=_device_fold)
+DEVICE_STAGE = ProcessingStage(
+    "devices",
+    ACTIVITY,
+    DEVICES,
+    has_gaps=True,
+    output_topics=(ALERTS,),
+    min_commit_interval_s=1,
+    make_processor=_make_device_processor,
+)
 STAGES = {stage.source: stage for stage in (MESSAGE_STAGE, DEVICE_STAGE)}
 """Every stage by the topic that it reads."""

@@ -2,7 +2,7 @@
 
     {data}/base/date=YYYY-MM-DD/{partition}-{mark}.parquet      a row a message first seen on that day, sorted by key
                                                                 (all-{mark}, once compaction has merged a closed day)
-    {data}/base/{sum}/date=YYYY-MM-DD/0-{mark}.parquet          what was counted of them, as warehouse/sql/rollups/*.sql say
+    {data}/base/{sum}/date=YYYY-MM-DD/0-{mark}.parquet          counts of them, by warehouse/sql/rollups/*.sql
     {data}/differences/date=YYYY-MM-DD/{partition}-{mark}.parquet
                                                                 where stream and log differ, a row a message and field
     {data}/base/covered.json                      up to which offsets of sms.messages the base holds everything

@@ -4,9 +4,9 @@ import msgspec
 
 from gateway.payloads import StatusReport, parse
 from gateway.statuses import STATUSES
-from streams.lifecycle import Facts, Lifecycle, Version
+from streams.lifecycle import Lifecycle, MessageState, MessageVersion
 
-_decode = msgspec.json.Decoder(Version).decode
+_decode = msgspec.json.Decoder(MessageVersion).decode
 _encode = msgspec.json.Encoder().encode
 _derive = Lifecycle(STATUSES).derive
 
@@ -28,6 +28,8 @@ def fold(stored: bytes | None, key: bytes, value: bytes, received_at: int) -> by
     if not isinstance(report, StatusReport):
         msg = f"{key!r} is no status report"
         raise TypeError(msg)
-    facts = Facts.of(_decode(stored)) if stored else Facts(key.rpartition(b":")[0].decode(), report.sms_id)
+    facts = (
+        MessageState.of(_decode(stored)) if stored else MessageState(key.rpartition(b":")[0].decode(), report.sms_id)
+    )
     facts.add(report, received_at)
     return _encode(_derive(facts))

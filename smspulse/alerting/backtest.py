@@ -9,8 +9,8 @@ from typing import Final
 
 from core.alerts import Alert, decode
 from gateway.statuses import FAILURES
-from streams.change_detector import Policy
-from streams.failure_alerts import End, Unit, Watch, ended
+from streams.change_detector import DetectorPolicy
+from streams.failure_alerts import DetectorState, MessageEnd, MonitoredEntity, update_detectors
 from warehouse.reader import open_warehouse, retried
 
 _FAILED: Final = frozenset(outcome.value for outcome in FAILURES)
@@ -18,7 +18,7 @@ _BATCH: Final = 10_000
 _WINDOW_MS: Final = 15 * 60_000
 _LEAST: Final = 10
 
-Ended = tuple[str, int | None, int | None, End]
+Ended = tuple[str, int | None, int | None, MessageEnd]
 """Source, device, channel and end of a message."""
 
 
@@ -65,11 +65,11 @@ def past(data: Path, since: datetime | None) -> Iterator[Ended]:
         rows = retried(lambda: connection.execute(sql, [since]).fetchmany(_BATCH))
         while rows:
             for source, device_id, channel_id, *end in rows:
-                yield source, device_id, channel_id, End(*end)
+                yield source, device_id, channel_id, MessageEnd(*end)
             rows = connection.fetchmany(_BATCH)
 
 
-def backtest(messages: Iterable[Ended], policy: Policy, threshold: float) -> Backtest:
+def backtest(messages: Iterable[Ended], policy: DetectorPolicy, threshold: float) -> Backtest:
     """Run the detectors, as the stream does but for the order of messages that end at the same time.
 
     Args:
@@ -77,22 +77,22 @@ def backtest(messages: Iterable[Ended], policy: Policy, threshold: float) -> Bac
         policy: Settings of the detectors. Each unit begins to learn with its first message here.
         threshold: Ratio of failures that a rule on fifteen minutes would have.
     """
-    watches: dict[tuple[str | int | None, ...], Watch] = {}
+    watches: dict[tuple[str | int | None, ...], DetectorState] = {}
     channels: dict[tuple[str, int | None], set[int | None]] = {}
     windows: dict[tuple[str | int | None, ...], _Ratio] = {}
     count = first_at = last_at = 0
     changes: list[Alert] = []
     over: list[tuple[str, int]] = []
 
-    def unit(source: str, *of: int | None) -> Unit:
-        return Unit(watches.setdefault((source, *of), Watch()), source, *of)
+    def unit(source: str, *of: int | None) -> MonitoredEntity:
+        return MonitoredEntity(watches.setdefault((source, *of), DetectorState()), source, *of)
 
     for source, device_id, channel_id, end in messages:
         count, first_at, last_at = count + 1, first_at or end.at, end.at
         known = channels.setdefault((source, device_id), set())
         known.add(channel_id)
         device = unit(source, device_id) if len(known) > 1 else None
-        told = ended([end], unit(source, device_id, channel_id), device, unit(source), policy)
+        told = update_detectors([end], unit(source, device_id, channel_id), device, unit(source), policy)
         changes += [decode(output.value or b"") for output in told]
         window = windows.setdefault((source, device_id, channel_id), _Ratio(threshold))
         if window.goes_over(end.outcome in _FAILED, end.at):

@@ -187,14 +187,14 @@ def backtest(
     from smspulse.alerting.backtest import past
     from smspulse.alerting.rendering import draw_backtest, show_backtest
     from smspulse.runtime.data_folder import exporting
-    from streams.change_detector import Policy
+    from streams.change_detector import DetectorPolicy
     from streams.settings import parse_relearn_after
 
     try:
         messages, milliseconds = parse_relearn_after(relearn_after) or (None, 0)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
-    policy = Policy(budget, learn, messages, milliseconds)
+    policy = DetectorPolicy(budget, learn, messages, milliseconds)
     found = run(past(data, since.replace(tzinfo=UTC) if since else None), policy, threshold)
     show_backtest(found, make_console(soft_wrap=True))
     if picture:

@@ -176,7 +176,7 @@ def stream(data: Path, broker: str, worker: str, instance: str) -> None:
     from smspulse.broker.topic_admin import ensure_topics
     from smspulse.processes.metrics_endpoint import serve_metrics
     from smspulse.runtime.pipeline import kafka_settings
-    from streams.app import run
+    from streams.app import run_worker
     from streams.metrics import REGISTRY
     from streams.settings import StreamSettings
 
@@ -185,7 +185,7 @@ def stream(data: Path, broker: str, worker: str, instance: str) -> None:
     kafka = kafka_settings(data, broker)
     ensure_topics(kafka)
     serve_metrics(data, f"stream-{worker}", REGISTRY)
-    run(StreamSettings(state=data / "state" / worker, instance=instance), kafka, tell_ready)
+    run_worker(StreamSettings(state=data / "state" / worker, instance=instance), kafka, tell_ready)
 
 
 @click.command()

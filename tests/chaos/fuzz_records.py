@@ -47,12 +47,12 @@ from ingest.server import Receiver
 from ingest.settings import IngestSettings
 from ingest.sources import Sources
 from ingest.spool import Spool, Webhook
-from streams.change_detector import Policy
-from streams.device_processor import DeviceFold
-from streams.isolating_processor import IsolatingFold
+from streams.change_detector import DetectorPolicy
+from streams.device_processor import DeviceProcessor
+from streams.isolating_processor import IsolatingProcessor
 from streams.lifecycle import EXPIRE_AFTER_MS, Lifecycle
-from streams.message_processor import MessageFold
-from streams.processor import Fold, Load, Outputs
+from streams.message_processor import MessageProcessor
+from streams.processor import ProcessorOutput, StateLoader, StreamProcessor
 from warehouse import catalog as views
 from warehouse.reader import query
 from warehouse.sink import parquet_files as landing
@@ -76,19 +76,19 @@ _GOOD: Final = "SELECT count(*) AS n FROM messages WHERE source = 'good' AND out
 class Stage:
     """A fold over a store in memory, and the topic that it writes."""
 
-    def __init__(self, make: Callable[[Load], Fold], *, guarded: bool) -> None:
+    def __init__(self, make: Callable[[StateLoader], StreamProcessor], *, guarded: bool) -> None:
         self._store: dict[bytes, bytes] = {}
-        self.fold: Fold = IsolatingFold(make, self._store.get) if guarded else make(self._store.get)
+        self.fold: StreamProcessor = IsolatingProcessor(make, self._store.get) if guarded else make(self._store.get)
         self.faults = 0
 
-    def take(self, outputs: Outputs) -> None:
+    def take(self, outputs: ProcessorOutput) -> None:
         """Commit what was made, as Kafka would: it refuses what is too large."""
         for key, value, _ in outputs.states:
             if len(value or b"") > KAFKA_TAKES:
                 msg = f"Kafka takes no record of {len(value or b''):,} bytes"
                 raise ValueError(msg)
             self._store[key] = value or b""
-        for key in outputs.purged:
+        for key in outputs.expired:
             del self._store[key]
         self.faults += outputs.faults
 
@@ -112,9 +112,9 @@ class InProcess:
         lifecycle, guarded = Lifecycle(STATUSES), mutation != "fold"
         forget_ms = 7 * EXPIRE_AFTER_MS
         self._messages = Stage(
-            lambda load: MessageFold(lifecycle, load, UTC, 10_000, EXPIRE_AFTER_MS, forget_ms), guarded=guarded
+            lambda load: MessageProcessor(lifecycle, load, UTC, 10_000, EXPIRE_AFTER_MS, forget_ms), guarded=guarded
         )
-        self._devices = Stage(lambda load: DeviceFold(load, Policy()), guarded=guarded)
+        self._devices = Stage(lambda load: DeviceProcessor(load, DetectorPolicy()), guarded=guarded)
         self._ends: Counter[str] = Counter()
         self._now_ms = int(time.time() * 1000) - 3_600_000
         self.spooled: list[Webhook] = []
@@ -143,26 +143,26 @@ class InProcess:
     def process(self, run: list[MadeRecord]) -> None:
         """Land a run, fold it, and land what is made of it."""
         raw: Any = self._land(topics.RAW, run)
-        outputs = self._messages.fold.run(raw)
+        outputs = self._messages.fold.process(raw)
         self._messages.take(outputs)
         self._land(topics.MESSAGES, [self._made(topics.MESSAGES, key, value) for key, value, _ in outputs.states])
-        letters = [each for each in outputs.others if each.topic == topics.DEADLETTERS]
+        letters = [each for each in outputs.records if each.topic == topics.DEADLETTERS]
         self._land(topics.DEADLETTERS, [self._made(each.topic, each.key, each.value, each.headers) for each in letters])
         activity: Any = [
             SimpleNamespace(
                 topic=each.topic, partition=0, offset=0, timestamp=0, key=each.key, value=each.value, headers=()
             )
-            for each in outputs.others
+            for each in outputs.records
             if each.topic == topics.ACTIVITY
         ]
-        devices = self._devices.fold.run(activity)
+        devices = self._devices.fold.process(activity)
         self._devices.take(devices)
-        alerts = [each for each in devices.others if each.topic == topics.ALERTS]
+        alerts = [each for each in devices.records if each.topic == topics.ALERTS]
         self._land(topics.ALERTS, [self._made(each.topic, each.key, each.value) for each in alerts])
 
-    def pass_time(self) -> None:
+    def on_timer(self) -> None:
         """Let a day pass."""
-        self._messages.take(self._messages.fold.pass_time(self._messages.keys, self._now_ms + 2 * EXPIRE_AFTER_MS))
+        self._messages.take(self._messages.fold.on_timer(self._messages.keys, self._now_ms + 2 * EXPIRE_AFTER_MS))
 
     def _made(self, topic: str, key: bytes | None, value: bytes | None, headers: Any = ()) -> MadeRecord:
         return MadeRecord(topic, 0, 0, self._now_ms, key, value, list(headers))
@@ -189,8 +189,8 @@ def inject(mutation: str) -> None:
 
         payloads._parse = recursive
     if mutation == "fold":
-        one = MessageFold._one
-        MessageFold._one = lambda *given: fail() if BOM in given[1].value else one(*given)
+        one = MessageProcessor._one
+        MessageProcessor._one = lambda *given: fail() if BOM in given[1].value else one(*given)
     if mutation == "sink":
         schemas.Dataset.table = lambda self, run, zone=UTC: self._table(self.columns(run, zone), len(run.offsets))
         schemas.charset_of = lambda content_type: fail() if b"nonsense" in (content_type or b"") else None
@@ -217,7 +217,7 @@ def in_process(bodies: int, seed: int, data: Path, mutation: str) -> list[str]:
             slowest = max(slowest, time.monotonic() - received)
             number += 1
         pipeline.process(run)
-    pipeline.pass_time()
+    pipeline.on_timer()
     took = time.monotonic() - began
     print(f"{number:,} bodies in {took:.0f} s; ingest took {slowest * 1000:.0f} ms for the slowest one")
     problems = [f"{pipeline.faults} records made a fold fail"] if pipeline.faults else []

@@ -13,7 +13,7 @@ from core.alerts import Alert, decode
 from core.kafka_settings import KafkaSettings
 from core.topics import ACTIVITY, ALERTS
 from smspulse.alerting.alert_topic import AlertLog
-from streams.partition_processor import Partition
+from streams.partition_processor import PartitionProcessor
 from streams.settings import StreamSettings
 from streams.topology import DEVICE_STAGE
 
@@ -50,7 +50,7 @@ async def test_an_alert_is_told_once_over_lost_disks_and_repeated_runs(
     for number, run in enumerate(runs):
         # Each worker but the first finds nothing on its disk, and is handed again what the one before committed.
         if number % 9 == 0:
-            owner = Partition(DEVICE_STAGE, 0, StreamSettings(state=tmp_path / str(number), group=name), kafka)
+            owner = PartitionProcessor(DEVICE_STAGE, 0, StreamSettings(state=tmp_path / str(number), group=name), kafka)
             await owner.own(1)
             if number:
                 await owner.process(runs[number - 1])

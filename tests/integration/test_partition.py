@@ -16,8 +16,8 @@ from core.kafka_settings import KafkaSettings
 from core.records import message_key
 from core.topics import ACTIVITY, DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
 from streams.errors import LostRecordsError, OwnershipLostError, StreamError
-from streams.message_processor import MessageFold
-from streams.partition_processor import Partition
+from streams.message_processor import MessageProcessor
+from streams.partition_processor import PartitionProcessor
 from streams.settings import StreamSettings
 from streams.topology import DEVICE_STAGE, MESSAGE_STAGE
 
@@ -39,11 +39,11 @@ class Owners:
 
     def __init__(self, group: str, kafka: KafkaSettings, folder: Path) -> None:
         self._group, self._kafka, self._folder = group, kafka, folder
-        self._opened: list[Partition] = []
+        self._opened: list[PartitionProcessor] = []
 
-    async def next(self, disk: str) -> Partition:
+    async def next(self, disk: str) -> PartitionProcessor:
         settings = StreamSettings(state=self._folder / disk, group=self._group)
-        owner = Partition(MESSAGE_STAGE, PARTITION, settings, self._kafka)
+        owner = PartitionProcessor(MESSAGE_STAGE, PARTITION, settings, self._kafka)
         self._opened.append(owner)
         await owner.own(1)
         return owner
@@ -235,7 +235,7 @@ async def test_a_fault_of_our_own_commits_nothing(
         raise ZeroDivisionError
 
     with monkeypatch.context() as patched:
-        patched.setattr(Partition, "_publish", fails)
+        patched.setattr(PartitionProcessor, "_publish", fails)
         with pytest.raises(ZeroDivisionError):
             await owner.process([Raw(name, 1, 1, 0)])
     await (await owners.next("b")).process([Raw(name, 1, 1, 0)])
@@ -245,14 +245,14 @@ async def test_a_fault_of_our_own_commits_nothing(
 async def test_a_record_that_makes_the_fold_fail_is_a_dead_letter_in_the_transaction_of_its_run(
     owners: Owners, kafka: KafkaSettings, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = MessageFold._one
+    one = MessageProcessor._one
 
-    def fail_on_the_second(self: MessageFold, record: Raw, *given: Any) -> None:
+    def fail_on_the_second(self: MessageProcessor, record: Raw, *given: Any) -> None:
         if record.sms_id == 2:
             raise RecursionError
         one(self, record, *given)
 
-    monkeypatch.setattr(MessageFold, "_one", fail_on_the_second)
+    monkeypatch.setattr(MessageProcessor, "_one", fail_on_the_second)
     owner = await owners.next("a")
     await owner.process([Raw(name, 1, 1, 0), Raw(name, 2, 7, 1), Raw(name, 1, 7, 2), Raw(name, 3, 7, 3)])
     assert owner.next_offset(1) == 4
@@ -270,8 +270,8 @@ LONG_AFTER = 1_760_000_000_000 + 2 * DAY
 async def test_what_is_due_is_committed_like_a_run(owners: Owners, kafka: KafkaSettings, name: str) -> None:
     owner = await owners.next("a")
     await owner.process([Raw(name, 1, 1, 0), Raw(name, 2, 7, 1)])
-    await owner.pass_time(LONG_AFTER, 2)
-    await owner.pass_time(LONG_AFTER, 2)
+    await owner.on_timer(LONG_AFTER, 2)
+    await owner.on_timer(LONG_AFTER, 2)
     found = versions(kafka, name)
     assert [version["outcome"] for version in found[1]] == ["pending", "expired"]
     assert sorted(outcomes(kafka, name)) == [("delivered", False), ("expired", False)]
@@ -288,14 +288,14 @@ async def test_what_is_due_is_found_again_by_the_next_owner(
     await first.process([Raw(source, 1, 1, 0), Raw(source, 2, 1, 1)])
     first.close()
     last = await owners.next("first" if disk == "same" else "other")
-    await last.pass_time(LONG_AFTER, 2)
+    await last.on_timer(LONG_AFTER, 2)
     assert {of[-1]["outcome"] for of in versions(kafka, source).values()} == {"expired"}
 
 
 async def test_time_does_not_pass_ahead_of_the_records_to_read(owners: Owners, kafka: KafkaSettings, name: str) -> None:
     owner = await owners.next("a")
     await owner.process([Raw(name, 1, 1, 0)])
-    await owner.pass_time(LONG_AFTER, 9)
+    await owner.on_timer(LONG_AFTER, 9)
     assert [version["outcome"] for version in versions(kafka, name)[1]] == ["pending"]
 
 
@@ -304,7 +304,7 @@ async def test_a_fenced_owner_lets_nothing_expire(owners: Owners, kafka: KafkaSe
     await first.process([Raw(name, 1, 1, 0)])
     second = await owners.next("b")
     with pytest.raises(OwnershipLostError):
-        await first.pass_time(LONG_AFTER, 1)
+        await first.on_timer(LONG_AFTER, 1)
     await second.process([Raw(name, 1, 7, 1)])
     assert [version["outcome"] for version in versions(kafka, name)[1]] == ["pending", "delivered"]
     assert outcomes(kafka, name) == [("delivered", False)]
@@ -315,7 +315,7 @@ async def test_a_forgotten_message_is_a_tombstone_and_its_late_report_says_so(
 ) -> None:
     first = await owners.next("a")
     await first.process([Raw(name, 1, 7, 0)])
-    await first.pass_time(LONG_AFTER + 7 * DAY, 1)
+    await first.on_timer(LONG_AFTER + 7 * DAY, 1)
     first.close()
     last = await owners.next("b")
     await last.process([Raw(name, 1, 8, 1)])
@@ -325,7 +325,7 @@ async def test_a_forgotten_message_is_a_tombstone_and_its_late_report_says_so(
 
 async def test_a_device_is_told_once_what_its_messages_came_to(kafka: KafkaSettings, name: str, tmp_path: Path) -> None:
     settings = StreamSettings(state=tmp_path, group=name)
-    messages = Partition(MESSAGE_STAGE, PARTITION, settings, kafka)
+    messages = PartitionProcessor(MESSAGE_STAGE, PARTITION, settings, kafka)
     await messages.own(1)
     body = b'{"sms_id": %d, "status_id": %d, "device_id": 8001, "channel_id": 1}'
     way = [(1, 1), (2, 1), (1, 7), (2, 9), (3, 1)]
@@ -343,7 +343,7 @@ async def test_a_device_is_told_once_what_its_messages_came_to(kafka: KafkaSetti
     record = SimpleNamespace(value=message.value(), key=message.key(), headers=[], topic=ACTIVITY, partition=number,
                              offset=message.offset(), timestamp=0)  # fmt: skip
     for _ in range(2):  # the second owner is handed it again, and knows it
-        devices = Partition(DEVICE_STAGE, number, settings, kafka)
+        devices = PartitionProcessor(DEVICE_STAGE, number, settings, kafka)
         await devices.own(1)
         await devices.process([record])
         devices.close()

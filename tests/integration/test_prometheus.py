@@ -13,7 +13,7 @@ from running import program
 from smspulse.processes.children import free_port
 from smspulse.processes.metrics_endpoint import announced, serve_metrics
 from streams import metrics as stream
-from streams.processor import Outputs
+from streams.processor import ProcessorOutput
 from warehouse import metrics as lander
 
 RULES = Path(__file__).parents[2] / "monitoring" / "smspulse.rules.yml"
@@ -23,7 +23,7 @@ WITHIN_S = 120
 def test_it_reads_the_metrics_and_runs_the_rules(tmp_path: Path) -> None:
     serve_metrics(tmp_path, "stream-0", stream.REGISTRY)
     serve_metrics(tmp_path, "lander", lander.REGISTRY)
-    stream.committed("sms.raw", 3, Outputs())
+    stream.count_commit("sms.raw", 3, ProcessorOutput())
     lander.landed("sms.raw", 7, 5000)
     targets = {f"smspulse-{each.name.partition('-')[0]}": f"{each.host}:{each.port}" for each in announced(tmp_path)}
     targets["smspulse-ingest"] = f"127.0.0.1:{free_port()}"  # nobody is there

@@ -20,7 +20,7 @@ from stream_topics import Raw, outcomes, partitions_of, read, versions
 from core.kafka_settings import KafkaSettings
 from core.records import message_key
 from core.topics import ACTIVITY, DEADLETTERS, RAW
-from streams.batch_consumer import _Thread
+from streams.batch_consumer import _ConsumerThread
 
 _PATIENCE_S = 240
 """Longer than anything takes on a busy machine: it only bounds what will never come."""
@@ -263,7 +263,7 @@ async def test_what_was_fetched_and_let_go_is_read_again_whether_or_not_anything
         first, second, *others = sorted(consumer.assignment())
         await consumer.commit({first: earliest[first.partition] + 1, second: 0})
         thread: Any = SimpleNamespace(_ensure_consumer=lambda: consumer)
-        sought = await _Thread._seek_to_committed(thread)
+        sought = await _ConsumerThread._seek_to_committed(thread)
         assert sought == {first: earliest[first.partition] + 1, second: 0} | dict.fromkeys(others)
         assert await begin() == earliest | {first.partition: earliest[first.partition] + 1}
 
@@ -271,4 +271,4 @@ async def test_what_was_fetched_and_let_go_is_read_again_whether_or_not_anything
 async def test_whoever_is_assigned_nothing_seeks_nothing(kafka: KafkaSettings, name: str) -> None:
     async with AIOKafkaConsumer(**kafka.aiokafka(), group_id=name) as consumer:
         thread: Any = SimpleNamespace(_ensure_consumer=lambda: consumer)
-        assert await _Thread._seek_to_committed(thread) == {}
+        assert await _ConsumerThread._seek_to_committed(thread) == {}

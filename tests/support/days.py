@@ -17,7 +17,7 @@ from gateway.statuses import STATUSES
 from smspulse.simulator.options import Behaviour
 from smspulse.simulator.scenarios import stories
 from streams.lifecycle import EXPIRE_AFTER_MS, Lifecycle
-from streams.message_processor import MessageFold
+from streams.message_processor import MessageProcessor
 from warehouse import catalog as views
 from warehouse.sink import parquet_files as landing
 
@@ -112,7 +112,7 @@ class _Partition:
         self._ends = dict.fromkeys((topics.RAW, topics.MESSAGES, topics.DEADLETTERS), 0)
         self._store: dict[bytes, bytes | None] = {}
         self._due: dict[bytes, int] = {}
-        self._fold = MessageFold(
+        self._fold = MessageProcessor(
             Lifecycle(STATUSES),
             lambda key: self._store[key] or b"" if key in self._store else None,
             UTC,
@@ -127,10 +127,10 @@ class _Partition:
         made: list[MadeRecord] = []
         for start in range(0, len(landed), _RUN):
             run = landed[start : start + _RUN]
-            made += self._write(self._fold.run(run), run[-1].timestamp)  # type: ignore[arg-type]
+            made += self._write(self._fold.process(run), run[-1].timestamp)  # type: ignore[arg-type]
         at = int(now * 1000)
         due = [key for key, when in self._due.items() if when <= at]
-        made += self._write(self._fold.pass_time(due, at), at)
+        made += self._write(self._fold.on_timer(due, at), at)
         for topic in (topics.MESSAGES, topics.DEADLETTERS):
             self._land(topic, [record for record in made if record.topic == topic])
 
@@ -141,13 +141,13 @@ class _Partition:
             if due is not None:
                 self._due[key] = due
             made.append(MadeRecord(topics.MESSAGES, self._number, 0, at, key, value, []))
-        self._due |= dict(outputs.later)
-        for key in outputs.purged:
+        self._due |= dict(outputs.rescheduled)
+        for key in outputs.expired:
             self._due.pop(key, None)
             self._store.pop(key, None)
         made += [
             MadeRecord(topics.DEADLETTERS, self._number, 0, at, each.key, each.value, each.headers)
-            for each in outputs.others
+            for each in outputs.records
             if each.topic == topics.DEADLETTERS
         ]
         return made

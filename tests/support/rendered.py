@@ -19,7 +19,7 @@ from expectations.settings import CheckSettings
 from notebooks.report import write
 from smspulse.alerting.backtest import backtest, past
 from smspulse.simulator.options import Behaviour
-from streams.change_detector import Policy
+from streams.change_detector import DetectorPolicy
 from warehouse.quality import keep
 from warehouse.reader import query
 from warehouse.sink import parquet_files as landing
@@ -33,7 +33,7 @@ _ILL = replace(_WELL, unhealthy=((8003, 0.5),))
 
 def land_alerts(data: Path) -> None:
     """Land the alerts that follow from the messages of a data folder."""
-    changes = backtest(past(data, None), Policy(), 0.1).changes
+    changes = backtest(past(data, None), DetectorPolicy(), 0.1).changes
     told = [
         MadeRecord(topics.ALERTS, 0, offset, change.changed_at, change.id.encode(), encode(change), [])
         for offset, change in enumerate(changes)

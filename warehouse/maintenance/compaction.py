@@ -11,7 +11,8 @@ landers take their positions from. It is one range: files between which one is m
 stays to be seen.
 Base files of a day that is closed (`warehouse.rebuild`) become one: a look-up by key opens a file a day.
 
-The webhooks of a day that is over are counted (`warehouse/sql/rollups/webhooks.sql`), and again if their files have changed.
+The webhooks of a day that is over are counted (`warehouse/sql/rollups/webhooks.sql`), and again if their files have
+changed.
 """
 
 import hashlib

@@ -17,7 +17,7 @@ from gateway.json_body import to_utf8
 from gateway.payloads import StatusReport, parse
 from gateway.statuses import STATUSES
 from streams.lifecycle import Lifecycle
-from streams.message_processor import MessageFold
+from streams.message_processor import MessageProcessor
 from warehouse.schemas import BY_TOPIC, Run
 
 TEXT = '{"sms_id": 17, "status_id": 7, "status_message": "zugestellt für 5 €", "sendto": "+4915752982212"}'
@@ -64,7 +64,7 @@ def test_stream_lander_and_check_read_a_body_by_its_declared_charset(charset: st
     assert table["status_message"].to_pylist() == [expected, "zugestellt für 5 €"]
     assert table["body"][0].as_py() == body
 
-    fold = MessageFold(Lifecycle(STATUSES), lambda _: None, UTC, 9, 10, 20)
+    fold = MessageProcessor(Lifecycle(STATUSES), lambda _: None, UTC, 9, 10, 20)
     outputs = fold.run([typed(body, content_type)])  # type: ignore[list-item]
     assert [key for key, _, _ in outputs.states] == [b"acme:17"]
     assert [each.topic for each in outputs.others if each.topic == "sms.deadletters"] == []

@@ -108,8 +108,8 @@ def test_a_scrape_sees_the_lag_of_every_partition_and_of_one_time(metrics: Any) 
 
 
 def test_partitions_that_went_to_others_are_gone_from_the_next_scrape_on() -> None:
-    stream.lag({("sms.raw", 0): 1, ("sms.raw", 1): 2})
-    stream.lag({("sms.raw", 1): 3})
+    stream.set_lag({("sms.raw", 0): 1, ("sms.raw", 1): 2})
+    stream.set_lag({("sms.raw", 1): 3})
     assert {key: value for key, value in scraped(stream.REGISTRY).items() if "_lag_" in key[0]} == {
         ("smspulse_stream_lag_records", ("1", "sms.raw")): 3
     }

@@ -15,7 +15,7 @@ from running import program
 from smspulse.dashboard import metrics as page
 from smspulse.reference import metric_families
 from streams import metrics as stream
-from streams.processor import End, Output, Outputs
+from streams.processor import EndedMessage, OutputRecord, ProcessorOutput
 from warehouse import metrics as lander
 
 FOLDER = Path(__file__).parents[3] / "monitoring"
@@ -77,10 +77,11 @@ def test_promtool_agrees(arguments: tuple[str, ...]) -> None:
 def test_what_is_committed_is_counted_and_promtool_has_no_remark() -> None:
     ended = stream.ENDED.labels("delivered")._value
     before = ended.get()
-    outputs = Outputs(
-        ends=[End("delivered", 4.0, 9.0), End("delivered", None, 1.0)], others=[Output("sms.deadletters", b"", b"")]
+    outputs = ProcessorOutput(
+        ends=[EndedMessage("delivered", 4.0, 9.0), EndedMessage("delivered", None, 1.0)],
+        others=[OutputRecord("sms.deadletters", b"", b"")],
     )
-    stream.committed("sms.raw", 3, outputs)
+    stream.count_commit("sms.raw", 3, outputs)
     lander.landed("sms.raw", 1, 5000)
     assert ended.get() == before + 2
     checks = [

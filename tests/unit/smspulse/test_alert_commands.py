@@ -36,7 +36,7 @@ from smspulse.alerting.settings import AlertSettings
 from smspulse.alerting.silences import SilenceError, Silences
 from smspulse.cli.main import cli
 from smspulse.runtime import status
-from streams.change_detector import Policy
+from streams.change_detector import DetectorPolicy
 from warehouse.reader import query
 from warehouse.sink import parquet_files as landing
 
@@ -417,7 +417,7 @@ def test_a_backtest_finds_what_the_stream_would_have_told(published: Path) -> No
         for number, outcome in enumerate(outcomes)
     ]
     landing.land(published, 0, landed)
-    found = backtest(past(published, None), Policy(), 0.2)
+    found = backtest(past(published, None), DetectorPolicy(), 0.2)
     ((fired, resolved),) = found.episodes()
     assert (found.messages, fired.id, fired.failures, fired.since) == (
         372, "failure_ratio:acme:1:2", fired.count, at(60 * 300 - 86_400),
@@ -434,7 +434,7 @@ def test_a_backtest_finds_what_the_stream_would_have_told(published: Path) -> No
     assert "acme:1:2" in (published / "alerts.html").read_text()
     with pytest.raises(PictureError, match="cannot be drawn"):
         draw_backtest(found, published / "alerts.doc")
-    assert backtest(past(published, moment(0)), Policy(), 0.2).messages == 0
+    assert backtest(past(published, moment(0)), DetectorPolicy(), 0.2).messages == 0
 
 
 def test_a_rise_that_became_the_new_normal_says_so_wherever_alerts_are_read(data: Path) -> None:

@@ -19,7 +19,7 @@ from gateway.payloads import parse
 from gateway.statuses import STATUSES
 from smspulse.cli.main import cli
 from streams.lifecycle import Lifecycle
-from streams.message_processor import MessageFold
+from streams.message_processor import MessageProcessor
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "webhooks"
 GENERATIONS = {
@@ -97,7 +97,7 @@ def test_a_payload_is_accepted_exactly_when_the_stream_accepts_it(
     record = raw(0, body)
     headers = [header for header in record.headers if header[0] != "content_type"]
     record = record._replace(key=key, headers=[*headers, ("content_type", content_type)])
-    outputs = MessageFold(Lifecycle(STATUSES), lambda _: None, UTC, 9, 10, 20).run([record])  # type: ignore[list-item]
+    outputs = MessageProcessor(Lifecycle(STATUSES), lambda _: None, UTC, 9, 10, 20).run([record])  # type: ignore[list-item]
     dead = [dict(each.headers or ())["reason"].decode() for each in outputs.others if each.topic == DEADLETTERS]
 
     found = read(body, UTC, content_type)

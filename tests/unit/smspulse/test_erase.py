@@ -26,7 +26,7 @@ from ingest.spool import Spool, Webhook
 from smspulse.cli.main import cli
 from smspulse.runtime import erasure as command
 from smspulse.runtime.erasure import EraseError, erase
-from streams.processor import MAX_DEAD_LETTER_BYTES, dead_letter
+from streams.processor import MAX_DEAD_LETTER_BYTES, build_dead_letter
 from warehouse import catalog as views
 from warehouse import rebuild as run
 from warehouse.maintenance import atomic_replace as swap
@@ -365,7 +365,7 @@ def test_a_number_is_erased_in_every_notation_also_of_what_cannot_be_parsed(publ
 def test_a_number_that_a_dead_letter_has_in_part_is_erased_with_its_webhook(published: Path, told: list[Any]) -> None:
     body = b"{" + b" " * (MAX_DEAD_LETTER_BYTES - 12) + NUMBER.encode() + b" and more"
     record = raw(3, body)
-    letter = dead_letter(record, UnreadablePayload("not_json", "the body is no JSON"))  # type: ignore[arg-type]
+    letter = build_dead_letter(record, UnreadablePayload("not_json", "the body is no JSON"))  # type: ignore[arg-type]
     assert letter.value is not None
     assert letter.value.endswith(NUMBER[:11].encode())
     landing.land(published, 3, [record])

@@ -20,7 +20,7 @@ from smspulse.cli.main import cli
 from smspulse.simulator.client import SimulationError, Totals, simulate
 from smspulse.simulator.options import Behaviour
 from smspulse.simulator.scenarios import Story, stories
-from streams.lifecycle import Facts, Lifecycle
+from streams.lifecycle import Lifecycle, MessageState
 
 FAST: dict[str, Any] = {"rate": 5000, "time_scale": 0.001, "max_delay_s": 0.01}
 
@@ -47,7 +47,7 @@ def check_against(receiver: Receiver, truth: Path) -> tuple[list[dict[str, Any]]
         assert line["source"] == "acme"
         if line["kind"] != "outgoing" or not line["ingest_ids"]:
             continue
-        facts = Facts("acme", line["sms_id"])
+        facts = MessageState("acme", line["sms_id"])
         own = [receipts[ingest_id] for ingest_id in line["ingest_ids"]]
         assert all(a.received_at < b.received_at for a, b in pairwise(own))
         for receipt in own:

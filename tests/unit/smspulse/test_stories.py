@@ -18,7 +18,7 @@ from smspulse.simulator.ground_truth import Truth
 from smspulse.simulator.options import DEMO_BEHAVIOUR, Behaviour, parse_shares
 from smspulse.simulator.payload_formats import MALFORMED
 from smspulse.simulator.scenarios import Part, Report, Story, stories, truth_after
-from streams.lifecycle import Facts, Lifecycle
+from streams.lifecycle import Lifecycle, MessageState
 
 FAILURES = {id_ for id_, status in STATUSES.items() if status.is_failure}
 WILD = Behaviour(
@@ -193,7 +193,7 @@ def test_the_streams_lifecycle_agrees_with_the_story_after_each_report(behaviour
     for story in stories(20, 1500, behaviour):
         if story.kind != "outgoing":
             continue
-        facts, now = Facts("acme", story.sms_id), 0
+        facts, now = MessageState("acme", story.sms_id), 0
         for webhook, report in zip(story.webhooks, reports_of(story), strict=True):
             now += max(3, round(webhook.delay_s * 1000))
             facts.add(report, now)

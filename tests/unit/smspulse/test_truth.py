@@ -22,7 +22,7 @@ from smspulse.simulator.client import simulate
 from smspulse.simulator.ground_truth import Difference, TruthError, compare
 from smspulse.simulator.options import Behaviour
 from smspulse.simulator.scenarios import stories
-from streams.lifecycle import Facts, Lifecycle
+from streams.lifecycle import Lifecycle, MessageState
 from warehouse.errors import NoWarehouseError
 from warehouse.sink.parquet_files import land
 
@@ -42,7 +42,7 @@ class Pipeline:
             if not is_readable(receipt.body):
                 dead.append(receipt)
             elif isinstance(event := parse(receipt.body), StatusReport):
-                facts.setdefault(event.sms_id, Facts("acme", event.sms_id)).add(event, receipt.received_at)
+                facts.setdefault(event.sms_id, MessageState("acme", event.sms_id)).add(event, receipt.received_at)
         lifecycle = Lifecycle(status_table({}))
         return cls(list(receipts), [msgspec.structs.asdict(lifecycle.derive(each)) for each in facts.values()], dead)
 

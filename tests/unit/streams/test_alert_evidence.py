@@ -8,8 +8,8 @@ import pytest
 
 from core.alerts import Alert, decode
 from core.topics import ACTIVITY, ALERTS
-from streams.change_detector import Policy
-from streams.device_processor import DeviceFold
+from streams.change_detector import DetectorPolicy
+from streams.device_processor import DeviceProcessor
 
 T0, MINUTE, KEPT = 1_760_000_000_000, 60_000, 20
 NOTHING = {"first_at": None, "last_at": None, "reports": 0, "incoming": 0, "counts": {}}
@@ -32,9 +32,9 @@ class Fleet:
         end = [self._sms_id, status_id, outcome, T0 + self._sms_id * MINUTE, False]
         value = json.dumps(NOTHING | {"source": "gw", "device_id": phone, "channel_id": 1, "ends": [end]}).encode()
         record: Any = SimpleNamespace(topic=ACTIVITY, partition=0, offset=0, key=b"", value=value, headers=[])
-        outputs = DeviceFold(self._store.get, Policy(30)).run([record])
+        outputs = DeviceProcessor(self._store.get, DetectorPolicy(30)).process([record])
         self._store |= {key: state or b"" for key, state, _ in outputs.states}
-        self.alerts += [decode(each.value or b"") for each in outputs.others if each.topic == ALERTS]
+        self.alerts += [decode(each.value or b"") for each in outputs.records if each.topic == ALERTS]
 
     def of(self, scope: str) -> list[Alert]:
         return [each for each in self.alerts if each.scope == scope and each.phase == "firing"]

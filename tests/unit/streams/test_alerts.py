@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from core.alerts import Alert, decode
 from core.topics import ACTIVITY, ALERTS
-from streams.change_detector import Policy
-from streams.device_processor import DeviceFold
-from streams.processor import Outputs
+from streams.change_detector import DetectorPolicy
+from streams.device_processor import DeviceProcessor
+from streams.processor import ProcessorOutput
 
 T0 = 1_760_000_000_000
 MINUTE = 60_000
@@ -48,10 +48,10 @@ class Devices:
             topic=ACTIVITY, partition=0, offset=0, key=b"", value=json.dumps(value).encode(), headers=[]
         )
 
-    def run(self, *records: Any) -> Outputs:
-        outputs = DeviceFold(self.store.get, Policy()).run(records)
+    def run(self, *records: Any) -> ProcessorOutput:
+        outputs = DeviceProcessor(self.store.get, DetectorPolicy()).process(records)
         self.store |= {key: value or b"" for key, value, _ in outputs.states}
-        for each in outputs.others:
+        for each in outputs.records:
             assert each.topic == ALERTS
             alert = decode(each.value or b"")
             assert each.key == alert.id.encode()
@@ -185,9 +185,9 @@ def test_how_records_are_spread_over_runs_does_not_matter(
 def test_a_run_that_is_repeated_tells_the_same(devices: Devices) -> None:
     """As after a transaction that was not committed: nothing is kept but what is stored."""
     record = devices.record(*[UNDELIVERED] * 10)
-    first, second = (DeviceFold(devices.store.get, Policy()).run([record]) for _ in range(2))
+    first, second = (DeviceProcessor(devices.store.get, DetectorPolicy()).process([record]) for _ in range(2))
     assert first == second
-    assert first.others
+    assert first.records
 
 
 def learning(devices: Devices) -> list[tuple[str, str]]:

@@ -11,22 +11,24 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streams.change_detector import Detector, Policy, upper_bound
+from streams.change_detector import ChangeDetector, DetectorPolicy, upper_bound
 
 MINUTE = 60_000
 DAY = 86_400_000
-POLICY = Policy(budget_days=30)
+POLICY = DetectorPolicy(budget_days=30)
 ENDS = st.lists(st.tuples(st.booleans(), st.integers(-5 * MINUTE, 60 * MINUTE)), max_size=150)
 
 
-def fleet_of(ratio: float, messages: int = 100_000) -> Detector:
+def fleet_of(ratio: float, messages: int = 100_000) -> ChangeDetector:
     """The detector of a fleet that is known well."""
-    return Detector(known=float(messages), failed=messages * ratio)
+    return ChangeDetector(known=float(messages), failed=messages * ratio)
 
 
-def fed(ends: list[tuple[bool, int]], detector: Detector | None = None, fleet: Detector | None = None) -> Detector:
+def fed(
+    ends: list[tuple[bool, int]], detector: ChangeDetector | None = None, fleet: ChangeDetector | None = None
+) -> ChangeDetector:
     """Feed whether each failed, and milliseconds after the one before."""
-    detector = detector or Detector()
+    detector = detector or ChangeDetector()
     at = detector.last_at or 10**12
     for failed, pause in ends:
         at += pause
@@ -34,12 +36,12 @@ def fed(ends: list[tuple[bool, int]], detector: Detector | None = None, fleet: D
     return detector
 
 
-def learnt(messages: int, ratio: float, seed: int = 1) -> Detector:
+def learnt(messages: int, ratio: float, seed: int = 1) -> ChangeDetector:
     chance = random.Random(seed)
     return fed([(chance.random() < ratio, MINUTE) for _ in range(messages)], fleet=fleet_of(ratio))
 
 
-def till_firing(detector: Detector, outcomes: list[bool]) -> int | None:
+def till_firing(detector: ChangeDetector, outcomes: list[bool]) -> int | None:
     for number, failed in enumerate(outcomes, 1):
         if detector.take(failed, detector.last_at + MINUTE, POLICY) == "firing":
             return number
@@ -50,7 +52,7 @@ def till_firing(detector: Detector, outcomes: list[bool]) -> int | None:
 @given(ENDS, st.integers(0, 150))
 def test_a_state_that_was_written_and_read_goes_on_as_if_it_had_not(ends: list[tuple[bool, int]], cut: int) -> None:
     stored = msgspec.json.encode(fed(ends[:cut]))
-    resumed = fed(ends[cut:], msgspec.json.decode(stored, type=Detector))
+    resumed = fed(ends[cut:], msgspec.json.decode(stored, type=ChangeDetector))
     resumed_at_once = fed(ends[cut:], fed(ends[:cut]))
     assert msgspec.json.encode(resumed) == msgspec.json.encode(resumed_at_once)
 
@@ -101,7 +103,7 @@ def test_a_longer_budget_needs_no_less() -> None:
     def needed(budget: float) -> int:
         detector = learnt(2_000, 0.03)
         for number in range(1, 100):
-            if detector.take(number % 4 == 0, detector.last_at + MINUTE, Policy(budget)) == "firing":
+            if detector.take(number % 4 == 0, detector.last_at + MINUTE, DetectorPolicy(budget)) == "firing":
                 return number
         raise AssertionError
 
@@ -148,7 +150,7 @@ def test_a_rise_is_no_part_of_the_baseline() -> None:
 
 
 def test_runs_of_failures_that_are_usual_are_learnt() -> None:
-    chance, detector, failed = random.Random(4), Detector(), False
+    chance, detector, failed = random.Random(4), ChangeDetector(), False
     for _ in range(20_000):
         failed = failed if chance.random() < 0.3 else chance.random() < 0.05
         detector.take(failed, detector.last_at + MINUTE, POLICY)
@@ -158,9 +160,12 @@ def test_runs_of_failures_that_are_usual_are_learnt() -> None:
 
 def test_a_fleet_that_fails_more_is_no_news_of_a_new_device() -> None:
     def needed(fleet: float) -> int:
-        detector = Detector()
+        detector = ChangeDetector()
         for number in range(1, 500):
-            if detector.take(number % 3 == 0, number * MINUTE, Policy(learn_messages=0), fleet_of(fleet)) == "firing":
+            if (
+                detector.take(number % 3 == 0, number * MINUTE, DetectorPolicy(learn_messages=0), fleet_of(fleet))
+                == "firing"
+            ):
                 return number
         return 500
 
@@ -186,7 +191,7 @@ def random_ends(messages: int, ratio: float, seed: int = 1) -> list[tuple[bool, 
 def test_new_units_of_any_usual_ratio_learn_it_and_fire_no_more_often_than_the_budget_allows(ratio: float) -> None:
     fired = 0
     for seed in range(20):  # 28 days in all, of a budget of 30
-        detector = Detector()
+        detector = ChangeDetector()
         for failed, pause in random_ends(2_000, ratio, seed):
             before = detector.phase
             fired += detector.take(failed, (detector.last_at or 10**12) + pause, POLICY) == "firing" != before
@@ -197,7 +202,7 @@ def test_new_units_of_any_usual_ratio_learn_it_and_fire_no_more_often_than_the_b
 
 def test_a_unit_learns_for_a_settable_number_of_messages() -> None:
     for learn in (50, 200, 1_000):
-        detector, policy = Detector(), Policy(learn_messages=learn)
+        detector, policy = ChangeDetector(), DetectorPolicy(learn_messages=learn)
         phases = [detector.take(number % 10 == 5, 10**12 + number * MINUTE, policy) for number in range(1_200)]
         assert phases[0] == "learning"
         assert phases.count("learning") == learn - 1
@@ -208,7 +213,7 @@ def test_while_a_unit_learns_only_near_total_failure_fires() -> None:
     for ratio in (0.3, 0.5):
         for seed in range(5):
             assert fed(random_ends(199, ratio, seed)).phase == "learning"
-    needed = till_firing(Detector(last_at=10**12), [True] * 100)
+    needed = till_firing(ChangeDetector(last_at=10**12), [True] * 100)
     assert needed is not None
     assert 10 <= needed <= 25
 
@@ -218,7 +223,7 @@ def test_a_new_unit_with_a_rise_while_it_learns_goes_on_learning_and_says_so() -
 
 
 def test_an_unproven_fleet_says_less_about_a_unit_than_a_proven_one() -> None:
-    def bound(fleet: Detector | None) -> float:
+    def bound(fleet: ChangeDetector | None) -> float:
         return fed(random_ends(250, 0.02, 3), fleet=fleet).bound
 
     assert bound(fleet_of(0.03)) < bound(None)
@@ -232,7 +237,7 @@ def test_a_unit_that_contradicts_its_fleet_is_judged_by_its_own_past() -> None:
 
 
 def test_a_unit_that_was_bad_from_its_start_fires_when_it_has_learnt() -> None:
-    detector = Detector(last_at=10**12)
+    detector = ChangeDetector(last_at=10**12)
     needed = next(
         number
         for number, (failed, pause) in enumerate(random_ends(500, 0.5), 1)
@@ -249,7 +254,7 @@ def test_a_unit_somewhat_worse_than_its_fleet_does_not_fire_nor_one_whose_fleet_
     assert fed(random_ends(300, 0.2), fleet=fleet_of(0.12)).phase != "firing"
     assert fed(random_ends(300, 0.5), fleet=fleet_of(0.12, messages=150)).phase != "firing"
     # Its own messages are in its fleet too: alone, it is compared with nobody.
-    alone = Detector()
+    alone = ChangeDetector()
     for failed, pause in random_ends(300, 0.5):
         assert alone.take(failed, (alone.last_at or 10**12) + pause, POLICY, alone) != "firing"
 
@@ -269,9 +274,9 @@ def test_a_rise_that_stays_fires_once_and_becomes_the_new_normal(usual: float, r
 
 
 def test_both_messages_and_days_have_to_pass_before_a_rise_is_the_new_normal() -> None:
-    policy = Policy(relearn_messages=300, relearn_ms=2 * DAY)
+    policy = DetectorPolicy(relearn_messages=300, relearn_ms=2 * DAY)
 
-    def till_it_ends(pause: int, policy: Policy) -> tuple[int, int]:
+    def till_it_ends(pause: int, policy: DetectorPolicy) -> tuple[int, int]:
         detector = learnt(2_000, 0.03)
         till_firing(detector, [True] * 20)
         fired_at = detector.fired_at
@@ -286,11 +291,11 @@ def test_both_messages_and_days_have_to_pass_before_a_rise_is_the_new_normal() -
     messages, lasted = till_it_ends(DAY // 1_000, policy)
     assert messages > 1_900
     assert 2 * DAY <= lasted <= 2 * DAY + DAY // 500
-    assert till_it_ends(MINUTE, Policy(relearn_messages=None)) == (20_000, 0)
+    assert till_it_ends(MINUTE, DetectorPolicy(relearn_messages=None)) == (20_000, 0)
 
 
 def test_a_unit_that_was_bad_from_its_start_becomes_its_own_normal_too() -> None:
-    detector, fired = Detector(), 0
+    detector, fired = ChangeDetector(), 0
     for failed, pause in random_ends(20_000, 0.5):
         before = detector.phase
         fired += detector.take(failed, (detector.last_at or 10**12) + pause, POLICY, fleet_of(0.1)) != before == "quiet"

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.topics import ACTIVITY, DEADLETTERS
-from streams.change_detector import Policy
-from streams.device_processor import DeviceFold
+from streams.change_detector import DetectorPolicy
+from streams.device_processor import DeviceProcessor
 
 NOTHING = {"first_at": None, "last_at": None, "reports": 0, "incoming": 0, "counts": {}, "ends": []}
 WHO = {"source": "gw", "device_id": 8001, "channel_id": 1}
@@ -23,7 +23,9 @@ def record(**fields: Any) -> Any:
 def fold(*runs: list[Any]) -> dict[bytes, Any]:
     store: dict[bytes, bytes] = {}
     for run in runs:
-        store |= {key: value or b"" for key, value, _ in DeviceFold(store.get, Policy()).run(run).states}
+        store |= {
+            key: value or b"" for key, value, _ in DeviceProcessor(store.get, DetectorPolicy()).process(run).states
+        }
     return {key: json.loads(value) for key, value in store.items()}
 
 
@@ -53,8 +55,8 @@ def test_channels_of_a_device_are_apart() -> None:
 def test_what_is_no_activity_is_a_dead_letter_and_the_rest_goes_on() -> None:
     broken = [record(), record(), record(), record(reports="1"), record(counts={"sent": 1}), record(first_at=1)]
     broken[0].value, broken[1].value, broken[2].value = b"{", b'{"source": "gw"}', None
-    outputs = DeviceFold({}.get, Policy()).run([*broken, record(reports=1)])
-    assert [(each.topic, dict(each.headers or [])["reason"]) for each in outputs.others] == [
+    outputs = DeviceProcessor({}.get, DetectorPolicy()).process([*broken, record(reports=1)])
+    assert [(each.topic, dict(each.headers or [])["reason"]) for each in outputs.records] == [
         (DEADLETTERS, b"not_activity")
     ] * 6
     assert [(key, json.loads(value or b"")["reports"]) for key, value, _ in outputs.states] == [(b"gw:8001:1", 1)]

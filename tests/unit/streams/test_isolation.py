@@ -17,13 +17,13 @@ from gateway.payloads import REASON_FAULT
 from gateway.statuses import STATUSES
 from streams import isolating_processor as isolation
 from streams import metrics
-from streams.change_detector import Policy
-from streams.device_processor import DeviceFold
+from streams.change_detector import DetectorPolicy
+from streams.device_processor import DeviceProcessor
 from streams.errors import StateError
-from streams.isolating_processor import IsolatingFold
+from streams.isolating_processor import IsolatingProcessor
 from streams.lifecycle import Lifecycle
-from streams.message_processor import MessageFold
-from streams.processor import Load, Outputs
+from streams.message_processor import MessageProcessor
+from streams.processor import ProcessorOutput, StateLoader
 
 T0 = 1_760_000_000_000
 HOUR = 3_600_000
@@ -41,7 +41,7 @@ def record(offset: int, sms_id: int, status_id: int, *, at: int | None = None, *
     )  # fmt: skip
 
 
-class FailingFold(MessageFold):
+class FailingFold(MessageProcessor):
     """Fails as a parser or a bug of ours might: before anything is changed, or half way through."""
 
     error: BaseException = RecursionError("maximum recursion depth exceeded")
@@ -56,20 +56,20 @@ class FailingFold(MessageFold):
             raise self.error
 
 
-def make(load: Load, kind: type[MessageFold] = FailingFold) -> MessageFold:
+def make(load: StateLoader, kind: type[MessageProcessor] = FailingFold) -> MessageProcessor:
     return kind(Lifecycle(STATUSES, EXPIRE), load, UTC, 100, EXPIRE, FORGET)
 
 
 class Owner:
     """Commits what a guarded fold makes, as a partition does."""
 
-    def __init__(self, making: Callable[[Load], Any] = make) -> None:
+    def __init__(self, making: Callable[[StateLoader], Any] = make) -> None:
         self.store: dict[bytes, bytes] = {}
         self.due: dict[bytes, int] = {}
-        self.fold = IsolatingFold(making, self.store.get)
+        self.fold = IsolatingProcessor(making, self.store.get)
 
-    def run(self, *records: Any) -> Outputs:
-        outputs = self.fold.run(records)
+    def run(self, *records: Any) -> ProcessorOutput:
+        outputs = self.fold.process(records)
         assert len({key for key, _, _ in outputs.states}) == len(outputs.states), "a key has one state a transaction"
         for key, value, due in outputs.states:
             self.store[key] = value or b""
@@ -84,8 +84,8 @@ def assert_reminded_in_time(owner: Owner, spared: Owner) -> None:
     assert all(owner.due[key] <= due for key, due in spared.due.items())
 
 
-def told(outputs: Outputs, topic: str) -> list[Any]:
-    return [each for each in outputs.others if each.topic == topic]
+def told(outputs: ProcessorOutput, topic: str) -> list[Any]:
+    return [each for each in outputs.records if each.topic == topic]
 
 
 @pytest.mark.parametrize("error", [RecursionError(), MemoryError(), ZeroDivisionError(), KeyError("+4915712345")])
@@ -125,14 +125,14 @@ def test_records_around_a_failing_one_make_what_they_make_alone(
     reports: list[tuple[int, int, int]], at_once: int
 ) -> None:
     records = [record(n, sms_id, status_id, at=at) for n, (sms_id, status_id, at) in enumerate(reports)]
-    owner, spared = Owner(), Owner(partial(make, kind=MessageFold))
+    owner, spared = Owner(), Owner(partial(make, kind=MessageProcessor))
     poison = record(99, 2, POISON)
-    made, due = Outputs(), Outputs()
+    made, due = ProcessorOutput(), ProcessorOutput()
     for part in (records[:at_once], records[at_once:]):
         guarded = owner.run(*part, poison)
         alone = spared.run(*[each for each in part if json.loads(each.value)["status_id"] != POISON])
-        made.others, made.ends = made.others + guarded.others, made.ends + guarded.ends
-        due.others, due.ends = due.others + alone.others, due.ends + alone.ends
+        made.records, made.ends = made.records + guarded.records, made.ends + guarded.ends
+        due.records, due.ends = due.records + alone.records, due.ends + alone.ends
     assert owner.store == spared.store
     assert_reminded_in_time(owner, spared)
     # A message may pass through an end that a run as a whole never shows; what is told last is the same.
@@ -146,8 +146,10 @@ def test_records_around_a_failing_one_make_what_they_make_alone(
     assert outcomes[0] == outcomes[1]
     devices = []
     for outputs in (made, due):
-        fold = DeviceFold({}.get, Policy())
-        states = fold.run([SimpleNamespace(value=each.value, partition=0) for each in told(outputs, ACTIVITY)]).states  # type: ignore[misc]
+        fold = DeviceProcessor({}.get, DetectorPolicy())
+        states = fold.process(
+            [SimpleNamespace(value=each.value, partition=0) for each in told(outputs, ACTIVITY)]
+        ).states  # type: ignore[misc]
         counted = [json.loads(value) for key, value, _ in states if value and not key.endswith(b"*")]
         devices.append([{name: state[name] for name in ("open", "delivered", "not_sent")} for state in counted])
     assert devices[0] == devices[1]
@@ -193,9 +195,9 @@ def test_a_timer_that_fails_is_put_off_and_the_others_go_on() -> None:
     owner = Owner(partial(make, kind=Stuck))
     owner.run(record(1, 17, 6), record(2, 18, 6))
     now = T0 + EXPIRE + HOUR
-    outputs = owner.fold.pass_time([b"gw:17", b"gw:18"], now)
+    outputs = owner.fold.on_timer([b"gw:17", b"gw:18"], now)
     assert [key for key, _, _ in outputs.states] == [b"gw:18"]
-    assert outputs.later == [(b"gw:17", now + HOUR)]
+    assert outputs.rescheduled == [(b"gw:17", now + HOUR)]
     assert outputs.faults == 1
 
 
@@ -204,22 +206,25 @@ def test_a_broken_disk_is_no_fault_of_a_record() -> None:
         msg = "cannot read the state"
         raise StateError(msg)
 
-    fold = IsolatingFold(make, load)
+    fold = IsolatingProcessor(make, load)
     with pytest.raises(StateError):
-        fold.run([record(1, 17, 6)])
+        fold.process([record(1, 17, 6)])
     with pytest.raises(StateError):
-        fold.pass_time([b"gw:17"], T0)
+        fold.on_timer([b"gw:17"], T0)
 
 
 def test_what_was_put_aside_is_counted_once_it_is_committed() -> None:
     faults, dead = metrics.FAULTS.labels(RAW)._value, metrics.DEAD._value
     before = faults.get(), dead.get()
-    metrics.committed(RAW, 2, Owner().run(record(1, 17, POISON), record(2, 18, 7)))
+    metrics.count_commit(RAW, 2, Owner().run(record(1, 17, POISON), record(2, 18, 7)))
     assert (faults.get(), dead.get()) == (before[0] + 1, before[1] + 1)
 
 
 def test_a_device_that_names_ever_more_channels_keeps_a_small_state() -> None:
-    messages, devices = Owner(partial(make, kind=MessageFold)), Owner(lambda load: DeviceFold(load, Policy()))
+    messages, devices = (
+        Owner(partial(make, kind=MessageProcessor)),
+        Owner(lambda load: DeviceProcessor(load, DetectorPolicy())),
+    )
     for start in range(0, 2_000, 500):
         made = messages.run(*(record(n, n, 7, channel_id=n) for n in range(start, start + 500)))
         activity = [SimpleNamespace(value=each.value, partition=0) for each in told(made, ACTIVITY)]

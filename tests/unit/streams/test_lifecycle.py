@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.payloads import StatusReport
 from gateway.statuses import STATUSES, parse_meanings, status_table
-from streams.lifecycle import FLAGS, Facts, Lifecycle, Version
+from streams.lifecycle import FLAGS, Lifecycle, MessageState, MessageVersion
 
 T0 = 1_760_000_000_000
 LIFECYCLE = Lifecycle(STATUSES)
@@ -24,14 +24,14 @@ def report(status_id: int, seconds: float, **fields: Any) -> Told:
     return StatusReport(17, status_id, status_message=None, flaws=(), **told), T0 + round(seconds * 1000)
 
 
-def facts(*told: Told) -> Facts:
-    known = Facts("gw", 17)
+def facts(*told: Told) -> MessageState:
+    known = MessageState("gw", 17)
     for one, received_at in told:
         known.add(one, received_at)
     return known
 
 
-def version(*told: Told) -> Version:
+def version(*told: Told) -> MessageVersion:
     return LIFECYCLE.derive(facts(*told))
 
 
@@ -95,8 +95,8 @@ def test_duplicates_do_not_matter(history: list[Told], data: Any) -> None:
 
 @given(histories, histories, histories)
 def test_merging_is_associative_commutative_and_idempotent(a: list[Told], b: list[Told], c: list[Told]) -> None:
-    def merged(*parts: Facts) -> Version:
-        whole = Facts("gw", 17)
+    def merged(*parts: MessageState) -> MessageVersion:
+        whole = MessageState("gw", 17)
         for part in parts:
             whole.merge(part)
         return LIFECYCLE.derive(whole)
@@ -113,14 +113,14 @@ def test_merging_is_associative_commutative_and_idempotent(a: list[Told], b: lis
 @given(histories, st.lists(st.integers(0, 9), max_size=3))
 def test_batches_do_not_matter_and_a_version_never_shrinks(history: list[Told], cuts: list[int]) -> None:
     bounds = sorted({0, len(history), *(cut for cut in cuts if cut < len(history))})
-    known, largest = Facts("gw", 17), 0
+    known, largest = MessageState("gw", 17), 0
     for start, end in itertools.pairwise(bounds):
         for one, received_at in history[start:end]:
             known.add(one, received_at)
         stored = LIFECYCLE.derive(known)
         assert stored.version >= largest
         largest = stored.version
-        known = Facts.of(stored)
+        known = MessageState.of(stored)
     assert LIFECYCLE.derive(known) == version(*history)
 
 
@@ -135,7 +135,7 @@ def test_latencies_are_never_negative_and_flags_are_known(history: list[Told]) -
 
 @given(histories)
 def test_adding_says_whether_anything_is_new(history: list[Told]) -> None:
-    known = Facts("gw", 17)
+    known = MessageState("gw", 17)
     for one, received_at in history:
         before = copy.deepcopy(LIFECYCLE.derive(known)) if known.last_seen_at else None
         assert known.add(one, received_at) == (LIFECYCLE.derive(known) != before)

@@ -14,11 +14,11 @@ from core.records import MAX_OBSERVATIONS, message_key
 from core.topics import ACTIVITY, DEADLETTERS, OUTCOMES, RAW
 from gateway import payloads
 from gateway.statuses import STATUSES
-from streams.change_detector import Policy
-from streams.device_processor import COUNTED, DeviceFold
+from streams.change_detector import DetectorPolicy
+from streams.device_processor import COUNTED, DeviceProcessor
 from streams.lifecycle import Lifecycle
-from streams.message_processor import MessageFold
-from streams.processor import Outputs
+from streams.message_processor import MessageProcessor
+from streams.processor import ProcessorOutput
 
 T0 = 1_760_000_000_000
 HOUR = 3_600_000
@@ -45,26 +45,26 @@ class Stream:
         self.reopen()
 
     def reopen(self) -> None:
-        self._fold = MessageFold(Lifecycle(STATUSES, EXPIRE), self.store.get, UTC, 100, EXPIRE, FORGET)
+        self._fold = MessageProcessor(Lifecycle(STATUSES, EXPIRE), self.store.get, UTC, 100, EXPIRE, FORGET)
 
-    def run(self, *records: Any) -> Outputs:
-        return self._take(self._fold.run(records))
+    def run(self, *records: Any) -> ProcessorOutput:
+        return self._take(self._fold.process(records))
 
-    def pass_time(self, now: int) -> Outputs:
-        return self._take(self._fold.pass_time(list(self.store), T0 + now))
+    def on_timer(self, now: int) -> ProcessorOutput:
+        return self._take(self._fold.on_timer(list(self.store), T0 + now))
 
-    def _take(self, outputs: Outputs) -> Outputs:
+    def _take(self, outputs: ProcessorOutput) -> ProcessorOutput:
         for key, value, _ in outputs.states:
             self.store[key] = value or b""
-        for key in outputs.purged:
+        for key in outputs.expired:
             del self.store[key]
         activity = [
-            SimpleNamespace(value=other.value, partition=0) for other in outputs.others if other.topic == ACTIVITY
+            SimpleNamespace(value=other.value, partition=0) for other in outputs.records if other.topic == ACTIVITY
         ]
-        states = DeviceFold(self.devices.get, Policy()).run(activity).states  # type: ignore[arg-type]
+        states = DeviceProcessor(self.devices.get, DetectorPolicy()).process(activity).states  # type: ignore[arg-type]
         self.devices |= {key: value or b"" for key, value, _ in states}
-        self.told += [json.loads(each.value or b"") for each in outputs.others if each.topic == OUTCOMES]
-        self.dead += [each for each in outputs.others if each.topic == DEADLETTERS]
+        self.told += [json.loads(each.value or b"") for each in outputs.records if each.topic == OUTCOMES]
+        self.dead += [each for each in outputs.records if each.topic == DEADLETTERS]
         return outputs
 
     @property
@@ -79,8 +79,8 @@ class Stream:
         return {name: state[name] for name in COUNTED if state[name]}
 
 
-def later(at: int) -> Outputs:
-    return Outputs(later=[(message_key("gw", 17), T0 + at)])
+def later(at: int) -> ProcessorOutput:
+    return ProcessorOutput(rescheduled=[(message_key("gw", 17), T0 + at)])
 
 
 @pytest.fixture
@@ -111,24 +111,24 @@ def test_another_end_is_told_as_a_correction(stream: Stream) -> None:
 
 def test_an_open_message_expires_by_the_clock_and_not_before(stream: Stream) -> None:
     stream.run(record(1), record(6, HOUR))
-    assert stream.pass_time(HOUR + EXPIRE - 1) == later(HOUR + EXPIRE)
-    stream.pass_time(HOUR + EXPIRE)
+    assert stream.on_timer(HOUR + EXPIRE - 1) == later(HOUR + EXPIRE)
+    stream.on_timer(HOUR + EXPIRE)
     seen = stream.version
     assert (seen["outcome"], seen["is_ended"], seen["ended_at"]) == ("expired", True, T0 + HOUR + EXPIRE)
     assert (seen["last_status_id"], seen["total_s"], seen["failure_class"]) == (6, None, None)
     assert stream.summary() == [("expired", False, None)]
     assert stream.counts() == {"expired": 1}
-    assert stream.pass_time(HOUR + EXPIRE + 1) == later(HOUR + FORGET)
+    assert stream.on_timer(HOUR + EXPIRE + 1) == later(HOUR + FORGET)
 
 
 def test_an_ended_message_does_not_expire(stream: Stream) -> None:
     stream.run(record(9))
-    assert stream.pass_time(FORGET - 1) == later(FORGET)
+    assert stream.on_timer(FORGET - 1) == later(FORGET)
 
 
 def test_an_expired_message_is_revived_by_an_end(stream: Stream) -> None:
     stream.run(record(6))
-    stream.pass_time(EXPIRE)
+    stream.on_timer(EXPIRE)
     stream.run(record(7, EXPIRE + HOUR))
     assert (stream.version["outcome"], stream.version["version"]) == ("delivered", 3)
     assert stream.summary() == [("expired", False, None), ("delivered", True, "expired")]
@@ -137,13 +137,13 @@ def test_an_expired_message_is_revived_by_an_end(stream: Stream) -> None:
 
 def test_an_expired_message_is_revived_by_a_step_and_expires_again(stream: Stream) -> None:
     stream.run(record(2))
-    stream.pass_time(EXPIRE)
+    stream.on_timer(EXPIRE)
     stream.reopen()
     stream.run(record(6, 2 * EXPIRE))
     assert (stream.version["outcome"], stream.version["is_ended"]) == ("sent", False)
     assert stream.counts() == {"open": 1}
     stream.reopen()
-    stream.pass_time(3 * EXPIRE)
+    stream.on_timer(3 * EXPIRE)
     assert stream.version["ended_at"] == T0 + 3 * EXPIRE
     assert stream.summary() == [("expired", False, None), ("sent", True, "expired"), ("expired", True, "expired")]
     assert stream.counts() == {"expired": 1}
@@ -151,14 +151,14 @@ def test_an_expired_message_is_revived_by_a_step_and_expires_again(stream: Strea
 
 def test_a_report_received_before_the_deadline_that_comes_after_it_takes_the_expiry_back(stream: Stream) -> None:
     stream.run(record(2))
-    stream.pass_time(EXPIRE)
+    stream.on_timer(EXPIRE)
     stream.run(record(6, EXPIRE - HOUR))
     assert stream.version["outcome"] == "sent"
 
 
 def test_state_is_dropped_and_a_report_after_that_says_so(stream: Stream) -> None:
     stream.run(record(7))
-    assert stream.pass_time(FORGET).states == [(message_key("gw", 17), None, T0 + 2 * FORGET)]
+    assert stream.on_timer(FORGET).states == [(message_key("gw", 17), None, T0 + 2 * FORGET)]
     stream.reopen()
     stream.run(record(8, FORGET + HOUR))
     assert ("late_after_forgetting" in stream.version["flags"], stream.version["outcome"]) == (True, "undelivered")
@@ -171,16 +171,16 @@ def test_state_is_dropped_and_a_report_after_that_says_so(stream: Stream) -> Non
 
 def test_nothing_reminds_of_a_message_after_a_second_such_time(stream: Stream) -> None:
     stream.run(record(7))
-    stream.pass_time(FORGET)
-    stream.pass_time(2 * FORGET)
+    stream.on_timer(FORGET)
+    stream.on_timer(2 * FORGET)
     assert stream.store == {}
 
 
 def test_when_a_state_is_due_is_the_same_from_the_changelog(stream: Stream) -> None:
     fold = stream._fold
-    for outputs in (stream.run(record(6)), stream.pass_time(EXPIRE), stream.pass_time(FORGET)):
+    for outputs in (stream.run(record(6)), stream.on_timer(EXPIRE), stream.on_timer(FORGET)):
         for _, value, due in outputs.states:
-            assert fold.due(value, T0 + FORGET) == due
+            assert fold.next_timer(value, T0 + FORGET) == due
 
 
 def test_an_incoming_message_is_a_sign_of_life_and_no_traffic(stream: Stream) -> None:
@@ -204,7 +204,7 @@ def test_an_incoming_message_that_comes_again_counts_once(stream: Stream) -> Non
     stream.run(text(2), record(5, 3), record(7, 4))
     assert json.loads(stream.devices[b"gw:8001:1"])["incoming"] == 1
     assert stream.version["sms_id"] == 17
-    stream.pass_time(FORGET)
+    stream.on_timer(FORGET)
     assert b"gw:incoming:17" not in stream.store
 
 
@@ -229,8 +229,8 @@ def test_a_time_of_receipt_that_cannot_be_read_is_kafka_s(stream: Stream, header
     assert stream.version["first_seen_at"] == T0 + 5
 
 
-def size(outputs: Outputs) -> int:
-    return sum(len(value or b"") for _, value, _ in outputs.states) + sum(len(o.value or b"") for o in outputs.others)
+def size(outputs: ProcessorOutput) -> int:
+    return sum(len(value or b"") for _, value, _ in outputs.states) + sum(len(o.value or b"") for o in outputs.records)
 
 
 def test_a_long_address_is_not_copied_into_each_version(stream: Stream) -> None:
@@ -299,7 +299,7 @@ def test_every_message_is_counted_once_whatever_comes(told: Any, faults: list[st
                 stream.reopen()
             elif fault == "expire":
                 now += 30 * HOUR
-                stream.pass_time(now)
+                stream.on_timer(now)
             batch = []
     stream.run(*batch)
     versions = [json.loads(value) for value in stream.store.values()]
@@ -343,10 +343,10 @@ def test_a_full_message_still_takes_reports_that_it_knows(stream: Stream) -> Non
 
 def test_messages_in_memory_are_bounded_by_bytes_too() -> None:
     store: dict[bytes, bytes] = {}
-    fold = MessageFold(Lifecycle(STATUSES, EXPIRE), store.get, UTC, 50, EXPIRE, FORGET, max_observations=1_000)
+    fold = MessageProcessor(Lifecycle(STATUSES, EXPIRE), store.get, UTC, 50, EXPIRE, FORGET, max_observations=1_000)
 
     def run(*records: Any) -> None:
-        store.update({key: value or b"" for key, value, _ in fold.run(records).states})
+        store.update({key: value or b"" for key, value, _ in fold.process(records).states})
 
     for sms_id in range(40):
         run(record(6, 0, sms_id=sms_id))

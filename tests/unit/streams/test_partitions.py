@@ -12,7 +12,7 @@ from faust.types import TP
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from streams import app as worker
-from streams.app import Partitions
+from streams.app import PartitionManager
 from streams.settings import StreamSettings
 
 OURS = TP(RAW, 0)
@@ -37,7 +37,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
         async def process(self, run: Sequence[Any]) -> None:
             runs.append([record.offset for record in run])
 
-    monkeypatch.setattr(worker, "Partition", Partition)
+    monkeypatch.setattr(worker, "PartitionProcessor", Partition)
     return runs
 
 
@@ -60,14 +60,14 @@ async def test_what_waits_over_a_rebalance_is_of_its_generation_and_in_order(
     processed: list[list[int]],
 ) -> None:
     app: Any = SimpleNamespace(consumer_generation_id=1, consumer=SimpleNamespace(assignment=lambda: {OURS}))
-    partitions = Partitions(app, StreamSettings(state=tmp_path), KafkaSettings())
-    await partitions.give_up()
+    partitions = PartitionManager(app, StreamSettings(state=tmp_path), KafkaSettings())
+    await partitions.on_partitions_revoked()
     for offsets in fetched:
         await partitions.run(SimpleNamespace(tp=OURS, generation_id=1, value=records(*offsets)))
     await asyncio.sleep(0.1)  # nothing is to happen, and nothing says that it has not
     assert seen == []
     app.consumer_generation_id = generation
-    partitions.go_on()
+    partitions.resume()
     async with asyncio.timeout(60):
         while sum(map(len, seen)) < sum(map(len, processed)):  # noqa: ASYNC110 - the work ends in a thread of its own
             await asyncio.sleep(0.01)
@@ -86,8 +86,8 @@ async def test_a_task_of_a_partition_that_fails_ends_the_process(
         raise RuntimeError(msg)
 
     app: Any = SimpleNamespace(consumer_generation_id=1)
-    partitions = Partitions(app, StreamSettings(state=tmp_path), KafkaSettings())
-    monkeypatch.setattr(partitions, "_take_up", fail)
+    partitions = PartitionManager(app, StreamSettings(state=tmp_path), KafkaSettings())
+    monkeypatch.setattr(partitions, "_process_pending", fail)
     await partitions.run(SimpleNamespace(tp=OURS, generation_id=1, value=records(1)))
     async with asyncio.timeout(20):
         assert repr(await ended) == "RuntimeError('nobody foresaw this')"

@@ -5,20 +5,20 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from streams.change_detector import Policy
+from streams.change_detector import DetectorPolicy
 from streams.settings import StreamSettings
 
 DAY_MS = 86_400_000
 
 
-def policy(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Policy:
+def policy(monkeypatch: pytest.MonkeyPatch, **environment: str) -> DetectorPolicy:
     for name, value in environment.items():
         monkeypatch.setenv(f"SMSPULSE_STREAM_{name.upper()}", value)
     return StreamSettings(state=Path()).detector_policy
 
 
 def test_detectors_learn_from_200_messages_and_relearn_after_500_and_a_week() -> None:
-    assert StreamSettings(state=Path()).detector_policy == Policy(30, 200, 500, 7 * DAY_MS)
+    assert StreamSettings(state=Path()).detector_policy == DetectorPolicy(30, 200, 500, 7 * DAY_MS)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_when_a_rise_is_the_new_normal_can_be_set(
     monkeypatch: pytest.MonkeyPatch, text: str, messages: int | None, milliseconds: int
 ) -> None:
     found = policy(monkeypatch, relearn_after=text, learn_messages="50", false_alarm_days="7")
-    assert found == Policy(7, 50, messages, milliseconds)
+    assert found == DetectorPolicy(7, 50, messages, milliseconds)
 
 
 @pytest.mark.parametrize("text", ["", "7d", "500", "500,7", "0,7d", "-1,7d", "500,7m", "always"])

@@ -24,7 +24,7 @@ from smspulse.cli.main import cli
 from smspulse.simulator.scenarios import stories
 from streams import lifecycle
 from streams.lifecycle import EXPIRE_AFTER_MS, Lifecycle
-from streams.message_processor import MessageFold
+from streams.message_processor import MessageProcessor
 from warehouse import catalog as views
 from warehouse import rebuild as run
 from warehouse.errors import RebuildError, WarehouseError
@@ -68,7 +68,7 @@ class Stream:
         self._store: dict[bytes, bytes | None] = {}
         self._ends = {topics.RAW: 0, topics.MESSAGES: 0}
         self._incarnations = {topics.RAW: "", topics.MESSAGES: ""}
-        self._fold = MessageFold(
+        self._fold = MessageProcessor(
             Lifecycle(TABLE), lambda key: self._store[key] or b"" if key in self._store else None, UTC, 0,
             EXPIRE_AFTER_MS, 7 * EXPIRE_AFTER_MS, max_observations=max_observations,
         )  # fmt: skip
@@ -89,9 +89,9 @@ class Stream:
     def tell(self, *told: tuple[float, Any]) -> None:
         self.fold(self.hear(*told))
 
-    def pass_time(self, seconds: float) -> None:
+    def on_timer(self, seconds: float) -> None:
         keys = [key for key, state in self._store.items() if state]
-        self._write(self._fold.pass_time(keys, at(seconds)).states, at(seconds))
+        self._write(self._fold.on_timer(keys, at(seconds)).states, at(seconds))
 
     def later(self, seconds: float) -> None:
         """Let another message's way end so late that all before it is settled."""
@@ -106,14 +106,14 @@ class Stream:
         store, ends = copy
         self._store, self._ends = store.copy(), ends.copy()
         self._incarnations = {topics.RAW: incarnations["raw"], topics.MESSAGES: incarnations["messages"]}
-        self._fold.forget_cache()
+        self._fold.clear_cache()
 
     def replace(self, topic: str, incarnation: str) -> None:
         """Begin another topic of that name; with sms.messages, the stream loses its state."""
         self._ends[topic], self._incarnations[topic] = 0, incarnation
         if topic == topics.MESSAGES:
             self._store.clear()
-            self._fold.forget_cache()
+            self._fold.clear_cache()
 
     def _write(self, states: Any, timestamp: int) -> None:
         self._store |= {key: value for key, value, _ in states}
@@ -201,7 +201,7 @@ def stream_of(
         mine = [(s, body) for s, body in history if crc32(_key("", body) or b"") % partitions == partition]
         for cut in range(0, len(mine), 700):
             stream.tell(*mine[cut : cut + 700])
-        stream.pass_time(20 * DAY)
+        stream.on_timer(20 * DAY)
         stream.later(20 * DAY)
 
 
@@ -345,7 +345,7 @@ def test_stream_and_log_agree_on_long_addresses_whichever_release_took_them(
     with monkeypatch.context() as patch:
         if streams == "earlier release":
             patch.setattr(lifecycle, "MAX_NAME_LENGTH", 10**6)
-        stream.pass_time(2 * DAY)  # 2 expires, and is told of no more
+        stream.on_timer(2 * DAY)  # 2 expires, and is told of no more
     stream.later(3 * DAY)
     found = rebuild(data)
     assert (found.differing, found.messages) == (0, 6)
@@ -412,7 +412,7 @@ def test_an_open_message_keeps_its_day_open_until_it_expires(data: Path) -> None
     stream.later(DAY - 60)
     assert TODAY in rebuild(data).open
     assert rows(data, "SELECT outcome FROM messages WHERE sms_id = 1") == [("sent",)]
-    stream.pass_time(2 * DAY)
+    stream.on_timer(2 * DAY)
     stream.later(3 * DAY)
     found = rebuild(data)
     assert (found.differing, TODAY in found.open) == (0, False)
@@ -423,7 +423,7 @@ def test_what_was_reported_after_the_stream_forgot_is_whole_again(data: Path) ->
     stream = Stream(data)
     stream.tell(*WAY)
     for seconds in (DAY + 60, 9 * DAY):
-        stream.pass_time(seconds)
+        stream.on_timer(seconds)
     stream.tell((9 * DAY, status(1, 7)))
     stream.later(10 * DAY)
     assert rows(data, "SELECT outcome FROM messages WHERE sms_id = 1") == [("expired",)]
