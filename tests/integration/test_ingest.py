@@ -32,7 +32,7 @@ from smspulse.processes.children import free_port
 RUN = """
 import logging, sys
 from pathlib import Path
-from gateway.kafka import KafkaSettings
+from core.kafka_settings import KafkaSettings
 from ingest.server import run
 from ingest.settings import IngestSettings
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")

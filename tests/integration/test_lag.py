@@ -29,12 +29,12 @@ WORKER = """
 import sys
 from pathlib import Path
 from prometheus_client import start_http_server
-from gateway.kafka import KafkaSettings
+from core.kafka_settings import KafkaSettings
 from streams.metrics import REGISTRY
 from streams.settings import StreamSettings
-from streams.worker import run
+from streams.app import run_worker
 start_http_server(int(sys.argv[4]), "127.0.0.1", REGISTRY)
-run(StreamSettings(state=Path(sys.argv[1]), group=sys.argv[2]), KafkaSettings(bootstrap=sys.argv[3]), lambda: None)
+run_worker(StreamSettings(state=Path(sys.argv[1]), group=sys.argv[2]), KafkaSettings(bootstrap=sys.argv[3]), lambda: None)
 """
 
 

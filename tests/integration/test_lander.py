@@ -41,8 +41,8 @@ class LanderProcess:
     def __init__(self, kafka: KafkaSettings, one: LanderSettings) -> None:
         code = (
             "import logging, sys; logging.basicConfig(format='%(levelname)s %(message)s', level='INFO')\n"
-            "from gateway.kafka import KafkaSettings; from warehouse.settings import LanderSettings\n"
-            "from warehouse.lander import run\n"
+            "from core.kafka_settings import KafkaSettings; from warehouse.settings import LanderSettings\n"
+            "from warehouse.sink.consumer import run\n"
             "run(LanderSettings.model_validate_json(sys.argv[1]), KafkaSettings(bootstrap=sys.argv[2]))"
         )
         # A pipe, not a file: one test limits the size of files.

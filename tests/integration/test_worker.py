@@ -28,31 +28,31 @@ _PATIENCE_S = 240
 WORKER = """
 import os, sys
 from pathlib import Path
-from gateway.kafka import KafkaSettings
+from core.kafka_settings import KafkaSettings
 from streams.settings import StreamSettings
-from streams.worker import run
+from streams.app import run_worker
 session_s = float(os.environ.get("SESSION_S", "10"))
 settings = StreamSettings(state=Path(sys.argv[1]), group=sys.argv[2], session_timeout_s=session_s)
 if os.environ.get("A_FAULT_OF_OURS"):
-    from streams.partition import Partition
-    Partition._publish = lambda self, outputs, next_offset: 1 // 0
+    from streams.partition_processor import PartitionProcessor
+    PartitionProcessor._publish = lambda self, outputs, next_offset: 1 // 0
 if os.environ.get("POISON"):
     # As a parser that calls itself for each byte order mark.
-    from streams.messages import MessageFold
-    one = MessageFold._one
+    from streams.message_processor import MessageProcessor
+    one = MessageProcessor._one
     def fail(depth):
         return fail(depth + 1)
     def recursive(self, record, *given):
         return fail(0) if os.environ["POISON"].encode() in record.value else one(self, record, *given)
-    MessageFold._one = recursive
+    MessageProcessor._one = recursive
 if os.environ.get("SLOW"):
     import time
-    from streams.partition import Partition
-    publish = Partition._publish
+    from streams.partition_processor import PartitionProcessor
+    publish = PartitionProcessor._publish
     def slowly(self, outputs, next_offset):
         time.sleep(1 if outputs.states else 0)
         return publish(self, outputs, next_offset)
-    Partition._publish = slowly
+    PartitionProcessor._publish = slowly
 if os.environ.get("BLIND"):
     # As when Kafka goes away between the start and the first look at the topics, and is back for the joining.
     import asyncio
@@ -68,7 +68,7 @@ if os.environ.get("BLIND"):
         assigned.append(assignment)
         return assignment
     AIOKafkaClient._metadata_update, GroupCoordinator._perform_assignment = blind, count
-run(settings, KafkaSettings(bootstrap=sys.argv[3]), lambda: print("ready", flush=True))
+run_worker(settings, KafkaSettings(bootstrap=sys.argv[3]), lambda: print("ready", flush=True))
 """
 
 

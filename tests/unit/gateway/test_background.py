@@ -46,7 +46,7 @@ def test_work_that_is_cancelled_ends() -> None:
 def test_a_thread_that_fails_is_logged_and_ends_its_process() -> None:
     program = """
 import logging, threading
-from gateway.background import end_process_if_a_thread_fails
+from core.background_tasks import end_process_if_a_thread_fails
 logging.basicConfig(format="%(levelname)s %(message)s")
 end_process_if_a_thread_fails()
 threading.Thread(target=lambda: 1 / 0, name="reader").start()

@@ -132,7 +132,7 @@ def test_too_few_open_files_refuse_kafka_before_it_touches_its_store(tmp_path: P
     segments.mkdir(parents=True)
     for number in range(100):
         (segments / f"{number:020d}.log").touch()
-    program = "import sys; from pathlib import Path; from smspulse.broker import KafkaBroker; "
+    program = "import sys; from pathlib import Path; from smspulse.broker.embedded import KafkaBroker; "
     program += "KafkaBroker(Path(sys.argv[1])).start()"
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)],
@@ -169,7 +169,7 @@ def test_a_broker_that_too_few_open_files_refuse_reports_that_no_restart_helps(
 
 
 def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one() -> None:
-    program = "from smspulse.processes import raise_file_limit as up; import resource; "
+    program = "from smspulse.processes.children import raise_file_limit as up; import resource; "
     program += "print(up(), *resource.getrlimit(resource.RLIMIT_NOFILE))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, preexec_fn=limited(128, 1000)

@@ -28,20 +28,20 @@ LIMIT_FILES = """
 import asyncio, resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
-from smspulse import logs
+from smspulse.processes import log_setup as logs
 logs.set_up(verbose=False, supervised=True)
 data, port = Path(sys.argv[1]), int(sys.argv[2])
 """
 PAGE = """
-from smspulse.page.numbers import Numbers
-from smspulse.page.server import PageSettings, serve
+from smspulse.dashboard.queries import Numbers
+from smspulse.dashboard.server import PageSettings, serve
 numbers = Numbers(data, lambda: {"processes": [], "lag": None})
 asyncio.run(serve(numbers, PageSettings(port=port), asyncio.Event(), lambda host, port: None))
 """
 METRICS = """
 import os, threading
 from prometheus_client import CollectorRegistry
-from smspulse.endpoints import serve_metrics
+from smspulse.processes.metrics_endpoint import serve_metrics
 os.environ["SMSPULSE_METRICS_PORT"] = str(port)
 serve_metrics(data, "test", CollectorRegistry())
 threading.Event().wait()

@@ -171,7 +171,7 @@ def test_a_kafka_that_does_not_answer_is_said_and_no_difference(data: Path) -> N
 
 def test_no_id_is_lost_by_a_kill(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from ingest.accepted import Accepted; from ingest.spool import Webhook\n"
+        "import sys; from pathlib import Path; from ingest.receipts import Accepted; from ingest.spool import Webhook\n"
         "noting = Accepted(Path(sys.argv[1]))\n"
         f"webhook = Webhook(None, b'', [('source', b'acme'), ('ingest_id', b'{LOST}')], {LOST_AT})\n"
         "for _ in range(250): noting.note([webhook, webhook])\n"

@@ -264,7 +264,7 @@ import json, os, shutil, sys
 from datetime import datetime
 from pathlib import Path
 from warehouse import swap, views
-from warehouse.compaction import compact
+from warehouse.maintenance.compaction import compact
 
 views.publish = lambda data: None  # it was, and takes most of the time
 data, kept, now, later = Path(sys.argv[1]), Path(sys.argv[2]), *map(datetime.fromisoformat, sys.argv[3:])
