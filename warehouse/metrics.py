@@ -40,7 +40,7 @@ def landed(topic: str, rows: int, newest_at: int | None) -> None:
         NEWEST.labels(topic).set(newest_at / 1000)
 
 
-def lag(records: Mapping[tuple[str, int], int]) -> None:
+def set_lag(records: Mapping[tuple[str, int], int]) -> None:
     """Replace the lag of all partitions that are ours.
 
     Args:

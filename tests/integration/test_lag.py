@@ -34,7 +34,8 @@ from streams.metrics import REGISTRY
 from streams.settings import StreamSettings
 from streams.app import run_worker
 start_http_server(int(sys.argv[4]), "127.0.0.1", REGISTRY)
-run_worker(StreamSettings(state=Path(sys.argv[1]), group=sys.argv[2]), KafkaSettings(bootstrap=sys.argv[3]), lambda: None)
+kafka = KafkaSettings(bootstrap=sys.argv[3])
+run_worker(StreamSettings(state=Path(sys.argv[1]), group=sys.argv[2]), kafka, lambda: None)
 """
 
 

@@ -310,7 +310,7 @@ class Lander:
                 key: self._consumer.get_watermark_offsets(TopicPartition(*key), cached=True)[1] for key in self._buffers
             }
             # An end is below 0 until it is known. Partitions that are others' now are reported by them.
-            metrics.lag({key: records_behind(end, read[key]) for key, end in ends.items() if end >= 0})
+            metrics.set_lag({key: records_behind(end, read[key]) for key, end in ends.items() if end >= 0})
         if moved:
             with suppress(KafkaException):  # the group is being given out anew
                 self._consumer.commit(offsets=[TopicPartition(*key, offset) for key, offset in moved.items()])

@@ -65,9 +65,9 @@ def test_stream_lander_and_check_read_a_body_by_its_declared_charset(charset: st
     assert table["body"][0].as_py() == body
 
     fold = MessageProcessor(Lifecycle(STATUSES), lambda _: None, UTC, 9, 10, 20)
-    outputs = fold.run([typed(body, content_type)])  # type: ignore[list-item]
+    outputs = fold.process([typed(body, content_type)])  # type: ignore[list-item]
     assert [key for key, _, _ in outputs.states] == [b"acme:17"]
-    assert [each.topic for each in outputs.others if each.topic == "sms.deadletters"] == []
+    assert [each.topic for each in outputs.records if each.topic == "sms.deadletters"] == []
 
     found = read(body, UTC, content_type)
     assert (found.generation, found.faults) == ("status report, current", ())

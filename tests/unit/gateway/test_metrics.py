@@ -99,9 +99,9 @@ def test_a_scrape_sees_the_lag_of_every_partition_and_of_one_time(metrics: Any) 
     def lag(number: int) -> dict[tuple[str, int], int]:
         return {("sms.raw", partition): number for partition in range(PARTITIONS)}
 
-    metrics.lag(lag(1))
+    metrics.set_lag(lag(1))
     scraper = Scraper(metrics.REGISTRY)
-    metrics.lag(ScrapedMapping(scraper, lag(2)))
+    metrics.set_lag(ScrapedMapping(scraper, lag(2)))
     scraper()
     lags = [[value for (name, _), value in seen.items() if name.endswith("_lag_records")] for seen in scraper.seen]
     assert lags == [*[[1] * PARTITIONS] * PARTITIONS, [2] * PARTITIONS]

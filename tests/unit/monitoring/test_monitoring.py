@@ -79,7 +79,7 @@ def test_what_is_committed_is_counted_and_promtool_has_no_remark() -> None:
     before = ended.get()
     outputs = ProcessorOutput(
         ends=[EndedMessage("delivered", 4.0, 9.0), EndedMessage("delivered", None, 1.0)],
-        others=[OutputRecord("sms.deadletters", b"", b"")],
+        records=[OutputRecord("sms.deadletters", b"", b"")],
     )
     stream.count_commit("sms.raw", 3, outputs)
     lander.landed("sms.raw", 1, 5000)

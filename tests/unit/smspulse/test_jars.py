@@ -77,7 +77,9 @@ def test_a_killed_fetch_leaves_no_cache_and_no_maven(tools: Path, tmp_path: Path
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     program(tools, "mvn", f"{COPY}; echo $$ > {pipe}; exec /bin/sleep 60")
-    fetching = subprocess.Popen([sys.executable, "-c", "from smspulse.broker.download import fetch_kafka; fetch_kafka()"])
+    fetching = subprocess.Popen(
+        [sys.executable, "-c", "from smspulse.broker.download import fetch_kafka; fetch_kafka()"]
+    )
     maven = os.pidfd_open(int(pipe.read_text()))
     fetching.kill()
     fetching.wait()

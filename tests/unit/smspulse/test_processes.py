@@ -9,7 +9,7 @@ from smspulse.processes.children import free_port, is_alive, port_is_free
 
 PARENT = """
 import subprocess, sys
-from smspulse.processes import die_with_parent
+from smspulse.processes.children import die_with_parent
 child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, preexec_fn=die_with_parent())
 print(child.pid, flush=True)
 input()

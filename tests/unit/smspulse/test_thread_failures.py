@@ -12,10 +12,10 @@ from core import background_tasks as background
 from smspulse.cli.main import cli
 
 PROCESSES = {
-    "up": "smspulse.up.up",
-    "broker": "smspulse.broker.run_broker",
+    "up": "smspulse.runtime.pipeline.up",
+    "broker": "smspulse.broker.embedded.run_broker",
     "ingest": "ingest.server.run",
-    "stream": "streams.app.run",
+    "stream": "streams.app.run_worker",
     "land": "warehouse.sink.consumer.run",
     "page": "smspulse.dashboard.server.run",
     "alerts send": "smspulse.alerting.dispatcher.run",

@@ -263,7 +263,8 @@ KILLED = """
 import json, os, shutil, sys
 from datetime import datetime
 from pathlib import Path
-from warehouse import swap, views
+from warehouse import catalog as views
+from warehouse.maintenance import atomic_replace as swap
 from warehouse.maintenance.compaction import compact
 
 views.publish = lambda data: None  # it was, and takes most of the time

@@ -84,7 +84,7 @@ class Stream:
         return self.land(topics.RAW, records)
 
     def fold(self, records: Sequence[MadeRecord], seconds: float = 0) -> None:
-        self._write(self._fold.run(records).states, max((r.timestamp for r in records), default=at(seconds)))  # type: ignore[arg-type]
+        self._write(self._fold.process(records).states, max((r.timestamp for r in records), default=at(seconds)))  # type: ignore[arg-type]
 
     def tell(self, *told: tuple[float, Any]) -> None:
         self.fold(self.hear(*told))
