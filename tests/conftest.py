@@ -7,6 +7,7 @@ A process runs a scope at a time. A scope is a file, but for integration tests, 
 """
 
 import gc
+import logging
 import os
 import re
 from pathlib import Path
@@ -90,9 +91,12 @@ def pytest_xdist_make_scheduler(config: Any, log: Any) -> _Scopes:
 
 
 def pytest_unconfigure() -> None:
-    """Remove the callback that Hypothesis adds to the garbage collector with the first property and never removes.
+    """Take back what would write to the terminal when the process ends.
 
-    Its globals name the loader of its module, which is pytest's. So it keeps the session with every test until after
-    the last collection, and DuckDB's module reports the classes that annotations of the tests name as leaked.
+    Hypothesis adds a callback to the garbage collector with the first property and never removes it. Its globals name
+    the loader of its module, which is pytest's. So it keeps the session with every test until after the last
+    collection, and DuckDB's module reports the classes that annotations of the tests name as leaked.
     """
+    # Commands that ran in this process leave handlers whose stream is closed, and which write a count at the end.
+    logging.raiseExceptions = False
     gc.callbacks[:] = [each for each in gc.callbacks if not getattr(each, "__module__", "").startswith("hypothesis.")]

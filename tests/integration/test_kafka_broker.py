@@ -32,7 +32,7 @@ ANY = BrokerSettings(port=0, controller_port=0)
 FOREGROUND = """
 import logging, sys
 from pathlib import Path
-from smspulse.broker import run_broker
+from smspulse.broker.embedded import run_broker
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 sys.exit(run_broker(Path(sys.argv[1]), "kafka"))
 """
