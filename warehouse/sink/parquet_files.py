@@ -463,14 +463,33 @@ def _temporary(data: Path, name: str) -> Iterator[tuple[BinaryIO, Path]]:
     """Open a file outside the folders that readers look into; it is gone afterwards, unless it was moved."""
     folder = data / TEMPORARY
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.{uuid4().hex}"
+    file, path = _create_locked(folder, name)
     try:
-        with path.open("xb") as file:
-            # The lock dies with the process, which tells `sweep` that nobody will finish the file.
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with file:
             yield file, path
     finally:
         path.unlink(missing_ok=True)
+
+
+def _create_locked(folder: Path, name: str) -> tuple[BinaryIO, Path]:
+    """Create a file and lock it: the lock dies with the process, which tells `sweep` that nobody will finish the file.
+
+    A sweep that meets a file between its creation and its lock takes it for such a one. Then there is another.
+    """
+    while True:
+        path = folder / f"{name}.{uuid4().hex}"
+        file = path.open("xb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_nlink:
+                return file, path
+        except BlockingIOError:
+            pass
+        except OSError:
+            file.close()
+            path.unlink(missing_ok=True)
+            raise
+        file.close()
 
 
 def _make_folder(folder: Path) -> Path:

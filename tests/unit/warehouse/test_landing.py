@@ -1,11 +1,13 @@
 """One range of offsets is one file, seen whole or not at all, once."""
 
+import fcntl
 import re
 import subprocess
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -138,6 +140,27 @@ input()
     child.communicate("\n")
     assert landing.sweep(tmp_path) == 1
     assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("meets", ["before its lock", "at its lock"])
+def test_a_sweep_that_meets_a_file_just_created_costs_its_writer_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meets: str
+) -> None:
+    flock, swept = fcntl.flock, []
+
+    def lock_after_a_sweep(file: Any, operation: int) -> None:
+        if not swept and not isinstance(file, int):
+            monkeypatch.setattr(fcntl, "flock", flock)
+            swept.append(landing.sweep(tmp_path))
+            if meets == "at its lock":
+                raise BlockingIOError
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_after_a_sweep)
+    path = landing.land(tmp_path, 0, webhooks(0, 3))
+    assert swept == [1]
+    assert path.exists()
+    assert not list((tmp_path / landing.TEMPORARY).iterdir())
 
 
 @pytest.mark.parametrize("timestamp", [-1, 2**62])
