@@ -1,4 +1,4 @@
-"""Errors of the domain, and the base of every room's own."""
+"""Base errors of every package, and a short name of an error for logs."""
 
 import traceback
 from pathlib import Path

@@ -42,7 +42,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         await super().on_start()
         # The client would wait until somebody asks for records, which Faust does not do as long as it has no partition:
         # a worker that was refused in joining would stand there for ever.
-        self._consumer._coordinator._push_error_to_user = _is_refused
+        self._consumer._coordinator._push_error_to_user = _end_refused_process
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Read on behind what is committed; where nothing is, from the beginning."""
@@ -68,7 +68,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         return offsets
 
 
-def _is_refused(error: Exception) -> NoReturn:
+def _end_refused_process(error: Exception) -> NoReturn:
     end_process(GroupError(f"Kafka's consumer group has no place for it ({error!r})"))
 
 
