@@ -16,6 +16,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from failing_once import FailingOnce
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
@@ -622,24 +623,14 @@ async def test_an_address_that_is_not_ours_is_named(tmp_path: Path, host: str) -
 async def test_a_renewal_of_the_certificate_that_fails_is_logged_and_starts_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    started_again, stop = asyncio.Event(), asyncio.Event()
-    starts = 0
-
-    async def fail_once(*_: object) -> None:
-        nonlocal starts
-        starts += 1
-        if starts == 1:
-            msg = "nobody foresaw this"
-            raise RuntimeError(msg)
-        started_again.set()
-
-    monkeypatch.setattr("ingest.server.renew_certificate", fail_once)
+    renewal, stop = FailingOnce(), asyncio.Event()
+    monkeypatch.setattr("ingest.server.renew_certificate", renewal)
     monkeypatch.setattr(background, "_FIRST_PAUSE_S", 0)
     kafka = KafkaSettings(bootstrap="127.0.0.1:1")
     serving = asyncio.create_task(serve(IngestSettings(port=0), kafka, tmp_path, stop=stop))
     try:
         async with asyncio.timeout(20):
-            await started_again.wait()
+            await renewal.started_again.wait()
     finally:
         stop.set()
         await serving

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from failing_once import FailingOnce
 
 from core import background_tasks as background
 from smspulse.broker.lockfile import BrokerFile
@@ -47,20 +48,10 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def test_a_task_that_fails_is_logged_and_starts_again(
     data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, task: str, name: str
 ) -> None:
-    started_again = asyncio.Event()
-    starts = 0
-
-    async def fail_once(*_: object) -> None:
-        nonlocal starts
-        starts += 1
-        if starts == 1:
-            msg = "nobody foresaw this"
-            raise RuntimeError(msg)
-        started_again.set()
-
-    monkeypatch.setattr(up, task, fail_once)
+    work = FailingOnce()
+    monkeypatch.setattr(up, task, work)
     running = asyncio.create_task(run_up(data))
-    again = asyncio.create_task(started_again.wait())
+    again = asyncio.create_task(work.started_again.wait())
     try:
         await asyncio.wait({running, again}, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
         assert again.done(), f"{name} did not start again"
