@@ -21,9 +21,11 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self
 
+from core.stop_request import StopRequest, StopRequested, run_until_stopped
 from smspulse.broker.config import NODE_USER, BrokerSettings, last_words, open_files_needed, server_properties
 from smspulse.broker.download import RESOURCES, BrokerError, KafkaMissingError, fetch_kafka, what_is_missing
 from smspulse.broker.lockfile import BrokerFile, Kind, has_store, take_lock, write_whole
@@ -50,14 +52,16 @@ class FileLimitError(BrokerError):
 class Broker(ABC):
     """A broker that lives as long as we do: one a data folder, guarded by a lock.
 
-    Call `start` from a thread that lives as long as the process; see `smspulse.processes.die_with_parent`.
+    Call `start` from a thread that lives as long as the process; see `smspulse.processes.die_with_parent`. `start` and
+    `wait` raise `StopRequested` when a stop is requested.
     """
 
     kind: ClassVar[Kind]
 
-    def __init__(self, data: Path, settings: BrokerSettings | None = None) -> None:
+    def __init__(self, data: Path, settings: BrokerSettings | None = None, stop: StopRequest | None = None) -> None:
         self.data = data.absolute()
         self.settings = settings or BrokerSettings()
+        self.stop_request = stop or StopRequest()
         self.address = ""
         self.run_id = ""
         self._lock: int | None = None
@@ -97,10 +101,11 @@ class Broker(ABC):
 
         Raises:
             BrokerError: It has ended by itself.
+            StopRequested: A stop is requested.
         """
-        pause = threading.Event()
         while (why := self.poll()) is None:
-            pause.wait(0.5)
+            if self.stop_request.wait(0.5):
+                raise StopRequested
         raise BrokerError(why)
 
     def stop(self) -> None:
@@ -138,8 +143,8 @@ class KafkaBroker(Broker):
 
     kind = "kafka"
 
-    def __init__(self, data: Path, settings: BrokerSettings | None = None) -> None:
-        super().__init__(data, settings)
+    def __init__(self, data: Path, settings: BrokerSettings | None = None, stop: StopRequest | None = None) -> None:
+        super().__init__(data, settings, stop)
         self._home = self.data / "kafka"
         self._log = self.data / "logs" / "kafka.log"
         self._output = self.data / "logs" / "kafka.out"  # what the JVM says before logging works, or instead of it
@@ -175,9 +180,10 @@ class KafkaBroker(Broker):
                 self._format(jars)
             with self._output.open("wb") as output:
                 self._process = self._java(jars, output, "kafka.Kafka", "server.properties")
-            if self._becomes_ready(port):
+            if run_until_stopped(partial(self._becomes_ready, port), self.stop_request):
                 if self.has_login:
-                    self._let_in(write_login(self.data, self.address))
+                    login = write_login(self.data, self.address)
+                    run_until_stopped(partial(self._let_in, login), self.stop_request)
                 return
             why = self.poll() or ""
             if "Address already in use" not in why:
@@ -201,7 +207,7 @@ class KafkaBroker(Broker):
         with self._output.open("wb") as output:
             self._process = self._java(jars, output, "kafka.tools.StorageTool", *arguments)
         try:
-            code = self._process.wait(START_TIMEOUT_S)
+            code = run_until_stopped(partial(self._process.wait, START_TIMEOUT_S), self.stop_request)
         except subprocess.TimeoutExpired as error:
             message = f"Kafka's store {self._home / 'store'} was not made within {START_TIMEOUT_S} s; see the disk"
             raise BrokerError(message) from error
@@ -236,8 +242,7 @@ class KafkaBroker(Broker):
         client = None
         begun = time.monotonic()
         said = False
-        pause = threading.Event()
-        while self.poll() is None:
+        while self.poll() is None and not self.stop_request.is_set():
             waited = time.monotonic() - begun
             if waited > START_TIMEOUT_S:
                 message = f"Kafka did not become ready within {START_TIMEOUT_S} s; its log: {self._log}"
@@ -254,7 +259,7 @@ class KafkaBroker(Broker):
                         return True
                 except KafkaException:
                     continue  # it listens before it answers
-            pause.wait(0.1)
+            time.sleep(0.1)
         return False
 
     def _node_client(self) -> dict[str, Any]:
@@ -324,8 +329,8 @@ class MemoryBroker(Broker):
 
     kind = "memory"
 
-    def __init__(self, data: Path, settings: BrokerSettings | None = None) -> None:
-        super().__init__(data, settings)
+    def __init__(self, data: Path, settings: BrokerSettings | None = None, stop: StopRequest | None = None) -> None:
+        super().__init__(data, settings, stop)
         self._cluster: Any = None
 
     def _launch(self) -> None:
@@ -348,7 +353,9 @@ class MemoryBroker(Broker):
         ending.join(1)
 
 
-def choose_broker(data: Path, mode: Mode, settings: BrokerSettings | None = None) -> Broker:
+def choose_broker(
+    data: Path, mode: Mode, settings: BrokerSettings | None = None, stop: StopRequest | None = None
+) -> Broker:
     """Return the broker to start: with `auto` a real Kafka where it can run, else the in-memory one and one loud line.
 
     The jars are fetched here, so that a fetch that fails counts as something missing. A folder that holds a Kafka store
@@ -360,7 +367,7 @@ def choose_broker(data: Path, mode: Mode, settings: BrokerSettings | None = None
     if mode == "memory":
         if has_store(data):
             log.warning("the in-memory broker was chosen: the Kafka store in %s stays as it is, unread", data)
-        return MemoryBroker(data, settings)
+        return MemoryBroker(data, settings, stop)
     missing = what_is_missing()
     if not missing:
         try:
@@ -368,7 +375,7 @@ def choose_broker(data: Path, mode: Mode, settings: BrokerSettings | None = None
         except BrokerError as error:
             missing = [str(error)]
     if not missing:
-        return KafkaBroker(data, settings)
+        return KafkaBroker(data, settings, stop)
     if mode == "kafka":
         message = f"A real Kafka cannot be started. Missing: {'; '.join(missing)}"
         raise KafkaMissingError(message)
@@ -384,11 +391,7 @@ def choose_broker(data: Path, mode: Mode, settings: BrokerSettings | None = None
         "provide what is missing: %s",
         "; ".join(missing),
     )
-    return MemoryBroker(data, settings)
-
-
-class _Stopped(BaseException):
-    """A signal asked us to stop. Not an Exception: nothing but `run_broker` may take it."""
+    return MemoryBroker(data, settings, stop)
 
 
 def run_broker(
@@ -405,23 +408,19 @@ def run_broker(
     Returns:
         0 if it was stopped, 2 if it could not be started or ended by itself (logged as one line).
     """
-
-    def on_signal(number: int, frame: object) -> None:
-        for each in previous:
-            signal.signal(each, signal.SIG_IGN)  # once is enough
-        raise _Stopped
-
+    stop = StopRequest()
     previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     broker = None
     try:
         for number in previous:
-            signal.signal(number, on_signal)
-        broker = choose_broker(data, mode, settings)
+            # The handler must not raise: an exception in the middle of a client's clean-up is lost, or breaks it.
+            signal.signal(number, lambda *_: stop.set())
+        broker = run_until_stopped(lambda: choose_broker(data, mode, settings, stop), stop)
         broker.start()
         log.info("the %s broker is ready at %s", broker.kind, broker.address)
-        ready()
+        run_until_stopped(ready, stop)
         broker.wait()
-    except _Stopped:
+    except StopRequested:
         return 0
     except BrokerError as error:
         log.error("%s", error)
@@ -429,8 +428,6 @@ def run_broker(
             report_permanent_failure()
         return 2
     finally:
-        for number in previous:
-            signal.signal(number, signal.SIG_IGN)  # stopping is bounded, and half of it is worse than waiting
         if broker is not None:
             broker.stop()
         for number, handler in previous.items():

@@ -21,6 +21,7 @@ from running_landers import landed, landing_from, position, produce, settings, u
 
 from core import topics
 from core.kafka_settings import KafkaSettings
+from core.stop_request import StopRequest
 from core.topic_ids import TopicIds
 from smspulse.broker.config import BrokerSettings
 from smspulse.broker.embedded import KafkaBroker, MemoryBroker
@@ -222,7 +223,7 @@ def test_after_a_full_disk_it_reads_what_a_rebalance_gave_it_again(
     lander = Lander(settings(tmp_path), kafka)
     lander._store = FullDisk(tmp_path)
     monkeypatch.setattr(FullDisk, "is_full", True)
-    starting = threading.Thread(target=lander._until_writable, args=(threading.Event(),))
+    starting = threading.Thread(target=lander._until_writable, args=(StopRequest(),))
     starting.start()
     until(lambda: metrics.BLOCKED._value.get() == 1)
     assert starting.is_alive()  # so it says to nobody that it is ready

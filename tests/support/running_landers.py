@@ -12,6 +12,7 @@ from confluent_kafka import Producer
 
 from core import topics
 from core.kafka_settings import KafkaSettings
+from core.stop_request import StopRequest
 from core.topic_ids import TopicIds
 from warehouse.reader import query
 from warehouse.settings import LanderSettings
@@ -45,7 +46,7 @@ class Landers:
 @contextmanager
 def landing_from(kafka: KafkaSettings, *wanted: LanderSettings) -> Iterator[Landers]:
     """Run landers in threads. The error of one that fails is raised on leaving."""
-    stop, landers = threading.Event(), Landers(len(wanted))
+    stop, landers = StopRequest(), Landers(len(wanted))
     errors: list[BaseException] = []
 
     def work(one: LanderSettings, assigned: threading.Event) -> None:

@@ -14,7 +14,6 @@ and the lander begins again with a new client. (The old one would go on waiting 
 import gc
 import logging
 import signal
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from core.consumer_lag import records_behind
 from core.kafka_settings import KafkaSettings
+from core.stop_request import StopRequest
 from core.topic_ids import TopicIds
 from core.topics import RAW
 from gateway.payloads import parse_zone
@@ -138,7 +138,7 @@ class Lander:
         self._ready = ready
         self._zone = parse_zone(settings.zone)
         self._store = store_of(settings.data)
-        self._stop = threading.Event()
+        self._stop = StopRequest()
         self._consumer: Any = None
         self._topic_ids = TopicIds(kafka)
         self._buffers: dict[_Key, _Buffer] = {}
@@ -157,7 +157,7 @@ class Lander:
         self._away_since: float | None = None
         self._trouble = ""
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self, stop: StopRequest) -> None:
         """Land until `stop` is set, then land what is held and leave the group.
 
         Raises:
@@ -179,7 +179,7 @@ class Lander:
 
     # The beat
 
-    def _loop(self, stop: threading.Event) -> None:
+    def _loop(self, stop: StopRequest) -> None:
         interval = self._settings.flush_interval_s
         beat = time.monotonic() + interval
         idle = True
@@ -520,7 +520,7 @@ class Lander:
             self._away_since = None
         self._trouble = ""
 
-    def _until_writable(self, stop: threading.Event) -> None:
+    def _until_writable(self, stop: StopRequest) -> None:
         while not stop.is_set():
             try:
                 swept = self._store.prepare()
@@ -567,7 +567,7 @@ def run(settings: LanderSettings, kafka: KafkaSettings, ready: Callable[[], None
     """
     # Records are many objects that live for a moment: it does not pay to look for cycles among each 700 of them.
     gc.set_threshold(100_000)
-    stop = threading.Event()
+    stop = StopRequest()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:

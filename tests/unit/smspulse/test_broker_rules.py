@@ -175,3 +175,34 @@ def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, preexec_fn=limited(128, 1000)
     )
     assert done.stdout.split() == ["1000"] * 3
+
+
+STOPPED_IN_A_CLEAN_UP = """
+import os, signal, sys, threading
+from pathlib import Path
+from smspulse.broker.embedded import run_broker
+
+def ready():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(0.1)
+    except BaseException:
+        pass  # as in a destructor, of whose exceptions Python only prints a line
+    threading.Event().wait(float(sys.argv[2]))
+
+sys.exit(run_broker(Path(sys.argv[1]), "memory", ready=ready))
+"""
+
+
+@pytest.mark.parametrize("longer_s", [0, 1000])
+def test_a_stop_request_is_neither_lost_in_what_a_client_does_nor_waits_for_it(tmp_path: Path, longer_s: int) -> None:
+    """An exception in the signal handler was lost, or broke a clean-up: one stop in twenty soon after the start."""
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED_IN_A_CLEAN_UP, str(tmp_path), str(longer_s)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / "broker.json").exists()
