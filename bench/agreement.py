@@ -15,7 +15,9 @@ Versions = dict[bytes, dict[str, Any]]
 def last_versions(kafka: KafkaSettings, topic: str, keys: Collection[bytes]) -> tuple[Versions, int]:
     """Read a whole topic; return the last version of each of the keys, and how many records the topic has."""
     options = {"group.id": "bench-agreement", "enable.partition.eof": True, "fetch.wait.max.ms": 10}
-    reader = Consumer(kafka.confluent() | options | {"isolation.level": "read_committed", "auto.offset.reset": "error"})
+    reader = Consumer(
+        kafka.confluent_options() | options | {"isolation.level": "read_committed", "auto.offset.reset": "error"}
+    )
     reader.assign([TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
     wanted, values, records, ended = set(keys), dict[bytes, bytes](), 0, 0
     while ended < PARTITIONS:

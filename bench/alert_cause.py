@@ -23,10 +23,10 @@ sys.path.append(str(Path(__file__).parent))
 
 from measure import figure
 
-from core.alerts import FAILURE_RATIO, Alert, decode
+from core.alerts import FAILURE_RATIO, Alert, decode_alert
 from core.topics import ACTIVITY, ALERTS
-from smspulse.alerting.alert_state import Book
-from smspulse.alerting.dispatcher import Moment, Told
+from smspulse.alerting.alert_state import AlertState
+from smspulse.alerting.dispatcher import ClockReading, WebhookState
 from streams.change_detector import DetectorPolicy
 from streams.device_processor import DeviceProcessor
 
@@ -60,20 +60,20 @@ def written(sick: set[int], ratio: float, sim_cards: int, seed: int) -> list[Ale
         outputs = DeviceProcessor(store.get, DetectorPolicy(BUDGET_DAYS)).process([record])
         store |= {key: state or b"" for key, state, _ in outputs.states}
         if number >= WELL:
-            alerts += [decode(each.value or b"") for each in outputs.records if each.topic == ALERTS]
+            alerts += [decode_alert(each.value or b"") for each in outputs.records if each.topic == ALERTS]
     return [alert for alert in alerts if alert.kind == FAILURE_RATIO]
 
 
 def notified(alerts: list[Alert]) -> Iterator[Alert]:
     """Yield the alerts that are notified as firing, as the dispatcher's cycles find them."""
-    told, left = Told(Book()), list(alerts)
+    told, left = WebhookState(AlertState()), list(alerts)
     for now in range(T0 + WELL * MINUTE_MS, T0 + (WELL + SICK + 60) * MINUTE_MS, CYCLE_MS):
         while left and left[0].changed_at <= now:
-            told.take(left.pop(0))
-        for alert in told.next(Moment(now / 1000, now / 1000)):
+            told.update_alert(left.pop(0))
+        for alert in told.next_alerts(ClockReading(now / 1000, now / 1000)):
             if alert.phase == "firing":
                 yield alert
-            told.done(alert)
+            told.mark_sent(alert)
 
 
 def share(sick: set[int], seeds: int, *, wanted_source: bool) -> float:

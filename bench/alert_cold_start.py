@@ -14,17 +14,23 @@ from typing import Any
 import numpy as np
 
 from core import records
-from core.alerts import FAILURE_RATIO, Alert, decode
+from core.alerts import FAILURE_RATIO, Alert, decode_alert
 from core.topics import ACTIVITY, ALERTS, RAW
 from gateway.errors import UnreadablePayload
-from gateway.payloads import parse
+from gateway.payloads import parse_payload
 from gateway.statuses import STATUSES
-from smspulse.simulator.options import DEMO_BEHAVIOUR, DEMO_LONGEST_DELAY_S, DEMO_RATE, DEMO_TIME_SCALE, Behaviour
-from smspulse.simulator.scenarios import stories
+from smspulse.simulator.options import (
+    DEMO_BEHAVIOUR,
+    DEMO_LONGEST_DELAY_S,
+    DEMO_RATE,
+    DEMO_TIME_SCALE,
+    GatewayBehaviour,
+)
+from smspulse.simulator.scenarios import generate_scenarios
 from streams.change_detector import ChangeDetector, DetectorPolicy
 from streams.device_processor import DeviceProcessor
 from streams.failure_alerts import DetectorState, MessageEnd, MonitoredEntity, update_detectors
-from streams.lifecycle import Lifecycle
+from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
 from streams.processor import OutputRecord
 
@@ -47,7 +53,7 @@ class NewUnit:
         seed: Of the traffic.
         rises_after: Days after which the ratio changes; never if None.
         risen: The ratio from then on.
-        fleet: The ratio of a fleet that is known well; None if nothing is known of any.
+        device_ids: The ratio of a fleet that is known well; None if nothing is known of any.
     """
 
     ratio: float
@@ -56,7 +62,7 @@ class NewUnit:
     seed: int
     rises_after: float | None = None
     risen: float = 0.0
-    fleet: float | None = None
+    device_ids: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +96,11 @@ def _ends(unit: NewUnit) -> Iterator[tuple[bool, int]]:
 def episodes(unit: NewUnit, policy: DetectorPolicy) -> Episodes:
     """Return the alerts of a new unit."""
     detector, was_firing, fired_at = ChangeDetector(), False, 0
-    fleet = None if unit.fleet is None else known_fleet(unit.fleet)
+    fleet = None if unit.device_ids is None else known_fleet(unit.device_ids)
     fires: list[float] = []
     ends: list[tuple[float, str]] = []
     firing_ms = 0.0
-    take = detector.take
+    take = detector.observe_outcome
     for failed, at in _ends(unit):
         is_firing = take(failed, at, policy, fleet) == "firing"
         if is_firing == was_firing:
@@ -134,7 +140,7 @@ def new_fleet(task: tuple[float, float, int, float, int]) -> tuple[int, float]:
             places = chance.integers(channels, size=_CHUNK).tolist()
         end = MessageEnd(sms_id, 8 if failed else 7, "undelivered" if failed else "delivered", at)
         for output in update_detectors([end], units[places[sms_id % _CHUNK]], None, source, policy):
-            alert = decode(output.value or b"")
+            alert = decode_alert(output.value or b"")
             if alert.phase == "firing":
                 # A source that fires is written again when a channel of it fires or ends.
                 alarms += alert.id not in fired_at
@@ -146,12 +152,12 @@ def new_fleet(task: tuple[float, float, int, float, int]) -> tuple[int, float]:
     return alarms, firing_ms / (days * DAY_MS * (channels + 1))
 
 
-def demo_alerts(seed: int, minutes: float, behaviour: Behaviour = DEMO_BEHAVIOUR) -> list[Alert]:
+def demo_alerts(seed: int, minutes: float, behaviour: GatewayBehaviour = DEMO_BEHAVIOUR) -> list[Alert]:
     """Return all changes of alerts in the demo's first minutes: its traffic through both folds of the stream."""
     alerts: list[Alert] = []
     messages: dict[bytes, bytes] = {}
     devices: dict[bytes, bytes] = {}
-    message_fold = MessageProcessor(Lifecycle(STATUSES), messages.get, UTC, 10_000, 24 * _HOUR_MS, 168 * _HOUR_MS)
+    message_fold = MessageProcessor(LifecycleRules(STATUSES), messages.get, UTC, 10_000, 24 * _HOUR_MS, 168 * _HOUR_MS)
     device_fold = DeviceProcessor(devices.get, DetectorPolicy())
     for batch in _batches(seed, minutes, behaviour):
         outputs = message_fold.process(batch)
@@ -159,7 +165,7 @@ def demo_alerts(seed: int, minutes: float, behaviour: Behaviour = DEMO_BEHAVIOUR
         activity = [_activity(each) for each in outputs.records if each.topic == ACTIVITY]
         outputs = device_fold.process(activity)
         devices |= {key: value or b"" for key, value, _ in outputs.states}
-        alerts += [decode(each.value or b"") for each in outputs.records if each.topic == ALERTS]
+        alerts += [decode_alert(each.value or b"") for each in outputs.records if each.topic == ALERTS]
     return alerts
 
 
@@ -167,10 +173,10 @@ def _activity(output: OutputRecord) -> Any:
     return SimpleNamespace(topic=ACTIVITY, partition=0, offset=0, key=output.key, value=output.value, headers=[])
 
 
-def _batches(seed: int, minutes: float, behaviour: Behaviour) -> Iterator[list[Any]]:
+def _batches(seed: int, minutes: float, behaviour: GatewayBehaviour) -> Iterator[list[Any]]:
     """Yield the records of each second."""
     pending: list[tuple[float, int, bytes]] = []
-    written = stories(seed, None, behaviour)
+    written = generate_scenarios(seed, None, behaviour)
     number = 0
     for second in range(int(minutes * 60)):
         for place, story in enumerate(islice(written, int(DEMO_RATE))):
@@ -189,7 +195,7 @@ def _batches(seed: int, minutes: float, behaviour: Behaviour) -> Iterator[list[A
 def _record(body: bytes, received_at: int) -> Any:
     """Return the record that ingest writes of a webhook."""
     try:
-        key = records.message_key(_SOURCE, parse(body).sms_id)
+        key = records.message_key(_SOURCE, parse_payload(body).sms_id)
     except UnreadablePayload:
         key = None
     headers = [

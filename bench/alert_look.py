@@ -22,8 +22,8 @@ sys.path.append(str(Path(__file__).parent))
 from measure import figure, our
 from parquet import fill_messages, fill_raw
 
-from smspulse.alerting.rules import Warehouse
-from warehouse import catalog as views
+from smspulse.alerting.rules import WarehouseRules
+from warehouse import catalog
 
 DEVICES, MESSAGES, DAYS = 5_000, 4_200_000, 28
 TIMES = 5
@@ -33,7 +33,7 @@ def filled(data: Path, devices: int, messages: int) -> datetime:
     """Fill a data folder up to a moment of the last of its days, and return that."""
     end = datetime.now(UTC).date()
     fill_raw(data, messages, DAYS, end, devices)
-    views.publish(data)
+    catalog.publish_views(data)
     for fill in (fill_messages, None):  # the second time, the versions are in base files
         subprocess.run([*our("rebuild"), "--data", str(data), "--all"], check=True, stdout=subprocess.DEVNULL)
         if fill:
@@ -44,10 +44,10 @@ def filled(data: Path, devices: int, messages: int) -> datetime:
 
 def looked(data: Path, at: datetime) -> list[float]:
     """Look, and look again; return the seconds of each."""
-    warehouse, took = Warehouse(data), []
+    warehouse, took = WarehouseRules(data), []
     for minute in range(TIMES):
         began = time.perf_counter()
-        warehouse.findings(int((at + timedelta(minutes=minute)).timestamp() * 1000))
+        warehouse.read_findings(int((at + timedelta(minutes=minute)).timestamp() * 1000))
         took.append(time.perf_counter() - began)
     return took
 

@@ -29,7 +29,7 @@ sys.path.append(str(HERE.parents[1] / "tests" / "support"))
 
 from alertmanager import alertmanager, configured
 
-from smspulse.processes.children import free_port
+from smspulse.processes.children import find_free_port
 
 PROGRAM = shutil.which("prometheus-alertmanager")
 DEVICES = 200
@@ -116,7 +116,7 @@ async def notified(folder: Path, kafka: Any, messages: int) -> int:
     app.router.add_post("/", take)
     runner = web.AppRunner(app)
     await runner.setup()
-    port = free_port()
+    port = find_free_port()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     with ExitStack() as stack:
         url = stack.enter_context(ingest(kafka, folder))

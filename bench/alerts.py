@@ -88,12 +88,12 @@ def learnt(traffic: Traffic, messages: int, seed: int, fleet: float) -> tuple[Ch
     """Return a detector that has seen so many messages, and the time of the last one."""
     detector, at, units = ChangeDetector(), 0.0, known_fleet(fleet)
     for failed, at in traffic.ends(random.Random(seed)):
-        detector.take(failed, int(at * 1000), POLICY, units)
+        detector.observe_outcome(failed, int(at * 1000), POLICY, units)
         messages -= 1
         if not messages:
             break
     if detector.phase == "firing":
-        detector.end()
+        detector.end_alert()
     return detector, at
 
 
@@ -108,14 +108,14 @@ def our_delays(task: tuple[float, int, float, int]) -> tuple[int, int]:
         detector, at = copy.deepcopy(before), since
         # Not from the same message on each time: a moment later, when nothing has been said about it yet.
         for failed, at in traffic.ends(chance, since):
-            if detector.take(failed, int(at * 1000), POLICY, fleet) != "quiet" or at > since + 150 / rate:
+            if detector.observe_outcome(failed, int(at * 1000), POLICY, fleet) != "quiet" or at > since + 150 / rate:
                 break
         if detector.phase == "firing":
             continue
         count = 0
         for failed, at in Traffic(rate, to).ends(chance, at):  # noqa: B020 - goes on from there
             count += 1
-            if detector.take(failed, int(at * 1000), POLICY, fleet) == "firing" or count >= 20_000:
+            if detector.observe_outcome(failed, int(at * 1000), POLICY, fleet) == "firing" or count >= 20_000:
                 break
         found.append(count)
     found.sort()
@@ -132,7 +132,7 @@ def our_alarms(task: tuple[Calm, int, int]) -> tuple[int, float]:
         detector, since = learnt(calm.traffic, calm.learnt, chance.randrange(1 << 30), ratio)
         phase, fired = detector.phase, 0.0
         for failed, at in calm.traffic.ends(chance, since):
-            was, phase = phase, detector.take(failed, int(at * 1000), POLICY, fleet)
+            was, phase = phase, detector.observe_outcome(failed, int(at * 1000), POLICY, fleet)
             if phase == "firing" != was:
                 alarms, fired = alarms + 1, at
             elif was == "firing" != phase:
@@ -272,7 +272,7 @@ def ends_per_second(messages: int) -> float:
     detector = ChangeDetector()
     started = time.perf_counter()
     for failed, at in ends:
-        detector.take(failed, at, POLICY)
+        detector.observe_outcome(failed, at, POLICY)
     return messages / (time.perf_counter() - started)
 
 

@@ -27,7 +27,7 @@ from parquet import TOLD, fill_messages, fill_raw  # noqa: E402
 from expectations.errors import UnreadableDataError  # noqa: E402
 from expectations.runner import run_checks  # noqa: E402
 from expectations.settings import CheckSettings  # noqa: E402
-from warehouse import catalog as views  # noqa: E402
+from warehouse import catalog  # noqa: E402
 
 MESSAGES = 1_920  # a day
 HISTORY = 29
@@ -52,7 +52,7 @@ def inject(world: Path, end: datetime, name: str) -> dict[str, str]:
     right = data.with_suffix(".right")
     if not right.exists():
         shutil.copytree(world, data)
-        views.publish(data)
+        catalog.publish_views(data)
         data.rename(right)
     shutil.rmtree(data, ignore_errors=True)
     if fault.silent:
@@ -110,7 +110,7 @@ def clean(scratch: Path, count: int) -> None:
 def million(scratch: Path, messages: int) -> None:
     """Measure a run of the command over many messages."""
     data = scratch / "many"
-    views.publish(data)
+    catalog.publish_views(data)
     messages = max(messages // TOLD, 28) * TOLD  # every story once a day at least
     reports = fill_raw(data, messages, 28, datetime.now(UTC).date())
     subprocess.run([*our("rebuild"), "--data", str(data), "--all"], check=True, stdout=subprocess.DEVNULL)

@@ -23,7 +23,7 @@ from records import PARTITIONS, STEPS, fill, interleaved
 
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
-from warehouse import catalog as views
+from warehouse import catalog
 from warehouse.reader import open_warehouse
 from warehouse.schemas import RAW_SCHEMA
 
@@ -73,7 +73,7 @@ def taken(kafka: KafkaSettings, records: int) -> float:
     """Return the rows a second of a bare loop: the lander's client, asked for all that a record says, and no more."""
     options = {"group.id": "bare", "auto.offset.reset": "error", "enable.auto.commit": False}
     ahead = {"queued.max.messages.kbytes": 16_384, "fetch.queue.backoff.ms": 5}
-    consumer = Consumer(kafka.confluent() | options | ahead)
+    consumer = Consumer(kafka.confluent_options() | options | ahead)
     consumer.assign([TopicPartition(RAW, partition, 0) for partition in range(PARTITIONS)])
     gc.set_threshold(100_000)  # as the lander does
     count, skipped, start = 0, 0, 0.0
@@ -112,7 +112,7 @@ def readable(flush_s: int, seconds: float) -> None:
     with ExitStack() as stack:
         kafka, folder = stack.enter_context(kafka_node(OUR_KAFKA))
         common = ("--data", str(folder), "--broker", kafka.bootstrap)
-        views.publish(folder)
+        catalog.publish_views(folder)
         stack.enter_context(running(our("stream", *common), {}, folder / "stream.log"))
         lander = our("land", *common, "--flush-interval", str(flush_s))
         stack.enter_context(running(lander, {}, folder / "lander.log"))

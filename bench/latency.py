@@ -15,7 +15,7 @@ from records import STEPS, webhook
 from core.kafka_settings import KafkaSettings
 from core.topics import MESSAGES
 from ingest.sources import add_source, webhook_url
-from smspulse.processes.children import free_port
+from smspulse.processes.children import find_free_port
 
 SOURCE = "latency"
 RATE = 500  # webhooks a second
@@ -42,7 +42,7 @@ def due(rate: int, seconds: float) -> Due:
 @contextmanager
 def ingest(kafka: KafkaSettings, data: Path) -> Iterator[str]:
     """Run `smspulse ingest` in a context; give the URL of a webhook."""
-    base = f"http://127.0.0.1:{free_port()}"
+    base = f"http://127.0.0.1:{find_free_port()}"
     url = webhook_url(base, SOURCE, add_source(data, SOURCE))
     command = our("ingest", "--data", str(data), "--broker", kafka.bootstrap, "--port", base.rpartition(":")[2])
     log = data / "ingest.log"
@@ -63,7 +63,11 @@ async def answered_to_version(kafka: KafkaSettings, url: str, seconds: float) ->
     answered: Times = {}
     seen: Times = {}
     consumer = AIOKafkaConsumer(
-        MESSAGES, **kafka.aiokafka(), isolation_level="read_committed", auto_offset_reset="latest", fetch_max_wait_ms=10
+        MESSAGES,
+        **kafka.aiokafka_options(),
+        isolation_level="read_committed",
+        auto_offset_reset="latest",
+        fetch_max_wait_ms=10,
     )
     await consumer.start()
     await consumer.seek_to_end()

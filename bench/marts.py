@@ -15,9 +15,9 @@ import duckdb
 from measure import alone, our
 from parquet import fill_messages, fill_raw
 
-from smspulse.dashboard.queries import Choice, Numbers
-from smspulse.dashboard.rendering import content
-from warehouse import catalog as views
+from smspulse.dashboard.queries import PageFilter, PageSnapshot
+from smspulse.dashboard.rendering import render_content
+from warehouse import catalog
 from warehouse.reader import open_warehouse
 
 DAYS = 28
@@ -103,7 +103,7 @@ def main() -> None:
     end = datetime.now(UTC).date()
     with TemporaryDirectory() as folder:
         data = Path(folder)
-        views.publish(data)
+        catalog.publish_views(data)
         start = time.perf_counter()
         reports = fill_raw(data, messages, DAYS, end)
         print(f"{reports:,} status reports written in {time.perf_counter() - start:.0f} s")
@@ -121,12 +121,12 @@ def main() -> None:
                 ratio = over_json_lines(data, dataset, end - timedelta(1))
                 figure(f"{dataset}_bytes_over_json_lines_with_zstd", ratio)
             marts(connection, end)
-        numbers = Numbers(data, dict)
+        numbers = PageSnapshot(data, dict)
         figure("page_first_numbers_s", numbers.refresh(), "<= 2")
         # The data end at midnight: the later the day, the fewer are in the page's last 24 hours.
-        hours = numbers.ask("delivery_now", Choice(), "FROM asked WHERE source IS NULL AND hours = 24")
+        hours = numbers.query_view("delivery_now", PageFilter(), "FROM asked WHERE source IS NULL AND hours = 24")
         figure("page_messages", hours[0]["attempted"])
-        figure("page_answered_p95_ms", p95(lambda: content(numbers, Choice())), "<= 500")
+        figure("page_answered_p95_ms", p95(lambda: render_content(numbers, PageFilter())), "<= 500")
 
 
 if __name__ == "__main__":

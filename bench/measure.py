@@ -148,7 +148,7 @@ def memory_mb(pid: int, field: str) -> float:
 @contextmanager
 def positions(kafka: KafkaSettings, group: str) -> Iterator[Consumer]:
     """Give a client with which `committed` reads a group's offsets."""
-    consumer = Consumer(kafka.confluent() | {"group.id": group})
+    consumer = Consumer(kafka.confluent_options() | {"group.id": group})
     try:
         yield consumer
     finally:

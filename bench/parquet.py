@@ -9,11 +9,11 @@ from records import PARTITIONS, SOURCE
 
 from core.records import HEADER_INGEST_ID, HEADER_RECEIVED_AT, HEADER_SOURCE
 from core.topics import MESSAGES, RAW
-from smspulse.simulator.scenarios import stories
-from warehouse import catalog as views
+from smspulse.simulator.scenarios import generate_scenarios
+from warehouse import catalog
 from warehouse.partition_log import PartitionLog
-from warehouse.schemas import BY_TOPIC, MESSAGES_SCHEMA, RAW_SCHEMA, Run
-from warehouse.sink.parquet_files import file_name
+from warehouse.schemas import DATASETS_BY_TOPIC, MESSAGES_SCHEMA, RAW_SCHEMA, PartitionRecords
+from warehouse.sink.parquet_files import format_file_name
 
 INCARNATION = "bench"
 TOLD = 5_000
@@ -26,7 +26,7 @@ def fill_raw(data: Path, messages: int, days: int, end: date, devices: int = 300
     Six devices tell a copy of the stories; there are at most so many.
     """
     stories_of, times, bodies = [], [], []
-    for number, story in enumerate(story for story in stories(1, TOLD) if story.kind == "outgoing"):
+    for number, story in enumerate(story for story in generate_scenarios(1, TOLD) if story.kind == "outgoing"):
         at = 0.0
         for webhook in story.webhooks:
             at += webhook.delay_s
@@ -42,7 +42,9 @@ def fill_raw(data: Path, messages: int, days: int, end: date, devices: int = 300
         )
         for at in times
     ]
-    told = BY_TOPIC[RAW].table(Run(RAW, 0, range(len(times)), times, [None] * len(times), bodies, headers))
+    told = DATASETS_BY_TOPIC[RAW].build_table(
+        PartitionRecords(RAW, 0, range(len(times)), times, [None] * len(times), bodies, headers)
+    )
     # A story's number is kept where the partition will be.
     told = told.set_column(told.schema.get_field_index("partition"), "partition", pa.array(stories_of, pa.int32()))
     reports = 0
@@ -76,7 +78,7 @@ def fill_raw(data: Path, messages: int, days: int, end: date, devices: int = 300
             for partition in range(PARTITIONS):
                 folder = data / "raw" / f"date={today}"
                 folder.mkdir(parents=True, exist_ok=True)
-                path = folder / file_name(PartitionLog(RAW, partition, INCARNATION), offsets[partition])
+                path = folder / format_file_name(PartitionLog(RAW, partition, INCARNATION), offsets[partition])
                 columns = ", ".join(f'"{name}"' for name in RAW_SCHEMA.names)
                 rows = connection.execute(
                     f"""
@@ -87,7 +89,7 @@ def fill_raw(data: Path, messages: int, days: int, end: date, devices: int = 300
                                 received_at AS recorded_at, '{INCARNATION}' AS incarnation
                             ) FROM told_today WHERE "partition" = {partition}
                         ) ORDER BY "offset"
-                    ) TO {views.literal(str(path))} (FORMAT parquet, COMPRESSION zstd)
+                    ) TO {catalog.quote_sql_text(str(path))} (FORMAT parquet, COMPRESSION zstd)
                     """  # noqa: S608 - ours
                 ).fetchall()[0][0]
                 offsets[partition] += rows
@@ -111,7 +113,7 @@ def fill_messages(data: Path) -> None:
             start = offsets.get(partition, 0)
             folder = data / "messages" / path.parent.name
             folder.mkdir(parents=True, exist_ok=True)
-            target = folder / file_name(PartitionLog(MESSAGES, int(partition), INCARNATION), start)
+            target = folder / format_file_name(PartitionLog(MESSAGES, int(partition), INCARNATION), start)
             # Ended and not, the outcome of all but the last is of no matter to any query.
             rows = connection.execute(
                 f"""
@@ -124,9 +126,9 @@ def fill_messages(data: Path) -> None:
                         '{INCARNATION}' AS incarnation, false AS is_forgotten,
                         '{MESSAGES}' AS topic, {partition}::INTEGER AS "partition",
                         {start} + row_number() OVER (ORDER BY first_seen_at, step) AS "offset"
-                        FROM {views.literal(str(path))}, range(3) AS steps (step)
+                        FROM {catalog.quote_sql_text(str(path))}, range(3) AS steps (step)
                     ) ORDER BY "offset"
-                ) TO {views.literal(str(target))} (FORMAT parquet, COMPRESSION zstd)
+                ) TO {catalog.quote_sql_text(str(target))} (FORMAT parquet, COMPRESSION zstd)
                 """.replace("FROM '", "FROM read_parquet('", 1).replace(".parquet', range", ".parquet'), range", 1)  # noqa: S608 - ours
             ).fetchall()[0][0]
             offsets[partition] = start + rows + 1

@@ -101,7 +101,7 @@ def fill(
         further: Headers of each record beside source and time.
     """
     options = {"linger.ms": 50, "compression.type": "lz4", "queue.buffering.max.messages": 1_000_000}
-    producer = Producer(kafka.confluent() | options | {"enable.idempotence": True, "log_level": 3})
+    producer = Producer(kafka.confluent_options() | options | {"enable.idempotence": True, "log_level": 3})
     start = int((time.time() - messages / RATE - 60) * 1000)
     partitions, offsets = array("b", bytes(messages)), array("q", bytes(8 * messages))
     ends = [0] * PARTITIONS

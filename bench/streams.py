@@ -36,7 +36,7 @@ ROOT = HERE.parents[1]
 
 async def bare_loop(kafka: KafkaSettings, events: int) -> float:
     """Return the events a second of an aiokafka consumer that decodes the JSON and does nothing with it."""
-    consumer = AIOKafkaConsumer(RAW, **kafka.aiokafka(), auto_offset_reset="earliest", max_poll_records=4000)
+    consumer = AIOKafkaConsumer(RAW, **kafka.aiokafka_options(), auto_offset_reset="earliest", max_poll_records=4000)
     await consumer.start()
     started, seen = time.perf_counter(), 0
     while seen < events:
@@ -102,7 +102,7 @@ class Contest:
         """
         try:
             program = make()
-            admin = AdminClient(self._kafka.confluent())  # its futures end with it
+            admin = AdminClient(self._kafka.confluent_options())  # its futures end with it
             admin.create_topics([NewTopic(group, PARTITIONS, 1)])[group].result(30)
             arguments = [self._kafka.bootstrap, group, RAW, group, str(self._folder / group), *further]
             who = Contestant(name, [[*program, *arguments]], group, group, {"PYTHONPATH": str(ROOT)})
@@ -175,7 +175,7 @@ def throughput(*, quick: bool) -> int:
 def _forget_all_but_raw(kafka: KafkaSettings) -> None:
     """Make our output topics anew, so that another group of workers begins without state."""
     outputs = {topic.name for topic in TOPICS} - {RAW}
-    admin = AdminClient(kafka.confluent())
+    admin = AdminClient(kafka.confluent_options())
     for deleted in admin.delete_topics(list(outputs)).values():
         deleted.result(30)
     while outputs & admin.list_topics(timeout=10).topics.keys():

@@ -29,10 +29,10 @@ from peers.environments import PeerMissingError, benthos_peer
 
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
-from ingest.server import Receiver
+from ingest.server import IngestHandler
 from ingest.settings import IngestSettings
-from ingest.sources import Sources, add_source, webhook_url
-from smspulse.processes.children import free_port
+from ingest.sources import SourceRegistry, add_source, webhook_url
+from smspulse.processes.children import find_free_port
 
 SOURCE = "bench"
 CONNECTIONS = 64
@@ -63,24 +63,24 @@ class Load(NamedTuple):
 class Nowhere:
     """A sink that says at once that all is safe."""
 
-    trouble = None
+    problem = None
 
-    def state(self) -> dict[str, Any]:
+    def read_state(self) -> dict[str, Any]:
         """Return nothing."""
         return {}
 
-    def gauges(self) -> dict[str, tuple[str, float]]:
+    def read_gauges(self) -> dict[str, tuple[str, float]]:
         """Return nothing."""
         return {}
 
-    async def put(self, webhook: object) -> None:
+    async def store_webhook(self, webhook: object) -> None:
         """Do nothing."""
 
 
 async def bare(port: int, data: Path) -> None:
     """Serve webhooks that go nowhere, until killed."""
     settings = IngestSettings()
-    runner = web.ServerRunner(Receiver(settings, Sources(data), Nowhere()).server())
+    runner = web.ServerRunner(IngestHandler(settings, SourceRegistry(data), Nowhere()).build_server())
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, backlog=1024).start()
     await asyncio.Event().wait()
@@ -120,7 +120,7 @@ def server(
 
 def ours(name: str, data: Path, bootstrap: str, folder: Path) -> Any:
     """Return a context with a receiver of ours."""
-    port = free_port()
+    port = find_free_port()
     url = webhook_url(f"http://127.0.0.1:{port}", SOURCE, add_source(data, SOURCE))
     if name == BARE:
         command = [sys.executable, __file__, "--bare", str(port), "--data", str(data)]
@@ -135,7 +135,7 @@ def benthos(kafka: KafkaSettings, folder: Path) -> Any:
     Raises:
         PeerMissingError: It cannot be built here.
     """
-    port = free_port()
+    port = find_free_port()
     config = folder / "benthos.yaml"
     config.write_text(
         f"""
@@ -169,7 +169,7 @@ def run(*, quick: bool) -> int:
             (BARE, ""),
             (DURABLE, kafka.bootstrap),
             (FSYNCED, fsyncing.bootstrap),
-            (SPOOL, f"127.0.0.1:{free_port()}"),
+            (SPOOL, f"127.0.0.1:{find_free_port()}"),
         ):
             data = folder / name.replace(", ", "-").replace(" ", "-")
             data.mkdir()

@@ -14,9 +14,9 @@ DEVICE_DOWN: Final = "device_down"
 WEBHOOK_QUALITY: Final = "webhook_quality"
 QUALITY_CHECK: Final = "quality_check"
 PIPELINE: Final = "pipeline"
-WATCHED: Final = (SILENT, STUCK_MESSAGES, LATENCY_SHIFT, DEVICE_DOWN, WEBHOOK_QUALITY, QUALITY_CHECK, PIPELINE)
+EVALUATED_KINDS: Final = (SILENT, STUCK_MESSAGES, LATENCY_SHIFT, DEVICE_DOWN, WEBHOOK_QUALITY, QUALITY_CHECK, PIPELINE)
 """The kinds that time or the warehouse tells, not the fold of devices."""
-KINDS: Final = (FAILURE_RATIO, NOT_PERMITTED, *WATCHED)
+KINDS: Final = (FAILURE_RATIO, NOT_PERMITTED, *EVALUATED_KINDS)
 """Every kind; `docs/runbooks/` has a page on each."""
 
 Scope = Literal["channel", "device", "source", "pipeline"]
@@ -95,7 +95,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     resolution: Resolution = ""
 
     @property
-    def interval(self) -> tuple[float, float]:
+    def failure_interval(self) -> tuple[float, float]:
         """The 95 % Wilson interval of the ratio of failures since."""
         return wilson_interval(self.count, self.failures)
 
@@ -116,7 +116,7 @@ def wilson_interval(count: int, part: int, z: float = _Z_95) -> tuple[float, flo
     return max((middle - reach) / (1 + z2 / count), 0.0), min((middle + reach) / (1 + z2 / count), 1.0)
 
 
-def alert_id(kind: str, source: str, *of: int | None, part: int | str = 0) -> str:
+def alert_id(kind: str, source: str, *device_and_channel: int | None, part: int | str = 0) -> str:
     """Return an alert's identity: `{kind}:{source}:{device_id}:{channel_id}`.
 
     With `*` for what the alert is not about, and `-` for what no report names.
@@ -124,13 +124,16 @@ def alert_id(kind: str, source: str, *of: int | None, part: int | str = 0) -> st
     Args:
         kind: The alert's.
         source: Gateway account.
-        of: Device and channel, as far as it is about them.
+        device_and_channel: Device and channel, as far as it is about them.
         part: The partition of devices, for those about a source: each watches the source's devices in it. Or what of
             the pipeline it is about.
     """
-    names = [*("-" if each is None else str(each) for each in of), *([ANY] * (2 - len(of)))]
+    names = [
+        *("-" if each is None else str(each) for each in device_and_channel),
+        *([ANY] * (2 - len(device_and_channel))),
+    ]
     return ":".join([kind, source, *names, *([str(part)] if part else [])])
 
 
-encode = msgspec.json.Encoder().encode
-decode = msgspec.json.Decoder(Alert).decode
+encode_alert = msgspec.json.Encoder().encode
+decode_alert = msgspec.json.Decoder(Alert).decode

@@ -33,7 +33,7 @@ async def keep_running(
         except Exception as error:
             # An error of ours says what to do; any other is a fault of the program, which its traceback finds.
             trace = None if isinstance(error, SmspulseError) else error
-            _log.error("%s failed and starts again in %g s: %s", name, pause, _text(error), exc_info=trace)
+            _log.error("%s failed and starts again in %g s: %s", name, pause, _error_text(error), exc_info=trace)
         else:
             return
         await sleep(pause)
@@ -50,10 +50,10 @@ def _end_process(failure: threading.ExceptHookArgs) -> None:
         return
     name = failure.thread.name if failure.thread else "a thread"
     error = failure.exc_value or failure.exc_type()
-    _log.critical("the thread %s failed, and the process ends: %s", name, _text(error), exc_info=error)
+    _log.critical("the thread %s failed, and the process ends: %s", name, _error_text(error), exc_info=error)
     logging.shutdown()
     os._exit(_FAILED)
 
 
-def _text(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     return str(error) if isinstance(error, SmspulseError) else repr(error)

@@ -32,7 +32,7 @@ _OPTIONS: Final = {
 }
 
 
-def lag(
+def read_group_lag(
     kafka: KafkaSettings, groups: Mapping[str, Sequence[str]], timeout_s: float = BROKER_PATIENCE_S
 ) -> dict[str, int] | None:
     """Return how many records of its topics each group has before it; None if Kafka does not answer.
@@ -47,21 +47,23 @@ def lag(
     if not is_reachable(kafka):
         return None
     with log_if_slow(f"waiting for Kafka at {kafka.bootstrap}, up to {timeout_s:g} s"):
-        return _lag(kafka, groups, timeout_s)
+        return _query_group_lag(kafka, groups, timeout_s)
 
 
-def _lag(kafka: KafkaSettings, groups: Mapping[str, Sequence[str]], timeout_s: float) -> dict[str, int] | None:
+def _query_group_lag(
+    kafka: KafkaSettings, groups: Mapping[str, Sequence[str]], timeout_s: float
+) -> dict[str, int] | None:
     behind: dict[str, int] = {}
     try:
         for group, topics in groups.items():
-            with closing(Consumer(kafka.confluent() | _OPTIONS | {"group.id": group})) as reader:
-                behind[group] = sum(_lag_by_partition(reader, topics, timeout_s).values())
+            with closing(Consumer(kafka.confluent_options() | _OPTIONS | {"group.id": group})) as reader:
+                behind[group] = sum(_query_partition_lag(reader, topics, timeout_s).values())
     except KafkaException:
         return None
     return behind
 
 
-def _lag_by_partition(reader: Consumer, topics: Sequence[str], timeout_s: float) -> dict[tuple[str, int], int]:
+def _query_partition_lag(reader: Consumer, topics: Sequence[str], timeout_s: float) -> dict[tuple[str, int], int]:
     """Return the lag of each partition of which records are left."""
     there = reader.list_topics(timeout=timeout_s).topics
     asked = [TopicPartition(name, part) for name in topics if name in there for part in there[name].partitions]
@@ -74,11 +76,13 @@ def _lag_by_partition(reader: Consumer, topics: Sequence[str], timeout_s: float)
             behind[place.topic, place.partition] = records_behind(end, position)
             starts.append(TopicPartition(place.topic, place.partition, position))
     # A group commits the offset behind its last record, and what follows may be transaction markers alone.
-    ended = _without_records(reader, starts, timeout_s)
+    ended = _find_exhausted_partitions(reader, starts, timeout_s)
     return {key: records for key, records in behind.items() if key not in ended}
 
 
-def _without_records(reader: Consumer, starts: list[TopicPartition], timeout_s: float) -> set[tuple[str, int]]:
+def _find_exhausted_partitions(
+    reader: Consumer, starts: list[TopicPartition], timeout_s: float
+) -> set[tuple[str, int]]:
     """Return the partitions that have no record from their offset on that a reader of what is committed would see.
 
     A partition that does not answer in time is taken to have some.
@@ -106,7 +110,7 @@ def _without_records(reader: Consumer, starts: list[TopicPartition], timeout_s: 
 def is_reachable(kafka: KafkaSettings) -> bool:
     """Return whether anybody accepts connections where Kafka should be; also if that cannot be known in a moment."""
     # With TLS, the broker would log a connection that brings no handshake.
-    return kafka.security_protocol.endswith("SSL") or any(map(is_listening, kafka.servers))
+    return kafka.security_protocol.endswith("SSL") or any(map(is_listening, kafka.bootstrap_servers))
 
 
 def is_listening(server: str) -> bool:

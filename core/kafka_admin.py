@@ -31,7 +31,7 @@ def open_admin_client(kafka: KafkaSettings, **options: Any) -> Iterator[Any]:
         return clients[-1]
 
     try:
-        admin = KafkaAdminClient(kafka_client=make_client, **options, **kafka.kafka_python())
+        admin = KafkaAdminClient(kafka_client=make_client, **options, **kafka.kafka_python_options())
     except BaseException:
         for client in clients:
             client.close()

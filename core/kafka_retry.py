@@ -17,7 +17,7 @@ COORDINATOR_IS_STARTING: Final = {
 T = TypeVar("T")
 
 
-def retried(call: Callable[..., T], *arguments: Any, **options: Any) -> T:
+def retry_kafka_call(call: Callable[..., T], *arguments: Any, **options: Any) -> T:
     """Call, and call again while the error is one that will pass; five times within two seconds.
 
     Raises:

@@ -38,16 +38,16 @@ class KafkaSettings(BaseSettings):
     ssl_keyfile: str | None = Field(None, description="PEM file of the client's key.")
 
     @property
-    def servers(self) -> list[str]:
+    def bootstrap_servers(self) -> list[str]:
         """The bootstrap servers one by one."""
         return [server.strip() for server in self.bootstrap.split(",") if server.strip()]
 
     @property
-    def _sasl(self) -> bool:
+    def _has_sasl(self) -> bool:
         return self.security_protocol.startswith("SASL")
 
     @property
-    def _tls(self) -> bool:
+    def _has_tls(self) -> bool:
         return self.security_protocol.endswith("SSL")
 
     def ssl_context(self) -> ssl.SSLContext | None:
@@ -56,44 +56,47 @@ class KafkaSettings(BaseSettings):
         Raises:
             OSError: A PEM file cannot be read.
         """
-        if not self._tls:
+        if not self._has_tls:
             return None
         context = ssl.create_default_context(cafile=self.ssl_cafile)
         if self.ssl_certfile:
             context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile)
         return context
 
-    def _asyncio_style(self) -> dict[str, Any]:
-        options: dict[str, Any] = {"bootstrap_servers": self.servers, "security_protocol": self.security_protocol}
-        if self._sasl:
+    def _asyncio_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "bootstrap_servers": self.bootstrap_servers,
+            "security_protocol": self.security_protocol,
+        }
+        if self._has_sasl:
             options |= {
                 "sasl_mechanism": self.sasl_mechanism,
                 "sasl_plain_username": self.sasl_username,
                 "sasl_plain_password": self.sasl_password.get_secret_value(),
             }
-        if self._tls:
+        if self._has_tls:
             options["ssl_context"] = self.ssl_context()
         return options
 
-    def aiokafka(self) -> dict[str, Any]:
+    def aiokafka_options(self) -> dict[str, Any]:
         """Return keyword arguments for any aiokafka client."""
-        return self._asyncio_style()
+        return self._asyncio_options()
 
-    def kafka_python(self) -> dict[str, Any]:
+    def kafka_python_options(self) -> dict[str, Any]:
         """Return keyword arguments for any kafka-python client."""
-        options = self._asyncio_style()
+        options = self._asyncio_options()
         if self.in_memory:
             # The in-memory broker answers no request of a version later than these.
             options["api_version"] = (2, 3)
         return options
 
-    def confluent(self) -> dict[str, Any]:
+    def confluent_options(self) -> dict[str, Any]:
         """Return configuration for any confluent-kafka client."""
         options: dict[str, Any] = {
-            "bootstrap.servers": ",".join(self.servers),
+            "bootstrap.servers": ",".join(self.bootstrap_servers),
             "security.protocol": self.security_protocol.lower(),
         }
-        if self._sasl:
+        if self._has_sasl:
             options |= {
                 "sasl.mechanism": self.sasl_mechanism,
                 "sasl.username": self.sasl_username,
@@ -104,4 +107,4 @@ class KafkaSettings(BaseSettings):
             "ssl.certificate.location": self.ssl_certfile,
             "ssl.key.location": self.ssl_keyfile,
         }
-        return options | {name: path for name, path in files.items() if self._tls and path}
+        return options | {name: path for name, path in files.items() if self._has_tls and path}

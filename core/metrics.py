@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-Values = Mapping[tuple[str, ...], float]
+GaugeValues = Mapping[tuple[str, ...], float]
 """Values of a gauge by its labels' values."""
 
 
@@ -38,10 +38,10 @@ class GaugeSnapshot(Collector):
 
     def __init__(self, registry: CollectorRegistry, *families: GaugeFamily) -> None:
         self.families: Sequence[GaugeFamily] = families
-        self._values: Mapping[str, Values] = {family.name: {(): 0.0} for family in families if not family.labels}
+        self._values: Mapping[str, GaugeValues] = {family.name: {(): 0.0} for family in families if not family.labels}
         registry.register(self)
 
-    def replace(self, values: Mapping[GaugeFamily, Values]) -> None:
+    def replace_values(self, values: Mapping[GaugeFamily, GaugeValues]) -> None:
         """Replace all values of all gauges; a gauge that is left out has none."""
         unknown = set(values) - set(self.families)
         if unknown:

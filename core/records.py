@@ -72,6 +72,6 @@ def device_key(source: str, device_id: int | None) -> bytes:
     return f"{source}:{'-' if device_id is None else device_id}".encode()
 
 
-def origin(topic: str, partition: int, offset: int) -> bytes:
+def format_origin(topic: str, partition: int, offset: int) -> bytes:
     """Name a record, for the header `origin`."""
     return f"{topic}:{partition}:{offset}".encode()

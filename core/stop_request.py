@@ -60,13 +60,13 @@ def run_until_stopped(work: Callable[[], _T], stop: StopRequest) -> _T:
     """
     outcome: Future[_T] = Future()
 
-    def run() -> None:
+    def run_work() -> None:
         try:
             outcome.set_result(work())
         except BaseException as error:
             outcome.set_exception(error)
 
-    threading.Thread(target=run, name="interruptible work", daemon=True).start()
+    threading.Thread(target=run_work, name="interruptible work", daemon=True).start()
     while not stop.is_set():
         if wait([outcome], timeout=_POLL_S).done:
             return outcome.result()

@@ -19,9 +19,9 @@ class TopicIds:
     def __init__(self, kafka: KafkaSettings) -> None:
         self._kafka = kafka
         # One for all calls: its futures end with it, and it keeps its connections.
-        self._admin = None if kafka.in_memory else AdminClient(kafka.confluent() | {"log_level": 2})
+        self._admin = None if kafka.in_memory else AdminClient(kafka.confluent_options() | {"log_level": 2})
 
-    def read(self, topics: Collection[str]) -> dict[str, str]:
+    def read_ids(self, topics: Collection[str]) -> dict[str, str]:
         """Return the id of each topic: 22 characters of URL-safe base64, as Kafka's own tools show it.
 
         Topics that do not exist are left out. Those of the in-memory broker have none; its run stands for it.
@@ -35,7 +35,7 @@ class TopicIds:
         found = {}
         for name, future in described.items():
             try:
-                found[name] = url_safe(str(future.result(2 * _TIMEOUT_S).topic_id))
+                found[name] = to_url_safe_id(str(future.result(2 * _TIMEOUT_S).topic_id))
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise
@@ -44,11 +44,11 @@ class TopicIds:
         return found
 
 
-def url_safe(topic_id: str) -> str:
+def to_url_safe_id(topic_id: str) -> str:
     """Return a topic's id as Kafka's own tools show it: librdkafka has `+` and `/` where they have `-` and `_`."""
     return topic_id.translate(_URL_SAFE)
 
 
-def is_in_memory(topic_id: str) -> bool:
+def is_in_memory_id(topic_id: str) -> bool:
     """Return whether an id is that of a run of the in-memory broker."""
     return topic_id.startswith(_IN_MEMORY)

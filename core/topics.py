@@ -16,27 +16,27 @@ _DAY_MS: Final = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
-class Topic:
+class TopicSpec:
     """One topic.
 
     Args:
         name: As Kafka knows it.
         cleanup: `delete` by age, or `compact` to the newest record of each key.
         retention_days: How long records are kept; for compacted topics, how long a tombstone can be seen.
-        by: What a partition is of. What a run of messages does to devices is written to all of their partitions at
-            once, and each costs the broker a marker a transaction; so there are fewer of these.
+        partitioned_by: The kind of thing that one partition holds. A transaction of messages writes to all partitions
+            of devices, and each of them costs the broker one marker. Therefore there are fewer of these.
     """
 
     name: str
     cleanup: Literal["delete", "compact"]
     retention_days: float
-    by: Literal["message", "device"]
+    partitioned_by: Literal["message", "device"]
 
-    def partitions(self, by_message: int) -> int:
+    def partition_count(self, by_message: int) -> int:
         """Return how many partitions to create, beside that many of a topic by message."""
-        return by_message if self.by == "message" else max(1, by_message // 4)
+        return by_message if self.partitioned_by == "message" else max(1, by_message // 4)
 
-    def config(self) -> dict[str, str]:
+    def kafka_config(self) -> dict[str, str]:
         """Return Kafka's topic configuration."""
         age = str(int(self.retention_days * _DAY_MS))
         common = {"cleanup.policy": self.cleanup, "message.timestamp.type": "CreateTime"}
@@ -47,19 +47,19 @@ class Topic:
 
 
 TOPICS: Final = (
-    Topic(RAW, "delete", 7, "message"),
-    Topic(MESSAGES, "compact", 7, "message"),
-    Topic(OUTCOMES, "delete", 30, "device"),
-    Topic(ACTIVITY, "delete", 7, "device"),
-    Topic(DEVICES, "compact", 7, "device"),
-    Topic(ALERTS, "compact", 7, "device"),
-    Topic(DEADLETTERS, "delete", 30, "message"),
+    TopicSpec(RAW, "delete", 7, "message"),
+    TopicSpec(MESSAGES, "compact", 7, "message"),
+    TopicSpec(OUTCOMES, "delete", 30, "device"),
+    TopicSpec(ACTIVITY, "delete", 7, "device"),
+    TopicSpec(DEVICES, "compact", 7, "device"),
+    TopicSpec(ALERTS, "compact", 7, "device"),
+    TopicSpec(DEADLETTERS, "delete", 30, "message"),
 )
 """Every topic. A message is in the partition of the same number in each topic by message, a device in the partition
 that Kafka's own partitioner gives its key: the same in `sms.activity` and `sms.devices`."""
 
 
-def misfit(counts: Mapping[str, int], by_message: int) -> tuple[str, str] | None:
+def find_partition_mismatch(counts: Mapping[str, int], by_message: int) -> tuple[str, str] | None:
     """Return what is wrong with the topics' numbers of partitions, and what to do about it; None if nothing is.
 
     Args:
@@ -67,7 +67,7 @@ def misfit(counts: Mapping[str, int], by_message: int) -> tuple[str, str] | None
         by_message: How many a topic by message should have: the setting.
     """
     for topic in TOPICS:
-        if topic.by == "message" and (count := counts[topic.name]) != by_message:
+        if topic.partitioned_by == "message" and (count := counts[topic.name]) != by_message:
             what = f"topic {topic.name} has {count} partitions and SMSPULSE_KAFKA_PARTITIONS is {by_message}"
             return what, f"set it to {count}, or, if no data must be kept, delete the topic"
     if counts[ACTIVITY] != counts[DEVICES]:

@@ -17,7 +17,7 @@ Unit = Literal["count", "share", "seconds", "times", "text"]
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class QualityCheck:
     """One expectation, with all that a person must be told about it.
 
     Args:
@@ -53,12 +53,12 @@ class Check:
         if self.allowed:
             return "one of " + ", ".join(self.allowed)
         if self.least is not None and self.most is not None:
-            return f"{self.show(self.least)} to {self.show(self.most)}"
+            return f"{self.format_value(self.least)} to {self.format_value(self.most)}"
         if self.least is not None:
-            return f"at least {self.show(self.least)}"
-        return "0" if not self.most else f"at most {self.show(self.most)}"
+            return f"at least {self.format_value(self.least)}"
+        return "0" if not self.most else f"at most {self.format_value(self.most)}"
 
-    def show(self, value: object) -> str:
+    def format_value(self, value: object) -> str:
         """Write a value of the column for people."""
         if not isinstance(value, int | float):
             return str(value)
@@ -72,7 +72,7 @@ class Check:
         return texts.get(self.unit, str(value))
 
 
-def build_suite(name: str, of: Sequence[Check]) -> "ExpectationSuite":
+def build_suite(name: str, checks: Sequence[QualityCheck]) -> "ExpectationSuite":
     """Return checks as a suite of Great Expectations; an expectation's column is its check's name."""
     from great_expectations import ExpectationSuite  # noqa: PLC0415 - takes seconds
     from great_expectations.expectations.core.expect_column_values_to_be_between import (  # noqa: PLC0415
@@ -83,15 +83,15 @@ def build_suite(name: str, of: Sequence[Check]) -> "ExpectationSuite":
     )
 
     suite = ExpectationSuite(name=name)
-    for check in of:
-        told: dict[str, Any] = {
+    for check in checks:
+        options: dict[str, Any] = {
             "column": check.name,
             "severity": check.severity,
             "notes": f"{check.meaning} {check.action}",
         }
         suite.add_expectation(
-            ExpectColumnValuesToBeInSet(value_set=list(check.allowed), **told)
+            ExpectColumnValuesToBeInSet(value_set=list(check.allowed), **options)
             if check.allowed
-            else ExpectColumnValuesToBeBetween(min_value=check.least, max_value=check.most, **told)
+            else ExpectColumnValuesToBeBetween(min_value=check.least, max_value=check.most, **options)
         )
     return suite

@@ -14,25 +14,40 @@ from core import records, topics
 from gateway import json_body
 from gateway.errors import UnreadablePayload
 from gateway.json_body import to_utf8
-from gateway.payloads import StatusReport, parse
-from gateway.statuses import STATUSES, Status
-from ingest.content_coding import CorruptBodyError, DecodedBodyTooLargeError, UnknownCodingError, decode, parse_codings
+from gateway.payloads import StatusReport, parse_payload
+from gateway.statuses import STATUSES, StatusCode
+from ingest.content_coding import (
+    CorruptBodyError,
+    DecodedBodyTooLargeError,
+    UnknownCodingError,
+    decode_body,
+    parse_codings,
+)
 from ingest.settings import IngestSettings
 
 if TYPE_CHECKING:
-    from expectations.runner import Report
+    from expectations.runner import CheckReport
 
-_STATUS: Final = ("sms_id", "status_id", "status_message", "sendto", "senttime", "channel_id", "device_id", "sim")
-_INCOMING: Final = (
+_STATUS_FIELDS: Final = (
+    "sms_id",
+    "status_id",
+    "status_message",
+    "sendto",
+    "senttime",
+    "channel_id",
+    "device_id",
+    "sim",
+)
+_INCOMING_FIELDS: Final = (
     *("sms_id", "type", "device_id", "channel_id", "sim", "date", "date_sent", "address", "body", "img_url"),
     *("internal_id", "device_name"),
 )
 _SOURCE: Final = "sample"
-_TOLD: Final = ("raw_readable", "raw_flawless")
+_REPORTED_EXPECTATIONS: Final = ("raw_readable", "raw_flawless")
 """Expectations whose every single fault has been told before."""
 
 
-class _Record(NamedTuple):
+class _SampleRecord(NamedTuple):
     topic: str
     partition: int
     offset: int
@@ -51,7 +66,7 @@ class RefusedBodyError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Payload:
+class PayloadReport:
     """What one payload is. Names fields, never their values, which may be personal.
 
     Args:
@@ -70,7 +85,7 @@ def split_lines(sample: bytes) -> list[bytes]:
     return [line for line in sample.splitlines() if line.strip()]
 
 
-def body_of(sample: bytes, content_encoding: str) -> bytes:
+def decode_request_body(sample: bytes, content_encoding: str) -> bytes:
     """Return the body that ingest would store of a request.
 
     Raises:
@@ -80,7 +95,7 @@ def body_of(sample: bytes, content_encoding: str) -> bytes:
     if len(sample) > limit:
         raise RefusedBodyError(413, f"it is larger than {limit:,} bytes")
     try:
-        return decode(sample, parse_codings([content_encoding]), limit)
+        return decode_body(sample, parse_codings([content_encoding]), limit)
     except UnknownCodingError as error:
         raise RefusedBodyError(415, str(error)) from error
     except DecodedBodyTooLargeError as error:
@@ -90,7 +105,7 @@ def body_of(sample: bytes, content_encoding: str) -> bytes:
         return sample
 
 
-def read(body: bytes, zone: tzinfo = UTC, content_type: bytes | None = None) -> Payload:
+def check_payload(body: bytes, zone: tzinfo = UTC, content_type: bytes | None = None) -> PayloadReport:
     """Say what a payload is: by the parser of the stream, so what is accepted here is accepted there.
 
     Args:
@@ -100,10 +115,10 @@ def read(body: bytes, zone: tzinfo = UTC, content_type: bytes | None = None) -> 
     """
     text = to_utf8(body, content_type)
     try:
-        event = parse(text, zone)
+        event = parse_payload(text, zone)
     except UnreadablePayload as error:
-        return Payload(None, (str(error),))
-    payload = json_body.load(text)
+        return PayloadReport(None, (str(error),))
+    payload = json_body.load_json(text)
     is_status = isinstance(event, StatusReport)
     is_old = "sim" in payload and "channel_id" not in payload
     if is_status:
@@ -115,15 +130,17 @@ def read(body: bytes, zone: tzinfo = UTC, content_type: bytes | None = None) -> 
     else:
         generation = f"incoming message, {'oldest (sim' if is_old else 'older (channel_id'}, no type)"
     faults = tuple(f"{field} cannot be read and would be null" for field in event.flaws)
-    return Payload(generation, faults, tuple(sorted(payload.keys() - set(_STATUS if is_status else _INCOMING))))
+    return PayloadReport(
+        generation, faults, tuple(sorted(payload.keys() - set(_STATUS_FIELDS if is_status else _INCOMING_FIELDS)))
+    )
 
 
-def suite_on(
+def run_raw_suite(
     bodies: Sequence[bytes],
     zone: tzinfo = UTC,
     content_type: bytes | None = None,
-    statuses: Mapping[int, Status] = STATUSES,
-) -> "Report":
+    statuses: Mapping[int, StatusCode] = STATUSES,
+) -> "CheckReport":
     """Run the suite `raw` on payloads, as if they had been received now.
 
     Args:
@@ -137,26 +154,26 @@ def suite_on(
     """
     from expectations.runner import run_checks  # noqa: PLC0415 - heavy
     from expectations.settings import CheckSettings  # noqa: PLC0415
-    from warehouse import catalog as views  # noqa: PLC0415
-    from warehouse.sink import parquet_files as landing  # noqa: PLC0415
+    from warehouse import catalog  # noqa: PLC0415
+    from warehouse.sink import parquet_files  # noqa: PLC0415
 
     logging.getLogger("warehouse.catalog").setLevel(logging.WARNING)  # it tells of a folder that is gone at once
     now = datetime.now(UTC)
     at = int(now.timestamp() * 1000)
-    made = [_record(number, body, at, content_type) for number, body in enumerate(bodies)]
+    sample_records = [_build_sample_record(number, body, at, content_type) for number, body in enumerate(bodies)]
     with TemporaryDirectory(prefix="smspulse-payload.") as folder:
-        views.publish(Path(folder))
-        landing.land(Path(folder), 0, made, zone)
+        catalog.publish_views(Path(folder))
+        parquet_files.land_records(Path(folder), 0, sample_records, zone)
         report = run_checks(Path(folder), CheckSettings(), now, suites=("raw",), statuses=statuses)
-    rows = tuple(row for row in report.rows if row.expectation not in _TOLD)
+    rows = tuple(row for row in report.rows if row.expectation not in _REPORTED_EXPECTATIONS)
     return replace(report, rows=rows, note=f"payloads checked: {len(bodies):,}, as if they had been received now")
 
 
-def _record(offset: int, body: bytes, at: int, content_type: bytes | None) -> Any:
+def _build_sample_record(offset: int, body: bytes, at: int, content_type: bytes | None) -> Any:
     headers: list[tuple[str, bytes | None]] = [
         (records.HEADER_SOURCE, _SOURCE.encode()),
         (records.HEADER_RECEIVED_AT, b"%d" % at),
         (records.HEADER_INGEST_ID, str(uuid7()).encode()),
         (records.HEADER_CONTENT_TYPE, content_type),
     ]
-    return _Record(topics.RAW, 0, offset, at, None, body, headers)
+    return _SampleRecord(topics.RAW, 0, offset, at, None, body, headers)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from expectations.runner import Report, Row
+    from expectations.runner import CheckReport, CheckResult
 
 _HEAD: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -29,7 +29,7 @@ td:nth-child(1), td:nth-child(2) { white-space: normal } }
 """
 
 
-def write(report: "Report", path: Path) -> None:
+def write_quality_page(report: "CheckReport", path: Path) -> None:
     """Write the page.
 
     Raises:
@@ -46,11 +46,11 @@ def write(report: "Report", path: Path) -> None:
         "</nav>",
     ]
     if failed:
-        parts += ['<h2 id="failed">What does not hold</h2>', _table(failed)]
+        parts += ['<h2 id="failed">What does not hold</h2>', _results_table(failed)]
     for suite in suites:
         parts += [
             f'<h2 id="{escape(suite)}">{escape(suite)}</h2>',
-            _table([row for row in report.rows if row.dataset == suite]),
+            _results_table([row for row in report.rows if row.dataset == suite]),
         ]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
@@ -58,7 +58,7 @@ def write(report: "Report", path: Path) -> None:
     temporary.replace(path)
 
 
-def _table(rows: "list[Row]") -> str:
+def _results_table(rows: "list[CheckResult]") -> str:
     heads = "".join(f"<th>{head}</th>" for head in ("", "expectation", "found", "what it means, and what to do"))
     lines = [f"<table><thead><tr>{heads}</tr></thead><tbody>"]
     for row in rows:

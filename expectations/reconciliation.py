@@ -18,26 +18,26 @@ from core import records, topics
 from core.group_lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
 from core.kafka_settings import KafkaSettings
 from core.topic_ids import TopicIds
-from expectations.catalogue import all_checks
-from expectations.runner import Measured
+from expectations.catalogue import build_checks
+from expectations.runner import SuiteMeasures
 from expectations.settings import CheckSettings
-from ingest.receipts import ID_BYTES, accepted_ids
-from ingest.spool import spooled_ids
-from warehouse.catalog import covered, parquet
-from warehouse.reader import open_warehouse, retried
-from warehouse.sink.parquet_files import in_order_of_appearance
-from warehouse.sink.storage import Folder
-from warehouse.sink.topic_incarnations import KafkaLogReader, locate
+from ingest.receipts import ID_BYTES, read_receipts
+from ingest.spool import read_spooled_ids
+from warehouse.catalog import dataset_scan_sql, read_base_watermark
+from warehouse.reader import open_warehouse, retry_after_merge
+from warehouse.sink.parquet_files import list_incarnations_by_age
+from warehouse.sink.storage import FolderStore
+from warehouse.sink.topic_incarnations import KafkaLogReader, locate_log_position
 
 SUITE: Final = "reconciliation"
 _TIMEOUT_S: Final = BROKER_PATIENCE_S
-_TOLD: Final = timedelta(hours=1)
+_OUTCOMES_LOOKBACK: Final = timedelta(hours=1)
 """How far back outcomes are read if it is not said: they are read one by one, and a check runs every few minutes."""
 _TIME: Final = pa.timestamp("ms", tz="UTC")
 _ID: Final = pa.binary(ID_BYTES)
 
 
-class InKafka(NamedTuple):
+class KafkaContents(NamedTuple):
     """What Kafka holds.
 
     Args:
@@ -51,14 +51,16 @@ class InKafka(NamedTuple):
     outcomes: pa.Table
 
 
-WAITING: Final = pa.schema({"source": pa.string(), "received_at": _TIME, "id": _ID, "record": pa.string()})
-OUTCOMES: Final = pa.schema({
+WAITING_SCHEMA: Final = pa.schema({"source": pa.string(), "received_at": _TIME, "id": _ID, "record": pa.string()})
+OUTCOMES_SCHEMA: Final = pa.schema({
     "source": pa.string(), "sms_id": pa.int64(), "outcome": pa.string(), "is_ended": pa.bool_(),
     "correction": pa.bool_(), "told_at": _TIME,
 })  # fmt: skip
 
 
-def ask(kafka: KafkaSettings, data: Path, now: datetime, since: datetime | None = None) -> InKafka:
+def read_kafka_contents(
+    kafka: KafkaSettings, data: Path, now: datetime, since: datetime | None = None
+) -> KafkaContents:
     """Read what Kafka has of sms.raw after what was landed, and the outcomes that were told `since`, or lately.
 
     Of the in-memory broker, which knows no times and forgets when it is started anew, no outcomes are read.
@@ -70,56 +72,58 @@ def ask(kafka: KafkaSettings, data: Path, now: datetime, since: datetime | None 
     if not is_reachable(kafka):
         raise KafkaException(KafkaError(KafkaError._TRANSPORT))
     with log_if_slow(f"waiting for Kafka at {kafka.bootstrap}, up to {BROKER_PATIENCE_S:g} s an answer"):
-        return _ask(kafka, data, now if kafka.in_memory else since or now - _TOLD)
+        return _consume_contents(kafka, data, now if kafka.in_memory else since or now - _OUTCOMES_LOOKBACK)
 
 
-def _ask(kafka: KafkaSettings, data: Path, since: datetime) -> InKafka:
+def _consume_contents(kafka: KafkaSettings, data: Path, since: datetime) -> KafkaContents:
     options = {"group.id": "smspulse-check", "enable.auto.commit": False, "enable.partition.eof": True, "log_level": 0}
-    with closing(Consumer(kafka.confluent() | options | {"auto.offset.reset": "earliest"})) as consumer:
+    with closing(Consumer(kafka.confluent_options() | options | {"auto.offset.reset": "earliest"})) as consumer:
         there = consumer.list_topics(timeout=_TIMEOUT_S).topics
-        raw, told = (list(there[name].partitions) if name in there else [] for name in (topics.RAW, topics.OUTCOMES))
-        asked = [TopicPartition(topics.OUTCOMES, each, int(since.timestamp() * 1000)) for each in told]
+        raw_partitions, outcome_partitions = (
+            list(there[name].partitions) if name in there else [] for name in (topics.RAW, topics.OUTCOMES)
+        )
+        asked = [TopicPartition(topics.OUTCOMES, each, int(since.timestamp() * 1000)) for each in outcome_partitions]
         starts = [] if kafka.in_memory else consumer.offsets_for_times(asked, _TIMEOUT_S)
-        starts += _unlanded(kafka, data, raw)
+        starts += _unlanded_positions(kafka, data, raw_partitions)
         waiting, outcomes = [], []
-        for message in _read(consumer, starts):
+        for message in _consume_to_end(consumer, starts):
             if message.topic() == topics.RAW:
-                waiting.append(_waiting(message))
+                waiting.append(_waiting_record(message))
             else:
                 outcome = orjson.loads(message.value() or b"{}")
                 outcomes.append({**outcome, "told_at": message.timestamp()[1]})
-    return InKafka(since, *(
-        pa.Table.from_pylist(rows, schema) for rows, schema in ((waiting, WAITING), (outcomes, OUTCOMES))
+    return KafkaContents(since, *(
+        pa.Table.from_pylist(rows, schema) for rows, schema in ((waiting, WAITING_SCHEMA), (outcomes, OUTCOMES_SCHEMA))
     ))  # fmt: skip
 
 
-def _unlanded(kafka: KafkaSettings, data: Path, partitions: list[int]) -> list[TopicPartition]:
+def _unlanded_positions(kafka: KafkaSettings, data: Path, partitions: list[int]) -> list[TopicPartition]:
     """Return where the records of sms.raw that are not landed begin in each partition.
 
     Raises:
         KafkaException: Kafka does not answer.
         OSError: The data folder cannot be read.
     """
-    folder = Folder(data)
-    ids = TopicIds(kafka).read([topics.RAW]) if partitions else {}
+    folder = FolderStore(data)
+    ids = TopicIds(kafka).read_ids([topics.RAW]) if partitions else {}
     if topics.RAW not in ids:
         return []
     with KafkaLogReader(kafka) as reader:
-        found = [locate(folder, reader, topics.RAW, each, ids[topics.RAW]) for each in partitions]
+        found = [locate_log_position(folder, reader, topics.RAW, each, ids[topics.RAW]) for each in partitions]
     return [TopicPartition(position.log.topic, position.log.partition, position.offset) for position in found]
 
 
 def _newest_incarnation_began(connection: duckdb.DuckDBPyConnection, data: Path) -> datetime | None:
     """Return since when the newest of several incarnations of sms.messages has records; None if there is but one."""
-    known = in_order_of_appearance(data, topics.MESSAGES)
+    known = list_incarnations_by_age(data, topics.MESSAGES)
     if len(known) < 2:  # noqa: PLR2004 - there is no earlier one
         return None
-    sql = f"SELECT min(recorded_at) FROM {parquet(data.resolve() / 'messages')} WHERE incarnation = ?"  # noqa: S608 - ours
-    ((began,),) = retried(lambda: connection.execute(sql, [known[-1]]).fetchall())
+    sql = f"SELECT min(recorded_at) FROM {dataset_scan_sql(data.resolve() / 'messages')} WHERE incarnation = ?"  # noqa: S608 - ours
+    ((began,),) = retry_after_merge(lambda: connection.execute(sql, [known[-1]]).fetchall())
     return None if began is None else began.astimezone(UTC)
 
 
-def _read(consumer: Consumer, starts: list[TopicPartition]) -> Iterator[Message]:
+def _consume_to_end(consumer: Consumer, starts: list[TopicPartition]) -> Iterator[Message]:
     """Yield the records from `starts` to where each partition ends."""
     consumer.assign(starts)
     left, deadline = {(each.topic, each.partition) for each in starts}, monotonic() + _TIMEOUT_S
@@ -138,7 +142,7 @@ def _read(consumer: Consumer, starts: list[TopicPartition]) -> Iterator[Message]
                 raise KafkaException(error)
 
 
-def _waiting(message: Message) -> dict[str, Any]:
+def _waiting_record(message: Message) -> dict[str, Any]:
     headers = {name: value.decode(errors="replace") for name, value in message.headers() or () if value}
     ingest_id = headers.get(records.HEADER_INGEST_ID, "").replace("-", "")
     return {
@@ -149,13 +153,13 @@ def _waiting(message: Message) -> dict[str, Any]:
     }
 
 
-def measure(
+def measure_reconciliation(
     data: Path,
     settings: CheckSettings,
     now: datetime,
     since: datetime | None = None,
-    kafka: InKafka | None = None,
-) -> Measured:
+    kafka: KafkaContents | None = None,
+) -> SuiteMeasures:
     """Compare ingest's record of what it answered with what was landed, from `since` on, or of the recent hours.
 
     Without `kafka`, what is in Kafka alone counts as missing, and outcomes are not looked at.
@@ -165,27 +169,27 @@ def measure(
         NoWarehouseError: Nothing was published in the folder.
     """
     since = (since or now - timedelta(hours=settings.recent_h)).replace(minute=0, second=0, microsecond=0)
-    if base := covered(data.resolve()):
+    if base := read_base_watermark(data.resolve()):
         since = max(since, datetime.combine(base.floor, time(), UTC))  # before it, raw was dropped for its age
     parts = []
-    for source, hour, found in accepted_ids(data, since):
+    for source, hour, found in read_receipts(data, since):
         count = len(found) // ID_BYTES
         ids = pa.FixedSizeBinaryArray.from_buffers(_ID, count, [None, pa.py_buffer(found)])
         columns: list[Any] = [pa.repeat(source, count), pa.repeat(pa.scalar(hour, _TIME), count), ids]
         parts.append(pa.table(columns, names=["source", "hour", "id"]))
     accepted = pa.schema({"source": pa.string(), "hour": _TIME, "id": _ID})
-    spooled = pa.array([bytes.fromhex(each.replace("-", "")) for each in spooled_ids(data)], _ID)
-    asked = kafka or InKafka(now, WAITING.empty_table(), OUTCOMES.empty_table())
+    spooled = pa.array([bytes.fromhex(each.replace("-", "")) for each in read_spooled_ids(data)], _ID)
+    contents = kafka or KafkaContents(now, WAITING_SCHEMA.empty_table(), OUTCOMES_SCHEMA.empty_table())
     sql = files("expectations").joinpath("reconciliation.sql").read_text("utf-8")
-    moments = {"since": since, "until": now - timedelta(seconds=settings.max_waiting_s), "told_since": asked.since}
+    moments = {"since": since, "until": now - timedelta(seconds=settings.max_waiting_s), "told_since": contents.since}
     with open_warehouse(data) as connection:
         if began := _newest_incarnation_began(connection, data):
             # Outcomes of messages of before were lost with the topics that Kafka lost.
-            moments["told_since"] = max(asked.since, began)
+            moments["told_since"] = max(contents.since, began)
         connection.register("accepted", pa.concat_tables([accepted.empty_table(), *parts]))
         connection.register("spooled", pa.table([spooled], names=["id"]))
-        connection.register("waiting", asked.waiting)
-        connection.register("outcomes", asked.outcomes)
-        frame = retried(lambda: connection.execute(sql, moments).df())
-    of = [check for check in all_checks(settings) if check.suite == SUITE]
-    return Measured(SUITE, of, frame)
+        connection.register("waiting", contents.waiting)
+        connection.register("outcomes", contents.outcomes)
+        frame = retry_after_merge(lambda: connection.execute(sql, moments).df())
+    checks = [check for check in build_checks(settings) if check.suite == SUITE]
+    return SuiteMeasures(SUITE, checks, frame)

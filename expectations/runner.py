@@ -17,28 +17,28 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from expectations.catalogue import RELATIONS, SUITES, all_checks
+from expectations.catalogue import RELATION_BY_DATASET, SUITE_NAMES, build_checks
 from expectations.errors import ExpectationFailedToRunError, MissingExtraError, UnreadableDataError
-from expectations.expectation import Check, Severity, build_suite
+from expectations.expectation import QualityCheck, Severity, build_suite
 from expectations.settings import CheckSettings
-from gateway.statuses import STATUSES, Status
+from gateway.statuses import STATUSES, StatusCode
 
 if TYPE_CHECKING:
     import duckdb
     import pandas as pd
 
-LANDED: Final = SUITES[:-1]
+LANDED_SUITES: Final = SUITE_NAMES[:-1]
 """Suites of what was landed; `reconciliation` is measured elsewhere, since it looks at more."""
 
-_SHOWN: Final = 5
+_MAX_NAMED: Final = 5
 """Scopes, and rows, named in one row of a report."""
-_DETAILS: Final = {"result_format": "COMPLETE", "unexpected_index_column_names": ["scope"]}
+_DETAILED_RESULT_FORMAT: Final = {"result_format": "COMPLETE", "unexpected_index_column_names": ["scope"]}
 """What Great Expectations is asked of an expectation that does not hold: which scopes."""
 _BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CheckResult:
     """What became of one expectation.
 
     Args:
@@ -65,10 +65,10 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CheckReport:
     """What a run of the checks found. An empty warehouse has no rows, and `note` says so."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[CheckResult, ...]
     note: str
     checked_at: datetime
 
@@ -79,7 +79,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class SuiteMeasures:
     """The measures of a suite.
 
     Args:
@@ -89,7 +89,7 @@ class Measured:
     """
 
     suite: str
-    checks: Sequence[Check]
+    checks: Sequence[QualityCheck]
     measures: "pd.DataFrame"
 
 
@@ -98,11 +98,11 @@ def run_checks(
     settings: CheckSettings,
     now: datetime | None = None,
     *,
-    suites: Collection[str] = LANDED,
+    suites: Collection[str] = LANDED_SUITES,
     since: datetime | None = None,
-    statuses: Mapping[int, Status] = STATUSES,
-    further: Sequence[Measured] = (),
-) -> Report:
+    statuses: Mapping[int, StatusCode] = STATUSES,
+    further: Sequence[SuiteMeasures] = (),
+) -> CheckReport:
     """Check what was landed in a data folder. Reads only; a lander may go on meanwhile.
 
     Args:
@@ -134,27 +134,31 @@ def run_checks(
         with open_warehouse(data) as connection, tempfile.TemporaryDirectory(prefix="smspulse-check.") as scratch:
             connection.execute("SET temp_directory = ?", [scratch])
             connection.execute("SET memory_limit = ?", [settings.memory])
-            run = _Run(connection, data.resolve(), settings, now, since, statuses)
-            webhooks, versions = run.set_up()
+            run = _CheckRun(connection, data.resolve(), settings, now, since, statuses)
+            webhooks, versions = run.create_views()
             if not webhooks and not versions:
                 note = f"the warehouse in {data} is empty"
                 if since:
                     note = f"{data} has nothing since {since.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-                return Report((), f"{note}: there is nothing to check", now)
-            checks = all_checks(settings, statuses)
+                return CheckReport((), f"{note}: there is nothing to check", now)
+            checks = build_checks(settings, statuses)
             measured = [
-                run.measure(suite, [c for c in checks if c.suite == suite]) for suite in LANDED if suite in suites
+                run.measure_suite(suite, [c for c in checks if c.suite == suite])
+                for suite in LANDED_SUITES
+                if suite in suites
             ]
-            rows = tuple(run.name_rows(*judged) for each in (*measured, *further) for judged in _judge(each))
+            rows = tuple(
+                run.name_faulty_rows(*judged) for each in (*measured, *further) for judged in _judge_suite(each)
+            )
     except duckdb.Error as error:
         raise UnreadableDataError(data, str(error).partition("\n")[0]) from error
     finally:
         importing.join()
     note = f"checked {webhooks:,} webhooks and {versions:,} versions of messages in {data}"
-    return Report(rows, note, now)
+    return CheckReport(rows, note, now)
 
 
-class _Run:
+class _CheckRun:
     """A connection on which the measures' SQL can run."""
 
     def __init__(
@@ -164,18 +168,18 @@ class _Run:
         settings: CheckSettings,
         now: datetime,
         since: datetime | None,
-        statuses: Mapping[int, Status],
+        statuses: Mapping[int, StatusCode],
     ) -> None:
         self._connection, self._data, self._settings = connection, data, settings
         self._now, self._since, self._statuses = now, since, statuses
-        self._wrong: list[Check] = []
+        self._wrong: list[QualityCheck] = []
 
-    def set_up(self) -> tuple[int, int]:
+    def create_views(self) -> tuple[int, int]:
         """Make what the SQL reads; return the number of webhooks and of versions of messages."""
-        from warehouse.catalog import covered, parquet  # noqa: PLC0415
+        from warehouse.catalog import dataset_scan_sql, read_base_watermark  # noqa: PLC0415
 
         settings, since = self._settings, self._since or _BEGINNING
-        self._set(
+        self._set_variables(
             now=self._now,
             since=since,
             since_day=since.date(),
@@ -188,13 +192,13 @@ class _Run:
             outcomes=[{"id": s.id, "of": s.outcome.value, "is_end": s.is_end} for s in self._statuses.values()],
         )
         for name, dataset in (("raw", "raw"), ("version", "messages"), ("deadletter", "deadletters")):
-            self._fetch(
-                f"CREATE TEMP VIEW {name}_files AS FROM {parquet(self._data / dataset, filename=True)} "
+            self._fetch_rows(
+                f"CREATE TEMP VIEW {name}_files AS FROM {dataset_scan_sql(self._data / dataset, filename=True)} "
                 "WHERE date >= getvariable('since_day')"
             )
-        delivery, details = (parquet(self._data / name) for name in ("base/delivery", "base"))
-        self._fetch(f"CREATE TEMP VIEW kept AS FROM {delivery} WHERE date NOT IN (SELECT date FROM {details})")  # noqa: S608
-        self._fetch("""
+        delivery, details = (dataset_scan_sql(self._data / name) for name in ("base/delivery", "base"))
+        self._fetch_rows(f"CREATE TEMP VIEW kept AS FROM {delivery} WHERE date NOT IN (SELECT date FROM {details})")  # noqa: S608
+        self._fetch_rows("""
             CREATE TEMP TABLE reached AS
             SELECT "partition", max(reached_at) AS until
             FROM (
@@ -205,7 +209,7 @@ class _Run:
             WHERE "partition" IS NOT NULL
             GROUP BY "partition"
         """)
-        rows = self._fetch("""
+        rows = self._fetch_rows("""
             WITH landed AS (
                 SELECT "partition", count(*) AS webhooks, min(received_at) AS first, max(received_at) AS until
                 FROM raw_files
@@ -219,49 +223,49 @@ class _Run:
             LEFT JOIN reached USING ("partition")
         """)
         webhooks, versions, first, logged = rows[0]
-        base = covered(self._data)
+        base = read_base_watermark(self._data)
         whole = datetime.combine(base.floor, time(), UTC) if base else _BEGINNING  # before it, raw was dropped
         begun = max(first or _BEGINNING, since, whole)
         recent = max(self._now - timedelta(hours=settings.recent_h), since) + timedelta(hours=1)
         counted = max(recent, begun).replace(minute=0, second=0, microsecond=0)  # whole hours
-        self._set(covered=begun, logged=logged or _BEGINNING, counted=counted)
+        self._set_variables(covered=begun, logged=logged or _BEGINNING, counted=counted)
         return webhooks, versions
 
-    def _fetch(self, sql: str) -> list[Any]:
-        from warehouse.reader import retried  # noqa: PLC0415
+    def _fetch_rows(self, sql: str) -> list[Any]:
+        from warehouse.reader import retry_after_merge  # noqa: PLC0415
 
-        return retried(lambda: self._connection.execute(sql).fetchall())
+        return retry_after_merge(lambda: self._connection.execute(sql).fetchall())
 
-    def _set(self, **variables: object) -> None:
+    def _set_variables(self, **variables: object) -> None:
         for name, value in variables.items():
             self._connection.execute(f"SET VARIABLE {name} = ?", [value])
 
-    def measure(self, suite: str, checks: Sequence[Check]) -> Measured:
+    def measure_suite(self, suite: str, checks: Sequence[QualityCheck]) -> SuiteMeasures:
         """Measure what the checks of a suite look at."""
-        from warehouse.reader import retried  # noqa: PLC0415
+        from warehouse.reader import retry_after_merge  # noqa: PLC0415
 
         wrong = [check for check in checks if check.wrong]
         if suite == "messages" or (suite == "devices" and not self._has_latest):
-            self._make_latest(wrong)
+            self._create_latest(wrong)
         if suite == "messages" or (suite == "delivery" and not self._has_recomputed):
-            self._recompute()
+            self._create_recomputed()
         queries = [files("expectations").joinpath("measures", f"{suite}.sql").read_text("utf-8")]
-        if suite in RELATIONS:
+        if suite in RELATION_BY_DATASET:
             queries += [self._files_sql(suite), self._wrong_sql(suite, wrong)]
         sql = "\nUNION ALL BY NAME\n".join(f"FROM ({query})" for query in queries)
-        measures = retried(lambda: self._connection.execute(sql).df())
+        measures = retry_after_merge(lambda: self._connection.execute(sql).df())
         if suite == "delivery" and measures[["delivery_adds_up", "delivery_from_raw"]].any(axis=None):
             # What is landed between the readings of two views is no difference, and gone when they are read again.
-            measures = retried(lambda: self._connection.execute(sql).df())
-        return Measured(suite, checks, measures)
+            measures = retry_after_merge(lambda: self._connection.execute(sql).df())
+        return SuiteMeasures(suite, checks, measures)
 
     _has_latest = False
 
-    def _make_latest(self, wrong: Sequence[Check]) -> None:
+    def _create_latest(self, wrong: Sequence[QualityCheck]) -> None:
         """Make `latest`, the messages with no more of each than is needed: what is wrong with one is a bit each."""
         self._has_latest = True
         faults = " | ".join(f"(coalesce({c.wrong}, false)::BIGINT << {bit})" for bit, c in enumerate(wrong)) or "0"
-        self._fetch(f"""
+        self._fetch_rows(f"""
             CREATE TEMP TABLE latest AS
             SELECT
                 coalesce(source, '(no source)') AS source, sms_id,
@@ -273,16 +277,16 @@ class _Run:
 
     _has_recomputed = False
 
-    def _recompute(self) -> None:
+    def _create_recomputed(self) -> None:
         """Make `recomputed`, what the log says of the messages that began in the recent hours, as `rebuild` does it.
 
         And `shown`, what the views say of them. `is_moving` are those that the stream may not have got to yet.
         """
-        from warehouse.rebuild import make_digest, name_statuses, tell  # noqa: PLC0415
+        from warehouse.rebuild import create_digest_table, create_statuses_table, create_told_view  # noqa: PLC0415
 
         self._has_recomputed = True
-        name_statuses(self._connection, self._statuses)
-        self._fetch("""
+        create_statuses_table(self._connection, self._statuses)
+        self._fetch_rows("""
             CREATE TEMP TABLE log AS
             SELECT
                 source, sms_id, status_id, device_id, channel_id, sent_at, address AS recipient,
@@ -297,14 +301,14 @@ class _Run:
                     WHERE origin_partition IS NOT NULL AND origin_offset IS NOT NULL
                 )
         """)
-        make_digest(self._connection)
-        tell(self._connection)
-        self._fetch("""
+        create_digest_table(self._connection)
+        create_told_view(self._connection)
+        self._fetch_rows("""
             CREATE TEMP TABLE shown AS
             SELECT source, sms_id, first_seen_at, last_seen_at, outcome, is_ended FROM messages
             WHERE last_seen_at >= getvariable('counted')
         """)
-        self._fetch("""
+        self._fetch_rows("""
             CREATE TEMP TABLE recomputed AS
             SELECT
                 source, sms_id, first_seen_at, last_seen_at, winner, furthest, incoming,
@@ -314,38 +318,38 @@ class _Run:
         """)
 
     def _files_sql(self, suite: str) -> str:
-        from warehouse.catalog import every_file  # noqa: PLC0415
+        from warehouse.catalog import dataset_glob_sql  # noqa: PLC0415
 
         sql = files("expectations").joinpath("measures", "files.sql").read_text("utf-8")
-        return sql.replace("{dataset}", suite).replace("{glob}", every_file(self._data / suite))
+        return sql.replace("{dataset}", suite).replace("{glob}", dataset_glob_sql(self._data / suite))
 
     @staticmethod
-    def _wrong_sql(suite: str, wrong: Sequence[Check]) -> str:
+    def _wrong_sql(suite: str, wrong: Sequence[QualityCheck]) -> str:
         is_wrong = [f"faults & {1 << bit} > 0" for bit in range(len(wrong))] if suite == "messages" else [
             check.wrong for check in wrong
         ]  # fmt: skip
         columns = ", ".join(
             f"count(*) FILTER ({condition}) AS {check.name}" for condition, check in zip(is_wrong, wrong, strict=True)
         )
-        relation = "latest" if suite == "messages" else RELATIONS[suite][0]
+        relation = "latest" if suite == "messages" else RELATION_BY_DATASET[suite][0]
         return f"SELECT coalesce(source, '(no source)') AS scope, {columns} FROM {relation} GROUP BY ALL"  # noqa: S608
 
-    def name_rows(self, check: Check, row: Row) -> Row:
+    def name_faulty_rows(self, check: QualityCheck, row: CheckResult) -> CheckResult:
         """Add names of rows at fault to a row of the report."""
         if row.success or row.rows:
             return row
         sql = check.rows
         if check.wrong:
-            relation, name = RELATIONS[check.suite]
+            relation, name = RELATION_BY_DATASET[check.suite]
             sql = f"SELECT {name} FROM {relation} WHERE {check.wrong}"  # noqa: S608 - conditions of ours
         if not sql:
             return row
-        found = self._fetch(f"FROM ({sql}) LIMIT {_SHOWN}")
+        found = self._fetch_rows(f"FROM ({sql}) LIMIT {_MAX_NAMED}")
         return replace(row, rows=tuple(str(name) for (name,) in found))
 
 
 @cache
-def _context() -> Any:
+def _gx_context() -> Any:
     import great_expectations as gx  # noqa: PLC0415 - takes seconds
     from great_expectations.data_context.types.base import ProgressBarsConfig  # noqa: PLC0415
 
@@ -356,45 +360,49 @@ def _context() -> Any:
     return context
 
 
-def _judge(measured: Measured) -> list[tuple[Check, Row]]:
+def _judge_suite(measured: SuiteMeasures) -> list[tuple[QualityCheck, CheckResult]]:
     """Return the rows of a suite, with their checks."""
-    source = _context().data_sources.add_or_update_pandas(measured.suite)
+    source = _gx_context().data_sources.add_or_update_pandas(measured.suite)
     batch = source.add_dataframe_asset("measures").add_batch_definition_whole_dataframe("all").get_batch({
         "dataframe": measured.measures.filter(regex="(?<!_rows)$")
     })  # fmt: skip
     failed: dict[str, Any] = {}
-    of = measured.checks
+    remaining = measured.checks
     # All that it can tell of an expectation takes twice as long as whether it holds: it is asked of few.
-    for result_format in ("BOOLEAN_ONLY", _DETAILS):
-        if of:
-            results = batch.validate(build_suite(measured.suite, of), result_format=result_format).results
+    for result_format in ("BOOLEAN_ONLY", _DETAILED_RESULT_FORMAT):
+        if remaining:
+            results = batch.validate(build_suite(measured.suite, remaining), result_format=result_format).results
             failed = {each.expectation_config.kwargs["column"]: each for each in results if not each.success}
-            of = [check for check in of if check.name in failed]
-    return [(check, _row(check, failed.get(check.name), measured)) for check in measured.checks]
+            remaining = [check for check in remaining if check.name in failed]
+    return [(check, _build_check_result(check, failed.get(check.name), measured)) for check in measured.checks]
 
 
-def _row(check: Check, failure: Any, measured: Measured) -> Row:
+def _build_check_result(check: QualityCheck, failure: Any, measured: SuiteMeasures) -> CheckResult:
     named = measured.measures.get(f"{check.name}_rows")
-    rows = tuple([] if named is None else [str(row) for scope in named.dropna() for row in scope][:_SHOWN])
+    rows = tuple([] if named is None else [str(row) for scope in named.dropna() for row in scope][:_MAX_NAMED])
     if failure is None:
-        observed = _observed(check, measured)
+        observed = _observed_range(check, measured)
     elif "unexpected_count" not in failure.result:
         details = [info.get("exception_message") for info in failure.exception_info.values() if isinstance(info, dict)]
         raise ExpectationFailedToRunError(check.name, str(next(iter(details), failure.exception_info)))
     else:
         unexpected = failure.result["unexpected_index_list"]
-        shown = [f"{place['scope']}: {check.show(place[check.name])}" for place in unexpected[:_SHOWN]]
+        shown = [f"{place['scope']}: {check.format_value(place[check.name])}" for place in unexpected[:_MAX_NAMED]]
         rest = len(unexpected) - len(shown)
         observed = "; ".join(shown) + (f"; and {rest} more" if rest else "")
-    return Row(
+    return CheckResult(
         check.name, check.suite, check.severity, failure is None, observed, check.expected, check.meaning,
         check.action, rows,
     )  # fmt: skip
 
 
-def _observed(check: Check, measured: Measured) -> str:
+def _observed_range(check: QualityCheck, measured: SuiteMeasures) -> str:
     """Return what was found of a check that holds."""
     values = measured.measures[check.name].dropna()
     if not len(values):
         return "nothing found"
-    return "all known" if check.allowed else " to ".join(dict.fromkeys(map(check.show, (values.min(), values.max()))))
+    return (
+        "all known"
+        if check.allowed
+        else " to ".join(dict.fromkeys(map(check.format_value, (values.min(), values.max()))))
+    )

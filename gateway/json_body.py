@@ -1,7 +1,7 @@
 """The JSON text of a webhook's body: its charset, and what of it can be repaired.
 
 A body is stored as it was received, so everybody who reads one turns it into UTF-8 first (`to_utf8`) and then into
-values (`load`). Ingest, stream, lander, erasure and `smspulse check payload` all do so, and so agree on each body.
+values (`load_json`). Ingest, stream, lander, erasure and `smspulse check payload` all do so, and so agree on each body.
 
 - A charset that `Content-Type` declares is decoded. If that gives no JSON, the declaration is taken for wrong, and the
   body is read as UTF-8.
@@ -93,7 +93,7 @@ def to_utf8(body: bytes, content_type: bytes | None) -> bytes:
             # By its mark, or else by the zero bytes: a JSON text begins with ASCII.
             charset = json.detect_encoding(body)
         decoded = body.decode(charset, "replace").encode("utf-8", "replace")
-        load(decoded)
+        load_json(decoded)
     except Exception:  # a ValueError, as a rule; but whatever a decoder raises must not stop whoever reads bodies
         return body
     return decoded
@@ -107,7 +107,7 @@ def without_byte_order_mark(text: bytes) -> bytes:
     return text.removeprefix(BOM)
 
 
-def load(body: bytes) -> Any:
+def load_json(body: bytes) -> Any:
     """Return the value of a JSON text in UTF-8.
 
     Raises:
@@ -116,13 +116,13 @@ def load(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
-        repaired = _repair(body)
+        repaired = _repair_json(body)
         if repaired == body:
             raise
         return orjson.loads(repaired)
 
 
-def _repair(body: bytes) -> bytes:
+def _repair_json(body: bytes) -> bytes:
     """Return a body without its byte order mark, with U+FFFD for what is no Unicode."""
     text = without_byte_order_mark(body)
     if not text.lstrip().startswith(b"{"):

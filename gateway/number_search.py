@@ -15,9 +15,9 @@ from typing import Final
 from urllib.parse import unquote
 
 from gateway.json_body import charset_of
-from gateway.phone_numbers import spellings
+from gateway.phone_numbers import list_spellings
 
-ODD: Final = r"[^\x01-\x7f]|\\u|%[0-9A-Fa-f]{2}|&#"
+ENCODED_TEXT: Final = r"[^\x01-\x7f]|\\u|%[0-9A-Fa-f]{2}|&#"
 """Regular expression, for RE2 and Python, of texts in which `NumberSearch.expression` alone may not find a number."""
 
 _MIN_DIGITS: Final = 5
@@ -47,7 +47,7 @@ class NumberSearch:
         national: Further digits, as `gateway.phone_numbers.national_form` returns them.
 
     Attributes:
-        expression: Regular expression, for RE2 and Python, that finds them in a text that `ODD` does not.
+        expression: Regular expression, for RE2 and Python, that finds them in a text that `ENCODED_TEXT` does not.
         ids: The numbers as whole numbers, but for short ones, which ids of messages may be as well.
 
     Raises:
@@ -57,7 +57,7 @@ class NumberSearch:
     def __init__(self, numbers: tuple[str, ...], national: tuple[str, ...] = ()) -> None:
         written: dict[str, None] = {}
         for number in numbers:
-            forms = spellings(number)
+            forms = list_spellings(number)
             if any(len(digits) < _MIN_DIGITS for digits in forms):
                 raise ValueError(number)
             written |= dict.fromkeys(forms)
@@ -69,14 +69,14 @@ class NumberSearch:
 
     def is_in(self, text: str) -> bool:
         """Return whether a text has one of the numbers."""
-        return any(self._search(reading) for reading in _readings(text))
+        return any(self._search(reading) for reading in _decoded_variants(text))
 
     def is_in_body(self, body: bytes, content_type: bytes | None = None) -> bool:
         """Return whether a body has one of the numbers, in its declared charset or any other that it may be in."""
-        return any(self.is_in(text) for text in _texts(body, content_type))
+        return any(self.is_in(text) for text in _decode_candidates(body, content_type))
 
 
-def _readings(text: str) -> Iterator[str]:
+def _decoded_variants(text: str) -> Iterator[str]:
     """Yield a text with ASCII digits: as it is, and without each kind of escapes."""
     yield _with_ascii_digits(text)
     if "\\u" in text:
@@ -88,7 +88,7 @@ def _readings(text: str) -> Iterator[str]:
         yield _with_ascii_digits(html.unescape(text))
 
 
-def _texts(body: bytes, content_type: bytes | None) -> Iterator[str]:
+def _decode_candidates(body: bytes, content_type: bytes | None) -> Iterator[str]:
     yield body.decode("utf-8", "replace")
     charset = charset_of(content_type)
     if charset is not None:
@@ -97,10 +97,10 @@ def _texts(body: bytes, content_type: bytes | None) -> Iterator[str]:
         for codec in _WIDE_CODECS:
             yield body.decode(codec, "replace")
     if body.startswith(_GZIP_MAGIC):
-        yield _inflate(body).decode("utf-8", "replace")
+        yield _decompress_prefix(body).decode("utf-8", "replace")
 
 
-def _inflate(body: bytes) -> bytes:
+def _decompress_prefix(body: bytes) -> bytes:
     """Return what can be decompressed: a proxy may have cut a body, or lost the header that says it is compressed."""
     decompressor = zlib.decompressobj(_GZIP_WINDOW)
     found = b""

@@ -114,7 +114,7 @@ class IncomingMessage(NamedTuple):
 Event = StatusReport | IncomingMessage
 
 
-class Bodies(NamedTuple):
+class ParsedBodies(NamedTuple):
     """Many bodies, read: a row each.
 
     `reports` are the columns of `StatusReport` but the last, for what is a status report without a flaw; a row of
@@ -133,7 +133,7 @@ _Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME_LENGTH)]
 _StatusMessage = Annotated[str, msgspec.Meta(max_length=MAX_STATUS_MESSAGE_LENGTH)]
 
 
-class _Plain(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+class _PlainReport(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """A status report as nearly all are: of the newest generation, and without a flaw."""
 
     sms_id: _Id
@@ -145,9 +145,11 @@ class _Plain(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     device_id: _Id | None = None
 
 
-_plain = msgspec.json.Decoder(_Plain).decode
-_NOTHING: Final = _Plain(None, None)  # type: ignore[arg-type]
-_report: Callable[[tuple[Any, ...]], StatusReport] = partial(tuple.__new__, StatusReport)  # a third of its own time
+_decode_plain_report = msgspec.json.Decoder(_PlainReport).decode
+_NOTHING: Final = _PlainReport(None, None)  # type: ignore[arg-type]
+_make_report: Callable[[tuple[Any, ...]], StatusReport] = partial(
+    tuple.__new__, StatusReport
+)  # a third of its own time
 
 
 def parse_zone(name: str) -> tzinfo:
@@ -165,7 +167,7 @@ def parse_zone(name: str) -> tzinfo:
         raise SettingError(msg) from error
 
 
-def unforeseen(error: Exception) -> UnreadablePayload:
+def unforeseen_error(error: Exception) -> UnreadablePayload:
     """Return the error of a record whose reading or processing raised one that nobody foresaw, such as RecursionError.
 
     It names the error's type and no more: the text of an error can quote what a sender wrote.
@@ -173,7 +175,7 @@ def unforeseen(error: Exception) -> UnreadablePayload:
     return UnreadablePayload(REASON_FAULT, f"{type(error).__name__} while it was processed")
 
 
-def parse(body: bytes, zone: tzinfo = UTC) -> Event:
+def parse_payload(body: bytes, zone: tzinfo = UTC) -> Event:
     """Read one webhook's body.
 
     Args:
@@ -185,48 +187,48 @@ def parse(body: bytes, zone: tzinfo = UTC) -> Event:
     """
     # Nothing but a shortcut, for a quarter of the time: what it does not take is read with more patience.
     try:
-        plain = _plain(body)
-        sent_at = _cached_moment(plain.senttime, "", zone) if plain.senttime else None
+        plain = _decode_plain_report(body)
+        sent_at = _cached_epoch_ms(plain.senttime, "", zone) if plain.senttime else None
         recipient = normalise_address(plain.sendto) if plain.sendto else None
     except Exception:  # not plain, as a rule
-        return _parse(body, zone)
-    return _report(
+        return _parse_guarded(body, zone)
+    return _make_report(
         (plain.sms_id, plain.status_id, plain.device_id, plain.channel_id, sent_at, recipient, plain.status_message, ())
     )
 
 
-def parse_all(bodies: Sequence[bytes], zone: tzinfo = UTC) -> Bodies:
-    """Read many bodies, each as `parse` does, by column and so faster. Raises nothing, whatever the bytes are."""
+def parse_payloads(bodies: Sequence[bytes], zone: tzinfo = UTC) -> ParsedBodies:
+    """Parse many bodies by column, faster than `parse_payload` one by one. Raises nothing, whatever the bytes are."""
     try:
         return _parse_by_column(bodies, zone)
     except Exception:  # nobody foresaw it, and it costs one body
         return _parse_each(bodies, zone)
 
 
-def _parse_each(bodies: Sequence[bytes], zone: tzinfo) -> Bodies:
+def _parse_each(bodies: Sequence[bytes], zone: tzinfo) -> ParsedBodies:
     others: dict[int, Event] = {}
     unreadable: dict[int, tuple[str, str | None]] = {}
     for row, body in enumerate(bodies):
         try:
-            others[row] = parse(body, zone)
+            others[row] = parse_payload(body, zone)
         except UnreadablePayload as error:
             unreadable[row] = error.reason, error.field
     columns = len(StatusReport._fields) - 1
-    return Bodies(tuple([None] * len(bodies) for _ in range(columns)), others, unreadable)
+    return ParsedBodies(tuple([None] * len(bodies) for _ in range(columns)), others, unreadable)
 
 
-def _parse_by_column(bodies: Sequence[bytes], zone: tzinfo) -> Bodies:
+def _parse_by_column(bodies: Sequence[bytes], zone: tzinfo) -> ParsedBodies:
     plain, times = [], []
     others: dict[int, Event] = {}
     unreadable: dict[int, tuple[str, str | None]] = {}
     for row, body in enumerate(bodies):
         try:
-            report = _plain(body)
-            sent_at = _cached_moment(report.senttime, "", zone) if report.senttime else None
+            report = _decode_plain_report(body)
+            sent_at = _cached_epoch_ms(report.senttime, "", zone) if report.senttime else None
         except Exception:  # not plain, as a rule
             report, sent_at = _NOTHING, None
             try:
-                others[row] = _parse(body, zone)
+                others[row] = _parse_guarded(body, zone)
             except UnreadablePayload as error:
                 unreadable[row] = error.reason, error.field
         plain.append(report)
@@ -240,31 +242,31 @@ def _parse_by_column(bodies: Sequence[bytes], zone: tzinfo) -> Bodies:
         [normalise_address(r.sendto) if r.sendto else None for r in plain],
         [r.status_message for r in plain],
     )
-    return Bodies(reports, others, unreadable)
+    return ParsedBodies(reports, others, unreadable)
 
 
-def _parse(body: bytes, zone: tzinfo) -> Event:
+def _parse_guarded(body: bytes, zone: tzinfo) -> Event:
     try:
-        return _read(body, zone)
+        return _parse_any_shape(body, zone)
     except UnreadablePayload:
         raise
     except Exception as error:
-        raise unforeseen(error) from None  # its chain of causes can be as long as the body
+        raise unforeseen_error(error) from None  # its chain of causes can be as long as the body
 
 
-def _read(body: bytes, zone: tzinfo) -> Event:
+def _parse_any_shape(body: bytes, zone: tzinfo) -> Event:
     try:
-        payload = json_body.load(body)
+        payload = json_body.load_json(body)
     except ValueError as error:
         raise UnreadablePayload(REASON_NOT_JSON, "the body is no JSON") from error
     if type(payload) is not dict:
         raise UnreadablePayload(REASON_NOT_AN_OBJECT, "the body is JSON, but no object")
     if "status_id" in payload:
-        return _status_report(payload, zone)
+        return _parse_status_report(payload, zone)
     if "event" in payload:
         raise UnreadablePayload(REASON_UNVERIFIED_SHAPE, "an `event` payload, perhaps the gateway's test", "event")
     if "type" in payload or "address" in payload or "body" in payload or "img_url" in payload:
-        return _incoming(payload, zone)
+        return _parse_incoming_message(payload, zone)
     if payload.get(_WITHHELD) in REASONS:
         field = payload.get("field")
         is_ours = type(field) is str and field in _FIELDS_AT_FAULT
@@ -272,43 +274,43 @@ def _read(body: bytes, zone: tzinfo) -> Event:
     raise UnreadablePayload(REASON_UNKNOWN_SHAPE, "neither status_id nor any field of an incoming message")
 
 
-def withheld(error: UnreadablePayload, length: int) -> bytes:
+def build_withheld_body(error: UnreadablePayload, length: int) -> bytes:
     """Return what is stored in place of a body of so many bytes that is not to be kept: it is unreadable alike."""
     return orjson.dumps({_WITHHELD: error.reason, "field": error.field, "bytes": length})
 
 
-def _status_report(payload: dict[str, Any], zone: tzinfo) -> StatusReport:
+def _parse_status_report(payload: dict[str, Any], zone: tzinfo) -> StatusReport:
     flaws: list[str] = []
     return StatusReport(
-        _required_id(payload, "sms_id", _MAX_ID),
-        _required_id(payload, "status_id", _MAX_SMALL),
-        _whole_number(payload, "device_id", _MAX_ID, flaws),
-        _channel(payload, flaws),
-        _time(payload, "senttime", zone, flaws),
-        _address(payload, "sendto", flaws),
-        _text(payload, "status_message", MAX_STATUS_MESSAGE_LENGTH, flaws),
+        _read_required_id(payload, "sms_id", _MAX_ID),
+        _read_required_id(payload, "status_id", _MAX_SMALL),
+        _read_whole_number(payload, "device_id", _MAX_ID, flaws),
+        _read_channel_id(payload, flaws),
+        _read_time(payload, "senttime", zone, flaws),
+        _read_address(payload, "sendto", flaws),
+        _read_text(payload, "status_message", MAX_STATUS_MESSAGE_LENGTH, flaws),
         tuple(flaws),
     )
 
 
-def _incoming(payload: dict[str, Any], zone: tzinfo) -> IncomingMessage:
+def _parse_incoming_message(payload: dict[str, Any], zone: tzinfo) -> IncomingMessage:
     flaws: list[str] = []
-    image_url = _text(payload, "img_url", MAX_LINK_LENGTH, flaws)
-    content_type = _text(payload, "type", MAX_NAME_LENGTH, flaws) or ("img" if image_url else "text")
+    image_url = _read_text(payload, "img_url", MAX_LINK_LENGTH, flaws)
+    content_type = _read_text(payload, "type", MAX_NAME_LENGTH, flaws) or ("img" if image_url else "text")
     if content_type == "img" and image_url is None and "img_url" not in flaws:
         flaws.append("img_url")
     return IncomingMessage(
-        _required_id(payload, "sms_id", _MAX_ID),
+        _read_required_id(payload, "sms_id", _MAX_ID),
         content_type,
-        _whole_number(payload, "device_id", _MAX_ID, flaws),
-        _channel(payload, flaws),
-        _time(payload, "date_sent", zone, flaws),
-        _time(payload, "date", zone, flaws),
-        _address(payload, "address", flaws),
-        _text(payload, "body", None, flaws),
+        _read_whole_number(payload, "device_id", _MAX_ID, flaws),
+        _read_channel_id(payload, flaws),
+        _read_time(payload, "date_sent", zone, flaws),
+        _read_time(payload, "date", zone, flaws),
+        _read_address(payload, "address", flaws),
+        _read_text(payload, "body", None, flaws),
         image_url,
-        _whole_number(payload, "internal_id", _MAX_ID, flaws),
-        _text(payload, "device_name", MAX_NAME_LENGTH, flaws),
+        _read_whole_number(payload, "internal_id", _MAX_ID, flaws),
+        _read_text(payload, "device_name", MAX_NAME_LENGTH, flaws),
         tuple(flaws),
     )
 
@@ -328,7 +330,7 @@ def _as_int(value: object, largest: int) -> int | None:
     return None
 
 
-def _required_id(payload: dict[str, Any], field: str, largest: int) -> int:
+def _read_required_id(payload: dict[str, Any], field: str, largest: int) -> int:
     value = payload.get(field)
     if type(value) is int and 0 <= value <= largest:
         return value
@@ -342,7 +344,7 @@ def _required_id(payload: dict[str, Any], field: str, largest: int) -> int:
     raise UnreadablePayload(REASON_OUT_OF_RANGE, f"{field} is not a whole number from 0 to {largest}", field)
 
 
-def _whole_number(payload: dict[str, Any], field: str, largest: int, flaws: list[str]) -> int | None:
+def _read_whole_number(payload: dict[str, Any], field: str, largest: int, flaws: list[str]) -> int | None:
     value = payload.get(field)
     if type(value) is int and 0 <= value <= largest:
         return value
@@ -354,11 +356,11 @@ def _whole_number(payload: dict[str, Any], field: str, largest: int, flaws: list
     return number
 
 
-def _channel(payload: dict[str, Any], flaws: list[str]) -> int | None:
-    return _whole_number(payload, "channel_id" if "channel_id" in payload else "sim", _MAX_SMALL, flaws)
+def _read_channel_id(payload: dict[str, Any], flaws: list[str]) -> int | None:
+    return _read_whole_number(payload, "channel_id" if "channel_id" in payload else "sim", _MAX_SMALL, flaws)
 
 
-def _text(payload: dict[str, Any], field: str, longest: int | None, flaws: list[str]) -> str | None:
+def _read_text(payload: dict[str, Any], field: str, longest: int | None, flaws: list[str]) -> str | None:
     """Return a text of no more characters than the longest; None for any number of them, up to those of a body."""
     value = payload.get(field)
     if value is None or (type(value) is str and (longest is None or len(value) <= longest)):
@@ -367,7 +369,7 @@ def _text(payload: dict[str, Any], field: str, longest: int | None, flaws: list[
     return None
 
 
-def _address(payload: dict[str, Any], field: str, flaws: list[str]) -> str | None:
+def _read_address(payload: dict[str, Any], field: str, flaws: list[str]) -> str | None:
     value = payload.get(field)
     if type(value) is int and value >= 0:
         return str(value)
@@ -377,12 +379,12 @@ def _address(payload: dict[str, Any], field: str, flaws: list[str]) -> str | Non
     return None
 
 
-def _time(payload: dict[str, Any], field: str, zone: tzinfo, flaws: list[str]) -> int | None:
+def _read_time(payload: dict[str, Any], field: str, zone: tzinfo, flaws: list[str]) -> int | None:
     value = payload.get(field)
     if not value:
         return None
     try:
-        return _moment(*_date_and_zone(value), zone)
+        return _to_epoch_ms(*_split_date_and_zone(value), zone)
     except Exception:  # whatever a date makes the standard library raise costs the date, and not the report
         flaws.append(field)
         return None
@@ -396,23 +398,23 @@ def rewrite_time(value: Any) -> str | None:
     Raises:
         TypeError, ValueError, KeyError, OverflowError: It cannot be read.
     """
-    return _parse_moment(*_date_and_zone(value)).isoformat() if value else None
+    return _parse_moment(*_split_date_and_zone(value)).isoformat() if value else None
 
 
-def _date_and_zone(value: Any) -> tuple[Any, str]:
+def _split_date_and_zone(value: Any) -> tuple[Any, str]:
     if type(value) is dict:
         return value["date"], str(value.get("timezone") or "")
     return value, ""
 
 
-def _moment(date: str, named: str, zone: tzinfo) -> int:
+def _to_epoch_ms(date: str, named: str, zone: tzinfo) -> int:
     """Return milliseconds since 1970 UTC; the date's own zone counts first, then the one named beside it."""
     if len(date) + len(named) > _LONGEST_CACHED_TIME:
-        return _find_moment(date, named, zone)
-    return _cached_moment(date, named, zone)
+        return _compute_epoch_ms(date, named, zone)
+    return _cached_epoch_ms(date, named, zone)
 
 
-def _find_moment(date: str, named: str, zone: tzinfo) -> int:
+def _compute_epoch_ms(date: str, named: str, zone: tzinfo) -> int:
     moment = _parse_moment(date, named)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=zone)
@@ -428,4 +430,4 @@ def _parse_moment(date: str, named: str) -> datetime:
     return moment
 
 
-_cached_moment: Final = lru_cache(_CACHED_TIMES)(_find_moment)
+_cached_epoch_ms: Final = lru_cache(_CACHED_TIMES)(_compute_epoch_ms)

@@ -34,20 +34,20 @@ def normalise_address(address: str) -> str:
     """
     if address.isascii() and address.removeprefix("+").isdecimal():
         return address
-    return _cached(address) if len(address) <= _LONGEST_CACHED_NUMBER else _normalise(address)
+    return _normalise_cached(address) if len(address) <= _LONGEST_CACHED_NUMBER else _normalise_uncached(address)
 
 
-def spellings(number: str) -> tuple[str, ...]:
+def list_spellings(number: str) -> tuple[str, ...]:
     """Return the digits under which a number may be stored, without `+` or `00`: its one spelling first.
 
     The others are the number as it is given, and with a trunk zero, for a program may have left out the brackets.
     """
     normal = normalise_address(number)
-    found = [normal, _in_ascii(number)]
+    found = [normal, _to_ascii_digits(number)]
     digits = re.sub(r"^(\+|00)", "", normal)
-    international = None if digits == normal else _parse(f"+{digits}")
+    international = None if digits == normal else _parse_number(f"+{digits}")
     if international is not None:
-        code, national = _split(international)
+        code, national = _split_country_code(international)
         found += [f"{code}{national}", f"{code}0{national}"]
     return tuple(dict.fromkeys(re.sub(r"[^0-9]", "", each).removeprefix("00") for each in found))
 
@@ -57,34 +57,35 @@ class NationalForm(NamedTuple):
 
     Args:
         digits: With the trunk prefix, where the country has one: `0157…`.
-        own: Regular expression of the spellings of the international number as an address.
-        any: Regular expression of the international numbers of all countries that are written like this in theirs.
+        own_pattern: Regular expression of the spellings of the international number as an address.
+        any_country_pattern: Regular expression of every country's international numbers that have this national
+            spelling.
     """
 
     digits: str
-    own: str
-    any: str
+    own_pattern: str
+    any_country_pattern: str
 
 
 def national_form(number: str) -> NationalForm | None:
     """Return an international number as it is written within its country; None of any other."""
     normal = normalise_address(number)
     digits = re.sub(r"^(\+|00)", "", normal)
-    international = None if digits == normal else _parse(f"+{digits}")
+    international = None if digits == normal else _parse_number(f"+{digits}")
     if international is None:
         return None
     from phonenumbers import PhoneNumberFormat, format_number, is_possible_number  # noqa: PLC0415 - as below
 
     if not is_possible_number(international):
         return None
-    code, national = _split(international)
+    code, national = _split_country_code(international)
     written = re.sub(r"[^0-9]", "", format_number(international, PhoneNumberFormat.NATIONAL))
     spelled = r"^(?:\+|00){}0?{}$"
     return NationalForm(written, spelled.format(code, national), spelled.format("[1-9][0-9]{0,2}", national))
 
 
-def _normalise(address: str) -> str:
-    spelled = _in_ascii(address.strip())
+def _normalise_uncached(address: str) -> str:
+    spelled = _to_ascii_digits(address.strip())
     bare = _PUNCTUATION.sub("", spelled)
     if not _NUMBER.fullmatch(bare):
         return address.strip()
@@ -92,10 +93,10 @@ def _normalise(address: str) -> str:
     return _without_trunk_zero(bare, trunk_zero) if trunk_zero else bare
 
 
-_cached: Final = lru_cache(_CACHED_NUMBERS)(_normalise)
+_normalise_cached: Final = lru_cache(_CACHED_NUMBERS)(_normalise_uncached)
 
 
-def _in_ascii(text: str) -> str:
+def _to_ascii_digits(text: str) -> str:
     """Return a text with the digits and the plus of every script written in ASCII."""
     if text.isascii():
         return text
@@ -111,7 +112,10 @@ def _without_trunk_zero(bare: str, spelled: re.Match[str]) -> str:
     prefix, code = spelled["prefix"], spelled["code"]
     head = prefix + code
     shortened = head + bare[len(head) + 1 :]
-    with_zero, without = _parse(f"+{bare.removeprefix(prefix)}"), _parse(f"+{shortened.removeprefix(prefix)}")
+    with_zero, without = (
+        _parse_number(f"+{bare.removeprefix(prefix)}"),
+        _parse_number(f"+{shortened.removeprefix(prefix)}"),
+    )
     if with_zero is not None and with_zero == without:
         return shortened
     from phonenumbers import is_valid_number  # noqa: PLC0415 - a quarter of a second, once
@@ -123,7 +127,7 @@ def _without_trunk_zero(bare: str, spelled: re.Match[str]) -> str:
     return bare
 
 
-def _split(number: "PhoneNumber") -> tuple[str, str]:
+def _split_country_code(number: "PhoneNumber") -> tuple[str, str]:
     """Return the country code and the digits behind it."""
     from phonenumbers import PhoneNumberFormat, format_number  # noqa: PLC0415 - as below
 
@@ -131,7 +135,7 @@ def _split(number: "PhoneNumber") -> tuple[str, str]:
     return code, format_number(number, PhoneNumberFormat.E164).removeprefix(f"+{code}")
 
 
-def _parse(international: str) -> "PhoneNumber | None":
+def _parse_number(international: str) -> "PhoneNumber | None":
     from phonenumbers import NumberParseException, parse  # noqa: PLC0415 - a quarter of a second, once
 
     try:

@@ -40,7 +40,7 @@ ENDS: Final = FAILURES | {Outcome.DELIVERED, Outcome.EXPIRED}
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class StatusCode:
     """One status id.
 
     Args:
@@ -83,30 +83,30 @@ DELIVERED: Final = 7
 END_RANK: Final = 4
 _UNRANKED: Final = 5
 
-STATUSES: Final[Mapping[int, Status]] = MappingProxyType(
+STATUSES: Final[Mapping[int, StatusCode]] = MappingProxyType(
     {
         status.id: status
         for status in (
-            Status(PENDING, "pending", 0, Outcome.PENDING),
-            Status(QUEUED, "queued for sending", 1, Outcome.QUEUED),
-            Status(ACCEPTED, "taken by the phone", 2, Outcome.ACCEPTED),
-            Status(SENT, "sent by the phone", 3, Outcome.SENT),
-            Status(DELIVERED, "delivered", END_RANK, Outcome.DELIVERED),
-            Status(8, "not delivered", END_RANK, Outcome.UNDELIVERED, "undelivered"),
-            Status(9, "not sent: generic failure", END_RANK, Outcome.NOT_SENT, "generic"),
-            Status(10, "not sent: no service", END_RANK, Outcome.NOT_SENT, "no_service"),
-            Status(11, "not sent: null PDU", END_RANK, Outcome.NOT_SENT, "null_pdu"),
-            Status(12, "not sent: radio off", END_RANK, Outcome.NOT_SENT, "radio_off"),
-            Status(100, "not sent: not allowed", END_RANK, Outcome.NOT_PERMITTED, "not_permitted"),
-            Status(101, "not sent: not allowed", END_RANK, Outcome.NOT_PERMITTED, "not_permitted"),
-            Status(INCOMING, "incoming message", _UNRANKED, Outcome.INCOMING),
+            StatusCode(PENDING, "pending", 0, Outcome.PENDING),
+            StatusCode(QUEUED, "queued for sending", 1, Outcome.QUEUED),
+            StatusCode(ACCEPTED, "taken by the phone", 2, Outcome.ACCEPTED),
+            StatusCode(SENT, "sent by the phone", 3, Outcome.SENT),
+            StatusCode(DELIVERED, "delivered", END_RANK, Outcome.DELIVERED),
+            StatusCode(8, "not delivered", END_RANK, Outcome.UNDELIVERED, "undelivered"),
+            StatusCode(9, "not sent: generic failure", END_RANK, Outcome.NOT_SENT, "generic"),
+            StatusCode(10, "not sent: no service", END_RANK, Outcome.NOT_SENT, "no_service"),
+            StatusCode(11, "not sent: null PDU", END_RANK, Outcome.NOT_SENT, "null_pdu"),
+            StatusCode(12, "not sent: radio off", END_RANK, Outcome.NOT_SENT, "radio_off"),
+            StatusCode(100, "not sent: not allowed", END_RANK, Outcome.NOT_PERMITTED, "not_permitted"),
+            StatusCode(101, "not sent: not allowed", END_RANK, Outcome.NOT_PERMITTED, "not_permitted"),
+            StatusCode(INCOMING, "incoming message", _UNRANKED, Outcome.INCOMING),
         )
     }
 )
 """Every documented status by id."""
 
 
-def parse_meanings(text: str) -> dict[int, Outcome]:
+def parse_status_meanings(text: str) -> dict[int, Outcome]:
     """Read what a setting says of further ids: `"13=not_sent,102=not_permitted"`.
 
     Raises:
@@ -126,10 +126,10 @@ def parse_meanings(text: str) -> dict[int, Outcome]:
     return meanings
 
 
-def status_table(meanings: Mapping[int, Outcome]) -> Mapping[int, Status]:
+def build_status_table(meanings: Mapping[int, Outcome]) -> Mapping[int, StatusCode]:
     """Return the documented statuses with the given further ids, each an end with the failure class `other`."""
     further = {
-        id_: Status(id_, outcome.value, END_RANK, outcome, "other" if outcome in FAILURES else None)
+        id_: StatusCode(id_, outcome.value, END_RANK, outcome, "other" if outcome in FAILURES else None)
         for id_, outcome in meanings.items()
     }
     return MappingProxyType({**STATUSES, **further})

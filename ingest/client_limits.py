@@ -29,7 +29,7 @@ def parse_address(text: str) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-class Senders:
+class ClientFilter:
     """Which addresses may send.
 
     Args:
@@ -44,7 +44,7 @@ class Senders:
         """Return whether that is a trusted proxy."""
         return address is not None and any(address in network for network in self._proxies)
 
-    def sender(self, peer: str, forwarded: Iterable[str]) -> str:
+    def find_sender(self, peer: str, forwarded: Iterable[str]) -> str:
         """Return who sent a request: the peer, or the last address a trusted proxy names that is no such proxy itself.
 
         Args:
@@ -70,7 +70,7 @@ _ROUNDING_S: Final = 1e-9
 """Less than this is no wait, but the rounding of times."""
 
 
-class Rate:
+class RateLimiter:
     """A token bucket for each source. A token is a webhook, or a byte.
 
     Args:
@@ -86,7 +86,7 @@ class Rate:
         # All that is kept of a bucket: when it is full again, if nothing more is taken (as in GCRA).
         self._full_at: dict[str, float] = {}
 
-    def wait_s(self, source: str) -> float:
+    def take_or_wait_s(self, source: str) -> float:
         """Take a token of the source and return 0, or return the seconds until there is one."""
         if self._token_s is None:
             return 0.0
@@ -98,15 +98,15 @@ class Rate:
         self._full_at[source] = full_at
         return 0.0
 
-    def take(self, source: str, tokens: int) -> None:
+    def take_tokens(self, source: str, tokens: int) -> None:
         """Take that many tokens of the source. Where it has fewer, it waits until the debt is paid."""
         if self._token_s is None:
             return
         self._full_at[source] = max(self._full_at.get(source, 0.0), self._clock()) + tokens * self._token_s
 
 
-class Connection(Protocol):
-    """An open connection, as `Connections` sees it."""
+class CountedConnection(Protocol):
+    """An open connection, as `OpenConnections` sees it."""
 
     def idle_since(self) -> float | None:
         """Return when it became idle, in seconds of any growing clock; None while a request is under way or begun."""
@@ -141,7 +141,7 @@ def open_files_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-class Connections:
+class OpenConnections:
     """The open connections of a server: by address (of IPv6 by /64), and in total.
 
     Where there is no place for a new one, the one that has been idle the longest gives way. So clients that keep
@@ -151,27 +151,27 @@ class Connections:
     Args:
         per_address: How many one address may have.
         total: How many there may be. Never more than half of the files that the process may open: it needs others.
-        senders: Knows the proxies.
+        client_filter: Knows the proxies.
     """
 
-    def __init__(self, per_address: int, total: int, senders: Senders) -> None:
-        self._per_address, self._senders = per_address, senders
+    def __init__(self, per_address: int, total: int, client_filter: ClientFilter) -> None:
+        self._per_address, self._client_filter = per_address, client_filter
         files = open_files_limit()
         self._total = total if files == resource.RLIM_INFINITY else max(1, min(total, files // 2))
-        self._sites: dict[Connection, Site | None] = {}
-        self._by_site: defaultdict[Site, set[Connection]] = defaultdict(set)
+        self._sites: dict[CountedConnection, Site | None] = {}
+        self._by_site: defaultdict[Site, set[CountedConnection]] = defaultdict(set)
 
     def __len__(self) -> int:
         """Return how many are open."""
         return len(self._sites)
 
-    def enter(self, connection: Connection, peer: str) -> None:
+    def add_connection(self, connection: CountedConnection, peer: str) -> None:
         """Count a connection.
 
         Raises:
             TooManyConnectionsError: Its address has as many as it may, or all together, and none of them is idle.
         """
-        site = None if self._senders.is_proxy(parse_address(peer)) else site_of(peer)
+        site = None if self._client_filter.is_proxy(parse_address(peer)) else site_of(peer)
         if site is not None and len(self._by_site.get(site, ())) >= self._per_address:
             self._close_longest_idle(self._by_site[site], "address", self._per_address)
         if len(self._sites) >= self._total:
@@ -180,7 +180,7 @@ class Connections:
         if site is not None:
             self._by_site[site].add(connection)
 
-    def leave(self, connection: Connection) -> None:
+    def remove_connection(self, connection: CountedConnection) -> None:
         """Count a connection no more, if it was counted."""
         site = self._sites.pop(connection, None)
         if site is None:
@@ -190,7 +190,7 @@ class Connections:
             del self._by_site[site]
 
     def _close_longest_idle(
-        self, connections: Iterable[Connection], scope: Literal["address", "total"], limit: int
+        self, connections: Iterable[CountedConnection], scope: Literal["address", "total"], limit: int
     ) -> None:
         idle = [
             (since, number, each) for number, each in enumerate(connections) if (since := each.idle_since()) is not None
@@ -198,5 +198,5 @@ class Connections:
         if not idle:
             raise TooManyConnectionsError(scope, limit)
         *_, longest = min(idle)
-        self.leave(longest)
+        self.remove_connection(longest)
         longest.close_idle()

@@ -45,7 +45,7 @@ def parse_codings(values: Iterable[str]) -> tuple[str, ...]:
     return codings
 
 
-def decode(body: bytes, codings: tuple[str, ...], limit: int) -> bytes:
+def decode_body(body: bytes, codings: tuple[str, ...], limit: int) -> bytes:
     """Return a body without its codings. Never more than the limit is in memory, whatever a body would expand to.
 
     Args:
@@ -59,34 +59,34 @@ def decode(body: bytes, codings: tuple[str, ...], limit: int) -> bytes:
     """
     for coding in reversed(codings):
         try:
-            body = _gunzip(body, limit) if coding == _GZIP else _inflate(body, limit)
+            body = _decode_gzip(body, limit) if coding == _GZIP else _decode_deflate(body, limit)
         except zlib.error as error:
             raise CorruptBodyError from error
     return body
 
 
-def _gunzip(body: bytes, limit: int) -> bytes:
+def _decode_gzip(body: bytes, limit: int) -> bytes:
     """Decode gzip, which may consist of several members."""
     decoded = b""
     rest = body
     for _ in range(_MAX_GZIP_MEMBERS):
         decompressor = zlib.decompressobj(_GZIP_WINDOW)
-        decoded += _decompress(decompressor, rest, limit - len(decoded))
+        decoded += _decompress_bounded(decompressor, rest, limit - len(decoded))
         rest = decompressor.unused_data
         if not rest:
             return decoded
     raise CorruptBodyError
 
 
-def _inflate(body: bytes, limit: int) -> bytes:
+def _decode_deflate(body: bytes, limit: int) -> bytes:
     """Decode deflate: in a zlib container, as RFC 9110 says, or bare, as many clients send it."""
     try:
-        return _decompress(zlib.decompressobj(zlib.MAX_WBITS), body, limit)
+        return _decompress_bounded(zlib.decompressobj(zlib.MAX_WBITS), body, limit)
     except zlib.error:
-        return _decompress(zlib.decompressobj(-zlib.MAX_WBITS), body, limit)
+        return _decompress_bounded(zlib.decompressobj(-zlib.MAX_WBITS), body, limit)
 
 
-def _decompress(decompressor: "zlib._Decompress", body: bytes, limit: int) -> bytes:
+def _decompress_bounded(decompressor: "zlib._Decompress", body: bytes, limit: int) -> bytes:
     # One byte more than the limit tells that there is more; zlib stops there.
     decoded = decompressor.decompress(body, limit + 1)
     if len(decoded) > limit:

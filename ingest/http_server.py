@@ -20,7 +20,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
 
 from core.errors import where_raised
-from ingest.client_limits import Connections, Network, Senders, TooManyConnectionsError
+from ingest.client_limits import ClientFilter, Network, OpenConnections, TooManyConnectionsError
 from ingest.errors import CertificateError
 from ingest.settings import IngestSettings
 
@@ -57,7 +57,7 @@ def error_response(status: int, text: str, **headers: str) -> web.Response:
     return web.Response(status=status, body=orjson.dumps({"error": text}), headers=JSON | named)
 
 
-def closing(response: web.Response) -> web.Response:
+def close_connection_after(response: web.Response) -> web.Response:
     """Let an answer be the last of its connection."""
     response.force_close()
     return response
@@ -84,19 +84,19 @@ class HttpLimits:
     advice: str = "if they are of good will, let a proxy stand in front"
 
 
-class _Request(web.BaseRequest):
+class _HttpRequest(web.BaseRequest):
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         """Take off aiohttp's banner, which names versions, and add what every answer of the server has."""
         response.headers.pop(hdrs.SERVER, None)
         protocol = self._protocol
-        assert isinstance(protocol, _Protocol)  # noqa: S101 - a type guard
+        assert isinstance(protocol, _HttpConnection)  # noqa: S101 - a type guard
         if protocol.answer_headers:
             response.headers.update(protocol.answer_headers)
         if protocol.has_switched:
             response.force_close()
 
 
-class _Protocol(web.RequestHandler):
+class _HttpConnection(web.RequestHandler):
     """A connection that is bounded in memory and time, whatever its client does.
 
     - No byte behind a request is parsed before the request is answered: at most one read of it is kept, and the rest
@@ -108,22 +108,22 @@ class _Protocol(web.RequestHandler):
     """
 
     __slots__ = (
+        "_callback_queue",
         "_connections",
         "_has_more",
-        "_held",
         "_is_admitted",
         "_is_broken",
         "_is_chunked",
+        "_is_parsing_scheduled",
         "_is_unanswered",
         "_limits",
         "_payload",
         "_program",
         "_received",
         "_socket",
-        "_turn_is_due",
-        "_turns",
+        "_timer_handle",
+        "_unparsed",
         "_unsent",
-        "_watch",
         "answer_headers",
     )
 
@@ -131,25 +131,32 @@ class _Protocol(web.RequestHandler):
         self,
         server: web.Server,
         *,
-        connections: Connections,
-        turns: "_Turns",
+        connections: OpenConnections,
+        callback_queue: "_CallbackQueue",
         limits: HttpLimits,
         program: str,
         answer_headers: Mapping[str, str],
         **options: Any,
     ) -> None:
         super().__init__(server, **options)
-        self._connections, self._turns, self._limits, self._program = connections, turns, limits, program
+        self._connections, self._callback_queue, self._limits, self._program = (
+            connections,
+            callback_queue,
+            limits,
+            program,
+        )
         self.answer_headers = answer_headers
-        self._is_admitted = self._is_broken = self._is_unanswered = self._is_chunked = self._turn_is_due = False
-        self._held = b""
+        self._is_admitted = self._is_broken = self._is_unanswered = self._is_chunked = self._is_parsing_scheduled = (
+            False
+        )
+        self._unparsed = b""
         # Whether there may be something behind the present request, or else there is nothing.
         self._has_more = False
         self._received = 0
         self._payload: StreamReader = EMPTY_PAYLOAD
         self._socket: asyncio.Transport | None = None
         self._unsent = 0
-        self._watch: asyncio.TimerHandle | None = None
+        self._timer_handle: asyncio.TimerHandle | None = None
         # As aiohttp makes it, but for the last argument: the parser stops behind each request.
         self._parser = HttpRequestParser(
             self,
@@ -168,12 +175,12 @@ class _Protocol(web.RequestHandler):
         """Whether its client has asked for another protocol. It gets an HTTP answer, and nothing more is read."""
         return self._upgraded
 
-    def admit(self, transport: asyncio.Transport) -> bool:
+    def admit_connection(self, transport: asyncio.Transport) -> bool:
         """Count the connection and return True, or reset it and return False."""
         peer = transport.get_extra_info("peername")
         try:
             if peer:  # none if the client has gone already
-                self._connections.enter(self, peer[0])
+                self._connections.add_connection(self, peer[0])
                 self._is_admitted = True
         except TooManyConnectionsError as error:
             whose = "one address has" if error.scope == "address" else "there are"
@@ -190,47 +197,49 @@ class _Protocol(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Give it time for one request, if there is a place for it."""
         connected = cast(asyncio.Transport, transport)  # uvloop's are no subclass
-        if not self._is_admitted and not self.admit(connected):
+        if not self._is_admitted and not self.admit_connection(connected):
             return
         super().connection_made(connected)
         self._socket = connected
-        self._watch = self._loop.call_later(self._limits.header_timeout_s, self._end_if_silent)
-        if self._held:  # it came with the end of the TLS handshake
+        self._timer_handle = self._loop.call_later(self._limits.header_timeout_s, self._end_if_silent)
+        if self._unparsed:  # it came with the end of the TLS handshake
             self.data_received(b"")
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Count it no more."""
         super().connection_lost(exc)
-        if self._watch is not None:
-            self._watch.cancel()
-        self._connections.leave(self)
-        self._held = b""
+        if self._timer_handle is not None:
+            self._timer_handle.cancel()
+        self._connections.remove_connection(self)
+        self._unparsed = b""
         self._socket = None
 
     def data_received(self, data: bytes) -> None:
         """Parse what belongs to the present request, and keep what is behind it until that is answered."""
         if self._is_broken or self._force_close or self._close or self._upgraded:
-            self._held = b""
+            self._unparsed = b""
             return
-        if self._held:
-            data, self._held = self._held + data, b""
-        elif len(data) <= _HEAD_PIECE and not self._is_unanswered and not self._must_wait() and self._payload.is_eof():
+        if self._unparsed:
+            data, self._unparsed = self._unparsed + data, b""
+        elif (
+            len(data) <= _HEAD_PIECE and not self._is_unanswered and not self._has_to_wait() and self._payload.is_eof()
+        ):
             # Nearly always: one request, whole. The same as below, sooner.
-            self._parse(data)
+            self._parse_piece(data)
             if self._buffer_paused:
                 self._resume_reading_for_buffer()
             return
-        while not self._must_wait():
+        while not self._has_to_wait():
             size = self._piece_size()
             piece, data = data[:size], data[size:]
-            self._parse(piece)
+            self._parse_piece(piece)
             if not data:
                 break
-            if self._is_chunked and not self._payload.is_eof() and not self._turn_is_due:
-                self._turn_is_due = True
-                self._turns.add(self._take_turn)
+            if self._is_chunked and not self._payload.is_eof() and not self._is_parsing_scheduled:
+                self._is_parsing_scheduled = True
+                self._callback_queue.add_callback(self._continue_parsing)
         if data and not self._is_broken:
-            self._held = data
+            self._unparsed = data
             if not self._buffer_paused and self.transport is not None:
                 self._pause_reading_for_buffer()
         elif self._buffer_paused:
@@ -241,8 +250,8 @@ class _Protocol(web.RequestHandler):
             return _HEAD_PIECE
         return _CHUNKED_PIECE if self._is_chunked else _BODY_PIECE
 
-    def _take_turn(self) -> None:
-        self._turn_is_due = False
+    def _continue_parsing(self) -> None:
+        self._is_parsing_scheduled = False
         self.data_received(b"")
 
     async def finish_response(
@@ -253,14 +262,14 @@ class _Protocol(web.RequestHandler):
         self._received = 0
         # Behind the last answer, the rest of a body is still read and dropped, and no other request.
         self._is_unanswered = not resp.keep_alive
-        if self._has_more or self._held:
+        if self._has_more or self._unparsed:
             self.data_received(b"")
         return finished
 
     def idle_since(self) -> float | None:
-        """Return when it became idle, or None; see `ingest.client_limits.Connection`."""
+        """Return when it became idle, or None; see `ingest.client_limits.CountedConnection`."""
         is_waiting = self._waiter is not None and not self._messages and self._request_count
-        if not is_waiting or self._received or self._held or self._force_close:
+        if not is_waiting or self._received or self._unparsed or self._force_close:
             return None
         return self._next_keepalive_close_time
 
@@ -281,22 +290,22 @@ class _Protocol(web.RequestHandler):
             raise ConnectionError(msg)
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             log.error("a request failed inside %s", self._program, exc_info=exc)
-            return closing(error_response(500, f"a fault inside {self._program}: its log says more"))
+            return close_connection_after(error_response(500, f"a fault inside {self._program}: its log says more"))
         log.debug("a request that is no valid HTTP: %s", type(exc).__name__)
         if status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
-            return closing(error_response(status, f"the headers are larger than {_MAX_HEAD} bytes"))
-        return closing(error_response(status, "the request is no valid HTTP"))
+            return close_connection_after(error_response(status, f"the headers are larger than {_MAX_HEAD} bytes"))
+        return close_connection_after(error_response(status, "the request is no valid HTTP"))
 
     def _resume_reading_if_drained(self) -> None:
         """Do nothing: aiohttp resumes here when it begins to answer. `finish_response` does once it has answered."""
 
-    def _must_wait(self) -> bool:
+    def _has_to_wait(self) -> bool:
         """Return whether what was received cannot be parsed yet."""
-        if self._reading_paused or self._turn_is_due or self.transport is None:
+        if self._reading_paused or self._is_parsing_scheduled or self.transport is None:
             return True
         return self._is_unanswered and self._payload.is_eof()
 
-    def _parse(self, piece: bytes) -> None:
+    def _parse_piece(self, piece: bytes) -> None:
         """Have aiohttp parse at most one request, and bound what of it is no body.
 
         The parser keeps what is behind the request, a part of a piece.
@@ -314,7 +323,7 @@ class _Protocol(web.RequestHandler):
                 may_be_long = self._has_more or self._received > 0
                 self._is_unanswered, self._payload, self._received = True, payload, len(piece)
                 self._is_chunked = message.chunked
-                self._has_more = may_be_long or not _is_all_of(piece, payload)
+                self._has_more = may_be_long or not _is_whole_request(piece, payload)
                 if may_be_long and sum(len(name) + len(value) for name, value in message.raw_headers) > _MAX_HEAD:
                     self._messages.pop()
                     self._refuse_headers()
@@ -324,7 +333,7 @@ class _Protocol(web.RequestHandler):
             if not self._is_unanswered:
                 # The answer did not wait for the body. So this is the last call that can reach what is behind it: the
                 # parser keeps that to itself until it is called again.
-                self._parse(b"")
+                self._parse_piece(b"")
             return
         self._received += len(piece)
         if was_in_body and self._received > _MAX_HEAD + _CHUNK_OVERHEAD * self._payload.total_bytes:
@@ -342,7 +351,7 @@ class _Protocol(web.RequestHandler):
     def _end_if_silent(self) -> None:
         if not self._request_count and not self._is_broken:
             self.force_close()
-        self._watch = self._loop.call_later(_STUCK_S, self._abort_if_stuck)
+        self._timer_handle = self._loop.call_later(_STUCK_S, self._abort_if_stuck)
 
     def _abort_if_stuck(self) -> None:
         """Reset it if its client has taken nothing of what there is to send, since this was called last."""
@@ -353,10 +362,10 @@ class _Protocol(web.RequestHandler):
             self._socket.abort()
             return
         self._unsent = unsent
-        self._watch = self._loop.call_later(_STUCK_S, self._abort_if_stuck)
+        self._timer_handle = self._loop.call_later(_STUCK_S, self._abort_if_stuck)
 
 
-def _is_all_of(piece: bytes, payload: StreamReader) -> bool:
+def _is_whole_request(piece: bytes, payload: StreamReader) -> bool:
     """Return whether a piece is one request, headers and body, and nothing else."""
     return payload.is_eof() and piece.find(b"\r\n\r\n") + 4 + payload.total_bytes == len(piece)
 
@@ -367,7 +376,9 @@ class _TlsHandshake(asyncio.Protocol):
     asyncio would show it to a server only afterwards.
     """
 
-    def __init__(self, protocol: _Protocol, context: ssl.SSLContext, connections: Connections, limit_s: float) -> None:
+    def __init__(
+        self, protocol: _HttpConnection, context: ssl.SSLContext, connections: OpenConnections, limit_s: float
+    ) -> None:
         self._protocol, self._context, self._connections, self._limit_s = protocol, context, connections, limit_s
         self._task: asyncio.Task[None] | None = None
         self._received = b""
@@ -375,9 +386,9 @@ class _TlsHandshake(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, if there is a place for it."""
         connected = cast(asyncio.Transport, transport)  # uvloop's are no subclass
-        if self._protocol.admit(connected):
+        if self._protocol.admit_connection(connected):
             connected.pause_reading()  # until TLS reads
-            self._task = asyncio.get_running_loop().create_task(self._shake_hands(connected))
+            self._task = asyncio.get_running_loop().create_task(self._perform_handshake(connected))
 
     def data_received(self, data: bytes) -> None:
         """Keep the beginning of the handshake: uvloop does not pause a transport that has not begun to read."""
@@ -385,9 +396,9 @@ class _TlsHandshake(asyncio.Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Count it no more."""
-        self._connections.leave(self._protocol)
+        self._connections.remove_connection(self._protocol)
 
-    async def _shake_hands(self, transport: asyncio.Transport) -> None:
+    async def _perform_handshake(self, transport: asyncio.Transport) -> None:
         loop = asyncio.get_running_loop()
         handshake = loop.create_task(
             loop.start_tls(
@@ -398,7 +409,7 @@ class _TlsHandshake(asyncio.Protocol):
         await asyncio.sleep(0)
         if self._received:
             # Behind that beginning, and before anything else can be read.
-            loop.call_soon(_feed, transport, self._received)
+            loop.call_soon(_feed_protocol, transport, self._received)
             self._received = b""
         encrypted = None
         try:
@@ -408,13 +419,13 @@ class _TlsHandshake(asyncio.Protocol):
         except Exception as error:
             log.error("a TLS handshake failed inside: %s", where_raised(error))
         if encrypted is None:
-            self._connections.leave(self._protocol)
+            self._connections.remove_connection(self._protocol)
             transport.abort()
             return
         self._protocol.connection_made(encrypted)
 
 
-def _feed(transport: asyncio.Transport, data: bytes) -> None:
+def _feed_protocol(transport: asyncio.Transport, data: bytes) -> None:
     """Give bytes that were read already to the protocol of a transport, which is the one of TLS."""
     protocol = cast(asyncio.BufferedProtocol, transport.get_protocol())
     while data and not transport.is_closing():
@@ -425,32 +436,32 @@ def _feed(transport: asyncio.Transport, data: bytes) -> None:
         data = data[size:]
 
 
-class _Turns:
+class _CallbackQueue:
     """Calls back in the order of asking, `_CHUNKED_PIECES` in a round of the event loop, so that others are served."""
 
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()
 
-    def add(self, callback: Callable[[], None]) -> None:
+    def add_callback(self, callback: Callable[[], None]) -> None:
         """Call back when it is its turn, never at once."""
         if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._call)
+            asyncio.get_running_loop().call_soon(self._call_next)
         self._waiting.append(callback)
 
-    def _call(self) -> None:
-        turns = [self._waiting.popleft() for _ in range(min(_CHUNKED_PIECES, len(self._waiting)))]
+    def _call_next(self) -> None:
+        callbacks = [self._waiting.popleft() for _ in range(min(_CHUNKED_PIECES, len(self._waiting)))]
         if self._waiting:
-            asyncio.get_running_loop().call_soon(self._call)
-        for callback in turns:
+            asyncio.get_running_loop().call_soon(self._call_next)
+        for callback in callbacks:
             callback()
 
 
-class _Server(web.Server):
+class _HttpServer(web.Server):
     """aiohttp's low-level server with the classes above.
 
     Args:
         tls: How HTTPS is answered; None for plain HTTP.
-        options: Of `_Protocol`.
+        options: Of `_HttpConnection`.
     """
 
     def __init__(
@@ -458,24 +469,24 @@ class _Server(web.Server):
         handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         *,
         tls: ssl.SSLContext | None,
-        connections: Connections,
+        connections: OpenConnections,
         limits: HttpLimits,
         **options: Any,
     ) -> None:
-        super().__init__(handle, connections=connections, limits=limits, turns=_Turns(), **options)
+        super().__init__(handle, connections=connections, limits=limits, callback_queue=_CallbackQueue(), **options)
         self._tls, self._counted, self._limits = tls, connections, limits
 
     def __call__(self) -> Any:
-        protocol = _Protocol(self, loop=self._loop, **self._kwargs)
+        protocol = _HttpConnection(self, loop=self._loop, **self._kwargs)
         if self._tls is None:
             return protocol
         return _TlsHandshake(protocol, self._tls, self._counted, self._limits.header_timeout_s)
 
     def _make_request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-        return _Request(message, payload, protocol, writer, task, self._loop)
+        return _HttpRequest(message, payload, protocol, writer, task, self._loop)
 
 
-def http_server(
+def build_http_server(
     handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
     limits: HttpLimits,
     program: str,
@@ -492,21 +503,21 @@ def http_server(
         tls: How HTTPS is answered; None for plain HTTP.
         answer_headers: Of every answer, errors included.
     """
-    return _Server(
+    return _HttpServer(
         handle,
         tls=tls,
         access_log=None,
         lingering_time=LINGER_S,
         keepalive_timeout=limits.idle_timeout_s,
         max_headers=_MAX_HEADERS,
-        connections=Connections(limits.per_address, limits.total, Senders((), limits.proxies)),
+        connections=OpenConnections(limits.per_address, limits.total, ClientFilter((), limits.proxies)),
         limits=limits,
         program=program,
         answer_headers=answer_headers or {},
     )
 
 
-def tls_context(settings: IngestSettings) -> ssl.SSLContext | None:
+def load_tls_context(settings: IngestSettings) -> ssl.SSLContext | None:
     """Return how HTTPS is answered, or None for plain HTTP.
 
     Raises:
@@ -531,16 +542,18 @@ async def renew_certificate(context: ssl.SSLContext | None, settings: IngestSett
     if context is None or cert is None:
         return
 
-    def written() -> list[int]:
+    def read_mtimes() -> list[int]:
         return [path.stat().st_mtime_ns for path in (cert, key) if path and path.exists()]
 
-    known = written()
+    known = read_mtimes()
     while True:
         await asyncio.sleep(settings.tls_renewal_s)
-        if (found := written()) != known:
+        if (found := read_mtimes()) != known:
             known = found
             try:
-                tls_context(settings)  # tried first on another: a pair that does not fit would leave this one useless
+                load_tls_context(
+                    settings
+                )  # tried first on another: a pair that does not fit would leave this one useless
                 context.load_cert_chain(cert, key, password="")
                 log.info("the renewed certificate %s is used from now on", cert)
             except (CertificateError, OSError) as error:

@@ -20,7 +20,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from ingest.errors import KafkaFilesError, NotStoredError
-from ingest.spool import Webhook
+from ingest.spool import WebhookRecord
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +33,14 @@ _PROBE_EVERY_S: Final = 1.0
 _FLUSH_TIMEOUT_S: Final = 2.0
 
 
-class Waiting(NamedTuple):
+class PendingWebhook(NamedTuple):
     """A webhook that is to be stored, since when on the loop's clock, and what is told that it is."""
 
-    webhook: Webhook
-    since: float
+    webhook: WebhookRecord
+    queued_at: float
     stored: asyncio.Future[None]
 
-    def refuse(self, error: Exception) -> None:
+    def fail_with(self, error: Exception) -> None:
         """Tell that it is not stored, if anybody still waits."""
         if not self.stored.done():
             self.stored.set_exception(error)
@@ -48,7 +48,7 @@ class Waiting(NamedTuple):
             self.stored.exception()
 
 
-class _Request:
+class _BrokerRequest:
     """What is on its way to one broker."""
 
     def __init__(self) -> None:
@@ -56,44 +56,44 @@ class _Request:
         self.done = asyncio.Event()
         self.done.set()
 
-    def begin(self) -> None:
+    def begin_batch(self) -> None:
         self.batches += 1
         self.done.clear()
 
-    def end(self) -> None:
+    def end_batch(self) -> None:
         self.batches -= 1
         if not self.batches:
             self.done.set()
 
 
-class _Lane:
+class _PartitionQueue:
     """The webhooks of one partition: those that wait, and the batch that is on its way."""
 
     def __init__(self, partition: int) -> None:
         self._partition = partition
-        self._waiting: list[Waiting] = []
-        self._sent: list[Waiting] = []
+        self._waiting: list[PendingWebhook] = []
+        self._sent: list[PendingWebhook] = []
         self._sent_at: float | None = None
         self._filled = asyncio.Event()
 
-    def add(self, waiting: Waiting) -> None:
+    def add_webhook(self, waiting: PendingWebhook) -> None:
         self._waiting.append(waiting)
         self._filled.set()
 
-    async def run(
+    async def send_batches(
         self,
         producer: AIOKafkaProducer,
-        requests: dict[int | None, _Request],
+        requests: dict[int | None, _BrokerRequest],
         before_request: Callable[[], None],
-        on_stored: Callable[[list[Waiting]], None],
+        on_stored: Callable[[list[PendingWebhook]], None],
     ) -> NoReturn:
         """Send batch after batch.
 
         Args:
             producer: Sends them.
-            requests: By the broker's id; what other lanes send is there too.
-            before_request: See `Producer`.
-            on_stored: See `Producer`.
+            requests: By the broker's id; what other queues send is there too.
+            before_request: See `WebhookProducer`.
+            on_stored: See `WebhookProducer`.
 
         Raises:
             KafkaError: A batch failed for good. The producer is of no more use: its sequence has a gap.
@@ -107,7 +107,7 @@ class _Lane:
                 before_request()
             if not self._waiting:
                 continue  # taken back
-            request.begin()
+            request.begin_batch()
             batch = self._next_batch(producer)
             self._sent_at = loop.time()
             delivered = await producer.send_batch(batch, RAW, partition=self._partition)
@@ -116,7 +116,7 @@ class _Lane:
             delivered.add_done_callback(lambda future: future.cancelled() or future.exception())
             await asyncio.wait([delivered])
             delivered.result()
-            request.end()
+            request.end_batch()
             self._sent_at = None
             sent, self._sent = self._sent, []
             on_stored(sent)
@@ -140,9 +140,9 @@ class _Lane:
 
     def is_late(self, before: float) -> bool:
         """Return whether a webhook waits since before that time."""
-        return any(waiting.since < before for waiting in (self._sent or self._waiting)[:1])
+        return any(waiting.queued_at < before for waiting in (self._sent or self._waiting)[:1])
 
-    def take_back(self) -> list[Waiting]:
+    def take_unacknowledged(self) -> list[PendingWebhook]:
         """Return and forget what is not acknowledged, in order; a batch that is on its way may arrive all the same."""
         taken = self._sent + self._waiting
         self._sent, self._waiting = [], []
@@ -150,14 +150,14 @@ class _Lane:
         return taken
 
 
-class Producer:
+class WebhookProducer:
     """Kafka's topic `sms.raw`, reached through one idempotent producer.
 
     Args:
         kafka: Where Kafka is.
         ack_timeout_s: Seconds that a webhook may wait for its acknowledgement.
-        on_lost: Called when Kafka is away, does not acknowledge in time, or the producer must be given up. It may take
-            back what waits; what it leaves goes on waiting, but in the last case, where it is refused.
+        on_disconnected: Called when Kafka is away, does not acknowledge in time, or the producer must be given up. It
+            may take back what waits. What it leaves goes on waiting; in the last case it is refused.
         before_request: Called before each request; it may take back what waits.
         on_stored: Called with what every in-sync replica has, to tell it.
 
@@ -169,59 +169,61 @@ class Producer:
         self,
         kafka: KafkaSettings,
         ack_timeout_s: float,
-        on_lost: Callable[[], None],
+        on_disconnected: Callable[[], None],
         before_request: Callable[[], None],
-        on_stored: Callable[[list[Waiting]], None],
+        on_stored: Callable[[list[PendingWebhook]], None],
     ) -> None:
         try:
-            self._options = kafka.aiokafka()
+            self._options = kafka.aiokafka_options()
         except OSError as error:
             raise KafkaFilesError(str(error)) from error
-        self._where = kafka.bootstrap
+        self._address = kafka.bootstrap
         self._ack_timeout = ack_timeout_s
-        self._on_lost, self._before_request, self._on_stored = on_lost, before_request, on_stored
+        self._on_disconnected, self._before_request, self._on_stored = on_disconnected, before_request, on_stored
         self._loop = asyncio.get_running_loop()
         self._partitioner = DefaultPartitioner()
         self._partitions: list[int] = []
-        self._lanes: list[_Lane] = []
-        self._lost_at: float | None = None
-        self.up = asyncio.Event()
-        self.trouble: str | None = "Kafka has not been reached yet"
-        """Why nothing can be sent now, in a few words that name no address; None while `up` is set."""
+        self._queues: list[_PartitionQueue] = []
+        self._disconnected_at: float | None = None
+        self.connected = asyncio.Event()
+        self.problem: str | None = "Kafka has not been reached yet"
+        """Why nothing can be sent now, in a few words that name no address; None while `connected` is set."""
 
-    def send(self, waiting: Waiting) -> None:
+    def send_webhook(self, waiting: PendingWebhook) -> None:
         """Send a webhook, behind all others of its key; `on_stored` gets it. Only while up."""
         partition = self._partitioner(waiting.webhook.key, self._partitions, self._partitions)
-        self._lanes[partition].add(waiting)
+        self._queues[partition].add_webhook(waiting)
 
-    def take_back(self) -> list[Waiting]:
+    def take_unacknowledged(self) -> list[PendingWebhook]:
         """Return all that is not acknowledged, that of each key in order; some of it may arrive all the same."""
-        return [waiting for lane in self._lanes for waiting in lane.take_back()]
+        return [waiting for queue in self._queues for waiting in queue.take_unacknowledged()]
 
     async def run(self) -> NoReturn:
         """Keep the link to Kafka until cancelled; what is under way is then flushed, within a time limit."""
-        with _hushed() as last_word:
+        with _silence_aiokafka() as last_message:
             while True:
-                producer = await self._connect(last_word)
-                requests = defaultdict[int | None, _Request](_Request)
+                producer = await self._connect_producer(last_message)
+                requests = defaultdict[int | None, _BrokerRequest](_BrokerRequest)
                 try:
                     async with asyncio.TaskGroup() as tasks:
-                        for lane in self._lanes:
-                            tasks.create_task(lane.run(producer, requests, self._before_request, self._on_stored))
-                        tasks.create_task(self._expire())
-                        tasks.create_task(self._probe(producer, last_word))
+                        for queue in self._queues:
+                            tasks.create_task(
+                                queue.send_batches(producer, requests, self._before_request, self._on_stored)
+                            )
+                        tasks.create_task(self._check_acknowledgements())
+                        tasks.create_task(self._probe_kafka(producer, last_message))
                 except* KafkaError as group:
                     # Not retried by aiokafka, so nothing of this producer can be relied on any more.
-                    self._lost("the link to Kafka broke", repr(group.exceptions[0]))
+                    self._mark_disconnected("the link to Kafka broke", repr(group.exceptions[0]))
                 finally:
-                    self.up.clear()
-                    self.trouble = self.trouble or "ingest is stopping"
-                    self._on_lost()
-                    for waiting in self.take_back():
-                        waiting.refuse(NotStoredError(self.trouble))
-                    await _discard(producer)
+                    self.connected.clear()
+                    self.problem = self.problem or "ingest is stopping"
+                    self._on_disconnected()
+                    for waiting in self.take_unacknowledged():
+                        waiting.fail_with(NotStoredError(self.problem))
+                    await _discard_producer(producer)
 
-    async def _connect(self, last_word: "_LastWord") -> AIOKafkaProducer:
+    async def _connect_producer(self, last_message: "_LastMessageHandler") -> AIOKafkaProducer:
         """Return a producer that has spoken to Kafka, however long that takes."""
         while True:
             producer = AIOKafkaProducer(
@@ -240,60 +242,60 @@ class Producer:
                     cluster = await producer.client.fetch_all_metadata()
                     if RAW in cluster.topics():
                         self._partitions = sorted(await producer.partitions_for(RAW))
-                        self._lanes = [_Lane(partition) for partition in self._partitions]
-                        self._found()
+                        self._queues = [_PartitionQueue(partition) for partition in self._partitions]
+                        self._mark_connected()
                         return producer
-                self._lost(f"Kafka has no topic {RAW}", "`smspulse broker` creates it")
+                self._mark_disconnected(f"Kafka has no topic {RAW}", "`smspulse broker` creates it")
             except (KafkaError, OSError, TimeoutError) as error:
-                self._lost("Kafka is not reachable", last_word.text or repr(error))
+                self._mark_disconnected("Kafka is not reachable", last_message.text or repr(error))
             except asyncio.CancelledError:
-                await _discard(producer)
+                await _discard_producer(producer)
                 raise
-            await _discard(producer)
+            await _discard_producer(producer)
             await asyncio.sleep(_RETRY_EVERY_S)
 
-    async def _expire(self) -> NoReturn:
+    async def _check_acknowledgements(self) -> NoReturn:
         while True:
             await asyncio.sleep(self._ack_timeout / 20)
             before = self._loop.time() - self._ack_timeout
-            if any(lane.is_late(before) for lane in self._lanes):
-                self._lost(f"Kafka has not acknowledged within {self._ack_timeout:g} s", "slow or away")
+            if any(queue.is_late(before) for queue in self._queues):
+                self._mark_disconnected(f"Kafka has not acknowledged within {self._ack_timeout:g} s", "slow or away")
 
-    async def _probe(self, producer: AIOKafkaProducer, last_word: "_LastWord") -> NoReturn:
+    async def _probe_kafka(self, producer: AIOKafkaProducer, last_message: "_LastMessageHandler") -> NoReturn:
         """Tell loss and recovery, with traffic or without."""
         while True:
             await asyncio.sleep(_PROBE_EVERY_S)
-            last_word.text = ""
+            last_message.text = ""
             try:
                 async with asyncio.timeout(self._ack_timeout):
                     cluster = await producer.client.fetch_all_metadata()
             except (KafkaError, OSError, TimeoutError) as error:
-                self._lost("Kafka is not reachable", last_word.text or repr(error))
+                self._mark_disconnected("Kafka is not reachable", last_message.text or repr(error))
                 continue
             if sorted(cluster.partitions_for_topic(RAW) or ()) != self._partitions:
                 msg = f"the partitions of {RAW} have changed"
                 raise KafkaError(msg)
-            if not any(lane.is_stuck(self._loop.time() - self._ack_timeout) for lane in self._lanes):
-                self._found()
+            if not any(queue.is_stuck(self._loop.time() - self._ack_timeout) for queue in self._queues):
+                self._mark_connected()
 
-    def _lost(self, trouble: str, detail: str) -> None:
-        self.trouble = trouble
-        self.up.clear()
-        if self._lost_at is None:
-            self._lost_at = self._loop.time()
-            log.warning("%s, at %s (%s): webhooks go to the spool until it is back", trouble, self._where, detail)
-        self._on_lost()
+    def _mark_disconnected(self, problem: str, detail: str) -> None:
+        self.problem = problem
+        self.connected.clear()
+        if self._disconnected_at is None:
+            self._disconnected_at = self._loop.time()
+            log.warning("%s, at %s (%s): webhooks go to the spool until it is back", problem, self._address, detail)
+        self._on_disconnected()
 
-    def _found(self) -> None:
-        if self._lost_at is not None:
-            log.info("Kafka is back after %.1f s", self._loop.time() - self._lost_at)
-        elif self.trouble is not None:
-            log.info("connected to Kafka at %s", self._where)
-        self._lost_at = self.trouble = None
-        self.up.set()
+    def _mark_connected(self) -> None:
+        if self._disconnected_at is not None:
+            log.info("Kafka is back after %.1f s", self._loop.time() - self._disconnected_at)
+        elif self.problem is not None:
+            log.info("connected to Kafka at %s", self._address)
+        self._disconnected_at = self.problem = None
+        self.connected.set()
 
 
-async def _discard(producer: AIOKafkaProducer) -> None:
+async def _discard_producer(producer: AIOKafkaProducer) -> None:
     """Stop a producer, in a bounded time whatever its state."""
     with contextlib.suppress(KafkaError, TimeoutError):
         async with asyncio.timeout(_FLUSH_TIMEOUT_S):
@@ -306,7 +308,7 @@ async def _discard(producer: AIOKafkaProducer) -> None:
     await producer.client.close()
 
 
-class _LastWord(logging.Handler):
+class _LastMessageHandler(logging.Handler):
     """Keeps the newest message: it says why aiokafka's exceptions were raised, which they don't."""
 
     text = ""
@@ -316,17 +318,17 @@ class _LastWord(logging.Handler):
 
 
 @contextlib.contextmanager
-def _hushed() -> Iterator[_LastWord]:
+def _silence_aiokafka() -> Iterator[_LastMessageHandler]:
     """Keep aiokafka, which logs each failed try, and on debug level bodies, out of the log."""
     logger = logging.getLogger("aiokafka")
     before = logger.level, logger.propagate
-    last_word = _LastWord()
-    logger.addHandler(last_word)
+    last_message = _LastMessageHandler()
+    logger.addHandler(last_message)
     logger.setLevel(logging.WARNING)
     logger.propagate = False
     try:
-        yield last_word
+        yield last_message
     finally:
-        logger.removeHandler(last_word)
+        logger.removeHandler(last_message)
         logger.setLevel(before[0])
         logger.propagate = before[1]

@@ -10,7 +10,7 @@ ASYNCIO_BACKLOG: Final = 128
 """For asyncio's own event loop: it accepts so many connections before the first of them can be refused."""
 
 
-async def listen(
+async def start_listening(
     runner: web.BaseRunner,
     host: str,
     port: int,

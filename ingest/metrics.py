@@ -41,7 +41,7 @@ Gauges = dict[str, tuple[str, float]]
 """What is looked up when Prometheus asks: each name behind `smspulse_ingest_`, with its description and value."""
 
 
-class _Gauges(Collector):
+class _GaugeCollector(Collector):
     def __init__(self, values: Gauges) -> None:
         self._values = values
 
@@ -51,18 +51,18 @@ class _Gauges(Collector):
 
 
 @cache
-def _requests(route: str, code: int) -> Counter:
+def _request_counter(route: str, code: int) -> Counter:
     return REQUESTS.labels(route, str(code))
 
 
-def count(route: str, code: int, seconds: float) -> None:
+def count_request(route: str, code: int, seconds: float) -> None:
     """Count a request."""
-    _requests(route, code).inc()
+    _request_counter(route, code).inc()
     if route == "webhooks":
         SECONDS.observe(seconds)
 
 
-def exposition(gauges: Gauges) -> bytes:
+def render_exposition(gauges: Gauges) -> bytes:
     """Return everything in Prometheus' text format."""
     registry = CollectorRegistry()
     if FOLDER_VARIABLE in os.environ:
@@ -70,5 +70,5 @@ def exposition(gauges: Gauges) -> bytes:
     else:
         for metric in (REQUESTS, SECONDS, SPOOLED, FORWARDED, FAULTS):
             registry.register(metric)
-    registry.register(_Gauges(gauges))
+    registry.register(_GaugeCollector(gauges))
     return generate_latest(registry)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from core.records import HEADER_INGEST_ID, HEADER_SOURCE
-from ingest.spool import Webhook
+from ingest.spool import WebhookRecord
 
 log = logging.getLogger(__name__)
 
@@ -29,16 +29,16 @@ _KEPT_MS: Final = 8 * 24 * _HOUR_MS
 """A day more than Kafka keeps sms.raw."""
 
 
-class Accepted:
+class ReceiptLog:
     """Notes ids. Several processes may share a data folder: what is noted together is one appending write."""
 
     def __init__(self, data: Path) -> None:
         self._folder = data / _FOLDER
         self._hour = -1
         self._files: dict[str, int] = {}
-        self._complained = False
+        self._has_logged_error = False
 
-    def note(self, webhooks: Iterable[Webhook]) -> None:
+    def append_receipts(self, webhooks: Iterable[WebhookRecord]) -> None:
         """Note that webhooks were stored, those of a source together. Never fails."""
         ids: dict[tuple[int, str], list[bytes]] = {}
         for webhook in webhooks:
@@ -48,23 +48,23 @@ class Accepted:
         try:
             for (hour, source), of in ids.items():
                 if hour != self._hour:
-                    self._turn(hour)
+                    self._rotate_hour(hour)
                 file = self._files.get(source)
                 if file is None:
-                    path = self._folder / _name(hour) / source
+                    path = self._folder / _hour_name(hour) / source
                     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                     file = self._files[source] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
                 os.write(file, bytes.fromhex(b"".join(of).replace(b"-", b"").decode()))
-            self._complained = False
+            self._has_logged_error = False
         except OSError as error:
-            if not self._complained:
+            if not self._has_logged_error:
                 log.error("what is accepted cannot be noted in %s (%s): reconciliation misses it", self._folder, error)
-            self._complained = True
+            self._has_logged_error = True
 
-    def _turn(self, hour: int) -> None:
+    def _rotate_hour(self, hour: int) -> None:
         self.close()
         self._hour = hour
-        oldest = _name(hour - _KEPT_MS // _HOUR_MS)
+        oldest = _hour_name(hour - _KEPT_MS // _HOUR_MS)
         for folder in self._folder.glob("*T*"):
             if folder.name < oldest:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -76,7 +76,7 @@ class Accepted:
         self._files.clear()
 
 
-def accepted_ids(data: Path, since: datetime) -> Iterator[tuple[str, datetime, bytes]]:
+def read_receipts(data: Path, since: datetime) -> Iterator[tuple[str, datetime, bytes]]:
     """Yield source, hour and the ids, joined, of the hours from `since` on.
 
     Raises:
@@ -91,5 +91,5 @@ def accepted_ids(data: Path, since: datetime) -> Iterator[tuple[str, datetime, b
             yield path.name, hour, found[: len(found) // ID_BYTES * ID_BYTES]  # the last one may be being written
 
 
-def _name(hour: int) -> str:
+def _hour_name(hour: int) -> str:
     return datetime.fromtimestamp(hour * _HOUR_MS / 1000, UTC).strftime(_HOUR)

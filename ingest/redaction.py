@@ -13,11 +13,11 @@ import orjson
 
 from gateway import json_body
 from gateway.errors import UnreadablePayload
-from gateway.payloads import Event, IncomingMessage, StatusReport, rewrite_time, withheld
+from gateway.payloads import Event, IncomingMessage, StatusReport, build_withheld_body, rewrite_time
 from gateway.statuses import STATUSES
 
 REWRITTEN_TYPE: Final = b"application/json"
-"""The Content-Type of a body that `Privacy.apply` has written, in place of the one that its sender chose."""
+"""Content-Type of a body that `PayloadRedactor.redact_body` has rewritten. It replaces the sender's."""
 
 _KNOWN_TYPES: Final = frozenset({"text", "img"})
 _OTHER_TYPE: Final = "other"
@@ -26,7 +26,7 @@ _HASH_CHARS: Final = 32
 """128 bits: no two numbers of the world meet."""
 
 
-class Privacy:
+class PayloadRedactor:
     """Takes out of webhooks what is not to be kept.
 
     Args:
@@ -38,59 +38,63 @@ class Privacy:
     def __init__(
         self, numbers: Literal["keep", "mask", "hmac"], bodies: Literal["keep", "drop"], key: str = ""
     ) -> None:
-        self._numbers, self._drops, self._key = numbers, bodies == "drop", key.encode()
+        self._numbers, self._drops_bodies, self._key = numbers, bodies == "drop", key.encode()
 
-    def apply(self, body: bytes, read: Event | UnreadablePayload) -> bytes:
+    def redact_body(self, body: bytes, read: Event | UnreadablePayload) -> bytes:
         """Return what may be stored of a body.
 
         Args:
             body: In UTF-8, as `gateway.json_body.to_utf8` makes it.
-            read: What `gateway.payloads.parse` made of them.
+            read: What `gateway.payloads.parse_payload` made of them.
         """
-        if self._numbers == "keep" and not self._drops:
+        if self._numbers == "keep" and not self._drops_bodies:
             return body
         if isinstance(read, UnreadablePayload):
-            return withheld(read, len(body))
-        received = json_body.load(body)
-        kept = self._status(received, read) if isinstance(read, StatusReport) else self._incoming(received, read)
+            return build_withheld_body(read, len(body))
+        received = json_body.load_json(body)
+        kept = (
+            self._rewrite_status_report(received, read)
+            if isinstance(read, StatusReport)
+            else self._rewrite_incoming_message(received, read)
+        )
         # As unreadable as what was there.
         kept |= {field: True for field in read.flaws if received.get(field) is not None}
         return orjson.dumps({field: value for field, value in kept.items() if value is not None})
 
-    def _status(self, received: dict[str, Any], report: StatusReport) -> dict[str, Any]:
+    def _rewrite_status_report(self, received: dict[str, Any], report: StatusReport) -> dict[str, Any]:
         kept = {
             "sms_id": report.sms_id,
             "status_id": report.status_id,
             "status_message": report.status_message,
             "sendto": received.get("sendto"),
-            "senttime": _time(received, "senttime", report),
-            **_phone(received, report),
+            "senttime": _rewrite_field_time(received, "senttime", report),
+            **_device_and_channel(received, report),
         }
         if self._numbers != "keep":
-            self._hide(kept, "sendto", report.recipient)
-            kept["status_message"] = _words_of_unknown(report)
+            self._hide_number(kept, "sendto", report.recipient)
+            kept["status_message"] = _mask_unknown_status_text(report)
         return kept
 
-    def _incoming(self, received: dict[str, Any], message: IncomingMessage) -> dict[str, Any]:
+    def _rewrite_incoming_message(self, received: dict[str, Any], message: IncomingMessage) -> dict[str, Any]:
         kept = {
             "sms_id": message.sms_id,
             "type": message.content_type,
-            "date": _time(received, "date", message),
-            "date_sent": _time(received, "date_sent", message),
+            "date": _rewrite_field_time(received, "date", message),
+            "date_sent": _rewrite_field_time(received, "date_sent", message),
             "address": received.get("address"),
             # An empty one says nothing. "dropped" and not null, which would be an image without its link.
-            "body": None if self._drops and message.text else message.text,
-            "img_url": "dropped" if self._drops and message.image_url else message.image_url,
-            **_phone(received, message),
+            "body": None if self._drops_bodies and message.text else message.text,
+            "img_url": "dropped" if self._drops_bodies and message.image_url else message.image_url,
+            **_device_and_channel(received, message),
         }
         if self._numbers == "keep":
             return kept | {"internal_id": message.internal_id, "device_name": message.device_name}
-        self._hide(kept, "address", message.sender)
+        self._hide_number(kept, "address", message.sender)
         if message.content_type not in _KNOWN_TYPES:
             kept["type"] = _OTHER_TYPE
         return kept
 
-    def _hide(self, kept: dict[str, Any], field: str, address: str | None) -> None:
+    def _hide_number(self, kept: dict[str, Any], field: str, address: str | None) -> None:
         if not address or self._numbers == "keep":
             return
         if self._numbers == "hmac":
@@ -99,17 +103,17 @@ class Privacy:
             kept[field] = "****" + "".join(filter(str.isdecimal, address))[-_SHOWN_DIGITS:]
 
 
-def _phone(received: dict[str, Any], event: Event) -> dict[str, Any]:
+def _device_and_channel(received: dict[str, Any], event: Event) -> dict[str, Any]:
     """Return device and channel as the numbers that were read: a channel may be named twice, and is read once."""
     channel = "channel_id" if "channel_id" in received else "sim"
     return {channel: event.channel_id, "device_id": event.device_id}
 
 
-def _time(received: dict[str, Any], field: str, event: Event) -> str | None:
+def _rewrite_field_time(received: dict[str, Any], field: str, event: Event) -> str | None:
     return None if field in event.flaws else rewrite_time(received.get(field))
 
 
-def _words_of_unknown(report: StatusReport) -> str | None:
+def _mask_unknown_status_text(report: StatusReport) -> str | None:
     """Return what a text says of a status that is not documented, without its digits. Others say what their id says."""
     if report.status_id in STATUSES or report.status_message is None:
         return None

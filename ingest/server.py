@@ -42,15 +42,15 @@ from core.records import (
 )
 from gateway.errors import UnreadablePayload
 from gateway.json_body import to_utf8
-from gateway.payloads import MAX_NAME_LENGTH, REASON_FAULT, REASON_UNVERIFIED_SHAPE, parse, unforeseen
+from gateway.payloads import MAX_NAME_LENGTH, REASON_FAULT, REASON_UNVERIFIED_SHAPE, parse_payload, unforeseen_error
 from ingest import metrics
-from ingest.client_limits import Rate, Senders
+from ingest.client_limits import ClientFilter, RateLimiter
 from ingest.content_coding import (
     ACCEPTED_CODINGS,
     CorruptBodyError,
     DecodedBodyTooLargeError,
     UnknownCodingError,
-    decode,
+    decode_body,
     parse_codings,
 )
 from ingest.errors import PORT_TAKEN, CannotListenError, NotStoredError
@@ -58,19 +58,19 @@ from ingest.http_server import (
     JSON,
     LINGER_S,
     HttpLimits,
-    closing,
+    build_http_server,
+    close_connection_after,
     error_response,
-    http_server,
+    load_tls_context,
     renew_certificate,
-    tls_context,
 )
-from ingest.listening import listen
-from ingest.redaction import REWRITTEN_TYPE, Privacy
+from ingest.listening import start_listening
+from ingest.redaction import REWRITTEN_TYPE, PayloadRedactor
 from ingest.settings import IngestSettings
 from ingest.shared_result import SharedResult
-from ingest.sink import Sink, StoreAndForward
-from ingest.sources import Sources
-from ingest.spool import Webhook
+from ingest.sink import StoreAndForward, WebhookSink
+from ingest.sources import SourceRegistry
+from ingest.spool import WebhookRecord
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("ingest.access")
@@ -109,7 +109,7 @@ _BODY_ERRORS: Final = (
 )
 
 
-class Receiver:
+class IngestHandler:
     """Answers requests.
 
     Args:
@@ -118,22 +118,22 @@ class Receiver:
         sink: Where webhooks become safe.
     """
 
-    def __init__(self, settings: IngestSettings, sources: Sources, sink: Sink) -> None:
+    def __init__(self, settings: IngestSettings, sources: SourceRegistry, sink: WebhookSink) -> None:
         self._settings = settings
         self._sources = sources
         self._sink = sink
-        self._senders = Senders(settings.allow, settings.trusted_proxies)
-        self._rate = Rate(settings.rate_per_s, settings.rate_burst)
-        self._byte_rate = Rate(settings.rate_bytes_per_s, settings.rate_burst_bytes)
-        self._privacy = Privacy(settings.privacy, settings.bodies, settings.privacy_key.get_secret_value())
+        self._client_filter = ClientFilter(settings.allow, settings.trusted_proxies)
+        self._webhook_limiter = RateLimiter(settings.rate_per_s, settings.rate_burst)
+        self._byte_limiter = RateLimiter(settings.rate_bytes_per_s, settings.rate_burst_bytes)
+        self._redactor = PayloadRedactor(settings.privacy, settings.bodies, settings.privacy_key.get_secret_value())
         self._retry_after = str(settings.retry_after_s)
         self._in_flight = 0
         self._idle: asyncio.Event | None = None
         self._test_logged_at: dict[str, float] = {}
-        self._exposition = SharedResult(self._expose)
-        self._large_body_turn = asyncio.Lock()
+        self._exposition = SharedResult(self._render_metrics)
+        self._large_body_lock = asyncio.Lock()
 
-    def server(self, tls: ssl.SSLContext | None = None) -> web.Server:
+    def build_server(self, tls: ssl.SSLContext | None = None) -> web.Server:
         """Return the HTTP server that has this answer; the caller gives it an address.
 
         Args:
@@ -148,24 +148,24 @@ class Receiver:
             proxies=settings.trusted_proxies,
             advice=_CONNECTIONS_ADVICE,
         )
-        return http_server(self.handle, limits, "ingest", tls=tls)
+        return build_http_server(self.handle_request, limits, "ingest", tls=tls)
 
-    async def drain(self) -> None:
+    async def wait_until_drained(self) -> None:
         """Return when no webhook is in flight. From now on each answer closes its connection."""
         self._idle = asyncio.Event()
         if self._in_flight:
             await self._idle.wait()
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def handle_request(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         start = time.monotonic()
         parts = _path_segments(request.raw_path)
         try:
             match parts:
                 case ["", "webhooks", source, *rest] if len(rest) < 2:  # noqa: PLR2004 - source, or source and token
-                    response = await self._webhook(request, source, rest[0] if rest else "")
+                    response = await self._answer_webhook(request, source, rest[0] if rest else "")
                 case ["", "healthz" | "readyz" | "metrics" | "openapi.json" as route]:
-                    response = await self._state(request, route)
+                    response = await self._answer_state(request, route)
                 case _:
                     response = error_response(404, "nothing is here: webhooks go to POST /webhooks/{source}/{token}")
         except ConnectionError:
@@ -173,18 +173,18 @@ class Receiver:
         except Exception as error:
             # Answered here and not by the HTTP server, so that it is counted as every other answer is.
             log.error("a request failed inside ingest: %s", where_raised(error))
-            response = closing(error_response(500, "a fault inside ingest: its log says more"))
+            response = close_connection_after(error_response(500, "a fault inside ingest: its log says more"))
         if self._idle is not None:
             response.force_close()
         # Of the path only what holds no secret: a source's name may be a token that was pasted at its place.
         shown = "?" if response.status == 404 else parts[1]  # noqa: PLR2004 - an HTTP status
         elapsed_s = time.monotonic() - start
-        metrics.count(shown, response.status, elapsed_s)
+        metrics.count_request(shown, response.status, elapsed_s)
         if access_log.isEnabledFor(logging.DEBUG):
             access_log.debug("%s /%s %d %.1f ms", request.method, shown, response.status, elapsed_s * 1000)
         return response
 
-    async def _state(self, request: web.BaseRequest, route: str) -> web.Response:
+    async def _answer_state(self, request: web.BaseRequest, route: str) -> web.Response:
         if request.method not in {"GET", "HEAD"}:
             return error_response(405, f"/{route} answers GET and HEAD", Allow="GET, HEAD")
         if route == "healthz":
@@ -193,25 +193,25 @@ class Receiver:
             return web.Response(body=_OPENAPI, headers=JSON)
         if route == "metrics":
             return web.Response(body=await self._exposition.get(), headers={"Content-Type": metrics.CONTENT_TYPE})
-        trouble = self._sink.trouble
-        body = {"ready": trouble is None} | self._sink.state() | ({"error": trouble} if trouble else {})
-        return web.Response(status=200 if trouble is None else 503, body=orjson.dumps(body), headers=JSON)
+        problem = self._sink.problem
+        body = {"ready": problem is None} | self._sink.read_state() | ({"error": problem} if problem else {})
+        return web.Response(status=200 if problem is None else 503, body=orjson.dumps(body), headers=JSON)
 
-    def _expose(self) -> bytes:
+    def _render_metrics(self) -> bytes:
         in_flight = {"webhooks_in_flight": ("Webhooks not yet answered by this process.", self._in_flight)}
-        return metrics.exposition(self._sink.gauges() | in_flight)
+        return metrics.render_exposition(self._sink.read_gauges() | in_flight)
 
-    async def _webhook(self, request: web.BaseRequest, source: str, token: str) -> web.Response:
+    async def _answer_webhook(self, request: web.BaseRequest, source: str, token: str) -> web.Response:
         refusal = self._refuse_unread(request, source, token)
         if refusal is not None:
             return refusal
         self._in_flight += 1
         try:
-            ingest_id = await self._store(request, source)
+            ingest_id = await self._store_webhook(request, source)
         except _BODY_ERRORS as error:
             return self._refuse_body(error)
         except NotStoredError as error:
-            return self._come_again(str(error))
+            return self._answer_unavailable(str(error))
         finally:
             self._in_flight -= 1
             if self._idle is not None and not self._in_flight:
@@ -223,39 +223,39 @@ class Receiver:
         """Return the answer to a webhook whose body need not be read, or None."""
         if request.method != "POST":
             return error_response(405, "webhooks are sent by POST", Allow="POST")
-        if not self._senders.may_send(self._sender(request)):
+        if not self._client_filter.may_send(self._find_sender(request)):
             return error_response(403, "this address may not send webhooks")
         if (request.content_length or 0) > self._settings.max_body_bytes:
-            return self._too_large()
-        if not self._sources.accepts(source, unquote(token) or _password(request)):
+            return self._answer_too_large()
+        if not self._sources.accepts_token(source, unquote(token) or _basic_auth_password(request)):
             challenge = 'Basic realm="smspulse", charset="UTF-8"'
             return error_response(401, "unknown source or wrong token", WWW_Authenticate=challenge)
         if self._in_flight >= self._settings.max_in_flight:
-            return self._come_again("too many webhooks at once")
+            return self._answer_unavailable("too many webhooks at once")
         # The bytes first: a webhook that they refuse takes no place among those of the second.
-        wait, what = ceil(self._byte_rate.wait_s(source)), "bytes"
+        wait, what = ceil(self._byte_limiter.take_or_wait_s(source)), "bytes"
         if not wait:
-            wait, what = ceil(self._rate.wait_s(source)), "webhooks"
+            wait, what = ceil(self._webhook_limiter.take_or_wait_s(source)), "webhooks"
         why = f"not stored, send it again: too many {what} a second"
         return error_response(429, why, Retry_After=str(wait)) if wait else None
 
-    def _sender(self, request: web.BaseRequest) -> str:
-        return self._senders.sender(request.remote or "", request.headers.getall(hdrs.X_FORWARDED_FOR, ()))
+    def _find_sender(self, request: web.BaseRequest) -> str:
+        return self._client_filter.find_sender(request.remote or "", request.headers.getall(hdrs.X_FORWARDED_FOR, ()))
 
-    async def _store(self, request: web.BaseRequest, source: str) -> bytes:
+    async def _store_webhook(self, request: web.BaseRequest, source: str) -> bytes:
         """Hand the webhook to the sink, and return its ingest_id when it is safe."""
         codings = parse_codings(request.headers.getall(hdrs.CONTENT_ENCODING, ()))
-        received, codings = self._decode(await self._read(request), codings)
+        received, codings = self._remove_codings(await self._read_body(request), codings)
         # Only now is the size known, also of a body without a declared one. The next webhook waits for it.
-        self._byte_rate.take(source, len(received))
+        self._byte_limiter.take_tokens(source, len(received))
         content_type = _header_value(request.headers.get(hdrs.CONTENT_TYPE, ""))
         if len(received) > _LARGE_BODY:
             # One a round of the event loop: a thousand of them would hold up everybody else.
-            async with self._large_body_turn:
+            async with self._large_body_lock:
                 await asyncio.sleep(0)
-                key, body, content_type = self._kept(source, received, content_type)
+                key, body, content_type = self._redact_body(source, received, content_type)
         else:
-            key, body, content_type = self._kept(source, received, content_type)
+            key, body, content_type = self._redact_body(source, received, content_type)
         received_at = time.time_ns() // 1_000_000
         ingest_id = str(uuid7()).encode()
         headers = [
@@ -267,25 +267,25 @@ class Receiver:
         if codings:
             headers.append((HEADER_CONTENT_ENCODING, ", ".join(codings).encode()))
         if self._settings.store_remote:
-            headers.append((HEADER_REMOTE, _header_value(self._sender(request))))
-        await self._sink.put(Webhook(key, body, headers, received_at))
+            headers.append((HEADER_REMOTE, _header_value(self._find_sender(request))))
+        await self._sink.store_webhook(WebhookRecord(key, body, headers, received_at))
         return ingest_id
 
-    async def _read(self, request: web.BaseRequest) -> bytes:
+    async def _read_body(self, request: web.BaseRequest) -> bytes:
         if request.content.is_eof():  # it came with its headers, as most do
-            return await self._read_all(request.content)
+            return await self._read_chunks(request.content)
         try:
             async with asyncio.timeout(self._settings.body_timeout_s):
                 if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
                     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                     request.writer.output_size = 0  # no part of the answer
-                return await self._read_all(request.content)
+                return await self._read_chunks(request.content)
         except TimeoutError as error:
             raise _LateBodyError from error
         except (web.RequestPayloadError, ConnectionError) as error:
             raise _BrokenBodyError from error
 
-    async def _read_all(self, content: StreamReader) -> bytes:
+    async def _read_chunks(self, content: StreamReader) -> bytes:
         chunk = await content.readany()
         if content.at_eof() and len(chunk) <= self._settings.max_body_bytes:
             return chunk
@@ -298,7 +298,7 @@ class Receiver:
             chunk = await content.readany()
         return bytes(body)
 
-    def _decode(self, body: bytes, codings: tuple[str, ...]) -> tuple[bytes, tuple[str, ...]]:
+    def _remove_codings(self, body: bytes, codings: tuple[str, ...]) -> tuple[bytes, tuple[str, ...]]:
         """Return a body without its content codings, and the codings that were removed.
 
         A body that is not what its header says is kept as it came, like everything that cannot be read.
@@ -306,37 +306,37 @@ class Receiver:
         if not codings:
             return body, ()
         try:
-            return decode(body, codings, self._settings.max_body_bytes), codings
+            return decode_body(body, codings, self._settings.max_body_bytes), codings
         except CorruptBodyError:
             return body, ()
 
-    def _kept(self, source: str, received: bytes, content_type: bytes) -> tuple[bytes | None, bytes, bytes]:
+    def _redact_body(self, source: str, received: bytes, content_type: bytes) -> tuple[bytes | None, bytes, bytes]:
         """Return a webhook's key, what may be kept of its body, and the Content-Type of that."""
         text = to_utf8(received, content_type)
         key = None
         try:
-            event = parse(text)
+            event = parse_payload(text)
             key = message_key(source, event.sms_id)
-            kept = self._privacy.apply(text, event)
+            kept = self._redactor.redact_body(text, event)
         except UnreadablePayload as error:
             if error.reason == REASON_UNVERIFIED_SHAPE:
-                self._log_test(source)
+                self._log_test_webhook(source)
             if error.reason == REASON_FAULT:
-                self._note_fault(error.detail)
-            kept = self._privacy.apply(text, error)
+                self._count_fault(error.detail)
+            kept = self._redactor.redact_body(text, error)
         except Exception as error:
             # A webhook is never refused for what its body does in here. With privacy, nothing of the body is kept.
-            self._note_fault(where_raised(error))
-            kept = self._privacy.apply(text, unforeseen(error))
+            self._count_fault(where_raised(error))
+            kept = self._redactor.redact_body(text, unforeseen_error(error))
         if kept is text:
             return key, received, content_type
         return key, kept, REWRITTEN_TYPE
 
-    def _note_fault(self, what: str) -> None:
+    def _count_fault(self, what: str) -> None:
         metrics.FAULTS.inc()
         log.error("the body of a webhook could not be processed, and is stored as unreadable: %s", what)
 
-    def _log_test(self, source: str) -> None:
+    def _log_test_webhook(self, source: str) -> None:
         now = time.monotonic()
         if now >= self._test_logged_at.get(source, now - _TEST_LOG_EVERY_S) + _TEST_LOG_EVERY_S:
             self._test_logged_at[source] = now
@@ -345,17 +345,21 @@ class Receiver:
     def _refuse_body(self, error: Exception) -> web.Response:
         """Return the answer to a webhook whose body is not taken; some of it may not have been read."""
         if isinstance(error, _BrokenBodyError):
-            return closing(error_response(400, "the body did not arrive whole"))
+            return close_connection_after(error_response(400, "the body did not arrive whole"))
         if isinstance(error, _LateBodyError):
-            return closing(error_response(408, f"the body took longer than {self._settings.body_timeout_s:g} s"))
+            return close_connection_after(
+                error_response(408, f"the body took longer than {self._settings.body_timeout_s:g} s")
+            )
         if isinstance(error, UnknownCodingError):
-            return closing(error_response(415, str(error), Accept_Encoding=ACCEPTED_CODINGS))
-        return self._too_large()
+            return close_connection_after(error_response(415, str(error), Accept_Encoding=ACCEPTED_CODINGS))
+        return self._answer_too_large()
 
-    def _too_large(self) -> web.Response:
-        return closing(error_response(413, f"the body is larger than {self._settings.max_body_bytes} bytes"))
+    def _answer_too_large(self) -> web.Response:
+        return close_connection_after(
+            error_response(413, f"the body is larger than {self._settings.max_body_bytes} bytes")
+        )
 
-    def _come_again(self, why: str) -> web.Response:
+    def _answer_unavailable(self, why: str) -> web.Response:
         return error_response(503, f"not stored, send it again: {why}", Retry_After=self._retry_after)
 
 
@@ -379,7 +383,7 @@ def _path_segments(target: str) -> list[str]:
     return segments
 
 
-def _password(request: web.BaseRequest) -> str:
+def _basic_auth_password(request: web.BaseRequest) -> str:
     """Return the password of HTTP Basic authentication, or an empty text."""
     scheme, _, credentials = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if scheme.lower() != "basic":
@@ -390,7 +394,7 @@ def _password(request: web.BaseRequest) -> str:
         return ""
 
 
-async def serve(
+async def serve_ingest(
     settings: IngestSettings,
     kafka: KafkaSettings,
     data: Path,
@@ -416,15 +420,15 @@ async def serve(
         CertificateError: The certificate or its key cannot be used.
         SpoolError: The spool cannot be opened.
     """
-    context = tls_context(settings)
-    sources = Sources(data, settings.sources.get_secret_value())
+    context = load_tls_context(settings)
+    sources = SourceRegistry(data, settings.sources.get_secret_value())
     sink = StoreAndForward(kafka, data, settings)
-    receiver = Receiver(settings, sources, sink)
-    async with sink.running() as storing:
-        runner = web.ServerRunner(receiver.server(context), shutdown_timeout=LINGER_S)
+    handler = IngestHandler(settings, sources, sink)
+    async with sink.run_in_background() as storing:
+        runner = web.ServerRunner(handler.build_server(context), shutdown_timeout=LINGER_S)
         await runner.setup()
         try:
-            site, port = await _listen(runner, settings)
+            site, port = await _start_site(runner, settings)
             if not len(sources):
                 log.warning("no source may send yet: add one with `smspulse source add NAME`")
             if ready is not None:
@@ -440,17 +444,17 @@ async def serve(
             await site.stop()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(settings.stop_timeout_s):
-                    drained = asyncio.create_task(receiver.drain())
+                    drained = asyncio.create_task(handler.wait_until_drained())
                     await asyncio.wait({drained}, timeout=_ACKS_ON_STOP_S)
-                    sink.divert_for_good()
+                    sink.switch_to_spool_permanently()
                     await drained
         finally:
             await runner.cleanup()
 
 
-async def _listen(runner: web.BaseRunner, settings: IngestSettings) -> tuple[web.BaseSite, int]:
+async def _start_site(runner: web.BaseRunner, settings: IngestSettings) -> tuple[web.BaseSite, int]:
     try:
-        return await listen(runner, settings.host, settings.port, share_port=settings.share_port)
+        return await start_listening(runner, settings.host, settings.port, share_port=settings.share_port)
     except OSError as error:
         why = {
             errno.EADDRINUSE: PORT_TAKEN,
@@ -460,16 +464,16 @@ async def _listen(runner: web.BaseRunner, settings: IngestSettings) -> tuple[web
         raise CannotListenError(settings.host, settings.port, why) from error
 
 
-def run(
+def run_ingest(
     settings: IngestSettings, kafka: KafkaSettings, data: Path, *, ready: Callable[[str], None] | None = None
 ) -> None:
-    """Receive webhooks until SIGTERM or SIGINT; arguments and errors as those of `serve`."""
+    """Receive webhooks until SIGTERM or SIGINT; arguments and errors as those of `serve_ingest`."""
 
     async def until_signalled() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await serve(settings, kafka, data, ready=ready, stop=stop)
+        await serve_ingest(settings, kafka, data, ready=ready, stop=stop)
 
     # Requests make few cycles, and to walk over all that lives again and again takes a twentieth of the time.
     gc.freeze()

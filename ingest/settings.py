@@ -119,7 +119,7 @@ class IngestSettings(BaseSettings):
 
     @field_validator("privacy_key")
     @classmethod
-    def _long_enough(cls, key: SecretStr, info: ValidationInfo) -> SecretStr:
+    def _check_key_length(cls, key: SecretStr, info: ValidationInfo) -> SecretStr:
         if info.data.get("privacy") == "hmac" and len(key.get_secret_value()) < _MIN_KEY:
             msg = f"hmac needs one of {_MIN_KEY} signs or more, such as `openssl rand -hex 32` prints"
             raise ValueError(msg)

@@ -21,10 +21,10 @@ from core.kafka_settings import KafkaSettings
 from core.records import HEADER_SPOOLED
 from ingest import metrics
 from ingest.errors import NotStoredError, SpoolError, SpoolFullError
-from ingest.kafka_producer import Producer, Waiting
-from ingest.receipts import Accepted
+from ingest.kafka_producer import PendingWebhook, WebhookProducer
+from ingest.receipts import ReceiptLog
 from ingest.settings import IngestSettings
-from ingest.spool import Spool, Webhook
+from ingest.spool import WebhookRecord, WebhookSpool
 
 log = logging.getLogger(__name__)
 
@@ -35,20 +35,20 @@ _NEVER_LATE: Final = float("inf")
 _SPOOLED: Final = (HEADER_SPOOLED, b"1")
 
 
-class Sink(Protocol):
+class WebhookSink(Protocol):
     """Where webhooks become safe."""
 
     @property
-    def trouble(self) -> str | None:
+    def problem(self) -> str | None:
         """Why webhooks cannot be stored now, in a few words that name no address; None while they can."""
 
-    def state(self) -> dict[str, Any]:
+    def read_state(self) -> dict[str, Any]:
         """Return what `/readyz` shows beside that."""
 
-    def gauges(self) -> metrics.Gauges:
+    def read_gauges(self) -> metrics.Gauges:
         """Return what `/metrics` shows beside what is counted."""
 
-    async def put(self, webhook: Webhook) -> None:
+    async def store_webhook(self, webhook: WebhookRecord) -> None:
         """Return when the webhook is safe.
 
         Raises:
@@ -70,36 +70,38 @@ class StoreAndForward:
     """
 
     def __init__(self, kafka: KafkaSettings, data: Path, settings: IngestSettings) -> None:
-        self._producer = Producer(kafka, settings.ack_timeout_s, self.divert, self._divert_if_spooled, self._stored)
-        self._spool = Spool(data, settings)
-        self._accepted = Accepted(data)
+        self._producer = WebhookProducer(
+            kafka, settings.ack_timeout_s, self.switch_to_spool, self._switch_if_spooled, self._confirm_stored
+        )
+        self._spool = WebhookSpool(data, settings)
+        self._receipts = ReceiptLog(data)
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         # The spool's one thread.
         self._thread = ThreadPoolExecutor(1, "spool")
-        self._pending: list[Waiting] = []
+        self._pending: list[PendingWebhook] = []
         self._filled = asyncio.Event()
-        self._turn = asyncio.Lock()
-        self._direct = self._for_good = False
-        self._diverted = asyncio.Event()
-        self._complaint = ""
+        self._write_lock = asyncio.Lock()
+        self._is_direct = self._is_spool_only = False
+        self._spooling_started = asyncio.Event()
+        self._last_problem = ""
 
     @property
-    def trouble(self) -> str | None:
+    def problem(self) -> str | None:
         """Why webhooks cannot be stored now, or None."""
-        return None if self._direct else self._spool.state().full
+        return None if self._is_direct else self._spool.read_state().full_reason
 
-    def state(self) -> dict[str, Any]:
+    def read_state(self) -> dict[str, Any]:
         """Return the states of Kafka and spool."""
-        webhooks, size, oldest_s, _ = self._spool.state()
+        webhooks, size, oldest_s, _ = self._spool.read_state()
         spool = {"webhooks": webhooks, "bytes": size, "oldest_s": round(oldest_s, 1)}
-        return {"kafka": self._producer.trouble or "ok", "spool": spool}
+        return {"kafka": self._producer.problem or "ok", "spool": spool}
 
-    def gauges(self) -> metrics.Gauges:
+    def read_gauges(self) -> metrics.Gauges:
         """Return the same for Prometheus."""
-        webhooks, size, oldest_s, full = self._spool.state()
+        webhooks, size, oldest_s, full = self._spool.read_state()
         return {
-            "kafka_up": ("Whether Kafka takes webhooks: 1 or 0.", self._producer.trouble is None),
+            "kafka_up": ("Whether Kafka takes webhooks: 1 or 0.", self._producer.problem is None),
             "spool_webhooks": ("Webhooks in the spool.", webhooks),
             "spool_bytes": ("Size of what is in the spool.", size),
             "spool_limit_bytes": ("Size from which the spool takes no more.", self._settings.spool_max_bytes),
@@ -107,29 +109,29 @@ class StoreAndForward:
             "spool_full": ("Whether the spool takes no more: 1 or 0.", full is not None),
         }
 
-    async def put(self, webhook: Webhook) -> None:
+    async def store_webhook(self, webhook: WebhookRecord) -> None:
         """Return when every in-sync replica has the webhook, or the spool's disk.
 
         Raises:
             NotStoredError: Kafka has not acknowledged it, and the spool is full.
         """
-        waiting = Waiting(webhook, self._loop.time(), self._loop.create_future())
-        if self._direct:
-            self._producer.send(waiting)
+        waiting = PendingWebhook(webhook, self._loop.time(), self._loop.create_future())
+        if self._is_direct:
+            self._producer.send_webhook(waiting)
         else:
-            self._to_spool(waiting)
+            self._queue_for_spool(waiting)
         await waiting.stored
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[asyncio.Task[None]]:
+    async def run_in_background(self) -> AsyncIterator[asyncio.Task[None]]:
         """Store and forward, for a context; give the task, which ends early only by a fault."""
 
-        async def run() -> None:
+        async def run_tasks() -> None:
             async with asyncio.TaskGroup() as tasks:
-                for task in (self._producer.run(), self._write(), self._forward()):
+                for task in (self._producer.run(), self._write_spool(), self._forward_spool()):
                     tasks.create_task(task)
 
-        task = self._loop.create_task(run())
+        task = self._loop.create_task(run_tasks())
         try:
             yield task
         finally:
@@ -138,37 +140,37 @@ class StoreAndForward:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
             self._thread.shutdown()
-            if left := self._spool.state().webhooks:
+            if left := self._spool.read_state().webhooks:
                 log.info("%d webhooks stay in the spool and are forwarded when ingest runs again", left)
             self._spool.close()
-            self._accepted.close()
+            self._receipts.close()
 
-    def _to_spool(self, waiting: Waiting) -> None:
+    def _queue_for_spool(self, waiting: PendingWebhook) -> None:
         self._pending.append(waiting)
         self._filled.set()
 
-    def divert(self) -> None:
+    def switch_to_spool(self) -> None:
         """Send everything through the spool from now on, and first what waits for Kafka."""
-        if self._direct:
-            self._direct = False
-            self._diverted.set()
-            for waiting in self._producer.take_back():
-                self._to_spool(waiting)
+        if self._is_direct:
+            self._is_direct = False
+            self._spooling_started.set()
+            for waiting in self._producer.take_unacknowledged():
+                self._queue_for_spool(waiting)
 
-    def divert_for_good(self) -> None:
+    def switch_to_spool_permanently(self) -> None:
         """Send everything through the spool until the end, whether Kafka is there or not."""
-        self._for_good = True
-        self.divert()
+        self._is_spool_only = True
+        self.switch_to_spool()
 
-    def _divert_if_spooled(self) -> None:
-        if self._direct and not self._spool.is_empty():
-            self.divert()
+    def _switch_if_spooled(self) -> None:
+        if self._is_direct and not self._spool.is_empty():
+            self.switch_to_spool()
 
-    async def _write(self) -> NoReturn:
+    async def _write_spool(self) -> NoReturn:
         """Write to the spool: all that waits, with one fsync, and then all that came meanwhile."""
         while True:
             await self._filled.wait()
-            async with self._turn:
+            async with self._write_lock:
                 await self._write_pending()
 
     async def _write_pending(self) -> None:
@@ -176,73 +178,82 @@ class StoreAndForward:
         group, self._pending = [each for each in self._pending if not each.stored.done()], []
         if not group:
             return
-        webhooks, may_skip = [each.webhook for each in group], self._producer.up.is_set() and not self._for_good
+        webhooks, may_skip = (
+            [each.webhook for each in group],
+            self._producer.connected.is_set() and not self._is_spool_only,
+        )
         try:
-            spooled = await self._in_thread(self._spool.append, webhooks, unless_empty=may_skip)
+            spooled = await self._run_in_thread(self._spool.append, webhooks, unless_empty=may_skip)
         except SpoolFullError as error:
-            self._complain(f"{error}: webhooks are answered 503 until there is room or Kafka is back")
+            self._log_problem(f"{error}: webhooks are answered 503 until there is room or Kafka is back")
             for waiting in group:
-                waiting.refuse(error)
+                waiting.fail_with(error)
             return
-        self._complaint = ""
+        self._last_problem = ""
         if spooled:
             metrics.SPOOLED.inc(len(group))
-            self._stored(group)
+            self._confirm_stored(group)
         else:
             self._pending[:0] = group
             self._filled.set()
-            self._go_direct()
+            self._switch_to_kafka()
 
-    def _stored(self, group: list[Waiting]) -> None:
+    def _confirm_stored(self, group: list[PendingWebhook]) -> None:
         """Note what is stored, unless it was when it came to the spool, and tell those who wait for it."""
-        self._accepted.note(each.webhook for each in group if each.since < _NEVER_LATE and not each.stored.done())
+        self._receipts.append_receipts(
+            each.webhook for each in group if each.queued_at < _NEVER_LATE and not each.stored.done()
+        )
         for each in group:
             if not each.stored.done():
                 each.stored.set_result(None)
 
-    async def _forward(self) -> NoReturn:
+    async def _forward_spool(self) -> NoReturn:
         """Forward the spool whenever Kafka is up and there is anything in it."""
         while True:
-            await self._producer.up.wait()
+            await self._producer.connected.wait()
             try:
-                with self._spool.forwarding() as ours:
+                with self._spool.lock_forwarding() as ours:
                     if ours:
-                        await self._forward_all()
+                        await self._drain_spool()
                         # What came meanwhile is little. Until it is forwarded nobody writes more, or it may never end.
-                        async with self._turn, asyncio.timeout(self._settings.ack_timeout_s), self._held():
-                            await self._forward_all()
-                            self._go_direct()
+                        async with (
+                            self._write_lock,
+                            asyncio.timeout(self._settings.ack_timeout_s),
+                            self._block_writers(),
+                        ):
+                            await self._drain_spool()
+                            self._switch_to_kafka()
             except NotStoredError:
                 continue  # Kafka is lost again
             except (SpoolError, TimeoutError) as error:
-                self._complain(str(error) or "Kafka is too slow for what is in the spool")
-            while self._direct:
+                self._log_problem(str(error) or "Kafka is too slow for what is in the spool")
+            while self._is_direct:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_EVERY_S):
-                        await self._diverted.wait()
-                self._divert_if_spooled()  # another process may have left it, and died
+                        await self._spooling_started.wait()
+                self._switch_if_spooled()  # another process may have left it, and died
             await asyncio.sleep(_RETRY_EVERY_S)
 
     @contextlib.asynccontextmanager
-    async def _held(self) -> AsyncIterator[None]:
+    async def _block_writers(self) -> AsyncIterator[None]:
         """Have what other processes would write to the spool wait, for a context."""
         try:
-            await self._in_thread(self._spool.hold)
+            await self._run_in_thread(self._spool.block_writers)
             yield
         finally:
-            self._thread.submit(self._spool.release)  # behind what the thread still does
+            self._thread.submit(self._spool.unblock_writers)  # behind what the thread still does
 
-    def _go_direct(self) -> None:
+    def _switch_to_kafka(self) -> None:
         """Send everything straight to Kafka from now on, and first what waits for the spool, if that is empty."""
-        if self._producer.up.is_set() and self._spool.is_empty() and not self._for_good:
-            self._direct = True
-            self._diverted.clear()
+        if self._producer.connected.is_set() and self._spool.is_empty() and not self._is_spool_only:
+            self._is_direct = True
+            self._spooling_started.clear()
             self._filled.clear()
             for waiting in self._pending:
-                self._producer.send(waiting)
+                self._producer.send_webhook(waiting)
             self._pending = []
 
-    async def _forward_all(self) -> None:
+    async def _drain_spool(self) -> None:
         """Forward until the spool is empty, or Kafka is lost.
 
         Raises:
@@ -250,37 +261,37 @@ class StoreAndForward:
             SpoolError: The spool cannot be read.
         """
         count = done = 0  # up to `done` it is in Kafka, though not deleted yet
-        while self._producer.up.is_set():
-            seq, webhooks = await self._in_thread(self._spool.read, done, _CHUNK)
+        while self._producer.connected.is_set():
+            seq, webhooks = await self._run_in_thread(self._spool.read_webhooks, done, _CHUNK)
             if not webhooks and not done:
                 break
-            await self._forward_these(webhooks)
+            await self._forward_webhooks(webhooks)
             count += len(webhooks)
             metrics.FORWARDED.inc(len(webhooks))
             done = seq
             try:
-                await self._in_thread(self._spool.forget, done)
+                await self._run_in_thread(self._spool.delete_forwarded, done)
                 done = 0
             except SpoolError as error:
-                self._complain(f"{error} (what was forwarded cannot be deleted)")
+                self._log_problem(f"{error} (what was forwarded cannot be deleted)")
                 await asyncio.sleep(_LOOK_EVERY_S)
         if count:
             log.info("%d webhooks of the spool were forwarded", count)
 
-    async def _forward_these(self, webhooks: list[Webhook]) -> None:
+    async def _forward_webhooks(self, webhooks: list[WebhookRecord]) -> None:
         waiting = [
-            Waiting(each._replace(headers=[*each.headers, _SPOOLED]), _NEVER_LATE, self._loop.create_future())
+            PendingWebhook(each._replace(headers=[*each.headers, _SPOOLED]), _NEVER_LATE, self._loop.create_future())
             for each in webhooks
         ]
         for each in waiting:
-            self._producer.send(each)
+            self._producer.send_webhook(each)
         await asyncio.gather(*(each.stored for each in waiting))
 
-    def _complain(self, complaint: str) -> None:
+    def _log_problem(self, problem: str) -> None:
         """Log what goes wrong with the spool, once as long as it does."""
-        if complaint != self._complaint:
-            log.error("%s", complaint)
-        self._complaint = complaint
+        if problem != self._last_problem:
+            log.error("%s", problem)
+        self._last_problem = problem
 
-    async def _in_thread(self, work: Any, *arguments: Any, **options: Any) -> Any:
+    async def _run_in_thread(self, work: Any, *arguments: Any, **options: Any) -> Any:
         return await self._loop.run_in_executor(self._thread, partial(work, *arguments, **options))

@@ -51,7 +51,7 @@ def list_sources(data: Path) -> dict[str, int]:
     Raises:
         SourcesError: The file cannot be read or means nothing.
     """
-    return {name: len(hashes) for name, hashes in sorted(_read(sources_path(data)).items())}
+    return {name: len(hashes) for name, hashes in sorted(_read_sources(sources_path(data)).items())}
 
 
 def add_source(data: Path, name: str) -> str:
@@ -66,10 +66,10 @@ def add_source(data: Path, name: str) -> str:
         raise SourcesError(
             path, f"source name {name!r} must be 1 to 63 of a-z, 0-9, _ and -, and begin with neither sign"
         )
-    with _changing(path) as table:
+    with _edit_sources(path) as table:
         if name in table:
             raise SourceExistsError(path, name)
-        return _new_token(table, name)
+        return _add_token(table, name)
 
 
 def rotate_source(data: Path, name: str) -> str:
@@ -78,8 +78,8 @@ def rotate_source(data: Path, name: str) -> str:
     Raises:
         SourcesError: The file has no such source, or cannot be read or written.
     """
-    with _changing(sources_path(data), name) as table:
-        return _new_token(table, name)
+    with _edit_sources(sources_path(data), name) as table:
+        return _add_token(table, name)
 
 
 def retire_tokens(data: Path, name: str) -> int:
@@ -88,13 +88,13 @@ def retire_tokens(data: Path, name: str) -> int:
     Raises:
         SourcesError: The file has no such source, or cannot be read or written.
     """
-    with _changing(sources_path(data), name) as table:
+    with _edit_sources(sources_path(data), name) as table:
         *old, newest = table[name]
         table[name] = (newest,)
     return len(old)
 
 
-class Sources:
+class SourceRegistry:
     """The sources of a running ingest: the file's, taken up anew when it changes, and those of the settings.
 
     Args:
@@ -107,9 +107,9 @@ class Sources:
 
     def __init__(self, data: Path, fixed: str = "") -> None:
         self._path = sources_path(data)
-        self._fixed = _parse_fixed(fixed)
-        self._seen = self._stamp()
-        self._table = _merge(self._fixed, _read(self._path))
+        self._fixed = _parse_fixed_sources(fixed)
+        self._loaded_stamp = self._read_stamp()
+        self._table = _merge_sources(self._fixed, _read_sources(self._path))
         self._check_at = 0.0
 
     def __len__(self) -> int:
@@ -119,36 +119,36 @@ class Sources:
         """Return whether there is a source of that name."""
         return source in self._table
 
-    def accepts(self, source: str, token: str) -> bool:
+    def accepts_token(self, source: str, token: str) -> bool:
         """Return whether the token is valid for the source, in a time that tells nothing of either."""
-        digest = _hash(token)
+        digest = _hash_token(token)
         if time.monotonic() >= self._check_at:
-            self._refresh()
+            self._reload_if_changed()
         # A source or token that is not known may have been added within the last second.
-        return self._matches(source, digest) or (self._refresh() and self._matches(source, digest))
+        return self._has_token(source, digest) or (self._reload_if_changed() and self._has_token(source, digest))
 
-    def _matches(self, source: str, digest: bytes) -> bool:
+    def _has_token(self, source: str, digest: bytes) -> bool:
         valid = False
         for known in self._table.get(source, _NO_TOKEN):
             valid |= hmac.compare_digest(known, digest)
         return valid
 
-    def _refresh(self) -> bool:
+    def _reload_if_changed(self) -> bool:
         """Read the file if it changed, and return whether the table did."""
         self._check_at = time.monotonic() + _CHECK_EVERY_S
-        stamp = self._stamp()
-        if stamp == self._seen:
+        stamp = self._read_stamp()
+        if stamp == self._loaded_stamp:
             return False
-        self._seen = stamp
+        self._loaded_stamp = stamp
         try:
-            self._table = _merge(self._fixed, _read(self._path))
+            self._table = _merge_sources(self._fixed, _read_sources(self._path))
         except SourcesError as error:
             log.error("%s; the sources known so far stay valid", error)
             return False
         log.info("sources read anew: %d", len(self._table))
         return True
 
-    def _stamp(self) -> tuple[int, int, int] | None:
+    def _read_stamp(self) -> tuple[int, int, int] | None:
         try:
             status = self._path.stat()
         except OSError:
@@ -156,29 +156,29 @@ class Sources:
         return status.st_mtime_ns, status.st_ino, status.st_size
 
 
-def _hash(token: str) -> bytes:
+def _hash_token(token: str) -> bytes:
     return sha256(token.encode(errors="surrogatepass")).digest()
 
 
-def _merge(one: Mapping[str, Hashes], other: Mapping[str, Hashes]) -> dict[str, Hashes]:
+def _merge_sources(one: Mapping[str, Hashes], other: Mapping[str, Hashes]) -> dict[str, Hashes]:
     return {name: one.get(name, ()) + other.get(name, ()) for name in one.keys() | other.keys()}
 
 
-def _parse_fixed(text: str) -> dict[str, Hashes]:
+def _parse_fixed_sources(text: str) -> dict[str, Hashes]:
     table: dict[str, Hashes] = {}
     for number, part in enumerate(filter(None, (part.strip() for part in text.split(","))), start=1):
         name, _, token = (piece.strip() for piece in part.partition("="))
         if not _NAME.fullmatch(name) or not token:
             # The entry is not shown: where a name or a sign is missing, all of it may be the token.
             raise SourcesError(_SETTING, f"entry {number} is not of the form name=token")
-        table[name] = (*table.get(name, ()), _hash(token))
+        table[name] = (*table.get(name, ()), _hash_token(token))
     return table
 
 
-def _read(path: Path) -> dict[str, Hashes]:
+def _read_sources(path: Path) -> dict[str, Hashes]:
     try:
         content = orjson.loads(path.read_bytes())
-        return {name: _hashes(path, name, entry) for name, entry in content["sources"].items()}
+        return {name: _parse_hashes(path, name, entry) for name, entry in content["sources"].items()}
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -188,7 +188,7 @@ def _read(path: Path) -> dict[str, Hashes]:
         raise SourcesError(path, problem) from error
 
 
-def _hashes(path: Path, name: str, entry: dict[str, list[str]]) -> Hashes:
+def _parse_hashes(path: Path, name: str, entry: dict[str, list[str]]) -> Hashes:
     found = [_HASH.fullmatch(token) for token in entry["tokens"]]
     if not _NAME.fullmatch(name) or None in found:
         raise SourcesError(
@@ -197,7 +197,7 @@ def _hashes(path: Path, name: str, entry: dict[str, list[str]]) -> Hashes:
     return tuple(bytes.fromhex(match[1]) for match in found if match)
 
 
-def _write(path: Path, table: Mapping[str, Hashes]) -> None:
+def _write_sources(path: Path, table: Mapping[str, Hashes]) -> None:
     entries = {name: {"tokens": [f"sha256:{known.hex()}" for known in hashes]} for name, hashes in table.items()}
     content = orjson.dumps({"sources": entries}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     new = path.with_suffix(".json.new")
@@ -209,24 +209,24 @@ def _write(path: Path, table: Mapping[str, Hashes]) -> None:
     new.replace(path)
 
 
-def _new_token(table: dict[str, Hashes], name: str) -> str:
+def _add_token(table: dict[str, Hashes], name: str) -> str:
     token = secrets.token_urlsafe(32)
-    table[name] = (*table.get(name, ()), _hash(token))
+    table[name] = (*table.get(name, ()), _hash_token(token))
     return token
 
 
 @contextlib.contextmanager
-def _changing(path: Path, name: str | None = None) -> Iterator[dict[str, Hashes]]:
+def _edit_sources(path: Path, name: str | None = None) -> Iterator[dict[str, Hashes]]:
     """Yield the file's table, which has to hold that name, and write what is made of it; one process at a time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path.with_suffix(".json.lock"), os.O_WRONLY | os.O_CREAT, 0o600)
         with open(lock, "wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            table = _read(path)
+            table = _read_sources(path)
             if name is not None and not table.get(name):
                 raise SourcesError(path, f"there is no source {name!r} with a token; `smspulse source list` lists them")
             yield table
-            _write(path, table)
+            _write_sources(path, table)
     except OSError as error:
         raise SourcesError(path, f"cannot be written: {error.strerror}") from error

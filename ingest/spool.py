@@ -25,7 +25,7 @@ from core.records import HEADER_INGEST_ID
 from ingest.errors import SpoolError, SpoolFullError
 from ingest.settings import IngestSettings
 
-_ROOM_BYTES: Final = 1_048_576
+_MIN_FREE_BYTES: Final = 1_048_576
 """With less room than this, another webhook may not fit."""
 _SHRINK_FROM_PAGES: Final = 1_000
 _LARGE_ROW_BYTES: Final = 4_194_304
@@ -51,7 +51,7 @@ _STATE: Final = """
 """
 
 
-class Webhook(NamedTuple):
+class WebhookRecord(NamedTuple):
     """One record of `sms.raw`, see `core.records`. `received_at` is in milliseconds since 1970 UTC."""
 
     key: bytes | None
@@ -66,13 +66,14 @@ class SpoolState(NamedTuple):
     webhooks: int
     size: int
     oldest_s: float
-    full: str | None
+    full_reason: str | None
 
 
-class Spool:
+class WebhookSpool:
     """The spool of a data folder.
 
-    What writes, and `read`, blocks on the disk and belongs to one thread; the rest is quick and for any one other.
+    Methods that write, and `read_webhooks`, block on the disk and belong to one thread. The others are quick, and one
+    other thread may call them.
 
     Args:
         data: The data folder; the spool is in `spool/` there.
@@ -85,22 +86,22 @@ class Spool:
     def __init__(self, data: Path, settings: IngestSettings) -> None:
         self._folder = data / "spool"
         self._settings = settings
-        self._held = False
+        self._is_held = False
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._write_lock = os.open(self._folder / "write.lock", os.O_RDWR | os.O_CREAT, 0o600)
             self._forward_lock = os.open(self._folder / "forward.lock", os.O_RDWR | os.O_CREAT, 0o600)
-            with self._locked():
-                self._db = self._open()
+            with self._lock_writes():
+                self._db = self._open_database()
                 self._db.execute(_SCHEMA)
-                self._reader = self._open()
+                self._reader = self._open_database()
                 self.is_empty()
             for folder in (self._folder, data):
                 _fsync_folder(folder)
         except (OSError, sqlite3.Error) as error:
             raise SpoolError(self._folder, str(error)) from error
 
-    def _open(self) -> sqlite3.Connection:
+    def _open_database(self) -> sqlite3.Connection:
         path = self._folder / "spool.sqlite"
         path.touch(mode=0o600)
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -111,7 +112,7 @@ class Spool:
         return db
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _lock_writes(self) -> Iterator[None]:
         """Let one process at a time write.
 
         SQLite's own lock would have the others poll, and up to 3.51.2 it lets two checkpoints and a write damage the
@@ -121,28 +122,28 @@ class Spool:
         try:
             yield
         finally:
-            if not self._held:
+            if not self._is_held:
                 fcntl.flock(self._write_lock, fcntl.LOCK_UN)
 
-    def hold(self) -> None:
-        """Have the other processes' writes wait until `release`."""
+    def block_writers(self) -> None:
+        """Have the other processes' writes wait until `unblock_writers`."""
         fcntl.flock(self._write_lock, fcntl.LOCK_EX)
-        self._held = True
+        self._is_held = True
 
-    def release(self) -> None:
+    def unblock_writers(self) -> None:
         """Let them write again, if they were held."""
-        self._held = False
+        self._is_held = False
         fcntl.flock(self._write_lock, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close it; nothing else may be called afterwards."""
-        with self._locked():  # the last connection writes a checkpoint
+        with self._lock_writes():  # the last connection writes a checkpoint
             self._reader.close()
             self._db.close()
         os.close(self._write_lock)
         os.close(self._forward_lock)
 
-    def append(self, webhooks: Sequence[Webhook], *, unless_empty: bool = False) -> bool:
+    def append(self, webhooks: Sequence[WebhookRecord], *, unless_empty: bool = False) -> bool:
         """Store webhooks behind all others, durably; return whether it did.
 
         Args:
@@ -152,12 +153,12 @@ class Spool:
         Raises:
             SpoolFullError: There is no room; nothing was stored, or nobody knows.
         """
-        data = _row(webhooks)
+        data = _encode_row(webhooks)
         try:
-            with self._locked():
-                if unless_empty and _is_empty(self._db):
+            with self._lock_writes():
+                if unless_empty and _is_spool_empty(self._db):
                     return False
-                if (full := self._state(self._db, len(data)).full) is not None:
+                if (full := self._compute_state(self._db, len(data)).full_reason) is not None:
                     raise SpoolFullError(full)
                 self._db.execute(
                     "INSERT INTO spool SELECT coalesce(max(seq), 0) + ?, ?, ?, ? FROM spool",
@@ -168,18 +169,18 @@ class Spool:
             raise SpoolFullError(msg) from error
         return True
 
-    def read(self, after: int, webhooks: int) -> tuple[int, list[Webhook]]:
+    def read_webhooks(self, after: int, webhooks: int) -> tuple[int, list[WebhookRecord]]:
         """Return the oldest webhooks behind a seq, up to a row of more than so many, and the seq of the last.
 
         Raises:
             SpoolError: The spool cannot be read.
         """
-        found: list[Webhook] = []
+        found: list[WebhookRecord] = []
         try:
             rows = self._db.execute("SELECT seq, data FROM spool WHERE seq > ? ORDER BY seq", (after,))
             for seq, data in rows:
                 after = seq
-                found += map(_webhook, orjson.loads(data))
+                found += map(_decode_webhook, orjson.loads(data))
                 if len(found) >= webhooks or len(data) > _LARGE_ROW_BYTES:
                     break
             rows.close()
@@ -187,23 +188,23 @@ class Spool:
             raise SpoolError(self._folder, str(error)) from error
         return after, found
 
-    def forget(self, up_to: int) -> None:
+    def delete_forwarded(self, up_to: int) -> None:
         """Delete the webhooks up to a seq, and give the disk back what a spool that is empty now does not need.
 
         Raises:
             SpoolError: It cannot be written; the webhooks are still there.
         """
         try:
-            with self._locked():
+            with self._lock_writes():
                 self._db.execute("DELETE FROM spool WHERE seq <= ?", (up_to,))
-                if self._db.execute(_STATE).fetchone()[2] > _SHRINK_FROM_PAGES and _is_empty(self._db):
+                if self._db.execute(_STATE).fetchone()[2] > _SHRINK_FROM_PAGES and _is_spool_empty(self._db):
                     with contextlib.suppress(sqlite3.Error):  # it is tried again next time
                         self._db.execute("VACUUM")
                         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except (OSError, sqlite3.Error) as error:
             raise SpoolError(self._folder, str(error)) from error
 
-    def rewrite(self, change: Callable[[Webhook], Webhook]) -> int:
+    def rewrite_webhooks(self, change: Callable[[WebhookRecord], WebhookRecord]) -> int:
         """Put others in the place of webhooks, so that no byte of the old ones stays; return how many were changed.
 
         Raises:
@@ -211,13 +212,13 @@ class Spool:
         """
         changed = 0
         try:
-            with self._locked():
+            with self._lock_writes():
                 self._db.execute("PRAGMA secure_delete = ON")
                 for seq, data in self._db.execute("SELECT seq, data FROM spool ORDER BY seq").fetchall():
-                    old = [*map(_webhook, orjson.loads(data))]
+                    old = [*map(_decode_webhook, orjson.loads(data))]
                     new = [*map(change, old)]
                     if new != old:
-                        self._db.execute("UPDATE spool SET data = ? WHERE seq = ?", (_row(new), seq))
+                        self._db.execute("UPDATE spool SET data = ? WHERE seq = ?", (_encode_row(new), seq))
                         changed += sum(a != b for a, b in zip(old, new, strict=True))
                 self._db.execute("PRAGMA busy_timeout = 5000")
                 self._db.execute("VACUUM")
@@ -228,7 +229,7 @@ class Spool:
         return changed
 
     @contextlib.contextmanager
-    def forwarding(self) -> Iterator[bool]:
+    def lock_forwarding(self) -> Iterator[bool]:
         """Say whether this process may forward now, and let no other one do so meanwhile."""
         try:
             fcntl.flock(self._forward_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -244,18 +245,18 @@ class Spool:
 
     def is_empty(self) -> bool:
         """Say whether there is nothing in it, of this process or of any other."""
-        return _is_empty(self._reader)
+        return _is_spool_empty(self._reader)
 
-    def state(self) -> SpoolState:
+    def read_state(self) -> SpoolState:
         """Return what is in it."""
-        return self._state(self._reader, _ROOM_BYTES)
+        return self._compute_state(self._reader, _MIN_FREE_BYTES)
 
-    def _state(self, db: sqlite3.Connection, room: int) -> SpoolState:
+    def _compute_state(self, db: sqlite3.Connection, room: int) -> SpoolState:
         webhooks, first_at, _, size = db.execute(_STATE).fetchone()
         oldest_s = 0.0 if first_at is None else max(time.time() - first_at / 1000, 0.0)
-        return SpoolState(webhooks, size, oldest_s, self._full(size + room, oldest_s, room))
+        return SpoolState(webhooks, size, oldest_s, self._find_full_reason(size + room, oldest_s, room))
 
-    def _full(self, size: int, oldest_s: float, room: int) -> str | None:
+    def _find_full_reason(self, size: int, oldest_s: float, room: int) -> str | None:
         settings = self._settings
         if size > settings.spool_max_bytes:
             return "the spool is full"
@@ -267,7 +268,7 @@ class Spool:
         return None
 
 
-def spooled_ids(data: Path) -> list[str]:
+def read_spooled_ids(data: Path) -> list[str]:
     """Return the ingest_ids in the spool of a data folder, while others write and forward.
 
     Raises:
@@ -280,46 +281,48 @@ def spooled_ids(data: Path) -> list[str]:
     except PermissionError as error:
         raise SpoolError(path.parent, os.strerror(errno.EACCES)) from error
     try:
-        with _reading(path) as db:
-            rows = [_webhook(row) for (data_,) in db.execute("SELECT data FROM spool") for row in orjson.loads(data_)]
+        with _open_read_only(path) as db:
+            rows = [
+                _decode_webhook(row) for (data_,) in db.execute("SELECT data FROM spool") for row in orjson.loads(data_)
+            ]
     except (orjson.JSONDecodeError, sqlite3.Error) as error:
         raise SpoolError(path.parent, str(error)) from error
     return [dict(webhook.headers)[HEADER_INGEST_ID].decode() for webhook in rows]
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+def _open_read_only(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a spool to read it, also where nothing can be written.
 
     Raises:
         sqlite3.Error: It cannot be read.
     """
     with contextlib.ExitStack() as stack:
-        db = stack.enter_context(_connected(path, "mode=ro"))
+        db = stack.enter_context(_connect_spool(path, "mode=ro"))
         try:
-            _is_empty(db)
+            _is_spool_empty(db)
         except sqlite3.OperationalError:
             # On a read-only mount SQLite cannot make the index of the write-ahead log, which the last writer removed.
             log_file = path.with_name(f"{path.name}-wal")
             if not log_file.exists():
-                db = stack.enter_context(_connected(path, "immutable=1"))
+                db = stack.enter_context(_connect_spool(path, "immutable=1"))
             else:  # of a writer that was killed
                 copy = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 for file in (path, log_file):
                     shutil.copy(file, copy)
-                db = stack.enter_context(_connected(copy / path.name, "mode=rw"))
+                db = stack.enter_context(_connect_spool(copy / path.name, "mode=rw"))
         yield db
 
 
-def _connected(path: Path, option: str) -> "contextlib.closing[sqlite3.Connection]":
+def _connect_spool(path: Path, option: str) -> "contextlib.closing[sqlite3.Connection]":
     return contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?{option}", uri=True))
 
 
-def _is_empty(db: sqlite3.Connection) -> bool:
+def _is_spool_empty(db: sqlite3.Connection) -> bool:
     return db.execute("SELECT 1 FROM spool LIMIT 1").fetchone() is None
 
 
-def _row(webhooks: Sequence[Webhook]) -> bytes:
+def _encode_row(webhooks: Sequence[WebhookRecord]) -> bytes:
     # Latin-1 is a character a byte, so JSON holds any body exactly.
     return orjson.dumps(
         [
@@ -334,9 +337,9 @@ def _row(webhooks: Sequence[Webhook]) -> bytes:
     )
 
 
-def _webhook(row: list[Any]) -> Webhook:
+def _decode_webhook(row: list[Any]) -> WebhookRecord:
     key, body, headers, received_at = row
-    return Webhook(
+    return WebhookRecord(
         key.encode("latin-1") if key is not None else None,
         body.encode("latin-1"),
         [(name, value.encode("latin-1")) for name, value in headers],

@@ -18,7 +18,7 @@ _FAILED: Final = (
 _ENDED: Final = "sum(rate(smspulse_stream_messages_ended_total[$__rate_interval]))"
 
 
-def _percentile(step: str, share: float) -> str:
+def _percentile_query(step: str, share: float) -> str:
     return (
         f"histogram_quantile({share}, sum by (le) "
         f'(rate(smspulse_stream_latency_seconds_bucket{{step="{step}"}}[$__rate_interval])))'
@@ -32,8 +32,16 @@ PANELS: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
         {"{{outcome}}": "60 * sum by (outcome) (rate(smspulse_stream_messages_ended_total[$__rate_interval]))"},
     ),
     ("Failures / ended", "percentunit", {"failed": f"{_FAILED} / {_ENDED}"}),
-    ("Sent to delivered", "s", {f"p{share * 100:g}": _percentile("network", share) for share in (0.5, 0.95, 0.99)}),
-    ("First report to end", "s", {f"p{share * 100:g}": _percentile("total", share) for share in (0.5, 0.95, 0.99)}),
+    (
+        "Sent to delivered",
+        "s",
+        {f"p{share * 100:g}": _percentile_query("network", share) for share in (0.5, 0.95, 0.99)},
+    ),
+    (
+        "First report to end",
+        "s",
+        {f"p{share * 100:g}": _percentile_query("total", share) for share in (0.5, 0.95, 0.99)},
+    ),
     (
         "Webhooks a second, by answer",
         "reqps",
@@ -84,7 +92,7 @@ PANELS: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
 """Title, unit and queries by legend of each panel."""
 
 
-def dashboard() -> dict[str, Any]:
+def build_dashboard() -> dict[str, Any]:
     """Return the dashboard as Grafana imports it."""
     source = {"type": "prometheus", "uid": "${source}"}
     colours = [
@@ -125,4 +133,4 @@ def dashboard() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(dashboard(), indent=1))  # noqa: T201 - its output
+    print(json.dumps(build_dashboard(), indent=1))  # noqa: T201 - its output

@@ -19,7 +19,7 @@ with app.setup(hide_code=True):
     import altair as alt
     import marimo as mo
 
-    from notebooks.common import COLOURS, Choice, begin, look, show, times
+    from notebooks.common import COLOURS, NotebookFilter, build_controls, show_header, show_pieces, time_axis
     from warehouse.reader import query
 
 
@@ -32,15 +32,15 @@ def _():
 @app.cell(hide_code=True)
 def _(data):
     question = "Were the alerts right?"
-    problem, picked = look(data, days=30)
-    begin(question, problem, picked)
+    problem, picked = build_controls(data, days=30)
+    show_header(question, problem, picked)
     return picked, problem, question
 
 
 @app.cell(hide_code=True)
 def _(picked, problem):
     mo.stop(bool(problem))
-    choice = Choice(**picked.value)
+    choice = NotebookFilter(**picked.value)
     return (choice,)
 
 
@@ -82,12 +82,12 @@ def _(choice, data):
 @app.cell(hide_code=True)
 def _(alerts, choice):
     if alerts.empty:
-        verdict = f"No alert fired in the {choice.span}."
+        verdict = f"No alert fired in the {choice.time_span}."
     else:
         _often = alerts["place"].value_counts()
         _firing = int(alerts["is_firing"].sum())
         verdict = (
-            f"**{len(alerts):,} alerts fired in the {choice.span}**, and {_firing:,} of them still fire. "
+            f"**{len(alerts):,} alerts fired in the {choice.time_span}**, and {_firing:,} of them still fire. "
             f"Most often: {_often.index[0]}, {_often.iloc[0]:,} of them. Half of them fired "
             f"{alerts['noticed_after_min'].median():.1f} minutes or less after it is thought to have begun."
         )
@@ -103,7 +103,7 @@ def _(alerts, verdict):
         phase=alerts["is_firing"].map({True: "fires", False: "resolved"}),
     )
     _base = alt.Chart(_frame).encode(
-        x=times("fired_at", "firing"),
+        x=time_axis("fired_at", "firing"),
         y=alt.Y("alert:N", title=None, axis=alt.Axis(labelLimit=330)),
         color=alt.Color("phase:N", legend=_legend, scale=alt.Scale(domain=_classes, range=[COLOURS[1], COLOURS[0]])),
         tooltip=[
@@ -128,7 +128,7 @@ was mended ends by itself; one whose failures stay ends after a week, as the new
 has the evidence, and the runbooks what to do.
 """,
     ]
-    show(pieces)
+    show_pieces(pieces)
     return (pieces,)
 
 

@@ -15,7 +15,7 @@ from warehouse.reader import query
 
 COLOURS: Final = ["#0072B2", "#D55E00", "#E69F00", "#CC79A7", "#009E73", "#999999"]
 """Colours of Okabe and Ito, which the colour-blind tell apart and which show on white and on black."""
-_SHARES: Final = ("share", "ratio", "per_", " / ", "baseline")
+_SHARE_COLUMN_PARTS: Final = ("share", "ratio", "per_", " / ", "baseline")
 """What is in the name of a column of shares."""
 
 Piece = str | pd.DataFrame | alt.TopLevelMixin
@@ -23,7 +23,7 @@ Piece = str | pd.DataFrame | alt.TopLevelMixin
 
 
 @dataclass(frozen=True)
-class Choice:
+class NotebookFilter:
     """What somebody wants to see.
 
     Args:
@@ -42,12 +42,12 @@ class Choice:
     step: str = "total"
 
     @property
-    def span(self) -> str:
+    def time_span(self) -> str:
         """The time in words."""
         return f"{'24 hours' if self.days == 1 else f'{self.days} days'} up to {self.until:%d %b %Y}"
 
 
-def look(
+def build_controls(
     data: Path, days: int = 7, places: Sequence[str] = ("source", "device", "channel"), **further: Any
 ) -> tuple[str, mo.ui.dictionary | None]:
     """Return what keeps a notebook from showing anything, in Markdown (empty if nothing does), and what to choose by.
@@ -56,7 +56,7 @@ def look(
         data: The data folder.
         days: Chosen at first.
         places: Which of source, device and channel can be chosen.
-        further: Elements by fields of `Choice`.
+        further: Elements by fields of `NotebookFilter`.
     """
     sql = """
         SELECT
@@ -87,13 +87,13 @@ def look(
     return "", mo.ui.dictionary(elements)
 
 
-def begin(question: str, problem: str, picked: mo.ui.dictionary | None = None) -> Any:
+def show_header(question: str, problem: str, picked: mo.ui.dictionary | None = None) -> Any:
     """Return the head of a notebook: its question, and what is to be chosen or what is in the way."""
     below = [] if picked is None else [picked.hstack(justify="start", wrap=True)]
     return mo.vstack([mo.md(f"# {question}"), *([mo.callout(mo.md(problem), kind="warn")] if problem else below)])
 
 
-def chosen(data: Path, sql: str, choice: Choice, **parameters: Any) -> pd.DataFrame:
+def query_chosen_messages(data: Path, sql: str, choice: NotebookFilter, **parameters: Any) -> pd.DataFrame:
     """Query the view `messages`, cut down to the outgoing ones of a choice.
 
     Args:
@@ -124,7 +124,7 @@ def chosen(data: Path, sql: str, choice: Choice, **parameters: Any) -> pd.DataFr
     return query(data, cut + sql, {name: getattr(choice, name) for name in names} | parameters)
 
 
-def times(field: str, title: str) -> alt.X:
+def time_axis(field: str, title: str) -> alt.X:
     """Return an axis of times in UTC."""
     clock = "utchours(datum.value) || utcminutes(datum.value)"
     words = f"utcFormat(datum.value, {clock} ? '%H:%M' : '%d %b')"
@@ -132,15 +132,15 @@ def times(field: str, title: str) -> alt.X:
     return alt.X(f"{field}:T", title=f"{title} (UTC)", scale=alt.Scale(type="utc"), axis=axis)
 
 
-def readable(frame: pd.DataFrame) -> pd.DataFrame:
+def readable_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a table as people read it: shares in per cent, times in UTC, nothing for null."""
 
-    def text(name: str, value: Any, *, whole: bool, days: bool) -> Any:
+    def format_cell(name: str, value: Any, *, whole: bool, days: bool) -> Any:
         if pd.api.types.is_scalar(value) and pd.isna(value):
             return ""
         if isinstance(value, pd.Timestamp):
             return f"{value:%Y-%m-%d}" if days else f"{value:%Y-%m-%d %H:%M:%S}"
-        if isinstance(value, float) and any(part in name for part in _SHARES):
+        if isinstance(value, float) and any(part in name for part in _SHARE_COLUMN_PARTS):
             return f"{value:.1%}"
         if isinstance(value, float):
             return int(value) if whole else f"{value:,.1f}"  # numbers with a null among them are floats in pandas
@@ -150,11 +150,11 @@ def readable(frame: pd.DataFrame) -> pd.DataFrame:
     for name, column in frame.items():
         whole = bool(pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all())
         days = bool(pd.api.types.is_datetime64_any_dtype(column) and (column == column.dt.normalize()).all())
-        columns[name] = [text(str(name), value, whole=whole, days=days) for value in column]
+        columns[name] = [format_cell(str(name), value, whole=whole, days=days) for value in column]
     return pd.DataFrame(columns, dtype=object)
 
 
-def show(pieces: Sequence[Piece]) -> Any:
+def show_pieces(pieces: Sequence[Piece]) -> Any:
     """Return what a notebook found, as marimo shows it; pictures follow the page's theme, light or dark."""
     shown = []
     for piece in pieces:
@@ -163,7 +163,7 @@ def show(pieces: Sequence[Piece]) -> Any:
         elif isinstance(piece, pd.DataFrame):
             shown.append(
                 mo.ui.table(
-                    readable(piece),
+                    readable_table(piece),
                     show_column_summaries=False,
                     show_data_types=False,
                     page_size=20,

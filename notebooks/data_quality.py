@@ -19,7 +19,7 @@ with app.setup(hide_code=True):
     import altair as alt
     import marimo as mo
 
-    from notebooks.common import COLOURS, Choice, begin, look, show
+    from notebooks.common import COLOURS, NotebookFilter, build_controls, show_header, show_pieces
     from warehouse.reader import query
 
 
@@ -32,15 +32,15 @@ def _():
 @app.cell(hide_code=True)
 def _(data):
     question = "Can the numbers be trusted?"
-    problem, picked = look(data, places=["source"])
-    begin(question, problem, picked)
+    problem, picked = build_controls(data, places=["source"])
+    show_header(question, problem, picked)
     return picked, problem, question
 
 
 @app.cell(hide_code=True)
 def _(picked, problem):
     mo.stop(bool(problem))
-    choice = Choice(**picked.value)
+    choice = NotebookFilter(**picked.value)
     return (choice,)
 
 
@@ -69,7 +69,7 @@ def _(checks, choice, dead, differing, quality):
     _all, _dead = int(quality["webhooks"].sum()), int(dead["dead_letters"].sum())
     failed = checks[~checks["success"].astype(bool)]
 
-    def _share(name):
+    def _describe_share(name):
         return f"{quality[name].sum():,} {name} ({quality[name].sum() / _all:.1%})"
 
     _checked = (
@@ -79,8 +79,8 @@ def _(checks, choice, dead, differing, quality):
         f"{checks['checked_at'].max():%d %b %H:%M} UTC. "
     )
     verdict = (
-        f"**{_all:,} webhooks in the {choice.span}**: "
-        + ", ".join(_share(name) for name in ("duplicates", "unreadable", "flawed", "unknown"))
+        f"**{_all:,} webhooks in the {choice.time_span}**: "
+        + ", ".join(_describe_share(name) for name in ("duplicates", "unreadable", "flawed", "unknown"))
         + f". {_dead:,} records are dead letters. {_checked}"
         + (
             f"**{differing:,} messages differ** from what follows from the log: see `rebuild_differences`."
@@ -88,7 +88,7 @@ def _(checks, choice, dead, differing, quality):
             else "No message differs from what follows from the log, as far as `smspulse rebuild` has compared."
         )
         if _all
-        else f"No webhook in the {choice.span}. {_checked}"
+        else f"No webhook in the {choice.time_span}. {_checked}"
     )
     return failed, verdict
 
@@ -123,7 +123,7 @@ def _(dead, failed, fresh, quality, verdict):
 read, *unknown* ones an undocumented status, *unreadable* ones are dead letters. `smspulse check` judges them.
 """,
     ]
-    show(pieces)
+    show_pieces(pieces)
     return (pieces,)
 
 

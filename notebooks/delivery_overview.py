@@ -19,8 +19,16 @@ with app.setup(hide_code=True):
     import altair as alt
     import marimo as mo
 
-    from notebooks.common import COLOURS, Choice, begin, chosen, look, show, times
-    from warehouse.catalog import rates
+    from notebooks.common import (
+        COLOURS,
+        NotebookFilter,
+        build_controls,
+        query_chosen_messages,
+        show_header,
+        show_pieces,
+        time_axis,
+    )
+    from warehouse.catalog import rate_columns_sql
 
 
 @app.cell
@@ -32,25 +40,25 @@ def _():
 @app.cell(hide_code=True)
 def _(data):
     question = "How many messages arrive?"
-    problem, picked = look(data)
-    begin(question, problem, picked)
+    problem, picked = build_controls(data)
+    show_header(question, problem, picked)
     return picked, problem, question
 
 
 @app.cell(hide_code=True)
 def _(picked, problem):
     mo.stop(bool(problem))
-    choice = Choice(**picked.value)
+    choice = NotebookFilter(**picked.value)
     return (choice,)
 
 
 @app.cell(hide_code=True)
 def _(choice, data):
     # A row an hour up to two days, else a row a day; and one of all.
-    delivery = chosen(
+    delivery = query_chosen_messages(
         data,
         f"""
-        SELECT *, {rates()}
+        SELECT *, {rate_columns_sql()}
         FROM (
             SELECT
                 time,
@@ -65,7 +73,7 @@ def _(choice, data):
         """,  # noqa: S608 - SQL of ours
         choice,
     )
-    outcomes = chosen(
+    outcomes = query_chosen_messages(
         data,
         """
         SELECT
@@ -85,12 +93,12 @@ def _(choice, data):
 def _(choice, delivery):
     _all = delivery.iloc[0]
     if not _all.attempted:
-        verdict = f"No message in the {choice.span}: choose another device or source."
+        verdict = f"No message in the {choice.time_span}: choose another device or source."
     elif not _all.ended:
-        verdict = f"None of {_all.attempted:,} messages has ended in the {choice.span}."
+        verdict = f"None of {_all.attempted:,} messages has ended in the {choice.time_span}."
     else:
         verdict = (
-            f"**{_all.delivered_per_ended:.1%} of the messages that ended were delivered** in the {choice.span}: "
+            f"**{_all.delivered_per_ended:.1%} of the messages that ended were delivered** in the {choice.time_span}: "
             f"{_all.delivered:,} of {_all.ended:,} (95 % interval {_all.delivered_per_ended_low:.1%} to "
             f"{_all.delivered_per_ended_high:.1%}). Of all {_all.attempted:,} attempted it is "
             f"{_all.delivered_per_attempted:.1%}, and {_all.open_share:.1%} are open."
@@ -101,7 +109,7 @@ def _(choice, delivery):
 @app.cell(hide_code=True)
 def _(delivery, outcomes, verdict):
     _bins = delivery[delivery["time"].notna() & (delivery["ended"] > 0)]
-    _base = alt.Chart(_bins).encode(x=times("time", "first report"))
+    _base = alt.Chart(_bins).encode(x=time_axis("time", "first report"))
     _axis = alt.Axis(format=".0%", title="delivered / ended, with its 95 % interval")
     _band = _base.mark_rule(strokeWidth=3, color=COLOURS[0], opacity=0.4).encode(
         y=alt.Y("delivered_per_ended_low:Q", axis=_axis, scale=alt.Scale(zero=False, domainMax=1)),
@@ -120,7 +128,7 @@ def _(delivery, outcomes, verdict):
 failed or expired; what is open is in no share but its own, so the newest hours look better or worse than they will.
 """,
     ]
-    show(pieces)
+    show_pieces(pieces)
     return (pieces,)
 
 

@@ -20,8 +20,15 @@ with app.setup(hide_code=True):
     import altair as alt
     import marimo as mo
 
-    from notebooks.common import COLOURS, Choice, begin, chosen, look, show
-    from warehouse.catalog import rates
+    from notebooks.common import (
+        COLOURS,
+        NotebookFilter,
+        build_controls,
+        query_chosen_messages,
+        show_header,
+        show_pieces,
+    )
+    from warehouse.catalog import rate_columns_sql
 
 
 @app.cell
@@ -33,22 +40,22 @@ def _():
 @app.cell(hide_code=True)
 def _(data):
     question = "Which phone is failing?"
-    problem, picked = look(data)
-    begin(question, problem, picked)
+    problem, picked = build_controls(data)
+    show_header(question, problem, picked)
     return picked, problem, question
 
 
 @app.cell(hide_code=True)
 def _(picked, problem):
     mo.stop(bool(problem))
-    choice = Choice(**picked.value)
+    choice = NotebookFilter(**picked.value)
     return (choice,)
 
 
 @app.cell(hide_code=True)
 def _(choice, data):
     # A row a phone, of one that was chosen a row a channel; the surest to be bad first, whose interval ends lowest.
-    devices = chosen(
+    devices = query_chosen_messages(
         data,
         f"""
         , counted AS (
@@ -67,7 +74,7 @@ def _(choice, data):
             GROUP BY ALL
         ),
         rated AS (
-            SELECT *, {rates()}, sum(delivered) OVER () / nullif(sum(ended) OVER (), 0) AS fleet_rate
+            SELECT *, {rate_columns_sql()}, sum(delivered) OVER () / nullif(sum(ended) OVER (), 0) AS fleet_rate
             FROM counted
         )
         SELECT
@@ -96,7 +103,7 @@ def _(choice, devices):
     failing = devices[devices["is_failing"]]
     phones = devices[devices["device_id"].notna() & (devices["ended"] > 0)]
 
-    def _describe(row):
+    def _describe_phone(row):
         cause = f", failures mostly `{row.top_failure}`" if isinstance(row.top_failure, str) else ""
         return (
             f"of its {row.ended:,} ended messages {row.rate:.1%} were delivered "
@@ -104,20 +111,20 @@ def _(choice, devices):
         )
 
     if phones.empty:
-        verdict = f"No message of a phone has ended in the {choice.span}, so nothing can be said yet."
+        verdict = f"No message of a phone has ended in the {choice.time_span}, so nothing can be said yet."
     elif len(failing):
         _worst, _more = failing.iloc[0], len(failing) - 1
-        verdict = f"**Failing: {_worst.phone}**: {_describe(_worst)} "
-        verdict += f"The fleet delivered {_worst.fleet_rate:.1%} in the {choice.span}."
+        verdict = f"**Failing: {_worst.phone}**: {_describe_phone(_worst)} "
+        verdict += f"The fleet delivered {_worst.fleet_rate:.1%} in the {choice.time_span}."
         verdict += f" {_more} more are failing, {failing.iloc[1].phone} next to it." if _more else ""
     elif len(phones) == 1 and choice.device is None:
         _worst = phones.iloc[0]
-        verdict = f"There is one phone, and none to compare it with. **{_worst.phone}**: {_describe(_worst)}"
+        verdict = f"There is one phone, and none to compare it with. **{_worst.phone}**: {_describe_phone(_worst)}"
     else:
         _worst = phones.iloc[0]
         verdict = (
             f"**No phone stands out.** The fleet delivered {_worst.fleet_rate:.1%} of the messages that ended in the "
-            f"{choice.span}. Lowest: {_worst.phone}: {_describe(_worst)}"
+            f"{choice.time_span}. Lowest: {_worst.phone}: {_describe_phone(_worst)}"
         )
     return failing, verdict
 
@@ -198,7 +205,7 @@ share: a phone that died shows by *open share* and *last seen*. A message counts
 report names. Choose a device to see its channels, the SIM cards, beside the fleet.
 """,
     ]
-    show(pieces)
+    show_pieces(pieces)
     return (pieces,)
 
 

@@ -21,7 +21,7 @@ with app.setup(hide_code=True):
     import duckdb
     import marimo as mo
 
-    from notebooks.common import begin, look, show
+    from notebooks.common import build_controls, show_header, show_pieces
     from warehouse.reader import query
 
 
@@ -34,8 +34,8 @@ def _():
 @app.cell(hide_code=True)
 def _(data):
     question = "First steps in SQL"
-    problem, _ = look(data)
-    begin(question, problem)
+    problem, _ = build_controls(data)
+    show_header(question, problem)
     return problem, question
 
 
@@ -96,7 +96,7 @@ def _(data, lessons):
     pieces = [f"**{verdict}** Every view is in the data dictionary; any DuckDB opens `smspulse.duckdb` beside it."]
     for _question, _frame in answers.items():
         pieces += [f"## {_question}\n```sql\n{lessons[_question]}\n```", _frame]
-    show(pieces)
+    show_pieces(pieces)
     return answers, pieces, verdict
 
 

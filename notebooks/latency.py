@@ -19,7 +19,15 @@ with app.setup(hide_code=True):
     import altair as alt
     import marimo as mo
 
-    from notebooks.common import COLOURS, Choice, begin, chosen, look, show, times
+    from notebooks.common import (
+        COLOURS,
+        NotebookFilter,
+        build_controls,
+        query_chosen_messages,
+        show_header,
+        show_pieces,
+        time_axis,
+    )
 
     STEPS = {"first report to end": "total", "queue": "queue", "phone": "device", "network": "network"}
 
@@ -33,22 +41,22 @@ def _():
 @app.cell(hide_code=True)
 def _(data):
     question = "How long do messages take?"
-    problem, picked = look(data, step=mo.ui.dropdown(STEPS, value="first report to end", label="Step"))
-    begin(question, problem, picked)
+    problem, picked = build_controls(data, step=mo.ui.dropdown(STEPS, value="first report to end", label="Step"))
+    show_header(question, problem, picked)
     return picked, problem, question
 
 
 @app.cell(hide_code=True)
 def _(picked, problem):
     mo.stop(bool(problem))
-    choice = Choice(**picked.value)
+    choice = NotebookFilter(**picked.value)
     return (choice,)
 
 
 @app.cell(hide_code=True)
 def _(choice, data):
     # A row an hour up to two days, else a row a day; and one of all.
-    latency = chosen(
+    latency = query_chosen_messages(
         data,
         """
         SELECT
@@ -86,9 +94,9 @@ def _(choice, latency):
     verdict = (
         f"**Half of the messages spent {_all.p50:.1f} s or less {_names.get(choice.step, 'in the network')}**, "
         f"95 of 100 {_all.p95:.1f} s or less, 99 of 100 {_all.p99:.1f} s or less: {_all.messages:,} messages in the "
-        f"{choice.span}, {_all.within_10_s:.1%} of them within 10 s."
+        f"{choice.time_span}, {_all.within_10_s:.1%} of them within 10 s."
         if _all.messages
-        else f"No message of the {choice.span} has this latency: a report of the step's begin or end is missing."
+        else f"No message of the {choice.time_span} has this latency: a report of the step's begin or end is missing."
     )
     return (verdict,)
 
@@ -106,7 +114,7 @@ def _(latency, verdict):
         alt.Chart(_bins)
         .mark_line(point=True)
         .encode(
-            x=times("time", "first report"),
+            x=time_axis("time", "first report"),
             y=alt.Y("seconds:Q", title="latency", scale=alt.Scale(type="symlog", constant=1), axis=_axis),
             color=alt.Color("percentile:N", scale=alt.Scale(domain=_names, range=COLOURS[:3])),
             shape=alt.Shape("percentile:N", scale=alt.Scale(domain=_names)),
@@ -122,7 +130,7 @@ received*: a gateway that reports late makes them longer. A step whose report is
 before it, is left out.
 """,
     ]
-    show(pieces)
+    show_pieces(pieces)
     return (pieces,)
 
 

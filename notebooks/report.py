@@ -13,13 +13,13 @@ from typing import Final
 
 import pandas as pd
 
-from notebooks.common import readable
+from notebooks.common import readable_table
 
-NAMES: Final = ("device_health", "delivery_overview", "latency", "alert_review", "data_quality", "first_steps")
-_MOST_ROWS: Final = 30
+NOTEBOOK_NAMES: Final = ("device_health", "delivery_overview", "latency", "alert_review", "data_quality", "first_steps")
+_MAX_ROWS: Final = 30
 
 
-def report(name: str, data: Path) -> dict[str, str]:
+def render_notebook(name: str, data: Path) -> dict[str, str]:
     """Execute a notebook; return the texts of the files that show it: its Markdown and its pictures as SVG."""
     _, found = importlib.import_module(f"notebooks.{name}").app.run(defs={"data": data})
     told = f"What `marimo run notebooks/{name}.py` shows, without what can be chosen there."
@@ -28,37 +28,39 @@ def report(name: str, data: Path) -> dict[str, str]:
         if isinstance(piece, str):
             parts.append(piece.strip())
         elif isinstance(piece, pd.DataFrame):
-            parts.append(_table(piece))
+            parts.append(_markdown_table(piece))
         else:
             picture = f"{name}{len(files) or ''}.svg"
-            files[picture] = _svg(piece)
+            files[picture] = _chart_svg(piece)
             parts.append(f"![{found['question']}]({picture})")
     return {f"{name}.md": "\n\n".join(parts) + "\n", **files}
 
 
-def _svg(chart: object) -> str:
+def _chart_svg(chart: object) -> str:
     text = io.StringIO()
     chart.properties(background="white").configure_view(stroke=None).save(text, format="svg")  # type: ignore[attr-defined]
     return text.getvalue()
 
 
-def _table(frame: pd.DataFrame) -> str:
+def _markdown_table(frame: pd.DataFrame) -> str:
     lines = [list(frame), ["---"] * len(frame.columns)]
-    lines += readable(frame.head(_MOST_ROWS)).to_numpy().tolist()
+    lines += readable_table(frame.head(_MAX_ROWS)).to_numpy().tolist()
     rows = [
         "| " + " | ".join(str(cell).replace("|", "\\|").replace("_", "\\_") for cell in line) + " |" for line in lines
     ]
-    rest = len(frame) - _MOST_ROWS
+    rest = len(frame) - _MAX_ROWS
     return "\n".join([*rows, *([f"\nAnd {rest:,} more."] if rest > 0 else [])]) if len(frame) else "None."
 
 
-def write(folder: Path, data: Path, names: Sequence[str] = NAMES) -> None:
+def write_notebooks(folder: Path, data: Path, names: Sequence[str] = NOTEBOOK_NAMES) -> None:
     """Write notebooks into a folder, which is made if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        for file, text in report(name, data).items():
+        for file, text in render_notebook(name, data).items():
             (folder / file).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]), Path(os.environ.get("SMSPULSE_DATA", "./.smspulse")), sys.argv[2:] or NAMES)
+    write_notebooks(
+        Path(sys.argv[1]), Path(os.environ.get("SMSPULSE_DATA", "./.smspulse")), sys.argv[2:] or NOTEBOOK_NAMES
+    )

@@ -27,9 +27,9 @@ from streams import lifecycle
 from streams import metrics as stream
 from warehouse import metrics as lander
 
-FOLDER: Final = Path(__file__).parents[1] / "docs" / "reference"
-_ROOMS: Final = ("core", "gateway", "ingest", "streams", "warehouse", "expectations", "smspulse")
-_BY_COMMAND: Final = {"data", "state"}
+REFERENCE_FOLDER: Final = Path(__file__).parents[1] / "docs" / "reference"
+_PACKAGES: Final = ("core", "gateway", "ingest", "streams", "warehouse", "expectations", "smspulse")
+_COMMAND_OPTIONS: Final = {"data", "state"}
 """Settings that a command takes as an option or derives from one."""
 
 
@@ -42,19 +42,19 @@ class MetricFamily(NamedTuple):
     documentation: str
 
 
-def metric_families() -> list[MetricFamily]:
+def list_metric_families() -> list[MetricFamily]:
     """Return every metric that a process serves beside Python's own."""
 
-    async def gauges() -> ingest.Gauges:
+    async def read_gauges() -> ingest.Gauges:
         with TemporaryDirectory() as folder:
-            return StoreAndForward(KafkaSettings(), Path(folder), IngestSettings()).gauges()
+            return StoreAndForward(KafkaSettings(), Path(folder), IngestSettings()).read_gauges()
 
     metrics = [metric for module in (ingest, stream, lander, page) for metric in vars(module).values()]
     found = [
-        MetricFamily(told.name, told.type, tuple(metric._labelnames), told.documentation)
+        MetricFamily(description.name, description.type, tuple(metric._labelnames), description.documentation)
         for metric in metrics
         if isinstance(metric, MetricWrapperBase)
-        for told in list(metric.describe())[:1]
+        for description in list(metric.describe())[:1]
     ]
     found += [
         MetricFamily(family.name, "gauge", family.labels, family.documentation)
@@ -62,33 +62,35 @@ def metric_families() -> list[MetricFamily]:
         if isinstance(metric, GaugeSnapshot)
         for family in metric.families
     ]
-    looked_up = asyncio.run(gauges()) | {"webhooks_in_flight": ("Webhooks not yet answered by this process.", 0)}
+    ingest_gauges = asyncio.run(read_gauges()) | {
+        "webhooks_in_flight": ("Webhooks not yet answered by this process.", 0)
+    }
     return found + [
         MetricFamily(f"smspulse_ingest_{name}", "gauge", (), documentation)
-        for name, (documentation, _) in looked_up.items()
+        for name, (documentation, _) in ingest_gauges.items()
     ]
 
 
-def settings_classes() -> list[type[BaseSettings]]:
+def find_settings_classes() -> list[type[BaseSettings]]:
     """Return every class of settings, found by looking into every module."""
     found: list[type[BaseSettings]] = []
-    for room in _ROOMS:
-        for module in pkgutil.walk_packages(importlib.import_module(room).__path__, f"{room}."):
+    for package in _PACKAGES:
+        for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
             if module.name != "smspulse.__main__":
                 names = vars(importlib.import_module(module.name)).values()
                 found += [each for each in names if isinstance(each, type) and each.__module__ == module.name]
     return [each for each in found if issubclass(each, BaseSettings)]
 
 
-def _settings() -> Iterator[str]:
+def _format_settings() -> Iterator[str]:
     yield "Environment variables, read when a process starts.\n"
-    for each in settings_classes():
+    for each in find_settings_classes():
         prefix = each.model_config.get("env_prefix", "")
         yield f"\n## {prefix or each.__name__}\n\n{cleandoc(each.__doc__ or '').splitlines()[0]}\n"
         yield "| variable | default | |\n|---|---|---|"
         for name, field in each.model_fields.items():
             variable = field.validation_alias or f"{prefix}{name}".upper()
-            if name not in _BY_COMMAND:
+            if name not in _COMMAND_OPTIONS:
                 default = "" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
                 yield f"| `{variable}` | {default if default != '``' else ''} | {field.description or ''} |"
     yield "\n## Of every process\n\n| variable | default | |\n|---|---|---|"
@@ -100,60 +102,60 @@ def _settings() -> Iterator[str]:
     yield "| `SMSPULSE_SIMULATE_URL` | | The webhook of `smspulse simulate`, as `--url`, which all see in `ps`. |"
 
 
-def _commands(group: click.Group, above: str) -> Iterator[tuple[str, click.Command]]:
+def _walk_commands(group: click.Group, above: str) -> Iterator[tuple[str, click.Command]]:
     for name in sorted(group.commands):
         command = group.commands[name]
         yield f"{above} {name}", command
         if isinstance(command, click.Group):
-            yield from _commands(command, f"{above} {name}")
+            yield from _walk_commands(command, f"{above} {name}")
 
 
-def _cli() -> Iterator[str]:
+def _format_commands() -> Iterator[str]:
     yield "Exit codes of every command: 0 done, 1 the thing checked is not so, 2 it could not be done.\n"
-    for name, command in _commands(cli, "smspulse"):
+    for name, command in _walk_commands(cli, "smspulse"):
         context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
         yield f"\n## {name}\n\n```text\n{command.get_help(context)}\n```"
 
 
-def _topics() -> Iterator[str]:
+def _format_topics() -> Iterator[str]:
     yield "| topic | cleanup | kept for | partitions by |\n|---|---|---|---|"
     for topic in TOPICS:
-        yield f"| `{topic.name}` | {topic.cleanup} | {topic.retention_days:g} days | {topic.by} |"
+        yield f"| `{topic.name}` | {topic.cleanup} | {topic.retention_days:g} days | {topic.partitioned_by} |"
     yield "\n## Keys, values and headers\n"
     for part in cleandoc(records.__doc__ or "").split("\n\n")[1:]:
         name, _, text = part.partition("\n")
         yield f"### {name}\n\n{cleandoc(text)}\n"
 
 
-def _metrics() -> Iterator[str]:
+def _format_metrics() -> Iterator[str]:
     yield "What `/metrics` of ingest, stream worker, lander and page tells, beside the process's own (`process_…`).\n"
     yield "| metric | type | labels | |\n|---|---|---|---|"
-    for family in sorted(metric_families(), key=lambda each: each.name):
+    for family in sorted(list_metric_families(), key=lambda each: each.name):
         name = family.name + ("_total" if family.type == "counter" else "")
         yield f"| `{name}` | {family.type} | {', '.join(family.labels)} | {family.documentation} |"
 
 
-def _lifecycle() -> Iterator[str]:
+def _format_lifecycle() -> Iterator[str]:
     head, facts, _, rules = cleandoc(lifecycle.__doc__ or "").split("\n\n", 3)
     yield f"{head}\n\n{facts}"
     for name, text in re.findall(r"^(\S.*)\n((?:    .*\n?)+)", rules, re.MULTILINE):
         yield f"\n## {name}\n\n{cleandoc(text)}"
 
 
-def pages() -> dict[str, str]:
+def generate_pages() -> dict[str, str]:
     """Return every generated page by file name."""
     texts: dict[str, tuple[str, Iterable[str]]] = {
-        "settings.md": ("Settings", _settings()),
-        "cli.md": ("Command line", _cli()),
-        "topics.md": ("Topics", _topics()),
-        "metrics.md": ("Metrics", _metrics()),
-        "../explanation/lifecycle.md": ("The lifecycle of a message", _lifecycle()),
+        "settings.md": ("Settings", _format_settings()),
+        "cli.md": ("Command line", _format_commands()),
+        "topics.md": ("Topics", _format_topics()),
+        "metrics.md": ("Metrics", _format_metrics()),
+        "../explanation/lifecycle.md": ("The lifecycle of a message", _format_lifecycle()),
     }
     note = "Generated by `python -m smspulse.reference`."
     return {name: f"# {title}\n\n{note}\n\n" + "\n".join(text).strip() + "\n" for name, (title, text) in texts.items()}
 
 
 if __name__ == "__main__":
-    FOLDER.mkdir(exist_ok=True)
-    for _name, _text in pages().items():
-        (FOLDER / _name).write_text(_text, "utf-8")
+    REFERENCE_FOLDER.mkdir(exist_ok=True)
+    for _name, _text in generate_pages().items():
+        (REFERENCE_FOLDER / _name).write_text(_text, "utf-8")

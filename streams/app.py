@@ -55,34 +55,34 @@ class PartitionQueue:
         self.generation = 0  # of what waits
         self._runs: list[Sequence[KafkaRecord]] = []
         self._waiting = 0
-        self._room = asyncio.Event()
-        self._room.set()
-        self._crowded = asyncio.Event()
+        self._space_available = asyncio.Event()
+        self._space_available.set()
+        self._crowding = asyncio.Event()
 
-    async def put(self, generation: int, records: Sequence[KafkaRecord]) -> None:
+    async def add_records(self, generation: int, records: Sequence[KafkaRecord]) -> None:
         """Let a run wait, once there is room. Those of an earlier generation go, and those that were fetched again."""
-        await self._room.wait()
+        await self._space_available.wait()
         if generation != self.generation or (self._runs and records[0].offset <= self._runs[-1][-1].offset):
             self.generation, self._runs, self._waiting = generation, [], 0
         self._runs.append(records)
         self._waiting += len(records)
         if self._waiting >= _MAX_QUEUED_RECORDS:
-            self._room.clear()
-            self._crowded.set()
+            self._space_available.clear()
+            self._crowding.set()
 
-    def take(self, generation: int) -> Sequence[KafkaRecord]:
+    def take_records(self, generation: int) -> Sequence[KafkaRecord]:
         """Return all records that wait, if they are of that generation."""
         if generation != self.generation:
             return []
         runs, self._runs, self._waiting = self._runs, [], 0
-        self._room.set()
-        self._crowded.clear()
+        self._space_available.set()
+        self._crowding.clear()
         return runs[0] if len(runs) == 1 else list(chain.from_iterable(runs))
 
-    async def gather(self, seconds: float) -> bool:
+    async def wait_for_records(self, seconds: float) -> bool:
         """Wait so long, or until it is crowded; return whether any run waits."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._crowded.wait(), seconds)
+            await asyncio.wait_for(self._crowding.wait(), seconds)
         return bool(self._runs)
 
 
@@ -120,63 +120,67 @@ class PartitionManager:
         self._membership = GroupMembership(settings, kafka)
         self._unread: set[tuple[str, int]] = set()
         self._closing = False
-        self._balanced = asyncio.Event()  # not while partitions are given away and taken over
-        self._balanced.set()
-        self._lanes: dict[TP, PartitionQueue] = {}
+        self._rebalance_done = asyncio.Event()  # not while partitions are given away and taken over
+        self._rebalance_done.set()
+        self._queues: dict[TP, PartitionQueue] = {}
 
-    async def run(self, message: Any) -> None:
+    async def enqueue_records(self, message: Any) -> None:
         """Take up a run: it is processed when its partition is free."""
         tp = message.tp
-        lane = self._lane(tp)
-        await lane.put(message.generation_id, message.value)
-        if lane.task is None or lane.task.done():
-            lane.task = asyncio.create_task(self._drain(tp, lane))
-            lane.task.add_done_callback(_end_process_if_failed)
+        queue = self._queue_for(tp)
+        await queue.add_records(message.generation_id, message.value)
+        if queue.task is None or queue.task.done():
+            queue.task = asyncio.create_task(self._drain_queue(tp, queue))
+            queue.task.add_done_callback(_end_process_if_failed)
 
-    async def _drain(self, tp: TP, lane: PartitionQueue) -> None:
+    async def _drain_queue(self, tp: TP, queue: PartitionQueue) -> None:
         """Process what waits for a partition until nothing does."""
         while True:
-            await self._process_pending(tp, lane, lane.generation)
-            if not await lane.gather(STAGES[tp.topic].min_commit_interval_s):
+            await self._process_pending(tp, queue, queue.generation)
+            if not await queue.wait_for_records(STAGES[tp.topic].min_commit_interval_s):
                 return
 
-    async def _process_pending(self, tp: TP, lane: PartitionQueue, generation: int) -> None:
-        if not await self._work(tp, generation, lambda partition: partition.process(lane.take(generation))):
-            lane.take(generation)
+    async def _process_pending(self, tp: TP, queue: PartitionQueue, generation: int) -> None:
+        if not await self._run_on_partition(
+            tp, generation, lambda partition: partition.process(queue.take_records(generation))
+        ):
+            queue.take_records(generation)
 
-    async def own(self, tps: Iterable[TP]) -> None:
+    async def claim_partitions(self, tps: Iterable[TP]) -> None:
         """Take over the given partitions for the present generation, side by side."""
         generation = self._app.consumer_generation_id
-        await asyncio.gather(*(self._work(tp, generation, lambda partition: partition.process([])) for tp in tps))
+        await asyncio.gather(
+            *(self._run_on_partition(tp, generation, lambda partition: partition.process([])) for tp in tps)
+        )
 
     async def on_partitions_revoked(self) -> None:
-        """Let runs under way commit and start no others until `go_on`: the next owner would fence them."""
-        self._balanced.clear()
+        """Let runs under way commit and start no others until `resume`: the next owner would fence them."""
+        self._rebalance_done.clear()
         with suppress(TimeoutError):  # whoever recovers a large state has nothing under way
             async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-                for lane in self._lanes.values():
-                    async with lane.lock:
+                for queue in self._queues.values():
+                    async with queue.lock:
                         pass
 
     def resume(self) -> None:
         """Work with what is assigned now. It can be the same as before, in the same generation."""
-        self._balanced.set()
+        self._rebalance_done.set()
 
     async def on_timer(self) -> None:
         """Do what is due in every partition that is ours."""
         consumer, works = self._app.consumer, []
         generation = self._app.consumer_generation_id
         lag: dict[tuple[str, int], int] = {}
-        for tp in consumer.assignment() & self._lanes.keys():
+        for tp in consumer.assignment() & self._queues.keys():
             end = consumer.highwater(tp)
             if end is not None:  # known from the first answer on
                 work = partial(PartitionProcessor.on_timer, clock=int(self._clock() * 1000), end=end)
-                works.append(self._work(tp, generation, work))
-                processed = self._lanes[tp].partition.next_offset(generation)
+                works.append(self._run_on_partition(tp, generation, work))
+                processed = self._queues[tp].partition.next_offset(generation)
                 if processed is not None:
                     position = consumer.position_behind_markers(tp, processed)
                     lag[tp.topic, tp.partition] = records_behind(end, position)
-        metrics.set_lag(lag)  # partitions that are others' now are reported by them
+        metrics.set_stream_lag(lag)  # partitions that are others' now are reported by them
         await asyncio.gather(*works)
 
     async def verify_topics(self) -> None:
@@ -185,11 +189,11 @@ class PartitionManager:
         Offsets say nothing about a new topic of the same name, and the client may go on in it where it stood in the old
         one. A new start reads it from its beginning.
         """
-        taken_over = {topic for lane in self._lanes.values() for topic in lane.partition.topic_ids.items()}
+        taken_over = {topic for queue in self._queues.values() for topic in queue.partition.topic_ids.items()}
         if not taken_over:
             return
         try:
-            found = await asyncio.to_thread(self._topic_ids.read, {name for name, _ in taken_over})
+            found = await asyncio.to_thread(self._topic_ids.read_ids, {name for name, _ in taken_over})
             unread = await asyncio.to_thread(self._membership.unassigned_partitions)
         except KafkaException:
             return  # it is away, and asked again soon
@@ -203,27 +207,29 @@ class PartitionManager:
         else:
             topics = sorted({topic for topic, _ in never_read})
             what = f"the group {self._settings.group} has given {', '.join(topics)} to nobody"
-        await asyncio.to_thread(self._membership.leave)
+        await asyncio.to_thread(self._membership.leave_group)
         end_process(StreamError(f"{what}: start it again"))
 
-    def _lane(self, tp: TP) -> PartitionQueue:
-        if tp not in self._lanes:
-            self._lanes[tp] = PartitionQueue(
+    def _queue_for(self, tp: TP) -> PartitionQueue:
+        if tp not in self._queues:
+            self._queues[tp] = PartitionQueue(
                 PartitionProcessor(STAGES[tp.topic], tp.partition, self._settings, self._kafka)
             )
-        return self._lanes[tp]
+        return self._queues[tp]
 
-    async def _work(self, tp: TP, generation: int, work: Callable[[PartitionProcessor], Awaitable[None]]) -> bool:
+    async def _run_on_partition(
+        self, tp: TP, generation: int, work: Callable[[PartitionProcessor], Awaitable[None]]
+    ) -> bool:
         """Do something with a partition once it is free, if it is ours in that generation; return whether it is."""
-        lane = self._lane(tp)
-        await self._balanced.wait()
-        async with lane.lock:
+        queue = self._queue_for(tp)
+        await self._rebalance_done.wait()
+        async with queue.lock:
             consumer = self._app.consumer
             if self._closing or generation != self._app.consumer_generation_id or tp not in consumer.assignment():
                 return False
             try:
-                await lane.partition.own(generation)
-                await work(lane.partition)
+                await queue.partition.claim_partition(generation)
+                await work(queue.partition)
             except Exception as error:
                 # Faust would acknowledge the run and go on behind it. Nothing may follow a run that failed, and what is
                 # uncommitted belongs to the next owner: so the process ends here and now, whatever else is under way.
@@ -233,13 +239,13 @@ class PartitionManager:
     async def close(self) -> None:
         """Let runs under way commit, start no others, close the local state."""
         self._closing = True
-        self._balanced.set()
-        for lane in self._lanes.values():
-            async with lane.lock:
-                lane.partition.close()
+        self._rebalance_done.set()
+        for queue in self._queues.values():
+            async with queue.lock:
+                queue.partition.close()
 
 
-def _credentials(kafka: KafkaSettings) -> faust.SASLCredentials | faust.SSLCredentials | None:
+def _build_credentials(kafka: KafkaSettings) -> faust.SASLCredentials | faust.SSLCredentials | None:
     """Spell the login as Faust wants it; all other clients take `KafkaSettings`' own spellings."""
     context = kafka.ssl_context()
     if kafka.security_protocol.startswith("SASL"):
@@ -261,8 +267,8 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
     """Return the Faust app with its agent; see `run_worker`."""
     app = faust.App(
         settings.group,
-        broker="kafka://" + ";".join(kafka.servers),
-        broker_credentials=_credentials(kafka),
+        broker="kafka://" + ";".join(kafka.bootstrap_servers),
+        broker_credentials=_build_credentials(kafka),
         datadir=_literal_path(settings.state),
         web_enabled=False,
         topic_allow_declare=False,
@@ -285,7 +291,7 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
     @app.agent(app.topic(*STAGES, schema=RunSchema()))
     async def runs(stream: faust.Stream[Any]) -> None:
         async for event in stream.events():
-            await partitions.run(event.message)
+            await partitions.enqueue_records(event.message)
 
     @app.timer(settings.clock_interval_s)
     async def on_timer() -> None:
@@ -296,9 +302,9 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
         await partitions.verify_topics()
 
     @app.on_partitions_assigned.connect
-    async def own(_: faust.App, assigned: set[TP], **__: Any) -> None:
+    async def claim_assigned(_: faust.App, assigned: set[TP], **__: Any) -> None:
         async def take_over() -> None:
-            await partitions.own(tp for tp in assigned if tp.topic in STAGES)
+            await partitions.claim_partitions(tp for tp in assigned if tp.topic in STAGES)
             ready()
 
         partitions.resume()
@@ -315,7 +321,7 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
         await partitions.on_partitions_revoked()
 
     @app.on_before_shutdown.connect
-    async def close(*_: Any, **__: Any) -> None:
+    async def close_partitions(*_: Any, **__: Any) -> None:
         await partitions.close()
 
     return app

@@ -172,7 +172,7 @@ class ChangeDetector(msgspec.Struct, gc=False):
     returning: float = 1.0
     resolution: Resolution = ""
 
-    def take(
+    def observe_outcome(
         self, failed: bool, at: int, policy: DetectorPolicy = DEFAULT_POLICY, fleet: "ChangeDetector | None" = None
     ) -> Phase:
         """Take the end of a message; return the phase after it.
@@ -184,9 +184,9 @@ class ChangeDetector(msgspec.Struct, gc=False):
             fleet: The detector of the fleet that the unit belongs to, with the unit's own messages; None if it is one.
         """
         if not self.bound:
-            self._begin(at, policy, fleet)
+            self._begin_learning(at, policy, fleet)
         last_failed = self.last_failed
-        ratios = _likelihoods(self.bound, self.repeats)[2 * last_failed + failed]
+        ratios = _likelihood_ratios(self.bound, self.repeats)[2 * last_failed + failed]
         if not self.count:
             self.since = at
         self.count += 1
@@ -200,7 +200,7 @@ class ChangeDetector(msgspec.Struct, gc=False):
                 days = min((at - self.last_at) / _DAY_MS, budget_days * _LONGEST_PAUSE)
             self.last_at = at
         if self.phase == "firing":
-            self._take_while_firing(failed, failed and last_failed, policy, fleet)
+            self._observe_while_firing(failed, failed and last_failed, policy, fleet)
             return self.phase
         # Written out: this is where the time goes.
         a, b, c, d, e, f = self.evidence
@@ -213,11 +213,11 @@ class ChangeDetector(msgspec.Struct, gc=False):
         share = (a * i + b * j + c * k + d * l + e * m + f * n) / (_CALIBRATION * budget_days)
         self.cusum = cusum = self.cusum * ratios[_GENTLE]
         if failed or self.steep_count:
-            self._steepen(failed, at, ratios[_STEEP])
+            self._update_steep_cusum(failed, at, ratios[_STEEP])
         if share >= 1:
-            self._fire()
+            self._fire_alert()
         elif cusum <= 1 or self._has_learnt_enough(policy):
-            is_bad_from_start = self._learn(policy, fleet)
+            is_bad_from_start = self._update_baseline(policy, fleet)
             if share < _SUBSIDED and not is_bad_from_start:
                 self.phase = "quiet" if self.known >= policy.learn_messages else "learning"
         elif share >= _PENDING:
@@ -225,16 +225,16 @@ class ChangeDetector(msgspec.Struct, gc=False):
         return self.phase
 
     @property
-    def ratio(self) -> float:
+    def rise_ratio(self) -> float:
         """The ratio of failures since the present rise began."""
         return self.failures / self.count if self.count else 0.0
 
     @property
-    def baseline(self) -> float:
+    def baseline_ratio(self) -> float:
         """The ratio of failures that is usual for the unit, of what was learnt alone."""
         return self.failed / self.known if self.known else 0.0
 
-    def end(self, resolution: Resolution = "recovered") -> None:
+    def end_alert(self, resolution: Resolution = "recovered") -> None:
         """End an alert, or what could become one: the evidence goes, the baseline stays."""
         self.phase, self.resolution = "quiet", resolution
         self.evidence = _NONE
@@ -243,18 +243,18 @@ class ChangeDetector(msgspec.Struct, gc=False):
         self.fired_at = 0
         self.risen = self.risen_failed = self.risen_repeated = 0.0
 
-    def accept(self, policy: DetectorPolicy, fleet: "ChangeDetector | None") -> None:
+    def accept_rise(self, policy: DetectorPolicy, fleet: "ChangeDetector | None") -> None:
         """End the alert that fires: what was seen since it began becomes the baseline."""
         self.former_known, self.former_failed, self.former_repeated = self.known, self.failed, self.repeated
-        self.former_usual, self.accepted = self.usual or self.baseline, self.risen_failed / self.risen
+        self.former_usual, self.accepted = self.usual or self.baseline_ratio, self.risen_failed / self.risen
         self.returning = 1.0
         self.is_to_be_compared = False
         self.known, self.failed, self.repeated = self.risen, self.risen_failed, self.risen_repeated
         self.parts = [0.0] * 8
-        self.end("new_normal")
-        self._refresh(policy, fleet)
+        self.end_alert("new_normal")
+        self._update_bound(policy, fleet)
 
-    def include(self, ratio: float, share: float, policy: DetectorPolicy) -> None:
+    def include_unit(self, ratio: float, share: float, policy: DetectorPolicy) -> None:
         """Change the baseline of a fleet to what it is with a unit that it was watched without.
 
         Args:
@@ -262,21 +262,21 @@ class ChangeDetector(msgspec.Struct, gc=False):
             share: The unit's part of the fleet's messages, 0 to 1.
             policy: Settings.
         """
-        before = self.baseline
+        before = self.baseline_ratio
         if not before or self.phase == "firing":
             return
         change = (share * ratio + (1 - share) * before) / before
         self.failed *= change
         self.repeated *= change
         self.parts = [each * change if place % 2 else each for place, each in enumerate(self.parts)]
-        self._refresh(policy, None)
+        self._update_bound(policy, None)
 
-    def _begin(self, at: int, policy: DetectorPolicy, fleet: "ChangeDetector | None") -> None:
-        self._refresh(policy, fleet)
+    def _begin_learning(self, at: int, policy: DetectorPolicy, fleet: "ChangeDetector | None") -> None:
+        self._update_bound(policy, fleet)
         if self.known < policy.learn_messages:
             self.phase, self.learning_since = "learning", at
 
-    def _fire(self) -> None:
+    def _fire_alert(self) -> None:
         self.phase, self.fired_at = "firing", self.last_at
         if self.steep > self.cusum:
             self.since, self.count, self.failures = self.steep_since, self.steep_count, self.steep_failures
@@ -292,10 +292,10 @@ class ChangeDetector(msgspec.Struct, gc=False):
         looked for. The ratio that made it fire would be too much: it fires where chance adds to a rise.
         """
         risen = 1 - upper_bound(self.count - self.failures + 1, self.failures + 1, _RISEN_Z)
-        least = _RISES[0] * _odds(min(self.bound, _HIGHEST))
+        least = _RISES[0] * _to_odds(min(self.bound, _HIGHEST))
         return max(sqrt(self.bound * min(risen, _HIGHEST)), least / (1 + least))
 
-    def _steepen(self, failed: bool, at: int, ratio: float) -> None:
+    def _update_steep_cusum(self, failed: bool, at: int, ratio: float) -> None:
         self.steep *= ratio
         if self.steep <= 1:
             self.steep, self.steep_count, self.steep_failures = 1.0, 0, 0
@@ -305,7 +305,7 @@ class ChangeDetector(msgspec.Struct, gc=False):
         self.steep_count += 1
         self.steep_failures += failed
 
-    def _take_while_firing(
+    def _observe_while_firing(
         self, failed: bool, repeated: bool, policy: DetectorPolicy, fleet: "ChangeDetector | None"
     ) -> None:
         self.risen += 1
@@ -321,7 +321,7 @@ class ChangeDetector(msgspec.Struct, gc=False):
         step = usual / self.level if failed else (1 - usual) / (1 - self.level)
         self.recovery = max(self.recovery, 1.0) * step
         if self.recovery >= _RECOVERED + _RECOVERED_A_MESSAGE * self.count:
-            self.end()
+            self.end_alert()
             if self.known < policy.learn_messages:
                 self.bound = 0.0  # it begins to learn with the next message
         elif (
@@ -329,14 +329,14 @@ class ChangeDetector(msgspec.Struct, gc=False):
             and self.count >= policy.relearn_messages
             and self.last_at - self.fired_at >= policy.relearn_ms
         ):
-            self.accept(policy, fleet)
+            self.accept_rise(policy, fleet)
 
     def _has_learnt_enough(self, policy: DetectorPolicy) -> bool:
         """Whether a unit that learns is through with it, with what the CUSUM keeps apart."""
         learn = policy.learn_messages
         return self.known < learn <= self.known + self.count
 
-    def _learn(self, policy: DetectorPolicy, fleet: "ChangeDetector | None") -> bool:
+    def _update_baseline(self, policy: DetectorPolicy, fleet: "ChangeDetector | None") -> bool:
         """Take what was apart into the baseline; return whether the alert of a unit that was bad from its start fires.
 
         That can be one message behind the end of learning, or later, when enough is known of its fleet.
@@ -351,22 +351,22 @@ class ChangeDetector(msgspec.Struct, gc=False):
         self.parts[part + 1] += self.failures
         self.block += self.count
         if self.block >= _BLOCK and self.last_at - self.block_at >= _BLOCK_MS and not was_learning:
-            self._fade()
+            self._fade_baseline()
         if self.former_usual:
-            self._look_back()
+            self._restore_former_baseline()
         self.cusum = 1.0
         self.count = self.failures = self.repetitions = 0
         if was_learning and self.known >= policy.learn_messages:
             # What was evidence against one half says nothing about the unit's own ratio.
-            self.end(self.resolution)
+            self.end_alert(self.resolution)
             self.is_to_be_compared = True
             self.block, self.block_at = 0, self.last_at  # or it would fade at once, and learn again
-            return self._refresh(policy, fleet)
+            return self._update_bound(policy, fleet)
         if self.fresh >= _REFRESH and self.fresh >= self.known * _REFRESH_SHARE:
-            return self._refresh(policy, fleet)
+            return self._update_bound(policy, fleet)
         return False
 
-    def _look_back(self) -> None:
+    def _restore_former_baseline(self) -> None:
         """Bring back the baseline before an accepted rise when the failures are back at it."""
         usual, middle = self.former_usual, sqrt(self.former_usual * min(self.accepted, _HIGHEST))
         if middle <= usual:
@@ -382,7 +382,7 @@ class ChangeDetector(msgspec.Struct, gc=False):
         self.learning_since = self.last_at  # where the unit had not learnt before the rise
         self.fresh = _REFRESH + int(self.known)  # the bound is computed at once
 
-    def _fade(self) -> None:
+    def _fade_baseline(self) -> None:
         self.block, self.block_at = 0, self.last_at
         rest = 1 - 1 / _MEMORY
         self.known *= rest
@@ -390,27 +390,27 @@ class ChangeDetector(msgspec.Struct, gc=False):
         self.repeated *= rest
         self.parts = [each * rest for each in self.parts]
 
-    def _spread(self) -> float:
+    def _daytime_variance(self) -> float:
         """Return the variance of the ratio between quarters of the day, beyond chance."""
-        usual, apart, parts = self.baseline, 0.0, -1
+        usual, apart, parts = self.baseline_ratio, 0.0, -1
         for count, failed in zip(self.parts[::2], self.parts[1::2], strict=True):
             if count:
                 apart += (failed - count * usual) ** 2 / count
                 parts += 1
         if parts < 1:
             return 0.0
-        return max(apart - (parts + sqrt(2 * parts)) * self._variance(usual), 0.0) / self.known
+        return max(apart - (parts + sqrt(2 * parts)) * self._chance_variance(usual), 0.0) / self.known
 
-    def _variance(self, ratio: float) -> float:
+    def _chance_variance(self, ratio: float) -> float:
         """Return the variance of failures a message that chance has, with their runs."""
         return ratio * (1 - ratio) * (1 + self.repeats) / (1 - self.repeats)
 
-    def _refresh(self, policy: DetectorPolicy, fleet: "ChangeDetector | None") -> bool:
+    def _update_bound(self, policy: DetectorPolicy, fleet: "ChangeDetector | None") -> bool:
         """Compute the bound, and compare the unit with its fleet if that is due; return whether it fires by that."""
         self.fresh = 0
-        excess = (self.repeated - self.failed * self.baseline) / (self.failed + _REPEAT_STRENGTH)
+        excess = (self.repeated - self.failed * self.baseline_ratio) / (self.failed + _REPEAT_STRENGTH)
         self.repeats = min(max(round(excess * _REPEAT_GRID), 0), _REPEAT_GRID * 9 // 10) / _REPEAT_GRID
-        others, others_failed = _others(self, fleet)
+        others, others_failed = _fleet_without_unit(self, fleet)
         is_proven = others > 0 and others >= policy.learn_messages
         ratio = (_WIDE_STRENGTH * DEFAULT_RATIO + others_failed) / (_WIDE_STRENGTH + others)
         ratio = min(max(ratio, 0.01), 0.5)
@@ -428,13 +428,13 @@ class ChangeDetector(msgspec.Struct, gc=False):
         strength = _WIDE_STRENGTH
         if is_proven:
             apart = self.failed - self.known * ratio
-            if apart * apart <= _AGREES**2 * self.known * (1 + self.known / others) * self._variance(ratio):
+            if apart * apart <= _AGREES**2 * self.known * (1 + self.known / others) * self._chance_variance(ratio):
                 strength = _PROVEN_STRENGTH
         failed = max(strength * ratio, _LEAST_PRIOR) + self.failed
         known = strength + self.known
         self.usual = usual = failed / known
         high = max(upper_bound(failed, known - failed), usual * _MARGIN)
-        high = usual + sqrt((high - usual) ** 2 + _SPREAD**2 * self._spread())
+        high = usual + sqrt((high - usual) ** 2 + _SPREAD**2 * self._daytime_variance())
         self.bound = min(_GRID ** ceil(log(high) / log(_GRID)), 1.0)
         if is_bad_from_start:
             self.level = self._end_level()
@@ -444,8 +444,8 @@ class ChangeDetector(msgspec.Struct, gc=False):
         """Whether the unit fails far more than the rest of its fleet, by a rise that would be an alert."""
         passed = max(self.known - self.failed, 0.0)
         low = 1 - upper_bound(passed + 1, self.failed + 1, _BAD_FROM_START_Z)
-        high = _RISES[0] * _odds(min(upper_bound(others_failed + 1, others - others_failed + 1), _HIGHEST))
-        return _odds(low) > high
+        high = _RISES[0] * _to_odds(min(upper_bound(others_failed + 1, others - others_failed + 1), _HIGHEST))
+        return _to_odds(low) > high
 
     def _fire_from_start(self) -> None:
         self.phase, self.fired_at, self.recovery = "firing", self.last_at, 1.0
@@ -455,7 +455,7 @@ class ChangeDetector(msgspec.Struct, gc=False):
         self.parts = [0.0] * 8
 
 
-def _others(unit: ChangeDetector, fleet: ChangeDetector | None) -> tuple[float, float]:
+def _fleet_without_unit(unit: ChangeDetector, fleet: ChangeDetector | None) -> tuple[float, float]:
     """Return the messages and the failures that a fleet has learnt from without a unit's own."""
     if fleet is None:
         return 0.0, 0.0
@@ -463,16 +463,16 @@ def _others(unit: ChangeDetector, fleet: ChangeDetector | None) -> tuple[float, 
     return known, min(max(fleet.failed - unit.failed, 0.0), known)
 
 
-def _odds(ratio: float) -> float:
+def _to_odds(ratio: float) -> float:
     return ratio / (1 - ratio)
 
 
 @lru_cache(maxsize=4096)
-def _likelihoods(bound: float, repeats: float) -> tuple[_Evidence, ...]:
+def _likelihood_ratios(bound: float, repeats: float) -> tuple[_Evidence, ...]:
     """Return the likelihood ratios of the alternatives, for twice whether the message before failed, plus this one."""
     if bound > _NO_RISE_ABOVE:
         return (_NONE, _NONE, _NONE, _NONE)
-    odds = _odds(bound)
+    odds = _to_odds(bound)
     alternatives = [rise * odds / (1 + rise * odds) for rise in _RISES] + [max(_HIGHEST, (1 + bound) / 2)]
     found: list[Any] = []
     for last in (0, 1):

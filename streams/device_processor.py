@@ -22,7 +22,7 @@ from core import records
 from core.topics import ACTIVITY
 from gateway.errors import UnreadablePayload
 from gateway.statuses import ENDS, FAILURES, Outcome
-from streams import failure_alerts as alerts
+from streams import failure_alerts
 from streams.change_detector import DetectorPolicy
 from streams.failure_alerts import DetectorState, MessageEnd, MonitoredEntity
 from streams.lifecycle import MessageVersion
@@ -68,14 +68,14 @@ class DeviceActivity(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     counts: dict[str, int]
     ends: list[MessageEnd]
 
-    def seen(self, at: int) -> None:
+    def mark_seen(self, at: int) -> None:
         """Take a sign of life."""
         if self.first_at is None or at < self.first_at:
             self.first_at = at
         if self.last_at is None or at > self.last_at:
             self.last_at = at
 
-    def count(self, outcome: str, difference: int) -> None:
+    def add_count(self, outcome: str, difference: int) -> None:
         """Count a message under an outcome, or no longer."""
         self.counts[outcome] = self.counts.get(outcome, 0) + difference
 
@@ -88,22 +88,22 @@ class ActivityCollector:
     """The activity of all devices in one run."""
 
     def __init__(self) -> None:
-        self._all: dict[tuple[str, int | None, int | None], DeviceActivity] = {}
+        self._activities: dict[tuple[str, int | None, int | None], DeviceActivity] = {}
 
-    def _of(self, source: str, device_id: int | None, channel_id: int | None) -> DeviceActivity:
-        activity = self._all.get((source, device_id, channel_id))
+    def _get_activity(self, source: str, device_id: int | None, channel_id: int | None) -> DeviceActivity:
+        activity = self._activities.get((source, device_id, channel_id))
         if activity is None:
             activity = DeviceActivity(source, device_id, channel_id, None, None, 0, 0, {}, [])
-            self._all[source, device_id, channel_id] = activity
+            self._activities[source, device_id, channel_id] = activity
         return activity
 
-    def incoming(self, source: str, device_id: int | None, channel_id: int | None, at: int) -> None:
+    def add_incoming(self, source: str, device_id: int | None, channel_id: int | None, at: int) -> None:
         """Take an incoming message, received at a time in milliseconds."""
-        activity = self._of(source, device_id, channel_id)
-        activity.seen(at)
+        activity = self._get_activity(source, device_id, channel_id)
+        activity.mark_seen(at)
         activity.incoming += 1
 
-    def version(self, before: Dimensions, now: Dimensions, version: MessageVersion, *, counts: bool) -> None:
+    def add_version(self, before: Dimensions, now: Dimensions, version: MessageVersion, *, counts: bool) -> None:
         """Take a new version of a message.
 
         Args:
@@ -113,23 +113,23 @@ class ActivityCollector:
             counts: Whether it counts at all.
         """
         outcome, device_id, channel_id = now
-        activity = self._of(version.source, device_id, channel_id)
+        activity = self._get_activity(version.source, device_id, channel_id)
         if outcome != _EXPIRED:
-            activity.seen(version.last_seen_at)
+            activity.mark_seen(version.last_seen_at)
             activity.reports += 1
         if not counts or before == now:
             return
         if before[0] is not None:
-            self._of(version.source, *before[1:]).count(before[0], -1)
+            self._get_activity(version.source, *before[1:]).add_count(before[0], -1)
         if outcome is not None:
-            activity.count(outcome, 1)
+            activity.add_count(outcome, 1)
             if outcome not in (OPEN, before[0]) and version.ended_at is not None:
                 again = before[0] not in _NOT_YET
                 activity.ends.append(
                     MessageEnd(version.sms_id, version.last_status_id, outcome, version.ended_at, again)
                 )
 
-    def outputs(self) -> list[OutputRecord]:
+    def build_records(self) -> list[OutputRecord]:
         """Return a record for each device and channel."""
         return [
             OutputRecord(
@@ -137,7 +137,7 @@ class ActivityCollector:
                 records.device_key(activity.source, activity.device_id),
                 _encode(activity),
             )
-            for activity in self._all.values()
+            for activity in self._activities.values()
         ]
 
 
@@ -170,16 +170,16 @@ class DeviceProcessor:
                 activity = _read_activity(record.value)
                 device = records.device_key(activity.source, activity.device_id)
                 key = b"%s:%s" % (device, b"-" if activity.channel_id is None else b"%d" % activity.channel_id)
-                state = self._state(states, key, lambda: _new_state(activity))  # noqa: B023 - called at once
+                state = self._get_state(states, key, lambda: _new_state(activity))  # noqa: B023 - called at once
                 _add_activity(state, activity)
                 if activity.ends:
-                    outputs.records += self._watched(states, state, activity, device, record.partition)
+                    outputs.records += self._update_detectors(states, state, activity, device, record.partition)
             except UnreadablePayload as error:
                 outputs.records.append(build_dead_letter(record, error))
         outputs.states = [(key, _encode(state), None) for key, state in states.items()]
         return outputs
 
-    def _watched(
+    def _update_detectors(
         self,
         states: dict[bytes, dict[str, Any]],
         state: dict[str, Any],
@@ -189,9 +189,11 @@ class DeviceProcessor:
     ) -> list[OutputRecord]:
         """Tell detectors how messages ended; return what they tell."""
         source, device_id, channel_id = activity.source, activity.device_id, activity.channel_id
-        fleet = self._state(states, b"%s:*:*" % source.encode(), lambda: {"source": source, "watch": DetectorState()})
+        fleet = self._get_state(
+            states, b"%s:*:*" % source.encode(), lambda: {"source": source, "watch": DetectorState()}
+        )
         own: dict[str, Any] = {"source": source, "device_id": device_id, "channels": [], "watch": DetectorState()}
-        device = self._state(states, b"%s:%s" % (device_key, _ANY), lambda: own)
+        device = self._get_state(states, b"%s:%s" % (device_key, _ANY), lambda: own)
         if channel_id not in device["channels"] and len(device["channels"]) < _MAX_CHANNELS:
             device["channels"].append(channel_id)
         units = (
@@ -199,9 +201,9 @@ class DeviceProcessor:
             MonitoredEntity(device["watch"], source, device_id) if len(device["channels"]) > 1 else None,
             MonitoredEntity(fleet["watch"], source, part=partition),
         )
-        return alerts.update_detectors(activity.ends, *units, self._policy)
+        return failure_alerts.update_detectors(activity.ends, *units, self._policy)
 
-    def _state(
+    def _get_state(
         self, states: dict[bytes, dict[str, Any]], key: bytes, make: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
         state = states.get(key)
@@ -229,12 +231,12 @@ class DeviceProcessor:
 
 def _read_detector_state(stored: dict[str, Any]) -> DetectorState:
     """Return what is stored of a unit. Earlier versions stored less of its detector."""
-    watch = msgspec.convert(stored, DetectorState)
-    detector = watch.detector
+    state = msgspec.convert(stored, DetectorState)
+    detector = state.detector
     if detector.phase == "firing" and not detector.fired_at:
-        detector.fired_at = watch.fired_at or detector.since
+        detector.fired_at = state.fired_at or detector.since
         detector.risen, detector.risen_failed = float(detector.count), float(detector.failures)
-    return watch
+    return state
 
 
 def _read_activity(value: bytes | None) -> DeviceActivity:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from core.alerts import FAILURE_RATIO, NOT_PERMITTED, Alert, ChannelFailures, Phase, Scope, alert_id, encode
+from core.alerts import FAILURE_RATIO, NOT_PERMITTED, Alert, ChannelFailures, Phase, Scope, alert_id, encode_alert
 from core.records import message_key
 from core.topics import ALERTS
 from gateway.statuses import FAILURES, Outcome
@@ -83,7 +83,7 @@ class DetectorState(msgspec.Struct, gc=False):
     errors: dict[str, int] = msgspec.field(default_factory=dict)
     denied: DeniedStreak | None = None
 
-    def seen(self, at: int, count: int) -> None:
+    def add_recent(self, at: int, count: int) -> None:
         """Count messages, the last of which ended at a time in milliseconds."""
         if at > self.recent_at:
             self.recent *= 0.5 ** ((at - self.recent_at) / _DAY_MS)
@@ -95,22 +95,22 @@ class MonitoredEntity:
     """A channel, a device or a source, and its watch.
 
     Args:
-        watch: What is known of it.
+        state: What is known of it.
         source: Gateway account.
-        of: Device and channel, as far as it is one.
+        device_and_channel: Device and channel, as far as it is one.
         part: The partition of devices.
     """
 
-    def __init__(self, watch: DetectorState, source: str, *of: int | None, part: int = 0) -> None:
-        self.watch = watch
-        self._source, self._of, self._part = source, of, part
+    def __init__(self, state: DetectorState, source: str, *device_and_channel: int | None, part: int = 0) -> None:
+        self.state = state
+        self._source, self._device_and_channel, self._part = source, device_and_channel, part
 
     @property
     def is_firing(self) -> bool:
         """Whether its ratio of failures is told to be too high."""
-        return self.watch.detector.phase == "firing"
+        return self.state.detector.phase == "firing"
 
-    def ended(
+    def observe_end(
         self,
         end: MessageEnd,
         failed: bool,
@@ -127,26 +127,26 @@ class MonitoredEntity:
             fleet: The source, which is its own.
             channel: The channel of the message, if the unit is a wider one.
         """
-        watch = self.watch
-        detector, before = watch.detector, watch.detector.phase
-        is_fleet = fleet.watch is watch
+        state = self.state
+        detector, before = state.detector, state.detector.phase
+        is_fleet = fleet.state is state
         # What the end of an alert drops is still told of it.
         count, failures = detector.count + 1, detector.failures + failed
-        judged = self._baseline(policy) if before == "firing" else {}
-        phase = detector.take(failed, end.at, policy, None if is_fleet else fleet.watch.detector)
+        judged = self._describe_baseline(policy) if before == "firing" else {}
+        phase = detector.observe_outcome(failed, end.at, policy, None if is_fleet else fleet.state.detector)
         if failed:
-            watch.failures = [*watch.failures, (end.sms_id, end.status_id)][-_KEPT:]
+            state.failures = [*state.failures, (end.sms_id, end.status_id)][-_KEPT:]
             if channel is not None:
-                watch.origins = [*watch.origins, channel.origin(fleet)][-_KEPT:]
+                state.origins = [*state.origins, channel.failure_origin(fleet)][-_KEPT:]
             if before == "firing":
-                _count_error(watch.errors, end.status_id)
+                _count_error(state.errors, end.status_id)
         if phase == before:
-            if not detector.count and watch.failures and phase != "learning":
-                watch.failures, watch.origins = [], []
+            if not detector.count and state.failures and phase != "learning":
+                state.failures, state.origins = [], []
             return []
-        return self._changed(before, count, failures, judged, end.at, policy, fleet)
+        return self._report_change(before, count, failures, judged, end.at, policy, fleet)
 
-    def accept(self, at: int, policy: DetectorPolicy, fleet: "MonitoredEntity") -> list[OutputRecord]:
+    def accept_rise(self, at: int, policy: DetectorPolicy, fleet: "MonitoredEntity") -> list[OutputRecord]:
         """End the alert on failures that fires: what was seen since is the new normal.
 
         Args:
@@ -154,12 +154,12 @@ class MonitoredEntity:
             policy: Settings of detectors.
             fleet: The source.
         """
-        detector = self.watch.detector
-        count, failures, judged = detector.count, detector.failures, self._baseline(policy)
-        detector.accept(policy, fleet.watch.detector)
-        return self._changed("firing", count, failures, judged, at, policy, fleet)
+        detector = self.state.detector
+        count, failures, judged = detector.count, detector.failures, self._describe_baseline(policy)
+        detector.accept_rise(policy, fleet.state.detector)
+        return self._report_change("firing", count, failures, judged, at, policy, fleet)
 
-    def _changed(
+    def _report_change(
         self,
         before: DetectorPhase,
         count: int,
@@ -180,27 +180,27 @@ class MonitoredEntity:
             policy: Settings of detectors.
             fleet: The source.
         """
-        watch, detector, phase = self.watch, self.watch.detector, self.watch.detector.phase
-        told: Phase = "resolved" if phase == "quiet" else phase
+        state, detector, phase = self.state, self.state.detector, self.state.detector.phase
+        reported_phase: Phase = "resolved" if phase == "quiet" else phase
         resolution = ""
-        if told == "firing":
-            watch.fired_at = at
-        if told in {"pending", "firing"}:
+        if reported_phase == "firing":
+            state.fired_at = at
+        if reported_phase in {"pending", "firing"}:
             count, failures = detector.count, detector.failures
-            watch.failures, watch.origins, watch.errors = watch.failures[-failures:], watch.origins[-failures:], {}
-            for _, status_id in watch.failures:
-                _count_error(watch.errors, status_id)
+            state.failures, state.origins, state.errors = state.failures[-failures:], state.origins[-failures:], {}
+            for _, status_id in state.failures:
+                _count_error(state.errors, status_id)
         if before == "firing":
             resolution = detector.resolution
             if resolution == "new_normal":
-                watch.accepted_at = at
-        baseline = judged or self._baseline(policy)
-        output = self._ratio_output(told, at, count, failures, policy, fleet, baseline, resolution)
-        if told == "resolved":
-            watch.fired_at, watch.errors, watch.failures, watch.origins = None, {}, [], []
+                state.accepted_at = at
+        baseline = judged or self._describe_baseline(policy)
+        output = self._build_ratio_record(reported_phase, at, count, failures, policy, fleet, baseline, resolution)
+        if reported_phase == "resolved":
+            state.fired_at, state.errors, state.failures, state.origins = None, {}, [], []
         return [output]
 
-    def repeated(self, at: int, policy: DetectorPolicy, fleet: "MonitoredEntity") -> OutputRecord:
+    def repeat_alert(self, at: int, policy: DetectorPolicy, fleet: "MonitoredEntity") -> OutputRecord:
         """Return the alert that fires, with the evidence of now.
 
         Args:
@@ -208,10 +208,10 @@ class MonitoredEntity:
             policy: Settings of detectors.
             fleet: The source.
         """
-        detector, baseline = self.watch.detector, self._baseline(policy)
-        return self._ratio_output("firing", at, detector.count, detector.failures, policy, fleet, baseline)
+        detector, baseline = self.state.detector, self._describe_baseline(policy)
+        return self._build_ratio_record("firing", at, detector.count, detector.failures, policy, fleet, baseline)
 
-    def _ratio_output(
+    def _build_ratio_record(
         self,
         phase: Phase,
         at: int,
@@ -223,22 +223,24 @@ class MonitoredEntity:
         resolution: str = "",
     ) -> OutputRecord:
         """Return the record of the alert on the ratio of failures."""
-        watch, detector = self.watch, self.watch.detector
-        samples = [sms_id for sms_id, _ in watch.failures]
+        state, detector = self.state, self.state.detector
+        samples = [sms_id for sms_id, _ in state.failures]
         evidence = {
             "since": detector.since,
             "count": count,
             "failures": failures,
-            "errors": watch.errors,
-            "by_channel": _count_by_channel(watch.origins),
+            "errors": state.errors,
+            "by_channel": _count_by_channel(state.origins),
             "resolution": resolution,
         } | baseline
-        return self._told(FAILURE_RATIO, phase, at, watch.fired_at, samples, evidence, policy.budget_days, fleet)
+        return self._build_alert_record(
+            FAILURE_RATIO, phase, at, state.fired_at, samples, evidence, policy.budget_days, fleet
+        )
 
-    def _baseline(self, policy: DetectorPolicy) -> dict[str, Any]:
+    def _describe_baseline(self, policy: DetectorPolicy) -> dict[str, Any]:
         """Return what the ratio of failures is judged by."""
-        detector = self.watch.detector
-        baseline: float | None = detector.baseline
+        detector = self.state.detector
+        baseline: float | None = detector.baseline_ratio
         if detector.known < policy.learn_messages:
             # It has learnt too little of its own: its fleet's is what it is compared with, if that is known.
             baseline = detector.usual or None
@@ -246,14 +248,14 @@ class MonitoredEntity:
 
     def is_within_accepted(self, wider: "MonitoredEntity") -> bool:
         """Whether its alert fires, and a wider unit has accepted the rise since it fired."""
-        return self.is_firing and wider.watch.accepted_at > (self.watch.fired_at or 0)
+        return self.is_firing and wider.state.accepted_at > (self.state.fired_at or 0)
 
-    def permitted(self, end: MessageEnd, budget_days: float, fleet: "MonitoredEntity") -> list[OutputRecord]:
+    def observe_permission(self, end: MessageEnd, budget_days: float, fleet: "MonitoredEntity") -> list[OutputRecord]:
         """Take the end of a message as to whether it was permitted; return what is to be told."""
-        watch, denied = self.watch, self.watch.denied
+        state, denied = self.state, self.state.denied
         if end.outcome == _NOT_PERMITTED:
             if denied is None:
-                denied = watch.denied = DeniedStreak(end.at, 0, {}, [])
+                denied = state.denied = DeniedStreak(end.at, 0, {}, [])
             denied.count += 1
             _count_error(denied.errors, end.status_id)
             denied.samples = [*denied.samples, end.sms_id][-_SAMPLES:]
@@ -262,8 +264,8 @@ class MonitoredEntity:
         elif denied is None:
             return []
         else:
-            watch.denied = None
-        told: Phase = "firing" if watch.denied else "resolved"
+            state.denied = None
+        reported_phase: Phase = "firing" if state.denied else "resolved"
         evidence = {
             "since": denied.since,
             "count": denied.count,
@@ -273,18 +275,22 @@ class MonitoredEntity:
             "bound": None,
             "errors": denied.errors,
         }
-        return [self._told(NOT_PERMITTED, told, end.at, denied.since, denied.samples, evidence, budget_days, fleet)]
+        return [
+            self._build_alert_record(
+                NOT_PERMITTED, reported_phase, end.at, denied.since, denied.samples, evidence, budget_days, fleet
+            )
+        ]
 
-    def origin(self, fleet: "MonitoredEntity") -> tuple[int | None, int | None, float]:
+    def failure_origin(self, fleet: "MonitoredEntity") -> tuple[int | None, int | None, float]:
         """Return device, channel and share of the source's messages, of a channel."""
-        device_id, channel_id = self._of
+        device_id, channel_id = self._device_and_channel
         return device_id, channel_id, self.share_of(fleet)
 
     def share_of(self, fleet: "MonitoredEntity") -> float:
         """Return its part of the messages of its source, of the last days, 0 to 1."""
-        return min(self.watch.recent / fleet.watch.recent, 1.0)
+        return min(self.state.recent / fleet.state.recent, 1.0)
 
-    def _told(
+    def _build_alert_record(
         self,
         kind: str,
         phase: Phase,
@@ -295,10 +301,10 @@ class MonitoredEntity:
         budget_days: float,
         fleet: "MonitoredEntity",
     ) -> OutputRecord:
-        scope: Scope = ("source", "device", "channel")[len(self._of)]
-        device_id, channel_id = (*self._of, None, None)[:2]
+        scope: Scope = ("source", "device", "channel")[len(self._device_and_channel)]
+        device_id, channel_id = (*self._device_and_channel, None, None)[:2]
         alert = Alert(
-            id=alert_id(kind, self._source, *self._of, part=self._part),
+            id=alert_id(kind, self._source, *self._device_and_channel, part=self._part),
             kind=kind,
             phase=phase,
             scope=scope,
@@ -313,7 +319,7 @@ class MonitoredEntity:
             budget_days=budget_days,
             **evidence,
         )
-        return OutputRecord(ALERTS, alert.id.encode(), encode(alert))
+        return OutputRecord(ALERTS, alert.id.encode(), encode_alert(alert))
 
 
 def _count_by_channel(origins: list[tuple[int | None, int | None, float]]) -> list[ChannelFailures]:
@@ -352,45 +358,45 @@ def update_detectors(
     ends = [end for end in ends if not end.again and end.outcome != _EXPIRED]
     if not ends:
         return []
-    told: list[OutputRecord] = []
+    outputs: list[OutputRecord] = []
     narrow = [channel] if device is None else [device, channel]
     wider = [source] if device is None else [device, source]
     for unit in (*narrow, source):
-        unit.watch.seen(ends[-1].at, len(ends))
+        unit.state.add_recent(ends[-1].at, len(ends))
     for end in ends:
         failed = end.outcome in _FAILURES
         before = [unit.is_firing for unit in narrow]
         were_firing = [unit for unit in wider if unit.is_firing]
-        if failed or channel.watch.denied is not None:
-            told += channel.permitted(end, policy.budget_days, source)
-        told += channel.ended(end, failed, policy, source)
+        if failed or channel.state.denied is not None:
+            outputs += channel.observe_permission(end, policy.budget_days, source)
+        outputs += channel.observe_end(end, failed, policy, source)
         if device is not None:
-            told += device.ended(end, failed, policy, source, channel)
+            outputs += device.observe_end(end, failed, policy, source, channel)
         if source.is_firing or not any(unit.is_firing for unit in narrow):
-            told += source.ended(end, failed, policy, source, channel)
+            outputs += source.observe_end(end, failed, policy, source, channel)
         if any(before):
-            accepted = next((unit for unit in narrow if unit.watch.accepted_at == end.at), None)
-            told += _accept_within(end.at, channel, device, source, policy)
+            accepted = next((unit for unit in narrow if unit.state.accepted_at == end.at), None)
+            outputs += _accept_within(end.at, channel, device, source, policy)
             if accepted is not None and not any(unit.is_firing for unit in narrow):
                 _include_in_baseline(accepted, source, policy)
         if before != [unit.is_firing for unit in narrow]:
             # Whether a phone explains them can be said now, or no longer.
-            told += [unit.repeated(end.at, policy, source) for unit in were_firing if unit.is_firing]
-    return told
+            outputs += [unit.repeat_alert(end.at, policy, source) for unit in were_firing if unit.is_firing]
+    return outputs
 
 
 def _accept_within(
     at: int, channel: MonitoredEntity, device: MonitoredEntity | None, source: MonitoredEntity, policy: DetectorPolicy
 ) -> list[OutputRecord]:
     """Accept the rise of narrower units when a wider one has accepted it since they fired; return what is told."""
-    told: list[OutputRecord] = []
+    outputs: list[OutputRecord] = []
     if device is not None and device.is_within_accepted(source):
-        told += device.accept(at, policy, source)
+        outputs += device.accept_rise(at, policy, source)
     if channel.is_within_accepted(source) or (device is not None and channel.is_within_accepted(device)):
-        told += channel.accept(at, policy, source)
-    return told
+        outputs += channel.accept_rise(at, policy, source)
+    return outputs
 
 
 def _include_in_baseline(unit: MonitoredEntity, source: MonitoredEntity, policy: DetectorPolicy) -> None:
     """Take a unit whose rise has just become the new normal back into the baseline of its source."""
-    source.watch.detector.include(unit.watch.detector.accepted, unit.share_of(source), policy)
+    source.state.detector.include_unit(unit.state.detector.accepted, unit.share_of(source), policy)

@@ -34,7 +34,7 @@ class GroupMembership:
         self._settings = settings
         self._kafka = kafka
         self._is_static = bool(settings.instance) and not kafka.in_memory
-        self._admin = AdminClient(kafka.confluent() | {"log_level": 2}) if self._is_static else None
+        self._admin = AdminClient(kafka.confluent_options() | {"log_level": 2}) if self._is_static else None
 
     def unassigned_partitions(self) -> set[Partition]:
         """Return the partitions of the stages' topics that no member of the group has, while it is stable.
@@ -56,7 +56,7 @@ class GroupMembership:
         assigned = {(p.topic, p.partition) for member in group.members for p in member.assignment.topic_partitions}
         return existing - assigned
 
-    def leave(self) -> None:
+    def leave_group(self) -> None:
         """Give the static name back, so that the group is given out anew without this worker."""
         if not self._is_static:
             return

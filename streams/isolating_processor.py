@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from core.errors import where_raised
-from gateway.payloads import unforeseen
+from gateway.payloads import unforeseen_error
 from streams.errors import StreamError
 from streams.processor import (
     KafkaRecord,
@@ -38,17 +38,17 @@ class IsolatingProcessor:
     """The fold of one partition, guarded. In the good case it costs nothing but a look at the size of what is written.
 
     Args:
-        make: Makes the fold that is guarded.
+        make_processor: Makes the fold that is guarded.
         load: Returns the stored state of a key. A StreamError of it passes through: it is the disk's.
     """
 
-    def __init__(self, make: Callable[[StateLoader], StreamProcessor], load: StateLoader) -> None:
+    def __init__(self, make_processor: Callable[[StateLoader], StreamProcessor], load: StateLoader) -> None:
         self._load = load
-        self._made: dict[bytes, bytes] = {}
-        self._processor = make(self._load_newest)
+        self._new_states: dict[bytes, bytes] = {}
+        self._processor = make_processor(self._load_newest)
 
     def _load_newest(self, key: bytes) -> bytes | None:
-        made = self._made.get(key)
+        made = self._new_states.get(key)
         return self._load(key) if made is None else made
 
     def process(self, run: Sequence[KafkaRecord]) -> ProcessorOutput:
@@ -91,14 +91,14 @@ class IsolatingProcessor:
                     last_error = error
                     self._processor.clear_cache()  # it may be half changed
                     outputs.faults += 1
-                    outputs.records.append(build_dead_letter(record, unforeseen(error)))
+                    outputs.records.append(build_dead_letter(record, unforeseen_error(error)))
                     continue
                 for key, value, due in made.states:
                     states[key] = key, value, _earlier_timer(due, states[key][2] if key in states else None)
-                    self._made[key] = value or b""
+                    self._new_states[key] = value or b""
                 _append_output(made, outputs)
         finally:
-            self._made.clear()
+            self._new_states.clear()
         outputs.states = list(states.values())
         if last_error is not None:
             _log.error(

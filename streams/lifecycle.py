@@ -33,7 +33,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from gateway.payloads import MAX_NAME_LENGTH, StatusReport
-from gateway.statuses import ACCEPTED, DELIVERED, INCOMING, PENDING, SENT, Outcome, Status
+from gateway.statuses import ACCEPTED, DELIVERED, INCOMING, PENDING, SENT, Outcome, StatusCode
 
 EXPIRE_AFTER_MS: Final = 86_400_000
 
@@ -105,7 +105,7 @@ class MessageState:
     """
 
     __slots__ = (
-        *("_repeated", "_walk"),
+        *("_repeated", "_scan"),
         *("expired_at", "last_seen_at", "late", "observations", "recipient", "sms_id", "source"),
     )
 
@@ -118,39 +118,39 @@ class MessageState:
         self.last_seen_at = 0
         self.observations: list[list[Any]] = []
         self._repeated = 0  # how many were received more than once
-        self._walk: _ObservationScan | None = (
+        self._scan: _ObservationScan | None = (
             _ObservationScan()
         )  # over the observations in their order; None when they are in none
 
-    def has(self, report: StatusReport) -> bool:
+    def has_observation(self, report: StatusReport) -> bool:
         """Return whether an observation is held that the report would belong to."""
         observed = [report.status_id, report.device_id, report.channel_id, report.sent_at]
         return any(row[:4] == observed for row in self.observations)
 
-    def add(self, report: StatusReport, received_at: int) -> bool:
+    def add_report(self, report: StatusReport, received_at: int) -> bool:
         """Add one report; return whether it told anything new."""
         _, status_id, device_id, channel_id, sent_at, recipient, _, _ = report
-        changed = self._extend(status_id, device_id, channel_id, sent_at, received_at, received_at)
+        changed = self._add_observation(status_id, device_id, channel_id, sent_at, received_at, received_at)
         if recipient is not None and (self.recipient is None or recipient < self.recipient):
             self.recipient = recipient
             return True
         return changed
 
-    def expire(self, deadline: int) -> None:
+    def mark_expired(self, deadline: int) -> None:
         """Add that a deadline, in milliseconds, passed without a report."""
         self.expired_at = max(deadline, self.expired_at or deadline)
 
-    def merge(self, other: "MessageState") -> None:
+    def merge_state(self, other: "MessageState") -> None:
         """Add everything that the other knows of the same message."""
         if other.recipient is not None and (self.recipient is None or other.recipient < self.recipient):
             self.recipient = other.recipient
         if other.expired_at is not None:
-            self.expire(other.expired_at)
+            self.mark_expired(other.expired_at)
         self.late = self.late or other.late
         for row in other.observations:
-            self._extend(*row)
+            self._add_observation(*row)
 
-    def _extend(
+    def _add_observation(
         self, status_id: int, device_id: int | None, channel_id: int | None, sent_at: int | None, first: int, last: int
     ) -> bool:
         rows = self.observations
@@ -161,19 +161,19 @@ class MessageState:
                 self._repeated += row[4] == row[5]
                 if first < row[4]:
                     row[4] = first
-                    self._walk = None
+                    self._scan = None
                 row[5] = max(last, row[5])
                 break
         else:
             if rows and first <= rows[-1][4]:
-                self._walk = None
+                self._scan = None
             rows.append([status_id, device_id, channel_id, sent_at, first, last])
             self._repeated += last > first
         self.last_seen_at = max(self.last_seen_at, last)
         return True
 
     @classmethod
-    def of(cls, version: MessageVersion) -> Self:
+    def from_version(cls, version: MessageVersion) -> Self:
         """Take the facts back out of a version."""
         facts = cls(version.source, version.sms_id, late=FLAG_LATE in version.flags)
         # An earlier release took an address of any length. Each further version would copy it.
@@ -208,7 +208,7 @@ class _ObservationScan:
         self.contradicted = self.reordered = self.unknown = self.incoming = False
 
 
-class Lifecycle:
+class LifecycleRules:
     """Derives versions from facts, for one table of statuses.
 
     Args:
@@ -216,7 +216,7 @@ class Lifecycle:
         expire_after_ms: After how long without a report an open message expires.
     """
 
-    def __init__(self, table: Mapping[int, Status], expire_after_ms: int = EXPIRE_AFTER_MS) -> None:
+    def __init__(self, table: Mapping[int, StatusCode], expire_after_ms: int = EXPIRE_AFTER_MS) -> None:
         self._expire_after_ms = expire_after_ms
         self._outcomes = {id_: status.outcome.value for id_, status in table.items()}
         self._failure_classes = {id_: status.failure_class for id_, status in table.items()}
@@ -224,115 +224,115 @@ class Lifecycle:
         self._ends = frozenset(id_ for id_, status in table.items() if status.is_end)
         self._failures = frozenset(id_ for id_, status in table.items() if status.is_failure)
 
-    def derive(self, facts: MessageState) -> MessageVersion:
+    def derive_version(self, facts: MessageState) -> MessageVersion:
         """Return the version that follows from the facts. Its observations are the facts' own until the next change.
 
         Raises:
             IndexError: There are no observations.
         """
-        walk, rows = facts._walk, facts.observations
-        if walk is None:
-            rows.sort(key=self._order)
-            walk = facts._walk = _ObservationScan()
-        for row in rows[walk.done :] if walk.done else rows:
-            self._read(walk, row, rows)
+        scan, rows = facts._scan, facts.observations
+        if scan is None:
+            rows.sort(key=self._observation_order)
+            scan = facts._scan = _ObservationScan()
+        for row in rows[scan.done :] if scan.done else rows:
+            self._scan_observation(scan, row, rows)
         first_seen_at: int = rows[0][4]
         ended_at: int | None
-        status = walk.winner
+        status = scan.winner
         if status is not None:
-            ended_at, outcome = walk.decisive[status], self._outcomes[status]
+            ended_at, outcome = scan.decisive[status], self._outcomes[status]
             total_s = (ended_at - first_seen_at) / 1000
         else:
             ended_at = total_s = None
-            status, outcome = self._open(walk, rows[-1][0])
+            status, outcome = self._find_open_outcome(scan, rows[-1][0])
             deadline = facts.last_seen_at + self._expire_after_ms
             if facts.expired_at is not None and facts.expired_at >= deadline and outcome != _INCOMING:
                 ended_at, outcome = facts.expired_at, _EXPIRED
         flags: list[str] = []
         if facts._repeated:
             flags.append(FLAG_DUPLICATED)
-        if walk.reordered:
+        if scan.reordered:
             flags.append(FLAG_REORDERED)
-        if walk.unknown:
+        if scan.unknown:
             flags.append(FLAG_UNKNOWN_STATUS)
         if facts.late:
             flags.append(FLAG_LATE)
-        at = walk.decisive.get
+        at = scan.decisive.get
         accepted, sent, delivered = at(ACCEPTED), at(SENT), at(DELIVERED)
         beyond_accepted = sent is not None or delivered is not None or at(_UNDELIVERED) is not None
         return MessageVersion(
             facts.source,
             facts.sms_id,
             outcome,
-            None if walk.winner is None else self._failure_classes[walk.winner],
+            None if scan.winner is None else self._failure_classes[scan.winner],
             status,
             ended_at is not None,
-            walk.device_id,
-            walk.channel_id,
+            scan.device_id,
+            scan.channel_id,
             facts.recipient,
             first_seen_at,
             facts.last_seen_at,
             ended_at,
             ended_at if outcome == _DELIVERED else None,
             facts.expired_at,
-            walk.attempts,
-            walk.contradicted,
-            _step("queue", at(PENDING), accepted, beyond_accepted or accepted is not None, flags),
-            _step("device", accepted, sent, beyond_accepted, flags),
-            _step("network", sent, delivered, delivered is not None, flags),
+            scan.attempts,
+            scan.contradicted,
+            _step_latency("queue", at(PENDING), accepted, beyond_accepted or accepted is not None, flags),
+            _step_latency("device", accepted, sent, beyond_accepted, flags),
+            _step_latency("network", sent, delivered, delivered is not None, flags),
             total_s,
             flags,
             len(rows) + facts._repeated + (facts.recipient is not None) + (facts.expired_at is not None) + facts.late,
             rows,
         )
 
-    def _read(self, walk: _ObservationScan, row: list[Any], rows: list[list[Any]]) -> None:
+    def _scan_observation(self, scan: _ObservationScan, row: list[Any], rows: list[list[Any]]) -> None:
         """Read the next observation of all."""
-        walk.done += 1
+        scan.done += 1
         status_id, device_id, channel_id, _, first, _ = row
         if device_id is not None:
-            walk.device_id = device_id
+            scan.device_id = device_id
         if channel_id is not None:
-            walk.channel_id = channel_id
+            scan.channel_id = channel_id
         rank = self._ranks.get(status_id)
         if rank is None:
-            walk.incoming = walk.incoming or status_id == INCOMING
-            walk.unknown = walk.unknown or status_id != INCOMING
+            scan.incoming = scan.incoming or status_id == INCOMING
+            scan.unknown = scan.unknown or status_id != INCOMING
             return
         is_end = status_id in self._ends
-        if status_id in walk.before_failure and not is_end:
-            walk.attempts += 1
-            walk.attempt, walk.before_failure, walk.furthest = {}, frozenset(), -1
-        attempt = walk.attempt
+        if status_id in scan.before_failure and not is_end:
+            scan.attempts += 1
+            scan.attempt, scan.before_failure, scan.furthest = {}, frozenset(), -1
+        attempt = scan.attempt
         if status_id not in attempt:
             attempt[status_id] = first
             if is_end:
-                if walk.decisive is attempt and walk.winner is not None:
-                    walk.contradicted |= self._outcomes[walk.winner] != self._outcomes[status_id]
-                walk.winner, walk.decisive = status_id, attempt
-        if rank < walk.furthest:
-            walk.reordered = True
+                if scan.decisive is attempt and scan.winner is not None:
+                    scan.contradicted |= self._outcomes[scan.winner] != self._outcomes[status_id]
+                scan.winner, scan.decisive = status_id, attempt
+        if rank < scan.furthest:
+            scan.reordered = True
         else:
-            walk.furthest, walk.step = rank, status_id
+            scan.furthest, scan.step = rank, status_id
         if status_id in self._failures:
-            walk.before_failure = frozenset(read[0] for read in rows[: walk.done])
+            scan.before_failure = frozenset(read[0] for read in rows[: scan.done])
 
-    def _order(self, row: list[Any]) -> tuple[int, ...]:
+    def _observation_order(self, row: list[Any]) -> tuple[int, ...]:
         """Sort by the first report; reports of one millisecond in the documented order, the rest by their fields."""
         status_id, *fields, first, _ = row
         rank = self._ranks.get(status_id, -1)
         return first, rank, status_id, *[-1 if part is None else part for part in fields]
 
-    def _open(self, walk: _ObservationScan, newest: int) -> tuple[int, str]:
+    def _find_open_outcome(self, scan: _ObservationScan, newest: int) -> tuple[int, str]:
         """Return status and outcome of a message without an end, whose newest observation has the status `newest`."""
-        if walk.step is not None:
-            return walk.step, self._outcomes[walk.step]
-        if walk.incoming:
+        if scan.step is not None:
+            return scan.step, self._outcomes[scan.step]
+        if scan.incoming:
             return INCOMING, _INCOMING
         return newest, _UNKNOWN
 
 
-def _step(name: str, start: int | None, end: int | None, reached: bool, flags: list[str]) -> float | None:
+def _step_latency(name: str, start: int | None, end: int | None, reached: bool, flags: list[str]) -> float | None:
     """Return the seconds between two reports, or None with the flag that says why, if there is something to say."""
     if start is None or end is None:
         if reached:

@@ -16,10 +16,10 @@ from core.records import HEADER_CONTENT_TYPE, HEADER_RECEIVED_AT
 from core.topics import OUTCOMES
 from gateway.errors import UnreadablePayload
 from gateway.json_body import EQUALS_SIGN, to_utf8
-from gateway.payloads import StatusReport, parse
+from gateway.payloads import StatusReport, parse_payload
 from gateway.statuses import Outcome
 from streams.device_processor import OPEN, ActivityCollector, Dimensions
-from streams.lifecycle import Lifecycle, MessageState, MessageVersion
+from streams.lifecycle import LifecycleRules, MessageState, MessageVersion
 from streams.processor import EndedMessage, KafkaRecord, OutputRecord, ProcessorOutput, StateLoader, build_dead_letter
 
 REASON_MISSING_HEADER: Final = "missing_header"
@@ -65,23 +65,23 @@ class _CachedMessage(MessageState):
 
     Attributes:
         has_expired: Whether that was told, be it revived since or not.
-        place: As what, and for which device and channel, it counts.
+        dimensions: As what, and for which device and channel, it counts.
         due: When the clock looks at it, in milliseconds, or somewhat sooner; None before its first version.
         large_bytes: The bytes of its version, as the cache counts it; 0 unless it is large.
     """
 
-    __slots__ = ("due", "has_expired", "large_bytes", "place")
+    __slots__ = ("dimensions", "due", "has_expired", "large_bytes")
 
     def __init__(self, source: str, sms_id: int, *, late: bool = False) -> None:
         super().__init__(source, sms_id, late=late)
         self.has_expired = False
-        self.place = _NOWHERE
+        self.dimensions = _NOWHERE
         self.due: int | None = None
         self.large_bytes = 0
 
 
 class _MessageCache:
-    """Decoded messages by key. `trim` removes those that were added first, until the others are within the bounds.
+    """Decoded messages by key, within bounds. `trim_oldest` removes those that were added first.
 
     Nearly all messages are small, and bounded by their number. The large ones are bounded by bytes too, of their
     versions as they are stored: a few thousand reports each would take the memory of many ordinary messages.
@@ -100,25 +100,25 @@ class _MessageCache:
     def __len__(self) -> int:
         return len(self._messages)
 
-    def add(self, key: bytes, message: _CachedMessage, size: int) -> None:
+    def add_message(self, key: bytes, message: _CachedMessage, size: int) -> None:
         """Add a message whose stored version has so many bytes."""
         self._messages[key] = message
         if size > _LARGE_MESSAGE_BYTES:
-            self.resize(key, size)
+            self.resize_message(key, size)
 
-    def resize(self, key: bytes, size: int) -> None:
+    def resize_message(self, key: bytes, size: int) -> None:
         """Note that the version of a message, if it is here, is large now."""
         message = self._messages.get(key)
         if message is not None:
             self.large_bytes += size - message.large_bytes
             message.large_bytes = size
 
-    def remove(self, key: bytes) -> None:
+    def remove_message(self, key: bytes) -> None:
         message = self._messages.pop(key, None)
         if message is not None:
             self.large_bytes -= message.large_bytes
 
-    def trim(self) -> None:
+    def trim_oldest(self) -> None:
         while len(self._messages) > self._max_messages or self.large_bytes > self._max_large_bytes:
             _, message = self._messages.popitem(last=False)
             self.large_bytes -= message.large_bytes
@@ -143,7 +143,7 @@ class MessageProcessor:
 
     def __init__(
         self,
-        lifecycle: Lifecycle,
+        lifecycle: LifecycleRules,
         load: StateLoader,
         zone: tzinfo,
         cache: int,
@@ -171,14 +171,14 @@ class MessageProcessor:
         arrived: dict[bytes, int] = {}
         for record in run:
             try:
-                self._one(record, changed, arrived, activities)
+                self._process_record(record, changed, arrived, activities)
             except UnreadablePayload as error:
                 outputs.records.append(build_dead_letter(record, error))
         outputs.states += [(key, None, due) for key, due in arrived.items()]
         for key, message in changed.items():
-            self._write(key, message, outputs, activities)
-        outputs.records += activities.outputs()
-        self._cache.trim()
+            self._write_version(key, message, outputs, activities)
+        outputs.records += activities.build_records()
+        self._cache.trim_oldest()
         return outputs
 
     def on_timer(self, keys: Iterable[bytes], now: int) -> ProcessorOutput:
@@ -190,19 +190,19 @@ class MessageProcessor:
                 # Only what was dropped one such time ago is due again. Then nothing reminds of it.
                 outputs.expired.append(key)
                 continue
-            message = self._cache.get(key) or self._stored(stored)
-            due = self._due(message.place[0], message.last_seen_at)
+            message = self._cache.get(key) or self._decode_message(stored)
+            due = self._next_due_at(message.dimensions[0], message.last_seen_at)
             if due > now:
                 outputs.rescheduled.append((key, due))
                 message.due = due
-            elif message.place[0] == OPEN:
-                message.expire(due)
+            elif message.dimensions[0] == OPEN:
+                message.mark_expired(due)
                 message.due = None
-                self._write(key, message, outputs, activities)
+                self._write_version(key, message, outputs, activities)
             else:
-                self._cache.remove(key)
+                self._cache.remove_message(key)
                 outputs.states.append((key, None, now + self._forget_after_ms))
-        outputs.records += activities.outputs()
+        outputs.records += activities.build_records()
         return outputs
 
     def next_timer(self, value: bytes | None, written_at: int) -> int:
@@ -215,12 +215,12 @@ class MessageProcessor:
             raise ValueError from error
         if not version.observations:
             raise ValueError
-        return self._due(_reported_state(version), version.last_seen_at)
+        return self._next_due_at(_reported_state(version), version.last_seen_at)
 
-    def _due(self, told: str | None, last_seen_at: int) -> int:
-        return last_seen_at + (self._expire_after_ms if told == OPEN else self._forget_after_ms)
+    def _next_due_at(self, reported: str | None, last_seen_at: int) -> int:
+        return last_seen_at + (self._expire_after_ms if reported == OPEN else self._forget_after_ms)
 
-    def _one(
+    def _process_record(
         self,
         record: KafkaRecord,
         changed: dict[bytes, _CachedMessage],
@@ -233,7 +233,7 @@ class MessageProcessor:
         # Asked here rather than in the function, which nearly no report needs.
         if content_type is not None and EQUALS_SIGN in content_type:
             body = to_utf8(body, content_type)
-        event = parse(body, self._zone)
+        event = parse_payload(body, self._zone)
         received = headers.get(HEADER_RECEIVED_AT) or b""
         received_at = int(received) if received.isdigit() and len(received) < _MAX_DIGITS else record.timestamp
         if not isinstance(event, StatusReport):
@@ -242,43 +242,43 @@ class MessageProcessor:
             if key not in arrived and self._load(key) is None:
                 # Dropped at once: the mark that it was there is all that is needed.
                 arrived[key] = received_at + self._forget_after_ms
-                activities.incoming(source, event.device_id, event.channel_id, received_at)
+                activities.add_incoming(source, event.device_id, event.channel_id, received_at)
             return
         key = record.key or b""
-        message = self._cache.get(key) or self._message(key, headers, event.sms_id)
+        message = self._cache.get(key) or self._load_message(key, headers, event.sms_id)
         if message.sms_id != event.sms_id:
             raise _wrong_key_error()
-        if len(message.observations) >= self._max_observations and not message.has(event):
+        if len(message.observations) >= self._max_observations and not message.has_observation(event):
             detail = f"the message has {self._max_observations} different reports already"
             raise UnreadablePayload(REASON_TOO_MANY, detail)
-        if message.add(event, received_at):
+        if message.add_report(event, received_at):
             changed[key] = message
 
-    def _message(self, key: bytes, headers: dict[str, bytes], sms_id: int) -> _CachedMessage:
+    def _load_message(self, key: bytes, headers: dict[str, bytes], sms_id: int) -> _CachedMessage:
         source = _read_source(headers)
         if key != records.message_key(source, sms_id):
             raise _wrong_key_error()
         stored = self._load(key)
-        message = self._stored(stored) if stored else _CachedMessage(source, sms_id, late=stored is not None)
-        self._cache.add(key, message, len(stored or b""))
+        message = self._decode_message(stored) if stored else _CachedMessage(source, sms_id, late=stored is not None)
+        self._cache.add_message(key, message, len(stored or b""))
         return message
 
-    def _stored(self, stored: bytes) -> _CachedMessage:
+    def _decode_message(self, stored: bytes) -> _CachedMessage:
         version = _decode(stored)
-        message = _CachedMessage.of(version)
-        told = _reported_state(version)
-        message.place = told, version.device_id, version.channel_id
-        message.due = self._due(told, version.last_seen_at)
+        message = _CachedMessage.from_version(version)
+        reported = _reported_state(version)
+        message.dimensions = reported, version.device_id, version.channel_id
+        message.due = self._next_due_at(reported, version.last_seen_at)
         message.has_expired = version.expired_at is not None
         return message
 
-    def _write(
+    def _write_version(
         self, key: bytes, message: _CachedMessage, outputs: ProcessorOutput, activities: ActivityCollector
     ) -> None:
         """Write the version that follows from a message's facts, and tell what it changed."""
-        version = self._lifecycle.derive(message)
-        before, told = message.place[0], _reported_state(version)
-        due = self._due(told, version.last_seen_at)
+        version = self._lifecycle.derive_version(message)
+        before, reported = message.dimensions[0], _reported_state(version)
+        due = self._next_due_at(reported, version.last_seen_at)
         is_sooner = message.due is None or due < message.due
         encoded = _encode(version)
         outputs.states.append((key, encoded, due if is_sooner else None))
@@ -286,7 +286,7 @@ class MessageProcessor:
             message.due = due
         # An expiry can be taken back by a report that is no end; an end by nothing but another end.
         previous = _EXPIRED if before == OPEN and message.has_expired else before
-        if told != before and not (told in _NO_END and before in _NO_END):
+        if reported != before and not (reported in _NO_END and before in _NO_END):
             # What was told of a forgotten message is not known any more, only that it was.
             is_correction = previous not in _NO_END or message.late
             outputs.records.append(
@@ -294,14 +294,14 @@ class MessageProcessor:
             )
             if not is_correction:
                 outputs.ends.append(EndedMessage(version.outcome, version.network_s, version.total_s))
-        place = told, version.device_id, version.channel_id
-        activities.version(message.place, place, version, counts=not message.late)
-        message.place, message.has_expired = place, version.expired_at is not None
-        if told not in _NO_END:
+        dimensions = reported, version.device_id, version.channel_id
+        activities.add_version(message.dimensions, dimensions, version, counts=not message.late)
+        message.dimensions, message.has_expired = dimensions, version.expired_at is not None
+        if reported not in _NO_END:
             # Hardly anything comes after the end, and what is in memory in vain costs more than reading it again.
-            self._cache.remove(key)
+            self._cache.remove_message(key)
         elif len(encoded) > _LARGE_MESSAGE_BYTES:
-            self._cache.resize(key, len(encoded))
+            self._cache.resize_message(key, len(encoded))
 
 
 def _reported_state(version: MessageVersion) -> str | None:
@@ -312,7 +312,7 @@ def _reported_state(version: MessageVersion) -> str | None:
 
 
 def _build_outcome_record(version: MessageVersion, previous: str | None, is_correction: bool) -> OutputRecord:
-    told = _OutcomeRecord(
+    outcome_record = _OutcomeRecord(
         version.source,
         version.sms_id,
         version.outcome,
@@ -331,7 +331,7 @@ def _build_outcome_record(version: MessageVersion, previous: str | None, is_corr
         is_correction,
         previous,
     )
-    return OutputRecord(OUTCOMES, records.device_key(version.source, version.device_id), _encode(told))
+    return OutputRecord(OUTCOMES, records.device_key(version.source, version.device_id), _encode(outcome_record))
 
 
 def _read_source(headers: dict[str, bytes]) -> str:

@@ -71,10 +71,12 @@ def count_commit(topic: str, records: int, outputs: ProcessorOutput) -> None:
     DEAD.inc(sum(output.topic == DEADLETTERS for output in outputs.records))
 
 
-def set_lag(records: Mapping[tuple[str, int], int]) -> None:
+def set_stream_lag(records: Mapping[tuple[str, int], int]) -> None:
     """Replace the lag of all partitions that are ours.
 
     Args:
         records: How many records each partition has before it, by topic and partition.
     """
-    LAG_SNAPSHOT.replace({LAG: {(topic, str(partition)): count for (topic, partition), count in records.items()}})
+    LAG_SNAPSHOT.replace_values(
+        {LAG: {(topic, str(partition)): count for (topic, partition), count in records.items()}}
+    )

@@ -28,9 +28,9 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from core.kafka_retry import TRIES, retried
+from core.kafka_retry import TRIES, retry_kafka_call
 from core.kafka_settings import KafkaSettings
-from core.topic_ids import TopicIds, url_safe
+from core.topic_ids import TopicIds, to_url_safe_id
 from core.topics import DEADLETTERS
 from streams import metrics
 from streams.errors import LostRecordsError, OwnershipLostError, StreamError
@@ -73,19 +73,19 @@ class PartitionProcessor:
         self._kafka = kafka
         self._generation: int | None = None
         self._store: StateStore | None = None
-        self._next = 0  # the offset behind the last committed run
+        self._next_offset = 0  # the offset behind the last committed run
         self._reached_at = 0  # when the last record of it was written, in milliseconds
         self._topic_ids: dict[str, str] = {}
-        self._processor = IsolatingProcessor(lambda load: stage.make_processor(load, settings), self._load)
+        self._processor = IsolatingProcessor(lambda load: stage.make_processor(load, settings), self._load_state)
 
     def __str__(self) -> str:
         return f"partition {self.number} of {self._stage.source}"
 
     def next_offset(self, generation: int) -> int | None:
         """Return the offset behind the last committed run; None if the partition is not owned for a generation yet."""
-        return self._next if self._generation == generation else None
+        return self._next_offset if self._generation == generation else None
 
-    def _load(self, key: bytes) -> bytes | None:
+    def _load_state(self, key: bytes) -> bytes | None:
         return self._open_store.get(key)
 
     @property
@@ -95,7 +95,7 @@ class PartitionProcessor:
             raise StreamError(msg)
         return self._store
 
-    async def own(self, generation: int) -> None:
+    async def claim_partition(self, generation: int) -> None:
         """Take the partition over for a generation of the consumer group: fence earlier owners, recover the state.
 
         Raises:
@@ -103,7 +103,7 @@ class PartitionProcessor:
             StateError: The local state cannot be used.
         """
         if self._generation != generation:
-            await asyncio.to_thread(self._own)
+            await asyncio.to_thread(self._take_ownership)
             self._generation = generation
 
     async def process(self, run: Sequence[KafkaRecord]) -> None:
@@ -118,16 +118,16 @@ class PartitionProcessor:
             StreamError: Kafka did not take the transaction, after retries.
         """
         for _ in range(TRIES):
-            run = await self._unprocessed(run)
+            run = await self._skip_processed(run)
             if not run:
                 return
             next_offset = run[-1].offset + 1
             outputs = self._processor.process(run)
-            if await self._commit(outputs, next_offset):
+            if await self._commit_outputs(outputs, next_offset):
                 metrics.count_commit(self._stage.source, len(run), outputs)
-                self._next, self._reached_at = next_offset, run[-1].timestamp
+                self._next_offset, self._reached_at = next_offset, run[-1].timestamp
                 return
-        raise self._refused()
+        raise self._refusal_error()
 
     async def on_timer(self, clock: int, end: int) -> None:
         """Do what is due by now, and commit what it makes.
@@ -141,26 +141,28 @@ class PartitionProcessor:
         Raises:
             As `process` does.
         """
-        now = clock if self._next >= end else self._reached_at
+        now = clock if self._next_offset >= end else self._reached_at
         dropped: set[bytes] = set()  # what else was due of those says nothing about their marks
         for _ in range(TRIES):
             while entries := self._open_store.due_timers(now, _DUE_BATCH):
                 keys = [key for key in dict.fromkeys(entries.values()) if key not in dropped]
                 outputs = self._processor.on_timer(keys, now)
-                if not await self._commit(outputs, None, entries):
+                if not await self._commit_outputs(outputs, None, entries):
                     break
                 metrics.count_commit(self._stage.source, 0, outputs)
                 dropped.update(key for key, value, _ in outputs.states if value is None)
             else:
                 return
-        raise self._refused()
+        raise self._refusal_error()
 
-    async def _commit(self, outputs: ProcessorOutput, next_offset: int | None, done: Collection[bytes] = ()) -> bool:
+    async def _commit_outputs(
+        self, outputs: ProcessorOutput, next_offset: int | None, done: Collection[bytes] = ()
+    ) -> bool:
         """Commit to Kafka, then to the store. False when the partition had to be taken over anew instead."""
         offset, last_at = 0, None
         if next_offset is not None or outputs.states or outputs.records:
             try:
-                publishing = asyncio.to_thread(self._publish, outputs, next_offset)
+                publishing = asyncio.to_thread(self._publish_transaction, outputs, next_offset)
                 offset, last_at = await asyncio.wait_for(publishing, PUBLISH_TIMEOUT_S)
             except TimeoutError as error:
                 msg = f"Kafka did not commit a run of {self} within {PUBLISH_TIMEOUT_S:g} s"
@@ -171,10 +173,10 @@ class PartitionProcessor:
                     raise OwnershipLostError(msg) from error
                 # Whether it was committed is open. A new producer settles that, and the committed offset tells.
                 _log.warning("%s is taken over anew: %s", self, error.args[0].str())
-                await asyncio.to_thread(self._own)
+                await asyncio.to_thread(self._take_ownership)
                 return False
         if outputs.states or done:
-            self._open_store.write(
+            self._open_store.write_states(
                 outputs.states,
                 offset or None,
                 done,
@@ -185,7 +187,7 @@ class PartitionProcessor:
             )
         return True
 
-    def _refused(self) -> StreamError:
+    def _refusal_error(self) -> StreamError:
         return StreamError(f"Kafka took no transaction of {self} in {TRIES} tries; see the broker's log")
 
     def close(self) -> None:
@@ -193,27 +195,27 @@ class PartitionProcessor:
         if self._store is not None:
             self._store.close()
 
-    def _own(self) -> None:
+    def _take_ownership(self) -> None:
         """Fence earlier owners, then read the committed offset and the state."""
         started = time.monotonic()
-        options = self._kafka.confluent() | _CLIENT
-        self._producer = retried(self._fence, options)
+        options = self._kafka.confluent_options() | _CLIENT
+        self._producer = retry_kafka_call(self._fence_earlier_owners, options)
         group = {"group.id": self._settings.group, "enable.auto.commit": False}
         # Offsets that wait for their transaction are not waited for: those of earlier owners were ended above. After a
         # crash of the broker its group coordinator can miss that, and a stable offset is then never to be had.
         source = TopicPartition(self._stage.source, self.number)
         with closing(Consumer(options | group | {"isolation.level": "read_uncommitted"})) as reader:
             self._group = reader.consumer_group_metadata()
-            (committed,) = retried(reader.committed, [source], _CALL_TIMEOUT_S)
-            low, end = retried(reader.get_watermark_offsets, source, _CALL_TIMEOUT_S)
+            (committed,) = retry_kafka_call(reader.committed, [source], _CALL_TIMEOUT_S)
+            low, end = retry_kafka_call(reader.get_watermark_offsets, source, _CALL_TIMEOUT_S)
         self._topic_ids = self._read_topic_ids()
         source_id, changelog_id = (self._topic_ids[name] for name in (self._stage.source, self._stage.changelog))
         # Before the first commit, what Kafka still has is to be read whole: so a gap is noticed there too.
-        self._next = committed.offset if committed.offset >= 0 else low
+        self._next_offset = committed.offset if committed.offset >= 0 else low
         # Offsets that a person has set name no topic.
-        if committed.offset > end or url_safe(committed.metadata or source_id) != source_id:
+        if committed.offset > end or to_url_safe_id(committed.metadata or source_id) != source_id:
             # Faust has begun to read where that offset says, so it has to be mended in Kafka, and read again.
-            self._publish(ProcessorOutput(), low)
+            self._publish_transaction(ProcessorOutput(), low)
             msg = (
                 f"{self} ends at offset {end}, and the group {self._settings.group} had committed {committed.offset} "
                 "of another topic of that name: it was made anew, or a worker of another Kafka wrote here. Started "
@@ -225,11 +227,11 @@ class PartitionProcessor:
             # The in-memory broker drops the oldest records of a long log: what is left of it is all that counts.
             copied = f"{changelog_id}, {time.time_ns()}" if self._kafka.in_memory else changelog_id
             self._store = StateStore(folder, copied)
-        if self._store.source > self._next:
+        if self._store.source_offset > self._next_offset:
             _log.warning(
                 "%s: Kafka took a commit back that it had confirmed, or somebody set the offset back from %d to %d. "
                 "The local state is read anew",
-                *(self, self._store.source, self._next),
+                *(self, self._store.source_offset, self._next_offset),
             )
             self._store.clear()
         recovery = {
@@ -240,21 +242,21 @@ class PartitionProcessor:
         }
         with closing(Consumer(options | group | recovery)) as reader:
             # The in-memory broker answers with timestamps that are not those of the records.
-            if self._store.offset and not self._kafka.in_memory and not self._is_copy(reader):
+            if self._store.offset and not self._kafka.in_memory and not self._is_store_valid(reader):
                 _log.warning(
                     "%s: the local state was copied from other records than %s has now: Kafka was restored from an "
                     "older copy, or has compacted what was copied last. It is read again from Kafka",
                     *(self, self._stage.changelog),
                 )
                 self._store.clear()
-            recovered = self._recover(reader)
+            recovered = self._recover_state(reader)
         self._processor.clear_cache()
         _log.info(
             "owns %s from offset %s, recovered %d states in %.2f s",
-            *(self, self._next, recovered, time.monotonic() - started),
+            *(self, self._next_offset, recovered, time.monotonic() - started),
         )
 
-    def _fence(self, options: dict[str, Any]) -> Producer:
+    def _fence_earlier_owners(self, options: dict[str, Any]) -> Producer:
         """Return a producer that has ended the transactions of all earlier ones, and made them useless."""
         producer = Producer(
             options
@@ -295,18 +297,18 @@ class PartitionProcessor:
             KafkaException: Kafka does not answer.
         """
         names = (self._stage.source, self._stage.changelog)
-        found = retried(TopicIds(self._kafka).read, names)
+        found = retry_kafka_call(TopicIds(self._kafka).read_ids, names)
         for name in names:
             if name not in found:
                 msg = f"there is no topic {name} any more. Start `smspulse stream` again, which creates it"
                 raise StreamError(msg)
         return found
 
-    def _is_copy(self, reader: Consumer) -> bool:
+    def _is_store_valid(self, reader: Consumer) -> bool:
         """Return whether the changelog has the last record of which the store holds the state."""
         last = self._open_store.offset - 1
         changelog = TopicPartition(self._stage.changelog, self.number, last)
-        low, end = retried(reader.get_watermark_offsets, changelog, _CALL_TIMEOUT_S)
+        low, end = retry_kafka_call(reader.get_watermark_offsets, changelog, _CALL_TIMEOUT_S)
         if not low <= last < end:
             return False
         reader.assign([changelog])
@@ -322,7 +324,7 @@ class PartitionProcessor:
         last_at = self._open_store.last_at
         return found[0].offset() == last and last_at in {None, found[0].timestamp()[1]}
 
-    def _recover(self, reader: Consumer) -> int:
+    def _recover_state(self, reader: Consumer) -> int:
         """Read the changelog from the store's offset to its end; return how many records that was."""
         store, due = self._open_store, self._processor.next_timer
         position = store.offset
@@ -345,7 +347,7 @@ class PartitionProcessor:
                 else:
                     raise KafkaException(error)
             if states or foreign:
-                store.write(states, position, last_at=last_at)
+                store.write_states(states, position, last_at=last_at)
                 recovered += len(states)
             if ended:
                 if foreign:
@@ -356,40 +358,46 @@ class PartitionProcessor:
                     )
                 return recovered
 
-    async def _unprocessed(self, run: Sequence[KafkaRecord]) -> Sequence[KafkaRecord]:
+    async def _skip_processed(self, run: Sequence[KafkaRecord]) -> Sequence[KafkaRecord]:
         """Return the part of a run that is not committed yet, and notice what is missing before it."""
         if not run:
             return run
-        if run[0].offset < self._next:
+        if run[0].offset < self._next_offset:
             # Read again after a rebalance; or of a topic that was replaced, or restored from an older copy. Kafka's
             # committed offset, and the id of its topic, tell.
-            await asyncio.to_thread(self._own)
-        if run[0].offset > self._next and not self._stage.has_gaps:
-            earliest = await asyncio.to_thread(self._earliest)
-            if earliest <= self._next:
-                msg = f"{self}: offsets {self._next} to {run[0].offset - 1} were not handed over"
+            await asyncio.to_thread(self._take_ownership)
+        if run[0].offset > self._next_offset and not self._stage.has_gaps:
+            earliest = await asyncio.to_thread(self._read_earliest_offset)
+            if earliest <= self._next_offset:
+                msg = f"{self}: offsets {self._next_offset} to {run[0].offset - 1} were not handed over"
                 raise LostRecordsError(msg)
             _log.error(
                 "%s: offsets %d to %d were deleted by Kafka's retention before they were read, and are lost. Give the "
                 "topic a longer retention.ms or the worker more power",
-                *(self, self._next, run[0].offset - 1),
+                *(self, self._next_offset, run[0].offset - 1),
             )
-        return [record for record in run if record.offset >= self._next] if run[0].offset < self._next else run
+        return (
+            [record for record in run if record.offset >= self._next_offset]
+            if run[0].offset < self._next_offset
+            else run
+        )
 
-    def _earliest(self) -> int:
-        with closing(Consumer(self._kafka.confluent() | _CLIENT | {"group.id": self._settings.group})) as reader:
+    def _read_earliest_offset(self) -> int:
+        with closing(
+            Consumer(self._kafka.confluent_options() | _CLIENT | {"group.id": self._settings.group})
+        ) as reader:
             source = TopicPartition(self._stage.source, self.number)
-            low, _ = retried(reader.get_watermark_offsets, source, _CALL_TIMEOUT_S)
+            low, _ = retry_kafka_call(reader.get_watermark_offsets, source, _CALL_TIMEOUT_S)
             return int(low)
 
-    def _publish(self, outputs: ProcessorOutput, next_offset: int | None) -> tuple[int, int | None]:
+    def _publish_transaction(self, outputs: ProcessorOutput, next_offset: int | None) -> tuple[int, int | None]:
         """Commit one transaction; return the offset behind the last record of the changelog, and its timestamp.
 
         Without any record there, they are 0 and None.
         """
         producer, last, last_at = self._producer, -1, None
 
-        def delivered(error: KafkaError | None, message: Any) -> None:
+        def record_delivery(error: KafkaError | None, message: Any) -> None:
             nonlocal last, last_at
             if error is None:
                 last, last_at = message.offset(), message.timestamp()[1]
@@ -400,7 +408,7 @@ class PartitionProcessor:
             produce(changelog, value, key, number)
         for key, value, _ in outputs.states[-1:]:
             # Idempotent producers keep the order of a partition, so the last one has the largest offset.
-            produce(changelog, value, key, number, on_delivery=delivered)
+            produce(changelog, value, key, number, on_delivery=record_delivery)
         for topic, other_key, value, partition, headers in outputs.records:
             produce(topic, value, other_key, -1 if partition is None else partition, headers=headers)
         producer.flush(_CALL_TIMEOUT_S)

@@ -104,7 +104,7 @@ def build_dead_letter(record: KafkaRecord, error: UnreadablePayload) -> OutputRe
         *record.headers,
         (records.HEADER_REASON, error.reason.encode()),
         (records.HEADER_DETAIL, error.detail.encode()),
-        (records.HEADER_ORIGIN, records.origin(record.topic, record.partition, record.offset)),
+        (records.HEADER_ORIGIN, records.format_origin(record.topic, record.partition, record.offset)),
     ]
     value = record.value and record.value[:MAX_DEAD_LETTER_BYTES]
     return OutputRecord(DEADLETTERS, record.key, value, record.partition, headers)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import rocksdict
 
-from core.topic_ids import url_safe
+from core.topic_ids import to_url_safe_id
 from streams.errors import StateError
 from streams.processor import StateUpdate
 
@@ -52,18 +52,18 @@ class StateStore:
         self._due_from = _DUE  # no entry is before it
         self._unlogged = rocksdict.WriteOptions()
         self._unlogged.disable_wal = True  # what a crash costs is read from Kafka again
-        self._db = self._open()
-        if url_safe((self._db.get(_TOPIC) or b"").decode()) != topic_id:
+        self._db = self._open_database()
+        if to_url_safe_id((self._db.get(_TOPIC) or b"").decode()) != topic_id:
             self.clear()  # offsets of a deleted and recreated topic say nothing about the new one
 
     def clear(self) -> None:
         """Drop everything."""
         self._db.close()
         shutil.rmtree(self._path)
-        self._db = self._open()
+        self._db = self._open_database()
         self._db[_TOPIC] = self._topic_id
 
-    def _open(self) -> rocksdict.Rdict:
+    def _open_database(self) -> rocksdict.Rdict:
         options = rocksdict.Options(raw_mode=True)
         options.create_if_missing(True)
         options.set_keep_log_file_num(1)
@@ -98,7 +98,7 @@ class StateStore:
         return None if value is None else int(value)
 
     @property
-    def source(self) -> int:
+    def source_offset(self) -> int:
         """The offset of the stage's source up to which the states were folded, as far as known; 0 if it is empty."""
         return int(self._db.get(_SOURCE) or 0)
 
@@ -118,7 +118,7 @@ class StateStore:
     def due_timers(self, now: int, limit: int) -> dict[bytes, bytes]:
         """Return up to `limit` entries of what is due at a time in milliseconds: the state's key by the entry's."""
         found: dict[bytes, bytes] = {}
-        end = _timer_entry(now)
+        end = _build_timer_prefix(now)
         entries = self._db.iter(rocksdict.ReadOptions())
         entries.seek(self._due_from)
         while len(found) < limit and entries.valid() and (entry := entries.key()) < end:
@@ -126,7 +126,7 @@ class StateStore:
             entries.next()
         return found
 
-    def write(
+    def write_states(
         self,
         states: Iterable[StateUpdate],
         offset: int | None = None,
@@ -162,7 +162,7 @@ class StateStore:
         for entry in done:
             delete(entry)
         for key, due in reminders:
-            entry = _timer_entry(due)
+            entry = _build_timer_prefix(due)
             put(entry + key, b"")
             self._due_from = min(self._due_from, entry)
         for key in expired:
@@ -185,6 +185,6 @@ class StateStore:
             self._db.close()
 
 
-def _timer_entry(due: int) -> bytes:
+def _build_timer_prefix(due: int) -> bytes:
     """Return how the entries of a time in milliseconds begin: the next whole minute, not to be looked at too early."""
     return _DUE + min(max(due // _MINUTE_MS + 1, 0), _LAST_MINUTE).to_bytes(4)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from core.topics import ACTIVITY, ALERTS, DEVICES, MESSAGES, OUTCOMES, RAW
 from gateway.payloads import parse_zone
-from gateway.statuses import parse_meanings, status_table
+from gateway.statuses import build_status_table, parse_status_meanings
 from streams.device_processor import DeviceProcessor
-from streams.lifecycle import Lifecycle
+from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
 from streams.processor import StateLoader, StreamProcessor
 from streams.settings import StreamSettings
@@ -23,7 +23,7 @@ class ProcessingStage:
         changelog: The compacted topic that it writes, in the partition of the same number.
         has_gaps: Whether offsets of the source may be missing by nature.
         output_topics: Topics that it writes to in any partition.
-        pace_s: How many seconds after a commit to begin with the next run at the soonest.
+        min_commit_interval_s: How many seconds after a commit to begin with the next run at the soonest.
         make_processor: Makes the processor of a partition.
     """
 
@@ -38,7 +38,7 @@ class ProcessingStage:
 
 def _make_message_processor(load: StateLoader, settings: StreamSettings) -> StreamProcessor:
     expire_ms, forget_ms = int(settings.expire_after_h * 3_600_000), int(settings.forget_after_h * 3_600_000)
-    lifecycle = Lifecycle(status_table(parse_meanings(settings.status_meanings)), expire_ms)
+    lifecycle = LifecycleRules(build_status_table(parse_status_meanings(settings.status_meanings)), expire_ms)
     return MessageProcessor(lifecycle, load, parse_zone(settings.zone), settings.cache_messages, expire_ms, forget_ms)
 
 

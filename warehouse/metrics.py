@@ -9,18 +9,18 @@ from core.metrics import GaugeFamily, GaugeSnapshot
 
 REGISTRY: Final = CollectorRegistry()
 
-ROWS: Final = Counter("smspulse_lander_rows_total", "Records landed.", ["topic"], registry=REGISTRY)
-FILES: Final = Counter("smspulse_lander_files_total", "Files landed.", ["topic"], registry=REGISTRY)
-NEWEST: Final = Gauge(
+LANDED_RECORDS: Final = Counter("smspulse_lander_rows_total", "Records landed.", ["topic"], registry=REGISTRY)
+LANDED_FILES: Final = Counter("smspulse_lander_files_total", "Files landed.", ["topic"], registry=REGISTRY)
+NEWEST_RECORD_TIME: Final = Gauge(
     "smspulse_lander_newest_record_timestamp_seconds",
     "Kafka's time of the newest record landed, in seconds since 1970.",
     ["topic"],
     registry=REGISTRY,
 )
-LOST: Final = Counter(
+LOST_RECORDS: Final = Counter(
     "smspulse_lander_lost_records_total", "Records that Kafka deleted before they were landed.", registry=REGISTRY
 )
-FAULTS: Final = Counter(
+CONVERSION_FAULTS: Final = Counter(
     "smspulse_lander_faults_total",
     "Records that could not be converted, and were landed as their position and bytes.",
     ["topic"],
@@ -32,18 +32,20 @@ LAG: Final = GaugeFamily("smspulse_lander_lag_records", "Records not yet landed,
 LAG_SNAPSHOT: Final = GaugeSnapshot(REGISTRY, LAG)
 
 
-def landed(topic: str, rows: int, newest_at: int | None) -> None:
+def count_landed_file(topic: str, rows: int, newest_at: int | None) -> None:
     """Count a file: of how many records, and when Kafka was given the newest one, in milliseconds."""
-    ROWS.labels(topic).inc(rows)
-    FILES.labels(topic).inc()
+    LANDED_RECORDS.labels(topic).inc(rows)
+    LANDED_FILES.labels(topic).inc()
     if newest_at is not None:
-        NEWEST.labels(topic).set(newest_at / 1000)
+        NEWEST_RECORD_TIME.labels(topic).set(newest_at / 1000)
 
 
-def set_lag(records: Mapping[tuple[str, int], int]) -> None:
+def set_lander_lag(records: Mapping[tuple[str, int], int]) -> None:
     """Replace the lag of all partitions that are ours.
 
     Args:
         records: How many records each partition has before it, by topic and partition.
     """
-    LAG_SNAPSHOT.replace({LAG: {(topic, str(partition)): count for (topic, partition), count in records.items()}})
+    LAG_SNAPSHOT.replace_values(
+        {LAG: {(topic, str(partition)): count for (topic, partition), count in records.items()}}
+    )

@@ -13,8 +13,8 @@ Releases up to 0.1 did not know incarnations: theirs is empty.
 
 from typing import Final, NamedTuple
 
-_CUT: Final = "."
-UNKNOWN: Final = ""
+_CUT_SEPARATOR: Final = "."
+UNKNOWN_INCARNATION: Final = ""
 """Incarnation of the files of releases up to 0.1."""
 
 
@@ -29,27 +29,27 @@ class PartitionLog(NamedTuple):
 
     topic: str
     partition: int
-    incarnation: str = UNKNOWN
+    incarnation: str = UNKNOWN_INCARNATION
 
     def __str__(self) -> str:
         return f"{self.topic} partition {self.partition}"
 
     @property
-    def label(self) -> str:
+    def file_label(self) -> str:
         """Partition and incarnation as file names have them: `3@lRzIIh8tT0uQSrF6QRzHyA`, or `3` if it is unknown."""
         return f"{self.partition}@{self.incarnation}" if self.incarnation else str(self.partition)
 
 
-def topic_of(incarnation: str) -> str:
+def parse_topic_id(incarnation: str) -> str:
     """Return the id of the topic, or of the in-memory broker's run, that an incarnation is of."""
-    return incarnation.partition(_CUT)[0]
+    return incarnation.partition(_CUT_SEPARATOR)[0]
 
 
-def cuts_of(incarnation: str) -> int:
+def parse_cut_count(incarnation: str) -> int:
     """Return how often the topic's log was cut before this incarnation began."""
-    return int(incarnation.partition(_CUT)[2] or 0)
+    return int(incarnation.partition(_CUT_SEPARATOR)[2] or 0)
 
 
-def after_cut(incarnation: str) -> str:
+def next_incarnation(incarnation: str) -> str:
     """Return the incarnation that follows when the log is cut: `ID.1` after `ID`."""
-    return f"{topic_of(incarnation)}{_CUT}{cuts_of(incarnation) + 1}"
+    return f"{parse_topic_id(incarnation)}{_CUT_SEPARATOR}{parse_cut_count(incarnation) + 1}"

@@ -9,31 +9,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse.schemas import PREFIXES_SCHEMA
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
-_VERSION: Final = b"smspulse.phonenumbers"
+_LIBRARY_VERSION_KEY: Final = b"smspulse.phonenumbers"
 
 
-def prepare(data: Path) -> None:
+def refresh_prefixes(data: Path) -> None:
     """Write the file, if it is missing or of another version of the library.
 
     Raises:
         OSError: The data folder is not writable.
     """
-    path = data / "prefixes" / f"date={landing.SEED_DATE}" / "phonenumbers.parquet"
+    path = data / "prefixes" / f"date={parquet_files.SEED_DATE}" / "phonenumbers.parquet"
     current = version("phonenumbers").encode()
-    if path.exists() and (pq.read_metadata(path).metadata or {}).get(_VERSION) == current:
+    if path.exists() and (pq.read_metadata(path).metadata or {}).get(_LIBRARY_VERSION_KEY) == current:
         return
-    table = _prefix_table().replace_schema_metadata({_VERSION: current})
-    temporary = data / landing.TEMPORARY / path.name
+    table = _build_prefix_table().replace_schema_metadata({_LIBRARY_VERSION_KEY: current})
+    temporary = data / parquet_files.TEMPORARY_FOLDER / path.name
     temporary.parent.mkdir(exist_ok=True)
-    with landing.only_one(temporary.parent):
+    with parquet_files.lock_folder(temporary.parent):
         pq.write_table(table, temporary, compression="zstd")
-        landing.replace(data, temporary, path)
+        parquet_files.replace_durably(data, temporary, path)
 
 
 @cache
-def _prefix_table() -> pa.Table:
+def _build_prefix_table() -> pa.Table:
     """Return what the library knows, which takes a tenth of a second to gather."""
     from phonenumbers import COUNTRY_CODE_TO_REGION_CODE  # noqa: PLC0415 - a quarter of a second, once
     from phonenumbers.carrierdata import CARRIER_DATA  # noqa: PLC0415

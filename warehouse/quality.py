@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from warehouse import catalog as views
+from warehouse import catalog
 from warehouse.schemas import QUALITY_SCHEMA
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 
-def keep(data: Path, checked_at: datetime, rows: Sequence[Mapping[str, Any]]) -> Path:
+def append_check_results(data: Path, checked_at: datetime, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Add what a run found, and return the file. In one step, durable on return; readers go on meanwhile.
 
     Args:
@@ -25,18 +25,18 @@ def keep(data: Path, checked_at: datetime, rows: Sequence[Mapping[str, Any]]) ->
         OSError: The data folder is not writable, or today's file is damaged.
     """
     data = data.resolve()
-    views.publish(data)
+    catalog.publish_views(data)
     path = data / "quality" / f"date={checked_at:%Y-%m-%d}" / "checks.parquet"
     table = pa.Table.from_pylist([{**row, "checked_at": checked_at} for row in rows], schema=QUALITY_SCHEMA)
-    with landing.only_one(data / "quality"):
+    with parquet_files.lock_folder(data / "quality"):
         if path.exists():
             try:
                 table = pa.concat_tables([pq.read_table(path, schema=QUALITY_SCHEMA, partitioning=None), table])
             except pa.ArrowException as error:
                 msg = f"{path} is damaged ({error}): move it out of the data folder"
                 raise OSError(msg) from error
-        temporary = data / landing.TEMPORARY / f"quality.{checked_at:%Y-%m-%d}"
+        temporary = data / parquet_files.TEMPORARY_FOLDER / f"quality.{checked_at:%Y-%m-%d}"
         temporary.parent.mkdir(exist_ok=True)
         pq.write_table(table, temporary, compression="zstd")
-        landing.replace(data, temporary, path)
+        parquet_files.replace_durably(data, temporary, path)
     return path

@@ -17,10 +17,17 @@ from uuid import uuid4
 
 import duckdb
 
-from warehouse.catalog import FILE, folder_statements, literal, pattern, published_folder, write
+from warehouse.catalog import (
+    CATALOG_FILE,
+    create_folder_statements,
+    escape_glob,
+    quote_sql_text,
+    read_published_folder,
+    write_catalog_file,
+)
 from warehouse.errors import BucketError, NoWarehouseError, StaleViewsError
-from warehouse.sink.parquet_files import TEMPORARY
-from warehouse.sink.storage import bucket, is_bucket
+from warehouse.sink.parquet_files import TEMPORARY_FOLDER
+from warehouse.sink.storage import is_bucket_address, open_bucket_store
 
 if TYPE_CHECKING:  # neither is needed to open a warehouse, and pandas takes its time
     import pandas as pd
@@ -28,12 +35,12 @@ if TYPE_CHECKING:  # neither is needed to open a warehouse, and pandas takes its
 
 _T = TypeVar("_T")
 
-LOCAL: Final = "SET read_ahead_depth = 0; SET disable_parquet_prefetching = true"
+LOCAL_FILE_SETTINGS: Final = "SET read_ahead_depth = 0; SET disable_parquet_prefetching = true"
 """SQL for files of this machine. DuckDB's reading ahead hides a network's way; here it is a tenth of a query's time."""
-_TRIES: Final = 5  # merges follow each other in seconds at the least
+_MAX_READ_ATTEMPTS: Final = 5  # merges follow each other in seconds at the least
 
 
-def retried(read: Callable[[], _T]) -> _T:
+def retry_after_merge(read: Callable[[], _T]) -> _T:
     """Return what a call returns; call it again if files that it had listed were merged before it opened them.
 
     Any other DuckDB says "Cannot open file" then, and answers when it is asked again; never from half of a merge.
@@ -41,18 +48,18 @@ def retried(read: Callable[[], _T]) -> _T:
     Raises:
         BucketError: The object store ceased to answer.
     """
-    for left in reversed(range(_TRIES)):
+    for attempts_left in reversed(range(_MAX_READ_ATTEMPTS)):
         try:
             return read()
         except duckdb.Error as error:
-            if away := re.search(r"BucketAwayError: (.*)", str(error)):  # DuckDB tells it with all its callers
-                raise BucketError(away[1]) from error
-            if not left or not isinstance(error, duckdb.IOException) or "No such file" not in str(error):
+            if unavailable := re.search(r"BucketAwayError: (.*)", str(error)):  # DuckDB tells it with all its callers
+                raise BucketError(unavailable[1]) from error
+            if not attempts_left or not isinstance(error, duckdb.IOException) or "No such file" not in str(error):
                 raise
     raise AssertionError
 
 
-Parameters = Sequence[Any] | Mapping[str, Any] | None
+QueryParameters = Sequence[Any] | Mapping[str, Any] | None
 
 
 def open_warehouse(
@@ -73,63 +80,63 @@ def open_warehouse(
         StaleViewsError: The folder was moved, and is none of this version's.
         BucketError: The object store does not answer, or does not let us in.
     """
-    if is_bucket(data):
-        opened = bucket(data)
-        connection = opened.open()
-        folder = str(opened)
+    if is_bucket_address(data):
+        bucket_store = open_bucket_store(data)
+        connection = bucket_store.open_views()
+        folder = str(bucket_store)
     else:
-        connection = _open_folder(Path(data).resolve(), is_private=restricted)
-        connection.execute(LOCAL)
+        connection = _open_folder_views(Path(data).resolve(), is_private=restricted)
+        connection.execute(LOCAL_FILE_SETTINGS)
         folder = str(Path(data).resolve())
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET parquet_metadata_cache = true")  # files never change, so their footers can be kept
     if restricted:
-        _restrict(connection, [folder, pattern(folder), *([str(writable)] if writable else [])])
+        _restrict_connection(connection, [folder, escape_glob(folder), *([str(writable)] if writable else [])])
     return connection
 
 
-def _open_folder(folder: Path, *, is_private: bool) -> duckdb.DuckDBPyConnection:
-    path = folder / FILE
+def _open_folder_views(folder: Path, *, is_private: bool) -> duckdb.DuckDBPyConnection:
+    path = folder / CATALOG_FILE
     if not path.is_file():
         raise NoWarehouseError(folder)
-    connect = _connect_privately if is_private else _connect
+    connect = _connect_privately if is_private else _connect_read_only
     connection = connect(path)
-    if published_folder(connection) == str(folder):
+    if read_published_folder(connection) == str(folder):
         if is_private:
-            _spill_to(connection, folder)
+            _set_spill_folder(connection, folder)
         return connection
     connection.close()
     # The views name files by absolute path: of the folder from which this one was copied or moved.
     with TemporaryDirectory() as scratch:  # which is not needed once the file is open
-        path = Path(scratch) / FILE
+        path = Path(scratch) / CATALOG_FILE
         try:
-            write(path, folder_statements(folder), str(folder))
+            write_catalog_file(path, create_folder_statements(folder), str(folder))
         except OSError as error:
             raise StaleViewsError(folder) from error
         connection = connect(path)
-    _spill_to(connection, folder)
+    _set_spill_folder(connection, folder)
     return connection
 
 
-def _connect(path: Path) -> duckdb.DuckDBPyConnection:
+def _connect_read_only(path: Path) -> duckdb.DuckDBPyConnection:
     return duckdb.connect(path, read_only=True)
 
 
 def _connect_privately(path: Path) -> duckdb.DuckDBPyConnection:
     """Open a file of views in an instance of DuckDB of its own: its settings bind no other connection."""
     connection = duckdb.connect()
-    connection.execute(f"ATTACH {literal(str(path))} AS smspulse (READ_ONLY)")
+    connection.execute(f"ATTACH {quote_sql_text(str(path))} AS smspulse (READ_ONLY)")
     connection.execute("USE smspulse")
     return connection
 
 
-def _spill_to(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+def _set_spill_folder(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
     """Choose where DuckDB puts what exceeds its memory; by default beside the opened file, or in the current folder."""
-    parent = folder / TEMPORARY if os.access(folder / TEMPORARY, os.W_OK) else _own_temporary()
+    parent = folder / TEMPORARY_FOLDER if os.access(folder / TEMPORARY_FOLDER, os.W_OK) else _private_temporary_folder()
     connection.execute("SET temp_directory = ?", [str(parent / f"spill-{uuid4().hex}")])
 
 
-def _own_temporary() -> Path:
+def _private_temporary_folder() -> Path:
     """Return a folder for temporary files that no other user can enter: DuckDB makes its own for all to read."""
     folder = Path(gettempdir(), f"smspulse-{os.geteuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -139,9 +146,9 @@ def _own_temporary() -> Path:
     return Path(mkdtemp(prefix="smspulse-"))  # somebody else made that one
 
 
-def _restrict(connection: duckdb.DuckDBPyConnection, folders: list[str]) -> None:
+def _restrict_connection(connection: duckdb.DuckDBPyConnection, folders: list[str]) -> None:
     """Bind a connection to folders, each as it is named: of a pattern, DuckDB looks at the text."""
-    allowed = ", ".join(literal(f"{folder}/") for folder in folders)
+    allowed = ", ".join(quote_sql_text(f"{folder}/") for folder in folders)
     connection.execute(f"SET allowed_directories = [{allowed}]")
     connection.execute("SET python_enable_replacements = false")
     connection.execute("SET enable_external_access = false")
@@ -149,30 +156,32 @@ def _restrict(connection: duckdb.DuckDBPyConnection, folders: list[str]) -> None
     connection.execute("SET lock_configuration = true")
 
 
-def rows(connection: duckdb.DuckDBPyConnection, sql: str, params: Parameters = None) -> list[dict[str, Any]]:
+def fetch_rows(connection: duckdb.DuckDBPyConnection, sql: str, params: QueryParameters = None) -> list[dict[str, Any]]:
     """Run SQL and return its rows, each by the names of its columns. Files that were merged meanwhile are read again.
 
     Raises:
         duckdb.Error: It cannot be answered.
     """
 
-    def read() -> list[dict[str, Any]]:
-        answer = connection.execute(sql, params)
-        names = [column[0] for column in answer.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+    def read_rows() -> list[dict[str, Any]]:
+        cursor = connection.execute(sql, params)
+        names = [column[0] for column in cursor.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
-    return retried(read)
-
-
-@overload
-def query(data: Path | str, sql: str, params: Parameters = None) -> "pd.DataFrame": ...
+    return retry_after_merge(read_rows)
 
 
 @overload
-def query(data: Path | str, sql: str, params: Parameters = None, *, arrow: Literal[True]) -> "pa.Table": ...
+def query(data: Path | str, sql: str, params: QueryParameters = None) -> "pd.DataFrame": ...
 
 
-def query(data: Path | str, sql: str, params: Parameters = None, *, arrow: bool = False) -> "pd.DataFrame | pa.Table":
+@overload
+def query(data: Path | str, sql: str, params: QueryParameters = None, *, arrow: Literal[True]) -> "pa.Table": ...
+
+
+def query(
+    data: Path | str, sql: str, params: QueryParameters = None, *, arrow: bool = False
+) -> "pd.DataFrame | pa.Table":
     """Run one query and return its rows; times are in UTC, to the microsecond.
 
     Args:
@@ -187,9 +196,9 @@ def query(data: Path | str, sql: str, params: Parameters = None, *, arrow: bool 
     """
     with open_warehouse(data) as connection:
         if not arrow:
-            return retried(lambda: connection.execute(sql, params).df())
+            return retry_after_merge(lambda: connection.execute(sql, params).df())
 
-        def read() -> "pa.Table":
+        def read_arrow_table() -> "pa.Table":
             relation: Any = connection.sql(sql, params=params)
             if relation is None:
                 msg = "the statement returns no rows"
@@ -197,4 +206,4 @@ def query(data: Path | str, sql: str, params: Parameters = None, *, arrow: bool 
             table: pa.Table = relation.to_arrow_table()
             return table
 
-        return retried(read)
+        return retry_after_merge(read_arrow_table)

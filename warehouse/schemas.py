@@ -20,9 +20,9 @@ from core import records as rec
 from core import topics
 from core.errors import where_raised
 from gateway.json_body import charset_of, to_utf8
-from gateway.payloads import REASON_FAULT, StatusReport, parse_all
+from gateway.payloads import REASON_FAULT, StatusReport, parse_payloads
 from warehouse import metrics
-from warehouse.partition_log import UNKNOWN
+from warehouse.partition_log import UNKNOWN_INCARNATION
 
 _log = logging.getLogger(__name__)
 
@@ -36,11 +36,11 @@ _TEXTS: Final = pa.list_(pa.string())
 _MIN_MS: Final = -62_135_596_800_000
 _MAX_MS: Final = 253_402_300_799_999
 _MAX_DIGITS: Final = 19
-_NAME: Final[Callable[[tuple[str, bytes | None]], str]] = itemgetter(0)
-_VALUE: Final[Callable[[tuple[str, bytes | None]], bytes | None]] = itemgetter(1)
+_HEADER_NAME: Final[Callable[[tuple[str, bytes | None]], str]] = itemgetter(0)
+_HEADER_VALUE: Final[Callable[[tuple[str, bytes | None]], bytes | None]] = itemgetter(1)
 
 
-class Record(Protocol):
+class SourceRecord(Protocol):
     """One record of Kafka. Its timestamp is in milliseconds since 1970 UTC, or -1."""
 
     @property
@@ -59,8 +59,8 @@ class Record(Protocol):
     def headers(self) -> Sequence[tuple[str, bytes | None]]: ...  # noqa: D102
 
 
-class Run(NamedTuple):
-    """Records of one partition in the order of their offsets, by column; a record's fields are those of `Record`.
+class PartitionRecords(NamedTuple):
+    """Records of one partition in the order of their offsets, by column; a record's fields are those of `SourceRecord`.
 
     `incarnation` is that of the topic (`warehouse.partition_log`).
     """
@@ -72,16 +72,16 @@ class Run(NamedTuple):
     keys: Sequence[bytes | None]
     values: Sequence[bytes | None]
     headers: Sequence[Sequence[tuple[str, bytes | None]]]
-    incarnation: str = UNKNOWN
+    incarnation: str = UNKNOWN_INCARNATION
 
     @classmethod
-    def of(cls, records: Sequence[Record]) -> "Run":
+    def from_records(cls, records: Sequence[SourceRecord]) -> "PartitionRecords":
         """Turn records, at least one and all of one partition, into columns."""
         fields = [(r.offset, r.timestamp, r.key, r.value, r.headers) for r in records]
         offsets, timestamps, keys, values, headers = zip(*fields, strict=True)
         return cls(records[0].topic, records[0].partition, offsets, timestamps, keys, values, headers)
 
-    def slice(self, row: int) -> "Run":
+    def select_record(self, row: int) -> "PartitionRecords":
         """Return one of the records as a run of its own."""
         return self._replace(
             offsets=self.offsets[row : row + 1],
@@ -92,7 +92,7 @@ class Run(NamedTuple):
         )
 
 
-Columns = dict[str, Any]
+DatasetColumns = dict[str, Any]
 """By field: a sequence of Python's values, where bytes stand for text too, or one value for all rows.
 
 A field that is not there is null in each row.
@@ -215,7 +215,7 @@ QUALITY_SCHEMA: Final = pa.schema(
 )
 
 _HOUR: Final = _field("hour", _TIME, "Hour (UTC) of the first report.")
-COUNTS: Final = (
+COUNT_COLUMNS: Final = (
     *("attempted", "ended", "delivered", "undelivered", "not_sent", "not_permitted", "expired"),
     *("generic", "no_service", "null_pdu", "radio_off", "other", "open"),
 )
@@ -227,7 +227,7 @@ DELIVERY_SCHEMA: Final = pa.schema(
         _field("device_id", pa.int64(), "Phone, by the gateway's id."),
         _field("channel_id", pa.int32(), "SIM card, by the gateway's id."),
         _HOUR,
-        *(_field(name, pa.int64(), "Count, as in delivery_hourly.") for name in COUNTS),
+        *(_field(name, pa.int64(), "Count, as in delivery_hourly.") for name in COUNT_COLUMNS),
         *(
             _field(name, pa.int64(), "Messages that got to this stage or to one behind it.")
             for name in ("queued", "accepted", "sent")
@@ -358,11 +358,11 @@ ALERTS_SCHEMA: Final = pa.schema(
 )
 
 
-def _number(value: bytes | None) -> int | None:
+def _parse_integer(value: bytes | None) -> int | None:
     return int(value) if value is not None and value.isdigit() and len(value) <= _MAX_DIGITS else None
 
 
-def _position_columns(run: Run) -> Columns:
+def _position_columns(run: PartitionRecords) -> DatasetColumns:
     return {
         "topic": run.topic,
         "partition": run.partition,
@@ -372,23 +372,23 @@ def _position_columns(run: Run) -> Columns:
     }
 
 
-def _headers(run: Run) -> dict[str, Sequence[bytes | None]]:
+def _collect_headers(run: PartitionRecords) -> dict[str, Sequence[bytes | None]]:
     """Return the values of each header by its name."""
     # Nearly always all have the same in the same order, which is a third of the work.
     first = [name for name, _ in run.headers[0]]
     if len(set(first)) == len(first) and set(map(len, run.headers)) == {len(first)}:
         columns = list(zip(*run.headers, strict=True))
-        if all(set(map(_NAME, column)) == {name} for name, column in zip(first, columns, strict=True)):
-            return {name: list(map(_VALUE, column)) for name, column in zip(first, columns, strict=True)}
+        if all(set(map(_HEADER_NAME, column)) == {name} for name, column in zip(first, columns, strict=True)):
+            return {name: list(map(_HEADER_VALUE, column)) for name, column in zip(first, columns, strict=True)}
     found = [dict(headers) for headers in run.headers]
     return {name: [headers.get(name) for headers in found] for name in {name for each in found for name in each}}
 
 
-def _receipt_columns(headers: dict[str, Sequence[bytes | None]]) -> Columns:
+def _receipt_columns(headers: dict[str, Sequence[bytes | None]]) -> DatasetColumns:
     return {
         "source": headers.get(rec.HEADER_SOURCE),
         "ingest_id": headers.get(rec.HEADER_INGEST_ID),
-        "received_at": [_number(value) for value in headers.get(rec.HEADER_RECEIVED_AT, ())] or None,
+        "received_at": [_parse_integer(value) for value in headers.get(rec.HEADER_RECEIVED_AT, ())] or None,
     }
 
 
@@ -404,18 +404,18 @@ _INCOMING_FIELDS: Final = (
 """Columns of an `IncomingMessage`, in the order of its fields."""
 
 
-def _bodies_in_utf8(values: Sequence[bytes | None], content_types: Sequence[bytes | None] | None) -> list[bytes]:
+def _decode_bodies_to_utf8(values: Sequence[bytes | None], content_types: Sequence[bytes | None] | None) -> list[bytes]:
     bodies = [value or b"" for value in values]
     if content_types is None or not any(map(charset_of, set(content_types))):
         return bodies
     return [to_utf8(body, content_type) for body, content_type in zip(bodies, content_types, strict=True)]
 
 
-def raw_columns(run: Run, zone: tzinfo) -> Columns:
+def raw_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
     """Return the columns of `raw`: each webhook as it came, and what can be read of it."""
     rows = len(run.offsets)
-    headers = _headers(run)
-    read = parse_all(_bodies_in_utf8(run.values, headers.get(rec.HEADER_CONTENT_TYPE)), zone)
+    headers = _collect_headers(run)
+    read = parse_payloads(_decode_bodies_to_utf8(run.values, headers.get(rec.HEADER_CONTENT_TYPE)), zone)
     columns = _position_columns(run) | _receipt_columns(headers) | dict(zip(_STATUS_FIELDS, read.reports, strict=False))
     spooled = headers.get(rec.HEADER_SPOOLED)
     columns |= {
@@ -446,9 +446,9 @@ _NOT_FROM_VALUE: Final = {"message_key", "observations", "is_forgotten", *(field
 _VALUE_FIELDS: Final = tuple(field.name for field in MESSAGES_SCHEMA if field.name not in _NOT_FROM_VALUE)
 
 
-def message_columns(run: Run, zone: tzinfo) -> Columns:
+def message_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
     """Return the columns of `messages`: each version of each lifecycle, and each tombstone."""
-    values = [_json_object(value) for value in run.values]
+    values = [_parse_json_object(value) for value in run.values]
     columns = _position_columns(run)
     columns["message_key"] = run.keys
     columns["is_forgotten"] = [value is None for value in run.values]
@@ -459,13 +459,13 @@ def message_columns(run: Run, zone: tzinfo) -> Columns:
         if value is None and key is not None:
             source, _, sms_id = key.rpartition(b":")
             columns["source"][row] = source.removesuffix(b":incoming")
-            columns["sms_id"][row] = _number(sms_id)
+            columns["sms_id"][row] = _parse_integer(sms_id)
     return columns
 
 
-def deadletter_columns(run: Run, zone: tzinfo) -> Columns:
+def deadletter_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
     """Return the columns of `deadletters`: each record that could not be read, why, and where it was."""
-    headers = _headers(run)
+    headers = _collect_headers(run)
     named = headers.get(rec.HEADER_ORIGIN) or [None] * len(run.offsets)
     origins = [((name or b"").rsplit(b":", 2) + [None] * 2)[:3] for name in named]
     return (
@@ -475,8 +475,8 @@ def deadletter_columns(run: Run, zone: tzinfo) -> Columns:
             "reason": headers.get(rec.HEADER_REASON),
             "detail": headers.get(rec.HEADER_DETAIL),
             "origin_topic": [topic or None for topic, _, _ in origins],
-            "origin_partition": [_number(partition) for _, partition, _ in origins],
-            "origin_offset": [_number(offset) for _, _, offset in origins],
+            "origin_partition": [_parse_integer(partition) for _, partition, _ in origins],
+            "origin_offset": [_parse_integer(offset) for _, _, offset in origins],
             "body": run.values,
         }
     )
@@ -489,9 +489,9 @@ _ALERT_FIELDS: Final = tuple(
 )
 
 
-def alert_columns(run: Run, zone: tzinfo) -> Columns:
+def alert_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
     """Return the columns of `alerts`: each change of each alert."""
-    values = [_json_object(value) for value in run.values]
+    values = [_parse_json_object(value) for value in run.values]
     columns = _position_columns(run) | {name: [v.get(name) for v in values] for name in _ALERT_FIELDS}
     errors = [v.get("errors") for v in values]
     columns["errors"] = [list(each.items()) if type(each) is dict else None for each in errors]
@@ -499,13 +499,13 @@ def alert_columns(run: Run, zone: tzinfo) -> Columns:
     return columns
 
 
-def _columns_of_unconverted(run: Run) -> Columns:
+def _unconverted_columns(run: PartitionRecords) -> DatasetColumns:
     """Return all columns that need no reading of the records, for any dataset: those that it lacks are not used."""
     headers = {name: value for name, value in run.headers[0] if isinstance(value, bytes)}
     return _position_columns(run) | {
         "source": [headers.get(rec.HEADER_SOURCE)],
         "ingest_id": [headers.get(rec.HEADER_INGEST_ID)],
-        "received_at": [_number(headers.get(rec.HEADER_RECEIVED_AT))],
+        "received_at": [_parse_integer(headers.get(rec.HEADER_RECEIVED_AT))],
         "body": run.values,
         "kind": KIND_UNREADABLE if run.topic == topics.RAW else None,
         "reason": REASON_FAULT,
@@ -516,7 +516,7 @@ def _columns_of_unconverted(run: Run) -> Columns:
     }
 
 
-def _json_object(value: bytes | None) -> dict[str, Any]:
+def _parse_json_object(value: bytes | None) -> dict[str, Any]:
     try:
         found = orjson.loads(value or b"null")
     except Exception:  # a JSONDecodeError, as a rule
@@ -524,32 +524,32 @@ def _json_object(value: bytes | None) -> dict[str, Any]:
     return found if type(found) is dict else {}
 
 
-def _column(field: "pa.Field[Any]", values: Any, rows: int) -> "pa.Array[Any]":
+def _build_column(field: "pa.Field[Any]", values: Any, rows: int) -> "pa.Array[Any]":
     if isinstance(values, list | tuple | range) and len(values) == rows:
-        return _array(field.name, values, field.type)
+        return _build_array(field.name, values, field.type)
     repeated: pa.Array[Any] = pa.repeat(pa.scalar(values, field.type), rows)
     return repeated
 
 
-def _array(name: str, values: Sequence[Any], kind: pa.DataType) -> "pa.Array[Any]":
+def _build_array(name: str, values: Sequence[Any], kind: pa.DataType) -> "pa.Array[Any]":
     """Build one column. A value that its type cannot hold becomes null, with one warning for all of them."""
     if kind.equals(pa.list_(_OBSERVATION)):
-        return _observations(name, values)
+        return _build_observations(name, values)
     try:
         if pa.types.is_timestamp(kind):
-            return _times(values, kind)
+            return _build_timestamps(values, kind)
         return pa.array(values, kind)
     except (pa.ArrowException, OverflowError):
         if pa.types.is_string(kind):
             values = [v.decode("utf-8", "replace") if type(v) is bytes else v for v in values]
-        kept = [v if _fits(v, kind) else None for v in values]
+        kept = [v if _is_storable(v, kind) else None for v in values]
     lost = sum(k is None and v is not None for k, v in zip(kept, values, strict=True))
     if lost:
         _log.warning("%d values of column %s are not of type %s and were landed as null", lost, name, kind)
     return pa.array(kept, kind)
 
 
-def _times(values: Sequence[Any], kind: pa.DataType) -> "pa.Array[Any]":
+def _build_timestamps(values: Sequence[Any], kind: pa.DataType) -> "pa.Array[Any]":
     times = pa.array(values, pa.int64())
     found = pc.min_max(times)
     if times.null_count < len(times) and not _MIN_MS <= found["min"].as_py() <= found["max"].as_py() <= _MAX_MS:
@@ -557,15 +557,15 @@ def _times(values: Sequence[Any], kind: pa.DataType) -> "pa.Array[Any]":
     return times.cast(kind)
 
 
-def _fits(value: object, kind: pa.DataType) -> bool:
+def _is_storable(value: object, kind: pa.DataType) -> bool:
     try:
-        _times([value], kind) if pa.types.is_timestamp(kind) else pa.array([value], kind)
+        _build_timestamps([value], kind) if pa.types.is_timestamp(kind) else pa.array([value], kind)
     except (pa.ArrowException, OverflowError):
         return False
     return True
 
 
-def _observations(name: str, values: Sequence[Any]) -> "pa.Array[Any]":
+def _build_observations(name: str, values: Sequence[Any]) -> "pa.Array[Any]":
     width = _OBSERVATION.num_fields
     offsets: list[int | None] = []
     flat: list[Any] = []
@@ -576,49 +576,49 @@ def _observations(name: str, values: Sequence[Any]) -> "pa.Array[Any]":
         else:
             offsets[-1] = None  # Arrow's way to say that a list is null
     children = zip(*flat, strict=True) if flat else [()] * width
-    arrays = [_array(f"{name}.{f.name}", list(v), f.type) for f, v in zip(_OBSERVATION, children, strict=True)]
+    arrays = [_build_array(f"{name}.{f.name}", list(v), f.type) for f, v in zip(_OBSERVATION, children, strict=True)]
     structs = pa.StructArray.from_arrays(arrays, fields=list(_OBSERVATION))
     return pa.ListArray.from_arrays(pa.array([*offsets, len(flat)], pa.int32()), structs, type=pa.list_(_OBSERVATION))
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset:
+class TopicDataset:
     """A dataset: one topic, landed in one folder.
 
     Args:
         name: Of the folder under the data folder.
         topic: Kafka's name of what is landed in it.
         schema: Of every file.
-        columns: Turns records, and the zone of payload times that name none, into columns.
+        convert_records: Turns records, and the zone of payload times that name none, into columns.
     """
 
     name: str
     topic: str
     schema: pa.Schema
-    columns: Callable[[Run, tzinfo], Columns]
+    convert_records: Callable[[PartitionRecords, tzinfo], DatasetColumns]
 
-    def table(self, run: Run, zone: tzinfo = UTC) -> pa.Table:
+    def build_table(self, run: PartitionRecords, zone: tzinfo = UTC) -> pa.Table:
         """Convert records of the topic, a row each, in their order. Raises nothing, whatever the records are."""
         try:
-            return self._table(self.columns(run, zone), len(run.offsets))
+            return self._assemble_table(self.convert_records(run, zone), len(run.offsets))
         except Exception as error:
             _log.warning(
                 "%d records of %s, partition %d, from offset %d on are converted one by one: %s",
                 *(len(run.offsets), run.topic, run.partition, run.offsets[0], where_raised(error)),
             )
-        return self._table_by_row(run, zone)
+        return self._build_table_by_row(run, zone)
 
-    def _table_by_row(self, run: Run, zone: tzinfo) -> pa.Table:
+    def _build_table_by_row(self, run: PartitionRecords, zone: tzinfo) -> pa.Table:
         rows, faults = [], []
         for number in range(len(run.offsets)):
-            record = run.slice(number)
+            record = run.select_record(number)
             try:
-                rows.append(self._table(self.columns(record, zone), 1))
+                rows.append(self._assemble_table(self.convert_records(record, zone), 1))
             except Exception as error:
                 faults.append(where_raised(error))
-                rows.append(self._table(_columns_of_unconverted(record), 1))
+                rows.append(self._assemble_table(_unconverted_columns(record), 1))
         if faults:
-            metrics.FAULTS.labels(self.topic).inc(len(faults))
+            metrics.CONVERSION_FAULTS.labels(self.topic).inc(len(faults))
             _log.error(
                 "%d records of %s, partition %d, could not be converted, the last for %s, and are landed as their "
                 "bytes. This is a fault of smspulse: report it",
@@ -626,19 +626,19 @@ class Dataset:
             )
         return pa.concat_tables(rows).combine_chunks()
 
-    def _table(self, columns: Columns, rows: int) -> pa.Table:
-        return pa.table([_column(f, columns.get(f.name), rows) for f in self.schema], schema=self.schema)
+    def _assemble_table(self, columns: DatasetColumns, rows: int) -> pa.Table:
+        return pa.table([_build_column(f, columns.get(f.name), rows) for f in self.schema], schema=self.schema)
 
 
 DATASETS: Final = (
-    Dataset("raw", topics.RAW, RAW_SCHEMA, raw_columns),
-    Dataset("messages", topics.MESSAGES, MESSAGES_SCHEMA, message_columns),
-    Dataset("alerts", topics.ALERTS, ALERTS_SCHEMA, alert_columns),
-    Dataset("deadletters", topics.DEADLETTERS, DEADLETTERS_SCHEMA, deadletter_columns),
+    TopicDataset("raw", topics.RAW, RAW_SCHEMA, raw_columns),
+    TopicDataset("messages", topics.MESSAGES, MESSAGES_SCHEMA, message_columns),
+    TopicDataset("alerts", topics.ALERTS, ALERTS_SCHEMA, alert_columns),
+    TopicDataset("deadletters", topics.DEADLETTERS, DEADLETTERS_SCHEMA, deadletter_columns),
 )
-BY_TOPIC: Final = {dataset.topic: dataset for dataset in DATASETS}
+DATASETS_BY_TOPIC: Final = {dataset.topic: dataset for dataset in DATASETS}
 
-SUMS: Final = ("delivery", "latency", "failures", "networks")
+ROLLUPS: Final = ("delivery", "latency", "failures", "networks")
 """What is counted of the base files of each day, and kept in `base/{name}`."""
 SCHEMAS: Final = {dataset.name: dataset.schema for dataset in DATASETS} | {
     "base": BASE_SCHEMA,

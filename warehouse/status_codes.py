@@ -15,35 +15,35 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gateway.statuses import STATUSES, Outcome, Status, parse_meanings, status_table
+from gateway.statuses import STATUSES, Outcome, StatusCode, build_status_table, parse_status_meanings
 from warehouse.errors import DamagedFileError
 from warehouse.schemas import STATUS_CODES_SCHEMA
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
-SETTING: Final = "SMSPULSE_STREAM_STATUS_MEANINGS"
-_FILE: Final = "status_codes.parquet"
+MEANINGS_VARIABLE: Final = "SMSPULSE_STREAM_STATUS_MEANINGS"
+_STATUS_CODES_FILE: Final = "status_codes.parquet"
 
 
-def known_statuses(data: Path) -> Mapping[int, Status]:
+def load_known_statuses(data: Path) -> Mapping[int, StatusCode]:
     """Return what each status id means, for a data folder.
 
     Raises:
         SettingError: The setting cannot be meant.
         DamagedFileError: What was recorded cannot be read.
     """
-    return configured_statuses() if SETTING in os.environ else _recorded(data)
+    return parse_configured_statuses() if MEANINGS_VARIABLE in os.environ else _read_recorded_statuses(data)
 
 
-def configured_statuses() -> Mapping[int, Status]:
+def parse_configured_statuses() -> Mapping[int, StatusCode]:
     """Return what each status id means by the environment of this process.
 
     Raises:
         SettingError: The setting cannot be meant.
     """
-    return status_table(parse_meanings(os.environ.get(SETTING, "")))
+    return build_status_table(parse_status_meanings(os.environ.get(MEANINGS_VARIABLE, "")))
 
 
-def prepare(data: Path) -> None:
+def refresh_status_codes(data: Path) -> None:
     """Write the file, if it is missing or has other meanings.
 
     Raises:
@@ -51,19 +51,19 @@ def prepare(data: Path) -> None:
         DamagedFileError: What was recorded cannot be read.
         OSError: The data folder is not writable.
     """
-    record(data, known_statuses(data))
+    write_status_codes(data, load_known_statuses(data))
 
 
-def record(data: Path, statuses: Mapping[int, Status]) -> None:
+def write_status_codes(data: Path, statuses: Mapping[int, StatusCode]) -> None:
     """Write what each status id means, if the file has another table.
 
     Raises:
         OSError: The data folder is not writable.
     """
-    path = _path(data)
+    path = _status_codes_path(data)
     if path.exists():
         with suppress(DamagedFileError):
-            if dict(_recorded(data)) == dict(statuses):
+            if dict(_read_recorded_statuses(data)) == dict(statuses):
                 return
     rows = [
         {
@@ -75,15 +75,15 @@ def record(data: Path, statuses: Mapping[int, Status]) -> None:
         }
         for status in sorted(statuses.values(), key=lambda status: status.id)
     ]
-    temporary = data / landing.TEMPORARY / _FILE
+    temporary = data / parquet_files.TEMPORARY_FOLDER / _STATUS_CODES_FILE
     temporary.parent.mkdir(parents=True, exist_ok=True)
-    with landing.only_one(temporary.parent):
+    with parquet_files.lock_folder(temporary.parent):
         pq.write_table(pa.Table.from_pylist(rows, STATUS_CODES_SCHEMA), temporary, compression="zstd")
-        landing.replace(data, temporary, path)
+        parquet_files.replace_durably(data, temporary, path)
 
 
-def _recorded(data: Path) -> Mapping[int, Status]:
-    path = _path(data)
+def _read_recorded_statuses(data: Path) -> Mapping[int, StatusCode]:
+    path = _status_codes_path(data)
     try:
         rows = pq.read_table(path, schema=STATUS_CODES_SCHEMA, partitioning=None).to_pylist()
     except FileNotFoundError:
@@ -91,8 +91,8 @@ def _recorded(data: Path) -> Mapping[int, Status]:
     except (pa.ArrowException, OSError) as error:
         raise DamagedFileError(path, type(error).__name__) from error
     # What is documented is known to this version, whatever another one has written.
-    return status_table({r["status_id"]: Outcome(r["outcome"]) for r in rows if r["status_id"] not in STATUSES})
+    return build_status_table({r["status_id"]: Outcome(r["outcome"]) for r in rows if r["status_id"] not in STATUSES})
 
 
-def _path(data: Path) -> Path:
-    return data / "status_codes" / f"date={landing.SEED_DATE}" / _FILE
+def _status_codes_path(data: Path) -> Path:
+    return data / "status_codes" / f"date={parquet_files.SEED_DATE}" / _STATUS_CODES_FILE

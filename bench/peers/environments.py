@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from smspulse.broker.download import cached_kafka
+from smspulse.broker.download import find_kafka_cache
 
 HERE = Path(__file__).parent
 JAVA = HERE / "kafka-streams"
@@ -75,7 +75,7 @@ def benthos_peer() -> str:
 def _folder(name: str, sources: Sequence[Path]) -> Path:
     """Return the folder of a peer, which exists only once it is whole. Its name changes with the sources."""
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
-    return cached_kafka().with_name(f"peer-{name}-{digest}")
+    return find_kafka_cache().with_name(f"peer-{name}-{digest}")
 
 
 def _scratch(target: Path) -> Path:

@@ -2,13 +2,13 @@
 
 import msgspec
 
-from gateway.payloads import StatusReport, parse
+from gateway.payloads import StatusReport, parse_payload
 from gateway.statuses import STATUSES
-from streams.lifecycle import Lifecycle, MessageState, MessageVersion
+from streams.lifecycle import LifecycleRules, MessageState, MessageVersion
 
 _decode = msgspec.json.Decoder(MessageVersion).decode
 _encode = msgspec.json.Encoder().encode
-_derive = Lifecycle(STATUSES).derive
+_derive = LifecycleRules(STATUSES).derive_version
 
 
 def fold(stored: bytes | None, key: bytes, value: bytes, received_at: int) -> bytes:
@@ -24,12 +24,14 @@ def fold(stored: bytes | None, key: bytes, value: bytes, received_at: int) -> by
         UnreadablePayload: The body cannot be read.
         TypeError: It is no status report; the benchmark writes no other.
     """
-    report = parse(value)
+    report = parse_payload(value)
     if not isinstance(report, StatusReport):
         msg = f"{key!r} is no status report"
         raise TypeError(msg)
     facts = (
-        MessageState.of(_decode(stored)) if stored else MessageState(key.rpartition(b":")[0].decode(), report.sms_id)
+        MessageState.from_version(_decode(stored))
+        if stored
+        else MessageState(key.rpartition(b":")[0].decode(), report.sms_id)
     )
-    facts.add(report, received_at)
+    facts.add_report(report, received_at)
     return _encode(_derive(facts))

@@ -15,33 +15,33 @@ from core.alerts import (
     Alert,
 )
 from gateway.statuses import STATUSES
-from smspulse.alerting.causes import Cause, find_cause
+from smspulse.alerting.causes import AlertCause, find_cause
 
-_WIDTH: Final = {"pipeline": 3, "source": 2, "device": 1, "channel": 0}
+_SCOPE_WIDTH: Final = {"pipeline": 3, "source": 2, "device": 1, "channel": 0}
 # What an alert explains beside narrower ones of its own kind, in whatever is as narrow as it, or narrower.
-_EXPLAINS: Final = {
+_EXPLAINED_KINDS: Final = {
     PIPELINE: {SILENT, STUCK_MESSAGES, LATENCY_SHIFT},
     SILENT: {STUCK_MESSAGES},
     DEVICE_DOWN: {FAILURE_RATIO},
 }
-_OF_A_CAUSE: Final = {FAILURE_RATIO, NOT_PERMITTED, DEVICE_DOWN}
+_PHONE_FAILURE_KINDS: Final = {FAILURE_RATIO, NOT_PERMITTED, DEVICE_DOWN}
 """The kinds that say of a phone or SIM card that it fails."""
-_MOST: Final = 0.5
+_MAJORITY_SHARE: Final = 0.5
 CAUSE_WAIT_S: Final = 600.0
-_MOMENT_MS: Final = 30_000
-_ENDED: Final = {
+_SHORT_CAUSE_WAIT_MS: Final = 30_000
+_RESOLUTION_TEXTS: Final = {
     "recovered": "recovered: the failures are back at what is usual",
     "new_normal": "new normal: the failures stayed, and are the baseline from now on",
 }
-_CRITICAL: Final = {FAILURE_RATIO, NOT_PERMITTED, SILENT, PIPELINE, QUALITY_CHECK}
+_CRITICAL_KINDS: Final = {FAILURE_RATIO, NOT_PERMITTED, SILENT, PIPELINE, QUALITY_CHECK}
 
 
-def name(kind: str) -> str:
+def alert_name(kind: str) -> str:
     """Return how monitoring calls a kind: `SmsFailureRatio`."""
     return f"Sms{kind.title().replace('_', '')}"
 
 
-class Book:
+class AlertState:
     """Every alert as it was told last.
 
     Args:
@@ -53,11 +53,11 @@ class Book:
         self.alerts: dict[str, Alert] = {}
         self._cause_wait_ms = int(cause_wait_s * 1000)
 
-    def take(self, alert: Alert) -> None:
+    def update_alert(self, alert: Alert) -> None:
         """Take what was told of an alert."""
         self.alerts[alert.id] = alert
 
-    def firing(self) -> list[Alert]:
+    def firing_alerts(self) -> list[Alert]:
         """Return the alerts that fire, by id."""
         return [alert for _, alert in sorted(self.alerts.items()) if alert.phase == "firing"]
 
@@ -70,7 +70,7 @@ class Book:
         if self.is_explained_by_cause(alert, now):
             return True
         return any(
-            each.phase == "firing" and _explains(each, alert) and not self.is_explained_by_cause(each, now)
+            each.phase == "firing" and _is_reason_for(each, alert) and not self.is_explained_by_cause(each, now)
             for each in self.alerts.values()
         )
 
@@ -89,37 +89,41 @@ class Book:
             return False
         cause = find_cause(alert)
         if cause is None:
-            return alert.scope == "source" and now < alert.fired_at + min(_MOMENT_MS, self._cause_wait_ms)
+            return alert.scope == "source" and now < alert.fired_at + min(_SHORT_CAUSE_WAIT_MS, self._cause_wait_ms)
         if self._has_spread(alert, cause):
             return False
         if now < alert.fired_at + self._cause_wait_ms:
             return True
-        return any(self._lasts(each, now) for each in self._alerts_on_failures(alert.source) if cause.includes(each))
+        return any(
+            self._is_firing_or_recent(each, now)
+            for each in self._phone_failure_alerts(alert.source)
+            if cause.is_subject_of(each)
+        )
 
-    def _alerts_on_failures(self, source: str) -> list[Alert]:
-        return [each for each in self.alerts.values() if each.source == source and each.kind in _OF_A_CAUSE]
+    def _phone_failure_alerts(self, source: str) -> list[Alert]:
+        return [each for each in self.alerts.values() if each.source == source and each.kind in _PHONE_FAILURE_KINDS]
 
-    def _lasts(self, alert: Alert, now: int) -> bool:
+    def _is_firing_or_recent(self, alert: Alert, now: int) -> bool:
         """Return whether an alert fires, or has ended so lately that those that it explains may not have."""
         if alert.resolved_at is None:
             return alert.phase == "firing"
         return now < alert.resolved_at + self._cause_wait_ms
 
-    def _has_spread(self, alert: Alert, cause: Cause) -> bool:
+    def _has_spread(self, alert: Alert, cause: AlertCause) -> bool:
         """Return whether alerts fire on devices with most of the traffic that is not of the cause."""
         if alert.scope != "source":
             return False
         others = {
             device_id: share
-            for device_id, share in self._failing_devices(alert.source).items()
+            for device_id, share in self._failing_share_by_device(alert.source).items()
             if device_id != cause.device_id
         }
-        return bool(others) and sum(others.values()) > _MOST * (1 - cause.traffic)
+        return bool(others) and sum(others.values()) > _MAJORITY_SHARE * (1 - cause.traffic_share)
 
-    def _failing_devices(self, source: str) -> dict[int | None, float]:
+    def _failing_share_by_device(self, source: str) -> dict[int | None, float]:
         """Return the devices of a source on which alerts on failures fire, and the part of its messages that fails."""
         parts: dict[tuple[int | None, int | None], float] = {}
-        for each in self._alerts_on_failures(source):
+        for each in self._phone_failure_alerts(source):
             if each.phase == "firing" and each.scope in {"device", "channel"}:
                 part = each.device_id, each.channel_id
                 parts[part] = max(parts.get(part, 0.0), each.share)
@@ -133,26 +137,26 @@ class Book:
         return devices
 
 
-def _explains(one: Alert, other: Alert) -> bool:
+def _is_reason_for(one: Alert, other: Alert) -> bool:
     """Say whether an alert is the reason of another one. Never both ways, or neither would be told."""
     if one.scope != "pipeline" and one.source != other.source:
         return False
     if one.scope == "device" and one.device_id != other.device_id:
         return False
-    wider = _WIDTH[one.scope] - _WIDTH[other.scope]
+    wider = _SCOPE_WIDTH[one.scope] - _SCOPE_WIDTH[other.scope]
     if one.kind == other.kind:
         return wider > 0 and one.kind not in {NOT_PERMITTED, PIPELINE, QUALITY_CHECK}
     if one.kind == FAILURE_RATIO and other.kind == DEVICE_DOWN:
         return wider > 0
-    return wider >= 0 and other.kind in _EXPLAINS.get(one.kind, ())
+    return wider >= 0 and other.kind in _EXPLAINED_KINDS.get(one.kind, ())
 
 
-def severity(alert: Alert) -> str:
+def alert_severity(alert: Alert) -> str:
     """Return `critical` for what stops a whole source, else `warning`. The same as long as the alert is on."""
-    return "critical" if _WIDTH[alert.scope] > 1 and alert.kind in _CRITICAL else "warning"
+    return "critical" if _SCOPE_WIDTH[alert.scope] > 1 and alert.kind in _CRITICAL_KINDS else "warning"
 
 
-def subject(alert: Alert) -> str:
+def alert_subject(alert: Alert) -> str:
     """Name what an alert is about."""
     if alert.scope == "pipeline":
         return "all sources" if alert.kind == SILENT else "pipeline"
@@ -164,7 +168,7 @@ def subject(alert: Alert) -> str:
     return ", ".join(names)
 
 
-def cause_text(alert: Alert) -> str:
+def describe_cause(alert: Alert) -> str:
     """Name the phone or SIM card that explains most of an alert, and its share; empty if there is none."""
     cause = find_cause(alert)
     if cause is None:
@@ -175,42 +179,42 @@ def cause_text(alert: Alert) -> str:
     return f"{', '.join(names)} explains {cause.share:.0%} of the rise"
 
 
-def summary(alert: Alert) -> str:
+def alert_summary(alert: Alert) -> str:
     """Say in one line what is wrong."""
     if alert.what:
-        return f"{subject(alert)}: {alert.what}"
+        return f"{alert_subject(alert)}: {alert.what}"
     if alert.kind == NOT_PERMITTED:
-        return f"{subject(alert)}: messages are not permitted"
+        return f"{alert_subject(alert)}: messages are not permitted"
     ratio = alert.failures / alert.count if alert.count else 0.0
     if alert.resolution == "new_normal":
         before = f", {alert.baseline:.1%} was usual" if alert.baseline is not None else ""
-        return f"{subject(alert)}: new normal, {ratio:.0%} of messages fail{before}"
+        return f"{alert_subject(alert)}: new normal, {ratio:.0%} of messages fail{before}"
     usual = f", {alert.baseline:.1%} is usual" if alert.baseline is not None else ""
-    cause = cause_text(alert)
-    return f"{subject(alert)}: {ratio:.0%} of messages fail{usual}" + (f"; {cause}" if cause else "")
+    cause = describe_cause(alert)
+    return f"{alert_subject(alert)}: {ratio:.0%} of messages fail{usual}" + (f"; {cause}" if cause else "")
 
 
-def evidence(alert: Alert) -> dict[str, str]:
+def alert_evidence(alert: Alert) -> dict[str, str]:
     """Return what an alert rests on, by name, for people."""
-    low, high = alert.interval
-    found = {"since": moment(alert.since)}
+    low, high = alert.failure_interval
+    lines = {"since": format_rfc3339(alert.since)}
     if alert.failures:
-        found["failed"] = f"{alert.failures} of {alert.count} messages"
-        found["ratio"] = f"{alert.failures / max(alert.count, 1):.1%}, 95 % interval {low:.1%} to {high:.1%}"
+        lines["failed"] = f"{alert.failures} of {alert.count} messages"
+        lines["ratio"] = f"{alert.failures / max(alert.count, 1):.1%}, 95 % interval {low:.1%} to {high:.1%}"
     if alert.baseline is not None:
-        found["baseline"] = f"{alert.baseline:.1%}"
+        lines["baseline"] = f"{alert.baseline:.1%}"
         if alert.bound is not None:
-            found["baseline"] += f", at most {alert.bound:.1%}, from {alert.known:,} messages"
-    found["errors"] = ", ".join(
-        f"{count} of {_meaning(id_)}" for id_, count in sorted(alert.errors.items(), key=lambda e: -e[1])
+            lines["baseline"] += f", at most {alert.bound:.1%}, from {alert.known:,} messages"
+    lines["errors"] = ", ".join(
+        f"{count} of {_describe_reason(id_)}" for id_, count in sorted(alert.errors.items(), key=lambda e: -e[1])
     )
-    found["cause"] = cause_text(alert)
-    found["samples"] = ", ".join(alert.samples)
+    lines["cause"] = describe_cause(alert)
+    lines["samples"] = ", ".join(alert.samples)
     if alert.resolution:
-        found["ended"] = _ENDED[alert.resolution]
+        lines["ended"] = _RESOLUTION_TEXTS[alert.resolution]
     if alert.scope != "pipeline":
-        found["share"] = f"{alert.share:.0%} of the source's messages"
-    return {name: text for name, text in found.items() if text}
+        lines["share"] = f"{alert.share:.0%} of the source's messages"
+    return {name: text for name, text in lines.items() if text}
 
 
 def require_showable(alert: Alert) -> None:
@@ -219,22 +223,22 @@ def require_showable(alert: Alert) -> None:
     Raises:
         Exception: The alert cannot be sent to anybody.
     """
-    summary(alert)
-    evidence(alert)
-    severity(alert)
+    alert_summary(alert)
+    alert_evidence(alert)
+    alert_severity(alert)
     for time_ms in (alert.changed_at, alert.since, alert.fired_at, alert.resolved_at):
         if time_ms is not None:
-            moment(time_ms)
+            format_rfc3339(time_ms)
 
 
-def moment(ms: int) -> str:
+def format_rfc3339(ms: int) -> str:
     """Write a time in milliseconds as RFC 3339 does."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _meaning(why: str) -> str:
+def _describe_reason(reason: str) -> str:
     """Return a status with its name, or another reason as it is."""
-    if not why.isdecimal():
-        return why
-    status = STATUSES.get(int(why))
-    return f"status {why}" + (f" ({status.name})" if status else "")
+    if not reason.isdecimal():
+        return reason
+    status = STATUSES.get(int(reason))
+    return f"status {reason}" + (f" ({status.name})" if status else "")

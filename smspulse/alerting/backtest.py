@@ -7,23 +7,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from core.alerts import Alert, decode
+from core.alerts import Alert, decode_alert
 from gateway.statuses import FAILURES
 from streams.change_detector import DetectorPolicy
 from streams.failure_alerts import DetectorState, MessageEnd, MonitoredEntity, update_detectors
-from warehouse.reader import open_warehouse, retried
+from warehouse.reader import open_warehouse, retry_after_merge
 
-_FAILED: Final = frozenset(outcome.value for outcome in FAILURES)
+_FAILURE_OUTCOMES: Final = frozenset(outcome.value for outcome in FAILURES)
 _BATCH: Final = 10_000
 _WINDOW_MS: Final = 15 * 60_000
-_LEAST: Final = 10
+_MIN_MESSAGES: Final = 10
 
-Ended = tuple[str, int | None, int | None, MessageEnd]
+EndedMessage = tuple[str, int | None, int | None, MessageEnd]
 """Source, device, channel and end of a message."""
 
 
 @dataclass(frozen=True, slots=True)
-class Backtest:
+class BacktestResult:
     """What was found.
 
     Args:
@@ -39,7 +39,7 @@ class Backtest:
     changes: list[Alert]
     threshold: list[tuple[str, int]]
 
-    def episodes(self) -> list[tuple[Alert, Alert | None]]:
+    def alert_episodes(self) -> list[tuple[Alert, Alert | None]]:
         """Return each alert as it fired, and as it was resolved if it was."""
         resolved = {(alert.id, alert.fired_at): alert for alert in self.changes if alert.phase == "resolved"}
         fired: dict[tuple[str, int | None], Alert] = {}
@@ -49,7 +49,7 @@ class Backtest:
         return [(alert, resolved.get(key)) for key, alert in fired.items()]
 
 
-def past(data: Path, since: datetime | None) -> Iterator[Ended]:
+def read_message_ends(data: Path, since: datetime | None) -> Iterator[EndedMessage]:
     """Yield how messages ended, in the order in which they did; of each its last end.
 
     Raises:
@@ -62,14 +62,14 @@ def past(data: Path, since: datetime | None) -> Iterator[Ended]:
     """
     with open_warehouse(data) as connection:
         # Sorted, nothing comes before every file has been read.
-        rows = retried(lambda: connection.execute(sql, [since]).fetchmany(_BATCH))
+        rows = retry_after_merge(lambda: connection.execute(sql, [since]).fetchmany(_BATCH))
         while rows:
             for source, device_id, channel_id, *end in rows:
                 yield source, device_id, channel_id, MessageEnd(*end)
             rows = connection.fetchmany(_BATCH)
 
 
-def backtest(messages: Iterable[Ended], policy: DetectorPolicy, threshold: float) -> Backtest:
+def run_backtest(messages: Iterable[EndedMessage], policy: DetectorPolicy, threshold: float) -> BacktestResult:
     """Run the detectors, as the stream does but for the order of messages that end at the same time.
 
     Args:
@@ -77,37 +77,39 @@ def backtest(messages: Iterable[Ended], policy: DetectorPolicy, threshold: float
         policy: Settings of the detectors. Each unit begins to learn with its first message here.
         threshold: Ratio of failures that a rule on fifteen minutes would have.
     """
-    watches: dict[tuple[str | int | None, ...], DetectorState] = {}
+    detector_states: dict[tuple[str | int | None, ...], DetectorState] = {}
     channels: dict[tuple[str, int | None], set[int | None]] = {}
-    windows: dict[tuple[str | int | None, ...], _Ratio] = {}
+    windows: dict[tuple[str | int | None, ...], _RatioThresholdRule] = {}
     count = first_at = last_at = 0
     changes: list[Alert] = []
-    over: list[tuple[str, int]] = []
+    threshold_crossings: list[tuple[str, int]] = []
 
-    def unit(source: str, *of: int | None) -> MonitoredEntity:
-        return MonitoredEntity(watches.setdefault((source, *of), DetectorState()), source, *of)
+    def monitored_entity(source: str, *of: int | None) -> MonitoredEntity:
+        return MonitoredEntity(detector_states.setdefault((source, *of), DetectorState()), source, *of)
 
     for source, device_id, channel_id, end in messages:
         count, first_at, last_at = count + 1, first_at or end.at, end.at
         known = channels.setdefault((source, device_id), set())
         known.add(channel_id)
-        device = unit(source, device_id) if len(known) > 1 else None
-        told = update_detectors([end], unit(source, device_id, channel_id), device, unit(source), policy)
-        changes += [decode(output.value or b"") for output in told]
-        window = windows.setdefault((source, device_id, channel_id), _Ratio(threshold))
-        if window.goes_over(end.outcome in _FAILED, end.at):
-            over.append((f"{source}:{device_id}:{channel_id}", end.at))
-    return Backtest(count, first_at, last_at, changes, over)
+        device = monitored_entity(source, device_id) if len(known) > 1 else None
+        outputs = update_detectors(
+            [end], monitored_entity(source, device_id, channel_id), device, monitored_entity(source), policy
+        )
+        changes += [decode_alert(output.value or b"") for output in outputs]
+        window = windows.setdefault((source, device_id, channel_id), _RatioThresholdRule(threshold))
+        if window.add_message_end(end.outcome in _FAILURE_OUTCOMES, end.at):
+            threshold_crossings.append((f"{source}:{device_id}:{channel_id}", end.at))
+    return BacktestResult(count, first_at, last_at, changes, threshold_crossings)
 
 
-class _Ratio:
+class _RatioThresholdRule:
     """The rule that most begin with: the ratio of fifteen minutes."""
 
     def __init__(self, threshold: float) -> None:
         self._threshold, self._failed, self._is_over = threshold, 0, False
         self._ends: deque[tuple[bool, int]] = deque()
 
-    def goes_over(self, failed: bool, at: int) -> bool:
+    def add_message_end(self, failed: bool, at: int) -> bool:
         """Take the end of a message; return whether the ratio goes over the threshold with it."""
         self._ends.append((failed, at))
         self._failed += failed
@@ -115,6 +117,6 @@ class _Ratio:
             self._failed -= self._ends.popleft()[0]
         was, self._is_over = (
             self._is_over,
-            (len(self._ends) >= _LEAST and self._failed > self._threshold * len(self._ends)),
+            (len(self._ends) >= _MIN_MESSAGES and self._failed > self._threshold * len(self._ends)),
         )
         return self._is_over and not was

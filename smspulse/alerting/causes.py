@@ -11,37 +11,37 @@ import msgspec
 
 from core.alerts import FAILURE_RATIO, Alert, ChannelFailures, wilson_interval
 
-_MOST: Final = 0.5
-_NEARLY_ALL: Final = 0.8
+_MAJORITY_SHARE: Final = 0.5
+_NEARLY_ALL_SHARE: Final = 0.8
 """Part of a phone's failures on one SIM card, from which on that one is named."""
 # Among five equal phones that all fail, one has half of eight failures in every fourth case: that is not enough. A SIM
 # card of two that has all of five failures is the cause.
 _STANDARD_ERRORS: Final = 2.2
 
 
-class Cause(msgspec.Struct, frozen=True):
+class AlertCause(msgspec.Struct, frozen=True):
     """The phone or SIM card behind a rise.
 
     Attributes:
         device_id: None if no report names the device of the channel.
         channel_id: None if the rise is of several channels of the device.
         share: Its part of the rise, 0 to 1.
-        traffic: Its part of the messages, 0 to 1.
+        traffic_share: Its part of the messages, 0 to 1.
     """
 
     device_id: int | None
     channel_id: int | None
     share: float
-    traffic: float
+    traffic_share: float
 
-    def includes(self, alert: Alert) -> bool:
+    def is_subject_of(self, alert: Alert) -> bool:
         """Return whether an alert is about this device, as a whole or on the channel of the cause."""
         if alert.device_id != self.device_id or alert.scope not in {"device", "channel"}:
             return False
         return alert.scope == "device" or self.channel_id in (None, alert.channel_id)
 
 
-def find_cause(alert: Alert) -> Cause | None:
+def find_cause(alert: Alert) -> AlertCause | None:
     """Return the phone or SIM card that explains most of an alert's rise; None if there is none.
 
     It explains most of it if at least half of the failures beyond the baseline are its own, and more of the failures
@@ -61,11 +61,11 @@ def find_cause(alert: Alert) -> Cause | None:
         ]
         channels = [each for each in channels if each.device_id is None]
     groups += [[each] for each in channels if each.channel_id is not None]
-    likely = [cause for group in groups if (cause := _assess(alert, group)) is not None]
+    likely = [cause for group in groups if (cause := _build_cause(alert, group)) is not None]
     return max(likely, key=lambda each: each.share, default=None)
 
 
-def _assess(alert: Alert, group: list[ChannelFailures]) -> Cause | None:
+def _build_cause(alert: Alert, group: list[ChannelFailures]) -> AlertCause | None:
     """Return channels of one device as a cause; None if they explain less than most of the rise."""
     recorded, own = sum(each.failures for each in alert.by_channel), sum(each.failures for each in group)
     # Shares are of the source's messages, and so is that of the alert: 1 of a source's.
@@ -76,8 +76,8 @@ def _assess(alert: Alert, group: list[ChannelFailures]) -> Cause | None:
     if rise <= 0 or lowest <= traffic:
         return None
     share = min((alert.failures * own / recorded - usual * traffic) / rise, 1.0)
-    if share < _MOST:
+    if share < _MAJORITY_SHARE:
         return None
     worst = max(group, key=lambda each: each.failures)
-    channel_id = worst.channel_id if worst.failures >= _NEARLY_ALL * own else None
-    return Cause(worst.device_id, channel_id, share, traffic)
+    channel_id = worst.channel_id if worst.failures >= _NEARLY_ALL_SHARE * own else None
+    return AlertCause(worst.device_id, channel_id, share, traffic)

@@ -14,8 +14,8 @@ Guarantees
     What a wider alert explains is not sent to the webhook, until that is resolved. Alertmanager inhibits by itself; see
     `examples/alertmanager.yml`.
     A wider alert that one phone or SIM card explains is sent to nobody as long as the alert of that phone fires:
-    `smspulse alerts list` has it. In which order the two fire makes no difference; see `Book.is_explained_by_cause`. An
-    Alertmanager that knew it takes it as ended.
+    `smspulse alerts list` has it. The order in which the two fire makes no difference; see
+    `AlertState.is_explained_by_cause`. An Alertmanager that knew it takes it as ended.
     All decisions of one cycle are made at one time: the clock is read once for all that an Alertmanager is sent, and
     once for each alert that the webhook is sent.
 """
@@ -39,12 +39,18 @@ from core.alerts import Alert
 from core.errors import SmspulseError
 from core.kafka_settings import KafkaSettings
 from core.topics import ALERTS
-from smspulse.alerting.alert_state import Book
-from smspulse.alerting.alert_topic import AlertLog, AlertWriter
-from smspulse.alerting.evaluator import Look, watch
-from smspulse.alerting.receivers import Alertmanager, Apprise, WayOutError, WayOutGone, Webhook
+from smspulse.alerting.alert_state import AlertState
+from smspulse.alerting.alert_topic import AlertTopicReader, AlertTopicWriter
+from smspulse.alerting.evaluator import RuleEvaluator, run_evaluator
+from smspulse.alerting.receivers import (
+    AlertmanagerClient,
+    AlertWebhookClient,
+    AppriseClient,
+    ReceiverError,
+    ReceiverGoneError,
+)
 from smspulse.alerting.settings import AlertSettings
-from smspulse.alerting.silences import Silences
+from smspulse.alerting.silences import SilenceStore
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +60,7 @@ _POLL_S: Final = 0.5  # how late the end of a silence can be noticed
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class ClockReading:
     """One reading of the clocks.
 
     Args:
@@ -71,95 +77,104 @@ class Moment:
         return int(self.now_s * 1000)
 
 
-def read_clock() -> Moment:
+def read_clock() -> ClockReading:
     """Read the clocks."""
-    return Moment(time.monotonic(), time.time())
+    return ClockReading(time.monotonic(), time.time())
 
 
-Clock = Callable[[], Moment]
-Silenced = Callable[[float], frozenset[str]]
+Clock = Callable[[], ClockReading]
+SilencedIds = Callable[[float], frozenset[str]]
 """Returns the ids of alerts that are silenced at a time in seconds since 1970."""
 
 
-def nothing_silenced(_: float) -> frozenset[str]:
+def no_silenced_ids(_: float) -> frozenset[str]:
     """Return no id."""
     return frozenset()
 
 
-class SenderError(SmspulseError):
+class DispatcherError(SmspulseError):
     """Alerts cannot be told as long as Kafka is as it is. What was not told is told after the next start."""
 
 
-class NoWayOutError(SmspulseError):
+class NoReceiverError(SmspulseError):
     """No way out is set."""
 
 
-class Told:
+class WebhookState:
     """What the webhook has been told, and what it is to be told next.
 
     Args:
-        book: How alerts stand.
+        alert_state: How alerts stand.
         silenced: Says which alerts it is not to be told.
     """
 
-    def __init__(self, book: Book, silenced: Silenced = nothing_silenced) -> None:
-        self._book, self._silenced = book, silenced
-        self._told: dict[str, Alert] = {}
-        self._unknown: dict[str, Alert] = {}
+    def __init__(self, alert_state: AlertState, silenced: SilencedIds = no_silenced_ids) -> None:
+        self._alert_state, self._silenced_at = alert_state, silenced
+        self._sent_alerts: dict[str, Alert] = {}
+        self._unmatched_resolutions: dict[str, Alert] = {}
 
-    def take(self, alert: Alert) -> None:
+    def update_alert(self, alert: Alert) -> None:
         """Take what is told of an alert."""
-        known = self._book.alerts.get(alert.id)
+        known = self._alert_state.alerts.get(alert.id)
         if alert.phase == "resolved" and alert.fired_at and known is None:
-            self._unknown[alert.id] = alert  # what Kafka has compacted away was told before we were started anew
-        self._book.take(alert)
+            self._unmatched_resolutions[alert.id] = (
+                alert  # what Kafka has compacted away was told before we were started anew
+            )
+        self._alert_state.update_alert(alert)
 
-    def skip(self, moment: Moment, *, firing: bool) -> None:
+    def mark_past_sent(self, moment: ClockReading, *, including_firing: bool) -> None:
         """Take it as told what was resolved, and where asked, what fires."""
-        self._unknown.clear()
-        for alert in self.next(moment) if firing else []:
-            self.done(alert)
+        self._unmatched_resolutions.clear()
+        for alert in self.next_alerts(moment) if including_firing else []:
+            self.mark_sent(alert)
 
-    def next(self, moment: Moment) -> list[Alert]:
+    def next_alerts(self, moment: ClockReading) -> list[Alert]:
         """Return what is to be told, in its order."""
-        firing = {alert.id: alert for alert in self._book.firing()}
-        gone = [self._ended(told) for id_, told in self._told.items() if not self._is_on(firing.get(id_), told)]
+        firing = {alert.id: alert for alert in self._alert_state.firing_alerts()}
+        ended = [
+            self._as_resolved(sent)
+            for id_, sent in self._sent_alerts.items()
+            if not self._is_same_episode(firing.get(id_), sent)
+        ]
         fresh = [
             alert
             for id_, alert in firing.items()
-            if not self._is_on(self._told.get(id_), alert) and not self._book.is_inhibited(alert, moment.now_ms)
+            if not self._is_same_episode(self._sent_alerts.get(id_), alert)
+            and not self._alert_state.is_inhibited(alert, moment.now_ms)
         ]
         if fresh:
-            silenced = self._silenced(moment.now_s)
+            silenced = self._silenced_at(moment.now_s)
             fresh = [alert for alert in fresh if alert.id not in silenced]
-        return sorted([*self._unknown.values(), *gone, *fresh], key=lambda alert: (alert.changed_at, alert.id))
+        return sorted(
+            [*self._unmatched_resolutions.values(), *ended, *fresh], key=lambda alert: (alert.changed_at, alert.id)
+        )
 
-    def done(self, alert: Alert) -> None:
+    def mark_sent(self, alert: Alert) -> None:
         """Note that it was told."""
-        self._unknown.pop(alert.id, None)
+        self._unmatched_resolutions.pop(alert.id, None)
         if alert.phase == "firing":
-            self._told[alert.id] = alert
+            self._sent_alerts[alert.id] = alert
         else:
-            self._told.pop(alert.id, None)
+            self._sent_alerts.pop(alert.id, None)
 
-    def _ended(self, told: Alert) -> Alert:
-        now = self._book.alerts[told.id]
-        if now.phase == "resolved" and now.fired_at == told.fired_at:
+    def _as_resolved(self, sent: Alert) -> Alert:
+        now = self._alert_state.alerts[sent.id]
+        if now.phase == "resolved" and now.fired_at == sent.fired_at:
             return now
         # It fires again, or is about to: that it was resolved between was told in a record that is gone.
-        return msgspec.structs.replace(told, phase="resolved", resolved_at=now.changed_at, changed_at=now.changed_at)
+        return msgspec.structs.replace(sent, phase="resolved", resolved_at=now.changed_at, changed_at=now.changed_at)
 
     @staticmethod
-    def _is_on(one: Alert | None, other: Alert) -> bool:
+    def _is_same_episode(one: Alert | None, other: Alert) -> bool:
         return one is not None and one.fired_at == other.fired_at
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class AlertBatch:
     """Alerts for one request to an Alertmanager: those that fire, and those that are resolved."""
 
-    firing: Sequence[Alert]
-    resolved: Sequence[Alert]
+    firing_alerts: Sequence[Alert]
+    resolved_alerts: Sequence[Alert]
 
 
 class AlertmanagerState:
@@ -167,144 +182,144 @@ class AlertmanagerState:
 
     Args:
         repeat_s: Seconds after which it is sent again what fires.
-        book: How alerts stand.
+        alert_state: How alerts stand.
         silenced: Says which alerts it is not sent.
     """
 
-    def __init__(self, repeat_s: float, book: Book, silenced: Silenced = nothing_silenced) -> None:
-        self._repeat_s, self._book, self._silenced = repeat_s, book, silenced
-        self._sent: dict[str, int | None] = {}
-        self._ended: dict[str, tuple[Alert, Alert]] = {}
+    def __init__(self, repeat_s: float, alert_state: AlertState, silenced: SilencedIds = no_silenced_ids) -> None:
+        self._repeat_s, self._alert_state, self._silenced_at = repeat_s, alert_state, silenced
+        self._sent_episodes: dict[str, int | None] = {}
+        self._unsent_resolutions: dict[str, tuple[Alert, Alert]] = {}
         self._due_at_s = float("-inf")
         self._pause_s = 0.0  # 0 while it takes what it is sent
 
-    def load(self, alerts: Iterable[Alert]) -> None:
+    def load_alerts(self, alerts: Iterable[Alert]) -> None:
         """Take how alerts stood before: their ends are not sent."""
         for alert in alerts:
-            self._book.take(alert)
+            self._alert_state.update_alert(alert)
 
-    def take(self, alert: Alert) -> None:
+    def update_alert(self, alert: Alert) -> None:
         """Take what is told of an alert."""
-        was = self._book.alerts.get(alert.id)
-        self._book.take(alert)
-        self._ended.pop(alert.id, None)
+        was = self._alert_state.alerts.get(alert.id)
+        self._alert_state.update_alert(alert)
+        self._unsent_resolutions.pop(alert.id, None)
         if alert.phase == "resolved" and was is not None and was.phase == "firing":
-            self._ended[alert.id] = was, alert
+            self._unsent_resolutions[alert.id] = was, alert
 
-    def next(self, moment: Moment) -> Batch | None:
+    def next_alerts(self, moment: ClockReading) -> AlertBatch | None:
         """Return what to send now; None if there is nothing, or its time has not come.
 
         What it does not know yet is sent at once, the rest every `repeat_s`, and after a failure all after a pause.
         """
-        silenced = self._silenced(moment.now_s)
+        silenced = self._silenced_at(moment.now_s)
 
         def is_explained(alert: Alert) -> bool:
-            return self._book.is_explained_by_cause(alert, moment.now_ms)
+            return self._alert_state.is_explained_by_cause(alert, moment.now_ms)
 
-        audible = [alert for alert in self._book.firing() if alert.id not in silenced]
+        audible = [alert for alert in self._alert_state.firing_alerts() if alert.id not in silenced]
         firing = [alert for alert in audible if not is_explained(alert)]
         # As long as it fires there, it would inhibit the alert of the phone that explains it.
         replaced = [
             msgspec.structs.replace(alert, phase="resolved", resolved_at=moment.now_ms)
             for alert in audible
-            if self._knows(alert) and is_explained(alert)
+            if self._has_sent(alert) and is_explained(alert)
         ]
-        self._ended = {
+        self._unsent_resolutions = {
             id_: (was, alert)
-            for id_, (was, alert) in self._ended.items()
-            if self._knows(was) or not (id_ in silenced or is_explained(was))
+            for id_, (was, alert) in self._unsent_resolutions.items()
+            if self._has_sent(was) or not (id_ in silenced or is_explained(was))
         }
-        resolved = [alert for _, alert in self._ended.values()] + replaced
+        resolved = [alert for _, alert in self._unsent_resolutions.values()] + replaced
         if not firing and not resolved:
             return None
-        is_news = bool(resolved) or not all(map(self._knows, firing))
+        is_news = bool(resolved) or not all(map(self._has_sent, firing))
         if moment.elapsed_s >= self._due_at_s or (is_news and not self._pause_s):
-            return Batch(firing, resolved)
+            return AlertBatch(firing, resolved)
         return None
 
-    def succeeded(self, batch: Batch, moment: Moment) -> None:
+    def mark_sent(self, batch: AlertBatch, moment: ClockReading) -> None:
         """Note that it took a batch, which was sent at that moment."""
-        self._sent = {alert.id: alert.fired_at for alert in batch.firing}
-        self._ended.clear()
+        self._sent_episodes = {alert.id: alert.fired_at for alert in batch.firing_alerts}
+        self._unsent_resolutions.clear()
         self._due_at_s, self._pause_s = moment.elapsed_s + self._repeat_s, 0.0
 
-    def failed(self, moment: Moment) -> float:
+    def mark_failed(self, moment: ClockReading) -> float:
         """Note that it did not take a batch, which was sent at that moment; return the pause until the next one."""
         self._pause_s = min(max(self._pause_s * 2, _FIRST_PAUSE_S), self._repeat_s)
         self._due_at_s = moment.elapsed_s + self._pause_s
         return self._pause_s
 
-    def poll_s(self, moment: Moment) -> float:
+    def poll_timeout_s(self, moment: ClockReading) -> float:
         """Return how long to wait for changes of alerts before the next look."""
         left_s = self._due_at_s - moment.elapsed_s
         return min(left_s, _POLL_S) if left_s > 0 else _POLL_S
 
-    def _knows(self, alert: Alert) -> bool:
-        return self._sent.get(alert.id, -1) == alert.fired_at
+    def _has_sent(self, alert: Alert) -> bool:
+        return self._sent_episodes.get(alert.id, -1) == alert.fired_at
 
 
-async def to_alertmanager(
-    log: AlertLog,
-    way: Alertmanager,
+async def send_to_alertmanager(
+    log: AlertTopicReader,
+    client: AlertmanagerClient,
     state: AlertmanagerState,
     ready: Callable[[], None] = lambda: None,
     clock: Clock = read_clock,
 ) -> None:
     """Send one Alertmanager for ever how alerts stand."""
-    state.load(await log.past(whole=True))
+    state.load_alerts(await log.read_existing_alerts(whole=True))
     ready()
     while True:
         moment = clock()
-        batch = state.next(moment)
+        batch = state.next_alerts(moment)
         if batch is not None:
             try:
-                await way.send(batch.firing, batch.resolved, moment.now_s)
-            except WayOutError as error:
-                _log.warning("%s; it is sent all again in %.0f s", error, state.failed(moment))
+                await client.send(batch.firing_alerts, batch.resolved_alerts, moment.now_s)
+            except ReceiverError as error:
+                _log.warning("%s; it is sent all again in %.0f s", error, state.mark_failed(moment))
             else:
-                state.succeeded(batch, moment)
-        for alert in await log.news(state.poll_s(moment)):
-            state.take(alert)
+                state.mark_sent(batch, moment)
+        for alert in await log.read_new_alerts(state.poll_timeout_s(moment)):
+            state.update_alert(alert)
 
 
-async def to_webhook(
-    log: AlertLog,
-    way: Webhook | Apprise,
-    told: Told,
+async def send_to_webhook(
+    log: AlertTopicReader,
+    client: AlertWebhookClient | AppriseClient,
+    state: WebhookState,
     ready: Callable[[], None] = lambda: None,
     clock: Clock = read_clock,
 ) -> None:
     """Send the webhook, or a service of Apprise, what it was not sent yet, until it wants nothing any more."""
-    for alert in await log.past(whole=not log.was_committed):
-        told.take(alert)
+    for alert in await log.read_existing_alerts(whole=not log.has_committed_offsets):
+        state.update_alert(alert)
     # Where nothing was ever told, what was resolved long ago is no news, and what fires is.
-    told.skip(clock(), firing=log.was_committed)
+    state.mark_past_sent(clock(), including_firing=log.has_committed_offsets)
     ready()
-    news = not log.was_committed  # else what comes next may be read already, and is not to be committed yet
+    news = not log.has_committed_offsets  # else what comes next may be read already, and is not to be committed yet
     while True:
         try:
-            while following := told.next(clock())[:1]:
-                await _insist(way, following[0])
-                told.done(following[0])
-        except WayOutGone as error:
+            while following := state.next_alerts(clock())[:1]:
+                await _send_until_accepted(client, following[0])
+                state.mark_sent(following[0])
+        except ReceiverGoneError as error:
             _log.error("%s: it wants nothing any more, and is sent nothing until this process starts again", error)
             return
         if news:
             await log.commit()
-        found = await log.news(_POLL_S)
+        found = await log.read_new_alerts(_POLL_S)
         news = bool(found)
         for alert in found:
-            told.take(alert)
+            state.update_alert(alert)
 
 
-async def _insist(way: Webhook | Apprise, alert: Alert) -> None:
+async def _send_until_accepted(client: AlertWebhookClient | AppriseClient, alert: Alert) -> None:
     pause = _FIRST_PAUSE_S
     while True:
         try:
-            await way.send(alert)
-        except WayOutGone:
+            await client.send(alert)
+        except ReceiverGoneError:
             raise
-        except WayOutError as error:
+        except ReceiverError as error:
             wait = max(pause, error.retry_after_s)
             _log.warning("%s; it is sent again in %.0f s", error, wait)
             await asyncio.sleep(wait)
@@ -313,15 +328,15 @@ async def _insist(way: Webhook | Apprise, alert: Alert) -> None:
             return
 
 
-def require_way_out(settings: AlertSettings) -> None:
+def require_receiver(settings: AlertSettings) -> None:
     """Raise if no way out is set.
 
     Raises:
         NoWayOutError: None is.
     """
-    if not settings.is_set:
+    if not settings.has_receiver:
         msg = "no way out of alerts is set: set SMSPULSE_ALERTS_ALERTMANAGER, _WEBHOOK or _APPRISE"
-        raise NoWayOutError(msg)
+        raise NoReceiverError(msg)
 
 
 def check_receivers(settings: AlertSettings) -> None:
@@ -331,10 +346,12 @@ def check_receivers(settings: AlertSettings) -> None:
         WayOutError: Apprise does not know one of its URLs, or is not installed.
     """
     for number in range(1, len(settings.apprise_urls) + 1):
-        Apprise(settings, number)
+        AppriseClient(settings, number)
 
 
-def run(settings: AlertSettings, kafka: KafkaSettings, data: Path, ready: Callable[[], None] = lambda: None) -> None:
+def run_dispatcher(
+    settings: AlertSettings, kafka: KafkaSettings, data: Path, ready: Callable[[], None] = lambda: None
+) -> None:
     """Find and tell alerts until SIGTERM or SIGINT. Without a way out they are listed only.
 
     Raises:
@@ -342,16 +359,18 @@ def run(settings: AlertSettings, kafka: KafkaSettings, data: Path, ready: Callab
         SenderError: Kafka cannot be used.
     """
     try:
-        asyncio.run(_run(settings, kafka, data, ready))
+        asyncio.run(_run_tasks(settings, kafka, data, ready))
     except KafkaException as error:
         msg = f"Kafka at {kafka.bootstrap} does not serve {ALERTS}: {error.args[0].str()}"
-        raise SenderError(msg) from error
+        raise DispatcherError(msg) from error
 
 
-Task = Callable[[AlertLog, Callable[[], None]], Coroutine[Any, Any, None]]
+ReceiverTask = Callable[[AlertTopicReader, Callable[[], None]], Coroutine[Any, Any, None]]
 
 
-def receiver_tasks(settings: AlertSettings, session: aiohttp.ClientSession, silenced: Silenced) -> dict[str, Task]:
+def build_receiver_tasks(
+    settings: AlertSettings, session: aiohttp.ClientSession, silenced: SilencedIds
+) -> dict[str, ReceiverTask]:
     """Return a task for each receiver that is set, by the end of the name of its consumer group.
 
     What was sent is committed for a group, so a service of Apprise keeps its name when others are added or removed.
@@ -359,45 +378,47 @@ def receiver_tasks(settings: AlertSettings, session: aiohttp.ClientSession, sile
     Raises:
         WayOutError: Apprise does not know one of its URLs, or is not installed.
     """
-    tasks: dict[str, Task] = {}
+    tasks: dict[str, ReceiverTask] = {}
 
     def add_alertmanager(name: str, url: str) -> None:
-        way = Alertmanager(session, settings, url)
-        state = AlertmanagerState(settings.repeat_s, Book(settings.cause_wait_s), silenced)
-        tasks[name] = lambda log, ready: to_alertmanager(log, way, state, ready)
+        client = AlertmanagerClient(session, settings, url)
+        state = AlertmanagerState(settings.repeat_s, AlertState(settings.cause_wait_s), silenced)
+        tasks[name] = lambda log, ready: send_to_alertmanager(log, client, state, ready)
 
-    def add_webhook(name: str, way: Webhook | Apprise) -> None:
-        told = Told(Book(settings.cause_wait_s), silenced)
-        tasks[name] = lambda log, ready: to_webhook(log, way, told, ready)
+    def add_webhook(name: str, client: AlertWebhookClient | AppriseClient) -> None:
+        state = WebhookState(AlertState(settings.cause_wait_s), silenced)
+        tasks[name] = lambda log, ready: send_to_webhook(log, client, state, ready)
 
-    for number, url in enumerate(settings.alertmanagers, 1):
+    for number, url in enumerate(settings.alertmanager_urls, 1):
         add_alertmanager(f"alertmanager-{number}", url)
     if settings.webhook:
-        add_webhook("webhook", Webhook(session, settings))
+        add_webhook("webhook", AlertWebhookClient(session, settings))
     for number, url in enumerate(settings.apprise_urls, 1):
-        add_webhook(f"apprise-{hashlib.sha256(url.encode()).hexdigest()[:12]}", Apprise(settings, number))
+        add_webhook(f"apprise-{hashlib.sha256(url.encode()).hexdigest()[:12]}", AppriseClient(settings, number))
     return tasks
 
 
-async def _run(settings: AlertSettings, kafka: KafkaSettings, data: Path, ready: Callable[[], None]) -> None:
+async def _run_tasks(settings: AlertSettings, kafka: KafkaSettings, data: Path, ready: Callable[[], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         # A look, or a Kafka that does not answer, can take longer than there is time to stop, and their threads would
         # be waited for. What is cut off is as after a kill: done again.
         asyncio.get_running_loop().add_signal_handler(number, os._exit, 0)
     async with aiohttp.ClientSession() as session:
-        tasks: dict[str, Task] = {
-            "watch": lambda log, ready: watch(log, Look(data, kafka), AlertWriter(kafka), settings.watch_s, ready=ready)
+        tasks: dict[str, ReceiverTask] = {
+            "watch": lambda log, ready: run_evaluator(
+                log, RuleEvaluator(data, kafka), AlertTopicWriter(kafka), settings.watch_s, ready=ready
+            )
         }
-        tasks |= receiver_tasks(settings, session, Silences(data).at)
+        tasks |= build_receiver_tasks(settings, session, SilenceStore(data).silenced_ids)
         waiting = set(tasks)
 
-        def one_ready(name: str) -> None:
+        def mark_ready(name: str) -> None:
             waiting.discard(name)
             if not waiting:
                 ready()
 
-        async def run(name: str) -> None:
-            log = await asyncio.to_thread(AlertLog, kafka, f"{settings.group}-{name}")
-            await tasks[name](log, lambda: one_ready(name))
+        async def run_task(name: str) -> None:
+            log = await asyncio.to_thread(AlertTopicReader, kafka, f"{settings.group}-{name}")
+            await tasks[name](log, lambda: mark_ready(name))
 
-        await asyncio.gather(*map(run, tasks))
+        await asyncio.gather(*map(run_task, tasks))

@@ -27,9 +27,9 @@ from core.alerts import (
 )
 from core.errors import SmspulseError, where_raised
 from core.kafka_settings import KafkaSettings
-from smspulse.alerting.alert_state import Book
-from smspulse.alerting.alert_topic import AlertLog, AlertWriter
-from smspulse.alerting.rules import BY_SQL, Finding, Warehouse, behind
+from smspulse.alerting.alert_state import AlertState
+from smspulse.alerting.alert_topic import AlertTopicReader, AlertTopicWriter
+from smspulse.alerting.rules import SQL_RULE_KINDS, RuleFinding, WarehouseRules, pipeline_findings
 from warehouse.errors import NoWarehouseError
 
 _log = logging.getLogger(__name__)
@@ -46,43 +46,43 @@ _PATIENCE_S: Final = {
 """Seconds that what is found must last before an alert of a kind fires, and be gone before it is resolved."""
 
 
-class Watch:
+class AlertStateMachine:
     """The life of the alerts that are found.
 
     Args:
-        book: How alerts stand; what is judged is taken there by who writes it.
+        alert_state: How alerts stand; what is judged is taken there by who writes it.
     """
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
-        self._gone: dict[str, int] = {}
+    def __init__(self, alert_state: AlertState) -> None:
+        self._alert_state = alert_state
+        self._gone_since: dict[str, int] = {}
 
-    def judge(self, findings: Sequence[Finding], judged: Collection[str], now: int) -> list[Alert]:
+    def judge_findings(self, findings: Sequence[RuleFinding], judged_kinds: Collection[str], now: int) -> list[Alert]:
         """Return what changes.
 
         Args:
             findings: All that is amiss.
-            judged: The kinds that were looked for; others stay as they are.
+            judged_kinds: The kinds that were looked for; others stay as they are.
             now: In milliseconds.
         """
-        changes, found = [], set()
+        changes, found_ids = [], set()
         for finding in findings:
-            found.add(finding.id)
-            self._gone.pop(finding.id, None)
-            was = self._book.alerts.get(finding.id)
-            if phase := self._next(finding, was, now):
-                changes.append(_alert(finding, phase, was, now))
-        for id_, was in self._book.alerts.items():
-            if was.phase == "resolved" or was.kind not in judged or id_ in found:
+            found_ids.add(finding.id)
+            self._gone_since.pop(finding.id, None)
+            was = self._alert_state.alerts.get(finding.id)
+            if phase := self._next_phase(finding, was, now):
+                changes.append(_build_alert(finding, phase, was, now))
+        for id_, was in self._alert_state.alerts.items():
+            if was.phase == "resolved" or was.kind not in judged_kinds or id_ in found_ids:
                 continue
-            gone_at = self._gone.setdefault(id_, now)
+            gone_at = self._gone_since.setdefault(id_, now)
             if was.phase == "pending" or now - gone_at >= _PATIENCE_S[was.kind][1] * 1000:
                 changes.append(msgspec.structs.replace(was, phase="resolved", resolved_at=now, changed_at=now))
-                del self._gone[id_]
+                del self._gone_since[id_]
         return changes
 
     @staticmethod
-    def _next(finding: Finding, was: Alert | None, now: int) -> Phase | None:
+    def _next_phase(finding: RuleFinding, was: Alert | None, now: int) -> Phase | None:
         patience_ms = _PATIENCE_S[finding.kind][0] * 1000
         if was is not None and was.phase == "firing":
             return None
@@ -93,7 +93,7 @@ class Watch:
         return "firing" if now - was.changed_at >= patience_ms else None
 
 
-def _alert(finding: Finding, phase: Phase, was: Alert | None, now: int) -> Alert:
+def _build_alert(finding: RuleFinding, phase: Phase, was: Alert | None, now: int) -> Alert:
     since = min(finding.since, was.since) if was is not None and was.phase == "pending" else finding.since
     return Alert(
         id=finding.id, kind=finding.kind, phase=phase, scope=finding.scope, source=finding.source,
@@ -104,7 +104,7 @@ def _alert(finding: Finding, phase: Phase, was: Alert | None, now: int) -> Alert
     )  # fmt: skip
 
 
-class Look:
+class RuleEvaluator:
     """Looks at a pipeline and its data.
 
     While lander or stream are behind, or the spool holds what they have not seen, the warehouse is not asked: what it
@@ -116,17 +116,17 @@ class Look:
     """
 
     def __init__(self, data: Path, kafka: KafkaSettings) -> None:
-        self._data, self._kafka, self._warehouse = data, kafka, Warehouse(data)
+        self._data, self._kafka, self._warehouse_rules = data, kafka, WarehouseRules(data)
 
-    def __call__(self, now: int) -> tuple[list[Finding], set[str]]:
+    def __call__(self, now: int) -> tuple[list[RuleFinding], set[str]]:
         """Return what is amiss at a time in milliseconds, and which kinds were looked for."""
         try:
-            late = behind(self._data, self._kafka, now)
+            late = pipeline_findings(self._data, self._kafka, now)
             if late is None:
                 return [], set()
             if any(each.is_bad for each in late):
                 return late, {PIPELINE}
-            return [*late, *self._warehouse.findings(now)], {PIPELINE, *BY_SQL}
+            return [*late, *self._warehouse_rules.read_findings(now)], {PIPELINE, *SQL_RULE_KINDS}
         except NoWarehouseError:
             return [], set()
         except (SmspulseError, duckdb.Error, OSError) as error:
@@ -137,10 +137,10 @@ class Look:
             return [], set()
 
 
-async def watch(
-    log: AlertLog,
-    look: Callable[[int], tuple[list[Finding], set[str]]],
-    write: AlertWriter | Callable[[Sequence[Alert]], list[Alert]],
+async def run_evaluator(
+    log: AlertTopicReader,
+    evaluate: Callable[[int], tuple[list[RuleFinding], set[str]]],
+    write_alerts: AlertTopicWriter | Callable[[Sequence[Alert]], list[Alert]],
     every_s: float,
     *,
     clock: Callable[[], float] = time.time,
@@ -150,23 +150,23 @@ async def watch(
 
     Args:
         log: Says how alerts stand.
-        look: Returns what is amiss and which kinds were looked for, at a time in milliseconds.
-        write: Writes changes, and returns those that it could.
+        evaluate: Returns what is amiss and which kinds were looked for, at a time in milliseconds.
+        write_alerts: Writes changes, and returns those that it could.
         every_s: Between two looks.
         clock: Returns the seconds since 1970.
         ready: Called when it is known how alerts stand.
     """
-    book, loop = Book(), asyncio.get_running_loop()
-    for alert in await log.past(whole=True):
-        book.take(alert)
+    alert_state, loop = AlertState(), asyncio.get_running_loop()
+    for alert in await log.read_existing_alerts(whole=True):
+        alert_state.update_alert(alert)
     ready()
-    judge = Watch(book)
+    state_machine = AlertStateMachine(alert_state)
     while True:
         due = loop.time() + every_s
         now = int(clock() * 1000)
-        changes = judge.judge(*await asyncio.to_thread(look, now), now)
-        for alert in await asyncio.to_thread(write, changes) if changes else []:
-            book.take(alert)
+        changes = state_machine.judge_findings(*await asyncio.to_thread(evaluate, now), now)
+        for alert in await asyncio.to_thread(write_alerts, changes) if changes else []:
+            alert_state.update_alert(alert)
         while (left := due - loop.time()) > 0:
-            for alert in await log.news(left):
-                book.take(alert)
+            for alert in await log.read_new_alerts(left):
+                alert_state.update_alert(alert)

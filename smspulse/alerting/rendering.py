@@ -13,17 +13,17 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from core.alerts import FAILURE_RATIO, WATCHED, Alert, alert_id
+from core.alerts import EVALUATED_KINDS, FAILURE_RATIO, Alert, alert_id
 from core.errors import SmspulseError
-from smspulse.alerting.alert_state import CAUSE_WAIT_S, Book, evidence, summary
-from smspulse.alerting.backtest import Backtest
-from smspulse.alerting.receivers import Alertmanager, Apprise, WayOutError, Webhook
+from smspulse.alerting.alert_state import CAUSE_WAIT_S, AlertState, alert_evidence, alert_summary
+from smspulse.alerting.backtest import BacktestResult
+from smspulse.alerting.receivers import AlertmanagerClient, AlertWebhookClient, AppriseClient, ReceiverError
 from smspulse.alerting.settings import AlertSettings
-from smspulse.alerting.silences import Silences
-from warehouse.reader import open_warehouse, rows
+from smspulse.alerting.silences import SilenceStore
+from warehouse.reader import fetch_rows, open_warehouse
 
-_NAMED: Final = 5  # of those that learn
-_TIMES: Final = ("since", "fired_at", "resolved_at")
+_MAX_LEARNING_NAMES: Final = 5  # of those that learn
+_TIME_COLUMNS: Final = ("since", "fired_at", "resolved_at")
 
 
 class PictureError(SmspulseError):
@@ -34,24 +34,24 @@ class NoSuchAlertError(SmspulseError):
     """The warehouse has no alert of that id."""
 
 
-def landed(data: Path, condition: str, parameters: list[Any]) -> list[Alert]:
+def read_landed_alerts(data: Path, condition: str, parameters: list[Any]) -> list[Alert]:
     """Return the alerts in the warehouse that have fired, the latest first; see the view `alerts`.
 
     Raises:
         NoWarehouseError: Nothing has landed yet.
     """
-    columns = [name for name in Alert.__struct_fields__ if name not in {"id", "phase", "changed_at", *_TIMES}]
-    columns += [f"epoch_ms({name}) AS {name}" for name in _TIMES]
+    columns = [name for name in Alert.__struct_fields__ if name not in {"id", "phase", "changed_at", *_TIME_COLUMNS}]
+    columns += [f"epoch_ms({name}) AS {name}" for name in _TIME_COLUMNS]
     sql = f"""
         SELECT alert_id AS id, if(is_firing, 'firing', 'resolved') AS phase, {", ".join(columns)},
                epoch_ms(coalesce(resolved_at, fired_at)) AS changed_at
         FROM alerts WHERE {condition} ORDER BY is_firing DESC, alerts.fired_at DESC
     """  # noqa: S608 - of ours
     with open_warehouse(data) as connection:
-        return [msgspec.convert(row, Alert) for row in rows(connection, sql, parameters)]
+        return [msgspec.convert(row, Alert) for row in fetch_rows(connection, sql, parameters)]
 
 
-def show(data: Path, console: Console, *, everything: bool, cause_wait_s: float = CAUSE_WAIT_S) -> None:
+def print_alerts(data: Path, console: Console, *, everything: bool, cause_wait_s: float = CAUSE_WAIT_S) -> None:
     """Print the alerts that fire, or all that ever did.
 
     Args:
@@ -63,25 +63,31 @@ def show(data: Path, console: Console, *, everything: bool, cause_wait_s: float 
     Raises:
         SilenceError: Silences cannot be read.
     """
-    silenced, now = Silences(data).all(), int(time.time() * 1000)
-    found, book = landed(data, "true", []), Book(cause_wait_s)
-    for alert in sorted(found, key=lambda each: each.fired_at or 0):
-        book.take(alert)
+    silenced, now = SilenceStore(data).active_silences(), int(time.time() * 1000)
+    landed_alerts, alert_state = read_landed_alerts(data, "true", []), AlertState(cause_wait_s)
+    for alert in sorted(landed_alerts, key=lambda each: each.fired_at or 0):
+        alert_state.update_alert(alert)
     table = Table("", Column("id", no_wrap=True), "what", "fired", "resolved")
-    for alert in found:
+    for alert in landed_alerts:
         if not everything and alert.phase != "firing":
             continue
         mark = Text("new normal" if alert.resolution == "new_normal" else "resolved")
         if alert.phase == "firing":
-            is_inhibited = book.is_inhibited(alert, now)
+            is_inhibited = alert_state.is_inhibited(alert, now)
             mark = Text("firing", "red") if not is_inhibited else Text("inhibited")
             mark = Text("silenced") if alert.id in silenced else mark
-        table.add_row(mark, alert.id, summary(alert), _when(alert.fired_at), _when(alert.resolved_at))
+        table.add_row(
+            mark,
+            alert.id,
+            alert_summary(alert),
+            _format_local_time(alert.fired_at),
+            _format_local_time(alert.resolved_at),
+        )
     console.print(table if table.row_count else "no alert fires" if not everything else "no alert has ever fired")
-    show_learning(learning(data), console)
+    print_learning_detectors(read_learning_detectors(data), console)
 
 
-def learning(data: Path) -> list[dict[str, Any]]:
+def read_learning_detectors(data: Path) -> list[dict[str, Any]]:
     """Return the rows of `failure_detectors` that still learn what is usual.
 
     Raises:
@@ -91,59 +97,62 @@ def learning(data: Path) -> list[dict[str, Any]]:
         "FROM failure_detectors WHERE state = 'learning' ORDER BY source, device_id NULLS FIRST, channel_id NULLS FIRST"
     )
     with open_warehouse(data) as connection:
-        return rows(connection, sql)
+        return fetch_rows(connection, sql)
 
 
-def show_learning(found: Sequence[dict[str, Any]], console: Console) -> None:
+def print_learning_detectors(found: Sequence[dict[str, Any]], console: Console) -> None:
     """Print which channels, devices and sources still learn what is usual."""
     if not found:
         return
     names = [str(row["alert_id"]).partition(":")[2] for row in found]
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    more = f" and {len(names) - _MAX_LEARNING_NAMES} more" if len(names) > _MAX_LEARNING_NAMES else ""
     console.print(
-        f"learning what is usual: {', '.join(names[:_NAMED])}{more}. Until then only near-total failure fires, and "
-        "messages that are not permitted",
+        f"learning what is usual: {', '.join(names[:_MAX_LEARNING_NAMES])}{more}. "
+        "Until then only near-total failure fires, and messages that are not permitted",
         highlight=False,
         markup=False,
     )
 
 
-def explain(data: Path, console: Console, id_: str) -> None:
+def print_alert_evidence(data: Path, console: Console, id_: str) -> None:
     """Print what the latest alert of an id rests on.
 
     Raises:
         NoSuchAlertError: There is none.
     """
-    found = landed(data, "alert_id = ?", [id_])
+    found = read_landed_alerts(data, "alert_id = ?", [id_])
     if not found:
         msg = f"no alert {id_} has fired: `smspulse alerts list --all` has those that have"
         raise NoSuchAlertError(msg)
     alert = max(found, key=lambda each: each.fired_at or 0)
-    console.print(summary(alert))
-    lines = {"fired": _when(alert.fired_at), "resolved": _when(alert.resolved_at) or "not yet"} | evidence(alert)
+    console.print(alert_summary(alert))
+    lines = {
+        "fired": _format_local_time(alert.fired_at),
+        "resolved": _format_local_time(alert.resolved_at) or "not yet",
+    } | alert_evidence(alert)
     lines["runbook"] = f"docs/runbooks/{alert.kind}.md"
     for name, text in lines.items():
         console.print(f"  {name:9} {text}")
 
 
-def show_silences(data: Path, console: Console) -> None:
+def print_silences(data: Path, console: Console) -> None:
     """Print the silences that last.
 
     Raises:
         SilenceError: They cannot be read.
     """
-    found = Silences(data).all()
+    found = SilenceStore(data).active_silences()
     for id_, until in found.items():
-        console.print(f"{id_} until {_when(int(until * 1000))}")
+        console.print(f"{id_} until {_format_local_time(int(until * 1000))}")
     if not found:
         console.print("no alert is silenced")
 
 
-def _when(at: int | None) -> str:
+def _format_local_time(at: int | None) -> str:
     return "" if at is None else datetime.fromtimestamp(at / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-async def try_ways(settings: AlertSettings, now: float) -> list[str]:
+async def try_receivers(settings: AlertSettings, now: float) -> list[str]:
     """Send an alert about nothing to each way out, and then that it is resolved; return what went wrong.
 
     Args:
@@ -151,59 +160,60 @@ async def try_ways(settings: AlertSettings, now: float) -> list[str]:
         now: Seconds since 1970.
     """
     at = int(now * 1000)
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "id": alert_id(FAILURE_RATIO, "test", 0, 0), "kind": FAILURE_RATIO, "scope": "channel", "source": "test",
         "device_id": 0, "channel_id": 0, "changed_at": at, "since": at, "fired_at": at, "count": 5, "failures": 5,
         "baseline": 0.03, "known": 1000, "bound": 0.04, "errors": {"9": 5}, "samples": [], "share": 0.0,
         "budget_days": 30.0,
     }  # fmt: skip
-    firing = Alert(**told, phase="firing", resolved_at=None)
-    resolved = Alert(**told, phase="resolved", resolved_at=at)
+    firing = Alert(**fields, phase="firing", resolved_at=None)
+    resolved = Alert(**fields, phase="resolved", resolved_at=at)
 
     async def try_alertmanager(session: aiohttp.ClientSession, url: str) -> None:
-        way = Alertmanager(session, settings, url)
-        await way.send([firing], [], now)
-        await way.send([], [resolved], now)
+        client = AlertmanagerClient(session, settings, url)
+        await client.send([firing], [], now)
+        await client.send([], [resolved], now)
 
-    async def try_webhook(way: Webhook | Apprise) -> None:
-        await way.send(firing)
-        await way.send(resolved)
+    async def try_webhook(client: AlertWebhookClient | AppriseClient) -> None:
+        await client.send(firing)
+        await client.send(resolved)
 
     async def try_apprise(number: int) -> None:
-        await try_webhook(Apprise(settings, number))
+        await try_webhook(AppriseClient(settings, number))
 
     async with aiohttp.ClientSession() as session:
-        tries = [try_alertmanager(session, url) for url in settings.alertmanagers]
-        tries += [try_webhook(Webhook(session, settings))] if settings.webhook else []
+        tries = [try_alertmanager(session, url) for url in settings.alertmanager_urls]
+        tries += [try_webhook(AlertWebhookClient(session, settings))] if settings.webhook else []
         tries += [try_apprise(number) for number in range(1, len(settings.apprise_urls) + 1)]
         results = await asyncio.gather(*tries, return_exceptions=True)
     for result in results:
-        if isinstance(result, BaseException) and not isinstance(result, WayOutError):
+        if isinstance(result, BaseException) and not isinstance(result, ReceiverError):
             raise result
     return [str(result) for result in results if result is not None]
 
 
-def show_backtest(found: Backtest, console: Console) -> None:
+def print_backtest(result: BacktestResult, console: Console) -> None:
     """Print the alerts that would have come, and how often the threshold was passed."""
     table = Table("fired", "resolved", Column("id", no_wrap=True), "what")
-    for fired, resolved in found.episodes():
-        until = Text(_when(resolved.resolved_at)) if resolved else Text("firing", "red")
-        table.add_row(_when(fired.fired_at), until, fired.id, summary(fired))
+    for fired, resolved in result.alert_episodes():
+        until = Text(_format_local_time(resolved.resolved_at)) if resolved else Text("firing", "red")
+        table.add_row(_format_local_time(fired.fired_at), until, fired.id, alert_summary(fired))
     if table.row_count:
         console.print(table)
-    days = (found.last_at - found.first_at) / 86_400_000
+    days = (result.last_at - result.first_at) / 86_400_000
     console.print(
-        f"{found.messages:,} messages of {days:.1f} days: {table.row_count} alerts; the ratio of 15 minutes with ten "
-        f"messages or more went over its threshold {len(found.threshold)} times, on "
-        f"{len({unit for unit, _ in found.threshold})} channels",
+        f"{result.messages:,} messages of {days:.1f} days: {table.row_count} alerts; the ratio of 15 minutes with ten "
+        f"messages or more went over its threshold {len(result.threshold)} times, on "
+        f"{len({unit for unit, _ in result.threshold})} channels",
     )
     console.print(
-        f"not run over the past: {', '.join(WATCHED)}. They judge a moment by what was known then, and no setting "
-        "of theirs could be tried. Those that fired are in `smspulse alerts list --all`",
+        f"not run over the past: {', '.join(EVALUATED_KINDS)}. "
+        "They judge a moment by what was known then, and no setting of theirs could be tried. "
+        "Those that fired are in `smspulse alerts list --all`",
     )
 
 
-def draw_backtest(found: Backtest, path: Path) -> None:
+def draw_backtest(result: BacktestResult, path: Path) -> None:
     """Write a picture of both over time: .svg, .png or .html.
 
     Raises:
@@ -219,11 +229,11 @@ def draw_backtest(found: Backtest, path: Path) -> None:
             "of": fired.id.partition(":")[2],
             "rule": fired.kind,
             "from": fired.fired_at,
-            "to": end.resolved_at if end else found.last_at,
+            "to": end.resolved_at if end else result.last_at,
         }
-        for fired, end in found.episodes()
+        for fired, end in result.alert_episodes()
     ]
-    points = [{"of": unit, "rule": "15-minute ratio", "from": at, "to": at} for unit, at in found.threshold]
+    points = [{"of": unit, "rule": "15-minute ratio", "from": at, "to": at} for unit, at in result.threshold]
     base = altair.Chart(altair.Data(values=bars + points)).encode(
         x=altair.X("from:T", title=None), y=altair.Y("of:N", title=None), color=altair.Color("rule:N", title=None)
     )

@@ -27,31 +27,31 @@ from core.alerts import (
     alert_id,
 )
 from core.errors import where_raised
-from core.group_lag import lag
+from core.group_lag import read_group_lag
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from ingest.settings import IngestSettings
-from ingest.spool import Spool
-from smspulse.alerting.alert_state import moment
+from ingest.spool import WebhookSpool
+from smspulse.alerting.alert_state import format_rfc3339
 from streams.settings import StreamSettings
-from warehouse.reader import open_warehouse, retried, rows
+from warehouse.reader import fetch_rows, open_warehouse, retry_after_merge
 from warehouse.settings import LanderSettings
-from warehouse.status_codes import known_statuses
+from warehouse.status_codes import load_known_statuses
 
 _log = logging.getLogger(__name__)
 
-BY_SQL: Final = (SILENT, STUCK_MESSAGES, LATENCY_SHIFT, DEVICE_DOWN, WEBHOOK_QUALITY, QUALITY_CHECK)
-_KEPT: Final = ("rhythm", "past")
-_KEPT_MS: Final = 3_600_000
-_BEHIND_RECORDS: Final = 100_000
-_BEHIND_S: Final = 300
-_SPOOLED_S: Final = 300
-_SPOOLED_PART: Final = 0.5
+SQL_RULE_KINDS: Final = (SILENT, STUCK_MESSAGES, LATENCY_SHIFT, DEVICE_DOWN, WEBHOOK_QUALITY, QUALITY_CHECK)
+_CACHED_QUERIES: Final = ("rhythm", "past")
+_CACHE_LIFETIME_MS: Final = 3_600_000
+_MAX_LAG_RECORDS: Final = 100_000
+_MAX_LAG_S: Final = 300
+_MAX_SPOOL_AGE_S: Final = 300
+_MAX_SPOOL_SHARE: Final = 0.5
 # The lower bound of Wilson's interval of k of n, at three standard errors: of a thousand looks, one is above the truth.
-_LOW: Final = "(k / n + 4.5 / n - 3 * sqrt(k / n * (1 - k / n) / n + 2.25 / n / n)) / (1 + 9 / n)"
+_WILSON_LOW_SQL: Final = "(k / n + 4.5 / n - 3 * sqrt(k / n * (1 - k / n) / n + 2.25 / n / n)) / (1 + 9 / n)"
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class RuleFinding(msgspec.Struct, frozen=True, kw_only=True):
     """What is amiss; its fields are as those of `core.alerts.Alert`.
 
     Attributes:
@@ -81,7 +81,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         return alert_id(self.kind, self.source, *of, part=self.part or 0)
 
 
-class Warehouse:
+class WarehouseRules:
     """Asks the warehouse of a data folder. What 28 days say is asked for once an hour.
 
     Args:
@@ -90,31 +90,33 @@ class Warehouse:
 
     def __init__(self, data: Path) -> None:
         self._data = data
-        self._kept: dict[str, pa.Table] = {}
-        self._kept_at = 0
+        self._cached_tables: dict[str, pa.Table] = {}
+        self._cached_at_ms = 0
         # A setting without a meaning ends the process at its start, not at each look.
-        known_statuses(data)
+        load_known_statuses(data)
 
-    def findings(self, now: int) -> list[Finding]:
+    def read_findings(self, now: int) -> list[RuleFinding]:
         """Return what is amiss at a time in milliseconds.
 
         Raises:
             NoWarehouseError: Nothing has landed yet.
             duckdb.Error: It cannot be read.
         """
-        return retried(lambda: self._findings(now))
+        return retry_after_merge(lambda: self._query_findings(now))
 
-    def _findings(self, now: int) -> list[Finding]:
+    def _query_findings(self, now: int) -> list[RuleFinding]:
         with open_warehouse(self._data) as connection:
             connection.execute("SET memory_limit = '1GB'")
             connection.execute("SET VARIABLE now = ?", [datetime.fromtimestamp(now / 1000, UTC)])
-            connection.execute("SET VARIABLE statuses = ?", [list(known_statuses(self._data))])
-            if not self._kept or not 0 <= now - self._kept_at < _KEPT_MS:
-                self._kept = {name: connection.sql(_sql(name)).to_arrow_table() for name in _KEPT}
-                self._kept_at = now
-            for name, table in self._kept.items():
+            connection.execute("SET VARIABLE statuses = ?", [list(load_known_statuses(self._data))])
+            if not self._cached_tables or not 0 <= now - self._cached_at_ms < _CACHE_LIFETIME_MS:
+                self._cached_tables = {
+                    name: connection.sql(_rule_sql(name)).to_arrow_table() for name in _CACHED_QUERIES
+                }
+                self._cached_at_ms = now
+            for name, table in self._cached_tables.items():
                 connection.register(name, table)
-            connection.execute(f"CREATE TEMP TABLE held AS {_sql('held')}")
+            connection.execute(f"CREATE TEMP TABLE held AS {_rule_sql('held')}")
             shares = {
                 (source, device): share
                 for source, device, share in connection.execute(
@@ -122,21 +124,21 @@ class Warehouse:
                     "FROM held WHERE outcome <> 'incoming' GROUP BY source, device_id"
                 ).fetchall()
             }
-            found = [
+            findings = [
                 finding
-                for kind in BY_SQL
-                for row in rows(connection, _sql(kind))
-                if (finding := _finding(kind, row)) is not None
+                for kind in SQL_RULE_KINDS
+                for row in fetch_rows(connection, _rule_sql(kind))
+                if (finding := _build_rule_finding(kind, row)) is not None
             ]
         return [
             msgspec.structs.replace(each, share=shares.get((each.source, each.device_id), 0.0))
             if each.scope == "device"
             else each
-            for each in found
+            for each in findings
         ]
 
 
-def behind(data: Path, kafka: KafkaSettings, now: int) -> list[Finding] | None:
+def pipeline_findings(data: Path, kafka: KafkaSettings, now: int) -> list[RuleFinding] | None:
     """Return what is amiss with lander, stream and spool; None if Kafka does not answer.
 
     Raises:
@@ -147,26 +149,26 @@ def behind(data: Path, kafka: KafkaSettings, now: int) -> list[Finding] | None:
     groups = {LanderSettings(data=data).group: "lander"}
     if not kafka.in_memory:  # that one keeps no offsets of transactions
         groups[StreamSettings(state=data).group] = "stream"
-    waiting = lag(kafka, {group: [RAW] for group in groups})
+    waiting = read_group_lag(kafka, {group: [RAW] for group in groups})
     if waiting is None:
         return None
     with open_warehouse(data) as connection:
         sql = "SELECT dataset, epoch_ms(newest_recorded_at) FROM freshness"
-        newest = dict(retried(lambda: connection.execute(sql).fetchall()))
-    found = [
-        lagging(name, records, newest["raw" if name == "lander" else "messages"], now)
+        newest = dict(retry_after_merge(lambda: connection.execute(sql).fetchall()))
+    findings = [
+        lag_finding(name, records, newest["raw" if name == "lander" else "messages"], now)
         for (group, name) in groups.items()
         if (records := waiting[group])
     ]
     if (data / "spool" / "spool.sqlite").exists():
         settings = IngestSettings()
-        with contextlib.closing(Spool(data, settings)) as spool:
-            state = spool.state()
-        found += spooling(state.webhooks, state.size / max(settings.spool_max_bytes, 1), state.oldest_s, now)
-    return found
+        with contextlib.closing(WebhookSpool(data, settings)) as spool:
+            state = spool.read_state()
+        findings += spool_findings(state.webhooks, state.size / max(settings.spool_max_bytes, 1), state.oldest_s, now)
+    return findings
 
 
-def lagging(name: str, records: int, newest: int | None, now: int) -> Finding:
+def lag_finding(name: str, records: int, newest: int | None, now: int) -> RuleFinding:
     """Return what records that wait for lander or stream say.
 
     Args:
@@ -175,49 +177,54 @@ def lagging(name: str, records: int, newest: int | None, now: int) -> Finding:
         newest: The time of the newest record that it has made, None without any.
         now: In milliseconds, as `newest`.
     """
-    return Finding(
+    return RuleFinding(
         kind=PIPELINE, scope="pipeline", source=ANY, part=name, since=newest or now, count=records,
-        is_bad=records > _BEHIND_RECORDS or newest is None or now - newest > _BEHIND_S * 1000,
+        is_bad=records > _MAX_LAG_RECORDS or newest is None or now - newest > _MAX_LAG_S * 1000,
         what=f"the {name} is {records:,} webhooks behind",
     )  # fmt: skip
 
 
-def spooling(webhooks: int, full: float, oldest_s: float, now: int) -> list[Finding]:
+def spool_findings(webhooks: int, filled_share: float, oldest_s: float, now: int) -> list[RuleFinding]:
     """Return what the spool says, if it holds anything.
 
     Args:
         webhooks: In it.
-        full: Which part of its limit it takes.
+        filled_share: Which part of its limit it takes.
         oldest_s: Age of the oldest in seconds.
         now: In milliseconds.
     """
     if not webhooks:
         return []
     return [
-        Finding(
+        RuleFinding(
             kind=PIPELINE, scope="pipeline", source=ANY, part="spool", since=int(now - oldest_s * 1000), count=webhooks,
-            is_bad=full > _SPOOLED_PART or oldest_s > _SPOOLED_S,
-            what=f"{webhooks:,} webhooks wait in the spool, which is {full:.0%} full",
+            is_bad=filled_share > _MAX_SPOOL_SHARE or oldest_s > _MAX_SPOOL_AGE_S,
+            what=f"{webhooks:,} webhooks wait in the spool, which is {filled_share:.0%} full",
         )
     ]  # fmt: skip
 
 
-def _sql(name: str) -> str:
-    return files("smspulse").joinpath("alerting", "sql", f"{name}.sql").read_text("utf-8").replace("{low}", _LOW)
+def _rule_sql(name: str) -> str:
+    return (
+        files("smspulse")
+        .joinpath("alerting", "sql", f"{name}.sql")
+        .read_text("utf-8")
+        .replace("{low}", _WILSON_LOW_SQL)
+    )
 
 
-def _finding(kind: str, row: dict[str, Any]) -> Finding | None:
+def _build_rule_finding(kind: str, row: dict[str, Any]) -> RuleFinding | None:
     """Return what a row says; None, with a line in the log, if it cannot be shown: it costs no other finding."""
     try:
-        finding = Finding(kind=kind, **_fields(row))
-        moment(finding.since)
+        finding = RuleFinding(kind=kind, **_finding_fields(row))
+        format_rfc3339(finding.since)
     except Exception as error:
         _log.error("a finding of %s cannot be shown (%s), and is passed over", kind, where_raised(error))
         return None
     return finding
 
 
-def _fields(row: dict[str, Any]) -> dict[str, Any]:
+def _finding_fields(row: dict[str, Any]) -> dict[str, Any]:
     if "errors" in row:
         row["errors"] = {str(name): count for name, count in (row["errors"] or {}).items()}
     if "samples" in row:

@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import SmspulseError
 from smspulse.alerting.alert_state import CAUSE_WAIT_S
-from smspulse.runtime.urls import base_url, http_url
+from smspulse.runtime.urls import parse_base_url, parse_http_url
 
 _PREFIX = "SMSPULSE_ALERTS_"
 
@@ -56,29 +56,29 @@ class AlertSettings(BaseSettings):
 
     @field_validator("alertmanager")
     @classmethod
-    def _are_alertmanagers(cls, text: str) -> str:
-        return ",".join(base_url(url, assume_http=True) for url in text.split(",") if url.strip())
+    def _validate_alertmanagers(cls, text: str) -> str:
+        return ",".join(parse_base_url(url, assume_http=True) for url in text.split(",") if url.strip())
 
     @field_validator("webhook", "page")
     @classmethod
-    def _is_url(cls, text: str) -> str:
+    def _validate_url(cls, text: str) -> str:
         if text:
-            http_url(text)
+            parse_http_url(text)
         return text
 
     @field_validator("runbooks")
     @classmethod
-    def _is_folder(cls, text: str) -> str:
-        return base_url(text) if text else ""
+    def _validate_folder_url(cls, text: str) -> str:
+        return parse_base_url(text) if text else ""
 
     @field_validator("webhook_secret")
     @classmethod
-    def _is_secret(cls, secret: SecretStr) -> SecretStr:
+    def _validate_secret(cls, secret: SecretStr) -> SecretStr:
         decode_secret(secret)
         return secret
 
     @property
-    def alertmanagers(self) -> list[str]:
+    def alertmanager_urls(self) -> list[str]:
         """The Alertmanagers one by one."""
         return self.alertmanager.split(",") if self.alertmanager else []
 
@@ -88,9 +88,9 @@ class AlertSettings(BaseSettings):
         return self.apprise.get_secret_value().split()
 
     @property
-    def is_set(self) -> bool:
+    def has_receiver(self) -> bool:
         """Whether there is a receiver."""
-        return bool(self.alertmanagers or self.webhook or self.apprise_urls)
+        return bool(self.alertmanager_urls or self.webhook or self.apprise_urls)
 
 
 def decode_secret(secret: SecretStr) -> bytes:
@@ -119,13 +119,13 @@ def read_alert_settings() -> AlertSettings:
     try:
         return AlertSettings()
     except ValidationError as error:
-        problem = "; ".join(map(_fault, error.errors()))
+        problem = "; ".join(map(_describe_setting_error, error.errors()))
     # Pydantic's error is no cause of this one. Its text holds the rejected value, which may be a secret. The garbage
     # collector cannot see the errors in it, so a frame that keeps it is never freed.
     raise AlertSettingsError(problem)
 
 
-def _fault(error: Any) -> str:
+def _describe_setting_error(error: Any) -> str:
     name = f"{_PREFIX}{'.'.join(map(str, error['loc']))}".upper()
     cause = error.get("ctx", {}).get("error")
     return f"{name} cannot be used: {cause or error['msg']}"

@@ -10,7 +10,7 @@ import msgspec
 import orjson
 
 from core.errors import SmspulseError
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ class SilenceError(SmspulseError):
     """Silences cannot be read or kept."""
 
 
-class Silences:
+class SilenceStore:
     """The silences of a data folder. Processes see each other's changes at once; what is set is durable on return.
 
     Args:
@@ -32,7 +32,7 @@ class Silences:
     def __init__(self, data: Path, clock: Callable[[], float] = time.time) -> None:
         self._data, self._path, self._clock = data, data / "silences.json", clock
 
-    def all(self, now: float | None = None) -> dict[str, float]:
+    def active_silences(self, now: float | None = None) -> dict[str, float]:
         """Return the end of each that lasts, in seconds since 1970, by the alert's id.
 
         Args:
@@ -51,7 +51,7 @@ class Silences:
         moment = self._clock() if now is None else now
         return {id_: until for id_, until in sorted(found.items()) if until > moment}
 
-    def set(self, alert_id: str, seconds: float) -> float:
+    def set_silence(self, alert_id: str, seconds: float) -> float:
         """Silence an alert, whether it fires or not, and return until when; 0 seconds lift its silence.
 
         Raises:
@@ -59,24 +59,24 @@ class Silences:
         """
         until = self._clock() + seconds
         try:
-            with landing.only_one(self._data):
-                kept = {id_: end for id_, end in self.all().items() if id_ != alert_id}
+            with parquet_files.lock_folder(self._data):
+                kept = {id_: end for id_, end in self.active_silences().items() if id_ != alert_id}
                 kept |= {alert_id: until} if seconds else {}
                 temporary = self._path.with_suffix(".new")
                 temporary.write_bytes(orjson.dumps(kept))
-                landing.replace(self._data, temporary, self._path)
+                parquet_files.replace_durably(self._data, temporary, self._path)
         except OSError as error:
             msg = f"{self._path} cannot be written: {error.strerror}"
             raise SilenceError(msg) from error
         return until
 
-    def at(self, now: float) -> frozenset[str]:
+    def silenced_ids(self, now: float) -> frozenset[str]:
         """Return the ids that nobody is to be told of at a time in seconds since 1970.
 
         None if the file cannot be read, so that nothing is missed.
         """
         try:
-            return frozenset(self.all(now))
+            return frozenset(self.active_silences(now))
         except SilenceError as error:
             _log.error("%s; meanwhile all is told", error)
             return frozenset()

@@ -41,7 +41,7 @@ class BrokerSettings(BaseSettings):
     )
 
 
-def server_properties(port: int, controller: int, settings: BrokerSettings, password: str = "") -> str:
+def build_server_properties(port: int, controller: int, settings: BrokerSettings, password: str = "") -> str:
     """Return the text of `server.properties`, for a working directory that is the broker's folder.
 
     Args:
@@ -58,7 +58,7 @@ def server_properties(port: int, controller: int, settings: BrokerSettings, pass
         "controller.listener.names": "CONTROLLER",
         "listeners": f"CLIENTS://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller}",
         "inter.broker.listener.name": "CLIENTS",
-        **_security(settings, password),
+        **_build_security_options(settings, password),
         "log.dirs": "store",
         # A topic must get its configuration when it is created, not appear by the first record sent to it.
         "auto.create.topics.enable": "false",
@@ -92,7 +92,7 @@ def server_properties(port: int, controller: int, settings: BrokerSettings, pass
     return "".join(f"{name}={value}\n" for name, value in options.items())
 
 
-def _security(settings: BrokerSettings, password: str) -> dict[str, object]:
+def _build_security_options(settings: BrokerSettings, password: str) -> dict[str, object]:
     """Return what says who may connect to the two listeners."""
     if not settings.login:
         return {"listener.security.protocol.map": "CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT"}
@@ -112,7 +112,7 @@ def _security(settings: BrokerSettings, password: str) -> dict[str, object]:
     }
 
 
-def open_files_needed(store: Path) -> int:
+def count_needed_files(store: Path) -> int:
     """Return how many files the node must be able to open at once, with the store that it has.
 
     Each segment keeps one file open, and another while it is compacted. Where a file cannot be opened, Kafka takes its
@@ -121,9 +121,9 @@ def open_files_needed(store: Path) -> int:
     return _BASE_FILES + 2 * sum(1 for _ in store.glob("*/*.log"))
 
 
-def last_words(output: Path, logfile: Path, log_start: int = 0) -> str:
+def find_last_error_line(output: Path, logfile: Path, log_start: int = 0) -> str:
     """Return the line that best says why Kafka ended: the last exception, else the last error, else the last line."""
-    text = _tail(logfile, log_start) + _tail(output, 0)
+    text = _read_log_tail(logfile, log_start) + _read_log_tail(output, 0)
     for pattern in (
         r"^(?:Caused by: )?[\w.$]+(?:Exception|Error): (.+)$",
         r"^.*\b(?:ERROR|FATAL) +(.+)$",
@@ -134,7 +134,7 @@ def last_words(output: Path, logfile: Path, log_start: int = 0) -> str:
     return "it said nothing"
 
 
-def _tail(path: Path, start: int) -> str:
+def _read_log_tail(path: Path, start: int) -> str:
     """Return at most the last 64 KiB of a file, and nothing from before `start` unless it was rotated since."""
     try:
         with path.open("rb") as file:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from core.errors import SmspulseError
 from smspulse.processes.children import die_with_parent, ensure_home
-from smspulse.runtime.data_folder import users_umask
+from smspulse.runtime.data_folder import use_original_umask
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class KafkaMissingError(BrokerError):
     is_permanent = True
 
 
-def kafka_version() -> str:
+def read_kafka_version() -> str:
     """Return the version of Kafka that the embedded broker runs."""
     found = re.search(r"<kafka\.version>(.+)</kafka\.version>", POM.read_text(encoding="utf-8"))
     if found is None:
@@ -42,7 +42,7 @@ def kafka_version() -> str:
     return found[1]
 
 
-def cached_kafka() -> Path:
+def find_kafka_cache() -> Path:
     """Return the folder of the jars, which exists only once it is whole. Its name changes with the pom.
 
     Raises:
@@ -58,35 +58,35 @@ def cached_kafka() -> Path:
         raise BrokerError(message)
     cache = cache or str(Path.home() / ".cache")
     digest = hashlib.sha256(POM.read_bytes()).hexdigest()[:8]
-    return Path(cache, "smspulse", f"kafka-{kafka_version()}-{digest}")
+    return Path(cache, "smspulse", f"kafka-{read_kafka_version()}-{digest}")
 
 
-def is_cached() -> bool:
+def is_kafka_cached() -> bool:
     """Return whether the jars are in the cache.
 
     Raises:
         BrokerError: They are, and this user cannot read them; or there is no cache.
     """
-    folder = cached_kafka()
+    folder = find_kafka_cache()
     try:
         jars = list(folder.iterdir())
         unreadable = [jar for jar in jars if not os.access(jar, os.R_OK)]
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise _unreadable(folder, error.strerror) from error
+        raise _make_unreadable_error(folder, error.strerror) from error
     if unreadable:
-        raise _unreadable(unreadable[0], os.strerror(errno.EACCES))
+        raise _make_unreadable_error(unreadable[0], os.strerror(errno.EACCES))
     return True
 
 
-def _unreadable(path: Path, why: str | None) -> BrokerError:
+def _make_unreadable_error(path: Path, why: str | None) -> BrokerError:
     return BrokerError(
         f"Kafka's jars cannot be read: {path}: {why}; give this user access, or set XDG_CACHE_HOME to another folder"
     )
 
 
-def java_version() -> int | None:
+def read_java_version() -> int | None:
     """Return the major version of the `java` on PATH, or None if there is none that works."""
     java = shutil.which("java")
     if java is None:
@@ -100,10 +100,10 @@ def java_version() -> int | None:
     return int(found[1]) if found else None
 
 
-def what_is_missing() -> list[str]:
+def list_missing_programs() -> list[str]:
     """Return what a real Kafka needs and is missing here, each in words with its fix; empty if nothing is."""
     missing = []
-    java, version = shutil.which("java"), java_version()
+    java, version = shutil.which("java"), read_java_version()
     if java is None:
         missing.append(f"Java {JAVA_NEEDED} or newer (there is no `java` on PATH; install a JRE and put it there)")
     elif version is None:
@@ -111,7 +111,7 @@ def what_is_missing() -> list[str]:
     elif version < JAVA_NEEDED:
         missing.append(f"Java {JAVA_NEEDED} or newer (`java` on PATH is {version})")
     try:
-        if not is_cached() and shutil.which("mvn") is None:
+        if not is_kafka_cached() and shutil.which("mvn") is None:
             missing.append("Maven, which fetches Kafka once (install it and put `mvn` on PATH)")
     except BrokerError as error:
         missing.append(str(error))
@@ -126,16 +126,16 @@ def fetch_kafka() -> Path:
     Raises:
         BrokerError: There is no Maven, it failed, or the cache cannot be read or written.
     """
-    target = cached_kafka()
-    if is_cached():
+    target = find_kafka_cache()
+    if is_kafka_cached():
         return target
     maven = shutil.which("mvn")
     if maven is None:
         message = "Kafka is not fetched yet and there is no `mvn` on PATH; install Maven"
         raise BrokerError(message)
-    log.info("Fetching Apache Kafka %s into %s", kafka_version(), target)
+    log.info("Fetching Apache Kafka %s into %s", read_kafka_version(), target)
     try:
-        with users_umask():  # other users may share the cache
+        with use_original_umask():  # other users may share the cache
             _fill_cache(maven, target)
     except OSError as error:
         message = f"Kafka's jars cannot be stored in {target.parent}: {error.strerror}; free it or set XDG_CACHE_HOME"
@@ -145,7 +145,7 @@ def fetch_kafka() -> Path:
 
 def _fill_cache(maven: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target.parent)
+    _remove_stale_downloads(target.parent)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as scratch:
         jars = Path(scratch, "jars")
         _copy_dependencies(maven, jars)
@@ -180,7 +180,7 @@ def _copy_dependencies(maven: str, target: Path) -> None:
         raise BrokerError(message)
 
 
-def _sweep(cache: Path) -> None:
+def _remove_stale_downloads(cache: Path) -> None:
     """Remove what killed fetches left: scratch folders older than any fetch can be."""
     for folder in cache.glob(".fetch-*"):
         if time.time() - folder.stat().st_mtime > 2 * FETCH_TIMEOUT_S:

@@ -26,11 +26,17 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self
 
 from core.stop_request import StopRequest, StopRequested, run_until_stopped
-from smspulse.broker.config import NODE_USER, BrokerSettings, last_words, open_files_needed, server_properties
-from smspulse.broker.download import RESOURCES, BrokerError, KafkaMissingError, fetch_kafka, what_is_missing
-from smspulse.broker.lockfile import BrokerFile, Kind, has_store, take_lock, write_whole
+from smspulse.broker.config import (
+    NODE_USER,
+    BrokerSettings,
+    build_server_properties,
+    count_needed_files,
+    find_last_error_line,
+)
+from smspulse.broker.download import RESOURCES, BrokerError, KafkaMissingError, fetch_kafka, list_missing_programs
+from smspulse.broker.lockfile import BrokerFile, Kind, acquire_broker_lock, has_kafka_store, write_file_atomically
 from smspulse.broker.login import MECHANISM, PROTOCOL, BrokerLogin, write_login
-from smspulse.processes.children import LOOPBACK, die_with_parent, free_port, raise_file_limit
+from smspulse.processes.children import LOOPBACK, die_with_parent, find_free_port, raise_file_limit
 from smspulse.processes.readiness import report_permanent_failure
 
 log = logging.getLogger(__name__)
@@ -49,7 +55,7 @@ class FileLimitError(BrokerError):
     is_permanent = True
 
 
-class Broker(ABC):
+class EmbeddedBroker(ABC):
     """A broker that lives as long as we do: one a data folder, guarded by a lock.
 
     Call `start` from a thread that lives as long as the process; see `smspulse.processes.die_with_parent`. `start` and
@@ -64,7 +70,7 @@ class Broker(ABC):
         self.stop_request = stop or StopRequest()
         self.address = ""
         self.run_id = ""
-        self._lock: int | None = None
+        self._lock_descriptor: int | None = None
 
     def start(self) -> None:
         """Start it, return once it answers, and write `{data}/broker.json`.
@@ -73,13 +79,13 @@ class Broker(ABC):
             BrokerError: It cannot be started, or another one runs on the same data folder.
         """
         try:
-            self._lock = take_lock(self.data)
+            self._lock_descriptor = acquire_broker_lock(self.data)
             (self.data / "broker.json").unlink(missing_ok=True)  # a crash may have left it
             (self.data / "logs").mkdir(exist_ok=True)
-            self._launch()
+            self._start_server()
             self.run_id = str(uuid.uuid4())
             file = BrokerFile(self.address, self.kind, os.getpid(), self.run_id, self.has_login)
-            write_whole(self.data / "broker.json", json.dumps(asdict(file)))
+            write_file_atomically(self.data / "broker.json", json.dumps(asdict(file)))
         except BaseException as error:
             self.stop()
             if isinstance(error, OSError):
@@ -110,19 +116,19 @@ class Broker(ABC):
 
     def stop(self) -> None:
         """Stop it, within `STOP_TIMEOUT_S` and what a kill takes. Stopping twice does nothing."""
-        if self._lock is None:
+        if self._lock_descriptor is None:
             return
-        self._halt()
+        self._stop_server()
         (self.data / "broker.json").unlink(missing_ok=True)
-        os.close(self._lock)
-        self._lock = None
+        os.close(self._lock_descriptor)
+        self._lock_descriptor = None
 
     @abstractmethod
-    def _launch(self) -> None:
+    def _start_server(self) -> None:
         """Start it and set `address`."""
 
     @abstractmethod
-    def _halt(self) -> None:
+    def _stop_server(self) -> None:
         """End it; it may never have started."""
 
     def __enter__(self) -> Self:
@@ -133,7 +139,7 @@ class Broker(ABC):
         self.stop()
 
 
-class KafkaBroker(Broker):
+class KafkaBroker(EmbeddedBroker):
     """A real Apache Kafka (KRaft, one node) on loopback, with its data under `{data}/kafka/`, kept across restarts.
 
     Clients log in (`smspulse.broker.login`), unless the settings say otherwise.
@@ -145,7 +151,7 @@ class KafkaBroker(Broker):
 
     def __init__(self, data: Path, settings: BrokerSettings | None = None, stop: StopRequest | None = None) -> None:
         super().__init__(data, settings, stop)
-        self._home = self.data / "kafka"
+        self._kafka_folder = self.data / "kafka"
         self._log = self.data / "logs" / "kafka.log"
         self._output = self.data / "logs" / "kafka.out"  # what the JVM says before logging works, or instead of it
         self._log_start = 0
@@ -158,32 +164,32 @@ class KafkaBroker(Broker):
         return self.settings.login
 
     @property
-    def jvm(self) -> int | None:
+    def jvm_pid(self) -> int | None:
         """The process number of Kafka itself, if it was started."""
         return self._process.pid if self._process else None
 
-    def _launch(self) -> None:
+    def _start_server(self) -> None:
         self._require_open_files()
         jars = fetch_kafka()
-        shutil.copyfile(RESOURCES / "log4j2.properties", self._home / "log4j2.properties")
+        shutil.copyfile(RESOURCES / "log4j2.properties", self._kafka_folder / "log4j2.properties")
         settings = self.settings
         port, controller = settings.port, settings.controller_port
         while True:
             self._log_start = self._log.stat().st_size if self._log.exists() else 0
-            port, controller = free_port(port), free_port(controller)
+            port, controller = find_free_port(port), find_free_port(controller)
             self.address = f"{LOOPBACK}:{port}"
             # Another for each try: of two that want one port, the other may have been shown this one's.
             self._node_password = secrets.token_urlsafe(32)
-            properties = server_properties(port, controller, settings, self._node_password)
-            write_whole(self._home / "server.properties", properties, mode=0o600)
-            if not (self._home / "store" / "meta.properties").exists():
-                self._format(jars)
+            properties = build_server_properties(port, controller, settings, self._node_password)
+            write_file_atomically(self._kafka_folder / "server.properties", properties, mode=0o600)
+            if not (self._kafka_folder / "store" / "meta.properties").exists():
+                self._format_store(jars)
             with self._output.open("wb") as output:
-                self._process = self._java(jars, output, "kafka.Kafka", "server.properties")
-            if run_until_stopped(partial(self._becomes_ready, port), self.stop_request):
+                self._process = self._start_java(jars, output, "kafka.Kafka", "server.properties")
+            if run_until_stopped(partial(self._wait_until_ready, port), self.stop_request):
                 if self.has_login:
                     login = write_login(self.data, self.address)
-                    run_until_stopped(partial(self._let_in, login), self.stop_request)
+                    run_until_stopped(partial(self._create_login, login), self.stop_request)
                 return
             why = self.poll() or ""
             if "Address already in use" not in why:
@@ -192,7 +198,7 @@ class KafkaBroker(Broker):
 
     def _require_open_files(self) -> None:
         """Raise the limit of open files as far as the system lets us, and end if that is too low for Kafka."""
-        limit, needed = raise_file_limit(), open_files_needed(self._home / "store")
+        limit, needed = raise_file_limit(), count_needed_files(self._kafka_folder / "store")
         if limit < needed:
             message = (
                 f"Kafka needs {needed:,} open files, and this process may have {limit:,}; with fewer it deletes data "
@@ -200,21 +206,23 @@ class KafkaBroker(Broker):
             )
             raise FileLimitError(message)
 
-    def _format(self, jars: Path) -> None:
+    def _format_store(self, jars: Path) -> None:
         """Give the empty store its identity. `meta.properties` is written last, so a format cut short is done again."""
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         arguments = ("format", f"--cluster-id={cluster}", "--ignore-formatted", "--config", "server.properties")
         with self._output.open("wb") as output:
-            self._process = self._java(jars, output, "kafka.tools.StorageTool", *arguments)
+            self._process = self._start_java(jars, output, "kafka.tools.StorageTool", *arguments)
         try:
             code = run_until_stopped(partial(self._process.wait, START_TIMEOUT_S), self.stop_request)
         except subprocess.TimeoutExpired as error:
-            message = f"Kafka's store {self._home / 'store'} was not made within {START_TIMEOUT_S} s; see the disk"
+            message = (
+                f"Kafka's store {self._kafka_folder / 'store'} was not made within {START_TIMEOUT_S} s; see the disk"
+            )
             raise BrokerError(message) from error
         if code != 0:
             raise BrokerError(self.poll())
 
-    def _java(self, jars: Path, output: Any, main: str, *arguments: str) -> subprocess.Popen[bytes]:
+    def _start_java(self, jars: Path, output: Any, main: str, *arguments: str) -> subprocess.Popen[bytes]:
         java = shutil.which("java")
         if java is None:
             message = "There is no `java` on PATH; install Java 17 or newer, or use `--broker memory`"
@@ -224,17 +232,17 @@ class KafkaBroker(Broker):
         logging_options = ("-Dlog4j2.configurationFile=log4j2.properties", "-XX:ErrorFile=../logs/java-crash-%p.log")
         return subprocess.Popen(  # noqa: S603 - found on PATH
             [java, *options, *logging_options, "-cp", f"{jars}/*", main, *arguments],
-            cwd=self._home,
+            cwd=self._kafka_folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             # Ctrl-C in a terminal reaches the whole group; Kafka must end after those that write to it.
             start_new_session=True,
-            pass_fds=() if self._lock is None else (self._lock,),
+            pass_fds=() if self._lock_descriptor is None else (self._lock_descriptor,),
             preexec_fn=die_with_parent(),  # noqa: PLW1509 - made to be safe there
         )
 
-    def _becomes_ready(self, port: int) -> bool:
+    def _wait_until_ready(self, port: int) -> bool:
         """Wait until Kafka answers a client; return False once it has ended instead."""
         from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
         from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - heavy
@@ -253,7 +261,7 @@ class KafkaBroker(Broker):
             with socket.socket() as probe:
                 listening = probe.connect_ex((LOOPBACK, port)) == 0
             if listening:
-                client = client or AdminClient(self._node_client())
+                client = client or AdminClient(self._node_client_options())
                 try:
                     if client.list_topics(timeout=1).brokers:
                         return True
@@ -262,7 +270,7 @@ class KafkaBroker(Broker):
             time.sleep(0.1)
         return False
 
-    def _node_client(self) -> dict[str, Any]:
+    def _node_client_options(self) -> dict[str, Any]:
         """Return the configuration of a confluent-kafka client that is let in as the node itself."""
         options: dict[str, Any] = {"bootstrap.servers": self.address, "log_level": 0}
         if self.has_login:
@@ -274,7 +282,7 @@ class KafkaBroker(Broker):
             }
         return options
 
-    def _let_in(self, login: BrokerLogin) -> None:
+    def _create_login(self, login: BrokerLogin) -> None:
         """Have Kafka know the login: a store that is new, or of a version without logins, does not.
 
         Raises:
@@ -290,7 +298,7 @@ class KafkaBroker(Broker):
 
         scram = ScramCredentialInfo(getattr(ScramMechanism, MECHANISM.replace("-", "_")), _SCRAM_ITERATIONS)
         change = UserScramCredentialUpsertion(login.username, scram, login.password.encode())
-        admin = AdminClient(self._node_client())
+        admin = AdminClient(self._node_client_options())
         try:
             (done,) = admin.alter_user_scram_credentials([change], request_timeout=_LOGIN_TIMEOUT_S).values()
             done.result(_LOGIN_TIMEOUT_S)
@@ -304,9 +312,9 @@ class KafkaBroker(Broker):
             return None
         code = self._process.returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        return f"Kafka {how}: {last_words(self._output, self._log, self._log_start)}; its log: {self._log}"
+        return f"Kafka {how}: {find_last_error_line(self._output, self._log, self._log_start)}; its log: {self._log}"
 
-    def _halt(self) -> None:
+    def _stop_server(self) -> None:
         if self._process is None:
             return
         self._process.terminate()
@@ -319,7 +327,7 @@ class KafkaBroker(Broker):
         self._process = None
 
 
-class MemoryBroker(Broker):
+class MemoryBroker(EmbeddedBroker):
     """librdkafka's mock cluster: the Kafka protocol on a real socket, in our own process. For machines without Java.
 
     Nothing survives a restart. Past 5 MiB or 100,000 batches a partition drops its oldest data without a word. It has
@@ -333,7 +341,7 @@ class MemoryBroker(Broker):
         super().__init__(data, settings, stop)
         self._cluster: Any = None
 
-    def _launch(self) -> None:
+    def _start_server(self) -> None:
         from confluent_kafka import Producer  # noqa: PLC0415 - heavy
 
         # The producer is there to own the cluster. Its address replaces ours, and is the system's choice.
@@ -345,7 +353,7 @@ class MemoryBroker(Broker):
         """Return None: it is in our own process, so it cannot end before us."""
         return None
 
-    def _halt(self) -> None:
+    def _stop_server(self) -> None:
         # librdkafka's end waits for itself for good one time in thirty (2.16, on a busy machine): it is not waited for.
         held, self._cluster = [self._cluster], None
         ending = threading.Thread(target=held.clear, daemon=True)
@@ -355,7 +363,7 @@ class MemoryBroker(Broker):
 
 def choose_broker(
     data: Path, mode: Mode, settings: BrokerSettings | None = None, stop: StopRequest | None = None
-) -> Broker:
+) -> EmbeddedBroker:
     """Return the broker to start: with `auto` a real Kafka where it can run, else the in-memory one and one loud line.
 
     The jars are fetched here, so that a fetch that fails counts as something missing. A folder that holds a Kafka store
@@ -365,10 +373,10 @@ def choose_broker(
         KafkaMissingError: Something is missing, and the mode is `kafka` or the folder holds a Kafka store.
     """
     if mode == "memory":
-        if has_store(data):
+        if has_kafka_store(data):
             log.warning("the in-memory broker was chosen: the Kafka store in %s stays as it is, unread", data)
         return MemoryBroker(data, settings, stop)
-    missing = what_is_missing()
+    missing = list_missing_programs()
     if not missing:
         try:
             fetch_kafka()
@@ -379,7 +387,7 @@ def choose_broker(
     if mode == "kafka":
         message = f"A real Kafka cannot be started. Missing: {'; '.join(missing)}"
         raise KafkaMissingError(message)
-    if has_store(data):
+    if has_kafka_store(data):
         message = (
             f"{data} holds a Kafka store, and Kafka cannot be started on it. Missing: {'; '.join(missing)}. "
             "Only `--broker memory` runs the in-memory broker here instead"
@@ -395,7 +403,7 @@ def choose_broker(
 
 
 def run_broker(
-    data: Path, mode: Mode, settings: BrokerSettings | None = None, *, ready: Callable[[], None] = lambda: None
+    data: Path, mode: Mode, settings: BrokerSettings | None = None, *, on_ready: Callable[[], None] = lambda: None
 ) -> int:
     """Run a broker in the foreground until SIGTERM or SIGINT; call it from the main thread.
 
@@ -403,7 +411,7 @@ def run_broker(
         data: The data folder.
         mode: Which broker; see `choose_broker`.
         settings: The broker's.
-        ready: Called once it answers.
+        on_ready: Called once it answers.
 
     Returns:
         0 if it was stopped, 2 if it could not be started or ended by itself (logged as one line).
@@ -418,7 +426,7 @@ def run_broker(
         broker = run_until_stopped(lambda: choose_broker(data, mode, settings, stop), stop)
         broker.start()
         log.info("the %s broker is ready at %s", broker.kind, broker.address)
-        run_until_stopped(ready, stop)
+        run_until_stopped(on_ready, stop)
         broker.wait()
     except StopRequested:
         return 0

@@ -10,13 +10,13 @@ from typing import Final, Literal
 import msgspec
 
 from smspulse.broker.download import BrokerError
-from smspulse.processes.children import LOOPBACK, is_alive
+from smspulse.processes.children import LOOPBACK, is_process_alive
 
 Kind = Literal["kafka", "memory"]
 
 _LOCK_MODE: Final = 0o644  # but for the umask; a group that reads the folder sees by it whether a broker runs
-_GLANCE_S: Final = 2.0  # a reader of broker.json holds the lock for an instant, on a busy machine for longer
-_DYING_S: Final = 10  # how long the JVM of a killed broker may take to let go of it
+_READER_PATIENCE_S: Final = 2.0  # a reader of broker.json holds the lock for an instant, on a busy machine for longer
+_DYING_PATIENCE_S: Final = 10  # how long the JVM of a killed broker may take to let go of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +50,19 @@ def read_broker_file(data: Path) -> BrokerFile | None:
     """
     try:
         found = msgspec.json.decode((data / "broker.json").read_bytes(), type=BrokerFile)
-        held = not _lock_is_free(data)
+        held = not _is_lock_free(data)
     except (OSError, msgspec.DecodeError):
         return None
     is_ours = found.bootstrap.startswith(f"{LOOPBACK}:")
-    return found if is_ours and held and is_alive(found.pid) else None
+    return found if is_ours and held and is_process_alive(found.pid) else None
 
 
-def has_store(data: Path) -> bool:
+def has_kafka_store(data: Path) -> bool:
     """Return whether a real Kafka has kept its data in the folder."""
     return os.path.lexists(data / "kafka" / "store")
 
 
-def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
+def write_file_atomically(path: Path, text: str, mode: int = 0o666) -> None:
     """Write a file so that no reader ever sees a part of it.
 
     Args:
@@ -77,7 +77,7 @@ def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
     scratch.replace(path)
 
 
-def _lock_is_free(data: Path) -> bool:
+def _is_lock_free(data: Path) -> bool:
     """Say whether no broker runs on the data folder. Raises OSError where there is no lock to look at."""
     try:
         file = (data / "kafka" / "lock").open("rb")
@@ -91,7 +91,7 @@ def _lock_is_free(data: Path) -> bool:
     return True
 
 
-def take_lock(data: Path) -> int:
+def acquire_broker_lock(data: Path) -> int:
     """Return the descriptor that holds the data folder's lock until every copy of it is closed."""
     folder = data / "kafka"
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def take_lock(data: Path) -> int:
                 break
             except BlockingIOError:
                 pid = os.pread(descriptor, 20, 0).decode()
-                patience = _GLANCE_S if pid.isdigit() and is_alive(int(pid)) else _DYING_S
+                patience = _READER_PATIENCE_S if pid.isdigit() and is_process_alive(int(pid)) else _DYING_PATIENCE_S
                 if time.monotonic() - begun > patience:
                     running = read_broker_file(data)
                     where = f"at {running.bootstrap}" if running else "still starting or stopping"

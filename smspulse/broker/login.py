@@ -13,13 +13,13 @@ from typing import Any, Final
 import msgspec
 
 from smspulse.broker.download import BrokerError
-from smspulse.broker.lockfile import write_whole
+from smspulse.broker.lockfile import write_file_atomically
 
 PROTOCOL: Final = "SASL_PLAINTEXT"
 MECHANISM: Final = "SCRAM-SHA-512"
 _USERNAME: Final = "smspulse"
 _PASSWORD_BYTES: Final = 32
-_OWNER_ALONE: Final = 0o600
+_OWNER_ONLY_MODE: Final = 0o600
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class BrokerLogin:
     username: str
     password: str
 
-    def settings(self) -> dict[str, Any]:
+    def to_kafka_options(self) -> dict[str, Any]:
         """Return it as fields of `KafkaSettings`."""
         return {
             "security_protocol": PROTOCOL,
@@ -45,7 +45,7 @@ class BrokerLogin:
             "sasl_password": self.password,
         }
 
-    def client_properties(self) -> str:
+    def format_client_properties(self) -> str:
         """Return it as Kafka's own tools read it."""
         module = "org.apache.kafka.common.security.scram.ScramLoginModule"
         return (
@@ -93,6 +93,6 @@ def write_login(data: Path, bootstrap: str) -> BrokerLogin:
     known = read_login(data)
     password = known.password if known else secrets.token_urlsafe(_PASSWORD_BYTES)
     login = BrokerLogin(bootstrap, _USERNAME, password)
-    write_whole(login_path(data), json.dumps(asdict(login)), mode=_OWNER_ALONE)
-    write_whole(client_properties_path(data), login.client_properties(), mode=_OWNER_ALONE)
+    write_file_atomically(login_path(data), json.dumps(asdict(login)), mode=_OWNER_ONLY_MODE)
+    write_file_atomically(client_properties_path(data), login.format_client_properties(), mode=_OWNER_ONLY_MODE)
     return login

@@ -11,7 +11,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError,
 from core.errors import SmspulseError
 from core.kafka_admin import open_admin_client
 from core.kafka_settings import KafkaSettings
-from core.topics import TOPICS, misfit
+from core.topics import TOPICS, find_partition_mismatch
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +45,16 @@ def ensure_topics(kafka: KafkaSettings, timeout_s: float = 30) -> None:
         TopicError: The cluster refused one.
     """
     try:
-        with _connect(kafka, timeout_s) as admin:
-            _create(kafka, admin, timeout_s)
-            _check(kafka, admin.describe_topics([topic.name for topic in TOPICS]))
+        with _connect_admin(kafka, timeout_s) as admin:
+            _create_missing_topics(kafka, admin, timeout_s)
+            _check_topics(kafka, admin.describe_topics([topic.name for topic in TOPICS]))
     except (KafkaError, OSError) as error:
         message = f"Kafka at {kafka.bootstrap} cannot be used: {type(error).__name__}: {error}"
         raise TopicError(message) from error
 
 
 @contextmanager
-def _connect(kafka: KafkaSettings, timeout_s: float) -> Iterator[Any]:
+def _connect_admin(kafka: KafkaSettings, timeout_s: float) -> Iterator[Any]:
     """Connect an admin client for a context, with our error where nobody answers."""
     with ExitStack() as stack:
         try:
@@ -80,10 +80,10 @@ def _describe_silence(kafka: KafkaSettings, timeout_s: float) -> str:
     )
 
 
-def _create(kafka: KafkaSettings, admin: Any, timeout_s: float) -> None:
+def _create_missing_topics(kafka: KafkaSettings, admin: Any, timeout_s: float) -> None:
     if kafka.in_memory:
         # It knows no CreateTopics: a topic appears when a producer asks about it. It has no configuration either.
-        producer = KafkaProducer(**kafka.kafka_python())
+        producer = KafkaProducer(**kafka.kafka_python_options())
         for topic in TOPICS:
             producer.partitions_for(topic.name)
         producer.close()
@@ -93,23 +93,23 @@ def _create(kafka: KafkaSettings, admin: Any, timeout_s: float) -> None:
         if topic.name in there:
             continue
         options = {
-            "num_partitions": topic.partitions(kafka.partitions),
+            "num_partitions": topic.partition_count(kafka.partitions),
             "replication_factor": kafka.replication,
-            "configs": topic.config() | {"min.insync.replicas": str(kafka.min_insync)},
+            "configs": topic.kafka_config() | {"min.insync.replicas": str(kafka.min_insync)},
         }
         try:
             admin.create_topics({topic.name: options}, timeout_ms=int(timeout_s * 1000))
         except TopicAlreadyExistsError:
             continue  # another process was faster
-        log.info("Created topic %s with %d partitions", topic.name, topic.partitions(kafka.partitions))
+        log.info("Created topic %s with %d partitions", topic.name, topic.partition_count(kafka.partitions))
     admin.wait_for_topics([topic.name for topic in TOPICS], timeout_ms=int(timeout_s * 1000))
 
 
-def _check(kafka: KafkaSettings, described: list[dict[str, Any]]) -> None:
+def _check_topics(kafka: KafkaSettings, described: list[dict[str, Any]]) -> None:
     for topic in described:
         if topic["error_code"]:
             raise for_code(topic["error_code"])(topic["name"])
-    wrong = misfit({topic["name"]: len(topic["partitions"]) for topic in described}, kafka.partitions)
+    wrong = find_partition_mismatch({topic["name"]: len(topic["partitions"]) for topic in described}, kafka.partitions)
     if wrong:
         message = f"The topics of smspulse do not fit together: {wrong[0]}; {wrong[1]}"
         raise TopicMisfitError(message)

@@ -10,14 +10,21 @@ from typing import Any, Final
 import click
 
 from core.background_tasks import end_process_if_a_thread_fails
-from smspulse.cli.options import NOT_SO, FiniteFloat, broker_option, data_option, existing, writable
+from smspulse.cli.options import (
+    EXIT_CHECK_FAILED,
+    FiniteFloat,
+    broker_option,
+    data_option,
+    ensure_data_folder,
+    require_data_folder,
+)
 from smspulse.processes.terminal import echo, make_console
 
-_SECONDS: Final = {"m": 60, "h": 3_600, "d": 86_400}
+_UNIT_SECONDS: Final = {"m": 60, "h": 3_600, "d": 86_400}
 
 
 @click.group()
-def alerts() -> None:
+def alerts_group() -> None:
     """Alerts: rising failures, silent devices, stuck messages, slow networks, and the pipeline itself.
 
     \b
@@ -26,10 +33,10 @@ def alerts() -> None:
     """
 
 
-@alerts.command()
+@alerts_group.command()
 @data_option
 @broker_option
-def send(data: Path, broker: str) -> None:
+def send_command(data: Path, broker: str) -> None:
     """Watch for silence, stuck messages and the like, and tell alerts to each way out that is set, until Ctrl-C.
 
     Ways out: SMSPULSE_ALERTS_ALERTMANAGER, SMSPULSE_ALERTS_WEBHOOK, SMSPULSE_ALERTS_APPRISE. `smspulse up` runs it.
@@ -39,54 +46,54 @@ def send(data: Path, broker: str) -> None:
     """
     from prometheus_client import CollectorRegistry
 
-    from smspulse.alerting.dispatcher import check_receivers, run
+    from smspulse.alerting.dispatcher import check_receivers, run_dispatcher
     from smspulse.alerting.settings import read_alert_settings
     from smspulse.broker.topic_admin import ensure_topics
     from smspulse.processes.metrics_endpoint import serve_metrics
-    from smspulse.processes.readiness import tell_ready
-    from smspulse.runtime.pipeline import kafka_settings
+    from smspulse.processes.readiness import report_ready
+    from smspulse.runtime.pipeline import find_kafka_settings
 
     settings = read_alert_settings()
     check_receivers(settings)
-    writable(data)
+    ensure_data_folder(data)
     end_process_if_a_thread_fails()
-    kafka = kafka_settings(data, broker)
+    kafka = find_kafka_settings(data, broker)
     ensure_topics(kafka)
     serve_metrics(data, "alerts", CollectorRegistry())  # of the process alone: the page counts alerts
-    run(settings, kafka, data, tell_ready)
+    run_dispatcher(settings, kafka, data, report_ready)
 
 
-@alerts.command("list")
+@alerts_group.command("list")
 @data_option
 @click.option("--all", "everything", is_flag=True, help="Also those that are resolved.")
-def list_(data: Path, *, everything: bool) -> None:
+def list_alerts_command(data: Path, *, everything: bool) -> None:
     """List the alerts that fire.
 
     \b
     smspulse alerts list --all
     """
-    from smspulse.alerting.rendering import show
+    from smspulse.alerting.rendering import print_alerts
     from smspulse.alerting.settings import read_alert_settings
 
     wait_s = read_alert_settings().cause_wait_s
-    show(data, make_console(soft_wrap=True), everything=everything, cause_wait_s=wait_s)
+    print_alerts(data, make_console(soft_wrap=True), everything=everything, cause_wait_s=wait_s)
 
 
-@alerts.command()
+@alerts_group.command()
 @data_option
 @click.argument("alert_id")
-def explain(data: Path, alert_id: str) -> None:
+def explain_command(data: Path, alert_id: str) -> None:
     """Say what the latest alert of an id rests on.
 
     \b
     smspulse alerts explain failure_ratio:mygateway:10482:1
     """
-    from smspulse.alerting.rendering import explain as run
+    from smspulse.alerting.rendering import print_alert_evidence
 
-    run(data, make_console(soft_wrap=True), alert_id)
+    print_alert_evidence(data, make_console(soft_wrap=True), alert_id)
 
 
-class _Length(click.ParamType):
+class _DurationType(click.ParamType):
     """`30m`, `2h`, `7d`, in seconds."""
 
     name = "LENGTH"
@@ -95,56 +102,56 @@ class _Length(click.ParamType):
         found = re.fullmatch(r"([1-9]\d*)([mhd])", str(value))
         if found is None:
             self.fail(f"{value!r} is no length: write 30m, 2h or 7d", param, ctx)
-        return int(found[1]) * _SECONDS[found[2]]
+        return int(found[1]) * _UNIT_SECONDS[found[2]]
 
 
-@alerts.command()
+@alerts_group.command()
 @data_option
 @click.argument("alert_id", required=False)
-@click.option("--for", "seconds", type=_Length(), help="How long, such as 30m, 2h, 7d.")
+@click.option("--for", "seconds", type=_DurationType(), help="How long, such as 30m, 2h, 7d.")
 @click.option("--lift", is_flag=True, help="End the silence of the alert.")
-def silence(data: Path, alert_id: str | None, seconds: int | None, *, lift: bool) -> None:
+def silence_command(data: Path, alert_id: str | None, seconds: int | None, *, lift: bool) -> None:
     """Tell an alert to no way out for a while; it is still listed. Without an id: list what is silenced.
 
     \b
     smspulse alerts silence failure_ratio:mygateway:10482:1 --for 2h
     smspulse alerts silence failure_ratio:mygateway:10482:1 --lift
     """
-    from smspulse.alerting.rendering import show_silences
-    from smspulse.alerting.silences import Silences
+    from smspulse.alerting.rendering import print_silences
+    from smspulse.alerting.silences import SilenceStore
 
     if (seconds is not None) + lift != (alert_id is not None):
         msg = "name an alert with --for LENGTH or --lift, or give nothing at all to list what is silenced"
         raise click.UsageError(msg)
     if alert_id is not None:
         if not lift:
-            existing(data, "silences.json")
-        Silences(data).set(alert_id, seconds or 0)
-    show_silences(data, make_console(soft_wrap=True))
+            require_data_folder(data, "silences.json")
+        SilenceStore(data).set_silence(alert_id, seconds or 0)
+    print_silences(data, make_console(soft_wrap=True))
 
 
-@alerts.command()
-def test() -> None:
+@alerts_group.command()
+def test_command() -> None:
     """Send an alert about nothing to each way out, and that it is resolved; 1 if one did not take it.
 
     \b
     smspulse alerts test
     """
-    from smspulse.alerting.dispatcher import require_way_out
-    from smspulse.alerting.rendering import try_ways
+    from smspulse.alerting.dispatcher import require_receiver
+    from smspulse.alerting.rendering import try_receivers
     from smspulse.alerting.settings import read_alert_settings
 
     settings = read_alert_settings()
-    require_way_out(settings)
-    wrong = asyncio.run(try_ways(settings, time.time()))
-    for line in wrong:
+    require_receiver(settings)
+    errors = asyncio.run(try_receivers(settings, time.time()))
+    for line in errors:
         echo(line, err=True)
-    if wrong:
-        raise SystemExit(NOT_SO)
+    if errors:
+        raise SystemExit(EXIT_CHECK_FAILED)
     echo("every way out took an alert of the source `test`, and that it is resolved")
 
 
-@alerts.command()
+@alerts_group.command()
 @data_option
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only messages that ended from this day on, UTC.")
 @click.option(
@@ -166,7 +173,7 @@ def test() -> None:
     help="Ratio of failures of the rule next to it.",
 )
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Also draw it: .svg, .png or .html.")
-def backtest(
+def backtest_command(
     data: Path,
     since: datetime | None,
     budget: float,
@@ -183,10 +190,9 @@ def backtest(
     \b
     smspulse alerts backtest --since 2026-11-01 --budget 7 --picture alerts.svg
     """
-    from smspulse.alerting.backtest import backtest as run
-    from smspulse.alerting.backtest import past
-    from smspulse.alerting.rendering import draw_backtest, show_backtest
-    from smspulse.runtime.data_folder import exporting
+    from smspulse.alerting.backtest import read_message_ends, run_backtest
+    from smspulse.alerting.rendering import draw_backtest, print_backtest
+    from smspulse.runtime.data_folder import use_export_umask
     from streams.change_detector import DetectorPolicy
     from streams.settings import parse_relearn_after
 
@@ -195,8 +201,8 @@ def backtest(
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
     policy = DetectorPolicy(budget, learn, messages, milliseconds)
-    found = run(past(data, since.replace(tzinfo=UTC) if since else None), policy, threshold)
-    show_backtest(found, make_console(soft_wrap=True))
+    found = run_backtest(read_message_ends(data, since.replace(tzinfo=UTC) if since else None), policy, threshold)
+    print_backtest(found, make_console(soft_wrap=True))
     if picture:
-        with exporting(picture, data):
+        with use_export_umask(picture, data):
             draw_backtest(found, picture)

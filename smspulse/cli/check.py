@@ -13,19 +13,19 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from smspulse.cli.options import NOT_SO, broker_option, data_option, ingest_options
-from smspulse.processes.terminal import echo, make_console, visible_line
+from smspulse.cli.options import EXIT_CHECK_FAILED, broker_option, data_option, ingest_options
+from smspulse.processes.terminal import echo, escape_to_line, make_console
 
 if TYPE_CHECKING:
-    from expectations.runner import Measured, Report, Row
+    from expectations.runner import CheckReport, CheckResult, SuiteMeasures
     from expectations.settings import CheckSettings
 
-_SUITES: Final = ("raw", "messages", "deadletters", "devices", "delivery", "reconciliation")
+_SUITE_NAMES: Final = ("raw", "messages", "deadletters", "devices", "delivery", "reconciliation")
 _COLOURS: Final = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 _PERIODS: Final = {"h": "hours", "d": "days"}
 
 
-class _Moment(click.ParamType):
+class _TimestampType(click.ParamType):
     """`24h`, `7d`, or a date or time in ISO 8601, UTC unless it names a zone."""
 
     name = "WHEN"
@@ -43,12 +43,14 @@ class _Moment(click.ParamType):
 @click.group(invoke_without_command=True)
 @data_option
 @broker_option
-@click.option("--suite", "suites", multiple=True, type=click.Choice(_SUITES), help="Only this one; can be repeated.")
-@click.option("--since", type=_Moment(), help="Leave out what is older: 24h, 7d or 2026-11-20.")
+@click.option(
+    "--suite", "suites", multiple=True, type=click.Choice(_SUITE_NAMES), help="Only this one; can be repeated."
+)
+@click.option("--since", type=_TimestampType(), help="Leave out what is older: 24h, 7d or 2026-11-20.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "junit"]), default="table", show_default=True)
 @click.option("--docs", is_flag=True, help="Write the page quality/index.html in the data folder as well.")
 @click.pass_context
-def check(
+def check_command(
     context: click.Context,
     data: Path,
     broker: str,
@@ -71,50 +73,52 @@ def check(
         return
     from expectations.runner import run_checks
     from expectations.settings import CheckSettings
-    from warehouse.quality import keep
-    from warehouse.status_codes import known_statuses
+    from warehouse.quality import append_check_results
+    from warehouse.status_codes import load_known_statuses
 
-    statuses = known_statuses(data)
-    suites, settings, now = suites or _SUITES, CheckSettings(), datetime.now(UTC)
-    further, note = _reconciled(data, broker, settings, now, since) if "reconciliation" in suites else ([], "")
+    statuses = load_known_statuses(data)
+    suites, settings, now = suites or _SUITE_NAMES, CheckSettings(), datetime.now(UTC)
+    further, note = (
+        _measure_reconciliation(data, broker, settings, now, since) if "reconciliation" in suites else ([], "")
+    )
     report = run_checks(data, settings, now, suites=suites, since=since, statuses=statuses, further=further)
     report = replace(report, note=report.note + note)
     if report.rows and since is None:
         try:
-            keep(data, report.checked_at, [asdict(row) for row in report.rows])
+            append_check_results(data, report.checked_at, [asdict(row) for row in report.rows])
         except OSError as error:
             echo(f"smspulse: what was found is not kept in {data}: {error}", err=True)
     if docs:
-        from expectations.quality_page import write
+        from expectations.quality_page import write_quality_page
 
         page = data.resolve() / "quality" / "index.html"
-        write(report, page)
+        write_quality_page(report, page)
         echo(f"smspulse: {page.as_uri()}", err=True)
-    show = {"json": _json, "junit": _junit, "table": _text}[form]
-    show(report)
+    print_report = {"json": _print_json, "junit": _print_junit, "table": _print_text}[form]
+    print_report(report)
     raise SystemExit(report.exit_code)
 
 
-def _reconciled(
+def _measure_reconciliation(
     data: Path, broker: str, settings: "CheckSettings", now: datetime, since: datetime | None
-) -> tuple[list["Measured"], str]:
+) -> tuple[list["SuiteMeasures"], str]:
     """Return the suite of the reconciliation, and what must be said of it."""
     from confluent_kafka import KafkaException
 
-    from expectations.reconciliation import ask, measure
+    from expectations.reconciliation import measure_reconciliation, read_kafka_contents
     from ingest.errors import SpoolError
-    from smspulse.runtime.pipeline import UpError, kafka_settings
+    from smspulse.runtime.pipeline import PipelineError, find_kafka_settings
 
     found, note = None, ""
     hidden = "; the suite reconciliation was left out: this user may not read what ingest answered (accepted and spool)"
     try:
-        found = ask(kafka_settings(data, broker), data, now, since)
-    except UpError as error:
+        found = read_kafka_contents(find_kafka_settings(data, broker), data, now, since)
+    except PipelineError as error:
         note = f"; Kafka was not asked: {error}"
     except KafkaException as error:
         note = f"; Kafka was not asked: {error.args[0].str()}"
     try:
-        return [measure(data, settings, now, since, found)], note
+        return [measure_reconciliation(data, settings, now, since, found)], note
     except (SpoolError, PermissionError) as error:
         cause = error if isinstance(error, PermissionError) else error.__cause__
         if not isinstance(cause, PermissionError):
@@ -122,12 +126,12 @@ def _reconciled(
         return [], note + hidden
 
 
-@check.command()
+@check_command.command()
 @click.argument("sample", type=click.File("rb"))
 @click.option("--lines", is_flag=True, help="SAMPLE has one payload a line.")
 @click.option("--content-type", default="", help="Content-Type that the gateway sends; its charset is decoded.")
 @click.option("--content-encoding", default="", help="Content-Encoding that the gateway sends: gzip or deflate.")
-def payload(sample: BinaryIO, content_type: str, content_encoding: str, *, lines: bool) -> None:
+def payload_command(sample: BinaryIO, content_type: str, content_encoding: str, *, lines: bool) -> None:
     """Say which generation of payloads a gateway sends, and what is wrong with them; 1 if anything is.
 
     SAMPLE is a file, or - for standard input. It is the body of one webhook, and judged as ingest and stream judge it.
@@ -137,49 +141,55 @@ def payload(sample: BinaryIO, content_type: str, content_encoding: str, *, lines
     pbpaste | smspulse check payload -
     smspulse check payload --content-type "application/json; charset=ISO-8859-1" examples/webhooks/status.json
     """
-    from expectations.payload_check import RefusedBodyError, body_of, read, split_lines, suite_on
+    from expectations.payload_check import (
+        RefusedBodyError,
+        check_payload,
+        decode_request_body,
+        run_raw_suite,
+        split_lines,
+    )
     from gateway.payloads import parse_zone
-    from gateway.statuses import parse_meanings, status_table
+    from gateway.statuses import build_status_table, parse_status_meanings
     from streams.settings import StreamSettings
 
     settings = StreamSettings(state=Path())
-    zone, statuses = parse_zone(settings.zone), status_table(parse_meanings(settings.status_meanings))
+    zone, statuses = parse_zone(settings.zone), build_status_table(parse_status_meanings(settings.status_meanings))
     declared = content_type.encode("ascii", "replace")
     received = sample.read()
     if not received.strip():
         msg = "there is no payload in it"
         raise click.BadParameter(msg, param_hint="SAMPLE")
     bodies = []
-    faulty = False
+    has_faults = False
     for number, sent in enumerate(split_lines(received) if lines else [received], 1):
         try:
-            body = body_of(sent, content_encoding)
+            body = decode_request_body(sent, content_encoding)
         except RefusedBodyError as error:
             echo(f"✗ {number}: would not be stored\n    {error}")
-            faulty = True
+            has_faults = True
             continue
         bodies.append(body)
-        found = read(body, zone, declared)
+        found = check_payload(body, zone, declared)
         mark = "✗" if found.faults else "✓"
         echo(f"{mark} {number}: {found.generation or 'cannot be read, and would be a dead letter'}")
         for fault in found.faults:
-            echo(visible_line(f"    {fault}"))
+            echo(escape_to_line(f"    {fault}"))
         if found.unknown:
-            echo(visible_line(f"    fields that no known generation has: {', '.join(found.unknown)}"))
-        faulty |= bool(found.faults)
+            echo(escape_to_line(f"    fields that no known generation has: {', '.join(found.unknown)}"))
+        has_faults |= bool(found.faults)
     if not bodies:
-        raise SystemExit(NOT_SO)
-    report = suite_on(bodies, zone, declared, statuses)
-    _text(report)
-    raise SystemExit(max(int(faulty), report.exit_code))
+        raise SystemExit(EXIT_CHECK_FAILED)
+    report = run_raw_suite(bodies, zone, declared, statuses)
+    _print_text(report)
+    raise SystemExit(max(int(has_faults), report.exit_code))
 
 
-def _json(report: "Report") -> None:
+def _print_json(report: "CheckReport") -> None:
     found = {"checked_at": report.checked_at.isoformat(), "note": report.note}
     echo(json.dumps(found | {"expectations": [asdict(row) for row in report.rows]}))
 
 
-def _junit(report: "Report") -> None:
+def _print_junit(report: "CheckReport") -> None:
     """Write a failure for what is critical, and a skip that says why for what should merely be looked at."""
     root = ElementTree.Element("testsuites", name="smspulse check")
     for suite in dict.fromkeys(row.dataset for row in report.rows):
@@ -198,53 +208,53 @@ def _junit(report: "Report") -> None:
             if not row.success:
                 kind = "failure" if row.severity == "critical" else "skipped"
                 # XML cannot hold control characters.
-                message = visible_line(f"{row.severity}: {row.observed}")
+                message = escape_to_line(f"{row.severity}: {row.observed}")
                 failure = ElementTree.SubElement(case, kind, message=message)
-                failure.text = "\n".join(f"{title}: {text}" for title, text in _told(row))
+                failure.text = "\n".join(f"{title}: {text}" for title, text in _describe_failure(row))
     echo('<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode"))
 
 
-def _text(report: "Report") -> None:
+def _print_text(report: "CheckReport") -> None:
     console = make_console(soft_wrap=True)
     order = list(_COLOURS)
     for row in sorted(report.rows, key=lambda row: order.index(row.severity)):
         if not row.success:
             console.print(Text.assemble((f"✗ {row.severity} ", _COLOURS[row.severity]), (row.expectation, "bold")))
-            for title, text in _told(row):
+            for title, text in _describe_failure(row):
                 console.print(Text.assemble((f"    {title:<9} ", "dim"), text))
     for suite in dict.fromkeys(row.dataset for row in report.rows):
         rows = [row for row in report.rows if row.dataset == suite]
         failed = [row.expectation for row in rows if not row.success]
         mark = ("✗ ", "red") if failed else ("✓ ", "green")
         console.print(Text.assemble(mark, f"{suite}: {len(rows) - len(failed)} of {len(rows)} expectations hold"))
-    console.print(visible_line(report.note))
+    console.print(escape_to_line(report.note))
 
 
-def _told(row: "Row") -> list[tuple[str, str]]:
+def _describe_failure(row: "CheckResult") -> list[tuple[str, str]]:
     """Return what a person must be told of a row that does not hold."""
-    told = [("found", row.observed), ("expected", row.expected), ("rows", ", ".join(row.rows))]
-    told += [("means", row.meaning), ("do", row.action)]
-    return [(title, visible_line(text)) for title, text in told if text]
+    details = [("found", row.observed), ("expected", row.expected), ("rows", ", ".join(row.rows))]
+    details += [("means", row.meaning), ("do", row.action)]
+    return [(title, escape_to_line(text)) for title, text in details if text]
 
 
 @click.command()
 @data_option
 @broker_option
 @ingest_options
-def doctor(data: Path, broker: str, host: str | None, port: int | None) -> None:
+def doctor_command(data: Path, broker: str, host: str | None, port: int | None) -> None:
     """Look at this machine and say what is missing and how to mend it.
 
     \b
     smspulse doctor
     smspulse doctor --broker kafka1:9092
     """
-    from smspulse.runtime.doctor import diagnose
-    from smspulse.runtime.pipeline import kafka_settings
+    from smspulse.runtime.doctor import diagnose_machine
+    from smspulse.runtime.pipeline import find_kafka_settings
 
-    findings = diagnose(data, kafka_settings(data, broker) if ":" in broker else None, port, host)
+    findings = diagnose_machine(data, find_kafka_settings(data, broker) if ":" in broker else None, port, host)
     marks = {"ok": Text("✓", "green"), "warn": Text("!", "yellow"), "fail": Text("✗", "red")}
     table = Table("", "what", "found", "mend")
     for finding in findings:
-        table.add_row(marks[finding.level], finding.name, finding.what, finding.mend)
+        table.add_row(marks[finding.level], finding.name, finding.detail, finding.fix)
     make_console().print(table)
-    raise SystemExit(NOT_SO if any(finding.level == "fail" for finding in findings) else 0)
+    raise SystemExit(EXIT_CHECK_FAILED if any(finding.level == "fail" for finding in findings) else 0)

@@ -13,17 +13,15 @@ from typing import Final, NoReturn
 import click
 
 from core.errors import SmspulseError
-from smspulse.cli import alerts, check, simulate, source, warehouse
-from smspulse.cli import pipeline as run
-from smspulse.cli import status as look
-from smspulse.processes import log_setup as logs
+from smspulse.cli import alerts, check, pipeline, simulate, source, status, warehouse
+from smspulse.processes import log_setup
 from smspulse.processes.children import ensure_home
-from smspulse.processes.output import tolerant
-from smspulse.processes.readiness import VARIABLE, report_permanent_failure
-from smspulse.processes.terminal import echo, visible
+from smspulse.processes.output import make_tolerant
+from smspulse.processes.readiness import READY_FD_VARIABLE, report_permanent_failure
+from smspulse.processes.terminal import echo, escape_controls
 
-_NOT_DONE = 2
-_NEW_OBJECTS: Final = 100_000
+_EXIT_FAILED = 2
+_GC_THRESHOLD: Final = 100_000
 
 
 @click.group(
@@ -40,32 +38,32 @@ def cli(context: click.Context, *, verbose: bool) -> None:
 
     Begin with `smspulse up --demo`, or with `smspulse source add NAME` and `smspulse up`.
     """
-    logs.set_up(verbose=verbose, supervised=VARIABLE in os.environ)
+    log_setup.set_up_logging(verbose=verbose, supervised=READY_FD_VARIABLE in os.environ)
     if context.invoked_subcommand is None:
-        from smspulse.cli.hints import next_step
+        from smspulse.cli.hints import suggest_next_steps
 
-        echo(next_step(Path(os.environ.get("SMSPULSE_DATA", "./.smspulse"))))
+        echo(suggest_next_steps(Path(os.environ.get("SMSPULSE_DATA", "./.smspulse"))))
 
 
 for _command in (
-    run.up,
-    run.broker,
-    run.ingest,
-    run.stream,
-    run.land,
-    warehouse.rebuild,
-    warehouse.compact,
-    warehouse.retain,
-    warehouse.erase,
-    warehouse.sql,
-    simulate.simulate,
-    source.source,
-    look.status,
-    look.message,
-    look.page,
-    alerts.alerts,
-    check.check,
-    check.doctor,
+    pipeline.up_command,
+    pipeline.broker_command,
+    pipeline.ingest_command,
+    pipeline.stream_command,
+    pipeline.land_command,
+    warehouse.rebuild_command,
+    warehouse.compact_command,
+    warehouse.retain_command,
+    warehouse.erase_command,
+    warehouse.sql_command,
+    simulate.simulate_command,
+    source.source_group,
+    status.status_command,
+    status.message_command,
+    status.page_command,
+    alerts.alerts_group,
+    check.check_command,
+    check.doctor_command,
 ):
     cli.add_command(_command)
 
@@ -74,19 +72,19 @@ def main() -> None:
     """Run the command line; errors that have a mend are one line on standard error, with exit code 2."""
     # The libraries of a command are some hundred thousand objects that stay. Python looks for garbage among them after
     # every 700 new ones; less often, a command takes up to a tenth less of the processor. Long processes set their own.
-    gc.set_threshold(_NEW_OBJECTS)
+    gc.set_threshold(_GC_THRESHOLD)
     from pydantic import ValidationError
 
     ensure_home()
-    supervised = VARIABLE in os.environ
+    supervised = READY_FD_VARIABLE in os.environ
     is_permanent = True
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
-        error.message = visible(error.message)
+        error.message = escape_controls(error.message)
         if not supervised:
             error.show()
-            sys.exit(_NOT_DONE)
+            sys.exit(_EXIT_FAILED)
         problem = error.format_message()
     except click.Abort:
         sys.exit(130)
@@ -111,11 +109,11 @@ def main() -> None:
         if is_permanent:
             report_permanent_failure()
     else:
-        tolerant(sys.stderr).write(f"smspulse: {visible(problem)}\n")
-    _end(_NOT_DONE)
+        make_tolerant(sys.stderr).write(f"smspulse: {escape_controls(problem)}\n")
+    _exit_process(_EXIT_FAILED)
 
 
-def _end(code: int) -> NoReturn:
+def _exit_process(code: int) -> NoReturn:
     """End with an exit code, though what is buffered for standard output cannot be written."""
     try:
         sys.stdout.flush()

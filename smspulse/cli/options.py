@@ -8,15 +8,15 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from smspulse.runtime.data_folder import DataFolderError, restrict_to_owner, set_umask
+from smspulse.runtime.data_folder import DataFolderError, restrict_to_owner, set_private_umask
 
-_NOT_FOR_DUCKDB: Final = "?\\"
+_DUCKDB_PATH_CHARACTERS: Final = "?\\"
 """It cuts a path at the first, and takes the second for a separator."""
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-NOT_SO: Final = 1
+EXIT_CHECK_FAILED: Final = 1
 """Exit code: the thing checked is not so."""
 
 PORT: Final = click.IntRange(0, 65_535)
@@ -40,15 +40,15 @@ def data_option(command: Command) -> Command:
         envvar="SMSPULSE_DATA",
         default="./.smspulse",
         show_default=True,
-        type=click.Path(file_okay=False, readable=False, path_type=Path),  # `_enter` says who may read it
-        callback=_enter,
+        type=click.Path(file_okay=False, readable=False, path_type=Path),  # `_apply_data_umask` says who may read it
+        callback=_apply_data_umask,
         help="Data folder.  [env: SMSPULSE_DATA]",
     )(command)
 
 
-def _enter(context: click.Context, _: click.Parameter, data: Path) -> Path:
-    if not is_bucket(data) and not context.resilient_parsing:
-        set_umask(data)
+def _apply_data_umask(context: click.Context, _: click.Parameter, data: Path) -> Path:
+    if not is_bucket_path(data) and not context.resilient_parsing:
+        set_private_umask(data)
     return data
 
 
@@ -63,22 +63,22 @@ def broker_option(command: Command) -> Command:
     )(command)
 
 
-class Url(click.ParamType):
+class UrlType(click.ParamType):
     """An http or https URL."""
 
     name = "URL"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return it without a slash at its end."""
-        from smspulse.runtime.urls import http_url
+        from smspulse.runtime.urls import parse_http_url
 
         try:
-            return http_url(str(value))
+            return parse_http_url(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
-def existing(data: Path, *others: str) -> None:
+def require_data_folder(data: Path, *others: str) -> None:
     """Refuse a folder that holds no data of smspulse, such as one whose name was mistyped. Make nothing.
 
     Args:
@@ -90,34 +90,34 @@ def existing(data: Path, *others: str) -> None:
         NoWarehouseError: It is not a data folder.
         SmspulseError: It cannot be written.
     """
-    from warehouse.catalog import FILE
+    from warehouse.catalog import CATALOG_FILE
     from warehouse.errors import NoWarehouseError
     from warehouse.schemas import SCHEMAS
 
-    if not is_bucket(data):
+    if not is_bucket_path(data):
         _refuse_unusable_path(data)
-        is_found = any((data / name).exists() for name in (FILE, *others))
+        is_found = any((data / name).exists() for name in (CATALOG_FILE, *others))
         if not is_found and not any(any((data / name).glob("date=*")) for name in SCHEMAS):
             raise NoWarehouseError(data)
-    writable(data)
+    ensure_data_folder(data)
 
 
-def is_bucket(data: Path) -> bool:
+def is_bucket_path(data: Path) -> bool:
     """Return whether a data folder is the address of a bucket, which as a path has lost a slash."""
     return str(data).startswith("s3:/")
 
 
 def ingest_options(command: Command) -> Command:
     """Add `--host` and `--port`: where ingest listens."""
-    return _ingest_options(command, "--host", "--port")
+    return _add_ingest_options(command, "--host", "--port")
 
 
 def named_ingest_options(command: Command) -> Command:
     """Add `--ingest-host` and `--ingest-port`, for a command that listens itself."""
-    return _ingest_options(command, "--ingest-host", "--ingest-port")
+    return _add_ingest_options(command, "--ingest-host", "--ingest-port")
 
 
-def _ingest_options(command: Command, host: str, port: str) -> Command:
+def _add_ingest_options(command: Command, host: str, port: str) -> Command:
     announced = "where the ingest of the data folder listens"
     with_port = click.option(
         port, envvar="SMSPULSE_INGEST_PORT", type=PORT, help=f"Port of ingest.  [default: {announced}, or 8080]"
@@ -127,7 +127,7 @@ def _ingest_options(command: Command, host: str, port: str) -> Command:
     )(with_port)
 
 
-def writable(data: Path) -> None:
+def ensure_data_folder(data: Path) -> None:
     """Make the data folder if it is missing, and keep other users out of it.
 
     Raises:
@@ -135,7 +135,7 @@ def writable(data: Path) -> None:
         DataFolderError: It cannot be made or written, or DuckDB cannot work in it.
         SettingError: It cannot be given to the group that is to read it.
     """
-    if is_bucket(data):
+    if is_bucket_path(data):
         from warehouse.errors import NeedsFolderError
 
         raise NeedsFolderError(data)
@@ -152,7 +152,7 @@ def writable(data: Path) -> None:
 
 
 def _refuse_unusable_path(data: Path) -> None:
-    if problem := _unusable_path(str(data.absolute())) or _unusable_path(str(data.resolve())):
+    if problem := _describe_unusable_path(str(data.absolute())) or _describe_unusable_path(str(data.resolve())):
         msg = (
             f"the data folder {str(data)!r} has {problem} in its path, where DuckDB opens no file; "
             "name another with --data"
@@ -160,9 +160,9 @@ def _refuse_unusable_path(data: Path) -> None:
         raise DataFolderError(msg)
 
 
-def _unusable_path(path: str) -> str:
+def _describe_unusable_path(path: str) -> str:
     """Return what keeps DuckDB from opening files below a path, in words; empty if nothing does."""
-    for character in _NOT_FOR_DUCKDB:
+    for character in _DUCKDB_PATH_CHARACTERS:
         if character in path:
             return f"a `{character}`"
     try:

@@ -9,11 +9,11 @@ from typing import Any, Final
 import click
 
 from core.background_tasks import end_process_if_a_thread_fails
-from smspulse.cli.options import PORT, FiniteFloat, broker_option, data_option, writable
-from smspulse.processes import log_setup as logs
+from smspulse.cli.options import PORT, FiniteFloat, broker_option, data_option, ensure_data_folder
+from smspulse.processes import log_setup
 from smspulse.processes.children import raise_file_limit
-from smspulse.processes.output import tolerant
-from smspulse.processes.readiness import tell_ready
+from smspulse.processes.output import make_tolerant
+from smspulse.processes.readiness import report_ready
 from smspulse.processes.terminal import echo, make_console
 
 _MAX_PROCESSES: Final = 64
@@ -53,7 +53,7 @@ _MAX_PROCESSES: Final = 64
 )
 @click.option("--demo", is_flag=True, help="Feed simulated traffic and show its delivery rates.")
 @click.option("--for", "seconds", type=FiniteFloat(min=30), help="End after so many seconds.")
-def up(
+def up_command(
     data: Path,
     broker: str,
     port: int,
@@ -71,49 +71,48 @@ def up(
     smspulse up --broker kafka1:9092       on your own cluster
     """
     from smspulse.alerting.settings import read_alert_settings
-    from smspulse.runtime.pipeline import UpOptions
-    from smspulse.runtime.pipeline import up as run_up
+    from smspulse.runtime.pipeline import PipelineOptions, run_pipeline
 
     read_alert_settings()  # a wrong one ends it here, before anything runs
 
-    console = make_console(file=tolerant(sys.stdout), soft_wrap=True)
-    logging.getLogger().handlers[:] = [logs.PrefixHandler(console)]
-    writable(data)
+    console = make_console(file=make_tolerant(sys.stdout), soft_wrap=True)
+    logging.getLogger().handlers[:] = [log_setup.PrefixHandler(console)]
+    ensure_data_folder(data)
     end_process_if_a_thread_fails()
-    options = UpOptions(data.resolve(), broker, port, workers, frozenset(without), demo, seconds)
-    raise SystemExit(asyncio.run(run_up(options, console)))
+    options = PipelineOptions(data.resolve(), broker, port, workers, frozenset(without), demo, seconds)
+    raise SystemExit(asyncio.run(run_pipeline(options, console)))
 
 
 @click.command()
 @data_option
 @click.option("--mode", default="auto", type=click.Choice(["auto", "kafka", "memory"]), show_default=True)
 @click.option("--fetch", is_flag=True, help="Fetch Kafka's jars into the cache, and start nothing.")
-def broker(data: Path, mode: Any, *, fetch: bool) -> None:
+def broker_command(data: Path, mode: Any, *, fetch: bool) -> None:
     """Run a one-node Kafka under the data folder.
 
     \b
     smspulse broker                        until Ctrl-C
     smspulse broker --fetch                only get Kafka
     """
-    from smspulse.broker.download import fetch_kafka, what_is_missing
+    from smspulse.broker.download import fetch_kafka, list_missing_programs
     from smspulse.broker.embedded import run_broker
     from smspulse.broker.topic_admin import ensure_topics
-    from smspulse.runtime.pipeline import kafka_settings
+    from smspulse.runtime.pipeline import find_kafka_settings
 
     if fetch:
-        if missing := what_is_missing():
+        if missing := list_missing_programs():
             echo(f"no real Kafka here, the in-memory broker will serve: {'; '.join(missing)}")
         else:
             echo(f"Kafka is in {fetch_kafka()}")
         return
 
-    def ready() -> None:
-        ensure_topics(kafka_settings(data, "auto"))
-        tell_ready()
+    def on_ready() -> None:
+        ensure_topics(find_kafka_settings(data, "auto"))
+        report_ready()
 
-    writable(data)
+    ensure_data_folder(data)
     end_process_if_a_thread_fails()
-    raise SystemExit(run_broker(data, mode, ready=ready))
+    raise SystemExit(run_broker(data, mode, on_ready=on_ready))
 
 
 @click.command()
@@ -129,7 +128,7 @@ def broker(data: Path, mode: Any, *, fetch: bool) -> None:
     show_default=True,
     help="Receivers on this one port.",
 )
-def ingest(data: Path, broker: str, host: str, port: int, processes: int) -> None:
+def ingest_command(data: Path, broker: str, host: str, port: int, processes: int) -> None:
     """Receive webhooks and write each to Kafka, or to the spool while Kafka is away.
 
     \b
@@ -138,28 +137,28 @@ def ingest(data: Path, broker: str, host: str, port: int, processes: int) -> Non
     """
     from urllib.parse import urlsplit
 
-    from ingest.server import run
+    from ingest.server import run_ingest
     from ingest.settings import IngestSettings
-    from smspulse.processes.metrics_endpoint import INGEST, announce
-    from smspulse.runtime.pipeline import kafka_settings
+    from smspulse.processes.metrics_endpoint import INGEST, announce_endpoint
+    from smspulse.runtime.pipeline import find_kafka_settings
 
     settings = IngestSettings(host=host, port=port)
 
-    def ready(url: str) -> None:
+    def on_ready(url: str) -> None:
         logging.getLogger(__name__).info("receiving webhooks at %s", url)
         if not settings.share_port:  # else the process that started this one announces all of them
-            announce(data, INGEST, urlsplit(url).port or port, host, tls=settings.tls_cert is not None)
-        tell_ready()
+            announce_endpoint(data, INGEST, urlsplit(url).port or port, host, tls=settings.tls_cert is not None)
+        report_ready()
 
-    writable(data)
+    ensure_data_folder(data)
     end_process_if_a_thread_fails()
     raise_file_limit()
     if processes > 1:
-        from smspulse.processes.ingest_group import run_processes
+        from smspulse.processes.ingest_group import run_ingest_processes
 
-        asyncio.run(run_processes(data.resolve(), broker, host, port, processes, ready=ready))
+        asyncio.run(run_ingest_processes(data.resolve(), broker, host, port, processes, on_ready=on_ready))
         return
-    run(settings, kafka_settings(data, broker), data, ready=ready)
+    run_ingest(settings, find_kafka_settings(data, broker), data, ready=on_ready)
 
 
 @click.command()
@@ -167,7 +166,7 @@ def ingest(data: Path, broker: str, host: str, port: int, processes: int) -> Non
 @broker_option
 @click.option("--worker", default="0", show_default=True, help="Name of this worker; each keeps a state of its own.")
 @click.option("--instance", envvar="SMSPULSE_STREAM_INSTANCE", default="", help="Static name in the group.")
-def stream(data: Path, broker: str, worker: str, instance: str) -> None:
+def stream_command(data: Path, broker: str, worker: str, instance: str) -> None:
     """Build the lifecycle of every message (a Faust worker).
 
     \b
@@ -175,17 +174,17 @@ def stream(data: Path, broker: str, worker: str, instance: str) -> None:
     """
     from smspulse.broker.topic_admin import ensure_topics
     from smspulse.processes.metrics_endpoint import serve_metrics
-    from smspulse.runtime.pipeline import kafka_settings
+    from smspulse.runtime.pipeline import find_kafka_settings
     from streams.app import run_worker
     from streams.metrics import REGISTRY
     from streams.settings import StreamSettings
 
-    writable(data)
+    ensure_data_folder(data)
     end_process_if_a_thread_fails()
-    kafka = kafka_settings(data, broker)
+    kafka = find_kafka_settings(data, broker)
     ensure_topics(kafka)
     serve_metrics(data, f"stream-{worker}", REGISTRY)
-    run_worker(StreamSettings(state=data / "state" / worker, instance=instance), kafka, tell_ready)
+    run_worker(StreamSettings(state=data / "state" / worker, instance=instance), kafka, report_ready)
 
 
 @click.command()
@@ -195,7 +194,7 @@ def stream(data: Path, broker: str, worker: str, instance: str) -> None:
     "--flush-interval", type=FiniteFloat(min=0, min_open=True), help="Seconds between landings.  [default: 5]"
 )
 @click.option("--instance", envvar="SMSPULSE_LANDER_INSTANCE", default="", help="Static name in the group.")
-def land(data: Path, broker: str, flush_interval: float | None, instance: str) -> None:
+def land_command(data: Path, broker: str, flush_interval: float | None, instance: str) -> None:
     """Land topics as Parquet, in the data folder or in a bucket.
 
     \b
@@ -204,19 +203,19 @@ def land(data: Path, broker: str, flush_interval: float | None, instance: str) -
     """
     from smspulse.broker.topic_admin import ensure_topics
     from smspulse.processes.metrics_endpoint import serve_metrics
-    from smspulse.runtime.pipeline import kafka_settings
+    from smspulse.runtime.pipeline import find_kafka_settings
     from warehouse.metrics import REGISTRY
     from warehouse.settings import LanderSettings
-    from warehouse.sink.consumer import run
-    from warehouse.sink.storage import is_bucket
+    from warehouse.sink.consumer import run_lander
+    from warehouse.sink.storage import is_bucket_address
 
-    if not is_bucket(data):
-        writable(data)
+    if not is_bucket_address(data):
+        ensure_data_folder(data)
     end_process_if_a_thread_fails()
-    kafka = kafka_settings(data, broker)
+    kafka = find_kafka_settings(data, broker)
     ensure_topics(kafka)
     name = f"lander-{instance}" if instance else "lander"
-    serve_metrics(None if is_bucket(data) else data, name, REGISTRY)
+    serve_metrics(None if is_bucket_address(data) else data, name, REGISTRY)
     given = {"flush_interval_s": flush_interval, "instance": instance or None}
     settings = LanderSettings(data=data, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    run(settings, kafka, ready=tell_ready)
+    run_lander(settings, kafka, ready=report_ready)

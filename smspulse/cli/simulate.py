@@ -11,17 +11,17 @@ import click
 from click.core import ParameterSource
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from smspulse.cli.options import NOT_SO, Command, FiniteFloat, Url
+from smspulse.cli.options import EXIT_CHECK_FAILED, Command, FiniteFloat, UrlType
 from smspulse.processes.terminal import echo, make_console
-from smspulse.simulator.options import Behaviour, parse_shares
+from smspulse.simulator.options import GatewayBehaviour, parse_shares
 
 _SLASHES_WITH_TOKEN: Final = 3
 """In `/webhooks/SOURCE/TOKEN`; a source whose sender has the token as a password has one less."""
 
 
-def behaviour_options(command: Command) -> Command:
+def add_behaviour_options(command: Command) -> Command:
     """Add an option for each rate and share of the simulated gateway's behaviour."""
-    for each in reversed(fields(Behaviour)):
+    for each in reversed(fields(GatewayBehaviour)):
         name = f"--{each.name.replace('_', '-')}"
         if "help" in each.metadata:
             option = click.option(
@@ -36,11 +36,11 @@ def behaviour_options(command: Command) -> Command:
     return command
 
 
-def _read_url(context: click.Context, option: click.Parameter, value: str) -> str:
+def _read_webhook_url(context: click.Context, option: click.Parameter, value: str) -> str:
     is_argument = context.get_parameter_source("url") is ParameterSource.COMMANDLINE
     if value == "-":
         value, is_argument = click.get_text_stream("stdin").readline().strip(), False
-    url = str(Url().convert(value, option, context))
+    url = str(UrlType().convert(value, option, context))
     if is_argument and urlsplit(url).path.count("/") >= _SLASHES_WITH_TOKEN:
         echo(
             "smspulse: `ps` shows the token in --url to every user of this machine: set SMSPULSE_SIMULATE_URL instead, "
@@ -55,7 +55,7 @@ def _read_url(context: click.Context, option: click.Parameter, value: str) -> st
     "--url",
     envvar="SMSPULSE_SIMULATE_URL",
     required=True,
-    callback=_read_url,
+    callback=_read_webhook_url,
     help="The webhook, as `smspulse source add` prints it; - reads a line of standard input. `ps` shows other users "
     "what stands here.  [env: SMSPULSE_SIMULATE_URL]",
 )
@@ -73,8 +73,8 @@ def _read_url(context: click.Context, option: click.Parameter, value: str) -> st
 @click.option(
     "--max-delay", type=FiniteFloat(min=0), default=60.0, show_default=True, help="No delay is longer, in seconds."
 )
-@behaviour_options
-def simulate(
+@add_behaviour_options
+def simulate_command(
     url: str,
     messages: int | None,
     rate: float,
@@ -91,23 +91,23 @@ def simulate(
     smspulse simulate --messages 1000
     smspulse simulate --duplicates 0.5 --unhealthy 8001=0.9
     """
-    from smspulse.simulator.client import simulate as send
-    from smspulse.simulator.scenarios import stories
+    from smspulse.simulator.client import run_simulation
+    from smspulse.simulator.scenarios import generate_scenarios
 
     shares = {name: parse_shares(value) for name, value in rates.items() if isinstance(value, str)}
-    behaviour = Behaviour(**(rates | shares))
+    behaviour = GatewayBehaviour(**(rates | shares))
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     progress = Progress(*columns, console=make_console(stderr=True))
 
-    async def until_signalled() -> Any:
+    async def simulate_until_signal() -> Any:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         with progress:
             task = progress.add_task("messages", total=messages)
-            return await send(
+            return await run_simulation(
                 url,
-                stories(seed, messages, behaviour),
+                generate_scenarios(seed, messages, behaviour),
                 rate=rate,
                 truth=truth,
                 time_scale=time_scale,
@@ -116,10 +116,10 @@ def simulate(
                 on_progress=lambda totals: progress.update(task, completed=totals.messages),
             )
 
-    totals = asyncio.run(until_signalled())
+    totals = asyncio.run(simulate_until_signal())
     echo(
         f"{totals.sent:,} webhooks sent, {totals.accepted:,} accepted, {totals.retried:,} sent again, "
         f"{totals.abandoned:,} given up; {totals.messages:,} messages, {totals.incoming:,} incoming, "
         f"{totals.malformed:,} malformed"
     )
-    raise SystemExit(NOT_SO if totals.accepted < totals.sent or totals.abandoned else 0)
+    raise SystemExit(EXIT_CHECK_FAILED if totals.accepted < totals.sent or totals.abandoned else 0)

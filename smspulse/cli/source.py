@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from smspulse.cli.options import Url, data_option, writable
+from smspulse.cli.options import UrlType, data_option, ensure_data_folder
 from smspulse.processes.terminal import echo
 
 
 @click.group()
-def source() -> None:
+def source_group() -> None:
     """Gateway accounts that may send webhooks.
 
     \b
@@ -18,13 +18,17 @@ def source() -> None:
     """
 
 
-@source.command("add")
+@source_group.command("add")
 @data_option
 @click.argument("name")
 @click.option(
-    "--url", type=Url(), default="http://127.0.0.1:8080", show_default=True, help="Where the gateway reaches ingest."
+    "--url",
+    type=UrlType(),
+    default="http://127.0.0.1:8080",
+    show_default=True,
+    help="Where the gateway reaches ingest.",
 )
-def source_add(data: Path, name: str, url: str) -> None:
+def add_source_command(data: Path, name: str, url: str) -> None:
     """Make a token for a source and print what to paste into the gateway.
 
     \b
@@ -32,18 +36,22 @@ def source_add(data: Path, name: str, url: str) -> None:
     """
     from ingest.sources import add_source
 
-    writable(data)
-    _show_webhook(url, name, add_source(data, name))
+    ensure_data_folder(data)
+    _print_webhook_setup(url, name, add_source(data, name))
 
 
-@source.command("rotate")
+@source_group.command("rotate")
 @data_option
 @click.argument("name")
 @click.option(
-    "--url", type=Url(), default="http://127.0.0.1:8080", show_default=True, help="Where the gateway reaches ingest."
+    "--url",
+    type=UrlType(),
+    default="http://127.0.0.1:8080",
+    show_default=True,
+    help="Where the gateway reaches ingest.",
 )
 @click.option("--finish", is_flag=True, help="Make no token: end all but the newest.")
-def source_rotate(data: Path, name: str, url: str, *, finish: bool) -> None:
+def rotate_source_command(data: Path, name: str, url: str, *, finish: bool) -> None:
     """Replace the token of a source without a gap.
 
     \b
@@ -55,11 +63,11 @@ def source_rotate(data: Path, name: str, url: str, *, finish: bool) -> None:
     if finish:
         echo(f"{retire_tokens(data, name)} tokens of {name} are no longer valid, the newest is")
         return
-    _show_webhook(url, name, rotate_source(data, name))
+    _print_webhook_setup(url, name, rotate_source(data, name))
     echo(f"\nThe old token stays valid until: smspulse source rotate {name} --finish")
 
 
-def _show_webhook(url: str, name: str, token: str) -> None:
+def _print_webhook_setup(url: str, name: str, token: str) -> None:
     from ingest.sources import webhook_url
 
     webhook = webhook_url(url, name, token)
@@ -70,9 +78,9 @@ def _show_webhook(url: str, name: str, token: str) -> None:
     )
 
 
-@source.command("list")
+@source_group.command("list")
 @data_option
-def source_list(data: Path) -> None:
+def list_sources_command(data: Path) -> None:
     """List the sources and how many tokens each has.
 
     \b

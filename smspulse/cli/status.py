@@ -11,13 +11,20 @@ from rich.table import Table
 from rich.text import Text
 
 from core.background_tasks import end_process_if_a_thread_fails
-from smspulse.cli.options import NOT_SO, PORT, broker_option, data_option, ingest_options, named_ingest_options
+from smspulse.cli.options import (
+    EXIT_CHECK_FAILED,
+    PORT,
+    broker_option,
+    data_option,
+    ingest_options,
+    named_ingest_options,
+)
 from smspulse.processes.children import raise_file_limit
-from smspulse.processes.readiness import tell_ready
-from smspulse.processes.terminal import echo, make_console, visible_line
+from smspulse.processes.readiness import report_ready
+from smspulse.processes.terminal import echo, escape_to_line, make_console
 
 
-def format_option(command: Any) -> Any:
+def add_format_option(command: Any) -> Any:
     """Add `--format`."""
     return click.option(
         "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="For whom."
@@ -27,68 +34,68 @@ def format_option(command: Any) -> Any:
 @click.command()
 @data_option
 @click.argument("key", metavar="SOURCE:SMS_ID")
-@format_option
-def message(data: Path, key: str, form: str) -> None:
+@add_format_option
+def message_command(data: Path, key: str, form: str) -> None:
     """Tell the way of one message: did it arrive, when, and after what; 1 if it is not known.
 
     \b
     smspulse message acme:48210377
     smspulse message acme:48210377 --format json
     """
-    from smspulse.runtime.message_history import find, tell
+    from smspulse.runtime.message_history import find_message, format_history
 
     if not key.rpartition(":")[2].isdecimal() or not key.rpartition(":")[0]:
         msg = f"{key!r} is no SOURCE:SMS_ID, such as acme:48210377"
         raise click.UsageError(msg)
-    found = find(data, key)
+    found = find_message(data, key)
     if found is None:
         echo(f"no status report of {key} has landed: look at the source's name and the id, or wait 10 s", err=True)
-        raise SystemExit(NOT_SO)
-    echo(json.dumps(found) if form == "json" else tell(found))
+        raise SystemExit(EXIT_CHECK_FAILED)
+    echo(json.dumps(found) if form == "json" else format_history(found))
 
 
 @click.command()
 @data_option
 @broker_option
 @ingest_options
-@format_option
-def status(data: Path, broker: str, host: str | None, port: int | None, form: str) -> None:
+@add_format_option
+def status_command(data: Path, broker: str, host: str | None, port: int | None, form: str) -> None:
     """Show on one screen what runs, what is delivered, and how far behind it is; 1 if anything is amiss.
 
     \b
     smspulse status
     smspulse status --format json | jq .lag
     """
-    from smspulse.runtime.status import look
+    from smspulse.runtime.status import collect_status
 
-    found = look(data, broker, port, host)
+    found = collect_status(data, broker, port, host)
     if form == "json":
         echo(json.dumps(found))
     else:
-        _show(found, make_console(soft_wrap=True))
-    raise SystemExit(0 if found["ok"] else NOT_SO)
+        _print_status(found, make_console(soft_wrap=True))
+    raise SystemExit(0 if found["ok"] else EXIT_CHECK_FAILED)
 
 
-def _show(found: dict[str, Any], console: Console) -> None:
-    from smspulse.alerting.rendering import show_learning
-    from smspulse.runtime.message_history import duration
+def _print_status(found: dict[str, Any], console: Console) -> None:
+    from smspulse.alerting.rendering import print_learning_detectors
+    from smspulse.runtime.message_history import format_duration
 
-    def percent(value: float | None) -> str:
+    def format_percent(value: float | None) -> str:
         return "" if value is None else f"{value:.1%}"
 
     for each in found["processes"]:
         mark = ("✓", "green") if each["ok"] else ("✗", "red")
-        console.print(Text.assemble(mark, visible_line(f" {each['name']:<12} {each['what']}")))
+        console.print(Text.assemble(mark, escape_to_line(f" {each['name']:<12} {each['what']}")))
     table = Table("last", "messages", "delivered / attempted", "delivered / ended", "95 % interval", "open share")
     for row in found["delivery"]:
-        interval = (percent(row["delivered_per_ended_low"]), percent(row["delivered_per_ended_high"]))
+        interval = (format_percent(row["delivered_per_ended_low"]), format_percent(row["delivered_per_ended_high"]))
         table.add_row(
             f"{row['hours']} h",
             f"{row['attempted']:,}",
-            percent(row["delivered_per_attempted"]),
-            percent(row["delivered_per_ended"]),
+            format_percent(row["delivered_per_attempted"]),
+            format_percent(row["delivered_per_ended"]),
             " to ".join(interval) if interval[0] else "",
-            percent(row["open_share"]),
+            format_percent(row["open_share"]),
         )
     if found["delivery"]:
         console.print(table)
@@ -97,13 +104,13 @@ def _show(found: dict[str, Any], console: Console) -> None:
     if found["lag"] is not None:
         behind = ", ".join(f"{group} {count:,}" for group, count in found["lag"].items())
         console.print(f"records to go: {behind}")
-    ages = ", ".join(f"{row['dataset']} {duration(row['seconds_since'])} ago" for row in found["freshness"])
+    ages = ", ".join(f"{row['dataset']} {format_duration(row['seconds_since'])} ago" for row in found["freshness"])
     console.print(f"newest landed: {ages or 'nothing'}")
     if "unreadable" in found:
         console.print(f"the warehouse cannot be read: {found['unreadable']}", style="red")
     for alert in found["alerts"]:
-        console.print(Text.assemble(("firing", "red"), visible_line(f" {alert['alert_id']}")))
-    show_learning(found["learning"], console)
+        console.print(Text.assemble(("firing", "red"), escape_to_line(f" {alert['alert_id']}")))
+    print_learning_detectors(found["learning"], console)
 
 
 @click.command()
@@ -112,22 +119,24 @@ def _show(found: dict[str, Any], console: Console) -> None:
 @click.option("--host", envvar="SMSPULSE_PAGE_HOST", default="127.0.0.1", show_default=True)
 @click.option("--port", envvar="SMSPULSE_PAGE_PORT", type=PORT, default=8081, show_default=True)
 @named_ingest_options
-def page(data: Path, broker: str, host: str, port: int, ingest_host: str | None, ingest_port: int | None) -> None:
+def page_command(
+    data: Path, broker: str, host: str, port: int, ingest_host: str | None, ingest_port: int | None
+) -> None:
     """Serve the live page. Other machines reach it with a password, SMSPULSE_PAGE_PASSWORD, and `--host 0.0.0.0`.
 
     \b
     smspulse page
     SMSPULSE_PAGE_PASSWORD=… smspulse page --host 0.0.0.0
     """
-    from smspulse.dashboard.queries import Numbers
-    from smspulse.dashboard.server import PageSettings, run
-    from smspulse.runtime.status import pipeline
+    from smspulse.dashboard.queries import PageSnapshot
+    from smspulse.dashboard.server import PageSettings, run_page
+    from smspulse.runtime.status import collect_pipeline_status
 
-    def ready(url: str) -> None:
+    def on_ready(url: str) -> None:
         logging.getLogger(__name__).info("the live page is at %s", url)
-        tell_ready()
+        report_ready()
 
     end_process_if_a_thread_fails()
     raise_file_limit()
-    numbers = Numbers(data, lambda: pipeline(data, broker, ingest_port, ingest_host))
-    run(data, numbers, PageSettings(host=host, port=port), ready)
+    numbers = PageSnapshot(data, lambda: collect_pipeline_status(data, broker, ingest_port, ingest_host))
+    run_page(data, numbers, PageSettings(host=host, port=port), on_ready)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from smspulse.cli.options import NOT_SO, FiniteFloat, broker_option, data_option, existing
+from smspulse.cli.options import EXIT_CHECK_FAILED, FiniteFloat, broker_option, data_option, require_data_folder
 from smspulse.processes.terminal import echo
 
 
@@ -13,7 +13,7 @@ from smspulse.processes.terminal import echo
 @data_option
 @click.option("--date", "day", type=click.DateTime(["%Y-%m-%d"]), help="Only messages first seen on this day, UTC.")
 @click.option("--all", "everything", is_flag=True, help="All days, not only those that are open or have news.")
-def rebuild(data: Path, day: datetime | None, *, everything: bool) -> None:
+def rebuild_command(data: Path, day: datetime | None, *, everything: bool) -> None:
     """Recompute lifecycles from the log and compare them with the stream's; 1 if any differs.
 
     What follows from the log becomes the base of `messages`. `smspulse up` does so once an hour: what was landed since
@@ -24,30 +24,30 @@ def rebuild(data: Path, day: datetime | None, *, everything: bool) -> None:
     smspulse rebuild --date 2026-11-20     one day
     """
     from streams.settings import StreamSettings
-    from warehouse.rebuild import rebuild as run
-    from warehouse.status_codes import known_statuses
+    from warehouse.rebuild import rebuild_base
+    from warehouse.status_codes import load_known_statuses
 
     if day and everything:
         msg = "--date and --all exclude each other"
         raise click.UsageError(msg)
-    existing(data)
+    require_data_folder(data)
     settings = StreamSettings(state=data / "state")
-    statuses = known_statuses(data)
+    statuses = load_known_statuses(data)
     expire_after = timedelta(hours=settings.expire_after_h)
-    found = run(data, statuses, expire_after, day=day.date() if day else None, everything=everything)
+    summary = rebuild_base(data, statuses, expire_after, day=day.date() if day else None, everything=everything)
     echo(
-        f"{found.messages:,} messages of {len(found.days)} days from {found.reports:,} reports; "
-        f"{len(found.open)} days are open; {found.repaired:,} messages repaired; "
-        f"{found.unsettled:,} not to be compared yet; {found.differing:,} differ"
+        f"{summary.messages:,} messages of {len(summary.days)} days from {summary.reports:,} reports; "
+        f"{len(summary.open_days)} days are open; {summary.repaired:,} messages repaired; "
+        f"{summary.unsettled:,} not to be compared yet; {summary.differing:,} differ"
     )
-    if found.differing:
+    if summary.differing:
         echo('smspulse sql "FROM rebuild_differences" lists them', err=True)
-    raise SystemExit(NOT_SO if found.differing else 0)
+    raise SystemExit(EXIT_CHECK_FAILED if summary.differing else 0)
 
 
 @click.command()
 @data_option
-def compact(data: Path) -> None:
+def compact_command(data: Path) -> None:
     """Merge the files of closed hours and days, one a partition. Readers and landers go on meanwhile.
 
     Also counts the webhooks of days that are over, for webhook_quality.
@@ -55,16 +55,16 @@ def compact(data: Path) -> None:
     \b
     smspulse compact
     """
-    from warehouse.maintenance.compaction import compact as run
+    from warehouse.maintenance.compaction import compact_files
 
-    existing(data)
-    done = run(data, datetime.now(UTC))
-    echo(f"{done.before:,} files became {done.after:,}, with {done.rows:,} rows")
+    require_data_folder(data)
+    done = compact_files(data, datetime.now(UTC))
+    echo(f"{done.files_before:,} files became {done.files_after:,}, with {done.rows:,} rows")
 
 
 @click.command()
 @data_option
-def retain(data: Path) -> None:
+def retain_command(data: Path) -> None:
     """Drop the days that are older than SMSPULSE_RETAIN_RAW_DAYS, _VERSIONS_DAYS, _MESSAGES_DAYS and _DEADLETTERS_DAYS.
 
     Each is unset by default: kept for ever. What was counted of messages and webhooks outlives them.
@@ -73,15 +73,15 @@ def retain(data: Path) -> None:
     smspulse retain                        with SMSPULSE_RETAIN_RAW_DAYS=30, for instance
     """
     from streams.settings import StreamSettings
-    from warehouse.maintenance.retention import RetentionSettings
-    from warehouse.maintenance.retention import retain as run
+    from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
 
-    existing(data)
+    require_data_folder(data)
     stream = StreamSettings(state=data / "state")
-    done = run(data, RetentionSettings(), datetime.now(UTC), timedelta(hours=stream.forget_after_h, days=2))
-    for name, days in done.dropped.items():
+    kept_after_forgetting = timedelta(hours=stream.forget_after_h, days=2)
+    done = drop_expired_days(data, RetentionSettings(), datetime.now(UTC), kept_after_forgetting)
+    for name, days in done.dropped_days.items():
         echo(f"{name}: {len(days)} days dropped, {min(days)} to {max(days)}")
-    if not done.dropped:
+    if not done.dropped_days:
         echo("nothing is older than it may be")
 
 
@@ -89,7 +89,7 @@ def retain(data: Path) -> None:
 @data_option
 @broker_option
 @click.option("--number", "numbers", required=True, multiple=True, help="Phone number; once for each spelling.")
-def erase(data: Path, broker: str, numbers: tuple[str, ...]) -> None:
+def erase_command(data: Path, broker: str, numbers: tuple[str, ...]) -> None:
     """Take a phone number, and what was written to or from it, out of files, spool and Kafka. Counts do not change.
 
     What is left, as in Kafka until its retention ends, is said at the end, and how to drop that. Ends with 1 if files
@@ -98,13 +98,13 @@ def erase(data: Path, broker: str, numbers: tuple[str, ...]) -> None:
     \b
     smspulse erase --number +4915752982212 --number 015752982212
     """
-    from smspulse.runtime.erasure import erase as run
-    from smspulse.runtime.pipeline import kafka_settings
+    from smspulse.runtime.erasure import erase_everywhere
+    from smspulse.runtime.pipeline import find_kafka_settings
 
-    existing(data, "spool", "state", "kafka", "broker.json")  # numbers are there before anything has landed
-    report = run(data.resolve(), numbers, lambda: kafka_settings(data, broker))
-    echo("\n".join([*report.lines, *(f"left: {line}" for line in report.left)]) or "nothing tells of it")
-    raise SystemExit(NOT_SO if report.files_left else 0)
+    require_data_folder(data, "spool", "state", "kafka", "broker.json")  # numbers are there before anything has landed
+    report = erase_everywhere(data.resolve(), numbers, lambda: find_kafka_settings(data, broker))
+    echo("\n".join([*report.lines, *(f"left: {line}" for line in report.remaining)]) or "nothing tells of it")
+    raise SystemExit(EXIT_CHECK_FAILED if report.has_remaining_files else 0)
 
 
 @click.command()
@@ -130,7 +130,9 @@ def erase(data: Path, broker: str, numbers: tuple[str, ...]) -> None:
 @click.option(
     "--unrestricted", is_flag=True, help="Let it read and write other files, attach databases and change settings."
 )
-def sql(data: Path, statement: str, form: str, output: Path | None, watch: float | None, *, unrestricted: bool) -> None:
+def sql_command(
+    data: Path, statement: str, form: str, output: Path | None, watch: float | None, *, unrestricted: bool
+) -> None:
     """Query the warehouse, and nothing else: of the file system, a statement reads the data folder alone.
 
     \b
@@ -138,6 +140,6 @@ def sql(data: Path, statement: str, form: str, output: Path | None, watch: float
     smspulse sql "FROM freshness" --watch
     smspulse sql "FROM delivery_daily" --format parquet --output daily.parquet
     """
-    from smspulse.cli.sql import ask
+    from smspulse.cli.sql import run_sql_command
 
-    ask(data, statement, form, output, watch, unrestricted=unrestricted)
+    run_sql_command(data, statement, form, output, watch, unrestricted=unrestricted)

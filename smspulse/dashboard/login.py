@@ -20,7 +20,7 @@ _MAX_ADDRESSES: Final = 4_096
 """Addresses that are remembered; with one more, that with the oldest wrong password is forgotten."""
 
 
-class Login:
+class PasswordGuard:
     """Checks the password. Whoever guesses waits; an address with the password elsewhere does not.
 
     While an address waits, no password of it is looked at: else its guesses would still be answered.
@@ -40,7 +40,7 @@ class Login:
         recovered_at = self._recovered_at.get(site_of(address) or address, 0.0)
         return max(0.0, recovered_at - self._clock() - (_FREE_GUESSES - 1) * _GUESS_S)
 
-    def accepts(self, authorization: str, address: str) -> bool:
+    def is_authorized(self, authorization: str, address: str) -> bool:
         """Return whether a header `Authorization` has the password. A wrong one counts, none does not."""
         if not self._password:
             return True
@@ -48,10 +48,10 @@ class Login:
             return False
         if hmac.compare_digest(_basic_password(authorization), self._password):
             return True
-        self._count_guess(address)
+        self._record_wrong_guess(address)
         return False
 
-    def _count_guess(self, address: str) -> None:
+    def _record_wrong_guess(self, address: str) -> None:
         site, now = site_of(address) or address, self._clock()
         self._recovered_at[site] = max(now, self._recovered_at.pop(site, now)) + _GUESS_S
         if len(self._recovered_at) > _MAX_ADDRESSES:

@@ -28,19 +28,19 @@ READ_S: Final = GaugeFamily("smspulse_page_read_seconds", "How long that took.")
 SNAPSHOT: Final = GaugeSnapshot(REGISTRY, HOLDS, CHECKED, FIRING, READ, READ_S)
 
 
-def read(kept: Mapping[str, Any], at: float, took: float) -> None:
+def set_page_metrics(values: Mapping[str, Any], at: float, took: float) -> None:
     """Tell what was read.
 
     Args:
-        kept: `checks` and `alerts`, rows of `smspulse.dashboard.queries`.
+        values: `checks` and `alerts`, rows of `smspulse.dashboard.queries`.
         at: When, in seconds since 1970.
         took: In seconds.
     """
-    checked_at = max((row["checked_at"].timestamp() for row in kept["checks"]), default=0)
-    firing = Counter(alert["kind"] for alert in kept["alerts"])
-    SNAPSHOT.replace(
+    checked_at = max((row["checked_at"].timestamp() for row in values["checks"]), default=0)
+    firing = Counter(alert["kind"] for alert in values["alerts"])
+    SNAPSHOT.replace_values(
         {
-            HOLDS: {(row["expectation"], row["severity"]): row["success"] for row in kept["checks"]},
+            HOLDS: {(row["expectation"], row["severity"]): row["success"] for row in values["checks"]},
             CHECKED: {(): checked_at},
             FIRING: {(kind,): firing[kind] for kind in KINDS},
             READ: {(): at},

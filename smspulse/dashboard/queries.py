@@ -9,15 +9,15 @@ from typing import Any, Final
 
 import duckdb
 
-from gateway.statuses import STATUSES, Status
+from gateway.statuses import STATUSES, StatusCode
 from smspulse.dashboard import metrics
-from warehouse.catalog import rates, sums_sql, view_sql
+from warehouse.catalog import load_rollup_sql, load_view_sql, rate_columns_sql
 from warehouse.errors import NoWarehouseError
-from warehouse.reader import open_warehouse, retried, rows
-from warehouse.status_codes import known_statuses
+from warehouse.reader import fetch_rows, open_warehouse, retry_after_merge
+from warehouse.status_codes import load_known_statuses
 
 # What the views of the moment read, and of persons nothing.
-_HOLD: Final = """
+_CREATE_HELD_SQL: Final = """
     CREATE TEMP TABLE held AS
     SELECT * EXCLUDE (recipient, observations)
     FROM messages
@@ -25,8 +25,8 @@ _HOLD: Final = """
         outcome <> 'incoming'
         AND (first_seen_at > now() - INTERVAL 24 HOUR OR ended_at > now() - INTERVAL 24 HOUR)
 """
-_FAILURES: Final = sums_sql("failures", "(SELECT *, 1 AS sign, first_seen_at::DATE AS day FROM messages)")
-_KEPT: Final = {
+_FAILURES_SQL: Final = load_rollup_sql("failures", "(SELECT *, 1 AS sign, first_seen_at::DATE AS day FROM messages)")
+_SNAPSHOT_QUERIES: Final = {
     "freshness": "SELECT dataset, rows, seconds_since FROM freshness WHERE rows > 0 ORDER BY dataset",
     "deadletters": """
         SELECT reason, count(*) AS records FROM deadletters
@@ -42,7 +42,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class PageFilter:
     """What somebody wants to see.
 
     Args:
@@ -54,20 +54,20 @@ class Choice:
     device: int | None = None
 
 
-class Numbers:
+class PageSnapshot:
     """Answers as the views would, as of the last `refresh`. Any thread may call anything.
 
     Args:
         data: The data folder.
-        pipeline: Returns the state of the processes; see `smspulse.status.pipeline`.
+        pipeline: Returns the state of the processes; see `smspulse.runtime.status.collect_pipeline_status`.
     """
 
     def __init__(self, data: Path, pipeline: Callable[[], dict[str, Any]]) -> None:
         self._data, self._pipeline = data, pipeline
         self._lock = threading.Lock()
-        self.statuses: Mapping[int, Status] = STATUSES
+        self.statuses: Mapping[int, StatusCode] = STATUSES
         self._connection: duckdb.DuckDBPyConnection | None = None
-        self.kept: dict[str, Any] = {"trouble": "the numbers are being read"}
+        self.current_values: dict[str, Any] = {"trouble": "the numbers are being read"}
 
     def refresh(self) -> float:
         """Read again; return how many seconds that took.
@@ -76,15 +76,15 @@ class Numbers:
             Exception: What went wrong, if nobody foresaw it. The page shows that it is not up to date.
         """
         try:
-            return self._refresh()
+            return self._read_warehouse()
         except Exception as error:
             with self._lock:
-                self.kept |= {"trouble": f"the numbers cannot be read: {str(error) or repr(error)}"}
+                self.current_values |= {"trouble": f"the numbers cannot be read: {str(error) or repr(error)}"}
             raise
 
-    def _refresh(self) -> float:
+    def _read_warehouse(self) -> float:
         started = time.monotonic()
-        kept: dict[str, Any] = {
+        values: dict[str, Any] = {
             "freshness": [],
             "deadletters": [],
             "sources": [],
@@ -95,47 +95,50 @@ class Numbers:
         connection = None
         try:
             connection = reader = open_warehouse(self._data)
-            self.statuses = known_statuses(self._data)
-            retried(lambda: reader.execute(_HOLD))
-            kept |= {name: rows(connection, sql) for name, sql in _KEPT.items()}
-            (kept["as_of"],) = connection.execute("SELECT strftime(now(), '%H:%M:%S')").fetchall()[0]
+            self.statuses = load_known_statuses(self._data)
+            retry_after_merge(lambda: reader.execute(_CREATE_HELD_SQL))
+            values |= {name: fetch_rows(connection, sql) for name, sql in _SNAPSHOT_QUERIES.items()}
+            (values["as_of"],) = connection.execute("SELECT strftime(now(), '%H:%M:%S')").fetchall()[0]
         except NoWarehouseError:
-            kept["trouble"] = "nothing has landed yet: send a webhook, or run `smspulse up --demo`"
+            values["trouble"] = "nothing has landed yet: send a webhook, or run `smspulse up --demo`"
         except duckdb.Error as error:
-            kept["trouble"] = f"the warehouse cannot be read: {str(error).splitlines()[0]}"
+            values["trouble"] = f"the warehouse cannot be read: {str(error).splitlines()[0]}"
         with self._lock:
-            if "trouble" in kept and connection is not None:
+            if "trouble" in values and connection is not None:
                 connection.close()
             elif connection is not None:
                 self._connection, connection = connection, self._connection
                 if connection is not None:
                     connection.close()
-            self.kept = kept
+            self.current_values = values
         took = time.monotonic() - started
-        if "trouble" not in kept:
-            metrics.read(kept, time.time(), took)
+        if "trouble" not in values:
+            metrics.set_page_metrics(values, time.time(), took)
         return took
 
-    def ask(self, view: str, choice: Choice, sql: str = "FROM asked") -> list[Row]:
+    def query_view(self, view: str, page_filter: PageFilter, sql: str = "FROM asked") -> list[Row]:
         """Return rows of a view, as if there were no other messages than those chosen.
 
         Args:
             view: A view over `messages`.
-            choice: Which messages.
+            page_filter: Which messages.
             sql: What to ask; the view is called `asked`.
 
         Raises:
             duckdb.Error: The SQL is wrong.
         """
+        view_sql = (
+            load_view_sql(view).replace("{rates}", rate_columns_sql()).replace("{failures}", f"({_FAILURES_SQL})")
+        )
         statement = f"""
             WITH messages AS (
                 SELECT * FROM held
                 WHERE ($source = '' OR source = $source) AND ($device IS NULL OR device_id = $device)
             ),
-            asked AS ({view_sql(view).replace("{rates}", rates()).replace("{failures}", f"({_FAILURES})")})
+            asked AS ({view_sql})
             {sql}
         """  # noqa: S608 - SQL of ours
         with self._lock:
             if self._connection is None:
                 return []
-            return rows(self._connection, statement, {"source": choice.source, "device": choice.device})
+            return fetch_rows(self._connection, statement, {"source": page_filter.source, "device": page_filter.device})

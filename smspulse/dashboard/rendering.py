@@ -7,58 +7,62 @@ from html import escape
 from typing import Any, Final
 
 from core.errors import where_raised
-from smspulse.dashboard.queries import Choice, Numbers, Row
-from smspulse.runtime.message_history import duration, status_name
+from smspulse.dashboard.queries import PageFilter, PageSnapshot, Row
+from smspulse.runtime.message_history import format_duration, get_status_name
 
 _log = logging.getLogger(__name__)
 
-_WORST: Final = 10
+_MAX_DEVICES: Final = 10
 _HEIGHT, _BAR = 120, 10
-_STEPS: Final = "FROM asked WHERE source IS NULL ORDER BY list_position(['queue', 'device', 'network', 'total'], step)"
+_LATENCY_SQL: Final = (
+    "FROM asked WHERE source IS NULL ORDER BY list_position(['queue', 'device', 'network', 'total'], step)"
+)
 # Bars from below, each with its name; colours by Okabe and Ito (page.css), which the colour-blind tell apart.
-_PARTS: Final = ("delivered", "undelivered", "not_sent", "not_permitted", "expired")
+_BAR_OUTCOMES: Final = ("delivered", "undelivered", "not_sent", "not_permitted", "expired")
 
 
-def page(numbers: Numbers, choice: Choice, refresh_s: float) -> str:
+def render_page(snapshot: PageSnapshot, page_filter: PageFilter, refresh_s: float) -> str:
     """Return the whole page, which refreshes itself every so many seconds."""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>smspulse</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="stylesheet" href="page.css"><script src="page.js" defer></script>
 <noscript><meta http-equiv="refresh" content="10"></noscript></head>
-<body>{_form(numbers, choice)}
-<main id="content" data-refresh="{refresh_s}">{content(numbers, choice)}</main></body></html>"""
+<body>{_filter_form(snapshot, page_filter)}
+<main id="content" data-refresh="{refresh_s}">{render_content(snapshot, page_filter)}</main></body></html>"""
 
 
-def content(numbers: Numbers, choice: Choice) -> str:
+def render_content(snapshot: PageSnapshot, page_filter: PageFilter) -> str:
     """Return what changes, for the page to put in its place."""
-    kept = numbers.kept
-    if "trouble" in kept:
-        return f'<p class="bad">{escape(kept["trouble"])}</p>{_health(kept)}'
-    devices = numbers.ask(
+    values = snapshot.current_values
+    if "trouble" in values:
+        return f'<p class="bad">{escape(values["trouble"])}</p>{_pipeline_section(values)}'
+    devices = snapshot.query_view(
         "devices_now",
-        choice,
+        page_filter,
         "FROM asked WHERE device_id IS NOT NULL "
-        f"ORDER BY delivered_per_ended_high NULLS LAST, source, device_id LIMIT {_WORST}",
+        f"ORDER BY delivered_per_ended_high NULLS LAST, source, device_id LIMIT {_MAX_DEVICES}",
     )
-    failures = numbers.ask(
+    failures = snapshot.query_view(
         "failure_reasons",
-        choice,
+        page_filter,
         "SELECT last_status_id, sum(messages)::BIGINT AS messages FROM asked GROUP BY ALL "
         "ORDER BY messages DESC, last_status_id",
     )
-    minutes = numbers.ask(
+    minutes = snapshot.query_view(
         "outcomes_by_minute",
-        choice,
+        page_filter,
         "SELECT minute, outcome, sum(messages)::BIGINT AS messages FROM asked GROUP BY ALL",
     )
     return "".join(
         (
-            _delivery(numbers.ask("delivery_now", choice, "FROM asked WHERE source IS NULL ORDER BY hours")),
-            _alerts(kept["alerts"], choice),
-            _bars("Outcomes per minute, last hour", minutes, timedelta(minutes=1), 60),
-            _bars("Outcomes per half hour, 24 hours", minutes, timedelta(minutes=30), 48),
-            _table(
+            _delivery_section(
+                snapshot.query_view("delivery_now", page_filter, "FROM asked WHERE source IS NULL ORDER BY hours")
+            ),
+            _alerts_section(values["alerts"], page_filter),
+            _outcome_bars("Outcomes per minute, last hour", minutes, timedelta(minutes=1), 60),
+            _outcome_bars("Outcomes per half hour, 24 hours", minutes, timedelta(minutes=30), 48),
+            _table_section(
                 "Worst devices, 24 hours",
                 (
                     "device",
@@ -69,39 +73,39 @@ def content(numbers: Numbers, choice: Choice) -> str:
                     "mostly failed by",
                     "alert",
                 ),
-                _each(devices, lambda row: _device(row, kept["alerts"], kept["learning"])),
+                _format_rows(devices, lambda row: _device_cells(row, values["alerts"], values["learning"])),
             ),
-            _table(
+            _table_section(
                 "Latency between reports, 24 hours",
                 ("step", "messages", "p50", "p95", "p99"),
-                _each(
-                    numbers.ask("latency_now", choice, _STEPS),
+                _format_rows(
+                    snapshot.query_view("latency_now", page_filter, _LATENCY_SQL),
                     lambda row: (
                         row["step"],
                         f"{row['messages']:,}",
-                        *(duration(row[name]) for name in ("p50_s", "p95_s", "p99_s")),
+                        *(format_duration(row[name]) for name in ("p50_s", "p95_s", "p99_s")),
                     ),
                 ),
             ),
-            _table(
+            _table_section(
                 "Why messages failed, 24 hours",
                 ("reason", "status", "messages"),
-                _each(
+                _format_rows(
                     failures,
                     lambda row: (
-                        status_name(row["last_status_id"], numbers.statuses),
+                        get_status_name(row["last_status_id"], snapshot.statuses),
                         row["last_status_id"],
                         f"{row['messages']:,}",
                     ),
                 ),
             ),
-            _health(kept),
-            f'<p class="dim">As of {kept["as_of"]} UTC. Times are when reports were received.</p>',
+            _pipeline_section(values),
+            f'<p class="dim">As of {values["as_of"]} UTC. Times are when reports were received.</p>',
         )
     )
 
 
-def _each(rows: Iterable[Row], cells: Callable[[Row], Sequence[Any]]) -> Iterator[Sequence[Any]]:
+def _format_rows(rows: Iterable[Row], cells: Callable[[Row], Sequence[Any]]) -> Iterator[Sequence[Any]]:
     """Yield the cells of each row; one that cannot be shown costs itself, and not the page."""
     for row in rows:
         try:
@@ -110,119 +114,121 @@ def _each(rows: Iterable[Row], cells: Callable[[Row], Sequence[Any]]) -> Iterato
             _log.error("a row of the page cannot be shown: %s", where_raised(error))
 
 
-def _form(numbers: Numbers, choice: Choice) -> str:
+def _filter_form(snapshot: PageSnapshot, page_filter: PageFilter) -> str:
     options = "".join(
-        f'<option value="{escape(name)}"{" selected" if name == choice.source else ""}>{escape(name)}</option>'
-        for name in [row["source"] for row in numbers.kept.get("sources", ())]
+        f'<option value="{escape(name)}"{" selected" if name == page_filter.source else ""}>{escape(name)}</option>'
+        for name in [row["source"] for row in snapshot.current_values.get("sources", ())]
     )
-    device = "" if choice.device is None else choice.device
+    device = "" if page_filter.device is None else page_filter.device
     return f"""<header><h1>smspulse</h1><form>
 <label>Source <select name="source"><option value="">all</option>{options}</select></label>
 <label>Device <input name="device" inputmode="numeric" pattern="[0-9]*" size="7" value="{device}"></label>
 <button>Show</button></form></header>"""
 
 
-def _percent(value: float | None) -> str:
+def _format_percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def _interval(row: Row, name: str) -> str:
+def _format_interval(row: Row, name: str) -> str:
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     return "" if low is None else f"{low:.1%} to {high:.1%}"
 
 
-def _delivery(rows: Sequence[Row]) -> str:
+def _delivery_section(rows: Sequence[Row]) -> str:
     if not rows:
         return '<p class="verdict">No outgoing message was first reported within 24 hours.</p>'
     day = rows[-1]
-    said = (
-        f"Of {day['ended']:,} messages that ended, {_percent(day['delivered_per_ended'])} were delivered "
-        f"(24 hours; 95 % interval {_interval(day, 'delivered_per_ended')})."
+    text = (
+        f"Of {day['ended']:,} messages that ended, {_format_percent(day['delivered_per_ended'])} were delivered "
+        f"(24 hours; 95 % interval {_format_interval(day, 'delivered_per_ended')})."
         if day["ended"]
         else f"None of {day['attempted']:,} messages has ended yet."
     )
-    table = _table(
+    table = _table_section(
         "Delivery",
         ("last", "messages", "delivered / attempted", "delivered / ended", "95 % interval", "open share"),
         (
             (
                 "hour" if row["hours"] == 1 else "24 hours",
                 f"{row['attempted']:,}",
-                _percent(row["delivered_per_attempted"]),
-                _percent(row["delivered_per_ended"]),
-                _interval(row, "delivered_per_ended"),
-                _percent(row["open_share"]),
+                _format_percent(row["delivered_per_attempted"]),
+                _format_percent(row["delivered_per_ended"]),
+                _format_interval(row, "delivered_per_ended"),
+                _format_percent(row["open_share"]),
             )
             for row in rows
         ),
     )
-    return f'<p class="verdict">{said}</p>{table}'
+    return f'<p class="verdict">{text}</p>{table}'
 
 
-def _device(row: Row, alerts: Sequence[Row], learning: Sequence[Row]) -> tuple[Any, ...]:
-    def is_of(found: Row) -> bool:
+def _device_cells(row: Row, alerts: Sequence[Row], learning: Sequence[Row]) -> tuple[Any, ...]:
+    def is_same_device(found: Row) -> bool:
         return bool((found["source"], found["device_id"]) == (row["source"], row["device_id"]))
 
-    state = "learning" if any(map(is_of, learning)) else ""
-    state = "firing" if any(map(is_of, alerts)) else state
+    state = "learning" if any(map(is_same_device, learning)) else ""
+    state = "firing" if any(map(is_same_device, alerts)) else state
     return (
         f"{row['device_id']} ({row['source']})",
         f"{row['attempted']:,}",
-        _percent(row["delivered_per_ended"]),
-        _interval(row, "delivered_per_ended"),
+        _format_percent(row["delivered_per_ended"]),
+        _format_interval(row, "delivered_per_ended"),
         f"{row['last_seen_at'].astimezone(UTC):%d %b %H:%M}",
         row["top_failure"] or "",
         state,
     )
 
 
-def _alerts(alerts: Sequence[Row], choice: Choice) -> str:
+def _alerts_section(alerts: Sequence[Row], page_filter: PageFilter) -> str:
     shown = [
         row
         for row in alerts
-        if choice.source in ("", row["source"]) and choice.device in (None, row["device_id"])
+        if page_filter.source in ("", row["source"]) and page_filter.device in (None, row["device_id"])
     ]  # fmt: skip
     if not shown:
         return '<p class="dim">No alert is firing.</p>'
     head = ("alert", "source", "device", "channel", "found", "usual", "since (UTC)")
-    rows = _each(
+    rows = _format_rows(
         shown,
         lambda row: (
             row["kind"].replace("_", " "),
             row["source"],
             *("all" if row[name] is None else row[name] for name in ("device_id", "channel_id")),
             row["what"] or f"{row['failures']:,} of {row['count']:,}",
-            _percent(row["baseline"]),
+            _format_percent(row["baseline"]),
             f"{row['since'].astimezone(UTC):%d %b %H:%M}",
         ),
     )
-    return f'<div class="bad">{_table("Firing alerts", head, rows)}</div>'
+    return f'<div class="bad">{_table_section("Firing alerts", head, rows)}</div>'
 
 
-def _health(kept: dict[str, Any]) -> str:
+def _pipeline_section(values: dict[str, Any]) -> str:
     rows: list[Sequence[Any]] = [
-        ("✓" if each["ok"] else "✗", each["name"], each["what"]) for each in kept.get("processes", ())
+        ("✓" if each["ok"] else "✗", each["name"], each["what"]) for each in values.get("processes", ())
     ]
-    if kept.get("lag"):
-        rows += [("", group, f"{count:,} records to go") for group, count in kept["lag"].items()]
-    rows += _each(
-        kept.get("freshness", ()),
-        lambda row: ("", row["dataset"], f"newest {duration(row['seconds_since'])} old, {row['rows']:,} rows"),
+    if values.get("lag"):
+        rows += [("", group, f"{count:,} records to go") for group, count in values["lag"].items()]
+    rows += _format_rows(
+        values.get("freshness", ()),
+        lambda row: ("", row["dataset"], f"newest {format_duration(row['seconds_since'])} old, {row['rows']:,} rows"),
     )
-    checks = kept.get("checks", ())
+    checks = values.get("checks", ())
     if checks:
         age = datetime.now(UTC) - max(row["checked_at"] for row in checks)
         failed = [row for row in checks if not row["success"]]
-        said = f"{len(checks) - len(failed)} of {len(checks)} expectations hold, {duration(age.total_seconds())} ago"
-        rows.append(("✗" if failed else "✓", "checks", said))
+        checked = format_duration(age.total_seconds())
+        text = f"{len(checks) - len(failed)} of {len(checks)} expectations hold, {checked} ago"
+        rows.append(("✗" if failed else "✓", "checks", text))
         rows += [("✗", row["expectation"], f"{row['severity']}: {row['observed']}") for row in failed]
     rows += [
-        ("!", "dead letters", f"{row['records']:,} {row['reason']} in 24 hours") for row in kept.get("deadletters", ())
+        ("!", "dead letters", f"{row['records']:,} {row['reason']} in 24 hours")
+        for row in values.get("deadletters", ())
     ]
-    return _table("The pipeline", ("", "what", "state"), rows)
+    return _table_section("The pipeline", ("", "what", "state"), rows)
 
 
-def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def _table_section(title: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     cells = "".join(
         "<tr>"
         + "".join(
@@ -236,13 +242,13 @@ def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> st
     return f"<section><h2>{escape(title)}</h2>{body if cells else '<p class=dim>None.</p>'}</section>"
 
 
-def _bars(title: str, minutes: Sequence[Row], width: timedelta, count: int) -> str:
+def _outcome_bars(title: str, minutes: Sequence[Row], width: timedelta, count: int) -> str:
     """Return stacked bars of outcomes, the newest one last, as a picture with its numbers in words."""
     now = datetime.now(UTC)
-    sums = [dict.fromkeys(_PARTS, 0) for _ in range(count)]
+    sums = [dict.fromkeys(_BAR_OUTCOMES, 0) for _ in range(count)]
     for row in minutes:
         place = count - 1 - (now - row["minute"]) // width
-        if 0 <= place < count and row["outcome"] in _PARTS:
+        if 0 <= place < count and row["outcome"] in _BAR_OUTCOMES:
             sums[place][row["outcome"]] += row["messages"]
     most = max(sum(bar.values()) for bar in sums) or 1
     shapes = []
@@ -254,11 +260,11 @@ def _bars(title: str, minutes: Sequence[Row], width: timedelta, count: int) -> s
             if messages:
                 box = f'x="{place * _BAR}" y="{_HEIGHT - bottom:.2f}" width="{_BAR - 2}" height="{height:.2f}"'
                 shapes.append(f'<rect class="{part}" {box}><title>{part} {messages:,}</title></rect>')
-    totals = {part: sum(bar[part] for bar in sums) for part in _PARTS}
+    totals = {part: sum(bar[part] for bar in sums) for part in _BAR_OUTCOMES}
     legend = " ".join(
         f'<span class="key {part}">{part.replace("_", " ")} {n:,}</span>' for part, n in totals.items() if n
     )
-    since = duration((width * count).total_seconds())
+    since = format_duration((width * count).total_seconds())
     return (
         f'<section><h2>{title}</h2><svg viewBox="0 0 {count * _BAR} {_HEIGHT}" preserveAspectRatio="none" role="img" '
         f'aria-label="{title}">{"".join(shapes)}</svg><p class="dim ends"><span>{since} ago</span><span>now</span></p>'

@@ -17,23 +17,23 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.background_tasks import keep_running
 from core.errors import SmspulseError
-from ingest.client_limits import Senders
-from ingest.http_server import LINGER_S, HttpLimits, http_server
-from ingest.listening import ASYNCIO_BACKLOG, listen
+from ingest.client_limits import ClientFilter
+from ingest.http_server import LINGER_S, HttpLimits, build_http_server
+from ingest.listening import ASYNCIO_BACKLOG, start_listening
 from ingest.settings import Networks
 from ingest.shared_result import SharedResult
-from smspulse.dashboard.login import Login
+from smspulse.dashboard.login import PasswordGuard
 from smspulse.dashboard.metrics import REGISTRY
-from smspulse.dashboard.queries import Choice, Numbers
-from smspulse.dashboard.rendering import content, page
-from smspulse.processes.children import base_url
-from smspulse.processes.metrics_endpoint import announce
+from smspulse.dashboard.queries import PageFilter, PageSnapshot
+from smspulse.dashboard.rendering import render_content, render_page
+from smspulse.processes.children import build_server_url
+from smspulse.processes.metrics_endpoint import announce_endpoint
 
 _log = logging.getLogger(__name__)
 
-_REST: Final = 10
+_MAX_REFRESH_PART: Final = 10
 """Reading takes one part in so many of the time at most."""
-_LARGEST: Final = 2**63
+_MAX_DEVICE_ID: Final = 2**63
 _CONNECTIONS_ADVICE: Final = (
     "if they are people, raise the limit of open files, or name their proxy in SMSPULSE_PAGE_TRUSTED_PROXIES"
 )
@@ -72,7 +72,7 @@ class PageSettings(BaseSettings):
     refresh_s: float = Field(5, gt=0, description="Seconds between two readings of the warehouse, at least.")
 
 
-def is_loopback(host: str) -> bool:
+def is_loopback_host(host: str) -> bool:
     """Say whether only this machine reaches a host."""
     if host == "localhost":
         return True
@@ -82,86 +82,94 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class Page:
+class PageRequestHandler:
     """Answers requests.
 
     Args:
-        numbers: What is shown.
+        snapshot: What is shown.
         settings: Who may see it.
 
     Raises:
         NoPasswordError: Others than this machine would reach it, and there is no password.
     """
 
-    def __init__(self, numbers: Numbers, settings: PageSettings) -> None:
+    def __init__(self, snapshot: PageSnapshot, settings: PageSettings) -> None:
         password = settings.password.get_secret_value()
-        if not password and not is_loopback(settings.host):
+        if not password and not is_loopback_host(settings.host):
             msg = f"the page on {settings.host} needs a password: set SMSPULSE_PAGE_PASSWORD, or listen on 127.0.0.1"
             raise NoPasswordError(msg)
-        self._numbers, self._settings = numbers, settings
-        self._login = Login(password)
-        self._senders = Senders((), settings.trusted_proxies)
+        self._snapshot, self._settings = snapshot, settings
+        self._password_guard = PasswordGuard(password)
+        self._senders = ClientFilter((), settings.trusted_proxies)
         self._metrics = SharedResult(lambda: generate_latest(REGISTRY))
         self._routes: dict[str, Callable[[web.BaseRequest], Awaitable[web.Response]]] = {
-            "/": self._whole,
-            "/content": self._content,
-            "/metrics": self._exposition,
-            "/page.css": _file("page.css", "text/css"),
-            "/page.js": _file("page.js", "text/javascript"),
+            "/": self._answer_page,
+            "/content": self._answer_content,
+            "/metrics": self._answer_metrics,
+            "/page.css": _static_file("page.css", "text/css"),
+            "/page.js": _static_file("page.js", "text/javascript"),
         }
 
-    def server(self) -> web.Server:
+    def build_server(self) -> web.Server:
         """Return the HTTP server that has this answer; the caller gives it an address."""
         limits = HttpLimits(proxies=self._settings.trusted_proxies, advice=_CONNECTIONS_ADVICE)
-        return http_server(self.handle, limits, "the page", answer_headers=_HEADERS)
+        return build_http_server(self.handle_request, limits, "the page", answer_headers=_HEADERS)
 
-    async def handle(self, request: web.BaseRequest) -> web.Response:
+    async def handle_request(self, request: web.BaseRequest) -> web.Response:
         """Answer one request."""
-        refusal = self._refuse(request)
+        refusal = self._refuse_access(request)
         if refusal is not None:
             return refusal
         if request.method not in {"GET", "HEAD"}:
-            return _text(405, "the page answers GET and HEAD", Allow="GET, HEAD")
+            return _plain_text_answer(405, "the page answers GET and HEAD", Allow="GET, HEAD")
         answer = self._routes.get(request.path)
-        return await answer(request) if answer is not None else _text(404, "nothing is here: the page is at /")
+        return (
+            await answer(request)
+            if answer is not None
+            else _plain_text_answer(404, "nothing is here: the page is at /")
+        )
 
-    async def _whole(self, request: web.BaseRequest) -> web.Response:
-        text = await asyncio.to_thread(page, self._numbers, _choice(request), self._settings.refresh_s)
+    async def _answer_page(self, request: web.BaseRequest) -> web.Response:
+        text = await asyncio.to_thread(
+            render_page, self._snapshot, _requested_filter(request), self._settings.refresh_s
+        )
         return web.Response(text=text, content_type="text/html")
 
-    async def _content(self, request: web.BaseRequest) -> web.Response:
-        text = await asyncio.to_thread(content, self._numbers, _choice(request))
+    async def _answer_content(self, request: web.BaseRequest) -> web.Response:
+        text = await asyncio.to_thread(render_content, self._snapshot, _requested_filter(request))
         return web.Response(text=text, content_type="text/html")
 
-    async def _exposition(self, _: web.BaseRequest) -> web.Response:
+    async def _answer_metrics(self, _: web.BaseRequest) -> web.Response:
         return web.Response(body=await self._metrics.get(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_PLAIN_0_0_4})
 
-    def _refuse(self, request: web.BaseRequest) -> web.Response | None:
+    def _refuse_access(self, request: web.BaseRequest) -> web.Response | None:
         """Return the answer to who may not see the page, or None."""
         if not self._settings.password.get_secret_value():
-            if is_loopback(_host(request)):
+            if is_loopback_host(_requested_host(request)):
                 return None
             # A name of somebody else that leads here: a page of theirs could read ours.
-            return _text(403, "open this page as http://127.0.0.1 or localhost")
-        address = self._senders.sender(request.remote or "", request.headers.getall(hdrs.X_FORWARDED_FOR, ()))
-        if wait := ceil(self._login.wait_s(address)):
+            return _plain_text_answer(403, "open this page as http://127.0.0.1 or localhost")
+        address = self._senders.find_sender(request.remote or "", request.headers.getall(hdrs.X_FORWARDED_FOR, ()))
+        if wait := ceil(self._password_guard.wait_s(address)):
             why = f"too many wrong passwords from your address: try again in {wait} s"
-            return _text(429, why, Retry_After=str(wait))
-        if self._login.accepts(request.headers.get(hdrs.AUTHORIZATION, ""), address):
+            return _plain_text_answer(429, why, Retry_After=str(wait))
+        if self._password_guard.is_authorized(request.headers.get(hdrs.AUTHORIZATION, ""), address):
             return None
-        return _text(401, "the page has a password", WWW_Authenticate='Basic realm="smspulse", charset="UTF-8"')
+        return _plain_text_answer(
+            401, "the page has a password", WWW_Authenticate='Basic realm="smspulse", charset="UTF-8"'
+        )
 
 
-def _file(name: str, kind: str) -> Callable[[web.BaseRequest], Awaitable[web.Response]]:
+def _static_file(name: str, kind: str) -> Callable[[web.BaseRequest], Awaitable[web.Response]]:
     text = files("smspulse.dashboard").joinpath(name).read_text("utf-8")
 
-    async def answer(_: web.BaseRequest) -> web.Response:
+    async def answer_file(_: web.BaseRequest) -> web.Response:
         return web.Response(text=text, content_type=kind)
 
-    return answer
+    return answer_file
 
 
-def _host(request: web.BaseRequest) -> str:
+def _requested_host(request: web.BaseRequest) -> str:
     """Return the host that a request names; empty for none, or for nonsense."""
     try:
         return request.url.host or ""
@@ -169,34 +177,34 @@ def _host(request: web.BaseRequest) -> str:
         return ""
 
 
-def _text(status: int, text: str, **headers: str) -> web.Response:
+def _plain_text_answer(status: int, text: str, **headers: str) -> web.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return web.Response(status=status, text=f"{text}\n", headers=named)
 
 
-def _choice(request: web.BaseRequest) -> Choice:
+def _requested_filter(request: web.BaseRequest) -> PageFilter:
     device = request.query.get("device", "")
-    number = int(device) if device.isascii() and device.isdecimal() and len(device) < len(str(_LARGEST)) else None
-    return Choice(request.query.get("source", ""), number)
+    number = int(device) if device.isascii() and device.isdecimal() and len(device) < len(str(_MAX_DEVICE_ID)) else None
+    return PageFilter(request.query.get("source", ""), number)
 
 
-async def serve(
-    numbers: Numbers, settings: PageSettings, stop: asyncio.Event, ready: Callable[[str, int], None]
+async def serve_page(
+    snapshot: PageSnapshot, settings: PageSettings, stop: asyncio.Event, ready: Callable[[str, int], None]
 ) -> None:
     """Serve the page until `stop` is set. `ready` is called with host and port once it has numbers.
 
     Raises:
         PageError: It may not, or cannot, listen there.
     """
-    runner = web.ServerRunner(Page(numbers, settings).server(), shutdown_timeout=LINGER_S)
+    runner = web.ServerRunner(PageRequestHandler(snapshot, settings).build_server(), shutdown_timeout=LINGER_S)
     await runner.setup()
-    took = await asyncio.to_thread(numbers.refresh)
+    took = await asyncio.to_thread(snapshot.refresh)
     reading = asyncio.create_task(
-        keep_running("the reader of the page's numbers", lambda: _read(numbers, settings.refresh_s, took))
+        keep_running("the reader of the page's numbers", lambda: _refresh_forever(snapshot, settings.refresh_s, took))
     )
     try:
         try:
-            _, port = await listen(runner, settings.host, settings.port, backlog=ASYNCIO_BACKLOG)
+            _, port = await start_listening(runner, settings.host, settings.port, backlog=ASYNCIO_BACKLOG)
         except OSError as error:
             msg = f"the page cannot listen on {settings.host}:{settings.port} ({error.strerror}): choose another --port"
             raise PageError(msg) from error
@@ -207,28 +215,28 @@ async def serve(
         await runner.cleanup()
 
 
-async def _read(numbers: Numbers, least_s: float, took: float) -> None:
+async def _refresh_forever(snapshot: PageSnapshot, least_s: float, took: float) -> None:
     while True:
-        await asyncio.sleep(max(least_s, took * _REST))
-        took = await asyncio.to_thread(numbers.refresh)
+        await asyncio.sleep(max(least_s, took * _MAX_REFRESH_PART))
+        took = await asyncio.to_thread(snapshot.refresh)
 
 
-def run(data: Path, numbers: Numbers, settings: PageSettings, ready: Callable[[str], None]) -> None:
+def run_page(data: Path, snapshot: PageSnapshot, settings: PageSettings, ready: Callable[[str], None]) -> None:
     """Serve the page until SIGTERM or SIGINT. `ready` is called with its URL.
 
     Raises:
-        PageError: As `serve`.
+        PageError: As `serve_page`.
     """
 
-    def announced(host: str, port: int) -> None:
-        announce(data, "page", port, host)
-        ready(base_url(host, port))
+    def on_listening(host: str, port: int) -> None:
+        announce_endpoint(data, "page", port, host)
+        ready(build_server_url(host, port))
 
-    async def until_signalled() -> None:
+    async def serve_until_signal() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await serve(numbers, settings, stop, announced)
+        await serve_page(snapshot, settings, stop, on_listening)
 
     ProcessCollector(registry=REGISTRY)
-    asyncio.run(until_signalled())
+    asyncio.run(serve_until_signal())

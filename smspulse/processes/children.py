@@ -20,7 +20,7 @@ _EVERY_ADDRESS: Final = {"": LOOPBACK, "0.0.0.0": LOOPBACK, "::": "::1"}  # noqa
 _LOWEST_PORT: Final = 10_000
 _LINUX_CLIENTS: Final = 32_768
 """First port of clients, by Linux's own default."""
-_TRIES: Final = 100
+_MAX_PORT_TRIES: Final = 100
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -36,17 +36,17 @@ def die_with_parent(number: signal.Signals = signal.SIGKILL) -> Callable[[], Non
     """
     parent = os.getpid()
 
-    def tie() -> None:
+    def set_death_signal() -> None:
         # Runs between fork and exec: nothing here may allocate much, import or take a lock.
         if _libc is not None:
             _libc.prctl(_PR_SET_PDEATHSIG, int(number))
             if os.getppid() != parent:  # we died before the tie was made
                 os._exit(1)
 
-    return tie
+    return set_death_signal
 
 
-def is_alive(pid: int) -> bool:
+def is_process_alive(pid: int) -> bool:
     """Say whether a process of this number exists (a zombie, not yet waited for, counts)."""
     try:
         os.kill(pid, 0)
@@ -77,18 +77,18 @@ def ensure_home() -> None:
         os.environ["HOME"] = os.devnull
 
 
-def reachable_host(host: str) -> str:
+def find_reachable_host(host: str) -> str:
     """Return the host to connect to from this machine, for a server that listens on a host."""
     return _EVERY_ADDRESS.get(host, host)
 
 
-def base_url(host: str, port: int, *, tls: bool = False) -> str:
+def build_server_url(host: str, port: int, *, tls: bool = False) -> str:
     """Return the URL under which this machine reaches a server that listens on a host."""
-    host = reachable_host(host)
+    host = find_reachable_host(host)
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def why_not_listen(port: int, host: str = LOOPBACK) -> OSError | None:
+def find_listen_error(port: int, host: str = LOOPBACK) -> OSError | None:
     """Return the error that a server would meet on listening there now, or None."""
     try:
         addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -117,16 +117,16 @@ def why_not_listen(port: int, host: str = LOOPBACK) -> OSError | None:
 
 def is_own_address(host: str) -> bool:
     """Return whether a host is an address of this machine, or a name of one."""
-    error = why_not_listen(0, host)
+    error = find_listen_error(0, host)
     return error is None
 
 
-def port_is_free(port: int, host: str = LOOPBACK) -> bool:
+def is_port_free(port: int, host: str = LOOPBACK) -> bool:
     """Return whether a server could listen on the port now."""
-    return why_not_listen(port, host) is None
+    return find_listen_error(port, host) is None
 
 
-def free_port(preferred: int = 0, host: str = LOOPBACK) -> int:
+def find_free_port(preferred: int = 0, host: str = LOOPBACK) -> int:
     """Return the preferred port if it is free, else any free one.
 
     It is below those that the system gives to clients, so that no connection takes it before you listen on it. Another
@@ -135,11 +135,11 @@ def free_port(preferred: int = 0, host: str = LOOPBACK) -> int:
     Raises:
         OSError: This machine has no such address.
     """
-    if preferred and port_is_free(preferred, host):
+    if preferred and is_port_free(preferred, host):
         return preferred
-    for _ in range(_TRIES):
-        number = _LOWEST_PORT + secrets.randbelow(_lowest_of_clients() - _LOWEST_PORT)
-        if port_is_free(number, host):
+    for _ in range(_MAX_PORT_TRIES):
+        number = _LOWEST_PORT + secrets.randbelow(_find_first_client_port() - _LOWEST_PORT)
+        if is_port_free(number, host):
             return number
     family, kind, protocol, _, address = socket.getaddrinfo(
         host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -150,7 +150,7 @@ def free_port(preferred: int = 0, host: str = LOOPBACK) -> int:
     return port
 
 
-def _lowest_of_clients() -> int:
+def _find_first_client_port() -> int:
     """Return the first of the ports from which the system chooses one for a client."""
     try:
         first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])

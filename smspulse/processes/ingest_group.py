@@ -11,16 +11,16 @@ from pathlib import Path
 from ingest.errors import PORT_TAKEN, CannotListenError
 from ingest.metrics import FOLDER_VARIABLE
 from ingest.settings import IngestSettings
-from smspulse.processes.children import base_url, free_port, port_is_free
-from smspulse.processes.supervisor import Child, Supervisor
+from smspulse.processes.children import build_server_url, find_free_port, is_port_free
+from smspulse.processes.supervisor import ChildProcess, ProcessSupervisor
 
 _log = logging.getLogger(__name__)
 _STOP_S = 6.0
-_LOOK_EVERY_S = 0.1
+_POLL_INTERVAL_S = 0.1
 
 
-async def run_processes(
-    data: Path, broker: str, host: str, port: int, count: int, *, ready: Callable[[str], None]
+async def run_ingest_processes(
+    data: Path, broker: str, host: str, port: int, count: int, *, on_ready: Callable[[str], None]
 ) -> None:
     """Run receivers until SIGTERM or SIGINT; one that ends is started again. `data` is an absolute path.
 
@@ -28,13 +28,13 @@ async def run_processes(
         CannotListenError: Somebody else listens there.
         SupervisorError: One did not become ready.
     """
-    port = port or free_port(0, host)
+    port = port or find_free_port(0, host)
     # Receivers whose parent was killed finish what they have in flight.
     deadline = time.monotonic() + _STOP_S
-    while not port_is_free(port, host):
+    while not is_port_free(port, host):
         if time.monotonic() > deadline:
             raise CannotListenError(host, port, PORT_TAKEN)
-        await asyncio.sleep(_LOOK_EVERY_S)
+        await asyncio.sleep(_POLL_INTERVAL_S)
     # Each port has its own: other receivers may run on the same data folder.
     metrics = data / "metrics" / str(port)
     shutil.rmtree(metrics, ignore_errors=True)  # counters begin at 0
@@ -45,15 +45,15 @@ async def run_processes(
     address = ("--data", str(data), "--broker", broker, "--host", host, "--port", str(port))
     environment = {"SMSPULSE_INGEST_SHARE_PORT": "1", FOLDER_VARIABLE: str(metrics)}
     children = [
-        Child(f"ingest-{number}", ("ingest", *address, "--processes", "1"), _STOP_S, environment=environment)
+        ChildProcess(f"ingest-{number}", ("ingest", *address, "--processes", "1"), _STOP_S, environment=environment)
         for number in range(count)
     ]
-    supervisor = Supervisor(lambda name, level, text: _log.log(level, "%s: %s", name, text))
+    supervisor = ProcessSupervisor(lambda name, level, text: _log.log(level, "%s: %s", name, text))
     try:
         await supervisor.start(*children)
         for child in children:
-            await supervisor.wait_ready(child)
-        ready(base_url(host, port, tls=IngestSettings().tls_cert is not None))
+            await supervisor.wait_until_ready(child)
+        on_ready(build_server_url(host, port, tls=IngestSettings().tls_cert is not None))
         await stop.wait()
     finally:
         await supervisor.stop()

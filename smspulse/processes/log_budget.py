@@ -9,27 +9,27 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _WINDOW_S: Final = 60.0
-_TEXTS: Final = 10
+_MAX_TEXTS: Final = 10
 """Different lines of one place in a minute. More are counted with them, so nobody's text can fill a log."""
 _MAX_LINES: Final = 30
-_MAX_LINE: Final = 1_000
+_MAX_LINE_LENGTH: Final = 1_000
 """Of a traceback: lines, half of them from its end, where the error stands; and characters of each line."""
 
 
 @dataclass(slots=True)
-class _Place:
+class _LogLocation:
     """A line of code that logs.
 
     Args:
         ends_at: When its minute ends.
         texts: What it has written in this minute.
-        left_out: How many records were not written.
+        suppressed_count: How many records were not written.
         last: The last of them.
     """
 
     ends_at: float
     texts: set[str] = field(default_factory=set)
-    left_out: int = 0
+    suppressed_count: int = 0
     last: logging.LogRecord | None = None
 
 
@@ -54,7 +54,7 @@ class LogBudget(logging.Filter):
         super().__init__()
         self._handler, self._clock = handler, clock
         self._call_later = call_later or _start_timer
-        self._places: dict[tuple[str, str, int], _Place] = {}
+        self._locations: dict[tuple[str, str, int], _LogLocation] = {}
         # A handler that logs, or a signal handler that does, comes back here in the same thread.
         self._lock = threading.RLock()
 
@@ -63,57 +63,63 @@ class LogBudget(logging.Filter):
         if record.levelno < logging.WARNING:
             return True
         key = (record.name, record.pathname, record.lineno)
-        text = _text(record)
+        text = _format_record_text(record)
         now = self._clock()
         with self._lock:
-            place = self._places.get(key)
-            if place is None or (now >= place.ends_at and not place.left_out):
-                self._places[key] = place = _Place(now + _WINDOW_S)
-            if text not in place.texts and len(place.texts) < _TEXTS:
-                place.texts.add(text)
+            location = self._locations.get(key)
+            if location is None or (now >= location.ends_at and not location.suppressed_count):
+                self._locations[key] = location = _LogLocation(now + _WINDOW_S)
+            if text not in location.texts and len(location.texts) < _MAX_TEXTS:
+                location.texts.add(text)
                 return True
-            place.left_out += 1
-            place.last = record
-            if place.left_out > 1:
+            location.suppressed_count += 1
+            location.last = record
+            if location.suppressed_count > 1:
                 return False
-        self._call_later(max(0.0, place.ends_at - now), lambda: self._end_minute(key))
+        self._call_later(max(0.0, location.ends_at - now), lambda: self._end_window(key))
         return False
 
-    def write_counts(self) -> None:
+    def write_suppressed_counts(self) -> None:
         """Write now what was left out: the process is about to end."""
-        for key in list(self._places):
-            self._end_minute(key)
+        for key in list(self._locations):
+            self._end_window(key)
 
-    def _end_minute(self, key: tuple[str, str, int]) -> None:
+    def _end_window(self, key: tuple[str, str, int]) -> None:
         with self._lock:
-            place = self._places.pop(key, None)
-        if place is None or place.last is None:
+            location = self._locations.pop(key, None)
+        if location is None or location.last is None:
             return
-        last = place.last
+        last = location.last
         text = "%s (%d lines like this were left out in a minute)"
         count = logging.LogRecord(
-            last.name, last.levelno, last.pathname, last.lineno, text, (_text(last), place.left_out), None
+            last.name,
+            last.levelno,
+            last.pathname,
+            last.lineno,
+            text,
+            (_format_record_text(last), location.suppressed_count),
+            None,
         )
         with self._handler.lock or contextlib.nullcontext():
             self._handler.emit(count)  # not handle, which would ask this filter
 
 
-def _text(record: logging.LogRecord) -> str:
+def _format_record_text(record: logging.LogRecord) -> str:
     """Return a record's message, and its error, in bounded length."""
-    message = record.getMessage()[:_MAX_LINE]
+    message = record.getMessage()[:_MAX_LINE_LENGTH]
     error = record.exc_info[1] if record.exc_info else None
-    return message if error is None else f"{message}: {repr(error)[:_MAX_LINE]}"
+    return message if error is None else f"{message}: {repr(error)[:_MAX_LINE_LENGTH]}"
 
 
-def cut(text: str) -> str:
-    """Return a text with no more than `_MAX_LINES` lines of `_MAX_LINE` characters; it says what is missing."""
-    if len(text) <= _MAX_LINE:
+def truncate_text(text: str) -> str:
+    """Return a text with no more than `_MAX_LINES` lines of `_MAX_LINE_LENGTH` characters; it says what is missing."""
+    if len(text) <= _MAX_LINE_LENGTH:
         return text
     lines = text.split("\n")
     if (missing := len(lines) - _MAX_LINES) > 0:
         half = _MAX_LINES // 2
         lines[half:-half] = [f"  … {missing} lines are left out here …"]
-    return "\n".join(f"{line[:_MAX_LINE]}…" if len(line) > _MAX_LINE else line for line in lines)
+    return "\n".join(f"{line[:_MAX_LINE_LENGTH]}…" if len(line) > _MAX_LINE_LENGTH else line for line in lines)
 
 
 def _start_timer(seconds: float, call: Callable[[], None]) -> None:

@@ -19,10 +19,16 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
 from core.errors import SettingError, SmspulseError
-from ingest.http_server import LINGER_S, HttpLimits, error_response, http_server
-from ingest.listening import ASYNCIO_BACKLOG, listen
-from smspulse.broker.lockfile import write_whole
-from smspulse.processes.children import LOOPBACK, is_alive, is_own_address, raise_file_limit, reachable_host
+from ingest.http_server import LINGER_S, HttpLimits, build_http_server, error_response
+from ingest.listening import ASYNCIO_BACKLOG, start_listening
+from smspulse.broker.lockfile import write_file_atomically
+from smspulse.processes.children import (
+    LOOPBACK,
+    find_reachable_host,
+    is_own_address,
+    is_process_alive,
+    raise_file_limit,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +43,7 @@ class MetricsPortError(SmspulseError):
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class ProcessEndpoint:
     """A process that answers.
 
     Args:
@@ -65,13 +71,13 @@ class Endpoint:
 
     def read_metrics(self) -> str | None:
         """Return the text of its `/metrics`; None if it does not answer."""
-        if not is_alive(self.pid) or not self.is_here:
+        if not is_process_alive(self.pid) or not self.is_here:
             return None
-        answer = get(self.host, self.port, "/metrics", tls=self.tls)
+        answer = fetch_response(self.host, self.port, "/metrics", tls=self.tls)
         return None if answer is None else answer[1].decode(errors="replace")
 
 
-def announce(data: Path, name: str, port: int, host: str = LOOPBACK, *, tls: bool = False) -> None:
+def announce_endpoint(data: Path, name: str, port: int, host: str = LOOPBACK, *, tls: bool = False) -> None:
     """Write down where this process answers; it replaces what an earlier process of that name wrote.
 
     Nothing depends on it but `status` and its like: where it cannot be written, that is logged.
@@ -84,29 +90,29 @@ def announce(data: Path, name: str, port: int, host: str = LOOPBACK, *, tls: boo
         tls: Whether it answers HTTPS.
     """
     folder = data / "run"
-    endpoint = Endpoint(name, os.getpid(), reachable_host(host), port, tls)
+    endpoint = ProcessEndpoint(name, os.getpid(), find_reachable_host(host), port, tls)
     try:
         folder.mkdir(exist_ok=True)
-        write_whole(folder / f"{name}.json", json.dumps(asdict(endpoint)))
+        write_file_atomically(folder / f"{name}.json", json.dumps(asdict(endpoint)))
     except OSError as error:
         _log.warning("`smspulse status` will not find the %s: %s cannot be written: %s", name, folder, error.strerror)
 
 
-def announced(data: Path) -> Iterator[Endpoint]:
+def list_endpoints(data: Path) -> Iterator[ProcessEndpoint]:
     """Return every process that said where it answers, by name, whether it still runs or not.
 
     A file that no process writes, such as one under another name than its own, is none.
     """
     for path in sorted((data / "run").glob("*.json")):
         try:
-            endpoint = msgspec.json.decode(path.read_bytes(), type=Endpoint)
+            endpoint = msgspec.json.decode(path.read_bytes(), type=ProcessEndpoint)
         except (OSError, msgspec.DecodeError):
             continue  # half a file is none
         if endpoint.name == path.stem and endpoint.pid > 0 and 0 < endpoint.port <= _LAST_PORT:
             yield endpoint
 
 
-def ingest_endpoint(data: Path, host: str | None = None, port: int | None = None) -> Endpoint:
+def find_ingest_endpoint(data: Path, host: str | None = None, port: int | None = None) -> ProcessEndpoint:
     """Return where ingest answers: as it wrote down, unless another place is named.
 
     Args:
@@ -114,15 +120,15 @@ def ingest_endpoint(data: Path, host: str | None = None, port: int | None = None
         host: Where it listens, if known.
         port: Likewise.
     """
-    for endpoint in announced(data):
-        is_other = port not in {None, endpoint.port} or (host and reachable_host(host) != endpoint.host)
-        if endpoint.name == INGEST and is_alive(endpoint.pid) and endpoint.is_here and not is_other:
+    for endpoint in list_endpoints(data):
+        is_other = port not in {None, endpoint.port} or (host and find_reachable_host(host) != endpoint.host)
+        if endpoint.name == INGEST and is_process_alive(endpoint.pid) and endpoint.is_here and not is_other:
             return endpoint
     host, port = host or LOOPBACK, port or _INGEST_PORT
-    return Endpoint(INGEST, 0, reachable_host(host), port, bool(os.environ.get("SMSPULSE_INGEST_TLS_CERT")))
+    return ProcessEndpoint(INGEST, 0, find_reachable_host(host), port, bool(os.environ.get("SMSPULSE_INGEST_TLS_CERT")))
 
 
-def metrics_port() -> int:
+def read_metrics_port() -> int:
     """Return what `SMSPULSE_METRICS_PORT` says; 0 is any free port.
 
     Raises:
@@ -144,30 +150,30 @@ def serve_metrics(data: Path | None, name: str, registry: CollectorRegistry) -> 
         MetricsPortError: The port is taken.
         SettingError: It is no port.
     """
-    host, port = os.environ.get("SMSPULSE_METRICS_HOST", LOOPBACK), metrics_port()
+    host, port = os.environ.get("SMSPULSE_METRICS_HOST", LOOPBACK), read_metrics_port()
     ProcessCollector(registry=registry)
     raise_file_limit()
     listening: Future[int] = Future()
 
-    def run() -> None:
-        asyncio.run(_serve_metrics(host, port, name, registry, listening))
+    def run_server() -> None:
+        asyncio.run(_answer_metrics_requests(host, port, name, registry, listening))
 
-    threading.Thread(target=run, name="metrics", daemon=True).start()
+    threading.Thread(target=run_server, name="metrics", daemon=True).start()
     try:
         port = listening.result()
     except OSError as error:
         msg = f"/metrics cannot be answered at {host}:{port} ({error}): choose another SMSPULSE_METRICS_PORT"
         raise MetricsPortError(msg) from error
     if data is not None:
-        announce(data, name, port, host)
+        announce_endpoint(data, name, port, host)
 
 
-async def _serve_metrics(
+async def _answer_metrics_requests(
     host: str, port: int, name: str, registry: CollectorRegistry, listening: "Future[int]"
 ) -> None:
     """Answer `/metrics` for ever; `listening` becomes the port, or the error why there is none."""
 
-    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+    async def handle_request(request: web.BaseRequest) -> web.StreamResponse:
         if request.path != "/metrics":
             return error_response(404, "nothing is here: this process answers /metrics")
         if request.method not in {"GET", "HEAD"}:
@@ -176,9 +182,9 @@ async def _serve_metrics(
         return web.Response(body=encode(registry), headers={hdrs.CONTENT_TYPE: content_type})
 
     try:
-        runner = web.ServerRunner(http_server(handle, HttpLimits(), name), shutdown_timeout=LINGER_S)
+        runner = web.ServerRunner(build_http_server(handle_request, HttpLimits(), name), shutdown_timeout=LINGER_S)
         await runner.setup()
-        _, port = await listen(runner, host, port, backlog=ASYNCIO_BACKLOG)
+        _, port = await start_listening(runner, host, port, backlog=ASYNCIO_BACKLOG)
     except Exception as error:
         listening.set_exception(error)
         return
@@ -186,7 +192,7 @@ async def _serve_metrics(
     await asyncio.Event().wait()
 
 
-def get(host: str, port: int, path: str, *, tls: bool = False) -> tuple[int, bytes] | None:
+def fetch_response(host: str, port: int, path: str, *, tls: bool = False) -> tuple[int, bytes] | None:
     """Return what a process of this machine answers, status and body; None if nothing does."""
     connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
     if tls:
@@ -195,8 +201,8 @@ def get(host: str, port: int, path: str, *, tls: bool = False) -> tuple[int, byt
         connection = http.client.HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=context)
     try:
         connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
+        response = connection.getresponse()
+        return response.status, response.read()
     except (OSError, http.client.HTTPException):
         return None
     finally:

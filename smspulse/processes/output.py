@@ -13,7 +13,7 @@ _MAX_WAITING: Final = 1_000
 """Writes that are kept until the output takes them again; the oldest are dropped."""
 _PATIENCE_S: Final = 1.0
 """Time that a reader has to make room, before a write counts as waiting."""
-_GONE: Final = {errno.EPIPE, errno.EBADF, errno.EIO, errno.ECONNRESET}
+_GONE_ERRORS: Final = {errno.EPIPE, errno.EBADF, errno.EIO, errno.ECONNRESET}
 """Nobody will ever read what is written: the reader has ended, or the terminal was closed."""
 
 
@@ -33,8 +33,8 @@ class TolerantStream(io.TextIOBase):
         super().__init__()
         self._descriptor = descriptor
         self._encoding = encoding
-        self._waiting: deque[bytes] = deque()
-        self._dropped = 0
+        self._queued_writes: deque[bytes] = deque()
+        self._dropped_count = 0
         self._is_stuck = False
         # A signal handler may write while its thread is in here.
         self._lock = threading.RLock()
@@ -66,31 +66,31 @@ class TolerantStream(io.TextIOBase):
         """Write a text, or keep it until the output takes it; return its length."""
         with self._lock:
             if self._descriptor is not None and text:
-                self._waiting.append(text.encode(self._encoding, "backslashreplace"))
-                self._write_waiting()
+                self._queued_writes.append(text.encode(self._encoding, "backslashreplace"))
+                self._write_queued()
         return len(text)
 
     def flush(self) -> None:
         """Write what the output takes now."""
         with self._lock:
-            self._write_waiting()
+            self._write_queued()
 
-    def _write_waiting(self) -> None:
+    def _write_queued(self) -> None:
         try:
-            while self._waiting and self._is_ready():
-                self._write_first()
+            while self._queued_writes and self._is_writable_now():
+                self._write_oldest()
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in _GONE_ERRORS:
                 self._descriptor = None
-                self._waiting.clear()
+                self._queued_writes.clear()
                 return
             self._is_stuck = True
-        while len(self._waiting) > _MAX_WAITING:
+        while len(self._queued_writes) > _MAX_WAITING:
             # The first one may be written in part already.
-            del self._waiting[1]
-            self._dropped += 1
+            del self._queued_writes[1]
+            self._dropped_count += 1
 
-    def _is_ready(self) -> bool:
+    def _is_writable_now(self) -> bool:
         """Return whether a write of up to `PIPE_BUF` bytes will not block."""
         if self._descriptor is None:
             return False
@@ -99,22 +99,22 @@ class TolerantStream(io.TextIOBase):
         self._is_stuck = not poll.poll(0 if self._is_stuck else _PATIENCE_S * 1000)
         return not self._is_stuck
 
-    def _write_first(self) -> None:
+    def _write_oldest(self) -> None:
         assert self._descriptor is not None  # noqa: S101 - a type guard
-        first = self._waiting[0]
+        first = self._queued_writes[0]
         written = os.write(self._descriptor, first[: select.PIPE_BUF])
         self._is_stuck = False
         if written < len(first):
-            self._waiting[0] = first[written:]
+            self._queued_writes[0] = first[written:]
             return
-        self._waiting.popleft()
-        if self._dropped:
-            notice = f"({self._dropped} lines could not be written)\n".encode(self._encoding, "backslashreplace")
-            self._waiting.appendleft(notice)
-            self._dropped = 0
+        self._queued_writes.popleft()
+        if self._dropped_count:
+            notice = f"({self._dropped_count} lines could not be written)\n".encode(self._encoding, "backslashreplace")
+            self._queued_writes.appendleft(notice)
+            self._dropped_count = 0
 
 
-def tolerant(stream: TextIO | None) -> TextIO:
+def make_tolerant(stream: TextIO | None) -> TextIO:
     """Return a stream to the same place that never raises; the stream itself if it has no file descriptor.
 
     Args:

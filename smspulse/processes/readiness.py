@@ -3,23 +3,23 @@
 import os
 from typing import Final
 
-VARIABLE: Final = "SMSPULSE_READY_FD"
+READY_FD_VARIABLE: Final = "SMSPULSE_READY_FD"
 READY: Final = b"1"
 NEVER_READY: Final = b"0"
 
 
-def tell_ready() -> None:
+def report_ready() -> None:
     """Tell the supervisor, if one started us; once, and later calls do nothing."""
-    _report(READY)
+    _write_report_byte(READY)
 
 
 def report_permanent_failure() -> None:
-    """Report that a restart would fail in the same way, as with a wrong setting. After `tell_ready` it does nothing."""
-    _report(NEVER_READY)
+    """Report that a restart would fail too, as with a wrong setting. After `report_ready` it does nothing."""
+    _write_report_byte(NEVER_READY)
 
 
-def _report(byte: bytes) -> None:
-    descriptor = os.environ.pop(VARIABLE, "")
+def _write_report_byte(byte: bytes) -> None:
+    descriptor = os.environ.pop(READY_FD_VARIABLE, "")
     if not descriptor.isdecimal():
         return
     try:

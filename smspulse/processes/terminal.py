@@ -19,17 +19,17 @@ _CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u
 _CONTROLS_AND_LINES: Final = re.compile(f"[\n]|{_CONTROLS.pattern}")
 
 
-def visible(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Return a text with its control characters as escapes; tabs and newlines are kept."""
-    return _CONTROLS.sub(_escape, text)
+    return _CONTROLS.sub(_escape_character, text)
 
 
-def visible_line(text: str) -> str:
+def escape_to_line(text: str) -> str:
     """Return a text as one line, with its control characters and newlines as escapes."""
-    return _CONTROLS_AND_LINES.sub(_escape, text)
+    return _CONTROLS_AND_LINES.sub(_escape_character, text)
 
 
-def _escape(found: re.Match[str]) -> str:
+def _escape_character(found: re.Match[str]) -> str:
     code = ord(found[0])
     if found[0] in "\n\r":
         return {"\n": "\\n", "\r": "\\r"}[found[0]]
@@ -38,7 +38,7 @@ def _escape(found: re.Match[str]) -> str:
 
 def echo(text: str, *, err: bool = False) -> None:
     """Write a text and a newline to standard output or standard error."""
-    click.echo(visible(text), err=err)
+    click.echo(escape_controls(text), err=err)
 
 
 class _PlainConsole(Console):
@@ -46,7 +46,7 @@ class _PlainConsole(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a text as it will be shown: before widths are measured."""
-        return super().render_str(visible(text), **options)
+        return super().render_str(escape_controls(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield what is written, without control characters that a renderable brought along."""
@@ -54,7 +54,7 @@ class _PlainConsole(Console):
             if segment.control:
                 yield segment
             else:
-                yield Segment(visible(segment.text), segment.style)
+                yield Segment(escape_controls(segment.text), segment.style)
 
 
 def make_console(**options: Any) -> Console:

@@ -18,15 +18,15 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import SettingError, SmspulseError
-from smspulse.processes.readiness import VARIABLE
+from smspulse.processes.readiness import READY_FD_VARIABLE
 
 _log = logging.getLogger(__name__)
 
-_GROUP: Final = 0o070
+_GROUP_RIGHTS: Final = 0o070
 _GROUP_READS: Final = 0o050
-_OTHERS: Final = 0o007
+_OTHERS_RIGHTS: Final = 0o007
 _OTHERS_READ: Final = 0o005
-_FOR_OWNER: Final = {"kafka", "spool", "accepted", "state", "sources.json", "sources.json.lock"}
+_OWNER_ONLY_NAMES: Final = {"kafka", "spool", "accepted", "state", "sources.json", "sources.json.lock"}
 """What a group never reads: secrets, and what only processes of the pipeline need."""
 _user_umask: int | None = None
 
@@ -49,7 +49,7 @@ class DataFolderSettings(BaseSettings):
     )
 
 
-def set_umask(data: Path) -> None:
+def set_private_umask(data: Path) -> None:
     """Have all that this process and its children make be as private as the data folder, which need not exist.
 
     The group gets the rights that the folder's group has, others none. Where somebody else owns the folder, as when
@@ -73,10 +73,10 @@ def set_umask(data: Path) -> None:
                 "read it with SMSPULSE_READ_GROUP"
             )
             raise DataFolderError(msg)
-        shared |= _GROUP & _private(stat.S_IMODE(found.st_mode))
+        shared |= _GROUP_RIGHTS & _make_mode_private(stat.S_IMODE(found.st_mode))
         if found.st_uid != os.geteuid():
             shared |= _GROUP_READS | _OTHERS_READ
-    _set_umask(0o777 & ~(stat.S_IRWXU | shared))
+    _replace_umask(0o777 & ~(stat.S_IRWXU | shared))
 
 
 def restrict_to_owner(data: Path) -> None:
@@ -90,19 +90,19 @@ def restrict_to_owner(data: Path) -> None:
     found = data.stat()
     mode = stat.S_IMODE(found.st_mode)
     if name := DataFolderSettings().read_group:
-        _give_to_group(data, name, found)
+        _share_folder_with_group(data, name, found)
         return
-    if not mode & _OTHERS:
+    if not mode & _OTHERS_RIGHTS:
         return
     with suppress(PermissionError):
-        data.chmod(_private(mode))
-    if not data.stat().st_mode & _OTHERS:
+        data.chmod(_make_mode_private(mode))
+    if not data.stat().st_mode & _OTHERS_RIGHTS:
         _log.warning(
             "the data folder %s was open to every user of this machine (mode %04o): it is now for %s alone; "
             "SMSPULSE_READ_GROUP names a group that may read it",
             *(data, mode, user_name(found.st_uid)),
         )
-    elif VARIABLE not in os.environ:  # of `smspulse up`, one process says it
+    elif READY_FD_VARIABLE not in os.environ:  # of `smspulse up`, one process says it
         _log.warning(
             "every user of this machine may enter the data folder %s (mode %04o): have %s run chmod 700 on it, or move "
             "it to a file system that keeps rights",
@@ -113,26 +113,26 @@ def restrict_to_owner(data: Path) -> None:
 def describe_readers(data: Path) -> tuple[bool, str]:
     """Return whether others are kept out of the data folder, and in words who may read it."""
     found = data.stat()
-    if found.st_mode & _OTHERS:
+    if found.st_mode & _OTHERS_RIGHTS:
         return False, f"every user of this machine may enter it (mode {stat.S_IMODE(found.st_mode):04o})"
     owner = user_name(found.st_uid)
-    if found.st_mode & _GROUP:
+    if found.st_mode & _GROUP_RIGHTS:
         return True, f"{owner} and the group {_group_name(found.st_gid)} may read it"
     return True, f"{owner} alone may read it"
 
 
 @contextmanager
-def exporting(path: Path, data: Path) -> Iterator[None]:
+def use_export_umask(path: Path, data: Path) -> Iterator[None]:
     """Let files be made, for a context, with the umask of the user, unless their path is in the data folder."""
     if path.resolve().is_relative_to(data.resolve()):
         yield
         return
-    with users_umask():
+    with use_original_umask():
         yield
 
 
 @contextmanager
-def users_umask() -> Iterator[None]:
+def use_original_umask() -> Iterator[None]:
     """Let files be made, for a context, with the umask that this process was started with."""
     if _user_umask is None:
         yield
@@ -159,19 +159,19 @@ def _group_name(gid: int) -> str:
         return str(gid)
 
 
-def _set_umask(umask: int) -> None:
+def _replace_umask(umask: int) -> None:
     global _user_umask  # noqa: PLW0603 - so is the umask
     previous = os.umask(umask)
     _user_umask = previous if _user_umask is None else _user_umask
 
 
-def _private(mode: int) -> int:
+def _make_mode_private(mode: int) -> int:
     """Return a folder's mode without others, and without a group that has its rights by no more than a common umask."""
-    is_open, is_for_group = mode & _OTHERS, mode & stat.S_ISGID
-    return mode & ~_OTHERS & ~(_GROUP if is_open and not is_for_group else 0)
+    is_open, is_for_group = mode & _OTHERS_RIGHTS, mode & stat.S_ISGID
+    return mode & ~_OTHERS_RIGHTS & ~(_GROUP_RIGHTS if is_open and not is_for_group else 0)
 
 
-def _give_to_group(data: Path, name: str, found: os.stat_result) -> None:
+def _share_folder_with_group(data: Path, name: str, found: os.stat_result) -> None:
     """Let a group read the data folder, and what is in it but for secrets. Done once: new files inherit the group."""
     try:
         gid = grp.getgrnam(name).gr_gid
@@ -183,10 +183,10 @@ def _give_to_group(data: Path, name: str, found: os.stat_result) -> None:
         return
     try:
         for folder, folders, files in os.walk(data):
-            folders[:] = [each for each in folders if each not in _FOR_OWNER]
+            folders[:] = [each for each in folders if each not in _OWNER_ONLY_NAMES]
             for each in files:
                 with suppress(FileNotFoundError):  # a file that was merged meanwhile
-                    _share(Path(folder, each), gid)
+                    _share_with_group(Path(folder, each), gid)
             if Path(folder) != data:
                 os.chown(folder, -1, gid)
                 Path(folder).chmod(mode)
@@ -202,8 +202,8 @@ def _give_to_group(data: Path, name: str, found: os.stat_result) -> None:
     _log.info("the group %s may read the data folder %s", name, data)
 
 
-def _share(path: Path, gid: int) -> None:
-    if path.name in _FOR_OWNER or path.suffix == ".token":
+def _share_with_group(path: Path, gid: int) -> None:
+    if path.name in _OWNER_ONLY_NAMES or path.suffix == ".token":
         return
     os.chown(path, -1, gid)
     path.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP)

@@ -19,19 +19,19 @@ from core.topic_ids import TopicIds
 from gateway.errors import UnreadablePayload
 from gateway.json_body import to_utf8
 from gateway.number_search import NumberSearch
-from gateway.payloads import parse, unforeseen
-from ingest.redaction import REWRITTEN_TYPE, Privacy
+from gateway.payloads import parse_payload, unforeseen_error
+from ingest.redaction import REWRITTEN_TYPE, PayloadRedactor
 from ingest.settings import IngestSettings
-from ingest.spool import Spool, Webhook
+from ingest.spool import WebhookRecord, WebhookSpool
 from smspulse.broker.login import client_properties_path
 from warehouse.maintenance import erasure
-from warehouse.partition_log import UNKNOWN, PartitionLog, topic_of
-from warehouse.sink import parquet_files as landing
-from warehouse.sink.storage import Folder
-from warehouse.sink.topic_incarnations import KafkaLogReader, locate
+from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog, parse_topic_id
+from warehouse.sink import parquet_files
+from warehouse.sink.storage import FolderStore
+from warehouse.sink.topic_incarnations import KafkaLogReader, locate_log_position
 
 _SEND_S: Final = 30.0
-_COMPACTED: Final = {topic.name for topic in topics.TOPICS if topic.cleanup == "compact"}
+_COMPACTED_TOPICS: Final = {topic.name for topic in topics.TOPICS if topic.cleanup == "compact"}
 _DAYS: Final = {topic.name: topic.retention_days for topic in topics.TOPICS}
 
 
@@ -40,15 +40,15 @@ class EraseError(SmspulseError):
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ErasureReport:
     """What was touched, and what is left, for people: a line each; and whether some of that is in the data folder."""
 
     lines: list[str]
-    left: list[str]
-    files_left: bool
+    remaining: list[str]
+    has_remaining_files: bool
 
 
-def erase(data: Path, numbers: tuple[str, ...], kafka: Callable[[], KafkaSettings]) -> Report:
+def erase_everywhere(data: Path, numbers: tuple[str, ...], kafka: Callable[[], KafkaSettings]) -> ErasureReport:
     """Erase numbers everywhere. A run that was interrupted is to be done again.
 
     Args:
@@ -61,22 +61,24 @@ def erase(data: Path, numbers: tuple[str, ...], kafka: Callable[[], KafkaSetting
         SmspulseError: Files or spool cannot be changed.
     """
     try:
-        search, not_searched = erasure.search_for(data, numbers)
+        search, not_searched = erasure.create_number_search(data, numbers)
     except ValueError as error:
         msg = f"{error} has too few digits to be a phone number; nothing was erased"
         raise EraseError(msg) from error
     lines = []
     if (data / "spool" / "spool.sqlite").exists():  # first: what is forwarded meanwhile is erased from the files
-        lines.append(f"spool: {_clean_spool(data, search)} webhooks that wait for Kafka")
-    done = erasure.erase(data, search)
+        lines.append(f"spool: {_erase_from_spool(data, search)} webhooks that wait for Kafka")
+    done = erasure.erase_from_files(data, search)
     lines += [f"{name}: {rows:,} rows in {done.files[name]} files" for name, rows in sorted(done.rows.items())]
     if done.keys:
-        _tell_kafka(kafka(), done.keys)
+        _write_tombstones(kafka(), done.keys)
         lines.append(f"{topics.MESSAGES}: {len(done.keys):,} messages deleted by key")
-    erasure.told_kafka(data)
-    lines += [f"state of a stream worker: {path} was deleted, Kafka has it" for path in _drop_states(data)]
-    left = [f"{path.parent}: a stream worker uses it. Stop it and run the command again" for path in _states(data)]
-    left += [f"{path} still holds it" for path in erasure.holding(data, search)]
+    erasure.complete_pending_erasure(data)
+    lines += [f"state of a stream worker: {path} was deleted, Kafka has it" for path in _delete_unused_states(data)]
+    left = [
+        f"{path.parent}: a stream worker uses it. Stop it and run the command again" for path in _list_state_locks(data)
+    ]
+    left += [f"{path} still holds it" for path in erasure.find_files_with_numbers(data, search)]
     stays = [
         f"{dataset}: {rows:,} rows have it as their {column}, by which they are counted"
         for (dataset, column), rows in sorted(done.ids.items())
@@ -86,37 +88,37 @@ def erase(data: Path, numbers: tuple[str, ...], kafka: Callable[[], KafkaSetting
         f"command again with --number {digits}"
         for digits in not_searched
     ]
-    return Report(lines, [*stays, *_kept_by_kafka(data, done.until, kafka), *left], bool(left))
+    return ErasureReport(lines, [*stays, *_describe_kept_records(data, done.end_offsets, kafka), *left], bool(left))
 
 
-def _clean_spool(data: Path, search: NumberSearch) -> int:
-    privacy = Privacy("mask", "drop")
+def _erase_from_spool(data: Path, search: NumberSearch) -> int:
+    privacy = PayloadRedactor("mask", "drop")
 
-    def masked(webhook: Webhook) -> Webhook:
+    def mask_webhook(webhook: WebhookRecord) -> WebhookRecord:
         content_type = dict(webhook.headers).get(records.HEADER_CONTENT_TYPE, b"")
         if not search.is_in_body(webhook.body, content_type) and not search.is_in(content_type.decode("latin-1")):
             return webhook
         received = to_utf8(webhook.body, content_type)
         try:
-            body = privacy.apply(received, parse(received))
+            body = privacy.redact_body(received, parse_payload(received))
         except UnreadablePayload as error:
-            body = privacy.apply(received, error)
+            body = privacy.redact_body(received, error)
         except Exception as error:  # one webhook must not keep the number in all others
-            body = privacy.apply(received, unforeseen(error))
+            body = privacy.redact_body(received, unforeseen_error(error))
         headers = dict(webhook.headers) | {records.HEADER_CONTENT_TYPE: REWRITTEN_TYPE}
         return webhook._replace(body=body, headers=list(headers.items()))
 
-    spool = Spool(data, IngestSettings())
+    spool = WebhookSpool(data, IngestSettings())
     try:
-        return spool.rewrite(masked)
+        return spool.rewrite_webhooks(mask_webhook)
     finally:
         spool.close()
 
 
-def _tell_kafka(kafka: KafkaSettings, keys: Iterable[tuple[int, str]]) -> None:
+def _write_tombstones(kafka: KafkaSettings, keys: Iterable[tuple[int, str]]) -> None:
     """Write a tombstone for each message, durably."""
     try:
-        producer = KafkaProducer(**kafka.kafka_python(), acks="all")
+        producer = KafkaProducer(**kafka.kafka_python_options(), acks="all")
         try:
             sent = [producer.send(topics.MESSAGES, key=key.encode(), partition=number) for number, key in sorted(keys)]
             producer.flush(timeout=_SEND_S)
@@ -129,7 +131,7 @@ def _tell_kafka(kafka: KafkaSettings, keys: Iterable[tuple[int, str]]) -> None:
         raise EraseError(msg) from error
 
 
-def _ends_in_kafka(
+def _find_end_offsets(
     data: Path, topic: str, ends: dict[PartitionLog, int], kafka: Callable[[], KafkaSettings]
 ) -> list[dict[str, Any]]:
     """Return the offsets in Kafka's present topic behind the newest records in question, by partition.
@@ -138,28 +140,28 @@ def _ends_in_kafka(
         KafkaException: Kafka does not answer.
     """
     found: dict[int, int] = {}
-    topic_id = UNKNOWN
-    if landing.in_order_of_appearance(data, topic) != [UNKNOWN]:
-        ids = TopicIds(kafka()).read([topic])
+    topic_id = UNKNOWN_INCARNATION
+    if parquet_files.list_incarnations_by_age(data, topic) != [UNKNOWN_INCARNATION]:
+        ids = TopicIds(kafka()).read_ids([topic])
         if topic not in ids:
             return []
         topic_id = ids[topic]
     for log, end in ends.items():
-        lost_from = landing.first_lost_offsets(data, topic, log.partition, topic_id)
+        lost_from = parquet_files.find_first_lost_offsets(data, topic, log.partition, topic_id)
         first_lost = lost_from.get(log.incarnation)
-        if log.incarnation == UNKNOWN and not any(topic_of(each) == topic_id for each in lost_from):
+        if log.incarnation == UNKNOWN_INCARNATION and not any(parse_topic_id(each) == topic_id for each in lost_from):
             # The files do not tell whether their topic is the present one: a comparison of records does.
             with KafkaLogReader(kafka()) as reader:
-                first_lost = locate(Folder(data), reader, topic, log.partition, topic_id).offset
+                first_lost = locate_log_position(FolderStore(data), reader, topic, log.partition, topic_id).offset
         last = end if first_lost is None else min(end, first_lost)
         if last:
             found[log.partition] = max(found.get(log.partition, 0), last)
     return [{"topic": topic, "partition": number, "offset": offset} for number, offset in sorted(found.items())]
 
 
-def _drop_states(data: Path) -> Iterator[Path]:
+def _delete_unused_states(data: Path) -> Iterator[Path]:
     """Delete the local states that no worker uses; their values cannot be searched."""
-    for lock in _states(data):
+    for lock in _list_state_locks(data):
         with lock.open("rb+") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -169,16 +171,18 @@ def _drop_states(data: Path) -> Iterator[Path]:
             yield lock.parent
 
 
-def _states(data: Path) -> list[Path]:
+def _list_state_locks(data: Path) -> list[Path]:
     return sorted(data.glob("state/**/LOCK"))
 
 
-def _kept_by_kafka(data: Path, until: dict[PartitionLog, int], kafka: Callable[[], KafkaSettings]) -> Iterator[str]:
+def _describe_kept_records(
+    data: Path, until: dict[PartitionLog, int], kafka: Callable[[], KafkaSettings]
+) -> Iterator[str]:
     for topic in sorted({log.topic for log in until}):
         if topic == topics.ALERTS:
             yield f"{topic}: Kafka keeps the newest change of each alert, so until the alert changes again"
             continue
-        if topic in _COMPACTED:
+        if topic in _COMPACTED_TOPICS:
             yield (
                 f"{topic}: Kafka drops the old versions when it compacts the topic, after {_DAYS[topic]:g} days at the "
                 "latest or when a segment is full"
@@ -186,7 +190,7 @@ def _kept_by_kafka(data: Path, until: dict[PartitionLog, int], kafka: Callable[[
             continue
         ends = {log: end for log, end in until.items() if log.topic == topic}
         try:
-            partitions = _ends_in_kafka(data, topic, ends, kafka)
+            partitions = _find_end_offsets(data, topic, ends, kafka)
         except (KafkaException, SmspulseError) as error:
             yield f"{topic}: Kafka may keep the records for {_DAYS[topic]:g} days, and could not be asked ({error})"
             continue

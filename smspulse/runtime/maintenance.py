@@ -19,10 +19,10 @@ from smspulse.processes.children import die_with_parent
 _log = logging.getLogger(__name__)
 
 _COMMANDS: Final = ("rebuild", "compact", "retain")
-_DONE: Final = {0, 1}  # 1: the rebuild found a difference, which its lines say
+_DONE_CODES: Final = {0, 1}  # 1: the rebuild found a difference, which its lines say
 
 
-class UpkeepSettings(BaseSettings):
+class MaintenanceSettings(BaseSettings):
     """Environment: `SMSPULSE_UPKEEP_` and the field's name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix="SMSPULSE_UPKEEP_", frozen=True, extra="forbid", allow_inf_nan=False)
@@ -30,7 +30,7 @@ class UpkeepSettings(BaseSettings):
     minutes: float = Field(60, ge=0, description="Minutes between two runs; 0: never.")
 
 
-async def keep_up(
+async def run_maintenance(
     minutes: float,
     run: Callable[[Sequence[str]], Awaitable[int]],
     wait: Callable[[float], Awaitable[None]],
@@ -46,7 +46,7 @@ async def keep_up(
         await wait(minutes * 60)
         for command in _COMMANDS:
             try:
-                failed = await run((command,)) not in _DONE
+                failed = await run((command,)) not in _DONE_CODES
             except OSError as error:  # no process could be started
                 failed = True
                 _log.warning("%s: %s", command, error)
@@ -54,7 +54,7 @@ async def keep_up(
                 _log.warning("%s failed: see its lines above; it is tried again in %g minutes", command, minutes)
 
 
-async def check_regularly(data: Path, broker: str, every_s: float) -> None:
+async def check_periodically(data: Path, broker: str, every_s: float) -> None:
     """Check a data folder every so many seconds, each time in a process of its own, and log what changes."""
     if find_spec("great_expectations") is None:
         _log.warning("the data is not checked regularly: pip install 'smspulse[expectations]'")
@@ -62,10 +62,10 @@ async def check_regularly(data: Path, broker: str, every_s: float) -> None:
     known: set[str] = set()
     while True:
         await asyncio.sleep(every_s)
-        known = await _check_once(data, broker, known)
+        known = await _run_check_process(data, broker, known)
 
 
-async def _check_once(data: Path, broker: str, known: set[str]) -> set[str]:
+async def _run_check_process(data: Path, broker: str, known: set[str]) -> set[str]:
     tie = die_with_parent(signal.SIGTERM)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "smspulse", "check", "--data", str(data), "--broker", broker, "--format", "json"),
@@ -88,8 +88,8 @@ async def _check_once(data: Path, broker: str, known: set[str]) -> set[str]:
     levels = {"critical": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}
     for name, row in failed.items():
         if name not in known:
-            told = (row["severity"], name, row["observed"], row["meaning"], row["action"])
-            _log.log(levels[row["severity"]], "check: %s: %s: %s. %s %s", *told)
+            details = (row["severity"], name, row["observed"], row["meaning"], row["action"])
+            _log.log(levels[row["severity"]], "check: %s: %s: %s. %s %s", *details)
     for name in known - failed.keys():
         _log.info("check: %s holds again", name)
     return set(failed)

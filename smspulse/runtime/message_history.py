@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gateway.statuses import STATUSES, Status
-from warehouse.reader import open_warehouse, retried
-from warehouse.status_codes import known_statuses
+from gateway.statuses import STATUSES, StatusCode
+from warehouse.reader import open_warehouse, retry_after_merge
+from warehouse.status_codes import load_known_statuses
 
 _FLAGS = {
     "duplicated": "a report was delivered more than once",
@@ -21,7 +21,7 @@ _COLUMNS = (
 )
 
 
-def find(data: Path, key: str) -> dict[str, Any] | None:
+def find_message(data: Path, key: str) -> dict[str, Any] | None:
     """Return what is known of a message, ready for JSON: columns of `messages` and its `reports`; None if nothing is.
 
     Of its recipient and text it says nothing.
@@ -45,39 +45,39 @@ def find(data: Path, key: str) -> dict[str, Any] | None:
         })
     """
     sql = f"SELECT {', '.join(columns)}, {reports} FROM messages WHERE message_key = ?"  # noqa: S608 - names of ours
-    statuses = known_statuses(data)
+    statuses = load_known_statuses(data)
     with open_warehouse(data) as connection:
-        row = retried(lambda: connection.execute(sql, [key]).fetchone())
+        row = retry_after_merge(lambda: connection.execute(sql, [key]).fetchone())
     if row is None:
         return None
     found = dict(zip((*_COLUMNS[:-1], "reports"), row, strict=True))
     found["reports"] = sorted(found["reports"] or (), key=lambda report: report["after_s"])
     for report in found["reports"]:
-        report["status"] = status_name(report["status_id"], statuses)
+        report["status"] = get_status_name(report["status_id"], statuses)
     return found
 
 
-def status_name(status_id: int, statuses: Mapping[int, Status] = STATUSES) -> str:
+def get_status_name(status_id: int, statuses: Mapping[int, StatusCode] = STATUSES) -> str:
     """Return a status in words."""
     status = statuses.get(status_id)
     return status.name if status else f"undocumented status {status_id}"
 
 
-def tell(message: dict[str, Any]) -> str:
-    """Return what `find` found as lines of text."""
-    lines = [f"{message['message_key']} {_verdict(message)}.", ""]
+def format_history(message: dict[str, Any]) -> str:
+    """Return what `find_message` found as lines of text."""
+    lines = [f"{message['message_key']} {_describe_outcome(message)}.", ""]
     shown = None
     for report in message["reports"]:
         when = f"+{report['after_s']:.1f} s" if report["after_s"] else report["at"].replace("T", " ")[:-1] + " UTC"
         place = (report["device_id"], report["channel_id"])
         through = f", phone {place[0]}, channel {place[1]}" if place not in (shown, (None, None)) else ""
-        again = f"; told again up to {duration(report['again_s'])} later" if report["again_s"] else ""
+        again = f"; told again up to {format_duration(report['again_s'])} later" if report["again_s"] else ""
         lines.append(f"  {when:>27}  {report['status']}{through}{again}")
         shown = place
     if message["outcome"] == "expired":
         lines.append(f"  {message['ended_at'].replace('T', ' ')[:-1] + ' UTC':>27}  expired, for no report came")
     steps = [
-        f"{duration(message[f'{step}_s'])} {where}"
+        f"{format_duration(message[f'{step}_s'])} {where}"
         for step, where in (("queue", "in the queue"), ("device", "on the phone"), ("network", "in the network"))
         if message[f"{step}_s"] is not None
     ]
@@ -93,28 +93,28 @@ def tell(message: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _verdict(message: dict[str, Any]) -> str:
+def _describe_outcome(message: dict[str, Any]) -> str:
     match message["outcome"]:
         case "delivered":
-            return f"was delivered {duration(message['total_s'] or 0)} after its first report"
+            return f"was delivered {format_duration(message['total_s'] or 0)} after its first report"
         case "undelivered" | "not_sent" | "not_permitted":
-            return f"failed: {_last_status(message)}"
+            return f"failed: {_name_last_status(message)}"
         case "expired":
             return "expired: it has no end, and nothing more was reported"
         case "incoming":
             return "is an incoming message"
         case _:
-            return f"is open: {_last_status(message)}"
+            return f"is open: {_name_last_status(message)}"
 
 
-def _last_status(message: dict[str, Any]) -> str:
+def _name_last_status(message: dict[str, Any]) -> str:
     """Return the status that decides, as its report names it: a setting may have given it a meaning."""
     id_ = message["last_status_id"]
     named = (report["status"] for report in message["reports"] if report["status_id"] == id_)
-    return next(named, status_name(id_))
+    return next(named, get_status_name(id_))
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return seconds as a person reads them: `4.2 s`, `3 min`, `5.5 h`, `2 days`."""
     for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:

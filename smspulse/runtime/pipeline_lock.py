@@ -8,7 +8,7 @@ from typing import Final
 
 from core.errors import SmspulseError
 
-NAME: Final = "up.lock"
+LOCK_FILE_NAME: Final = "up.lock"
 
 
 class AlreadyRunningError(SmspulseError):
@@ -17,7 +17,7 @@ class AlreadyRunningError(SmspulseError):
     is_permanent = True
 
 
-class UpLock(AbstractContextManager["UpLock"]):
+class PipelineLock(AbstractContextManager["PipelineLock"]):
     """Holds the lock of a data folder as a context. The kernel releases it with the process, however that ends.
 
     Attributes:
@@ -29,7 +29,7 @@ class UpLock(AbstractContextManager["UpLock"]):
     """
 
     def __init__(self, data: Path) -> None:
-        self._descriptor = os.open(data / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._descriptor = os.open(data / LOCK_FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         holder = os.pread(self._descriptor, 20, 0).decode(errors="replace")
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,20 +7,26 @@ from typing import Any
 import duckdb
 import orjson
 
-from core.group_lag import BROKER_PATIENCE_S, is_listening, lag
+from core.group_lag import BROKER_PATIENCE_S, is_listening, read_group_lag
 from core.topics import RAW
 from smspulse.processes.children import LOOPBACK
-from smspulse.processes.metrics_endpoint import INGEST, Endpoint, announced, get, ingest_endpoint
-from smspulse.runtime.pipeline import LoginUnreadableError, NoBrokerError, kafka_settings
+from smspulse.processes.metrics_endpoint import (
+    INGEST,
+    ProcessEndpoint,
+    fetch_response,
+    find_ingest_endpoint,
+    list_endpoints,
+)
+from smspulse.runtime.pipeline import LoginUnreadableError, NoBrokerError, find_kafka_settings
 from streams.settings import StreamSettings
 from warehouse.errors import NoWarehouseError
 from warehouse.metrics import BLOCKED_METRIC
-from warehouse.reader import open_warehouse, rows
-from warehouse.schemas import BY_TOPIC
+from warehouse.reader import fetch_rows, open_warehouse
+from warehouse.schemas import DATASETS_BY_TOPIC
 from warehouse.settings import LanderSettings
 
 
-def look(data: Path, broker: str, port: int | None = None, host: str | None = None) -> dict[str, Any]:
+def collect_status(data: Path, broker: str, port: int | None = None, host: str | None = None) -> dict[str, Any]:
     """Return the state of all, ready for JSON. Changes nothing. Takes some seconds, a minute on a busy machine.
 
     Its keys: `ok`; `processes`, each with `name`, `ok` and `what`; `delivery`, rows of the view `delivery_now`; `lag`,
@@ -33,24 +39,26 @@ def look(data: Path, broker: str, port: int | None = None, host: str | None = No
         port: Ingest's; None for the one that it wrote down.
         host: Likewise.
     """
-    found = pipeline(data, broker, port, host) | _numbers(data)
+    found = collect_pipeline_status(data, broker, port, host) | _read_status_views(data)
     processes = found["processes"]
     trouble = [f"{each['name']}: {each['what']}" for each in processes if not each["ok"]]
     trouble += [] if found["freshness"] else ["nothing has landed"]
     return {"ok": not trouble and not found["alerts"], "trouble": trouble} | found
 
 
-def pipeline(data: Path, broker: str, port: int | None = None, host: str | None = None) -> dict[str, Any]:
-    """Return the `processes` and the `lag` that `look` returns; arguments as there."""
-    groups = {LanderSettings(data=data).group: list(BY_TOPIC)}
-    behind, is_ok = None, False
+def collect_pipeline_status(
+    data: Path, broker: str, port: int | None = None, host: str | None = None
+) -> dict[str, Any]:
+    """Return the `processes` and the `lag` that `collect_status` returns; arguments as there."""
+    groups = {LanderSettings(data=data).group: list(DATASETS_BY_TOPIC)}
+    group_lag, is_ok = None, False
     try:
-        kafka = kafka_settings(data, broker)
+        kafka = find_kafka_settings(data, broker)
         if not kafka.in_memory:  # that one keeps no offsets of transactions
             groups[StreamSettings(state=data).group] = [RAW]
-        behind = lag(kafka, groups, BROKER_PATIENCE_S)
+        group_lag = read_group_lag(kafka, groups, BROKER_PATIENCE_S)
         what = f"at {kafka.bootstrap}{', in memory' if kafka.in_memory else ''}"
-        is_ok = behind is not None
+        is_ok = group_lag is not None
         what = what if is_ok else f"none answers {what} within {BROKER_PATIENCE_S:g} s"
     except NoBrokerError:
         what = "none runs here: start `smspulse up`"
@@ -60,14 +68,14 @@ def pipeline(data: Path, broker: str, port: int | None = None, host: str | None 
         what = what if is_ok else f"none answers at {error.bootstrap}"
     processes = [
         {"name": "broker", "ok": is_ok, "what": what},
-        _ingest(ingest_endpoint(data, host, port)),
-        *_announced(data),
+        _describe_ingest(find_ingest_endpoint(data, host, port)),
+        *_describe_endpoints(data),
     ]
-    return {"processes": processes, "lag": behind}
+    return {"processes": processes, "lag": group_lag}
 
 
-def _announced(data: Path) -> Iterator[dict[str, Any]]:
-    for endpoint in announced(data):
+def _describe_endpoints(data: Path) -> Iterator[dict[str, Any]]:
+    for endpoint in list_endpoints(data):
         if endpoint.name == INGEST:
             continue
         metrics = endpoint.read_metrics()
@@ -82,10 +90,12 @@ def _announced(data: Path) -> Iterator[dict[str, Any]]:
         yield {"name": endpoint.name, "ok": metrics is not None and not is_blocked, "what": what}
 
 
-def _ingest(endpoint: Endpoint) -> dict[str, Any]:
+def _describe_ingest(endpoint: ProcessEndpoint) -> dict[str, Any]:
     host, port = endpoint.host, endpoint.port
     where = f"port {port}" if host == LOOPBACK else f"{host}, port {port}"
-    answer = get(host, port, "/readyz", tls=endpoint.tls) or get(host, port, "/readyz", tls=not endpoint.tls)
+    answer = fetch_response(host, port, "/readyz", tls=endpoint.tls) or fetch_response(
+        host, port, "/readyz", tls=not endpoint.tls
+    )
     if answer is None:
         return {"name": "ingest", "ok": False, "what": f"none answers on {where}"}
     try:
@@ -98,7 +108,7 @@ def _ingest(endpoint: Endpoint) -> dict[str, Any]:
     return {"name": "ingest", "ok": bool(body["ready"]), "what": f"{where}; {rest}"}
 
 
-def _numbers(data: Path) -> dict[str, Any]:
+def _read_status_views(data: Path) -> dict[str, Any]:
     """Return rows of views: none where nothing was landed."""
     asked = {
         "delivery": "FROM delivery_now WHERE source IS NULL ORDER BY hours",
@@ -113,7 +123,7 @@ def _numbers(data: Path) -> dict[str, Any]:
     try:
         with open_warehouse(data) as connection:
             for name, sql in asked.items():
-                found[name] = rows(connection, sql)
+                found[name] = fetch_rows(connection, sql)
     except NoWarehouseError:
         pass
     except duckdb.Error as error:

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 _SCHEMES: Final = ("http", "https")
 
 
-def http_url(text: str, *, assume_http: bool = False) -> str:
+def parse_http_url(text: str, *, assume_http: bool = False) -> str:
     """Return an http or https URL without a slash at its end.
 
     The error says nothing of the text, which may hold a secret.
@@ -36,13 +36,13 @@ def http_url(text: str, *, assume_http: bool = False) -> str:
     return text.rstrip("/")
 
 
-def base_url(text: str, *, assume_http: bool = False) -> str:
-    """Return a URL that a path can be appended to; arguments and errors as of `http_url`.
+def parse_base_url(text: str, *, assume_http: bool = False) -> str:
+    """Return a URL that a path can be appended to; arguments and errors as of `parse_http_url`.
 
     Raises:
         ValueError: It is no such URL, or it has a query or a fragment.
     """
-    url = http_url(text, assume_http=assume_http)
+    url = parse_http_url(text, assume_http=assume_http)
     if "?" in url or "#" in url:
         msg = "a path is appended to it: leave out what begins with ? or #"
         raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""Tells stories over HTTP: the reports of one message strictly one after another, many messages at once."""
+"""Tells scenarios over HTTP: the reports of one message strictly one after another, many messages at once."""
 
 import asyncio
 import logging
@@ -16,18 +16,18 @@ import aiohttp
 import orjson
 
 from core.errors import SmspulseError
-from smspulse.simulator.ground_truth import TruthFile, facts_of
-from smspulse.simulator.scenarios import Story, Webhook
+from smspulse.simulator.ground_truth import TruthFile, build_message_facts
+from smspulse.simulator.scenarios import MessageScenario, SimulatedWebhook
 
 _log = logging.getLogger(__name__)
 
-# The receiver's clock counts milliseconds and must see the story's order; a timer may be early by one of them.
+# The receiver's clock counts milliseconds and must see the scenario's order; a timer may be early by one of them.
 _MIN_GAP_S: Final = 0.003
 _FIRST_BACKOFF_S: Final = 0.1
 _LAST_BACKOFF_S: Final = 5.0
-_STORED: Final = frozenset({HTTPStatus.OK, HTTPStatus.ACCEPTED})
+_STORED_STATUSES: Final = frozenset({HTTPStatus.OK, HTTPStatus.ACCEPTED})
 """Answers to a webhook that is stored: ingest has a setting for it."""
-_PASSING: Final = frozenset(
+_RETRYABLE_STATUSES: Final = frozenset(
     {
         HTTPStatus.TOO_MANY_REQUESTS,
         HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -37,7 +37,7 @@ _PASSING: Final = frozenset(
     }
 )
 """Answers after which the same request may succeed."""
-_HOPELESS: Final = frozenset(
+_FATAL_STATUSES: Final = frozenset(
     {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
 )
 """Answers that every other webhook would get, too."""
@@ -48,7 +48,7 @@ class SimulationError(SmspulseError):
 
 
 @dataclass(slots=True)
-class Totals:
+class SimulationTotals:
     """Counts of a simulation, growing while it runs.
 
     Args:
@@ -63,7 +63,7 @@ class Totals:
         refused: Other answers by status code, also those after which the request was sent again.
         retried: Requests sent again after a lost answer or a passing refusal.
         abandoned: Webhooks given up without a definite answer: they may have been stored.
-        cut_short: Stories of which not everything was sent.
+        cut_short: Scenarios of which not everything was sent.
     """
 
     source: str
@@ -80,9 +80,9 @@ class Totals:
     cut_short: int = 0
 
 
-async def simulate(
+async def run_simulation(
     url: str,
-    stories: Iterable[Story],
+    scenarios: Iterable[MessageScenario],
     *,
     rate: float,
     truth: Path | None = None,
@@ -95,28 +95,28 @@ async def simulate(
     grace_s: float = 10.0,
     deadline_s: float = 120.0,
     timeout_s: float = 10.0,
-    on_progress: Callable[[Totals], None] | None = None,
-) -> Totals:
-    """Tell stories to a webhook and write the truth of what was accepted.
+    on_progress: Callable[[SimulationTotals], None] | None = None,
+) -> SimulationTotals:
+    """Tell scenarios to a webhook and write the truth of what was accepted.
 
-    Ends when all stories are told; when `stop` is set or `stop_after` has passed, it starts no more and gives those
+    Ends when all scenarios are told; when `stop` is set or `stop_after` has passed, it starts no more and gives those
     begun `grace_s` for their tails. A cancelled simulation does the same before it raises `CancelledError`; cancelled
     again, it ends at once and leaves no truth. A request under way is never broken off, so after the grace it takes
     `timeout_s` at most.
 
     Args:
         url: `http://HOST:PORT/webhooks/SOURCE/TOKEN`.
-        stories: Written as they are needed; may be endless.
-        rate: Stories started per second, evenly.
+        scenarios: Written as they are needed; may be endless.
+        rate: Scenarios started per second, evenly.
         truth: File to write; its format is in `smspulse.simulator.ground_truth`.
         time_scale: Factor for every delay: 0.1 is ten times faster than life.
         max_delay_s: No delay is longer, after scaling.
         connections: Requests under way at once.
-        max_open: Stories under way at once; more wait for their start.
+        max_open: Scenarios under way at once; more wait for their start.
         stop: Set it to end the simulation early.
-        stop_after: Seconds until no more stories are started.
-        grace_s: Seconds for stories begun, once it was stopped.
-        deadline_s: Seconds after which a webhook without a definite answer is given up, with the rest of its story.
+        stop_after: Seconds until no more scenarios are started.
+        grace_s: Seconds for scenarios begun, once it was stopped.
+        deadline_s: Seconds after which a webhook without a definite answer is given up, with the rest of its scenario.
         timeout_s: Seconds to wait for an answer.
         on_progress: Called after every answer, with the totals so far.
 
@@ -125,30 +125,30 @@ async def simulate(
         OSError: The truth file cannot be written.
     """
     if not rate > 0:
-        msg = f"rate is {rate}: use a number of stories per second above 0"
+        msg = f"rate is {rate}: use a number of scenarios per second above 0"
         raise SimulationError(msg)
-    totals = Totals(source_of(url), _now_ms())
+    totals = SimulationTotals(parse_source_name(url), _now_ms())
     stop = stop or asyncio.Event()
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeout_s, sock_read=timeout_s)
     connector = aiohttp.TCPConnector(limit=connections)
     with TruthFile(truth) if truth else nullcontext() as file:
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             post = partial(session.post, url, allow_redirects=False)
-            teller = _Teller(post, totals, file, stop, time_scale, max_delay_s, deadline_s, on_progress)
+            sender = _ScenarioSender(post, totals, file, stop, time_scale, max_delay_s, deadline_s, on_progress)
             if stop_after is not None:
                 timer = asyncio.get_running_loop().call_later(stop_after, stop.set)
             try:
-                await teller.run(stories, rate, max_open, grace_s)
+                await sender.run(scenarios, rate, max_open, grace_s)
             finally:
                 if stop_after is not None:
                     timer.cancel()
                 totals.finished_at = _now_ms()
-                if file and teller.is_done:
+                if file and sender.is_done:
                     file.complete(asdict(totals))
     return totals
 
 
-def source_of(url: str) -> str:
+def parse_source_name(url: str) -> str:
     """Return the source that a webhook's URL names.
 
     Raises:
@@ -171,100 +171,102 @@ class _RefusedError(Exception):
 
 
 @dataclass(slots=True)
-class _Teller:
+class _ScenarioSender:
     post: Callable[..., Any]  # aiohttp's request context
-    totals: Totals
+    totals: SimulationTotals
     file: TruthFile | None
     stop: asyncio.Event
     time_scale: float
     max_delay_s: float
     deadline_s: float
-    on_progress: Callable[[Totals], None] | None
+    on_progress: Callable[[SimulationTotals], None] | None
     is_done: bool = False
-    """No request is under way any more, and the lines of all stories are written."""
-    _abandon: asyncio.Event = field(default_factory=asyncio.Event)
-    _open: set[asyncio.Task[None]] = field(default_factory=set)
+    """No request is under way any more, and the lines of all scenarios are written."""
+    _abandon_requested: asyncio.Event = field(default_factory=asyncio.Event)
+    _open_tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _error: BaseException | None = None
-    _is_away: bool = False
+    _is_unavailable: bool = False
 
-    async def run(self, stories: Iterable[Story], rate: float, max_open: int, grace_s: float) -> None:
+    async def run(self, scenarios: Iterable[MessageScenario], rate: float, max_open: int, grace_s: float) -> None:
         try:
-            await self._start(stories, rate, max_open)
-            await self._finish(grace_s)
+            await self._start_scenarios(scenarios, rate, max_open)
+            await self._finish_scenarios(grace_s)
         except asyncio.CancelledError:
             self.stop.set()
-            await self._finish(grace_s)
+            await self._finish_scenarios(grace_s)
             raise
         finally:
-            for task in self._open:  # none but after a second cancellation
+            for task in self._open_tasks:  # none but after a second cancellation
                 task.cancel()
         if self._error:
             raise self._error
 
-    async def _start(self, stories: Iterable[Story], rate: float, max_open: int) -> None:
+    async def _start_scenarios(self, scenarios: Iterable[MessageScenario], rate: float, max_open: int) -> None:
         loop = asyncio.get_running_loop()
         slots = asyncio.Semaphore(max_open)
 
-        def ended(task: asyncio.Task[None]) -> None:
-            self._open.discard(task)
+        def on_scenario_ended(task: asyncio.Task[None]) -> None:
+            self._open_tasks.discard(task)
             slots.release()
             if not task.cancelled() and task.exception():
                 self._error = self._error or task.exception()
                 self.stop.set()
 
         stopped = loop.create_task(self.stop.wait())
-        stopped.add_done_callback(lambda _: slots.release())  # or a stop would wait for a story to end
+        stopped.add_done_callback(lambda _: slots.release())  # or a stop would wait for a scenario to end
         try:
             due = loop.time()
-            for story in stories:
+            for scenario in scenarios:
                 await slots.acquire()
                 if await _is_set_within(self.stop, due - loop.time()):
                     return
-                task = loop.create_task(self._tell(story))
-                self._open.add(task)
-                task.add_done_callback(ended)
+                task = loop.create_task(self._send_scenario(scenario))
+                self._open_tasks.add(task)
+                task.add_done_callback(on_scenario_ended)
                 # After a standstill, catch up on one second at most.
                 due = max(due + 1 / rate, loop.time() - 1)
         finally:
             stopped.cancel()
 
-    async def _finish(self, grace_s: float) -> None:
-        if self._open:
-            told = asyncio.ensure_future(asyncio.wait(self._open))
+    async def _finish_scenarios(self, grace_s: float) -> None:
+        if self._open_tasks:
+            all_sent = asyncio.ensure_future(asyncio.wait(self._open_tasks))
             stopped = asyncio.ensure_future(self.stop.wait())
             try:
-                await asyncio.wait({told, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                await asyncio.wait({told}, timeout=grace_s)
-                self._abandon.set()
-                await told
+                await asyncio.wait({all_sent, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({all_sent}, timeout=grace_s)
+                self._abandon_requested.set()
+                await all_sent
             finally:
-                told.cancel()
+                all_sent.cancel()
                 stopped.cancel()
         self.is_done = True
 
-    async def _tell(self, story: Story) -> None:
+    async def _send_scenario(self, scenario: MessageScenario) -> None:
         ingest_ids: list[str] = []
         perhaps: Any = None
         try:
-            for number, webhook in enumerate(story.webhooks):
+            for number, webhook in enumerate(scenario.webhooks):
                 delay_s = min(webhook.delay_s * self.time_scale, self.max_delay_s)
-                if not await self._pause(max(delay_s, _MIN_GAP_S) if number else delay_s):
+                if not await self._wait_unless_abandoned(max(delay_s, _MIN_GAP_S) if number else delay_s):
                     return
                 try:
-                    ingest_ids.append(await self._send(webhook))
+                    ingest_ids.append(await self._send_webhook(webhook))
                 except _NoAnswerError:
                     perhaps = asdict(webhook.truth) if webhook.truth else True
                     return
                 except _RefusedError:
                     return
                 if number == 0:
-                    self._count(story)
+                    self._count_scenario(scenario)
         finally:
-            self.totals.cut_short += len(ingest_ids) < len(story.webhooks)
+            self.totals.cut_short += len(ingest_ids) < len(scenario.webhooks)
             if self.file and (ingest_ids or perhaps):
-                self.file.add(story.kind, self.totals.source, _facts(story, len(ingest_ids)), ingest_ids, perhaps)
+                self.file.write_line(
+                    scenario.kind, self.totals.source, _build_line_facts(scenario, len(ingest_ids)), ingest_ids, perhaps
+                )
 
-    async def _send(self, webhook: Webhook) -> str:
+    async def _send_webhook(self, webhook: SimulatedWebhook) -> str:
         """Send until there is a definite answer; return the ingest id."""
         totals, loop = self.totals, asyncio.get_running_loop()
         deadline = loop.time() + self.deadline_s
@@ -275,42 +277,42 @@ class _Teller:
             try:
                 async with self.post(data=webhook.body, headers=headers) as response:
                     body, status = await response.read(), response.status
-                    if status in _STORED:
+                    if status in _STORED_STATUSES:
                         ingest_id = str(orjson.loads(body)["ingest_id"])
             except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
                 # A connection that failed, or an answer that was cut off.
-                self._note_away(type(error).__name__)
+                self._log_unavailable(type(error).__name__)
             else:
-                if status in _STORED:
-                    self._is_away = False
+                if status in _STORED_STATUSES:
+                    self._is_unavailable = False
                     totals.sent += 1
                     totals.accepted += 1
-                    self._progress()
+                    self._report_progress()
                     return ingest_id
                 totals.refused[status] = totals.refused.get(status, 0) + 1
-                if status not in _PASSING:
+                if status not in _RETRYABLE_STATUSES:
                     totals.sent += 1
-                    self._progress()
-                    if status in _HOPELESS:
+                    self._report_progress()
+                    if status in _FATAL_STATUSES:
                         msg = f"the webhook answered {status} {response.reason}: check source and token in its URL"
                         raise SimulationError(msg)
                     raise _RefusedError
-                self._note_away(f"{status} {response.reason}")
+                self._log_unavailable(f"{status} {response.reason}")
                 with suppress(KeyError, ValueError):  # no header, or a date instead of seconds
                     wait_s = max(0.0, float(response.headers["Retry-After"]))
-            self._progress()
-            if loop.time() + wait_s > deadline or not await self._pause(wait_s):
+            self._report_progress()
+            if loop.time() + wait_s > deadline or not await self._wait_unless_abandoned(wait_s):
                 totals.abandoned += 1
                 raise _NoAnswerError
             totals.retried += 1
             backoff_s = min(backoff_s * 2, _LAST_BACKOFF_S)
 
-    async def _pause(self, seconds: float) -> bool:
+    async def _wait_unless_abandoned(self, seconds: float) -> bool:
         """Wait; return False, and at once, when tails are to be abandoned."""
-        return not await _is_set_within(self._abandon, seconds)
+        return not await _is_set_within(self._abandon_requested, seconds)
 
-    def _count(self, story: Story) -> None:
-        match story.kind:
+    def _count_scenario(self, scenario: MessageScenario) -> None:
+        match scenario.kind:
             case "outgoing":
                 self.totals.messages += 1
             case "incoming":
@@ -318,28 +320,28 @@ class _Teller:
             case "malformed":
                 self.totals.malformed += 1
 
-    def _progress(self) -> None:
+    def _report_progress(self) -> None:
         if self.on_progress:
             self.on_progress(self.totals)
 
-    def _note_away(self, what: str) -> None:
-        if not self._is_away:
+    def _log_unavailable(self, what: str) -> None:
+        if not self._is_unavailable:
             _log.warning("webhooks of %s are not accepted (%s): sending them again", self.totals.source, what)
-        self._is_away = True
+        self._is_unavailable = True
 
 
-def _facts(story: Story, accepted: int) -> dict[str, Any]:
-    """Return what is true of a story of which a number of webhooks was accepted, as a line of the truth file has it."""
-    match story.kind:
+def _build_line_facts(scenario: MessageScenario, accepted: int) -> dict[str, Any]:
+    """Return the line of the truth file for a scenario of which a number of webhooks was accepted."""
+    match scenario.kind:
         case "outgoing":
             return {
-                "sms_id": story.sms_id,
-                **facts_of(story.webhooks[accepted - 1].truth if accepted else None, accepted),
+                "sms_id": scenario.sms_id,
+                **build_message_facts(scenario.webhooks[accepted - 1].truth if accepted else None, accepted),
             }
         case "incoming":
-            return {"sms_id": story.sms_id, "message_type": story.webhooks[0].what}
+            return {"sms_id": scenario.sms_id, "message_type": scenario.webhooks[0].role}
         case "malformed":
-            return {"flaw": story.webhooks[0].what}
+            return {"flaw": scenario.webhooks[0].role}
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:

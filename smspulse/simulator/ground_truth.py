@@ -10,8 +10,8 @@ totals last:
     {"totals": {...}}
 
 It covers what was answered 202 and nothing else: `ingest_ids` are those of the answers, `reports` is their number. If a
-story ended with a request that never got a definite answer, its line has `perhaps`: what is true if it arrived all the
-same (for an outgoing message the fields above from `outcome` to `statuses`, otherwise true).
+scenario ended with a request that never got a definite answer, its line has `perhaps`: what is true if it arrived all
+the same (for an outgoing message the fields above from `outcome` to `statuses`, otherwise true).
 """
 
 import os
@@ -35,7 +35,7 @@ class TruthError(SmspulseError):
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
+class MessageTruth:
     """What is true of an outgoing message, given the reports accepted so far.
 
     Args:
@@ -83,7 +83,7 @@ class TruthFile:
         self._file.close()
         self._part.unlink(missing_ok=True)  # gone already if the file was completed
 
-    def add(
+    def write_line(
         self,
         kind: Literal["outgoing", "incoming", "malformed"],
         source: str,
@@ -91,7 +91,7 @@ class TruthFile:
         ingest_ids: list[str],
         perhaps: object = None,
     ) -> None:
-        """Write the line of one story."""
+        """Write the line of one scenario."""
         line = {"kind": kind, "source": source, **facts, "ingest_ids": ingest_ids}
         if perhaps:
             line["perhaps"] = perhaps
@@ -107,23 +107,23 @@ class TruthFile:
         self._part.replace(self._path)
 
 
-def facts_of(truth: Truth | None, reports: int) -> dict[str, Any]:
+def build_message_facts(truth: MessageTruth | None, reports: int) -> dict[str, Any]:
     """Return what the line of an outgoing message says; all null without an accepted report."""
-    names = Truth.__slots__
+    names = MessageTruth.__slots__
     return {**(asdict(truth) if truth else dict.fromkeys(names)), "reports": reports}
 
 
-class Difference(NamedTuple):
+class FieldDifference(NamedTuple):
     """A field of a message that is not what it should be."""
 
     sms_id: int
     field: str
-    got: object
-    want: object
+    actual: object
+    expected: object
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class TruthComparison:
     """The warehouse against the truth of one simulation.
 
     Args:
@@ -142,7 +142,7 @@ class Comparison:
         deadletters: Dead letters of the others, repetitions included.
         deadletters_extra: Dead letters, received during the simulation, that were not malformed.
         abandoned: Webhooks given up without a definite answer.
-        cut_short: Stories of which not everything was sent.
+        cut_short: Scenarios of which not everything was sent.
     """
 
     sent: int
@@ -154,7 +154,7 @@ class Comparison:
     messages: int
     missing: tuple[int, ...]
     extra: tuple[int, ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[FieldDifference, ...]
     malformed: int
     malformed_missing: int
     deadletters: int
@@ -163,11 +163,11 @@ class Comparison:
     cut_short: int
 
     @property
-    def ok(self) -> bool:
+    def is_reconciled(self) -> bool:
         """Whether everything that was answered is there, once and right, and nothing else."""
-        return not self.problems()
+        return not self.list_problems()
 
-    def problems(self) -> list[str]:
+    def list_problems(self) -> list[str]:
         """Return what is wrong, an item each."""
         counts = {
             "sent webhooks were refused": self.sent - self.accepted,
@@ -183,9 +183,9 @@ class Comparison:
         }
         return [f"{count:,} {what}" for what, count in counts.items() if count > 0]
 
-    def line(self) -> str:
+    def format_result(self) -> str:
         """Return the result in one line."""
-        if problems := self.problems():
+        if problems := self.list_problems():
             return f"not reconciled: {'; '.join(problems)} ({self.sent:,} webhooks were sent)"
         parts = [
             f"reconciled: {self.sent:,} sent = {self.accepted:,} accepted = {self.landed:,} landed",
@@ -199,7 +199,7 @@ class Comparison:
         return "; ".join(parts)
 
 
-def compare(data: Path, truth: Path) -> Comparison:
+def compare_with_truth(data: Path, truth: Path) -> TruthComparison:
     """Compare the warehouse in a data folder with the truth of one simulation.
 
     What landed is judged at this moment: after a simulation, wait for the stream and the lander, or compare again.
@@ -212,37 +212,37 @@ def compare(data: Path, truth: Path) -> Comparison:
     """
     from warehouse.reader import query  # noqa: PLC0415 - DuckDB and pandas would slow the start of every command
 
-    lines, totals = _read(truth)
+    lines, totals = _read_truth_file(truth)
     params = {"source": totals["source"], "start": totals["started_at"], "end": totals["finished_at"]}
     # Inclusive on both sides: milliseconds are as fine as either clock is.
     during = "coalesce(epoch_ms({}) BETWEEN $start AND $end, false) AS during"
     answered = {ingest_id for line in lines for ingest_id in line["ingest_ids"]}
 
-    def rows(columns: str, view: str, time: str) -> list[Any]:
+    def read_rows(columns: str, view: str, time: str) -> list[Any]:
         sql = f"SELECT {columns}, {during.format(time)} FROM {view} WHERE source = $source"  # noqa: S608 - constants
         frame = query(data, sql, params).astype(object)
         return list(frame.where(frame.notna(), None).itertuples(index=False))
 
-    raw = rows("ingest_id, kind", "raw_webhooks", "received_at")
+    raw = read_rows("ingest_id, kind", "raw_webhooks", "received_at")
     landings = Counter(row.ingest_id for row in raw if row.ingest_id in answered)
     unanswered = {row.ingest_id: row.kind for row in raw if row.during and row.ingest_id not in answered}
 
-    outgoing = _Matches(
+    outgoing = _MessageMatches(
         [line for line in lines if line["kind"] == "outgoing"],
-        rows(f"sms_id, {', '.join(_COMPARED)}", "messages", "first_seen_at"),
+        read_rows(f"sms_id, {', '.join(_COMPARED)}", "messages", "first_seen_at"),
         _COMPARED,
     )
-    incoming = _Matches(
+    incoming = _MessageMatches(
         [line for line in lines if line["kind"] == "incoming"],
-        rows("sms_id, message_type", "incoming_messages", "received_at"),
+        read_rows("sms_id, message_type", "incoming_messages", "received_at"),
         ("message_type",),
     )
 
     malformed = {id_ for line in lines if line["kind"] == "malformed" for id_ in line["ingest_ids"]}
     malformed |= {ingest_id for ingest_id, kind in unanswered.items() if kind == "unreadable"}
-    dead = rows("ingest_id", "deadletters", "received_at")
+    dead = read_rows("ingest_id", "deadletters", "received_at")
     dead_malformed = [row.ingest_id for row in dead if row.ingest_id in malformed]
-    return Comparison(
+    return TruthComparison(
         sent=totals["sent"],
         accepted=len(answered),
         landed=len(landings),
@@ -262,13 +262,13 @@ def compare(data: Path, truth: Path) -> Comparison:
     )
 
 
-class _Matches:
+class _MessageMatches:
     """The messages of a truth beside those of a view."""
 
     def __init__(self, lines: list[dict[str, Any]], rows: list[Any], fields: tuple[str, ...]) -> None:
         self.missing: list[int] = []
         self.extra: list[int] = []
-        self.differences: list[Difference] = []
+        self.differences: list[FieldDifference] = []
         wanted = {line["sms_id"]: line for line in lines}
         for row in rows:
             line = wanted.pop(row.sms_id, None)
@@ -276,23 +276,23 @@ class _Matches:
                 if row.during:
                     self.extra.append(row.sms_id)
                 continue
-            differences = self._differences(row, line, fields)
+            differences = self._find_differences(row, line, fields)
             if differences and isinstance(line.get("perhaps"), dict):
                 # The last request got no answer: the report may have arrived, and then this is true.
-                differences = self._differences(row, line["perhaps"], fields)
+                differences = self._find_differences(row, line["perhaps"], fields)
             self.differences += differences
         self.missing = [sms_id for sms_id, line in wanted.items() if line["ingest_ids"]]
 
-    def _differences(self, row: Any, want: dict[str, Any], fields: tuple[str, ...]) -> list[Difference]:
+    def _find_differences(self, row: Any, want: dict[str, Any], fields: tuple[str, ...]) -> list[FieldDifference]:
         found = []
         for name in fields:
-            got = getattr(row, name)
-            if got != want[name]:
-                found.append(Difference(row.sms_id, name, got, want[name]))
+            actual = getattr(row, name)
+            if actual != want[name]:
+                found.append(FieldDifference(row.sms_id, name, actual, want[name]))
         return found
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _read_truth_file(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     try:
         lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
     except FileNotFoundError as error:

@@ -14,12 +14,12 @@ CHANNELS: Final = 2
 Shares = tuple[tuple[int, float], ...]
 
 
-def _rate(default: float, help_: str) -> float:
+def _rate_field(default: float, help_: str) -> float:
     return field(default=default, metadata={"help": help_})
 
 
 @dataclass(frozen=True, slots=True)
-class Behaviour:
+class GatewayBehaviour:
     """The fleet, the failures and the misbehaviours of a simulated gateway.
 
     Every float is a rate from 0 to 1: the share of outgoing messages it happens to, unless its `help` in the field's
@@ -35,32 +35,34 @@ class Behaviour:
         SettingError: A rate outside 0 to 1, a failure that is no documented failure, a phone that is not in the fleet.
     """
 
-    failing: float = _rate(0.12, "messages that fail")
-    missing_ends: float = _rate(0.03, "messages whose end is never reported")
-    duplicates: float = _rate(0.08, "messages with reports that arrive again, unchanged, soon or later")
-    reordering: float = _rate(0.06, "messages with two reports that arrive in swapped order")
-    skipped_stages: float = _rate(0.10, "messages with stages that are never reported")
-    late_reports: float = _rate(0.02, "messages with a report that arrives hours late")
-    resends: float = _rate(0.30, "failed messages that are sent again under their id, some by another phone")
-    resends_new_id: float = _rate(0.10, "failed messages that are sent again under another id")
-    contradictions: float = _rate(0.01, "messages that are delivered and then fail, or the reverse, in one attempt")
-    multipart: float = _rate(0.05, "messages in parts, each part reported for itself")
-    old_payloads: float = _rate(0.10, "messages, also incoming ones, reported in older payload generations")
-    numeric_strings: float = _rate(0.05, "messages whose numbers arrive as strings")
-    spaced_numbers: float = _rate(0.20, "messages whose phone number holds spaces")
-    other_datetimes: float = _rate(0.20, "messages whose times are ISO-8601 or objects instead of SQL style")
-    null_senttime: float = _rate(0.10, "messages not resent whose senttime is null: until sent, or always")
-    unknown_codes: float = _rate(0.01, "messages with an undocumented status id, some with nothing else")
-    stray_incoming: float = _rate(0.005, "messages with a status 5, some with nothing else")
-    incoming: float = _rate(0.15, "incoming messages for each outgoing one")
-    images: float = _rate(0.20, "incoming messages that are images")
-    malformed: float = _rate(0.015, "webhooks that cannot be read for each outgoing message")
+    failing: float = _rate_field(0.12, "messages that fail")
+    missing_ends: float = _rate_field(0.03, "messages whose end is never reported")
+    duplicates: float = _rate_field(0.08, "messages with reports that arrive again, unchanged, soon or later")
+    reordering: float = _rate_field(0.06, "messages with two reports that arrive in swapped order")
+    skipped_stages: float = _rate_field(0.10, "messages with stages that are never reported")
+    late_reports: float = _rate_field(0.02, "messages with a report that arrives hours late")
+    resends: float = _rate_field(0.30, "failed messages that are sent again under their id, some by another phone")
+    resends_new_id: float = _rate_field(0.10, "failed messages that are sent again under another id")
+    contradictions: float = _rate_field(
+        0.01, "messages that are delivered and then fail, or the reverse, in one attempt"
+    )
+    multipart: float = _rate_field(0.05, "messages in parts, each part reported for itself")
+    old_payloads: float = _rate_field(0.10, "messages, also incoming ones, reported in older payload generations")
+    numeric_strings: float = _rate_field(0.05, "messages whose numbers arrive as strings")
+    spaced_numbers: float = _rate_field(0.20, "messages whose phone number holds spaces")
+    other_datetimes: float = _rate_field(0.20, "messages whose times are ISO-8601 or objects instead of SQL style")
+    null_senttime: float = _rate_field(0.10, "messages not resent whose senttime is null: until sent, or always")
+    unknown_codes: float = _rate_field(0.01, "messages with an undocumented status id, some with nothing else")
+    stray_incoming: float = _rate_field(0.005, "messages with a status 5, some with nothing else")
+    incoming: float = _rate_field(0.15, "incoming messages for each outgoing one")
+    images: float = _rate_field(0.20, "incoming messages that are images")
+    malformed: float = _rate_field(0.015, "webhooks that cannot be read for each outgoing message")
     devices: int = 6
     failure_mix: Shares = ((8, 0.5), (9, 0.2), (10, 0.15), (11, 0.02), (12, 0.08), (100, 0.03), (101, 0.02))
     unhealthy: Shares = ((8003, 0.5),)
 
     def __post_init__(self) -> None:
-        for name in self.rates():
+        for name in self.list_rates():
             _check_rate(name, getattr(self, name))
         if self.resends + self.resends_new_id > 1:
             msg = "resends and resends_new_id are shares of the same failed messages: their sum cannot exceed 1"
@@ -76,23 +78,23 @@ class Behaviour:
             msg = "failure_mix has no weight above 0: use for example 8=1"
             raise SettingError(msg)
         for device_id, ratio in self.unhealthy:
-            if device_id not in self.fleet:
-                msg = f"unhealthy device {device_id} is not in the fleet: {self.fleet[0]} to {self.fleet[-1]}"
+            if device_id not in self.device_ids:
+                msg = f"unhealthy device {device_id} is not in the fleet: {self.device_ids[0]} to {self.device_ids[-1]}"
                 raise SettingError(msg)
             _check_rate(f"unhealthy {device_id}", ratio)
 
     @classmethod
-    def rates(cls) -> list[str]:
+    def list_rates(cls) -> list[str]:
         """Return the names of all rates."""
         return [each.name for each in fields(cls) if "help" in each.metadata]
 
     @classmethod
-    def flawless(cls) -> "Behaviour":
+    def make_flawless(cls) -> "GatewayBehaviour":
         """Return the behaviour without any failure, misbehaviour or incoming message."""
-        return cls(**dict.fromkeys(cls.rates(), 0.0), unhealthy=())  # type: ignore[arg-type] # rates are floats
+        return cls(**dict.fromkeys(cls.list_rates(), 0.0), unhealthy=())  # type: ignore[arg-type] # rates are floats
 
     @property
-    def fleet(self) -> Sequence[int]:
+    def device_ids(self) -> Sequence[int]:
         """The ids of all devices."""
         return range(FIRST_DEVICE_ID, FIRST_DEVICE_ID + self.devices)
 
@@ -121,9 +123,9 @@ def _check_rate(name: str, rate: float) -> None:
 
 
 # One message that is not permitted makes an alert, and ends it with the next that is: healthy phones have none.
-DEMO_BEHAVIOUR: Final = Behaviour(failure_mix=((8, 0.5), (9, 0.2), (10, 0.2), (11, 0.02), (12, 0.08)))
+DEMO_BEHAVIOUR: Final = GatewayBehaviour(failure_mix=((8, 0.5), (9, 0.2), (10, 0.2), (11, 0.02), (12, 0.08)))
 """The gateway of `smspulse up --demo`: one of its phones is sick."""
 DEMO_RATE: Final = 60.0
-"""Stories a second."""
+"""Scenarios a second."""
 DEMO_TIME_SCALE: Final = 0.3
 DEMO_LONGEST_DELAY_S: Final = 12.0

@@ -16,7 +16,7 @@ _LOCAL: Final = timezone(timedelta(hours=2))
 _TEXTS: Final = ("Yes, please.", "Danke, bis morgen! \N{WAVING HAND SIGN}", "STOP", "Дякую", "Where are you?", "")
 
 
-class Spelling(NamedTuple):
+class PayloadFormat(NamedTuple):
     """How one message's webhooks spell what they say. `generation` matters to incoming messages beyond `old`."""
 
     generation: Literal["old", "middle", "current"] = "current"
@@ -24,15 +24,15 @@ class Spelling(NamedTuple):
     spaced_numbers: bool = False
     times: Literal["sql", "iso", "object"] = "sql"
 
-    def number(self, value: int) -> int | str:
+    def encode_number(self, value: int) -> int | str:
         """Spell a number."""
         return str(value) if self.numeric_strings else value
 
-    def phone(self, number: str) -> str:
+    def encode_phone(self, number: str) -> str:
         """Spell a phone number of 13 characters."""
         return f"{number[:3]} {number[3:7]} {number[7:]}" if self.spaced_numbers else number
 
-    def time(self, moment: datetime | None) -> str | dict[str, Any] | None:
+    def encode_time(self, moment: datetime | None) -> str | dict[str, Any] | None:
         """Spell a time that is given in UTC; SQL style names no zone."""
         if moment is None:
             return None
@@ -43,13 +43,13 @@ class Spelling(NamedTuple):
             return local.isoformat()
         return {"date": f"{local:%Y-%m-%d %H:%M:%S.%f}", "timezone_type": 1, "timezone": "+02:00"}
 
-    def channel(self, channel_id: int) -> dict[str, int | str]:
+    def encode_channel(self, channel_id: int) -> dict[str, int | str]:
         """Spell the channel, which the old generation calls `sim`."""
-        return {"sim" if self.generation == "old" else "channel_id": self.number(channel_id)}
+        return {"sim" if self.generation == "old" else "channel_id": self.encode_number(channel_id)}
 
 
-def status_body(
-    spelling: Spelling,
+def build_status_body(
+    payload_format: PayloadFormat,
     sms_id: int,
     status_id: int,
     *,
@@ -62,64 +62,71 @@ def status_body(
     status = STATUSES.get(status_id)
     return orjson.dumps(
         {
-            "sms_id": spelling.number(sms_id),
-            "status_id": spelling.number(status_id),
+            "sms_id": payload_format.encode_number(sms_id),
+            "status_id": payload_format.encode_number(status_id),
             "status_message": status.name if status else "other error",
-            "sendto": spelling.phone(recipient),
-            "senttime": spelling.time(sent_at),
-            **spelling.channel(channel_id),
-            "device_id": spelling.number(device_id),
+            "sendto": payload_format.encode_phone(recipient),
+            "senttime": payload_format.encode_time(sent_at),
+            **payload_format.encode_channel(channel_id),
+            "device_id": payload_format.encode_number(device_id),
         }
     )
 
 
-def incoming_body(
-    rng: random.Random, spelling: Spelling, sms_id: int, *, sender: str, at: datetime, device_id: int, image: bool
+def build_incoming_body(
+    rng: random.Random,
+    payload_format: PayloadFormat,
+    sms_id: int,
+    *,
+    sender: str,
+    at: datetime,
+    device_id: int,
+    image: bool,
 ) -> bytes:
     """Return the body of an incoming text or image."""
     channel_id = rng.randrange(CHANNELS)
     payload: dict[str, Any] = {
-        "address": spelling.phone(sender),
-        "date": spelling.time(at),
-        "date_sent": spelling.time(at - timedelta(seconds=rng.randrange(1, 30))),
+        "address": payload_format.encode_phone(sender),
+        "date": payload_format.encode_time(at),
+        "date_sent": payload_format.encode_time(at - timedelta(seconds=rng.randrange(1, 30))),
         "body": "" if image else rng.choice(_TEXTS),
-        "internal_id": None if image else spelling.number(rng.randrange(1, 100_000)),
-        "sms_id": spelling.number(sms_id),
+        "internal_id": None if image else payload_format.encode_number(rng.randrange(1, 100_000)),
+        "sms_id": payload_format.encode_number(sms_id),
     }
     if image:
         # The documented image names neither its device nor a channel_id.
         return orjson.dumps(
             payload
             | {"type": "img", "img_url": f"https://gateway.invalid/images/{rng.getrandbits(64):016x}.jpg"}
-            | {"sim": spelling.number(channel_id)}
+            | {"sim": payload_format.encode_number(channel_id)}
         )
-    payload |= spelling.channel(channel_id)
-    payload |= {"device_id": spelling.number(device_id), "device_name": f"phone {device_id}"}
-    if spelling.generation == "old" and rng.random() < 0.5:  # noqa: PLR2004 - half of them
+    payload |= payload_format.encode_channel(channel_id)
+    payload |= {"device_id": payload_format.encode_number(device_id), "device_name": f"phone {device_id}"}
+    if payload_format.generation == "old" and rng.random() < 0.5:  # noqa: PLR2004 - half of them
         payload["address"] = int(sender.removeprefix("+"))
-    if spelling.generation == "current":
+    if payload_format.generation == "current":
         payload["type"] = "text"
     return orjson.dumps(payload)
 
 
-def _report(id_: int, /, **changes: object) -> bytes:
-    body = status_body(
-        Spelling(), id_, 7, recipient="+447700900000", sent_at=None, device_id=FIRST_DEVICE_ID, channel_id=0
+def _build_report_body(id_: int, /, **changes: object) -> bytes:
+    body = build_status_body(
+        PayloadFormat(), id_, 7, recipient="+447700900000", sent_at=None, device_id=FIRST_DEVICE_ID, channel_id=0
     )
     payload = orjson.loads(body)
     return orjson.dumps({name: value for name, value in {**payload, **changes}.items() if value is not ...})
 
 
-MALFORMED: Final[dict[str, Callable[[int], tuple[bytes, str]]]] = {
+MALFORMED_BODIES: Final[dict[str, Callable[[int], tuple[bytes, str]]]] = {
     "form": lambda id_: (f"sms_id={id_}&status_id=7".encode(), _FORM),
-    "truncated": lambda id_: (_report(id_)[:-9], JSON),
-    "not_an_object": lambda id_: (b"[" + _report(id_) + b"]", JSON),
-    "missing_sms_id": lambda id_: (_report(id_, sms_id=...), JSON),
-    "null_sms_id": lambda id_: (_report(id_, sms_id=None), JSON),
-    "object_for_sms_id": lambda id_: (_report(id_, sms_id={"id": id_}), JSON),
-    "negative_sms_id": lambda id_: (_report(id_, sms_id=-id_), JSON),
-    "words_for_status_id": lambda id_: (_report(id_, status_id="delivered"), JSON),
-    "fraction_for_status_id": lambda id_: (_report(id_, status_id=7.5), JSON),
+    "truncated": lambda id_: (_build_report_body(id_)[:-9], JSON),
+    "not_an_object": lambda id_: (b"[" + _build_report_body(id_) + b"]", JSON),
+    "missing_sms_id": lambda id_: (_build_report_body(id_, sms_id=...), JSON),
+    "null_sms_id": lambda id_: (_build_report_body(id_, sms_id=None), JSON),
+    "object_for_sms_id": lambda id_: (_build_report_body(id_, sms_id={"id": id_}), JSON),
+    "negative_sms_id": lambda id_: (_build_report_body(id_, sms_id=-id_), JSON),
+    "words_for_status_id": lambda id_: (_build_report_body(id_, status_id="delivered"), JSON),
+    "fraction_for_status_id": lambda id_: (_build_report_body(id_, status_id=7.5), JSON),
     "event": lambda id_: (
         orjson.dumps({"event": "sms.delivered", "id": f"msg_{id_}", "timestamp": "2026-01-05T08:00:00Z"}),
         JSON,

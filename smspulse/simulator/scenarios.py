@@ -1,7 +1,7 @@
-"""Stories of messages: the webhooks a gateway sends about each, and what is true after each of them.
+"""Scenarios of messages: the webhooks a gateway sends about each, and what is true after each of them.
 
-A story is written from what happens to the message, then misbehaviours are worked into it. What is true afterwards
-follows from the part that each report plays in the story (a stage, the start of another attempt, an end, the
+A scenario is written from what happens to the message, then misbehaviours are worked into it. What is true afterwards
+follows from the part that each report plays in the scenario (a stage, the start of another attempt, an end, the
 contradiction of an end, a repetition, noise), which the writer knows and a reader of the webhooks has to infer. So the
 truth does not share the reader's errors.
 
@@ -17,12 +17,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
 from gateway.statuses import ACCEPTED, DELIVERED, INCOMING, PENDING, QUEUED, SENT, STATUSES, Outcome
-from smspulse.simulator.ground_truth import Truth
-from smspulse.simulator.options import CHANNELS, Behaviour
-from smspulse.simulator.payload_formats import JSON, MALFORMED, Spelling, incoming_body, status_body
+from smspulse.simulator.ground_truth import MessageTruth
+from smspulse.simulator.options import CHANNELS, GatewayBehaviour
+from smspulse.simulator.payload_formats import (
+    JSON,
+    MALFORMED_BODIES,
+    PayloadFormat,
+    build_incoming_body,
+    build_status_body,
+)
 
-_WAY: Final = (PENDING, QUEUED, ACCEPTED, SENT)
-_REACHES_THE_AIR: Final = frozenset({DELIVERED, 8})
+_STAGES: Final = (PENDING, QUEUED, ACCEPTED, SENT)
+_ENDS_AFTER_SENDING: Final = frozenset({DELIVERED, 8})
 """Ends before which the phone handed the message to the operator."""
 _MEDIANS_S: Final = {PENDING: 0.0, QUEUED: 0.3, ACCEPTED: 0.7, SENT: 2.0}
 """Median seconds from the step before: a queue of one second, a phone of two."""
@@ -31,54 +37,54 @@ _UNHEALTHY_SLOWDOWN: Final = 3.0
 _LATE_MEDIAN_S: Final = 2 * 3600.0
 _RESEND_MEDIAN_S: Final = 45.0
 _MAX_ATTEMPTS: Final = 4
-_UNDOCUMENTED: Final = (0, 4, 13, 14, 42, 102, 255)
-_BASE: Final = datetime(2026, 1, 5, 8, tzinfo=UTC)
+_UNDOCUMENTED_STATUSES: Final = (0, 4, 13, 14, 42, 102, 255)
+_FIRST_TIME: Final = datetime(2026, 1, 5, 8, tzinfo=UTC)
 """Times in payloads start here, so that bytes depend on the seed alone."""
 _IDS_PER_SEED: Final = 1_000_000_000
 _SEEDS: Final = 1 << 20
 _COIN: Final = 0.5
 
-Part = Literal["stage", "restart", "end", "contradiction", "repetition", "unknown", "stray"]
+ReportPart = Literal["stage", "restart", "end", "contradiction", "repetition", "unknown", "stray"]
 
 
-class Webhook(NamedTuple):
+class SimulatedWebhook(NamedTuple):
     """One webhook.
 
     Args:
-        delay_s: Seconds after the answer to the webhook before it, or after the story's start; realistic, uncapped.
+        delay_s: Seconds after the answer to the webhook before it, or after the scenario's start; realistic, uncapped.
         body: Exact bytes.
         content_type: Its header.
-        what: The part it plays; the name of the flaw for malformed bodies; `text` or `img` for incoming messages.
+        role: The part it plays; the name of the flaw for malformed bodies; `text` or `img` for incoming messages.
         truth: What is true of an outgoing message once this and all before it were accepted.
     """
 
     delay_s: float
     body: bytes
     content_type: str
-    what: str
-    truth: Truth | None = None
+    role: str
+    truth: MessageTruth | None = None
 
 
-class Story(NamedTuple):
+class MessageScenario(NamedTuple):
     """All webhooks about one message, in the order in which they must arrive; or one malformed webhook.
 
     Args:
         kind: `malformed` has no message.
-        sms_id: Unique among all stories of a seed.
+        sms_id: Unique among all scenarios of a seed.
         webhooks: One at least.
-        traits: Rates of `Behaviour` that this story shows.
+        traits: Rates of `GatewayBehaviour` that this scenario shows.
     """
 
     kind: Literal["outgoing", "incoming", "malformed"]
     sms_id: int
-    webhooks: tuple[Webhook, ...]
+    webhooks: tuple[SimulatedWebhook, ...]
     traits: frozenset[str] = frozenset()
 
 
-def stories(
-    seed: int, messages: int | None, behaviour: Behaviour | None = None, first_id: int | None = None
-) -> Iterator[Story]:
-    """Write the stories of a number of outgoing messages, with incoming and malformed ones among them.
+def generate_scenarios(
+    seed: int, messages: int | None, behaviour: GatewayBehaviour | None = None, first_id: int | None = None
+) -> Iterator[MessageScenario]:
+    """Write the scenarios of a number of outgoing messages, with incoming and malformed ones among them.
 
     Args:
         seed: Any whole number.
@@ -87,42 +93,44 @@ def stories(
         first_id: The smallest sms_id. By default each seed below 2**20 has a range of its own, so runs with different
             seeds never report the same message.
     """
-    behaviour = behaviour or Behaviour()
+    behaviour = behaviour or GatewayBehaviour()
     ids = itertools.count((seed % _SEEDS + 1) * _IDS_PER_SEED if first_id is None else first_id)
     resend: tuple[str, float] | None = None
     for number in itertools.count() if messages is None else range(messages):
-        # A generator for each message: a story does not depend on how much chance its neighbours used.
+        # A generator for each message: a scenario does not depend on how much chance its neighbours used.
         rng = random.Random(f"{seed}/{number}")  # noqa: S311 - repeatable on purpose
-        writer = _Writer(rng, behaviour, next(ids), _BASE + timedelta(seconds=number), resend)
-        yield writer.outgoing()
+        writer = _ScenarioWriter(rng, behaviour, next(ids), _FIRST_TIME + timedelta(seconds=number), resend)
+        yield writer.write_outgoing()
         resend = writer.resend
         if rng.random() < behaviour.incoming:
-            yield _Writer(rng, behaviour, next(ids), writer.base).incoming()
+            yield _ScenarioWriter(rng, behaviour, next(ids), writer.base).write_incoming()
         if rng.random() < behaviour.malformed:
-            sms_id, flaw = next(ids), rng.choice(list(MALFORMED))
-            body, content_type = MALFORMED[flaw](sms_id)
-            yield Story("malformed", sms_id, (Webhook(0.0, body, content_type, flaw),), frozenset({"malformed"}))
+            sms_id, flaw = next(ids), rng.choice(list(MALFORMED_BODIES))
+            body, content_type = MALFORMED_BODIES[flaw](sms_id)
+            yield MessageScenario(
+                "malformed", sms_id, (SimulatedWebhook(0.0, body, content_type, flaw),), frozenset({"malformed"})
+            )
 
 
 @dataclass(slots=True)
-class Report:
-    """A report and the part it plays in its story; `at_s` is seconds after the story's start."""
+class SimulatedReport:
+    """A report and the part it plays in its scenario; `at_s` is seconds after the scenario's start."""
 
     at_s: float
     status_id: int
     device_id: int
     channel_id: int
     sent_at: datetime | None
-    part: Part
+    part: ReportPart
 
 
-class _Writer:
-    """Writes one story. Reports are placed in time, and their order is that of their times."""
+class _ScenarioWriter:
+    """Writes one scenario. Reports are placed in time, and their order is that of their times."""
 
     def __init__(
         self,
         rng: random.Random,
-        behaviour: Behaviour,
+        behaviour: GatewayBehaviour,
         sms_id: int,
         base: datetime,
         resend: tuple[str, float] | None = None,
@@ -137,102 +145,110 @@ class _Writer:
         if resend:
             self.traits.add("resends_new_id")
         self.resend: tuple[str, float] | None = None
-        """Recipient and start of the next story, if that is this message under another id."""
-        self.spelling = Spelling(
-            rng.choice(("old", "middle")) if self._chance("old_payloads") else "current",
-            self._chance("numeric_strings"),
-            self._chance("spaced_numbers"),
-            rng.choice(("iso", "object")) if self._chance("other_datetimes") else "sql",
+        """Recipient and start of the next scenario, if that is this message under another id."""
+        self.payload_format = PayloadFormat(
+            rng.choice(("old", "middle")) if self._draw_misbehaviour("old_payloads") else "current",
+            self._draw_misbehaviour("numeric_strings"),
+            self._draw_misbehaviour("spaced_numbers"),
+            rng.choice(("iso", "object")) if self._draw_misbehaviour("other_datetimes") else "sql",
         )
 
-    def incoming(self) -> Story:
-        """Write the story of an incoming message."""
-        image = self._chance("images")
-        device_id = self.rng.choice(self.behaviour.fleet)
-        body = incoming_body(
-            self.rng, self.spelling, self.sms_id, sender=self.phone, at=self.base, device_id=device_id, image=image
+    def write_incoming(self) -> MessageScenario:
+        """Write the scenario of an incoming message."""
+        image = self._draw_misbehaviour("images")
+        device_id = self.rng.choice(self.behaviour.device_ids)
+        body = build_incoming_body(
+            self.rng,
+            self.payload_format,
+            self.sms_id,
+            sender=self.phone,
+            at=self.base,
+            device_id=device_id,
+            image=image,
         )
-        webhook = Webhook(0.0, body, JSON, "img" if image else "text")
-        return Story("incoming", self.sms_id, (webhook,), frozenset(self.traits | {"incoming"}))
+        webhook = SimulatedWebhook(0.0, body, JSON, "img" if image else "text")
+        return MessageScenario("incoming", self.sms_id, (webhook,), frozenset(self.traits | {"incoming"}))
 
-    def outgoing(self) -> Story:
-        """Write the story of an outgoing message."""
-        if self.spelling.generation == "middle":  # which status reports never had
-            self.spelling = self.spelling._replace(generation="old")
-        device_id, channel_id = self._device()
-        odd = self._odd()
+    def write_outgoing(self) -> MessageScenario:
+        """Write the scenario of an outgoing message."""
+        if self.payload_format.generation == "middle":  # which status reports never had
+            self.payload_format = self.payload_format._replace(generation="old")
+        device_id, channel_id = self._choose_device()
+        odd = self._choose_odd_status()
         if odd and self.rng.random() < _COIN:  # nothing else is ever reported of this message
-            reports = [Report(self.start_s, odd[0], device_id, channel_id, self.base, odd[1])]
+            reports = [SimulatedReport(self.start_s, odd[0], device_id, channel_id, self.base, odd[1])]
         else:
-            reports = self._way(device_id, channel_id)
+            reports = self._write_attempts(device_id, channel_id)
             if odd:
-                first, last = min(map(_at, reports)), max(map(_at, reports))
+                first, last = min(map(_get_report_time, reports)), max(map(_get_report_time, reports))
                 at_s = self.rng.uniform(first, last + 1)
-                before = max((report for report in reports if report.at_s <= at_s), key=_at)
+                before = max((report for report in reports if report.at_s <= at_s), key=_get_report_time)
                 reports.append(replace(before, at_s=at_s, status_id=odd[0], part=odd[1]))
-        if self._chance("duplicates"):
+        if self._draw_misbehaviour("duplicates"):
             for report in self.rng.sample(reports, min(len(reports), self.rng.randint(1, 2))):
-                pause_s = self._seconds(3.0 if self.rng.random() < _COIN else _LATE_MEDIAN_S)
+                pause_s = self._draw_seconds(3.0 if self.rng.random() < _COIN else _LATE_MEDIAN_S)
                 reports.append(replace(report, at_s=report.at_s + pause_s, part="repetition"))
-        reports.sort(key=_at)
-        return Story("outgoing", self.sms_id, self._tell(reports), frozenset(self.traits))
+        reports.sort(key=_get_report_time)
+        return MessageScenario("outgoing", self.sms_id, self._build_webhooks(reports), frozenset(self.traits))
 
-    def _way(self, device_id: int, channel_id: int) -> list[Report]:
+    def _write_attempts(self, device_id: int, channel_id: int) -> list[SimulatedReport]:
         """Return the reports of all attempts."""
         rng = self.rng
         multipart = rng.random() < self.behaviour.multipart
-        reports: list[Report] = []
+        reports: list[SimulatedReport] = []
         start_s, first_attempt = self.start_s, 0
         for attempt in range(1, _MAX_ATTEMPTS + 1):
-            end = self._end(device_id)
+            end = self._choose_end_status(device_id)
             draw = rng.random()
             again = end != DELIVERED and draw < self.behaviour.resends and not multipart and attempt < _MAX_ATTEMPTS
             if attempt == 1 and end != DELIVERED:
                 self.traits.add("failing")
-            reports += self._attempt(start_s, device_id, channel_id, end, attempt, resent=again)
+            reports += self._write_one_attempt(start_s, device_id, channel_id, end, attempt, resent=again)
             first_attempt = first_attempt or len(reports)
             last_s = reports[-1].at_s
             if not again:
                 if end != DELIVERED and draw >= 1 - self.behaviour.resends_new_id:
-                    self.resend = self.phone, last_s + self._seconds(_RESEND_MEDIAN_S)
+                    self.resend = self.phone, last_s + self._draw_seconds(_RESEND_MEDIAN_S)
                 break
             self.traits.add("resends")
             # More than a second, so that `senttime` tells the attempts apart.
-            start_s = last_s + 2 + self._seconds(_RESEND_MEDIAN_S)
+            start_s = last_s + 2 + self._draw_seconds(_RESEND_MEDIAN_S)
             if rng.random() < _COIN:
-                device_id, channel_id = self._device()
-        if len(reports) > 1 and not self.resend and self._chance("missing_ends"):
+                device_id, channel_id = self._choose_device()
+        if len(reports) > 1 and not self.resend and self._draw_misbehaviour("missing_ends"):
             reports.pop()
         only_attempt = "resends" not in self.traits
-        if only_attempt and self._chance("null_senttime"):
-            unsent = [report for report in reports if report.status_id in _WAY[:-1]]
+        if only_attempt and self._draw_misbehaviour("null_senttime"):
+            unsent = [report for report in reports if report.status_id in _STAGES[:-1]]
             for report in (rng.random() < _COIN and unsent) or reports:
                 report.sent_at = None
         if multipart:
-            self._split(reports)
+            self._split_into_parts(reports)
         else:
             # With further attempts, a step of an earlier one that arrived after the failure would look like another
             # attempt: only the steps before the first failure change places, and only the last report is late.
             pairs = len(reports) - 1 if only_attempt else first_attempt - 2
-            self._disturb(reports, pairs, reports if only_attempt else reports[-1:])
+            self._add_disorder(reports, pairs, reports if only_attempt else reports[-1:])
         return reports
 
-    def _attempt(
+    def _write_one_attempt(
         self, start_s: float, device_id: int, channel_id: int, end: int, attempt: int, *, resent: bool
-    ) -> list[Report]:
+    ) -> list[SimulatedReport]:
         """Return the reports of one attempt, its end the last."""
         sent_at = self.base + timedelta(seconds=int(start_s))
         slowdown = _UNHEALTHY_SLOWDOWN if device_id in dict(self.behaviour.unhealthy) else 1.0
-        stages = _WAY if end in _REACHES_THE_AIR else _WAY[:-1]
+        stages = _STAGES if end in _ENDS_AFTER_SENDING else _STAGES[:-1]
         reports = []
         for status_id in (*stages, end):
-            start_s += self._seconds(_MEDIANS_S.get(status_id, _END_MEDIAN_S)) * slowdown
+            start_s += self._draw_seconds(_MEDIANS_S.get(status_id, _END_MEDIAN_S)) * slowdown
             reports.append(
-                Report(start_s, status_id, device_id, channel_id, sent_at, "stage" if status_id in _WAY else "end")
+                SimulatedReport(
+                    start_s, status_id, device_id, channel_id, sent_at, "stage" if status_id in _STAGES else "end"
+                )
             )
         # Another attempt shows by a step that is reported anew: that step is always reported.
         kept = 1 if resent or attempt > 1 else 0
-        if self._chance("skipped_stages"):
+        if self._draw_misbehaviour("skipped_stages"):
             droppable = reports[kept:-1]
             for report in self.rng.sample(droppable, self.rng.randint(1, len(droppable))):
                 reports.remove(report)
@@ -240,21 +256,21 @@ class _Writer:
             reports[0].part = "restart"
         return reports
 
-    def _disturb(self, reports: list[Report], pairs: int, may_be_late: list[Report]) -> None:
+    def _add_disorder(self, reports: list[SimulatedReport], pairs: int, may_be_late: list[SimulatedReport]) -> None:
         """Swap a neighbouring pair, let a report be late, contradict the end."""
         rng = self.rng
-        if pairs > 0 and self._chance("reordering"):
+        if pairs > 0 and self._draw_misbehaviour("reordering"):
             i = rng.randrange(pairs)
             reports[i].at_s, reports[i + 1].at_s = reports[i + 1].at_s, reports[i].at_s
-        if len(reports) > 1 and self._chance("late_reports"):
+        if len(reports) > 1 and self._draw_misbehaviour("late_reports"):
             late = rng.choice(may_be_late) if rng.random() < _COIN else reports[-1]
-            late.at_s = max(map(_at, reports)) + self._seconds(_LATE_MEDIAN_S)
-        if reports[-1].part == "end" and self._chance("contradictions"):
-            other = self._failure() if reports[-1].status_id == DELIVERED else DELIVERED
-            at_s = max(map(_at, reports)) + self._seconds(20.0)
+            late.at_s = max(map(_get_report_time, reports)) + self._draw_seconds(_LATE_MEDIAN_S)
+        if reports[-1].part == "end" and self._draw_misbehaviour("contradictions"):
+            other = self._choose_failure_status() if reports[-1].status_id == DELIVERED else DELIVERED
+            at_s = max(map(_get_report_time, reports)) + self._draw_seconds(20.0)
             reports.append(replace(reports[-1], at_s=at_s, status_id=other, part="contradiction"))
 
-    def _split(self, reports: list[Report]) -> None:
+    def _split_into_parts(self, reports: list[SimulatedReport]) -> None:
         """Report the message in parts from the phone on; sometimes one part fails and the others arrive."""
         end = reports[-1] if reports[-1].part == "end" else None
         sent = next((report for report in reports if report.status_id == SENT), None)
@@ -272,14 +288,14 @@ class _Writer:
                     copy.status_id, copy.part = DELIVERED, "contradiction" if part == 1 else "repetition"
                 reports.append(copy)
 
-    def _tell(self, reports: list[Report]) -> tuple[Webhook, ...]:
+    def _build_webhooks(self, reports: list[SimulatedReport]) -> tuple[SimulatedWebhook, ...]:
         """Return the webhooks of reports in order of arrival."""
         webhooks = []
         truth, now_s = None, 0.0
         for report in reports:
-            truth = truth_after(truth, report)
-            body = status_body(
-                self.spelling,
+            truth = update_truth(truth, report)
+            body = build_status_body(
+                self.payload_format,
                 self.sms_id,
                 report.status_id,
                 recipient=self.phone,
@@ -287,51 +303,53 @@ class _Writer:
                 device_id=report.device_id,
                 channel_id=report.channel_id,
             )
-            webhooks.append(Webhook(report.at_s - now_s, body, JSON, report.part, truth))
+            webhooks.append(SimulatedWebhook(report.at_s - now_s, body, JSON, report.part, truth))
             now_s = report.at_s
         return tuple(webhooks)
 
-    def _odd(self) -> tuple[int, Part] | None:
-        if self._chance("unknown_codes"):
-            return self.rng.choice(_UNDOCUMENTED), "unknown"
-        return (INCOMING, "stray") if self._chance("stray_incoming") else None
+    def _choose_odd_status(self) -> tuple[int, ReportPart] | None:
+        if self._draw_misbehaviour("unknown_codes"):
+            return self.rng.choice(_UNDOCUMENTED_STATUSES), "unknown"
+        return (INCOMING, "stray") if self._draw_misbehaviour("stray_incoming") else None
 
-    def _device(self) -> tuple[int, int]:
-        return self.rng.choice(self.behaviour.fleet), self.rng.randrange(CHANNELS)
+    def _choose_device(self) -> tuple[int, int]:
+        return self.rng.choice(self.behaviour.device_ids), self.rng.randrange(CHANNELS)
 
-    def _end(self, device_id: int) -> int:
+    def _choose_end_status(self, device_id: int) -> int:
         failing = dict(self.behaviour.unhealthy).get(device_id, self.behaviour.failing)
-        return self._failure() if self.rng.random() < failing else DELIVERED
+        return self._choose_failure_status() if self.rng.random() < failing else DELIVERED
 
-    def _failure(self) -> int:
+    def _choose_failure_status(self) -> int:
         status_ids, weights = zip(*self.behaviour.failure_mix, strict=True)
         return int(self.rng.choices(status_ids, weights)[0])
 
-    def _seconds(self, median: float) -> float:
+    def _draw_seconds(self, median: float) -> float:
         # Lognormal with a long tail: one in a hundred takes more than six times the median.
         return self.rng.lognormvariate(math.log(median), 0.8) if median else 0.0
 
-    def _chance(self, rate: str) -> bool:
-        """Decide whether this story shows a misbehaviour, and note it."""
+    def _draw_misbehaviour(self, rate: str) -> bool:
+        """Decide whether this scenario shows a misbehaviour, and note it."""
         happens = bool(self.rng.random() < getattr(self.behaviour, rate))
         if happens:
             self.traits.add(rate)
         return happens
 
 
-def _at(report: Report) -> float:
+def _get_report_time(report: SimulatedReport) -> float:
     return report.at_s
 
 
-def truth_after(truth: Truth | None, report: Report) -> Truth:
+def update_truth(truth: MessageTruth | None, report: SimulatedReport) -> MessageTruth:
     """Return what is true once a report was accepted, by the part it plays."""
     status_id, part = report.status_id, report.part
     if truth is None:
-        truth = Truth(Outcome.UNKNOWN, status_id, report.device_id, report.channel_id)
+        truth = MessageTruth(Outcome.UNKNOWN, status_id, report.device_id, report.channel_id)
         decides = True
     else:
         decides = part in {"end", "contradiction"} or (
-            part == "stage" and not truth.is_ended and _place(status_id) > _place(truth.last_status_id)
+            part == "stage"
+            and not truth.is_ended
+            and _find_stage_index(status_id) > _find_stage_index(truth.last_status_id)
         )
     if part == "repetition":
         return truth
@@ -348,5 +366,5 @@ def truth_after(truth: Truth | None, report: Report) -> Truth:
     )
 
 
-def _place(status_id: int) -> int:
-    return _WAY.index(status_id) if status_id in _WAY else -1
+def _find_stage_index(status_id: int) -> int:
+    return _STAGES.index(status_id) if status_id in _STAGES else -1

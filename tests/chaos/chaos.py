@@ -29,8 +29,8 @@ from faults import SESSION_S, WEIGHTS, Faults, NotInflictedError, NotRecoveredEr
 from judge import judge
 from running import Pipeline, start
 
-from smspulse.simulator.client import Totals, simulate
-from smspulse.simulator.scenarios import stories
+from smspulse.simulator.client import SimulationTotals, run_simulation
+from smspulse.simulator.scenarios import generate_scenarios
 
 MUTATIONS = {"no-fence": ["stream:stop-begin"], "offsets-outside": ["stream:kill-commit"]}
 """Each mutation, and the faults that expose it."""
@@ -40,19 +40,19 @@ _TAILS_S = 4.0
 
 async def hurt(
     pipeline: Pipeline, faults: Faults, plan: list[str], truth: Path, rate: float, seed: int, *, hurry: float
-) -> tuple[dict[str, list[float]], Totals, float]:
+) -> tuple[dict[str, list[float]], SimulationTotals, float]:
     """Inflict the faults while traffic flows; return recoveries by fault, the traffic, its webhooks a second."""
     stop = asyncio.Event()
     recoveries: dict[str, list[float]] = {}
     url = pipeline.source("chaos")
-    told = stories(seed, None)
-    seen: list[Totals] = []
+    told = generate_scenarios(seed, None)
+    seen: list[SimulationTotals] = []
 
     def sent() -> int:
         return seen[0].accepted if seen else 0
 
     traffic = asyncio.create_task(
-        simulate(
+        run_simulation(
             *(url, told),
             rate=rate,
             truth=truth,

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from http_attacks import BY_ANYONE, BY_SENDERS, attack, rss_mb, wait_until_served
 
 from ingest.sources import add_source
-from smspulse.processes.children import free_port
+from smspulse.processes.children import find_free_port
 
 MOST_MB = 300
 
@@ -37,7 +37,7 @@ def main() -> None:
         if options.only not in name:
             continue
         with TemporaryDirectory() as folder:
-            data, port = Path(folder), free_port()
+            data, port = Path(folder), find_free_port()
             paths = [f"/webhooks/{source}/{add_source(data, source)}".encode() for source in ("acme", "other")]
             log = (data / "log").open("wb")
             command = [sys.executable, "-m", "smspulse", "ingest", "--data", folder, "--broker", "127.0.0.1:1"]

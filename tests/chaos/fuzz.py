@@ -33,10 +33,10 @@ from aiohttp import web
 from fuzz_cases import END, KNOWN, LIMIT, PATH, TOKEN, Case, Cases
 
 from ingest.errors import NotStoredError
-from ingest.server import Receiver
+from ingest.server import IngestHandler
 from ingest.settings import IngestSettings
-from ingest.sources import Sources
-from ingest.spool import Webhook
+from ingest.sources import SourceRegistry
+from ingest.spool import WebhookRecord
 
 GROWTH_MB = 16
 SENDERS = 48
@@ -51,17 +51,17 @@ class Sink:
     """Counts webhooks and refuses one in fifty."""
 
     def __init__(self, mutation: str) -> None:
-        self.trouble = None
+        self.problem = None
         self.count = self.refused = 0
         self._mutation, self._leak = mutation, []
 
-    def state(self) -> dict[str, object]:
+    def read_state(self) -> dict[str, object]:
         return {}
 
-    def gauges(self) -> dict[str, tuple[str, float]]:
+    def read_gauges(self) -> dict[str, tuple[str, float]]:
         return {}
 
-    async def put(self, webhook: Webhook) -> None:
+    async def store_webhook(self, webhook: WebhookRecord) -> None:
         await asyncio.sleep(0)
         self.count += 1
         if self.count % 50 == 0:
@@ -94,15 +94,15 @@ async def serve(data: Path, mutation: str) -> None:
         bodies="drop",
     )
     sink = Sink(mutation)
-    receiver = Receiver(settings, Sources(data, f"acme={TOKEN},limited={TOKEN}"), sink)
-    receiver._rate = _OnlyLimited(receiver._rate)
-    runner = web.ServerRunner(receiver.server(), shutdown_timeout=1)
+    receiver = IngestHandler(settings, SourceRegistry(data, f"acme={TOKEN},limited={TOKEN}"), sink)
+    receiver._webhook_limiter = _OnlyLimited(receiver._webhook_limiter)
+    runner = web.ServerRunner(receiver.build_server(), shutdown_timeout=1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
     await site.start()
     print(site.port, flush=True)
     await stop.wait()
-    await receiver.drain()
+    await receiver.wait_until_drained()
     await runner.cleanup()
     print(json.dumps({"kept": sink.count - sink.refused, "refused": sink.refused}), flush=True)
 
@@ -113,8 +113,8 @@ class _OnlyLimited:
     def __init__(self, rate: object) -> None:
         self._rate = rate
 
-    def wait_s(self, source: str) -> float:
-        return self._rate.wait_s(source) if source == "limited" else 0.0
+    def take_or_wait_s(self, source: str) -> float:
+        return self._rate.take_or_wait_s(source) if source == "limited" else 0.0
 
 
 class NotDueError(Exception):

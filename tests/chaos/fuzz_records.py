@@ -43,19 +43,19 @@ from core import records, topics
 from core.errors import where_raised
 from core.kafka_settings import KafkaSettings
 from gateway.statuses import STATUSES
-from ingest.server import Receiver
+from ingest.server import IngestHandler
 from ingest.settings import IngestSettings
-from ingest.sources import Sources
-from ingest.spool import Spool, Webhook
+from ingest.sources import SourceRegistry
+from ingest.spool import WebhookRecord, WebhookSpool
 from streams.change_detector import DetectorPolicy
 from streams.device_processor import DeviceProcessor
 from streams.isolating_processor import IsolatingProcessor
-from streams.lifecycle import EXPIRE_AFTER_MS, Lifecycle
+from streams.lifecycle import EXPIRE_AFTER_MS, LifecycleRules
 from streams.message_processor import MessageProcessor
 from streams.processor import ProcessorOutput, StateLoader, StreamProcessor
-from warehouse import catalog as views
+from warehouse import catalog
 from warehouse.reader import query
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 RUN: Final = 1_000
 """Records that the folds take at once."""
@@ -102,14 +102,14 @@ class InProcess:
     """The pipeline without Kafka: ingest's receivers, the folds and the landing code."""
 
     def __init__(self, data: Path, mutation: str) -> None:
-        views.publish(data)
+        catalog.publish_views(data)
         self._data = data
         sink: Any = None
         self._receivers = {
-            name: Receiver(IngestSettings.model_validate(settings), Sources(data, ""), sink)
+            name: IngestHandler(IngestSettings.model_validate(settings), SourceRegistry(data, ""), sink)
             for name, settings in _PRIVACY.items()
         }
-        lifecycle, guarded = Lifecycle(STATUSES), mutation != "fold"
+        lifecycle, guarded = LifecycleRules(STATUSES), mutation != "fold"
         forget_ms = 7 * EXPIRE_AFTER_MS
         self._messages = Stage(
             lambda load: MessageProcessor(lifecycle, load, UTC, 10_000, EXPIRE_AFTER_MS, forget_ms), guarded=guarded
@@ -117,7 +117,7 @@ class InProcess:
         self._devices = Stage(lambda load: DeviceProcessor(load, DetectorPolicy()), guarded=guarded)
         self._ends: Counter[str] = Counter()
         self._now_ms = int(time.time() * 1000) - 3_600_000
-        self.spooled: list[Webhook] = []
+        self.spooled: list[WebhookRecord] = []
 
     @property
     def faults(self) -> int:
@@ -128,7 +128,7 @@ class InProcess:
         """Return the record that ingest makes of a webhook; the good gateway's are kept as they are."""
         source = "good" if body.is_good else tuple(_PRIVACY)[number % len(_PRIVACY)]
         receiver = self._receivers["plain" if body.is_good else source]
-        key, kept, content_type = receiver._kept(source, body.content, body.content_type)
+        key, kept, content_type = receiver._redact_body(source, body.content, body.content_type)
         self._now_ms += 1
         headers: list[tuple[str, bytes]] = [
             (records.HEADER_SOURCE, source.encode()),
@@ -137,7 +137,7 @@ class InProcess:
             (records.HEADER_CONTENT_TYPE, content_type),
         ]
         if source == "plain" and len(self.spooled) < SPOOLED:
-            self.spooled.append(Webhook(key, kept, headers, self._now_ms))
+            self.spooled.append(WebhookRecord(key, kept, headers, self._now_ms))
         return MadeRecord(topics.RAW, 0, 0, self._now_ms, key, kept, list(headers))
 
     def process(self, run: list[MadeRecord]) -> None:
@@ -171,7 +171,7 @@ class InProcess:
         start = self._ends[topic]
         numbered = [record._replace(offset=start + number) for number, record in enumerate(made)]
         if numbered:
-            landing.land(self._data, start, numbered)
+            parquet_files.land_records(self._data, start, numbered)
             self._ends[topic] += len(numbered)
         return numbered
 
@@ -182,17 +182,19 @@ def inject(mutation: str) -> None:
     from warehouse import schemas  # noqa: PLC0415
 
     if mutation == "parser":
-        read = payloads._parse
+        read = payloads._parse_guarded
 
         def recursive(body: bytes, zone: Any) -> Any:
             return recursive(body[len(BOM) :], zone) if body.startswith(BOM) else read(body, zone)
 
-        payloads._parse = recursive
+        payloads._parse_guarded = recursive
     if mutation == "fold":
-        one = MessageProcessor._one
-        MessageProcessor._one = lambda *given: fail() if BOM in given[1].value else one(*given)
+        one = MessageProcessor._process_record
+        MessageProcessor._process_record = lambda *given: fail() if BOM in given[1].value else one(*given)
     if mutation == "sink":
-        schemas.Dataset.table = lambda self, run, zone=UTC: self._table(self.columns(run, zone), len(run.offsets))
+        schemas.TopicDataset.build_table = lambda self, run, zone=UTC: self._assemble_table(
+            self.convert_records(run, zone), len(run.offsets)
+        )
         schemas.charset_of = lambda content_type: fail() if b"nonsense" in (content_type or b"") else None
 
 
@@ -261,18 +263,18 @@ def in_process(bodies: int, seed: int, data: Path, mutation: str) -> list[str]:
 _FAULTS: Final = "SELECT count(*) AS n FROM raw_webhooks WHERE reason = 'processing_failed'"
 
 
-def _steps(data: Path, spooled: list[Webhook]) -> dict[str, Callable[[], str]]:
+def _steps(data: Path, spooled: list[WebhookRecord]) -> dict[str, Callable[[], str]]:
     """Return everything that reads what was landed, in its order."""
     from expectations.runner import run_checks  # noqa: PLC0415 - heavy, as the others
     from expectations.settings import CheckSettings  # noqa: PLC0415
-    from smspulse.alerting.rules import Warehouse  # noqa: PLC0415
-    from smspulse.dashboard.queries import Choice, Numbers  # noqa: PLC0415
-    from smspulse.dashboard.rendering import content  # noqa: PLC0415
-    from smspulse.runtime import erasure as erasing  # noqa: PLC0415
-    from warehouse.rebuild import rebuild  # noqa: PLC0415
+    from smspulse.alerting.rules import WarehouseRules  # noqa: PLC0415
+    from smspulse.dashboard.queries import PageFilter, PageSnapshot  # noqa: PLC0415
+    from smspulse.dashboard.rendering import render_content  # noqa: PLC0415
+    from smspulse.runtime import erasure  # noqa: PLC0415
+    from warehouse.rebuild import rebuild_base  # noqa: PLC0415
 
     def rebuilt() -> str:
-        found = rebuild(data, STATUSES, timedelta(milliseconds=EXPIRE_AFTER_MS))
+        found = rebuild_base(data, STATUSES, timedelta(milliseconds=EXPIRE_AFTER_MS))
         what = f"{found.messages:,} messages of {found.reports:,} reports, {found.differing:,} differ"
         return f"WRONG: {what}" if found.differing else what
 
@@ -280,21 +282,21 @@ def _steps(data: Path, spooled: list[Webhook]) -> dict[str, Callable[[], str]]:
         return f"{len(run_checks(data, CheckSettings()).rows)} expectations"
 
     def watched() -> str:
-        return f"{len(Warehouse(data).findings(int(time.time() * 1000)))} findings"
+        return f"{len(WarehouseRules(data).read_findings(int(time.time() * 1000)))} findings"
 
     def shown() -> str:
-        numbers = Numbers(data, lambda: {"processes": [], "lag": {}})
+        numbers = PageSnapshot(data, lambda: {"processes": [], "lag": {}})
         numbers.refresh()
-        if "trouble" in numbers.kept:
-            return f"WRONG: {numbers.kept['trouble']}"
-        return f"{len(content(numbers, Choice())):,} characters"
+        if "trouble" in numbers.current_values:
+            return f"WRONG: {numbers.current_values['trouble']}"
+        return f"{len(render_content(numbers, PageFilter())):,} characters"
 
     def erased() -> str:
-        spool = Spool(data, IngestSettings())
+        spool = WebhookSpool(data, IngestSettings())
         spool.append(spooled)
         spool.close()
-        erasing._tell_kafka = lambda kafka, keys: None
-        report = erasing.erase(data, (NUMBER,), KafkaSettings)
+        erasure._write_tombstones = lambda kafka, keys: None
+        report = erasure.erase_everywhere(data, (NUMBER,), KafkaSettings)
         return "; ".join(report.lines)
 
     return {"rebuild": rebuilt, "check": checked, "alerts": watched, "page": shown, "erase": erased}

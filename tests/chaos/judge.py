@@ -20,10 +20,10 @@ from running import Pipeline
 from core.kafka_settings import KafkaSettings
 from core.topics import ACTIVITY, DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
 from gateway.errors import UnreadablePayload
-from gateway.payloads import StatusReport, parse
+from gateway.payloads import StatusReport, parse_payload
 from smspulse.broker.lockfile import read_broker_file
-from smspulse.runtime.pipeline import embedded_settings
-from smspulse.simulator.ground_truth import compare
+from smspulse.runtime.pipeline import read_embedded_settings
+from smspulse.simulator.ground_truth import compare_with_truth
 
 GROUP = "smspulse-stream"
 _STANDSTILL_S = 90.0
@@ -86,7 +86,7 @@ def judge(pipeline: Pipeline, truth: Path) -> Findings:
     if broker is None:
         found.lost["broker: it did not come back"] += 1
         return found
-    kafka = embedded_settings(pipeline.data, broker)
+    kafka = read_embedded_settings(pipeline.data, broker)
     raw = _raw(kafka)
     newest = _versions(kafka, raw.reports, found)
     _outcomes(kafka, newest, found)
@@ -103,8 +103,8 @@ def judge(pipeline: Pipeline, truth: Path) -> Findings:
         found.twice[f"landed rows beyond Kafka's records in {dataset}"] += max(landed[dataset] - count, 0)
     _landed_versions(pipeline, newest, found)
 
-    told = compare(pipeline.data, truth)
-    found.accepted, found.line = told.accepted, told.line()
+    told = compare_with_truth(pipeline.data, truth)
+    found.accepted, found.line = told.accepted, told.format_result()
     found.messages = told.messages
     found.lost["accepted webhooks that are not in raw"] += told.accepted - told.landed
     found.lost["messages of the truth that are missing"] += len(told.missing)
@@ -112,8 +112,8 @@ def judge(pipeline: Pipeline, truth: Path) -> Findings:
     found.twice["accepted webhooks that are in raw more than once"] += told.landed_twice
     found.wrong["messages that differ from the truth"] += len({each.sms_id for each in told.differences})
     found.wrong["messages that nobody sent"] += len(told.extra)
-    if not told.ok and found.ok:
-        found.wrong["findings of the comparison with the truth"] += len(told.problems())
+    if not told.is_reconciled and found.ok:
+        found.wrong["findings of the comparison with the truth"] += len(told.list_problems())
     for kind in (found.lost, found.twice, found.wrong):
         for what in [what for what, count in kind.items() if not count]:
             del kind[what]
@@ -124,7 +124,7 @@ def _until_processed(kafka: KafkaSettings, topic: str, ends: dict[int, int]) -> 
     """Wait until the stream has committed the end of every partition of a topic."""
     progress = _Progress()
     offsets: list[int] = []
-    with closing(Consumer(kafka.confluent() | {"group.id": GROUP, "log_level": 2})) as consumer:
+    with closing(Consumer(kafka.confluent_options() | {"group.id": GROUP, "log_level": 2})) as consumer:
         while not progress.is_over(offsets):
             try:
                 committed = consumer.committed([TopicPartition(topic, number) for number in ends], 10)
@@ -140,7 +140,7 @@ def _until_processed(kafka: KafkaSettings, topic: str, ends: dict[int, int]) -> 
 def _read(kafka: KafkaSettings, topic: str, ends: dict[int, int] | None = None) -> Iterator[Any]:
     """Yield the committed records of a topic, those of a partition in order; note in `ends` the offsets behind them."""
     ends = {} if ends is None else ends
-    options = kafka.confluent() | {
+    options = kafka.confluent_options() | {
         "group.id": "chaos",
         "isolation.level": "read_committed",
         "enable.partition.eof": True,
@@ -169,7 +169,7 @@ def _raw(kafka: KafkaSettings) -> Raw:
     for message in _read(kafka, RAW, ends):
         raw.records += 1
         try:
-            event = parse(message.value())
+            event = parse_payload(message.value())
         except UnreadablePayload:
             raw.unreadable.add(f"{RAW}:{message.partition()}:{message.offset()}")
             continue

@@ -33,12 +33,12 @@ from core.topics import MESSAGES, RAW
 from smspulse.broker.config import BrokerSettings
 from smspulse.broker.embedded import KafkaBroker
 from smspulse.broker.topic_admin import ensure_topics
-from warehouse import catalog as views
+from warehouse import catalog
 from warehouse.errors import OvertakenError
 from warehouse.reader import query
 from warehouse.settings import LanderSettings
 from warehouse.sink import consumer as lander
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 PARTITIONS = 4
 _LIFE_S = 0.8
@@ -56,11 +56,11 @@ def land(settings: LanderSettings, kafka: KafkaSettings, mutation: str, ready: A
         ready: Set when the lander was given partitions.
         met: Set when the lander found a range landed by the other one.
     """
-    landing.land_rows = _observed(landing.land_rows, met)
+    parquet_files.land_rows = _observed(parquet_files.land_rows, met)
     if mutation == "no-fence":
-        landing.land_rows = _unfenced(landing.land_rows)
+        parquet_files.land_rows = _unfenced(parquet_files.land_rows)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    lander.run(settings, kafka, ready.set)
+    lander.run_lander(settings, kafka, ready.set)
 
 
 def _observed(land_rows: Callable[..., Path], met: Any) -> Callable[..., Path]:
@@ -90,10 +90,10 @@ def _unfenced(land_rows: Callable[..., Path]) -> Callable[..., Path]:
             mark = uuid4().hex
             scratch = data / f"unfenced-{mark}"
             with scratch.open("wb") as file:
-                landing.encode(table, file)
-            name = landing.LANDED.fullmatch(error.path.name)
+                parquet_files.write_range_file(table, file)
+            name = parquet_files.LANDED_FILE_NAME.fullmatch(error.path.name)
             assert name is not None
-            return scratch.rename(error.path.with_name(f"{landing.stem(name)}-{mark}.parquet"))
+            return scratch.rename(error.path.with_name(f"{parquet_files.format_merged_stem(name)}-{mark}.parquet"))
 
     return mutated
 
@@ -123,7 +123,7 @@ class Traffic:
             thread.join()
 
     def _webhooks(self) -> None:
-        producer = Producer(self._kafka.confluent() | {"enable.idempotence": True, "linger.ms": 5})
+        producer = Producer(self._kafka.confluent_options() | {"enable.idempotence": True, "linger.ms": 5})
         headers = [("source", b"chaos"), ("received_at", b"1795521600000")]
         while not self._stop.wait(0.02):
             for number in range(self.webhooks, self.webhooks + self._rate // 50):
@@ -135,7 +135,7 @@ class Traffic:
             raise RuntimeError(msg)
 
     def _versions(self) -> None:
-        producer = Producer(self._kafka.confluent() | {"transactional.id": "chaos"})
+        producer = Producer(self._kafka.confluent_options() | {"transactional.id": "chaos"})
         producer.init_transactions(30)
         turn = 0
         while not self._stop.wait(0.05):
@@ -199,7 +199,7 @@ class Landers:
         if process.exitcode != -9:
             msg = f"lander {number} ended by itself with {process.exitcode}"
             raise RuntimeError(msg)
-        orphaned = landing.sweep(self._data) > 0
+        orphaned = parquet_files.delete_orphaned_files(self._data) > 0
         self._processes[number] = self._start(number)
         return orphaned
 
@@ -224,7 +224,7 @@ def kafka_in(folder: Path) -> Iterator[KafkaSettings]:
 
 def ends(kafka: KafkaSettings) -> list[int]:
     """Return where each partition of `sms.raw` ends; it has no gaps."""
-    consumer = Consumer(kafka.confluent() | {"group.id": "judge"})
+    consumer = Consumer(kafka.confluent_options() | {"group.id": "judge"})
     try:
         return [consumer.get_watermark_offsets(TopicPartition(RAW, n), 10)[1] for n in range(PARTITIONS)]
     finally:
@@ -267,7 +267,7 @@ def judge(data: Path, offsets: list[int], versions: int) -> tuple[int, int]:
 def run(options: argparse.Namespace, folder: Path) -> int:
     rng = random.Random(options.seed)  # noqa: S311 - repeatable on purpose
     data = folder / "data"
-    views.publish(data)
+    catalog.publish_views(data)
     halves = 0
     with kafka_in(folder) as kafka:
         landers = Landers(data, kafka, options.mutation, rivals=options.rivals)

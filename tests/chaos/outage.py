@@ -37,7 +37,7 @@ from ingest.sources import add_source, webhook_url
 from smspulse.broker.config import BrokerSettings
 from smspulse.broker.embedded import KafkaBroker
 from smspulse.broker.topic_admin import ensure_topics
-from smspulse.processes.children import die_with_parent, free_port
+from smspulse.processes.children import die_with_parent, find_free_port
 
 SOURCE = "outage"
 _KEYS = 40
@@ -76,7 +76,7 @@ class Ingest:
     """`smspulse ingest`, started again whenever it was killed."""
 
     def __init__(self, data: Path, bootstrap: str, processes: int, log: Path) -> None:
-        self.url = f"http://127.0.0.1:{free_port()}"
+        self.url = f"http://127.0.0.1:{find_free_port()}"
         port = self.url.rpartition(":")[2]
         self._command = [*(sys.executable, "-m", "smspulse", "ingest", "--data", str(data), "--broker", bootstrap)]
         self._command += ["--port", port] + (["--processes", str(processes)] if processes > 1 else [])
@@ -146,7 +146,7 @@ async def hurt(broker: KafkaBroker, running: Ingest, webhook: str, options: argp
         for key in range(_KEYS):
             senders.create_task(_send(http, webhook, key, _KEYS / options.rate, stop, found))
         await asyncio.sleep(_WARM_UP_S)
-        jvm = broker.jvm if options.pause else None
+        jvm = broker.jvm_pid if options.pause else None
         if jvm is not None:
             os.kill(jvm, signal.SIGSTOP)
         else:
@@ -178,7 +178,7 @@ async def hurt(broker: KafkaBroker, running: Ingest, webhook: str, options: argp
 
 def _records(kafka: KafkaSettings) -> Iterator[Any]:
     """Yield what Kafka holds, up to where each partition ends now; those of a partition in order."""
-    consumer = KafkaConsumer(enable_auto_commit=False, **kafka.kafka_python())
+    consumer = KafkaConsumer(enable_auto_commit=False, **kafka.kafka_python_options())
     partitions = [TopicPartition(RAW, number) for number in sorted(consumer.partitions_for_topic(RAW))]
     consumer.assign(partitions)
     consumer.seek_to_beginning()
@@ -213,7 +213,7 @@ def judge(kafka: KafkaSettings, found: Found) -> None:
 
 @contextmanager
 def _broker(folder: Path) -> Iterator[tuple[KafkaBroker, KafkaSettings]]:
-    settings = BrokerSettings(port=free_port(), controller_port=0, login=False)
+    settings = BrokerSettings(port=find_free_port(), controller_port=0, login=False)
     with KafkaBroker(folder / "broker", settings) as broker:
         kafka = KafkaSettings(bootstrap=broker.address, partitions=4, replication=1, min_insync=1)
         ensure_topics(kafka, timeout_s=30)

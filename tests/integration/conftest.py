@@ -7,7 +7,7 @@ import pytest
 
 from core.kafka_settings import KafkaSettings
 from smspulse.broker.config import BrokerSettings
-from smspulse.broker.download import what_is_missing
+from smspulse.broker.download import list_missing_programs
 from smspulse.broker.embedded import KafkaBroker
 from smspulse.broker.topic_admin import ensure_topics
 
@@ -15,7 +15,7 @@ from smspulse.broker.topic_admin import ensure_topics
 @pytest.fixture(scope="session")
 def real_kafka() -> None:
     """Skip where there is no real Kafka to be had, or fail where one is insisted on."""
-    if missing := what_is_missing():
+    if missing := list_missing_programs():
         line = f"a real Kafka needs: {'; '.join(missing)}"
         if os.environ.get("SMSPULSE_REQUIRE_KAFKA") == "1":
             pytest.fail(line, pytrace=False)

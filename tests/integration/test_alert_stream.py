@@ -9,10 +9,10 @@ from aiokafka import AIOKafkaProducer
 from stream_topics import read
 from warehouse_records import alert
 
-from core.alerts import Alert, decode
+from core.alerts import Alert, decode_alert
 from core.kafka_settings import KafkaSettings
 from core.topics import ACTIVITY, ALERTS
-from smspulse.alerting.alert_topic import AlertLog
+from smspulse.alerting.alert_topic import AlertTopicReader
 from streams.partition_processor import PartitionProcessor
 from streams.settings import StreamSettings
 from streams.topology import DEVICE_STAGE
@@ -26,7 +26,7 @@ async def written(kafka: KafkaSettings, source: str) -> list[list[Any]]:
     """Write what a phone did: it is well, then fails, then is well again; return the records, in runs."""
     outcomes = [DELIVERED] * 400 + [UNDELIVERED] * 40 + [DELIVERED] * 100
     runs: list[list[Any]] = []
-    async with AIOKafkaProducer(**kafka.aiokafka()) as producer:
+    async with AIOKafkaProducer(**kafka.aiokafka_options()) as producer:
         for first in range(0, len(outcomes), 4):
             ends = [
                 [sms_id, *outcomes[sms_id], T0 + sms_id * MINUTE, False]
@@ -51,13 +51,13 @@ async def test_an_alert_is_told_once_over_lost_disks_and_repeated_runs(
         # Each worker but the first finds nothing on its disk, and is handed again what the one before committed.
         if number % 9 == 0:
             owner = PartitionProcessor(DEVICE_STAGE, 0, StreamSettings(state=tmp_path / str(number), group=name), kafka)
-            await owner.own(1)
+            await owner.claim_partition(1)
             if number:
                 await owner.process(runs[number - 1])
         await owner.process(run)
         if number % 9 == 8:
             owner.close()
-    told = [decode(value) for _, value, _ in read(kafka, ALERTS, f"failure_ratio:{name}")]
+    told = [decode_alert(value) for _, value, _ in read(kafka, ALERTS, f"failure_ratio:{name}")]
     channel = [each for each in told if each.scope == "channel"]
     assert {each.scope for each in told if each.phase == "firing"} == {"channel"}
     firing, resolved = (each for each in channel if each.fired_at)
@@ -69,7 +69,7 @@ async def test_an_alert_is_told_once_over_lost_disks_and_repeated_runs(
 
 async def test_what_was_committed_is_past_and_what_came_since_is_news(kafka: KafkaSettings, name: str) -> None:
     async def write(*phases: str) -> None:
-        async with AIOKafkaProducer(**kafka.aiokafka()) as producer:
+        async with AIOKafkaProducer(**kafka.aiokafka_options()) as producer:
             for phase in phases:
                 record = alert(0, phase, id=f"failure_ratio:{name}:1:2", source=name)
                 await producer.send_and_wait(ALERTS, record.value, key=record.key)
@@ -77,21 +77,21 @@ async def test_what_was_committed_is_past_and_what_came_since_is_news(kafka: Kaf
     def ours(alerts: list[Alert]) -> list[str]:
         return [each.phase for each in alerts if each.source == name]
 
-    async def anything(log: AlertLog) -> list[Alert]:
-        while not (found := await log.news(1)):
+    async def anything(log: AlertTopicReader) -> list[Alert]:
+        while not (found := await log.read_new_alerts(1)):
             pass
         return found
 
     await write("pending", "firing")
-    first = AlertLog(kafka, name)
-    assert not first.was_committed
-    assert ours(await first.past(whole=True)) == ["pending", "firing"]
+    first = AlertTopicReader(kafka, name)
+    assert not first.has_committed_offsets
+    assert ours(await first.read_existing_alerts(whole=True)) == ["pending", "firing"]
     await first.commit()
     await write("resolved")
     assert ours(await anything(first)) == ["resolved"]  # not committed: it may not have been told
     first.close()
-    second = AlertLog(kafka, name)
-    assert second.was_committed
-    assert ours(await second.past(whole=False)) == ["pending", "firing"]
+    second = AlertTopicReader(kafka, name)
+    assert second.has_committed_offsets
+    assert ours(await second.read_existing_alerts(whole=False)) == ["pending", "firing"]
     assert ours(await anything(second)) == ["resolved"]
     second.close()

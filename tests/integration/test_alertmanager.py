@@ -21,17 +21,17 @@ from msgspec.structs import replace
 from running import program
 from warehouse_records import alert
 
-from core.alerts import KINDS, Alert, ChannelFailures, Scope, alert_id, decode
+from core.alerts import KINDS, Alert, ChannelFailures, Scope, alert_id, decode_alert
 from core.kafka_settings import KafkaSettings
-from smspulse.alerting.alert_state import Book, moment
-from smspulse.alerting.alert_topic import AlertWriter
-from smspulse.alerting.receivers import Alertmanager
+from smspulse.alerting.alert_state import AlertState, format_rfc3339
+from smspulse.alerting.alert_topic import AlertTopicWriter
+from smspulse.alerting.receivers import AlertmanagerClient
 from smspulse.alerting.settings import AlertSettings
-from smspulse.alerting.silences import Silences
+from smspulse.alerting.silences import SilenceStore
 from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
-from smspulse.processes.children import free_port
-from smspulse.processes.readiness import VARIABLE
+from smspulse.processes.children import find_free_port
+from smspulse.processes.readiness import READY_FD_VARIABLE
 
 NOW = int(time.time() * 1000) - 60_000
 
@@ -45,7 +45,7 @@ def told(
         "channel_id": 1 if scope == "channel" else None, "changed_at": at, "since": NOW, "fired_at": NOW,
         "resolved_at": at if phase == "resolved" else None,
     }  # fmt: skip
-    return decode(alert(0, phase, **fields).value or b"")
+    return decode_alert(alert(0, phase, **fields).value or b"")
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Setting:
         return f"http://127.0.0.1:{self.port}"
 
     def write(self, *told: Alert) -> None:
-        assert len(AlertWriter(self.kafka)(told)) == len(told)
+        assert len(AlertTopicWriter(self.kafka)(told)) == len(told)
 
     def alertmanager(self) -> Any:
         return alertmanager(program("prometheus-alertmanager"), self.config, self.port)
@@ -86,7 +86,7 @@ def sending(data: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]
     reading, writing = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-m", "smspulse", "alerts", "send", "--data", str(data)],
-        env={**os.environ, **environment, VARIABLE: str(writing)},
+        env={**os.environ, **environment, READY_FD_VARIABLE: str(writing)},
         pass_fds=(writing,),
     )
     os.close(writing)
@@ -107,7 +107,7 @@ async def setting(tmp_path: Path) -> AsyncIterator[Setting]:
         ensure_topics(kafka, timeout_s=10)
         async with receiving() as receiver:
             config = configured(tmp_path, receiver.url, "1s", "1s")
-            yield Setting(tmp_path, kafka, config, free_port(), receiver)
+            yield Setting(tmp_path, kafka, config, find_free_port(), receiver)
 
 
 async def test_a_source_is_one_notification_and_what_it_explains_is_in_none_until_it_is_well(setting: Setting) -> None:
@@ -156,7 +156,7 @@ async def test_what_lasts_stays_on_over_restarts_of_both_and_ends_when_it_is_tol
         with setting.sender(repeat_s=30):  # so no restart outlasts what it was told
             assert await setting.notified() == ("acme", "firing", {("SmsFailureRatio", "1", "firing")})
             (first,) = await alerts(setting.url, len)
-            assert first["startsAt"] == moment(NOW)
+            assert first["startsAt"] == format_rfc3339(NOW)
         with setting.sender(repeat_s=30):
             await alerts(setting.url, lambda found: not found or found[0]["updatedAt"] > first["updatedAt"])
     with setting.sender(repeat_s=30):  # while nobody listens
@@ -201,7 +201,7 @@ async def test_one_phone_that_explains_its_source_s_rise_is_the_one_notification
 
 
 def plus(alert: dict[str, Any], seconds: float) -> str:
-    return moment(int((datetime.fromisoformat(alert["updatedAt"]).timestamp() + seconds) * 1000))
+    return format_rfc3339(int((datetime.fromisoformat(alert["updatedAt"]).timestamp() + seconds) * 1000))
 
 
 async def test_a_sender_that_is_gone_lets_its_alerts_end(setting: Setting) -> None:
@@ -214,16 +214,16 @@ async def test_a_sender_that_is_gone_lets_its_alerts_end(setting: Setting) -> No
 
 async def test_a_silence_of_ours_ends_the_alert_there_and_it_is_notified_anew_when_lifted(setting: Setting) -> None:
     one, other = told("silent", "device", "acme", 1), told("silent", "device", "other", 2)
-    silences = Silences(setting.data)
-    silences.set(one.id, 600)
+    silences = SilenceStore(setting.data)
+    silences.set_silence(one.id, 600)
     with setting.alertmanager(), setting.sender(repeat_s=0.5):
         setting.write(one, other)
         assert await setting.notified() == ("other", "firing", {("SmsSilent", "2", "firing")})
-        silences.set(one.id, 0)
+        silences.set_silence(one.id, 0)
         assert await setting.notified() == ("acme", "firing", {("SmsSilent", "1", "firing")})
-        silences.set(one.id, 600)
+        silences.set_silence(one.id, 600)
         assert await setting.notified() == ("acme", "resolved", {("SmsSilent", "1", "resolved")})
-        silences.set(one.id, 0)
+        silences.set_silence(one.id, 0)
         assert await setting.notified() == ("acme", "firing", {("SmsSilent", "1", "firing")})
 
 
@@ -248,7 +248,7 @@ async def test_an_alert_that_ends_before_it_began_keeps_none_from_being_taken(se
     backwards = told("failure_ratio", "channel", "acme", 1, phase="resolved", at=NOW - 5_000)
     with setting.alertmanager():
         async with aiohttp.ClientSession() as session:
-            way = Alertmanager(session, AlertSettings(), setting.url)
+            way = AlertmanagerClient(session, AlertSettings(), setting.url)
             await way.send([told("silent", "source", "acme")], [backwards], time.time())
         assert len(await alerts(setting.url, len)) == 1
 
@@ -275,15 +275,15 @@ async def test_its_rules_inhibit_what_ours_do(tmp_path: Path, of_all: str | None
     every = {each.id: each for each in (*wide, *(each for pair in pairs for each in pair))}
     ours = set()
     for pair in pairs:
-        book = Book()
+        book = AlertState()
         for each in (*wide, *pair):
-            book.take(each)
+            book.update_alert(each)
         ours |= {each.id for each in pair if book.is_inhibited(each, NOW)}
     assert ours
     config = configured(tmp_path, "http://127.0.0.1:9/", "1h", "1h")
     with alertmanager(program("prometheus-alertmanager"), config) as url:
         async with aiohttp.ClientSession() as session:
-            await Alertmanager(session, AlertSettings(), url).send(list(every.values()), [], time.time())
+            await AlertmanagerClient(session, AlertSettings(), url).send(list(every.values()), [], time.time())
         # Its inhibitor takes them in its own time, and nothing says when it has.
         await alerts(url, lambda found: len(found) == len(every) and inhibited_of(found) == ours)
 

@@ -13,11 +13,11 @@ from pydantic import SecretStr
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from smspulse.broker.config import BrokerSettings
-from smspulse.broker.download import cached_kafka
+from smspulse.broker.download import find_kafka_cache
 from smspulse.broker.embedded import KafkaBroker
 from smspulse.broker.login import read_login
 from smspulse.broker.topic_admin import ensure_topics
-from smspulse.runtime.pipeline import kafka_settings
+from smspulse.runtime.pipeline import find_kafka_settings
 
 LIMIT_S = 60
 REFUSED_AFTER_S = 5
@@ -31,7 +31,7 @@ def broker_settings(*, login: bool) -> BrokerSettings:
 def read(kafka: KafkaSettings) -> list[bytes | None]:
     options = {"group.id": "test", "enable.partition.eof": True, "enable.auto.commit": False}
     found = []
-    with closing(Consumer(kafka.confluent() | options)) as consumer:
+    with closing(Consumer(kafka.confluent_options() | options)) as consumer:
         consumer.assign([TopicPartition(RAW, 0, 0)])
         while (message := consumer.poll(LIMIT_S)) is not None:
             if message.error() is not None:
@@ -42,7 +42,7 @@ def read(kafka: KafkaSettings) -> list[bytes | None]:
 
 
 def was_written(kafka: KafkaSettings, value: bytes, within_s: float) -> bool:
-    producer = Producer(kafka.confluent() | {"log_level": 0})
+    producer = Producer(kafka.confluent_options() | {"log_level": 0})
     producer.produce(RAW, value, partition=0)
     left = producer.flush(within_s)
     producer.purge()
@@ -71,7 +71,7 @@ def answers_without_login(address: str) -> bool:
 
 def describe_with_kafkas_own_tool(address: str, properties: Path) -> str:
     """Return what a tool that an operator may use says of a topic."""
-    tool = ["java", "-cp", f"{cached_kafka()}/*", "kafka.admin.ConfigCommand", "--bootstrap-server", address]
+    tool = ["java", "-cp", f"{find_kafka_cache()}/*", "kafka.admin.ConfigCommand", "--bootstrap-server", address]
     asked = ["--command-config", str(properties), "--describe", "--all", "--topic", RAW]
     done = subprocess.run([*tool, *asked], capture_output=True, text=True, check=False, timeout=2 * LIMIT_S)
     return done.stdout + done.stderr
@@ -81,14 +81,14 @@ def test_a_store_from_before_logins_goes_on_and_lets_in_who_reads_the_data_folde
     real_kafka: None, tmp_path: Path
 ) -> None:
     with KafkaBroker(tmp_path, broker_settings(login=False)):
-        before = kafka_settings(tmp_path, "auto")
+        before = find_kafka_settings(tmp_path, "auto")
         ensure_topics(before)
         assert all(answers_without_login(address) for address in listeners(tmp_path))
         assert was_written(before, b"of an earlier version", LIMIT_S)
 
     with KafkaBroker(tmp_path, broker_settings(login=True)) as broker:
-        kafka = kafka_settings(tmp_path, "auto")
-        assert kafka == kafka_settings(tmp_path, broker.address)
+        kafka = find_kafka_settings(tmp_path, "auto")
+        assert kafka == find_kafka_settings(tmp_path, broker.address)
         assert was_written(kafka, b"of this one", LIMIT_S)
 
         without = KafkaSettings(bootstrap=broker.address, security_protocol="PLAINTEXT")

@@ -14,18 +14,18 @@ from core import topics
 from core.kafka_settings import KafkaSettings
 from core.topic_ids import TopicIds
 from smspulse.broker.config import BrokerSettings
-from smspulse.broker.embedded import Broker, KafkaBroker, MemoryBroker
+from smspulse.broker.embedded import EmbeddedBroker, KafkaBroker, MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
-from smspulse.processes.children import free_port
-from smspulse.runtime.erasure import _ends_in_kafka
-from warehouse.partition_log import PartitionLog, cuts_of, topic_of
+from smspulse.processes.children import find_free_port
+from smspulse.runtime.erasure import _find_end_offsets
+from warehouse.partition_log import PartitionLog, parse_cut_count, parse_topic_id
 from warehouse.reader import query
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 from warehouse.sink.topic_incarnations import KafkaLogReader
 
 
 @contextmanager
-def running(broker: Broker) -> Iterator[KafkaSettings]:
+def running(broker: EmbeddedBroker) -> Iterator[KafkaSettings]:
     """Run a broker with its topics; of partitions, two are enough."""
     with broker:
         memory_run = broker.run_id if isinstance(broker, MemoryBroker) else ""
@@ -47,7 +47,7 @@ def numbers(data: Path, source: str) -> list[int]:
 
 
 def incarnations(data: Path) -> set[str]:
-    return set(landing.in_order_of_appearance(data, topics.RAW))
+    return set(parquet_files.list_incarnations_by_age(data, topics.RAW))
 
 
 def land_all(kafka: KafkaSettings, data: Path, source: str, count: int) -> None:
@@ -69,7 +69,7 @@ def test_another_kafka_behind_the_same_folder_and_a_topic_that_is_created_again_
     with running(broker(tmp_path / "second")) as kafka:
         produce(kafka, "e", 30, first=10, partition=0)
         land_all(kafka, erased, "e", 40)
-        kept = _ends_in_kafka(erased, topics.RAW, {PartitionLog(topics.RAW, 1): 10}, lambda: kafka)
+        kept = _find_end_offsets(erased, topics.RAW, {PartitionLog(topics.RAW, 1): 10}, lambda: kafka)
         assert kept == [], "an erasure names nothing that another Kafka keeps"
 
         produce(kafka, "s", 125, first=60)  # more than there were of the first one
@@ -108,21 +108,21 @@ def test_the_in_memory_broker_before_and_after_a_real_kafka(kafka: KafkaSettings
 
 def recreate(kafka: KafkaSettings, topic: str) -> None:
     """Delete a topic, and create it again under another id."""
-    admin = AdminClient(kafka.confluent())
+    admin = AdminClient(kafka.confluent_options())
     ids = TopicIds(kafka)
-    before = ids.read([topic])
+    before = ids.read_ids([topic])
     admin.delete_topics([topic])[topic].result(30)
-    until(lambda: not ids.read([topic]))
+    until(lambda: not ids.read_ids([topic]))
     ensure_topics(kafka, timeout_s=60)
-    assert ids.read([topic]).keys() == before.keys()
-    assert ids.read([topic]) != before
+    assert ids.read_ids([topic]).keys() == before.keys()
+    assert ids.read_ids([topic]) != before
 
 
 def test_a_kafka_restored_from_an_older_copy(
     real_kafka: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One lander runs on while it is restored, one starts later, and one when nothing came since."""
-    folder, copy, port = tmp_path / "broker", tmp_path / "copy", free_port(0)
+    folder, copy, port = tmp_path / "broker", tmp_path / "copy", find_free_port(0)
     runs_on, later, quiet = tmp_path / "runs on", tmp_path / "later", tmp_path / "quiet"
 
     def restore() -> None:
@@ -132,8 +132,8 @@ def test_a_kafka_restored_from_an_older_copy(
     def assert_restored(data: Path) -> None:
         assert numbers(data, "s") == list(range(160)), data
         found = incarnations(data)
-        assert len({topic_of(each) for each in found}) == 1, data
-        assert sorted(cuts_of(each) for each in found) == [0, 1], data
+        assert len({parse_topic_id(each) for each in found}) == 1, data
+        assert sorted(parse_cut_count(each) for each in found) == [0, 1], data
         lines = {line for line in caplog.messages if "restored from an older copy" in line and "sms.raw" in line}
         assert ["from offset 40 on" in line for line in lines] == [True], (data, lines)
         caplog.clear()
@@ -184,10 +184,10 @@ def test_files_of_a_release_that_knew_no_incarnations_are_continued(kafka: Kafka
 def as_of_an_old_release(data: Path) -> None:
     """Give landed files the names that releases up to 0.1 gave them."""
     for path in data.glob("*/date=*/*@*.parquet"):
-        name = landing.LANDED.fullmatch(path.name)
+        name = parquet_files.LANDED_FILE_NAME.fullmatch(path.name)
         assert name is not None
-        log = landing.log_of(name)._replace(incarnation="")
-        path.rename(path.with_name(landing.file_name(log, int(name["start"]))))
+        log = parquet_files.parse_partition_log(name)._replace(incarnation="")
+        path.rename(path.with_name(parquet_files.format_file_name(log, int(name["start"]))))
 
 
 @pytest.mark.parametrize("goes_on", [False, True], ids=["nothing came since", "others came since"])
@@ -198,10 +198,10 @@ def test_an_erasure_names_what_kafka_keeps_of_the_files_of_an_old_release(
     produce(kafka, source, 1, partition=1)
     land_all(kafka, tmp_path, source, 1)
     as_of_an_old_release(tmp_path)
-    end = landing.landed_position(tmp_path, topics.RAW, 1)
+    end = parquet_files.read_landed_position(tmp_path, topics.RAW, 1)
     produce(kafka, source, 3, first=1, partition=1 if goes_on else 2)
     land_all(kafka, tmp_path, source, 4)
-    found = _ends_in_kafka(tmp_path, topics.RAW, {PartitionLog(topics.RAW, 1): end}, lambda: kafka)
+    found = _find_end_offsets(tmp_path, topics.RAW, {PartitionLog(topics.RAW, 1): end}, lambda: kafka)
     assert found == [{"topic": topics.RAW, "partition": 1, "offset": end}]
 
 
@@ -209,11 +209,11 @@ def test_records_are_identified_in_kafka_as_they_are_in_files(kafka: KafkaSettin
     source = "identified"
     produce(kafka, source, 20, partition=2)
     land_all(kafka, tmp_path, source, 20)
-    topic_id = TopicIds(kafka).read([topics.RAW])[topics.RAW]
+    topic_id = TopicIds(kafka).read_ids([topics.RAW])[topics.RAW]
     log = PartitionLog(topics.RAW, 2, topic_id)
-    paths = landing.landed_files(tmp_path, log)
-    in_files = {offset: each for path in paths for offset, each in landing.identities(path, path).items()}
+    paths = parquet_files.list_log_files(tmp_path, log)
+    in_files = {offset: each for path in paths for offset, each in parquet_files.read_identities(path, path).items()}
     with KafkaLogReader(kafka) as reader:
-        assert reader.identities(topics.RAW, 2, min(in_files), max(in_files) + 1) == in_files
-        assert reader.identities(topics.RAW, 2, max(in_files), max(in_files) + 1).keys() == {max(in_files)}
-        assert reader.identities(topics.RAW, 2, max(in_files) + 1, max(in_files) + 10) == {}
+        assert reader.read_identities(topics.RAW, 2, min(in_files), max(in_files) + 1) == in_files
+        assert reader.read_identities(topics.RAW, 2, max(in_files), max(in_files) + 1).keys() == {max(in_files)}
+        assert reader.read_identities(topics.RAW, 2, max(in_files) + 1, max(in_files) + 10) == {}

@@ -27,17 +27,17 @@ from ingest.sources import add_source, webhook_url
 from smspulse.broker.config import BrokerSettings
 from smspulse.broker.embedded import KafkaBroker
 from smspulse.broker.topic_admin import ensure_topics
-from smspulse.processes.children import free_port
+from smspulse.processes.children import find_free_port
 
 RUN = """
 import logging, sys
 from pathlib import Path
 from core.kafka_settings import KafkaSettings
-from ingest.server import run
+from ingest.server import run_ingest
 from ingest.settings import IngestSettings
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 kafka = KafkaSettings(bootstrap=sys.argv[1])
-run(IngestSettings(port=0), kafka, Path(sys.argv[2]), ready=lambda url: print(url, flush=True))
+run_ingest(IngestSettings(port=0), kafka, Path(sys.argv[2]), ready=lambda url: print(url, flush=True))
 """
 
 
@@ -129,7 +129,9 @@ def receiver(tmp_path: Path, kafka: KafkaSettings) -> Iterator[Ingest]:
 
 def stored(kafka: KafkaSettings, source: str) -> list[Any]:
     """Return all records of a source, up to the ends of the partitions as they are now."""
-    consumer = KafkaConsumer(RAW, auto_offset_reset="earliest", enable_auto_commit=False, **kafka.kafka_python())
+    consumer = KafkaConsumer(
+        RAW, auto_offset_reset="earliest", enable_auto_commit=False, **kafka.kafka_python_options()
+    )
     found = []
     until(lambda: (consumer.poll(0), consumer.assignment())[1], bool)
     ends = consumer.end_offsets(consumer.assignment())
@@ -247,7 +249,7 @@ def test_sigterm_lets_requests_in_flight_arrive_whole(receiver: Ingest, kafka: K
 def test_without_a_broker_it_takes_webhooks_at_once_and_forwards_them_by_itself(
     tmp_path: Path, real_kafka: None
 ) -> None:
-    settings = BrokerSettings(port=free_port(0), controller_port=0, login=False)
+    settings = BrokerSettings(port=find_free_port(0), controller_port=0, login=False)
     kafka = KafkaSettings(bootstrap=f"127.0.0.1:{settings.port}", partitions=4, replication=1, min_insync=1)
     broker = KafkaBroker(tmp_path / "broker", settings)
     with ingest(tmp_path, kafka.bootstrap) as running:
@@ -275,14 +277,14 @@ def test_without_a_broker_it_takes_webhooks_at_once_and_forwards_them_by_itself(
             assert ["spooled" in dict(record.headers) for record in (first, second, third)] == [True, True, False]
 
             # Stopped while Kafka answers nothing, it answers what is in flight from the spool.
-            assert broker.jvm is not None
-            os.kill(broker.jvm, signal.SIGSTOP)
+            assert broker.jvm_pid is not None
+            os.kill(broker.jvm_pid, signal.SIGSTOP)
             with ThreadPoolExecutor() as pool:
                 posted = pool.submit(running.post, status(3))
                 until(lambda: running.in_flight, bool)
                 assert running.stop() == 0
                 assert posted.result()[0] == 202
-            os.kill(broker.jvm, signal.SIGCONT)
+            os.kill(broker.jvm_pid, signal.SIGCONT)
         finally:
             broker.stop()
     # One line on each loss and one on each recovery, and nothing else; the first two come as they may.
@@ -298,7 +300,7 @@ def test_without_a_broker_it_takes_webhooks_at_once_and_forwards_them_by_itself(
 
 
 def test_it_stops_while_kafka_is_away_and_keeps_what_it_answered(tmp_path: Path) -> None:
-    with ingest(tmp_path, f"127.0.0.1:{free_port(0)}") as running:
+    with ingest(tmp_path, f"127.0.0.1:{find_free_port(0)}") as running:
         assert running.post(status(1))[0] == 202
         assert running.stop() == 0
     assert running.log[-1] == "INFO 1 webhooks stay in the spool and are forwarded when ingest runs again"
@@ -328,7 +330,7 @@ def test_a_full_disk_is_answered_503_and_nothing_is_lost(tmp_path: Path, kafka: 
     with small_disk(tmp_path / "disk", 24) as data:
         (data / "filler").write_bytes(bytes(6_000_000))
         (data / "another").write_bytes(bytes(1_000_000))
-        with ingest(data, f"127.0.0.1:{free_port(0)}", tmp_path / "before.log", limits) as running:
+        with ingest(data, f"127.0.0.1:{find_free_port(0)}", tmp_path / "before.log", limits) as running:
             for room in (False, True):
                 if room:
                     (data / "filler").unlink()

@@ -15,7 +15,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
-from core.kafka_retry import retried
+from core.kafka_retry import retry_kafka_call
 from core.kafka_settings import KafkaSettings
 from core.topics import MESSAGES, RAW, TOPICS
 from smspulse.broker.config import BrokerSettings
@@ -23,8 +23,8 @@ from smspulse.broker.download import BrokerError
 from smspulse.broker.embedded import KafkaBroker
 from smspulse.broker.lockfile import read_broker_file
 from smspulse.broker.topic_admin import ensure_topics
-from smspulse.processes.children import free_port
-from smspulse.runtime.pipeline import kafka_settings
+from smspulse.processes.children import find_free_port
+from smspulse.runtime.pipeline import find_kafka_settings
 
 pytestmark = pytest.mark.usefixtures("real_kafka")
 
@@ -72,17 +72,17 @@ def ends(pidfd: int, within: float) -> bool:
 def test_records_and_offsets_outlive_a_restart_on_other_ports_and_a_start_that_fails_says_why_in_one_line(
     tmp_path: Path,
 ) -> None:
-    preferred = BrokerSettings(port=free_port(), controller_port=free_port())
+    preferred = BrokerSettings(port=find_free_port(), controller_port=find_free_port())
     offset = [TopicPartition(RAW, 0, 1)]
     with KafkaBroker(tmp_path, preferred) as broker:
         assert broker.address == f"127.0.0.1:{preferred.port}"
-        kafka = kafka_settings(tmp_path, broker.address)
+        kafka = find_kafka_settings(tmp_path, broker.address)
         ensure_topics(kafka)
-        producer = Producer(kafka.confluent())
+        producer = Producer(kafka.confluent_options())
         for number in range(100):
             producer.produce(RAW, b"%d" % number, partition=0)
         assert producer.flush(10) == 0
-        reader = Consumer(kafka.confluent() | {"group.id": "test"})
+        reader = Consumer(kafka.confluent_options() | {"group.id": "test"})
         reader.commit(offsets=offset, asynchronous=False)
         reader.close()
     with ExitStack() as stack:
@@ -90,11 +90,11 @@ def test_records_and_offsets_outlive_a_restart_on_other_ports_and_a_start_that_f
             stack.enter_context(socket.create_server(("127.0.0.1", port)))
         broker = stack.enter_context(KafkaBroker(tmp_path, preferred))
         assert broker.address != kafka.bootstrap
-        moved = kafka_settings(tmp_path, "auto")
+        moved = find_kafka_settings(tmp_path, "auto")
         ensure_topics(moved)
-        reader = Consumer(moved.confluent() | {"group.id": "test"})
+        reader = Consumer(moved.confluent_options() | {"group.id": "test"})
         assert reader.get_watermark_offsets(TopicPartition(RAW, 0), timeout=10) == (0, 100)
-        assert retried(reader.committed, offset, timeout=10)[0].offset == 1  # its coordinator may be starting
+        assert retry_kafka_call(reader.committed, offset, timeout=10)[0].offset == 1  # its coordinator may be starting
         reader.close()
     meta = tmp_path / "kafka" / "store" / "meta.properties"
     meta.write_text(meta.read_text().replace("node.id=1", "node.id=7"))
@@ -107,7 +107,7 @@ def test_records_and_offsets_outlive_a_restart_on_other_ports_and_a_start_that_f
 
 def test_topics_are_made_once_by_several_at_once_as_soon_as_kafka_answers(tmp_path: Path) -> None:
     # With a login, none could try before it is made.
-    settings = BrokerSettings(port=free_port(), controller_port=0, login=False)
+    settings = BrokerSettings(port=find_free_port(), controller_port=0, login=False)
     kafka = KafkaSettings(bootstrap=f"127.0.0.1:{settings.port}")
     errors: list[BaseException] = []
 
@@ -124,7 +124,7 @@ def test_topics_are_made_once_by_several_at_once_as_soon_as_kafka_answers(tmp_pa
         for thread in threads:
             thread.join(240)
         assert errors == []
-        admin = KafkaAdminClient(**kafka.kafka_python())
+        admin = KafkaAdminClient(**kafka.kafka_python_options())
         assert set(admin.list_topics()) == {topic.name for topic in TOPICS}
         resource = ConfigResource(ConfigResourceType.TOPIC, MESSAGES)
         config = admin.describe_configs([resource], config_filter="all")["topic"][MESSAGES]
@@ -144,7 +144,7 @@ def test_a_second_start_on_the_same_data_is_refused_and_harms_nothing_and_a_sign
         with pytest.raises(BrokerError, match=f"process {foreground.pid}, at {running.bootstrap}; use it, stop it"):
             KafkaBroker(tmp_path, ANY).start()
         assert read_broker_file(tmp_path) == running
-        ensure_topics(kafka_settings(tmp_path, "auto"))
+        ensure_topics(find_kafka_settings(tmp_path, "auto"))
 
         jvm = jvm_of(foreground.pid)
         foreground.send_signal(number)
@@ -158,13 +158,13 @@ def test_a_killed_broker_takes_its_jvm_along_the_next_start_works_and_the_death_
 ) -> None:
     with started_in_foreground(tmp_path) as killed:
         assert read_broker_file(tmp_path) is not None
-        ensure_topics(kafka_settings(tmp_path, "auto"))
+        ensure_topics(find_kafka_settings(tmp_path, "auto"))
         jvm = jvm_of(killed.pid)
         killed.kill()
         killed.wait()
     with started_in_foreground(tmp_path) as foreground:  # at once: it waits for the lock that the dying JVM holds
         assert ends(jvm, within=0)
-        admin = KafkaAdminClient(**kafka_settings(tmp_path, "auto").kafka_python())
+        admin = KafkaAdminClient(**find_kafka_settings(tmp_path, "auto").kafka_python_options())
         assert set(admin.list_topics()) == {topic.name for topic in TOPICS}
         admin.close()
 

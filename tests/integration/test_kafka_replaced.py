@@ -16,7 +16,7 @@ from running_landers import until
 from core.topic_ids import TopicIds
 from core.topics import MESSAGES, RAW
 from smspulse.broker.topic_admin import ensure_topics
-from smspulse.runtime.pipeline import kafka_settings
+from smspulse.runtime.pipeline import find_kafka_settings
 
 SOURCE = "phones"
 
@@ -134,9 +134,9 @@ def test_topics_and_stores_are_lost_and_replaced_one_after_the_other(real_kafka:
 
 
 def create_topics_anew(pipeline: Pipeline, topics: list[str]) -> None:
-    kafka = kafka_settings(pipeline.data, "auto")
-    admin, ids = AdminClient(kafka.confluent()), TopicIds(kafka)
+    kafka = find_kafka_settings(pipeline.data, "auto")
+    admin, ids = AdminClient(kafka.confluent_options()), TopicIds(kafka)
     for future in admin.delete_topics(topics).values():
         future.result(30)
-    until(lambda: not ids.read(topics))
+    until(lambda: not ids.read_ids(topics))
     ensure_topics(kafka, timeout_s=60)

@@ -16,14 +16,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from stream_topics import Raw, partitions_of
 
-from core.group_lag import lag
+from core.group_lag import read_group_lag
 from core.kafka_settings import KafkaSettings
 from core.topics import ACTIVITY, MESSAGES, RAW
-from smspulse.processes.children import free_port
+from smspulse.processes.children import find_free_port
 from warehouse import metrics
-from warehouse.schemas import BY_TOPIC
+from warehouse.schemas import DATASETS_BY_TOPIC
 from warehouse.settings import LanderSettings
-from warehouse.sink.consumer import Lander
+from warehouse.sink.consumer import ParquetLander
 
 WORKER = """
 import sys
@@ -47,7 +47,7 @@ def until(condition: Callable[[], bool], within_s: float = 120) -> None:
 
 
 def new_topic(kafka: KafkaSettings, name: str) -> str:
-    admin = AdminClient(kafka.confluent())  # its futures end with it
+    admin = AdminClient(kafka.confluent_options())  # its futures end with it
     for created in admin.create_topics([NewTopic(name, 2, 1)]).values():
         created.result(30)
     return name
@@ -55,7 +55,7 @@ def new_topic(kafka: KafkaSettings, name: str) -> str:
 
 def write_transaction(kafka: KafkaSettings, topic: str, records: int, *, commit: bool = True) -> None:
     """Write records to partition 0 in a transaction of its own; the marker of its end takes an offset, too."""
-    producer = Producer(kafka.confluent() | {"transactional.id": f"{topic}-{time.time_ns()}"})
+    producer = Producer(kafka.confluent_options() | {"transactional.id": f"{topic}-{time.time_ns()}"})
     producer.init_transactions(30)
     producer.begin_transaction()
     for number in range(records):
@@ -65,7 +65,7 @@ def write_transaction(kafka: KafkaSettings, topic: str, records: int, *, commit:
 
 
 def commit_offset(kafka: KafkaSettings, group: str, topic: str, offset: int) -> None:
-    consumer = Consumer(kafka.confluent() | {"group.id": group})
+    consumer = Consumer(kafka.confluent_options() | {"group.id": group})
     consumer.commit(offsets=[TopicPartition(topic, 0, offset)], asynchronous=False)
     consumer.close()
 
@@ -86,36 +86,36 @@ def test_a_group_that_has_read_all_records_has_no_lag_though_markers_and_aborted
     topic = new_topic(kafka, name)
     write_transaction(kafka, topic, 5)
     commit_offset(kafka, name, topic, 5)  # behind the last record, before its transaction's marker
-    assert lag(kafka, {name: [topic]}) == {name: 0}
+    assert read_group_lag(kafka, {name: [topic]}) == {name: 0}
     write_transaction(kafka, topic, 3, commit=False)
-    assert lag(kafka, {name: [topic]}) == {name: 0}
+    assert read_group_lag(kafka, {name: [topic]}) == {name: 0}
     write_transaction(kafka, topic, 1)
-    found = lag(kafka, {name: [topic]})
+    found = read_group_lag(kafka, {name: [topic]})
     assert found is not None
     assert found[name] > 0
     commit_offset(kafka, name, topic, 11)
-    assert lag(kafka, {name: [topic]}) == {name: 0}
+    assert read_group_lag(kafka, {name: [topic]}) == {name: 0}
 
 
 def test_a_group_that_has_read_nothing_has_all_records_before_it(kafka: KafkaSettings, name: str) -> None:
     topic = new_topic(kafka, name)
-    producer = Producer(kafka.confluent())
+    producer = Producer(kafka.confluent_options())
     for number in range(7):
         producer.produce(topic, b"{}", b"key", number % 2)
     assert producer.flush(30) == 0
-    assert lag(kafka, {name: [topic], f"{name}-other": ["no-such-topic"]}) == {name: 7, f"{name}-other": 0}
+    assert read_group_lag(kafka, {name: [topic], f"{name}-other": ["no-such-topic"]}) == {name: 7, f"{name}-other": 0}
 
 
 def test_without_kafka_there_is_no_lag_to_tell() -> None:
-    nowhere = KafkaSettings(bootstrap=f"127.0.0.1:{free_port()}", security_protocol="PLAINTEXT")
-    assert lag(nowhere, {"group": [RAW]}, timeout_s=0.5) is None
+    nowhere = KafkaSettings(bootstrap=f"127.0.0.1:{find_free_port()}", security_protocol="PLAINTEXT")
+    assert read_group_lag(nowhere, {"group": [RAW]}, timeout_s=0.5) is None
 
 
 @contextmanager
 def landing(settings: LanderSettings, kafka: KafkaSettings) -> Iterator[None]:
     """Run a lander in a thread."""
     stop = threading.Event()
-    thread = threading.Thread(target=Lander(settings, kafka).run, args=[stop])
+    thread = threading.Thread(target=ParquetLander(settings, kafka).run, args=[stop])
     thread.start()
     try:
         yield
@@ -134,12 +134,12 @@ def test_a_lander_that_has_landed_all_has_no_lag_in_its_metrics_and_in_kafka(
 ) -> None:
     settings = LanderSettings(data=tmp_path, group=name, flush_interval_s=0.3)
     write_transaction(kafka, MESSAGES, 5)
-    partitions = {(topic, str(number)) for topic in BY_TOPIC for number in _partitions(kafka, topic)}
+    partitions = {(topic, str(number)) for topic in DATASETS_BY_TOPIC for number in _partitions(kafka, topic)}
     with landing(settings, kafka):
         until(lambda: exposed(metrics.REGISTRY) == dict.fromkeys(partitions, 0))
         write_transaction(kafka, MESSAGES, 2, commit=False)
         write_transaction(kafka, MESSAGES, 2)
-        until(lambda: lag(kafka, {name: list(BY_TOPIC)}) == {name: 0})
+        until(lambda: read_group_lag(kafka, {name: list(DATASETS_BY_TOPIC)}) == {name: 0})
         until(lambda: exposed(metrics.REGISTRY) == dict.fromkeys(partitions, 0))
         # What it commits is behind the markers, for those who watch its lag with other tools.
         until(lambda: _committed(kafka, name, MESSAGES) == _end(kafka, MESSAGES))
@@ -148,13 +148,13 @@ def test_a_lander_that_has_landed_all_has_no_lag_in_its_metrics_and_in_kafka(
 def test_a_worker_that_has_processed_all_has_no_lag_in_its_metrics(
     kafka: KafkaSettings, name: str, tmp_path: Path
 ) -> None:
-    consumer = Consumer(kafka.confluent() | {"group.id": name})
+    consumer = Consumer(kafka.confluent_options() | {"group.id": name})
     ends = [TopicPartition(topic, number) for topic in (RAW, ACTIVITY) for number in partitions_of(consumer, topic)]
     for end in ends:  # other tests share the topics
         end.offset = consumer.get_watermark_offsets(end, 30)[1]
     consumer.commit(offsets=ends, asynchronous=False)
     consumer.close()
-    port = free_port()
+    port = find_free_port()
     arguments = [sys.executable, "-c", WORKER, str(tmp_path), name, kafka.bootstrap, str(port)]
     process = subprocess.Popen(arguments, env=os.environ)
 
@@ -176,7 +176,7 @@ def test_a_worker_that_has_processed_all_has_no_lag_in_its_metrics(
 
     try:
         now = int(time.time() * 1000)
-        producer = Producer(kafka.confluent())
+        producer = Producer(kafka.confluent_options())
         for sms_id in range(20):
             raw = Raw(name, sms_id, 7, 0, timestamp=now)
             producer.produce(RAW, raw.value, raw.key, sms_id % 4, headers=raw.headers)
@@ -190,7 +190,7 @@ def test_a_worker_that_has_processed_all_has_no_lag_in_its_metrics(
 
 
 def _partitions(kafka: KafkaSettings, topic: str) -> list[int]:
-    consumer = Consumer(kafka.confluent() | {"group.id": "partitions"})
+    consumer = Consumer(kafka.confluent_options() | {"group.id": "partitions"})
     try:
         return list(partitions_of(consumer, topic))
     finally:
@@ -198,7 +198,7 @@ def _partitions(kafka: KafkaSettings, topic: str) -> list[int]:
 
 
 def _committed(kafka: KafkaSettings, group: str, topic: str) -> int:
-    consumer = Consumer(kafka.confluent() | {"group.id": group})
+    consumer = Consumer(kafka.confluent_options() | {"group.id": group})
     try:
         return int(consumer.committed([TopicPartition(topic, 0)], 30)[0].offset)
     finally:
@@ -206,7 +206,7 @@ def _committed(kafka: KafkaSettings, group: str, topic: str) -> int:
 
 
 def _end(kafka: KafkaSettings, topic: str) -> int:
-    consumer = Consumer(kafka.confluent() | {"group.id": "ends"})
+    consumer = Consumer(kafka.confluent_options() | {"group.id": "ends"})
     try:
         return int(consumer.get_watermark_offsets(TopicPartition(topic, 0), 30)[1])
     finally:

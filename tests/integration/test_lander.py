@@ -26,14 +26,14 @@ from core.topic_ids import TopicIds
 from smspulse.broker.config import BrokerSettings
 from smspulse.broker.embedded import KafkaBroker, MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
-from smspulse.processes.children import free_port
+from smspulse.processes.children import find_free_port
 from warehouse import metrics
 from warehouse.partition_log import PartitionLog
 from warehouse.reader import query
 from warehouse.settings import LanderSettings
-from warehouse.sink import parquet_files as landing
-from warehouse.sink.consumer import Lander
-from warehouse.sink.storage import Folder
+from warehouse.sink import parquet_files
+from warehouse.sink.consumer import ParquetLander
+from warehouse.sink.storage import FolderStore
 
 
 class LanderProcess:
@@ -43,8 +43,8 @@ class LanderProcess:
         code = (
             "import logging, sys; logging.basicConfig(format='%(levelname)s %(message)s', level='INFO')\n"
             "from core.kafka_settings import KafkaSettings; from warehouse.settings import LanderSettings\n"
-            "from warehouse.sink.consumer import run\n"
-            "run(LanderSettings.model_validate_json(sys.argv[1]), KafkaSettings(bootstrap=sys.argv[2]))"
+            "from warehouse.sink.consumer import run_lander\n"
+            "run_lander(LanderSettings.model_validate_json(sys.argv[1]), KafkaSettings(bootstrap=sys.argv[2]))"
         )
         # A pipe, not a file: one test limits the size of files.
         command = [sys.executable, "-c", code, one.model_dump_json(), kafka.bootstrap]
@@ -67,7 +67,7 @@ class LanderProcess:
 def assert_landed_once(kafka: KafkaSettings, data: Path) -> None:
     """Compare `raw` with Kafka, offset by offset: rows are all offsets, contiguous, each once."""
     partitions = [TopicPartition(topics.RAW, number) for number in range(4)]
-    consumer = KafkaConsumer(**kafka.kafka_python())
+    consumer = KafkaConsumer(**kafka.kafka_python_options())
     try:
         first, end = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
     finally:
@@ -92,7 +92,7 @@ def test_what_is_in_kafka_is_landed_and_the_lag_can_be_watched(
         until(lambda: landed(tmp_path, source) == 1_500)
     assert [line for line in caplog.messages if "partitions" in line] == [f"landing 13 partitions in {tmp_path}"]
     assert_landed_once(kafka, tmp_path)
-    consumer = KafkaConsumer(**kafka.kafka_python(), group_id=one.group)
+    consumer = KafkaConsumer(**kafka.kafka_python_options(), group_id=one.group)
     try:
         for number in range(4):
             partition = TopicPartition(topics.RAW, number)
@@ -126,7 +126,7 @@ def test_landers_of_one_group_share_the_work_and_take_over(kafka: KafkaSettings,
 
 def test_only_what_was_committed_is_landed_over_the_gaps_of_transactions(kafka: KafkaSettings, tmp_path: Path) -> None:
     source = f"s{uuid4().hex[:8]}"
-    producer = Producer(kafka.confluent() | {"transactional.id": source})
+    producer = Producer(kafka.confluent_options() | {"transactional.id": source})
     producer.init_transactions(30)
 
     def transaction(sms_id: int, *, commit: bool) -> None:
@@ -147,9 +147,9 @@ def test_only_what_was_committed_is_landed_over_the_gaps_of_transactions(kafka: 
         transaction(3, commit=False)
         transaction(4, commit=True)
         until(lambda: found() == [0, 2, 4])
-    log = PartitionLog(topics.MESSAGES, 1, TopicIds(kafka).read([topics.MESSAGES])[topics.MESSAGES])
-    names = [path.name for path in landing.landed_files(tmp_path, log)]
-    assert names[0] == landing.file_name(log, 0)
+    log = PartitionLog(topics.MESSAGES, 1, TopicIds(kafka).read_ids([topics.MESSAGES])[topics.MESSAGES])
+    names = [path.name for path in parquet_files.list_log_files(tmp_path, log)]
+    assert names[0] == parquet_files.format_file_name(log, 0)
     assert len(names) >= 2
 
 
@@ -168,7 +168,7 @@ def test_what_kafka_deleted_before_it_was_landed_is_said_out_loud(
         until(lambda: len(offsets()) >= 10)
     end = offsets()[-1] + 1
     produce(kafka, source, 20, topic=topics.DEADLETTERS, partition=3)
-    admin = KafkaAdminClient(**kafka.kafka_python())
+    admin = KafkaAdminClient(**kafka.kafka_python_options())
     admin.delete_records({TopicPartition(topics.DEADLETTERS, 3): end + 15})
     admin.close()
     with caplog.at_level(logging.ERROR), landing_from(kafka, settings(tmp_path)):
@@ -195,17 +195,17 @@ def test_a_full_disk_is_waited_out_with_one_line(kafka: KafkaSettings, tmp_path:
     assert lander.end(signal.SIGTERM) == 0
     assert lander.said("cannot write to") == 1
     assert_landed_once(kafka, tmp_path)
-    assert not list((tmp_path / landing.TEMPORARY).iterdir())
+    assert not list((tmp_path / parquet_files.TEMPORARY_FOLDER).iterdir())
 
 
-class FullDisk(Folder):
+class FullDisk(FolderStore):
     """A data folder that takes nothing while it is full."""
 
     is_full = False
 
-    def probe(self) -> None:
+    def probe_write(self) -> None:
         self._check()
-        super().probe()
+        super().probe_write()
 
     def land_rows(self, start: int, table: pa.Table) -> object:
         self._check()
@@ -220,21 +220,21 @@ def test_after_a_full_disk_it_reads_what_a_rebalance_gave_it_again(
     kafka: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = f"s{uuid4().hex[:8]}"
-    lander = Lander(settings(tmp_path), kafka)
+    lander = ParquetLander(settings(tmp_path), kafka)
     lander._store = FullDisk(tmp_path)
     monkeypatch.setattr(FullDisk, "is_full", True)
-    starting = threading.Thread(target=lander._until_writable, args=(StopRequest(),))
+    starting = threading.Thread(target=lander._wait_until_writable, args=(StopRequest(),))
     starting.start()
     until(lambda: metrics.BLOCKED._value.get() == 1)
     assert starting.is_alive()  # so it says to nobody that it is ready
     monkeypatch.setattr(FullDisk, "is_full", False)
     starting.join()
     assert metrics.BLOCKED._value.get() == 0
-    lander._connect()
+    lander._connect_consumer()
 
     def work() -> None:
         lander._locate_partitions()
-        lander._poll(0.1)
+        lander._poll_records(0.1)
 
     def holds_rows() -> bool:
         work()
@@ -244,25 +244,25 @@ def test_after_a_full_disk_it_reads_what_a_rebalance_gave_it_again(
         produce(kafka, source, 100)
         until(holds_rows)
         monkeypatch.setattr(FullDisk, "is_full", True)
-        assert not lander._flush()
+        assert not lander._flush_buffers()
         assert metrics.BLOCKED._value.get() == 1
         # The group gives its partitions out anew, and a beat passes before ours come back.
         partitions = lander._consumer.assignment()
         lander._consumer.unassign()
-        lander._revoked(lander._consumer, partitions)
-        assert not lander._flush()
-        lander._assigned(lander._consumer, partitions)
+        lander._on_partitions_revoked(lander._consumer, partitions)
+        assert not lander._flush_buffers()
+        lander._on_partitions_assigned(lander._consumer, partitions)
         monkeypatch.setattr(FullDisk, "is_full", False)
 
         def is_landed() -> bool:
             work()
-            lander._flush()
+            lander._flush_buffers()
             return landed(tmp_path, source) == 100
 
         until(is_landed)
         assert metrics.BLOCKED._value.get() == 0
     finally:
-        lander._gone(lander._consumer, [])
+        lander._on_partitions_lost(lander._consumer, [])
         lander._consumer.close()
 
 
@@ -282,7 +282,7 @@ def test_a_folder_that_cannot_be_written_is_waited_for_with_one_line(
 
 @pytest.mark.usefixtures("real_kafka")
 def test_it_waits_for_kafka_at_the_start_and_in_between(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    port, source, data = free_port(), f"s{uuid4().hex[:8]}", tmp_path / "warehouse"
+    port, source, data = find_free_port(), f"s{uuid4().hex[:8]}", tmp_path / "warehouse"
     kafka = KafkaSettings(bootstrap=f"127.0.0.1:{port}", partitions=1)
     broker = BrokerSettings(port=port, controller_port=0, login=False)
 
@@ -354,4 +354,4 @@ def test_killed_at_any_moment_it_lands_each_record_once(kafka: KafkaSettings, tm
     until(lambda: landed(tmp_path, f"{source}-more") == kills * batch)
     assert lander.end(signal.SIGTERM) == 0
     assert_landed_once(kafka, tmp_path)
-    assert not list((tmp_path / landing.TEMPORARY).iterdir())
+    assert not list((tmp_path / parquet_files.TEMPORARY_FOLDER).iterdir())

@@ -13,7 +13,7 @@ from core import topics
 from core.kafka_settings import KafkaSettings
 from smspulse.broker.embedded import MemoryBroker
 from warehouse.partition_log import PartitionLog
-from warehouse.sink.s3_storage import Bucket
+from warehouse.sink.s3_storage import BucketStore
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_an_object_store_that_goes_is_waited_out_and_nothing_is_lost_or_twice(
         first = settings(Path(url))
         with landing_from(kafka, first) as landers:
             logs = [PartitionLog(topics.RAW, n, f"memory-{broker.run_id}") for n in range(4)]
-            until(lambda: all(Bucket(url).position(log) for log in logs))
+            until(lambda: all(BucketStore(url).read_landed_position(log) for log in logs))
             store.stop()
             produce(kafka, "acme", 100, first=100)
             until(lambda: "landing waits and goes on when it can" in caplog.text)

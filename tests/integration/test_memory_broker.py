@@ -11,7 +11,7 @@ from smspulse.broker.download import BrokerError
 from smspulse.broker.embedded import MemoryBroker, choose_broker
 from smspulse.broker.lockfile import BrokerFile, read_broker_file
 from smspulse.broker.topic_admin import TopicError, ensure_topics
-from smspulse.runtime.pipeline import kafka_settings
+from smspulse.runtime.pipeline import find_kafka_settings
 
 
 def test_without_java_on_path_webhooks_still_travel(
@@ -22,10 +22,10 @@ def test_without_java_on_path_webhooks_still_travel(
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         kafka = KafkaSettings(bootstrap=broker.address, in_memory=True)
         ensure_topics(kafka, timeout_s=10)
-        producer = Producer(kafka.confluent())
+        producer = Producer(kafka.confluent_options())
         producer.produce(RAW, b"body", b"key")
         assert producer.flush(10) == 0
-        consumer = Consumer(kafka.confluent() | {"group.id": "test", "auto.offset.reset": "earliest"})
+        consumer = Consumer(kafka.confluent_options() | {"group.id": "test", "auto.offset.reset": "earliest"})
         assert set(consumer.list_topics(timeout=10).topics) >= {topic.name for topic in TOPICS}
         consumer.subscribe([RAW])
         message = consumer.poll(20)
@@ -60,7 +60,7 @@ def test_every_client_of_one_run_gets_its_id_and_the_next_run_has_another(
         with MemoryBroker(tmp_path) as broker:
             port = broker.address.rpartition(":")[2]
             for address in ("auto", broker.address, f"localhost:{port}"):
-                found = kafka_settings(tmp_path, address)
+                found = find_kafka_settings(tmp_path, address)
                 assert (found.bootstrap, found.in_memory, found.memory_run) == (broker.address, True, broker.run_id)
             runs.append(broker.run_id)
     assert len({str(UUID(run)) for run in runs}) == 2
@@ -71,5 +71,5 @@ def test_a_client_without_the_data_folder_takes_the_run_from_the_environment(
 ) -> None:
     monkeypatch.setenv("SMSPULSE_KAFKA_IN_MEMORY", "true")
     monkeypatch.setenv("SMSPULSE_KAFKA_MEMORY_RUN", "3b2c")
-    found = kafka_settings(tmp_path, "127.0.0.1:1")
+    found = find_kafka_settings(tmp_path, "127.0.0.1:1")
     assert (found.bootstrap, found.in_memory, found.memory_run) == ("127.0.0.1:1", True, "3b2c")

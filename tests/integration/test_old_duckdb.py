@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from core import topics
-from warehouse import catalog as views
-from warehouse.sink import parquet_files as landing
+from warehouse import catalog
+from warehouse.sink import parquet_files
 
 QUERY = """
 import sys, duckdb
@@ -35,8 +35,8 @@ class Webhook:
 @pytest.mark.parametrize("version", ["1.2.2", "1.4.4"])
 def test_an_older_duckdb_answers(tmp_path: Path, version: str) -> None:
     data = tmp_path / "data"
-    published = views.publish(data)
-    landing.land(data, 0, [Webhook(0), Webhook(1)])
+    published = catalog.publish_views(data)
+    parquet_files.land_records(data, 0, [Webhook(0), Webhook(1)])
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     # TIMESTAMPTZ reaches Python by pytz in every line of DuckDB.
@@ -48,5 +48,5 @@ def test_an_older_duckdb_answers(tmp_path: Path, version: str) -> None:
             pytest.fail(line, pytrace=False)
         pytest.skip(line)
     answer = subprocess.run([python, "-c", QUERY, published], capture_output=True, text=True, check=True)
-    expected = (version, len(views.VIEWS) + 1, 2, Webhook.timestamp)  # `meta` is a view too
+    expected = (version, len(catalog.VIEWS) + 1, 2, Webhook.timestamp)  # `meta` is a view too
     assert answer.stdout.split() == [str(each) for each in expected]

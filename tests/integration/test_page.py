@@ -13,14 +13,14 @@ import pytest
 from browser import tab
 from warehouse_records import NOON, alert, deadletter, raw, status, version
 
-from expectations.quality_page import write
-from expectations.runner import Report, Row
-from smspulse.dashboard.queries import Numbers
-from smspulse.dashboard.server import Page, PageError, PageSettings, serve
-from warehouse import catalog as views
-from warehouse.quality import keep
+from expectations.quality_page import write_quality_page
+from expectations.runner import CheckReport, CheckResult
+from smspulse.dashboard.queries import PageSnapshot
+from smspulse.dashboard.server import PageError, PageRequestHandler, PageSettings, serve_page
+from warehouse import catalog
+from warehouse.quality import append_check_results
 from warehouse.reader import query
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 NUMBER = "4915700000001"
 PIPELINE = {
@@ -36,7 +36,7 @@ PIPELINE = {
 def data(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     folder.mkdir()
-    views.publish(folder)
+    catalog.publish_views(folder)
     return folder
 
 
@@ -61,20 +61,20 @@ def land(
         )
         for n in range(failed)
     ]
-    landing.land(data, first, made)
+    parquet_files.land_records(data, first, made)
     return first + len(made)
 
 
 @asynccontextmanager
 async def served(data: Path, **settings: object) -> AsyncIterator[str]:
     numbers, stop, told = (
-        Numbers(data, lambda: dict(PIPELINE)),
+        PageSnapshot(data, lambda: dict(PIPELINE)),
         asyncio.Event(),
         asyncio.get_running_loop().create_future(),
     )
     page = PageSettings.model_validate({"port": 0, "refresh_s": 0.2, **settings})
     serving = asyncio.create_task(
-        serve(numbers, page, stop, lambda host, port: told.set_result(f"http://127.0.0.1:{port}/"))
+        serve_page(numbers, page, stop, lambda host, port: told.set_result(f"http://127.0.0.1:{port}/"))
     )
     try:
         await asyncio.wait({told, serving}, return_when=asyncio.FIRST_COMPLETED)
@@ -88,12 +88,12 @@ async def test_a_person_sees_the_numbers_of_the_warehouse(data: Path, tmp_path: 
     following = land(data, delivered=90, failed=10, network_s=4.0, total_s=6.0)
     following = land(data, following, device_id=2, delivered=20, failed=60)
     land(data, following, device_id=3, delivered=9, source="beta")
-    landing.land(data, 0, [raw(0, status(1, 6)), raw(1, b"{")])
-    landing.land(data, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:1")._replace()])
+    parquet_files.land_records(data, 0, [raw(0, status(1, 6)), raw(1, b"{")])
+    parquet_files.land_records(data, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:1")._replace()])
     said = {"observed": "3 gaps", "expected": "none", "meaning": "", "action": "", "rows": [], "dataset": "raw"}
     found = [{"expectation": "whole", "severity": "critical", "success": False, **said}]
     found += [{"expectation": "fresh", "severity": "warning", "success": True, **said}]
-    keep(data, datetime.now(UTC), found)
+    append_check_results(data, datetime.now(UTC), found)
     async with served(data) as url, tab(tmp_path / "profile") as browser:
         await browser.open(url)
         (row,) = query(data, "FROM delivery_now WHERE source IS NULL AND hours = 24").itertuples()
@@ -130,7 +130,7 @@ async def test_it_refreshes_by_itself_and_fits_a_phone(data: Path, tmp_path: Pat
         land(data, delivered=5)
         await browser.wait_for("document.body.innerText.includes('Of 5 messages that ended, 100.0%')")
         assert "No alert is firing." in await browser.run("document.body.innerText")
-        landing.land(data, 0, [alert(0, "firing", count=20, failures=12, baseline=0.03)])
+        parquet_files.land_records(data, 0, [alert(0, "firing", count=20, failures=12, baseline=0.03)])
         await browser.wait_for("document.body.innerText.includes('Firing alerts')")
         ((*shown, _),) = await browser.table("Firing alerts")
         assert shown == ["failure ratio", "acme", "1", "2", "12 of 20", "3.0%"]
@@ -140,7 +140,7 @@ async def test_it_refreshes_by_itself_and_fits_a_phone(data: Path, tmp_path: Pat
 
 async def test_others_than_this_machine_need_the_password(data: Path) -> None:
     with pytest.raises(PageError, match="SMSPULSE_PAGE_PASSWORD"):
-        Page(Numbers(data, dict), PageSettings(host="0.0.0.0"))  # noqa: S104
+        PageRequestHandler(PageSnapshot(data, dict), PageSettings(host="0.0.0.0"))  # noqa: S104
     async with served(data, host="0.0.0.0", password="secret") as url, aiohttp.ClientSession() as session:  # noqa: S104, S106
         for login, status_code in ((None, 401), ("wrong", 401), ("secret", 200)):
             headers = {"Authorization": aiohttp.encode_basic_auth("me", login)} if login else {}
@@ -175,12 +175,12 @@ async def test_markup_in_a_source_is_text(data: Path) -> None:
 async def test_the_page_of_the_checks_asks_the_network_nothing_and_fits_a_phone(tmp_path: Path) -> None:
     about = ("acme: 1", "0", "Webhooks have no body.", "Find who <b>writes</b>.")
     rows = (
-        Row("raw_fresh", "raw", "info", False, *about),
-        Row("raw_bodies_there", "raw", "critical", False, *about, rows=("sms.raw:0:" + "9" * 300,)),
-        Row("messages_whole", "messages", "critical", True, *about),
+        CheckResult("raw_fresh", "raw", "info", False, *about),
+        CheckResult("raw_bodies_there", "raw", "critical", False, *about, rows=("sms.raw:0:" + "9" * 300,)),
+        CheckResult("messages_whole", "messages", "critical", True, *about),
     )
     page = tmp_path / "quality" / "index.html"
-    write(Report(rows, "checked 3 webhooks", datetime.now(UTC)), page)
+    write_quality_page(CheckReport(rows, "checked 3 webhooks", datetime.now(UTC)), page)
     async with tab(tmp_path / "profile") as browser:
         for width in (1100, 390):
             await browser.open(page.as_uri(), width=width, height=844)

@@ -27,7 +27,7 @@ def real_offsets(kafka: KafkaSettings) -> None:
     """Give `sms.raw` as many records as the tests pretend to have read: offsets beyond its end are not believed."""
 
     async def fill() -> None:
-        async with AIOKafkaProducer(**kafka.aiokafka()) as producer:
+        async with AIOKafkaProducer(**kafka.aiokafka_options()) as producer:
             for _ in range(20):
                 await producer.send_and_wait(RAW, b"", partition=PARTITION)
 
@@ -45,7 +45,7 @@ class Owners:
         settings = StreamSettings(state=self._folder / disk, group=self._group)
         owner = PartitionProcessor(MESSAGE_STAGE, PARTITION, settings, self._kafka)
         self._opened.append(owner)
-        await owner.own(1)
+        await owner.claim_partition(1)
         return owner
 
     def close(self) -> None:
@@ -128,7 +128,7 @@ async def test_a_disk_of_another_topic_is_not_believed(owners: Owners, kafka: Ka
     await first.process([Raw(name, 1, 1, 0)])
     store = first._open_store
     store._db[b"\x00topic"] = b"a topic that was deleted"
-    store.write([(message_key(name, 1), b"nonsense", None)], 10**9)
+    store.write_states([(message_key(name, 1), b"nonsense", None)], 10**9)
     first.close()
     again = await owners.next("a")
     await again.process([Raw(name, 1, 7, 1)])
@@ -138,7 +138,7 @@ async def test_a_disk_of_another_topic_is_not_believed(owners: Owners, kafka: Ka
 async def test_what_others_wrote_to_the_changelog_is_passed_over_out_loud(
     owners: Owners, kafka: KafkaSettings, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with AIOKafkaProducer(**kafka.aiokafka()) as producer:
+    async with AIOKafkaProducer(**kafka.aiokafka_options()) as producer:
         for value in (b"{}", b"[]", b"nonsense", b'{"is_ended": true, "outcome": "sent", "last_seen_at": 1}'):
             await producer.send_and_wait(MESSAGES, value, message_key(name, 1), partition=PARTITION)
     owner = await owners.next("a")
@@ -164,7 +164,7 @@ async def test_a_commit_that_kafka_took_back_is_folded_again(owners: Owners, kaf
     lost = json.dumps(
         stored | {"outcome": "delivered", "observations": [*stored["observations"], [7, *[None] * 3, 1, 1]]}
     )
-    first._open_store.write([(message_key(name, 1), lost.encode(), None)], 10**6, source=2)
+    first._open_store.write_states([(message_key(name, 1), lost.encode(), None)], 10**6, source=2)
     first.close()
     last = await owners.next("a")
     await last.process([Raw(name, 1, 7, 1)])
@@ -190,7 +190,7 @@ async def test_what_an_earlier_owner_left_open_in_other_partitions_is_never_seen
 async def test_an_offset_of_another_topic_is_set_back_and_ends_the_worker_once(
     owners: Owners, kafka: KafkaSettings, name: str, offset: int, metadata: str
 ) -> None:
-    consumer = Consumer(kafka.confluent() | {"group.id": name})
+    consumer = Consumer(kafka.confluent_options() | {"group.id": name})
     consumer.commit(offsets=[TopicPartition(RAW, PARTITION, offset, metadata)], asynchronous=False)
     with pytest.raises(StreamError, match="of another topic of that name"):
         await owners.next("a")
@@ -203,7 +203,7 @@ async def test_an_offset_of_another_topic_is_set_back_and_ends_the_worker_once(
 
 
 async def test_an_offset_that_a_person_has_set_is_believed(owners: Owners, kafka: KafkaSettings, name: str) -> None:
-    consumer = Consumer(kafka.confluent() | {"group.id": name})
+    consumer = Consumer(kafka.confluent_options() | {"group.id": name})
     consumer.commit(offsets=[TopicPartition(RAW, PARTITION, 5)], asynchronous=False)
     consumer.close()
     owner = await owners.next("a")
@@ -235,7 +235,7 @@ async def test_a_fault_of_our_own_commits_nothing(
         raise ZeroDivisionError
 
     with monkeypatch.context() as patched:
-        patched.setattr(PartitionProcessor, "_publish", fails)
+        patched.setattr(PartitionProcessor, "_publish_transaction", fails)
         with pytest.raises(ZeroDivisionError):
             await owner.process([Raw(name, 1, 1, 0)])
     await (await owners.next("b")).process([Raw(name, 1, 1, 0)])
@@ -245,14 +245,14 @@ async def test_a_fault_of_our_own_commits_nothing(
 async def test_a_record_that_makes_the_fold_fail_is_a_dead_letter_in_the_transaction_of_its_run(
     owners: Owners, kafka: KafkaSettings, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = MessageProcessor._one
+    one = MessageProcessor._process_record
 
     def fail_on_the_second(self: MessageProcessor, record: Raw, *given: Any) -> None:
         if record.sms_id == 2:
             raise RecursionError
         one(self, record, *given)
 
-    monkeypatch.setattr(MessageProcessor, "_one", fail_on_the_second)
+    monkeypatch.setattr(MessageProcessor, "_process_record", fail_on_the_second)
     owner = await owners.next("a")
     await owner.process([Raw(name, 1, 1, 0), Raw(name, 2, 7, 1), Raw(name, 1, 7, 2), Raw(name, 3, 7, 3)])
     assert owner.next_offset(1) == 4
@@ -326,14 +326,14 @@ async def test_a_forgotten_message_is_a_tombstone_and_its_late_report_says_so(
 async def test_a_device_is_told_once_what_its_messages_came_to(kafka: KafkaSettings, name: str, tmp_path: Path) -> None:
     settings = StreamSettings(state=tmp_path, group=name)
     messages = PartitionProcessor(MESSAGE_STAGE, PARTITION, settings, kafka)
-    await messages.own(1)
+    await messages.claim_partition(1)
     body = b'{"sms_id": %d, "status_id": %d, "device_id": 8001, "channel_id": 1}'
     way = [(1, 1), (2, 1), (1, 7), (2, 9), (3, 1)]
     await messages.process(
         [Raw(name, each, status, at, value=body % (each, status)) for at, (each, status) in enumerate(way)]
     )
     messages.close()
-    consumer = Consumer(kafka.confluent() | {"group.id": "reader", "isolation.level": "read_committed"})
+    consumer = Consumer(kafka.confluent_options() | {"group.id": "reader", "isolation.level": "read_committed"})
     consumer.assign([TopicPartition(ACTIVITY, number, 0) for number in partitions_of(consumer, ACTIVITY)])
     (message,) = [
         one for one in iter(lambda: consumer.poll(5), None) if (one.key() or b"").startswith(f"{name}:".encode())
@@ -344,7 +344,7 @@ async def test_a_device_is_told_once_what_its_messages_came_to(kafka: KafkaSetti
                              offset=message.offset(), timestamp=0)  # fmt: skip
     for _ in range(2):  # the second owner is handed it again, and knows it
         devices = PartitionProcessor(DEVICE_STAGE, number, settings, kafka)
-        await devices.own(1)
+        await devices.claim_partition(1)
         await devices.process([record])
         devices.close()
     # With `*` in their keys are the watches of the device and of the source.

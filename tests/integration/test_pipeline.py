@@ -24,12 +24,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from running import SETTLE_S, Pipeline, post, start
 
 from gateway.number_search import NumberSearch
-from smspulse.processes.children import free_port
-from smspulse.processes.metrics_endpoint import announced, get
-from smspulse.simulator.client import simulate
-from smspulse.simulator.ground_truth import compare
-from smspulse.simulator.options import Behaviour
-from smspulse.simulator.scenarios import stories
+from smspulse.processes.children import find_free_port
+from smspulse.processes.metrics_endpoint import fetch_response, list_endpoints
+from smspulse.simulator.client import run_simulation
+from smspulse.simulator.ground_truth import compare_with_truth
+from smspulse.simulator.options import GatewayBehaviour
+from smspulse.simulator.scenarios import generate_scenarios
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "webhooks"
 ON_ITS_WAY_S = 5
@@ -187,9 +187,9 @@ def told(
 
     async def traffic() -> None:
         sending = asyncio.create_task(
-            simulate(
+            run_simulation(
                 url,
-                stories(seed, messages, Behaviour(**behaviour)),
+                generate_scenarios(seed, messages, GatewayBehaviour(**behaviour)),
                 rate=60,
                 truth=truth,
                 time_scale=0.1,
@@ -205,10 +205,10 @@ def told(
     asyncio.run(traffic())
     deadline = time.monotonic() + SETTLE_S
     began = time.monotonic()
-    while not (comparison := compare(pipeline.data, truth)).ok and time.monotonic() < deadline:
+    while not (comparison := compare_with_truth(pipeline.data, truth)).is_reconciled and time.monotonic() < deadline:
         time.sleep(max(0.5, 4 * (time.monotonic() - began)))  # the pipeline needs the processor more
         began = time.monotonic()
-    assert comparison.ok, comparison.problems()
+    assert comparison.is_reconciled, comparison.list_problems()
     assert comparison.messages >= messages
 
 
@@ -346,11 +346,11 @@ def test_upkeep_runs_beside_it_and_the_checks_find_nothing_critical_after_it(pip
 def metrics_of(data: Path) -> dict[str, float]:
     """Return the sum of each metric that the running processes serve, and see the page on the way."""
     counted: dict[str, float] = {}
-    for endpoint in announced(data):
+    for endpoint in list_endpoints(data):
         if endpoint.name == "page":
-            shown = get(endpoint.host, endpoint.port, "/")
+            shown = fetch_response(endpoint.host, endpoint.port, "/")
             counted["page"] = float(shown is not None and b"messages that ended" in shown[1])
-        answer = get(endpoint.host, endpoint.port, "/metrics")
+        answer = fetch_response(endpoint.host, endpoint.port, "/metrics")
         for family in text_string_to_metric_families(answer[1].decode() if answer else ""):
             if family.samples:
                 counted[family.name] = sum(sample.value for sample in family.samples)
@@ -425,7 +425,7 @@ def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_several_workers_on_the_in_memory_broker_are_one_clear_line(tmp_path: Path) -> None:
-    arguments = ("up", "--broker", "memory", "--workers", "2", "--data", str(tmp_path), "--port", str(free_port()))
+    arguments = ("up", "--broker", "memory", "--workers", "2", "--data", str(tmp_path), "--port", str(find_free_port()))
     done = subprocess.run([sys.executable, "-m", "smspulse", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     line = "the in-memory broker serves one stream worker: leave out --workers, or use a real Kafka"

@@ -10,8 +10,8 @@ from typing import Any
 
 from running import program
 
-from smspulse.processes.children import free_port
-from smspulse.processes.metrics_endpoint import announced, serve_metrics
+from smspulse.processes.children import find_free_port
+from smspulse.processes.metrics_endpoint import list_endpoints, serve_metrics
 from streams import metrics as stream
 from streams.processor import ProcessorOutput
 from warehouse import metrics as lander
@@ -24,14 +24,16 @@ def test_it_reads_the_metrics_and_runs_the_rules(tmp_path: Path) -> None:
     serve_metrics(tmp_path, "stream-0", stream.REGISTRY)
     serve_metrics(tmp_path, "lander", lander.REGISTRY)
     stream.count_commit("sms.raw", 3, ProcessorOutput())
-    lander.landed("sms.raw", 7, 5000)
-    targets = {f"smspulse-{each.name.partition('-')[0]}": f"{each.host}:{each.port}" for each in announced(tmp_path)}
-    targets["smspulse-ingest"] = f"127.0.0.1:{free_port()}"  # nobody is there
+    lander.count_landed_file("sms.raw", 7, 5000)
+    targets = {
+        f"smspulse-{each.name.partition('-')[0]}": f"{each.host}:{each.port}" for each in list_endpoints(tmp_path)
+    }
+    targets["smspulse-ingest"] = f"127.0.0.1:{find_free_port()}"  # nobody is there
     jobs = [{"job_name": name, "static_configs": [{"targets": [target]}]} for name, target in targets.items()]
     intervals = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config = {"global": intervals, "rule_files": [str(RULES)], "scrape_configs": jobs}
     (tmp_path / "prometheus.yml").write_text(json.dumps(config))
-    port = free_port()
+    port = find_free_port()
     arguments = [f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/tsdb"]
     process = subprocess.Popen(
         [program("prometheus"), *arguments, f"--web.listen-address=127.0.0.1:{port}"],

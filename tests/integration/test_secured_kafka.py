@@ -18,15 +18,15 @@ from running import post, start
 from running_landers import landed, landing_from, settings, until
 
 from core import topics
-from core.group_lag import lag
+from core.group_lag import read_group_lag
 from core.kafka_settings import KafkaSettings
 from ingest.sources import add_source, webhook_url
-from smspulse.alerting.alert_topic import AlertLog
-from smspulse.broker import embedded as broker_module
-from smspulse.broker.config import BrokerSettings, server_properties
+from smspulse.alerting.alert_topic import AlertTopicReader
+from smspulse.broker import embedded
+from smspulse.broker.config import BrokerSettings, build_server_properties
 from smspulse.broker.embedded import KafkaBroker
 from smspulse.broker.topic_admin import KafkaUnreachable, ensure_topics
-from smspulse.processes.children import LOOPBACK, die_with_parent, free_port
+from smspulse.processes.children import LOOPBACK, die_with_parent, find_free_port
 from warehouse.reader import query
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "webhooks"
@@ -64,7 +64,7 @@ def secured(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
         key = load_pem_private_key(issued.private_key_pem.bytes(), None)  # Kafka reads no key but of PKCS 8
         spelled = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         (folder / f"{name}.pem").write_bytes(b"".join([spelled, *(each.bytes() for each in issued.cert_chain_pems)]))
-    ports = {protocol: free_port() for protocol in LISTENERS}
+    ports = {protocol: find_free_port() for protocol in LISTENERS}
 
     def with_listeners(port: int, controller: int, settings: BrokerSettings, password: str) -> str:
         more = ",".join(f"{protocol}://{LOOPBACK}:{number}" for protocol, number in ports.items())
@@ -72,7 +72,7 @@ def secured(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
         scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
         kinds = ",".join(f"{protocol}:{protocol}" for protocol in LISTENERS)
         added = {"listeners": more, "listener.security.protocol.map": kinds}
-        text = server_properties(port, controller, settings, password)
+        text = build_server_properties(port, controller, settings, password)
         named = [(line, added.get(line.partition("=")[0])) for line in text.splitlines()]
         lines = [f"{line},{further}" if further else line for line, further in named]
         lines += [
@@ -91,7 +91,7 @@ def secured(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
         return "\n".join(lines) + "\n"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(broker_module, "server_properties", with_listeners)
+        patch.setattr(embedded, "build_server_properties", with_listeners)
         with KafkaBroker(folder / "data", BrokerSettings(port=0, controller_port=0, login=False)) as broker:
             admin = AdminClient({"bootstrap.servers": broker.address})
             user = UserScramCredentialUpsertion(
@@ -145,7 +145,7 @@ def command(log: Path, environment: Mapping[str, str], *arguments: str) -> Itera
 def test_every_kind_of_client_logs_in(secured: Secured, tmp_path: Path, protocol: str) -> None:
     """By processes of their own where settings take another way to the client; the others are in this one."""
     kafka, environment = settings_of(secured, protocol), secured.environment(protocol, "PLAIN")
-    source, data, port = protocol.lower(), tmp_path / "data", free_port()
+    source, data, port = protocol.lower(), tmp_path / "data", find_free_port()
     url = webhook_url(f"http://{LOOPBACK}:{port}", source, add_source(data, source))
     where = ("--data", str(data), "--broker", kafka.bootstrap)
     logs = {name: tmp_path / f"{name}.log" for name in ("ingest", "stream")}
@@ -165,12 +165,12 @@ def test_every_kind_of_client_logs_in(secured: Secured, tmp_path: Path, protocol
             return list(query(data, "SELECT outcome FROM messages WHERE source = ?", [source])["outcome"])
 
         until(lambda: outcomes() == ["delivered"])
-        behind = lag(kafka, {one.group: [topics.RAW]})
+        behind = read_group_lag(kafka, {one.group: [topics.RAW]})
         assert behind is not None
         assert behind.keys() == {one.group}
-    with closing(AlertLog(kafka, "alerts")):
+    with closing(AlertTopicReader(kafka, "alerts")):
         pass
-    with closing(KafkaProducer(**kafka.kafka_python())) as producer:
+    with closing(KafkaProducer(**kafka.kafka_python_options())) as producer:
         assert producer.partitions_for(topics.MESSAGES)
     for log in logs.values():
         assert PASSWORD not in log.read_text(), log

@@ -7,19 +7,19 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from core.kafka_settings import KafkaSettings
 from core.topics import TOPICS
 from smspulse.broker.topic_admin import KafkaUnreachable, TopicError, ensure_topics
-from smspulse.processes.children import free_port
+from smspulse.processes.children import find_free_port
 
 
 def test_topics_exist_with_their_configuration_and_again_changes_nothing(kafka: KafkaSettings) -> None:
     ensure_topics(kafka)
-    admin = KafkaAdminClient(**kafka.kafka_python())
+    admin = KafkaAdminClient(**kafka.kafka_python_options())
     names = [ConfigResource(ConfigResourceType.TOPIC, topic.name) for topic in TOPICS]
     described = admin.describe_configs(names, config_filter="all")["topic"]
     for topic in TOPICS:
-        expected = topic.config() | {"min.insync.replicas": "1"}
+        expected = topic.kafka_config() | {"min.insync.replicas": "1"}
         assert {name: described[topic.name][name]["value"] for name in expected} == expected
     counts = {each["name"]: len(each["partitions"]) for each in admin.describe_topics([t.name for t in TOPICS])}
-    assert counts == {t.name: 4 if t.by == "message" else 1 for t in TOPICS}
+    assert counts == {t.name: 4 if t.partitioned_by == "message" else 1 for t in TOPICS}
     admin.close()
 
 
@@ -29,7 +29,7 @@ def test_another_number_of_partitions_is_refused_with_both_numbers_and_the_mend(
 
 
 def test_an_unreachable_broker_is_tried_until_the_time_is_over() -> None:
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{find_free_port()}"
     begun = time.monotonic()
     with pytest.raises(KafkaUnreachable, match=rf"No Kafka broker answered at {address} within 1\.5 s; start one"):
         ensure_topics(KafkaSettings(bootstrap=address), timeout_s=1.5)
@@ -39,5 +39,5 @@ def test_an_unreachable_broker_is_tried_until_the_time_is_over() -> None:
 def test_what_cannot_connect_leaves_no_thread_behind() -> None:
     before = threading.active_count()
     with pytest.raises(KafkaUnreachable):
-        ensure_topics(KafkaSettings(bootstrap=f"127.0.0.1:{free_port()}"), timeout_s=0.5)
+        ensure_topics(KafkaSettings(bootstrap=f"127.0.0.1:{find_free_port()}"), timeout_s=0.5)
     assert threading.active_count() == before

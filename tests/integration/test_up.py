@@ -26,14 +26,14 @@ from ingest.sources import add_source, list_sources, webhook_url
 from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.lockfile import read_broker_file
 from smspulse.broker.topic_admin import ensure_topics
-from smspulse.dashboard.queries import Choice, Numbers
-from smspulse.dashboard.rendering import content
-from smspulse.processes.children import free_port, port_is_free
-from smspulse.processes.metrics_endpoint import announced
-from smspulse.processes.readiness import NEVER_READY, VARIABLE
-from smspulse.runtime.pipeline import kafka_settings
-from smspulse.runtime.status import pipeline as pipeline_state
-from warehouse import catalog as views
+from smspulse.dashboard.queries import PageFilter, PageSnapshot
+from smspulse.dashboard.rendering import render_content
+from smspulse.processes.children import find_free_port, is_port_free
+from smspulse.processes.metrics_endpoint import list_endpoints
+from smspulse.processes.readiness import NEVER_READY, READY_FD_VARIABLE
+from smspulse.runtime.pipeline import find_kafka_settings
+from smspulse.runtime.status import collect_pipeline_status
+from warehouse import catalog
 from warehouse.errors import NoWarehouseError
 from warehouse.reader import query
 
@@ -108,9 +108,9 @@ def refused(*arguments: str, **more: str) -> str:
 
 def kill_ingest_and_wait(process: "subprocess.Popen[str]", data: Path, url: str) -> None:
     """Kill ingest, and wait until another one answers."""
-    (killed,) = (each.pid for each in announced(data) if each.name == "ingest")
+    (killed,) = (each.pid for each in list_endpoints(data) if each.name == "ingest")
     os.kill(killed, signal.SIGKILL)
-    wait_until(process, printed_to(data), lambda: killed not in {each.pid for each in announced(data)})
+    wait_until(process, printed_to(data), lambda: killed not in {each.pid for each in list_endpoints(data)})
     wait_until(process, printed_to(data), lambda: answers(url))
 
 
@@ -152,8 +152,8 @@ def unusual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Unusual]:
     pem = data.parent / "both.pem"
     authority.issue_cert("::1").private_key_and_cert_chain_pem.write_to_path(pem)
     host, log = "::1", printed_to(data)
-    port = free_port(0, host)
-    first = next(first for first in iter(free_port, 0) if port_is_free(first + 1) and port_is_free(first + 2))
+    port = find_free_port(0, host)
+    first = next(first for first in iter(find_free_port, 0) if is_port_free(first + 1) and is_port_free(first + 2))
     variables = {
         "SMSPULSE_INGEST_HOST": host,
         "SMSPULSE_INGEST_TLS_CERT": str(pem),
@@ -164,7 +164,7 @@ def unusual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Unusual]:
     }
     with started(data, "--port", str(port), **variables) as process:
         ready = wait_until(process, log, lambda: line_of(log, "ready after"))
-        wait_until(process, log, lambda: {each.name for each in announced(data) if each.is_running} == ANSWERING)
+        wait_until(process, log, lambda: {each.name for each in list_endpoints(data) if each.is_running} == ANSWERING)
         yield Unusual(process, data, log, port, first, ready, trusting)
     assert process.returncode == 0
     assert "ended with code" not in log.read_text()
@@ -176,9 +176,9 @@ def test_at_an_address_of_ipv6_ready_status_doctor_and_the_page_find_several_rec
     assert unusual.url == f"https://[::1]:{unusual.port}"
     assert answers(unusual.url, unusual.trusting)
     assert_ingest_is_found(unusual.data)
-    processes = pipeline_state(unusual.data, "auto", unusual.port)["processes"]
+    processes = collect_pipeline_status(unusual.data, "auto", unusual.port)["processes"]
     assert [row["ok"] for row in processes if row["name"] == "ingest"] == [True], processes
-    (page,) = (each for each in announced(unusual.data) if each.name == "page")
+    (page,) = (each for each in list_endpoints(unusual.data) if each.name == "page")
     with urllib.request.urlopen(f"http://{page.host}:{page.port}/", timeout=60) as response:
         assert "none answers" not in response.read().decode()
 
@@ -208,7 +208,7 @@ def test_every_process_of_a_run_in_memory_gets_the_id_of_the_run_and_its_own_por
 ) -> None:
     broker = read_broker_file(unusual.data)
     assert broker is not None
-    endpoints = list(announced(unusual.data))
+    endpoints = list(list_endpoints(unusual.data))
     assert {each.name for each in endpoints} == ANSWERING
     for endpoint in endpoints:
         variables = Path(f"/proc/{endpoint.pid}/environ").read_text().split("\0")
@@ -220,7 +220,7 @@ def test_every_process_of_a_run_in_memory_gets_the_id_of_the_run_and_its_own_por
 def test_a_second_up_on_a_running_folder_is_refused_and_leaves_the_first_alone(unusual: Unusual) -> None:
     data = unusual.data
     before = {path.name: path.read_bytes() for path in (data / "run").iterdir()}
-    for taken in (unusual.port, free_port()):
+    for taken in (unusual.port, find_free_port()):
         line = refused("--data", str(data), "--port", str(taken), "--broker", "memory")
         assert line == (
             f"smspulse: `smspulse up` already runs on {data}: process {unusual.process.pid}; stop it, or choose "
@@ -233,7 +233,7 @@ def test_a_second_up_on_a_running_folder_is_refused_and_leaves_the_first_alone(u
 def test_after_a_kill_up_starts_again_at_once_beside_what_has_landed_and_though_its_output_is_on_a_full_disk(
     tmp_path: Path,
 ) -> None:
-    data, port, log = tmp_path / "data", free_port(), printed_to(tmp_path / "data")
+    data, port, log = tmp_path / "data", find_free_port(), printed_to(tmp_path / "data")
     url = f"http://127.0.0.1:{port}"
     with started(data, "--port", str(port)) as process:
         wait_until(process, log, lambda: line_of(log, "receiving webhooks at"))
@@ -247,7 +247,7 @@ def test_after_a_kill_up_starts_again_at_once_beside_what_has_landed_and_though_
     # The processes of the first one are still ending.
     with Path("/dev/full").open("w") as full, started(data, "--port", str(port), stdout=full) as process:
         wait_until(process, log, lambda: answers(url))
-        wait_until(process, log, lambda: {each.name for each in announced(data) if each.is_running} == ANSWERING)
+        wait_until(process, log, lambda: {each.name for each in list_endpoints(data) if each.is_running} == ANSWERING)
         kill_ingest_and_wait(process, data, url)
         assert {path: path.read_bytes() for path in landed} == landed, "another broker leaves it in place"
         assert not list(data.glob("before-*"))
@@ -256,7 +256,7 @@ def test_after_a_kill_up_starts_again_at_once_beside_what_has_landed_and_though_
 
 
 def test_a_reader_that_reads_nothing_and_then_ends_does_not_stop_a_demo_which_a_signal_stops(tmp_path: Path) -> None:
-    data, port = tmp_path / "data", free_port()
+    data, port = tmp_path / "data", find_free_port()
     reading, writing = os.pipe()
     url, log = f"http://127.0.0.1:{port}", printed_to(data)
     # The reader has stopped long ago: there is no room for even one line.
@@ -265,7 +265,7 @@ def test_a_reader_that_reads_nothing_and_then_ends_does_not_stop_a_demo_which_a_
     with started(data, "--port", str(port), "--demo", stdout=writing) as process:
         os.close(writing)
         wait_until(process, log, lambda: answers(url))
-        wait_until(process, log, lambda: {each.name for each in announced(data) if each.is_running} == ANSWERING)
+        wait_until(process, log, lambda: {each.name for each in list_endpoints(data) if each.is_running} == ANSWERING)
         kill_ingest_and_wait(process, data, url)
         with os.fdopen(reading) as pipe:
             assert pipe.readline().startswith("xxx")
@@ -278,14 +278,14 @@ def test_a_reader_that_reads_nothing_and_then_ends_does_not_stop_a_demo_which_a_
 
 def test_a_kafka_store_without_java_ends_at_once_with_the_cause(tmp_path: Path) -> None:
     (tmp_path / "kafka" / "store").mkdir(parents=True)
-    line = refused("--data", str(tmp_path), "--port", str(free_port()), PATH=str(tmp_path))
+    line = refused("--data", str(tmp_path), "--port", str(find_free_port()), PATH=str(tmp_path))
     assert "holds a Kafka store" in line
     assert "no `java` on PATH" in line
 
 
 def test_up_next_to_a_broker_that_somebody_else_started_says_how_to_use_it(tmp_path: Path) -> None:
     with MemoryBroker(tmp_path) as broker:
-        line = refused("--data", str(tmp_path), "--port", str(free_port()))
+        line = refused("--data", str(tmp_path), "--port", str(find_free_port()))
         assert f"a broker already runs on {tmp_path}: process {os.getpid()}" in line
         assert f"--broker {broker.address}" in line
 
@@ -293,7 +293,7 @@ def test_up_next_to_a_broker_that_somebody_else_started_says_how_to_use_it(tmp_p
 @pytest.mark.parametrize(
     ("variables", "cause"),
     [
-        ({"SMSPULSE_UPKEEP_MINUTES": "inf"}, "UpkeepSettings, minutes: Input should be a finite number"),
+        ({"SMSPULSE_UPKEEP_MINUTES": "inf"}, "MaintenanceSettings, minutes: Input should be a finite number"),
         # The line of a child.
         ({"SMSPULSE_KAFKA_PARTITIONS": "6"}, "broker cannot start: The topics of smspulse do not fit together"),
         ({"SMSPULSE_INGEST_MAX_IN_FLIGHT": "0"}, "IngestSettings, max_in_flight: "),
@@ -301,7 +301,7 @@ def test_up_next_to_a_broker_that_somebody_else_started_says_how_to_use_it(tmp_p
     ],
 )
 def test_a_wrong_setting_ends_up_with_one_line(tmp_path: Path, variables: dict[str, str], cause: str) -> None:
-    line = refused("--data", str(tmp_path / "data"), "--broker", "memory", "--port", str(free_port()), **variables)
+    line = refused("--data", str(tmp_path / "data"), "--broker", "memory", "--port", str(find_free_port()), **variables)
     assert cause in line
 
 
@@ -319,8 +319,8 @@ def test_a_process_with_a_wrong_setting_reports_to_up_that_it_can_never_start_an
 ) -> None:
     reading, writing = os.pipe()
     with MemoryBroker(tmp_path) as broker:
-        ensure_topics(kafka_settings(tmp_path, "auto"))
-        run = {"SMSPULSE_KAFKA_MEMORY_RUN": broker.run_id, VARIABLE: str(writing), "SMSPULSE_INGEST_PORT": "0"}
+        ensure_topics(find_kafka_settings(tmp_path, "auto"))
+        run = {"SMSPULSE_KAFKA_MEMORY_RUN": broker.run_id, READY_FD_VARIABLE: str(writing), "SMSPULSE_INGEST_PORT": "0"}
         done = subprocess.run(
             [*SMSPULSE, *command, "--data", str(tmp_path)],
             env=environment(**run, **variables),
@@ -341,8 +341,8 @@ def test_a_process_with_a_wrong_setting_reports_to_up_that_it_can_never_start_an
 
 @pytest.mark.parametrize("host", ["127.0.0.2", "::"])
 def test_on_any_address_status_doctor_and_the_page_assert_ingest_is_found(tmp_path: Path, host: str) -> None:
-    data, port, log = tmp_path / "data", free_port(), tmp_path / "log"
-    nobody = f"127.0.0.1:{free_port()}"
+    data, port, log = tmp_path / "data", find_free_port(), tmp_path / "log"
+    nobody = f"127.0.0.1:{find_free_port()}"
     arguments = ("--data", str(data), "--broker", nobody, "--port", str(port), "--host", host)
     with log.open("w") as out:
         process = subprocess.Popen([*SMSPULSE, "ingest", *arguments], stderr=out, text=True)
@@ -352,9 +352,9 @@ def test_on_any_address_status_doctor_and_the_page_assert_ingest_is_found(tmp_pa
         if host == "::":
             assert answers(f"http://127.0.0.1:{port}"), "every address is those of IPv4 too"
         assert_ingest_is_found(data)
-        numbers = Numbers(data, lambda: pipeline_state(data, "auto"))
+        numbers = PageSnapshot(data, lambda: collect_pipeline_status(data, "auto"))
         numbers.refresh()
-        (shown,) = re.findall(r"<tr[^>]*>(?:(?!<tr).)*ingest.*?</tr>", content(numbers, Choice()), re.DOTALL)
+        (shown,) = re.findall(r"<tr[^>]*>(?:(?!<tr).)*ingest.*?</tr>", render_content(numbers, PageFilter()), re.DOTALL)
         assert f"port {port}" in shown
     finally:
         process.send_signal(signal.SIGTERM)
@@ -367,7 +367,7 @@ def test_a_demo_without_java_next_to_sources_of_the_same_names_uses_the_in_memor
     data = tmp_path / "data"
     add_source(data, "demo")
     done = subprocess.run(
-        [*UP, "--demo", "--for", "30", "--data", str(data), "--port", str(free_port())],
+        [*UP, "--demo", "--for", "30", "--data", str(data), "--port", str(find_free_port())],
         env=environment(SMSPULSE_INGEST_SOURCES="mine=a-token-of-the-user", PATH=str(tmp_path)),
         capture_output=True,
         text=True,
@@ -398,10 +398,10 @@ def test_a_user_without_home_and_without_an_entry_in_the_password_database_is_se
         )
 
     assert "this user has no home folder" in run("doctor").stdout
-    up = run("up", "--broker", "kafka", "--port", str(free_port()))
+    up = run("up", "--broker", "kafka", "--port", str(find_free_port()))
     assert up.returncode == 2
     assert up.stderr.startswith("smspulse: broker cannot start: A real Kafka cannot be started. Missing: ")
     assert "set XDG_CACHE_HOME to a folder that this user can write" in up.stderr
-    views.publish(tmp_path / "data")
+    catalog.publish_views(tmp_path / "data")
     check = run("check")
     assert check.returncode == 0, check.stdout + check.stderr

@@ -35,24 +35,24 @@ session_s = float(os.environ.get("SESSION_S", "10"))
 settings = StreamSettings(state=Path(sys.argv[1]), group=sys.argv[2], session_timeout_s=session_s)
 if os.environ.get("A_FAULT_OF_OURS"):
     from streams.partition_processor import PartitionProcessor
-    PartitionProcessor._publish = lambda self, outputs, next_offset: 1 // 0
+    PartitionProcessor._publish_transaction = lambda self, outputs, next_offset: 1 // 0
 if os.environ.get("POISON"):
     # As a parser that calls itself for each byte order mark.
     from streams.message_processor import MessageProcessor
-    one = MessageProcessor._one
+    one = MessageProcessor._process_record
     def fail(depth):
         return fail(depth + 1)
     def recursive(self, record, *given):
         return fail(0) if os.environ["POISON"].encode() in record.value else one(self, record, *given)
-    MessageProcessor._one = recursive
+    MessageProcessor._process_record = recursive
 if os.environ.get("SLOW"):
     import time
     from streams.partition_processor import PartitionProcessor
-    publish = PartitionProcessor._publish
+    publish = PartitionProcessor._publish_transaction
     def slowly(self, outputs, next_offset):
         time.sleep(1 if outputs.states else 0)
         return publish(self, outputs, next_offset)
-    PartitionProcessor._publish = slowly
+    PartitionProcessor._publish_transaction = slowly
 if os.environ.get("BLIND"):
     # As when Kafka goes away between the start and the first look at the topics, and is back for the joining.
     import asyncio
@@ -86,7 +86,7 @@ def worker(
 
 def pass_over_what_others_wrote(kafka: KafkaSettings, group: str) -> None:
     """Let the workers of a group begin at the end: other tests share the topics."""
-    consumer = Consumer(kafka.confluent() | {"group.id": group})
+    consumer = Consumer(kafka.confluent_options() | {"group.id": group})
     ends = [TopicPartition(topic, number) for topic in (RAW, ACTIVITY) for number in partitions_of(consumer, topic)]
     for end in ends:
         end.offset = consumer.get_watermark_offsets(end, 10)[1]
@@ -99,7 +99,7 @@ def produce(kafka: KafkaSettings, name: str, sms_ids: range, status_ids: tuple[i
     now = int(time.time() * 1000)
 
     async def send() -> None:
-        async with AIOKafkaProducer(**kafka.aiokafka(), linger_ms=20) as producer:
+        async with AIOKafkaProducer(**kafka.aiokafka_options(), linger_ms=20) as producer:
             for status_id in status_ids:
                 for sms_id in sms_ids:
                     raw = Raw(name, sms_id, status_id, 0, timestamp=now + status_id)
@@ -250,7 +250,7 @@ async def test_what_was_fetched_and_let_go_is_read_again_whether_or_not_anything
 ) -> None:
     await asyncio.to_thread(produce, kafka, name, range(8), (1, 7))
     options = {"group_id": name, "auto_offset_reset": "earliest", "enable_auto_commit": False}
-    async with AIOKafkaConsumer(RAW, **kafka.aiokafka(), **options) as consumer:
+    async with AIOKafkaConsumer(RAW, **kafka.aiokafka_options(), **options) as consumer:
 
         async def begin() -> dict[int, int]:
             offsets: dict[int, int] = {}
@@ -269,6 +269,6 @@ async def test_what_was_fetched_and_let_go_is_read_again_whether_or_not_anything
 
 
 async def test_whoever_is_assigned_nothing_seeks_nothing(kafka: KafkaSettings, name: str) -> None:
-    async with AIOKafkaConsumer(**kafka.aiokafka(), group_id=name) as consumer:
+    async with AIOKafkaConsumer(**kafka.aiokafka_options(), group_id=name) as consumer:
         thread: Any = SimpleNamespace(_ensure_consumer=lambda: consumer)
         assert await _ConsumerThread._seek_to_committed(thread) == {}

@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from smspulse.processes.children import die_with_parent, free_port
+from smspulse.processes.children import die_with_parent, find_free_port
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "alertmanager.yml"
 WITHIN_S = 120
@@ -73,7 +73,7 @@ def configured(folder: Path, receiver: str, wait: str, interval: str) -> Path:
 @contextmanager
 def alertmanager(program: str, config: Path, port: int = 0) -> Iterator[str]:
     """Run an Alertmanager in a context, its data beside its configuration; give its URL."""
-    port = port or free_port()
+    port = port or find_free_port()
     log = config.with_suffix(".log")
     with log.open("ab") as output:
         process = subprocess.Popen(

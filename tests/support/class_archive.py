@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
-from smspulse.broker import embedded as broker
+from smspulse.broker import embedded
 from smspulse.broker.config import BrokerSettings
-from smspulse.broker.download import what_is_missing
+from smspulse.broker.download import list_missing_programs
 
 _STOP_S = 120
 """Kafka writes the archive while it stops."""
@@ -26,13 +26,13 @@ def write_class_archive(path: Path) -> None:
     scratch = path.with_suffix(".part")
     os.environ["JDK_JAVA_OPTIONS"] = f"-XX:TieredStopAtLevel=1 -XX:ArchiveClassesAtExit={scratch.absolute()}"
     with (
-        patch.object(broker, "STOP_TIMEOUT_S", _STOP_S),
+        patch.object(embedded, "STOP_TIMEOUT_S", _STOP_S),
         tempfile.TemporaryDirectory() as folder,
-        broker.KafkaBroker(Path(folder), BrokerSettings(port=0, controller_port=0)),
+        embedded.KafkaBroker(Path(folder), BrokerSettings(port=0, controller_port=0)),
     ):
         scratch.unlink(missing_ok=True)  # of the tool that formats the store
     scratch.rename(path)
 
 
-if __name__ == "__main__" and not what_is_missing():
+if __name__ == "__main__" and not list_missing_programs():
     write_class_archive(Path(sys.argv[1]))

@@ -8,10 +8,10 @@ import duckdb
 import pyarrow.parquet as pq
 from days import LAST
 
-from warehouse import catalog as views
+from warehouse import catalog
 from warehouse.partition_log import PartitionLog
 from warehouse.schemas import DIFFERENCES_SCHEMA
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 COULD_NOT_RUN = "(could not run)"
 ODD_HOUR = f"{LAST} 13:00:00+00"
@@ -104,7 +104,7 @@ def rewind(data: Path) -> None:
     path = files(data, "raw")[1]
     topic, partition, start = path.stem.split("+")
     change(path, 'SELECT * REPLACE ("offset" - 20 AS "offset") FROM t')
-    path.rename(path.with_name(landing.file_name(PartitionLog(topic, int(partition)), int(start) - 20)))
+    path.rename(path.with_name(parquet_files.format_file_name(PartitionLog(topic, int(partition)), int(start) - 20)))
 
 
 def begin_incarnation(earlier: str, later: str) -> Callable[[Path], None]:
@@ -116,10 +116,10 @@ def begin_incarnation(earlier: str, later: str) -> Callable[[Path], None]:
         for path in found:
             incarnation = later if path in newest else earlier
             change(path, f"SELECT * REPLACE ('{incarnation}' AS incarnation) FROM t")  # noqa: S608 - ours
-            name = landing.LANDED.fullmatch(path.name)
+            name = parquet_files.LANDED_FILE_NAME.fullmatch(path.name)
             assert name is not None
-            log = landing.log_of(name)._replace(incarnation=incarnation)
-            path.rename(path.with_name(landing.file_name(log, int(name["start"]))))
+            log = parquet_files.parse_partition_log(name)._replace(incarnation=incarnation)
+            path.rename(path.with_name(parquet_files.format_file_name(log, int(name["start"]))))
 
     return inject
 
@@ -161,12 +161,14 @@ def view(name: str, sql: str) -> Callable[[Path], None]:
     """Return a fault that makes of a view, which stands for {}, another."""
 
     def inject(data: Path) -> None:
-        views.publish(data)
+        catalog.publish_views(data)
         # Not as DuckDB shows it, which spells lambdas so as it does not read them any more.
         begin = f"CREATE VIEW {name} AS "
-        all_ = views.statements(data, views.live(data), summed=views.is_summed(data))
+        all_ = catalog.create_view_statements(
+            data, catalog.unmerged_versions_condition(data), has_rollups=catalog.has_current_rollups(data)
+        )
         (query,) = (each.removeprefix(begin) for each in all_ if each.startswith(begin))
-        with duckdb.connect(data / views.FILE) as connection:
+        with duckdb.connect(data / catalog.CATALOG_FILE) as connection:
             connection.execute(f"CREATE OR REPLACE VIEW {name} AS {sql.format(query)}")
 
     return inject

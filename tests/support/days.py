@@ -12,14 +12,14 @@ from warehouse_records import MadeRecord
 
 from core import records, topics
 from gateway.errors import UnreadablePayload
-from gateway.payloads import parse
+from gateway.payloads import parse_payload
 from gateway.statuses import STATUSES
-from smspulse.simulator.options import Behaviour
-from smspulse.simulator.scenarios import stories
-from streams.lifecycle import EXPIRE_AFTER_MS, Lifecycle
+from smspulse.simulator.options import GatewayBehaviour
+from smspulse.simulator.scenarios import generate_scenarios
+from streams.lifecycle import EXPIRE_AFTER_MS, LifecycleRules
 from streams.message_processor import MessageProcessor
-from warehouse import catalog as views
-from warehouse.sink import parquet_files as landing
+from warehouse import catalog
+from warehouse.sink import parquet_files
 
 LAST = date(2026, 11, 24)
 SOURCE = "acme"
@@ -38,7 +38,7 @@ class Days:
     """
 
     def __init__(self, data: Path, seed: int, messages: int) -> None:
-        views.publish(data)
+        catalog.publish_views(data)
         self.data, self._seed, self._messages = data, seed, messages
         self._random = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self._pending: list[tuple[float, int, bytes, str]] = []
@@ -51,7 +51,7 @@ class Days:
         *,
         files: int = 1,
         skip: tuple[float, float] | None = None,
-        behaviour: Behaviour | None = None,
+        behaviour: GatewayBehaviour | None = None,
     ) -> datetime:
         """Tell a day, up to its end, which is returned.
 
@@ -62,7 +62,7 @@ class Days:
             behaviour: Of the gateway; the default one if None.
         """
         midnight = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
-        for story in stories(self._seed * 1_000 + day.toordinal() % 1_000, self._messages, behaviour):
+        for story in generate_scenarios(self._seed * 1_000 + day.toordinal() % 1_000, self._messages, behaviour):
             at = midnight + self._random.random() * _DAY_S
             for sent in story.webhooks:
                 at += sent.delay_s
@@ -91,7 +91,7 @@ class Days:
         digits = f"{received_at:012x}7{self._random.getrandbits(12):03x}{0x8 << 60 | self._random.getrandbits(60):016x}"
         ingest_id = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
         try:
-            key = records.message_key(SOURCE, parse(body).sms_id)
+            key = records.message_key(SOURCE, parse_payload(body).sms_id)
         except UnreadablePayload:
             key = None
         partition = (murmur2(key) & 0x7FFFFFFF if key else self._count) % PARTITIONS
@@ -113,7 +113,7 @@ class _Partition:
         self._store: dict[bytes, bytes | None] = {}
         self._due: dict[bytes, int] = {}
         self._fold = MessageProcessor(
-            Lifecycle(STATUSES),
+            LifecycleRules(STATUSES),
             lambda key: self._store[key] or b"" if key in self._store else None,
             UTC,
             10_000,
@@ -158,7 +158,7 @@ class _Partition:
         first = start + (topic != topics.RAW)
         numbered = [record._replace(offset=first + number) for number, record in enumerate(told)]
         if numbered:
-            landing.land(self._data, start, numbered)
+            parquet_files.land_records(self._data, start, numbered)
             self._ends[topic] = first + len(numbered)
         return numbered
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from warehouse_records import deadletter, raw, status, tombstone, version
 
-from gateway.statuses import status_table
+from gateway.statuses import build_status_table
 from warehouse.reader import open_warehouse
-from warehouse.rebuild import rebuild
-from warehouse.sink import parquet_files as landing
+from warehouse.rebuild import rebuild_base
+from warehouse.sink import parquet_files
 
 FOLDER = Path(__file__).parents[1] / "released"
 VIEWS = (
@@ -43,12 +43,12 @@ def make(data: Path) -> None:
     way = [(1, 0), (3, 1), (2, 2), (6, 5), (7, 9)]
     records = [raw(n, status(1, status_id), seconds=seconds) for n, (status_id, seconds) in enumerate(way)]
     records += [raw(5, status(2, 9), seconds=20), raw(6, incoming, seconds=30), raw(7, b"{", seconds=40)]
-    landing.land(data, 0, records)
-    landing.land(data, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:7")])
-    landing.land(data, 0, [version(0, 1, "sent", version=4), tombstone(1, "acme:incoming:9")])
-    rebuild(data, status_table({}), timedelta(days=1))
-    landing.land(data, 8, [raw(8, status(3, 6), seconds=90)])
-    landing.land(data, 2, [version(2, 3, "sent", seconds=90, version=2)])
+    parquet_files.land_records(data, 0, records)
+    parquet_files.land_records(data, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:7")])
+    parquet_files.land_records(data, 0, [version(0, 1, "sent", version=4), tombstone(1, "acme:incoming:9")])
+    rebuild_base(data, build_status_table({}), timedelta(days=1))
+    parquet_files.land_records(data, 8, [raw(8, status(3, 6), seconds=90)])
+    parquet_files.land_records(data, 2, [version(2, 3, "sent", seconds=90, version=2)])
 
 
 def main(release: str) -> None:
@@ -58,7 +58,7 @@ def main(release: str) -> None:
     make(data)
     (data / "answers.json").write_text(json.dumps(answers(data), indent=1) + "\n")
     (data / "smspulse.duckdb").unlink()
-    for path in data.rglob(f"date={landing.SEED_DATE}/*"):  # without rows, or part of the product
+    for path in data.rglob(f"date={parquet_files.SEED_DATE}/*"):  # without rows, or part of the product
         path.unlink()
 
 

@@ -13,19 +13,19 @@ from days import LAST, Days
 from warehouse_records import MadeRecord
 
 from core import topics
-from core.alerts import encode
+from core.alerts import encode_alert
 from expectations.runner import run_checks
 from expectations.settings import CheckSettings
-from notebooks.report import write
-from smspulse.alerting.backtest import backtest, past
-from smspulse.simulator.options import Behaviour
+from notebooks.report import write_notebooks
+from smspulse.alerting.backtest import read_message_ends, run_backtest
+from smspulse.simulator.options import GatewayBehaviour
 from streams.change_detector import DetectorPolicy
-from warehouse.quality import keep
+from warehouse.quality import append_check_results
 from warehouse.reader import query
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 FOLDER = ROOT / "docs" / "notebooks"
-_WELL = Behaviour(
+_WELL = GatewayBehaviour(
     failing=0.03, resends=0, resends_new_id=0, failure_mix=((8, 0.5), (9, 0.25), (10, 0.25)), unhealthy=()
 )
 _ILL = replace(_WELL, unhealthy=((8003, 0.5),))
@@ -33,12 +33,12 @@ _ILL = replace(_WELL, unhealthy=((8003, 0.5),))
 
 def land_alerts(data: Path) -> None:
     """Land the alerts that follow from the messages of a data folder."""
-    changes = backtest(past(data, None), DetectorPolicy(), 0.1).changes
+    changes = run_backtest(read_message_ends(data, None), DetectorPolicy(), 0.1).changes
     told = [
-        MadeRecord(topics.ALERTS, 0, offset, change.changed_at, change.id.encode(), encode(change), [])
+        MadeRecord(topics.ALERTS, 0, offset, change.changed_at, change.id.encode(), encode_alert(change), [])
         for offset, change in enumerate(changes)
     ]
-    landing.land(data, 0, told)
+    parquet_files.land_records(data, 0, told)
 
 
 def make(folder: Path) -> set[str]:
@@ -53,8 +53,8 @@ def make(folder: Path) -> set[str]:
             end = days.tell(LAST - timedelta(days=back), behaviour=_ILL if back in {4, 5} else _WELL)
         land_alerts(data)
         found = run_checks(data, CheckSettings(), end, suites=("raw", "messages", "deadletters")).rows
-        keep(data, end, [asdict(row) for row in found])
-        write(folder, data)
+        append_check_results(data, end, [asdict(row) for row in found])
+        write_notebooks(folder, data)
         numbers = query(data, "SELECT DISTINCT recipient AS n FROM messages UNION SELECT sender FROM incoming_messages")
         texts = query(data, "SELECT DISTINCT text AS n FROM incoming_messages")
         return {str(each).removeprefix("+") for each in [*numbers["n"], *texts["n"]] if len(str(each)) > 7}

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from ingest.sources import add_source, webhook_url
-from smspulse.processes.children import die_with_parent, free_port
+from smspulse.processes.children import die_with_parent, find_free_port
 from warehouse.errors import NoWarehouseError
 from warehouse.reader import query
 
@@ -112,7 +112,7 @@ def post(url: str, body: bytes, trusting: ssl.SSLContext | None = None) -> tuple
 
 def start(data: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Pipeline:
     """Start it and return once it is ready."""
-    port = free_port()
+    port = find_free_port()
     ports = {"SMSPULSE_BROKER_PORT": "0", "SMSPULSE_BROKER_CONTROLLER_PORT": "0"}
     log = data.with_name(data.name + ".log")
     with log.open("w") as out:

@@ -16,10 +16,10 @@ from rendered import land_alerts
 
 from expectations.runner import run_checks
 from expectations.settings import CheckSettings
-from smspulse.dashboard.queries import Numbers
-from smspulse.dashboard.server import PageSettings, serve
-from smspulse.simulator.options import Behaviour
-from warehouse.quality import keep
+from smspulse.dashboard.queries import PageSnapshot
+from smspulse.dashboard.server import PageSettings, serve_page
+from smspulse.simulator.options import GatewayBehaviour
+from warehouse.quality import append_check_results
 
 _PIPELINE = {
     "processes": [
@@ -37,12 +37,14 @@ def tell(data: Path) -> None:
     """Land two days up to now; today phone 8003 fails."""
     now = datetime.now(UTC)
     days = Days(data, seed=10, messages=6000)
-    well = Behaviour(failing=0.04, devices=14, unhealthy=())
+    well = GatewayBehaviour(failing=0.04, devices=14, unhealthy=())
     days.tell(now.date() - timedelta(days=1), behaviour=well)
-    ill = Behaviour(failing=0.04, devices=14, unhealthy=((8003, 0.5),))
+    ill = GatewayBehaviour(failing=0.04, devices=14, unhealthy=((8003, 0.5),))
     days.tell(now.date(), behaviour=ill, skip=(now.hour + now.minute / 60, 24))
     land_alerts(data)
-    keep(data, now, [asdict(row) for row in run_checks(data, CheckSettings(), now, suites=("raw", "messages")).rows])
+    append_check_results(
+        data, now, [asdict(row) for row in run_checks(data, CheckSettings(), now, suites=("raw", "messages")).rows]
+    )
 
 
 async def shoot(page: Tab, url: str, path: Path, width: int, theme: str, height: int = 1230) -> None:
@@ -60,8 +62,8 @@ async def main(folder: Path | None) -> None:
         for source in (data, empty) if folder else (data,):
             stop, url = asyncio.Event(), asyncio.get_running_loop().create_future()
             serving = asyncio.create_task(
-                serve(
-                    Numbers(source, lambda: dict(_PIPELINE)),
+                serve_page(
+                    PageSnapshot(source, lambda: dict(_PIPELINE)),
                     PageSettings(port=0, refresh_s=60),
                     stop,
                     lambda _, port, url=url: url.set_result(f"http://127.0.0.1:{port}/"),

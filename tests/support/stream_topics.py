@@ -43,7 +43,7 @@ def partitions_of(client: Consumer | Producer, topic: str) -> list[int]:
 def read(kafka: KafkaSettings, topic: str, source: str) -> list[tuple[bytes, Any, dict[str, bytes]]]:
     """Return key, value and headers of the committed records of a source, in the order of each partition."""
     options = {"group.id": "reader", "isolation.level": "read_committed", "enable.partition.eof": True}
-    consumer = Consumer(kafka.confluent() | options)
+    consumer = Consumer(kafka.confluent_options() | options)
     partitions = partitions_of(consumer, topic)
     consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
     found, ended = [], 0

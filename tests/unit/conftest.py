@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from restored import RestoredFolder
 
-from warehouse import catalog as views
+from warehouse import catalog
 
 
 @pytest.fixture(scope="session")
 def _published(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
     folder = tmp_path_factory.mktemp("published") / "data"
     folder.mkdir()
-    views.publish(folder)
+    catalog.publish_views(folder)
     return RestoredFolder(folder)
 
 

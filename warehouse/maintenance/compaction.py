@@ -29,37 +29,37 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from warehouse import catalog as views
+from warehouse import catalog
 from warehouse.errors import CompactionError
-from warehouse.maintenance import atomic_replace as swap
+from warehouse.maintenance import atomic_replace
 from warehouse.partition_log import PartitionLog
 from warehouse.reader import open_warehouse
-from warehouse.rebuild import CLOSED, CODEC, ROW_GROUP
+from warehouse.rebuild import BASE_CODEC, BASE_ROW_GROUP_ROWS, CLOSED_DAY_KEY
 from warehouse.schemas import DATASETS, SCHEMAS
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 _log = logging.getLogger(__name__)
 
 _HOUR: Final = timedelta(hours=1)
 _DAY: Final = timedelta(days=1)
-_COUNTED: Final = b"smspulse.counted"
+_COUNTED_FILES_KEY: Final = b"smspulse.counted"
 """Of what was counted of a date: what tells apart how, and of which files."""
-_OF_THE_END: Final = (landing.NEXT, landing.LAST)
+_END_METADATA_KEYS: Final = (parquet_files.NEXT_OFFSET_KEY, parquet_files.LAST_IDENTITY_KEY)
 """Of a landed file's metadata: what holds for the merged file if it does for the last of its parts."""
-_ROW_GROUP: Final = 60_000  # rows; small ones, so that a look-up soon has what it needs
+_LANDED_ROW_GROUP_ROWS: Final = 60_000  # rows; small ones, so that a look-up soon has what it needs
 
 
 @dataclass(slots=True)
-class Compacted:
+class CompactionResult:
     """What a run did: days and partitions merged, files before and after, rows in them."""
 
     merged: int = 0
-    before: int = 0
-    after: int = 0
+    files_before: int = 0
+    files_after: int = 0
     rows: int = 0
 
 
-def compact(data: Path, now: datetime, memory: str = "2GB") -> Compacted:
+def compact_files(data: Path, now: datetime, memory: str = "2GB") -> CompactionResult:
     """Merge the files of closed hours and days. Readers and landers go on meanwhile.
 
     Args:
@@ -73,121 +73,131 @@ def compact(data: Path, now: datetime, memory: str = "2GB") -> Compacted:
         OSError: The data folder is not writable.
     """
     data = data.resolve()
-    views.publish(data)
+    catalog.publish_views(data)
     hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    done = Compacted()
-    with swap.upkeep(data) as scratch:
+    result = CompactionResult()
+    with atomic_replace.lock_maintenance(data) as scratch:
         for dataset in DATASETS:
             for folder in sorted((data / dataset.name).glob("date=*")):
                 # An hour is left to those who land what was recorded before midnight.
-                is_closed = day_of(folder) < (hour - _HOUR).date()
-                gone: list[Path] = []
-                come: dict[Path, Path] = {}
-                for stem, parts in _mergeable(folder, hour, is_closed=is_closed).items():
-                    path = folder / f"{stem}-{swap.mark()}.parquet"
-                    come[path] = scratch / path.name
-                    ending = {name: value for name, value in _metadata(parts[-1]).items() if name in _OF_THE_END}
-                    metadata = ending | {landing.START: str(landing.range_start(parts[0])).encode()}
-                    done.rows += _merge(folder, parts, come[path], scratch, memory, metadata)
-                    gone += parts
-                _put(folder, scratch, gone, come, done)
+                is_closed = parse_folder_day(folder) < (hour - _HOUR).date()
+                removed: list[Path] = []
+                added: dict[Path, Path] = {}
+                for stem, parts in _find_mergeable_files(folder, hour, is_closed=is_closed).items():
+                    path = folder / f"{stem}-{atomic_replace.unique_suffix()}.parquet"
+                    added[path] = scratch / path.name
+                    ending = {
+                        name: value
+                        for name, value in _read_file_metadata(parts[-1]).items()
+                        if name in _END_METADATA_KEYS
+                    }
+                    metadata = ending | {
+                        parquet_files.RANGE_START_KEY: str(parquet_files.read_range_start(parts[0])).encode()
+                    }
+                    result.rows += _merge_files(folder, parts, added[path], scratch, memory, metadata)
+                    removed += parts
+                _replace_merged_files(folder, scratch, removed, added, result)
         base = data / "base"
-        gone, come = [], {}
+        removed, added = [], {}
         for folder in sorted(base.glob("date=*")):
             parts = sorted(folder.glob("[0-9]*.parquet"))
-            if len(parts) > 1 and all(_metadata(path).get(CLOSED) == b"1" for path in parts):
-                path = folder / f"all-{swap.mark()}.parquet"
-                come[path] = scratch / path.name
-                done.rows += _merge(folder, parts, come[path], scratch, memory, {CLOSED: b"1"})
-                gone += parts
-        if come:
-            swap.turn(base)
-        _put(base, scratch, gone, come, done)
-        _count(data, (hour - _HOUR).date(), scratch, memory)
-    return done
+            if len(parts) > 1 and all(_read_file_metadata(path).get(CLOSED_DAY_KEY) == b"1" for path in parts):
+                path = folder / f"all-{atomic_replace.unique_suffix()}.parquet"
+                added[path] = scratch / path.name
+                result.rows += _merge_files(folder, parts, added[path], scratch, memory, {CLOSED_DAY_KEY: b"1"})
+                removed += parts
+        if added:
+            atomic_replace.add_rotating_seed(base)
+        _replace_merged_files(base, scratch, removed, added, result)
+        _count_webhooks(data, (hour - _HOUR).date(), scratch, memory)
+    return result
 
 
-def _count(data: Path, before: date, scratch: Path, memory: str) -> None:
+def _count_webhooks(data: Path, before: date, scratch: Path, memory: str) -> None:
     """Count the webhooks of each date that is over, unless that was done for the files that are there."""
-    due: dict[Path, tuple[str, bytes]] = {}
-    gone: list[Path] = []
-    found = views.covered(data)
+    counts_due: dict[Path, tuple[str, bytes]] = {}
+    removed: list[Path] = []
+    found = catalog.read_base_watermark(data)
     # The first day that is whole is the second one behind those that retention has dropped.
     dropped_until = found.floor - 2 * _DAY if found and found.floor > date.min else date.min
     for folder in sorted((data / "raw").glob("date=*")):
         paths = sorted(folder.iterdir())
         # Of a date that retention has dropped, files without rows are left, and what was counted.
-        if day_of(folder) >= before or not any(_footer(path).num_rows for path in paths):
+        if parse_folder_day(folder) >= before or not any(_read_parquet_footer(path).num_rows for path in paths):
             continue
-        sql = views.sums_sql("webhooks", f"(FROM raw_webhooks WHERE date = DATE '{day_of(folder)}')")
+        sql = catalog.load_rollup_sql("webhooks", f"(FROM raw_webhooks WHERE date = DATE '{parse_folder_day(folder)}')")
         counted = hashlib.sha256("\n".join([sql, *(path.name for path in paths)]).encode()).hexdigest().encode()
         old = list((data / "webhooks" / folder.name).glob("[0-9]*.parquet"))
-        if old and day_of(folder) <= dropped_until:
+        if old and parse_folder_day(folder) <= dropped_until:
             continue  # a restored Kafka has brought a part of the webhooks again
-        if not any(_metadata(path).get(_COUNTED) == counted for path in old):
-            due[data / "webhooks" / folder.name / f"0-{swap.mark()}.parquet"] = sql, counted
-            gone += old
-    if not due:
+        if not any(_read_file_metadata(path).get(_COUNTED_FILES_KEY) == counted for path in old):
+            counts_due[data / "webhooks" / folder.name / f"0-{atomic_replace.unique_suffix()}.parquet"] = sql, counted
+            removed += old
+    if not counts_due:
         return
     schema = SCHEMAS["webhooks"]
-    with _told(data / "raw"), open_warehouse(data) as connection:
+    with _translate_file_errors(data / "raw"), open_warehouse(data) as connection:
         connection.execute("SET memory_limit = ?", [memory])
         connection.execute("SET temp_directory = ?", [str(scratch / "spill")])
-        for place, (sql, counted) in due.items():
+        for place, (sql, counted) in counts_due.items():
             rows = connection.sql(f"SELECT {', '.join(schema.names)} FROM ({sql})").to_arrow_table()  # noqa: S608 - ours
-            pq.write_table(rows.cast(schema.with_metadata({_COUNTED: counted})), scratch / place.name)
-    swap.swap(data / "webhooks", scratch, gone, {place: scratch / place.name for place in due})
-    views.publish(data)
+            pq.write_table(rows.cast(schema.with_metadata({_COUNTED_FILES_KEY: counted})), scratch / place.name)
+    atomic_replace.replace_files(
+        data / "webhooks", scratch, removed, {place: scratch / place.name for place in counts_due}
+    )
+    catalog.publish_views(data)
 
 
-def _put(folder: Path, scratch: Path, gone: list[Path], come: dict[Path, Path], done: Compacted) -> None:
-    if come:
-        swap.swap(folder, scratch, gone, come)
-        for path in come.values():
+def _replace_merged_files(
+    folder: Path, scratch: Path, removed: list[Path], added: dict[Path, Path], result: CompactionResult
+) -> None:
+    if added:
+        atomic_replace.replace_files(folder, scratch, removed, added)
+        for path in added.values():
             path.unlink()
-        done.merged += len(come)
-        done.before += len(gone)
-        done.after += len(come)
+        result.merged += len(added)
+        result.files_before += len(removed)
+        result.files_after += len(added)
 
 
-def _metadata(path: Path) -> dict[bytes, bytes]:
-    return _footer(path).metadata or {}
+def _read_file_metadata(path: Path) -> dict[bytes, bytes]:
+    return _read_parquet_footer(path).metadata or {}
 
 
-def _footer(path: Path) -> pq.FileMetaData:
+def _read_parquet_footer(path: Path) -> pq.FileMetaData:
     try:
         return pq.read_metadata(path)
     except pa.ArrowException as error:
         raise CompactionError(path.parent, f"{path.name}: {error}".partition("\n")[0]) from error
 
 
-def _mergeable(folder: Path, hour: datetime, *, is_closed: bool) -> dict[str, list[Path]]:
+def _find_mergeable_files(folder: Path, hour: datetime, *, is_closed: bool) -> dict[str, list[Path]]:
     """Return the files that are to be one, in the order of their ranges, by what to name it after."""
     found: dict[PartitionLog, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        name = landing.LANDED.fullmatch(path.name)
+        name = parquet_files.LANDED_FILE_NAME.fullmatch(path.name)
         if name and path.stat().st_mtime < hour.timestamp() and (is_closed or not name["merged"]):
-            found.setdefault(landing.log_of(name), []).append(path)
-    runs = [run for parts in found.values() if len(parts) > 1 for run in _runs(parts) if len(run) > 1]
-    names = ((landing.LANDED.fullmatch(run[-1].name), run) for run in runs)
-    return {landing.stem(name): run for name, run in names if name}
+            found.setdefault(parquet_files.parse_partition_log(name), []).append(path)
+    runs = [run for parts in found.values() if len(parts) > 1 for run in _split_at_gaps(parts) if len(run) > 1]
+    names = ((parquet_files.LANDED_FILE_NAME.fullmatch(run[-1].name), run) for run in runs)
+    return {parquet_files.format_merged_stem(name): run for name, run in names if name}
 
 
-def _runs(parts: list[Path]) -> Iterator[list[Path]]:
+def _split_at_gaps(parts: list[Path]) -> Iterator[list[Path]]:
     """Split the files of a partition where one does not begin at which the one before it ended."""
     run: list[Path] = []
     following = None
     for path in parts:
-        if run and landing.range_start(path) != following:
+        if run and parquet_files.read_range_start(path) != following:
             yield run
             run = []
         run.append(path)
-        following = int(_metadata(path).get(landing.NEXT, -1))
+        following = int(_read_file_metadata(path).get(parquet_files.NEXT_OFFSET_KEY, -1))
     yield run
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _translate_file_errors(folder: Path) -> Iterator[None]:
     """Tell what DuckDB and pyarrow say of a folder's files as errors of ours."""
     try:
         yield
@@ -197,17 +207,17 @@ def _told(folder: Path) -> Iterator[None]:
         raise CompactionError(folder, f"{type(error).__name__}: {error}".partition("\n")[0]) from error
 
 
-def _merge(
+def _merge_files(
     folder: Path, parts: list[Path], target: Path, scratch: Path, memory: str, metadata: dict[bytes, bytes]
 ) -> int:
     """Write the rows of files as one file, and return how many there are."""
-    with _told(folder):
+    with _translate_file_errors(folder):
         expected = sum(pq.read_metadata(path).num_rows for path in parts)
         schema = SCHEMAS[folder.parent.name]
         with duckdb.connect(config={"memory_limit": memory, "temp_directory": str(scratch / "spill")}) as connection:
-            size, codec = layout(folder.parent.name)
-            rows = _sorted_rows(connection, folder.parent, schema, parts)
-            _write(rows.to_arrow_reader(size), target, schema.with_metadata(metadata), codec)
+            size, codec = choose_file_layout(folder.parent.name)
+            rows = _query_sorted_rows(connection, folder.parent, schema, parts)
+            _write_row_groups(rows.to_arrow_reader(size), target, schema.with_metadata(metadata), codec)
         # What it holds was landed from then on: incarnations are ordered by when their first files were.
         landed = min(path.stat().st_mtime for path in parts)
         os.utime(target, (landed, landed))
@@ -217,12 +227,14 @@ def _merge(
     return count
 
 
-def _sorted_rows(
+def _query_sorted_rows(
     connection: duckdb.DuckDBPyConnection, dataset: Path, schema: pa.Schema, parts: list[Path]
 ) -> duckdb.DuckDBPyRelation:
     """Return the rows of files with all columns of the dataset, sorted by message and offset."""
-    seed = dataset / f"date={landing.SEED_DATE}" / landing.SEED  # has the columns that older files lack
-    files = ", ".join(views.literal(str(path)) for path in (seed, *parts))
+    seed = (
+        dataset / f"date={parquet_files.SEED_DATE}" / parquet_files.SEED_FILE
+    )  # has the columns that older files lack
+    files = ", ".join(catalog.quote_sql_text(str(path)) for path in (seed, *parts))
     connection.execute("SET TimeZone = 'UTC'")
     source = f"read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
     unknown = {row[0] for row in connection.execute(f"DESCRIBE FROM {source}").fetchall()} - set(schema.names)
@@ -236,19 +248,19 @@ def _sorted_rows(
     return connection.sql(query)
 
 
-def _write(rows: pa.RecordBatchReader, target: Path, schema: pa.Schema, codec: str) -> None:
+def _write_row_groups(rows: pa.RecordBatchReader, target: Path, schema: pa.Schema, codec: str) -> None:
     """Write rows as one file of a dataset, a row group at a time."""
-    with pq.ParquetWriter(target, schema, compression=codec, **landing.encodings(schema)) as writer:
+    with pq.ParquetWriter(target, schema, compression=codec, **parquet_files.column_encodings(schema)) as writer:
         for batch in rows:
             writer.write_table(pa.Table.from_batches([batch]).cast(schema))
 
 
-def layout(dataset: str) -> tuple[int, str]:
+def choose_file_layout(dataset: str) -> tuple[int, str]:
     """Return the rows of a row group, and the codec, with which files of a dataset are written anew."""
     is_rebuilt = dataset in {"base", "differences"}
-    return (ROW_GROUP, CODEC) if is_rebuilt else (_ROW_GROUP, "zstd")
+    return (BASE_ROW_GROUP_ROWS, BASE_CODEC) if is_rebuilt else (_LANDED_ROW_GROUP_ROWS, "zstd")
 
 
-def day_of(folder: Path) -> date:
+def parse_folder_day(folder: Path) -> date:
     """Return the day of a folder `date=…`."""
     return date.fromisoformat(folder.name.removeprefix("date="))

@@ -1,6 +1,6 @@
 """Erasure: what was stored of phone numbers is taken out of every file; rows stay, so no count changes.
 
-Which messages they were is kept in `erasure.json`, without the numbers, until Kafka was told (`smspulse.erase`): the
+Which messages they were is kept in `erasure.json`, without the numbers, until Kafka was told (`smspulse erase`): the
 files do not know it any more when a run that was interrupted is done again.
 """
 
@@ -15,48 +15,48 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gateway.number_search import ODD, NumberSearch
+from gateway.number_search import ENCODED_TEXT, NumberSearch
 from gateway.phone_numbers import national_form
-from warehouse import catalog as views
+from warehouse import catalog
 from warehouse.errors import DamagedFileError
-from warehouse.maintenance import atomic_replace as swap
-from warehouse.maintenance.compaction import layout
-from warehouse.partition_log import UNKNOWN, PartitionLog
-from warehouse.sink import parquet_files as landing
+from warehouse.maintenance import atomic_replace
+from warehouse.maintenance.compaction import choose_file_layout
+from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog
+from warehouse.sink import parquet_files
 
-PENDING: Final = "erasure.json"
-_ADDRESSES: Final = ("address", "recipient")
-_CONTENTS: Final = ("body", "text", "image_url")
+PENDING_ERASURE_FILE: Final = "erasure.json"
+_ADDRESS_COLUMNS: Final = ("address", "recipient")
+_CONTENT_COLUMNS: Final = ("body", "text", "image_url")
 """Columns of what people wrote. Of a row in which a number is found anywhere, all of them go. Of any other column, only
 a value that has the number goes."""
-_IDENTITIES: Final = frozenset(
+_IDENTITY_COLUMNS: Final = frozenset(
     {"topic", "incarnation", "origin_topic", "source", "ingest_id", "message_key", "alert_id", "kind", "scope", "phase"}
 )
 """Columns of text of ours, or made of ids, by which rows are found. No text from outside is in them."""
-_IDS: Final = ("sms_id", "device_id")
+_GATEWAY_ID_COLUMNS: Final = ("sms_id", "device_id")
 """Ids that the gateway gives, by which everything is counted: large enough for a number, and left as they are."""
-_NUMBERS: Final = ("internal_id",)
+_NUMBER_COLUMNS: Final = ("internal_id",)
 """Whole numbers from outside by which nothing is counted."""
 ERASED: Final = "erased"
 """In the place of an address or a body: null would be a fact less of the message, or a body that was lost."""
-_PLACE: Final = ("topic", "partition", "incarnation", "offset", "source", "sms_id", "kind", "ingest_id")
+_ORIGIN_COLUMNS: Final = ("topic", "partition", "incarnation", "offset", "source", "sms_id", "kind", "ingest_id")
 # The log first: a dead letter has the beginning of its webhook alone, in which a number may be cut.
-_DATASETS: Final = ("raw", "messages", "base", "deadletters", "differences", "alerts")
+_SEARCHED_DATASETS: Final = ("raw", "messages", "base", "deadletters", "differences", "alerts")
 """Of the others, `quality` and what is counted have no text but names of ours and keys of messages."""
-_BATCH: Final = 60_000
-_CHUNK: Final = 1 << 24
-_OVERLAP: Final = 256
+_BATCH_ROWS: Final = 60_000
+_CHUNK_BYTES: Final = 1 << 24
+_OVERLAP_BYTES: Final = 256
 
 
 @dataclass(slots=True)
-class Erased:
+class ErasureResult:
     """What a run did.
 
     Args:
         rows: Rows taken out of, by dataset.
         files: Files written anew, by dataset.
         keys: Of messages, with their partitions, whose records in Kafka tell of the numbers.
-        until: Offset behind the newest record that does, by the log of its partition.
+        end_offsets: Offset behind the newest record that does, by the log of its partition.
         webhooks: The `ingest_id` of each webhook that does.
         ids: Rows whose id is one of the numbers, by dataset and column. They stay.
     """
@@ -64,12 +64,12 @@ class Erased:
     rows: dict[str, int] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
     keys: set[tuple[int, str]] = field(default_factory=set)
-    until: dict[PartitionLog, int] = field(default_factory=dict)
+    end_offsets: dict[PartitionLog, int] = field(default_factory=dict)
     webhooks: set[str] = field(default_factory=set)
     ids: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
-def search_for(data: Path, numbers: tuple[str, ...]) -> tuple[NumberSearch, list[str]]:
+def create_number_search(data: Path, numbers: tuple[str, ...]) -> tuple[NumberSearch, list[str]]:
     """Return what finds numbers in a data folder, and the national forms of them that it does not look for.
 
     A national form is looked for if it begins with a zero, as no id does, and no address in the folder is a number of
@@ -82,23 +82,23 @@ def search_for(data: Path, numbers: tuple[str, ...]) -> tuple[NumberSearch, list
     search = NumberSearch(numbers)
     forms = {form.digits: form for number in numbers if (form := national_form(number))}
     taken = {digits for digits in forms if not digits.startswith("0")}
-    patterns = [(form.any, form.own) for digits, form in forms.items() if digits not in taken]
+    patterns = [(form.any_country_pattern, form.own_pattern) for digits, form in forms.items() if digits not in taken]
     if patterns:
         every, own = ("|".join(expressions) for expressions in zip(*patterns, strict=True))
-        for address in _addresses(data, every, own):
-            taken |= {digits for digits, form in forms.items() if re.match(form.any, address)}
+        for address in _find_foreign_addresses(data, every, own):
+            taken |= {digits for digits, form in forms.items() if re.match(form.any_country_pattern, address)}
     given = {re.sub(r"[^0-9]", "", number) for number in numbers}
     national = tuple(forms.keys() - taken)
     return (NumberSearch(numbers, national) if national else search), sorted(taken - given)
 
 
-def _addresses(data: Path, every: str, own: str) -> Iterator[str]:
+def _find_foreign_addresses(data: Path, every: str, own: str) -> Iterator[str]:
     """Yield the addresses in a data folder that match one regular expression and not the other."""
     for name in ("raw", "messages", "base"):
         for path in sorted((data / name).glob("date=*/*.parquet")):
-            with _reading(path) as file:
-                columns = [column for column in _ADDRESSES if column in file.schema_arrow.names]
-                for batch in file.iter_batches(_BATCH, columns=columns):
+            with _open_parquet_file(path) as file:
+                columns = [column for column in _ADDRESS_COLUMNS if column in file.schema_arrow.names]
+                for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
                     for column in batch.columns:
                         other = pc.and_not(
                             pc.match_substring_regex(column, every), pc.match_substring_regex(column, own)
@@ -106,14 +106,14 @@ def _addresses(data: Path, every: str, own: str) -> Iterator[str]:
                         yield from column.filter(pc.fill_null(other, False)).to_pylist()
 
 
-def erase(data: Path, search: NumberSearch) -> Erased:
+def erase_from_files(data: Path, search: NumberSearch) -> ErasureResult:
     """Take numbers, and what was written to or from them, out of every file. Readers and landers go on meanwhile.
 
     A run that was interrupted is to be done again; it ends what the first one began.
 
     Args:
         data: The data folder.
-        search: What finds the numbers, as `search_for` returns it.
+        search: What finds the numbers, as `create_number_search` returns it.
 
     Raises:
         DamagedFileError: A file cannot be read. What was erased before stays erased.
@@ -121,106 +121,117 @@ def erase(data: Path, search: NumberSearch) -> Erased:
         OSError: The data folder is not writable.
     """
     data = data.resolve()
-    done = Erased()
-    with swap.upkeep(data) as scratch:
-        pending = data / PENDING
+    result = ErasureResult()
+    with atomic_replace.lock_maintenance(data) as scratch:
+        pending = data / PENDING_ERASURE_FILE
         if pending.exists():
             before = json.loads(pending.read_text())
-            done.keys |= {(partition, key) for partition, key in before["keys"]}
-            done.until |= {PartitionLog(topic, partition, *log): end for topic, partition, *log, end in before["until"]}
-            done.webhooks |= set(before.get("webhooks", ()))
-        found = {name: _find(data / name, name, search, done) for name in _DATASETS}
-        temporary = scratch / PENDING
-        until = [[*place, offset] for place, offset in sorted(done.until.items())]
-        temporary.write_text(json.dumps({"keys": sorted(done.keys), "until": until, "webhooks": sorted(done.webhooks)}))
-        landing.replace(data, temporary, pending)
+            result.keys |= {(partition, key) for partition, key in before["keys"]}
+            result.end_offsets |= {
+                PartitionLog(topic, partition, *log): end for topic, partition, *log, end in before["until"]
+            }
+            result.webhooks |= set(before.get("webhooks", ()))
+        found = {name: _find_matching_files(data / name, name, search, result) for name in _SEARCHED_DATASETS}
+        temporary = scratch / PENDING_ERASURE_FILE
+        until = [[*place, offset] for place, offset in sorted(result.end_offsets.items())]
+        temporary.write_text(
+            json.dumps({"keys": sorted(result.keys), "until": until, "webhooks": sorted(result.webhooks)})
+        )
+        parquet_files.replace_durably(data, temporary, pending)
         for name, paths in found.items():
             folders = [data / name] if name in {"base", "differences"} else sorted({path.parent for path in paths})
             if name == "base" and paths:
-                swap.turn(data / name)
+                atomic_replace.add_rotating_seed(data / name)
             for folder in folders:
-                gone = [path for path in paths if path.is_relative_to(folder)]
-                if not gone:
+                removed = [path for path in paths if path.is_relative_to(folder)]
+                if not removed:
                     continue
-                come = {}
-                for path in gone:
-                    landed = landing.LANDED.fullmatch(path.name)
-                    place = path.with_name(
-                        f"{landing.stem(landed) if landed else _partition(path)}-{swap.mark()}.parquet"
+                added = {}
+                for path in removed:
+                    landed = parquet_files.LANDED_FILE_NAME.fullmatch(path.name)
+                    stem = parquet_files.format_merged_stem(landed) if landed else _parse_file_partition(path)
+                    place = path.with_name(f"{stem}-{atomic_replace.unique_suffix()}.parquet")
+                    added[place] = scratch / place.name
+                    rows = _rewrite_without_numbers(
+                        path, added[place], search, _select_webhook_ids(name, result), *choose_file_layout(name)
                     )
-                    come[place] = scratch / place.name
-                    rows = _without(path, come[place], search, _webhooks_of(name, done), *layout(name))
-                    done.rows[name] = done.rows.get(name, 0) + rows
-                    landing.keep_age(path, come[place])
-                found_covered = views.covered(data)
-                if name == "base" and found_covered:  # networks were counted by numbers: to be counted anew
-                    come[folder / views.COVERED] = path = scratch / views.COVERED
-                    path.write_text(found_covered._replace(sums="").json())
-                swap.swap(folder, scratch, gone, come)
-                for path in come.values():
+                    result.rows[name] = result.rows.get(name, 0) + rows
+                    parquet_files.copy_landing_time(path, added[place])
+                watermark = catalog.read_base_watermark(data)
+                if name == "base" and watermark:  # networks were counted by numbers: to be counted anew
+                    added[folder / catalog.WATERMARK_FILE] = path = scratch / catalog.WATERMARK_FILE
+                    path.write_text(watermark._replace(sums="").to_json())
+                atomic_replace.replace_files(folder, scratch, removed, added)
+                for path in added.values():
                     path.unlink()
-                done.files[name] = done.files.get(name, 0) + len(gone)
-        views.publish(data)
-    return done
+                result.files[name] = result.files.get(name, 0) + len(removed)
+        catalog.publish_views(data)
+    return result
 
 
-def _find(folder: Path, name: str, search: NumberSearch, done: Erased) -> list[Path]:
+def _find_matching_files(folder: Path, name: str, search: NumberSearch, result: ErasureResult) -> list[Path]:
     """Return the files that tell of the numbers, and note which messages and offsets they are."""
     paths = []
     for path in sorted(folder.glob("date=*/*.parquet")):
-        with _reading(path) as file:
-            wanted = [f.name for f in file.schema_arrow if _may_hold_number(f) or f.name in (*_PLACE, *_IDS)]
+        with _open_parquet_file(path) as file:
+            wanted = [
+                f.name
+                for f in file.schema_arrow
+                if _may_hold_number(f) or f.name in (*_ORIGIN_COLUMNS, *_GATEWAY_ID_COLUMNS)
+            ]
             hit = False
-            for batch in file.iter_batches(_BATCH, columns=wanted):
-                rows = batch.filter(_rows(_found(batch, search), batch, _webhooks_of(name, done)))
+            for batch in file.iter_batches(_BATCH_ROWS, columns=wanted):
+                rows = batch.filter(
+                    _match_rows(_match_columns(batch, search), batch, _select_webhook_ids(name, result))
+                )
                 hit = hit or rows.num_rows > 0
-                for row in rows.select([c for c in wanted if c in _PLACE]).to_pylist():
-                    _note(row, done)
-                for column in (c for c in _IDS if c in wanted):
+                for row in rows.select([c for c in wanted if c in _ORIGIN_COLUMNS]).to_pylist():
+                    _record_match(row, result)
+                for column in (c for c in _GATEWAY_ID_COLUMNS if c in wanted):
                     same = pc.sum(pc.is_in(batch[column], pa.array(search.ids, pa.int64()))).as_py() or 0
                     if same:
-                        done.ids[name, column] = done.ids.get((name, column), 0) + same
+                        result.ids[name, column] = result.ids.get((name, column), 0) + same
         if hit:
             paths.append(path)
     return paths
 
 
-def _note(row: dict[str, Any], done: Erased) -> None:
+def _record_match(row: dict[str, Any], result: ErasureResult) -> None:
     if "topic" not in row:
         return  # what is in base files alone, the stream has forgotten
-    log = PartitionLog(row["topic"], row["partition"], row.get("incarnation") or UNKNOWN)
-    done.until[log] = max(done.until.get(log, 0), row["offset"] + 1)
+    log = PartitionLog(row["topic"], row["partition"], row.get("incarnation") or UNKNOWN_INCARNATION)
+    result.end_offsets[log] = max(result.end_offsets.get(log, 0), row["offset"] + 1)
     if row.get("ingest_id") is not None:
-        done.webhooks.add(row["ingest_id"])
+        result.webhooks.add(row["ingest_id"])
     if row.get("sms_id") is not None and row.get("kind", "status") == "status":
-        done.keys.add((row["partition"], f"{row['source']}:{row['sms_id']}"))
+        result.keys.add((row["partition"], f"{row['source']}:{row['sms_id']}"))
 
 
-def _partition(path: Path) -> str:
+def _parse_file_partition(path: Path) -> str:
     """Return the partition of a file of base or differences."""
     return path.stem.partition("-")[0]
 
 
-def _webhooks_of(dataset: str, done: Erased) -> set[str]:
+def _select_webhook_ids(dataset: str, result: ErasureResult) -> set[str]:
     """Return the ids by which rows of a dataset are found too."""
-    return done.webhooks if dataset == "deadletters" else set()
+    return result.webhooks if dataset == "deadletters" else set()
 
 
 def _may_hold_number(column: "pa.Field[Any]") -> bool:
     """Return whether text, bytes or a number from outside may be in a column."""
-    if column.name in _NUMBERS:
+    if column.name in _NUMBER_COLUMNS:
         return True
     kind = column.type.value_type if pa.types.is_list(column.type) else column.type
-    return kind in {pa.string(), pa.binary()} and column.name not in _IDENTITIES
+    return kind in {pa.string(), pa.binary()} and column.name not in _IDENTITY_COLUMNS
 
 
-def _found(batch: pa.RecordBatch, search: NumberSearch) -> dict[str, "pa.Array[Any]"]:
+def _match_columns(batch: pa.RecordBatch, search: NumberSearch) -> dict[str, "pa.Array[Any]"]:
     """Return by column in which rows a value has one of the numbers."""
     names = [column.name for column in batch.schema if _may_hold_number(column)]
-    return {name: _matches(batch, name, search) for name in names}
+    return {name: _match_column(batch, name, search) for name in names}
 
 
-def _rows(found: dict[str, "pa.Array[Any]"], batch: pa.RecordBatch, webhooks: set[str]) -> "pa.Array[Any]":
+def _match_rows(found: dict[str, "pa.Array[Any]"], batch: pa.RecordBatch, webhooks: set[str]) -> "pa.Array[Any]":
     """Return the rows in which one was found, and those of the same webhooks."""
     rows = pa.array([False] * batch.num_rows)
     if webhooks:
@@ -231,107 +242,110 @@ def _rows(found: dict[str, "pa.Array[Any]"], batch: pa.RecordBatch, webhooks: se
     return rows
 
 
-def _matches(batch: pa.RecordBatch, name: str, search: NumberSearch) -> "pa.Array[Any]":
+def _match_column(batch: pa.RecordBatch, name: str, search: NumberSearch) -> "pa.Array[Any]":
     """Return in which rows a column has one of the numbers. No result is null."""
     column = batch[name]
-    if name in _NUMBERS:
+    if name in _NUMBER_COLUMNS:
         return pc.is_in(column, pa.array(search.ids, column.type))
     if pa.types.is_list(column.type):
-        parents = pc.list_parent_indices(column).filter(_texts_match(column.flatten(), search))
+        parents = pc.list_parent_indices(column).filter(_match_texts(column.flatten(), search))
         return pc.is_in(pa.array(range(batch.num_rows), parents.type), parents)
     types = batch["content_type"] if name == "body" and "content_type" in batch.schema.names else None
-    return _texts_match(column, search, types)
+    return _match_texts(column, search, types)
 
 
-def _texts_match(
+def _match_texts(
     column: "pa.Array[Any]", search: NumberSearch, content_types: "pa.Array[Any] | None" = None
 ) -> "pa.Array[Any]":
     """Return which texts, or bodies of the given types, have one of the numbers."""
     found = pc.fill_null(pc.match_substring_regex(column, search.expression), False)
     # In nearly all values the expression finds what there is. Others are read in each way that they can be written.
-    odd = pc.and_not(pc.fill_null(pc.match_substring_regex(column, ODD), False), found)
-    rows = pc.indices_nonzero(odd).to_pylist()
+    undecided = pc.and_not(pc.fill_null(pc.match_substring_regex(column, ENCODED_TEXT), False), found)
+    rows = pc.indices_nonzero(undecided).to_pylist()
     if not rows:
         return found
-    more = found.to_pylist()
+    matches = found.to_pylist()
     for row in rows:
         value = column[row].as_py()
         if type(value) is str:
-            more[row] = search.is_in(value)
+            matches[row] = search.is_in(value)
         else:
             content_type = content_types[row].as_py() if content_types is not None else None
-            more[row] = search.is_in_body(value, (content_type or "").encode())
-    return pa.array(more, pa.bool_())
+            matches[row] = search.is_in_body(value, (content_type or "").encode())
+    return pa.array(matches, pa.bool_())
 
 
-def _without(path: Path, target: Path, search: NumberSearch, webhooks: set[str], size: int, codec: str) -> int:
+def _rewrite_without_numbers(
+    path: Path, target: Path, search: NumberSearch, webhooks: set[str], size: int, codec: str
+) -> int:
     """Write a file anew without what it tells of the numbers; return from how many rows it was taken."""
     count = 0
     with (
-        _reading(path) as file,
+        _open_parquet_file(path) as file,
         pq.ParquetWriter(
-            target, file.schema_arrow, compression=codec, **landing.encodings(file.schema_arrow)
+            target, file.schema_arrow, compression=codec, **parquet_files.column_encodings(file.schema_arrow)
         ) as writer,
     ):
         for batch in file.iter_batches(size):
-            found = _found(batch, search)
-            rows = _rows(found, batch, webhooks)
+            found = _match_columns(batch, search)
+            rows = _match_rows(found, batch, webhooks)
             count += pc.sum(rows).as_py() or 0
             columns = [
-                _erased(batch[column.name], column.name, found.get(column.name), rows) for column in batch.schema
+                _erase_column_values(batch[column.name], column.name, found.get(column.name), rows)
+                for column in batch.schema
             ]
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=batch.schema))
     return count
 
 
-def _erased(
+def _erase_column_values(
     column: "pa.Array[Any]", name: str, found: "pa.Array[Any] | None", rows: "pa.Array[Any]"
 ) -> "pa.Array[Any]":
     """Return a column without the values in which a number was found, and without contents in any of the rows."""
     if found is None:
         return column
-    if name in _CONTENTS:
+    if name in _CONTENT_COLUMNS:
         return pc.if_else(rows, pa.scalar(ERASED.encode() if name == "body" else None, column.type), column)
-    if name in _NUMBERS:
+    if name in _NUMBER_COLUMNS:
         return pc.if_else(found, pa.scalar(None, column.type), column)
     if pa.types.is_list(column.type):
         return pc.if_else(found, pa.scalar([ERASED], column.type), column)
     return pc.if_else(found, pa.scalar(ERASED, column.type), column)
 
 
-def _reading(path: Path) -> pq.ParquetFile:
+def _open_parquet_file(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except pa.ArrowException as error:
         raise DamagedFileError(path, type(error).__name__) from error
 
 
-def told_kafka(data: Path) -> None:
+def complete_pending_erasure(data: Path) -> None:
     """Say that Kafka was told of every message in question.
 
     Raises:
         OSError: The data folder is not writable.
     """
-    (data / PENDING).unlink(missing_ok=True)
+    (data / PENDING_ERASURE_FILE).unlink(missing_ok=True)
 
 
-def holding(data: Path, search: NumberSearch) -> Iterator[Path]:
+def find_files_with_numbers(data: Path, search: NumberSearch) -> Iterator[Path]:
     """Return the files of the data folder in whose bytes a number stands; what is compressed shows nothing."""
     expression = re.compile(search.expression.encode())
     for path in sorted(data.rglob("*")):
         try:
-            if path.is_file() and not path.is_symlink() and _holds(path, expression):
+            if path.is_file() and not path.is_symlink() and _has_number_in_bytes(path, expression):
                 yield path
         except FileNotFoundError:  # gone meanwhile
             continue
 
 
-def _holds(path: Path, expression: re.Pattern[bytes]) -> bool:
+def _has_number_in_bytes(path: Path, expression: re.Pattern[bytes]) -> bool:
     tail = b""
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            told = tail + chunk.rstrip(b"\0")  # Kafka makes its indices of 10 MB of nothing each
-            if expression.search(told):
+        while chunk := file.read(_CHUNK_BYTES):
+            window = tail + chunk.rstrip(b"\0")  # Kafka makes its indices of 10 MB of nothing each
+            if expression.search(window):
                 return True
-            tail = told[-_OVERLAP:]
+            tail = window[-_OVERLAP_BYTES:]
     return False

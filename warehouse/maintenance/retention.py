@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from warehouse import catalog as views
+from warehouse import catalog
 from warehouse.errors import RetentionError
-from warehouse.maintenance import atomic_replace as swap
-from warehouse.maintenance.compaction import day_of
-from warehouse.schemas import BY_TOPIC
-from warehouse.sink import parquet_files as landing
+from warehouse.maintenance import atomic_replace
+from warehouse.maintenance.compaction import parse_folder_day
+from warehouse.schemas import DATASETS_BY_TOPIC
+from warehouse.sink import parquet_files
 
 _DAY: Final = timedelta(days=1)
 
@@ -40,20 +40,20 @@ class RetentionSettings(BaseSettings):
 
 
 @dataclass(slots=True)
-class Retained:
+class RetentionResult:
     """What a run dropped: days by dataset."""
 
-    dropped: dict[str, list[date]] = field(default_factory=dict)
+    dropped_days: dict[str, list[date]] = field(default_factory=dict)
 
 
-def retain(data: Path, settings: RetentionSettings, now: datetime, at_least: timedelta) -> Retained:
+def drop_expired_days(data: Path, settings: RetentionSettings, now: datetime, min_age: timedelta) -> RetentionResult:
     """Drop the days that are older than the settings say. Readers and landers go on meanwhile.
 
     Args:
         data: The data folder.
         settings: How many days of which dataset are kept.
         now: The time.
-        at_least: How long messages can still change: none of raw and messages may be dropped earlier.
+        min_age: How long messages can still change: none of raw and messages may be dropped earlier.
 
     Raises:
         RetentionError: The settings would lose what is still needed. Nothing was dropped.
@@ -61,11 +61,11 @@ def retain(data: Path, settings: RetentionSettings, now: datetime, at_least: tim
         OSError: The data folder is not writable.
     """
     data = data.resolve()
-    _check(settings, at_least)
-    views.publish(data)
+    _check_retention_settings(settings, min_age)
+    catalog.publish_views(data)
     today = now.astimezone(UTC).date()
-    done = Retained()
-    with swap.upkeep(data) as scratch:
+    result = RetentionResult()
+    with atomic_replace.lock_maintenance(data) as scratch:
         raw, versions, base, deadletters, quality = (
             None if days is None else today - timedelta(days)
             for days in (
@@ -73,30 +73,30 @@ def retain(data: Path, settings: RetentionSettings, now: datetime, at_least: tim
                 *(settings.deadletters_days, settings.quality_days),
             )
         )
-        covered = views.covered(data)
-        if covered is None:
+        watermark = catalog.read_base_watermark(data)
+        if watermark is None:
             raw = versions = base = None  # before the first rebuild they are all there is of a message
         else:
-            if not views.is_summed(data):
+            if not catalog.has_current_rollups(data):
                 base = None  # the next rebuild counts them
-            _drop_base(data, scratch, base, raw, covered, done)
-            versions = min(versions, covered.since) if versions else None
+            _drop_base_days(data, scratch, base, raw, watermark, result)
+            versions = min(versions, watermark.since) if versions else None
         for name, before in (
             *(("raw", raw), ("messages", versions), ("differences", base)),
             *(("deadletters", deadletters), ("quality", quality)),
         ):
             if before:
-                for folder in _older(data / name, before):
-                    _drop(folder, scratch)
-                    done.dropped.setdefault(name, []).append(day_of(folder))
-    return done
+                for folder in _list_expired_folders(data / name, before):
+                    _drop_landed_day(folder, scratch)
+                    result.dropped_days.setdefault(name, []).append(parse_folder_day(folder))
+    return result
 
 
-def _check(settings: RetentionSettings, at_least: timedelta) -> None:
+def _check_retention_settings(settings: RetentionSettings, min_age: timedelta) -> None:
     for name in ("raw_days", "messages_days"):
         days = getattr(settings, name)
-        if days is not None and timedelta(days) < at_least:
-            detail = f"{name} is {days}, but messages can change for {at_least / _DAY:g} days: raise it to that"
+        if days is not None and timedelta(days) < min_age:
+            detail = f"{name} is {days}, but messages can change for {min_age / _DAY:g} days: raise it to that"
             raise RetentionError(detail)
     messages = settings.messages_days
     if messages is not None and (settings.raw_days is None or settings.raw_days > messages):
@@ -104,43 +104,53 @@ def _check(settings: RetentionSettings, at_least: timedelta) -> None:
         raise RetentionError(detail)
 
 
-def _older(folder: Path, before: date) -> list[Path]:
-    days = (each for each in folder.glob("date=*") if landing.SEED_DATE < day_of(each) < before)
+def _list_expired_folders(folder: Path, before: date) -> list[Path]:
+    days = (each for each in folder.glob("date=*") if parquet_files.SEED_DATE < parse_folder_day(each) < before)
     return sorted(each for each in days if any(pq.read_metadata(path).num_rows for path in each.iterdir()))
 
 
-def _drop_base(
-    data: Path, scratch: Path, before: date | None, raw: date | None, covered: views.Covered, done: Retained
+def _drop_base_days(
+    data: Path,
+    scratch: Path,
+    before: date | None,
+    raw_before: date | None,
+    watermark: catalog.BaseWatermark,
+    result: RetentionResult,
 ) -> None:
     """Let messages go, and say from which day on the log is whole."""
     base = data / "base"
-    days = _older(base, before) if before else []
-    gone = [path for folder in days for path in folder.iterdir()]
-    come: dict[Path, Path] = {}
+    days = _list_expired_folders(base, before) if before else []
+    removed = [path for folder in days for path in folder.iterdir()]
+    added: dict[Path, Path] = {}
     # A file has records of the day behind it as well, so that day is not whole either.
-    log = [day_of(folder) + 2 * _DAY for folder in (_older(data / "raw", raw) if raw else ())]
-    floor = max([*log, covered.floor])
-    if floor != covered.floor:
-        come[base / views.COVERED] = path = scratch / views.COVERED
-        path.write_text(covered._replace(floor=floor).json())
-    if come or gone:
-        swap.turn(base)
-        swap.swap(base, scratch, gone, come)
+    complete_from = [
+        parse_folder_day(folder) + 2 * _DAY
+        for folder in (_list_expired_folders(data / "raw", raw_before) if raw_before else ())
+    ]
+    floor = max([*complete_from, watermark.floor])
+    if floor != watermark.floor:
+        added[base / catalog.WATERMARK_FILE] = path = scratch / catalog.WATERMARK_FILE
+        path.write_text(watermark._replace(floor=floor).to_json())
+    if added or removed:
+        atomic_replace.add_rotating_seed(base)
+        atomic_replace.replace_files(base, scratch, removed, added)
     if days:
-        done.dropped["base"] = [day_of(folder) for folder in days]
+        result.dropped_days["base"] = [parse_folder_day(folder) for folder in days]
 
 
-def _drop(folder: Path, scratch: Path) -> None:
+def _drop_landed_day(folder: Path, scratch: Path) -> None:
     """Drop a day of a landed dataset, but for the names of the files by which landers know where to go on."""
-    come: dict[Path, Path] = {}
+    added: dict[Path, Path] = {}
     for path in folder.iterdir():
-        name = landing.LANDED.fullmatch(path.name)
-        if name and landing.newest(folder.parent, landing.log_of(name)) == path:
-            place = path.with_name(f"{landing.stem(name)}-{swap.mark()}.parquet")
-            come[place] = scratch / place.name
-            schema = BY_TOPIC[name["topic"]].schema.with_metadata(landing.end_metadata(path))
-            pq.write_table(schema.empty_table(), come[place])
-            landing.keep_age(path, come[place])
-    swap.swap(folder, scratch, list(folder.iterdir()), come)
-    for path in come.values():
+        name = parquet_files.LANDED_FILE_NAME.fullmatch(path.name)
+        if name and parquet_files.find_newest_file(folder.parent, parquet_files.parse_partition_log(name)) == path:
+            target_path = path.with_name(
+                f"{parquet_files.format_merged_stem(name)}-{atomic_replace.unique_suffix()}.parquet"
+            )
+            added[target_path] = scratch / target_path.name
+            schema = DATASETS_BY_TOPIC[name["topic"]].schema.with_metadata(parquet_files.read_end_metadata(path))
+            pq.write_table(schema.empty_table(), added[target_path])
+            parquet_files.copy_landing_time(path, added[target_path])
+    atomic_replace.replace_files(folder, scratch, list(folder.iterdir()), added)
+    for path in added.values():
         path.unlink()

@@ -33,11 +33,11 @@ from core.topics import RAW
 from gateway.payloads import parse_zone
 from warehouse import metrics
 from warehouse.errors import KafkaRefusedError, OvertakenError, WarehouseError
-from warehouse.partition_log import UNKNOWN, PartitionLog, cuts_of, topic_of
-from warehouse.schemas import BY_TOPIC, Run
+from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog, parse_cut_count, parse_topic_id
+from warehouse.schemas import DATASETS_BY_TOPIC, PartitionRecords
 from warehouse.settings import LanderSettings
-from warehouse.sink.storage import is_bucket, store_of
-from warehouse.sink.topic_incarnations import KafkaLogReader, LogPosition, locate
+from warehouse.sink.storage import is_bucket_address, open_landing_store
+from warehouse.sink.topic_incarnations import KafkaLogReader, LogPosition, locate_log_position
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ _CLIENT: Final = {
     "fetch.queue.backoff.ms": 5,
     "log_level": 2,  # what matters is said by the lander
 }
-_REFUSED: Final = {
+_FATAL_ERROR_CODES: Final = {
     KafkaError._FATAL,
     KafkaError.FENCED_INSTANCE_ID,
     KafkaError._AUTHENTICATION,
@@ -77,35 +77,35 @@ _REFUSED: Final = {
 }
 """What waiting does not help against."""
 
-_Key = tuple[str, int]
+_PartitionKey = tuple[str, int]
 """Topic and partition."""
 
 
 @dataclass(slots=True)
-class _Buffer:
+class _PartitionBuffer:
     """Rows of one partition, not yet landed.
 
     Args:
         log: What they are from.
         start: Where their range begins.
-        next: The offset to read from.
+        next_offset: The offset to read from.
     """
 
     log: PartitionLog
     start: int
-    next: int
+    next_offset: int
     tables: list[pa.Table] = field(default_factory=list)
-    rows: int = 0
-    size: int = 0
-    newest_at: int = 0
+    row_count: int = 0
+    byte_count: int = 0
+    newest_timestamp_ms: int = 0
 
-    def take(self, messages: list[Any], zone: tzinfo) -> None:
+    def append_records(self, messages: list[Any], zone: tzinfo) -> None:
         """Take what was read, but what it has already."""
-        if messages[0].offset() < self.next:
-            messages = [m for m in messages if m.offset() >= self.next]
+        if messages[0].offset() < self.next_offset:
+            messages = [m for m in messages if m.offset() >= self.next_offset]
         if not messages:
             return
-        run = Run(
+        run = PartitionRecords(
             self.log.topic,
             self.log.partition,
             [m.offset() for m in messages],
@@ -115,15 +115,15 @@ class _Buffer:
             [m.headers() or () for m in messages],
             self.log.incarnation,
         )
-        table = BY_TOPIC[self.log.topic].table(run, zone)
+        table = DATASETS_BY_TOPIC[self.log.topic].build_table(run, zone)
         self.tables.append(table)
-        self.next = run.offsets[-1] + 1
-        self.rows += len(messages)
-        self.size += table.nbytes
-        self.newest_at = max(self.newest_at, *run.timestamps)
+        self.next_offset = run.offsets[-1] + 1
+        self.row_count += len(messages)
+        self.byte_count += table.nbytes
+        self.newest_timestamp_ms = max(self.newest_timestamp_ms, *run.timestamps)
 
 
-class Lander:
+class ParquetLander:
     """Lands the partitions that Kafka's group gives it, until told to stop.
 
     Guarantees: every committed record of each topic is in one file, once, and a file is seen whole or not at all.
@@ -135,27 +135,29 @@ class Lander:
     ) -> None:
         self._settings = settings
         self._kafka = kafka
-        self._ready = ready
+        self._on_ready = ready
         self._zone = parse_zone(settings.zone)
-        self._store = store_of(settings.data)
+        self._store = open_landing_store(settings.data)
         self._stop = StopRequest()
         self._consumer: Any = None
         self._topic_ids = TopicIds(kafka)
-        self._buffers: dict[_Key, _Buffer] = {}
-        self._unlocated: set[_Key] = set()
+        self._buffers: dict[_PartitionKey, _PartitionBuffer] = {}
+        self._unlocated: set[_PartitionKey] = set()
         """Partitions that we have been given and do not know yet where to go on with."""
         self._must_reconnect = False
         self._was_located = False
         # The client calls back, when partitions come and go, from within a poll; what the poll returns then may be
         # of either assignment.
-        self._generation = 0
-        self._committed: dict[_Key, int] = {}
-        self._ends: dict[_Key, int] = {}  # offsets behind the transaction markers that were read last
-        self._lost_until: dict[_Key, int] = {}
+        self._assignment_generation = 0
+        self._committed_offsets: dict[_PartitionKey, int] = {}
+        self._transaction_ends: dict[
+            _PartitionKey, int
+        ] = {}  # offsets behind the transaction markers that were read last
+        self._reported_lost_until: dict[_PartitionKey, int] = {}
         self._failure: WarehouseError | OSError | None = None
-        self._disk_retry_s = 0.0
-        self._away_since: float | None = None
-        self._trouble = ""
+        self._store_retry_s = 0.0
+        self._unavailable_since: float | None = None
+        self._last_kafka_error = ""
 
     def run(self, stop: StopRequest) -> None:
         """Land until `stop` is set, then land what is held and leave the group.
@@ -166,63 +168,63 @@ class Lander:
             OSError: The files cannot be listed.
         """
         self._stop = stop
-        self._until_writable(stop)
+        self._wait_until_writable(stop)
         if stop.is_set():
             return
-        self._connect()
+        self._connect_consumer()
         try:
-            self._loop(stop)
-            self._flush()
+            self._run_flush_loop(stop)
+            self._flush_buffers()
         finally:
-            self._gone(self._consumer, [])  # or leaving the group would land what is held
+            self._on_partitions_lost(self._consumer, [])  # or leaving the group would land what is held
             self._consumer.close()
 
     # The beat
 
-    def _loop(self, stop: StopRequest) -> None:
+    def _run_flush_loop(self, stop: StopRequest) -> None:
         interval = self._settings.flush_interval_s
-        beat = time.monotonic() + interval
+        next_flush_at = time.monotonic() + interval
         idle = True
         while not stop.is_set():
             if self._must_reconnect:
-                self._reconnect()
+                self._reconnect_consumer()
             self._locate_partitions()
-            idle &= not self._poll(min(max(beat - time.monotonic(), 0), _POLL_S))
+            idle &= not self._poll_records(min(max(next_flush_at - time.monotonic(), 0), _POLL_S))
             now = time.monotonic()
-            if now < beat and (self._disk_retry_s or not self._is_full()):
+            if now < next_flush_at and (self._store_retry_s or not self._are_buffers_full()):
                 continue
-            if self._flush():
-                if now >= beat:
-                    self._commit()
+            if self._flush_buffers():
+                if now >= next_flush_at:
+                    self._commit_offsets()
                     if idle:
-                        self._probe()
-                    beat += interval * (1 + (now - beat) // interval)
+                        self._probe_kafka()
+                    next_flush_at += interval * (1 + (now - next_flush_at) // interval)
                     idle = True
             else:
-                beat = now + self._disk_retry_s
+                next_flush_at = now + self._store_retry_s
 
-    def _poll(self, seconds: float) -> bool:
+    def _poll_records(self, seconds: float) -> bool:
         """Take what Kafka has into the buffers; return whether it had anything."""
-        seen = self._generation
+        seen = self._assignment_generation
         try:
             messages = self._consumer.consume(_POLL_RECORDS, seconds)
         except KafkaException as error:
-            self._lost(error.args[0])
+            self._mark_kafka_unavailable(error.args[0])
             messages = []
         if self._failure is not None:
             raise self._failure
-        if seen != self._generation:
+        if seen != self._assignment_generation:
             # Whether these records belong to the old or the new assignment is unknown: read them again.
             if messages:
-                self._read_on()
+                self._seek_to_buffer_ends()
             return False
-        taken = self._take(messages)
+        taken = self._buffer_messages(messages)
         if self._failure is not None:
             raise self._failure
         return taken
 
-    def _take(self, messages: list[Any]) -> bool:
-        runs: dict[_Key, list[Any]] = defaultdict(list)
+    def _buffer_messages(self, messages: list[Any]) -> bool:
+        runs: dict[_PartitionKey, list[Any]] = defaultdict(list)
         errors = []
         for message in messages:
             if message.error() is None:
@@ -231,43 +233,45 @@ class Lander:
                 errors.append(message)
         for key, run in runs.items():
             if key in self._buffers:
-                self._buffers[key].take(run, self._zone)
+                self._buffers[key].append_records(run, self._zone)
         for message in errors:
             key = message.topic(), message.partition()
             if message.error().code() == KafkaError._PARTITION_EOF:
-                self._ends[key] = message.offset()
+                self._transaction_ends[key] = message.offset()
             elif message.error().code() != KafkaError._AUTO_OFFSET_RESET:
-                self._on_error(message.error())
+                self._on_kafka_error(message.error())
             elif key in self._buffers:
-                self._out_of_range(key)
+                self._handle_out_of_range(key)
         if runs:
-            self._found()
+            self._mark_kafka_available()
         return bool(runs)
 
-    def _is_full(self) -> bool:
+    def _are_buffers_full(self) -> bool:
         buffers = self._buffers.values()
-        return sum(b.size for b in buffers) >= self._settings.max_bytes or any(
-            b.rows >= self._settings.max_rows for b in buffers
+        return sum(b.byte_count for b in buffers) >= self._settings.max_bytes or any(
+            b.row_count >= self._settings.max_rows for b in buffers
         )
 
-    def _flush(self) -> bool:
+    def _flush_buffers(self) -> bool:
         """Land all that is held. False when the disk does not take it: it is still held."""
         if self._must_reconnect:
             return True
         before = dict(self._buffers)
-        error = self._land()
-        moved = any(key not in self._buffers or self._buffers[key].next != b.next for key, b in before.items())
+        error = self._land_buffers()
+        moved = any(
+            key not in self._buffers or self._buffers[key].next_offset != b.next_offset for key, b in before.items()
+        )
         if error is not None:
-            self._disk_failed(error)
+            self._handle_store_failure(error)
             self._pause_or_resume()
-        elif self._disk_retry_s:
-            error = self._probe_disk()
+        elif self._store_retry_s:
+            error = self._probe_store()
             moved = True
         if moved:
-            self._read_on()
+            self._seek_to_buffer_ends()
         return error is None
 
-    def _land(self) -> OSError | None:
+    def _land_buffers(self) -> OSError | None:
         """Land what the disk takes; return why it was not all, or None."""
         self._drop_other_incarnations()
         for key, buffer in self._buffers.items():
@@ -275,12 +279,12 @@ class Lander:
                 continue
             try:
                 self._store.land_rows(buffer.start, pa.concat_tables(buffer.tables))
-                metrics.landed(key[0], buffer.rows, buffer.newest_at)
-                self._buffers[key] = _Buffer(buffer.log, buffer.next, buffer.next)
+                metrics.count_landed_file(key[0], buffer.row_count, buffer.newest_timestamp_ms)
+                self._buffers[key] = _PartitionBuffer(buffer.log, buffer.next_offset, buffer.next_offset)
             except OvertakenError as error:
                 _log.warning("%s: going on after it", error)
-                position = self._position(buffer.log)
-                self._buffers[key] = _Buffer(buffer.log, position, position)
+                position = self._wait_for_landed_position(buffer.log)
+                self._buffers[key] = _PartitionBuffer(buffer.log, position, position)
             except OSError as error:
                 return error
         return None
@@ -291,80 +295,86 @@ class Lander:
         if not held:
             return
         try:
-            ids = self._topic_ids.read({topic for topic, _ in held})
-            replaced = {key for key, buffer in held.items() if ids.get(key[0]) != topic_of(buffer.log.incarnation)}
+            ids = self._topic_ids.read_ids({topic for topic, _ in held})
+            replaced = {
+                key for key, buffer in held.items() if ids.get(key[0]) != parse_topic_id(buffer.log.incarnation)
+            }
         except KafkaException as error:
             # Read again when Kafka answers: nothing is landed of which the incarnation is unknown.
-            self._lost(error.args[0])
+            self._mark_kafka_unavailable(error.args[0])
             replaced = set(held)
         for key in replaced:
             del self._buffers[key]
             self._unlocated.add(key)
 
-    def _commit(self) -> None:
+    def _commit_offsets(self) -> None:
         """Tell Kafka how far we are, as advice for those who watch the lag. All that was read is landed by now."""
-        read = {key: max(buffer.next, self._ends.get(key, 0)) for key, buffer in self._buffers.items()}
-        moved = {key: offset for key, offset in read.items() if self._committed.get(key) != offset}
+        read = {
+            key: max(buffer.next_offset, self._transaction_ends.get(key, 0)) for key, buffer in self._buffers.items()
+        }
+        moved = {key: offset for key, offset in read.items() if self._committed_offsets.get(key) != offset}
         with suppress(KafkaException):  # given away meanwhile
             ends = {
                 key: self._consumer.get_watermark_offsets(TopicPartition(*key), cached=True)[1] for key in self._buffers
             }
             # An end is below 0 until it is known. Partitions that are others' now are reported by them.
-            metrics.set_lag({key: records_behind(end, read[key]) for key, end in ends.items() if end >= 0})
+            metrics.set_lander_lag({key: records_behind(end, read[key]) for key, end in ends.items() if end >= 0})
         if moved:
             with suppress(KafkaException):  # the group is being given out anew
                 self._consumer.commit(offsets=[TopicPartition(*key, offset) for key, offset in moved.items()])
-                self._committed |= moved
+                self._committed_offsets |= moved
 
     # Where to go on
 
-    def _assigned(self, consumer: Any, assigned: list[Any]) -> None:
+    def _on_partitions_assigned(self, consumer: Any, assigned: list[Any]) -> None:
         """Take note of partitions; they are read once it is known from where on."""
-        self._generation += 1
+        self._assignment_generation += 1
         self._unlocated |= {(p.topic, p.partition) for p in assigned}
         self._was_located = False
-        self._read_on()
+        self._seek_to_buffer_ends()
 
     def _locate_partitions(self) -> None:
         """Find out where to go on with the partitions that were given to us, or whose topic was replaced."""
         if not self._unlocated:
             return
         try:
-            ids = self._topic_ids.read({topic for topic, _ in self._unlocated})
+            ids = self._topic_ids.read_ids({topic for topic, _ in self._unlocated})
             with KafkaLogReader(self._kafka) as reader:
                 for topic, partition in sorted(self._unlocated):
                     # A topic that was deleted and not created again yet has no id.
                     if topic in ids:
-                        self._start_reading(locate(self._store, reader, topic, partition, ids[topic]))
+                        self._start_partition(locate_log_position(self._store, reader, topic, partition, ids[topic]))
         except KafkaException as error:
-            self._lost(error.args[0])
+            self._mark_kafka_unavailable(error.args[0])
         except OSError as error:
-            if not is_bucket(str(self._store)):  # of a folder it is no matter of time
+            if not is_bucket_address(str(self._store)):  # of a folder it is no matter of time
                 raise
-            self._disk_failed(error)
-            self._stop.wait(self._disk_retry_s)
-        self._read_on()
+            self._handle_store_failure(error)
+            self._stop.wait(self._store_retry_s)
+        self._seek_to_buffer_ends()
         if not self._unlocated and not self._was_located:
             self._was_located = True
-            self._found()
+            self._mark_kafka_available()
             _log.info("landing %d partitions in %s", len(self._buffers), self._store)
-            self._ready()
+            self._on_ready()
 
-    def _start_reading(self, position: LogPosition) -> None:
+    def _start_partition(self, position: LogPosition) -> None:
         log, offset = position
         key = (log.topic, log.partition)
         self._unlocated.discard(key)
-        self._buffers[key] = _Buffer(log, offset, offset)
+        self._buffers[key] = _PartitionBuffer(log, offset, offset)
         self._report_incarnation(position)
 
     def _report_incarnation(self, position: LogPosition) -> None:
         """Log that Kafka does not hold what was landed before."""
         log, offset = position
-        others = self._store.incarnations(log.topic, log.partition) - {log.incarnation}
-        is_upgrade = others == {UNKNOWN} and offset == self._store.position(log._replace(incarnation=UNKNOWN))
-        if not others or is_upgrade or self._store.position(log):
+        others = self._store.list_incarnations(log.topic, log.partition) - {log.incarnation}
+        is_upgrade = others == {UNKNOWN_INCARNATION} and offset == self._store.read_landed_position(
+            log._replace(incarnation=UNKNOWN_INCARNATION)
+        )
+        if not others or is_upgrade or self._store.read_landed_position(log):
             return
-        if cuts_of(log.incarnation):
+        if parse_cut_count(log.incarnation):
             _log.error(
                 "%s was restored from an older copy, or lost its end: from offset %d on Kafka has other records than "
                 "were landed. All of them are landed, next to those that Kafka lost",
@@ -377,37 +387,37 @@ class Lander:
                 *(log, offset),
             )
 
-    def _revoked(self, consumer: Any, revoked: list[Any]) -> None:
+    def _on_partitions_revoked(self, consumer: Any, revoked: list[Any]) -> None:
         """Land what is held. What the disk does not take now, the next owner reads again."""
         if not self._must_reconnect:
-            error = self._land()
+            error = self._land_buffers()
             if error is not None:
-                self._disk_failed(error)
-        self._gone(consumer, revoked)
+                self._handle_store_failure(error)
+        self._on_partitions_lost(consumer, revoked)
 
-    def _gone(self, consumer: Any, lost: list[Any]) -> None:
+    def _on_partitions_lost(self, consumer: Any, lost: list[Any]) -> None:
         """Drop what is held: others read it again already."""
-        self._generation += 1
+        self._assignment_generation += 1
         self._buffers.clear()
         self._unlocated.clear()
-        self._committed.clear()
-        self._ends.clear()
+        self._committed_offsets.clear()
+        self._transaction_ends.clear()
 
-    def _position(self, log: PartitionLog) -> int:
+    def _wait_for_landed_position(self, log: PartitionLog) -> int:
         while True:
             try:
-                return self._store.position(log)
+                return self._store.read_landed_position(log)
             except OSError as error:
-                if not is_bucket(str(self._store)):  # of a folder it is no matter of time
+                if not is_bucket_address(str(self._store)):  # of a folder it is no matter of time
                     raise
-                self._disk_failed(error)
-                if self._stop.wait(self._disk_retry_s):
+                self._handle_store_failure(error)
+                if self._stop.wait(self._store_retry_s):
                     raise
 
-    def _read_on(self) -> None:
+    def _seek_to_buffer_ends(self) -> None:
         """Have the client read each partition from where its buffer ends, whatever it has read ahead."""
-        self._ends.clear()
-        self._consumer.assign([TopicPartition(*key, buffer.next) for key, buffer in self._buffers.items()])
+        self._transaction_ends.clear()
+        self._consumer.assign([TopicPartition(*key, buffer.next_offset) for key, buffer in self._buffers.items()])
         self._pause_or_resume()
 
     def _pause_or_resume(self) -> None:
@@ -416,50 +426,52 @@ class Lander:
         It keeps a partition paused over a rebalance that gives it to us again, so this follows each assignment.
         """
         partitions = [TopicPartition(*key) for key in self._buffers]
-        if self._disk_retry_s:
+        if self._store_retry_s:
             self._consumer.pause(partitions)
         else:
             self._consumer.resume(partitions)
 
-    def _out_of_range(self, key: _Key) -> None:
+    def _handle_out_of_range(self, key: _PartitionKey) -> None:
         """Kafka has no record at our position: it deleted them, or never had them."""
         buffer = self._buffers[key]
         try:
             earliest, end = self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=_ANSWER_S)
         except KafkaException as error:
-            self._lost(error.args[0])
-            self._read_on()  # which leads here again
+            self._mark_kafka_unavailable(error.args[0])
+            self._seek_to_buffer_ends()  # which leads here again
             return
-        if end < buffer.next:
+        if end < buffer.next_offset:
             del self._buffers[key]
             self._unlocated.add(key)
-            self._read_on()
+            self._seek_to_buffer_ends()
             return
-        if earliest > buffer.next:
-            if buffer.next and self._lost_until.get(key) != earliest:  # as after each assignment till it is landed
-                self._lost_until[key] = earliest
-                metrics.LOST.inc(earliest - buffer.next)
+        if earliest > buffer.next_offset:
+            if (
+                buffer.next_offset and self._reported_lost_until.get(key) != earliest
+            ):  # as after each assignment till it is landed
+                self._reported_lost_until[key] = earliest
+                metrics.LOST_RECORDS.inc(earliest - buffer.next_offset)
                 _log.error(
                     "LOST: %s partition %d, offsets %d to %d: Kafka deleted them before they were landed. Going on at "
                     "%d. Raise the topic's retention.ms, or keep a lander running.",
-                    *(*key, buffer.next, earliest - 1, earliest),
+                    *(*key, buffer.next_offset, earliest - 1, earliest),
                 )
             # The range still begins where the last one ended, so that rivals meet in one file name.
-            buffer.next = earliest
-        self._read_on()
+            buffer.next_offset = earliest
+        self._seek_to_buffer_ends()
 
     # What is not there for a while
 
-    def _connect(self) -> None:
+    def _connect_consumer(self) -> None:
         session_ms = int(self._settings.session_timeout_s * 1000)
         options = (
-            self._kafka.confluent()
+            self._kafka.confluent_options()
             | _CLIENT
             | {
                 "group.id": self._settings.group,
                 "session.timeout.ms": session_ms,
                 "heartbeat.interval.ms": session_ms // 4,
-                "error_cb": self._on_error,
+                "error_cb": self._on_kafka_error,
                 # The in-memory broker makes topics on first use; a real one must be asked for them properly.
                 "allow.auto.create.topics": self._kafka.in_memory,
                 "check.crcs": not self._kafka.in_memory,  # it changes transactional batches and keeps their checksum
@@ -472,93 +484,98 @@ class Lander:
         except KafkaException as error:
             msg = f"the settings for Kafka, or its certificates, cannot be used: {error.args[0].str()}"
             raise KafkaRefusedError(msg) from error
-        self._consumer.subscribe(list(BY_TOPIC), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._gone)
+        self._consumer.subscribe(
+            list(DATASETS_BY_TOPIC),
+            on_assign=self._on_partitions_assigned,
+            on_revoke=self._on_partitions_revoked,
+            on_lost=self._on_partitions_lost,
+        )
 
-    def _reconnect(self) -> None:
+    def _reconnect_consumer(self) -> None:
         """Begin again with a new client once Kafka answers."""
         try:
-            self._topic_ids.read([RAW])
+            self._topic_ids.read_ids([RAW])
         except KafkaException as error:
-            self._lost(error.args[0])
+            self._mark_kafka_unavailable(error.args[0])
             return
         self._must_reconnect = False
-        self._gone(self._consumer, [])
+        self._on_partitions_lost(self._consumer, [])
         self._consumer.close()
-        self._connect()
+        self._connect_consumer()
 
-    def _probe(self) -> None:
+    def _probe_kafka(self) -> None:
         """Find out whether silence means that there is nothing or that Kafka is away: no poll says so."""
         try:
             self._consumer.list_topics(RAW, timeout=_ANSWER_S)
         except KafkaException as error:
-            self._lost(error.args[0])
+            self._mark_kafka_unavailable(error.args[0])
         else:
-            self._found()
+            self._mark_kafka_available()
 
-    def _on_error(self, error: KafkaError) -> None:
+    def _on_kafka_error(self, error: KafkaError) -> None:
         """Take note of what the client says; of most it takes care itself."""
-        self._trouble = error.str()
+        self._last_kafka_error = error.str()
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._must_reconnect = True
-        if error.fatal() or error.code() in _REFUSED:
-            msg = f"Kafka at {self._kafka.bootstrap} refuses to serve the lander: {self._trouble}"
+        if error.fatal() or error.code() in _FATAL_ERROR_CODES:
+            msg = f"Kafka at {self._kafka.bootstrap} refuses to serve the lander: {self._last_kafka_error}"
             self._failure = KafkaRefusedError(msg)
 
-    def _lost(self, error: KafkaError) -> None:
-        if error.fatal() or error.code() in _REFUSED:
-            self._on_error(error)
-        elif self._away_since is None:
-            self._away_since = time.monotonic()
+    def _mark_kafka_unavailable(self, error: KafkaError) -> None:
+        if error.fatal() or error.code() in _FATAL_ERROR_CODES:
+            self._on_kafka_error(error)
+        elif self._unavailable_since is None:
+            self._unavailable_since = time.monotonic()
             _log.warning(
                 "Kafka at %s is away (%s); landing goes on when it is back",
-                *(self._kafka.bootstrap, self._trouble or error.str()),
+                *(self._kafka.bootstrap, self._last_kafka_error or error.str()),
             )
 
-    def _found(self) -> None:
-        if self._away_since is not None:
-            _log.warning("Kafka is back after %.0f s", time.monotonic() - self._away_since)
-            self._away_since = None
-        self._trouble = ""
+    def _mark_kafka_available(self) -> None:
+        if self._unavailable_since is not None:
+            _log.warning("Kafka is back after %.0f s", time.monotonic() - self._unavailable_since)
+            self._unavailable_since = None
+        self._last_kafka_error = ""
 
-    def _until_writable(self, stop: StopRequest) -> None:
+    def _wait_until_writable(self, stop: StopRequest) -> None:
         while not stop.is_set():
             try:
-                swept = self._store.prepare()
-                self._store.probe()
+                deleted = self._store.prepare_store()
+                self._store.probe_write()
             except OSError as error:
-                self._disk_failed(error)
-                stop.wait(self._disk_retry_s)
+                self._handle_store_failure(error)
+                stop.wait(self._store_retry_s)
             else:
-                if swept:
-                    _log.info("deleted %d unfinished files of landers that were killed", swept)
-                if self._disk_retry_s:
-                    self._probe_disk()
+                if deleted:
+                    _log.info("deleted %d unfinished files of landers that were killed", deleted)
+                if self._store_retry_s:
+                    self._probe_store()
                 return
 
-    def _disk_failed(self, error: OSError) -> None:
-        if not self._disk_retry_s:
+    def _handle_store_failure(self, error: OSError) -> None:
+        if not self._store_retry_s:
             _log.error(
                 "cannot write to %s (%s): landing waits and goes on when it can; nothing is lost while Kafka keeps it",
                 *(self._store, error.strerror or error),
             )
-        self._disk_retry_s = min(max(self._disk_retry_s * 2, self._settings.retry_s), _MAX_RETRY_S)
+        self._store_retry_s = min(max(self._store_retry_s * 2, self._settings.retry_s), _MAX_RETRY_S)
         metrics.BLOCKED.set(1)
 
-    def _probe_disk(self) -> OSError | None:
+    def _probe_store(self) -> OSError | None:
         """Find out whether the disk takes data again: there may be nothing to land that would tell. Return why not."""
         try:
-            self._store.probe()
+            self._store.probe_write()
         except OSError as error:
-            self._disk_failed(error)
+            self._handle_store_failure(error)
             return error
         _log.warning("%s takes data again", self._store)
-        self._disk_retry_s = 0.0
+        self._store_retry_s = 0.0
         metrics.BLOCKED.set(0)
         return None
 
 
-def run(settings: LanderSettings, kafka: KafkaSettings, ready: Callable[[], None] = lambda: None) -> None:
-    """Land until SIGTERM or SIGINT; to be called in a process's main thread. Raises as `Lander.run` does.
+def run_lander(settings: LanderSettings, kafka: KafkaSettings, ready: Callable[[], None] = lambda: None) -> None:
+    """Land until SIGTERM or SIGINT; to be called in a process's main thread. Raises as `ParquetLander.run` does.
 
     Args:
         settings: The lander's.
@@ -571,6 +588,6 @@ def run(settings: LanderSettings, kafka: KafkaSettings, ready: Callable[[], None
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        Lander(settings, kafka, ready).run(stop)
+        ParquetLander(settings, kafka, ready).run(stop)
     finally:
         gc.unfreeze()  # DuckDB's binding would take what is frozen at the end for leaked, and say so

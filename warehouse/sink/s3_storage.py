@@ -24,28 +24,27 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, S3Store
 
 from core.topics import MESSAGES
-from warehouse import catalog as views
-from warehouse import prefixes, status_codes
+from warehouse import catalog, prefixes, status_codes
 from warehouse.errors import BucketError, NoWarehouseError, OvertakenError
 from warehouse.partition_log import PartitionLog
-from warehouse.schemas import BY_TOPIC
-from warehouse.sink import parquet_files as landing
+from warehouse.schemas import DATASETS_BY_TOPIC
+from warehouse.sink import parquet_files
 
 _DAY: Final = timedelta(days=1)
-_KEPT: Final = 256 << 20  # bytes of objects that a reader keeps
-_READERS: Final = 16  # objects asked for at once: of a landed file nearly all the time is the answer's way
+_CACHE_BYTES: Final = 256 << 20  # bytes of objects that a reader keeps
+_CONCURRENT_READS: Final = 16  # objects asked for at once: of a landed file nearly all the time is the answer's way
 
 
 _NO_LOGIN: Final = ("MissingAccessKey", "MissingSecret", "169.254.")
 """Of errors. The last is the address where a machine's own login would be asked for."""
-_Error = type[BucketError] | type["BucketAwayError"]
+_BucketErrorType = type[BucketError] | type["BucketAwayError"]
 
 
 class BucketAwayError(OSError):
     """The object store does not answer, or not as it should; asked again, it may."""
 
 
-class Bucket:
+class BucketStore:
     """A prefix of a bucket that is landed in and read from. Errors of the store are raised as `BucketAwayError`."""
 
     def __init__(self, url: str) -> None:
@@ -60,122 +59,138 @@ class Bucket:
             msg = f"{url} is no address of a data folder: s3://bucket/prefix, of letters, digits and . _ - ="
             raise BucketError(msg)
         self.url = f"s3://{found[1]}{found[2]}"
-        self._store = _store(self.url)
-        self._days: dict[PartitionLog, str] = {}
+        self._store = _connect_object_store(self.url)
+        self._newest_day_folders: dict[PartitionLog, str] = {}
 
     def __str__(self) -> str:
         return self.url
 
-    def prepare(self) -> int:
+    def prepare_store(self) -> int:
         """Put there what views need to stand before any landing, and the views. Return 0: a bucket has no orphans.
 
         Raises:
             BucketError: There is no such bucket, we may not, or it cannot create exclusively.
         """
-        with TemporaryDirectory() as scratch, _asked(self.url, BucketError):
+        with TemporaryDirectory() as scratch, _translate_store_errors(self.url, BucketError):
             folder = Path(scratch)
-            landing.prepare(folder)
-            prefixes.prepare(folder)
-            status_codes.prepare(folder)
+            parquet_files.create_seed_files(folder)
+            prefixes.refresh_prefixes(folder)
+            status_codes.refresh_status_codes(folder)
             # The views are bound to the seeds alone, which takes no time however much was landed.
-            sql = views.statements(self.url, incarnations=self._in_order_of_appearance())
-            views.write(folder / views.FILE, sql, self.url, _Objects(self.url, scratch))
-            made = [path for path in folder.rglob("*") if path.is_file() and landing.TEMPORARY not in path.parts]
+            sql = catalog.create_view_statements(self.url, incarnation_order=self._list_incarnations_by_age())
+            catalog.write_catalog_file(
+                folder / catalog.CATALOG_FILE, sql, self.url, _BucketFileSystem(self.url, scratch)
+            )
+            made = [
+                path
+                for path in folder.rglob("*")
+                if path.is_file() and parquet_files.TEMPORARY_FOLDER not in path.parts
+            ]
             for path in made:
                 key, content = path.relative_to(folder).as_posix(), path.read_bytes()
-                if self._found(key) != content:
+                if self._get_object_if_exists(key) != content:
                     self._store.put(key, content)
             try:
-                self._store.put(views.FILE, b"", mode="create")
+                self._store.put(catalog.CATALOG_FILE, b"", mode="create")
             except AlreadyExistsError:
                 return 0
         msg = f"{self.url} overwrites what was to be created (it ignores If-None-Match): rivals would land twice"
         raise BucketError(msg)
 
-    def probe(self) -> None:
+    def probe_write(self) -> None:
         """Write the mark of the last writer."""
-        with _asked(self.url):
-            self._store.put(f"{landing.TEMPORARY}/probe", b"")
+        with _translate_store_errors(self.url):
+            self._store.put(f"{parquet_files.TEMPORARY_FOLDER}/probe", b"")
 
-    def incarnations(self, topic: str, partition: int) -> set[str]:
+    def list_incarnations(self, topic: str, partition: int) -> set[str]:
         """Return the incarnations of which a partition has objects."""
         head = f"{topic}+{partition}"
-        with _asked(self.url):
-            names = [name for folder in self._folders(topic) for name in self._names(folder, head, head)]
-        logs = [landing.log_of(name) for name in map(landing.LANDED.fullmatch, names) if name]
+        with _translate_store_errors(self.url):
+            names = [
+                name for folder in self._list_day_folders(topic) for name in self._list_object_names(folder, head, head)
+            ]
+        logs = [
+            parquet_files.parse_partition_log(name)
+            for name in map(parquet_files.LANDED_FILE_NAME.fullmatch, names)
+            if name
+        ]
         return {log.incarnation for log in logs if log.partition == partition}
 
-    def _in_order_of_appearance(self) -> list[str]:
+    def _list_incarnations_by_age(self) -> list[str]:
         """Return the incarnations of sms.messages of which there are objects."""
-        listed = [each for chunk in self._store.list(BY_TOPIC[MESSAGES].name) for each in chunk]
+        listed = [each for chunk in self._store.list(DATASETS_BY_TOPIC[MESSAGES].name) for each in chunk]
         places = [(Path(each["path"]), each["last_modified"].timestamp()) for each in listed]
-        return landing.order_incarnations((path.parent.name, time, path.name) for path, time in places)
+        return parquet_files.sort_incarnations((path.parent.name, time, path.name) for path, time in places)
 
-    def position(self, log: PartitionLog) -> int:
+    def read_landed_position(self, log: PartitionLog) -> int:
         """Return the offset from which a log is yet to be landed; 0 without any file of it.
 
         Raises:
             DamagedFileError: The newest file cannot be read.
         """
-        with _asked(self.url):
-            newest = self._newest(log)
+        with _translate_store_errors(self.url):
+            newest = self._find_newest_object(log)
         if newest is None:
             return 0
-        self._days[log] = newest.split("/")[1]
-        return landing.following(self.source(Path(newest)), Path(newest))
+        self._newest_day_folders[log] = newest.split("/")[1]
+        return parquet_files.read_next_offset(self.open_parquet_source(Path(newest)), Path(newest))
 
-    def files(self, log: PartitionLog) -> list[Path]:
+    def list_log_files(self, log: PartitionLog) -> list[Path]:
         """Return the objects of a log, in the order of their ranges."""
-        head = f"{log.topic}+{log.label}+"
-        with _asked(self.url):
-            found = [(name, folder) for folder in self._folders(log.topic) for name in self._names(folder, head, head)]
+        head = f"{log.topic}+{log.file_label}+"
+        with _translate_store_errors(self.url):
+            found = [
+                (name, folder)
+                for folder in self._list_day_folders(log.topic)
+                for name in self._list_object_names(folder, head, head)
+            ]
         return [Path(folder, name) for name, folder in sorted(found)]
 
-    def source(self, path: Path) -> io.BytesIO:
-        """Return an object of `files` whole."""
-        with _asked(self.url):
+    def open_parquet_source(self, path: Path) -> io.BytesIO:
+        """Return an object of `list_log_files` whole."""
+        with _translate_store_errors(self.url):
             return io.BytesIO(self._store.get(path.as_posix()).bytes())
 
     def land_rows(self, start: int, table: pa.Table) -> None:
-        """Land rows of one partition as one object, as `landing.land_rows` does.
+        """Land rows of one partition as one object, as `parquet_files.land_rows` does.
 
         Raises:
             OvertakenError: The range that begins at `start` has been landed already.
         """
-        log, place = landing.placed(start, table)
+        log, place = parquet_files.resolve_range_path(start, table)
         sink = io.BytesIO()
-        landing.encode(table, sink)
-        with _asked(self.url):
+        parquet_files.write_range_file(table, sink)
+        with _translate_store_errors(self.url):
             # A rival that saw another first record has it in another folder, but not in one of long ago.
-            since = self._days.get(log)
+            since = self._newest_day_folders.get(log)
             day_before = f"date={date.fromisoformat(since[5:]) - _DAY}" if since else ""
-            if rival := self._newest(log, day_before, place.stem):
-                raise OvertakenError(Path(rival))
+            if concurrent_object := self._find_newest_object(log, day_before, place.stem):
+                raise OvertakenError(Path(concurrent_object))
             try:
                 self._store.put(place.as_posix(), sink.getvalue(), mode="create")
             except AlreadyExistsError as error:
                 raise OvertakenError(place) from error
-        self._days[log] = place.parent.name
+        self._newest_day_folders[log] = place.parent.name
 
-    def open(self) -> duckdb.DuckDBPyConnection:
+    def open_views(self) -> duckdb.DuckDBPyConnection:
         """Open the views; they read what was landed by then, and see what comes.
 
         Raises:
             BucketError: There is no such bucket, it does not answer, or we may not.
             NoWarehouseError: Nothing was published there.
         """
-        with _asked(self.url, BucketError, BucketError):
-            content = self._found(views.FILE)
+        with _translate_store_errors(self.url, BucketError, BucketError):
+            content = self._get_object_if_exists(catalog.CATALOG_FILE)
         if content is None:
             raise NoWarehouseError(self.url)
         with TemporaryDirectory() as scratch:  # which is not needed once the file is open
-            path = Path(scratch) / views.FILE
+            path = Path(scratch) / catalog.CATALOG_FILE
             path.write_bytes(content)
             connection = duckdb.connect(path, read_only=True)
-        connection.register_filesystem(_Objects(self.url))
+        connection.register_filesystem(_BucketFileSystem(self.url))
         return connection
 
-    def _found(self, key: str) -> bytes | None:
+    def _get_object_if_exists(self, key: str) -> bytes | None:
         try:
             return bytes(self._store.get(key).bytes())
         except FileNotFoundError as error:
@@ -183,20 +198,20 @@ class Bucket:
                 raise
             return None
 
-    def _newest(self, log: PartitionLog, since: str = "", after: str = "") -> str | None:
+    def _find_newest_object(self, log: PartitionLog, since: str = "", after: str = "") -> str | None:
         """Return the object of a log's newest range, of those in folders from `since` on and behind a name."""
-        head, newest, place = f"{log.topic}+{log.label}+", "", ""
-        for folder in sorted(self._folders(log.topic), reverse=True):
+        head, newest, place = f"{log.topic}+{log.file_label}+", "", ""
+        for folder in sorted(self._list_day_folders(log.topic), reverse=True):
             if folder.rpartition("/")[2] < since:
                 break
-            for name in self._names(folder, newest or after or head, head):
+            for name in self._list_object_names(folder, newest or after or head, head):
                 newest, place = name, f"{folder}/{name}"
         return place or None
 
-    def _folders(self, topic: str) -> list[str]:
-        return list(self._store.list_with_delimiter(BY_TOPIC[topic].name)["common_prefixes"])
+    def _list_day_folders(self, topic: str) -> list[str]:
+        return list(self._store.list_with_delimiter(DATASETS_BY_TOPIC[topic].name)["common_prefixes"])
 
-    def _names(self, folder: str, after: str, head: str) -> Iterator[str]:
+    def _list_object_names(self, folder: str, after: str, head: str) -> Iterator[str]:
         """Yield the names in a folder that come behind a name and begin with `head`, in their order."""
         for chunk in self._store.list(folder, offset=f"{folder}/{after}"):
             for each in chunk:
@@ -206,7 +221,7 @@ class Bucket:
                 yield name
 
 
-class _Objects(AbstractFileSystem):
+class _BucketFileSystem(AbstractFileSystem):
     """Objects as files for DuckDB. Each is fetched whole, and kept, for none ever changes.
 
     One for each bucket and process, which fsspec sees to.
@@ -217,58 +232,58 @@ class _Objects(AbstractFileSystem):
     def __init__(self, url: str, folder: str = "") -> None:
         """Read a bucket, or a folder in the place of it."""
         super().__init__()
-        self._url, self._root = url, f"{url}/"
-        self._store: Any = LocalStore(folder) if folder else _store(url)
-        self._listed: dict[str, Any] = {}
-        self._kept: dict[str, bytes] = {}
-        self._size = 0
+        self._url, self._url_prefix = url, f"{url}/"
+        self._store: Any = LocalStore(folder) if folder else _connect_object_store(url)
+        self._object_metadata: dict[str, Any] = {}
+        self._cached_objects: dict[str, bytes] = {}
+        self._cached_bytes = 0
 
     def glob(self, path: str, **_: Any) -> list[str]:
         """Return the objects whose names fit, `*` being all but a slash."""
-        head = path.removeprefix(self._root).partition("/date=*")[0]
+        head = path.removeprefix(self._url_prefix).partition("/date=*")[0]
         fitting = re.compile(re.escape(path).replace(r"\*", "[^/]*"))
-        with _asked(self._url):
+        with _translate_store_errors(self._url):
             listed = [each for chunk in self._store.list(head) for each in chunk]
-        names = ((f"{self._root}{each['path']}", each) for each in listed)
+        names = ((f"{self._url_prefix}{each['path']}", each) for each in listed)
         found = {name: each for name, each in names if fitting.fullmatch(name)}
-        self._listed |= found
-        missing = found.keys() - self._kept.keys()
-        if sum(found[path]["size"] for path in missing) <= _KEPT - self._size:
+        self._object_metadata |= found
+        missing = found.keys() - self._cached_objects.keys()
+        if sum(found[path]["size"] for path in missing) <= _CACHE_BYTES - self._cached_bytes:
             # One after the other, as DuckDB asks for them, each would take an answer's way.
-            with ThreadPoolExecutor(_READERS) as pool:
-                list(pool.map(self.content, missing))
+            with ThreadPoolExecutor(_CONCURRENT_READS) as pool:
+                list(pool.map(self.read_object, missing))
         return sorted(found)
 
-    def content(self, path: str) -> bytes:
+    def read_object(self, path: str) -> bytes:
         """Return what an object holds."""
-        content = self._kept.get(path)
+        content = self._cached_objects.get(path)
         if content is None:
-            with _asked(self._url):
-                content = bytes(self._store.get(path.removeprefix(self._root)).bytes())
-            if self._size + len(content) <= _KEPT:
-                self._kept[path] = content
-                self._size += len(content)
+            with _translate_store_errors(self._url):
+                content = bytes(self._store.get(path.removeprefix(self._url_prefix)).bytes())
+            if self._cached_bytes + len(content) <= _CACHE_BYTES:
+                self._cached_objects[path] = content
+                self._cached_bytes += len(content)
         return content
 
     def open(self, path: str, mode: str = "rb", **_: Any) -> io.BytesIO:
         """Return the object as a file."""
-        return io.BytesIO(self.content(path))
+        return io.BytesIO(self.read_object(path))
 
     def size(self, path: str) -> int:
         """Return the bytes of an object that was listed."""
-        size: int = self._listed[path]["size"]
+        size: int = self._object_metadata[path]["size"]
         return size
 
     def modified(self, path: str) -> datetime:
         """Return when an object that was listed was created."""
-        created: datetime = self._listed[path]["last_modified"]
+        created: datetime = self._object_metadata[path]["last_modified"]
         return created
 
 
-def _store(url: str) -> Any:
+def _connect_object_store(url: str) -> Any:
     name, _, prefix = url.removeprefix("s3://").partition("/")
     is_plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http:")
-    with _asked(url, BucketError, BucketError):
+    with _translate_store_errors(url, BucketError, BucketError):
         return S3Store(
             name,
             prefix=prefix or None,
@@ -281,23 +296,25 @@ def _store(url: str) -> Any:
 
 
 @contextmanager
-def _asked(url: str, refused: _Error = BucketAwayError, away: _Error = BucketAwayError) -> Iterator[None]:
+def _translate_store_errors(
+    url: str, refused_error: _BucketErrorType = BucketAwayError, away_error: _BucketErrorType = BucketAwayError
+) -> Iterator[None]:
     """Say in a line what the store's error is, as one of these."""
     try:
         yield
     except (BaseError, FileNotFoundError) as error:
         text, kind = str(error), type(error).__name__
         if "NoSuchBucket" in text:
-            told = f"there is no bucket {url.split('/')[2]}: make it, or name another with --data"
+            message = f"there is no bucket {url.split('/')[2]}: make it, or name another with --data"
         # 169.254 is where a machine's own login would be asked for.
         elif kind == "UnauthenticatedError" or any(
             sign in text for sign in ("169.254.", "MissingAccessKey", "MissingSecret")
         ):
-            told = f"{url} wants a login: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION"
+            message = f"{url} wants a login: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION"
         elif kind == "PermissionDeniedError":
-            told = f"{url} does not let us in: give this login the rights to list, get and put, or mend it"
+            message = f"{url} does not let us in: give this login the rights to list, get and put, or mend it"
         else:
             line = re.sub(r"^Generic S3 error: |<\?xml.*", "", text.partition("\n")[0]).strip()
             msg = f"{url} does not answer ({line}): see that AWS_ENDPOINT_URL is right and the network up"
-            raise away(msg) from error
-        raise refused(told) from error
+            raise away_error(msg) from error
+        raise refused_error(message) from error

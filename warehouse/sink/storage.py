@@ -6,47 +6,46 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import pyarrow as pa
 
-from warehouse import catalog as views
-from warehouse import status_codes
+from warehouse import catalog, status_codes
 from warehouse.errors import BucketError
 from warehouse.partition_log import PartitionLog
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 if TYPE_CHECKING:
-    from warehouse.sink.s3_storage import Bucket
+    from warehouse.sink.s3_storage import BucketStore
 
 
-class Store(Protocol):
+class LandingStore(Protocol):
     """What landing needs of a data folder. Failures that may pass are OSErrors."""
 
-    def prepare(self) -> int:
+    def prepare_store(self) -> int:
         """Publish the views. Return how many unfinished files of dead landers were deleted."""
 
-    def probe(self) -> None:
+    def probe_write(self) -> None:
         """Write something and delete it, to find out whether the store takes data.
 
         Raises:
             OSError: It does not.
         """
 
-    def incarnations(self, topic: str, partition: int) -> set[str]:
-        """As `parquet_files.incarnations`; `s3_storage.BucketAwayError` is worth waiting for, here and below."""
+    def list_incarnations(self, topic: str, partition: int) -> set[str]:
+        """As `parquet_files.list_incarnations`; `s3_storage.BucketAwayError` is worth waiting for, here and below."""
 
-    def position(self, log: PartitionLog) -> int:
-        """As `landing.landed_position`."""
+    def read_landed_position(self, log: PartitionLog) -> int:
+        """As `parquet_files.read_landed_position`."""
 
-    def files(self, log: PartitionLog) -> list[Path]:
-        """As `landing.landed_files`."""
+    def list_log_files(self, log: PartitionLog) -> list[Path]:
+        """As `parquet_files.list_log_files`."""
 
-    def source(self, path: Path) -> Path | BinaryIO:
+    def open_parquet_source(self, path: Path) -> Path | BinaryIO:
         """Return what pyarrow reads one of the files from."""
 
     def land_rows(self, start: int, table: pa.Table) -> object:
-        """As `landing.land_rows`: all or nothing, durable on return, and never twice."""
+        """As `parquet_files.land_rows`: all or nothing, durable on return, and never twice."""
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class FolderStore:
     """A folder of this machine, or one that it has mounted."""
 
     data: Path
@@ -54,62 +53,62 @@ class Folder:
     def __str__(self) -> str:
         return str(self.data)
 
-    def prepare(self) -> int:
-        """As `Store`."""
-        swept = landing.sweep(self.data)
+    def prepare_store(self) -> int:
+        """As `LandingStore`."""
+        deleted = parquet_files.delete_orphaned_files(self.data)
         # The lander has the environment of the stream. Where the setting is gone, it takes the meanings back.
-        status_codes.record(self.data, status_codes.configured_statuses())
-        views.publish(self.data)
-        return swept
+        status_codes.write_status_codes(self.data, status_codes.parse_configured_statuses())
+        catalog.publish_views(self.data)
+        return deleted
 
-    def probe(self) -> None:
-        """As `Store`."""
-        landing.probe(self.data)
+    def probe_write(self) -> None:
+        """As `LandingStore`."""
+        parquet_files.probe_folder(self.data)
 
-    def incarnations(self, topic: str, partition: int) -> set[str]:
-        """As `Store`."""
-        return landing.incarnations(self.data, topic, partition)
+    def list_incarnations(self, topic: str, partition: int) -> set[str]:
+        """As `LandingStore`."""
+        return parquet_files.list_incarnations(self.data, topic, partition)
 
-    def position(self, log: PartitionLog) -> int:
-        """As `Store`."""
-        return landing.landed_position(self.data, *log)
+    def read_landed_position(self, log: PartitionLog) -> int:
+        """As `LandingStore`."""
+        return parquet_files.read_landed_position(self.data, *log)
 
-    def files(self, log: PartitionLog) -> list[Path]:
-        """As `Store`."""
-        return landing.landed_files(self.data, log)
+    def list_log_files(self, log: PartitionLog) -> list[Path]:
+        """As `LandingStore`."""
+        return parquet_files.list_log_files(self.data, log)
 
-    def source(self, path: Path) -> Path:
-        """As `Store`."""
+    def open_parquet_source(self, path: Path) -> Path:
+        """As `LandingStore`."""
         return path
 
     def land_rows(self, start: int, table: pa.Table) -> object:
-        """As `Store`."""
-        return landing.land_rows(self.data, start, table)
+        """As `LandingStore`."""
+        return parquet_files.land_rows(self.data, start, table)
 
 
-def is_bucket(data: Path | str) -> bool:
+def is_bucket_address(data: Path | str) -> bool:
     """Tell whether a data folder is a bucket's: `s3://…`, which as a path has lost a slash."""
     return str(data).startswith("s3:/")
 
 
-def store_of(data: Path) -> Store:
+def open_landing_store(data: Path) -> LandingStore:
     """Return what to land in.
 
     Raises:
-        BucketError: As `bucket` says.
+        BucketError: As `open_bucket_store` says.
     """
-    return bucket(data) if is_bucket(data) else Folder(data.resolve())
+    return open_bucket_store(data) if is_bucket_address(data) else FolderStore(data.resolve())
 
 
-def bucket(data: Path | str) -> "Bucket":
+def open_bucket_store(data: Path | str) -> "BucketStore":
     """Return a bucket by its address.
 
     Raises:
         BucketError: It is no address, no login is set, or what speaks to object stores is not installed.
     """
     try:
-        from warehouse.sink.s3_storage import Bucket  # noqa: PLC0415 - few have one
+        from warehouse.sink.s3_storage import BucketStore  # noqa: PLC0415 - few have one
     except ModuleNotFoundError as error:
         msg = f"{data} needs {error.name}, which is not installed: pip install 'smspulse[s3]'"
         raise BucketError(msg) from error
-    return Bucket(str(data))
+    return BucketStore(str(data))

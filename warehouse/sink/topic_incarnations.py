@@ -22,11 +22,11 @@ from typing import Any, BinaryIO, Final, NamedTuple, Protocol, Self
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from core.kafka_settings import KafkaSettings
-from core.topic_ids import is_in_memory
+from core.topic_ids import is_in_memory_id
 from core.topics import TOPICS
-from warehouse.partition_log import UNKNOWN, PartitionLog, after_cut, cuts_of, topic_of
-from warehouse.schemas import BY_TOPIC, Run
-from warehouse.sink import parquet_files as landing
+from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog, next_incarnation, parse_cut_count, parse_topic_id
+from warehouse.schemas import DATASETS_BY_TOPIC, PartitionRecords
+from warehouse.sink import parquet_files
 from warehouse.sink.parquet_files import RecordIdentity
 
 _ANSWER_S: Final = 3.0
@@ -56,19 +56,19 @@ class LogPosition(NamedTuple):
     offset: int
 
 
-class LandedFiles(Protocol):
+class LandedFileAccess(Protocol):
     """Access to the landed files of a data folder or a bucket."""
 
-    def incarnations(self, topic: str, partition: int) -> set[str]:
-        """As `landing.incarnations`."""
+    def list_incarnations(self, topic: str, partition: int) -> set[str]:
+        """As `parquet_files.list_incarnations`."""
 
-    def position(self, log: PartitionLog) -> int:
-        """As `landing.landed_position`."""
+    def read_landed_position(self, log: PartitionLog) -> int:
+        """As `parquet_files.read_landed_position`."""
 
-    def files(self, log: PartitionLog) -> list[Path]:
-        """As `landing.landed_files`."""
+    def list_log_files(self, log: PartitionLog) -> list[Path]:
+        """As `parquet_files.list_log_files`."""
 
-    def source(self, path: Path) -> Path | BinaryIO:
+    def open_parquet_source(self, path: Path) -> Path | BinaryIO:
         """Return what pyarrow reads a file from."""
 
 
@@ -77,7 +77,7 @@ class KafkaLogReader:
 
     def __init__(self, kafka: KafkaSettings) -> None:
         # The in-memory broker changes transactional batches and keeps their checksum.
-        self._consumer = Consumer(kafka.confluent() | _CLIENT | _READER | {"check.crcs": not kafka.in_memory})
+        self._consumer = Consumer(kafka.confluent_options() | _CLIENT | _READER | {"check.crcs": not kafka.in_memory})
 
     def __enter__(self) -> Self:
         return self
@@ -85,7 +85,7 @@ class KafkaLogReader:
     def __exit__(self, *_: object) -> None:
         self._consumer.close()
 
-    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+    def read_offset_bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """Return the first offset that Kafka has, and the one behind its last.
 
         Raises:
@@ -94,28 +94,30 @@ class KafkaLogReader:
         low, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_ANSWER_S)
         return low, end
 
-    def identities(self, topic: str, partition: int, start: int, end: int) -> dict[int, RecordIdentity]:
+    def read_identities(self, topic: str, partition: int, start: int, end: int) -> dict[int, RecordIdentity]:
         """Return the identities of the committed records from `start` to before `end`, by their offsets.
 
         Raises:
             KafkaException: Kafka does not answer.
         """
-        low, high = self.bounds(topic, partition)
+        low, high = self.read_offset_bounds(topic, partition)
         start, end = max(start, low), min(end, high)
         found: dict[int, RecordIdentity] = {}
         if start >= end:
             return found
         self._consumer.assign([TopicPartition(topic, partition, start)])
         try:
-            for records in self._batches(end - start):
-                found |= _identities_of(topic, partition, [record for record in records if record.offset() < end])
+            for records in self._poll_batches(end - start):
+                found |= _extract_record_identities(
+                    topic, partition, [record for record in records if record.offset() < end]
+                )
                 if records[-1].offset() >= end - 1:
                     break
         finally:
             self._consumer.unassign()
         return found
 
-    def _batches(self, wanted: int) -> Iterator[list[Any]]:
+    def _poll_batches(self, wanted: int) -> Iterator[list[Any]]:
         """Yield records of the assigned partition, at least one at a time, until it ends."""
         # The client waits the whole time for a full batch, unless one record is all that is wanted.
         wait_s = _ANSWER_S if wanted == 1 else _POLL_S
@@ -134,11 +136,13 @@ class KafkaLogReader:
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
 
-def locate(files: LandedFiles, reader: KafkaLogReader, topic: str, partition: int, topic_id: str) -> LogPosition:
+def locate_log_position(
+    store: LandedFileAccess, reader: KafkaLogReader, topic: str, partition: int, topic_id: str
+) -> LogPosition:
     """Return the log that Kafka holds, and from which offset on its records are not landed.
 
     Args:
-        files: What was landed.
+        store: What was landed.
         reader: Access to Kafka's records.
         topic: Kafka's name of the topic.
         partition: Kafka's number of the partition.
@@ -150,23 +154,31 @@ def locate(files: LandedFiles, reader: KafkaLogReader, topic: str, partition: in
         OSError: The files cannot be listed.
     """
     while True:
-        landed = files.incarnations(topic, partition)
-        own = sorted((each for each in landed if topic_of(each) == topic_id), key=cuts_of, reverse=True)
-        known = [*own, UNKNOWN] if UNKNOWN in landed and not is_in_memory(topic_id) else own
+        landed = store.list_incarnations(topic, partition)
+        own_incarnations = sorted(
+            (each for each in landed if parse_topic_id(each) == topic_id), key=parse_cut_count, reverse=True
+        )
+        known_incarnations = (
+            [*own_incarnations, UNKNOWN_INCARNATION]
+            if UNKNOWN_INCARNATION in landed and not is_in_memory_id(topic_id)
+            else own_incarnations
+        )
         new = PartitionLog(topic, partition, topic_id)
-        if not known:
+        if not known_incarnations:
             return LogPosition(new, 0)
         try:
-            found = _first_unlanded(files, reader, [new._replace(incarnation=each) for each in known])
+            found = _find_unlanded_position(
+                store, reader, [new._replace(incarnation=each) for each in known_incarnations]
+            )
         except FileNotFoundError:  # merged meanwhile
             continue
-        if not own:
+        if not own_incarnations:
             return LogPosition(new, found.offset)
-        incarnation = own[0] if found.continues_newest else after_cut(own[0])
+        incarnation = own_incarnations[0] if found.continues_newest else next_incarnation(own_incarnations[0])
         return LogPosition(new._replace(incarnation=incarnation), found.offset)
 
 
-class _FirstUnlanded(NamedTuple):
+class _UnlandedPosition(NamedTuple):
     """Offset behind the last record that Kafka and the landed files have in common.
 
     Args:
@@ -178,89 +190,91 @@ class _FirstUnlanded(NamedTuple):
     continues_newest: bool
 
 
-def _first_unlanded(files: LandedFiles, reader: KafkaLogReader, logs: list[PartitionLog]) -> _FirstUnlanded:
+def _find_unlanded_position(
+    store: LandedFileAccess, reader: KafkaLogReader, logs: list[PartitionLog]
+) -> _UnlandedPosition:
     """Return from which offset on Kafka's records are not landed.
 
     Args:
-        files: What was landed.
+        store: What was landed.
         reader: Access to Kafka's records.
         logs: Those of the topic that have files, the newest first.
     """
     newest = logs[0]
-    paths = files.files(newest)
+    paths = store.list_log_files(newest)
     if not paths:
         raise FileNotFoundError(str(newest))
-    position = landing.following(files.source(paths[-1]), paths[-1])
-    low, end = reader.bounds(newest.topic, newest.partition)
+    position = parquet_files.read_next_offset(store.open_parquet_source(paths[-1]), paths[-1])
+    low, end = reader.read_offset_bounds(newest.topic, newest.partition)
     # Nearly always they agree in the last record, and one is all that is read.
-    last = landing.last_identity(files.source(paths[-1]), paths[-1])
+    last = parquet_files.read_last_identity(store.open_parquet_source(paths[-1]), paths[-1])
     if last is not None and low < position:
-        found = reader.identities(newest.topic, newest.partition, position - 1, position)
+        found = reader.read_identities(newest.topic, newest.partition, position - 1, position)
         if found == {position - 1: last}:
-            return _FirstUnlanded(position, continues_newest=True)
-    compared = [_compare(files, reader, log, low) for log in logs]
-    last_common = max(each.last_common for each in compared)
+            return _UnlandedPosition(position, continues_newest=True)
+    compared = [_compare_log(store, reader, log, low) for log in logs]
+    last_common = max(each.last_common_offset for each in compared)
     if last_common == position - 1:
-        return _FirstUnlanded(position, continues_newest=True)
+        return _UnlandedPosition(position, continues_newest=True)
     if last_common < low and position <= low:
         # Kafka has deleted all that was landed: nothing to compare, and nothing to land twice.
-        return _FirstUnlanded(position, continues_newest=True)
-    is_cut = last_common >= position or any(each.last_other > last_common for each in compared)
-    if end >= position and not is_cut and (_is_compacted(newest.topic) or not compared[0].has_rows):
+        return _UnlandedPosition(position, continues_newest=True)
+    is_cut = last_common >= position or any(each.last_unlanded_offset > last_common for each in compared)
+    if end >= position and not is_cut and (_is_compacted_topic(newest.topic) or not compared[0].has_rows):
         # Kafka has no other record than was landed. Compaction explains it, or retention of a release up to 0.1.
-        return _FirstUnlanded(position, continues_newest=True)
-    return _FirstUnlanded(last_common + 1, continues_newest=False)
+        return _UnlandedPosition(position, continues_newest=True)
+    return _UnlandedPosition(last_common + 1, continues_newest=False)
 
 
-class _Comparison(NamedTuple):
+class _LogComparison(NamedTuple):
     """What Kafka has of the records of a log.
 
     Args:
-        last_common: Offset of the last record that both have; -1 without any.
-        last_other: Offset of the last record in Kafka that was not landed at this offset, as far as the log goes;
-            -1 without any. Records before the last one in common are not compared.
+        last_common_offset: Offset of the last record that both have; -1 without any.
+        last_unlanded_offset: Offset of the last record in Kafka that was not landed at this offset, up to the end of
+            the log; -1 without any. Records before the last one in common are not compared.
         has_rows: Whether the files have any record to compare.
     """
 
-    last_common: int
-    last_other: int
+    last_common_offset: int
+    last_unlanded_offset: int
     has_rows: bool
 
 
-def _compare(files: LandedFiles, reader: KafkaLogReader, log: PartitionLog, low: int) -> _Comparison:
+def _compare_log(store: LandedFileAccess, reader: KafkaLogReader, log: PartitionLog, low: int) -> _LogComparison:
     """Compare the landed files of a log with Kafka's records from its first offset `low` on, the newest first."""
     last_other, has_rows = -1, False
-    paths = files.files(log)
-    upper = landing.following(files.source(paths[-1]), paths[-1]) if paths else 0
+    paths = store.list_log_files(log)
+    upper = parquet_files.read_next_offset(store.open_parquet_source(paths[-1]), paths[-1]) if paths else 0
     for path in reversed(paths):
         if upper <= low:
             break
-        landed = landing.identities(files.source(path), path)
+        landed = parquet_files.read_identities(store.open_parquet_source(path), path)
         if not landed:
             continue  # retention of a release up to 0.1 has dropped its records
         has_rows = True
         # Up to where the next file begins: Kafka can have other records where there was none.
-        in_kafka = reader.identities(log.topic, log.partition, min(landed), upper)
+        in_kafka = reader.read_identities(log.topic, log.partition, min(landed), upper)
         upper = min(landed)
         common = [offset for offset, identity in in_kafka.items() if landed.get(offset) == identity]
         last_common = max(common, default=-1)
         last_other = max([last_other, *(offset for offset in in_kafka if offset > last_common)])
         if common:
-            return _Comparison(last_common, last_other, has_rows)
-    if has_rows and _is_compacted(log.topic):
+            return _LogComparison(last_common, last_other, has_rows)
+    if has_rows and _is_compacted_topic(log.topic):
         # Retention may have dropped what was landed here, and then nobody knows whether it was the same.
-        last_other = max([last_other, *reader.identities(log.topic, log.partition, low, upper)])
-    return _Comparison(-1, last_other, has_rows)
+        last_other = max([last_other, *reader.read_identities(log.topic, log.partition, low, upper)])
+    return _LogComparison(-1, last_other, has_rows)
 
 
-def _is_compacted(topic: str) -> bool:
+def _is_compacted_topic(topic: str) -> bool:
     return any(each.name == topic and each.cleanup == "compact" for each in TOPICS)
 
 
-def _identities_of(topic: str, partition: int, messages: list[Any]) -> dict[int, RecordIdentity]:
+def _extract_record_identities(topic: str, partition: int, messages: list[Any]) -> dict[int, RecordIdentity]:
     if not messages:
         return {}
-    run = Run(
+    run = PartitionRecords(
         topic,
         partition,
         [message.offset() for message in messages],
@@ -269,4 +283,4 @@ def _identities_of(topic: str, partition: int, messages: list[Any]) -> dict[int,
         [message.value() for message in messages],
         [message.headers() or () for message in messages],
     )
-    return landing.table_identities(BY_TOPIC[topic].table(run))
+    return parquet_files.extract_identities(DATASETS_BY_TOPIC[topic].build_table(run))

@@ -19,26 +19,26 @@ from warehouse_records import version
 
 from core import topics
 from core.errors import SmspulseError
-from expectations import runner as running
-from expectations.catalogue import SUITES, all_checks
+from expectations import runner
+from expectations.catalogue import SUITE_NAMES, build_checks
 from expectations.errors import MissingExtraError, UnreadableDataError
-from expectations.expectation import Check, Severity
-from expectations.runner import LANDED, Report, Row, run_checks
+from expectations.expectation import QualityCheck, Severity
+from expectations.runner import LANDED_SUITES, CheckReport, CheckResult, run_checks
 from expectations.settings import CheckSettings
 from gateway.number_search import NumberSearch
 from gateway.statuses import STATUSES
 from smspulse.cli.main import cli
-from warehouse.maintenance.compaction import compact
-from warehouse.maintenance.erasure import erase
-from warehouse.maintenance.retention import RetentionSettings, retain
-from warehouse.quality import keep
-from warehouse.reader import open_warehouse, retried
-from warehouse.rebuild import rebuild
-from warehouse.sink import parquet_files as landing
+from warehouse.maintenance.compaction import compact_files
+from warehouse.maintenance.erasure import erase_from_files
+from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
+from warehouse.quality import append_check_results
+from warehouse.reader import open_warehouse, retry_after_merge
+from warehouse.rebuild import rebuild_base
+from warehouse.sink import parquet_files
 
 ROOT = Path(__file__).parents[3]
 END = datetime(2026, 11, 25, tzinfo=UTC)
-CHECKS = [check for check in all_checks(CheckSettings()) if check.suite in LANDED]
+CHECKS = [check for check in build_checks(CheckSettings()) if check.suite in LANDED_SUITES]
 TOGETHER = (
     ("a shifted time zone of receipts", "a lander that stopped", "a lost file of messages"),
     (
@@ -66,7 +66,7 @@ def data(right: Path) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def failed(report: Report) -> dict[str, str]:
+def failed(report: CheckReport) -> dict[str, str]:
     return {row.expectation: row.observed for row in report.rows if not row.success}
 
 
@@ -85,7 +85,7 @@ def test_right_data_passes_every_check(data: Path) -> None:
         assert row.action.endswith("."), row
         assert row.expected, row
     assert state() == before
-    assert landing.sweep(data) == 0
+    assert parquet_files.delete_orphaned_files(data) == 0
 
 
 @pytest.mark.parametrize("names", TOGETHER, ids=len)
@@ -100,8 +100,8 @@ def test_faults_are_seen(data: Path, names: tuple[str, ...]) -> None:
 
 
 def test_warnings_alone_are_no_failure() -> None:
-    def report(severity: Severity) -> Report:
-        return Report((Row("a", "raw", severity, False, "", "", "", ""),), "", END)
+    def report(severity: Severity) -> CheckReport:
+        return CheckReport((CheckResult("a", "raw", severity, False, "", "", "", ""),), "", END)
 
     assert [report(severity).exit_code for severity in ("info", "warning", "critical")] == [0, 0, 1]
 
@@ -188,8 +188,8 @@ def test_keys_that_hash_alike_are_not_one(data: Path) -> None:
     with open_warehouse(data) as connection:
         hashes = connection.execute("SELECT hash('acme:' || unnest(?))", [alike]).fetchall()
     assert hashes[0] == hashes[1]
-    position = landing.landed_position(data, topics.MESSAGES, 0)
-    landing.land(data, position, [version(position + n, sms_id) for n, sms_id in enumerate(alike)])
+    position = parquet_files.read_landed_position(data, topics.MESSAGES, 0)
+    parquet_files.land_records(data, position, [version(position + n, sms_id) for n, sms_id in enumerate(alike)])
     assert "messages_keys_unique" not in failed(run_checks(data, CheckSettings(), END, suites=("messages",)))
 
 
@@ -218,13 +218,13 @@ def test_without_great_expectations_the_extra_is_named(tmp_path: Path, monkeypat
 def test_the_command_tells_people_and_programs_and_keeps_what_it_found(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Report] = []
+    made: list[CheckReport] = []
 
-    def once(*arguments: Any, **options: Any) -> Report:
+    def once(*arguments: Any, **options: Any) -> CheckReport:
         made[:] = made or [run_checks(*arguments, **options)]
         return replace(made[0], checked_at=datetime.now(UTC))
 
-    monkeypatch.setattr(running, "run_checks", once)
+    monkeypatch.setattr(runner, "run_checks", once)
     FAULTS["no body"].inject(data)
     run = ["check", "--data", str(data), "--suite", "raw"]
     shown = CliRunner().invoke(cli, [*run, "--docs"])
@@ -251,7 +251,9 @@ def test_the_command_tells_people_and_programs_and_keeps_what_it_found(
 
 def test_quality_is_what_was_found_last_and_since_when_it_fails(tmp_path: Path) -> None:
     for hour, success in ((22, False), (23, True), (24, False), (25, False)):
-        keep(tmp_path, END - timedelta(hours=25 - hour), [{"expectation": "a", "success": success, "rows": []}])
+        append_check_results(
+            tmp_path, END - timedelta(hours=25 - hour), [{"expectation": "a", "success": success, "rows": []}]
+        )
     with open_warehouse(tmp_path) as connection:
         found = connection.execute("SELECT expectation, success, checked_at, failing_since FROM quality").fetchall()
         assert found == [("a", False, END, END - timedelta(hours=1))]
@@ -259,15 +261,15 @@ def test_quality_is_what_was_found_last_and_since_when_it_fails(tmp_path: Path) 
 
 
 def test_what_is_landed_during_a_check_is_no_fault(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = running._Run.measure
+    measure = runner._CheckRun.measure_suite
 
-    def landing_between(run: running._Run, suite: str, checks: Sequence[Check]) -> running.Measured:
+    def landing_between(run: runner._CheckRun, suite: str, checks: Sequence[QualityCheck]) -> runner.SuiteMeasures:
         if suite == "delivery":
-            position = landing.landed_position(data, topics.MESSAGES, 0)
-            landing.land(data, position, [version(position, 1, "delivered", seconds=12 * 3600 - 1)])
+            position = parquet_files.read_landed_position(data, topics.MESSAGES, 0)
+            parquet_files.land_records(data, position, [version(position, 1, "delivered", seconds=12 * 3600 - 1)])
         return measure(run, suite, checks)
 
-    monkeypatch.setattr(running._Run, "measure", landing_between)
+    monkeypatch.setattr(runner._CheckRun, "measure_suite", landing_between)
     assert failed(run_checks(data, CheckSettings(), END, suites=("devices", "delivery"))) == {}
 
 
@@ -277,30 +279,30 @@ def test_what_is_landed_between_the_readings_of_two_views_is_no_fault(
     landed: list[str] = []
 
     def between(read: Callable[[], Any]) -> Any:
-        answer = retried(read)
+        answer = retry_after_merge(read)
         if "delivery_adds_up" in answer and not landed:
             landed.append("delivery_adds_up")
             answer["delivery_adds_up"] += 1
         return answer
 
-    monkeypatch.setattr("warehouse.reader.retried", between)
+    monkeypatch.setattr("warehouse.reader.retry_after_merge", between)
     assert failed(run_checks(data, CheckSettings(), END, suites=("delivery",))) == {}
     assert landed
 
 
 def test_what_upkeep_does_is_no_fault_and_hides_none(data: Path) -> None:
     later = max(END, datetime.now(UTC)) + timedelta(days=2)
-    assert rebuild(data, STATUSES, timedelta(days=1)).differing == 0
+    assert rebuild_base(data, STATUSES, timedelta(days=1)).differing == 0
     with open_warehouse(data) as connection:
         sql = "SELECT mode(address) FROM raw_webhooks WHERE kind = '{}' AND received_at > ?"
         numbers = [
             connection.execute(sql.format(k), [END - timedelta(days=1)]).fetchall() for k in ("status", "incoming")
         ]
-    assert erase(data, NumberSearch(tuple(number for ((number,),) in numbers))).rows["raw"] > 1
-    assert rebuild(data, STATUSES, timedelta(days=1)).differing == 0  # counts anew by what is left of numbers
-    assert compact(data, later).merged > 20
+    assert erase_from_files(data, NumberSearch(tuple(number for ((number,),) in numbers))).rows["raw"] > 1
+    assert rebuild_base(data, STATUSES, timedelta(days=1)).differing == 0  # counts anew by what is left of numbers
+    assert compact_files(data, later).merged > 20
     days = {"raw_days": 4, "versions_days": 3, "messages_days": 9, "deadletters_days": 4}
-    dropped = retain(data, RetentionSettings(**days), END, timedelta(days=2)).dropped  # type: ignore[arg-type]
+    dropped = drop_expired_days(data, RetentionSettings(**days), END, timedelta(days=2)).dropped_days  # type: ignore[arg-type]
     assert dropped.keys() == {"base", "raw", "messages", "deadletters"}
     assert failed(run_checks(data, CheckSettings(), END)) == {}
     for dataset in ("raw", "messages"):
@@ -310,4 +312,4 @@ def test_what_upkeep_does_is_no_fault_and_hides_none(data: Path) -> None:
 
 
 def test_the_suites_are_those_of_the_checks() -> None:
-    assert tuple(dict.fromkeys(check.suite for check in all_checks(CheckSettings()))) == SUITES
+    assert tuple(dict.fromkeys(check.suite for check in build_checks(CheckSettings()))) == SUITE_NAMES

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from warehouse_records import MadeRecord, raw, status
 
-from expectations.payload_check import read
+from expectations.payload_check import check_payload
 from gateway import json_body
 from gateway.errors import UnreadablePayload
 from gateway.json_body import to_utf8
-from gateway.payloads import StatusReport, parse
+from gateway.payloads import StatusReport, parse_payload
 from gateway.statuses import STATUSES
-from streams.lifecycle import Lifecycle
+from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
-from warehouse.schemas import BY_TOPIC, Run
+from warehouse.schemas import DATASETS_BY_TOPIC, PartitionRecords
 
 TEXT = '{"sms_id": 17, "status_id": 7, "status_message": "zugestellt für 5 €", "sendto": "+4915752982212"}'
 LATIN = TEXT.replace(" 5 €", "")
@@ -60,22 +60,24 @@ def test_stream_lander_and_check_read_a_body_by_its_declared_charset(charset: st
     body, content_type = text.encode(codec), f"application/json; Charset={charset}".encode()
     expected = orjson.loads(text)["status_message"]
 
-    table = BY_TOPIC["sms.raw"].table(Run.of([typed(body, content_type), typed(TEXT.encode(), b"application/json")]))
+    table = DATASETS_BY_TOPIC["sms.raw"].build_table(
+        PartitionRecords.from_records([typed(body, content_type), typed(TEXT.encode(), b"application/json")])
+    )
     assert table["status_message"].to_pylist() == [expected, "zugestellt für 5 €"]
     assert table["body"][0].as_py() == body
 
-    fold = MessageProcessor(Lifecycle(STATUSES), lambda _: None, UTC, 9, 10, 20)
+    fold = MessageProcessor(LifecycleRules(STATUSES), lambda _: None, UTC, 9, 10, 20)
     outputs = fold.process([typed(body, content_type)])  # type: ignore[list-item]
     assert [key for key, _, _ in outputs.states] == [b"acme:17"]
     assert [each.topic for each in outputs.records if each.topic == "sms.deadletters"] == []
 
-    found = read(body, UTC, content_type)
+    found = check_payload(body, UTC, content_type)
     assert (found.generation, found.faults) == ("status report, current", ())
 
 
 def test_undecodable_bytes_cost_characters_and_not_the_report() -> None:
     body = b"\xff\xfe" + '{"sms_id": 17, "status_id": 7, "status_message": "x'.encode("utf-16-le") + b"\x3d\xd8"
-    report = parse(to_utf8(body + '"}'.encode("utf-16-le"), b"application/json; charset=utf-16"))
+    report = parse_payload(to_utf8(body + '"}'.encode("utf-16-le"), b"application/json; charset=utf-16"))
     assert isinstance(report, StatusReport)
     assert report.status_message == "x\ufffd"
 
@@ -105,7 +107,7 @@ def test_whatever_is_declared_nothing_but_an_unreadable_payload_is_raised(
         body = b'{"sms_id": 1, "status_id": 7, "status_message": "' + body + b'"}'
     text = to_utf8(body, b"text/plain; charset=%s" % charset.encode())
     try:
-        event = parse(text)
+        event = parse_payload(text)
     except UnreadablePayload:
         return
     orjson.dumps(event._asdict())  # all its texts are Unicode

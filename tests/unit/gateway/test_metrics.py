@@ -74,11 +74,11 @@ def test_a_scrape_while_values_are_replaced_sees_those_before() -> None:
     one, other = GaugeFamily("smspulse_a", "A.", ("name",)), GaugeFamily("smspulse_b", "B.", ("name",))
     snapshot = GaugeSnapshot(registry, one, other)
     names = [(str(number),) for number in range(3)]
-    snapshot.replace({one: dict.fromkeys(names, 1), other: dict.fromkeys(names, 1)})
+    snapshot.replace_values({one: dict.fromkeys(names, 1), other: dict.fromkeys(names, 1)})
     before = scraped(registry)
     scraper = Scraper(registry)
     values = ScrapedMapping(scraper, dict.fromkeys(names, 2))
-    snapshot.replace(ScrapedMapping(scraper, {one: values, other: values}))
+    snapshot.replace_values(ScrapedMapping(scraper, {one: values, other: values}))
     assert scraper.seen
     assert all(seen == before for seen in scraper.seen)
     assert set(scraped(registry).values()) == {2}
@@ -87,29 +87,33 @@ def test_a_scrape_while_values_are_replaced_sees_those_before() -> None:
 def test_a_scrape_during_which_values_are_replaced_sees_one_state() -> None:
     one, other = GaugeFamily("smspulse_a", "A."), GaugeFamily("smspulse_b", "B.")
     snapshot = GaugeSnapshot(CollectorRegistry(), one, other)
-    snapshot.replace({one: {(): 1}, other: {(): 1}})
+    snapshot.replace_values({one: {(): 1}, other: {(): 1}})
     collected = snapshot.collect()
     first = next(collected)
-    snapshot.replace({one: {(): 2}, other: {(): 2}})
+    snapshot.replace_values({one: {(): 2}, other: {(): 2}})
     assert [sample.value for gauge in (first, *collected) for sample in gauge.samples] == [1, 1]
 
 
-@pytest.mark.parametrize("metrics", [stream, lander])
-def test_a_scrape_sees_the_lag_of_every_partition_and_of_one_time(metrics: Any) -> None:
+@pytest.mark.parametrize(
+    ("registry", "set_lag"),
+    [(stream.REGISTRY, stream.set_stream_lag), (lander.REGISTRY, lander.set_lander_lag)],
+    ids=["stream", "lander"],
+)
+def test_a_scrape_sees_the_lag_of_every_partition_and_of_one_time(registry: Any, set_lag: Any) -> None:
     def lag(number: int) -> dict[tuple[str, int], int]:
         return {("sms.raw", partition): number for partition in range(PARTITIONS)}
 
-    metrics.set_lag(lag(1))
-    scraper = Scraper(metrics.REGISTRY)
-    metrics.set_lag(ScrapedMapping(scraper, lag(2)))
+    set_lag(lag(1))
+    scraper = Scraper(registry)
+    set_lag(ScrapedMapping(scraper, lag(2)))
     scraper()
     lags = [[value for (name, _), value in seen.items() if name.endswith("_lag_records")] for seen in scraper.seen]
     assert lags == [*[[1] * PARTITIONS] * PARTITIONS, [2] * PARTITIONS]
 
 
 def test_partitions_that_went_to_others_are_gone_from_the_next_scrape_on() -> None:
-    stream.set_lag({("sms.raw", 0): 1, ("sms.raw", 1): 2})
-    stream.set_lag({("sms.raw", 1): 3})
+    stream.set_stream_lag({("sms.raw", 0): 1, ("sms.raw", 1): 2})
+    stream.set_stream_lag({("sms.raw", 1): 3})
     assert {key: value for key, value in scraped(stream.REGISTRY).items() if "_lag_" in key[0]} == {
         ("smspulse_stream_lag_records", ("1", "sms.raw")): 3
     }
@@ -129,10 +133,10 @@ def test_a_scrape_of_the_page_sees_all_that_one_reading_found() -> None:
             for each in range(PARTITIONS)
         ]
 
-    page.read({"checks": checks(1), "alerts": []}, 1, 1)
+    page.set_page_metrics({"checks": checks(1), "alerts": []}, 1, 1)
     scraper = Scraper(page.REGISTRY)
     alerts = ScrapedList(scraper, [{"kind": KINDS[0]}, {"kind": KINDS[0]}])
-    page.read({"checks": ScrapedList(scraper, checks(2)), "alerts": alerts}, 2, 2)
+    page.set_page_metrics({"checks": ScrapedList(scraper, checks(2)), "alerts": alerts}, 2, 2)
     assert scraper.seen
     for seen, number in [*((each, 1) for each in scraper.seen), (scraped(page.REGISTRY), 2)]:
         assert sum(name == "smspulse_check_holds" for name, _ in seen) == PARTITIONS
@@ -153,4 +157,4 @@ def test_a_gauge_without_labels_is_there_before_its_first_value() -> None:
 def test_a_gauge_of_another_snapshot_is_refused() -> None:
     snapshot = GaugeSnapshot(CollectorRegistry(), GaugeFamily("smspulse_a", "A."))
     with pytest.raises(ValueError, match="smspulse_b"):
-        snapshot.replace({GaugeFamily("smspulse_b", "B."): {(): 1}})
+        snapshot.replace_values({GaugeFamily("smspulse_b", "B."): {(): 1}})

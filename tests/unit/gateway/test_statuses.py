@@ -3,7 +3,7 @@
 import pytest
 
 from core.errors import SettingError
-from gateway.statuses import STATUSES, Outcome, parse_meanings, status_table
+from gateway.statuses import STATUSES, Outcome, build_status_table, parse_status_meanings
 
 
 def test_the_documented_order_is_1_3_2_6_and_then_an_end() -> None:
@@ -27,7 +27,7 @@ def test_each_end_has_its_outcome_and_failures_their_class() -> None:
 
 
 def test_a_setting_says_what_an_unknown_id_means() -> None:
-    table = status_table(parse_meanings("13=not_sent, 14 = delivered"))
+    table = build_status_table(parse_status_meanings("13=not_sent, 14 = delivered"))
     assert (table[13].outcome, table[13].is_failure, table[14].is_failure) == (Outcome.NOT_SENT, True, False)
     assert table[7] is STATUSES[7]
 
@@ -35,4 +35,4 @@ def test_a_setting_says_what_an_unknown_id_means() -> None:
 @pytest.mark.parametrize("text", ["7=not_sent", "x=not_sent", "13=expired", "13", "13=", "-1=not_sent"])
 def test_a_meaning_that_cannot_be_meant_is_refused(text: str) -> None:
     with pytest.raises(SettingError):
-        parse_meanings(text)
+        parse_status_meanings(text)

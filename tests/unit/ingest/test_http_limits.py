@@ -20,12 +20,11 @@ from aiohttp import web
 from http_attacks import BY_ANYONE, BY_SENDERS, attack, oversized_headers, rss_mb, wait_until_served
 from test_receiver import PATH, STATUS, Running, receiving
 
-from ingest import client_limits as limits
-from ingest import http_server as connections
-from ingest.http_server import HttpLimits, error_response, http_server
+from ingest import client_limits, http_server
+from ingest.http_server import HttpLimits, build_http_server, error_response
 from ingest.shared_result import SharedResult
 from ingest.sources import add_source
-from smspulse.processes.children import free_port
+from smspulse.processes.children import find_free_port
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -101,7 +100,7 @@ async def test_no_request_is_parsed_while_the_one_before_is_unanswered(tmp_path:
             await asyncio.sleep(0)
         assert connection._request_count == 1
         assert not connection._messages
-        assert len(connection._held) < 1 << 18
+        assert len(connection._unparsed) < 1 << 18
         running.sink.gate.set()
         writer.write(LAST)
         async with asyncio.timeout(60):
@@ -168,7 +167,7 @@ async def test_a_request_behind_the_rest_of_an_answered_one_s_body_is_answered(
 
 
 async def test_a_client_that_takes_no_answer_is_reset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "_STUCK_S", 0.2)
+    monkeypatch.setattr(http_server, "_STUCK_S", 0.2)
     async with receiving(tmp_path, header_timeout_s=0.2, idle_timeout_s=600) as running:
         with socket.create_connection(("127.0.0.1", running.port)) as client:
             client.setblocking(False)
@@ -212,8 +211,8 @@ async def test_all_connections_together_are_limited_also_those_of_a_proxy(
 
 
 def test_connections_leave_half_of_the_open_files_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "open_files_limit", lambda: 20)
-    counted = limits.Connections(100, 1_000, limits.Senders((), ()))
+    monkeypatch.setattr(client_limits, "open_files_limit", lambda: 20)
+    counted = client_limits.OpenConnections(100, 1_000, client_limits.ClientFilter((), ()))
 
     class Busy:
         def idle_since(self) -> float | None:
@@ -223,9 +222,9 @@ def test_connections_leave_half_of_the_open_files_to_others(monkeypatch: pytest.
             pytest.fail("it is not idle")
 
     for number in range(10):
-        counted.enter(Busy(), f"192.0.2.{number}")
-    with pytest.raises(limits.TooManyConnectionsError) as raised:
-        counted.enter(Busy(), "192.0.2.99")
+        counted.add_connection(Busy(), f"192.0.2.{number}")
+    with pytest.raises(client_limits.TooManyConnectionsError) as raised:
+        counted.add_connection(Busy(), "192.0.2.99")
     assert (raised.value.scope, raised.value.limit) == ("total", 10)
 
 
@@ -239,7 +238,7 @@ async def serving_tls(tmp_path: Path, http_limits: HttpLimits) -> AsyncIterator[
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         return error_response(200, str(len(await request.read())))
 
-    runner = web.ServerRunner(http_server(handle, http_limits, "test", tls=context), shutdown_timeout=0.1)
+    runner = web.ServerRunner(build_http_server(handle, http_limits, "test", tls=context), shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -351,7 +350,7 @@ async def test_what_many_ask_for_is_computed_for_all_of_them_and_never_before_th
 @contextmanager
 def ingest_process(data: Path) -> Iterator[tuple[int, int, Path]]:
     """Run ingest without a Kafka: webhooks go to its spool. Give its process, port and log."""
-    port, log = free_port(), data / "log"
+    port, log = find_free_port(), data / "log"
     command = [sys.executable, "-m", "smspulse", "ingest", "--data", str(data), "--broker", "127.0.0.1:1"]
     with log.open("wb") as output:
         process = subprocess.Popen([*command, "--port", str(port)], stderr=output)

@@ -8,28 +8,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import UnreadablePayload
-from gateway.payloads import REASONS, Event, StatusReport, parse, parse_zone
+from gateway.payloads import REASONS, Event, StatusReport, parse_payload, parse_zone
 from gateway.phone_numbers import normalise_address
-from ingest.redaction import Privacy
+from ingest.redaction import PayloadRedactor
 
 KEY = "a key of some length"
 NUMBER = "+49 157 5298-2212"
 STATUS = {"sms_id": 17, "status_id": 7, "status_message": "sent", "sendto": NUMBER, "device_id": "5", "senttime": None}
 TEXT = {"sms_id": 18, "address": NUMBER, "body": f"call {NUMBER}", "type": "text", "date": "2026-01-02 03:04:05"}
 IMAGE = {"sms_id": 19, "address": 4915752982212, "type": "img", "img_url": "https://x.example/i", "sim": 1}
-ALL = [Privacy(numbers, bodies, KEY) for numbers in ("keep", "mask", "hmac") for bodies in ("keep", "drop")]
+ALL = [PayloadRedactor(numbers, bodies, KEY) for numbers in ("keep", "mask", "hmac") for bodies in ("keep", "drop")]
 
 
 def read(body: bytes) -> Event | UnreadablePayload:
     try:
-        return parse(body)
+        return parse_payload(body)
     except UnreadablePayload as error:
         return error
 
 
-def apply(privacy: Privacy, payload: object) -> bytes:
+def apply(privacy: PayloadRedactor, payload: object) -> bytes:
     body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-    return privacy.apply(body, read(body))
+    return privacy.redact_body(body, read(body))
 
 
 def address(event: object) -> str | None:
@@ -38,50 +38,50 @@ def address(event: object) -> str | None:
 
 def test_kept_bodies_are_kept_byte_by_byte() -> None:
     for body in (b' {"sms_id":1, "status_id":7,"status_id":7}', b"\xff", b"", b'{"event": 1}'):
-        assert apply(Privacy("keep", "keep"), body) == body
+        assert apply(PayloadRedactor("keep", "keep"), body) == body
 
 
 @pytest.mark.parametrize("payload", [STATUS, TEXT, IMAGE])
 def test_masked_numbers_show_their_last_four_digits(payload: dict[str, Any]) -> None:
-    assert address(parse(apply(Privacy("mask", "keep"), payload))) == "****2212"
+    assert address(parse_payload(apply(PayloadRedactor("mask", "keep"), payload))) == "****2212"
 
 
 @pytest.mark.parametrize("name", ["MyBank", "Anna Müller", "Anna +4915752982", "٠١٢٣٤٥٦٧"])
 def test_a_name_is_masked_too(name: str) -> None:
-    masked = address(parse(apply(Privacy("mask", "keep"), TEXT | {"address": name})))
+    masked = address(parse_payload(apply(PayloadRedactor("mask", "keep"), TEXT | {"address": name})))
     assert masked is not None
     assert len(masked) <= 8
     assert not set(re.findall(r"\w{3,}", name)) & set(re.findall(r"\w{3,}", masked))
 
 
 def test_hashed_numbers_are_the_same_for_each_spelling_and_kind_and_differ_by_key() -> None:
-    privacy = Privacy("hmac", "keep", KEY)
+    privacy = PayloadRedactor("hmac", "keep", KEY)
     payloads = [STATUS, TEXT, IMAGE | {"address": "+4915752982212"}, STATUS | {"sendto": "+49(157)5298.2212"}]
     payloads += [
         STATUS | {"sendto": "+49 (0)157 5298 2212"},
         STATUS | {"sendto": "\u202a+49 157\u2011529\u00a082212\u202c"},
     ]
-    (one,) = {address(parse(apply(privacy, payload))) for payload in payloads}
+    (one,) = {address(parse_payload(apply(privacy, payload))) for payload in payloads}
     assert one is not None
     assert re.fullmatch(r"hmac:[0-9a-f]{32}", one)
     assert normalise_address(one) == one
     # Of openssl: printf %s +4915752982212 | openssl dgst -sha256 -hmac "a key of some length"
     assert one == "hmac:61bfc4abb32b33421cf4a11937ac3799"
-    assert address(parse(apply(Privacy("hmac", "keep", "another key of length"), STATUS))) != one
-    assert address(parse(apply(privacy, STATUS | {"sendto": "+4915752982213"}))) != one
+    assert address(parse_payload(apply(PayloadRedactor("hmac", "keep", "another key of length"), STATUS))) != one
+    assert address(parse_payload(apply(privacy, STATUS | {"sendto": "+4915752982213"}))) != one
 
 
 @pytest.mark.parametrize("privacy", ALL[1:])
 @pytest.mark.parametrize(
     "body", [b"\xef\xbb\xbf" + json.dumps(TEXT).encode(), rb'{"sms_id": 1, "status_id": 7, "x": "\ud800"}']
 )
-def test_what_the_parser_repairs_privacy_can_rewrite(privacy: Privacy, body: bytes) -> None:
-    before, after = read(body), read(privacy.apply(body, read(body)))
+def test_what_the_parser_repairs_privacy_can_rewrite(privacy: PayloadRedactor, body: bytes) -> None:
+    before, after = read(body), read(privacy.redact_body(body, read(body)))
     assert (type(after), after.sms_id) == (type(before), before.sms_id)  # type: ignore[union-attr]
 
 
 def test_dropped_bodies_leave_neither_text_nor_image() -> None:
-    text, image = (parse(apply(Privacy("keep", "drop"), payload)) for payload in (TEXT, IMAGE))
+    text, image = (parse_payload(apply(PayloadRedactor("keep", "drop"), payload)) for payload in (TEXT, IMAGE))
     assert (text.text, text.sender, text.content_type) == (None, "+4915752982212", "text")  # type: ignore[union-attr]
     assert (image.image_url, image.content_type) == ("dropped", "img")  # type: ignore[union-attr]
 
@@ -100,7 +100,7 @@ def test_dropped_bodies_leave_neither_text_nor_image() -> None:
         b"\xff\xfe" + NUMBER.encode("utf-16-le"),
     ],
 )
-def test_of_what_cannot_be_read_only_the_reason_and_the_length_are_kept(privacy: Privacy, body: bytes) -> None:
+def test_of_what_cannot_be_read_only_the_reason_and_the_length_are_kept(privacy: PayloadRedactor, body: bytes) -> None:
     before = read(body)
     stored = apply(privacy, body)
     after = read(stored)
@@ -147,9 +147,9 @@ PAYLOADS = st.builds(
 
 
 @given(PAYLOADS, st.sampled_from(ALL), st.sampled_from([b"", b"\xef\xbb\xbf"]))
-def test_what_is_not_hidden_is_read_as_before(payload: dict[str, Any], privacy: Privacy, mark: bytes) -> None:
+def test_what_is_not_hidden_is_read_as_before(payload: dict[str, Any], privacy: PayloadRedactor, mark: bytes) -> None:
     body = mark + json.dumps(payload).encode()
-    before, after = read(body), read(privacy.apply(body, read(body)))
+    before, after = read(body), read(privacy.redact_body(body, read(body)))
     if isinstance(before, UnreadablePayload) or isinstance(after, UnreadablePayload):
         assert type(before) is type(after)
         assert (before.reason, before.field) == (after.reason, after.field)  # type: ignore[union-attr]
@@ -165,7 +165,7 @@ def test_what_is_not_hidden_is_read_as_before(payload: dict[str, Any], privacy: 
     assert bool(address(before)) == bool(address(after))
 
 
-HIDING = [Privacy(numbers, "drop", KEY) for numbers in ("mask", "hmac")]
+HIDING = [PayloadRedactor(numbers, "drop", KEY) for numbers in ("mask", "hmac")]
 ALIEN = "+4917612345678"
 COUNTED_BY = {"sms_id", "status_id", "device_id"}
 """Ids of more than nine digits, by which messages and phones are known."""
@@ -186,7 +186,7 @@ def digits_in(stored: bytes) -> str:
 
 @pytest.mark.parametrize("privacy", HIDING)
 @pytest.mark.parametrize("field", ["sim", "timezone", "type", "internal_id", "device_name", "status_message", "date"])
-def test_no_number_stays_in_a_field_that_is_not_needed(privacy: Privacy, field: str) -> None:
+def test_no_number_stays_in_a_field_that_is_not_needed(privacy: PayloadRedactor, field: str) -> None:
     values: list[Any] = [ALIEN, int(ALIEN[1:]), {"date": "2026-01-02T03:04:05", "timezone": ALIEN}]
     for base in (STATUS, STATUS | {"status_id": 77}, TEXT, IMAGE):
         for value in values:
@@ -202,7 +202,7 @@ def test_no_number_stays_in_a_field_that_is_not_needed(privacy: Privacy, field: 
     st.sampled_from(HIDING),
 )
 def test_no_number_stays_whatever_field_it_is_in(
-    payload: dict[str, Any], places: dict[str, Callable[[], Any]], privacy: Privacy
+    payload: dict[str, Any], places: dict[str, Callable[[], Any]], privacy: PayloadRedactor
 ) -> None:
     clean = {name: value for name, value in payload.items() if name not in COUNTED_BY}
     ids = {"sms_id": 17} | ({"status_id": 7} if payload.get("status_id") else {})
@@ -213,14 +213,17 @@ def test_no_number_stays_whatever_field_it_is_in(
 def test_the_words_of_an_undocumented_status_are_kept_without_digits() -> None:
     text = f"blocked by \uff14\u0664 rule 38: {ALIEN}"
     (one, other) = (
-        parse(apply(HIDING[0], STATUS | {"status_id": status_id, "status_message": text})) for status_id in (77, 7)
+        parse_payload(apply(HIDING[0], STATUS | {"status_id": status_id, "status_message": text}))
+        for status_id in (77, 7)
     )
     assert one.status_message == f"blocked by ** rule **: +{'*' * 13}"  # type: ignore[union-attr]
     assert other.status_message is None  # type: ignore[union-attr]
 
 
 def test_a_kept_number_keeps_the_rest_of_what_is_known() -> None:
-    event = parse(apply(Privacy("keep", "drop"), TEXT | {"device_name": "till 3", "internal_id": 9, "type": "mms"}))
+    event = parse_payload(
+        apply(PayloadRedactor("keep", "drop"), TEXT | {"device_name": "till 3", "internal_id": 9, "type": "mms"})
+    )
     assert (event.device_name, event.internal_id, event.content_type) == ("till 3", 9, "mms")  # type: ignore[union-attr]
 
 
@@ -236,7 +239,7 @@ def test_a_kept_number_keeps_the_rest_of_what_is_known() -> None:
 def test_a_time_is_the_same_in_whichever_zone_the_stream_reads_it(time: Any, zone: str) -> None:
     body = json.dumps(STATUS | {"senttime": time}).encode()
     stored = apply(HIDING[0], body)
-    assert parse(stored, parse_zone(zone)).sent_at == parse(body, parse_zone(zone)).sent_at
+    assert parse_payload(stored, parse_zone(zone)).sent_at == parse_payload(body, parse_zone(zone)).sent_at
 
 
 def test_what_looks_like_our_withheld_form_keeps_no_number() -> None:

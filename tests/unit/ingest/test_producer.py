@@ -11,10 +11,10 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
-from ingest import kafka_producer as producer
+from ingest import kafka_producer
 from ingest.errors import NotStoredError
-from ingest.kafka_producer import Producer, Waiting
-from ingest.spool import Webhook
+from ingest.kafka_producer import PendingWebhook, WebhookProducer
+from ingest.spool import WebhookRecord
 
 LEADERS = {0: 1, 1: 1, 2: 2}
 
@@ -89,16 +89,16 @@ async def test_batches_for_a_broker_are_made_when_its_request_is_answered_and_ot
     def count() -> None:
         requests.begun += 1
 
-    monkeypatch.setattr(producer, "AIOKafkaProducer", lambda **_: kafka)
-    ours = Producer(
+    monkeypatch.setattr(kafka_producer, "AIOKafkaProducer", lambda **_: kafka)
+    ours = WebhookProducer(
         KafkaSettings(), 60, lambda: None, count, lambda group: stored.extend(each.webhook.key for each in group)
     )
     running = asyncio.create_task(ours.run())
-    await ours.up.wait()
+    await ours.connected.wait()
 
     def send(partition: int, number: int) -> bytes:
         loop, key = asyncio.get_running_loop(), key_of(partition, number)
-        ours.send(Waiting(Webhook(key, b"{}", [], 0), loop.time(), loop.create_future()))
+        ours.send_webhook(PendingWebhook(WebhookRecord(key, b"{}", [], 0), loop.time(), loop.create_future()))
         return key
 
     first = send(0, 0)
@@ -129,11 +129,11 @@ async def test_batches_for_a_broker_are_made_when_its_request_is_answered_and_ot
 async def test_what_is_refused_when_nobody_waits_any_more_is_no_error_of_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    waiting = Waiting(Webhook(b"gw:1", b"{}", [], 0), 0, asyncio.get_running_loop().create_future())
-    waiting.refuse(NotStoredError("ingest is stopping"))
+    waiting = PendingWebhook(WebhookRecord(b"gw:1", b"{}", [], 0), 0, asyncio.get_running_loop().create_future())
+    waiting.fail_with(NotStoredError("ingest is stopping"))
     with pytest.raises(NotStoredError):
         await waiting.stored
-    Waiting(Webhook(b"gw:1", b"{}", [], 0), 0, asyncio.get_running_loop().create_future()).refuse(
+    PendingWebhook(WebhookRecord(b"gw:1", b"{}", [], 0), 0, asyncio.get_running_loop().create_future()).fail_with(
         NotStoredError("ingest is stopping")
     )
     gc.collect()

@@ -20,19 +20,19 @@ from failing_once import FailingOnce
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
-from core import background_tasks as background
+from core import background_tasks
 from core.kafka_settings import KafkaSettings
 from gateway.errors import UnreadablePayload
 from gateway.json_body import to_utf8
-from gateway.payloads import StatusReport, parse
+from gateway.payloads import StatusReport, parse_payload
 from ingest.errors import CannotListenError, NotStoredError
 from ingest.metrics import Gauges
-from ingest.redaction import Privacy
-from ingest.server import Receiver, serve
+from ingest.redaction import PayloadRedactor
+from ingest.server import IngestHandler, serve_ingest
 from ingest.settings import IngestSettings
 from ingest.sink import StoreAndForward
-from ingest.sources import Sources
-from ingest.spool import Webhook
+from ingest.sources import SourceRegistry
+from ingest.spool import WebhookRecord
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples" / "webhooks").glob("*.json"))
 TOKEN = "a-long-secret-token"  # noqa: S105 - a test's own
@@ -44,21 +44,21 @@ class ListSink:
     """Keeps webhooks, once its gate is open; refuses them while it has trouble."""
 
     def __init__(self) -> None:
-        self.kept: list[Webhook] = []
-        self.trouble: str | None = None
+        self.kept: list[WebhookRecord] = []
+        self.problem: str | None = None
         self.gate = asyncio.Event()
         self.gate.set()
         self.entered = asyncio.Event()
 
-    def state(self) -> dict[str, object]:
+    def read_state(self) -> dict[str, object]:
         return {"kept": len(self.kept)}
 
-    def gauges(self) -> Gauges:
+    def read_gauges(self) -> Gauges:
         return {"kept": ("Webhooks kept.", len(self.kept))}
 
-    async def put(self, webhook: Webhook) -> None:
-        if self.trouble is not None:
-            raise NotStoredError(self.trouble)
+    async def store_webhook(self, webhook: WebhookRecord) -> None:
+        if self.problem is not None:
+            raise NotStoredError(self.problem)
         self.entered.set()
         await self.gate.wait()
         self.kept.append(webhook)
@@ -66,7 +66,7 @@ class ListSink:
 
 class Running:
     def __init__(
-        self, sink: ListSink, receiver: Receiver, server: web.Server, port: int, http: aiohttp.ClientSession
+        self, sink: ListSink, receiver: IngestHandler, server: web.Server, port: int, http: aiohttp.ClientSession
     ) -> None:
         self.sink, self.receiver, self.server, self.port, self.http = sink, receiver, server, port, http
 
@@ -86,8 +86,8 @@ class Running:
 async def receiving(tmp_path: Path, **settings: object) -> AsyncIterator[Running]:
     sink = ListSink()
     running_settings = IngestSettings.model_validate(settings)
-    receiver = Receiver(running_settings, Sources(tmp_path, f"acme={TOKEN}"), sink)
-    server = receiver.server()
+    receiver = IngestHandler(running_settings, SourceRegistry(tmp_path, f"acme={TOKEN}"), sink)
+    server = receiver.build_server()
     runner = web.ServerRunner(server, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -114,7 +114,7 @@ async def test_each_documented_payload_is_kept_byte_by_byte(tmp_path: Path, exam
     (webhook,) = running.sink.kept
     headers = dict(webhook.headers)
     assert webhook.body == body
-    assert webhook.key == (None if "unverified" in example.stem else f"acme:{parse(body).sms_id}".encode())
+    assert webhook.key == (None if "unverified" in example.stem else f"acme:{parse_payload(body).sms_id}".encode())
     assert headers == {
         "source": b"acme",
         "received_at": str(webhook.received_at).encode(),
@@ -225,7 +225,7 @@ async def test_a_declared_charset_gives_the_key_and_what_privacy_rewrites_is_utf
         assert (await running.http.post(PATH, data=body, headers=headers)).status == 202
     (webhook,) = running.sink.kept
     content_type = dict(webhook.headers)["content_type"]
-    report = parse(to_utf8(webhook.body, content_type))
+    report = parse_payload(to_utf8(webhook.body, content_type))
     assert isinstance(report, StatusReport)
     assert (webhook.key, report.status_message) == (b"acme:17", "für")
     expected = (body, "+4915752982212") if privacy == "keep" else (webhook.body, "****2212")
@@ -409,7 +409,7 @@ async def test_too_many_at_once_are_asked_to_come_again(tmp_path: Path) -> None:
 async def test_trouble_is_answered_503_and_shows_in_readyz(tmp_path: Path) -> None:
     async with receiving(tmp_path) as running:
         assert await (await running.http.get("/readyz")).json() == {"ready": True, "kept": 0}
-        running.sink.trouble = "the spool is full"
+        running.sink.problem = "the spool is full"
         response = await running.http.post(PATH, data=STATUS)
         assert (response.status, response.headers["Retry-After"]) == (503, "5")
         assert await error_of(response) == "not stored, send it again: the spool is full"
@@ -456,7 +456,7 @@ async def test_draining_waits_for_what_is_in_flight_and_closes_connections(tmp_p
         running.sink.gate.clear()
         post = asyncio.create_task(running.http.post(PATH, data=STATUS))
         await running.sink.entered.wait()
-        drained = asyncio.create_task(running.receiver.drain())
+        drained = asyncio.create_task(running.receiver.wait_until_drained())
         assert (await running.http.get("/healthz")).headers["Connection"] == "close"
         assert not drained.done()
         running.sink.gate.set()
@@ -490,12 +490,12 @@ async def test_a_fault_of_ours_is_counted_and_logged_in_one_short_line_and_not_s
 ) -> None:
     counter = {"name": "smspulse_ingest_requests_total", "route": "webhooks", "code": "500"}
 
-    async def fail(webhook: Webhook) -> None:
+    async def fail(webhook: WebhookRecord) -> None:
         raise RuntimeError(webhook.body)
 
     async with receiving(tmp_path) as running:
         before = await counted(running, **counter)
-        running.sink.put = fail  # type: ignore[method-assign]
+        running.sink.store_webhook = fail  # type: ignore[method-assign]
         response = await running.http.post(PATH, data=STATUS + b" " * 200_000)
         assert response.status == 500
         assert response.headers["Connection"] == "close"
@@ -542,13 +542,13 @@ async def test_bodies_of_nothing_but_byte_order_marks_hold_nobody_up(
 async def test_a_webhook_whose_processing_fails_is_stored_as_unreadable_and_counted(
     tmp_path: Path, privacy: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: Privacy, body: bytes, read: object) -> bytes:
+    def fail(self: PayloadRedactor, body: bytes, read: object) -> bytes:
         if not isinstance(read, UnreadablePayload):
             raise RecursionError
         return apply(self, body, read)
 
-    apply = Privacy.apply
-    monkeypatch.setattr(Privacy, "apply", fail)
+    apply = PayloadRedactor.redact_body
+    monkeypatch.setattr(PayloadRedactor, "redact_body", fail)
     body = b'{"sms_id": 17, "status_id": 7, "sendto": "+4915712345"}'
     async with receiving(tmp_path, privacy=privacy) as running:
         before = await counted(running, "smspulse_ingest_faults_total")
@@ -559,7 +559,7 @@ async def test_a_webhook_whose_processing_fails_is_stored_as_unreadable_and_coun
         assert webhook.body == body
     else:
         with pytest.raises(UnreadablePayload, match="processing_failed"):
-            parse(webhook.body)
+            parse_payload(webhook.body)
     assert "+4915712345" not in caplog.text
     assert len(caplog.text) < 500
 
@@ -571,7 +571,7 @@ async def test_a_field_that_is_nested_deeper_than_can_be_written_costs_itself_wi
             body = b'{"sms_id": 17, "status_id": 7, "channel_id": 1, "%s": %s}' % (field, deep)
             assert (await running.http.post(PATH, data=body)).status == 202
     assert [webhook.key for webhook in running.sink.kept] == [b"acme:17"] * 4
-    assert all(parse(webhook.body).sms_id == 17 for webhook in running.sink.kept)
+    assert all(parse_payload(webhook.body).sms_id == 17 for webhook in running.sink.kept)
 
 
 async def test_no_answer_names_the_server_s_software(tmp_path: Path) -> None:
@@ -610,14 +610,14 @@ async def test_the_gateway_s_test_is_announced_once(tmp_path: Path, caplog: pyte
 async def test_a_taken_port_is_named(tmp_path: Path) -> None:
     async with receiving(tmp_path) as running:
         with pytest.raises(CannotListenError, match=f"port {running.port}: the port is taken") as caught:
-            await serve(IngestSettings(port=running.port), KafkaSettings(), tmp_path)
+            await serve_ingest(IngestSettings(port=running.port), KafkaSettings(), tmp_path)
     assert (caught.value.host, caught.value.port) == ("127.0.0.1", running.port)
 
 
 @pytest.mark.parametrize("host", ["203.0.113.1", "no-such-host.invalid"])
 async def test_an_address_that_is_not_ours_is_named(tmp_path: Path, host: str) -> None:
     with pytest.raises(CannotListenError, match=host):
-        await serve(IngestSettings(host=host, port=0), KafkaSettings(), tmp_path)
+        await serve_ingest(IngestSettings(host=host, port=0), KafkaSettings(), tmp_path)
 
 
 async def test_a_renewal_of_the_certificate_that_fails_is_logged_and_starts_again(
@@ -625,9 +625,9 @@ async def test_a_renewal_of_the_certificate_that_fails_is_logged_and_starts_agai
 ) -> None:
     renewal, stop = FailingOnce(), asyncio.Event()
     monkeypatch.setattr("ingest.server.renew_certificate", renewal)
-    monkeypatch.setattr(background, "_FIRST_PAUSE_S", 0)
+    monkeypatch.setattr(background_tasks, "_FIRST_PAUSE_S", 0)
     kafka = KafkaSettings(bootstrap="127.0.0.1:1")
-    serving = asyncio.create_task(serve(IngestSettings(port=0), kafka, tmp_path, stop=stop))
+    serving = asyncio.create_task(serve_ingest(IngestSettings(port=0), kafka, tmp_path, stop=stop))
     try:
         async with asyncio.timeout(20):
             await renewal.started_again.wait()
@@ -638,7 +638,7 @@ async def test_a_renewal_of_the_certificate_that_fails_is_logged_and_starts_agai
     assert expected in caplog.messages
 
 
-@pytest.mark.parametrize("task", ["_write", "_forward"])
+@pytest.mark.parametrize("task", ["_write_spool", "_forward_spool"])
 async def test_a_task_of_the_sink_that_fails_ends_ingest_with_its_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
@@ -647,7 +647,9 @@ async def test_a_task_of_the_sink_that_fails_ends_ingest_with_its_error(
         raise RuntimeError(msg)
 
     monkeypatch.setattr(StoreAndForward, task, fail)
-    serving = asyncio.create_task(serve(IngestSettings(port=0), KafkaSettings(bootstrap="127.0.0.1:1"), tmp_path))
+    serving = asyncio.create_task(
+        serve_ingest(IngestSettings(port=0), KafkaSettings(bootstrap="127.0.0.1:1"), tmp_path)
+    )
     await asyncio.wait({serving}, timeout=20)
     has_ended = serving.done()
     serving.cancel()

@@ -8,7 +8,7 @@ import pytest
 
 from ingest.errors import SourceExistsError, SourcesError
 from ingest.sources import (
-    Sources,
+    SourceRegistry,
     add_source,
     list_sources,
     retire_tokens,
@@ -21,12 +21,12 @@ from ingest.sources import (
 def test_an_added_source_is_accepted_with_its_token_alone(tmp_path: Path) -> None:
     token = add_source(tmp_path, "acme")
     other = add_source(tmp_path, "other")
-    sources = Sources(tmp_path)
-    assert sources.accepts("acme", token)
-    assert not sources.accepts("acme", other)
-    assert not sources.accepts("acme", "")
-    assert not sources.accepts("acme", token + "\udce9")
-    assert not sources.accepts("nobody", token)
+    sources = SourceRegistry(tmp_path)
+    assert sources.accepts_token("acme", token)
+    assert not sources.accepts_token("acme", other)
+    assert not sources.accepts_token("acme", "")
+    assert not sources.accepts_token("acme", token + "\udce9")
+    assert not sources.accepts_token("nobody", token)
     assert list_sources(tmp_path) == {"acme": 1, "other": 1}
 
 
@@ -41,7 +41,7 @@ def test_a_name_is_given_once(tmp_path: Path) -> None:
     token = add_source(tmp_path, "acme")
     with pytest.raises(SourceExistsError, match="'acme' exists already"):
         add_source(tmp_path, "acme")
-    assert Sources(tmp_path).accepts("acme", token)
+    assert SourceRegistry(tmp_path).accepts_token("acme", token)
 
 
 @pytest.mark.parametrize("name", ["", "Acme", "-a", "a/b", "a" * 64, "é", "a\n"])
@@ -56,26 +56,26 @@ def test_several_tokens_of_a_source_are_valid_at_once(tmp_path: Path) -> None:
     path = sources_path(tmp_path)
     entries = json.loads(path.read_text())["sources"]
     path.write_text(json.dumps({"sources": {"acme": {"tokens": entries["old"]["tokens"] + entries["new"]["tokens"]}}}))
-    sources = Sources(tmp_path, "acme=third")
-    assert all(sources.accepts("acme", token) for token in [*tokens, "third"])
+    sources = SourceRegistry(tmp_path, "acme=third")
+    assert all(sources.accepts_token("acme", token) for token in [*tokens, "third"])
     assert list_sources(tmp_path) == {"acme": 2}
 
 
 def test_a_source_added_while_running_is_accepted_at_once(tmp_path: Path) -> None:
-    sources = Sources(tmp_path)
-    assert not sources.accepts("acme", "x")
-    assert sources.accepts("acme", add_source(tmp_path, "acme"))
+    sources = SourceRegistry(tmp_path)
+    assert not sources.accepts_token("acme", "x")
+    assert sources.accepts_token("acme", add_source(tmp_path, "acme"))
 
 
 def test_a_file_broken_while_running_changes_nothing_and_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     token = add_source(tmp_path, "acme")
-    sources = Sources(tmp_path)
+    sources = SourceRegistry(tmp_path)
     sources_path(tmp_path).write_text("{ broken")
     with caplog.at_level(logging.INFO):
-        assert not any(sources.accepts("nobody", "x") for _ in range(3))
-        assert sources.accepts("acme", token)
+        assert not any(sources.accepts_token("nobody", "x") for _ in range(3))
+        assert sources.accepts_token("acme", token)
     assert len(caplog.records) == 1
     assert "stay valid" in caplog.text
     assert str(sources_path(tmp_path)) in caplog.text
@@ -88,7 +88,11 @@ def test_a_file_broken_while_running_changes_nothing_and_is_logged_once(
 def test_a_broken_file_is_named_at_the_start_and_never_overwritten(tmp_path: Path, content: str) -> None:
     path = sources_path(tmp_path)
     path.write_text(content)
-    for read in (lambda: Sources(tmp_path), lambda: list_sources(tmp_path), lambda: add_source(tmp_path, "acme")):
+    for read in (
+        lambda: SourceRegistry(tmp_path),
+        lambda: list_sources(tmp_path),
+        lambda: add_source(tmp_path, "acme"),
+    ):
         with pytest.raises(SourcesError, match=r"sources\.json"):
             read()
     assert path.read_text() == content
@@ -97,7 +101,7 @@ def test_a_broken_file_is_named_at_the_start_and_never_overwritten(tmp_path: Pat
 @pytest.mark.parametrize("setting", ["s3cret", "=s3cret", "acme=", "Acme=s3cret", "ok=s3cret-1,s3cret"])
 def test_a_setting_without_sense_is_refused_without_being_shown(tmp_path: Path, setting: str) -> None:
     with pytest.raises(SourcesError, match=r"SMSPULSE_INGEST_SOURCES: entry \d is not of the form") as caught:
-        Sources(tmp_path, setting)
+        SourceRegistry(tmp_path, setting)
     assert "s3cret" not in str(caught.value)
 
 
@@ -108,18 +112,18 @@ def test_a_url_stays_a_url_whatever_the_token_holds() -> None:
 
 def test_a_rotated_token_and_its_successor_are_both_valid_until_the_rotation_is_finished(tmp_path: Path) -> None:
     old, other = add_source(tmp_path, "acme"), add_source(tmp_path, "other")
-    sources = Sources(tmp_path)
+    sources = SourceRegistry(tmp_path)
     new = rotate_source(tmp_path, "acme")
-    assert sources.accepts("acme", new)
-    assert sources.accepts("acme", old)
+    assert sources.accepts_token("acme", new)
+    assert sources.accepts_token("acme", old)
     assert list_sources(tmp_path) == {"acme": 2, "other": 1}
     assert new not in sources_path(tmp_path).read_text()
     assert retire_tokens(tmp_path, "acme") == 1
-    running = Sources(tmp_path)
-    assert [running.accepts("acme", token) for token in (old, new)] == [False, True]
-    assert running.accepts("other", other)
+    running = SourceRegistry(tmp_path)
+    assert [running.accepts_token("acme", token) for token in (old, new)] == [False, True]
+    assert running.accepts_token("other", other)
     assert retire_tokens(tmp_path, "acme") == 0
-    assert running.accepts("acme", new)
+    assert running.accepts_token("acme", new)
 
 
 @pytest.mark.parametrize("change", [rotate_source, retire_tokens])

@@ -8,58 +8,58 @@ import pytest
 
 from ingest.errors import SpoolError, SpoolFullError
 from ingest.settings import IngestSettings
-from ingest.spool import Spool, Webhook
+from ingest.spool import WebhookRecord, WebhookSpool
 
 NOW_MS = 4_102_444_800_000  # of the year 2100: younger than any age
 
 
-def webhook(number: int, body: bytes = b"{}", at: int = NOW_MS) -> Webhook:
-    return Webhook(b"acme:%d" % number, body, [("ingest_id", b"%d" % number)], at)
+def webhook(number: int, body: bytes = b"{}", at: int = NOW_MS) -> WebhookRecord:
+    return WebhookRecord(b"acme:%d" % number, body, [("ingest_id", b"%d" % number)], at)
 
 
-def opened(data: Path, **settings: object) -> Spool:
-    return Spool(data, IngestSettings.model_validate({"spool_reserve_bytes": 0} | settings))
+def opened(data: Path, **settings: object) -> WebhookSpool:
+    return WebhookSpool(data, IngestSettings.model_validate({"spool_reserve_bytes": 0} | settings))
 
 
-def keys(spool: Spool) -> list[bytes | None]:
-    return [each.key for each in spool.read(0, 1_000_000)[1]]
+def keys(spool: WebhookSpool) -> list[bytes | None]:
+    return [each.key for each in spool.read_webhooks(0, 1_000_000)[1]]
 
 
 def test_webhooks_come_back_byte_by_byte_and_in_order_also_when_it_is_opened_anew(tmp_path: Path) -> None:
-    odd = Webhook(None, bytes(range(256)), [("source", "ä".encode()), ("content_type", b"")], NOW_MS)
+    odd = WebhookRecord(None, bytes(range(256)), [("source", "ä".encode()), ("content_type", b"")], NOW_MS)
     groups = [[webhook(1), odd], [webhook(2)], [webhook(3), webhook(4)]]
     spool = opened(tmp_path)
     for group in groups:
         spool.append(group)
     assert not spool.is_empty()
-    assert spool.state().webhooks == 5
+    assert spool.read_state().webhooks == 5
     spool.close()
     spool = opened(tmp_path)
-    assert spool.read(0, 100) == (5, [each for group in groups for each in group])
-    assert spool.read(0, 1) == (2, groups[0])
-    assert spool.read(2, 2) == (5, [*groups[1], *groups[2]])
-    assert spool.read(5, 100) == (5, [])
+    assert spool.read_webhooks(0, 100) == (5, [each for group in groups for each in group])
+    assert spool.read_webhooks(0, 1) == (2, groups[0])
+    assert spool.read_webhooks(2, 2) == (5, [*groups[1], *groups[2]])
+    assert spool.read_webhooks(5, 100) == (5, [])
 
 
 def test_what_is_forgotten_is_gone_and_the_rest_stays_in_order(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     for number in range(4):
         spool.append([webhook(number)])
-    spool.forget(2)
+    spool.delete_forwarded(2)
     assert keys(spool) == [b"acme:2", b"acme:3"]
-    assert spool.state().webhooks == 2
+    assert spool.read_state().webhooks == 2
     spool.append([webhook(4)])
     assert keys(spool) == [b"acme:2", b"acme:3", b"acme:4"]
-    spool.forget(5)
+    spool.delete_forwarded(5)
     assert spool.is_empty()
-    assert spool.state()[::2] == (0, 0.0)
+    assert spool.read_state()[::2] == (0, 0.0)
 
 
 def test_an_emptied_spool_gives_the_disk_back(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     for number in range(8):
         spool.append([webhook(number, bytes(1_000_000))])
-    spool.forget(8)
+    spool.delete_forwarded(8)
     assert sum(path.stat().st_size for path in (tmp_path / "spool").iterdir()) < 200_000
     spool.append([webhook(9)])
     assert keys(spool) == [b"acme:9"]
@@ -88,14 +88,14 @@ def test_a_torn_tail_costs_only_what_was_never_answered(tmp_path: Path, damage: 
 def test_too_many_bytes_are_refused_until_there_is_room(tmp_path: Path) -> None:
     spool = opened(tmp_path, spool_max_bytes=3_000_000)
     spool.append([webhook(1, bytes(200_000))])  # a zero byte takes six in JSON
-    assert spool.state().full is None
+    assert spool.read_state().full_reason is None
     spool.append([webhook(2, bytes(200_000))])
-    assert spool.state().full == "the spool is full"
+    assert spool.read_state().full_reason == "the spool is full"
     with pytest.raises(SpoolFullError, match=r"^the spool is full$"):
         spool.append([webhook(3, bytes(200_000))])
     assert keys(spool) == [b"acme:1", b"acme:2"]
-    spool.forget(1)
-    assert spool.state().full is None
+    spool.delete_forwarded(1)
+    assert spool.read_state().full_reason is None
     spool.append([webhook(3, bytes(200_000))])
     assert keys(spool) == [b"acme:2", b"acme:3"]
 
@@ -104,8 +104,8 @@ def test_what_waits_for_too_long_lets_nothing_more_in_and_is_kept(tmp_path: Path
     spool = opened(tmp_path, spool_max_age_s=60)
     spool.append([webhook(1, at=NOW_MS)])
     spool.append([webhook(2, at=1_000)])
-    spool.forget(1)
-    assert spool.state().full == "the spool has waited for Kafka for too long"
+    spool.delete_forwarded(1)
+    assert spool.read_state().full_reason == "the spool has waited for Kafka for too long"
     with pytest.raises(SpoolFullError, match="too long"):
         spool.append([webhook(3)])
     assert keys(spool) == [b"acme:2"]
@@ -113,7 +113,7 @@ def test_what_waits_for_too_long_lets_nothing_more_in_and_is_kept(tmp_path: Path
 
 def test_the_disk_s_reserve_is_left_alone(tmp_path: Path) -> None:
     spool = opened(tmp_path, spool_reserve_bytes=1 << 62)
-    assert spool.state().full == "the disk of the spool is full"
+    assert spool.read_state().full_reason == "the disk of the spool is full"
     with pytest.raises(SpoolFullError, match="disk"):
         spool.append([webhook(1)])
     assert spool.is_empty()
@@ -125,11 +125,11 @@ def test_processes_see_each_other_s_webhooks_and_one_at_a_time_forwards(tmp_path
     other.append([webhook(2)])
     one.append([webhook(3)])
     assert keys(one) == keys(other) == [b"acme:1", b"acme:2", b"acme:3"]
-    with one.forwarding() as ours, other.forwarding() as theirs:
+    with one.lock_forwarding() as ours, other.lock_forwarding() as theirs:
         assert (ours, theirs) == (True, False)
-    with other.forwarding() as theirs:
+    with other.lock_forwarding() as theirs:
         assert theirs
-        other.forget(3)
+        other.delete_forwarded(3)
     assert one.is_empty()
 
 

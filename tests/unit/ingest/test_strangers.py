@@ -14,8 +14,8 @@ from test_receiver import PATH, STATUS, error_of, receiving
 
 from core.kafka_settings import KafkaSettings
 from ingest.errors import CertificateError
-from ingest.http_server import renew_certificate, tls_context
-from ingest.server import serve
+from ingest.http_server import load_tls_context, renew_certificate
+from ingest.server import serve_ingest
 from ingest.settings import IngestSettings
 from ingest.sources import add_source, webhook_url
 
@@ -175,7 +175,7 @@ async def test_https_is_answered_with_the_certificate_and_plain_http_is_not(
     stop = asyncio.Event()
     settings = IngestSettings(port=0, tls_cert=cert, tls_key=key)
     serving = asyncio.create_task(
-        serve(settings, KafkaSettings(bootstrap="127.0.0.1:1"), tmp_path, ready=begun.set_result, stop=stop)
+        serve_ingest(settings, KafkaSettings(bootstrap="127.0.0.1:1"), tmp_path, ready=begun.set_result, stop=stop)
     )
     base = await begun
     assert base.startswith("https://")
@@ -199,7 +199,7 @@ async def test_a_renewed_certificate_is_used_and_a_broken_one_is_not(
     caplog.set_level(logging.INFO)
     cert, key, _ = certificate
     settings = IngestSettings(tls_cert=cert, tls_key=key, tls_renewal_s=0.01)
-    context = tls_context(settings)
+    context = load_tls_context(settings)
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
     port = server.sockets[0].getsockname()[1]
     renewing = asyncio.create_task(renew_certificate(context, settings))
@@ -228,11 +228,11 @@ def test_a_certificate_that_cannot_be_used_is_named(
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / "key.pem"
     trustme.CA().issue_cert("127.0.0.1").private_key_pem.write_to_path(other)
-    assert tls_context(IngestSettings()) is None
+    assert load_tls_context(IngestSettings()) is None
     for settings in ({"tls_cert": cert}, {"tls_cert": cert, "tls_key": other}, {"tls_cert": tmp_path / "none.pem"}):
         with pytest.raises(CertificateError, match=r"\.pem.* cannot be used: .*SMSPULSE_INGEST_TLS_CERT"):
-            tls_context(IngestSettings.model_validate(settings))
-    assert tls_context(IngestSettings(tls_cert=cert, tls_key=key)) is not None
+            load_tls_context(IngestSettings.model_validate(settings))
+    assert load_tls_context(IngestSettings(tls_cert=cert, tls_key=key)) is not None
 
 
 async def test_the_description_is_served(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from running import program
 
 from smspulse.dashboard import metrics as page
-from smspulse.reference import metric_families
+from smspulse.reference import list_metric_families
 from streams import metrics as stream
 from streams.processor import EndedMessage, OutputRecord, ProcessorOutput
 from warehouse import metrics as lander
@@ -26,7 +26,7 @@ SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), 
 
 @pytest.fixture(scope="module")
 def known() -> set[str]:
-    return {family.name + suffix for family in metric_families() for suffix in SUFFIXES[family.type]}
+    return {family.name + suffix for family in list_metric_families() for suffix in SUFFIXES[family.type]}
 
 
 def asked(text: str) -> set[str]:
@@ -48,12 +48,12 @@ def test_no_rule_asks_for_one(known: set[str]) -> None:
 
 def test_the_dashboard_is_the_generated_one() -> None:
     written = json.loads((FOLDER / "dashboard.json").read_text())
-    assert written == GENERATED["dashboard"](), "python monitoring/dashboard.py > monitoring/dashboard.json"
+    assert written == GENERATED["build_dashboard"](), "python monitoring/dashboard.py > monitoring/dashboard.json"
     assert len({panel["id"] for panel in written["panels"]}) == len(GENERATED["PANELS"])
 
 
 def test_labels_have_few_values_and_none_is_of_a_person() -> None:
-    for family in metric_families():
+    for family in list_metric_families():
         assert set(family.labels) <= LABELS, family.name
 
 
@@ -82,12 +82,12 @@ def test_what_is_committed_is_counted_and_promtool_has_no_remark() -> None:
         records=[OutputRecord("sms.deadletters", b"", b"")],
     )
     stream.count_commit("sms.raw", 3, outputs)
-    lander.landed("sms.raw", 1, 5000)
+    lander.count_landed_file("sms.raw", 1, 5000)
     assert ended.get() == before + 2
     checks = [
         {"expectation": "raw_offsets_whole", "severity": "critical", "success": False, "checked_at": datetime.now(UTC)}
     ]
-    page.read({"checks": checks, "alerts": [{"kind": "silent"}]}, at=7, took=0.5)
+    page.set_page_metrics({"checks": checks, "alerts": [{"kind": "silent"}]}, at=7, took=0.5)
     for registry in (stream.REGISTRY, lander.REGISTRY, page.REGISTRY):
         text = generate_latest(registry)
         assert list(text_string_to_metric_families(text.decode()))
@@ -98,5 +98,5 @@ def test_what_is_committed_is_counted_and_promtool_has_no_remark() -> None:
     assert b'smspulse_check_holds{expectation="raw_offsets_whole",severity="critical"} 0.0' in told
     assert b'smspulse_alerts_firing{kind="silent"} 1.0' in told
     assert b'smspulse_alerts_firing{kind="failure_ratio"} 0.0' in told
-    page.read({"checks": [], "alerts": []}, at=8, took=0.5)
+    page.set_page_metrics({"checks": [], "alerts": []}, at=8, took=0.5)
     assert b"smspulse_check_holds{" not in generate_latest(page.REGISTRY), "an expectation that is no more"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from warehouse_records import raw, status, version
 
-from notebooks.common import Choice
+from notebooks.common import NotebookFilter
 from notebooks.device_health import app
-from warehouse import catalog as views
-from warehouse.sink import parquet_files as landing
+from warehouse import catalog
+from warehouse.sink import parquet_files
 
 DAY = 86_400
 LAST = date(2026, 11, 24)
@@ -40,7 +40,7 @@ class Fleet:
             *(self._version("not_sent", **failure, **fields) for _ in range(failed)),
             *(self._version("pending", **fields) for _ in range(pending)),
         ]
-        landing.land(self._data, made[0].offset, made)
+        parquet_files.land_records(self._data, made[0].offset, made)
 
     def _version(self, outcome: str, **fields: Any) -> Any:
         offset = next(self._offsets)
@@ -111,7 +111,7 @@ def test_source_and_days_can_be_chosen(data: Path, fleet: Fleet) -> None:
     fleet.phone(2, delivered=7, source="beta")
 
     def phones(*choice: Any, **further: Any) -> list[tuple[str, int]]:
-        defs = {"choice": Choice(*choice, **further)} if choice else {}
+        defs = {"choice": NotebookFilter(*choice, **further)} if choice else {}
         devices = run(data, **defs)[1]["devices"]
         return sorted(zip(devices["phone"], devices["attempted"], strict=True))
 
@@ -126,7 +126,7 @@ def test_a_phone_that_is_chosen_is_told_by_channels_beside_the_fleet(data: Path,
     fleet.phone(1, delivered=90)
     fleet.phone(2, delivered=10, channel_id=0)
     fleet.phone(2, delivered=0, failed=20, channel_id=1)
-    _, found = run(data, choice=Choice(LAST, device=2))
+    _, found = run(data, choice=NotebookFilter(LAST, device=2))
     assert found["devices"]["phone"].tolist() == ["phone 2, channel 1 (acme)", "phone 2, channel 0 (acme)"]
     assert found["verdict"].startswith("**Failing: phone 2, channel 1 (acme)**")
     assert "The fleet delivered 83.3%" in found["verdict"]
@@ -136,7 +136,7 @@ def test_no_number_and_no_text_is_shown(data: Path, fleet: Fleet) -> None:
     fleet.phone(1, delivered=9, failed=1)
     fleet.phone(2, delivered=1, failed=9)
     incoming = {"sms_id": 5, "type": "text", "address": NUMBER, "body": TEXT, "device_id": 1}
-    landing.land(data, 0, [raw(0, incoming), raw(1, status(6, 6))])
+    parquet_files.land_records(data, 0, [raw(0, incoming), raw(1, status(6, 6))])
     shown, found = run(data)
     assert "phone 2 (acme)" in shown
     assert "mostly generic" in shown  # the picture is among the outputs
@@ -148,7 +148,7 @@ def test_no_number_and_no_text_is_shown(data: Path, fleet: Fleet) -> None:
 @pytest.mark.parametrize("made", [True, False])
 def test_without_messages_one_line_says_what_to_do(tmp_path: Path, made: bool) -> None:
     if made:
-        views.publish(tmp_path)
+        catalog.publish_views(tmp_path)
     shown, found = run(tmp_path)
     assert str(tmp_path) in found["problem"]
     assert "smspulse" in found["problem"]

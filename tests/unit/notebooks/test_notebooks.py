@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from warehouse_records import alert, deadletter, moment, raw, status, version
 
-from notebooks.common import Choice, look
-from warehouse.quality import keep
-from warehouse.sink import parquet_files as landing
+from notebooks.common import NotebookFilter, build_controls
+from warehouse.quality import append_check_results
+from warehouse.sink import parquet_files
 
 NUMBER = "+4915700000001"
 TEXT = "a text that is nobody's business"
@@ -31,13 +31,13 @@ def data(published: Path) -> Path:
         version(7, 7, "sent", seconds=7, device_id=2),
         version(8, 8, "delivered", source="beta", seconds=-86_400 * 9),
     ]
-    landing.land(published, 1, made)
+    parquet_files.land_records(published, 1, made)
     incoming = {"sms_id": 9, "type": "text", "address": NUMBER, "body": TEXT, "device_id": 1}
     bodies = [status(1, 6), status(1, 6), status(2, 77), b"{", incoming]
-    landing.land(published, 0, [raw(offset, body) for offset, body in enumerate(bodies)])
-    landing.land(published, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:3")])
+    parquet_files.land_records(published, 0, [raw(offset, body) for offset, body in enumerate(bodies)])
+    parquet_files.land_records(published, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:3")])
     changes = [alert(0, "firing"), alert(1, "resolved", seconds=600)]
-    landing.land(published, 0, changes)
+    parquet_files.land_records(published, 0, changes)
     words = {
         "severity": "critical",
         "dataset": "raw",
@@ -47,7 +47,7 @@ def data(published: Path) -> Path:
         "action": "",
     }
     found = [{"expectation": name, "success": name == "fresh", "rows": [], **words} for name in ("whole", "fresh")]
-    keep(published, moment(0), found)
+    append_check_results(published, moment(0), found)
     return published
 
 
@@ -69,18 +69,18 @@ def test_delivery_is_told_with_its_interval(data: Path) -> None:
         ["not_sent", 2],
         ["open", 1],
     ]
-    of_device = run("delivery_overview", data, choice=Choice(DAY, 30, "acme", device=2))[1]["verdict"]
+    of_device = run("delivery_overview", data, choice=NotebookFilter(DAY, 30, "acme", device=2))[1]["verdict"]
     assert of_device.startswith(
         "**0.0% of the messages that ended were delivered** in the 30 days up to 24 Nov 2026: 0"
     )
-    of_channel = run("delivery_overview", data, choice=Choice(DAY, channel=7))[1]["verdict"]
+    of_channel = run("delivery_overview", data, choice=NotebookFilter(DAY, channel=7))[1]["verdict"]
     assert of_channel.startswith("No message in the 7 days")
-    before = run("delivery_overview", data, choice=Choice(DAY - timedelta(days=1), 1, "beta"))[1]
+    before = run("delivery_overview", data, choice=NotebookFilter(DAY - timedelta(days=1), 1, "beta"))[1]
     assert before["delivery"]["attempted"].iloc[0] == 1
 
 
 def test_all_can_be_chosen_that_there_is(data: Path) -> None:
-    problem, picked = look(data)
+    problem, picked = build_controls(data)
     assert (problem, picked and picked.value) == (
         "",
         {"source": "", "device": None, "channel": None, "days": 7, "until": DAY},
@@ -91,13 +91,13 @@ def test_all_can_be_chosen_that_there_is(data: Path) -> None:
 
 
 def test_latency_is_told_in_percentiles(data: Path) -> None:
-    _, found = run("latency", data, choice=Choice(DAY, step="network"))
+    _, found = run("latency", data, choice=NotebookFilter(DAY, step="network"))
     assert found["verdict"] == (
         "**Half of the messages spent 2.5 s or less in the network**, 95 of 100 3.8 s or less, 99 of 100 4.0 s or less"
         ": 4 messages in the 7 days up to 24 Nov 2026, 100.0% of them within 10 s."
     )
     assert "20.0 s or less from first report to end" in run("latency", data)[1]["verdict"]
-    of_none = run("latency", data, choice=Choice(DAY, 1, "beta", step="queue"))[1]
+    of_none = run("latency", data, choice=NotebookFilter(DAY, 1, "beta", step="queue"))[1]
     assert of_none["verdict"].startswith("No message of the 24 hours up to 24 Nov 2026")
 
 
@@ -132,7 +132,11 @@ def test_alerts_are_reviewed(data: Path) -> None:
         "**1 alerts fired in the 30 days up to 24 Nov 2026**, and 0 of them still fire. "
     )
     assert found["alerts"]["lasted_min"].tolist() == [10.0]
-    of_others = [Choice(DAY, source="beta"), Choice(DAY, device=3), Choice(DAY - timedelta(days=1))]
+    of_others = [
+        NotebookFilter(DAY, source="beta"),
+        NotebookFilter(DAY, device=3),
+        NotebookFilter(DAY - timedelta(days=1)),
+    ]
     for choice in of_others:
         assert run("alert_review", data, choice=choice)[1]["verdict"].startswith("No alert fired in the 7 days")
 

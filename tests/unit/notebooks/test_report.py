@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 from rendered import FOLDER, make
 
-from notebooks.report import NAMES
+from notebooks.report import NOTEBOOK_NAMES
 
 _AGAIN = "python tests/support/rendered.py"
 
@@ -37,11 +37,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
 
 
 def test_every_notebook_is_there_and_no_other() -> None:
-    assert set(NAMES) == {path.stem for path in Path("notebooks").glob("*.py")} - {"__init__", "common", "report"}
-    assert {path.stem for path in FOLDER.glob("*.md")} == set(NAMES)
+    assert set(NOTEBOOK_NAMES) == {path.stem for path in Path("notebooks").glob("*.py")} - {
+        "__init__",
+        "common",
+        "report",
+    }
+    assert {path.stem for path in FOLDER.glob("*.md")} == set(NOTEBOOK_NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NOTEBOOK_NAMES)
 def test_it_is_current(name: str, made: tuple[Path, set[str]]) -> None:
     new, _ = made
     assert kind((FOLDER / f"{name}.md").read_text()) == kind((new / f"{name}.md").read_text()), _AGAIN

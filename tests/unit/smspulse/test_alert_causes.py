@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 from warehouse_records import NOON, alert, at
 
-from core.alerts import Alert, decode
-from smspulse.alerting.alert_state import Book, cause_text, evidence, summary
-from smspulse.alerting.causes import Cause, find_cause
-from smspulse.alerting.dispatcher import AlertmanagerState, Moment, Told
-from smspulse.alerting.receivers import labels
-from smspulse.alerting.rendering import show
-from warehouse.sink import parquet_files as landing
+from core.alerts import Alert, decode_alert
+from smspulse.alerting.alert_state import AlertState, alert_evidence, alert_summary, describe_cause
+from smspulse.alerting.causes import AlertCause, find_cause
+from smspulse.alerting.dispatcher import AlertmanagerState, ClockReading, WebhookState
+from smspulse.alerting.receivers import alert_labels
+from smspulse.alerting.rendering import print_alerts
+from warehouse.sink import parquet_files
 
 MINUTE = 60
 WAIT_S, MOMENT_S = 600, 30
@@ -43,7 +43,7 @@ def source(
         "id": "failure_ratio:acme:*:*", "scope": "source", "device_id": None, "channel_id": None, "share": 1.0,
         "count": count, "failures": sum(each[2] for each in parts), "by_channel": by_channel,
     }  # fmt: skip
-    return decode(alert(0, phase, seconds=seconds, **given | fields).value or b"")
+    return decode_alert(alert(0, phase, seconds=seconds, **given | fields).value or b"")
 
 
 def phone(device: int = 8001, phase: str = "firing", seconds: float = 0, fired: float = 0, **fields: Any) -> Alert:
@@ -52,11 +52,11 @@ def phone(device: int = 8001, phase: str = "firing", seconds: float = 0, fired: 
         "id": f"failure_ratio:acme:{device}:1", "device_id": device, "channel_id": 1, "share": 0.2,
         "fired_at": at(fired),
     }  # fmt: skip
-    return decode(alert(0, phase, seconds=seconds, **given | fields).value or b"")
+    return decode_alert(alert(0, phase, seconds=seconds, **given | fields).value or b"")
 
 
-def moment(seconds: float) -> Moment:
-    return Moment(elapsed_s=seconds, now_s=NOON / 1000 + seconds)
+def moment(seconds: float) -> ClockReading:
+    return ClockReading(elapsed_s=seconds, now_s=NOON / 1000 + seconds)
 
 
 Coming = Sequence[tuple[float, Alert]]
@@ -64,38 +64,38 @@ Coming = Sequence[tuple[float, Alert]]
 
 def notified(coming: Coming, until: float, *, silenced: frozenset[str] = frozenset()) -> list[tuple[float, str, str]]:
     """Return what the webhook is sent, and when, of alerts that come some seconds after noon."""
-    told, left, sent = Told(Book(), lambda _: silenced), list(coming), []
+    told, left, sent = WebhookState(AlertState(), lambda _: silenced), list(coming), []
     for seconds in range(0, int(until) + 1, 10):
         while left and left[0][0] <= seconds:
-            told.take(left.pop(0)[1])
-        for each in told.next(moment(seconds)):
+            told.update_alert(left.pop(0)[1])
+        for each in told.next_alerts(moment(seconds)):
             sent.append((seconds, each.scope, each.phase))
-            told.done(each)
+            told.mark_sent(each)
     return sent
 
 
 def sent_to_alertmanager(coming: Coming, until: float) -> list[tuple[float, list[str], list[str]]]:
     """Return what an Alertmanager is sent, without repetitions: when, what fires, what is resolved."""
-    state, left, sent = AlertmanagerState(60, Book()), list(coming), []
+    state, left, sent = AlertmanagerState(60, AlertState()), list(coming), []
     before: list[str] = []
     for seconds in range(0, int(until) + 1, 10):
         while left and left[0][0] <= seconds:
-            state.take(left.pop(0)[1])
-        batch = state.next(moment(seconds))
+            state.update_alert(left.pop(0)[1])
+        batch = state.next_alerts(moment(seconds))
         if batch is None:
             continue
-        firing, resolved = [each.scope for each in batch.firing], [each.scope for each in batch.resolved]
+        firing, resolved = [each.scope for each in batch.firing_alerts], [each.scope for each in batch.resolved_alerts]
         if firing != before or resolved:
             sent.append((seconds, firing, resolved))
         before = firing
-        state.succeeded(batch, moment(seconds))
+        state.mark_sent(batch, moment(seconds))
     return sent
 
 
 def test_a_phone_with_most_of_the_failures_is_the_cause_of_its_source_s_rise() -> None:
     found = find_cause(source())
     assert found is not None
-    assert (found.device_id, found.channel_id, found.traffic) == (8001, 1, 0.2)
+    assert (found.device_id, found.channel_id, found.traffic_share) == (8001, 1, 0.2)
     # Nine of ten failures; 40 messages have 1.2 failures as usual, and 0.24 of them are the phone's.
     assert round(found.share, 3) == round((9 - 0.24) / (10 - 1.2), 3)
 
@@ -124,7 +124,7 @@ def test_messages_of_which_no_report_names_phone_or_sim_card_are_no_cause() -> N
 
 def test_a_sim_card_is_the_cause_of_its_phone_s_rise_by_its_share_of_the_phone_s_messages() -> None:
     of_phone = {"id": "failure_ratio:acme:8001:*", "scope": "device", "device_id": 8001, "share": 0.2}
-    assert find_cause(source([(8001, 1, 10, 0.1)], count=20, **of_phone)) == Cause(8001, 1, 1.0, 0.5)
+    assert find_cause(source([(8001, 1, 10, 0.1)], count=20, **of_phone)) == AlertCause(8001, 1, 1.0, 0.5)
     assert find_cause(source([(8001, 1, 10, 0.19), (8001, 2, 1, 0.01)], count=20, **of_phone)) is None
 
 
@@ -156,8 +156,8 @@ def test_a_source_is_notified_and_names_the_phone_if_the_phone_s_own_alert_does_
     coming = [(0, source())]
     assert notified(coming, 3_600) == [(WAIT_S, "source", "firing")]
     assert sent_to_alertmanager(coming, 3_600) == [(WAIT_S, ["source"], [])]
-    assert summary(source()).endswith("; device 8001, channel 1 explains 100% of the rise")
-    assert evidence(source())["cause"] == cause_text(source())
+    assert alert_summary(source()).endswith("; device 8001, channel 1 explains 100% of the rise")
+    assert alert_evidence(source())["cause"] == describe_cause(source())
 
 
 def test_a_source_that_fires_on_for_another_reason_is_notified_after_the_phone_s_end() -> None:
@@ -203,17 +203,17 @@ def test_a_silence_of_the_phone_silences_what_it_explains() -> None:
 
 def test_a_restart_changes_no_decision() -> None:
     coming = [source(), phone(fired=60)]
-    told = Told(Book())
+    told = WebhookState(AlertState())
     for each in coming:
-        told.take(each)
-    told.skip(moment(3_600), firing=True)
-    assert told.next(moment(3_600)) == []
-    told.take(phone(phase="resolved", seconds=3_700, fired=60))
-    assert [each.phase for each in told.next(moment(3_700))] == ["resolved"]
+        told.update_alert(each)
+    told.mark_past_sent(moment(3_600), including_firing=True)
+    assert told.next_alerts(moment(3_600)) == []
+    told.update_alert(phone(phase="resolved", seconds=3_700, fired=60))
+    assert [each.phase for each in told.next_alerts(moment(3_700))] == ["resolved"]
 
 
 def test_labels_stay_the_same_whatever_the_cause_for_they_are_the_alert_s_identity() -> None:
-    assert labels(source()) == labels(source(WHOLE_FLEET))
+    assert alert_labels(source()) == alert_labels(source(WHOLE_FLEET))
 
 
 ALERTS = st.lists(
@@ -238,9 +238,9 @@ ALERTS = st.lists(
 @settings(deadline=None)
 @given(ALERTS, st.integers(0, 10_000))
 def test_after_the_wait_one_alert_at_least_of_those_that_fire_is_notified(alerts: list[Alert], later: int) -> None:
-    book = Book()
+    book = AlertState()
     for each in alerts:
-        book.take(each)
+        book.update_alert(each)
     now = at(WAIT_S + later)
     assert not all(book.is_inhibited(each, now) for each in alerts)
 
@@ -248,10 +248,10 @@ def test_after_the_wait_one_alert_at_least_of_those_that_fire_is_notified(alerts
 def test_the_list_has_a_source_that_is_not_notified_and_names_the_phone(published: Path) -> None:
     fields = [msgspec.to_builtins(each) for each in (source(), phone(fired=60))]
     rows = [alert(number, each.pop("phase"), **each) for number, each in enumerate(fields)]
-    landing.land(published, 0, rows)
+    parquet_files.land_records(published, 0, rows)
     console = Console(width=250)
     with console.capture() as captured:
-        show(published, console, everything=False)
+        print_alerts(published, console, everything=False)
     of_source, of_phone = sorted(
         (line for line in captured.get().splitlines() if "failure_ratio" in line), key=lambda line: ":*:*" not in line
     )

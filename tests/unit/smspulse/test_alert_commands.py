@@ -18,33 +18,45 @@ from click.testing import CliRunner
 from rich.console import Console
 from warehouse_records import NOON, alert, at, moment, version
 
-from core.alerts import KINDS, WATCHED, Alert, decode
-from smspulse.alerting.alert_state import Book, evidence, summary
-from smspulse.alerting.backtest import backtest, past
-from smspulse.alerting.dispatcher import AlertmanagerState, Moment, Told, to_alertmanager, to_webhook
-from smspulse.alerting.receivers import Alertmanager, Apprise, WayOutError, WayOutGone, Webhook
+from core.alerts import EVALUATED_KINDS, KINDS, Alert, decode_alert
+from smspulse.alerting.alert_state import AlertState, alert_evidence, alert_summary
+from smspulse.alerting.backtest import read_message_ends, run_backtest
+from smspulse.alerting.dispatcher import (
+    AlertmanagerState,
+    ClockReading,
+    WebhookState,
+    send_to_alertmanager,
+    send_to_webhook,
+)
+from smspulse.alerting.receivers import (
+    AlertmanagerClient,
+    AlertWebhookClient,
+    AppriseClient,
+    ReceiverError,
+    ReceiverGoneError,
+)
 from smspulse.alerting.rendering import (
     NoSuchAlertError,
     PictureError,
     draw_backtest,
-    explain,
-    show,
-    show_backtest,
-    try_ways,
+    print_alert_evidence,
+    print_alerts,
+    print_backtest,
+    try_receivers,
 )
 from smspulse.alerting.settings import AlertSettings
-from smspulse.alerting.silences import SilenceError, Silences
+from smspulse.alerting.silences import SilenceError, SilenceStore
 from smspulse.cli.main import cli
 from smspulse.runtime import status
 from streams.change_detector import DetectorPolicy
 from warehouse.reader import query
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 SECRET = base64.b64encode(b"a secret of the receiver's").decode()
 
 
 def told(phase: str = "firing", **fields: Any) -> Alert:
-    return decode(alert(0, phase, **fields).value or b"")
+    return decode_alert(alert(0, phase, **fields).value or b"")
 
 
 def of_source(phase: str = "firing", **fields: Any) -> Alert:
@@ -66,14 +78,14 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 class Log:
     """Stands for `sms.alerts`: what is there, what comes, and how often it was committed."""
 
-    def __init__(self, past: list[Alert], *, was_committed: bool = False) -> None:
-        self.was_committed, self._past, self.commits = was_committed, past, 0
+    def __init__(self, past: list[Alert], *, has_committed_offsets: bool = False) -> None:
+        self.has_committed_offsets, self._past, self.commits = has_committed_offsets, past, 0
         self.coming: asyncio.Queue[Alert] = asyncio.Queue()
 
-    async def past(self, *, whole: bool) -> list[Alert]:
+    async def read_existing_alerts(self, *, whole: bool) -> list[Alert]:
         return self._past
 
-    async def news(self, seconds: float) -> list[Alert]:
+    async def read_new_alerts(self, seconds: float) -> list[Alert]:
         try:
             return [await asyncio.wait_for(self.coming.get(), min(seconds, 0.05))]
         except TimeoutError:
@@ -85,9 +97,9 @@ class Log:
 
 def sending(log: Log, session: aiohttp.ClientSession, settings: AlertSettings, *silenced: Any) -> asyncio.Task[None]:
     """Send to the Alertmanager of settings, in a task."""
-    (url,) = settings.alertmanagers
-    state = AlertmanagerState(settings.repeat_s, Book(), *silenced)
-    return asyncio.create_task(to_alertmanager(log, Alertmanager(session, settings, url), state))  # type: ignore[arg-type]
+    (url,) = settings.alertmanager_urls
+    state = AlertmanagerState(settings.repeat_s, AlertState(), *silenced)
+    return asyncio.create_task(send_to_alertmanager(log, AlertmanagerClient(session, settings, url), state))  # type: ignore[arg-type]
 
 
 async def test_alertmanager_is_told_what_fires_again_and_again_and_what_is_resolved(
@@ -131,7 +143,7 @@ async def test_the_webhook_is_signed_and_the_same_change_has_the_same_id(
     receiver: Receiver, session: aiohttp.ClientSession
 ) -> None:
     settings = AlertSettings(webhook=f"{receiver.url}/hook", webhook_secret=f"whsec_{SECRET}")  # type: ignore[arg-type]
-    way = Webhook(session, settings, clock=lambda: NOON / 1000)
+    way = AlertWebhookClient(session, settings, clock=lambda: NOON / 1000)
     await way.send(told())
     await way.send(told())
     (path, headers, body), (_, again, _) = await receiver.requests.get(), await receiver.requests.get()
@@ -144,25 +156,25 @@ async def test_the_webhook_is_signed_and_the_same_change_has_the_same_id(
 
 
 @pytest.mark.parametrize(
-    ("status", "error"), [(500, WayOutError), (301, WayOutError), (429, WayOutError), (410, WayOutGone)]
+    ("status", "error"), [(500, ReceiverError), (301, ReceiverError), (429, ReceiverError), (410, ReceiverGoneError)]
 )
 async def test_nothing_but_2xx_is_success(
-    receiver: Receiver, session: aiohttp.ClientSession, status: int, error: type[WayOutError]
+    receiver: Receiver, session: aiohttp.ClientSession, status: int, error: type[ReceiverError]
 ) -> None:
     receiver.answers = [web.Response(status=status, headers={"Retry-After": "7", "Location": "/"})]
     with pytest.raises(error, match=f"answered {status}") as caught:
-        await Webhook(session, AlertSettings(webhook=f"{receiver.url}/secret-token")).send(told())
+        await AlertWebhookClient(session, AlertSettings(webhook=f"{receiver.url}/secret-token")).send(told())
     assert caught.type is error
     assert "secret-token" not in str(caught.value)
-    assert error is WayOutGone or caught.value.retry_after_s == 7
+    assert error is ReceiverGoneError or caught.value.retry_after_s == 7
 
 
 async def test_the_webhook_is_told_each_change_once_in_order_and_then_it_is_committed(
     receiver: Receiver, session: aiohttp.ClientSession
 ) -> None:
     log = Log([])
-    way = Webhook(session, AlertSettings(webhook=receiver.url))
-    running = asyncio.create_task(to_webhook(log, way, Told(Book())))  # type: ignore[arg-type]
+    way = AlertWebhookClient(session, AlertSettings(webhook=receiver.url))
+    running = asyncio.create_task(send_to_webhook(log, way, WebhookState(AlertState())))  # type: ignore[arg-type]
     receiver.answers = [web.Response(status=500)]
     for each in (told("pending"), told(), told(), told("resolved", seconds=60)):
         await log.coming.put(each)
@@ -179,13 +191,13 @@ async def test_a_webhook_that_answers_410_is_sent_nothing_any_more(
 ) -> None:
     receiver.answers = [web.Response(status=410)]
     log = Log([told()])
-    way = Webhook(session, AlertSettings(webhook=receiver.url))
-    await asyncio.wait_for(to_webhook(log, way, Told(Book())), 10)  # type: ignore[arg-type]
+    way = AlertWebhookClient(session, AlertSettings(webhook=receiver.url))
+    await asyncio.wait_for(send_to_webhook(log, way, WebhookState(AlertState())), 10)  # type: ignore[arg-type]
     assert log.commits == 0
 
 
 async def test_apprise_notifies_of_an_alert_and_of_its_end_and_says_when_it_could_not(receiver: Receiver) -> None:
-    way = Apprise(AlertSettings(apprise=receiver.url.replace("http", "json") + "/secret-token"), 1)  # type: ignore[arg-type]
+    way = AppriseClient(AlertSettings(apprise=receiver.url.replace("http", "json") + "/secret-token"), 1)  # type: ignore[arg-type]
     await way.send(told())
     await way.send(told("resolved", seconds=60))
     fired, ended = await receiver.next(), await receiver.next()
@@ -193,11 +205,11 @@ async def test_apprise_notifies_of_an_alert_and_of_its_end_and_says_when_it_coul
     assert "failed: 6 of 8 messages" in fired["message"]
     assert (fired["type"], ended["type"]) == ("warning", "success")
     receiver.answers = [web.Response(status=500)]
-    with pytest.raises(WayOutError, match="did not take an alert") as caught:
+    with pytest.raises(ReceiverError, match="did not take an alert") as caught:
         await way.send(told())
     assert "secret-token" not in str(caught.value)
-    with pytest.raises(WayOutError, match="URL 2 of SMSPULSE_ALERTS_APPRISE"):
-        Apprise(AlertSettings(apprise=f"{receiver.url.replace('http', 'json')} nothing"), 2)  # type: ignore[arg-type]
+    with pytest.raises(ReceiverError, match="URL 2 of SMSPULSE_ALERTS_APPRISE"):
+        AppriseClient(AlertSettings(apprise=f"{receiver.url.replace('http', 'json')} nothing"), 2)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("form", ["text", "html"])
@@ -205,14 +217,14 @@ async def test_notifications_hold_texts_as_they_are(
     receiver: Receiver, session: aiohttp.ClientSession, form: str
 ) -> None:
     hostile = told(what="<b>x</b>\x1b[2J\n[red]y[/red]", errors={"<i>\x9b": 2})
-    way = Apprise(AlertSettings(apprise=receiver.url.replace("http", "json") + f"/?format={form}"), 0)  # type: ignore[arg-type]
+    way = AppriseClient(AlertSettings(apprise=receiver.url.replace("http", "json") + f"/?format={form}"), 0)  # type: ignore[arg-type]
     await way.send(hostile)
     sent = await receiver.next()
     assert ("<i>" if form == "text" else "&lt;i&gt;") in sent["message"]
     settings = AlertSettings(webhook=receiver.url, alertmanager=receiver.url)
-    await Webhook(session, settings).send(hostile)
+    await AlertWebhookClient(session, settings).send(hostile)
     assert (await receiver.next())["data"]["summary"].endswith(r"<b>x</b>\x1b[2J\n[red]y[/red]")
-    await Alertmanager(session, settings, receiver.url).send([hostile], [], NOON / 1000)
+    await AlertmanagerClient(session, settings, receiver.url).send([hostile], [], NOON / 1000)
     annotations = (await receiver.next())[0]["annotations"]
     assert annotations["errors"] == r"2 of <i>\x9b"
     assert not any(mark in json.dumps(sent, ensure_ascii=False) for mark in ("\x1b", "\x9b"))
@@ -220,26 +232,26 @@ async def test_notifications_hold_texts_as_they_are(
 
 def test_without_apprise_its_setting_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "apprise", None)
-    with pytest.raises(WayOutError, match=r"smspulse\[apprise\]"):
-        Apprise(AlertSettings(apprise="json://localhost"), 1)  # type: ignore[arg-type]
+    with pytest.raises(ReceiverError, match=r"smspulse\[apprise\]"):
+        AppriseClient(AlertSettings(apprise="json://localhost"), 1)  # type: ignore[arg-type]
 
 
-LATER = Moment(elapsed_s=0, now_s=NOON / 1000 + 3_600)
+LATER = ClockReading(elapsed_s=0, now_s=NOON / 1000 + 3_600)
 
 
 def following(*alerts: Alert, past: tuple[Alert, ...] = (), firing: bool = True) -> list[tuple[str, str]]:
     """Return what is told of alerts that come after others that were told already."""
-    seen = Told(Book())
+    seen = WebhookState(AlertState())
     for each in past:
-        seen.take(each)
-    seen.skip(LATER, firing=firing)
+        seen.update_alert(each)
+    seen.mark_past_sent(LATER, including_firing=firing)
     found = []
     for each in ((), *alerts):
         if each:
-            seen.take(each)
-        for one in seen.next(LATER):
+            seen.update_alert(each)
+        for one in seen.next_alerts(LATER):
             found.append((one.id.partition(":")[2], one.phase))
-            seen.done(one)
+            seen.mark_sent(one)
     return found
 
 
@@ -271,8 +283,8 @@ def test_a_source_inhibits_its_devices_until_it_is_well() -> None:
 
 
 def test_a_device_inhibits_its_channels_and_no_others() -> None:
-    book = Book()
-    book.take(told(id="failure_ratio:acme:1:*", scope="device", channel_id=None))
+    book = AlertState()
+    book.update_alert(told(id="failure_ratio:acme:1:*", scope="device", channel_id=None))
     assert book.is_inhibited(told(), at(0))
     assert not book.is_inhibited(told(device_id=3), at(0))
     assert not book.is_inhibited(told(kind="not_permitted"), at(0))
@@ -280,25 +292,25 @@ def test_a_device_inhibits_its_channels_and_no_others() -> None:
 
 def test_what_is_silenced_is_told_when_its_silence_ends_and_what_was_told_is_resolved() -> None:
     silenced: set[str] = {told().id}
-    seen = Told(Book(), lambda _: frozenset(silenced))
-    seen.take(told())
-    assert seen.next(LATER) == []
+    seen = WebhookState(AlertState(), lambda _: frozenset(silenced))
+    seen.update_alert(told())
+    assert seen.next_alerts(LATER) == []
     silenced.clear()
-    assert [each.phase for each in seen.next(LATER)] == ["firing"]
-    seen.done(told())
+    assert [each.phase for each in seen.next_alerts(LATER)] == ["firing"]
+    seen.mark_sent(told())
     silenced.add(told().id)
-    assert seen.next(LATER) == []
-    seen.take(told("resolved", seconds=60))
-    assert [each.phase for each in seen.next(LATER)] == ["resolved"]
+    assert seen.next_alerts(LATER) == []
+    seen.update_alert(told("resolved", seconds=60))
+    assert [each.phase for each in seen.next_alerts(LATER)] == ["resolved"]
 
 
 def test_what_was_silenced_at_a_restart_is_told_when_its_silence_ends() -> None:
     silenced = {told().id}
-    seen = Told(Book(), lambda _: frozenset(silenced))
-    seen.take(told())
-    seen.skip(LATER, firing=True)
+    seen = WebhookState(AlertState(), lambda _: frozenset(silenced))
+    seen.update_alert(told())
+    seen.mark_past_sent(LATER, including_firing=True)
     silenced.clear()
-    assert [each.phase for each in seen.next(LATER)] == ["firing"]
+    assert [each.phase for each in seen.next_alerts(LATER)] == ["firing"]
 
 
 async def test_an_alertmanager_is_not_told_what_is_silenced(receiver: Receiver, session: aiohttp.ClientSession) -> None:
@@ -314,23 +326,23 @@ async def test_an_alertmanager_is_not_told_what_is_silenced(receiver: Receiver, 
 
 def test_a_silence_lasts_as_long_as_it_was_set_for_and_can_be_lifted(tmp_path: Path) -> None:
     now = 1_000.0
-    silences = Silences(tmp_path, lambda: now)
-    assert silences.set("a:b:1:2", 60) == 1_060
-    silences.set("a:b:3:*", 600)
-    assert Silences(tmp_path, lambda: 1_059).all() == {"a:b:1:2": 1_060, "a:b:3:*": 1_600}
-    assert Silences(tmp_path).at(1_061) == {"a:b:3:*"}
-    silences.set("a:b:3:*", 0)
-    assert silences.at(now) == {"a:b:1:2"}
+    silences = SilenceStore(tmp_path, lambda: now)
+    assert silences.set_silence("a:b:1:2", 60) == 1_060
+    silences.set_silence("a:b:3:*", 600)
+    assert SilenceStore(tmp_path, lambda: 1_059).active_silences() == {"a:b:1:2": 1_060, "a:b:3:*": 1_600}
+    assert SilenceStore(tmp_path).silenced_ids(1_061) == {"a:b:3:*"}
+    silences.set_silence("a:b:3:*", 0)
+    assert silences.silenced_ids(now) == {"a:b:1:2"}
 
 
 def test_silences_that_cannot_be_read_silence_nothing_and_say_what_to_do(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "silences.json").write_text("{")
-    assert Silences(tmp_path).at(1_000) == frozenset()
+    assert SilenceStore(tmp_path).silenced_ids(1_000) == frozenset()
     assert "remove it, and set the silences anew; meanwhile all is told" in caplog.text
     with pytest.raises(SilenceError, match="remove it"):
-        Silences(tmp_path).set("a:b:1:2", 60)
+        SilenceStore(tmp_path).set_silence("a:b:1:2", 60)
 
 
 def test_the_command_silences_lists_and_lifts_and_a_silenced_alert_is_still_listed(data: Path) -> None:
@@ -349,13 +361,13 @@ def test_the_command_silences_lists_and_lifts_and_a_silenced_alert_is_still_list
 
 
 def test_a_summary_is_one_line_without_numbers_of_phones() -> None:
-    assert summary(told()) == "source acme, device 1, channel 2: 75% of messages fail, 3.0% is usual"
-    assert summary(told(kind="not_permitted")).endswith("messages are not permitted")
+    assert alert_summary(told()) == "source acme, device 1, channel 2: 75% of messages fail, 3.0% is usual"
+    assert alert_summary(told(kind="not_permitted")).endswith("messages are not permitted")
 
 
 @pytest.fixture
 def data(published: Path) -> Path:
-    landing.land(
+    parquet_files.land_records(
         published,
         0,
         [
@@ -374,23 +386,23 @@ def test_alerts_are_listed_and_explained_from_the_warehouse(data: Path) -> None:
             print_(console)
         return captured.get()
 
-    assert "acme:3:1" in shown(lambda console: show(data, console, everything=False))
-    assert "acme:1:2" not in shown(lambda console: show(data, console, everything=False))
-    assert "acme:1:2" in shown(lambda console: show(data, console, everything=True))
-    text = shown(lambda console: explain(data, console, "failure_ratio:acme:1:2"))
+    assert "acme:3:1" in shown(lambda console: print_alerts(data, console, everything=False))
+    assert "acme:1:2" not in shown(lambda console: print_alerts(data, console, everything=False))
+    assert "acme:1:2" in shown(lambda console: print_alerts(data, console, everything=True))
+    text = shown(lambda console: print_alert_evidence(data, console, "failure_ratio:acme:1:2"))
     for words in ("6 of 8 messages", "3.0%, at most 4.0%, from 2,000 messages", "acme:17", "runbooks/failure_ratio.md"):
         assert words in text
     with pytest.raises(NoSuchAlertError, match="alerts list --all"):
-        explain(data, Console(), "failure_ratio:acme:9:9")
+        print_alert_evidence(data, Console(), "failure_ratio:acme:9:9")
 
 
 async def test_each_way_out_can_be_tried(receiver: Receiver) -> None:
     apprise = receiver.url.replace("http", "json")
     settings = AlertSettings(alertmanager=receiver.url, webhook=receiver.url, apprise=apprise)  # type: ignore[arg-type]
-    assert await try_ways(settings, NOON / 1000) == []
+    assert await try_receivers(settings, NOON / 1000) == []
     assert receiver.requests.qsize() == 6
     receiver.answers = [web.Response(status=400, text="bad") for _ in range(3)]
-    assert await try_ways(settings, NOON / 1000) == [
+    assert await try_receivers(settings, NOON / 1000) == [
         f"{receiver.url} answered 400: bad",
         f"{receiver.url} answered 400: bad",
         "URL 1 of SMSPULSE_ALERTS_APPRISE did not take an alert: its own line above says why",
@@ -416,9 +428,9 @@ def test_a_backtest_finds_what_the_stream_would_have_told(published: Path) -> No
         version(number, number, outcome, seconds=60 * number - 86_400, last_status_id=8)
         for number, outcome in enumerate(outcomes)
     ]
-    landing.land(published, 0, landed)
-    found = backtest(past(published, None), DetectorPolicy(), 0.2)
-    ((fired, resolved),) = found.episodes()
+    parquet_files.land_records(published, 0, landed)
+    found = run_backtest(read_message_ends(published, None), DetectorPolicy(), 0.2)
+    ((fired, resolved),) = found.alert_episodes()
     assert (found.messages, fired.id, fired.failures, fired.since) == (
         372, "failure_ratio:acme:1:2", fired.count, at(60 * 300 - 86_400),
     )  # fmt: skip
@@ -426,24 +438,24 @@ def test_a_backtest_finds_what_the_stream_would_have_told(published: Path) -> No
     assert found.threshold == [("acme:1:2", at(60 * 303 - 86_400))]
     console = Console(width=200)
     with console.capture() as captured:
-        show_backtest(found, console)
+        print_backtest(found, console)
     text = captured.get()
     assert "372 messages of 0.3 days: 1 alerts" in text
-    assert all(kind in text.partition("not run over the past:")[2] for kind in WATCHED)
+    assert all(kind in text.partition("not run over the past:")[2] for kind in EVALUATED_KINDS)
     draw_backtest(found, published / "alerts.html")
     assert "acme:1:2" in (published / "alerts.html").read_text()
     with pytest.raises(PictureError, match="cannot be drawn"):
         draw_backtest(found, published / "alerts.doc")
-    assert backtest(past(published, moment(0)), DetectorPolicy(), 0.2).messages == 0
+    assert run_backtest(read_message_ends(published, moment(0)), DetectorPolicy(), 0.2).messages == 0
 
 
 def test_a_rise_that_became_the_new_normal_says_so_wherever_alerts_are_read(data: Path) -> None:
     ended = told(phase="resolved", resolution="new_normal", resolved_at=at(600))
-    assert summary(ended) == "source acme, device 1, channel 2: new normal, 75% of messages fail, 3.0% was usual"
-    assert evidence(ended)["ended"].startswith("new normal")
-    assert "ended" not in evidence(told())
-    landing.land(data, 3, [alert(3, "firing", fired_at=at(20), seconds=20)])
-    landing.land(data, 4, [alert(4, "resolved", fired_at=at(20), seconds=900, resolution="new_normal")])
+    assert alert_summary(ended) == "source acme, device 1, channel 2: new normal, 75% of messages fail, 3.0% was usual"
+    assert alert_evidence(ended)["ended"].startswith("new normal")
+    assert "ended" not in alert_evidence(told())
+    parquet_files.land_records(data, 3, [alert(3, "firing", fired_at=at(20), seconds=20)])
+    parquet_files.land_records(data, 4, [alert(4, "resolved", fired_at=at(20), seconds=900, resolution="new_normal")])
     listed = CliRunner().invoke(cli, ["alerts", "list", "--all", "--data", str(data)]).output
     assert listed.count("new normal") == 2  # as the state of one of two episodes, and in its summary
     explained = CliRunner().invoke(cli, ["alerts", "explain", "failure_ratio:acme:1:2", "--data", str(data)]).output
@@ -458,12 +470,12 @@ def test_units_that_learn_are_listed_until_they_have_learnt(data: Path) -> None:
 
     assert "learning" not in listed()
     new = {"id": "failure_ratio:acme:9:0", "device_id": 9, "channel_id": 0, "fired_at": None, "count": 0, "failures": 0}
-    landing.land(data, 3, [alert(3, "learning", **new)])
+    parquet_files.land_records(data, 3, [alert(3, "learning", **new)])
     assert "learning what is usual: acme:9:0. Until then only near-total failure fires" in listed()
-    assert [row["alert_id"] for row in status.look(data, "auto", port=1)["learning"]] == [new["id"]]
+    assert [row["alert_id"] for row in status.collect_status(data, "auto", port=1)["learning"]] == [new["id"]]
     shown = CliRunner().invoke(cli, ["status", "--data", str(data), "--port", "1", "--format", "json"])
     assert json.loads(shown.output)["learning"][0]["state_since"].endswith("Z")
-    landing.land(data, 4, [alert(4, "resolved", seconds=60, **new)])
+    parquet_files.land_records(data, 4, [alert(4, "resolved", seconds=60, **new)])
     assert "learning" not in listed()
     states = query(data, "SELECT alert_id, state FROM failure_detectors ORDER BY alert_id").values.tolist()
     assert states == [

@@ -11,31 +11,31 @@ from aiohttp import web
 from alertmanager import Receiver, receiving
 from warehouse_records import NOON, alert, at
 
-from core.alerts import Alert, decode
-from smspulse.alerting.alert_state import Book
+from core.alerts import Alert, decode_alert
+from smspulse.alerting.alert_state import AlertState
 from smspulse.alerting.dispatcher import (
     AlertmanagerState,
-    Moment,
-    Silenced,
-    nothing_silenced,
-    receiver_tasks,
-    to_alertmanager,
+    ClockReading,
+    SilencedIds,
+    build_receiver_tasks,
+    no_silenced_ids,
+    send_to_alertmanager,
 )
-from smspulse.alerting.receivers import Alertmanager
-from smspulse.alerting.rendering import try_ways
+from smspulse.alerting.receivers import AlertmanagerClient
+from smspulse.alerting.rendering import try_receivers
 from smspulse.alerting.settings import AlertSettings
-from smspulse.processes.children import free_port
+from smspulse.processes.children import find_free_port
 
 WITHIN_S = 10  # less than a request to a receiver that never answers takes
 
 
 def firing(device: int = 1, **fields: Any) -> Alert:
     given = {"id": f"failure_ratio:acme:{device}:1", "device_id": device} | fields
-    return decode(alert(0, "firing", **given).value or b"")
+    return decode_alert(alert(0, "firing", **given).value or b"")
 
 
 def resolved(device: int = 1, seconds: float = 60) -> Alert:
-    return decode(
+    return decode_alert(
         alert(0, "resolved", seconds=seconds, id=f"failure_ratio:acme:{device}:1", device_id=device).value or b""
     )
 
@@ -43,15 +43,15 @@ def resolved(device: int = 1, seconds: float = 60) -> Alert:
 class Log:
     """Stands for `sms.alerts`; `on_news` is called for each cycle."""
 
-    was_committed = False
+    has_committed_offsets = False
 
     def __init__(self, past: list[Alert], on_news: Callable[[], list[Alert]] = list) -> None:
         self._past, self._on_news, self.commits = past, on_news, 0
 
-    async def past(self, *, whole: bool) -> list[Alert]:
+    async def read_existing_alerts(self, *, whole: bool) -> list[Alert]:
         return self._past
 
-    async def news(self, seconds: float) -> list[Alert]:
+    async def read_new_alerts(self, seconds: float) -> list[Alert]:
         await asyncio.sleep(0)
         return self._on_news() or await asyncio.sleep(min(seconds, 0.02), [])
 
@@ -81,7 +81,7 @@ async def never_answering() -> AsyncIterator[str]:
 async def dispatching(settings: AlertSettings, make_log: Callable[[], Log]) -> AsyncIterator[None]:
     """Serve all receivers in a context."""
     async with aiohttp.ClientSession() as session:
-        tasks = receiver_tasks(settings, session, nothing_silenced)
+        tasks = build_receiver_tasks(settings, session, no_silenced_ids)
         running = [asyncio.ensure_future(task(make_log(), lambda: None)) for task in tasks.values()]  # type: ignore[arg-type]
         try:
             yield
@@ -126,9 +126,9 @@ async def test_a_service_of_apprise_that_is_down_delays_no_other_which_is_sent_e
 async def test_a_service_of_apprise_keeps_its_position_when_others_are_added() -> None:
     pytest.importorskip("apprise")
     async with aiohttp.ClientSession() as session:
-        one = receiver_tasks(AlertSettings(apprise="json://a.example.org"), session, nothing_silenced)  # type: ignore[arg-type]
+        one = build_receiver_tasks(AlertSettings(apprise="json://a.example.org"), session, no_silenced_ids)  # type: ignore[arg-type]
         two = AlertSettings(apprise="json://b.example.org json://a.example.org")  # type: ignore[arg-type]
-        names = list(receiver_tasks(two, session, nothing_silenced))
+        names = list(build_receiver_tasks(two, session, no_silenced_ids))
     assert len(set(names)) == 2
     assert [*one] == names[1:]
     assert "example" not in "".join(names)
@@ -139,9 +139,9 @@ async def test_all_receivers_are_tried_though_one_never_answers_and_those_that_f
 ) -> None:
     monkeypatch.setattr("smspulse.alerting.receivers._TIMEOUT", aiohttp.ClientTimeout(total=1))
     async with never_answering() as dead, receiving() as alive:
-        refused = f"http://127.0.0.1:{free_port()}"
+        refused = f"http://127.0.0.1:{find_free_port()}"
         settings = AlertSettings(alertmanager=f"{dead},{refused},{alive.url}", webhook=f"{alive.url}/hook")
-        assert await try_ways(settings, NOON / 1000) == [
+        assert await try_receivers(settings, NOON / 1000) == [
             f"{dead} cannot be reached: TimeoutError",
             f"{refused} cannot be reached: ClientConnectorError",
         ]
@@ -149,15 +149,15 @@ async def test_all_receivers_are_tried_though_one_never_answers_and_those_that_f
 
 
 async def cycles(
-    receiver: Receiver, log: Log, clock: Callable[[], Moment], silenced: Silenced = nothing_silenced
+    receiver: Receiver, log: Log, clock: Callable[[], ClockReading], silenced: SilencedIds = no_silenced_ids
 ) -> asyncio.Task[None]:
     """Serve an Alertmanager that is sent again what fires every ten seconds of a clock, in a task."""
     settings = AlertSettings(alertmanager=receiver.url, repeat_s=10)
 
     async def run() -> None:
         async with aiohttp.ClientSession() as session:
-            state = AlertmanagerState(settings.repeat_s, Book(), silenced)
-            await to_alertmanager(log, Alertmanager(session, settings, receiver.url), state, clock=clock)  # type: ignore[arg-type]
+            state = AlertmanagerState(settings.repeat_s, AlertState(), silenced)
+            await send_to_alertmanager(log, AlertmanagerClient(session, settings, receiver.url), state, clock=clock)  # type: ignore[arg-type]
 
     return asyncio.create_task(run())
 
@@ -168,9 +168,9 @@ class JumpingClock:
     def __init__(self, step_s: float) -> None:
         self.readings, self._step_s = 0, step_s
 
-    def __call__(self) -> Moment:
+    def __call__(self) -> ClockReading:
         self.readings += 1
-        return Moment(self.readings * self._step_s, NOON / 1000 + self.readings * self._step_s)
+        return ClockReading(self.readings * self._step_s, NOON / 1000 + self.readings * self._step_s)
 
 
 @pytest.mark.parametrize("step_s", [1, 3, 4, 4.9, 7, 9.9])
@@ -213,33 +213,33 @@ async def test_each_cycle_reads_the_clock_once() -> None:
 
 def test_the_end_of_a_silence_is_no_matter_of_the_next_repetition() -> None:
     silenced = {firing().id}
-    state = AlertmanagerState(60, Book(), lambda _: frozenset(silenced))
-    state.load([firing()])
-    assert state.next(moment(0)) is None
+    state = AlertmanagerState(60, AlertState(), lambda _: frozenset(silenced))
+    state.load_alerts([firing()])
+    assert state.next_alerts(moment(0)) is None
     silenced.clear()
-    batch = state.next(moment(1))
+    batch = state.next_alerts(moment(1))
     assert batch is not None
-    assert [each.id for each in batch.firing] == [firing().id]
+    assert [each.id for each in batch.firing_alerts] == [firing().id]
 
 
 def test_what_failed_is_sent_again_after_a_pause_that_grows_and_nothing_is_sent_before() -> None:
-    state = AlertmanagerState(60, Book())
-    state.load([firing()])
-    assert state.next(moment(0)) is not None
-    assert state.failed(moment(0)) == 1
-    state.take(firing(2))
-    assert state.next(moment(0.9)) is None
-    assert state.next(moment(1)) is not None
-    assert [state.failed(moment(1)) for _ in range(7)] == [2, 4, 8, 16, 32, 60, 60]
+    state = AlertmanagerState(60, AlertState())
+    state.load_alerts([firing()])
+    assert state.next_alerts(moment(0)) is not None
+    assert state.mark_failed(moment(0)) == 1
+    state.update_alert(firing(2))
+    assert state.next_alerts(moment(0.9)) is None
+    assert state.next_alerts(moment(1)) is not None
+    assert [state.mark_failed(moment(1)) for _ in range(7)] == [2, 4, 8, 16, 32, 60, 60]
 
 
 def test_an_alert_that_was_never_sent_has_no_end_to_send() -> None:
-    state = AlertmanagerState(60, Book(), lambda _: frozenset({firing().id}))
-    state.load([firing()])
-    assert state.next(moment(0)) is None
-    state.take(resolved())
-    assert state.next(moment(1)) is None
+    state = AlertmanagerState(60, AlertState(), lambda _: frozenset({firing().id}))
+    state.load_alerts([firing()])
+    assert state.next_alerts(moment(0)) is None
+    state.update_alert(resolved())
+    assert state.next_alerts(moment(1)) is None
 
 
-def moment(seconds: float) -> Moment:
-    return Moment(elapsed_s=seconds, now_s=at(seconds) / 1000)
+def moment(seconds: float) -> ClockReading:
+    return ClockReading(elapsed_s=seconds, now_s=at(seconds) / 1000)

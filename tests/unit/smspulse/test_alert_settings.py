@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from smspulse.alerting.settings import AlertSettings, AlertSettingsError, read_alert_settings
 from smspulse.cli.main import cli
-from smspulse.runtime.urls import base_url, http_url
+from smspulse.runtime.urls import parse_base_url, parse_http_url
 
 PREFIX = "SMSPULSE_ALERTS_"
 
@@ -41,7 +41,7 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_alertmanager_is_a_url_or_host_and_port_as_prometheus_has_its_targets(
     written: str, meant: list[str]
 ) -> None:
-    assert AlertSettings(alertmanager=written).alertmanagers == meant
+    assert AlertSettings(alertmanager=written).alertmanager_urls == meant
 
 
 @pytest.mark.parametrize(
@@ -139,5 +139,5 @@ def test_a_url_without_a_scheme_is_refused_by_options_too(tmp_path: Path, comman
 
 
 def test_a_url_keeps_its_path_and_loses_the_slash_at_its_end() -> None:
-    assert http_url(" https://sms.example.org/hooks/?a=b ") == "https://sms.example.org/hooks/?a=b"
-    assert base_url("https://sms.example.org/hooks/") == "https://sms.example.org/hooks"
+    assert parse_http_url(" https://sms.example.org/hooks/?a=b ") == "https://sms.example.org/hooks/?a=b"
+    assert parse_base_url("https://sms.example.org/hooks/") == "https://sms.example.org/hooks"

@@ -11,17 +11,25 @@ import pytest
 from confluent_kafka import Producer
 from warehouse_records import MadeRecord, alert, at, deadletter, raw, status, version
 
-from core.alerts import KINDS, WATCHED, Alert, decode
+from core.alerts import EVALUATED_KINDS, KINDS, Alert, decode_alert
 from core.kafka_settings import KafkaSettings
 from core.topics import ALERTS, RAW
-from smspulse.alerting.alert_state import Book, evidence, severity, summary
-from smspulse.alerting.alert_topic import AlertLog, AlertWriter
-from smspulse.alerting.evaluator import _PATIENCE_S, Look, Watch, watch
-from smspulse.alerting.rules import BY_SQL, Finding, Warehouse, _finding, behind, lagging, spooling
+from smspulse.alerting.alert_state import AlertState, alert_evidence, alert_severity, alert_summary
+from smspulse.alerting.alert_topic import AlertTopicReader, AlertTopicWriter
+from smspulse.alerting.evaluator import _PATIENCE_S, AlertStateMachine, RuleEvaluator, run_evaluator
+from smspulse.alerting.rules import (
+    SQL_RULE_KINDS,
+    RuleFinding,
+    WarehouseRules,
+    _build_rule_finding,
+    lag_finding,
+    pipeline_findings,
+    spool_findings,
+)
 from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
-from warehouse.quality import keep
-from warehouse.sink import parquet_files as landing
+from warehouse.quality import append_check_results
+from warehouse.sink import parquet_files
 
 MINUTE, HOUR, DAY = 60.0, 3_600.0, 86_400.0
 
@@ -39,14 +47,14 @@ class Story:
             fields["network_s"] = None
         self._records.append((seconds, version(0, number, outcome, seconds=seconds, **fields)))
 
-    def land(self, data: Path) -> Warehouse:
+    def land(self, data: Path) -> WarehouseRules:
         told = sorted(self._records, key=lambda each: each[0])
-        landing.land(data, 0, [record._replace(offset=number) for number, (_, record) in enumerate(told)])
-        return Warehouse(data)
+        parquet_files.land_records(data, 0, [record._replace(offset=number) for number, (_, record) in enumerate(told)])
+        return WarehouseRules(data)
 
 
-def bad(warehouse: Warehouse, seconds: float) -> dict[str, Finding]:
-    return {each.id: each for each in warehouse.findings(at(seconds)) if each.is_bad}
+def bad(warehouse: WarehouseRules, seconds: float) -> dict[str, RuleFinding]:
+    return {each.id: each for each in warehouse.read_findings(at(seconds)) if each.is_bad}
 
 
 def by_day(days: Sequence[int], every_s: float, *, first: float = -4 * HOUR, last: float = 5 * HOUR) -> Iterator[float]:
@@ -105,12 +113,12 @@ def test_ordinary_traffic_with_rhythms_and_late_ends_is_no_alert(published: Path
             else:
                 end = {"network_s": network_s, "total_s": network_s + 4, "delivered_at": at(seconds + network_s)}
                 story.tell(seconds, device_id=device, **end)
-    warehouse, book = story.land(published), Book()
-    judge = Watch(book)
+    warehouse, book = story.land(published), AlertState()
+    judge = AlertStateMachine(book)
     for hour in range(-96, 0, 5):
-        for change in judge.judge(warehouse.findings(at(hour * HOUR)), BY_SQL, at(hour * HOUR)):
-            book.take(change)
-    assert [(each.id, each.what) for each in book.firing()] == []
+        for change in judge.judge_findings(warehouse.read_findings(at(hour * HOUR)), SQL_RULE_KINDS, at(hour * HOUR)):
+            book.update_alert(change)
+    assert [(each.id, each.what) for each in book.firing_alerts()] == []
     assert not any(each.fired_at for each in book.alerts.values())
 
 
@@ -160,12 +168,16 @@ def test_a_device_is_down_when_each_of_its_channels_fails(published: Path) -> No
 def test_undocumented_statuses_and_dead_letters_are_counted_by_what_they_are(
     published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    landing.land(published, 0, [raw(n, status(n, 42 if n % 10 == 0 else 7), seconds=-n) for n in range(100)])
-    landing.land(published, 0, [deadletter(n, b"?", "not_json", f"sms.raw:0:{900 + n}") for n in range(3)])
-    found = bad(Warehouse(published), 1)["webhook_quality:acme:*:*"]
+    parquet_files.land_records(
+        published, 0, [raw(n, status(n, 42 if n % 10 == 0 else 7), seconds=-n) for n in range(100)]
+    )
+    parquet_files.land_records(
+        published, 0, [deadletter(n, b"?", "not_json", f"sms.raw:0:{900 + n}") for n in range(3)]
+    )
+    found = bad(WarehouseRules(published), 1)["webhook_quality:acme:*:*"]
     assert (found.count, found.failures, found.errors) == (100, 13, {"42": 10, "not_json": 3})
     monkeypatch.setenv("SMSPULSE_STREAM_STATUS_MEANINGS", "42=not_sent")
-    assert bad(Warehouse(published), 1) == {}
+    assert bad(WarehouseRules(published), 1) == {}
 
 
 def test_a_critical_expectation_that_does_not_hold_is_an_alert_of_its_own(published: Path) -> None:
@@ -174,49 +186,52 @@ def test_a_critical_expectation_that_does_not_hold_is_an_alert_of_its_own(publis
         "observed": "3", "expected": "0", "meaning": "Webhooks have no body.", "action": "Find out.", "rows": [],
     }  # fmt: skip
     now = datetime(2026, 11, 24, 12, tzinfo=UTC)
-    keep(published, now, [row, row | {"expectation": "other", "severity": "warning"}])
-    warehouse = Warehouse(published)
+    append_check_results(published, now, [row, row | {"expectation": "other", "severity": "warning"}])
+    warehouse = WarehouseRules(published)
     found = bad(warehouse, 60)
     assert list(found) == ["quality_check:*:*:*:raw_bodies_there"]
     assert found["quality_check:*:*:*:raw_bodies_there"].since == at(0)
-    keep(published, now + timedelta(minutes=10), [row | {"success": True}])
+    append_check_results(published, now + timedelta(minutes=10), [row | {"success": True}])
     assert bad(warehouse, 660) == {}
 
 
 def test_lander_and_stream_are_late_by_time_or_by_very_many_records() -> None:
-    assert not lagging("lander", 3, at(0), at(299)).is_bad
-    assert lagging("lander", 3, at(0), at(301)).is_bad
-    assert lagging("stream", 1, None, at(0)).is_bad
-    assert lagging("stream", 100_001, at(0), at(0)).id == "pipeline:*:*:*:stream"
-    assert lagging("stream", 100_001, at(0), at(0)).is_bad
+    assert not lag_finding("lander", 3, at(0), at(299)).is_bad
+    assert lag_finding("lander", 3, at(0), at(301)).is_bad
+    assert lag_finding("stream", 1, None, at(0)).is_bad
+    assert lag_finding("stream", 100_001, at(0), at(0)).id == "pipeline:*:*:*:stream"
+    assert lag_finding("stream", 100_001, at(0), at(0)).is_bad
 
 
 def test_a_spool_that_fills_up_or_is_not_emptied_is_an_alert() -> None:
-    assert spooling(0, 0.9, 0, at(0)) == []
-    assert [each.is_bad for each in spooling(5, 0.1, 10, at(0))] == [False]
-    assert [each.is_bad for each in (*spooling(5, 0.6, 10, at(0)), *spooling(5, 0.1, 301, at(0)))] == [True, True]
+    assert spool_findings(0, 0.9, 0, at(0)) == []
+    assert [each.is_bad for each in spool_findings(5, 0.1, 10, at(0))] == [False]
+    assert [each.is_bad for each in (*spool_findings(5, 0.6, 10, at(0)), *spool_findings(5, 0.1, 301, at(0)))] == [
+        True,
+        True,
+    ]
 
 
-def finding(kind: str, *, is_bad: bool = True, **fields: Any) -> Finding:
+def finding(kind: str, *, is_bad: bool = True, **fields: Any) -> RuleFinding:
     given = {"scope": "device", "source": "acme", "device_id": 1, "since": at(-60), "what": "it is so"} | fields
-    return Finding(kind=kind, is_bad=is_bad, **given)
+    return RuleFinding(kind=kind, is_bad=is_bad, **given)
 
 
-def life(kind: str, *looks: tuple[float, bool | None], book: Book | None = None) -> list[tuple[float, str]]:
+def life(kind: str, *looks: tuple[float, bool | None], book: AlertState | None = None) -> list[tuple[float, str]]:
     """Return what changes when; a look finds what is bad, what is amiss, or nothing (None)."""
-    book = book or Book()
-    judge, changes = Watch(book), []
+    book = book or AlertState()
+    judge, changes = AlertStateMachine(book), []
     for seconds, is_bad in looks:
         found = [] if is_bad is None else [finding(kind, is_bad=is_bad)]
-        for change in judge.judge(found, WATCHED, at(seconds)):
-            book.take(change)
+        for change in judge.judge_findings(found, EVALUATED_KINDS, at(seconds)):
+            book.update_alert(change)
             changes.append((seconds, change.phase))
     return changes
 
 
 def test_every_kind_that_is_watched_has_its_patience() -> None:
-    assert set(_PATIENCE_S) == set(WATCHED) == {*BY_SQL, "pipeline"}
-    assert set(WATCHED) < set(KINDS)
+    assert set(_PATIENCE_S) == set(EVALUATED_KINDS) == {*SQL_RULE_KINDS, "pipeline"}
+    assert set(EVALUATED_KINDS) < set(KINDS)
 
 
 def test_what_lasts_fires_once_and_what_stays_away_is_resolved() -> None:
@@ -230,15 +245,15 @@ def test_what_lasts_fires_once_and_what_stays_away_is_resolved() -> None:
 
 
 def test_what_was_not_looked_for_stays_as_it_is() -> None:
-    book = Book()
+    book = AlertState()
     life("silent", (0, True), book=book)
-    assert Watch(book).judge([], {"pipeline"}, at(60)) == []
-    (gone,) = Watch(book).judge([], {"silent"}, at(60))
+    assert AlertStateMachine(book).judge_findings([], {"pipeline"}, at(60)) == []
+    (gone,) = AlertStateMachine(book).judge_findings([], {"silent"}, at(60))
     assert (gone.phase, gone.fired_at, gone.resolved_at, gone.what) == ("resolved", at(0), at(60), "it is so")
 
 
 def test_another_watch_with_the_same_past_neither_repeats_nor_forgets() -> None:
-    book = Book()
+    book = AlertState()
     assert life("stuck_messages", (0, True), book=book) == [(0, "pending")]
     assert life("stuck_messages", (301, True), (360, True), book=book) == [(301, "firing")]
     assert life("stuck_messages", (400, None), (1_001, None), book=book) == [(1_001, "resolved")]
@@ -247,7 +262,7 @@ def test_another_watch_with_the_same_past_neither_repeats_nor_forgets() -> None:
 def of(kind: str, scope: str, device: int | None = None, channel: int | None = None, **fields: Any) -> Alert:
     id_ = f"{kind}:{scope}:{device}:{channel}"
     given = {"id": id_, "kind": kind, "scope": scope, "device_id": device, "channel_id": channel} | fields
-    return decode(alert(0, "firing", **given).value or b"")
+    return decode_alert(alert(0, "firing", **given).value or b"")
 
 
 EVERY = [
@@ -259,8 +274,8 @@ EVERY = [
 
 
 def explained(wide: Alert, *fields: Any, **others: Any) -> bool:
-    book = Book()
-    book.take(wide)
+    book = AlertState()
+    book.update_alert(wide)
     return book.is_inhibited(of(*fields, **others), at(0))
 
 
@@ -282,21 +297,21 @@ def test_an_alert_inhibits_those_that_it_explains() -> None:
 def test_of_alerts_that_fire_one_at_least_is_told() -> None:
     for one in EVERY:
         for other in EVERY:
-            both = Book()
-            both.take(one)
-            both.take(other)
+            both = AlertState()
+            both.update_alert(one)
+            both.update_alert(other)
             assert not (both.is_inhibited(one, at(0)) and both.is_inhibited(other, at(0))), (one.id, other.id)
 
 
 def test_what_was_found_is_said_in_words() -> None:
     silent = of("silent", "pipeline", source="*", what="nothing has come since noon", count=0, failures=0, samples=[])
-    assert summary(silent) == "all sources: nothing has come since noon"
-    assert "share" not in evidence(silent)
-    assert [severity(each) for each in (silent, of("silent", "device", 1), of("latency_shift", "source"))] == [
+    assert alert_summary(silent) == "all sources: nothing has come since noon"
+    assert "share" not in alert_evidence(silent)
+    assert [alert_severity(each) for each in (silent, of("silent", "device", 1), of("latency_shift", "source"))] == [
         "critical", "warning", "warning",
     ]  # fmt: skip
     quality = of("webhook_quality", "source", errors={"42": 2, "not_json": 1}, what="2 of 9")
-    assert evidence(quality)["errors"] == "2 of status 42, 1 of not_json"
+    assert alert_evidence(quality)["errors"] == "2 of status 42, 1 of not_json"
 
 
 @pytest.fixture
@@ -307,14 +322,14 @@ def kafka(tmp_path: Path) -> Iterator[KafkaSettings]:
         yield settings
 
 
-async def seen(log: AlertLog, count: int) -> list[Alert]:
+async def seen(log: AlertTopicReader, count: int) -> list[Alert]:
     found: list[Alert] = []
     while len(found) < count:
-        found += await log.news(1)
+        found += await log.read_new_alerts(1)
     return found
 
 
-async def started(task: Callable[[], Any], log: AlertLog, count: int) -> list[Alert]:
+async def started(task: Callable[[], Any], log: AlertTopicReader, count: int) -> list[Alert]:
     """Run a watch until it has written so much; return what it wrote."""
     running = asyncio.create_task(task())
     try:
@@ -327,7 +342,7 @@ async def started(task: Callable[[], Any], log: AlertLog, count: int) -> list[Al
 async def test_what_is_no_alert_is_passed_over_and_only_what_says_something_is_named(
     kafka: KafkaSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    producer = Producer(kafka.confluent())
+    producer = Producer(kafka.confluent_options())
     deep = b'{"id":' + b"[" * 100_000
     # In the last two nothing is of a wrong type: no calendar has the time, and no division the count.
     late = alert(0, "firing", since=10**18)
@@ -336,8 +351,8 @@ async def test_what_is_no_alert_is_passed_over_and_only_what_says_something_is_n
     for value in (b"", b"{", deep, late.value, many, good):
         producer.produce(ALERTS, value, b"key", partition=0)
     assert producer.flush(10) == 0
-    log = AlertLog(kafka, "reader")
-    assert [each.phase for each in await log.past(whole=True)] == ["firing"]
+    log = AlertTopicReader(kafka, "reader")
+    assert [each.phase for each in await log.read_existing_alerts(whole=True)] == ["firing"]
     named = [message.partition(" is no alert")[0] for message in caplog.messages]
     assert named == [f"sms.alerts, partition 0, offset {offset}" for offset in (1, 2, 3, 4)]
     assert len(caplog.text) < 2_000
@@ -350,31 +365,31 @@ async def test_an_unforeseen_error_of_a_look_ends_no_process(
     def fail(*_: object) -> None:
         raise RecursionError
 
-    monkeypatch.setattr("smspulse.alerting.evaluator.behind", fail)
-    assert Look(tmp_path, KafkaSettings())(at(0)) == ([], set())
+    monkeypatch.setattr("smspulse.alerting.evaluator.pipeline_findings", fail)
+    assert RuleEvaluator(tmp_path, KafkaSettings())(at(0)) == ([], set())
     assert "RecursionError" in caplog.text
 
 
 def test_a_finding_that_cannot_be_shown_costs_no_other_one(caplog: pytest.LogCaptureFixture) -> None:
     row = {"scope": "device", "source": "acme", "device_id": 1, "is_bad": True, "since": at(0), "what": "silent"}
     rows = [row, row | {"since": 10**18}, row | {"surprise": 1}]
-    assert [_finding("silent", each) is not None for each in rows] == [True, False, False]
+    assert [_build_rule_finding("silent", each) is not None for each in rows] == [True, False, False]
     assert len(caplog.messages) == 2
 
 
 async def test_a_watch_goes_on_from_what_was_written_before_it(kafka: KafkaSettings) -> None:
-    reader = AlertLog(kafka, "reader")
-    assert await reader.past(whole=True) == []
+    reader = AlertTopicReader(kafka, "reader")
+    assert await reader.read_existing_alerts(whole=True) == []
     amiss = [finding("stuck_messages")]
     times = iter(range(0, 9_000_000, 400))
 
     async def run() -> None:
-        log = AlertLog(kafka, "watch")
+        log = AlertTopicReader(kafka, "watch")
         try:
-            await watch(
+            await run_evaluator(
                 log,
-                lambda _: (list(amiss), set(WATCHED)),
-                AlertWriter(kafka),
+                lambda _: (list(amiss), set(EVALUATED_KINDS)),
+                AlertTopicWriter(kafka),
                 0.05,
                 clock=lambda: at(next(times)) / 1000,
             )
@@ -394,10 +409,10 @@ async def test_while_the_lander_is_behind_nobody_is_called_silent(published: Pat
     for seconds in by_day(range(1, 28), 10 * MINUTE):
         story.tell(seconds)
     story.land(published)
-    look = Look(published, kafka)
+    look = RuleEvaluator(published, kafka)
     assert "silent:acme:1:*" in {each.id for each in look(at(0))[0] if each.is_bad}
-    assert behind(published, kafka, at(0)) == []
-    producer = Producer(kafka.confluent())
+    assert pipeline_findings(published, kafka, at(0)) == []
+    producer = Producer(kafka.confluent_options())
     producer.produce(RAW, b"{}", b"key")
     assert producer.flush(10) == 0
     found, judged = look(at(0))

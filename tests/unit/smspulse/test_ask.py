@@ -26,15 +26,15 @@ from warehouse_records import raw, status
 import warehouse
 from smspulse.cli.main import cli, main
 from smspulse.cli.sql import FORMATS
-from warehouse import catalog as views
-from warehouse.sink import parquet_files as landing
+from warehouse import catalog
+from warehouse.sink import parquet_files
 
 SQL = "SELECT sms_id, received_at, flaws FROM status_events ORDER BY sms_id"
 
 
 def fill(data: Path) -> Path:
-    views.publish(data)
-    landing.land(data, 0, [raw(0, status(7, 6)), raw(1, status(8, 7), seconds=0.25)])
+    catalog.publish_views(data)
+    parquet_files.land_records(data, 0, [raw(0, status(7, 6)), raw(1, status(8, 7), seconds=0.25)])
     return data
 
 
@@ -343,7 +343,7 @@ def test_a_watched_statement_is_answered_again_when_its_rows_change(tmp_path: Pa
             return [row["sms_id"] for row in json.loads(process.stdout.readline())]
 
         assert seen() == [7, 8]
-        landing.land(data, 2, [raw(2, status(9, 6))])
+        parquet_files.land_records(data, 2, [raw(2, status(9, 6))])
         assert seen() == [7, 8, 9]
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == ""

@@ -11,12 +11,12 @@ import pytest
 from privileges import run_unprivileged
 
 from core.kafka_settings import KafkaSettings
-from smspulse.broker.config import BrokerSettings, server_properties
+from smspulse.broker.config import BrokerSettings, build_server_properties
 from smspulse.broker.download import BrokerError
-from smspulse.broker.lockfile import BrokerFile, take_lock, write_whole
+from smspulse.broker.lockfile import BrokerFile, acquire_broker_lock, write_file_atomically
 from smspulse.broker.login import login_path, read_login, write_login
-from smspulse.processes.children import free_port
-from smspulse.runtime.pipeline import kafka_settings
+from smspulse.processes.children import find_free_port
+from smspulse.runtime.pipeline import find_kafka_settings
 
 
 @pytest.fixture(autouse=True)
@@ -28,12 +28,12 @@ def no_cluster_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[str]:
     """The address of a listener, which the data folder says is its Kafka; nobody logs in to it here."""
-    lock = take_lock(tmp_path)
+    lock = acquire_broker_lock(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         write_login(tmp_path, address)
         file = BrokerFile(address, "kafka", os.getpid(), has_login=True)
-        write_whole(tmp_path / "broker.json", json.dumps(asdict(file)))
+        write_file_atomically(tmp_path / "broker.json", json.dumps(asdict(file)))
         yield address
     os.close(lock)
 
@@ -53,24 +53,24 @@ def test_clients_take_the_login_from_the_data_folder_whatever_the_environment_sa
 ) -> None:
     port = running.rpartition(":")[2]
     for address in ("auto", running, f"localhost:{port}"):
-        assert is_let_in(tmp_path, kafka_settings(tmp_path, address))
-    assert kafka_settings(tmp_path, "kafka1:9092") == KafkaSettings(bootstrap="kafka1:9092")
+        assert is_let_in(tmp_path, find_kafka_settings(tmp_path, address))
+    assert find_kafka_settings(tmp_path, "kafka1:9092") == KafkaSettings(bootstrap="kafka1:9092")
     monkeypatch.setenv("SMSPULSE_KAFKA_SECURITY_PROTOCOL", "SSL")
-    assert is_let_in(tmp_path, kafka_settings(tmp_path, "auto"))
-    assert kafka_settings(tmp_path, "kafka1:9092").security_protocol == "SSL"
+    assert is_let_in(tmp_path, find_kafka_settings(tmp_path, "auto"))
+    assert find_kafka_settings(tmp_path, "kafka1:9092").security_protocol == "SSL"
 
 
 def test_a_client_that_starts_while_kafka_is_away_has_its_login(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "kafka").mkdir()
-    write_login(tmp_path, f"127.0.0.1:{free_port()}")
+    write_login(tmp_path, f"127.0.0.1:{find_free_port()}")
     login = read_login(tmp_path)
     assert login is not None
-    assert is_let_in(tmp_path, kafka_settings(tmp_path, login.bootstrap))
-    assert kafka_settings(tmp_path, "127.0.0.1:1").security_protocol == "PLAINTEXT"
+    assert is_let_in(tmp_path, find_kafka_settings(tmp_path, login.bootstrap))
+    assert find_kafka_settings(tmp_path, "127.0.0.1:1").security_protocol == "PLAINTEXT"
     monkeypatch.setenv("SMSPULSE_KAFKA_SECURITY_PROTOCOL", "PLAINTEXT")
-    assert kafka_settings(tmp_path, login.bootstrap).security_protocol == "PLAINTEXT"
+    assert find_kafka_settings(tmp_path, login.bootstrap).security_protocol == "PLAINTEXT"
 
 
 def test_the_password_is_made_once_and_for_its_user_alone(tmp_path: Path) -> None:
@@ -83,20 +83,20 @@ def test_the_password_is_made_once_and_for_its_user_alone(tmp_path: Path) -> Non
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "kafka").iterdir()}
     assert modes == {"login.json": 0o600, "client.properties": 0o600}
     assert first.password in (tmp_path / "kafka" / "client.properties").read_text()
-    assert first.password not in str(kafka_settings(tmp_path, "127.0.0.1:2"))
+    assert first.password not in str(find_kafka_settings(tmp_path, "127.0.0.1:2"))
 
 
 def test_a_damaged_login_says_how_to_get_another(tmp_path: Path, running: str) -> None:
     login_path(tmp_path).write_text("{")
     with pytest.raises(BrokerError, match=r"login\.json is damaged: delete it, and start the broker again"):
-        kafka_settings(tmp_path, "auto")
+        find_kafka_settings(tmp_path, "auto")
     login_path(tmp_path).unlink()
     with pytest.raises(BrokerError, match=r"login\.json is missing: start the broker again"):
-        kafka_settings(tmp_path, running)
+        find_kafka_settings(tmp_path, running)
 
 
 def test_the_node_alone_may_send_its_password_in_clear() -> None:
-    lines = dict(line.split("=", 1) for line in server_properties(1, 2, BrokerSettings(), "s3cret").splitlines())
+    lines = dict(line.split("=", 1) for line in build_server_properties(1, 2, BrokerSettings(), "s3cret").splitlines())
     assert lines["listener.security.protocol.map"] == "CLIENTS:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT"
     assert "user_" not in lines["listener.name.clients.scram-sha-512.sasl.jaas.config"]
     assert lines["listener.name.clients.plain.sasl.jaas.config"].count("user_") == 1

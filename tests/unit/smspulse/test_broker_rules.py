@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from smspulse.broker import embedded as broker
-from smspulse.broker.config import BrokerSettings, last_words, server_properties
+from smspulse.broker import embedded
+from smspulse.broker.config import BrokerSettings, build_server_properties, find_last_error_line
 from smspulse.broker.download import BrokerError
-from smspulse.broker.lockfile import BrokerFile, read_broker_file, take_lock, write_whole
+from smspulse.broker.lockfile import BrokerFile, acquire_broker_lock, read_broker_file, write_file_atomically
 from smspulse.processes import readiness
 
 
 def write_broker_file(data: Path, pid: int) -> None:
-    write_whole(data / "broker.json", json.dumps({"bootstrap": "127.0.0.1:1", "kind": "kafka", "pid": pid}))
+    write_file_atomically(data / "broker.json", json.dumps({"bootstrap": "127.0.0.1:1", "kind": "kafka", "pid": pid}))
 
 
 def test_a_broker_is_found_while_its_lock_is_held(tmp_path: Path) -> None:
-    lock = take_lock(tmp_path)
+    lock = acquire_broker_lock(tmp_path)
     write_broker_file(tmp_path, os.getpid())
     assert read_broker_file(tmp_path) == BrokerFile("127.0.0.1:1", "kafka", os.getpid())
     os.close(lock)
@@ -30,7 +30,7 @@ def test_a_broker_is_found_while_its_lock_is_held(tmp_path: Path) -> None:
 def test_a_broker_file_of_a_dead_process_counts_as_none(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    lock = take_lock(tmp_path)
+    lock = acquire_broker_lock(tmp_path)
     write_broker_file(tmp_path, dead.pid)
     assert read_broker_file(tmp_path) is None
     os.close(lock)
@@ -38,7 +38,7 @@ def test_a_broker_file_of_a_dead_process_counts_as_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"bootstrap": 1}', "null"])
 def test_a_broken_broker_file_counts_as_none(tmp_path: Path, text: str) -> None:
-    lock = take_lock(tmp_path)
+    lock = acquire_broker_lock(tmp_path)
     (tmp_path / "broker.json").write_text(text)
     assert read_broker_file(tmp_path) is None
     os.close(lock)
@@ -51,40 +51,40 @@ def test_a_data_folder_without_a_broker_has_none(tmp_path: Path) -> None:
 
 
 def test_a_second_lock_is_refused_with_the_holder_and_its_address(tmp_path: Path) -> None:
-    lock = take_lock(tmp_path)
+    lock = acquire_broker_lock(tmp_path)
     write_broker_file(tmp_path, os.getpid())
     with pytest.raises(BrokerError, match=rf"{tmp_path}: process {os.getpid()}, at 127\.0\.0\.1:1; use it, stop it"):
-        take_lock(tmp_path)
+        acquire_broker_lock(tmp_path)
     os.close(lock)
 
 
 def test_a_lock_left_by_a_crash_is_taken(tmp_path: Path) -> None:
-    os.close(take_lock(tmp_path))
+    os.close(acquire_broker_lock(tmp_path))
     assert (tmp_path / "kafka" / "lock").read_text() == str(os.getpid())
-    os.close(take_lock(tmp_path))
+    os.close(acquire_broker_lock(tmp_path))
 
 
 def test_the_lock_lives_as_long_as_the_last_process_that_holds_it(tmp_path: Path) -> None:
-    lock = take_lock(tmp_path)
+    lock = acquire_broker_lock(tmp_path)
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock,))
     os.close(lock)
     with pytest.raises(BrokerError):
-        take_lock(tmp_path)
+        acquire_broker_lock(tmp_path)
     other.communicate(b"\n")
-    os.close(take_lock(tmp_path))
+    os.close(acquire_broker_lock(tmp_path))
 
 
 def test_kafka_listens_on_loopback_only() -> None:
-    lines = dict(line.split("=", 1) for line in server_properties(1, 2, BrokerSettings()).splitlines())
+    lines = dict(line.split("=", 1) for line in build_server_properties(1, 2, BrokerSettings()).splitlines())
     assert lines["listeners"] == "CLIENTS://127.0.0.1:1,CONTROLLER://127.0.0.1:2"
     assert lines["controller.quorum.voters"] == "1@127.0.0.1:2"
 
 
 def test_every_batch_is_fsynced_unless_the_setting_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SMSPULSE_BROKER_FLUSH_MESSAGES", raising=False)
-    assert "log.flush.interval.messages=1\n" in server_properties(1, 2, BrokerSettings())
+    assert "log.flush.interval.messages=1\n" in build_server_properties(1, 2, BrokerSettings())
     monkeypatch.setenv("SMSPULSE_BROKER_FLUSH_MESSAGES", "500")
-    assert "log.flush.interval.messages=500\n" in server_properties(1, 2, BrokerSettings())
+    assert "log.flush.interval.messages=500\n" in build_server_properties(1, 2, BrokerSettings())
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_every_batch_is_fsynced_unless_the_setting_says_otherwise(monkeypatch: p
 def test_the_last_words_of_kafka_are_its_cause(tmp_path: Path, log: str, output: str, words: str) -> None:
     (tmp_path / "log").write_text(log)
     (tmp_path / "out").write_text(output)
-    assert last_words(tmp_path / "out", tmp_path / "log") == words
+    assert find_last_error_line(tmp_path / "out", tmp_path / "log") == words
 
 
 def test_the_last_words_are_of_this_run_even_after_the_log_was_rotated(tmp_path: Path) -> None:
@@ -118,9 +118,9 @@ def test_the_last_words_are_of_this_run_even_after_the_log_was_rotated(tmp_path:
     start = log.stat().st_size
     with log.open("a") as file:
         file.write("2026-01-01 ERROR new\n")
-    assert last_words(tmp_path / "out", log, start) == "new"
+    assert find_last_error_line(tmp_path / "out", log, start) == "new"
     log.write_text("2026-01-01 ERROR x\n")
-    assert last_words(tmp_path / "out", log, start) == "x"
+    assert find_last_error_line(tmp_path / "out", log, start) == "x"
 
 
 def limited(soft: int, hard: int) -> Callable[[], None]:
@@ -157,13 +157,13 @@ def test_too_few_open_files_refuse_kafka_before_it_touches_its_store(tmp_path: P
 def test_a_broker_that_too_few_open_files_refuse_reports_that_no_restart_helps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker, "choose_broker", lambda data, *_: broker.KafkaBroker(data))
-    monkeypatch.setattr(broker, "open_files_needed", lambda _: sys.maxsize + 1)
-    monkeypatch.setattr(broker, "fetch_kafka", lambda: pytest.fail("Kafka is not refused"))
+    monkeypatch.setattr(embedded, "choose_broker", lambda data, *_: embedded.KafkaBroker(data))
+    monkeypatch.setattr(embedded, "count_needed_files", lambda _: sys.maxsize + 1)
+    monkeypatch.setattr(embedded, "fetch_kafka", lambda: pytest.fail("Kafka is not refused"))
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
-    monkeypatch.setenv(readiness.VARIABLE, str(writing))
-    assert broker.run_broker(tmp_path, "kafka") == 2
+    monkeypatch.setenv(readiness.READY_FD_VARIABLE, str(writing))
+    assert embedded.run_broker(tmp_path, "kafka") == 2
     with os.fdopen(reading, "rb") as report:
         assert report.read() == readiness.NEVER_READY
 
@@ -190,7 +190,7 @@ def ready():
         pass  # as in a destructor, of whose exceptions Python only prints a line
     threading.Event().wait(float(sys.argv[2]))
 
-sys.exit(run_broker(Path(sys.argv[1]), "memory", ready=ready))
+sys.exit(run_broker(Path(sys.argv[1]), "memory", on_ready=ready))
 """
 
 

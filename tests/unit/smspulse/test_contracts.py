@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from warehouse_records import raw
 
 from core.topics import DEADLETTERS
-from expectations.payload_check import RefusedBodyError, body_of, read, split_lines
+from expectations.payload_check import RefusedBodyError, check_payload, decode_request_body, split_lines
 from gateway.errors import UnreadablePayload
 from gateway.json_body import to_utf8
-from gateway.payloads import parse
+from gateway.payloads import parse_payload
 from gateway.statuses import STATUSES
 from smspulse.cli.main import cli
-from streams.lifecycle import Lifecycle
+from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "webhooks"
@@ -36,15 +36,15 @@ GENERATIONS = {
 def test_every_documented_payload_is_told_by_its_generation() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.json")} == GENERATIONS.keys()
     for name, generation in GENERATIONS.items():
-        found = read((EXAMPLES / f"{name}.json").read_bytes())
+        found = check_payload((EXAMPLES / f"{name}.json").read_bytes())
         assert (found.generation, bool(found.faults)) == (generation, generation is None), name
         assert found.unknown == (), name
 
 
 def test_what_is_wrong_is_named_by_its_field_and_never_by_its_value() -> None:
-    found = read(orjson.dumps({"sms_id": 1, "status_id": 7, "senttime": "secret", "colour": "secret"}))
+    found = check_payload(orjson.dumps({"sms_id": 1, "status_id": 7, "senttime": "secret", "colour": "secret"}))
     assert (found.faults, found.unknown) == (("senttime cannot be read and would be null",), ("colour",))
-    assert read(b'{"status_id": 7}').faults == ("missing_field: sms_id is missing",)
+    assert check_payload(b'{"status_id": 7}').faults == ("missing_field: sms_id is missing",)
 
 
 def test_a_sample_may_have_a_payload_a_line() -> None:
@@ -91,32 +91,32 @@ def test_a_payload_is_accepted_exactly_when_the_stream_accepts_it(
     if is_wide:
         body = body.decode("utf-8", "replace").encode("utf-16")
     try:
-        key = b"acme:%d" % parse(to_utf8(body, content_type)).sms_id  # as ingest gives it
+        key = b"acme:%d" % parse_payload(to_utf8(body, content_type)).sms_id  # as ingest gives it
     except UnreadablePayload:
         key = None
     record = raw(0, body)
     headers = [header for header in record.headers if header[0] != "content_type"]
     record = record._replace(key=key, headers=[*headers, ("content_type", content_type)])
-    outputs = MessageProcessor(Lifecycle(STATUSES), lambda _: None, UTC, 9, 10, 20).process([record])  # type: ignore[list-item]
+    outputs = MessageProcessor(LifecycleRules(STATUSES), lambda _: None, UTC, 9, 10, 20).process([record])  # type: ignore[list-item]
     dead = [dict(each.headers or ())["reason"].decode() for each in outputs.records if each.topic == DEADLETTERS]
 
-    found = read(body, UTC, content_type)
+    found = check_payload(body, UTC, content_type)
     assert (found.generation is None) == bool(dead)
     assert [fault.partition(":")[0] for fault in found.faults if found.generation is None] == dead
 
 
 def test_what_ingest_refuses_is_refused_by_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMSPULSE_INGEST_MAX_BODY_BYTES", str(len(_STATUS)))
-    assert body_of(_STATUS, "") == body_of(gzip.compress(_STATUS), "gzip") == _STATUS
+    assert decode_request_body(_STATUS, "") == decode_request_body(gzip.compress(_STATUS), "gzip") == _STATUS
     for sample, coding, status in (
         (_STATUS + b" ", "", 413),
         (gzip.compress(_STATUS + b" "), "gzip", 413),
         (b"", "br", 415),
     ):
         with pytest.raises(RefusedBodyError) as refused:
-            body_of(sample, coding)
+            decode_request_body(sample, coding)
         assert refused.value.status == status
-    assert body_of(b"\x1f\x8b", "gzip") == b"\x1f\x8b"  # kept as it came
+    assert decode_request_body(b"\x1f\x8b", "gzip") == b"\x1f\x8b"  # kept as it came
 
 
 def test_the_command_runs_the_suite_too_and_says_by_its_code_whether_all_is_well(tmp_path: Path) -> None:

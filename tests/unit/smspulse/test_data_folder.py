@@ -13,9 +13,9 @@ from privileges import run_unprivileged
 from restored import RestoredFolder
 from warehouse_records import raw, status
 
-from smspulse.runtime.data_folder import describe_readers, set_umask, user_name
-from warehouse import catalog as views
-from warehouse.sink import parquet_files as landing
+from smspulse.runtime.data_folder import describe_readers, set_private_umask, user_name
+from warehouse import catalog
+from warehouse.sink import parquet_files
 
 GROUP = grp.getgrgid(os.getegid()).gr_name
 IN_ALL_DATA = (
@@ -62,8 +62,8 @@ def _old(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
     folder = tmp_path_factory.mktemp("old") / "data"
     before = os.umask(0o022)
     folder.mkdir()
-    views.publish(folder)
-    landing.land(folder, 0, [raw(0, status(7, 6))])
+    catalog.publish_views(folder)
+    parquet_files.land_records(folder, 0, [raw(0, status(7, 6))])
     os.umask(before)
     return RestoredFolder(folder)
 
@@ -79,7 +79,7 @@ def old(_old: RestoredFolder, tmp_path: Path) -> Iterator[Path]:
 def test_what_commands_make_in_the_data_folder_is_for_its_user_alone(tmp_path: Path) -> None:
     data = tmp_path / "data"
     before = os.umask(0o077)
-    views.publish(data)
+    catalog.publish_views(data)
     os.umask(before)
     for command in IN_ALL_DATA:
         output = [str(data / "export.csv")] if command[-1] == "--output" else []
@@ -173,5 +173,5 @@ def test_the_owner_of_a_folder_can_read_what_root_has_made_there(old: Path) -> N
 def test_the_umask_follows_from_the_mode_of_the_folder(tmp_path: Path, mode: int, umask: int) -> None:
     tmp_path.chmod(mode)
     before = os.umask(0o022)
-    set_umask(tmp_path)
+    set_private_umask(tmp_path)
     assert os.umask(before) == umask

@@ -18,21 +18,20 @@ from core.kafka_settings import KafkaSettings
 from gateway.errors import UnreadablePayload
 from gateway.json_body import to_utf8
 from gateway.number_search import NumberSearch
-from gateway.payloads import StatusReport, parse
-from gateway.statuses import status_table
-from ingest.redaction import Privacy
+from gateway.payloads import StatusReport, parse_payload
+from gateway.statuses import build_status_table
+from ingest.redaction import PayloadRedactor
 from ingest.settings import IngestSettings
-from ingest.spool import Spool, Webhook
+from ingest.spool import WebhookRecord, WebhookSpool
 from smspulse.cli.main import cli
 from smspulse.runtime import erasure as command
-from smspulse.runtime.erasure import EraseError, erase
+from smspulse.runtime.erasure import EraseError, erase_everywhere
 from streams.processor import MAX_DEAD_LETTER_BYTES, build_dead_letter
-from warehouse import catalog as views
+from warehouse import catalog
 from warehouse import rebuild as run
-from warehouse.maintenance import atomic_replace as swap
-from warehouse.maintenance import erasure
+from warehouse.maintenance import atomic_replace, erasure
 from warehouse.reader import open_warehouse
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 NUMBER = "+4915752982212"
 OTHER = "+4915752982213"
@@ -40,9 +39,9 @@ DIGITS = re.compile(
     rb"4\D{0,3}9\D{0,3}1\D{0,3}5\D{0,3}7\D{0,3}5\D{0,3}2\D{0,3}9\D{0,3}8\D{0,3}2\D{0,3}2\D{0,3}1\D{0,3}2"
 )
 SPOOLED = [
-    Webhook(b"acme:9", b'{"sms_id":9,"status_id":6,"sendto":"+49 1575 298-2212"}', [("source", b"acme")], at(0)),
-    Webhook(b"acme:8", b'{"sms_id":8,"status_id":6,"sendto":"+4915752982213"}', [("source", b"acme")], at(0)),
-    Webhook(None, b"not json +4915752982212", [("source", b"acme")], at(0)),
+    WebhookRecord(b"acme:9", b'{"sms_id":9,"status_id":6,"sendto":"+49 1575 298-2212"}', [("source", b"acme")], at(0)),
+    WebhookRecord(b"acme:8", b'{"sms_id":8,"status_id":6,"sendto":"+4915752982213"}', [("source", b"acme")], at(0)),
+    WebhookRecord(None, b"not json +4915752982212", [("source", b"acme")], at(0)),
 ]
 TRUNK_ZERO = "+49 (0)157 529 82212"
 WIDE = [("source", b"acme"), ("content_type", b"application/json; charset=UTF-16")]
@@ -52,7 +51,7 @@ WIDE = [("source", b"acme"), ("content_type", b"application/json; charset=UTF-16
 def told(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[int, str]]]:
     """What Kafka was told. That it is deleted there, an integration test shows."""
     told: list[set[tuple[int, str]]] = []
-    monkeypatch.setattr(command, "_tell_kafka", lambda kafka, keys: told.append(set(keys)))
+    monkeypatch.setattr(command, "_write_tombstones", lambda kafka, keys: told.append(set(keys)))
     return told
 
 
@@ -60,7 +59,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[int, str]]]:
 def _filled(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
     folder = tmp_path_factory.mktemp("filled") / "data"
     folder.mkdir()
-    views.publish(folder)
+    catalog.publish_views(folder)
     incoming = {"sms_id": 5, "type": "text", "device_id": 1, "body": "call me", "address": "+49 157 52982212"}
     mentioned = incoming | {"sms_id": 6, "body": "his number is 004915752982212", "address": OTHER}
     bodies = [
@@ -68,16 +67,16 @@ def _filled(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
         b'{"sendto": "+49-1575-2982212", "sms_id": "?"}', status(3, 1, sendto=NUMBER),
     ]  # fmt: skip
     for offset, body in enumerate(bodies):
-        landing.land(folder, offset, [raw(offset, body, seconds=offset)])
+        parquet_files.land_records(folder, offset, [raw(offset, body, seconds=offset)])
     versions = [
         version(0, 1, "delivered", recipient=NUMBER), version(1, 2, "delivered", recipient=OTHER),
         version(2, 3, "pending", recipient=None), version(3, 4, "delivered", recipient=OTHER, seconds=4 * 86_400),
     ]  # fmt: skip
-    landing.land(folder, 0, versions)
-    landing.land(folder, 0, [deadletter(0, bodies[5], "wrong_type", "sms.raw:0:5")])  # type: ignore[arg-type]
-    landing.land(folder, len(bodies), [raw(len(bodies), status(4, 7, sendto=OTHER), seconds=4 * 86_400)])
+    parquet_files.land_records(folder, 0, versions)
+    parquet_files.land_records(folder, 0, [deadletter(0, bodies[5], "wrong_type", "sms.raw:0:5")])  # type: ignore[arg-type]
+    parquet_files.land_records(folder, len(bodies), [raw(len(bodies), status(4, 7, sendto=OTHER), seconds=4 * 86_400)])
     assert rebuild(folder).differing > 0
-    spool = Spool(folder, IngestSettings())
+    spool = WebhookSpool(folder, IngestSettings())
     spool.append(SPOOLED)
     spool.close()
     return RestoredFolder(folder)
@@ -90,8 +89,8 @@ def data(_filled: RestoredFolder, tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def rebuild(data: Path, **options: Any) -> run.Rebuilt:
-    return run.rebuild(data, status_table({}), timedelta(days=1), **options)
+def rebuild(data: Path, **options: Any) -> run.RebuildResult:
+    return run.rebuild_base(data, build_status_table({}), timedelta(days=1), **options)
 
 
 def everything(data: Path) -> dict[str, bytes]:
@@ -128,14 +127,14 @@ def codecs(data: Path) -> set[tuple[str, str]]:
 def test_no_byte_tells_of_the_number_and_no_count_changes(data: Path, told: list[Any]) -> None:
     before, written, rooms = counts(data), codecs(data), {name.split("/")[0] for name in holding(data)}
     assert rooms == {"raw", "messages", "base", "differences", "deadletters", "spool"}
-    report = erase(data, (NUMBER,), kafka)
+    report = erase_everywhere(data, (NUMBER,), kafka)
     assert holding(data) == set()
     assert (counts(data), codecs(data)) == (before, written)
     assert told == [{(0, "acme:1"), (0, "acme:3")}]
     assert report.lines[0] == "spool: 2 webhooks that wait for Kafka"
     assert "raw: 6 rows in 6 files" in report.lines
-    assert any('"topic": "sms.raw", "partition": 0, "offset": 7' in line for line in report.left)
-    assert (report.files_left, (data / erasure.PENDING).exists()) == (False, False)
+    assert any('"topic": "sms.raw", "partition": 0, "offset": 7' in line for line in report.remaining)
+    assert (report.has_remaining_files, (data / erasure.PENDING_ERASURE_FILE).exists()) == (False, False)
     with open_warehouse(data) as connection:
         rows = connection.execute("SELECT sms_id, recipient FROM messages ORDER BY 1").fetchall()
         assert rows == [(1, "erased"), (2, OTHER), (3, "erased"), (4, OTHER)]
@@ -143,23 +142,23 @@ def test_no_byte_tells_of_the_number_and_no_count_changes(data: Path, told: list
         assert texts == [(5, "erased", None), (6, OTHER, None)]
         bodies = connection.execute("SELECT count(*) FILTER (body <> 'erased'), count(*) FROM raw_webhooks").fetchone()
         assert bodies == (2, 8)
-    assert landing.landed_position(data, topics.RAW, 0) == 8
-    assert erase(data, (NUMBER,), kafka).lines == ["spool: 0 webhooks that wait for Kafka"]
+    assert parquet_files.read_landed_position(data, topics.RAW, 0) == 8
+    assert erase_everywhere(data, (NUMBER,), kafka).lines == ["spool: 0 webhooks that wait for Kafka"]
 
 
 def test_the_log_still_gives_what_the_base_files_hold(data: Path) -> None:
     before = counts(data)
-    erase(data, (NUMBER,), kafka)
+    erase_everywhere(data, (NUMBER,), kafka)
     rebuild(data, everything=True)
     assert counts(data) == before
     assert holding(data) == set()
 
 
 def test_what_waits_in_the_spool_is_forwarded_masked(data: Path) -> None:
-    erase(data, (NUMBER,), kafka)
-    spool = Spool(data, IngestSettings())
-    _, webhooks = spool.read(0, 10)
-    assert spool.state().webhooks == 3
+    erase_everywhere(data, (NUMBER,), kafka)
+    spool = WebhookSpool(data, IngestSettings())
+    _, webhooks = spool.read_webhooks(0, 10)
+    assert spool.read_state().webhooks == 3
     spool.close()
     assert [webhook.key for webhook in webhooks] == [b"acme:9", b"acme:8", None]
     assert webhooks[0].body == b'{"sms_id":9,"status_id":6,"sendto":"****2212"}'
@@ -178,7 +177,7 @@ def test_a_run_that_is_cut_off_anywhere_is_ended_by_the_next(
     class Cut(BaseException):
         """As if the process had been killed."""
 
-    exchange: Callable[..., None] = swap._exchange
+    exchange: Callable[..., None] = atomic_replace._exchange_folders
     done = 0
 
     def once(*paths: Path) -> None:
@@ -193,22 +192,22 @@ def test_a_run_that_is_cut_off_anywhere_is_ended_by_the_next(
 
     with monkeypatch.context() as patch:
         if where == "files":
-            patch.setattr(swap, "_exchange", once)
+            patch.setattr(atomic_replace, "_exchange_folders", once)
         else:
-            patch.setattr(command, "_tell_kafka", cut)
+            patch.setattr(command, "_write_tombstones", cut)
         tries = 0
         while True:
             tries += 1
             done = 0
             try:
-                erase(data, (NUMBER,), kafka)
+                erase_everywhere(data, (NUMBER,), kafka)
                 break
             except Cut:
                 assert counts(data) == before
                 if where == "kafka":
                     break
     assert tries == (5 if where == "files" else 1)
-    erase(data, (NUMBER,), kafka)
+    erase_everywhere(data, (NUMBER,), kafka)
     assert holding(data) == set()
     assert {key for each in told for key in each} == {(0, "acme:1"), (0, "acme:3")}
 
@@ -216,22 +215,24 @@ def test_a_run_that_is_cut_off_anywhere_is_ended_by_the_next(
 def test_a_number_with_a_trunk_zero_and_in_another_charset_is_found_wherever_it_is(data: Path) -> None:
     body = '{"sms_id":7,"status_id":66,"status_message":"für","sendto":"%s"}' % TRUNK_ZERO  # noqa: UP031 - braces
     wide = raw(8, body.encode("utf-16"), seconds=9)._replace(headers=[*raw(8, b"").headers[:3], WIDE[1]])
-    landing.land(data, 8, [wide])
-    landing.land(data, 9, [raw(9, {"to": TRUNK_ZERO}, seconds=9), raw(10, {"to": "+490157 52982212"}, seconds=9)])
-    spool = Spool(data, IngestSettings(spool_max_age_s=1e9))
-    spool.append([Webhook(b"acme:7", body.encode("utf-16"), WIDE, at(0)), *SPOOLED[1:2]])
+    parquet_files.land_records(data, 8, [wide])
+    parquet_files.land_records(
+        data, 9, [raw(9, {"to": TRUNK_ZERO}, seconds=9), raw(10, {"to": "+490157 52982212"}, seconds=9)]
+    )
+    spool = WebhookSpool(data, IngestSettings(spool_max_age_s=1e9))
+    spool.append([WebhookRecord(b"acme:7", body.encode("utf-16"), WIDE, at(0)), *SPOOLED[1:2]])
     spool.close()
 
-    assert erase(data, (NUMBER,), KafkaSettings).lines
+    assert erase_everywhere(data, (NUMBER,), KafkaSettings).lines
     with open_warehouse(data) as connection:
         sql = 'SELECT body::VARCHAR, address FROM raw_webhooks WHERE "offset" > 7 ORDER BY "offset"'
         assert connection.execute(sql).fetchall() == [("erased", "erased"), ("erased", None), ("erased", None)]
-    spool = Spool(data, IngestSettings())
-    _, waiting = spool.read(0, 99)
+    spool = WebhookSpool(data, IngestSettings())
+    _, waiting = spool.read_webhooks(0, 99)
     spool.close()
     masked = next(each for each in waiting if each.key == b"acme:7")
     content_type = dict(masked.headers)["content_type"]
-    report = parse(to_utf8(masked.body, content_type))
+    report = parse_payload(to_utf8(masked.body, content_type))
     assert isinstance(report, StatusReport)
     assert (report.recipient, report.status_message) == ("****2212", "für")
 
@@ -241,30 +242,30 @@ def test_a_webhook_in_the_spool_that_begins_with_many_byte_order_marks_is_erased
     data: Path, marks: int
 ) -> None:
     body = b"\xef\xbb\xbf" * marks + b'{"sms_id":7,"status_id":6,"sendto":"+4915752982212"}'
-    spool = Spool(data, IngestSettings(spool_max_age_s=1e9))
-    spool.append([Webhook(b"acme:7", body, [("source", b"acme")], at(0))])
+    spool = WebhookSpool(data, IngestSettings(spool_max_age_s=1e9))
+    spool.append([WebhookRecord(b"acme:7", body, [("source", b"acme")], at(0))])
     spool.close()
-    assert erase(data, (NUMBER,), KafkaSettings).lines[0] == "spool: 3 webhooks that wait for Kafka"
+    assert erase_everywhere(data, (NUMBER,), KafkaSettings).lines[0] == "spool: 3 webhooks that wait for Kafka"
     assert holding(data) == set()
 
 
 def test_a_webhook_in_the_spool_that_cannot_be_masked_is_withheld_and_the_others_are_erased(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: Privacy, body: bytes, read: Any) -> bytes:
+    def fail(self: PayloadRedactor, body: bytes, read: Any) -> bytes:
         if not isinstance(read, UnreadablePayload):
             raise RecursionError
         return apply(self, body, read)
 
-    apply = Privacy.apply
-    monkeypatch.setattr(Privacy, "apply", fail)
-    assert erase(data, (NUMBER,), KafkaSettings).lines[0] == "spool: 2 webhooks that wait for Kafka"
+    apply = PayloadRedactor.redact_body
+    monkeypatch.setattr(PayloadRedactor, "redact_body", fail)
+    assert erase_everywhere(data, (NUMBER,), KafkaSettings).lines[0] == "spool: 2 webhooks that wait for Kafka"
     assert holding(data) == set()
-    spool = Spool(data, IngestSettings())
-    _, waiting = spool.read(0, 99)
+    spool = WebhookSpool(data, IngestSettings())
+    _, waiting = spool.read_webhooks(0, 99)
     spool.close()
     with pytest.raises(UnreadablePayload, match="processing_failed"):
-        parse(waiting[0].body)
+        parse_payload(waiting[0].body)
 
 
 @pytest.mark.parametrize("given", [NUMBER, TRUNK_ZERO, "0049 157 52982212", "+490157 52982212"])
@@ -297,16 +298,18 @@ def values(data: Path, dataset: str) -> list[Any]:
 @pytest.mark.parametrize("base", [status(31, 6, sendto=OTHER), {"sms_id": 31, "address": OTHER, "body": "hi"}])
 def test_a_number_is_erased_from_every_column(published: Path, base: dict[str, Any]) -> None:
     bodies = [base | {"sms_id": 40 + n, name: value} for n, (name, value) in enumerate(EVERYWHERE.items())]
-    landing.land(published, 0, [raw(n, body, seconds=n) for n, body in enumerate(bodies)])
+    parquet_files.land_records(published, 0, [raw(n, body, seconds=n) for n, body in enumerate(bodies)])
     untouched = [raw(0, base | {"sms_id": 50, name: "other"}, seconds=20) for name in ("status_message", "device_name")]
-    landing.land(published, 20, [record._replace(offset=20 + n) for n, record in enumerate(untouched)])
+    parquet_files.land_records(published, 20, [record._replace(offset=20 + n) for n, record in enumerate(untouched)])
     strange = raw(30, base | {"sms_id": 60}, seconds=30)
     type_ = ("content_type", f"text/plain; to={NUMBER}".encode())
-    landing.land(published, 30, [strange._replace(headers=[*strange.headers[:3], type_])])
-    landing.land(published, 0, [alert(0, "firing", what=f"{NUMBER} is down", samples=[NUMBER, "acme:17"])])
+    parquet_files.land_records(published, 30, [strange._replace(headers=[*strange.headers[:3], type_])])
+    parquet_files.land_records(
+        published, 0, [alert(0, "firing", what=f"{NUMBER} is down", samples=[NUMBER, "acme:17"])]
+    )
     assert {name.split("/")[0] for name in holding(published)} == {"raw", "alerts"}
 
-    report = erase(published, (NUMBER,), kafka)
+    report = erase_everywhere(published, (NUMBER,), kafka)
     assert holding(published) == set()
     assert f"raw: {len(bodies) + 1} rows in 2 files" in report.lines
     with open_warehouse(published) as connection:
@@ -338,14 +341,14 @@ def test_a_number_is_erased_in_every_notation_also_of_what_cannot_be_parsed(publ
     neighbour = NUMBER[:-1] + "4"
     others = [body.replace(b"2212", b"2214") for body in NOTATIONS[3:4] + NOTATIONS[7:8]] + [neighbour.encode()]
     others.append(b'{"sms_id":15752982212,"status_id":6,"device_id":1575298221}')
-    landing.land(published, 0, [raw(n, body, seconds=n) for n, body in enumerate([*NOTATIONS, *others])])
+    parquet_files.land_records(published, 0, [raw(n, body, seconds=n) for n, body in enumerate([*NOTATIONS, *others])])
     dead = [deadletter(n, body, "not_json", f"sms.raw:0:{n}") for n, body in enumerate(NOTATIONS[5:], 5)]
-    landing.land(published, 5, dead)
-    spool = Spool(published, IngestSettings(spool_max_age_s=1e9))
-    spool.append([Webhook(None, body, [("source", b"acme")], at(0)) for body in [*NOTATIONS, *others]])
+    parquet_files.land_records(published, 5, dead)
+    spool = WebhookSpool(published, IngestSettings(spool_max_age_s=1e9))
+    spool.append([WebhookRecord(None, body, [("source", b"acme")], at(0)) for body in [*NOTATIONS, *others]])
     spool.close()
 
-    report = erase(published, (NUMBER,), kafka)
+    report = erase_everywhere(published, (NUMBER,), kafka)
     assert report.lines[0] == f"spool: {len(NOTATIONS)} webhooks that wait for Kafka"
     with open_warehouse(published) as connection:
         sql = 'SELECT body FROM read_parquet(?) ORDER BY "offset"'
@@ -355,8 +358,8 @@ def test_a_number_is_erased_in_every_notation_also_of_what_cannot_be_parsed(publ
     search = NumberSearch((NUMBER, "015752982212"))
     texts = [value for name in ("raw", "deadletters") for value in values(published, name)]
     assert not any(search.is_in_body(text) if type(text) is bytes else search.is_in(str(text)) for text in texts)
-    spool = Spool(published, IngestSettings())
-    _, waiting = spool.read(0, 99)
+    spool = WebhookSpool(published, IngestSettings())
+    _, waiting = spool.read_webhooks(0, 99)
     spool.close()
     assert len(waiting) == len(NOTATIONS) + len(others)
     assert not any(search.is_in_body(webhook.body) for webhook in waiting)
@@ -368,37 +371,37 @@ def test_a_number_that_a_dead_letter_has_in_part_is_erased_with_its_webhook(publ
     letter = build_dead_letter(record, UnreadablePayload("not_json", "the body is no JSON"))  # type: ignore[arg-type]
     assert letter.value is not None
     assert letter.value.endswith(NUMBER[:11].encode())
-    landing.land(published, 3, [record])
+    parquet_files.land_records(published, 3, [record])
     made = record._replace(topic=topics.DEADLETTERS, offset=0, value=letter.value, headers=letter.headers or [])
-    landing.land(published, 0, [made, deadletter(1, b"{", "not_json", "sms.raw:0:4")])
-    report = erase(published, (NUMBER,), kafka)
+    parquet_files.land_records(published, 0, [made, deadletter(1, b"{", "not_json", "sms.raw:0:4")])
+    report = erase_everywhere(published, (NUMBER,), kafka)
     assert "deadletters: 1 rows in 1 files" in report.lines
     assert [value for value in values(published, "deadletters") if type(value) is bytes] == [b"erased", b"{"]
-    assert any(line.startswith("sms.deadletters: Kafka ") for line in report.left)
+    assert any(line.startswith("sms.deadletters: Kafka ") for line in report.remaining)
 
 
 def test_the_national_form_is_left_alone_where_another_country_has_it_too(published: Path) -> None:
     national, foreign = {"sms_id": 1, "address": "0157 52982212"}, {"sms_id": 2, "address": "+43 15752982212"}
-    landing.land(published, 0, [raw(0, national), raw(1, foreign)])
-    report = erase(published, (NUMBER,), kafka)
+    parquet_files.land_records(published, 0, [raw(0, national), raw(1, foreign)])
+    report = erase_everywhere(published, (NUMBER,), kafka)
     assert report.lines == []
-    (line,) = report.left
+    (line,) = report.remaining
     assert line.startswith("015752982212: not looked for, ")
-    assert report.files_left is False
-    assert "raw: 1 rows in 1 files" in erase(published, (NUMBER, "015752982212"), kafka).lines
-    assert erase(published, (NUMBER, "015752982212"), kafka).left == []
+    assert report.has_remaining_files is False
+    assert "raw: 1 rows in 1 files" in erase_everywhere(published, (NUMBER, "015752982212"), kafka).lines
+    assert erase_everywhere(published, (NUMBER, "015752982212"), kafka).remaining == []
 
 
 def test_an_id_that_is_the_number_stays_and_is_named(published: Path) -> None:
-    landing.land(published, 0, [raw(0, status(4915752982212, 6, device_id=4915752982212, sendto=OTHER))])
-    report = erase(published, (NUMBER,), kafka)
-    assert "raw: 1 rows have it as their device_id, by which they are counted" in report.left
-    assert "raw: 1 rows have it as their sms_id, by which they are counted" in report.left
+    parquet_files.land_records(published, 0, [raw(0, status(4915752982212, 6, device_id=4915752982212, sendto=OTHER))])
+    report = erase_everywhere(published, (NUMBER,), kafka)
+    assert "raw: 1 rows have it as their device_id, by which they are counted" in report.remaining
+    assert "raw: 1 rows have it as their sms_id, by which they are counted" in report.remaining
 
 
 def test_what_is_no_number_is_refused(data: Path) -> None:
     with pytest.raises(EraseError, match=r"\+49 has too few digits"):
-        erase(data, ("+49",), kafka)
+        erase_everywhere(data, ("+49",), kafka)
 
 
 def test_the_command_says_what_it_touched_and_what_still_holds_the_number(data: Path) -> None:

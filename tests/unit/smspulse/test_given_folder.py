@@ -13,20 +13,20 @@ from warehouse_records import alert, raw, status, version
 
 from ingest.sources import add_source
 from smspulse.cli.main import cli, main
-from warehouse import catalog as views
+from warehouse import catalog
 from warehouse.errors import NoWarehouseError, StaleViewsError
 from warehouse.reader import open_warehouse, query
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 
 @pytest.fixture(scope="module")
 def _given(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
     parent = tmp_path_factory.mktemp("given") / "folders"
     folder = parent / "original"
-    views.publish(folder)
-    landing.land(folder, 0, [raw(0, status(1, 7))])
-    landing.land(folder, 0, [version(0, 1, "delivered", last_status_id=7)])
-    landing.land(folder, 0, [alert(0, "firing")])
+    catalog.publish_views(folder)
+    parquet_files.land_records(folder, 0, [raw(0, status(1, 7))])
+    parquet_files.land_records(folder, 0, [version(0, 1, "delivered", last_status_id=7)])
+    parquet_files.land_records(folder, 0, [alert(0, "firing")])
     return RestoredFolder(parent)
 
 
@@ -43,9 +43,9 @@ def smspulse(*arguments: str) -> Result:
 def copied(original: Path) -> Path:
     """Copy the folder, and go on in the original."""
     copy = Path(shutil.copytree(original, original.with_name("source=copy")))
-    landing.land(original, 1, [raw(1, status(2, 6))])
-    landing.land(original, 1, [version(1, 2, "sent")])
-    landing.land(original, 1, [alert(1, "firing", device_id=99)])
+    parquet_files.land_records(original, 1, [raw(1, status(2, 6))])
+    parquet_files.land_records(original, 1, [version(1, 2, "sent")])
+    parquet_files.land_records(original, 1, [alert(1, "firing", device_id=99)])
     return copy
 
 
@@ -78,7 +78,7 @@ def test_the_original_is_read_next_to_its_copy(original: Path) -> None:
 def test_what_writes_to_a_moved_folder_publishes_its_views_for_any_duckdb(original: Path) -> None:
     data = moved(original)
     assert smspulse("compact", "--data", str(data)).exit_code == 0
-    with duckdb.connect(data / views.FILE, read_only=True) as connection:
+    with duckdb.connect(data / catalog.CATALOG_FILE, read_only=True) as connection:
         assert connection.execute("SELECT sms_id FROM messages").fetchall() == [(1,)]
 
 

@@ -19,24 +19,24 @@ from http_attacks import BY_ANYONE, ask, attack, rss_mb, wait_until_served
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from smspulse.dashboard.queries import Numbers
-from smspulse.dashboard.server import Page, PageSettings
-from smspulse.processes import metrics_endpoint as endpoints
-from smspulse.processes.children import free_port, raise_file_limit
+from smspulse.dashboard.queries import PageSnapshot
+from smspulse.dashboard.server import PageRequestHandler, PageSettings
+from smspulse.processes import metrics_endpoint
+from smspulse.processes.children import find_free_port, raise_file_limit
 
 LIMIT_FILES = """
 import asyncio, resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
-from smspulse.processes import log_setup as logs
-logs.set_up(verbose=False, supervised=True)
+from smspulse.processes import log_setup
+log_setup.set_up_logging(verbose=False, supervised=True)
 data, port = Path(sys.argv[1]), int(sys.argv[2])
 """
 PAGE = """
-from smspulse.dashboard.queries import Numbers
-from smspulse.dashboard.server import PageSettings, serve
-numbers = Numbers(data, lambda: {"processes": [], "lag": None})
-asyncio.run(serve(numbers, PageSettings(port=port), asyncio.Event(), lambda host, port: None))
+from smspulse.dashboard.queries import PageSnapshot
+from smspulse.dashboard.server import PageSettings, serve_page
+numbers = PageSnapshot(data, lambda: {"processes": [], "lag": None})
+asyncio.run(serve_page(numbers, PageSettings(port=port), asyncio.Event(), lambda host, port: None))
 """
 METRICS = """
 import os, threading
@@ -52,7 +52,7 @@ REQUEST = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\
 @contextmanager
 def process(program: str, data: Path) -> Iterator[tuple[int, int, Path]]:
     """Run a program that may open 1,024 files; give its process, port and log."""
-    port, log = free_port(), data / "log"
+    port, log = find_free_port(), data / "log"
     with log.open("wb") as output:
         running = subprocess.Popen([sys.executable, "-c", LIMIT_FILES + program, str(data), str(port)], stderr=output)
     try:
@@ -119,8 +119,8 @@ async def test_an_attack_from_one_address_costs_the_page_little_memory_and_other
 
 @asynccontextmanager
 async def page(tmp_path: Path, **settings: object) -> AsyncIterator[int]:
-    served = Page(Numbers(tmp_path, dict), PageSettings.model_validate(settings))
-    runner = web.ServerRunner(served.server(), shutdown_timeout=0.1)
+    served = PageRequestHandler(PageSnapshot(tmp_path, dict), PageSettings.model_validate(settings))
+    runner = web.ServerRunner(served.build_server(), shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -189,8 +189,8 @@ def test_metrics_are_served_in_both_formats_and_nothing_else_is(
 ) -> None:
     registry = CollectorRegistry()
     Counter("things", "Things.", registry=registry).inc(3)
-    endpoints.serve_metrics(tmp_path, "test", registry)
-    (endpoint,) = endpoints.announced(tmp_path)
+    metrics_endpoint.serve_metrics(tmp_path, "test", registry)
+    (endpoint,) = metrics_endpoint.list_endpoints(tmp_path)
     assert "things_total 3.0" in (endpoint.read_metrics() or "")
 
     async def ask_for_others() -> None:
@@ -207,6 +207,6 @@ def test_metrics_are_served_in_both_formats_and_nothing_else_is(
 
     asyncio.run(ask_for_others())
     monkeypatch.setenv("SMSPULSE_METRICS_PORT", str(endpoint.port))
-    with pytest.raises(endpoints.MetricsPortError, match="choose another SMSPULSE_METRICS_PORT"):
-        endpoints.serve_metrics(tmp_path, "other", CollectorRegistry())
+    with pytest.raises(metrics_endpoint.MetricsPortError, match="choose another SMSPULSE_METRICS_PORT"):
+        metrics_endpoint.serve_metrics(tmp_path, "other", CollectorRegistry())
     assert json.loads((tmp_path / "run" / "test.json").read_bytes())["port"] == endpoint.port

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from privileges import run_unprivileged
 
-from smspulse.broker.download import BrokerError, cached_kafka, fetch_kafka, what_is_missing
+from smspulse.broker.download import BrokerError, fetch_kafka, find_kafka_cache, list_missing_programs
 from smspulse.broker.embedded import MemoryBroker, choose_broker
 
 
@@ -32,7 +32,7 @@ COPY = 'for a; do case "$a" in -DoutputDirectory=*) d="${a#*=}"; esac; done; /bi
 
 
 def test_without_java_and_maven_both_are_named_with_their_mend(tools: Path) -> None:
-    java, maven = what_is_missing()
+    java, maven = list_missing_programs()
     assert "Java 17 or newer (there is no `java` on PATH; install" in java
     assert "Maven" in maven
     assert "`mvn` on PATH" in maven
@@ -49,14 +49,14 @@ def test_without_java_and_maven_both_are_named_with_their_mend(tools: Path) -> N
 def test_java_must_be_17_or_newer(tools: Path, said: str, missing: bool) -> None:
     program(tools, "java", f"echo '{said}' >&2")
     program(tools, "mvn", "exit 0")
-    assert bool(what_is_missing()) is missing
+    assert bool(list_missing_programs()) is missing
 
 
 def test_maven_is_not_needed_once_the_jars_are_cached(tools: Path) -> None:
     program(tools, "java", "echo 'openjdk version \"21\"' >&2")
-    cached_kafka().mkdir(parents=True)
-    assert what_is_missing() == []
-    assert fetch_kafka() == cached_kafka()
+    find_kafka_cache().mkdir(parents=True)
+    assert list_missing_programs() == []
+    assert fetch_kafka() == find_kafka_cache()
 
 
 def test_fetched_jars_appear_whole_and_nothing_else_is_left(tools: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_failed_fetch_leaves_nothing_and_says_what_maven_said(tools: Path) -> 
     program(tools, "mvn", f"{COPY}; echo '[ERROR] Could not resolve host'; echo '[ERROR] Re-run with -X'; exit 1")
     with pytest.raises(BrokerError, match=r"^Maven could not fetch Kafka: Could not resolve host; see .*$"):
         fetch_kafka()
-    assert list(cached_kafka().parent.iterdir()) == []
+    assert list(find_kafka_cache().parent.iterdir()) == []
 
 
 def test_a_killed_fetch_leaves_no_cache_and_no_maven(tools: Path, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_killed_fetch_leaves_no_cache_and_no_maven(tools: Path, tmp_path: Path
     fetching.wait()
     assert select.select([maven], [], [], 10)[0], "Maven went on after the process that wanted its work"
     os.close(maven)
-    assert not cached_kafka().exists()
+    assert not find_kafka_cache().exists()
     program(tools, "mvn", COPY)
     assert fetch_kafka().is_dir()
 
@@ -121,16 +121,16 @@ def test_a_fetch_that_fails_counts_as_missing(tools: Path, tmp_path: Path, caplo
 
 
 def no_java(tools: Path) -> None:
-    cached_kafka().mkdir(parents=True)
+    find_kafka_cache().mkdir(parents=True)
 
 
 def broken_java(tools: Path) -> None:
-    cached_kafka().mkdir(parents=True)
+    find_kafka_cache().mkdir(parents=True)
     program(tools, "java", "exit 1")
 
 
 def old_java(tools: Path) -> None:
-    cached_kafka().mkdir(parents=True)
+    find_kafka_cache().mkdir(parents=True)
     program(tools, "java", "echo 'openjdk version \"11.0.2\"' >&2")
 
 
@@ -169,11 +169,11 @@ def test_jars_that_this_user_cannot_read_are_named_and_no_reason_for_the_in_memo
     tools: Path, tmp_path: Path
 ) -> None:
     program(tools, "java", "echo 'openjdk version \"21\"' >&2")
-    cached_kafka().mkdir(parents=True)
-    (cached_kafka() / "kafka_2.13.jar").touch()
+    find_kafka_cache().mkdir(parents=True)
+    (find_kafka_cache() / "kafka_2.13.jar").touch()
     (tmp_path / "data" / "kafka" / "store").mkdir(parents=True)
     (tmp_path / "data").chmod(0o700)
-    for hidden in (cached_kafka() / "kafka_2.13.jar", cached_kafka(), tmp_path / "cache"):
+    for hidden in (find_kafka_cache() / "kafka_2.13.jar", find_kafka_cache(), tmp_path / "cache"):
         mode = hidden.stat().st_mode
         hidden.chmod(0)
         done = run_unprivileged("-m", "smspulse", "broker", "--data", str(tmp_path / "data"))
@@ -181,7 +181,7 @@ def test_jars_that_this_user_cannot_read_are_named_and_no_reason_for_the_in_memo
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
         assert "holds a Kafka store" in line
-        assert f"Kafka's jars cannot be read: {cached_kafka()}" in line
+        assert f"Kafka's jars cannot be read: {find_kafka_cache()}" in line
         assert "Permission denied" in line
 
 

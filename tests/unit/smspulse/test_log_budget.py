@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from smspulse.processes.log_budget import LogBudget, cut
-from smspulse.processes.log_setup import PlainFormatter, PrefixHandler, set_up
+from smspulse.processes.log_budget import LogBudget, truncate_text
+from smspulse.processes.log_setup import PlainFormatter, PrefixHandler, set_up_logging
 from smspulse.processes.terminal import make_console
 
 log = logging.getLogger("test_log_budget")
@@ -86,7 +86,7 @@ def test_counts_are_written_at_the_end_of_the_process() -> None:
     budgeted = Budgeted()
     for _ in range(3):
         budgeted.log("again")
-    budgeted.budget.write_counts()
+    budgeted.budget.write_suppressed_counts()
     budgeted.go_on_to(100)
     assert budgeted.lines == ["WARNING again", "WARNING again (2 lines like this were left out in a minute)"]
 
@@ -112,8 +112,8 @@ def test_a_traceback_is_cut_in_its_middle_and_keeps_its_error() -> None:
 
 
 def test_a_long_message_is_cut() -> None:
-    assert cut("x" * 1_000) == "x" * 1_000
-    assert cut("x" * 400_000) == "x" * 1_000 + "…"
+    assert truncate_text("x" * 1_000) == "x" * 1_000
+    assert truncate_text("x" * 400_000) == "x" * 1_000 + "…"
 
 
 def test_every_process_has_the_budget(capfd: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +121,7 @@ def test_every_process_has_the_budget(capfd: pytest.CaptureFixture[str]) -> None
     handlers, level = root.handlers[:], root.level
     console = make_console(file=io.StringIO(), soft_wrap=True)
     try:
-        set_up(verbose=False, supervised=True)
+        set_up_logging(verbose=False, supervised=True)
         for _ in range(1_000):
             log.warning("the same")
         assert capfd.readouterr().err.count("the same") == 1

@@ -13,14 +13,14 @@ from prometheus_client import CollectorRegistry
 from warehouse_records import NOON, raw, status, version
 
 from ingest.sources import add_source
-from smspulse.broker.lockfile import take_lock
+from smspulse.broker.lockfile import acquire_broker_lock
 from smspulse.cli.main import cli
-from smspulse.processes import metrics_endpoint as endpoints
-from smspulse.processes.children import free_port
+from smspulse.processes import metrics_endpoint
+from smspulse.processes.children import find_free_port
 from smspulse.runtime import status as status_command
-from warehouse import catalog as views
+from warehouse import catalog
 from warehouse import metrics as lander_metrics
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_delivered_message_is_told_in_words(data: Path) -> None:
         [7, 7, 1, None, NOON + 9000, NOON + 12_000],
     ]
     fields = {"queue_s": 1.5, "device_s": 1.0, "network_s": 6.5, "total_s": 9.0, "last_status_id": 7}
-    landing.land(
+    parquet_files.land_records(
         data, 0, [version(0, 5, "delivered", observations=observations, flags=["duplicated"], device_id=7, **fields)]
     )
     said = smspulse("message", "acme:5", data=data)
@@ -95,7 +95,7 @@ def test_a_delivered_message_is_told_in_words(data: Path) -> None:
     ],
 )
 def test_what_became_of_it_comes_first(data: Path, outcome: str, fields: dict[str, int], words: str) -> None:
-    landing.land(data, 0, [version(0, 5, outcome, **fields)])
+    parquet_files.land_records(data, 0, [version(0, 5, outcome, **fields)])
     assert smspulse("message", "acme:5", data=data).output.startswith(f"acme:5 {words}")
 
 
@@ -106,17 +106,17 @@ def test_an_unknown_message_is_1_and_no_key_is_a_wrong_use(data: Path) -> None:
 
 
 def test_without_a_pipeline_status_says_what_is_missing(tmp_path: Path) -> None:
-    said = smspulse("status", "--port", str(free_port()), data=tmp_path)
+    said = smspulse("status", "--port", str(find_free_port()), data=tmp_path)
     assert said.exit_code == 1
     assert "none runs here: start `smspulse up`" in said.output
     assert "newest landed: nothing" in said.output
 
 
 def test_status_shows_processes_that_answer_and_those_that_do_not(data: Path) -> None:
-    endpoints.serve_metrics(data, "lander", CollectorRegistry())
+    metrics_endpoint.serve_metrics(data, "lander", CollectorRegistry())
     (data / "run" / "stream.json").write_text('{"name": "stream", "pid": 1, "host": "127.0.0.1", "port": 1}')
-    landing.land(data, 0, [raw(0, status(5, 6))])
-    found = json.loads(smspulse("status", "--format", "json", "--port", str(free_port()), data=data).output)
+    parquet_files.land_records(data, 0, [raw(0, status(5, 6))])
+    found = json.loads(smspulse("status", "--format", "json", "--port", str(find_free_port()), data=data).output)
     running = {each["name"]: each["ok"] for each in found["processes"]}
     assert running["lander"]
     assert not running["stream"]
@@ -132,7 +132,7 @@ def test_status_connects_to_this_machine_alone(data: Path, monkeypatch: pytest.M
         raise OSError
 
     monkeypatch.setattr(socket, "create_connection", note)
-    lock = take_lock(data)
+    lock = acquire_broker_lock(data)
     elsewhere = {"pid": os.getpid(), "host": "192.0.2.1", "port": 80}
     (data / "run").mkdir()
     for name, announced in {
@@ -154,14 +154,16 @@ def test_status_connects_to_this_machine_alone(data: Path, monkeypatch: pytest.M
 
 def test_a_lander_that_cannot_write_is_a_problem_in_status_and_on_the_page(tmp_path: Path) -> None:
     data = tmp_path
-    views.publish(data)
+    catalog.publish_views(data)
     registry = CollectorRegistry()
     registry.register(lander_metrics.BLOCKED)
-    endpoints.serve_metrics(data, "lander", registry)
+    metrics_endpoint.serve_metrics(data, "lander", registry)
 
     def lander() -> dict[str, Any]:
         (found,) = [
-            each for each in status_command.pipeline(data, "auto", free_port())["processes"] if each["name"] == "lander"
+            each
+            for each in status_command.collect_pipeline_status(data, "auto", find_free_port())["processes"]
+            if each["name"] == "lander"
         ]
         return dict(found)
 
@@ -170,6 +172,9 @@ def test_a_lander_that_cannot_write_is_a_problem_in_status_and_on_the_page(tmp_p
     try:
         assert not lander()["ok"]
         assert f"cannot write to {data}, so nothing new comes into SQL" in lander()["what"]
-        assert any("cannot write to" in line for line in status_command.look(data, "auto", free_port())["trouble"])
+        assert any(
+            "cannot write to" in line
+            for line in status_command.collect_status(data, "auto", find_free_port())["trouble"]
+        )
     finally:
         lander_metrics.BLOCKED.set(0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from smspulse.processes.output import TolerantStream, tolerant
+from smspulse.processes.output import TolerantStream, make_tolerant
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_reader_that_has_ended_and_a_closed_output_drop_everything() -> None:
     assert stream.write("nobody reads this\n") == 18
     stream.flush()
     os.close(writing)
-    closed = tolerant(None)
+    closed = make_tolerant(None)
     assert closed.write("nor this\n") == 9
     assert not closed.isatty()
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from smspulse.dashboard.queries import Choice, Row
-from smspulse.dashboard.rendering import content
+from smspulse.dashboard.queries import PageFilter, Row
+from smspulse.dashboard.rendering import render_content
 
 FIRING: Row = {
     "kind": "failure_ratio", "source": "acme", "device_id": 1, "channel_id": 2, "what": "", "failures": 6, "count": 8,
@@ -19,13 +19,13 @@ class Given:
 
     def __init__(self, *alerts: Row) -> None:
         self.statuses: dict[int, Any] = {}
-        self.kept: dict[str, Any] = {"alerts": alerts, "learning": [], "as_of": "12:00:00"}
-        self.kept["freshness"] = [
+        self.current_values: dict[str, Any] = {"alerts": alerts, "learning": [], "as_of": "12:00:00"}
+        self.current_values["freshness"] = [
             {"dataset": "raw", "seconds_since": 3.0, "rows": 7},
             {"dataset": "alerts", "seconds_since": None, "rows": 7},
         ]
 
-    def ask(self, view: str, choice: Choice, sql: str = "") -> list[Row]:
+    def query_view(self, view: str, choice: PageFilter, sql: str = "") -> list[Row]:
         minute = datetime.now(UTC)
         if view == "outcomes_by_minute":
             return [{"minute": minute, "outcome": outcome, "messages": 5} for outcome in ("delivered", "surprise")]
@@ -35,7 +35,7 @@ class Given:
 @pytest.mark.parametrize("odd", [{"kind": None}, {"count": "x"}, {"baseline": "x"}, {"since": None}])
 def test_a_row_that_cannot_be_shown_costs_itself_and_not_the_page(odd: Row, caplog: pytest.LogCaptureFixture) -> None:
     numbers: Any = Given(FIRING | {"source": "odd"} | odd, FIRING)
-    shown = content(numbers, Choice())
+    shown = render_content(numbers, PageFilter())
     assert "6 of 8" in shown
     assert '<td data-name="source">odd</td>' not in shown
     assert "newest 3.0 s old, 7 rows" in shown

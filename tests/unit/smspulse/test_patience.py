@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from core.group_lag import lag
+from core.group_lag import read_group_lag
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
-from smspulse.dashboard.queries import Numbers
-from smspulse.dashboard.server import PageSettings, serve
-from smspulse.processes.children import free_port
-from smspulse.runtime.status import pipeline
+from smspulse.dashboard.queries import PageSnapshot
+from smspulse.dashboard.server import PageSettings, serve_page
+from smspulse.processes.children import find_free_port
+from smspulse.runtime.status import collect_pipeline_status
 
 LATER_S = 2
 """A broker that answers so long after it was said that it is waited for has taken longer than 3 s."""
@@ -97,7 +97,7 @@ def test_a_broker_that_is_slow_to_answer_is_waited_for_and_that_is_said(
         ensure_topics(KafkaSettings(bootstrap=broker.address, in_memory=True))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         with serving_late(listener, (host, int(port)), said.event):
-            found = pipeline(tmp_path, address, free_port())
+            found = collect_pipeline_status(tmp_path, address, find_free_port())
             was_said = said.event.is_set()
     logger.removeHandler(said)
     assert found["processes"][0] == {"name": "broker", "ok": True, "what": f"at {address}"}
@@ -109,7 +109,7 @@ def test_a_broker_at_whose_address_nobody_listens_is_known_to_be_away_without_a_
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.INFO):
-        assert lag(KafkaSettings(bootstrap=f"127.0.0.1:{free_port()}"), {"nobody": [RAW]}) is None
+        assert read_group_lag(KafkaSettings(bootstrap=f"127.0.0.1:{find_free_port()}"), {"nobody": [RAW]}) is None
     assert caplog.messages == [], "no wait was announced"
 
 
@@ -126,14 +126,14 @@ def test_the_page_reads_again_after_a_reading_that_failed(tmp_path: Path, caplog
                 msg = "nobody foresaw this"
                 raise RuntimeError(msg)
             if readings == 3:
-                while_broken = str(numbers.kept["trouble"])
+                while_broken = str(numbers.current_values["trouble"])
                 loop.call_soon_threadsafe(stop.set)
             return {"processes": [], "lag": None}
 
-        numbers = Numbers(tmp_path, pipeline)
+        numbers = PageSnapshot(tmp_path, pipeline)
         settings = PageSettings(host="127.0.0.1", port=0, refresh_s=0.01)
         async with asyncio.timeout(120):
-            await serve(numbers, settings, stop, lambda host, port: None)
+            await serve_page(numbers, settings, stop, lambda host, port: None)
         return while_broken
 
     assert asyncio.run(scenario()) == "the numbers cannot be read: nobody foresaw this"

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from smspulse.processes.children import free_port, is_alive, port_is_free
+from smspulse.processes.children import find_free_port, is_port_free, is_process_alive
 
 PARENT = """
 import subprocess, sys
@@ -27,23 +27,23 @@ def test_a_child_dies_with_a_parent_that_is_killed() -> None:
 
 
 def test_a_preferred_port_is_given_when_free_and_another_when_taken() -> None:
-    port = free_port()
-    assert port_is_free(port)
-    assert free_port(port) == port
+    port = find_free_port()
+    assert is_port_free(port)
+    assert find_free_port(port) == port
     with socket.create_server(("127.0.0.1", port)):
-        assert not port_is_free(port)
-        other = free_port(port)
+        assert not is_port_free(port)
+        other = find_free_port(port)
         assert other != port
-        assert port_is_free(other)
+        assert is_port_free(other)
 
 
 def test_no_connection_takes_a_port_that_was_chosen() -> None:
     first_of_clients = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    assert all(free_port() < first_of_clients for _ in range(50))
+    assert all(find_free_port() < first_of_clients for _ in range(50))
 
 
 def test_a_process_is_alive_until_it_has_been_waited_for() -> None:
-    assert is_alive(os.getpid())
+    assert is_process_alive(os.getpid())
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    assert not is_alive(child.pid)
+    assert not is_process_alive(child.pid)

@@ -14,16 +14,15 @@ import pytest
 from restored import RestoredFolder
 from warehouse_records import alert, version
 
-from smspulse.alerting.backtest import past
-from smspulse.alerting.rendering import landed
-from smspulse.dashboard.queries import Numbers
-from smspulse.runtime.message_history import find
-from smspulse.runtime.status import _numbers
-from warehouse import catalog as views
-from warehouse import reader as reading
-from warehouse.maintenance import atomic_replace as swap
+from smspulse.alerting.backtest import read_message_ends
+from smspulse.alerting.rendering import read_landed_alerts
+from smspulse.dashboard.queries import PageSnapshot
+from smspulse.runtime.message_history import find_message
+from smspulse.runtime.status import _read_status_views
+from warehouse import catalog, reader
+from warehouse.maintenance import atomic_replace
 from warehouse.reader import query
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 DAY = "date=2026-11-24"
 FILES = 24
@@ -31,26 +30,26 @@ MOST_READS = 3_000
 
 
 def alerts_shown(data: Path) -> Any:
-    return landed(data, "true", [])
+    return read_landed_alerts(data, "true", [])
 
 
 def status_shown(data: Path) -> Any:
-    found = _numbers(data)
+    found = _read_status_views(data)
     assert "unreadable" not in found, found["unreadable"]
     return found["freshness"]
 
 
 def page_shown(data: Path) -> Any:
-    numbers = Numbers(data, dict)
+    numbers = PageSnapshot(data, dict)
     numbers.refresh()
-    assert "trouble" not in numbers.kept, numbers.kept["trouble"]
-    return numbers.kept["freshness"]
+    assert "trouble" not in numbers.current_values, numbers.current_values["trouble"]
+    return numbers.current_values["freshness"]
 
 
 READERS: list[tuple[Callable[[Path], Any], str]] = [
-    (lambda data: find(data, "acme:0"), "messages"),
+    (lambda data: find_message(data, "acme:0"), "messages"),
     (lambda data: query(data, "FROM messages").empty, "messages"),
-    (lambda data: next(past(data, None)), "messages"),
+    (lambda data: next(read_message_ends(data, None)), "messages"),
     (page_shown, "messages"),
     (status_shown, "alerts"),
     (alerts_shown, "alerts"),
@@ -64,7 +63,7 @@ class MergesMet:
         self.count = 0
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
-        return self._in_frame if frame.f_code.co_filename == reading.__file__ else None
+        return self._in_frame if frame.f_code.co_filename == reader.__file__ else None
 
     def _in_frame(self, frame: FrameType, event: str, argument: Any) -> Any:
         if event == "exception" and isinstance(argument[1], duckdb.IOException):
@@ -75,10 +74,10 @@ class MergesMet:
 @pytest.fixture(scope="module")
 def _filled(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
     folder = tmp_path_factory.mktemp("filled") / "data"
-    views.publish(folder)
+    catalog.publish_views(folder)
     for number in range(FILES):
-        landing.land(folder, number, [version(number, number, "delivered", last_status_id=7)])
-        landing.land(folder, number, [alert(number, "firing")])
+        parquet_files.land_records(folder, number, [version(number, number, "delivered", last_status_id=7)])
+        parquet_files.land_records(folder, number, [alert(number, "firing")])
     return RestoredFolder(folder)
 
 
@@ -99,10 +98,13 @@ def test_a_merge_while_it_reads_stops_no_reader(data: Path, read: Callable[[Path
         while began.wait() and not is_done:
             began.clear()
             time.sleep(random.random() * took)  # noqa: S311 - anywhere within a reading
-            with swap.upkeep(data) as scratch:
+            with atomic_replace.lock_maintenance(data) as scratch:
                 old = sorted(folder.glob("sms*"))
-                come = {path.with_name(f"{path.stem.split('-')[0]}-{swap.mark()}.parquet"): path for path in old}
-                swap.swap(folder, scratch, old, come)
+                come = {
+                    path.with_name(f"{path.stem.split('-')[0]}-{atomic_replace.unique_suffix()}.parquet"): path
+                    for path in old
+                }
+                atomic_replace.replace_files(folder, scratch, old, come)
 
     merger = threading.Thread(target=merge_once_in_each_reading)
     merger.start()

@@ -14,13 +14,13 @@ from privileges import as_seen_by_group, run_unprivileged
 
 from ingest.settings import IngestSettings
 from ingest.sources import add_source
-from ingest.spool import Spool
+from ingest.spool import WebhookSpool
 from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
-from smspulse.cli.options import writable
-from smspulse.runtime.data_folder import set_umask
-from smspulse.runtime.pipeline import kafka_settings
-from warehouse import catalog as views
+from smspulse.cli.options import ensure_data_folder
+from smspulse.runtime.data_folder import set_private_umask
+from smspulse.runtime.pipeline import find_kafka_settings
+from warehouse import catalog
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -38,15 +38,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     before = os.umask(0o022)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMSPULSE_READ_GROUP", grp.getgrgid(os.getegid()).gr_name)
-        set_umask(folder)
-        writable(folder)
+        set_private_umask(folder)
+        ensure_data_folder(folder)
     with MemoryBroker(folder) as broker:
-        ensure_topics(kafka_settings(folder, broker.address))
-        views.publish(folder)
+        ensure_topics(find_kafka_settings(folder, broker.address))
+        catalog.publish_views(folder)
         add_source(folder, "mine")
 
         async def open_once() -> None:
-            Spool(folder, IngestSettings()).close()
+            WebhookSpool(folder, IngestSettings()).close()
 
         asyncio.run(open_once())
         hour = folder / "accepted" / "2099-12-31T00"

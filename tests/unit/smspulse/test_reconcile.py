@@ -19,37 +19,43 @@ from warehouse_records import MadeRecord
 from core.kafka_settings import KafkaSettings
 from core.topic_ids import TopicIds
 from core.topics import RAW
-from expectations.reconciliation import OUTCOMES, WAITING, InKafka, ask, measure
+from expectations.reconciliation import (
+    OUTCOMES_SCHEMA,
+    WAITING_SCHEMA,
+    KafkaContents,
+    measure_reconciliation,
+    read_kafka_contents,
+)
 from expectations.settings import CheckSettings
-from ingest.receipts import ID_BYTES, Accepted, accepted_ids
+from ingest.receipts import ID_BYTES, ReceiptLog, read_receipts
 from ingest.settings import IngestSettings
-from ingest.spool import Spool, Webhook
+from ingest.spool import WebhookRecord, WebhookSpool
 from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.cli.main import cli
-from warehouse import catalog as views
-from warehouse.catalog import COVERED, Covered
-from warehouse.maintenance.compaction import day_of
+from warehouse import catalog
+from warehouse.catalog import WATERMARK_FILE, BaseWatermark
+from warehouse.maintenance.compaction import parse_folder_day
 from warehouse.reader import open_warehouse, query
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 END = datetime(2026, 11, 25, tzinfo=UTC)
 LOST = "019ab3b2-0d00-7000-8000-000000000001"
 LOST_AT = int(LOST.replace("-", "")[:12], 16)
 
 
-def accepted(source: str, received_at: int, ingest_id: str) -> Webhook:
-    return Webhook(None, b"{}", [("source", source.encode()), ("ingest_id", ingest_id.encode())], received_at)
+def accepted(source: str, received_at: int, ingest_id: str) -> WebhookRecord:
+    return WebhookRecord(None, b"{}", [("source", source.encode()), ("ingest_id", ingest_id.encode())], received_at)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reconciled")
     weeks(folder, seed=2, messages=24)
-    noting = Accepted(folder)
+    noting = ReceiptLog(folder)
     with open_warehouse(folder) as connection:
         sql = "SELECT source, epoch_ms(received_at), ingest_id FROM raw_webhooks ORDER BY received_at"
-        noting.note(accepted(*row) for row in connection.execute(sql).fetchall())
+        noting.append_receipts(accepted(*row) for row in connection.execute(sql).fetchall())
     noting.close()
     return folder
 
@@ -59,9 +65,9 @@ class Found(NamedTuple):
     rows: list[str]
 
 
-def found(data: Path, check: str, at: datetime = END, kafka: InKafka | None = None) -> Found:
+def found(data: Path, check: str, at: datetime = END, kafka: KafkaContents | None = None) -> Found:
     """Return what a check counts, and the records that it names."""
-    measured = measure(data, CheckSettings(), at, kafka=kafka)
+    measured = measure_reconciliation(data, CheckSettings(), at, kafka=kafka)
     assert {each.name for each in measured.checks} < set(measured.measures)
     name = f"reconciliation_{check}"
     rows = measured.measures[f"{name}_rows"].dropna()
@@ -69,7 +75,7 @@ def found(data: Path, check: str, at: datetime = END, kafka: InKafka | None = No
 
 
 def test_what_was_answered_is_landed_and_old_hours_are_dropped(data: Path) -> None:
-    assert len(measure(data, CheckSettings(), END).measures) > 10
+    assert len(measure_reconciliation(data, CheckSettings(), END).measures) > 10
     for check in ("accepted_landed", "landed_accepted", "kafka_landed", "ends_told"):
         assert found(data, check) == (0, [])
     hours = sorted(path.name for path in (data / "accepted").iterdir())
@@ -79,8 +85,8 @@ def test_what_was_answered_is_landed_and_old_hours_are_dropped(data: Path) -> No
 
 def test_what_is_not_landed_is_named_unless_it_waits_in_kafka_or_in_the_spool(data: Path) -> None:
     at = datetime.fromtimestamp(LOST_AT / 1000 + 3600, UTC)
-    noting = Accepted(data)
-    noting.note([accepted("acme", LOST_AT, LOST)])
+    noting = ReceiptLog(data)
+    noting.append_receipts([accepted("acme", LOST_AT, LOST)])
     noting.close()
     assert found(data, "accepted_landed", at) == (1, [LOST.replace("-", "")])
     lost = bytes.fromhex(LOST.replace("-", ""))
@@ -88,15 +94,17 @@ def test_what_is_not_landed_is_named_unless_it_waits_in_kafka_or_in_the_spool(da
     assert found(data, "accepted_landed", at, kafka) == (0, [])
     assert found(data, "kafka_landed", at, kafka) == (1, ["raw:0:7"])
     assert found(data, "kafka_landed", at - timedelta(hours=1), kafka) == (0, [])  # it is on its way
-    spool = Spool(data, IngestSettings())
-    spool.append([Webhook(None, b"{}", [("ingest_id", LOST.encode())], LOST_AT)])
+    spool = WebhookSpool(data, IngestSettings())
+    spool.append([WebhookRecord(None, b"{}", [("ingest_id", LOST.encode())], LOST_AT)])
     spool.close()
     assert found(data, "accepted_landed", at) == (0, [])
 
 
-def in_kafka(waiting: Sequence[dict[str, Any]] = (), outcomes: Sequence[dict[str, Any]] = ()) -> InKafka:
+def in_kafka(waiting: Sequence[dict[str, Any]] = (), outcomes: Sequence[dict[str, Any]] = ()) -> KafkaContents:
     since = END - timedelta(days=1)
-    return InKafka(since, pa.Table.from_pylist(waiting, WAITING), pa.Table.from_pylist(outcomes, OUTCOMES))
+    return KafkaContents(
+        since, pa.Table.from_pylist(waiting, WAITING_SCHEMA), pa.Table.from_pylist(outcomes, OUTCOMES_SCHEMA)
+    )
 
 
 def test_ends_that_are_not_told_as_they_are_or_told_twice_are_named(data: Path) -> None:
@@ -120,11 +128,19 @@ def test_what_was_dropped_for_its_age_is_not_missing(data: Path) -> None:
     day = data / "raw" / "date=2026-11-22"
     since = datetime(2026, 11, 22, tzinfo=UTC)
     gone = day.rename(data / day.name)
-    (data / "base" / COVERED).write_text(Covered(day_of(day), {}, day_of(day) + timedelta(2)).json())
+    (data / "base" / WATERMARK_FILE).write_text(
+        BaseWatermark(parse_folder_day(day), {}, parse_folder_day(day) + timedelta(2)).to_json()
+    )
     try:
-        assert measure(data, CheckSettings(), END, since).measures["reconciliation_accepted_landed"].sum() == 0
-        (data / "base" / COVERED).unlink()
-        assert measure(data, CheckSettings(), END, since).measures["reconciliation_accepted_landed"].sum() > 0
+        assert (
+            measure_reconciliation(data, CheckSettings(), END, since).measures["reconciliation_accepted_landed"].sum()
+            == 0
+        )
+        (data / "base" / WATERMARK_FILE).unlink()
+        assert (
+            measure_reconciliation(data, CheckSettings(), END, since).measures["reconciliation_accepted_landed"].sum()
+            > 0
+        )
     finally:
         gone.rename(day)
 
@@ -139,16 +155,16 @@ def test_what_was_landed_without_an_answer_is_counted_and_named(data: Path) -> N
 
 
 def test_what_kafka_holds_and_was_not_landed_is_read(tmp_path: Path) -> None:
-    views.publish(tmp_path)
+    catalog.publish_views(tmp_path)
     headers: list[tuple[str, str | bytes | None]] = [("source", b"acme"), ("ingest_id", LOST.encode())]
     with MemoryBroker(tmp_path / "broker") as broker:
         kafka = KafkaSettings(bootstrap=broker.address, in_memory=True)
         ensure_topics(kafka, timeout_s=10)
-        producer = Producer(kafka.confluent())
+        producer = Producer(kafka.confluent_options())
         for number in range(3):
             producer.produce(RAW, b"{}", partition=1, headers=headers, timestamp=LOST_AT + number)
         producer.flush(10)
-        assert ask(kafka, tmp_path, END).waiting.to_pylist() == [
+        assert read_kafka_contents(kafka, tmp_path, END).waiting.to_pylist() == [
             {
                 "source": "acme",
                 "received_at": datetime.fromtimestamp((LOST_AT + number) / 1000, UTC),
@@ -158,8 +174,8 @@ def test_what_kafka_holds_and_was_not_landed_is_read(tmp_path: Path) -> None:
             for number in range(3)
         ]
         made = [MadeRecord(RAW, 1, number, LOST_AT + number, None, b"{}", headers) for number in range(2)]
-        landing.land(tmp_path, 0, made, incarnation=TopicIds(kafka).read([RAW])[RAW])
-        assert ask(kafka, tmp_path, END).waiting["record"].to_pylist() == ["sms.raw:1:2"]
+        parquet_files.land_records(tmp_path, 0, made, incarnation=TopicIds(kafka).read_ids([RAW])[RAW])
+        assert read_kafka_contents(kafka, tmp_path, END).waiting["record"].to_pylist() == ["sms.raw:1:2"]
 
 
 def test_a_kafka_that_does_not_answer_is_said_and_no_difference(data: Path) -> None:
@@ -171,10 +187,11 @@ def test_a_kafka_that_does_not_answer_is_said_and_no_difference(data: Path) -> N
 
 def test_no_id_is_lost_by_a_kill(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from ingest.receipts import Accepted; from ingest.spool import Webhook\n"
-        "noting = Accepted(Path(sys.argv[1]))\n"
-        f"webhook = Webhook(None, b'', [('source', b'acme'), ('ingest_id', b'{LOST}')], {LOST_AT})\n"
-        "for _ in range(250): noting.note([webhook, webhook])\n"
+        "import sys; from pathlib import Path; from ingest.receipts import ReceiptLog\n"
+        "from ingest.spool import WebhookRecord\n"
+        "noting = ReceiptLog(Path(sys.argv[1]))\n"
+        f"webhook = WebhookRecord(None, b'', [('source', b'acme'), ('ingest_id', b'{LOST}')], {LOST_AT})\n"
+        "for _ in range(250): noting.append_receipts([webhook, webhook])\n"
         "print('noted', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -183,5 +200,5 @@ def test_no_id_is_lost_by_a_kill(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"noted\n"
         os.kill(process.pid, signal.SIGKILL)
-    ((source, _, ids),) = accepted_ids(tmp_path, datetime.fromtimestamp(LOST_AT / 1000, UTC))
+    ((source, _, ids),) = read_receipts(tmp_path, datetime.fromtimestamp(LOST_AT / 1000, UTC))
     assert (source, len(ids)) == ("acme", 500 * ID_BYTES)

@@ -14,13 +14,13 @@ import pytest
 from click.testing import CliRunner
 from webhook_receiver import Answer, Receiver, receiving
 
-from gateway.payloads import StatusReport, parse
-from gateway.statuses import status_table
+from gateway.payloads import StatusReport, parse_payload
+from gateway.statuses import build_status_table
 from smspulse.cli.main import cli
-from smspulse.simulator.client import SimulationError, Totals, simulate
-from smspulse.simulator.options import Behaviour
-from smspulse.simulator.scenarios import Story, stories
-from streams.lifecycle import Lifecycle, MessageState
+from smspulse.simulator.client import SimulationError, SimulationTotals, run_simulation
+from smspulse.simulator.options import GatewayBehaviour
+from smspulse.simulator.scenarios import MessageScenario, generate_scenarios
+from streams.lifecycle import LifecycleRules, MessageState
 
 FAST: dict[str, Any] = {"rate": 5000, "time_scale": 0.001, "max_delay_s": 0.01}
 
@@ -42,7 +42,7 @@ def check_against(receiver: Receiver, truth: Path) -> tuple[list[dict[str, Any]]
     answered = [ingest_id for line in lines for ingest_id in line["ingest_ids"]]
     assert sorted(answered) == sorted(receipt.ingest_id for receipt in receiver.receipts if receipt.answered)
     assert totals["accepted"] == len(answered)
-    lifecycle = Lifecycle(status_table({}))
+    lifecycle = LifecycleRules(build_status_table({}))
     for line in lines:
         assert line["source"] == "acme"
         if line["kind"] != "outgoing" or not line["ingest_ids"]:
@@ -51,10 +51,10 @@ def check_against(receiver: Receiver, truth: Path) -> tuple[list[dict[str, Any]]
         own = [receipts[ingest_id] for ingest_id in line["ingest_ids"]]
         assert all(a.received_at < b.received_at for a, b in pairwise(own))
         for receipt in own:
-            report = parse(receipt.body)
+            report = parse_payload(receipt.body)
             assert isinstance(report, StatusReport)
-            facts.add(report, receipt.received_at)
-        version: dict[str, Any] = msgspec.structs.asdict(lifecycle.derive(facts))
+            facts.add_report(report, receipt.received_at)
+        version: dict[str, Any] = msgspec.structs.asdict(lifecycle.derive_version(facts))
         for name in ("outcome", "last_status_id", "device_id", "channel_id", "attempts", "contradicted"):
             assert line[name] == version[name], line
         assert line["reports"] == len(own)
@@ -65,14 +65,14 @@ def check_against(receiver: Receiver, truth: Path) -> tuple[list[dict[str, Any]]
 async def test_everything_told_arrives_in_order_and_is_in_the_truth(tmp_path: Path) -> None:
     seen: list[int] = []
     async with receiving() as receiver:
-        totals = await simulate(
+        totals = await run_simulation(
             receiver.url,
-            stories(1, 150),
+            generate_scenarios(1, 150),
             truth=tmp_path / "truth",
             on_progress=lambda totals: seen.append(totals.accepted),
             **FAST,
         )
-    told = list(stories(1, 150))
+    told = list(generate_scenarios(1, 150))
     lines, written = check_against(receiver, tmp_path / "truth")
     kinds = Counter(story.kind for story in told)
     assert Counter(line["kind"] for line in lines) == kinds
@@ -94,8 +94,8 @@ async def test_everything_told_arrives_in_order_and_is_in_the_truth(tmp_path: Pa
 async def test_webhooks_that_fail_are_sent_again_in_order(tmp_path: Path, failure: Answer) -> None:
     async with receiving() as receiver:
         receiver.answer = lambda number, _: failure if number % 4 == 0 and number < 100 else "accept"
-        totals = await simulate(receiver.url, stories(2, 40), truth=tmp_path / "truth", **FAST)
-    told = list(stories(2, 40))
+        totals = await run_simulation(receiver.url, generate_scenarios(2, 40), truth=tmp_path / "truth", **FAST)
+    told = list(generate_scenarios(2, 40))
     check_against(receiver, tmp_path / "truth")
     failed = 25
     assert totals.retried == failed
@@ -115,7 +115,7 @@ async def test_webhooks_that_fail_are_sent_again_in_order(tmp_path: Path, failur
 
 def sms_id_of(body: bytes) -> int:
     try:
-        return parse(body).sms_id
+        return parse_payload(body).sms_id
     except ValueError:
         return -1
 
@@ -124,7 +124,7 @@ def sms_id_of(body: bytes) -> int:
 async def test_a_webhook_is_stored_whichever_status_says_so(tmp_path: Path, status: int) -> None:
     async with receiving() as receiver:
         receiver.success_status = status
-        totals = await simulate(receiver.url, stories(2, 10), truth=tmp_path / "truth", **FAST)
+        totals = await run_simulation(receiver.url, generate_scenarios(2, 10), truth=tmp_path / "truth", **FAST)
     check_against(receiver, tmp_path / "truth")
     assert totals.sent == totals.accepted == receiver.requests
     assert totals.refused == {}
@@ -133,7 +133,7 @@ async def test_a_webhook_is_stored_whichever_status_says_so(tmp_path: Path, stat
 async def test_a_refused_webhook_ends_its_story_and_no_other(tmp_path: Path) -> None:
     async with receiving() as receiver:
         receiver.answer = lambda number, _: "too_large" if number == 7 else "accept"
-        totals = await simulate(receiver.url, stories(3, 30), truth=tmp_path / "truth", **FAST)
+        totals = await run_simulation(receiver.url, generate_scenarios(3, 30), truth=tmp_path / "truth", **FAST)
     check_against(receiver, tmp_path / "truth")
     assert totals.refused == {413: 1}
     assert totals.sent == totals.accepted + 1
@@ -144,7 +144,7 @@ async def test_a_wrong_token_ends_the_simulation_without_telling_it(tmp_path: Pa
     async with receiving() as receiver:
         receiver.answer = lambda number, _: "unauthorized" if number >= 20 else "accept"
         with pytest.raises(SimulationError, match="401") as caught:
-            await simulate(receiver.url, stories(4, None), truth=tmp_path / "truth", grace_s=0, **FAST)
+            await run_simulation(receiver.url, generate_scenarios(4, None), truth=tmp_path / "truth", grace_s=0, **FAST)
     assert "secret-token" not in str(caught.value)
     check_against(receiver, tmp_path / "truth")
 
@@ -152,8 +152,12 @@ async def test_a_wrong_token_ends_the_simulation_without_telling_it(tmp_path: Pa
 async def test_a_webhook_that_never_gets_an_answer_is_given_up_and_may_have_arrived(tmp_path: Path) -> None:
     async with receiving() as receiver:
         receiver.answer = lambda number, _: "store_and_drop" if number >= 3 else "accept"
-        totals = await simulate(
-            receiver.url, stories(5, 1, Behaviour.flawless()), truth=tmp_path / "truth", deadline_s=0.2, **FAST
+        totals = await run_simulation(
+            receiver.url,
+            generate_scenarios(5, 1, GatewayBehaviour.make_flawless()),
+            truth=tmp_path / "truth",
+            deadline_s=0.2,
+            **FAST,
         )
     (line,), _ = check_against(receiver, tmp_path / "truth")
     assert (totals.abandoned, totals.cut_short) == (1, 1)
@@ -163,8 +167,12 @@ async def test_a_webhook_that_never_gets_an_answer_is_given_up_and_may_have_arri
 async def test_a_webhook_is_given_up_at_once_if_it_may_be_sent_again_only_after_the_deadline(tmp_path: Path) -> None:
     async with receiving() as receiver:
         receiver.answer, receiver.retry_after = (lambda _, __: "busy"), "60"
-        totals = await simulate(
-            receiver.url, stories(5, 8, Behaviour.flawless()), truth=tmp_path / "truth", deadline_s=30, **FAST
+        totals = await run_simulation(
+            receiver.url,
+            generate_scenarios(5, 8, GatewayBehaviour.make_flawless()),
+            truth=tmp_path / "truth",
+            deadline_s=30,
+            **FAST,
         )
     assert (receiver.requests, totals.abandoned, totals.retried) == (8, 8, 0)
 
@@ -173,7 +181,9 @@ async def test_a_receiver_that_is_away_is_told_once(tmp_path: Path, caplog: pyte
     caplog.set_level(logging.WARNING)
     async with receiving() as receiver:
         pass
-    totals = await simulate(receiver.url, stories(5, 5), truth=tmp_path / "truth", deadline_s=0.3, **FAST)
+    totals = await run_simulation(
+        receiver.url, generate_scenarios(5, 5), truth=tmp_path / "truth", deadline_s=0.3, **FAST
+    )
     assert totals.accepted == 0
     assert totals.abandoned >= 5
     lines, _ = read(tmp_path / "truth")
@@ -183,7 +193,7 @@ async def test_a_receiver_that_is_away_is_told_once(tmp_path: Path, caplog: pyte
 
 
 def stop_at(count: int, stop: asyncio.Event) -> Any:
-    def progress(totals: Totals) -> None:
+    def progress(totals: SimulationTotals) -> None:
         if totals.accepted >= count:
             stop.set()
 
@@ -193,9 +203,9 @@ def stop_at(count: int, stop: asyncio.Event) -> Any:
 async def test_stopping_starts_no_more_and_finishes_what_was_begun(tmp_path: Path) -> None:
     stop = asyncio.Event()
     async with receiving() as receiver:
-        totals = await simulate(
+        totals = await run_simulation(
             receiver.url,
-            stories(6, None),
+            generate_scenarios(6, None),
             truth=tmp_path / "truth",
             stop=stop,
             on_progress=stop_at(100, stop),
@@ -203,7 +213,7 @@ async def test_stopping_starts_no_more_and_finishes_what_was_begun(tmp_path: Pat
         )
     lines, _ = check_against(receiver, tmp_path / "truth")
     assert totals.cut_short == 0
-    told = {story.sms_id: story for _, story in zip(range(len(lines)), stories(6, None), strict=False)}
+    told = {story.sms_id: story for _, story in zip(range(len(lines)), generate_scenarios(6, None), strict=False)}
     assert all(line["reports"] == len(told[line["sms_id"]].webhooks) for line in lines if line["kind"] == "outgoing")
 
 
@@ -211,8 +221,8 @@ async def test_tails_are_abandoned_after_the_grace_and_the_truth_is_that_of_the_
     slow = FAST | {"time_scale": 1.0, "max_delay_s": 60.0}
     stop = asyncio.Event()
     async with receiving() as receiver:
-        totals = await simulate(
-            *(receiver.url, stories(7, None)),
+        totals = await run_simulation(
+            *(receiver.url, generate_scenarios(7, None)),
             truth=tmp_path / "truth",
             stop=stop,
             on_progress=stop_at(100, stop),
@@ -228,9 +238,9 @@ async def test_a_cancelled_simulation_leaves_the_truth_of_what_was_accepted(tmp_
     reached = asyncio.Event()
     async with receiving() as receiver:
         task = asyncio.create_task(
-            simulate(
+            run_simulation(
                 receiver.url,
-                stories(8, None),
+                generate_scenarios(8, None),
                 truth=tmp_path / "truth",
                 grace_s=0,
                 on_progress=stop_at(150, reached),
@@ -250,9 +260,9 @@ async def test_a_simulation_cancelled_twice_ends_at_once_and_leaves_no_truth(tmp
     reached = asyncio.Event()
     async with receiving() as receiver:
         task = asyncio.create_task(
-            simulate(
+            run_simulation(
                 receiver.url,
-                stories(9, None),
+                generate_scenarios(9, None),
                 truth=tmp_path / "truth",
                 grace_s=600,
                 on_progress=stop_at(50, reached),
@@ -271,14 +281,14 @@ async def test_a_simulation_cancelled_twice_ends_at_once_and_leaves_no_truth(tmp
 async def test_at_most_so_many_stories_are_open() -> None:
     open_: list[int] = []
 
-    def watched(receiver: Receiver) -> Iterator[Story]:
-        for number, story in enumerate(stories(10, 40, Behaviour.flawless())):
+    def watched(receiver: Receiver) -> Iterator[MessageScenario]:
+        for number, story in enumerate(generate_scenarios(10, 40, GatewayBehaviour.make_flawless())):
             reports = Counter(sms_id_of(receipt.body) for receipt in receiver.receipts)
             open_.append(number - list(reports.values()).count(5))
             yield story
 
     async with receiving() as receiver:
-        await simulate(receiver.url, watched(receiver), max_open=3, **FAST)
+        await run_simulation(receiver.url, watched(receiver), max_open=3, **FAST)
     assert len(receiver.receipts) == 200
     assert max(open_) == 3
 
@@ -286,8 +296,14 @@ async def test_at_most_so_many_stories_are_open() -> None:
 async def test_a_stop_does_not_wait_for_a_story_to_make_room(tmp_path: Path) -> None:
     slow = FAST | {"time_scale": 1000.0, "max_delay_s": 600.0}
     async with receiving() as receiver:
-        simulation = simulate(
-            receiver.url, stories(11, None), truth=tmp_path / "truth", max_open=2, stop_after=0.1, grace_s=0, **slow
+        simulation = run_simulation(
+            receiver.url,
+            generate_scenarios(11, None),
+            truth=tmp_path / "truth",
+            max_open=2,
+            stop_after=0.1,
+            grace_s=0,
+            **slow,
         )
         totals = await asyncio.wait_for(simulation, 10)
     check_against(receiver, tmp_path / "truth")
@@ -299,13 +315,13 @@ async def test_a_stop_does_not_wait_for_a_story_to_make_room(tmp_path: Path) -> 
 )
 async def test_a_url_that_is_no_webhook_is_refused(url: str) -> None:
     with pytest.raises(SimulationError, match="HOST:PORT/webhooks/SOURCE/TOKEN"):
-        await simulate(url, [], rate=1)
+        await run_simulation(url, [], rate=1)
 
 
 async def test_a_truth_file_that_cannot_be_written_is_an_error_at_the_start(tmp_path: Path) -> None:
     async with receiving() as receiver:
         with pytest.raises(FileNotFoundError):
-            await simulate(receiver.url, stories(1, 5), truth=tmp_path / "missing" / "truth", **FAST)
+            await run_simulation(receiver.url, generate_scenarios(1, 5), truth=tmp_path / "missing" / "truth", **FAST)
     assert receiver.requests == 0
 
 
@@ -326,11 +342,11 @@ def test_a_token_need_not_be_an_argument_which_all_users_see(
 ) -> None:
     urls = []
 
-    async def send(url: str, *_: Any, **__: Any) -> Totals:
+    async def send(url: str, *_: Any, **__: Any) -> SimulationTotals:
         urls.append(url)
-        return Totals("acme", 0)
+        return SimulationTotals("acme", 0)
 
-    monkeypatch.setattr("smspulse.simulator.client.simulate", send)
+    monkeypatch.setattr("smspulse.simulator.client.run_simulation", send)
     done = CliRunner().invoke(cli, ["simulate", "--messages", "1", *arguments], **given)
     assert (done.exit_code, urls) == (0, [WEBHOOK]), done.output
     assert ("`ps` shows the token in --url to every user" in done.stderr) == is_shown

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from ingest.sources import Sources
+from ingest.sources import SourceRegistry
 from smspulse.cli.main import cli
 
 
@@ -21,8 +21,8 @@ def token(said: str) -> str:
 def test_a_rotation_shows_each_token_once_and_ends_the_old_one_when_told(tmp_path: Path) -> None:
     old = token(source(tmp_path, "add", "acme", "--url", "https://x.example"))
     new = token(source(tmp_path, "rotate", "acme", "--url", "https://x.example"))
-    assert all(Sources(tmp_path).accepts("acme", each) for each in (old, new))
+    assert all(SourceRegistry(tmp_path).accepts_token("acme", each) for each in (old, new))
     assert source(tmp_path, "list") == "acme\t2 tokens\n"
     said = source(tmp_path, "rotate", "acme", "--finish")
     assert not {old, new} & set(said.split())
-    assert [Sources(tmp_path).accepts("acme", each) for each in (old, new)] == [False, True]
+    assert [SourceRegistry(tmp_path).accepts_token("acme", each) for each in (old, new)] == [False, True]

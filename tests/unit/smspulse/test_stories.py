@@ -12,17 +12,17 @@ import pytest
 
 from core.errors import SettingError
 from gateway.errors import UnreadablePayload
-from gateway.payloads import IncomingMessage, StatusReport, parse
-from gateway.statuses import STATUSES, Outcome, status_table
-from smspulse.simulator.ground_truth import Truth
-from smspulse.simulator.options import DEMO_BEHAVIOUR, Behaviour, parse_shares
-from smspulse.simulator.payload_formats import MALFORMED
-from smspulse.simulator.scenarios import Part, Report, Story, stories, truth_after
-from streams.lifecycle import Lifecycle, MessageState
+from gateway.payloads import IncomingMessage, StatusReport, parse_payload
+from gateway.statuses import STATUSES, Outcome, build_status_table
+from smspulse.simulator.ground_truth import MessageTruth
+from smspulse.simulator.options import DEMO_BEHAVIOUR, GatewayBehaviour, parse_shares
+from smspulse.simulator.payload_formats import MALFORMED_BODIES
+from smspulse.simulator.scenarios import MessageScenario, ReportPart, SimulatedReport, generate_scenarios, update_truth
+from streams.lifecycle import LifecycleRules, MessageState
 
 FAILURES = {id_ for id_, status in STATUSES.items() if status.is_failure}
-WILD = Behaviour(
-    **dict.fromkeys(Behaviour.rates(), 0.3) | {"failing": 0.6, "resends": 0.6, "resends_new_id": 0.2}  # type: ignore[arg-type]
+WILD = GatewayBehaviour(
+    **dict.fromkeys(GatewayBehaviour.list_rates(), 0.3) | {"failing": 0.6, "resends": 0.6, "resends_new_id": 0.2}  # type: ignore[arg-type]
 )
 
 
@@ -30,44 +30,44 @@ def bytes_of(told: Any) -> list[Any]:
     return [(story.kind, *[(w.delay_s, w.body, w.content_type) for w in story.webhooks]) for story in told]
 
 
-def reports_of(story: Story) -> list[StatusReport]:
-    events = [parse(webhook.body) for webhook in story.webhooks]
+def reports_of(story: MessageScenario) -> list[StatusReport]:
+    events = [parse_payload(webhook.body) for webhook in story.webhooks]
     assert all(isinstance(event, StatusReport) for event in events)
     return events  # type: ignore[return-value]
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
-    assert bytes_of(stories(5, 300, WILD)) == bytes_of(stories(5, 300, WILD))
-    assert bytes_of(stories(5, 300, WILD)) != bytes_of(stories(6, 300, WILD))
+    assert bytes_of(generate_scenarios(5, 300, WILD)) == bytes_of(generate_scenarios(5, 300, WILD))
+    assert bytes_of(generate_scenarios(5, 300, WILD)) != bytes_of(generate_scenarios(6, 300, WILD))
 
 
 def test_endless_stories_begin_like_a_number_of_them() -> None:
-    some = list(stories(5, 100, WILD))
-    assert bytes_of(some) == bytes_of(islice(stories(5, None, WILD), len(some)))
+    some = list(generate_scenarios(5, 100, WILD))
+    assert bytes_of(some) == bytes_of(islice(generate_scenarios(5, None, WILD), len(some)))
 
 
 def test_no_two_stories_of_neighbouring_seeds_share_an_id() -> None:
-    ids = [story.sms_id for seed in (0, 1, 2) for story in stories(seed, 300, WILD)]
+    ids = [story.sms_id for seed in (0, 1, 2) for story in generate_scenarios(seed, 300, WILD)]
     assert len(ids) == len(set(ids))
 
 
-def statuses(story: Story) -> list[int]:
+def statuses(story: MessageScenario) -> list[int]:
     return [report.status_id for report in reports_of(story)]
 
 
-def times_by_status(story: Story) -> dict[int, set[Any]]:
+def times_by_status(story: MessageScenario) -> dict[int, set[Any]]:
     times: dict[int, set[Any]] = {}
     for report in reports_of(story):
         times.setdefault(report.status_id, set()).add(report.sent_at)
     return times
 
 
-def holds(part: bytes) -> Callable[[Story], bool]:
+def holds(part: bytes) -> Callable[[MessageScenario], bool]:
     return lambda story: any(part in webhook.body for webhook in story.webhooks)
 
 
 # What a webhook's reader sees of each misbehaviour, if nothing else misbehaves.
-EVIDENCE: dict[str, Callable[[Story], bool]] = {
+EVIDENCE: dict[str, Callable[[MessageScenario], bool]] = {
     "failing": lambda story: bool(FAILURES.intersection(statuses(story))),
     "missing_ends": lambda story: statuses(story) == [1, 3, 2, 6],
     "duplicates": lambda story: len({webhook.body for webhook in story.webhooks}) < len(story.webhooks),
@@ -90,14 +90,16 @@ EVIDENCE: dict[str, Callable[[Story], bool]] = {
 @pytest.mark.parametrize("rate", EVIDENCE)
 def test_each_misbehaviour_shows_in_the_bytes_at_its_rate(rate: str) -> None:
     needs = {"failing": 1.0} if rate == "resends" else {}
-    behaviour = replace(Behaviour.flawless(), **needs | {rate: 0.3})
-    told = list(stories(11, 800, behaviour))
+    behaviour = replace(GatewayBehaviour.make_flawless(), **needs | {rate: 0.3})
+    told = list(generate_scenarios(11, 800, behaviour))
     assert all(EVIDENCE[rate](story) == (rate in story.traits) for story in told)
     assert sum(rate in story.traits for story in told) / len(told) == pytest.approx(0.3, abs=0.06)
 
 
 def test_a_message_resent_under_another_id_follows_the_failed_one_to_the_same_number() -> None:
-    told = list(stories(12, 2000, replace(Behaviour.flawless(), failing=0.5, resends_new_id=0.4)))
+    told = list(
+        generate_scenarios(12, 2000, replace(GatewayBehaviour.make_flawless(), failing=0.5, resends_new_id=0.4))
+    )
     again = [i for i, story in enumerate(told) if "resends_new_id" in story.traits]
     assert len(again) / len(told) == pytest.approx(0.2, abs=0.04)
     for i in again:
@@ -109,36 +111,42 @@ def test_a_message_resent_under_another_id_follows_the_failed_one_to_the_same_nu
 
 
 def test_incoming_and_malformed_webhooks_come_at_their_rates() -> None:
-    told = list(stories(13, 2000, replace(Behaviour.flawless(), incoming=0.3, images=0.4, malformed=0.2)))
+    told = list(
+        generate_scenarios(13, 2000, replace(GatewayBehaviour.make_flawless(), incoming=0.3, images=0.4, malformed=0.2))
+    )
     kinds = [story.kind for story in told]
     images = [holds(b'"img_url"')(story) for story in told if story.kind == "incoming"]
     assert kinds.count("outgoing") == 2000
     assert kinds.count("incoming") / 2000 == pytest.approx(0.3, abs=0.05)
     assert kinds.count("malformed") / 2000 == pytest.approx(0.2, abs=0.05)
     assert sum(images) / len(images) == pytest.approx(0.4, abs=0.08)
-    assert {story.webhooks[0].what for story in told if story.kind == "malformed"} == set(MALFORMED)
+    assert {story.webhooks[0].role for story in told if story.kind == "malformed"} == set(MALFORMED_BODIES)
 
 
-@pytest.mark.parametrize("rate", Behaviour.rates())
+@pytest.mark.parametrize("rate", GatewayBehaviour.list_rates())
 def test_nothing_happens_at_rate_0(rate: str) -> None:
     zero: dict[str, Any] = {rate: 0.0}
-    told = list(stories(14, 200, replace(WILD, **zero, unhealthy=())))
+    told = list(generate_scenarios(14, 200, replace(WILD, **zero, unhealthy=())))
     assert not any(rate in story.traits for story in told)
     assert any(story.traits for story in told)
 
 
 def test_a_flawless_gateway_reports_every_stage_in_order() -> None:
-    assert {tuple(statuses(story)) for story in stories(15, 100, Behaviour.flawless())} == {(1, 3, 2, 6, 7)}
+    assert {tuple(statuses(story)) for story in generate_scenarios(15, 100, GatewayBehaviour.make_flawless())} == {
+        (1, 3, 2, 6, 7)
+    }
 
 
 def test_a_second_attempt_may_use_another_phone() -> None:
-    told = stories(16, 300, replace(Behaviour.flawless(), failing=0.6, resends=0.9))
+    told = generate_scenarios(16, 300, replace(GatewayBehaviour.make_flawless(), failing=0.6, resends=0.9))
     devices = [len({report.device_id for report in reports_of(story)}) for story in told if "resends" in story.traits]
     assert set(devices) >= {1, 2}
 
 
 def test_an_unhealthy_phone_fails_at_a_ratio_of_its_own() -> None:
-    told = stories(17, 3000, replace(Behaviour.flawless(), failing=0.1, unhealthy=((8002, 0.7),)))
+    told = generate_scenarios(
+        17, 3000, replace(GatewayBehaviour.make_flawless(), failing=0.1, unhealthy=((8002, 0.7),))
+    )
     failed: dict[int, list[bool]] = {}
     for story in told:
         failed.setdefault(reports_of(story)[0].device_id or 0, []).append("failing" in story.traits)
@@ -148,24 +156,26 @@ def test_an_unhealthy_phone_fails_at_a_ratio_of_its_own() -> None:
     assert all(share == pytest.approx(0.1, abs=0.05) for share in shares.values())
 
 
-@pytest.mark.parametrize("behaviour", [Behaviour(), WILD], ids=["default", "wild"])
-def test_every_body_can_be_read_unless_it_is_malformed(behaviour: Behaviour) -> None:
-    for story in stories(18, 1500, behaviour):
+@pytest.mark.parametrize("behaviour", [GatewayBehaviour(), WILD], ids=["default", "wild"])
+def test_every_body_can_be_read_unless_it_is_malformed(behaviour: GatewayBehaviour) -> None:
+    for story in generate_scenarios(18, 1500, behaviour):
         for webhook in story.webhooks:
             if story.kind == "malformed":
                 with pytest.raises(UnreadablePayload):
-                    parse(webhook.body)
+                    parse_payload(webhook.body)
                 continue
-            event = parse(webhook.body)
+            event = parse_payload(webhook.body)
             assert event.sms_id == story.sms_id
             assert not event.flaws
             assert isinstance(event, StatusReport if story.kind == "outgoing" else IncomingMessage)
             if isinstance(event, IncomingMessage):
-                assert event.content_type == webhook.what
+                assert event.content_type == webhook.role
 
 
 def test_every_generation_of_incoming_messages_occurs() -> None:
-    told = stories(19, 500, replace(Behaviour.flawless(), incoming=1, images=0.3, old_payloads=0.5))
+    told = generate_scenarios(
+        19, 500, replace(GatewayBehaviour.make_flawless(), incoming=1, images=0.3, old_payloads=0.5)
+    )
     bodies = [orjson.loads(story.webhooks[0].body) for story in told if story.kind == "incoming"]
     shapes = {("type" in body, "sim" in body, "device_id" in body, type(body["address"])) for body in bodies}
     assert shapes == {
@@ -179,41 +189,43 @@ def test_every_generation_of_incoming_messages_occurs() -> None:
 
 def test_every_malformed_body_is_unreadable_for_a_reason_of_its_own_kind() -> None:
     reasons = set()
-    for make in MALFORMED.values():
+    for make in MALFORMED_BODIES.values():
         with pytest.raises(UnreadablePayload) as caught:
-            parse(make(77)[0])
+            parse_payload(make(77)[0])
         reasons.add(caught.value.reason)
     assert len(reasons) >= 6
 
 
-@pytest.mark.parametrize("behaviour", [Behaviour(), WILD], ids=["default", "wild"])
-def test_the_streams_lifecycle_agrees_with_the_story_after_each_report(behaviour: Behaviour) -> None:
-    lifecycle = Lifecycle(status_table({}))
-    names = [field.name for field in fields(Truth) if field.name != "statuses"]
-    for story in stories(20, 1500, behaviour):
+@pytest.mark.parametrize("behaviour", [GatewayBehaviour(), WILD], ids=["default", "wild"])
+def test_the_streams_lifecycle_agrees_with_the_story_after_each_report(behaviour: GatewayBehaviour) -> None:
+    lifecycle = LifecycleRules(build_status_table({}))
+    names = [field.name for field in fields(MessageTruth) if field.name != "statuses"]
+    for story in generate_scenarios(20, 1500, behaviour):
         if story.kind != "outgoing":
             continue
         facts, now = MessageState("acme", story.sms_id), 0
         for webhook, report in zip(story.webhooks, reports_of(story), strict=True):
             now += max(3, round(webhook.delay_s * 1000))
-            facts.add(report, now)
-            version: dict[str, Any] = msgspec.structs.asdict(lifecycle.derive(facts))
+            facts.add_report(report, now)
+            version: dict[str, Any] = msgspec.structs.asdict(lifecycle.derive_version(facts))
             truth = {name: getattr(webhook.truth, name) for name in names}
             assert {name: version[name] for name in names} == truth, story
             assert webhook.truth
             assert {observation[0] for observation in version["observations"]} == set(webhook.truth.statuses)
 
 
-def told(*parts: tuple[int, Part, int]) -> Truth:
+def told(*parts: tuple[int, ReportPart, int]) -> MessageTruth:
     """Return the truth after reports, each a status id, its part, and the phone that sent it."""
     truth = None
     for status_id, part, device_id in parts:
-        truth = truth_after(truth, Report(0.0, status_id, device_id, 1, datetime(2026, 1, 5, tzinfo=UTC), part))
+        truth = update_truth(
+            truth, SimulatedReport(0.0, status_id, device_id, 1, datetime(2026, 1, 5, tzinfo=UTC), part)
+        )
     assert truth
     return truth
 
 
-WAY: tuple[tuple[int, Part, int], ...] = ((1, "stage", 1), (3, "stage", 1), (2, "stage", 1), (6, "stage", 1))
+WAY: tuple[tuple[int, ReportPart, int], ...] = ((1, "stage", 1), (3, "stage", 1), (2, "stage", 1), (6, "stage", 1))
 
 
 @pytest.mark.parametrize(
@@ -259,7 +271,7 @@ def test_the_truth_of_small_stories(
 )
 def test_a_behaviour_that_cannot_be_meant_is_refused(setting: dict[str, Any], says: str) -> None:
     with pytest.raises(SettingError, match=says):
-        Behaviour(**setting)
+        GatewayBehaviour(**setting)
 
 
 def test_shares_are_read_from_text() -> None:
@@ -269,12 +281,14 @@ def test_shares_are_read_from_text() -> None:
 
 
 def test_every_rate_says_what_it_is() -> None:
-    assert all(field.metadata["help"] for field in fields(Behaviour) if field.name in Behaviour.rates())
-    assert len(Behaviour.rates()) == sum(field.type is float for field in fields(Behaviour))
+    assert all(
+        field.metadata["help"] for field in fields(GatewayBehaviour) if field.name in GatewayBehaviour.list_rates()
+    )
+    assert len(GatewayBehaviour.list_rates()) == sum(field.type is float for field in fields(GatewayBehaviour))
 
 
 def test_in_the_demo_no_message_is_not_permitted_for_one_of_them_is_an_alert() -> None:
-    told = [story.webhooks[-1].truth for story in islice(stories(3, None, DEMO_BEHAVIOUR), 5_000)]
+    told = [story.webhooks[-1].truth for story in islice(generate_scenarios(3, None, DEMO_BEHAVIOUR), 5_000)]
     outcomes = {truth.outcome for truth in told if truth}
     assert {Outcome.NOT_SENT, Outcome.UNDELIVERED} <= outcomes
     assert Outcome.NOT_PERMITTED not in outcomes

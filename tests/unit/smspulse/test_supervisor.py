@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from smspulse.processes.supervisor import Child, Supervisor, SupervisorError
+from smspulse.processes.supervisor import ChildProcess, ProcessSupervisor, SupervisorError
 
 PATIENCE_S = 120
 
 
-def broker(data: Path) -> Child:
-    return Child("broker", ("broker", "--mode", "memory", "--data", str(data)), 20, PATIENCE_S)
+def broker(data: Path) -> ChildProcess:
+    return ChildProcess("broker", ("broker", "--mode", "memory", "--data", str(data)), 20, PATIENCE_S)
 
 
 def test_a_child_whose_lines_cannot_be_shown_is_still_watched_and_restarted(tmp_path: Path) -> None:
@@ -23,15 +23,15 @@ def test_a_child_whose_lines_cannot_be_shown_is_still_watched_and_restarted(tmp_
         def show(name: str, level: int, text: str) -> None:
             raise OSError(28, "No space left on device")
 
-        supervisor = Supervisor(show)
+        supervisor = ProcessSupervisor(show)
         child = broker(tmp_path)
         await supervisor.start(child)
-        await supervisor.wait_ready(child)
+        await supervisor.wait_until_ready(child)
         assert child.process is not None
         first = child.process.pid
         child.ready.clear()
         os.kill(first, signal.SIGKILL)
-        await supervisor.wait_ready(child)
+        await supervisor.wait_until_ready(child)
         assert child.process.pid != first
         await supervisor.stop()
         assert child.process.returncode == 0
@@ -61,13 +61,13 @@ def test_a_child_that_cannot_be_started_now_is_started_when_it_can(
     async def scenario() -> str:
         told = Told()
         logging.getLogger("smspulse.processes.supervisor").addHandler(told)
-        supervisor = Supervisor(lambda name, level, text: None)
+        supervisor = ProcessSupervisor(lambda name, level, text: None)
         child = broker(tmp_path / "data")
         await supervisor.start(child)
         await asyncio.wait_for(told.event.wait(), PATIENCE_S)
         logging.getLogger("smspulse.processes.supervisor").removeHandler(told)
         monkeypatch.setattr("sys.executable", python)
-        await supervisor.wait_ready(child)
+        await supervisor.wait_until_ready(child)
         await supervisor.stop()
         return told.text
 
@@ -80,11 +80,11 @@ def test_a_wrong_setting_is_reported_at_once_with_the_child_s_line(
     monkeypatch.setenv("SMSPULSE_BROKER_HEAP_MB", "none")
 
     async def scenario() -> int:
-        supervisor = Supervisor(lambda name, level, text: None)
+        supervisor = ProcessSupervisor(lambda name, level, text: None)
         child = broker(tmp_path)
         await supervisor.start(child)
         with pytest.raises(SupervisorError, match=r"^broker cannot start: BrokerSettings, heap_mb: "):
-            await supervisor.wait_ready(child)
+            await supervisor.wait_until_ready(child)
         await supervisor.stop()
         return child.restarts
 

@@ -18,14 +18,14 @@ from rich.table import Table
 from rich.text import Text
 from warehouse_records import alert, moment, raw, status, version
 
-from expectations.quality_page import write
-from expectations.runner import Report, Row
-from smspulse.cli.check import _junit, _text
+from expectations.quality_page import write_quality_page
+from expectations.runner import CheckReport, CheckResult
+from smspulse.cli.check import _print_junit, _print_text
 from smspulse.cli.main import cli
-from smspulse.processes import log_setup as logs
-from smspulse.processes.supervisor import Child, Supervisor
-from smspulse.processes.terminal import make_console, visible, visible_line
-from warehouse.sink import parquet_files as landing
+from smspulse.processes import log_setup
+from smspulse.processes.supervisor import ChildProcess, ProcessSupervisor
+from smspulse.processes.terminal import escape_controls, escape_to_line, make_console
+from warehouse.sink import parquet_files
 
 ROOT = Path(__file__).parents[3]
 HOSTILE = "Hi [/b] [red]x[/red] :house: [link=http://e]y[/link] \x1b]0;t\x07\x1b[2J\x9b31m\u202e\x7f\r\x08"
@@ -41,10 +41,10 @@ def is_clean(text: str) -> bool:
 def data(published: Path) -> Path:
     """A warehouse into which somebody wrote who may send anything."""
     incoming = {"sms_id": 5, "type": "text", "device_id": 1, "body": HOSTILE, "address": "+491"}
-    landing.land(published, 0, [raw(0, incoming, source=HOSTILE), raw(1, status(1, 7), source=HOSTILE)])
-    landing.land(published, 0, [version(0, 1, "delivered", source=HOSTILE, last_status_id=7)])
+    parquet_files.land_records(published, 0, [raw(0, incoming, source=HOSTILE), raw(1, status(1, 7), source=HOSTILE)])
+    parquet_files.land_records(published, 0, [version(0, 1, "delivered", source=HOSTILE, last_status_id=7)])
     hostile = {"id": f"pipeline:{HOSTILE}", "what": HOSTILE, "source": HOSTILE, "errors": {HOSTILE: 2}}
-    landing.land(published, 0, [alert(0, "firing", **hostile)])
+    parquet_files.land_records(published, 0, [alert(0, "firing", **hostile)])
     return published
 
 
@@ -110,18 +110,20 @@ def test_checks_show_names_as_they_are(data: Path, form: str) -> None:
 
 
 def test_reports_of_checks_show_names_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    row = Row("raw_fresh", "raw", "critical", False, f"{HOSTILE}<script>", HOSTILE, HOSTILE, HOSTILE, (HOSTILE,))
-    report = Report((row,), HOSTILE, moment(0))
-    _text(report)
+    row = CheckResult(
+        "raw_fresh", "raw", "critical", False, f"{HOSTILE}<script>", HOSTILE, HOSTILE, HOSTILE, (HOSTILE,)
+    )
+    report = CheckReport((row,), HOSTILE, moment(0))
+    _print_text(report)
     said = capsys.readouterr().out
     assert said.count(SHOWN) == 6
     assert is_clean(said)
-    _junit(report)
+    _print_junit(report)
     said = capsys.readouterr().out
     told = ElementTree.fromstring(said.partition("\n")[2]).itertext()  # noqa: S314 - ours
     assert SHOWN in "".join(told)
     assert is_clean(said)
-    write(report, tmp_path / "index.html")
+    write_quality_page(report, tmp_path / "index.html")
     page = (tmp_path / "index.html").read_text()
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
@@ -143,7 +145,7 @@ def test_a_folder_and_an_error_are_shown_as_they_are(tmp_path: Path, monkeypatch
 def test_a_log_line_is_one_line(capsys: pytest.CaptureFixture[str], *, supervised: bool) -> None:
     before = logging.getLogger().handlers[:]
     try:
-        logs.set_up(verbose=False, supervised=supervised)
+        log_setup.set_up_logging(verbose=False, supervised=supervised)
         logging.getLogger("test").warning("device %s", f"{HOSTILE}\nERROR forged")
     finally:
         logging.getLogger().handlers[:] = before
@@ -155,12 +157,12 @@ def test_a_log_line_is_one_line(capsys: pytest.CaptureFixture[str], *, supervise
 async def test_relayed_lines_are_shown_as_they_are() -> None:
     written = io.StringIO()
     console = make_console(file=written, width=400)
-    supervisor = Supervisor(lambda name, level, text: logs.show_line(console, name, level, text))
-    child = Child("stream", ["sql", "--data", "/nonexistent", f"SELECT '{HOSTILE}"], stop_s=10)
+    supervisor = ProcessSupervisor(lambda name, level, text: log_setup.print_process_line(console, name, level, text))
+    child = ChildProcess("stream", ["sql", "--data", "/nonexistent", f"SELECT '{HOSTILE}"], stop_timeout_s=10)
     assert await supervisor.run(child) != 0
     assert "[/b] [red]x[/red] :house: [link=http://e]y[/link]" in written.getvalue()
     assert is_clean(written.getvalue())
-    logs.show_line(console, "lander", logging.INFO, HOSTILE)
+    log_setup.print_process_line(console, "lander", logging.INFO, HOSTILE)
     assert SHOWN in written.getvalue()
 
 
@@ -178,9 +180,9 @@ def test_a_console_measures_what_it_shows() -> None:
 
 def test_letters_of_every_language_stay_as_they_are() -> None:
     text = "Grüße, שלום, سلام, 你好, 😀, 👩‍👩‍👧\ttab\nline"
-    assert visible(text) == text
-    assert visible_line("a\nb") == r"a\nb"
-    assert visible("\ud800") == r"\ud800"
+    assert escape_controls(text) == text
+    assert escape_to_line("a\nb") == r"a\nb"
+    assert escape_controls("\ud800") == r"\ud800"
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:

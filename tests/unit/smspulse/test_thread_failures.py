@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from core import background_tasks as background
+from core import background_tasks
 from smspulse.cli.main import cli
 
 PROCESSES = {
-    "up": "smspulse.runtime.pipeline.up",
+    "up": "smspulse.runtime.pipeline.run_pipeline",
     "broker": "smspulse.broker.embedded.run_broker",
-    "ingest": "ingest.server.run",
+    "ingest": "ingest.server.run_ingest",
     "stream": "streams.app.run_worker",
-    "land": "warehouse.sink.consumer.run",
-    "page": "smspulse.dashboard.server.run",
-    "alerts send": "smspulse.alerting.dispatcher.run",
+    "land": "warehouse.sink.consumer.run_lander",
+    "page": "smspulse.dashboard.server.run_page",
+    "alerts send": "smspulse.alerting.dispatcher.run_dispatcher",
 }
 """What each command runs until a signal."""
 
@@ -44,4 +44,4 @@ def test_a_thread_that_fails_ends_the_process_of(
         arguments += ["--broker", "127.0.0.1:1"]
     done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert hooks == [background._end_process]
+    assert hooks == [background_tasks._end_process]

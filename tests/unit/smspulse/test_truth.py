@@ -16,15 +16,15 @@ from webhook_receiver import Receipt, receiving
 
 from core import topics
 from gateway.errors import UnreadablePayload
-from gateway.payloads import StatusReport, parse
-from gateway.statuses import status_table
-from smspulse.simulator.client import simulate
-from smspulse.simulator.ground_truth import Difference, TruthError, compare
-from smspulse.simulator.options import Behaviour
-from smspulse.simulator.scenarios import stories
-from streams.lifecycle import Lifecycle, MessageState
+from gateway.payloads import StatusReport, parse_payload
+from gateway.statuses import build_status_table
+from smspulse.simulator.client import run_simulation
+from smspulse.simulator.ground_truth import FieldDifference, TruthError, compare_with_truth
+from smspulse.simulator.options import GatewayBehaviour
+from smspulse.simulator.scenarios import generate_scenarios
+from streams.lifecycle import LifecycleRules, MessageState
 from warehouse.errors import NoWarehouseError
-from warehouse.sink.parquet_files import land
+from warehouse.sink.parquet_files import land_records
 
 
 @dataclass
@@ -41,10 +41,14 @@ class Pipeline:
         for receipt in receipts:
             if not is_readable(receipt.body):
                 dead.append(receipt)
-            elif isinstance(event := parse(receipt.body), StatusReport):
-                facts.setdefault(event.sms_id, MessageState("acme", event.sms_id)).add(event, receipt.received_at)
-        lifecycle = Lifecycle(status_table({}))
-        return cls(list(receipts), [msgspec.structs.asdict(lifecycle.derive(each)) for each in facts.values()], dead)
+            elif isinstance(event := parse_payload(receipt.body), StatusReport):
+                facts.setdefault(event.sms_id, MessageState("acme", event.sms_id)).add_report(
+                    event, receipt.received_at
+                )
+        lifecycle = LifecycleRules(build_status_table({}))
+        return cls(
+            list(receipts), [msgspec.structs.asdict(lifecycle.derive_version(each)) for each in facts.values()], dead
+        )
 
     def land(self, data: Path) -> None:
         for topic, receipts in ((topics.RAW, self.raw), (topics.DEADLETTERS, self.dead)):
@@ -52,8 +56,8 @@ class Pipeline:
                 MadeRecord(topic, 0, offset, r.received_at, None, r.body, headers_of(r))
                 for offset, r in enumerate(receipts)
             ]
-            land(data, 0, records)
-        land(
+            land_records(data, 0, records)
+        land_records(
             data,
             0,
             [
@@ -75,7 +79,7 @@ def key_of(version: dict[str, Any]) -> bytes:
     return f"acme:{version['sms_id']}".encode()
 
 
-BEHAVIOUR = replace(Behaviour(), malformed=0.2, incoming=0.2)
+BEHAVIOUR = replace(GatewayBehaviour(), malformed=0.2, incoming=0.2)
 
 
 async def simulated(truth: Path, loses: Callable[[int, bytes], bool] = lambda _, __: False, **options: Any) -> Pipeline:
@@ -83,7 +87,7 @@ async def simulated(truth: Path, loses: Callable[[int, bytes], bool] = lambda _,
     fast: dict[str, Any] = {"rate": 5000, "time_scale": 0.001, "max_delay_s": 0.01}
     async with receiving() as receiver:
         receiver.answer = lambda number, body: "store_and_drop" if loses(number, body) else "accept"
-        await simulate(receiver.url, stories(3, 60, BEHAVIOUR), truth=truth, **fast | options)
+        await run_simulation(receiver.url, generate_scenarios(3, 60, BEHAVIOUR), truth=truth, **fast | options)
     return Pipeline.of(receiver.receipts)
 
 
@@ -101,7 +105,7 @@ def first_answers() -> Callable[[int, bytes], bool]:
 
 def is_readable(body: bytes) -> bool:
     try:
-        parse(body)
+        parse_payload(body)
     except UnreadablePayload:
         return False
     return True
@@ -129,10 +133,10 @@ def pipeline(simulation: tuple[Pipeline, Path], truth: Path) -> Pipeline:
 
 def test_a_right_warehouse_is_reconciled_in_one_line(published: Path, truth: Path, pipeline: Pipeline) -> None:
     pipeline.land(published)
-    comparison = compare(published, truth)
-    assert comparison.ok, comparison
+    comparison = compare_with_truth(published, truth)
+    assert comparison.is_reconciled, comparison
     webhooks, dead = len(pipeline.raw), len(pipeline.dead)
-    assert comparison.line() == (
+    assert comparison.format_result() == (
         f"reconciled: {webhooks:,} sent = {webhooks:,} accepted = {webhooks:,} landed; 60 messages = truth; "
         f"{dead:,} dead letters = {dead:,} malformed"
     )
@@ -142,11 +146,11 @@ def test_a_right_warehouse_is_reconciled_in_one_line(published: Path, truth: Pat
 async def test_webhooks_that_landed_without_an_answer_are_told_apart_from_strays(published: Path, truth: Path) -> None:
     pipeline = await simulated(truth, first_answers())
     pipeline.land(published)
-    comparison = compare(published, truth)
-    assert comparison.ok, comparison
+    comparison = compare_with_truth(published, truth)
+    assert comparison.is_reconciled, comparison
     lost = sum(not receipt.answered for receipt in pipeline.raw)
     assert (comparison.unanswered, comparison.unanswered_allowed) == (lost, lost)
-    assert f"{lost} landed of {lost} requests without an answer" in comparison.line()
+    assert f"{lost} landed of {lost} requests without an answer" in comparison.format_result()
     assert comparison.malformed == comparison.deadletters == len(pipeline.dead)
     assert any(not receipt.answered for receipt in pipeline.dead)
 
@@ -157,7 +161,7 @@ async def test_an_unreadable_webhook_that_landed_without_an_answer_must_be_a_dea
     pipeline = await simulated(truth, first_answers())
     pipeline.dead.remove(next(receipt for receipt in pipeline.dead if not receipt.answered))
     pipeline.land(published)
-    assert compare(published, truth).problems() == ["1 malformed webhooks are no dead letters"]
+    assert compare_with_truth(published, truth).list_problems() == ["1 malformed webhooks are no dead letters"]
 
 
 @pytest.mark.parametrize("arrived", [True, False])
@@ -166,10 +170,10 @@ async def test_the_last_webhook_of_a_story_may_have_arrived_or_not(published: Pa
     if not arrived:
         pipeline = Pipeline.of([receipt for receipt in pipeline.raw if receipt.answered])
     pipeline.land(published)
-    comparison = compare(published, truth)
-    assert comparison.ok, comparison
+    comparison = compare_with_truth(published, truth)
+    assert comparison.is_reconciled, comparison
     assert comparison.abandoned > 0
-    assert "given up without an answer" in comparison.line()
+    assert "given up without an answer" in comparison.format_result()
 
 
 def lose_a_webhook(p: Pipeline) -> None:
@@ -231,9 +235,9 @@ def test_each_fault_is_found_and_no_other(
     pipeline.raw.sort(key=lambda receipt: b'"status_id"' in receipt.body)
     spoil(pipeline)
     pipeline.land(published)
-    comparison = compare(published, truth)
-    assert comparison.problems() == says
-    assert comparison.line().startswith("not reconciled: " + says[0])
+    comparison = compare_with_truth(published, truth)
+    assert comparison.list_problems() == says
+    assert comparison.format_result().startswith("not reconciled: " + says[0])
 
 
 @pytest.mark.parametrize(
@@ -254,9 +258,9 @@ def test_a_field_that_differs_is_named(
     want, sms_id = pipeline.versions[4][field], pipeline.versions[4]["sms_id"]
     pipeline.versions[4] |= {field: value}
     pipeline.land(published)
-    comparison = compare(published, truth)
-    assert comparison.differences == (Difference(sms_id, field, value, want),)
-    assert comparison.problems() == ["1 messages differ from the truth"]
+    comparison = compare_with_truth(published, truth)
+    assert comparison.differences == (FieldDifference(sms_id, field, value, want),)
+    assert comparison.list_problems() == ["1 messages differ from the truth"]
 
 
 def test_an_incoming_message_of_another_type_differs(published: Path, truth: Path, pipeline: Pipeline) -> None:
@@ -265,16 +269,18 @@ def test_an_incoming_message_of_another_type_differs(published: Path, truth: Pat
     lines[i] = lines[i].replace(b'"text"', b'"img"')
     (truth).write_bytes(b"".join(lines))
     pipeline.land(published)
-    (difference,) = compare(published, truth).differences
+    (difference,) = compare_with_truth(published, truth).differences
     assert difference[1:] == ("message_type", "text", "img")
 
 
 async def test_a_refused_webhook_is_no_reconciliation(published: Path, truth: Path) -> None:
     async with receiving() as receiver:
         receiver.answer = lambda number, _: "too_large" if number == 9 else "accept"
-        await simulate(receiver.url, stories(3, 20, BEHAVIOUR), truth=truth, rate=5000, time_scale=0, max_delay_s=0)
+        await run_simulation(
+            receiver.url, generate_scenarios(3, 20, BEHAVIOUR), truth=truth, rate=5000, time_scale=0, max_delay_s=0
+        )
     Pipeline.of(receiver.receipts).land(published)
-    assert compare(published, truth).problems() == ["1 sent webhooks were refused"]
+    assert compare_with_truth(published, truth).list_problems() == ["1 sent webhooks were refused"]
 
 
 def test_traffic_before_and_after_the_simulation_is_none_of_its_business(
@@ -297,20 +303,20 @@ def test_traffic_before_and_after_the_simulation_is_none_of_its_business(
         pipeline.dead + Pipeline.of(others).dead,
     )
     both.land(published)
-    assert compare(published, truth).ok
+    assert compare_with_truth(published, truth).is_reconciled
 
 
 def test_a_truth_that_is_missing_or_incomplete_is_told(tmp_path: Path) -> None:
     with pytest.raises(TruthError, match="no truth file"):
-        compare(tmp_path, tmp_path / "truth")
+        compare_with_truth(tmp_path, tmp_path / "truth")
     (tmp_path / "truth").write_text('{"kind": "incoming"}\n')
     with pytest.raises(TruthError, match="incomplete"):
-        compare(tmp_path, tmp_path / "truth")
+        compare_with_truth(tmp_path, tmp_path / "truth")
     (tmp_path / "truth").write_text('{"kind": ')
     with pytest.raises(TruthError, match="no truth file"):
-        compare(tmp_path, tmp_path / "truth")
+        compare_with_truth(tmp_path, tmp_path / "truth")
 
 
 def test_a_data_folder_without_a_warehouse_is_told(tmp_path: Path, truth: Path, pipeline: Pipeline) -> None:
     with pytest.raises(NoWarehouseError):
-        compare(tmp_path / "nothing", truth)
+        compare_with_truth(tmp_path / "nothing", truth)

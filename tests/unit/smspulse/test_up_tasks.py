@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from failing_once import FailingOnce
 
-from core import background_tasks as background
+from core import background_tasks
 from smspulse.broker.lockfile import BrokerFile
 from smspulse.processes.terminal import make_console
-from smspulse.runtime import pipeline as up
-from smspulse.runtime.pipeline import UpError, UpOptions
+from smspulse.runtime import pipeline
+from smspulse.runtime.pipeline import PipelineError, PipelineOptions
 
 PATIENCE_S = 20
-WATCH_BROKER = up._watch_broker
+WATCH_BROKER = pipeline._watch_broker
 
 
 async def started(*_: object) -> str:
@@ -28,28 +28,30 @@ async def nothing_to_do(*_: object) -> None:
 
 
 async def run_up(data: Path) -> int:
-    options = UpOptions(data, "memory", 0, 1, frozenset(), demo=False, seconds=None)
-    return await up.up(options, make_console(quiet=True))
+    options = PipelineOptions(data, "memory", 0, 1, frozenset(), demo=False, seconds=None)
+    return await pipeline.run_pipeline(options, make_console(quiet=True))
 
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The data folder of a pipeline whose processes are said to have started, and whose tasks do nothing."""
-    monkeypatch.setattr(up, "_start", started)
-    for task in ("_watch_broker", "check_regularly", "_keep_up"):
-        monkeypatch.setattr(up, task, nothing_to_do)
-    monkeypatch.setattr(background, "_FIRST_PAUSE_S", 0)
+    monkeypatch.setattr(pipeline, "_start_processes", started)
+    for task in ("_watch_broker", "check_periodically", "_maintain_once_started"):
+        monkeypatch.setattr(pipeline, task, nothing_to_do)
+    monkeypatch.setattr(background_tasks, "_FIRST_PAUSE_S", 0)
     return tmp_path
 
 
 @pytest.mark.parametrize(
-    ("task", "name"), [("check_regularly", "the regular check"), ("_keep_up", "the upkeep")], ids=["check", "upkeep"]
+    ("task", "name"),
+    [("check_periodically", "the regular check"), ("_maintain_once_started", "the upkeep")],
+    ids=["check", "upkeep"],
 )
 async def test_a_task_that_fails_is_logged_and_starts_again(
     data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, task: str, name: str
 ) -> None:
     work = FailingOnce()
-    monkeypatch.setattr(up, task, work)
+    monkeypatch.setattr(pipeline, task, work)
     running = asyncio.create_task(run_up(data))
     again = asyncio.create_task(work.started_again.wait())
     try:
@@ -72,7 +74,7 @@ async def test_a_watch_of_the_broker_that_fails_ends_the_pipeline_with_its_error
         msg = "nobody foresaw this"
         raise RuntimeError(msg)
 
-    monkeypatch.setattr(up, "_watch_broker", fail)
+    monkeypatch.setattr(pipeline, "_watch_broker", fail)
     with pytest.raises(RuntimeError, match="nobody foresaw this"):
         await asyncio.wait_for(run_up(data), PATIENCE_S)
 
@@ -90,7 +92,7 @@ async def test_a_broker_that_comes_back_as_another_one_ends_the_pipeline(
 ) -> None:
     # Before the start, of which there is none, and then once a second.
     found = iter([None, BrokerFile("127.0.0.1:1", "memory", 1, "first"), None, back])
-    monkeypatch.setattr(up, "read_broker_file", lambda _: next(found))
-    monkeypatch.setattr(up, "_watch_broker", WATCH_BROKER)
-    with pytest.raises(UpError, match=f"the broker came back {what}; all was stopped, start again"):
+    monkeypatch.setattr(pipeline, "read_broker_file", lambda _: next(found))
+    monkeypatch.setattr(pipeline, "_watch_broker", WATCH_BROKER)
+    with pytest.raises(PipelineError, match=f"the broker came back {what}; all was stopped, start again"):
         await asyncio.wait_for(run_up(data), PATIENCE_S)

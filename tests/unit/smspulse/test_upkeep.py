@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from smspulse.processes.supervisor import Child, Supervisor
-from smspulse.runtime.maintenance import keep_up
+from smspulse.processes.supervisor import ChildProcess, ProcessSupervisor
+from smspulse.runtime.maintenance import run_maintenance
 
 
 def test_each_command_runs_after_each_wait_also_after_failures(caplog: pytest.LogCaptureFixture) -> None:
@@ -28,7 +28,7 @@ def test_each_command_runs_after_each_wait_also_after_failures(caplog: pytest.Lo
         done.append(seconds)
 
     with caplog.at_level(logging.WARNING), pytest.raises(asyncio.CancelledError):
-        asyncio.run(keep_up(30, run, wait))
+        asyncio.run(run_maintenance(30, run, wait))
     assert done == [1800, "rebuild", "compact", "retain"] * 2
     failed = [message.split()[0] for message in caplog.messages if "failed" in message]
     assert failed == ["retain", "rebuild", "compact", "retain"]
@@ -36,7 +36,7 @@ def test_each_command_runs_after_each_wait_also_after_failures(caplog: pytest.Lo
 
 
 def test_never_is_never() -> None:
-    asyncio.run(keep_up(0, None, None))  # type: ignore[arg-type]
+    asyncio.run(run_maintenance(0, None, None))  # type: ignore[arg-type]
 
 
 def test_a_command_that_runs_is_stopped_with_the_others_though_nobody_waits_for_it(tmp_path: Path) -> None:
@@ -49,10 +49,10 @@ def test_a_command_that_runs_is_stopped_with_the_others_though_nobody_waits_for_
             said.append(text)
             spoken.set()
 
-        supervisor = Supervisor(show)
-        assert await supervisor.run(Child("version", ("--version",), 1)) == 0
+        supervisor = ProcessSupervisor(show)
+        assert await supervisor.run(ChildProcess("version", ("--version",), 1)) == 0
         spoken.clear()
-        child = Child("broker", ("broker", "--mode", "memory", "--data", str(tmp_path)), 10)
+        child = ChildProcess("broker", ("broker", "--mode", "memory", "--data", str(tmp_path)), 10)
         waiting = asyncio.create_task(supervisor.run(child))
         await asyncio.wait_for(spoken.wait(), 60)
         waiting.cancel()

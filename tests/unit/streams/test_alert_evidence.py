@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from core.alerts import Alert, decode
+from core.alerts import Alert, decode_alert
 from core.topics import ACTIVITY, ALERTS
 from streams.change_detector import DetectorPolicy
 from streams.device_processor import DeviceProcessor
@@ -34,7 +34,7 @@ class Fleet:
         record: Any = SimpleNamespace(topic=ACTIVITY, partition=0, offset=0, key=b"", value=value, headers=[])
         outputs = DeviceProcessor(self._store.get, DetectorPolicy(30)).process([record])
         self._store |= {key: state or b"" for key, state, _ in outputs.states}
-        self.alerts += [decode(each.value or b"") for each in outputs.records if each.topic == ALERTS]
+        self.alerts += [decode_alert(each.value or b"") for each in outputs.records if each.topic == ALERTS]
 
     def of(self, scope: str) -> list[Alert]:
         return [each for each in self.alerts if each.scope == scope and each.phase == "firing"]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.alerts import Alert, decode
+from core.alerts import Alert, decode_alert
 from core.topics import ACTIVITY, ALERTS
 from streams.change_detector import DetectorPolicy
 from streams.device_processor import DeviceProcessor
@@ -53,7 +53,7 @@ class Devices:
         self.store |= {key: value or b"" for key, value, _ in outputs.states}
         for each in outputs.records:
             assert each.topic == ALERTS
-            alert = decode(each.value or b"")
+            alert = decode_alert(each.value or b"")
             assert each.key == alert.id.encode()
             self.told.append(alert)
             self.alerts[each.key] = each.value
@@ -95,7 +95,7 @@ def test_a_device_that_fails_is_told_once_with_its_evidence_and_once_when_it_is_
     assert alert.fired_at == alert.changed_at
     assert alert.baseline is not None
     assert alert.bound is not None
-    assert 0.01 < alert.baseline < alert.bound < 0.06 < alert.interval[0]
+    assert 0.01 < alert.baseline < alert.bound < 0.06 < alert.failure_interval[0]
     assert len(alert.samples) == min(alert.count, 5)
     assert all(sample.startswith("gw:") for sample in alert.samples)
     assert 0 < alert.share <= 1

@@ -32,7 +32,7 @@ def fed(
     at = detector.last_at or 10**12
     for failed, pause in ends:
         at += pause
-        detector.take(failed, at, POLICY, fleet)
+        detector.observe_outcome(failed, at, POLICY, fleet)
     return detector
 
 
@@ -43,7 +43,7 @@ def learnt(messages: int, ratio: float, seed: int = 1) -> ChangeDetector:
 
 def till_firing(detector: ChangeDetector, outcomes: list[bool]) -> int | None:
     for number, failed in enumerate(outcomes, 1):
-        if detector.take(failed, detector.last_at + MINUTE, POLICY) == "firing":
+        if detector.observe_outcome(failed, detector.last_at + MINUTE, POLICY) == "firing":
             return number
     return None
 
@@ -78,8 +78,8 @@ def test_a_failure_in_place_of_a_success_is_never_less_evidence(outcomes: list[b
     fed([(failed, MINUTE) for failed in outcomes[:place]], worse)
     if usual.phase == "firing":
         return
-    usual.take(False, usual.last_at, POLICY)
-    worse.take(True, worse.last_at, POLICY)
+    usual.observe_outcome(False, usual.last_at, POLICY)
+    worse.observe_outcome(True, worse.last_at, POLICY)
     assert worse.phase == "firing" or sum(worse.evidence) >= sum(usual.evidence)
 
 
@@ -103,7 +103,7 @@ def test_a_longer_budget_needs_no_less() -> None:
     def needed(budget: float) -> int:
         detector = learnt(2_000, 0.03)
         for number in range(1, 100):
-            if detector.take(number % 4 == 0, detector.last_at + MINUTE, DetectorPolicy(budget)) == "firing":
+            if detector.observe_outcome(number % 4 == 0, detector.last_at + MINUTE, DetectorPolicy(budget)) == "firing":
                 return number
         raise AssertionError
 
@@ -120,8 +120,8 @@ def test_it_says_since_when() -> None:
 
 def test_a_silence_and_two_failures_are_no_alert() -> None:
     detector = learnt(2_000, 0.03)
-    detector.take(True, detector.last_at + 20 * 86_400_000, POLICY)
-    detector.take(True, detector.last_at, POLICY)
+    detector.observe_outcome(True, detector.last_at + 20 * 86_400_000, POLICY)
+    detector.observe_outcome(True, detector.last_at, POLICY)
     assert detector.phase != "firing"
 
 
@@ -131,11 +131,13 @@ def test_an_alert_ends_when_the_device_is_well_again_and_not_before() -> None:
     baseline = detector.known, detector.failed
     chance = random.Random(3)
     for _ in range(200):  # half of it mended is not mended
-        detector.take(chance.random() < 0.5, detector.last_at + MINUTE, POLICY)
+        detector.observe_outcome(chance.random() < 0.5, detector.last_at + MINUTE, POLICY)
     assert detector.phase == "firing"
     assert (detector.known, detector.failed) == baseline  # what happens in an alert is no baseline
     needed = next(
-        number for number in range(1, 200) if detector.take(False, detector.last_at + MINUTE, POLICY) == "quiet"
+        number
+        for number in range(1, 200)
+        if detector.observe_outcome(False, detector.last_at + MINUTE, POLICY) == "quiet"
     )
     assert 10 < needed < 100
     assert not any(detector.evidence)
@@ -143,17 +145,17 @@ def test_an_alert_ends_when_the_device_is_well_again_and_not_before() -> None:
 
 def test_a_rise_is_no_part_of_the_baseline() -> None:
     detector = learnt(2_000, 0.03)
-    before = detector.baseline
+    before = detector.baseline_ratio
     till_firing(detector, [number % 5 == 0 for number in range(500)])
     assert detector.phase == "firing"
-    assert detector.baseline == pytest.approx(before, rel=0.1)
+    assert detector.baseline_ratio == pytest.approx(before, rel=0.1)
 
 
 def test_runs_of_failures_that_are_usual_are_learnt() -> None:
     chance, detector, failed = random.Random(4), ChangeDetector(), False
     for _ in range(20_000):
         failed = failed if chance.random() < 0.3 else chance.random() < 0.05
-        detector.take(failed, detector.last_at + MINUTE, POLICY)
+        detector.observe_outcome(failed, detector.last_at + MINUTE, POLICY)
     assert 0.2 <= detector.repeats <= 0.4
     assert learnt(20_000, 0.05).repeats <= 0.04
 
@@ -163,7 +165,9 @@ def test_a_fleet_that_fails_more_is_no_news_of_a_new_device() -> None:
         detector = ChangeDetector()
         for number in range(1, 500):
             if (
-                detector.take(number % 3 == 0, number * MINUTE, DetectorPolicy(learn_messages=0), fleet_of(fleet))
+                detector.observe_outcome(
+                    number % 3 == 0, number * MINUTE, DetectorPolicy(learn_messages=0), fleet_of(fleet)
+                )
                 == "firing"
             ):
                 return number
@@ -194,16 +198,20 @@ def test_new_units_of_any_usual_ratio_learn_it_and_fire_no_more_often_than_the_b
         detector = ChangeDetector()
         for failed, pause in random_ends(2_000, ratio, seed):
             before = detector.phase
-            fired += detector.take(failed, (detector.last_at or 10**12) + pause, POLICY) == "firing" != before
+            fired += (
+                detector.observe_outcome(failed, (detector.last_at or 10**12) + pause, POLICY) == "firing" != before
+            )
         assert detector.phase != "firing"
-        assert detector.baseline == pytest.approx(ratio, abs=5 * math.sqrt(ratio / 2_000))
+        assert detector.baseline_ratio == pytest.approx(ratio, abs=5 * math.sqrt(ratio / 2_000))
     assert fired <= 1
 
 
 def test_a_unit_learns_for_a_settable_number_of_messages() -> None:
     for learn in (50, 200, 1_000):
         detector, policy = ChangeDetector(), DetectorPolicy(learn_messages=learn)
-        phases = [detector.take(number % 10 == 5, 10**12 + number * MINUTE, policy) for number in range(1_200)]
+        phases = [
+            detector.observe_outcome(number % 10 == 5, 10**12 + number * MINUTE, policy) for number in range(1_200)
+        ]
         assert phases[0] == "learning"
         assert phases.count("learning") == learn - 1
         assert set(phases[learn - 1 :]) == {"quiet"}
@@ -241,12 +249,12 @@ def test_a_unit_that_was_bad_from_its_start_fires_when_it_has_learnt() -> None:
     needed = next(
         number
         for number, (failed, pause) in enumerate(random_ends(500, 0.5), 1)
-        if detector.take(failed, detector.last_at + pause, POLICY, fleet_of(0.12)) == "firing"
+        if detector.observe_outcome(failed, detector.last_at + pause, POLICY, fleet_of(0.12)) == "firing"
     )
     assert needed == POLICY.learn_messages
     assert detector.since == 10**12 + MINUTE
     assert detector.count == needed
-    assert 0.4 < detector.ratio < 0.6
+    assert 0.4 < detector.rise_ratio < 0.6
     assert detector.usual == pytest.approx(0.12, abs=0.01)
 
 
@@ -256,7 +264,7 @@ def test_a_unit_somewhat_worse_than_its_fleet_does_not_fire_nor_one_whose_fleet_
     # Its own messages are in its fleet too: alone, it is compared with nobody.
     alone = ChangeDetector()
     for failed, pause in random_ends(300, 0.5):
-        assert alone.take(failed, (alone.last_at or 10**12) + pause, POLICY, alone) != "firing"
+        assert alone.observe_outcome(failed, (alone.last_at or 10**12) + pause, POLICY, alone) != "firing"
 
 
 @pytest.mark.parametrize(("usual", "risen"), [(0.03, 0.15), (0.03, 0.9), (0.1, 0.4), (0.03, 1.0)])
@@ -264,13 +272,13 @@ def test_a_rise_that_stays_fires_once_and_becomes_the_new_normal(usual: float, r
     chance, detector = random.Random(5), learnt(2_000, usual)
     changes = [("quiet", 0)]
     for number in range(15_000):
-        phase = detector.take(chance.random() < risen, detector.last_at + MINUTE, POLICY)
+        phase = detector.observe_outcome(chance.random() < risen, detector.last_at + MINUTE, POLICY)
         if (phase == "firing") != (changes[-1][0] == "firing"):
             changes.append((phase, number))
     assert [phase for phase, _ in changes] == ["quiet", "firing", "quiet"]
     assert (changes[2][1] - changes[1][1]) * MINUTE == pytest.approx(POLICY.relearn_ms, abs=2 * MINUTE)
     assert detector.resolution == "new_normal"
-    assert detector.baseline == pytest.approx(risen, abs=0.03)
+    assert detector.baseline_ratio == pytest.approx(risen, abs=0.03)
 
 
 def test_both_messages_and_days_have_to_pass_before_a_rise_is_the_new_normal() -> None:
@@ -281,7 +289,7 @@ def test_both_messages_and_days_have_to_pass_before_a_rise_is_the_new_normal() -
         till_firing(detector, [True] * 20)
         fired_at = detector.fired_at
         for number in range(1, 20_000):
-            if detector.take(number % 2 == 0, detector.last_at + pause, policy) != "firing":
+            if detector.observe_outcome(number % 2 == 0, detector.last_at + pause, policy) != "firing":
                 return detector.count or number, detector.last_at - fired_at
         return 20_000, 0
 
@@ -298,10 +306,14 @@ def test_a_unit_that_was_bad_from_its_start_becomes_its_own_normal_too() -> None
     detector, fired = ChangeDetector(), 0
     for failed, pause in random_ends(20_000, 0.5):
         before = detector.phase
-        fired += detector.take(failed, (detector.last_at or 10**12) + pause, POLICY, fleet_of(0.1)) != before == "quiet"
+        fired += (
+            detector.observe_outcome(failed, (detector.last_at or 10**12) + pause, POLICY, fleet_of(0.1))
+            != before
+            == "quiet"
+        )
     assert detector.phase == "quiet"
     assert detector.resolution == "new_normal"
-    assert detector.baseline == pytest.approx(0.5, abs=0.03)
+    assert detector.baseline_ratio == pytest.approx(0.5, abs=0.03)
 
 
 def test_what_became_normal_is_forgotten_when_the_failures_are_back_at_what_was_usual_before() -> None:
@@ -309,7 +321,7 @@ def test_what_became_normal_is_forgotten_when_the_failures_are_back_at_what_was_
     fed(random_ends(12_000, 0.6), detector)
     assert detector.resolution == "new_normal"
     fed(random_ends(600, 0.03), detector)
-    assert detector.baseline < 0.05
+    assert detector.baseline_ratio < 0.05
     assert (till_firing(detector, random_outcomes(0.6)) or 99) <= 25
 
 
@@ -330,7 +342,7 @@ def test_an_alert_that_fired_by_chance_ends_though_hardly_anything_ever_fails() 
     lasted = next(
         number
         for number in range(1, 5_000)
-        if detector.take(number % 200 == 0, detector.last_at + MINUTE, POLICY) == "quiet"
+        if detector.observe_outcome(number % 200 == 0, detector.last_at + MINUTE, POLICY) == "quiet"
     )
     assert detector.resolution == "recovered"
     assert lasted <= 1_000

@@ -15,13 +15,12 @@ from core.records import message_key
 from core.topics import ACTIVITY, DEADLETTERS, OUTCOMES, RAW
 from gateway.payloads import REASON_FAULT
 from gateway.statuses import STATUSES
-from streams import isolating_processor as isolation
-from streams import metrics
+from streams import isolating_processor, metrics
 from streams.change_detector import DetectorPolicy
 from streams.device_processor import DeviceProcessor
 from streams.errors import StateError
 from streams.isolating_processor import IsolatingProcessor
-from streams.lifecycle import Lifecycle
+from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
 from streams.processor import ProcessorOutput, StateLoader
 
@@ -47,17 +46,17 @@ class FailingFold(MessageProcessor):
     error: BaseException = RecursionError("maximum recursion depth exceeded")
     fails_late = False
 
-    def _one(self, record: Any, *given: Any) -> None:
+    def _process_record(self, record: Any, *given: Any) -> None:
         is_poison = json.loads(record.value)["status_id"] == POISON
         if is_poison and not self.fails_late:
             raise self.error
-        super()._one(record, *given)
+        super()._process_record(record, *given)
         if is_poison:
             raise self.error
 
 
 def make(load: StateLoader, kind: type[MessageProcessor] = FailingFold) -> MessageProcessor:
-    return kind(Lifecycle(STATUSES, EXPIRE), load, UTC, 100, EXPIRE, FORGET)
+    return kind(LifecycleRules(STATUSES, EXPIRE), load, UTC, 100, EXPIRE, FORGET)
 
 
 class Owner:
@@ -159,10 +158,10 @@ def test_many_failing_records_cost_linear_time() -> None:
     calls = 0
 
     class Counting(FailingFold):
-        def _one(self, record: Any, *given: Any) -> None:
+        def _process_record(self, record: Any, *given: Any) -> None:
             nonlocal calls
             calls += 1
-            super()._one(record, *given)
+            super()._process_record(record, *given)
 
     owner = Owner(partial(make, kind=Counting))
     outputs = owner.run(*(record(n, n, POISON) for n in range(500)))
@@ -174,7 +173,7 @@ def test_a_state_that_kafka_would_refuse_is_not_written(monkeypatch: pytest.Monk
     owner = Owner()
     owner.run(record(1, 17, 6))
     limit = len(owner.store[b"gw:17"]) + 200
-    monkeypatch.setattr(isolation, "MAX_RECORD_BYTES", limit)
+    monkeypatch.setattr(isolating_processor, "MAX_RECORD_BYTES", limit)
     reports = [record(2 + n, 17, 6, senttime=f"2026-07-11 12:00:{n:02}") for n in range(20)]
     outputs = owner.run(*reports, record(30, 18, 7))
     letters = told(outputs, DEADLETTERS)
@@ -187,10 +186,10 @@ def test_a_state_that_kafka_would_refuse_is_not_written(monkeypatch: pytest.Monk
 
 def test_a_timer_that_fails_is_put_off_and_the_others_go_on() -> None:
     class Stuck(FailingFold):
-        def _write(self, key: bytes, message: Any, *given: Any) -> None:
+        def _write_version(self, key: bytes, message: Any, *given: Any) -> None:
             if key == b"gw:17" and message.expired_at:
                 raise RecursionError
-            super()._write(key, message, *given)
+            super()._write_version(key, message, *given)
 
     owner = Owner(partial(make, kind=Stuck))
     owner.run(record(1, 17, 6), record(2, 18, 6))

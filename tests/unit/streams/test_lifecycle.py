@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.payloads import StatusReport
-from gateway.statuses import STATUSES, parse_meanings, status_table
-from streams.lifecycle import FLAGS, Lifecycle, MessageState, MessageVersion
+from gateway.statuses import STATUSES, build_status_table, parse_status_meanings
+from streams.lifecycle import FLAGS, LifecycleRules, MessageState, MessageVersion
 
 T0 = 1_760_000_000_000
-LIFECYCLE = Lifecycle(STATUSES)
+LIFECYCLE = LifecycleRules(STATUSES)
 
 Told = tuple[StatusReport, int]
 
@@ -27,12 +27,12 @@ def report(status_id: int, seconds: float, **fields: Any) -> Told:
 def facts(*told: Told) -> MessageState:
     known = MessageState("gw", 17)
     for one, received_at in told:
-        known.add(one, received_at)
+        known.add_report(one, received_at)
     return known
 
 
 def version(*told: Told) -> MessageVersion:
-    return LIFECYCLE.derive(facts(*told))
+    return LIFECYCLE.derive_version(facts(*told))
 
 
 WAY = (report(1, 0), report(3, 0.5), report(2, 2), report(6, 5), report(7, 9))
@@ -98,16 +98,16 @@ def test_merging_is_associative_commutative_and_idempotent(a: list[Told], b: lis
     def merged(*parts: MessageState) -> MessageVersion:
         whole = MessageState("gw", 17)
         for part in parts:
-            whole.merge(part)
-        return LIFECYCLE.derive(whole)
+            whole.merge_state(part)
+        return LIFECYCLE.derive_version(whole)
 
     one, two, three = facts(*a), facts(*b), facts(*c)
     left = facts(*a)
-    left.merge(two)
+    left.merge_state(two)
     right = facts(*b)
-    right.merge(three)
+    right.merge_state(three)
     assert merged(left, three) == merged(one, right) == merged(three, two, one) == version(*a, *b, *c)
-    assert merged(one, one) == LIFECYCLE.derive(one)
+    assert merged(one, one) == LIFECYCLE.derive_version(one)
 
 
 @given(histories, st.lists(st.integers(0, 9), max_size=3))
@@ -116,12 +116,12 @@ def test_batches_do_not_matter_and_a_version_never_shrinks(history: list[Told], 
     known, largest = MessageState("gw", 17), 0
     for start, end in itertools.pairwise(bounds):
         for one, received_at in history[start:end]:
-            known.add(one, received_at)
-        stored = LIFECYCLE.derive(known)
+            known.add_report(one, received_at)
+        stored = LIFECYCLE.derive_version(known)
         assert stored.version >= largest
         largest = stored.version
-        known = MessageState.of(stored)
-    assert LIFECYCLE.derive(known) == version(*history)
+        known = MessageState.from_version(stored)
+    assert LIFECYCLE.derive_version(known) == version(*history)
 
 
 @given(histories)
@@ -137,8 +137,8 @@ def test_latencies_are_never_negative_and_flags_are_known(history: list[Told]) -
 def test_adding_says_whether_anything_is_new(history: list[Told]) -> None:
     known = MessageState("gw", 17)
     for one, received_at in history:
-        before = copy.deepcopy(LIFECYCLE.derive(known)) if known.last_seen_at else None
-        assert known.add(one, received_at) == (LIFECYCLE.derive(known) != before)
+        before = copy.deepcopy(LIFECYCLE.derive_version(known)) if known.last_seen_at else None
+        assert known.add_report(one, received_at) == (LIFECYCLE.derive_version(known) != before)
 
 
 def test_the_same_report_again_seconds_later_is_flagged_and_changes_nothing_else() -> None:
@@ -231,8 +231,8 @@ def test_nothing_but_unknown_codes_is_unknown() -> None:
 
 
 def test_a_setting_makes_an_unknown_code_an_end() -> None:
-    table = status_table(parse_meanings("55=not_sent"))
-    seen = Lifecycle(table).derive(facts(*WAY[:2], report(55, 1)))
+    table = build_status_table(parse_status_meanings("55=not_sent"))
+    seen = LifecycleRules(table).derive_version(facts(*WAY[:2], report(55, 1)))
     assert (seen.outcome, seen.failure_class, seen.flags) == ("not_sent", "other", [])
 
 

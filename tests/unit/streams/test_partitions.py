@@ -31,7 +31,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
         def __init__(self, *_: Any) -> None:
             """Hold nothing."""
 
-        async def own(self, _: int) -> None:
+        async def claim_partition(self, _: int) -> None:
             """Own it."""
 
         async def process(self, run: Sequence[Any]) -> None:
@@ -63,7 +63,7 @@ async def test_what_waits_over_a_rebalance_is_of_its_generation_and_in_order(
     partitions = PartitionManager(app, StreamSettings(state=tmp_path), KafkaSettings())
     await partitions.on_partitions_revoked()
     for offsets in fetched:
-        await partitions.run(SimpleNamespace(tp=OURS, generation_id=1, value=records(*offsets)))
+        await partitions.enqueue_records(SimpleNamespace(tp=OURS, generation_id=1, value=records(*offsets)))
     await asyncio.sleep(0.1)  # nothing is to happen, and nothing says that it has not
     assert seen == []
     app.consumer_generation_id = generation
@@ -88,6 +88,6 @@ async def test_a_task_of_a_partition_that_fails_ends_the_process(
     app: Any = SimpleNamespace(consumer_generation_id=1)
     partitions = PartitionManager(app, StreamSettings(state=tmp_path), KafkaSettings())
     monkeypatch.setattr(partitions, "_process_pending", fail)
-    await partitions.run(SimpleNamespace(tp=OURS, generation_id=1, value=records(1)))
+    await partitions.enqueue_records(SimpleNamespace(tp=OURS, generation_id=1, value=records(1)))
     async with asyncio.timeout(20):
         assert repr(await ended) == "RuntimeError('nobody foresaw this')"

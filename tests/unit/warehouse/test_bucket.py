@@ -16,13 +16,13 @@ from warehouse_records import NOON, raw, status, version
 import warehouse
 from core import topics
 from smspulse.cli.main import cli
-from warehouse.catalog import MACROS, VIEWS, publish
+from warehouse.catalog import MACROS, VIEWS, publish_views
 from warehouse.errors import BucketError, DamagedFileError, NeedsFolderError, NoWarehouseError, OvertakenError
 from warehouse.partition_log import PartitionLog
-from warehouse.reader import retried
-from warehouse.schemas import BY_TOPIC, Run
-from warehouse.sink import parquet_files as landing
-from warehouse.sink.s3_storage import Bucket, BucketAwayError
+from warehouse.reader import retry_after_merge
+from warehouse.schemas import DATASETS_BY_TOPIC, PartitionRecords
+from warehouse.sink import parquet_files
+from warehouse.sink.s3_storage import BucketAwayError, BucketStore
 
 DAY_MS = 86_400_000
 
@@ -52,38 +52,44 @@ def landed(url: str) -> list[str]:
 
 def webhooks(first: int, count: int, *, partition: int = 0, days: int = 0) -> pa.Table:
     records = [raw(offset, status(offset, 6), partition=partition) for offset in range(first, first + count)]
-    return BY_TOPIC[topics.RAW].table(Run.of([each._replace(timestamp=NOON + days * DAY_MS) for each in records]))
+    return DATASETS_BY_TOPIC[topics.RAW].build_table(
+        PartitionRecords.from_records([each._replace(timestamp=NOON + days * DAY_MS) for each in records])
+    )
 
 
 def test_objects_are_named_as_files_are_and_tell_where_to_go_on(url: str) -> None:
-    bucket = Bucket(url)
-    assert bucket.position(PartitionLog(topics.RAW, 0)) == 0
+    bucket = BucketStore(url)
+    assert bucket.read_landed_position(PartitionLog(topics.RAW, 0)) == 0
     bucket.land_rows(5, webhooks(8, 3))
     bucket.land_rows(0, webhooks(0, 2, partition=10))
     assert landed(url) == [
         "raw/date=2026-11-24/sms.raw+0+00000000000000000005.parquet",
         "raw/date=2026-11-24/sms.raw+10+00000000000000000000.parquet",
     ]
-    assert [Bucket(url).position(PartitionLog(topics.RAW, partition)) for partition in (0, 1, 10)] == [11, 0, 2]
+    assert [BucketStore(url).read_landed_position(PartitionLog(topics.RAW, partition)) for partition in (0, 1, 10)] == [
+        11,
+        0,
+        2,
+    ]
 
 
 def test_the_newest_range_counts_though_its_day_is_older(url: str) -> None:
-    bucket = Bucket(url)
+    bucket = BucketStore(url)
     bucket.land_rows(0, webhooks(0, 3))
     bucket.land_rows(3, webhooks(3, 1, days=-1))
     bucket.land_rows(4, webhooks(4, 1, days=-2))
-    assert Bucket(url).position(PartitionLog(topics.RAW, 0)) == 5
+    assert BucketStore(url).read_landed_position(PartitionLog(topics.RAW, 0)) == 5
 
 
 @pytest.mark.parametrize("days", [-1, 0, 1])
 def test_of_two_that_begin_a_range_at_one_place_one_wins(url: str, days: int) -> None:
-    first, late = Bucket(url), Bucket(url)
+    first, late = BucketStore(url), BucketStore(url)
     for bucket in (first, late):
-        bucket.position(PartitionLog(topics.RAW, 0))
+        bucket.read_landed_position(PartitionLog(topics.RAW, 0))
     first.land_rows(0, webhooks(0, 3))
     with pytest.raises(OvertakenError):
         late.land_rows(0, webhooks(0, 5, days=days))
-    assert late.position(PartitionLog(topics.RAW, 0)) == 3
+    assert late.read_landed_position(PartitionLog(topics.RAW, 0)) == 3
     late.land_rows(3, webhooks(3, 2, days=days))
     with pytest.raises(OvertakenError):
         first.land_rows(3, webhooks(3, 1))
@@ -95,7 +101,7 @@ def test_many_at_once_land_a_range_once(url: str) -> None:
     outcomes: list[str] = []
 
     def rival() -> None:
-        bucket = Bucket(url)
+        bucket = BucketStore(url)
         barrier.wait()
         try:
             bucket.land_rows(0, webhooks(0, 3))
@@ -112,15 +118,15 @@ def test_many_at_once_land_a_range_once(url: str) -> None:
 
 
 def test_views_stand_before_any_landing_and_those_who_read_see_new_rows(url: str) -> None:
-    bucket = Bucket(url)
-    bucket.prepare()
-    bucket.prepare()
+    bucket = BucketStore(url)
+    bucket.prepare_store()
+    bucket.prepare_store()
     with warehouse.open_warehouse(url) as connection:
         for view in (*VIEWS, *(f"{macro}('2026-11-24')" for macro in MACROS)):
             connection.execute(f"FROM {view}").fetchall()
         bucket.land_rows(0, webhooks(0, 3))
         versions = [version(0, 1, version=1), version(1, 1, "delivered", version=2), version(2, 2)]
-        bucket.land_rows(0, BY_TOPIC[topics.MESSAGES].table(Run.of(versions)))
+        bucket.land_rows(0, DATASETS_BY_TOPIC[topics.MESSAGES].build_table(PartitionRecords.from_records(versions)))
         assert connection.execute("SELECT count(*) FROM raw_webhooks WHERE date = '2026-11-24'").fetchall() == [(3,)]
         assert connection.execute("SELECT sms_id, outcome FROM messages ORDER BY 1").fetchall() == [
             (1, "delivered"),
@@ -131,8 +137,8 @@ def test_views_stand_before_any_landing_and_those_who_read_see_new_rows(url: str
 
 
 def test_a_column_that_later_objects_have_is_not_missing(url: str) -> None:
-    bucket = Bucket(url)
-    bucket.prepare()
+    bucket = BucketStore(url)
+    bucket.prepare_store()
     bucket.land_rows(0, webhooks(0, 2).drop_columns("status_id"))
     bucket.land_rows(2, webhooks(2, 2))
     assert warehouse.query(url, 'SELECT status_id FROM raw_webhooks ORDER BY "offset"')["status_id"].tolist()[2:] == [
@@ -142,8 +148,8 @@ def test_a_column_that_later_objects_have_is_not_missing(url: str) -> None:
 
 
 def test_the_command_line_reads_it(url: str) -> None:
-    Bucket(url).prepare()
-    Bucket(url).land_rows(0, webhooks(0, 3))
+    BucketStore(url).prepare_store()
+    BucketStore(url).land_rows(0, webhooks(0, 3))
     answer = CliRunner().invoke(
         cli, ["sql", "--data", url, "SELECT count(*) AS n FROM raw_webhooks", "--format", "csv"]
     )
@@ -156,15 +162,15 @@ def test_what_needs_a_folder_says_so(url: str, words: list[str]) -> None:
     assert isinstance(failed, NeedsFolderError)
     assert str(failed).startswith(f"{url} is a bucket, and this needs a folder of this machine")
     with pytest.raises(NeedsFolderError):
-        publish(Path(url))
+        publish_views(Path(url))
     with pytest.raises(NeedsFolderError):
-        publish(Path(url).resolve())
+        publish_views(Path(url).resolve())
 
 
 def test_a_damaged_object_is_named(url: str) -> None:
     objects(url).put("raw/date=2026-11-24/sms.raw+0+00000000000000000005.parquet", b"PAR1")
     with pytest.raises(DamagedFileError, match=r"sms\.raw\+0\+0+5\.parquet is damaged or not ours"):
-        Bucket(url).position(PartitionLog(topics.RAW, 0))
+        BucketStore(url).read_landed_position(PartitionLog(topics.RAW, 0))
 
 
 def test_nothing_was_published(url: str) -> None:
@@ -175,18 +181,21 @@ def test_nothing_was_published(url: str) -> None:
 @pytest.mark.parametrize("address", ["s3://", "s3:///a", "s3://lake/a b", "s3://lake/a*"])
 def test_what_is_no_address(address: str) -> None:
     with pytest.raises(BucketError, match="is no address of a data folder"):
-        Bucket(address)
+        BucketStore(address)
 
 
 def test_no_bucket_no_login_and_no_answer_are_a_line_each(
     url: str, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(BucketError, match=r"^there is no bucket nowhere: make it, or name another with --data$"):
-        Bucket("s3://nowhere/sms").prepare()
+        BucketStore("s3://nowhere/sms").prepare_store()
     with pytest.raises(BucketError, match=r"^there is no bucket nowhere"):
         warehouse.open_warehouse("s3://nowhere/sms")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    for ask in (Bucket(url).prepare, lambda: Bucket(url).position(PartitionLog(topics.RAW, 0))):
+    for ask in (
+        BucketStore(url).prepare_store,
+        lambda: BucketStore(url).read_landed_position(PartitionLog(topics.RAW, 0)),
+    ):
         with pytest.raises(BucketAwayError, match=rf"^{url} does not answer .*: see that AWS_ENDPOINT_URL is right"):
             ask()
     with pytest.raises(BucketError, match=rf"^{url} does not answer"):
@@ -195,7 +204,7 @@ def test_no_bucket_no_login_and_no_answer_are_a_line_each(
     for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):  # one is missing, then both
         monkeypatch.delenv(variable)
         with pytest.raises(BucketError, match=f"^{url} wants a login: set AWS_ACCESS_KEY_ID"):
-            Bucket(url).prepare()
+            BucketStore(url).prepare_store()
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,14 +219,14 @@ def test_a_store_that_overwrites_what_was_to_be_created_is_refused(url: str, mon
         def put(self, path: str, file: Any, **_: Any) -> Any:
             return super().put(path, file)
 
-    bucket = Bucket(url)
+    bucket = BucketStore(url)
     monkeypatch.setattr(bucket, "_store", Careless())
     with pytest.raises(BucketError, match=f"^{url} overwrites what was to be created"):
-        bucket.prepare()
+        bucket.prepare_store()
 
 
 def test_a_reader_is_told_when_the_store_goes_and_goes_on_when_it_is_back(url: str, store: ObjectStore) -> None:
-    Bucket(url).prepare()
+    BucketStore(url).prepare_store()
     with warehouse.open_warehouse(url) as connection:
 
         def read() -> list[Any]:
@@ -227,13 +236,13 @@ def test_a_reader_is_told_when_the_store_goes_and_goes_on_when_it_is_back(url: s
         store.stop()
         try:
             with pytest.raises(BucketError, match=rf"^{url} does not answer .* and the network up$"):
-                retried(read)
+                retry_after_merge(read)
         finally:
             store.start()
         assert read() == []
 
 
 def test_both_stores_hold_the_same_bytes(url: str, tmp_path: Path) -> None:
-    Bucket(url).land_rows(0, webhooks(0, 3))
-    path = landing.land_rows(tmp_path, 0, webhooks(0, 3))
+    BucketStore(url).land_rows(0, webhooks(0, 3))
+    path = parquet_files.land_rows(tmp_path, 0, webhooks(0, 3))
     assert bytes(objects(url).get(landed(url)[0]).bytes()) == path.read_bytes()

@@ -18,13 +18,13 @@ from warehouse_records import NOON, raw, status, tombstone, version
 
 from core import topics
 from smspulse.cli.main import cli
-from warehouse import catalog as views
+from warehouse import catalog
 from warehouse.errors import CannotExchangeError, CompactionError, OvertakenError
-from warehouse.maintenance import atomic_replace as swap
-from warehouse.maintenance.compaction import compact
+from warehouse.maintenance import atomic_replace
+from warehouse.maintenance.compaction import compact_files
 from warehouse.reader import open_warehouse, query
 from warehouse.schemas import BASE_SCHEMA, RAW_SCHEMA
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 DAY_MS = 86_400_000
 TODAY = datetime.fromtimestamp(NOON / 1000, UTC)
@@ -39,7 +39,7 @@ READ = {"raw_webhooks", "live_messages", "messages_by_day", "messages", "changes
 @pytest.fixture(autouse=True)
 def _published_views(monkeypatch: pytest.MonkeyPatch) -> None:
     """Publish those alone: each merge publishes, and to make all views took most of its time."""
-    monkeypatch.setattr(views, "VIEWS", tuple(name for name in views.VIEWS if name in READ))
+    monkeypatch.setattr(catalog, "VIEWS", tuple(name for name in catalog.VIEWS if name in READ))
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def land(data: Path, first: int, count: int, landed: datetime, *, partition: int
         raw(n, status(1_000_000 - n, 6), partition=partition)._replace(timestamp=NOON + day * DAY_MS)
         for n in range(first, first + count)
     ]
-    path = landing.land(data, first, records)
+    path = parquet_files.land_records(data, first, records)
     os.utime(path, (landed.timestamp(), landed.timestamp()))
     return path
 
@@ -71,13 +71,13 @@ def test_a_gap_is_not_merged_over_and_what_fills_it_is_merged(data: Path) -> Non
     paths = [land(data, first, 10, TODAY) for first in range(0, 60, 10)]
     missing = paths[2].rename(data / "missing")
     before = rows(data, ALL)
-    compact(data, NEXT_DAY)
+    compact_files(data, NEXT_DAY)
     assert names(data) == [f"sms.raw+0+{start:020d}" for start in (10, 50)]
     missing.rename(paths[2])
-    compact(data, NEXT_DAY)
+    compact_files(data, NEXT_DAY)
     assert names(data) == [f"sms.raw+0+{50:020d}"]
     (path,) = data.glob("raw/date=2*/sms.raw+0+*")
-    assert pq.read_metadata(path).metadata[landing.START] == b"0"
+    assert pq.read_metadata(path).metadata[parquet_files.RANGE_START_KEY] == b"0"
     assert len(rows(data, ALL)) == len(before) + 10
 
 
@@ -85,32 +85,32 @@ def test_a_closed_day_becomes_a_file_a_partition_with_the_same_rows(data: Path) 
     for partition in (0, 1):
         for first in (0, 10, 20):
             land(data, first, 10, TODAY, partition=partition)
-    landing.land(data, 0, [version(n, n % 7) for n in range(3)])
-    landing.land(data, 3, [tombstone(3, "acme:1")])
+    parquet_files.land_records(data, 0, [version(n, n % 7) for n in range(3)])
+    parquet_files.land_records(data, 3, [tombstone(3, "acme:1")])
     for path in data.glob("messages/date=2*/*"):
         os.utime(path, (0, 0))
     before = rows(data, ALL), rows(data, "FROM messages ORDER BY ALL")
-    done = compact(data, NEXT_DAY)
-    assert (done.merged, done.before, done.after, done.rows) == (3, 8, 3, 64)
+    done = compact_files(data, NEXT_DAY)
+    assert (done.merged, done.files_before, done.files_after, done.rows) == (3, 8, 3, 64)
     assert names(data) == [f"sms.raw+{partition}+{20:020d}" for partition in (0, 1)]
     assert (rows(data, ALL), rows(data, "FROM messages ORDER BY ALL")) == before
     (path,) = data.glob("raw/date=2*/sms.raw+0+*")
     assert [(f.name, f.metadata) for f in pq.read_schema(path)] == [(f.name, f.metadata) for f in RAW_SCHEMA]
     assert pq.read_table(path)["sms_id"].to_pylist() == sorted(1_000_000 - n for n in range(30))
-    assert compact(data, NEXT_DAY).merged == 0
-    assert not list((data / landing.TEMPORARY / "upkeep").iterdir())
+    assert compact_files(data, NEXT_DAY).merged == 0
+    assert not list((data / parquet_files.TEMPORARY_FOLDER / "upkeep").iterdir())
 
 
 def test_the_day_that_goes_on_is_merged_by_the_hour_and_what_is_merged_left_alone(data: Path) -> None:
     for first, minutes in ((0, -70), (1, -65), (2, -10), (3, -5), (4, 1), (5, 2)):
         land(data, first, 1, TODAY + timedelta(minutes=minutes))
-    compact(data, TODAY - timedelta(minutes=10))
+    compact_files(data, TODAY - timedelta(minutes=10))
     assert names(data) == [f"sms.raw+0+{n:020d}" for n in (1, 2, 3, 4, 5)]
-    compact(data, TODAY + timedelta(minutes=10))
+    compact_files(data, TODAY + timedelta(minutes=10))
     assert names(data) == [f"sms.raw+0+{n:020d}" for n in (1, 3, 4, 5)]
-    compact(data, TODAY.replace(hour=0) + timedelta(days=1, minutes=30))  # an hour for those who are late
+    compact_files(data, TODAY.replace(hour=0) + timedelta(days=1, minutes=30))  # an hour for those who are late
     assert names(data) == [f"sms.raw+0+{n:020d}" for n in (1, 3, 5)]
-    compact(data, NEXT_DAY)
+    compact_files(data, NEXT_DAY)
     assert names(data) == [f"sms.raw+0+{5:020d}"]
     assert rows(data, "SELECT count(*) FROM raw_webhooks") == [(6,)]
 
@@ -128,7 +128,7 @@ def test_webhooks_of_a_day_that_is_over_are_counted_and_again_when_more_of_them_
         record = raw(offset, status(1, status_id), seconds=seconds)
         if kafka_took_it:
             record = record._replace(timestamp=NOON + kafka_took_it * 1000)
-        landing.land(data, offset, [record])
+        parquet_files.land_records(data, offset, [record])
 
     for offset, status_id in enumerate((1, 6, 6, 99)):
         hook(offset, status_id, offset)
@@ -137,14 +137,14 @@ def test_webhooks_of_a_day_that_is_over_are_counted_and_again_when_more_of_them_
     hook(6, 6, 86_401)
     before = told()
     assert before == [(day, 5, 1, 1), (next_day, 2, 1, 0)]
-    compact(data, NEXT_DAY)
+    compact_files(data, NEXT_DAY)
     assert (told(), counts()) == (before, [f"date={day}"])
     made = list(data.glob("webhooks/date=2*/*"))
-    compact(data, NEXT_DAY)
+    compact_files(data, NEXT_DAY)
     assert list(data.glob("webhooks/date=2*/*")) == made
     hook(7, 98, 6)
     assert told() == before  # of a day that was counted, as of then
-    compact(data, NEXT_DAY + timedelta(days=1))
+    compact_files(data, NEXT_DAY + timedelta(days=1))
     after = [(day, 6, 1, 2), (next_day, 2, 1, 0)]
     assert (told(), sorted(counts())) == (after, [f"date={day}", f"date={next_day}"])
     for path in data.glob("raw/date=2*/*"):
@@ -153,10 +153,10 @@ def test_webhooks_of_a_day_that_is_over_are_counted_and_again_when_more_of_them_
 
 
 def test_a_webhook_that_kafka_gave_no_time_counts_on_its_day_of_receipt(data: Path) -> None:
-    landing.land(data, 0, [raw(0, status(1, 6))._replace(timestamp=-1)])
+    parquet_files.land_records(data, 0, [raw(0, status(1, 6))._replace(timestamp=-1)])
     sql = "SELECT day, webhooks FROM webhook_quality"
     assert rows(data, sql) == [(TODAY.date(), 1)]
-    compact(data, NEXT_DAY + timedelta(days=1))
+    compact_files(data, NEXT_DAY + timedelta(days=1))
     assert rows(data, sql) == [(TODAY.date(), 1)]
 
 
@@ -164,8 +164,8 @@ def test_a_merge_keeps_the_position_and_excludes_rivals(data: Path) -> None:
     land(data, 0, 3, TODAY)
     land(data, 3, 3, TODAY, day=-1)
     land(data, 6, 3, TODAY)
-    compact(data, NEXT_DAY)
-    assert landing.landed_position(data, topics.RAW, 0) == 9
+    compact_files(data, NEXT_DAY)
+    assert parquet_files.read_landed_position(data, topics.RAW, 0) == 9
     for start in (0, 3, 6):
         for day in (-1, 0, 1):
             with pytest.raises(OvertakenError):
@@ -179,14 +179,14 @@ def test_files_of_an_older_schema_are_merged_and_those_of_a_newer_one_left(data:
         path = land(data, first, 3, TODAY)
         pq.write_table(pq.read_table(path).drop_columns(["spooled"]), path)
         os.utime(path, (0, 0))
-    assert compact(data, NEXT_DAY).rows == 6
+    assert compact_files(data, NEXT_DAY).rows == 6
     assert rows(data, "SELECT count(*) FROM raw_webhooks WHERE spooled IS NULL") == [(6,)]
     path = land(data, 6, 1, TODAY)
     table = pq.read_table(path)
     pq.write_table(table.append_column("later", table["offset"]), path)
     os.utime(path, (0, 0))
     with pytest.raises(CompactionError, match=r"date=2026-11-24 were not merged.*columns of a newer smspulse: later"):
-        compact(data, NEXT_DAY)
+        compact_files(data, NEXT_DAY)
     assert len(rows(data, ALL)) == 7
 
 
@@ -208,9 +208,9 @@ def test_a_damaged_file_is_one_clear_line_and_changes_nothing(data: Path) -> Non
 def test_a_file_system_that_cannot_exchange_folders_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for first in (0, 3):
         land(data, first, 3, TODAY)
-    monkeypatch.setattr(swap, "_RENAME_EXCHANGE", 1 << 31)
+    monkeypatch.setattr(atomic_replace, "_RENAME_EXCHANGE", 1 << 31)
     with pytest.raises(CannotExchangeError, match=r"date=2026-11-24 cannot be changed in one step"):
-        compact(data, NEXT_DAY)
+        compact_files(data, NEXT_DAY)
     assert names(data) == [f"sms.raw+0+{n:020d}" for n in (0, 3)]
 
 
@@ -240,7 +240,7 @@ def test_readers_and_landers_beside_merges_see_each_row_once(data: Path) -> None
 
     def merge() -> None:
         while not done.is_set():
-            compact(data, NEXT_DAY)
+            compact_files(data, NEXT_DAY)
 
     merger = threading.Thread(target=merge)
     for thread in (*readers, merger):
@@ -252,7 +252,7 @@ def test_readers_and_landers_beside_merges_see_each_row_once(data: Path) -> None
         done.set()
         for thread in (*readers, merger):
             thread.join()
-    compact(data, NEXT_DAY)
+    compact_files(data, NEXT_DAY)
     assert rows(data, "SELECT count(*) FROM raw_webhooks") == [(batch * files,)]
     assert len(list(data.glob("raw/date=2*/*"))) == 1
     assert failures == []
@@ -263,11 +263,11 @@ KILLED = """
 import json, os, shutil, sys
 from datetime import datetime
 from pathlib import Path
-from warehouse import catalog as views
-from warehouse.maintenance import atomic_replace as swap
-from warehouse.maintenance.compaction import compact
+from warehouse import catalog
+from warehouse.maintenance import atomic_replace
+from warehouse.maintenance.compaction import compact_files
 
-views.publish = lambda data: None  # it was, and takes most of the time
+catalog.publish_views = lambda data: None  # it was, and takes most of the time
 data, kept, now, later = Path(sys.argv[1]), Path(sys.argv[2]), *map(datetime.fromisoformat, sys.argv[3:])
 EVENTS = {"os.link", "os.mkdir", "os.remove", "os.rmdir", "os.rename"}
 shutil.copytree(data, kept / "before")
@@ -282,14 +282,14 @@ def compacted(steps, at):
                 left -= 1
                 if left < 0:
                     os._exit(9)
-        exchange = swap._exchange
+        exchange = atomic_replace._exchange_folders
         def around(*paths):
             sys.audit("ours")
             exchange(*paths)
             sys.audit("ours")
-        swap._exchange = around
+        atomic_replace._exchange_folders = around
         sys.addaudithook(hook)
-        compact(data, at)
+        compact_files(data, at)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
@@ -328,31 +328,31 @@ def test_a_kill_between_any_two_steps_leaves_every_row_once(
                 SELECT "partition", "offset", sms_id FROM read_parquet('{copy}/raw/date=2*/*') ORDER BY ALL
             """).fetchall()  # noqa: S608 - names of ours
             assert landed == [(0, n, 1_000_000 - n) for n in range(7)] + [(1, n, 1_000_000 - n) for n in range(3)]
-            assert [landing.landed_position(copy, topics.RAW, n) for n in (0, 1)] == [7, 3]
+            assert [parquet_files.read_landed_position(copy, topics.RAW, n) for n in (0, 1)] == [7, 3]
         names_then.add(tuple(names(kept / f"{number}-killed")))
         if number % 4 == 0:
             assert len(names(copy)) == 2
-            assert not list((copy / landing.TEMPORARY / "upkeep").iterdir())
+            assert not list((copy / parquet_files.TEMPORARY_FOLDER / "upkeep").iterdir())
     assert {len(each) for each in names_then} == {3, 4}
 
 
 def test_two_states_of_the_base_files_are_never_mixed_in_one_answer(data: Path) -> None:
     """The query lists the base files, changes them, and lists them again. In either state the messages are five."""
-    landing.land(data, 0, [version(n, n, version=1) for n in range(5)])
+    parquet_files.land_records(data, 0, [version(n, n, version=1) for n in range(5)])
     base = data / "base"
-    swap.turn(base)
-    with swap.upkeep(data) as scratch, open_warehouse(data) as connection:
+    atomic_replace.add_rotating_seed(base)
+    with atomic_replace.lock_maintenance(data) as scratch, open_warehouse(data) as connection:
         made = scratch / "base.parquet"
         columns = ", ".join(BASE_SCHEMA.names)
         second = "SELECT * REPLACE (2::BIGINT AS version) FROM messages"
         connection.execute(f"COPY (SELECT {columns} FROM ({second})) TO '{made}'")  # noqa: S608 - names of ours
-        place = base / "date=2026-11-24" / f"0-{swap.mark()}.parquet"
+        place = base / "date=2026-11-24" / f"0-{atomic_replace.unique_suffix()}.parquet"
 
         def change_state(rows: int) -> int:
             if place.exists():
-                swap.swap(base, scratch, [place], {})
+                atomic_replace.replace_files(base, scratch, [place], {})
             else:
-                swap.swap(base, scratch, [], {place: made})
+                atomic_replace.replace_files(base, scratch, [], {place: made})
             return rows
 
         def versions() -> Any:
@@ -379,7 +379,7 @@ def test_files_come_into_folders_that_queries_have_had_time_to_see(data: Path, m
     place = data / "base" / "date=2026-11-24" / "file.parquet"
     ages: list[float] = []
     waits: list[float] = []
-    exchange, sleep = swap._exchange, time.sleep
+    exchange, sleep = atomic_replace._exchange_folders, time.sleep
 
     def seen(one: Path, other: Path) -> None:
         ages.append(time.time() - place.parent.stat().st_mtime)
@@ -389,12 +389,12 @@ def test_files_come_into_folders_that_queries_have_had_time_to_see(data: Path, m
         waits.append(seconds)
         sleep(seconds)
 
-    monkeypatch.setattr(swap, "_exchange", seen)
+    monkeypatch.setattr(atomic_replace, "_exchange_folders", seen)
     monkeypatch.setattr(time, "sleep", waited)
-    with swap.upkeep(data) as scratch:
+    with atomic_replace.lock_maintenance(data) as scratch:
         made = scratch / "made"
         made.write_text("rows")
         for gone, come in ([], {place: made}), ([place], {}), ([], {place: made}):
-            swap.swap(data / "base", scratch, gone, come)
-    assert ages[0] >= swap._SETTLE_S
+            atomic_replace.replace_files(data / "base", scratch, gone, come)
+    assert ages[0] >= atomic_replace._SETTLE_S
     assert [wait > 0 for wait in waits] == [True, False, False]  # empty again, it is as old as before

@@ -15,9 +15,9 @@ from warehouse_records import NOON, raw, status
 
 from core import topics
 from warehouse.errors import DamagedFileError, OvertakenError
-from warehouse.maintenance.compaction import compact
+from warehouse.maintenance.compaction import compact_files
 from warehouse.reader import open_warehouse
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 
 def webhooks(first: int, count: int) -> list[object]:
@@ -25,36 +25,36 @@ def webhooks(first: int, count: int) -> list[object]:
 
 
 def test_a_file_is_named_after_where_its_range_begins(tmp_path: Path) -> None:
-    path = landing.land(tmp_path, 5, webhooks(8, 3))  # offsets 5 to 7 hold no records
+    path = parquet_files.land_records(tmp_path, 5, webhooks(8, 3))  # offsets 5 to 7 hold no records
     assert path.relative_to(tmp_path).as_posix() == "raw/date=2026-11-24/sms.raw+0+00000000000000000005.parquet"
     assert pq.read_table(path)["offset"].to_pylist() == [8, 9, 10]
-    assert landing.landed_position(tmp_path, topics.RAW, 0) == 11
-    assert not list((tmp_path / landing.TEMPORARY).iterdir())
+    assert parquet_files.read_landed_position(tmp_path, topics.RAW, 0) == 11
+    assert not list((tmp_path / parquet_files.TEMPORARY_FOLDER).iterdir())
 
 
 def test_the_position_of_a_partition_is_its_own(tmp_path: Path) -> None:
-    landing.land(tmp_path, 0, webhooks(0, 3))
-    assert [landing.landed_position(tmp_path, topics.RAW, partition) for partition in (0, 1)] == [3, 0]
-    assert landing.landed_position(tmp_path, topics.MESSAGES, 0) == 0
+    parquet_files.land_records(tmp_path, 0, webhooks(0, 3))
+    assert [parquet_files.read_landed_position(tmp_path, topics.RAW, partition) for partition in (0, 1)] == [3, 0]
+    assert parquet_files.read_landed_position(tmp_path, topics.MESSAGES, 0) == 0
 
 
 def test_the_newest_range_counts_though_its_day_is_older(tmp_path: Path) -> None:
-    landing.land(tmp_path, 0, webhooks(0, 3))
+    parquet_files.land_records(tmp_path, 0, webhooks(0, 3))
     day_before = [record._replace(timestamp=NOON - 86_400_000) for record in webhooks(3, 1)]
-    landing.land(tmp_path, 3, day_before)
-    assert landing.landed_position(tmp_path, topics.RAW, 0) == 4
+    parquet_files.land_records(tmp_path, 3, day_before)
+    assert parquet_files.read_landed_position(tmp_path, topics.RAW, 0) == 4
 
 
 @pytest.mark.parametrize("day", ["the same day", "another day"])
 def test_of_two_that_begin_a_range_at_one_place_one_wins(tmp_path: Path, day: str) -> None:
-    path = landing.land(tmp_path, 0, webhooks(0, 3))
+    path = parquet_files.land_records(tmp_path, 0, webhooks(0, 3))
     late = webhooks(0, 5)
     if day == "another day":
         late = [record._replace(timestamp=NOON + 86_400_000) for record in late]
     with pytest.raises(OvertakenError) as caught:
-        landing.land(tmp_path, 0, late)
+        parquet_files.land_records(tmp_path, 0, late)
     assert caught.value.path == path
-    assert landing.landed_position(tmp_path, topics.RAW, 0) == 3
+    assert parquet_files.read_landed_position(tmp_path, topics.RAW, 0) == 3
     assert sorted(tmp_path.glob("raw/*/*")) == [path]
 
 
@@ -65,7 +65,7 @@ def test_many_at_once_land_a_range_once(tmp_path: Path) -> None:
     def rival(count: int) -> None:
         barrier.wait()
         try:
-            landing.land(tmp_path, 0, webhooks(0, count))
+            parquet_files.land_records(tmp_path, 0, webhooks(0, count))
             outcomes.append("landed")
         except OvertakenError:
             outcomes.append("overtaken")
@@ -77,7 +77,7 @@ def test_many_at_once_land_a_range_once(tmp_path: Path) -> None:
         thread.join()
     assert sorted(outcomes) == ["landed", *["overtaken"] * 7]
     (path,) = tmp_path.glob("raw/*/*")
-    assert landing.landed_position(tmp_path, topics.RAW, 0) == pq.read_metadata(path).num_rows
+    assert parquet_files.read_landed_position(tmp_path, topics.RAW, 0) == pq.read_metadata(path).num_rows
 
 
 def test_a_reader_sees_every_file_whole(published: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_reader_sees_every_file_whole(published: Path) -> None:
 
     def land_all() -> None:
         for start in range(0, 4_000, 100):
-            landing.land(published, start, webhooks(start, 100))
+            parquet_files.land_records(published, start, webhooks(start, 100))
         done.set()
 
     writer = threading.Thread(target=land_all)
@@ -105,21 +105,21 @@ def test_a_reader_sees_every_file_whole(published: Path) -> None:
 def test_a_failed_landing_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "raw").write_text("in the way")
     with pytest.raises(OSError, match="raw"):
-        landing.land(tmp_path, 0, webhooks(0, 3))
+        parquet_files.land_records(tmp_path, 0, webhooks(0, 3))
     (tmp_path / "raw").unlink()
-    landing.land(tmp_path, 0, webhooks(0, 3))
-    assert landing.landed_position(tmp_path, topics.RAW, 0) == 3
+    parquet_files.land_records(tmp_path, 0, webhooks(0, 3))
+    assert parquet_files.read_landed_position(tmp_path, topics.RAW, 0) == 3
 
 
 def test_a_damaged_newest_file_is_named(tmp_path: Path) -> None:
-    path = landing.land(tmp_path, 0, webhooks(0, 3))
+    path = parquet_files.land_records(tmp_path, 0, webhooks(0, 3))
     path.write_bytes(b"PAR1")
     with pytest.raises(DamagedFileError, match=re.escape(path.name)):
-        landing.landed_position(tmp_path, topics.RAW, 0)
+        parquet_files.read_landed_position(tmp_path, topics.RAW, 0)
 
 
 def test_files_of_dead_writers_are_swept_and_of_living_ones_not(tmp_path: Path) -> None:
-    folder = tmp_path / landing.TEMPORARY
+    folder = tmp_path / parquet_files.TEMPORARY_FOLDER
     folder.mkdir()
     (folder / "orphan.parquet.1").write_bytes(b"half")
     living = folder / "living.parquet.2"
@@ -135,10 +135,10 @@ input()
     )
     assert child.stdout is not None
     assert child.stdout.readline()
-    assert landing.sweep(tmp_path) == 1
+    assert parquet_files.delete_orphaned_files(tmp_path) == 1
     assert list(folder.iterdir()) == [living]
     child.communicate("\n")
-    assert landing.sweep(tmp_path) == 1
+    assert parquet_files.delete_orphaned_files(tmp_path) == 1
     assert not list(folder.iterdir())
 
 
@@ -151,28 +151,30 @@ def test_a_sweep_that_meets_a_file_just_created_costs_its_writer_nothing(
     def lock_after_a_sweep(file: Any, operation: int) -> None:
         if not swept and not isinstance(file, int):
             monkeypatch.setattr(fcntl, "flock", flock)
-            swept.append(landing.sweep(tmp_path))
+            swept.append(parquet_files.delete_orphaned_files(tmp_path))
             if meets == "at its lock":
                 raise BlockingIOError
         flock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", lock_after_a_sweep)
-    path = landing.land(tmp_path, 0, webhooks(0, 3))
+    path = parquet_files.land_records(tmp_path, 0, webhooks(0, 3))
     assert swept == [1]
     assert path.exists()
-    assert not list((tmp_path / landing.TEMPORARY).iterdir())
+    assert not list((tmp_path / parquet_files.TEMPORARY_FOLDER).iterdir())
 
 
 @pytest.mark.parametrize("timestamp", [-1, 2**62])
 def test_a_time_that_cannot_be_meant_is_null_and_reads(published: Path, timestamp: int) -> None:
-    landing.land(published, 0, [raw(0, status(1, 6))._replace(timestamp=timestamp)])
+    parquet_files.land_records(published, 0, [raw(0, status(1, 6))._replace(timestamp=timestamp)])
     with open_warehouse(published) as connection:
         assert connection.execute("SELECT recorded_at, sms_id FROM raw_webhooks").fetchall() == [(None, 1)]
 
 
 def test_a_filter_on_the_date_skips_other_files(published: Path) -> None:
     for start in range(3):
-        landing.land(published, start, [raw(start, status(1, 6))._replace(timestamp=NOON + start * 86_400_000)])
+        parquet_files.land_records(
+            published, start, [raw(start, status(1, 6))._replace(timestamp=NOON + start * 86_400_000)]
+        )
     with open_warehouse(published) as connection:
         sql = "EXPLAIN SELECT count(*) FROM raw_webhooks WHERE date = DATE '2026-11-25'"
         plan = connection.execute(sql).fetchall()[0][1]
@@ -183,23 +185,23 @@ def land_log(data: Path, incarnation: str, first: int, count: int, *, seconds: f
     """Land webhooks of an incarnation, a file each, that were written so many seconds after noon."""
     for offset in range(first, first + count):
         record = raw(offset, status(offset, 6), seconds=seconds)
-        landing.land(data, offset, [record], incarnation=incarnation)  # type: ignore[list-item]
+        parquet_files.land_records(data, offset, [record], incarnation=incarnation)  # type: ignore[list-item]
 
 
 def test_the_files_tell_from_which_offset_on_kafka_has_lost_the_records_of_each_incarnation(published: Path) -> None:
     land_log(published, "", 0, 5, seconds=0)
     land_log(published, "topic", 5, 5, seconds=1)
     land_log(published, "other", 0, 3, seconds=2)
-    assert landing.present_incarnation(published, topics.RAW, 0) == "other"
+    assert parquet_files.find_present_incarnation(published, topics.RAW, 0) == "other"
     lost = {"": 0, "topic": 0, "other": None}
-    assert landing.first_lost_offsets(published, topics.RAW, 0, "other") == lost
+    assert parquet_files.find_first_lost_offsets(published, topics.RAW, 0, "other") == lost
     lost = {"": None, "topic": None, "other": 0}
-    assert landing.first_lost_offsets(published, topics.RAW, 0, "topic") == lost
+    assert parquet_files.find_first_lost_offsets(published, topics.RAW, 0, "topic") == lost
     land_log(published, "topic.1", 8, 9, seconds=3)
     land_log(published, "topic.2", 6, 2, seconds=4)
-    assert landing.present_incarnation(published, topics.RAW, 0) == "topic.2"
+    assert parquet_files.find_present_incarnation(published, topics.RAW, 0) == "topic.2"
     lost = {"": 6, "topic": 6, "topic.1": 6, "topic.2": None, "other": 0}
-    assert landing.first_lost_offsets(published, topics.RAW, 0, "topic") == lost
-    compact(published, datetime.now(UTC) + timedelta(days=2))
-    assert landing.first_lost_offsets(published, topics.RAW, 0, "topic") == lost
-    assert landing.first_lost_offsets(published, topics.RAW, 1, "topic") == {}
+    assert parquet_files.find_first_lost_offsets(published, topics.RAW, 0, "topic") == lost
+    compact_files(published, datetime.now(UTC) + timedelta(days=2))
+    assert parquet_files.find_first_lost_offsets(published, topics.RAW, 0, "topic") == lost
+    assert parquet_files.find_first_lost_offsets(published, topics.RAW, 1, "topic") == {}

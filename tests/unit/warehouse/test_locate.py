@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from warehouse_records import NOON, raw, status, version
 
 from core import topics
-from warehouse.partition_log import UNKNOWN, PartitionLog
-from warehouse.schemas import BY_TOPIC, Run
-from warehouse.sink import parquet_files as landing
-from warehouse.sink.parquet_files import RecordIdentity, table_identities
-from warehouse.sink.topic_incarnations import KafkaLogReader, LogPosition, locate
+from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog
+from warehouse.schemas import DATASETS_BY_TOPIC, PartitionRecords
+from warehouse.sink import parquet_files
+from warehouse.sink.parquet_files import RecordIdentity, extract_identities
+from warehouse.sink.topic_incarnations import KafkaLogReader, LogPosition, locate_log_position
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,12 @@ class History:
         if not found:
             return
         made = [each.made(self.topic) for each in found]
-        run = Run.of(made)._replace(incarnation=log.incarnation)
-        table, sink = BY_TOPIC[self.topic].table(run), io.BytesIO()
-        landing.encode(table, sink)
+        run = PartitionRecords.from_records(made)._replace(incarnation=log.incarnation)
+        table, sink = DATASETS_BY_TOPIC[self.topic].build_table(run), io.BytesIO()
+        parquet_files.write_range_file(table, sink)
         if self.is_old_release:
-            sink = _written(table, {landing.NEXT: str(found[-1].offset + 1).encode()})
-        path = Path(BY_TOPIC[self.topic].name, "date=2026-11-24", landing.file_name(log, start))
+            sink = _written(table, {parquet_files.NEXT_OFFSET_KEY: str(found[-1].offset + 1).encode()})
+        path = Path(DATASETS_BY_TOPIC[self.topic].name, "date=2026-11-24", parquet_files.format_file_name(log, start))
         assert all(path.name > each.name for each, _ in self.logs.get(log.incarnation, []))
         self.logs.setdefault(log.incarnation, []).append((path, sink.getvalue()))
         self.landed += [each.number for each in found]
@@ -126,8 +126,16 @@ class History:
         for files in self.logs.values():
             tables = [pq.read_table(io.BytesIO(content)) for _, content in files]
             metadata = pq.read_metadata(io.BytesIO(files[-1][1])).metadata
-            ending = {name: metadata[name] for name in (landing.NEXT, landing.LAST) if name in metadata}
-            start = {landing.START: str(landing.LANDED.fullmatch(files[0][0].name)["start"]).encode()}  # type: ignore[index]
+            ending = {
+                name: metadata[name]
+                for name in (parquet_files.NEXT_OFFSET_KEY, parquet_files.LAST_IDENTITY_KEY)
+                if name in metadata
+            }
+            start = {
+                parquet_files.RANGE_START_KEY: str(
+                    parquet_files.LANDED_FILE_NAME.fullmatch(files[0][0].name)["start"]
+                ).encode()
+            }  # type: ignore[index]
             merged = _written(pa.concat_tables([each.replace_schema_metadata() for each in tables]), ending | start)
             files[:] = [(files[-1][0], merged.getvalue())]
 
@@ -138,45 +146,53 @@ class History:
         self.has_dropped_rows = True
         for files in self.logs.values():
             (path, content) = files[-1]
-            last = landing.last_identity(io.BytesIO(content), path)
-            end = {landing.NEXT: str(self.position(PartitionLog(self.topic, 0, _incarnation(path)))).encode()}
-            end |= {landing.LAST: json.dumps(last).encode()}
+            last = parquet_files.read_last_identity(io.BytesIO(content), path)
+            end = {
+                parquet_files.NEXT_OFFSET_KEY: str(
+                    self.read_landed_position(PartitionLog(self.topic, 0, _incarnation(path)))
+                ).encode()
+            }
+            end |= {parquet_files.LAST_IDENTITY_KEY: json.dumps(last).encode()}
             files[:] = [(path, _written(pq.read_table(io.BytesIO(content)).slice(0, 0), end).getvalue())]
 
     def locate(self) -> LogPosition:
         if self.is_old_release:
-            files = self.logs.get(UNKNOWN, [])
+            files = self.logs.get(UNKNOWN_INCARNATION, [])
             log = PartitionLog(self.topic, 0)
-            return LogPosition(log, self.position(log) if files else 0)
-        return locate(self, cast("KafkaLogReader", self), self.topic, 0, self.kafka.topic_id)
+            return LogPosition(log, self.read_landed_position(log) if files else 0)
+        return locate_log_position(self, cast("KafkaLogReader", self), self.topic, 0, self.kafka.topic_id)
 
     def unlanded(self) -> set[int]:
         return {each.number for each in self.kafka.records} - set(self.landed) - self.superseded
 
     # Access to the files
 
-    def incarnations(self, topic: str, partition: int) -> set[str]:
+    def list_incarnations(self, topic: str, partition: int) -> set[str]:
         return set(self.logs)
 
-    def position(self, log: PartitionLog) -> int:
+    def read_landed_position(self, log: PartitionLog) -> int:
         files = self.logs.get(log.incarnation)
-        return landing.following(io.BytesIO(files[-1][1]), files[-1][0]) if files else 0
+        return parquet_files.read_next_offset(io.BytesIO(files[-1][1]), files[-1][0]) if files else 0
 
-    def files(self, log: PartitionLog) -> list[Path]:
+    def list_log_files(self, log: PartitionLog) -> list[Path]:
         return [path for path, _ in self.logs.get(log.incarnation, [])]
 
-    def source(self, path: Path) -> io.BytesIO:
+    def open_parquet_source(self, path: Path) -> io.BytesIO:
         (content,) = {content for files in self.logs.values() for each, content in files if each == path}
         return io.BytesIO(content)
 
     # Access to Kafka
 
-    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+    def read_offset_bounds(self, topic: str, partition: int) -> tuple[int, int]:
         return self.kafka.low, self.kafka.end
 
-    def identities(self, topic: str, partition: int, start: int, end: int) -> dict[int, RecordIdentity]:
+    def read_identities(self, topic: str, partition: int, start: int, end: int) -> dict[int, RecordIdentity]:
         made = [each.made(self.topic) for each in self.kafka.records if start <= each.offset < end]
-        return table_identities(BY_TOPIC[topic].table(Run.of(made))) if made else {}
+        return (
+            extract_identities(DATASETS_BY_TOPIC[topic].build_table(PartitionRecords.from_records(made)))
+            if made
+            else {}
+        )
 
 
 def _written(table: pa.Table, metadata: dict[bytes, bytes]) -> io.BytesIO:
@@ -186,9 +202,9 @@ def _written(table: pa.Table, metadata: dict[bytes, bytes]) -> io.BytesIO:
 
 
 def _incarnation(path: Path) -> str:
-    name = landing.LANDED.fullmatch(path.name)
+    name = parquet_files.LANDED_FILE_NAME.fullmatch(path.name)
     assert name is not None
-    return landing.log_of(name).incarnation
+    return parquet_files.parse_partition_log(name).incarnation
 
 
 Step = tuple[Any, ...]

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from warehouse_records import NOON, MadeRecord, at, moment, raw, status, version
 
-from warehouse import catalog as views
-from warehouse import data_dictionary as dictionary
+from warehouse import catalog, data_dictionary
 from warehouse.reader import open_warehouse
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 HOUR = 3600
 TODAY = moment(0).date()
@@ -30,7 +29,7 @@ def data(published: Path) -> Path:
 
 def land(data: Path, *records: MadeRecord) -> None:
     numbered = [record._replace(offset=n) for n, record in zip(count(), records, strict=False)]
-    landing.land(data, 0, numbered)
+    parquet_files.land_records(data, 0, numbered)
 
 
 def rows(data: Path, sql: str) -> list[tuple[Any, ...]]:
@@ -45,23 +44,25 @@ def seen(*status_ids: int) -> dict[str, Any]:
     return {"observations": [[status_id, 1, 2, None, at(0), at(0)] for status_id in status_ids]}
 
 
-@pytest.mark.parametrize("name", [*views.VIEWS, "messages_as_of('2026-11-24')"])
+@pytest.mark.parametrize("name", [*catalog.VIEWS, "messages_as_of('2026-11-24')"])
 def test_nothing_that_can_be_computed_is_nan_or_infinite(data: Path, name: str) -> None:
     assert len(rows(data, f"FROM {name}")) == 3 * (name == "freshness")
     land(data, version(0, 1, "pending", device_id=None, channel_id=None, recipient=None, seconds=present()))
-    landing.land(data, 0, [raw(0, {"sms_id": 5, "body": "Hi"}), raw(1, b"{")])
+    parquet_files.land_records(data, 0, [raw(0, {"sms_id": 5, "body": "Hi"}), raw(1, b"{")])
     rows(data, f"FROM {name}")
 
 
 def test_the_dictionary_is_current() -> None:
     page = Path(__file__).parents[3] / "docs" / "data-dictionary.md"
-    assert page.read_text() == dictionary.dictionary(), "python -m warehouse.dictionary > docs/data-dictionary.md"
+    assert page.read_text() == data_dictionary.render_dictionary(), (
+        "python -m warehouse.data_dictionary > docs/data-dictionary.md"
+    )
 
 
 def test_a_rate_has_its_wilson_interval(data: Path) -> None:
     ended = ["delivered"] * 8 + ["undelivered"] * 2
     land(data, *(version(0, n, outcome) for n, outcome in enumerate(ended)))
-    columns = ", ".join(f"{rate}{end}" for rate in views.RATES for end in ("", "_low", "_high"))
+    columns = ", ".join(f"{rate}{end}" for rate in catalog.RATES for end in ("", "_low", "_high"))
     (found,) = rows(data, f"SELECT {columns} FROM delivery_hourly")  # noqa: S608 - names of ours
     # Newcombe (1998): 8 of 10 is 0.4902 to 0.9433; 0 of 10 is 0 to 0.2775.
     assert found == pytest.approx((0.8, 0.4902, 0.9433, 0.8, 0.4902, 0.9433, 0, 0, 0.2775), abs=5e-5)
@@ -165,7 +166,7 @@ def test_a_conversation_has_its_response_rate_and_its_first_reply(data: Path) ->
         version(0, 3, "delivered", recipient="+491", seconds=500),
         version(0, 4, "delivered", recipient="+492"),
     )
-    landing.land(data, 0, [incoming(0, 80, "+49 1"), incoming(1, 90, "+491"), incoming(2, 5, "+493")])
+    parquet_files.land_records(data, 0, [incoming(0, 80, "+49 1"), incoming(1, 90, "+491"), incoming(2, 5, "+493")])
     columns = "number, outgoing, incoming, answered, response_rate, first_reply_s, last_at"
     assert rows(data, f"SELECT {columns} FROM conversations ORDER BY number") == [  # noqa: S608 - names of ours
         ("+491", 3, 2, 1, 1 / 3, 30.0, moment(500)),
@@ -176,7 +177,7 @@ def test_a_conversation_has_its_response_rate_and_its_first_reply(data: Path) ->
 
 def test_the_quality_of_webhooks_counts_each_once(data: Path) -> None:
     landed_twice = raw(0, status(1, 6))
-    landing.land(data, 0, [
+    parquet_files.land_records(data, 0, [
         landed_twice,
         landed_twice._replace(offset=1),
         raw(2, status(1, 6), seconds=9),  # delivered again: it has an ingest_id of its own

@@ -11,15 +11,15 @@ from warehouse_records import NOON, raw, status
 
 from core import topics
 from gateway.number_search import NumberSearch
-from gateway.statuses import status_table
-from warehouse import catalog as views
-from warehouse.maintenance.compaction import compact
-from warehouse.maintenance.erasure import erase
-from warehouse.maintenance.retention import RetentionSettings, retain
+from gateway.statuses import build_status_table
+from warehouse import catalog
+from warehouse.maintenance.compaction import compact_files
+from warehouse.maintenance.erasure import erase_from_files
+from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
 from warehouse.reader import query
-from warehouse.rebuild import rebuild
-from warehouse.schemas import BY_TOPIC, Run
-from warehouse.sink.s3_storage import Bucket
+from warehouse.rebuild import rebuild_base
+from warehouse.schemas import DATASETS_BY_TOPIC, PartitionRecords
+from warehouse.sink.s3_storage import BucketStore
 
 LATER = datetime.fromtimestamp(NOON / 1000, UTC) + timedelta(days=20)
 ABOVE = "source=prod/date=2020-01-01/sms_id=x/outcome=sent/filename=f/data"
@@ -27,18 +27,18 @@ ABOVE = "source=prod/date=2020-01-01/sms_id=x/outcome=sent/filename=f/data"
 
 def told_after_each_step(data: Path) -> list[Any]:
     """Fill a data folder, run each kind of maintenance on it, and return what it says after each."""
-    views.publish(data)
+    catalog.publish_views(data)
     make(data)
     told: list[Any] = [answers(data)]
-    rebuilt = rebuild(data, status_table({}), timedelta(days=1), everything=True)
+    rebuilt = rebuild_base(data, build_status_table({}), timedelta(days=1), everything=True)
     told += [(rebuilt.messages, rebuilt.differing, rebuilt.reports), answers(data)]
-    compacted = compact(data, LATER)
-    told += [(compacted.before, compacted.after, compacted.rows), answers(data)]
-    erased = erase(data, NumberSearch(("+4915700000001",)))
+    compacted = compact_files(data, LATER)
+    told += [(compacted.files_before, compacted.files_after, compacted.rows), answers(data)]
+    erased = erase_from_files(data, NumberSearch(("+4915700000001",)))
     told += [erased.rows, sorted(erased.keys), answers(data)]
-    rebuild(data, status_table({}), timedelta(days=1), everything=True)
+    rebuild_base(data, build_status_table({}), timedelta(days=1), everything=True)
     kept = RetentionSettings(raw_days=10, messages_days=12, versions_days=10)  # type: ignore[call-arg]
-    return [*told, retain(data, kept, LATER, timedelta(days=9)).dropped, answers(data)]
+    return [*told, drop_expired_days(data, kept, LATER, timedelta(days=9)).dropped_days, answers(data)]
 
 
 def test_folders_above_the_data_folder_are_no_partition_keys(tmp_path: Path) -> None:
@@ -50,9 +50,11 @@ def test_nor_are_those_of_a_prefix_in_a_bucket(monkeypatch: pytest.MonkeyPatch) 
     store.login(monkeypatch)
     try:
         url = f"{store.make()}/{ABOVE}"
-        bucket = Bucket(url)
-        bucket.prepare()
-        bucket.land_rows(0, BY_TOPIC[topics.RAW].table(Run.of([raw(0, status(1, 6))])))
+        bucket = BucketStore(url)
+        bucket.prepare_store()
+        bucket.land_rows(
+            0, DATASETS_BY_TOPIC[topics.RAW].build_table(PartitionRecords.from_records([raw(0, status(1, 6))]))
+        )
         found = query(url, "SELECT source, sms_id, date::VARCHAR AS date FROM raw_webhooks")
     finally:
         store.stop()
@@ -64,6 +66,6 @@ def test_a_condition_on_the_date_chooses_files_before_any_is_opened(published: P
     damaged = published / "raw" / "date=2026-11-20" / "sms.raw+9+00000000000000000000.parquet"
     damaged.parent.mkdir()
     damaged.write_bytes(b"no Parquet")
-    sql = f"SELECT count(*) AS n FROM {views.parquet(published / 'raw')} WHERE date = '2026-11-24'"  # noqa: S608 - ours
+    sql = f"SELECT count(*) AS n FROM {catalog.dataset_scan_sql(published / 'raw')} WHERE date = '2026-11-24'"  # noqa: S608 - ours
     found = query(published, sql)
     assert found["n"].tolist() == [9]

@@ -19,26 +19,26 @@ from core import topics
 from core.records import MAX_OBSERVATIONS
 from gateway import payloads
 from gateway.number_search import NumberSearch
-from gateway.statuses import parse_meanings, status_table
+from gateway.statuses import build_status_table, parse_status_meanings
 from smspulse.cli.main import cli
-from smspulse.simulator.scenarios import stories
+from smspulse.simulator.scenarios import generate_scenarios
 from streams import lifecycle
-from streams.lifecycle import EXPIRE_AFTER_MS, Lifecycle
+from streams.lifecycle import EXPIRE_AFTER_MS, LifecycleRules
 from streams.message_processor import MessageProcessor
-from warehouse import catalog as views
+from warehouse import catalog
 from warehouse import rebuild as run
 from warehouse.errors import RebuildError, WarehouseError
-from warehouse.maintenance import atomic_replace as swap
-from warehouse.maintenance.compaction import compact
-from warehouse.maintenance.erasure import erase
-from warehouse.maintenance.retention import RetentionSettings, retain
+from warehouse.maintenance import atomic_replace
+from warehouse.maintenance.compaction import compact_files
+from warehouse.maintenance.erasure import erase_from_files
+from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
 from warehouse.partition_log import PartitionLog
 from warehouse.reader import open_warehouse
 from warehouse.schemas import BASE_SCHEMA
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 DAY = 86_400
-TABLE = status_table(parse_meanings("55=not_sent,56=delivered"))
+TABLE = build_status_table(parse_status_meanings("55=not_sent,56=delivered"))
 TODAY = date(2026, 11, 24)
 
 
@@ -52,7 +52,7 @@ READ = {
 @pytest.fixture(autouse=True)
 def _published_views(monkeypatch: pytest.MonkeyPatch) -> None:
     """Publish those alone: each rebuild publishes, and to make all views took most of its time."""
-    monkeypatch.setattr(views, "VIEWS", tuple(name for name in views.VIEWS if name in READ))
+    monkeypatch.setattr(catalog, "VIEWS", tuple(name for name in catalog.VIEWS if name in READ))
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ class Stream:
         self._ends = {topics.RAW: 0, topics.MESSAGES: 0}
         self._incarnations = {topics.RAW: "", topics.MESSAGES: ""}
         self._fold = MessageProcessor(
-            Lifecycle(TABLE), lambda key: self._store[key] or b"" if key in self._store else None, UTC, 0,
+            LifecycleRules(TABLE), lambda key: self._store[key] or b"" if key in self._store else None, UTC, 0,
             EXPIRE_AFTER_MS, 7 * EXPIRE_AFTER_MS, max_observations=max_observations,
         )  # fmt: skip
 
@@ -124,7 +124,7 @@ class Stream:
         start = self._ends[topic]
         numbered = [record._replace(offset=start + n) for n, record in enumerate(records)]
         if numbered:
-            landing.land(self._data, start, numbered, incarnation=self._incarnations[topic])
+            parquet_files.land_records(self._data, start, numbered, incarnation=self._incarnations[topic])
             self._ends[topic] = start + len(numbered)
         return numbered
 
@@ -137,8 +137,8 @@ def _key(source: str, body: Any) -> bytes | None:
         return None
 
 
-def rebuild(data: Path, **options: Any) -> run.Rebuilt:
-    return run.rebuild(data, TABLE, timedelta(milliseconds=EXPIRE_AFTER_MS), **options)
+def rebuild(data: Path, **options: Any) -> run.RebuildResult:
+    return run.rebuild_base(data, TABLE, timedelta(milliseconds=EXPIRE_AFTER_MS), **options)
 
 
 def rows(data: Path, sql: str) -> list[tuple[Any, ...]]:
@@ -179,7 +179,7 @@ def dense(seed: int, count: int) -> list[tuple[float, Any]]:
 def simulated(seed: int, count: int) -> list[tuple[float, Any]]:
     """Make the simulator's webhooks, with all that it knows to go wrong."""
     told = []
-    for number, story in enumerate(stories(seed, count)):
+    for number, story in enumerate(generate_scenarios(seed, count)):
         seconds = number * 2.0
         for webhook in story.webhooks:
             seconds += webhook.delay_s
@@ -219,7 +219,7 @@ def test_stream_and_log_agree_row_for_row(data: Path, name: str) -> None:
 def assert_base_files_say_what_the_stream_says(data: Path) -> None:
     """Not by the comparison that the rebuild runs: by the base files alone, field by field."""
     columns = ", ".join(name for name in BASE_SCHEMA.names if name != "recorded_at")
-    base, streamed = (views.parquet(data / folder) for folder in ("base", "messages"))
+    base, streamed = (catalog.dataset_scan_sql(data / folder) for folder in ("base", "messages"))
     order = 'row_number() OVER (PARTITION BY message_key ORDER BY version DESC, "offset" DESC) = 1'
     newest = f"SELECT * FROM {streamed} WHERE NOT is_forgotten QUALIFY {order}"  # noqa: S608 - names of ours
     for one, other in ((base, f"({newest})"), (f"({newest})", base)):
@@ -253,9 +253,11 @@ def test_an_error_in_which_observations_are_held_is_caught(
 ) -> None:
     file, right, wrong = EXCESS_MUTATIONS[name]
     stream_of(data, dense(13, 120), 1, 4)
-    sql = run._sql
+    sql = run._load_lifecycle_sql
     assert right in sql(file)
-    monkeypatch.setattr(run, "_sql", lambda each: sql(each).replace(right, wrong) if each == file else sql(each))
+    monkeypatch.setattr(
+        run, "_load_lifecycle_sql", lambda each: sql(each).replace(right, wrong) if each == file else sql(each)
+    )
     assert rebuild(data, max_observations=4).differing > 0
 
 
@@ -298,7 +300,7 @@ MUTATIONS = {
 def landed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A warehouse in which stream and log agree."""
     folder = tmp_path_factory.mktemp("landed")
-    views.publish(folder)
+    catalog.publish_views(folder)
     stream_of(folder, [*dense(7, 150), *simulated(3, 100)], 1)
     assert rebuild(folder).differing == 0
     return folder
@@ -309,16 +311,18 @@ def test_an_error_in_the_second_implementation_is_caught(
     landed: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     file, right, wrong = MUTATIONS[name]
-    sql = run._sql
+    sql = run._load_lifecycle_sql
     assert right in sql(file)
-    monkeypatch.setattr(run, "_sql", lambda each: sql(each).replace(right, wrong if each == file else right))
+    monkeypatch.setattr(
+        run, "_load_lifecycle_sql", lambda each: sql(each).replace(right, wrong if each == file else right)
+    )
     assert rebuild(landed, everything=True).differing > 0
 
 
 def test_observations_may_come_in_any_order(landed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sql, right = run._sql, "places = range(1, observed + 1)"
+    sql, right = run._load_lifecycle_sql, "places = range(1, observed + 1)"
     assert right in sql("told")
-    monkeypatch.setattr(run, "_sql", lambda each: sql(each).replace(right, "false"))
+    monkeypatch.setattr(run, "_load_lifecycle_sql", lambda each: sql(each).replace(right, "false"))
     assert rebuild(landed, everything=True).differing == 0
 
 
@@ -391,7 +395,7 @@ def test_files_of_a_closed_day_become_one_and_are_replaced_when_there_is_news(da
 
     assert (files(0), files(1), files(3)) == (["0", "1"], ["0", "1"], ["0", "1"])
     assert codecs() == {"LZ4"}  # for look-ups, merged or not
-    compact(data, datetime.now(UTC) + timedelta(days=9))
+    compact_files(data, datetime.now(UTC) + timedelta(days=9))
     assert codecs() == {"LZ4"}
     assert (files(0), files(1), files(3)) == (["all"], ["all"], ["0", "1"])
     assert messages(data) == before
@@ -410,12 +414,12 @@ def test_an_open_message_keeps_its_day_open_until_it_expires(data: Path) -> None
     stream = Stream(data)
     stream.tell(*WAY)
     stream.later(DAY - 60)
-    assert TODAY in rebuild(data).open
+    assert TODAY in rebuild(data).open_days
     assert rows(data, "SELECT outcome FROM messages WHERE sms_id = 1") == [("sent",)]
     stream.on_timer(2 * DAY)
     stream.later(3 * DAY)
     found = rebuild(data)
-    assert (found.differing, TODAY in found.open) == (0, False)
+    assert (found.differing, TODAY in found.open_days) == (0, False)
     assert rows(data, "SELECT outcome, ended_at FROM messages WHERE sms_id = 1") == [("expired", moment(5 + DAY))]
 
 
@@ -477,7 +481,7 @@ def test_of_a_restored_kafka_only_messages_with_lost_records_are_whole_again(dat
     for _ in range(2):
         found = rebuild(data, everything=True)
         assert (found.repaired, found.differing) == (2, 1)
-        compact(data, datetime.now(UTC) + timedelta(days=2))
+        compact_files(data, datetime.now(UTC) + timedelta(days=2))
 
 
 def test_errors_are_found_in_a_kafka_that_came_back_after_the_in_memory_broker(data: Path) -> None:
@@ -502,7 +506,7 @@ def test_errors_are_found_in_a_kafka_that_came_back_after_the_in_memory_broker(d
 def of_many_incarnations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files of an old release, of its topic afterwards, cut twice, and of the in-memory broker; not to be changed."""
     data = tmp_path_factory.mktemp("incarnations")
-    views.publish(data)
+    catalog.publish_views(data)
     stream = Stream(data)
     stream.tell(*WAY, (6, status(2, 1)))
     kept = stream.copy()
@@ -526,13 +530,13 @@ def maintained(data: Path, step: str) -> None:
     """Do one step of maintenance, a few days later."""
     now = datetime.fromtimestamp(at(9 * DAY) / 1000, UTC)
     if step in {"compact", "retain"}:
-        compact(data, max(now, datetime.now(UTC) + timedelta(days=2)))
+        compact_files(data, max(now, datetime.now(UTC) + timedelta(days=2)))
     if step == "rebuild":
         assert rebuild(data, everything=True).differing == 0
     elif step == "erase":
-        erase(data, NumberSearch(("+4915700000001",)))
+        erase_from_files(data, NumberSearch(("+4915700000001",)))
     elif step == "retain":  # of what was counted
-        retain(data, RetentionSettings(versions_days=8, raw_days=8), now, timedelta(days=8))
+        drop_expired_days(data, RetentionSettings(versions_days=8, raw_days=8), now, timedelta(days=8))
 
 
 def counted(data: Path) -> list[list[tuple[Any, ...]]]:
@@ -549,10 +553,10 @@ def test_maintenance_in_any_order_changes_nothing_of_many_incarnations(
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(of_many_incarnations, data)
-    order = landing.in_order_of_appearance(data, topics.MESSAGES)
+    order = parquet_files.list_incarnations_by_age(data, topics.MESSAGES)
     assert order == ["", "messages", "messages.1", "memory-1", "messages.2"]
-    logs = [PartitionLog(topics.RAW, 0, each) for each in landing.incarnations(data, topics.RAW, 0)]
-    ends = {log: (landing.landed_position(data, *log), last_landed(data, log)) for log in logs}
+    logs = [PartitionLog(topics.RAW, 0, each) for each in parquet_files.list_incarnations(data, topics.RAW, 0)]
+    ends = {log: (parquet_files.read_landed_position(data, *log), last_landed(data, log)) for log in logs}
     maintained(data, "rebuild")
     before = counted(data)
     assert {row[0]: row[1] for row in before[1]}.items() >= {1: "delivered", 2: "delivered", 30: "delivered"}.items()
@@ -561,13 +565,13 @@ def test_maintenance_in_any_order_changes_nothing_of_many_incarnations(
     for number, step in enumerate(steps):
         maintained(data, step)
         assert counted(data) == before, steps[: number + 1]
-        assert landing.in_order_of_appearance(data, topics.MESSAGES) == order, steps[: number + 1]
-        assert {log: (landing.landed_position(data, *log), last_landed(data, log)) for log in logs} == ends
+        assert parquet_files.list_incarnations_by_age(data, topics.MESSAGES) == order, steps[: number + 1]
+        assert {log: (parquet_files.read_landed_position(data, *log), last_landed(data, log)) for log in logs} == ends
 
 
-def last_landed(data: Path, log: PartitionLog) -> landing.RecordIdentity | None:
-    path = landing.newest(data / "raw", log)
-    return path and landing.last_identity(path, path)
+def last_landed(data: Path, log: PartitionLog) -> parquet_files.RecordIdentity | None:
+    path = parquet_files.find_newest_file(data / "raw", log)
+    return path and parquet_files.read_last_identity(path, path)
 
 
 def test_what_is_written_after_a_run_counts_also_where_it_adds_no_fact(data: Path) -> None:
@@ -617,7 +621,7 @@ def test_neither_lagging_stream_nor_lagging_lander_is_a_difference(data: Path) -
     records = [raw(0, status(5, 7), seconds=30)._replace(key=b"acme:5")]
     stream.fold(records)  # of raw, this was not landed yet
     found = rebuild(data)
-    assert (found.differing, found.unsettled, TODAY in found.open) == (0, 1, True)
+    assert (found.differing, found.unsettled, TODAY in found.open_days) == (0, 1, True)
     assert rows(data, "SELECT sms_id, outcome FROM messages ORDER BY 1") == [(1, "sent"), (5, "delivered")]
     stream.land(topics.RAW, records)
     stream.tell((60, status(1, 7)))
@@ -653,7 +657,7 @@ def test_one_day_alone_is_rebuilt(data: Path) -> None:
 
 
 def test_nothing_is_rebuilt_of_nothing(data: Path) -> None:
-    assert rebuild(data) == run.Rebuilt(set(), set())
+    assert rebuild(data) == run.RebuildResult(set(), set())
     assert messages(data) == []
 
 
@@ -666,7 +670,7 @@ def test_a_run_that_is_cut_off_anywhere_leaves_every_number_as_it_was(
     rebuild(data)
     stream.tell((DAY + 1, status(1, 7)), (3 * DAY, status(3, 9)))
     before = messages(data)
-    exchange, cut, left = swap._exchange, 0, 0
+    exchange, cut, left = atomic_replace._exchange_folders, 0, 0
 
     class Cut(BaseException):
         """As if the process had been killed."""
@@ -678,7 +682,7 @@ def test_a_run_that_is_cut_off_anywhere_leaves_every_number_as_it_was(
         left -= 1
         exchange(*paths)
 
-    monkeypatch.setattr(swap, "_exchange", until_cut)
+    monkeypatch.setattr(atomic_replace, "_exchange_folders", until_cut)
     while True:
         left = cut
         try:

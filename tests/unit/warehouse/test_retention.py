@@ -11,17 +11,17 @@ from restored import RestoredFolder
 from warehouse_records import NOON, deadletter, raw, status, version
 
 from core import topics
-from gateway.statuses import status_table
+from gateway.statuses import build_status_table
 from smspulse.cli.main import cli
-from warehouse import catalog as views
+from warehouse import catalog
 from warehouse import rebuild as run
 from warehouse.errors import OvertakenError, RebuildError, RetentionError
-from warehouse.maintenance import atomic_replace as swap
-from warehouse.maintenance.compaction import compact
-from warehouse.maintenance.retention import RetentionSettings, retain
-from warehouse.quality import keep
+from warehouse.maintenance import atomic_replace
+from warehouse.maintenance.compaction import compact_files
+from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
+from warehouse.quality import append_check_results
 from warehouse.reader import open_warehouse
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 DAY_S = 86_400
 NOW = datetime.fromtimestamp(NOON / 1000, UTC) + timedelta(days=20)
@@ -44,13 +44,13 @@ def at_day(day: int, sms_id: int) -> tuple[Any, Any]:
 def _rebuilt(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
     folder = tmp_path_factory.mktemp("rebuilt") / "data"
     folder.mkdir()
-    views.publish(folder)
+    catalog.publish_views(folder)
     for day in range(20):
         for record in at_day(day, 100 + day):
-            landing.land(folder, day, [record])
-    landing.land(folder, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:0")])
+            parquet_files.land_records(folder, day, [record])
+    parquet_files.land_records(folder, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:0")])
     assert rebuild(folder).differing == 0
-    compact(folder, NOW)
+    compact_files(folder, NOW)
     return RestoredFolder(folder)
 
 
@@ -61,8 +61,8 @@ def data(_rebuilt: RestoredFolder, tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def rebuild(data: Path, **options: Any) -> run.Rebuilt:
-    return run.rebuild(data, status_table({}), timedelta(days=1), **options)
+def rebuild(data: Path, **options: Any) -> run.RebuildResult:
+    return run.rebuild_base(data, build_status_table({}), timedelta(days=1), **options)
 
 
 def rows(data: Path, sql: str) -> list[tuple[Any, ...]]:
@@ -81,14 +81,16 @@ def settings(**days: int) -> RetentionSettings:
 
 
 def test_nothing_is_dropped_by_default(data: Path) -> None:
-    assert retain(data, RetentionSettings(), NOW + timedelta(days=9_999), WEEK).dropped == {}
+    assert drop_expired_days(data, RetentionSettings(), NOW + timedelta(days=9_999), WEEK).dropped_days == {}
     assert rows(data, "SELECT count(*) FROM messages") == [(20,)]
 
 
 def test_counts_outlive_messages_and_the_log(data: Path) -> None:
     before = counts(data)
-    done = retain(data, settings(raw_days=10, messages_days=12, versions_days=1, deadletters_days=5), NOW, WEEK)
-    found = {name: (len(days), min(days), max(days)) for name, days in done.dropped.items()}
+    done = drop_expired_days(
+        data, settings(raw_days=10, messages_days=12, versions_days=1, deadletters_days=5), NOW, WEEK
+    )
+    found = {name: (len(days), min(days), max(days)) for name, days in done.dropped_days.items()}
     assert found == {
         "base": (8, FIRST, FIRST + timedelta(7)),
         "raw": (10, FIRST, FIRST + timedelta(9)),
@@ -98,20 +100,20 @@ def test_counts_outlive_messages_and_the_log(data: Path) -> None:
     assert counts(data) == before
     assert rows(data, "SELECT count(*), min(sms_id) FROM messages") == [(12, 108)]
     assert rows(data, "SELECT count(*), min(sms_id) FROM status_events") == [(10, 110)]
-    assert retain(data, settings(raw_days=10, messages_days=12), NOW, WEEK).dropped == {}
+    assert drop_expired_days(data, settings(raw_days=10, messages_days=12), NOW, WEEK).dropped_days == {}
 
 
 def test_what_checks_found_is_dropped_by_a_setting_of_its_own(tmp_path: Path) -> None:
     for days in (9, 8, 1):
-        keep(tmp_path, NOW - timedelta(days), [{"expectation": "a", "success": True, "rows": []}])
-    dropped = retain(tmp_path, settings(quality_days=8), NOW, WEEK).dropped
+        append_check_results(tmp_path, NOW - timedelta(days), [{"expectation": "a", "success": True, "rows": []}])
+    dropped = drop_expired_days(tmp_path, settings(quality_days=8), NOW, WEEK).dropped_days
     assert dropped == {"quality": [(NOW - timedelta(9)).date()]}
     assert rows(tmp_path, "SELECT count(*) FROM quality_history") == [(2,)]
 
 
 def test_what_was_dropped_does_not_come_back_with_a_rebuild(data: Path) -> None:
     before = counts(data)
-    retain(data, settings(raw_days=10, messages_days=12), NOW, WEEK)
+    drop_expired_days(data, settings(raw_days=10, messages_days=12), NOW, WEEK)
     messages = rows(data, "FROM messages ORDER BY ALL")
     for options in ({}, {"everything": True}):
         found = rebuild(data, **options)
@@ -123,20 +125,26 @@ def test_what_was_dropped_does_not_come_back_with_a_rebuild(data: Path) -> None:
 
 def test_landers_go_on_where_they_were_though_all_is_dropped(data: Path) -> None:
     late = NOW + timedelta(days=100)
-    retain(data, settings(raw_days=9, messages_days=9, versions_days=1, deadletters_days=1), late, WEEK)
-    positions = [landing.landed_position(data, topic, 0) for topic in (topics.RAW, topics.MESSAGES, topics.DEADLETTERS)]
+    drop_expired_days(data, settings(raw_days=9, messages_days=9, versions_days=1, deadletters_days=1), late, WEEK)
+    positions = [
+        parquet_files.read_landed_position(data, topic, 0)
+        for topic in (topics.RAW, topics.MESSAGES, topics.DEADLETTERS)
+    ]
     assert positions == [20, 20, 1]
     assert rows(data, "SELECT count(*) FROM raw_webhooks") == [(0,)]
     with pytest.raises(OvertakenError):
-        landing.land(data, 19, [at_day(19, 119)[0]])
-    landing.land(data, 20, [at_day(20, 120)[0]])
-    assert landing.landed_position(data, topics.RAW, 0) == 21
+        parquet_files.land_records(data, 19, [at_day(19, 119)[0]])
+    parquet_files.land_records(data, 20, [at_day(20, 120)[0]])
+    assert parquet_files.read_landed_position(data, topics.RAW, 0) == 21
 
 
 def test_without_a_rebuild_webhooks_and_versions_are_all_there_is(published: Path) -> None:
     for record in at_day(0, 1):
-        landing.land(published, 0, [record])
-    assert retain(published, settings(raw_days=9, messages_days=9, versions_days=1), NOW, WEEK).dropped == {}
+        parquet_files.land_records(published, 0, [record])
+    assert (
+        drop_expired_days(published, settings(raw_days=9, messages_days=9, versions_days=1), NOW, WEEK).dropped_days
+        == {}
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +157,7 @@ def test_without_a_rebuild_webhooks_and_versions_are_all_there_is(published: Pat
 )
 def test_settings_that_would_lose_something_are_refused(data: Path, days: dict[str, int], said: str) -> None:
     with pytest.raises(RetentionError, match=said):
-        retain(data, settings(**days), NOW, WEEK)
+        drop_expired_days(data, settings(**days), NOW, WEEK)
     assert rows(data, "SELECT count(*) FROM messages") == [(20,)]
 
 
@@ -159,7 +167,7 @@ def test_a_run_that_is_cut_off_anywhere_changes_no_count(data: Path, monkeypatch
     class Cut(BaseException):
         """As if the process had been killed."""
 
-    exchange: Callable[..., None] = swap._exchange
+    exchange: Callable[..., None] = atomic_replace._exchange_folders
     cut = 0
     while True:
         left = iter(range(cut))
@@ -169,9 +177,9 @@ def test_a_run_that_is_cut_off_anywhere_changes_no_count(data: Path, monkeypatch
                 raise Cut
             exchange(*paths)
 
-        monkeypatch.setattr(swap, "_exchange", until_cut)
+        monkeypatch.setattr(atomic_replace, "_exchange_folders", until_cut)
         try:
-            retain(data, settings(raw_days=10, messages_days=12, versions_days=9), NOW, WEEK)
+            drop_expired_days(data, settings(raw_days=10, messages_days=12, versions_days=9), NOW, WEEK)
             break
         except Cut:
             assert counts(data) == before
@@ -191,13 +199,13 @@ def test_the_command_says_what_it_dropped(data: Path, monkeypatch: pytest.Monkey
 def test_webhooks_that_a_restored_kafka_brings_again_do_not_replace_what_was_counted_of_their_day(data: Path) -> None:
     again, _ = at_day(1, 101)
     other = raw(20, status(555, 7), seconds=DAY_S + 60)
-    landing.land(data, 20, [other])
+    parquet_files.land_records(data, 20, [other])
     rebuild(data)
-    compact(data, NOW)
+    compact_files(data, NOW)
     before = rows(data, "SELECT source, day, webhooks FROM webhook_quality ORDER BY ALL")
     assert (("acme", FIRST + timedelta(days=1), 2)) in before
-    retain(data, settings(raw_days=9), NOW, WEEK)
-    landing.land(data, 0, [again], incarnation="topic.1")
-    compact(data, datetime.now(UTC) + timedelta(days=30))
-    retain(data, settings(raw_days=9), NOW, WEEK)
+    drop_expired_days(data, settings(raw_days=9), NOW, WEEK)
+    parquet_files.land_records(data, 0, [again], incarnation="topic.1")
+    compact_files(data, datetime.now(UTC) + timedelta(days=30))
+    drop_expired_days(data, settings(raw_days=9), NOW, WEEK)
     assert rows(data, "SELECT source, day, webhooks FROM webhook_quality ORDER BY ALL") == before

@@ -13,11 +13,11 @@ from warehouse_records import MadeRecord, at, deadletter, moment, raw, status, t
 
 from core import topics
 from warehouse import metrics
-from warehouse.schemas import BY_TOPIC, DATASETS, Columns, Dataset, Run
+from warehouse.schemas import DATASETS, DATASETS_BY_TOPIC, DatasetColumns, PartitionRecords, TopicDataset
 
 
 def row(record: MadeRecord) -> dict[str, object]:
-    (found,) = BY_TOPIC[record.topic].table(Run.of([record])).to_pylist()
+    (found,) = DATASETS_BY_TOPIC[record.topic].build_table(PartitionRecords.from_records([record])).to_pylist()
     return found
 
 
@@ -113,7 +113,11 @@ def test_a_deadletter_names_its_origin() -> None:
 def test_a_value_of_the_wrong_type_costs_itself_alone(caplog: pytest.LogCaptureFixture) -> None:
     wrong = version(0, 1, version=2, attempts="many", flags=7, first_seen_at=10**17, observations=[[1, 2]])
     with caplog.at_level(logging.WARNING):
-        rows = BY_TOPIC[topics.MESSAGES].table(Run.of([wrong, version(1, 2)])).to_pylist()
+        rows = (
+            DATASETS_BY_TOPIC[topics.MESSAGES]
+            .build_table(PartitionRecords.from_records([wrong, version(1, 2)]))
+            .to_pylist()
+        )
     assert [rows[0][name] for name in ("attempts", "flags", "first_seen_at", "observations")] == [None] * 4
     assert (rows[0]["version"], rows[0]["sms_id"]) == (2, 1)
     assert (rows[1]["attempts"], rows[1]["flags"], len(rows[1]["observations"])) == (1, [], 1)
@@ -140,7 +144,9 @@ header_names = st.sampled_from(["source", "received_at", "origin", "reason"])
 def test_nothing_in_a_record_can_keep_it_from_being_landed(
     topic: str, value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes | None]], timestamp: int
 ) -> None:
-    table = BY_TOPIC[topic].table(Run.of([MadeRecord(topic, 0, 1, timestamp, key, value, headers)]))
+    table = DATASETS_BY_TOPIC[topic].build_table(
+        PartitionRecords.from_records([MadeRecord(topic, 0, 1, timestamp, key, value, headers)])
+    )
     table.validate(full=True)
     assert table["offset"].to_pylist() == [1]
     for name in ("queue_s", "total_s"):
@@ -151,17 +157,17 @@ def test_nothing_in_a_record_can_keep_it_from_being_landed(
 @pytest.mark.parametrize("dataset", DATASETS, ids=lambda dataset: dataset.name)
 @pytest.mark.parametrize("error", [RecursionError(), MemoryError(), ValueError("+4915712345")])
 def test_a_record_whose_conversion_fails_is_a_row_of_its_bytes_and_the_others_are_as_without_it(
-    dataset: Dataset, error: Exception, caplog: pytest.LogCaptureFixture
+    dataset: TopicDataset, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def columns(run: Run, zone: tzinfo) -> Columns:
+    def columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
         if b"poison" in run.values:
             raise error
-        return dataset.columns(run, zone)
+        return dataset.convert_records(run, zone)
 
     made = [raw(number, body)._replace(topic=dataset.topic, key=b"acme:1") for number, body in enumerate(BODIES)]
-    faults = metrics.FAULTS.labels(dataset.topic)._value
+    faults = metrics.CONVERSION_FAULTS.labels(dataset.topic)._value
     before = faults.get()
-    table = replace(dataset, columns=columns).table(Run.of(made))
+    table = replace(dataset, convert_records=columns).build_table(PartitionRecords.from_records(made))
     found = table.to_pylist()
     assert table.schema.equals(dataset.schema)
     assert [row_["offset"] for row_ in found] == [0, 1, 2]

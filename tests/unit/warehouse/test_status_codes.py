@@ -11,20 +11,19 @@ from warehouse_records import at, raw, status, version
 
 from expectations.runner import run_checks
 from expectations.settings import CheckSettings
-from gateway.statuses import STATUSES, Outcome, parse_meanings, status_table
-from smspulse.alerting.rules import Warehouse
+from gateway.statuses import STATUSES, Outcome, build_status_table, parse_status_meanings
+from smspulse.alerting.rules import WarehouseRules
 from smspulse.cli.main import cli
-from smspulse.dashboard.queries import Numbers
-from smspulse.runtime.message_history import find, tell
-from warehouse import catalog as views
-from warehouse import status_codes
+from smspulse.dashboard.queries import PageSnapshot
+from smspulse.runtime.message_history import find_message, format_history
+from warehouse import catalog, status_codes
 from warehouse.errors import DamagedFileError
 from warehouse.maintenance import retention
-from warehouse.maintenance.compaction import compact
+from warehouse.maintenance.compaction import compact_files
 from warehouse.reader import open_warehouse
-from warehouse.rebuild import rebuild
-from warehouse.sink import parquet_files as landing
-from warehouse.sink.storage import Folder
+from warehouse.rebuild import rebuild_base
+from warehouse.sink import parquet_files
+from warehouse.sink.storage import FolderStore
 
 SETTING = "SMSPULSE_STREAM_STATUS_MEANINGS"
 NEXT_DAY = datetime(2026, 11, 25, 9, tzinfo=UTC)
@@ -35,7 +34,7 @@ def data(published: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Forty reports: half of them of status 42, one in eight of status 43."""
     monkeypatch.delenv(SETTING, raising=False)
     ids = [42, 42, 7, 43, 42, 42, 7, 7]
-    landing.land(published, 0, [raw(n, status(n, ids[n % 8]), seconds=-n) for n in range(40)])
+    parquet_files.land_records(published, 0, [raw(n, status(n, ids[n % 8]), seconds=-n) for n in range(40)])
     return published
 
 
@@ -45,13 +44,13 @@ def unknown(data: Path) -> Any:
 
 
 def alerting(data: Path) -> dict[str, int]:
-    found = {each.kind: each.errors for each in Warehouse(data).findings(at(1)) if each.is_bad}
+    found = {each.kind: each.errors for each in WarehouseRules(data).read_findings(at(1)) if each.is_bad}
     return found.get("webhook_quality", {})
 
 
 def codes_are_known(data: Path) -> bool:
     now = datetime(2026, 11, 24, 12, 0, 1, tzinfo=UTC)
-    statuses = status_codes.known_statuses(data)
+    statuses = status_codes.load_known_statuses(data)
     report = run_checks(data, CheckSettings(), now, suites=("raw",), statuses=statuses)
     (row,) = [row for row in report.rows if row.expectation == "raw_codes_known"]
     return row.success
@@ -62,42 +61,44 @@ def test_view_and_alert_agree_and_a_new_meaning_reaches_days_that_were_counted(
     data: Path, monkeypatch: pytest.MonkeyPatch, is_counted: bool
 ) -> None:
     if is_counted:
-        compact(data, NEXT_DAY)
+        compact_files(data, NEXT_DAY)
         assert list(data.glob("webhooks/date=2026-11-24/0-*"))
     assert (unknown(data), alerting(data)) == ((25, 40), {"42": 20, "43": 5})
     monkeypatch.setenv(SETTING, "42=not_sent")
-    views.publish(data)
+    catalog.publish_views(data)
     assert (unknown(data), alerting(data)) == ((5, 40), {})  # five are too few for an alert
     monkeypatch.setenv(SETTING, "42=not_sent,43=delivered")
-    views.publish(data)
+    catalog.publish_views(data)
     assert (unknown(data), alerting(data)) == ((0, 40), {})
     monkeypatch.setenv(SETTING, "")
-    views.publish(data)
+    catalog.publish_views(data)
     assert (unknown(data), alerting(data)) == ((25, 40), {"42": 20, "43": 5})
 
 
 def test_a_new_meaning_reaches_days_whose_webhooks_are_not_kept_any_more(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compact(data, NEXT_DAY)
-    rebuild(data, STATUSES, timedelta(days=1))
-    retention.retain(data, retention.RetentionSettings(raw_days=1), NEXT_DAY + timedelta(days=9), timedelta())
+    compact_files(data, NEXT_DAY)
+    rebuild_base(data, STATUSES, timedelta(days=1))
+    retention.drop_expired_days(
+        data, retention.RetentionSettings(raw_days=1), NEXT_DAY + timedelta(days=9), timedelta()
+    )
     with open_warehouse(data) as connection:
         assert connection.execute("SELECT count(*) FROM raw_webhooks").fetchone() == (0,)
     assert unknown(data) == (25, 40)
     monkeypatch.setenv(SETTING, "42=not_sent")
-    views.publish(data)
+    catalog.publish_views(data)
     assert unknown(data) == (5, 40)
 
 
 def test_a_process_without_the_setting_goes_by_what_is_recorded(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    meanings = status_table(parse_meanings("42=not_sent"))
-    status_codes.record(data, meanings)  # as the lander does when it starts
-    views.publish(data)
-    compact(data, NEXT_DAY)
+    meanings = build_status_table(parse_status_meanings("42=not_sent"))
+    status_codes.write_status_codes(data, meanings)  # as the lander does when it starts
+    catalog.publish_views(data)
+    compact_files(data, NEXT_DAY)
     assert (unknown(data), alerting(data)) == ((5, 40), {})
-    assert dict(status_codes.known_statuses(data)) == dict(meanings)
-    status_codes.record(data, STATUSES)
+    assert dict(status_codes.load_known_statuses(data)) == dict(meanings)
+    status_codes.write_status_codes(data, STATUSES)
     assert unknown(data) == (25, 40)
 
 
@@ -105,24 +106,25 @@ def test_a_lander_that_starts_records_the_setting_even_where_it_is_not_set(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SETTING, "42=not_sent")
-    Folder(data).prepare()
+    FolderStore(data).prepare_store()
     monkeypatch.delenv(SETTING)
-    compact(data, NEXT_DAY)
+    compact_files(data, NEXT_DAY)
     assert unknown(data) == (5, 40)
-    Folder(data).prepare()
+    FolderStore(data).prepare_store()
     assert unknown(data) == (25, 40)
 
 
 def test_check_page_and_message_go_by_the_same_table(data: Path) -> None:
-    landing.land(data, 0, [version(0, 1, "not_sent", last_status_id=42, failure_class="other", observations=[
-        [42, 1, 2, None, at(0), at(0)]])])  # fmt: skip
-    numbers = Numbers(data, dict)
+    observations = [[42, 1, 2, None, at(0), at(0)]]
+    failed = version(0, 1, "not_sent", last_status_id=42, failure_class="other", observations=observations)
+    parquet_files.land_records(data, 0, [failed])
+    numbers = PageSnapshot(data, dict)
     for meanings, in_words in (("", "undocumented status 42"), ("42=not_sent,43=delivered", "not_sent")):
-        status_codes.record(data, status_table(parse_meanings(meanings)))
+        status_codes.write_status_codes(data, build_status_table(parse_status_meanings(meanings)))
         assert codes_are_known(data) == bool(meanings)
-        message = find(data, "acme:1")
+        message = find_message(data, "acme:1")
         assert message is not None
-        assert f"failed: {in_words}" in tell(message)
+        assert f"failed: {in_words}" in format_history(message)
         numbers.refresh()
         assert (42 in numbers.statuses) == bool(meanings)
 
@@ -138,14 +140,14 @@ def test_check_payload_knows_configured_statuses(monkeypatch: pytest.MonkeyPatch
 def test_the_file_is_written_only_when_it_changes_and_damage_is_named(data: Path) -> None:
     path = data / "status_codes" / "date=1970-01-01" / "status_codes.parquet"
     before = path.stat().st_ino
-    views.publish(data)
+    catalog.publish_views(data)
     assert path.stat().st_ino == before
     rows = duckdb.sql(f"SELECT status_id, outcome, is_documented FROM '{path}' ORDER BY 1").fetchall()  # noqa: S608 - a path of ours
     assert rows == [(id_, each.outcome.value, True) for id_, each in sorted(STATUSES.items())]
-    status_codes.record(data, status_table({42: Outcome.NOT_SENT}))
+    status_codes.write_status_codes(data, build_status_table({42: Outcome.NOT_SENT}))
     assert path.stat().st_ino != before
     path.write_bytes(b"PAR1")
     with pytest.raises(DamagedFileError, match=r"status_codes\.parquet"):
-        status_codes.known_statuses(data)
-    status_codes.record(data, STATUSES)
-    assert status_codes.known_statuses(data) == STATUSES
+        status_codes.load_known_statuses(data)
+    status_codes.write_status_codes(data, STATUSES)
+    assert status_codes.load_known_statuses(data) == STATUSES

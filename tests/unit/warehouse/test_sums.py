@@ -12,14 +12,14 @@ from days import LAST, Days
 from warehouse_records import NOON, MadeRecord, at, tombstone, version
 
 from gateway.number_search import NumberSearch
-from gateway.statuses import status_table
-from warehouse import catalog as views
-from warehouse.maintenance.compaction import compact
-from warehouse.maintenance.erasure import erase
-from warehouse.maintenance.retention import RetentionSettings, retain
+from gateway.statuses import build_status_table
+from warehouse import catalog
+from warehouse.maintenance.compaction import compact_files
+from warehouse.maintenance.erasure import erase_from_files
+from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
 from warehouse.reader import open_warehouse
-from warehouse.rebuild import rebuild
-from warehouse.sink import parquet_files as landing
+from warehouse.rebuild import rebuild_base
+from warehouse.sink import parquet_files
 
 MARTS = {
     "delivery_hourly": "*",
@@ -55,7 +55,7 @@ def told(published: Path) -> Days:
 def land(data: Path, partition: int, start: int, *records: MadeRecord) -> None:
     """Land records in a partition of their own."""
     made = [each._replace(partition=partition, offset=start + n) for n, each in enumerate(records)]
-    landing.land(data, start, made)
+    parquet_files.land_records(data, start, made)
 
 
 def marts(connection: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[Any, ...]]]:
@@ -66,10 +66,10 @@ class Straight:
     """The marts of nothing but what the view of messages says."""
 
     def __init__(self, empty: Path) -> None:
-        views.publish(empty)
+        catalog.publish_views(empty)
         self._connection = duckdb.connect()
         self._connection.execute("SET TimeZone = 'UTC'")
-        for statement in views.statements(empty):
+        for statement in catalog.create_view_statements(empty):
             self._connection.execute(statement)
         self._connection.execute("CREATE TABLE those AS FROM messages_by_day LIMIT 0")
         self._connection.execute("CREATE OR REPLACE VIEW messages_by_day AS FROM those")
@@ -106,13 +106,13 @@ def right(data: Path, straight: Straight) -> None:
 
 
 def rebuilt(data: Path, **options: Any) -> None:
-    rebuild(data, status_table({}), timedelta(days=1), **options)
+    rebuild_base(data, build_status_table({}), timedelta(days=1), **options)
 
 
 def news(data: Path) -> list[MadeRecord]:
     """Make newer versions of some that are in base files: of another hour, day, outcome, device, network and none."""
     with duckdb.connect() as connection:
-        base = views.parquet(data / "base")
+        base = catalog.dataset_scan_sql(data / "base")
         rows = connection.execute(
             f"SELECT source, sms_id, epoch_ms(first_seen_at), version FROM {base} WHERE outcome = 'delivered' "  # noqa: S608
             "ORDER BY hash(sms_id) LIMIT 8"
@@ -157,7 +157,7 @@ def test_a_mart_is_what_follows_from_the_messages_at_any_time(told: Days, straig
     right(data, straight)  # of a day that was closed
     rebuilt(data)
     right(data, straight)
-    assert compact(data, datetime.now(UTC) + timedelta(days=2)).merged
+    assert compact_files(data, datetime.now(UTC) + timedelta(days=2)).merged
     right(data, straight)
 
 
@@ -180,17 +180,17 @@ def test_a_filter_on_a_mart_leaves_what_a_filter_on_its_rows_does(told: Days, st
 def test_what_another_release_counted_does_not_count(told: Days, straight: Straight, sums: str) -> None:
     data = told.data
     rebuilt(data)
-    before = views.covered(data)
+    before = catalog.read_base_watermark(data)
     assert before
-    (data / "base" / views.COVERED).write_text(before._replace(sums=sums).json())
-    views.publish(data)
+    (data / "base" / catalog.WATERMARK_FILE).write_text(before._replace(sums=sums).to_json())
+    catalog.publish_views(data)
     right(data, straight)
     with open_warehouse(data) as connection:
         assert connection.execute("SELECT count(*) FROM changes WHERE sign < 0").fetchone() == (0,)
-    assert set(retain(data, SETTINGS, LATER, timedelta(9)).dropped) == {"raw"}
+    assert set(drop_expired_days(data, SETTINGS, LATER, timedelta(9)).dropped_days) == {"raw"}
     told.tell(LAST)
     rebuilt(data)
-    assert views.is_summed(data)
+    assert catalog.has_current_rollups(data)
     right(data, straight)
 
 
@@ -200,7 +200,7 @@ def test_what_was_counted_outlives_the_messages(told: Days) -> None:
     names = set(MARTS) - {"stuck_messages", "device_health"}
     with open_warehouse(data) as connection:
         before = marts(connection)
-    dropped = retain(data, SETTINGS, LATER, timedelta(9)).dropped
+    dropped = drop_expired_days(data, SETTINGS, LATER, timedelta(9)).dropped_days
     assert {LAST - timedelta(4), LAST - timedelta(3)} <= set(dropped["base"])
     with open_warehouse(data) as connection:
         after = marts(connection)
@@ -214,7 +214,7 @@ def test_what_was_erased_is_counted_as_the_files_say(told: Days, straight: Strai
         ((number, sms_id),) = connection.execute(
             "SELECT recipient, sms_id FROM messages WHERE recipient LIKE '+%' AND outcome = 'delivered' LIMIT 1"
         ).fetchall()
-    assert erase(data, NumberSearch((number,))).rows["base"]
+    assert erase_from_files(data, NumberSearch((number,))).rows["base"]
     right(data, straight)
     land(data, 8, 0, version(0, sms_id, "delivered", version=99, recipient=number))
     right(data, straight)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from released import FOLDER, answers
 
-from gateway.statuses import status_table
-from warehouse import catalog as views
-from warehouse.maintenance.compaction import compact
-from warehouse.rebuild import rebuild
+from gateway.statuses import build_status_table
+from warehouse import catalog
+from warehouse.maintenance.compaction import compact_files
+from warehouse.rebuild import rebuild_base
 
 RELEASES = sorted(path.name for path in FOLDER.iterdir())
 
@@ -20,13 +20,13 @@ RELEASES = sorted(path.name for path in FOLDER.iterdir())
 def test_what_a_release_landed_is_read_as_it_was_then(tmp_path: Path, release: str) -> None:
     data = tmp_path / release
     shutil.copytree(FOLDER / release, data)
-    views.publish(data)
+    catalog.publish_views(data)
     expected = json.loads((data / "answers.json").read_text())
     columns = {view: answer["columns"] for view, answer in expected.items()}
     assert answers(data, columns) == expected
-    assert compact(data, datetime.now(UTC) + timedelta(days=2)).merged == 2
+    assert compact_files(data, datetime.now(UTC) + timedelta(days=2)).merged == 2
     assert answers(data, columns) == expected
-    assert rebuild(data, status_table({}), timedelta(days=1)).messages == 3
+    assert rebuild_base(data, build_status_table({}), timedelta(days=1)).messages == 3
     assert [row[:3] for row in answers(data, columns)["messages"]["rows"]] == [
         ["acme", number, f"acme:{number}"] for number in (1, 2, 3)
     ]

@@ -13,10 +13,10 @@ import pytest
 from restored import RestoredFolder
 from warehouse_records import alert, at, deadletter, moment, raw, status, tombstone, version
 
-from warehouse import catalog as views
+from warehouse import catalog
 from warehouse.errors import NoWarehouseError, UnreadablePathError
 from warehouse.reader import open_warehouse, query
-from warehouse.sink import parquet_files as landing
+from warehouse.sink import parquet_files
 
 HOUR = 3600
 
@@ -24,7 +24,7 @@ HOUR = 3600
 @pytest.fixture(scope="module")
 def _empty(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
     folder = tmp_path_factory.mktemp("views") / "source=prod" / "date=2020-01-01" / "it's [odd]*?{x}%20"
-    views.publish(folder)
+    catalog.publish_views(folder)
     return RestoredFolder(folder)
 
 
@@ -36,7 +36,7 @@ def data(_empty: RestoredFolder, tmp_path: Path) -> Iterator[Path]:
 
 
 def land(data: Path, *records: Any) -> None:
-    landing.land(data, records[0].offset, records)
+    parquet_files.land_records(data, records[0].offset, records)
 
 
 def rows(data: Path, sql: str) -> list[tuple[Any, ...]]:
@@ -46,14 +46,14 @@ def rows(data: Path, sql: str) -> list[tuple[Any, ...]]:
 
 def test_every_sql_file_is_a_view_and_says_what_a_row_is() -> None:
     found = {path.name for path in files("warehouse").joinpath("sql", "views").iterdir()}
-    assert found == {f"{name}.sql" for name in (*views.VIEWS, *views.MACROS)}
-    for name in (*views.VIEWS, *views.MACROS):
-        header = "\n".join(line for line in views.view_sql(name).splitlines() if line.startswith("--"))
+    assert found == {f"{name}.sql" for name in (*catalog.VIEWS, *catalog.MACROS)}
+    for name in (*catalog.VIEWS, *catalog.MACROS):
+        header = "\n".join(line for line in catalog.load_view_sql(name).splitlines() if line.startswith("--"))
         assert all(f"-- {word}" in header for word in ("A row: ", "Key: ", "Units")), name
         assert "reshness" in header, name
 
 
-@pytest.mark.parametrize("name", [name for name in views.VIEWS if name != "freshness"])
+@pytest.mark.parametrize("name", [name for name in catalog.VIEWS if name != "freshness"])
 def test_a_view_of_nothing_is_empty(data: Path, name: str) -> None:
     assert query(data, f"SELECT * FROM {name}").empty  # noqa: S608 - a name of ours
 
@@ -268,22 +268,22 @@ def test_a_column_that_only_newer_files_have_is_seen(data: Path, *, has_seed: bo
     if has_seed:
         pq.write_table(older.empty_table(), seed)
     for _ in range(2):  # nor is it forgotten
-        views.publish(data)
+        catalog.publish_views(data)
         assert rows(data, "SELECT spooled, sms_id FROM raw_webhooks") == [(None, 1)]
     land(data, raw(1, status(2, 6)))
     assert rows(data, "SELECT spooled, sms_id FROM raw_webhooks ORDER BY sms_id") == [(None, 1), (False, 2)]
 
 
 def test_publishing_again_changes_nothing(data: Path) -> None:
-    before = (data / views.FILE).stat()
-    views.publish(data)
-    assert (data / views.FILE).stat().st_ino == before.st_ino
+    before = (data / catalog.CATALOG_FILE).stat()
+    catalog.publish_views(data)
+    assert (data / catalog.CATALOG_FILE).stat().st_ino == before.st_ino
 
 
 def test_a_moved_folder_is_published_anew(data: Path, tmp_path: Path) -> None:
     land(data, raw(0, status(1, 6)))
     moved = data.rename(tmp_path / "moved")
-    views.publish(moved)
+    catalog.publish_views(moved)
     assert rows(moved, "SELECT count(*) FROM raw_webhooks") == [(1,)]
 
 
@@ -295,12 +295,12 @@ def test_a_folder_that_a_pattern_would_fit_is_not_read(data: Path) -> None:
 
 def test_a_folder_that_duckdb_cannot_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadablePathError, match="backslash"):
-        views.publish(tmp_path / "a\\b")
+        catalog.publish_views(tmp_path / "a\\b")
 
 
 def test_a_damaged_file_of_views_is_replaced(data: Path) -> None:
-    (data / views.FILE).write_bytes(os.urandom(5000))
-    views.publish(data)
+    (data / catalog.CATALOG_FILE).write_bytes(os.urandom(5000))
+    catalog.publish_views(data)
     assert rows(data, "SELECT count(*) FROM raw_webhooks") == [(0,)]
 
 
@@ -310,8 +310,8 @@ def test_a_reader_who_has_it_open_sees_new_data_and_survives_new_views(data: Pat
         assert connection.execute(count).fetchone() == (0,)
         land(data, raw(0, status(1, 6)))
         assert connection.execute(count).fetchone() == (1,)
-        (data / views.FILE).unlink()
-        views.publish(data)
+        (data / catalog.CATALOG_FILE).unlink()
+        catalog.publish_views(data)
         assert connection.execute(count).fetchone() == (1,)
 
 
