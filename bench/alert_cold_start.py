@@ -27,11 +27,14 @@ from smspulse.simulator.options import (
     GatewayBehaviour,
 )
 from smspulse.simulator.scenarios import generate_scenarios
-from streams.change_detector import ChangeDetector, DetectorPolicy
+from streams.change_detector import ChangeDetector
+from streams.detector_policy import DetectorPolicy
+from streams.detector_state import DetectorState, MessageEnd
 from streams.device_processor import DeviceProcessor
-from streams.failure_alerts import DetectorState, MessageEnd, MonitoredEntity, update_detectors
+from streams.failure_alerts import update_detectors
 from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
+from streams.monitored_entity import MonitoredEntity
 from streams.processor import OutputRecord
 
 _SOURCE = "demo"

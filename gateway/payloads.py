@@ -19,99 +19,42 @@ Generations:
 """
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, tzinfo
-from functools import lru_cache, partial
+from datetime import UTC, tzinfo
+from functools import partial
 from typing import Annotated, Any, Final, NamedTuple
-from zoneinfo import ZoneInfo
 
 import msgspec
 import orjson
 
-from core.errors import SettingError
 from gateway import json_body
-from gateway.errors import UnreadablePayload
-from gateway.phone_numbers import normalise_address
-
-REASON_NOT_JSON: Final = "not_json"
-REASON_NOT_AN_OBJECT: Final = "not_an_object"
-REASON_MISSING_FIELD: Final = "missing_field"
-REASON_WRONG_TYPE: Final = "wrong_type"
-REASON_OUT_OF_RANGE: Final = "out_of_range"
-REASON_UNVERIFIED_SHAPE: Final = "unverified_shape"
-"""An `event` payload, as one help article shows it: perhaps what the gateway's test button sends."""
-REASON_UNKNOWN_SHAPE: Final = "unknown_shape"
-REASON_FAULT: Final = "processing_failed"
-"""Reading or processing it raised an error that nobody foresaw: a fault of smspulse, whatever the record is."""
-
-REASONS: Final = (
-    REASON_NOT_JSON,
-    REASON_NOT_AN_OBJECT,
+from gateway.errors import (
     REASON_MISSING_FIELD,
-    REASON_WRONG_TYPE,
+    REASON_NOT_AN_OBJECT,
+    REASON_NOT_JSON,
     REASON_OUT_OF_RANGE,
-    REASON_UNVERIFIED_SHAPE,
     REASON_UNKNOWN_SHAPE,
-    REASON_FAULT,
+    REASON_UNVERIFIED_SHAPE,
+    REASON_WRONG_TYPE,
+    REASONS,
+    UnreadablePayload,
+    unforeseen_error,
 )
-
-MAX_NAME_LENGTH: Final = 255
-"""Characters of an address, a device's name or a type, as received. The longest of them in use, a mail address that a
-message was sent from, has 254 (RFC 3696, erratum 1690)."""
-MAX_STATUS_MESSAGE_LENGTH: Final = 1_024
-"""Characters of the gateway's text about a status. Those that are documented have some 40."""
-MAX_LINK_LENGTH: Final = 8_000
-"""Characters of the link to an image: what every program should take of a URI (RFC 9110, 4.1)."""
+from gateway.events import (
+    MAX_LINK_LENGTH,
+    MAX_NAME_LENGTH,
+    MAX_STATUS_MESSAGE_LENGTH,
+    Event,
+    IncomingMessage,
+    StatusReport,
+)
+from gateway.payload_times import LONGEST_CACHED_TIME, cached_epoch_ms, split_date_and_zone, to_epoch_ms
+from gateway.phone_numbers import normalise_address
 
 _MAX_ID: Final = 2**63 - 1
 _MAX_SMALL: Final = 2**31 - 1
 _WITHHELD: Final = "withheld"
 _FIELDS_AT_FAULT: Final = frozenset({"sms_id", "status_id", "event"})
 """Every field that makes a body unreadable. A sender may write our own withheld form: no other text of it is taken."""
-# The reports of one message repeat its time: some 1 µs a report is saved.
-_CACHED_TIMES: Final = 16_384
-_LONGEST_CACHED_TIME: Final = 64
-"""Characters. With the number of entries, it bounds the cache at some 8 MiB. Any number of decimals is a valid time."""
-
-
-class StatusReport(NamedTuple):
-    """The status of one outgoing message.
-
-    Times are milliseconds since 1970-01-01 UTC. `sent_at` is the gateway's `senttime`: a field of the message, not
-    the time of this status, and null in many reports.
-    """
-
-    sms_id: int
-    status_id: int
-    device_id: int | None
-    channel_id: int | None
-    sent_at: int | None
-    recipient: str | None
-    status_message: str | None
-    flaws: tuple[str, ...]
-
-
-class IncomingMessage(NamedTuple):
-    """A text or an image that a phone received.
-
-    Times are milliseconds since 1970-01-01 UTC: `phone_received_at` is the payload's `date`, `sent_at` its
-    `date_sent` (Android's convention). `content_type` is `text` or `img`, or what a later generation sends.
-    """
-
-    sms_id: int
-    content_type: str
-    device_id: int | None
-    channel_id: int | None
-    sent_at: int | None
-    phone_received_at: int | None
-    sender: str | None
-    text: str | None
-    image_url: str | None
-    internal_id: int | None
-    device_name: str | None
-    flaws: tuple[str, ...]
-
-
-Event = StatusReport | IncomingMessage
 
 
 class ParsedBodies(NamedTuple):
@@ -128,7 +71,7 @@ class ParsedBodies(NamedTuple):
 
 _Id = Annotated[int, msgspec.Meta(ge=0, le=_MAX_ID)]
 _Small = Annotated[int, msgspec.Meta(ge=0, le=_MAX_SMALL)]
-_Time = Annotated[str, msgspec.Meta(max_length=_LONGEST_CACHED_TIME)]
+_Time = Annotated[str, msgspec.Meta(max_length=LONGEST_CACHED_TIME)]
 _Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME_LENGTH)]
 _StatusMessage = Annotated[str, msgspec.Meta(max_length=MAX_STATUS_MESSAGE_LENGTH)]
 
@@ -152,29 +95,6 @@ _make_report: Callable[[tuple[Any, ...]], StatusReport] = partial(
 )  # a third of its own time
 
 
-def parse_zone(name: str) -> tzinfo:
-    """Return the time zone that a setting names, such as `UTC` or `Europe/Berlin`.
-
-    Raises:
-        SettingError: No such zone.
-    """
-    if name.upper() in {"UTC", "Z", "GMT"}:
-        return UTC
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as error:
-        msg = f"time zone {name!r} is unknown: use an IANA name such as UTC or Europe/Berlin"
-        raise SettingError(msg) from error
-
-
-def unforeseen_error(error: Exception) -> UnreadablePayload:
-    """Return the error of a record whose reading or processing raised one that nobody foresaw, such as RecursionError.
-
-    It names the error's type and no more: the text of an error can quote what a sender wrote.
-    """
-    return UnreadablePayload(REASON_FAULT, f"{type(error).__name__} while it was processed")
-
-
 def parse_payload(body: bytes, zone: tzinfo = UTC) -> Event:
     """Read one webhook's body.
 
@@ -188,7 +108,7 @@ def parse_payload(body: bytes, zone: tzinfo = UTC) -> Event:
     # Nothing but a shortcut, for a quarter of the time: what it does not take is read with more patience.
     try:
         plain = _decode_plain_report(body)
-        sent_at = _cached_epoch_ms(plain.senttime, "", zone) if plain.senttime else None
+        sent_at = cached_epoch_ms(plain.senttime, "", zone) if plain.senttime else None
         recipient = normalise_address(plain.sendto) if plain.sendto else None
     except Exception:  # not plain, as a rule
         return _parse_guarded(body, zone)
@@ -224,7 +144,7 @@ def _parse_by_column(bodies: Sequence[bytes], zone: tzinfo) -> ParsedBodies:
     for row, body in enumerate(bodies):
         try:
             report = _decode_plain_report(body)
-            sent_at = _cached_epoch_ms(report.senttime, "", zone) if report.senttime else None
+            sent_at = cached_epoch_ms(report.senttime, "", zone) if report.senttime else None
         except Exception:  # not plain, as a rule
             report, sent_at = _NOTHING, None
             try:
@@ -384,50 +304,7 @@ def _read_time(payload: dict[str, Any], field: str, zone: tzinfo, flaws: list[st
     if not value:
         return None
     try:
-        return _to_epoch_ms(*_split_date_and_zone(value), zone)
+        return to_epoch_ms(*split_date_and_zone(value), zone)
     except Exception:  # whatever a date makes the standard library raise costs the date, and not the report
         flaws.append(field)
         return None
-
-
-def rewrite_time(value: Any) -> str | None:
-    """Return a time that can be read as ISO 8601, with nothing else that its sender may have written; None without one.
-
-    It names a zone where the value does, and only there.
-
-    Raises:
-        TypeError, ValueError, KeyError, OverflowError: It cannot be read.
-    """
-    return _parse_moment(*_split_date_and_zone(value)).isoformat() if value else None
-
-
-def _split_date_and_zone(value: Any) -> tuple[Any, str]:
-    if type(value) is dict:
-        return value["date"], str(value.get("timezone") or "")
-    return value, ""
-
-
-def _to_epoch_ms(date: str, named: str, zone: tzinfo) -> int:
-    """Return milliseconds since 1970 UTC; the date's own zone counts first, then the one named beside it."""
-    if len(date) + len(named) > _LONGEST_CACHED_TIME:
-        return _compute_epoch_ms(date, named, zone)
-    return _cached_epoch_ms(date, named, zone)
-
-
-def _compute_epoch_ms(date: str, named: str, zone: tzinfo) -> int:
-    moment = _parse_moment(date, named)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=zone)
-    return round(moment.timestamp() * 1000)
-
-
-def _parse_moment(date: str, named: str) -> datetime:
-    """Return a time, without a zone where neither the date nor the name beside it has one."""
-    moment = datetime.fromisoformat(date)
-    if moment.tzinfo is None and named:
-        offset = datetime.fromisoformat(f"2000-01-01T00:00{named}").tzinfo if named[0] in "+-" else None
-        moment = moment.replace(tzinfo=offset or parse_zone(named))
-    return moment
-
-
-_cached_epoch_ms: Final = lru_cache(_CACHED_TIMES)(_compute_epoch_ms)

@@ -23,9 +23,10 @@ from core.topics import ACTIVITY
 from gateway.errors import UnreadablePayload
 from gateway.statuses import ENDS, FAILURES, Outcome
 from streams import failure_alerts
-from streams.change_detector import DetectorPolicy
-from streams.failure_alerts import DetectorState, MessageEnd, MonitoredEntity
+from streams.detector_policy import DetectorPolicy
+from streams.detector_state import DetectorState, MessageEnd
 from streams.lifecycle import MessageVersion
+from streams.monitored_entity import MonitoredEntity
 from streams.processor import KafkaRecord, OutputRecord, ProcessorOutput, build_dead_letter
 
 OPEN: Final = "open"
@@ -148,7 +149,7 @@ class DeviceProcessor:
     `incoming`; the number of messages by `open` and each outcome; `last_outcome`, `last_status_id` and `last_ended_at`
     of the message that ended last; `errors`, how often each status id ended a message with a failure; `gaps`, the
     rhythm of arrival: how often nothing came for less than 1 s, and for 1 to 2, 2 to 4, 4 to 8 ... seconds; and
-    `watch`, see `streams.failure_alerts.DetectorState`, whose detector says in `phase` whether it still learns. A
+    `watch`, see `streams.detector_state.DetectorState`, whose detector says in `phase` whether it still learns. A
     device's and a source's own have `source`, `watch`, and for a device `device_id` and `channels`, the first 64 that
     it was seen with.
 

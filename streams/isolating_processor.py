@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from core.errors import where_raised
-from gateway.payloads import unforeseen_error
+from gateway.errors import unforeseen_error
 from streams.errors import StreamError
 from streams.processor import (
     KafkaRecord,

@@ -15,8 +15,9 @@ from core import records
 from core.records import HEADER_CONTENT_TYPE, HEADER_RECEIVED_AT
 from core.topics import OUTCOMES
 from gateway.errors import UnreadablePayload
+from gateway.events import StatusReport
 from gateway.json_body import EQUALS_SIGN, to_utf8
-from gateway.payloads import StatusReport, parse_payload
+from gateway.payloads import parse_payload
 from gateway.statuses import Outcome
 from streams.device_processor import OPEN, ActivityCollector, Dimensions
 from streams.lifecycle import LifecycleRules, MessageState, MessageVersion

@@ -9,8 +9,10 @@ from typing import Final
 
 from core.alerts import Alert, decode_alert
 from gateway.statuses import FAILURES
-from streams.change_detector import DetectorPolicy
-from streams.failure_alerts import DetectorState, MessageEnd, MonitoredEntity, update_detectors
+from streams.detector_policy import DetectorPolicy
+from streams.detector_state import DetectorState, MessageEnd
+from streams.failure_alerts import update_detectors
+from streams.monitored_entity import MonitoredEntity
 from warehouse.reader import open_warehouse, retry_after_merge
 
 _FAILURE_OUTCOMES: Final = frozenset(outcome.value for outcome in FAILURES)

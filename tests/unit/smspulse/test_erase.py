@@ -16,13 +16,15 @@ from warehouse_records import alert, at, deadletter, raw, status, version
 from core import topics
 from core.kafka_settings import KafkaSettings
 from gateway.errors import UnreadablePayload
+from gateway.events import StatusReport
 from gateway.json_body import to_utf8
 from gateway.number_search import NumberSearch
-from gateway.payloads import StatusReport, parse_payload
+from gateway.payloads import parse_payload
 from gateway.statuses import build_status_table
 from ingest.redaction import PayloadRedactor
 from ingest.settings import IngestSettings
-from ingest.spool import WebhookRecord, WebhookSpool
+from ingest.spool import WebhookSpool
+from ingest.webhook_record import WebhookRecord
 from smspulse.cli.main import cli
 from smspulse.runtime import erasure as command
 from smspulse.runtime.erasure import EraseError, erase_everywhere

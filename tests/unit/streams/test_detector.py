@@ -11,7 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streams.change_detector import ChangeDetector, DetectorPolicy, upper_bound
+from streams.change_detector import ChangeDetector
+from streams.detector_policy import DetectorPolicy
+from streams.failure_statistics import upper_bound
 
 MINUTE = 60_000
 DAY = 86_400_000
