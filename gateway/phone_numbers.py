@@ -129,10 +129,9 @@ def _without_trunk_zero(bare: str, spelled: re.Match[str]) -> str:
 
 def _split_country_code(number: "PhoneNumber") -> tuple[str, str]:
     """Return the country code and the digits behind it."""
-    from phonenumbers import PhoneNumberFormat, format_number  # noqa: PLC0415 - as below
+    from phonenumbers import national_significant_number  # noqa: PLC0415 - as below
 
-    code = str(number.country_code)
-    return code, format_number(number, PhoneNumberFormat.E164).removeprefix(f"+{code}")
+    return str(number.country_code), national_significant_number(number)
 
 
 def _parse_number(international: str) -> "PhoneNumber | None":

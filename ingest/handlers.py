@@ -42,7 +42,7 @@ from ingest.errors import NotStoredError
 from ingest.http_responses import JSON, close_connection_after, error_response
 from ingest.http_server import build_http_server
 from ingest.redaction import REWRITTEN_TYPE, PayloadRedactor
-from ingest.request_body import BODY_ERRORS, BrokenBodyError, LateBodyError, read_body, remove_codings
+from ingest.request_body import RefusedBodyError, read_body, remove_codings, too_large_error
 from ingest.settings import IngestSettings
 from ingest.shared_result import SharedResult
 from ingest.sink import WebhookSink
@@ -162,8 +162,10 @@ class IngestHandler:
         self._in_flight += 1
         try:
             ingest_id = await self._store_webhook(request, source)
-        except BODY_ERRORS as error:
-            return self._refuse_body(error)
+        except RefusedBodyError as error:
+            return _answer_refused_body(error)
+        except UnknownCodingError as error:
+            return close_connection_after(error_response(415, str(error), Accept_Encoding=ACCEPTED_CODINGS))
         except NotStoredError as error:
             return self._answer_unavailable(str(error))
         finally:
@@ -180,7 +182,7 @@ class IngestHandler:
         if not self._client_filter.may_send(self._find_sender(request)):
             return error_response(403, "this address may not send webhooks")
         if (request.content_length or 0) > self._settings.max_body_bytes:
-            return self._answer_too_large()
+            return _answer_refused_body(too_large_error(self._settings))
         if not self._sources.accepts_token(source, unquote(token) or _basic_auth_password(request)):
             challenge = 'Basic realm="smspulse", charset="UTF-8"'
             return error_response(401, "unknown source or wrong token", WWW_Authenticate=challenge)
@@ -199,9 +201,7 @@ class IngestHandler:
     async def _store_webhook(self, request: web.BaseRequest, source: str) -> bytes:
         """Hand the webhook to the sink, and return its ingest_id when it is safe."""
         codings = parse_codings(request.headers.getall(hdrs.CONTENT_ENCODING, ()))
-        received, codings = remove_codings(
-            await read_body(request, self._settings), codings, self._settings.max_body_bytes
-        )
+        received, codings = remove_codings(await read_body(request, self._settings), codings, self._settings)
         # Only now is the size known, also of a body without a declared one. The next webhook waits for it.
         self._byte_limiter.take_tokens(source, len(received))
         content_type = _header_value(request.headers.get(hdrs.CONTENT_TYPE, ""))
@@ -259,25 +259,13 @@ class IngestHandler:
             self._test_logged_at[source] = now
             log.info("a test webhook arrived from source %s: its URL and token are set up correctly", source)
 
-    def _refuse_body(self, error: Exception) -> web.Response:
-        """Return the answer to a webhook whose body is not taken; some of it may not have been read."""
-        if isinstance(error, BrokenBodyError):
-            return close_connection_after(error_response(400, "the body did not arrive whole"))
-        if isinstance(error, LateBodyError):
-            return close_connection_after(
-                error_response(408, f"the body took longer than {self._settings.body_timeout_s:g} s")
-            )
-        if isinstance(error, UnknownCodingError):
-            return close_connection_after(error_response(415, str(error), Accept_Encoding=ACCEPTED_CODINGS))
-        return self._answer_too_large()
-
-    def _answer_too_large(self) -> web.Response:
-        return close_connection_after(
-            error_response(413, f"the body is larger than {self._settings.max_body_bytes} bytes")
-        )
-
     def _answer_unavailable(self, why: str) -> web.Response:
         return error_response(503, f"not stored, send it again: {why}", Retry_After=self._retry_after)
+
+
+def _answer_refused_body(error: RefusedBodyError) -> web.Response:
+    # Some of the body may not have been read, so nothing behind it can be.
+    return close_connection_after(error_response(error.status, str(error)))
 
 
 def _header_value(text: str) -> bytes:

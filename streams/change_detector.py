@@ -152,11 +152,6 @@ class ChangeDetector(FailureBaseline, gc=False):
             self.phase = "pending"
         return self.phase
 
-    @property
-    def rise_ratio(self) -> float:
-        """The ratio of failures since the present rise began."""
-        return self.failures / self.count if self.count else 0.0
-
     def end_alert(self, resolution: Resolution = "recovered") -> None:
         """End an alert, or what could become one: the evidence goes, the baseline stays."""
         self.phase, self.resolution = "quiet", resolution

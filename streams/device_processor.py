@@ -22,9 +22,9 @@ from core import records
 from core.topics import ACTIVITY
 from gateway.errors import UnreadablePayload
 from gateway.statuses import ENDS, FAILURES, Outcome
-from streams import failure_alerts
 from streams.detector_policy import DetectorPolicy
 from streams.detector_state import DetectorState, MessageEnd
+from streams.failure_alerts import update_detectors
 from streams.lifecycle import MessageVersion
 from streams.monitored_entity import MonitoredEntity
 from streams.processor import KafkaRecord, OutputRecord, ProcessorOutput, build_dead_letter
@@ -44,7 +44,6 @@ _ANY: Final = b"*"
 _MAX_CHANNELS: Final = 64
 """Of a device, by which it is known to have several. A sender can name any number, and each would stay in the state."""
 _GAPS: Final = 24  # the last one begins at 97 days
-_FAILURES: Final = frozenset(outcome.value for outcome in FAILURES)
 
 
 class DeviceActivity(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -197,12 +196,12 @@ class DeviceProcessor:
         device = self._get_state(states, b"%s:%s" % (device_key, _ANY), lambda: own)
         if channel_id not in device["channels"] and len(device["channels"]) < _MAX_CHANNELS:
             device["channels"].append(channel_id)
-        units = (
-            MonitoredEntity(state["watch"], source, device_id, channel_id),
-            MonitoredEntity(device["watch"], source, device_id) if len(device["channels"]) > 1 else None,
-            MonitoredEntity(fleet["watch"], source, part=partition),
-        )
-        return failure_alerts.update_detectors(activity.ends, *units, self._policy)
+        monitored = MonitoredEntity(fleet["watch"], self._policy, source, part=partition)
+        channel = MonitoredEntity(state["watch"], self._policy, source, device_id, channel_id, fleet=monitored)
+        phone = None
+        if len(device["channels"]) > 1:
+            phone = MonitoredEntity(device["watch"], self._policy, source, device_id, fleet=monitored)
+        return update_detectors(activity.ends, channel, phone, monitored)
 
     def _get_state(
         self, states: dict[bytes, dict[str, Any]], key: bytes, make: Callable[[], dict[str, Any]]
@@ -282,7 +281,7 @@ def _add_activity(state: dict[str, Any], activity: DeviceActivity) -> None:
     for outcome, difference in activity.counts.items():
         state[outcome] += difference
     for end in activity.ends:
-        if end.outcome in _FAILURES:
+        if end.outcome in FAILURES:
             state["errors"][str(end.status_id)] = state["errors"].get(str(end.status_id), 0) + 1
         if state["last_ended_at"] is None or end.at >= state["last_ended_at"]:
             state["last_outcome"], state["last_status_id"], state["last_ended_at"] = end.outcome, end.status_id, end.at

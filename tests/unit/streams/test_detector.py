@@ -256,7 +256,7 @@ def test_a_unit_that_was_bad_from_its_start_fires_when_it_has_learnt() -> None:
     assert needed == POLICY.learn_messages
     assert detector.since == 10**12 + MINUTE
     assert detector.count == needed
-    assert 0.4 < detector.rise_ratio < 0.6
+    assert 0.4 < detector.failures / detector.count < 0.6
     assert detector.usual == pytest.approx(0.12, abs=0.01)
 
 
