@@ -8,10 +8,10 @@ REASON_MISSING_FIELD: Final = "missing_field"
 REASON_WRONG_TYPE: Final = "wrong_type"
 REASON_OUT_OF_RANGE: Final = "out_of_range"
 REASON_UNVERIFIED_SHAPE: Final = "unverified_shape"
-"""An `event` payload, as one help article shows it: perhaps what the gateway's test button sends."""
+"""An `event` payload, as one help article shows it. The gateway's test button may send it."""
 REASON_UNKNOWN_SHAPE: Final = "unknown_shape"
 REASON_FAULT: Final = "processing_failed"
-"""Reading or processing it raised an error that nobody foresaw: a fault of smspulse, whatever the record is."""
+"""Reading or processing raised an unexpected error. This is a fault of smspulse, whatever the record is."""
 
 REASONS: Final = (
     REASON_NOT_JSON,
@@ -25,13 +25,13 @@ REASONS: Final = (
 )
 
 
-class UnreadablePayload(ValueError):  # noqa: N818 - it names what was found, and handlers read better for it
-    """A webhook's body that is no known payload.
+class UnreadablePayload(ValueError):  # noqa: N818 - a class of payloads, reported as a result
+    """A webhook's body that is not a known payload.
 
     Args:
-        reason: Stable, for counting: one of the constants `REASON_*`.
-        detail: For people: names the field, never its value, which may be personal.
-        field: The field at fault, or None where the body as a whole is.
+        reason: Stable reason for counting, one of the constants `REASON_*`.
+        detail: Explanation. It names the field, never its value, which may be personal.
+        field: The field at fault, or None if the body as a whole is.
     """
 
     def __init__(self, reason: str, detail: str, field: str | None = None) -> None:
@@ -42,8 +42,8 @@ class UnreadablePayload(ValueError):  # noqa: N818 - it names what was found, an
 
 
 def unforeseen_error(error: Exception) -> UnreadablePayload:
-    """Return the error of a record whose reading or processing raised one that nobody foresaw, such as RecursionError.
+    """Return the error for a record whose reading or processing raised an unexpected one, such as RecursionError.
 
-    It names the error's type and no more: the text of an error can quote what a sender wrote.
+    It names only the type: the text of an error can quote input of a sender.
     """
     return UnreadablePayload(REASON_FAULT, f"{type(error).__name__} while it was processed")

@@ -3,19 +3,19 @@
 from typing import Final, NamedTuple
 
 MAX_NAME_LENGTH: Final = 255
-"""Characters of an address, a device's name or a type, as received. The longest of them in use, a mail address that a
-message was sent from, has 254 (RFC 3696, erratum 1690)."""
+"""Characters of an address, a device's name or a type, as received. The longest in use is the mail address of a sender,
+with 254 characters (RFC 3696, erratum 1690)."""
 MAX_STATUS_MESSAGE_LENGTH: Final = 1_024
-"""Characters of the gateway's text about a status. Those that are documented have some 40."""
+"""Characters of the gateway's text about a status. The documented texts have about 40."""
 MAX_LINK_LENGTH: Final = 8_000
-"""Characters of the link to an image: what every program should take of a URI (RFC 9110, 4.1)."""
+"""Characters of the link to an image: the length of a URI that every program should support (RFC 9110, 4.1)."""
 
 
 class StatusReport(NamedTuple):
     """The status of one outgoing message.
 
-    Times are milliseconds since 1970-01-01 UTC. `sent_at` is the gateway's `senttime`: a field of the message, not
-    the time of this status, and null in many reports.
+    Times are milliseconds since 1970-01-01 UTC. `sent_at` is the gateway's `senttime`. It belongs to the message and is
+    not the time of this status; it is null in many reports.
     """
 
     sms_id: int
@@ -32,7 +32,7 @@ class IncomingMessage(NamedTuple):
     """A text or an image that a phone received.
 
     Times are milliseconds since 1970-01-01 UTC: `phone_received_at` is the payload's `date`, `sent_at` its
-    `date_sent` (Android's convention). `content_type` is `text` or `img`, or what a later generation sends.
+    `date_sent` (Android's convention). `content_type` is `text`, `img`, or a type of a later generation.
     """
 
     sms_id: int

@@ -7,17 +7,18 @@ from zoneinfo import ZoneInfo
 
 from core.errors import SettingError
 
-# The reports of one message repeat its time: some 1 µs a report is saved.
+# The reports of one message repeat its time. The cache saves about 1 µs per report.
 _CACHED_TIMES: Final = 16_384
 LONGEST_CACHED_TIME: Final = 64
-"""Characters. With the number of entries, it bounds the cache at some 8 MiB. Any number of decimals is a valid time."""
+"""Characters. With the number of entries, it bounds the cache at about 8 MiB. A valid time can have any number of
+decimals."""
 
 
 def parse_zone(name: str) -> tzinfo:
     """Return the time zone that a setting names, such as `UTC` or `Europe/Berlin`.
 
     Raises:
-        SettingError: No such zone.
+        SettingError: There is no such zone.
     """
     if name.upper() in {"UTC", "Z", "GMT"}:
         return UTC
@@ -29,12 +30,12 @@ def parse_zone(name: str) -> tzinfo:
 
 
 def rewrite_time(value: Any) -> str | None:
-    """Return a time that can be read as ISO 8601, with nothing else that its sender may have written; None without one.
+    """Return a payload's time as ISO 8601, without any other text of its sender; None if there is no time.
 
-    It names a zone where the value does, and only there.
+    The result names a zone only if the value does.
 
     Raises:
-        TypeError, ValueError, KeyError, OverflowError: It cannot be read.
+        TypeError, ValueError, KeyError, OverflowError: The value cannot be read.
     """
     return _parse_moment(*split_date_and_zone(value)).isoformat() if value else None
 
@@ -47,7 +48,7 @@ def split_date_and_zone(value: Any) -> tuple[Any, str]:
 
 
 def to_epoch_ms(date: str, named: str, zone: tzinfo) -> int:
-    """Return milliseconds since 1970 UTC; the date's own zone counts first, then the one named beside it."""
+    """Return milliseconds since 1970 UTC. The zone is that of the date, or else the named one, or else `zone`."""
     if len(date) + len(named) > LONGEST_CACHED_TIME:
         return _compute_epoch_ms(date, named, zone)
     return cached_epoch_ms(date, named, zone)
@@ -61,7 +62,7 @@ def _compute_epoch_ms(date: str, named: str, zone: tzinfo) -> int:
 
 
 def _parse_moment(date: str, named: str) -> datetime:
-    """Return a time, without a zone where neither the date nor the name beside it has one."""
+    """Return a time, without a zone if neither the date nor the named zone gives one."""
     moment = datetime.fromisoformat(date)
     if moment.tzinfo is None and named:
         offset = datetime.fromisoformat(f"2000-01-01T00:00{named}").tzinfo if named[0] in "+-" else None

@@ -1,13 +1,13 @@
-"""Reads every known generation of smsgateway24's webhook payloads into one frozen event.
+"""Parser of every known generation of smsgateway24's webhook payloads: one body becomes one frozen event.
 
-Source: the gateway's webhook documentation in its English, German and Japanese versions, and its help articles. What
-they leave open is met with tolerance: only a message's id and, for a status report, the status id are indispensable.
-Any other field that cannot be read becomes None and is named in `flaws`, so that a surprise in a date's format never
-costs a delivery report.
+Source: the gateway's webhook documentation in its English, German and Japanese versions, and its help articles. They
+leave details open, so the parser is tolerant: only a message's id and, for a status report, the status id are required.
+Any other field that cannot be read becomes None and is named in `flaws`. So an unexpected format of a date never costs
+a delivery report.
 
-Every field but the text of a message has a largest size. A longer value is a flaw too: it stays in the raw body, and is
-copied nowhere. An id is a whole number of 63 bits at most. A longer `sms_id` or `status_id` belongs to no message, so
-the body is unreadable (`out_of_range`, or `wrong_type` where it is no number).
+Every field except the text of a message has a maximum size. A longer value is a flaw too: it stays in the raw body, and
+is copied nowhere. An id is a whole number of at most 63 bits. A larger `sms_id` or `status_id` belongs to no message,
+so the body is unreadable (`out_of_range`, or `wrong_type` if it is not a number).
 
 Generations:
     - status report: `sms_id, status_id, status_message, sendto, senttime, channel_id, device_id`
@@ -54,14 +54,14 @@ _MAX_ID: Final = 2**63 - 1
 _MAX_SMALL: Final = 2**31 - 1
 _WITHHELD: Final = "withheld"
 _FIELDS_AT_FAULT: Final = frozenset({"sms_id", "status_id", "event"})
-"""Every field that makes a body unreadable. A sender may write our own withheld form: no other text of it is taken."""
+"""Every field that makes a body unreadable. A sender can imitate the withheld form, so no other name is accepted."""
 
 
 class ParsedBodies(NamedTuple):
-    """Many bodies, read: a row each.
+    """Events of many bodies: a row per body.
 
-    `reports` are the columns of `StatusReport` but the last, for what is a status report without a flaw; a row of
-    anything else is None in each of them, and in `others`, or in `unreadable` with its reason and field.
+    `reports` are the columns of `StatusReport` without the last, for status reports without a flaw. The row of any
+    other body is None in each of them; it is in `others`, or in `unreadable` with its reason and field.
     """
 
     reports: tuple[list[Any], ...]
@@ -77,7 +77,7 @@ _StatusMessage = Annotated[str, msgspec.Meta(max_length=MAX_STATUS_MESSAGE_LENGT
 
 
 class _PlainReport(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """A status report as nearly all are: of the newest generation, and without a flaw."""
+    """A status report of the newest generation without a flaw, as nearly all are."""
 
     sms_id: _Id
     status_id: _Small
@@ -90,27 +90,27 @@ class _PlainReport(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 _decode_plain_report = msgspec.json.Decoder(_PlainReport).decode
 _NOTHING: Final = _PlainReport(None, None)  # type: ignore[arg-type]
-_make_report: Callable[[tuple[Any, ...]], StatusReport] = partial(
-    tuple.__new__, StatusReport
-)  # a third of its own time
+# Takes a third of the time of `StatusReport(...)`.
+_make_report: Callable[[tuple[Any, ...]], StatusReport] = partial(tuple.__new__, StatusReport)
 
 
 def parse_payload(body: bytes, zone: tzinfo = UTC) -> Event:
     """Read one webhook's body.
 
     Args:
-        body: In UTF-8: what `gateway.json_body.to_utf8` makes of the bytes received.
-        zone: The zone of times that name none; the gateway's own appear to be UTC.
+        body: The body in UTF-8, as `gateway.json_body.to_utf8` returns it.
+        zone: The zone of times that name none. The gateway's own times appear to be UTC.
 
     Raises:
-        UnreadablePayload: And nothing else, whatever the bytes are.
+        UnreadablePayload: The body is not a known payload. Nothing else is raised, whatever the bytes are.
     """
-    # Nothing but a shortcut, for a quarter of the time: what it does not take is read with more patience.
+    # A shortcut that takes a quarter of the time. The tolerant parser reads the bodies that it rejects.
     try:
         plain = _decode_plain_report(body)
         sent_at = cached_epoch_ms(plain.senttime, "", zone) if plain.senttime else None
         recipient = normalise_address(plain.sendto) if plain.sendto else None
-    except Exception:  # not plain, as a rule
+    except Exception:
+        # As a rule, the body is not a plain report.
         return _parse_guarded(body, zone)
     return _make_report(
         (plain.sms_id, plain.status_id, plain.device_id, plain.channel_id, sent_at, recipient, plain.status_message, ())
@@ -121,7 +121,8 @@ def parse_payloads(bodies: Sequence[bytes], zone: tzinfo = UTC) -> ParsedBodies:
     """Parse many bodies by column, faster than `parse_payload` one by one. Raises nothing, whatever the bytes are."""
     try:
         return _parse_by_column(bodies, zone)
-    except Exception:  # nobody foresaw it, and it costs one body
+    except Exception:
+        # An unexpected error costs only the body that raised it.
         return _parse_each(bodies, zone)
 
 
@@ -145,7 +146,8 @@ def _parse_by_column(bodies: Sequence[bytes], zone: tzinfo) -> ParsedBodies:
         try:
             report = _decode_plain_report(body)
             sent_at = cached_epoch_ms(report.senttime, "", zone) if report.senttime else None
-        except Exception:  # not plain, as a rule
+        except Exception:
+            # As a rule, the body is not a plain report.
             report, sent_at = _NOTHING, None
             try:
                 others[row] = _parse_guarded(body, zone)
@@ -171,16 +173,17 @@ def _parse_guarded(body: bytes, zone: tzinfo) -> Event:
     except UnreadablePayload:
         raise
     except Exception as error:
-        raise unforeseen_error(error) from None  # its chain of causes can be as long as the body
+        # Without its chain of causes, which can be as long as the body.
+        raise unforeseen_error(error) from None
 
 
 def _parse_any_shape(body: bytes, zone: tzinfo) -> Event:
     try:
         payload = json_body.load_json(body)
     except ValueError as error:
-        raise UnreadablePayload(REASON_NOT_JSON, "the body is no JSON") from error
+        raise UnreadablePayload(REASON_NOT_JSON, "the body is not JSON") from error
     if type(payload) is not dict:
-        raise UnreadablePayload(REASON_NOT_AN_OBJECT, "the body is JSON, but no object")
+        raise UnreadablePayload(REASON_NOT_AN_OBJECT, "the body is JSON, but not an object")
     if "status_id" in payload:
         return _parse_status_report(payload, zone)
     if "event" in payload:
@@ -195,7 +198,7 @@ def _parse_any_shape(body: bytes, zone: tzinfo) -> Event:
 
 
 def build_withheld_body(error: UnreadablePayload, length: int) -> bytes:
-    """Return what is stored in place of a body of so many bytes that is not to be kept: it is unreadable alike."""
+    """Return the text that is stored for a withheld body of the given length. It is unreadable for the same reason."""
     return orjson.dumps({_WITHHELD: error.reason, "field": error.field, "bytes": length})
 
 
@@ -236,9 +239,9 @@ def _parse_incoming_message(payload: dict[str, Any], zone: tzinfo) -> IncomingMe
 
 
 def _as_int(value: object, largest: int) -> int | None:
-    """Return a whole number from 0 to `largest`, also from a numeric string or `12.0`; None if it is none."""
+    """Return a whole number from 0 to `largest`, also from a numeric string or `12.0`; None for any other value."""
     if type(value) is str:
-        # 19 digits hold every id that fits; int() of megabytes of digits would take seconds.
+        # Every valid id has at most 19 digits. int() of megabytes of digits would take seconds.
         text = value.strip()
         if not (text.isascii() and text.isdecimal() and len(text) <= len(str(_MAX_ID))):
             return None
@@ -260,7 +263,7 @@ def _read_required_id(payload: dict[str, Any], field: str, largest: int) -> int:
     if number is not None:
         return number
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UnreadablePayload(REASON_WRONG_TYPE, f"{field} is no whole number", field)
+        raise UnreadablePayload(REASON_WRONG_TYPE, f"{field} is not a whole number", field)
     raise UnreadablePayload(REASON_OUT_OF_RANGE, f"{field} is not a whole number from 0 to {largest}", field)
 
 
@@ -281,7 +284,7 @@ def _read_channel_id(payload: dict[str, Any], flaws: list[str]) -> int | None:
 
 
 def _read_text(payload: dict[str, Any], field: str, longest: int | None, flaws: list[str]) -> str | None:
-    """Return a text of no more characters than the longest; None for any number of them, up to those of a body."""
+    """Return a text of at most `longest` characters; `longest` None is no limit but that of a body."""
     value = payload.get(field)
     if value is None or (type(value) is str and (longest is None or len(value) <= longest)):
         return value
@@ -305,6 +308,7 @@ def _read_time(payload: dict[str, Any], field: str, zone: tzinfo, flaws: list[st
         return None
     try:
         return to_epoch_ms(*split_date_and_zone(value), zone)
-    except Exception:  # whatever a date makes the standard library raise costs the date, and not the report
+    except Exception:
+        # A date can make the standard library raise anything. That costs the date, and not the report.
         flaws.append(field)
         return None

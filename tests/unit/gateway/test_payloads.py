@@ -407,7 +407,7 @@ def test_one_byte_order_mark_is_removed_and_more_are_no_json_for_any_reader(mark
     assert error.value.reason == "not_json"
     assert _flat(lambda one: payloads.parse_payloads([one]))(body).unreadable == {0: ("not_json", None)}
     assert _flat(lambda one: json_body.to_utf8(one, b"text/plain; charset=latin-1"))(body) is body
-    assert _flat(payload_check.check_payload)(body).faults == ("not_json: the body is no JSON",)
+    assert _flat(payload_check.check_payload)(body).faults == ("not_json: the body is not JSON",)
     for numbers in ("mask", "hmac", "keep"):
         hidden = PayloadRedactor(numbers, "drop", "key").redact_body(body, error.value)  # type: ignore[arg-type]
         with pytest.raises(UnreadablePayload, match="not_json"):
