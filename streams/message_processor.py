@@ -20,7 +20,7 @@ from gateway.events import StatusReport
 from gateway.json_body import EQUALS_SIGN, to_utf8
 from gateway.payloads import parse_payload
 from gateway.statuses import Outcome
-from streams.device_processor import OPEN, ActivityCollector, Dimensions
+from streams.device_activity import OPEN, ActivityCollector, Dimensions
 from streams.lifecycle import LifecycleRules, MessageState, MessageVersion
 from streams.processor import EndedMessage, KafkaRecord, OutputRecord, ProcessorOutput, StateLoader, build_dead_letter
 

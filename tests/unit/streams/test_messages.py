@@ -15,7 +15,8 @@ from core.topics import ACTIVITY, DEADLETTERS, OUTCOMES, RAW
 from gateway import payloads
 from gateway.statuses import STATUSES
 from streams.detector_policy import DetectorPolicy
-from streams.device_processor import COUNTED, DeviceProcessor
+from streams.device_activity import COUNTED
+from streams.device_processor import DeviceProcessor
 from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
 from streams.processor import ProcessorOutput
