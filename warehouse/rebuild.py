@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 
 from core.records import MAX_OBSERVATIONS
 from core.topics import MESSAGES, RAW
-from gateway.payloads import MAX_NAME_LENGTH
+from gateway.events import MAX_NAME_LENGTH
 from gateway.statuses import StatusCode
 from warehouse import catalog
 from warehouse.errors import RebuildError

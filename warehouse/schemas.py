@@ -19,8 +19,10 @@ import pyarrow.compute as pc
 from core import records as rec
 from core import topics
 from core.errors import where_raised
+from gateway.errors import REASON_FAULT
+from gateway.events import StatusReport
 from gateway.json_body import charset_of, to_utf8
-from gateway.payloads import REASON_FAULT, StatusReport, parse_payloads
+from gateway.payloads import parse_payloads
 from warehouse import metrics
 from warehouse.partition_log import UNKNOWN_INCARNATION
 

@@ -16,13 +16,14 @@ from core import records, topics
 from core.errors import SmspulseError
 from core.kafka_settings import KafkaSettings
 from core.topic_ids import TopicIds
-from gateway.errors import UnreadablePayload
+from gateway.errors import UnreadablePayload, unforeseen_error
 from gateway.json_body import to_utf8
 from gateway.number_search import NumberSearch
-from gateway.payloads import parse_payload, unforeseen_error
+from gateway.payloads import parse_payload
 from ingest.redaction import REWRITTEN_TYPE, PayloadRedactor
 from ingest.settings import IngestSettings
-from ingest.spool import WebhookRecord, WebhookSpool
+from ingest.spool import WebhookSpool
+from ingest.webhook_record import WebhookRecord
 from smspulse.broker.login import client_properties_path
 from warehouse.maintenance import erasure
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog, parse_topic_id

@@ -43,11 +43,12 @@ from core import records, topics
 from core.errors import where_raised
 from core.kafka_settings import KafkaSettings
 from gateway.statuses import STATUSES
-from ingest.server import IngestHandler
+from ingest.handlers import IngestHandler
 from ingest.settings import IngestSettings
 from ingest.sources import SourceRegistry
-from ingest.spool import WebhookRecord, WebhookSpool
-from streams.change_detector import DetectorPolicy
+from ingest.spool import WebhookSpool
+from ingest.webhook_record import WebhookRecord
+from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
 from streams.isolating_processor import IsolatingProcessor
 from streams.lifecycle import EXPIRE_AFTER_MS, LifecycleRules

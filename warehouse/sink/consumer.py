@@ -30,7 +30,7 @@ from core.kafka_settings import KafkaSettings
 from core.stop_request import StopRequest
 from core.topic_ids import TopicIds
 from core.topics import RAW
-from gateway.payloads import parse_zone
+from gateway.payload_times import parse_zone
 from warehouse import metrics
 from warehouse.errors import KafkaRefusedError, OvertakenError, WarehouseError
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog, parse_cut_count, parse_topic_id

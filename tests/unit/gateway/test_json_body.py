@@ -13,8 +13,9 @@ from warehouse_records import MadeRecord, raw, status
 from expectations.payload_check import check_payload
 from gateway import json_body
 from gateway.errors import UnreadablePayload
+from gateway.events import StatusReport
 from gateway.json_body import to_utf8
-from gateway.payloads import StatusReport, parse_payload
+from gateway.payloads import parse_payload
 from gateway.statuses import STATUSES
 from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
