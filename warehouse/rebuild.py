@@ -37,12 +37,24 @@ from core.topics import MESSAGES, RAW
 from gateway.payloads import MAX_NAME_LENGTH
 from gateway.statuses import StatusCode
 from warehouse import catalog
+from warehouse.datasets import ROLLUPS
 from warehouse.errors import RebuildError
+from warehouse.file_names import SEED_DATE
+from warehouse.landed_files import list_incarnations_by_age
 from warehouse.maintenance import atomic_replace
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog, parse_topic_id
 from warehouse.reader import LOCAL_FILE_SETTINGS
-from warehouse.schemas import BASE_SCHEMA, ROLLUPS
-from warehouse.sink import parquet_files
+from warehouse.rollups import has_current_rollups, load_rollup_sql, rollup_fingerprint
+from warehouse.schemas import BASE_SCHEMA
+from warehouse.sink.lost_records import find_first_lost_offsets, find_present_incarnation
+from warehouse.sql_text import dataset_glob_sql, dataset_scan_sql, log_position_sql, quote_sql_text
+from warehouse.watermark import (
+    WATERMARK_FILE,
+    BaseWatermark,
+    newer_versions_condition,
+    read_base_watermark,
+    watermark_offset_sql,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -139,7 +151,7 @@ class _BaseRebuild:
 
     def __init__(self, data: Path, scratch: Path, memory: str) -> None:
         self._data, self._scratch = data, scratch
-        found = catalog.read_base_watermark(data)
+        found = read_base_watermark(data)
         self._earliest_complete_day = found.floor if found else date.min
         self.connection = duckdb.connect(
             config={
@@ -157,7 +169,7 @@ class _BaseRebuild:
         return self._fetch_rows(sql, *parameters)[0][0]
 
     def _log_position_sql(self, topic: str) -> str:
-        return catalog.log_position_sql(parquet_files.list_incarnations_by_age(self._data, topic))
+        return log_position_sql(list_incarnations_by_age(self._data, topic))
 
     def create_input_views(
         self, statuses: Mapping[int, StatusCode], expire_after: timedelta, max_observations: int
@@ -171,13 +183,13 @@ class _BaseRebuild:
         self._fetch_rows("SET GLOBAL TimeZone = 'UTC'")
         self._set_variable("longest_address", MAX_NAME_LENGTH)
         for name in ("raw", "messages", "deadletters", "base"):
-            found = catalog.dataset_scan_sql(self._data / name, filename=name == "messages")
+            found = dataset_scan_sql(self._data / name, filename=name == "messages")
             columns = _WITHOUT_LONG_RECIPIENT if name == "messages" else "*"
             self._fetch_rows(f"CREATE TEMP VIEW {name}_files AS SELECT {columns}{positions.get(name, '')} FROM {found}")  # noqa: S608
         create_statuses_table(self.connection, statuses)
         self._set_variable("expire_after", expire_after)
         self._set_variable("max_observations", max_observations)
-        landed = ", ".join(catalog.dataset_glob_sql(self._data / name) for name in ("raw", "messages"))
+        landed = ", ".join(dataset_glob_sql(self._data / name) for name in ("raw", "messages"))
         self._fetch_rows(f"""
             SET VARIABLE horizon = (
                 SELECT max(stats_max_value::TIMESTAMPTZ) FROM parquet_metadata([{landed}])
@@ -230,16 +242,14 @@ class _BaseRebuild:
 
         kept = [path for path in _list_rebuilt_files(self._data / "base") if not is_old(path)]
         files_to_count = {place: (_parse_file_day(place), path) for place, path in base.items()}
-        if only_day is None and not catalog.has_current_rollups(self._data):
+        if only_day is None and not has_current_rollups(self._data):
             files_to_count |= {path: (_parse_file_day(path), path) for path in kept}
         rollup_files = self._write_rollups(files_to_count.values())
         if only_day is None:
             since = _first_uncovered_day([newest for _, newest in logs.values()])
-            base[self._data / "base" / catalog.WATERMARK_FILE] = path = self._scratch / catalog.WATERMARK_FILE
+            base[self._data / "base" / WATERMARK_FILE] = path = self._scratch / WATERMARK_FILE
             path.write_text(
-                catalog.BaseWatermark(
-                    since, self._end_offsets, self._earliest_complete_day, catalog.rollup_fingerprint()
-                ).to_json()
+                BaseWatermark(since, self._end_offsets, self._earliest_complete_day, rollup_fingerprint()).to_json()
             )
         old_sums = [path for name in ROLLUPS for path in _list_rebuilt_files(self._data / "base" / name)]
         rewritten_folders = {place.parent for place in rollup_files}
@@ -264,9 +274,9 @@ class _BaseRebuild:
         if not by_day:
             return None
         first = min(open_days, default=max(by_day) + timedelta(days=1))
-        watermark = catalog.read_base_watermark(self._data)
+        watermark = read_base_watermark(self._data)
         # Without regard to days: a Kafka that was away for long may have brought versions of long ago.
-        unmerged = catalog.newer_versions_condition(watermark.offsets) if watermark and watermark.offsets else "true"
+        unmerged = newer_versions_condition(watermark.offsets) if watermark and watermark.offsets else "true"
         first_news = self._fetch_value(f"""
             SELECT min(least(base.date, live.first_seen_at::DATE))
             FROM (FROM messages_files WHERE version IS NOT NULL AND {unmerged}) AS live
@@ -299,7 +309,7 @@ class _BaseRebuild:
         # A hash of all that is compared spares carrying the stream's lists along, which nearly always say the same. And
         # version and offset are compared as one number, for structs take long.
         compared_hash = f"hash({', '.join(_COMPARED_COLUMNS)})"
-        is_known = f'"offset" < {catalog.watermark_offset_sql(self._end_offsets)}'
+        is_known = f'"offset" < {watermark_offset_sql(self._end_offsets)}'
         self._fetch_rows(f"""
             CREATE OR REPLACE TEMP TABLE streamed AS
             SELECT
@@ -435,11 +445,11 @@ class _BaseRebuild:
             batches.setdefault(size // _ROLLUP_BATCH_BYTES, []).append(day)
         written: dict[Path, Path] = {}
         for days in batches.values():
-            files = ", ".join(catalog.quote_sql_text(str(path)) for day in days for path in by_day[day])
+            files = ", ".join(quote_sql_text(str(path)) for day in days for path in by_day[day])
             source = f"read_parquet([{files}], hive_partitioning = false)"
             rows = f"(SELECT *, 1 AS sign, first_seen_at::DATE AS day FROM {source})"  # noqa: S608 - names of ours
             for name in ROLLUPS:
-                sql = catalog.load_rollup_sql(name, rows, catalog.dataset_scan_sql(self._data / "prefixes"))
+                sql = load_rollup_sql(name, rows, dataset_scan_sql(self._data / "prefixes"))
                 self._fetch_rows(f"CREATE OR REPLACE TABLE summed AS {sql}")
                 query = "SELECT * EXCLUDE (day) FROM summed WHERE day = DATE '{}'"
                 written |= _copy_in_parallel(
@@ -501,7 +511,7 @@ class _BaseRebuild:
         # Sorted, so that a look-up by key reads one row group of a file. V2 has numbers as differences. The codec
         # `lz4_raw` is what pyarrow calls lz4.
         self.connection.cursor().execute(
-            f"COPY ({query} ORDER BY {order}) TO {catalog.quote_sql_text(str(temporary))} "
+            f"COPY ({query} ORDER BY {order}) TO {quote_sql_text(str(temporary))} "
             f"(FORMAT parquet, PARQUET_VERSION V2, COMPRESSION {BASE_CODEC}_raw, ROW_GROUP_SIZE {BASE_ROW_GROUP_ROWS}, "
             f"KV_METADATA {{'{CLOSED_DAY_KEY.decode()}': '{int(closed)}'}})"
         )
@@ -514,10 +524,10 @@ def _lost_records_condition(data: Path, topic: str, partition: int) -> str:
     Its topic was replaced, or Kafka was restored from an older copy. With the records, or with the copy of its state,
     the stream has lost what it knew of their messages.
     """
-    present = parquet_files.find_present_incarnation(data, topic, partition)
+    present = find_present_incarnation(data, topic, partition)
     if present is None:
         return "false"
-    found = parquet_files.find_first_lost_offsets(data, topic, partition, parse_topic_id(present))
+    found = find_first_lost_offsets(data, topic, partition, parse_topic_id(present))
     first_lost = {incarnation: offset for incarnation, offset in found.items() if offset is not None}
     if not first_lost:
         return "false"
@@ -531,7 +541,7 @@ def _first_uncovered_day(newest: list[date]) -> date:
     Args:
         newest: Of each log, the day of its newest file.
     """
-    last = max(newest, default=parquet_files.SEED_DATE)
+    last = max(newest, default=SEED_DATE)
     # A topic of long ago, of which nothing came for longer than Kafka keeps webhooks, is over. Should it come back all
     # the same, the next run finds its news, for it does not go by days.
     present = [day for day in newest if day >= last - _ABANDONED_AFTER]

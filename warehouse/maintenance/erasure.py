@@ -18,11 +18,14 @@ import pyarrow.parquet as pq
 from gateway.number_search import ENCODED_TEXT, NumberSearch
 from gateway.phone_numbers import national_form
 from warehouse import catalog
+from warehouse.durable_files import replace_durably
 from warehouse.errors import DamagedFileError
+from warehouse.file_names import LANDED_FILE_NAME, format_merged_stem
 from warehouse.maintenance import atomic_replace
 from warehouse.maintenance.compaction import choose_file_layout
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog
 from warehouse.sink import parquet_files
+from warehouse.watermark import WATERMARK_FILE, read_base_watermark
 
 PENDING_ERASURE_FILE: Final = "erasure.json"
 _ADDRESS_COLUMNS: Final = ("address", "recipient")
@@ -137,7 +140,7 @@ def erase_from_files(data: Path, search: NumberSearch) -> ErasureResult:
         temporary.write_text(
             json.dumps({"keys": sorted(result.keys), "until": until, "webhooks": sorted(result.webhooks)})
         )
-        parquet_files.replace_durably(data, temporary, pending)
+        replace_durably(data, temporary, pending)
         for name, paths in found.items():
             folders = [data / name] if name in {"base", "differences"} else sorted({path.parent for path in paths})
             if name == "base" and paths:
@@ -148,8 +151,8 @@ def erase_from_files(data: Path, search: NumberSearch) -> ErasureResult:
                     continue
                 added = {}
                 for path in removed:
-                    landed = parquet_files.LANDED_FILE_NAME.fullmatch(path.name)
-                    stem = parquet_files.format_merged_stem(landed) if landed else _parse_file_partition(path)
+                    landed = LANDED_FILE_NAME.fullmatch(path.name)
+                    stem = format_merged_stem(landed) if landed else _parse_file_partition(path)
                     place = path.with_name(f"{stem}-{atomic_replace.unique_suffix()}.parquet")
                     added[place] = scratch / place.name
                     rows = _rewrite_without_numbers(
@@ -157,9 +160,9 @@ def erase_from_files(data: Path, search: NumberSearch) -> ErasureResult:
                     )
                     result.rows[name] = result.rows.get(name, 0) + rows
                     parquet_files.copy_landing_time(path, added[place])
-                watermark = catalog.read_base_watermark(data)
+                watermark = read_base_watermark(data)
                 if name == "base" and watermark:  # networks were counted by numbers: to be counted anew
-                    added[folder / catalog.WATERMARK_FILE] = path = scratch / catalog.WATERMARK_FILE
+                    added[folder / WATERMARK_FILE] = path = scratch / WATERMARK_FILE
                     path.write_text(watermark._replace(sums="").to_json())
                 atomic_replace.replace_files(folder, scratch, removed, added)
                 for path in added.values():

@@ -32,11 +32,13 @@ from core.topic_ids import TopicIds
 from core.topics import RAW
 from gateway.payloads import parse_zone
 from warehouse import metrics
+from warehouse.datasets import DATASET_BY_TOPIC
 from warehouse.errors import KafkaRefusedError, OvertakenError, WarehouseError
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog, parse_cut_count, parse_topic_id
-from warehouse.schemas import DATASETS_BY_TOPIC, PartitionRecords
 from warehouse.settings import LanderSettings
+from warehouse.sink.record_conversion import PartitionRecords
 from warehouse.sink.storage import is_bucket_address, open_landing_store
+from warehouse.sink.table_building import build_table
 from warehouse.sink.topic_incarnations import KafkaLogReader, LogPosition, locate_log_position
 
 _log = logging.getLogger(__name__)
@@ -115,7 +117,7 @@ class _PartitionBuffer:
             [m.headers() or () for m in messages],
             self.log.incarnation,
         )
-        table = DATASETS_BY_TOPIC[self.log.topic].build_table(run, zone)
+        table = build_table(run, zone)
         self.tables.append(table)
         self.next_offset = run.offsets[-1] + 1
         self.row_count += len(messages)
@@ -485,7 +487,7 @@ class ParquetLander:
             msg = f"the settings for Kafka, or its certificates, cannot be used: {error.args[0].str()}"
             raise KafkaRefusedError(msg) from error
         self._consumer.subscribe(
-            list(DATASETS_BY_TOPIC),
+            list(DATASET_BY_TOPIC),
             on_assign=self._on_partitions_assigned,
             on_revoke=self._on_partitions_revoked,
             on_lost=self._on_partitions_lost,

@@ -25,9 +25,15 @@ from core.kafka_settings import KafkaSettings
 from core.topic_ids import is_in_memory_id
 from core.topics import TOPICS
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog, next_incarnation, parse_cut_count, parse_topic_id
-from warehouse.schemas import DATASETS_BY_TOPIC, PartitionRecords
-from warehouse.sink import parquet_files
-from warehouse.sink.parquet_files import RecordIdentity
+from warehouse.sink.range_metadata import (
+    RecordIdentity,
+    extract_identities,
+    read_identities,
+    read_last_identity,
+    read_next_offset,
+)
+from warehouse.sink.record_conversion import PartitionRecords
+from warehouse.sink.table_building import build_table
 
 _ANSWER_S: Final = 3.0
 _BATCH: Final = 10_000
@@ -60,13 +66,13 @@ class LandedFileAccess(Protocol):
     """Access to the landed files of a data folder or a bucket."""
 
     def list_incarnations(self, topic: str, partition: int) -> set[str]:
-        """As `parquet_files.list_incarnations`."""
+        """As `list_incarnations`."""
 
     def read_landed_position(self, log: PartitionLog) -> int:
-        """As `parquet_files.read_landed_position`."""
+        """As `read_landed_position`."""
 
     def list_log_files(self, log: PartitionLog) -> list[Path]:
-        """As `parquet_files.list_log_files`."""
+        """As `list_log_files`."""
 
     def open_parquet_source(self, path: Path) -> Path | BinaryIO:
         """Return what pyarrow reads a file from."""
@@ -204,10 +210,10 @@ def _find_unlanded_position(
     paths = store.list_log_files(newest)
     if not paths:
         raise FileNotFoundError(str(newest))
-    position = parquet_files.read_next_offset(store.open_parquet_source(paths[-1]), paths[-1])
+    position = read_next_offset(store.open_parquet_source(paths[-1]), paths[-1])
     low, end = reader.read_offset_bounds(newest.topic, newest.partition)
     # Nearly always they agree in the last record, and one is all that is read.
-    last = parquet_files.read_last_identity(store.open_parquet_source(paths[-1]), paths[-1])
+    last = read_last_identity(store.open_parquet_source(paths[-1]), paths[-1])
     if last is not None and low < position:
         found = reader.read_identities(newest.topic, newest.partition, position - 1, position)
         if found == {position - 1: last}:
@@ -245,11 +251,11 @@ def _compare_log(store: LandedFileAccess, reader: KafkaLogReader, log: Partition
     """Compare the landed files of a log with Kafka's records from its first offset `low` on, the newest first."""
     last_other, has_rows = -1, False
     paths = store.list_log_files(log)
-    upper = parquet_files.read_next_offset(store.open_parquet_source(paths[-1]), paths[-1]) if paths else 0
+    upper = read_next_offset(store.open_parquet_source(paths[-1]), paths[-1]) if paths else 0
     for path in reversed(paths):
         if upper <= low:
             break
-        landed = parquet_files.read_identities(store.open_parquet_source(path), path)
+        landed = read_identities(store.open_parquet_source(path), path)
         if not landed:
             continue  # retention of a release up to 0.1 has dropped its records
         has_rows = True
@@ -283,4 +289,4 @@ def _extract_record_identities(topic: str, partition: int, messages: list[Any]) 
         [message.value() for message in messages],
         [message.headers() or () for message in messages],
     )
-    return parquet_files.extract_identities(DATASETS_BY_TOPIC[topic].build_table(run))
+    return extract_identities(build_table(run))
