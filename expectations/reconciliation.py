@@ -25,8 +25,9 @@ from ingest.receipts import ID_BYTES, read_receipts
 from ingest.spool import read_spooled_ids
 from warehouse.landed_files import list_incarnations_by_age
 from warehouse.reader import open_warehouse, retry_after_merge
+from warehouse.sink.kafka_log_reader import KafkaLogReader
 from warehouse.sink.storage import FolderStore
-from warehouse.sink.topic_incarnations import KafkaLogReader, locate_log_position
+from warehouse.sink.topic_incarnations import locate_log_position
 from warehouse.sql_text import dataset_scan_sql
 from warehouse.watermark import read_base_watermark
 

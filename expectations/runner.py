@@ -283,7 +283,7 @@ class _CheckRun:
 
         And `shown`, what the views say of them. `is_moving` are those that the stream may not have got to yet.
         """
-        from warehouse.rebuild import create_digest_table, create_statuses_table, create_told_view  # noqa: PLC0415
+        from warehouse.lifecycle_sql import create_digest_table, create_statuses_table, create_told_view  # noqa: PLC0415
 
         self._has_recomputed = True
         create_statuses_table(self._connection, self._statuses)

@@ -2,6 +2,7 @@
 
 import re
 from datetime import date
+from pathlib import Path
 from typing import Final
 
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog
@@ -16,6 +17,11 @@ LANDED_FILE_NAME: Final = re.compile(
     r"(?P<topic>.+)\+(?P<partition>\d+)(?:@(?P<incarnation>[\w.-]+))?\+(?P<start>\d{20})(?P<merged>-\w+)?\.parquet"
 )
 """Names of landed files, merged ones too."""
+
+
+def parse_folder_day(folder: Path) -> date:
+    """Return the day of a folder `date=…`."""
+    return date.fromisoformat(folder.name.removeprefix("date="))
 
 
 def parse_partition_log(name: re.Match[str]) -> PartitionLog:

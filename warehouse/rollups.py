@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gateway.statuses import STATUSES
 from warehouse.datasets import ROLLUPS
+from warehouse.file_names import parse_folder_day
 from warehouse.sql_text import hash_statements
 from warehouse.watermark import read_base_watermark
 
@@ -43,6 +44,6 @@ def has_current_rollups(data: Path) -> bool:
 
 def first_uncounted_date(data: Path) -> date:
     """Return the first date of which compaction has not counted the webhooks, nor of any behind it."""
-    names = [path.parent.name for path in (data / "webhooks").glob("date=*/[0-9]*.parquet")]
+    days = [parse_folder_day(path.parent) for path in (data / "webhooks").glob("date=*/[0-9]*.parquet")]
     # Not of the seeds' date without any: records without a time are landed there.
-    return date.fromisoformat(max(names).removeprefix("date=")) + timedelta(days=1) if names else date.min
+    return max(days) + timedelta(days=1) if days else date.min

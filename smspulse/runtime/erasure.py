@@ -27,9 +27,10 @@ from smspulse.broker.login import client_properties_path
 from warehouse.landed_files import list_incarnations_by_age
 from warehouse.maintenance import erasure
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog, parse_topic_id
+from warehouse.sink.kafka_log_reader import KafkaLogReader
 from warehouse.sink.lost_records import find_first_lost_offsets
 from warehouse.sink.storage import FolderStore
-from warehouse.sink.topic_incarnations import KafkaLogReader, locate_log_position
+from warehouse.sink.topic_incarnations import locate_log_position
 
 _SEND_S: Final = 30.0
 _COMPACTED_TOPICS: Final = {topic.name for topic in topics.TOPICS if topic.cleanup == "compact"}

@@ -22,8 +22,8 @@ from warehouse.file_names import LANDED_FILE_NAME, format_file_name, parse_parti
 from warehouse.landed_files import list_incarnations_by_age, list_log_files
 from warehouse.partition_log import PartitionLog, parse_cut_count, parse_topic_id
 from warehouse.reader import query
+from warehouse.sink.kafka_log_reader import KafkaLogReader
 from warehouse.sink.range_metadata import read_identities, read_landed_position
-from warehouse.sink.topic_incarnations import KafkaLogReader
 
 
 @contextmanager

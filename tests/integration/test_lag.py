@@ -115,7 +115,7 @@ def test_without_kafka_there_is_no_lag_to_tell() -> None:
 def landing(settings: LanderSettings, kafka: KafkaSettings) -> Iterator[None]:
     """Run a lander in a thread."""
     stop = threading.Event()
-    thread = threading.Thread(target=ParquetLander(settings, kafka).run, args=[stop])
+    thread = threading.Thread(target=ParquetLander(settings, kafka, stop).run)
     thread.start()
     try:
         yield

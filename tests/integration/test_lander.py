@@ -33,6 +33,7 @@ from warehouse.landed_files import list_log_files
 from warehouse.partition_log import PartitionLog
 from warehouse.reader import query
 from warehouse.settings import LanderSettings
+from warehouse.sink import consumer
 from warehouse.sink.consumer import ParquetLander
 from warehouse.sink.storage import FolderStore
 
@@ -221,10 +222,10 @@ def test_after_a_full_disk_it_reads_what_a_rebalance_gave_it_again(
     kafka: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = f"s{uuid4().hex[:8]}"
-    lander = ParquetLander(settings(tmp_path), kafka)
-    lander._store = FullDisk(tmp_path)
+    monkeypatch.setattr(consumer, "open_landing_store", FullDisk)
+    lander = ParquetLander(settings(tmp_path), kafka, StopRequest())
     monkeypatch.setattr(FullDisk, "is_full", True)
-    starting = threading.Thread(target=lander._wait_until_writable, args=(StopRequest(),))
+    starting = threading.Thread(target=lander._store_status.wait_until_writable, args=(StopRequest(),))
     starting.start()
     until(lambda: metrics.BLOCKED._value.get() == 1)
     assert starting.is_alive()  # so it says to nobody that it is ready
@@ -239,7 +240,7 @@ def test_after_a_full_disk_it_reads_what_a_rebalance_gave_it_again(
 
     def holds_rows() -> bool:
         work()
-        return any(buffer.tables for buffer in lander._buffers.values())
+        return any(buffer.tables for buffer in lander._partitions.buffers.values())
 
     try:
         produce(kafka, source, 100)
@@ -288,7 +289,7 @@ def test_it_waits_for_kafka_at_the_start_and_in_between(tmp_path: Path, caplog: 
     broker = BrokerSettings(port=port, controller_port=0, login=False)
 
     def lines(words: str) -> int:
-        return sum(words in r.getMessage() for r in caplog.records if r.name == "warehouse.sink.consumer")
+        return sum(words in r.getMessage() for r in caplog.records if r.name == "warehouse.sink.kafka_client")
 
     with landing_from(kafka, settings(data)):
         until(lambda: lines("is away") == 1)

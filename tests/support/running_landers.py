@@ -51,7 +51,7 @@ def landing_from(kafka: KafkaSettings, *wanted: LanderSettings) -> Iterator[Land
 
     def work(one: LanderSettings, assigned: threading.Event) -> None:
         try:
-            ParquetLander(one, kafka, assigned.set).run(stop)
+            ParquetLander(one, kafka, stop, assigned.set).run()
         except BaseException as error:
             errors.append(error)
             landers.failed.set()

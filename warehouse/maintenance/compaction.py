@@ -30,13 +30,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse import catalog
+from warehouse.base_files import BASE_CODEC, BASE_ROW_GROUP_ROWS, CLOSED_DAY_KEY
 from warehouse.datasets import DATASET_BY_TOPIC
 from warehouse.errors import CompactionError
-from warehouse.file_names import LANDED_FILE_NAME, SEED_DATE, SEED_FILE, format_merged_stem, parse_partition_log
+from warehouse.file_names import (
+    LANDED_FILE_NAME,
+    SEED_DATE,
+    SEED_FILE,
+    format_merged_stem,
+    parse_folder_day,
+    parse_partition_log,
+)
 from warehouse.maintenance import atomic_replace
 from warehouse.partition_log import PartitionLog
 from warehouse.reader import open_warehouse
-from warehouse.rebuild import BASE_CODEC, BASE_ROW_GROUP_ROWS, CLOSED_DAY_KEY
 from warehouse.rollups import load_rollup_sql
 from warehouse.schemas import SCHEMAS
 from warehouse.sink import parquet_files
@@ -261,8 +268,3 @@ def choose_file_layout(dataset: str) -> tuple[int, str]:
     """Return the rows of a row group, and the codec, with which files of a dataset are written anew."""
     is_rebuilt = dataset in {"base", "differences"}
     return (BASE_ROW_GROUP_ROWS, BASE_CODEC) if is_rebuilt else (_LANDED_ROW_GROUP_ROWS, "zstd")
-
-
-def parse_folder_day(folder: Path) -> date:
-    """Return the day of a folder `date=…`."""
-    return date.fromisoformat(folder.name.removeprefix("date="))

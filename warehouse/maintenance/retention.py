@@ -16,10 +16,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from warehouse import catalog
 from warehouse.datasets import DATASET_BY_TOPIC
 from warehouse.errors import RetentionError
-from warehouse.file_names import LANDED_FILE_NAME, SEED_DATE, format_merged_stem, parse_partition_log
+from warehouse.file_names import LANDED_FILE_NAME, SEED_DATE, format_merged_stem, parse_folder_day, parse_partition_log
 from warehouse.landed_files import find_newest_file
 from warehouse.maintenance import atomic_replace
-from warehouse.maintenance.compaction import parse_folder_day
 from warehouse.rollups import has_current_rollups
 from warehouse.schemas import SCHEMAS
 from warehouse.sink import parquet_files

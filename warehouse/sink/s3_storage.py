@@ -26,7 +26,7 @@ from obstore.store import LocalStore, S3Store
 from core.topics import MESSAGES
 from warehouse import catalog, prefixes, status_codes
 from warehouse.datasets import DATASET_BY_TOPIC
-from warehouse.errors import BucketError, NoWarehouseError, OvertakenError
+from warehouse.errors import BucketAwayError, BucketError, NoWarehouseError, OvertakenError
 from warehouse.file_names import LANDED_FILE_NAME, TEMPORARY_FOLDER, parse_partition_log
 from warehouse.landed_files import sort_incarnations
 from warehouse.partition_log import PartitionLog
@@ -42,11 +42,7 @@ _CONCURRENT_READS: Final = 16  # objects asked for at once: of a landed file nea
 
 _NO_LOGIN: Final = ("MissingAccessKey", "MissingSecret", "169.254.")
 """Of errors. The last is the address where a machine's own login would be asked for."""
-_BucketErrorType = type[BucketError] | type["BucketAwayError"]
-
-
-class BucketAwayError(OSError):
-    """The object store does not answer, or not as it should; asked again, it may."""
+_BucketErrorType = type[BucketError] | type[BucketAwayError]
 
 
 class BucketStore:

@@ -14,40 +14,21 @@ the topic are followed, for a Kafka that is restored again can hold the records 
 | records that a release up to 0.1 landed, without an id | a new one, named after the topic's id | the landed position |
 """
 
-from collections.abc import Iterator
+import logging
 from pathlib import Path
-from time import monotonic
-from typing import Any, BinaryIO, Final, NamedTuple, Protocol, Self
+from typing import BinaryIO, NamedTuple, Protocol
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-
-from core.kafka_settings import KafkaSettings
 from core.topic_ids import is_in_memory_id
 from core.topics import TOPICS
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog, next_incarnation, parse_cut_count, parse_topic_id
+from warehouse.sink.kafka_log_reader import KafkaLogReader
 from warehouse.sink.range_metadata import (
-    RecordIdentity,
-    extract_identities,
     read_identities,
     read_last_identity,
     read_next_offset,
 )
-from warehouse.sink.record_conversion import PartitionRecords
-from warehouse.sink.table_building import build_table
 
-_ANSWER_S: Final = 3.0
-_BATCH: Final = 10_000
-_POLL_S: Final = 0.05
-_CLIENT: Final = {"client.id": "smspulse-incarnations", "log_level": 2}
-_READER: Final = {
-    "group.id": "smspulse-incarnations",  # of no use: partitions are assigned, and nothing is committed
-    "enable.auto.commit": False,
-    "isolation.level": "read_committed",
-    "auto.offset.reset": "error",
-    "enable.partition.eof": True,
-    "fetch.wait.max.ms": 10,
-    "fetch.queue.backoff.ms": 5,
-}
+_log = logging.getLogger(__name__)
 
 
 class LogPosition(NamedTuple):
@@ -76,70 +57,6 @@ class LandedFileAccess(Protocol):
 
     def open_parquet_source(self, path: Path) -> Path | BinaryIO:
         """Return what pyarrow reads a file from."""
-
-
-class KafkaLogReader:
-    """Reads the identities of records from Kafka's partitions. Use it as a context, for it holds a connection."""
-
-    def __init__(self, kafka: KafkaSettings) -> None:
-        # The in-memory broker changes transactional batches and keeps their checksum.
-        self._consumer = Consumer(kafka.confluent_options() | _CLIENT | _READER | {"check.crcs": not kafka.in_memory})
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._consumer.close()
-
-    def read_offset_bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """Return the first offset that Kafka has, and the one behind its last.
-
-        Raises:
-            KafkaException: Kafka does not answer.
-        """
-        low, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_ANSWER_S)
-        return low, end
-
-    def read_identities(self, topic: str, partition: int, start: int, end: int) -> dict[int, RecordIdentity]:
-        """Return the identities of the committed records from `start` to before `end`, by their offsets.
-
-        Raises:
-            KafkaException: Kafka does not answer.
-        """
-        low, high = self.read_offset_bounds(topic, partition)
-        start, end = max(start, low), min(end, high)
-        found: dict[int, RecordIdentity] = {}
-        if start >= end:
-            return found
-        self._consumer.assign([TopicPartition(topic, partition, start)])
-        try:
-            for records in self._poll_batches(end - start):
-                found |= _extract_record_identities(
-                    topic, partition, [record for record in records if record.offset() < end]
-                )
-                if records[-1].offset() >= end - 1:
-                    break
-        finally:
-            self._consumer.unassign()
-        return found
-
-    def _poll_batches(self, wanted: int) -> Iterator[list[Any]]:
-        """Yield records of the assigned partition, at least one at a time, until it ends."""
-        # The client waits the whole time for a full batch, unless one record is all that is wanted.
-        wait_s = _ANSWER_S if wanted == 1 else _POLL_S
-        deadline = monotonic() + _ANSWER_S
-        while monotonic() < deadline:
-            messages = self._consumer.consume(min(wanted, _BATCH), wait_s)
-            errors = [message.error() for message in messages if message.error() is not None]
-            records = [message for message in messages if message.error() is None]
-            if records:
-                yield records
-                deadline = monotonic() + _ANSWER_S
-            for error in errors:
-                if error.code() == KafkaError._PARTITION_EOF:
-                    return
-                raise KafkaException(error)
-        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
 
 def locate_log_position(
@@ -277,16 +194,24 @@ def _is_compacted_topic(topic: str) -> bool:
     return any(each.name == topic and each.cleanup == "compact" for each in TOPICS)
 
 
-def _extract_record_identities(topic: str, partition: int, messages: list[Any]) -> dict[int, RecordIdentity]:
-    if not messages:
-        return {}
-    run = PartitionRecords(
-        topic,
-        partition,
-        [message.offset() for message in messages],
-        [message.timestamp()[1] for message in messages],
-        [message.key() for message in messages],
-        [message.value() for message in messages],
-        [message.headers() or () for message in messages],
+def log_incarnation_change(store: LandedFileAccess, position: LogPosition) -> None:
+    """Log that Kafka does not hold the records that were landed before, if so."""
+    log, offset = position
+    others = store.list_incarnations(log.topic, log.partition) - {log.incarnation}
+    is_upgrade = others == {UNKNOWN_INCARNATION} and offset == store.read_landed_position(
+        log._replace(incarnation=UNKNOWN_INCARNATION)
     )
-    return extract_identities(build_table(run))
+    if not others or is_upgrade or store.read_landed_position(log):
+        return
+    if parse_cut_count(log.incarnation):
+        _log.error(
+            "%s was restored from an older copy, or lost its end: from offset %d on Kafka has other records than "
+            "were landed. All of them are landed, next to those that Kafka lost",
+            *(log, offset),
+        )
+    else:
+        _log.warning(
+            "%s is another one than the topic of that name that was landed before: landed from offset %d on, next "
+            "to the old one",
+            *(log, offset),
+        )

@@ -17,12 +17,19 @@ import warehouse
 from core import topics
 from smspulse.cli.main import cli
 from warehouse.catalog import publish_views
-from warehouse.errors import BucketError, DamagedFileError, NeedsFolderError, NoWarehouseError, OvertakenError
+from warehouse.errors import (
+    BucketAwayError,
+    BucketError,
+    DamagedFileError,
+    NeedsFolderError,
+    NoWarehouseError,
+    OvertakenError,
+)
 from warehouse.partition_log import PartitionLog
 from warehouse.reader import retry_after_merge
 from warehouse.sink import parquet_files
 from warehouse.sink.record_conversion import PartitionRecords
-from warehouse.sink.s3_storage import BucketAwayError, BucketStore
+from warehouse.sink.s3_storage import BucketStore
 from warehouse.sink.table_building import build_table
 from warehouse.views import MACROS, VIEWS
 

@@ -17,6 +17,7 @@ from warehouse.datasets import DATASET_BY_TOPIC
 from warehouse.file_names import LANDED_FILE_NAME, format_file_name, parse_partition_log
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog
 from warehouse.sink import parquet_files
+from warehouse.sink.kafka_log_reader import KafkaLogReader
 from warehouse.sink.range_metadata import (
     LAST_IDENTITY_KEY,
     NEXT_OFFSET_KEY,
@@ -28,7 +29,7 @@ from warehouse.sink.range_metadata import (
 )
 from warehouse.sink.record_conversion import PartitionRecords
 from warehouse.sink.table_building import build_table
-from warehouse.sink.topic_incarnations import KafkaLogReader, LogPosition, locate_log_position
+from warehouse.sink.topic_incarnations import LogPosition, locate_log_position
 
 
 @dataclass(frozen=True)

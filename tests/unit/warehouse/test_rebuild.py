@@ -25,7 +25,7 @@ from smspulse.simulator.scenarios import generate_scenarios
 from streams import lifecycle
 from streams.lifecycle import EXPIRE_AFTER_MS, LifecycleRules
 from streams.message_processor import MessageProcessor
-from warehouse import catalog, views
+from warehouse import catalog, lifecycle_sql, views
 from warehouse import rebuild as run
 from warehouse.errors import RebuildError, WarehouseError
 from warehouse.landed_files import find_newest_file, list_incarnations, list_incarnations_by_age
@@ -256,10 +256,10 @@ def test_an_error_in_which_observations_are_held_is_caught(
 ) -> None:
     file, right, wrong = EXCESS_MUTATIONS[name]
     stream_of(data, dense(13, 120), 1, 4)
-    sql = run._load_lifecycle_sql
+    sql = lifecycle_sql.load_lifecycle_sql
     assert right in sql(file)
     monkeypatch.setattr(
-        run, "_load_lifecycle_sql", lambda each: sql(each).replace(right, wrong) if each == file else sql(each)
+        lifecycle_sql, "load_lifecycle_sql", lambda each: sql(each).replace(right, wrong) if each == file else sql(each)
     )
     assert rebuild(data, max_observations=4).differing > 0
 
@@ -314,18 +314,18 @@ def test_an_error_in_the_second_implementation_is_caught(
     landed: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     file, right, wrong = MUTATIONS[name]
-    sql = run._load_lifecycle_sql
+    sql = lifecycle_sql.load_lifecycle_sql
     assert right in sql(file)
     monkeypatch.setattr(
-        run, "_load_lifecycle_sql", lambda each: sql(each).replace(right, wrong if each == file else right)
+        lifecycle_sql, "load_lifecycle_sql", lambda each: sql(each).replace(right, wrong if each == file else right)
     )
     assert rebuild(landed, everything=True).differing > 0
 
 
 def test_observations_may_come_in_any_order(landed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sql, right = run._load_lifecycle_sql, "places = range(1, observed + 1)"
+    sql, right = lifecycle_sql.load_lifecycle_sql, "places = range(1, observed + 1)"
     assert right in sql("told")
-    monkeypatch.setattr(run, "_load_lifecycle_sql", lambda each: sql(each).replace(right, "false"))
+    monkeypatch.setattr(lifecycle_sql, "load_lifecycle_sql", lambda each: sql(each).replace(right, "false"))
     assert rebuild(landed, everything=True).differing == 0
 
 
