@@ -34,6 +34,7 @@ from warehouse import rebuild as run
 from warehouse.maintenance import atomic_replace, erasure
 from warehouse.reader import open_warehouse
 from warehouse.sink import parquet_files
+from warehouse.sink.range_metadata import read_landed_position
 
 NUMBER = "+4915752982212"
 OTHER = "+4915752982213"
@@ -144,7 +145,7 @@ def test_no_byte_tells_of_the_number_and_no_count_changes(data: Path, told: list
         assert texts == [(5, "erased", None), (6, OTHER, None)]
         bodies = connection.execute("SELECT count(*) FILTER (body <> 'erased'), count(*) FROM raw_webhooks").fetchone()
         assert bodies == (2, 8)
-    assert parquet_files.read_landed_position(data, topics.RAW, 0) == 8
+    assert read_landed_position(data, topics.RAW, 0) == 8
     assert erase_everywhere(data, (NUMBER,), kafka).lines == ["spool: 0 webhooks that wait for Kafka"]
 
 

@@ -35,10 +35,10 @@ from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.cli.main import cli
 from warehouse import catalog
-from warehouse.catalog import WATERMARK_FILE, BaseWatermark
 from warehouse.maintenance.compaction import parse_folder_day
 from warehouse.reader import open_warehouse, query
 from warehouse.sink import parquet_files
+from warehouse.watermark import WATERMARK_FILE, BaseWatermark
 
 END = datetime(2026, 11, 25, tzinfo=UTC)
 LOST = "019ab3b2-0d00-7000-8000-000000000001"
