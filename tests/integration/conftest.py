@@ -8,7 +8,7 @@ import pytest
 from core.kafka_settings import KafkaSettings
 from smspulse.broker.config import BrokerSettings
 from smspulse.broker.download import list_missing_programs
-from smspulse.broker.embedded import KafkaBroker
+from smspulse.broker.kafka_broker import KafkaBroker
 from smspulse.broker.topic_admin import ensure_topics
 
 

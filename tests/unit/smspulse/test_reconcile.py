@@ -30,7 +30,7 @@ from expectations.settings import CheckSettings
 from ingest.receipts import ID_BYTES, ReceiptLog, read_receipts
 from ingest.settings import IngestSettings
 from ingest.spool import WebhookRecord, WebhookSpool
-from smspulse.broker.embedded import MemoryBroker
+from smspulse.broker.memory_broker import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.cli.main import cli
 from warehouse import catalog
