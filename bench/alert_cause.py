@@ -26,7 +26,7 @@ from measure import figure
 from core.alerts import FAILURE_RATIO, Alert, decode_alert
 from core.topics import ACTIVITY, ALERTS
 from smspulse.alerting.alert_state import AlertState
-from smspulse.alerting.dispatcher import ClockReading, WebhookState
+from smspulse.alerting.delivery_state import ClockReading, WebhookState
 from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
 

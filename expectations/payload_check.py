@@ -27,7 +27,7 @@ from ingest.content_coding import (
 from ingest.settings import IngestSettings
 
 if TYPE_CHECKING:
-    from expectations.runner import CheckReport
+    from expectations.report import CheckReport
 
 _STATUS_FIELDS: Final = (
     "sms_id",

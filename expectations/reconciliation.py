@@ -19,7 +19,7 @@ from core.group_lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
 from core.kafka_settings import KafkaSettings
 from core.topic_ids import TopicIds
 from expectations.catalogue import build_checks
-from expectations.runner import SuiteMeasures
+from expectations.measurement import SuiteMeasures
 from expectations.settings import CheckSettings
 from ingest.receipts import ID_BYTES, read_receipts
 from ingest.spool import read_spooled_ids

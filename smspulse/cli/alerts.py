@@ -48,10 +48,10 @@ def send_command(data: Path, broker: str) -> None:
 
     from smspulse.alerting.dispatcher import check_receivers, run_dispatcher
     from smspulse.alerting.settings import read_alert_settings
+    from smspulse.broker.locate import find_kafka_settings
     from smspulse.broker.topic_admin import ensure_topics
     from smspulse.processes.metrics_endpoint import serve_metrics
     from smspulse.processes.readiness import report_ready
-    from smspulse.runtime.pipeline import find_kafka_settings
 
     settings = read_alert_settings()
     check_receivers(settings)

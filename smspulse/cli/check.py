@@ -17,7 +17,8 @@ from smspulse.cli.options import EXIT_CHECK_FAILED, broker_option, data_option, 
 from smspulse.processes.terminal import echo, escape_to_line, make_console
 
 if TYPE_CHECKING:
-    from expectations.runner import CheckReport, CheckResult, SuiteMeasures
+    from expectations.measurement import SuiteMeasures
+    from expectations.report import CheckReport, CheckResult
     from expectations.settings import CheckSettings
 
 _SUITE_NAMES: Final = ("raw", "messages", "deadletters", "devices", "delivery", "reconciliation")
@@ -107,13 +108,13 @@ def _measure_reconciliation(
 
     from expectations.reconciliation import measure_reconciliation, read_kafka_contents
     from ingest.errors import SpoolError
-    from smspulse.runtime.pipeline import PipelineError, find_kafka_settings
+    from smspulse.broker.locate import KafkaAccessError, find_kafka_settings
 
     found, note = None, ""
     hidden = "; the suite reconciliation was left out: this user may not read what ingest answered (accepted and spool)"
     try:
         found = read_kafka_contents(find_kafka_settings(data, broker), data, now, since)
-    except PipelineError as error:
+    except KafkaAccessError as error:
         note = f"; Kafka was not asked: {error}"
     except KafkaException as error:
         note = f"; Kafka was not asked: {error.args[0].str()}"
@@ -248,8 +249,8 @@ def doctor_command(data: Path, broker: str, host: str | None, port: int | None) 
     smspulse doctor
     smspulse doctor --broker kafka1:9092
     """
+    from smspulse.broker.locate import find_kafka_settings
     from smspulse.runtime.doctor import diagnose_machine
-    from smspulse.runtime.pipeline import find_kafka_settings
 
     findings = diagnose_machine(data, find_kafka_settings(data, broker) if ":" in broker else None, port, host)
     marks = {"ok": Text("✓", "green"), "warn": Text("!", "yellow"), "fail": Text("✗", "red")}

@@ -71,7 +71,8 @@ def up_command(
     smspulse up --broker kafka1:9092       on your own cluster
     """
     from smspulse.alerting.settings import read_alert_settings
-    from smspulse.runtime.pipeline import PipelineOptions, run_pipeline
+    from smspulse.runtime.pipeline import run_pipeline
+    from smspulse.runtime.pipeline_options import PipelineOptions
 
     read_alert_settings()  # a wrong one ends it here, before anything runs
 
@@ -95,9 +96,9 @@ def broker_command(data: Path, mode: Any, *, fetch: bool) -> None:
     smspulse broker --fetch                only get Kafka
     """
     from smspulse.broker.download import fetch_kafka, list_missing_programs
-    from smspulse.broker.embedded import run_broker
+    from smspulse.broker.foreground import run_broker
+    from smspulse.broker.locate import find_kafka_settings
     from smspulse.broker.topic_admin import ensure_topics
-    from smspulse.runtime.pipeline import find_kafka_settings
 
     if fetch:
         if missing := list_missing_programs():
@@ -139,8 +140,8 @@ def ingest_command(data: Path, broker: str, host: str, port: int, processes: int
 
     from ingest.server import run_ingest
     from ingest.settings import IngestSettings
+    from smspulse.broker.locate import find_kafka_settings
     from smspulse.processes.metrics_endpoint import INGEST, announce_endpoint
-    from smspulse.runtime.pipeline import find_kafka_settings
 
     settings = IngestSettings(host=host, port=port)
 
@@ -172,9 +173,9 @@ def stream_command(data: Path, broker: str, worker: str, instance: str) -> None:
     \b
     smspulse stream --worker 1 --broker kafka1:9092
     """
+    from smspulse.broker.locate import find_kafka_settings
     from smspulse.broker.topic_admin import ensure_topics
     from smspulse.processes.metrics_endpoint import serve_metrics
-    from smspulse.runtime.pipeline import find_kafka_settings
     from streams.app import run_worker
     from streams.metrics import REGISTRY
     from streams.settings import StreamSettings
@@ -201,9 +202,9 @@ def land_command(data: Path, broker: str, flush_interval: float | None, instance
     smspulse land --flush-interval 30      fewer and larger files
     smspulse land --data s3://bucket/sms --broker kafka1:9092 --flush-interval 60
     """
+    from smspulse.broker.locate import find_kafka_settings
     from smspulse.broker.topic_admin import ensure_topics
     from smspulse.processes.metrics_endpoint import serve_metrics
-    from smspulse.runtime.pipeline import find_kafka_settings
     from warehouse.metrics import REGISTRY
     from warehouse.settings import LanderSettings
     from warehouse.sink.consumer import run_lander

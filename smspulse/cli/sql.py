@@ -1,9 +1,5 @@
-"""The answers of `smspulse sql`: shown or written, once or whenever they change.
+"""The answers of `smspulse sql`: shown or written, once or whenever they change."""
 
-DuckDB writes every value itself, so each of its types has a form that loses nothing (docs/reading.md lists them).
-"""
-
-import codecs
 import hashlib
 import json
 import re
@@ -12,7 +8,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any, Final, NoReturn
@@ -20,22 +15,19 @@ from typing import IO, Any, Final, NoReturn
 import click
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 from duckdb import StatementType
-from duckdb.sqltypes import DuckDBPyType
 from rich.console import Console
 from rich.live import Live
 from rich.measure import Measurement
 from rich.table import Table
 
 from core.errors import SmspulseError
+from smspulse.cli.sql_export import COPY_CHUNK_BYTES, ENCODERS, QueryResult
 from smspulse.processes.terminal import escape_controls, make_console
 from smspulse.runtime.data_folder import use_export_umask
 from warehouse.reader import open_warehouse, retry_after_merge
-from warehouse.sql_text import quote_sql_text
 
 _UNLIMITED_WIDTH: Final = 100_000
-_COPY_CHUNK_BYTES: Final = 1 << 20
 FORMATS: Final = ("table", "csv", "spreadsheet", "json", "parquet")
 _TABLE_STATEMENTS: Final = {StatementType.SELECT, StatementType.MULTI}
 """Statements that are a table, and can be a part of another one. The second is PIVOT."""
@@ -47,46 +39,8 @@ _HARMLESS_STATEMENTS: Final = _TABLE_STATEMENTS | {
 _EXPLAIN_PREFIX: Final = re.compile(r"\s*EXPLAIN\b(\s+ANALYZE\b)?(\s*\([^()]*\))?", re.IGNORECASE)
 
 
-# In UTF-8: control characters that JSON may hold as they are, and DuckDB does not escape.
-_UNESCAPED_CONTROLS: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
-
-
-# The start of a formula, in ASCII and at full width, with what may stand before it: the start of the text; or what
-# separates cells for a spreadsheet that expects no comma, and so divides the text there, for it heeds no quotes either.
-_FORMULA_START: Final = r"""(^|[;|\t\r\n])([\s"']*)([=+\-@""" + "\uff1d\uff0b\uff0d\uff20])"
-_NUMBERS_AND_TIMES: Final = {
-    *("boolean", "tinyint", "smallint", "integer", "bigint", "hugeint", "bignum", "decimal", "float", "double"),
-    *("utinyint", "usmallint", "uinteger", "ubigint", "uhugeint", "date", "time", "time with time zone"),
-    *("timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone", "uuid"),
-}
-"""Types whose texts are never formulas, but for the sign of a number."""
-_ZONELESS_TIME_FORMATS: Final = {"timestamp": "%f", "timestamp_s": "%f", "timestamp_ms": "%f", "timestamp_ns": "%n"}
-"""Types of times without a zone, and how strftime writes parts of their seconds."""
-
-
 class StatementError(SmspulseError):
     """The statement cannot be run."""
-
-
-@dataclass(frozen=True, slots=True)
-class _QueryResult:
-    """The rows of a statement on an open connection."""
-
-    connection: duckdb.DuckDBPyConnection
-    relation: str
-    names: list[str]
-    types: list[DuckDBPyType]
-
-    def build_select(
-        self, expression: Callable[[str, DuckDBPyType], str], rename: Callable[[str], str] = lambda name: name
-    ) -> str:
-        """Return the SQL of the rows with each column as an expression, by its name and type, makes it; renamed."""
-        inner = [f"c{number}" for number in range(len(self.names))]
-        columns = ", ".join(
-            f"{expression(column, type_)} AS {_quote_column_name(rename(name))}"
-            for column, name, type_ in zip(inner, self.names, self.types, strict=True)
-        )
-        return f"SELECT {columns} FROM ({self.relation}\n) AS answer({', '.join(inner)})"  # noqa: S608 - checked
 
 
 def run_sql_command(
@@ -228,8 +182,8 @@ def _write_result_file(
         relation = "FROM answer_of_statement"
     described = connection.execute(f"SELECT * FROM ({relation}\n) LIMIT 0")  # noqa: S608 - it was parsed
     columns = described.description or []
-    result = _QueryResult(connection, relation, [column[0] for column in columns], [column[1] for column in columns])
-    _ENCODERS[form](result, path)
+    result = QueryResult(connection, relation, [column[0] for column in columns], [column[1] for column in columns])
+    ENCODERS[form](result, path)
 
 
 def _strip_semicolon(sql: str) -> str:
@@ -248,7 +202,7 @@ def _copy_to_stdout(file: IO[bytes], stdout: IO[bytes]) -> None:
         for line in file:
             stdout.write(escape_controls(line.decode(errors="replace")).encode())
     else:
-        shutil.copyfileobj(file, stdout, _COPY_CHUNK_BYTES)
+        shutil.copyfileobj(file, stdout, COPY_CHUNK_BYTES)
     stdout.flush()
 
 
@@ -274,111 +228,3 @@ def _build_result_table(names: list[str], rows: list[list[str]], console: Consol
             vertical_table.add_row(name, value)
         vertical_table.add_section()
     return vertical_table
-
-
-def _export_table(result: _QueryResult, path: Path) -> None:
-    """Write names and rows as a JSON list of lists of text; null is no text."""
-    sql = result.build_select(lambda column, _: f"coalesce({column}::VARCHAR, '')")
-    rows = result.connection.execute(sql).fetchall()
-    path.write_text(json.dumps([result.names, *rows]), "utf-8")
-
-
-def _export_csv(result: _QueryResult, path: Path) -> None:
-    # The text of a union, or of what holds one, does not say of which kind its value is.
-    sql = result.build_select(lambda column, type_: f"to_json({column})" if "UNION" in str(type_) else column)
-    result.connection.execute(f"COPY ({sql}) TO {quote_sql_text(str(path))} (FORMAT csv, HEADER true)")
-
-
-def _export_spreadsheet(result: _QueryResult, path: Path) -> None:
-    """Write CSV in which no text is a formula, and that Excel takes for UTF-8."""
-    rows = path.with_suffix(".rows")
-    quote_formula = f"regexp_replace({{}}::VARCHAR, {quote_sql_text(_FORMULA_START)}, '\\1\\2''\\3', 'g')"
-    sql = result.build_select(
-        lambda column, type_: column if type_.id in _NUMBERS_AND_TIMES else quote_formula.format(column),
-        lambda name: re.sub(_FORMULA_START, r"\1\2'\3", name),
-    )
-    result.connection.execute(f"COPY ({sql}) TO {quote_sql_text(str(rows))} (FORMAT csv, HEADER true)")
-    with rows.open("rb") as source, path.open("wb") as target:
-        target.write(codecs.BOM_UTF8)
-        shutil.copyfileobj(source, target, _COPY_CHUNK_BYTES)
-
-
-def _export_json(result: _QueryResult, path: Path) -> None:
-    """Write one line with a list of objects."""
-    lines = path.with_suffix(".lines")
-    sql = result.build_select(_make_json_expression)
-    result.connection.execute(f"COPY ({sql}) TO {quote_sql_text(str(lines))} (FORMAT json)")
-    with lines.open("rb") as source, path.open("wb") as target:
-        target.write(b"[")
-        for number, line in enumerate(source):
-            written = _UNESCAPED_CONTROLS.sub(_escape_json_character, line.rstrip(b"\n"))
-            target.write((b"," if number else b"") + written)
-        target.write(b"]\n")
-
-
-def _escape_json_character(found: re.Match[bytes]) -> bytes:
-    return b"\\u%04x" % ord(found[0].decode())
-
-
-def _export_parquet(result: _QueryResult, path: Path) -> None:
-    table: pa.Table = result.connection.sql(result.build_select(lambda column, _: column)).to_arrow_table()
-    pq.write_table(table, path, compression="zstd")
-
-
-_ENCODERS: Final[dict[str, Callable[[_QueryResult, Path], None]]] = {
-    "table": _export_table,
-    "csv": _export_csv,
-    "spreadsheet": _export_spreadsheet,
-    "json": _export_json,
-    "parquet": _export_parquet,
-}
-
-
-def _make_json_expression(expression: str, type_: DuckDBPyType, depth: int = 0) -> str:
-    """Return SQL of what DuckDB shall write as JSON: itself, but for times and for numbers that JSON does not have.
-
-    Times become ISO 8601, with a Z where they have a zone; `nan`, `inf` and `-inf` become texts.
-    """
-    if not _needs_json_conversion(type_):
-        return expression
-    if type_.id in {"float", "double"}:
-        finite = f"isfinite({expression}) OR {expression} IS NULL"
-        return f"CASE WHEN {finite} THEN to_json({expression}) ELSE to_json({expression}::VARCHAR) END"
-    if type_.id == "timestamp with time zone":
-        return f"strftime({expression} AT TIME ZONE 'UTC', '%Y-%m-%dT%H:%M:%S.%fZ')"
-    if type_.id in _ZONELESS_TIME_FORMATS:
-        return f"strftime({expression}, '%Y-%m-%dT%H:%M:%S.{_ZONELESS_TIME_FORMATS[type_.id]}')"
-    return _make_nested_json_expression(expression, type_, depth)
-
-
-def _make_nested_json_expression(expression: str, type_: DuckDBPyType, depth: int) -> str:
-    name = f"x{depth}"
-    if type_.id in {"list", "array"}:
-        element = _make_json_expression(name, _list_child_types(type_)[0][1], depth + 1)
-        return f"list_transform({expression}, lambda {name}: {element})"
-    if type_.id == "map":
-        value = _make_json_expression(f"{name}.value", _list_child_types(type_)[1][1], depth + 1)
-        entries = f"list_transform(map_entries({expression}), lambda {name}: {{'key': {name}.key, 'value': {value}}})"
-        return f"map_from_entries({entries})"
-    fields = []
-    for field, child in _list_child_types(type_):
-        element = f"struct_extract({expression}, {quote_sql_text(field)})"
-        fields.append(f"{_quote_column_name(field)} := {_make_json_expression(element, child, depth + 1)}")
-    return f"CASE WHEN {expression} IS NULL THEN NULL ELSE struct_pack({', '.join(fields)}) END"
-
-
-def _needs_json_conversion(type_: DuckDBPyType) -> bool:
-    if type_.id in {"float", "double", "timestamp with time zone", *_ZONELESS_TIME_FORMATS}:
-        return True
-    if type_.id not in {"list", "array", "map", "struct"}:
-        return False
-    return any(_needs_json_conversion(child) for _, child in _list_child_types(type_))
-
-
-def _list_child_types(type_: DuckDBPyType) -> list[tuple[str, DuckDBPyType]]:
-    """Return the types within a nested one, by name; an array has its size next to them."""
-    return [(name, child) for name, child in type_.children if isinstance(child, DuckDBPyType)]
-
-
-def _quote_column_name(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

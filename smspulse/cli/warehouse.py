@@ -98,8 +98,8 @@ def erase_command(data: Path, broker: str, numbers: tuple[str, ...]) -> None:
     \b
     smspulse erase --number +4915752982212 --number 015752982212
     """
+    from smspulse.broker.locate import find_kafka_settings
     from smspulse.runtime.erasure import erase_everywhere
-    from smspulse.runtime.pipeline import find_kafka_settings
 
     require_data_folder(data, "spool", "state", "kafka", "broker.json")  # numbers are there before anything has landed
     report = erase_everywhere(data.resolve(), numbers, lambda: find_kafka_settings(data, broker))

@@ -25,11 +25,11 @@ from smspulse.broker.download import (
     read_java_version,
     read_kafka_version,
 )
+from smspulse.broker.locate import LoginUnreadableError, read_embedded_settings
 from smspulse.broker.lockfile import has_kafka_store, read_broker_file
 from smspulse.processes.children import LOOPBACK, find_listen_error
 from smspulse.processes.metrics_endpoint import ProcessEndpoint, fetch_response, find_ingest_endpoint
 from smspulse.runtime.data_folder import describe_readers
-from smspulse.runtime.pipeline import LoginUnreadableError, read_embedded_settings
 from warehouse.catalog import CATALOG_FILE
 
 Level = Literal["ok", "warn", "fail"]

@@ -9,6 +9,7 @@ import orjson
 
 from core.group_lag import BROKER_PATIENCE_S, is_listening, read_group_lag
 from core.topics import RAW
+from smspulse.broker.locate import LoginUnreadableError, NoBrokerError, find_kafka_settings
 from smspulse.processes.children import LOOPBACK
 from smspulse.processes.metrics_endpoint import (
     INGEST,
@@ -17,7 +18,6 @@ from smspulse.processes.metrics_endpoint import (
     find_ingest_endpoint,
     list_endpoints,
 )
-from smspulse.runtime.pipeline import LoginUnreadableError, NoBrokerError, find_kafka_settings
 from streams.settings import StreamSettings
 from warehouse.datasets import DATASET_BY_TOPIC
 from warehouse.errors import NoWarehouseError

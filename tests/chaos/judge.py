@@ -22,8 +22,8 @@ from core.topics import ACTIVITY, DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
 from gateway.errors import UnreadablePayload
 from gateway.events import StatusReport
 from gateway.payloads import parse_payload
+from smspulse.broker.locate import read_embedded_settings
 from smspulse.broker.lockfile import read_broker_file
-from smspulse.runtime.pipeline import read_embedded_settings
 from smspulse.simulator.ground_truth import compare_with_truth
 
 GROUP = "smspulse-stream"

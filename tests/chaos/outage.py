@@ -35,7 +35,7 @@ from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from ingest.sources import add_source, webhook_url
 from smspulse.broker.config import BrokerSettings
-from smspulse.broker.embedded import KafkaBroker
+from smspulse.broker.kafka_broker import KafkaBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import die_with_parent, find_free_port
 

@@ -28,7 +28,7 @@ from smspulse.alerting.alert_topic import AlertTopicWriter
 from smspulse.alerting.receivers import AlertmanagerClient
 from smspulse.alerting.settings import AlertSettings
 from smspulse.alerting.silences import SilenceStore
-from smspulse.broker.embedded import MemoryBroker
+from smspulse.broker.memory_broker import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import find_free_port
 from smspulse.processes.readiness import READY_FD_VARIABLE

@@ -14,10 +14,10 @@ from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from smspulse.broker.config import BrokerSettings
 from smspulse.broker.download import find_kafka_cache
-from smspulse.broker.embedded import KafkaBroker
+from smspulse.broker.kafka_broker import KafkaBroker
+from smspulse.broker.locate import find_kafka_settings
 from smspulse.broker.login import read_login
 from smspulse.broker.topic_admin import ensure_topics
-from smspulse.runtime.pipeline import find_kafka_settings
 
 LIMIT_S = 60
 REFUSED_AFTER_S = 5

@@ -20,11 +20,11 @@ from core.kafka_settings import KafkaSettings
 from core.topics import MESSAGES, RAW, TOPICS
 from smspulse.broker.config import BrokerSettings
 from smspulse.broker.download import BrokerError
-from smspulse.broker.embedded import KafkaBroker
+from smspulse.broker.kafka_broker import KafkaBroker
+from smspulse.broker.locate import find_kafka_settings
 from smspulse.broker.lockfile import read_broker_file
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import find_free_port
-from smspulse.runtime.pipeline import find_kafka_settings
 
 pytestmark = pytest.mark.usefixtures("real_kafka")
 
@@ -32,7 +32,7 @@ ANY = BrokerSettings(port=0, controller_port=0)
 FOREGROUND = """
 import logging, sys
 from pathlib import Path
-from smspulse.broker.embedded import run_broker
+from smspulse.broker.foreground import run_broker
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 sys.exit(run_broker(Path(sys.argv[1]), "kafka"))
 """

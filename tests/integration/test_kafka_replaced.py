@@ -15,8 +15,8 @@ from running_landers import until
 
 from core.topic_ids import TopicIds
 from core.topics import MESSAGES, RAW
+from smspulse.broker.locate import find_kafka_settings
 from smspulse.broker.topic_admin import ensure_topics
-from smspulse.runtime.pipeline import find_kafka_settings
 
 SOURCE = "phones"
 

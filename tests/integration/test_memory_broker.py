@@ -8,10 +8,11 @@ from confluent_kafka import Consumer, Producer
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW, TOPICS
 from smspulse.broker.download import BrokerError
-from smspulse.broker.embedded import MemoryBroker, choose_broker
+from smspulse.broker.foreground import choose_broker
+from smspulse.broker.locate import find_kafka_settings
 from smspulse.broker.lockfile import BrokerFile, read_broker_file
+from smspulse.broker.memory_broker import MemoryBroker
 from smspulse.broker.topic_admin import TopicError, ensure_topics
-from smspulse.runtime.pipeline import find_kafka_settings
 
 
 def test_without_java_on_path_webhooks_still_travel(

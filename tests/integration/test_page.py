@@ -14,7 +14,7 @@ from browser import tab
 from warehouse_records import NOON, alert, deadletter, raw, status, version
 
 from expectations.quality_page import write_quality_page
-from expectations.runner import CheckReport, CheckResult
+from expectations.report import CheckReport, CheckResult
 from smspulse.dashboard.queries import PageSnapshot
 from smspulse.dashboard.server import PageError, PageRequestHandler, PageSettings, serve_page
 from warehouse import catalog

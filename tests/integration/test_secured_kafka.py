@@ -22,9 +22,9 @@ from core.group_lag import read_group_lag
 from core.kafka_settings import KafkaSettings
 from ingest.sources import add_source, webhook_url
 from smspulse.alerting.alert_topic import AlertTopicReader
-from smspulse.broker import embedded
+from smspulse.broker import kafka_broker
 from smspulse.broker.config import BrokerSettings, build_server_properties
-from smspulse.broker.embedded import KafkaBroker
+from smspulse.broker.kafka_broker import KafkaBroker
 from smspulse.broker.topic_admin import KafkaUnreachable, ensure_topics
 from smspulse.processes.children import LOOPBACK, die_with_parent, find_free_port
 from warehouse.reader import query
@@ -91,7 +91,7 @@ def secured(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
         return "\n".join(lines) + "\n"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedded, "build_server_properties", with_listeners)
+        patch.setattr(kafka_broker, "build_server_properties", with_listeners)
         with KafkaBroker(folder / "data", BrokerSettings(port=0, controller_port=0, login=False)) as broker:
             admin = AdminClient({"bootstrap.servers": broker.address})
             user = UserScramCredentialUpsertion(

@@ -23,15 +23,15 @@ from commands import invoke
 from running import post
 
 from ingest.sources import add_source, list_sources, webhook_url
-from smspulse.broker.embedded import MemoryBroker
+from smspulse.broker.locate import find_kafka_settings
 from smspulse.broker.lockfile import read_broker_file
+from smspulse.broker.memory_broker import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.dashboard.queries import PageFilter, PageSnapshot
 from smspulse.dashboard.rendering import render_content
 from smspulse.processes.children import find_free_port, is_port_free
 from smspulse.processes.metrics_endpoint import list_endpoints
 from smspulse.processes.readiness import NEVER_READY, READY_FD_VARIABLE
-from smspulse.runtime.pipeline import find_kafka_settings
 from smspulse.runtime.status import collect_pipeline_status
 from warehouse import catalog
 from warehouse.errors import NoWarehouseError

@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 from formatted_store import FORMATTED_STORE, format_and_keep_store
 
-from smspulse.broker import embedded
+from smspulse.broker import kafka_broker
 from smspulse.broker.config import BrokerSettings
 from smspulse.broker.download import list_missing_programs
 
@@ -30,10 +30,10 @@ def write_class_archive(path: Path) -> None:
     scratch = path.with_suffix(".part")
     os.environ["JDK_JAVA_OPTIONS"] = f"-XX:TieredStopAtLevel=1 -XX:ArchiveClassesAtExit={scratch.absolute()}"
     with (
-        patch.object(embedded, "STOP_TIMEOUT_S", _STOP_S),
-        patch.object(embedded.KafkaBroker, "_format_store", format_and_keep_store(FORMATTED_STORE)),
+        patch.object(kafka_broker, "STOP_TIMEOUT_S", _STOP_S),
+        patch.object(kafka_broker.KafkaBroker, "_format_store", format_and_keep_store(FORMATTED_STORE)),
         tempfile.TemporaryDirectory() as folder,
-        embedded.KafkaBroker(Path(folder), BrokerSettings(port=0, controller_port=0)),
+        kafka_broker.KafkaBroker(Path(folder), BrokerSettings(port=0, controller_port=0)),
     ):
         scratch.unlink(missing_ok=True)  # of the tool that formats the store
     scratch.rename(path)

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from smspulse.broker.embedded import KafkaBroker
+from smspulse.broker.kafka_broker import KafkaBroker
 
 FORMATTED_STORE = Path(__file__).parents[2] / ".venv" / "kafka-store"
 

@@ -19,11 +19,12 @@ from warehouse_records import version
 
 from core import topics
 from core.errors import SmspulseError
-from expectations import runner
 from expectations.catalogue import SUITE_NAMES, build_checks
 from expectations.errors import MissingExtraError, UnreadableDataError
 from expectations.expectation import QualityCheck, Severity
-from expectations.runner import LANDED_SUITES, CheckReport, CheckResult, run_checks
+from expectations.measurement import MeasurementSession, SuiteMeasures
+from expectations.report import CheckReport, CheckResult
+from expectations.runner import LANDED_SUITES, run_checks
 from expectations.settings import CheckSettings
 from gateway.number_search import NumberSearch
 from gateway.statuses import STATUSES
@@ -226,7 +227,7 @@ def test_the_command_tells_people_and_programs_and_keeps_what_it_found(
         made[:] = made or [run_checks(*arguments, **options)]
         return replace(made[0], checked_at=datetime.now(UTC))
 
-    monkeypatch.setattr(runner, "run_checks", once)
+    monkeypatch.setattr("expectations.runner.run_checks", once)
     FAULTS["no body"].inject(data)
     run = ["check", "--data", str(data), "--suite", "raw"]
     shown = CliRunner().invoke(cli, [*run, "--docs"])
@@ -263,15 +264,15 @@ def test_quality_is_what_was_found_last_and_since_when_it_fails(tmp_path: Path) 
 
 
 def test_what_is_landed_during_a_check_is_no_fault(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = runner._CheckRun.measure_suite
+    measure = MeasurementSession.measure_suite
 
-    def landing_between(run: runner._CheckRun, suite: str, checks: Sequence[QualityCheck]) -> runner.SuiteMeasures:
+    def landing_between(run: MeasurementSession, suite: str, checks: Sequence[QualityCheck]) -> SuiteMeasures:
         if suite == "delivery":
             position = read_landed_position(data, topics.MESSAGES, 0)
             parquet_files.land_records(data, position, [version(position, 1, "delivered", seconds=12 * 3600 - 1)])
         return measure(run, suite, checks)
 
-    monkeypatch.setattr(runner._CheckRun, "measure_suite", landing_between)
+    monkeypatch.setattr(MeasurementSession, "measure_suite", landing_between)
     assert failed(run_checks(data, CheckSettings(), END, suites=("devices", "delivery"))) == {}
 
 

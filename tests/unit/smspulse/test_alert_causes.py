@@ -13,7 +13,7 @@ from warehouse_records import NOON, alert, at
 from core.alerts import Alert, decode_alert
 from smspulse.alerting.alert_state import AlertState, alert_evidence, alert_summary, describe_cause
 from smspulse.alerting.causes import AlertCause, find_cause
-from smspulse.alerting.dispatcher import AlertmanagerState, ClockReading, WebhookState
+from smspulse.alerting.delivery_state import AlertmanagerState, ClockReading, WebhookState
 from smspulse.alerting.receivers import alert_labels
 from smspulse.alerting.rendering import print_alerts
 from warehouse.sink import parquet_files

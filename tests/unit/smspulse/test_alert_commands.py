@@ -21,13 +21,8 @@ from warehouse_records import NOON, alert, at, moment, version
 from core.alerts import EVALUATED_KINDS, KINDS, Alert, decode_alert
 from smspulse.alerting.alert_state import AlertState, alert_evidence, alert_summary
 from smspulse.alerting.backtest import read_message_ends, run_backtest
-from smspulse.alerting.dispatcher import (
-    AlertmanagerState,
-    ClockReading,
-    WebhookState,
-    send_to_alertmanager,
-    send_to_webhook,
-)
+from smspulse.alerting.delivery_state import AlertmanagerState, ClockReading, WebhookState
+from smspulse.alerting.dispatcher import send_to_alertmanager, send_to_webhook
 from smspulse.alerting.receivers import (
     AlertmanagerClient,
     AlertWebhookClient,

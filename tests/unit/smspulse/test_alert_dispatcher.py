@@ -13,14 +13,8 @@ from warehouse_records import NOON, alert, at
 
 from core.alerts import Alert, decode_alert
 from smspulse.alerting.alert_state import AlertState
-from smspulse.alerting.dispatcher import (
-    AlertmanagerState,
-    ClockReading,
-    SilencedIds,
-    build_receiver_tasks,
-    no_silenced_ids,
-    send_to_alertmanager,
-)
+from smspulse.alerting.delivery_state import AlertmanagerState, ClockReading, SilencedIds, no_silenced_ids
+from smspulse.alerting.dispatcher import build_receiver_tasks, send_to_alertmanager
 from smspulse.alerting.receivers import AlertmanagerClient
 from smspulse.alerting.rendering import try_receivers
 from smspulse.alerting.settings import AlertSettings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from smspulse.broker import embedded
+from smspulse.broker import foreground, kafka_broker
 from smspulse.broker.config import BrokerSettings, build_server_properties, find_last_error_line
 from smspulse.broker.download import BrokerError
 from smspulse.broker.lockfile import BrokerFile, acquire_broker_lock, read_broker_file, write_file_atomically
@@ -132,7 +132,7 @@ def test_too_few_open_files_refuse_kafka_before_it_touches_its_store(tmp_path: P
     segments.mkdir(parents=True)
     for number in range(100):
         (segments / f"{number:020d}.log").touch()
-    program = "import sys; from pathlib import Path; from smspulse.broker.embedded import KafkaBroker; "
+    program = "import sys; from pathlib import Path; from smspulse.broker.kafka_broker import KafkaBroker; "
     program += "KafkaBroker(Path(sys.argv[1])).start()"
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)],
@@ -157,13 +157,13 @@ def test_too_few_open_files_refuse_kafka_before_it_touches_its_store(tmp_path: P
 def test_a_broker_that_too_few_open_files_refuse_reports_that_no_restart_helps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "choose_broker", lambda data, *_: embedded.KafkaBroker(data))
-    monkeypatch.setattr(embedded, "count_needed_files", lambda _: sys.maxsize + 1)
-    monkeypatch.setattr(embedded, "fetch_kafka", lambda: pytest.fail("Kafka is not refused"))
+    monkeypatch.setattr(foreground, "choose_broker", lambda data, *_: kafka_broker.KafkaBroker(data))
+    monkeypatch.setattr(kafka_broker, "count_needed_files", lambda _: sys.maxsize + 1)
+    monkeypatch.setattr(kafka_broker, "fetch_kafka", lambda: pytest.fail("Kafka is not refused"))
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     monkeypatch.setenv(readiness.READY_FD_VARIABLE, str(writing))
-    assert embedded.run_broker(tmp_path, "kafka") == 2
+    assert foreground.run_broker(tmp_path, "kafka") == 2
     with os.fdopen(reading, "rb") as report:
         assert report.read() == readiness.NEVER_READY
 
@@ -180,7 +180,7 @@ def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one() -> None:
 STOPPED_IN_A_CLEAN_UP = """
 import os, signal, sys, threading
 from pathlib import Path
-from smspulse.broker.embedded import run_broker
+from smspulse.broker.foreground import run_broker
 
 def ready():
     try:

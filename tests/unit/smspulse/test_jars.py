@@ -9,7 +9,8 @@ import pytest
 from privileges import run_unprivileged
 
 from smspulse.broker.download import BrokerError, fetch_kafka, find_kafka_cache, list_missing_programs
-from smspulse.broker.embedded import MemoryBroker, choose_broker
+from smspulse.broker.foreground import choose_broker
+from smspulse.broker.memory_broker import MemoryBroker
 
 
 @pytest.fixture

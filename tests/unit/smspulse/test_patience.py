@@ -15,7 +15,7 @@ import pytest
 from core.group_lag import read_group_lag
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
-from smspulse.broker.embedded import MemoryBroker
+from smspulse.broker.memory_broker import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.dashboard.queries import PageSnapshot
 from smspulse.dashboard.server import PageSettings, serve_page

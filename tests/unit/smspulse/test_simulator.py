@@ -18,9 +18,11 @@ from gateway.events import StatusReport
 from gateway.payloads import parse_payload
 from gateway.statuses import build_status_table
 from smspulse.cli.main import cli
-from smspulse.simulator.client import SimulationError, SimulationTotals, run_simulation
+from smspulse.simulator.client import run_simulation
 from smspulse.simulator.options import GatewayBehaviour
-from smspulse.simulator.scenarios import MessageScenario, generate_scenarios
+from smspulse.simulator.scenario_sender import SimulationError, SimulationTotals
+from smspulse.simulator.scenario_writer import MessageScenario
+from smspulse.simulator.scenarios import generate_scenarios
 from streams.lifecycle import LifecycleRules, MessageState
 
 FAST: dict[str, Any] = {"rate": 5000, "time_scale": 0.001, "max_delay_s": 0.01}

@@ -18,7 +18,9 @@ from gateway.statuses import STATUSES, Outcome, build_status_table
 from smspulse.simulator.ground_truth import MessageTruth
 from smspulse.simulator.options import DEMO_BEHAVIOUR, GatewayBehaviour, parse_shares
 from smspulse.simulator.payload_formats import MALFORMED_BODIES
-from smspulse.simulator.scenarios import MessageScenario, ReportPart, SimulatedReport, generate_scenarios, update_truth
+from smspulse.simulator.reports import ReportPart, SimulatedReport, update_truth
+from smspulse.simulator.scenario_writer import MessageScenario
+from smspulse.simulator.scenarios import generate_scenarios
 from streams.lifecycle import LifecycleRules, MessageState
 
 FAILURES = {id_ for id_, status in STATUSES.items() if status.is_failure}

@@ -19,7 +19,7 @@ from rich.text import Text
 from warehouse_records import alert, moment, raw, status, version
 
 from expectations.quality_page import write_quality_page
-from expectations.runner import CheckReport, CheckResult
+from expectations.report import CheckReport, CheckResult
 from smspulse.cli.check import _print_junit, _print_text
 from smspulse.cli.main import cli
 from smspulse.processes import log_setup

@@ -13,7 +13,7 @@ from smspulse.cli.main import cli
 
 PROCESSES = {
     "up": "smspulse.runtime.pipeline.run_pipeline",
-    "broker": "smspulse.broker.embedded.run_broker",
+    "broker": "smspulse.broker.foreground.run_broker",
     "ingest": "ingest.server.run_ingest",
     "stream": "streams.app.run_worker",
     "land": "warehouse.sink.consumer.run_lander",

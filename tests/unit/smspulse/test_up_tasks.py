@@ -12,7 +12,8 @@ from core import background_tasks
 from smspulse.broker.lockfile import BrokerFile
 from smspulse.processes.terminal import make_console
 from smspulse.runtime import pipeline
-from smspulse.runtime.pipeline import PipelineError, PipelineOptions
+from smspulse.runtime.pipeline import PipelineError
+from smspulse.runtime.pipeline_options import PipelineOptions
 
 PATIENCE_S = 20
 WATCH_BROKER = pipeline._watch_broker

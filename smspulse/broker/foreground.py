@@ -1,0 +1,102 @@
+"""`smspulse broker`: chooses the embedded broker and runs it in the foreground."""
+
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from core.stop_request import StopRequest, StopRequested, run_until_stopped
+from smspulse.broker.config import BrokerSettings
+from smspulse.broker.download import BrokerError, KafkaMissingError, fetch_kafka, list_missing_programs
+from smspulse.broker.embedded import EmbeddedBroker
+from smspulse.broker.kafka_broker import KafkaBroker
+from smspulse.broker.lockfile import has_kafka_store
+from smspulse.broker.memory_broker import MemoryBroker
+from smspulse.processes.readiness import report_permanent_failure
+
+log = logging.getLogger(__name__)
+
+Mode = Literal["auto", "kafka", "memory"]
+
+
+def choose_broker(
+    data: Path, mode: Mode, settings: BrokerSettings | None = None, stop: StopRequest | None = None
+) -> EmbeddedBroker:
+    """Return the broker to start: with `auto` a real Kafka where it can run, else the in-memory one and one loud line.
+
+    The jars are fetched here, so that a fetch that fails counts as something missing. A folder that holds a Kafka store
+    gets the in-memory broker only by `memory`: what the store has would be neither read nor added to.
+
+    Raises:
+        KafkaMissingError: Something is missing, and the mode is `kafka` or the folder holds a Kafka store.
+    """
+    if mode == "memory":
+        if has_kafka_store(data):
+            log.warning("the in-memory broker was chosen: the Kafka store in %s stays as it is, unread", data)
+        return MemoryBroker(data, settings, stop)
+    missing = list_missing_programs()
+    if not missing:
+        try:
+            fetch_kafka()
+        except BrokerError as error:
+            missing = [str(error)]
+    if not missing:
+        return KafkaBroker(data, settings, stop)
+    if mode == "kafka":
+        message = f"A real Kafka cannot be started. Missing: {'; '.join(missing)}"
+        raise KafkaMissingError(message)
+    if has_kafka_store(data):
+        message = (
+            f"{data} holds a Kafka store, and Kafka cannot be started on it. Missing: {'; '.join(missing)}. "
+            "Only `--broker memory` runs the in-memory broker here instead"
+        )
+        raise KafkaMissingError(message)
+    log.warning(
+        "USING THE IN-MEMORY BROKER, for trying out only: nothing survives a restart, past 5 MiB a partition the "
+        "oldest data is dropped silently, and every user of this machine can read and write it. For a real Kafka, "
+        "provide what is missing: %s",
+        "; ".join(missing),
+    )
+    return MemoryBroker(data, settings, stop)
+
+
+def run_broker(
+    data: Path, mode: Mode, settings: BrokerSettings | None = None, *, on_ready: Callable[[], None] = lambda: None
+) -> int:
+    """Run a broker in the foreground until SIGTERM or SIGINT; call it from the main thread.
+
+    Args:
+        data: The data folder.
+        mode: Which broker; see `choose_broker`.
+        settings: The broker's.
+        on_ready: Called once it answers.
+
+    Returns:
+        0 if it was stopped, 2 if it could not be started or ended by itself (logged as one line).
+    """
+    stop = StopRequest()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    broker = None
+    try:
+        for number in previous:
+            # The handler must not raise: an exception in the middle of a client's clean-up is lost, or breaks it.
+            signal.signal(number, lambda *_: stop.set())
+        broker = run_until_stopped(lambda: choose_broker(data, mode, settings, stop), stop)
+        broker.start()
+        log.info("the %s broker is ready at %s", broker.kind, broker.address)
+        run_until_stopped(on_ready, stop)
+        broker.wait()
+    except StopRequested:
+        return 0
+    except BrokerError as error:
+        log.error("%s", error)
+        if error.is_permanent:
+            report_permanent_failure()
+        return 2
+    finally:
+        if broker is not None:
+            broker.stop()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return 0

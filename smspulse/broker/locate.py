@@ -1,0 +1,105 @@
+"""The Kafka cluster that a command means: the broker of the data folder, `HOST:PORT`, or the environment's."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from core.errors import SmspulseError
+from core.kafka_settings import KafkaSettings
+from smspulse.broker.download import BrokerError
+from smspulse.broker.lockfile import BrokerFile, read_broker_file
+from smspulse.broker.login import login_path, read_login
+from smspulse.processes.children import LOOPBACK
+
+
+class KafkaAccessError(SmspulseError):
+    """A command has no Kafka cluster that it can use."""
+
+
+class NoBrokerError(KafkaAccessError):
+    """No broker runs on the data folder, and none is named."""
+
+
+class LoginUnreadableError(KafkaAccessError):
+    """The broker of the data folder lets in who can read its login, and this user cannot.
+
+    Attributes:
+        bootstrap: Where it listens.
+    """
+
+    def __init__(self, bootstrap: str, path: Path) -> None:
+        super().__init__(
+            f"Kafka at {bootstrap} lets in who may read {path}, and this user may not: "
+            "run it as the user who runs the pipeline"
+        )
+        self.bootstrap = bootstrap
+
+
+def find_kafka_settings(data: Path, broker: str) -> KafkaSettings:
+    """Return how to reach the broker that a command was told: `HOST:PORT`, or `auto`.
+
+    `auto` is the broker that runs on the data folder, else what the environment says. The login of the data folder's
+    own Kafka is in the data folder; that of any other is in the environment.
+
+    Raises:
+        NoBrokerError: There is neither.
+        LoginUnreadableError: It is the data folder's own, whose login this user may not read.
+        BrokerError: That login is damaged.
+    """
+    found = read_broker_file(data)
+    if found is not None and (":" not in broker or _is_same_address(broker, found.bootstrap)):
+        return read_embedded_settings(data, found)
+    settings = KafkaSettings()
+    if ":" in broker:
+        login = None
+        if "security_protocol" not in settings.model_fields_set:
+            with contextlib.suppress(PermissionError):  # then it is not this user's broker
+                login = read_login(data)
+        if login is not None and _is_same_address(broker, login.bootstrap):
+            return KafkaSettings(
+                bootstrap=broker, **login.to_kafka_options()
+            )  # it is starting, or was stopped for a moment
+        return KafkaSettings(bootstrap=broker)
+    if "bootstrap" not in settings.model_fields_set:
+        msg = (
+            f"no broker runs on {data}: start `smspulse up` or `smspulse broker`, or name yours with --broker HOST:PORT"
+        )
+        raise NoBrokerError(msg)
+    return settings
+
+
+def read_embedded_settings(data: Path, running: BrokerFile) -> KafkaSettings:
+    """Return how to reach the embedded broker that runs on the data folder, whatever the environment says of another.
+
+    Raises:
+        LoginUnreadableError: This user may not read its login.
+        BrokerError: The login is damaged, or missing.
+    """
+    access: dict[str, Any] = {"security_protocol": "PLAINTEXT"}
+    if running.has_login:
+        try:
+            login = read_login(data)
+        except PermissionError as error:
+            raise LoginUnreadableError(running.bootstrap, login_path(data)) from error
+        if login is None:
+            msg = f"{login_path(data)} is missing: start the broker again, which makes another"
+            raise BrokerError(msg)
+        access = login.to_kafka_options()
+    # The file is newer than the environment of a process that outlived a run of the in-memory broker.
+    return KafkaSettings(
+        bootstrap=running.bootstrap,
+        in_memory=running.kind == "memory",
+        memory_run=running.memory_run,
+        **access,
+    )
+
+
+def _is_same_address(one: str, other: str) -> bool:
+    """Return whether two `HOST:PORT` name the same listener: `localhost` and 127.0.0.1 are one host."""
+    return _canonical_address(one) == _canonical_address(other)
+
+
+def _canonical_address(address: str) -> tuple[str, str]:
+    host, _, port = address.rpartition(":")
+    host = host.lower()
+    return LOOPBACK if host == "localhost" else host, port

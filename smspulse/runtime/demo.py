@@ -1,0 +1,165 @@
+"""`smspulse up --demo`: simulated traffic, its delivery rates on the terminal, and its reconciliation."""
+
+import asyncio
+import contextlib
+import itertools
+import secrets
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ingest.settings import IngestSettings
+from smspulse.runtime.pipeline_options import PipelineOptions
+from smspulse.simulator.options import DEMO_BEHAVIOUR, DEMO_LONGEST_DELAY_S, DEMO_RATE, DEMO_TIME_SCALE
+
+DEMO_SOURCE: Final = "demo"
+OWN_SOURCE: Final = "mine"
+_DEMO_GRACE_S: Final = 13.0
+_DEMO_LANDING_S: Final = 5.0
+_REFRESH_S: Final = 2.0
+_SETTLE_S: Final = 45.0
+
+
+def _prepare_demo_source(data: Path, name: str) -> tuple[str, str]:
+    """Return the name and the token of one of the demo's sources, which is made at its first use.
+
+    A source of that name that the demo did not make is left alone: the demo's own then has a number behind its name.
+    Its token is kept in clear in the data folder.
+    """
+    from ingest.errors import SourceExistsError  # noqa: PLC0415 - as below
+    from ingest.sources import SourceRegistry, add_source  # noqa: PLC0415 - aiohttp
+
+    sources = SourceRegistry(data, IngestSettings().sources.get_secret_value())
+    numbered = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+    for candidate in numbered:
+        path = data / f"{candidate}.token"
+        token = path.read_text(encoding="utf-8") if path.exists() else ""
+        if sources.accepts_token(candidate, token):
+            return candidate, token
+        if candidate in sources:
+            continue
+        with contextlib.suppress(SourceExistsError):  # it was added just now
+            token = add_source(data, candidate)
+            path.touch(mode=0o600)
+            path.write_text(token, encoding="utf-8")
+            return candidate, token
+    raise AssertionError
+
+
+async def run_demo(options: PipelineOptions, console: Console, url: str, stop: asyncio.Event) -> int:
+    """Feed simulated traffic and show its delivery rates, until `stop`, or until the time is up; then reconcile."""
+    from ingest.sources import webhook_url  # noqa: PLC0415 - aiohttp
+
+    source, token = await asyncio.to_thread(_prepare_demo_source, options.data, DEMO_SOURCE)
+    webhook = webhook_url(url, source, token)
+    by_hand = webhook_url(url, *await asyncio.to_thread(_prepare_demo_source, options.data, OWN_SOURCE))
+    console.print(f"simulated phones report to {url}; send webhooks of your own, or let your gateway, to\n  {by_hand}")
+    truth = options.data / "demo-truth.jsonl"
+    traffic = asyncio.create_task(_simulate_traffic(webhook, truth, options.seconds))
+    stopped = asyncio.create_task(stop.wait())
+    with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
+        shown = ""
+        while not traffic.done():
+            await asyncio.wait([traffic, stopped], timeout=_REFRESH_S, return_when=asyncio.FIRST_COMPLETED)
+            if stop.is_set():
+                for _ in range(2):  # once would let it tell the stories that it has begun
+                    traffic.cancel()
+                    await asyncio.sleep(0.05)
+                return 0
+            table, line = await asyncio.to_thread(_read_delivery_rates, options.data, source)
+            if live is not None:
+                live.update(table, refresh=True)
+            elif line != shown:
+                console.print(line, highlight=False)
+            shown = line
+    traffic.result()
+    return await _reconcile_demo(options.data, truth, console, stop)
+
+
+async def _simulate_traffic(url: str, truth: Path, seconds: float | None) -> None:
+    from smspulse.simulator.client import run_simulation  # noqa: PLC0415 - aiohttp
+    from smspulse.simulator.scenarios import generate_scenarios  # noqa: PLC0415 - heavy
+
+    # Ids of its own in each run: messages told twice would be others than their truth says.
+    seed = secrets.randbelow(1 << 20)
+    await run_simulation(
+        url,
+        generate_scenarios(seed, None, DEMO_BEHAVIOUR),
+        rate=DEMO_RATE,
+        truth=truth,
+        time_scale=DEMO_TIME_SCALE,
+        max_delay_s=DEMO_LONGEST_DELAY_S,
+        stop_after=None if seconds is None else max(seconds - _DEMO_GRACE_S - _DEMO_LANDING_S, 1),
+        grace_s=_DEMO_GRACE_S,
+    )
+
+
+def _read_delivery_rates(data: Path, source: str) -> tuple[Table, str]:
+    """Read the delivery rates of the demo's source from the warehouse, by device; return a table and a line of them."""
+    import duckdb  # noqa: PLC0415 - heavy
+
+    from warehouse.errors import NoWarehouseError  # noqa: PLC0415 - heavy
+    from warehouse.reader import query  # noqa: PLC0415 - heavy
+
+    sql = """
+        SELECT coalesce(device_id::VARCHAR, 'all') AS device, count(*) AS attempted,
+               count(*) FILTER (is_ended) AS ended, count(*) FILTER (outcome = 'delivered') AS delivered,
+               median(network_s) AS network_s
+        FROM messages WHERE source = ? AND outcome <> 'incoming'
+        GROUP BY ROLLUP (device_id) HAVING grouping(device_id) = 1 OR device_id IS NOT NULL
+        ORDER BY grouping(device_id), device_id
+    """
+    table = Table(title="smspulse: delivery rates by device, read by SQL", title_justify="left")
+    for name in (
+        "device",
+        "messages",
+        "ended",
+        "delivered / attempted",
+        "delivered / ended",
+        "open share",
+        "network p50",
+    ):
+        table.add_column(name, justify="right")
+    line = ""
+    try:
+        rows: list[Any] = list(query(data, sql, [source]).itertuples(index=False))
+    except (NoWarehouseError, duckdb.Error):
+        return table, line  # nothing has landed yet; what stays broken shows when the run is reconciled
+    for row in rows:
+        if not row.attempted:
+            continue
+        shares = [
+            f"{100 * row.delivered / row.attempted:.1f} %",
+            f"{100 * row.delivered / row.ended:.1f} %" if row.ended else "",
+            f"{100 * (row.attempted - row.ended) / row.attempted:.1f} %",
+        ]
+        network = "" if row.network_s != row.network_s else f"{row.network_s:.1f} s"  # NaN: none yet
+        table.add_row(row.device, f"{row.attempted:,}", f"{row.ended:,}", *shares, network)
+        if row.device == "all":
+            of_attempted, of_ended, still_open = shares
+            line = (
+                f"{row.attempted:,} messages; delivered: {of_attempted} of attempted, {of_ended} of ended; "
+                f"open: {still_open}"
+            )
+    return table, line
+
+
+async def _reconcile_demo(data: Path, truth: Path, console: Console, stop: asyncio.Event) -> int:
+    """Wait until everything accepted has landed, then compare with the truth; return the exit code."""
+    from smspulse.simulator.ground_truth import compare_with_truth  # noqa: PLC0415 - heavy
+
+    deadline = time.monotonic() + _SETTLE_S
+    while True:
+        comparison = await asyncio.to_thread(compare_with_truth, data, truth)
+        if comparison.is_reconciled or stop.is_set() or time.monotonic() > deadline:
+            break
+        await asyncio.sleep(1)
+    for problem in comparison.list_problems():
+        console.print(Text(problem, style="red"))
+    console.print(Text(comparison.format_result(), style="bold green" if comparison.is_reconciled else "bold red"))
+    return 0 if comparison.is_reconciled else 1
