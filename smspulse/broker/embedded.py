@@ -17,8 +17,8 @@ from smspulse.broker.lockfile import BrokerFile, Kind, acquire_broker_lock, writ
 class EmbeddedBroker(ABC):
     """A broker that lives as long as we do: one a data folder, guarded by a lock.
 
-    Call `start` from a thread that lives as long as the process; see `smspulse.processes.children.die_with_parent`. `start` and
-    `wait` raise `StopRequested` when a stop is requested.
+    Call `start` from a thread that lives as long as the process; see `smspulse.processes.children.die_with_parent`.
+    `start` and `wait` raise `StopRequested` when a stop is requested.
     """
 
     kind: ClassVar[Kind]
