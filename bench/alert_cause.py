@@ -27,7 +27,7 @@ from core.alerts import FAILURE_RATIO, Alert, decode_alert
 from core.topics import ACTIVITY, ALERTS
 from smspulse.alerting.alert_state import AlertState
 from smspulse.alerting.dispatcher import ClockReading, WebhookState
-from streams.change_detector import DetectorPolicy
+from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
 
 T0: Final = 1_760_000_000_000

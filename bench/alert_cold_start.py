@@ -27,11 +27,14 @@ from smspulse.simulator.options import (
     GatewayBehaviour,
 )
 from smspulse.simulator.scenarios import generate_scenarios
-from streams.change_detector import ChangeDetector, DetectorPolicy
+from streams.change_detector import ChangeDetector
+from streams.detector_policy import DetectorPolicy
+from streams.detector_state import DetectorState, MessageEnd
 from streams.device_processor import DeviceProcessor
-from streams.failure_alerts import DetectorState, MessageEnd, MonitoredEntity, update_detectors
+from streams.failure_alerts import update_detectors
 from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
+from streams.monitored_entity import MonitoredEntity
 from streams.processor import OutputRecord
 
 _SOURCE = "demo"
@@ -129,17 +132,18 @@ def new_fleet(task: tuple[float, float, int, float, int]) -> tuple[int, float]:
     seed.
     """
     ratio, rate, channels, days, seed = task
-    source = MonitoredEntity(DetectorState(), _SOURCE)
-    units = [MonitoredEntity(DetectorState(), _SOURCE, number, 0) for number in range(channels)]
+    policy = DetectorPolicy()
+    source = MonitoredEntity(DetectorState(), policy, _SOURCE)
+    units = [MonitoredEntity(DetectorState(), policy, _SOURCE, number, 0, fleet=source) for number in range(channels)]
     chance = np.random.default_rng(seed)
     fired_at: dict[str, int] = {}
-    alarms, firing_ms, policy = 0, 0, DetectorPolicy()
+    alarms = firing_ms = 0
     whole = NewUnit(ratio, rate * channels, days, seed)
     for sms_id, (failed, at) in enumerate(_ends(whole)):
         if sms_id % _CHUNK == 0:
             places = chance.integers(channels, size=_CHUNK).tolist()
         end = MessageEnd(sms_id, 8 if failed else 7, "undelivered" if failed else "delivered", at)
-        for output in update_detectors([end], units[places[sms_id % _CHUNK]], None, source, policy):
+        for output in update_detectors([end], units[places[sms_id % _CHUNK]], None, source):
             alert = decode_alert(output.value or b"")
             if alert.phase == "firing":
                 # A source that fires is written again when a channel of it fires or ends.

@@ -32,7 +32,8 @@ from alert_traffic import DAY_S, Rule, Traffic, burn_rate_rule, delays, ewma_rul
 from measure import figure
 from peers.environments import HERE, PeerMissingError, python_peer
 
-from streams.change_detector import ChangeDetector, DetectorPolicy
+from streams.change_detector import ChangeDetector
+from streams.detector_policy import DetectorPolicy
 
 BUDGET_DAYS = 30.0
 POLICY = DetectorPolicy(budget_days=BUDGET_DAYS)

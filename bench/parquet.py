@@ -10,10 +10,12 @@ from records import PARTITIONS, SOURCE
 from core.records import HEADER_INGEST_ID, HEADER_RECEIVED_AT, HEADER_SOURCE
 from core.topics import MESSAGES, RAW
 from smspulse.simulator.scenarios import generate_scenarios
-from warehouse import catalog
+from warehouse.file_names import format_file_name
 from warehouse.partition_log import PartitionLog
-from warehouse.schemas import DATASETS_BY_TOPIC, MESSAGES_SCHEMA, RAW_SCHEMA, PartitionRecords
-from warehouse.sink.parquet_files import format_file_name
+from warehouse.schemas import MESSAGES_SCHEMA, RAW_SCHEMA
+from warehouse.sink.record_conversion import PartitionRecords
+from warehouse.sink.table_building import build_table
+from warehouse.sql_text import quote_sql_text
 
 INCARNATION = "bench"
 TOLD = 5_000
@@ -42,9 +44,7 @@ def fill_raw(data: Path, messages: int, days: int, end: date, devices: int = 300
         )
         for at in times
     ]
-    told = DATASETS_BY_TOPIC[RAW].build_table(
-        PartitionRecords(RAW, 0, range(len(times)), times, [None] * len(times), bodies, headers)
-    )
+    told = build_table(PartitionRecords(RAW, 0, range(len(times)), times, [None] * len(times), bodies, headers))
     # A story's number is kept where the partition will be.
     told = told.set_column(told.schema.get_field_index("partition"), "partition", pa.array(stories_of, pa.int32()))
     reports = 0
@@ -89,7 +89,7 @@ def fill_raw(data: Path, messages: int, days: int, end: date, devices: int = 300
                                 received_at AS recorded_at, '{INCARNATION}' AS incarnation
                             ) FROM told_today WHERE "partition" = {partition}
                         ) ORDER BY "offset"
-                    ) TO {catalog.quote_sql_text(str(path))} (FORMAT parquet, COMPRESSION zstd)
+                    ) TO {quote_sql_text(str(path))} (FORMAT parquet, COMPRESSION zstd)
                     """  # noqa: S608 - ours
                 ).fetchall()[0][0]
                 offsets[partition] += rows
@@ -126,9 +126,9 @@ def fill_messages(data: Path) -> None:
                         '{INCARNATION}' AS incarnation, false AS is_forgotten,
                         '{MESSAGES}' AS topic, {partition}::INTEGER AS "partition",
                         {start} + row_number() OVER (ORDER BY first_seen_at, step) AS "offset"
-                        FROM {catalog.quote_sql_text(str(path))}, range(3) AS steps (step)
+                        FROM {quote_sql_text(str(path))}, range(3) AS steps (step)
                     ) ORDER BY "offset"
-                ) TO {catalog.quote_sql_text(str(target))} (FORMAT parquet, COMPRESSION zstd)
+                ) TO {quote_sql_text(str(target))} (FORMAT parquet, COMPRESSION zstd)
                 """.replace("FROM '", "FROM read_parquet('", 1).replace(".parquet', range", ".parquet'), range", 1)  # noqa: S608 - ours
             ).fetchall()[0][0]
             offsets[partition] = start + rows + 1

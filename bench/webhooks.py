@@ -29,7 +29,7 @@ from peers.environments import PeerMissingError, benthos_peer
 
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
-from ingest.server import IngestHandler
+from ingest.handlers import IngestHandler
 from ingest.settings import IngestSettings
 from ingest.sources import SourceRegistry, add_source, webhook_url
 from smspulse.processes.children import find_free_port

@@ -1,1 +1,1 @@
-"""Contracts and plumbing that every package shares: records, topics, Kafka settings. Imports nothing of ours."""
+"""Contracts and plumbing that every package shares: records, topics, Kafka settings. Imports no other package."""

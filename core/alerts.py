@@ -1,4 +1,4 @@
-"""What is told on `sms.alerts`: the life of an alert, each change with the evidence for it."""
+"""Alert records on `sms.alerts`: model, identity and JSON codec. Each change of an alert is one record."""
 
 from math import sqrt
 from typing import Final, Literal
@@ -15,16 +15,17 @@ WEBHOOK_QUALITY: Final = "webhook_quality"
 QUALITY_CHECK: Final = "quality_check"
 PIPELINE: Final = "pipeline"
 EVALUATED_KINDS: Final = (SILENT, STUCK_MESSAGES, LATENCY_SHIFT, DEVICE_DOWN, WEBHOOK_QUALITY, QUALITY_CHECK, PIPELINE)
-"""The kinds that time or the warehouse tells, not the fold of devices."""
+"""Kinds that are evaluated on a timer or in the warehouse. The processor of devices detects the others."""
 KINDS: Final = (FAILURE_RATIO, NOT_PERMITTED, *EVALUATED_KINDS)
-"""Every kind; `docs/runbooks/` has a page on each."""
+"""Every kind. `docs/runbooks/` has a page on each."""
 
 Scope = Literal["channel", "device", "source", "pipeline"]
 Phase = Literal["learning", "pending", "firing", "resolved"]
 Resolution = Literal["", "recovered", "new_normal"]
 
 ANY: Final = "*"
-_Z_95: Final = 1.959963984540054  # standard errors of a 95 % interval
+# Standard errors on each side of a 95 % interval: the 97.5 % quantile of the normal distribution.
+_Z_95: Final = 1.959963984540054
 
 
 class ChannelFailures(msgspec.Struct, frozen=True, gc=False):
@@ -32,7 +33,7 @@ class ChannelFailures(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         device_id, channel_id: None if no report names them.
-        failures: How many of the latest failures are its own.
+        failures: Number of the latest failures that are its own.
         share: Its part of the source's messages of the last days, 0 to 1.
     """
 
@@ -46,28 +47,28 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One change of an alert: the value of a record on `sms.alerts`, whose key is the `id`.
 
     Attributes:
-        id: Of the alert, the same whenever it comes again: see `alert_id`.
+        id: Identity of the alert, the same at each recurrence; see `alert_id`.
         kind: One of `KINDS`.
-        phase: `learning` is a new unit of which too little is known to judge its failures. It and `pending` are told
-            to nobody; what was either and is so no more is `resolved` without `fired_at`.
-        scope: Whether it is about a channel, a device, of failures one with several channels, a source, or all of them.
-        source: Gateway account; `*` of all.
+        phase: `learning`: a new entity with too few messages to judge its failures. Nobody is notified of `learning`
+            and `pending`. An alert that leaves one of them without firing is `resolved` without `fired_at`.
+        scope: A channel, a device (for failures, one with several channels), a source, or the whole pipeline.
+        source: Gateway account; `*` for all.
         device_id, channel_id: None where the scope is wider, or no report names them.
-        changed_at: When what changed it was received, in milliseconds; all times are.
-        since: When it is thought to have begun.
-        fired_at, resolved_at: None if it has not.
-        count, failures: Messages that ended since, and failed.
-        baseline: Ratio of failures that is usual for it; None if there is none.
-        known: Messages that the baseline was learnt from; earlier ones fade.
-        bound: The highest ratio that the baseline allows.
-        errors: How many messages failed since, by status id; of the last twenty, when it fires.
+        changed_at: Time when the record that changed it was received. All times are in milliseconds since 1970 UTC.
+        since: Estimated time of its beginning.
+        fired_at, resolved_at: None if it has not fired, or is not resolved.
+        count, failures: Messages that ended since then, and those of them that failed.
+        baseline: Usual ratio of failures; None if it is not known.
+        known: Messages that the baseline was learnt from. Earlier ones fade.
+        bound: Highest ratio that the baseline allows.
+        errors: Number of failures since then by status id; at the time of firing, of the last twenty failures.
         samples: Keys of some of those messages.
         share: Its part of the source's messages of the last days, 0 to 1.
-        budget_days: Days of one false alarm, on average, that it is set to; 0 if it has no such budget.
-        what: What was found, in words, where it is not the ratio of failures.
+        budget_days: Days per false alarm, on average, that it is configured for; 0 if it has no such budget.
+        what: Finding as a sentence, for kinds other than the ratio of failures.
         by_channel: Channels of the latest twenty failures, if the alert is about the ratio of a device or a source.
-        resolution: Why an alert on failures was resolved: `recovered`, or `new_normal` where a rise stayed for so long
-            that it has become the baseline; empty else. `baseline` is still the one that it fired against.
+        resolution: Reason why an alert on failures was resolved: `recovered`, or `new_normal` if a rise lasted so long
+            that it became the baseline; otherwise empty. `baseline` is still the one that it fired against.
     """
 
     id: str
@@ -96,7 +97,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def failure_interval(self) -> tuple[float, float]:
-        """The 95 % Wilson interval of the ratio of failures since."""
+        """The 95 % Wilson interval of the ratio of failures since the alert began."""
         return wilson_interval(self.count, self.failures)
 
 
@@ -105,7 +106,7 @@ def wilson_interval(count: int, part: int, z: float = _Z_95) -> tuple[float, flo
 
     Args:
         count: Observations.
-        part: Those of them that are counted.
+        part: Those of them that the ratio counts.
         z: Half the width of the interval, in standard errors.
     """
     if not count:
@@ -117,16 +118,16 @@ def wilson_interval(count: int, part: int, z: float = _Z_95) -> tuple[float, flo
 
 
 def alert_id(kind: str, source: str, *device_and_channel: int | None, part: int | str = 0) -> str:
-    """Return an alert's identity: `{kind}:{source}:{device_id}:{channel_id}`.
+    """Return an alert's identity: `{kind}:{source}:{device_id}:{channel_id}`, with `:{part}` if there is one.
 
-    With `*` for what the alert is not about, and `-` for what no report names.
+    `*` stands for what the alert is not about, and `-` for what no report names.
 
     Args:
-        kind: The alert's.
+        kind: Kind of the alert.
         source: Gateway account.
-        device_and_channel: Device and channel, as far as it is about them.
-        part: The partition of devices, for those about a source: each watches the source's devices in it. Or what of
-            the pipeline it is about.
+        device_and_channel: Device and channel: both, the device alone, or none.
+        part: The partition of devices, for alerts about a source: each partition monitors the devices in it. Or the
+            part of the pipeline.
     """
     names = [
         *("-" if each is None else str(each) for each in device_and_channel),

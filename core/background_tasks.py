@@ -1,4 +1,4 @@
-"""Background work of a process: an exception in it is logged, and the work starts again or the process ends."""
+"""Background work of a process: an exception is logged, and the work starts again or the process ends."""
 
 import asyncio
 import logging
@@ -22,16 +22,16 @@ async def keep_running(
     """Run work until it returns or is cancelled. An exception is logged, and the work starts again after a pause.
 
     Args:
-        name: Of the work, for people.
-        work: Returns the work as an awaitable, each time anew.
-        sleep: Waits so many seconds.
+        name: Name of the work, for the log.
+        work: Returns a new awaitable for each run of the work.
+        sleep: Waits for a number of seconds.
     """
     pause = _FIRST_PAUSE_S
     while True:
         try:
             await work()
         except Exception as error:
-            # An error of ours says what to do; any other is a fault of the program, which its traceback finds.
+            # The text of an `SmspulseError` names the remedy. Any other error is a bug, and its traceback locates it.
             trace = None if isinstance(error, SmspulseError) else error
             _log.error("%s failed and starts again in %g s: %s", name, pause, _error_text(error), exc_info=trace)
         else:
@@ -41,7 +41,7 @@ async def keep_running(
 
 
 def end_process_if_a_thread_fails() -> None:
-    """Have an exception that ends a thread logged, and end the process: nobody else would notice what is not done."""
+    """Log an exception that ends a thread, and end the process: otherwise its work would stop unnoticed."""
     threading.excepthook = _end_process
 
 

@@ -1,15 +1,15 @@
-"""Lag: how many records of a partition a reader has before it. Every process computes it here."""
+"""Lag of a reader in one partition, in records. Every process computes it here."""
 
 
 def records_behind(end: int, *positions: int) -> int:
-    """Return how many records are left to read, 0 if all are read.
+    """Return the number of records left to read, 0 if all are read.
 
-    Offsets are counted, and in a topic that is written in transactions some of them are of markers and of records that
-    were aborted. So it may be more than what is left, as long as anything is.
+    It counts offsets. In a topic that is written in transactions, markers and aborted records have offsets too. So the
+    result may be too large while records are left.
 
     Args:
         end: The offset behind the last record of the partition.
-        positions: Offsets that are read up to: that behind the last record, and that behind the transaction markers
-            which follow it. Markers are no records, so a reader that counts records alone never reaches the end.
+        positions: Offsets that the reader has reached: behind the last record, and behind the transaction markers that
+            follow it. A reader that counts records alone never passes the markers, so never reaches the end.
     """
     return max(end - max(positions), 0)

@@ -5,22 +5,22 @@ from pathlib import Path
 
 
 class SmspulseError(Exception):
-    """Something that a person must hear of: the text is one line that says what happened, to what, and what to do."""
+    """An error that a person meets. Its text is one line: the event, the object, and the remedy."""
 
     is_permanent: bool = False
-    """Whether a restart fails in the same way until a person changes something, as with a wrong setting."""
+    """Whether a restart fails in the same way until a person changes something, such as a setting."""
 
 
 class SettingError(SmspulseError, ValueError):
-    """A setting has a value that cannot be meant. The text names the setting's part and a value that works."""
+    """A setting has an invalid value. The text names the part at fault and a valid value."""
 
     is_permanent = True
 
 
 def where_raised(error: BaseException) -> str:
-    """Name an error and the line that raised it, such as `RecursionError in payloads.py, line 206`, for logs.
+    """Return an error's type and the line that raised it, for logs: `RecursionError in payloads.py, line 206`.
 
-    It is short, whatever the error is, and holds nothing of its text, which can quote what a sender wrote.
+    The text of the error is left out: it can be long, and can quote input of a sender.
     """
     frames = traceback.extract_tb(error.__traceback__, limit=-1)
     place = f" in {Path(frames[0].filename).name}, line {frames[0].lineno}" if frames else ""

@@ -1,4 +1,4 @@
-"""Lag of consumer groups: how far stream and lander are behind what Kafka holds."""
+"""Lag of consumer groups: records in Kafka that stream and lander have not read yet."""
 
 import logging
 import socket
@@ -16,14 +16,14 @@ from core.kafka_settings import KafkaSettings
 _log = logging.getLogger(__name__)
 
 BROKER_PATIENCE_S: Final = 30.0
-"""Time for each answer of a broker that listens: on a busy machine one takes seconds."""
+"""Time-out of each request to a broker that listens. On a busy machine, an answer takes seconds."""
 _CONNECT_S: Final = 5.0
 _SILENCE_S: Final = 3.0
 _POLL_S: Final = 0.1
 _OPTIONS: Final = {
     "enable.auto.commit": False,
     "isolation.level": "read_committed",
-    # One record of a partition answers whether there is any.
+    # One record of a partition is enough to see whether there is any.
     "enable.partition.eof": True,
     "fetch.wait.max.ms": 10,
     "fetch.message.max.bytes": 4096,
@@ -35,36 +35,31 @@ _OPTIONS: Final = {
 def read_group_lag(
     kafka: KafkaSettings, groups: Mapping[str, Sequence[str]], timeout_s: float = BROKER_PATIENCE_S
 ) -> dict[str, int] | None:
-    """Return how many records of its topics each group has before it; None if Kafka does not answer.
+    """Return the lag of each group in its topics, in records; None if Kafka does not answer.
 
-    It is 0 if all that is committed was read, also of topics that are written in transactions; see `core.consumer_lag`.
+    The lag is 0 if all committed records were read, also in topics that are written in transactions; see
+    `core.consumer_lag`.
 
     Args:
-        kafka: Which cluster.
+        kafka: Settings of the cluster.
         groups: Consumer groups and the topics that each reads.
-        timeout_s: Time for each answer. A broker at whose address nobody listens is known to be away at once.
+        timeout_s: Time-out of each request. A broker at whose address nothing listens counts as away at once.
     """
     if not is_reachable(kafka):
         return None
-    with log_if_slow(f"waiting for Kafka at {kafka.bootstrap}, up to {timeout_s:g} s"):
-        return _query_group_lag(kafka, groups, timeout_s)
-
-
-def _query_group_lag(
-    kafka: KafkaSettings, groups: Mapping[str, Sequence[str]], timeout_s: float
-) -> dict[str, int] | None:
     behind: dict[str, int] = {}
-    try:
-        for group, topics in groups.items():
-            with closing(Consumer(kafka.confluent_options() | _OPTIONS | {"group.id": group})) as reader:
-                behind[group] = sum(_query_partition_lag(reader, topics, timeout_s).values())
-    except KafkaException:
-        return None
+    with log_if_slow(f"waiting for Kafka at {kafka.bootstrap}, up to {timeout_s:g} s"):
+        try:
+            for group, topics in groups.items():
+                with closing(Consumer(kafka.confluent_options() | _OPTIONS | {"group.id": group})) as reader:
+                    behind[group] = sum(_query_partition_lag(reader, topics, timeout_s).values())
+        except KafkaException:
+            return None
     return behind
 
 
 def _query_partition_lag(reader: Consumer, topics: Sequence[str], timeout_s: float) -> dict[tuple[str, int], int]:
-    """Return the lag of each partition of which records are left."""
+    """Return the lag of each partition that has records left."""
     there = reader.list_topics(timeout=timeout_s).topics
     asked = [TopicPartition(name, part) for name in topics if name in there for part in there[name].partitions]
     behind: dict[tuple[str, int], int] = {}
@@ -75,7 +70,7 @@ def _query_partition_lag(reader: Consumer, topics: Sequence[str], timeout_s: flo
         if records_behind(end, position):
             behind[place.topic, place.partition] = records_behind(end, position)
             starts.append(TopicPartition(place.topic, place.partition, position))
-    # A group commits the offset behind its last record, and what follows may be transaction markers alone.
+    # A group commits the offset behind its last record. Behind that there may be only transaction markers.
     ended = _find_exhausted_partitions(reader, starts, timeout_s)
     return {key: records for key, records in behind.items() if key not in ended}
 
@@ -83,9 +78,9 @@ def _query_partition_lag(reader: Consumer, topics: Sequence[str], timeout_s: flo
 def _find_exhausted_partitions(
     reader: Consumer, starts: list[TopicPartition], timeout_s: float
 ) -> set[tuple[str, int]]:
-    """Return the partitions that have no record from their offset on that a reader of what is committed would see.
+    """Return the partitions without a committed record from their offset on.
 
-    A partition that does not answer in time is taken to have some.
+    A partition that does not answer in time counts as one that has records.
 
     Raises:
         KafkaException: Kafka refuses to be read.
@@ -108,16 +103,17 @@ def _find_exhausted_partitions(
 
 
 def is_reachable(kafka: KafkaSettings) -> bool:
-    """Return whether anybody accepts connections where Kafka should be; also if that cannot be known in a moment."""
-    # With TLS, the broker would log a connection that brings no handshake.
+    """Return whether a bootstrap server accepts connections; True also if that takes too long to find out."""
+    # With TLS, the broker would log a connection without a handshake.
     return kafka.security_protocol.endswith("SSL") or any(map(is_listening, kafka.bootstrap_servers))
 
 
 def is_listening(server: str) -> bool:
-    """Return whether anybody accepts connections at `HOST:PORT`; also if that cannot be known in a moment."""
+    """Return whether a process accepts connections at `HOST:PORT`; True also if that takes too long to find out."""
     host, _, port = server.rpartition(":")
     if not port.isdecimal():
-        return True  # the client says what is wrong with it
+        # The Kafka client reports the error in the address.
+        return True
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S):
             return True
@@ -129,7 +125,7 @@ def is_listening(server: str) -> bool:
 
 @contextmanager
 def log_if_slow(what: str) -> Iterator[None]:
-    """Log what is waited for, once, if a context takes longer than a person takes for granted."""
+    """Log the given line once if the context takes longer than a person expects."""
     timer = threading.Timer(_SILENCE_S, _log.info, [what])
     timer.daemon = True
     timer.start()

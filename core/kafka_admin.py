@@ -1,4 +1,4 @@
-"""kafka-python's admin client, of which nothing is left behind."""
+"""kafka-python's admin client, with a complete clean-up."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +14,12 @@ from core.kafka_settings import KafkaSettings
 def open_admin_client(kafka: KafkaSettings, **options: Any) -> Iterator[Any]:
     """Connect an admin client for a context.
 
-    Its constructor starts a thread and then waits for a broker. Where none answers, kafka-python (3.0) leaves the
-    thread behind, which goes on trying to connect as long as the process lives. Here it is ended.
+    Its constructor starts a thread and then waits for a broker. If none answers, kafka-python 3.0 leaves the thread
+    running, and it tries to connect until the process ends. Here the thread is ended.
 
     Args:
-        kafka: Which cluster.
-        options: Further ones of the client.
+        kafka: Settings of the cluster.
+        options: Further options of the client.
 
     Raises:
         kafka.errors.KafkaError: No broker answered in time, or it refused the login.
@@ -35,7 +35,8 @@ def open_admin_client(kafka: KafkaSettings, **options: Any) -> Iterator[Any]:
     except BaseException:
         for client in clients:
             client.close()
-            client._net.stop()  # as the admin client's own `close` does
+            # `KafkaAdminClient.close` does the same.
+            client._net.stop()
         raise
     try:
         yield admin

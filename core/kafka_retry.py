@@ -1,4 +1,4 @@
-"""Calls to Kafka that are made again while what they fail of will pass."""
+"""Retry of Kafka calls that fail with a transient error."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 from confluent_kafka import KafkaError, KafkaException
 
 TRIES: Final = 5
-# A group's coordinator that has just started, or moved, says these; the client calls them final.
+# A group coordinator answers with these after a start or a move. librdkafka does not mark them as retriable.
 COORDINATOR_IS_STARTING: Final = {
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
@@ -18,17 +18,17 @@ T = TypeVar("T")
 
 
 def retry_kafka_call(call: Callable[..., T], *arguments: Any, **options: Any) -> T:
-    """Call, and call again while the error is one that will pass; five times within two seconds.
+    """Call, and repeat the call on transient errors: up to five calls within two seconds.
 
     Raises:
-        KafkaException: It did not pass, or is of another kind.
+        KafkaException: The error is not transient, or the last call failed.
     """
     for attempt in range(TRIES):
         try:
             return call(*arguments, **options)
         except KafkaException as error:
-            passes = error.args[0].retriable() or error.args[0].code() in COORDINATOR_IS_STARTING
-            if attempt == TRIES - 1 or not passes:
+            is_transient = error.args[0].retriable() or error.args[0].code() in COORDINATOR_IS_STARTING
+            if attempt == TRIES - 1 or not is_transient:
                 raise
             time.sleep(0.1 * 2**attempt)
     raise AssertionError

@@ -1,4 +1,4 @@
-"""How every client of ours reaches Kafka: one set of settings, spelled for each of the three client libraries."""
+"""Kafka connection settings, and their form for each of the three client libraries."""
 
 import ssl
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class KafkaSettings(BaseSettings):
-    """Where Kafka is and how to log in. Environment: `SMSPULSE_KAFKA_` and the field's name in capitals."""
+    """Address and login of Kafka. Environment: `SMSPULSE_KAFKA_` and the field's name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix="SMSPULSE_KAFKA_", frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -63,7 +63,12 @@ class KafkaSettings(BaseSettings):
             context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile)
         return context
 
-    def _asyncio_options(self) -> dict[str, Any]:
+    def aiokafka_options(self) -> dict[str, Any]:
+        """Return keyword arguments for any aiokafka client.
+
+        Raises:
+            OSError: A PEM file cannot be read.
+        """
         options: dict[str, Any] = {
             "bootstrap_servers": self.bootstrap_servers,
             "security_protocol": self.security_protocol,
@@ -78,15 +83,11 @@ class KafkaSettings(BaseSettings):
             options["ssl_context"] = self.ssl_context()
         return options
 
-    def aiokafka_options(self) -> dict[str, Any]:
-        """Return keyword arguments for any aiokafka client."""
-        return self._asyncio_options()
-
     def kafka_python_options(self) -> dict[str, Any]:
         """Return keyword arguments for any kafka-python client."""
-        options = self._asyncio_options()
+        options = self.aiokafka_options()
         if self.in_memory:
-            # The in-memory broker answers no request of a version later than these.
+            # The in-memory broker supports no later versions of requests.
             options["api_version"] = (2, 3)
         return options
 

@@ -1,4 +1,4 @@
-"""Gauges for Prometheus whose values are replaced as a whole."""
+"""Prometheus gauges whose values are replaced together."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ class GaugeFamily:
     """A gauge of a snapshot.
 
     Args:
-        name: As Prometheus knows it.
-        documentation: For people.
+        name: Name in Prometheus.
+        documentation: Help text.
         labels: Names of its labels.
     """
 
@@ -32,8 +32,8 @@ class GaugeSnapshot(Collector):
     A scrape sees all values of one state. A gauge that is cleared and filled again could be scraped between the two.
 
     Args:
-        registry: Where it is registered.
-        families: The gauges. One without labels is 0 until its first value; the others have no value until then.
+        registry: Registry of the collector.
+        families: The gauges. A gauge without labels is 0 until its first value. The others have no value until then.
     """
 
     def __init__(self, registry: CollectorRegistry, *families: GaugeFamily) -> None:
@@ -42,12 +42,13 @@ class GaugeSnapshot(Collector):
         registry.register(self)
 
     def replace_values(self, values: Mapping[GaugeFamily, GaugeValues]) -> None:
-        """Replace all values of all gauges; a gauge that is left out has none."""
+        """Replace all values of all gauges. A gauge that is left out has no value."""
         unknown = set(values) - set(self.families)
         if unknown:
             msg = f"not of this snapshot: {', '.join(sorted(family.name for family in unknown))}"
             raise ValueError(msg)
-        self._values = {family.name: dict(found) for family, found in values.items()}  # one assignment: atomic
+        # One assignment is atomic: a scrape in another thread sees all old values or all new ones.
+        self._values = {family.name: dict(found) for family, found in values.items()}
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges without values."""

@@ -1,4 +1,4 @@
-"""A request to stop that a signal handler can make, and work that is left when it comes."""
+"""A stop request that a signal handler can set, and work that is abandoned when it is set."""
 
 import threading
 from collections.abc import Callable
@@ -12,16 +12,16 @@ _T = TypeVar("_T")
 _POLL_S: Final = 0.05
 
 
-class StopRequested(Exception):  # noqa: N818 - no fault, but what was asked for
-    """The process was asked to stop while it waited for something else."""
+class StopRequested(Exception):  # noqa: N818 - a stop is no error
+    """A stop was requested while the process waited for something else."""
 
 
 class StopRequest:
     """A flag that a signal handler may set while the thread that it interrupts waits for it.
 
-    `threading.Event` must not be used for that: its lock is not reentrant, so a handler that sets the event waits for
-    ever when it interrupts `Event.wait` at the wrong instruction. `SimpleQueue.put` is reentrant by its documentation.
-    Any number of threads may wait and set.
+    `threading.Event` must not be used for that. Its lock is not reentrant: a handler that interrupts `Event.wait` at
+    the wrong instruction blocks for ever in `Event.set`. `SimpleQueue.put` is documented as reentrant. Any number of
+    threads may wait and set.
     """
 
     def __init__(self) -> None:
@@ -29,34 +29,35 @@ class StopRequest:
         self._wakeups: SimpleQueue[None] = SimpleQueue()
 
     def set(self) -> None:
-        """Ask to stop. A second time does nothing more."""
+        """Request a stop. Further calls have no effect."""
         self._is_set = True
         self._wakeups.put(None)
 
     def is_set(self) -> bool:
-        """Return whether somebody has asked to stop."""
+        """Return whether a stop is requested."""
         return self._is_set
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until somebody asks to stop, or the time is over. Return whether somebody has."""
+        """Wait for a stop request or the time-out. Return whether a stop is requested."""
         if not self._is_set:
             with suppress(Empty):
                 self._wakeups.get(timeout=timeout_s)
-                self._wakeups.put(None)  # for the next thread that waits
+                # Wakes the next thread that waits.
+                self._wakeups.put(None)
         return self._is_set
 
 
 def run_until_stopped(work: Callable[[], _T], stop: StopRequest) -> _T:
     """Run work that cannot be interrupted, in a thread of its own, and return its result.
 
-    When a stop is requested, the work is left to itself. Its thread does not keep the process from ending.
+    On a stop request the work is abandoned. It runs in a daemon thread, so the process can end.
 
     Args:
-        work: What to run. It starts no process that has to outlive the call.
-        stop: The request.
+        work: The work. It must not start a process that has to outlive the call.
+        stop: The stop request.
 
     Raises:
-        StopRequested: A stop is requested. Otherwise what the work raises.
+        StopRequested: A stop is requested. The exceptions of the work are raised too.
     """
     outcome: Future[_T] = Future()
 

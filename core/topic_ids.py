@@ -1,4 +1,4 @@
-"""Identity of topics: a topic that is deleted and created again has the same name, and is another one."""
+"""Identity of topics: a topic that is deleted and created again has the same name and another id."""
 
 from collections.abc import Collection
 from typing import Final
@@ -18,13 +18,13 @@ class TopicIds:
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self._kafka = kafka
-        # One for all calls: its futures end with it, and it keeps its connections.
+        # One client for all calls: it keeps its connections, and its futures are lost when it is garbage collected.
         self._admin = None if kafka.in_memory else AdminClient(kafka.confluent_options() | {"log_level": 2})
 
     def read_ids(self, topics: Collection[str]) -> dict[str, str]:
         """Return the id of each topic: 22 characters of URL-safe base64, as Kafka's own tools show it.
 
-        Topics that do not exist are left out. Those of the in-memory broker have none; its run stands for it.
+        Topics that do not exist are left out. Topics of the in-memory broker have no id; the id of its run is used.
 
         Raises:
             KafkaException: Kafka does not answer.
@@ -45,10 +45,10 @@ class TopicIds:
 
 
 def to_url_safe_id(topic_id: str) -> str:
-    """Return a topic's id as Kafka's own tools show it: librdkafka has `+` and `/` where they have `-` and `_`."""
+    """Return a topic's id as Kafka's own tools show it. librdkafka writes `+` and `/` instead of `-` and `_`."""
     return topic_id.translate(_URL_SAFE)
 
 
 def is_in_memory_id(topic_id: str) -> bool:
-    """Return whether an id is that of a run of the in-memory broker."""
+    """Return whether an id belongs to a run of the in-memory broker."""
     return topic_id.startswith(_IN_MEMORY)

@@ -1,4 +1,4 @@
-"""The Kafka topics and their configuration. `smspulse broker` and every command that needs them creates them."""
+"""The Kafka topics and their configuration. `smspulse broker` and each command that needs them creates them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ class TopicSpec:
     """One topic.
 
     Args:
-        name: As Kafka knows it.
+        name: Name in Kafka.
         cleanup: `delete` by age, or `compact` to the newest record of each key.
-        retention_days: How long records are kept; for compacted topics, how long a tombstone can be seen.
-        partitioned_by: The kind of thing that one partition holds. A transaction of messages writes to all partitions
-            of devices, and each of them costs the broker one marker. Therefore there are fewer of these.
+        retention_days: Days for which records are kept; in compacted topics, for which tombstones are visible.
+        partitioned_by: The unit of partitioning. A transaction of messages writes to all partitions of devices, and
+            each of them costs the broker one marker. Therefore topics by device have fewer partitions.
     """
 
     name: str
@@ -33,7 +33,7 @@ class TopicSpec:
     partitioned_by: Literal["message", "device"]
 
     def partition_count(self, by_message: int) -> int:
-        """Return how many partitions to create, beside that many of a topic by message."""
+        """Return the number of partitions to create, given that of a topic by message."""
         return by_message if self.partitioned_by == "message" else max(1, by_message // 4)
 
     def kafka_config(self) -> dict[str, str]:
@@ -41,7 +41,7 @@ class TopicSpec:
         age = str(int(self.retention_days * _DAY_MS))
         common = {"cleanup.policy": self.cleanup, "message.timestamp.type": "CreateTime"}
         if self.cleanup == "compact":
-            # Readers that rebuild state see a tombstone as long as a worker may be away.
+            # A worker that was away for up to this age still sees the tombstones when it reads the topic.
             return common | {"delete.retention.ms": age, "max.compaction.lag.ms": age, "segment.bytes": str(256 << 20)}
         return common | {"retention.ms": age}
 
@@ -55,16 +55,16 @@ TOPICS: Final = (
     TopicSpec(ALERTS, "compact", 7, "device"),
     TopicSpec(DEADLETTERS, "delete", 30, "message"),
 )
-"""Every topic. A message is in the partition of the same number in each topic by message, a device in the partition
-that Kafka's own partitioner gives its key: the same in `sms.activity` and `sms.devices`."""
+"""Every topic. A message is in the partition of the same number in each topic by message. A device is in the partition
+that Kafka's own partitioner gives its key, the same in `sms.activity` and `sms.devices`."""
 
 
 def find_partition_mismatch(counts: Mapping[str, int], by_message: int) -> tuple[str, str] | None:
-    """Return what is wrong with the topics' numbers of partitions, and what to do about it; None if nothing is.
+    """Return the error in the topics' numbers of partitions, and its remedy; None without an error.
 
     Args:
         counts: The number of partitions of each topic.
-        by_message: How many a topic by message should have: the setting.
+        by_message: The configured number of partitions of a topic by message.
     """
     for topic in TOPICS:
         if topic.partitioned_by == "message" and (count := counts[topic.name]) != by_message:

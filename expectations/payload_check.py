@@ -13,8 +13,9 @@ from uuid_utils import uuid7
 from core import records, topics
 from gateway import json_body
 from gateway.errors import UnreadablePayload
+from gateway.events import StatusReport
 from gateway.json_body import to_utf8
-from gateway.payloads import StatusReport, parse_payload
+from gateway.payloads import parse_payload
 from gateway.statuses import STATUSES, StatusCode
 from ingest.content_coding import (
     CorruptBodyError,

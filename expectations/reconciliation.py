@@ -23,11 +23,13 @@ from expectations.runner import SuiteMeasures
 from expectations.settings import CheckSettings
 from ingest.receipts import ID_BYTES, read_receipts
 from ingest.spool import read_spooled_ids
-from warehouse.catalog import dataset_scan_sql, read_base_watermark
+from warehouse.landed_files import list_incarnations_by_age
 from warehouse.reader import open_warehouse, retry_after_merge
-from warehouse.sink.parquet_files import list_incarnations_by_age
+from warehouse.sink.kafka_log_reader import KafkaLogReader
 from warehouse.sink.storage import FolderStore
-from warehouse.sink.topic_incarnations import KafkaLogReader, locate_log_position
+from warehouse.sink.topic_incarnations import locate_log_position
+from warehouse.sql_text import dataset_scan_sql
+from warehouse.watermark import read_base_watermark
 
 SUITE: Final = "reconciliation"
 _TIMEOUT_S: Final = BROKER_PATIENCE_S

@@ -176,7 +176,8 @@ class _CheckRun:
 
     def create_views(self) -> tuple[int, int]:
         """Make what the SQL reads; return the number of webhooks and of versions of messages."""
-        from warehouse.catalog import dataset_scan_sql, read_base_watermark  # noqa: PLC0415
+        from warehouse.sql_text import dataset_scan_sql  # noqa: PLC0415
+        from warehouse.watermark import read_base_watermark  # noqa: PLC0415
 
         settings, since = self._settings, self._since or _BEGINNING
         self._set_variables(
@@ -282,7 +283,7 @@ class _CheckRun:
 
         And `shown`, what the views say of them. `is_moving` are those that the stream may not have got to yet.
         """
-        from warehouse.rebuild import create_digest_table, create_statuses_table, create_told_view  # noqa: PLC0415
+        from warehouse.lifecycle_sql import create_digest_table, create_statuses_table, create_told_view  # noqa: PLC0415
 
         self._has_recomputed = True
         create_statuses_table(self._connection, self._statuses)
@@ -318,7 +319,7 @@ class _CheckRun:
         """)
 
     def _files_sql(self, suite: str) -> str:
-        from warehouse.catalog import dataset_glob_sql  # noqa: PLC0415
+        from warehouse.sql_text import dataset_glob_sql  # noqa: PLC0415
 
         sql = files("expectations").joinpath("measures", "files.sql").read_text("utf-8")
         return sql.replace("{dataset}", suite).replace("{glob}", dataset_glob_sql(self._data / suite))

@@ -1,14 +1,15 @@
-"""The JSON text of a webhook's body: its charset, and what of it can be repaired.
+"""The JSON text of a webhook's body: its charset, and the repair of common errors.
 
-A body is stored as it was received, so everybody who reads one turns it into UTF-8 first (`to_utf8`) and then into
-values (`load_json`). Ingest, stream, lander, erasure and `smspulse check payload` all do so, and so agree on each body.
+A body is stored as it was received. Every reader converts it to UTF-8 first (`to_utf8`) and then to values
+(`load_json`). Ingest, stream, lander, erasure and `smspulse check payload` all do so, so they agree on each body.
 
-- A charset that `Content-Type` declares is decoded. If that gives no JSON, the declaration is taken for wrong, and the
-  body is read as UTF-8.
-- A byte order mark says UTF-8, whatever is declared. One is removed, by `without_byte_order_mark`, for every reader; a
-  second one is no JSON.
-- A charset that is not in the list below counts as none, so UTF-8, which every JSON text is in by RFC 8259.
-- Bytes that are no UTF-8, and lone surrogates, become U+FFFD: a cut emoji costs one character, and not the report.
+- A charset that `Content-Type` declares is decoded. If the result is not JSON, the declaration counts as wrong, and
+  the body is read as UTF-8.
+- A byte order mark means UTF-8, whatever is declared. `without_byte_order_mark` removes one for every reader. A body
+  with a second one is not JSON.
+- A charset that is not in the list below counts as not declared. The body is then read as UTF-8, the encoding of every
+  JSON text by RFC 8259.
+- Invalid UTF-8 and lone surrogates become U+FFFD: a cut emoji costs one character, and not the report.
 """
 
 import json
@@ -21,7 +22,7 @@ import orjson
 
 BOM: Final = b"\xef\xbb\xbf"
 
-# By Python's names. None has a decoder that takes more than linear time, or that does anything but decode text.
+# Python's names of codecs. Their decoders take linear time, and only decode text.
 _ASCII_BASED: Final = frozenset(
     {
         *("latin_1", "cp437", "cp850", "cp866", "cp874", "cp932", "cp949", "mac_roman"),
@@ -35,13 +36,13 @@ _OF_UNKNOWN_BYTE_ORDER: Final = frozenset({"utf_16", "utf_32"})
 
 _CHARSET: Final = re.compile(rb";\s*charset\s*=\s*\"?([\w.:+-]+)", re.IGNORECASE)
 EQUALS_SIGN: Final = ord("=")
-"""Without one, a `Content-Type` names no charset. As a number: to look for bytes in bytes costs Python an exception."""
+"""Without one, a `Content-Type` names no charset. A number, because `bytes in bytes` raises an exception internally."""
 _CACHED_TYPES: Final = 256
 _LONGEST_CACHED_TYPE: Final = 128
-"""Bytes. With the number of entries, it bounds the cache at some 64 KiB."""
+"""Bytes. With the number of entries, it bounds the cache at about 64 KiB."""
 
-# Every escape is matched, so that the end of `\\ud800`, which is a backslash and a word, is not taken for one. They are
-# matched in runs, those that stay and those that do not: one by one, 260 kB of them would take a tenth of a second.
+# Every escape is matched, so that the end of `\\ud800`, a backslash and a word, does not count as one. Runs of escapes
+# that stay and runs of those that do not are matched together: one by one, 260 kB would take a tenth of a second.
 _PAIR: Final = rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _LONE: Final = rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 _LONE_BYTES: Final = 6
@@ -52,7 +53,7 @@ _REPLACEMENT: Final = rb"\ufffd"
 
 
 def charset_of(content_type: bytes | None) -> str | None:
-    """Return Python's name of the charset that a `Content-Type` declares, or None where that is UTF-8 or unknown."""
+    """Return Python's name of the charset that a `Content-Type` declares, or None if that is UTF-8 or unknown."""
     if not content_type:
         return None
     if len(content_type) > _LONGEST_CACHED_TYPE:
@@ -64,7 +65,7 @@ def _find_charset(content_type: bytes) -> str | None:
     declared = _CHARSET.search(content_type)
     if declared is None:
         return None
-    # Not by `codecs.lookup`: Python keeps every name that it was ever asked for.
+    # `codecs.lookup` is not used: it caches every name that it gets, without a limit.
     name = declared[1].decode("ascii", "replace").lower().replace("-", "_")
     codec = aliases.get(name, name)
     return codec if codec in _ASCII_BASED or codec in _OF_WIDE_UNITS else None
@@ -76,13 +77,13 @@ _cached_charset: Final = lru_cache(_CACHED_TYPES)(_find_charset)
 def to_utf8(body: bytes, content_type: bytes | None) -> bytes:
     """Return a body in UTF-8, decoded by the charset that its `Content-Type` declares.
 
-    Raises nothing: a body that cannot be decoded, for whatever reason, is returned as it came.
+    Raises nothing: a body that cannot be decoded, for whatever reason, is returned unchanged.
 
     Args:
         body: The bytes received.
-        content_type: The header of the same name.
+        content_type: The header `Content-Type`.
     """
-    # Nearly all name no parameter at all, and this is asked of each report.
+    # Runs for each report, and nearly no `Content-Type` has a parameter.
     if not content_type or EQUALS_SIGN not in content_type:
         return body
     charset = charset_of(content_type)
@@ -90,19 +91,20 @@ def to_utf8(body: bytes, content_type: bytes | None) -> bytes:
         return body
     try:
         if charset in _OF_UNKNOWN_BYTE_ORDER:
-            # By its mark, or else by the zero bytes: a JSON text begins with ASCII.
+            # The byte order follows from a mark, or else from the zero bytes: a JSON text begins with ASCII.
             charset = json.detect_encoding(body)
         decoded = body.decode(charset, "replace").encode("utf-8", "replace")
         load_json(decoded)
-    except Exception:  # a ValueError, as a rule; but whatever a decoder raises must not stop whoever reads bodies
+    except Exception:
+        # As a rule a ValueError. No other error of a decoder may stop a reader of bodies either.
         return body
     return decoded
 
 
 def without_byte_order_mark(text: bytes) -> bytes:
-    """Return a text in UTF-8 without the byte order mark at its beginning, if there is one. Of several, one is removed.
+    """Return a text in UTF-8 without the byte order mark at its beginning. Of several marks, one is removed.
 
-    In linear time, whatever follows.
+    Takes linear time for any text.
     """
     return text.removeprefix(BOM)
 
@@ -111,7 +113,7 @@ def load_json(body: bytes) -> Any:
     """Return the value of a JSON text in UTF-8.
 
     Raises:
-        ValueError: It is no JSON.
+        ValueError: The text is not JSON.
     """
     try:
         return orjson.loads(body)
@@ -123,7 +125,7 @@ def load_json(body: bytes) -> Any:
 
 
 def _repair_json(body: bytes) -> bytes:
-    """Return a body without its byte order mark, with U+FFFD for what is no Unicode."""
+    """Return a body without its byte order mark, and with U+FFFD for invalid Unicode."""
     text = without_byte_order_mark(body)
     if not text.lstrip().startswith(b"{"):
         return text

@@ -1,7 +1,7 @@
-r"""Finds phone numbers in texts and in bodies of webhooks, in whatever notation their digits are written.
+r"""Search for phone numbers in texts and in bodies of webhooks, in every notation of digits.
 
-Digits may have separators between them, be those of any script, or be escaped as JSON (`\u0034`), HTML (`&#52;`) or
-URLs (`%34`) write them. A body may be in any charset that ingest reads, or be no JSON at all.
+Digits can have separators between them, belong to any script, or be escaped as in JSON (`\u0034`), HTML (`&#52;`) or
+URLs (`%34`). A body can be in any charset that ingest reads, and need not be JSON.
 """
 
 import html
@@ -18,40 +18,41 @@ from gateway.json_body import charset_of
 from gateway.phone_numbers import list_spellings
 
 ENCODED_TEXT: Final = r"[^\x01-\x7f]|\\u|%[0-9A-Fa-f]{2}|&#"
-"""Regular expression, for RE2 and Python, of texts in which `NumberSearch.expression` alone may not find a number."""
+"""Regular expression, for RE2 and Python, of texts in which `NumberSearch.expression` alone can miss a number."""
 
 _MIN_DIGITS: Final = 5
 _MIN_ID_DIGITS: Final = 9
 _MAX_ID_DIGITS: Final = 18
-"""What 63 bits hold."""
+"""Digits of the largest number of 63 bits, less one: every number of that many digits fits."""
 _BETWEEN_DIGITS: Final = r"[^0-9]{0,4}(?:\(0\)[^0-9]{0,4})?"
-"""Four are `) - `; from one field of JSON to the next it is five at least. Also a trunk zero in brackets."""
+"""At most four separators, such as `) - `. Between the values of two fields of JSON there are at least five characters.
+A trunk zero in brackets is allowed too."""
 _CALLED_ABROAD: Final = r"(?:00|011|0011|010)?"
-"""What is dialled before a country code in most countries, in North America, in Australia and in Japan."""
+"""Prefix before a country code in most countries, in North America, in Australia and in Japan."""
 _JSON_ESCAPE: Final = re.compile(r"\\+u([0-9a-fA-F]{4})")
-"""Also of a JSON text within a JSON text, which doubles each backslash."""
+"""Matches also in a JSON text within a JSON text, which doubles each backslash."""
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _WIDE_CODECS: Final = ("utf_16_le", "utf_16_be", "utf_32_le", "utf_32_be")
 _WIDE_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
 _MAX_INFLATED: Final = 1 << 20
-"""Bytes, as large as a record can be."""
+"""Bytes: the largest size of a record."""
 
 
 class NumberSearch:
-    """Looks for phone numbers.
+    """Searches for given phone numbers.
 
     Args:
-        numbers: Each in every way of writing that differs by more than punctuation.
+        numbers: The numbers, in every spelling that differs by more than punctuation.
         national: Further digits, as `gateway.phone_numbers.national_form` returns them.
 
     Attributes:
-        expression: Regular expression, for RE2 and Python, that finds them in a text that `ENCODED_TEXT` does not.
-        ids: The numbers as whole numbers, but for short ones, which ids of messages may be as well.
+        expression: Regular expression, for RE2 and Python, that finds them in texts that `ENCODED_TEXT` does not match.
+        ids: The numbers as whole numbers, without short ones, which can also be ids of messages.
 
     Raises:
-        ValueError: One has fewer than five digits, which would be found in what is no number.
+        ValueError: A number has fewer than five digits, which would match text that is not a phone number.
     """
 
     def __init__(self, numbers: tuple[str, ...], national: tuple[str, ...] = ()) -> None:
@@ -68,16 +69,16 @@ class NumberSearch:
         self._search = re.compile(self.expression).search
 
     def is_in(self, text: str) -> bool:
-        """Return whether a text has one of the numbers."""
+        """Return whether a text contains one of the numbers."""
         return any(self._search(reading) for reading in _decoded_variants(text))
 
     def is_in_body(self, body: bytes, content_type: bytes | None = None) -> bool:
-        """Return whether a body has one of the numbers, in its declared charset or any other that it may be in."""
+        """Return whether a body contains one of the numbers, in its declared charset or another plausible one."""
         return any(self.is_in(text) for text in _decode_candidates(body, content_type))
 
 
 def _decoded_variants(text: str) -> Iterator[str]:
-    """Yield a text with ASCII digits: as it is, and without each kind of escapes."""
+    """Yield a text with ASCII digits: unchanged, and without each kind of escapes."""
     yield _with_ascii_digits(text)
     if "\\u" in text:
         text = _without_json_escapes(text)
@@ -101,7 +102,7 @@ def _decode_candidates(body: bytes, content_type: bytes | None) -> Iterator[str]
 
 
 def _decompress_prefix(body: bytes) -> bytes:
-    """Return what can be decompressed: a proxy may have cut a body, or lost the header that says it is compressed."""
+    """Return the readable part of a gzip body. A proxy can cut a body, or drop the header that names its coding."""
     decompressor = zlib.decompressobj(_GZIP_WINDOW)
     found = b""
     try:
@@ -118,7 +119,7 @@ def _without_json_escapes(text: str) -> str:
     decoded = _JSON_ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), text)
     if not _SURROGATE.search(decoded):
         return decoded
-    # Two escapes may be the halves of one character.
+    # Two escapes can be the halves of one character.
     return decoded.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -128,6 +129,6 @@ def _with_ascii_digits(text: str) -> str:
 
 @cache
 def _ascii_digits() -> dict[int, str]:
-    """Return the digits of all scripts, also full-width, superscript and circled ones, by code point."""
+    """Return the ASCII digit of each digit of all scripts, also full-width, superscript and circled ones."""
     digits = ((code, unicodedata.digit(chr(code), None)) for code in range(0x80, sys.maxunicode + 1))
     return {code: str(digit) for code, digit in digits if digit is not None}

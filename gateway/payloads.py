@@ -1,13 +1,13 @@
-"""Reads every known generation of smsgateway24's webhook payloads into one frozen event.
+"""Parser of every known generation of smsgateway24's webhook payloads: one body becomes one frozen event.
 
-Source: the gateway's webhook documentation in its English, German and Japanese versions, and its help articles. What
-they leave open is met with tolerance: only a message's id and, for a status report, the status id are indispensable.
-Any other field that cannot be read becomes None and is named in `flaws`, so that a surprise in a date's format never
-costs a delivery report.
+Source: the gateway's webhook documentation in its English, German and Japanese versions, and its help articles. They
+leave details open, so the parser is tolerant: only a message's id and, for a status report, the status id are required.
+Any other field that cannot be read becomes None and is named in `flaws`. So an unexpected format of a date never costs
+a delivery report.
 
-Every field but the text of a message has a largest size. A longer value is a flaw too: it stays in the raw body, and is
-copied nowhere. An id is a whole number of 63 bits at most. A longer `sms_id` or `status_id` belongs to no message, so
-the body is unreadable (`out_of_range`, or `wrong_type` where it is no number).
+Every field except the text of a message has a maximum size. A longer value is a flaw too: it stays in the raw body, and
+is copied nowhere. An id is a whole number of at most 63 bits. A larger `sms_id` or `status_id` belongs to no message,
+so the body is unreadable (`out_of_range`, or `wrong_type` if it is not a number).
 
 Generations:
     - status report: `sms_id, status_id, status_message, sendto, senttime, channel_id, device_id`
@@ -19,106 +19,49 @@ Generations:
 """
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, tzinfo
-from functools import lru_cache, partial
+from datetime import UTC, tzinfo
+from functools import partial
 from typing import Annotated, Any, Final, NamedTuple
-from zoneinfo import ZoneInfo
 
 import msgspec
 import orjson
 
-from core.errors import SettingError
 from gateway import json_body
-from gateway.errors import UnreadablePayload
-from gateway.phone_numbers import normalise_address
-
-REASON_NOT_JSON: Final = "not_json"
-REASON_NOT_AN_OBJECT: Final = "not_an_object"
-REASON_MISSING_FIELD: Final = "missing_field"
-REASON_WRONG_TYPE: Final = "wrong_type"
-REASON_OUT_OF_RANGE: Final = "out_of_range"
-REASON_UNVERIFIED_SHAPE: Final = "unverified_shape"
-"""An `event` payload, as one help article shows it: perhaps what the gateway's test button sends."""
-REASON_UNKNOWN_SHAPE: Final = "unknown_shape"
-REASON_FAULT: Final = "processing_failed"
-"""Reading or processing it raised an error that nobody foresaw: a fault of smspulse, whatever the record is."""
-
-REASONS: Final = (
-    REASON_NOT_JSON,
-    REASON_NOT_AN_OBJECT,
+from gateway.errors import (
     REASON_MISSING_FIELD,
-    REASON_WRONG_TYPE,
+    REASON_NOT_AN_OBJECT,
+    REASON_NOT_JSON,
     REASON_OUT_OF_RANGE,
-    REASON_UNVERIFIED_SHAPE,
     REASON_UNKNOWN_SHAPE,
-    REASON_FAULT,
+    REASON_UNVERIFIED_SHAPE,
+    REASON_WRONG_TYPE,
+    REASONS,
+    UnreadablePayload,
+    unforeseen_error,
 )
-
-MAX_NAME_LENGTH: Final = 255
-"""Characters of an address, a device's name or a type, as received. The longest of them in use, a mail address that a
-message was sent from, has 254 (RFC 3696, erratum 1690)."""
-MAX_STATUS_MESSAGE_LENGTH: Final = 1_024
-"""Characters of the gateway's text about a status. Those that are documented have some 40."""
-MAX_LINK_LENGTH: Final = 8_000
-"""Characters of the link to an image: what every program should take of a URI (RFC 9110, 4.1)."""
+from gateway.events import (
+    MAX_LINK_LENGTH,
+    MAX_NAME_LENGTH,
+    MAX_STATUS_MESSAGE_LENGTH,
+    Event,
+    IncomingMessage,
+    StatusReport,
+)
+from gateway.payload_times import LONGEST_CACHED_TIME, cached_epoch_ms, split_date_and_zone, to_epoch_ms
+from gateway.phone_numbers import normalise_address
 
 _MAX_ID: Final = 2**63 - 1
 _MAX_SMALL: Final = 2**31 - 1
 _WITHHELD: Final = "withheld"
 _FIELDS_AT_FAULT: Final = frozenset({"sms_id", "status_id", "event"})
-"""Every field that makes a body unreadable. A sender may write our own withheld form: no other text of it is taken."""
-# The reports of one message repeat its time: some 1 µs a report is saved.
-_CACHED_TIMES: Final = 16_384
-_LONGEST_CACHED_TIME: Final = 64
-"""Characters. With the number of entries, it bounds the cache at some 8 MiB. Any number of decimals is a valid time."""
-
-
-class StatusReport(NamedTuple):
-    """The status of one outgoing message.
-
-    Times are milliseconds since 1970-01-01 UTC. `sent_at` is the gateway's `senttime`: a field of the message, not
-    the time of this status, and null in many reports.
-    """
-
-    sms_id: int
-    status_id: int
-    device_id: int | None
-    channel_id: int | None
-    sent_at: int | None
-    recipient: str | None
-    status_message: str | None
-    flaws: tuple[str, ...]
-
-
-class IncomingMessage(NamedTuple):
-    """A text or an image that a phone received.
-
-    Times are milliseconds since 1970-01-01 UTC: `phone_received_at` is the payload's `date`, `sent_at` its
-    `date_sent` (Android's convention). `content_type` is `text` or `img`, or what a later generation sends.
-    """
-
-    sms_id: int
-    content_type: str
-    device_id: int | None
-    channel_id: int | None
-    sent_at: int | None
-    phone_received_at: int | None
-    sender: str | None
-    text: str | None
-    image_url: str | None
-    internal_id: int | None
-    device_name: str | None
-    flaws: tuple[str, ...]
-
-
-Event = StatusReport | IncomingMessage
+"""Every field that makes a body unreadable. A sender can imitate the withheld form, so no other name is accepted."""
 
 
 class ParsedBodies(NamedTuple):
-    """Many bodies, read: a row each.
+    """Events of many bodies: a row per body.
 
-    `reports` are the columns of `StatusReport` but the last, for what is a status report without a flaw; a row of
-    anything else is None in each of them, and in `others`, or in `unreadable` with its reason and field.
+    `reports` are the columns of `StatusReport` without the last, for status reports without a flaw. The row of any
+    other body is None in each of them; it is in `others`, or in `unreadable` with its reason and field.
     """
 
     reports: tuple[list[Any], ...]
@@ -128,13 +71,13 @@ class ParsedBodies(NamedTuple):
 
 _Id = Annotated[int, msgspec.Meta(ge=0, le=_MAX_ID)]
 _Small = Annotated[int, msgspec.Meta(ge=0, le=_MAX_SMALL)]
-_Time = Annotated[str, msgspec.Meta(max_length=_LONGEST_CACHED_TIME)]
+_Time = Annotated[str, msgspec.Meta(max_length=LONGEST_CACHED_TIME)]
 _Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME_LENGTH)]
 _StatusMessage = Annotated[str, msgspec.Meta(max_length=MAX_STATUS_MESSAGE_LENGTH)]
 
 
 class _PlainReport(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """A status report as nearly all are: of the newest generation, and without a flaw."""
+    """A status report of the newest generation without a flaw, as nearly all are."""
 
     sms_id: _Id
     status_id: _Small
@@ -147,50 +90,27 @@ class _PlainReport(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 _decode_plain_report = msgspec.json.Decoder(_PlainReport).decode
 _NOTHING: Final = _PlainReport(None, None)  # type: ignore[arg-type]
-_make_report: Callable[[tuple[Any, ...]], StatusReport] = partial(
-    tuple.__new__, StatusReport
-)  # a third of its own time
-
-
-def parse_zone(name: str) -> tzinfo:
-    """Return the time zone that a setting names, such as `UTC` or `Europe/Berlin`.
-
-    Raises:
-        SettingError: No such zone.
-    """
-    if name.upper() in {"UTC", "Z", "GMT"}:
-        return UTC
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as error:
-        msg = f"time zone {name!r} is unknown: use an IANA name such as UTC or Europe/Berlin"
-        raise SettingError(msg) from error
-
-
-def unforeseen_error(error: Exception) -> UnreadablePayload:
-    """Return the error of a record whose reading or processing raised one that nobody foresaw, such as RecursionError.
-
-    It names the error's type and no more: the text of an error can quote what a sender wrote.
-    """
-    return UnreadablePayload(REASON_FAULT, f"{type(error).__name__} while it was processed")
+# Takes a third of the time of `StatusReport(...)`.
+_make_report: Callable[[tuple[Any, ...]], StatusReport] = partial(tuple.__new__, StatusReport)
 
 
 def parse_payload(body: bytes, zone: tzinfo = UTC) -> Event:
     """Read one webhook's body.
 
     Args:
-        body: In UTF-8: what `gateway.json_body.to_utf8` makes of the bytes received.
-        zone: The zone of times that name none; the gateway's own appear to be UTC.
+        body: The body in UTF-8, as `gateway.json_body.to_utf8` returns it.
+        zone: The zone of times that name none. The gateway's own times appear to be UTC.
 
     Raises:
-        UnreadablePayload: And nothing else, whatever the bytes are.
+        UnreadablePayload: The body is not a known payload. Nothing else is raised, whatever the bytes are.
     """
-    # Nothing but a shortcut, for a quarter of the time: what it does not take is read with more patience.
+    # A shortcut that takes a quarter of the time. The tolerant parser reads the bodies that it rejects.
     try:
         plain = _decode_plain_report(body)
-        sent_at = _cached_epoch_ms(plain.senttime, "", zone) if plain.senttime else None
+        sent_at = cached_epoch_ms(plain.senttime, "", zone) if plain.senttime else None
         recipient = normalise_address(plain.sendto) if plain.sendto else None
-    except Exception:  # not plain, as a rule
+    except Exception:
+        # As a rule, the body is not a plain report.
         return _parse_guarded(body, zone)
     return _make_report(
         (plain.sms_id, plain.status_id, plain.device_id, plain.channel_id, sent_at, recipient, plain.status_message, ())
@@ -201,7 +121,8 @@ def parse_payloads(bodies: Sequence[bytes], zone: tzinfo = UTC) -> ParsedBodies:
     """Parse many bodies by column, faster than `parse_payload` one by one. Raises nothing, whatever the bytes are."""
     try:
         return _parse_by_column(bodies, zone)
-    except Exception:  # nobody foresaw it, and it costs one body
+    except Exception:
+        # An unexpected error costs only the body that raised it.
         return _parse_each(bodies, zone)
 
 
@@ -224,8 +145,9 @@ def _parse_by_column(bodies: Sequence[bytes], zone: tzinfo) -> ParsedBodies:
     for row, body in enumerate(bodies):
         try:
             report = _decode_plain_report(body)
-            sent_at = _cached_epoch_ms(report.senttime, "", zone) if report.senttime else None
-        except Exception:  # not plain, as a rule
+            sent_at = cached_epoch_ms(report.senttime, "", zone) if report.senttime else None
+        except Exception:
+            # As a rule, the body is not a plain report.
             report, sent_at = _NOTHING, None
             try:
                 others[row] = _parse_guarded(body, zone)
@@ -251,16 +173,17 @@ def _parse_guarded(body: bytes, zone: tzinfo) -> Event:
     except UnreadablePayload:
         raise
     except Exception as error:
-        raise unforeseen_error(error) from None  # its chain of causes can be as long as the body
+        # Without its chain of causes, which can be as long as the body.
+        raise unforeseen_error(error) from None
 
 
 def _parse_any_shape(body: bytes, zone: tzinfo) -> Event:
     try:
         payload = json_body.load_json(body)
     except ValueError as error:
-        raise UnreadablePayload(REASON_NOT_JSON, "the body is no JSON") from error
+        raise UnreadablePayload(REASON_NOT_JSON, "the body is not JSON") from error
     if type(payload) is not dict:
-        raise UnreadablePayload(REASON_NOT_AN_OBJECT, "the body is JSON, but no object")
+        raise UnreadablePayload(REASON_NOT_AN_OBJECT, "the body is JSON, but not an object")
     if "status_id" in payload:
         return _parse_status_report(payload, zone)
     if "event" in payload:
@@ -275,7 +198,7 @@ def _parse_any_shape(body: bytes, zone: tzinfo) -> Event:
 
 
 def build_withheld_body(error: UnreadablePayload, length: int) -> bytes:
-    """Return what is stored in place of a body of so many bytes that is not to be kept: it is unreadable alike."""
+    """Return the text that is stored for a withheld body of the given length. It is unreadable for the same reason."""
     return orjson.dumps({_WITHHELD: error.reason, "field": error.field, "bytes": length})
 
 
@@ -316,9 +239,9 @@ def _parse_incoming_message(payload: dict[str, Any], zone: tzinfo) -> IncomingMe
 
 
 def _as_int(value: object, largest: int) -> int | None:
-    """Return a whole number from 0 to `largest`, also from a numeric string or `12.0`; None if it is none."""
+    """Return a whole number from 0 to `largest`, also from a numeric string or `12.0`; None for any other value."""
     if type(value) is str:
-        # 19 digits hold every id that fits; int() of megabytes of digits would take seconds.
+        # Every valid id has at most 19 digits. int() of megabytes of digits would take seconds.
         text = value.strip()
         if not (text.isascii() and text.isdecimal() and len(text) <= len(str(_MAX_ID))):
             return None
@@ -340,7 +263,7 @@ def _read_required_id(payload: dict[str, Any], field: str, largest: int) -> int:
     if number is not None:
         return number
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UnreadablePayload(REASON_WRONG_TYPE, f"{field} is no whole number", field)
+        raise UnreadablePayload(REASON_WRONG_TYPE, f"{field} is not a whole number", field)
     raise UnreadablePayload(REASON_OUT_OF_RANGE, f"{field} is not a whole number from 0 to {largest}", field)
 
 
@@ -361,7 +284,7 @@ def _read_channel_id(payload: dict[str, Any], flaws: list[str]) -> int | None:
 
 
 def _read_text(payload: dict[str, Any], field: str, longest: int | None, flaws: list[str]) -> str | None:
-    """Return a text of no more characters than the longest; None for any number of them, up to those of a body."""
+    """Return a text of at most `longest` characters; `longest` None is no limit but that of a body."""
     value = payload.get(field)
     if value is None or (type(value) is str and (longest is None or len(value) <= longest)):
         return value
@@ -384,50 +307,8 @@ def _read_time(payload: dict[str, Any], field: str, zone: tzinfo, flaws: list[st
     if not value:
         return None
     try:
-        return _to_epoch_ms(*_split_date_and_zone(value), zone)
-    except Exception:  # whatever a date makes the standard library raise costs the date, and not the report
+        return to_epoch_ms(*split_date_and_zone(value), zone)
+    except Exception:
+        # A date can make the standard library raise anything. That costs the date, and not the report.
         flaws.append(field)
         return None
-
-
-def rewrite_time(value: Any) -> str | None:
-    """Return a time that can be read as ISO 8601, with nothing else that its sender may have written; None without one.
-
-    It names a zone where the value does, and only there.
-
-    Raises:
-        TypeError, ValueError, KeyError, OverflowError: It cannot be read.
-    """
-    return _parse_moment(*_split_date_and_zone(value)).isoformat() if value else None
-
-
-def _split_date_and_zone(value: Any) -> tuple[Any, str]:
-    if type(value) is dict:
-        return value["date"], str(value.get("timezone") or "")
-    return value, ""
-
-
-def _to_epoch_ms(date: str, named: str, zone: tzinfo) -> int:
-    """Return milliseconds since 1970 UTC; the date's own zone counts first, then the one named beside it."""
-    if len(date) + len(named) > _LONGEST_CACHED_TIME:
-        return _compute_epoch_ms(date, named, zone)
-    return _cached_epoch_ms(date, named, zone)
-
-
-def _compute_epoch_ms(date: str, named: str, zone: tzinfo) -> int:
-    moment = _parse_moment(date, named)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=zone)
-    return round(moment.timestamp() * 1000)
-
-
-def _parse_moment(date: str, named: str) -> datetime:
-    """Return a time, without a zone where neither the date nor the name beside it has one."""
-    moment = datetime.fromisoformat(date)
-    if moment.tzinfo is None and named:
-        offset = datetime.fromisoformat(f"2000-01-01T00:00{named}").tzinfo if named[0] in "+-" else None
-        moment = moment.replace(tzinfo=offset or parse_zone(named))
-    return moment
-
-
-_cached_epoch_ms: Final = lru_cache(_CACHED_TIMES)(_compute_epoch_ms)

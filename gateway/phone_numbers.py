@@ -1,6 +1,6 @@
-"""One spelling for each phone number, so that messages to the same person can be counted and erased together.
+"""Normal spelling of phone numbers, so that messages to one person are counted and erased together.
 
-Only what is written is used: `0157 …` has no country, so it stays national, and `00` stays in place of `+`.
+Nothing is guessed: `0157 …` names no country, so it stays national, and `00` is not replaced by `+`.
 """
 
 import re
@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from phonenumbers import PhoneNumber
 
-# What people and programs put between digits: spaces, dashes, brackets, and the invisible marks of text direction that
-# come along when a number is copied from a contact.
+# Separators of digits: spaces, dashes, brackets, and invisible marks of text direction, which are copied along with a
+# number from a contact.
 _PUNCTUATION: Final = re.compile(
     r"[\s().\-/\u00ad\u2010-\u2015\u2212\uff08\uff09\uff0d\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]+"
 )
 _INVISIBLE: Final = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]+")
 _NUMBER: Final = re.compile(r"\+?[0-9]+")
-# A country code with a separator and a zero behind it: `+49 (0)157`, `0049 0157`.
+# A country code, a separator and a zero: `+49 (0)157`, `0049 0157`.
 _TRUNK_ZERO: Final = re.compile(r"(?P<prefix>\+|00)\s*(?P<code>[1-9][0-9]{0,2})[^0-9]+0")
 _OPTIONAL_ZERO: Final = "(0)"
 
-# The reports of one message repeat its number: some 2 µs a report are saved.
+# The reports of one message repeat its number. The cache saves about 2 µs per report.
 _CACHED_NUMBERS: Final = 16_384
 _LONGEST_CACHED_NUMBER: Final = 64
-"""Characters. With the number of entries, it bounds the cache at some 8 MiB."""
+"""Characters. With the number of entries, it bounds the cache at about 8 MiB."""
 
 
 def normalise_address(address: str) -> str:
-    """Bring a phone number to one spelling, and leave a sender's name alone.
+    """Return a phone number in its normal spelling; a sender's name is returned unchanged.
 
-    `+49 (0)157 5298-2212` is `+4915752982212`.
+    `+49 (0)157 5298-2212` becomes `+4915752982212`.
     """
     if address.isascii() and address.removeprefix("+").isdecimal():
         return address
@@ -38,9 +38,9 @@ def normalise_address(address: str) -> str:
 
 
 def list_spellings(number: str) -> tuple[str, ...]:
-    """Return the digits under which a number may be stored, without `+` or `00`: its one spelling first.
+    """Return the digits under which a number can be stored, without `+` or `00`: its normal spelling first.
 
-    The others are the number as it is given, and with a trunk zero, for a program may have left out the brackets.
+    The others are the number as given, and with a trunk zero, because a program may have dropped the brackets.
     """
     normal = normalise_address(number)
     found = [normal, _to_ascii_digits(number)]
@@ -53,12 +53,12 @@ def list_spellings(number: str) -> tuple[str, ...]:
 
 
 class NationalForm(NamedTuple):
-    """An international number as it is written within its country.
+    """National spelling of an international number.
 
     Args:
-        digits: With the trunk prefix, where the country has one: `0157…`.
+        digits: Digits with the trunk prefix, if the country has one: `0157…`.
         own_pattern: Regular expression of the spellings of the international number as an address.
-        any_country_pattern: Regular expression of every country's international numbers that have this national
+        any_country_pattern: Regular expression of all international numbers, of any country, with this national
             spelling.
     """
 
@@ -68,7 +68,7 @@ class NationalForm(NamedTuple):
 
 
 def national_form(number: str) -> NationalForm | None:
-    """Return an international number as it is written within its country; None of any other."""
+    """Return the national spelling of an international number; None for any other number."""
     normal = normalise_address(number)
     digits = re.sub(r"^(\+|00)", "", normal)
     international = None if digits == normal else _parse_number(f"+{digits}")
@@ -97,17 +97,17 @@ _normalise_cached: Final = lru_cache(_CACHED_NUMBERS)(_normalise_uncached)
 
 
 def _to_ascii_digits(text: str) -> str:
-    """Return a text with the digits and the plus of every script written in ASCII."""
+    """Return a text with ASCII digits and an ASCII plus in place of those of other scripts."""
     if text.isascii():
         return text
     return "".join(str(int(each)) if each.isdecimal() else each for each in text.replace("\uff0b", "+"))
 
 
 def _without_trunk_zero(bare: str, spelled: re.Match[str]) -> str:
-    """Return an international number without the zero that is only dialled within its country.
+    """Return an international number without the trunk zero, which is only dialled within a country.
 
-    Some countries keep it (Italy: `+39 06`), which the library knows. Where it does not know the number, brackets
-    around the zero say that it is to be left out.
+    Some countries keep it (Italy: `+39 06`); `phonenumbers` has the rules. If it has no rule for the number, brackets
+    around the zero mean that the zero is optional.
     """
     prefix, code = spelled["prefix"], spelled["code"]
     head = prefix + code
@@ -128,11 +128,10 @@ def _without_trunk_zero(bare: str, spelled: re.Match[str]) -> str:
 
 
 def _split_country_code(number: "PhoneNumber") -> tuple[str, str]:
-    """Return the country code and the digits behind it."""
-    from phonenumbers import PhoneNumberFormat, format_number  # noqa: PLC0415 - as below
+    """Return the country code and the digits after it."""
+    from phonenumbers import national_significant_number  # noqa: PLC0415 - as below
 
-    code = str(number.country_code)
-    return code, format_number(number, PhoneNumberFormat.E164).removeprefix(f"+{code}")
+    return str(number.country_code), national_significant_number(number)
 
 
 def _parse_number(international: str) -> "PhoneNumber | None":

@@ -1,8 +1,8 @@
-"""Status codes of outgoing messages and what each says about a message's way.
+"""Status codes of outgoing messages, and the outcome and rank of each.
 
 Source: smsgateway24's webhook documentation (delivery status webhook). The documented order of the open stages is
-1, 3, 2, then 6: the ids are historical. The list of failures is open-ended ("other, less frequent errors"), so an id
-that is not in the table is data: it is kept and counted, and moves nothing until a setting says what it means.
+1, 3, 2, then 6: the ids are historical. The list of failures is open-ended ("other, less frequent errors"). So an id
+that is not in the table is kept and counted, and has no effect on a message until a setting gives its meaning.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from core.errors import SettingError
 
 
 class Outcome(StrEnum):
-    """What became of a message, as far as its reports tell."""
+    """Outcome of a message by its reports."""
 
     PENDING = "pending"
     QUEUED = "queued"
@@ -27,13 +27,13 @@ class Outcome(StrEnum):
     NOT_PERMITTED = "not_permitted"
     EXPIRED = "expired"
     UNKNOWN = "unknown"
-    """Open, and every report so far had an id that the table does not know."""
+    """Open, and no report so far had an id in the table."""
     INCOMING = "incoming"
-    """Status 5: an incoming message, which belongs to no rate."""
+    """Status 5: an incoming message, which counts in no rate."""
 
 
 FAILURES: Final = frozenset({Outcome.UNDELIVERED, Outcome.NOT_SENT, Outcome.NOT_PERMITTED})
-"""Outcomes that a gateway reports as a failure. `expired` is not among them: it is the absence of a report."""
+"""Outcomes that a gateway reports as a failure. `expired` is not one of them: it is the absence of a report."""
 
 ENDS: Final = FAILURES | {Outcome.DELIVERED, Outcome.EXPIRED}
 """Outcomes after which a message is no longer open."""
@@ -44,11 +44,11 @@ class StatusCode:
     """One status id.
 
     Args:
-        id: As the gateway sends it.
+        id: Id that the gateway sends.
         name: Short English name.
-        rank: Place in the documented order, from 0; all ends share the last place.
-        outcome: What a message is whose decisive report has this status.
-        failure_class: Why it failed, for the failures; None otherwise.
+        rank: Place in the documented order, from 0. All ends share the last place.
+        outcome: Outcome of a message whose decisive report has this status.
+        failure_class: Class of the failure; None for other statuses.
     """
 
     id: int
@@ -69,7 +69,7 @@ class StatusCode:
 
     @property
     def is_step(self) -> bool:
-        """Whether this status is a stage of the way of an outgoing message."""
+        """Whether this status is a stage of an outgoing message before its end."""
         return self.rank < END_RANK
 
 
@@ -107,10 +107,10 @@ STATUSES: Final[Mapping[int, StatusCode]] = MappingProxyType(
 
 
 def parse_status_meanings(text: str) -> dict[int, Outcome]:
-    """Read what a setting says of further ids: `"13=not_sent,102=not_permitted"`.
+    """Return the meanings of further ids in a setting such as `"13=not_sent,102=not_permitted"`.
 
     Raises:
-        SettingError: An id that is documented already or no whole number, or an outcome that no report can have.
+        SettingError: An id is documented or is not a whole number, or no report can have the outcome.
     """
     meanings: dict[int, Outcome] = {}
     reportable = {outcome.value for outcome in FAILURES | {Outcome.DELIVERED}}
@@ -120,7 +120,7 @@ def parse_status_meanings(text: str) -> dict[int, Outcome]:
             msg = f"status meaning {part!r}: {id_text!r} is not the id of an undocumented status, such as 13"
             raise SettingError(msg)
         if outcome not in reportable:
-            msg = f"status meaning {part!r}: {outcome!r} is none of {', '.join(sorted(reportable))}"
+            msg = f"status meaning {part!r}: {outcome!r} is not one of {', '.join(sorted(reportable))}"
             raise SettingError(msg)
         meanings[int(id_text)] = Outcome(outcome)
     return meanings

@@ -4,6 +4,7 @@ import resource
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final, Literal, Protocol
 
@@ -14,6 +15,27 @@ Site = Address | int
 
 _SITE_BITS: Final = 64
 """One customer's part of IPv6: whoever has one address there has all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """Protection of an HTTP server. The defaults are those of every server of smspulse.
+
+    Args:
+        header_timeout_s: Seconds for the TLS handshake, and as many for the headers of a first request.
+        idle_timeout_s: Seconds from an answer to the headers of the next request.
+        per_address: Connections of one address, of IPv6 of one /64.
+        total: Connections of all addresses.
+        proxies: Networks of proxies. Their connections count in total alone.
+        advice: For the log: what to do when clients of good will meet the limits of connections.
+    """
+
+    header_timeout_s: float = 10.0
+    idle_timeout_s: float = 135.0
+    per_address: int = 256
+    total: int = 2_048
+    proxies: Sequence[Network] = ()
+    advice: str = "if they are of good will, let a proxy stand in front"
 
 
 def parse_address(text: str) -> Address | None:

@@ -20,7 +20,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from ingest.errors import KafkaFilesError, NotStoredError
-from ingest.spool import WebhookRecord
+from ingest.webhook_record import WebhookRecord
 
 log = logging.getLogger(__name__)
 

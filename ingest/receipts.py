@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from core.records import HEADER_INGEST_ID, HEADER_SOURCE
-from ingest.spool import WebhookRecord
+from ingest.webhook_record import WebhookRecord
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,9 @@ import orjson
 
 from gateway import json_body
 from gateway.errors import UnreadablePayload
-from gateway.payloads import Event, IncomingMessage, StatusReport, build_withheld_body, rewrite_time
+from gateway.events import Event, IncomingMessage, StatusReport
+from gateway.payload_times import rewrite_time
+from gateway.payloads import build_withheld_body
 from gateway.statuses import STATUSES
 
 REWRITTEN_TYPE: Final = b"application/json"

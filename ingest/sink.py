@@ -24,7 +24,8 @@ from ingest.errors import NotStoredError, SpoolError, SpoolFullError
 from ingest.kafka_producer import PendingWebhook, WebhookProducer
 from ingest.receipts import ReceiptLog
 from ingest.settings import IngestSettings
-from ingest.spool import WebhookRecord, WebhookSpool
+from ingest.spool import WebhookSpool
+from ingest.webhook_record import WebhookRecord
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
 import orjson
@@ -24,6 +24,7 @@ import orjson
 from core.records import HEADER_INGEST_ID
 from ingest.errors import SpoolError, SpoolFullError
 from ingest.settings import IngestSettings
+from ingest.webhook_record import WebhookRecord, decode_webhook, encode_webhooks
 
 _MIN_FREE_BYTES: Final = 1_048_576
 """With less room than this, another webhook may not fit."""
@@ -49,15 +50,6 @@ _STATE: Final = """
     FROM pragma_page_count, pragma_freelist_count, pragma_page_size
     LEFT JOIN (SELECT seq, webhooks, received_at FROM spool ORDER BY seq LIMIT 1) AS first
 """
-
-
-class WebhookRecord(NamedTuple):
-    """One record of `sms.raw`, see `core.records`. `received_at` is in milliseconds since 1970 UTC."""
-
-    key: bytes | None
-    body: bytes
-    headers: list[tuple[str, bytes]]
-    received_at: int
 
 
 class SpoolState(NamedTuple):
@@ -153,7 +145,7 @@ class WebhookSpool:
         Raises:
             SpoolFullError: There is no room; nothing was stored, or nobody knows.
         """
-        data = _encode_row(webhooks)
+        data = encode_webhooks(webhooks)
         try:
             with self._lock_writes():
                 if unless_empty and _is_spool_empty(self._db):
@@ -180,7 +172,7 @@ class WebhookSpool:
             rows = self._db.execute("SELECT seq, data FROM spool WHERE seq > ? ORDER BY seq", (after,))
             for seq, data in rows:
                 after = seq
-                found += map(_decode_webhook, orjson.loads(data))
+                found += map(decode_webhook, orjson.loads(data))
                 if len(found) >= webhooks or len(data) > _LARGE_ROW_BYTES:
                     break
             rows.close()
@@ -215,10 +207,10 @@ class WebhookSpool:
             with self._lock_writes():
                 self._db.execute("PRAGMA secure_delete = ON")
                 for seq, data in self._db.execute("SELECT seq, data FROM spool ORDER BY seq").fetchall():
-                    old = [*map(_decode_webhook, orjson.loads(data))]
+                    old = [*map(decode_webhook, orjson.loads(data))]
                     new = [*map(change, old)]
                     if new != old:
-                        self._db.execute("UPDATE spool SET data = ? WHERE seq = ?", (_encode_row(new), seq))
+                        self._db.execute("UPDATE spool SET data = ? WHERE seq = ?", (encode_webhooks(new), seq))
                         changed += sum(a != b for a, b in zip(old, new, strict=True))
                 self._db.execute("PRAGMA busy_timeout = 5000")
                 self._db.execute("VACUUM")
@@ -283,7 +275,7 @@ def read_spooled_ids(data: Path) -> list[str]:
     try:
         with _open_read_only(path) as db:
             rows = [
-                _decode_webhook(row) for (data_,) in db.execute("SELECT data FROM spool") for row in orjson.loads(data_)
+                decode_webhook(row) for (data_,) in db.execute("SELECT data FROM spool") for row in orjson.loads(data_)
             ]
     except (orjson.JSONDecodeError, sqlite3.Error) as error:
         raise SpoolError(path.parent, str(error)) from error
@@ -320,31 +312,6 @@ def _connect_spool(path: Path, option: str) -> "contextlib.closing[sqlite3.Conne
 
 def _is_spool_empty(db: sqlite3.Connection) -> bool:
     return db.execute("SELECT 1 FROM spool LIMIT 1").fetchone() is None
-
-
-def _encode_row(webhooks: Sequence[WebhookRecord]) -> bytes:
-    # Latin-1 is a character a byte, so JSON holds any body exactly.
-    return orjson.dumps(
-        [
-            (
-                key.decode("latin-1") if key is not None else None,
-                body.decode("latin-1"),
-                [(name, value.decode("latin-1")) for name, value in headers],
-                received_at,
-            )
-            for key, body, headers, received_at in webhooks
-        ]
-    )
-
-
-def _decode_webhook(row: list[Any]) -> WebhookRecord:
-    key, body, headers, received_at = row
-    return WebhookRecord(
-        key.encode("latin-1") if key is not None else None,
-        body.encode("latin-1"),
-        [(name, value.encode("latin-1")) for name, value in headers],
-        received_at,
-    )
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -28,7 +28,7 @@ with app.setup(hide_code=True):
         show_pieces,
         time_axis,
     )
-    from warehouse.catalog import rate_columns_sql
+    from warehouse.sql_text import rate_columns_sql
 
 
 @app.cell

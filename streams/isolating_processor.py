@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from core.errors import where_raised
-from gateway.payloads import unforeseen_error
+from gateway.errors import unforeseen_error
 from streams.errors import StreamError
 from streams.processor import (
     KafkaRecord,
@@ -109,7 +109,7 @@ class IsolatingProcessor:
         return outputs
 
     def on_timer(self, keys: Iterable[bytes], now: int) -> ProcessorOutput:
-        """Do what is due for the states under the keys; one for which that fails is put off.
+        """Fire the timers of the keys; a timer that fails is put off.
 
         Raises:
             StreamError: The local state cannot be read.
@@ -122,8 +122,10 @@ class IsolatingProcessor:
             raise
         except Exception:
             self._processor.clear_cache()
-        else:
-            return outputs
+            return self._fire_each(keys, now)
+        return outputs
+
+    def _fire_each(self, keys: Iterable[bytes], now: int) -> ProcessorOutput:
         outputs = ProcessorOutput()
         for key in keys:
             try:

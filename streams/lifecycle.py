@@ -32,7 +32,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from gateway.payloads import MAX_NAME_LENGTH, StatusReport
+from gateway.events import MAX_NAME_LENGTH, StatusReport
 from gateway.statuses import ACCEPTED, DELIVERED, INCOMING, PENDING, SENT, Outcome, StatusCode
 
 EXPIRE_AFTER_MS: Final = 86_400_000

@@ -5,9 +5,10 @@ the new one. Both are in one transaction with the new version, so a message is t
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import tzinfo
-from typing import Final
+from operator import attrgetter
+from typing import Any, Final
 
 import msgspec
 
@@ -15,10 +16,11 @@ from core import records
 from core.records import HEADER_CONTENT_TYPE, HEADER_RECEIVED_AT
 from core.topics import OUTCOMES
 from gateway.errors import UnreadablePayload
+from gateway.events import StatusReport
 from gateway.json_body import EQUALS_SIGN, to_utf8
-from gateway.payloads import StatusReport, parse_payload
+from gateway.payloads import parse_payload
 from gateway.statuses import Outcome
-from streams.device_processor import OPEN, ActivityCollector, Dimensions
+from streams.device_activity import OPEN, ActivityCollector, Dimensions
 from streams.lifecycle import LifecycleRules, MessageState, MessageVersion
 from streams.processor import EndedMessage, KafkaRecord, OutputRecord, ProcessorOutput, StateLoader, build_dead_letter
 
@@ -58,6 +60,10 @@ class _OutcomeRecord(msgspec.Struct, gc=False):
     total_s: float | None
     correction: bool
     previous: str | None
+
+
+# The other fields of an outcome record are those of the version with the same names.
+_read_shared_fields: Callable[[MessageVersion], Any] = attrgetter(*_OutcomeRecord.__struct_fields__[:-2])
 
 
 class _CachedMessage(MessageState):
@@ -312,26 +318,10 @@ def _reported_state(version: MessageVersion) -> str | None:
 
 
 def _build_outcome_record(version: MessageVersion, previous: str | None, is_correction: bool) -> OutputRecord:
-    outcome_record = _OutcomeRecord(
-        version.source,
-        version.sms_id,
-        version.outcome,
-        version.failure_class,
-        version.last_status_id,
-        version.is_ended,
-        version.device_id,
-        version.channel_id,
-        version.first_seen_at,
-        version.ended_at,
-        version.attempts,
-        version.queue_s,
-        version.device_s,
-        version.network_s,
-        version.total_s,
-        is_correction,
-        previous,
+    values = [*_read_shared_fields(version), is_correction, previous]
+    return OutputRecord(
+        OUTCOMES, records.device_key(version.source, version.device_id), _encode(_OutcomeRecord(*values))
     )
-    return OutputRecord(OUTCOMES, records.device_key(version.source, version.device_id), _encode(outcome_record))
 
 
 def _read_source(headers: dict[str, bytes]) -> str:

@@ -7,7 +7,7 @@ from typing import Final, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from streams.change_detector import DetectorPolicy
+from streams.detector_policy import DetectorPolicy
 
 _RELEARN_AFTER: Final = re.compile(r"([1-9]\d*)\s*,\s*(\d+(?:\.\d+)?)([dh])")
 _UNITS_MS: Final = {"d": 86_400_000, "h": 3_600_000}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from core.topics import ACTIVITY, ALERTS, DEVICES, MESSAGES, OUTCOMES, RAW
-from gateway.payloads import parse_zone
+from gateway.payload_times import parse_zone
 from gateway.statuses import build_status_table, parse_status_meanings
 from streams.device_processor import DeviceProcessor
 from streams.lifecycle import LifecycleRules

@@ -11,6 +11,7 @@ import pyarrow as pa
 from warehouse import catalog
 from warehouse.reader import open_warehouse
 from warehouse.schemas import SCHEMAS
+from warehouse.views import MACROS, VIEWS, load_view_sql
 
 _PAGE_HEADER: Final = """# Data dictionary
 
@@ -128,11 +129,11 @@ def render_dictionary() -> str:
     with TemporaryDirectory() as folder:
         catalog.publish_views(Path(folder))
         with open_warehouse(Path(folder)) as connection:
-            for name in (*catalog.VIEWS, *catalog.MACROS):
-                header = re.match(r"(?:--.*\n)+", catalog.load_view_sql(name))
+            for name in (*VIEWS, *MACROS):
+                header = re.match(r"(?:--.*\n)+", load_view_sql(name))
                 lines = [line.removeprefix("--")[1:] for line in header.group().splitlines()] if header else []
                 text = " ".join("\n\n" + line if re.match(r"[A-Z][a-z ]*: ", line) else line.strip() for line in lines)
-                call = name if name in catalog.VIEWS else f"{name}('2026-01-01')"
+                call = name if name in VIEWS else f"{name}('2026-01-01')"
                 columns = connection.execute(f"DESCRIBE FROM {call}").fetchall()
                 parts += [f"## {name}", text.replace(" \n", "\n").strip() + "\n", "| column | type | |\n|---|---|---|"]
                 for column, kind, *_ in columns:

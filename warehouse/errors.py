@@ -77,6 +77,10 @@ class BucketError(WarehouseError):
     """An object store does not serve us, and asking again does not help."""
 
 
+class BucketAwayError(OSError):
+    """An object store does not answer, or not as it should. A later attempt may succeed."""
+
+
 class RebuildError(WarehouseError):
     """Lifecycles cannot be recomputed. Nothing was changed."""
 

@@ -8,8 +8,9 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from warehouse.durable_files import lock_folder, replace_durably
+from warehouse.file_names import SEED_DATE, TEMPORARY_FOLDER
 from warehouse.schemas import PREFIXES_SCHEMA
-from warehouse.sink import parquet_files
 
 _LIBRARY_VERSION_KEY: Final = b"smspulse.phonenumbers"
 
@@ -20,16 +21,16 @@ def refresh_prefixes(data: Path) -> None:
     Raises:
         OSError: The data folder is not writable.
     """
-    path = data / "prefixes" / f"date={parquet_files.SEED_DATE}" / "phonenumbers.parquet"
+    path = data / "prefixes" / f"date={SEED_DATE}" / "phonenumbers.parquet"
     current = version("phonenumbers").encode()
     if path.exists() and (pq.read_metadata(path).metadata or {}).get(_LIBRARY_VERSION_KEY) == current:
         return
     table = _build_prefix_table().replace_schema_metadata({_LIBRARY_VERSION_KEY: current})
-    temporary = data / parquet_files.TEMPORARY_FOLDER / path.name
+    temporary = data / TEMPORARY_FOLDER / path.name
     temporary.parent.mkdir(exist_ok=True)
-    with parquet_files.lock_folder(temporary.parent):
+    with lock_folder(temporary.parent):
         pq.write_table(table, temporary, compression="zstd")
-        parquet_files.replace_durably(data, temporary, path)
+        replace_durably(data, temporary, path)
 
 
 @cache

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse import catalog
+from warehouse.durable_files import lock_folder, replace_durably
+from warehouse.file_names import TEMPORARY_FOLDER
 from warehouse.schemas import QUALITY_SCHEMA
-from warehouse.sink import parquet_files
 
 
 def append_check_results(data: Path, checked_at: datetime, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -28,15 +29,15 @@ def append_check_results(data: Path, checked_at: datetime, rows: Sequence[Mappin
     catalog.publish_views(data)
     path = data / "quality" / f"date={checked_at:%Y-%m-%d}" / "checks.parquet"
     table = pa.Table.from_pylist([{**row, "checked_at": checked_at} for row in rows], schema=QUALITY_SCHEMA)
-    with parquet_files.lock_folder(data / "quality"):
+    with lock_folder(data / "quality"):
         if path.exists():
             try:
                 table = pa.concat_tables([pq.read_table(path, schema=QUALITY_SCHEMA, partitioning=None), table])
             except pa.ArrowException as error:
                 msg = f"{path} is damaged ({error}): move it out of the data folder"
                 raise OSError(msg) from error
-        temporary = data / parquet_files.TEMPORARY_FOLDER / f"quality.{checked_at:%Y-%m-%d}"
+        temporary = data / TEMPORARY_FOLDER / f"quality.{checked_at:%Y-%m-%d}"
         temporary.parent.mkdir(exist_ok=True)
         pq.write_table(table, temporary, compression="zstd")
-        parquet_files.replace_durably(data, temporary, path)
+        replace_durably(data, temporary, path)
     return path

@@ -17,17 +17,11 @@ from uuid import uuid4
 
 import duckdb
 
-from warehouse.catalog import (
-    CATALOG_FILE,
-    create_folder_statements,
-    escape_glob,
-    quote_sql_text,
-    read_published_folder,
-    write_catalog_file,
-)
+from warehouse.catalog import CATALOG_FILE, create_folder_statements, read_published_folder, write_catalog_file
 from warehouse.errors import BucketError, NoWarehouseError, StaleViewsError
-from warehouse.sink.parquet_files import TEMPORARY_FOLDER
+from warehouse.file_names import TEMPORARY_FOLDER
 from warehouse.sink.storage import is_bucket_address, open_bucket_store
+from warehouse.sql_text import escape_glob, quote_sql_text
 
 if TYPE_CHECKING:  # neither is needed to open a warehouse, and pandas takes its time
     import pandas as pd

@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gateway.statuses import STATUSES, Outcome, StatusCode, build_status_table, parse_status_meanings
+from warehouse.durable_files import lock_folder, replace_durably
 from warehouse.errors import DamagedFileError
+from warehouse.file_names import SEED_DATE, TEMPORARY_FOLDER
 from warehouse.schemas import STATUS_CODES_SCHEMA
-from warehouse.sink import parquet_files
 
 MEANINGS_VARIABLE: Final = "SMSPULSE_STREAM_STATUS_MEANINGS"
 _STATUS_CODES_FILE: Final = "status_codes.parquet"
@@ -75,11 +76,11 @@ def write_status_codes(data: Path, statuses: Mapping[int, StatusCode]) -> None:
         }
         for status in sorted(statuses.values(), key=lambda status: status.id)
     ]
-    temporary = data / parquet_files.TEMPORARY_FOLDER / _STATUS_CODES_FILE
+    temporary = data / TEMPORARY_FOLDER / _STATUS_CODES_FILE
     temporary.parent.mkdir(parents=True, exist_ok=True)
-    with parquet_files.lock_folder(temporary.parent):
+    with lock_folder(temporary.parent):
         pq.write_table(pa.Table.from_pylist(rows, STATUS_CODES_SCHEMA), temporary, compression="zstd")
-        parquet_files.replace_durably(data, temporary, path)
+        replace_durably(data, temporary, path)
 
 
 def _read_recorded_statuses(data: Path) -> Mapping[int, StatusCode]:
@@ -95,4 +96,4 @@ def _read_recorded_statuses(data: Path) -> Mapping[int, StatusCode]:
 
 
 def _status_codes_path(data: Path) -> Path:
-    return data / "status_codes" / f"date={parquet_files.SEED_DATE}" / _STATUS_CODES_FILE
+    return data / "status_codes" / f"date={SEED_DATE}" / _STATUS_CODES_FILE

@@ -2,7 +2,8 @@
 
 import msgspec
 
-from gateway.payloads import StatusReport, parse_payload
+from gateway.events import StatusReport
+from gateway.payloads import parse_payload
 from gateway.statuses import STATUSES
 from streams.lifecycle import LifecycleRules, MessageState, MessageVersion
 

@@ -9,8 +9,10 @@ from typing import Final
 
 from core.alerts import Alert, decode_alert
 from gateway.statuses import FAILURES
-from streams.change_detector import DetectorPolicy
-from streams.failure_alerts import DetectorState, MessageEnd, MonitoredEntity, update_detectors
+from streams.detector_policy import DetectorPolicy
+from streams.detector_state import DetectorState, MessageEnd
+from streams.failure_alerts import update_detectors
+from streams.monitored_entity import MonitoredEntity
 from warehouse.reader import open_warehouse, retry_after_merge
 
 _FAILURE_OUTCOMES: Final = frozenset(outcome.value for outcome in FAILURES)
@@ -84,17 +86,18 @@ def run_backtest(messages: Iterable[EndedMessage], policy: DetectorPolicy, thres
     changes: list[Alert] = []
     threshold_crossings: list[tuple[str, int]] = []
 
-    def monitored_entity(source: str, *of: int | None) -> MonitoredEntity:
-        return MonitoredEntity(detector_states.setdefault((source, *of), DetectorState()), source, *of)
+    def monitored_entity(source: str, *of: int | None, fleet: MonitoredEntity | None = None) -> MonitoredEntity:
+        state = detector_states.setdefault((source, *of), DetectorState())
+        return MonitoredEntity(state, policy, source, *of, fleet=fleet)
 
     for source, device_id, channel_id, end in messages:
         count, first_at, last_at = count + 1, first_at or end.at, end.at
         known = channels.setdefault((source, device_id), set())
         known.add(channel_id)
-        device = monitored_entity(source, device_id) if len(known) > 1 else None
-        outputs = update_detectors(
-            [end], monitored_entity(source, device_id, channel_id), device, monitored_entity(source), policy
-        )
+        fleet = monitored_entity(source)
+        device = monitored_entity(source, device_id, fleet=fleet) if len(known) > 1 else None
+        channel = monitored_entity(source, device_id, channel_id, fleet=fleet)
+        outputs = update_detectors([end], channel, device, fleet)
         changes += [decode_alert(output.value or b"") for output in outputs]
         window = windows.setdefault((source, device_id, channel_id), _RatioThresholdRule(threshold))
         if window.add_message_end(end.outcome in _FAILURE_OUTCOMES, end.at):

@@ -10,7 +10,7 @@ import msgspec
 import orjson
 
 from core.errors import SmspulseError
-from warehouse.sink import parquet_files
+from warehouse.durable_files import lock_folder, replace_durably
 
 _log = logging.getLogger(__name__)
 
@@ -59,12 +59,12 @@ class SilenceStore:
         """
         until = self._clock() + seconds
         try:
-            with parquet_files.lock_folder(self._data):
+            with lock_folder(self._data):
                 kept = {id_: end for id_, end in self.active_silences().items() if id_ != alert_id}
                 kept |= {alert_id: until} if seconds else {}
                 temporary = self._path.with_suffix(".new")
                 temporary.write_bytes(orjson.dumps(kept))
-                parquet_files.replace_durably(self._data, temporary, self._path)
+                replace_durably(self._data, temporary, self._path)
         except OSError as error:
             msg = f"{self._path} cannot be written: {error.strerror}"
             raise SilenceError(msg) from error

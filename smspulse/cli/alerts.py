@@ -193,7 +193,7 @@ def backtest_command(
     from smspulse.alerting.backtest import read_message_ends, run_backtest
     from smspulse.alerting.rendering import draw_backtest, print_backtest
     from smspulse.runtime.data_folder import use_export_umask
-    from streams.change_detector import DetectorPolicy
+    from streams.detector_policy import DetectorPolicy
     from streams.settings import parse_relearn_after
 
     try:

@@ -148,7 +148,7 @@ def payload_command(sample: BinaryIO, content_type: str, content_encoding: str, 
         run_raw_suite,
         split_lines,
     )
-    from gateway.payloads import parse_zone
+    from gateway.payload_times import parse_zone
     from gateway.statuses import build_status_table, parse_status_meanings
     from streams.settings import StreamSettings
 

@@ -91,13 +91,13 @@ def require_data_folder(data: Path, *others: str) -> None:
         SmspulseError: It cannot be written.
     """
     from warehouse.catalog import CATALOG_FILE
+    from warehouse.datasets import DATASET_NAMES
     from warehouse.errors import NoWarehouseError
-    from warehouse.schemas import SCHEMAS
 
     if not is_bucket_path(data):
         _refuse_unusable_path(data)
         is_found = any((data / name).exists() for name in (CATALOG_FILE, *others))
-        if not is_found and not any(any((data / name).glob("date=*")) for name in SCHEMAS):
+        if not is_found and not any(any((data / name).glob("date=*")) for name in DATASET_NAMES):
             raise NoWarehouseError(data)
     ensure_data_folder(data)
 

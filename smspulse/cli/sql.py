@@ -31,8 +31,8 @@ from rich.table import Table
 from core.errors import SmspulseError
 from smspulse.processes.terminal import escape_controls, make_console
 from smspulse.runtime.data_folder import use_export_umask
-from warehouse.catalog import quote_sql_text
 from warehouse.reader import open_warehouse, retry_after_merge
+from warehouse.sql_text import quote_sql_text
 
 _UNLIMITED_WIDTH: Final = 100_000
 _COPY_CHUNK_BYTES: Final = 1 << 20

@@ -11,10 +11,12 @@ import duckdb
 
 from gateway.statuses import STATUSES, StatusCode
 from smspulse.dashboard import metrics
-from warehouse.catalog import load_rollup_sql, load_view_sql, rate_columns_sql
 from warehouse.errors import NoWarehouseError
 from warehouse.reader import fetch_rows, open_warehouse, retry_after_merge
+from warehouse.rollups import load_rollup_sql
+from warehouse.sql_text import rate_columns_sql
 from warehouse.status_codes import load_known_statuses
+from warehouse.views import load_view_sql
 
 # What the views of the moment read, and of persons nothing.
 _CREATE_HELD_SQL: Final = """

@@ -17,8 +17,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.background_tasks import keep_running
 from core.errors import SmspulseError
-from ingest.client_limits import ClientFilter
-from ingest.http_server import LINGER_S, HttpLimits, build_http_server
+from ingest.client_limits import ClientFilter, HttpLimits
+from ingest.http_server import LINGER_S, build_http_server
 from ingest.listening import ASYNCIO_BACKLOG, start_listening
 from ingest.settings import Networks
 from ingest.shared_result import SharedResult

@@ -19,7 +19,9 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
 from core.errors import SettingError, SmspulseError
-from ingest.http_server import LINGER_S, HttpLimits, build_http_server, error_response
+from ingest.client_limits import HttpLimits
+from ingest.http_responses import error_response
+from ingest.http_server import LINGER_S, build_http_server
 from ingest.listening import ASYNCIO_BACKLOG, start_listening
 from smspulse.broker.lockfile import write_file_atomically
 from smspulse.processes.children import (

@@ -16,19 +16,22 @@ from core import records, topics
 from core.errors import SmspulseError
 from core.kafka_settings import KafkaSettings
 from core.topic_ids import TopicIds
-from gateway.errors import UnreadablePayload
+from gateway.errors import UnreadablePayload, unforeseen_error
 from gateway.json_body import to_utf8
 from gateway.number_search import NumberSearch
-from gateway.payloads import parse_payload, unforeseen_error
+from gateway.payloads import parse_payload
 from ingest.redaction import REWRITTEN_TYPE, PayloadRedactor
 from ingest.settings import IngestSettings
-from ingest.spool import WebhookRecord, WebhookSpool
+from ingest.spool import WebhookSpool
+from ingest.webhook_record import WebhookRecord
 from smspulse.broker.login import client_properties_path
+from warehouse.landed_files import list_incarnations_by_age
 from warehouse.maintenance import erasure
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog, parse_topic_id
-from warehouse.sink import parquet_files
+from warehouse.sink.kafka_log_reader import KafkaLogReader
+from warehouse.sink.lost_records import find_first_lost_offsets
 from warehouse.sink.storage import FolderStore
-from warehouse.sink.topic_incarnations import KafkaLogReader, locate_log_position
+from warehouse.sink.topic_incarnations import locate_log_position
 
 _SEND_S: Final = 30.0
 _COMPACTED_TOPICS: Final = {topic.name for topic in topics.TOPICS if topic.cleanup == "compact"}
@@ -141,13 +144,13 @@ def _find_end_offsets(
     """
     found: dict[int, int] = {}
     topic_id = UNKNOWN_INCARNATION
-    if parquet_files.list_incarnations_by_age(data, topic) != [UNKNOWN_INCARNATION]:
+    if list_incarnations_by_age(data, topic) != [UNKNOWN_INCARNATION]:
         ids = TopicIds(kafka()).read_ids([topic])
         if topic not in ids:
             return []
         topic_id = ids[topic]
     for log, end in ends.items():
-        lost_from = parquet_files.find_first_lost_offsets(data, topic, log.partition, topic_id)
+        lost_from = find_first_lost_offsets(data, topic, log.partition, topic_id)
         first_lost = lost_from.get(log.incarnation)
         if log.incarnation == UNKNOWN_INCARNATION and not any(parse_topic_id(each) == topic_id for each in lost_from):
             # The files do not tell whether their topic is the present one: a comparison of records does.

@@ -19,10 +19,10 @@ from smspulse.processes.metrics_endpoint import (
 )
 from smspulse.runtime.pipeline import LoginUnreadableError, NoBrokerError, find_kafka_settings
 from streams.settings import StreamSettings
+from warehouse.datasets import DATASET_BY_TOPIC
 from warehouse.errors import NoWarehouseError
 from warehouse.metrics import BLOCKED_METRIC
 from warehouse.reader import fetch_rows, open_warehouse
-from warehouse.schemas import DATASETS_BY_TOPIC
 from warehouse.settings import LanderSettings
 
 
@@ -50,7 +50,7 @@ def collect_pipeline_status(
     data: Path, broker: str, port: int | None = None, host: str | None = None
 ) -> dict[str, Any]:
     """Return the `processes` and the `lag` that `collect_status` returns; arguments as there."""
-    groups = {LanderSettings(data=data).group: list(DATASETS_BY_TOPIC)}
+    groups = {LanderSettings(data=data).group: list(DATASET_BY_TOPIC)}
     group_lag, is_ok = None, False
     try:
         kafka = find_kafka_settings(data, broker)

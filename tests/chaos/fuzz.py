@@ -33,10 +33,10 @@ from aiohttp import web
 from fuzz_cases import END, KNOWN, LIMIT, PATH, TOKEN, Case, Cases
 
 from ingest.errors import NotStoredError
-from ingest.server import IngestHandler
+from ingest.handlers import IngestHandler
 from ingest.settings import IngestSettings
 from ingest.sources import SourceRegistry
-from ingest.spool import WebhookRecord
+from ingest.webhook_record import WebhookRecord
 
 GROWTH_MB = 16
 SENDERS = 48

@@ -43,11 +43,12 @@ from core import records, topics
 from core.errors import where_raised
 from core.kafka_settings import KafkaSettings
 from gateway.statuses import STATUSES
-from ingest.server import IngestHandler
+from ingest.handlers import IngestHandler
 from ingest.settings import IngestSettings
 from ingest.sources import SourceRegistry
-from ingest.spool import WebhookRecord, WebhookSpool
-from streams.change_detector import DetectorPolicy
+from ingest.spool import WebhookSpool
+from ingest.webhook_record import WebhookRecord
+from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
 from streams.isolating_processor import IsolatingProcessor
 from streams.lifecycle import EXPIRE_AFTER_MS, LifecycleRules
@@ -179,7 +180,7 @@ class InProcess:
 def inject(mutation: str) -> None:
     """Put a fault of ours in: a parser that calls itself for each mark, or a fold or a sink that nothing guards."""
     from gateway import payloads  # noqa: PLC0415
-    from warehouse import schemas  # noqa: PLC0415
+    from warehouse.sink import record_conversion, table_building  # noqa: PLC0415
 
     if mutation == "parser":
         read = payloads._parse_guarded
@@ -192,10 +193,8 @@ def inject(mutation: str) -> None:
         one = MessageProcessor._process_record
         MessageProcessor._process_record = lambda *given: fail() if BOM in given[1].value else one(*given)
     if mutation == "sink":
-        schemas.TopicDataset.build_table = lambda self, run, zone=UTC: self._assemble_table(
-            self.convert_records(run, zone), len(run.offsets)
-        )
-        schemas.charset_of = lambda content_type: fail() if b"nonsense" in (content_type or b"") else None
+        parquet_files.build_table = table_building._convert_records
+        record_conversion.charset_of = lambda content_type: fail() if b"nonsense" in (content_type or b"") else None
 
 
 def fail() -> None:

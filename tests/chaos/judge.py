@@ -20,7 +20,8 @@ from running import Pipeline
 from core.kafka_settings import KafkaSettings
 from core.topics import ACTIVITY, DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
 from gateway.errors import UnreadablePayload
-from gateway.payloads import StatusReport, parse_payload
+from gateway.events import StatusReport
+from gateway.payloads import parse_payload
 from smspulse.broker.lockfile import read_broker_file
 from smspulse.runtime.pipeline import read_embedded_settings
 from smspulse.simulator.ground_truth import compare_with_truth

@@ -34,7 +34,9 @@ from smspulse.broker.config import BrokerSettings
 from smspulse.broker.embedded import KafkaBroker
 from smspulse.broker.topic_admin import ensure_topics
 from warehouse import catalog
+from warehouse.durable_files import delete_orphaned_files
 from warehouse.errors import OvertakenError
+from warehouse.file_names import LANDED_FILE_NAME, format_merged_stem
 from warehouse.reader import query
 from warehouse.settings import LanderSettings
 from warehouse.sink import consumer as lander
@@ -91,9 +93,9 @@ def _unfenced(land_rows: Callable[..., Path]) -> Callable[..., Path]:
             scratch = data / f"unfenced-{mark}"
             with scratch.open("wb") as file:
                 parquet_files.write_range_file(table, file)
-            name = parquet_files.LANDED_FILE_NAME.fullmatch(error.path.name)
+            name = LANDED_FILE_NAME.fullmatch(error.path.name)
             assert name is not None
-            return scratch.rename(error.path.with_name(f"{parquet_files.format_merged_stem(name)}-{mark}.parquet"))
+            return scratch.rename(error.path.with_name(f"{format_merged_stem(name)}-{mark}.parquet"))
 
     return mutated
 
@@ -199,7 +201,7 @@ class Landers:
         if process.exitcode != -9:
             msg = f"lander {number} ended by itself with {process.exitcode}"
             raise RuntimeError(msg)
-        orphaned = parquet_files.delete_orphaned_files(self._data) > 0
+        orphaned = delete_orphaned_files(self._data) > 0
         self._processes[number] = self._start(number)
         return orphaned
 

@@ -4,12 +4,15 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from formatted_store import copy_or_format_store
 
 from core.kafka_settings import KafkaSettings
 from smspulse.broker.config import BrokerSettings
 from smspulse.broker.download import list_missing_programs
 from smspulse.broker.embedded import KafkaBroker
 from smspulse.broker.topic_admin import ensure_topics
+
+KafkaBroker._format_store = copy_or_format_store  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="session")

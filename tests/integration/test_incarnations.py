@@ -18,10 +18,12 @@ from smspulse.broker.embedded import EmbeddedBroker, KafkaBroker, MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import find_free_port
 from smspulse.runtime.erasure import _find_end_offsets
+from warehouse.file_names import LANDED_FILE_NAME, format_file_name, parse_partition_log
+from warehouse.landed_files import list_incarnations_by_age, list_log_files
 from warehouse.partition_log import PartitionLog, parse_cut_count, parse_topic_id
 from warehouse.reader import query
-from warehouse.sink import parquet_files
-from warehouse.sink.topic_incarnations import KafkaLogReader
+from warehouse.sink.kafka_log_reader import KafkaLogReader
+from warehouse.sink.range_metadata import read_identities, read_landed_position
 
 
 @contextmanager
@@ -47,7 +49,7 @@ def numbers(data: Path, source: str) -> list[int]:
 
 
 def incarnations(data: Path) -> set[str]:
-    return set(parquet_files.list_incarnations_by_age(data, topics.RAW))
+    return set(list_incarnations_by_age(data, topics.RAW))
 
 
 def land_all(kafka: KafkaSettings, data: Path, source: str, count: int) -> None:
@@ -184,10 +186,10 @@ def test_files_of_a_release_that_knew_no_incarnations_are_continued(kafka: Kafka
 def as_of_an_old_release(data: Path) -> None:
     """Give landed files the names that releases up to 0.1 gave them."""
     for path in data.glob("*/date=*/*@*.parquet"):
-        name = parquet_files.LANDED_FILE_NAME.fullmatch(path.name)
+        name = LANDED_FILE_NAME.fullmatch(path.name)
         assert name is not None
-        log = parquet_files.parse_partition_log(name)._replace(incarnation="")
-        path.rename(path.with_name(parquet_files.format_file_name(log, int(name["start"]))))
+        log = parse_partition_log(name)._replace(incarnation="")
+        path.rename(path.with_name(format_file_name(log, int(name["start"]))))
 
 
 @pytest.mark.parametrize("goes_on", [False, True], ids=["nothing came since", "others came since"])
@@ -198,7 +200,7 @@ def test_an_erasure_names_what_kafka_keeps_of_the_files_of_an_old_release(
     produce(kafka, source, 1, partition=1)
     land_all(kafka, tmp_path, source, 1)
     as_of_an_old_release(tmp_path)
-    end = parquet_files.read_landed_position(tmp_path, topics.RAW, 1)
+    end = read_landed_position(tmp_path, topics.RAW, 1)
     produce(kafka, source, 3, first=1, partition=1 if goes_on else 2)
     land_all(kafka, tmp_path, source, 4)
     found = _find_end_offsets(tmp_path, topics.RAW, {PartitionLog(topics.RAW, 1): end}, lambda: kafka)
@@ -211,8 +213,8 @@ def test_records_are_identified_in_kafka_as_they_are_in_files(kafka: KafkaSettin
     land_all(kafka, tmp_path, source, 20)
     topic_id = TopicIds(kafka).read_ids([topics.RAW])[topics.RAW]
     log = PartitionLog(topics.RAW, 2, topic_id)
-    paths = parquet_files.list_log_files(tmp_path, log)
-    in_files = {offset: each for path in paths for offset, each in parquet_files.read_identities(path, path).items()}
+    paths = list_log_files(tmp_path, log)
+    in_files = {offset: each for path in paths for offset, each in read_identities(path, path).items()}
     with KafkaLogReader(kafka) as reader:
         assert reader.read_identities(topics.RAW, 2, min(in_files), max(in_files) + 1) == in_files
         assert reader.read_identities(topics.RAW, 2, max(in_files), max(in_files) + 1).keys() == {max(in_files)}

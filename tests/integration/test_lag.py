@@ -21,7 +21,7 @@ from core.kafka_settings import KafkaSettings
 from core.topics import ACTIVITY, MESSAGES, RAW
 from smspulse.processes.children import find_free_port
 from warehouse import metrics
-from warehouse.schemas import DATASETS_BY_TOPIC
+from warehouse.datasets import DATASET_BY_TOPIC
 from warehouse.settings import LanderSettings
 from warehouse.sink.consumer import ParquetLander
 
@@ -115,7 +115,7 @@ def test_without_kafka_there_is_no_lag_to_tell() -> None:
 def landing(settings: LanderSettings, kafka: KafkaSettings) -> Iterator[None]:
     """Run a lander in a thread."""
     stop = threading.Event()
-    thread = threading.Thread(target=ParquetLander(settings, kafka).run, args=[stop])
+    thread = threading.Thread(target=ParquetLander(settings, kafka, stop).run)
     thread.start()
     try:
         yield
@@ -134,12 +134,12 @@ def test_a_lander_that_has_landed_all_has_no_lag_in_its_metrics_and_in_kafka(
 ) -> None:
     settings = LanderSettings(data=tmp_path, group=name, flush_interval_s=0.3)
     write_transaction(kafka, MESSAGES, 5)
-    partitions = {(topic, str(number)) for topic in DATASETS_BY_TOPIC for number in _partitions(kafka, topic)}
+    partitions = {(topic, str(number)) for topic in DATASET_BY_TOPIC for number in _partitions(kafka, topic)}
     with landing(settings, kafka):
         until(lambda: exposed(metrics.REGISTRY) == dict.fromkeys(partitions, 0))
         write_transaction(kafka, MESSAGES, 2, commit=False)
         write_transaction(kafka, MESSAGES, 2)
-        until(lambda: read_group_lag(kafka, {name: list(DATASETS_BY_TOPIC)}) == {name: 0})
+        until(lambda: read_group_lag(kafka, {name: list(DATASET_BY_TOPIC)}) == {name: 0})
         until(lambda: exposed(metrics.REGISTRY) == dict.fromkeys(partitions, 0))
         # What it commits is behind the markers, for those who watch its lag with other tools.
         until(lambda: _committed(kafka, name, MESSAGES) == _end(kafka, MESSAGES))

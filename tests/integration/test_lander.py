@@ -28,10 +28,12 @@ from smspulse.broker.embedded import KafkaBroker, MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import find_free_port
 from warehouse import metrics
+from warehouse.file_names import TEMPORARY_FOLDER, format_file_name
+from warehouse.landed_files import list_log_files
 from warehouse.partition_log import PartitionLog
 from warehouse.reader import query
 from warehouse.settings import LanderSettings
-from warehouse.sink import parquet_files
+from warehouse.sink import consumer
 from warehouse.sink.consumer import ParquetLander
 from warehouse.sink.storage import FolderStore
 
@@ -148,8 +150,8 @@ def test_only_what_was_committed_is_landed_over_the_gaps_of_transactions(kafka: 
         transaction(4, commit=True)
         until(lambda: found() == [0, 2, 4])
     log = PartitionLog(topics.MESSAGES, 1, TopicIds(kafka).read_ids([topics.MESSAGES])[topics.MESSAGES])
-    names = [path.name for path in parquet_files.list_log_files(tmp_path, log)]
-    assert names[0] == parquet_files.format_file_name(log, 0)
+    names = [path.name for path in list_log_files(tmp_path, log)]
+    assert names[0] == format_file_name(log, 0)
     assert len(names) >= 2
 
 
@@ -195,7 +197,7 @@ def test_a_full_disk_is_waited_out_with_one_line(kafka: KafkaSettings, tmp_path:
     assert lander.end(signal.SIGTERM) == 0
     assert lander.said("cannot write to") == 1
     assert_landed_once(kafka, tmp_path)
-    assert not list((tmp_path / parquet_files.TEMPORARY_FOLDER).iterdir())
+    assert not list((tmp_path / TEMPORARY_FOLDER).iterdir())
 
 
 class FullDisk(FolderStore):
@@ -220,10 +222,10 @@ def test_after_a_full_disk_it_reads_what_a_rebalance_gave_it_again(
     kafka: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = f"s{uuid4().hex[:8]}"
-    lander = ParquetLander(settings(tmp_path), kafka)
-    lander._store = FullDisk(tmp_path)
+    monkeypatch.setattr(consumer, "open_landing_store", FullDisk)
+    lander = ParquetLander(settings(tmp_path), kafka, StopRequest())
     monkeypatch.setattr(FullDisk, "is_full", True)
-    starting = threading.Thread(target=lander._wait_until_writable, args=(StopRequest(),))
+    starting = threading.Thread(target=lander._store_status.wait_until_writable, args=(StopRequest(),))
     starting.start()
     until(lambda: metrics.BLOCKED._value.get() == 1)
     assert starting.is_alive()  # so it says to nobody that it is ready
@@ -238,7 +240,7 @@ def test_after_a_full_disk_it_reads_what_a_rebalance_gave_it_again(
 
     def holds_rows() -> bool:
         work()
-        return any(buffer.tables for buffer in lander._buffers.values())
+        return any(buffer.tables for buffer in lander._partitions.buffers.values())
 
     try:
         produce(kafka, source, 100)
@@ -287,7 +289,7 @@ def test_it_waits_for_kafka_at_the_start_and_in_between(tmp_path: Path, caplog: 
     broker = BrokerSettings(port=port, controller_port=0, login=False)
 
     def lines(words: str) -> int:
-        return sum(words in r.getMessage() for r in caplog.records if r.name == "warehouse.sink.consumer")
+        return sum(words in r.getMessage() for r in caplog.records if r.name == "warehouse.sink.kafka_client")
 
     with landing_from(kafka, settings(data)):
         until(lambda: lines("is away") == 1)
@@ -354,4 +356,4 @@ def test_killed_at_any_moment_it_lands_each_record_once(kafka: KafkaSettings, tm
     until(lambda: landed(tmp_path, f"{source}-more") == kills * batch)
     assert lander.end(signal.SIGTERM) == 0
     assert_landed_once(kafka, tmp_path)
-    assert not list((tmp_path / parquet_files.TEMPORARY_FOLDER).iterdir())
+    assert not list((tmp_path / TEMPORARY_FOLDER).iterdir())

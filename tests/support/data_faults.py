@@ -9,9 +9,12 @@ import pyarrow.parquet as pq
 from days import LAST
 
 from warehouse import catalog
+from warehouse.file_names import LANDED_FILE_NAME, format_file_name, parse_partition_log
 from warehouse.partition_log import PartitionLog
+from warehouse.rollups import has_current_rollups
 from warehouse.schemas import DIFFERENCES_SCHEMA
-from warehouse.sink import parquet_files
+from warehouse.views import create_view_statements
+from warehouse.watermark import unmerged_versions_condition
 
 COULD_NOT_RUN = "(could not run)"
 ODD_HOUR = f"{LAST} 13:00:00+00"
@@ -104,7 +107,7 @@ def rewind(data: Path) -> None:
     path = files(data, "raw")[1]
     topic, partition, start = path.stem.split("+")
     change(path, 'SELECT * REPLACE ("offset" - 20 AS "offset") FROM t')
-    path.rename(path.with_name(parquet_files.format_file_name(PartitionLog(topic, int(partition)), int(start) - 20)))
+    path.rename(path.with_name(format_file_name(PartitionLog(topic, int(partition)), int(start) - 20)))
 
 
 def begin_incarnation(earlier: str, later: str) -> Callable[[Path], None]:
@@ -116,10 +119,10 @@ def begin_incarnation(earlier: str, later: str) -> Callable[[Path], None]:
         for path in found:
             incarnation = later if path in newest else earlier
             change(path, f"SELECT * REPLACE ('{incarnation}' AS incarnation) FROM t")  # noqa: S608 - ours
-            name = parquet_files.LANDED_FILE_NAME.fullmatch(path.name)
+            name = LANDED_FILE_NAME.fullmatch(path.name)
             assert name is not None
-            log = parquet_files.parse_partition_log(name)._replace(incarnation=incarnation)
-            path.rename(path.with_name(parquet_files.format_file_name(log, int(name["start"]))))
+            log = parse_partition_log(name)._replace(incarnation=incarnation)
+            path.rename(path.with_name(format_file_name(log, int(name["start"]))))
 
     return inject
 
@@ -164,9 +167,7 @@ def view(name: str, sql: str) -> Callable[[Path], None]:
         catalog.publish_views(data)
         # Not as DuckDB shows it, which spells lambdas so as it does not read them any more.
         begin = f"CREATE VIEW {name} AS "
-        all_ = catalog.create_view_statements(
-            data, catalog.unmerged_versions_condition(data), has_rollups=catalog.has_current_rollups(data)
-        )
+        all_ = create_view_statements(data, unmerged_versions_condition(data), has_rollups=has_current_rollups(data))
         (query,) = (each.removeprefix(begin) for each in all_ if each.startswith(begin))
         with duckdb.connect(data / catalog.CATALOG_FILE) as connection:
             connection.execute(f"CREATE OR REPLACE VIEW {name} AS {sql.format(query)}")

@@ -12,6 +12,7 @@ from typing import Any
 from warehouse_records import deadletter, raw, status, tombstone, version
 
 from gateway.statuses import build_status_table
+from warehouse.file_names import SEED_DATE
 from warehouse.reader import open_warehouse
 from warehouse.rebuild import rebuild_base
 from warehouse.sink import parquet_files
@@ -58,7 +59,7 @@ def main(release: str) -> None:
     make(data)
     (data / "answers.json").write_text(json.dumps(answers(data), indent=1) + "\n")
     (data / "smspulse.duckdb").unlink()
-    for path in data.rglob(f"date={parquet_files.SEED_DATE}/*"):  # without rows, or part of the product
+    for path in data.rglob(f"date={SEED_DATE}/*"):  # without rows, or part of the product
         path.unlink()
 
 

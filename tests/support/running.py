@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from formatted_store import copy_formatted_store
 
 from ingest.sources import add_source, webhook_url
 from smspulse.processes.children import die_with_parent, find_free_port
@@ -112,6 +113,8 @@ def post(url: str, body: bytes, trusting: ssl.SSLContext | None = None) -> tuple
 
 def start(data: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Pipeline:
     """Start it and return once it is ready."""
+    if "kafka" in arguments:
+        copy_formatted_store(data)
     port = find_free_port()
     ports = {"SMSPULSE_BROKER_PORT": "0", "SMSPULSE_BROKER_CONTROLLER_PORT": "0"}
     log = data.with_name(data.name + ".log")

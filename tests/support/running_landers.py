@@ -16,8 +16,8 @@ from core.stop_request import StopRequest
 from core.topic_ids import TopicIds
 from warehouse.reader import query
 from warehouse.settings import LanderSettings
-from warehouse.sink import parquet_files
 from warehouse.sink.consumer import ParquetLander
+from warehouse.sink.range_metadata import read_landed_position
 
 
 def settings(data: Path, **changes: Any) -> LanderSettings:
@@ -51,7 +51,7 @@ def landing_from(kafka: KafkaSettings, *wanted: LanderSettings) -> Iterator[Land
 
     def work(one: LanderSettings, assigned: threading.Event) -> None:
         try:
-            ParquetLander(one, kafka, assigned.set).run(stop)
+            ParquetLander(one, kafka, stop, assigned.set).run()
         except BaseException as error:
             errors.append(error)
             landers.failed.set()
@@ -72,7 +72,7 @@ def landing_from(kafka: KafkaSettings, *wanted: LanderSettings) -> Iterator[Land
 
 def position(kafka: KafkaSettings, data: Path, topic: str, partition: int) -> int:
     """Return the offset up to which the present topic's partition is landed."""
-    return parquet_files.read_landed_position(data, topic, partition, TopicIds(kafka).read_ids([topic])[topic])
+    return read_landed_position(data, topic, partition, TopicIds(kafka).read_ids([topic])[topic])
 
 
 def produce(

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
+from warehouse.durable_files import fsync_folder, lock_folder
 from warehouse.errors import CannotExchangeError
-from warehouse.sink import parquet_files
+from warehouse.file_names import SEED_DATE, SEED_FILE, TEMPORARY_FOLDER
 
 _RENAME_EXCHANGE: Final = 2  # linux/fs.h
 _AT_FDCWD: Final = -100
@@ -41,9 +42,9 @@ def lock_maintenance(data: Path) -> Iterator[Path]:
     Raises:
         OSError: The data folder is not writable.
     """
-    folder = data / parquet_files.TEMPORARY_FOLDER / "upkeep"
+    folder = data / TEMPORARY_FOLDER / "upkeep"
     folder.mkdir(parents=True, exist_ok=True)
-    with parquet_files.lock_folder(folder):
+    with lock_folder(folder):
         for orphan in folder.iterdir():
             shutil.rmtree(orphan)
         scratch = folder / unique_suffix()
@@ -80,7 +81,7 @@ def replace_files(folder: Path, scratch: Path, removed: Collection[Path], added:
     ]
     age = time.time() - max(empty_folder_times, default=0)
     time.sleep(min(max(_SETTLE_S - age, 0), _SETTLE_S))  # not longer, if the clock was set back
-    with parquet_files.lock_folder(folder.parent):  # no lander links a file meanwhile
+    with lock_folder(folder.parent):  # no lander links a file meanwhile
         found = [*folder.rglob("*")]
         kept = {path: path for path in found if path.is_file() and path not in removed}
         folders = {path: staged / path.relative_to(folder) for path in (folder, *found) if path.is_dir()}
@@ -93,10 +94,10 @@ def replace_files(folder: Path, scratch: Path, removed: Collection[Path], added:
             os.link(path, target)
         for path, made in folders.items():
             shutil.copystat(path, made)  # an empty one stays as old as it is
-            parquet_files.fsync_folder(made)
+            fsync_folder(made)
         _exchange_folders(staged, folder)
-        parquet_files.fsync_folder(folder.parent)
-        parquet_files.fsync_folder(scratch)
+        fsync_folder(folder.parent)
+        fsync_folder(scratch)
     shutil.rmtree(staged)
 
 
@@ -119,9 +120,9 @@ def add_rotating_seed(folder: Path) -> None:
     Raises:
         OSError: The folder is not writable.
     """
-    seeds = folder / f"date={parquet_files.SEED_DATE}"
+    seeds = folder / f"date={SEED_DATE}"
     if not any(seeds.glob(f"{_ROTATING_SEED}*")):
-        os.link(seeds / parquet_files.SEED_FILE, seeds / f"{_ROTATING_SEED}{unique_suffix()}.parquet")
+        os.link(seeds / SEED_FILE, seeds / f"{_ROTATING_SEED}{unique_suffix()}.parquet")
 
 
 def _exchange_folders(first: Path, second: Path) -> None:

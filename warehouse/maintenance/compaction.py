@@ -30,13 +30,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse import catalog
+from warehouse.base_files import BASE_CODEC, BASE_ROW_GROUP_ROWS, CLOSED_DAY_KEY
+from warehouse.datasets import DATASET_BY_TOPIC
 from warehouse.errors import CompactionError
+from warehouse.file_names import (
+    LANDED_FILE_NAME,
+    SEED_DATE,
+    SEED_FILE,
+    format_merged_stem,
+    parse_folder_day,
+    parse_partition_log,
+)
 from warehouse.maintenance import atomic_replace
 from warehouse.partition_log import PartitionLog
 from warehouse.reader import open_warehouse
-from warehouse.rebuild import BASE_CODEC, BASE_ROW_GROUP_ROWS, CLOSED_DAY_KEY
-from warehouse.schemas import DATASETS, SCHEMAS
+from warehouse.rollups import load_rollup_sql
+from warehouse.schemas import SCHEMAS
 from warehouse.sink import parquet_files
+from warehouse.sink.range_metadata import LAST_IDENTITY_KEY, NEXT_OFFSET_KEY, RANGE_START_KEY, read_range_start
+from warehouse.sql_text import quote_sql_text
+from warehouse.watermark import read_base_watermark
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +57,7 @@ _HOUR: Final = timedelta(hours=1)
 _DAY: Final = timedelta(days=1)
 _COUNTED_FILES_KEY: Final = b"smspulse.counted"
 """Of what was counted of a date: what tells apart how, and of which files."""
-_END_METADATA_KEYS: Final = (parquet_files.NEXT_OFFSET_KEY, parquet_files.LAST_IDENTITY_KEY)
+_END_METADATA_KEYS: Final = (NEXT_OFFSET_KEY, LAST_IDENTITY_KEY)
 """Of a landed file's metadata: what holds for the merged file if it does for the last of its parts."""
 _LANDED_ROW_GROUP_ROWS: Final = 60_000  # rows; small ones, so that a look-up soon has what it needs
 
@@ -77,8 +90,8 @@ def compact_files(data: Path, now: datetime, memory: str = "2GB") -> CompactionR
     hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     result = CompactionResult()
     with atomic_replace.lock_maintenance(data) as scratch:
-        for dataset in DATASETS:
-            for folder in sorted((data / dataset.name).glob("date=*")):
+        for dataset in DATASET_BY_TOPIC.values():
+            for folder in sorted((data / dataset).glob("date=*")):
                 # An hour is left to those who land what was recorded before midnight.
                 is_closed = parse_folder_day(folder) < (hour - _HOUR).date()
                 removed: list[Path] = []
@@ -91,9 +104,7 @@ def compact_files(data: Path, now: datetime, memory: str = "2GB") -> CompactionR
                         for name, value in _read_file_metadata(parts[-1]).items()
                         if name in _END_METADATA_KEYS
                     }
-                    metadata = ending | {
-                        parquet_files.RANGE_START_KEY: str(parquet_files.read_range_start(parts[0])).encode()
-                    }
+                    metadata = ending | {RANGE_START_KEY: str(read_range_start(parts[0])).encode()}
                     result.rows += _merge_files(folder, parts, added[path], scratch, memory, metadata)
                     removed += parts
                 _replace_merged_files(folder, scratch, removed, added, result)
@@ -117,7 +128,7 @@ def _count_webhooks(data: Path, before: date, scratch: Path, memory: str) -> Non
     """Count the webhooks of each date that is over, unless that was done for the files that are there."""
     counts_due: dict[Path, tuple[str, bytes]] = {}
     removed: list[Path] = []
-    found = catalog.read_base_watermark(data)
+    found = read_base_watermark(data)
     # The first day that is whole is the second one behind those that retention has dropped.
     dropped_until = found.floor - 2 * _DAY if found and found.floor > date.min else date.min
     for folder in sorted((data / "raw").glob("date=*")):
@@ -125,7 +136,7 @@ def _count_webhooks(data: Path, before: date, scratch: Path, memory: str) -> Non
         # Of a date that retention has dropped, files without rows are left, and what was counted.
         if parse_folder_day(folder) >= before or not any(_read_parquet_footer(path).num_rows for path in paths):
             continue
-        sql = catalog.load_rollup_sql("webhooks", f"(FROM raw_webhooks WHERE date = DATE '{parse_folder_day(folder)}')")
+        sql = load_rollup_sql("webhooks", f"(FROM raw_webhooks WHERE date = DATE '{parse_folder_day(folder)}')")
         counted = hashlib.sha256("\n".join([sql, *(path.name for path in paths)]).encode()).hexdigest().encode()
         old = list((data / "webhooks" / folder.name).glob("[0-9]*.parquet"))
         if old and parse_folder_day(folder) <= dropped_until:
@@ -175,12 +186,12 @@ def _find_mergeable_files(folder: Path, hour: datetime, *, is_closed: bool) -> d
     """Return the files that are to be one, in the order of their ranges, by what to name it after."""
     found: dict[PartitionLog, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        name = parquet_files.LANDED_FILE_NAME.fullmatch(path.name)
+        name = LANDED_FILE_NAME.fullmatch(path.name)
         if name and path.stat().st_mtime < hour.timestamp() and (is_closed or not name["merged"]):
-            found.setdefault(parquet_files.parse_partition_log(name), []).append(path)
+            found.setdefault(parse_partition_log(name), []).append(path)
     runs = [run for parts in found.values() if len(parts) > 1 for run in _split_at_gaps(parts) if len(run) > 1]
-    names = ((parquet_files.LANDED_FILE_NAME.fullmatch(run[-1].name), run) for run in runs)
-    return {parquet_files.format_merged_stem(name): run for name, run in names if name}
+    names = ((LANDED_FILE_NAME.fullmatch(run[-1].name), run) for run in runs)
+    return {format_merged_stem(name): run for name, run in names if name}
 
 
 def _split_at_gaps(parts: list[Path]) -> Iterator[list[Path]]:
@@ -188,11 +199,11 @@ def _split_at_gaps(parts: list[Path]) -> Iterator[list[Path]]:
     run: list[Path] = []
     following = None
     for path in parts:
-        if run and parquet_files.read_range_start(path) != following:
+        if run and read_range_start(path) != following:
             yield run
             run = []
         run.append(path)
-        following = int(_read_file_metadata(path).get(parquet_files.NEXT_OFFSET_KEY, -1))
+        following = int(_read_file_metadata(path).get(NEXT_OFFSET_KEY, -1))
     yield run
 
 
@@ -231,10 +242,8 @@ def _query_sorted_rows(
     connection: duckdb.DuckDBPyConnection, dataset: Path, schema: pa.Schema, parts: list[Path]
 ) -> duckdb.DuckDBPyRelation:
     """Return the rows of files with all columns of the dataset, sorted by message and offset."""
-    seed = (
-        dataset / f"date={parquet_files.SEED_DATE}" / parquet_files.SEED_FILE
-    )  # has the columns that older files lack
-    files = ", ".join(catalog.quote_sql_text(str(path)) for path in (seed, *parts))
+    seed = dataset / f"date={SEED_DATE}" / SEED_FILE  # has the columns that older files lack
+    files = ", ".join(quote_sql_text(str(path)) for path in (seed, *parts))
     connection.execute("SET TimeZone = 'UTC'")
     source = f"read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
     unknown = {row[0] for row in connection.execute(f"DESCRIBE FROM {source}").fetchall()} - set(schema.names)
@@ -259,8 +268,3 @@ def choose_file_layout(dataset: str) -> tuple[int, str]:
     """Return the rows of a row group, and the codec, with which files of a dataset are written anew."""
     is_rebuilt = dataset in {"base", "differences"}
     return (BASE_ROW_GROUP_ROWS, BASE_CODEC) if is_rebuilt else (_LANDED_ROW_GROUP_ROWS, "zstd")
-
-
-def parse_folder_day(folder: Path) -> date:
-    """Return the day of a folder `date=…`."""
-    return date.fromisoformat(folder.name.removeprefix("date="))

@@ -15,30 +15,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gateway.number_search import ENCODED_TEXT, NumberSearch
+from gateway.number_search import NumberSearch
 from gateway.phone_numbers import national_form
 from warehouse import catalog
+from warehouse.durable_files import replace_durably
 from warehouse.errors import DamagedFileError
+from warehouse.file_names import LANDED_FILE_NAME, format_merged_stem
 from warehouse.maintenance import atomic_replace
 from warehouse.maintenance.compaction import choose_file_layout
+from warehouse.maintenance.number_matching import (
+    erase_column_values,
+    match_columns,
+    match_rows,
+    may_hold_number,
+)
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog
 from warehouse.sink import parquet_files
+from warehouse.watermark import WATERMARK_FILE, read_base_watermark
 
 PENDING_ERASURE_FILE: Final = "erasure.json"
 _ADDRESS_COLUMNS: Final = ("address", "recipient")
-_CONTENT_COLUMNS: Final = ("body", "text", "image_url")
-"""Columns of what people wrote. Of a row in which a number is found anywhere, all of them go. Of any other column, only
-a value that has the number goes."""
-_IDENTITY_COLUMNS: Final = frozenset(
-    {"topic", "incarnation", "origin_topic", "source", "ingest_id", "message_key", "alert_id", "kind", "scope", "phase"}
-)
-"""Columns of text of ours, or made of ids, by which rows are found. No text from outside is in them."""
 _GATEWAY_ID_COLUMNS: Final = ("sms_id", "device_id")
 """Ids that the gateway gives, by which everything is counted: large enough for a number, and left as they are."""
-_NUMBER_COLUMNS: Final = ("internal_id",)
-"""Whole numbers from outside by which nothing is counted."""
-ERASED: Final = "erased"
-"""In the place of an address or a body: null would be a fact less of the message, or a body that was lost."""
 _ORIGIN_COLUMNS: Final = ("topic", "partition", "incarnation", "offset", "source", "sms_id", "kind", "ingest_id")
 # The log first: a dead letter has the beginning of its webhook alone, in which a number may be cut.
 _SEARCHED_DATASETS: Final = ("raw", "messages", "base", "deadletters", "differences", "alerts")
@@ -137,7 +135,7 @@ def erase_from_files(data: Path, search: NumberSearch) -> ErasureResult:
         temporary.write_text(
             json.dumps({"keys": sorted(result.keys), "until": until, "webhooks": sorted(result.webhooks)})
         )
-        parquet_files.replace_durably(data, temporary, pending)
+        replace_durably(data, temporary, pending)
         for name, paths in found.items():
             folders = [data / name] if name in {"base", "differences"} else sorted({path.parent for path in paths})
             if name == "base" and paths:
@@ -148,8 +146,8 @@ def erase_from_files(data: Path, search: NumberSearch) -> ErasureResult:
                     continue
                 added = {}
                 for path in removed:
-                    landed = parquet_files.LANDED_FILE_NAME.fullmatch(path.name)
-                    stem = parquet_files.format_merged_stem(landed) if landed else _parse_file_partition(path)
+                    landed = LANDED_FILE_NAME.fullmatch(path.name)
+                    stem = format_merged_stem(landed) if landed else _parse_file_partition(path)
                     place = path.with_name(f"{stem}-{atomic_replace.unique_suffix()}.parquet")
                     added[place] = scratch / place.name
                     rows = _rewrite_without_numbers(
@@ -157,9 +155,9 @@ def erase_from_files(data: Path, search: NumberSearch) -> ErasureResult:
                     )
                     result.rows[name] = result.rows.get(name, 0) + rows
                     parquet_files.copy_landing_time(path, added[place])
-                watermark = catalog.read_base_watermark(data)
+                watermark = read_base_watermark(data)
                 if name == "base" and watermark:  # networks were counted by numbers: to be counted anew
-                    added[folder / catalog.WATERMARK_FILE] = path = scratch / catalog.WATERMARK_FILE
+                    added[folder / WATERMARK_FILE] = path = scratch / WATERMARK_FILE
                     path.write_text(watermark._replace(sums="").to_json())
                 atomic_replace.replace_files(folder, scratch, removed, added)
                 for path in added.values():
@@ -177,13 +175,11 @@ def _find_matching_files(folder: Path, name: str, search: NumberSearch, result: 
             wanted = [
                 f.name
                 for f in file.schema_arrow
-                if _may_hold_number(f) or f.name in (*_ORIGIN_COLUMNS, *_GATEWAY_ID_COLUMNS)
+                if may_hold_number(f) or f.name in (*_ORIGIN_COLUMNS, *_GATEWAY_ID_COLUMNS)
             ]
             hit = False
             for batch in file.iter_batches(_BATCH_ROWS, columns=wanted):
-                rows = batch.filter(
-                    _match_rows(_match_columns(batch, search), batch, _select_webhook_ids(name, result))
-                )
+                rows = batch.filter(match_rows(match_columns(batch, search), batch, _select_webhook_ids(name, result)))
                 hit = hit or rows.num_rows > 0
                 for row in rows.select([c for c in wanted if c in _ORIGIN_COLUMNS]).to_pylist():
                     _record_match(row, result)
@@ -217,64 +213,6 @@ def _select_webhook_ids(dataset: str, result: ErasureResult) -> set[str]:
     return result.webhooks if dataset == "deadletters" else set()
 
 
-def _may_hold_number(column: "pa.Field[Any]") -> bool:
-    """Return whether text, bytes or a number from outside may be in a column."""
-    if column.name in _NUMBER_COLUMNS:
-        return True
-    kind = column.type.value_type if pa.types.is_list(column.type) else column.type
-    return kind in {pa.string(), pa.binary()} and column.name not in _IDENTITY_COLUMNS
-
-
-def _match_columns(batch: pa.RecordBatch, search: NumberSearch) -> dict[str, "pa.Array[Any]"]:
-    """Return by column in which rows a value has one of the numbers."""
-    names = [column.name for column in batch.schema if _may_hold_number(column)]
-    return {name: _match_column(batch, name, search) for name in names}
-
-
-def _match_rows(found: dict[str, "pa.Array[Any]"], batch: pa.RecordBatch, webhooks: set[str]) -> "pa.Array[Any]":
-    """Return the rows in which one was found, and those of the same webhooks."""
-    rows = pa.array([False] * batch.num_rows)
-    if webhooks:
-        is_erased = pc.fill_null(pc.equal(batch["body"], ERASED.encode()), True)
-        rows = pc.and_not(pc.is_in(batch["ingest_id"], pa.array(sorted(webhooks), pa.string())), is_erased)
-    for matches in found.values():
-        rows = pc.or_(rows, matches)
-    return rows
-
-
-def _match_column(batch: pa.RecordBatch, name: str, search: NumberSearch) -> "pa.Array[Any]":
-    """Return in which rows a column has one of the numbers. No result is null."""
-    column = batch[name]
-    if name in _NUMBER_COLUMNS:
-        return pc.is_in(column, pa.array(search.ids, column.type))
-    if pa.types.is_list(column.type):
-        parents = pc.list_parent_indices(column).filter(_match_texts(column.flatten(), search))
-        return pc.is_in(pa.array(range(batch.num_rows), parents.type), parents)
-    types = batch["content_type"] if name == "body" and "content_type" in batch.schema.names else None
-    return _match_texts(column, search, types)
-
-
-def _match_texts(
-    column: "pa.Array[Any]", search: NumberSearch, content_types: "pa.Array[Any] | None" = None
-) -> "pa.Array[Any]":
-    """Return which texts, or bodies of the given types, have one of the numbers."""
-    found = pc.fill_null(pc.match_substring_regex(column, search.expression), False)
-    # In nearly all values the expression finds what there is. Others are read in each way that they can be written.
-    undecided = pc.and_not(pc.fill_null(pc.match_substring_regex(column, ENCODED_TEXT), False), found)
-    rows = pc.indices_nonzero(undecided).to_pylist()
-    if not rows:
-        return found
-    matches = found.to_pylist()
-    for row in rows:
-        value = column[row].as_py()
-        if type(value) is str:
-            matches[row] = search.is_in(value)
-        else:
-            content_type = content_types[row].as_py() if content_types is not None else None
-            matches[row] = search.is_in_body(value, (content_type or "").encode())
-    return pa.array(matches, pa.bool_())
-
-
 def _rewrite_without_numbers(
     path: Path, target: Path, search: NumberSearch, webhooks: set[str], size: int, codec: str
 ) -> int:
@@ -287,30 +225,15 @@ def _rewrite_without_numbers(
         ) as writer,
     ):
         for batch in file.iter_batches(size):
-            found = _match_columns(batch, search)
-            rows = _match_rows(found, batch, webhooks)
+            found = match_columns(batch, search)
+            rows = match_rows(found, batch, webhooks)
             count += pc.sum(rows).as_py() or 0
             columns = [
-                _erase_column_values(batch[column.name], column.name, found.get(column.name), rows)
+                erase_column_values(batch[column.name], column.name, found.get(column.name), rows)
                 for column in batch.schema
             ]
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=batch.schema))
     return count
-
-
-def _erase_column_values(
-    column: "pa.Array[Any]", name: str, found: "pa.Array[Any] | None", rows: "pa.Array[Any]"
-) -> "pa.Array[Any]":
-    """Return a column without the values in which a number was found, and without contents in any of the rows."""
-    if found is None:
-        return column
-    if name in _CONTENT_COLUMNS:
-        return pc.if_else(rows, pa.scalar(ERASED.encode() if name == "body" else None, column.type), column)
-    if name in _NUMBER_COLUMNS:
-        return pc.if_else(found, pa.scalar(None, column.type), column)
-    if pa.types.is_list(column.type):
-        return pc.if_else(found, pa.scalar([ERASED], column.type), column)
-    return pc.if_else(found, pa.scalar(ERASED, column.type), column)
 
 
 def _open_parquet_file(path: Path) -> pq.ParquetFile:

@@ -14,11 +14,16 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from warehouse import catalog
+from warehouse.datasets import DATASET_BY_TOPIC
 from warehouse.errors import RetentionError
+from warehouse.file_names import LANDED_FILE_NAME, SEED_DATE, format_merged_stem, parse_folder_day, parse_partition_log
+from warehouse.landed_files import find_newest_file
 from warehouse.maintenance import atomic_replace
-from warehouse.maintenance.compaction import parse_folder_day
-from warehouse.schemas import DATASETS_BY_TOPIC
+from warehouse.rollups import has_current_rollups
+from warehouse.schemas import SCHEMAS
 from warehouse.sink import parquet_files
+from warehouse.sink.range_metadata import read_end_metadata
+from warehouse.watermark import WATERMARK_FILE, BaseWatermark, read_base_watermark
 
 _DAY: Final = timedelta(days=1)
 
@@ -73,11 +78,11 @@ def drop_expired_days(data: Path, settings: RetentionSettings, now: datetime, mi
                 *(settings.deadletters_days, settings.quality_days),
             )
         )
-        watermark = catalog.read_base_watermark(data)
+        watermark = read_base_watermark(data)
         if watermark is None:
             raw = versions = base = None  # before the first rebuild they are all there is of a message
         else:
-            if not catalog.has_current_rollups(data):
+            if not has_current_rollups(data):
                 base = None  # the next rebuild counts them
             _drop_base_days(data, scratch, base, raw, watermark, result)
             versions = min(versions, watermark.since) if versions else None
@@ -105,7 +110,7 @@ def _check_retention_settings(settings: RetentionSettings, min_age: timedelta) -
 
 
 def _list_expired_folders(folder: Path, before: date) -> list[Path]:
-    days = (each for each in folder.glob("date=*") if parquet_files.SEED_DATE < parse_folder_day(each) < before)
+    days = (each for each in folder.glob("date=*") if SEED_DATE < parse_folder_day(each) < before)
     return sorted(each for each in days if any(pq.read_metadata(path).num_rows for path in each.iterdir()))
 
 
@@ -114,7 +119,7 @@ def _drop_base_days(
     scratch: Path,
     before: date | None,
     raw_before: date | None,
-    watermark: catalog.BaseWatermark,
+    watermark: BaseWatermark,
     result: RetentionResult,
 ) -> None:
     """Let messages go, and say from which day on the log is whole."""
@@ -129,7 +134,7 @@ def _drop_base_days(
     ]
     floor = max([*complete_from, watermark.floor])
     if floor != watermark.floor:
-        added[base / catalog.WATERMARK_FILE] = path = scratch / catalog.WATERMARK_FILE
+        added[base / WATERMARK_FILE] = path = scratch / WATERMARK_FILE
         path.write_text(watermark._replace(floor=floor).to_json())
     if added or removed:
         atomic_replace.add_rotating_seed(base)
@@ -142,13 +147,11 @@ def _drop_landed_day(folder: Path, scratch: Path) -> None:
     """Drop a day of a landed dataset, but for the names of the files by which landers know where to go on."""
     added: dict[Path, Path] = {}
     for path in folder.iterdir():
-        name = parquet_files.LANDED_FILE_NAME.fullmatch(path.name)
-        if name and parquet_files.find_newest_file(folder.parent, parquet_files.parse_partition_log(name)) == path:
-            target_path = path.with_name(
-                f"{parquet_files.format_merged_stem(name)}-{atomic_replace.unique_suffix()}.parquet"
-            )
+        name = LANDED_FILE_NAME.fullmatch(path.name)
+        if name and find_newest_file(folder.parent, parse_partition_log(name)) == path:
+            target_path = path.with_name(f"{format_merged_stem(name)}-{atomic_replace.unique_suffix()}.parquet")
             added[target_path] = scratch / target_path.name
-            schema = DATASETS_BY_TOPIC[name["topic"]].schema.with_metadata(parquet_files.read_end_metadata(path))
+            schema = SCHEMAS[DATASET_BY_TOPIC[name["topic"]]].with_metadata(read_end_metadata(path))
             pq.write_table(schema.empty_table(), added[target_path])
             parquet_files.copy_landing_time(path, added[target_path])
     atomic_replace.replace_files(folder, scratch, list(folder.iterdir()), added)

@@ -25,10 +25,15 @@ from obstore.store import LocalStore, S3Store
 
 from core.topics import MESSAGES
 from warehouse import catalog, prefixes, status_codes
-from warehouse.errors import BucketError, NoWarehouseError, OvertakenError
+from warehouse.datasets import DATASET_BY_TOPIC
+from warehouse.errors import BucketAwayError, BucketError, NoWarehouseError, OvertakenError
+from warehouse.file_names import LANDED_FILE_NAME, TEMPORARY_FOLDER, parse_partition_log
+from warehouse.landed_files import sort_incarnations
 from warehouse.partition_log import PartitionLog
-from warehouse.schemas import DATASETS_BY_TOPIC
+from warehouse.seeds import create_seed_files
 from warehouse.sink import parquet_files
+from warehouse.sink.range_metadata import read_next_offset
+from warehouse.views import create_view_statements
 
 _DAY: Final = timedelta(days=1)
 _CACHE_BYTES: Final = 256 << 20  # bytes of objects that a reader keeps
@@ -37,11 +42,7 @@ _CONCURRENT_READS: Final = 16  # objects asked for at once: of a landed file nea
 
 _NO_LOGIN: Final = ("MissingAccessKey", "MissingSecret", "169.254.")
 """Of errors. The last is the address where a machine's own login would be asked for."""
-_BucketErrorType = type[BucketError] | type["BucketAwayError"]
-
-
-class BucketAwayError(OSError):
-    """The object store does not answer, or not as it should; asked again, it may."""
+_BucketErrorType = type[BucketError] | type[BucketAwayError]
 
 
 class BucketStore:
@@ -73,19 +74,15 @@ class BucketStore:
         """
         with TemporaryDirectory() as scratch, _translate_store_errors(self.url, BucketError):
             folder = Path(scratch)
-            parquet_files.create_seed_files(folder)
+            create_seed_files(folder)
             prefixes.refresh_prefixes(folder)
             status_codes.refresh_status_codes(folder)
             # The views are bound to the seeds alone, which takes no time however much was landed.
-            sql = catalog.create_view_statements(self.url, incarnation_order=self._list_incarnations_by_age())
+            sql = create_view_statements(self.url, incarnation_order=self._list_incarnations_by_age())
             catalog.write_catalog_file(
                 folder / catalog.CATALOG_FILE, sql, self.url, _BucketFileSystem(self.url, scratch)
             )
-            made = [
-                path
-                for path in folder.rglob("*")
-                if path.is_file() and parquet_files.TEMPORARY_FOLDER not in path.parts
-            ]
+            made = [path for path in folder.rglob("*") if path.is_file() and TEMPORARY_FOLDER not in path.parts]
             for path in made:
                 key, content = path.relative_to(folder).as_posix(), path.read_bytes()
                 if self._get_object_if_exists(key) != content:
@@ -100,7 +97,7 @@ class BucketStore:
     def probe_write(self) -> None:
         """Write the mark of the last writer."""
         with _translate_store_errors(self.url):
-            self._store.put(f"{parquet_files.TEMPORARY_FOLDER}/probe", b"")
+            self._store.put(f"{TEMPORARY_FOLDER}/probe", b"")
 
     def list_incarnations(self, topic: str, partition: int) -> set[str]:
         """Return the incarnations of which a partition has objects."""
@@ -109,18 +106,14 @@ class BucketStore:
             names = [
                 name for folder in self._list_day_folders(topic) for name in self._list_object_names(folder, head, head)
             ]
-        logs = [
-            parquet_files.parse_partition_log(name)
-            for name in map(parquet_files.LANDED_FILE_NAME.fullmatch, names)
-            if name
-        ]
+        logs = [parse_partition_log(name) for name in map(LANDED_FILE_NAME.fullmatch, names) if name]
         return {log.incarnation for log in logs if log.partition == partition}
 
     def _list_incarnations_by_age(self) -> list[str]:
         """Return the incarnations of sms.messages of which there are objects."""
-        listed = [each for chunk in self._store.list(DATASETS_BY_TOPIC[MESSAGES].name) for each in chunk]
+        listed = [each for chunk in self._store.list(DATASET_BY_TOPIC[MESSAGES]) for each in chunk]
         places = [(Path(each["path"]), each["last_modified"].timestamp()) for each in listed]
-        return parquet_files.sort_incarnations((path.parent.name, time, path.name) for path, time in places)
+        return sort_incarnations((path.parent.name, time, path.name) for path, time in places)
 
     def read_landed_position(self, log: PartitionLog) -> int:
         """Return the offset from which a log is yet to be landed; 0 without any file of it.
@@ -133,7 +126,7 @@ class BucketStore:
         if newest is None:
             return 0
         self._newest_day_folders[log] = newest.split("/")[1]
-        return parquet_files.read_next_offset(self.open_parquet_source(Path(newest)), Path(newest))
+        return read_next_offset(self.open_parquet_source(Path(newest)), Path(newest))
 
     def list_log_files(self, log: PartitionLog) -> list[Path]:
         """Return the objects of a log, in the order of their ranges."""
@@ -209,7 +202,7 @@ class BucketStore:
         return place or None
 
     def _list_day_folders(self, topic: str) -> list[str]:
-        return list(self._store.list_with_delimiter(DATASETS_BY_TOPIC[topic].name)["common_prefixes"])
+        return list(self._store.list_with_delimiter(DATASET_BY_TOPIC[topic])["common_prefixes"])
 
     def _list_object_names(self, folder: str, after: str, head: str) -> Iterator[str]:
         """Yield the names in a folder that come behind a name and begin with `head`, in their order."""

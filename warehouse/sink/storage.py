@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 import pyarrow as pa
 
 from warehouse import catalog, status_codes
+from warehouse.durable_files import delete_orphaned_files, probe_folder
 from warehouse.errors import BucketError
+from warehouse.landed_files import list_incarnations, list_log_files
 from warehouse.partition_log import PartitionLog
 from warehouse.sink import parquet_files
+from warehouse.sink.range_metadata import read_landed_position
 
 if TYPE_CHECKING:
     from warehouse.sink.s3_storage import BucketStore
@@ -29,13 +32,13 @@ class LandingStore(Protocol):
         """
 
     def list_incarnations(self, topic: str, partition: int) -> set[str]:
-        """As `parquet_files.list_incarnations`; `s3_storage.BucketAwayError` is worth waiting for, here and below."""
+        """As `list_incarnations`; `s3_storage.BucketAwayError` is worth waiting for, here and below."""
 
     def read_landed_position(self, log: PartitionLog) -> int:
-        """As `parquet_files.read_landed_position`."""
+        """As `read_landed_position`."""
 
     def list_log_files(self, log: PartitionLog) -> list[Path]:
-        """As `parquet_files.list_log_files`."""
+        """As `list_log_files`."""
 
     def open_parquet_source(self, path: Path) -> Path | BinaryIO:
         """Return what pyarrow reads one of the files from."""
@@ -55,7 +58,7 @@ class FolderStore:
 
     def prepare_store(self) -> int:
         """As `LandingStore`."""
-        deleted = parquet_files.delete_orphaned_files(self.data)
+        deleted = delete_orphaned_files(self.data)
         # The lander has the environment of the stream. Where the setting is gone, it takes the meanings back.
         status_codes.write_status_codes(self.data, status_codes.parse_configured_statuses())
         catalog.publish_views(self.data)
@@ -63,19 +66,19 @@ class FolderStore:
 
     def probe_write(self) -> None:
         """As `LandingStore`."""
-        parquet_files.probe_folder(self.data)
+        probe_folder(self.data)
 
     def list_incarnations(self, topic: str, partition: int) -> set[str]:
         """As `LandingStore`."""
-        return parquet_files.list_incarnations(self.data, topic, partition)
+        return list_incarnations(self.data, topic, partition)
 
     def read_landed_position(self, log: PartitionLog) -> int:
         """As `LandingStore`."""
-        return parquet_files.read_landed_position(self.data, *log)
+        return read_landed_position(self.data, *log)
 
     def list_log_files(self, log: PartitionLog) -> list[Path]:
         """As `LandingStore`."""
-        return parquet_files.list_log_files(self.data, log)
+        return list_log_files(self.data, log)
 
     def open_parquet_source(self, path: Path) -> Path:
         """As `LandingStore`."""

@@ -14,34 +14,21 @@ the topic are followed, for a Kafka that is restored again can hold the records 
 | records that a release up to 0.1 landed, without an id | a new one, named after the topic's id | the landed position |
 """
 
-from collections.abc import Iterator
+import logging
 from pathlib import Path
-from time import monotonic
-from typing import Any, BinaryIO, Final, NamedTuple, Protocol, Self
+from typing import BinaryIO, NamedTuple, Protocol
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-
-from core.kafka_settings import KafkaSettings
 from core.topic_ids import is_in_memory_id
 from core.topics import TOPICS
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog, next_incarnation, parse_cut_count, parse_topic_id
-from warehouse.schemas import DATASETS_BY_TOPIC, PartitionRecords
-from warehouse.sink import parquet_files
-from warehouse.sink.parquet_files import RecordIdentity
+from warehouse.sink.kafka_log_reader import KafkaLogReader
+from warehouse.sink.range_metadata import (
+    read_identities,
+    read_last_identity,
+    read_next_offset,
+)
 
-_ANSWER_S: Final = 3.0
-_BATCH: Final = 10_000
-_POLL_S: Final = 0.05
-_CLIENT: Final = {"client.id": "smspulse-incarnations", "log_level": 2}
-_READER: Final = {
-    "group.id": "smspulse-incarnations",  # of no use: partitions are assigned, and nothing is committed
-    "enable.auto.commit": False,
-    "isolation.level": "read_committed",
-    "auto.offset.reset": "error",
-    "enable.partition.eof": True,
-    "fetch.wait.max.ms": 10,
-    "fetch.queue.backoff.ms": 5,
-}
+_log = logging.getLogger(__name__)
 
 
 class LogPosition(NamedTuple):
@@ -60,80 +47,16 @@ class LandedFileAccess(Protocol):
     """Access to the landed files of a data folder or a bucket."""
 
     def list_incarnations(self, topic: str, partition: int) -> set[str]:
-        """As `parquet_files.list_incarnations`."""
+        """As `list_incarnations`."""
 
     def read_landed_position(self, log: PartitionLog) -> int:
-        """As `parquet_files.read_landed_position`."""
+        """As `read_landed_position`."""
 
     def list_log_files(self, log: PartitionLog) -> list[Path]:
-        """As `parquet_files.list_log_files`."""
+        """As `list_log_files`."""
 
     def open_parquet_source(self, path: Path) -> Path | BinaryIO:
         """Return what pyarrow reads a file from."""
-
-
-class KafkaLogReader:
-    """Reads the identities of records from Kafka's partitions. Use it as a context, for it holds a connection."""
-
-    def __init__(self, kafka: KafkaSettings) -> None:
-        # The in-memory broker changes transactional batches and keeps their checksum.
-        self._consumer = Consumer(kafka.confluent_options() | _CLIENT | _READER | {"check.crcs": not kafka.in_memory})
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._consumer.close()
-
-    def read_offset_bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """Return the first offset that Kafka has, and the one behind its last.
-
-        Raises:
-            KafkaException: Kafka does not answer.
-        """
-        low, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_ANSWER_S)
-        return low, end
-
-    def read_identities(self, topic: str, partition: int, start: int, end: int) -> dict[int, RecordIdentity]:
-        """Return the identities of the committed records from `start` to before `end`, by their offsets.
-
-        Raises:
-            KafkaException: Kafka does not answer.
-        """
-        low, high = self.read_offset_bounds(topic, partition)
-        start, end = max(start, low), min(end, high)
-        found: dict[int, RecordIdentity] = {}
-        if start >= end:
-            return found
-        self._consumer.assign([TopicPartition(topic, partition, start)])
-        try:
-            for records in self._poll_batches(end - start):
-                found |= _extract_record_identities(
-                    topic, partition, [record for record in records if record.offset() < end]
-                )
-                if records[-1].offset() >= end - 1:
-                    break
-        finally:
-            self._consumer.unassign()
-        return found
-
-    def _poll_batches(self, wanted: int) -> Iterator[list[Any]]:
-        """Yield records of the assigned partition, at least one at a time, until it ends."""
-        # The client waits the whole time for a full batch, unless one record is all that is wanted.
-        wait_s = _ANSWER_S if wanted == 1 else _POLL_S
-        deadline = monotonic() + _ANSWER_S
-        while monotonic() < deadline:
-            messages = self._consumer.consume(min(wanted, _BATCH), wait_s)
-            errors = [message.error() for message in messages if message.error() is not None]
-            records = [message for message in messages if message.error() is None]
-            if records:
-                yield records
-                deadline = monotonic() + _ANSWER_S
-            for error in errors:
-                if error.code() == KafkaError._PARTITION_EOF:
-                    return
-                raise KafkaException(error)
-        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
 
 def locate_log_position(
@@ -204,10 +127,10 @@ def _find_unlanded_position(
     paths = store.list_log_files(newest)
     if not paths:
         raise FileNotFoundError(str(newest))
-    position = parquet_files.read_next_offset(store.open_parquet_source(paths[-1]), paths[-1])
+    position = read_next_offset(store.open_parquet_source(paths[-1]), paths[-1])
     low, end = reader.read_offset_bounds(newest.topic, newest.partition)
     # Nearly always they agree in the last record, and one is all that is read.
-    last = parquet_files.read_last_identity(store.open_parquet_source(paths[-1]), paths[-1])
+    last = read_last_identity(store.open_parquet_source(paths[-1]), paths[-1])
     if last is not None and low < position:
         found = reader.read_identities(newest.topic, newest.partition, position - 1, position)
         if found == {position - 1: last}:
@@ -245,11 +168,11 @@ def _compare_log(store: LandedFileAccess, reader: KafkaLogReader, log: Partition
     """Compare the landed files of a log with Kafka's records from its first offset `low` on, the newest first."""
     last_other, has_rows = -1, False
     paths = store.list_log_files(log)
-    upper = parquet_files.read_next_offset(store.open_parquet_source(paths[-1]), paths[-1]) if paths else 0
+    upper = read_next_offset(store.open_parquet_source(paths[-1]), paths[-1]) if paths else 0
     for path in reversed(paths):
         if upper <= low:
             break
-        landed = parquet_files.read_identities(store.open_parquet_source(path), path)
+        landed = read_identities(store.open_parquet_source(path), path)
         if not landed:
             continue  # retention of a release up to 0.1 has dropped its records
         has_rows = True
@@ -271,16 +194,24 @@ def _is_compacted_topic(topic: str) -> bool:
     return any(each.name == topic and each.cleanup == "compact" for each in TOPICS)
 
 
-def _extract_record_identities(topic: str, partition: int, messages: list[Any]) -> dict[int, RecordIdentity]:
-    if not messages:
-        return {}
-    run = PartitionRecords(
-        topic,
-        partition,
-        [message.offset() for message in messages],
-        [message.timestamp()[1] for message in messages],
-        [message.key() for message in messages],
-        [message.value() for message in messages],
-        [message.headers() or () for message in messages],
+def log_incarnation_change(store: LandedFileAccess, position: LogPosition) -> None:
+    """Log that Kafka does not hold the records that were landed before, if so."""
+    log, offset = position
+    others = store.list_incarnations(log.topic, log.partition) - {log.incarnation}
+    is_upgrade = others == {UNKNOWN_INCARNATION} and offset == store.read_landed_position(
+        log._replace(incarnation=UNKNOWN_INCARNATION)
     )
-    return parquet_files.extract_identities(DATASETS_BY_TOPIC[topic].build_table(run))
+    if not others or is_upgrade or store.read_landed_position(log):
+        return
+    if parse_cut_count(log.incarnation):
+        _log.error(
+            "%s was restored from an older copy, or lost its end: from offset %d on Kafka has other records than "
+            "were landed. All of them are landed, next to those that Kafka lost",
+            *(log, offset),
+        )
+    else:
+        _log.warning(
+            "%s is another one than the topic of that name that was landed before: landed from offset %d on, next "
+            "to the old one",
+            *(log, offset),
+        )

@@ -22,9 +22,9 @@ COMMAND = ["-m", "smspulse", "stream"]
 
 
 def change(folder: Path, mutation: str, worker: str) -> None:
-    import streams.partition_processor  # noqa: PLC0415 - in stream workers alone
+    import streams.recovery  # noqa: PLC0415 - in stream workers alone
 
-    product = streams.partition_processor.Producer
+    product = streams.recovery.Producer
 
     def reach(point: str) -> None:
         trigger = folder / f"{worker}-{point}"
@@ -81,7 +81,7 @@ def change(folder: Path, mutation: str, worker: str) -> None:
             self.beside.commit_transaction()
 
     changed = {"none": Pointed, "no-fence": NoFence, "offsets-outside": OffsetsOutside}[mutation]
-    streams.partition_processor.Producer = changed
+    streams.recovery.Producer = changed
     print(f"INFO hooked, mutation {mutation}", file=sys.stderr, flush=True)  # the run insists on this line
 
 

@@ -28,6 +28,7 @@ from expectations.settings import CheckSettings
 from gateway.number_search import NumberSearch
 from gateway.statuses import STATUSES
 from smspulse.cli.main import cli
+from warehouse.durable_files import delete_orphaned_files
 from warehouse.maintenance.compaction import compact_files
 from warehouse.maintenance.erasure import erase_from_files
 from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
@@ -35,6 +36,7 @@ from warehouse.quality import append_check_results
 from warehouse.reader import open_warehouse, retry_after_merge
 from warehouse.rebuild import rebuild_base
 from warehouse.sink import parquet_files
+from warehouse.sink.range_metadata import read_landed_position
 
 ROOT = Path(__file__).parents[3]
 END = datetime(2026, 11, 25, tzinfo=UTC)
@@ -85,7 +87,7 @@ def test_right_data_passes_every_check(data: Path) -> None:
         assert row.action.endswith("."), row
         assert row.expected, row
     assert state() == before
-    assert parquet_files.delete_orphaned_files(data) == 0
+    assert delete_orphaned_files(data) == 0
 
 
 @pytest.mark.parametrize("names", TOGETHER, ids=len)
@@ -188,7 +190,7 @@ def test_keys_that_hash_alike_are_not_one(data: Path) -> None:
     with open_warehouse(data) as connection:
         hashes = connection.execute("SELECT hash('acme:' || unnest(?))", [alike]).fetchall()
     assert hashes[0] == hashes[1]
-    position = parquet_files.read_landed_position(data, topics.MESSAGES, 0)
+    position = read_landed_position(data, topics.MESSAGES, 0)
     parquet_files.land_records(data, position, [version(position + n, sms_id) for n, sms_id in enumerate(alike)])
     assert "messages_keys_unique" not in failed(run_checks(data, CheckSettings(), END, suites=("messages",)))
 
@@ -265,7 +267,7 @@ def test_what_is_landed_during_a_check_is_no_fault(data: Path, monkeypatch: pyte
 
     def landing_between(run: runner._CheckRun, suite: str, checks: Sequence[QualityCheck]) -> runner.SuiteMeasures:
         if suite == "delivery":
-            position = parquet_files.read_landed_position(data, topics.MESSAGES, 0)
+            position = read_landed_position(data, topics.MESSAGES, 0)
             parquet_files.land_records(data, position, [version(position, 1, "delivered", seconds=12 * 3600 - 1)])
         return measure(run, suite, checks)
 

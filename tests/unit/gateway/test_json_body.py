@@ -13,12 +13,14 @@ from warehouse_records import MadeRecord, raw, status
 from expectations.payload_check import check_payload
 from gateway import json_body
 from gateway.errors import UnreadablePayload
+from gateway.events import StatusReport
 from gateway.json_body import to_utf8
-from gateway.payloads import StatusReport, parse_payload
+from gateway.payloads import parse_payload
 from gateway.statuses import STATUSES
 from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
-from warehouse.schemas import DATASETS_BY_TOPIC, PartitionRecords
+from warehouse.sink.record_conversion import PartitionRecords
+from warehouse.sink.table_building import build_table
 
 TEXT = '{"sms_id": 17, "status_id": 7, "status_message": "zugestellt für 5 €", "sendto": "+4915752982212"}'
 LATIN = TEXT.replace(" 5 €", "")
@@ -60,7 +62,7 @@ def test_stream_lander_and_check_read_a_body_by_its_declared_charset(charset: st
     body, content_type = text.encode(codec), f"application/json; Charset={charset}".encode()
     expected = orjson.loads(text)["status_message"]
 
-    table = DATASETS_BY_TOPIC["sms.raw"].build_table(
+    table = build_table(
         PartitionRecords.from_records([typed(body, content_type), typed(TEXT.encode(), b"application/json")])
     )
     assert table["status_message"].to_pylist() == [expected, "zugestellt für 5 €"]

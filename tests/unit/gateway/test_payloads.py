@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from core.errors import SettingError
 from expectations import payload_check
-from gateway import json_body, payloads
-from gateway.errors import UnreadablePayload
-from gateway.payloads import REASONS, IncomingMessage, StatusReport, parse_payload, parse_zone
+from gateway import json_body, payload_times, payloads
+from gateway.errors import REASON_FAULT, REASONS, UnreadablePayload
+from gateway.events import MAX_LINK_LENGTH, MAX_NAME_LENGTH, MAX_STATUS_MESSAGE_LENGTH, IncomingMessage, StatusReport
+from gateway.payload_times import parse_zone
+from gateway.payloads import parse_payload
 from ingest.redaction import PayloadRedactor
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "webhooks"
@@ -186,21 +188,21 @@ def test_what_is_no_unicode_costs_a_character_and_not_the_report(written: bytes,
 
 
 def test_a_time_with_very_many_decimals_is_read_and_not_kept_in_memory() -> None:
-    cached = payloads._cached_epoch_ms.cache_info().currsize
+    cached = payload_times.cached_epoch_ms.cache_info().currsize
     for digits in (100, 200_000):
         time = f"2026-11-20T10:00:00.{'1' * digits}"
         assert parse_payload(status(senttime=time)) == parse_payload(status(senttime="2026-11-20T10:00:00.111111"))
         assert parse_payload(status(senttime={"date": time, "timezone": "Z" + " " * digits})).sms_id == 17
-    assert payloads._cached_epoch_ms.cache_info().currsize <= cached + 1  # the short one
+    assert payload_times.cached_epoch_ms.cache_info().currsize <= cached + 1  # the short one
 
 
 LIMITS = {
-    "status_message": (status, payloads.MAX_STATUS_MESSAGE_LENGTH),
-    "sendto": (status, payloads.MAX_NAME_LENGTH),
-    "address": (incoming, payloads.MAX_NAME_LENGTH),
-    "type": (incoming, payloads.MAX_NAME_LENGTH),
-    "device_name": (incoming, payloads.MAX_NAME_LENGTH),
-    "img_url": (incoming, payloads.MAX_LINK_LENGTH),
+    "status_message": (status, MAX_STATUS_MESSAGE_LENGTH),
+    "sendto": (status, MAX_NAME_LENGTH),
+    "address": (incoming, MAX_NAME_LENGTH),
+    "type": (incoming, MAX_NAME_LENGTH),
+    "device_name": (incoming, MAX_NAME_LENGTH),
+    "img_url": (incoming, MAX_LINK_LENGTH),
 }
 
 
@@ -405,7 +407,7 @@ def test_one_byte_order_mark_is_removed_and_more_are_no_json_for_any_reader(mark
     assert error.value.reason == "not_json"
     assert _flat(lambda one: payloads.parse_payloads([one]))(body).unreadable == {0: ("not_json", None)}
     assert _flat(lambda one: json_body.to_utf8(one, b"text/plain; charset=latin-1"))(body) is body
-    assert _flat(payload_check.check_payload)(body).faults == ("not_json: the body is no JSON",)
+    assert _flat(payload_check.check_payload)(body).faults == ("not_json: the body is not JSON",)
     for numbers in ("mask", "hmac", "keep"):
         hidden = PayloadRedactor(numbers, "drop", "key").redact_body(body, error.value)  # type: ignore[arg-type]
         with pytest.raises(UnreadablePayload, match="not_json"):
@@ -426,10 +428,10 @@ def test_whatever_reading_a_body_raises_it_is_unreadable_and_its_neighbours_are_
     monkeypatch.setattr(json_body, "load_json", fail)
     with pytest.raises(UnreadablePayload) as found:
         parse_payload(b"poison")
-    assert found.value.reason == payloads.REASON_FAULT
+    assert found.value.reason == REASON_FAULT
     assert found.value.detail == f"{type(error).__name__} while it was processed"
     assert payloads.parse_payloads([status(), b"poison", b"{"]).unreadable == {
-        1: (payloads.REASON_FAULT, None),
+        1: (REASON_FAULT, None),
         2: ("not_json", None),
     }
     assert json_body.to_utf8(b"poison", b"text/plain; charset=utf-16") == b"poison"
@@ -443,5 +445,5 @@ def test_a_number_that_cannot_be_normalised_costs_its_own_report_alone(monkeypat
 
     monkeypatch.setattr(payloads, "normalise_address", fail)
     read = payloads.parse_payloads([status(), status(sendto="poison"), status(sms_id=18)])
-    assert read.unreadable == {1: (payloads.REASON_FAULT, None)}
+    assert read.unreadable == {1: (REASON_FAULT, None)}
     assert [read.others[row].sms_id for row in (0, 2)] == [parse_payload(status()).sms_id, 18]

@@ -20,8 +20,10 @@ from aiohttp import web
 from http_attacks import BY_ANYONE, BY_SENDERS, attack, oversized_headers, rss_mb, wait_until_served
 from test_receiver import PATH, STATUS, Running, receiving
 
-from ingest import client_limits, http_server
-from ingest.http_server import HttpLimits, build_http_server, error_response
+from ingest import client_limits, http_connection
+from ingest.client_limits import HttpLimits
+from ingest.http_responses import error_response
+from ingest.http_server import build_http_server
 from ingest.shared_result import SharedResult
 from ingest.sources import add_source
 from smspulse.processes.children import find_free_port
@@ -167,7 +169,7 @@ async def test_a_request_behind_the_rest_of_an_answered_one_s_body_is_answered(
 
 
 async def test_a_client_that_takes_no_answer_is_reset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "_STUCK_S", 0.2)
+    monkeypatch.setattr(http_connection, "_STUCK_S", 0.2)
     async with receiving(tmp_path, header_timeout_s=0.2, idle_timeout_s=600) as running:
         with socket.create_connection(("127.0.0.1", running.port)) as client:
             client.setblocking(False)

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import UnreadablePayload
-from gateway.payloads import REASONS, Event, StatusReport, parse_payload, parse_zone
+from gateway.errors import REASONS, UnreadablePayload
+from gateway.events import Event, StatusReport
+from gateway.payload_times import parse_zone
+from gateway.payloads import parse_payload
 from gateway.phone_numbers import normalise_address
 from ingest.redaction import PayloadRedactor
 

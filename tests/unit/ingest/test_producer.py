@@ -14,7 +14,7 @@ from core.topics import RAW
 from ingest import kafka_producer
 from ingest.errors import NotStoredError
 from ingest.kafka_producer import PendingWebhook, WebhookProducer
-from ingest.spool import WebhookRecord
+from ingest.webhook_record import WebhookRecord
 
 LEADERS = {0: 1, 1: 1, 2: 2}
 

@@ -23,16 +23,18 @@ from pydantic import ValidationError
 from core import background_tasks
 from core.kafka_settings import KafkaSettings
 from gateway.errors import UnreadablePayload
+from gateway.events import StatusReport
 from gateway.json_body import to_utf8
-from gateway.payloads import StatusReport, parse_payload
+from gateway.payloads import parse_payload
 from ingest.errors import CannotListenError, NotStoredError
+from ingest.handlers import IngestHandler
 from ingest.metrics import Gauges
 from ingest.redaction import PayloadRedactor
-from ingest.server import IngestHandler, serve_ingest
+from ingest.server import serve_ingest
 from ingest.settings import IngestSettings
 from ingest.sink import StoreAndForward
 from ingest.sources import SourceRegistry
-from ingest.spool import WebhookRecord
+from ingest.webhook_record import WebhookRecord
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples" / "webhooks").glob("*.json"))
 TOKEN = "a-long-secret-token"  # noqa: S105 - a test's own

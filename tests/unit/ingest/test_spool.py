@@ -8,7 +8,8 @@ import pytest
 
 from ingest.errors import SpoolError, SpoolFullError
 from ingest.settings import IngestSettings
-from ingest.spool import WebhookRecord, WebhookSpool
+from ingest.spool import WebhookSpool
+from ingest.webhook_record import WebhookRecord
 
 NOW_MS = 4_102_444_800_000  # of the year 2100: younger than any age
 

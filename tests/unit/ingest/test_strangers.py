@@ -14,10 +14,10 @@ from test_receiver import PATH, STATUS, error_of, receiving
 
 from core.kafka_settings import KafkaSettings
 from ingest.errors import CertificateError
-from ingest.http_server import load_tls_context, renew_certificate
 from ingest.server import serve_ingest
 from ingest.settings import IngestSettings
 from ingest.sources import add_source, webhook_url
+from ingest.tls import load_tls_context, renew_certificate
 
 NUMBER = "+4917612345678"
 

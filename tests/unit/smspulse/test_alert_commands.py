@@ -48,7 +48,7 @@ from smspulse.alerting.settings import AlertSettings
 from smspulse.alerting.silences import SilenceError, SilenceStore
 from smspulse.cli.main import cli
 from smspulse.runtime import status
-from streams.change_detector import DetectorPolicy
+from streams.detector_policy import DetectorPolicy
 from warehouse.reader import query
 from warehouse.sink import parquet_files
 

@@ -16,13 +16,15 @@ from warehouse_records import alert, at, deadletter, raw, status, version
 from core import topics
 from core.kafka_settings import KafkaSettings
 from gateway.errors import UnreadablePayload
+from gateway.events import StatusReport
 from gateway.json_body import to_utf8
 from gateway.number_search import NumberSearch
-from gateway.payloads import StatusReport, parse_payload
+from gateway.payloads import parse_payload
 from gateway.statuses import build_status_table
 from ingest.redaction import PayloadRedactor
 from ingest.settings import IngestSettings
-from ingest.spool import WebhookRecord, WebhookSpool
+from ingest.spool import WebhookSpool
+from ingest.webhook_record import WebhookRecord
 from smspulse.cli.main import cli
 from smspulse.runtime import erasure as command
 from smspulse.runtime.erasure import EraseError, erase_everywhere
@@ -32,6 +34,7 @@ from warehouse import rebuild as run
 from warehouse.maintenance import atomic_replace, erasure
 from warehouse.reader import open_warehouse
 from warehouse.sink import parquet_files
+from warehouse.sink.range_metadata import read_landed_position
 
 NUMBER = "+4915752982212"
 OTHER = "+4915752982213"
@@ -142,7 +145,7 @@ def test_no_byte_tells_of_the_number_and_no_count_changes(data: Path, told: list
         assert texts == [(5, "erased", None), (6, OTHER, None)]
         bodies = connection.execute("SELECT count(*) FILTER (body <> 'erased'), count(*) FROM raw_webhooks").fetchone()
         assert bodies == (2, 8)
-    assert parquet_files.read_landed_position(data, topics.RAW, 0) == 8
+    assert read_landed_position(data, topics.RAW, 0) == 8
     assert erase_everywhere(data, (NUMBER,), kafka).lines == ["spool: 0 webhooks that wait for Kafka"]
 
 
@@ -368,7 +371,7 @@ def test_a_number_is_erased_in_every_notation_also_of_what_cannot_be_parsed(publ
 def test_a_number_that_a_dead_letter_has_in_part_is_erased_with_its_webhook(published: Path, told: list[Any]) -> None:
     body = b"{" + b" " * (MAX_DEAD_LETTER_BYTES - 12) + NUMBER.encode() + b" and more"
     record = raw(3, body)
-    letter = build_dead_letter(record, UnreadablePayload("not_json", "the body is no JSON"))  # type: ignore[arg-type]
+    letter = build_dead_letter(record, UnreadablePayload("not_json", "the body is not JSON"))  # type: ignore[arg-type]
     assert letter.value is not None
     assert letter.value.endswith(NUMBER[:11].encode())
     parquet_files.land_records(published, 3, [record])

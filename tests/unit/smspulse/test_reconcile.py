@@ -29,15 +29,16 @@ from expectations.reconciliation import (
 from expectations.settings import CheckSettings
 from ingest.receipts import ID_BYTES, ReceiptLog, read_receipts
 from ingest.settings import IngestSettings
-from ingest.spool import WebhookRecord, WebhookSpool
+from ingest.spool import WebhookSpool
+from ingest.webhook_record import WebhookRecord
 from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.cli.main import cli
 from warehouse import catalog
-from warehouse.catalog import WATERMARK_FILE, BaseWatermark
 from warehouse.maintenance.compaction import parse_folder_day
 from warehouse.reader import open_warehouse, query
 from warehouse.sink import parquet_files
+from warehouse.watermark import WATERMARK_FILE, BaseWatermark
 
 END = datetime(2026, 11, 25, tzinfo=UTC)
 LOST = "019ab3b2-0d00-7000-8000-000000000001"
@@ -188,7 +189,7 @@ def test_a_kafka_that_does_not_answer_is_said_and_no_difference(data: Path) -> N
 def test_no_id_is_lost_by_a_kill(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from ingest.receipts import ReceiptLog\n"
-        "from ingest.spool import WebhookRecord\n"
+        "from ingest.webhook_record import WebhookRecord\n"
         "noting = ReceiptLog(Path(sys.argv[1]))\n"
         f"webhook = WebhookRecord(None, b'', [('source', b'acme'), ('ingest_id', b'{LOST}')], {LOST_AT})\n"
         "for _ in range(250): noting.append_receipts([webhook, webhook])\n"

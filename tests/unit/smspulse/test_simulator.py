@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner
 from webhook_receiver import Answer, Receiver, receiving
 
-from gateway.payloads import StatusReport, parse_payload
+from gateway.events import StatusReport
+from gateway.payloads import parse_payload
 from gateway.statuses import build_status_table
 from smspulse.cli.main import cli
 from smspulse.simulator.client import SimulationError, SimulationTotals, run_simulation

@@ -12,7 +12,8 @@ import pytest
 
 from core.errors import SettingError
 from gateway.errors import UnreadablePayload
-from gateway.payloads import IncomingMessage, StatusReport, parse_payload
+from gateway.events import IncomingMessage, StatusReport
+from gateway.payloads import parse_payload
 from gateway.statuses import STATUSES, Outcome, build_status_table
 from smspulse.simulator.ground_truth import MessageTruth
 from smspulse.simulator.options import DEMO_BEHAVIOUR, GatewayBehaviour, parse_shares

@@ -16,7 +16,8 @@ from webhook_receiver import Receipt, receiving
 
 from core import topics
 from gateway.errors import UnreadablePayload
-from gateway.payloads import StatusReport, parse_payload
+from gateway.events import StatusReport
+from gateway.payloads import parse_payload
 from gateway.statuses import build_status_table
 from smspulse.simulator.client import run_simulation
 from smspulse.simulator.ground_truth import FieldDifference, TruthError, compare_with_truth

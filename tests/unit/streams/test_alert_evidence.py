@@ -8,7 +8,7 @@ import pytest
 
 from core.alerts import Alert, decode_alert
 from core.topics import ACTIVITY, ALERTS
-from streams.change_detector import DetectorPolicy
+from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
 
 T0, MINUTE, KEPT = 1_760_000_000_000, 60_000, 20

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from core.alerts import Alert, decode_alert
 from core.topics import ACTIVITY, ALERTS
-from streams.change_detector import DetectorPolicy
+from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
 from streams.processor import ProcessorOutput
 

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streams.change_detector import ChangeDetector, DetectorPolicy, upper_bound
+from streams.change_detector import ChangeDetector
+from streams.detector_policy import DetectorPolicy
+from streams.failure_statistics import upper_bound
 
 MINUTE = 60_000
 DAY = 86_400_000
@@ -254,7 +256,7 @@ def test_a_unit_that_was_bad_from_its_start_fires_when_it_has_learnt() -> None:
     assert needed == POLICY.learn_messages
     assert detector.since == 10**12 + MINUTE
     assert detector.count == needed
-    assert 0.4 < detector.rise_ratio < 0.6
+    assert 0.4 < detector.failures / detector.count < 0.6
     assert detector.usual == pytest.approx(0.12, abs=0.01)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.topics import ACTIVITY, DEADLETTERS
-from streams.change_detector import DetectorPolicy
+from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
 
 NOTHING = {"first_at": None, "last_at": None, "reports": 0, "incoming": 0, "counts": {}, "ends": []}

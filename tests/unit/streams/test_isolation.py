@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from core.records import message_key
 from core.topics import ACTIVITY, DEADLETTERS, OUTCOMES, RAW
-from gateway.payloads import REASON_FAULT
+from gateway.errors import REASON_FAULT
 from gateway.statuses import STATUSES
 from streams import isolating_processor, metrics
-from streams.change_detector import DetectorPolicy
+from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
 from streams.errors import StateError
 from streams.isolating_processor import IsolatingProcessor

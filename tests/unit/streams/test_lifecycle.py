@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.payloads import StatusReport
+from gateway.events import StatusReport
 from gateway.statuses import STATUSES, build_status_table, parse_status_meanings
 from streams.lifecycle import FLAGS, LifecycleRules, MessageState, MessageVersion
 

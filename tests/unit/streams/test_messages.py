@@ -14,8 +14,9 @@ from core.records import MAX_OBSERVATIONS, message_key
 from core.topics import ACTIVITY, DEADLETTERS, OUTCOMES, RAW
 from gateway import payloads
 from gateway.statuses import STATUSES
-from streams.change_detector import DetectorPolicy
-from streams.device_processor import COUNTED, DeviceProcessor
+from streams.detector_policy import DetectorPolicy
+from streams.device_activity import COUNTED
+from streams.device_processor import DeviceProcessor
 from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
 from streams.processor import ProcessorOutput

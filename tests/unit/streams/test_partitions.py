@@ -11,8 +11,8 @@ from faust.types import TP
 
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
-from streams import app as worker
-from streams.app import PartitionManager
+from streams import partition_manager
+from streams.partition_manager import PartitionManager
 from streams.settings import StreamSettings
 
 OURS = TP(RAW, 0)
@@ -37,7 +37,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
         async def process(self, run: Sequence[Any]) -> None:
             runs.append([record.offset for record in run])
 
-    monkeypatch.setattr(worker, "PartitionProcessor", Partition)
+    monkeypatch.setattr(partition_manager, "PartitionProcessor", Partition)
     return runs
 
 
@@ -79,7 +79,7 @@ async def test_a_task_of_a_partition_that_fails_ends_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
-    monkeypatch.setattr(worker, "end_process", ended.set_result)
+    monkeypatch.setattr(partition_manager, "end_process", ended.set_result)
 
     async def fail(*_: object) -> None:
         msg = "nobody foresaw this"

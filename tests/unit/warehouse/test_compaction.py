@@ -18,13 +18,15 @@ from warehouse_records import NOON, raw, status, tombstone, version
 
 from core import topics
 from smspulse.cli.main import cli
-from warehouse import catalog
+from warehouse import views
 from warehouse.errors import CannotExchangeError, CompactionError, OvertakenError
+from warehouse.file_names import TEMPORARY_FOLDER
 from warehouse.maintenance import atomic_replace
 from warehouse.maintenance.compaction import compact_files
 from warehouse.reader import open_warehouse, query
 from warehouse.schemas import BASE_SCHEMA, RAW_SCHEMA
 from warehouse.sink import parquet_files
+from warehouse.sink.range_metadata import RANGE_START_KEY, read_landed_position
 
 DAY_MS = 86_400_000
 TODAY = datetime.fromtimestamp(NOON / 1000, UTC)
@@ -39,7 +41,7 @@ READ = {"raw_webhooks", "live_messages", "messages_by_day", "messages", "changes
 @pytest.fixture(autouse=True)
 def _published_views(monkeypatch: pytest.MonkeyPatch) -> None:
     """Publish those alone: each merge publishes, and to make all views took most of its time."""
-    monkeypatch.setattr(catalog, "VIEWS", tuple(name for name in catalog.VIEWS if name in READ))
+    monkeypatch.setattr(views, "VIEWS", tuple(name for name in views.VIEWS if name in READ))
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def test_a_gap_is_not_merged_over_and_what_fills_it_is_merged(data: Path) -> Non
     compact_files(data, NEXT_DAY)
     assert names(data) == [f"sms.raw+0+{50:020d}"]
     (path,) = data.glob("raw/date=2*/sms.raw+0+*")
-    assert pq.read_metadata(path).metadata[parquet_files.RANGE_START_KEY] == b"0"
+    assert pq.read_metadata(path).metadata[RANGE_START_KEY] == b"0"
     assert len(rows(data, ALL)) == len(before) + 10
 
 
@@ -98,7 +100,7 @@ def test_a_closed_day_becomes_a_file_a_partition_with_the_same_rows(data: Path) 
     assert [(f.name, f.metadata) for f in pq.read_schema(path)] == [(f.name, f.metadata) for f in RAW_SCHEMA]
     assert pq.read_table(path)["sms_id"].to_pylist() == sorted(1_000_000 - n for n in range(30))
     assert compact_files(data, NEXT_DAY).merged == 0
-    assert not list((data / parquet_files.TEMPORARY_FOLDER / "upkeep").iterdir())
+    assert not list((data / TEMPORARY_FOLDER / "upkeep").iterdir())
 
 
 def test_the_day_that_goes_on_is_merged_by_the_hour_and_what_is_merged_left_alone(data: Path) -> None:
@@ -165,7 +167,7 @@ def test_a_merge_keeps_the_position_and_excludes_rivals(data: Path) -> None:
     land(data, 3, 3, TODAY, day=-1)
     land(data, 6, 3, TODAY)
     compact_files(data, NEXT_DAY)
-    assert parquet_files.read_landed_position(data, topics.RAW, 0) == 9
+    assert read_landed_position(data, topics.RAW, 0) == 9
     for start in (0, 3, 6):
         for day in (-1, 0, 1):
             with pytest.raises(OvertakenError):
@@ -328,11 +330,11 @@ def test_a_kill_between_any_two_steps_leaves_every_row_once(
                 SELECT "partition", "offset", sms_id FROM read_parquet('{copy}/raw/date=2*/*') ORDER BY ALL
             """).fetchall()  # noqa: S608 - names of ours
             assert landed == [(0, n, 1_000_000 - n) for n in range(7)] + [(1, n, 1_000_000 - n) for n in range(3)]
-            assert [parquet_files.read_landed_position(copy, topics.RAW, n) for n in (0, 1)] == [7, 3]
+            assert [read_landed_position(copy, topics.RAW, n) for n in (0, 1)] == [7, 3]
         names_then.add(tuple(names(kept / f"{number}-killed")))
         if number % 4 == 0:
             assert len(names(copy)) == 2
-            assert not list((copy / parquet_files.TEMPORARY_FOLDER / "upkeep").iterdir())
+            assert not list((copy / TEMPORARY_FOLDER / "upkeep").iterdir())
     assert {len(each) for each in names_then} == {3, 4}
 
 

@@ -14,10 +14,14 @@ import pytest
 from warehouse_records import NOON, raw, status
 
 from core import topics
+from warehouse.durable_files import delete_orphaned_files
 from warehouse.errors import DamagedFileError, OvertakenError
+from warehouse.file_names import TEMPORARY_FOLDER
 from warehouse.maintenance.compaction import compact_files
 from warehouse.reader import open_warehouse
 from warehouse.sink import parquet_files
+from warehouse.sink.lost_records import find_first_lost_offsets, find_present_incarnation
+from warehouse.sink.range_metadata import read_landed_position
 
 
 def webhooks(first: int, count: int) -> list[object]:
@@ -28,21 +32,21 @@ def test_a_file_is_named_after_where_its_range_begins(tmp_path: Path) -> None:
     path = parquet_files.land_records(tmp_path, 5, webhooks(8, 3))  # offsets 5 to 7 hold no records
     assert path.relative_to(tmp_path).as_posix() == "raw/date=2026-11-24/sms.raw+0+00000000000000000005.parquet"
     assert pq.read_table(path)["offset"].to_pylist() == [8, 9, 10]
-    assert parquet_files.read_landed_position(tmp_path, topics.RAW, 0) == 11
-    assert not list((tmp_path / parquet_files.TEMPORARY_FOLDER).iterdir())
+    assert read_landed_position(tmp_path, topics.RAW, 0) == 11
+    assert not list((tmp_path / TEMPORARY_FOLDER).iterdir())
 
 
 def test_the_position_of_a_partition_is_its_own(tmp_path: Path) -> None:
     parquet_files.land_records(tmp_path, 0, webhooks(0, 3))
-    assert [parquet_files.read_landed_position(tmp_path, topics.RAW, partition) for partition in (0, 1)] == [3, 0]
-    assert parquet_files.read_landed_position(tmp_path, topics.MESSAGES, 0) == 0
+    assert [read_landed_position(tmp_path, topics.RAW, partition) for partition in (0, 1)] == [3, 0]
+    assert read_landed_position(tmp_path, topics.MESSAGES, 0) == 0
 
 
 def test_the_newest_range_counts_though_its_day_is_older(tmp_path: Path) -> None:
     parquet_files.land_records(tmp_path, 0, webhooks(0, 3))
     day_before = [record._replace(timestamp=NOON - 86_400_000) for record in webhooks(3, 1)]
     parquet_files.land_records(tmp_path, 3, day_before)
-    assert parquet_files.read_landed_position(tmp_path, topics.RAW, 0) == 4
+    assert read_landed_position(tmp_path, topics.RAW, 0) == 4
 
 
 @pytest.mark.parametrize("day", ["the same day", "another day"])
@@ -54,7 +58,7 @@ def test_of_two_that_begin_a_range_at_one_place_one_wins(tmp_path: Path, day: st
     with pytest.raises(OvertakenError) as caught:
         parquet_files.land_records(tmp_path, 0, late)
     assert caught.value.path == path
-    assert parquet_files.read_landed_position(tmp_path, topics.RAW, 0) == 3
+    assert read_landed_position(tmp_path, topics.RAW, 0) == 3
     assert sorted(tmp_path.glob("raw/*/*")) == [path]
 
 
@@ -77,7 +81,7 @@ def test_many_at_once_land_a_range_once(tmp_path: Path) -> None:
         thread.join()
     assert sorted(outcomes) == ["landed", *["overtaken"] * 7]
     (path,) = tmp_path.glob("raw/*/*")
-    assert parquet_files.read_landed_position(tmp_path, topics.RAW, 0) == pq.read_metadata(path).num_rows
+    assert read_landed_position(tmp_path, topics.RAW, 0) == pq.read_metadata(path).num_rows
 
 
 def test_a_reader_sees_every_file_whole(published: Path) -> None:
@@ -108,18 +112,18 @@ def test_a_failed_landing_leaves_nothing(tmp_path: Path) -> None:
         parquet_files.land_records(tmp_path, 0, webhooks(0, 3))
     (tmp_path / "raw").unlink()
     parquet_files.land_records(tmp_path, 0, webhooks(0, 3))
-    assert parquet_files.read_landed_position(tmp_path, topics.RAW, 0) == 3
+    assert read_landed_position(tmp_path, topics.RAW, 0) == 3
 
 
 def test_a_damaged_newest_file_is_named(tmp_path: Path) -> None:
     path = parquet_files.land_records(tmp_path, 0, webhooks(0, 3))
     path.write_bytes(b"PAR1")
     with pytest.raises(DamagedFileError, match=re.escape(path.name)):
-        parquet_files.read_landed_position(tmp_path, topics.RAW, 0)
+        read_landed_position(tmp_path, topics.RAW, 0)
 
 
 def test_files_of_dead_writers_are_swept_and_of_living_ones_not(tmp_path: Path) -> None:
-    folder = tmp_path / parquet_files.TEMPORARY_FOLDER
+    folder = tmp_path / TEMPORARY_FOLDER
     folder.mkdir()
     (folder / "orphan.parquet.1").write_bytes(b"half")
     living = folder / "living.parquet.2"
@@ -135,10 +139,10 @@ input()
     )
     assert child.stdout is not None
     assert child.stdout.readline()
-    assert parquet_files.delete_orphaned_files(tmp_path) == 1
+    assert delete_orphaned_files(tmp_path) == 1
     assert list(folder.iterdir()) == [living]
     child.communicate("\n")
-    assert parquet_files.delete_orphaned_files(tmp_path) == 1
+    assert delete_orphaned_files(tmp_path) == 1
     assert not list(folder.iterdir())
 
 
@@ -151,7 +155,7 @@ def test_a_sweep_that_meets_a_file_just_created_costs_its_writer_nothing(
     def lock_after_a_sweep(file: Any, operation: int) -> None:
         if not swept and not isinstance(file, int):
             monkeypatch.setattr(fcntl, "flock", flock)
-            swept.append(parquet_files.delete_orphaned_files(tmp_path))
+            swept.append(delete_orphaned_files(tmp_path))
             if meets == "at its lock":
                 raise BlockingIOError
         flock(file, operation)
@@ -160,7 +164,7 @@ def test_a_sweep_that_meets_a_file_just_created_costs_its_writer_nothing(
     path = parquet_files.land_records(tmp_path, 0, webhooks(0, 3))
     assert swept == [1]
     assert path.exists()
-    assert not list((tmp_path / parquet_files.TEMPORARY_FOLDER).iterdir())
+    assert not list((tmp_path / TEMPORARY_FOLDER).iterdir())
 
 
 @pytest.mark.parametrize("timestamp", [-1, 2**62])
@@ -192,16 +196,16 @@ def test_the_files_tell_from_which_offset_on_kafka_has_lost_the_records_of_each_
     land_log(published, "", 0, 5, seconds=0)
     land_log(published, "topic", 5, 5, seconds=1)
     land_log(published, "other", 0, 3, seconds=2)
-    assert parquet_files.find_present_incarnation(published, topics.RAW, 0) == "other"
+    assert find_present_incarnation(published, topics.RAW, 0) == "other"
     lost = {"": 0, "topic": 0, "other": None}
-    assert parquet_files.find_first_lost_offsets(published, topics.RAW, 0, "other") == lost
+    assert find_first_lost_offsets(published, topics.RAW, 0, "other") == lost
     lost = {"": None, "topic": None, "other": 0}
-    assert parquet_files.find_first_lost_offsets(published, topics.RAW, 0, "topic") == lost
+    assert find_first_lost_offsets(published, topics.RAW, 0, "topic") == lost
     land_log(published, "topic.1", 8, 9, seconds=3)
     land_log(published, "topic.2", 6, 2, seconds=4)
-    assert parquet_files.find_present_incarnation(published, topics.RAW, 0) == "topic.2"
+    assert find_present_incarnation(published, topics.RAW, 0) == "topic.2"
     lost = {"": 6, "topic": 6, "topic.1": 6, "topic.2": None, "other": 0}
-    assert parquet_files.find_first_lost_offsets(published, topics.RAW, 0, "topic") == lost
+    assert find_first_lost_offsets(published, topics.RAW, 0, "topic") == lost
     compact_files(published, datetime.now(UTC) + timedelta(days=2))
-    assert parquet_files.find_first_lost_offsets(published, topics.RAW, 0, "topic") == lost
-    assert parquet_files.find_first_lost_offsets(published, topics.RAW, 1, "topic") == {}
+    assert find_first_lost_offsets(published, topics.RAW, 0, "topic") == lost
+    assert find_first_lost_offsets(published, topics.RAW, 1, "topic") == {}

@@ -13,11 +13,23 @@ from hypothesis import strategies as st
 from warehouse_records import NOON, raw, status, version
 
 from core import topics
+from warehouse.datasets import DATASET_BY_TOPIC
+from warehouse.file_names import LANDED_FILE_NAME, format_file_name, parse_partition_log
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog
-from warehouse.schemas import DATASETS_BY_TOPIC, PartitionRecords
 from warehouse.sink import parquet_files
-from warehouse.sink.parquet_files import RecordIdentity, extract_identities
-from warehouse.sink.topic_incarnations import KafkaLogReader, LogPosition, locate_log_position
+from warehouse.sink.kafka_log_reader import KafkaLogReader
+from warehouse.sink.range_metadata import (
+    LAST_IDENTITY_KEY,
+    NEXT_OFFSET_KEY,
+    RANGE_START_KEY,
+    RecordIdentity,
+    extract_identities,
+    read_last_identity,
+    read_next_offset,
+)
+from warehouse.sink.record_conversion import PartitionRecords
+from warehouse.sink.table_building import build_table
+from warehouse.sink.topic_incarnations import LogPosition, locate_log_position
 
 
 @dataclass(frozen=True)
@@ -109,11 +121,11 @@ class History:
             return
         made = [each.made(self.topic) for each in found]
         run = PartitionRecords.from_records(made)._replace(incarnation=log.incarnation)
-        table, sink = DATASETS_BY_TOPIC[self.topic].build_table(run), io.BytesIO()
+        table, sink = build_table(run), io.BytesIO()
         parquet_files.write_range_file(table, sink)
         if self.is_old_release:
-            sink = _written(table, {parquet_files.NEXT_OFFSET_KEY: str(found[-1].offset + 1).encode()})
-        path = Path(DATASETS_BY_TOPIC[self.topic].name, "date=2026-11-24", parquet_files.format_file_name(log, start))
+            sink = _written(table, {NEXT_OFFSET_KEY: str(found[-1].offset + 1).encode()})
+        path = Path(DATASET_BY_TOPIC[self.topic], "date=2026-11-24", format_file_name(log, start))
         assert all(path.name > each.name for each, _ in self.logs.get(log.incarnation, []))
         self.logs.setdefault(log.incarnation, []).append((path, sink.getvalue()))
         self.landed += [each.number for each in found]
@@ -126,16 +138,8 @@ class History:
         for files in self.logs.values():
             tables = [pq.read_table(io.BytesIO(content)) for _, content in files]
             metadata = pq.read_metadata(io.BytesIO(files[-1][1])).metadata
-            ending = {
-                name: metadata[name]
-                for name in (parquet_files.NEXT_OFFSET_KEY, parquet_files.LAST_IDENTITY_KEY)
-                if name in metadata
-            }
-            start = {
-                parquet_files.RANGE_START_KEY: str(
-                    parquet_files.LANDED_FILE_NAME.fullmatch(files[0][0].name)["start"]
-                ).encode()
-            }  # type: ignore[index]
+            ending = {name: metadata[name] for name in (NEXT_OFFSET_KEY, LAST_IDENTITY_KEY) if name in metadata}
+            start = {RANGE_START_KEY: str(LANDED_FILE_NAME.fullmatch(files[0][0].name)["start"]).encode()}  # type: ignore[index]
             merged = _written(pa.concat_tables([each.replace_schema_metadata() for each in tables]), ending | start)
             files[:] = [(files[-1][0], merged.getvalue())]
 
@@ -146,13 +150,13 @@ class History:
         self.has_dropped_rows = True
         for files in self.logs.values():
             (path, content) = files[-1]
-            last = parquet_files.read_last_identity(io.BytesIO(content), path)
+            last = read_last_identity(io.BytesIO(content), path)
             end = {
-                parquet_files.NEXT_OFFSET_KEY: str(
+                NEXT_OFFSET_KEY: str(
                     self.read_landed_position(PartitionLog(self.topic, 0, _incarnation(path)))
                 ).encode()
             }
-            end |= {parquet_files.LAST_IDENTITY_KEY: json.dumps(last).encode()}
+            end |= {LAST_IDENTITY_KEY: json.dumps(last).encode()}
             files[:] = [(path, _written(pq.read_table(io.BytesIO(content)).slice(0, 0), end).getvalue())]
 
     def locate(self) -> LogPosition:
@@ -172,7 +176,7 @@ class History:
 
     def read_landed_position(self, log: PartitionLog) -> int:
         files = self.logs.get(log.incarnation)
-        return parquet_files.read_next_offset(io.BytesIO(files[-1][1]), files[-1][0]) if files else 0
+        return read_next_offset(io.BytesIO(files[-1][1]), files[-1][0]) if files else 0
 
     def list_log_files(self, log: PartitionLog) -> list[Path]:
         return [path for path, _ in self.logs.get(log.incarnation, [])]
@@ -188,11 +192,7 @@ class History:
 
     def read_identities(self, topic: str, partition: int, start: int, end: int) -> dict[int, RecordIdentity]:
         made = [each.made(self.topic) for each in self.kafka.records if start <= each.offset < end]
-        return (
-            extract_identities(DATASETS_BY_TOPIC[topic].build_table(PartitionRecords.from_records(made)))
-            if made
-            else {}
-        )
+        return extract_identities(build_table(PartitionRecords.from_records(made))) if made else {}
 
 
 def _written(table: pa.Table, metadata: dict[bytes, bytes]) -> io.BytesIO:
@@ -202,9 +202,9 @@ def _written(table: pa.Table, metadata: dict[bytes, bytes]) -> io.BytesIO:
 
 
 def _incarnation(path: Path) -> str:
-    name = parquet_files.LANDED_FILE_NAME.fullmatch(path.name)
+    name = LANDED_FILE_NAME.fullmatch(path.name)
     assert name is not None
-    return parquet_files.parse_partition_log(name).incarnation
+    return parse_partition_log(name).incarnation
 
 
 Step = tuple[Any, ...]

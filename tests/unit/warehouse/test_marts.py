@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from warehouse_records import NOON, MadeRecord, at, moment, raw, status, version
 
-from warehouse import catalog, data_dictionary
+from warehouse import data_dictionary
 from warehouse.reader import open_warehouse
 from warehouse.sink import parquet_files
+from warehouse.sql_text import RATES
+from warehouse.views import VIEWS
 
 HOUR = 3600
 TODAY = moment(0).date()
@@ -44,7 +46,7 @@ def seen(*status_ids: int) -> dict[str, Any]:
     return {"observations": [[status_id, 1, 2, None, at(0), at(0)] for status_id in status_ids]}
 
 
-@pytest.mark.parametrize("name", [*catalog.VIEWS, "messages_as_of('2026-11-24')"])
+@pytest.mark.parametrize("name", [*VIEWS, "messages_as_of('2026-11-24')"])
 def test_nothing_that_can_be_computed_is_nan_or_infinite(data: Path, name: str) -> None:
     assert len(rows(data, f"FROM {name}")) == 3 * (name == "freshness")
     land(data, version(0, 1, "pending", device_id=None, channel_id=None, recipient=None, seconds=present()))
@@ -62,7 +64,7 @@ def test_the_dictionary_is_current() -> None:
 def test_a_rate_has_its_wilson_interval(data: Path) -> None:
     ended = ["delivered"] * 8 + ["undelivered"] * 2
     land(data, *(version(0, n, outcome) for n, outcome in enumerate(ended)))
-    columns = ", ".join(f"{rate}{end}" for rate in catalog.RATES for end in ("", "_low", "_high"))
+    columns = ", ".join(f"{rate}{end}" for rate in RATES for end in ("", "_low", "_high"))
     (found,) = rows(data, f"SELECT {columns} FROM delivery_hourly")  # noqa: S608 - names of ours
     # Newcombe (1998): 8 of 10 is 0.4902 to 0.9433; 0 of 10 is 0 to 0.2775.
     assert found == pytest.approx((0.8, 0.4902, 0.9433, 0.8, 0.4902, 0.9433, 0, 0, 0.2775), abs=5e-5)

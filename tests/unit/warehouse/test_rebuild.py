@@ -25,9 +25,10 @@ from smspulse.simulator.scenarios import generate_scenarios
 from streams import lifecycle
 from streams.lifecycle import EXPIRE_AFTER_MS, LifecycleRules
 from streams.message_processor import MessageProcessor
-from warehouse import catalog
+from warehouse import catalog, lifecycle_sql, views
 from warehouse import rebuild as run
 from warehouse.errors import RebuildError, WarehouseError
+from warehouse.landed_files import find_newest_file, list_incarnations, list_incarnations_by_age
 from warehouse.maintenance import atomic_replace
 from warehouse.maintenance.compaction import compact_files
 from warehouse.maintenance.erasure import erase_from_files
@@ -36,6 +37,8 @@ from warehouse.partition_log import PartitionLog
 from warehouse.reader import open_warehouse
 from warehouse.schemas import BASE_SCHEMA
 from warehouse.sink import parquet_files
+from warehouse.sink.range_metadata import RecordIdentity, read_landed_position, read_last_identity
+from warehouse.sql_text import dataset_scan_sql
 
 DAY = 86_400
 TABLE = build_status_table(parse_status_meanings("55=not_sent,56=delivered"))
@@ -52,7 +55,7 @@ READ = {
 @pytest.fixture(autouse=True)
 def _published_views(monkeypatch: pytest.MonkeyPatch) -> None:
     """Publish those alone: each rebuild publishes, and to make all views took most of its time."""
-    monkeypatch.setattr(catalog, "VIEWS", tuple(name for name in catalog.VIEWS if name in READ))
+    monkeypatch.setattr(views, "VIEWS", tuple(name for name in views.VIEWS if name in READ))
 
 
 @pytest.fixture
@@ -219,7 +222,7 @@ def test_stream_and_log_agree_row_for_row(data: Path, name: str) -> None:
 def assert_base_files_say_what_the_stream_says(data: Path) -> None:
     """Not by the comparison that the rebuild runs: by the base files alone, field by field."""
     columns = ", ".join(name for name in BASE_SCHEMA.names if name != "recorded_at")
-    base, streamed = (catalog.dataset_scan_sql(data / folder) for folder in ("base", "messages"))
+    base, streamed = (dataset_scan_sql(data / folder) for folder in ("base", "messages"))
     order = 'row_number() OVER (PARTITION BY message_key ORDER BY version DESC, "offset" DESC) = 1'
     newest = f"SELECT * FROM {streamed} WHERE NOT is_forgotten QUALIFY {order}"  # noqa: S608 - names of ours
     for one, other in ((base, f"({newest})"), (f"({newest})", base)):
@@ -253,10 +256,10 @@ def test_an_error_in_which_observations_are_held_is_caught(
 ) -> None:
     file, right, wrong = EXCESS_MUTATIONS[name]
     stream_of(data, dense(13, 120), 1, 4)
-    sql = run._load_lifecycle_sql
+    sql = lifecycle_sql.load_lifecycle_sql
     assert right in sql(file)
     monkeypatch.setattr(
-        run, "_load_lifecycle_sql", lambda each: sql(each).replace(right, wrong) if each == file else sql(each)
+        lifecycle_sql, "load_lifecycle_sql", lambda each: sql(each).replace(right, wrong) if each == file else sql(each)
     )
     assert rebuild(data, max_observations=4).differing > 0
 
@@ -311,18 +314,18 @@ def test_an_error_in_the_second_implementation_is_caught(
     landed: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     file, right, wrong = MUTATIONS[name]
-    sql = run._load_lifecycle_sql
+    sql = lifecycle_sql.load_lifecycle_sql
     assert right in sql(file)
     monkeypatch.setattr(
-        run, "_load_lifecycle_sql", lambda each: sql(each).replace(right, wrong if each == file else right)
+        lifecycle_sql, "load_lifecycle_sql", lambda each: sql(each).replace(right, wrong if each == file else right)
     )
     assert rebuild(landed, everything=True).differing > 0
 
 
 def test_observations_may_come_in_any_order(landed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sql, right = run._load_lifecycle_sql, "places = range(1, observed + 1)"
+    sql, right = lifecycle_sql.load_lifecycle_sql, "places = range(1, observed + 1)"
     assert right in sql("told")
-    monkeypatch.setattr(run, "_load_lifecycle_sql", lambda each: sql(each).replace(right, "false"))
+    monkeypatch.setattr(lifecycle_sql, "load_lifecycle_sql", lambda each: sql(each).replace(right, "false"))
     assert rebuild(landed, everything=True).differing == 0
 
 
@@ -553,10 +556,10 @@ def test_maintenance_in_any_order_changes_nothing_of_many_incarnations(
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(of_many_incarnations, data)
-    order = parquet_files.list_incarnations_by_age(data, topics.MESSAGES)
+    order = list_incarnations_by_age(data, topics.MESSAGES)
     assert order == ["", "messages", "messages.1", "memory-1", "messages.2"]
-    logs = [PartitionLog(topics.RAW, 0, each) for each in parquet_files.list_incarnations(data, topics.RAW, 0)]
-    ends = {log: (parquet_files.read_landed_position(data, *log), last_landed(data, log)) for log in logs}
+    logs = [PartitionLog(topics.RAW, 0, each) for each in list_incarnations(data, topics.RAW, 0)]
+    ends = {log: (read_landed_position(data, *log), last_landed(data, log)) for log in logs}
     maintained(data, "rebuild")
     before = counted(data)
     assert {row[0]: row[1] for row in before[1]}.items() >= {1: "delivered", 2: "delivered", 30: "delivered"}.items()
@@ -565,13 +568,13 @@ def test_maintenance_in_any_order_changes_nothing_of_many_incarnations(
     for number, step in enumerate(steps):
         maintained(data, step)
         assert counted(data) == before, steps[: number + 1]
-        assert parquet_files.list_incarnations_by_age(data, topics.MESSAGES) == order, steps[: number + 1]
-        assert {log: (parquet_files.read_landed_position(data, *log), last_landed(data, log)) for log in logs} == ends
+        assert list_incarnations_by_age(data, topics.MESSAGES) == order, steps[: number + 1]
+        assert {log: (read_landed_position(data, *log), last_landed(data, log)) for log in logs} == ends
 
 
-def last_landed(data: Path, log: PartitionLog) -> parquet_files.RecordIdentity | None:
-    path = parquet_files.find_newest_file(data / "raw", log)
-    return path and parquet_files.read_last_identity(path, path)
+def last_landed(data: Path, log: PartitionLog) -> RecordIdentity | None:
+    path = find_newest_file(data / "raw", log)
+    return path and read_last_identity(path, path)
 
 
 def test_what_is_written_after_a_run_counts_also_where_it_adds_no_fact(data: Path) -> None:

@@ -22,6 +22,7 @@ from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
 from warehouse.quality import append_check_results
 from warehouse.reader import open_warehouse
 from warehouse.sink import parquet_files
+from warehouse.sink.range_metadata import read_landed_position
 
 DAY_S = 86_400
 NOW = datetime.fromtimestamp(NOON / 1000, UTC) + timedelta(days=20)
@@ -126,16 +127,13 @@ def test_what_was_dropped_does_not_come_back_with_a_rebuild(data: Path) -> None:
 def test_landers_go_on_where_they_were_though_all_is_dropped(data: Path) -> None:
     late = NOW + timedelta(days=100)
     drop_expired_days(data, settings(raw_days=9, messages_days=9, versions_days=1, deadletters_days=1), late, WEEK)
-    positions = [
-        parquet_files.read_landed_position(data, topic, 0)
-        for topic in (topics.RAW, topics.MESSAGES, topics.DEADLETTERS)
-    ]
+    positions = [read_landed_position(data, topic, 0) for topic in (topics.RAW, topics.MESSAGES, topics.DEADLETTERS)]
     assert positions == [20, 20, 1]
     assert rows(data, "SELECT count(*) FROM raw_webhooks") == [(0,)]
     with pytest.raises(OvertakenError):
         parquet_files.land_records(data, 19, [at_day(19, 119)[0]])
     parquet_files.land_records(data, 20, [at_day(20, 120)[0]])
-    assert parquet_files.read_landed_position(data, topics.RAW, 0) == 21
+    assert read_landed_position(data, topics.RAW, 0) == 21
 
 
 def test_without_a_rebuild_webhooks_and_versions_are_all_there_is(published: Path) -> None:

@@ -1,7 +1,6 @@
 """Records become rows, whatever is in them."""
 
 import logging
-from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
 from math import isfinite
 
@@ -13,18 +12,25 @@ from warehouse_records import MadeRecord, at, deadletter, moment, raw, status, t
 
 from core import topics
 from warehouse import metrics
-from warehouse.schemas import DATASETS, DATASETS_BY_TOPIC, DatasetColumns, PartitionRecords, TopicDataset
+from warehouse.datasets import DATASET_BY_TOPIC, DATASET_NAMES
+from warehouse.schemas import SCHEMAS
+from warehouse.sink.record_conversion import CONVERTERS, DatasetColumns, PartitionRecords
+from warehouse.sink.table_building import build_table
 
 
 def row(record: MadeRecord) -> dict[str, object]:
-    (found,) = DATASETS_BY_TOPIC[record.topic].build_table(PartitionRecords.from_records([record])).to_pylist()
+    (found,) = build_table(PartitionRecords.from_records([record])).to_pylist()
     return found
 
 
+def test_every_dataset_has_a_schema() -> None:
+    assert set(DATASET_NAMES) == set(SCHEMAS)
+
+
 def test_every_field_says_what_it_is() -> None:
-    for dataset in DATASETS:
-        for field in dataset.schema:
-            assert field.metadata[b"description"].endswith(b"."), (dataset.name, field.name)
+    for dataset, schema in SCHEMAS.items():
+        for field in schema:
+            assert field.metadata[b"description"].endswith(b"."), (dataset, field.name)
 
 
 def test_a_status_report_is_kept_to_the_byte_and_read() -> None:
@@ -113,11 +119,7 @@ def test_a_deadletter_names_its_origin() -> None:
 def test_a_value_of_the_wrong_type_costs_itself_alone(caplog: pytest.LogCaptureFixture) -> None:
     wrong = version(0, 1, version=2, attempts="many", flags=7, first_seen_at=10**17, observations=[[1, 2]])
     with caplog.at_level(logging.WARNING):
-        rows = (
-            DATASETS_BY_TOPIC[topics.MESSAGES]
-            .build_table(PartitionRecords.from_records([wrong, version(1, 2)]))
-            .to_pylist()
-        )
+        rows = build_table(PartitionRecords.from_records([wrong, version(1, 2)])).to_pylist()
     assert [rows[0][name] for name in ("attempts", "flags", "first_seen_at", "observations")] == [None] * 4
     assert (rows[0]["version"], rows[0]["sms_id"]) == (2, 1)
     assert (rows[1]["attempts"], rows[1]["flags"], len(rows[1]["observations"])) == (1, [], 1)
@@ -128,14 +130,17 @@ def test_a_value_of_the_wrong_type_costs_itself_alone(caplog: pytest.LogCaptureF
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.text(st.characters(codec="utf-8")),
     lambda inner: (
-        st.lists(inner) | st.dictionaries(st.sampled_from([f.name for d in DATASETS for f in d.schema]), inner)
+        st.lists(inner)
+        | st.dictionaries(
+            st.sampled_from([f.name for dataset in DATASET_BY_TOPIC.values() for f in SCHEMAS[dataset]]), inner
+        )
     ),
 )
 header_names = st.sampled_from(["source", "received_at", "origin", "reason"])
 
 
 @given(
-    st.sampled_from([dataset.topic for dataset in DATASETS]),
+    st.sampled_from(list(DATASET_BY_TOPIC)),
     st.none() | st.binary() | json_values.map(orjson.dumps) | st.just(b'{"total_s": 1e999, "version": 1}'),
     st.none() | st.binary(),
     st.lists(st.tuples(header_names, st.none() | st.binary() | st.integers().map(lambda n: str(n).encode()))),
@@ -144,9 +149,7 @@ header_names = st.sampled_from(["source", "received_at", "origin", "reason"])
 def test_nothing_in_a_record_can_keep_it_from_being_landed(
     topic: str, value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes | None]], timestamp: int
 ) -> None:
-    table = DATASETS_BY_TOPIC[topic].build_table(
-        PartitionRecords.from_records([MadeRecord(topic, 0, 1, timestamp, key, value, headers)])
-    )
+    table = build_table(PartitionRecords.from_records([MadeRecord(topic, 0, 1, timestamp, key, value, headers)]))
     table.validate(full=True)
     assert table["offset"].to_pylist() == [1]
     for name in ("queue_s", "total_s"):
@@ -154,26 +157,30 @@ def test_nothing_in_a_record_can_keep_it_from_being_landed(
             assert all(v is None or isfinite(v) for v in table[name].to_pylist())
 
 
-@pytest.mark.parametrize("dataset", DATASETS, ids=lambda dataset: dataset.name)
+@pytest.mark.parametrize("topic", DATASET_BY_TOPIC)
 @pytest.mark.parametrize("error", [RecursionError(), MemoryError(), ValueError("+4915712345")])
 def test_a_record_whose_conversion_fails_is_a_row_of_its_bytes_and_the_others_are_as_without_it(
-    dataset: TopicDataset, error: Exception, caplog: pytest.LogCaptureFixture
+    topic: str, error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    convert_records = CONVERTERS[topic]
+
     def columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
         if b"poison" in run.values:
             raise error
-        return dataset.convert_records(run, zone)
+        return convert_records(run, zone)
 
-    made = [raw(number, body)._replace(topic=dataset.topic, key=b"acme:1") for number, body in enumerate(BODIES)]
-    faults = metrics.CONVERSION_FAULTS.labels(dataset.topic)._value
+    made = [raw(number, body)._replace(topic=topic, key=b"acme:1") for number, body in enumerate(BODIES)]
+    faults = metrics.CONVERSION_FAULTS.labels(topic)._value
     before = faults.get()
-    table = replace(dataset, convert_records=columns).build_table(PartitionRecords.from_records(made))
+    expected = [row(made[0]), row(made[2])]
+    monkeypatch.setitem(CONVERTERS, topic, columns)
+    table = build_table(PartitionRecords.from_records(made))
     found = table.to_pylist()
-    assert table.schema.equals(dataset.schema)
+    assert table.schema.equals(SCHEMAS[DATASET_BY_TOPIC[topic]])
     assert [row_["offset"] for row_ in found] == [0, 1, 2]
-    assert [found[0], found[2]] == [row(made[0]), row(made[2])]
+    assert [found[0], found[2]] == expected
     assert faults.get() == before + 1
-    if dataset.topic == topics.RAW:
+    if topic == topics.RAW:
         assert (found[1]["kind"], found[1]["reason"], found[1]["body"]) == (
             "unreadable",
             "processing_failed",

@@ -19,7 +19,11 @@ from warehouse.maintenance.erasure import erase_from_files
 from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
 from warehouse.reader import open_warehouse
 from warehouse.rebuild import rebuild_base
+from warehouse.rollups import has_current_rollups
 from warehouse.sink import parquet_files
+from warehouse.sql_text import dataset_scan_sql
+from warehouse.views import create_view_statements
+from warehouse.watermark import WATERMARK_FILE, read_base_watermark
 
 MARTS = {
     "delivery_hourly": "*",
@@ -69,7 +73,7 @@ class Straight:
         catalog.publish_views(empty)
         self._connection = duckdb.connect()
         self._connection.execute("SET TimeZone = 'UTC'")
-        for statement in catalog.create_view_statements(empty):
+        for statement in create_view_statements(empty):
             self._connection.execute(statement)
         self._connection.execute("CREATE TABLE those AS FROM messages_by_day LIMIT 0")
         self._connection.execute("CREATE OR REPLACE VIEW messages_by_day AS FROM those")
@@ -112,7 +116,7 @@ def rebuilt(data: Path, **options: Any) -> None:
 def news(data: Path) -> list[MadeRecord]:
     """Make newer versions of some that are in base files: of another hour, day, outcome, device, network and none."""
     with duckdb.connect() as connection:
-        base = catalog.dataset_scan_sql(data / "base")
+        base = dataset_scan_sql(data / "base")
         rows = connection.execute(
             f"SELECT source, sms_id, epoch_ms(first_seen_at), version FROM {base} WHERE outcome = 'delivered' "  # noqa: S608
             "ORDER BY hash(sms_id) LIMIT 8"
@@ -180,9 +184,9 @@ def test_a_filter_on_a_mart_leaves_what_a_filter_on_its_rows_does(told: Days, st
 def test_what_another_release_counted_does_not_count(told: Days, straight: Straight, sums: str) -> None:
     data = told.data
     rebuilt(data)
-    before = catalog.read_base_watermark(data)
+    before = read_base_watermark(data)
     assert before
-    (data / "base" / catalog.WATERMARK_FILE).write_text(before._replace(sums=sums).to_json())
+    (data / "base" / WATERMARK_FILE).write_text(before._replace(sums=sums).to_json())
     catalog.publish_views(data)
     right(data, straight)
     with open_warehouse(data) as connection:
@@ -190,7 +194,7 @@ def test_what_another_release_counted_does_not_count(told: Days, straight: Strai
     assert set(drop_expired_days(data, SETTINGS, LATER, timedelta(9)).dropped_days) == {"raw"}
     told.tell(LAST)
     rebuilt(data)
-    assert catalog.has_current_rollups(data)
+    assert has_current_rollups(data)
     right(data, straight)
 
 

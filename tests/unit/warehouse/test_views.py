@@ -17,6 +17,7 @@ from warehouse import catalog
 from warehouse.errors import NoWarehouseError, UnreadablePathError
 from warehouse.reader import open_warehouse, query
 from warehouse.sink import parquet_files
+from warehouse.views import MACROS, VIEWS, load_view_sql
 
 HOUR = 3600
 
@@ -46,14 +47,14 @@ def rows(data: Path, sql: str) -> list[tuple[Any, ...]]:
 
 def test_every_sql_file_is_a_view_and_says_what_a_row_is() -> None:
     found = {path.name for path in files("warehouse").joinpath("sql", "views").iterdir()}
-    assert found == {f"{name}.sql" for name in (*catalog.VIEWS, *catalog.MACROS)}
-    for name in (*catalog.VIEWS, *catalog.MACROS):
-        header = "\n".join(line for line in catalog.load_view_sql(name).splitlines() if line.startswith("--"))
+    assert found == {f"{name}.sql" for name in (*VIEWS, *MACROS)}
+    for name in (*VIEWS, *MACROS):
+        header = "\n".join(line for line in load_view_sql(name).splitlines() if line.startswith("--"))
         assert all(f"-- {word}" in header for word in ("A row: ", "Key: ", "Units")), name
         assert "reshness" in header, name
 
 
-@pytest.mark.parametrize("name", [name for name in catalog.VIEWS if name != "freshness"])
+@pytest.mark.parametrize("name", [name for name in VIEWS if name != "freshness"])
 def test_a_view_of_nothing_is_empty(data: Path, name: str) -> None:
     assert query(data, f"SELECT * FROM {name}").empty  # noqa: S608 - a name of ours
 

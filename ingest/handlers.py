@@ -1,0 +1,299 @@
+"""Answers of the HTTP receiver: `POST /webhooks/{source}/{token}`, `/healthz`, `/readyz`, `/metrics`, `/openapi.json`.
+
+A webhook is answered 202 when its sink has it safe, and otherwise with an error that asks its sender to come again, or
+says why it need not. Built on aiohttp's low-level server: five routes need no router, and a token is in the path, so
+whatever would log or show a path is kept out.
+"""
+
+import asyncio
+import base64
+import binascii
+import logging
+import re
+import ssl
+import time
+from math import ceil
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+import orjson
+from aiohttp import hdrs, web
+from uuid_utils import uuid7
+
+from core.errors import where_raised
+from core.records import (
+    HEADER_CONTENT_ENCODING,
+    HEADER_CONTENT_TYPE,
+    HEADER_INGEST_ID,
+    HEADER_RECEIVED_AT,
+    HEADER_REMOTE,
+    HEADER_SOURCE,
+    message_key,
+)
+from gateway.errors import REASON_FAULT, REASON_UNVERIFIED_SHAPE, UnreadablePayload, unforeseen_error
+from gateway.events import MAX_NAME_LENGTH
+from gateway.json_body import to_utf8
+from gateway.payloads import parse_payload
+from ingest import metrics
+from ingest.client_limits import ClientFilter, HttpLimits, RateLimiter
+from ingest.content_coding import ACCEPTED_CODINGS, UnknownCodingError, parse_codings
+from ingest.errors import NotStoredError
+from ingest.http_responses import JSON, close_connection_after, error_response
+from ingest.http_server import build_http_server
+from ingest.redaction import REWRITTEN_TYPE, PayloadRedactor
+from ingest.request_body import RefusedBodyError, read_body, remove_codings, too_large_error
+from ingest.settings import IngestSettings
+from ingest.shared_result import SharedResult
+from ingest.sink import WebhookSink
+from ingest.sources import SourceRegistry
+from ingest.webhook_record import WebhookRecord
+
+log = logging.getLogger(__name__)
+access_log = logging.getLogger("ingest.access")
+
+_OPENAPI: Final = Path(__file__).with_name("openapi.json").read_bytes()
+_ABSOLUTE_FORM: Final = re.compile(r"https?://[^/]+", re.IGNORECASE)
+_TEST_LOG_EVERY_S: Final = 60.0
+_CONNECTIONS_ADVICE: Final = (
+    "if they are gateways, raise SMSPULSE_INGEST_MAX_CONNECTIONS or _TOTAL and the limit of open files, "
+    "or name their proxy in SMSPULSE_INGEST_TRUSTED_PROXIES"
+)
+_LARGE_BODY: Final = 16_384
+"""Bytes of a body from which parsing it may take milliseconds."""
+
+
+class IngestHandler:
+    """Answers requests.
+
+    Args:
+        settings: Limits.
+        sources: Who may send.
+        sink: Where webhooks become safe.
+    """
+
+    def __init__(self, settings: IngestSettings, sources: SourceRegistry, sink: WebhookSink) -> None:
+        self._settings = settings
+        self._sources = sources
+        self._sink = sink
+        self._client_filter = ClientFilter(settings.allow, settings.trusted_proxies)
+        self._webhook_limiter = RateLimiter(settings.rate_per_s, settings.rate_burst)
+        self._byte_limiter = RateLimiter(settings.rate_bytes_per_s, settings.rate_burst_bytes)
+        self._redactor = PayloadRedactor(settings.privacy, settings.bodies, settings.privacy_key.get_secret_value())
+        self._retry_after = str(settings.retry_after_s)
+        self._in_flight = 0
+        self._idle: asyncio.Event | None = None
+        self._test_logged_at: dict[str, float] = {}
+        self._exposition = SharedResult(self._render_metrics)
+        self._large_body_lock = asyncio.Lock()
+
+    def build_server(self, tls: ssl.SSLContext | None = None) -> web.Server:
+        """Return the HTTP server that has this answer; the caller gives it an address.
+
+        Args:
+            tls: How HTTPS is answered; None for plain HTTP.
+        """
+        settings = self._settings
+        limits = HttpLimits(
+            header_timeout_s=settings.header_timeout_s,
+            idle_timeout_s=settings.idle_timeout_s,
+            per_address=settings.max_connections,
+            total=settings.max_connections_total,
+            proxies=settings.trusted_proxies,
+            advice=_CONNECTIONS_ADVICE,
+        )
+        return build_http_server(self.handle_request, limits, "ingest", tls=tls)
+
+    async def wait_until_drained(self) -> None:
+        """Return when no webhook is in flight. From now on each answer closes its connection."""
+        self._idle = asyncio.Event()
+        if self._in_flight:
+            await self._idle.wait()
+
+    async def handle_request(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        start = time.monotonic()
+        parts = _path_segments(request.raw_path)
+        try:
+            match parts:
+                case ["", "webhooks", source, *rest] if len(rest) < 2:  # noqa: PLR2004 - source, or source and token
+                    response = await self._answer_webhook(request, source, rest[0] if rest else "")
+                case ["", "healthz" | "readyz" | "metrics" | "openapi.json" as route]:
+                    response = await self._answer_state(request, route)
+                case _:
+                    response = error_response(404, "nothing is here: webhooks go to POST /webhooks/{source}/{token}")
+        except ConnectionError:
+            raise
+        except Exception as error:
+            # Answered here and not by the HTTP server, so that it is counted as every other answer is.
+            log.error("a request failed inside ingest: %s", where_raised(error))
+            response = close_connection_after(error_response(500, "a fault inside ingest: its log says more"))
+        if self._idle is not None:
+            response.force_close()
+        # Of the path only what holds no secret: a source's name may be a token that was pasted at its place.
+        shown = "?" if response.status == 404 else parts[1]  # noqa: PLR2004 - an HTTP status
+        elapsed_s = time.monotonic() - start
+        metrics.count_request(shown, response.status, elapsed_s)
+        if access_log.isEnabledFor(logging.DEBUG):
+            access_log.debug("%s /%s %d %.1f ms", request.method, shown, response.status, elapsed_s * 1000)
+        return response
+
+    async def _answer_state(self, request: web.BaseRequest, route: str) -> web.Response:
+        if request.method not in {"GET", "HEAD"}:
+            return error_response(405, f"/{route} answers GET and HEAD", Allow="GET, HEAD")
+        if route == "healthz":
+            return web.Response(body=b'{"alive":true}', headers=JSON)
+        if route == "openapi.json":
+            return web.Response(body=_OPENAPI, headers=JSON)
+        if route == "metrics":
+            return web.Response(body=await self._exposition.get(), headers={"Content-Type": metrics.CONTENT_TYPE})
+        problem = self._sink.problem
+        body = {"ready": problem is None} | self._sink.read_state() | ({"error": problem} if problem else {})
+        return web.Response(status=200 if problem is None else 503, body=orjson.dumps(body), headers=JSON)
+
+    def _render_metrics(self) -> bytes:
+        in_flight = {"webhooks_in_flight": ("Webhooks not yet answered by this process.", self._in_flight)}
+        return metrics.render_exposition(self._sink.read_gauges() | in_flight)
+
+    async def _answer_webhook(self, request: web.BaseRequest, source: str, token: str) -> web.Response:
+        refusal = self._refuse_unread(request, source, token)
+        if refusal is not None:
+            return refusal
+        self._in_flight += 1
+        try:
+            ingest_id = await self._store_webhook(request, source)
+        except RefusedBodyError as error:
+            return _answer_refused_body(error)
+        except UnknownCodingError as error:
+            return close_connection_after(error_response(415, str(error), Accept_Encoding=ACCEPTED_CODINGS))
+        except NotStoredError as error:
+            return self._answer_unavailable(str(error))
+        finally:
+            self._in_flight -= 1
+            if self._idle is not None and not self._in_flight:
+                self._idle.set()
+        body = b'{"ingest_id":"%s"}' % ingest_id
+        return web.Response(status=self._settings.success_status, body=body, headers=JSON)
+
+    def _refuse_unread(self, request: web.BaseRequest, source: str, token: str) -> web.Response | None:
+        """Return the answer to a webhook whose body need not be read, or None."""
+        if request.method != "POST":
+            return error_response(405, "webhooks are sent by POST", Allow="POST")
+        if not self._client_filter.may_send(self._find_sender(request)):
+            return error_response(403, "this address may not send webhooks")
+        if (request.content_length or 0) > self._settings.max_body_bytes:
+            return _answer_refused_body(too_large_error(self._settings))
+        if not self._sources.accepts_token(source, unquote(token) or _basic_auth_password(request)):
+            challenge = 'Basic realm="smspulse", charset="UTF-8"'
+            return error_response(401, "unknown source or wrong token", WWW_Authenticate=challenge)
+        if self._in_flight >= self._settings.max_in_flight:
+            return self._answer_unavailable("too many webhooks at once")
+        # The bytes first: a webhook that they refuse takes no place among those of the second.
+        wait, what = ceil(self._byte_limiter.take_or_wait_s(source)), "bytes"
+        if not wait:
+            wait, what = ceil(self._webhook_limiter.take_or_wait_s(source)), "webhooks"
+        why = f"not stored, send it again: too many {what} a second"
+        return error_response(429, why, Retry_After=str(wait)) if wait else None
+
+    def _find_sender(self, request: web.BaseRequest) -> str:
+        return self._client_filter.find_sender(request.remote or "", request.headers.getall(hdrs.X_FORWARDED_FOR, ()))
+
+    async def _store_webhook(self, request: web.BaseRequest, source: str) -> bytes:
+        """Hand the webhook to the sink, and return its ingest_id when it is safe."""
+        codings = parse_codings(request.headers.getall(hdrs.CONTENT_ENCODING, ()))
+        received, codings = remove_codings(await read_body(request, self._settings), codings, self._settings)
+        # Only now is the size known, also of a body without a declared one. The next webhook waits for it.
+        self._byte_limiter.take_tokens(source, len(received))
+        content_type = _header_value(request.headers.get(hdrs.CONTENT_TYPE, ""))
+        if len(received) > _LARGE_BODY:
+            # One a round of the event loop: a thousand of them would hold up everybody else.
+            async with self._large_body_lock:
+                await asyncio.sleep(0)
+                key, body, content_type = self._redact_body(source, received, content_type)
+        else:
+            key, body, content_type = self._redact_body(source, received, content_type)
+        received_at = time.time_ns() // 1_000_000
+        ingest_id = str(uuid7()).encode()
+        headers = [
+            (HEADER_SOURCE, source.encode()),
+            (HEADER_RECEIVED_AT, b"%d" % received_at),
+            (HEADER_INGEST_ID, ingest_id),
+            (HEADER_CONTENT_TYPE, content_type),
+        ]
+        if codings:
+            headers.append((HEADER_CONTENT_ENCODING, ", ".join(codings).encode()))
+        if self._settings.store_remote:
+            headers.append((HEADER_REMOTE, _header_value(self._find_sender(request))))
+        await self._sink.store_webhook(WebhookRecord(key, body, headers, received_at))
+        return ingest_id
+
+    def _redact_body(self, source: str, received: bytes, content_type: bytes) -> tuple[bytes | None, bytes, bytes]:
+        """Return a webhook's key, what may be kept of its body, and the Content-Type of that."""
+        text = to_utf8(received, content_type)
+        key = None
+        try:
+            event = parse_payload(text)
+            key = message_key(source, event.sms_id)
+            kept = self._redactor.redact_body(text, event)
+        except UnreadablePayload as error:
+            if error.reason == REASON_UNVERIFIED_SHAPE:
+                self._log_test_webhook(source)
+            if error.reason == REASON_FAULT:
+                self._count_fault(error.detail)
+            kept = self._redactor.redact_body(text, error)
+        except Exception as error:
+            # A webhook is never refused for what its body does in here. With privacy, nothing of the body is kept.
+            self._count_fault(where_raised(error))
+            kept = self._redactor.redact_body(text, unforeseen_error(error))
+        if kept is text:
+            return key, received, content_type
+        return key, kept, REWRITTEN_TYPE
+
+    def _count_fault(self, what: str) -> None:
+        metrics.FAULTS.inc()
+        log.error("the body of a webhook could not be processed, and is stored as unreadable: %s", what)
+
+    def _log_test_webhook(self, source: str) -> None:
+        now = time.monotonic()
+        if now >= self._test_logged_at.get(source, now - _TEST_LOG_EVERY_S) + _TEST_LOG_EVERY_S:
+            self._test_logged_at[source] = now
+            log.info("a test webhook arrived from source %s: its URL and token are set up correctly", source)
+
+    def _answer_unavailable(self, why: str) -> web.Response:
+        return error_response(503, f"not stored, send it again: {why}", Retry_After=self._retry_after)
+
+
+def _answer_refused_body(error: RefusedBodyError) -> web.Response:
+    # Some of the body may not have been read, so nothing behind it can be.
+    return close_connection_after(error_response(error.status, str(error)))
+
+
+def _header_value(text: str) -> bytes:
+    """Return what a record's header keeps of a text that a sender chose."""
+    return text[:MAX_NAME_LENGTH].encode("ascii", "replace")
+
+
+def _path_segments(target: str) -> list[str]:
+    """Return the segments of a request target's path, the first one empty; one slash at the end does not count.
+
+    Proxies send the target in absolute form (RFC 9112, 3.2.2), and a receiver has to accept it.
+    """
+    path = target.partition("?")[0]
+    if not path.startswith("/"):
+        origin = _ABSOLUTE_FORM.match(path)
+        path = path[origin.end() :] if origin else path
+    segments = path.split("/")
+    if len(segments) > 2 and not segments[-1]:  # noqa: PLR2004 - the empty one, a name, and behind the last slash
+        segments.pop()
+    return segments
+
+
+def _basic_auth_password(request: web.BaseRequest) -> str:
+    """Return the password of HTTP Basic authentication, or an empty text."""
+    scheme, _, credentials = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(credentials, validate=True).decode(errors="replace").partition(":")[2]
+    except (binascii.Error, ValueError):
+        return ""

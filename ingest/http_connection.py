@@ -1,0 +1,346 @@
+"""One HTTP connection, bounded in memory and time whatever its client does."""
+
+import asyncio
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, Final, cast
+
+from aiohttp import StreamReader, hdrs, web
+from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import _ErrInfo
+
+from ingest.client_limits import HttpLimits, OpenConnections, TooManyConnectionsError
+from ingest.http_responses import close_connection_after, error_response
+
+log = logging.getLogger(__name__)
+
+_MAX_HEAD: Final = 32_768
+"""Bytes of all headers of a request."""
+_REQUEST_LINE: Final = 10_240
+"""Bytes in front of the body that are neither names nor values of headers."""
+_HEAD_PIECE: Final = 2_048
+_BODY_PIECE: Final = 32_768
+_CHUNKED_PIECE: Final = 1_024
+"""Bytes that are parsed at once. Of chunked bodies, `_CHUNKED_PIECES` are parsed in one round of the event loop, of all
+connections together: a chunk of one byte costs some 5 µs."""
+_CHUNKED_PIECES: Final = 8
+_CHUNK_OVERHEAD: Final = 6
+"""Bytes that a byte of a body takes at most, in a chunk of its own: `1`, two line ends, and the byte."""
+_READ_BUFFER: Final = 65_536
+"""Bytes of a body that wait for their reader; twice as many stop the client."""
+_SOCKET_BUFFER: Final = 65_536
+"""Bytes that the system keeps of a connection, each way. Linux doubles them."""
+_STUCK_S: Final = 10.0
+"""Time after which a connection is reset whose client takes nothing of its answer."""
+
+
+class CallbackQueue:
+    """Calls back in the order of asking, `_CHUNKED_PIECES` in a round of the event loop, so that others are served."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def add_callback(self, callback: Callable[[], None]) -> None:
+        """Call back when it is its turn, never at once."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._call_next)
+        self._waiting.append(callback)
+
+    def _call_next(self) -> None:
+        callbacks = [self._waiting.popleft() for _ in range(min(_CHUNKED_PIECES, len(self._waiting)))]
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._call_next)
+        for callback in callbacks:
+            callback()
+
+
+class HttpRequest(web.BaseRequest):
+    """A request whose answer names no versions, and closes a connection that asked for another protocol."""
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        """Take off aiohttp's banner, which names versions, and add what every answer of the server has."""
+        response.headers.pop(hdrs.SERVER, None)
+        protocol = self._protocol
+        assert isinstance(protocol, HttpConnection)  # noqa: S101 - a type guard
+        if protocol.answer_headers:
+            response.headers.update(protocol.answer_headers)
+        if protocol.has_switched:
+            response.force_close()
+
+
+class HttpConnection(web.RequestHandler):
+    """A connection that is bounded in memory and time, whatever its client does.
+
+    - No byte behind a request is parsed before the request is answered: at most one read of it is kept, and the rest
+      stays with the client.
+    - The headers of a request have at most `_MAX_HEAD` bytes. What is neither headers nor body is bounded likewise.
+    - It is closed unread when there are too many, closed when its first request is late, and reset when its client
+      takes nothing of an answer for `_STUCK_S`. Each later request has aiohttp's `keepalive_timeout`, from the answer
+      before to the end of its headers.
+    """
+
+    __slots__ = (
+        "_callback_queue",
+        "_connections",
+        "_has_more",
+        "_is_admitted",
+        "_is_broken",
+        "_is_chunked",
+        "_is_parsing_scheduled",
+        "_is_unanswered",
+        "_limits",
+        "_payload",
+        "_program",
+        "_received",
+        "_socket",
+        "_timer_handle",
+        "_unparsed",
+        "_unsent",
+        "answer_headers",
+    )
+
+    def __init__(
+        self,
+        server: web.Server,
+        *,
+        connections: OpenConnections,
+        callback_queue: CallbackQueue,
+        limits: HttpLimits,
+        program: str,
+        answer_headers: Mapping[str, str],
+        **options: Any,
+    ) -> None:
+        super().__init__(server, **options)
+        self._connections, self._callback_queue, self._limits, self._program = (
+            connections,
+            callback_queue,
+            limits,
+            program,
+        )
+        self.answer_headers = answer_headers
+        self._is_admitted = self._is_broken = self._is_unanswered = self._is_chunked = self._is_parsing_scheduled = (
+            False
+        )
+        self._unparsed = b""
+        # Whether there may be something behind the present request, or else there is nothing.
+        self._has_more = False
+        self._received = 0
+        self._payload: StreamReader = EMPTY_PAYLOAD
+        self._socket: asyncio.Transport | None = None
+        self._unsent = 0
+        self._timer_handle: asyncio.TimerHandle | None = None
+        # As aiohttp makes it, but for the last argument: the parser stops behind each request.
+        self._parser = HttpRequestParser(
+            self,
+            self._loop,
+            _READ_BUFFER,
+            max_line_size=self.max_line_size,
+            max_field_size=self.max_field_size,
+            max_headers=self.max_headers,
+            payload_exception=web.RequestPayloadError,
+            auto_decompress=False,  # what is stored is what was received
+            max_msg_queue_size=1,
+        )
+
+    @property
+    def has_switched(self) -> bool:
+        """Whether its client has asked for another protocol. It gets an HTTP answer, and nothing more is read."""
+        return self._upgraded
+
+    def admit_connection(self, transport: asyncio.Transport) -> bool:
+        """Count the connection and return True, or reset it and return False."""
+        peer = transport.get_extra_info("peername")
+        try:
+            if peer:  # none if the client has gone already
+                self._connections.add_connection(self, peer[0])
+                self._is_admitted = True
+        except TooManyConnectionsError as error:
+            whose = "one address has" if error.scope == "address" else "there are"
+            text = "%s %d connections to %s, as many as may be; more are closed unread: %s"
+            log.warning(text, whose, error.limit, self._program, self._limits.advice)
+        if not self._is_admitted:
+            transport.abort()
+            return False
+        # The buffers of the system are no memory of this process, but of this machine.
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER)
+        return True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Give it time for one request, if there is a place for it."""
+        connected = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        if not self._is_admitted and not self.admit_connection(connected):
+            return
+        super().connection_made(connected)
+        self._socket = connected
+        self._timer_handle = self._loop.call_later(self._limits.header_timeout_s, self._end_if_silent)
+        if self._unparsed:  # it came with the end of the TLS handshake
+            self.data_received(b"")
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Count it no more."""
+        super().connection_lost(exc)
+        if self._timer_handle is not None:
+            self._timer_handle.cancel()
+        self._connections.remove_connection(self)
+        self._unparsed = b""
+        self._socket = None
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what belongs to the present request, and keep what is behind it until that is answered."""
+        if self._is_broken or self._force_close or self._close or self._upgraded:
+            self._unparsed = b""
+            return
+        if self._unparsed:
+            data, self._unparsed = self._unparsed + data, b""
+        elif (
+            len(data) <= _HEAD_PIECE and not self._is_unanswered and not self._has_to_wait() and self._payload.is_eof()
+        ):
+            # Nearly always: one request, whole. The same as below, sooner.
+            self._parse_piece(data)
+            if self._buffer_paused:
+                self._resume_reading_for_buffer()
+            return
+        while not self._has_to_wait():
+            size = self._piece_size()
+            piece, data = data[:size], data[size:]
+            self._parse_piece(piece)
+            if not data:
+                break
+            if self._is_chunked and not self._payload.is_eof() and not self._is_parsing_scheduled:
+                self._is_parsing_scheduled = True
+                self._callback_queue.add_callback(self._continue_parsing)
+        if data and not self._is_broken:
+            self._unparsed = data
+            if not self._buffer_paused and self.transport is not None:
+                self._pause_reading_for_buffer()
+        elif self._buffer_paused:
+            self._resume_reading_for_buffer()
+
+    def _piece_size(self) -> int:
+        if self._payload.is_eof():
+            return _HEAD_PIECE
+        return _CHUNKED_PIECE if self._is_chunked else _BODY_PIECE
+
+    def _continue_parsing(self) -> None:
+        self._is_parsing_scheduled = False
+        self.data_received(b"")
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Write an answer; then the next request may be parsed."""
+        finished = await super().finish_response(request, resp, start_time)
+        self._received = 0
+        # Behind the last answer, the rest of a body is still read and dropped, and no other request.
+        self._is_unanswered = not resp.keep_alive
+        if self._has_more or self._unparsed:
+            self.data_received(b"")
+        return finished
+
+    def idle_since(self) -> float | None:
+        """Return when it became idle, or None; see `ingest.client_limits.CountedConnection`."""
+        is_waiting = self._waiter is not None and not self._messages and self._request_count
+        if not is_waiting or self._received or self._unparsed or self._force_close:
+            return None
+        return self._next_keepalive_close_time
+
+    def close_idle(self) -> None:
+        """Close it: another one needs its place."""
+        self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP, and what went wrong in here, as everything else is answered."""
+        if request.writer.output_size > 0:
+            msg = "an answer is under way already"
+            raise ConnectionError(msg)
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.error("a request failed inside %s", self._program, exc_info=exc)
+            return close_connection_after(error_response(500, f"a fault inside {self._program}: its log says more"))
+        log.debug("a request that is no valid HTTP: %s", type(exc).__name__)
+        if status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
+            return close_connection_after(error_response(status, f"the headers are larger than {_MAX_HEAD} bytes"))
+        return close_connection_after(error_response(status, "the request is no valid HTTP"))
+
+    def _resume_reading_if_drained(self) -> None:
+        """Do nothing: aiohttp resumes here when it begins to answer. `finish_response` does once it has answered."""
+
+    def _has_to_wait(self) -> bool:
+        """Return whether what was received cannot be parsed yet."""
+        if self._reading_paused or self._is_parsing_scheduled or self.transport is None:
+            return True
+        return self._is_unanswered and self._payload.is_eof()
+
+    def _parse_piece(self, piece: bytes) -> None:
+        """Have aiohttp parse at most one request, and bound what of it is no body.
+
+        The parser keeps what is behind the request, a part of a piece.
+        """
+        was_in_body = not self._payload.is_eof()
+        super().data_received(piece)
+        if self._messages:
+            message, payload = self._messages[-1]
+            if not isinstance(message, RawRequestMessage):
+                self._is_broken = self._is_unanswered = True
+                message.exc.__traceback__ = None  # its frames hold all that was received
+                return
+            if not self._is_unanswered:
+                # What came in one piece, and not behind another request, needs no sum.
+                may_be_long = self._has_more or self._received > 0
+                self._is_unanswered, self._payload, self._received = True, payload, len(piece)
+                self._is_chunked = message.chunked
+                self._has_more = may_be_long or not _is_whole_request(piece, payload)
+                if may_be_long and sum(len(name) + len(value) for name, value in message.raw_headers) > _MAX_HEAD:
+                    self._messages.pop()
+                    self._refuse_headers()
+                return
+        if was_in_body and self._payload.is_eof():
+            self._received = 0
+            if not self._is_unanswered:
+                # The answer did not wait for the body. So this is the last call that can reach what is behind it: the
+                # parser keeps that to itself until it is called again.
+                self._parse_piece(b"")
+            return
+        self._received += len(piece)
+        if was_in_body and self._received > _MAX_HEAD + _CHUNK_OVERHEAD * self._payload.total_bytes:
+            self.force_close()
+        elif not was_in_body and self._received > _MAX_HEAD + _REQUEST_LINE:
+            self._refuse_headers()
+
+    def _refuse_headers(self) -> None:
+        error = HttpProcessingError(code=HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message="headers too large")
+        self._messages.append((_ErrInfo(error.code, error, error.message), EMPTY_PAYLOAD))
+        self._is_broken = self._is_unanswered = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _end_if_silent(self) -> None:
+        if not self._request_count and not self._is_broken:
+            self.force_close()
+        self._timer_handle = self._loop.call_later(_STUCK_S, self._abort_if_stuck)
+
+    def _abort_if_stuck(self) -> None:
+        """Reset it if its client has taken nothing of what there is to send, since this was called last."""
+        if self._socket is None:
+            return
+        unsent = self._socket.get_write_buffer_size()
+        if 0 < self._unsent <= unsent:
+            self._socket.abort()
+            return
+        self._unsent = unsent
+        self._timer_handle = self._loop.call_later(_STUCK_S, self._abort_if_stuck)
+
+
+def _is_whole_request(piece: bytes, payload: StreamReader) -> bool:
+    """Return whether a piece is one request, headers and body, and nothing else."""
+    return payload.is_eof() and piece.find(b"\r\n\r\n") + 4 + payload.total_bytes == len(piece)

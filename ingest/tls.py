@@ -1,0 +1,123 @@
+"""TLS of the HTTP server: handshakes with a time limit, and the certificate."""
+
+import asyncio
+import logging
+import ssl
+from typing import cast
+
+from core.errors import where_raised
+from ingest.client_limits import OpenConnections
+from ingest.errors import CertificateError
+from ingest.http_connection import HttpConnection
+from ingest.settings import IngestSettings
+
+log = logging.getLogger(__name__)
+
+
+class TlsHandshake(asyncio.Protocol):
+    """A connection during its TLS handshake. It is counted from its first byte on, and has a time limit.
+
+    asyncio would show it to a server only afterwards.
+    """
+
+    def __init__(
+        self, protocol: HttpConnection, context: ssl.SSLContext, connections: OpenConnections, limit_s: float
+    ) -> None:
+        self._protocol, self._context, self._connections, self._limit_s = protocol, context, connections, limit_s
+        self._task: asyncio.Task[None] | None = None
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, if there is a place for it."""
+        connected = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        if self._protocol.admit_connection(connected):
+            connected.pause_reading()  # until TLS reads
+            self._task = asyncio.get_running_loop().create_task(self._perform_handshake(connected))
+
+    def data_received(self, data: bytes) -> None:
+        """Keep the beginning of the handshake: uvloop does not pause a transport that has not begun to read."""
+        self._received += data
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Count it no more."""
+        self._connections.remove_connection(self._protocol)
+
+    async def _perform_handshake(self, transport: asyncio.Transport) -> None:
+        loop = asyncio.get_running_loop()
+        handshake = loop.create_task(
+            loop.start_tls(
+                transport, self._protocol, self._context, server_side=True, ssl_handshake_timeout=self._limit_s
+            )
+        )
+        # Its first step, in which TLS becomes the protocol of the transport, and schedules its own beginning.
+        await asyncio.sleep(0)
+        if self._received:
+            # Behind that beginning, and before anything else can be read.
+            loop.call_soon(_feed_protocol, transport, self._received)
+            self._received = b""
+        encrypted = None
+        try:
+            encrypted = await handshake
+        except OSError as error:
+            log.debug("a TLS handshake failed: %s", error)
+        except Exception as error:
+            log.error("a TLS handshake failed inside: %s", where_raised(error))
+        if encrypted is None:
+            self._connections.remove_connection(self._protocol)
+            transport.abort()
+            return
+        self._protocol.connection_made(encrypted)
+
+
+def _feed_protocol(transport: asyncio.Transport, data: bytes) -> None:
+    """Give bytes that were read already to the protocol of a transport, which is the one of TLS."""
+    protocol = cast(asyncio.BufferedProtocol, transport.get_protocol())
+    while data and not transport.is_closing():
+        buffer = memoryview(protocol.get_buffer(len(data)))
+        size = min(len(buffer), len(data))
+        buffer[:size] = data[:size]
+        protocol.buffer_updated(size)
+        data = data[size:]
+
+
+def load_tls_context(settings: IngestSettings) -> ssl.SSLContext | None:
+    """Return how HTTPS is answered, or None for plain HTTP.
+
+    Raises:
+        CertificateError: The certificate or its key cannot be used.
+    """
+    if settings.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
+    except OSError as error:
+        raise CertificateError(settings.tls_cert, settings.tls_key, error.strerror or str(error)) from error
+    return context
+
+
+async def renew_certificate(context: ssl.SSLContext | None, settings: IngestSettings) -> None:
+    """Take a certificate up that was renewed in its files, for connections from then on; the former stays if it fails.
+
+    Runs until cancelled.
+    """
+    cert, key = settings.tls_cert, settings.tls_key
+    if context is None or cert is None:
+        return
+
+    def read_mtimes() -> list[int]:
+        return [path.stat().st_mtime_ns for path in (cert, key) if path and path.exists()]
+
+    known = read_mtimes()
+    while True:
+        await asyncio.sleep(settings.tls_renewal_s)
+        if (found := read_mtimes()) != known:
+            known = found
+            try:
+                load_tls_context(
+                    settings
+                )  # tried first on another: a pair that does not fit would leave this one useless
+                context.load_cert_chain(cert, key, password="")
+                log.info("the renewed certificate %s is used from now on", cert)
+            except (CertificateError, OSError) as error:
+                log.error("%s; the former one is used until it can be", error)

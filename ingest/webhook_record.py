@@ -1,0 +1,42 @@
+"""The record of `sms.raw` that ingest makes of a webhook, and its form on disk."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+
+class WebhookRecord(NamedTuple):
+    """One record of `sms.raw`, see `core.records`. `received_at` is in milliseconds since 1970 UTC."""
+
+    key: bytes | None
+    body: bytes
+    headers: list[tuple[str, bytes]]
+    received_at: int
+
+
+def encode_webhooks(webhooks: Sequence[WebhookRecord]) -> bytes:
+    """Return webhooks as one JSON text."""
+    # Latin-1 is a character a byte, so JSON holds any body exactly.
+    return orjson.dumps(
+        [
+            (
+                key.decode("latin-1") if key is not None else None,
+                body.decode("latin-1"),
+                [(name, value.decode("latin-1")) for name, value in headers],
+                received_at,
+            )
+            for key, body, headers, received_at in webhooks
+        ]
+    )
+
+
+def decode_webhook(row: list[Any]) -> WebhookRecord:
+    """Return a webhook from its entry in the decoded JSON text."""
+    key, body, headers, received_at = row
+    return WebhookRecord(
+        key.encode("latin-1") if key is not None else None,
+        body.encode("latin-1"),
+        [(name, value.encode("latin-1")) for name, value in headers],
+        received_at,
+    )

@@ -1,0 +1,151 @@
+"""The usual ratio of failures of one channel, device or source, learnt from its messages and from its fleet.
+
+Beta-binomial, shrunk towards the fleet. A change detector tests against its upper credible bound. So a short history
+costs delay and no false alarms. Where the quarters of the day differ more than chance has it, the bound is that much
+higher.
+"""
+
+from math import ceil, log, sqrt
+from typing import Final
+
+import msgspec
+
+from streams.failure_statistics import HIGHEST, upper_bound
+
+DEFAULT_RATIO: Final = 0.03
+"""The ratio of failures of a fleet without data."""
+
+# A proven fleet's ratio counts as this many messages where a unit agrees with it. A ratio that is a guess, or that the
+# unit's own messages contradict, counts as few: with 100, a guess of 3 % hides a true 20 % for thousands of messages.
+_PROVEN_STRENGTH: Final = 100.0
+_WIDE_STRENGTH: Final = 20.0
+# Failures, and other messages. `upper_bound` is accurate from that many on.
+_LEAST_PRIOR: Final = 1.0
+# Standard deviations between the failures of a unit and those that the ratio of its fleet predicts.
+_AGREES: Final = 2.0
+# Blocks. Earlier ones fade, so that the baseline follows a slow drift.
+_MEMORY: Final = 60
+# Failures without repetition that every unit is assumed to have had.
+_REPEAT_STRENGTH: Final = 10.0
+# Bounds are rounded up to powers of this. Few values are different, so likelihood ratios are computed once.
+_GRID: Final = 1.005
+_REPEAT_GRID: Final = 50
+# The bound is at least this multiple of the ratio. A smaller rise is not worth an alert.
+_MARGIN: Final = 1.09
+# Standard deviations between quarters of the day that are added to the bound.
+_SPREAD: Final = 1.8
+# Likelihood ratio of the baseline before an accepted rise to a ratio half-way up to the rise.
+_RETURNED: Final = 1e5
+REFRESH: Final = 16
+"""Messages learnt before the bound is computed again."""
+
+
+class FailureBaseline(msgspec.Struct, gc=False):
+    """The baseline of one unit.
+
+    Attributes:
+        known, failed, repeated: Messages, failures, and failures that followed one. They fade.
+        fresh: Messages in the baseline that the bound does not know yet.
+        parts: The baseline by quarters of the day: messages and failures of each. They fade.
+        block, block_at: Messages learnt since all faded last, and when that was.
+        bound: The highest ratio of failures that the baseline allows; 0 before the first message.
+        repeats: How likely an outcome is the one before, beyond chance.
+        usual: The ratio that failures are expected to have: the baseline's, shrunk towards the fleet. While the unit
+            learns, the fleet's, or 0 if that is not known.
+        learning_since: When the unit began to learn, in milliseconds.
+        former_known, former_failed, former_repeated, former_usual: The baseline before the last rise that became the
+            new normal, and the ratio it expects; the latter is 0 if there is none.
+        accepted: The ratio that became the new normal then.
+        returning: Likelihood ratio of the failures being back at the former baseline.
+    """
+
+    known: float = 0.0
+    failed: float = 0.0
+    repeated: float = 0.0
+    fresh: int = 0
+    parts: list[float] = msgspec.field(default_factory=lambda: [0.0] * 8)
+    block: int = 0
+    block_at: int = 0
+    bound: float = 0.0
+    repeats: float = 0.0
+    usual: float = 0.0
+    learning_since: int = 0
+    former_known: float = 0.0
+    former_failed: float = 0.0
+    former_repeated: float = 0.0
+    former_usual: float = 0.0
+    accepted: float = 0.0
+    returning: float = 1.0
+
+    @property
+    def baseline_ratio(self) -> float:
+        """The ratio of failures that is usual for the unit, of what was learnt alone."""
+        return self.failed / self.known if self.known else 0.0
+
+    def _fade_baseline(self, at: int) -> None:
+        self.block, self.block_at = 0, at
+        rest = 1 - 1 / _MEMORY
+        self.known *= rest
+        self.failed *= rest
+        self.repeated *= rest
+        self.parts = [each * rest for each in self.parts]
+
+    def _restore_former_baseline(self, count: int, failures: int, at: int) -> None:
+        """Bring back the baseline before an accepted rise when the failures are back at it."""
+        usual, middle = self.former_usual, sqrt(self.former_usual * min(self.accepted, HIGHEST))
+        if middle <= usual:
+            return
+        passed = count - failures
+        self.returning = max(self.returning, 1.0) * (usual / middle) ** failures
+        self.returning *= ((1 - usual) / (1 - middle)) ** passed
+        if self.returning < _RETURNED:
+            return
+        self.known, self.failed, self.repeated = self.former_known, self.former_failed, self.former_repeated
+        self.former_usual = self.accepted = 0.0
+        self.parts = [0.0] * 8
+        self.learning_since = at  # where the unit had not learnt before the rise
+        self.fresh = REFRESH + int(self.known)  # the bound is computed at once
+
+    def _update_repeats(self) -> None:
+        excess = (self.repeated - self.failed * self.baseline_ratio) / (self.failed + _REPEAT_STRENGTH)
+        self.repeats = min(max(round(excess * _REPEAT_GRID), 0), _REPEAT_GRID * 9 // 10) / _REPEAT_GRID
+
+    def _compute_bound(self, ratio: float, others: float) -> None:
+        """Compute the expected ratio and the bound.
+
+        Args:
+            ratio: The ratio of failures of the fleet.
+            others: Messages that it was learnt from; 0 if it is a guess.
+        """
+        strength = _WIDE_STRENGTH
+        if others:
+            apart = self.failed - self.known * ratio
+            if apart * apart <= _AGREES**2 * self.known * (1 + self.known / others) * self._chance_variance(ratio):
+                strength = _PROVEN_STRENGTH
+        failed = max(strength * ratio, _LEAST_PRIOR) + self.failed
+        known = strength + self.known
+        self.usual = usual = failed / known
+        high = max(upper_bound(failed, known - failed), usual * _MARGIN)
+        high = usual + sqrt((high - usual) ** 2 + _SPREAD**2 * self._daytime_variance())
+        self.bound = min(_GRID ** ceil(log(high) / log(_GRID)), 1.0)
+
+    def _daytime_variance(self) -> float:
+        """Return the variance of the ratio between quarters of the day, beyond chance."""
+        usual, apart, parts = self.baseline_ratio, 0.0, -1
+        for count, failed in zip(self.parts[::2], self.parts[1::2], strict=True):
+            if count:
+                apart += (failed - count * usual) ** 2 / count
+                parts += 1
+        if parts < 1:
+            return 0.0
+        return max(apart - (parts + sqrt(2 * parts)) * self._chance_variance(usual), 0.0) / self.known
+
+    def _chance_variance(self, ratio: float) -> float:
+        """Return the variance of failures a message that chance has, with their runs."""
+        return ratio * (1 - ratio) * (1 + self.repeats) / (1 - self.repeats)
+
+
+def shrink_fleet_ratio(others: float, others_failed: float) -> float:
+    """Return the ratio of failures that a fleet is taken to have, from its messages and failures."""
+    ratio = (_WIDE_STRENGTH * DEFAULT_RATIO + others_failed) / (_WIDE_STRENGTH + others)
+    return min(max(ratio, 0.01), 0.5)

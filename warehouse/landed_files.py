@@ -1,0 +1,73 @@
+"""Lists of the landed files of a data folder, by log and incarnation."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from warehouse.datasets import DATASET_BY_TOPIC
+from warehouse.file_names import LANDED_FILE_NAME, parse_partition_log
+from warehouse.partition_log import PartitionLog
+
+
+def list_incarnations(data: Path, topic: str, partition: int) -> set[str]:
+    """Return the incarnations of which a partition has files."""
+    head = f"{topic}+{partition}"
+    names = (LANDED_FILE_NAME.fullmatch(name) for name, _ in _scan_day_folders(data / DATASET_BY_TOPIC[topic], head))
+    logs = [parse_partition_log(name) for name in names if name]
+    return {log.incarnation for log in logs if log.partition == partition}
+
+
+def list_incarnations_by_age(data: Path, topic: str, partition: int | None = None) -> list[str]:
+    """Return the incarnations of which a topic, or one partition of it, has files; those with the oldest files first.
+
+    An incarnation that follows another one on the same day goes by the time at which its first file was written.
+    """
+    found = []
+    for name, folder in _scan_day_folders(data / DATASET_BY_TOPIC[topic], f"{topic}+"):
+        with suppress(FileNotFoundError):  # merged meanwhile
+            found.append((Path(folder).name, Path(folder, name).stat().st_mtime, name))
+    return sort_incarnations(found, partition)
+
+
+def sort_incarnations(landed_files: Iterable[tuple[str, float, str]], partition: int | None = None) -> list[str]:
+    """Return the incarnations of landed files, all or those of a partition, as `list_incarnations_by_age` does.
+
+    Args:
+        landed_files: Of each, its folder's name, when it was written in seconds since 1970, and its own name.
+        partition: Kafka's number; None for all.
+    """
+    first: dict[str, tuple[str, float]] = {}
+    for folder, written_at, name in landed_files:
+        landed = LANDED_FILE_NAME.fullmatch(name)
+        if landed is None or (partition is not None and parse_partition_log(landed).partition != partition):
+            continue
+        age = (folder, written_at)
+        incarnation = parse_partition_log(landed).incarnation
+        first[incarnation] = min(age, first.get(incarnation, age))
+    return sorted(first, key=lambda incarnation: first[incarnation])
+
+
+def list_log_files(data: Path, log: PartitionLog) -> list[Path]:
+    """Return the files of a log, in the order of their ranges."""
+    entries = sorted(_scan_day_folders(data / DATASET_BY_TOPIC[log.topic], f"{log.topic}+{log.file_label}+"))
+    return [Path(folder, name) for name, folder in entries]
+
+
+def find_newest_file(dataset: Path, log: PartitionLog) -> Path | None:
+    """Return the file of a log that holds its newest range."""
+    name, folder = max(_scan_day_folders(dataset, f"{log.topic}+{log.file_label}+"), default=("", ""))
+    return Path(folder, name) if name else None
+
+
+def _scan_day_folders(dataset: Path, head: str) -> Iterator[tuple[str, str]]:
+    """Yield the files of a dataset whose names begin with `head`: name and folder."""
+    try:
+        days = [day.path for day in os.scandir(dataset) if day.name.startswith("date=")]
+    except FileNotFoundError:
+        return
+    for day in days:
+        with suppress(FileNotFoundError):  # too old to be kept, and gone meanwhile
+            for entry in os.scandir(day):
+                if entry.name.startswith(head):
+                    yield entry.name, day

@@ -1,0 +1,47 @@
+"""The lifecycle in SQL (`warehouse/sql/lifecycle/`): loads it, and creates the tables and views of its steps."""
+
+from collections.abc import Mapping
+from importlib.resources import files
+
+import duckdb
+
+from gateway.statuses import StatusCode
+
+
+def load_lifecycle_sql(name: str) -> str:
+    """Return the SQL of one step of the lifecycle, as it is in its file."""
+    return files("warehouse").joinpath("sql", "lifecycle", f"{name}.sql").read_text("utf-8")
+
+
+def create_statuses_table(connection: duckdb.DuckDBPyConnection, statuses: Mapping[int, StatusCode]) -> None:
+    """Create `statuses`, which the SQL of the lifecycle reads."""
+    connection.execute(
+        "CREATE TEMP TABLE statuses "
+        "(status_id INT, rank INT, outcome VARCHAR, failure_class VARCHAR, is_end BOOLEAN, is_failure BOOLEAN)"
+    )
+    for s in statuses.values():
+        rank = s.rank if s.is_step or s.is_end else None
+        row = (s.id, rank, s.outcome.value, s.failure_class, s.is_end, s.is_failure)
+        connection.execute("INSERT INTO statuses VALUES (?, ?, ?, ?, ?, ?)", row)
+
+
+def create_digest_table(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create `digest`, the messages of `log`. It reads `statuses`."""
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE digest AS {load_lifecycle_sql('digest')}")
+
+
+def create_told_view(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create `told`, the content of the reports in `log` by message, in the columns of told.sql.
+
+    It reads `digest` and `statuses`.
+    """
+    connection.execute("""
+        CREATE OR REPLACE TEMP TABLE reports AS
+        SELECT digest.rowid AS message, status_id, log.device_id, log.channel_id, sent_at, told_at
+        FROM log
+        INNER JOIN digest ON digest.source = log.source AND digest.sms_id = log.sms_id AND NOT is_plain
+    """)
+    connection.execute(
+        f"CREATE OR REPLACE TEMP VIEW told AS ({load_lifecycle_sql('told')}) "
+        f"UNION ALL BY NAME ({load_lifecycle_sql('plain')})"
+    )

@@ -1,0 +1,132 @@
+"""The partitions that the consumer group has assigned: their buffers, and those whose position is not known yet."""
+
+import logging
+from datetime import tzinfo
+from typing import Any
+
+import pyarrow as pa
+from confluent_kafka import KafkaException
+
+from core.stop_request import StopRequest
+from core.topic_ids import TopicIds
+from warehouse import metrics
+from warehouse.errors import BucketAwayError, OvertakenError
+from warehouse.partition_log import PartitionLog, parse_topic_id
+from warehouse.settings import LanderSettings
+from warehouse.sink.kafka_client import KafkaStatus
+from warehouse.sink.partition_buffer import PartitionBuffer
+from warehouse.sink.storage import LandingStore
+from warehouse.sink.store_status import StoreStatus
+from warehouse.sink.topic_incarnations import LogPosition, log_incarnation_change
+
+_log = logging.getLogger(__name__)
+
+PartitionKey = tuple[str, int]
+"""Topic and partition."""
+
+
+class AssignedPartitions:
+    """Buffers of the assigned partitions, and how they are landed.
+
+    Args:
+        settings: The sink's settings.
+        zone: Time zone of payload times that name none.
+        store: Where rows are landed.
+        store_status: Whether it takes data.
+        topic_ids: Reads the ids of Kafka's topics.
+        kafka_status: Whether Kafka answers.
+        stop: Ends waiting.
+    """
+
+    def __init__(
+        self,
+        settings: LanderSettings,
+        zone: tzinfo,
+        store: LandingStore,
+        store_status: StoreStatus,
+        topic_ids: TopicIds,
+        kafka_status: KafkaStatus,
+        stop: StopRequest,
+    ) -> None:
+        self._settings, self._zone = settings, zone
+        self._store, self._store_status = store, store_status
+        self._topic_ids, self._kafka_status = topic_ids, kafka_status
+        self._stop = stop
+        self.buffers: dict[PartitionKey, PartitionBuffer] = {}
+        self.unlocated: set[PartitionKey] = set()
+        """Assigned partitions of which it is not known yet from which offset on to read."""
+
+    def clear(self) -> None:
+        """Drop everything: the partitions may have other owners, who read the same records again."""
+        self.buffers.clear()
+        self.unlocated.clear()
+
+    def start_partition(self, position: LogPosition) -> None:
+        """Begin to buffer a partition at its position."""
+        log, offset = position
+        key = (log.topic, log.partition)
+        self.unlocated.discard(key)
+        self.buffers[key] = PartitionBuffer(log, offset, offset)
+        log_incarnation_change(self._store, position)
+
+    def drop_buffer(self, key: PartitionKey) -> None:
+        """Drop the buffered rows of a partition, and locate it again."""
+        del self.buffers[key]
+        self.unlocated.add(key)
+
+    def append_records(self, runs: dict[PartitionKey, list[Any]]) -> None:
+        """Add records to the buffers. Records of partitions without a buffer are dropped: they are read again."""
+        for key, run in runs.items():
+            if key in self.buffers:
+                self.buffers[key].append_records(run, self._zone)
+
+    def are_full(self) -> bool:
+        """Return whether the buffers must be landed before their time."""
+        buffers = self.buffers.values()
+        return sum(b.byte_count for b in buffers) >= self._settings.max_bytes or any(
+            b.row_count >= self._settings.max_rows for b in buffers
+        )
+
+    def land_buffers(self) -> OSError | None:
+        """Land what the store takes; return the error that ended it early, or None."""
+        self._drop_other_incarnations()
+        for key, buffer in self.buffers.items():
+            if not buffer.tables:
+                continue
+            try:
+                self._store.land_rows(buffer.start, pa.concat_tables(buffer.tables))
+                metrics.count_landed_file(key[0], buffer.row_count, buffer.newest_timestamp_ms)
+                self.buffers[key] = PartitionBuffer(buffer.log, buffer.next_offset, buffer.next_offset)
+            except OvertakenError as error:
+                _log.warning("%s: going on after it", error)
+                position = self._wait_for_landed_position(buffer.log)
+                self.buffers[key] = PartitionBuffer(buffer.log, position, position)
+            except OSError as error:
+                return error
+        return None
+
+    def _drop_other_incarnations(self) -> None:
+        """Drop the buffers of partitions whose topic Kafka has replaced or restored, or has no id of."""
+        held = {key: buffer for key, buffer in self.buffers.items() if buffer.tables}
+        if not held:
+            return
+        try:
+            ids = self._topic_ids.read_ids({topic for topic, _ in held})
+            replaced = {
+                key for key, buffer in held.items() if ids.get(key[0]) != parse_topic_id(buffer.log.incarnation)
+            }
+        except KafkaException as error:
+            # Nothing is landed whose incarnation is unknown. It is read again when Kafka answers.
+            self._kafka_status.mark_unavailable(error.args[0])
+            replaced = set(held)
+        for key in replaced:
+            self.drop_buffer(key)
+
+    def _wait_for_landed_position(self, log: PartitionLog) -> int:
+        while True:
+            try:
+                return self._store.read_landed_position(log)
+            except BucketAwayError as error:
+                self._store_status.handle_failure(error)
+                if self._stop.wait(self._store_status.retry_s):
+                    raise

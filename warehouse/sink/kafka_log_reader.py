@@ -1,0 +1,93 @@
+"""Reads single records from Kafka's partitions, to compare them with landed ones."""
+
+from collections.abc import Iterator
+from time import monotonic
+from typing import Any, Final, Self
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from core.kafka_settings import KafkaSettings
+from warehouse.partition_log import PartitionLog
+from warehouse.sink.kafka_client import collect_messages
+from warehouse.sink.range_metadata import RecordIdentity, extract_identities
+from warehouse.sink.table_building import build_table
+
+_ANSWER_S: Final = 3.0
+_BATCH: Final = 10_000
+_POLL_S: Final = 0.05
+_OPTIONS: Final = {
+    "client.id": "smspulse-incarnations",
+    "log_level": 2,
+    # A group is required, but unused: partitions are assigned, and nothing is committed.
+    "group.id": "smspulse-incarnations",
+    "enable.auto.commit": False,
+    "isolation.level": "read_committed",
+    "auto.offset.reset": "error",
+    "enable.partition.eof": True,
+    "fetch.wait.max.ms": 10,
+    "fetch.queue.backoff.ms": 5,
+}
+
+
+class KafkaLogReader:
+    """Reads the identities of records from Kafka's partitions. Use it as a context, for it holds a connection."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        # The in-memory broker changes transactional batches and keeps their checksum.
+        self._consumer = Consumer(kafka.confluent_options() | _OPTIONS | {"check.crcs": not kafka.in_memory})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close()
+
+    def read_offset_bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """Return the first offset that Kafka has, and the one behind its last.
+
+        Raises:
+            KafkaException: Kafka does not answer.
+        """
+        low, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_ANSWER_S)
+        return low, end
+
+    def read_identities(self, topic: str, partition: int, start: int, end: int) -> dict[int, RecordIdentity]:
+        """Return the identities of the committed records from `start` to before `end`, by their offsets.
+
+        Raises:
+            KafkaException: Kafka does not answer.
+        """
+        low, high = self.read_offset_bounds(topic, partition)
+        start, end = max(start, low), min(end, high)
+        found: dict[int, RecordIdentity] = {}
+        if start >= end:
+            return found
+        self._consumer.assign([TopicPartition(topic, partition, start)])
+        try:
+            for records in self._poll_batches(end - start):
+                wanted = [record for record in records if record.offset() < end]
+                if wanted:
+                    found |= extract_identities(build_table(collect_messages(PartitionLog(topic, partition), wanted)))
+                if records[-1].offset() >= end - 1:
+                    break
+        finally:
+            self._consumer.unassign()
+        return found
+
+    def _poll_batches(self, wanted: int) -> Iterator[list[Any]]:
+        """Yield records of the assigned partition, at least one at a time, until it ends."""
+        # The client waits the whole time for a full batch, unless one record is all that is wanted.
+        wait_s = _ANSWER_S if wanted == 1 else _POLL_S
+        deadline = monotonic() + _ANSWER_S
+        while monotonic() < deadline:
+            messages = self._consumer.consume(min(wanted, _BATCH), wait_s)
+            errors = [message.error() for message in messages if message.error() is not None]
+            records = [message for message in messages if message.error() is None]
+            if records:
+                yield records
+                deadline = monotonic() + _ANSWER_S
+            for error in errors:
+                if error.code() == KafkaError._PARTITION_EOF:
+                    return
+                raise KafkaException(error)
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))

@@ -1,0 +1,130 @@
+"""The views: their names, and the SQL that creates them."""
+
+from collections.abc import Sequence
+from datetime import date
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from warehouse.datasets import COUNT_COLUMNS, DATASET_NAMES, ROLLUPS
+from warehouse.rollups import load_rollup_sql
+from warehouse.sql_text import dataset_glob_sql, dataset_scan_sql, log_position_sql, rate_columns_sql
+
+VIEWS: Final = (
+    *("raw_webhooks", "status_events", "incoming_messages", "live_messages", "messages_by_day", "messages", "changes"),
+    *("delivery_hourly", "delivery_daily", "delivery_by_device", "delivery_by_prefix", "latency_hourly"),
+    *("delivery_now", "devices_now", "outcomes_by_minute", "latency_now"),
+    *("failure_reasons", "funnel", "stuck_messages", "device_health", "conversations", "webhook_quality"),
+    *("alerts", "failure_detectors", "deadletters", "rebuild_differences", "quality_history", "quality", "freshness"),
+)
+"""Every view; each stands after those that it reads."""
+
+MACROS: Final = {"messages_as_of": "moment"}
+"""Every table macro, with its parameter."""
+
+_MESSAGE_COLUMNS: Final = (
+    "source",
+    "sms_id",
+    "message_key",
+    "device_id",
+    "channel_id",
+    "recipient",
+    "outcome",
+    "failure_class",
+    "last_status_id",
+    "is_ended",
+    "first_seen_at",
+    "ended_at",
+    "delivered_at",
+    "attempts",
+    "contradicted",
+    "flags",
+    "queue_s",
+    "device_s",
+    "network_s",
+    "total_s",
+    "version",
+    "last_seen_at",
+    "observations",
+    "recorded_at",
+)
+"""The columns of a message, in whatever view of it."""
+
+_COUNTED_COLUMNS: Final = (
+    *("source", "device_id", "channel_id", "recipient", "outcome", "failure_class", "last_status_id", "is_ended"),
+    *("first_seen_at", "last_seen_at", "observations"),
+)
+"""Those of them that marts are made of."""
+
+
+def load_view_sql(name: str) -> str:
+    """Return a view's SQL as it is in its file, with its header, `{raw}` and the like standing for datasets."""
+    return files("warehouse").joinpath("sql", "views", f"{name}.sql").read_text("utf-8")
+
+
+def create_view_statements(
+    data: Path | str,
+    unmerged_condition: str = "true",
+    *,
+    has_rollups: bool = False,
+    uncounted_from: date = date.min,
+    incarnation_order: Sequence[str] = (),
+) -> list[str]:
+    """Return the SQL that makes every view.
+
+    Args:
+        data: The data folder, or the address of a bucket's.
+        unmerged_condition: As `unmerged_versions_condition` says.
+        has_rollups: As `has_current_rollups` says.
+        uncounted_from: As `first_uncounted_date` says.
+        incarnation_order: Of sms.messages, in the order in which they appeared.
+    """
+    folder = (lambda name: f"{data}/{name}") if isinstance(data, str) else data.__truediv__
+    sources = {name: dataset_scan_sql(folder(name)) for name in DATASET_NAMES} | {
+        "live": unmerged_condition,
+        "message": ", ".join(_MESSAGE_COLUMNS),
+    }
+    sources |= {f"{name} files": dataset_glob_sql(folder(name)) for name in ("raw", "messages", "deadletters")}
+    sources["position"] = log_position_sql(incarnation_order)
+    sources["newer"] = dataset_scan_sql(folder("messages"), filename=True)
+    sources |= {
+        "sums": ", ".join(f"sum({name})::BIGINT AS {name}" for name in COUNT_COLUMNS),
+        "rates": rate_columns_sql(),
+    }
+    sources |= {
+        "counted": ", ".join(_COUNTED_COLUMNS),
+        "base.counted": ", ".join(f"base.{name}" for name in _COUNTED_COLUMNS),
+    }
+    # Newer versions are few once there are base files: read once, and looked up by numbers. Otherwise they are all.
+    sources["once"] = "NOT MATERIALIZED" if unmerged_condition == "true" else "MATERIALIZED"
+    sources["same"] = "live.source = base.source AND live.sms_id = base.sms_id"
+    if unmerged_condition == "true":
+        sources["same"] += " AND live.message_key = base.message_key"
+    # As a part of a condition: DuckDB would rather hash all messages than a semi join's few hours.
+    affected_hours_sql = """(
+        SELECT 1 AS sign, * FROM messages_by_day
+        WHERE coalesce(
+            time_bucket(INTERVAL 1 HOUR, first_seen_at) IN (SELECT hour FROM touched), false
+        )
+    )"""
+    for name in ROLLUPS:
+        kept = f"SELECT date AS day, * EXCLUDE (date) FROM {sources[f'base/{name}']}"  # noqa: S608 - names of ours
+        sql = load_rollup_sql(name, affected_hours_sql, sources["prefixes"])
+        sources[f"{name} by hour"] = f"({kept} ANTI JOIN touched USING (hour) UNION ALL BY NAME FROM ({sql}))"
+        if not has_rollups:  # then `changes` are all messages
+            kept += f" WHERE date NOT IN (SELECT date FROM {sources['base']})"  # noqa: S608 - names of ours
+        sources[name] = f"({kept} UNION ALL BY NAME FROM ({load_rollup_sql(name, 'changes', sources['prefixes'])}))"
+    received = load_rollup_sql("webhooks", f"(FROM raw_webhooks WHERE date >= DATE '{uncounted_from}')")
+    sources["webhooks"] = (
+        f"(FROM {sources['webhooks']} WHERE date < DATE '{uncounted_from}' UNION ALL BY NAME {received})"
+    )
+    create_statements = []
+    for name in (*VIEWS, *MACROS):
+        sql = load_view_sql(name)
+        if name == "changes" and not has_rollups:
+            sql = f"SELECT 1 AS sign, day, {sources['counted']} FROM messages_by_day"  # noqa: S608 - names of ours
+        for placeholder, source in sources.items():
+            sql = sql.replace(f"{{{placeholder}}}", source)
+        kind = f"MACRO {name}({MACROS[name]}) AS TABLE" if name in MACROS else f"VIEW {name} AS"
+        create_statements.append(f"CREATE {kind} {sql}")
+    return create_statements
