@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse import catalog
-from warehouse.durable_files import lock_folder, replace_durably
-from warehouse.file_names import TEMPORARY_FOLDER
+from warehouse.durable_files import lock_folder, replace_file
 from warehouse.schemas import QUALITY_SCHEMA
 
 
@@ -36,8 +35,6 @@ def append_check_results(data: Path, checked_at: datetime, rows: Sequence[Mappin
             except pa.ArrowException as error:
                 msg = f"{path} is damaged ({error}): move it out of the data folder"
                 raise OSError(msg) from error
-        temporary = data / TEMPORARY_FOLDER / f"quality.{checked_at:%Y-%m-%d}"
-        temporary.parent.mkdir(exist_ok=True)
-        pq.write_table(table, temporary, compression="zstd")
-        replace_durably(data, temporary, path)
+        with replace_file(data, path) as file:
+            pq.write_table(table, file, compression="zstd")
     return path

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from gateway.number_search import NumberSearch
 from gateway.phone_numbers import national_form
 from warehouse import catalog
-from warehouse.durable_files import replace_durably
+from warehouse.durable_files import replace_file
 from warehouse.errors import DamagedFileError
 from warehouse.file_names import LANDED_FILE_NAME, format_merged_stem
 from warehouse.maintenance import atomic_replace
@@ -130,12 +130,10 @@ def erase_from_files(data: Path, search: NumberSearch) -> ErasureResult:
             }
             result.webhooks |= set(before.get("webhooks", ()))
         found = {name: _find_matching_files(data / name, name, search, result) for name in _SEARCHED_DATASETS}
-        temporary = scratch / PENDING_ERASURE_FILE
         until = [[*place, offset] for place, offset in sorted(result.end_offsets.items())]
-        temporary.write_text(
-            json.dumps({"keys": sorted(result.keys), "until": until, "webhooks": sorted(result.webhooks)})
-        )
-        replace_durably(data, temporary, pending)
+        record = {"keys": sorted(result.keys), "until": until, "webhooks": sorted(result.webhooks)}
+        with replace_file(data, pending) as file:
+            file.write(json.dumps(record).encode())
         for name, paths in found.items():
             folders = [data / name] if name in {"base", "differences"} else sorted({path.parent for path in paths})
             if name == "base" and paths:

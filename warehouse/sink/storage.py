@@ -2,20 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import pyarrow as pa
 
 from warehouse import catalog, status_codes
+from warehouse.buckets import is_bucket_address, open_bucket_store
 from warehouse.durable_files import delete_orphaned_files, probe_folder
-from warehouse.errors import BucketError
 from warehouse.landed_files import list_incarnations, list_log_files
 from warehouse.partition_log import PartitionLog
 from warehouse.sink import parquet_files
 from warehouse.sink.range_metadata import read_landed_position
-
-if TYPE_CHECKING:
-    from warehouse.sink.s3_storage import BucketStore
 
 
 class LandingStore(Protocol):
@@ -89,11 +86,6 @@ class FolderStore:
         return parquet_files.land_rows(self.data, start, table)
 
 
-def is_bucket_address(data: Path | str) -> bool:
-    """Tell whether a data folder is a bucket's: `s3://…`, which as a path has lost a slash."""
-    return str(data).startswith("s3:/")
-
-
 def open_landing_store(data: Path) -> LandingStore:
     """Return what to land in.
 
@@ -101,17 +93,3 @@ def open_landing_store(data: Path) -> LandingStore:
         BucketError: As `open_bucket_store` says.
     """
     return open_bucket_store(data) if is_bucket_address(data) else FolderStore(data.resolve())
-
-
-def open_bucket_store(data: Path | str) -> "BucketStore":
-    """Return a bucket by its address.
-
-    Raises:
-        BucketError: It is no address, no login is set, or what speaks to object stores is not installed.
-    """
-    try:
-        from warehouse.sink.s3_storage import BucketStore  # noqa: PLC0415 - few have one
-    except ModuleNotFoundError as error:
-        msg = f"{data} needs {error.name}, which is not installed: pip install 'smspulse[s3]'"
-        raise BucketError(msg) from error
-    return BucketStore(str(data))
