@@ -10,8 +10,8 @@ from warehouse.datasets import DATASET_NAMES
 from warehouse.durable_files import replace_file
 from warehouse.file_names import SEED_DATE, SEED_FILE
 
+# Key in a seed's metadata: the dataset may have files of another schema.
 _MIXED_SCHEMAS_KEY: Final = b"smspulse.mixed"
-"""Key in a seed's metadata: the dataset may have files of another schema."""
 
 
 def create_seed_files(data: Path) -> None:

@@ -14,8 +14,8 @@ from warehouse.seeds import has_mixed_schemas
 # DuckDB evaluates a condition on this expression before it opens files.
 _FOLDER_DATE: Final = "right(parse_dirpath(filename), 10)::DATE"
 
+# Above any offset. The number of an incarnation, below 2^15, fits into a BIGINT above it.
 _MAX_OFFSET: Final = 2**48
-"""Above any offset. The number of an incarnation, below 2^15, fits into a BIGINT above it."""
 
 RATES: Final = {
     "delivered_per_attempted": ("delivered", "attempted"),

@@ -1,9 +1,9 @@
-"""The dataset `status_codes`: which status ids have a meaning, documented or configured, as a file for any DuckDB.
+"""The dataset `status_codes`: the documented and configured meanings of status ids, as a file for any DuckDB.
 
-Views and every process that reads a data folder go by it, so that all have the same answer to which status is unknown.
-The lander writes it, from `SMSPULSE_STREAM_STATUS_MEANINGS`. Where that variable is set in the environment of another
-process, it counts there, and is recorded by whoever publishes the views. Where it is not, what was recorded counts: a
-`smspulse compact` from cron does not take the meanings away.
+Views and every process that reads a data folder use it, so that all agree on which statuses are unknown. The lander
+writes it from `SMSPULSE_STREAM_STATUS_MEANINGS`. If another process has that variable in its environment, it uses the
+variable, and records the meanings when it publishes the views. Without the variable, the recorded meanings count: a
+`smspulse compact` from cron does not remove them.
 """
 
 import os
@@ -25,37 +25,37 @@ _STATUS_CODES_FILE: Final = "status_codes.parquet"
 
 
 def load_known_statuses(data: Path) -> Mapping[int, StatusCode]:
-    """Return what each status id means, for a data folder.
+    """Return the meaning of each status id, for a data folder.
 
     Raises:
-        SettingError: The setting cannot be meant.
-        DamagedFileError: What was recorded cannot be read.
+        SettingError: The setting is invalid.
+        DamagedFileError: The recorded meanings cannot be read.
     """
     return parse_configured_statuses() if MEANINGS_VARIABLE in os.environ else _read_recorded_statuses(data)
 
 
 def parse_configured_statuses() -> Mapping[int, StatusCode]:
-    """Return what each status id means by the environment of this process.
+    """Return the meaning of each status id by the environment of this process.
 
     Raises:
-        SettingError: The setting cannot be meant.
+        SettingError: The setting is invalid.
     """
     return build_status_table(parse_status_meanings(os.environ.get(MEANINGS_VARIABLE, "")))
 
 
 def refresh_status_codes(data: Path) -> None:
-    """Write the file, if it is missing or has other meanings.
+    """Write the file if it is missing or has other meanings.
 
     Raises:
-        SettingError: The setting cannot be meant.
-        DamagedFileError: What was recorded cannot be read.
+        SettingError: The setting is invalid.
+        DamagedFileError: The recorded meanings cannot be read.
         OSError: The data folder is not writable.
     """
     write_status_codes(data, load_known_statuses(data))
 
 
 def write_status_codes(data: Path, statuses: Mapping[int, StatusCode]) -> None:
-    """Write what each status id means, if the file has another table.
+    """Write the meaning of each status id, if the file has other meanings.
 
     Raises:
         OSError: The data folder is not writable.

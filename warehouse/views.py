@@ -22,6 +22,7 @@ VIEWS: Final = (
 MACROS: Final = {"messages_as_of": "moment"}
 """Every table macro, with its parameter."""
 
+# The columns of a message in all views.
 _MESSAGE_COLUMNS: Final = (
     "source",
     "sms_id",
@@ -48,13 +49,12 @@ _MESSAGE_COLUMNS: Final = (
     "observations",
     "recorded_at",
 )
-"""The columns of a message in all views."""
 
+# The columns of a message that marts are made of.
 _COUNTED_COLUMNS: Final = (
     *("source", "device_id", "channel_id", "recipient", "outcome", "failure_class", "last_status_id", "is_ended"),
     *("first_seen_at", "last_seen_at", "observations"),
 )
-"""The columns of a message that marts are made of."""
 
 # A condition, because DuckDB would hash all messages for a semi join with a few hours.
 _AFFECTED_HOURS_SQL: Final = """(

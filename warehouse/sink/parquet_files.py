@@ -44,8 +44,8 @@ from warehouse.sink.range_metadata import LAST_IDENTITY_KEY, NEXT_OFFSET_KEY, ex
 from warehouse.sink.record_conversion import PartitionRecords, SourceRecord
 from warehouse.sink.table_building import build_table
 
+# Texts that share their beginning with the row before.
 _COMMON_PREFIX_COLUMNS: Final = {"ingest_id", "message_key"}
-"""Texts that share their beginning with the row before."""
 _UNIQUE_VALUE_COLUMNS: Final = _COMMON_PREFIX_COLUMNS | {"body", "text"}
 
 # Columns within lists, by Parquet's names. A schema need not have them.

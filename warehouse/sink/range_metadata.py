@@ -21,8 +21,8 @@ RANGE_START_KEY: Final = b"smspulse.start"
 """Key in a merged file's metadata: where the first of its ranges begins."""
 LAST_IDENTITY_KEY: Final = b"smspulse.last"
 """Key in a file's metadata: `RecordIdentity` of its last record, as JSON."""
+# Columns that identify a record. Each dataset has one of them. No command changes them in files.
 _ID_COLUMNS: Final = ("ingest_id", "message_key", "alert_id")
-"""Columns that identify a record. Each dataset has one of them. No command changes them in files."""
 
 
 class RecordIdentity(NamedTuple):
