@@ -1,13 +1,12 @@
-"""The views, and the file that holds them: `{data}/smspulse.duckdb`.
+"""The catalog, `{data}/smspulse.duckdb`: the file that holds the views.
 
-The file has no data of its own, only views over the Parquet files by absolute path. Analysts open it read-only, any
-number of them with any DuckDB from 1.2 on, while the lander goes on; it is replaced in one step, and those who have it
-open see new data all the same.
+The file has no data of its own, only views over the Parquet files by absolute path. Any number of readers can open it
+read-only, with any DuckDB from 1.2 on, while the sink writes. It is replaced in one step. Readers who have it open see
+new data all the same.
 """
 
 import logging
 from pathlib import Path
-from shutil import copyfile
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
@@ -15,7 +14,8 @@ import duckdb
 
 from core.topics import MESSAGES
 from warehouse import prefixes, status_codes
-from warehouse.durable_files import lock_folder
+from warehouse.buckets import is_bucket_address
+from warehouse.durable_files import lock_folder, replace_file
 from warehouse.errors import NeedsFolderError, UnreadablePathError
 from warehouse.file_names import TEMPORARY_FOLDER
 from warehouse.landed_files import list_incarnations_by_age
@@ -30,20 +30,20 @@ _log = logging.getLogger(__name__)
 
 CATALOG_FILE: Final = "smspulse.duckdb"
 
-# What DuckDB 1.2 can open. DuckDB 2.0 writes a format by default that older ones, and tools built on them, cannot.
+# DuckDB 1.2 can open this format. Older versions, and tools built on them, cannot open the default one of DuckDB 2.0.
 _STORAGE_VERSION: Final = "v1.2.0"
 
 
 def publish_views(data: Path) -> Path:
-    """Write the file of views, if it is missing or differs from what it should be, and return its path.
+    """Write the catalog, if it is missing or out of date, and return its path.
 
     Raises:
-        NeedsFolderError: It is no folder but a bucket.
-        SettingError: The meanings of further statuses cannot be meant.
+        NeedsFolderError: The data folder is a bucket.
+        SettingError: The configured meanings of further statuses are invalid.
         UnreadablePathError: DuckDB could not read the folder.
         OSError: The data folder is not writable.
     """
-    if "s3:" in data.parts:
+    if is_bucket_address(data):
         raise NeedsFolderError(data)
     data = data.resolve()
     if "\\" in str(data):
@@ -53,42 +53,42 @@ def publish_views(data: Path) -> Path:
     prefixes.refresh_prefixes(data)
     status_codes.refresh_status_codes(data)
     sql = create_folder_statements(data)
-    temporary = data / TEMPORARY_FOLDER / CATALOG_FILE
-    temporary.parent.mkdir(exist_ok=True)
-    with lock_folder(temporary.parent):
+    # One process at a time compares and replaces the catalog.
+    lock = data / TEMPORARY_FOLDER
+    lock.mkdir(exist_ok=True)
+    with lock_folder(lock):
         if _read_fingerprint(path) == hash_statements(sql):
             return path
         # DuckDB cannot create a file below a folder with `?` in its name, where it looks for parameters.
         with TemporaryDirectory() as scratch:
             written = Path(scratch) / CATALOG_FILE
             write_catalog_file(written, sql, str(data))
-            copyfile(written, temporary)
-        temporary.replace(path)
+            with replace_file(data, path) as file:
+                file.write(written.read_bytes())
     _log.info("published %d views in %s", len(VIEWS), path)
     return path
 
 
 def create_folder_statements(data: Path) -> list[str]:
-    """Return the SQL that makes every view of a folder of this machine.
+    """Return the SQL that creates every view of a folder of this machine.
 
     Args:
         data: The data folder, resolved.
 
     Raises:
-        WarehouseError: The file of what base files hold is damaged.
+        WarehouseError: The watermark of the base is damaged.
     """
-    known = list_incarnations_by_age(data, MESSAGES)
     return create_view_statements(
         data,
         unmerged_versions_condition(data),
         has_rollups=has_current_rollups(data),
         uncounted_from=first_uncounted_date(data),
-        incarnation_order=known,
+        incarnation_order=list_incarnations_by_age(data, MESSAGES),
     )
 
 
 def read_published_folder(connection: duckdb.DuckDBPyConnection) -> str | None:
-    """Return the data folder that opened views read; None if an earlier version wrote them.
+    """Return the data folder that the views of an open catalog read; None if an earlier version wrote them.
 
     Raises:
         duckdb.Error: The file cannot be read.
@@ -100,13 +100,13 @@ def read_published_folder(connection: duckdb.DuckDBPyConnection) -> str | None:
 
 
 def write_catalog_file(path: Path, sql: list[str], folder: str, file_system: Any = None) -> None:
-    """Write the file of views.
+    """Write a catalog.
 
     Args:
-        path: Where nothing is yet.
-        sql: As `create_view_statements` makes it.
-        folder: The data folder, or the address of a bucket's, that they read.
-        file_system: The file system of fsspec that has what it reads, where that is none of this machine.
+        path: A path where no file is yet.
+        sql: The statements of `create_view_statements`.
+        folder: The data folder, or the address of a bucket's, that the views read.
+        file_system: File system of fsspec that has the files, if they are not on this machine.
 
     Raises:
         OSError: It cannot be written.
@@ -135,6 +135,7 @@ def _read_fingerprint(path: Path) -> str | None:
     try:
         with duckdb.connect(path, read_only=True) as connection:
             row = connection.execute("SELECT fingerprint FROM meta").fetchone()
-    except duckdb.Error:  # damaged, locked by a writer, or of another age: to be replaced in any case
+    except duckdb.Error:
+        # It is damaged, locked by a writer, or from another release. It is replaced in any case.
         return None
     return str(row[0]) if row else None

@@ -1,4 +1,4 @@
-"""What `docs/data-dictionary.md` says: every view, what a row is, and every column."""
+"""Generator of `docs/data-dictionary.md`: every view, the meaning of its rows, and every column."""
 
 import re
 import sys
@@ -98,10 +98,10 @@ _DATASET_BY_VIEW: Final = {
 
 
 def describe_column(view: str, column: str) -> str:
-    """Return what a view's column holds.
+    """Return the description of a view's column.
 
     Raises:
-        LookupError: Nothing says so.
+        LookupError: It has none.
     """
     first = _DATASET_BY_VIEW.get(view, {"rebuild_differences": "differences"}.get(view, "messages"))
     if view in {*_DATASET_BY_VIEW, "messages", "messages_as_of", "rebuild_differences"}:

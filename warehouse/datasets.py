@@ -12,16 +12,16 @@ DATASET_BY_TOPIC: Final = {
 }
 """The dataset that each topic is landed in. Its name is that of its folder under the data folder."""
 ROLLUPS: Final = ("delivery", "latency", "failures", "networks")
-"""What is counted of the base files of each day, and kept in `base/{name}`."""
+"""Counts of the base files of each day, in `base/{name}`."""
 COUNT_COLUMNS: Final = (
     *("attempted", "ended", "delivered", "undelivered", "not_sent", "not_permitted", "expired"),
     *("generic", "no_service", "null_pdu", "radio_off", "other", "open"),
 )
-"""What is counted of messages, in delivery_hourly and what sums it up."""
+"""Counts of messages in delivery_hourly and the views that sum it up."""
 
 DATASET_NAMES: Final = (
     *DATASET_BY_TOPIC.values(),
     *("base", "differences", *(f"base/{name}" for name in ROLLUPS)),
     *("webhooks", "quality", "prefixes", "status_codes"),
 )
-"""Every dataset, also those that are not landed: rebuilt from others, or part of the product."""
+"""Every dataset. Those that are not landed are rebuilt from others, or are part of the product."""

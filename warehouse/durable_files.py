@@ -1,4 +1,4 @@
-"""Writing of files: temporary files, locks, atomic replacement, fsync."""
+"""Durable writing: temporary files, atomic replacement of a file, locks, fsync of folders."""
 
 import errno
 import fcntl
@@ -11,63 +11,32 @@ from uuid import uuid4
 
 from warehouse.file_names import TEMPORARY_FOLDER
 
+# As many as a small landed file has.
 _PROBE_BYTES: Final = 1 << 16
 
 
-def replace_durably(data: Path, temporary: Path, path: Path) -> None:
-    """Put a file that was written elsewhere in the place of another, in one step, durable on return.
+@contextmanager
+def replace_file(data: Path, path: Path) -> Iterator[BinaryIO]:
+    """Open a file to write, and put it in the place of another at the end: in one step, durable, or not at all.
+
+    Args:
+        data: The data folder.
+        path: The file in it to create or replace.
 
     Raises:
         OSError: The folder is not writable.
     """
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    if not path.parent.is_dir():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fsync_folder(path.parent.parent)
-        fsync_folder(data)
-    temporary.replace(path)
+    with open_temporary_file(data, path.name) as (file, temporary):
+        yield file
+        flush_to_disk(file)
+        create_durable_folder(path.parent)
+        temporary.replace(path)
     fsync_folder(path.parent)
-
-
-def probe_folder(data: Path) -> None:
-    """Write a file as large as a small landed one, durably, and delete it.
-
-    Raises:
-        OSError: The disk is full or not writable.
-    """
-    with open_temporary_file(data, "probe.parquet") as (file, _):
-        file.write(bytes(_PROBE_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Wait until no other process is inside this for the same folder. A process that dies is outside."""
-    with open_folder_descriptor(folder) as descriptor:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-
-
-def delete_orphaned_files(data: Path) -> int:
-    """Delete the temporary files of writers that are dead, and return how many there were.
-
-    Raises:
-        OSError: A file cannot be deleted.
-    """
-    deleted = 0
-    for path in (data / TEMPORARY_FOLDER).glob("*.parquet.*"):
-        with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-            deleted += 1
-    return deleted
 
 
 @contextmanager
 def open_temporary_file(data: Path, name: str) -> Iterator[tuple[BinaryIO, Path]]:
-    """Open a file outside the folders that readers look into; it is gone afterwards, unless it was moved."""
+    """Open a file outside the folders that readers list. It is deleted at the end, unless it was moved."""
     folder = data / TEMPORARY_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     file, path = _create_locked_file(folder, name)
@@ -79,9 +48,9 @@ def open_temporary_file(data: Path, name: str) -> Iterator[tuple[BinaryIO, Path]
 
 
 def _create_locked_file(folder: Path, name: str) -> tuple[BinaryIO, Path]:
-    """Create a file and lock it. The lock ends with the process: then `delete_orphaned_files` may delete the file.
+    """Create a file and lock it. The lock ends with the process. Then `delete_orphaned_files` may delete the file.
 
-    A sweep that meets a file between its creation and its lock takes it for such a one. Then there is another.
+    A sweep that finds a file between its creation and its lock takes it for an orphan. Then another one is created.
     """
     while True:
         path = folder / f"{name}.{uuid4().hex}"
@@ -99,6 +68,47 @@ def _create_locked_file(folder: Path, name: str) -> tuple[BinaryIO, Path]:
         file.close()
 
 
+def delete_orphaned_files(data: Path) -> int:
+    """Delete the temporary files of writers that are dead, and return how many there were.
+
+    Raises:
+        OSError: A file cannot be deleted.
+    """
+    deleted = 0
+    # The name of a temporary file is that of its target and a mark. Folders have no dots in their names.
+    for path in (data / TEMPORARY_FOLDER).glob("*.*.*"):
+        with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+            deleted += 1
+    return deleted
+
+
+def probe_folder(data: Path) -> None:
+    """Write a file durably, and delete it.
+
+    Raises:
+        OSError: The disk is full or not writable.
+    """
+    with open_temporary_file(data, "probe.parquet") as (file, _):
+        file.write(bytes(_PROBE_BYTES))
+        flush_to_disk(file)
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Wait until no other process holds the lock of a folder, and hold it. It ends with the process."""
+    with open_folder_descriptor(folder) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+def flush_to_disk(file: BinaryIO) -> None:
+    """Make the content of an open file durable."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
 def create_durable_folder(folder: Path) -> Path:
     """Create a folder, and its parents, and return it. Durable on return."""
     if not folder.is_dir():
@@ -106,6 +116,17 @@ def create_durable_folder(folder: Path) -> Path:
         fsync_folder(folder.parent)
         fsync_folder(folder.parent.parent)
     return folder
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names that were created, changed or deleted in a folder durable."""
+    with open_folder_descriptor(folder) as descriptor:
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            # Some network file systems keep folders durable by themselves, and refuse this.
+            if error.errno != errno.EINVAL:
+                raise
 
 
 @contextmanager
@@ -116,13 +137,3 @@ def open_folder_descriptor(folder: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make what was created, renamed or deleted in a folder durable."""
-    with open_folder_descriptor(folder) as descriptor:
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # some network file systems keep folders durable by themselves
-                raise

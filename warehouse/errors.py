@@ -7,11 +7,11 @@ from core.errors import SmspulseError
 
 
 class WarehouseError(SmspulseError):
-    """The warehouse cannot do what was asked."""
+    """An operation of the warehouse failed."""
 
 
 class OvertakenError(WarehouseError):
-    """A rival landed the range first. Nothing is wrong: take the position from the files and go on from there."""
+    """A concurrent lander landed the range first. This is no fault: the caller reads its position again."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"{path.name} was landed by another lander")
@@ -19,22 +19,22 @@ class OvertakenError(WarehouseError):
 
 
 class DamagedFileError(WarehouseError):
-    """A file in a dataset's folder is no Parquet file of ours."""
+    """A file in a dataset's folder is not a valid file of that dataset."""
 
     def __init__(self, path: Path, detail: str) -> None:
         super().__init__(
-            f"{path} is damaged or not ours ({detail}). Move it out of the data folder; if it was the newest of its "
-            "partition, its records are landed again from Kafka as long as Kafka keeps them."
+            f"{path} is damaged or not ours ({detail}). Move it out of the data folder. If it was the newest of "
+            "its partition, its records are landed again from Kafka as long as Kafka keeps them."
         )
         self.path = path
 
 
 class KafkaRefusedError(WarehouseError):
-    """Kafka answers, but not as asked: a login, a right or a setting is wrong. Waiting does not help."""
+    """Kafka denies access or cannot serve the client: a login, a permission or a setting is wrong. It does not pass."""
 
 
 class NoWarehouseError(WarehouseError):
-    """There is nothing to read."""
+    """No warehouse was published in a data folder."""
 
     def __init__(self, data: Path | str) -> None:
         super().__init__(
@@ -44,7 +44,7 @@ class NoWarehouseError(WarehouseError):
 
 
 class NeedsFolderError(WarehouseError):
-    """A bucket was named where files must change in one step, or others than the landed ones are kept."""
+    """A bucket was named for an operation that needs a folder: files change in one step, or other files are kept."""
 
     def __init__(self, data: Path) -> None:
         super().__init__(
@@ -54,7 +54,7 @@ class NeedsFolderError(WarehouseError):
 
 
 class StaleViewsError(WarehouseError):
-    """The views of a folder read another one, and cannot be made for this one."""
+    """The views of a folder read another folder, and cannot be created for this one."""
 
     def __init__(self, data: Path) -> None:
         super().__init__(
@@ -65,16 +65,16 @@ class StaleViewsError(WarehouseError):
 
 
 class UnreadablePathError(WarehouseError):
-    """A data folder whose files DuckDB cannot read, whatever their names are."""
+    """DuckDB cannot read the files of a data folder because of its path."""
 
     def __init__(self, data: Path) -> None:
         super().__init__(
-            f"the data folder {data} has a backslash in its path: DuckDB takes it for a slash; name another by --data"
+            f"the data folder {data} has a backslash in its path: DuckDB treats it as a slash. Name another by --data"
         )
 
 
 class BucketError(WarehouseError):
-    """An object store does not serve us, and asking again does not help."""
+    """An object store denies access or cannot be used. It does not pass."""
 
 
 class BucketAwayError(OSError):
@@ -90,7 +90,7 @@ class RebuildError(WarehouseError):
 
 
 class CannotExchangeError(WarehouseError):
-    """The file system has no way to change a folder in one step. Nothing was changed."""
+    """The file system cannot exchange two folders. Nothing was changed."""
 
     def __init__(self, folder: Path, detail: str) -> None:
         super().__init__(
@@ -109,7 +109,7 @@ class CompactionError(WarehouseError):
 
 
 class RetentionError(WarehouseError):
-    """What is too old cannot be dropped."""
+    """Expired days cannot be dropped."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(f"nothing was dropped: {detail}")

@@ -10,7 +10,7 @@ from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog
 TEMPORARY_FOLDER: Final = ".tmp"
 
 SEED_DATE: Final = date(1970, 1, 1)
-"""Folder of each dataset's seed, and of records without a time that can be meant."""
+"""Date of the folder of each dataset's seed, and of records without a plausible time."""
 SEED_FILE: Final = "seed.parquet"
 
 LANDED_FILE_NAME: Final = re.compile(
@@ -25,7 +25,7 @@ def parse_folder_day(folder: Path) -> date:
 
 
 def parse_partition_log(name: re.Match[str]) -> PartitionLog:
-    """Return the log that a file belongs to, by its name as `LANDED_FILE_NAME` read it."""
+    """Return the log of a file by the match of `LANDED_FILE_NAME`."""
     return PartitionLog(name["topic"], int(name["partition"]), name["incarnation"] or UNKNOWN_INCARNATION)
 
 
@@ -35,5 +35,5 @@ def format_file_name(log: PartitionLog, start: int) -> str:
 
 
 def format_merged_stem(name: re.Match[str]) -> str:
-    """Return what a file that takes the place of another one of `LANDED_FILE_NAME` is named after, before its mark."""
+    """Return the name, up to its mark, of a file that replaces the one that `LANDED_FILE_NAME` matched."""
     return f"{name['topic']}+{parse_partition_log(name).file_label}+{name['start']}"

@@ -11,7 +11,7 @@ from warehouse.partition_log import PartitionLog
 
 
 def list_incarnations(data: Path, topic: str, partition: int) -> set[str]:
-    """Return the incarnations of which a partition has files."""
+    """Return the incarnations of a partition that have files."""
     head = f"{topic}+{partition}"
     names = (LANDED_FILE_NAME.fullmatch(name) for name, _ in _scan_day_folders(data / DATASET_BY_TOPIC[topic], head))
     logs = [parse_partition_log(name) for name in names if name]
@@ -19,23 +19,24 @@ def list_incarnations(data: Path, topic: str, partition: int) -> set[str]:
 
 
 def list_incarnations_by_age(data: Path, topic: str, partition: int | None = None) -> list[str]:
-    """Return the incarnations of which a topic, or one partition of it, has files; those with the oldest files first.
+    """Return the incarnations of a topic, or of one partition, that have files, by the age of their oldest file.
 
-    An incarnation that follows another one on the same day goes by the time at which its first file was written.
+    On the same day, they are ordered by the time at which their first file was written.
     """
     found = []
     for name, folder in _scan_day_folders(data / DATASET_BY_TOPIC[topic], f"{topic}+"):
-        with suppress(FileNotFoundError):  # merged meanwhile
+        # Compaction may have merged it meanwhile.
+        with suppress(FileNotFoundError):
             found.append((Path(folder).name, Path(folder, name).stat().st_mtime, name))
     return sort_incarnations(found, partition)
 
 
 def sort_incarnations(landed_files: Iterable[tuple[str, float, str]], partition: int | None = None) -> list[str]:
-    """Return the incarnations of landed files, all or those of a partition, as `list_incarnations_by_age` does.
+    """Return the incarnations of landed files, by the age of their oldest file.
 
     Args:
-        landed_files: Of each, its folder's name, when it was written in seconds since 1970, and its own name.
-        partition: Kafka's number; None for all.
+        landed_files: Folder name, time of writing in seconds since 1970, and file name of each.
+        partition: Number of the partition; None for all.
     """
     first: dict[str, tuple[str, float]] = {}
     for folder, written_at, name in landed_files:
@@ -55,19 +56,20 @@ def list_log_files(data: Path, log: PartitionLog) -> list[Path]:
 
 
 def find_newest_file(dataset: Path, log: PartitionLog) -> Path | None:
-    """Return the file of a log that holds its newest range."""
+    """Return the file with the newest range of a log."""
     name, folder = max(_scan_day_folders(dataset, f"{log.topic}+{log.file_label}+"), default=("", ""))
     return Path(folder, name) if name else None
 
 
 def _scan_day_folders(dataset: Path, head: str) -> Iterator[tuple[str, str]]:
-    """Yield the files of a dataset whose names begin with `head`: name and folder."""
+    """Yield name and folder of the files of a dataset whose names begin with `head`."""
     try:
         days = [day.path for day in os.scandir(dataset) if day.name.startswith("date=")]
     except FileNotFoundError:
         return
     for day in days:
-        with suppress(FileNotFoundError):  # too old to be kept, and gone meanwhile
+        # Retention may have deleted the day meanwhile.
+        with suppress(FileNotFoundError):
             for entry in os.scandir(day):
                 if entry.name.startswith(head):
                     yield entry.name, day

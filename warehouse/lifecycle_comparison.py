@@ -30,8 +30,8 @@ _COMPARED_COLUMNS: Final = tuple(
     name for name in BASE_SCHEMA.names if name not in {"message_key", "source", "sms_id", "version", "recorded_at"}
 )
 _RESULT_COLUMNS: Final = tuple(name for name in BASE_SCHEMA.names if name not in {"version", "recorded_at"})
+# Columns of the log that distinguish observations.
 _OBSERVATION_COLUMNS: Final = ("source", "sms_id", "status_id", "device_id", "channel_id", "sent_at")
-"""Columns of the log that distinguish observations."""
 # Earlier releases counted an address of any length as a fact of its message.
 _WITHOUT_LONG_RECIPIENT: Final = """* REPLACE (
     CASE WHEN length(recipient) <= getvariable('longest_address') THEN recipient END AS recipient,

@@ -1,4 +1,4 @@
-"""What the lander's `/metrics` tells Prometheus."""
+"""Prometheus metrics of the lander, at its `/metrics`."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -33,7 +33,13 @@ LAG_SNAPSHOT: Final = GaugeSnapshot(REGISTRY, LAG)
 
 
 def count_landed_file(topic: str, rows: int, newest_at: int | None) -> None:
-    """Count a file: of how many records, and when Kafka was given the newest one, in milliseconds."""
+    """Count a landed file.
+
+    Args:
+        topic: Name of the topic.
+        rows: Number of records in the file.
+        newest_at: Kafka's timestamp of the newest record, in milliseconds since 1970; None without one.
+    """
     LANDED_RECORDS.labels(topic).inc(rows)
     LANDED_FILES.labels(topic).inc()
     if newest_at is not None:
@@ -41,10 +47,10 @@ def count_landed_file(topic: str, rows: int, newest_at: int | None) -> None:
 
 
 def set_lander_lag(records: Mapping[tuple[str, int], int]) -> None:
-    """Replace the lag of all partitions that are ours.
+    """Replace the lag of all partitions that this lander owns.
 
     Args:
-        records: How many records each partition has before it, by topic and partition.
+        records: Number of records not yet landed, by topic and partition.
     """
     LAG_SNAPSHOT.replace_values(
         {LAG: {(topic, str(partition)): count for (topic, partition), count in records.items()}}

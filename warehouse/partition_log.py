@@ -1,14 +1,14 @@
 """Identity of the log of one Kafka partition: topic, partition and incarnation of the topic.
 
 A topic that is deleted and created again begins at offset 0 again, and so does every topic of another Kafka. So an
-offset means something only within one incarnation of a topic. It is named after
+offset has a meaning only within one incarnation of a topic. An incarnation is named after
 
 - Kafka's own id of the topic, 22 characters of URL-safe base64;
 - `memory-` and the id of the broker's run, for the in-memory broker;
-- and, after a dot, how often the log of that topic was cut and continued, which is what happens when Kafka is restored
-  from an older copy: the topic keeps its id, and other records take offsets that were given before.
+- and, after a dot, how often the log of that topic was cut and continued. This happens when Kafka is restored from an
+  older copy: the topic keeps its id, and other records get offsets that were used before.
 
-Releases up to 0.1 did not know incarnations: theirs is empty.
+Files of releases up to 0.1 have no incarnation: it is empty.
 """
 
 from typing import Final, NamedTuple
@@ -22,9 +22,9 @@ class PartitionLog(NamedTuple):
     """The log of one partition in one incarnation of its topic. Offsets are positions in it.
 
     Args:
-        topic: Kafka's name of it.
-        partition: Kafka's number of it.
-        incarnation: See the module.
+        topic: Name of the topic.
+        partition: Number of the partition.
+        incarnation: Incarnation of the topic, as the module describes it.
     """
 
     topic: str
@@ -36,12 +36,12 @@ class PartitionLog(NamedTuple):
 
     @property
     def file_label(self) -> str:
-        """Partition and incarnation as file names have them: `3@lRzIIh8tT0uQSrF6QRzHyA`, or `3` if it is unknown."""
+        """Partition and incarnation in file names: `3@lRzIIh8tT0uQSrF6QRzHyA`, or `3` if the incarnation is unknown."""
         return f"{self.partition}@{self.incarnation}" if self.incarnation else str(self.partition)
 
 
 def parse_topic_id(incarnation: str) -> str:
-    """Return the id of the topic, or of the in-memory broker's run, that an incarnation is of."""
+    """Return the id of an incarnation's topic, or of the in-memory broker's run."""
     return incarnation.partition(_CUT_SEPARATOR)[0]
 
 

@@ -1,4 +1,4 @@
-"""The dataset `quality`: what the checks found, a file a day that each run adds its rows to."""
+"""The dataset `quality`: results of the checks, a file a day to which each run adds its rows."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -9,18 +9,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse import catalog
-from warehouse.durable_files import lock_folder, replace_durably
-from warehouse.file_names import TEMPORARY_FOLDER
+from warehouse.durable_files import lock_folder, replace_file
 from warehouse.schemas import QUALITY_SCHEMA
 
 
 def append_check_results(data: Path, checked_at: datetime, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Add what a run found, and return the file. In one step, durable on return; readers go on meanwhile.
+    """Add the results of a run, and return the file. In one step, durable on return. Readers go on meanwhile.
 
     Args:
         data: The data folder.
-        checked_at: When, with a time zone.
-        rows: An expectation each, by the names of the schema; `checked_at` is added.
+        checked_at: Time of the run, with a time zone.
+        rows: A row an expectation, by the names of the schema. `checked_at` is added.
 
     Raises:
         OSError: The data folder is not writable, or today's file is damaged.
@@ -36,8 +35,6 @@ def append_check_results(data: Path, checked_at: datetime, rows: Sequence[Mappin
             except pa.ArrowException as error:
                 msg = f"{path} is damaged ({error}): move it out of the data folder"
                 raise OSError(msg) from error
-        temporary = data / TEMPORARY_FOLDER / f"quality.{checked_at:%Y-%m-%d}"
-        temporary.parent.mkdir(exist_ok=True)
-        pq.write_table(table, temporary, compression="zstd")
-        replace_durably(data, temporary, path)
+        with replace_file(data, path) as file:
+            pq.write_table(table, file, compression="zstd")
     return path

@@ -1,4 +1,4 @@
-"""Reading the warehouse from Python. Read-only, any number at once, beside a lander that goes on writing.
+"""Reading the warehouse from Python: read-only, any number of readers at once, while the sink goes on writing.
 
 import warehouse
 
@@ -17,36 +17,40 @@ from uuid import uuid4
 
 import duckdb
 
+from warehouse.buckets import is_bucket_address, open_bucket_store
 from warehouse.catalog import CATALOG_FILE, create_folder_statements, read_published_folder, write_catalog_file
 from warehouse.errors import BucketError, NoWarehouseError, StaleViewsError
 from warehouse.file_names import TEMPORARY_FOLDER
-from warehouse.sink.storage import is_bucket_address, open_bucket_store
 from warehouse.sql_text import escape_glob, quote_sql_text
 
-if TYPE_CHECKING:  # neither is needed to open a warehouse, and pandas takes its time
+# Neither is needed to open a warehouse, and pandas takes long to import.
+if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
 _T = TypeVar("_T")
 
 LOCAL_FILE_SETTINGS: Final = "SET read_ahead_depth = 0; SET disable_parquet_prefetching = true"
-"""SQL for files of this machine. DuckDB's reading ahead hides a network's way; here it is a tenth of a query's time."""
-_MAX_READ_ATTEMPTS: Final = 5  # merges follow each other in seconds at the least
+"""SQL for files of this machine. DuckDB reads ahead to hide the latency of a network. On local files, reading ahead
+takes a tenth of a query's time."""
+# There are seconds at least between two merges.
+_MAX_READ_ATTEMPTS: Final = 5
 
 
 def retry_after_merge(read: Callable[[], _T]) -> _T:
-    """Return what a call returns; call it again if files that it had listed were merged before it opened them.
+    """Call a function, again if files that it had listed were merged before it opened them; return its result.
 
-    Any other DuckDB says "Cannot open file" then, and answers when it is asked again; never from half of a merge.
+    DuckDB raises "Cannot open file" then, and the next attempt succeeds. It never returns half of a merge.
 
     Raises:
-        BucketError: The object store ceased to answer.
+        BucketError: The object store has stopped answering.
     """
     for attempts_left in reversed(range(_MAX_READ_ATTEMPTS)):
         try:
             return read()
         except duckdb.Error as error:
-            if unavailable := re.search(r"BucketAwayError: (.*)", str(error)):  # DuckDB tells it with all its callers
+            # DuckDB's message contains the whole traceback.
+            if unavailable := re.search(r"BucketAwayError: (.*)", str(error)):
                 raise BucketError(unavailable[1]) from error
             if not attempts_left or not isinstance(error, duckdb.IOException) or "No such file" not in str(error):
                 raise
@@ -61,18 +65,18 @@ def open_warehouse(
 ) -> duckdb.DuckDBPyConnection:
     """Open the views of a data folder, or of s3://bucket/prefix. Close the connection after use.
 
-    It reads the folder that it was given, also one that was copied or moved since its views were published. While it
-    is open it sees new data.
+    The views read the given folder, also if it was copied or moved since they were published. An open connection sees
+    new data.
 
     Args:
         data: The data folder.
         restricted: Refuse SQL that reads other files, attaches databases or changes settings other than the time zone.
-        writable: A folder that SQL may write to all the same.
+        writable: A folder that restricted SQL may write to.
 
     Raises:
         NoWarehouseError: Nothing was published there.
-        StaleViewsError: The folder was moved, and is none of this version's.
-        BucketError: The object store does not answer, or does not let us in.
+        StaleViewsError: The folder was moved, and is from another version.
+        BucketError: The object store does not answer, or denies access.
     """
     if is_bucket_address(data):
         bucket_store = open_bucket_store(data)
@@ -83,7 +87,8 @@ def open_warehouse(
         connection.execute(LOCAL_FILE_SETTINGS)
         folder = str(Path(data).resolve())
     connection.execute("SET TimeZone = 'UTC'")
-    connection.execute("SET parquet_metadata_cache = true")  # files never change, so their footers can be kept
+    # Files never change, so their footers can be cached.
+    connection.execute("SET parquet_metadata_cache = true")
     if restricted:
         _restrict_connection(connection, [folder, escape_glob(folder), *([str(writable)] if writable else [])])
     return connection
@@ -100,8 +105,9 @@ def _open_folder_views(folder: Path, *, is_private: bool) -> duckdb.DuckDBPyConn
             _set_spill_folder(connection, folder)
         return connection
     connection.close()
-    # The views name files by absolute path: of the folder from which this one was copied or moved.
-    with TemporaryDirectory() as scratch:  # which is not needed once the file is open
+    # The views name files by absolute path, in the folder from which this one was copied or moved. The new catalog is
+    # deleted once it is open: DuckDB does not need its name any more.
+    with TemporaryDirectory() as scratch:
         path = Path(scratch) / CATALOG_FILE
         try:
             write_catalog_file(path, create_folder_statements(folder), str(folder))
@@ -117,7 +123,7 @@ def _connect_read_only(path: Path) -> duckdb.DuckDBPyConnection:
 
 
 def _connect_privately(path: Path) -> duckdb.DuckDBPyConnection:
-    """Open a file of views in an instance of DuckDB of its own: its settings bind no other connection."""
+    """Open a catalog in a DuckDB instance of its own. Its settings do not affect other connections."""
     connection = duckdb.connect()
     connection.execute(f"ATTACH {quote_sql_text(str(path))} AS smspulse (READ_ONLY)")
     connection.execute("USE smspulse")
@@ -125,23 +131,24 @@ def _connect_privately(path: Path) -> duckdb.DuckDBPyConnection:
 
 
 def _set_spill_folder(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
-    """Choose where DuckDB puts what exceeds its memory; by default beside the opened file, or in the current folder."""
+    """Choose the folder of data that exceeds DuckDB's memory. By default it is next to the file, or the current one."""
     parent = folder / TEMPORARY_FOLDER if os.access(folder / TEMPORARY_FOLDER, os.W_OK) else _private_temporary_folder()
     connection.execute("SET temp_directory = ?", [str(parent / f"spill-{uuid4().hex}")])
 
 
 def _private_temporary_folder() -> Path:
-    """Return a folder for temporary files that no other user can enter: DuckDB makes its own for all to read."""
+    """Return a folder for temporary files that no other user can enter. DuckDB creates its own readable by all."""
     folder = Path(gettempdir(), f"smspulse-{os.geteuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077:
         return folder
-    return Path(mkdtemp(prefix="smspulse-"))  # somebody else made that one
+    # Another user has created a folder of that name.
+    return Path(mkdtemp(prefix="smspulse-"))
 
 
 def _restrict_connection(connection: duckdb.DuckDBPyConnection, folders: list[str]) -> None:
-    """Bind a connection to folders, each as it is named: of a pattern, DuckDB looks at the text."""
+    """Limit a connection to folders. DuckDB compares the text of a path or pattern with their names."""
     allowed = ", ".join(quote_sql_text(f"{folder}/") for folder in folders)
     connection.execute(f"SET allowed_directories = [{allowed}]")
     connection.execute("SET python_enable_replacements = false")
@@ -151,10 +158,10 @@ def _restrict_connection(connection: duckdb.DuckDBPyConnection, folders: list[st
 
 
 def fetch_rows(connection: duckdb.DuckDBPyConnection, sql: str, params: QueryParameters = None) -> list[dict[str, Any]]:
-    """Run SQL and return its rows, each by the names of its columns. Files that were merged meanwhile are read again.
+    """Run SQL and return its rows as dicts by column. If files were merged meanwhile, it runs again.
 
     Raises:
-        duckdb.Error: It cannot be answered.
+        duckdb.Error: The SQL is wrong, or a file cannot be read.
     """
 
     def read_rows() -> list[dict[str, Any]]:
@@ -176,13 +183,13 @@ def query(data: Path | str, sql: str, params: QueryParameters = None, *, arrow: 
 def query(
     data: Path | str, sql: str, params: QueryParameters = None, *, arrow: bool = False
 ) -> "pd.DataFrame | pa.Table":
-    """Run one query and return its rows; times are in UTC, to the microsecond.
+    """Run one query and return its rows. Times are in UTC, to the microsecond.
 
     Args:
         data: The data folder.
         sql: DuckDB's SQL, over the views. `?` or `$name` stands for a parameter.
-        params: The parameters' values.
-        arrow: Return an Arrow table, which keeps every type as it is, in place of a pandas frame.
+        params: Values of the parameters.
+        arrow: Return an Arrow table, which keeps every type as it is, instead of a pandas frame.
 
     Raises:
         NoWarehouseError: Nothing was published there.

@@ -14,12 +14,12 @@ from warehouse.watermark import read_base_watermark
 
 
 def load_rollup_sql(name: str, rows: str, prefixes: str = "") -> str:
-    """Return the SQL of what is counted of messages, or of webhooks.
+    """Return the SQL that counts messages or webhooks.
 
     Args:
-        name: One of `SUMS`, or `webhooks`.
-        rows: The SQL of the messages, each with its day and the sign with which it counts; or of all webhooks of dates.
-        prefixes: The SQL that reads the dataset of that name; for `networks`.
+        name: One of `ROLLUPS`, or `webhooks`.
+        rows: SQL of the messages, each with its day and the sign with which it counts; or of all webhooks of dates.
+        prefixes: SQL that reads the dataset `prefixes`. The rollup `networks` needs it.
     """
     sql = files("warehouse").joinpath("sql", "rollups", f"{name}.sql").read_text("utf-8")
     documented = ", ".join(map(str, sorted(STATUSES)))
@@ -28,22 +28,22 @@ def load_rollup_sql(name: str, rows: str, prefixes: str = "") -> str:
 
 @cache
 def rollup_fingerprint() -> str:
-    """Return what tells apart sums that were made otherwise."""
+    """Return a hash that changes when rollups are counted in another way."""
     return hash_statements([version("phonenumbers"), *(load_rollup_sql(name, "", "") for name in ROLLUPS)])[:16]
 
 
 def has_current_rollups(data: Path) -> bool:
-    """Tell whether all base files were counted as this version counts.
+    """Return whether all base files were counted as this version counts.
 
     Raises:
-        WarehouseError: The file that says so cannot be read.
+        WarehouseError: The watermark's file cannot be read.
     """
     watermark = read_base_watermark(data)
     return watermark is not None and watermark.sums == rollup_fingerprint()
 
 
 def first_uncounted_date(data: Path) -> date:
-    """Return the first date of which compaction has not counted the webhooks, nor of any behind it."""
+    """Return the first date from which on compaction has counted no webhooks."""
     days = [parse_folder_day(path.parent) for path in (data / "webhooks").glob("date=*/[0-9]*.parquet")]
-    # Not of the seeds' date without any: records without a time are landed there.
+    # Without counts it is not the date of the seeds: records without a time are landed there.
     return max(days) + timedelta(days=1) if days else date.min

@@ -14,15 +14,15 @@ class LanderSettings(BaseSettings):
     )
 
     data: Path = Field(
-        description="The data folder, or s3://bucket/prefix: a folder a dataset is made in it, and `smspulse.duckdb`."
+        description="The data folder, or s3://bucket/prefix. It gets a folder a dataset, and `smspulse.duckdb`."
     )
     group: str = Field(
         "smspulse-lander", description="Kafka's consumer group. All landers of one data folder share it."
     )
     instance: str = Field(
         "",
-        description="Static member name, of one lander alone: started anew under it, a lander has its partitions back "
-        "at once, not after the session's time-out. Unset with the in-memory broker, which knows no static members.",
+        description="Static member name of a single lander. A lander that is restarted under it has its partitions "
+        "back at once, not after the session's time-out. Unused with the in-memory broker: it has no static members.",
     )
     zone: str = Field(
         "UTC",
@@ -30,9 +30,11 @@ class LanderSettings(BaseSettings):
         description="IANA zone of payload times that name none, the same for stream and lander.",
     )
     flush_interval_s: float = Field(
-        5, gt=0, description="Seconds between landings; a record waits half of it on average."
+        5, gt=0, description="Seconds between landings. A record waits half of it on average."
     )
-    max_rows: int = Field(100_000, ge=1, description="Records of one partition after which it is landed before time.")
-    max_bytes: int = Field(128 << 20, ge=1, description="Bytes held of all partitions, about, before all are landed.")
+    max_rows: int = Field(100_000, ge=1, description="Records of one partition after which it is landed early.")
+    max_bytes: int = Field(
+        128 << 20, ge=1, description="Approximate bytes of all partitions after which all are landed early."
+    )
     session_timeout_s: float = Field(10, gt=0, description="Seconds after which a silent lander's partitions move on.")
-    retry_s: float = Field(0.5, gt=0, description="First pause after a failure; it doubles up to 10 seconds.")
+    retry_s: float = Field(0.5, gt=0, description="First pause after a failure. It doubles up to 10 seconds.")

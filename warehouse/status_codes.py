@@ -1,9 +1,9 @@
-"""The dataset `status_codes`: which status ids have a meaning, documented or configured, as a file for any DuckDB.
+"""The dataset `status_codes`: the documented and configured meanings of status ids, as a file for any DuckDB.
 
-Views and every process that reads a data folder go by it, so that all have the same answer to which status is unknown.
-The lander writes it, from `SMSPULSE_STREAM_STATUS_MEANINGS`. Where that variable is set in the environment of another
-process, it counts there, and is recorded by whoever publishes the views. Where it is not, what was recorded counts: a
-`smspulse compact` from cron does not take the meanings away.
+Views and every process that reads a data folder use it, so that all agree on which statuses are unknown. The lander
+writes it from `SMSPULSE_STREAM_STATUS_MEANINGS`. If another process has that variable in its environment, it uses the
+variable, and records the meanings when it publishes the views. Without the variable, the recorded meanings count: a
+`smspulse compact` from cron does not remove them.
 """
 
 import os
@@ -12,51 +12,50 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import duckdb
 
 from gateway.statuses import STATUSES, Outcome, StatusCode, build_status_table, parse_status_meanings
-from warehouse.durable_files import lock_folder, replace_durably
+from warehouse.durable_files import replace_file
 from warehouse.errors import DamagedFileError
-from warehouse.file_names import SEED_DATE, TEMPORARY_FOLDER
-from warehouse.schemas import STATUS_CODES_SCHEMA
+from warehouse.file_names import SEED_DATE
+from warehouse.sql_text import escape_glob, quote_sql_text
 
 MEANINGS_VARIABLE: Final = "SMSPULSE_STREAM_STATUS_MEANINGS"
 _STATUS_CODES_FILE: Final = "status_codes.parquet"
 
 
 def load_known_statuses(data: Path) -> Mapping[int, StatusCode]:
-    """Return what each status id means, for a data folder.
+    """Return the meaning of each status id, for a data folder.
 
     Raises:
-        SettingError: The setting cannot be meant.
-        DamagedFileError: What was recorded cannot be read.
+        SettingError: The setting is invalid.
+        DamagedFileError: The recorded meanings cannot be read.
     """
     return parse_configured_statuses() if MEANINGS_VARIABLE in os.environ else _read_recorded_statuses(data)
 
 
 def parse_configured_statuses() -> Mapping[int, StatusCode]:
-    """Return what each status id means by the environment of this process.
+    """Return the meaning of each status id by the environment of this process.
 
     Raises:
-        SettingError: The setting cannot be meant.
+        SettingError: The setting is invalid.
     """
     return build_status_table(parse_status_meanings(os.environ.get(MEANINGS_VARIABLE, "")))
 
 
 def refresh_status_codes(data: Path) -> None:
-    """Write the file, if it is missing or has other meanings.
+    """Write the file if it is missing or has other meanings.
 
     Raises:
-        SettingError: The setting cannot be meant.
-        DamagedFileError: What was recorded cannot be read.
+        SettingError: The setting is invalid.
+        DamagedFileError: The recorded meanings cannot be read.
         OSError: The data folder is not writable.
     """
     write_status_codes(data, load_known_statuses(data))
 
 
 def write_status_codes(data: Path, statuses: Mapping[int, StatusCode]) -> None:
-    """Write what each status id means, if the file has another table.
+    """Write the meaning of each status id, if the file has other meanings.
 
     Raises:
         OSError: The data folder is not writable.
@@ -76,23 +75,28 @@ def write_status_codes(data: Path, statuses: Mapping[int, StatusCode]) -> None:
         }
         for status in sorted(statuses.values(), key=lambda status: status.id)
     ]
-    temporary = data / TEMPORARY_FOLDER / _STATUS_CODES_FILE
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    with lock_folder(temporary.parent):
-        pq.write_table(pa.Table.from_pylist(rows, STATUS_CODES_SCHEMA), temporary, compression="zstd")
-        replace_durably(data, temporary, path)
+    # Imported here because pyarrow takes half a second, and the file seldom changes.
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    from warehouse.schemas import STATUS_CODES_SCHEMA  # noqa: PLC0415
+
+    with replace_file(data, path) as file:
+        pq.write_table(pa.Table.from_pylist(rows, STATUS_CODES_SCHEMA), file, compression="zstd")
 
 
 def _read_recorded_statuses(data: Path) -> Mapping[int, StatusCode]:
     path = _status_codes_path(data)
-    try:
-        rows = pq.read_table(path, schema=STATUS_CODES_SCHEMA, partitioning=None).to_pylist()
-    except FileNotFoundError:
+    if not path.exists():
         return STATUSES
-    except (pa.ArrowException, OSError) as error:
+    source = f"read_parquet({quote_sql_text(escape_glob(str(path)))}, hive_partitioning = false)"
+    try:
+        with duckdb.connect() as connection:
+            rows = connection.execute(f"SELECT status_id, outcome FROM {source}").fetchall()  # noqa: S608 - our file
+    except duckdb.Error as error:
         raise DamagedFileError(path, type(error).__name__) from error
-    # What is documented is known to this version, whatever another one has written.
-    return build_status_table({r["status_id"]: Outcome(r["outcome"]) for r in rows if r["status_id"] not in STATUSES})
+    # This version has the documented statuses itself, whatever another one has written.
+    return build_status_table({id_: Outcome(outcome) for id_, outcome in rows if id_ not in STATUSES})
 
 
 def _status_codes_path(data: Path) -> Path:

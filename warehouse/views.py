@@ -1,6 +1,6 @@
 """The views: their names, and the SQL that creates them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
@@ -17,11 +17,12 @@ VIEWS: Final = (
     *("failure_reasons", "funnel", "stuck_messages", "device_health", "conversations", "webhook_quality"),
     *("alerts", "failure_detectors", "deadletters", "rebuild_differences", "quality_history", "quality", "freshness"),
 )
-"""Every view; each stands after those that it reads."""
+"""Every view, after those that it reads."""
 
 MACROS: Final = {"messages_as_of": "moment"}
 """Every table macro, with its parameter."""
 
+# The columns of a message in all views.
 _MESSAGE_COLUMNS: Final = (
     "source",
     "sms_id",
@@ -48,17 +49,24 @@ _MESSAGE_COLUMNS: Final = (
     "observations",
     "recorded_at",
 )
-"""The columns of a message, in whatever view of it."""
 
+# The columns of a message that marts are made of.
 _COUNTED_COLUMNS: Final = (
     *("source", "device_id", "channel_id", "recipient", "outcome", "failure_class", "last_status_id", "is_ended"),
     *("first_seen_at", "last_seen_at", "observations"),
 )
-"""Those of them that marts are made of."""
+
+# A condition, because DuckDB would hash all messages for a semi join with a few hours.
+_AFFECTED_HOURS_SQL: Final = """(
+    SELECT 1 AS sign, * FROM messages_by_day
+    WHERE coalesce(
+        time_bucket(INTERVAL 1 HOUR, first_seen_at) IN (SELECT hour FROM touched), false
+    )
+)"""
 
 
 def load_view_sql(name: str) -> str:
-    """Return a view's SQL as it is in its file, with its header, `{raw}` and the like standing for datasets."""
+    """Return a view's SQL as it is in its file: with its header, and with placeholders such as `{raw}`."""
     return files("warehouse").joinpath("sql", "views", f"{name}.sql").read_text("utf-8")
 
 
@@ -70,50 +78,23 @@ def create_view_statements(
     uncounted_from: date = date.min,
     incarnation_order: Sequence[str] = (),
 ) -> list[str]:
-    """Return the SQL that makes every view.
+    """Return the SQL that creates every view.
 
     Args:
         data: The data folder, or the address of a bucket's.
-        unmerged_condition: As `unmerged_versions_condition` says.
-        has_rollups: As `has_current_rollups` says.
-        uncounted_from: As `first_uncounted_date` says.
-        incarnation_order: Of sms.messages, in the order in which they appeared.
+        unmerged_condition: Condition of versions that the base files do not hold (`unmerged_versions_condition`).
+        has_rollups: Whether all base files are counted as this version counts (`has_current_rollups`).
+        uncounted_from: First date whose webhooks are not counted (`first_uncounted_date`).
+        incarnation_order: Incarnations of sms.messages, in the order in which they appeared.
     """
     folder = (lambda name: f"{data}/{name}") if isinstance(data, str) else data.__truediv__
-    sources = {name: dataset_scan_sql(folder(name)) for name in DATASET_NAMES} | {
-        "live": unmerged_condition,
-        "message": ", ".join(_MESSAGE_COLUMNS),
-    }
+    sources = {name: dataset_scan_sql(folder(name)) for name in DATASET_NAMES}
     sources |= {f"{name} files": dataset_glob_sql(folder(name)) for name in ("raw", "messages", "deadletters")}
-    sources["position"] = log_position_sql(incarnation_order)
     sources["newer"] = dataset_scan_sql(folder("messages"), filename=True)
-    sources |= {
-        "sums": ", ".join(f"sum({name})::BIGINT AS {name}" for name in COUNT_COLUMNS),
-        "rates": rate_columns_sql(),
-    }
-    sources |= {
-        "counted": ", ".join(_COUNTED_COLUMNS),
-        "base.counted": ", ".join(f"base.{name}" for name in _COUNTED_COLUMNS),
-    }
-    # Newer versions are few once there are base files: read once, and looked up by numbers. Otherwise they are all.
-    sources["once"] = "NOT MATERIALIZED" if unmerged_condition == "true" else "MATERIALIZED"
-    sources["same"] = "live.source = base.source AND live.sms_id = base.sms_id"
-    if unmerged_condition == "true":
-        sources["same"] += " AND live.message_key = base.message_key"
-    # As a part of a condition: DuckDB would rather hash all messages than a semi join's few hours.
-    affected_hours_sql = """(
-        SELECT 1 AS sign, * FROM messages_by_day
-        WHERE coalesce(
-            time_bucket(INTERVAL 1 HOUR, first_seen_at) IN (SELECT hour FROM touched), false
-        )
-    )"""
+    sources |= _column_placeholders()
+    sources |= _merge_placeholders(unmerged_condition, incarnation_order)
     for name in ROLLUPS:
-        kept = f"SELECT date AS day, * EXCLUDE (date) FROM {sources[f'base/{name}']}"  # noqa: S608 - names of ours
-        sql = load_rollup_sql(name, affected_hours_sql, sources["prefixes"])
-        sources[f"{name} by hour"] = f"({kept} ANTI JOIN touched USING (hour) UNION ALL BY NAME FROM ({sql}))"
-        if not has_rollups:  # then `changes` are all messages
-            kept += f" WHERE date NOT IN (SELECT date FROM {sources['base']})"  # noqa: S608 - names of ours
-        sources[name] = f"({kept} UNION ALL BY NAME FROM ({load_rollup_sql(name, 'changes', sources['prefixes'])}))"
+        sources |= _rollup_placeholders(name, sources, has_rollups=has_rollups)
     received = load_rollup_sql("webhooks", f"(FROM raw_webhooks WHERE date >= DATE '{uncounted_from}')")
     sources["webhooks"] = (
         f"(FROM {sources['webhooks']} WHERE date < DATE '{uncounted_from}' UNION ALL BY NAME {received})"
@@ -128,3 +109,38 @@ def create_view_statements(
         kind = f"MACRO {name}({MACROS[name]}) AS TABLE" if name in MACROS else f"VIEW {name} AS"
         create_statements.append(f"CREATE {kind} {sql}")
     return create_statements
+
+
+def _column_placeholders() -> dict[str, str]:
+    return {
+        "message": ", ".join(_MESSAGE_COLUMNS),
+        "sums": ", ".join(f"sum({name})::BIGINT AS {name}" for name in COUNT_COLUMNS),
+        "rates": rate_columns_sql(),
+        "counted": ", ".join(_COUNTED_COLUMNS),
+        "base.counted": ", ".join(f"base.{name}" for name in _COUNTED_COLUMNS),
+    }
+
+
+def _merge_placeholders(unmerged_condition: str, incarnation_order: Sequence[str]) -> dict[str, str]:
+    """Return how versions that the base files do not hold are merged with the base."""
+    has_base = unmerged_condition != "true"
+    same = "live.source = base.source AND live.sms_id = base.sms_id"
+    return {
+        "live": unmerged_condition,
+        "position": log_position_sql(incarnation_order),
+        # With base files, newer versions are few: they are read once, and looked up by numbers. Without, they are all.
+        "once": "MATERIALIZED" if has_base else "NOT MATERIALIZED",
+        "same": same if has_base else f"{same} AND live.message_key = base.message_key",
+    }
+
+
+def _rollup_placeholders(name: str, sources: Mapping[str, str], *, has_rollups: bool) -> dict[str, str]:
+    """Return the SQL of one rollup, by day and by hour: kept counts, and counts of what came since."""
+    kept = f"SELECT date AS day, * EXCLUDE (date) FROM {sources[f'base/{name}']}"  # noqa: S608 - names of ours
+    affected_hours = load_rollup_sql(name, _AFFECTED_HOURS_SQL, sources["prefixes"])
+    by_hour = f"({kept} ANTI JOIN touched USING (hour) UNION ALL BY NAME FROM ({affected_hours}))"
+    # Without current rollups, the view `changes` has all messages.
+    if not has_rollups:
+        kept += f" WHERE date NOT IN (SELECT date FROM {sources['base']})"  # noqa: S608 - names of ours
+    changes = load_rollup_sql(name, "changes", sources["prefixes"])
+    return {name: f"({kept} UNION ALL BY NAME FROM ({changes}))", f"{name} by hour": by_hour}

@@ -13,13 +13,13 @@ WATERMARK_FILE: Final = "covered.json"
 
 
 class BaseWatermark(NamedTuple):
-    """What the base files hold.
+    """Content of the base files.
 
     Args:
-        since: The first day of the dataset messages with versions that they do not hold.
-        offsets: Of sms.messages, up to which they hold everything, by `PartitionLog.file_label`.
-        floor: The first day that the raw webhooks still tell all of; days before cannot be rebuilt.
-        sums: The `rollup_fingerprint` of what was counted of them; empty where something was not.
+        since: The first day of the dataset messages that has versions newer than the base.
+        offsets: Offsets of sms.messages up to which the base holds everything, by `PartitionLog.file_label`.
+        floor: The earliest complete day of the raw webhooks. Days before it cannot be rebuilt.
+        sums: The `rollup_fingerprint` of their rollups; empty if some are missing.
     """
 
     since: date
@@ -28,15 +28,15 @@ class BaseWatermark(NamedTuple):
     sums: str = ""
 
     def to_json(self) -> str:
-        """Return it as `read_base_watermark` reads it."""
+        """Return the content of the watermark's file."""
         return json.dumps(self._asdict(), default=str)
 
 
 def read_base_watermark(data: Path) -> BaseWatermark | None:
-    """Return what the base files hold; None without any.
+    """Return the watermark of the base files; None without base files.
 
     Raises:
-        WarehouseError: The file that says so cannot be read.
+        WarehouseError: The watermark's file cannot be read.
     """
     path = data / "base" / WATERMARK_FILE
     try:
@@ -58,7 +58,7 @@ def unmerged_versions_condition(data: Path) -> str:
     """Return the SQL condition of versions in the dataset messages that the base files do not hold.
 
     Raises:
-        WarehouseError: The file that says so cannot be read.
+        WarehouseError: The watermark's file cannot be read.
     """
     watermark = read_base_watermark(data)
     if watermark is None or not watermark.offsets:
@@ -70,17 +70,21 @@ def newer_versions_condition(offsets: Mapping[str, int]) -> str:
     """Return the SQL condition of versions in the dataset messages that are behind these offsets.
 
     Args:
-        offsets: By `PartitionLog.file_label`. Of other logs, all versions are.
+        offsets: Offsets by `PartitionLog.file_label`. All versions of other logs are behind them.
     """
-    # By the names of files, for those that the base holds need not be opened: a name has the offset where its last
-    # range begins, and the label of its log before that. Judging names by `split_part` takes half as long again.
+    # The names of files decide first, so that DuckDB does not open files that the base holds: a name has the offset
+    # where its last range begins, and before it the label of its log. `split_part` would take half as long again.
     by_label = " ".join(f"WHEN '{label}' THEN '{offset:020d}'" for label, offset in offsets.items())
     name, label = "string_split(filename, '+')[-1]", "string_split(filename, '+')[-2]"
     return f"{name} >= CASE {label} {by_label} ELSE '' END AND \"offset\" >= {watermark_offset_sql(offsets)}"
 
 
 def watermark_offset_sql(offsets: Mapping[str, int]) -> str:
-    """Return the SQL of the offset that a row's log has among these, by `PartitionLog.file_label`; 0 if it has none."""
+    """Return the SQL of the offset of a row's log.
+
+    Args:
+        offsets: Offsets by `PartitionLog.file_label`. The offset of other logs is 0.
+    """
     by_incarnation: dict[str, list[str]] = {}
     for label, offset in offsets.items():
         partition, _, incarnation = label.partition("@")

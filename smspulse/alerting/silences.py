@@ -10,7 +10,7 @@ import msgspec
 import orjson
 
 from core.errors import SmspulseError
-from warehouse.durable_files import lock_folder, replace_durably
+from warehouse.durable_files import lock_folder, replace_file
 
 _log = logging.getLogger(__name__)
 
@@ -62,9 +62,8 @@ class SilenceStore:
             with lock_folder(self._data):
                 kept = {id_: end for id_, end in self.active_silences().items() if id_ != alert_id}
                 kept |= {alert_id: until} if seconds else {}
-                temporary = self._path.with_suffix(".new")
-                temporary.write_bytes(orjson.dumps(kept))
-                replace_durably(self._data, temporary, self._path)
+                with replace_file(self._data, self._path) as file:
+                    file.write(orjson.dumps(kept))
         except OSError as error:
             msg = f"{self._path} cannot be written: {error.strerror}"
             raise SilenceError(msg) from error

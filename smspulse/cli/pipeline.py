@@ -205,10 +205,10 @@ def land_command(data: Path, broker: str, flush_interval: float | None, instance
     from smspulse.broker.locate import find_kafka_settings
     from smspulse.broker.topic_admin import ensure_topics
     from smspulse.processes.metrics_endpoint import serve_metrics
+    from warehouse.buckets import is_bucket_address
     from warehouse.metrics import REGISTRY
     from warehouse.settings import LanderSettings
     from warehouse.sink.consumer import run_lander
-    from warehouse.sink.storage import is_bucket_address
 
     if not is_bucket_address(data):
         ensure_data_folder(data)

@@ -1,11 +1,11 @@
-"""Folders of files that change in one step, beside readers and landers.
+"""Atomic replacement of a folder's files, next to running readers and sinks.
 
-The new state of a folder is made of hard links beside it, and both folders are exchanged. Names are never used again
-for other content, so who has listed the old state and opens its files either finds them as they were or gets an error:
-a query answers from one state or not at all. That holds as well for a query that lists a folder more than once, as long
-as a file of each state is not in the next one: `add_rotating_seed` sees to that where it matters.
+The new state of a folder is made of hard links in a second folder, and both folders are exchanged. Names are never used
+again for other content. So a query that has listed the old state finds its files unchanged, or fails: it answers from
+one state or not at all. This also holds for a query that lists a folder more than once, if each state has a file that
+the next one lacks. `add_rotating_seed` provides such a file where it matters.
 
-A process that is killed leaves the old state or the new one, and files that the next one sweeps.
+A process that is killed leaves the old state or the new one, and temporary files that the next process deletes.
 """
 
 import ctypes
@@ -23,21 +23,22 @@ from warehouse.durable_files import fsync_folder, lock_folder
 from warehouse.errors import CannotExchangeError
 from warehouse.file_names import SEED_DATE, SEED_FILE, TEMPORARY_FOLDER
 
-_RENAME_EXCHANGE: Final = 2  # linux/fs.h
+# From linux/fs.h.
+_RENAME_EXCHANGE: Final = 2
 _AT_FDCWD: Final = -100
 _ROTATING_SEED: Final = "turn-"
+# Seconds. A query takes less from its list of folders to its lists of their files, also on a busy machine.
 _SETTLE_S: Final = 0.5
-"""Longer than a query takes from its list of folders to its lists of their files, also on a busy machine."""
 
 
 def unique_suffix() -> str:
-    """Return a part of a file name that no file has yet."""
+    """Return a mark that no file has in its name yet."""
     return uuid4().hex[:12]
 
 
 @contextmanager
 def lock_maintenance(data: Path) -> Iterator[Path]:
-    """Wait until no other process changes what was landed, and give a folder for temporary files.
+    """Wait until no other process changes landed files, and yield a folder for temporary files.
 
     Raises:
         OSError: The data folder is not writable.
@@ -52,24 +53,25 @@ def lock_maintenance(data: Path) -> Iterator[Path]:
         try:
             yield scratch
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)  # or the next one does it
+            # If it fails, the next process deletes the folder.
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def replace_files(folder: Path, scratch: Path, removed: Collection[Path], added: Mapping[Path, Path]) -> None:
-    """Let files of a folder go and others come, in one step, durable on return. All else in it stays.
+    """Remove files of a folder and add others, in one step, durable on return. All other files stay.
 
-    Where files come into a folder that was made just now, it waits until that is half a second old: see
-    `create_parent_folders`.
+    If files are added to a folder that was created just now, this waits until the folder is half a second old (see
+    `create_parent_folders`).
 
     Args:
-        folder: Not changed by others meanwhile, but for landers.
-        scratch: On the same file system.
+        folder: A folder that only sinks change meanwhile.
+        scratch: A folder on the same file system.
         removed: Files of the folder, at any depth.
-        added: By where they will be: files elsewhere on the file system.
+        added: Temporary files on the same file system, by their paths in the folder.
 
     Raises:
-        CannotExchangeError: The file system cannot do it. Nothing was changed.
-        OSError: Nor can it do something else. Nothing was changed.
+        CannotExchangeError: The file system cannot exchange folders. Nothing was changed.
+        OSError: Another operation failed. Nothing was changed.
     """
     for path in added.values():
         with path.open("rb") as file:
@@ -80,8 +82,10 @@ def replace_files(folder: Path, scratch: Path, removed: Collection[Path], added:
         parent.stat().st_mtime for parent in {place.parent for place in added} if not any(parent.iterdir())
     ]
     age = time.time() - max(empty_folder_times, default=0)
-    time.sleep(min(max(_SETTLE_S - age, 0), _SETTLE_S))  # not longer, if the clock was set back
-    with lock_folder(folder.parent):  # no lander links a file meanwhile
+    # At most this long, also if the clock was set back.
+    time.sleep(min(max(_SETTLE_S - age, 0), _SETTLE_S))
+    # With the lock, no sink links a file meanwhile.
+    with lock_folder(folder.parent):
         found = [*folder.rglob("*")]
         kept = {path: path for path in found if path.is_file() and path not in removed}
         folders = {path: staged / path.relative_to(folder) for path in (folder, *found) if path.is_dir()}
@@ -93,7 +97,8 @@ def replace_files(folder: Path, scratch: Path, removed: Collection[Path], added:
                 target = target.with_name(f"{_ROTATING_SEED}{unique_suffix()}.parquet")
             os.link(path, target)
         for path, made in folders.items():
-            shutil.copystat(path, made)  # an empty one stays as old as it is
+            # An empty folder keeps its age.
+            shutil.copystat(path, made)
             fsync_folder(made)
         _exchange_folders(staged, folder)
         fsync_folder(folder.parent)
@@ -102,20 +107,20 @@ def replace_files(folder: Path, scratch: Path, removed: Collection[Path], added:
 
 
 def create_parent_folders(paths: Iterable[Path]) -> None:
-    """Make the folders of files to come, for good. Made well before the files, `replace_files` need not wait.
+    """Create the folders of files that are added later. Early enough, so that `replace_files` need not wait.
 
-    A query lists the folders first and then the files of each, so it would miss files that come meanwhile in a folder
-    that is new, and nothing would be gone that told so.
+    A query lists the folders first and then the files of each. So it would miss files that are added to a new folder
+    meanwhile, and no missing file would make it fail.
     """
     for folder in {place.parent for place in paths}:
         folder.mkdir(parents=True, exist_ok=True)
 
 
 def add_rotating_seed(folder: Path) -> None:
-    """Give a dataset's folder a file that has another name in each of its states.
+    """Add a file to a dataset's folder that has another name in each state.
 
-    For views that list the folder more than once and must not see two states of it: one of the two lists names a file
-    that is gone, and the query fails.
+    Views that list the folder more than once must not see two states of it. With this file, one of the two lists names
+    a missing file, and the query fails.
 
     Raises:
         OSError: The folder is not writable.

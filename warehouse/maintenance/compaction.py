@@ -1,15 +1,14 @@
-"""Compaction: files of closed hours and days are merged, beside landers and readers.
+"""Compaction: merges the files of closed hours and days, next to running sinks and readers.
 
     {data}/{dataset}/date=YYYY-MM-DD/{topic}+{partition}@{incarnation}+{start}-{mark}.parquet
     {data}/base/date=YYYY-MM-DD/all-{mark}.parquet
-    {data}/webhooks/date=YYYY-MM-DD/0-{mark}.parquet            what was counted of a date's webhooks
+    {data}/webhooks/date=YYYY-MM-DD/0-{mark}.parquet            counts of a date's webhooks
 
-Once an hour is over, what was landed in it becomes one file a log (a partition in one incarnation of its topic); once a
-day is over, all of it does. A merged file is sorted by message, so that a look-up by key reads little of it, and holds
-the rows of its parts, no more and no less; its name has the `start` of the last of them, and its `next` is theirs: what
-landers take their positions from. It is one range: files between which one is missing are not merged, so that a gap
-stays to be seen.
-Base files of a day that is closed (`warehouse.rebuild`) become one: a look-up by key opens a file a day.
+Once an hour is over, the files landed in it become one file a log (a partition in one incarnation of its topic). Once a
+day is over, all its files do. A merged file is sorted by message, so that a look-up by key reads little of it. It holds
+exactly the rows of its parts. Its name has the `start` of the last of them, and its `next` is theirs: sinks take their
+positions from these. It is one range. Files between which one is missing are not merged, so that the gap stays visible.
+Base files of a closed day (`warehouse.rebuild`) become one, so that a look-up by key opens one file a day.
 
 The webhooks of a day that is over are counted (`warehouse/sql/rollups/webhooks.sql`), and again if their files have
 changed.
@@ -55,16 +54,17 @@ _log = logging.getLogger(__name__)
 
 _HOUR: Final = timedelta(hours=1)
 _DAY: Final = timedelta(days=1)
+# Key in the metadata of a date's counts: a hash of the SQL and of the names of the counted files.
 _COUNTED_FILES_KEY: Final = b"smspulse.counted"
-"""Of what was counted of a date: what tells apart how, and of which files."""
+# Keys in a landed file's metadata that a merged file takes from the last of its parts.
 _END_METADATA_KEYS: Final = (NEXT_OFFSET_KEY, LAST_IDENTITY_KEY)
-"""Of a landed file's metadata: what holds for the merged file if it does for the last of its parts."""
-_LANDED_ROW_GROUP_ROWS: Final = 60_000  # rows; small ones, so that a look-up soon has what it needs
+# Small row groups, so that a look-up reads little.
+_LANDED_ROW_GROUP_ROWS: Final = 60_000
 
 
 @dataclass(slots=True)
 class CompactionResult:
-    """What a run did: days and partitions merged, files before and after, rows in them."""
+    """Counts of a run: merged files, files before and after, and their rows."""
 
     merged: int = 0
     files_before: int = 0
@@ -78,11 +78,11 @@ def compact_files(data: Path, now: datetime, memory: str = "2GB") -> CompactionR
     Args:
         data: The data folder.
         now: The time. Files landed since the hour began are left alone.
-        memory: What DuckDB may take; beyond it goes to disk.
+        memory: Limit of DuckDB's memory. Beyond it, DuckDB writes to disk.
 
     Raises:
-        CompactionError: A file is damaged, or memory and disk do not suffice. What was merged before stays merged.
-        CannotExchangeError: The file system cannot do it.
+        CompactionError: A file is damaged, or memory and disk do not suffice. Earlier merges of the run stay.
+        CannotExchangeError: The file system cannot exchange folders.
         OSError: The data folder is not writable.
     """
     data = data.resolve()
@@ -92,55 +92,60 @@ def compact_files(data: Path, now: datetime, memory: str = "2GB") -> CompactionR
     with atomic_replace.lock_maintenance(data) as scratch:
         for dataset in DATASET_BY_TOPIC.values():
             for folder in sorted((data / dataset).glob("date=*")):
-                # An hour is left to those who land what was recorded before midnight.
-                is_closed = parse_folder_day(folder) < (hour - _HOUR).date()
-                removed: list[Path] = []
-                added: dict[Path, Path] = {}
-                for stem, parts in _find_mergeable_files(folder, hour, is_closed=is_closed).items():
-                    path = folder / f"{stem}-{atomic_replace.unique_suffix()}.parquet"
-                    added[path] = scratch / path.name
-                    ending = {
-                        name: value
-                        for name, value in _read_file_metadata(parts[-1]).items()
-                        if name in _END_METADATA_KEYS
-                    }
-                    metadata = ending | {RANGE_START_KEY: str(read_range_start(parts[0])).encode()}
-                    result.rows += _merge_files(folder, parts, added[path], scratch, memory, metadata)
-                    removed += parts
-                _replace_merged_files(folder, scratch, removed, added, result)
-        base = data / "base"
-        removed, added = [], {}
-        for folder in sorted(base.glob("date=*")):
-            parts = sorted(folder.glob("[0-9]*.parquet"))
-            if len(parts) > 1 and all(_read_file_metadata(path).get(CLOSED_DAY_KEY) == b"1" for path in parts):
-                path = folder / f"all-{atomic_replace.unique_suffix()}.parquet"
-                added[path] = scratch / path.name
-                result.rows += _merge_files(folder, parts, added[path], scratch, memory, {CLOSED_DAY_KEY: b"1"})
-                removed += parts
-        if added:
-            atomic_replace.add_rotating_seed(base)
-        _replace_merged_files(base, scratch, removed, added, result)
+                _merge_landed_day(folder, hour, scratch, memory, result)
+        _merge_base_days(data / "base", scratch, memory, result)
         _count_webhooks(data, (hour - _HOUR).date(), scratch, memory)
     return result
 
 
+def _merge_landed_day(folder: Path, hour: datetime, scratch: Path, memory: str, result: CompactionResult) -> None:
+    # For an hour after midnight, sinks still land records of the day before.
+    is_closed = parse_folder_day(folder) < (hour - _HOUR).date()
+    removed: list[Path] = []
+    added: dict[Path, Path] = {}
+    for stem, parts in _find_mergeable_files(folder, hour, is_closed=is_closed).items():
+        path = folder / f"{stem}-{atomic_replace.unique_suffix()}.parquet"
+        added[path] = scratch / path.name
+        metadata = {RANGE_START_KEY: str(read_range_start(parts[0])).encode()}
+        metadata |= {key: value for key, value in _read_file_metadata(parts[-1]).items() if key in _END_METADATA_KEYS}
+        result.rows += _merge_files(folder, parts, added[path], scratch, memory, metadata)
+        removed += parts
+    _replace_merged_files(folder, scratch, removed, added, result)
+
+
+def _merge_base_days(base: Path, scratch: Path, memory: str, result: CompactionResult) -> None:
+    removed: list[Path] = []
+    added: dict[Path, Path] = {}
+    for folder in sorted(base.glob("date=*")):
+        parts = sorted(folder.glob("[0-9]*.parquet"))
+        if len(parts) > 1 and all(_read_file_metadata(path).get(CLOSED_DAY_KEY) == b"1" for path in parts):
+            path = folder / f"all-{atomic_replace.unique_suffix()}.parquet"
+            added[path] = scratch / path.name
+            result.rows += _merge_files(folder, parts, added[path], scratch, memory, {CLOSED_DAY_KEY: b"1"})
+            removed += parts
+    if added:
+        atomic_replace.add_rotating_seed(base)
+    _replace_merged_files(base, scratch, removed, added, result)
+
+
 def _count_webhooks(data: Path, before: date, scratch: Path, memory: str) -> None:
-    """Count the webhooks of each date that is over, unless that was done for the files that are there."""
+    """Count the webhooks of each date that is over, unless its present files are counted already."""
     counts_due: dict[Path, tuple[str, bytes]] = {}
     removed: list[Path] = []
-    found = read_base_watermark(data)
-    # The first day that is whole is the second one behind those that retention has dropped.
-    dropped_until = found.floor - 2 * _DAY if found and found.floor > date.min else date.min
+    watermark = read_base_watermark(data)
+    # The first complete day is the second one after those that retention has dropped.
+    dropped_until = watermark.floor - 2 * _DAY if watermark and watermark.floor > date.min else date.min
     for folder in sorted((data / "raw").glob("date=*")):
-        paths = sorted(folder.iterdir())
-        # Of a date that retention has dropped, files without rows are left, and what was counted.
-        if parse_folder_day(folder) >= before or not any(_read_parquet_footer(path).num_rows for path in paths):
+        day, paths = parse_folder_day(folder), sorted(folder.iterdir())
+        # A date that retention has dropped keeps files without rows, and its counts.
+        if day >= before or not any(_read_parquet_footer(path).num_rows for path in paths):
             continue
-        sql = load_rollup_sql("webhooks", f"(FROM raw_webhooks WHERE date = DATE '{parse_folder_day(folder)}')")
-        counted = hashlib.sha256("\n".join([sql, *(path.name for path in paths)]).encode()).hexdigest().encode()
         old = list((data / "webhooks" / folder.name).glob("[0-9]*.parquet"))
-        if old and parse_folder_day(folder) <= dropped_until:
-            continue  # a restored Kafka has brought a part of the webhooks again
+        # A restored Kafka can bring a part of the webhooks of a dropped date again.
+        if old and day <= dropped_until:
+            continue
+        sql = load_rollup_sql("webhooks", f"(FROM raw_webhooks WHERE date = DATE '{day}')")
+        counted = hashlib.sha256("\n".join([sql, *(path.name for path in paths)]).encode()).hexdigest().encode()
         if not any(_read_file_metadata(path).get(_COUNTED_FILES_KEY) == counted for path in old):
             counts_due[data / "webhooks" / folder.name / f"0-{atomic_replace.unique_suffix()}.parquet"] = sql, counted
             removed += old
@@ -164,8 +169,6 @@ def _replace_merged_files(
 ) -> None:
     if added:
         atomic_replace.replace_files(folder, scratch, removed, added)
-        for path in added.values():
-            path.unlink()
         result.merged += len(added)
         result.files_before += len(removed)
         result.files_after += len(added)
@@ -183,7 +186,7 @@ def _read_parquet_footer(path: Path) -> pq.FileMetaData:
 
 
 def _find_mergeable_files(folder: Path, hour: datetime, *, is_closed: bool) -> dict[str, list[Path]]:
-    """Return the files that are to be one, in the order of their ranges, by what to name it after."""
+    """Return the files to be merged, in the order of their ranges, by the stem of the merged file's name."""
     found: dict[PartitionLog, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         name = LANDED_FILE_NAME.fullmatch(path.name)
@@ -195,7 +198,7 @@ def _find_mergeable_files(folder: Path, hour: datetime, *, is_closed: bool) -> d
 
 
 def _split_at_gaps(parts: list[Path]) -> Iterator[list[Path]]:
-    """Split the files of a partition where one does not begin at which the one before it ended."""
+    """Split the files of a partition where one does not begin at the end of the file before."""
     run: list[Path] = []
     following = None
     for path in parts:
@@ -209,7 +212,7 @@ def _split_at_gaps(parts: list[Path]) -> Iterator[list[Path]]:
 
 @contextmanager
 def _translate_file_errors(folder: Path) -> Iterator[None]:
-    """Tell what DuckDB and pyarrow say of a folder's files as errors of ours."""
+    """Raise DuckDB's and pyarrow's errors about a folder's files as errors of this project."""
     try:
         yield
     except duckdb.IOException as error:
@@ -229,12 +232,12 @@ def _merge_files(
             size, codec = choose_file_layout(folder.parent.name)
             rows = _query_sorted_rows(connection, folder.parent, schema, parts)
             _write_row_groups(rows.to_arrow_reader(size), target, schema.with_metadata(metadata), codec)
-        # What it holds was landed from then on: incarnations are ordered by when their first files were.
+        # Incarnations are ordered by the time of their first files.
         landed = min(path.stat().st_mtime for path in parts)
         os.utime(target, (landed, landed))
     count: int = pq.read_metadata(target).num_rows
     if count != expected:
-        raise CompactionError(folder, f"{count} rows came out of {expected}")
+        raise CompactionError(folder, f"{count} of {expected} rows were written")
     return count
 
 
@@ -242,7 +245,8 @@ def _query_sorted_rows(
     connection: duckdb.DuckDBPyConnection, dataset: Path, schema: pa.Schema, parts: list[Path]
 ) -> duckdb.DuckDBPyRelation:
     """Return the rows of files with all columns of the dataset, sorted by message and offset."""
-    seed = dataset / f"date={SEED_DATE}" / SEED_FILE  # has the columns that older files lack
+    # The seed has the columns that older files lack.
+    seed = dataset / f"date={SEED_DATE}" / SEED_FILE
     files = ", ".join(quote_sql_text(str(path)) for path in (seed, *parts))
     connection.execute("SET TimeZone = 'UTC'")
     source = f"read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
@@ -265,6 +269,6 @@ def _write_row_groups(rows: pa.RecordBatchReader, target: Path, schema: pa.Schem
 
 
 def choose_file_layout(dataset: str) -> tuple[int, str]:
-    """Return the rows of a row group, and the codec, with which files of a dataset are written anew."""
+    """Return the rows of a row group and the codec of rewritten files of a dataset."""
     is_rebuilt = dataset in {"base", "differences"}
     return (BASE_ROW_GROUP_ROWS, BASE_CODEC) if is_rebuilt else (_LANDED_ROW_GROUP_ROWS, "zstd")

@@ -1,7 +1,7 @@
-"""Erasure: what was stored of phone numbers is taken out of every file; rows stay, so no count changes.
+"""Erasure: removes phone numbers, and messages to or from them, from every file. Rows stay, so no count changes.
 
-Which messages they were is kept in `erasure.json`, without the numbers, until Kafka was told (`smspulse erase`): the
-files do not know it any more when a run that was interrupted is done again.
+`erasure.json` keeps the keys of these messages, without the numbers, until their records in Kafka are replaced
+(`smspulse erase`). If an interrupted run is repeated, the files do not show them any more.
 """
 
 import json
@@ -18,29 +18,24 @@ import pyarrow.parquet as pq
 from gateway.number_search import NumberSearch
 from gateway.phone_numbers import national_form
 from warehouse import catalog
-from warehouse.durable_files import replace_durably
+from warehouse.durable_files import replace_file
 from warehouse.errors import DamagedFileError
 from warehouse.file_names import LANDED_FILE_NAME, format_merged_stem
 from warehouse.maintenance import atomic_replace
 from warehouse.maintenance.compaction import choose_file_layout
-from warehouse.maintenance.number_matching import (
-    erase_column_values,
-    match_columns,
-    match_rows,
-    may_hold_number,
-)
+from warehouse.maintenance.number_matching import erase_column_values, match_columns, match_rows, may_hold_number
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog
 from warehouse.sink import parquet_files
 from warehouse.watermark import WATERMARK_FILE, read_base_watermark
 
 PENDING_ERASURE_FILE: Final = "erasure.json"
 _ADDRESS_COLUMNS: Final = ("address", "recipient")
+# Ids that the gateway assigns, by which everything is counted. They can equal a phone number, and stay as they are.
 _GATEWAY_ID_COLUMNS: Final = ("sms_id", "device_id")
-"""Ids that the gateway gives, by which everything is counted: large enough for a number, and left as they are."""
 _ORIGIN_COLUMNS: Final = ("topic", "partition", "incarnation", "offset", "source", "sms_id", "kind", "ingest_id")
-# The log first: a dead letter has the beginning of its webhook alone, in which a number may be cut.
+# The log first: a dead letter has only the beginning of its webhook, in which a number may be cut.
+# The other datasets have no text but names of this project and keys of messages.
 _SEARCHED_DATASETS: Final = ("raw", "messages", "base", "deadletters", "differences", "alerts")
-"""Of the others, `quality` and what is counted have no text but names of ours and keys of messages."""
 _BATCH_ROWS: Final = 60_000
 _CHUNK_BYTES: Final = 1 << 24
 _OVERLAP_BYTES: Final = 256
@@ -48,15 +43,15 @@ _OVERLAP_BYTES: Final = 256
 
 @dataclass(slots=True)
 class ErasureResult:
-    """What a run did.
+    """Result of a run.
 
     Args:
-        rows: Rows taken out of, by dataset.
-        files: Files written anew, by dataset.
-        keys: Of messages, with their partitions, whose records in Kafka tell of the numbers.
-        end_offsets: Offset behind the newest record that does, by the log of its partition.
-        webhooks: The `ingest_id` of each webhook that does.
-        ids: Rows whose id is one of the numbers, by dataset and column. They stay.
+        rows: Number of rows from which values were erased, by dataset.
+        files: Number of rewritten files, by dataset.
+        keys: Partition and key of each message whose records in Kafka contain the numbers.
+        end_offsets: Offset after the newest such record, by the log of its partition.
+        webhooks: The `ingest_id` of each such webhook.
+        ids: Number of rows whose id equals one of the numbers, by dataset and column. They stay.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
@@ -68,13 +63,13 @@ class ErasureResult:
 
 
 def create_number_search(data: Path, numbers: tuple[str, ...]) -> tuple[NumberSearch, list[str]]:
-    """Return what finds numbers in a data folder, and the national forms of them that it does not look for.
+    """Return the search for numbers in a data folder, and the national forms that it does not find.
 
-    A national form is looked for if it begins with a zero, as no id does, and no address in the folder is a number of
-    another country that is written alike there.
+    A national form is searched for if it begins with a zero, as no id does, and if no address in the folder is a number
+    of another country with the same national form.
 
     Raises:
-        ValueError: One has too few digits.
+        ValueError: A number has too few digits.
         DamagedFileError: A file cannot be read.
     """
     search = NumberSearch(numbers)
@@ -105,70 +100,90 @@ def _find_foreign_addresses(data: Path, every: str, own: str) -> Iterator[str]:
 
 
 def erase_from_files(data: Path, search: NumberSearch) -> ErasureResult:
-    """Take numbers, and what was written to or from them, out of every file. Readers and landers go on meanwhile.
+    """Remove numbers, and messages to or from them, from every file. Readers and sinks go on meanwhile.
 
-    A run that was interrupted is to be done again; it ends what the first one began.
+    Repeat a run that was interrupted. The second run completes the first one.
 
     Args:
         data: The data folder.
-        search: What finds the numbers, as `create_number_search` returns it.
+        search: Search for the numbers, as `create_number_search` returns it.
 
     Raises:
-        DamagedFileError: A file cannot be read. What was erased before stays erased.
-        CannotExchangeError: The file system cannot do it.
+        DamagedFileError: A file cannot be read. Values that were erased before stay erased.
+        CannotExchangeError: The file system cannot exchange folders.
         OSError: The data folder is not writable.
     """
     data = data.resolve()
-    result = ErasureResult()
     with atomic_replace.lock_maintenance(data) as scratch:
-        pending = data / PENDING_ERASURE_FILE
-        if pending.exists():
-            before = json.loads(pending.read_text())
-            result.keys |= {(partition, key) for partition, key in before["keys"]}
-            result.end_offsets |= {
-                PartitionLog(topic, partition, *log): end for topic, partition, *log, end in before["until"]
-            }
-            result.webhooks |= set(before.get("webhooks", ()))
+        result = _load_pending_erasure(data)
         found = {name: _find_matching_files(data / name, name, search, result) for name in _SEARCHED_DATASETS}
-        temporary = scratch / PENDING_ERASURE_FILE
-        until = [[*place, offset] for place, offset in sorted(result.end_offsets.items())]
-        temporary.write_text(
-            json.dumps({"keys": sorted(result.keys), "until": until, "webhooks": sorted(result.webhooks)})
-        )
-        replace_durably(data, temporary, pending)
+        _save_pending_erasure(data, result)
         for name, paths in found.items():
-            folders = [data / name] if name in {"base", "differences"} else sorted({path.parent for path in paths})
             if name == "base" and paths:
                 atomic_replace.add_rotating_seed(data / name)
+            folders = [data / name] if name in {"base", "differences"} else sorted({path.parent for path in paths})
             for folder in folders:
                 removed = [path for path in paths if path.is_relative_to(folder)]
-                if not removed:
-                    continue
-                added = {}
-                for path in removed:
-                    landed = LANDED_FILE_NAME.fullmatch(path.name)
-                    stem = format_merged_stem(landed) if landed else _parse_file_partition(path)
-                    place = path.with_name(f"{stem}-{atomic_replace.unique_suffix()}.parquet")
-                    added[place] = scratch / place.name
-                    rows = _rewrite_without_numbers(
-                        path, added[place], search, _select_webhook_ids(name, result), *choose_file_layout(name)
-                    )
-                    result.rows[name] = result.rows.get(name, 0) + rows
-                    parquet_files.copy_landing_time(path, added[place])
-                watermark = read_base_watermark(data)
-                if name == "base" and watermark:  # networks were counted by numbers: to be counted anew
-                    added[folder / WATERMARK_FILE] = path = scratch / WATERMARK_FILE
-                    path.write_text(watermark._replace(sums="").to_json())
-                atomic_replace.replace_files(folder, scratch, removed, added)
-                for path in added.values():
-                    path.unlink()
-                result.files[name] = result.files.get(name, 0) + len(removed)
+                if removed:
+                    _rewrite_files(data, folder, name, removed, scratch, search, result)
         catalog.publish_views(data)
     return result
 
 
+def _load_pending_erasure(data: Path) -> ErasureResult:
+    """Return the messages that an interrupted run has found: the files do not show them any more."""
+    result = ErasureResult()
+    pending = data / PENDING_ERASURE_FILE
+    if pending.exists():
+        before = json.loads(pending.read_text())
+        result.keys |= {(partition, key) for partition, key in before["keys"]}
+        result.end_offsets |= {
+            PartitionLog(topic, partition, *log): end for topic, partition, *log, end in before["until"]
+        }
+        result.webhooks |= set(before.get("webhooks", ()))
+    return result
+
+
+def _save_pending_erasure(data: Path, result: ErasureResult) -> None:
+    until = [[*place, offset] for place, offset in sorted(result.end_offsets.items())]
+    record = {"keys": sorted(result.keys), "until": until, "webhooks": sorted(result.webhooks)}
+    with replace_file(data, data / PENDING_ERASURE_FILE) as file:
+        file.write(json.dumps(record).encode())
+
+
+def _rewrite_files(
+    data: Path,
+    folder: Path,
+    dataset: str,
+    removed: list[Path],
+    scratch: Path,
+    search: NumberSearch,
+    result: ErasureResult,
+) -> None:
+    """Replace files of a folder by files without the numbers, in one step."""
+    added = {}
+    for path in removed:
+        landed = LANDED_FILE_NAME.fullmatch(path.name)
+        # The name of a file of base or differences begins with its partition.
+        stem = format_merged_stem(landed) if landed else path.stem.partition("-")[0]
+        place = path.with_name(f"{stem}-{atomic_replace.unique_suffix()}.parquet")
+        added[place] = scratch / place.name
+        rows = _rewrite_without_numbers(
+            path, added[place], search, _select_webhook_ids(dataset, result), *choose_file_layout(dataset)
+        )
+        result.rows[dataset] = result.rows.get(dataset, 0) + rows
+        parquet_files.copy_landing_time(path, added[place])
+    watermark = read_base_watermark(data)
+    # Networks were counted by numbers. Without the fingerprint, the next rebuild counts them again.
+    if dataset == "base" and watermark:
+        added[folder / WATERMARK_FILE] = path = scratch / WATERMARK_FILE
+        path.write_text(watermark._replace(sums="").to_json())
+    atomic_replace.replace_files(folder, scratch, removed, added)
+    result.files[dataset] = result.files.get(dataset, 0) + len(removed)
+
+
 def _find_matching_files(folder: Path, name: str, search: NumberSearch, result: ErasureResult) -> list[Path]:
-    """Return the files that tell of the numbers, and note which messages and offsets they are."""
+    """Return the files that contain the numbers, and record their messages and offsets."""
     paths = []
     for path in sorted(folder.glob("date=*/*.parquet")):
         with _open_parquet_file(path) as file:
@@ -194,7 +209,8 @@ def _find_matching_files(folder: Path, name: str, search: NumberSearch, result: 
 
 def _record_match(row: dict[str, Any], result: ErasureResult) -> None:
     if "topic" not in row:
-        return  # what is in base files alone, the stream has forgotten
+        # The stream has dropped messages that are only in base files.
+        return
     log = PartitionLog(row["topic"], row["partition"], row.get("incarnation") or UNKNOWN_INCARNATION)
     result.end_offsets[log] = max(result.end_offsets.get(log, 0), row["offset"] + 1)
     if row.get("ingest_id") is not None:
@@ -203,20 +219,15 @@ def _record_match(row: dict[str, Any], result: ErasureResult) -> None:
         result.keys.add((row["partition"], f"{row['source']}:{row['sms_id']}"))
 
 
-def _parse_file_partition(path: Path) -> str:
-    """Return the partition of a file of base or differences."""
-    return path.stem.partition("-")[0]
-
-
 def _select_webhook_ids(dataset: str, result: ErasureResult) -> set[str]:
-    """Return the ids by which rows of a dataset are found too."""
+    """Return ids of webhooks whose rows in a dataset are erased too."""
     return result.webhooks if dataset == "deadletters" else set()
 
 
 def _rewrite_without_numbers(
     path: Path, target: Path, search: NumberSearch, webhooks: set[str], size: int, codec: str
 ) -> int:
-    """Write a file anew without what it tells of the numbers; return from how many rows it was taken."""
+    """Rewrite a file without the numbers; return the number of rows from which values were erased."""
     count = 0
     with (
         _open_parquet_file(path) as file,
@@ -244,7 +255,7 @@ def _open_parquet_file(path: Path) -> pq.ParquetFile:
 
 
 def complete_pending_erasure(data: Path) -> None:
-    """Say that Kafka was told of every message in question.
+    """Record that the records of all these messages in Kafka are replaced.
 
     Raises:
         OSError: The data folder is not writable.
@@ -253,13 +264,14 @@ def complete_pending_erasure(data: Path) -> None:
 
 
 def find_files_with_numbers(data: Path, search: NumberSearch) -> Iterator[Path]:
-    """Return the files of the data folder in whose bytes a number stands; what is compressed shows nothing."""
+    """Yield the files of the data folder whose bytes contain a number. Compressed data is not searched."""
     expression = re.compile(search.expression.encode())
     for path in sorted(data.rglob("*")):
         try:
             if path.is_file() and not path.is_symlink() and _has_number_in_bytes(path, expression):
                 yield path
-        except FileNotFoundError:  # gone meanwhile
+        # Another process has deleted it meanwhile.
+        except FileNotFoundError:
             continue
 
 
@@ -267,7 +279,8 @@ def _has_number_in_bytes(path: Path, expression: re.Pattern[bytes]) -> bool:
     tail = b""
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
-            window = tail + chunk.rstrip(b"\0")  # Kafka makes its indices of 10 MB of nothing each
+            # Kafka allocates indices of 10 MB of zeros.
+            window = tail + chunk.rstrip(b"\0")
             if expression.search(window):
                 return True
             tail = window[-_OVERLAP_BYTES:]

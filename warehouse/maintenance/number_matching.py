@@ -7,24 +7,24 @@ import pyarrow.compute as pc
 
 from gateway.number_search import ENCODED_TEXT, NumberSearch
 
+# Columns of text that people wrote. All of them are erased in a row in which a number is found anywhere. In other
+# columns, only a value that contains the number is erased.
 _CONTENT_COLUMNS: Final = ("body", "text", "image_url")
-"""Columns of what people wrote. Of a row in which a number is found anywhere, all of them go. Of any other column, only
-a value that has the number goes."""
 
+# Columns of text by which rows are found. It comes from this project or is made of ids, not from outside.
 _IDENTITY_COLUMNS: Final = frozenset(
     {"topic", "incarnation", "origin_topic", "source", "ingest_id", "message_key", "alert_id", "kind", "scope", "phase"}
 )
-"""Columns of text of ours, or made of ids, by which rows are found. No text from outside is in them."""
 
+# Integers from outside by which nothing is counted.
 _NUMBER_COLUMNS: Final = ("internal_id",)
-"""Whole numbers from outside by which nothing is counted."""
 
 ERASED: Final = "erased"
-"""In the place of an address or a body: null would be a fact less of the message, or a body that was lost."""
+"""Replaces an address or a body. Null would remove a fact of the message, or look like a lost body."""
 
 
 def may_hold_number(column: "pa.Field[Any]") -> bool:
-    """Return whether text, bytes or a number from outside may be in a column."""
+    """Return whether a column may have text, bytes or a number from outside."""
     if column.name in _NUMBER_COLUMNS:
         return True
     kind = column.type.value_type if pa.types.is_list(column.type) else column.type
@@ -32,13 +32,13 @@ def may_hold_number(column: "pa.Field[Any]") -> bool:
 
 
 def match_columns(batch: pa.RecordBatch, search: NumberSearch) -> dict[str, "pa.Array[Any]"]:
-    """Return by column in which rows a value has one of the numbers."""
+    """Return, by column, the rows in which a value contains one of the numbers."""
     names = [column.name for column in batch.schema if may_hold_number(column)]
     return {name: _match_column(batch, name, search) for name in names}
 
 
 def match_rows(found: dict[str, "pa.Array[Any]"], batch: pa.RecordBatch, webhooks: set[str]) -> "pa.Array[Any]":
-    """Return the rows in which one was found, and those of the same webhooks."""
+    """Return the rows in which a number was found, and those of the same webhooks."""
     rows = pa.array([False] * batch.num_rows)
     if webhooks:
         is_erased = pc.fill_null(pc.equal(batch["body"], ERASED.encode()), True)
@@ -49,7 +49,7 @@ def match_rows(found: dict[str, "pa.Array[Any]"], batch: pa.RecordBatch, webhook
 
 
 def _match_column(batch: pa.RecordBatch, name: str, search: NumberSearch) -> "pa.Array[Any]":
-    """Return in which rows a column has one of the numbers. No result is null."""
+    """Return the rows in which a column contains one of the numbers. No result is null."""
     column = batch[name]
     if name in _NUMBER_COLUMNS:
         return pc.is_in(column, pa.array(search.ids, column.type))
@@ -63,9 +63,9 @@ def _match_column(batch: pa.RecordBatch, name: str, search: NumberSearch) -> "pa
 def _match_texts(
     column: "pa.Array[Any]", search: NumberSearch, content_types: "pa.Array[Any] | None" = None
 ) -> "pa.Array[Any]":
-    """Return which texts, or bodies of the given types, have one of the numbers."""
+    """Return the texts, or bodies of the given types, that contain one of the numbers."""
     found = pc.fill_null(pc.match_substring_regex(column, search.expression), False)
-    # In nearly all values the expression finds what there is. Others are read in each way that they can be written.
+    # The expression is enough for nearly all values. Values that may be encoded are searched in each decoded form.
     undecided = pc.and_not(pc.fill_null(pc.match_substring_regex(column, ENCODED_TEXT), False), found)
     rows = pc.indices_nonzero(undecided).to_pylist()
     if not rows:

@@ -1,7 +1,7 @@
-"""Retention: days that are too old are dropped, and what was counted of them stays.
+"""Retention: drops days that are too old, and keeps their counts.
 
-What was counted of a day's messages was written with them (`warehouse.rebuild`), so only the details go. Files that
-tell a lander where to go on leave their names behind, on files without rows.
+The counts of a day's messages were written with them (`warehouse.rebuild`), so only the details are dropped. Files from
+which a sink derives its position are replaced by files of the same name without rows.
 """
 
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ _DAY: Final = timedelta(days=1)
 
 
 class RetentionSettings(BaseSettings):
-    """Environment: `SMSPULSE_RETAIN_` and the field's name in capitals. Unset: kept for ever."""
+    """Environment: `SMSPULSE_RETAIN_` and the field's name in capitals. Unset: kept forever."""
 
     model_config = SettingsConfigDict(env_prefix="SMSPULSE_RETAIN_", frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -38,31 +38,31 @@ class RetentionSettings(BaseSettings):
         None, ge=1, description="Days that the versions of messages are kept: how far back `messages_as_of` goes."
     )
     messages_days: int | None = Field(
-        None, ge=1, description="Days that messages are kept; what was counted of them outlives them."
+        None, ge=1, description="Days that messages are kept. Their counts are kept forever."
     )
     deadletters_days: int | None = Field(None, ge=1, description="Days that dead letters are kept.")
-    quality_days: int | None = Field(None, ge=1, description="Days that what `smspulse check` found is kept.")
+    quality_days: int | None = Field(None, ge=1, description="Days that results of `smspulse check` are kept.")
 
 
 @dataclass(slots=True)
 class RetentionResult:
-    """What a run dropped: days by dataset."""
+    """Dropped days by dataset."""
 
     dropped_days: dict[str, list[date]] = field(default_factory=dict)
 
 
 def drop_expired_days(data: Path, settings: RetentionSettings, now: datetime, min_age: timedelta) -> RetentionResult:
-    """Drop the days that are older than the settings say. Readers and landers go on meanwhile.
+    """Drop the days that are older than the settings allow. Readers and sinks go on meanwhile.
 
     Args:
         data: The data folder.
-        settings: How many days of which dataset are kept.
+        settings: Number of days to keep of each dataset.
         now: The time.
-        min_age: How long messages can still change: none of raw and messages may be dropped earlier.
+        min_age: How long messages can change. Raw webhooks and messages must be kept that long.
 
     Raises:
-        RetentionError: The settings would lose what is still needed. Nothing was dropped.
-        CannotExchangeError: The file system cannot do it.
+        RetentionError: The settings would drop data that are still needed. Nothing was dropped.
+        CannotExchangeError: The file system cannot exchange folders.
         OSError: The data folder is not writable.
     """
     data = data.resolve()
@@ -80,10 +80,12 @@ def drop_expired_days(data: Path, settings: RetentionSettings, now: datetime, mi
         )
         watermark = read_base_watermark(data)
         if watermark is None:
-            raw = versions = base = None  # before the first rebuild they are all there is of a message
+            # Before the first rebuild, messages exist nowhere else.
+            raw = versions = base = None
         else:
             if not has_current_rollups(data):
-                base = None  # the next rebuild counts them
+                # The next rebuild counts them.
+                base = None
             _drop_base_days(data, scratch, base, raw, watermark, result)
             versions = min(versions, watermark.since) if versions else None
         for name, before in (
@@ -122,12 +124,12 @@ def _drop_base_days(
     watermark: BaseWatermark,
     result: RetentionResult,
 ) -> None:
-    """Let messages go, and say from which day on the log is whole."""
+    """Drop base files, and record the first day that is complete in the log."""
     base = data / "base"
     days = _list_expired_folders(base, before) if before else []
     removed = [path for folder in days for path in folder.iterdir()]
     added: dict[Path, Path] = {}
-    # A file has records of the day behind it as well, so that day is not whole either.
+    # A file can have records of the next day as well, so that day is incomplete too.
     complete_from = [
         parse_folder_day(folder) + 2 * _DAY
         for folder in (_list_expired_folders(data / "raw", raw_before) if raw_before else ())
@@ -144,7 +146,7 @@ def _drop_base_days(
 
 
 def _drop_landed_day(folder: Path, scratch: Path) -> None:
-    """Drop a day of a landed dataset, but for the names of the files by which landers know where to go on."""
+    """Drop a day of a landed dataset. Keep the names of the files from which sinks derive their positions."""
     added: dict[Path, Path] = {}
     for path in folder.iterdir():
         name = LANDED_FILE_NAME.fullmatch(path.name)
@@ -155,5 +157,3 @@ def _drop_landed_day(folder: Path, scratch: Path) -> None:
             pq.write_table(schema.empty_table(), added[target_path])
             parquet_files.copy_landing_time(path, added[target_path])
     atomic_replace.replace_files(folder, scratch, list(folder.iterdir()), added)
-    for path in added.values():
-        path.unlink()

@@ -36,6 +36,7 @@ _CLIENT: Final = {
     # The sink itself logs what matters.
     "log_level": 2,
 }
+# Errors that do not pass with time.
 _FATAL_ERROR_CODES: Final = {
     KafkaError._FATAL,
     KafkaError.FENCED_INSTANCE_ID,
@@ -52,7 +53,6 @@ _FATAL_ERROR_CODES: Final = {
     KafkaError._NOT_IMPLEMENTED,
     KafkaError.INVALID_MSG,
 }
-"""Errors that do not pass with time."""
 
 
 class KafkaStatus:

@@ -30,7 +30,7 @@ _OPTIONS: Final = {
 
 
 class KafkaLogReader:
-    """Reads the identities of records from Kafka's partitions. Use it as a context, for it holds a connection."""
+    """Reads the identities of records from Kafka's partitions. Use it as a context manager: it holds a connection."""
 
     def __init__(self, kafka: KafkaSettings) -> None:
         # The in-memory broker changes transactional batches and keeps their checksum.
@@ -43,7 +43,7 @@ class KafkaLogReader:
         self._consumer.close()
 
     def read_offset_bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """Return the first offset that Kafka has, and the one behind its last.
+        """Return the first offset that Kafka has, and the one after its last.
 
         Raises:
             KafkaException: Kafka does not answer.

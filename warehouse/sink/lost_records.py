@@ -9,9 +9,9 @@ from warehouse.sink.range_metadata import read_landed_position, read_last_identi
 
 
 def find_present_incarnation(data: Path, topic: str, partition: int) -> str | None:
-    """Return the incarnation whose records were written to Kafka last, of those that a partition has files of.
+    """Return the landed incarnation of a partition whose records were written to Kafka last.
 
-    That is not always the one that appeared last: Kafka can be followed by the in-memory broker, and come back.
+    It is not always the one that appeared last: the in-memory broker can follow Kafka, and Kafka can come back.
     """
     newest_at: dict[str, tuple[str, int]] = {}
     for incarnation in list_incarnations(data, topic, partition):
@@ -23,23 +23,23 @@ def find_present_incarnation(data: Path, topic: str, partition: int) -> str | No
 
 
 def find_first_lost_offsets(data: Path, topic: str, partition: int, topic_id: str) -> dict[str, int | None]:
-    """Return from which offset on Kafka does not hold the landed records of each incarnation of a partition.
+    """Return, by incarnation of a partition, the offset from which on Kafka does not hold the landed records.
 
-    That is 0 for other topics, and None for the newest incarnation of this one. Of the ones before, Kafka holds what
-    was written before the log was cut.
+    It is 0 for incarnations of other topics, and None for the newest one of this topic. Of earlier ones, Kafka holds
+    the records that were written before the log was cut.
 
     Args:
         data: The data folder.
-        topic: Kafka's name of it.
-        partition: Kafka's number of it.
-        topic_id: Of the topic that Kafka holds now.
+        topic: Name of the topic.
+        partition: Number of the partition.
+        topic_id: Id of the topic that Kafka holds now.
     """
     found: dict[str, int | None] = dict.fromkeys(list_incarnations(data, topic, partition), 0)
     own = sorted((each for each in found if parse_topic_id(each) == topic_id), key=parse_cut_count)
     starts = [read_range_start(list_log_files(data, PartitionLog(topic, partition, each))[0]) for each in own]
     for number, incarnation in enumerate(own):
         found[incarnation] = min(starts[number + 1 :], default=None)
-    # Files of a release up to 0.1 are of the same topic if its first log goes on at their end.
+    # Files of a release up to 0.1 belong to the same topic if its first log continues at their end.
     if UNKNOWN_INCARNATION in found and own and starts[0] == read_landed_position(data, topic, partition) > 0:
         found[UNKNOWN_INCARNATION] = found[own[0]]
     return found

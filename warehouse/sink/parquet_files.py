@@ -3,18 +3,18 @@
     {data}/{dataset}/date=YYYY-MM-DD/{topic}+{partition}@{incarnation}+{start}.parquet
 
 A file belongs to one incarnation of its topic (`warehouse.partition_log`). Offsets, ranges and positions are those of
-the partition's log in that incarnation; logs of other incarnations have files of their own next to them.
+the partition's log in that incarnation. Logs of other incarnations have files of their own next to them.
 
 `start` is where the range begins: the `next` of the file before, and 0 for the first. It is not the offset of the first
-record, because offsets of aborted or compacted records and of transaction markers hold nothing. `next`, the offset
-after the last record, is in the file's metadata, and so is what identifies that record
-(`warehouse.sink.topic_incarnations`). A file is written outside the folders that readers look into, made durable, and
-linked into place under a name that must not exist yet: so it is whole as soon as it can be seen, and of rivals that
-begin a range at the same place one wins. The date is that of the first record's Kafka timestamp, in UTC: the same for
-every rival that sees the same records.
+record, because offsets of aborted or compacted records and of transaction markers hold nothing. The file's metadata has
+`next`, the offset after the last record, and the identity of that record (`warehouse.sink.range_metadata`).
 
-Merged files (`warehouse.maintenance.compaction`) have the last of their ranges' `start` in the name, and a mark behind
-it. So the largest name of a log still tells where to go on, and that a range which begins there or before was landed.
+A file is written outside the folders that readers list, made durable, and linked into place under a name that must not
+exist yet. So it is complete as soon as it is visible, and of rivals that begin a range at the same place one wins. The
+date is that of the first record's Kafka timestamp, in UTC. It is the same for every rival that reads the same records.
+
+Merged files (`warehouse.maintenance.compaction`) have the `start` of the last of their ranges in the name, and a mark
+after it. So the largest name of a log still shows where to go on, and that earlier ranges were landed.
 """
 
 import fcntl
@@ -29,7 +29,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse.datasets import DATASET_BY_TOPIC
-from warehouse.durable_files import create_durable_folder, fsync_folder, open_folder_descriptor, open_temporary_file
+from warehouse.durable_files import (
+    create_durable_folder,
+    flush_to_disk,
+    fsync_folder,
+    open_folder_descriptor,
+    open_temporary_file,
+)
 from warehouse.errors import OvertakenError
 from warehouse.file_names import SEED_DATE, format_file_name
 from warehouse.landed_files import find_newest_file
@@ -38,11 +44,11 @@ from warehouse.sink.range_metadata import LAST_IDENTITY_KEY, NEXT_OFFSET_KEY, ex
 from warehouse.sink.record_conversion import PartitionRecords, SourceRecord
 from warehouse.sink.table_building import build_table
 
+# Texts that share their beginning with the row before.
 _COMMON_PREFIX_COLUMNS: Final = {"ingest_id", "message_key"}
-"""Texts that nearly begin as the one before."""
 _UNIQUE_VALUE_COLUMNS: Final = _COMMON_PREFIX_COLUMNS | {"body", "text"}
 
-# Within lists, by Parquet's names; a schema need not have them.
+# Columns within lists, by Parquet's names. A schema need not have them.
 _OBSERVATION_PATH: Final = "observations.list.element."
 
 _LIST_DICTIONARY_COLUMNS: Final = (
@@ -59,10 +65,10 @@ def land_records(
 
     Args:
         data: The data folder.
-        start: Where the range begins: what `read_landed_position` said.
-        records: In the order of their offsets, at least one.
-        zone: Of payload times that name none.
-        incarnation: Of the topic that they are from.
+        start: Where the range begins, as `read_landed_position` returned it.
+        records: Records in the order of their offsets, at least one.
+        zone: Time zone of payload times that name none.
+        incarnation: Incarnation of their topic.
     """
     run = PartitionRecords.from_records(records)._replace(incarnation=incarnation)
     return land_rows(data, start, build_table(run, zone))
@@ -73,8 +79,8 @@ def land_rows(data: Path, start: int, table: pa.Table) -> Path:
 
     Args:
         data: The data folder.
-        start: Where the range begins: what `read_landed_position` said.
-        table: As `Dataset.build_table` makes it, with at least one row.
+        start: Where the range begins, as `read_landed_position` returned it.
+        table: A table of `build_table`, with at least one row.
 
     Raises:
         OvertakenError: The range that begins at `start` has been landed already.
@@ -85,12 +91,12 @@ def land_rows(data: Path, start: int, table: pa.Table) -> Path:
     folder = create_durable_folder(path.parent)
     with open_temporary_file(data, name) as (file, temporary):
         write_range_file(table, file)
-        file.flush()
-        os.fsync(file.fileno())
+        flush_to_disk(file)
         with open_folder_descriptor(folder.parent) as descriptor:
-            fcntl.flock(descriptor, fcntl.LOCK_SH)  # no folder is exchanged for a merged one meanwhile
-            # After a merge a rival's range has no file of its own, and after retention its first record can be of
-            # another day: creation alone would not exclude it.
+            # No folder is exchanged for a merged one meanwhile.
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            # Exclusive creation alone does not exclude rivals. After a merge, a rival's range has no file of its own.
+            # After retention, its first record can be of another day.
             last = find_newest_file(folder.parent, log)
             if last is not None and last.name >= name[: -len(".parquet")]:
                 raise OvertakenError(last)
@@ -103,13 +109,13 @@ def land_rows(data: Path, start: int, table: pa.Table) -> Path:
 
 
 def copy_landing_time(path: Path, successor: Path) -> None:
-    """Give a file that takes the place of a landed one its time: incarnations are ordered by it."""
+    """Give a file that replaces a landed one the same time. Incarnations are ordered by it."""
     landed_at = path.stat().st_mtime_ns
     os.utime(successor, ns=(landed_at, landed_at))
 
 
 def resolve_range_path(start: int, table: pa.Table) -> tuple[PartitionLog, Path]:
-    """Return the log of rows, and where in the data folder the range that begins at `start` is landed."""
+    """Return the log of rows, and the path in the data folder of the range that begins at `start`."""
     columns = ("topic", "partition", "incarnation", "recorded_at")
     topic, partition, incarnation, time = (table[name][0].as_py() for name in columns)
     log = PartitionLog(topic, partition, incarnation or UNKNOWN_INCARNATION)
@@ -125,10 +131,11 @@ def write_range_file(table: pa.Table, file: BinaryIO) -> None:
 
 
 def column_encodings(schema: pa.Schema) -> dict[str, Any]:
-    """Return how columns are written: numbers that differ little as differences, what repeats by a dictionary.
+    """Return the encodings of columns: differences for similar numbers, dictionaries for repeated values.
 
-    Beside pyarrow's default, a dictionary for everything, it took three quarters of the time, a quarter of the bytes.
-    In lists it takes 15 % more of them than none, and a look-up by key, which reads many for one, 15 % less time.
+    Compared with pyarrow's default, dictionaries for everything, writing takes three quarters of the time and a quarter
+    of the bytes. Dictionaries in lists take 15 % more bytes than none. A look-up by key, which reads many values for
+    one, takes 15 % less time with them.
     """
     plain = {f.name for f in schema if not pa.types.is_nested(f.type)}
     steady = {f.name for f in schema if pa.types.is_timestamp(f.type) or pa.types.is_int64(f.type)}

@@ -1,7 +1,8 @@
 """Metadata of landed files: where a range begins and ends, and the identity of its last record."""
 
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
@@ -15,20 +16,17 @@ from warehouse.landed_files import find_newest_file
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog
 
 NEXT_OFFSET_KEY: Final = b"smspulse.next"
-"""Of a file's metadata: the offset after its last record."""
-
+"""Key in a file's metadata: the offset after its last record."""
 RANGE_START_KEY: Final = b"smspulse.start"
-"""Of a merged file's metadata: where the first of its ranges begins."""
-
+"""Key in a merged file's metadata: where the first of its ranges begins."""
 LAST_IDENTITY_KEY: Final = b"smspulse.last"
-"""Of a file's metadata: `RecordIdentity` of its last record, as JSON."""
-
+"""Key in a file's metadata: `RecordIdentity` of its last record, as JSON."""
+# Columns that identify a record. Each dataset has one of them. No command changes them in files.
 _ID_COLUMNS: Final = ("ingest_id", "message_key", "alert_id")
-"""Columns that identify a record; each dataset has one of them. No command changes them in files."""
 
 
 class RecordIdentity(NamedTuple):
-    """Tells one record of a log from another that has its offset after the log was cut.
+    """Identity of a record. It differs from that of another record that has the same offset after the log was cut.
 
     Args:
         recorded_at_ms: Kafka's timestamp of the record, in milliseconds since 1970 UTC, if it has one.
@@ -40,17 +38,18 @@ class RecordIdentity(NamedTuple):
 
 
 def read_landed_position(data: Path, topic: str, partition: int, incarnation: str = UNKNOWN_INCARNATION) -> int:
-    """Return the offset from which a log is yet to be landed, by what its files say; 0 without any.
+    """Return the offset from which on a log is not landed yet, by its files; 0 without any.
 
     Raises:
         DamagedFileError: The newest file cannot be read.
-        OSError: Nor can the folder.
+        OSError: The folder cannot be read.
     """
     while True:
         last = find_newest_file(data / DATASET_BY_TOPIC[topic], PartitionLog(topic, partition, incarnation))
         if last is None:
             return 0
-        with suppress(FileNotFoundError):  # merged meanwhile
+        # Compaction may have merged it meanwhile.
+        with suppress(FileNotFoundError):
             return read_next_offset(last, last)
 
 
@@ -58,12 +57,10 @@ def read_next_offset(source: Path | BinaryIO, path: Path) -> int:
     """Return the offset after the last record of a landed file.
 
     Raises:
-        DamagedFileError: It is none.
+        DamagedFileError: It is no landed file.
     """
-    try:
+    with _translate_damage(path):
         return int((pq.read_metadata(source).metadata or {})[NEXT_OFFSET_KEY])
-    except (pa.ArrowException, KeyError) as error:
-        raise DamagedFileError(path, type(error).__name__) from error
 
 
 def read_range_start(path: Path) -> int:
@@ -78,44 +75,37 @@ def read_range_start(path: Path) -> int:
     start = int(name["start"])
     if not name["merged"]:
         return start
-    try:
-        metadata = pq.read_metadata(path).metadata or {}
-    except pa.ArrowException as error:
-        raise DamagedFileError(path, type(error).__name__) from error
-    return int(metadata[RANGE_START_KEY]) if RANGE_START_KEY in metadata else start
+    with _translate_damage(path):
+        return int((pq.read_metadata(path).metadata or {}).get(RANGE_START_KEY, start))
 
 
 def read_last_identity(source: Path | BinaryIO, path: Path) -> RecordIdentity | None:
-    """Return the identity of the last record of a landed file; None if only a release up to 0.1 knew it.
+    """Return the identity of the last record of a landed file; None if a release up to 0.1 has not kept it.
 
     Raises:
         DamagedFileError: It is no landed file.
     """
-    try:
+    with _translate_damage(path):
         metadata = pq.read_metadata(source).metadata or {}
         if LAST_IDENTITY_KEY in metadata:
             return RecordIdentity(*json.loads(metadata[LAST_IDENTITY_KEY]))
         return read_identities(source, path).get(int(metadata[NEXT_OFFSET_KEY]) - 1)
-    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
-        raise DamagedFileError(path, type(error).__name__) from error
 
 
 def read_identities(source: Path | BinaryIO, path: Path) -> dict[int, RecordIdentity]:
-    """Return the identity of each record of a landed file by its offset; of a file without rows, that of its last one.
+    """Return the identity of each record of a landed file by its offset. A file without rows has that of its last one.
 
     Raises:
         DamagedFileError: It is no landed file.
     """
-    try:
+    with _translate_damage(path):
         file = pq.ParquetFile(source)
         metadata = file.schema_arrow.metadata or {}
         names = [name for name in ("offset", "recorded_at", *_ID_COLUMNS) if name in file.schema_arrow.names]
         found = extract_identities(file.read(names))
         if not found and LAST_IDENTITY_KEY in metadata:
             found = {int(metadata[NEXT_OFFSET_KEY]) - 1: RecordIdentity(*json.loads(metadata[LAST_IDENTITY_KEY]))}
-    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
-        raise DamagedFileError(path, type(error).__name__) from error
-    return found
+        return found
 
 
 def extract_identities(table: pa.Table) -> dict[int, RecordIdentity]:
@@ -126,8 +116,16 @@ def extract_identities(table: pa.Table) -> dict[int, RecordIdentity]:
 
 
 def read_end_metadata(path: Path) -> dict[bytes, bytes]:
-    """Return the metadata that tells where a landed file ends, for a file without rows in its place."""
+    """Return the metadata about the end of a landed file, for a file without rows that replaces it."""
     last = read_last_identity(path, path)
     return {NEXT_OFFSET_KEY: str(read_next_offset(path, path)).encode()} | (
         {LAST_IDENTITY_KEY: json.dumps(last).encode()} if last else {}
     )
+
+
+@contextmanager
+def _translate_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise DamagedFileError(path, type(error).__name__) from error

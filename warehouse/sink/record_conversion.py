@@ -1,4 +1,7 @@
-"""Records of Kafka as columns of their dataset."""
+"""Conversion of Kafka's records to the columns of their dataset, in Python's values.
+
+It does not depend on who wrote a record, or what is in it: values that cannot be read are null.
+"""
 
 from collections.abc import Callable, Sequence
 from datetime import tzinfo
@@ -19,32 +22,46 @@ from warehouse.schemas import ALERTS_SCHEMA, MESSAGES_SCHEMA, POSITION_FIELDS
 KIND_STATUS: Final = "status"
 KIND_INCOMING: Final = "incoming"
 KIND_UNREADABLE: Final = "unreadable"
+# More digits do not fit into a 64-bit integer.
 _MAX_DIGITS: Final = 19
 _HEADER_NAME: Final[Callable[[tuple[str, bytes | None]], str]] = itemgetter(0)
 _HEADER_VALUE: Final[Callable[[tuple[str, bytes | None]], bytes | None]] = itemgetter(1)
 
 
 class SourceRecord(Protocol):
-    """One record of Kafka. Its timestamp is in milliseconds since 1970 UTC, or -1."""
+    """One record of Kafka."""
 
     @property
-    def topic(self) -> str: ...  # noqa: D102 - Kafka's terms
+    def topic(self) -> str:
+        """Name of the topic."""
+
     @property
-    def partition(self) -> int: ...  # noqa: D102
+    def partition(self) -> int:
+        """Number of the partition."""
+
     @property
-    def offset(self) -> int: ...  # noqa: D102
+    def offset(self) -> int:
+        """Offset in the partition."""
+
     @property
-    def timestamp(self) -> int: ...  # noqa: D102
+    def timestamp(self) -> int:
+        """Milliseconds since 1970 UTC, or -1."""
+
     @property
-    def key(self) -> bytes | None: ...  # noqa: D102
+    def key(self) -> bytes | None:
+        """Key of the record."""
+
     @property
-    def value(self) -> bytes | None: ...  # noqa: D102
+    def value(self) -> bytes | None:
+        """Value of the record; None in a tombstone."""
+
     @property
-    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...  # noqa: D102
+    def headers(self) -> Sequence[tuple[str, bytes | None]]:
+        """Name and value of each header."""
 
 
 class PartitionRecords(NamedTuple):
-    """Records of one partition in the order of their offsets, by column; a record's fields are those of `SourceRecord`.
+    """Records of one partition in the order of their offsets, by column. Fields are those of `SourceRecord`.
 
     `incarnation` is that of the topic (`warehouse.partition_log`).
     """
@@ -77,24 +94,24 @@ class PartitionRecords(NamedTuple):
 
 
 DatasetColumns = dict[str, Any]
-"""By field: a sequence of Python's values, where bytes stand for text too, or one value for all rows.
+"""By field: a sequence of Python's values, or one value for all rows. Bytes can stand for text.
 
-A field that is not there is null in each row.
+A missing field is null in each row.
 """
+# Columns of a `StatusReport`, in the order of its fields.
 _STATUS_FIELDS: Final = (
     *("sms_id", "status_id", "device_id", "channel_id"),
     *("sent_at", "address", "status_message", "flaws"),
 )
-"""Columns of a `StatusReport`, in the order of its fields."""
+# Columns of an `IncomingMessage`, in the order of its fields.
 _INCOMING_FIELDS: Final = (
     *("sms_id", "message_type", "device_id", "channel_id", "sent_at", "phone_received_at"),
     *("address", "text", "image_url", "internal_id", "device_name", "flaws"),
 )
-"""Columns of an `IncomingMessage`, in the order of its fields."""
 
 
 def raw_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
-    """Return the columns of `raw`: each webhook as it came, and what can be read of it."""
+    """Return the columns of `raw`: each webhook as received, and the fields that can be read of it."""
     rows = len(run.offsets)
     headers = _collect_headers(run)
     read = parse_payloads(_decode_bodies_to_utf8(run.values, headers.get(rec.HEADER_CONTENT_TYPE)), zone)
@@ -153,7 +170,7 @@ def message_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
 
 
 def deadletter_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
-    """Return the columns of `deadletters`: each record that could not be read, why, and where it was."""
+    """Return the columns of `deadletters`: each record that could not be read, with its reason and origin."""
     headers = _collect_headers(run)
     named = headers.get(rec.HEADER_ORIGIN) or [None] * len(run.offsets)
     origins = [((name or b"").rsplit(b":", 2) + [None] * 2)[:3] for name in named]
@@ -189,7 +206,7 @@ def alert_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
 
 
 def unconverted_columns(run: PartitionRecords) -> DatasetColumns:
-    """Return all columns that need no reading of the records, for any dataset: those that it lacks are not used."""
+    """Return the columns of any dataset that need no conversion. The table ignores those that its schema lacks."""
     headers = {name: value for name, value in run.headers[0] if isinstance(value, bytes)}
     return _position_columns(run) | {
         "source": [headers.get(rec.HEADER_SOURCE)],
@@ -225,7 +242,7 @@ def _receipt_columns(headers: dict[str, Sequence[bytes | None]]) -> DatasetColum
 
 def _collect_headers(run: PartitionRecords) -> dict[str, Sequence[bytes | None]]:
     """Return the values of each header by its name."""
-    # Nearly always all have the same in the same order, which is a third of the work.
+    # Nearly always, all records have the same headers in the same order. That takes a third of the time.
     first = [name for name, _ in run.headers[0]]
     if len(set(first)) == len(first) and set(map(len, run.headers)) == {len(first)}:
         columns = list(zip(*run.headers, strict=True))
@@ -242,7 +259,8 @@ def _parse_integer(value: bytes | None) -> int | None:
 def _parse_json_object(value: bytes | None) -> dict[str, Any]:
     try:
         found = orjson.loads(value or b"null")
-    except Exception:  # a JSONDecodeError, as a rule
+    # Usually a JSONDecodeError. Whatever it is, the record is landed without the values.
+    except Exception:
         return {}
     return found if type(found) is dict else {}
 
@@ -253,4 +271,4 @@ CONVERTERS: Final[dict[str, Callable[[PartitionRecords, tzinfo], DatasetColumns]
     topics.ALERTS: alert_columns,
     topics.DEADLETTERS: deadletter_columns,
 }
-"""By topic: turns records, and the zone of payload times that name none, into columns."""
+"""Conversion of each topic's records. The zone is that of payload times that name none."""

@@ -1,9 +1,9 @@
-"""A data folder in an object store: `s3://bucket/prefix`, on S3 or what speaks as it does.
+"""A data folder in an object store: `s3://bucket/prefix`, on S3 or a compatible service.
 
-Objects are named as the files of a folder are (`warehouse.sink.parquet_files`), and are seen whole or not at all.
-`If-None-Match` creates them, so that of rivals that begin a range at one place one wins. Nothing in a bucket can be
-exchanged in one step, so nothing is merged, rebuilt, dropped or erased there. Login and endpoint are what the AWS_
-variables say.
+Objects have the names of a folder's files (`warehouse.sink.parquet_files`), and are seen complete or not at all.
+`If-None-Match` creates them, so that of rivals that begin a range at the same place one wins. Nothing in a bucket can
+be exchanged in one step, so nothing is merged, rebuilt, dropped or erased there. The AWS_ variables have login and
+endpoint.
 """
 
 import io
@@ -36,17 +36,19 @@ from warehouse.sink.range_metadata import read_next_offset
 from warehouse.views import create_view_statements
 
 _DAY: Final = timedelta(days=1)
-_CACHE_BYTES: Final = 256 << 20  # bytes of objects that a reader keeps
-_CONCURRENT_READS: Final = 16  # objects asked for at once: of a landed file nearly all the time is the answer's way
+# Bytes of objects that a reader keeps.
+_CACHE_BYTES: Final = 256 << 20
+# Objects read at once. Landed files are small: nearly all the time of a read is network latency.
+_CONCURRENT_READS: Final = 16
 
 
+# Parts of errors without a login. The last is the address of a cloud machine's metadata service, which would have one.
 _NO_LOGIN: Final = ("MissingAccessKey", "MissingSecret", "169.254.")
-"""Of errors. The last is the address where a machine's own login would be asked for."""
 _BucketErrorType = type[BucketError] | type[BucketAwayError]
 
 
 class BucketStore:
-    """A prefix of a bucket that is landed in and read from. Errors of the store are raised as `BucketAwayError`."""
+    """A prefix of a bucket. The sink lands in it, and readers open it. Errors are raised as `BucketAwayError`."""
 
     def __init__(self, url: str) -> None:
         """Take `s3://bucket/prefix`.
@@ -67,17 +69,17 @@ class BucketStore:
         return self.url
 
     def prepare_store(self) -> int:
-        """Put there what views need to stand before any landing, and the views. Return 0: a bucket has no orphans.
+        """Put seeds, small datasets and views into the bucket. Return 0: a bucket has no orphaned files.
 
         Raises:
-            BucketError: There is no such bucket, we may not, or it cannot create exclusively.
+            BucketError: The bucket is missing, denies access, or cannot create objects exclusively.
         """
         with TemporaryDirectory() as scratch, _translate_store_errors(self.url, BucketError):
             folder = Path(scratch)
             create_seed_files(folder)
             prefixes.refresh_prefixes(folder)
             status_codes.refresh_status_codes(folder)
-            # The views are bound to the seeds alone, which takes no time however much was landed.
+            # DuckDB binds the views to the seeds in the folder. In the bucket, it would read all landed objects.
             sql = create_view_statements(self.url, incarnation_order=self._list_incarnations_by_age())
             catalog.write_catalog_file(
                 folder / catalog.CATALOG_FILE, sql, self.url, _BucketFileSystem(self.url, scratch)
@@ -91,16 +93,16 @@ class BucketStore:
                 self._store.put(catalog.CATALOG_FILE, b"", mode="create")
             except AlreadyExistsError:
                 return 0
-        msg = f"{self.url} overwrites what was to be created (it ignores If-None-Match): rivals would land twice"
+        msg = f"{self.url} overwrites existing objects (it ignores If-None-Match): landers would write duplicates"
         raise BucketError(msg)
 
     def probe_write(self) -> None:
-        """Write the mark of the last writer."""
+        """Write an empty object."""
         with _translate_store_errors(self.url):
             self._store.put(f"{TEMPORARY_FOLDER}/probe", b"")
 
     def list_incarnations(self, topic: str, partition: int) -> set[str]:
-        """Return the incarnations of which a partition has objects."""
+        """Return the incarnations of a partition that have objects."""
         head = f"{topic}+{partition}"
         with _translate_store_errors(self.url):
             names = [
@@ -110,13 +112,13 @@ class BucketStore:
         return {log.incarnation for log in logs if log.partition == partition}
 
     def _list_incarnations_by_age(self) -> list[str]:
-        """Return the incarnations of sms.messages of which there are objects."""
+        """Return the incarnations of sms.messages that have objects, by age."""
         listed = [each for chunk in self._store.list(DATASET_BY_TOPIC[MESSAGES]) for each in chunk]
         places = [(Path(each["path"]), each["last_modified"].timestamp()) for each in listed]
         return sort_incarnations((path.parent.name, time, path.name) for path, time in places)
 
     def read_landed_position(self, log: PartitionLog) -> int:
-        """Return the offset from which a log is yet to be landed; 0 without any file of it.
+        """Return the offset from which on a log is not landed yet; 0 without any object.
 
         Raises:
             DamagedFileError: The newest file cannot be read.
@@ -140,7 +142,7 @@ class BucketStore:
         return [Path(folder, name) for name, folder in sorted(found)]
 
     def open_parquet_source(self, path: Path) -> io.BytesIO:
-        """Return an object of `list_log_files` whole."""
+        """Return the content of an object of `list_log_files`."""
         with _translate_store_errors(self.url):
             return io.BytesIO(self._store.get(path.as_posix()).bytes())
 
@@ -154,7 +156,7 @@ class BucketStore:
         sink = io.BytesIO()
         parquet_files.write_range_file(table, sink)
         with _translate_store_errors(self.url):
-            # A rival that saw another first record has it in another folder, but not in one of long ago.
+            # A rival that read another first record has the range in another folder, of about the same date.
             since = self._newest_day_folders.get(log)
             day_before = f"date={date.fromisoformat(since[5:]) - _DAY}" if since else ""
             if concurrent_object := self._find_newest_object(log, day_before, place.stem):
@@ -166,17 +168,18 @@ class BucketStore:
         self._newest_day_folders[log] = place.parent.name
 
     def open_views(self) -> duckdb.DuckDBPyConnection:
-        """Open the views; they read what was landed by then, and see what comes.
+        """Open the views. An open connection sees new data.
 
         Raises:
-            BucketError: There is no such bucket, it does not answer, or we may not.
+            BucketError: The bucket is missing, does not answer, or denies access.
             NoWarehouseError: Nothing was published there.
         """
         with _translate_store_errors(self.url, BucketError, BucketError):
             content = self._get_object_if_exists(catalog.CATALOG_FILE)
         if content is None:
             raise NoWarehouseError(self.url)
-        with TemporaryDirectory() as scratch:  # which is not needed once the file is open
+        # DuckDB does not need the file's name once it is open.
+        with TemporaryDirectory() as scratch:
             path = Path(scratch) / catalog.CATALOG_FILE
             path.write_bytes(content)
             connection = duckdb.connect(path, read_only=True)
@@ -192,7 +195,7 @@ class BucketStore:
             return None
 
     def _find_newest_object(self, log: PartitionLog, since: str = "", after: str = "") -> str | None:
-        """Return the object of a log's newest range, of those in folders from `since` on and behind a name."""
+        """Return the object with a log's newest range, in folders from `since` on and after a name."""
         head, newest, place = f"{log.topic}+{log.file_label}+", "", ""
         for folder in sorted(self._list_day_folders(log.topic), reverse=True):
             if folder.rpartition("/")[2] < since:
@@ -205,7 +208,7 @@ class BucketStore:
         return list(self._store.list_with_delimiter(DATASET_BY_TOPIC[topic])["common_prefixes"])
 
     def _list_object_names(self, folder: str, after: str, head: str) -> Iterator[str]:
-        """Yield the names in a folder that come behind a name and begin with `head`, in their order."""
+        """Yield the names in a folder that come after a name and begin with `head`, in order."""
         for chunk in self._store.list(folder, offset=f"{folder}/{after}"):
             for each in chunk:
                 name = each["path"].rpartition("/")[2]
@@ -215,15 +218,15 @@ class BucketStore:
 
 
 class _BucketFileSystem(AbstractFileSystem):
-    """Objects as files for DuckDB. Each is fetched whole, and kept, for none ever changes.
+    """Objects as files for DuckDB. Each is fetched once and cached, because objects never change.
 
-    One for each bucket and process, which fsspec sees to.
+    fsspec keeps one instance for each bucket and process.
     """
 
     protocol = "s3"
 
     def __init__(self, url: str, folder: str = "") -> None:
-        """Read a bucket, or a folder in the place of it."""
+        """Read a bucket, or a folder in its place."""
         super().__init__()
         self._url, self._url_prefix = url, f"{url}/"
         self._store: Any = LocalStore(folder) if folder else _connect_object_store(url)
@@ -232,7 +235,7 @@ class _BucketFileSystem(AbstractFileSystem):
         self._cached_bytes = 0
 
     def glob(self, path: str, **_: Any) -> list[str]:
-        """Return the objects whose names fit, `*` being all but a slash."""
+        """Return the objects whose names match. `*` stands for all characters but a slash."""
         head = path.removeprefix(self._url_prefix).partition("/date=*")[0]
         fitting = re.compile(re.escape(path).replace(r"\*", "[^/]*"))
         with _translate_store_errors(self._url):
@@ -242,13 +245,13 @@ class _BucketFileSystem(AbstractFileSystem):
         self._object_metadata |= found
         missing = found.keys() - self._cached_objects.keys()
         if sum(found[path]["size"] for path in missing) <= _CACHE_BYTES - self._cached_bytes:
-            # One after the other, as DuckDB asks for them, each would take an answer's way.
+            # DuckDB requests them one after the other, so each would take the network's latency.
             with ThreadPoolExecutor(_CONCURRENT_READS) as pool:
                 list(pool.map(self.read_object, missing))
         return sorted(found)
 
     def read_object(self, path: str) -> bytes:
-        """Return what an object holds."""
+        """Return the content of an object."""
         content = self._cached_objects.get(path)
         if content is None:
             with _translate_store_errors(self._url):
@@ -281,10 +284,8 @@ def _connect_object_store(url: str) -> Any:
             name,
             prefix=prefix or None,
             client_options={"allow_http": is_plain, "connect_timeout": "5s", "timeout": "60s"},
-            retry_config={
-                "max_retries": 3,
-                "retry_timeout": timedelta(seconds=10),
-            },  # who calls waits longer by himself
+            # Callers wait longer themselves.
+            retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=10)},
         )
 
 
@@ -292,22 +293,19 @@ def _connect_object_store(url: str) -> Any:
 def _translate_store_errors(
     url: str, refused_error: _BucketErrorType = BucketAwayError, away_error: _BucketErrorType = BucketAwayError
 ) -> Iterator[None]:
-    """Say in a line what the store's error is, as one of these."""
+    """Raise the store's errors as one of these, with a text of one line."""
     try:
         yield
     except (BaseError, FileNotFoundError) as error:
         text, kind = str(error), type(error).__name__
         if "NoSuchBucket" in text:
-            message = f"there is no bucket {url.split('/')[2]}: make it, or name another with --data"
-        # 169.254 is where a machine's own login would be asked for.
-        elif kind == "UnauthenticatedError" or any(
-            sign in text for sign in ("169.254.", "MissingAccessKey", "MissingSecret")
-        ):
-            message = f"{url} wants a login: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION"
+            message = f"there is no bucket {url.split('/')[2]}: create it, or name another with --data"
+        elif kind == "UnauthenticatedError" or any(part in text for part in _NO_LOGIN):
+            message = f"{url} needs a login: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION"
         elif kind == "PermissionDeniedError":
-            message = f"{url} does not let us in: give this login the rights to list, get and put, or mend it"
+            message = f"{url} denies access: give this login the rights to list, get and put, or use another one"
         else:
             line = re.sub(r"^Generic S3 error: |<\?xml.*", "", text.partition("\n")[0]).strip()
-            msg = f"{url} does not answer ({line}): see that AWS_ENDPOINT_URL is right and the network up"
+            msg = f"{url} does not answer ({line}): check AWS_ENDPOINT_URL and the network"
             raise away_error(msg) from error
         raise refused_error(message) from error

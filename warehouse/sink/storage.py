@@ -1,47 +1,48 @@
-"""Where the lander lands: a folder of this machine, or a bucket."""
+"""The store that the sink lands in: a folder of this machine, or a bucket."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import pyarrow as pa
 
 from warehouse import catalog, status_codes
+from warehouse.buckets import is_bucket_address, open_bucket_store
 from warehouse.durable_files import delete_orphaned_files, probe_folder
-from warehouse.errors import BucketError
 from warehouse.landed_files import list_incarnations, list_log_files
 from warehouse.partition_log import PartitionLog
 from warehouse.sink import parquet_files
 from warehouse.sink.range_metadata import read_landed_position
 
-if TYPE_CHECKING:
-    from warehouse.sink.s3_storage import BucketStore
 
-
-class LandingStore(Protocol):
-    """What landing needs of a data folder. Failures that may pass are OSErrors."""
-
-    def prepare_store(self) -> int:
-        """Publish the views. Return how many unfinished files of dead landers were deleted."""
-
-    def probe_write(self) -> None:
-        """Write something and delete it, to find out whether the store takes data.
-
-        Raises:
-            OSError: It does not.
-        """
+class LandedFileAccess(Protocol):
+    """Access to the landed files of a data folder or a bucket. A `BucketAwayError` may pass with time."""
 
     def list_incarnations(self, topic: str, partition: int) -> set[str]:
-        """As `list_incarnations`; `s3_storage.BucketAwayError` is worth waiting for, here and below."""
+        """As `warehouse.landed_files.list_incarnations`."""
 
     def read_landed_position(self, log: PartitionLog) -> int:
-        """As `read_landed_position`."""
+        """As `warehouse.sink.range_metadata.read_landed_position`."""
 
     def list_log_files(self, log: PartitionLog) -> list[Path]:
-        """As `list_log_files`."""
+        """As `warehouse.landed_files.list_log_files`."""
 
     def open_parquet_source(self, path: Path) -> Path | BinaryIO:
-        """Return what pyarrow reads one of the files from."""
+        """Return a source that pyarrow can read one of the files from."""
+
+
+class LandingStore(LandedFileAccess, Protocol):
+    """Operations of a data folder or a bucket that landing needs. Failures that may pass are OSErrors."""
+
+    def prepare_store(self) -> int:
+        """Publish the views. Return the number of deleted files that killed landers had not finished."""
+
+    def probe_write(self) -> None:
+        """Write a probe and delete it, to find out whether the store takes data.
+
+        Raises:
+            OSError: The store takes no data.
+        """
 
     def land_rows(self, start: int, table: pa.Table) -> object:
         """As `parquet_files.land_rows`: all or nothing, durable on return, and never twice."""
@@ -59,7 +60,7 @@ class FolderStore:
     def prepare_store(self) -> int:
         """As `LandingStore`."""
         deleted = delete_orphaned_files(self.data)
-        # The lander has the environment of the stream. Where the setting is gone, it takes the meanings back.
+        # The lander has the same environment as the stream. If the setting is gone, it removes the meanings.
         status_codes.write_status_codes(self.data, status_codes.parse_configured_statuses())
         catalog.publish_views(self.data)
         return deleted
@@ -89,29 +90,10 @@ class FolderStore:
         return parquet_files.land_rows(self.data, start, table)
 
 
-def is_bucket_address(data: Path | str) -> bool:
-    """Tell whether a data folder is a bucket's: `s3://…`, which as a path has lost a slash."""
-    return str(data).startswith("s3:/")
-
-
 def open_landing_store(data: Path) -> LandingStore:
-    """Return what to land in.
+    """Return the store of a data folder.
 
     Raises:
-        BucketError: As `open_bucket_store` says.
+        BucketError: The bucket cannot be used, as in `open_bucket_store`.
     """
     return open_bucket_store(data) if is_bucket_address(data) else FolderStore(data.resolve())
-
-
-def open_bucket_store(data: Path | str) -> "BucketStore":
-    """Return a bucket by its address.
-
-    Raises:
-        BucketError: It is no address, no login is set, or what speaks to object stores is not installed.
-    """
-    try:
-        from warehouse.sink.s3_storage import BucketStore  # noqa: PLC0415 - few have one
-    except ModuleNotFoundError as error:
-        msg = f"{data} needs {error.name}, which is not installed: pip install 'smspulse[s3]'"
-        raise BucketError(msg) from error
-    return BucketStore(str(data))

@@ -1,4 +1,8 @@
-"""Records of Kafka as Arrow tables of their dataset."""
+"""Conversion of Kafka's records to Arrow tables of their dataset.
+
+It never fails. A value that its column cannot hold is null. A record whose conversion raises an unforeseen error is a
+row of its position and its bytes, and the rows of the others are the same as without it.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -17,7 +21,7 @@ from warehouse.sink.record_conversion import CONVERTERS, DatasetColumns, Partiti
 _log = logging.getLogger(__name__)
 
 _OBSERVATIONS: Final = pa.list_(OBSERVATION_TYPE)
-# Years 1 to 9999: what Python and pandas can show. One time beyond would fail every query that reads it.
+# Years 1 to 9999, the range of Python and pandas. A single time beyond it would fail every query that reads it.
 _MIN_MS: Final = -62_135_596_800_000
 _MAX_MS: Final = 253_402_300_799_999
 
@@ -117,7 +121,8 @@ def _build_observations(name: str, values: Sequence[Any]) -> "pa.Array[Any]":
         if type(value) is list and all(type(o) is list and len(o) == width for o in value):
             flat += value
         else:
-            offsets[-1] = None  # Arrow's way to say that a list is null
+            # Arrow marks a null list by a null offset.
+            offsets[-1] = None
     children = zip(*flat, strict=True) if flat else [()] * width
     arrays = [
         _build_array(f"{name}.{f.name}", list(v), f.type) for f, v in zip(OBSERVATION_TYPE, children, strict=True)

@@ -1,10 +1,10 @@
-"""Finds out which incarnation of a topic Kafka holds, and from which offset on its records are not landed yet.
+"""The incarnation of a topic that Kafka holds, and the offset from which on its records are not landed yet.
 
-Offsets alone do not tell: a topic that was created again, or a Kafka restored from an older copy, soon has as many
-records as were landed of the one before. So the topic's id is compared, and the last landed record with the record that
-Kafka has at its offset. If they differ, the log was cut: the landed files are followed back to the last record that
-both have, and what Kafka has behind it belongs to a new incarnation (`warehouse.partition_log`). All incarnations of
-the topic are followed, for a Kafka that is restored again can hold the records of any of them.
+Offsets alone are not enough: a topic that was created again, or a Kafka restored from an older copy, soon has as many
+records as were landed before. So the sink compares the topic's id, and the last landed record with the record that
+Kafka has at its offset. If they differ, the log was cut. Then the sink follows the landed files back to the last record
+in common. Kafka's records after it belong to a new incarnation (`warehouse.partition_log`). It follows all incarnations
+of the topic, because a Kafka that is restored again can hold the records of any of them.
 
 | Kafka holds | incarnation | begins at |
 |---|---|---|
@@ -15,18 +15,14 @@ the topic are followed, for a Kafka that is restored again can hold the records 
 """
 
 import logging
-from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import NamedTuple
 
 from core.topic_ids import is_in_memory_id
 from core.topics import TOPICS
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog, next_incarnation, parse_cut_count, parse_topic_id
 from warehouse.sink.kafka_log_reader import KafkaLogReader
-from warehouse.sink.range_metadata import (
-    read_identities,
-    read_last_identity,
-    read_next_offset,
-)
+from warehouse.sink.range_metadata import read_identities, read_last_identity, read_next_offset
+from warehouse.sink.storage import LandedFileAccess
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +31,7 @@ class LogPosition(NamedTuple):
     """Offset of a log from which on Kafka's records are not landed yet.
 
     Args:
-        log: Which log.
+        log: The log.
         offset: Where its next range begins.
     """
 
@@ -43,33 +39,17 @@ class LogPosition(NamedTuple):
     offset: int
 
 
-class LandedFileAccess(Protocol):
-    """Access to the landed files of a data folder or a bucket."""
-
-    def list_incarnations(self, topic: str, partition: int) -> set[str]:
-        """As `list_incarnations`."""
-
-    def read_landed_position(self, log: PartitionLog) -> int:
-        """As `read_landed_position`."""
-
-    def list_log_files(self, log: PartitionLog) -> list[Path]:
-        """As `list_log_files`."""
-
-    def open_parquet_source(self, path: Path) -> Path | BinaryIO:
-        """Return what pyarrow reads a file from."""
-
-
 def locate_log_position(
     store: LandedFileAccess, reader: KafkaLogReader, topic: str, partition: int, topic_id: str
 ) -> LogPosition:
-    """Return the log that Kafka holds, and from which offset on its records are not landed.
+    """Return the log that Kafka holds, and the offset from which on its records are not landed.
 
     Args:
-        store: What was landed.
+        store: The landed files.
         reader: Access to Kafka's records.
-        topic: Kafka's name of the topic.
-        partition: Kafka's number of the partition.
-        topic_id: As `core.topic_ids` read it, before this call.
+        topic: Name of the topic.
+        partition: Number of the partition.
+        topic_id: Id of the topic, read by `core.topic_ids` before this call.
 
     Raises:
         KafkaException: Kafka does not answer.
@@ -93,7 +73,8 @@ def locate_log_position(
             found = _find_unlanded_position(
                 store, reader, [new._replace(incarnation=each) for each in known_incarnations]
             )
-        except FileNotFoundError:  # merged meanwhile
+        # Compaction merged a file meanwhile.
+        except FileNotFoundError:
             continue
         if not own_incarnations:
             return LogPosition(new, found.offset)
@@ -105,8 +86,8 @@ class _UnlandedPosition(NamedTuple):
     """Offset behind the last record that Kafka and the landed files have in common.
 
     Args:
-        offset: See above.
-        continues_newest: Whether Kafka goes on where the newest log ends.
+        offset: The offset.
+        continues_newest: Whether Kafka continues where the newest log ends.
     """
 
     offset: int
@@ -116,12 +97,12 @@ class _UnlandedPosition(NamedTuple):
 def _find_unlanded_position(
     store: LandedFileAccess, reader: KafkaLogReader, logs: list[PartitionLog]
 ) -> _UnlandedPosition:
-    """Return from which offset on Kafka's records are not landed.
+    """Return the offset from which on Kafka's records are not landed.
 
     Args:
-        store: What was landed.
+        store: The landed files.
         reader: Access to Kafka's records.
-        logs: Those of the topic that have files, the newest first.
+        logs: The topic's logs that have files, the newest first.
     """
     newest = logs[0]
     paths = store.list_log_files(newest)
@@ -129,7 +110,7 @@ def _find_unlanded_position(
         raise FileNotFoundError(str(newest))
     position = read_next_offset(store.open_parquet_source(paths[-1]), paths[-1])
     low, end = reader.read_offset_bounds(newest.topic, newest.partition)
-    # Nearly always they agree in the last record, and one is all that is read.
+    # Nearly always the last record is the same, and it is the only one to read.
     last = read_last_identity(store.open_parquet_source(paths[-1]), paths[-1])
     if last is not None and low < position:
         found = reader.read_identities(newest.topic, newest.partition, position - 1, position)
@@ -140,17 +121,17 @@ def _find_unlanded_position(
     if last_common == position - 1:
         return _UnlandedPosition(position, continues_newest=True)
     if last_common < low and position <= low:
-        # Kafka has deleted all that was landed: nothing to compare, and nothing to land twice.
+        # Kafka has deleted all landed records. There is nothing to compare, and nothing can be landed twice.
         return _UnlandedPosition(position, continues_newest=True)
     is_cut = last_common >= position or any(each.last_unlanded_offset > last_common for each in compared)
     if end >= position and not is_cut and (_is_compacted_topic(newest.topic) or not compared[0].has_rows):
-        # Kafka has no other record than was landed. Compaction explains it, or retention of a release up to 0.1.
+        # Kafka has only landed records. Compaction explains the missing ones, or retention of a release up to 0.1.
         return _UnlandedPosition(position, continues_newest=True)
     return _UnlandedPosition(last_common + 1, continues_newest=False)
 
 
 class _LogComparison(NamedTuple):
-    """What Kafka has of the records of a log.
+    """Comparison of the landed records of a log with Kafka's.
 
     Args:
         last_common_offset: Offset of the last record that both have; -1 without any.
@@ -165,7 +146,7 @@ class _LogComparison(NamedTuple):
 
 
 def _compare_log(store: LandedFileAccess, reader: KafkaLogReader, log: PartitionLog, low: int) -> _LogComparison:
-    """Compare the landed files of a log with Kafka's records from its first offset `low` on, the newest first."""
+    """Compare the landed files of a log, the newest first, with Kafka's records from its first offset `low` on."""
     last_other, has_rows = -1, False
     paths = store.list_log_files(log)
     upper = read_next_offset(store.open_parquet_source(paths[-1]), paths[-1]) if paths else 0
@@ -174,9 +155,10 @@ def _compare_log(store: LandedFileAccess, reader: KafkaLogReader, log: Partition
             break
         landed = read_identities(store.open_parquet_source(path), path)
         if not landed:
-            continue  # retention of a release up to 0.1 has dropped its records
+            # Retention of a release up to 0.1 has dropped its records.
+            continue
         has_rows = True
-        # Up to where the next file begins: Kafka can have other records where there was none.
+        # Up to where the next file begins: Kafka can have other records where none was landed.
         in_kafka = reader.read_identities(log.topic, log.partition, min(landed), upper)
         upper = min(landed)
         common = [offset for offset, identity in in_kafka.items() if landed.get(offset) == identity]
@@ -185,7 +167,7 @@ def _compare_log(store: LandedFileAccess, reader: KafkaLogReader, log: Partition
         if common:
             return _LogComparison(last_common, last_other, has_rows)
     if has_rows and _is_compacted_topic(log.topic):
-        # Retention may have dropped what was landed here, and then nobody knows whether it was the same.
+        # Retention may have dropped the landed records here. Then it is unknown whether they were the same.
         last_other = max([last_other, *reader.read_identities(log.topic, log.partition, low, upper)])
     return _LogComparison(-1, last_other, has_rows)
 

@@ -205,14 +205,14 @@ def test_no_bucket_no_login_and_no_answer_are_a_line_each(
         BucketStore(url).prepare_store,
         lambda: BucketStore(url).read_landed_position(PartitionLog(topics.RAW, 0)),
     ):
-        with pytest.raises(BucketAwayError, match=rf"^{url} does not answer .*: see that AWS_ENDPOINT_URL is right"):
+        with pytest.raises(BucketAwayError, match=rf"^{url} does not answer .*: check AWS_ENDPOINT_URL"):
             ask()
     with pytest.raises(BucketError, match=rf"^{url} does not answer"):
         warehouse.open_warehouse(url)
     store.login(monkeypatch)
     for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):  # one is missing, then both
         monkeypatch.delenv(variable)
-        with pytest.raises(BucketError, match=f"^{url} wants a login: set AWS_ACCESS_KEY_ID"):
+        with pytest.raises(BucketError, match=f"^{url} needs a login: set AWS_ACCESS_KEY_ID"):
             BucketStore(url).prepare_store()
 
 
@@ -230,7 +230,7 @@ def test_a_store_that_overwrites_what_was_to_be_created_is_refused(url: str, mon
 
     bucket = BucketStore(url)
     monkeypatch.setattr(bucket, "_store", Careless())
-    with pytest.raises(BucketError, match=f"^{url} overwrites what was to be created"):
+    with pytest.raises(BucketError, match=f"^{url} overwrites existing objects"):
         bucket.prepare_store()
 
 

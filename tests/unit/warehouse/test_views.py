@@ -260,7 +260,8 @@ def test_text_with_every_character_reads(data: Path) -> None:
 @pytest.mark.parametrize("has_seed", [True, False])
 def test_a_column_that_only_newer_files_have_is_seen(data: Path, *, has_seed: bool) -> None:
     seed = data / "raw/date=1970-01-01/seed.parquet"
-    older = pq.read_schema(seed)
+    # Without its marker: an earlier release has another one.
+    older = pq.read_schema(seed).remove_metadata()
     older = older.remove(older.get_field_index("spooled"))
     land(data, raw(0, status(1, 6)))
     (landed,) = data.glob("raw/date=*/sms*")
