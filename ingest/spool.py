@@ -1,9 +1,10 @@
-"""Webhooks on disk while Kafka is away: an SQLite table that all ingest processes of a data folder share.
+"""Spool: webhooks on disk while Kafka is away, in an SQLite table that all ingest processes of a data folder share.
 
-A row holds all webhooks that waited together, so they share one fsync. `seq` counts webhooks; a row has its last one's.
+A row has all webhooks that waited together, so they share one fsync. `seq` numbers webhooks; a row has that of its last
+one.
 
-Guarantee: `append` returns only after the fsync. What a crash tears off the end of the write-ahead log is recognised
-by SQLite's checksums; it was never answered. Rows are in order of arrival.
+Guarantee: `append` returns only after the fsync. SQLite's checksums detect a torn end of the write-ahead log after a
+crash; its webhooks were never answered. Rows are in order of arrival.
 """
 
 import contextlib
@@ -27,10 +28,10 @@ from ingest.settings import IngestSettings
 from ingest.webhook_record import WebhookRecord, decode_webhook, encode_webhooks
 
 _MIN_FREE_BYTES: Final = 1_048_576
-"""With less room than this, another webhook may not fit."""
+"""With less free space than this, another webhook may not fit."""
 _SHRINK_FROM_PAGES: Final = 1_000
 _LARGE_ROW_BYTES: Final = 4_194_304
-"""With a row of more, no further one is read: memory would grow with the bodies."""
+"""Behind a larger row, no further row is read: memory would grow with the bodies."""
 _SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS spool (
         seq INTEGER PRIMARY KEY,
@@ -39,8 +40,8 @@ _SCHEMA: Final = """
         data BLOB NOT NULL
     )
 """
-# How many webhooks, when the first was received, pages of the file, bytes in use. One statement, for each gives the
-# interpreter to the other thread and has to wait for it.
+# Number of webhooks, time of the first, pages of the file, bytes in use. One statement, because each statement releases
+# the GIL and waits for the other thread.
 _STATE: Final = """
     SELECT
         coalesce((SELECT max(seq) FROM spool) - first.seq + first.webhooks, 0),
@@ -53,7 +54,7 @@ _STATE: Final = """
 
 
 class SpoolState(NamedTuple):
-    """What is in a spool: webhooks, bytes on disk, the age of the oldest in seconds; and why it is full, or None."""
+    """State of a spool: webhooks, bytes on disk, age of the oldest in seconds, and the reason if it is full."""
 
     webhooks: int
     size: int
@@ -64,12 +65,12 @@ class SpoolState(NamedTuple):
 class WebhookSpool:
     """The spool of a data folder.
 
-    Methods that write, and `read_webhooks`, block on the disk and belong to one thread. The others are quick, and one
+    Methods that write, and `read_webhooks`, block on the disk and belong to one thread. The others are fast, and one
     other thread may call them.
 
     Args:
-        data: The data folder; the spool is in `spool/` there.
-        settings: Its bounds.
+        data: The data folder. The spool is in its folder `spool/`.
+        settings: Bounds of the spool.
 
     Raises:
         SpoolError: The spool cannot be opened.
@@ -99,7 +100,7 @@ class WebhookSpool:
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        # Some builds overwrite what is deleted, for which a full disk has no room.
+        # Some builds of SQLite overwrite deleted data, which fails on a full disk.
         db.execute("PRAGMA secure_delete = FAST")
         return db
 
@@ -107,8 +108,8 @@ class WebhookSpool:
     def _lock_writes(self) -> Iterator[None]:
         """Let one process at a time write.
 
-        SQLite's own lock would have the others poll, and up to 3.51.2 it lets two checkpoints and a write damage the
-        file (its "WAL-reset bug").
+        With SQLite's own lock, the others would poll. Up to SQLite 3.51.2, two checkpoints and a write can damage the
+        file (the "WAL-reset bug").
         """
         fcntl.flock(self._write_lock, fcntl.LOCK_EX)
         try:
@@ -118,32 +119,33 @@ class WebhookSpool:
                 fcntl.flock(self._write_lock, fcntl.LOCK_UN)
 
     def block_writers(self) -> None:
-        """Have the other processes' writes wait until `unblock_writers`."""
+        """Block writes of other processes until `unblock_writers`."""
         fcntl.flock(self._write_lock, fcntl.LOCK_EX)
         self._is_held = True
 
     def unblock_writers(self) -> None:
-        """Let them write again, if they were held."""
+        """Allow writes of other processes again."""
         self._is_held = False
         fcntl.flock(self._write_lock, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Close it; nothing else may be called afterwards."""
-        with self._lock_writes():  # the last connection writes a checkpoint
+        """Close it. No other method may be called afterwards."""
+        # The last connection writes a checkpoint.
+        with self._lock_writes():
             self._reader.close()
             self._db.close()
         os.close(self._write_lock)
         os.close(self._forward_lock)
 
     def append(self, webhooks: Sequence[WebhookRecord], *, unless_empty: bool = False) -> bool:
-        """Store webhooks behind all others, durably; return whether it did.
+        """Store webhooks durably behind all others; return whether they were stored.
 
         Args:
             webhooks: At least one.
-            unless_empty: Not to do so if there is nothing that they have to wait behind.
+            unless_empty: Do not store them if the spool is empty.
 
         Raises:
-            SpoolFullError: There is no room; nothing was stored, or nobody knows.
+            SpoolFullError: There is no space; nothing was stored, or that is not known.
         """
         data = encode_webhooks(webhooks)
         try:
@@ -162,7 +164,7 @@ class WebhookSpool:
         return True
 
     def read_webhooks(self, after: int, webhooks: int) -> tuple[int, list[WebhookRecord]]:
-        """Return the oldest webhooks behind a seq, up to a row of more than so many, and the seq of the last.
+        """Return the seq of the last row read, and the webhooks after a seq: whole rows until the number is reached.
 
         Raises:
             SpoolError: The spool cannot be read.
@@ -181,26 +183,27 @@ class WebhookSpool:
         return after, found
 
     def delete_forwarded(self, up_to: int) -> None:
-        """Delete the webhooks up to a seq, and give the disk back what a spool that is empty now does not need.
+        """Delete the webhooks up to a seq, and return the disk space of an empty spool.
 
         Raises:
-            SpoolError: It cannot be written; the webhooks are still there.
+            SpoolError: The spool cannot be written. The webhooks are still in it.
         """
         try:
             with self._lock_writes():
                 self._db.execute("DELETE FROM spool WHERE seq <= ?", (up_to,))
                 if self._db.execute(_STATE).fetchone()[2] > _SHRINK_FROM_PAGES and _is_spool_empty(self._db):
-                    with contextlib.suppress(sqlite3.Error):  # it is tried again next time
+                    # The next call tries it again.
+                    with contextlib.suppress(sqlite3.Error):
                         self._db.execute("VACUUM")
                         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except (OSError, sqlite3.Error) as error:
             raise SpoolError(self._folder, str(error)) from error
 
     def rewrite_webhooks(self, change: Callable[[WebhookRecord], WebhookRecord]) -> int:
-        """Put others in the place of webhooks, so that no byte of the old ones stays; return how many were changed.
+        """Replace webhooks so that no byte of the old ones stays; return the number of changed webhooks.
 
         Raises:
-            SpoolError: It cannot be written, or others read it all the time. Done again, it ends what it began.
+            SpoolError: The spool cannot be written, or others read it all the time. A second call completes it.
         """
         changed = 0
         try:
@@ -215,14 +218,14 @@ class WebhookSpool:
                 self._db.execute("PRAGMA busy_timeout = 5000")
                 self._db.execute("VACUUM")
                 if self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-                    raise SpoolError(self._folder, "it is being read, and its log cannot be emptied; try again")
+                    raise SpoolError(self._folder, "other processes read it, and its log cannot be emptied; try again")
         except (OSError, orjson.JSONDecodeError, sqlite3.Error) as error:
             raise SpoolError(self._folder, str(error)) from error
         return changed
 
     @contextlib.contextmanager
     def lock_forwarding(self) -> Iterator[bool]:
-        """Say whether this process may forward now, and let no other one do so meanwhile."""
+        """Yield whether this process may forward, and lock out the others for the context."""
         try:
             fcntl.flock(self._forward_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -236,11 +239,11 @@ class WebhookSpool:
             fcntl.flock(self._forward_lock, fcntl.LOCK_UN)
 
     def is_empty(self) -> bool:
-        """Say whether there is nothing in it, of this process or of any other."""
+        """Return whether it has no webhooks, of this process or of another."""
         return _is_spool_empty(self._reader)
 
     def read_state(self) -> SpoolState:
-        """Return what is in it."""
+        """Return its state."""
         return self._compute_state(self._reader, _MIN_FREE_BYTES)
 
     def _compute_state(self, db: sqlite3.Connection, room: int) -> SpoolState:
@@ -261,10 +264,10 @@ class WebhookSpool:
 
 
 def read_spooled_ids(data: Path) -> list[str]:
-    """Return the ingest_ids in the spool of a data folder, while others write and forward.
+    """Return the ingest_ids in the spool of a data folder, also while other processes write and forward.
 
     Raises:
-        SpoolError: It cannot be read.
+        SpoolError: The spool cannot be read.
     """
     path = data / "spool" / "spool.sqlite"
     try:
@@ -284,21 +287,22 @@ def read_spooled_ids(data: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _open_read_only(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a spool to read it, also where nothing can be written.
+    """Open a spool for reading, also on a read-only mount.
 
     Raises:
-        sqlite3.Error: It cannot be read.
+        sqlite3.Error: The spool cannot be read.
     """
     with contextlib.ExitStack() as stack:
         db = stack.enter_context(_connect_spool(path, "mode=ro"))
         try:
             _is_spool_empty(db)
         except sqlite3.OperationalError:
-            # On a read-only mount SQLite cannot make the index of the write-ahead log, which the last writer removed.
+            # On a read-only mount SQLite cannot create the index of the write-ahead log, which the last writer removed.
             log_file = path.with_name(f"{path.name}-wal")
             if not log_file.exists():
                 db = stack.enter_context(_connect_spool(path, "immutable=1"))
-            else:  # of a writer that was killed
+            else:
+                # A writer was killed, and its log has webhooks.
                 copy = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 for file in (path, log_file):
                     shutil.copy(file, copy)
