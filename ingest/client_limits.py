@@ -13,8 +13,8 @@ Network = IPv4Network | IPv6Network
 Site = Address | int
 """Identity of one client for limits: an address of IPv4, or the number of a /64 of IPv6."""
 
+# Bits of an address within a /64, the network of one IPv6 customer, who has all addresses in it.
 _SITE_BITS: Final = 64
-"""Bits of an address within a /64, the network of one IPv6 customer, who has all addresses in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,8 @@ class ClientFilter:
         return address is not None and any(address in network for network in self._allowed)
 
 
+# A shorter wait is a rounding error of times.
 _ROUNDING_S: Final = 1e-9
-"""A shorter wait is a rounding error of times."""
 
 
 class RateLimiter:
@@ -153,7 +153,7 @@ class TooManyConnectionsError(Exception):
 def site_of(peer: str) -> Site | None:
     """Return the identity of a client for limits: an address, or a /64 of IPv6; None for an invalid address."""
     address = parse_address(peer)
-    if address is None or address.version == 4:  # noqa: PLR2004 - IPv4
+    if not isinstance(address, IPv6Address):
         return address
     return int(address) >> _SITE_BITS
 

@@ -9,11 +9,12 @@ ACCEPTED_CODINGS: Final = "gzip, deflate"
 
 _GZIP: Final = "gzip"
 _ALIASES: Final = {"x-gzip": _GZIP, "gzip": _GZIP, "deflate": "deflate"}
+# Each coding costs the decoding of a whole body. Real senders use one at most.
 _MAX_CODINGS: Final = 2
-"""Each coding costs the decoding of a whole body. Real senders use one at most."""
+# zlib reads a gzip header if 16 is added to the size of the window.
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
+# The rest behind each member is copied, so thousands of empty members would take seconds.
 _MAX_GZIP_MEMBERS: Final = 8
-"""The rest behind each member is copied, so thousands of empty members would take seconds."""
 _EMPTY: Final = "identity"
 
 

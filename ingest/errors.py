@@ -54,7 +54,6 @@ class SourcesError(IngestError):
 
     def __init__(self, place: Path | str, problem: str) -> None:
         super().__init__(f"{place}: {problem}")
-        self.place = place
 
 
 class SourceExistsError(SourcesError):
@@ -62,7 +61,6 @@ class SourceExistsError(SourcesError):
 
     def __init__(self, place: Path, name: str) -> None:
         super().__init__(place, f"source {name!r} exists already: choose another name")
-        self.name = name
 
 
 class NotStoredError(IngestError):
@@ -74,7 +72,6 @@ class SpoolError(IngestError):
 
     def __init__(self, folder: Path, why: str) -> None:
         super().__init__(f"the spool in {folder} cannot be used: {why}; fix that, or move the folder away and keep it")
-        self.folder = folder
 
 
 class SpoolFullError(NotStoredError):

@@ -54,13 +54,15 @@ access_log = logging.getLogger("ingest.access")
 
 _OPENAPI: Final = Path(__file__).with_name("openapi.json").read_bytes()
 _ABSOLUTE_FORM: Final = re.compile(r"https?://[^/]+", re.IGNORECASE)
+_NOT_FOUND: Final = 404
+# Seconds between two log lines about test webhooks of one source: a sender must not fill the log.
 _TEST_LOG_EVERY_S: Final = 60.0
 _CONNECTIONS_ADVICE: Final = (
     "if they are gateways, raise SMSPULSE_INGEST_MAX_CONNECTIONS or _TOTAL and the limit of open files, "
     "or name their proxy in SMSPULSE_INGEST_TRUSTED_PROXIES"
 )
+# Bytes from which parsing a body can take milliseconds.
 _LARGE_BODY: Final = 16_384
-"""Bytes from which parsing a body can take milliseconds."""
 
 
 class IngestHandler:
@@ -116,12 +118,12 @@ class IngestHandler:
         parts = _path_segments(request.raw_path)
         try:
             match parts:
-                case ["", "webhooks", source, *rest] if len(rest) < 2:  # noqa: PLR2004 - source, or source and token
+                case ["", "webhooks", source, *rest] if not rest[1:]:
                     response = await self._answer_webhook(request, source, rest[0] if rest else "")
                 case ["", "healthz" | "readyz" | "metrics" | "openapi.json" as route]:
                     response = await self._answer_state(request, route)
                 case _:
-                    response = error_response(404, "not found: send webhooks to POST /webhooks/{source}/{token}")
+                    response = error_response(_NOT_FOUND, "not found: send webhooks to POST /webhooks/{source}/{token}")
         except ConnectionError:
             raise
         except Exception as error:
@@ -131,7 +133,7 @@ class IngestHandler:
         if self._idle is not None:
             response.force_close()
         # Only the route is logged: a token can be pasted in place of the source's name.
-        shown = "?" if response.status == 404 else parts[1]  # noqa: PLR2004 - an HTTP status
+        shown = "?" if response.status == _NOT_FOUND else parts[1]
         elapsed_s = time.monotonic() - start
         metrics.count_request(shown, response.status, elapsed_s)
         if access_log.isEnabledFor(logging.DEBUG):
@@ -283,7 +285,7 @@ def _path_segments(target: str) -> list[str]:
         origin = _ABSOLUTE_FORM.match(path)
         path = path[origin.end() :] if origin else path
     segments = path.split("/")
-    if len(segments) > 2 and not segments[-1]:  # noqa: PLR2004 - the empty one, a name, and behind the last slash
+    if segments[2:] and not segments[-1]:
         segments.pop()
     return segments
 

@@ -18,23 +18,23 @@ from ingest.http_responses import close_connection_after, error_response
 
 log = logging.getLogger(__name__)
 
+# Bytes of all headers of a request.
 _MAX_HEAD: Final = 32_768
-"""Bytes of all headers of a request."""
+# Bytes before the body that are neither names nor values of headers.
 _REQUEST_LINE: Final = 10_240
-"""Bytes before the body that are neither names nor values of headers."""
+# Bytes that are parsed at once. A piece of a chunked body waits in `CallbackQueue` for its turn: a chunk of one byte
+# costs about 5 µs.
 _HEAD_PIECE: Final = 2_048
 _BODY_PIECE: Final = 32_768
 _CHUNKED_PIECE: Final = 1_024
-"""Bytes that are parsed at once. A piece of a chunked body waits in `CallbackQueue` for its turn: a chunk of one byte
-costs about 5 µs."""
+# Most bytes on the wire for one byte of a body, in a chunk of its own: `1`, two line ends, and the byte.
 _CHUNK_OVERHEAD: Final = 6
-"""Most bytes on the wire for one byte of a body, in a chunk of its own: `1`, two line ends, and the byte."""
+# Bytes of a body that wait for their reader. Twice as many pause the client.
 _READ_BUFFER: Final = 65_536
-"""Bytes of a body that wait for their reader. Twice as many pause the client."""
+# Bytes of the system's buffers of a connection, each way. Linux doubles them.
 _SOCKET_BUFFER: Final = 65_536
-"""Bytes of the system's buffers of a connection, each way. Linux doubles them."""
+# Seconds after which a connection is reset if its client reads nothing of the answer.
 _STUCK_S: Final = 10.0
-"""Seconds after which a connection is reset if its client reads nothing of the answer."""
 
 
 class HttpRequest(web.BaseRequest):
@@ -43,8 +43,7 @@ class HttpRequest(web.BaseRequest):
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         """Remove aiohttp's banner, which names versions, and add the headers of every answer."""
         response.headers.pop(hdrs.SERVER, None)
-        protocol = self._protocol
-        assert isinstance(protocol, HttpConnection)  # noqa: S101 - a type guard
+        protocol = cast(HttpConnection, self._protocol)
         if protocol.answer_headers:
             response.headers.update(protocol.answer_headers)
         if protocol.has_switched:
@@ -94,12 +93,8 @@ class HttpConnection(web.RequestHandler):
         **options: Any,
     ) -> None:
         super().__init__(server, **options)
-        self._connections, self._callback_queue, self._limits, self._program = (
-            connections,
-            callback_queue,
-            limits,
-            program,
-        )
+        self._connections, self._callback_queue = connections, callback_queue
+        self._limits, self._program = limits, program
         self.answer_headers = answer_headers
         self._is_admitted = self._is_broken = self._is_unanswered = self._is_chunked = self._is_parsing_scheduled = (
             False

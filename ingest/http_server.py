@@ -17,8 +17,8 @@ from ingest.tls import TlsHandshake
 LINGER_S: Final = 1.0
 """Seconds for which the rest of a refused body is read and dropped. After an immediate close, a sender may not get the
 answer."""
+# Headers of a request. Each can have 8 KiB.
 _MAX_HEADERS: Final = 64
-"""Headers of a request. Each can have 8 KiB."""
 
 
 class _HttpServer(web.Server):

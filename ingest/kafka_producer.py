@@ -24,12 +24,14 @@ from ingest.webhook_record import WebhookRecord
 
 log = logging.getLogger(__name__)
 
+# Uncompressed size at which a batch is closed. A larger record gets a batch of its own.
 _BATCH_BYTES: Final = 131_072
-"""Uncompressed size at which a batch is closed. A larger record gets a batch of its own."""
 _REQUEST_TIMEOUT_MS: Final = 5_000
 _CONNECT_TIMEOUT_S: Final = 10.0
 _RETRY_EVERY_S: Final = 0.5
+# Requests for metadata at this interval detect the loss of Kafka without traffic.
 _PROBE_EVERY_S: Final = 1.0
+# It delays the end of ingest, and the connection of the next producer.
 _FLUSH_TIMEOUT_S: Final = 2.0
 
 

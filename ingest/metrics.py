@@ -32,7 +32,7 @@ FORWARDED: Final = Counter(
 )
 FAULTS: Final = Counter(
     "smspulse_ingest_faults_total",
-    "Webhooks whose body made ingest fail, and that were stored as unreadable.",
+    "Webhooks whose body could not be processed, stored as unreadable.",
     registry=None,
 )
 

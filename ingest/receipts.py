@@ -25,8 +25,8 @@ ID_BYTES: Final = 16
 _FOLDER: Final = "accepted"
 _HOUR_MS: Final = 3_600_000
 _HOUR: Final = "%Y-%m-%dT%H"
+# A day more than the retention of sms.raw in Kafka.
 _KEPT_MS: Final = 8 * 24 * _HOUR_MS
-"""A day more than the retention of sms.raw in Kafka."""
 
 
 class ReceiptLog:

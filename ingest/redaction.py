@@ -24,8 +24,8 @@ REWRITTEN_TYPE: Final = b"application/json"
 _KNOWN_TYPES: Final = frozenset({"text", "img"})
 _OTHER_TYPE: Final = "other"
 _SHOWN_DIGITS: Final = 4
+# 128 bits: a collision of two phone numbers is practically impossible.
 _HASH_CHARS: Final = 32
-"""128 bits: a collision of two phone numbers is practically impossible."""
 
 
 class PayloadRedactor:

@@ -27,8 +27,8 @@ from ingest.tls import load_tls_context, renew_certificate
 
 log = logging.getLogger(__name__)
 
+# Seconds for Kafka's acknowledgements when ingest stops. Then the remaining webhooks go to the spool.
 _ACKS_ON_STOP_S: Final = 0.5
-"""Seconds for Kafka's acknowledgements when ingest stops. Then the remaining webhooks go to the spool."""
 
 
 async def serve_ingest(
@@ -79,14 +79,19 @@ async def serve_ingest(
             stopped.cancel()
             renewing.cancel()
             await site.stop()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(settings.stop_timeout_s):
-                    drained = asyncio.create_task(handler.wait_until_drained())
-                    await asyncio.wait({drained}, timeout=_ACKS_ON_STOP_S)
-                    sink.switch_to_spool_permanently()
-                    await drained
+            await _finish_requests(handler, sink, settings.stop_timeout_s)
         finally:
             await runner.cleanup()
+
+
+async def _finish_requests(handler: IngestHandler, sink: StoreAndForward, timeout_s: float) -> None:
+    """Wait for the webhooks in flight, at most until the time-out. After a moment, the spool takes them."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            drained = asyncio.create_task(handler.wait_until_drained())
+            await asyncio.wait({drained}, timeout=_ACKS_ON_STOP_S)
+            sink.switch_to_spool_permanently()
+            await drained
 
 
 async def _start_site(runner: web.BaseRunner, settings: IngestSettings) -> tuple[web.BaseSite, int]:

@@ -7,8 +7,8 @@ from typing import Final, Generic, TypeVar
 
 _Result = TypeVar("_Result")
 
+# Computing takes at most one part in this many of the time.
 _SHARE: Final = 5
-"""Computing takes at most one part in this many of the time."""
 
 
 class SharedResult(Generic[_Result]):

@@ -29,9 +29,11 @@ from ingest.webhook_record import WebhookRecord
 
 log = logging.getLogger(__name__)
 
+# Webhooks that are read from the spool at once. It bounds memory, and repetitions after a crash.
 _CHUNK: Final = 2_000
 _LOOK_EVERY_S: Final = 1.0
 _RETRY_EVERY_S: Final = 0.25
+# Time of arrival of forwarded webhooks. They are durable and have receipts, so neither is due.
 _NEVER_LATE: Final = float("inf")
 _SPOOLED: Final = (HEADER_SPOOLED, b"1")
 

@@ -29,9 +29,10 @@ Hashes = tuple[bytes, ...]
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _HASH: Final = re.compile(r"sha256:([0-9a-f]{64})")
+# Hash for the comparison of tokens of unknown sources, so that it takes the same time. No token has this hash.
 _NO_TOKEN: Final = (bytes(32),)
-"""Hash for the comparison of tokens of unknown sources, so that it takes the same time. No token has this hash."""
 _SETTING: Final = "SMSPULSE_INGEST_SOURCES"
+# The file is checked for changes at most this often, except for an unknown source or token.
 _CHECK_EVERY_S: Final = 1.0
 
 

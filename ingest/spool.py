@@ -27,11 +27,12 @@ from ingest.errors import SpoolError, SpoolFullError
 from ingest.settings import IngestSettings
 from ingest.webhook_record import WebhookRecord, decode_webhook, encode_webhooks
 
+# With less free space than this, another webhook may not fit.
 _MIN_FREE_BYTES: Final = 1_048_576
-"""With less free space than this, another webhook may not fit."""
+# 4 MB with SQLite's default page. A smaller file is reused without VACUUM, which copies it.
 _SHRINK_FROM_PAGES: Final = 1_000
+# Behind a larger row, no further row is read: memory would grow with the bodies.
 _LARGE_ROW_BYTES: Final = 4_194_304
-"""Behind a larger row, no further row is read: memory would grow with the bodies."""
 _SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS spool (
         seq INTEGER PRIMARY KEY,
@@ -80,7 +81,7 @@ class WebhookSpool:
         self._folder = data / "spool"
         self._settings = settings
         self._is_held = False
-        try:
+        with _raise_spool_errors(self._folder):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._write_lock = os.open(self._folder / "write.lock", os.O_RDWR | os.O_CREAT, 0o600)
             self._forward_lock = os.open(self._folder / "forward.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -91,8 +92,6 @@ class WebhookSpool:
                 self.is_empty()
             for folder in (self._folder, data):
                 _fsync_folder(folder)
-        except (OSError, sqlite3.Error) as error:
-            raise SpoolError(self._folder, str(error)) from error
 
     def _open_database(self) -> sqlite3.Connection:
         path = self._folder / "spool.sqlite"
@@ -170,7 +169,7 @@ class WebhookSpool:
             SpoolError: The spool cannot be read.
         """
         found: list[WebhookRecord] = []
-        try:
+        with _raise_spool_errors(self._folder):
             rows = self._db.execute("SELECT seq, data FROM spool WHERE seq > ? ORDER BY seq", (after,))
             for seq, data in rows:
                 after = seq
@@ -178,8 +177,6 @@ class WebhookSpool:
                 if len(found) >= webhooks or len(data) > _LARGE_ROW_BYTES:
                     break
             rows.close()
-        except (orjson.JSONDecodeError, sqlite3.Error) as error:
-            raise SpoolError(self._folder, str(error)) from error
         return after, found
 
     def delete_forwarded(self, up_to: int) -> None:
@@ -188,16 +185,13 @@ class WebhookSpool:
         Raises:
             SpoolError: The spool cannot be written. The webhooks are still in it.
         """
-        try:
-            with self._lock_writes():
-                self._db.execute("DELETE FROM spool WHERE seq <= ?", (up_to,))
-                if self._db.execute(_STATE).fetchone()[2] > _SHRINK_FROM_PAGES and _is_spool_empty(self._db):
-                    # The next call tries it again.
-                    with contextlib.suppress(sqlite3.Error):
-                        self._db.execute("VACUUM")
-                        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except (OSError, sqlite3.Error) as error:
-            raise SpoolError(self._folder, str(error)) from error
+        with _raise_spool_errors(self._folder), self._lock_writes():
+            self._db.execute("DELETE FROM spool WHERE seq <= ?", (up_to,))
+            if self._db.execute(_STATE).fetchone()[2] > _SHRINK_FROM_PAGES and _is_spool_empty(self._db):
+                # The next call tries it again.
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.execute("VACUUM")
+                    self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def rewrite_webhooks(self, change: Callable[[WebhookRecord], WebhookRecord]) -> int:
         """Replace webhooks so that no byte of the old ones stays; return the number of changed webhooks.
@@ -206,21 +200,18 @@ class WebhookSpool:
             SpoolError: The spool cannot be written, or others read it all the time. A second call completes it.
         """
         changed = 0
-        try:
-            with self._lock_writes():
-                self._db.execute("PRAGMA secure_delete = ON")
-                for seq, data in self._db.execute("SELECT seq, data FROM spool ORDER BY seq").fetchall():
-                    old = [*map(decode_webhook, orjson.loads(data))]
-                    new = [*map(change, old)]
-                    if new != old:
-                        self._db.execute("UPDATE spool SET data = ? WHERE seq = ?", (encode_webhooks(new), seq))
-                        changed += sum(a != b for a, b in zip(old, new, strict=True))
-                self._db.execute("PRAGMA busy_timeout = 5000")
-                self._db.execute("VACUUM")
-                if self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-                    raise SpoolError(self._folder, "other processes read it, and its log cannot be emptied; try again")
-        except (OSError, orjson.JSONDecodeError, sqlite3.Error) as error:
-            raise SpoolError(self._folder, str(error)) from error
+        with _raise_spool_errors(self._folder), self._lock_writes():
+            self._db.execute("PRAGMA secure_delete = ON")
+            for seq, data in self._db.execute("SELECT seq, data FROM spool ORDER BY seq").fetchall():
+                old = [*map(decode_webhook, orjson.loads(data))]
+                new = [*map(change, old)]
+                if new != old:
+                    self._db.execute("UPDATE spool SET data = ? WHERE seq = ?", (encode_webhooks(new), seq))
+                    changed += sum(a != b for a, b in zip(old, new, strict=True))
+            self._db.execute("PRAGMA busy_timeout = 5000")
+            self._db.execute("VACUUM")
+            if self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                raise SpoolError(self._folder, "other processes read it, and its log cannot be emptied; try again")
         return changed
 
     @contextlib.contextmanager
@@ -263,6 +254,15 @@ class WebhookSpool:
         return None
 
 
+@contextlib.contextmanager
+def _raise_spool_errors(folder: Path) -> Iterator[None]:
+    """Raise errors of the disk, of SQLite and of the stored JSON as a SpoolError."""
+    try:
+        yield
+    except (OSError, orjson.JSONDecodeError, sqlite3.Error) as error:
+        raise SpoolError(folder, str(error)) from error
+
+
 def read_spooled_ids(data: Path) -> list[str]:
     """Return the ingest_ids in the spool of a data folder, also while other processes write and forward.
 
@@ -275,14 +275,10 @@ def read_spooled_ids(data: Path) -> list[str]:
             return []
     except PermissionError as error:
         raise SpoolError(path.parent, os.strerror(errno.EACCES)) from error
-    try:
-        with _open_read_only(path) as db:
-            rows = [
-                decode_webhook(row) for (data_,) in db.execute("SELECT data FROM spool") for row in orjson.loads(data_)
-            ]
-    except (orjson.JSONDecodeError, sqlite3.Error) as error:
-        raise SpoolError(path.parent, str(error)) from error
-    return [dict(webhook.headers)[HEADER_INGEST_ID].decode() for webhook in rows]
+    with _raise_spool_errors(path.parent), _open_read_only(path) as db:
+        rows = db.execute("SELECT data FROM spool").fetchall()
+        webhooks = [decode_webhook(entry) for (row,) in rows for entry in orjson.loads(row)]
+    return [dict(webhook.headers)[HEADER_INGEST_ID].decode() for webhook in webhooks]
 
 
 @contextlib.contextmanager

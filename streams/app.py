@@ -18,13 +18,13 @@ from streams.partition_manager import PartitionManager
 from streams.settings import StreamSettings
 from streams.topology import STAGES
 
+# Most concurrent transactions. Each has a thread that waits for Kafka.
 _MAX_TRANSACTIONS = 128
-"""Most concurrent transactions. Each has a thread that waits for Kafka."""
+# Before the leader of the group has the topics' metadata, as after a restart of Kafka, it can assign no partition at
+# all. It assigns again once it has them. After a failed request, aiokafka waits until its metadata are this old.
 _METADATA_MAX_AGE_MS = 5_000
-"""Before the leader of the group has the topics' metadata, as after a restart of Kafka, it can assign no partition at
-all. It assigns again once it has them. After a failed request, aiokafka waits until its metadata are this old."""
+# Seconds between two checks of the ids of topics. Records of a new topic that are read before it are read again.
 _VERIFY_TOPICS_S = 5.0
-"""Seconds between two checks of the ids of topics. Records of a new topic that are read before it are read again."""
 
 
 def _build_credentials(kafka: KafkaSettings) -> faust.SASLCredentials | faust.SSLCredentials | None:
@@ -45,13 +45,13 @@ def _literal_path(path: Path) -> Path:
     return Path(str(path).replace("{", "{{").replace("}", "}}"))
 
 
-def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[], None]) -> faust.App:
-    """Return the Faust app with its agent; see `run_worker`."""
+def _create_app(settings: StreamSettings, kafka: KafkaSettings) -> faust.App:
     app = faust.App(
         settings.group,
         broker="kafka://" + ";".join(kafka.bootstrap_servers),
         broker_credentials=_build_credentials(kafka),
         datadir=_literal_path(settings.state),
+        # Not used of Faust: its web server, topics, leader election and tables.
         web_enabled=False,
         topic_allow_declare=False,
         topic_disable_leader=True,
@@ -69,6 +69,12 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
         stream_buffer_maxsize=16,
     )
     app.transport = BatchTransport(app.conf.broker_consumer, app, loop=app.loop)
+    return app
+
+
+def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[], None]) -> faust.App:
+    """Return the Faust app with its agent; see `run_worker`."""
+    app = _create_app(settings, kafka)
     partitions = PartitionManager(app, settings, kafka)
 
     @app.agent(app.topic(*STAGES, schema=RunSchema()))

@@ -23,12 +23,12 @@ from mode.utils.futures import notify
 
 from streams.errors import GroupError, end_process
 
+# Runs that are delivered and not processed yet. Few, so that records wait in the fetcher, where runs grow longer.
 _MAX_WAITING = 4
-"""Runs that are delivered and not processed yet. Few, so that records wait in the fetcher, where runs grow longer."""
 
 
+# A partition without records waits for the end of a fetch of the others. Faust's default of 1.5 s is too long.
 _FETCH_WAIT_MS = 50
-"""A partition without records waits for the end of a fetch of the others. Faust's default of 1.5 s is too long."""
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -157,13 +157,11 @@ class BatchConsumer(driver.Consumer):
     def on_buffer_drop(self, tp: TP) -> None:
         """Do nothing: no partition was paused."""
 
-    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002, RUF100
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Do nothing."""
         return False
 
-    async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002, RUF100
-        """Do nothing."""
-        return False
+    force_commit = commit
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Do nothing: the offsets between the ends of two runs are no gap."""

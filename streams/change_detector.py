@@ -43,9 +43,11 @@ _YOUNG: Final = 5
 # The baseline fades after at least so many messages, and at least an hour.
 _BLOCK: Final = 250
 _BLOCK_MS: Final = 3_600_000
+# A quarter of the day.
 _PART_MS: Final = 6 * 3_600_000
 # The bound is computed again after this part of the baseline, too.
 _REFRESH_SHARE: Final = 0.02
+# Weights of the alternatives in the mean. Their sum is 1, as the bound on false alarms requires.
 _WEIGHTS: Final = (0.3, 0.35, 0.15, 0.08, 0.08, 0.04)
 # Indexes of the alternatives whose CUSUMs date a rise. The gentle one keeps messages of a small rise out of the
 # baseline. The steep one excludes chance failures before a failure of nearly all messages.
@@ -146,8 +148,8 @@ class ChangeDetector(FailureBaseline, gc=False):
             *((a + days) * r, (b + days) * s, (c + days) * t),
             *((d + days) * u, (e + days) * v, (f + days) * w),
         )
-        i, j, k, l, m, n = _WEIGHTS  # noqa: E741
-        share = (a * i + b * j + c * k + d * l + e * m + f * n) / (_CALIBRATION * budget_days)
+        g, h, i, j, k, m = _WEIGHTS
+        share = (a * g + b * h + c * i + d * j + e * k + f * m) / (_CALIBRATION * budget_days)
         self.cusum = cusum = self.cusum * ratios[_GENTLE]
         if failed or self.steep_count:
             self._update_steep_cusum(failed, at, ratios[_STEEP])

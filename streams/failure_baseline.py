@@ -28,6 +28,7 @@ _MEMORY: Final = 60
 _REPEAT_STRENGTH: Final = 10.0
 # Bounds are rounded up to powers of this. Few values are different, so likelihood ratios are computed once.
 _GRID: Final = 1.005
+# The probability of a repetition is rounded to this part, for the same reason.
 _REPEAT_GRID: Final = 50
 # The bound is at least this multiple of the ratio. A smaller rise is not worth an alert.
 _MARGIN: Final = 1.09

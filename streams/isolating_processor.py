@@ -7,6 +7,7 @@ origin. All of that is still one transaction.
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Final
 
 from core.errors import where_raised
@@ -27,8 +28,8 @@ _log = logging.getLogger(__name__)
 MAX_RECORD_BYTES: Final = 950_000
 """Bytes of key, value and headers. Kafka's clients and topics accept 1,000,000 with their own overhead, and a larger
 record ends the producer."""
+# Delay of a timer that failed.
 _RETRY_MS: Final = 3_600_000
-"""Delay of a timer that failed."""
 
 
 class OversizedRecordError(Exception):
@@ -52,48 +53,52 @@ class IsolatingProcessor:
         made = self._new_states.get(key)
         return self._load(key) if made is None else made
 
+    def _run_guarded(self, work: Callable[[], ProcessorOutput]) -> ProcessorOutput | Exception:
+        """Return the outputs of a call of the processor, or the unexpected error that it raised.
+
+        Raises:
+            StreamError: The local state cannot be read.
+        """
+        try:
+            outputs = work()
+            _check_sizes(outputs)
+        except StreamError:
+            raise
+        except Exception as error:
+            # The cache can hold half a change.
+            self._processor.clear_cache()
+            return error
+        return outputs
+
     def process(self, run: Sequence[KafkaRecord]) -> ProcessorOutput:
         """Process records, in their order; those that cannot be processed become dead letters.
 
         Raises:
             StreamError: The local state cannot be read.
         """
-        try:
-            outputs = self._processor.process(run)
-            _check_sizes(outputs)
-        except StreamError:
-            raise
-        except Exception as error:
-            whole_error = error
-        else:
+        outputs = self._run_guarded(lambda: self._processor.process(run))
+        if isinstance(outputs, ProcessorOutput):
             return outputs
-        outputs = self._process_each(run)
-        if not outputs.faults:
+        isolated = self._process_each(run)
+        if not isolated.faults:
             _log.warning(
                 "%d records of %s, partition %d, could only be processed one by one, not together: %s",
-                *(len(run), run[0].topic, run[0].partition, where_raised(whole_error)),
+                *(len(run), run[0].topic, run[0].partition, where_raised(outputs)),
             )
-        return outputs
+        return isolated
 
     def _process_each(self, run: Sequence[KafkaRecord]) -> ProcessorOutput:
         """Process each record as a run of its own, on the states of those before it; return all outputs together."""
-        self._processor.clear_cache()
         outputs = ProcessorOutput()
         states: dict[bytes, StateUpdate] = {}
         last_error: Exception | None = None
         try:
             for record in run:
-                try:
-                    made = self._processor.process([record])
-                    _check_sizes(made)
-                except StreamError:
-                    raise
-                except Exception as error:
-                    last_error = error
-                    # It may hold half a change.
-                    self._processor.clear_cache()
+                made = self._run_guarded(partial(self._processor.process, [record]))
+                if isinstance(made, Exception):
+                    last_error = made
                     outputs.faults += 1
-                    outputs.records.append(build_dead_letter(record, unforeseen_error(error)))
+                    outputs.records.append(build_dead_letter(record, unforeseen_error(made)))
                     continue
                 for key, value, due in made.states:
                     states[key] = key, value, _earlier_timer(due, states[key][2] if key in states else None)
@@ -117,30 +122,17 @@ class IsolatingProcessor:
             StreamError: The local state cannot be read.
         """
         keys = list(keys)
-        try:
-            outputs = self._processor.on_timer(keys, now)
-            _check_sizes(outputs)
-        except StreamError:
-            raise
-        except Exception:
-            self._processor.clear_cache()
-            return self._fire_each(keys, now)
-        return outputs
-
-    def _fire_each(self, keys: Iterable[bytes], now: int) -> ProcessorOutput:
+        outputs = self._run_guarded(lambda: self._processor.on_timer(keys, now))
+        if isinstance(outputs, ProcessorOutput):
+            return outputs
         outputs = ProcessorOutput()
         for key in keys:
-            try:
-                made = self._processor.on_timer([key], now)
-                _check_sizes(made)
-            except StreamError:
-                raise
-            except Exception as error:
+            made = self._run_guarded(partial(self._processor.on_timer, [key], now))
+            if isinstance(made, Exception):
                 _log.error(
                     "a timer failed, and is put off for %d minutes: %s. This is a fault of smspulse: report it",
-                    *(_RETRY_MS // 60_000, where_raised(error)),
+                    *(_RETRY_MS // 60_000, where_raised(made)),
                 )
-                self._processor.clear_cache()
                 outputs.faults += 1
                 outputs.rescheduled.append((key, now + _RETRY_MS))
                 continue

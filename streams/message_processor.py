@@ -28,8 +28,9 @@ REASON_MISSING_HEADER: Final = "missing_header"
 REASON_WRONG_KEY: Final = "wrong_key"
 REASON_TOO_MANY: Final = "too_many_reports"
 
+# Bytes of a version. One with five reports has about 700.
 _LARGE_MESSAGE_BYTES: Final = 2048
-"""Bytes of a version. One with five reports has about 700."""
+# Bytes of large messages in the cache, per message of its limit.
 _CACHE_BYTES_PER_MESSAGE: Final = 1024
 # A time in milliseconds has 13 digits.
 _MAX_DIGITS: Final = 16

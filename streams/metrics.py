@@ -41,11 +41,11 @@ LATENCY: Final = _LatencyHistogram(
     registry=REGISTRY,
 )
 DEAD: Final = Counter(
-    "smspulse_stream_deadletters_total", "Records that could not be read, put aside.", registry=REGISTRY
+    "smspulse_stream_deadletters_total", "Records that could not be read or processed: dead letters.", registry=REGISTRY
 )
 FAULTS: Final = Counter(
     "smspulse_stream_faults_total",
-    "Records and timers that made the worker fail: put aside or put off, so that the others go on.",
+    "Records and timers that failed in the worker: a dead letter, or a timer that is put off.",
     ["topic"],
     registry=REGISTRY,
 )

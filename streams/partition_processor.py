@@ -44,6 +44,7 @@ _log = logging.getLogger(__name__)
 # The calls have time-outs, but `send_offsets_to_transaction` ignores its own, and after a restart of the broker it can
 # wait for ever (librdkafka's issues 5456 and 5511). Only a new process can recover from that.
 PUBLISH_TIMEOUT_S = 15.0
+# Timers in one transaction. It bounds the time of a transaction after a long pause of the worker.
 _DUE_BATCH = 2_000
 
 

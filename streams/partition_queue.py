@@ -8,8 +8,8 @@ from itertools import chain
 from streams.partition_processor import PartitionProcessor
 from streams.processor import KafkaRecord
 
+# Records from which the queue blocks further ones, and the partition processes them at once.
 _MAX_QUEUED_RECORDS = 1000
-"""Records from which the queue blocks further ones, and the partition processes them at once."""
 
 
 class PartitionQueue:

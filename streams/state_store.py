@@ -28,10 +28,11 @@ _SOURCE = b"\x00source"
 _LAST_AT = b"\x00last"
 _DUE = b"\x01"
 _MINUTE_MS = 60_000
+# A timer entry is the mark, the minute in 4 bytes, and the key of the state. Big-endian, so entries sort by time.
 _AFTER_MINUTE = len(_DUE) + 4
 _LAST_MINUTE = 2**32 - 1
+# How the errors of RocksDB about damaged or missing files begin.
 _DAMAGED = ("Corruption:", "IO error: No such file or directory:")
-"""How the errors of RocksDB about damaged or missing files begin."""
 # Bytes. With RocksDB's default of 64 MiB, eight partitions took more memory than everything else.
 _WRITE_BUFFER = 8 << 20
 
