@@ -6,11 +6,9 @@ URLs (`%34`). A body can be in any charset that ingest reads, and need not be JS
 
 import html
 import re
-import sys
 import unicodedata
 import zlib
 from collections.abc import Iterator
-from functools import cache
 from typing import Final
 from urllib.parse import unquote
 
@@ -125,11 +123,5 @@ def _without_json_escapes(text: str) -> str:
 
 
 def _with_ascii_digits(text: str) -> str:
-    return text if text.isascii() else text.translate(_ascii_digits())
-
-
-@cache
-def _ascii_digits() -> dict[int, str]:
-    """Return the ASCII digit of each digit of all scripts, also full-width, superscript and circled ones."""
-    digits = ((code, unicodedata.digit(chr(code), None)) for code in range(0x80, sys.maxunicode + 1))
-    return {code: str(digit) for code, digit in digits if digit is not None}
+    """Return a text with ASCII digits in place of those of all scripts, also full-width, superscript and circled."""
+    return text if text.isascii() else "".join(str(unicodedata.digit(char, char)) for char in text)

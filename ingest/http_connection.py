@@ -96,9 +96,8 @@ class HttpConnection(web.RequestHandler):
         self._connections, self._callback_queue = connections, callback_queue
         self._limits, self._program = limits, program
         self.answer_headers = answer_headers
-        self._is_admitted = self._is_broken = self._is_unanswered = self._is_chunked = self._is_parsing_scheduled = (
-            False
-        )
+        self._is_admitted = self._is_broken = False
+        self._is_unanswered = self._is_chunked = self._is_parsing_scheduled = False
         self._unparsed = b""
         # Whether bytes can follow the present request. False means that there are none.
         self._has_more = False

@@ -104,12 +104,12 @@ class StoreAndForward:
         """Return the states of Kafka and spool for Prometheus."""
         webhooks, size, oldest_s, full = self._spool.read_state()
         return {
-            "kafka_up": ("Whether Kafka takes webhooks: 1 or 0.", self._producer.problem is None),
+            "kafka_up": ("Whether Kafka accepts webhooks: 1 or 0.", self._producer.problem is None),
             "spool_webhooks": ("Webhooks in the spool.", webhooks),
-            "spool_bytes": ("Size of what is in the spool.", size),
-            "spool_limit_bytes": ("Size from which the spool takes no more.", self._settings.spool_max_bytes),
+            "spool_bytes": ("Size of the webhooks in the spool.", size),
+            "spool_limit_bytes": ("Size from which the spool accepts no more.", self._settings.spool_max_bytes),
             "spool_oldest_seconds": ("Age of the oldest webhook in the spool.", oldest_s),
-            "spool_full": ("Whether the spool takes no more: 1 or 0.", full is not None),
+            "spool_full": ("Whether the spool is full: 1 or 0.", full is not None),
         }
 
     async def store_webhook(self, webhook: WebhookRecord) -> None:
