@@ -11,6 +11,7 @@ from core.errors import SmspulseError
 
 _log = logging.getLogger(__name__)
 
+# The pause doubles with each failure, up to the longest one.
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 60.0
 _FAILED: Final = 2

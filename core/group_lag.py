@@ -18,6 +18,7 @@ _log = logging.getLogger(__name__)
 BROKER_PATIENCE_S: Final = 30.0
 """Time-out of each request to a broker that listens. On a busy machine, an answer takes seconds."""
 _CONNECT_S: Final = 5.0
+# Seconds after which a wait is logged, so that a person sees that the command has not stopped.
 _SILENCE_S: Final = 3.0
 _POLL_S: Final = 0.1
 _OPTIONS: Final = {

@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 _T = TypeVar("_T")
 
+# A future cannot be awaited together with a stop request, so the request is checked at this interval.
 _POLL_S: Final = 0.05
 
 

@@ -38,8 +38,8 @@ _CHARSET: Final = re.compile(rb";\s*charset\s*=\s*\"?([\w.:+-]+)", re.IGNORECASE
 EQUALS_SIGN: Final = ord("=")
 """Without one, a `Content-Type` names no charset. A number, because `bytes in bytes` raises an exception internally."""
 _CACHED_TYPES: Final = 256
+# Bytes. With the number of entries, it bounds the cache at about 64 KiB.
 _LONGEST_CACHED_TYPE: Final = 128
-"""Bytes. With the number of entries, it bounds the cache at about 64 KiB."""
 
 # Every escape is matched, so that the end of `\\ud800`, a backslash and a word, does not count as one. Runs of escapes
 # that stay and runs of those that do not are matched together: one by one, 260 kB would take a tenth of a second.

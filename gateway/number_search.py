@@ -6,11 +6,9 @@ URLs (`%34`). A body can be in any charset that ingest reads, and need not be JS
 
 import html
 import re
-import sys
 import unicodedata
 import zlib
 from collections.abc import Iterator
-from functools import cache
 from typing import Final
 from urllib.parse import unquote
 
@@ -22,22 +20,23 @@ ENCODED_TEXT: Final = r"[^\x01-\x7f]|\\u|%[0-9A-Fa-f]{2}|&#"
 
 _MIN_DIGITS: Final = 5
 _MIN_ID_DIGITS: Final = 9
+# Every number with that many digits fits into 63 bits.
 _MAX_ID_DIGITS: Final = 18
-"""Digits of the largest number of 63 bits, less one: every number of that many digits fits."""
+# At most four separators, such as `) - `. Between the values of two fields of JSON there are at least five characters.
+# A trunk zero in brackets is allowed too.
 _BETWEEN_DIGITS: Final = r"[^0-9]{0,4}(?:\(0\)[^0-9]{0,4})?"
-"""At most four separators, such as `) - `. Between the values of two fields of JSON there are at least five characters.
-A trunk zero in brackets is allowed too."""
+# Prefix before a country code in most countries, in North America, in Australia and in Japan.
 _CALLED_ABROAD: Final = r"(?:00|011|0011|010)?"
-"""Prefix before a country code in most countries, in North America, in Australia and in Japan."""
+# Matches also in a JSON text within a JSON text, which doubles each backslash.
 _JSON_ESCAPE: Final = re.compile(r"\\+u([0-9a-fA-F]{4})")
-"""Matches also in a JSON text within a JSON text, which doubles each backslash."""
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _WIDE_CODECS: Final = ("utf_16_le", "utf_16_be", "utf_32_le", "utf_32_be")
 _WIDE_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
 _GZIP_MAGIC: Final = b"\x1f\x8b"
+# zlib reads a gzip header if 16 is added to the size of the window.
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
+# Bytes: the largest size of a record.
 _MAX_INFLATED: Final = 1 << 20
-"""Bytes: the largest size of a record."""
 
 
 class NumberSearch:
@@ -124,11 +123,5 @@ def _without_json_escapes(text: str) -> str:
 
 
 def _with_ascii_digits(text: str) -> str:
-    return text if text.isascii() else text.translate(_ascii_digits())
-
-
-@cache
-def _ascii_digits() -> dict[int, str]:
-    """Return the ASCII digit of each digit of all scripts, also full-width, superscript and circled ones."""
-    digits = ((code, unicodedata.digit(chr(code), None)) for code in range(0x80, sys.maxunicode + 1))
-    return {code: str(digit) for code, digit in digits if digit is not None}
+    """Return a text with ASCII digits in place of those of all scripts, also full-width, superscript and circled."""
+    return text if text.isascii() else "".join(str(unicodedata.digit(char, char)) for char in text)

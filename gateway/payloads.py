@@ -50,11 +50,12 @@ from gateway.events import (
 from gateway.payload_times import LONGEST_CACHED_TIME, cached_epoch_ms, split_date_and_zone, to_epoch_ms
 from gateway.phone_numbers import normalise_address
 
+# The largest values of the columns of ids in the warehouse: 64 and 32 bits.
 _MAX_ID: Final = 2**63 - 1
 _MAX_SMALL: Final = 2**31 - 1
 _WITHHELD: Final = "withheld"
+# Every field that makes a body unreadable. A sender can imitate the withheld form, so no other name is accepted.
 _FIELDS_AT_FAULT: Final = frozenset({"sms_id", "status_id", "event"})
-"""Every field that makes a body unreadable. A sender can imitate the withheld form, so no other name is accepted."""
 
 
 class ParsedBodies(NamedTuple):

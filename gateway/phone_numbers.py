@@ -23,8 +23,8 @@ _OPTIONAL_ZERO: Final = "(0)"
 
 # The reports of one message repeat its number. The cache saves about 2 µs per report.
 _CACHED_NUMBERS: Final = 16_384
+# Characters. With the number of entries, it bounds the cache at about 8 MiB.
 _LONGEST_CACHED_NUMBER: Final = 64
-"""Characters. With the number of entries, it bounds the cache at about 8 MiB."""
 
 
 def normalise_address(address: str) -> str:

@@ -1,4 +1,4 @@
-"""Who may connect, from where, how often: addresses, connections, rates."""
+"""Limits of clients: allowed addresses, open connections, rates."""
 
 import resource
 import time
@@ -11,23 +11,23 @@ from typing import Final, Literal, Protocol
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 Site = Address | int
-"""Who is counted as one client: an address of IPv4, or the number of a /64 of IPv6."""
+"""Identity of one client for limits: an address of IPv4, or the number of a /64 of IPv6."""
 
+# Bits of an address within a /64, the network of one IPv6 customer, who has all addresses in it.
 _SITE_BITS: Final = 64
-"""One customer's part of IPv6: whoever has one address there has all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """Protection of an HTTP server. The defaults are those of every server of smspulse.
+    """Limits of an HTTP server. The defaults are those of every server of smspulse.
 
     Args:
         header_timeout_s: Seconds for the TLS handshake, and as many for the headers of a first request.
         idle_timeout_s: Seconds from an answer to the headers of the next request.
-        per_address: Connections of one address, of IPv6 of one /64.
+        per_address: Connections of one address; in IPv6, of one /64.
         total: Connections of all addresses.
-        proxies: Networks of proxies. Their connections count in total alone.
-        advice: For the log: what to do when clients of good will meet the limits of connections.
+        proxies: Networks of proxies. Their connections count only in the total.
+        advice: Remedy in the log line about the limits of connections.
     """
 
     header_timeout_s: float = 10.0
@@ -35,11 +35,11 @@ class HttpLimits:
     per_address: int = 256
     total: int = 2_048
     proxies: Sequence[Network] = ()
-    advice: str = "if they are of good will, let a proxy stand in front"
+    advice: str = "if they are legitimate clients, put a proxy in front"
 
 
 def parse_address(text: str) -> Address | None:
-    """Return the address of a socket or of `X-Forwarded-For`, where some proxies add a port; None if it is none."""
+    """Return the address of a socket or of `X-Forwarded-For`, where some proxies add a port; None if it is invalid."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
@@ -52,26 +52,26 @@ def parse_address(text: str) -> Address | None:
 
 
 class ClientFilter:
-    """Which addresses may send.
+    """Filter of addresses that may send.
 
     Args:
-        allowed: Networks that may; empty for every one.
-        proxies: Networks whose word on whom they forward for is taken, and nobody else's.
+        allowed: Allowed networks; empty allows all.
+        proxies: Networks of trusted proxies. `X-Forwarded-For` of other clients is ignored.
     """
 
     def __init__(self, allowed: Sequence[Network], proxies: Sequence[Network]) -> None:
         self._allowed, self._proxies = allowed, proxies
 
     def is_proxy(self, address: Address | None) -> bool:
-        """Return whether that is a trusted proxy."""
+        """Return whether an address belongs to a trusted proxy."""
         return address is not None and any(address in network for network in self._proxies)
 
     def find_sender(self, peer: str, forwarded: Iterable[str]) -> str:
-        """Return who sent a request: the peer, or the last address a trusted proxy names that is no such proxy itself.
+        """Return the sender of a request: the peer, or the last address named by a trusted proxy that is not a proxy.
 
         Args:
-            peer: The other end of the connection.
-            forwarded: The values of its `X-Forwarded-For`, of which each proxy appends to the right.
+            peer: Address of the other end of the connection.
+            forwarded: The values of `X-Forwarded-For`. Each proxy appends to the right.
         """
         sender = peer
         if self._proxies:
@@ -81,35 +81,35 @@ class ClientFilter:
         return sender
 
     def may_send(self, sender: str) -> bool:
-        """Return whether the allow-list has that sender, or there is none."""
+        """Return whether the allow-list has that sender, or is empty."""
         if not self._allowed:
             return True
         address = parse_address(sender)
         return address is not None and any(address in network for network in self._allowed)
 
 
+# A shorter wait is a rounding error of times.
 _ROUNDING_S: Final = 1e-9
-"""Less than this is no wait, but the rounding of times."""
 
 
 class RateLimiter:
-    """A token bucket for each source. A token is a webhook, or a byte.
+    """A token bucket for each source. A token is a webhook or a byte.
 
     Args:
-        per_s: Tokens a second in the long run; None for any number.
+        per_s: Sustained tokens per second; None for no limit.
         burst: Tokens at once after a pause.
-        clock: Seconds, growing.
+        clock: Monotonic clock in seconds.
     """
 
     def __init__(self, per_s: float | None, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._token_s = None if per_s is None else 1 / per_s
         self._burst_s = 0.0 if per_s is None else burst / per_s
         self._clock = clock
-        # All that is kept of a bucket: when it is full again, if nothing more is taken (as in GCRA).
+        # The whole state of a bucket is the time when it is full again if no more tokens are taken (as in GCRA).
         self._full_at: dict[str, float] = {}
 
     def take_or_wait_s(self, source: str) -> float:
-        """Take a token of the source and return 0, or return the seconds until there is one."""
+        """Take a token of the source and return 0, or return the seconds until one is available."""
         if self._token_s is None:
             return 0.0
         now = self._clock()
@@ -121,27 +121,27 @@ class RateLimiter:
         return 0.0
 
     def take_tokens(self, source: str, tokens: int) -> None:
-        """Take that many tokens of the source. Where it has fewer, it waits until the debt is paid."""
+        """Take that many tokens of the source. If it has fewer, its next webhooks wait for the difference."""
         if self._token_s is None:
             return
         self._full_at[source] = max(self._full_at.get(source, 0.0), self._clock()) + tokens * self._token_s
 
 
 class CountedConnection(Protocol):
-    """An open connection, as `OpenConnections` sees it."""
+    """The part of an open connection that `OpenConnections` uses."""
 
     def idle_since(self) -> float | None:
-        """Return when it became idle, in seconds of any growing clock; None while a request is under way or begun."""
+        """Return the time when it became idle, in seconds of a monotonic clock; None during a request."""
 
     def close_idle(self) -> None:
-        """Close it. It is not idle any more."""
+        """Close the connection."""
 
 
 class TooManyConnectionsError(Exception):
-    """A connection has no place.
+    """A connection exceeds a limit.
 
     Args:
-        scope: Whose limit it is, `address` or `total`.
+        scope: Scope of the limit, `address` or `total`.
         limit: The limit.
     """
 
@@ -151,29 +151,29 @@ class TooManyConnectionsError(Exception):
 
 
 def site_of(peer: str) -> Site | None:
-    """Return what is counted as one client: an address, or a /64 of IPv6; None for a text that is no address."""
+    """Return the identity of a client for limits: an address, or a /64 of IPv6; None for an invalid address."""
     address = parse_address(peer)
-    if address is None or address.version == 4:  # noqa: PLR2004 - IPv4
+    if not isinstance(address, IPv6Address):
         return address
     return int(address) >> _SITE_BITS
 
 
 def open_files_limit() -> int:
-    """Return how many files and connections this process may have open."""
+    """Return the largest number of open files and connections of this process."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 class OpenConnections:
-    """The open connections of a server: by address (of IPv6 by /64), and in total.
+    """The open connections of a server: by address (in IPv6 by /64), and in total.
 
-    Where there is no place for a new one, the one that has been idle the longest gives way. So clients that keep
-    connections open do not lock out others behind the same NAT, and only connections that are in use count in the end.
-    Those of a trusted proxy count in total alone: it has many senders.
+    At a limit, a new connection replaces the one that has been idle the longest. So clients that keep connections open
+    do not block others behind the same NAT, and in effect only connections in use count. Those of a trusted proxy
+    count only in the total, because it has many senders.
 
     Args:
-        per_address: How many one address may have.
-        total: How many there may be. Never more than half of the files that the process may open: it needs others.
-        client_filter: Knows the proxies.
+        per_address: Most connections of one address.
+        total: Most connections of all addresses. It is reduced to half of the files that the process may open.
+        client_filter: The filter that has the proxies.
     """
 
     def __init__(self, per_address: int, total: int, client_filter: ClientFilter) -> None:
@@ -184,14 +184,14 @@ class OpenConnections:
         self._by_site: defaultdict[Site, set[CountedConnection]] = defaultdict(set)
 
     def __len__(self) -> int:
-        """Return how many are open."""
+        """Return the number of open connections."""
         return len(self._sites)
 
     def add_connection(self, connection: CountedConnection, peer: str) -> None:
         """Count a connection.
 
         Raises:
-            TooManyConnectionsError: Its address has as many as it may, or all together, and none of them is idle.
+            TooManyConnectionsError: The limit of its address or of all is reached, and no connection is idle.
         """
         site = None if self._client_filter.is_proxy(parse_address(peer)) else site_of(peer)
         if site is not None and len(self._by_site.get(site, ())) >= self._per_address:
@@ -203,7 +203,7 @@ class OpenConnections:
             self._by_site[site].add(connection)
 
     def remove_connection(self, connection: CountedConnection) -> None:
-        """Count a connection no more, if it was counted."""
+        """Stop counting a connection, if it was counted."""
         site = self._sites.pop(connection, None)
         if site is None:
             return

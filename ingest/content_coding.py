@@ -1,31 +1,32 @@
-"""Content codings of HTTP bodies: gzip and deflate, decoded within a bound."""
+"""Content codings of HTTP bodies: gzip and deflate, decoded within a bound of memory."""
 
 import zlib
 from collections.abc import Iterable
 from typing import Final
 
 ACCEPTED_CODINGS: Final = "gzip, deflate"
-"""Value of `Accept-Encoding` in an answer 415, as RFC 9110 (15.5.16) asks for."""
+"""Value of `Accept-Encoding` in an answer 415, as RFC 9110 (15.5.16) requires."""
 
 _GZIP: Final = "gzip"
 _ALIASES: Final = {"x-gzip": _GZIP, "gzip": _GZIP, "deflate": "deflate"}
+# Each coding costs the decoding of a whole body. Real senders use one at most.
 _MAX_CODINGS: Final = 2
-"""Each coding costs the decoding of a whole body. Nobody sends more than one."""
+# zlib reads a gzip header if 16 is added to the size of the window.
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
+# The rest behind each member is copied, so thousands of empty members would take seconds.
 _MAX_GZIP_MEMBERS: Final = 8
-"""What follows a member is copied, so thousands of empty ones would take seconds."""
 _EMPTY: Final = "identity"
 
 
 class UnknownCodingError(Exception):
-    """A `Content-Encoding` that is not understood. The text is for the sender."""
+    """A `Content-Encoding` is not supported. The text is for the sender."""
 
     def __init__(self) -> None:
         super().__init__(f"Content-Encoding must be one of {ACCEPTED_CODINGS}, or left out")
 
 
 class CorruptBodyError(Exception):
-    """The body is not what its `Content-Encoding` says, or ends too early."""
+    """The body does not match its `Content-Encoding`, or ends too early."""
 
 
 class DecodedBodyTooLargeError(Exception):
@@ -36,7 +37,7 @@ def parse_codings(values: Iterable[str]) -> tuple[str, ...]:
     """Return the codings of `Content-Encoding` headers, in the order in which they were applied.
 
     Raises:
-        UnknownCodingError: One is not understood, or there are too many.
+        UnknownCodingError: A coding is not supported, or there are too many.
     """
     named = [name.strip().lower() for value in values for name in value.split(",")]
     codings = tuple(_ALIASES.get(name, "") for name in named if name not in {"", _EMPTY})
@@ -46,16 +47,16 @@ def parse_codings(values: Iterable[str]) -> tuple[str, ...]:
 
 
 def decode_body(body: bytes, codings: tuple[str, ...], limit: int) -> bytes:
-    """Return a body without its codings. Never more than the limit is in memory, whatever a body would expand to.
+    """Return a body without its codings. It never takes more memory than the limit, whatever its decoded size.
 
     Args:
         body: The bytes received.
         codings: As `parse_codings` returns them.
-        limit: The largest size, in bytes.
+        limit: The largest decoded size, in bytes.
 
     Raises:
-        CorruptBodyError: The body is not what it should be.
-        DecodedBodyTooLargeError: It is larger than the limit after one of the codings.
+        CorruptBodyError: The body does not match its codings.
+        DecodedBodyTooLargeError: The body is larger than the limit after one of the codings.
     """
     for coding in reversed(codings):
         try:
@@ -66,7 +67,7 @@ def decode_body(body: bytes, codings: tuple[str, ...], limit: int) -> bytes:
 
 
 def _decode_gzip(body: bytes, limit: int) -> bytes:
-    """Decode gzip, which may consist of several members."""
+    """Decode gzip, which can have several members."""
     decoded = b""
     rest = body
     for _ in range(_MAX_GZIP_MEMBERS):
@@ -79,7 +80,7 @@ def _decode_gzip(body: bytes, limit: int) -> bytes:
 
 
 def _decode_deflate(body: bytes, limit: int) -> bytes:
-    """Decode deflate: in a zlib container, as RFC 9110 says, or bare, as many clients send it."""
+    """Decode deflate: in a zlib container, as RFC 9110 defines it, or bare, as many clients send it."""
     try:
         return _decompress_bounded(zlib.decompressobj(zlib.MAX_WBITS), body, limit)
     except zlib.error:
@@ -87,7 +88,7 @@ def _decode_deflate(body: bytes, limit: int) -> bytes:
 
 
 def _decompress_bounded(decompressor: "zlib._Decompress", body: bytes, limit: int) -> bytes:
-    # One byte more than the limit tells that there is more; zlib stops there.
+    # One byte above the limit shows that there is more. zlib stops there.
     decoded = decompressor.decompress(body, limit + 1)
     if len(decoded) > limit:
         raise DecodedBodyTooLargeError

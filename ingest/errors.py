@@ -9,11 +9,11 @@ PORT_TAKEN: Final = "the port is taken"
 
 
 class IngestError(SmspulseError):
-    """Something that ingest cannot do; the text is one line, for people."""
+    """An error of ingest that a person meets. The text is one line."""
 
 
 class CannotListenError(IngestError):
-    """The address cannot be listened on."""
+    """Ingest cannot listen on the address."""
 
     def __init__(self, host: str, port: int, why: str) -> None:
         super().__init__(
@@ -22,7 +22,7 @@ class CannotListenError(IngestError):
         )
         self.host = host
         self.port = port
-        # A port becomes free when its owner ends.
+        # A port becomes free when its owner ends, so a later start can succeed.
         self.is_permanent = why != PORT_TAKEN
 
 
@@ -32,16 +32,18 @@ class KafkaFilesError(IngestError):
     is_permanent = True
 
     def __init__(self, why: str) -> None:
-        super().__init__(f"a TLS file for Kafka cannot be read: {why}; see SMSPULSE_KAFKA_SSL_CAFILE and its like")
+        super().__init__(
+            f"a TLS file for Kafka cannot be read: {why}; see SMSPULSE_KAFKA_SSL_CAFILE, _CERTFILE and _KEYFILE"
+        )
 
 
 class CertificateError(IngestError):
-    """The certificate for HTTPS, or its key, cannot be used."""
+    """The certificate for HTTPS or its key cannot be used."""
 
     is_permanent = True
 
     def __init__(self, cert: Path, key: Path | None, why: str) -> None:
-        files = f"{cert} with the key {key}" if key else f"{cert}, which has to hold its key too,"
+        files = f"{cert} with the key {key}" if key else f"{cert}, which must contain its key too,"
         super().__init__(f"the certificate {files} cannot be used: {why}; see SMSPULSE_INGEST_TLS_CERT and _TLS_KEY")
 
 
@@ -52,28 +54,25 @@ class SourcesError(IngestError):
 
     def __init__(self, place: Path | str, problem: str) -> None:
         super().__init__(f"{place}: {problem}")
-        self.place = place
 
 
 class SourceExistsError(SourcesError):
-    """A source of that name is there already."""
+    """A source of that name exists already."""
 
     def __init__(self, place: Path, name: str) -> None:
         super().__init__(place, f"source {name!r} exists already: choose another name")
-        self.name = name
 
 
 class NotStoredError(IngestError):
-    """A webhook is not safe, so it must not be answered 2xx. The text names no address: senders read it."""
+    """A webhook is not durable, so it must not be answered 2xx. The text names no address: senders read it."""
 
 
 class SpoolError(IngestError):
     """The spool cannot be used."""
 
     def __init__(self, folder: Path, why: str) -> None:
-        super().__init__(f"the spool in {folder} cannot be used: {why}; mend that, or move the folder away and keep it")
-        self.folder = folder
+        super().__init__(f"the spool in {folder} cannot be used: {why}; fix that, or move the folder away and keep it")
 
 
 class SpoolFullError(NotStoredError):
-    """The spool takes no more. The text names no path: senders read it."""
+    """The spool accepts no more webhooks. The text names no path: senders read it."""

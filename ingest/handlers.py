@@ -1,8 +1,8 @@
 """Answers of the HTTP receiver: `POST /webhooks/{source}/{token}`, `/healthz`, `/readyz`, `/metrics`, `/openapi.json`.
 
-A webhook is answered 202 when its sink has it safe, and otherwise with an error that asks its sender to come again, or
-says why it need not. Built on aiohttp's low-level server: five routes need no router, and a token is in the path, so
-whatever would log or show a path is kept out.
+A webhook is answered 202 when the sink has stored it durably. Otherwise the answer is an error: either the sender must
+retry, or the error states why a retry does not help. Built on aiohttp's low-level server: five routes need no router,
+and the path has a token, so no component that logs or shows paths is used.
 """
 
 import asyncio
@@ -54,22 +54,24 @@ access_log = logging.getLogger("ingest.access")
 
 _OPENAPI: Final = Path(__file__).with_name("openapi.json").read_bytes()
 _ABSOLUTE_FORM: Final = re.compile(r"https?://[^/]+", re.IGNORECASE)
+_NOT_FOUND: Final = 404
+# Seconds between two log lines about test webhooks of one source: a sender must not fill the log.
 _TEST_LOG_EVERY_S: Final = 60.0
 _CONNECTIONS_ADVICE: Final = (
     "if they are gateways, raise SMSPULSE_INGEST_MAX_CONNECTIONS or _TOTAL and the limit of open files, "
     "or name their proxy in SMSPULSE_INGEST_TRUSTED_PROXIES"
 )
+# Bytes from which parsing a body can take milliseconds.
 _LARGE_BODY: Final = 16_384
-"""Bytes of a body from which parsing it may take milliseconds."""
 
 
 class IngestHandler:
-    """Answers requests.
+    """Request handler of ingest.
 
     Args:
-        settings: Limits.
-        sources: Who may send.
-        sink: Where webhooks become safe.
+        settings: Settings of ingest.
+        sources: Sources and their tokens.
+        sink: Stores webhooks durably.
     """
 
     def __init__(self, settings: IngestSettings, sources: SourceRegistry, sink: WebhookSink) -> None:
@@ -88,10 +90,10 @@ class IngestHandler:
         self._large_body_lock = asyncio.Lock()
 
     def build_server(self, tls: ssl.SSLContext | None = None) -> web.Server:
-        """Return the HTTP server that has this answer; the caller gives it an address.
+        """Return the HTTP server of this handler. The caller binds it to an address.
 
         Args:
-            tls: How HTTPS is answered; None for plain HTTP.
+            tls: TLS context; None for plain HTTP.
         """
         settings = self._settings
         limits = HttpLimits(
@@ -116,22 +118,22 @@ class IngestHandler:
         parts = _path_segments(request.raw_path)
         try:
             match parts:
-                case ["", "webhooks", source, *rest] if len(rest) < 2:  # noqa: PLR2004 - source, or source and token
+                case ["", "webhooks", source, *rest] if not rest[1:]:
                     response = await self._answer_webhook(request, source, rest[0] if rest else "")
                 case ["", "healthz" | "readyz" | "metrics" | "openapi.json" as route]:
                     response = await self._answer_state(request, route)
                 case _:
-                    response = error_response(404, "nothing is here: webhooks go to POST /webhooks/{source}/{token}")
+                    response = error_response(_NOT_FOUND, "not found: send webhooks to POST /webhooks/{source}/{token}")
         except ConnectionError:
             raise
         except Exception as error:
-            # Answered here and not by the HTTP server, so that it is counted as every other answer is.
+            # Answered here and not by the HTTP server, so that the metrics count it.
             log.error("a request failed inside ingest: %s", where_raised(error))
-            response = close_connection_after(error_response(500, "a fault inside ingest: its log says more"))
+            response = close_connection_after(error_response(500, "internal error of ingest; see its log"))
         if self._idle is not None:
             response.force_close()
-        # Of the path only what holds no secret: a source's name may be a token that was pasted at its place.
-        shown = "?" if response.status == 404 else parts[1]  # noqa: PLR2004 - an HTTP status
+        # Only the route is logged: a token can be pasted in place of the source's name.
+        shown = "?" if response.status == _NOT_FOUND else parts[1]
         elapsed_s = time.monotonic() - start
         metrics.count_request(shown, response.status, elapsed_s)
         if access_log.isEnabledFor(logging.DEBUG):
@@ -176,9 +178,9 @@ class IngestHandler:
         return web.Response(status=self._settings.success_status, body=body, headers=JSON)
 
     def _refuse_unread(self, request: web.BaseRequest, source: str, token: str) -> web.Response | None:
-        """Return the answer to a webhook whose body need not be read, or None."""
+        """Return the answer to a webhook that is refused without its body, or None."""
         if request.method != "POST":
-            return error_response(405, "webhooks are sent by POST", Allow="POST")
+            return error_response(405, "send webhooks by POST", Allow="POST")
         if not self._client_filter.may_send(self._find_sender(request)):
             return error_response(403, "this address may not send webhooks")
         if (request.content_length or 0) > self._settings.max_body_bytes:
@@ -188,7 +190,7 @@ class IngestHandler:
             return error_response(401, "unknown source or wrong token", WWW_Authenticate=challenge)
         if self._in_flight >= self._settings.max_in_flight:
             return self._answer_unavailable("too many webhooks at once")
-        # The bytes first: a webhook that they refuse takes no place among those of the second.
+        # Bytes are checked first: a webhook that is refused for them takes no token of the webhooks.
         wait, what = ceil(self._byte_limiter.take_or_wait_s(source)), "bytes"
         if not wait:
             wait, what = ceil(self._webhook_limiter.take_or_wait_s(source)), "webhooks"
@@ -199,14 +201,14 @@ class IngestHandler:
         return self._client_filter.find_sender(request.remote or "", request.headers.getall(hdrs.X_FORWARDED_FOR, ()))
 
     async def _store_webhook(self, request: web.BaseRequest, source: str) -> bytes:
-        """Hand the webhook to the sink, and return its ingest_id when it is safe."""
+        """Store the webhook in the sink, and return its ingest_id."""
         codings = parse_codings(request.headers.getall(hdrs.CONTENT_ENCODING, ()))
         received, codings = remove_codings(await read_body(request, self._settings), codings, self._settings)
-        # Only now is the size known, also of a body without a declared one. The next webhook waits for it.
+        # Only now the size is known, also of a body without a declared one. The next webhook waits for its tokens.
         self._byte_limiter.take_tokens(source, len(received))
         content_type = _header_value(request.headers.get(hdrs.CONTENT_TYPE, ""))
         if len(received) > _LARGE_BODY:
-            # One a round of the event loop: a thousand of them would hold up everybody else.
+            # One per iteration of the event loop: a thousand of them would delay all other requests.
             async with self._large_body_lock:
                 await asyncio.sleep(0)
                 key, body, content_type = self._redact_body(source, received, content_type)
@@ -228,7 +230,7 @@ class IngestHandler:
         return ingest_id
 
     def _redact_body(self, source: str, received: bytes, content_type: bytes) -> tuple[bytes | None, bytes, bytes]:
-        """Return a webhook's key, what may be kept of its body, and the Content-Type of that."""
+        """Return a webhook's key, its body without the data that must not be kept, and the Content-Type of that."""
         text = to_utf8(received, content_type)
         key = None
         try:
@@ -242,7 +244,7 @@ class IngestHandler:
                 self._count_fault(error.detail)
             kept = self._redactor.redact_body(text, error)
         except Exception as error:
-            # A webhook is never refused for what its body does in here. With privacy, nothing of the body is kept.
+            # A webhook is never refused because of an internal error. With privacy, nothing of its body is kept.
             self._count_fault(where_raised(error))
             kept = self._redactor.redact_body(text, unforeseen_error(error))
         if kept is text:
@@ -264,26 +266,26 @@ class IngestHandler:
 
 
 def _answer_refused_body(error: RefusedBodyError) -> web.Response:
-    # Some of the body may not have been read, so nothing behind it can be.
+    # A part of the body may be unread, so the connection cannot be used for another request.
     return close_connection_after(error_response(error.status, str(error)))
 
 
 def _header_value(text: str) -> bytes:
-    """Return what a record's header keeps of a text that a sender chose."""
+    """Return the value of a record's header for a text that a sender chose."""
     return text[:MAX_NAME_LENGTH].encode("ascii", "replace")
 
 
 def _path_segments(target: str) -> list[str]:
-    """Return the segments of a request target's path, the first one empty; one slash at the end does not count.
+    """Return the segments of a request target's path. The first one is empty, and one slash at the end is ignored.
 
-    Proxies send the target in absolute form (RFC 9112, 3.2.2), and a receiver has to accept it.
+    Proxies send the target in absolute form (RFC 9112, 3.2.2), and a server must accept it.
     """
     path = target.partition("?")[0]
     if not path.startswith("/"):
         origin = _ABSOLUTE_FORM.match(path)
         path = path[origin.end() :] if origin else path
     segments = path.split("/")
-    if len(segments) > 2 and not segments[-1]:  # noqa: PLR2004 - the empty one, a name, and behind the last slash
+    if segments[2:] and not segments[-1]:
         segments.pop()
     return segments
 

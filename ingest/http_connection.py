@@ -1,10 +1,9 @@
-"""One HTTP connection, bounded in memory and time whatever its client does."""
+"""An HTTP connection with bounds on memory and time, whatever its client does."""
 
 import asyncio
 import logging
 import socket
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -13,59 +12,38 @@ from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessa
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
 
+from ingest.callback_queue import CallbackQueue
 from ingest.client_limits import HttpLimits, OpenConnections, TooManyConnectionsError
 from ingest.http_responses import close_connection_after, error_response
 
 log = logging.getLogger(__name__)
 
+# Bytes of all headers of a request.
 _MAX_HEAD: Final = 32_768
-"""Bytes of all headers of a request."""
+# Bytes before the body that are neither names nor values of headers.
 _REQUEST_LINE: Final = 10_240
-"""Bytes in front of the body that are neither names nor values of headers."""
+# Bytes that are parsed at once. A piece of a chunked body waits in `CallbackQueue` for its turn: a chunk of one byte
+# costs about 5 µs.
 _HEAD_PIECE: Final = 2_048
 _BODY_PIECE: Final = 32_768
 _CHUNKED_PIECE: Final = 1_024
-"""Bytes that are parsed at once. Of chunked bodies, `_CHUNKED_PIECES` are parsed in one round of the event loop, of all
-connections together: a chunk of one byte costs some 5 µs."""
-_CHUNKED_PIECES: Final = 8
+# Most bytes on the wire for one byte of a body, in a chunk of its own: `1`, two line ends, and the byte.
 _CHUNK_OVERHEAD: Final = 6
-"""Bytes that a byte of a body takes at most, in a chunk of its own: `1`, two line ends, and the byte."""
+# Bytes of a body that wait for their reader. Twice as many pause the client.
 _READ_BUFFER: Final = 65_536
-"""Bytes of a body that wait for their reader; twice as many stop the client."""
+# Bytes of the system's buffers of a connection, each way. Linux doubles them.
 _SOCKET_BUFFER: Final = 65_536
-"""Bytes that the system keeps of a connection, each way. Linux doubles them."""
+# Seconds after which a connection is reset if its client reads nothing of the answer.
 _STUCK_S: Final = 10.0
-"""Time after which a connection is reset whose client takes nothing of its answer."""
-
-
-class CallbackQueue:
-    """Calls back in the order of asking, `_CHUNKED_PIECES` in a round of the event loop, so that others are served."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Callable[[], None]] = deque()
-
-    def add_callback(self, callback: Callable[[], None]) -> None:
-        """Call back when it is its turn, never at once."""
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._call_next)
-        self._waiting.append(callback)
-
-    def _call_next(self) -> None:
-        callbacks = [self._waiting.popleft() for _ in range(min(_CHUNKED_PIECES, len(self._waiting)))]
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._call_next)
-        for callback in callbacks:
-            callback()
 
 
 class HttpRequest(web.BaseRequest):
     """A request whose answer names no versions, and closes a connection that asked for another protocol."""
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
-        """Take off aiohttp's banner, which names versions, and add what every answer of the server has."""
+        """Remove aiohttp's banner, which names versions, and add the headers of every answer."""
         response.headers.pop(hdrs.SERVER, None)
-        protocol = self._protocol
-        assert isinstance(protocol, HttpConnection)  # noqa: S101 - a type guard
+        protocol = cast(HttpConnection, self._protocol)
         if protocol.answer_headers:
             response.headers.update(protocol.answer_headers)
         if protocol.has_switched:
@@ -75,11 +53,11 @@ class HttpRequest(web.BaseRequest):
 class HttpConnection(web.RequestHandler):
     """A connection that is bounded in memory and time, whatever its client does.
 
-    - No byte behind a request is parsed before the request is answered: at most one read of it is kept, and the rest
-      stays with the client.
-    - The headers of a request have at most `_MAX_HEAD` bytes. What is neither headers nor body is bounded likewise.
-    - It is closed unread when there are too many, closed when its first request is late, and reset when its client
-      takes nothing of an answer for `_STUCK_S`. Each later request has aiohttp's `keepalive_timeout`, from the answer
+    - No byte behind a request is parsed before the request is answered: at most one read is kept, and the rest stays
+      with the client.
+    - The headers of a request have at most `_MAX_HEAD` bytes. Bytes that are neither headers nor body have a limit too.
+    - It is closed unread at the limit of connections, closed if its first request is late, and reset if its client
+      reads nothing of an answer for `_STUCK_S`. Each later request has aiohttp's `keepalive_timeout`, from the answer
       before to the end of its headers.
     """
 
@@ -115,25 +93,20 @@ class HttpConnection(web.RequestHandler):
         **options: Any,
     ) -> None:
         super().__init__(server, **options)
-        self._connections, self._callback_queue, self._limits, self._program = (
-            connections,
-            callback_queue,
-            limits,
-            program,
-        )
+        self._connections, self._callback_queue = connections, callback_queue
+        self._limits, self._program = limits, program
         self.answer_headers = answer_headers
-        self._is_admitted = self._is_broken = self._is_unanswered = self._is_chunked = self._is_parsing_scheduled = (
-            False
-        )
+        self._is_admitted = self._is_broken = False
+        self._is_unanswered = self._is_chunked = self._is_parsing_scheduled = False
         self._unparsed = b""
-        # Whether there may be something behind the present request, or else there is nothing.
+        # Whether bytes can follow the present request. False means that there are none.
         self._has_more = False
         self._received = 0
         self._payload: StreamReader = EMPTY_PAYLOAD
         self._socket: asyncio.Transport | None = None
         self._unsent = 0
         self._timer_handle: asyncio.TimerHandle | None = None
-        # As aiohttp makes it, but for the last argument: the parser stops behind each request.
+        # As in aiohttp, except for the last argument: the parser stops behind each request.
         self._parser = HttpRequestParser(
             self,
             self._loop,
@@ -142,47 +115,51 @@ class HttpConnection(web.RequestHandler):
             max_field_size=self.max_field_size,
             max_headers=self.max_headers,
             payload_exception=web.RequestPayloadError,
-            auto_decompress=False,  # what is stored is what was received
+            # Bodies are stored as they were received.
+            auto_decompress=False,
             max_msg_queue_size=1,
         )
 
     @property
     def has_switched(self) -> bool:
-        """Whether its client has asked for another protocol. It gets an HTTP answer, and nothing more is read."""
+        """Whether its client requested another protocol. It gets an HTTP answer, and nothing more is read."""
         return self._upgraded
 
     def admit_connection(self, transport: asyncio.Transport) -> bool:
         """Count the connection and return True, or reset it and return False."""
         peer = transport.get_extra_info("peername")
         try:
-            if peer:  # none if the client has gone already
+            # None if the client has disconnected already.
+            if peer:
                 self._connections.add_connection(self, peer[0])
                 self._is_admitted = True
         except TooManyConnectionsError as error:
             whose = "one address has" if error.scope == "address" else "there are"
-            text = "%s %d connections to %s, as many as may be; more are closed unread: %s"
+            text = "%s %d connections to %s, the limit; more are closed unread: %s"
             log.warning(text, whose, error.limit, self._program, self._limits.advice)
         if not self._is_admitted:
             transport.abort()
             return False
-        # The buffers of the system are no memory of this process, but of this machine.
+        # The buffers of the system take memory of the machine.
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER)
         return True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Give it time for one request, if there is a place for it."""
-        connected = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        """Start the time limit of the first request, if the connection is admitted."""
+        # Transports of uvloop are not a subclass.
+        connected = cast(asyncio.Transport, transport)
         if not self._is_admitted and not self.admit_connection(connected):
             return
         super().connection_made(connected)
         self._socket = connected
         self._timer_handle = self._loop.call_later(self._limits.header_timeout_s, self._end_if_silent)
-        if self._unparsed:  # it came with the end of the TLS handshake
+        # These bytes arrived with the end of the TLS handshake.
+        if self._unparsed:
             self.data_received(b"")
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Count it no more."""
+        """Stop counting it."""
         super().connection_lost(exc)
         if self._timer_handle is not None:
             self._timer_handle.cancel()
@@ -191,7 +168,7 @@ class HttpConnection(web.RequestHandler):
         self._socket = None
 
     def data_received(self, data: bytes) -> None:
-        """Parse what belongs to the present request, and keep what is behind it until that is answered."""
+        """Parse the bytes of the present request, and keep the rest until that is answered."""
         if self._is_broken or self._force_close or self._close or self._upgraded:
             self._unparsed = b""
             return
@@ -200,7 +177,7 @@ class HttpConnection(web.RequestHandler):
         elif (
             len(data) <= _HEAD_PIECE and not self._is_unanswered and not self._has_to_wait() and self._payload.is_eof()
         ):
-            # Nearly always: one request, whole. The same as below, sooner.
+            # A shortcut for one whole request, which is nearly every case. The result is the same as below.
             self._parse_piece(data)
             if self._buffer_paused:
                 self._resume_reading_for_buffer()
@@ -233,24 +210,24 @@ class HttpConnection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Write an answer; then the next request may be parsed."""
+        """Write an answer; then parse the next request."""
         finished = await super().finish_response(request, resp, start_time)
         self._received = 0
-        # Behind the last answer, the rest of a body is still read and dropped, and no other request.
+        # After the last answer, the rest of a body is still read and dropped, but no other request.
         self._is_unanswered = not resp.keep_alive
         if self._has_more or self._unparsed:
             self.data_received(b"")
         return finished
 
     def idle_since(self) -> float | None:
-        """Return when it became idle, or None; see `ingest.client_limits.CountedConnection`."""
+        """Return the time when it became idle, or None; see `ingest.client_limits.CountedConnection`."""
         is_waiting = self._waiter is not None and not self._messages and self._request_count
         if not is_waiting or self._received or self._unparsed or self._force_close:
             return None
         return self._next_keepalive_close_time
 
     def close_idle(self) -> None:
-        """Close it: another one needs its place."""
+        """Close it in favour of another one."""
         self.force_close()
 
     def handle_error(
@@ -260,31 +237,31 @@ class HttpConnection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what is no HTTP, and what went wrong in here, as everything else is answered."""
+        """Answer invalid HTTP and internal errors in the form of all other answers."""
         if request.writer.output_size > 0:
-            msg = "an answer is under way already"
+            msg = "a part of the answer is sent already"
             raise ConnectionError(msg)
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             log.error("a request failed inside %s", self._program, exc_info=exc)
-            return close_connection_after(error_response(500, f"a fault inside {self._program}: its log says more"))
-        log.debug("a request that is no valid HTTP: %s", type(exc).__name__)
+            return close_connection_after(error_response(500, f"internal error of {self._program}; see its log"))
+        log.debug("a request is not valid HTTP: %s", type(exc).__name__)
         if status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
             return close_connection_after(error_response(status, f"the headers are larger than {_MAX_HEAD} bytes"))
-        return close_connection_after(error_response(status, "the request is no valid HTTP"))
+        return close_connection_after(error_response(status, "the request is not valid HTTP"))
 
     def _resume_reading_if_drained(self) -> None:
-        """Do nothing: aiohttp resumes here when it begins to answer. `finish_response` does once it has answered."""
+        """Do nothing: aiohttp would resume before the answer. `finish_response` resumes after it."""
 
     def _has_to_wait(self) -> bool:
-        """Return whether what was received cannot be parsed yet."""
+        """Return whether received bytes cannot be parsed yet."""
         if self._reading_paused or self._is_parsing_scheduled or self.transport is None:
             return True
         return self._is_unanswered and self._payload.is_eof()
 
     def _parse_piece(self, piece: bytes) -> None:
-        """Have aiohttp parse at most one request, and bound what of it is no body.
+        """Parse at most one request with aiohttp, and check the size of everything except its body.
 
-        The parser keeps what is behind the request, a part of a piece.
+        The parser keeps the bytes behind the request, a part of a piece.
         """
         was_in_body = not self._payload.is_eof()
         super().data_received(piece)
@@ -292,10 +269,11 @@ class HttpConnection(web.RequestHandler):
             message, payload = self._messages[-1]
             if not isinstance(message, RawRequestMessage):
                 self._is_broken = self._is_unanswered = True
-                message.exc.__traceback__ = None  # its frames hold all that was received
+                # The frames of the traceback keep all received bytes.
+                message.exc.__traceback__ = None
                 return
             if not self._is_unanswered:
-                # What came in one piece, and not behind another request, needs no sum.
+                # A request in one piece, and not behind another one, cannot exceed the limit.
                 may_be_long = self._has_more or self._received > 0
                 self._is_unanswered, self._payload, self._received = True, payload, len(piece)
                 self._is_chunked = message.chunked
@@ -307,8 +285,8 @@ class HttpConnection(web.RequestHandler):
         if was_in_body and self._payload.is_eof():
             self._received = 0
             if not self._is_unanswered:
-                # The answer did not wait for the body. So this is the last call that can reach what is behind it: the
-                # parser keeps that to itself until it is called again.
+                # The answer did not wait for the body. The parser keeps the bytes behind it until its next call, so
+                # this call must fetch them.
                 self._parse_piece(b"")
             return
         self._received += len(piece)
@@ -330,7 +308,7 @@ class HttpConnection(web.RequestHandler):
         self._timer_handle = self._loop.call_later(_STUCK_S, self._abort_if_stuck)
 
     def _abort_if_stuck(self) -> None:
-        """Reset it if its client has taken nothing of what there is to send, since this was called last."""
+        """Reset it if its client has read none of the unsent bytes since the last call."""
         if self._socket is None:
             return
         unsent = self._socket.get_write_buffer_size()
@@ -342,5 +320,5 @@ class HttpConnection(web.RequestHandler):
 
 
 def _is_whole_request(piece: bytes, payload: StreamReader) -> bool:
-    """Return whether a piece is one request, headers and body, and nothing else."""
+    """Return whether a piece is exactly one request with its headers and its body."""
     return payload.is_eof() and piece.find(b"\r\n\r\n") + 4 + payload.total_bytes == len(piece)

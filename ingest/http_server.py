@@ -1,6 +1,6 @@
-"""The HTTP server of every process: aiohttp's low-level one, made fit for untrusted clients.
+"""HTTP server of every process: aiohttp's low-level server, hardened against untrusted clients.
 
-Memory, time and connections are limited, answers are plain, no banner names a version, and no path is in a log.
+Memory, time and connections are limited, answers are plain, no banner names a version, and no path is logged.
 """
 
 import ssl
@@ -9,22 +9,24 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from ingest.callback_queue import CallbackQueue
 from ingest.client_limits import ClientFilter, HttpLimits, OpenConnections
-from ingest.http_connection import CallbackQueue, HttpConnection, HttpRequest
+from ingest.http_connection import HttpConnection, HttpRequest
 from ingest.tls import TlsHandshake
 
 LINGER_S: Final = 1.0
-"""How long the rest of a refused body is read and dropped: closed at once, a sender may never see the answer."""
+"""Seconds for which the rest of a refused body is read and dropped. After an immediate close, a sender may not get the
+answer."""
+# Headers of a request. Each can have 8 KiB.
 _MAX_HEADERS: Final = 64
-"""Of a request; each may have 8 KiB."""
 
 
 class _HttpServer(web.Server):
-    """aiohttp's low-level server with the classes above.
+    """aiohttp's low-level server with hardened connections.
 
     Args:
-        tls: How HTTPS is answered; None for plain HTTP.
-        options: Of `HttpConnection`.
+        tls: TLS context; None for plain HTTP.
+        options: Further options of `HttpConnection`.
     """
 
     def __init__(
@@ -57,14 +59,14 @@ def build_http_server(
     tls: ssl.SSLContext | None = None,
     answer_headers: Mapping[str, str] | None = None,
 ) -> web.Server:
-    """Return an HTTP server with the protection that all of smspulse have; the caller gives it an address.
+    """Return an HTTP server with limits. The caller binds it to an address.
 
     Args:
         handle: Answers a request.
-        limits: Of connections and times.
-        program: What it belongs to, for people: `ingest`, `the page`.
-        tls: How HTTPS is answered; None for plain HTTP.
-        answer_headers: Of every answer, errors included.
+        limits: Limits of connections and times.
+        program: Name of the process in log lines and errors: `ingest`, `the page`.
+        tls: TLS context; None for plain HTTP.
+        answer_headers: Headers of every answer, errors included.
     """
     return _HttpServer(
         handle,

@@ -1,9 +1,9 @@
-"""Webhooks into Kafka, acknowledged by every in-sync replica, through one producer that is replaced when it fails.
+"""Producer of webhooks to Kafka, acknowledged by every in-sync replica. It is replaced when it fails.
 
-aiokafka is handed whole batches, one a partition at a time: what arrives while one is on its way goes into the next. So
-batches grow with load and nothing waits without it, records of a key keep their order of arrival, and a future and a
-callback are paid once a batch rather than once a record. It has one request to a broker under way at a time, and a
-batch that waits for that would not grow any more: so batches for one broker are made together, for one request.
+aiokafka gets whole batches, one per partition at a time. Webhooks that arrive during its request go into the next one.
+So batches grow with load, nothing waits without load, records of a key keep their order of arrival, and the cost of a
+future and a callback is paid once per batch. aiokafka has one request per broker at a time, and a batch that waits for
+it does not grow. So batches for one broker are built together, for one request.
 """
 
 import asyncio
@@ -24,32 +24,34 @@ from ingest.webhook_record import WebhookRecord
 
 log = logging.getLogger(__name__)
 
+# Uncompressed size at which a batch is closed. A larger record gets a batch of its own.
 _BATCH_BYTES: Final = 131_072
-"""Uncompressed size at which a batch is closed; a larger record gets one of its own."""
 _REQUEST_TIMEOUT_MS: Final = 5_000
 _CONNECT_TIMEOUT_S: Final = 10.0
 _RETRY_EVERY_S: Final = 0.5
+# Requests for metadata at this interval detect the loss of Kafka without traffic.
 _PROBE_EVERY_S: Final = 1.0
+# It delays the end of ingest, and the connection of the next producer.
 _FLUSH_TIMEOUT_S: Final = 2.0
 
 
 class PendingWebhook(NamedTuple):
-    """A webhook that is to be stored, since when on the loop's clock, and what is told that it is."""
+    """A webhook to store, the time of its arrival on the loop's clock, and the future of its acknowledgement."""
 
     webhook: WebhookRecord
     queued_at: float
     stored: asyncio.Future[None]
 
     def fail_with(self, error: Exception) -> None:
-        """Tell that it is not stored, if anybody still waits."""
+        """Report that it is not stored, if a request still waits."""
         if not self.stored.done():
             self.stored.set_exception(error)
-            # Looked at, so that asyncio logs no error where nobody waits any more, as when ingest stops.
+            # Marks the exception as retrieved, so that asyncio does not log it if no request waits any more.
             self.stored.exception()
 
 
 class _BrokerRequest:
-    """What is on its way to one broker."""
+    """The batches of one request to a broker."""
 
     def __init__(self) -> None:
         self.batches = 0
@@ -67,7 +69,7 @@ class _BrokerRequest:
 
 
 class _PartitionQueue:
-    """The webhooks of one partition: those that wait, and the batch that is on its way."""
+    """The webhooks of one partition: those that wait, and those of the batch that was sent."""
 
     def __init__(self, partition: int) -> None:
         self._partition = partition
@@ -90,13 +92,13 @@ class _PartitionQueue:
         """Send batch after batch.
 
         Args:
-            producer: Sends them.
-            requests: By the broker's id; what other queues send is there too.
+            producer: Producer of the batches.
+            requests: Requests of all queues by the broker's id.
             before_request: See `WebhookProducer`.
             on_stored: See `WebhookProducer`.
 
         Raises:
-            KafkaError: A batch failed for good. The producer is of no more use: its sequence has a gap.
+            KafkaError: A batch failed permanently. The producer cannot be used any more: its sequence has a gap.
         """
         loop, tp = asyncio.get_running_loop(), TopicPartition(RAW, self._partition)
         while True:
@@ -106,13 +108,14 @@ class _PartitionQueue:
             if not request.batches:
                 before_request()
             if not self._waiting:
-                continue  # taken back
+                # `before_request` has taken the webhooks back.
+                continue
             request.begin_batch()
             batch = self._next_batch(producer)
             self._sent_at = loop.time()
             delivered = await producer.send_batch(batch, RAW, partition=self._partition)
-            # Waited for from the side: a shielded future that is cancelled would leave the failure of its batch
-            # unretrieved, and asyncio would log that.
+            # Not awaited directly: a cancelled shielded future would leave the exception of its batch unretrieved, and
+            # asyncio would log it.
             delivered.add_done_callback(lambda future: future.cancelled() or future.exception())
             await asyncio.wait([delivered])
             delivered.result()
@@ -135,15 +138,15 @@ class _PartitionQueue:
         return batch
 
     def is_stuck(self, before: float) -> bool:
-        """Return whether a batch that was sent before that time is still on its way."""
+        """Return whether a batch that was sent before that time is not acknowledged."""
         return self._sent_at is not None and self._sent_at < before
 
     def is_late(self, before: float) -> bool:
-        """Return whether a webhook waits since before that time."""
+        """Return whether a webhook has waited since before that time."""
         return any(waiting.queued_at < before for waiting in (self._sent or self._waiting)[:1])
 
     def take_unacknowledged(self) -> list[PendingWebhook]:
-        """Return and forget what is not acknowledged, in order; a batch that is on its way may arrive all the same."""
+        """Remove and return unacknowledged webhooks, in order. A batch that was sent can still arrive."""
         taken = self._sent + self._waiting
         self._sent, self._waiting = [], []
         self._filled.clear()
@@ -151,15 +154,15 @@ class _PartitionQueue:
 
 
 class WebhookProducer:
-    """Kafka's topic `sms.raw`, reached through one idempotent producer.
+    """Writer of Kafka's topic `sms.raw` with one idempotent producer at a time.
 
     Args:
-        kafka: Where Kafka is.
-        ack_timeout_s: Seconds that a webhook may wait for its acknowledgement.
-        on_disconnected: Called when Kafka is away, does not acknowledge in time, or the producer must be given up. It
-            may take back what waits. What it leaves goes on waiting; in the last case it is refused.
-        before_request: Called before each request; it may take back what waits.
-        on_stored: Called with what every in-sync replica has, to tell it.
+        kafka: Settings of the Kafka clients.
+        ack_timeout_s: Seconds for the acknowledgement of a webhook.
+        on_disconnected: Called when Kafka is away, does not acknowledge in time, or the producer must be replaced. It
+            can take unacknowledged webhooks back. The others continue to wait; in the last case they are refused.
+        before_request: Called before each request. It can take unacknowledged webhooks back.
+        on_stored: Called with the webhooks that every in-sync replica has.
 
     Raises:
         KafkaFilesError: A TLS file of the settings cannot be read.
@@ -187,19 +190,19 @@ class WebhookProducer:
         self._disconnected_at: float | None = None
         self.connected = asyncio.Event()
         self.problem: str | None = "Kafka has not been reached yet"
-        """Why nothing can be sent now, in a few words that name no address; None while `connected` is set."""
+        """Reason why nothing can be sent now, without an address; None while `connected` is set."""
 
     def send_webhook(self, waiting: PendingWebhook) -> None:
-        """Send a webhook, behind all others of its key; `on_stored` gets it. Only while up."""
+        """Send a webhook, behind all others of its key, while `connected` is set. `on_stored` gets it."""
         partition = self._partitioner(waiting.webhook.key, self._partitions, self._partitions)
         self._queues[partition].add_webhook(waiting)
 
     def take_unacknowledged(self) -> list[PendingWebhook]:
-        """Return all that is not acknowledged, that of each key in order; some of it may arrive all the same."""
+        """Remove and return unacknowledged webhooks, those of each key in order. Some of them can still arrive."""
         return [waiting for queue in self._queues for waiting in queue.take_unacknowledged()]
 
     async def run(self) -> NoReturn:
-        """Keep the link to Kafka until cancelled; what is under way is then flushed, within a time limit."""
+        """Keep the connection to Kafka until cancelled. Then flush open requests within a time limit."""
         with _silence_aiokafka() as last_message:
             while True:
                 producer = await self._connect_producer(last_message)
@@ -213,8 +216,8 @@ class WebhookProducer:
                         tasks.create_task(self._check_acknowledgements())
                         tasks.create_task(self._probe_kafka(producer, last_message))
                 except* KafkaError as group:
-                    # Not retried by aiokafka, so nothing of this producer can be relied on any more.
-                    self._mark_disconnected("the link to Kafka broke", repr(group.exceptions[0]))
+                    # aiokafka does not retry these, so the state of this producer is unknown.
+                    self._mark_disconnected("the connection to Kafka broke", repr(group.exceptions[0]))
                 finally:
                     self.connected.clear()
                     self.problem = self.problem or "ingest is stopping"
@@ -224,7 +227,7 @@ class WebhookProducer:
                     await _discard_producer(producer)
 
     async def _connect_producer(self, last_message: "_LastMessageHandler") -> AIOKafkaProducer:
-        """Return a producer that has spoken to Kafka, however long that takes."""
+        """Return a connected producer. Retries without a limit."""
         while True:
             producer = AIOKafkaProducer(
                 **self._options,
@@ -238,7 +241,7 @@ class WebhookProducer:
             try:
                 async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                     await producer.start()
-                    # Asking for this topic alone could create it, with whatever the broker's defaults are.
+                    # A request for this topic alone could create it with the defaults of the broker.
                     cluster = await producer.client.fetch_all_metadata()
                     if RAW in cluster.topics():
                         self._partitions = sorted(await producer.partitions_for(RAW))
@@ -262,7 +265,7 @@ class WebhookProducer:
                 self._mark_disconnected(f"Kafka has not acknowledged within {self._ack_timeout:g} s", "slow or away")
 
     async def _probe_kafka(self, producer: AIOKafkaProducer, last_message: "_LastMessageHandler") -> NoReturn:
-        """Tell loss and recovery, with traffic or without."""
+        """Detect loss and recovery of the connection, with traffic or without."""
         while True:
             await asyncio.sleep(_PROBE_EVERY_S)
             last_message.text = ""
@@ -296,20 +299,20 @@ class WebhookProducer:
 
 
 async def _discard_producer(producer: AIOKafkaProducer) -> None:
-    """Stop a producer, in a bounded time whatever its state."""
+    """Stop a producer in a bounded time, whatever its state."""
     with contextlib.suppress(KafkaError, TimeoutError):
         async with asyncio.timeout(_FLUSH_TIMEOUT_S):
             await producer.stop()
             return
-    # aiokafka has no way to give up: its stop() waits as long as a batch is retried, which an idempotent producer does
-    # for ever. All that is left was taken back already.
+    # aiokafka cannot abort: its stop() waits while a batch is retried, which an idempotent producer does for ever. The
+    # webhooks of the batch were taken back before.
     if producer._sender.sender_task is not None:
         producer._sender.sender_task.cancel()
     await producer.client.close()
 
 
 class _LastMessageHandler(logging.Handler):
-    """Keeps the newest message: it says why aiokafka's exceptions were raised, which they don't."""
+    """Keeps the newest message. It has the cause of an exception of aiokafka, which the exception lacks."""
 
     text = ""
 
@@ -319,7 +322,7 @@ class _LastMessageHandler(logging.Handler):
 
 @contextlib.contextmanager
 def _silence_aiokafka() -> Iterator[_LastMessageHandler]:
-    """Keep aiokafka, which logs each failed try, and on debug level bodies, out of the log."""
+    """Keep aiokafka out of the log: it logs each failed attempt, and bodies on debug level."""
     logger = logging.getLogger("aiokafka")
     before = logger.level, logger.propagate
     last_message = _LastMessageHandler()

@@ -1,4 +1,4 @@
-"""Listening on an address, also on every one of both IPv6 and IPv4."""
+"""Listening on an address, or on all addresses of both IPv6 and IPv4."""
 
 import socket
 from typing import Final
@@ -7,7 +7,7 @@ from aiohttp import web
 
 BACKLOG: Final = 1_024
 ASYNCIO_BACKLOG: Final = 128
-"""For asyncio's own event loop: it accepts so many connections before the first of them can be refused."""
+"""For asyncio's own event loop: it accepts that many connections before it can refuse the first."""
 
 
 async def start_listening(
@@ -18,20 +18,20 @@ async def start_listening(
     share_port: bool = False,
     backlog: int = BACKLOG,
 ) -> tuple[web.BaseSite, int]:
-    """Have a server listen; return its site and port. `::` is every address, of IPv4 too where the system allows it.
+    """Let a server listen; return its site and port. `::` is every address, also of IPv4 if the system supports it.
 
     Args:
-        runner: The server's, set up.
+        runner: Runner of the server, set up.
         host: Name or address.
-        port: 0 takes a free one.
+        port: Port; 0 takes a free one.
         share_port: Let other processes listen there too.
-        backlog: Connections that the system takes before they are accepted.
+        backlog: Connections that wait in the system until they are accepted.
 
     Raises:
         OSError: The address is taken or not available.
     """
     if host == "::" and socket.has_dualstack_ipv6():
-        # asyncio restricts each socket of IPv6 to IPv6.
+        # asyncio would restrict a socket of IPv6 to IPv6.
         listener = socket.create_server(
             (host, port), family=socket.AF_INET6, backlog=backlog, reuse_port=share_port, dualstack_ipv6=True
         )

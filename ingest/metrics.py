@@ -1,6 +1,6 @@
-"""What `/metrics` tells Prometheus. No label has more than a handful of values, and none comes from a sender.
+"""Prometheus metrics of ingest. Each label has only a few values, and none comes from a sender.
 
-Where several processes share a port, each counts in files of a folder that all share, and any of them tells the sum.
+If several processes share a port, each counts in files of a shared folder, and each of them reports the sums.
 """
 
 import os
@@ -32,13 +32,13 @@ FORWARDED: Final = Counter(
 )
 FAULTS: Final = Counter(
     "smspulse_ingest_faults_total",
-    "Webhooks whose body made ingest fail, and that were stored as unreadable.",
+    "Webhooks whose body could not be processed, stored as unreadable.",
     registry=None,
 )
 
 
 Gauges = dict[str, tuple[str, float]]
-"""What is looked up when Prometheus asks: each name behind `smspulse_ingest_`, with its description and value."""
+"""Gauges that are computed at each scrape: description and value by the name after `smspulse_ingest_`."""
 
 
 class _GaugeCollector(Collector):
@@ -63,7 +63,7 @@ def count_request(route: str, code: int, seconds: float) -> None:
 
 
 def render_exposition(gauges: Gauges) -> bytes:
-    """Return everything in Prometheus' text format."""
+    """Return all metrics in Prometheus' text format."""
     registry = CollectorRegistry()
     if FOLDER_VARIABLE in os.environ:
         MultiProcessCollector(registry)

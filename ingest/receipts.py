@@ -1,11 +1,11 @@
-"""Ingest's own record of what it has stored and is about to answer 202: the ids, for the reconciliation.
+"""Receipts: the ids of stored webhooks that are answered 202, for the reconciliation.
 
-    {data}/accepted/YYYY-MM-DDTHH/{source}        16 bytes an ingest_id, by the hour (UTC) of the receipt
+    {data}/accepted/YYYY-MM-DDTHH/{source}        16 bytes per ingest_id, by the hour (UTC) of the receipt
 
-An id is appended before the answer, so it survives any kill of the process: whatever was answered 202 is
-here. What it can miss: an id whose webhook was stored but not answered, as when ingest is killed between the two; what
-the disk refused, which is logged; and after a power failure what the kernel had not written yet, as nothing here waits
-for an fsync. So a webhook may be stored and not be here, but what is here was stored and has to be found.
+An id is appended before the answer, so it survives a kill of the process: each answer 202 has its receipt. A receipt
+can be missing for a stored webhook without an answer, if ingest is killed between the two; after an error of the disk,
+which is logged; and after a power failure, because receipts are not fsynced. So a stored webhook can lack a receipt,
+but a webhook with a receipt was stored and must be found.
 """
 
 import logging
@@ -25,12 +25,12 @@ ID_BYTES: Final = 16
 _FOLDER: Final = "accepted"
 _HOUR_MS: Final = 3_600_000
 _HOUR: Final = "%Y-%m-%dT%H"
+# A day more than the retention of sms.raw in Kafka.
 _KEPT_MS: Final = 8 * 24 * _HOUR_MS
-"""A day more than Kafka keeps sms.raw."""
 
 
 class ReceiptLog:
-    """Notes ids. Several processes may share a data folder: what is noted together is one appending write."""
+    """Writer of receipts. Several processes can share a data folder: receipts of one call are one appending write."""
 
     def __init__(self, data: Path) -> None:
         self._folder = data / _FOLDER
@@ -39,7 +39,7 @@ class ReceiptLog:
         self._has_logged_error = False
 
     def append_receipts(self, webhooks: Iterable[WebhookRecord]) -> None:
-        """Note that webhooks were stored, those of a source together. Never fails."""
+        """Append the receipts of stored webhooks. Errors are logged and not raised."""
         ids: dict[tuple[int, str], list[bytes]] = {}
         for webhook in webhooks:
             headers = dict(webhook.headers)
@@ -58,7 +58,7 @@ class ReceiptLog:
             self._has_logged_error = False
         except OSError as error:
             if not self._has_logged_error:
-                log.error("what is accepted cannot be noted in %s (%s): reconciliation misses it", self._folder, error)
+                log.error("receipts cannot be written to %s (%s): reconciliation misses them", self._folder, error)
             self._has_logged_error = True
 
     def _rotate_hour(self, hour: int) -> None:
@@ -77,7 +77,7 @@ class ReceiptLog:
 
 
 def read_receipts(data: Path, since: datetime) -> Iterator[tuple[str, datetime, bytes]]:
-    """Yield source, hour and the ids, joined, of the hours from `since` on.
+    """Yield source, hour and the joined ids, of the hours from `since` on.
 
     Raises:
         PermissionError: This user may not read them.
@@ -86,9 +86,11 @@ def read_receipts(data: Path, since: datetime) -> Iterator[tuple[str, datetime, 
         hour = datetime.strptime(folder.name, _HOUR).replace(tzinfo=UTC)
         if hour < since.replace(minute=0, second=0, microsecond=0):
             continue
-        for path in sorted(folder.iterdir()):  # a glob would pass over a folder that may not be read
+        # A glob would skip a folder without permission.
+        for path in sorted(folder.iterdir()):
             found = path.read_bytes()
-            yield path.name, hour, found[: len(found) // ID_BYTES * ID_BYTES]  # the last one may be being written
+            # The last id can be incomplete, while it is written.
+            yield path.name, hour, found[: len(found) // ID_BYTES * ID_BYTES]
 
 
 def _hour_name(hour: int) -> str:

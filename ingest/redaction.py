@@ -1,9 +1,9 @@
-"""What is kept of personal data. It is taken out of a webhook before that is logged, spooled or written to Kafka.
+"""Removal of personal data from a webhook before it is logged, spooled or written to Kafka.
 
-Where anything is to be taken out, a webhook's JSON is written anew from what `gateway.payloads` reads of it: ids as
-numbers, times in ISO 8601. So a field that nobody thought of carries nothing along, and neither does a part of a known
-field that nobody reads. Guarantee: read by `gateway.payloads`, the new one is the same event but for what the settings
-take out, and has the same flaws. Of what cannot be read only the reason is kept, and the length.
+If the settings remove anything, a webhook's JSON is written again from the event that `gateway.payloads` reads: ids as
+numbers, times in ISO 8601. So an unknown field passes no data on, and neither does an unread part of a known field.
+Guarantee: `gateway.payloads` reads the new JSON as the same event without the removed data, with the same flaws. Of a
+body that cannot be read, only the reason and the length are kept.
 """
 
 import hmac
@@ -24,17 +24,17 @@ REWRITTEN_TYPE: Final = b"application/json"
 _KNOWN_TYPES: Final = frozenset({"text", "img"})
 _OTHER_TYPE: Final = "other"
 _SHOWN_DIGITS: Final = 4
+# 128 bits: a collision of two phone numbers is practically impossible.
 _HASH_CHARS: Final = 32
-"""128 bits: no two numbers of the world meet."""
 
 
 class PayloadRedactor:
-    """Takes out of webhooks what is not to be kept.
+    """Removes personal data from webhooks.
 
     Args:
-        numbers: `keep`; `mask`: the last four digits; `hmac`: a keyed hash of the number in one spelling.
+        numbers: `keep`; `mask`: keep the last four digits; `hmac`: a keyed hash of the number in normal spelling.
         bodies: `keep` or `drop` texts and links to images.
-        key: For `hmac`.
+        key: Key of `hmac`.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class PayloadRedactor:
         self._numbers, self._drops_bodies, self._key = numbers, bodies == "drop", key.encode()
 
     def redact_body(self, body: bytes, read: Event | UnreadablePayload) -> bytes:
-        """Return what may be stored of a body.
+        """Return a body without the data that must not be stored.
 
         Args:
-            body: In UTF-8, as `gateway.json_body.to_utf8` makes it.
-            read: What `gateway.payloads.parse_payload` made of them.
+            body: The body in UTF-8, as `gateway.json_body.to_utf8` returns it.
+            read: The event that `gateway.payloads.parse_payload` returned, or its error.
         """
         if self._numbers == "keep" and not self._drops_bodies:
             return body
@@ -59,7 +59,7 @@ class PayloadRedactor:
             if isinstance(read, StatusReport)
             else self._rewrite_incoming_message(received, read)
         )
-        # As unreadable as what was there.
+        # A field that cannot be read stays a flaw.
         kept |= {field: True for field in read.flaws if received.get(field) is not None}
         return orjson.dumps({field: value for field, value in kept.items() if value is not None})
 
@@ -84,7 +84,7 @@ class PayloadRedactor:
             "date": _rewrite_field_time(received, "date", message),
             "date_sent": _rewrite_field_time(received, "date_sent", message),
             "address": received.get("address"),
-            # An empty one says nothing. "dropped" and not null, which would be an image without its link.
+            # An empty text has no data. The link becomes "dropped": null would be an image without a link, a flaw.
             "body": None if self._drops_bodies and message.text else message.text,
             "img_url": "dropped" if self._drops_bodies and message.image_url else message.image_url,
             **_device_and_channel(received, message),
@@ -106,7 +106,7 @@ class PayloadRedactor:
 
 
 def _device_and_channel(received: dict[str, Any], event: Event) -> dict[str, Any]:
-    """Return device and channel as the numbers that were read: a channel may be named twice, and is read once."""
+    """Return device and channel as the numbers that were read. Of two names of a channel, one is read."""
     channel = "channel_id" if "channel_id" in received else "sim"
     return {channel: event.channel_id, "device_id": event.device_id}
 
@@ -116,7 +116,7 @@ def _rewrite_field_time(received: dict[str, Any], field: str, event: Event) -> s
 
 
 def _mask_unknown_status_text(report: StatusReport) -> str | None:
-    """Return what a text says of a status that is not documented, without its digits. Others say what their id says."""
+    """Return the text of an undocumented status without its digits. Other texts repeat the meaning of their id."""
     if report.status_id in STATUSES or report.status_message is None:
         return None
     return "".join("*" if char.isdigit() else char for char in report.status_message)

@@ -1,4 +1,4 @@
-"""The ingest process: listens, stores and forwards until it is stopped."""
+"""The ingest process: it listens, stores and forwards until it is stopped."""
 
 import asyncio
 import contextlib
@@ -27,8 +27,8 @@ from ingest.tls import load_tls_context, renew_certificate
 
 log = logging.getLogger(__name__)
 
+# Seconds for Kafka's acknowledgements when ingest stops. Then the remaining webhooks go to the spool.
 _ACKS_ON_STOP_S: Final = 0.5
-"""How long Kafka's acknowledgements are waited for when ingest is stopped, before the spool answers for them."""
 
 
 async def serve_ingest(
@@ -41,17 +41,17 @@ async def serve_ingest(
 ) -> None:
     """Receive webhooks until `stop` is set; then finish those in flight.
 
-    Listens at once, whether Kafka is there or not.
+    Listens at once, with or without Kafka.
 
     Args:
-        settings: Of the receiver.
-        kafka: Where Kafka is.
-        data: The data folder, for its `sources.json`.
-        ready: Called with the base URL, such as `http://127.0.0.1:8080`, once it is listened on.
-        stop: Ends the service; without it, it runs until cancelled.
+        settings: Settings of ingest.
+        kafka: Settings of the Kafka clients.
+        data: The data folder, for sources, spool and receipts.
+        ready: Called with the base URL, such as `http://127.0.0.1:8080`, once the server listens on it.
+        stop: Ends the service. Without it, the service runs until cancelled.
 
     Raises:
-        CannotListenError: The address is taken or not to be had.
+        CannotListenError: The address is taken or not available.
         SourcesError: The sources cannot be read.
         KafkaFilesError: A TLS file for Kafka cannot be read.
         CertificateError: The certificate or its key cannot be used.
@@ -79,14 +79,19 @@ async def serve_ingest(
             stopped.cancel()
             renewing.cancel()
             await site.stop()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(settings.stop_timeout_s):
-                    drained = asyncio.create_task(handler.wait_until_drained())
-                    await asyncio.wait({drained}, timeout=_ACKS_ON_STOP_S)
-                    sink.switch_to_spool_permanently()
-                    await drained
+            await _finish_requests(handler, sink, settings.stop_timeout_s)
         finally:
             await runner.cleanup()
+
+
+async def _finish_requests(handler: IngestHandler, sink: StoreAndForward, timeout_s: float) -> None:
+    """Wait for the webhooks in flight, at most until the time-out. After a moment, the spool takes them."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            drained = asyncio.create_task(handler.wait_until_drained())
+            await asyncio.wait({drained}, timeout=_ACKS_ON_STOP_S)
+            sink.switch_to_spool_permanently()
+            await drained
 
 
 async def _start_site(runner: web.BaseRunner, settings: IngestSettings) -> tuple[web.BaseSite, int]:
@@ -104,7 +109,7 @@ async def _start_site(runner: web.BaseRunner, settings: IngestSettings) -> tuple
 def run_ingest(
     settings: IngestSettings, kafka: KafkaSettings, data: Path, *, ready: Callable[[str], None] | None = None
 ) -> None:
-    """Receive webhooks until SIGTERM or SIGINT; arguments and errors as those of `serve_ingest`."""
+    """Receive webhooks until SIGTERM or SIGINT. Arguments and errors are those of `serve_ingest`."""
 
     async def until_signalled() -> None:
         stop = asyncio.Event()
@@ -112,7 +117,7 @@ def run_ingest(
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await serve_ingest(settings, kafka, data, ready=ready, stop=stop)
 
-    # Requests make few cycles, and to walk over all that lives again and again takes a twentieth of the time.
+    # Requests create few reference cycles, and frequent collections take a twentieth of the time.
     gc.freeze()
     gc.set_threshold(100_000)
     uvloop.run(until_signalled())

@@ -1,4 +1,4 @@
-"""Settings of the receiver."""
+"""Settings of ingest."""
 
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -10,7 +10,7 @@ _MIN_KEY: Final = 16
 
 
 def _as_whole_number(value: object) -> object:
-    """Return the number that a text of digits is; an environment variable has no numbers."""
+    """Return the number of a text of digits, because environment variables are texts."""
     return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
 
 
@@ -23,104 +23,103 @@ Networks = Annotated[
 
 
 class IngestSettings(BaseSettings):
-    """How webhooks are received. Environment: `SMSPULSE_INGEST_` and the field's name in capitals."""
+    """Settings of ingest. Environment: `SMSPULSE_INGEST_` and the field's name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix="SMSPULSE_INGEST_", frozen=True, extra="forbid", allow_inf_nan=False)
 
     host: str = Field(
-        "127.0.0.1", description="Address to listen on; `0.0.0.0` for every one of IPv4, `::` for every one."
+        "127.0.0.1", description="Address to listen on: `0.0.0.0` is every IPv4 address, `::` is every address."
     )
-    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 chooses a free one.")
     sources: SecretStr = Field(
-        SecretStr(""), description="Sources beside those of `sources.json`: `name=token`, several separated by commas."
+        SecretStr(""), description="Sources in addition to `sources.json`: `name=token`, several separated by commas."
     )
     # Kafka takes records of up to 1 MiB unless a topic says otherwise, key and headers included.
     max_body_bytes: int = Field(
-        262_144, ge=1, le=917_504, description="Largest body of a webhook; a larger one is answered 413."
+        262_144, ge=1, le=917_504, description="Largest body of a webhook in bytes; a larger one is answered 413."
     )
     body_timeout_s: float = Field(
         10.0,
         gt=0,
-        description="Seconds that a body may take to arrive once its headers are there, or it is answered 408.",
+        description="Seconds from the headers to the end of the body; a later one is answered 408.",
     )
     max_in_flight: int = Field(
-        1_000, ge=1, description="Webhooks being received or awaiting Kafka at once; one more is answered 503."
+        1_000, ge=1, description="Webhooks that are received or wait for Kafka at once; one more is answered 503."
     )
     ack_timeout_s: float = Field(
-        2.0, gt=0, description="Seconds that Kafka has to acknowledge a webhook before it goes to the spool."
+        2.0, gt=0, description="Seconds for Kafka's acknowledgement of a webhook, before it goes to the spool."
     )
     spool_max_bytes: int = Field(
-        1 << 30, ge=0, description="Size of the spool from which webhooks are answered 503 while Kafka is away."
+        1 << 30, ge=0, description="Largest size of the spool in bytes. When it is full, webhooks are answered 503."
     )
     spool_max_age_s: float = Field(
-        259_200.0, gt=0, description="Age of its oldest webhook from which the spool takes no more; none is deleted."
+        259_200.0, gt=0, description="Age of the oldest webhook from which the spool accepts no more; none is deleted."
     )
     spool_reserve_bytes: int = Field(
-        67_108_864, ge=0, description="Free space that the spool leaves on its disk, for itself and others to go on."
+        67_108_864, ge=0, description="Free bytes that the spool leaves on its disk, for itself and other programs."
     )
     success_status: Annotated[Literal[200, 202], BeforeValidator(_as_whole_number)] = Field(
-        202, description="HTTP status for a webhook that is stored: 202, or 200 for senders that take no other."
+        202, description="HTTP status for a stored webhook: 202, or 200 for senders that accept no other."
     )
-    retry_after_s: int = Field(5, ge=1, description="Seconds after which a sender is asked to retry, with a 503.")
+    retry_after_s: int = Field(5, ge=1, description="Seconds in `Retry-After` of an answer 503.")
     share_port: bool = Field(
-        default=False, description="Let other processes listen on the port too. Set by `smspulse ingest --processes`."
+        default=False, description="Allow other processes to listen on the port. Set by `smspulse ingest --processes`."
     )
-    stop_timeout_s: float = Field(
-        4.0, gt=0, description="Seconds that requests in flight have to finish when ingest is stopped."
-    )
+    stop_timeout_s: float = Field(4.0, gt=0, description="Seconds for requests in flight to finish when ingest stops.")
     store_remote: bool = Field(
-        default=False, description="Store the sender's IP address with each webhook; it is personal data."
+        default=False, description="Store the sender's IP address with each webhook. It is personal data."
     )
     header_timeout_s: float = Field(
-        10.0, gt=0, description="Seconds that a connection has for the headers of its first request, or it is closed."
+        10.0, gt=0, description="Seconds from a connection to the headers of its first request, or it is closed."
     )
-    # Longer than proxies keep theirs: one that sends as we close has a webhook refused that it may not send again.
+    # Longer than the time-outs of proxies. If ingest closes while a proxy sends, the proxy may not repeat the webhook.
     idle_timeout_s: float = Field(
         135.0, gt=0, description="Seconds from an answer to the headers of the next request, or it is closed."
     )
     max_connections: int = Field(
         256,
         ge=1,
-        description="Connections that one address may have, of IPv6 one /64. One more takes the place of an idle one, "
-        "or is closed at once. Those of `trusted_proxies` are not counted.",
+        description="Connections of one address; in IPv6, of one /64. One more replaces an idle one, or is closed at "
+        "once. Those of `trusted_proxies` are not counted.",
     )
     max_connections_total: int = Field(
         2_048,
         ge=1,
-        description="Connections of all addresses; at most half of the files that the process may open.",
+        description="Connections of all addresses; at most half of the files that the process can open.",
     )
     rate_per_s: float | None = Field(
-        None, gt=0, description="Webhooks a second that a source may send for long; more are answered 429. Unset: any."
+        None, gt=0, description="Sustained webhooks per second of a source; more are answered 429. Unset: no limit."
     )
-    rate_burst: int = Field(1_000, ge=1, description="Webhooks that a source may send at once, with `rate_per_s`.")
-    # Twice what 5,000 phones can send. A phone sends a message in 3 s at best: 5 reports of 250 bytes each, 2.1 MB/s of
-    # all. An image in a body of the largest size, from each of them every 15 minutes, is 1.5 MB/s more.
+    rate_burst: int = Field(1_000, ge=1, description="Webhooks that a source can send at once, with `rate_per_s`.")
+    # Twice the rate of 5,000 phones. A phone sends a message in 3 s at best: 5 reports of 250 bytes each, 2.1 MB/s of
+    # all phones. An image in a body of the largest size, from each phone every 15 minutes, adds 1.5 MB/s.
     rate_bytes_per_s: int = Field(
-        8_000_000, ge=1, description="Bytes of bodies a second that a source may send for long; more are answered 429."
+        8_000_000, ge=1, description="Sustained bytes of bodies per second of a source; more are answered 429."
     )
-    # 128 bodies of the largest size at once, of whatever size the rate is.
+    # 128 bodies of the largest size at once, independent of the rate.
     rate_burst_bytes: int = Field(
-        33_554_432, ge=1, description="Bytes of bodies that a source may send at once, with `rate_bytes_per_s`."
+        33_554_432, ge=1, description="Bytes of bodies that a source can send at once, with `rate_bytes_per_s`."
     )
     allow: Networks = Field((), description="Networks that may send webhooks, separated by commas; empty: all.")
     trusted_proxies: Networks = Field(
-        (), description="Networks of proxies whose `X-Forwarded-For` says who the sender is; nobody else's does."
+        (), description="Networks of proxies whose `X-Forwarded-For` names the sender; that of others is ignored."
     )
-    tls_cert: Path | None = Field(None, description="PEM file of a certificate, its chain after it: answers HTTPS.")
-    tls_key: Path | None = Field(None, description="PEM file of its key, unless that is in `tls_cert`.")
-    tls_renewal_s: float = Field(60, gt=0, description="Seconds between two looks whether they were renewed.")
+    tls_cert: Path | None = Field(None, description="PEM file of a certificate and its chain, for HTTPS.")
+    tls_key: Path | None = Field(None, description="PEM file of its key, unless the key is in `tls_cert`.")
+    tls_renewal_s: float = Field(60, gt=0, description="Seconds between two checks for renewed files.")
     privacy: Literal["keep", "mask", "hmac"] = Field(
-        "keep", description="What is kept of phone numbers: all, the last four digits, or a keyed hash."
+        "keep", description="Stored part of phone numbers: all, the last four digits, or a keyed hash."
     )
     bodies: Literal["keep", "drop"] = Field("keep", description="Whether texts and images of messages are kept.")
     privacy_key: SecretStr = Field(
-        SecretStr(""), description=f"Key of `hmac`, {_MIN_KEY} signs at least; with another one nothing joins any more."
+        SecretStr(""),
+        description=f"HMAC key, at least {_MIN_KEY} characters. A change breaks joins with existing data.",
     )
 
     @field_validator("privacy_key")
     @classmethod
     def _check_key_length(cls, key: SecretStr, info: ValidationInfo) -> SecretStr:
         if info.data.get("privacy") == "hmac" and len(key.get_secret_value()) < _MIN_KEY:
-            msg = f"hmac needs one of {_MIN_KEY} signs or more, such as `openssl rand -hex 32` prints"
+            msg = f"hmac needs a key of at least {_MIN_KEY} characters, such as `openssl rand -hex 32` prints"
             raise ValueError(msg)
         return key

@@ -1,4 +1,4 @@
-"""A result that all who wait share: however many clients want it, it is computed one time after another."""
+"""A result that concurrent requests share: it is computed once at a time, for any number of clients."""
 
 import asyncio
 import time
@@ -7,17 +7,17 @@ from typing import Final, Generic, TypeVar
 
 _Result = TypeVar("_Result")
 
+# Computing takes at most one part in this many of the time.
 _SHARE: Final = 5
-"""Computing takes one part in so many of the time at most."""
 
 
 class SharedResult(Generic[_Result]):
-    """Computes something for everybody who asked before it began, in the thread of the event loop.
+    """Computes a result for all requests before its start, in the thread of the event loop.
 
-    The first request after a pause is answered at once. A result is never older than the request for it.
+    The first request after a pause is answered at once. A result is never older than its request.
 
     Args:
-        compute: What is computed. What it raises, everybody gets who waits.
+        compute: Returns the result. All waiting requests get its exception.
     """
 
     def __init__(self, compute: Callable[[], _Result]) -> None:
@@ -26,14 +26,16 @@ class SharedResult(Generic[_Result]):
         self._not_before = 0.0
 
     async def get(self) -> _Result:
-        """Return a result that was computed after this call."""
+        """Return a result that is computed after this call."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._compute_next())
-        return await asyncio.shield(self._next)  # whoever goes away leaves it to the others
+        # Cancellation of one request must not cancel the result of the others.
+        return await asyncio.shield(self._next)
 
     async def _compute_next(self) -> _Result:
         await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
-        self._next = None  # from here on a request is too late for this one
+        # Later requests need a new result.
+        self._next = None
         begun = time.monotonic()
         try:
             return self._compute()

@@ -1,11 +1,11 @@
-"""Store and forward: webhooks go to Kafka, and while it is away to the spool, from which they are forwarded later.
+"""Store-and-forward sink: webhooks go to Kafka, or to the spool while Kafka is away, and are forwarded later.
 
-Guarantee: a webhook is answered only when every in-sync replica of Kafka has it, or the disk. Webhooks of a key reach
-Kafka in order of arrival: all that waits for Kafka goes to the spool the moment that Kafka is lost, and as long as
-anything is in the spool, of this process or another, everything goes through it.
+Guarantee: a webhook is answered only when every in-sync replica of Kafka or the disk has it. Webhooks of a key reach
+Kafka in order of arrival: when Kafka is lost, all waiting webhooks go to the spool, and while the spool has any
+webhook, of this process or another, all webhooks go through it.
 
-What was on its way to Kafka when it was lost, or when a forwarding process died, can be there twice, under one
-ingest_id; the second copy, and every other webhook that went through the spool, has the header `spooled`.
+A webhook that was sent when Kafka was lost, or when a forwarding process died, can be in Kafka twice, under one
+ingest_id. The second copy, and every other webhook that went through the spool, has the header `spooled`.
 """
 
 import asyncio
@@ -29,31 +29,33 @@ from ingest.webhook_record import WebhookRecord
 
 log = logging.getLogger(__name__)
 
+# Webhooks that are read from the spool at once. It bounds memory, and repetitions after a crash.
 _CHUNK: Final = 2_000
 _LOOK_EVERY_S: Final = 1.0
 _RETRY_EVERY_S: Final = 0.25
+# Time of arrival of forwarded webhooks. They are durable and have receipts, so neither is due.
 _NEVER_LATE: Final = float("inf")
 _SPOOLED: Final = (HEADER_SPOOLED, b"1")
 
 
 class WebhookSink(Protocol):
-    """Where webhooks become safe."""
+    """Durable storage of webhooks."""
 
     @property
     def problem(self) -> str | None:
-        """Why webhooks cannot be stored now, in a few words that name no address; None while they can."""
+        """Reason why webhooks cannot be stored now, without an address; None while they can."""
 
     def read_state(self) -> dict[str, Any]:
-        """Return what `/readyz` shows beside that."""
+        """Return further states for `/readyz`."""
 
     def read_gauges(self) -> metrics.Gauges:
-        """Return what `/metrics` shows beside what is counted."""
+        """Return gauges for `/metrics`."""
 
     async def store_webhook(self, webhook: WebhookRecord) -> None:
-        """Return when the webhook is safe.
+        """Return when the webhook is durable.
 
         Raises:
-            NotStoredError: It is not, or nobody knows.
+            NotStoredError: It is not durable, or that is not known.
         """
 
 
@@ -61,9 +63,9 @@ class StoreAndForward:
     """The sink of `smspulse ingest`.
 
     Args:
-        kafka: Where Kafka is.
-        data: The data folder, for the spool.
-        settings: Deadline and bounds.
+        kafka: Settings of the Kafka clients.
+        data: The data folder, for spool and receipts.
+        settings: Time-out of acknowledgements, and bounds of the spool.
 
     Raises:
         KafkaFilesError: A TLS file of the settings cannot be read.
@@ -78,7 +80,7 @@ class StoreAndForward:
         self._receipts = ReceiptLog(data)
         self._settings = settings
         self._loop = asyncio.get_running_loop()
-        # The spool's one thread.
+        # All writes of the spool run in this thread.
         self._thread = ThreadPoolExecutor(1, "spool")
         self._pending: list[PendingWebhook] = []
         self._filled = asyncio.Event()
@@ -89,7 +91,7 @@ class StoreAndForward:
 
     @property
     def problem(self) -> str | None:
-        """Why webhooks cannot be stored now, or None."""
+        """Reason why webhooks cannot be stored now, or None."""
         return None if self._is_direct else self._spool.read_state().full_reason
 
     def read_state(self) -> dict[str, Any]:
@@ -99,19 +101,19 @@ class StoreAndForward:
         return {"kafka": self._producer.problem or "ok", "spool": spool}
 
     def read_gauges(self) -> metrics.Gauges:
-        """Return the same for Prometheus."""
+        """Return the states of Kafka and spool for Prometheus."""
         webhooks, size, oldest_s, full = self._spool.read_state()
         return {
-            "kafka_up": ("Whether Kafka takes webhooks: 1 or 0.", self._producer.problem is None),
+            "kafka_up": ("Whether Kafka accepts webhooks: 1 or 0.", self._producer.problem is None),
             "spool_webhooks": ("Webhooks in the spool.", webhooks),
-            "spool_bytes": ("Size of what is in the spool.", size),
-            "spool_limit_bytes": ("Size from which the spool takes no more.", self._settings.spool_max_bytes),
+            "spool_bytes": ("Size of the webhooks in the spool.", size),
+            "spool_limit_bytes": ("Size from which the spool accepts no more.", self._settings.spool_max_bytes),
             "spool_oldest_seconds": ("Age of the oldest webhook in the spool.", oldest_s),
-            "spool_full": ("Whether the spool takes no more: 1 or 0.", full is not None),
+            "spool_full": ("Whether the spool is full: 1 or 0.", full is not None),
         }
 
     async def store_webhook(self, webhook: WebhookRecord) -> None:
-        """Return when every in-sync replica has the webhook, or the spool's disk.
+        """Return when every in-sync replica or the disk of the spool has the webhook.
 
         Raises:
             NotStoredError: Kafka has not acknowledged it, and the spool is full.
@@ -125,7 +127,7 @@ class StoreAndForward:
 
     @contextlib.asynccontextmanager
     async def run_in_background(self) -> AsyncIterator[asyncio.Task[None]]:
-        """Store and forward, for a context; give the task, which ends early only by a fault."""
+        """Store and forward for a context. Yields the task, which ends early only after an unexpected error."""
 
         async def run_tasks() -> None:
             async with asyncio.TaskGroup() as tasks:
@@ -137,7 +139,7 @@ class StoreAndForward:
             yield task
         finally:
             task.cancel()
-            # Ended by anything else than this cancellation, it is a fault that must be seen.
+            # Any exception other than this cancellation is a fault, and is raised.
             with contextlib.suppress(asyncio.CancelledError):
                 await task
             self._thread.shutdown()
@@ -151,7 +153,7 @@ class StoreAndForward:
         self._filled.set()
 
     def switch_to_spool(self) -> None:
-        """Send everything through the spool from now on, and first what waits for Kafka."""
+        """Route all webhooks through the spool, first those that wait for Kafka."""
         if self._is_direct:
             self._is_direct = False
             self._spooling_started.set()
@@ -159,7 +161,7 @@ class StoreAndForward:
                 self._queue_for_spool(waiting)
 
     def switch_to_spool_permanently(self) -> None:
-        """Send everything through the spool until the end, whether Kafka is there or not."""
+        """Route all webhooks through the spool until the process ends, with or without Kafka."""
         self._is_spool_only = True
         self.switch_to_spool()
 
@@ -168,7 +170,7 @@ class StoreAndForward:
             self.switch_to_spool()
 
     async def _write_spool(self) -> NoReturn:
-        """Write to the spool: all that waits, with one fsync, and then all that came meanwhile."""
+        """Write waiting webhooks to the spool, those of each round with one fsync."""
         while True:
             await self._filled.wait()
             async with self._write_lock:
@@ -179,10 +181,9 @@ class StoreAndForward:
         group, self._pending = [each for each in self._pending if not each.stored.done()], []
         if not group:
             return
-        webhooks, may_skip = (
-            [each.webhook for each in group],
-            self._producer.connected.is_set() and not self._is_spool_only,
-        )
+        webhooks = [each.webhook for each in group]
+        # With an empty spool, no older webhook waits, and Kafka can take these without a change of the order of a key.
+        may_skip = self._producer.connected.is_set() and not self._is_spool_only
         try:
             spooled = await self._run_in_thread(self._spool.append, webhooks, unless_empty=may_skip)
         except SpoolFullError as error:
@@ -200,7 +201,7 @@ class StoreAndForward:
             self._switch_to_kafka()
 
     def _confirm_stored(self, group: list[PendingWebhook]) -> None:
-        """Note what is stored, unless it was when it came to the spool, and tell those who wait for it."""
+        """Write receipts of stored webhooks, unless they were written at spooling, and wake the waiting requests."""
         self._receipts.append_receipts(
             each.webhook for each in group if each.queued_at < _NEVER_LATE and not each.stored.done()
         )
@@ -209,14 +210,14 @@ class StoreAndForward:
                 each.stored.set_result(None)
 
     async def _forward_spool(self) -> NoReturn:
-        """Forward the spool whenever Kafka is up and there is anything in it."""
+        """Forward the spool whenever Kafka is connected and the spool has webhooks."""
         while True:
             await self._producer.connected.wait()
             try:
                 with self._spool.lock_forwarding() as ours:
                     if ours:
                         await self._drain_spool()
-                        # What came meanwhile is little. Until it is forwarded nobody writes more, or it may never end.
+                        # Few webhooks arrived meanwhile. Writers are blocked while these are forwarded, so it ends.
                         async with (
                             self._write_lock,
                             asyncio.timeout(self._settings.ack_timeout_s),
@@ -225,27 +226,30 @@ class StoreAndForward:
                             await self._drain_spool()
                             self._switch_to_kafka()
             except NotStoredError:
-                continue  # Kafka is lost again
+                # Kafka is lost again.
+                continue
             except (SpoolError, TimeoutError) as error:
                 self._log_problem(str(error) or "Kafka is too slow for what is in the spool")
             while self._is_direct:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_EVERY_S):
                         await self._spooling_started.wait()
-                self._switch_if_spooled()  # another process may have left it, and died
+                # Another process can have spooled webhooks, and died.
+                self._switch_if_spooled()
             await asyncio.sleep(_RETRY_EVERY_S)
 
     @contextlib.asynccontextmanager
     async def _block_writers(self) -> AsyncIterator[None]:
-        """Have what other processes would write to the spool wait, for a context."""
+        """Block writes of other processes to the spool for a context."""
         try:
             await self._run_in_thread(self._spool.block_writers)
             yield
         finally:
-            self._thread.submit(self._spool.unblock_writers)  # behind what the thread still does
+            # Runs after the present work of the thread.
+            self._thread.submit(self._spool.unblock_writers)
 
     def _switch_to_kafka(self) -> None:
-        """Send everything straight to Kafka from now on, and first what waits for the spool, if that is empty."""
+        """Route all webhooks to Kafka, first those that wait for the spool, if the spool is empty."""
         if self._producer.connected.is_set() and self._spool.is_empty() and not self._is_spool_only:
             self._is_direct = True
             self._spooling_started.clear()
@@ -255,13 +259,14 @@ class StoreAndForward:
             self._pending = []
 
     async def _drain_spool(self) -> None:
-        """Forward until the spool is empty, or Kafka is lost.
+        """Forward until the spool is empty or Kafka is lost.
 
         Raises:
-            NotStoredError: It was lost for the webhooks that were on their way.
+            NotStoredError: Kafka was lost before it acknowledged webhooks.
             SpoolError: The spool cannot be read.
         """
-        count = done = 0  # up to `done` it is in Kafka, though not deleted yet
+        # Webhooks up to `done` are in Kafka, and not deleted yet.
+        count = done = 0
         while self._producer.connected.is_set():
             seq, webhooks = await self._run_in_thread(self._spool.read_webhooks, done, _CHUNK)
             if not webhooks and not done:
@@ -274,7 +279,7 @@ class StoreAndForward:
                 await self._run_in_thread(self._spool.delete_forwarded, done)
                 done = 0
             except SpoolError as error:
-                self._log_problem(f"{error} (what was forwarded cannot be deleted)")
+                self._log_problem(f"{error} (forwarded webhooks cannot be deleted)")
                 await asyncio.sleep(_LOOK_EVERY_S)
         if count:
             log.info("%d webhooks of the spool were forwarded", count)
@@ -289,7 +294,7 @@ class StoreAndForward:
         await asyncio.gather(*(each.stored for each in waiting))
 
     def _log_problem(self, problem: str) -> None:
-        """Log what goes wrong with the spool, once as long as it does."""
+        """Log a problem of the spool once while it lasts."""
         if problem != self._last_problem:
             log.error("%s", problem)
         self._last_problem = problem

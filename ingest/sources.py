@@ -1,8 +1,8 @@
-"""Which gateway accounts may send, and the tokens that show it.
+"""Sources: gateway accounts that may send webhooks, and their tokens.
 
 `{data}/sources.json`, mode 0600: `{"sources": {"<name>": {"tokens": ["sha256:<hex>", …]}}}`. Tokens are random and
-long, so a plain hash of one cannot be guessed. A source may have several, the newest last, each valid, so that one can
-be replaced without a gap.
+long, so the token cannot be guessed from a plain hash. A source can have several valid tokens, the newest last, so a
+token can be replaced without a gap.
 """
 
 import contextlib
@@ -29,19 +29,20 @@ Hashes = tuple[bytes, ...]
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _HASH: Final = re.compile(r"sha256:([0-9a-f]{64})")
+# Hash for the comparison of tokens of unknown sources, so that it takes the same time. No token has this hash.
 _NO_TOKEN: Final = (bytes(32),)
-"""What a token for an unknown source is compared with, for the same work; no token has this hash."""
 _SETTING: Final = "SMSPULSE_INGEST_SOURCES"
+# The file is checked for changes at most this often, except for an unknown source or token.
 _CHECK_EVERY_S: Final = 1.0
 
 
 def sources_path(data: Path) -> Path:
-    """Return where a data folder keeps its sources."""
+    """Return the path of the sources of a data folder."""
     return data / "sources.json"
 
 
 def webhook_url(base_url: str, source: str, token: str) -> str:
-    """Return the URL to paste into the gateway, for delivery status and for incoming messages alike."""
+    """Return the URL to paste into the gateway, both for delivery status and for incoming messages."""
     return f"{base_url.rstrip('/')}/webhooks/{quote(source, safe='')}/{quote(token, safe='')}"
 
 
@@ -49,22 +50,22 @@ def list_sources(data: Path) -> dict[str, int]:
     """Return the sources of the file by name, each with its number of valid tokens.
 
     Raises:
-        SourcesError: The file cannot be read or means nothing.
+        SourcesError: The file cannot be read or is invalid.
     """
     return {name: len(hashes) for name, hashes in sorted(_read_sources(sources_path(data)).items())}
 
 
 def add_source(data: Path, name: str) -> str:
-    """Add a source and return its token, which is kept nowhere else. A running ingest takes it up by itself.
+    """Add a source and return its token, which is stored nowhere else. A running ingest loads it by itself.
 
     Raises:
-        SourceExistsError: There is one of that name.
-        SourcesError: The name or the file is not fit, or the file cannot be written.
+        SourceExistsError: There is a source of that name.
+        SourcesError: The name or the file is invalid, or the file cannot be written.
     """
     path = sources_path(data)
     if not _NAME.fullmatch(name):
         raise SourcesError(
-            path, f"source name {name!r} must be 1 to 63 of a-z, 0-9, _ and -, and begin with neither sign"
+            path, f"source name {name!r} must be 1 to 63 of a-z, 0-9, _ and -, and begin with a letter or a digit"
         )
     with _edit_sources(path) as table:
         if name in table:
@@ -73,7 +74,7 @@ def add_source(data: Path, name: str) -> str:
 
 
 def rotate_source(data: Path, name: str) -> str:
-    """Give a source one more token, and return it. Those it has stay valid until `retire_tokens`.
+    """Add a token to a source, and return it. Its other tokens stay valid until `retire_tokens`.
 
     Raises:
         SourcesError: The file has no such source, or cannot be read or written.
@@ -83,7 +84,7 @@ def rotate_source(data: Path, name: str) -> str:
 
 
 def retire_tokens(data: Path, name: str) -> int:
-    """Let only the newest token of a source be valid from now on; return how many are no more.
+    """Remove all tokens of a source but the newest; return the number of removed tokens.
 
     Raises:
         SourcesError: The file has no such source, or cannot be read or written.
@@ -95,14 +96,14 @@ def retire_tokens(data: Path, name: str) -> int:
 
 
 class SourceRegistry:
-    """The sources of a running ingest: the file's, taken up anew when it changes, and those of the settings.
+    """The sources of a running ingest: those of the file, which is loaded again when it changes, and of the settings.
 
     Args:
         data: The data folder.
         fixed: The setting `sources`: `name=token`, several separated by commas.
 
     Raises:
-        SourcesError: The file or the setting means nothing. Once running, a broken file is logged and the table kept.
+        SourcesError: The file or the setting is invalid. Later, an invalid file is logged and the table is kept.
     """
 
     def __init__(self, data: Path, fixed: str = "") -> None:
@@ -120,11 +121,11 @@ class SourceRegistry:
         return source in self._table
 
     def accepts_token(self, source: str, token: str) -> bool:
-        """Return whether the token is valid for the source, in a time that tells nothing of either."""
+        """Return whether the token is valid for the source, in a time that depends on neither."""
         digest = _hash_token(token)
         if time.monotonic() >= self._check_at:
             self._reload_if_changed()
-        # A source or token that is not known may have been added within the last second.
+        # An unknown source or token can be added within the last second.
         return self._has_token(source, digest) or (self._reload_if_changed() and self._has_token(source, digest))
 
     def _has_token(self, source: str, digest: bytes) -> bool:
@@ -134,7 +135,7 @@ class SourceRegistry:
         return valid
 
     def _reload_if_changed(self) -> bool:
-        """Read the file if it changed, and return whether the table did."""
+        """Read the file if it changed, and return whether the table changed."""
         self._check_at = time.monotonic() + _CHECK_EVERY_S
         stamp = self._read_stamp()
         if stamp == self._loaded_stamp:
@@ -143,9 +144,9 @@ class SourceRegistry:
         try:
             self._table = _merge_sources(self._fixed, _read_sources(self._path))
         except SourcesError as error:
-            log.error("%s; the sources known so far stay valid", error)
+            log.error("%s; the present sources stay valid", error)
             return False
-        log.info("sources read anew: %d", len(self._table))
+        log.info("sources loaded again: %d", len(self._table))
         return True
 
     def _read_stamp(self) -> tuple[int, int, int] | None:
@@ -169,7 +170,7 @@ def _parse_fixed_sources(text: str) -> dict[str, Hashes]:
     for number, part in enumerate(filter(None, (part.strip() for part in text.split(","))), start=1):
         name, _, token = (piece.strip() for piece in part.partition("="))
         if not _NAME.fullmatch(name) or not token:
-            # The entry is not shown: where a name or a sign is missing, all of it may be the token.
+            # The error does not quote the entry: without a name or `=`, all of it can be the token.
             raise SourcesError(_SETTING, f"entry {number} is not of the form name=token")
         table[name] = (*table.get(name, ()), _hash_token(token))
     return table
@@ -184,16 +185,14 @@ def _read_sources(path: Path) -> dict[str, Hashes]:
     except OSError as error:
         raise SourcesError(path, f"cannot be read: {error.strerror}") from error
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        problem = 'is not of the form {"sources": {"name": {"tokens": ["sha256:…"]}}}: mend it, or move it away'
+        problem = 'is not of the form {"sources": {"name": {"tokens": ["sha256:…"]}}}: fix it, or move it away'
         raise SourcesError(path, problem) from error
 
 
 def _parse_hashes(path: Path, name: str, entry: dict[str, list[str]]) -> Hashes:
     found = [_HASH.fullmatch(token) for token in entry["tokens"]]
     if not _NAME.fullmatch(name) or None in found:
-        raise SourcesError(
-            path, f"source {name!r} has a name or a token that is not fit: tokens are sha256:<64 hex digits>"
-        )
+        raise SourcesError(path, f"source {name!r} has an invalid name or token: tokens are sha256:<64 hex digits>")
     return tuple(bytes.fromhex(match[1]) for match in found if match)
 
 
@@ -217,7 +216,7 @@ def _add_token(table: dict[str, Hashes], name: str) -> str:
 
 @contextlib.contextmanager
 def _edit_sources(path: Path, name: str | None = None) -> Iterator[dict[str, Hashes]]:
-    """Yield the file's table, which has to hold that name, and write what is made of it; one process at a time."""
+    """Yield the table of the file, which must have the given name, and write the changed table. Locks the file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path.with_suffix(".json.lock"), os.O_WRONLY | os.O_CREAT, 0o600)

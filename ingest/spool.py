@@ -1,9 +1,10 @@
-"""Webhooks on disk while Kafka is away: an SQLite table that all ingest processes of a data folder share.
+"""Spool: webhooks on disk while Kafka is away, in an SQLite table that all ingest processes of a data folder share.
 
-A row holds all webhooks that waited together, so they share one fsync. `seq` counts webhooks; a row has its last one's.
+A row has all webhooks that waited together, so they share one fsync. `seq` numbers webhooks; a row has that of its last
+one.
 
-Guarantee: `append` returns only after the fsync. What a crash tears off the end of the write-ahead log is recognised
-by SQLite's checksums; it was never answered. Rows are in order of arrival.
+Guarantee: `append` returns only after the fsync. SQLite's checksums detect a torn end of the write-ahead log after a
+crash; its webhooks were never answered. Rows are in order of arrival.
 """
 
 import contextlib
@@ -26,11 +27,12 @@ from ingest.errors import SpoolError, SpoolFullError
 from ingest.settings import IngestSettings
 from ingest.webhook_record import WebhookRecord, decode_webhook, encode_webhooks
 
+# With less free space than this, another webhook may not fit.
 _MIN_FREE_BYTES: Final = 1_048_576
-"""With less room than this, another webhook may not fit."""
+# 4 MB with SQLite's default page. A smaller file is reused without VACUUM, which copies it.
 _SHRINK_FROM_PAGES: Final = 1_000
+# Behind a larger row, no further row is read: memory would grow with the bodies.
 _LARGE_ROW_BYTES: Final = 4_194_304
-"""With a row of more, no further one is read: memory would grow with the bodies."""
 _SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS spool (
         seq INTEGER PRIMARY KEY,
@@ -39,8 +41,8 @@ _SCHEMA: Final = """
         data BLOB NOT NULL
     )
 """
-# How many webhooks, when the first was received, pages of the file, bytes in use. One statement, for each gives the
-# interpreter to the other thread and has to wait for it.
+# Number of webhooks, time of the first, pages of the file, bytes in use. One statement, because each statement releases
+# the GIL and waits for the other thread.
 _STATE: Final = """
     SELECT
         coalesce((SELECT max(seq) FROM spool) - first.seq + first.webhooks, 0),
@@ -53,7 +55,7 @@ _STATE: Final = """
 
 
 class SpoolState(NamedTuple):
-    """What is in a spool: webhooks, bytes on disk, the age of the oldest in seconds; and why it is full, or None."""
+    """State of a spool: webhooks, bytes on disk, age of the oldest in seconds, and the reason if it is full."""
 
     webhooks: int
     size: int
@@ -64,12 +66,12 @@ class SpoolState(NamedTuple):
 class WebhookSpool:
     """The spool of a data folder.
 
-    Methods that write, and `read_webhooks`, block on the disk and belong to one thread. The others are quick, and one
+    Methods that write, and `read_webhooks`, block on the disk and belong to one thread. The others are fast, and one
     other thread may call them.
 
     Args:
-        data: The data folder; the spool is in `spool/` there.
-        settings: Its bounds.
+        data: The data folder. The spool is in its folder `spool/`.
+        settings: Bounds of the spool.
 
     Raises:
         SpoolError: The spool cannot be opened.
@@ -79,7 +81,7 @@ class WebhookSpool:
         self._folder = data / "spool"
         self._settings = settings
         self._is_held = False
-        try:
+        with _raise_spool_errors(self._folder):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._write_lock = os.open(self._folder / "write.lock", os.O_RDWR | os.O_CREAT, 0o600)
             self._forward_lock = os.open(self._folder / "forward.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -90,8 +92,6 @@ class WebhookSpool:
                 self.is_empty()
             for folder in (self._folder, data):
                 _fsync_folder(folder)
-        except (OSError, sqlite3.Error) as error:
-            raise SpoolError(self._folder, str(error)) from error
 
     def _open_database(self) -> sqlite3.Connection:
         path = self._folder / "spool.sqlite"
@@ -99,7 +99,7 @@ class WebhookSpool:
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        # Some builds overwrite what is deleted, for which a full disk has no room.
+        # Some builds of SQLite overwrite deleted data, which fails on a full disk.
         db.execute("PRAGMA secure_delete = FAST")
         return db
 
@@ -107,8 +107,8 @@ class WebhookSpool:
     def _lock_writes(self) -> Iterator[None]:
         """Let one process at a time write.
 
-        SQLite's own lock would have the others poll, and up to 3.51.2 it lets two checkpoints and a write damage the
-        file (its "WAL-reset bug").
+        With SQLite's own lock, the others would poll. Up to SQLite 3.51.2, two checkpoints and a write can damage the
+        file (the "WAL-reset bug").
         """
         fcntl.flock(self._write_lock, fcntl.LOCK_EX)
         try:
@@ -118,32 +118,33 @@ class WebhookSpool:
                 fcntl.flock(self._write_lock, fcntl.LOCK_UN)
 
     def block_writers(self) -> None:
-        """Have the other processes' writes wait until `unblock_writers`."""
+        """Block writes of other processes until `unblock_writers`."""
         fcntl.flock(self._write_lock, fcntl.LOCK_EX)
         self._is_held = True
 
     def unblock_writers(self) -> None:
-        """Let them write again, if they were held."""
+        """Allow writes of other processes again."""
         self._is_held = False
         fcntl.flock(self._write_lock, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Close it; nothing else may be called afterwards."""
-        with self._lock_writes():  # the last connection writes a checkpoint
+        """Close it. No other method may be called afterwards."""
+        # The last connection writes a checkpoint.
+        with self._lock_writes():
             self._reader.close()
             self._db.close()
         os.close(self._write_lock)
         os.close(self._forward_lock)
 
     def append(self, webhooks: Sequence[WebhookRecord], *, unless_empty: bool = False) -> bool:
-        """Store webhooks behind all others, durably; return whether it did.
+        """Store webhooks durably behind all others; return whether they were stored.
 
         Args:
             webhooks: At least one.
-            unless_empty: Not to do so if there is nothing that they have to wait behind.
+            unless_empty: Do not store them if the spool is empty.
 
         Raises:
-            SpoolFullError: There is no room; nothing was stored, or nobody knows.
+            SpoolFullError: There is no space; nothing was stored, or that is not known.
         """
         data = encode_webhooks(webhooks)
         try:
@@ -162,13 +163,13 @@ class WebhookSpool:
         return True
 
     def read_webhooks(self, after: int, webhooks: int) -> tuple[int, list[WebhookRecord]]:
-        """Return the oldest webhooks behind a seq, up to a row of more than so many, and the seq of the last.
+        """Return the seq of the last row read, and the webhooks after a seq: whole rows until the number is reached.
 
         Raises:
             SpoolError: The spool cannot be read.
         """
         found: list[WebhookRecord] = []
-        try:
+        with _raise_spool_errors(self._folder):
             rows = self._db.execute("SELECT seq, data FROM spool WHERE seq > ? ORDER BY seq", (after,))
             for seq, data in rows:
                 after = seq
@@ -176,53 +177,46 @@ class WebhookSpool:
                 if len(found) >= webhooks or len(data) > _LARGE_ROW_BYTES:
                     break
             rows.close()
-        except (orjson.JSONDecodeError, sqlite3.Error) as error:
-            raise SpoolError(self._folder, str(error)) from error
         return after, found
 
     def delete_forwarded(self, up_to: int) -> None:
-        """Delete the webhooks up to a seq, and give the disk back what a spool that is empty now does not need.
+        """Delete the webhooks up to a seq, and return the disk space of an empty spool.
 
         Raises:
-            SpoolError: It cannot be written; the webhooks are still there.
+            SpoolError: The spool cannot be written. The webhooks are still in it.
         """
-        try:
-            with self._lock_writes():
-                self._db.execute("DELETE FROM spool WHERE seq <= ?", (up_to,))
-                if self._db.execute(_STATE).fetchone()[2] > _SHRINK_FROM_PAGES and _is_spool_empty(self._db):
-                    with contextlib.suppress(sqlite3.Error):  # it is tried again next time
-                        self._db.execute("VACUUM")
-                        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except (OSError, sqlite3.Error) as error:
-            raise SpoolError(self._folder, str(error)) from error
+        with _raise_spool_errors(self._folder), self._lock_writes():
+            self._db.execute("DELETE FROM spool WHERE seq <= ?", (up_to,))
+            if self._db.execute(_STATE).fetchone()[2] > _SHRINK_FROM_PAGES and _is_spool_empty(self._db):
+                # The next call tries it again.
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.execute("VACUUM")
+                    self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def rewrite_webhooks(self, change: Callable[[WebhookRecord], WebhookRecord]) -> int:
-        """Put others in the place of webhooks, so that no byte of the old ones stays; return how many were changed.
+        """Replace webhooks so that no byte of the old ones stays; return the number of changed webhooks.
 
         Raises:
-            SpoolError: It cannot be written, or others read it all the time. Done again, it ends what it began.
+            SpoolError: The spool cannot be written, or others read it all the time. A second call completes it.
         """
         changed = 0
-        try:
-            with self._lock_writes():
-                self._db.execute("PRAGMA secure_delete = ON")
-                for seq, data in self._db.execute("SELECT seq, data FROM spool ORDER BY seq").fetchall():
-                    old = [*map(decode_webhook, orjson.loads(data))]
-                    new = [*map(change, old)]
-                    if new != old:
-                        self._db.execute("UPDATE spool SET data = ? WHERE seq = ?", (encode_webhooks(new), seq))
-                        changed += sum(a != b for a, b in zip(old, new, strict=True))
-                self._db.execute("PRAGMA busy_timeout = 5000")
-                self._db.execute("VACUUM")
-                if self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-                    raise SpoolError(self._folder, "it is being read, and its log cannot be emptied; try again")
-        except (OSError, orjson.JSONDecodeError, sqlite3.Error) as error:
-            raise SpoolError(self._folder, str(error)) from error
+        with _raise_spool_errors(self._folder), self._lock_writes():
+            self._db.execute("PRAGMA secure_delete = ON")
+            for seq, data in self._db.execute("SELECT seq, data FROM spool ORDER BY seq").fetchall():
+                old = [*map(decode_webhook, orjson.loads(data))]
+                new = [*map(change, old)]
+                if new != old:
+                    self._db.execute("UPDATE spool SET data = ? WHERE seq = ?", (encode_webhooks(new), seq))
+                    changed += sum(a != b for a, b in zip(old, new, strict=True))
+            self._db.execute("PRAGMA busy_timeout = 5000")
+            self._db.execute("VACUUM")
+            if self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                raise SpoolError(self._folder, "other processes read it, and its log cannot be emptied; try again")
         return changed
 
     @contextlib.contextmanager
     def lock_forwarding(self) -> Iterator[bool]:
-        """Say whether this process may forward now, and let no other one do so meanwhile."""
+        """Yield whether this process may forward, and lock out the others for the context."""
         try:
             fcntl.flock(self._forward_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -236,11 +230,11 @@ class WebhookSpool:
             fcntl.flock(self._forward_lock, fcntl.LOCK_UN)
 
     def is_empty(self) -> bool:
-        """Say whether there is nothing in it, of this process or of any other."""
+        """Return whether it has no webhooks, of this process or of another."""
         return _is_spool_empty(self._reader)
 
     def read_state(self) -> SpoolState:
-        """Return what is in it."""
+        """Return its state."""
         return self._compute_state(self._reader, _MIN_FREE_BYTES)
 
     def _compute_state(self, db: sqlite3.Connection, room: int) -> SpoolState:
@@ -260,11 +254,20 @@ class WebhookSpool:
         return None
 
 
+@contextlib.contextmanager
+def _raise_spool_errors(folder: Path) -> Iterator[None]:
+    """Raise errors of the disk, of SQLite and of the stored JSON as a SpoolError."""
+    try:
+        yield
+    except (OSError, orjson.JSONDecodeError, sqlite3.Error) as error:
+        raise SpoolError(folder, str(error)) from error
+
+
 def read_spooled_ids(data: Path) -> list[str]:
-    """Return the ingest_ids in the spool of a data folder, while others write and forward.
+    """Return the ingest_ids in the spool of a data folder, also while other processes write and forward.
 
     Raises:
-        SpoolError: It cannot be read.
+        SpoolError: The spool cannot be read.
     """
     path = data / "spool" / "spool.sqlite"
     try:
@@ -272,33 +275,30 @@ def read_spooled_ids(data: Path) -> list[str]:
             return []
     except PermissionError as error:
         raise SpoolError(path.parent, os.strerror(errno.EACCES)) from error
-    try:
-        with _open_read_only(path) as db:
-            rows = [
-                decode_webhook(row) for (data_,) in db.execute("SELECT data FROM spool") for row in orjson.loads(data_)
-            ]
-    except (orjson.JSONDecodeError, sqlite3.Error) as error:
-        raise SpoolError(path.parent, str(error)) from error
-    return [dict(webhook.headers)[HEADER_INGEST_ID].decode() for webhook in rows]
+    with _raise_spool_errors(path.parent), _open_read_only(path) as db:
+        rows = db.execute("SELECT data FROM spool").fetchall()
+        webhooks = [decode_webhook(entry) for (row,) in rows for entry in orjson.loads(row)]
+    return [dict(webhook.headers)[HEADER_INGEST_ID].decode() for webhook in webhooks]
 
 
 @contextlib.contextmanager
 def _open_read_only(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a spool to read it, also where nothing can be written.
+    """Open a spool for reading, also on a read-only mount.
 
     Raises:
-        sqlite3.Error: It cannot be read.
+        sqlite3.Error: The spool cannot be read.
     """
     with contextlib.ExitStack() as stack:
         db = stack.enter_context(_connect_spool(path, "mode=ro"))
         try:
             _is_spool_empty(db)
         except sqlite3.OperationalError:
-            # On a read-only mount SQLite cannot make the index of the write-ahead log, which the last writer removed.
+            # On a read-only mount SQLite cannot create the index of the write-ahead log, which the last writer removed.
             log_file = path.with_name(f"{path.name}-wal")
             if not log_file.exists():
                 db = stack.enter_context(_connect_spool(path, "immutable=1"))
-            else:  # of a writer that was killed
+            else:
+                # A writer was killed, and its log has webhooks.
                 copy = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 for file in (path, log_file):
                     shutil.copy(file, copy)

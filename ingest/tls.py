@@ -1,4 +1,4 @@
-"""TLS of the HTTP server: handshakes with a time limit, and the certificate."""
+"""TLS of the HTTP server: handshakes with a time limit, and renewal of the certificate."""
 
 import asyncio
 import logging
@@ -15,9 +15,9 @@ log = logging.getLogger(__name__)
 
 
 class TlsHandshake(asyncio.Protocol):
-    """A connection during its TLS handshake. It is counted from its first byte on, and has a time limit.
+    """A connection during its TLS handshake. It is counted from its beginning, and has a time limit.
 
-    asyncio would show it to a server only afterwards.
+    asyncio would pass it to a server only after the handshake.
     """
 
     def __init__(
@@ -28,18 +28,20 @@ class TlsHandshake(asyncio.Protocol):
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, if there is a place for it."""
-        connected = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        """Begin the handshake, if the connection is admitted."""
+        # Transports of uvloop are not a subclass.
+        connected = cast(asyncio.Transport, transport)
         if self._protocol.admit_connection(connected):
-            connected.pause_reading()  # until TLS reads
+            # TLS resumes it.
+            connected.pause_reading()
             self._task = asyncio.get_running_loop().create_task(self._perform_handshake(connected))
 
     def data_received(self, data: bytes) -> None:
-        """Keep the beginning of the handshake: uvloop does not pause a transport that has not begun to read."""
+        """Keep the first bytes of the handshake: uvloop does not pause a transport that has not begun to read."""
         self._received += data
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Count it no more."""
+        """Stop counting it."""
         self._connections.remove_connection(self._protocol)
 
     async def _perform_handshake(self, transport: asyncio.Transport) -> None:
@@ -49,10 +51,10 @@ class TlsHandshake(asyncio.Protocol):
                 transport, self._protocol, self._context, server_side=True, ssl_handshake_timeout=self._limit_s
             )
         )
-        # Its first step, in which TLS becomes the protocol of the transport, and schedules its own beginning.
+        # In the first step of the task, TLS becomes the protocol of the transport, and schedules its own start.
         await asyncio.sleep(0)
         if self._received:
-            # Behind that beginning, and before anything else can be read.
+            # Runs after that start, and before anything else can be read.
             loop.call_soon(_feed_protocol, transport, self._received)
             self._received = b""
         encrypted = None
@@ -61,7 +63,7 @@ class TlsHandshake(asyncio.Protocol):
         except OSError as error:
             log.debug("a TLS handshake failed: %s", error)
         except Exception as error:
-            log.error("a TLS handshake failed inside: %s", where_raised(error))
+            log.error("a TLS handshake failed with an internal error: %s", where_raised(error))
         if encrypted is None:
             self._connections.remove_connection(self._protocol)
             transport.abort()
@@ -70,7 +72,7 @@ class TlsHandshake(asyncio.Protocol):
 
 
 def _feed_protocol(transport: asyncio.Transport, data: bytes) -> None:
-    """Give bytes that were read already to the protocol of a transport, which is the one of TLS."""
+    """Pass bytes that were read already to the protocol of a transport, which is that of TLS."""
     protocol = cast(asyncio.BufferedProtocol, transport.get_protocol())
     while data and not transport.is_closing():
         buffer = memoryview(protocol.get_buffer(len(data)))
@@ -81,7 +83,7 @@ def _feed_protocol(transport: asyncio.Transport, data: bytes) -> None:
 
 
 def load_tls_context(settings: IngestSettings) -> ssl.SSLContext | None:
-    """Return how HTTPS is answered, or None for plain HTTP.
+    """Return the TLS context, or None for plain HTTP.
 
     Raises:
         CertificateError: The certificate or its key cannot be used.
@@ -97,7 +99,7 @@ def load_tls_context(settings: IngestSettings) -> ssl.SSLContext | None:
 
 
 async def renew_certificate(context: ssl.SSLContext | None, settings: IngestSettings) -> None:
-    """Take a certificate up that was renewed in its files, for connections from then on; the former stays if it fails.
+    """Load the certificate again when its files change, for new connections. After an error, the former one stays.
 
     Runs until cancelled.
     """
@@ -114,9 +116,8 @@ async def renew_certificate(context: ssl.SSLContext | None, settings: IngestSett
         if (found := read_mtimes()) != known:
             known = found
             try:
-                load_tls_context(
-                    settings
-                )  # tried first on another: a pair that does not fit would leave this one useless
+                # Checked first in another context: a pair that does not match would make this one useless.
+                load_tls_context(settings)
                 context.load_cert_chain(cert, key, password="")
                 log.info("the renewed certificate %s is used from now on", cert)
             except (CertificateError, OSError) as error:

@@ -1,4 +1,4 @@
-"""The record of `sms.raw` that ingest makes of a webhook, and its form on disk."""
+"""The record of `sms.raw` for a webhook, and its form in the spool."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import orjson
 
 
 class WebhookRecord(NamedTuple):
-    """One record of `sms.raw`, see `core.records`. `received_at` is in milliseconds since 1970 UTC."""
+    """One record of `sms.raw`; see `core.records`. `received_at` is in milliseconds since 1970 UTC."""
 
     key: bytes | None
     body: bytes
@@ -17,7 +17,7 @@ class WebhookRecord(NamedTuple):
 
 def encode_webhooks(webhooks: Sequence[WebhookRecord]) -> bytes:
     """Return webhooks as one JSON text."""
-    # Latin-1 is a character a byte, so JSON holds any body exactly.
+    # Latin-1 has one character per byte, so JSON can represent any body exactly.
     return orjson.dumps(
         [
             (

@@ -1,4 +1,4 @@
-"""The Faust worker: consumer group, assignment, agents and shutdown are Faust's; what a run means is `Partition`'s."""
+"""The Faust worker: consumer group, assignment, agents and shutdown. `PartitionManager` processes the runs."""
 
 import gc
 from collections.abc import Callable
@@ -18,17 +18,17 @@ from streams.partition_manager import PartitionManager
 from streams.settings import StreamSettings
 from streams.topology import STAGES
 
+# Most concurrent transactions. Each has a thread that waits for Kafka.
 _MAX_TRANSACTIONS = 128
-"""Transactions that can be under way at once, each in a thread that waits for Kafka."""
+# Before the leader of the group has the topics' metadata, as after a restart of Kafka, it can assign no partition at
+# all. It assigns again once it has them. After a failed request, aiokafka waits until its metadata are this old.
 _METADATA_MAX_AGE_MS = 5_000
-"""Whoever leads the group may assign before it knows the topics, as when Kafka is coming back: none of them, that is.
-It assigns anew once it does. When asking failed, aiokafka does not ask again until what it knows is this old."""
+# Seconds between two checks of the ids of topics. Records of a new topic that are read before it are read again.
 _VERIFY_TOPICS_S = 5.0
-"""Seconds between two looks at the ids of topics. Until then, what is read of a new topic is read again later."""
 
 
 def _build_credentials(kafka: KafkaSettings) -> faust.SASLCredentials | faust.SSLCredentials | None:
-    """Spell the login as Faust wants it; all other clients take `KafkaSettings`' own spellings."""
+    """Return the login in Faust's form. `KafkaSettings` has the forms of all other clients."""
     context = kafka.ssl_context()
     if kafka.security_protocol.startswith("SASL"):
         return faust.SASLCredentials(
@@ -41,17 +41,17 @@ def _build_credentials(kafka: KafkaSettings) -> faust.SASLCredentials | faust.SS
 
 
 def _literal_path(path: Path) -> Path:
-    """Return a path for Faust, which fills in what stands in braces."""
+    """Return a path for Faust, which would replace names in braces."""
     return Path(str(path).replace("{", "{{").replace("}", "}}"))
 
 
-def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[], None]) -> faust.App:
-    """Return the Faust app with its agent; see `run_worker`."""
+def _create_app(settings: StreamSettings, kafka: KafkaSettings) -> faust.App:
     app = faust.App(
         settings.group,
         broker="kafka://" + ";".join(kafka.bootstrap_servers),
         broker_credentials=_build_credentials(kafka),
         datadir=_literal_path(settings.state),
+        # Not used of Faust: its web server, topics, leader election and tables.
         web_enabled=False,
         topic_allow_declare=False,
         topic_disable_leader=True,
@@ -59,7 +59,8 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
         table_standby_replicas=0,
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=(settings.instance or None) if not kafka.in_memory else None,
-        broker_check_crcs=not kafka.in_memory,  # it changes transactional batches and keeps their checksum
+        # The in-memory broker changes transactional batches and keeps their checksum.
+        broker_check_crcs=not kafka.in_memory,
         broker_max_poll_records=settings.max_batch,
         broker_session_timeout=settings.session_timeout_s,
         broker_heartbeat_interval=settings.session_timeout_s / 5,
@@ -68,6 +69,12 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
         stream_buffer_maxsize=16,
     )
     app.transport = BatchTransport(app.conf.broker_consumer, app, loop=app.loop)
+    return app
+
+
+def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[], None]) -> faust.App:
+    """Return the Faust app with its agent; see `run_worker`."""
+    app = _create_app(settings, kafka)
     partitions = PartitionManager(app, settings, kafka)
 
     @app.agent(app.topic(*STAGES, schema=RunSchema()))
@@ -90,16 +97,16 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
             ready()
 
         partitions.resume()
-        # Not awaited: Faust goes on with the rebalance, and runs wait for their partition anyway.
+        # Not awaited, so that Faust continues with the rebalance. Runs wait for their partition anyway.
         app.add_future(take_over())
 
     @app.on_partitions_revoked.connect
     async def on_partitions_revoked(*_: Any, **__: Any) -> None:
-        # Faust stops the flow of whoever has partitions. One that had none would hand out records of its first ones
-        # while their offsets are being read, and drop what waits for the agent when it resumes the flow.
+        # Faust stops the flow only of a worker that has partitions. A worker without any would hand out records of its
+        # first ones while their offsets are read, and drop waiting records when it resumes the flow.
         app.consumer.stop_flow()
         app.flow_control.suspend()
-        # Awaited before this worker joins the group again, and before anybody is assigned what was ours.
+        # Awaited before this worker joins the group again, and before another worker gets its partitions.
         await partitions.on_partitions_revoked()
 
     @app.on_before_shutdown.connect
@@ -110,24 +117,24 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
 
 
 def run_worker(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[], None]) -> None:
-    """Run a worker until SIGTERM or SIGINT; ends the process with 0, or with 2 when it cannot go on.
+    """Run a worker until SIGTERM or SIGINT. Ends the process with 0, or with 2 after an error.
 
     Args:
-        settings: The worker's.
-        kafka: How to reach Kafka; its topics must exist.
-        ready: Called each time that the worker owns the partitions assigned to it.
+        settings: Settings of the worker.
+        kafka: Settings of the Kafka clients. The topics must exist.
+        ready: Called each time that the worker owns all partitions assigned to it.
 
     Raises:
-        StateError: The state's folder cannot be made.
+        StateError: The folder of the state cannot be created.
     """
     try:
         settings.state.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        msg = f"cannot make the folder {settings.state}: {error.strerror}. Name one that is writable"
+        msg = f"cannot create the folder {settings.state}: {error.strerror}. Choose one that is writable"
         raise StateError(msg) from error
     with suppress(ImportError):
         use_loop("uvloop")
-    # Messages and runs make no cycles, and to walk over them again and again takes a tenth of the time.
+    # Messages and runs form no reference cycles, and frequent collections take a tenth of the time.
     gc.set_threshold(1_000_000, 50, 100)
     worker = faust.Worker(build_app(settings, kafka, ready), quiet=True, redirect_stdouts=False, override_logging=False)
     worker.spinner = None

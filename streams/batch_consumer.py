@@ -1,11 +1,11 @@
-"""Hands Faust whole fetched runs of records, so that its cost per event is paid once per run.
+"""Faust consumer whose events are whole fetched runs of records, so its cost per event is paid once per run.
 
-Faust delivers one event per record: four asyncio tasks, a lock and an acknowledgement each, some 200 µs of CPU. Here
-one event is all records of one partition that a fetch returned. Its value is the list of records, its offset the last
-one's. Consumer group, assignment, flow control and agents stay Faust's.
+Faust delivers one event per record: four asyncio tasks, a lock and an acknowledgement each, about 200 µs of CPU. Here
+one event is all records of one partition that a fetch returned. Its value is the list of records, and its offset that
+of the last one. Faust keeps its consumer group, assignment, flow control and agents.
 
-Offsets travel in our own transactions (`streams.partition_processor`), so this consumer commits nothing and keeps no
-account of acknowledgements. That also rules out Faust's commits past an unacknowledged record (its issue 606).
+Offsets are committed in transactions of `streams.partition_processor`, so this consumer commits nothing and does not
+track acknowledgements. That also rules out Faust's commits past an unacknowledged record (its issue 606).
 
 Written for faust-streaming 0.15.3.
 """
@@ -23,12 +23,12 @@ from mode.utils.futures import notify
 
 from streams.errors import GroupError, end_process
 
+# Runs that are delivered and not processed yet. Few, so that records wait in the fetcher, where runs grow longer.
 _MAX_WAITING = 4
-"""Runs handed out and not taken up yet. Few, so that records wait where they grow into longer runs: in the fetcher."""
 
 
+# A partition without records waits for the end of a fetch of the others. Faust's default of 1.5 s is too long.
 _FETCH_WAIT_MS = 50
-"""A partition that is read empty while a fetch of the others is under way waits for its end: Faust's 1.5 s are long."""
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -38,38 +38,40 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         return consumer
 
     async def on_start(self) -> None:
-        """End the process when the group fails for good."""
+        """End the process when the group fails permanently."""
         await super().on_start()
-        # The client would wait until somebody asks for records, which Faust does not do as long as it has no partition:
-        # a worker that was refused in joining would stand there for ever.
+        # The client would report the error at the next request for records, which Faust does not make without a
+        # partition: a worker that the group refuses would wait for ever.
         self._consumer._coordinator._push_error_to_user = _end_refused_process
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Read on behind what is committed; where nothing is, from the beginning."""
+        """Seek to the committed offsets, and to the beginning of partitions without one."""
         offsets: Mapping[TP, int] = await self.call_thread(self._seek_to_committed)
         return offsets
 
     def fetch_position(self, tp: TP) -> int | None:
-        """Return the offset up to which the client has read, past transaction markers; None if it does not know."""
+        """Return the offset up to which the client has read, past transaction markers; None if it is not known."""
         subscription = self._ensure_consumer()._subscription.subscription
         assignment = subscription.assignment if subscription is not None else None
         if assignment is None or tp not in assignment.tps:
             return None
-        position: int | None = assignment.state_value(tp)._position  # read once: the client's thread may reset it
+        # Read once, because the thread of the client can reset it.
+        position: int | None = assignment.state_value(tp)._position
         return position
 
     async def _seek_to_committed(self) -> Mapping[TP, int]:
         consumer = self._ensure_consumer()
         assigned = consumer.assignment()
-        offsets = await consumer.seek_to_committed(*assigned) if assigned else {}  # it asserts that there are some
+        # The client asserts that there are partitions.
+        offsets = await consumer.seek_to_committed(*assigned) if assigned else {}
         if uncommitted := [tp for tp, offset in offsets.items() if not offset]:
-            # It leaves those where they stand: behind records that were fetched and let go.
+            # The client does not move those: they stand behind records that were fetched and dropped.
             await consumer.seek_to_beginning(*uncommitted)
         return offsets
 
 
 def _end_refused_process(error: Exception) -> NoReturn:
-    end_process(GroupError(f"Kafka's consumer group has no place for it ({error!r})"))
+    end_process(GroupError(f"Kafka's consumer group refuses it ({error!r})"))
 
 
 class BatchConsumer(driver.Consumer):
@@ -77,7 +79,7 @@ class BatchConsumer(driver.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Reads what is committed, and takes its end for the end. Faust's own transactions stay out of it: see below.
+        # Reads committed records, and ends at the last one. Faust's own transactions are disabled below.
         self.in_transaction = True
         self._handed_out: dict[TP, int] = {}
 
@@ -85,23 +87,24 @@ class BatchConsumer(driver.Consumer):
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     def on_init_dependencies(self) -> list[Any]:
-        """Return nothing, in place of Faust's manager of transactions."""
+        """Return nothing instead of Faust's manager of transactions."""
         return []
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:  # noqa: ASYNC109 - Faust's signature
-        """Yield one message per partition with records, once the runs handed out before are taken up."""
+        """Yield one message per partition with records, once the runs before are processed."""
         if len(self._unacked_messages) >= _MAX_WAITING:
             await self._wait_for_ack(timeout)
             return
         runs, _ = await self._wait_next_records(timeout)
         if runs is None or self.should_stop:
             return
-        # Not before the wait: a rebalance may have passed in it, and these are records of the new generation.
+        # Read after the wait: a rebalance during it makes these records of the new generation.
         generation = self.app.consumer_generation_id
         self._handed_out |= {tp: records[-1].offset + 1 for tp, records in runs.items() if records}
         if not self.flow_active:
             if any(runs.values()):
-                with suppress(IllegalStateError):  # another rebalance took them: they are fetched anew anyway
+                # Another rebalance revoked them. Their next owner fetches them.
+                with suppress(IllegalStateError):
                     await self.perform_seek()
             return
         for tp, records in runs.items():
@@ -118,7 +121,8 @@ class BatchConsumer(driver.Consumer):
             processed: The offset behind the last record that was processed.
         """
         if processed < self._handed_out.get(tp, 0):
-            return processed  # the client has read on, and what it read is not processed yet
+            # The client has read further records, which are not processed yet.
+            return processed
         return max(self._thread.fetch_position(tp) or 0, processed)
 
     @staticmethod
@@ -141,7 +145,7 @@ class BatchConsumer(driver.Consumer):
         )
 
     def ack(self, message: Message) -> bool:
-        """Forget the message: nothing is committed because of it."""
+        """Drop the message. Nothing is committed."""
         message.acked = True
         self._unacked_messages.discard(message)
         notify(self._waiting_for_ack)
@@ -153,16 +157,14 @@ class BatchConsumer(driver.Consumer):
     def on_buffer_drop(self, tp: TP) -> None:
         """Do nothing: no partition was paused."""
 
-    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002, RUF100
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Do nothing."""
         return False
 
-    async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002, RUF100
-        """Do nothing."""
-        return False
+    force_commit = commit
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        """Do nothing: between the last offsets of two runs there is no gap."""
+        """Do nothing: the offsets between the ends of two runs are no gap."""
 
 
 class BatchTransport(driver.Transport):
@@ -172,7 +174,7 @@ class BatchTransport(driver.Transport):
 
 
 class RunSchema(faust.Schema):
-    """Leaves the records of a run as they are."""
+    """Passes the records of a run on unchanged."""
 
     def loads_key(self, app: Any, message: Message, **_: Any) -> None:
         """Return None: a run has no key."""

@@ -1,28 +1,26 @@
-"""The detector of rising failure ratios: a mixture Shiryaev-Roberts e-detector against a learnt baseline.
+"""Detector of rising failure ratios: a mixture Shiryaev-Roberts e-detector against a learnt baseline.
 
-It looks at the ends of one unit's messages, one after the other: a channel's, a device's or a source's. Pure: what it
-knows is in its fields, and the same ends in the same order give the same fields, bit by bit.
+It observes the ends of the messages of one unit in their order; a unit is a channel, a device or a source. It is pure:
+all its state is in its fields, and the same ends in the same order give the same fields, bit by bit.
 
 Method
-    Shin, Ramdas and Rinaldo, "E-detectors" (2022). For each of a few ratios that failures could have risen to, evidence
-    grows with each message by the likelihood ratio of that ratio to the highest that the baseline allows; and the mean
-    over them is compared with a threshold. Evidence starts anew all the time, weighed by the time that passes: its
-    expectation is then at most the time that has passed, whatever the traffic, so a threshold of thirty days means at
-    most one false alarm in thirty days on average, at any number of messages.
+    Shin, Ramdas and Rinaldo, "E-detectors" (2022). There are a few alternatives: ratios to which failures could have
+    risen. The evidence for each grows with each message by the likelihood ratio of the alternative to the highest ratio
+    that the baseline allows. The mean over the alternatives is compared with a threshold. Evidence restarts
+    continuously, weighted by the elapsed time. So its expectation is at most the elapsed time, whatever the traffic:
+    a threshold of thirty days means at most one false alarm in thirty days on average, at any number of messages.
 Baseline
-    Beta-binomial, shrunk towards the fleet. What is tested against is its upper credible bound, so a short history
-    costs delay and no false alarms. Where the quarters of the day differ more than chance has it, it is that much
-    higher. A message is learnt from once a CUSUM beside the evidence says that nothing has begun: what may be a rise
-    stays apart, is discarded if it was one, and says since when.
+    See `streams.failure_baseline`. A message is added to the baseline once a CUSUM next to the evidence shows that no
+    rise has begun. Messages of a possible rise stay apart. They are discarded if it was a rise, and date its beginning.
 Learning
     A new unit learns from its first messages, and only ratios far above one half are evidence. Then it is compared once
-    with the other units of its fleet: one that was bad from its start fires.
+    with the other units of its fleet: a unit that was bad from its start fires.
 Lasting rises
-    An alert that has fired for long enough, in messages and in days, ends as the new normal: what was seen since is the
-    baseline. The earlier baseline is kept, and comes back when the failures are back at it.
+    An alert that has fired for long enough, in messages and in days, ends as the new normal: the messages since its
+    beginning become the baseline. The earlier baseline is kept, and is restored when the failures are back at it.
 Clusters
-    Failures come in runs also when all is well. How likely an outcome repeats is learnt too, and a failure that follows
-    one is less evidence by that much.
+    Failures come in runs also in normal operation. The probability of a repeated outcome is learnt too, and a failure
+    that follows a failure is less evidence accordingly.
 """
 
 from math import sqrt
@@ -36,25 +34,38 @@ from streams.failure_statistics import HIGHEST, NO_EVIDENCE, RISES, Evidence, li
 DetectorPhase = Literal["learning", "quiet", "pending", "firing"]
 
 _DAY_MS: Final = 86_400_000
-_LEARNING_BOUND: Final = 0.5  # only ratios far above one half are evidence: some 17 failures in a row
-_BAD_FROM_START_Z: Final = 3.09  # one in a thousand: each unit is compared once with its fleet
-_YOUNG: Final = 5  # times the messages of learning; later a unit is not compared with its fleet any more
-_BLOCK: Final = 250  # messages, at least
-_BLOCK_MS: Final = 3_600_000  # and at least an hour
+# Only ratios far above one half are evidence: about 17 failures in a row.
+_LEARNING_BOUND: Final = 0.5
+# One false alarm in a thousand units: each unit is compared once with its fleet.
+_BAD_FROM_START_Z: Final = 3.09
+# Multiple of the messages of learning. Later, a unit is not compared with its fleet any more.
+_YOUNG: Final = 5
+# The baseline fades after at least so many messages, and at least an hour.
+_BLOCK: Final = 250
+_BLOCK_MS: Final = 3_600_000
+# A quarter of the day.
 _PART_MS: Final = 6 * 3_600_000
-_REFRESH_SHARE: Final = 0.02  # and this part of the baseline
+# The bound is computed again after this part of the baseline, too.
+_REFRESH_SHARE: Final = 0.02
+# Weights of the alternatives in the mean. Their sum is 1, as the bound on false alarms requires.
 _WEIGHTS: Final = (0.3, 0.35, 0.15, 0.08, 0.08, 0.04)
-# The alternatives whose CUSUMs say since when: what could be a small rise stays out of the baseline, and a failure of
-# nearly all is not said to have begun with the chance failures before it.
+# Indexes of the alternatives whose CUSUMs date a rise. The gentle one keeps messages of a small rise out of the
+# baseline. The steep one excludes chance failures before a failure of nearly all messages.
 _GENTLE: Final = 1
 _STEEP: Final = 4
-_CALIBRATION: Final = 0.55  # of the threshold that is provable, the share that simulation allows: bench/alerts.py
-_PENDING: Final = 0.1  # of the threshold
-_SUBSIDED: Final = 0.02  # of the threshold
-_RECOVERED: Final = 100.0  # likelihood ratio of the baseline to a ratio half-way up to the alert's
-_RECOVERED_A_MESSAGE: Final = 0.05  # and more by this for each message of the alert: long alerts have many chances
-_RISEN_Z: Final = 2.33  # of the ratio that the rise has at least, 99 %
-_LONGEST_PAUSE: Final = 1 / 200  # of the budget; more says nothing, and two failures after a silence are no alert
+# The share of the provable threshold that keeps the false alarms in simulations; see bench/alerts.py.
+_CALIBRATION: Final = 0.55
+# Shares of the threshold.
+_PENDING: Final = 0.1
+_SUBSIDED: Final = 0.02
+# Likelihood ratio of the baseline to a ratio half-way up to that of the alert. It grows with each message of the
+# alert, because a long alert has many chances to end by accident.
+_RECOVERED: Final = 100.0
+_RECOVERED_A_MESSAGE: Final = 0.05
+# Standard score of the lower bound of a rise, 99 %.
+_RISEN_Z: Final = 2.33
+# Share of the budget. A longer pause adds no evidence, so two failures after a silence are no alert.
+_LONGEST_PAUSE: Final = 1 / 200
 
 
 class ChangeDetector(FailureBaseline, gc=False):
@@ -64,18 +75,18 @@ class ChangeDetector(FailureBaseline, gc=False):
         evidence: Days, for each alternative.
         cusum: Likelihood ratio of a small rise since `since`.
         since: When the present rise began, in milliseconds, if there is one.
-        count, failures, repetitions: Messages, failures, and failures that followed one, since then.
+        count, failures, repetitions: Messages, failures, and failures that followed a failure, since then.
         steep: Likelihood ratio of a large rise since `steep_since`, with `steep_count` and `steep_failures`.
         last_failed: Whether the last message failed.
-        last_at: When the last message ended, in milliseconds; 0 before the first.
-        phase: `learning` until the baseline has enough messages; then what is told about it.
-        level: The ratio that has to be left behind for an alert to end.
+        last_at: Time of the last end, in milliseconds; 0 before the first.
+        phase: `learning` until the baseline has enough messages; then the phase of the alert.
+        level: The alert ends when the ratio is below this level.
         recovery: Likelihood ratio of that.
-        is_to_be_compared: Whether it has learnt and is still to be compared with its fleet.
-        fired_at: When its alert fired, in milliseconds; 0 if none is on.
-        risen, risen_failed, risen_repeated: Messages while the alert is on, failures among them, and failures that
-            followed one. They are halved once they are many, so the latest count most.
-        resolution: Why the last alert ended.
+        is_to_be_compared: Whether it has learnt and was not compared with its fleet yet.
+        fired_at: Time when its alert fired, in milliseconds; 0 if it does not fire.
+        risen, risen_failed, risen_repeated: Messages while the alert fires, failures among them, and failures that
+            followed a failure. They are halved at a limit, so the latest count most.
+        resolution: Reason of the end of the last alert.
     """
 
     evidence: Evidence = NO_EVIDENCE
@@ -103,13 +114,13 @@ class ChangeDetector(FailureBaseline, gc=False):
     def observe_outcome(
         self, failed: bool, at: int, policy: DetectorPolicy = DEFAULT_POLICY, fleet: "ChangeDetector | None" = None
     ) -> DetectorPhase:
-        """Take the end of a message; return the phase after it.
+        """Add the end of a message; return the phase after it.
 
         Args:
-            failed: Whether it failed.
-            at: When it ended, in milliseconds. The order of calls counts; a time before the last one adds no time.
+            failed: Whether the message failed.
+            at: Time of the end, in milliseconds. The order of calls counts. A time before the last one adds no time.
             policy: Settings.
-            fleet: The detector of the fleet that the unit belongs to, with the unit's own messages; None if it is one.
+            fleet: The detector of the unit's fleet, which has the unit's messages too; None if the unit is a fleet.
         """
         if not self.bound:
             self._begin_learning(at, policy, fleet)
@@ -130,15 +141,15 @@ class ChangeDetector(FailureBaseline, gc=False):
         if self.phase == "firing":
             self._observe_while_firing(failed, failed and last_failed, policy, fleet)
             return self.phase
-        # Written out: this is where the time goes.
+        # Written out, because most of the time is spent here.
         a, b, c, d, e, f = self.evidence
         r, s, t, u, v, w = ratios
         self.evidence = a, b, c, d, e, f = (
             *((a + days) * r, (b + days) * s, (c + days) * t),
             *((d + days) * u, (e + days) * v, (f + days) * w),
         )
-        i, j, k, l, m, n = _WEIGHTS  # noqa: E741
-        share = (a * i + b * j + c * k + d * l + e * m + f * n) / (_CALIBRATION * budget_days)
+        g, h, i, j, k, m = _WEIGHTS
+        share = (a * g + b * h + c * i + d * j + e * k + f * m) / (_CALIBRATION * budget_days)
         self.cusum = cusum = self.cusum * ratios[_GENTLE]
         if failed or self.steep_count:
             self._update_steep_cusum(failed, at, ratios[_STEEP])
@@ -153,7 +164,7 @@ class ChangeDetector(FailureBaseline, gc=False):
         return self.phase
 
     def end_alert(self, resolution: Resolution = "recovered") -> None:
-        """End an alert, or what could become one: the evidence goes, the baseline stays."""
+        """End an alert or a possible one: drop the evidence and keep the baseline."""
         self.phase, self.resolution = "quiet", resolution
         self.evidence = NO_EVIDENCE
         self.cusum = self.steep = self.recovery = 1.0
@@ -162,7 +173,7 @@ class ChangeDetector(FailureBaseline, gc=False):
         self.risen = self.risen_failed = self.risen_repeated = 0.0
 
     def accept_rise(self, policy: DetectorPolicy, fleet: "ChangeDetector | None") -> None:
-        """End the alert that fires: what was seen since it began becomes the baseline."""
+        """End the alert that fires: the messages since its beginning become the baseline."""
         self.former_known, self.former_failed, self.former_repeated = self.known, self.failed, self.repeated
         self.former_usual, self.accepted = self.usual or self.baseline_ratio, self.risen_failed / self.risen
         self.returning = 1.0
@@ -173,7 +184,7 @@ class ChangeDetector(FailureBaseline, gc=False):
         self._update_bound(policy, fleet)
 
     def include_unit(self, ratio: float, share: float, policy: DetectorPolicy) -> None:
-        """Change the baseline of a fleet to what it is with a unit that it was watched without.
+        """Add a unit to the baseline of a fleet that did not observe its messages.
 
         Args:
             ratio: The unit's ratio of failures.
@@ -198,16 +209,17 @@ class ChangeDetector(FailureBaseline, gc=False):
         self.phase, self.fired_at = "firing", self.last_at
         if self.steep > self.cusum:
             self.since, self.count, self.failures = self.steep_since, self.steep_count, self.steep_failures
-            self.repetitions = 0  # nothing is learnt from what fired
+            # The steep CUSUM does not count them, and nothing is learnt from a rise that fired.
+            self.repetitions = 0
         self.risen, self.risen_failed, self.risen_repeated = self.count, self.failures, self.repetitions
         self.level = self._end_level()
         self.recovery = 1.0
 
     def _end_level(self) -> float:
-        """Return the ratio that has to be left behind for the alert to end.
+        """Return the ratio below which the alert ends.
 
-        It is half-way between the bound and what the rise is at least, and no less than the smallest rise that is
-        looked for. The ratio that made it fire would be too much: it fires where chance adds to a rise.
+        It is half-way between the bound and the lower bound of the rise, and no less than the smallest alternative. The
+        ratio at the time of firing would be too high: an alert fires where chance adds to a rise.
         """
         risen = 1 - upper_bound(self.count - self.failures + 1, self.failures + 1, _RISEN_Z)
         least = RISES[0] * to_odds(min(self.bound, HIGHEST))
@@ -241,7 +253,8 @@ class ChangeDetector(FailureBaseline, gc=False):
         if self.recovery >= _RECOVERED + _RECOVERED_A_MESSAGE * self.count:
             self.end_alert()
             if self.known < policy.learn_messages:
-                self.bound = 0.0  # it begins to learn with the next message
+                # It begins to learn with the next message.
+                self.bound = 0.0
         elif (
             policy.relearn_messages is not None
             and self.count >= policy.relearn_messages
@@ -250,14 +263,14 @@ class ChangeDetector(FailureBaseline, gc=False):
             self.accept_rise(policy, fleet)
 
     def _has_learnt_enough(self, policy: DetectorPolicy) -> bool:
-        """Whether a unit that learns is through with it, with what the CUSUM keeps apart."""
+        """Whether a learning unit has enough messages with those that the CUSUM keeps apart."""
         learn = policy.learn_messages
         return self.known < learn <= self.known + self.count
 
     def _update_baseline(self, policy: DetectorPolicy, fleet: "ChangeDetector | None") -> bool:
-        """Take what was apart into the baseline; return whether the alert of a unit that was bad from its start fires.
+        """Add the messages that were kept apart to the baseline; return whether the unit fires as bad from its start.
 
-        That can be one message behind the end of learning, or later, when enough is known of its fleet.
+        That can happen at the end of learning, or later, when its fleet has enough messages.
         """
         was_learning = self.known < policy.learn_messages
         self.known += self.count
@@ -275,10 +288,11 @@ class ChangeDetector(FailureBaseline, gc=False):
         self.cusum = 1.0
         self.count = self.failures = self.repetitions = 0
         if was_learning and self.known >= policy.learn_messages:
-            # What was evidence against one half says nothing about the unit's own ratio.
+            # Evidence against one half is no evidence against the unit's own ratio.
             self.end_alert(self.resolution)
             self.is_to_be_compared = True
-            self.block, self.block_at = 0, self.last_at  # or it would fade at once, and learn again
+            # Otherwise the baseline would fade at once, and the unit would learn again.
+            self.block, self.block_at = 0, self.last_at
             return self._update_bound(policy, fleet)
         if self.fresh >= REFRESH and self.fresh >= self.known * _REFRESH_SHARE:
             return self._update_bound(policy, fleet)
@@ -297,7 +311,7 @@ class ChangeDetector(FailureBaseline, gc=False):
         is_bad_from_start = False
         if is_proven and self.is_to_be_compared:
             self.is_to_be_compared = False
-            # Where there was nobody to compare it with for long, it is what is usual.
+            # A unit that had no fleet for long counts as normal.
             is_young = self.known <= _YOUNG * policy.learn_messages
             is_bad_from_start = is_young and self._is_bad_from_start(others, others_failed)
             if is_bad_from_start:
@@ -308,7 +322,7 @@ class ChangeDetector(FailureBaseline, gc=False):
         return is_bad_from_start
 
     def _is_bad_from_start(self, others: float, others_failed: float) -> bool:
-        """Whether the unit fails far more than the rest of its fleet, by a rise that would be an alert."""
+        """Whether the unit fails more than the rest of its fleet by a rise that would be an alert."""
         passed = max(self.known - self.failed, 0.0)
         low = 1 - upper_bound(passed + 1, self.failed + 1, _BAD_FROM_START_Z)
         high = RISES[0] * to_odds(min(upper_bound(others_failed + 1, others - others_failed + 1), HIGHEST))
@@ -323,7 +337,7 @@ class ChangeDetector(FailureBaseline, gc=False):
 
 
 def _fleet_without_unit(unit: ChangeDetector, fleet: ChangeDetector | None) -> tuple[float, float]:
-    """Return the messages and the failures that a fleet has learnt from without a unit's own."""
+    """Return the messages and the failures in the baseline of a fleet without those of the unit."""
     if fleet is None:
         return 0.0, 0.0
     known = max(fleet.known - unit.known, 0.0)

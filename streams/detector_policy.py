@@ -11,10 +11,10 @@ class DetectorPolicy(msgspec.Struct, frozen=True, gc=False):
     """Settings of all detectors of a stream.
 
     Attributes:
-        budget_days: Days of one false alarm of each unit, on average.
-        learn_messages: Messages that a new unit learns from before its ratio of failures is judged.
-        relearn_messages: Messages after which a rise that stays is the new normal; None: never.
-        relearn_ms: Milliseconds for which the alert must have fired, too.
+        budget_days: Days per false alarm of each unit, on average.
+        learn_messages: Messages from which a new unit learns before its ratio of failures is judged.
+        relearn_messages: Messages after which a lasting rise becomes the new normal; None: never.
+        relearn_ms: Milliseconds for which the alert must also have fired.
     """
 
     budget_days: float = 30.0

@@ -1,4 +1,4 @@
-"""The stored state of a monitored entity: its detector, and its alerts that fire; and the ends that it observes."""
+"""Stored state of a monitored entity, its detector and its alerts; and the ends of messages that it observes."""
 
 from typing import Final
 
@@ -10,14 +10,14 @@ _DAY_MS: Final = 86_400_000
 
 
 class MessageEnd(msgspec.Struct, array_like=True, gc=False):
-    """The end of a message, or another end of it.
+    """An end of a message, the first or a later one.
 
     Attributes:
-        sms_id: The message.
-        status_id: Status that decided it.
-        outcome: What became of it.
-        at: When, in milliseconds.
-        again: Whether it had ended before, otherwise than by expiring.
+        sms_id: Id of the message.
+        status_id: The status that decided it.
+        outcome: Outcome of the message.
+        at: Time of the end, in milliseconds.
+        again: Whether the message had ended before, other than by expiry.
     """
 
     sms_id: int
@@ -28,7 +28,7 @@ class MessageEnd(msgspec.Struct, array_like=True, gc=False):
 
 
 class DeniedStreak(msgspec.Struct, gc=False):
-    """Messages that were not permitted since the last one that was: how many, since when, and some of their ids."""
+    """Denied messages since the last permitted one: time of the first, number, status ids and some ids of messages."""
 
     since: int
     count: int
@@ -37,19 +37,19 @@ class DeniedStreak(msgspec.Struct, gc=False):
 
 
 class DetectorState(msgspec.Struct, gc=False):
-    """What is known of one unit.
+    """State of one monitored entity.
 
     Attributes:
-        detector: Of its ratio of failures.
-        fired_at: When its alert fired, in milliseconds; None if none is on.
-        accepted_at: When a rise became the new normal last, in milliseconds; 0 if none did.
-        recent: Messages that ended: those of a day ago count half.
-        recent_at: When that was, in milliseconds.
-        failures: sms_id and status id of the latest of the detector's failures.
+        detector: Detector of its ratio of failures.
+        fired_at: Time when its alert fired, in milliseconds; None if it does not fire.
+        accepted_at: Time when a rise last became the new normal, in milliseconds; 0 if none did.
+        recent: Messages that ended. Their weight halves each day.
+        recent_at: Time to which `recent` refers, in milliseconds.
+        failures: sms_id and status id of the latest failures that the detector counts.
         origins: Device, channel and the channel's share of the source's messages, for each of the latest failures.
-            A channel keeps none. States of earlier releases have none, so there can be fewer than failures.
-        errors: How many failures of the alert that fires had which status id.
-        denied: None if the last message was permitted.
+            A channel has none. States of earlier releases have none, so there can be fewer than failures.
+        errors: Number of failures by status id, of the alert that fires.
+        denied: Streak of denied messages; None if the last message was permitted.
     """
 
     detector: ChangeDetector = msgspec.field(default_factory=ChangeDetector)

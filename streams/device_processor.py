@@ -5,6 +5,7 @@ its channel, of its device if that has several channels, and of its source; see 
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -22,8 +23,8 @@ from streams.processor import KafkaRecord, OutputRecord, ProcessorOutput, build_
 
 REASON_NOT_ACTIVITY: Final = "not_activity"
 
+# Channels of a device in its state. A sender can name any number, and each would stay in the state.
 _MAX_CHANNELS: Final = 64
-"""Channels of a device in its state. A sender can name any number, and each would stay in the state."""
 # The last one begins at 97 days.
 _GAPS: Final = 24
 
@@ -62,7 +63,7 @@ class DeviceProcessor:
                 activity = _read_activity(record.value)
                 device = records.device_key(activity.source, activity.device_id)
                 key = b"%s:%s" % (device, b"-" if activity.channel_id is None else b"%d" % activity.channel_id)
-                state = self._get_state(states, key, lambda: _new_state(activity))  # noqa: B023 - called at once
+                state = self._get_state(states, key, partial(_new_state, activity))
                 _add_activity(state, activity)
                 if activity.ends:
                     outputs.records += self._update_detectors(states, state, activity, device, record.partition)

@@ -1,4 +1,4 @@
-"""Errors of the stream worker. Each ends the worker: what it holds uncommitted is read again by its successor."""
+"""Errors of the stream worker. Each ends the worker, and its successor reads its uncommitted records again."""
 
 import logging
 import os
@@ -18,11 +18,11 @@ class StreamError(SmspulseError):
 
 
 class OwnershipLostError(StreamError):
-    """Another worker has taken the partition over: Kafka fenced this one's producer."""
+    """Another worker owns the partition: Kafka fenced the producer of this one."""
 
 
 class LostRecordsError(StreamError):
-    """Records that Kafka still has were not handed to us. A restart reads them from the committed offset."""
+    """The client skipped records that Kafka still has. A restart reads them from the committed offset."""
 
 
 class StateError(StreamError):
@@ -30,11 +30,11 @@ class StateError(StreamError):
 
 
 class GroupError(StreamError):
-    """The consumer group does not take the worker, and waiting does not help."""
+    """The consumer group refuses the worker permanently."""
 
 
 def end_process(error: BaseException) -> NoReturn:
-    """Say why, and end the process here and now, whatever else is under way: it is started again."""
+    """Log the reason and end the process at once. Its supervisor starts it again."""
     if isinstance(error, StreamError | KafkaException):
         _log.critical("the worker stops: %s", error)
     else:

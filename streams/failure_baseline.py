@@ -1,8 +1,7 @@
 """The usual ratio of failures of one channel, device or source, learnt from its messages and from its fleet.
 
 Beta-binomial, shrunk towards the fleet. A change detector tests against its upper credible bound. So a short history
-costs delay and no false alarms. Where the quarters of the day differ more than chance has it, the bound is that much
-higher.
+costs delay and no false alarms. If the quarters of the day differ more than by chance, the bound is higher accordingly.
 """
 
 from math import ceil, log, sqrt
@@ -29,6 +28,7 @@ _MEMORY: Final = 60
 _REPEAT_STRENGTH: Final = 10.0
 # Bounds are rounded up to powers of this. Few values are different, so likelihood ratios are computed once.
 _GRID: Final = 1.005
+# The probability of a repetition is rounded to this part, for the same reason.
 _REPEAT_GRID: Final = 50
 # The bound is at least this multiple of the ratio. A smaller rise is not worth an alert.
 _MARGIN: Final = 1.09
@@ -44,17 +44,17 @@ class FailureBaseline(msgspec.Struct, gc=False):
     """The baseline of one unit.
 
     Attributes:
-        known, failed, repeated: Messages, failures, and failures that followed one. They fade.
-        fresh: Messages in the baseline that the bound does not know yet.
+        known, failed, repeated: Messages, failures, and failures that followed a failure. They fade.
+        fresh: Messages in the baseline that the bound does not include yet.
         parts: The baseline by quarters of the day: messages and failures of each. They fade.
-        block, block_at: Messages learnt since all faded last, and when that was.
+        block, block_at: Messages learnt since the last fading, and its time in milliseconds.
         bound: The highest ratio of failures that the baseline allows; 0 before the first message.
-        repeats: How likely an outcome is the one before, beyond chance.
-        usual: The ratio that failures are expected to have: the baseline's, shrunk towards the fleet. While the unit
-            learns, the fleet's, or 0 if that is not known.
-        learning_since: When the unit began to learn, in milliseconds.
+        repeats: Probability that an outcome repeats the one before, beyond chance.
+        usual: Expected ratio of failures: that of the baseline, shrunk towards the fleet. While the unit learns, that
+            of the fleet, or 0 if it is not known.
+        learning_since: Time when the unit began to learn, in milliseconds.
         former_known, former_failed, former_repeated, former_usual: The baseline before the last rise that became the
-            new normal, and the ratio it expects; the latter is 0 if there is none.
+            new normal, and its expected ratio; the latter is 0 if there is none.
         accepted: The ratio that became the new normal then.
         returning: Likelihood ratio of the failures being back at the former baseline.
     """
@@ -79,7 +79,7 @@ class FailureBaseline(msgspec.Struct, gc=False):
 
     @property
     def baseline_ratio(self) -> float:
-        """The ratio of failures that is usual for the unit, of what was learnt alone."""
+        """The ratio of failures of the learnt messages alone."""
         return self.failed / self.known if self.known else 0.0
 
     def _fade_baseline(self, at: int) -> None:
@@ -91,7 +91,7 @@ class FailureBaseline(msgspec.Struct, gc=False):
         self.parts = [each * rest for each in self.parts]
 
     def _restore_former_baseline(self, count: int, failures: int, at: int) -> None:
-        """Bring back the baseline before an accepted rise when the failures are back at it."""
+        """Restore the baseline before an accepted rise when the failures are back at it."""
         usual, middle = self.former_usual, sqrt(self.former_usual * min(self.accepted, HIGHEST))
         if middle <= usual:
             return
@@ -103,8 +103,10 @@ class FailureBaseline(msgspec.Struct, gc=False):
         self.known, self.failed, self.repeated = self.former_known, self.former_failed, self.former_repeated
         self.former_usual = self.accepted = 0.0
         self.parts = [0.0] * 8
-        self.learning_since = at  # where the unit had not learnt before the rise
-        self.fresh = REFRESH + int(self.known)  # the bound is computed at once
+        # Counts only for a unit that had not learnt enough before the rise.
+        self.learning_since = at
+        # The bound is computed at once.
+        self.fresh = REFRESH + int(self.known)
 
     def _update_repeats(self) -> None:
         excess = (self.repeated - self.failed * self.baseline_ratio) / (self.failed + _REPEAT_STRENGTH)
@@ -141,11 +143,11 @@ class FailureBaseline(msgspec.Struct, gc=False):
         return max(apart - (parts + sqrt(2 * parts)) * self._chance_variance(usual), 0.0) / self.known
 
     def _chance_variance(self, ratio: float) -> float:
-        """Return the variance of failures a message that chance has, with their runs."""
+        """Return the variance of failures per message by chance, including their runs."""
         return ratio * (1 - ratio) * (1 + self.repeats) / (1 - self.repeats)
 
 
 def shrink_fleet_ratio(others: float, others_failed: float) -> float:
-    """Return the ratio of failures that a fleet is taken to have, from its messages and failures."""
+    """Return the estimated ratio of failures of a fleet with the given messages and failures."""
     ratio = (_WIDE_STRENGTH * DEFAULT_RATIO + others_failed) / (_WIDE_STRENGTH + others)
     return min(max(ratio, 0.01), 0.5)

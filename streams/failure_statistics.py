@@ -25,7 +25,7 @@ def to_odds(ratio: float) -> float:
 
 @lru_cache(maxsize=4096)
 def likelihood_ratios(bound: float, repeats: float) -> tuple[Evidence, ...]:
-    """Return the likelihood ratios of the alternatives, for twice whether the message before failed, plus this one."""
+    """Return the likelihood ratios of the alternatives. The index is twice the failure before, plus this failure."""
     if bound > _NO_RISE_ABOVE:
         return (NO_EVIDENCE, NO_EVIDENCE, NO_EVIDENCE, NO_EVIDENCE)
     odds = to_odds(bound)
@@ -39,9 +39,9 @@ def likelihood_ratios(bound: float, repeats: float) -> tuple[Evidence, ...]:
 
 
 def upper_bound(failed: float, passed: float, z: float = _Z) -> float:
-    """Return about the 95 % quantile of a Beta distribution, or that of another standard score.
+    """Return approximately the 95 % quantile of a Beta distribution, or that of another standard score.
 
-    Abramowitz and Stegun 26.5.22, for both parameters over 1/2.
+    Source: Abramowitz and Stegun 26.5.22, for both parameters above 1/2.
     """
     a, b = max(2 * failed - 1, 1e-3), max(2 * passed - 1, 1e-3)
     curve = (z * z - 3) / 6

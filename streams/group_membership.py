@@ -1,9 +1,9 @@
-"""Membership of the worker in its consumer group: partitions that nobody has, and how to give a static name back.
+"""Membership of the worker in its consumer group: unassigned partitions, and return of the static name.
 
-A static member that starts again gets the partitions that it had, and the group is not given out anew. If topics were
-missing when that was decided, as between their deletion and their creation, it would wait for them for ever: only the
-group's leader looks out for new topics, and a member that starts again does not lead (KIP-814, which aiokafka 0.14 does
-not know). So such a worker gives its name back before it ends, and joins as a new member.
+A static member that restarts gets its former partitions, without a rebalance of the group. If topics were missing at
+the last assignment, as between their deletion and their creation, it would wait for them for ever: only the group's
+leader detects new topics, and a restarted member does not lead (KIP-814, which aiokafka 0.14 does not implement). So
+such a worker returns its name before it ends, and joins as a new member.
 """
 
 import logging
@@ -28,7 +28,7 @@ Partition = tuple[str, int]
 
 
 class GroupMembership:
-    """What the consumer group says of this worker. The in-memory broker has no static members, and is not asked."""
+    """The worker as a static member of its group. The in-memory broker has no static members, and is not queried."""
 
     def __init__(self, settings: StreamSettings, kafka: KafkaSettings) -> None:
         self._settings = settings
@@ -37,7 +37,7 @@ class GroupMembership:
         self._admin = AdminClient(kafka.confluent_options() | {"log_level": 2}) if self._is_static else None
 
     def unassigned_partitions(self) -> set[Partition]:
-        """Return the partitions of the stages' topics that no member of the group has, while it is stable.
+        """Return the partitions of the stages' topics that no member of the group has. Empty during a rebalance.
 
         Raises:
             KafkaException: Kafka does not answer.
@@ -57,7 +57,7 @@ class GroupMembership:
         return existing - assigned
 
     def leave_group(self) -> None:
-        """Give the static name back, so that the group is given out anew without this worker."""
+        """Return the static name, so that the group rebalances without this worker."""
         if not self._is_static:
             return
         try:
@@ -65,5 +65,5 @@ class GroupMembership:
                 member = MemberToRemove(group_instance_id=self._settings.instance)
                 admin.remove_group_members(self._settings.group, [member])
         except KafkaError as error:
-            # Then the group forgets this member when its session times out, if it does not start before that.
-            _log.warning("the group %s was not left: %s", self._settings.group, error)
+            # The group removes this member when its session times out, if it does not restart before that.
+            _log.warning("cannot leave the group %s: %s", self._settings.group, error)

@@ -1,12 +1,13 @@
-"""A fold that no record can stop: what one record makes it raise costs this record, and none of the others.
+"""A processor that isolates failing records: an unexpected error costs the one record that raised it.
 
-An error that nobody foresaw (RecursionError and MemoryError too) would come again at each restart, for the record is
-still there. So the run is folded again record by record, and whichever fails becomes a dead letter with its reason and
-origin. All of it is still one transaction.
+Such an error (RecursionError and MemoryError too) would recur at each restart, because the record is still in Kafka. So
+the run is processed again record by record, and each record that fails becomes a dead letter with its reason and
+origin. All of that is still one transaction.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Final
 
 from core.errors import where_raised
@@ -25,21 +26,22 @@ from streams.processor import (
 _log = logging.getLogger(__name__)
 
 MAX_RECORD_BYTES: Final = 950_000
-"""Of key, value and headers. Kafka's clients and topics take 1,000,000 with their own few; more ends the producer."""
+"""Bytes of key, value and headers. Kafka's clients and topics accept 1,000,000 with their own overhead, and a larger
+record ends the producer."""
+# Delay of a timer that failed.
 _RETRY_MS: Final = 3_600_000
-"""After how long a state is looked at again whose timer failed."""
 
 
 class OversizedRecordError(Exception):
-    """A record to be written is larger than Kafka takes."""
+    """An output record is larger than Kafka accepts."""
 
 
 class IsolatingProcessor:
-    """The fold of one partition, guarded. In the good case it costs nothing but a look at the size of what is written.
+    """The processor of one partition, guarded. Without errors its only cost is a check of the size of outputs.
 
     Args:
-        make_processor: Makes the fold that is guarded.
-        load: Returns the stored state of a key. A StreamError of it passes through: it is the disk's.
+        make_processor: Makes the processor that is guarded.
+        load: Returns the stored state of a key. Its StreamError, an error of the disk, is not caught.
     """
 
     def __init__(self, make_processor: Callable[[StateLoader], StreamProcessor], load: StateLoader) -> None:
@@ -51,47 +53,52 @@ class IsolatingProcessor:
         made = self._new_states.get(key)
         return self._load(key) if made is None else made
 
-    def process(self, run: Sequence[KafkaRecord]) -> ProcessorOutput:
-        """Fold records, in their order; those that cannot be folded become dead letters.
+    def _run_guarded(self, work: Callable[[], ProcessorOutput]) -> ProcessorOutput | Exception:
+        """Return the outputs of a call of the processor, or the unexpected error that it raised.
 
         Raises:
             StreamError: The local state cannot be read.
         """
         try:
-            outputs = self._processor.process(run)
+            outputs = work()
             _check_sizes(outputs)
         except StreamError:
             raise
         except Exception as error:
-            whole_error = error
-        else:
-            return outputs
-        outputs = self._process_each(run)
-        if not outputs.faults:
-            _log.warning(
-                "%d records of %s, partition %d, could be processed one by one alone, not together: %s",
-                *(len(run), run[0].topic, run[0].partition, where_raised(whole_error)),
-            )
+            # The cache can hold half a change.
+            self._processor.clear_cache()
+            return error
         return outputs
 
+    def process(self, run: Sequence[KafkaRecord]) -> ProcessorOutput:
+        """Process records, in their order; those that cannot be processed become dead letters.
+
+        Raises:
+            StreamError: The local state cannot be read.
+        """
+        outputs = self._run_guarded(lambda: self._processor.process(run))
+        if isinstance(outputs, ProcessorOutput):
+            return outputs
+        isolated = self._process_each(run)
+        if not isolated.faults:
+            _log.warning(
+                "%d records of %s, partition %d, could only be processed one by one, not together: %s",
+                *(len(run), run[0].topic, run[0].partition, where_raised(outputs)),
+            )
+        return isolated
+
     def _process_each(self, run: Sequence[KafkaRecord]) -> ProcessorOutput:
-        """Fold each record as a run of its own, upon what those before it have made; return all of it in one."""
-        self._processor.clear_cache()
+        """Process each record as a run of its own, on the states of those before it; return all outputs together."""
         outputs = ProcessorOutput()
         states: dict[bytes, StateUpdate] = {}
         last_error: Exception | None = None
         try:
             for record in run:
-                try:
-                    made = self._processor.process([record])
-                    _check_sizes(made)
-                except StreamError:
-                    raise
-                except Exception as error:
-                    last_error = error
-                    self._processor.clear_cache()  # it may be half changed
+                made = self._run_guarded(partial(self._processor.process, [record]))
+                if isinstance(made, Exception):
+                    last_error = made
                     outputs.faults += 1
-                    outputs.records.append(build_dead_letter(record, unforeseen_error(error)))
+                    outputs.records.append(build_dead_letter(record, unforeseen_error(made)))
                     continue
                 for key, value, due in made.states:
                     states[key] = key, value, _earlier_timer(due, states[key][2] if key in states else None)
@@ -102,7 +109,7 @@ class IsolatingProcessor:
         outputs.states = list(states.values())
         if last_error is not None:
             _log.error(
-                "%d records of %s, partition %d, could not be processed and are dead letters, the last for %s. "
+                "%d records of %s, partition %d, could not be processed and are dead letters, the last because of %s. "
                 "This is a fault of smspulse: report it",
                 *(outputs.faults, run[0].topic, run[0].partition, where_raised(last_error)),
             )
@@ -115,30 +122,17 @@ class IsolatingProcessor:
             StreamError: The local state cannot be read.
         """
         keys = list(keys)
-        try:
-            outputs = self._processor.on_timer(keys, now)
-            _check_sizes(outputs)
-        except StreamError:
-            raise
-        except Exception:
-            self._processor.clear_cache()
-            return self._fire_each(keys, now)
-        return outputs
-
-    def _fire_each(self, keys: Iterable[bytes], now: int) -> ProcessorOutput:
+        outputs = self._run_guarded(lambda: self._processor.on_timer(keys, now))
+        if isinstance(outputs, ProcessorOutput):
+            return outputs
         outputs = ProcessorOutput()
         for key in keys:
-            try:
-                made = self._processor.on_timer([key], now)
-                _check_sizes(made)
-            except StreamError:
-                raise
-            except Exception as error:
+            made = self._run_guarded(partial(self._processor.on_timer, [key], now))
+            if isinstance(made, Exception):
                 _log.error(
                     "a timer failed, and is put off for %d minutes: %s. This is a fault of smspulse: report it",
-                    *(_RETRY_MS // 60_000, where_raised(error)),
+                    *(_RETRY_MS // 60_000, where_raised(made)),
                 )
-                self._processor.clear_cache()
                 outputs.faults += 1
                 outputs.rescheduled.append((key, now + _RETRY_MS))
                 continue
@@ -147,11 +141,11 @@ class IsolatingProcessor:
         return outputs
 
     def next_timer(self, value: bytes | None, written_at: int) -> int | None:
-        """Return when a state is due; see `StreamProcessor.next_timer`."""
+        """Return the time of a state's timer; see `StreamProcessor.next_timer`."""
         return self._processor.next_timer(value, written_at)
 
     def clear_cache(self) -> None:
-        """Drop what is decoded; see `StreamProcessor.clear_cache`."""
+        """Drop decoded states; see `StreamProcessor.clear_cache`."""
         self._processor.clear_cache()
 
 
@@ -169,15 +163,15 @@ def _append_output(made: ProcessorOutput, outputs: ProcessorOutput) -> None:
 
 
 def _check_sizes(outputs: ProcessorOutput) -> None:
-    """Raise if Kafka would refuse a record: no repetition helps against that.
+    """Raise an error if Kafka would refuse a record. A retry would not help.
 
     Raises:
-        OversizedRecordError: One is too large.
+        OversizedRecordError: A record is too large.
     """
     largest_state = max((len(value) + len(key) for key, value, _ in outputs.states if value), default=0)
     largest_other = max(map(_record_size, outputs.records), default=0)
     if max(largest_state, largest_other) > MAX_RECORD_BYTES:
-        msg = "a record is larger than Kafka takes"
+        msg = "a record is larger than Kafka accepts"
         raise OversizedRecordError(msg)
 
 

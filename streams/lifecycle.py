@@ -1,30 +1,30 @@
 """The lifecycle of one outgoing message: a pure function of the reports received about it, in whatever order.
 
 Facts about a message are *observations*. Reports that agree in status, device, channel and `senttime` are one
-observation, however often they arrive; it keeps when the first and when the last of them was received. Adding a report
-takes the smaller first and the larger last, so adding and merging are commutative, associative and idempotent: order,
+observation, however often they arrive. It has the time of the first and of the last of them. Adding a report takes the
+smaller first and the larger last time. So adding and merging are commutative, associative and idempotent: order,
 duplicates, replays and two workers that read the same report cannot change the result.
 
-What follows from the facts:
+Derived from the facts:
 
 Attempts
-    A step (1, 3, 2, 6) that had been reported before a failure and is reported anew after it, as another observation,
-    begins another attempt. A report delivered again is the same observation and begins none. The price: a gateway that
-    resends a message and repeats device, channel and `senttime` to the letter shows one attempt.
+    A step (1, 3, 2, 6) that was reported before a failure and again after it, as another observation, begins another
+    attempt. A report that is delivered again is the same observation and begins none. The limit: if a gateway resends
+    a message with the same device, channel and `senttime`, the message has one attempt.
 Outcome
-    An end holds until another end is reported: among several, the one whose first report came last decides (at the
+    An end holds until another end is reported. Of several ends, the one whose first report came last decides (at the
     same millisecond, the larger id). Without an end, the furthest step in the documented order decides.
 Contradiction
     Two ends of different outcome within one attempt.
 Latencies
-    Observed report latencies: differences of the times at which reports were *received*, for the payload carries no
-    event time. They are of the attempt that decides, `total_s` of the message as a whole. A step whose report is
-    missing although a later one came, or that runs backwards, is null and flagged, never negative.
+    Observed report latencies: differences of the times at which reports were *received*, because the payload has no
+    event time. They belong to the attempt that decides; `total_s` belongs to the message as a whole. The latency of a
+    step is null and flagged if its report is missing although a later one came, or if it would be negative.
 Device and channel
-    Those of the newest observation that names one.
+    From the newest observation that names one.
 Expiry
-    An open message expires when nothing was reported for `expire_after`. That it did is a fact like any other, so it
-    is known to every later reader; a later report revives the message, and a later end replaces the expiry.
+    An open message expires if nothing was reported for `expire_after`. The expiry is a fact like any other, so every
+    later reader has it. A later report reopens the message, and a later end replaces the expiry.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ from gateway.statuses import ACCEPTED, DELIVERED, INCOMING, PENDING, SENT, Outco
 EXPIRE_AFTER_MS: Final = 86_400_000
 
 _UNDELIVERED: Final = 8
-# A member's `value` is looked up anew each time.
+# Constants, because each access to a member's `value` is a look-up.
 _DELIVERED, _EXPIRED = Outcome.DELIVERED.value, Outcome.EXPIRED.value
 _INCOMING, _UNKNOWN = Outcome.INCOMING.value, Outcome.UNKNOWN.value
 
@@ -53,15 +53,15 @@ FLAGS: Final = (
     FLAG_LATE,
     *(f"{latency}_{fault}" for latency in ("queue", "device", "network") for fault in ("missing", "backwards")),
 )
-"""Every flag a message can carry."""
+"""Every flag of a message."""
 
 
 class MessageVersion(msgspec.Struct, gc=False):
     """One version of a message's lifecycle: the value of a record on `sms.messages`.
 
-    Times are milliseconds since 1970 UTC, latencies seconds. `version` counts the facts: it only grows, and a larger
-    version of a message contains the smaller one. Each observation is status_id, device_id, channel_id, sent_at, first
-    received, last received. `expired_at` is when the message last expired, also if it was revived since.
+    Times are milliseconds since 1970 UTC, latencies are seconds. `version` is the number of facts: it only grows, and a
+    larger version of a message contains the smaller one. An observation is status_id, device_id, channel_id, sent_at,
+    first received, last received. `expired_at` is the time of the last expiry, also if the message was reopened since.
     """
 
     source: str
@@ -90,18 +90,18 @@ class MessageVersion(msgspec.Struct, gc=False):
 
 
 class MessageState:
-    """All that is known of one message.
+    """All facts about one message.
 
     Args:
         source: The gateway account.
         sms_id: The gateway's id of the message.
 
     Attributes:
-        observations: As a version holds them.
-        recipient: The smallest in text order of those reported; in practice there is one.
-        expired_at: The largest deadline, in milliseconds, that passed without a report.
-        late: Whether the message had been forgotten before its first report.
-        last_seen_at: When the newest report was received, in milliseconds.
+        observations: The observations, in the form of a version.
+        recipient: The smallest in text order of the reported ones; in practice there is one.
+        expired_at: The latest deadline, in milliseconds, that passed without a report.
+        late: Whether the message had been evicted before its first report.
+        last_seen_at: Time when the newest report was received, in milliseconds.
     """
 
     __slots__ = (
@@ -117,18 +117,18 @@ class MessageState:
         self.expired_at: int | None = None
         self.last_seen_at = 0
         self.observations: list[list[Any]] = []
-        self._repeated = 0  # how many were received more than once
-        self._scan: _ObservationScan | None = (
-            _ObservationScan()
-        )  # over the observations in their order; None when they are in none
+        # Number of observations that were received more than once.
+        self._repeated = 0
+        # Covers the observations in their order. None while they are not sorted.
+        self._scan: _ObservationScan | None = _ObservationScan()
 
     def has_observation(self, report: StatusReport) -> bool:
-        """Return whether an observation is held that the report would belong to."""
+        """Return whether the report belongs to an existing observation."""
         observed = [report.status_id, report.device_id, report.channel_id, report.sent_at]
         return any(row[:4] == observed for row in self.observations)
 
     def add_report(self, report: StatusReport, received_at: int) -> bool:
-        """Add one report; return whether it told anything new."""
+        """Add one report; return whether it changed a fact."""
         _, status_id, device_id, channel_id, sent_at, recipient, _, _ = report
         changed = self._add_observation(status_id, device_id, channel_id, sent_at, received_at, received_at)
         if recipient is not None and (self.recipient is None or recipient < self.recipient):
@@ -137,11 +137,11 @@ class MessageState:
         return changed
 
     def mark_expired(self, deadline: int) -> None:
-        """Add that a deadline, in milliseconds, passed without a report."""
+        """Add the fact that a deadline, in milliseconds, passed without a report."""
         self.expired_at = max(deadline, self.expired_at or deadline)
 
     def merge_state(self, other: "MessageState") -> None:
-        """Add everything that the other knows of the same message."""
+        """Add all facts of another state of the same message."""
         if other.recipient is not None and (self.recipient is None or other.recipient < self.recipient):
             self.recipient = other.recipient
         if other.expired_at is not None:
@@ -154,7 +154,8 @@ class MessageState:
         self, status_id: int, device_id: int | None, channel_id: int | None, sent_at: int | None, first: int, last: int
     ) -> bool:
         rows = self.observations
-        for row in rows:  # they are few: to find them by a table costs more time, and twice the memory
+        # A loop, because observations are few: a table would take more time, and twice the memory.
+        for row in rows:
             if row[0] == status_id and row[1] == device_id and row[2] == channel_id and row[3] == sent_at:
                 if row[4] <= first and last <= row[5]:
                     return False
@@ -174,9 +175,9 @@ class MessageState:
 
     @classmethod
     def from_version(cls, version: MessageVersion) -> Self:
-        """Take the facts back out of a version."""
+        """Return the facts of a version."""
         facts = cls(version.source, version.sms_id, late=FLAG_LATE in version.flags)
-        # An earlier release took an address of any length. Each further version would copy it.
+        # An earlier release accepted an address of any length. Each further version would copy it.
         is_bounded = version.recipient is not None and len(version.recipient) <= MAX_NAME_LENGTH
         facts.recipient = version.recipient if is_bounded else None
         facts.expired_at = version.expired_at
@@ -187,7 +188,7 @@ class MessageState:
 
 
 class _ObservationScan:
-    """What observations tell, read one after the other in their order; goes on where it was when more have come."""
+    """Scan over observations in their order. It continues at its position when more observations follow."""
 
     __slots__ = (
         *("attempt", "attempts", "before_failure", "channel_id", "contradicted", "decisive", "device_id", "done"),
@@ -195,14 +196,17 @@ class _ObservationScan:
     )
 
     def __init__(self) -> None:
-        self.done = 0  # how many observations were read
+        # Number of observations that were read.
+        self.done = 0
         self.device_id: int | None = None
         self.channel_id: int | None = None
         self.attempts = 1
-        self.attempt: dict[int, int] = {}  # first received by status, of the attempt under way
+        # Time of the first report by status, of the current attempt.
+        self.attempt: dict[int, int] = {}
         self.decisive = self.attempt
         self.winner: int | None = None
-        self.furthest = -1  # rank, and its step, in the attempt under way
+        # The largest rank in the current attempt, and its step.
+        self.furthest = -1
         self.step: int | None = None
         self.before_failure: frozenset[int] = frozenset()
         self.contradicted = self.reordered = self.unknown = self.incoming = False
@@ -212,8 +216,8 @@ class LifecycleRules:
     """Derives versions from facts, for one table of statuses.
 
     Args:
-        table: What each status id means; ids that it lacks move nothing.
-        expire_after_ms: After how long without a report an open message expires.
+        table: The meaning of each status id. Other ids have no effect.
+        expire_after_ms: Milliseconds without a report after which an open message expires.
     """
 
     def __init__(self, table: Mapping[int, StatusCode], expire_after_ms: int = EXPIRE_AFTER_MS) -> None:
@@ -225,7 +229,7 @@ class LifecycleRules:
         self._failures = frozenset(id_ for id_, status in table.items() if status.is_failure)
 
     def derive_version(self, facts: MessageState) -> MessageVersion:
-        """Return the version that follows from the facts. Its observations are the facts' own until the next change.
+        """Return the version that follows from the facts. It shares its observations with the facts.
 
         Raises:
             IndexError: There are no observations.
@@ -287,7 +291,7 @@ class LifecycleRules:
         )
 
     def _scan_observation(self, scan: _ObservationScan, row: list[Any], rows: list[list[Any]]) -> None:
-        """Read the next observation of all."""
+        """Add the next observation to the scan."""
         scan.done += 1
         status_id, device_id, channel_id, _, first, _ = row
         if device_id is not None:
@@ -318,7 +322,7 @@ class LifecycleRules:
             scan.before_failure = frozenset(read[0] for read in rows[: scan.done])
 
     def _observation_order(self, row: list[Any]) -> tuple[int, ...]:
-        """Sort by the first report; reports of one millisecond in the documented order, the rest by their fields."""
+        """Return the sort key: the first report; in one millisecond the documented order; then the other fields."""
         status_id, *fields, first, _ = row
         rank = self._ranks.get(status_id, -1)
         return first, rank, status_id, *[-1 if part is None else part for part in fields]
@@ -333,7 +337,7 @@ class LifecycleRules:
 
 
 def _step_latency(name: str, start: int | None, end: int | None, reached: bool, flags: list[str]) -> float | None:
-    """Return the seconds between two reports, or None with the flag that says why, if there is something to say."""
+    """Return the seconds between two reports, or None. Adds a flag if the latency should exist."""
     if start is None or end is None:
         if reached:
             flags.append(f"{name}_missing")

@@ -1,7 +1,7 @@
-"""The fold of `sms.raw`: reports become versions of messages, and versions become outcomes and activity of devices.
+"""The processor of `sms.raw`: reports become versions of messages, and these outcomes and activity of devices.
 
-What goes to `sms.outcomes` and `sms.activity` follows from the difference between the last version of a message and
-the new one. Both are in one transaction with the new version, so a message is told once, whatever is repeated.
+Records on `sms.outcomes` and `sms.activity` follow from the difference between the last version of a message and the
+new one. They are in one transaction with the new version, so each outcome is written once, whatever is repeated.
 """
 
 from collections import OrderedDict
@@ -28,10 +28,12 @@ REASON_MISSING_HEADER: Final = "missing_header"
 REASON_WRONG_KEY: Final = "wrong_key"
 REASON_TOO_MANY: Final = "too_many_reports"
 
+# Bytes of a version. One with five reports has about 700.
 _LARGE_MESSAGE_BYTES: Final = 2048
-"""Of a version. One with five reports has some 700."""
+# Bytes of large messages in the cache, per message of its limit.
 _CACHE_BYTES_PER_MESSAGE: Final = 1024
-_MAX_DIGITS: Final = 16  # a time in milliseconds has 13
+# A time in milliseconds has 13 digits.
+_MAX_DIGITS: Final = 16
 _NO_END: Final = (None, OPEN)
 _NOWHERE: Final[Dimensions] = (None, None, None)
 _EXPIRED, _INCOMING = Outcome.EXPIRED.value, Outcome.INCOMING.value
@@ -67,13 +69,13 @@ _read_shared_fields: Callable[[MessageVersion], Any] = attrgetter(*_OutcomeRecor
 
 
 class _CachedMessage(MessageState):
-    """A message in memory: its facts, and what was told of it last.
+    """A message in memory: its facts, and the state that was reported last.
 
     Attributes:
-        has_expired: Whether that was told, be it revived since or not.
-        dimensions: As what, and for which device and channel, it counts.
-        due: When the clock looks at it, in milliseconds, or somewhat sooner; None before its first version.
-        large_bytes: The bytes of its version, as the cache counts it; 0 unless it is large.
+        has_expired: Whether an expiry was reported, also if the message was reopened since.
+        dimensions: The state under which it counts, and its device and channel.
+        due: Time of its timer, in milliseconds, or somewhat earlier; None before its first version.
+        large_bytes: Bytes of its version that the cache counts; 0 unless it is large.
     """
 
     __slots__ = ("dimensions", "due", "has_expired", "large_bytes")
@@ -89,11 +91,11 @@ class _CachedMessage(MessageState):
 class _MessageCache:
     """Decoded messages by key, within bounds. `trim_oldest` removes those that were added first.
 
-    Nearly all messages are small, and bounded by their number. The large ones are bounded by bytes too, of their
-    versions as they are stored: a few thousand reports each would take the memory of many ordinary messages.
+    Nearly all messages are small, and their number is bounded. The stored bytes of large ones are bounded too: a
+    message with a few thousand reports would take the memory of many ordinary messages.
 
     Args:
-        max_messages: How many there may be.
+        max_messages: The largest number of messages.
     """
 
     def __init__(self, max_messages: int) -> None:
@@ -107,13 +109,13 @@ class _MessageCache:
         return len(self._messages)
 
     def add_message(self, key: bytes, message: _CachedMessage, size: int) -> None:
-        """Add a message whose stored version has so many bytes."""
+        """Add a message with the size of its stored version in bytes."""
         self._messages[key] = message
         if size > _LARGE_MESSAGE_BYTES:
             self.resize_message(key, size)
 
     def resize_message(self, key: bytes, size: int) -> None:
-        """Note that the version of a message, if it is here, is large now."""
+        """Update the size of a message whose version is large, if the cache has it."""
         message = self._messages.get(key)
         if message is not None:
             self.large_bytes += size - message.large_bytes
@@ -135,16 +137,17 @@ class _MessageCache:
 
 
 class MessageProcessor:
-    """The fold of one partition of `sms.raw`.
+    """The processor of one partition of `sms.raw`.
 
     Args:
         lifecycle: Derives versions.
         load: Returns the newest version of a message by key.
         zone: Zone of payload times that name none.
-        cache: How many messages to keep decoded.
-        expire_after_ms: After how long without a report an open message expires.
-        forget_after_ms: After how long without a report the state of a message is dropped; more than the former.
-        max_observations: How many different reports a message holds; the rebuild in SQL has the same limit.
+        cache: Number of messages to keep decoded.
+        expire_after_ms: Milliseconds without a report after which an open message expires.
+        forget_after_ms: Milliseconds without a report after which the state of a message is dropped; more than the
+            former.
+        max_observations: Most different reports of a message. The rebuild in SQL has the same limit.
     """
 
     def __init__(
@@ -171,7 +174,7 @@ class MessageProcessor:
         self._cache.clear()
 
     def process(self, run: Sequence[KafkaRecord]) -> ProcessorOutput:
-        """Fold records, in their order."""
+        """Process records, in their order."""
         outputs, activities = ProcessorOutput(), ActivityCollector()
         changed: dict[bytes, _CachedMessage] = {}
         arrived: dict[bytes, int] = {}
@@ -188,12 +191,12 @@ class MessageProcessor:
         return outputs
 
     def on_timer(self, keys: Iterable[bytes], now: int) -> ProcessorOutput:
-        """Let messages expire, and drop the state of those that nobody reports any more."""
+        """Expire messages, and evict those without reports."""
         outputs, activities = ProcessorOutput(), ActivityCollector()
         for key in keys:
             stored = self._load(key)
             if not stored:
-                # Only what was dropped one such time ago is due again. Then nothing reminds of it.
+                # The timer of an evicted message removes its mark.
                 outputs.expired.append(key)
                 continue
             message = self._cache.get(key) or self._decode_message(stored)
@@ -212,7 +215,7 @@ class MessageProcessor:
         return outputs
 
     def next_timer(self, value: bytes | None, written_at: int) -> int:
-        """Return when an open message expires, an ended one is dropped, and the mark of a dropped one is."""
+        """Return when an open message expires, an ended one is evicted, or the mark of an evicted one is removed."""
         if not value:
             return written_at + self._forget_after_ms
         try:
@@ -236,7 +239,7 @@ class MessageProcessor:
         headers = dict(record.headers)
         body = record.value or b""
         content_type = headers.get(HEADER_CONTENT_TYPE)
-        # Asked here rather than in the function, which nearly no report needs.
+        # Checked here, because nearly no report needs the call.
         if content_type is not None and EQUALS_SIGN in content_type:
             body = to_utf8(body, content_type)
         event = parse_payload(body, self._zone)
@@ -246,7 +249,7 @@ class MessageProcessor:
             source = _read_source(headers)
             key = records.incoming_key(source, event.sms_id)
             if key not in arrived and self._load(key) is None:
-                # Dropped at once: the mark that it was there is all that is needed.
+                # Evicted at once, because only the mark is needed.
                 arrived[key] = received_at + self._forget_after_ms
                 activities.add_incoming(source, event.device_id, event.channel_id, received_at)
             return
@@ -255,7 +258,7 @@ class MessageProcessor:
         if message.sms_id != event.sms_id:
             raise _wrong_key_error()
         if len(message.observations) >= self._max_observations and not message.has_observation(event):
-            detail = f"the message has {self._max_observations} different reports already"
+            detail = f"the message already has {self._max_observations} different reports"
             raise UnreadablePayload(REASON_TOO_MANY, detail)
         if message.add_report(event, received_at):
             changed[key] = message
@@ -281,7 +284,7 @@ class MessageProcessor:
     def _write_version(
         self, key: bytes, message: _CachedMessage, outputs: ProcessorOutput, activities: ActivityCollector
     ) -> None:
-        """Write the version that follows from a message's facts, and tell what it changed."""
+        """Write the version that follows from a message's facts, and the outcome and activity that it changes."""
         version = self._lifecycle.derive_version(message)
         before, reported = message.dimensions[0], _reported_state(version)
         due = self._next_due_at(reported, version.last_seen_at)
@@ -290,10 +293,10 @@ class MessageProcessor:
         outputs.states.append((key, encoded, due if is_sooner else None))
         if is_sooner:
             message.due = due
-        # An expiry can be taken back by a report that is no end; an end by nothing but another end.
+        # A report that is not an end takes an expiry back. Only another end replaces an end.
         previous = _EXPIRED if before == OPEN and message.has_expired else before
         if reported != before and not (reported in _NO_END and before in _NO_END):
-            # What was told of a forgotten message is not known any more, only that it was.
+            # The reported outcome of an evicted message is not known any more, only that there was one.
             is_correction = previous not in _NO_END or message.late
             outputs.records.append(
                 _build_outcome_record(version, previous if previous != OPEN else None, is_correction)
@@ -304,14 +307,14 @@ class MessageProcessor:
         activities.add_version(message.dimensions, dimensions, version, counts=not message.late)
         message.dimensions, message.has_expired = dimensions, version.expired_at is not None
         if reported not in _NO_END:
-            # Hardly anything comes after the end, and what is in memory in vain costs more than reading it again.
+            # Reports after the end are rare, so a read of the store costs less than the memory.
             self._cache.remove_message(key)
         elif len(encoded) > _LARGE_MESSAGE_BYTES:
             self._cache.resize_message(key, len(encoded))
 
 
 def _reported_state(version: MessageVersion) -> str | None:
-    """Return what a version counts as: `open`, its outcome if it ended, or None: an incoming message is no traffic."""
+    """Return the state under which a version counts: `open`, the outcome of its end, or None if it is incoming."""
     if version.is_ended:
         return version.outcome
     return None if version.outcome == _INCOMING else OPEN
@@ -332,5 +335,5 @@ def _read_source(headers: dict[str, bytes]) -> str:
 
 
 def _wrong_key_error() -> UnreadablePayload:
-    # The key decides the partition: under another one, the message's state would be split over two.
+    # The key decides the partition. A wrong key would split the state of the message over two partitions.
     return UnreadablePayload(REASON_WRONG_KEY, "the record's key is not {source}:{sms_id}")

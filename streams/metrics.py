@@ -1,4 +1,4 @@
-"""What the worker's `/metrics` tells Prometheus. Counted after the commit, so what is repeated counts once."""
+"""Metrics of the stream worker. They count after the commit, so repetitions count once."""
 
 from bisect import bisect_left
 from collections import Counter as Counts
@@ -26,7 +26,7 @@ ENDED: Final = Counter(
 
 class _LatencyHistogram(Histogram):
     def observe_all(self, seconds: Iterable[float | None]) -> None:
-        """Observe what is known of these: a lock twice a bucket, not twice a value, a twentieth of all time."""
+        """Observe the known values. Locks twice per bucket: twice per value took a twentieth of all time."""
         known = [each for each in seconds if each is not None]
         for bucket, values in Counts(bisect_left(self._upper_bounds, each) for each in known).items():
             self._buckets[bucket].inc(values)
@@ -41,18 +41,19 @@ LATENCY: Final = _LatencyHistogram(
     registry=REGISTRY,
 )
 DEAD: Final = Counter(
-    "smspulse_stream_deadletters_total", "Records that could not be read, put aside.", registry=REGISTRY
+    "smspulse_stream_deadletters_total", "Records that could not be read or processed: dead letters.", registry=REGISTRY
 )
 FAULTS: Final = Counter(
     "smspulse_stream_faults_total",
-    "Records and timers that made the worker fail: put aside or put off, so that the others go on.",
+    "Records and timers that failed in the worker: a dead letter, or a timer that is put off.",
     ["topic"],
     registry=REGISTRY,
 )
 LAG: Final = GaugeFamily("smspulse_stream_lag_records", "Records not yet read, by partition.", ("topic", "partition"))
 LAG_SNAPSHOT: Final = GaugeSnapshot(REGISTRY, LAG)
 
-for _outcome in ENDS:  # there from the start, so that a rate sees the first one
+# Created at the start, so that a rate includes the first increment.
+for _outcome in ENDS:
     ENDED.labels(_outcome.value)
 for _topic in (RAW, ACTIVITY):
     FAULTS.labels(_topic)
@@ -61,7 +62,7 @@ _TOTAL: Final = LATENCY.labels("total")
 
 
 def count_commit(topic: str, records: int, outputs: ProcessorOutput) -> None:
-    """Count what was committed: how many records of a topic, and what was made of them."""
+    """Count a committed run: the number of records of a topic, and their outputs."""
     RECORDS.labels(topic).inc(records)
     for outcome, messages in Counts(end.outcome for end in outputs.ends).items():
         ENDED.labels(outcome).inc(messages)
@@ -72,10 +73,10 @@ def count_commit(topic: str, records: int, outputs: ProcessorOutput) -> None:
 
 
 def set_stream_lag(records: Mapping[tuple[str, int], int]) -> None:
-    """Replace the lag of all partitions that are ours.
+    """Replace the lag of all partitions of this worker.
 
     Args:
-        records: How many records each partition has before it, by topic and partition.
+        records: The lag in records by topic and partition.
     """
     LAG_SNAPSHOT.replace_values(
         {LAG: {(topic, str(partition)): count for (topic, partition), count in records.items()}}

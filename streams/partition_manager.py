@@ -1,4 +1,4 @@
-"""The partitions of one worker: each processes its runs and timers one after the other, several side by side."""
+"""The partitions of one worker. Each processes runs and timers one by one; partitions work concurrently."""
 
 import asyncio
 import time
@@ -24,21 +24,20 @@ from streams.topology import STAGES
 
 
 def _end_process_if_failed(task: "asyncio.Task[None]") -> None:
-    """End the process if the task that processes a partition failed: nobody awaits it, and its records would wait."""
+    """End the process if the task of a partition failed: nothing awaits it, and its records would wait for ever."""
     if not task.cancelled() and (error := task.exception()) is not None:
         end_process(error)
 
 
 class PartitionManager:
-    """Processes runs and the passing of time: for one partition one after the other, for several side by side.
+    """Processes runs and timers: of one partition one by one, of several partitions concurrently.
 
-    While one partition waits for Kafka to commit, another uses the processor, and what comes for it meanwhile becomes
-    one run.
+    While one partition waits for a commit, another uses the CPU. Records that arrive meanwhile become one run.
 
     Args:
-        app: Knows the generation of the consumer group.
-        settings: The worker's.
-        kafka: How to reach Kafka.
+        app: The Faust app, which has the generation of the consumer group.
+        settings: Settings of the worker.
+        kafka: Settings of the Kafka clients.
         clock: Returns the seconds since 1970.
     """
 
@@ -57,12 +56,13 @@ class PartitionManager:
         self._membership = GroupMembership(settings, kafka)
         self._unread: set[tuple[str, int]] = set()
         self._closing = False
-        self._rebalance_done = asyncio.Event()  # not while partitions are given away and taken over
+        # Not set while partitions are revoked and claimed.
+        self._rebalance_done = asyncio.Event()
         self._rebalance_done.set()
         self._queues: dict[TP, PartitionQueue] = {}
 
     async def enqueue_records(self, message: Any) -> None:
-        """Take up a run: it is processed when its partition is free."""
+        """Add a run to the queue of its partition, which processes it when it is free."""
         tp = message.tp
         queue = self._queue_for(tp)
         await queue.add_records(message.generation_id, message.value)
@@ -71,7 +71,7 @@ class PartitionManager:
             queue.task.add_done_callback(_end_process_if_failed)
 
     async def _drain_queue(self, tp: TP, queue: PartitionQueue) -> None:
-        """Process what waits for a partition until nothing does."""
+        """Process the runs of a queue until it is empty."""
         while True:
             await self._process_pending(tp, queue, queue.generation)
             if not await queue.wait_for_records(STAGES[tp.topic].min_commit_interval_s):
@@ -84,47 +84,50 @@ class PartitionManager:
             queue.take_records(generation)
 
     async def claim_partitions(self, tps: Iterable[TP]) -> None:
-        """Take over the given partitions for the present generation, side by side."""
+        """Claim the given partitions for the present generation, concurrently."""
         generation = self._app.consumer_generation_id
         await asyncio.gather(
             *(self._run_on_partition(tp, generation, lambda partition: partition.process([])) for tp in tps)
         )
 
     async def on_partitions_revoked(self) -> None:
-        """Let runs under way commit and start no others until `resume`: the next owner would fence them."""
+        """Wait for running transactions, and start no others until `resume`: the next owner would fence them."""
         self._rebalance_done.clear()
-        with suppress(TimeoutError):  # whoever recovers a large state has nothing under way
+        # A partition that is still locked after that recovers a large state, and has no transaction.
+        with suppress(TimeoutError):
             async with asyncio.timeout(PUBLISH_TIMEOUT_S):
                 for queue in self._queues.values():
                     async with queue.lock:
                         pass
 
     def resume(self) -> None:
-        """Work with what is assigned now. It can be the same as before, in the same generation."""
+        """Continue with the present assignment. It can be the former one, in the same generation."""
         self._rebalance_done.set()
 
     async def on_timer(self) -> None:
-        """Do what is due in every partition that is ours."""
+        """Fire due timers in every partition of this worker, and report its lag."""
         consumer, works = self._app.consumer, []
         generation = self._app.consumer_generation_id
         lag: dict[tuple[str, int], int] = {}
         for tp in consumer.assignment() & self._queues.keys():
             end = consumer.highwater(tp)
-            if end is not None:  # known from the first answer on
+            # None until the first fetch of the partition.
+            if end is not None:
                 work = partial(PartitionProcessor.on_timer, clock=int(self._clock() * 1000), end=end)
                 works.append(self._run_on_partition(tp, generation, work))
                 processed = self._queues[tp].partition.next_offset(generation)
                 if processed is not None:
                     position = consumer.position_behind_markers(tp, processed)
                     lag[tp.topic, tp.partition] = records_behind(end, position)
-        metrics.set_stream_lag(lag)  # partitions that are others' now are reported by them
+        # Replaces all partitions: other workers report those that were revoked.
+        metrics.set_stream_lag(lag)
         await asyncio.gather(*works)
 
     async def verify_topics(self) -> None:
-        """End the process if a topic was replaced since its partitions were taken over, or if nobody reads a partition.
+        """End the process if a topic was replaced since its partitions were claimed, or if nobody reads a partition.
 
-        Offsets say nothing about a new topic of the same name, and the client may go on in it where it stood in the old
-        one. A new start reads it from its beginning.
+        Offsets have no meaning in a new topic of the same name, and the client may continue at the old ones. After a
+        restart, the worker reads it from its beginning.
         """
         taken_over = {topic for queue in self._queues.values() for topic in queue.partition.topic_ids.items()}
         if not taken_over:
@@ -133,8 +136,9 @@ class PartitionManager:
             found = await asyncio.to_thread(self._topic_ids.read_ids, {name for name, _ in taken_over})
             unread = await asyncio.to_thread(self._membership.unassigned_partitions)
         except KafkaException:
-            return  # it is away, and asked again soon
-        # The group's leader has time to see a new topic by itself.
+            # Kafka is away. The next check follows soon.
+            return
+        # Between two checks, the leader of the group can detect a new topic by itself.
         never_read, self._unread = unread & self._unread, unread
         replaced = sorted({name for name, topic_id in taken_over if found.get(name, topic_id) != topic_id})
         if self._closing or not (replaced or never_read):
@@ -157,7 +161,7 @@ class PartitionManager:
     async def _run_on_partition(
         self, tp: TP, generation: int, work: Callable[[PartitionProcessor], Awaitable[None]]
     ) -> bool:
-        """Do something with a partition once it is free, if it is ours in that generation; return whether it is."""
+        """Run work on a partition once it is free, if it is assigned in that generation; return whether it is."""
         queue = self._queue_for(tp)
         await self._rebalance_done.wait()
         async with queue.lock:
@@ -168,13 +172,13 @@ class PartitionManager:
                 await queue.partition.claim_partition(generation)
                 await work(queue.partition)
             except Exception as error:
-                # Faust would acknowledge the run and go on behind it. Nothing may follow a run that failed, and what is
-                # uncommitted belongs to the next owner: so the process ends here and now, whatever else is under way.
+                # Faust would acknowledge the run and continue behind it. Nothing may follow a run that failed, and
+                # uncommitted records belong to the next owner. So the process ends at once.
                 end_process(error)
         return True
 
     async def close(self) -> None:
-        """Let runs under way commit, start no others, close the local state."""
+        """Wait for running transactions, start no others, and close the local state."""
         self._closing = True
         self._rebalance_done.set()
         for queue in self._queues.values():

@@ -1,22 +1,22 @@
-"""One partition of a stage: owned by one worker at a time, folded run by run, each run in one Kafka transaction.
+"""One partition of a stage: owned by one worker at a time, processed run by run, each run in one Kafka transaction.
 
-A stage reads one topic and writes a compacted one, its changelog, which is at once its output and its state. What the
-clock brings about goes the same way as a run: one call at a time, fenced, in a transaction.
+A stage reads one topic and writes a compacted one, its changelog, which is both its output and its state. Timers are
+processed in the same way as runs: one call at a time, fenced, in a transaction.
 
 Guarantees
     Exactly once: the outputs of a run and the offset behind it become visible together or not at all.
     Fenced: each partition has a transactional id of its own. A new owner's `init_transactions` ends every transaction
-    of earlier owners and makes their producers useless *before* the new owner reads the offset and the state, so what
-    it reads is final. A worker that was stopped, lost its partition and wakes up cannot write anything.
-    Recoverable: the local store is written after the commit and holds the offset it reached, so it is never ahead of
-    the changelog, and what it lacks is read from there.
+    of earlier owners and invalidates their producers *before* the new owner reads the offset and the state, so both are
+    final. A worker that was paused and has lost its partition cannot write anything when it continues.
+    Recoverable: the local store is written after the commit, with its offset, so it is never ahead of the changelog.
+    `streams.recovery` reads the missing part from there.
     Isolated: a record that cannot be processed, whatever it raises, becomes a dead letter in the transaction of its run
-    (`streams.isolating_processor`). What ends the worker is Kafka, a fence, or its own disk.
-    Gapless: a run of `sms.raw` that does not begin where the committed offset stands is noticed, whoever lost the
-    records. Topics that are written in transactions have gaps by nature.
-    Of this Kafka: a committed offset names the topic that it belongs to, and counts for no other. The local state keeps
-    the timestamp of the last record that it copied. If the changelog has another record at that offset, as after Kafka
-    was restored from an older copy, the state is read again from the beginning.
+    (`streams.isolating_processor`). Only errors of Kafka, a fence, or the disk end the worker.
+    Gapless: a run of `sms.raw` that does not begin at the committed offset is detected, whatever lost the records.
+    Topics that are written in transactions always have gaps.
+    Of this Kafka: a committed offset names its topic, and counts for no other. The local state has the timestamp of the
+    last record that it copied. If the changelog has another record at that offset, as after Kafka was restored from an
+    older copy, the state is read again from the beginning.
 """
 
 import asyncio
@@ -41,20 +41,21 @@ from streams.topology import ProcessingStage
 
 _log = logging.getLogger(__name__)
 
-# The calls have time-outs, but sending the offsets ignores its own, and after a restart of the broker it can wait for
-# ever (librdkafka's issues 5456 and 5511). Only a new process gets out of that.
+# The calls have time-outs, but `send_offsets_to_transaction` ignores its own, and after a restart of the broker it can
+# wait for ever (librdkafka's issues 5456 and 5511). Only a new process can recover from that.
 PUBLISH_TIMEOUT_S = 15.0
+# Timers in one transaction. It bounds the time of a transaction after a long pause of the worker.
 _DUE_BATCH = 2_000
 
 
 class PartitionProcessor:
-    """A partition of a stage's source and what belongs to it. Its methods are called one at a time.
+    """Owner of one partition of a stage. Its methods are called one at a time.
 
     Args:
         stage: The stage.
         number: The partition, the same in source and changelog.
-        settings: The worker's.
-        kafka: How to reach Kafka.
+        settings: Settings of the worker.
+        kafka: Settings of the Kafka clients.
     """
 
     def __init__(self, stage: ProcessingStage, number: int, settings: StreamSettings, kafka: KafkaSettings) -> None:
@@ -64,8 +65,9 @@ class PartitionProcessor:
         self._recovery = PartitionRecovery(stage, number, settings, kafka)
         self._generation: int | None = None
         self._store: StateStore | None = None
-        self._next_offset = 0  # the offset behind the last committed run
-        self._reached_at = 0  # when the last record of it was written, in milliseconds
+        # The offset behind the last committed run, and the timestamp of its last record in milliseconds.
+        self._next_offset = 0
+        self._reached_at = 0
         self._topic_ids: dict[str, str] = {}
         self._processor = IsolatingProcessor(lambda load: stage.make_processor(load, settings), self._load_state)
 
@@ -82,12 +84,12 @@ class PartitionProcessor:
     @property
     def _open_store(self) -> StateStore:
         if self._store is None:
-            msg = f"{self} is used before it is owned"
+            msg = f"{self} is used before it is claimed"
             raise StreamError(msg)
         return self._store
 
     async def claim_partition(self, generation: int) -> None:
-        """Take the partition over for a generation of the consumer group: fence earlier owners, recover the state.
+        """Claim the partition for a generation of the consumer group: fence earlier owners, recover the state.
 
         Raises:
             KafkaException: Kafka did not answer, after retries.
@@ -98,15 +100,15 @@ class PartitionProcessor:
             self._generation = generation
 
     async def process(self, run: Sequence[KafkaRecord]) -> None:
-        """Fold one run and commit what it makes.
+        """Process one run and commit its outputs.
 
         Args:
-            run: Records of this partition, by offset, fetched in the generation that it is owned for.
+            run: Records of this partition, by offset, fetched in the generation of the claim.
 
         Raises:
             OwnershipLostError: Another worker owns the partition.
             LostRecordsError: The run begins behind records that Kafka still has.
-            StreamError: Kafka did not take the transaction, after retries.
+            StreamError: Kafka did not accept the transaction, after retries.
         """
         for _ in range(TRIES):
             run = await self._skip_processed(run)
@@ -121,19 +123,21 @@ class PartitionProcessor:
         raise self._refusal_error()
 
     async def on_timer(self, clock: int, end: int) -> None:
-        """Do what is due by now, and commit what it makes.
+        """Fire the timers that are due now, and commit their outputs.
 
-        As long as there are records to read, now is when the last one was written: what they report has happened.
+        While there are records left to read, now is the timestamp of the last processed one, because the records left
+        can report events before a timer.
 
         Args:
             clock: The time, in milliseconds.
             end: The offset behind the last record of the source.
 
         Raises:
-            As `process` does.
+            OwnershipLostError, StreamError: As in `process`.
         """
         now = clock if self._next_offset >= end else self._reached_at
-        dropped: set[bytes] = set()  # what else was due of those says nothing about their marks
+        # Further timers of dropped states are ignored: they do not concern their marks.
+        dropped: set[bytes] = set()
         for _ in range(TRIES):
             while entries := self._open_store.due_timers(now, _DUE_BATCH):
                 keys = [key for key in dict.fromkeys(entries.values()) if key not in dropped]
@@ -149,7 +153,7 @@ class PartitionProcessor:
     async def _commit_outputs(
         self, outputs: ProcessorOutput, next_offset: int | None, done: Collection[bytes] = ()
     ) -> bool:
-        """Commit to Kafka, then to the store. False when the partition had to be taken over anew instead."""
+        """Commit to Kafka, then to the store. Return False if the partition had to be claimed again instead."""
         offset, last_at = 0, None
         if next_offset is not None or outputs.states or outputs.records:
             try:
@@ -162,8 +166,8 @@ class PartitionProcessor:
                 if error.args[0].fatal():
                     msg = f"{self} belongs to another worker: {error.args[0].str()}"
                     raise OwnershipLostError(msg) from error
-                # Whether it was committed is open. A new producer settles that, and the committed offset tells.
-                _log.warning("%s is taken over anew: %s", self, error.args[0].str())
+                # The result of the commit is unknown. A new producer ends the transaction, and the offset shows it.
+                _log.warning("%s is claimed again: %s", self, error.args[0].str())
                 await asyncio.to_thread(self._take_ownership)
                 return False
         if outputs.states or done:
@@ -179,7 +183,7 @@ class PartitionProcessor:
         return True
 
     def _refusal_error(self) -> StreamError:
-        return StreamError(f"Kafka took no transaction of {self} in {TRIES} tries; see the broker's log")
+        return StreamError(f"Kafka accepted no transaction of {self} in {TRIES} attempts; see the broker's log")
 
     def close(self) -> None:
         """Close the local store."""
@@ -193,15 +197,15 @@ class PartitionProcessor:
         source = self._recovery.read_source_offsets()
         self._group = source.group
         self._topic_ids = self._recovery.read_topic_ids()
-        # Before the first commit, all that Kafka still has must be read: so a gap is noticed there too.
+        # Before the first commit, every record that Kafka still has must be read. So a gap is detected there too.
         self._next_offset = source.committed.offset if source.committed.offset >= 0 else source.low
         self._reset_foreign_offset(source)
         if self._store is None:
             self._store = self._recovery.open_store(self._topic_ids[self._stage.changelog])
         if self._store.source_offset > self._next_offset:
             _log.warning(
-                "%s: Kafka took a commit back that it had confirmed, or somebody set the offset back from %d to %d. "
-                "The local state is read anew",
+                "%s: Kafka lost a confirmed commit, or somebody set the offset back from %d to %d. "
+                "The local state is read again",
                 *(self, self._store.source_offset, self._next_offset),
             )
             self._store.clear()
@@ -215,39 +219,39 @@ class PartitionProcessor:
     def _reset_foreign_offset(self, source: SourceOffsets) -> None:
         """Commit the first offset of the partition, and raise, if the committed one belongs to another topic."""
         committed, source_id = source.committed, self._topic_ids[self._stage.source]
-        # Offsets that a person has set name no topic.
+        # Offsets that a person has set have no metadata.
         if committed.offset <= source.end and to_url_safe_id(committed.metadata or source_id) == source_id:
             return
-        # Faust has begun to read where that offset says, so it has to be mended in Kafka, and read again.
+        # Faust has begun to read at that offset, so it must be corrected in Kafka and read again.
         self._publish_transaction(ProcessorOutput(), source.low)
         msg = (
             f"{self} ends at offset {source.end}, and the group {self._settings.group} had committed "
-            f"{committed.offset} of another topic of that name: it was made anew, or a worker of another Kafka wrote "
-            f"here. Started again, this worker reads all that the partition holds, from offset {source.low} on"
+            f"{committed.offset} of another topic of that name: it was created again, or a worker of another Kafka "
+            f"wrote here. After a restart, this worker reads all records of the partition, from offset {source.low} on"
         )
         raise StreamError(msg)
 
     @property
     def topic_ids(self) -> dict[str, str]:
-        """The ids of source and changelog as they were when the partition was taken over."""
+        """The ids of source and changelog at the time of the claim."""
         return self._topic_ids
 
     async def _skip_processed(self, run: Sequence[KafkaRecord]) -> Sequence[KafkaRecord]:
-        """Return the part of a run that is not committed yet, and notice what is missing before it."""
+        """Return the part of a run that is not committed yet, and detect missing records before it."""
         if not run:
             return run
         if run[0].offset < self._next_offset:
-            # Read again after a rebalance; or of a topic that was replaced, or restored from an older copy. Kafka's
-            # committed offset, and the id of its topic, tell.
+            # The records were read again after a rebalance, or the topic was replaced or restored from an older copy.
+            # Kafka's committed offset and the id of its topic show which.
             await asyncio.to_thread(self._take_ownership)
         if run[0].offset > self._next_offset and not self._stage.has_gaps:
             earliest = await asyncio.to_thread(self._recovery.read_earliest_offset)
             if earliest <= self._next_offset:
-                msg = f"{self}: offsets {self._next_offset} to {run[0].offset - 1} were not handed over"
+                msg = f"{self}: offsets {self._next_offset} to {run[0].offset - 1} were skipped by the client"
                 raise LostRecordsError(msg)
             _log.error(
                 "%s: offsets %d to %d were deleted by Kafka's retention before they were read, and are lost. Give the "
-                "topic a longer retention.ms or the worker more power",
+                "topic a longer retention.ms, or start more workers",
                 *(self, self._next_offset, run[0].offset - 1),
             )
         return (
@@ -257,9 +261,9 @@ class PartitionProcessor:
         )
 
     def _publish_transaction(self, outputs: ProcessorOutput, next_offset: int | None) -> tuple[int, int | None]:
-        """Commit one transaction; return the offset behind the last record of the changelog, and its timestamp.
+        """Commit one transaction; return the offset behind its last record on the changelog, and the timestamp.
 
-        Without any record there, they are 0 and None.
+        Without such a record, they are 0 and None.
         """
         producer, last, last_at = self._producer, -1, None
 

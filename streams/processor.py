@@ -1,6 +1,6 @@
-"""What a fold is: the pure part of a stage, from records and the clock to what one transaction writes.
+"""Processor contract: the pure part of a stage. Records and timers in, the content of one transaction out.
 
-No Kafka, no disk: records in, bytes out. `streams.message_processor` and `streams.device_processor` are the two folds.
+A processor uses neither Kafka nor a disk. `streams.message_processor` and `streams.device_processor` implement it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -27,13 +27,13 @@ class KafkaRecord(Protocol):
 StateUpdate = tuple[bytes, bytes | None, int | None]
 """A new state: a record of the stage's changelog, and an entry of the local store.
 
-Its key; its value, where None drops the state: a tombstone on the changelog, and a mark in the store that it was there;
-and when the clock has to look at it, in milliseconds, or None where that is not sooner than was said of the key before.
+It has its key; its value, where None drops the state: a tombstone on the changelog and a mark in the store; and the
+time of its timer in milliseconds, or None if the key has a timer that is not later.
 """
 
 
 class OutputRecord(NamedTuple):
-    """A record for another topic than the changelog. Without a partition, Kafka's partitioner takes it from the key."""
+    """A record for another topic than the changelog. Without a partition, Kafka's partitioner uses the key."""
 
     topic: str
     key: bytes | None
@@ -52,15 +52,15 @@ class EndedMessage(NamedTuple):
 
 @dataclass(slots=True)
 class ProcessorOutput:
-    """What one transaction writes, and what changes in the local store after it without a word to anybody.
+    """The content of one transaction, and the changes of the local store after it that are not on the changelog.
 
     Args:
-        states: One for each key at most.
+        states: New states, at most one for each key.
         records: Records for other topics.
-        rescheduled: Keys whose timer came too early, and when to look at them again.
-        expired: Keys of dropped states whose mark in the store goes too.
-        ends: Messages that came to their first end, to be counted.
-        faults: How many records and keys raised an error that nobody foresaw; see `streams.isolating_processor`.
+        rescheduled: Keys whose timer fired too early, and their new time.
+        expired: Keys of dropped states whose mark in the store is removed.
+        ends: Messages that came to their first end, for the metrics.
+        faults: Number of records and keys that raised an unexpected error; see `streams.isolating_processor`.
     """
 
     states: list[StateUpdate] = field(default_factory=list)
@@ -72,34 +72,34 @@ class ProcessorOutput:
 
 
 class StreamProcessor(Protocol):
-    """The fold of one partition of a stage. What a call returns is in the store before the next call, or forgotten."""
+    """Processor of one partition of a stage. The outputs of a call are in the store before the next call, or lost."""
 
     def process(self, run: Sequence[KafkaRecord]) -> ProcessorOutput:
-        """Fold records, in their order."""
+        """Process records, in their order."""
 
     def on_timer(self, keys: Iterable[bytes], now: int) -> ProcessorOutput:
-        """Do what is due for the states under the keys, at a time in milliseconds."""
+        """Fire the timers of the keys that are due at a time in milliseconds."""
 
     def next_timer(self, value: bytes | None, written_at: int) -> int | None:
-        """Return when a state that was written to the changelog at `written_at` is due, both in milliseconds.
+        """Return the timer of a state that was written to the changelog at `written_at`, both in milliseconds.
 
         Raises:
-            KeyError, TypeError, ValueError: It is no state of this fold.
+            KeyError, TypeError, ValueError: The value is not a state of this processor.
         """
 
     def clear_cache(self) -> None:
-        """Drop what is decoded: outputs were not committed, or the store has changed."""
+        """Drop decoded states, because outputs were not committed or the store has changed."""
 
 
 MAX_DEAD_LETTER_BYTES: Final = 4_096
-"""Bytes of a record that its dead letter repeats: enough to see what it is. The record itself has all of them."""
+"""Bytes of a record in its dead letter: enough to recognise it. The record itself has all of them."""
 
 StateLoader = Callable[[bytes], bytes | None]
-"""Returns the stored state of a key: None if there never was one, empty if it was dropped."""
+"""Returns the stored state of a key: None if it never existed, empty if it was dropped."""
 
 
 def build_dead_letter(record: KafkaRecord, error: UnreadablePayload) -> OutputRecord:
-    """Return the record for `sms.deadletters` about one that cannot be read, with the first bytes of its value."""
+    """Return the dead letter of a record that cannot be read, with the first bytes of its value."""
     headers: list[tuple[str, Any]] = [
         *record.headers,
         (records.HEADER_REASON, error.reason.encode()),

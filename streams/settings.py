@@ -14,10 +14,10 @@ _UNITS_MS: Final = {"d": 86_400_000, "h": 3_600_000}
 
 
 def parse_relearn_after(text: str) -> tuple[int, int] | None:
-    """Read `500,7d`: messages, and milliseconds; None for `never`.
+    """Return messages and milliseconds of a setting such as `500,7d`; None for `never`.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The text has neither form.
     """
     if text.strip() == "never":
         return None
@@ -29,20 +29,20 @@ def parse_relearn_after(text: str) -> tuple[int, int] | None:
 
 
 class StreamSettings(BaseSettings):
-    """Environment: `SMSPULSE_STREAM_` and the field's name in capitals."""
+    """Settings of one worker. Environment: `SMSPULSE_STREAM_` and the field's name in capitals."""
 
     model_config = SettingsConfigDict(
         env_prefix="SMSPULSE_STREAM_", frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False
     )
 
     state: Path = Field(
-        description="Folder of the local state, of one worker alone. It can be deleted: Kafka has it all."
+        description="Folder of the local state of one worker. It can be deleted: Kafka has the same data."
     )
     group: str = Field("smspulse-stream", description="Kafka's consumer group and the prefix of transactional ids.")
     instance: str = Field(
         "",
-        description="Static member name, of one worker alone: started anew under it, a worker has its partitions back "
-        "at once, not after the session's time-out. Unset with the in-memory broker, which knows no static members.",
+        description="Static member name of one worker. After a restart, the worker gets its partitions back at once, "
+        "not after the session time-out. Not used with the in-memory broker, which has no static members.",
     )
     zone: str = Field(
         "UTC",
@@ -50,7 +50,7 @@ class StreamSettings(BaseSettings):
         description="IANA zone of payload times that name none, the same for stream and lander.",
     )
     status_meanings: str = Field(
-        "", description="What undocumented status ids mean, such as `13=not_sent,102=not_permitted`."
+        "", description="Meanings of undocumented status ids, such as `13=not_sent,102=not_permitted`."
     )
     expire_after_h: float = Field(
         24, gt=0, description="Hours without a report after which an open message has expired."
@@ -59,24 +59,24 @@ class StreamSettings(BaseSettings):
         168, description="Hours after the last report when the state of a message is dropped; more than expire_after_h."
     )
     false_alarm_days: float = Field(
-        30, gt=0, description="Days between two false alarms of a channel, a device or a source, on average."
+        30, gt=0, description="Average number of days between two false alarms of a channel, a device or a source."
     )
     learn_messages: int = Field(
         200,
         ge=0,
         le=10_000,
-        description="Messages that a new channel, device or source learns from before its failures are judged. Until "
-        "then only near-total failure and messages that are not permitted fire.",
+        description="Messages from which a new channel, device or source learns before its failures are judged. Until "
+        "then, only near-total failure and messages that are not permitted fire.",
     )
     relearn_after: str = Field(
         "500,7d",
-        description="When a rise of failures that stays becomes the new normal: messages since it began, and days (d) "
-        "or hours (h) since its alert fired, both. `never` keeps the alert until the failures are back.",
+        description="When a lasting rise of failures becomes the new normal: messages since it began, and days (d) or "
+        "hours (h) since its alert fired, both. `never` keeps the alert until failures are normal again.",
     )
-    clock_interval_s: float = Field(5, gt=0, description="Seconds between two looks at what is due.")
-    max_batch: int = Field(12_000, ge=1, description="Records of all partitions taken up at once.")
-    cache_messages: int = Field(10_000, ge=0, description="Messages a partition keeps decoded in memory.")
-    session_timeout_s: float = Field(10, gt=0, description="Seconds after which a silent worker's partitions move on.")
+    clock_interval_s: float = Field(5, gt=0, description="Seconds between two checks for due timers.")
+    max_batch: int = Field(12_000, ge=1, description="Most records of all partitions in one fetch.")
+    cache_messages: int = Field(10_000, ge=0, description="Messages that a partition keeps decoded in memory.")
+    session_timeout_s: float = Field(10, gt=0, description="Seconds until a silent worker loses its partitions.")
     transaction_timeout_s: float = Field(30, gt=0, description="Seconds after which Kafka aborts an open transaction.")
 
     @model_validator(mode="after")

@@ -1,10 +1,10 @@
-"""The local state of one partition of a stage, in RocksDB: the newest value of each key, and what is due when.
+"""Local state of one partition of a stage, in RocksDB: the newest value of each key, and timers.
 
-It is a copy of the partition of the changelog up to an offset that it holds itself, so it may be stale or lost without
-harm: `streams.partition_processor` reads the rest from Kafka before it uses it.
+It is a copy of the partition of the changelog up to an offset, which it stores too. So it may be stale or lost without
+harm: `streams.recovery` reads the rest from Kafka before it is used.
 
-What is due is kept beside the states by minute and key, and found without looking at any state. An entry is a hint: the
-state may have changed since, and be due later.
+Timers are stored next to the states by minute and key, and are found without a read of any state. An entry is a hint:
+the state may have changed since, and its timer may be later.
 """
 
 import contextlib
@@ -28,18 +28,20 @@ _SOURCE = b"\x00source"
 _LAST_AT = b"\x00last"
 _DUE = b"\x01"
 _MINUTE_MS = 60_000
+# A timer entry is the mark, the minute in 4 bytes, and the key of the state. Big-endian, so entries sort by time.
 _AFTER_MINUTE = len(_DUE) + 4
 _LAST_MINUTE = 2**32 - 1
+# How the errors of RocksDB about damaged or missing files begin.
 _DAMAGED = ("Corruption:", "IO error: No such file or directory:")
-"""How RocksDB begins to say that files are not what they should be, or are not there."""
-_WRITE_BUFFER = 8 << 20  # bytes; eight partitions with RocksDB's 64 MiB each took more memory than all else
+# Bytes. With RocksDB's default of 64 MiB, eight partitions took more memory than everything else.
+_WRITE_BUFFER = 8 << 20
 
 
 class StateStore:
     """States by key.
 
     Args:
-        path: Folder of the database; created if need be, and emptied if it copies another topic than `topic_id`.
+        path: Folder of the database. Created if necessary, and emptied if it copies another topic than `topic_id`.
         topic_id: Identity of the topic that it copies.
 
     Raises:
@@ -49,12 +51,15 @@ class StateStore:
     def __init__(self, path: Path, topic_id: str) -> None:
         self._path = path
         self._topic_id = topic_id.encode()
-        self._due_from = _DUE  # no entry is before it
+        # No entry is before it.
+        self._due_from = _DUE
         self._unlogged = rocksdict.WriteOptions()
-        self._unlogged.disable_wal = True  # what a crash costs is read from Kafka again
+        # Writes that a crash loses are read from Kafka again.
+        self._unlogged.disable_wal = True
         self._db = self._open_database()
         if to_url_safe_id((self._db.get(_TOPIC) or b"").decode()) != topic_id:
-            self.clear()  # offsets of a deleted and recreated topic say nothing about the new one
+            # Offsets of a deleted topic have no meaning in the one created again.
+            self.clear()
 
     def clear(self) -> None:
         """Drop everything."""
@@ -75,14 +80,16 @@ class StateStore:
             except Exception as error:
                 if not str(error).startswith(_DAMAGED):
                     raise
-                # Also after a process ended while it made the database. RocksDB holds the lock: it is nobody else's.
-                _log.warning("the state in %s is damaged, and is read anew from Kafka: %s", self._path, error)
+                # Also the result of a process that ended while it created the database. RocksDB holds the lock, so no
+                # other process uses it.
+                _log.warning("the state in %s is damaged, and is read again from Kafka: %s", self._path, error)
                 shutil.rmtree(self._path)
                 return rocksdict.Rdict(str(self._path), options)
-        except Exception as error:  # rocksdict raises bare Exception
+        except Exception as error:
+            # rocksdict raises bare Exception.
             msg = (
                 f"cannot open the state in {self._path}: {error}. If another worker uses it, give this one a folder of "
-                "its own; if it is damaged, delete it: it is read anew from Kafka"
+                "its own; if it is damaged, delete it: it is read again from Kafka"
             )
             raise StateError(msg) from error
 
@@ -93,13 +100,13 @@ class StateStore:
 
     @property
     def last_at(self) -> int | None:
-        """The timestamp of the last record that the store holds, in milliseconds; None if it is not known."""
+        """The timestamp of the last copied record, in milliseconds; None if it is not known."""
         value = self._db.get(_LAST_AT)
         return None if value is None else int(value)
 
     @property
     def source_offset(self) -> int:
-        """The offset of the stage's source up to which the states were folded, as far as known; 0 if it is empty."""
+        """The offset of the stage's source up to which the states are known to be processed; 0 if it is empty."""
         return int(self._db.get(_SOURCE) or 0)
 
     def get(self, key: bytes) -> bytes | None:
@@ -110,13 +117,14 @@ class StateStore:
         """
         try:
             value: bytes | None = self._db.get(key)
-        except Exception as error:  # rocksdict raises bare Exception
-            msg = f"cannot read the state in {self._path}: {error}. Check the disk; Kafka has it all"
+        except Exception as error:
+            # rocksdict raises bare Exception.
+            msg = f"cannot read the state in {self._path}: {error}. Check the disk; Kafka has the same data"
             raise StateError(msg) from error
         return value
 
     def due_timers(self, now: int, limit: int) -> dict[bytes, bytes]:
-        """Return up to `limit` entries of what is due at a time in milliseconds: the state's key by the entry's."""
+        """Return up to `limit` timers that are due at a time in milliseconds: the state's key by the entry's."""
         found: dict[bytes, bytes] = {}
         end = _build_timer_prefix(now)
         entries = self._db.iter(rocksdict.ReadOptions())
@@ -136,21 +144,21 @@ class StateStore:
         source: int | None = None,
         last_at: int | None = None,
     ) -> None:
-        """Write, all or nothing.
+        """Write everything atomically.
 
         Args:
-            states: See there.
-            offset: Where the changelog ends with these states; None if none of them is on it.
-            done: Entries of what was due.
-            rescheduled: Keys, and when in milliseconds to look at them.
-            expired: Keys of dropped states whose mark goes too.
-            source: Where the source ends that these states were folded from, if they came from there.
+            states: New states.
+            offset: The offset behind these states on the changelog; None if none of them is on it.
+            done: Entries of timers that fired.
+            rescheduled: Keys, and the time in milliseconds of their timers.
+            expired: Keys of dropped states whose mark is removed.
+            source: The offset behind the records of the source that made these states, if there are such records.
             last_at: The timestamp of the record before `offset`, in milliseconds, if there is an offset.
 
         Raises:
             StateError: The disk is full or broken.
         """
-        # Deleted entries are passed over one by one until RocksDB has compacted them away: do not meet them again.
+        # RocksDB iterates over deleted entries until it has compacted them, so the next look-up starts behind them.
         self._due_from = max(done, default=self._due_from)
         batch = rocksdict.WriteBatch(raw_mode=True)
         put, delete = batch.put, batch.delete
@@ -175,16 +183,18 @@ class StateStore:
             put(_SOURCE, b"%d" % source)
         try:
             self._db.write(batch, self._unlogged)
-        except Exception as error:  # rocksdict raises bare Exception
+        except Exception as error:
+            # rocksdict raises bare Exception.
             msg = f"cannot write the state in {self._path}: {error}. Free disk space; nothing is lost"
             raise StateError(msg) from error
 
     def close(self) -> None:
         """Close the database."""
-        with contextlib.suppress(Exception):  # closing twice is no fault
+        # A second call has no effect.
+        with contextlib.suppress(Exception):
             self._db.close()
 
 
 def _build_timer_prefix(due: int) -> bytes:
-    """Return how the entries of a time in milliseconds begin: the next whole minute, not to be looked at too early."""
+    """Return the prefix of the entries of a time in milliseconds, rounded up to a minute: no timer fires early."""
     return _DUE + min(max(due // _MINUTE_MS + 1, 0), _LAST_MINUTE).to_bytes(4)

@@ -1,4 +1,4 @@
-"""The two stages of the stream: `sms.raw` becomes messages, and what that did to devices becomes their states."""
+"""The two stages of the stream: `sms.raw` becomes messages, and their activity becomes states of devices."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ class ProcessingStage:
         name: Part of transactional ids and folders.
         source: The topic that it reads.
         changelog: The compacted topic that it writes, in the partition of the same number.
-        has_gaps: Whether offsets of the source may be missing by nature.
+        has_gaps: Whether offsets of the source can be missing: topics that are written in transactions have gaps.
         output_topics: Topics that it writes to in any partition.
-        min_commit_interval_s: How many seconds after a commit to begin with the next run at the soonest.
+        min_commit_interval_s: Smallest number of seconds from a commit to the next run.
         make_processor: Makes the processor of a partition.
     """
 
@@ -46,8 +46,8 @@ def _make_device_processor(load: StateLoader, settings: StreamSettings) -> Strea
     return DeviceProcessor(load, settings.detector_policy)
 
 
-# Kafka answers a commit before it is through with it. The partition's next transaction is put off until then, and asks
-# again after 20 ms: to wait before it begins costs less, and leaves Kafka to the others.
+# Kafka answers a commit before it has completed it. Until then the partition's next transaction has to wait, and it
+# retries after 20 ms. A pause before its beginning costs less, and leaves Kafka to the other partitions.
 MESSAGE_STAGE = ProcessingStage(
     "messages",
     RAW,

@@ -290,7 +290,7 @@ def test_without_a_broker_it_takes_webhooks_at_once_and_forwards_them_by_itself(
     # One line on each loss and one on each recovery, and nothing else; the first two come as they may.
     lines = [line.partition(",")[0].partition(" after")[0] for line in running.log]
     assert [*sorted(lines[:3]), *lines[3:]] == [
-        "INFO sources read anew: 1",
+        "INFO sources loaded again: 1",
         "WARNING Kafka is not reachable",
         "WARNING no source may send yet: add one with `smspulse source add NAME`",
         "INFO Kafka is back",

@@ -332,7 +332,7 @@ async def test_a_connection_whose_tls_handshake_fails_inside_counts_no_more(
                     assert await reader.read() == b""
             writer.close()
     assert [record.getMessage().partition(" in ")[0] for record in caplog.records] == [
-        "a TLS handshake failed inside: ValueError"
+        "a TLS handshake failed with an internal error: ValueError"
     ] * 2
 
 

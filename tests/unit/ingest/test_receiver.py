@@ -475,7 +475,7 @@ async def test_what_is_no_http_is_answered_in_json_and_kept_out_of_the_log(
         answer = await running.raw(request_)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith((b"HTTP/1.0 400 ", b"HTTP/1.1 400 "))
-    assert json.loads(body) == {"error": "the request is no valid HTTP"}
+    assert json.loads(body) == {"error": "the request is not valid HTTP"}
     assert b"Server" not in head
     assert caplog.text == ""
 

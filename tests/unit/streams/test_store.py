@@ -76,7 +76,7 @@ def test_a_store_that_was_killed_while_it_was_made_is_made_anew(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     store = StateStore(tmp_path, "a")
-    assert (store.offset, "read anew from Kafka" in caplog.text) == (0, True)
+    assert (store.offset, "read again from Kafka" in caplog.text) == (0, True)
 
 
 def test_what_was_written_is_there_after_a_clean_end(tmp_path: Path) -> None:
