@@ -19,6 +19,60 @@ if TYPE_CHECKING:
 
 _BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)
 
+# Until when the stream has processed each partition, by the receipt of its webhooks.
+_CREATE_REACHED_SQL: Final = """
+    CREATE TEMP TABLE reached AS
+    SELECT "partition", max(reached_at) AS until
+    FROM (
+        SELECT "partition", max(last_seen_at) AS reached_at FROM version_files GROUP BY ALL
+        UNION ALL
+        SELECT origin_partition, max(received_at) FROM deadletter_files GROUP BY ALL
+    )
+    WHERE "partition" IS NOT NULL
+    GROUP BY "partition"
+"""
+_LANDED_SQL: Final = """
+    WITH landed AS (
+        SELECT "partition", count(*) AS webhooks, min(received_at) AS first, max(received_at) AS until
+        FROM raw_files
+        GROUP BY ALL
+    )
+    SELECT
+        coalesce(sum(webhooks), 0)::BIGINT, (SELECT count(*) FROM version_files), min(landed.first),
+        -- Of a partition whose webhooks land later than the stream's versions of them, no more is known.
+        coalesce(min(landed.until) FILTER (landed.until < reached.until), max(landed.until))
+    FROM landed
+    LEFT JOIN reached USING ("partition")
+"""
+_CREATE_LOG_SQL: Final = """
+    CREATE TEMP TABLE log AS
+    SELECT
+        source, sms_id, status_id, device_id, channel_id, sent_at, address AS recipient,
+        coalesce(received_at, recorded_at) AS told_at,
+        coalesce(told_at < until - getvariable('waiting'), false) AS is_settled
+    FROM raw_files
+    LEFT JOIN reached USING ("partition")
+    WHERE kind = 'status' AND source IS NOT NULL AND told_at >= getvariable('counted')
+        AND recorded_at >= getvariable('counted') - INTERVAL 1 DAY  -- by which files are left out
+        AND ("partition", "offset", coalesce(ingest_id, '')) NOT IN (
+            SELECT (origin_partition, origin_offset, coalesce(ingest_id, '')) FROM deadletter_files
+            WHERE origin_partition IS NOT NULL AND origin_offset IS NOT NULL
+        )
+"""
+_CREATE_SHOWN_SQL: Final = """
+    CREATE TEMP TABLE shown AS
+    SELECT source, sms_id, first_seen_at, last_seen_at, outcome, is_ended FROM messages
+    WHERE last_seen_at >= getvariable('counted')
+"""
+_CREATE_RECOMPUTED_SQL: Final = """
+    CREATE TEMP TABLE recomputed AS
+    SELECT
+        source, sms_id, first_seen_at, last_seen_at, winner, furthest, incoming,
+        (source, sms_id) IN (SELECT (source, sms_id) FROM log WHERE NOT is_settled) AS is_moving
+    FROM told
+    ANTI JOIN (FROM shown WHERE first_seen_at < getvariable('counted')) USING (source, sms_id)
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class SuiteMeasures:
@@ -52,9 +106,23 @@ class MeasurementSession:
         self._wrong: list[QualityCheck] = []
 
     def create_views(self) -> tuple[int, int]:
-        """Make what the SQL reads; return the number of webhooks and of versions of messages."""
-        from warehouse.catalog import dataset_scan_sql, read_base_watermark  # noqa: PLC0415
+        """Create the views and variables that the SQL reads; return the number of webhooks and of versions."""
+        from warehouse.catalog import dataset_scan_sql  # noqa: PLC0415
 
+        self._set_thresholds()
+        for name, dataset in (("raw", "raw"), ("version", "messages"), ("deadletter", "deadletters")):
+            self._fetch_rows(
+                f"CREATE TEMP VIEW {name}_files AS FROM {dataset_scan_sql(self._data / dataset, filename=True)} "
+                "WHERE date >= getvariable('since_day')"
+            )
+        delivery, details = (dataset_scan_sql(self._data / name) for name in ("base/delivery", "base"))
+        self._fetch_rows(f"CREATE TEMP VIEW kept AS FROM {delivery} WHERE date NOT IN (SELECT date FROM {details})")  # noqa: S608
+        self._fetch_rows(_CREATE_REACHED_SQL)
+        ((webhooks, versions, first, logged),) = self._fetch_rows(_LANDED_SQL)
+        self._set_period(first, logged)
+        return webhooks, versions
+
+    def _set_thresholds(self) -> None:
         settings, since = self._settings, self._since or _BEGINNING
         self._set_variables(
             now=self._now,
@@ -68,45 +136,25 @@ class MeasurementSession:
             statuses=sorted(self._statuses),
             outcomes=[{"id": s.id, "of": s.outcome.value, "is_end": s.is_end} for s in self._statuses.values()],
         )
-        for name, dataset in (("raw", "raw"), ("version", "messages"), ("deadletter", "deadletters")):
-            self._fetch_rows(
-                f"CREATE TEMP VIEW {name}_files AS FROM {dataset_scan_sql(self._data / dataset, filename=True)} "
-                "WHERE date >= getvariable('since_day')"
-            )
-        delivery, details = (dataset_scan_sql(self._data / name) for name in ("base/delivery", "base"))
-        self._fetch_rows(f"CREATE TEMP VIEW kept AS FROM {delivery} WHERE date NOT IN (SELECT date FROM {details})")  # noqa: S608
-        self._fetch_rows("""
-            CREATE TEMP TABLE reached AS
-            SELECT "partition", max(reached_at) AS until
-            FROM (
-                SELECT "partition", max(last_seen_at) AS reached_at FROM version_files GROUP BY ALL
-                UNION ALL
-                SELECT origin_partition, max(received_at) FROM deadletter_files GROUP BY ALL
-            )
-            WHERE "partition" IS NOT NULL
-            GROUP BY "partition"
-        """)
-        rows = self._fetch_rows("""
-            WITH landed AS (
-                SELECT "partition", count(*) AS webhooks, min(received_at) AS first, max(received_at) AS until
-                FROM raw_files
-                GROUP BY ALL
-            )
-            SELECT
-                coalesce(sum(webhooks), 0)::BIGINT, (SELECT count(*) FROM version_files), min(landed.first),
-                -- Of a partition whose webhooks are landed later than what the stream tells of it, no more is known.
-                coalesce(min(landed.until) FILTER (landed.until < reached.until), max(landed.until))
-            FROM landed
-            LEFT JOIN reached USING ("partition")
-        """)
-        webhooks, versions, first, logged = rows[0]
+
+    def _set_period(self, first: datetime | None, logged: datetime | None) -> None:
+        """Set the times between which the log and the views can be compared.
+
+        Args:
+            first: Receipt of the first webhook.
+            logged: Receipt of the last webhook that the stream has reached.
+        """
+        from warehouse.catalog import read_base_watermark  # noqa: PLC0415
+
+        since = self._since or _BEGINNING
+        # Raw webhooks of before the earliest complete day were dropped for their age.
         base = read_base_watermark(self._data)
-        whole = datetime.combine(base.floor, time(), UTC) if base else _BEGINNING  # before it, raw was dropped
-        begun = max(first or _BEGINNING, since, whole)
-        recent = max(self._now - timedelta(hours=settings.recent_h), since) + timedelta(hours=1)
-        counted = max(recent, begun).replace(minute=0, second=0, microsecond=0)  # whole hours
+        complete = datetime.combine(base.floor, time(), UTC) if base else _BEGINNING
+        begun = max(first or _BEGINNING, since, complete)
+        recent = max(self._now - timedelta(hours=self._settings.recent_h), since) + timedelta(hours=1)
+        # Whole hours are counted.
+        counted = max(recent, begun).replace(minute=0, second=0, microsecond=0)
         self._set_variables(covered=begun, logged=logged or _BEGINNING, counted=counted)
-        return webhooks, versions
 
     def _fetch_rows(self, sql: str) -> list[Any]:
         from warehouse.reader import retry_after_merge  # noqa: PLC0415
@@ -163,36 +211,11 @@ class MeasurementSession:
 
         self._has_recomputed = True
         create_statuses_table(self._connection, self._statuses)
-        self._fetch_rows("""
-            CREATE TEMP TABLE log AS
-            SELECT
-                source, sms_id, status_id, device_id, channel_id, sent_at, address AS recipient,
-                coalesce(received_at, recorded_at) AS told_at,
-                coalesce(told_at < until - getvariable('waiting'), false) AS is_settled
-            FROM raw_files
-            LEFT JOIN reached USING ("partition")
-            WHERE kind = 'status' AND source IS NOT NULL AND told_at >= getvariable('counted')
-                AND recorded_at >= getvariable('counted') - INTERVAL 1 DAY  -- by which files are left out
-                AND ("partition", "offset", coalesce(ingest_id, '')) NOT IN (
-                    SELECT (origin_partition, origin_offset, coalesce(ingest_id, '')) FROM deadletter_files
-                    WHERE origin_partition IS NOT NULL AND origin_offset IS NOT NULL
-                )
-        """)
+        self._fetch_rows(_CREATE_LOG_SQL)
         create_digest_table(self._connection)
         create_told_view(self._connection)
-        self._fetch_rows("""
-            CREATE TEMP TABLE shown AS
-            SELECT source, sms_id, first_seen_at, last_seen_at, outcome, is_ended FROM messages
-            WHERE last_seen_at >= getvariable('counted')
-        """)
-        self._fetch_rows("""
-            CREATE TEMP TABLE recomputed AS
-            SELECT
-                source, sms_id, first_seen_at, last_seen_at, winner, furthest, incoming,
-                (source, sms_id) IN (SELECT (source, sms_id) FROM log WHERE NOT is_settled) AS is_moving
-            FROM told
-            ANTI JOIN (FROM shown WHERE first_seen_at < getvariable('counted')) USING (source, sms_id)
-        """)
+        self._fetch_rows(_CREATE_SHOWN_SQL)
+        self._fetch_rows(_CREATE_RECOMPUTED_SQL)
 
     def _files_sql(self, suite: str) -> str:
         from warehouse.catalog import dataset_glob_sql  # noqa: PLC0415

@@ -153,6 +153,18 @@ def _waiting_record(message: Message) -> dict[str, Any]:
     }
 
 
+def _read_accepted_ids(data: Path, since: datetime) -> pa.Table:
+    """Return the ids that ingest answered with success since a time: source, hour, id."""
+    schema = pa.schema({"source": pa.string(), "hour": _TIME, "id": _ID})
+    parts = [schema.empty_table()]
+    for source, hour, found in read_receipts(data, since):
+        count = len(found) // ID_BYTES
+        ids = pa.FixedSizeBinaryArray.from_buffers(_ID, count, [None, pa.py_buffer(found)])
+        columns: list[Any] = [pa.repeat(source, count), pa.repeat(pa.scalar(hour, _TIME), count), ids]
+        parts.append(pa.table(columns, schema))
+    return pa.concat_tables(parts)
+
+
 def measure_reconciliation(
     data: Path,
     settings: CheckSettings,
@@ -171,13 +183,6 @@ def measure_reconciliation(
     since = (since or now - timedelta(hours=settings.recent_h)).replace(minute=0, second=0, microsecond=0)
     if base := read_base_watermark(data.resolve()):
         since = max(since, datetime.combine(base.floor, time(), UTC))  # before it, raw was dropped for its age
-    parts = []
-    for source, hour, found in read_receipts(data, since):
-        count = len(found) // ID_BYTES
-        ids = pa.FixedSizeBinaryArray.from_buffers(_ID, count, [None, pa.py_buffer(found)])
-        columns: list[Any] = [pa.repeat(source, count), pa.repeat(pa.scalar(hour, _TIME), count), ids]
-        parts.append(pa.table(columns, names=["source", "hour", "id"]))
-    accepted = pa.schema({"source": pa.string(), "hour": _TIME, "id": _ID})
     spooled = pa.array([bytes.fromhex(each.replace("-", "")) for each in read_spooled_ids(data)], _ID)
     contents = kafka or KafkaContents(now, WAITING_SCHEMA.empty_table(), OUTCOMES_SCHEMA.empty_table())
     sql = files("expectations").joinpath("reconciliation.sql").read_text("utf-8")
@@ -186,7 +191,7 @@ def measure_reconciliation(
         if began := _newest_incarnation_began(connection, data):
             # Outcomes of messages of before were lost with the topics that Kafka lost.
             moments["told_since"] = max(contents.since, began)
-        connection.register("accepted", pa.concat_tables([accepted.empty_table(), *parts]))
+        connection.register("accepted", _read_accepted_ids(data, since))
         connection.register("spooled", pa.table([spooled], names=["id"]))
         connection.register("waiting", contents.waiting)
         connection.register("outcomes", contents.outcomes)

@@ -18,6 +18,33 @@ COLOURS: Final = ["#0072B2", "#D55E00", "#E69F00", "#CC79A7", "#009E73", "#99999
 _SHARE_COLUMN_PARTS: Final = ("share", "ratio", "per_", " / ", "baseline")
 """What is in the name of a column of shares."""
 
+_CHOICES_SQL: Final = """
+    SELECT
+        list_sort(list(DISTINCT source)) AS source,
+        list_sort(list(DISTINCT device_id) FILTER (device_id IS NOT NULL)) AS device,
+        list_sort(list(DISTINCT channel_id) FILTER (channel_id IS NOT NULL)) AS channel,
+        min(first_seen_at)::DATE AS oldest,
+        max(first_seen_at)::DATE AS newest
+    FROM messages WHERE outcome <> 'incoming' HAVING count(*) > 0
+"""
+_CHOSEN_SQL: Final = """
+    WITH outgoing AS (
+        SELECT *, date_trunc(if($days <= 2, 'hour', 'day'), first_seen_at) AS time
+        FROM messages
+        WHERE
+            outcome <> 'incoming'
+            AND ($source = '' OR source = $source)
+            AND first_seen_at < $until::DATE + INTERVAL 1 DAY
+    ),
+    chosen AS (
+        SELECT * FROM outgoing
+        WHERE
+            first_seen_at >= (SELECT max(first_seen_at) FROM outgoing) - to_days($days)
+            AND ($device IS NULL OR device_id = $device)
+            AND ($channel IS NULL OR channel_id = $channel)
+    )
+"""
+
 Piece = str | pd.DataFrame | alt.TopLevelMixin
 """Markdown, a table or a picture."""
 
@@ -58,17 +85,8 @@ def build_controls(
         places: Which of source, device and channel can be chosen.
         further: Elements by fields of `NotebookFilter`.
     """
-    sql = """
-        SELECT
-            list_sort(list(DISTINCT source)) AS source,
-            list_sort(list(DISTINCT device_id) FILTER (device_id IS NOT NULL)) AS device,
-            list_sort(list(DISTINCT channel_id) FILTER (channel_id IS NOT NULL)) AS channel,
-            min(first_seen_at)::DATE AS oldest,
-            max(first_seen_at)::DATE AS newest
-        FROM messages WHERE outcome <> 'incoming' HAVING count(*) > 0
-    """
     try:
-        found = query(data, sql)
+        found = query(data, _CHOICES_SQL)
     except NoWarehouseError:
         return f"No warehouse in `{data}`: start `smspulse up`, or name its folder in `SMSPULSE_DATA`.", None
     if found.empty:
@@ -103,25 +121,8 @@ def query_chosen_messages(data: Path, sql: str, choice: NotebookFilter, **parame
         choice: Which.
         parameters: Of the query.
     """
-    cut = """
-        WITH outgoing AS (
-            SELECT *, date_trunc(if($days <= 2, 'hour', 'day'), first_seen_at) AS time
-            FROM messages
-            WHERE
-                outcome <> 'incoming'
-                AND ($source = '' OR source = $source)
-                AND first_seen_at < $until::DATE + INTERVAL 1 DAY
-        ),
-        chosen AS (
-            SELECT * FROM outgoing
-            WHERE
-                first_seen_at >= (SELECT max(first_seen_at) FROM outgoing) - to_days($days)
-                AND ($device IS NULL OR device_id = $device)
-                AND ($channel IS NULL OR channel_id = $channel)
-        )
-    """
     names = ("until", "days", "source", "device", "channel")
-    return query(data, cut + sql, {name: getattr(choice, name) for name in names} | parameters)
+    return query(data, _CHOSEN_SQL + sql, {name: getattr(choice, name) for name in names} | parameters)
 
 
 def time_axis(field: str, title: str) -> alt.X:

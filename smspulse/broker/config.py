@@ -16,6 +16,44 @@ _BASE_FILES: Final = 512
 """120 of the Java machine, its jars and an idle node were counted; the rest is for clients and segments to come."""
 
 
+_FIXED_OPTIONS: Final[dict[str, object]] = {
+    "process.roles": "broker,controller",
+    "node.id": 1,
+    "controller.listener.names": "CONTROLLER",
+    "inter.broker.listener.name": "CLIENTS",
+    "log.dirs": "store",
+    # A topic must get its configuration when it is created. It must not appear by the first record sent to it.
+    "auto.create.topics.enable": "false",
+    # One node has one replica of everything.
+    "default.replication.factor": 1,
+    "offsets.topic.replication.factor": 1,
+    "transaction.state.log.replication.factor": 1,
+    "transaction.state.log.min.isr": 1,
+    "share.coordinator.state.topic.replication.factor": 1,
+    "share.coordinator.state.topic.min.isr": 1,
+    # 50 by default, for clusters: here they would be 100 folders, each fsynced and recovered by itself.
+    "offsets.topic.num.partitions": 4,
+    "transaction.state.log.num.partitions": 4,
+    "num.partitions": 4,
+    # The default, though a start after a crash waits for the end of the last session. Kafka loads the offsets of groups
+    # when the broker starts, and again when that session is over. If the first load is still under way then, Kafka
+    # takes its end for the end of the second, and answers with old offsets (4.3.1, 4.4.0). So the load gets time, and
+    # little to read.
+    "broker.session.timeout.ms": 9000,
+    "offsets.topic.segment.bytes": 1 << 20,
+    "transaction.state.log.segment.bytes": 1 << 20,
+    # For the markers of these two topics. The topics of smspulse have a setting of their own.
+    "log.cleaner.delete.retention.ms": 60_000,
+    "broker.heartbeat.interval.ms": 500,
+    # Members of a group start together under the supervisor; waiting for more of them is for clusters.
+    "group.initial.rebalance.delay.ms": 0,
+    # Each write of a group's coordinator at once: of a batch, one wrongly loaded group makes Kafka refuse all.
+    "group.coordinator.append.linger.ms": 0,
+    # 128 MiB by default, a quarter of the heap; 32 MiB compacts a million keys in one pass.
+    "log.cleaner.dedupe.buffer.size": 32 << 20,
+}
+
+
 class BrokerSettings(BaseSettings):
     """The embedded broker. Environment: `SMSPULSE_BROKER_` and the field's name in capitals."""
 
@@ -50,44 +88,12 @@ def build_server_properties(port: int, controller: int, settings: BrokerSettings
         settings: The broker's.
         password: Of `NODE_USER`; where clients must log in.
     """
-    options: dict[str, object] = {
-        "process.roles": "broker,controller",
-        "node.id": 1,
+    options: dict[str, object] = _FIXED_OPTIONS | {
         # The voter's address is taken from here at each start, so it may change; `--standalone` would store it.
         "controller.quorum.voters": f"1@{LOOPBACK}:{controller}",
-        "controller.listener.names": "CONTROLLER",
         "listeners": f"CLIENTS://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller}",
-        "inter.broker.listener.name": "CLIENTS",
         **_build_security_options(settings, password),
-        "log.dirs": "store",
-        # A topic must get its configuration when it is created, not appear by the first record sent to it.
-        "auto.create.topics.enable": "false",
         "log.flush.interval.messages": settings.flush_messages,
-        # One node has one replica of everything.
-        "default.replication.factor": 1,
-        "offsets.topic.replication.factor": 1,
-        "transaction.state.log.replication.factor": 1,
-        "transaction.state.log.min.isr": 1,
-        "share.coordinator.state.topic.replication.factor": 1,
-        "share.coordinator.state.topic.min.isr": 1,
-        # 50 by default, for clusters: here they would be 100 folders, each fsynced and recovered by itself.
-        "offsets.topic.num.partitions": 4,
-        "transaction.state.log.num.partitions": 4,
-        "num.partitions": 4,
-        # The default, though a start after a crash waits for the last session's end. The offsets of groups are loaded
-        # when the broker starts, and again when that session is over; if the first load is still under way, Kafka takes
-        # its end for the second's and answers offsets of long ago (4.3.1, 4.4.0). So it gets time, and little to load.
-        "broker.session.timeout.ms": 9000,
-        "offsets.topic.segment.bytes": 1 << 20,
-        "transaction.state.log.segment.bytes": 1 << 20,
-        "log.cleaner.delete.retention.ms": 60_000,  # of these topics' markers; ours have their own
-        "broker.heartbeat.interval.ms": 500,
-        # Members of a group start together under the supervisor; waiting for more of them is for clusters.
-        "group.initial.rebalance.delay.ms": 0,
-        # Each write of a group's coordinator at once: gathered, those of one that was loaded wrongly are all refused.
-        "group.coordinator.append.linger.ms": 0,
-        # 128 MiB by default, a quarter of the heap; 32 MiB compacts a million keys in one pass.
-        "log.cleaner.dedupe.buffer.size": 32 << 20,
     }
     return "".join(f"{name}={value}\n" for name, value in options.items())
 

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from xml.etree import ElementTree
@@ -74,7 +74,6 @@ def check_command(
         return
     from expectations.runner import run_checks
     from expectations.settings import CheckSettings
-    from warehouse.quality import append_check_results
     from warehouse.status_codes import load_known_statuses
 
     statuses = load_known_statuses(data)
@@ -85,10 +84,7 @@ def check_command(
     report = run_checks(data, settings, now, suites=suites, since=since, statuses=statuses, further=further)
     report = replace(report, note=report.note + note)
     if report.rows and since is None:
-        try:
-            append_check_results(data, report.checked_at, [asdict(row) for row in report.rows])
-        except OSError as error:
-            echo(f"smspulse: what was found is not kept in {data}: {error}", err=True)
+        _keep_results(data, report)
     if docs:
         from expectations.quality_page import write_quality_page
 
@@ -98,6 +94,15 @@ def check_command(
     print_report = {"json": _print_json, "junit": _print_junit, "table": _print_text}[form]
     print_report(report)
     raise SystemExit(report.exit_code)
+
+
+def _keep_results(data: Path, report: "CheckReport") -> None:
+    from warehouse.quality import append_check_results
+
+    try:
+        append_check_results(data, report.checked_at, [asdict(row) for row in report.rows])
+    except OSError as error:
+        echo(f"smspulse: the results of the check are not kept in {data}: {error}", err=True)
 
 
 def _measure_reconciliation(
@@ -142,13 +147,7 @@ def payload_command(sample: BinaryIO, content_type: str, content_encoding: str, 
     pbpaste | smspulse check payload -
     smspulse check payload --content-type "application/json; charset=ISO-8859-1" examples/webhooks/status.json
     """
-    from expectations.payload_check import (
-        RefusedBodyError,
-        check_payload,
-        decode_request_body,
-        run_raw_suite,
-        split_lines,
-    )
+    from expectations.payload_check import run_raw_suite, split_lines
     from gateway.payloads import parse_zone
     from gateway.statuses import build_status_table, parse_status_meanings
     from streams.settings import StreamSettings
@@ -160,9 +159,23 @@ def payload_command(sample: BinaryIO, content_type: str, content_encoding: str, 
     if not received.strip():
         msg = "there is no payload in it"
         raise click.BadParameter(msg, param_hint="SAMPLE")
-    bodies = []
-    has_faults = False
-    for number, sent in enumerate(split_lines(received) if lines else [received], 1):
+    payloads = split_lines(received) if lines else [received]
+    bodies, has_faults = _check_payloads(payloads, zone, declared, content_encoding)
+    if not bodies:
+        raise SystemExit(EXIT_CHECK_FAILED)
+    report = run_raw_suite(bodies, zone, declared, statuses)
+    _print_text(report)
+    raise SystemExit(max(int(has_faults), report.exit_code))
+
+
+def _check_payloads(
+    payloads: Sequence[bytes], zone: tzinfo, content_type: bytes, content_encoding: str
+) -> tuple[list[bytes], bool]:
+    """Print a verdict on each payload; return the bodies that ingest would store, and whether there is a fault."""
+    from expectations.payload_check import RefusedBodyError, check_payload, decode_request_body
+
+    bodies, has_faults = [], False
+    for number, sent in enumerate(payloads, 1):
         try:
             body = decode_request_body(sent, content_encoding)
         except RefusedBodyError as error:
@@ -170,7 +183,7 @@ def payload_command(sample: BinaryIO, content_type: str, content_encoding: str, 
             has_faults = True
             continue
         bodies.append(body)
-        found = check_payload(body, zone, declared)
+        found = check_payload(body, zone, content_type)
         mark = "✗" if found.faults else "✓"
         echo(f"{mark} {number}: {found.generation or 'cannot be read, and would be a dead letter'}")
         for fault in found.faults:
@@ -178,11 +191,7 @@ def payload_command(sample: BinaryIO, content_type: str, content_encoding: str, 
         if found.unknown:
             echo(escape_to_line(f"    fields that no known generation has: {', '.join(found.unknown)}"))
         has_faults |= bool(found.faults)
-    if not bodies:
-        raise SystemExit(EXIT_CHECK_FAILED)
-    report = run_raw_suite(bodies, zone, declared, statuses)
-    _print_text(report)
-    raise SystemExit(max(int(has_faults), report.exit_code))
+    return bodies, has_faults
 
 
 def _print_json(report: "CheckReport") -> None:

@@ -73,8 +73,6 @@ def main() -> None:
     # The libraries of a command are some hundred thousand objects that stay. Python looks for garbage among them after
     # every 700 new ones; less often, a command takes up to a tenth less of the processor. Long processes set their own.
     gc.set_threshold(_GC_THRESHOLD)
-    from pydantic import ValidationError
-
     ensure_home()
     supervised = READY_FD_VARIABLE in os.environ
     is_permanent = True
@@ -88,20 +86,11 @@ def main() -> None:
         problem = error.format_message()
     except click.Abort:
         sys.exit(130)
-    except ValidationError as error:
-        faults = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()]
-        problem = f"{error.title}, {'; '.join(faults)}: correct the option, or the SMSPULSE_ variable, of that name"
-    except SmspulseError as error:
-        problem, is_permanent = str(error), error.is_permanent
-    except OSError as error:
-        problem, is_permanent = str(error), False
     except Exception as error:
-        duckdb = sys.modules.get("duckdb")  # heavy: of those that did not import it, none is an error of it
-        if duckdb is None or not isinstance(error, duckdb.Error):
+        described = _describe_error(error)
+        if described is None:
             raise
-        is_permanent = False
-        detail = str(error).partition("\n")[0]
-        problem = f"the warehouse cannot be read: {detail}; `smspulse check` and `smspulse doctor` look for the cause"
+        problem, is_permanent = described
     else:
         return
     if supervised:
@@ -111,6 +100,26 @@ def main() -> None:
     else:
         make_tolerant(sys.stderr).write(f"smspulse: {escape_controls(problem)}\n")
     _exit_process(_EXIT_FAILED)
+
+
+def _describe_error(error: Exception) -> tuple[str, bool] | None:
+    """Return an error as one line, and whether a restart would fail too; None for an error without a fix."""
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        faults = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()]
+        what = f"{error.title}, {'; '.join(faults)}"
+        return f"{what}: correct the option, or the SMSPULSE_ variable, of that name", True
+    if isinstance(error, SmspulseError):
+        return str(error), error.is_permanent
+    if isinstance(error, OSError):
+        return str(error), False
+    # DuckDB is heavy. Where a command did not import it, no error is one of DuckDB's.
+    duckdb = sys.modules.get("duckdb")
+    if duckdb is None or not isinstance(error, duckdb.Error):
+        return None
+    detail = str(error).partition("\n")[0]
+    return f"the warehouse cannot be read: {detail}; `smspulse check` and `smspulse doctor` look for the cause", False
 
 
 def _exit_process(code: int) -> NoReturn:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from core.background_tasks import end_process_if_a_thread_fails
-from smspulse.cli.options import PORT, FiniteFloat, broker_option, data_option, ensure_data_folder
+from smspulse.cli.options import PORT, FiniteFloat, broker_option, data_option, ensure_data_folder, is_bucket_path
 from smspulse.processes import log_setup
 from smspulse.processes.children import raise_file_limit
 from smspulse.processes.output import make_tolerant
@@ -208,15 +208,15 @@ def land_command(data: Path, broker: str, flush_interval: float | None, instance
     from warehouse.metrics import REGISTRY
     from warehouse.settings import LanderSettings
     from warehouse.sink.consumer import run_lander
-    from warehouse.sink.storage import is_bucket_address
 
-    if not is_bucket_address(data):
+    is_bucket = is_bucket_path(data)
+    if not is_bucket:
         ensure_data_folder(data)
     end_process_if_a_thread_fails()
     kafka = find_kafka_settings(data, broker)
     ensure_topics(kafka)
     name = f"lander-{instance}" if instance else "lander"
-    serve_metrics(None if is_bucket_address(data) else data, name, REGISTRY)
+    serve_metrics(None if is_bucket else data, name, REGISTRY)
     given = {"flush_interval_s": flush_interval, "instance": instance or None}
     settings = LanderSettings(data=data, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     run_lander(settings, kafka, ready=report_ready)

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import Awaitable, Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
@@ -96,30 +97,34 @@ def simulate_command(
 
     shares = {name: parse_shares(value) for name, value in rates.items() if isinstance(value, str)}
     behaviour = GatewayBehaviour(**(rates | shares))
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, console=make_console(stderr=True))
 
-    async def simulate_until_signal() -> Any:
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        with progress:
-            task = progress.add_task("messages", total=messages)
-            return await run_simulation(
-                url,
-                generate_scenarios(seed, messages, behaviour),
-                rate=rate,
-                truth=truth,
-                time_scale=time_scale,
-                max_delay_s=max_delay,
-                stop=stop,
-                on_progress=lambda totals: progress.update(task, completed=totals.messages),
-            )
+    def simulate(stop: asyncio.Event, on_progress: Callable[[Any], None]) -> Awaitable[Any]:
+        return run_simulation(
+            url,
+            generate_scenarios(seed, messages, behaviour),
+            rate=rate,
+            truth=truth,
+            time_scale=time_scale,
+            max_delay_s=max_delay,
+            stop=stop,
+            on_progress=on_progress,
+        )
 
-    totals = asyncio.run(simulate_until_signal())
+    totals = asyncio.run(_simulate_until_signal(simulate, messages))
     echo(
         f"{totals.sent:,} webhooks sent, {totals.accepted:,} accepted, {totals.retried:,} sent again, "
         f"{totals.abandoned:,} given up; {totals.messages:,} messages, {totals.incoming:,} incoming, "
         f"{totals.malformed:,} malformed"
     )
     raise SystemExit(EXIT_CHECK_FAILED if totals.accepted < totals.sent or totals.abandoned else 0)
+
+
+async def _simulate_until_signal(simulate: Callable[..., Awaitable[Any]], messages: int | None) -> Any:
+    """Run a simulation until its end, SIGTERM or SIGINT, and show its progress."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=make_console(stderr=True)) as progress:
+        task = progress.add_task("messages", total=messages)
+        return await simulate(stop, lambda totals: progress.update(task, completed=totals.messages))

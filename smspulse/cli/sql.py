@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 import duckdb
@@ -64,26 +64,16 @@ def run_sql_command(
     if form == "table" and output:
         msg = "a table is for people: give --output a --format of csv, spreadsheet, json or parquet"
         raise click.UsageError(msg)
-    stdout = click.get_binary_stream("stdout")
-    if form == "parquet" and not output and stdout.isatty():
+    if form == "parquet" and not output and click.get_binary_stream("stdout").isatty():
         msg = "Parquet is not for people: name a file with --output"
         raise click.UsageError(msg)
     try:
         statements = _parse_statements(statement, unrestricted=unrestricted)
         with suppress(KeyboardInterrupt), ExitStack() as stack:
             scratch = Path(stack.enter_context(TemporaryDirectory(prefix="smspulse-sql.")))
-            show = _make_table_printer(stack, live=watch is not None) if form == "table" else None
+            deliver = _make_delivery(stack, data, form, output, live=watch is not None)
             for path in _watch_result_files(data, statements, form, scratch, watch, unrestricted=unrestricted):
-                if show:
-                    show(json.loads(path.read_bytes()))
-                elif output:
-                    part = output.with_name(f".{output.name}.part")
-                    with use_export_umask(output, data):
-                        shutil.copyfile(path, part)
-                    part.replace(output)
-                else:
-                    with path.open("rb") as file:
-                        _copy_to_stdout(file, stdout)
+                deliver(path)
     except duckdb.PermissionException as error:
         refused = str(error).partition("\n")[0]
         msg = f"{refused}: a statement reads files of the data folder alone; --unrestricted allows others"
@@ -93,6 +83,25 @@ def run_sql_command(
     except OSError as error:
         msg = f"cannot write to {output or 'standard output'}: {error.strerror}"
         raise click.ClickException(msg) from error
+
+
+def _make_delivery(
+    stack: ExitStack, data: Path, form: str, output: Path | None, *, live: bool
+) -> Callable[[Path], None]:
+    """Return the function that shows a result file, writes it to the output, or copies it to standard output."""
+    if form == "table":
+        print_table = _make_table_printer(stack, live=live)
+        return lambda path: print_table(json.loads(path.read_bytes()))
+    if output:
+        return lambda path: _replace_output(data, path, output)
+    return _copy_to_stdout
+
+
+def _replace_output(data: Path, path: Path, output: Path) -> None:
+    part = output.with_name(f".{output.name}.part")
+    with use_export_umask(output, data):
+        shutil.copyfile(path, part)
+    part.replace(output)
 
 
 def _parse_statements(sql: str, *, unrestricted: bool) -> list[duckdb.Statement]:
@@ -196,13 +205,15 @@ def _strip_semicolon(sql: str) -> str:
     return sql
 
 
-def _copy_to_stdout(file: IO[bytes], stdout: IO[bytes]) -> None:
+def _copy_to_stdout(path: Path) -> None:
     """Copy a file to standard output; on a terminal, without control characters."""
-    if stdout.isatty():
-        for line in file:
-            stdout.write(escape_controls(line.decode(errors="replace")).encode())
-    else:
-        shutil.copyfileobj(file, stdout, COPY_CHUNK_BYTES)
+    stdout = click.get_binary_stream("stdout")
+    with path.open("rb") as file:
+        if stdout.isatty():
+            for line in file:
+                stdout.write(escape_controls(line.decode(errors="replace")).encode())
+        else:
+            shutil.copyfileobj(file, stdout, COPY_CHUNK_BYTES)
     stdout.flush()
 
 

@@ -1,12 +1,13 @@
 """The password of the page: checked, and slow to guess."""
 
-import base64
 import hmac
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
+
+from aiohttp import BasicAuth
 
 from ingest.client_limits import Site, site_of
 
@@ -60,8 +61,8 @@ class PasswordGuard:
 
 
 def _basic_password(authorization: str) -> bytes:
-    scheme, _, credentials = authorization.partition(" ")
     try:
-        return base64.b64decode(credentials).partition(b":")[2] if scheme.lower() == "basic" else b""
+        password: str = BasicAuth.decode(authorization, "utf-8").password
+        return password.encode()
     except ValueError:
         return b""

@@ -84,14 +84,7 @@ class PageSnapshot:
 
     def _read_warehouse(self) -> float:
         started = time.monotonic()
-        values: dict[str, Any] = {
-            "freshness": [],
-            "deadletters": [],
-            "sources": [],
-            "alerts": [],
-            "learning": [],
-            "checks": [],
-        } | self._pipeline()
+        values: dict[str, Any] = {name: [] for name in _SNAPSHOT_QUERIES} | self._pipeline()
         connection = None
         try:
             connection = reader = open_warehouse(self._data)
@@ -104,12 +97,11 @@ class PageSnapshot:
         except duckdb.Error as error:
             values["trouble"] = f"the warehouse cannot be read: {str(error).splitlines()[0]}"
         with self._lock:
-            if "trouble" in values and connection is not None:
-                connection.close()
-            elif connection is not None:
+            if "trouble" not in values:
                 self._connection, connection = connection, self._connection
-                if connection is not None:
-                    connection.close()
+            # The earlier connection, or the new one where it could not be read.
+            if connection is not None:
+                connection.close()
             self.current_values = values
         took = time.monotonic() - started
         if "trouble" not in values:

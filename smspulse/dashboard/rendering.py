@@ -33,76 +33,72 @@ def render_page(snapshot: PageSnapshot, page_filter: PageFilter, refresh_s: floa
 
 
 def render_content(snapshot: PageSnapshot, page_filter: PageFilter) -> str:
-    """Return what changes, for the page to put in its place."""
+    """Return the changing part of the page."""
     values = snapshot.current_values
     if "trouble" in values:
         return f'<p class="bad">{escape(values["trouble"])}</p>{_pipeline_section(values)}'
+    minutes = snapshot.query_view(
+        "outcomes_by_minute",
+        page_filter,
+        "SELECT minute, outcome, sum(messages)::BIGINT AS messages FROM asked GROUP BY ALL",
+    )
+    delivery = snapshot.query_view("delivery_now", page_filter, "FROM asked WHERE source IS NULL ORDER BY hours")
+    sections = (
+        _delivery_section(delivery),
+        _alerts_section(values["alerts"], page_filter),
+        _outcome_bars("Outcomes per minute, last hour", minutes, timedelta(minutes=1), 60),
+        _outcome_bars("Outcomes per half hour, 24 hours", minutes, timedelta(minutes=30), 48),
+        _devices_section(snapshot, page_filter, values),
+        _latency_section(snapshot, page_filter),
+        _failures_section(snapshot, page_filter),
+        _pipeline_section(values),
+        f'<p class="dim">As of {values["as_of"]} UTC. Times are when reports were received.</p>',
+    )
+    return "".join(sections)
+
+
+def _devices_section(snapshot: PageSnapshot, page_filter: PageFilter, values: dict[str, Any]) -> str:
     devices = snapshot.query_view(
         "devices_now",
         page_filter,
         "FROM asked WHERE device_id IS NOT NULL "
         f"ORDER BY delivered_per_ended_high NULLS LAST, source, device_id LIMIT {_MAX_DEVICES}",
     )
+    head = ("device", "messages", "delivered / ended", "95 % interval", "last seen (UTC)", "mostly failed by", "alert")
+    rows = _format_rows(devices, lambda row: _device_cells(row, values["alerts"], values["learning"]))
+    return _table_section("Worst devices, 24 hours", head, rows)
+
+
+def _latency_section(snapshot: PageSnapshot, page_filter: PageFilter) -> str:
+    latencies = snapshot.query_view("latency_now", page_filter, _LATENCY_SQL)
+    percentiles = ("p50", "p95", "p99")
+    rows = _format_rows(
+        latencies,
+        lambda row: (
+            row["step"],
+            f"{row['messages']:,}",
+            *(format_duration(row[f"{name}_s"]) for name in percentiles),
+        ),
+    )
+    return _table_section("Latency between reports, 24 hours", ("step", "messages", *percentiles), rows)
+
+
+def _failures_section(snapshot: PageSnapshot, page_filter: PageFilter) -> str:
     failures = snapshot.query_view(
         "failure_reasons",
         page_filter,
         "SELECT last_status_id, sum(messages)::BIGINT AS messages FROM asked GROUP BY ALL "
         "ORDER BY messages DESC, last_status_id",
     )
-    minutes = snapshot.query_view(
-        "outcomes_by_minute",
-        page_filter,
-        "SELECT minute, outcome, sum(messages)::BIGINT AS messages FROM asked GROUP BY ALL",
+    rows = _format_rows(
+        failures,
+        lambda row: (
+            get_status_name(row["last_status_id"], snapshot.statuses),
+            row["last_status_id"],
+            f"{row['messages']:,}",
+        ),
     )
-    return "".join(
-        (
-            _delivery_section(
-                snapshot.query_view("delivery_now", page_filter, "FROM asked WHERE source IS NULL ORDER BY hours")
-            ),
-            _alerts_section(values["alerts"], page_filter),
-            _outcome_bars("Outcomes per minute, last hour", minutes, timedelta(minutes=1), 60),
-            _outcome_bars("Outcomes per half hour, 24 hours", minutes, timedelta(minutes=30), 48),
-            _table_section(
-                "Worst devices, 24 hours",
-                (
-                    "device",
-                    "messages",
-                    "delivered / ended",
-                    "95 % interval",
-                    "last seen (UTC)",
-                    "mostly failed by",
-                    "alert",
-                ),
-                _format_rows(devices, lambda row: _device_cells(row, values["alerts"], values["learning"])),
-            ),
-            _table_section(
-                "Latency between reports, 24 hours",
-                ("step", "messages", "p50", "p95", "p99"),
-                _format_rows(
-                    snapshot.query_view("latency_now", page_filter, _LATENCY_SQL),
-                    lambda row: (
-                        row["step"],
-                        f"{row['messages']:,}",
-                        *(format_duration(row[name]) for name in ("p50_s", "p95_s", "p99_s")),
-                    ),
-                ),
-            ),
-            _table_section(
-                "Why messages failed, 24 hours",
-                ("reason", "status", "messages"),
-                _format_rows(
-                    failures,
-                    lambda row: (
-                        get_status_name(row["last_status_id"], snapshot.statuses),
-                        row["last_status_id"],
-                        f"{row['messages']:,}",
-                    ),
-                ),
-            ),
-            _pipeline_section(values),
-            f'<p class="dim">As of {values["as_of"]} UTC. Times are when reports were received.</p>',
-        )
-    )
+    return _table_section("Why messages failed, 24 hours", ("reason", "status", "messages"), rows)
 
 
 def _format_rows(rows: Iterable[Row], cells: Callable[[Row], Sequence[Any]]) -> Iterator[Sequence[Any]]:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import math
 import secrets
 import time
 from pathlib import Path
@@ -23,6 +24,18 @@ _DEMO_GRACE_S: Final = 13.0
 _DEMO_LANDING_S: Final = 5.0
 _REFRESH_S: Final = 2.0
 _SETTLE_S: Final = 45.0
+_RATE_COLUMNS: Final = (
+    *("device", "messages", "ended"),
+    *("delivered / attempted", "delivered / ended", "open share", "network p50"),
+)
+_RATES_SQL: Final = """
+    SELECT coalesce(device_id::VARCHAR, 'all') AS device, count(*) AS attempted,
+           count(*) FILTER (is_ended) AS ended, count(*) FILTER (outcome = 'delivered') AS delivered,
+           median(network_s) AS network_s
+    FROM messages WHERE source = ? AND outcome <> 'incoming'
+    GROUP BY ROLLUP (device_id) HAVING grouping(device_id) = 1 OR device_id IS NOT NULL
+    ORDER BY grouping(device_id), device_id
+"""
 
 
 def _prepare_demo_source(data: Path, name: str) -> tuple[str, str]:
@@ -100,53 +113,42 @@ async def _simulate_traffic(url: str, truth: Path, seconds: float | None) -> Non
 
 
 def _read_delivery_rates(data: Path, source: str) -> tuple[Table, str]:
-    """Read the delivery rates of the demo's source from the warehouse, by device; return a table and a line of them."""
+    """Return the delivery rates of the demo's source by device, as a table and as one line."""
     import duckdb  # noqa: PLC0415 - heavy
 
     from warehouse.errors import NoWarehouseError  # noqa: PLC0415 - heavy
     from warehouse.reader import query  # noqa: PLC0415 - heavy
 
-    sql = """
-        SELECT coalesce(device_id::VARCHAR, 'all') AS device, count(*) AS attempted,
-               count(*) FILTER (is_ended) AS ended, count(*) FILTER (outcome = 'delivered') AS delivered,
-               median(network_s) AS network_s
-        FROM messages WHERE source = ? AND outcome <> 'incoming'
-        GROUP BY ROLLUP (device_id) HAVING grouping(device_id) = 1 OR device_id IS NOT NULL
-        ORDER BY grouping(device_id), device_id
-    """
     table = Table(title="smspulse: delivery rates by device, read by SQL", title_justify="left")
-    for name in (
-        "device",
-        "messages",
-        "ended",
-        "delivered / attempted",
-        "delivered / ended",
-        "open share",
-        "network p50",
-    ):
+    for name in _RATE_COLUMNS:
         table.add_column(name, justify="right")
     line = ""
     try:
-        rows: list[Any] = list(query(data, sql, [source]).itertuples(index=False))
+        rows: list[Any] = list(query(data, _RATES_SQL, [source]).itertuples(index=False))
     except (NoWarehouseError, duckdb.Error):
-        return table, line  # nothing has landed yet; what stays broken shows when the run is reconciled
+        # Nothing has landed yet. A lasting error shows when the run is reconciled.
+        return table, line
     for row in rows:
         if not row.attempted:
             continue
-        shares = [
-            f"{100 * row.delivered / row.attempted:.1f} %",
-            f"{100 * row.delivered / row.ended:.1f} %" if row.ended else "",
-            f"{100 * (row.attempted - row.ended) / row.attempted:.1f} %",
-        ]
-        network = "" if row.network_s != row.network_s else f"{row.network_s:.1f} s"  # NaN: none yet
+        shares = _format_shares(row)
+        # NaN: no message has this latency yet.
+        network = "" if math.isnan(row.network_s) else f"{row.network_s:.1f} s"
         table.add_row(row.device, f"{row.attempted:,}", f"{row.ended:,}", *shares, network)
         if row.device == "all":
             of_attempted, of_ended, still_open = shares
-            line = (
-                f"{row.attempted:,} messages; delivered: {of_attempted} of attempted, {of_ended} of ended; "
-                f"open: {still_open}"
-            )
+            delivered = f"delivered: {of_attempted} of attempted, {of_ended} of ended"
+            line = f"{row.attempted:,} messages; {delivered}; open: {still_open}"
     return table, line
+
+
+def _format_shares(row: Any) -> list[str]:
+    """Return delivered per attempted, delivered per ended and the open share of a device."""
+    return [
+        f"{100 * row.delivered / row.attempted:.1f} %",
+        f"{100 * row.delivered / row.ended:.1f} %" if row.ended else "",
+        f"{100 * (row.attempted - row.ended) / row.attempted:.1f} %",
+    ]
 
 
 async def _reconcile_demo(data: Path, truth: Path, console: Console, stop: asyncio.Event) -> int:

@@ -3,7 +3,7 @@
 import fcntl
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -75,20 +75,22 @@ def erase_everywhere(data: Path, numbers: tuple[str, ...], kafka: Callable[[], K
         lines.append(f"{topics.MESSAGES}: {len(done.keys):,} messages deleted by key")
     erasure.complete_pending_erasure(data)
     lines += [f"state of a stream worker: {path} was deleted, Kafka has it" for path in _delete_unused_states(data)]
-    left = [
+    in_use = [
         f"{path.parent}: a stream worker uses it. Stop it and run the command again" for path in _list_state_locks(data)
     ]
-    left += [f"{path} still holds it" for path in erasure.find_files_with_numbers(data, search)]
-    stays = [
-        f"{dataset}: {rows:,} rows have it as their {column}, by which they are counted"
-        for (dataset, column), rows in sorted(done.ids.items())
-    ]
-    stays += [
-        f"{digits}: not looked for, for an id or a number of another country may be written so. If none is, run the "
-        f"command again with --number {digits}"
-        for digits in not_searched
-    ]
-    return ErasureReport(lines, [*stays, *_describe_kept_records(data, done.end_offsets, kafka), *left], bool(left))
+    left = in_use + [f"{path} still holds it" for path in erasure.find_files_with_numbers(data, search)]
+    stays = [*_describe_kept_ids(done.ids, not_searched), *_describe_kept_records(data, done.end_offsets, kafka)]
+    return ErasureReport(lines, [*stays, *left], bool(left))
+
+
+def _describe_kept_ids(ids: Mapping[tuple[str, str], int], not_searched: Iterable[str]) -> Iterator[str]:
+    for (dataset, column), rows in sorted(ids.items()):
+        yield f"{dataset}: {rows:,} rows have it as their {column}, by which they are counted"
+    for digits in not_searched:
+        yield (
+            f"{digits}: not searched for, because an id or a number of another country may be written like it. If none "
+            f"is, run the command again with --number {digits}"
+        )
 
 
 def _erase_from_spool(data: Path, search: NumberSearch) -> int:

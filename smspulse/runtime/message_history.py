@@ -1,6 +1,6 @@
 """The way of one message, in words: did it arrive, when, and after what."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,18 @@ _FLAGS = {
 _COLUMNS = (
     *("message_key", "source", "sms_id", "outcome", "failure_class", "is_ended", "attempts", "contradicted", "flags"),
     *("first_seen_at", "last_seen_at", "ended_at", "queue_s", "device_s", "network_s", "total_s", "device_id"),
-    *("channel_id", "last_status_id", "observations"),
+    *("channel_id", "last_status_id"),
 )
+_REPORTS_SQL = """
+    list_transform(observations, lambda each: {
+        'status_id': each.status_id,
+        'device_id': each.device_id,
+        'channel_id': each.channel_id,
+        'at': strftime(each.first_received_at, '%Y-%m-%dT%H:%M:%S.%gZ'),
+        'after_s': (epoch_ms(each.first_received_at) - epoch_ms(first_seen_at)) / 1000,
+        'again_s': (epoch_ms(each.last_received_at) - epoch_ms(each.first_received_at)) / 1000
+    })
+"""
 
 
 def find_message(data: Path, key: str) -> dict[str, Any] | None:
@@ -33,24 +43,14 @@ def find_message(data: Path, key: str) -> dict[str, Any] | None:
     Raises:
         NoWarehouseError: Nothing was published there.
     """
-    columns = [f"strftime({name}, '%Y-%m-%dT%H:%M:%S.%gZ')" if name.endswith("_at") else name for name in _COLUMNS[:-1]]
-    reports = """
-        list_transform(observations, lambda each: {
-            'status_id': each.status_id,
-            'device_id': each.device_id,
-            'channel_id': each.channel_id,
-            'at': strftime(each.first_received_at, '%Y-%m-%dT%H:%M:%S.%gZ'),
-            'after_s': (epoch_ms(each.first_received_at) - epoch_ms(first_seen_at)) / 1000,
-            'again_s': (epoch_ms(each.last_received_at) - epoch_ms(each.first_received_at)) / 1000
-        })
-    """
-    sql = f"SELECT {', '.join(columns)}, {reports} FROM messages WHERE message_key = ?"  # noqa: S608 - names of ours
+    columns = [f"strftime({name}, '%Y-%m-%dT%H:%M:%S.%gZ')" if name.endswith("_at") else name for name in _COLUMNS]
+    sql = f"SELECT {', '.join(columns)}, {_REPORTS_SQL} FROM messages WHERE message_key = ?"  # noqa: S608 - names of ours
     statuses = load_known_statuses(data)
     with open_warehouse(data) as connection:
         row = retry_after_merge(lambda: connection.execute(sql, [key]).fetchone())
     if row is None:
         return None
-    found = dict(zip((*_COLUMNS[:-1], "reports"), row, strict=True))
+    found = dict(zip((*_COLUMNS, "reports"), row, strict=True))
     found["reports"] = sorted(found["reports"] or (), key=lambda report: report["after_s"])
     for report in found["reports"]:
         report["status"] = get_status_name(report["status_id"], statuses)
@@ -65,17 +65,7 @@ def get_status_name(status_id: int, statuses: Mapping[int, StatusCode] = STATUSE
 
 def format_history(message: dict[str, Any]) -> str:
     """Return what `find_message` found as lines of text."""
-    lines = [f"{message['message_key']} {_describe_outcome(message)}.", ""]
-    shown = None
-    for report in message["reports"]:
-        when = f"+{report['after_s']:.1f} s" if report["after_s"] else report["at"].replace("T", " ")[:-1] + " UTC"
-        place = (report["device_id"], report["channel_id"])
-        through = f", phone {place[0]}, channel {place[1]}" if place not in (shown, (None, None)) else ""
-        again = f"; told again up to {format_duration(report['again_s'])} later" if report["again_s"] else ""
-        lines.append(f"  {when:>27}  {report['status']}{through}{again}")
-        shown = place
-    if message["outcome"] == "expired":
-        lines.append(f"  {message['ended_at'].replace('T', ' ')[:-1] + ' UTC':>27}  expired, for no report came")
+    lines = [f"{message['message_key']} {_describe_outcome(message)}.", "", *_format_reports(message)]
     steps = [
         f"{format_duration(message[f'{step}_s'])} {where}"
         for step, where in (("queue", "in the queue"), ("device", "on the phone"), ("network", "in the network"))
@@ -83,7 +73,7 @@ def format_history(message: dict[str, Any]) -> str:
     ]
     notes = [_FLAGS[flag] for flag in message["flags"] if flag in _FLAGS]
     notes += ["reports contradict each other on how it ended"] if message["contradicted"] else []
-    notes += [f"it was tried {message['attempts']} times"] if message["attempts"] > 1 else []
+    notes += [f"{message['attempts']} attempts"] if message["attempts"] > 1 else []
     if steps or notes:
         lines.append("")
     if steps:
@@ -91,6 +81,25 @@ def format_history(message: dict[str, Any]) -> str:
     if notes:
         lines.append(f"Note: {'; '.join(notes)}.")
     return "\n".join(lines)
+
+
+def _format_reports(message: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each report, and for the expiry."""
+    shown = None
+    for report in message["reports"]:
+        when = f"+{report['after_s']:.1f} s" if report["after_s"] else _format_utc(report["at"])
+        place = (report["device_id"], report["channel_id"])
+        through = f", phone {place[0]}, channel {place[1]}" if place not in (shown, (None, None)) else ""
+        again = f"; repeated up to {format_duration(report['again_s'])} later" if report["again_s"] else ""
+        yield f"  {when:>27}  {report['status']}{through}{again}"
+        shown = place
+    if message["outcome"] == "expired":
+        yield f"  {_format_utc(message['ended_at']):>27}  expired, because no report came"
+
+
+def _format_utc(timestamp: str) -> str:
+    """Return an ISO 8601 time, such as `2026-11-30T08:00:00.000Z`, as people read it."""
+    return timestamp.replace("T", " ").removesuffix("Z") + " UTC"
 
 
 def _describe_outcome(message: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import itertools
 import shutil
 import signal
 import time
@@ -55,17 +56,13 @@ async def _supervise_pipeline(options: PipelineOptions, console: Console, *, pre
         loop.add_signal_handler(number, stop.set)
     supervisor = ProcessSupervisor(lambda name, level, text: print_process_line(console, name, level, text))
 
-    async def start_when_free() -> str:
-        host = IngestSettings().host
-        await _wait_until_free(options, host, _PREDECESSOR_S if predecessor_was_killed else 0)
-        return await _start_processes(options, host, supervisor, console)
-
     def stop_on_failure(task: asyncio.Future[Any]) -> None:
         """End everything when a task fails that everything depends on; its error is raised below."""
         if not task.cancelled() and task.exception() is not None:
             stop.set()
 
-    starting = asyncio.create_task(start_when_free())
+    patience_s = _PREDECESSOR_S if predecessor_was_killed else 0
+    starting = asyncio.create_task(_start_when_free(options, supervisor, console, patience_s))
     stopping = asyncio.create_task(stop.wait())
     watching = asyncio.create_task(_watch_broker(options.data, starting))
     watching.add_done_callback(stop_on_failure)
@@ -78,10 +75,7 @@ async def _supervise_pipeline(options: PipelineOptions, console: Console, *, pre
     )
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        code = 0
-        if starting.done():
-            url = starting.result()
-            code = await _wait_for_end(stop, options, console, url)
+        code = await _wait_for_end(stop, options, console, starting.result()) if starting.done() else 0
         if supervisor.failure.done():
             supervisor.failure.result()
         if watching.done():
@@ -94,6 +88,14 @@ async def _supervise_pipeline(options: PipelineOptions, console: Console, *, pre
         await asyncio.gather(*tasks, return_exceptions=True)
         console.print("stopping …", style="dim")
         await supervisor.stop()
+
+
+async def _start_when_free(
+    options: PipelineOptions, supervisor: ProcessSupervisor, console: Console, patience_s: float
+) -> str:
+    host = IngestSettings().host
+    await _wait_until_free(options, host, patience_s)
+    return await _start_processes(options, host, supervisor, console)
 
 
 async def _wait_for_end(stop: asyncio.Event, options: PipelineOptions, console: Console, url: str) -> int:
@@ -171,36 +173,57 @@ async def _watch_broker(data: Path, starting: asyncio.Task[str]) -> None:
 
 
 async def _start_processes(options: PipelineOptions, host: str, supervisor: ProcessSupervisor, console: Console) -> str:
-    """Start the pipeline, with ingest on a host; return ingest's URL."""
+    """Start the pipeline, with ingest on a host; return the URL of ingest."""
     from smspulse.broker.topic_admin import ensure_topics  # noqa: PLC0415 - heavy
-    from smspulse.dashboard.server import PageSettings  # noqa: PLC0415 - heavy
 
     began = time.monotonic()
-    data = options.data
     port = options.port or find_free_port(0, host)
-    shutil.rmtree(data / "run", ignore_errors=True)  # of processes that there may be no more
-    common: tuple[str, ...] = ("--data", str(data))
-    if ":" not in options.broker:
-        broker = ChildProcess("broker", ("broker", *common, "--mode", options.broker), 4, _FETCH_S)
-        await supervisor.start(broker)
-        await supervisor.wait_until_ready(broker)
-        found = read_broker_file(data)
-        if found is None:
-            msg = f"the broker said that it is ready, but {data / 'broker.json'} names none; see its lines above"
-            raise PipelineError(msg)
-        # Started again, it must be where the others look for it.
-        broker.environment["SMSPULSE_BROKER_PORT"] = found.bootstrap.rpartition(":")[2]
-        if found.kind == "kafka":
-            common = (*common, "--broker", found.bootstrap)  # a child that starts while it is away waits for it
+    # Endpoints of processes that may have ended.
+    shutil.rmtree(options.data / "run", ignore_errors=True)
+    if ":" in options.broker:
+        broker_options: tuple[str, ...] = ("--broker", options.broker)
     else:
-        common = (*common, "--broker", options.broker)
-    kafka = find_kafka_settings(data, options.broker)
-    run = {"SMSPULSE_KAFKA_MEMORY_RUN": kafka.memory_run} if kafka.memory_run else {}
+        broker_options = await _start_broker(options, supervisor)
+    kafka = find_kafka_settings(options.data, options.broker)
     if kafka.in_memory and options.workers > 1:
         msg = "the in-memory broker serves one stream worker: leave out --workers, or use a real Kafka"
         raise PipelineError(msg)
     if ":" in options.broker:
         await asyncio.to_thread(ensure_topics, kafka)
+    groups = _build_children(options, ("--data", str(options.data), *broker_options), host, port)
+    for child in itertools.chain(*groups):
+        child.environment.update({"SMSPULSE_KAFKA_MEMORY_RUN": kafka.memory_run} if kafka.memory_run else {})
+    for group in groups:
+        await supervisor.start(*group)
+    for child in itertools.chain(*groups):
+        # The page logs its address when it has numbers. Nothing waits for it.
+        if child.name != "page":
+            await supervisor.wait_until_ready(child)
+    url = build_server_url(host, port, tls=bool(IngestSettings().tls_cert))
+    after = f" after {time.monotonic() - began:.1f} s: webhooks at {url}, SQL with `smspulse sql`"
+    console.print(Text.assemble(("ready", "bold"), after))
+    return url
+
+
+async def _start_broker(options: PipelineOptions, supervisor: ProcessSupervisor) -> tuple[str, ...]:
+    """Start the embedded broker; return the options with which the other processes find it."""
+    broker = ChildProcess("broker", ("broker", "--data", str(options.data), "--mode", options.broker), 4, _FETCH_S)
+    await supervisor.start(broker)
+    await supervisor.wait_until_ready(broker)
+    found = read_broker_file(options.data)
+    if found is None:
+        msg = f"the broker reported ready, but {options.data / 'broker.json'} names none; see its lines above"
+        raise PipelineError(msg)
+    # After a restart it must listen where the other processes look for it.
+    broker.environment["SMSPULSE_BROKER_PORT"] = found.bootstrap.rpartition(":")[2]
+    # A child that starts while a named broker is away waits for it.
+    return ("--broker", found.bootstrap) if found.kind == "kafka" else ()
+
+
+def _build_children(
+    options: PipelineOptions, common: tuple[str, ...], host: str, port: int
+) -> tuple[list[ChildProcess], list[ChildProcess], list[ChildProcess]]:
+    """Return ingest, the stream workers and the rest: processes that start together, in order of their start."""
     ingest = ChildProcess("ingest", ("ingest", *common, "--host", host, "--port", str(port)), 1.5)
     streams = [
         ChildProcess(
@@ -211,26 +234,20 @@ async def _start_processes(options: PipelineOptions, host: str, supervisor: Proc
         for number in range(options.workers)
     ]
     lander = ChildProcess("lander", ("land", *common, "--instance", "up"), 2)
-    # It logs its address when it has numbers; nobody waits for it.
-    page_settings = PageSettings()
-    page_port = page_settings.port
-    if (error := find_listen_error(page_port, page_settings.host)) and error.errno == errno.EADDRINUSE:
-        page_port = find_free_port(0, page_settings.host)
-    page = ChildProcess("page", ("page", *common, "--port", str(page_port)), 2)
+    page = ChildProcess("page", ("page", *common, "--port", str(_find_page_port())), 2)
     alerts = ChildProcess("alerts", ("alerts", "send", *common), 2)
-    if first := read_metrics_port():  # one each
+    # Each of these processes gets a port of its own.
+    if first := read_metrics_port():
         for number, child in enumerate((lander, alerts, *streams)):
             child.environment["SMSPULSE_METRICS_PORT"] = str(first + number)
-    last = [child for child in (lander, page, alerts) if child.name not in options.without]
-    for child in (ingest, *streams, *last):
-        child.environment.update(run)
-    await supervisor.start(ingest)
-    await supervisor.start(*streams)
-    await supervisor.start(*last)
-    for child in (ingest, *streams, *last):
-        if child is not page:
-            await supervisor.wait_until_ready(child)
-    url = build_server_url(host, port, tls=bool(IngestSettings().tls_cert))
-    after = f" after {time.monotonic() - began:.1f} s: webhooks at {url}, SQL with `smspulse sql`"
-    console.print(Text.assemble(("ready", "bold"), after))
-    return url
+    return [ingest], streams, [child for child in (lander, page, alerts) if child.name not in options.without]
+
+
+def _find_page_port() -> int:
+    """Return the port of the page: as set, or a free one where that one is taken."""
+    from smspulse.dashboard.server import PageSettings  # noqa: PLC0415 - heavy
+
+    settings = PageSettings()
+    error = find_listen_error(settings.port, settings.host)
+    is_taken = error is not None and error.errno == errno.EADDRINUSE
+    return find_free_port(0, settings.host) if is_taken else settings.port

@@ -210,37 +210,24 @@ def compare_with_truth(data: Path, truth: Path) -> TruthComparison:
         TruthError: The truth file is missing or incomplete.
         NoWarehouseError: Nothing was landed in the data folder.
     """
-    from warehouse.reader import query  # noqa: PLC0415 - DuckDB and pandas would slow the start of every command
-
     lines, totals = _read_truth_file(truth)
-    params = {"source": totals["source"], "start": totals["started_at"], "end": totals["finished_at"]}
-    # Inclusive on both sides: milliseconds are as fine as either clock is.
-    during = "coalesce(epoch_ms({}) BETWEEN $start AND $end, false) AS during"
     answered = {ingest_id for line in lines for ingest_id in line["ingest_ids"]}
-
-    def read_rows(columns: str, view: str, time: str) -> list[Any]:
-        sql = f"SELECT {columns}, {during.format(time)} FROM {view} WHERE source = $source"  # noqa: S608 - constants
-        frame = query(data, sql, params).astype(object)
-        return list(frame.where(frame.notna(), None).itertuples(index=False))
-
-    raw = read_rows("ingest_id, kind", "raw_webhooks", "received_at")
+    raw = _read_landed_rows(data, totals, "ingest_id, kind", "raw_webhooks", "received_at")
     landings = Counter(row.ingest_id for row in raw if row.ingest_id in answered)
     unanswered = {row.ingest_id: row.kind for row in raw if row.during and row.ingest_id not in answered}
-
     outgoing = _MessageMatches(
         [line for line in lines if line["kind"] == "outgoing"],
-        read_rows(f"sms_id, {', '.join(_COMPARED)}", "messages", "first_seen_at"),
+        _read_landed_rows(data, totals, f"sms_id, {', '.join(_COMPARED)}", "messages", "first_seen_at"),
         _COMPARED,
     )
     incoming = _MessageMatches(
         [line for line in lines if line["kind"] == "incoming"],
-        read_rows("sms_id, message_type", "incoming_messages", "received_at"),
+        _read_landed_rows(data, totals, "sms_id, message_type", "incoming_messages", "received_at"),
         ("message_type",),
     )
-
     malformed = {id_ for line in lines if line["kind"] == "malformed" for id_ in line["ingest_ids"]}
     malformed |= {ingest_id for ingest_id, kind in unanswered.items() if kind == "unreadable"}
-    dead = read_rows("ingest_id", "deadletters", "received_at")
+    dead = _read_landed_rows(data, totals, "ingest_id", "deadletters", "received_at")
     dead_malformed = [row.ingest_id for row in dead if row.ingest_id in malformed]
     return TruthComparison(
         sent=totals["sent"],
@@ -260,6 +247,18 @@ def compare_with_truth(data: Path, truth: Path) -> TruthComparison:
         abandoned=totals["abandoned"],
         cut_short=totals["cut_short"],
     )
+
+
+def _read_landed_rows(data: Path, totals: dict[str, Any], columns: str, view: str, time: str) -> list[Any]:
+    """Return columns of the rows of the simulation's source; `during` is whether a time lies in the simulation."""
+    # Imported late: DuckDB and pandas would slow the start of every command.
+    from warehouse.reader import query  # noqa: PLC0415
+
+    # Inclusive on both sides: milliseconds are the resolution of either clock.
+    during = f"coalesce(epoch_ms({time}) BETWEEN $start AND $end, false) AS during"
+    parameters = {"source": totals["source"], "start": totals["started_at"], "end": totals["finished_at"]}
+    frame = query(data, f"SELECT {columns}, {during} FROM {view} WHERE source = $source", parameters).astype(object)  # noqa: S608 - constants
+    return list(frame.where(frame.notna(), None).itertuples(index=False))
 
 
 class _MessageMatches:

@@ -9,12 +9,7 @@ from typing import Final, Literal, NamedTuple
 from gateway.statuses import ACCEPTED, DELIVERED, INCOMING, PENDING, QUEUED, SENT
 from smspulse.simulator.ground_truth import MessageTruth
 from smspulse.simulator.options import CHANNELS, GatewayBehaviour
-from smspulse.simulator.payload_formats import (
-    JSON,
-    PayloadFormat,
-    build_incoming_body,
-    build_status_body,
-)
+from smspulse.simulator.payload_formats import JSON, PayloadFormat, build_incoming_body, build_status_body
 from smspulse.simulator.reports import STAGES, ReportPart, SimulatedReport, update_truth
 
 _ENDS_AFTER_SENDING: Final = frozenset({DELIVERED, 8})

@@ -15,9 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from smspulse.simulator.options import GatewayBehaviour
-from smspulse.simulator.payload_formats import (
-    MALFORMED_BODIES,
-)
+from smspulse.simulator.payload_formats import MALFORMED_BODIES
 from smspulse.simulator.scenario_writer import MessageScenario, ScenarioWriter, SimulatedWebhook
 
 _FIRST_TIME: Final = datetime(2026, 1, 5, 8, tzinfo=UTC)
