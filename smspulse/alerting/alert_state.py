@@ -152,7 +152,7 @@ def _is_reason_for(one: Alert, other: Alert) -> bool:
 
 
 def alert_severity(alert: Alert) -> str:
-    """Return `critical` for an alert that stops a whole source, else `warning`. It is constant while the alert fires."""
+    """Return `critical` for an alert that stops a whole source, else `warning`. Constant while the alert fires."""
     return "critical" if _SCOPE_WIDTH[alert.scope] > 1 and alert.kind in _CRITICAL_KINDS else "warning"
 
 

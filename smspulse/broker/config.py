@@ -1,4 +1,4 @@
-"""How the one Kafka node is configured, and what its log says when it ends."""
+"""Configuration of the embedded Kafka node, and the error in its log when it ends."""
 
 import os
 import re
@@ -11,9 +11,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from smspulse.processes.children import LOOPBACK
 
 NODE_USER: Final = "node"
-"""As whom the node connects to itself, with a password that is another at each start."""
+"""User with which the node connects to itself. The password is new at each start."""
 _BASE_FILES: Final = 512
-"""120 of the Java machine, its jars and an idle node were counted; the rest is for clients and segments to come."""
+"""Measured: 120 for the JVM, its jars and an idle node. The rest is for clients and new segments."""
 
 
 _FIXED_OPTIONS: Final[dict[str, object]] = {
@@ -80,13 +80,13 @@ class BrokerSettings(BaseSettings):
 
 
 def build_server_properties(port: int, controller: int, settings: BrokerSettings, password: str = "") -> str:
-    """Return the text of `server.properties`, for a working directory that is the broker's folder.
+    """Return the text of `server.properties`. Its paths are relative to the broker's folder.
 
     Args:
-        port: For clients.
-        controller: For Kafka's controller.
-        settings: The broker's.
-        password: Of `NODE_USER`; where clients must log in.
+        port: Port for clients.
+        controller: Port of Kafka's controller.
+        settings: Settings of the broker.
+        password: Password of `NODE_USER`; needed if clients must log in.
     """
     options: dict[str, object] = _FIXED_OPTIONS | {
         # The voter's address is taken from here at each start, so it may change; `--standalone` would store it.
@@ -99,7 +99,7 @@ def build_server_properties(port: int, controller: int, settings: BrokerSettings
 
 
 def _build_security_options(settings: BrokerSettings, password: str) -> dict[str, object]:
-    """Return what says who may connect to the two listeners."""
+    """Return the options that authenticate clients of the two listeners."""
     if not settings.login:
         return {"listener.security.protocol.map": "CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT"}
     plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
@@ -107,7 +107,7 @@ def _build_security_options(settings: BrokerSettings, password: str) -> dict[str
     scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
     return {
         "listener.security.protocol.map": "CLIENTS:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT",
-        # The node cannot know itself by SCRAM: the passwords of that are in the log that it has yet to read.
+        # The node cannot authenticate itself by SCRAM: those passwords are in the log that it has yet to read.
         "listener.name.clients.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512",
         "listener.name.clients.plain.sasl.jaas.config": node,
         "listener.name.clients.scram-sha-512.sasl.jaas.config": scram,
@@ -119,16 +119,16 @@ def _build_security_options(settings: BrokerSettings, password: str) -> dict[str
 
 
 def count_needed_files(store: Path) -> int:
-    """Return how many files the node must be able to open at once, with the store that it has.
+    """Return how many files the node must be able to open at once with its present store.
 
-    Each segment keeps one file open, and another while it is compacted. Where a file cannot be opened, Kafka takes its
-    segment for a damaged one and deletes it.
+    Each segment keeps one file open, and another one while it is compacted. If Kafka cannot open a file, it takes the
+    segment as damaged and deletes it.
     """
     return _BASE_FILES + 2 * sum(1 for _ in store.glob("*/*.log"))
 
 
 def find_last_error_line(output: Path, logfile: Path, log_start: int = 0) -> str:
-    """Return the line that best says why Kafka ended: the last exception, else the last error, else the last line."""
+    """Return the likely reason of Kafka's end: its last exception, else its last error, else its last line."""
     text = _read_log_tail(logfile, log_start) + _read_log_tail(output, 0)
     for pattern in (
         r"^(?:Caused by: )?[\w.$]+(?:Exception|Error): (.+)$",
@@ -137,11 +137,11 @@ def find_last_error_line(output: Path, logfile: Path, log_start: int = 0) -> str
     ):
         if found := re.findall(pattern, text, re.MULTILINE):
             return str(found[-1]).strip()[:400]
-    return "it said nothing"
+    return "its log is empty"
 
 
 def _read_log_tail(path: Path, start: int) -> str:
-    """Return at most the last 64 KiB of a file, and nothing from before `start` unless it was rotated since."""
+    """Return at most the last 64 KiB of a file, from `start` on unless the file was rotated since."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

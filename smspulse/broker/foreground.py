@@ -24,13 +24,13 @@ Mode = Literal["auto", "kafka", "memory"]
 def choose_broker(
     data: Path, mode: Mode, settings: BrokerSettings | None = None, stop: StopRequest | None = None
 ) -> EmbeddedBroker:
-    """Return the broker to start: with `auto` a real Kafka where it can run, else the in-memory one and one loud line.
+    """Return the broker to start: with `auto` a real Kafka where it can run, else the in-memory one with a warning.
 
-    The jars are fetched here, so that a fetch that fails counts as something missing. A folder that holds a Kafka store
-    gets the in-memory broker only by `memory`: what the store has would be neither read nor added to.
+    The jars are fetched here, so that a failed fetch counts as a missing program. A folder with a Kafka store gets the
+    in-memory broker only by `memory`, because that broker would neither read the store nor add to it.
 
     Raises:
-        KafkaMissingError: Something is missing, and the mode is `kafka` or the folder holds a Kafka store.
+        KafkaMissingError: A program is missing, and the mode is `kafka` or the folder has a Kafka store.
     """
     if mode == "memory":
         if has_kafka_store(data):
@@ -89,12 +89,12 @@ def run_broker(
 
     Args:
         data: The data folder.
-        mode: Which broker; see `choose_broker`.
-        settings: The broker's.
-        on_ready: Called once it answers.
+        mode: Kind of the broker; see `choose_broker`.
+        settings: Settings of the broker.
+        on_ready: Called once the broker answers.
 
     Returns:
-        0 if it was stopped, 2 if it could not be started or ended by itself (logged as one line).
+        0 after a stop; 2 if the broker could not be started or ended by itself, which is logged as one line.
     """
     stop = StopRequest()
     with _request_stop_on_signals(stop):

@@ -1,4 +1,4 @@
-"""`smspulse ingest --processes N`: several receivers on one port, among which the kernel spreads the connections."""
+"""`smspulse ingest --processes N`: several receivers on one port. The kernel distributes the connections."""
 
 import asyncio
 import logging
@@ -22,11 +22,11 @@ _POLL_INTERVAL_S = 0.1
 async def run_ingest_processes(
     data: Path, broker: str, host: str, port: int, count: int, *, on_ready: Callable[[str], None]
 ) -> None:
-    """Run receivers until SIGTERM or SIGINT; one that ends is started again. `data` is an absolute path.
+    """Run receivers until SIGTERM or SIGINT. One that ends is restarted. `data` is an absolute path.
 
     Raises:
-        CannotListenError: Somebody else listens there.
-        SupervisorError: One did not become ready.
+        CannotListenError: Another server listens there.
+        SupervisorError: A receiver did not become ready.
     """
     port = port or find_free_port(0, host)
     await _wait_until_free(host, port)

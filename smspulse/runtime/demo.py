@@ -39,10 +39,10 @@ _RATES_SQL: Final = """
 
 
 def _prepare_demo_source(data: Path, name: str) -> tuple[str, str]:
-    """Return the name and the token of one of the demo's sources, which is made at its first use.
+    """Return the name and the token of one of the demo's sources. Creates the source at its first use.
 
-    A source of that name that the demo did not make is left alone: the demo's own then has a number behind its name.
-    Its token is kept in clear in the data folder.
+    A source of that name that the demo did not create is not changed. The demo's own source then gets a number at the
+    end of its name. Its token is stored in clear in the data folder.
     """
     from ingest.errors import SourceExistsError  # noqa: PLC0415 - as below
     from ingest.sources import SourceRegistry, add_source  # noqa: PLC0415 - aiohttp
@@ -56,7 +56,8 @@ def _prepare_demo_source(data: Path, name: str) -> tuple[str, str]:
             return candidate, token
         if candidate in sources:
             continue
-        with contextlib.suppress(SourceExistsError):  # it was added just now
+        # Another process may have added it just now.
+        with contextlib.suppress(SourceExistsError):
             token = add_source(data, candidate)
             path.touch(mode=0o600)
             path.write_text(token, encoding="utf-8")
@@ -65,7 +66,7 @@ def _prepare_demo_source(data: Path, name: str) -> tuple[str, str]:
 
 
 async def run_demo(options: PipelineOptions, console: Console, url: str, stop: asyncio.Event) -> int:
-    """Feed simulated traffic and show its delivery rates, until `stop`, or until the time is up; then reconcile."""
+    """Simulate traffic and show its delivery rates until `stop` or the end of the time; then reconcile it."""
     from ingest.sources import webhook_url  # noqa: PLC0415 - aiohttp
 
     source, token = await asyncio.to_thread(_prepare_demo_source, options.data, DEMO_SOURCE)
@@ -80,7 +81,8 @@ async def run_demo(options: PipelineOptions, console: Console, url: str, stop: a
         while not traffic.done():
             await asyncio.wait([traffic, stopped], timeout=_REFRESH_S, return_when=asyncio.FIRST_COMPLETED)
             if stop.is_set():
-                for _ in range(2):  # once would let it tell the stories that it has begun
+                # One cancellation would let it finish the scenarios that it has started.
+                for _ in range(2):
                     traffic.cancel()
                     await asyncio.sleep(0.05)
                 return 0
@@ -98,7 +100,7 @@ async def _simulate_traffic(url: str, truth: Path, seconds: float | None) -> Non
     from smspulse.simulator.client import run_simulation  # noqa: PLC0415 - aiohttp
     from smspulse.simulator.scenarios import generate_scenarios  # noqa: PLC0415 - heavy
 
-    # Ids of its own in each run: messages told twice would be others than their truth says.
+    # Each run has its own ids: messages of two runs under one id would differ from their truth.
     seed = secrets.randbelow(1 << 20)
     await run_simulation(
         url,
@@ -152,7 +154,7 @@ def _format_shares(row: Any) -> list[str]:
 
 
 async def _reconcile_demo(data: Path, truth: Path, console: Console, stop: asyncio.Event) -> int:
-    """Wait until everything accepted has landed, then compare with the truth; return the exit code."""
+    """Wait until all accepted webhooks have landed, and compare them with the truth; return the exit code."""
     from smspulse.simulator.ground_truth import compare_with_truth  # noqa: PLC0415 - heavy
 
     deadline = time.monotonic() + _SETTLE_S

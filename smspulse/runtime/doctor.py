@@ -1,4 +1,4 @@
-"""Look for what would keep smspulse from running, and say how to mend it."""
+"""`smspulse doctor`: checks of the machine, each with a fix for its problem."""
 
 import errno
 import http
@@ -35,20 +35,22 @@ from warehouse.catalog import CATALOG_FILE
 Level = Literal["ok", "warn", "fail"]
 
 _PYTHON_NEEDED: Final = (3, 11)
-_DISK_WARN_GIB: Final = 5  # a week of a busy gateway in Kafka and Parquet
-_DISK_FAIL_GIB: Final = 1  # less than one Kafka segment
+# A week of a busy gateway in Kafka and Parquet.
+_DISK_WARN_GIB: Final = 5
+# The size of one Kafka segment.
+_DISK_FAIL_GIB: Final = 1
 _FIRST_FREE_PORT: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class DoctorFinding:
-    """What was found of one thing.
+    """The result of one check.
 
     Args:
-        name: The thing.
-        level: `ok`; `warn`: works, with less; `fail`: does not work.
-        detail: What was found, in words.
-        fix: What to do; empty when all is well.
+        name: The checked thing.
+        level: `ok`; `warn`: works with limits; `fail`: does not work.
+        detail: The finding, for people.
+        fix: What to do; empty without a problem.
     """
 
     name: str
@@ -60,12 +62,12 @@ class DoctorFinding:
 def diagnose_machine(
     data: Path, kafka: KafkaSettings | None, port: int | None, host: str | None = None
 ) -> list[DoctorFinding]:
-    """Return a finding for each thing that smspulse needs. Changes nothing, and takes some seconds at most.
+    """Return a finding for each requirement of smspulse. Changes nothing, and takes some seconds at most.
 
     Args:
         data: The data folder; it need not exist.
-        kafka: The cluster that is configured; None for the data folder's own broker.
-        port: Where ingest listens, or is to; None for where it wrote down that it does.
+        kafka: The configured cluster; None for the data folder's own broker.
+        port: Port of ingest; None for the port that ingest announced.
         host: Likewise.
     """
     return [
@@ -99,7 +101,7 @@ def _check_java(data: Path) -> DoctorFinding:
 
 
 def _describe_kafka_absence(data: Path) -> tuple[Level, str]:
-    """Return how bad it is that no Kafka can be started, and what `smspulse up` does then."""
+    """Return the severity of a missing Kafka, and the behaviour of `smspulse up` without it."""
     if has_kafka_store(data):
         return "fail", f"without it `smspulse up` does not start on {data}, which holds a Kafka store"
     return "warn", "without it the in-memory broker is used, which forgets everything at its end"
@@ -119,11 +121,11 @@ def _check_kafka_download(data: Path) -> DoctorFinding:
 
 
 def _check_ingest_port(ingest: ProcessEndpoint, host: str | None) -> DoctorFinding:
-    """Say whether ingest answers, or could listen.
+    """Check whether ingest answers, or could listen.
 
     Args:
-        ingest: Where this machine reaches it.
-        host: Where it is to listen, if that is named.
+        ingest: Endpoint of ingest for this machine.
+        host: Configured address to listen on, if any.
     """
     name = f"port {ingest.port}" if ingest.host == LOOPBACK else f"{ingest.host}, port {ingest.port}"
     answer = fetch_response(ingest.host, ingest.port, "/healthz", tls=ingest.tls)
@@ -164,7 +166,7 @@ def _check_data_folder(data: Path) -> Iterator[DoctorFinding]:
 
 
 def _check_open_files(data: Path) -> DoctorFinding:
-    """Say whether Kafka may open as many files as it needs. Its start raises the limit to what is counted here."""
+    """Check whether Kafka may open enough files. Its start raises the soft limit to the hard one, which counts here."""
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = count_needed_files(data / "kafka" / "store")
     if limit == resource.RLIM_INFINITY or limit >= needed:
@@ -174,7 +176,7 @@ def _check_open_files(data: Path) -> DoctorFinding:
 
 
 def _read_cluster_metadata(kafka: KafkaSettings) -> tuple[Any, str]:
-    """Return what Kafka knows of its brokers and topics; or None, and why not."""
+    """Return the metadata of Kafka's brokers and topics; or None, and the reason."""
     if not is_reachable(kafka):
         return None, "nobody listens there"
     from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy

@@ -1,4 +1,4 @@
-"""The way of one message, in words: did it arrive, when, and after what."""
+"""The history of one message, as data and as text: outcome, reports and latencies."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,9 +32,9 @@ _REPORTS_SQL = """
 
 
 def find_message(data: Path, key: str) -> dict[str, Any] | None:
-    """Return what is known of a message, ready for JSON: columns of `messages` and its `reports`; None if nothing is.
+    """Return a message, ready for JSON: columns of `messages` and its `reports`; None if it is unknown.
 
-    Of its recipient and text it says nothing.
+    Its recipient and text are not included.
 
     Args:
         data: The data folder.
@@ -58,13 +58,13 @@ def find_message(data: Path, key: str) -> dict[str, Any] | None:
 
 
 def get_status_name(status_id: int, statuses: Mapping[int, StatusCode] = STATUSES) -> str:
-    """Return a status in words."""
+    """Return the name of a status."""
     status = statuses.get(status_id)
     return status.name if status else f"undocumented status {status_id}"
 
 
 def format_history(message: dict[str, Any]) -> str:
-    """Return what `find_message` found as lines of text."""
+    """Return a message of `find_message` as lines of text."""
     lines = [f"{message['message_key']} {_describe_outcome(message)}.", "", *_format_reports(message)]
     steps = [
         f"{format_duration(message[f'{step}_s'])} {where}"
@@ -109,7 +109,7 @@ def _describe_outcome(message: dict[str, Any]) -> str:
         case "undelivered" | "not_sent" | "not_permitted":
             return f"failed: {_name_last_status(message)}"
         case "expired":
-            return "expired: it has no end, and nothing more was reported"
+            return "expired: it has no end, and no further report came"
         case "incoming":
             return "is an incoming message"
         case _:
@@ -117,14 +117,14 @@ def _describe_outcome(message: dict[str, Any]) -> str:
 
 
 def _name_last_status(message: dict[str, Any]) -> str:
-    """Return the status that decides, as its report names it: a setting may have given it a meaning."""
+    """Return the decisive status as its report names it: a setting may have given it a meaning."""
     id_ = message["last_status_id"]
     named = (report["status"] for report in message["reports"] if report["status_id"] == id_)
     return next(named, get_status_name(id_))
 
 
 def format_duration(seconds: float) -> str:
-    """Return seconds as a person reads them: `4.2 s`, `3 min`, `5.5 h`, `2 days`."""
+    """Return seconds for people: `4.2 s`, `3 min`, `5.5 h`, `2 days`."""
     for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
             return f"{seconds / unit:.1f} {name}" if name != "min" else f"{seconds / unit:.0f} min"

@@ -28,20 +28,22 @@ from smspulse.runtime.maintenance import MaintenanceSettings, check_periodically
 from smspulse.runtime.pipeline_lock import PipelineLock
 from smspulse.runtime.pipeline_options import PipelineOptions
 
-_PREDECESSOR_S: Final = 20.0  # its children have 7 s to stop, and a busy machine takes its time
+# The children of an earlier pipeline have 7 s to stop, and a busy machine takes longer.
+_PREDECESSOR_S: Final = 20.0
 _POLL_INTERVAL_S: Final = 0.1
-_FETCH_S: Final = 600.0  # Maven on a slow line, once
+# Maven fetches Kafka once, maybe on a slow line.
+_FETCH_S: Final = 600.0
 
 
 class PipelineError(SmspulseError):
-    """The pipeline could not be started, or did not hold."""
+    """The pipeline could not be started, or could not go on."""
 
 
 async def run_pipeline(options: PipelineOptions, console: Console) -> int:
-    """Run the pipeline until SIGINT, SIGTERM or its time; return the exit code.
+    """Run the pipeline until SIGINT, SIGTERM or the end of its time; return the exit code.
 
     Raises:
-        SmspulseError: It could not be started.
+        SmspulseError: The pipeline could not be started.
     """
     with PipelineLock(options.data) as lock:
         raise_file_limit()
@@ -57,7 +59,7 @@ async def _supervise_pipeline(options: PipelineOptions, console: Console, *, pre
     supervisor = ProcessSupervisor(lambda name, level, text: print_process_line(console, name, level, text))
 
     def stop_on_failure(task: asyncio.Future[Any]) -> None:
-        """End everything when a task fails that everything depends on; its error is raised below."""
+        """End the pipeline when an essential task fails. Its error is raised below."""
         if not task.cancelled() and task.exception() is not None:
             stop.set()
 
@@ -99,7 +101,7 @@ async def _start_when_free(
 
 
 async def _wait_for_end(stop: asyncio.Event, options: PipelineOptions, console: Console, url: str) -> int:
-    """Wait for `stop` or the end of the time, with `--demo` under simulated traffic; return the exit code."""
+    """Wait for `stop` or the end of the time, with `--demo` during simulated traffic; return the exit code."""
     if options.demo:
         return await run_demo(options, console, url, stop)
     with contextlib.suppress(TimeoutError):
@@ -108,15 +110,15 @@ async def _wait_for_end(stop: asyncio.Event, options: PipelineOptions, console: 
 
 
 async def _wait_until_free(options: PipelineOptions, host: str, patience_s: float) -> None:
-    """Wait until nothing else uses the data folder's broker and the port of ingest.
+    """Wait until no other process uses the broker of the data folder or the port of ingest.
 
     Args:
-        options: Of the pipeline.
-        host: Where ingest listens.
-        patience_s: What an earlier pipeline that was killed may take to end.
+        options: Options of the pipeline.
+        host: Address of ingest.
+        patience_s: Seconds that an earlier, killed pipeline may take to end.
 
     Raises:
-        PipelineError: Something uses them still.
+        PipelineError: They are still in use.
     """
     deadline = time.monotonic() + patience_s
     while problem := _find_conflict(options, host):
@@ -126,7 +128,7 @@ async def _wait_until_free(options: PipelineOptions, host: str, patience_s: floa
 
 
 def _find_conflict(options: PipelineOptions, host: str) -> str:
-    """Return what keeps the pipeline from starting, in a line; empty if nothing does."""
+    """Return the reason in one line why the pipeline cannot start; empty without one."""
     running = None if ":" in options.broker else read_broker_file(options.data)
     if running is not None:
         return (
@@ -156,10 +158,10 @@ async def _maintain_once_started(
 
 
 async def _watch_broker(data: Path, starting: asyncio.Task[str]) -> None:
-    """Watch whether the embedded broker comes back as another one: what the others hold would not fit to it.
+    """Watch whether a restarted broker is a different one. The state of the other processes would not match it.
 
     Raises:
-        PipelineError: It did.
+        PipelineError: The broker came back at another address, or without its records.
     """
     await asyncio.wait([starting])
     first = read_broker_file(data)

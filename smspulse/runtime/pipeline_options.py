@@ -6,16 +6,16 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class PipelineOptions:
-    """What `smspulse up` was asked for.
+    """The options of one run of `smspulse up`.
 
     Args:
         data: The data folder.
         broker: `auto`, `kafka`, `memory` or `HOST:PORT`.
-        port: Ingest's.
-        workers: Stream workers, each a process with a state folder and a static name of its own.
-        without: Which of `page` and `alerts` to leave out.
-        demo: Feed simulated traffic.
-        seconds: End after so many; None goes on until a signal.
+        port: Port of ingest; 0 for any free one.
+        workers: Number of stream workers. Each is a process with its own state folder and static name.
+        without: Processes to leave out, of `page` and `alerts`.
+        demo: Whether to simulate traffic.
+        seconds: Seconds until the end; None for no end but a signal.
     """
 
     data: Path

@@ -1,4 +1,4 @@
-"""What `smspulse status` shows: processes, delivery, lag, freshness and alerts, of the moment."""
+"""The present status of a pipeline: processes, delivery, lag, freshness and alerts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,16 +27,16 @@ from warehouse.settings import LanderSettings
 
 
 def collect_status(data: Path, broker: str, port: int | None = None, host: str | None = None) -> dict[str, Any]:
-    """Return the state of all, ready for JSON. Changes nothing. Takes some seconds, a minute on a busy machine.
+    """Return the status of the pipeline, ready for JSON. Changes nothing. Takes seconds, a minute on a busy machine.
 
-    Its keys: `ok`; `processes`, each with `name`, `ok` and `what`; `delivery`, rows of the view `delivery_now`; `lag`,
-    records by consumer group, or null; `freshness`, rows of that view; `alerts`, those that fire; `learning`,
-    the channels, devices and sources whose failures are not judged yet; `trouble`, in words.
+    Keys: `ok`; `processes`, each with `name`, `ok` and `what`; `delivery`, rows of the view `delivery_now`; `lag`,
+    records by consumer group, or null; `freshness`, rows of that view; `alerts`, those that fire; `learning`, the
+    channels, devices and sources that still learn their baseline; `trouble`, the problems as text.
 
     Args:
         data: The data folder.
         broker: `HOST:PORT` or `auto`.
-        port: Ingest's; None for the one that it wrote down.
+        port: Port of ingest; None for the port that ingest announced.
         host: Likewise.
     """
     found = collect_pipeline_status(data, broker, port, host) | _read_status_views(data)
@@ -49,12 +49,13 @@ def collect_status(data: Path, broker: str, port: int | None = None, host: str |
 def collect_pipeline_status(
     data: Path, broker: str, port: int | None = None, host: str | None = None
 ) -> dict[str, Any]:
-    """Return the `processes` and the `lag` that `collect_status` returns; arguments as there."""
+    """Return `processes` and `lag` as `collect_status` does, with the same arguments."""
     groups = {LanderSettings(data=data).group: list(DATASETS_BY_TOPIC)}
     group_lag, is_ok = None, False
     try:
         kafka = find_kafka_settings(data, broker)
-        if not kafka.in_memory:  # that one keeps no offsets of transactions
+        # The in-memory broker keeps no offsets of transactions.
+        if not kafka.in_memory:
             groups[StreamSettings(state=data).group] = [RAW]
         group_lag = read_group_lag(kafka, groups, BROKER_PATIENCE_S)
         what = f"at {kafka.bootstrap}{', in memory' if kafka.in_memory else ''}"
@@ -109,7 +110,7 @@ def _describe_ingest(endpoint: ProcessEndpoint) -> dict[str, Any]:
 
 
 def _read_status_views(data: Path) -> dict[str, Any]:
-    """Return rows of views: none where nothing was landed."""
+    """Return rows of views; none if nothing has landed."""
     asked = {
         "delivery": "FROM delivery_now WHERE source IS NULL ORDER BY hours",
         "freshness": "SELECT dataset, rows, seconds_since FROM freshness WHERE rows > 0 ORDER BY dataset",

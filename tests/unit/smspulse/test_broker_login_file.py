@@ -111,5 +111,7 @@ def test_who_may_not_read_the_login_sees_that_kafka_runs(running: str, tmp_path:
     what = f"at {running}; not asked for records to go: this user may not read its login"
     assert broker == {"name": "broker", "ok": True, "what": what}
     doctor = run_unprivileged("-m", "smspulse", "doctor", "--data", str(tmp_path), env=environment)
-    assert f"Kafka at {running} lets in who may read {login_path(tmp_path)}, and this user may not" in doctor.stdout
+    assert (
+        f"Kafka at {running} needs the login in {login_path(tmp_path)}, which this user may not read" in doctor.stdout
+    )
     login_path(tmp_path).chmod(0o600)

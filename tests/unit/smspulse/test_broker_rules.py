@@ -103,7 +103,7 @@ def test_every_batch_is_fsynced_unless_the_setting_says_otherwise(monkeypatch: p
             "Shutdown: the disk failed (a.B)",
         ),
         ("", "Error: Invalid maximum heap size: -Xmx1m\n", "Error: Invalid maximum heap size: -Xmx1m"),
-        ("", "", "it said nothing"),
+        ("", "", "its log is empty"),
     ],
 )
 def test_the_last_words_of_kafka_are_its_cause(tmp_path: Path, log: str, output: str, words: str) -> None:
