@@ -1,4 +1,4 @@
-"""Measurement of the suites: DuckDB reads everything that was landed, and returns small frames of measures."""
+"""Measurement of the suites: DuckDB reads all landed data, and returns small frames of measures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -53,7 +53,8 @@ _CREATE_LOG_SQL: Final = """
     FROM raw_files
     LEFT JOIN reached USING ("partition")
     WHERE kind = 'status' AND source IS NOT NULL AND told_at >= getvariable('counted')
-        AND recorded_at >= getvariable('counted') - INTERVAL 1 DAY  -- by which files are left out
+        -- DuckDB skips files by this column.
+        AND recorded_at >= getvariable('counted') - INTERVAL 1 DAY
         AND ("partition", "offset", coalesce(ingest_id, '')) NOT IN (
             SELECT (origin_partition, origin_offset, coalesce(ingest_id, '')) FROM deadletter_files
             WHERE origin_partition IS NOT NULL AND origin_offset IS NOT NULL
@@ -79,9 +80,9 @@ class SuiteMeasures:
     """The measures of a suite.
 
     Args:
-        suite: Its name.
-        checks: What must hold of them.
-        measures: A row a scope, a column a check; a column `{check}_rows` has lists of rows at fault.
+        suite: Name of the suite.
+        checks: The checks of the measures.
+        measures: A row for each scope, a column for each check. A column `{check}_rows` has lists of faulty rows.
     """
 
     suite: str
@@ -90,7 +91,7 @@ class SuiteMeasures:
 
 
 class MeasurementSession:
-    """A connection on which the measures' SQL can run."""
+    """A connection on which the SQL of the measures can run."""
 
     def __init__(
         self,
@@ -166,7 +167,7 @@ class MeasurementSession:
             self._connection.execute(f"SET VARIABLE {name} = ?", [value])
 
     def measure_suite(self, suite: str, checks: Sequence[QualityCheck]) -> SuiteMeasures:
-        """Measure what the checks of a suite look at."""
+        """Return the measures of a suite."""
         from warehouse.reader import retry_after_merge  # noqa: PLC0415
 
         wrong = [check for check in checks if check.wrong]
@@ -180,14 +181,14 @@ class MeasurementSession:
         sql = "\nUNION ALL BY NAME\n".join(f"FROM ({query})" for query in queries)
         measures = retry_after_merge(lambda: self._connection.execute(sql).df())
         if suite == "delivery" and measures[["delivery_adds_up", "delivery_from_raw"]].any(axis=None):
-            # What is landed between the readings of two views is no difference, and gone when they are read again.
+            # Data that landed between the reads of two views looks like a difference. A second read does not have it.
             measures = retry_after_merge(lambda: self._connection.execute(sql).df())
         return SuiteMeasures(suite, checks, measures)
 
     _has_latest = False
 
     def _create_latest(self, wrong: Sequence[QualityCheck]) -> None:
-        """Make `latest`, the messages with no more of each than is needed: what is wrong with one is a bit each."""
+        """Create `latest`: the messages with few columns. `faults` has one bit for each check."""
         self._has_latest = True
         faults = " | ".join(f"(coalesce({c.wrong}, false)::BIGINT << {bit})" for bit, c in enumerate(wrong)) or "0"
         self._fetch_rows(f"""
@@ -203,9 +204,10 @@ class MeasurementSession:
     _has_recomputed = False
 
     def _create_recomputed(self) -> None:
-        """Make `recomputed`, what the log says of the messages that began in the recent hours, as `rebuild` does it.
+        """Create `recomputed`: the recent messages, derived from the raw webhooks as `rebuild` does.
 
-        And `shown`, what the views say of them. `is_moving` are those that the stream may not have got to yet.
+        Also creates `shown`: the same messages from the views. `is_moving` marks messages that the stream may not have
+        processed yet.
         """
         from warehouse.rebuild import create_digest_table, create_statuses_table, create_told_view  # noqa: PLC0415
 
@@ -235,7 +237,7 @@ class MeasurementSession:
         return f"SELECT coalesce(source, '(no source)') AS scope, {columns} FROM {relation} GROUP BY ALL"  # noqa: S608
 
     def name_faulty_rows(self, check: QualityCheck, row: CheckResult) -> CheckResult:
-        """Add names of rows at fault to a row of the report."""
+        """Return a result with the names of some faulty rows."""
         if row.success or row.rows:
             return row
         sql = check.rows

@@ -19,8 +19,8 @@ from expectations.report import CheckReport
 from expectations.settings import CheckSettings
 from gateway.statuses import STATUSES, StatusCode
 
+# Suites of landed data. `expectations.reconciliation` measures the other one, which also reads Kafka and receipts.
 LANDED_SUITES: Final = SUITE_NAMES[:-1]
-"""Suites of what was landed; `reconciliation` is measured elsewhere, since it looks at more."""
 
 
 def run_checks(
@@ -33,22 +33,22 @@ def run_checks(
     statuses: Mapping[int, StatusCode] = STATUSES,
     further: Sequence[SuiteMeasures] = (),
 ) -> CheckReport:
-    """Check what was landed in a data folder. Reads only; a lander may go on meanwhile.
+    """Check the landed data of a data folder. Only reads; a lander may write meanwhile.
 
     Args:
         data: The data folder.
         settings: The thresholds.
-        now: What freshness is measured against, with a time zone; the present by default.
-        suites: Which to run.
+        now: Reference of freshness, with a time zone; the present by default.
+        suites: The suites to run.
         since: Leave out files of earlier dates, and messages first seen earlier.
-        statuses: What each status id means, as the stream has it.
-        further: Suites that were measured elsewhere.
+        statuses: Meaning of each status id in the stream.
+        further: Measures of other suites.
 
     Raises:
         MissingExtraError: Great Expectations is not installed.
         NoWarehouseError: Nothing was published in the folder.
         UnreadableDataError: A file is damaged, or a view or column is missing.
-        ExpectationFailedToRunError: Great Expectations gave up on an expectation.
+        ExpectationFailedToRunError: Great Expectations could not evaluate an expectation.
     """
     if find_spec("great_expectations") is None:
         raise MissingExtraError

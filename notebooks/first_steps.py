@@ -14,20 +14,18 @@ __generated_with = "0.25.2"
 app = marimo.App(width="medium", app_title="smspulse: first steps")
 
 with app.setup(hide_code=True):
-    import os
-    from pathlib import Path
     from textwrap import dedent
 
     import duckdb
     import marimo as mo
 
-    from notebooks.common import build_controls, show_header, show_pieces
+    from notebooks.common import build_controls, find_data_folder, show_header, show_pieces
     from warehouse.reader import query
 
 
 @app.cell
 def _():
-    data = Path(os.environ.get("SMSPULSE_DATA", "./.smspulse"))
+    data = find_data_folder()
     return (data,)
 
 

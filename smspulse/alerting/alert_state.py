@@ -24,8 +24,8 @@ _EXPLAINED_KINDS: Final = {
     SILENT: {STUCK_MESSAGES},
     DEVICE_DOWN: {FAILURE_RATIO},
 }
+# Kinds of alerts about a failing phone or SIM card.
 _PHONE_FAILURE_KINDS: Final = {FAILURE_RATIO, NOT_PERMITTED, DEVICE_DOWN}
-"""Kinds of alerts about a failing phone or SIM card."""
 _MAJORITY_SHARE: Final = 0.5
 CAUSE_WAIT_S: Final = 600.0
 _SHORT_CAUSE_WAIT_MS: Final = 30_000

@@ -18,8 +18,8 @@ _BATCH: Final = 10_000
 _WINDOW_MS: Final = 15 * 60_000
 _MIN_MESSAGES: Final = 10
 
+# Source, device, channel and end of a message.
 EndedMessage = tuple[str, int | None, int | None, MessageEnd]
-"""Source, device, channel and end of a message."""
 
 
 @dataclass(frozen=True, slots=True)

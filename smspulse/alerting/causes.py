@@ -12,8 +12,8 @@ import msgspec
 from core.alerts import FAILURE_RATIO, Alert, ChannelFailures, wilson_interval
 
 _MAJORITY_SHARE: Final = 0.5
+# With so much of a phone's failures on one SIM card, that SIM card is the cause.
 _NEARLY_ALL_SHARE: Final = 0.8
-"""With so much of a phone's failures on one SIM card, that SIM card is the cause."""
 # Of five equal phones that all fail, one has half of eight failures in every fourth case: that must not be a cause. One
 # SIM card of two that has all of five failures must be one.
 _STANDARD_ERRORS: Final = 2.2

@@ -39,8 +39,8 @@ def read_clock() -> ClockReading:
 
 
 Clock = Callable[[], ClockReading]
+# Returns the ids of alerts that are silenced at a time in seconds since 1970.
 SilencedIds = Callable[[float], frozenset[str]]
-"""Returns the ids of alerts that are silenced at a time in seconds since 1970."""
 
 
 def no_silenced_ids(_: float) -> frozenset[str]:

@@ -34,6 +34,7 @@ from warehouse.errors import NoWarehouseError
 
 _log = logging.getLogger(__name__)
 
+# Seconds that a finding must last before an alert of the kind fires, and be absent before it is resolved.
 _PATIENCE_S: Final = {
     SILENT: (0, 0),
     DEVICE_DOWN: (0, 0),
@@ -43,7 +44,6 @@ _PATIENCE_S: Final = {
     STUCK_MESSAGES: (300, 600),
     LATENCY_SHIFT: (600, 600),
 }
-"""Seconds that a finding must last before an alert of the kind fires, and be absent before it is resolved."""
 
 
 class AlertStateMachine:

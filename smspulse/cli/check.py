@@ -1,4 +1,4 @@
-"""Whether numbers and machine are as they should be: check, doctor."""
+"""The commands `check`, `check payload` and `doctor`."""
 
 import json
 import re
@@ -37,7 +37,7 @@ class _TimestampType(click.ParamType):
                 return datetime.now(UTC) - timedelta(**{_PERIODS[found[2]]: int(found[1])})
             moment = datetime.fromisoformat(value)
         except (ValueError, OverflowError):
-            self.fail(f"{value!r} is no time: write 24h, 7d or 2026-11-20", param, ctx)
+            self.fail(f"{value!r} is not a time: write 24h, 7d or 2026-11-20", param, ctx)
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -47,7 +47,7 @@ class _TimestampType(click.ParamType):
 @click.option(
     "--suite", "suites", multiple=True, type=click.Choice(_SUITE_NAMES), help="Only this one; can be repeated."
 )
-@click.option("--since", type=_TimestampType(), help="Leave out what is older: 24h, 7d or 2026-11-20.")
+@click.option("--since", type=_TimestampType(), help="Leave out older data: 24h, 7d or 2026-11-20.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "junit"]), default="table", show_default=True)
 @click.option("--docs", is_flag=True, help="Write the page quality/index.html in the data folder as well.")
 @click.pass_context
@@ -61,12 +61,12 @@ def check_command(
     *,
     docs: bool,
 ) -> None:
-    """Check whether the numbers can be trusted; 1 if a critical expectation does not hold, 2 if that cannot be said.
+    """Check the data quality. Exits with 1 if a critical expectation does not hold, with 2 if a check cannot run.
 
-    Each run is kept: the view `quality` has what was found last, `quality_history` every run.
+    Each run is kept: the view `quality` has the last results, `quality_history` those of every run.
 
     \b
-    smspulse check                               everything that was landed, and Kafka if it runs
+    smspulse check                               all landed data, and Kafka if it runs
     smspulse check --suite raw --since 24h       webhooks of the last day
     smspulse check --format junit > checks.xml   for a CI
     """
@@ -108,7 +108,7 @@ def _keep_results(data: Path, report: "CheckReport") -> None:
 def _measure_reconciliation(
     data: Path, broker: str, settings: "CheckSettings", now: datetime, since: datetime | None
 ) -> tuple[list["SuiteMeasures"], str]:
-    """Return the suite of the reconciliation, and what must be said of it."""
+    """Return the measures of the reconciliation, and a note about what is missing."""
     from confluent_kafka import KafkaException
 
     from expectations.reconciliation import measure_reconciliation, read_kafka_contents
@@ -138,9 +138,9 @@ def _measure_reconciliation(
 @click.option("--content-type", default="", help="Content-Type that the gateway sends; its charset is decoded.")
 @click.option("--content-encoding", default="", help="Content-Encoding that the gateway sends: gzip or deflate.")
 def payload_command(sample: BinaryIO, content_type: str, content_encoding: str, *, lines: bool) -> None:
-    """Say which generation of payloads a gateway sends, and what is wrong with them; 1 if anything is.
+    """Show the generation and the errors of a gateway's payloads. Exits with 1 if there is an error.
 
-    SAMPLE is a file, or - for standard input. It is the body of one webhook, and judged as ingest and stream judge it.
+    SAMPLE is a file, or - for standard input. It is the body of one webhook, and is read as ingest and stream read it.
 
     \b
     smspulse check payload examples/webhooks/status.json
@@ -200,7 +200,7 @@ def _print_json(report: "CheckReport") -> None:
 
 
 def _print_junit(report: "CheckReport") -> None:
-    """Write a failure for what is critical, and a skip that says why for what should merely be looked at."""
+    """Write a failure for a critical expectation, and a skip with the reason for any other that does not hold."""
     root = ElementTree.Element("testsuites", name="smspulse check")
     for suite in dict.fromkeys(row.dataset for row in report.rows):
         rows = [row for row in report.rows if row.dataset == suite]
@@ -241,7 +241,7 @@ def _print_text(report: "CheckReport") -> None:
 
 
 def _describe_failure(row: "CheckResult") -> list[tuple[str, str]]:
-    """Return what a person must be told of a row that does not hold."""
+    """Return titles and texts about an expectation that does not hold."""
     details = [("found", row.observed), ("expected", row.expected), ("rows", ", ".join(row.rows))]
     details += [("means", row.meaning), ("do", row.action)]
     return [(title, escape_to_line(text)) for title, text in details if text]
@@ -252,7 +252,7 @@ def _describe_failure(row: "CheckResult") -> list[tuple[str, str]]:
 @broker_option
 @ingest_options
 def doctor_command(data: Path, broker: str, host: str | None, port: int | None) -> None:
-    """Look at this machine and say what is missing and how to mend it.
+    """Check this machine, and show what is missing and how to fix it. Exits with 1 if something does not work.
 
     \b
     smspulse doctor
@@ -263,7 +263,7 @@ def doctor_command(data: Path, broker: str, host: str | None, port: int | None) 
 
     findings = diagnose_machine(data, find_kafka_settings(data, broker) if ":" in broker else None, port, host)
     marks = {"ok": Text("✓", "green"), "warn": Text("!", "yellow"), "fail": Text("✗", "red")}
-    table = Table("", "what", "found", "mend")
+    table = Table("", "what", "found", "fix")
     for finding in findings:
         table.add_row(marks[finding.level], finding.name, finding.detail, finding.fix)
     make_console().print(table)

@@ -1,6 +1,6 @@
 """The command line. Heavy imports happen inside the commands, so that `smspulse --help` answers at once.
 
-Exit codes: 0 done, 1 the thing checked is not so, 2 it could not be done.
+Exit codes: 0 done, 1 a check found a problem, 2 an error.
 """
 
 import gc
@@ -27,7 +27,7 @@ _GC_THRESHOLD: Final = 100_000
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     invoke_without_command=True,
-    epilog="Exit codes: 0 done, 1 the thing checked is not so, 2 it could not be done. Completion: eval "
+    epilog="Exit codes: 0 done, 1 a check found a problem, 2 an error. Completion: eval "
     '"$(_SMSPULSE_COMPLETE=bash_source smspulse)", or zsh_source, fish_source.',
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log everything.")
@@ -69,9 +69,10 @@ for _command in (
 
 
 def main() -> None:
-    """Run the command line; errors that have a mend are one line on standard error, with exit code 2."""
-    # The libraries of a command are some hundred thousand objects that stay. Python looks for garbage among them after
-    # every 700 new ones; less often, a command takes up to a tenth less of the processor. Long processes set their own.
+    """Run the command line. An error with a fix is one line on standard error, with exit code 2."""
+    # The libraries of a command have some hundred thousand objects, which stay. Python searches them for garbage after
+    # every 700 new objects. With a higher threshold, a command needs up to a tenth less processor time. Long-running
+    # processes set their own threshold.
     gc.set_threshold(_GC_THRESHOLD)
     ensure_home()
     supervised = READY_FD_VARIABLE in os.environ
@@ -123,10 +124,10 @@ def _describe_error(error: Exception) -> tuple[str, bool] | None:
 
 
 def _exit_process(code: int) -> NoReturn:
-    """End with an exit code, though what is buffered for standard output cannot be written."""
+    """Exit with a code, even if the buffer of standard output cannot be written."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
-        # Python would try again at its end, and fail with another code.
+        # Python would try again at exit, and fail with another code.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

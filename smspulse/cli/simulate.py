@@ -1,4 +1,4 @@
-"""Simulated traffic."""
+"""The command `simulate`: simulated traffic of a gateway."""
 
 import asyncio
 import signal
@@ -16,8 +16,8 @@ from smspulse.cli.options import EXIT_CHECK_FAILED, Command, FiniteFloat, UrlTyp
 from smspulse.processes.terminal import echo, make_console
 from smspulse.simulator.options import GatewayBehaviour, parse_shares
 
+# Slashes in `/webhooks/SOURCE/TOKEN`. Without the token, which can also be a password, there is one less.
 _SLASHES_WITH_TOKEN: Final = 3
-"""In `/webhooks/SOURCE/TOKEN`; a source whose sender has the token as a password has one less."""
 
 
 def add_behaviour_options(command: Command) -> Command:
@@ -57,22 +57,22 @@ def _read_webhook_url(context: click.Context, option: click.Parameter, value: st
     envvar="SMSPULSE_SIMULATE_URL",
     required=True,
     callback=_read_webhook_url,
-    help="The webhook, as `smspulse source add` prints it; - reads a line of standard input. `ps` shows other users "
-    "what stands here.  [env: SMSPULSE_SIMULATE_URL]",
+    help="The webhook, as `smspulse source add` prints it; - reads a line of standard input. `ps` shows the option "
+    "to other users.  [env: SMSPULSE_SIMULATE_URL]",
 )
 @click.option("--messages", type=click.IntRange(1), help="Outgoing messages.  [default: until Ctrl-C]")
 @click.option(
     "--rate", type=FiniteFloat(min=0, min_open=True), default=20.0, show_default=True, help="Messages started a second."
 )
-@click.option("--seed", default=1, show_default=True, help="The same seed tells the same stories.")
+@click.option("--seed", default=1, show_default=True, help="The same seed gives the same scenarios.")
 @click.option(
-    "--truth", type=click.Path(dir_okay=False, path_type=Path), help="File for what was accepted, by message."
+    "--truth", type=click.Path(dir_okay=False, path_type=Path), help="File for the truth about each accepted message."
 )
 @click.option(
     "--time-scale", type=FiniteFloat(min=0), default=1.0, show_default=True, help="0.1 is ten times faster than life."
 )
 @click.option(
-    "--max-delay", type=FiniteFloat(min=0), default=60.0, show_default=True, help="No delay is longer, in seconds."
+    "--max-delay", type=FiniteFloat(min=0), default=60.0, show_default=True, help="Maximum of a delay, in seconds."
 )
 @add_behaviour_options
 def simulate_command(
@@ -85,7 +85,7 @@ def simulate_command(
     max_delay: float,
     **rates: Any,
 ) -> None:
-    """Send webhooks as a gateway with phones would, with all that goes wrong there.
+    """Send webhooks as a gateway with phones would, with its usual errors.
 
     \b
     export SMSPULSE_SIMULATE_URL=http://127.0.0.1:8080/webhooks/demo/TOKEN

@@ -1,4 +1,4 @@
-"""Gateway accounts: source add, rotate, list."""
+"""The commands `source add`, `source rotate` and `source list`."""
 
 from pathlib import Path
 
@@ -26,10 +26,10 @@ def source_group() -> None:
     type=UrlType(),
     default="http://127.0.0.1:8080",
     show_default=True,
-    help="Where the gateway reaches ingest.",
+    help="URL with which the gateway reaches ingest.",
 )
 def add_source_command(data: Path, name: str, url: str) -> None:
-    """Make a token for a source and print what to paste into the gateway.
+    """Create a token for a source, and print the URL for the gateway.
 
     \b
     smspulse source add mygateway --url https://sms.example.org
@@ -48,15 +48,15 @@ def add_source_command(data: Path, name: str, url: str) -> None:
     type=UrlType(),
     default="http://127.0.0.1:8080",
     show_default=True,
-    help="Where the gateway reaches ingest.",
+    help="URL with which the gateway reaches ingest.",
 )
-@click.option("--finish", is_flag=True, help="Make no token: end all but the newest.")
+@click.option("--finish", is_flag=True, help="Create no token. End all but the newest.")
 def rotate_source_command(data: Path, name: str, url: str, *, finish: bool) -> None:
     """Replace the token of a source without a gap.
 
     \b
-    smspulse source rotate mygateway              makes a new one; both are valid
-    smspulse source rotate mygateway --finish     once the gateway has the new one: ends the others
+    smspulse source rotate mygateway              creates a new token; both are valid
+    smspulse source rotate mygateway --finish     ends the old tokens, once the gateway has the new one
     """
     from ingest.sources import retire_tokens, rotate_source
 
@@ -90,6 +90,6 @@ def list_sources_command(data: Path) -> None:
 
     sources = list_sources(data)
     if not sources:
-        echo("there is none yet: smspulse source add NAME", err=True)
+        echo("there is no source yet: smspulse source add NAME", err=True)
     for name, tokens in sources.items():
         echo(f"{name}\t{tokens} token{'s' if tokens != 1 else ''}")

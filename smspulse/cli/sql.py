@@ -1,4 +1,4 @@
-"""The answers of `smspulse sql`: shown or written, once or whenever they change."""
+"""The command `sql`: results of a query, shown or written, once or at each change."""
 
 import hashlib
 import json
@@ -29,13 +29,13 @@ from warehouse.reader import open_warehouse, retry_after_merge
 
 _UNLIMITED_WIDTH: Final = 100_000
 FORMATS: Final = ("table", "csv", "spreadsheet", "json", "parquet")
+# Statements that return a table, and can be part of another statement. The second is PIVOT.
 _TABLE_STATEMENTS: Final = {StatementType.SELECT, StatementType.MULTI}
-"""Statements that are a table, and can be a part of another one. The second is PIVOT."""
+# Statements that write no file: the views are read-only, and temporary objects are in memory.
 _HARMLESS_STATEMENTS: Final = _TABLE_STATEMENTS | {
     *(StatementType.SET, StatementType.VARIABLE_SET, StatementType.CREATE, StatementType.INSERT, StatementType.DROP),
     *(StatementType.UPDATE, StatementType.DELETE),
 }
-"""Statements that write no file: the views are read-only, and what is temporary is in memory."""
 _EXPLAIN_PREFIX: Final = re.compile(r"\s*EXPLAIN\b(\s+ANALYZE\b)?(\s*\([^()]*\))?", re.IGNORECASE)
 
 
@@ -52,12 +52,12 @@ def run_sql_command(
         data: The data folder.
         statement: SQL. Of several statements, the last one has the rows.
         form: One of `FORMATS`.
-        output: The file; standard output if None.
-        watch: Seconds until it is asked again, until Ctrl-C; None to ask once.
+        output: Output file; standard output if None.
+        watch: Seconds between two runs, until Ctrl-C; None for one run.
         unrestricted: Whether it may read and write other files, attach databases and change settings.
 
     Raises:
-        NoWarehouseError: There is nothing to ask.
+        NoWarehouseError: The data folder has no warehouse.
         StatementError: There is no statement, or it is not allowed.
         click.ClickException: The statement is wrong, the file cannot be written, or the options exclude each other.
     """
@@ -109,7 +109,7 @@ def _parse_statements(sql: str, *, unrestricted: bool) -> list[duckdb.Statement]
 
     Raises:
         StatementError: There is none, or one is not allowed.
-        duckdb.Error: It is no SQL.
+        duckdb.Error: The text is not SQL.
     """
     statements = duckdb.extract_statements(sql)
     if not statements:
@@ -118,8 +118,8 @@ def _parse_statements(sql: str, *, unrestricted: bool) -> list[duckdb.Statement]
     for statement in statements:
         if not unrestricted and not _is_harmless(statement):
             msg = (
-                f"{statement.query.split()[0].upper()} is not allowed here, for this only reads: write rows to a file "
-                "with --format and --output, or allow other files, databases and settings with --unrestricted"
+                f"{statement.query.split()[0].upper()} is not allowed here, because the command only reads: write rows "
+                "to a file with --format and --output, or allow other files, databases and settings with --unrestricted"
             )
             raise StatementError(msg)
     return statements
@@ -145,13 +145,14 @@ def _watch_result_files(
     *,
     unrestricted: bool,
 ) -> Iterator[Path]:
-    """Yield a file with the rows in the format, and one for each later time that they differ from the time before."""
+    """Yield a file with the rows in a format, and again after each run whose rows differ from the last."""
     last: bytes | None = None
     stopped = False
 
     def stop_watching(*_: object) -> NoReturn:
         nonlocal stopped
-        stopped = True  # DuckDB can lose the exception: it cannot be raised out of what it calls while it answers
+        # DuckDB can lose the exception, because it cannot be raised out of its callbacks.
+        stopped = True
         raise KeyboardInterrupt
 
     if watch is not None:
@@ -196,7 +197,7 @@ def _write_result_file(
 
 
 def _strip_semicolon(sql: str) -> str:
-    """Return a statement without what ends it, so that it can stand in brackets; comments may follow it."""
+    """Return a statement without its semicolon, so that it can be a subquery. Comments may follow."""
     text = sql.encode()
     for offset, kind in reversed(duckdb.tokenize(sql)):
         if kind == duckdb.token_type.comment:
@@ -226,7 +227,7 @@ def _make_table_printer(stack: ExitStack, *, live: bool) -> Callable[[list[Any]]
 
 
 def _build_result_table(names: list[str], rows: list[list[str]], console: Console) -> Table:
-    """Return rows as they are, or one below the other, a line a column, where the columns do not fit."""
+    """Return a table of the rows. Where the columns do not fit, each column is a line."""
     table = Table(*names)
     for row in rows:
         table.add_row(*row)

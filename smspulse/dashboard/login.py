@@ -1,4 +1,4 @@
-"""The password of the page: checked, and slow to guess."""
+"""Check of the page's password, with a limit on guesses."""
 
 import hmac
 import logging
@@ -13,27 +13,27 @@ from ingest.client_limits import Site, site_of
 
 _log = logging.getLogger(__name__)
 
+# Wrong passwords of an address before it must wait, because people mistype.
 _FREE_GUESSES: Final = 5
-"""Wrong passwords of an address before it has to wait; a person mistypes."""
+# Seconds until an address has one more guess, up to the free ones. That is some 3 million guesses a year.
 _GUESS_S: Final = 10.0
-"""Time after which an address has one more, up to those. Some 3 million a year."""
+# Addresses that are kept. One more replaces the address with the oldest wrong password.
 _MAX_ADDRESSES: Final = 4_096
-"""Addresses that are remembered; with one more, that with the oldest wrong password is forgotten."""
 
 
 class PasswordGuard:
-    """Checks the password. Whoever guesses waits; an address with the password elsewhere does not.
+    """Checks the password. An address that guesses must wait; other addresses need not.
 
-    While an address waits, no password of it is looked at: else its guesses would still be answered.
+    While an address waits, its passwords are not checked. Otherwise its guesses would still be answered.
 
     Args:
-        password: What is right; empty lets everybody in.
-        clock: Seconds, growing.
+        password: The password; an empty one authorizes everybody.
+        clock: Returns monotonic seconds.
     """
 
     def __init__(self, password: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._password, self._clock = password.encode(), clock
-        # The time at which an address has all its free guesses again, the one that guessed last at the end.
+        # The time at which an address has all its free guesses again. The address that guessed last is at the end.
         self._recovered_at: OrderedDict[Site | str, float] = OrderedDict()
 
     def wait_s(self, address: str) -> float:
@@ -42,7 +42,7 @@ class PasswordGuard:
         return max(0.0, recovered_at - self._clock() - (_FREE_GUESSES - 1) * _GUESS_S)
 
     def is_authorized(self, authorization: str, address: str) -> bool:
-        """Return whether a header `Authorization` has the password. A wrong one counts, none does not."""
+        """Return whether a header `Authorization` has the password. A wrong one counts as a guess."""
         if not self._password:
             return True
         if not authorization:

@@ -1,4 +1,4 @@
-"""The numbers of the page: the views of the moment, over one day of messages that is held in memory."""
+"""The data of the page: views of the moment over one day of messages, which is kept in memory."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ from warehouse.errors import NoWarehouseError
 from warehouse.reader import fetch_rows, open_warehouse, retry_after_merge
 from warehouse.status_codes import load_known_statuses
 
-# What the views of the moment read, and of persons nothing.
+# The columns that the views of the moment read. No personal data.
 _CREATE_HELD_SQL: Final = """
     CREATE TEMP TABLE held AS
     SELECT * EXCLUDE (recipient, observations)
@@ -43,11 +43,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PageFilter:
-    """What somebody wants to see.
+    """The filter of a page.
 
     Args:
-        source: One, or all where it is empty.
-        device: One, or all where it is None.
+        source: One source; all if empty.
+        device: One device; all if None.
     """
 
     source: str = ""
@@ -55,7 +55,7 @@ class PageFilter:
 
 
 class PageSnapshot:
-    """Answers as the views would, as of the last `refresh`. Any thread may call anything.
+    """A snapshot of the warehouse as of the last `refresh`. All methods are thread-safe.
 
     Args:
         data: The data folder.
@@ -70,10 +70,10 @@ class PageSnapshot:
         self.current_values: dict[str, Any] = {"trouble": "the numbers are being read"}
 
     def refresh(self) -> float:
-        """Read again; return how many seconds that took.
+        """Read the warehouse again; return the duration in seconds.
 
         Raises:
-            Exception: What went wrong, if nobody foresaw it. The page shows that it is not up to date.
+            Exception: An unforeseen error. The page shows that it is not up to date.
         """
         try:
             return self._read_warehouse()
@@ -109,12 +109,12 @@ class PageSnapshot:
         return took
 
     def query_view(self, view: str, page_filter: PageFilter, sql: str = "FROM asked") -> list[Row]:
-        """Return rows of a view, as if there were no other messages than those chosen.
+        """Return rows of a view over the messages of a filter.
 
         Args:
             view: A view over `messages`.
-            page_filter: Which messages.
-            sql: What to ask; the view is called `asked`.
+            page_filter: The filter of messages.
+            sql: The query; the view is called `asked`.
 
         Raises:
             duckdb.Error: The SQL is wrong.

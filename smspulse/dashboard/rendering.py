@@ -1,4 +1,4 @@
-"""The page as HTML: words first, then tables and pictures that are drawn here, so that nothing is fetched."""
+"""The page as HTML. Its pictures are inline SVG, so that a browser fetches nothing else."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +17,8 @@ _HEIGHT, _BAR = 120, 10
 _LATENCY_SQL: Final = (
     "FROM asked WHERE source IS NULL ORDER BY list_position(['queue', 'device', 'network', 'total'], step)"
 )
-# Bars from below, each with its name; colours by Okabe and Ito (page.css), which the colour-blind tell apart.
+# Outcomes in a bar, from below. Their colours are those of Okabe and Ito (page.css), which colour-blind people can
+# distinguish.
 _BAR_OUTCOMES: Final = ("delivered", "undelivered", "not_sent", "not_permitted", "expired")
 
 
@@ -102,7 +103,7 @@ def _failures_section(snapshot: PageSnapshot, page_filter: PageFilter) -> str:
 
 
 def _format_rows(rows: Iterable[Row], cells: Callable[[Row], Sequence[Any]]) -> Iterator[Sequence[Any]]:
-    """Yield the cells of each row; one that cannot be shown costs itself, and not the page."""
+    """Yield the cells of each row. A row that cannot be shown is skipped, with a line in the log."""
     for row in rows:
         try:
             yield cells(row)
@@ -239,7 +240,7 @@ def _table_section(title: str, head: Sequence[str], rows: Iterable[Sequence[Any]
 
 
 def _outcome_bars(title: str, minutes: Sequence[Row], width: timedelta, count: int) -> str:
-    """Return stacked bars of outcomes, the newest one last, as a picture with its numbers in words."""
+    """Return stacked bars of outcomes, the newest one last, as a picture with its totals as text."""
     now = datetime.now(UTC)
     sums = [dict.fromkeys(_BAR_OUTCOMES, 0) for _ in range(count)]
     for row in minutes:

@@ -18,8 +18,8 @@ _log = logging.getLogger(__name__)
 LOOPBACK: Final = "127.0.0.1"
 _EVERY_ADDRESS: Final = {"": LOOPBACK, "0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 - compared, not listened on
 _LOWEST_PORT: Final = 10_000
+# First port that Linux gives to clients by default.
 _LINUX_CLIENTS: Final = 32_768
-"""First port that Linux gives to clients by default."""
 _MAX_PORT_TRIES: Final = 100
 # From linux/prctl.h.
 _PR_SET_PDEATHSIG = 1

@@ -29,7 +29,7 @@ async def run_ingest_processes(
         SupervisorError: A receiver did not become ready.
     """
     port = port or find_free_port(0, host)
-    await _wait_until_free(host, port)
+    await _wait_for_free_port(host, port)
     children = _build_receivers(data, broker, host, port, count)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -45,7 +45,7 @@ async def run_ingest_processes(
         await supervisor.stop()
 
 
-async def _wait_until_free(host: str, port: int) -> None:
+async def _wait_for_free_port(host: str, port: int) -> None:
     """Wait for the end of earlier receivers: those whose parent was killed finish what they have in flight."""
     deadline = time.monotonic() + _STOP_S
     while not is_port_free(port, host):

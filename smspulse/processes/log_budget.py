@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _WINDOW_S: Final = 60.0
+# Different texts of one line of code in a minute. More are only counted, so no client can fill a log.
 _MAX_TEXTS: Final = 10
-"""Different texts of one line of code in a minute. More are only counted, so no client can fill a log."""
 _MAX_LINES: Final = 30
+# Limits of a traceback: lines, half of them from its end with the error; and characters of each line.
 _MAX_LINE_LENGTH: Final = 1_000
-"""Limits of a traceback: lines, half of them from its end with the error; and characters of each line."""
 
 
 @dataclass(slots=True)

@@ -9,12 +9,12 @@ import threading
 from collections import deque
 from typing import Final, TextIO
 
+# Writes that are kept until the output accepts them again. The oldest are dropped.
 _MAX_WAITING: Final = 1_000
-"""Writes that are kept until the output accepts them again. The oldest are dropped."""
+# Seconds that a reader has to read, before a write is queued.
 _PATIENCE_S: Final = 1.0
-"""Seconds that a reader has to read, before a write is queued."""
+# Errors of an output without a reader: it has ended, or the terminal was closed.
 _GONE_ERRORS: Final = {errno.EPIPE, errno.EBADF, errno.EIO, errno.ECONNRESET}
-"""Errors of an output without a reader: it has ended, or the terminal was closed."""
 
 
 class TolerantStream(io.TextIOBase):

@@ -26,8 +26,8 @@ _GROUP_RIGHTS: Final = 0o070
 _GROUP_READS: Final = 0o050
 _OTHERS_RIGHTS: Final = 0o007
 _OTHERS_READ: Final = 0o005
+# Names that a group never reads: secrets, and files that only processes of the pipeline need.
 _OWNER_ONLY_NAMES: Final = {"kafka", "spool", "accepted", "state", "sources.json", "sources.json.lock"}
-"""Names that a group never reads: secrets, and files that only processes of the pipeline need."""
 _user_umask: int | None = None
 
 
