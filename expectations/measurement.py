@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import duckdb
     import pandas as pd
 
+# Earlier than every record.
 _BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)
 
 # Until when the stream has processed each partition, by the receipt of its webhooks.

@@ -28,6 +28,7 @@ from ingest.settings import IngestSettings
 if TYPE_CHECKING:
     from expectations.report import CheckReport
 
+# Fields of a status report, in all generations.
 _STATUS_FIELDS: Final = (
     "sms_id",
     "status_id",
@@ -38,10 +39,12 @@ _STATUS_FIELDS: Final = (
     "device_id",
     "sim",
 )
+# Fields of an incoming message, in all generations.
 _INCOMING_FIELDS: Final = (
     *("sms_id", "type", "device_id", "channel_id", "sim", "date", "date_sent", "address", "body", "img_url"),
     *("internal_id", "device_name"),
 )
+# Name of the source in the temporary warehouse.
 _SOURCE: Final = "sample"
 # Expectations whose faults were printed before, each by itself.
 _REPORTED_EXPECTATIONS: Final = ("raw_readable", "raw_flawless")
@@ -120,19 +123,20 @@ def check_payload(body: bytes, zone: tzinfo = UTC, content_type: bytes | None = 
         return PayloadReport(None, (str(error),))
     payload = json_body.load_json(text)
     is_status = isinstance(event, StatusReport)
+    faults = tuple(f"{field} cannot be read and would be null" for field in event.flaws)
+    unknown = payload.keys() - set(_STATUS_FIELDS if is_status else _INCOMING_FIELDS)
+    return PayloadReport(_name_generation(payload, is_status=is_status), faults, tuple(sorted(unknown)))
+
+
+def _name_generation(payload: Mapping[str, Any], *, is_status: bool) -> str:
     is_old = "sim" in payload and "channel_id" not in payload
     if is_status:
-        generation = "status report, older (sim in place of channel_id)" if is_old else "status report, current"
-    elif payload.get("img_url"):
-        generation = "incoming image, current"
-    elif "type" in payload:
-        generation = "incoming text, current"
-    else:
-        generation = f"incoming message, {'oldest (sim' if is_old else 'older (channel_id'}, no type)"
-    faults = tuple(f"{field} cannot be read and would be null" for field in event.flaws)
-    return PayloadReport(
-        generation, faults, tuple(sorted(payload.keys() - set(_STATUS_FIELDS if is_status else _INCOMING_FIELDS)))
-    )
+        return "status report, older (sim in place of channel_id)" if is_old else "status report, current"
+    if payload.get("img_url"):
+        return "incoming image, current"
+    if "type" in payload:
+        return "incoming text, current"
+    return f"incoming message, {'oldest (sim' if is_old else 'older (channel_id'}, no type)"
 
 
 def run_raw_suite(

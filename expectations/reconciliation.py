@@ -30,6 +30,7 @@ from warehouse.sink.storage import FolderStore
 from warehouse.sink.topic_incarnations import KafkaLogReader, locate_log_position
 
 SUITE: Final = "reconciliation"
+# A busy broker may pause so long between two answers.
 _TIMEOUT_S: Final = BROKER_PATIENCE_S
 # Default period of outcomes. They are read one by one, and a check runs every few minutes.
 _OUTCOMES_LOOKBACK: Final = timedelta(hours=1)

@@ -98,17 +98,17 @@ def build_controls(
     if found.empty:
         return f"`{data}` has no outgoing message yet: send some, or run `smspulse simulate`.", None
     (row,) = found.itertuples()
-    elements = {}
-    for place in places:
-        values: Any = getattr(row, place)
-        everything = "" if place == "source" else None
-        options = {"all": everything, **{str(each): each for each in ([] if values is None else list(values))}}
-        elements[place] = mo.ui.dropdown(options, value="all", label=place.title(), searchable=True)
+    elements: dict[str, Any] = {place: _build_dropdown(place, getattr(row, place)) for place in places} | further
     newest = row.newest.date()
-    elements |= further
     elements["days"] = mo.ui.slider(steps=[1, 2, 7, 14, 30, 90], value=days, label="Days", show_value=True)
     elements["until"] = mo.ui.date(start=row.oldest.date(), stop=newest, value=newest, label="up to (UTC)")
     return "", mo.ui.dictionary(elements)
+
+
+def _build_dropdown(place: str, values: Any) -> mo.ui.dropdown:
+    everything = "" if place == "source" else None
+    options = {"all": everything, **{str(each): each for each in ([] if values is None else list(values))}}
+    return mo.ui.dropdown(options, value="all", label=place.title(), searchable=True)
 
 
 def read_choice(problem: str, picked: Any) -> NotebookFilter:

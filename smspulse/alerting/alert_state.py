@@ -17,6 +17,7 @@ from core.alerts import (
 from gateway.statuses import STATUSES
 from smspulse.alerting.causes import AlertCause, find_cause
 
+# A wider scope has a larger number.
 _SCOPE_WIDTH: Final = {"pipeline": 3, "source": 2, "device": 1, "channel": 0}
 # An alert explains narrower alerts of its own kind, and alerts of these kinds whose scope is not wider than its own.
 _EXPLAINED_KINDS: Final = {
@@ -27,12 +28,15 @@ _EXPLAINED_KINDS: Final = {
 # Kinds of alerts about a failing phone or SIM card.
 _PHONE_FAILURE_KINDS: Final = {FAILURE_RATIO, NOT_PERMITTED, DEVICE_DOWN}
 _MAJORITY_SHARE: Final = 0.5
+# Default of `AlertSettings.cause_wait_s`.
 CAUSE_WAIT_S: Final = 600.0
+# Until then, the first failures may not show a cause yet.
 _SHORT_CAUSE_WAIT_MS: Final = 30_000
 _RESOLUTION_TEXTS: Final = {
     "recovered": "recovered: the failures are back at what is usual",
     "new_normal": "new normal: the failures stayed, and are the baseline from now on",
 }
+# Kinds that are critical for a whole source.
 _CRITICAL_KINDS: Final = {FAILURE_RATIO, NOT_PERMITTED, SILENT, PIPELINE, QUALITY_CHECK}
 
 

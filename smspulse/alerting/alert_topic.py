@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 
 # The end of a process waits so long for a reader.
 _POLL_S: Final = 0.5
+# A poll returns at most so many records, to keep the pauses between cycles short.
 _BATCH: Final = 500
 _BROKER_TIMEOUT_S: Final = 10.0
 # Less than the timeout of `flush`, so that each record is delivered or has failed then.

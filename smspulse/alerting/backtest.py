@@ -14,7 +14,9 @@ from streams.failure_alerts import DetectorState, MessageEnd, MonitoredEntity, u
 from warehouse.reader import open_warehouse, retry_after_merge
 
 _FAILURE_OUTCOMES: Final = frozenset(outcome.value for outcome in FAILURES)
+# Rows that are in memory at once.
 _BATCH: Final = 10_000
+# A common rule for comparison: the ratio of 15 minutes, from ten messages on.
 _WINDOW_MS: Final = 15 * 60_000
 _MIN_MESSAGES: Final = 10
 

@@ -10,6 +10,7 @@ import msgspec
 from core.alerts import Alert
 from smspulse.alerting.alert_state import AlertState
 
+# The pause after a failure doubles from here.
 FIRST_PAUSE_S: Final = 1.0
 # The end of a silence is noticed so late at most.
 POLL_S: Final = 0.5

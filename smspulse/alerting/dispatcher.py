@@ -58,6 +58,7 @@ from smspulse.alerting.settings import AlertSettings
 from smspulse.alerting.silences import SilenceStore
 
 _log = logging.getLogger(__name__)
+# A webhook that is down for long is tried every five minutes.
 _LONGEST_PAUSE_S: Final = 300.0
 
 
@@ -110,9 +111,10 @@ async def send_to_webhook(
     news = not log.has_committed_offsets
     while True:
         try:
-            while following := state.next_alerts(clock())[:1]:
-                await _send_until_accepted(client, following[0])
-                state.mark_sent(following[0])
+            # The clock is read again for each alert.
+            while alerts := state.next_alerts(clock()):
+                await _send_until_accepted(client, alerts[0])
+                state.mark_sent(alerts[0])
         except ReceiverGoneError as error:
             _log.error("%s: the receiver refuses all alerts, and is sent none until this process starts again", error)
             return

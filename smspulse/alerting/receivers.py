@@ -19,8 +19,11 @@ from smspulse.alerting.alert_state import alert_evidence, alert_name, alert_seve
 from smspulse.alerting.settings import AlertSettings, decode_secret
 from smspulse.processes.terminal import escape_to_line
 
+# A receiver that takes longer is sent the alert again.
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=15)
+# By Standard Webhooks, a receiver that answers 410 wants no further requests.
 _HTTP_GONE: Final = 410
+# Apprise's own types, by severity.
 _NOTIFY_TYPES: Final = {"critical": "failure", "warning": "warning"}
 # Alertmanager takes an alert as resolved after so many missed repetitions.
 _MISSED_REPETITIONS: Final = 4

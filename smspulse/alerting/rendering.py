@@ -22,7 +22,9 @@ from smspulse.alerting.settings import AlertSettings
 from smspulse.alerting.silences import SilenceStore
 from warehouse.reader import fetch_rows, open_warehouse
 
+# More names would hide the alerts above them.
 _MAX_LEARNING_NAMES: Final = 5
+# The view has timestamps, the model of an alert milliseconds.
 _TIME_COLUMNS: Final = ("since", "fired_at", "resolved_at")
 
 
@@ -67,22 +69,19 @@ def print_alerts(data: Path, console: Console, *, everything: bool, cause_wait_s
     landed_alerts, alert_state = read_landed_alerts(data, "true", []), AlertState(cause_wait_s)
     for alert in sorted(landed_alerts, key=lambda each: each.fired_at or 0):
         alert_state.update_alert(alert)
+
+    def mark_alert(alert: Alert) -> Text:
+        if alert.phase != "firing":
+            return Text("new normal" if alert.resolution == "new_normal" else "resolved")
+        if alert.id in silenced:
+            return Text("silenced")
+        return Text("inhibited") if alert_state.is_inhibited(alert, now) else Text("firing", "red")
+
     table = Table("", Column("id", no_wrap=True), "what", "fired", "resolved")
     for alert in landed_alerts:
-        if not everything and alert.phase != "firing":
-            continue
-        mark = Text("new normal" if alert.resolution == "new_normal" else "resolved")
-        if alert.phase == "firing":
-            is_inhibited = alert_state.is_inhibited(alert, now)
-            mark = Text("firing", "red") if not is_inhibited else Text("inhibited")
-            mark = Text("silenced") if alert.id in silenced else mark
-        table.add_row(
-            mark,
-            alert.id,
-            alert_summary(alert),
-            _format_local_time(alert.fired_at),
-            _format_local_time(alert.resolved_at),
-        )
+        if everything or alert.phase == "firing":
+            times = map(_format_local_time, (alert.fired_at, alert.resolved_at))
+            table.add_row(mark_alert(alert), alert.id, alert_summary(alert), *times)
     console.print(table if table.row_count else "no alert fires" if not everything else "no alert has ever fired")
     print_learning_detectors(read_learning_detectors(data), console)
 

@@ -40,11 +40,15 @@ from warehouse.status_codes import load_known_statuses
 
 _log = logging.getLogger(__name__)
 
+# Each kind has a file of its name in `sql/`.
 SQL_RULE_KINDS: Final = (SILENT, STUCK_MESSAGES, LATENCY_SHIFT, DEVICE_DOWN, WEBHOOK_QUALITY, QUALITY_CHECK)
+# Baselines change slowly, and are the most expensive queries.
 _CACHED_QUERIES: Final = ("activity_profile", "baseline_28d")
 _CACHE_LIFETIME_MS: Final = 3_600_000
+# A lag begins an alert above either limit.
 _MAX_LAG_RECORDS: Final = 100_000
 _MAX_LAG_S: Final = 300
+# A filled spool begins an alert above either limit.
 _MAX_SPOOL_AGE_S: Final = 300
 _MAX_SPOOL_SHARE: Final = 0.5
 # The lower bound of Wilson's interval of k of n, at three standard errors: one evaluation in a thousand exceeds the
@@ -162,12 +166,14 @@ def pipeline_findings(data: Path, kafka: KafkaSettings, now: int) -> list[RuleFi
         for (group, name) in groups.items()
         if (records := waiting[group])
     ]
-    if (data / "spool" / "spool.sqlite").exists():
-        settings = IngestSettings()
-        with contextlib.closing(WebhookSpool(data, settings)) as spool:
-            state = spool.read_state()
-        findings += spool_findings(state.webhooks, state.size / max(settings.spool_max_bytes, 1), state.oldest_s, now)
-    return findings
+    return findings + (_read_spool_findings(data, now) if (data / "spool" / "spool.sqlite").exists() else [])
+
+
+def _read_spool_findings(data: Path, now: int) -> list[RuleFinding]:
+    settings = IngestSettings()
+    with contextlib.closing(WebhookSpool(data, settings)) as spool:
+        state = spool.read_state()
+    return spool_findings(state.webhooks, state.size / max(settings.spool_max_bytes, 1), state.oldest_s, now)
 
 
 def lag_finding(name: str, records: int, newest: int | None, now: int) -> RuleFinding:

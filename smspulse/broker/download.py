@@ -17,10 +17,12 @@ from smspulse.runtime.data_folder import use_original_umask
 
 log = logging.getLogger(__name__)
 
+# The folder with the pom and the log configuration of Kafka.
 RESOURCES = Path(__file__).with_name("kafka")
 POM = RESOURCES / "pom.xml"
 # Kafka 4's brokers are compiled for it.
 JAVA_NEEDED = 17
+# For 45 MB on a slow line.
 FETCH_TIMEOUT_S = 300
 
 

@@ -160,7 +160,6 @@ class KafkaBroker(EmbeddedBroker):
 
     def _wait_until_ready(self, port: int) -> bool:
         """Wait until Kafka answers a client; return False if it ends instead."""
-        from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
         from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - heavy
 
         client = None
@@ -178,14 +177,20 @@ class KafkaBroker(EmbeddedBroker):
                 listening = probe.connect_ex((LOOPBACK, port)) == 0
             if listening:
                 client = client or AdminClient(self._node_client_options())
-                try:
-                    if client.list_topics(timeout=1).brokers:
-                        return True
-                # Kafka listens before it answers.
-                except KafkaException:
-                    continue
+                if self._answers(client):
+                    return True
             time.sleep(0.1)
         return False
+
+    @staticmethod
+    def _answers(client: Any) -> bool:
+        """Return whether Kafka answers. It listens before it does."""
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
+
+        try:
+            return bool(client.list_topics(timeout=1).brokers)
+        except KafkaException:
+            return False
 
     def _node_client_options(self) -> dict[str, Any]:
         """Return the configuration of a confluent-kafka client that logs in as the node itself."""

@@ -18,6 +18,7 @@ from smspulse.broker.lockfile import write_file_atomically
 PROTOCOL: Final = "SASL_PLAINTEXT"
 MECHANISM: Final = "SCRAM-SHA-512"
 _USERNAME: Final = "smspulse"
+# 256 bits: such a password cannot be guessed.
 _PASSWORD_BYTES: Final = 32
 _OWNER_ONLY_MODE: Final = 0o600
 

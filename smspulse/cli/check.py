@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from expectations.report import CheckReport, CheckResult
     from expectations.settings import CheckSettings
 
+# As `expectations.catalogue.SUITE_NAMES`, whose import would slow `--help`.
 _SUITE_NAMES: Final = ("raw", "messages", "deadletters", "devices", "delivery", "reconciliation")
+# In the order of their output.
 _COLOURS: Final = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 _PERIODS: Final = {"h": "hours", "d": "days"}
 

@@ -20,6 +20,7 @@ from smspulse.processes.output import make_tolerant
 from smspulse.processes.readiness import READY_FD_VARIABLE, report_permanent_failure
 from smspulse.processes.terminal import echo, escape_controls
 
+# Exit code: an error.
 _EXIT_FAILED = 2
 _GC_THRESHOLD: Final = 100_000
 

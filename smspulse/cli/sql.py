@@ -27,6 +27,7 @@ from smspulse.processes.terminal import escape_controls, make_console
 from smspulse.runtime.data_folder import use_export_umask
 from warehouse.reader import open_warehouse, retry_after_merge
 
+# Wider than any terminal, to measure the width that a table needs.
 _UNLIMITED_WIDTH: Final = 100_000
 FORMATS: Final = ("table", "csv", "spreadsheet", "json", "parquet")
 # Statements that return a table, and can be part of another statement. The second is PIVOT.
@@ -36,6 +37,7 @@ _HARMLESS_STATEMENTS: Final = _TABLE_STATEMENTS | {
     *(StatementType.SET, StatementType.VARIABLE_SET, StatementType.CREATE, StatementType.INSERT, StatementType.DROP),
     *(StatementType.UPDATE, StatementType.DELETE),
 }
+# EXPLAIN with its options, in front of the explained statement.
 _EXPLAIN_PREFIX: Final = re.compile(r"\s*EXPLAIN\b(\s+ANALYZE\b)?(\s*\([^()]*\))?", re.IGNORECASE)
 
 

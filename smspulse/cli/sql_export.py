@@ -19,6 +19,7 @@ from duckdb.sqltypes import DuckDBPyType
 
 from warehouse.catalog import quote_sql_text
 
+# 1 MiB keeps memory small and system calls few.
 COPY_CHUNK_BYTES: Final = 1 << 20
 
 

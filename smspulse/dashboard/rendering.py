@@ -12,7 +12,9 @@ from smspulse.runtime.message_history import format_duration, get_status_name
 
 _log = logging.getLogger(__name__)
 
+# More would push the rest of the page out of sight.
 _MAX_DEVICES: Final = 10
+# Height of the bars and width of one bar, in units of the SVG.
 _HEIGHT, _BAR = 120, 10
 _LATENCY_SQL: Final = (
     "FROM asked WHERE source IS NULL ORDER BY list_position(['queue', 'device', 'network', 'total'], step)"
@@ -142,22 +144,19 @@ def _delivery_section(rows: Sequence[Row]) -> str:
         if day["ended"]
         else f"None of {day['attempted']:,} messages has ended yet."
     )
-    table = _table_section(
-        "Delivery",
-        ("last", "messages", "delivered / attempted", "delivered / ended", "95 % interval", "open share"),
-        (
-            (
-                "hour" if row["hours"] == 1 else "24 hours",
-                f"{row['attempted']:,}",
-                _format_percent(row["delivered_per_attempted"]),
-                _format_percent(row["delivered_per_ended"]),
-                _format_interval(row, "delivered_per_ended"),
-                _format_percent(row["open_share"]),
-            )
-            for row in rows
-        ),
+    head = ("last", "messages", "delivered / attempted", "delivered / ended", "95 % interval", "open share")
+    return f'<p class="verdict">{text}</p>{_table_section("Delivery", head, map(_delivery_cells, rows))}'
+
+
+def _delivery_cells(row: Row) -> tuple[str, ...]:
+    return (
+        "hour" if row["hours"] == 1 else "24 hours",
+        f"{row['attempted']:,}",
+        _format_percent(row["delivered_per_attempted"]),
+        _format_percent(row["delivered_per_ended"]),
+        _format_interval(row, "delivered_per_ended"),
+        _format_percent(row["open_share"]),
     )
-    return f'<p class="verdict">{text}</p>{table}'
 
 
 def _device_cells(row: Row, alerts: Sequence[Row], learning: Sequence[Row]) -> tuple[Any, ...]:
@@ -239,14 +238,20 @@ def _table_section(title: str, head: Sequence[str], rows: Iterable[Sequence[Any]
     return f"<section><h2>{escape(title)}</h2>{body if cells else '<p class=dim>None.</p>'}</section>"
 
 
-def _outcome_bars(title: str, minutes: Sequence[Row], width: timedelta, count: int) -> str:
-    """Return stacked bars of outcomes, the newest one last, as a picture with its totals as text."""
+def _sum_by_bar(minutes: Sequence[Row], width: timedelta, count: int) -> list[dict[str, int]]:
+    """Return the messages by outcome of each bar, the newest bar last."""
     now = datetime.now(UTC)
     sums = [dict.fromkeys(_BAR_OUTCOMES, 0) for _ in range(count)]
     for row in minutes:
         place = count - 1 - (now - row["minute"]) // width
         if 0 <= place < count and row["outcome"] in _BAR_OUTCOMES:
             sums[place][row["outcome"]] += row["messages"]
+    return sums
+
+
+def _outcome_bars(title: str, minutes: Sequence[Row], width: timedelta, count: int) -> str:
+    """Return stacked bars of outcomes, the newest one last, as a picture with its totals as text."""
+    sums = _sum_by_bar(minutes, width, count)
     most = max(sum(bar.values()) for bar in sums) or 1
     shapes = []
     for place, bar in enumerate(sums):

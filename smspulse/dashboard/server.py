@@ -33,10 +33,12 @@ _log = logging.getLogger(__name__)
 
 # Reading the warehouse takes at most one part in so many of the time.
 _MAX_REFRESH_PART: Final = 10
+# DuckDB's BIGINT ends here.
 _MAX_DEVICE_ID: Final = 2**63
 _CONNECTIONS_ADVICE: Final = (
     "if they are people, raise the limit of open files, or name their proxy in SMSPULSE_PAGE_TRUSTED_PROXIES"
 )
+# The page loads only its own files. Other pages cannot embed it, and no cache keeps it.
 _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",

@@ -16,10 +16,13 @@ from typing import Final
 _log = logging.getLogger(__name__)
 
 LOOPBACK: Final = "127.0.0.1"
+# Addresses that stand for all of a machine, with the one to connect to.
 _EVERY_ADDRESS: Final = {"": LOOPBACK, "0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 - compared, not listened on
+# Well-known servers have lower ports.
 _LOWEST_PORT: Final = 10_000
 # First port that Linux gives to clients by default.
 _LINUX_CLIENTS: Final = 32_768
+# All tries fail only on a machine with hardly a free port.
 _MAX_PORT_TRIES: Final = 100
 # From linux/prctl.h.
 _PR_SET_PDEATHSIG = 1

@@ -15,6 +15,7 @@ from smspulse.processes.children import build_server_url, find_free_port, is_por
 from smspulse.processes.supervisor import ChildProcess, ProcessSupervisor
 
 _log = logging.getLogger(__name__)
+# A receiver gets so long to finish its open requests.
 _STOP_S = 6.0
 _POLL_INTERVAL_S = 0.1
 

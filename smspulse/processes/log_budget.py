@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+# A repeated line is written once in this time.
 _WINDOW_S: Final = 60.0
 # Different texts of one line of code in a minute. More are only counted, so no client can fill a log.
 _MAX_TEXTS: Final = 10

@@ -12,7 +12,9 @@ from smspulse.processes.log_budget import LogBudget, truncate_text
 from smspulse.processes.output import make_tolerant
 from smspulse.processes.terminal import escape_controls, escape_to_line
 
+# Each process has a colour of its own in `smspulse up`.
 _COLOURS = {"broker": "magenta", "ingest": "cyan", "stream": "green", "lander": "blue", "smspulse": "white"}
+# Lowest levels of libraries whose lines would hide those of smspulse.
 _NOISY_LOGGERS = {
     # Faust and mode log each start and stop of their services. aiokafka logs each failed connection attempt.
     "faust": logging.ERROR,
@@ -24,6 +26,7 @@ _NOISY_LOGGERS = {
     "asyncio": logging.ERROR,
 }
 
+# A lasting outage of Kafka is logged once in this time.
 _REPEAT_AFTER_S = 60
 
 

@@ -32,7 +32,9 @@ from smspulse.processes.children import (
 
 _log = logging.getLogger(__name__)
 
+# Name of ingest's endpoint: `find_ingest_endpoint` looks for it.
 INGEST: Final = "ingest"
+# The default port of `smspulse ingest`.
 _INGEST_PORT: Final = 8080
 # A refused connection fails at once. An answer on a busy machine takes long.
 _TIMEOUT_S: Final = 15.0

@@ -26,12 +26,16 @@ from smspulse.processes.readiness import NEVER_READY, READY, READY_FD_VARIABLE
 
 _log = logging.getLogger(__name__)
 
+# The pause before a restart doubles from the first to the longest.
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 10.0
+# After so long, the next failure counts as the first one.
 _STABLE_AFTER_S: Final = 30.0
 # The report of an ended process is in the pipe, and only needs to be read.
 _REPORT_S: Final = 5.0
+# A longer line is replaced, so that a process cannot fill the supervisor's memory.
 _LINE_LIMIT: Final = 1 << 20
+# The log level at the start of a child's line; see `log_setup`.
 _LEVEL: Final = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) (.*)", re.DOTALL)
 
 
@@ -146,20 +150,7 @@ class ProcessSupervisor:
     async def _run_once(self, child: ChildProcess) -> int:
         reading, writing = os.pipe()
         try:
-            child.process = process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "smspulse",
-                *child.arguments,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                limit=_LINE_LIMIT,
-                env={**os.environ, **child.environment, READY_FD_VARIABLE: str(writing)},
-                pass_fds=(writing,),
-                start_new_session=True,
-                preexec_fn=die_with_parent(signal.SIGTERM),
-            )
+            child.process = process = await _start_process(child, writing)
         except BaseException:
             os.close(reading)
             raise
@@ -239,6 +230,20 @@ class ProcessSupervisor:
             _log.warning("%s did not stop within %g s and is killed", child.name, child.stop_timeout_s)
             child.process.kill()
             await asyncio.wait(late)
+
+
+async def _start_process(child: ChildProcess, ready_descriptor: int) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "smspulse", *child.arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        limit=_LINE_LIMIT,
+        env={**os.environ, **child.environment, READY_FD_VARIABLE: str(ready_descriptor)},
+        pass_fds=(ready_descriptor,),
+        start_new_session=True,
+        preexec_fn=die_with_parent(signal.SIGTERM),
+    )
 
 
 def _describe_exit(code: int) -> str:

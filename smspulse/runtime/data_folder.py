@@ -22,12 +22,14 @@ from smspulse.processes.readiness import READY_FD_VARIABLE
 
 _log = logging.getLogger(__name__)
 
+# Bits of a mode: rwx and r-x for the group, rwx and r-x for others.
 _GROUP_RIGHTS: Final = 0o070
 _GROUP_READS: Final = 0o050
 _OTHERS_RIGHTS: Final = 0o007
 _OTHERS_READ: Final = 0o005
 # Names that a group never reads: secrets, and files that only processes of the pipeline need.
 _OWNER_ONLY_NAMES: Final = {"kafka", "spool", "accepted", "state", "sources.json", "sources.json.lock"}
+# The umask of the user, from before the process set its own.
 _user_umask: int | None = None
 
 
@@ -183,15 +185,7 @@ def _share_folder_with_group(data: Path, name: str, found: os.stat_result) -> No
     if (found.st_gid, stat.S_IMODE(found.st_mode)) == (gid, mode):
         return
     try:
-        for folder, folders, files in os.walk(data):
-            folders[:] = [each for each in folders if each not in _OWNER_ONLY_NAMES]
-            for each in files:
-                # A compaction may have removed the file meanwhile.
-                with suppress(FileNotFoundError):
-                    _share_with_group(Path(folder, each), gid)
-            if Path(folder) != data:
-                os.chown(folder, -1, gid)
-                Path(folder).chmod(mode)
+        _share_content_with_group(data, gid, mode)
         # Last, so that an interrupted walk is repeated.
         os.chown(data, -1, gid)
         data.chmod(mode)
@@ -202,6 +196,18 @@ def _share_folder_with_group(data: Path, name: str, found: os.stat_result) -> No
         )
         raise SettingError(msg) from error
     _log.info("the group %s may read the data folder %s", name, data)
+
+
+def _share_content_with_group(data: Path, gid: int, mode: int) -> None:
+    for folder, folders, files in os.walk(data):
+        folders[:] = [each for each in folders if each not in _OWNER_ONLY_NAMES]
+        for each in files:
+            # A compaction may have removed the file meanwhile.
+            with suppress(FileNotFoundError):
+                _share_with_group(Path(folder, each), gid)
+        if Path(folder) != data:
+            os.chown(folder, -1, gid)
+            Path(folder).chmod(mode)
 
 
 def _share_with_group(path: Path, gid: int) -> None:

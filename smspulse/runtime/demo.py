@@ -18,11 +18,16 @@ from ingest.settings import IngestSettings
 from smspulse.runtime.pipeline_options import PipelineOptions
 from smspulse.simulator.options import DEMO_BEHAVIOUR, DEMO_LONGEST_DELAY_S, DEMO_RATE, DEMO_TIME_SCALE
 
+# Sources of the simulated phones, and of webhooks that a person sends by hand.
 DEMO_SOURCE: Final = "demo"
 OWN_SOURCE: Final = "mine"
+# Time for started scenarios to end. Longer than their longest delay.
 _DEMO_GRACE_S: Final = 13.0
+# Time for their last webhooks to land, before the reconciliation.
 _DEMO_LANDING_S: Final = 5.0
+# The rates on the terminal are as old at most.
 _REFRESH_S: Final = 2.0
+# The reconciliation waits so long for stream and lander.
 _SETTLE_S: Final = 45.0
 _RATE_COLUMNS: Final = (
     *("device", "messages", "ended"),
@@ -81,10 +86,7 @@ async def run_demo(options: PipelineOptions, console: Console, url: str, stop: a
         while not traffic.done():
             await asyncio.wait([traffic, stopped], timeout=_REFRESH_S, return_when=asyncio.FIRST_COMPLETED)
             if stop.is_set():
-                # One cancellation would let it finish the scenarios that it has started.
-                for _ in range(2):
-                    traffic.cancel()
-                    await asyncio.sleep(0.05)
+                await _cancel_traffic(traffic)
                 return 0
             table, line = await asyncio.to_thread(_read_delivery_rates, options.data, source)
             if live is not None:
@@ -94,6 +96,13 @@ async def run_demo(options: PipelineOptions, console: Console, url: str, stop: a
             shown = line
     traffic.result()
     return await _reconcile_demo(options.data, truth, console, stop)
+
+
+async def _cancel_traffic(traffic: asyncio.Task[None]) -> None:
+    # One cancellation would let it finish the scenarios that it has started.
+    for _ in range(2):
+        traffic.cancel()
+        await asyncio.sleep(0.05)
 
 
 async def _simulate_traffic(url: str, truth: Path, seconds: float | None) -> None:

@@ -34,11 +34,13 @@ from warehouse.catalog import CATALOG_FILE
 
 Level = Literal["ok", "warn", "fail"]
 
+# As `requires-python` in pyproject.toml.
 _PYTHON_NEEDED: Final = (3, 11)
 # A week of a busy gateway in Kafka and Parquet.
 _DISK_WARN_GIB: Final = 5
 # The size of one Kafka segment.
 _DISK_FAIL_GIB: Final = 1
+# Linux keeps lower ports for root.
 _FIRST_FREE_PORT: Final = 1024
 
 
@@ -216,18 +218,22 @@ def _check_cluster(kafka: KafkaSettings, *, is_embedded: bool) -> DoctorFinding:
     )
     if wrong:
         return DoctorFinding("broker", "fail", f"{what}; {wrong[0]}", wrong[1].capitalize())
-    alone = [
-        topic.name
-        for topic in TOPICS
-        if any(len(each.replicas) == 1 for each in found.topics[topic.name].partitions.values())
-    ]
-    if alone and not is_embedded:
+    if (alone := _list_single_replicas(found)) and not is_embedded:
         fix = (
             "Give each three, with kafka-reassign-partitions, and set SMSPULSE_KAFKA_REPLICATION=3 for those to come: "
             "the crash of a broker halts what has one, and Kafka 4.3 and 4.4 can then hide committed records"
         )
         return DoctorFinding("broker", "warn", f"{what}; one replica: {', '.join(alone)}", fix)
     return DoctorFinding("broker", "ok", what)
+
+
+def _list_single_replicas(found: Any) -> list[str]:
+    """Return the topics with a partition on only one broker."""
+    return [
+        topic.name
+        for topic in TOPICS
+        if any(len(each.replicas) == 1 for each in found.topics[topic.name].partitions.values())
+    ]
 
 
 def _check_extras() -> Iterator[DoctorFinding]:

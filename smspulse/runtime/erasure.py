@@ -30,7 +30,9 @@ from warehouse.sink import parquet_files
 from warehouse.sink.storage import FolderStore
 from warehouse.sink.topic_incarnations import KafkaLogReader, locate_log_position
 
+# Kafka may take so long for all tombstones.
 _SEND_S: Final = 30.0
+# Kafka drops records of these topics by key, not by age.
 _COMPACTED_TOPICS: Final = {topic.name for topic in topics.TOPICS if topic.cleanup == "compact"}
 _DAYS: Final = {topic.name: topic.retention_days for topic in topics.TOPICS}
 

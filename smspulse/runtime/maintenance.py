@@ -18,6 +18,7 @@ from smspulse.processes.children import die_with_parent
 
 _log = logging.getLogger(__name__)
 
+# In this order: the base is rebuilt before its files are merged, and days are dropped last.
 _COMMANDS: Final = ("rebuild", "compact", "retain")
 # 1: the rebuild found a difference. Its own log lines have it.
 _DONE_CODES: Final = {0, 1}

@@ -8,12 +8,14 @@ from gateway.statuses import STATUSES, StatusCode
 from warehouse.reader import open_warehouse, retry_after_merge
 from warehouse.status_codes import load_known_statuses
 
+# Flags of a message that a person needs to know. Others are left out.
 _FLAGS = {
     "duplicated": "a report was delivered more than once",
     "reordered": "reports came out of order",
     "unknown_status": "a report has a status that is not documented",
     "late_after_forgetting": "reports came after the stream had forgotten the message",
 }
+# Columns of the view `messages` without personal data.
 _COLUMNS = (
     *("message_key", "source", "sms_id", "outcome", "failure_class", "is_ended", "attempts", "contradicted", "flags"),
     *("first_seen_at", "last_seen_at", "ended_at", "queue_s", "device_s", "network_s", "total_s", "device_id"),

@@ -27,6 +27,7 @@ import orjson
 from core.errors import SmspulseError
 from gateway.statuses import ENDS, Outcome
 
+# Columns of the view `messages` that the truth has, too.
 _COMPARED: Final = ("outcome", "last_status_id", "device_id", "channel_id", "attempts", "contradicted")
 
 

@@ -128,5 +128,6 @@ def _check_rate(name: str, rate: float) -> None:
 DEMO_BEHAVIOUR: Final = GatewayBehaviour(failure_mix=((8, 0.5), (9, 0.2), (10, 0.2), (11, 0.02), (12, 0.08)))
 # Scenarios a second.
 DEMO_RATE: Final = 60.0
+# The demo is faster than life, so that a minute shows whole lifecycles.
 DEMO_TIME_SCALE: Final = 0.3
 DEMO_LONGEST_DELAY_S: Final = 12.0

@@ -12,7 +12,9 @@ from smspulse.simulator.options import CHANNELS, FIRST_DEVICE_ID
 
 JSON: Final = "application/json"
 _FORM: Final = "application/x-www-form-urlencoded"
+# Payloads with a zone have another one than UTC, so that a reader that ignores the zone is found.
 _LOCAL: Final = timezone(timedelta(hours=2))
+# Texts with and without characters beyond ASCII, and an empty one.
 _TEXTS: Final = ("Yes, please.", "Danke, bis morgen! \N{WAVING HAND SIGN}", "STOP", "Дякую", "Where are you?", "")
 
 

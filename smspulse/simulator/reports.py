@@ -7,6 +7,7 @@ from typing import Final, Literal
 from gateway.statuses import ACCEPTED, PENDING, QUEUED, SENT, STATUSES, Outcome
 from smspulse.simulator.ground_truth import MessageTruth
 
+# Statuses before an end, in the order in which a message passes them.
 STAGES: Final = (PENDING, QUEUED, ACCEPTED, SENT)
 
 ReportPart = Literal["stage", "restart", "end", "contradiction", "repetition", "unknown", "stray"]

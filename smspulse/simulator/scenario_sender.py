@@ -19,6 +19,7 @@ _log = logging.getLogger(__name__)
 
 # The receiver's clock has milliseconds, and must show the order of the scenario. A timer may be early by one of them.
 _MIN_GAP_S: Final = 0.003
+# Pauses before retries double from the first to the last.
 _FIRST_BACKOFF_S: Final = 0.1
 _LAST_BACKOFF_S: Final = 5.0
 # Answers to a stored webhook. Ingest has a setting for it.

@@ -17,10 +17,14 @@ _ENDS_AFTER_SENDING: Final = frozenset({DELIVERED, 8})
 # Median seconds after the previous step: one in the queue, two on the phone.
 _MEDIANS_S: Final = {PENDING: 0.0, QUEUED: 0.3, ACCEPTED: 0.7, SENT: 2.0}
 _END_MEDIAN_S: Final = 5.0
+# Factor of all delays of an unhealthy phone.
 _UNHEALTHY_SLOWDOWN: Final = 3.0
+# A late report comes some hours after the others.
 _LATE_MEDIAN_S: Final = 2 * 3600.0
+# A person or a program sends a failed message again after some seconds.
 _RESEND_MEDIAN_S: Final = 45.0
 _MAX_ATTEMPTS: Final = 4
+# Gaps in the documented range, and values beyond it.
 _UNDOCUMENTED_STATUSES: Final = (0, 4, 13, 14, 42, 102, 255)
 _COIN: Final = 0.5
 

@@ -20,6 +20,7 @@ from smspulse.simulator.scenario_writer import MessageScenario, ScenarioWriter, 
 
 # Start of the times in payloads, so that the bytes depend only on the seed.
 _FIRST_TIME: Final = datetime(2026, 1, 5, 8, tzinfo=UTC)
+# Each seed has a range of ids of this size, so that no two runs report the same message.
 _IDS_PER_SEED: Final = 1_000_000_000
 _SEEDS: Final = 1 << 20
 
@@ -48,8 +49,11 @@ def generate_scenarios(
         if rng.random() < behaviour.incoming:
             yield ScenarioWriter(rng, behaviour, next(ids), writer.base).write_incoming()
         if rng.random() < behaviour.malformed:
-            sms_id, flaw = next(ids), rng.choice(list(MALFORMED_BODIES))
-            body, content_type = MALFORMED_BODIES[flaw](sms_id)
-            yield MessageScenario(
-                "malformed", sms_id, (SimulatedWebhook(0.0, body, content_type, flaw),), frozenset({"malformed"})
-            )
+            yield _build_malformed(rng, next(ids))
+
+
+def _build_malformed(rng: random.Random, sms_id: int) -> MessageScenario:
+    flaw = rng.choice(list(MALFORMED_BODIES))
+    body, content_type = MALFORMED_BODIES[flaw](sms_id)
+    webhook = SimulatedWebhook(0.0, body, content_type, flaw)
+    return MessageScenario("malformed", sms_id, (webhook,), frozenset({"malformed"}))
