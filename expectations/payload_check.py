@@ -15,7 +15,7 @@ from gateway import json_body
 from gateway.errors import UnreadablePayload
 from gateway.json_body import to_utf8
 from gateway.payloads import StatusReport, parse_payload
-from gateway.statuses import STATUSES, StatusCode
+from gateway.statuses import StatusCode
 from ingest.content_coding import (
     CorruptBodyError,
     DecodedBodyTooLargeError,
@@ -140,10 +140,7 @@ def _name_generation(payload: Mapping[str, Any], *, is_status: bool) -> str:
 
 
 def run_raw_suite(
-    bodies: Sequence[bytes],
-    zone: tzinfo = UTC,
-    content_type: bytes | None = None,
-    statuses: Mapping[int, StatusCode] = STATUSES,
+    bodies: Sequence[bytes], zone: tzinfo, content_type: bytes | None, statuses: Mapping[int, StatusCode]
 ) -> "CheckReport":
     """Run the suite `raw` on payloads, as if they had been received now.
 

@@ -83,8 +83,8 @@ def _consume_contents(kafka: KafkaSettings, data: Path, since: datetime) -> Kafk
         raw_partitions, outcome_partitions = (
             list(existing[name].partitions) if name in existing else [] for name in (topics.RAW, topics.OUTCOMES)
         )
-        asked = [TopicPartition(topics.OUTCOMES, each, int(since.timestamp() * 1000)) for each in outcome_partitions]
-        starts = [] if kafka.in_memory else consumer.offsets_for_times(asked, _TIMEOUT_S)
+        wanted = [TopicPartition(topics.OUTCOMES, each, int(since.timestamp() * 1000)) for each in outcome_partitions]
+        starts = [] if kafka.in_memory else consumer.offsets_for_times(wanted, _TIMEOUT_S)
         starts += _unlanded_positions(kafka, data, raw_partitions)
         waiting, outcomes = [], []
         for message in _consume_to_end(consumer, starts):

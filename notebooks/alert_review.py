@@ -99,7 +99,8 @@ def _(alerts, choice):
 
 @app.cell(hide_code=True)
 def _(alerts, verdict):
-    _classes = ["fires", "resolved"]  # told apart by colour and by shape
+    # Distinguished by colour and by shape.
+    _classes = ["fires", "resolved"]
     _legend = alt.Legend(orient="top", title=None)
     _frame = alerts.tail(200).assign(
         alert=alerts["kind"] + ": " + alerts["place"],
@@ -127,7 +128,7 @@ def _(alerts, verdict):
         """
 **How to read it.** *Failures* of *count* is what each alert rested on when it fired, *baseline* what is usual for
 its place. A false alarm shows by a short bar, few failures and no error that stands out. The alert of a phone that
-was mended ends by itself; one whose failures stay ends after a week, as the new normal. `smspulse alerts explain ID`
+was fixed ends by itself; one whose failures stay ends after a week, as the new normal. `smspulse alerts explain ID`
 has the evidence, and the runbooks what to do.
 """,
     ]

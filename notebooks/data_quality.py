@@ -80,7 +80,7 @@ def _(checks, choice, dead, differing, quality):
         + (
             f"**{differing:,} messages differ** from what follows from the log: see `rebuild_differences`."
             if differing
-            else "No message differs from what follows from the log, as far as `smspulse rebuild` has compared."
+            else "No message that `smspulse rebuild` has compared differs from the log."
         )
         if _all
         else f"No webhook in the {choice.time_span}. {_checked}"

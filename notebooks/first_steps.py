@@ -91,7 +91,7 @@ def _(problem):
 def _(data, lessons):
     answers = {_question: query(data, _sql) for _question, _sql in lessons.items()}
     verdict = f"The warehouse holds {answers['What became of the messages?']['messages'].sum():,} messages."
-    pieces = [f"**{verdict}** Every view is in the data dictionary; any DuckDB opens `smspulse.duckdb` beside it."]
+    pieces = [f"**{verdict}** Every view is in the data dictionary; any DuckDB opens `smspulse.duckdb`, too."]
     for _question, _frame in answers.items():
         pieces += [f"## {_question}\n```sql\n{lessons[_question]}\n```", _frame]
     show_pieces(pieces)

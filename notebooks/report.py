@@ -21,8 +21,8 @@ _MAX_ROWS: Final = 30
 def render_notebook(name: str, data: Path) -> dict[str, str]:
     """Execute a notebook; return the texts of its files: the Markdown and the pictures as SVG."""
     _, found = importlib.import_module(f"notebooks.{name}").app.run(defs={"data": data})
-    told = f"What `marimo run notebooks/{name}.py` shows, without what can be chosen there."
-    parts, files = [f"# {found['question']}", told], {}
+    note = f"The output of `marimo run notebooks/{name}.py`, without its controls."
+    parts, files = [f"# {found['question']}", note], {}
     for piece in found.get("pieces", [found["problem"]]):
         if isinstance(piece, str):
             parts.append(piece.strip())

@@ -99,20 +99,19 @@ async def send_to_webhook(
     client: AlertWebhookClient | AppriseClient,
     state: WebhookState,
     ready: Callable[[], None] = lambda: None,
-    clock: Clock = read_clock,
 ) -> None:
     """Send unsent alerts to the webhook or a service of Apprise, until it answers 410."""
     for alert in await log.read_existing_alerts(whole=not log.has_committed_offsets):
         state.update_alert(alert)
     # On the first start, old resolutions are no news, but alerts that fire are.
-    state.mark_past_sent(clock(), including_firing=log.has_committed_offsets)
+    state.mark_past_sent(read_clock(), including_firing=log.has_committed_offsets)
     ready()
     # After a restart, records behind the committed offset may have been read already. They are not committed yet.
     news = not log.has_committed_offsets
     while True:
         try:
             # The clock is read again for each alert.
-            while alerts := state.next_alerts(clock()):
+            while alerts := state.next_alerts(read_clock()):
                 await _send_until_accepted(client, alerts[0])
                 state.mark_sent(alerts[0])
         except ReceiverGoneError as error:

@@ -16,7 +16,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
 class AlertSettingsError(SmspulseError):
-    """A setting of alerts cannot be used. The text names it and says how to write it."""
+    """A setting of alerts cannot be used. The text names it and has the valid format."""
 
 
 class AlertSettings(BaseSettings):

@@ -74,7 +74,7 @@ class BrokerSettings(BaseSettings):
     )
     login: bool = Field(
         default=True,
-        description="Whether clients must log in, with what `kafka/login.json` in the data folder says. "
+        description="Whether clients must log in, with the login in `kafka/login.json` in the data folder. "
         "`false`: every user of this machine reads and writes all records.",
     )
 

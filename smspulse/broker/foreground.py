@@ -82,15 +82,12 @@ def _request_stop_on_signals(stop: StopRequest) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_broker(
-    data: Path, mode: Mode, settings: BrokerSettings | None = None, *, on_ready: Callable[[], None] = lambda: None
-) -> int:
+def run_broker(data: Path, mode: Mode, *, on_ready: Callable[[], None] = lambda: None) -> int:
     """Run a broker in the foreground until SIGTERM or SIGINT; call it from the main thread.
 
     Args:
         data: The data folder.
         mode: Kind of the broker; see `choose_broker`.
-        settings: Settings of the broker.
         on_ready: Called once the broker answers.
 
     Returns:
@@ -100,7 +97,7 @@ def run_broker(
     with _request_stop_on_signals(stop):
         broker = None
         try:
-            broker = run_until_stopped(lambda: choose_broker(data, mode, settings, stop), stop)
+            broker = run_until_stopped(lambda: choose_broker(data, mode, stop=stop), stop)
             broker.start()
             log.info("the %s broker is ready at %s", broker.kind, broker.address)
             run_until_stopped(on_ready, stop)

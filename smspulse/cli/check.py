@@ -122,9 +122,9 @@ def _measure_reconciliation(
     try:
         found = read_kafka_contents(find_kafka_settings(data, broker), data, now, since)
     except KafkaAccessError as error:
-        note = f"; Kafka was not asked: {error}"
+        note = f"; Kafka was not read: {error}"
     except KafkaException as error:
-        note = f"; Kafka was not asked: {error.args[0].str()}"
+        note = f"; Kafka was not read: {error.args[0].str()}"
     try:
         return [measure_reconciliation(data, settings, now, since, found)], note
     except (SpoolError, PermissionError) as error:

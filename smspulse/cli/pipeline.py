@@ -71,8 +71,7 @@ def up_command(
     smspulse up --broker kafka1:9092       on your own cluster
     """
     from smspulse.alerting.settings import read_alert_settings
-    from smspulse.runtime.pipeline import run_pipeline
-    from smspulse.runtime.pipeline_options import PipelineOptions
+    from smspulse.runtime.pipeline import PipelineOptions, run_pipeline
 
     # A wrong setting ends the command here, before any process starts.
     read_alert_settings()

@@ -7,6 +7,14 @@ import click
 from smspulse.cli.options import UrlType, data_option, ensure_data_folder
 from smspulse.processes.terminal import echo
 
+_url_option = click.option(
+    "--url",
+    type=UrlType(),
+    default="http://127.0.0.1:8080",
+    show_default=True,
+    help="URL with which the gateway reaches ingest.",
+)
+
 
 @click.group()
 def source_group() -> None:
@@ -21,13 +29,7 @@ def source_group() -> None:
 @source_group.command("add")
 @data_option
 @click.argument("name")
-@click.option(
-    "--url",
-    type=UrlType(),
-    default="http://127.0.0.1:8080",
-    show_default=True,
-    help="URL with which the gateway reaches ingest.",
-)
+@_url_option
 def add_source_command(data: Path, name: str, url: str) -> None:
     """Create a token for a source, and print the URL for the gateway.
 
@@ -43,13 +45,7 @@ def add_source_command(data: Path, name: str, url: str) -> None:
 @source_group.command("rotate")
 @data_option
 @click.argument("name")
-@click.option(
-    "--url",
-    type=UrlType(),
-    default="http://127.0.0.1:8080",
-    show_default=True,
-    help="URL with which the gateway reaches ingest.",
-)
+@_url_option
 @click.option("--finish", is_flag=True, help="Create no token. End all but the newest.")
 def rotate_source_command(data: Path, name: str, url: str, *, finish: bool) -> None:
     """Replace the token of a source without a gap.

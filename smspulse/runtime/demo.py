@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from ingest.settings import IngestSettings
-from smspulse.runtime.pipeline_options import PipelineOptions
 from smspulse.simulator.options import DEMO_BEHAVIOUR, DEMO_LONGEST_DELAY_S, DEMO_RATE, DEMO_TIME_SCALE
 
 # Sources of the simulated phones, and of webhooks that a person sends by hand.
@@ -70,16 +69,16 @@ def _prepare_demo_source(data: Path, name: str) -> tuple[str, str]:
     raise AssertionError
 
 
-async def run_demo(options: PipelineOptions, console: Console, url: str, stop: asyncio.Event) -> int:
+async def run_demo(data: Path, seconds: float | None, console: Console, url: str, stop: asyncio.Event) -> int:
     """Simulate traffic and show its delivery rates until `stop` or the end of the time; then reconcile it."""
     from ingest.sources import webhook_url  # noqa: PLC0415 - aiohttp
 
-    source, token = await asyncio.to_thread(_prepare_demo_source, options.data, DEMO_SOURCE)
+    source, token = await asyncio.to_thread(_prepare_demo_source, data, DEMO_SOURCE)
     webhook = webhook_url(url, source, token)
-    by_hand = webhook_url(url, *await asyncio.to_thread(_prepare_demo_source, options.data, OWN_SOURCE))
+    by_hand = webhook_url(url, *await asyncio.to_thread(_prepare_demo_source, data, OWN_SOURCE))
     console.print(f"simulated phones report to {url}; send webhooks of your own, or let your gateway, to\n  {by_hand}")
-    truth = options.data / "demo-truth.jsonl"
-    traffic = asyncio.create_task(_simulate_traffic(webhook, truth, options.seconds))
+    truth = data / "demo-truth.jsonl"
+    traffic = asyncio.create_task(_simulate_traffic(webhook, truth, seconds))
     stopped = asyncio.create_task(stop.wait())
     with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
         shown = ""
@@ -88,14 +87,14 @@ async def run_demo(options: PipelineOptions, console: Console, url: str, stop: a
             if stop.is_set():
                 await _cancel_traffic(traffic)
                 return 0
-            table, line = await asyncio.to_thread(_read_delivery_rates, options.data, source)
+            table, line = await asyncio.to_thread(_read_delivery_rates, data, source)
             if live is not None:
                 live.update(table, refresh=True)
             elif line != shown:
                 console.print(line, highlight=False)
             shown = line
     traffic.result()
-    return await _reconcile_demo(options.data, truth, console, stop)
+    return await _reconcile_demo(data, truth, console, stop)
 
 
 async def _cancel_traffic(traffic: asyncio.Task[None]) -> None:

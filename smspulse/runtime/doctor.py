@@ -180,7 +180,7 @@ def _check_open_files(data: Path) -> DoctorFinding:
 def _read_cluster_metadata(kafka: KafkaSettings) -> tuple[Any, str]:
     """Return the metadata of Kafka's brokers and topics; or None, and the reason."""
     if not is_reachable(kafka):
-        return None, "nobody listens there"
+        return None, "no server listens there"
     from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
     from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - heavy
 

@@ -7,6 +7,7 @@ import itertools
 import shutil
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +27,6 @@ from smspulse.processes.supervisor import ChildProcess, ProcessSupervisor
 from smspulse.runtime.demo import run_demo
 from smspulse.runtime.maintenance import MaintenanceSettings, check_periodically, run_maintenance
 from smspulse.runtime.pipeline_lock import PipelineLock
-from smspulse.runtime.pipeline_options import PipelineOptions
 
 # The children of an earlier pipeline have 7 s to stop, and a busy machine takes longer.
 _PREDECESSOR_S: Final = 20.0
@@ -37,6 +37,29 @@ _FETCH_S: Final = 600.0
 
 class PipelineError(SmspulseError):
     """The pipeline could not be started, or could not go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineOptions:
+    """The options of one run of `smspulse up`.
+
+    Args:
+        data: The data folder.
+        broker: `auto`, `kafka`, `memory` or `HOST:PORT`.
+        port: Port of ingest; 0 for any free one.
+        workers: Number of stream workers. Each is a process with its own state folder and static name.
+        without: Processes to leave out, of `page` and `alerts`.
+        demo: Whether to simulate traffic.
+        seconds: Seconds until the end; None for no end but a signal.
+    """
+
+    data: Path
+    broker: str
+    port: int
+    workers: int
+    without: frozenset[str]
+    demo: bool
+    seconds: float | None
 
 
 async def run_pipeline(options: PipelineOptions, console: Console) -> int:
@@ -103,7 +126,7 @@ async def _start_when_free(
 async def _wait_for_end(stop: asyncio.Event, options: PipelineOptions, console: Console, url: str) -> int:
     """Wait for `stop` or the end of the time, with `--demo` during simulated traffic; return the exit code."""
     if options.demo:
-        return await run_demo(options, console, url, stop)
+        return await run_demo(options.data, options.seconds, console, url, stop)
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), options.seconds)
     return 0

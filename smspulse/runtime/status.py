@@ -65,7 +65,7 @@ def collect_pipeline_status(
         what = "none runs here: start `smspulse up`"
     except LoginUnreadableError as error:
         is_ok = is_listening(error.bootstrap)
-        what = f"at {error.bootstrap}; not asked for records to go: this user may not read its login"
+        what = f"at {error.bootstrap}; its lag is unknown: this user may not read its login"
         what = what if is_ok else f"none answers at {error.bootstrap}"
     processes = [
         {"name": "broker", "ok": is_ok, "what": what},
@@ -83,7 +83,7 @@ def _describe_endpoints(data: Path) -> Iterator[dict[str, Any]]:
         what = f"process {endpoint.pid}, /metrics at {endpoint.host}:{endpoint.port}"
         is_blocked = metrics is not None and f"\n{BLOCKED_METRIC} 1.0" in metrics
         if not endpoint.is_here:
-            what = f"is said to be at {endpoint.host}, which is not this machine: not asked"
+            what = f"announced at {endpoint.host}, which is not this machine: not queried"
         elif metrics is None:
             what = "does not run"
         elif is_blocked:
@@ -111,7 +111,7 @@ def _describe_ingest(endpoint: ProcessEndpoint) -> dict[str, Any]:
 
 def _read_status_views(data: Path) -> dict[str, Any]:
     """Return rows of views; none if nothing has landed."""
-    asked = {
+    queries = {
         "delivery": "FROM delivery_now WHERE source IS NULL ORDER BY hours",
         "freshness": "SELECT dataset, rows, seconds_since FROM freshness WHERE rows > 0 ORDER BY dataset",
         "alerts": "SELECT alert_id, kind, source, device_id, channel_id, ratio, baseline FROM alerts WHERE is_firing "
@@ -120,10 +120,10 @@ def _read_status_views(data: Path) -> dict[str, Any]:
         "strftime(state_since, '%Y-%m-%dT%H:%M:%SZ') AS state_since FROM failure_detectors "
         "WHERE state = 'learning' ORDER BY alert_id",
     }
-    found: dict[str, Any] = {name: [] for name in asked}
+    found: dict[str, Any] = {name: [] for name in queries}
     try:
         with open_warehouse(data) as connection:
-            for name, sql in asked.items():
+            for name, sql in queries.items():
                 found[name] = fetch_rows(connection, sql)
     except NoWarehouseError:
         pass

@@ -144,7 +144,6 @@ class TruthComparison:
         deadletters: Dead letters of the others, repetitions included.
         deadletters_extra: Dead letters, received during the simulation, that were not malformed.
         abandoned: Webhooks without a definite answer.
-        cut_short: Scenarios of which a part was not sent.
     """
 
     sent: int
@@ -162,7 +161,6 @@ class TruthComparison:
     deadletters: int
     deadletters_extra: int
     abandoned: int
-    cut_short: int
 
     @property
     def is_reconciled(self) -> bool:
@@ -247,7 +245,6 @@ def compare_with_truth(data: Path, truth: Path) -> TruthComparison:
         deadletters=len(dead_malformed),
         deadletters_extra=sum(row.ingest_id not in malformed for row in dead if row.during),
         abandoned=totals["abandoned"],
-        cut_short=totals["cut_short"],
     )
 
 

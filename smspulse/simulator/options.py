@@ -88,11 +88,6 @@ class GatewayBehaviour:
         """Return the names of all rates."""
         return [each.name for each in fields(cls) if "help" in each.metadata]
 
-    @classmethod
-    def make_flawless(cls) -> "GatewayBehaviour":
-        """Return the behaviour without any failure, misbehaviour or incoming message."""
-        return cls(**dict.fromkeys(cls.list_rates(), 0.0), unhealthy=())  # type: ignore[arg-type] # rates are floats
-
     @property
     def device_ids(self) -> Sequence[int]:
         """The ids of all devices."""

@@ -26,19 +26,18 @@ _SEEDS: Final = 1 << 20
 
 
 def generate_scenarios(
-    seed: int, messages: int | None, behaviour: GatewayBehaviour | None = None, first_id: int | None = None
+    seed: int, messages: int | None, behaviour: GatewayBehaviour | None = None
 ) -> Iterator[MessageScenario]:
     """Yield the scenarios of a number of outgoing messages, with incoming and malformed ones among them.
 
     Args:
-        seed: Any whole number.
+        seed: Any whole number. Each seed below 2**20 has its own range of ids, so that runs with different seeds never
+            report the same message.
         messages: Number of outgoing messages; None for no end.
         behaviour: The behaviour of the gateway; None for the default.
-        first_id: The smallest sms_id. By default each seed below 2**20 has its own range, so runs with different seeds
-            never report the same message.
     """
     behaviour = behaviour or GatewayBehaviour()
-    ids = itertools.count((seed % _SEEDS + 1) * _IDS_PER_SEED if first_id is None else first_id)
+    ids = itertools.count((seed % _SEEDS + 1) * _IDS_PER_SEED)
     resend: tuple[str, float] | None = None
     for number in itertools.count() if messages is None else range(messages):
         # One generator for each message, so that a scenario does not depend on its neighbours.

@@ -1,7 +1,7 @@
 -- A row: a device, a source or the whole pipeline without a report for more than three of the longest pauses of the last 28
 -- days. Elapsed time of an hour counts as a part of the longest pause at that hour. So nights and weekends hardly count
 -- where they were silent before. A silence lasts until the next report.
-WITH heard AS (
+WITH reported AS (
     SELECT 'device' AS scope, source, device_id, least(max(last_seen_at), getvariable('now')) AS newest_at
     FROM recent_messages
     GROUP BY source, device_id
@@ -16,10 +16,10 @@ quiet AS (
     SELECT DISTINCT
         activity_profile.scope, activity_profile.source, activity_profile.device_id, greatest(last_at, newest_at) AS last_at
     FROM activity_profile
-    LEFT JOIN heard
-        ON heard.scope = activity_profile.scope
-        AND heard.source = activity_profile.source
-        AND heard.device_id IS NOT DISTINCT FROM activity_profile.device_id
+    LEFT JOIN reported
+        ON reported.scope = activity_profile.scope
+        AND reported.source = activity_profile.source
+        AND reported.device_id IS NOT DISTINCT FROM activity_profile.device_id
 ),
 
 passed AS (

@@ -108,7 +108,7 @@ def test_who_may_not_read_the_login_sees_that_kafka_runs(running: str, tmp_path:
     environment = os.environ | {"COLUMNS": "300"}
     status = run_unprivileged("-m", "smspulse", "status", "--format", "json", "--data", str(tmp_path), env=environment)
     broker = json.loads(status.stdout)["processes"][0]
-    what = f"at {running}; not asked for records to go: this user may not read its login"
+    what = f"at {running}; its lag is unknown: this user may not read its login"
     assert broker == {"name": "broker", "ok": True, "what": what}
     doctor = run_unprivileged("-m", "smspulse", "doctor", "--data", str(tmp_path), env=environment)
     assert (

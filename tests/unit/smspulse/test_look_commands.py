@@ -149,7 +149,7 @@ def test_status_connects_to_this_machine_alone(data: Path, monkeypatch: pytest.M
     os.close(lock)
     assert set(connected) == {"127.0.0.1"}, "where an ingest is that nobody named"
     assert [each["name"] for each in found] == ["broker", "ingest", "stream-0"]
-    assert found[2]["what"] == "is said to be at 192.0.2.1, which is not this machine: not asked"
+    assert found[2]["what"] == "announced at 192.0.2.1, which is not this machine: not queried"
 
 
 def test_a_lander_that_cannot_write_is_a_problem_in_status_and_on_the_page(tmp_path: Path) -> None:
