@@ -161,6 +161,7 @@ class MeasurementSession:
     def _fetch_rows(self, sql: str) -> list[Any]:
         from warehouse.reader import retry_after_merge  # noqa: PLC0415
 
+        # A compaction may remove a file while it is read.
         return retry_after_merge(lambda: self._connection.execute(sql).fetchall())
 
     def _set_variables(self, **variables: object) -> None:
@@ -172,6 +173,7 @@ class MeasurementSession:
         from warehouse.reader import retry_after_merge  # noqa: PLC0415
 
         wrong = [check for check in checks if check.wrong]
+        # The suites devices and delivery read tables of the suite messages, which may not run.
         if suite == "messages" or (suite == "devices" and not self._has_latest):
             self._create_latest(wrong)
         if suite == "messages" or (suite == "delivery" and not self._has_recomputed):

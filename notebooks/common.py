@@ -106,6 +106,7 @@ def build_controls(
 
 
 def _build_dropdown(place: str, values: Any) -> mo.ui.dropdown:
+    # The filter of sources is a text, those of device and channel are numbers.
     everything = "" if place == "source" else None
     options = {"all": everything, **{str(each): each for each in ([] if values is None else list(values))}}
     return mo.ui.dropdown(options, value="all", label=place.title(), searchable=True)
@@ -139,6 +140,7 @@ def query_chosen_messages(data: Path, sql: str, choice: NotebookFilter, **parame
 
 def time_axis(field: str, title: str) -> alt.X:
     """Return an axis of times in UTC."""
+    # At midnight the axis shows the date.
     clock = "utchours(datum.value) || utcminutes(datum.value)"
     words = f"utcFormat(datum.value, {clock} ? '%H:%M' : '%d %b')"
     axis = alt.Axis(labelExpr=words, tickCount=7, labelOverlap=True)

@@ -78,7 +78,7 @@ def _(checks, choice, dead, differing, quality):
         + ", ".join(_describe_share(name) for name in ("duplicates", "unreadable", "flawed", "unknown"))
         + f". {_dead:,} records are dead letters. {_checked}"
         + (
-            f"**{differing:,} messages differ** from what follows from the log: see `rebuild_differences`."
+            f"**{differing:,} messages differ** from the log: see `rebuild_differences`."
             if differing
             else "No message that `smspulse rebuild` has compared differs from the log."
         )

@@ -58,6 +58,7 @@ class AlertTopicReader:
         self._read_ahead: list[Alert] = []
         self._lock = threading.Lock()
         self.has_committed_offsets = any(each.offset >= 0 for each in found)
+        # From the beginning, because only all records together give the state of alerts.
         self._consumer.assign([TopicPartition(ALERTS, number, OFFSET_BEGINNING) for number in numbers])
 
     async def read_existing_alerts(self, *, whole: bool) -> list[Alert]:
@@ -148,5 +149,6 @@ class AlertTopicWriter:
         for alert in alerts:
             callback = partial(on_delivery, alert)
             self._producer.produce(ALERTS, encode_alert(alert), alert.id.encode(), on_delivery=callback)
+        # Longer than the delivery timeout, so that every callback has run.
         self._producer.flush(_BROKER_TIMEOUT_S)
         return written

@@ -73,6 +73,7 @@ def _build_cause(alert: Alert, group: list[ChannelFailures]) -> AlertCause | Non
     lowest, _ = wilson_interval(recorded, own, _STANDARD_ERRORS)
     usual = (alert.baseline or 0.0) * alert.count
     rise = alert.failures - usual
+    # Its share of the failures must exceed its share of the traffic, beyond chance.
     if rise <= 0 or lowest <= traffic:
         return None
     share = min((alert.failures * own / recorded - usual * traffic) / rise, 1.0)

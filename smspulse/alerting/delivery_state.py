@@ -181,6 +181,7 @@ class AlertmanagerState:
         resolved = [alert for _, alert in self._unsent_resolutions.values()] + replaced
         if not firing and not resolved:
             return None
+        # News is sent at once, unless the last request failed.
         is_news = bool(resolved) or not all(map(self._has_sent, firing))
         if moment.elapsed_s >= self._due_at_s or (is_news and not self._pause_s):
             return AlertBatch(firing, resolved)

@@ -76,6 +76,7 @@ class AlertStateMachine:
             if was.phase == "resolved" or was.kind not in judged_kinds or id_ in found_ids:
                 continue
             gone_at = self._gone_since.setdefault(id_, now)
+            # A pending alert was never sent, so it needs no patience.
             if was.phase == "pending" or now - gone_at >= _PATIENCE_S[was.kind][1] * 1000:
                 changes.append(msgspec.structs.replace(was, phase="resolved", resolved_at=now, changed_at=now))
                 del self._gone_since[id_]
@@ -94,6 +95,7 @@ class AlertStateMachine:
 
 
 def _build_alert(finding: RuleFinding, phase: Phase, was: Alert | None, now: int) -> Alert:
+    # A pending alert keeps its first time.
     since = min(finding.since, was.since) if was is not None and was.phase == "pending" else finding.since
     return Alert(
         id=finding.id, kind=finding.kind, phase=phase, scope=finding.scope, source=finding.source,

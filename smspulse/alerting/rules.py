@@ -117,6 +117,7 @@ class WarehouseRules:
 
     def _query_findings(self, now: int) -> list[RuleFinding]:
         with open_warehouse(self._data) as connection:
+            # The process runs next to the pipeline on the same machine.
             connection.execute("SET memory_limit = '1GB'")
             connection.execute("SET VARIABLE now = ?", [datetime.fromtimestamp(now / 1000, UTC)])
             connection.execute("SET VARIABLE statuses = ?", [list(load_known_statuses(self._data))])

@@ -61,6 +61,7 @@ class SilenceStore:
         """
         until = self._clock() + seconds
         try:
+            # Two commands at once must not lose one of their silences.
             with parquet_files.lock_folder(self._data):
                 kept = {id_: end for id_, end in self.active_silences().items() if id_ != alert_id}
                 kept |= {alert_id: until} if seconds else {}

@@ -60,6 +60,7 @@ def find_kafka_cache() -> Path:
         )
         raise BrokerError(message)
     cache = cache or str(Path.home() / ".cache")
+    # Another pom gets another folder, so versions do not mix.
     digest = hashlib.sha256(POM.read_bytes()).hexdigest()[:8]
     return Path(cache, "smspulse", f"kafka-{read_kafka_version()}-{digest}")
 

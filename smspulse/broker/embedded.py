@@ -46,6 +46,7 @@ class EmbeddedBroker(ABC):
             self.run_id = str(uuid.uuid4())
             file = BrokerFile(self.address, self.kind, os.getpid(), self.run_id, self.has_login)
             write_file_atomically(self.data / "broker.json", json.dumps(asdict(file)))
+        # A failed start must not leave a lock or a process.
         except BaseException as error:
             self.stop()
             if isinstance(error, OSError):

@@ -46,6 +46,7 @@ def find_kafka_settings(data: Path, broker: str) -> KafkaSettings:
         LoginUnreadableError: This user may not read the login of the data folder's own Kafka.
         BrokerError: That login is damaged.
     """
+    # A running broker of the folder is the best source, also for its own address.
     found = read_broker_file(data)
     if found is not None and (":" not in broker or _is_same_address(broker, found.bootstrap)):
         return read_embedded_settings(data, found)

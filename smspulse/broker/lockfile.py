@@ -78,6 +78,7 @@ def write_file_atomically(path: Path, text: str, mode: int = 0o666) -> None:
     scratch.unlink(missing_ok=True)
     with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
         file.write(text)
+    # A rename is atomic: a reader sees the old file or the new one.
     scratch.replace(path)
 
 
@@ -107,6 +108,7 @@ def acquire_broker_lock(data: Path) -> int:
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _LOCK_MODE)
     try:
         _wait_for_lock(descriptor, data)
+        # For messages about a second broker.
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     except BaseException:

@@ -109,6 +109,7 @@ def _create_missing_topics(kafka: KafkaSettings, admin: Any, timeout_s: float) -
 
 def _check_topics(kafka: KafkaSettings, described: list[dict[str, Any]]) -> None:
     for topic in described:
+        # The client does not raise errors of single topics.
         if topic["error_code"]:
             raise for_code(topic["error_code"])(topic["name"])
     wrong = find_partition_mismatch({topic["name"]: len(topic["partitions"]) for topic in described}, kafka.partitions)

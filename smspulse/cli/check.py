@@ -85,6 +85,7 @@ def check_command(
     )
     report = run_checks(data, settings, now, suites=suites, since=since, statuses=statuses, further=further)
     report = replace(report, note=report.note + note)
+    # Only full runs are kept, because those of a part of the data do not compare.
     if report.rows and since is None:
         _keep_results(data, report)
     if docs:

@@ -87,6 +87,7 @@ def main() -> None:
             sys.exit(_EXIT_FAILED)
         problem = error.format_message()
     except click.Abort:
+        # The exit code of shells for Ctrl-C.
         sys.exit(130)
     except Exception as error:
         described = _describe_error(error)

@@ -100,6 +100,7 @@ def _make_delivery(
 
 
 def _replace_output(data: Path, path: Path, output: Path) -> None:
+    # In the same folder, so that the last step is a rename.
     part = output.with_name(f".{output.name}.part")
     with use_export_umask(output, data):
         shutil.copyfile(path, part)
@@ -169,6 +170,7 @@ def _watch_result_files(
         retry_after_merge(write_result)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
+        # Compared by digest, because a result can be larger than the memory.
         if digest != last:
             yield path
         if watch is None:

@@ -53,6 +53,7 @@ class QueryResult:
         self, expression: Callable[[str, DuckDBPyType], str], rename: Callable[[str], str] = lambda name: name
     ) -> str:
         """Return SQL that selects each column through an expression of its name and type, under a new name."""
+        # Column names of a result need not be unique, so they are numbered inside.
         inner = [f"c{number}" for number in range(len(self.names))]
         columns = ", ".join(
             f"{expression(column, type_)} AS {_quote_column_name(rename(name))}"

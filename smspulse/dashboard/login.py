@@ -53,7 +53,9 @@ class PasswordGuard:
         return False
 
     def _record_wrong_guess(self, address: str) -> None:
+        # An IPv6 client has a whole network of addresses, so its network counts.
         site, now = site_of(address) or address, self._clock()
+        # Removed and added again, the address is the newest.
         self._recovered_at[site] = max(now, self._recovered_at.pop(site, now)) + _GUESS_S
         if len(self._recovered_at) > _MAX_ADDRESSES:
             self._recovered_at.popitem(last=False)

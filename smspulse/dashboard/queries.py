@@ -91,6 +91,7 @@ class PageSnapshot:
             self.statuses = load_known_statuses(self._data)
             retry_after_merge(lambda: reader.execute(_CREATE_HELD_SQL))
             values |= {name: fetch_rows(connection, sql) for name, sql in _SNAPSHOT_QUERIES.items()}
+            # DuckDB's clock, which the views use, too.
             (values["as_of"],) = connection.execute("SELECT strftime(now(), '%H:%M:%S')").fetchall()[0]
         except NoWarehouseError:
             values["trouble"] = "nothing has landed yet: send a webhook, or run `smspulse up --demo`"
@@ -119,6 +120,7 @@ class PageSnapshot:
         Raises:
             duckdb.Error: The SQL is wrong.
         """
+        # The view runs over the CTE `messages` in place of the view of that name.
         view_sql = (
             load_view_sql(view).replace("{rates}", rate_columns_sql()).replace("{failures}", f"({_FAILURES_SQL})")
         )

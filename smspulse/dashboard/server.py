@@ -147,6 +147,7 @@ class PageRequestHandler:
 
     def _refuse_access(self, request: web.BaseRequest) -> web.Response | None:
         """Return the answer to an unauthorized request, or None."""
+        # Without a password, only this machine may see the page.
         if not self._settings.password.get_secret_value():
             if is_loopback_host(_requested_host(request)):
                 return None
@@ -201,6 +202,7 @@ async def serve_page(
     """
     runner = web.ServerRunner(PageRequestHandler(snapshot, settings).build_server(), shutdown_timeout=LINGER_S)
     await runner.setup()
+    # Before it listens, so that the first answer has numbers.
     took = await asyncio.to_thread(snapshot.refresh)
     reading = asyncio.create_task(
         keep_running("the reader of the page's numbers", lambda: _refresh_forever(snapshot, settings.refresh_s, took))
@@ -220,6 +222,7 @@ async def serve_page(
 
 async def _refresh_forever(snapshot: PageSnapshot, least_s: float, took: float) -> None:
     while True:
+        # A slow warehouse is read less often.
         await asyncio.sleep(max(least_s, took * _MAX_REFRESH_PART))
         took = await asyncio.to_thread(snapshot.refresh)
 

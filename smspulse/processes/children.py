@@ -72,6 +72,7 @@ def raise_file_limit() -> int:
         # macOS has a lower maximum than it reports.
         except (OSError, ValueError) as error:
             _log.debug("the limit of open files stays at %d: %s", soft, error)
+    # RLIM_INFINITY is -1, which would compare as the lowest limit.
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
@@ -141,12 +142,14 @@ def find_free_port(preferred: int = 0, host: str = LOOPBACK) -> int:
     Raises:
         OSError: This machine has no such address.
     """
+    # The preferred port first, so that clients need not change after a restart.
     if preferred and is_port_free(preferred, host):
         return preferred
     for _ in range(_MAX_PORT_TRIES):
         number = _LOWEST_PORT + secrets.randbelow(_find_first_client_port() - _LOWEST_PORT)
         if is_port_free(number, host):
             return number
+    # No port of the range was free: the system chooses one of its own.
     family, kind, protocol, _, address = socket.getaddrinfo(
         host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]

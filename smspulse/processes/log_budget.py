@@ -63,6 +63,7 @@ class LogBudget(logging.Filter):
         """Return whether to write a record."""
         if record.levelno < logging.WARNING:
             return True
+        # The line of code, because texts contain values of clients.
         key = (record.name, record.pathname, record.lineno)
         text = _format_record_text(record)
         now = self._clock()
@@ -126,5 +127,6 @@ def truncate_text(text: str) -> str:
 
 def _start_timer(seconds: float, call: Callable[[], None]) -> None:
     timer = threading.Timer(seconds, call)
+    # It must not keep the process alive.
     timer.daemon = True
     timer.start()

@@ -70,6 +70,7 @@ def set_up_logging(*, verbose: bool, supervised: bool) -> None:
     if not verbose:
         handler.addFilter(_KafkaAwayFilter())
         handler.addFilter(log_budget := LogBudget(handler))
+        # The last counts, when the process ends within their minute.
         atexit.register(log_budget.write_suppressed_counts)
         for name, level in _NOISY_LOGGERS.items():
             logging.getLogger(name).setLevel(level)

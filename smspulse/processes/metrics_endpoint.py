@@ -129,6 +129,7 @@ def find_ingest_endpoint(data: Path, host: str | None = None, port: int | None =
         if endpoint.name == INGEST and is_process_alive(endpoint.pid) and endpoint.is_here and not is_other:
             return endpoint
     host, port = host or LOOPBACK, port or _INGEST_PORT
+    # Process id 0: no process announced this endpoint.
     return ProcessEndpoint(INGEST, 0, find_reachable_host(host), port, bool(os.environ.get("SMSPULSE_INGEST_TLS_CERT")))
 
 
@@ -162,6 +163,7 @@ def serve_metrics(data: Path | None, name: str, registry: CollectorRegistry) -> 
     def run_server() -> None:
         asyncio.run(_answer_metrics_requests(host, port, name, registry, listening))
 
+    # A daemon: it must not keep the process alive.
     threading.Thread(target=run_server, name="metrics", daemon=True).start()
     try:
         port = listening.result()

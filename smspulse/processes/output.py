@@ -94,6 +94,7 @@ class TolerantStream(io.TextIOBase):
         """Return whether a write of up to `PIPE_BUF` bytes will not block."""
         if self._descriptor is None:
             return False
+        # A stuck output is not waited for a second time.
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
         self._is_stuck = not poll.poll(0 if self._is_stuck else _PATIENCE_S * 1000)

@@ -19,6 +19,7 @@ def report_permanent_failure() -> None:
 
 
 def _write_report_byte(byte: bytes) -> None:
+    # Removed, so that children do not report for this process.
     descriptor = os.environ.pop(READY_FD_VARIABLE, "")
     if not descriptor.isdecimal():
         return

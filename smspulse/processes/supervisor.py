@@ -132,9 +132,11 @@ class ProcessSupervisor:
                 how = f"could not be run ({error!r})"
             if self._is_stopping:
                 return
+            # A child that was ready once may recover, so it is restarted in any case.
             if child.is_permanent_failure and not child.ready.is_set():
                 self._set_failure(child)
                 return
+            # A process that ran well for a while gets a short pause again.
             if time.monotonic() - started > _STABLE_AFTER_S:
                 pause = _FIRST_PAUSE_S
             _log.warning("%s %s; it is restarted in %g s", child.name, how, pause)
@@ -211,7 +213,9 @@ class ProcessSupervisor:
 
     async def stop(self) -> None:
         """Stop every child in reverse order of start, and kill those that take too long."""
+        # From here on, no ended child is restarted.
         self._is_stopping = True
+        # In reverse order, a consumer ends before its broker.
         for children in reversed(self._started):
             await asyncio.gather(*map(self._stop_child, children))
         self._started.clear()

@@ -51,6 +51,7 @@ class _PlainConsole(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield the segments without control characters of the renderable."""
         for segment in super().render(renderable, options):
+            # Control segments are from rich itself, such as those of a live display.
             if segment.control:
                 yield segment
             else:

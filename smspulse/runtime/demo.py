@@ -51,6 +51,7 @@ def _prepare_demo_source(data: Path, name: str) -> tuple[str, str]:
     from ingest.errors import SourceExistsError  # noqa: PLC0415 - as below
     from ingest.sources import SourceRegistry, add_source  # noqa: PLC0415 - aiohttp
 
+    # A token in the folder may be of an earlier demo, or revoked since.
     sources = SourceRegistry(data, IngestSettings().sources.get_secret_value())
     numbered = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
     for candidate in numbered:
@@ -165,6 +166,7 @@ async def _reconcile_demo(data: Path, truth: Path, console: Console, stop: async
     """Wait until all accepted webhooks have landed, and compare them with the truth; return the exit code."""
     from smspulse.simulator.ground_truth import compare_with_truth  # noqa: PLC0415 - heavy
 
+    # Stream and lander may be some seconds behind ingest.
     deadline = time.monotonic() + _SETTLE_S
     while True:
         comparison = await asyncio.to_thread(compare_with_truth, data, truth)

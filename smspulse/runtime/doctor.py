@@ -130,6 +130,7 @@ def _check_ingest_port(ingest: ProcessEndpoint, host: str | None) -> DoctorFindi
         host: Configured address to listen on, if any.
     """
     name = f"port {ingest.port}" if ingest.host == LOOPBACK else f"{ingest.host}, port {ingest.port}"
+    # Ingest may run already, which is fine.
     answer = fetch_response(ingest.host, ingest.port, "/healthz", tls=ingest.tls)
     if answer is not None and answer[0] == http.HTTPStatus.OK:
         return DoctorFinding(name, "ok", "an ingest answers there")
@@ -145,8 +146,10 @@ def _check_ingest_port(ingest: ProcessEndpoint, host: str | None) -> DoctorFindi
 
 
 def _check_data_folder(data: Path) -> Iterator[DoctorFinding]:
+    # The data folder need not exist: its nearest existing parent decides.
     folder = next(parent for parent in (data.absolute(), *data.absolute().parents) if parent.exists())
     try:
+        # A trial: permissions alone do not show a read-only file system.
         with tempfile.TemporaryFile(dir=folder):
             yield DoctorFinding("data folder", "ok", f"{data} can be written")
     except OSError as error:

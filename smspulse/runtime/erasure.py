@@ -127,6 +127,7 @@ def _write_tombstones(kafka: KafkaSettings, keys: Iterable[tuple[int, str]]) -> 
         producer = KafkaProducer(**kafka.kafka_python_options(), acks="all")
         try:
             sent = [producer.send(topics.MESSAGES, key=key.encode(), partition=number) for number, key in sorted(keys)]
+            # After it, each record is written or has failed.
             producer.flush(timeout=_SEND_S)
             for each in sent:
                 each.get(timeout=0)

@@ -82,6 +82,7 @@ async def _run_check_process(data: Path, broker: str, known: set[str]) -> set[st
     try:
         out, err = await process.communicate()
     finally:
+        # Cancelled at the end of the pipeline.
         if process.returncode is None:
             process.kill()
     if process.returncode not in {0, 1}:

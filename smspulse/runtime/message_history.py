@@ -53,6 +53,7 @@ def find_message(data: Path, key: str) -> dict[str, Any] | None:
     if row is None:
         return None
     found = dict(zip((*_COLUMNS, "reports"), row, strict=True))
+    # In order of receipt, which can differ from the order of the lifecycle.
     found["reports"] = sorted(found["reports"] or (), key=lambda report: report["after_s"])
     for report in found["reports"]:
         report["status"] = get_status_name(report["status_id"], statuses)

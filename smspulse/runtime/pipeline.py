@@ -101,6 +101,7 @@ async def _supervise_pipeline(options: PipelineOptions, console: Console, *, pre
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         code = await _wait_for_end(stop, options, console, starting.result()) if starting.done() else 0
+        # These tasks can also have set `stop`; then their errors are raised here.
         if supervisor.failure.done():
             supervisor.failure.result()
         if watching.done():
@@ -152,6 +153,7 @@ async def _wait_until_free(options: PipelineOptions, host: str, patience_s: floa
 
 def _find_conflict(options: PipelineOptions, host: str) -> str:
     """Return the reason in one line why the pipeline cannot start; empty without one."""
+    # An external broker is expected to run.
     running = None if ":" in options.broker else read_broker_file(options.data)
     if running is not None:
         return (
@@ -172,6 +174,7 @@ def _find_conflict(options: PipelineOptions, host: str) -> str:
 async def _maintain_once_started(
     data: Path, minutes: float, starting: asyncio.Task[str], supervisor: ProcessSupervisor
 ) -> None:
+    # Commands of the maintenance need the broker and the views.
     await asyncio.wait([starting])
     await run_maintenance(
         minutes,
@@ -187,6 +190,7 @@ async def _watch_broker(data: Path, starting: asyncio.Task[str]) -> None:
         PipelineError: The broker came back at another address, or without its records.
     """
     await asyncio.wait([starting])
+    # None with an external broker: there is nothing to watch.
     first = read_broker_file(data)
     while first is not None:
         await asyncio.sleep(1)

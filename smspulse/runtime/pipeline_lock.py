@@ -38,6 +38,7 @@ class PipelineLock(AbstractContextManager["PipelineLock"]):
             who = f"process {holder}" if holder else "another process"
             msg = f"`smspulse up` already runs on {data}: {who}; stop it, or choose another folder with --data"
             raise AlreadyRunningError(msg) from None
+        # A process that ends by itself empties the file.
         self.predecessor_was_killed = holder != ""
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)

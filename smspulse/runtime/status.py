@@ -94,6 +94,7 @@ def _describe_endpoints(data: Path) -> Iterator[dict[str, Any]]:
 def _describe_ingest(endpoint: ProcessEndpoint) -> dict[str, Any]:
     host, port = endpoint.host, endpoint.port
     where = f"port {port}" if host == LOOPBACK else f"{host}, port {port}"
+    # The environment may not have the certificate, so both schemes are tried.
     answer = fetch_response(host, port, "/readyz", tls=endpoint.tls) or fetch_response(
         host, port, "/readyz", tls=not endpoint.tls
     )

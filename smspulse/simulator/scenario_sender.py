@@ -176,6 +176,7 @@ class ScenarioSender:
                 try:
                     ingest_ids.append(await self._send_webhook(webhook))
                 except _NoAnswerError:
+                    # It may have arrived all the same.
                     perhaps = asdict(webhook.truth) if webhook.truth else True
                     return
                 except _RefusedError:
@@ -216,6 +217,7 @@ class ScenarioSender:
                 if status not in _RETRYABLE_STATUSES:
                     totals.sent += 1
                     self._report_progress()
+                    # Further webhooks would fail, too.
                     if status in _FATAL_STATUSES:
                         msg = f"the webhook answered {status} {response.reason}: check source and token in its URL"
                         raise SimulationError(msg)
