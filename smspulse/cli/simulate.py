@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -97,19 +98,10 @@ def simulate_command(
 
     shares = {name: parse_shares(value) for name, value in rates.items() if isinstance(value, str)}
     behaviour = GatewayBehaviour(**(rates | shares))
-
-    def simulate(stop: asyncio.Event, on_progress: Callable[[Any], None]) -> Awaitable[Any]:
-        return run_simulation(
-            url,
-            generate_scenarios(seed, messages, behaviour),
-            rate=rate,
-            truth=truth,
-            time_scale=time_scale,
-            max_delay_s=max_delay,
-            stop=stop,
-            on_progress=on_progress,
-        )
-
+    scenarios = generate_scenarios(seed, messages, behaviour)
+    simulate = partial(
+        run_simulation, url, scenarios, rate=rate, truth=truth, time_scale=time_scale, max_delay_s=max_delay
+    )
     totals = asyncio.run(_simulate_until_signal(simulate, messages))
     echo(
         f"{totals.sent:,} webhooks sent, {totals.accepted:,} accepted, {totals.retried:,} sent again, "
@@ -127,4 +119,4 @@ async def _simulate_until_signal(simulate: Callable[..., Awaitable[Any]], messag
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=make_console(stderr=True)) as progress:
         task = progress.add_task("messages", total=messages)
-        return await simulate(stop, lambda totals: progress.update(task, completed=totals.messages))
+        return await simulate(stop=stop, on_progress=lambda totals: progress.update(task, completed=totals.messages))
