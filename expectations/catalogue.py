@@ -1,4 +1,4 @@
-"""The checks, as `catalogue.toml` has them, and what it refers to."""
+"""The checks of `catalogue.toml`, with the names that it refers to."""
 
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -9,15 +9,15 @@ from expectations.expectation import QualityCheck
 from expectations.settings import CheckSettings
 from gateway.statuses import ENDS, FAILURES, STATUSES, Outcome, StatusCode
 
+# In the order of the data flow.
 SUITE_NAMES: Final = ("raw", "messages", "deadletters", "devices", "delivery", "reconciliation")
-"""In the order in which data walks."""
 
+# The rows that `QualityCheck.wrong` tests, and the SQL of their names, by suite.
 RELATION_BY_DATASET: Final = {
     "raw": ("raw_files", "topic || ':' || \"partition\" || ':' || \"offset\""),
     "messages": ("messages", "message_key"),
     "deadletters": ("deadletter_files", "topic || ':' || \"partition\" || ':' || \"offset\""),
 }
-"""Of which rows `QualityCheck.wrong` speaks, and what names one."""
 
 
 def build_checks(settings: CheckSettings, statuses: Mapping[int, StatusCode] = STATUSES) -> tuple[QualityCheck, ...]:

@@ -1,4 +1,4 @@
-"""Errors of the checks: each means that nothing can be said about the data, neither good nor bad."""
+"""Errors of the checks. Each means that the checks have no result."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ class UnreadableDataError(CheckError):
     def __init__(self, data: Path, detail: str) -> None:
         super().__init__(
             f"{data} cannot be checked: {detail}. If a file is damaged, move it out of the data folder; "
-            "if a column is missing, start `smspulse land` once, which writes the views anew."
+            "if a column is missing, start `smspulse land` once, which writes the views again."
         )
         self.data = data
 

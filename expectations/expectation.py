@@ -1,8 +1,8 @@
-"""What an expectation is, and the suite of Great Expectations that follows from several.
+"""The model of an expectation, and the suite of Great Expectations for several.
 
-DuckDB measures over everything that was landed; a suite looks at the frame of its measures, a row a scope (a source, a
-partition, an hour, a file), a column a check. Great Expectations ignores nulls there: a scope that a column is not
-measured on, or in which there was nothing to measure.
+DuckDB measures all landed data. A suite judges the frame of its measures: a row for each scope (a source, a partition,
+an hour, a file), a column for each check. Great Expectations ignores nulls: a column is null in a scope that it is not
+measured on, or without data.
 """
 
 from collections.abc import Sequence
@@ -18,21 +18,21 @@ Unit = Literal["count", "share", "seconds", "times", "text"]
 
 @dataclass(frozen=True, slots=True)
 class QualityCheck:
-    """One expectation, with all that a person must be told about it.
+    """One expectation, with its texts for people.
 
     Args:
-        name: Stable, for programs; also the column of the measures.
-        suite: The dataset that it is about.
-        severity: `critical` means that numbers are wrong or lacking, `warning` that somebody should look.
-        meaning: Why it is expected: what is the matter if it is not so.
+        name: Stable name for programs; also the column of the measures.
+        suite: The dataset that it judges.
+        severity: `critical` means that numbers are wrong or missing, `warning` that a person should investigate.
+        meaning: The problem if it does not hold.
         action: What to do then.
-        unit: Of the column.
-        least: Smallest value that is right; None for any.
-        most: Largest value that is right; None for any. 0 by default: most columns count what is wrong.
-        allowed: All values that are right; in place of `least` and `most`.
-        wrong: SQL condition of the dataset's rows at fault; the column is their count by source. Without it, the
+        unit: Unit of the column.
+        least: Smallest valid value; None for any.
+        most: Largest valid value; None for any. 0 by default: most columns count errors.
+        allowed: All valid values; in place of `least` and `most`.
+        wrong: SQL condition of the dataset's faulty rows; the column is their count by source. Without it, the
             suite's file of measures has the column.
-        rows: SQL query of one text column that names rows at fault.
+        rows: SQL query of one text column that names faulty rows.
     """
 
     name: str
@@ -49,7 +49,7 @@ class QualityCheck:
 
     @property
     def expected(self) -> str:
-        """The values that are right, in words."""
+        """The valid values as text."""
         if self.allowed:
             return "one of " + ", ".join(self.allowed)
         if self.least is not None and self.most is not None:
@@ -59,7 +59,7 @@ class QualityCheck:
         return "0" if not self.most else f"at most {self.format_value(self.most)}"
 
     def format_value(self, value: object) -> str:
-        """Write a value of the column for people."""
+        """Return a value of the column as text for people."""
         if not isinstance(value, int | float):
             return str(value)
         plain = f"{value:,.3f}".rstrip("0").rstrip(".")

@@ -1,4 +1,4 @@
-"""Judgement of the measures: Great Expectations looks at the small frames.
+"""Judgement of the measures by Great Expectations.
 
 Great Expectations' own DuckDB connector is not used: it fails on most expectations (its issue 10738).
 """
@@ -12,8 +12,8 @@ from expectations.expectation import QualityCheck, build_suite
 from expectations.measurement import SuiteMeasures
 from expectations.report import MAX_NAMED, CheckResult
 
+# The result format for an expectation that does not hold: with the scopes.
 _DETAILED_RESULT_FORMAT: Final = {"result_format": "COMPLETE", "unexpected_index_column_names": ["scope"]}
-"""What Great Expectations is asked of an expectation that does not hold: which scopes."""
 
 
 @cache
@@ -21,7 +21,7 @@ def _gx_context() -> Any:
     import great_expectations as gx  # noqa: PLC0415 - takes seconds
     from great_expectations.data_context.types.base import ProgressBarsConfig  # noqa: PLC0415
 
-    # It tells of a folder that it never fills, and its module has a level of its own.
+    # It logs a folder that it never fills, and its module sets a log level of its own.
     logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
@@ -29,14 +29,15 @@ def _gx_context() -> Any:
 
 
 def judge_suite(measured: SuiteMeasures) -> list[tuple[QualityCheck, CheckResult]]:
-    """Return the rows of a suite, with their checks."""
+    """Return the results of a suite, with their checks."""
     source = _gx_context().data_sources.add_or_update_pandas(measured.suite)
+    # Columns of lists are left out: they name rows and have no expectation.
     batch = source.add_dataframe_asset("measures").add_batch_definition_whole_dataframe("all").get_batch({
         "dataframe": measured.measures.filter(regex="(?<!_rows)$")
     })  # fmt: skip
     failed: dict[str, Any] = {}
     remaining = measured.checks
-    # All that it can tell of an expectation takes twice as long as whether it holds: it is asked of few.
+    # A detailed result takes twice as long as a yes or no. So details are requested only of expectations that fail.
     for result_format in ("BOOLEAN_ONLY", _DETAILED_RESULT_FORMAT):
         if remaining:
             results = batch.validate(build_suite(measured.suite, remaining), result_format=result_format).results
@@ -65,7 +66,7 @@ def _build_check_result(check: QualityCheck, failure: Any, measured: SuiteMeasur
 
 
 def _observed_range(check: QualityCheck, measured: SuiteMeasures) -> str:
-    """Return what was found of a check that holds."""
+    """Return the range of values of a check that holds."""
     values = measured.measures[check.name].dropna()
     if not len(values):
         return "nothing found"

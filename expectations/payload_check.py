@@ -1,4 +1,4 @@
-"""`smspulse check payload`: what a gateway sends, before it is connected: which generation it is, and what is wrong."""
+"""`smspulse check payload`: generation and errors of a gateway's payloads, before the gateway is connected."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from gateway.errors import UnreadablePayload
 from gateway.events import StatusReport
 from gateway.json_body import to_utf8
 from gateway.payloads import parse_payload
-from gateway.statuses import STATUSES, StatusCode
+from gateway.statuses import StatusCode
 from ingest.content_coding import (
     CorruptBodyError,
     DecodedBodyTooLargeError,
@@ -29,6 +29,7 @@ from ingest.settings import IngestSettings
 if TYPE_CHECKING:
     from expectations.report import CheckReport
 
+# Fields of a status report, in all generations.
 _STATUS_FIELDS: Final = (
     "sms_id",
     "status_id",
@@ -39,13 +40,15 @@ _STATUS_FIELDS: Final = (
     "device_id",
     "sim",
 )
+# Fields of an incoming message, in all generations.
 _INCOMING_FIELDS: Final = (
     *("sms_id", "type", "device_id", "channel_id", "sim", "date", "date_sent", "address", "body", "img_url"),
     *("internal_id", "device_name"),
 )
+# Name of the source in the temporary warehouse.
 _SOURCE: Final = "sample"
+# Expectations whose faults were printed before, each by itself.
 _REPORTED_EXPECTATIONS: Final = ("raw_readable", "raw_flawless")
-"""Expectations whose every single fault has been told before."""
 
 
 class _SampleRecord(NamedTuple):
@@ -59,7 +62,7 @@ class _SampleRecord(NamedTuple):
 
 
 class RefusedBodyError(Exception):
-    """Ingest would not take a body. The text is for people, and names the HTTP status."""
+    """Ingest would refuse a body. The text is for people, and has the HTTP status."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(f"ingest answers {status}: {reason}")
@@ -68,12 +71,12 @@ class RefusedBodyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PayloadReport:
-    """What one payload is. Names fields, never their values, which may be personal.
+    """The verdict on one payload. It names fields, never their values, which may be personal.
 
     Args:
-        generation: Of the gateway's payloads; None if it cannot be read.
-        faults: What is wrong with it.
-        unknown: Fields that no generation has; they are kept, and read by nobody.
+        generation: Generation of the gateway's payloads; None if the payload cannot be read.
+        faults: Its errors.
+        unknown: Fields of no generation. They are stored, and never read.
     """
 
     generation: str | None
@@ -82,7 +85,7 @@ class PayloadReport:
 
 
 def split_lines(sample: bytes) -> list[bytes]:
-    """Return the payloads of a sample that has one a line."""
+    """Return the payloads of a sample with one payload in each line."""
     return [line for line in sample.splitlines() if line.strip()]
 
 
@@ -102,17 +105,17 @@ def decode_request_body(sample: bytes, content_encoding: str) -> bytes:
     except DecodedBodyTooLargeError as error:
         raise RefusedBodyError(413, f"it is larger than {limit:,} bytes once it is decoded") from error
     except CorruptBodyError:
-        # Ingest keeps it as it came, and the stream will not be able to read it.
+        # Ingest stores it unchanged, and the stream cannot read it.
         return sample
 
 
 def check_payload(body: bytes, zone: tzinfo = UTC, content_type: bytes | None = None) -> PayloadReport:
-    """Say what a payload is: by the parser of the stream, so what is accepted here is accepted there.
+    """Return the verdict on a payload. Uses the parser of the stream, so both accept the same payloads.
 
     Args:
-        body: As it would be sent.
-        zone: The zone of times that name none.
-        content_type: The header that it would be sent with, for its charset.
+        body: The body of the request.
+        zone: Zone of times without one.
+        content_type: Header of the request, for its charset.
     """
     text = to_utf8(body, content_type)
     try:
@@ -121,34 +124,32 @@ def check_payload(body: bytes, zone: tzinfo = UTC, content_type: bytes | None = 
         return PayloadReport(None, (str(error),))
     payload = json_body.load_json(text)
     is_status = isinstance(event, StatusReport)
+    faults = tuple(f"{field} cannot be read and would be null" for field in event.flaws)
+    unknown = payload.keys() - set(_STATUS_FIELDS if is_status else _INCOMING_FIELDS)
+    return PayloadReport(_name_generation(payload, is_status=is_status), faults, tuple(sorted(unknown)))
+
+
+def _name_generation(payload: Mapping[str, Any], *, is_status: bool) -> str:
     is_old = "sim" in payload and "channel_id" not in payload
     if is_status:
-        generation = "status report, older (sim in place of channel_id)" if is_old else "status report, current"
-    elif payload.get("img_url"):
-        generation = "incoming image, current"
-    elif "type" in payload:
-        generation = "incoming text, current"
-    else:
-        generation = f"incoming message, {'oldest (sim' if is_old else 'older (channel_id'}, no type)"
-    faults = tuple(f"{field} cannot be read and would be null" for field in event.flaws)
-    return PayloadReport(
-        generation, faults, tuple(sorted(payload.keys() - set(_STATUS_FIELDS if is_status else _INCOMING_FIELDS)))
-    )
+        return "status report, older (sim in place of channel_id)" if is_old else "status report, current"
+    if payload.get("img_url"):
+        return "incoming image, current"
+    if "type" in payload:
+        return "incoming text, current"
+    return f"incoming message, {'oldest (sim' if is_old else 'older (channel_id'}, no type)"
 
 
 def run_raw_suite(
-    bodies: Sequence[bytes],
-    zone: tzinfo = UTC,
-    content_type: bytes | None = None,
-    statuses: Mapping[int, StatusCode] = STATUSES,
+    bodies: Sequence[bytes], zone: tzinfo, content_type: bytes | None, statuses: Mapping[int, StatusCode]
 ) -> "CheckReport":
     """Run the suite `raw` on payloads, as if they had been received now.
 
     Args:
-        bodies: As they would be sent.
-        zone: The zone of times that name none.
-        content_type: The header that they would be sent with.
-        statuses: What each status id means, as the stream has it.
+        bodies: The bodies of the requests.
+        zone: Zone of times without one.
+        content_type: Header of the requests.
+        statuses: Meaning of each status id in the stream.
 
     Raises:
         MissingExtraError: Great Expectations is not installed.
@@ -158,7 +159,8 @@ def run_raw_suite(
     from warehouse import catalog  # noqa: PLC0415
     from warehouse.sink import parquet_files  # noqa: PLC0415
 
-    logging.getLogger("warehouse.catalog").setLevel(logging.WARNING)  # it tells of a folder that is gone at once
+    # It would log the path of a temporary folder.
+    logging.getLogger("warehouse.catalog").setLevel(logging.WARNING)
     now = datetime.now(UTC)
     at = int(now.timestamp() * 1000)
     sample_records = [_build_sample_record(number, body, at, content_type) for number, body in enumerate(bodies)]

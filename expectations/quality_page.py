@@ -1,7 +1,7 @@
-"""`smspulse check --docs`: a page of what every expectation is, why, and what was found. It asks the network nothing.
+"""`smspulse check --docs`: a page with every expectation, its meaning and its result. It loads nothing from a network.
 
-Great Expectations' own Data Docs take their styles and scripts from other hosts, and request a logo by the id of the
-data context; this page is made of the same results and is one file.
+The Data Docs of Great Expectations load styles and scripts from other hosts, and request a logo with the id of the data
+context. This page has the same results in one file.
 """
 
 from html import escape
@@ -64,7 +64,7 @@ def _results_table(rows: "list[CheckResult]") -> str:
     for row in rows:
         state = "holds" if row.success else row.severity
         named = f"<br><small>rows: <code>{escape(', '.join(row.rows))}</code></small>" if row.rows else ""
-        # What is not the matter must not read as if it were.
+        # The meaning describes a problem. Of an expectation that holds, it must not read like a finding.
         why = f"<small>else: {escape(row.meaning)}</small>" if row.success else (
             f"{escape(row.meaning)}<br><b>{escape(row.action)}</b>"
         )  # fmt: skip

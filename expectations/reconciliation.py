@@ -1,4 +1,4 @@
-"""The suite `reconciliation`: what ingest answered 2xx is landed, in Kafka or in the spool; each end is told once."""
+"""The suite `reconciliation`: each webhook answered 2xx is landed, in Kafka or spooled. Each end is written once."""
 
 import re
 from collections.abc import Iterator
@@ -32,20 +32,21 @@ from warehouse.sql_text import dataset_scan_sql
 from warehouse.watermark import read_base_watermark
 
 SUITE: Final = "reconciliation"
+# A busy broker may pause so long between two answers.
 _TIMEOUT_S: Final = BROKER_PATIENCE_S
+# Default period of outcomes. They are read one by one, and a check runs every few minutes.
 _OUTCOMES_LOOKBACK: Final = timedelta(hours=1)
-"""How far back outcomes are read if it is not said: they are read one by one, and a check runs every few minutes."""
 _TIME: Final = pa.timestamp("ms", tz="UTC")
 _ID: Final = pa.binary(ID_BYTES)
 
 
 class KafkaContents(NamedTuple):
-    """What Kafka holds.
+    """Records in Kafka that the reconciliation needs.
 
     Args:
-        since: From when on outcomes were read.
-        waiting: Records of sms.raw that were not landed: source, received_at, id, record.
-        outcomes: Those of sms.outcomes: source, sms_id, outcome, is_ended, correction, told_at.
+        since: Start of the period of outcomes.
+        waiting: Records of sms.raw that have not landed: source, received_at, id, record.
+        outcomes: Records of sms.outcomes: source, sms_id, outcome, is_ended, correction, told_at.
     """
 
     since: datetime
@@ -63,9 +64,9 @@ OUTCOMES_SCHEMA: Final = pa.schema({
 def read_kafka_contents(
     kafka: KafkaSettings, data: Path, now: datetime, since: datetime | None = None
 ) -> KafkaContents:
-    """Read what Kafka has of sms.raw after what was landed, and the outcomes that were told `since`, or lately.
+    """Read the records of sms.raw that have not landed, and the outcomes of a period, by default the last hour.
 
-    Of the in-memory broker, which knows no times and forgets when it is started anew, no outcomes are read.
+    No outcomes are read from the in-memory broker: it has no index of times, and a restart loses its records.
 
     Raises:
         KafkaException: Kafka does not answer.
@@ -80,12 +81,12 @@ def read_kafka_contents(
 def _consume_contents(kafka: KafkaSettings, data: Path, since: datetime) -> KafkaContents:
     options = {"group.id": "smspulse-check", "enable.auto.commit": False, "enable.partition.eof": True, "log_level": 0}
     with closing(Consumer(kafka.confluent_options() | options | {"auto.offset.reset": "earliest"})) as consumer:
-        there = consumer.list_topics(timeout=_TIMEOUT_S).topics
+        existing = consumer.list_topics(timeout=_TIMEOUT_S).topics
         raw_partitions, outcome_partitions = (
-            list(there[name].partitions) if name in there else [] for name in (topics.RAW, topics.OUTCOMES)
+            list(existing[name].partitions) if name in existing else [] for name in (topics.RAW, topics.OUTCOMES)
         )
-        asked = [TopicPartition(topics.OUTCOMES, each, int(since.timestamp() * 1000)) for each in outcome_partitions]
-        starts = [] if kafka.in_memory else consumer.offsets_for_times(asked, _TIMEOUT_S)
+        wanted = [TopicPartition(topics.OUTCOMES, each, int(since.timestamp() * 1000)) for each in outcome_partitions]
+        starts = [] if kafka.in_memory else consumer.offsets_for_times(wanted, _TIMEOUT_S)
         starts += _unlanded_positions(kafka, data, raw_partitions)
         waiting, outcomes = [], []
         for message in _consume_to_end(consumer, starts):
@@ -100,7 +101,7 @@ def _consume_contents(kafka: KafkaSettings, data: Path, since: datetime) -> Kafk
 
 
 def _unlanded_positions(kafka: KafkaSettings, data: Path, partitions: list[int]) -> list[TopicPartition]:
-    """Return where the records of sms.raw that are not landed begin in each partition.
+    """Return the position in each partition of the first record of sms.raw that has not landed.
 
     Raises:
         KafkaException: Kafka does not answer.
@@ -116,7 +117,7 @@ def _unlanded_positions(kafka: KafkaSettings, data: Path, partitions: list[int])
 
 
 def _newest_incarnation_began(connection: duckdb.DuckDBPyConnection, data: Path) -> datetime | None:
-    """Return since when the newest of several incarnations of sms.messages has records; None if there is but one."""
+    """Return the time of the first record of the newest incarnation of sms.messages; None if there is only one."""
     known = list_incarnations_by_age(data, topics.MESSAGES)
     if len(known) < 2:  # noqa: PLR2004 - there is no earlier one
         return None
@@ -126,11 +127,12 @@ def _newest_incarnation_began(connection: duckdb.DuckDBPyConnection, data: Path)
 
 
 def _consume_to_end(consumer: Consumer, starts: list[TopicPartition]) -> Iterator[Message]:
-    """Yield the records from `starts` to where each partition ends."""
+    """Yield the records from `starts` to the end of each partition."""
     consumer.assign(starts)
     left, deadline = {(each.topic, each.partition) for each in starts}, monotonic() + _TIMEOUT_S
     while left:
-        messages = consumer.consume(10_000, 0.1)  # so long it waits for as many
+        # Waits 0.1 s at most for so many records.
+        messages = consumer.consume(10_000, 0.1)
         if messages:
             deadline = monotonic() + _TIMEOUT_S
         elif monotonic() > deadline:
@@ -155,6 +157,18 @@ def _waiting_record(message: Message) -> dict[str, Any]:
     }
 
 
+def _read_accepted_ids(data: Path, since: datetime) -> pa.Table:
+    """Return the ids that ingest answered with success since a time: source, hour, id."""
+    schema = pa.schema({"source": pa.string(), "hour": _TIME, "id": _ID})
+    parts = [schema.empty_table()]
+    for source, hour, found in read_receipts(data, since):
+        count = len(found) // ID_BYTES
+        ids = pa.FixedSizeBinaryArray.from_buffers(_ID, count, [None, pa.py_buffer(found)])
+        columns: list[Any] = [pa.repeat(source, count), pa.repeat(pa.scalar(hour, _TIME), count), ids]
+        parts.append(pa.table(columns, schema))
+    return pa.concat_tables(parts)
+
+
 def measure_reconciliation(
     data: Path,
     settings: CheckSettings,
@@ -162,9 +176,9 @@ def measure_reconciliation(
     since: datetime | None = None,
     kafka: KafkaContents | None = None,
 ) -> SuiteMeasures:
-    """Compare ingest's record of what it answered with what was landed, from `since` on, or of the recent hours.
+    """Compare the receipts of ingest with the landed webhooks, from `since` on, or of the recent hours.
 
-    Without `kafka`, what is in Kafka alone counts as missing, and outcomes are not looked at.
+    Without `kafka`, webhooks that are only in Kafka count as missing, and outcomes are not compared.
 
     Raises:
         SpoolError: The spool cannot be read.
@@ -172,23 +186,17 @@ def measure_reconciliation(
     """
     since = (since or now - timedelta(hours=settings.recent_h)).replace(minute=0, second=0, microsecond=0)
     if base := read_base_watermark(data.resolve()):
-        since = max(since, datetime.combine(base.floor, time(), UTC))  # before it, raw was dropped for its age
-    parts = []
-    for source, hour, found in read_receipts(data, since):
-        count = len(found) // ID_BYTES
-        ids = pa.FixedSizeBinaryArray.from_buffers(_ID, count, [None, pa.py_buffer(found)])
-        columns: list[Any] = [pa.repeat(source, count), pa.repeat(pa.scalar(hour, _TIME), count), ids]
-        parts.append(pa.table(columns, names=["source", "hour", "id"]))
-    accepted = pa.schema({"source": pa.string(), "hour": _TIME, "id": _ID})
+        # Older raw webhooks were dropped for their age.
+        since = max(since, datetime.combine(base.floor, time(), UTC))
     spooled = pa.array([bytes.fromhex(each.replace("-", "")) for each in read_spooled_ids(data)], _ID)
     contents = kafka or KafkaContents(now, WAITING_SCHEMA.empty_table(), OUTCOMES_SCHEMA.empty_table())
     sql = files("expectations").joinpath("reconciliation.sql").read_text("utf-8")
     moments = {"since": since, "until": now - timedelta(seconds=settings.max_waiting_s), "told_since": contents.since}
     with open_warehouse(data) as connection:
         if began := _newest_incarnation_began(connection, data):
-            # Outcomes of messages of before were lost with the topics that Kafka lost.
+            # The outcomes of older messages were lost with an earlier incarnation of the topics.
             moments["told_since"] = max(contents.since, began)
-        connection.register("accepted", pa.concat_tables([accepted.empty_table(), *parts]))
+        connection.register("accepted", _read_accepted_ids(data, since))
         connection.register("spooled", pa.table([spooled], names=["id"]))
         connection.register("waiting", contents.waiting)
         connection.register("outcomes", contents.outcomes)

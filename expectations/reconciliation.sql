@@ -1,6 +1,6 @@
--- A row: what was compared of one source and hour of receipt (of a message: of its first report).
+-- A row: the measures of one source and hour of receipt (of a message: of its first report).
 -- Key: none. Units: counts of records, 0 where all is well; *_rows name them; landed_accepted is a share from 0 to 1.
--- Freshness: of the moment; what is younger than $until may be on its way.
+-- Freshness: of the moment. Records younger than $until may still be in transit.
 WITH raw AS (
     SELECT DISTINCT source, date_trunc('hour', received_at) AS hour, unhex(replace(ingest_id, '-', '')) AS id
     FROM raw_webhooks
@@ -16,7 +16,7 @@ missing AS (
     ANTI JOIN raw USING (id)
     ANTI JOIN spooled USING (id)
     ANTI JOIN waiting USING (id)
-    -- An id tells when it was given.
+    -- A UUIDv7 begins with its time.
     WHERE ('0x' || hex(id[1:6]))::BIGINT < epoch_ms($until)
 ),
 
@@ -27,7 +27,7 @@ extra AS (
     ANTI JOIN accepted USING (id)
 ),
 
-told AS (
+written AS (
     SELECT
         source, sms_id, max(told_at) AS told_at, arg_max(outcome, told_at) AS outcome,
         arg_max(is_ended, told_at) AS is_ended,
@@ -40,12 +40,12 @@ ends AS (
     SELECT
         messages.source, date_trunc('hour', first_seen_at) AS hour, message_key,
         firsts > 1 OR CASE
-            WHEN messages.is_ended THEN told.outcome IS DISTINCT FROM messages.outcome ELSE coalesce(told.is_ended, false)
+            WHEN messages.is_ended THEN written.outcome IS DISTINCT FROM messages.outcome ELSE coalesce(written.is_ended, false)
         END AS is_wrong
     FROM messages
-    LEFT JOIN told USING (source, sms_id)
+    LEFT JOIN written USING (source, sms_id)
     WHERE first_seen_at >= $told_since AND recorded_at < $until AND messages.outcome <> 'incoming'
-        -- Both are written in one transaction: of what is told later, the version is not landed yet.
+        -- Outcome and version are written in one transaction: of a later outcome, the version has not landed yet.
         AND coalesce(told_at <= recorded_at + INTERVAL 1 SECOND, true)
 )
 

@@ -6,24 +6,24 @@ from typing import Final
 
 from expectations.expectation import Severity
 
+# Maximum of scopes, and of rows, that one result names.
 MAX_NAMED: Final = 5
-"""Scopes, and rows, named in one row of a report."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What became of one expectation.
+    """The result of one expectation.
 
     Args:
-        expectation: Its stable name.
-        dataset: What it is about.
-        severity: How much it matters.
+        expectation: Stable name of the expectation.
+        dataset: The dataset that it judges.
+        severity: Severity of the expectation.
         success: Whether it holds.
-        observed: The offending values by scope (source or partition), or the range of values if it holds.
-        expected: The values that are right.
-        meaning: What is the matter if it does not hold.
+        observed: The invalid values by scope (source or partition), or the range of values if it holds.
+        expected: The valid values.
+        meaning: The problem if it does not hold.
         action: What to do then.
-        rows: Some of the rows at fault, where they can be named.
+        rows: Some of the faulty rows, if they can be named.
     """
 
     expectation: str
@@ -39,7 +39,7 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What a run of the checks found. An empty warehouse has no rows, and `note` says so."""
+    """The results of a run of the checks. An empty warehouse has none, and `note` states it."""
 
     rows: tuple[CheckResult, ...]
     note: str

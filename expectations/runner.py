@@ -1,5 +1,6 @@
 """Runs the suites: measures what was landed, judges the measures, and returns the report."""
 
+import itertools
 import os
 import tempfile
 import threading
@@ -18,8 +19,8 @@ from expectations.report import CheckReport
 from expectations.settings import CheckSettings
 from gateway.statuses import STATUSES, StatusCode
 
+# Suites of landed data. `expectations.reconciliation` measures the other one, which also reads Kafka and receipts.
 LANDED_SUITES: Final = SUITE_NAMES[:-1]
-"""Suites of what was landed; `reconciliation` is measured elsewhere, since it looks at more."""
 
 
 def run_checks(
@@ -32,39 +33,56 @@ def run_checks(
     statuses: Mapping[int, StatusCode] = STATUSES,
     further: Sequence[SuiteMeasures] = (),
 ) -> CheckReport:
-    """Check what was landed in a data folder. Reads only; a lander may go on meanwhile.
+    """Check the landed data of a data folder. Only reads; a lander may write meanwhile.
 
     Args:
         data: The data folder.
         settings: The thresholds.
-        now: What freshness is measured against, with a time zone; the present by default.
-        suites: Which to run.
+        now: Reference of freshness, with a time zone; the present by default.
+        suites: The suites to run.
         since: Leave out files of earlier dates, and messages first seen earlier.
-        statuses: What each status id means, as the stream has it.
-        further: Suites that were measured elsewhere.
+        statuses: Meaning of each status id in the stream.
+        further: Measures of other suites.
 
     Raises:
         MissingExtraError: Great Expectations is not installed.
         NoWarehouseError: Nothing was published in the folder.
         UnreadableDataError: A file is damaged, or a view or column is missing.
-        ExpectationFailedToRunError: Great Expectations gave up on an expectation.
+        ExpectationFailedToRunError: Great Expectations could not evaluate an expectation.
     """
+    if find_spec("great_expectations") is None:
+        raise MissingExtraError
+    now = now or datetime.now(UTC)
+    # Read on import: a check must not connect to anybody.
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    # The import takes seconds, in which DuckDB can measure.
+    importing = threading.Thread(target=import_module, args=("great_expectations",))
+    importing.start()
+    try:
+        return _run_suites(data, settings, now, suites, since, statuses, further)
+    finally:
+        importing.join()
+
+
+def _run_suites(
+    data: Path,
+    settings: CheckSettings,
+    now: datetime,
+    suites: Collection[str],
+    since: datetime | None,
+    statuses: Mapping[int, StatusCode],
+    further: Sequence[SuiteMeasures],
+) -> CheckReport:
     import duckdb  # noqa: PLC0415 - late, for a quick start of the command line
 
     from warehouse.reader import open_warehouse  # noqa: PLC0415
 
-    if find_spec("great_expectations") is None:
-        raise MissingExtraError
-    now = now or datetime.now(UTC)
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read on import: a check must not call home
-    importing = threading.Thread(target=import_module, args=("great_expectations",))
-    importing.start()  # it takes seconds, in which DuckDB can measure
     try:
         with open_warehouse(data) as connection, tempfile.TemporaryDirectory(prefix="smspulse-check.") as scratch:
             connection.execute("SET temp_directory = ?", [scratch])
             connection.execute("SET memory_limit = ?", [settings.memory])
-            run = MeasurementSession(connection, data.resolve(), settings, now, since, statuses)
-            webhooks, versions = run.create_views()
+            session = MeasurementSession(connection, data.resolve(), settings, now, since, statuses)
+            webhooks, versions = session.create_views()
             if not webhooks and not versions:
                 note = f"the warehouse in {data} is empty"
                 if since:
@@ -72,16 +90,13 @@ def run_checks(
                 return CheckReport((), f"{note}: there is nothing to check", now)
             checks = build_checks(settings, statuses)
             measured = [
-                run.measure_suite(suite, [c for c in checks if c.suite == suite])
+                session.measure_suite(suite, [check for check in checks if check.suite == suite])
                 for suite in LANDED_SUITES
                 if suite in suites
             ]
-            rows = tuple(
-                run.name_faulty_rows(*judged) for each in (*measured, *further) for judged in judge_suite(each)
-            )
+            judged = itertools.chain(*map(judge_suite, (*measured, *further)))
+            rows = tuple(session.name_faulty_rows(check, row) for check, row in judged)
     except duckdb.Error as error:
         raise UnreadableDataError(data, str(error).partition("\n")[0]) from error
-    finally:
-        importing.join()
     note = f"checked {webhooks:,} webhooks and {versions:,} versions of messages in {data}"
     return CheckReport(rows, note, now)

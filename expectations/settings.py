@@ -23,7 +23,7 @@ class CheckSettings(BaseSettings):
         0.2, ge=0, le=1, description="Share of a source's recent status reports that may repeat another to the letter."
     )
     max_early_share: float = Field(
-        0.01, ge=0, le=1, description="Share of a source's recent reports whose `senttime` may lie after their receipt."
+        0.01, ge=0, le=1, description="Share of a source's recent reports whose `senttime` may be after their receipt."
     )
     max_contradicted_share: float = Field(
         0.1, ge=0, le=1, description="Share of a source's recent messages whose ends may contradict each other."
@@ -32,29 +32,27 @@ class CheckSettings(BaseSettings):
         0.5, ge=0, le=1, description="Share of a device's recent messages that may be open an hour after their start."
     )
     min_volume: float = Field(
-        0.5, ge=0, description="Messages of an hour, for one in the same hour of the last four weeks, that are enough."
+        0.5, ge=0, description="Lowest volume of an hour, relative to the same hour of the last four weeks."
     )
-    max_volume: float = Field(3, ge=1, description="And how many are not too many.")
+    max_volume: float = Field(3, ge=1, description="Highest volume of an hour, likewise.")
     min_expected: float = Field(
-        50, ge=1, description="Messages that an hour must have had before, for its volume to be judged."
+        50, ge=1, description="Messages that an hour needs in those weeks before its volume is judged."
     )
     max_unanswered_share: float = Field(
-        0.01, ge=0, le=1, description="Webhooks that may have landed without an answer, for one that was answered."
+        0.01, ge=0, le=1, description="Landed webhooks without an answer, relative to those with one."
     )
     max_pause: float = Field(
-        3, ge=1, description="Longest pause, for one second of the longest in the same hour of the last four weeks."
+        3, ge=1, description="Longest pause, relative to the longest in the same hour of the last four weeks."
     )
-    max_quiet_s: float = Field(3600, gt=0, description="Seconds without any webhook that pass without a remark.")
-    max_waiting_s: float = Field(
-        60, gt=0, description="Seconds that a status report may wait in `raw` before it shows in `messages`."
-    )
+    max_quiet_s: float = Field(3600, gt=0, description="Seconds without any webhook that are always accepted.")
+    max_waiting_s: float = Field(60, gt=0, description="Seconds until a status report in `raw` must be in `messages`.")
     max_ahead_s: float = Field(
-        5, ge=0, description="Seconds that a webhook's receipt may lie ahead of this machine's clock."
+        5, ge=0, description="Seconds by which the receipt of a webhook may be ahead of this machine's clock."
     )
     max_open_h: float = Field(
-        26, gt=0, description="Hours without a report that a message may be open; more than it takes to expire."
+        26, gt=0, description="Hours without a report that a message may be open; more than until its expiry."
     )
-    max_latency_s: float = Field(604_800, gt=0, description="Longest latency that is taken for real, in seconds.")
-    max_channel: int = Field(31, ge=0, description="Largest channel (SIM slot) that is taken for real.")
-    every_s: float = Field(600, gt=0, description="Seconds between two runs beside `smspulse up`.")
-    memory: str = Field("350MB", description="What DuckDB may take; beyond it goes to the temporary folder.")
+    max_latency_s: float = Field(604_800, gt=0, description="Largest plausible latency, in seconds.")
+    max_channel: int = Field(31, ge=0, description="Largest plausible channel (SIM slot).")
+    every_s: float = Field(600, gt=0, description="Seconds between two runs in `smspulse up`.")
+    memory: str = Field("350MB", description="Memory limit of DuckDB. It writes the rest to a temporary folder.")

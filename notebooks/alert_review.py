@@ -13,19 +13,23 @@ __generated_with = "0.25.2"
 app = marimo.App(width="medium", app_title="smspulse: alert review")
 
 with app.setup(hide_code=True):
-    import os
-    from pathlib import Path
-
     import altair as alt
-    import marimo as mo
 
-    from notebooks.common import COLOURS, NotebookFilter, build_controls, show_header, show_pieces, time_axis
+    from notebooks.common import (
+        COLOURS,
+        build_controls,
+        find_data_folder,
+        read_choice,
+        show_header,
+        show_pieces,
+        time_axis,
+    )
     from warehouse.reader import query
 
 
 @app.cell
 def _():
-    data = Path(os.environ.get("SMSPULSE_DATA", "./.smspulse"))
+    data = find_data_folder()
     return (data,)
 
 
@@ -39,8 +43,7 @@ def _(data):
 
 @app.cell(hide_code=True)
 def _(picked, problem):
-    mo.stop(bool(problem))
-    choice = NotebookFilter(**picked.value)
+    choice = read_choice(problem, picked)
     return (choice,)
 
 
@@ -96,7 +99,8 @@ def _(alerts, choice):
 
 @app.cell(hide_code=True)
 def _(alerts, verdict):
-    _classes = ["fires", "resolved"]  # told apart by colour and by shape
+    # Distinguished by colour and by shape.
+    _classes = ["fires", "resolved"]
     _legend = alt.Legend(orient="top", title=None)
     _frame = alerts.tail(200).assign(
         alert=alerts["kind"] + ": " + alerts["place"],
@@ -124,7 +128,7 @@ def _(alerts, verdict):
         """
 **How to read it.** *Failures* of *count* is what each alert rested on when it fired, *baseline* what is usual for
 its place. A false alarm shows by a short bar, few failures and no error that stands out. The alert of a phone that
-was mended ends by itself; one whose failures stay ends after a week, as the new normal. `smspulse alerts explain ID`
+was fixed ends by itself; one whose failures stay ends after a week, as the new normal. `smspulse alerts explain ID`
 has the evidence, and the runbooks what to do.
 """,
     ]

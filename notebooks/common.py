@@ -1,5 +1,6 @@
-"""What every notebook is made of: what one may choose, the messages that are left, and how it shows what it found."""
+"""Shared parts of the notebooks: controls, the chosen messages, and output."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -13,25 +14,52 @@ import pandas as pd
 from warehouse.errors import NoWarehouseError
 from warehouse.reader import query
 
+# Colours of Okabe and Ito. Colour-blind people can distinguish them, and they are visible on white and on black.
 COLOURS: Final = ["#0072B2", "#D55E00", "#E69F00", "#CC79A7", "#009E73", "#999999"]
-"""Colours of Okabe and Ito, which the colour-blind tell apart and which show on white and on black."""
+# Parts of names of columns with shares.
 _SHARE_COLUMN_PARTS: Final = ("share", "ratio", "per_", " / ", "baseline")
-"""What is in the name of a column of shares."""
 
+_CHOICES_SQL: Final = """
+    SELECT
+        list_sort(list(DISTINCT source)) AS source,
+        list_sort(list(DISTINCT device_id) FILTER (device_id IS NOT NULL)) AS device,
+        list_sort(list(DISTINCT channel_id) FILTER (channel_id IS NOT NULL)) AS channel,
+        min(first_seen_at)::DATE AS oldest,
+        max(first_seen_at)::DATE AS newest
+    FROM messages WHERE outcome <> 'incoming' HAVING count(*) > 0
+"""
+_CHOSEN_SQL: Final = """
+    WITH outgoing AS (
+        SELECT *, date_trunc(if($days <= 2, 'hour', 'day'), first_seen_at) AS time
+        FROM messages
+        WHERE
+            outcome <> 'incoming'
+            AND ($source = '' OR source = $source)
+            AND first_seen_at < $until::DATE + INTERVAL 1 DAY
+    ),
+    chosen AS (
+        SELECT * FROM outgoing
+        WHERE
+            first_seen_at >= (SELECT max(first_seen_at) FROM outgoing) - to_days($days)
+            AND ($device IS NULL OR device_id = $device)
+            AND ($channel IS NULL OR channel_id = $channel)
+    )
+"""
+
+# Markdown, a table or a picture.
 Piece = str | pd.DataFrame | alt.TopLevelMixin
-"""Markdown, a table or a picture."""
 
 
 @dataclass(frozen=True)
 class NotebookFilter:
-    """What somebody wants to see.
+    """The choice of a reader.
 
     Args:
-        until: The last day (UTC); messages count up to the newest one of it.
-        days: How many days up to that.
-        source: One, or all where it is empty.
-        device, channel: One, or all where it is None.
-        step: Of latency: total, queue, device or network.
+        until: The last day (UTC). The period ends with the newest message of it.
+        days: Length of the period in days.
+        source: One source; all if empty.
+        device, channel: One device or channel; all if None.
+        step: Step of the latency: total, queue, device or network.
     """
 
     until: date
@@ -43,89 +71,76 @@ class NotebookFilter:
 
     @property
     def time_span(self) -> str:
-        """The time in words."""
+        """The period as text."""
         return f"{'24 hours' if self.days == 1 else f'{self.days} days'} up to {self.until:%d %b %Y}"
+
+
+def find_data_folder() -> Path:
+    """Return the data folder of the environment, by default `./.smspulse`."""
+    return Path(os.environ.get("SMSPULSE_DATA", "./.smspulse"))
 
 
 def build_controls(
     data: Path, days: int = 7, places: Sequence[str] = ("source", "device", "channel"), **further: Any
 ) -> tuple[str, mo.ui.dictionary | None]:
-    """Return what keeps a notebook from showing anything, in Markdown (empty if nothing does), and what to choose by.
+    """Return a problem in Markdown, empty without one, and the controls of a notebook, None with a problem.
 
     Args:
         data: The data folder.
-        days: Chosen at first.
-        places: Which of source, device and channel can be chosen.
-        further: Elements by fields of `NotebookFilter`.
-    """
-    sql = """
-        SELECT
-            list_sort(list(DISTINCT source)) AS source,
-            list_sort(list(DISTINCT device_id) FILTER (device_id IS NOT NULL)) AS device,
-            list_sort(list(DISTINCT channel_id) FILTER (channel_id IS NOT NULL)) AS channel,
-            min(first_seen_at)::DATE AS oldest,
-            max(first_seen_at)::DATE AS newest
-        FROM messages WHERE outcome <> 'incoming' HAVING count(*) > 0
+        days: Initial length of the period.
+        places: The controls for source, device and channel.
+        further: Further controls by fields of `NotebookFilter`.
     """
     try:
-        found = query(data, sql)
+        found = query(data, _CHOICES_SQL)
     except NoWarehouseError:
         return f"No warehouse in `{data}`: start `smspulse up`, or name its folder in `SMSPULSE_DATA`.", None
     if found.empty:
         return f"`{data}` has no outgoing message yet: send some, or run `smspulse simulate`.", None
     (row,) = found.itertuples()
-    elements = {}
-    for place in places:
-        there: Any = getattr(row, place)
-        everything = "" if place == "source" else None
-        options = {"all": everything, **{str(each): each for each in ([] if there is None else list(there))}}
-        elements[place] = mo.ui.dropdown(options, value="all", label=place.title(), searchable=True)
+    elements: dict[str, Any] = {place: _build_dropdown(place, getattr(row, place)) for place in places} | further
     newest = row.newest.date()
-    elements |= further
     elements["days"] = mo.ui.slider(steps=[1, 2, 7, 14, 30, 90], value=days, label="Days", show_value=True)
     elements["until"] = mo.ui.date(start=row.oldest.date(), stop=newest, value=newest, label="up to (UTC)")
     return "", mo.ui.dictionary(elements)
 
 
+def _build_dropdown(place: str, values: Any) -> mo.ui.dropdown:
+    # The filter of sources is a text, those of device and channel are numbers.
+    everything = "" if place == "source" else None
+    options = {"all": everything, **{str(each): each for each in ([] if values is None else list(values))}}
+    return mo.ui.dropdown(options, value="all", label=place.title(), searchable=True)
+
+
+def read_choice(problem: str, picked: Any) -> NotebookFilter:
+    """Return the choice of the controls; with a problem, stop the cell and those that depend on it."""
+    mo.stop(bool(problem))
+    return NotebookFilter(**picked.value)
+
+
 def show_header(question: str, problem: str, picked: mo.ui.dictionary | None = None) -> Any:
-    """Return the head of a notebook: its question, and what is to be chosen or what is in the way."""
+    """Return the head of a notebook: its question, and the controls or the problem."""
     below = [] if picked is None else [picked.hstack(justify="start", wrap=True)]
     return mo.vstack([mo.md(f"# {question}"), *([mo.callout(mo.md(problem), kind="warn")] if problem else below)])
 
 
 def query_chosen_messages(data: Path, sql: str, choice: NotebookFilter, **parameters: Any) -> pd.DataFrame:
-    """Query the view `messages`, cut down to the outgoing ones of a choice.
+    """Query the outgoing messages of a choice.
 
     Args:
         data: The data folder.
-        sql: The query; `chosen` in it is what is left of `messages`, with `time`: the hour of the first report
-            up to two days, else the day.
-        choice: Which.
-        parameters: Of the query.
-    """
-    cut = """
-        WITH outgoing AS (
-            SELECT *, date_trunc(if($days <= 2, 'hour', 'day'), first_seen_at) AS time
-            FROM messages
-            WHERE
-                outcome <> 'incoming'
-                AND ($source = '' OR source = $source)
-                AND first_seen_at < $until::DATE + INTERVAL 1 DAY
-        ),
-        chosen AS (
-            SELECT * FROM outgoing
-            WHERE
-                first_seen_at >= (SELECT max(first_seen_at) FROM outgoing) - to_days($days)
-                AND ($device IS NULL OR device_id = $device)
-                AND ($channel IS NULL OR channel_id = $channel)
-        )
+        sql: The query. Its relation `chosen` has the chosen rows of `messages` and a column `time`: the hour of the
+            first report for up to two days, else the day.
+        choice: The choice of messages.
+        parameters: Parameters of the query.
     """
     names = ("until", "days", "source", "device", "channel")
-    return query(data, cut + sql, {name: getattr(choice, name) for name in names} | parameters)
+    return query(data, _CHOSEN_SQL + sql, {name: getattr(choice, name) for name in names} | parameters)
 
 
 def time_axis(field: str, title: str) -> alt.X:
     """Return an axis of times in UTC."""
+    # At midnight the axis shows the date.
     clock = "utchours(datum.value) || utcminutes(datum.value)"
     words = f"utcFormat(datum.value, {clock} ? '%H:%M' : '%d %b')"
     axis = alt.Axis(labelExpr=words, tickCount=7, labelOverlap=True)
@@ -133,7 +148,7 @@ def time_axis(field: str, title: str) -> alt.X:
 
 
 def readable_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table as people read it: shares in per cent, times in UTC, nothing for null."""
+    """Return a table for people: shares in per cent, times in UTC, an empty cell for null."""
 
     def format_cell(name: str, value: Any, *, whole: bool, days: bool) -> Any:
         if pd.api.types.is_scalar(value) and pd.isna(value):
@@ -143,7 +158,8 @@ def readable_table(frame: pd.DataFrame) -> pd.DataFrame:
         if isinstance(value, float) and any(part in name for part in _SHARE_COLUMN_PARTS):
             return f"{value:.1%}"
         if isinstance(value, float):
-            return int(value) if whole else f"{value:,.1f}"  # numbers with a null among them are floats in pandas
+            # pandas has floats for whole numbers in a column with nulls.
+            return int(value) if whole else f"{value:,.1f}"
         return value
 
     columns = {}
@@ -155,7 +171,7 @@ def readable_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def show_pieces(pieces: Sequence[Piece]) -> Any:
-    """Return what a notebook found, as marimo shows it; pictures follow the page's theme, light or dark."""
+    """Return the output of a notebook for marimo. Pictures follow the light or dark theme of the page."""
     shown = []
     for piece in pieces:
         if isinstance(piece, str):

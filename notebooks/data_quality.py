@@ -13,19 +13,15 @@ __generated_with = "0.25.2"
 app = marimo.App(width="medium", app_title="smspulse: data quality")
 
 with app.setup(hide_code=True):
-    import os
-    from pathlib import Path
-
     import altair as alt
-    import marimo as mo
 
-    from notebooks.common import COLOURS, NotebookFilter, build_controls, show_header, show_pieces
+    from notebooks.common import COLOURS, build_controls, find_data_folder, read_choice, show_header, show_pieces
     from warehouse.reader import query
 
 
 @app.cell
 def _():
-    data = Path(os.environ.get("SMSPULSE_DATA", "./.smspulse"))
+    data = find_data_folder()
     return (data,)
 
 
@@ -39,8 +35,7 @@ def _(data):
 
 @app.cell(hide_code=True)
 def _(picked, problem):
-    mo.stop(bool(problem))
-    choice = NotebookFilter(**picked.value)
+    choice = read_choice(problem, picked)
     return (choice,)
 
 
@@ -83,9 +78,9 @@ def _(checks, choice, dead, differing, quality):
         + ", ".join(_describe_share(name) for name in ("duplicates", "unreadable", "flawed", "unknown"))
         + f". {_dead:,} records are dead letters. {_checked}"
         + (
-            f"**{differing:,} messages differ** from what follows from the log: see `rebuild_differences`."
+            f"**{differing:,} messages differ** from the log: see `rebuild_differences`."
             if differing
-            else "No message differs from what follows from the log, as far as `smspulse rebuild` has compared."
+            else "No message that `smspulse rebuild` has compared differs from the log."
         )
         if _all
         else f"No webhook in the {choice.time_span}. {_checked}"

@@ -13,17 +13,14 @@ __generated_with = "0.25.2"
 app = marimo.App(width="medium", app_title="smspulse: delivery overview")
 
 with app.setup(hide_code=True):
-    import os
-    from pathlib import Path
-
     import altair as alt
-    import marimo as mo
 
     from notebooks.common import (
         COLOURS,
-        NotebookFilter,
         build_controls,
+        find_data_folder,
         query_chosen_messages,
+        read_choice,
         show_header,
         show_pieces,
         time_axis,
@@ -33,7 +30,7 @@ with app.setup(hide_code=True):
 
 @app.cell
 def _():
-    data = Path(os.environ.get("SMSPULSE_DATA", "./.smspulse"))
+    data = find_data_folder()
     return (data,)
 
 
@@ -47,8 +44,7 @@ def _(data):
 
 @app.cell(hide_code=True)
 def _(picked, problem):
-    mo.stop(bool(problem))
-    choice = NotebookFilter(**picked.value)
+    choice = read_choice(problem, picked)
     return (choice,)
 
 

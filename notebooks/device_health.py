@@ -13,18 +13,16 @@ __generated_with = "0.25.2"
 app = marimo.App(width="medium", app_title="smspulse: device health")
 
 with app.setup(hide_code=True):
-    import os
     from dataclasses import replace
-    from pathlib import Path
 
     import altair as alt
-    import marimo as mo
 
     from notebooks.common import (
         COLOURS,
-        NotebookFilter,
         build_controls,
+        find_data_folder,
         query_chosen_messages,
+        read_choice,
         show_header,
         show_pieces,
     )
@@ -33,7 +31,7 @@ with app.setup(hide_code=True):
 
 @app.cell
 def _():
-    data = Path(os.environ.get("SMSPULSE_DATA", "./.smspulse"))
+    data = find_data_folder()
     return (data,)
 
 
@@ -47,8 +45,7 @@ def _(data):
 
 @app.cell(hide_code=True)
 def _(picked, problem):
-    mo.stop(bool(problem))
-    choice = NotebookFilter(**picked.value)
+    choice = read_choice(problem, picked)
     return (choice,)
 
 
@@ -99,7 +96,6 @@ def _(choice, data):
 
 @app.cell(hide_code=True)
 def _(choice, devices):
-    # In words.
     failing = devices[devices["is_failing"]]
     phones = devices[devices["device_id"].notna() & (devices["ended"] > 0)]
 
@@ -111,7 +107,7 @@ def _(choice, devices):
         )
 
     if phones.empty:
-        verdict = f"No message of a phone has ended in the {choice.time_span}, so nothing can be said yet."
+        verdict = f"No message of a phone has ended in the {choice.time_span}, so there is no result yet."
     elif len(failing):
         _worst, _more = failing.iloc[0], len(failing) - 1
         verdict = f"**Failing: {_worst.phone}**: {_describe_phone(_worst)} "
@@ -154,7 +150,8 @@ def _(devices):
         )
         for _part, _side in enumerate(["left", "right"])
     )
-    _classes = ["failing", "others"]  # told apart by colour and by shape
+    # Distinguished by colour and by shape.
+    _classes = ["failing", "others"]
     _color = alt.Scale(domain=_classes, range=[COLOURS[1], COLOURS[0]])
     _shape = alt.Scale(domain=_classes, range=["triangle-down", "circle"])
     _base = alt.Chart(_frame).encode(
@@ -202,7 +199,7 @@ def _(devices, picture, verdict):
 **How to read it.** A phone is called failing when it has 5 ended messages or more and its whole interval lies below
 the share of the fleet; about one healthy phone in forty is called so by chance. Messages under way are in no
 share: a phone that died shows by *open share* and *last seen*. A message counts for the phone that its newest
-report names. Choose a device to see its channels, the SIM cards, beside the fleet.
+report names. Choose a device to see its channels, the SIM cards, next to the fleet.
 """,
     ]
     show_pieces(pieces)

@@ -14,20 +14,18 @@ __generated_with = "0.25.2"
 app = marimo.App(width="medium", app_title="smspulse: first steps")
 
 with app.setup(hide_code=True):
-    import os
-    from pathlib import Path
     from textwrap import dedent
 
     import duckdb
     import marimo as mo
 
-    from notebooks.common import build_controls, show_header, show_pieces
+    from notebooks.common import build_controls, find_data_folder, show_header, show_pieces
     from warehouse.reader import query
 
 
 @app.cell
 def _():
-    data = Path(os.environ.get("SMSPULSE_DATA", "./.smspulse"))
+    data = find_data_folder()
     return (data,)
 
 
@@ -93,7 +91,7 @@ def _(problem):
 def _(data, lessons):
     answers = {_question: query(data, _sql) for _question, _sql in lessons.items()}
     verdict = f"The warehouse holds {answers['What became of the messages?']['messages'].sum():,} messages."
-    pieces = [f"**{verdict}** Every view is in the data dictionary; any DuckDB opens `smspulse.duckdb` beside it."]
+    pieces = [f"**{verdict}** Every view is in the data dictionary; any DuckDB opens `smspulse.duckdb`, too."]
     for _question, _frame in answers.items():
         pieces += [f"## {_question}\n```sql\n{lessons[_question]}\n```", _frame]
     show_pieces(pieces)

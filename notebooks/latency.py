@@ -13,17 +13,15 @@ __generated_with = "0.25.2"
 app = marimo.App(width="medium", app_title="smspulse: latency")
 
 with app.setup(hide_code=True):
-    import os
-    from pathlib import Path
-
     import altair as alt
     import marimo as mo
 
     from notebooks.common import (
         COLOURS,
-        NotebookFilter,
         build_controls,
+        find_data_folder,
         query_chosen_messages,
+        read_choice,
         show_header,
         show_pieces,
         time_axis,
@@ -34,7 +32,7 @@ with app.setup(hide_code=True):
 
 @app.cell
 def _():
-    data = Path(os.environ.get("SMSPULSE_DATA", "./.smspulse"))
+    data = find_data_folder()
     return (data,)
 
 
@@ -48,8 +46,7 @@ def _(data):
 
 @app.cell(hide_code=True)
 def _(picked, problem):
-    mo.stop(bool(problem))
-    choice = NotebookFilter(**picked.value)
+    choice = read_choice(problem, picked)
     return (choice,)
 
 

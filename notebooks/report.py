@@ -1,11 +1,10 @@
-"""Notebooks as Markdown with pictures, to be read where nothing runs: `python -m notebooks.report FOLDER [NAME …]`.
+"""Notebooks as Markdown with pictures, for reading without marimo: `python -m notebooks.report FOLDER [NAME …]`.
 
-It reads the data folder that SMSPULSE_DATA names, `./.smspulse` by default.
+It reads the data folder of SMSPULSE_DATA, by default `./.smspulse`.
 """
 
 import importlib
 import io
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +12,17 @@ from typing import Final
 
 import pandas as pd
 
-from notebooks.common import readable_table
+from notebooks.common import find_data_folder, readable_table
 
 NOTEBOOK_NAMES: Final = ("device_health", "delivery_overview", "latency", "alert_review", "data_quality", "first_steps")
 _MAX_ROWS: Final = 30
 
 
 def render_notebook(name: str, data: Path) -> dict[str, str]:
-    """Execute a notebook; return the texts of the files that show it: its Markdown and its pictures as SVG."""
+    """Execute a notebook; return the texts of its files: the Markdown and the pictures as SVG."""
     _, found = importlib.import_module(f"notebooks.{name}").app.run(defs={"data": data})
-    told = f"What `marimo run notebooks/{name}.py` shows, without what can be chosen there."
-    parts, files = [f"# {found['question']}", told], {}
+    note = f"The output of `marimo run notebooks/{name}.py`, without its controls."
+    parts, files = [f"# {found['question']}", note], {}
     for piece in found.get("pieces", [found["problem"]]):
         if isinstance(piece, str):
             parts.append(piece.strip())
@@ -53,7 +52,7 @@ def _markdown_table(frame: pd.DataFrame) -> str:
 
 
 def write_notebooks(folder: Path, data: Path, names: Sequence[str] = NOTEBOOK_NAMES) -> None:
-    """Write notebooks into a folder, which is made if it is missing."""
+    """Write notebooks into a folder. Creates the folder if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         for file, text in render_notebook(name, data).items():
@@ -61,6 +60,4 @@ def write_notebooks(folder: Path, data: Path, names: Sequence[str] = NOTEBOOK_NA
 
 
 if __name__ == "__main__":
-    write_notebooks(
-        Path(sys.argv[1]), Path(os.environ.get("SMSPULSE_DATA", "./.smspulse")), sys.argv[2:] or NOTEBOOK_NAMES
-    )
+    write_notebooks(Path(sys.argv[1]), find_data_folder(), sys.argv[2:] or NOTEBOOK_NAMES)

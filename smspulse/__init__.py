@@ -1,1 +1,1 @@
-"""The command line, the embedded broker, the supervisor and the simulator: what puts the rooms together."""
+"""The application: command line, embedded broker, supervisor, alerting, live page and simulator."""

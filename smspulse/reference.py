@@ -1,4 +1,4 @@
-"""The generated pages of `docs/`: `python -m smspulse.reference` writes them."""
+"""Generator of the reference pages in `docs/`: `python -m smspulse.reference` writes them."""
 
 import asyncio
 import importlib
@@ -29,8 +29,8 @@ from warehouse import metrics as lander
 
 REFERENCE_FOLDER: Final = Path(__file__).parents[1] / "docs" / "reference"
 _PACKAGES: Final = ("core", "gateway", "ingest", "streams", "warehouse", "expectations", "smspulse")
+# Settings that a command takes from an option.
 _COMMAND_OPTIONS: Final = {"data", "state"}
-"""Settings that a command takes as an option or derives from one."""
 
 
 class MetricFamily(NamedTuple):
@@ -43,7 +43,7 @@ class MetricFamily(NamedTuple):
 
 
 def list_metric_families() -> list[MetricFamily]:
-    """Return every metric that a process serves beside Python's own."""
+    """Return every metric of a process, without Python's own."""
 
     async def read_gauges() -> ingest.Gauges:
         with TemporaryDirectory() as folder:
@@ -72,7 +72,7 @@ def list_metric_families() -> list[MetricFamily]:
 
 
 def find_settings_classes() -> list[type[BaseSettings]]:
-    """Return every class of settings, found by looking into every module."""
+    """Return every class of settings in every module."""
     found: list[type[BaseSettings]] = []
     for package in _PACKAGES:
         for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
@@ -99,7 +99,7 @@ def _format_settings() -> Iterator[str]:
     yield "| `SMSPULSE_METRICS_HOST` | `127.0.0.1` | Where stream, lander and `alerts send` answer `/metrics`. |"
     port = "Its port; 0: any free one. Under `smspulse up` the lander's; alerts and workers have the next ones."
     yield f"| `SMSPULSE_METRICS_PORT` | `0` | {port} |"
-    yield "| `SMSPULSE_SIMULATE_URL` | | The webhook of `smspulse simulate`, as `--url`, which all see in `ps`. |"
+    yield "| `SMSPULSE_SIMULATE_URL` | | The webhook of `smspulse simulate`, as `--url`, which `ps` shows. |"
 
 
 def _walk_commands(group: click.Group, above: str) -> Iterator[tuple[str, click.Command]]:
@@ -111,7 +111,7 @@ def _walk_commands(group: click.Group, above: str) -> Iterator[tuple[str, click.
 
 
 def _format_commands() -> Iterator[str]:
-    yield "Exit codes of every command: 0 done, 1 the thing checked is not so, 2 it could not be done.\n"
+    yield "Exit codes of every command: 0 done, 1 a check found a problem, 2 an error.\n"
     for name, command in _walk_commands(cli, "smspulse"):
         context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
         yield f"\n## {name}\n\n```text\n{command.get_help(context)}\n```"
@@ -128,7 +128,7 @@ def _format_topics() -> Iterator[str]:
 
 
 def _format_metrics() -> Iterator[str]:
-    yield "What `/metrics` of ingest, stream worker, lander and page tells, beside the process's own (`process_…`).\n"
+    yield "Metrics of ingest, stream worker, lander and page, without those of the process itself (`process_…`).\n"
     yield "| metric | type | labels | |\n|---|---|---|---|"
     for family in sorted(list_metric_families(), key=lambda each: each.name):
         name = family.name + ("_total" if family.type == "counter" else "")

@@ -1,4 +1,4 @@
--- A row: what was measured on one source.
+-- A row: the measures of one source.
 -- Key: scope. Units: counts of rows, 0 where all is well; shares are from 0 to 1.
 -- Freshness: of the moment 'now'.
 WITH unreadable AS (
@@ -7,7 +7,7 @@ WITH unreadable AS (
     INNER JOIN reached USING ("partition")
     WHERE
         kind = 'unreadable' AND received_at < until - getvariable('waiting')
-        -- What made the sink fail, the stream may have read: it has put aside what made itself fail.
+        -- The stream may have read a record that made the lander fail. Its dead letters are those that made itself fail.
         AND reason IS DISTINCT FROM 'processing_failed'
 )
 
@@ -15,7 +15,7 @@ SELECT
     scope,
     count(*) FILTER (origin_offset IS NULL) AS deadletters_complete
 FROM unreadable
--- Several incarnations of a topic have a record at one offset: the webhook's id tells them apart.
+-- Several incarnations of a topic have a record at one offset. The id of the webhook distinguishes them.
 LEFT JOIN (SELECT DISTINCT origin_topic, origin_partition, origin_offset, ingest_id FROM deadletter_files) AS letters
     ON origin_topic = topic AND origin_partition = "partition" AND origin_offset = "offset"
     AND letters.ingest_id IS NOT DISTINCT FROM unreadable.ingest_id

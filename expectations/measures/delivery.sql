@@ -1,4 +1,4 @@
--- A row: what the views of delivery say of one source, or of one of its recent hours.
+-- A row: the measures of the delivery views for one source, or one of its recent hours.
 -- Key: none. Units: rates are from 0 to 1; delivery_adds_up counts the messages by which view and messages differ,
 --   delivery_from_raw those by which an hour and the log do.
 -- Freshness: as messages.
@@ -15,12 +15,12 @@ counted AS (
         SELECT
             coalesce(source, '(no source)') AS scope, count(*) AS attempted, count(*) FILTER (is_ended) AS ended,
             count(*) FILTER (outcome = 'delivered') AS delivered
-        -- Not from what was read a while ago: more may have been landed.
+        -- Not from the table that was read before: more messages may have landed since.
         FROM messages
         WHERE outcome <> 'incoming'
         GROUP BY ALL
         UNION ALL BY NAME
-        -- Of messages that were too old to be kept, the counts are.
+        -- Of messages that retention dropped, only the counts are left.
         SELECT coalesce(source, '(no source)') AS scope, attempted, ended, delivered FROM kept
     )
     GROUP BY scope
@@ -44,7 +44,7 @@ logged AS (
     GROUP BY ALL
 ),
 
--- Messages of which the stream may know what is not in the log that was read.
+-- Messages of which the stream may have processed webhooks that were not in the log when it was read.
 ahead AS (
     SELECT source, date_trunc('hour', first_seen_at) AS hour, count(*) AS moving
     FROM messages
@@ -55,10 +55,10 @@ ahead AS (
 compared AS (
     SELECT
         source || ' ' || strftime(hour, '%Y-%m-%d %H:00') AS scope,
-        [hours.delivered, hours.ended, hours.attempted] AS said,
+        [hours.delivered, hours.ended, hours.attempted] AS shown_counts,
         [logged.delivered, logged.ended, logged.attempted] AS found,
         list_max([
-            abs(coalesce(pair[1], 0) - coalesce(pair[2], 0)) FOR pair IN list_zip(said, found)
+            abs(coalesce(pair[1], 0) - coalesce(pair[2], 0)) FOR pair IN list_zip(shown_counts, found)
         ]) - coalesce(logged.moving, 0) - coalesce(ahead.moving, 0) AS off
     FROM hours
     FULL JOIN logged USING (source, hour)
@@ -83,7 +83,7 @@ SELECT
         + abs(sum(devices.attempted) - sum(devices.ended) - sum(devices.open)) AS delivery_adds_up
 FROM devices
 FULL JOIN counted USING (scope)
--- A part of the messages is counted otherwise than all.
+-- Counts by device differ from those of all messages.
 WHERE NOT getvariable('is_part')
 GROUP BY scope
 
@@ -92,6 +92,7 @@ SELECT
     scope,
     greatest(off, 0) AS delivery_from_raw,
     CASE WHEN off > 0 THEN [format(
-        '{}: {} delivered, {} ended of {}; raw says {}, {} of {}', scope, said[1], said[2], said[3], found[1], found[2], found[3]
+        '{}: {} delivered, {} ended of {}; in raw {}, {} of {}',
+            scope, shown_counts[1], shown_counts[2], shown_counts[3], found[1], found[2], found[3]
     )] END AS delivery_from_raw_rows
 FROM compared

@@ -2,7 +2,7 @@
 -- Key: scope. Units: device_heard is how many times as long as its longest pause of the last eight days a device has
 --   been silent; device_gets_on is the share of its recent messages that are open an hour after their first report.
 -- Freshness: of the moment 'now'.
-WITH heard AS (
+WITH reported AS (
     SELECT source, device_id, date_trunc('minute', last_seen_at) AS minute
     FROM latest
     WHERE last_seen_at BETWEEN getvariable('now') - INTERVAL 8 DAY AND getvariable('now') AND device_id IS NOT NULL
@@ -12,7 +12,7 @@ WITH heard AS (
 pauses AS (
     SELECT
         *, epoch(lead(minute) OVER (PARTITION BY source, device_id ORDER BY minute) - minute) AS pause_s
-    FROM heard
+    FROM reported
 )
 
 SELECT

@@ -1,7 +1,7 @@
--- A row: the files of one log (a partition in one incarnation of its topic), or one file whose columns are not those of its dataset.
--- Key: scope. Units: counts of offsets and of columns, 0 where all is well.
--- Freshness: of the moment. {dataset} and {glob} are filled in: files of ours have where they begin in their name, merged
---   ones in their footer, and the offset that follows in their footer. The seed has the columns that this version of smspulse writes.
+-- A row: the files of one log (a partition in one incarnation of its topic), or one file whose columns are not those of
+-- its dataset. Key: scope. Units: counts of offsets and of columns, 0 where all is well. Freshness: of the moment.
+-- {dataset} and {glob} are filled in. A landed file has its first offset in its name, a merged one in its footer; both have
+-- the next offset in their footer. The seed has the columns that this version of smspulse writes.
 WITH footers AS (
     SELECT
         regexp_extract(

@@ -1,4 +1,4 @@
--- A row: what was measured on one scope: a partition, a source, an hour of a source, a device, or all.
+-- A row: the measures of one scope: a partition, a source, an hour of a source, a device, or all.
 -- Key: none; a column is null in the rows of scopes that it is not measured on, and where there was nothing to measure.
 -- Units: *_s are seconds, shares are from 0 to 1, all else counts of rows, 0 where all is well.
 -- Freshness: of the moment 'now'.
@@ -20,7 +20,7 @@ chained AS (
     FROM files
 ),
 
--- What the log says of messages that neither stream nor lander is about to change.
+-- Messages from the log that neither stream nor lander is about to change.
 ends AS (
     SELECT
         source, sms_id, date_trunc('hour', shown.first_seen_at) AS hour,
@@ -82,7 +82,7 @@ GROUP BY raw_files.topic, "partition"
 UNION ALL BY NAME
 SELECT 'messages' AS scope, coalesce(sum(copies - 1), 0) AS messages_keys_unique
 FROM (
-    -- By the columns themselves: DuckDB's hash of short texts that resemble each other is soon the same for two.
+    -- By the columns themselves: DuckDB's hash of similar short texts collides often.
     SELECT count(*) AS copies FROM latest GROUP BY source, sms_id HAVING copies > 1
     UNION ALL
     SELECT 2 FROM latest WHERE is_misnamed

@@ -1,4 +1,4 @@
--- A row: what was measured on one scope: a partition of sms.raw, a source, an hour of a source, or all.
+-- A row: the measures of one scope: a partition of sms.raw, a source, an hour of a source, or all.
 -- Key: none; a column is null in the rows of scopes that it is not measured on, and where there was nothing to measure.
 -- Units: *_s are seconds, shares are from 0 to 1, all else counts of rows, 0 where all is well.
 -- Freshness: of the moment 'now'.
@@ -19,7 +19,7 @@ chained AS (
     FROM files
 ),
 
--- Lives of the topic in Kafka, and since when each has records. Runs of the in-memory broker are expected to differ.
+-- Incarnations of the topic, with the time of their first records. Each run of the in-memory broker is another one.
 incarnations AS (
     SELECT
         topic, incarnation, string_split(incarnation, '.')[1] AS topic_id, contains(incarnation, '.') AS is_cut,
@@ -34,7 +34,7 @@ recent AS (
         coalesce(source, '(no source)') AS source, kind, flaws, status_id, sent_at, received_at,
         hash(sms_id, status_id, device_id, channel_id, sent_at) AS report
     FROM raw_files
-    -- A webhook that went through the spool may be there twice.
+    -- A webhook from the spool may be in Kafka twice.
     WHERE received_at > getvariable('recent') AND spooled IS NOT TRUE
 ),
 
@@ -71,7 +71,7 @@ SELECT
     topic || ' partition ' || "partition" AS scope,
     sum(
         greatest(low - coalesce(before, low - 1) - 1, 0) + greatest(high - low + 1 - records, 0)
-        -- As many are there twice as are missing.
+        -- Without it, a duplicate could make up for a missing record.
         + (high - low + 1 = records AND total * 2 <> (low + high)::HUGEINT * records)::INTEGER
     ) AS raw_offsets_contiguous,
     sum(greatest(least(high, coalesce(before, low - 1)) - low + 1, 0) + greatest(records - (high - low + 1), 0)) AS raw_offsets_unique
@@ -101,7 +101,7 @@ UNION ALL BY NAME
 SELECT 'raw' AS scope, coalesce(sum(copies - 1), 0) AS raw_ingest_ids_unique
 FROM (
     SELECT count(*) FILTER (spooled IS NOT TRUE) AS copies
-    -- In half the memory of a text, whose hash may be another's too. What is no UUID, raw_ingest_ids_valid sees.
+    -- A UUID needs half the memory of a text, and the hash of a text can collide. raw_ingest_ids_valid finds other ids.
     FROM (SELECT try_cast(ingest_id AS UUID) AS id, spooled FROM raw_files)
     WHERE id IS NOT NULL
     GROUP BY id

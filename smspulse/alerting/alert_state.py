@@ -1,4 +1,4 @@
-"""How all alerts stand, in words and in sum: pure."""
+"""The current state of all alerts, and the texts about one alert. Pure."""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -17,32 +17,36 @@ from core.alerts import (
 from gateway.statuses import STATUSES
 from smspulse.alerting.causes import AlertCause, find_cause
 
+# A wider scope has a larger number.
 _SCOPE_WIDTH: Final = {"pipeline": 3, "source": 2, "device": 1, "channel": 0}
-# What an alert explains beside narrower ones of its own kind, in whatever is as narrow as it, or narrower.
+# An alert explains narrower alerts of its own kind, and alerts of these kinds whose scope is not wider than its own.
 _EXPLAINED_KINDS: Final = {
     PIPELINE: {SILENT, STUCK_MESSAGES, LATENCY_SHIFT},
     SILENT: {STUCK_MESSAGES},
     DEVICE_DOWN: {FAILURE_RATIO},
 }
+# Kinds of alerts about a failing phone or SIM card.
 _PHONE_FAILURE_KINDS: Final = {FAILURE_RATIO, NOT_PERMITTED, DEVICE_DOWN}
-"""The kinds that say of a phone or SIM card that it fails."""
 _MAJORITY_SHARE: Final = 0.5
+# Default of `AlertSettings.cause_wait_s`.
 CAUSE_WAIT_S: Final = 600.0
+# Until then, the first failures may not show a cause yet.
 _SHORT_CAUSE_WAIT_MS: Final = 30_000
 _RESOLUTION_TEXTS: Final = {
     "recovered": "recovered: the failures are back at what is usual",
     "new_normal": "new normal: the failures stayed, and are the baseline from now on",
 }
+# Kinds that are critical for a whole source.
 _CRITICAL_KINDS: Final = {FAILURE_RATIO, NOT_PERMITTED, SILENT, PIPELINE, QUALITY_CHECK}
 
 
 def alert_name(kind: str) -> str:
-    """Return how monitoring calls a kind: `SmsFailureRatio`."""
+    """Return the name of a kind for monitoring, such as `SmsFailureRatio`."""
     return f"Sms{kind.title().replace('_', '')}"
 
 
 class AlertState:
-    """Every alert as it was told last.
+    """Every alert as of its last change.
 
     Args:
         cause_wait_s: Seconds that a source's alert waits for the alert of the phone that explains most of it, and after
@@ -54,18 +58,18 @@ class AlertState:
         self._cause_wait_ms = int(cause_wait_s * 1000)
 
     def update_alert(self, alert: Alert) -> None:
-        """Take what was told of an alert."""
+        """Apply a change of an alert."""
         self.alerts[alert.id] = alert
 
     def firing_alerts(self) -> list[Alert]:
-        """Return the alerts that fire, by id."""
+        """Return the alerts that fire, in the order of their ids."""
         return [alert for _, alert in sorted(self.alerts.items()) if alert.phase == "firing"]
 
     def is_inhibited(self, alert: Alert, now: int) -> bool:
         """Return whether another alert is notified in place of this one, at a time in milliseconds.
 
-        A wider alert that fires explains narrower ones, such as a source's those of its devices. But where one phone
-        or SIM card explains most of a wider alert, that one is inhibited, and inhibits nothing.
+        A wider alert that fires explains narrower ones: the alert of a source explains those of its devices. But where
+        one phone or SIM card explains most of a wider alert, the wider one is inhibited, and inhibits nothing.
         """
         if self.is_explained_by_cause(alert, now):
             return True
@@ -77,9 +81,9 @@ class AlertState:
     def is_explained_by_cause(self, alert: Alert, now: int) -> bool:
         """Return whether the alert of one phone or SIM card is notified in place of this wider one, or may be.
 
-        The two can fire in either order. So the wider one waits for the other: long if it names a cause, a moment if it
-        does not, for its first failures may not show the cause yet. Once the other has ended, it waits for its own end,
-        too: it counts the same failures, and needs more messages to see that they are over.
+        The two can fire in either order, so the wider one waits for the other. It waits long if it names a cause. It
+        waits a moment if it does not, because its first failures may not show the cause yet. After the end of the other
+        one it waits for its own end: it counts the same failures, and needs more messages until they are over.
 
         Args:
             alert: An alert that fires.
@@ -104,13 +108,13 @@ class AlertState:
         return [each for each in self.alerts.values() if each.source == source and each.kind in _PHONE_FAILURE_KINDS]
 
     def _is_firing_or_recent(self, alert: Alert, now: int) -> bool:
-        """Return whether an alert fires, or has ended so lately that those that it explains may not have."""
+        """Return whether an alert fires, or ended so recently that the alerts that it explains may still fire."""
         if alert.resolved_at is None:
             return alert.phase == "firing"
         return now < alert.resolved_at + self._cause_wait_ms
 
     def _has_spread(self, alert: Alert, cause: AlertCause) -> bool:
-        """Return whether alerts fire on devices with most of the traffic that is not of the cause."""
+        """Return whether alerts fire on devices with most of the other traffic, which is not the cause's."""
         if alert.scope != "source":
             return False
         others = {
@@ -121,7 +125,7 @@ class AlertState:
         return bool(others) and sum(others.values()) > _MAJORITY_SHARE * (1 - cause.traffic_share)
 
     def _failing_share_by_device(self, source: str) -> dict[int | None, float]:
-        """Return the devices of a source on which alerts on failures fire, and the part of its messages that fails."""
+        """Return the share of the source's messages on each device whose failure alerts fire."""
         parts: dict[tuple[int | None, int | None], float] = {}
         for each in self._phone_failure_alerts(source):
             if each.phase == "firing" and each.scope in {"device", "channel"}:
@@ -138,7 +142,7 @@ class AlertState:
 
 
 def _is_reason_for(one: Alert, other: Alert) -> bool:
-    """Say whether an alert is the reason of another one. Never both ways, or neither would be told."""
+    """Return whether an alert is the reason of another one. Never both ways, or neither would be sent."""
     if one.scope != "pipeline" and one.source != other.source:
         return False
     if one.scope == "device" and one.device_id != other.device_id:
@@ -152,12 +156,12 @@ def _is_reason_for(one: Alert, other: Alert) -> bool:
 
 
 def alert_severity(alert: Alert) -> str:
-    """Return `critical` for what stops a whole source, else `warning`. The same as long as the alert is on."""
+    """Return `critical` for an alert that stops a whole source, else `warning`. Constant while the alert fires."""
     return "critical" if _SCOPE_WIDTH[alert.scope] > 1 and alert.kind in _CRITICAL_KINDS else "warning"
 
 
 def alert_subject(alert: Alert) -> str:
-    """Name what an alert is about."""
+    """Return the subject of an alert, such as `source acme, device 10482`."""
     if alert.scope == "pipeline":
         return "all sources" if alert.kind == SILENT else "pipeline"
     names = [f"source {alert.source}"]
@@ -169,7 +173,7 @@ def alert_subject(alert: Alert) -> str:
 
 
 def describe_cause(alert: Alert) -> str:
-    """Name the phone or SIM card that explains most of an alert, and its share; empty if there is none."""
+    """Return the phone or SIM card that explains most of an alert, with its share; empty if there is none."""
     cause = find_cause(alert)
     if cause is None:
         return ""
@@ -180,7 +184,7 @@ def describe_cause(alert: Alert) -> str:
 
 
 def alert_summary(alert: Alert) -> str:
-    """Say in one line what is wrong."""
+    """Return the problem in one line."""
     if alert.what:
         return f"{alert_subject(alert)}: {alert.what}"
     if alert.kind == NOT_PERMITTED:
@@ -195,7 +199,7 @@ def alert_summary(alert: Alert) -> str:
 
 
 def alert_evidence(alert: Alert) -> dict[str, str]:
-    """Return what an alert rests on, by name, for people."""
+    """Return the evidence of an alert by name, for people."""
     low, high = alert.failure_interval
     lines = {"since": format_rfc3339(alert.since)}
     if alert.failures:
@@ -218,10 +222,10 @@ def alert_evidence(alert: Alert) -> dict[str, str]:
 
 
 def require_showable(alert: Alert) -> None:
-    """Raise whatever an alert makes its receivers' texts raise, such as a time that no calendar has.
+    """Build all texts about an alert once, so that a bad value, such as a time outside the calendar, raises here.
 
     Raises:
-        Exception: The alert cannot be sent to anybody.
+        Exception: The alert cannot be sent to any receiver.
     """
     alert_summary(alert)
     alert_evidence(alert)
@@ -232,7 +236,7 @@ def require_showable(alert: Alert) -> None:
 
 
 def format_rfc3339(ms: int) -> str:
-    """Write a time in milliseconds as RFC 3339 does."""
+    """Return a time in milliseconds in the format of RFC 3339."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -1,9 +1,10 @@
-"""`sms.alerts`, as those read it who tell alerts, and as those write it who find some outside of the stream."""
+"""The topic `sms.alerts`: its reader for the dispatcher, and its writer for the rules outside the stream."""
 
 import asyncio
 import logging
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -17,11 +18,14 @@ from smspulse.alerting.alert_state import require_showable
 
 _log = logging.getLogger(__name__)
 
-_POLL_S: Final = 0.5  # how long the end of a process waits for a reader
+# The end of a process waits so long for a reader.
+_POLL_S: Final = 0.5
+# A poll returns at most so many records, to keep the pauses between cycles short.
 _BATCH: Final = 500
 _BROKER_TIMEOUT_S: Final = 10.0
-_DELIVERY_TIMEOUT_MS: Final = 8_000  # before `flush` does, so each record has an end then
-# The client says so, and goes on by itself when Kafka is back.
+# Less than the timeout of `flush`, so that each record is delivered or has failed then.
+_DELIVERY_TIMEOUT_MS: Final = 8_000
+# The client logs these errors, and recovers by itself when Kafka is back.
 _TRANSIENT_ERRORS: Final = {
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._TRANSPORT,
@@ -31,7 +35,7 @@ _TRANSIENT_ERRORS: Final = {
 
 
 class AlertTopicReader:
-    """`sms.alerts`, read from its beginning by one reader.
+    """A reader of `sms.alerts`, from its beginning.
 
     Args:
         kafka: How to reach Kafka.
@@ -54,10 +58,11 @@ class AlertTopicReader:
         self._read_ahead: list[Alert] = []
         self._lock = threading.Lock()
         self.has_committed_offsets = any(each.offset >= 0 for each in found)
+        # From the beginning, because only all records together give the state of alerts.
         self._consumer.assign([TopicPartition(ALERTS, number, OFFSET_BEGINNING) for number in numbers])
 
     async def read_existing_alerts(self, *, whole: bool) -> list[Alert]:
-        """Return what is there already: what was committed, or the whole of it."""
+        """Return the alerts that are in the topic already: those before the committed offsets, or all of them."""
         found: list[Alert] = []
         while self._unfinished_partitions:
             for partition, offset, alert in await asyncio.to_thread(self._poll_alerts, _POLL_S):
@@ -68,12 +73,14 @@ class AlertTopicReader:
         return found
 
     async def read_new_alerts(self, seconds: float) -> list[Alert]:
-        """Return what comes next; nothing if nothing comes for so long."""
-        held, self._read_ahead = self._read_ahead, []
-        return held or [alert for _, _, alert in await asyncio.to_thread(self._poll_alerts, min(seconds, _POLL_S))]
+        """Return the next alerts; none if no record arrives for so many seconds."""
+        read_ahead, self._read_ahead = self._read_ahead, []
+        return read_ahead or [
+            alert for _, _, alert in await asyncio.to_thread(self._poll_alerts, min(seconds, _POLL_S))
+        ]
 
     async def commit(self) -> None:
-        """Commit all that was returned."""
+        """Commit the offsets behind all returned alerts."""
         offsets = [TopicPartition(ALERTS, number, offset) for number, offset in self._next_offsets.items()]
         await asyncio.to_thread(retry_kafka_call, self._consumer.commit, offsets=offsets, asynchronous=False)
 
@@ -83,7 +90,8 @@ class AlertTopicReader:
             self._consumer.close()
 
     def _poll_alerts(self, seconds: float) -> list[tuple[int, int, Alert]]:
-        with self._lock:  # a reader that is cancelled leaves its thread here
+        # A cancelled reader leaves its thread in here.
+        with self._lock:
             first = self._consumer.poll(seconds)
             messages = [] if first is None else [first, *self._consumer.consume(_BATCH, 0)]
         found = []
@@ -96,23 +104,29 @@ class AlertTopicReader:
                     raise KafkaException(error)
                 continue
             self._next_offsets[partition] = message.offset() + 1
-            if not (value := message.value()):
-                continue  # of a transaction that was aborted, which the in-memory broker shows
-            try:
-                alert = decode_alert(value)
-                require_showable(alert)
-            except Exception as fault:  # a DecodeError, as a rule; whatever it is, it costs this alert and no other
-                _log.error(
-                    "%s, partition %d, offset %d is no alert (%s), and is passed over",
-                    *(ALERTS, partition, message.offset(), where_raised(fault)),
-                )
-                continue
-            found.append((partition, message.offset(), alert))
+            # The in-memory broker shows records of aborted transactions, without a value.
+            if (value := message.value()) and (alert := _decode_record(message, value)) is not None:
+                found.append((partition, message.offset(), alert))
         return found
 
 
+def _decode_record(message: Message, value: bytes) -> Alert | None:
+    """Return the alert in a record; None, with a line in the log, if it is no alert that can be shown."""
+    try:
+        alert = decode_alert(value)
+        require_showable(alert)
+    # Mostly a DecodeError. Any other error must cost this one alert only, too.
+    except Exception as error:
+        _log.error(
+            "%s, partition %d, offset %d is no alert (%s), and is skipped",
+            *(ALERTS, message.partition(), message.offset(), where_raised(error)),
+        )
+        return None
+    return alert
+
+
 class AlertTopicWriter:
-    """Writes to `sms.alerts`, idempotently.
+    """An idempotent writer of `sms.alerts`.
 
     Args:
         kafka: How to reach Kafka.
@@ -123,20 +137,18 @@ class AlertTopicWriter:
         self._producer = Producer(kafka.confluent_options() | options)
 
     def __call__(self, alerts: Sequence[Alert]) -> list[Alert]:
-        """Write changes of alerts, and return those that are on all in-sync replicas."""
+        """Write changes of alerts; return those that are on all in-sync replicas."""
         written: list[Alert] = []
 
-        def record_delivery(alert: Alert, error: KafkaError | None) -> None:
+        def on_delivery(alert: Alert, error: KafkaError | None, _: Message) -> None:
             if error is None:
                 written.append(alert)
             else:
-                _log.warning("alert %s could not be written, and is again: %s", alert.id, error.str())
+                _log.warning("alert %s could not be written, and is written again later: %s", alert.id, error.str())
 
         for alert in alerts:
-
-            def on_delivery(error: KafkaError | None, _: Message, alert: Alert = alert) -> None:
-                record_delivery(alert, error)
-
-            self._producer.produce(ALERTS, encode_alert(alert), alert.id.encode(), on_delivery=on_delivery)
+            callback = partial(on_delivery, alert)
+            self._producer.produce(ALERTS, encode_alert(alert), alert.id.encode(), on_delivery=callback)
+        # Longer than the delivery timeout, so that every callback has run.
         self._producer.flush(_BROKER_TIMEOUT_S)
         return written

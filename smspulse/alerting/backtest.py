@@ -1,4 +1,4 @@
-"""Runs the detectors over the messages of the warehouse, beside what a ratio threshold would have done."""
+"""Backtest: runs the detectors over past messages of the warehouse, next to a threshold on the ratio."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -16,23 +16,26 @@ from streams.monitored_entity import MonitoredEntity
 from warehouse.reader import open_warehouse, retry_after_merge
 
 _FAILURE_OUTCOMES: Final = frozenset(outcome.value for outcome in FAILURES)
+# Rows that are in memory at once.
 _BATCH: Final = 10_000
+# A common rule for comparison: the ratio of 15 minutes, from ten messages on.
 _WINDOW_MS: Final = 15 * 60_000
 _MIN_MESSAGES: Final = 10
 
+# Source, device, channel and end of a message.
 EndedMessage = tuple[str, int | None, int | None, MessageEnd]
-"""Source, device, channel and end of a message."""
 
 
 @dataclass(frozen=True, slots=True)
 class BacktestResult:
-    """What was found.
+    """The result of a backtest.
 
     Args:
-        messages: How many ended.
-        first_at, last_at: When the first and the last did, in milliseconds; 0 if none did.
-        changes: Every change of an alert, in its order.
-        threshold: How often a channel's ratio of 15 minutes, of ten messages or more, went over the threshold.
+        messages: Number of ended messages.
+        first_at, last_at: Time of the first and the last end, in milliseconds; 0 without any.
+        changes: Every change of an alert, in order.
+        threshold: Channel and time of each time that a ratio of 15 minutes, of at least ten messages, exceeded the
+            threshold.
     """
 
     messages: int
@@ -42,17 +45,18 @@ class BacktestResult:
     threshold: list[tuple[str, int]]
 
     def alert_episodes(self) -> list[tuple[Alert, Alert | None]]:
-        """Return each alert as it fired, and as it was resolved if it was."""
+        """Return each alert as it fired, with its resolution, or None while it fires."""
         resolved = {(alert.id, alert.fired_at): alert for alert in self.changes if alert.phase == "resolved"}
         fired: dict[tuple[str, int | None], Alert] = {}
         for alert in self.changes:
             if alert.phase == "firing":
-                fired.setdefault((alert.id, alert.fired_at), alert)  # repeated with later evidence
+                # Later records of the same alert repeat it with newer evidence.
+                fired.setdefault((alert.id, alert.fired_at), alert)
         return [(alert, resolved.get(key)) for key, alert in fired.items()]
 
 
 def read_message_ends(data: Path, since: datetime | None) -> Iterator[EndedMessage]:
-    """Yield how messages ended, in the order in which they did; of each its last end.
+    """Yield the ends of messages in order of time; for each message its last end.
 
     Raises:
         NoWarehouseError: Nothing has landed yet.
@@ -63,7 +67,7 @@ def read_message_ends(data: Path, since: datetime | None) -> Iterator[EndedMessa
         ORDER BY ended_at, message_key
     """
     with open_warehouse(data) as connection:
-        # Sorted, nothing comes before every file has been read.
+        # The rows are sorted, so the first batch comes after every file was read.
         rows = retry_after_merge(lambda: connection.execute(sql, [since]).fetchmany(_BATCH))
         while rows:
             for source, device_id, channel_id, *end in rows:
@@ -72,12 +76,12 @@ def read_message_ends(data: Path, since: datetime | None) -> Iterator[EndedMessa
 
 
 def run_backtest(messages: Iterable[EndedMessage], policy: DetectorPolicy, threshold: float) -> BacktestResult:
-    """Run the detectors, as the stream does but for the order of messages that end at the same time.
+    """Run the detectors as the stream does, except for the order of messages that end at the same time.
 
     Args:
-        messages: How they ended.
-        policy: Settings of the detectors. Each unit begins to learn with its first message here.
-        threshold: Ratio of failures that a rule on fifteen minutes would have.
+        messages: The ends of messages.
+        policy: Settings of the detectors. Each monitored entity begins to learn with its first message here.
+        threshold: Failure ratio of the rule on fifteen minutes.
     """
     detector_states: dict[tuple[str | int | None, ...], DetectorState] = {}
     channels: dict[tuple[str, int | None], set[int | None]] = {}
@@ -106,20 +110,18 @@ def run_backtest(messages: Iterable[EndedMessage], policy: DetectorPolicy, thres
 
 
 class _RatioThresholdRule:
-    """The rule that most begin with: the ratio of fifteen minutes."""
+    """The common simple rule: the failure ratio of fifteen minutes."""
 
     def __init__(self, threshold: float) -> None:
         self._threshold, self._failed, self._is_over = threshold, 0, False
         self._ends: deque[tuple[bool, int]] = deque()
 
     def add_message_end(self, failed: bool, at: int) -> bool:
-        """Take the end of a message; return whether the ratio goes over the threshold with it."""
+        """Add the end of a message; return whether the ratio exceeds the threshold with it, and did not before."""
         self._ends.append((failed, at))
         self._failed += failed
         while self._ends[0][1] <= at - _WINDOW_MS:
             self._failed -= self._ends.popleft()[0]
-        was, self._is_over = (
-            self._is_over,
-            (len(self._ends) >= _MIN_MESSAGES and self._failed > self._threshold * len(self._ends)),
-        )
-        return self._is_over and not was
+        was_over = self._is_over
+        self._is_over = len(self._ends) >= _MIN_MESSAGES and self._failed > self._threshold * len(self._ends)
+        return self._is_over and not was_over

@@ -1,8 +1,8 @@
 """Causes: the phone or SIM card that explains most of a wider alert's rise. Pure.
 
 Example: a source of five phones usually loses 3 % of its messages. One phone begins to lose all. The ratio of the
-source rises to 22 %, its alert fires, and its latest failures are nearly all of that phone. The phone is the cause, and
-its own alert is the one to notify; the other four phones are well.
+source rises to 22 %, its alert fires, and nearly all of its latest failures are of that phone. The phone is the cause,
+and its own alert is sent. The other four phones are well.
 """
 
 from typing import Final
@@ -12,10 +12,10 @@ import msgspec
 from core.alerts import FAILURE_RATIO, Alert, ChannelFailures, wilson_interval
 
 _MAJORITY_SHARE: Final = 0.5
+# With so much of a phone's failures on one SIM card, that SIM card is the cause.
 _NEARLY_ALL_SHARE: Final = 0.8
-"""Part of a phone's failures on one SIM card, from which on that one is named."""
-# Among five equal phones that all fail, one has half of eight failures in every fourth case: that is not enough. A SIM
-# card of two that has all of five failures is the cause.
+# Of five equal phones that all fail, one has half of eight failures in every fourth case: that must not be a cause. One
+# SIM card of two that has all of five failures must be one.
 _STANDARD_ERRORS: Final = 2.2
 
 
@@ -44,9 +44,9 @@ class AlertCause(msgspec.Struct, frozen=True):
 def find_cause(alert: Alert) -> AlertCause | None:
     """Return the phone or SIM card that explains most of an alert's rise; None if there is none.
 
-    It explains most of it if at least half of the failures beyond the baseline are its own, and more of the failures
-    than chance gives to its part of the messages. A phone with most of the messages has most of the failures of the
-    whole fleet, too, and is not the cause of them.
+    It must have at least half of the failures beyond the baseline, and more of the failures than chance gives to its
+    share of the messages. A phone with most of the messages has most of the failures of a failing fleet, too, and is
+    not their cause.
 
     Args:
         alert: An alert on the ratio of failures of a source, or of a device with several channels.
@@ -73,6 +73,7 @@ def _build_cause(alert: Alert, group: list[ChannelFailures]) -> AlertCause | Non
     lowest, _ = wilson_interval(recorded, own, _STANDARD_ERRORS)
     usual = (alert.baseline or 0.0) * alert.count
     rise = alert.failures - usual
+    # Its share of the failures must exceed its share of the traffic, beyond chance.
     if rise <= 0 or lowest <= traffic:
         return None
     share = min((alert.failures * own / recorded - usual * traffic) / rise, 1.0)

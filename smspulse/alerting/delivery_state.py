@@ -10,13 +10,15 @@ import msgspec
 from core.alerts import Alert
 from smspulse.alerting.alert_state import AlertState
 
+# The pause after a failure doubles from here.
 FIRST_PAUSE_S: Final = 1.0
-POLL_S: Final = 0.5  # how late the end of a silence can be noticed
+# The end of a silence is noticed so late at most.
+POLL_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class ClockReading:
-    """One reading of the clocks.
+    """One reading of both clocks.
 
     Args:
         elapsed_s: Of the monotonic clock, for pauses.
@@ -38,8 +40,8 @@ def read_clock() -> ClockReading:
 
 
 Clock = Callable[[], ClockReading]
+# Returns the ids of alerts that are silenced at a time in seconds since 1970.
 SilencedIds = Callable[[float], frozenset[str]]
-"""Returns the ids of alerts that are silenced at a time in seconds since 1970."""
 
 
 def no_silenced_ids(_: float) -> frozenset[str]:
@@ -48,11 +50,11 @@ def no_silenced_ids(_: float) -> frozenset[str]:
 
 
 class WebhookState:
-    """What the webhook has been told, and what it is to be told next.
+    """Delivery state of the webhook or of one service of Apprise: sent alerts and alerts to send.
 
     Args:
-        alert_state: How alerts stand.
-        silenced: Says which alerts it is not to be told.
+        alert_state: The current state of all alerts.
+        silenced: Returns the ids of alerts that are not sent.
     """
 
     def __init__(self, alert_state: AlertState, silenced: SilencedIds = no_silenced_ids) -> None:
@@ -61,22 +63,21 @@ class WebhookState:
         self._unmatched_resolutions: dict[str, Alert] = {}
 
     def update_alert(self, alert: Alert) -> None:
-        """Take what is told of an alert."""
+        """Apply a change of an alert."""
         known = self._alert_state.alerts.get(alert.id)
         if alert.phase == "resolved" and alert.fired_at and known is None:
-            self._unmatched_resolutions[alert.id] = (
-                alert  # what Kafka has compacted away was told before we were started anew
-            )
+            # Kafka has compacted its firing record away: it was sent before a restart.
+            self._unmatched_resolutions[alert.id] = alert
         self._alert_state.update_alert(alert)
 
     def mark_past_sent(self, moment: ClockReading, *, including_firing: bool) -> None:
-        """Take it as told what was resolved, and where asked, what fires."""
+        """Mark earlier resolutions as sent, and on request the alerts that fire."""
         self._unmatched_resolutions.clear()
         for alert in self.next_alerts(moment) if including_firing else []:
             self.mark_sent(alert)
 
     def next_alerts(self, moment: ClockReading) -> list[Alert]:
-        """Return what is to be told, in its order."""
+        """Return the alerts to send, in their order."""
         firing = {alert.id: alert for alert in self._alert_state.firing_alerts()}
         ended = [
             self._as_resolved(sent)
@@ -97,7 +98,7 @@ class WebhookState:
         )
 
     def mark_sent(self, alert: Alert) -> None:
-        """Note that it was told."""
+        """Record that an alert was sent."""
         self._unmatched_resolutions.pop(alert.id, None)
         if alert.phase == "firing":
             self._sent_alerts[alert.id] = alert
@@ -108,7 +109,7 @@ class WebhookState:
         now = self._alert_state.alerts[sent.id]
         if now.phase == "resolved" and now.fired_at == sent.fired_at:
             return now
-        # It fires again, or is about to: that it was resolved between was told in a record that is gone.
+        # It fires again, or is about to. The record of its resolution in between is compacted away.
         return msgspec.structs.replace(sent, phase="resolved", resolved_at=now.changed_at, changed_at=now.changed_at)
 
     @staticmethod
@@ -118,19 +119,19 @@ class WebhookState:
 
 @dataclass(frozen=True, slots=True)
 class AlertBatch:
-    """Alerts for one request to an Alertmanager: those that fire, and those that are resolved."""
+    """Alerts of one request to an Alertmanager: those that fire, and those that are resolved."""
 
     firing_alerts: Sequence[Alert]
     resolved_alerts: Sequence[Alert]
 
 
 class AlertmanagerState:
-    """Delivery state of one Alertmanager: what it knows, what it is sent next, and when.
+    """Delivery state of one Alertmanager: sent alerts, the next batch, and its time.
 
     Args:
-        repeat_s: Seconds after which it is sent again what fires.
-        alert_state: How alerts stand.
-        silenced: Says which alerts it is not sent.
+        repeat_s: Seconds after which firing alerts are sent again.
+        alert_state: The current state of all alerts.
+        silenced: Returns the ids of alerts that are not sent.
     """
 
     def __init__(self, repeat_s: float, alert_state: AlertState, silenced: SilencedIds = no_silenced_ids) -> None:
@@ -138,15 +139,16 @@ class AlertmanagerState:
         self._sent_episodes: dict[str, int | None] = {}
         self._unsent_resolutions: dict[str, tuple[Alert, Alert]] = {}
         self._due_at_s = float("-inf")
-        self._pause_s = 0.0  # 0 while it takes what it is sent
+        # 0 while requests succeed.
+        self._pause_s = 0.0
 
     def load_alerts(self, alerts: Iterable[Alert]) -> None:
-        """Take how alerts stood before: their ends are not sent."""
+        """Apply the earlier state of alerts. Their resolutions are not sent."""
         for alert in alerts:
             self._alert_state.update_alert(alert)
 
     def update_alert(self, alert: Alert) -> None:
-        """Take what is told of an alert."""
+        """Apply a change of an alert."""
         was = self._alert_state.alerts.get(alert.id)
         self._alert_state.update_alert(alert)
         self._unsent_resolutions.pop(alert.id, None)
@@ -154,9 +156,9 @@ class AlertmanagerState:
             self._unsent_resolutions[alert.id] = was, alert
 
     def next_alerts(self, moment: ClockReading) -> AlertBatch | None:
-        """Return what to send now; None if there is nothing, or its time has not come.
+        """Return the batch to send now; None if there is nothing to send yet.
 
-        What it does not know yet is sent at once, the rest every `repeat_s`, and after a failure all after a pause.
+        News is sent at once, the rest every `repeat_s`. After a failure, everything is sent after a pause.
         """
         silenced = self._silenced_at(moment.now_s)
 
@@ -165,7 +167,7 @@ class AlertmanagerState:
 
         audible = [alert for alert in self._alert_state.firing_alerts() if alert.id not in silenced]
         firing = [alert for alert in audible if not is_explained(alert)]
-        # As long as it fires there, it would inhibit the alert of the phone that explains it.
+        # While it fires in Alertmanager, it would inhibit the alert of the phone that explains it.
         replaced = [
             msgspec.structs.replace(alert, phase="resolved", resolved_at=moment.now_ms)
             for alert in audible
@@ -179,25 +181,26 @@ class AlertmanagerState:
         resolved = [alert for _, alert in self._unsent_resolutions.values()] + replaced
         if not firing and not resolved:
             return None
+        # News is sent at once, unless the last request failed.
         is_news = bool(resolved) or not all(map(self._has_sent, firing))
         if moment.elapsed_s >= self._due_at_s or (is_news and not self._pause_s):
             return AlertBatch(firing, resolved)
         return None
 
     def mark_sent(self, batch: AlertBatch, moment: ClockReading) -> None:
-        """Note that it took a batch, which was sent at that moment."""
+        """Record that a batch was sent at a moment."""
         self._sent_episodes = {alert.id: alert.fired_at for alert in batch.firing_alerts}
         self._unsent_resolutions.clear()
         self._due_at_s, self._pause_s = moment.elapsed_s + self._repeat_s, 0.0
 
     def mark_failed(self, moment: ClockReading) -> float:
-        """Note that it did not take a batch, which was sent at that moment; return the pause until the next one."""
+        """Record that a batch of a moment failed; return the pause before the next one, in seconds."""
         self._pause_s = min(max(self._pause_s * 2, FIRST_PAUSE_S), self._repeat_s)
         self._due_at_s = moment.elapsed_s + self._pause_s
         return self._pause_s
 
     def poll_timeout_s(self, moment: ClockReading) -> float:
-        """Return how long to wait for changes of alerts before the next look."""
+        """Return the seconds to wait for changes of alerts before the next batch."""
         left_s = self._due_at_s - moment.elapsed_s
         return min(left_s, POLL_S) if left_s > 0 else POLL_S
 

@@ -1,23 +1,22 @@
-"""The process of alerts: watches what no fold can see, reads `sms.alerts` and sends what changes to each receiver.
+"""The alert process: evaluates the rules, reads `sms.alerts`, and sends changes to each receiver.
 
-A receiver is one Alertmanager, the webhook, or one service of Apprise. Each has a task, a consumer and a state of its
-own: one that is down delays itself, and neither another one nor the stream.
+A receiver is one Alertmanager, the webhook, or one service of Apprise. Each has its own task, consumer and delivery
+state. A receiver that is down delays neither another receiver nor the stream.
 
 Guarantees
-    An Alertmanager is told how alerts stand, now and every `repeat_s`; what it missed while it, or we, were away it
-    learns then, and what was resolved meanwhile ends with the time that it was told last.
-    The webhook, and Apprise in the same way, is sent each alert that fires, or is resolved, at least once, in their
-    order: what it took is committed to Kafka behind it. After a kill between the two, the same `webhook-id` comes
-    again.
-    What is silenced is not told: an Alertmanager that knew it takes it as ended. What was told to the webhook is
-    still resolved there, and what fires when its silence ends is told then.
-    What a wider alert explains is not sent to the webhook, until that is resolved. Alertmanager inhibits by itself; see
-    `examples/alertmanager.yml`.
-    A wider alert that one phone or SIM card explains is sent to nobody as long as the alert of that phone fires:
-    `smspulse alerts list` has it. The order in which the two fire makes no difference; see
-    `AlertState.is_explained_by_cause`. An Alertmanager that knew it takes it as ended.
-    All decisions of one cycle are made at one time: the clock is read once for all that an Alertmanager is sent, and
-    once for each alert that the webhook is sent.
+    An Alertmanager is sent the state of all alerts at once and every `repeat_s`. After an outage of its own or of this
+    process it gets the present state. An alert that was resolved meanwhile ends at the time that it was sent last.
+    The webhook and each service of Apprise are sent every alert that fires or is resolved at least once, in order. The
+    offset is committed to Kafka after the answer. After a kill between the two, the same `webhook-id` is sent again.
+    A silenced alert is not sent. An Alertmanager that has it takes it as ended. The webhook is still sent the
+    resolution of an alert that it has. An alert that fires when its silence ends is sent then.
+    An alert that a wider one explains is not sent to the webhook until the wider one is resolved. Alertmanager inhibits
+    by itself; see `examples/alertmanager.yml`.
+    A wider alert that one phone or SIM card explains is sent to no receiver while the alert of that phone fires. It is
+    in `smspulse alerts list`. The order in which the two fire makes no difference; see
+    `AlertState.is_explained_by_cause`. An Alertmanager that has it takes it as ended.
+    The clock is read once for each request to an Alertmanager, and once for each alert to the webhook, so that all
+    decisions about it use the same time.
 """
 
 import asyncio
@@ -59,15 +58,16 @@ from smspulse.alerting.settings import AlertSettings
 from smspulse.alerting.silences import SilenceStore
 
 _log = logging.getLogger(__name__)
+# A webhook that is down for long is tried every five minutes.
 _LONGEST_PAUSE_S: Final = 300.0
 
 
 class DispatcherError(SmspulseError):
-    """Alerts cannot be told as long as Kafka is as it is. What was not told is told after the next start."""
+    """Kafka does not serve the topic of alerts. Unsent alerts are sent after the next start."""
 
 
 class NoReceiverError(SmspulseError):
-    """No way out is set."""
+    """No receiver is set."""
 
 
 async def send_to_alertmanager(
@@ -77,7 +77,7 @@ async def send_to_alertmanager(
     ready: Callable[[], None] = lambda: None,
     clock: Clock = read_clock,
 ) -> None:
-    """Send one Alertmanager for ever how alerts stand."""
+    """Send the state of alerts to one Alertmanager, without end."""
     state.load_alerts(await log.read_existing_alerts(whole=True))
     ready()
     while True:
@@ -87,7 +87,7 @@ async def send_to_alertmanager(
             try:
                 await client.send(batch.firing_alerts, batch.resolved_alerts, moment.now_s)
             except ReceiverError as error:
-                _log.warning("%s; it is sent all again in %.0f s", error, state.mark_failed(moment))
+                _log.warning("%s; all alerts are sent again in %.0f s", error, state.mark_failed(moment))
             else:
                 state.mark_sent(batch, moment)
         for alert in await log.read_new_alerts(state.poll_timeout_s(moment)):
@@ -99,22 +99,23 @@ async def send_to_webhook(
     client: AlertWebhookClient | AppriseClient,
     state: WebhookState,
     ready: Callable[[], None] = lambda: None,
-    clock: Clock = read_clock,
 ) -> None:
-    """Send the webhook, or a service of Apprise, what it was not sent yet, until it wants nothing any more."""
+    """Send unsent alerts to the webhook or a service of Apprise, until it answers 410."""
     for alert in await log.read_existing_alerts(whole=not log.has_committed_offsets):
         state.update_alert(alert)
-    # Where nothing was ever told, what was resolved long ago is no news, and what fires is.
-    state.mark_past_sent(clock(), including_firing=log.has_committed_offsets)
+    # On the first start, old resolutions are no news, but alerts that fire are.
+    state.mark_past_sent(read_clock(), including_firing=log.has_committed_offsets)
     ready()
-    news = not log.has_committed_offsets  # else what comes next may be read already, and is not to be committed yet
+    # After a restart, records behind the committed offset may have been read already. They are not committed yet.
+    news = not log.has_committed_offsets
     while True:
         try:
-            while following := state.next_alerts(clock())[:1]:
-                await _send_until_accepted(client, following[0])
-                state.mark_sent(following[0])
+            # The clock is read again for each alert.
+            while alerts := state.next_alerts(read_clock()):
+                await _send_until_accepted(client, alerts[0])
+                state.mark_sent(alerts[0])
         except ReceiverGoneError as error:
-            _log.error("%s: it wants nothing any more, and is sent nothing until this process starts again", error)
+            _log.error("%s: the receiver refuses all alerts, and is sent none until this process starts again", error)
             return
         if news:
             await log.commit()
@@ -141,21 +142,21 @@ async def _send_until_accepted(client: AlertWebhookClient | AppriseClient, alert
 
 
 def require_receiver(settings: AlertSettings) -> None:
-    """Raise if no way out is set.
+    """Require at least one receiver in the settings.
 
     Raises:
-        NoWayOutError: None is.
+        NoReceiverError: None is set.
     """
     if not settings.has_receiver:
-        msg = "no way out of alerts is set: set SMSPULSE_ALERTS_ALERTMANAGER, _WEBHOOK or _APPRISE"
+        msg = "no receiver of alerts is set: set SMSPULSE_ALERTS_ALERTMANAGER, _WEBHOOK or _APPRISE"
         raise NoReceiverError(msg)
 
 
 def check_receivers(settings: AlertSettings) -> None:
-    """Raise if a receiver cannot be made of its settings. Sends nothing.
+    """Check the settings of every receiver. Sends nothing.
 
     Raises:
-        WayOutError: Apprise does not know one of its URLs, or is not installed.
+        ReceiverError: Apprise does not know one of its URLs, or is not installed.
     """
     for number in range(1, len(settings.apprise_urls) + 1):
         AppriseClient(settings, number)
@@ -164,11 +165,11 @@ def check_receivers(settings: AlertSettings) -> None:
 def run_dispatcher(
     settings: AlertSettings, kafka: KafkaSettings, data: Path, ready: Callable[[], None] = lambda: None
 ) -> None:
-    """Find and tell alerts until SIGTERM or SIGINT. Without a way out they are listed only.
+    """Evaluate the rules and send alerts until SIGTERM or SIGINT. Without a receiver, alerts are only listed.
 
     Raises:
-        WayOutError: Apprise does not know one of its URLs, or is not installed.
-        SenderError: Kafka cannot be used.
+        ReceiverError: Apprise does not know one of its URLs, or is not installed.
+        DispatcherError: Kafka cannot be used.
     """
     try:
         asyncio.run(_run_tasks(settings, kafka, data, ready))
@@ -183,12 +184,12 @@ ReceiverTask = Callable[[AlertTopicReader, Callable[[], None]], Coroutine[Any, A
 def build_receiver_tasks(
     settings: AlertSettings, session: aiohttp.ClientSession, silenced: SilencedIds
 ) -> dict[str, ReceiverTask]:
-    """Return a task for each receiver that is set, by the end of the name of its consumer group.
+    """Return a task for each receiver in the settings, by the suffix of its consumer group.
 
-    What was sent is committed for a group, so a service of Apprise keeps its name when others are added or removed.
+    Offsets are committed for a group, so a service of Apprise keeps its name when others are added or removed.
 
     Raises:
-        WayOutError: Apprise does not know one of its URLs, or is not installed.
+        ReceiverError: Apprise does not know one of its URLs, or is not installed.
     """
     tasks: dict[str, ReceiverTask] = {}
 
@@ -212,8 +213,8 @@ def build_receiver_tasks(
 
 async def _run_tasks(settings: AlertSettings, kafka: KafkaSettings, data: Path, ready: Callable[[], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
-        # A look, or a Kafka that does not answer, can take longer than there is time to stop, and their threads would
-        # be waited for. What is cut off is as after a kill: done again.
+        # An evaluation, or a Kafka that does not answer, can take longer than the time to stop, and Python waits for
+        # their threads. Work that is cut off is repeated, as after a kill.
         asyncio.get_running_loop().add_signal_handler(number, os._exit, 0)
     async with aiohttp.ClientSession() as session:
         tasks: dict[str, ReceiverTask] = {

@@ -1,7 +1,7 @@
-"""Watches what no fold can see: silence, the warehouse, the pipeline itself. Writes alerts to `sms.alerts`.
+"""Evaluates the rules outside the stream: silence, the warehouse, the pipeline itself. Writes alerts to `sms.alerts`.
 
-What is on is known from there: started again, it neither writes an alert twice nor forgets one. Two of these processes
-at once know of each other in the same way, so run one for each data folder.
+It reads the current alerts from that topic. So after a restart it neither writes an alert twice nor forgets one. Two
+processes at once would act on the same alerts, so run one for each data folder.
 """
 
 import asyncio
@@ -34,6 +34,7 @@ from warehouse.errors import NoWarehouseError
 
 _log = logging.getLogger(__name__)
 
+# Seconds that a finding must last before an alert of the kind fires, and be absent before it is resolved.
 _PATIENCE_S: Final = {
     SILENT: (0, 0),
     DEVICE_DOWN: (0, 0),
@@ -43,14 +44,13 @@ _PATIENCE_S: Final = {
     STUCK_MESSAGES: (300, 600),
     LATENCY_SHIFT: (600, 600),
 }
-"""Seconds that what is found must last before an alert of a kind fires, and be gone before it is resolved."""
 
 
 class AlertStateMachine:
-    """The life of the alerts that are found.
+    """The phases of alerts: pending, firing, resolved.
 
     Args:
-        alert_state: How alerts stand; what is judged is taken there by who writes it.
+        alert_state: The current state of all alerts. The caller applies changes to it once they are written.
     """
 
     def __init__(self, alert_state: AlertState) -> None:
@@ -58,11 +58,11 @@ class AlertStateMachine:
         self._gone_since: dict[str, int] = {}
 
     def judge_findings(self, findings: Sequence[RuleFinding], judged_kinds: Collection[str], now: int) -> list[Alert]:
-        """Return what changes.
+        """Return the changes of alerts.
 
         Args:
-            findings: All that is amiss.
-            judged_kinds: The kinds that were looked for; others stay as they are.
+            findings: All present findings.
+            judged_kinds: The kinds that were evaluated. Alerts of other kinds do not change.
             now: In milliseconds.
         """
         changes, found_ids = [], set()
@@ -76,6 +76,7 @@ class AlertStateMachine:
             if was.phase == "resolved" or was.kind not in judged_kinds or id_ in found_ids:
                 continue
             gone_at = self._gone_since.setdefault(id_, now)
+            # A pending alert was never sent, so it needs no patience.
             if was.phase == "pending" or now - gone_at >= _PATIENCE_S[was.kind][1] * 1000:
                 changes.append(msgspec.structs.replace(was, phase="resolved", resolved_at=now, changed_at=now))
                 del self._gone_since[id_]
@@ -94,6 +95,7 @@ class AlertStateMachine:
 
 
 def _build_alert(finding: RuleFinding, phase: Phase, was: Alert | None, now: int) -> Alert:
+    # A pending alert keeps its first time.
     since = min(finding.since, was.since) if was is not None and was.phase == "pending" else finding.since
     return Alert(
         id=finding.id, kind=finding.kind, phase=phase, scope=finding.scope, source=finding.source,
@@ -105,10 +107,10 @@ def _build_alert(finding: RuleFinding, phase: Phase, was: Alert | None, now: int
 
 
 class RuleEvaluator:
-    """Looks at a pipeline and its data.
+    """Evaluates the rules of a pipeline and its data.
 
-    While lander or stream are behind, or the spool holds what they have not seen, the warehouse is not asked: what it
-    lacks says nothing about devices.
+    While lander or stream are behind, or the spool holds webhooks, the warehouse is not queried: missing messages are
+    no evidence about devices then.
 
     Args:
         data: The data folder.
@@ -119,7 +121,7 @@ class RuleEvaluator:
         self._data, self._kafka, self._warehouse_rules = data, kafka, WarehouseRules(data)
 
     def __call__(self, now: int) -> tuple[list[RuleFinding], set[str]]:
-        """Return what is amiss at a time in milliseconds, and which kinds were looked for."""
+        """Return the findings at a time in milliseconds, and the evaluated kinds."""
         try:
             late = pipeline_findings(self._data, self._kafka, now)
             if late is None:
@@ -130,10 +132,13 @@ class RuleEvaluator:
         except NoWarehouseError:
             return [], set()
         except (SmspulseError, duckdb.Error, OSError) as error:
-            _log.warning("alerts cannot be looked for now, and are again: %s", str(error).partition("\n")[0])
+            _log.warning(
+                "the alert rules cannot be evaluated now, and are evaluated again: %s", str(error).partition("\n")[0]
+            )
             return [], set()
-        except Exception as error:  # what is read comes from outside: it must not end the process that sends alerts
-            _log.error("alerts cannot be looked for now, and are again: %s", where_raised(error))
+        # The rules read data of untrusted clients. No error in it may end the process that sends alerts.
+        except Exception as error:
+            _log.error("the alert rules cannot be evaluated now, and are again: %s", where_raised(error))
             return [], set()
 
 
@@ -146,15 +151,15 @@ async def run_evaluator(
     clock: Callable[[], float] = time.time,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Look for ever, every so many seconds, and write what changes.
+    """Evaluate the rules every so many seconds, without end, and write the changes of alerts.
 
     Args:
-        log: Says how alerts stand.
-        evaluate: Returns what is amiss and which kinds were looked for, at a time in milliseconds.
-        write_alerts: Writes changes, and returns those that it could.
-        every_s: Between two looks.
+        log: Reads the topic of alerts.
+        evaluate: Returns the findings and the evaluated kinds at a time in milliseconds.
+        write_alerts: Writes changes, and returns those that succeeded.
+        every_s: Seconds between two evaluations.
         clock: Returns the seconds since 1970.
-        ready: Called when it is known how alerts stand.
+        ready: Called once the current state of alerts is read.
     """
     alert_state, loop = AlertState(), asyncio.get_running_loop()
     for alert in await log.read_existing_alerts(whole=True):

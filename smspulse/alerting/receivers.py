@@ -1,4 +1,4 @@
-"""The ways out: Alertmanager's API v2, a webhook signed as Standard Webhooks 1.0 wants it, and what Apprise knows."""
+"""Receivers of alerts: Alertmanager (API v2), a webhook (signed by Standard Webhooks 1.0), and services of Apprise."""
 
 import asyncio
 import base64
@@ -19,14 +19,18 @@ from smspulse.alerting.alert_state import alert_evidence, alert_name, alert_seve
 from smspulse.alerting.settings import AlertSettings, decode_secret
 from smspulse.processes.terminal import escape_to_line
 
+# A receiver that takes longer is sent the alert again.
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=15)
+# By Standard Webhooks, a receiver that answers 410 wants no further requests.
 _HTTP_GONE: Final = 410
+# Apprise's own types, by severity.
 _NOTIFY_TYPES: Final = {"critical": "failure", "warning": "warning"}
-_MISSED_REPETITIONS: Final = 4  # repetitions that Alertmanager misses before it takes an alert as resolved
+# Alertmanager takes an alert as resolved after so many missed repetitions.
+_MISSED_REPETITIONS: Final = 4
 
 
 class ReceiverError(SmspulseError):
-    """A way out did not take what it was sent. The text says which, and why."""
+    """A receiver did not accept an alert. The text names the receiver and the reason."""
 
     def __init__(self, text: str, retry_after_s: float = 0.0) -> None:
         super().__init__(text)
@@ -34,11 +38,11 @@ class ReceiverError(SmspulseError):
 
 
 class ReceiverGoneError(ReceiverError):
-    """The receiver wants nothing any more: 410."""
+    """The receiver answered 410: it refuses all further alerts."""
 
 
 def alert_labels(alert: Alert) -> dict[str, str]:
-    """Return the labels of an alert, which are its identity: the same as long as it is on."""
+    """Return the labels of an alert. They are its identity: they do not change while it fires."""
     found: dict[str, Any] = {
         "alertname": alert_name(alert.kind),
         "severity": alert_severity(alert),
@@ -52,28 +56,28 @@ def alert_labels(alert: Alert) -> dict[str, str]:
 
 
 def alert_links(alert: Alert, settings: AlertSettings) -> dict[str, str]:
-    """Return the links to the runbook and to the page, as far as they are set."""
+    """Return the links to the runbook and to the page that are set."""
     runbook = f"{settings.runbooks}/{alert.kind}.md" if settings.runbooks else ""
     return {link: url for link, url in (("runbook_url", runbook), ("page_url", settings.page)) if url}
 
 
 class AlertmanagerClient:
-    """One Alertmanager: told again and again what fires, and once what is resolved.
+    """Client of one Alertmanager.
 
     Args:
         session: For requests.
-        settings: Links, and how often it is told.
-        url: Where it is.
+        settings: Links, and the interval of repetitions.
+        url: Base URL of the Alertmanager.
     """
 
     def __init__(self, session: aiohttp.ClientSession, settings: AlertSettings, url: str) -> None:
         self._session, self._settings, self._url = session, settings, url
 
     async def send(self, firing: Sequence[Alert], resolved: Sequence[Alert], now: float) -> None:
-        """Send how alerts stand at a time in seconds since 1970.
+        """Send the state of alerts at a time in seconds since 1970.
 
         Raises:
-            WayOutError: It did not take it.
+            ReceiverError: Alertmanager did not accept it.
         """
         until = int((now + _MISSED_REPETITIONS * self._settings.repeat_s) * 1000)
         body = orjson.dumps(
@@ -91,18 +95,18 @@ class AlertmanagerClient:
             "labels": alert_labels(alert),
             "annotations": annotations,
             "startsAt": format_rfc3339(began_at),
-            # Messages end out of order. It takes no alert that ends before it began, and says so of all it is sent.
+            # Messages end out of order. Alertmanager refuses the whole request if one alert ends before it began.
             "endsAt": format_rfc3339(max(ends_at, began_at)),
         }
         return entry | ({"generatorURL": self._settings.page} if self._settings.page else {})
 
 
 class AlertWebhookClient:
-    """Sent one JSON object for each alert that fires, and one when it is resolved.
+    """Client of the webhook. It sends one JSON object for each alert that fires, and one for its resolution.
 
     Args:
         session: For requests.
-        settings: Where it is, and its secret.
+        settings: URL and secret of the webhook.
         clock: Returns the seconds since 1970.
     """
 
@@ -113,27 +117,13 @@ class AlertWebhookClient:
         self._secret = decode_secret(settings.webhook_secret)
 
     async def send(self, alert: Alert) -> None:
-        """Send how an alert stands. The same change has the same `webhook-id`, however often it is sent.
+        """Send a change of an alert. The same change has the same `webhook-id`, however often it is sent.
 
         Raises:
-            WayOutGone: It answered 410.
-            WayOutError: It did not take it.
+            ReceiverGoneError: The webhook answered 410.
+            ReceiverError: The webhook did not accept it.
         """
-        body = orjson.dumps(
-            {
-                "type": f"alert.{alert.phase}",
-                "timestamp": format_rfc3339(alert.changed_at),
-                "data": {
-                    "alert_id": alert.id,
-                    "labels": alert_labels(alert),
-                    "summary": _printable_summary(alert),
-                    "evidence": _printable_evidence(alert),
-                    "links": alert_links(alert, self._settings),
-                    "fired_at": format_rfc3339(alert.fired_at or alert.changed_at),
-                    "resolved_at": format_rfc3339(alert.resolved_at) if alert.resolved_at else None,
-                },
-            }
-        )
+        body = self._build_body(alert)
         id_, sent_at = f"{alert.id}/{alert.fired_at}/{alert.phase}", str(int(self._clock()))
         headers = {"webhook-id": id_, "webhook-timestamp": sent_at}
         if self._secret:
@@ -141,16 +131,29 @@ class AlertWebhookClient:
             headers["webhook-signature"] = f"v1,{base64.b64encode(signed).decode()}"
         await _post_alerts(self._session, self._settings.webhook, body, headers)
 
+    def _build_body(self, alert: Alert) -> bytes:
+        data = {
+            "alert_id": alert.id,
+            "labels": alert_labels(alert),
+            "summary": _printable_summary(alert),
+            "evidence": _printable_evidence(alert),
+            "links": alert_links(alert, self._settings),
+            "fired_at": format_rfc3339(alert.fired_at or alert.changed_at),
+            "resolved_at": format_rfc3339(alert.resolved_at) if alert.resolved_at else None,
+        }
+        timestamp = format_rfc3339(alert.changed_at)
+        return orjson.dumps({"type": f"alert.{alert.phase}", "timestamp": timestamp, "data": data})
+
 
 class AppriseClient:
-    """One service of Apprise: sent one notification for each alert that fires, and one when it is resolved.
+    """Client of one service of Apprise. It sends a notification for each alert that fires, and one for its resolution.
 
     Args:
         settings: Links, and the URLs of all services.
-        number: Which of the URLs, from 1 on.
+        number: Position of the URL, from 1 on.
 
     Raises:
-        WayOutError: Apprise is not installed, or does not know the URL.
+        ReceiverError: Apprise is not installed, or does not know the URL.
     """
 
     def __init__(self, settings: AlertSettings, number: int) -> None:
@@ -161,30 +164,31 @@ class AppriseClient:
             raise ReceiverError(msg) from error
         self._settings, self._number, self._sender = settings, number, apprise.Apprise()
         if not self._sender.add(settings.apprise_urls[number - 1]):
-            msg = f"URL {number} of SMSPULSE_ALERTS_APPRISE is none that Apprise knows: see its list of services"
+            msg = f"URL {number} of SMSPULSE_ALERTS_APPRISE is not known to Apprise: see its list of services"
             raise ReceiverError(msg)
 
     async def send(self, alert: Alert) -> None:
-        """Send how an alert stands.
+        """Send a change of an alert.
 
         Raises:
-            WayOutError: The service did not take it.
+            ReceiverError: The service did not accept it.
         """
         lines = _printable_evidence(alert) | alert_links(alert, self._settings)
         taken = await asyncio.to_thread(
             self._sender.notify,
             title=f"[{alert.phase}] {_printable_summary(alert)}",
-            body_format="text",  # a service that shows HTML gets it escaped
+            # Apprise escapes text for a service that shows HTML.
+            body_format="text",
             body="\n".join(f"{label}: {text}" for label, text in lines.items()),
             notify_type="success" if alert.phase == "resolved" else _NOTIFY_TYPES[alert_severity(alert)],
         )
         if not taken:
-            msg = f"URL {self._number} of SMSPULSE_ALERTS_APPRISE did not take an alert: its own line above says why"
+            msg = f"URL {self._number} of SMSPULSE_ALERTS_APPRISE did not accept an alert: see Apprise's line above"
             raise ReceiverError(msg)
 
 
 def _printable_summary(alert: Alert) -> str:
-    """Return the summary as one line without control characters: it can hold text from outside."""
+    """Return the summary as one line without control characters: it can contain text of untrusted clients."""
     return escape_to_line(alert_summary(alert))
 
 
@@ -212,6 +216,6 @@ async def _post_alerts(session: aiohttp.ClientSession, url: str, body: bytes, he
 
 
 def _url_origin(url: str) -> str:
-    """Return a URL without what may be secret in it."""
+    """Return scheme and host of a URL: user, path and query may be secret."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

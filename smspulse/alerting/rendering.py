@@ -1,4 +1,4 @@
-"""What `smspulse alerts` shows, and how it tries the ways out."""
+"""Output of `smspulse alerts`, and its test of the receivers."""
 
 import asyncio
 import time
@@ -22,7 +22,9 @@ from smspulse.alerting.settings import AlertSettings
 from smspulse.alerting.silences import SilenceStore
 from warehouse.reader import fetch_rows, open_warehouse
 
-_MAX_LEARNING_NAMES: Final = 5  # of those that learn
+# More names would hide the alerts above them.
+_MAX_LEARNING_NAMES: Final = 5
+# The view has timestamps, the model of an alert milliseconds.
 _TIME_COLUMNS: Final = ("since", "fired_at", "resolved_at")
 
 
@@ -35,7 +37,7 @@ class NoSuchAlertError(SmspulseError):
 
 
 def read_landed_alerts(data: Path, condition: str, parameters: list[Any]) -> list[Alert]:
-    """Return the alerts in the warehouse that have fired, the latest first; see the view `alerts`.
+    """Return the alerts of the view `alerts`: those that fire first, then by time, the latest first.
 
     Raises:
         NoWarehouseError: Nothing has landed yet.
@@ -52,12 +54,12 @@ def read_landed_alerts(data: Path, condition: str, parameters: list[Any]) -> lis
 
 
 def print_alerts(data: Path, console: Console, *, everything: bool, cause_wait_s: float = CAUSE_WAIT_S) -> None:
-    """Print the alerts that fire, or all that ever did.
+    """Print the alerts that fire, or all that ever fired.
 
     Args:
         data: The data folder.
         console: Where to print.
-        everything: Also those that are resolved.
+        everything: Include resolved alerts.
         cause_wait_s: See `AlertSettings`.
 
     Raises:
@@ -67,28 +69,25 @@ def print_alerts(data: Path, console: Console, *, everything: bool, cause_wait_s
     landed_alerts, alert_state = read_landed_alerts(data, "true", []), AlertState(cause_wait_s)
     for alert in sorted(landed_alerts, key=lambda each: each.fired_at or 0):
         alert_state.update_alert(alert)
+
+    def mark_alert(alert: Alert) -> Text:
+        if alert.phase != "firing":
+            return Text("new normal" if alert.resolution == "new_normal" else "resolved")
+        if alert.id in silenced:
+            return Text("silenced")
+        return Text("inhibited") if alert_state.is_inhibited(alert, now) else Text("firing", "red")
+
     table = Table("", Column("id", no_wrap=True), "what", "fired", "resolved")
     for alert in landed_alerts:
-        if not everything and alert.phase != "firing":
-            continue
-        mark = Text("new normal" if alert.resolution == "new_normal" else "resolved")
-        if alert.phase == "firing":
-            is_inhibited = alert_state.is_inhibited(alert, now)
-            mark = Text("firing", "red") if not is_inhibited else Text("inhibited")
-            mark = Text("silenced") if alert.id in silenced else mark
-        table.add_row(
-            mark,
-            alert.id,
-            alert_summary(alert),
-            _format_local_time(alert.fired_at),
-            _format_local_time(alert.resolved_at),
-        )
+        if everything or alert.phase == "firing":
+            times = map(_format_local_time, (alert.fired_at, alert.resolved_at))
+            table.add_row(mark_alert(alert), alert.id, alert_summary(alert), *times)
     console.print(table if table.row_count else "no alert fires" if not everything else "no alert has ever fired")
     print_learning_detectors(read_learning_detectors(data), console)
 
 
 def read_learning_detectors(data: Path) -> list[dict[str, Any]]:
-    """Return the rows of `failure_detectors` that still learn what is usual.
+    """Return the rows of `failure_detectors` that still learn their baseline.
 
     Raises:
         NoWarehouseError: Nothing has landed yet.
@@ -101,7 +100,7 @@ def read_learning_detectors(data: Path) -> list[dict[str, Any]]:
 
 
 def print_learning_detectors(found: Sequence[dict[str, Any]], console: Console) -> None:
-    """Print which channels, devices and sources still learn what is usual."""
+    """Print the channels, devices and sources that still learn their baseline."""
     if not found:
         return
     names = [str(row["alert_id"]).partition(":")[2] for row in found]
@@ -115,7 +114,7 @@ def print_learning_detectors(found: Sequence[dict[str, Any]], console: Console) 
 
 
 def print_alert_evidence(data: Path, console: Console, id_: str) -> None:
-    """Print what the latest alert of an id rests on.
+    """Print the evidence of the latest alert of an id.
 
     Raises:
         NoSuchAlertError: There is none.
@@ -136,7 +135,7 @@ def print_alert_evidence(data: Path, console: Console, id_: str) -> None:
 
 
 def print_silences(data: Path, console: Console) -> None:
-    """Print the silences that last.
+    """Print the active silences.
 
     Raises:
         SilenceError: They cannot be read.
@@ -152,22 +151,25 @@ def _format_local_time(at: int | None) -> str:
     return "" if at is None else datetime.fromtimestamp(at / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-async def try_receivers(settings: AlertSettings, now: float) -> list[str]:
-    """Send an alert about nothing to each way out, and then that it is resolved; return what went wrong.
-
-    Args:
-        settings: The ways out.
-        now: Seconds since 1970.
-    """
-    at = int(now * 1000)
+def _build_test_alerts(at: int) -> tuple[Alert, Alert]:
+    """Return a test alert that fires at a time in milliseconds, and its resolution."""
     fields: dict[str, Any] = {
         "id": alert_id(FAILURE_RATIO, "test", 0, 0), "kind": FAILURE_RATIO, "scope": "channel", "source": "test",
         "device_id": 0, "channel_id": 0, "changed_at": at, "since": at, "fired_at": at, "count": 5, "failures": 5,
         "baseline": 0.03, "known": 1000, "bound": 0.04, "errors": {"9": 5}, "samples": [], "share": 0.0,
         "budget_days": 30.0,
     }  # fmt: skip
-    firing = Alert(**fields, phase="firing", resolved_at=None)
-    resolved = Alert(**fields, phase="resolved", resolved_at=at)
+    return Alert(**fields, phase="firing", resolved_at=None), Alert(**fields, phase="resolved", resolved_at=at)
+
+
+async def try_receivers(settings: AlertSettings, now: float) -> list[str]:
+    """Send a test alert to each receiver, and then its resolution; return the errors.
+
+    Args:
+        settings: The receivers.
+        now: Seconds since 1970.
+    """
+    firing, resolved = _build_test_alerts(int(now * 1000))
 
     async def try_alertmanager(session: aiohttp.ClientSession, url: str) -> None:
         client = AlertmanagerClient(session, settings, url)
@@ -193,7 +195,7 @@ async def try_receivers(settings: AlertSettings, now: float) -> list[str]:
 
 
 def print_backtest(result: BacktestResult, console: Console) -> None:
-    """Print the alerts that would have come, and how often the threshold was passed."""
+    """Print the alerts of a backtest, and how often the ratio exceeded the threshold."""
     table = Table("fired", "resolved", Column("id", no_wrap=True), "what")
     for fired, resolved in result.alert_episodes():
         until = Text(_format_local_time(resolved.resolved_at)) if resolved else Text("firing", "red")
@@ -214,10 +216,10 @@ def print_backtest(result: BacktestResult, console: Console) -> None:
 
 
 def draw_backtest(result: BacktestResult, path: Path) -> None:
-    """Write a picture of both over time: .svg, .png or .html.
+    """Write a picture of alerts and threshold over time: .svg, .png or .html.
 
     Raises:
-        PictureError: What draws is not installed, or there is no such format.
+        PictureError: Altair is not installed, or does not know the format.
     """
     try:
         import altair  # noqa: PLC0415 - an extra

@@ -1,7 +1,7 @@
-"""What time passing, the warehouse and the pipeline itself say: what is to be an alert, of the moment.
+"""Alert rules outside the stream: over the warehouse, and over the pipeline itself.
 
-A file of `sql/` finds one kind. Its rows are what is amiss now; `is_bad` says that it is enough for an alert to begin,
-the others keep one that is on.
+A file of `sql/` is the rule of one kind. Each of its rows is a finding. A row with `is_bad` is enough for an alert to
+begin; the other rows keep an alert firing.
 """
 
 import contextlib
@@ -40,23 +40,34 @@ from warehouse.status_codes import load_known_statuses
 
 _log = logging.getLogger(__name__)
 
+# Each kind has a file of its name in `sql/`.
 SQL_RULE_KINDS: Final = (SILENT, STUCK_MESSAGES, LATENCY_SHIFT, DEVICE_DOWN, WEBHOOK_QUALITY, QUALITY_CHECK)
-_CACHED_QUERIES: Final = ("rhythm", "past")
+# Baselines change slowly, and are the most expensive queries.
+_CACHED_QUERIES: Final = ("activity_profile", "baseline_28d")
 _CACHE_LIFETIME_MS: Final = 3_600_000
+# A lag begins an alert above either limit.
 _MAX_LAG_RECORDS: Final = 100_000
 _MAX_LAG_S: Final = 300
+# A filled spool begins an alert above either limit.
 _MAX_SPOOL_AGE_S: Final = 300
 _MAX_SPOOL_SHARE: Final = 0.5
-# The lower bound of Wilson's interval of k of n, at three standard errors: of a thousand looks, one is above the truth.
+# The lower bound of Wilson's interval of k of n, at three standard errors: one evaluation in a thousand exceeds the
+# truth.
 _WILSON_LOW_SQL: Final = "(k / n + 4.5 / n - 3 * sqrt(k / n * (1 - k / n) / n + 2.25 / n / n)) / (1 + 9 / n)"
 
 
+_SHARES_SQL: Final = """
+    SELECT source, device_id, count(*) / sum(count(*)) OVER (PARTITION BY source)
+    FROM recent_messages WHERE outcome <> 'incoming' GROUP BY source, device_id
+"""
+
+
 class RuleFinding(msgspec.Struct, frozen=True, kw_only=True):
-    """What is amiss; its fields are as those of `core.alerts.Alert`.
+    """A finding of a rule. Its fields are as those of `core.alerts.Alert`.
 
     Attributes:
-        part: What of the pipeline it is about.
-        is_bad: Whether an alert is to begin; else one that is on goes on.
+        part: The part of the pipeline with the problem, such as `lander`.
+        is_bad: Whether it is enough for an alert to begin. Otherwise it keeps an alert firing.
     """
 
     kind: str
@@ -76,13 +87,13 @@ class RuleFinding(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def id(self) -> str:
-        """The alert's."""
+        """The id of the alert."""
         of = (self.device_id,) if self.scope == "device" else ()
         return alert_id(self.kind, self.source, *of, part=self.part or 0)
 
 
 class WarehouseRules:
-    """Asks the warehouse of a data folder. What 28 days say is asked for once an hour.
+    """Rules over the warehouse of a data folder. Baselines of 28 days are read once an hour.
 
     Args:
         data: The data folder.
@@ -92,20 +103,21 @@ class WarehouseRules:
         self._data = data
         self._cached_tables: dict[str, pa.Table] = {}
         self._cached_at_ms = 0
-        # A setting without a meaning ends the process at its start, not at each look.
+        # A wrong setting must end the process at its start, not fail each evaluation.
         load_known_statuses(data)
 
     def read_findings(self, now: int) -> list[RuleFinding]:
-        """Return what is amiss at a time in milliseconds.
+        """Return the findings at a time in milliseconds.
 
         Raises:
             NoWarehouseError: Nothing has landed yet.
-            duckdb.Error: It cannot be read.
+            duckdb.Error: The warehouse cannot be read.
         """
         return retry_after_merge(lambda: self._query_findings(now))
 
     def _query_findings(self, now: int) -> list[RuleFinding]:
         with open_warehouse(self._data) as connection:
+            # The process runs next to the pipeline on the same machine.
             connection.execute("SET memory_limit = '1GB'")
             connection.execute("SET VARIABLE now = ?", [datetime.fromtimestamp(now / 1000, UTC)])
             connection.execute("SET VARIABLE statuses = ?", [list(load_known_statuses(self._data))])
@@ -116,14 +128,8 @@ class WarehouseRules:
                 self._cached_at_ms = now
             for name, table in self._cached_tables.items():
                 connection.register(name, table)
-            connection.execute(f"CREATE TEMP TABLE held AS {_rule_sql('held')}")
-            shares = {
-                (source, device): share
-                for source, device, share in connection.execute(
-                    "SELECT source, device_id, count(*) / sum(count(*)) OVER (PARTITION BY source) "
-                    "FROM held WHERE outcome <> 'incoming' GROUP BY source, device_id"
-                ).fetchall()
-            }
+            connection.execute(f"CREATE TEMP TABLE recent_messages AS {_rule_sql('recent_messages')}")
+            shares = {(source, device): share for source, device, share in connection.execute(_SHARES_SQL).fetchall()}
             findings = [
                 finding
                 for kind in SQL_RULE_KINDS
@@ -139,7 +145,7 @@ class WarehouseRules:
 
 
 def pipeline_findings(data: Path, kafka: KafkaSettings, now: int) -> list[RuleFinding] | None:
-    """Return what is amiss with lander, stream and spool; None if Kafka does not answer.
+    """Return the findings about lander, stream and spool; None if Kafka does not answer.
 
     Raises:
         duckdb.Error: The warehouse cannot be read.
@@ -147,7 +153,8 @@ def pipeline_findings(data: Path, kafka: KafkaSettings, now: int) -> list[RuleFi
         SpoolError: The spool cannot be read.
     """
     groups = {LanderSettings(data=data).group: "lander"}
-    if not kafka.in_memory:  # that one keeps no offsets of transactions
+    # The in-memory broker keeps no offsets of transactions.
+    if not kafka.in_memory:
         groups[StreamSettings(state=data).group] = "stream"
     waiting = read_group_lag(kafka, {group: [RAW] for group in groups})
     if waiting is None:
@@ -160,21 +167,23 @@ def pipeline_findings(data: Path, kafka: KafkaSettings, now: int) -> list[RuleFi
         for (group, name) in groups.items()
         if (records := waiting[group])
     ]
-    if (data / "spool" / "spool.sqlite").exists():
-        settings = IngestSettings()
-        with contextlib.closing(WebhookSpool(data, settings)) as spool:
-            state = spool.read_state()
-        findings += spool_findings(state.webhooks, state.size / max(settings.spool_max_bytes, 1), state.oldest_s, now)
-    return findings
+    return findings + (_read_spool_findings(data, now) if (data / "spool" / "spool.sqlite").exists() else [])
+
+
+def _read_spool_findings(data: Path, now: int) -> list[RuleFinding]:
+    settings = IngestSettings()
+    with contextlib.closing(WebhookSpool(data, settings)) as spool:
+        state = spool.read_state()
+    return spool_findings(state.webhooks, state.size / max(settings.spool_max_bytes, 1), state.oldest_s, now)
 
 
 def lag_finding(name: str, records: int, newest: int | None, now: int) -> RuleFinding:
-    """Return what records that wait for lander or stream say.
+    """Return the finding about a lag of lander or stream.
 
     Args:
-        name: Which of the two.
-        records: How many of `sms.raw` it has before it, more than none.
-        newest: The time of the newest record that it has made, None without any.
+        name: `lander` or `stream`.
+        records: Its lag in records of `sms.raw`, above 0.
+        newest: The time of the newest record that it has written; None without any.
         now: In milliseconds, as `newest`.
     """
     return RuleFinding(
@@ -185,12 +194,12 @@ def lag_finding(name: str, records: int, newest: int | None, now: int) -> RuleFi
 
 
 def spool_findings(webhooks: int, filled_share: float, oldest_s: float, now: int) -> list[RuleFinding]:
-    """Return what the spool says, if it holds anything.
+    """Return the finding about the spool, if it holds webhooks.
 
     Args:
-        webhooks: In it.
-        filled_share: Which part of its limit it takes.
-        oldest_s: Age of the oldest in seconds.
+        webhooks: Number of webhooks in it.
+        filled_share: Its size as a share of its limit.
+        oldest_s: Age of the oldest webhook in seconds.
         now: In milliseconds.
     """
     if not webhooks:
@@ -214,12 +223,12 @@ def _rule_sql(name: str) -> str:
 
 
 def _build_rule_finding(kind: str, row: dict[str, Any]) -> RuleFinding | None:
-    """Return what a row says; None, with a line in the log, if it cannot be shown: it costs no other finding."""
+    """Return the finding in a row; None, with a line in the log, if it cannot be shown. Other rows are not affected."""
     try:
         finding = RuleFinding(kind=kind, **_finding_fields(row))
         format_rfc3339(finding.since)
     except Exception as error:
-        _log.error("a finding of %s cannot be shown (%s), and is passed over", kind, where_raised(error))
+        _log.error("a finding of %s cannot be shown (%s), and is skipped", kind, where_raised(error))
         return None
     return finding
 

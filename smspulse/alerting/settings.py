@@ -16,7 +16,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
 class AlertSettingsError(SmspulseError):
-    """A setting of alerts cannot be used. The text names it and says how to write it."""
+    """A setting of alerts cannot be used. The text names it and has the valid format."""
 
 
 class AlertSettings(BaseSettings):
@@ -31,18 +31,21 @@ class AlertSettings(BaseSettings):
     )
     webhook: str = Field("", description="URL that is sent each alert that fires or is resolved.")
     webhook_secret: SecretStr = Field(
-        SecretStr(""), description="Of the webhook's signature, as Standard Webhooks write it: `whsec_` and base64."
+        SecretStr(""),
+        description="Secret of the webhook's signature, in the format of Standard Webhooks: `whsec_` and base64.",
     )
     apprise: SecretStr = Field(
         SecretStr(""),
         description="URLs of Apprise, for mail, chat and pagers, separated by spaces; needs the extra `apprise`.",
     )
     group: str = Field(
-        "smspulse-alerts", min_length=1, description="Kafka's consumer group: what it has committed is told."
+        "smspulse-alerts",
+        min_length=1,
+        description="Kafka's consumer group: its committed offsets mark the alerts that were sent.",
     )
-    repeat_s: Seconds = Field(60, description="Seconds after which Alertmanager is told again what fires.")
+    repeat_s: Seconds = Field(60, description="Seconds after which firing alerts are sent to Alertmanager again.")
     watch_s: Seconds = Field(
-        60, description="Seconds between two looks for what time or the warehouse tells, such as silent devices."
+        60, description="Seconds between two evaluations of the rules outside the stream, such as silent devices."
     )
     cause_wait_s: float = Field(
         CAUSE_WAIT_S,
@@ -51,7 +54,7 @@ class AlertSettings(BaseSettings):
         allow_inf_nan=False,
         description="Seconds that a source's alert waits for the alert of the phone that explains most of it.",
     )
-    page: str = Field("", description="URL of a page that people look at, linked from each alert.")
+    page: str = Field("", description="URL of a page for people, linked from each alert.")
     runbooks: str = Field("", description="URL of the folder of the runbooks, linked from each alert.")
 
     @field_validator("alertmanager")
@@ -79,17 +82,17 @@ class AlertSettings(BaseSettings):
 
     @property
     def alertmanager_urls(self) -> list[str]:
-        """The Alertmanagers one by one."""
+        """The URL of each Alertmanager."""
         return self.alertmanager.split(",") if self.alertmanager else []
 
     @property
     def apprise_urls(self) -> list[str]:
-        """The URLs of Apprise one by one."""
+        """The URL of each service of Apprise."""
         return self.apprise.get_secret_value().split()
 
     @property
     def has_receiver(self) -> bool:
-        """Whether there is a receiver."""
+        """Whether at least one receiver is set."""
         return bool(self.alertmanager_urls or self.webhook or self.apprise_urls)
 
 
@@ -97,7 +100,7 @@ def decode_secret(secret: SecretStr) -> bytes:
     """Return the key of the webhook's signature; empty if there is no secret.
 
     Raises:
-        ValueError: It is not written as Standard Webhooks write it.
+        ValueError: It is not in the format of Standard Webhooks.
     """
     text = secret.get_secret_value()
     msg = "it is not `whsec_` and base64: make one with `openssl rand -base64 32`"
@@ -120,8 +123,9 @@ def read_alert_settings() -> AlertSettings:
         return AlertSettings()
     except ValidationError as error:
         problem = "; ".join(map(_describe_setting_error, error.errors()))
-    # Pydantic's error is no cause of this one. Its text holds the rejected value, which may be a secret. The garbage
-    # collector cannot see the errors in it, so a frame that keeps it is never freed.
+    # Raised outside the handler, without Pydantic's error as its cause. The text of that error holds the rejected
+    # value, which may be a secret. The garbage collector cannot see the errors in it, so a frame that keeps it is never
+    # freed.
     raise AlertSettingsError(problem)
 
 

@@ -1,4 +1,4 @@
-"""Alerts that nobody is to be told of for a while: `{data}/silences.json`, the end of each silence by alert id."""
+"""Silences: alerts that are not sent for a while. `{data}/silences.json` has the end of each by alert id."""
 
 import logging
 import time
@@ -18,11 +18,13 @@ _decode: Final = msgspec.json.Decoder(dict[str, float]).decode
 
 
 class SilenceError(SmspulseError):
-    """Silences cannot be read or kept."""
+    """Silences cannot be read or written."""
 
 
 class SilenceStore:
-    """The silences of a data folder. Processes see each other's changes at once; what is set is durable on return.
+    """The silences of a data folder.
+
+    Processes see each other's changes at once. A silence is durable when `set_silence` returns.
 
     Args:
         data: The data folder, which must exist to set one.
@@ -33,7 +35,7 @@ class SilenceStore:
         self._data, self._path, self._clock = data, data / "silences.json", clock
 
     def active_silences(self, now: float | None = None) -> dict[str, float]:
-        """Return the end of each that lasts, in seconds since 1970, by the alert's id.
+        """Return the end of each active silence, in seconds since 1970, by alert id.
 
         Args:
             now: Seconds since 1970; the present by default.
@@ -46,19 +48,20 @@ class SilenceStore:
         except FileNotFoundError:
             return {}
         except (msgspec.DecodeError, OSError) as error:
-            msg = f"{self._path} cannot be read ({error}): remove it, and set the silences anew"
+            msg = f"{self._path} cannot be read ({error}): remove it, and set the silences again"
             raise SilenceError(msg) from error
         moment = self._clock() if now is None else now
         return {id_: until for id_, until in sorted(found.items()) if until > moment}
 
     def set_silence(self, alert_id: str, seconds: float) -> float:
-        """Silence an alert, whether it fires or not, and return until when; 0 seconds lift its silence.
+        """Silence an alert, whether it fires or not; return the end of its silence. 0 seconds lift the silence.
 
         Raises:
-            SilenceError: It cannot be kept.
+            SilenceError: It cannot be written.
         """
         until = self._clock() + seconds
         try:
+            # Two commands at once must not lose one of their silences.
             with lock_folder(self._data):
                 kept = {id_: end for id_, end in self.active_silences().items() if id_ != alert_id}
                 kept |= {alert_id: until} if seconds else {}
@@ -70,12 +73,12 @@ class SilenceStore:
         return until
 
     def silenced_ids(self, now: float) -> frozenset[str]:
-        """Return the ids that nobody is to be told of at a time in seconds since 1970.
+        """Return the ids of alerts that are silenced at a time in seconds since 1970.
 
-        None if the file cannot be read, so that nothing is missed.
+        There is none if the file cannot be read, so that no alert is missed.
         """
         try:
             return frozenset(self.active_silences(now))
         except SilenceError as error:
-            _log.error("%s; meanwhile all is told", error)
+            _log.error("%s; until then all alerts are sent", error)
             return frozenset()

@@ -1,4 +1,4 @@
-"""How the one Kafka node is configured, and what its log says when it ends."""
+"""Configuration of the embedded Kafka node, and the error in its log when it ends."""
 
 import os
 import re
@@ -10,10 +10,51 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from smspulse.processes.children import LOOPBACK
 
+# User with which the node connects to itself. The password is new at each start.
 NODE_USER: Final = "node"
-"""As whom the node connects to itself, with a password that is another at each start."""
+# Measured: 120 for the JVM, its jars and an idle node. The rest is for clients and new segments.
 _BASE_FILES: Final = 512
-"""120 of the Java machine, its jars and an idle node were counted; the rest is for clients and segments to come."""
+
+
+_FIXED_OPTIONS: Final[dict[str, object]] = {
+    "process.roles": "broker,controller",
+    "node.id": 1,
+    "controller.listener.names": "CONTROLLER",
+    "inter.broker.listener.name": "CLIENTS",
+    "log.dirs": "store",
+    # A topic must get its configuration when it is created. It must not appear by the first record sent to it.
+    "auto.create.topics.enable": "false",
+    # Records without content that the controller writes twice a second by default, each with an fsync. Other
+    # controllers would measure their lag by them (KIP-835), and there are none.
+    "metadata.max.idle.interval.ms": 0,
+    # One node has one replica of everything.
+    "default.replication.factor": 1,
+    "offsets.topic.replication.factor": 1,
+    "transaction.state.log.replication.factor": 1,
+    "transaction.state.log.min.isr": 1,
+    "share.coordinator.state.topic.replication.factor": 1,
+    "share.coordinator.state.topic.min.isr": 1,
+    # 50 by default, for clusters: here they would be 100 folders, each fsynced and recovered by itself.
+    "offsets.topic.num.partitions": 4,
+    "transaction.state.log.num.partitions": 4,
+    "num.partitions": 4,
+    # The default, though a start after a crash waits for the end of the last session. Kafka loads the offsets of groups
+    # when the broker starts, and again when that session is over. If the first load is still under way then, Kafka
+    # takes its end for the end of the second, and answers with old offsets (4.3.1, 4.4.0). So the load gets time, and
+    # little to read.
+    "broker.session.timeout.ms": 9000,
+    "offsets.topic.segment.bytes": 1 << 20,
+    "transaction.state.log.segment.bytes": 1 << 20,
+    # For the markers of these two topics. The topics of smspulse have a setting of their own.
+    "log.cleaner.delete.retention.ms": 60_000,
+    "broker.heartbeat.interval.ms": 500,
+    # Members of a group start together under the supervisor; waiting for more of them is for clusters.
+    "group.initial.rebalance.delay.ms": 0,
+    # Each write of a group's coordinator at once: of a batch, one wrongly loaded group makes Kafka refuse all.
+    "group.coordinator.append.linger.ms": 0,
+    # 128 MiB by default, a quarter of the heap; 32 MiB compacts a million keys in one pass.
+    "log.cleaner.dedupe.buffer.size": 32 << 20,
+}
 
 
 class BrokerSettings(BaseSettings):
@@ -36,67 +77,32 @@ class BrokerSettings(BaseSettings):
     )
     login: bool = Field(
         default=True,
-        description="Whether clients must log in, with what `kafka/login.json` in the data folder says. "
+        description="Whether clients must log in, with the login in `kafka/login.json` in the data folder. "
         "`false`: every user of this machine reads and writes all records.",
     )
 
 
 def build_server_properties(port: int, controller: int, settings: BrokerSettings, password: str = "") -> str:
-    """Return the text of `server.properties`, for a working directory that is the broker's folder.
+    """Return the text of `server.properties`. Its paths are relative to the broker's folder.
 
     Args:
-        port: For clients.
-        controller: For Kafka's controller.
-        settings: The broker's.
-        password: Of `NODE_USER`; where clients must log in.
+        port: Port for clients.
+        controller: Port of Kafka's controller.
+        settings: Settings of the broker.
+        password: Password of `NODE_USER`; needed if clients must log in.
     """
-    options: dict[str, object] = {
-        "process.roles": "broker,controller",
-        "node.id": 1,
+    options: dict[str, object] = _FIXED_OPTIONS | {
         # The voter's address is taken from here at each start, so it may change; `--standalone` would store it.
         "controller.quorum.voters": f"1@{LOOPBACK}:{controller}",
-        "controller.listener.names": "CONTROLLER",
         "listeners": f"CLIENTS://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller}",
-        "inter.broker.listener.name": "CLIENTS",
         **_build_security_options(settings, password),
-        "log.dirs": "store",
-        # A topic must get its configuration when it is created, not appear by the first record sent to it.
-        "auto.create.topics.enable": "false",
         "log.flush.interval.messages": settings.flush_messages,
-        # Records without content that the controller writes twice a second by default, each with an fsync. Other
-        # controllers would measure their lag by them (KIP-835), and there are none.
-        "metadata.max.idle.interval.ms": 0,
-        # One node has one replica of everything.
-        "default.replication.factor": 1,
-        "offsets.topic.replication.factor": 1,
-        "transaction.state.log.replication.factor": 1,
-        "transaction.state.log.min.isr": 1,
-        "share.coordinator.state.topic.replication.factor": 1,
-        "share.coordinator.state.topic.min.isr": 1,
-        # 50 by default, for clusters: here they would be 100 folders, each fsynced and recovered by itself.
-        "offsets.topic.num.partitions": 4,
-        "transaction.state.log.num.partitions": 4,
-        "num.partitions": 4,
-        # The default, though a start after a crash waits for the last session's end. The offsets of groups are loaded
-        # when the broker starts, and again when that session is over; if the first load is still under way, Kafka takes
-        # its end for the second's and answers offsets of long ago (4.3.1, 4.4.0). So it gets time, and little to load.
-        "broker.session.timeout.ms": 9000,
-        "offsets.topic.segment.bytes": 1 << 20,
-        "transaction.state.log.segment.bytes": 1 << 20,
-        "log.cleaner.delete.retention.ms": 60_000,  # of these topics' markers; ours have their own
-        "broker.heartbeat.interval.ms": 500,
-        # Members of a group start together under the supervisor; waiting for more of them is for clusters.
-        "group.initial.rebalance.delay.ms": 0,
-        # Each write of a group's coordinator at once: gathered, those of one that was loaded wrongly are all refused.
-        "group.coordinator.append.linger.ms": 0,
-        # 128 MiB by default, a quarter of the heap; 32 MiB compacts a million keys in one pass.
-        "log.cleaner.dedupe.buffer.size": 32 << 20,
     }
     return "".join(f"{name}={value}\n" for name, value in options.items())
 
 
 def _build_security_options(settings: BrokerSettings, password: str) -> dict[str, object]:
-    """Return what says who may connect to the two listeners."""
+    """Return the options that authenticate clients of the two listeners."""
     if not settings.login:
         return {"listener.security.protocol.map": "CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT"}
     plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
@@ -104,7 +110,7 @@ def _build_security_options(settings: BrokerSettings, password: str) -> dict[str
     scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
     return {
         "listener.security.protocol.map": "CLIENTS:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT",
-        # The node cannot know itself by SCRAM: the passwords of that are in the log that it has yet to read.
+        # The node cannot authenticate itself by SCRAM: those passwords are in the log that it has yet to read.
         "listener.name.clients.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512",
         "listener.name.clients.plain.sasl.jaas.config": node,
         "listener.name.clients.scram-sha-512.sasl.jaas.config": scram,
@@ -116,16 +122,16 @@ def _build_security_options(settings: BrokerSettings, password: str) -> dict[str
 
 
 def count_needed_files(store: Path) -> int:
-    """Return how many files the node must be able to open at once, with the store that it has.
+    """Return how many files the node must be able to open at once with its present store.
 
-    Each segment keeps one file open, and another while it is compacted. Where a file cannot be opened, Kafka takes its
-    segment for a damaged one and deletes it.
+    Each segment keeps one file open, and another one while it is compacted. If Kafka cannot open a file, it takes the
+    segment as damaged and deletes it.
     """
     return _BASE_FILES + 2 * sum(1 for _ in store.glob("*/*.log"))
 
 
 def find_last_error_line(output: Path, logfile: Path, log_start: int = 0) -> str:
-    """Return the line that best says why Kafka ended: the last exception, else the last error, else the last line."""
+    """Return the likely reason of Kafka's end: its last exception, else its last error, else its last line."""
     text = _read_log_tail(logfile, log_start) + _read_log_tail(output, 0)
     for pattern in (
         r"^(?:Caused by: )?[\w.$]+(?:Exception|Error): (.+)$",
@@ -134,11 +140,11 @@ def find_last_error_line(output: Path, logfile: Path, log_start: int = 0) -> str
     ):
         if found := re.findall(pattern, text, re.MULTILINE):
             return str(found[-1]).strip()[:400]
-    return "it said nothing"
+    return "its log is empty"
 
 
 def _read_log_tail(path: Path, start: int) -> str:
-    """Return at most the last 64 KiB of a file, and nothing from before `start` unless it was rotated since."""
+    """Return at most the last 64 KiB of a file, from `start` on unless the file was rotated since."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

@@ -1,4 +1,4 @@
-"""Apache Kafka's jars: fetched once by Maven, then kept in the user's cache."""
+"""Download of Apache Kafka's jars. Maven fetches them once, and they stay in the user's cache."""
 
 import errno
 import hashlib
@@ -17,18 +17,21 @@ from smspulse.runtime.data_folder import use_original_umask
 
 log = logging.getLogger(__name__)
 
+# The folder with the pom and the log configuration of Kafka.
 RESOURCES = Path(__file__).with_name("kafka")
 POM = RESOURCES / "pom.xml"
-JAVA_NEEDED = 17  # Kafka 4's brokers are compiled for it
+# Kafka 4's brokers are compiled for it.
+JAVA_NEEDED = 17
+# For 45 MB on a slow line.
 FETCH_TIMEOUT_S = 300
 
 
 class BrokerError(SmspulseError):
-    """The embedded broker could not be started, or has ended. The text is one line: what, and what to do."""
+    """The embedded broker could not be started, or has ended. The text is one line: the problem and its fix."""
 
 
 class KafkaMissingError(BrokerError):
-    """What a real Kafka needs is missing on this machine, and nothing may take its place."""
+    """A real Kafka cannot run on this machine, and the in-memory broker may not replace it."""
 
     is_permanent = True
 
@@ -43,7 +46,7 @@ def read_kafka_version() -> str:
 
 
 def find_kafka_cache() -> Path:
-    """Return the folder of the jars, which exists only once it is whole. Its name changes with the pom.
+    """Return the folder of the jars. It exists only once it is complete. Its name changes with the pom.
 
     Raises:
         BrokerError: This user has no home folder, and the environment names no cache.
@@ -57,6 +60,7 @@ def find_kafka_cache() -> Path:
         )
         raise BrokerError(message)
     cache = cache or str(Path.home() / ".cache")
+    # Another pom gets another folder, so versions do not mix.
     digest = hashlib.sha256(POM.read_bytes()).hexdigest()[:8]
     return Path(cache, "smspulse", f"kafka-{read_kafka_version()}-{digest}")
 
@@ -65,7 +69,7 @@ def is_kafka_cached() -> bool:
     """Return whether the jars are in the cache.
 
     Raises:
-        BrokerError: They are, and this user cannot read them; or there is no cache.
+        BrokerError: They are there, but this user cannot read them; or there is no cache.
     """
     folder = find_kafka_cache()
     try:
@@ -87,7 +91,7 @@ def _make_unreadable_error(path: Path, why: str | None) -> BrokerError:
 
 
 def read_java_version() -> int | None:
-    """Return the major version of the `java` on PATH, or None if there is none that works."""
+    """Return the major version of the `java` on PATH; None without a working one."""
     java = shutil.which("java")
     if java is None:
         return None
@@ -95,13 +99,13 @@ def read_java_version() -> int | None:
         done = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False)  # noqa: S603 - found on PATH
     except (OSError, subprocess.TimeoutExpired):
         return None
-    # `openjdk version "17.0.15"`; Java 8 says "1.8.0".
+    # `openjdk version "17.0.15"`; Java 8 prints "1.8.0".
     found = re.search(r'version "(?:1\.)?(\d+)', done.stderr + done.stdout)
     return int(found[1]) if found else None
 
 
 def list_missing_programs() -> list[str]:
-    """Return what a real Kafka needs and is missing here, each in words with its fix; empty if nothing is."""
+    """Return a text for each program that a real Kafka lacks on this machine, with the fix; empty if none."""
     missing = []
     java, version = shutil.which("java"), read_java_version()
     if java is None:
@@ -121,7 +125,7 @@ def list_missing_programs() -> list[str]:
 def fetch_kafka() -> Path:
     """Return the folder of Kafka's jars (45 MB), fetching them first if the cache does not have them.
 
-    The folder appears in one step, so an interrupted fetch leaves nothing half, and two at once do no harm.
+    The folder appears in one step. So an interrupted fetch leaves no partial folder, and two fetches at once are safe.
 
     Raises:
         BrokerError: There is no Maven, it failed, or the cache cannot be read or written.
@@ -135,7 +139,8 @@ def fetch_kafka() -> Path:
         raise BrokerError(message)
     log.info("Fetching Apache Kafka %s into %s", read_kafka_version(), target)
     try:
-        with use_original_umask():  # other users may share the cache
+        # Other users may share the cache.
+        with use_original_umask():
             _fill_cache(maven, target)
     except OSError as error:
         message = f"Kafka's jars cannot be stored in {target.parent}: {error.strerror}; free it or set XDG_CACHE_HOME"
@@ -152,12 +157,13 @@ def _fill_cache(maven: str, target: Path) -> None:
         try:
             jars.rename(target)
         except OSError:
-            if not target.is_dir():  # else another process was faster, and its jars are the same
+            # If the folder exists, another process was faster. Its jars are the same.
+            if not target.is_dir():
                 raise
 
 
 def _copy_dependencies(maven: str, target: Path) -> None:
-    # Run on a copy: Maven may write beside the pom, and the package's folder may be read-only.
+    # Maven runs on a copy: it may write next to the pom, and the folder of the package may be read-only.
     pom = shutil.copy(POM, target.parent)
     goal = ["dependency:copy-dependencies", f"-DoutputDirectory={target}", "-DincludeScope=runtime"]
     try:
@@ -181,7 +187,7 @@ def _copy_dependencies(maven: str, target: Path) -> None:
 
 
 def _remove_stale_downloads(cache: Path) -> None:
-    """Remove what killed fetches left: scratch folders older than any fetch can be."""
+    """Remove the scratch folders of killed fetches: those older than any fetch can be."""
     for folder in cache.glob(".fetch-*"):
         if time.time() - folder.stat().st_mtime > 2 * FETCH_TIMEOUT_S:
             shutil.rmtree(folder, ignore_errors=True)

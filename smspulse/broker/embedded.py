@@ -15,7 +15,7 @@ from smspulse.broker.lockfile import BrokerFile, Kind, acquire_broker_lock, writ
 
 
 class EmbeddedBroker(ABC):
-    """A broker that lives as long as we do: one a data folder, guarded by a lock.
+    """A broker that lives as long as this process. A lock allows one for each data folder.
 
     Call `start` from a thread that lives as long as the process; see `smspulse.processes.children.die_with_parent`.
     `start` and `wait` raise `StopRequested` when a stop is requested.
@@ -32,23 +32,25 @@ class EmbeddedBroker(ABC):
         self._lock_descriptor: int | None = None
 
     def start(self) -> None:
-        """Start it, return once it answers, and write `{data}/broker.json`.
+        """Start the broker, wait until it answers, and write `{data}/broker.json`.
 
         Raises:
-            BrokerError: It cannot be started, or another one runs on the same data folder.
+            BrokerError: The broker cannot be started, or another one runs on the data folder.
         """
         try:
             self._lock_descriptor = acquire_broker_lock(self.data)
-            (self.data / "broker.json").unlink(missing_ok=True)  # a crash may have left it
+            # A crash may have left it.
+            (self.data / "broker.json").unlink(missing_ok=True)
             (self.data / "logs").mkdir(exist_ok=True)
             self._start_server()
             self.run_id = str(uuid.uuid4())
             file = BrokerFile(self.address, self.kind, os.getpid(), self.run_id, self.has_login)
             write_file_atomically(self.data / "broker.json", json.dumps(asdict(file)))
+        # A failed start must not leave a lock or a process.
         except BaseException as error:
             self.stop()
             if isinstance(error, OSError):
-                message = f"The data folder {self.data} cannot be used: {error.strerror}; mend it or choose another"
+                message = f"The data folder {self.data} cannot be used: {error.strerror}; fix it or choose another"
                 raise BrokerError(message) from error
             raise
 
@@ -59,13 +61,13 @@ class EmbeddedBroker(ABC):
 
     @abstractmethod
     def poll(self) -> str | None:
-        """Return None while it runs, else one line on why it ended."""
+        """Return None while the broker runs, else the reason for its end in one line."""
 
     def wait(self) -> None:
-        """Block as long as it runs.
+        """Block as long as the broker runs.
 
         Raises:
-            BrokerError: It has ended by itself.
+            BrokerError: The broker has ended by itself.
             StopRequested: A stop is requested.
         """
         while (why := self.poll()) is None:
@@ -74,7 +76,7 @@ class EmbeddedBroker(ABC):
         raise BrokerError(why)
 
     def stop(self) -> None:
-        """Stop it, within `STOP_TIMEOUT_S` and what a kill takes. Stopping twice does nothing."""
+        """Stop the broker within `STOP_TIMEOUT_S` and the time of a kill. A second call does nothing."""
         if self._lock_descriptor is None:
             return
         self._stop_server()
@@ -84,11 +86,11 @@ class EmbeddedBroker(ABC):
 
     @abstractmethod
     def _start_server(self) -> None:
-        """Start it and set `address`."""
+        """Start the server and set `address`."""
 
     @abstractmethod
     def _stop_server(self) -> None:
-        """End it; it may never have started."""
+        """End the server. It may never have started."""
 
     def __enter__(self) -> Self:
         self.start()

@@ -2,7 +2,8 @@
 
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -23,24 +24,19 @@ Mode = Literal["auto", "kafka", "memory"]
 def choose_broker(
     data: Path, mode: Mode, settings: BrokerSettings | None = None, stop: StopRequest | None = None
 ) -> EmbeddedBroker:
-    """Return the broker to start: with `auto` a real Kafka where it can run, else the in-memory one and one loud line.
+    """Return the broker to start: with `auto` a real Kafka where it can run, else the in-memory one with a warning.
 
-    The jars are fetched here, so that a fetch that fails counts as something missing. A folder that holds a Kafka store
-    gets the in-memory broker only by `memory`: what the store has would be neither read nor added to.
+    The jars are fetched here, so that a failed fetch counts as a missing program. A folder with a Kafka store gets the
+    in-memory broker only by `memory`, because that broker would neither read the store nor add to it.
 
     Raises:
-        KafkaMissingError: Something is missing, and the mode is `kafka` or the folder holds a Kafka store.
+        KafkaMissingError: A program is missing, and the mode is `kafka` or the folder has a Kafka store.
     """
     if mode == "memory":
         if has_kafka_store(data):
             log.warning("the in-memory broker was chosen: the Kafka store in %s stays as it is, unread", data)
         return MemoryBroker(data, settings, stop)
-    missing = list_missing_programs()
-    if not missing:
-        try:
-            fetch_kafka()
-        except BrokerError as error:
-            missing = [str(error)]
+    missing = _fetch_or_list_missing()
     if not missing:
         return KafkaBroker(data, settings, stop)
     if mode == "kafka":
@@ -61,42 +57,59 @@ def choose_broker(
     return MemoryBroker(data, settings, stop)
 
 
-def run_broker(
-    data: Path, mode: Mode, settings: BrokerSettings | None = None, *, on_ready: Callable[[], None] = lambda: None
-) -> int:
-    """Run a broker in the foreground until SIGTERM or SIGINT; call it from the main thread.
+def _fetch_or_list_missing() -> list[str]:
+    """Fetch Kafka where it is not cached; return what a real Kafka lacks on this machine."""
+    if missing := list_missing_programs():
+        return missing
+    try:
+        fetch_kafka()
+    except BrokerError as error:
+        return [str(error)]
+    return []
 
-    Args:
-        data: The data folder.
-        mode: Which broker; see `choose_broker`.
-        settings: The broker's.
-        on_ready: Called once it answers.
 
-    Returns:
-        0 if it was stopped, 2 if it could not be started or ended by itself (logged as one line).
-    """
-    stop = StopRequest()
+@contextmanager
+def _request_stop_on_signals(stop: StopRequest) -> Iterator[None]:
+    """Set a stop request on SIGTERM and SIGINT, for a context."""
     previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    broker = None
     try:
         for number in previous:
             # The handler must not raise: an exception in the middle of a client's clean-up is lost, or breaks it.
             signal.signal(number, lambda *_: stop.set())
-        broker = run_until_stopped(lambda: choose_broker(data, mode, settings, stop), stop)
-        broker.start()
-        log.info("the %s broker is ready at %s", broker.kind, broker.address)
-        run_until_stopped(on_ready, stop)
-        broker.wait()
-    except StopRequested:
-        return 0
-    except BrokerError as error:
-        log.error("%s", error)
-        if error.is_permanent:
-            report_permanent_failure()
-        return 2
+        yield
     finally:
-        if broker is not None:
-            broker.stop()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def run_broker(data: Path, mode: Mode, *, on_ready: Callable[[], None] = lambda: None) -> int:
+    """Run a broker in the foreground until SIGTERM or SIGINT; call it from the main thread.
+
+    Args:
+        data: The data folder.
+        mode: Kind of the broker; see `choose_broker`.
+        on_ready: Called once the broker answers.
+
+    Returns:
+        0 after a stop; 2 if the broker could not be started or ended by itself, which is logged as one line.
+    """
+    stop = StopRequest()
+    with _request_stop_on_signals(stop):
+        broker = None
+        try:
+            broker = run_until_stopped(lambda: choose_broker(data, mode, stop=stop), stop)
+            broker.start()
+            log.info("the %s broker is ready at %s", broker.kind, broker.address)
+            run_until_stopped(on_ready, stop)
+            broker.wait()
+        except StopRequested:
+            return 0
+        except BrokerError as error:
+            log.error("%s", error)
+            if error.is_permanent:
+                report_permanent_failure()
+            return 2
+        finally:
+            if broker is not None:
+                broker.stop()
     return 0

@@ -1,9 +1,10 @@
 """The embedded Kafka: a real Apache Kafka of one node under the data folder.
 
-Guarantees (`docs/decisions/broker.md` says at what cost): a record that it has acknowledged survives the death of every
-process. With the default of `flush_messages` it survives a power loss too, because each batch is fsynced before it is
-acknowledged; with a larger value a power loss can cost what the kernel had not written yet, some 30 s, and each
-partition loses a different piece, so that what belongs to one transaction may survive in part.
+Guarantees (`docs/decisions/broker.md` has their cost)
+    An acknowledged record survives the death of every process.
+    With the default of `flush_messages` it survives a power loss, too: each batch is fsynced before it is acknowledged.
+    With a larger value, a power loss can cost the data of some 30 s, which the kernel had not written yet. Each
+    partition loses a different piece, so a transaction may survive in part.
 """
 
 import base64
@@ -35,10 +36,16 @@ from smspulse.processes.children import LOOPBACK, die_with_parent, find_free_por
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT_S: Final = 300  # after a crash Kafka reads its newest segments again, up to 1 GiB a partition
-STOP_TIMEOUT_S: Final = 7  # the supervisor promises 10 s for everything
-_LOGIN_TIMEOUT_S: Final = 60  # a record in Kafka's log of metadata; a busy machine takes its time
-_SCRAM_ITERATIONS: Final = 4096  # Kafka's least: they slow down guessing, and nobody guesses 256 random bits
+# After a crash Kafka reads its newest segments again, up to 1 GiB a partition.
+START_TIMEOUT_S: Final = 300
+# Ten times the usual start.
+_SLOW_START_S: Final = 20
+# The supervisor promises 10 s for everything.
+STOP_TIMEOUT_S: Final = 7
+# The login is one record in Kafka's metadata log. A busy machine takes long.
+_LOGIN_TIMEOUT_S: Final = 60
+# Kafka's minimum. More iterations slow down guessing, but 256 random bits cannot be guessed anyway.
+_SCRAM_ITERATIONS: Final = 4096
 
 
 class FileLimitError(BrokerError):
@@ -48,11 +55,11 @@ class FileLimitError(BrokerError):
 
 
 class KafkaBroker(EmbeddedBroker):
-    """A real Apache Kafka (KRaft, one node) on loopback, with its data under `{data}/kafka/`, kept across restarts.
+    """A real Apache Kafka (KRaft, one node) on loopback. Its data under `{data}/kafka/` survives restarts.
 
-    Clients log in (`smspulse.broker.login`), unless the settings say otherwise.
-    Its log is `{data}/logs/kafka.log`. The JVM is a child of ours that the kernel kills with us, and it holds the data
-    folder's lock too, so a folder is never opened twice, whichever of the two dies first.
+    Clients log in (`smspulse.broker.login`), unless the settings switch that off. The log is `{data}/logs/kafka.log`.
+    The JVM is a child process. The kernel kills it when this process ends. It holds the lock of the data folder, too:
+    so a folder is never opened twice, whichever of the two dies first.
     """
 
     kind = "kafka"
@@ -61,7 +68,8 @@ class KafkaBroker(EmbeddedBroker):
         super().__init__(data, settings, stop)
         self._kafka_folder = self.data / "kafka"
         self._log = self.data / "logs" / "kafka.log"
-        self._output = self.data / "logs" / "kafka.out"  # what the JVM says before logging works, or instead of it
+        # Output of the JVM before its logging works, or instead of it.
+        self._output = self.data / "logs" / "kafka.out"
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._node_password = ""
@@ -73,7 +81,7 @@ class KafkaBroker(EmbeddedBroker):
 
     @property
     def jvm_pid(self) -> int | None:
-        """The process number of Kafka itself, if it was started."""
+        """The process id of the JVM, if it was started."""
         return self._process.pid if self._process else None
 
     def _start_server(self) -> None:
@@ -86,7 +94,7 @@ class KafkaBroker(EmbeddedBroker):
             self._log_start = self._log.stat().st_size if self._log.exists() else 0
             port, controller = find_free_port(port), find_free_port(controller)
             self.address = f"{LOOPBACK}:{port}"
-            # Another for each try: of two that want one port, the other may have been shown this one's.
+            # A new password for each try: of two nodes that want one port, the other may have received this one's.
             self._node_password = secrets.token_urlsafe(32)
             properties = build_server_properties(port, controller, settings, self._node_password)
             write_file_atomically(self._kafka_folder / "server.properties", properties, mode=0o600)
@@ -102,10 +110,11 @@ class KafkaBroker(EmbeddedBroker):
             why = self.poll() or ""
             if "Address already in use" not in why:
                 raise BrokerError(why)
-            port, controller = 0, 0  # taken between our look and Kafka's: any others will do
+            # Taken between the search for a free port and Kafka's start: any other ports will do.
+            port, controller = 0, 0
 
     def _require_open_files(self) -> None:
-        """Raise the limit of open files as far as the system lets us, and end if that is too low for Kafka."""
+        """Raise the limit of open files to the maximum, and fail if that is too low for Kafka."""
         limit, needed = raise_file_limit(), count_needed_files(self._kafka_folder / "store")
         if limit < needed:
             message = (
@@ -115,7 +124,7 @@ class KafkaBroker(EmbeddedBroker):
             raise FileLimitError(message)
 
     def _format_store(self, jars: Path) -> None:
-        """Give the empty store its identity. `meta.properties` is written last, so a format cut short is done again."""
+        """Format the empty store. `meta.properties` is written last, so an interrupted format is repeated."""
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         arguments = ("format", f"--cluster-id={cluster}", "--ignore-formatted", "--config", "server.properties")
         with self._output.open("wb") as output:
@@ -123,9 +132,8 @@ class KafkaBroker(EmbeddedBroker):
         try:
             code = run_until_stopped(partial(self._process.wait, START_TIMEOUT_S), self.stop_request)
         except subprocess.TimeoutExpired as error:
-            message = (
-                f"Kafka's store {self._kafka_folder / 'store'} was not made within {START_TIMEOUT_S} s; see the disk"
-            )
+            store = self._kafka_folder / "store"
+            message = f"Kafka's store {store} was not formatted within {START_TIMEOUT_S} s; see the disk"
             raise BrokerError(message) from error
         if code != 0:
             raise BrokerError(self.poll())
@@ -147,39 +155,45 @@ class KafkaBroker(EmbeddedBroker):
             # Ctrl-C in a terminal reaches the whole group; Kafka must end after those that write to it.
             start_new_session=True,
             pass_fds=() if self._lock_descriptor is None else (self._lock_descriptor,),
-            preexec_fn=die_with_parent(),  # noqa: PLW1509 - made to be safe there
+            preexec_fn=die_with_parent(),  # noqa: PLW1509 - safe between fork and exec
         )
 
     def _wait_until_ready(self, port: int) -> bool:
-        """Wait until Kafka answers a client; return False once it has ended instead."""
-        from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
+        """Wait until Kafka answers a client; return False if it ends instead."""
         from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - heavy
 
         client = None
         begun = time.monotonic()
-        said = False
+        has_logged = False
         while self.poll() is None and not self.stop_request.is_set():
             waited = time.monotonic() - begun
             if waited > START_TIMEOUT_S:
                 message = f"Kafka did not become ready within {START_TIMEOUT_S} s; its log: {self._log}"
                 raise BrokerError(message)
-            if waited > 20 and not said:  # noqa: PLR2004 - ten times what it takes when all is well
+            if waited > _SLOW_START_S and not has_logged:
                 log.info("Kafka is still starting; after a crash it reads its newest segments first")
-                said = True
+                has_logged = True
             with socket.socket() as probe:
                 listening = probe.connect_ex((LOOPBACK, port)) == 0
             if listening:
                 client = client or AdminClient(self._node_client_options())
-                try:
-                    if client.list_topics(timeout=1).brokers:
-                        return True
-                except KafkaException:
-                    continue  # it listens before it answers
+                if self._answers(client):
+                    return True
             time.sleep(0.1)
         return False
 
+    @staticmethod
+    def _answers(client: Any) -> bool:
+        """Return whether Kafka answers. It listens before it does."""
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
+
+        try:
+            return bool(client.list_topics(timeout=1).brokers)
+        except KafkaException:
+            return False
+
     def _node_client_options(self) -> dict[str, Any]:
-        """Return the configuration of a confluent-kafka client that is let in as the node itself."""
+        """Return the configuration of a confluent-kafka client that logs in as the node itself."""
         options: dict[str, Any] = {"bootstrap.servers": self.address, "log_level": 0}
         if self.has_login:
             options |= {
@@ -191,10 +205,10 @@ class KafkaBroker(EmbeddedBroker):
         return options
 
     def _create_login(self, login: BrokerLogin) -> None:
-        """Have Kafka know the login: a store that is new, or of a version without logins, does not.
+        """Create the login in Kafka. A store that is new, or of a version without logins, does not have it.
 
         Raises:
-            BrokerError: It refuses.
+            BrokerError: Kafka refuses the login.
         """
         from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
         from confluent_kafka.admin import (  # noqa: PLC0415 - heavy
@@ -211,11 +225,11 @@ class KafkaBroker(EmbeddedBroker):
             (done,) = admin.alter_user_scram_credentials([change], request_timeout=_LOGIN_TIMEOUT_S).values()
             done.result(_LOGIN_TIMEOUT_S)
         except KafkaException as error:
-            message = f"Kafka does not take the login of {login.username}: {error.args[0].str()}; its log: {self._log}"
+            message = f"Kafka refuses the login of {login.username}: {error.args[0].str()}; its log: {self._log}"
             raise BrokerError(message) from error
 
     def poll(self) -> str | None:
-        """Return None while it runs, else one line on why it ended."""
+        """Return None while Kafka runs, else the reason for its end in one line."""
         if self._process is None or self._process.poll() is None:
             return None
         code = self._process.returncode

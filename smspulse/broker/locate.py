@@ -21,31 +21,32 @@ class NoBrokerError(KafkaAccessError):
 
 
 class LoginUnreadableError(KafkaAccessError):
-    """The broker of the data folder lets in who can read its login, and this user cannot.
+    """The broker of the data folder needs its login, which this user cannot read.
 
     Attributes:
-        bootstrap: Where it listens.
+        bootstrap: Address of the broker.
     """
 
     def __init__(self, bootstrap: str, path: Path) -> None:
         super().__init__(
-            f"Kafka at {bootstrap} lets in who may read {path}, and this user may not: "
+            f"Kafka at {bootstrap} needs the login in {path}, which this user may not read: "
             "run it as the user who runs the pipeline"
         )
         self.bootstrap = bootstrap
 
 
 def find_kafka_settings(data: Path, broker: str) -> KafkaSettings:
-    """Return how to reach the broker that a command was told: `HOST:PORT`, or `auto`.
+    """Return the connection settings of the broker of a command: `HOST:PORT`, or `auto`.
 
-    `auto` is the broker that runs on the data folder, else what the environment says. The login of the data folder's
-    own Kafka is in the data folder; that of any other is in the environment.
+    `auto` is the broker that runs on the data folder, else the one of the environment. The login of the data folder's
+    own Kafka is in the data folder. The login of any other Kafka is in the environment.
 
     Raises:
         NoBrokerError: There is neither.
-        LoginUnreadableError: It is the data folder's own, whose login this user may not read.
+        LoginUnreadableError: This user may not read the login of the data folder's own Kafka.
         BrokerError: That login is damaged.
     """
+    # A running broker of the folder is the best source, also for its own address.
     found = read_broker_file(data)
     if found is not None and (":" not in broker or _is_same_address(broker, found.bootstrap)):
         return read_embedded_settings(data, found)
@@ -53,12 +54,12 @@ def find_kafka_settings(data: Path, broker: str) -> KafkaSettings:
     if ":" in broker:
         login = None
         if "security_protocol" not in settings.model_fields_set:
-            with contextlib.suppress(PermissionError):  # then it is not this user's broker
+            # Without the right to read it, the broker is not this user's.
+            with contextlib.suppress(PermissionError):
                 login = read_login(data)
+        # The folder's own broker is starting, or was stopped for a moment.
         if login is not None and _is_same_address(broker, login.bootstrap):
-            return KafkaSettings(
-                bootstrap=broker, **login.to_kafka_options()
-            )  # it is starting, or was stopped for a moment
+            return KafkaSettings(bootstrap=broker, **login.to_kafka_options())
         return KafkaSettings(bootstrap=broker)
     if "bootstrap" not in settings.model_fields_set:
         msg = (
@@ -69,10 +70,12 @@ def find_kafka_settings(data: Path, broker: str) -> KafkaSettings:
 
 
 def read_embedded_settings(data: Path, running: BrokerFile) -> KafkaSettings:
-    """Return how to reach the embedded broker that runs on the data folder, whatever the environment says of another.
+    """Return the connection settings of the embedded broker that runs on the data folder.
+
+    They do not depend on the environment, which may name another broker.
 
     Raises:
-        LoginUnreadableError: This user may not read its login.
+        LoginUnreadableError: This user may not read the login.
         BrokerError: The login is damaged, or missing.
     """
     access: dict[str, Any] = {"security_protocol": "PLAINTEXT"}
@@ -82,7 +85,7 @@ def read_embedded_settings(data: Path, running: BrokerFile) -> KafkaSettings:
         except PermissionError as error:
             raise LoginUnreadableError(running.bootstrap, login_path(data)) from error
         if login is None:
-            msg = f"{login_path(data)} is missing: start the broker again, which makes another"
+            msg = f"{login_path(data)} is missing: start the broker again, which creates another"
             raise BrokerError(msg)
         access = login.to_kafka_options()
     # The file is newer than the environment of a process that outlived a run of the in-memory broker.
@@ -95,7 +98,7 @@ def read_embedded_settings(data: Path, running: BrokerFile) -> KafkaSettings:
 
 
 def _is_same_address(one: str, other: str) -> bool:
-    """Return whether two `HOST:PORT` name the same listener: `localhost` and 127.0.0.1 are one host."""
+    """Return whether two `HOST:PORT` name the same listener. `localhost` and 127.0.0.1 are one host."""
     return _canonical_address(one) == _canonical_address(other)
 
 

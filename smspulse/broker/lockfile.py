@@ -1,4 +1,4 @@
-"""The files by which a data folder says that a broker runs on it: a lock, and `broker.json` with the address."""
+"""The lock and the file `broker.json` of a running broker in its data folder."""
 
 import fcntl
 import os
@@ -14,21 +14,24 @@ from smspulse.processes.children import LOOPBACK, is_process_alive
 
 Kind = Literal["kafka", "memory"]
 
-_LOCK_MODE: Final = 0o644  # but for the umask; a group that reads the folder sees by it whether a broker runs
-_READER_PATIENCE_S: Final = 2.0  # a reader of broker.json holds the lock for an instant, on a busy machine for longer
-_DYING_PATIENCE_S: Final = 10  # how long the JVM of a killed broker may take to let go of it
+# Minus the umask. A group that reads the folder can see by the lock whether a broker runs.
+_LOCK_MODE: Final = 0o644
+# A reader of broker.json holds the lock for an instant, and on a busy machine for longer.
+_READER_PATIENCE_S: Final = 2.0
+# The JVM of a killed broker may take so long to release the lock.
+_DYING_PATIENCE_S: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerFile:
-    """The running broker, as `{data}/broker.json` has it.
+    """The running broker: the content of `{data}/broker.json`.
 
     Args:
-        bootstrap: Its address.
+        bootstrap: Address of the broker.
         kind: A real Kafka, or the in-memory broker.
-        pid: The process to stop it by.
-        run_id: Id of this run of the broker, a UUID. The in-memory broker's offsets mean something only within it.
-        has_login: Whether it lets in only who has the login of the data folder.
+        pid: Id of the process that runs it.
+        run_id: Id of this run of the broker, a UUID. Offsets of the in-memory broker are valid only within one run.
+        has_login: Whether clients need the login of the data folder.
     """
 
     bootstrap: str
@@ -39,14 +42,14 @@ class BrokerFile:
 
     @property
     def memory_run(self) -> str:
-        """The run's id if the broker is the in-memory one, else empty: a real Kafka's topics have ids of their own."""
+        """The id of the run of an in-memory broker, else empty: the topics of a real Kafka have ids of their own."""
         return self.run_id if self.kind == "memory" else ""
 
 
 def read_broker_file(data: Path) -> BrokerFile | None:
-    """Return where the data folder's broker is, or None if none is running (a stale file counts as none).
+    """Return the running broker of the data folder; None without one. A stale file counts as none.
 
-    The embedded broker listens on loopback alone: a file that names another address is none of ours.
+    The embedded broker listens on loopback only. So a file that names another address is not valid.
     """
     try:
         found = msgspec.json.decode((data / "broker.json").read_bytes(), type=BrokerFile)
@@ -58,7 +61,7 @@ def read_broker_file(data: Path) -> BrokerFile | None:
 
 
 def has_kafka_store(data: Path) -> bool:
-    """Return whether a real Kafka has kept its data in the folder."""
+    """Return whether the folder has the store of a real Kafka."""
     return os.path.lexists(data / "kafka" / "store")
 
 
@@ -66,22 +69,25 @@ def write_file_atomically(path: Path, text: str, mode: int = 0o666) -> None:
     """Write a file so that no reader ever sees a part of it.
 
     Args:
-        path: Where; a file that is there is replaced.
+        path: Path of the file. An existing file is replaced.
         text: Its content.
-        mode: Its rights, of which the umask takes some.
+        mode: Its permissions, minus the umask.
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.unlink(missing_ok=True)  # a crash may have left it, with other rights
+    # A crash may have left it, with other permissions.
+    scratch.unlink(missing_ok=True)
     with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
         file.write(text)
+    # A rename is atomic: a reader sees the old file or the new one.
     scratch.replace(path)
 
 
 def _is_lock_free(data: Path) -> bool:
-    """Say whether no broker runs on the data folder. Raises OSError where there is no lock to look at."""
+    """Return whether no broker runs on the data folder. Raises OSError without a lock file."""
     try:
         file = (data / "kafka" / "lock").open("rb")
-    except PermissionError:  # of another user, from before locks could be read by others
+    # A lock of another user, by a version whose locks only their owner could read.
+    except PermissionError:
         return False
     with file:
         try:
@@ -92,31 +98,41 @@ def _is_lock_free(data: Path) -> bool:
 
 
 def acquire_broker_lock(data: Path) -> int:
-    """Return the descriptor that holds the data folder's lock until every copy of it is closed."""
+    """Return the descriptor that holds the data folder's lock until every copy of it is closed.
+
+    Raises:
+        BrokerError: Another broker holds the lock.
+    """
     folder = data / "kafka"
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _LOCK_MODE)
     try:
-        begun = time.monotonic()
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                pid = os.pread(descriptor, 20, 0).decode()
-                patience = _READER_PATIENCE_S if pid.isdigit() and is_process_alive(int(pid)) else _DYING_PATIENCE_S
-                if time.monotonic() - begun > patience:
-                    running = read_broker_file(data)
-                    where = f"at {running.bootstrap}" if running else "still starting or stopping"
-                    message = (
-                        f"A broker already runs on {data}: process {pid}, {where}; "
-                        "use it, stop it, or choose another data folder"
-                    )
-                    raise BrokerError(message) from None
-                time.sleep(0.05)
+        _wait_for_lock(descriptor, data)
+        # For messages about a second broker.
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _wait_for_lock(descriptor: int, data: Path) -> None:
+    begun = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(descriptor, 20, 0).decode()
+            patience = _READER_PATIENCE_S if pid.isdigit() and is_process_alive(int(pid)) else _DYING_PATIENCE_S
+            if time.monotonic() - begun > patience:
+                running = read_broker_file(data)
+                where = f"at {running.bootstrap}" if running else "still starting or stopping"
+                message = (
+                    f"A broker already runs on {data}: process {pid}, {where}; "
+                    "use it, stop it, or choose another data folder"
+                )
+                raise BrokerError(message) from None
+            time.sleep(0.05)
+        else:
+            return

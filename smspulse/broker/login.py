@@ -1,7 +1,7 @@
-"""The login of the embedded Kafka, in `{data}/kafka/`: who can read it may read and write every record.
+"""The login of the embedded Kafka, in `{data}/kafka/`. A user who can read it may read and write every record.
 
-SCRAM, not PLAIN: a client never sends the password, and it notices a server that does not know it. So a local user who
-listens on Kafka's port while Kafka is away gets neither the password nor a webhook.
+It uses SCRAM, not PLAIN: a client never sends the password, and it detects a server that does not have the password. So
+a local user who listens on Kafka's port while Kafka is away gets neither the password nor a webhook.
 """
 
 import json
@@ -18,18 +18,19 @@ from smspulse.broker.lockfile import write_file_atomically
 PROTOCOL: Final = "SASL_PLAINTEXT"
 MECHANISM: Final = "SCRAM-SHA-512"
 _USERNAME: Final = "smspulse"
+# 256 bits: such a password cannot be guessed.
 _PASSWORD_BYTES: Final = 32
 _OWNER_ONLY_MODE: Final = 0o600
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerLogin:
-    """What clients of the embedded Kafka need.
+    """Address and login for clients of the embedded Kafka.
 
     Args:
-        bootstrap: Where it listened when it was started last.
-        username: Its only user.
-        password: Made once for a data folder.
+        bootstrap: Address of Kafka at its last start.
+        username: The only user.
+        password: Created once for a data folder.
     """
 
     bootstrap: str
@@ -37,7 +38,7 @@ class BrokerLogin:
     password: str
 
     def to_kafka_options(self) -> dict[str, Any]:
-        """Return it as fields of `KafkaSettings`."""
+        """Return the login as fields of `KafkaSettings`."""
         return {
             "security_protocol": PROTOCOL,
             "sasl_mechanism": MECHANISM,
@@ -46,7 +47,7 @@ class BrokerLogin:
         }
 
     def format_client_properties(self) -> str:
-        """Return it as Kafka's own tools read it."""
+        """Return the login in the format of Kafka's own tools."""
         module = "org.apache.kafka.common.security.scram.ScramLoginModule"
         return (
             f"bootstrap.servers={self.bootstrap}\nsecurity.protocol={PROTOCOL}\nsasl.mechanism={MECHANISM}\n"
@@ -55,12 +56,12 @@ class BrokerLogin:
 
 
 def login_path(data: Path) -> Path:
-    """Return where the login of a data folder is."""
+    """Return the path of the login of a data folder."""
     return data / "kafka" / "login.json"
 
 
 def client_properties_path(data: Path) -> Path:
-    """Return where a data folder has its login for Kafka's own tools."""
+    """Return the path of the login for Kafka's own tools."""
     return data / "kafka" / "client.properties"
 
 
@@ -68,7 +69,7 @@ def read_login(data: Path) -> BrokerLogin | None:
     """Return the login of the data folder's Kafka; None if it has none.
 
     Raises:
-        PermissionError: This user may not read it.
+        PermissionError: This user may not read the login.
         BrokerError: The file is damaged.
     """
     path = login_path(data)
@@ -77,18 +78,18 @@ def read_login(data: Path) -> BrokerLogin | None:
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:
-        msg = f"{path} is damaged: delete it, and start the broker again, which makes another"
+        msg = f"{path} is damaged: delete it, and start the broker again, which creates another"
         raise BrokerError(msg) from error
 
 
 def write_login(data: Path, bootstrap: str) -> BrokerLogin:
-    """Write the login of the data folder's Kafka, made if there is none, with where it listens; return it.
+    """Write the login of the data folder's Kafka with its address; return it. Creates the password if there is none.
 
     Also writes `client.properties`, for Kafka's own tools.
 
     Raises:
-        BrokerError: The file that is there is damaged.
-        OSError: It cannot be read or written.
+        BrokerError: The existing file is damaged.
+        OSError: The file cannot be read or written.
     """
     known = read_login(data)
     password = known.password if known else secrets.token_urlsafe(_PASSWORD_BYTES)

@@ -10,11 +10,11 @@ from smspulse.broker.embedded import EmbeddedBroker
 
 
 class MemoryBroker(EmbeddedBroker):
-    """librdkafka's mock cluster: the Kafka protocol on a real socket, in our own process. For machines without Java.
+    """librdkafka's mock cluster: the Kafka protocol on a real socket, in this process. For machines without Java.
 
-    Nothing survives a restart. Past 5 MiB or 100,000 batches a partition drops its oldest data without a word. It has
-    no topic configuration, so no compaction and no retention; each topic has 4 partitions and appears on first use.
-    It knows no logins: every user of this machine reads and writes all records.
+    Nothing survives a restart. Beyond 5 MiB or 100,000 batches a partition silently drops its oldest data. Topics have
+    no configuration, so no compaction and no retention. Each topic has 4 partitions and appears on first use. There are
+    no logins: every user of this machine reads and writes all records.
     """
 
     kind = "memory"
@@ -26,18 +26,18 @@ class MemoryBroker(EmbeddedBroker):
     def _start_server(self) -> None:
         from confluent_kafka import Producer  # noqa: PLC0415 - heavy
 
-        # The producer is there to own the cluster. Its address replaces ours, and is the system's choice.
+        # The producer only owns the cluster. The system chooses the address, which replaces the configured one.
         self._cluster = Producer({"bootstrap.servers": "replaced", "test.mock.num.brokers": 1, "log_level": 0})
         (broker,) = self._cluster.list_topics(timeout=10).brokers.values()
         self.address = f"{broker.host}:{broker.port}"
 
     def poll(self) -> str | None:
-        """Return None: it is in our own process, so it cannot end before us."""
+        """Return None: the broker is in this process, so it cannot end before it."""
         return None
 
     def _stop_server(self) -> None:
-        # librdkafka's end waits for itself for good one time in thirty (2.16, on a busy machine): it is not waited for.
-        held, self._cluster = [self._cluster], None
-        ending = threading.Thread(target=held.clear, daemon=True)
+        # The end of librdkafka hangs one time in thirty (2.16, on a busy machine), so a thread of its own runs it.
+        clusters, self._cluster = [self._cluster], None
+        ending = threading.Thread(target=clusters.clear, daemon=True)
         ending.start()
         ending.join(1)

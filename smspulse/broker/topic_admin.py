@@ -1,4 +1,4 @@
-"""Create the topics that the rooms rely on."""
+"""Creation and check of the topics of `core.topics`."""
 
 import logging
 from collections.abc import Iterator
@@ -17,32 +17,32 @@ log = logging.getLogger(__name__)
 
 
 class TopicError(SmspulseError):
-    """The topics are not as they must be. The text is one line: what, and what to do."""
+    """The topics cannot be used. The text is one line: the problem and its fix."""
 
 
 class TopicMisfitError(TopicError):
-    """Topics and settings do not fit together."""
+    """The partitions of the topics do not match the settings."""
 
     is_permanent = True
 
 
-class KafkaUnreachable(TopicError):  # noqa: N818 - it names what was found
+class KafkaUnreachable(TopicError):  # noqa: N818 - it names the state
     """No broker answered in time."""
 
 
 def ensure_topics(kafka: KafkaSettings, timeout_s: float = 30) -> None:
     """Create every topic of `core.topics` that is missing. Calling it again, or twice at once, changes nothing.
 
-    The configuration of a topic that exists is left alone: its owner may have tuned it.
+    The configuration of an existing topic is not changed, because its owner may have tuned it.
 
     Args:
-        kafka: Which cluster, with how many partitions and replicas.
-        timeout_s: How long to go on trying to reach a broker, and then how long the broker may take.
+        kafka: The cluster, with the number of partitions and replicas.
+        timeout_s: Seconds to try to reach a broker, and then seconds that the broker may take.
 
     Raises:
         KafkaUnreachable: No broker answered in time.
         TopicMisfitError: A topic has the wrong number of partitions.
-        TopicError: The cluster refused one.
+        TopicError: The cluster refused a topic.
     """
     try:
         with _connect_admin(kafka, timeout_s) as admin:
@@ -55,14 +55,15 @@ def ensure_topics(kafka: KafkaSettings, timeout_s: float = 30) -> None:
 
 @contextmanager
 def _connect_admin(kafka: KafkaSettings, timeout_s: float) -> Iterator[Any]:
-    """Connect an admin client for a context, with our error where nobody answers."""
+    """Connect an admin client for a context; raise `KafkaUnreachable` if no broker answers."""
     with ExitStack() as stack:
         try:
             admin = stack.enter_context(
                 open_admin_client(
                     kafka,
                     bootstrap_timeout_ms=int(timeout_s * 1000),
-                    reconnect_backoff_max_ms=500,  # 30 s by default: a broker that has just started would wait as long
+                    # 30 s by default: after the start of a broker, the client would wait as long.
+                    reconnect_backoff_max_ms=500,
                 )
             )
         except KafkaTimeoutError as error:
@@ -71,26 +72,26 @@ def _connect_admin(kafka: KafkaSettings, timeout_s: float) -> Iterator[Any]:
 
 
 def _describe_silence(kafka: KafkaSettings, timeout_s: float) -> str:
-    # The client tells a login that was refused to the log alone.
+    # The client writes a refused login to the log only.
     protocol = kafka.security_protocol
     refused = "" if protocol == "PLAINTEXT" else f", or let us in as {protocol},"
     return (
         f"No Kafka broker answered{refused} at {kafka.bootstrap} within {timeout_s:g} s; "
-        "start one (`smspulse broker`) or set SMSPULSE_KAFKA_BOOTSTRAP" + (refused and " and the login beside it")
+        "start one (`smspulse broker`) or set SMSPULSE_KAFKA_BOOTSTRAP" + (refused and " and the login next to it")
     )
 
 
 def _create_missing_topics(kafka: KafkaSettings, admin: Any, timeout_s: float) -> None:
     if kafka.in_memory:
-        # It knows no CreateTopics: a topic appears when a producer asks about it. It has no configuration either.
+        # It has no CreateTopics: a topic appears when a producer requests its metadata. It has no configuration either.
         producer = KafkaProducer(**kafka.kafka_python_options())
         for topic in TOPICS:
             producer.partitions_for(topic.name)
         producer.close()
         return
-    there = set(admin.list_topics())
+    existing = set(admin.list_topics())
     for topic in TOPICS:
-        if topic.name in there:
+        if topic.name in existing:
             continue
         options = {
             "num_partitions": topic.partition_count(kafka.partitions),
@@ -99,14 +100,16 @@ def _create_missing_topics(kafka: KafkaSettings, admin: Any, timeout_s: float) -
         }
         try:
             admin.create_topics({topic.name: options}, timeout_ms=int(timeout_s * 1000))
+        # Another process was faster.
         except TopicAlreadyExistsError:
-            continue  # another process was faster
+            continue
         log.info("Created topic %s with %d partitions", topic.name, topic.partition_count(kafka.partitions))
     admin.wait_for_topics([topic.name for topic in TOPICS], timeout_ms=int(timeout_s * 1000))
 
 
 def _check_topics(kafka: KafkaSettings, described: list[dict[str, Any]]) -> None:
     for topic in described:
+        # The client does not raise errors of single topics.
         if topic["error_code"]:
             raise for_code(topic["error_code"])(topic["name"])
     wrong = find_partition_mismatch({topic["name"]: len(topic["partitions"]) for topic in described}, kafka.partitions)

@@ -1,4 +1,4 @@
-"""Alerts: telling, listing, explaining and trying them, and running the detectors over the past."""
+"""The commands `smspulse alerts`: send, list, explain, silence, test and backtest."""
 
 import asyncio
 import re
@@ -37,9 +37,9 @@ def alerts_group() -> None:
 @data_option
 @broker_option
 def send_command(data: Path, broker: str) -> None:
-    """Watch for silence, stuck messages and the like, and tell alerts to each way out that is set, until Ctrl-C.
+    """Evaluate the alert rules, and send alerts to each receiver that is set, until Ctrl-C.
 
-    Ways out: SMSPULSE_ALERTS_ALERTMANAGER, SMSPULSE_ALERTS_WEBHOOK, SMSPULSE_ALERTS_APPRISE. `smspulse up` runs it.
+    Receivers: SMSPULSE_ALERTS_ALERTMANAGER, SMSPULSE_ALERTS_WEBHOOK, SMSPULSE_ALERTS_APPRISE. `smspulse up` runs it.
 
     \b
     smspulse alerts send --broker kafka1:9092
@@ -59,13 +59,14 @@ def send_command(data: Path, broker: str) -> None:
     end_process_if_a_thread_fails()
     kafka = find_kafka_settings(data, broker)
     ensure_topics(kafka)
-    serve_metrics(data, "alerts", CollectorRegistry())  # of the process alone: the page counts alerts
+    # Metrics of the process alone: the page counts alerts.
+    serve_metrics(data, "alerts", CollectorRegistry())
     run_dispatcher(settings, kafka, data, report_ready)
 
 
 @alerts_group.command("list")
 @data_option
-@click.option("--all", "everything", is_flag=True, help="Also those that are resolved.")
+@click.option("--all", "everything", is_flag=True, help="Include resolved alerts.")
 def list_alerts_command(data: Path, *, everything: bool) -> None:
     """List the alerts that fire.
 
@@ -83,7 +84,7 @@ def list_alerts_command(data: Path, *, everything: bool) -> None:
 @data_option
 @click.argument("alert_id")
 def explain_command(data: Path, alert_id: str) -> None:
-    """Say what the latest alert of an id rests on.
+    """Show the evidence of the latest alert of an id.
 
     \b
     smspulse alerts explain failure_ratio:mygateway:10482:1
@@ -111,7 +112,7 @@ class _DurationType(click.ParamType):
 @click.option("--for", "seconds", type=_DurationType(), help="How long, such as 30m, 2h, 7d.")
 @click.option("--lift", is_flag=True, help="End the silence of the alert.")
 def silence_command(data: Path, alert_id: str | None, seconds: int | None, *, lift: bool) -> None:
-    """Tell an alert to no way out for a while; it is still listed. Without an id: list what is silenced.
+    """Mute notifications for an alert. The alert stays listed. Without an id: list the silences.
 
     \b
     smspulse alerts silence failure_ratio:mygateway:10482:1 --for 2h
@@ -121,7 +122,7 @@ def silence_command(data: Path, alert_id: str | None, seconds: int | None, *, li
     from smspulse.alerting.silences import SilenceStore
 
     if (seconds is not None) + lift != (alert_id is not None):
-        msg = "name an alert with --for LENGTH or --lift, or give nothing at all to list what is silenced"
+        msg = "name an alert with --for LENGTH or --lift, or give nothing at all to list the silences"
         raise click.UsageError(msg)
     if alert_id is not None:
         if not lift:
@@ -132,7 +133,7 @@ def silence_command(data: Path, alert_id: str | None, seconds: int | None, *, li
 
 @alerts_group.command()
 def test_command() -> None:
-    """Send an alert about nothing to each way out, and that it is resolved; 1 if one did not take it.
+    """Send a test alert to each receiver, and then its resolution. Exits with 1 if a receiver does not accept it.
 
     \b
     smspulse alerts test
@@ -148,7 +149,7 @@ def test_command() -> None:
         echo(line, err=True)
     if errors:
         raise SystemExit(EXIT_CHECK_FAILED)
-    echo("every way out took an alert of the source `test`, and that it is resolved")
+    echo("every receiver accepted an alert of the source `test`, and its resolution")
 
 
 @alerts_group.command()
@@ -159,18 +160,27 @@ def test_command() -> None:
     type=FiniteFloat(min=0, min_open=True),
     default=30.0,
     show_default=True,
-    help="Days of one false alarm, on average.",
+    help="Days between two false alarms, on average.",
 )
 @click.option(
-    "--learn", type=click.IntRange(0), default=200, show_default=True, help="Messages that a new unit learns from."
+    "--learn",
+    type=click.IntRange(0),
+    default=200,
+    show_default=True,
+    help="Messages that a new unit learns from.",
 )
-@click.option("--relearn-after", default="500,7d", show_default=True, help="When a rise is the new normal, or `never`.")
+@click.option(
+    "--relearn-after",
+    default="500,7d",
+    show_default=True,
+    help="When a rise is the new normal, or `never`.",
+)
 @click.option(
     "--threshold",
     type=FiniteFloat(0, 1),
     default=0.2,
     show_default=True,
-    help="Ratio of failures of the rule next to it.",
+    help="Failure ratio of the simple rule for comparison.",
 )
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Also draw it: .svg, .png or .html.")
 def backtest_command(
@@ -182,10 +192,10 @@ def backtest_command(
     threshold: float,
     picture: Path | None,
 ) -> None:
-    """Run the detectors over the past: which alerts would have come, beside the ratio of fifteen minutes.
+    """Run the detectors over past messages, and list the alerts, next to a threshold on the ratio of fifteen minutes.
 
-    These are failure_ratio and not_permitted; the other kinds are named, and not run. Each channel, device and source
-    begins to learn with its first message there.
+    Runs failure_ratio and not_permitted, and names the other kinds. Each channel, device and source begins to learn
+    with its first message.
 
     \b
     smspulse alerts backtest --since 2026-11-01 --budget 7 --picture alerts.svg

@@ -1,10 +1,10 @@
-"""Whether numbers and machine are as they should be: check, doctor."""
+"""The commands `check`, `check payload` and `doctor`."""
 
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from xml.etree import ElementTree
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from expectations.report import CheckReport, CheckResult
     from expectations.settings import CheckSettings
 
+# As `expectations.catalogue.SUITE_NAMES`, whose import would slow `--help`.
 _SUITE_NAMES: Final = ("raw", "messages", "deadletters", "devices", "delivery", "reconciliation")
+# In the order of their output.
 _COLOURS: Final = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 _PERIODS: Final = {"h": "hours", "d": "days"}
 
@@ -37,7 +39,7 @@ class _TimestampType(click.ParamType):
                 return datetime.now(UTC) - timedelta(**{_PERIODS[found[2]]: int(found[1])})
             moment = datetime.fromisoformat(value)
         except (ValueError, OverflowError):
-            self.fail(f"{value!r} is no time: write 24h, 7d or 2026-11-20", param, ctx)
+            self.fail(f"{value!r} is not a time: write 24h, 7d or 2026-11-20", param, ctx)
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -47,7 +49,7 @@ class _TimestampType(click.ParamType):
 @click.option(
     "--suite", "suites", multiple=True, type=click.Choice(_SUITE_NAMES), help="Only this one; can be repeated."
 )
-@click.option("--since", type=_TimestampType(), help="Leave out what is older: 24h, 7d or 2026-11-20.")
+@click.option("--since", type=_TimestampType(), help="Leave out older data: 24h, 7d or 2026-11-20.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "junit"]), default="table", show_default=True)
 @click.option("--docs", is_flag=True, help="Write the page quality/index.html in the data folder as well.")
 @click.pass_context
@@ -61,12 +63,12 @@ def check_command(
     *,
     docs: bool,
 ) -> None:
-    """Check whether the numbers can be trusted; 1 if a critical expectation does not hold, 2 if that cannot be said.
+    """Check the data quality. Exits with 1 if a critical expectation does not hold, with 2 if a check cannot run.
 
-    Each run is kept: the view `quality` has what was found last, `quality_history` every run.
+    Each run is kept: the view `quality` has the last results, `quality_history` those of every run.
 
     \b
-    smspulse check                               everything that was landed, and Kafka if it runs
+    smspulse check                               all landed data, and Kafka if it runs
     smspulse check --suite raw --since 24h       webhooks of the last day
     smspulse check --format junit > checks.xml   for a CI
     """
@@ -74,7 +76,6 @@ def check_command(
         return
     from expectations.runner import run_checks
     from expectations.settings import CheckSettings
-    from warehouse.quality import append_check_results
     from warehouse.status_codes import load_known_statuses
 
     statuses = load_known_statuses(data)
@@ -84,11 +85,9 @@ def check_command(
     )
     report = run_checks(data, settings, now, suites=suites, since=since, statuses=statuses, further=further)
     report = replace(report, note=report.note + note)
+    # Only full runs are kept, because those of a part of the data do not compare.
     if report.rows and since is None:
-        try:
-            append_check_results(data, report.checked_at, [asdict(row) for row in report.rows])
-        except OSError as error:
-            echo(f"smspulse: what was found is not kept in {data}: {error}", err=True)
+        _keep_results(data, report)
     if docs:
         from expectations.quality_page import write_quality_page
 
@@ -100,10 +99,19 @@ def check_command(
     raise SystemExit(report.exit_code)
 
 
+def _keep_results(data: Path, report: "CheckReport") -> None:
+    from warehouse.quality import append_check_results
+
+    try:
+        append_check_results(data, report.checked_at, [asdict(row) for row in report.rows])
+    except OSError as error:
+        echo(f"smspulse: the results of the check are not kept in {data}: {error}", err=True)
+
+
 def _measure_reconciliation(
     data: Path, broker: str, settings: "CheckSettings", now: datetime, since: datetime | None
 ) -> tuple[list["SuiteMeasures"], str]:
-    """Return the suite of the reconciliation, and what must be said of it."""
+    """Return the measures of the reconciliation, and a note about what is missing."""
     from confluent_kafka import KafkaException
 
     from expectations.reconciliation import measure_reconciliation, read_kafka_contents
@@ -115,9 +123,9 @@ def _measure_reconciliation(
     try:
         found = read_kafka_contents(find_kafka_settings(data, broker), data, now, since)
     except KafkaAccessError as error:
-        note = f"; Kafka was not asked: {error}"
+        note = f"; Kafka was not read: {error}"
     except KafkaException as error:
-        note = f"; Kafka was not asked: {error.args[0].str()}"
+        note = f"; Kafka was not read: {error.args[0].str()}"
     try:
         return [measure_reconciliation(data, settings, now, since, found)], note
     except (SpoolError, PermissionError) as error:
@@ -133,22 +141,16 @@ def _measure_reconciliation(
 @click.option("--content-type", default="", help="Content-Type that the gateway sends; its charset is decoded.")
 @click.option("--content-encoding", default="", help="Content-Encoding that the gateway sends: gzip or deflate.")
 def payload_command(sample: BinaryIO, content_type: str, content_encoding: str, *, lines: bool) -> None:
-    """Say which generation of payloads a gateway sends, and what is wrong with them; 1 if anything is.
+    """Show the generation and the errors of a gateway's payloads. Exits with 1 if there is an error.
 
-    SAMPLE is a file, or - for standard input. It is the body of one webhook, and judged as ingest and stream judge it.
+    SAMPLE is a file, or - for standard input. It is the body of one webhook, and is read as ingest and stream read it.
 
     \b
     smspulse check payload examples/webhooks/status.json
     pbpaste | smspulse check payload -
     smspulse check payload --content-type "application/json; charset=ISO-8859-1" examples/webhooks/status.json
     """
-    from expectations.payload_check import (
-        RefusedBodyError,
-        check_payload,
-        decode_request_body,
-        run_raw_suite,
-        split_lines,
-    )
+    from expectations.payload_check import run_raw_suite, split_lines
     from gateway.payload_times import parse_zone
     from gateway.statuses import build_status_table, parse_status_meanings
     from streams.settings import StreamSettings
@@ -160,9 +162,23 @@ def payload_command(sample: BinaryIO, content_type: str, content_encoding: str, 
     if not received.strip():
         msg = "there is no payload in it"
         raise click.BadParameter(msg, param_hint="SAMPLE")
-    bodies = []
-    has_faults = False
-    for number, sent in enumerate(split_lines(received) if lines else [received], 1):
+    payloads = split_lines(received) if lines else [received]
+    bodies, has_faults = _check_payloads(payloads, zone, declared, content_encoding)
+    if not bodies:
+        raise SystemExit(EXIT_CHECK_FAILED)
+    report = run_raw_suite(bodies, zone, declared, statuses)
+    _print_text(report)
+    raise SystemExit(max(int(has_faults), report.exit_code))
+
+
+def _check_payloads(
+    payloads: Sequence[bytes], zone: tzinfo, content_type: bytes, content_encoding: str
+) -> tuple[list[bytes], bool]:
+    """Print a verdict on each payload; return the bodies that ingest would store, and whether there is a fault."""
+    from expectations.payload_check import RefusedBodyError, check_payload, decode_request_body
+
+    bodies, has_faults = [], False
+    for number, sent in enumerate(payloads, 1):
         try:
             body = decode_request_body(sent, content_encoding)
         except RefusedBodyError as error:
@@ -170,7 +186,7 @@ def payload_command(sample: BinaryIO, content_type: str, content_encoding: str, 
             has_faults = True
             continue
         bodies.append(body)
-        found = check_payload(body, zone, declared)
+        found = check_payload(body, zone, content_type)
         mark = "✗" if found.faults else "✓"
         echo(f"{mark} {number}: {found.generation or 'cannot be read, and would be a dead letter'}")
         for fault in found.faults:
@@ -178,11 +194,7 @@ def payload_command(sample: BinaryIO, content_type: str, content_encoding: str, 
         if found.unknown:
             echo(escape_to_line(f"    fields that no known generation has: {', '.join(found.unknown)}"))
         has_faults |= bool(found.faults)
-    if not bodies:
-        raise SystemExit(EXIT_CHECK_FAILED)
-    report = run_raw_suite(bodies, zone, declared, statuses)
-    _print_text(report)
-    raise SystemExit(max(int(has_faults), report.exit_code))
+    return bodies, has_faults
 
 
 def _print_json(report: "CheckReport") -> None:
@@ -191,7 +203,7 @@ def _print_json(report: "CheckReport") -> None:
 
 
 def _print_junit(report: "CheckReport") -> None:
-    """Write a failure for what is critical, and a skip that says why for what should merely be looked at."""
+    """Write a failure for a critical expectation, and a skip with the reason for any other that does not hold."""
     root = ElementTree.Element("testsuites", name="smspulse check")
     for suite in dict.fromkeys(row.dataset for row in report.rows):
         rows = [row for row in report.rows if row.dataset == suite]
@@ -232,7 +244,7 @@ def _print_text(report: "CheckReport") -> None:
 
 
 def _describe_failure(row: "CheckResult") -> list[tuple[str, str]]:
-    """Return what a person must be told of a row that does not hold."""
+    """Return titles and texts about an expectation that does not hold."""
     details = [("found", row.observed), ("expected", row.expected), ("rows", ", ".join(row.rows))]
     details += [("means", row.meaning), ("do", row.action)]
     return [(title, escape_to_line(text)) for title, text in details if text]
@@ -243,7 +255,7 @@ def _describe_failure(row: "CheckResult") -> list[tuple[str, str]]:
 @broker_option
 @ingest_options
 def doctor_command(data: Path, broker: str, host: str | None, port: int | None) -> None:
-    """Look at this machine and say what is missing and how to mend it.
+    """Check this machine, and show what is missing and how to fix it. Exits with 1 if something does not work.
 
     \b
     smspulse doctor
@@ -254,7 +266,7 @@ def doctor_command(data: Path, broker: str, host: str | None, port: int | None) 
 
     findings = diagnose_machine(data, find_kafka_settings(data, broker) if ":" in broker else None, port, host)
     marks = {"ok": Text("✓", "green"), "warn": Text("!", "yellow"), "fail": Text("✗", "red")}
-    table = Table("", "what", "found", "mend")
+    table = Table("", "what", "found", "fix")
     for finding in findings:
         table.add_row(marks[finding.level], finding.name, finding.detail, finding.fix)
     make_console().print(table)

@@ -1,4 +1,4 @@
-"""What to do next, for somebody who typed `smspulse` and nothing more."""
+"""Hints for the next step, shown by `smspulse` without a command."""
 
 from pathlib import Path
 
@@ -9,37 +9,41 @@ from warehouse.catalog import CATALOG_FILE
 
 
 def suggest_next_steps(data: Path) -> str:
-    """Return some lines that begin with where the data folder stands and go on with what to type.
+    """Return the state of the data folder and the commands for the next steps.
 
     Raises:
-        SourcesError: The sources mean nothing.
+        SourcesError: The file of sources is not valid.
     """
     try:
         sources: dict[str, int] | None = list_sources(data)
     except SourcesError as error:
         if not isinstance(error.__cause__, PermissionError):
             raise
-        sources = None  # they are for those who run the pipeline
+        # Only the user who runs the pipeline may read them.
+        sources = None
     is_running, landed = read_broker_file(data) is not None, (data / CATALOG_FILE).is_file()
     if is_running:
         summary = f"The pipeline runs on {data}."
-        steps = [("smspulse status", "what runs, what is delivered, how far behind it is")]
+        steps = [("smspulse status", "processes, delivery and lag")]
         if sources == {}:
             steps += [("smspulse source add NAME", "a webhook for your gateway")]
         steps += [
-            ('smspulse sql "FROM delivery_now"', "ask it"),
-            ("smspulse message SOURCE:SMS_ID", "one message's way"),
+            ('smspulse sql "FROM delivery_now"', "query it"),
+            ("smspulse message SOURCE:SMS_ID", "the history of one message"),
         ]
     elif sources or landed:
         known = "sources" if sources is None else f"{len(sources)} source{'s' if len(sources) != 1 else ''}"
         summary = f"{data} has {known}, and nothing runs on it."
-        steps = [("smspulse up", "run the pipeline"), ('smspulse sql "FROM delivery_by_device"', "ask what was landed")]
+        steps = [
+            ("smspulse up", "run the pipeline"),
+            ('smspulse sql "FROM delivery_by_device"', "query the landed data"),
+        ]
     else:
         summary = f"Nothing is in {data} yet."
         steps = [
             ("smspulse up --demo", "watch it work on simulated phones"),
             ("smspulse source add NAME", "a webhook for your gateway, then `smspulse up`"),
-            ("smspulse doctor", "what this machine lacks"),
+            ("smspulse doctor", "check this machine"),
         ]
     width = max(len(command) for command, _ in steps)
     lines = [f"    {command:<{width}}   {what}" for command, what in steps]

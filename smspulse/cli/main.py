@@ -1,6 +1,6 @@
 """The command line. Heavy imports happen inside the commands, so that `smspulse --help` answers at once.
 
-Exit codes: 0 done, 1 the thing checked is not so, 2 it could not be done.
+Exit codes: 0 done, 1 a check found a problem, 2 an error.
 """
 
 import gc
@@ -20,6 +20,7 @@ from smspulse.processes.output import make_tolerant
 from smspulse.processes.readiness import READY_FD_VARIABLE, report_permanent_failure
 from smspulse.processes.terminal import echo, escape_controls
 
+# Exit code: an error.
 _EXIT_FAILED = 2
 _GC_THRESHOLD: Final = 100_000
 
@@ -27,7 +28,7 @@ _GC_THRESHOLD: Final = 100_000
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     invoke_without_command=True,
-    epilog="Exit codes: 0 done, 1 the thing checked is not so, 2 it could not be done. Completion: eval "
+    epilog="Exit codes: 0 done, 1 a check found a problem, 2 an error. Completion: eval "
     '"$(_SMSPULSE_COMPLETE=bash_source smspulse)", or zsh_source, fish_source.',
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log everything.")
@@ -69,12 +70,11 @@ for _command in (
 
 
 def main() -> None:
-    """Run the command line; errors that have a mend are one line on standard error, with exit code 2."""
-    # The libraries of a command are some hundred thousand objects that stay. Python looks for garbage among them after
-    # every 700 new ones; less often, a command takes up to a tenth less of the processor. Long processes set their own.
+    """Run the command line. An error with a fix is one line on standard error, with exit code 2."""
+    # The libraries of a command have some hundred thousand objects, which stay. Python searches them for garbage after
+    # every 700 new objects. With a higher threshold, a command needs up to a tenth less processor time. Long-running
+    # processes set their own threshold.
     gc.set_threshold(_GC_THRESHOLD)
-    from pydantic import ValidationError
-
     ensure_home()
     supervised = READY_FD_VARIABLE in os.environ
     is_permanent = True
@@ -87,21 +87,13 @@ def main() -> None:
             sys.exit(_EXIT_FAILED)
         problem = error.format_message()
     except click.Abort:
+        # The exit code of shells for Ctrl-C.
         sys.exit(130)
-    except ValidationError as error:
-        faults = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()]
-        problem = f"{error.title}, {'; '.join(faults)}: correct the option, or the SMSPULSE_ variable, of that name"
-    except SmspulseError as error:
-        problem, is_permanent = str(error), error.is_permanent
-    except OSError as error:
-        problem, is_permanent = str(error), False
     except Exception as error:
-        duckdb = sys.modules.get("duckdb")  # heavy: of those that did not import it, none is an error of it
-        if duckdb is None or not isinstance(error, duckdb.Error):
+        described = _describe_error(error)
+        if described is None:
             raise
-        is_permanent = False
-        detail = str(error).partition("\n")[0]
-        problem = f"the warehouse cannot be read: {detail}; `smspulse check` and `smspulse doctor` look for the cause"
+        problem, is_permanent = described
     else:
         return
     if supervised:
@@ -113,11 +105,31 @@ def main() -> None:
     _exit_process(_EXIT_FAILED)
 
 
+def _describe_error(error: Exception) -> tuple[str, bool] | None:
+    """Return an error as one line, and whether a restart would fail too; None for an error without a fix."""
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        faults = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()]
+        what = f"{error.title}, {'; '.join(faults)}"
+        return f"{what}: correct the option, or the SMSPULSE_ variable, of that name", True
+    if isinstance(error, SmspulseError):
+        return str(error), error.is_permanent
+    if isinstance(error, OSError):
+        return str(error), False
+    # DuckDB is heavy. Where a command did not import it, no error is one of DuckDB's.
+    duckdb = sys.modules.get("duckdb")
+    if duckdb is None or not isinstance(error, duckdb.Error):
+        return None
+    detail = str(error).partition("\n")[0]
+    return f"the warehouse cannot be read: {detail}; `smspulse check` and `smspulse doctor` look for the cause", False
+
+
 def _exit_process(code: int) -> NoReturn:
-    """End with an exit code, though what is buffered for standard output cannot be written."""
+    """Exit with a code, even if the buffer of standard output cannot be written."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
-        # Python would try again at its end, and fail with another code.
+        # Python would try again at exit, and fail with another code.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""What several commands share: options, exit codes, the data folder."""
+"""Shared parts of commands: options, exit codes, the data folder."""
 
 import math
 import os
@@ -10,23 +10,23 @@ import click
 
 from smspulse.runtime.data_folder import DataFolderError, restrict_to_owner, set_private_umask
 
+# DuckDB cuts a path at the first, and takes the second as a separator.
 _DUCKDB_PATH_CHARACTERS: Final = "?\\"
-"""It cuts a path at the first, and takes the second for a separator."""
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+# Exit code: a check found a problem.
 EXIT_CHECK_FAILED: Final = 1
-"""Exit code: the thing checked is not so."""
 
 PORT: Final = click.IntRange(0, 65_535)
 
 
 class FiniteFloat(click.FloatRange):
-    """A number within bounds; neither infinity nor NaN, which no bound keeps out."""
+    """A finite number within bounds. The bounds of click accept infinity and NaN."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number, or end the command with what is wrong."""
+        """Return the number, or end the command with an error."""
         number: float = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number", param, ctx)
@@ -34,13 +34,14 @@ class FiniteFloat(click.FloatRange):
 
 
 def data_option(command: Command) -> Command:
-    """Add `--data`. What the command makes is as private as that folder."""
+    """Add `--data`. New files of the command are as private as that folder."""
     return click.option(
         "--data",
         envvar="SMSPULSE_DATA",
         default="./.smspulse",
         show_default=True,
-        type=click.Path(file_okay=False, readable=False, path_type=Path),  # `_apply_data_umask` says who may read it
+        # `_apply_data_umask` checks the permissions, with a better error.
+        type=click.Path(file_okay=False, readable=False, path_type=Path),
         callback=_apply_data_umask,
         help="Data folder.  [env: SMSPULSE_DATA]",
     )(command)
@@ -69,7 +70,7 @@ class UrlType(click.ParamType):
     name = "URL"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return it without a slash at its end."""
+        """Return the URL without a slash at its end."""
         from smspulse.runtime.urls import parse_http_url
 
         try:
@@ -79,16 +80,16 @@ class UrlType(click.ParamType):
 
 
 def require_data_folder(data: Path, *others: str) -> None:
-    """Refuse a folder that holds no data of smspulse, such as one whose name was mistyped. Make nothing.
+    """Require an existing data folder, so that a mistyped name is an error. Creates nothing.
 
     Args:
         data: The data folder.
-        others: Names in it, next to those of the warehouse, that show that it is one.
+        others: Names in it that identify a data folder, in addition to those of the warehouse.
 
     Raises:
-        NeedsFolderError: It is no folder but a bucket.
-        NoWarehouseError: It is not a data folder.
-        SmspulseError: It cannot be written.
+        NeedsFolderError: The path is a bucket.
+        NoWarehouseError: The path is not a data folder.
+        SmspulseError: The folder cannot be written.
     """
     from warehouse.catalog import CATALOG_FILE
     from warehouse.datasets import DATASET_NAMES
@@ -103,22 +104,22 @@ def require_data_folder(data: Path, *others: str) -> None:
 
 
 def is_bucket_path(data: Path) -> bool:
-    """Return whether a data folder is the address of a bucket, which as a path has lost a slash."""
+    """Return whether a data folder is the address of a bucket. `Path` has removed one slash of it."""
     return str(data).startswith("s3:/")
 
 
 def ingest_options(command: Command) -> Command:
-    """Add `--host` and `--port`: where ingest listens."""
+    """Add `--host` and `--port` of ingest."""
     return _add_ingest_options(command, "--host", "--port")
 
 
 def named_ingest_options(command: Command) -> Command:
-    """Add `--ingest-host` and `--ingest-port`, for a command that listens itself."""
+    """Add `--ingest-host` and `--ingest-port`, for a command with its own `--host` and `--port`."""
     return _add_ingest_options(command, "--ingest-host", "--ingest-port")
 
 
 def _add_ingest_options(command: Command, host: str, port: str) -> Command:
-    announced = "where the ingest of the data folder listens"
+    announced = "that of the data folder's ingest"
     with_port = click.option(
         port, envvar="SMSPULSE_INGEST_PORT", type=PORT, help=f"Port of ingest.  [default: {announced}, or 8080]"
     )(command)
@@ -128,12 +129,12 @@ def _add_ingest_options(command: Command, host: str, port: str) -> Command:
 
 
 def ensure_data_folder(data: Path) -> None:
-    """Make the data folder if it is missing, and keep other users out of it.
+    """Create the data folder if it is missing, and remove the permissions of other users.
 
     Raises:
-        NeedsFolderError: It is no folder but a bucket.
-        DataFolderError: It cannot be made or written, or DuckDB cannot work in it.
-        SettingError: It cannot be given to the group that is to read it.
+        NeedsFolderError: The path is a bucket.
+        DataFolderError: The folder cannot be created or written, or DuckDB cannot use its path.
+        SettingError: The folder cannot be given to the group of the settings.
     """
     if is_bucket_path(data):
         from warehouse.errors import NeedsFolderError
@@ -143,10 +144,10 @@ def ensure_data_folder(data: Path) -> None:
     try:
         data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        msg = f"the data folder {data} cannot be made: {error.strerror}; name another with --data"
+        msg = f"the data folder {data} cannot be created: {error.strerror}; name another with --data"
         raise DataFolderError(msg) from error
     if not os.access(data, os.W_OK | os.X_OK):
-        msg = f"the data folder {data} is not writable; mend its rights or name another with --data"
+        msg = f"the data folder {data} is not writable; fix its permissions or name another with --data"
         raise DataFolderError(msg)
     restrict_to_owner(data)
 
@@ -161,7 +162,7 @@ def _refuse_unusable_path(data: Path) -> None:
 
 
 def _describe_unusable_path(path: str) -> str:
-    """Return what keeps DuckDB from opening files below a path, in words; empty if nothing does."""
+    """Return the part of a path with which DuckDB cannot open files; empty without one."""
     for character in _DUCKDB_PATH_CHARACTERS:
         if character in path:
             return f"a `{character}`"

@@ -1,4 +1,4 @@
-"""The pipeline, as a whole and by process: up, broker, ingest, stream, land."""
+"""The commands of the pipeline and its processes: up, broker, ingest, stream, land."""
 
 import asyncio
 import logging
@@ -9,15 +9,15 @@ from typing import Any, Final
 import click
 
 from core.background_tasks import end_process_if_a_thread_fails
-from smspulse.cli.options import PORT, FiniteFloat, broker_option, data_option, ensure_data_folder
+from smspulse.cli.options import PORT, FiniteFloat, broker_option, data_option, ensure_data_folder, is_bucket_path
 from smspulse.processes import log_setup
 from smspulse.processes.children import raise_file_limit
 from smspulse.processes.output import make_tolerant
 from smspulse.processes.readiness import report_ready
 from smspulse.processes.terminal import echo, make_console
 
+# Maximum of processes of a kind. Kafka gives work to at most one for each partition.
 _MAX_PROCESSES: Final = 64
-"""Processes of a kind: Kafka gives work to as many as it has partitions."""
 
 
 @click.command()
@@ -49,10 +49,10 @@ _MAX_PROCESSES: Final = 64
     "--without",
     multiple=True,
     type=click.Choice(["page", "alerts"]),
-    help="Leave out the page, or the sending of alerts, which runs once for all machines; twice for both.",
+    help="Do not run the page, or the alert process, of which all machines need one. Twice for both.",
 )
-@click.option("--demo", is_flag=True, help="Feed simulated traffic and show its delivery rates.")
-@click.option("--for", "seconds", type=FiniteFloat(min=30), help="End after so many seconds.")
+@click.option("--demo", is_flag=True, help="Simulate traffic and show its delivery rates.")
+@click.option("--for", "seconds", type=FiniteFloat(min=30), help="Seconds until the end.")
 def up_command(
     data: Path,
     broker: str,
@@ -71,11 +71,10 @@ def up_command(
     smspulse up --broker kafka1:9092       on your own cluster
     """
     from smspulse.alerting.settings import read_alert_settings
-    from smspulse.runtime.pipeline import run_pipeline
-    from smspulse.runtime.pipeline_options import PipelineOptions
+    from smspulse.runtime.pipeline import PipelineOptions, run_pipeline
 
-    read_alert_settings()  # a wrong one ends it here, before anything runs
-
+    # A wrong setting ends the command here, before any process starts.
+    read_alert_settings()
     console = make_console(file=make_tolerant(sys.stdout), soft_wrap=True)
     logging.getLogger().handlers[:] = [log_setup.PrefixHandler(console)]
     ensure_data_folder(data)
@@ -133,7 +132,7 @@ def ingest_command(data: Path, broker: str, host: str, port: int, processes: int
     """Receive webhooks and write each to Kafka, or to the spool while Kafka is away.
 
     \b
-    smspulse ingest                                       beside a broker of this data folder
+    smspulse ingest                                       with the broker of this data folder
     smspulse ingest --host 0.0.0.0 --broker kafka1:9092   for the gateway, on your own cluster
     """
     from urllib.parse import urlsplit
@@ -147,7 +146,8 @@ def ingest_command(data: Path, broker: str, host: str, port: int, processes: int
 
     def on_ready(url: str) -> None:
         logging.getLogger(__name__).info("receiving webhooks at %s", url)
-        if not settings.share_port:  # else the process that started this one announces all of them
+        # With a shared port, the parent process announces all receivers.
+        if not settings.share_port:
             announce_endpoint(data, INGEST, urlsplit(url).port or port, host, tls=settings.tls_cert is not None)
         report_ready()
 
@@ -165,7 +165,7 @@ def ingest_command(data: Path, broker: str, host: str, port: int, processes: int
 @click.command()
 @data_option
 @broker_option
-@click.option("--worker", default="0", show_default=True, help="Name of this worker; each keeps a state of its own.")
+@click.option("--worker", default="0", show_default=True, help="Name of this worker. Each has its own state.")
 @click.option("--instance", envvar="SMSPULSE_STREAM_INSTANCE", default="", help="Static name in the group.")
 def stream_command(data: Path, broker: str, worker: str, instance: str) -> None:
     """Build the lifecycle of every message (a Faust worker).
@@ -196,7 +196,7 @@ def stream_command(data: Path, broker: str, worker: str, instance: str) -> None:
 )
 @click.option("--instance", envvar="SMSPULSE_LANDER_INSTANCE", default="", help="Static name in the group.")
 def land_command(data: Path, broker: str, flush_interval: float | None, instance: str) -> None:
-    """Land topics as Parquet, in the data folder or in a bucket.
+    """Write topics to Parquet files, in the data folder or in a bucket (the Parquet sink).
 
     \b
     smspulse land --flush-interval 30      fewer and larger files
@@ -205,18 +205,18 @@ def land_command(data: Path, broker: str, flush_interval: float | None, instance
     from smspulse.broker.locate import find_kafka_settings
     from smspulse.broker.topic_admin import ensure_topics
     from smspulse.processes.metrics_endpoint import serve_metrics
-    from warehouse.buckets import is_bucket_address
     from warehouse.metrics import REGISTRY
     from warehouse.settings import LanderSettings
     from warehouse.sink.consumer import run_lander
 
-    if not is_bucket_address(data):
+    is_bucket = is_bucket_path(data)
+    if not is_bucket:
         ensure_data_folder(data)
     end_process_if_a_thread_fails()
     kafka = find_kafka_settings(data, broker)
     ensure_topics(kafka)
     name = f"lander-{instance}" if instance else "lander"
-    serve_metrics(None if is_bucket_address(data) else data, name, REGISTRY)
+    serve_metrics(None if is_bucket else data, name, REGISTRY)
     given = {"flush_interval_s": flush_interval, "instance": instance or None}
     settings = LanderSettings(data=data, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     run_lander(settings, kafka, ready=report_ready)

@@ -1,8 +1,10 @@
-"""Simulated traffic."""
+"""The command `simulate`: simulated traffic of a gateway."""
 
 import asyncio
 import signal
+from collections.abc import Awaitable, Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -15,8 +17,8 @@ from smspulse.cli.options import EXIT_CHECK_FAILED, Command, FiniteFloat, UrlTyp
 from smspulse.processes.terminal import echo, make_console
 from smspulse.simulator.options import GatewayBehaviour, parse_shares
 
+# Slashes in `/webhooks/SOURCE/TOKEN`. Without the token, which can also be a password, there is one less.
 _SLASHES_WITH_TOKEN: Final = 3
-"""In `/webhooks/SOURCE/TOKEN`; a source whose sender has the token as a password has one less."""
 
 
 def add_behaviour_options(command: Command) -> Command:
@@ -56,22 +58,22 @@ def _read_webhook_url(context: click.Context, option: click.Parameter, value: st
     envvar="SMSPULSE_SIMULATE_URL",
     required=True,
     callback=_read_webhook_url,
-    help="The webhook, as `smspulse source add` prints it; - reads a line of standard input. `ps` shows other users "
-    "what stands here.  [env: SMSPULSE_SIMULATE_URL]",
+    help="The webhook, as `smspulse source add` prints it; - reads a line of standard input. `ps` shows the option "
+    "to other users.  [env: SMSPULSE_SIMULATE_URL]",
 )
 @click.option("--messages", type=click.IntRange(1), help="Outgoing messages.  [default: until Ctrl-C]")
 @click.option(
     "--rate", type=FiniteFloat(min=0, min_open=True), default=20.0, show_default=True, help="Messages started a second."
 )
-@click.option("--seed", default=1, show_default=True, help="The same seed tells the same stories.")
+@click.option("--seed", default=1, show_default=True, help="The same seed gives the same scenarios.")
 @click.option(
-    "--truth", type=click.Path(dir_okay=False, path_type=Path), help="File for what was accepted, by message."
+    "--truth", type=click.Path(dir_okay=False, path_type=Path), help="File for the truth about each accepted message."
 )
 @click.option(
     "--time-scale", type=FiniteFloat(min=0), default=1.0, show_default=True, help="0.1 is ten times faster than life."
 )
 @click.option(
-    "--max-delay", type=FiniteFloat(min=0), default=60.0, show_default=True, help="No delay is longer, in seconds."
+    "--max-delay", type=FiniteFloat(min=0), default=60.0, show_default=True, help="Maximum of a delay, in seconds."
 )
 @add_behaviour_options
 def simulate_command(
@@ -84,7 +86,7 @@ def simulate_command(
     max_delay: float,
     **rates: Any,
 ) -> None:
-    """Send webhooks as a gateway with phones would, with all that goes wrong there.
+    """Send webhooks as a gateway with phones would, with its usual errors.
 
     \b
     export SMSPULSE_SIMULATE_URL=http://127.0.0.1:8080/webhooks/demo/TOKEN
@@ -96,30 +98,25 @@ def simulate_command(
 
     shares = {name: parse_shares(value) for name, value in rates.items() if isinstance(value, str)}
     behaviour = GatewayBehaviour(**(rates | shares))
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, console=make_console(stderr=True))
-
-    async def simulate_until_signal() -> Any:
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        with progress:
-            task = progress.add_task("messages", total=messages)
-            return await run_simulation(
-                url,
-                generate_scenarios(seed, messages, behaviour),
-                rate=rate,
-                truth=truth,
-                time_scale=time_scale,
-                max_delay_s=max_delay,
-                stop=stop,
-                on_progress=lambda totals: progress.update(task, completed=totals.messages),
-            )
-
-    totals = asyncio.run(simulate_until_signal())
+    scenarios = generate_scenarios(seed, messages, behaviour)
+    simulate = partial(
+        run_simulation, url, scenarios, rate=rate, truth=truth, time_scale=time_scale, max_delay_s=max_delay
+    )
+    totals = asyncio.run(_simulate_until_signal(simulate, messages))
     echo(
         f"{totals.sent:,} webhooks sent, {totals.accepted:,} accepted, {totals.retried:,} sent again, "
         f"{totals.abandoned:,} given up; {totals.messages:,} messages, {totals.incoming:,} incoming, "
         f"{totals.malformed:,} malformed"
     )
     raise SystemExit(EXIT_CHECK_FAILED if totals.accepted < totals.sent or totals.abandoned else 0)
+
+
+async def _simulate_until_signal(simulate: Callable[..., Awaitable[Any]], messages: int | None) -> Any:
+    """Run a simulation until its end, SIGTERM or SIGINT, and show its progress."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=make_console(stderr=True)) as progress:
+        task = progress.add_task("messages", total=messages)
+        return await simulate(stop=stop, on_progress=lambda totals: progress.update(task, completed=totals.messages))

@@ -1,4 +1,4 @@
-"""Gateway accounts: source add, rotate, list."""
+"""The commands `source add`, `source rotate` and `source list`."""
 
 from pathlib import Path
 
@@ -6,6 +6,14 @@ import click
 
 from smspulse.cli.options import UrlType, data_option, ensure_data_folder
 from smspulse.processes.terminal import echo
+
+_url_option = click.option(
+    "--url",
+    type=UrlType(),
+    default="http://127.0.0.1:8080",
+    show_default=True,
+    help="URL with which the gateway reaches ingest.",
+)
 
 
 @click.group()
@@ -21,15 +29,9 @@ def source_group() -> None:
 @source_group.command("add")
 @data_option
 @click.argument("name")
-@click.option(
-    "--url",
-    type=UrlType(),
-    default="http://127.0.0.1:8080",
-    show_default=True,
-    help="Where the gateway reaches ingest.",
-)
+@_url_option
 def add_source_command(data: Path, name: str, url: str) -> None:
-    """Make a token for a source and print what to paste into the gateway.
+    """Create a token for a source, and print the URL for the gateway.
 
     \b
     smspulse source add mygateway --url https://sms.example.org
@@ -43,20 +45,14 @@ def add_source_command(data: Path, name: str, url: str) -> None:
 @source_group.command("rotate")
 @data_option
 @click.argument("name")
-@click.option(
-    "--url",
-    type=UrlType(),
-    default="http://127.0.0.1:8080",
-    show_default=True,
-    help="Where the gateway reaches ingest.",
-)
-@click.option("--finish", is_flag=True, help="Make no token: end all but the newest.")
+@_url_option
+@click.option("--finish", is_flag=True, help="Create no token. End all but the newest.")
 def rotate_source_command(data: Path, name: str, url: str, *, finish: bool) -> None:
     """Replace the token of a source without a gap.
 
     \b
-    smspulse source rotate mygateway              makes a new one; both are valid
-    smspulse source rotate mygateway --finish     once the gateway has the new one: ends the others
+    smspulse source rotate mygateway              creates a new token; both are valid
+    smspulse source rotate mygateway --finish     ends the old tokens, once the gateway has the new one
     """
     from ingest.sources import retire_tokens, rotate_source
 
@@ -90,6 +86,6 @@ def list_sources_command(data: Path) -> None:
 
     sources = list_sources(data)
     if not sources:
-        echo("there is none yet: smspulse source add NAME", err=True)
+        echo("there is no source yet: smspulse source add NAME", err=True)
     for name, tokens in sources.items():
         echo(f"{name}\t{tokens} token{'s' if tokens != 1 else ''}")

@@ -1,4 +1,4 @@
-"""The answers of `smspulse sql`: shown or written, once or whenever they change."""
+"""The command `sql`: results of a query, shown or written, once or at each change."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 import duckdb
@@ -27,15 +27,17 @@ from smspulse.processes.terminal import escape_controls, make_console
 from smspulse.runtime.data_folder import use_export_umask
 from warehouse.reader import open_warehouse, retry_after_merge
 
+# Wider than any terminal, to measure the width that a table needs.
 _UNLIMITED_WIDTH: Final = 100_000
 FORMATS: Final = ("table", "csv", "spreadsheet", "json", "parquet")
+# Statements that return a table, and can be part of another statement. The second is PIVOT.
 _TABLE_STATEMENTS: Final = {StatementType.SELECT, StatementType.MULTI}
-"""Statements that are a table, and can be a part of another one. The second is PIVOT."""
+# Statements that write no file: the views are read-only, and temporary objects are in memory.
 _HARMLESS_STATEMENTS: Final = _TABLE_STATEMENTS | {
     *(StatementType.SET, StatementType.VARIABLE_SET, StatementType.CREATE, StatementType.INSERT, StatementType.DROP),
     *(StatementType.UPDATE, StatementType.DELETE),
 }
-"""Statements that write no file: the views are read-only, and what is temporary is in memory."""
+# EXPLAIN with its options, in front of the explained statement.
 _EXPLAIN_PREFIX: Final = re.compile(r"\s*EXPLAIN\b(\s+ANALYZE\b)?(\s*\([^()]*\))?", re.IGNORECASE)
 
 
@@ -52,38 +54,28 @@ def run_sql_command(
         data: The data folder.
         statement: SQL. Of several statements, the last one has the rows.
         form: One of `FORMATS`.
-        output: The file; standard output if None.
-        watch: Seconds until it is asked again, until Ctrl-C; None to ask once.
+        output: Output file; standard output if None.
+        watch: Seconds between two runs, until Ctrl-C; None for one run.
         unrestricted: Whether it may read and write other files, attach databases and change settings.
 
     Raises:
-        NoWarehouseError: There is nothing to ask.
+        NoWarehouseError: The data folder has no warehouse.
         StatementError: There is no statement, or it is not allowed.
         click.ClickException: The statement is wrong, the file cannot be written, or the options exclude each other.
     """
     if form == "table" and output:
         msg = "a table is for people: give --output a --format of csv, spreadsheet, json or parquet"
         raise click.UsageError(msg)
-    stdout = click.get_binary_stream("stdout")
-    if form == "parquet" and not output and stdout.isatty():
+    if form == "parquet" and not output and click.get_binary_stream("stdout").isatty():
         msg = "Parquet is not for people: name a file with --output"
         raise click.UsageError(msg)
     try:
         statements = _parse_statements(statement, unrestricted=unrestricted)
         with suppress(KeyboardInterrupt), ExitStack() as stack:
             scratch = Path(stack.enter_context(TemporaryDirectory(prefix="smspulse-sql.")))
-            show = _make_table_printer(stack, live=watch is not None) if form == "table" else None
+            deliver = _make_delivery(stack, data, form, output, live=watch is not None)
             for path in _watch_result_files(data, statements, form, scratch, watch, unrestricted=unrestricted):
-                if show:
-                    show(json.loads(path.read_bytes()))
-                elif output:
-                    part = output.with_name(f".{output.name}.part")
-                    with use_export_umask(output, data):
-                        shutil.copyfile(path, part)
-                    part.replace(output)
-                else:
-                    with path.open("rb") as file:
-                        _copy_to_stdout(file, stdout)
+                deliver(path)
     except duckdb.PermissionException as error:
         refused = str(error).partition("\n")[0]
         msg = f"{refused}: a statement reads files of the data folder alone; --unrestricted allows others"
@@ -95,12 +87,32 @@ def run_sql_command(
         raise click.ClickException(msg) from error
 
 
+def _make_delivery(
+    stack: ExitStack, data: Path, form: str, output: Path | None, *, live: bool
+) -> Callable[[Path], None]:
+    """Return the function that shows a result file, writes it to the output, or copies it to standard output."""
+    if form == "table":
+        print_table = _make_table_printer(stack, live=live)
+        return lambda path: print_table(json.loads(path.read_bytes()))
+    if output:
+        return lambda path: _replace_output(data, path, output)
+    return _copy_to_stdout
+
+
+def _replace_output(data: Path, path: Path, output: Path) -> None:
+    # In the same folder, so that the last step is a rename.
+    part = output.with_name(f".{output.name}.part")
+    with use_export_umask(output, data):
+        shutil.copyfile(path, part)
+    part.replace(output)
+
+
 def _parse_statements(sql: str, *, unrestricted: bool) -> list[duckdb.Statement]:
     """Return the statements of a text.
 
     Raises:
         StatementError: There is none, or one is not allowed.
-        duckdb.Error: It is no SQL.
+        duckdb.Error: The text is not SQL.
     """
     statements = duckdb.extract_statements(sql)
     if not statements:
@@ -109,8 +121,8 @@ def _parse_statements(sql: str, *, unrestricted: bool) -> list[duckdb.Statement]
     for statement in statements:
         if not unrestricted and not _is_harmless(statement):
             msg = (
-                f"{statement.query.split()[0].upper()} is not allowed here, for this only reads: write rows to a file "
-                "with --format and --output, or allow other files, databases and settings with --unrestricted"
+                f"{statement.query.split()[0].upper()} is not allowed here, because the command only reads: write rows "
+                "to a file with --format and --output, or allow other files, databases and settings with --unrestricted"
             )
             raise StatementError(msg)
     return statements
@@ -136,13 +148,14 @@ def _watch_result_files(
     *,
     unrestricted: bool,
 ) -> Iterator[Path]:
-    """Yield a file with the rows in the format, and one for each later time that they differ from the time before."""
+    """Yield a file with the rows in a format, and again after each run whose rows differ from the last."""
     last: bytes | None = None
     stopped = False
 
     def stop_watching(*_: object) -> NoReturn:
         nonlocal stopped
-        stopped = True  # DuckDB can lose the exception: it cannot be raised out of what it calls while it answers
+        # DuckDB can lose the exception, because it cannot be raised out of its callbacks.
+        stopped = True
         raise KeyboardInterrupt
 
     if watch is not None:
@@ -157,6 +170,7 @@ def _watch_result_files(
         retry_after_merge(write_result)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
+        # Compared by digest, because a result can be larger than the memory.
         if digest != last:
             yield path
         if watch is None:
@@ -187,7 +201,7 @@ def _write_result_file(
 
 
 def _strip_semicolon(sql: str) -> str:
-    """Return a statement without what ends it, so that it can stand in brackets; comments may follow it."""
+    """Return a statement without its semicolon, so that it can be a subquery. Comments may follow."""
     text = sql.encode()
     for offset, kind in reversed(duckdb.tokenize(sql)):
         if kind == duckdb.token_type.comment:
@@ -196,13 +210,15 @@ def _strip_semicolon(sql: str) -> str:
     return sql
 
 
-def _copy_to_stdout(file: IO[bytes], stdout: IO[bytes]) -> None:
+def _copy_to_stdout(path: Path) -> None:
     """Copy a file to standard output; on a terminal, without control characters."""
-    if stdout.isatty():
-        for line in file:
-            stdout.write(escape_controls(line.decode(errors="replace")).encode())
-    else:
-        shutil.copyfileobj(file, stdout, COPY_CHUNK_BYTES)
+    stdout = click.get_binary_stream("stdout")
+    with path.open("rb") as file:
+        if stdout.isatty():
+            for line in file:
+                stdout.write(escape_controls(line.decode(errors="replace")).encode())
+        else:
+            shutil.copyfileobj(file, stdout, COPY_CHUNK_BYTES)
     stdout.flush()
 
 
@@ -215,7 +231,7 @@ def _make_table_printer(stack: ExitStack, *, live: bool) -> Callable[[list[Any]]
 
 
 def _build_result_table(names: list[str], rows: list[list[str]], console: Console) -> Table:
-    """Return rows as they are, or one below the other, a line a column, where the columns do not fit."""
+    """Return a table of the rows. Where the columns do not fit, each column is a line."""
     table = Table(*names)
     for row in rows:
         table.add_row(*row)

@@ -1,6 +1,6 @@
 """The export formats of `smspulse sql`: rows of a query to a file.
 
-DuckDB writes every value itself, so each of its types has a form that loses nothing (docs/reading.md lists them).
+DuckDB writes every value itself, so each of its types has an exact form (docs/reading.md lists them).
 """
 
 import codecs
@@ -19,24 +19,25 @@ from duckdb.sqltypes import DuckDBPyType
 
 from warehouse.sql_text import quote_sql_text
 
+# 1 MiB keeps memory small and system calls few.
 COPY_CHUNK_BYTES: Final = 1 << 20
 
 
-# In UTF-8: control characters that JSON may hold as they are, and DuckDB does not escape.
+# Control characters, in UTF-8, that JSON allows and DuckDB does not escape.
 _UNESCAPED_CONTROLS: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
 
 
-# The start of a formula, in ASCII and at full width, with what may stand before it: the start of the text; or what
-# separates cells for a spreadsheet that expects no comma, and so divides the text there, for it heeds no quotes either.
+# The start of a formula, in ASCII and at full width, after the start of the text or a separator of cells. A spreadsheet
+# that expects another separator than a comma splits the text there, because it ignores quotes, too.
 _FORMULA_START: Final = r"""(^|[;|\t\r\n])([\s"']*)([=+\-@""" + "\uff1d\uff0b\uff0d\uff20])"
+# Types whose texts are never formulas, except for the sign of a number.
 _NUMBERS_AND_TIMES: Final = {
     *("boolean", "tinyint", "smallint", "integer", "bigint", "hugeint", "bignum", "decimal", "float", "double"),
     *("utinyint", "usmallint", "uinteger", "ubigint", "uhugeint", "date", "time", "time with time zone"),
     *("timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone", "uuid"),
 }
-"""Types whose texts are never formulas, but for the sign of a number."""
+# Types of times without a zone, with the format of the fractions of their seconds in strftime.
 _ZONELESS_TIME_FORMATS: Final = {"timestamp": "%f", "timestamp_s": "%f", "timestamp_ms": "%f", "timestamp_ns": "%n"}
-"""Types of times without a zone, and how strftime writes parts of their seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ class QueryResult:
     def build_select(
         self, expression: Callable[[str, DuckDBPyType], str], rename: Callable[[str], str] = lambda name: name
     ) -> str:
-        """Return the SQL of the rows with each column as an expression, by its name and type, makes it; renamed."""
+        """Return SQL that selects each column through an expression of its name and type, under a new name."""
+        # Column names of a result need not be unique, so they are numbered inside.
         inner = [f"c{number}" for number in range(len(self.names))]
         columns = ", ".join(
             f"{expression(column, type_)} AS {_quote_column_name(rename(name))}"
@@ -61,20 +63,20 @@ class QueryResult:
 
 
 def _export_table(result: QueryResult, path: Path) -> None:
-    """Write names and rows as a JSON list of lists of text; null is no text."""
+    """Write names and rows as a JSON list of lists of text. Null is an empty text."""
     sql = result.build_select(lambda column, _: f"coalesce({column}::VARCHAR, '')")
     rows = result.connection.execute(sql).fetchall()
     path.write_text(json.dumps([result.names, *rows]), "utf-8")
 
 
 def _export_csv(result: QueryResult, path: Path) -> None:
-    # The text of a union, or of what holds one, does not say of which kind its value is.
+    # The text of a union, or of a value that contains one, does not name the member of its value.
     sql = result.build_select(lambda column, type_: f"to_json({column})" if "UNION" in str(type_) else column)
     result.connection.execute(f"COPY ({sql}) TO {quote_sql_text(str(path))} (FORMAT csv, HEADER true)")
 
 
 def _export_spreadsheet(result: QueryResult, path: Path) -> None:
-    """Write CSV in which no text is a formula, and that Excel takes for UTF-8."""
+    """Write CSV in which no text is a formula, with a mark by which Excel reads UTF-8."""
     rows = path.with_suffix(".rows")
     quote_formula = f"regexp_replace({{}}::VARCHAR, {quote_sql_text(_FORMULA_START)}, '\\1\\2''\\3', 'g')"
     sql = result.build_select(
@@ -119,9 +121,9 @@ ENCODERS: Final[dict[str, Callable[[QueryResult, Path], None]]] = {
 
 
 def _make_json_expression(expression: str, type_: DuckDBPyType, depth: int = 0) -> str:
-    """Return SQL of what DuckDB shall write as JSON: itself, but for times and for numbers that JSON does not have.
+    """Return SQL for the JSON value of an expression. Only times, and numbers that JSON does not have, are converted.
 
-    Times become ISO 8601, with a Z where they have a zone; `nan`, `inf` and `-inf` become texts.
+    Times become ISO 8601, with a Z if they have a zone. `nan`, `inf` and `-inf` become texts.
     """
     if not _needs_json_conversion(type_):
         return expression
@@ -160,7 +162,7 @@ def _needs_json_conversion(type_: DuckDBPyType) -> bool:
 
 
 def _list_child_types(type_: DuckDBPyType) -> list[tuple[str, DuckDBPyType]]:
-    """Return the types within a nested one, by name; an array has its size next to them."""
+    """Return the types in a nested type, by name. The children of an array include its size, which is left out."""
     return [(name, child) for name, child in type_.children if isinstance(child, DuckDBPyType)]
 
 

@@ -1,4 +1,4 @@
-"""What is going on: status, message, page."""
+"""The commands `status`, `message` and `page`."""
 
 import json
 import logging
@@ -27,7 +27,12 @@ from smspulse.processes.terminal import echo, escape_to_line, make_console
 def add_format_option(command: Any) -> Any:
     """Add `--format`."""
     return click.option(
-        "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="For whom."
+        "--format",
+        "form",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="Format.",
     )(command)
 
 
@@ -36,7 +41,7 @@ def add_format_option(command: Any) -> Any:
 @click.argument("key", metavar="SOURCE:SMS_ID")
 @add_format_option
 def message_command(data: Path, key: str, form: str) -> None:
-    """Tell the way of one message: did it arrive, when, and after what; 1 if it is not known.
+    """Show the history of one message. Exits with 1 if the message is unknown.
 
     \b
     smspulse message acme:48210377
@@ -45,11 +50,11 @@ def message_command(data: Path, key: str, form: str) -> None:
     from smspulse.runtime.message_history import find_message, format_history
 
     if not key.rpartition(":")[2].isdecimal() or not key.rpartition(":")[0]:
-        msg = f"{key!r} is no SOURCE:SMS_ID, such as acme:48210377"
+        msg = f"{key!r} is not a SOURCE:SMS_ID, such as acme:48210377"
         raise click.UsageError(msg)
     found = find_message(data, key)
     if found is None:
-        echo(f"no status report of {key} has landed: look at the source's name and the id, or wait 10 s", err=True)
+        echo(f"no status report of {key} has landed: check the name of the source and the id, or wait 10 s", err=True)
         raise SystemExit(EXIT_CHECK_FAILED)
     echo(json.dumps(found) if form == "json" else format_history(found))
 
@@ -60,7 +65,7 @@ def message_command(data: Path, key: str, form: str) -> None:
 @ingest_options
 @add_format_option
 def status_command(data: Path, broker: str, host: str | None, port: int | None, form: str) -> None:
-    """Show on one screen what runs, what is delivered, and how far behind it is; 1 if anything is amiss.
+    """Show process, delivery and lag status. Exits with 1 if there is a problem.
 
     \b
     smspulse status

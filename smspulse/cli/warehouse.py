@@ -1,4 +1,4 @@
-"""What was landed: sql, rebuild, compact, retain, erase."""
+"""The commands of the warehouse: sql, rebuild, compact, retain, erase."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,15 +12,15 @@ from smspulse.processes.terminal import echo
 @click.command()
 @data_option
 @click.option("--date", "day", type=click.DateTime(["%Y-%m-%d"]), help="Only messages first seen on this day, UTC.")
-@click.option("--all", "everything", is_flag=True, help="All days, not only those that are open or have news.")
+@click.option("--all", "everything", is_flag=True, help="All days, not only those that are open or have changes.")
 def rebuild_command(data: Path, day: datetime | None, *, everything: bool) -> None:
-    """Recompute lifecycles from the log and compare them with the stream's; 1 if any differs.
+    """Recompute lifecycles from the raw webhooks and compare them with the stream's. Exits with 1 if any differs.
 
-    What follows from the log becomes the base of `messages`. `smspulse up` does so once an hour: what was landed since
-    is all that a query then has to sort out. Takes the stream's SMSPULSE_STREAM_ settings.
+    The result becomes the base of `messages`, so that a query only merges the versions that landed since. `smspulse up`
+    does this once an hour. Uses the SMSPULSE_STREAM_ settings of the stream.
 
     \b
-    smspulse rebuild                       days that are open or have news
+    smspulse rebuild                       days that are open or have changes
     smspulse rebuild --date 2026-11-20     one day
     """
     from streams.settings import StreamSettings
@@ -48,9 +48,9 @@ def rebuild_command(data: Path, day: datetime | None, *, everything: bool) -> No
 @click.command()
 @data_option
 def compact_command(data: Path) -> None:
-    """Merge the files of closed hours and days, one a partition. Readers and landers go on meanwhile.
+    """Merge the files of closed hours and days, to one for each partition. Readers and landers can go on meanwhile.
 
-    Also counts the webhooks of days that are over, for webhook_quality.
+    Also counts the webhooks of past days, for webhook_quality.
 
     \b
     smspulse compact
@@ -67,7 +67,7 @@ def compact_command(data: Path) -> None:
 def retain_command(data: Path) -> None:
     """Drop the days that are older than SMSPULSE_RETAIN_RAW_DAYS, _VERSIONS_DAYS, _MESSAGES_DAYS and _DEADLETTERS_DAYS.
 
-    Each is unset by default: kept for ever. What was counted of messages and webhooks outlives them.
+    Each is unset by default: the days are kept. Counts of messages and webhooks are never dropped.
 
     \b
     smspulse retain                        with SMSPULSE_RETAIN_RAW_DAYS=30, for instance
@@ -82,7 +82,7 @@ def retain_command(data: Path) -> None:
     for name, days in done.dropped_days.items():
         echo(f"{name}: {len(days)} days dropped, {min(days)} to {max(days)}")
     if not done.dropped_days:
-        echo("nothing is older than it may be")
+        echo("no day has expired")
 
 
 @click.command()
@@ -90,10 +90,10 @@ def retain_command(data: Path) -> None:
 @broker_option
 @click.option("--number", "numbers", required=True, multiple=True, help="Phone number; once for each spelling.")
 def erase_command(data: Path, broker: str, numbers: tuple[str, ...]) -> None:
-    """Take a phone number, and what was written to or from it, out of files, spool and Kafka. Counts do not change.
+    """Remove a phone number, and the texts to and from it, from files, spool and Kafka. Counts do not change.
 
-    What is left, as in Kafka until its retention ends, is said at the end, and how to drop that. Ends with 1 if files
-    still hold it.
+    The output lists what is left, such as in Kafka until the end of its retention, and how to drop it. Exits with 1 if
+    files still contain the number.
 
     \b
     smspulse erase --number +4915752982212 --number 015752982212
@@ -101,9 +101,10 @@ def erase_command(data: Path, broker: str, numbers: tuple[str, ...]) -> None:
     from smspulse.broker.locate import find_kafka_settings
     from smspulse.runtime.erasure import erase_everywhere
 
-    require_data_folder(data, "spool", "state", "kafka", "broker.json")  # numbers are there before anything has landed
+    # These have numbers before anything has landed.
+    require_data_folder(data, "spool", "state", "kafka", "broker.json")
     report = erase_everywhere(data.resolve(), numbers, lambda: find_kafka_settings(data, broker))
-    echo("\n".join([*report.lines, *(f"left: {line}" for line in report.remaining)]) or "nothing tells of it")
+    echo("\n".join([*report.lines, *(f"left: {line}" for line in report.remaining)]) or "no record has it")
     raise SystemExit(EXIT_CHECK_FAILED if report.has_remaining_files else 0)
 
 
@@ -116,16 +117,16 @@ def erase_command(data: Path, broker: str, numbers: tuple[str, ...]) -> None:
     type=click.Choice(["table", "csv", "spreadsheet", "json", "parquet"]),
     default="table",
     show_default=True,
-    help="csv loses nothing, and is for programs; spreadsheet is CSV in which no text is a formula.",
+    help="csv is exact, for programs; spreadsheet is CSV in which no text is a formula.",
 )
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="File for it, replaced in one step.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Output file, replaced in one step.")
 @click.option(
     "--watch",
     is_flag=False,
     flag_value=2.0,
     type=FiniteFloat(min=0, min_open=True),
     metavar="SECONDS",
-    help="Ask again every so many seconds, 2 if none are given, and show what changed.",
+    help="Repeat the query every so many seconds, by default 2, and show a changed result.",
 )
 @click.option(
     "--unrestricted", is_flag=True, help="Let it read and write other files, attach databases and change settings."
@@ -133,7 +134,7 @@ def erase_command(data: Path, broker: str, numbers: tuple[str, ...]) -> None:
 def sql_command(
     data: Path, statement: str, form: str, output: Path | None, watch: float | None, *, unrestricted: bool
 ) -> None:
-    """Query the warehouse, and nothing else: of the file system, a statement reads the data folder alone.
+    """Query the warehouse. A statement can read only the data folder of the file system.
 
     \b
     smspulse sql "SELECT outcome, count(*) FROM messages GROUP BY ALL"

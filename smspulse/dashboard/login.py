@@ -1,6 +1,5 @@
-"""The password of the page: checked, and slow to guess."""
+"""Check of the page's password, with a limit on guesses."""
 
-import base64
 import hmac
 import logging
 import time
@@ -8,31 +7,33 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+from aiohttp import BasicAuth
+
 from ingest.client_limits import Site, site_of
 
 _log = logging.getLogger(__name__)
 
+# Wrong passwords of an address before it must wait, because people mistype.
 _FREE_GUESSES: Final = 5
-"""Wrong passwords of an address before it has to wait; a person mistypes."""
+# Seconds until an address has one more guess, up to the free ones. That is some 3 million guesses a year.
 _GUESS_S: Final = 10.0
-"""Time after which an address has one more, up to those. Some 3 million a year."""
+# Addresses that are kept. One more replaces the address with the oldest wrong password.
 _MAX_ADDRESSES: Final = 4_096
-"""Addresses that are remembered; with one more, that with the oldest wrong password is forgotten."""
 
 
 class PasswordGuard:
-    """Checks the password. Whoever guesses waits; an address with the password elsewhere does not.
+    """Checks the password. An address that guesses must wait; other addresses need not.
 
-    While an address waits, no password of it is looked at: else its guesses would still be answered.
+    While an address waits, its passwords are not checked. Otherwise its guesses would still be answered.
 
     Args:
-        password: What is right; empty lets everybody in.
-        clock: Seconds, growing.
+        password: The password; an empty one authorizes everybody.
+        clock: Returns monotonic seconds.
     """
 
     def __init__(self, password: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._password, self._clock = password.encode(), clock
-        # The time at which an address has all its free guesses again, the one that guessed last at the end.
+        # The time at which an address has all its free guesses again. The address that guessed last is at the end.
         self._recovered_at: OrderedDict[Site | str, float] = OrderedDict()
 
     def wait_s(self, address: str) -> float:
@@ -41,7 +42,7 @@ class PasswordGuard:
         return max(0.0, recovered_at - self._clock() - (_FREE_GUESSES - 1) * _GUESS_S)
 
     def is_authorized(self, authorization: str, address: str) -> bool:
-        """Return whether a header `Authorization` has the password. A wrong one counts, none does not."""
+        """Return whether a header `Authorization` has the password. A wrong one counts as a guess."""
         if not self._password:
             return True
         if not authorization:
@@ -52,7 +53,9 @@ class PasswordGuard:
         return False
 
     def _record_wrong_guess(self, address: str) -> None:
+        # An IPv6 client has a whole network of addresses, so its network counts.
         site, now = site_of(address) or address, self._clock()
+        # Removed and added again, the address is the newest.
         self._recovered_at[site] = max(now, self._recovered_at.pop(site, now)) + _GUESS_S
         if len(self._recovered_at) > _MAX_ADDRESSES:
             self._recovered_at.popitem(last=False)
@@ -60,8 +63,8 @@ class PasswordGuard:
 
 
 def _basic_password(authorization: str) -> bytes:
-    scheme, _, credentials = authorization.partition(" ")
     try:
-        return base64.b64decode(credentials).partition(b":")[2] if scheme.lower() == "basic" else b""
+        password: str = BasicAuth.decode(authorization, "utf-8").password
+        return password.encode()
     except ValueError:
         return b""

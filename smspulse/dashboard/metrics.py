@@ -1,4 +1,4 @@
-"""What the page's `/metrics` tells Prometheus: the checks, the alerts that fire, and whether the page is current."""
+"""Metrics of the page: the results of the checks, the alerts that fire, and the age of the page's data."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -29,12 +29,12 @@ SNAPSHOT: Final = GaugeSnapshot(REGISTRY, HOLDS, CHECKED, FIRING, READ, READ_S)
 
 
 def set_page_metrics(values: Mapping[str, Any], at: float, took: float) -> None:
-    """Tell what was read.
+    """Set the metrics after a refresh of the page.
 
     Args:
         values: `checks` and `alerts`, rows of `smspulse.dashboard.queries`.
-        at: When, in seconds since 1970.
-        took: In seconds.
+        at: Time of the refresh, in seconds since 1970.
+        took: Duration of the refresh, in seconds.
     """
     checked_at = max((row["checked_at"].timestamp() for row in values["checks"]), default=0)
     firing = Counter(alert["kind"] for alert in values["alerts"])

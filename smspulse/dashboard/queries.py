@@ -1,4 +1,4 @@
-"""The numbers of the page: the views of the moment, over one day of messages that is held in memory."""
+"""The data of the page: views of the moment over one day of messages, which is kept in memory."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ from warehouse.sql_text import rate_columns_sql
 from warehouse.status_codes import load_known_statuses
 from warehouse.views import load_view_sql
 
-# What the views of the moment read, and of persons nothing.
+# The columns that the views of the moment read. No personal data.
 _CREATE_HELD_SQL: Final = """
     CREATE TEMP TABLE held AS
     SELECT * EXCLUDE (recipient, observations)
@@ -45,11 +45,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PageFilter:
-    """What somebody wants to see.
+    """The filter of a page.
 
     Args:
-        source: One, or all where it is empty.
-        device: One, or all where it is None.
+        source: One source; all if empty.
+        device: One device; all if None.
     """
 
     source: str = ""
@@ -57,7 +57,7 @@ class PageFilter:
 
 
 class PageSnapshot:
-    """Answers as the views would, as of the last `refresh`. Any thread may call anything.
+    """A snapshot of the warehouse as of the last `refresh`. All methods are thread-safe.
 
     Args:
         data: The data folder.
@@ -72,10 +72,10 @@ class PageSnapshot:
         self.current_values: dict[str, Any] = {"trouble": "the numbers are being read"}
 
     def refresh(self) -> float:
-        """Read again; return how many seconds that took.
+        """Read the warehouse again; return the duration in seconds.
 
         Raises:
-            Exception: What went wrong, if nobody foresaw it. The page shows that it is not up to date.
+            Exception: An unforeseen error. The page shows that it is not up to date.
         """
         try:
             return self._read_warehouse()
@@ -86,32 +86,25 @@ class PageSnapshot:
 
     def _read_warehouse(self) -> float:
         started = time.monotonic()
-        values: dict[str, Any] = {
-            "freshness": [],
-            "deadletters": [],
-            "sources": [],
-            "alerts": [],
-            "learning": [],
-            "checks": [],
-        } | self._pipeline()
+        values: dict[str, Any] = {name: [] for name in _SNAPSHOT_QUERIES} | self._pipeline()
         connection = None
         try:
             connection = reader = open_warehouse(self._data)
             self.statuses = load_known_statuses(self._data)
             retry_after_merge(lambda: reader.execute(_CREATE_HELD_SQL))
             values |= {name: fetch_rows(connection, sql) for name, sql in _SNAPSHOT_QUERIES.items()}
+            # DuckDB's clock, which the views use, too.
             (values["as_of"],) = connection.execute("SELECT strftime(now(), '%H:%M:%S')").fetchall()[0]
         except NoWarehouseError:
             values["trouble"] = "nothing has landed yet: send a webhook, or run `smspulse up --demo`"
         except duckdb.Error as error:
             values["trouble"] = f"the warehouse cannot be read: {str(error).splitlines()[0]}"
         with self._lock:
-            if "trouble" in values and connection is not None:
-                connection.close()
-            elif connection is not None:
+            if "trouble" not in values:
                 self._connection, connection = connection, self._connection
-                if connection is not None:
-                    connection.close()
+            # The earlier connection, or the new one where it could not be read.
+            if connection is not None:
+                connection.close()
             self.current_values = values
         took = time.monotonic() - started
         if "trouble" not in values:
@@ -119,16 +112,17 @@ class PageSnapshot:
         return took
 
     def query_view(self, view: str, page_filter: PageFilter, sql: str = "FROM asked") -> list[Row]:
-        """Return rows of a view, as if there were no other messages than those chosen.
+        """Return rows of a view over the messages of a filter.
 
         Args:
             view: A view over `messages`.
-            page_filter: Which messages.
-            sql: What to ask; the view is called `asked`.
+            page_filter: The filter of messages.
+            sql: The query; the view is called `asked`.
 
         Raises:
             duckdb.Error: The SQL is wrong.
         """
+        # The view runs over the CTE `messages` in place of the view of that name.
         view_sql = (
             load_view_sql(view).replace("{rates}", rate_columns_sql()).replace("{failures}", f"({_FAILURES_SQL})")
         )

@@ -1,4 +1,4 @@
-"""The page as HTML: words first, then tables and pictures that are drawn here, so that nothing is fetched."""
+"""The page as HTML. Its pictures are inline SVG, so that a browser fetches nothing else."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,12 +12,15 @@ from smspulse.runtime.message_history import format_duration, get_status_name
 
 _log = logging.getLogger(__name__)
 
+# More would push the rest of the page out of sight.
 _MAX_DEVICES: Final = 10
+# Height of the bars and width of one bar, in units of the SVG.
 _HEIGHT, _BAR = 120, 10
 _LATENCY_SQL: Final = (
     "FROM asked WHERE source IS NULL ORDER BY list_position(['queue', 'device', 'network', 'total'], step)"
 )
-# Bars from below, each with its name; colours by Okabe and Ito (page.css), which the colour-blind tell apart.
+# Outcomes in a bar, from below. Their colours are those of Okabe and Ito (page.css), which colour-blind people can
+# distinguish.
 _BAR_OUTCOMES: Final = ("delivered", "undelivered", "not_sent", "not_permitted", "expired")
 
 
@@ -33,80 +36,76 @@ def render_page(snapshot: PageSnapshot, page_filter: PageFilter, refresh_s: floa
 
 
 def render_content(snapshot: PageSnapshot, page_filter: PageFilter) -> str:
-    """Return what changes, for the page to put in its place."""
+    """Return the changing part of the page."""
     values = snapshot.current_values
     if "trouble" in values:
         return f'<p class="bad">{escape(values["trouble"])}</p>{_pipeline_section(values)}'
+    minutes = snapshot.query_view(
+        "outcomes_by_minute",
+        page_filter,
+        "SELECT minute, outcome, sum(messages)::BIGINT AS messages FROM asked GROUP BY ALL",
+    )
+    delivery = snapshot.query_view("delivery_now", page_filter, "FROM asked WHERE source IS NULL ORDER BY hours")
+    sections = (
+        _delivery_section(delivery),
+        _alerts_section(values["alerts"], page_filter),
+        _outcome_bars("Outcomes per minute, last hour", minutes, timedelta(minutes=1), 60),
+        _outcome_bars("Outcomes per half hour, 24 hours", minutes, timedelta(minutes=30), 48),
+        _devices_section(snapshot, page_filter, values),
+        _latency_section(snapshot, page_filter),
+        _failures_section(snapshot, page_filter),
+        _pipeline_section(values),
+        f'<p class="dim">As of {values["as_of"]} UTC. Times are when reports were received.</p>',
+    )
+    return "".join(sections)
+
+
+def _devices_section(snapshot: PageSnapshot, page_filter: PageFilter, values: dict[str, Any]) -> str:
     devices = snapshot.query_view(
         "devices_now",
         page_filter,
         "FROM asked WHERE device_id IS NOT NULL "
         f"ORDER BY delivered_per_ended_high NULLS LAST, source, device_id LIMIT {_MAX_DEVICES}",
     )
+    head = ("device", "messages", "delivered / ended", "95 % interval", "last seen (UTC)", "mostly failed by", "alert")
+    rows = _format_rows(devices, lambda row: _device_cells(row, values["alerts"], values["learning"]))
+    return _table_section("Worst devices, 24 hours", head, rows)
+
+
+def _latency_section(snapshot: PageSnapshot, page_filter: PageFilter) -> str:
+    latencies = snapshot.query_view("latency_now", page_filter, _LATENCY_SQL)
+    percentiles = ("p50", "p95", "p99")
+    rows = _format_rows(
+        latencies,
+        lambda row: (
+            row["step"],
+            f"{row['messages']:,}",
+            *(format_duration(row[f"{name}_s"]) for name in percentiles),
+        ),
+    )
+    return _table_section("Latency between reports, 24 hours", ("step", "messages", *percentiles), rows)
+
+
+def _failures_section(snapshot: PageSnapshot, page_filter: PageFilter) -> str:
     failures = snapshot.query_view(
         "failure_reasons",
         page_filter,
         "SELECT last_status_id, sum(messages)::BIGINT AS messages FROM asked GROUP BY ALL "
         "ORDER BY messages DESC, last_status_id",
     )
-    minutes = snapshot.query_view(
-        "outcomes_by_minute",
-        page_filter,
-        "SELECT minute, outcome, sum(messages)::BIGINT AS messages FROM asked GROUP BY ALL",
+    rows = _format_rows(
+        failures,
+        lambda row: (
+            get_status_name(row["last_status_id"], snapshot.statuses),
+            row["last_status_id"],
+            f"{row['messages']:,}",
+        ),
     )
-    return "".join(
-        (
-            _delivery_section(
-                snapshot.query_view("delivery_now", page_filter, "FROM asked WHERE source IS NULL ORDER BY hours")
-            ),
-            _alerts_section(values["alerts"], page_filter),
-            _outcome_bars("Outcomes per minute, last hour", minutes, timedelta(minutes=1), 60),
-            _outcome_bars("Outcomes per half hour, 24 hours", minutes, timedelta(minutes=30), 48),
-            _table_section(
-                "Worst devices, 24 hours",
-                (
-                    "device",
-                    "messages",
-                    "delivered / ended",
-                    "95 % interval",
-                    "last seen (UTC)",
-                    "mostly failed by",
-                    "alert",
-                ),
-                _format_rows(devices, lambda row: _device_cells(row, values["alerts"], values["learning"])),
-            ),
-            _table_section(
-                "Latency between reports, 24 hours",
-                ("step", "messages", "p50", "p95", "p99"),
-                _format_rows(
-                    snapshot.query_view("latency_now", page_filter, _LATENCY_SQL),
-                    lambda row: (
-                        row["step"],
-                        f"{row['messages']:,}",
-                        *(format_duration(row[name]) for name in ("p50_s", "p95_s", "p99_s")),
-                    ),
-                ),
-            ),
-            _table_section(
-                "Why messages failed, 24 hours",
-                ("reason", "status", "messages"),
-                _format_rows(
-                    failures,
-                    lambda row: (
-                        get_status_name(row["last_status_id"], snapshot.statuses),
-                        row["last_status_id"],
-                        f"{row['messages']:,}",
-                    ),
-                ),
-            ),
-            _pipeline_section(values),
-            f'<p class="dim">As of {values["as_of"]} UTC. Times are when reports were received.</p>',
-        )
-    )
+    return _table_section("Why messages failed, 24 hours", ("reason", "status", "messages"), rows)
 
 
 def _format_rows(rows: Iterable[Row], cells: Callable[[Row], Sequence[Any]]) -> Iterator[Sequence[Any]]:
-    """Yield the cells of each row; one that cannot be shown costs itself, and not the page."""
+    """Yield the cells of each row. A row that cannot be shown is skipped, with a line in the log."""
     for row in rows:
         try:
             yield cells(row)
@@ -145,22 +144,19 @@ def _delivery_section(rows: Sequence[Row]) -> str:
         if day["ended"]
         else f"None of {day['attempted']:,} messages has ended yet."
     )
-    table = _table_section(
-        "Delivery",
-        ("last", "messages", "delivered / attempted", "delivered / ended", "95 % interval", "open share"),
-        (
-            (
-                "hour" if row["hours"] == 1 else "24 hours",
-                f"{row['attempted']:,}",
-                _format_percent(row["delivered_per_attempted"]),
-                _format_percent(row["delivered_per_ended"]),
-                _format_interval(row, "delivered_per_ended"),
-                _format_percent(row["open_share"]),
-            )
-            for row in rows
-        ),
+    head = ("last", "messages", "delivered / attempted", "delivered / ended", "95 % interval", "open share")
+    return f'<p class="verdict">{text}</p>{_table_section("Delivery", head, map(_delivery_cells, rows))}'
+
+
+def _delivery_cells(row: Row) -> tuple[str, ...]:
+    return (
+        "hour" if row["hours"] == 1 else "24 hours",
+        f"{row['attempted']:,}",
+        _format_percent(row["delivered_per_attempted"]),
+        _format_percent(row["delivered_per_ended"]),
+        _format_interval(row, "delivered_per_ended"),
+        _format_percent(row["open_share"]),
     )
-    return f'<p class="verdict">{text}</p>{table}'
 
 
 def _device_cells(row: Row, alerts: Sequence[Row], learning: Sequence[Row]) -> tuple[Any, ...]:
@@ -242,14 +238,20 @@ def _table_section(title: str, head: Sequence[str], rows: Iterable[Sequence[Any]
     return f"<section><h2>{escape(title)}</h2>{body if cells else '<p class=dim>None.</p>'}</section>"
 
 
-def _outcome_bars(title: str, minutes: Sequence[Row], width: timedelta, count: int) -> str:
-    """Return stacked bars of outcomes, the newest one last, as a picture with its numbers in words."""
+def _sum_by_bar(minutes: Sequence[Row], width: timedelta, count: int) -> list[dict[str, int]]:
+    """Return the messages by outcome of each bar, the newest bar last."""
     now = datetime.now(UTC)
     sums = [dict.fromkeys(_BAR_OUTCOMES, 0) for _ in range(count)]
     for row in minutes:
         place = count - 1 - (now - row["minute"]) // width
         if 0 <= place < count and row["outcome"] in _BAR_OUTCOMES:
             sums[place][row["outcome"]] += row["messages"]
+    return sums
+
+
+def _outcome_bars(title: str, minutes: Sequence[Row], width: timedelta, count: int) -> str:
+    """Return stacked bars of outcomes, the newest one last, as a picture with its totals as text."""
+    sums = _sum_by_bar(minutes, width, count)
     most = max(sum(bar.values()) for bar in sums) or 1
     shapes = []
     for place, bar in enumerate(sums):

@@ -1,4 +1,4 @@
-"""Serves the live page: `/`, its changing part `/content`, its two files, and `/metrics`."""
+"""The server of the live page: `/`, its changing part `/content`, its two files, and `/metrics`."""
 
 import asyncio
 import ipaddress
@@ -31,12 +31,14 @@ from smspulse.processes.metrics_endpoint import announce_endpoint
 
 _log = logging.getLogger(__name__)
 
+# Reading the warehouse takes at most one part in so many of the time.
 _MAX_REFRESH_PART: Final = 10
-"""Reading takes one part in so many of the time at most."""
+# DuckDB's BIGINT ends here.
 _MAX_DEVICE_ID: Final = 2**63
 _CONNECTIONS_ADVICE: Final = (
     "if they are people, raise the limit of open files, or name their proxy in SMSPULSE_PAGE_TRUSTED_PROXIES"
 )
+# The page loads only its own files. Other pages cannot embed it, and no cache keeps it.
 _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -47,11 +49,11 @@ _HEADERS: Final = {
 
 
 class PageError(SmspulseError):
-    """The page cannot be served. The text says why, and what to do."""
+    """The page cannot be served. The text has the reason and the fix."""
 
 
 class NoPasswordError(PageError):
-    """Others than this machine would reach the page, and there is no password."""
+    """Other machines would reach the page without a password."""
 
     is_permanent = True
 
@@ -64,16 +66,17 @@ class PageSettings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8081, ge=0, le=65535, description="Port; 0 is any free one.")
     password: SecretStr = Field(
-        SecretStr(""), description="Asked of everybody, with any user name; needed unless the address is loopback."
+        SecretStr(""), description="Password of the page, with any user name; needed unless the address is loopback."
     )
     trusted_proxies: Networks = Field(
-        (), description="Networks of proxies whose `X-Forwarded-For` says who guesses a password; nobody else's does."
+        (),
+        description="Networks of proxies whose `X-Forwarded-For` names the client; that of others is ignored.",
     )
-    refresh_s: float = Field(5, gt=0, description="Seconds between two readings of the warehouse, at least.")
+    refresh_s: float = Field(5, gt=0, description="Minimum of seconds between two refreshes from the warehouse.")
 
 
 def is_loopback_host(host: str) -> bool:
-    """Say whether only this machine reaches a host."""
+    """Return whether only this machine reaches a host."""
     if host == "localhost":
         return True
     try:
@@ -83,14 +86,14 @@ def is_loopback_host(host: str) -> bool:
 
 
 class PageRequestHandler:
-    """Answers requests.
+    """Request handler of the page.
 
     Args:
-        snapshot: What is shown.
-        settings: Who may see it.
+        snapshot: Data of the page.
+        settings: Settings of the page.
 
     Raises:
-        NoPasswordError: Others than this machine would reach it, and there is no password.
+        NoPasswordError: Other machines would reach the page without a password.
     """
 
     def __init__(self, snapshot: PageSnapshot, settings: PageSettings) -> None:
@@ -111,7 +114,7 @@ class PageRequestHandler:
         }
 
     def build_server(self) -> web.Server:
-        """Return the HTTP server that has this answer; the caller gives it an address."""
+        """Return an HTTP server with this handler; the caller gives it an address."""
         limits = HttpLimits(proxies=self._settings.trusted_proxies, advice=_CONNECTIONS_ADVICE)
         return build_http_server(self.handle_request, limits, "the page", answer_headers=_HEADERS)
 
@@ -143,11 +146,12 @@ class PageRequestHandler:
         return web.Response(body=await self._metrics.get(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_PLAIN_0_0_4})
 
     def _refuse_access(self, request: web.BaseRequest) -> web.Response | None:
-        """Return the answer to who may not see the page, or None."""
+        """Return the answer to an unauthorized request, or None."""
+        # Without a password, only this machine may see the page.
         if not self._settings.password.get_secret_value():
             if is_loopback_host(_requested_host(request)):
                 return None
-            # A name of somebody else that leads here: a page of theirs could read ours.
+            # A foreign host name that resolves to this machine: a page of that host could read this one.
             return _plain_text_answer(403, "open this page as http://127.0.0.1 or localhost")
         address = self._senders.find_sender(request.remote or "", request.headers.getall(hdrs.X_FORWARDED_FOR, ()))
         if wait := ceil(self._password_guard.wait_s(address)):
@@ -170,7 +174,7 @@ def _static_file(name: str, kind: str) -> Callable[[web.BaseRequest], Awaitable[
 
 
 def _requested_host(request: web.BaseRequest) -> str:
-    """Return the host that a request names; empty for none, or for nonsense."""
+    """Return the host of a request; empty without a valid one."""
     try:
         return request.url.host or ""
     except ValueError:
@@ -191,13 +195,14 @@ def _requested_filter(request: web.BaseRequest) -> PageFilter:
 async def serve_page(
     snapshot: PageSnapshot, settings: PageSettings, stop: asyncio.Event, ready: Callable[[str, int], None]
 ) -> None:
-    """Serve the page until `stop` is set. `ready` is called with host and port once it has numbers.
+    """Serve the page until `stop` is set. `ready` is called with host and port after the first refresh.
 
     Raises:
-        PageError: It may not, or cannot, listen there.
+        PageError: The page may not, or cannot, listen there.
     """
     runner = web.ServerRunner(PageRequestHandler(snapshot, settings).build_server(), shutdown_timeout=LINGER_S)
     await runner.setup()
+    # Before it listens, so that the first answer has numbers.
     took = await asyncio.to_thread(snapshot.refresh)
     reading = asyncio.create_task(
         keep_running("the reader of the page's numbers", lambda: _refresh_forever(snapshot, settings.refresh_s, took))
@@ -217,6 +222,7 @@ async def serve_page(
 
 async def _refresh_forever(snapshot: PageSnapshot, least_s: float, took: float) -> None:
     while True:
+        # A slow warehouse is read less often.
         await asyncio.sleep(max(least_s, took * _MAX_REFRESH_PART))
         took = await asyncio.to_thread(snapshot.refresh)
 

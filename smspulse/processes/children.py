@@ -1,4 +1,4 @@
-"""Child processes that do not outlive us, the files that they may open, and addresses to listen on."""
+"""Child processes that end with this one, the limit of open files, and addresses to listen on."""
 
 import ctypes
 import errno
@@ -16,23 +16,27 @@ from typing import Final
 _log = logging.getLogger(__name__)
 
 LOOPBACK: Final = "127.0.0.1"
+# Addresses that stand for all of a machine, with the one to connect to.
 _EVERY_ADDRESS: Final = {"": LOOPBACK, "0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 - compared, not listened on
+# Well-known servers have lower ports.
 _LOWEST_PORT: Final = 10_000
+# First port that Linux gives to clients by default.
 _LINUX_CLIENTS: Final = 32_768
-"""First port of clients, by Linux's own default."""
+# All tries fail only on a machine with hardly a free port.
 _MAX_PORT_TRIES: Final = 100
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# From linux/prctl.h.
+_PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def die_with_parent(number: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
-    """Return a `preexec_fn` that ties the child's life to ours: it gets a signal when we end, however we end.
+    """Return a `preexec_fn` with which the child gets a signal when this process ends, however it ends.
 
-    The kernel watches the *thread* that forks, so start the child from one that lives as long as the process. The tie
-    survives `exec` but not `fork`: it holds for the child, not for the child's children. Off Linux it does nothing.
+    The kernel watches the *thread* that forks, so start the child from one that lives as long as the process. The
+    setting survives `exec` but not `fork`: it holds for the child, not for its children. It works on Linux only.
 
     Args:
-        number: What the child gets. The default leaves it no time, and so no way to linger.
+        number: The signal. The default ends the child at once.
     """
     parent = os.getpid()
 
@@ -40,14 +44,15 @@ def die_with_parent(number: signal.Signals = signal.SIGKILL) -> Callable[[], Non
         # Runs between fork and exec: nothing here may allocate much, import or take a lock.
         if _libc is not None:
             _libc.prctl(_PR_SET_PDEATHSIG, int(number))
-            if os.getppid() != parent:  # we died before the tie was made
+            # The parent died before the setting took effect.
+            if os.getppid() != parent:
                 os._exit(1)
 
     return set_death_signal
 
 
 def is_process_alive(pid: int) -> bool:
-    """Say whether a process of this number exists (a zombie, not yet waited for, counts)."""
+    """Return whether a process of this id exists. A zombie counts."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -58,19 +63,21 @@ def is_process_alive(pid: int) -> bool:
 
 
 def raise_file_limit() -> int:
-    """Let this process and its children open as many files as the system allows them; return how many that is."""
+    """Raise the limit of open files of this process and its children to the maximum; return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-        except (OSError, ValueError) as error:  # macOS has a lower one that it does not name
+        # macOS has a lower maximum than it reports.
+        except (OSError, ValueError) as error:
             _log.debug("the limit of open files stays at %d: %s", soft, error)
+    # RLIM_INFINITY is -1, which would compare as the lowest limit.
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def ensure_home() -> None:
-    """Set HOME to `/dev/null` for a user without any home folder: libraries fail on none, and nothing is kept there."""
+    """Set HOME to `/dev/null` for a user without a home folder: libraries fail without one, and store nothing there."""
     try:
         Path.home()
     except RuntimeError:
@@ -78,30 +85,30 @@ def ensure_home() -> None:
 
 
 def find_reachable_host(host: str) -> str:
-    """Return the host to connect to from this machine, for a server that listens on a host."""
+    """Return the host with which this machine reaches a server that listens on a host."""
     return _EVERY_ADDRESS.get(host, host)
 
 
 def build_server_url(host: str, port: int, *, tls: bool = False) -> str:
-    """Return the URL under which this machine reaches a server that listens on a host."""
+    """Return the URL with which this machine reaches a server that listens on a host."""
     host = find_reachable_host(host)
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def find_listen_error(port: int, host: str = LOOPBACK) -> OSError | None:
-    """Return the error that a server would meet on listening there now, or None."""
+    """Return the error of a server that would listen there now, or None."""
     try:
         addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
-        return OSError(errno.EADDRNOTAVAIL, f"{host} is no address or name that is known here ({error.strerror})")
+        return OSError(errno.EADDRNOTAVAIL, f"{host} is not a known address or name ({error.strerror})")
     problem, has_bound = None, False
     for family, kind, protocol, _, address in addresses:
         try:
             with socket.socket(family, kind, protocol) as probe:
-                # As servers do: a port whose last connections are in TIME_WAIT can be taken.
+                # As servers do: a port whose last connections are in TIME_WAIT can be used.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
-                    # `::` is to take IPv4 too; every other address of IPv6 is one of IPv6 alone.
+                    # `::` also accepts IPv4. Every other IPv6 address is for IPv6 only.
                     is_ipv6_alone = host != "::" or not socket.has_dualstack_ipv6()
                     probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, is_ipv6_alone)
                 probe.bind(address)
@@ -129,18 +136,20 @@ def is_port_free(port: int, host: str = LOOPBACK) -> bool:
 def find_free_port(preferred: int = 0, host: str = LOOPBACK) -> int:
     """Return the preferred port if it is free, else any free one.
 
-    It is below those that the system gives to clients, so that no connection takes it before you listen on it. Another
-    server still can.
+    It is below the ports that the system gives to clients, so that no connection takes it before the server listens.
+    Another server still can.
 
     Raises:
         OSError: This machine has no such address.
     """
+    # The preferred port first, so that clients need not change after a restart.
     if preferred and is_port_free(preferred, host):
         return preferred
     for _ in range(_MAX_PORT_TRIES):
         number = _LOWEST_PORT + secrets.randbelow(_find_first_client_port() - _LOWEST_PORT)
         if is_port_free(number, host):
             return number
+    # No port of the range was free: the system chooses one of its own.
     family, kind, protocol, _, address = socket.getaddrinfo(
         host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
@@ -151,10 +160,10 @@ def find_free_port(preferred: int = 0, host: str = LOOPBACK) -> int:
 
 
 def _find_first_client_port() -> int:
-    """Return the first of the ports from which the system chooses one for a client."""
+    """Return the first port that the system gives to clients."""
     try:
         first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
     except (OSError, ValueError):
         return _LINUX_CLIENTS
-    # A system may give clients nearly all ports; then there are none below that are worth choosing from.
+    # A system may give clients nearly all ports. Then too few are left below them to choose from.
     return first if first > 2 * _LOWEST_PORT else _LINUX_CLIENTS

@@ -1,4 +1,4 @@
-"""`smspulse ingest --processes N`: several receivers on one port, among which the kernel spreads the connections."""
+"""`smspulse ingest --processes N`: several receivers on one port. The kernel distributes the connections."""
 
 import asyncio
 import logging
@@ -15,6 +15,7 @@ from smspulse.processes.children import build_server_url, find_free_port, is_por
 from smspulse.processes.supervisor import ChildProcess, ProcessSupervisor
 
 _log = logging.getLogger(__name__)
+# A receiver gets so long to finish its open requests.
 _STOP_S = 6.0
 _POLL_INTERVAL_S = 0.1
 
@@ -22,32 +23,18 @@ _POLL_INTERVAL_S = 0.1
 async def run_ingest_processes(
     data: Path, broker: str, host: str, port: int, count: int, *, on_ready: Callable[[str], None]
 ) -> None:
-    """Run receivers until SIGTERM or SIGINT; one that ends is started again. `data` is an absolute path.
+    """Run receivers until SIGTERM or SIGINT. One that ends is restarted. `data` is an absolute path.
 
     Raises:
-        CannotListenError: Somebody else listens there.
-        SupervisorError: One did not become ready.
+        CannotListenError: Another server listens there.
+        SupervisorError: A receiver did not become ready.
     """
     port = port or find_free_port(0, host)
-    # Receivers whose parent was killed finish what they have in flight.
-    deadline = time.monotonic() + _STOP_S
-    while not is_port_free(port, host):
-        if time.monotonic() > deadline:
-            raise CannotListenError(host, port, PORT_TAKEN)
-        await asyncio.sleep(_POLL_INTERVAL_S)
-    # Each port has its own: other receivers may run on the same data folder.
-    metrics = data / "metrics" / str(port)
-    shutil.rmtree(metrics, ignore_errors=True)  # counters begin at 0
-    metrics.mkdir(parents=True)
+    await _wait_for_free_port(host, port)
+    children = _build_receivers(data, broker, host, port, count)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    address = ("--data", str(data), "--broker", broker, "--host", host, "--port", str(port))
-    environment = {"SMSPULSE_INGEST_SHARE_PORT": "1", FOLDER_VARIABLE: str(metrics)}
-    children = [
-        ChildProcess(f"ingest-{number}", ("ingest", *address, "--processes", "1"), _STOP_S, environment=environment)
-        for number in range(count)
-    ]
     supervisor = ProcessSupervisor(lambda name, level, text: _log.log(level, "%s: %s", name, text))
     try:
         await supervisor.start(*children)
@@ -57,3 +44,25 @@ async def run_ingest_processes(
         await stop.wait()
     finally:
         await supervisor.stop()
+
+
+async def _wait_for_free_port(host: str, port: int) -> None:
+    """Wait for the end of earlier receivers: those whose parent was killed finish what they have in flight."""
+    deadline = time.monotonic() + _STOP_S
+    while not is_port_free(port, host):
+        if time.monotonic() > deadline:
+            raise CannotListenError(host, port, PORT_TAKEN)
+        await asyncio.sleep(_POLL_INTERVAL_S)
+
+
+def _build_receivers(data: Path, broker: str, host: str, port: int, count: int) -> list[ChildProcess]:
+    # A folder by port: other receivers may run on the same data folder. It is emptied, because counters begin at 0.
+    metrics = data / "metrics" / str(port)
+    shutil.rmtree(metrics, ignore_errors=True)
+    metrics.mkdir(parents=True)
+    address = ("--data", str(data), "--broker", broker, "--host", host, "--port", str(port))
+    environment = {"SMSPULSE_INGEST_SHARE_PORT": "1", FOLDER_VARIABLE: str(metrics)}
+    return [
+        ChildProcess(f"ingest-{number}", ("ingest", *address, "--processes", "1"), _STOP_S, environment=environment)
+        for number in range(count)
+    ]

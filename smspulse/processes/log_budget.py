@@ -1,4 +1,4 @@
-"""A budget for logs: a warning or an error that repeats is written once a minute, with a count."""
+"""A budget for logs: a repeated warning or error is written once a minute, with a count."""
 
 import contextlib
 import logging
@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+# A repeated line is written once in this time.
 _WINDOW_S: Final = 60.0
+# Different texts of one line of code in a minute. More are only counted, so no client can fill a log.
 _MAX_TEXTS: Final = 10
-"""Different lines of one place in a minute. More are counted with them, so nobody's text can fill a log."""
 _MAX_LINES: Final = 30
+# Limits of a traceback: lines, half of them from its end with the error; and characters of each line.
 _MAX_LINE_LENGTH: Final = 1_000
-"""Of a traceback: lines, half of them from its end, where the error stands; and characters of each line."""
 
 
 @dataclass(slots=True)
@@ -21,10 +22,10 @@ class _LogLocation:
     """A line of code that logs.
 
     Args:
-        ends_at: When its minute ends.
-        texts: What it has written in this minute.
-        suppressed_count: How many records were not written.
-        last: The last of them.
+        ends_at: End of its minute.
+        texts: Texts that were written in this minute.
+        suppressed_count: Number of records that were not written.
+        last: The last of those records.
     """
 
     ends_at: float
@@ -34,15 +35,15 @@ class _LogLocation:
 
 
 class LogBudget(logging.Filter):
-    """Lets a handler write the same warning or error of one place once a minute, and at most 10 different ones.
+    """A filter for warnings and errors: a handler writes each once a minute, and at most 10 of one line of code.
 
-    What was left out is written at the end of the minute as a line with a count, whether anything else is logged or
-    not. Lines of lower levels pass: they are no answer to what others do.
+    At the end of the minute, a line with the count of suppressed records is written, even if nothing else is logged.
+    Lines of lower levels pass: clients cannot cause them.
 
     Args:
         handler: Writes the counts.
-        clock: Seconds, growing.
-        call_later: Calls a function after seconds, in any thread.
+        clock: Returns monotonic seconds.
+        call_later: Calls a function after so many seconds, in any thread.
     """
 
     def __init__(
@@ -55,13 +56,14 @@ class LogBudget(logging.Filter):
         self._handler, self._clock = handler, clock
         self._call_later = call_later or _start_timer
         self._locations: dict[tuple[str, str, int], _LogLocation] = {}
-        # A handler that logs, or a signal handler that does, comes back here in the same thread.
+        # Reentrant: a log handler or a signal handler that logs gets here again in the same thread.
         self._lock = threading.RLock()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether a record is to be written."""
+        """Return whether to write a record."""
         if record.levelno < logging.WARNING:
             return True
+        # The line of code, because texts contain values of clients.
         key = (record.name, record.pathname, record.lineno)
         text = _format_record_text(record)
         now = self._clock()
@@ -80,7 +82,7 @@ class LogBudget(logging.Filter):
         return False
 
     def write_suppressed_counts(self) -> None:
-        """Write now what was left out: the process is about to end."""
+        """Write all counts now, before the process ends."""
         for key in list(self._locations):
             self._end_window(key)
 
@@ -101,18 +103,19 @@ class LogBudget(logging.Filter):
             None,
         )
         with self._handler.lock or contextlib.nullcontext():
-            self._handler.emit(count)  # not handle, which would ask this filter
+            # Not `handle`, which would call this filter.
+            self._handler.emit(count)
 
 
 def _format_record_text(record: logging.LogRecord) -> str:
-    """Return a record's message, and its error, in bounded length."""
+    """Return a record's message and error, shortened to a maximum."""
     message = record.getMessage()[:_MAX_LINE_LENGTH]
     error = record.exc_info[1] if record.exc_info else None
     return message if error is None else f"{message}: {repr(error)[:_MAX_LINE_LENGTH]}"
 
 
 def truncate_text(text: str) -> str:
-    """Return a text with no more than `_MAX_LINES` lines of `_MAX_LINE_LENGTH` characters; it says what is missing."""
+    """Return at most `_MAX_LINES` lines of `_MAX_LINE_LENGTH` characters, with a mark for the missing part."""
     if len(text) <= _MAX_LINE_LENGTH:
         return text
     lines = text.split("\n")
@@ -124,5 +127,6 @@ def truncate_text(text: str) -> str:
 
 def _start_timer(seconds: float, call: Callable[[], None]) -> None:
     timer = threading.Timer(seconds, call)
+    # It must not keep the process alive.
     timer.daemon = True
     timer.start()

@@ -1,4 +1,4 @@
-"""One logger set-up for every command: a line a message, and under the supervisor a prefix a process."""
+"""Log setup of every command: one line for each message, and under the supervisor a prefix for each process."""
 
 import atexit
 import logging
@@ -12,9 +12,11 @@ from smspulse.processes.log_budget import LogBudget, truncate_text
 from smspulse.processes.output import make_tolerant
 from smspulse.processes.terminal import escape_controls, escape_to_line
 
+# Each process has a colour of its own in `smspulse up`.
 _COLOURS = {"broker": "magenta", "ingest": "cyan", "stream": "green", "lander": "blue", "smspulse": "white"}
+# Lowest levels of libraries whose lines would hide those of smspulse.
 _NOISY_LOGGERS = {
-    # Faust and mode tell each start and stop of each of their services; aiokafka each failed try to connect.
+    # Faust and mode log each start and stop of their services. aiokafka logs each failed connection attempt.
     "faust": logging.ERROR,
     "mode": logging.ERROR,
     "streams.batch_consumer": logging.ERROR,
@@ -24,11 +26,12 @@ _NOISY_LOGGERS = {
     "asyncio": logging.ERROR,
 }
 
+# A lasting outage of Kafka is logged once in this time.
 _REPEAT_AFTER_S = 60
 
 
 class _KafkaAwayFilter(logging.Filter):
-    """Turns aiokafka's many lines on a broker that does not answer into one a minute."""
+    """Replaces the many lines of aiokafka about a broker that does not answer with one line a minute."""
 
     _MESSAGE_PREFIXES = (
         "Unable connect",
@@ -49,17 +52,17 @@ class _KafkaAwayFilter(logging.Filter):
         if self._reported_at is not None and record.created - self._reported_at < _REPEAT_AFTER_S:
             return False
         self._reported_at = record.created
-        record.msg, record.args = "Kafka does not answer; work goes on by itself when it is back", ()
+        record.msg, record.args = "Kafka does not answer; work continues by itself when it is back", ()
         record.levelno, record.levelname = logging.WARNING, "WARNING"
         return True
 
 
 def set_up_logging(*, verbose: bool, supervised: bool) -> None:
-    """Log to standard error, with the time when a person reads it directly; `verbose` takes everything.
+    """Log to standard error, with the time unless a supervisor reads it. `verbose` logs everything.
 
-    Otherwise, what repeats is written once a minute: no client, and no fault, fills a disk with lines.
+    Otherwise, a repeated line is written once a minute, so that no client and no fault fills the disk.
     """
-    # A log that cannot be written, on a full disk or to a reader that has stopped, must hold up nothing.
+    # A log that cannot be written, because of a full disk or a stopped reader, must not block anything.
     form = "%(levelname)s %(message)s" if supervised else "%(asctime)s %(levelname)s %(message)s"
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, stream=make_tolerant(sys.stderr), force=True)
     handler = logging.getLogger().handlers[0]
@@ -67,16 +70,17 @@ def set_up_logging(*, verbose: bool, supervised: bool) -> None:
     if not verbose:
         handler.addFilter(_KafkaAwayFilter())
         handler.addFilter(log_budget := LogBudget(handler))
+        # The last counts, when the process ends within their minute.
         atexit.register(log_budget.write_suppressed_counts)
         for name, level in _NOISY_LOGGERS.items():
             logging.getLogger(name).setLevel(level)
 
 
 class PlainFormatter(logging.Formatter):
-    """Writes a message as one line, with control characters as escapes: it can hold text from outside."""
+    """Formats a message as one line, with control characters as escapes: it can contain text of clients."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of logging
-        """Return the line, without what follows it of an exception."""
+        """Return the line without the traceback."""
         return escape_to_line(truncate_text(super().formatMessage(record)))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - of logging
@@ -84,12 +88,12 @@ class PlainFormatter(logging.Formatter):
         return truncate_text(super().formatException(ei))
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, and a traceback below it if there is one."""
+        """Return the line, with the traceback below it if there is one."""
         return escape_controls(super().format(record))
 
 
 class PrefixHandler(logging.Handler):
-    """Shows the supervisor's own lines among those of its children."""
+    """Prints the supervisor's own lines among those of its children."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -98,15 +102,16 @@ class PrefixHandler(logging.Handler):
         self.addFilter(LogBudget(self))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show one record."""
+        """Print one record."""
         try:
             print_process_line(self._console, "smspulse", record.levelno, self.format(record))
-        except Exception:  # whoever logs must not fail by it
+        # A failure of the log must not become one of the caller.
+        except Exception:
             self.handleError(record)
 
 
 def print_process_line(console: Console, name: str, level: int, text: str) -> None:
-    """Show one line of a process."""
+    """Print one line of a process."""
     style = "bold red" if level >= logging.ERROR else "yellow" if level >= logging.WARNING else ""
     line = Text.assemble((f"{name:>8} │ ", _COLOURS.get(name.partition("-")[0], "dim")), (escape_controls(text), style))
     console.print(line, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Where each process of a data folder answers `/metrics`: `{data}/run/NAME.json`, written when it begins to."""
+"""The `/metrics` endpoint of each process. The process announces its address in `{data}/run/NAME.json`."""
 
 import asyncio
 import http.client
@@ -34,24 +34,27 @@ from smspulse.processes.children import (
 
 _log = logging.getLogger(__name__)
 
+# Name of ingest's endpoint: `find_ingest_endpoint` looks for it.
 INGEST: Final = "ingest"
+# The default port of `smspulse ingest`.
 _INGEST_PORT: Final = 8080
-_TIMEOUT_S: Final = 15.0  # a refused connection is known at once; an answer on a busy machine takes its time
+# A refused connection fails at once. An answer on a busy machine takes long.
+_TIMEOUT_S: Final = 15.0
 _LAST_PORT: Final = 65_535
 
 
 class MetricsPortError(SmspulseError):
-    """The port for `/metrics` is not to be had."""
+    """The port for `/metrics` is not available."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessEndpoint:
-    """A process that answers.
+    """The announced endpoint of a process.
 
     Args:
-        name: For people, such as `stream-0`.
-        pid: The process.
-        host, port: Where this machine reaches it.
+        name: Name for people, such as `stream-0`.
+        pid: Id of the process.
+        host, port: Address with which this machine reaches it.
         tls: Whether it answers HTTPS.
     """
 
@@ -63,16 +66,16 @@ class ProcessEndpoint:
 
     @property
     def is_here(self) -> bool:
-        """Whether its host is an address of this machine: only those are connected to."""
+        """Whether its host is an address of this machine. Other addresses are never connected to."""
         return is_own_address(self.host)
 
     @property
     def is_running(self) -> bool:
-        """Whether it answers now."""
+        """Whether the process answers now."""
         return self.read_metrics() is not None
 
     def read_metrics(self) -> str | None:
-        """Return the text of its `/metrics`; None if it does not answer."""
+        """Return the text of its `/metrics`; None if the process does not answer."""
         if not is_process_alive(self.pid) or not self.is_here:
             return None
         answer = fetch_response(self.host, self.port, "/metrics", tls=self.tls)
@@ -80,15 +83,15 @@ class ProcessEndpoint:
 
 
 def announce_endpoint(data: Path, name: str, port: int, host: str = LOOPBACK, *, tls: bool = False) -> None:
-    """Write down where this process answers; it replaces what an earlier process of that name wrote.
+    """Write the endpoint of this process; it replaces that of an earlier process of the same name.
 
-    Nothing depends on it but `status` and its like: where it cannot be written, that is logged.
+    Only commands such as `status` depend on it, so an error is logged and not raised.
 
     Args:
         data: The data folder.
-        name: Of the process.
-        port: Where it listens.
-        host: Where it listens; every address, too.
+        name: Name of the process.
+        port: Port of its server.
+        host: Address of its server, such as 0.0.0.0.
         tls: Whether it answers HTTPS.
     """
     folder = data / "run"
@@ -101,25 +104,26 @@ def announce_endpoint(data: Path, name: str, port: int, host: str = LOOPBACK, *,
 
 
 def list_endpoints(data: Path) -> Iterator[ProcessEndpoint]:
-    """Return every process that said where it answers, by name, whether it still runs or not.
+    """Yield every announced endpoint in the order of names, whether its process still runs or not.
 
-    A file that no process writes, such as one under another name than its own, is none.
+    A file that no process writes, such as one whose name is not that of its process, is skipped.
     """
     for path in sorted((data / "run").glob("*.json")):
         try:
             endpoint = msgspec.json.decode(path.read_bytes(), type=ProcessEndpoint)
+        # A partial file is not valid.
         except (OSError, msgspec.DecodeError):
-            continue  # half a file is none
+            continue
         if endpoint.name == path.stem and endpoint.pid > 0 and 0 < endpoint.port <= _LAST_PORT:
             yield endpoint
 
 
 def find_ingest_endpoint(data: Path, host: str | None = None, port: int | None = None) -> ProcessEndpoint:
-    """Return where ingest answers: as it wrote down, unless another place is named.
+    """Return the endpoint of ingest: the announced one, unless host or port name another one.
 
     Args:
         data: The data folder.
-        host: Where it listens, if known.
+        host: Address that ingest listens on, if known.
         port: Likewise.
     """
     for endpoint in list_endpoints(data):
@@ -127,30 +131,31 @@ def find_ingest_endpoint(data: Path, host: str | None = None, port: int | None =
         if endpoint.name == INGEST and is_process_alive(endpoint.pid) and endpoint.is_here and not is_other:
             return endpoint
     host, port = host or LOOPBACK, port or _INGEST_PORT
+    # Process id 0: no process announced this endpoint.
     return ProcessEndpoint(INGEST, 0, find_reachable_host(host), port, bool(os.environ.get("SMSPULSE_INGEST_TLS_CERT")))
 
 
 def read_metrics_port() -> int:
-    """Return what `SMSPULSE_METRICS_PORT` says; 0 is any free port.
+    """Return the port in `SMSPULSE_METRICS_PORT`; 0 is any free port.
 
     Raises:
-        SettingError: It is no port.
+        SettingError: The variable is not a port.
     """
     text = os.environ.get("SMSPULSE_METRICS_PORT", "0")
     if text.isdecimal() and int(text) <= _LAST_PORT:
         return int(text)
-    msg = f"SMSPULSE_METRICS_PORT={text} is no port: set a number up to {_LAST_PORT}"
+    msg = f"SMSPULSE_METRICS_PORT={text} is not a port: set a number up to {_LAST_PORT}"
     raise SettingError(msg)
 
 
 def serve_metrics(data: Path | None, name: str, registry: CollectorRegistry) -> None:
-    """Answer `/metrics` in a thread as long as the process lives, and announce it where there is a folder for it.
+    """Answer `/metrics` in a thread as long as the process lives, and announce it if there is a data folder.
 
     On `SMSPULSE_METRICS_HOST`, 127.0.0.1 by default, and `SMSPULSE_METRICS_PORT`, any free one by default.
 
     Raises:
         MetricsPortError: The port is taken.
-        SettingError: It is no port.
+        SettingError: The variable is not a port.
     """
     host, port = os.environ.get("SMSPULSE_METRICS_HOST", LOOPBACK), read_metrics_port()
     ProcessCollector(registry=registry)
@@ -160,6 +165,7 @@ def serve_metrics(data: Path | None, name: str, registry: CollectorRegistry) -> 
     def run_server() -> None:
         asyncio.run(_answer_metrics_requests(host, port, name, registry, listening))
 
+    # A daemon: it must not keep the process alive.
     threading.Thread(target=run_server, name="metrics", daemon=True).start()
     try:
         port = listening.result()
@@ -173,7 +179,7 @@ def serve_metrics(data: Path | None, name: str, registry: CollectorRegistry) -> 
 async def _answer_metrics_requests(
     host: str, port: int, name: str, registry: CollectorRegistry, listening: "Future[int]"
 ) -> None:
-    """Answer `/metrics` for ever; `listening` becomes the port, or the error why there is none."""
+    """Answer `/metrics` without end; `listening` gets the port, or the error."""
 
     async def handle_request(request: web.BaseRequest) -> web.StreamResponse:
         if request.path != "/metrics":
@@ -195,11 +201,11 @@ async def _answer_metrics_requests(
 
 
 def fetch_response(host: str, port: int, path: str, *, tls: bool = False) -> tuple[int, bytes] | None:
-    """Return what a process of this machine answers, status and body; None if nothing does."""
+    """Return status and body of a process of this machine; None if it does not answer."""
     connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
     if tls:
-        # The certificate is for the name that gateways use, not for this address; nothing is told to who answers.
-        context = ssl._create_unverified_context()  # noqa: S323 - as said
+        # The certificate is for the name that gateways use, not for this address. The request has no secret.
+        context = ssl._create_unverified_context()  # noqa: S323 - see above
         connection = http.client.HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=context)
     try:
         connection.request("GET", path)

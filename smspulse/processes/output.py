@@ -1,4 +1,4 @@
-"""Output of long-running processes: a line that cannot be written, encoded or read by anybody stops no process."""
+"""Output of long-running processes. A line that cannot be written, encoded or read stops no process."""
 
 import contextlib
 import errno
@@ -9,24 +9,24 @@ import threading
 from collections import deque
 from typing import Final, TextIO
 
+# Writes that are kept until the output accepts them again. The oldest are dropped.
 _MAX_WAITING: Final = 1_000
-"""Writes that are kept until the output takes them again; the oldest are dropped."""
+# Seconds that a reader has to read, before a write is queued.
 _PATIENCE_S: Final = 1.0
-"""Time that a reader has to make room, before a write counts as waiting."""
+# Errors of an output without a reader: it has ended, or the terminal was closed.
 _GONE_ERRORS: Final = {errno.EPIPE, errno.EBADF, errno.EIO, errno.ECONNRESET}
-"""Nobody will ever read what is written: the reader has ended, or the terminal was closed."""
 
 
 class TolerantStream(io.TextIOBase):
     """A text stream to a file descriptor that neither raises nor blocks for long.
 
-    What the output does not take (the disk is full, or the reader has stopped reading) is kept, within a bound, and
-    written with a later write. Once the reader has ended, everything is dropped. Characters that the encoding lacks are
-    written as escapes.
+    Text that the output does not accept (the disk is full, or the reader has stopped) is kept, up to a limit, and
+    written with a later write. Once the reader has ended, everything is dropped. Characters that the encoding does not
+    have are written as escapes.
 
     Args:
-        descriptor: Of the output; None drops everything.
-        encoding: Of the output.
+        descriptor: Descriptor of the output; None drops everything.
+        encoding: Encoding of the output.
     """
 
     def __init__(self, descriptor: int | None, encoding: str = "utf-8") -> None:
@@ -48,10 +48,10 @@ class TolerantStream(io.TextIOBase):
         """Return the descriptor.
 
         Raises:
-            OSError: There is none.
+            OSError: The stream has none.
         """
         if self._descriptor is None:
-            raise io.UnsupportedOperation("fileno")  # noqa: EM101 - as every stream of Python says it
+            raise io.UnsupportedOperation("fileno")  # noqa: EM101 - the text of Python's own streams
         return self._descriptor
 
     def isatty(self) -> bool:
@@ -63,7 +63,7 @@ class TolerantStream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Write a text, or keep it until the output takes it; return its length."""
+        """Write a text, or keep it until the output accepts it; return its length."""
         with self._lock:
             if self._descriptor is not None and text:
                 self._queued_writes.append(text.encode(self._encoding, "backslashreplace"))
@@ -71,7 +71,7 @@ class TolerantStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Write what the output takes now."""
+        """Write the queued text that the output accepts now."""
         with self._lock:
             self._write_queued()
 
@@ -86,7 +86,7 @@ class TolerantStream(io.TextIOBase):
                 return
             self._is_stuck = True
         while len(self._queued_writes) > _MAX_WAITING:
-            # The first one may be written in part already.
+            # The first write may be written in part already.
             del self._queued_writes[1]
             self._dropped_count += 1
 
@@ -94,6 +94,7 @@ class TolerantStream(io.TextIOBase):
         """Return whether a write of up to `PIPE_BUF` bytes will not block."""
         if self._descriptor is None:
             return False
+        # A stuck output is not waited for a second time.
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
         self._is_stuck = not poll.poll(0 if self._is_stuck else _PATIENCE_S * 1000)
@@ -115,10 +116,10 @@ class TolerantStream(io.TextIOBase):
 
 
 def make_tolerant(stream: TextIO | None) -> TextIO:
-    """Return a stream to the same place that never raises; the stream itself if it has no file descriptor.
+    """Return a stream to the same output that never raises; the stream itself if it has no file descriptor.
 
     Args:
-        stream: Standard output or error; None where the process was started without.
+        stream: Standard output or error; None if the process was started without one.
     """
     if stream is None:
         return TolerantStream(None)  # type: ignore[return-value] # typeshed's TextIO is no base of TextIOBase
@@ -126,6 +127,7 @@ def make_tolerant(stream: TextIO | None) -> TextIO:
         descriptor = stream.fileno()
     except (AttributeError, io.UnsupportedOperation):
         return stream
-    with contextlib.suppress(OSError):  # what it holds cannot be written now
+    # Its buffer may not be writable now.
+    with contextlib.suppress(OSError):
         stream.flush()
     return TolerantStream(descriptor, stream.encoding)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""A command's reports to the supervisor: a byte on a pipe whose number is in the environment."""
+"""Reports of a command to its supervisor: a byte on a pipe whose descriptor is in the environment."""
 
 import os
 from typing import Final
@@ -9,7 +9,7 @@ NEVER_READY: Final = b"0"
 
 
 def report_ready() -> None:
-    """Tell the supervisor, if one started us; once, and later calls do nothing."""
+    """Report to the supervisor that the process is ready. Without a supervisor, and on later calls, it does nothing."""
     _write_report_byte(READY)
 
 
@@ -19,12 +19,14 @@ def report_permanent_failure() -> None:
 
 
 def _write_report_byte(byte: bytes) -> None:
+    # Removed, so that children do not report for this process.
     descriptor = os.environ.pop(READY_FD_VARIABLE, "")
     if not descriptor.isdecimal():
         return
     try:
         os.write(int(descriptor), byte)
+    # The supervisor has ended, and this process is about to.
     except BrokenPipeError:
-        pass  # the supervisor has ended, and we are about to
+        pass
     finally:
         os.close(int(descriptor))

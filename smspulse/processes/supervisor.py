@@ -1,12 +1,12 @@
-"""Runs the pipeline's processes: starts them in order, restarts what ends, stops them in reverse order.
+"""Runs the processes of the pipeline: starts them in order, restarts those that end, stops them in reverse order.
 
-Several of a kind are started together and stopped together; each is restarted for itself.
+Several processes of a kind are started and stopped together. Each is restarted by itself.
 
-Each is a command of `smspulse` of its own, so that what runs under the supervisor is what an operator would run by
-hand. A process that ends is started again after a pause that doubles from 0.5 s to 10 s, and is back at 0.5 s once it
-has run for half a minute. Processes are in sessions of their own, so Ctrl-C reaches the supervisor alone; and they end
-when it ends, however it ends. A process that was never ready and reports that a restart cannot help, as with a wrong
-setting, is not started again: `ProcessSupervisor.failure` says so.
+Each process is a command of `smspulse`, the same that an operator would run by hand. A process that ends is restarted
+after a pause, which doubles from 0.5 s to 10 s and is 0.5 s again once the process has run for half a minute. Processes
+have sessions of their own, so Ctrl-C reaches the supervisor alone. They end when it ends, however it ends. A process
+that was never ready and reports that a restart cannot help, such as for a wrong setting, is not restarted:
+`ProcessSupervisor.failure` has the error.
 """
 
 import asyncio
@@ -26,11 +26,16 @@ from smspulse.processes.readiness import NEVER_READY, READY, READY_FD_VARIABLE
 
 _log = logging.getLogger(__name__)
 
+# The pause before a restart doubles from the first to the longest.
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 10.0
+# After so long, the next failure counts as the first one.
 _STABLE_AFTER_S: Final = 30.0
-_REPORT_S: Final = 5.0  # the report of a process that has ended is in the pipe, and is only to be taken out
+# The report of an ended process is in the pipe, and only needs to be read.
+_REPORT_S: Final = 5.0
+# A longer line is replaced, so that a process cannot fill the supervisor's memory.
 _LINE_LIMIT: Final = 1 << 20
+# The log level at the start of a child's line; see `log_setup`.
 _LEVEL: Final = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) (.*)", re.DOTALL)
 
 
@@ -42,14 +47,14 @@ class SupervisorError(SmspulseError):
 
 @dataclass(slots=True)
 class ChildProcess:
-    """One process.
+    """One process under the supervisor.
 
     Args:
-        name: For people: the prefix of its log lines.
-        arguments: Of `smspulse`.
-        stop_timeout_s: Seconds it has to stop before it is killed.
-        ready_timeout_s: Seconds it has to become ready.
-        environment: Added to ours.
+        name: Prefix of its log lines.
+        arguments: Arguments of `smspulse`.
+        stop_timeout_s: Seconds to stop before it is killed.
+        ready_timeout_s: Seconds to become ready.
+        environment: Variables in addition to those of the supervisor.
     """
 
     name: str
@@ -69,7 +74,7 @@ class ProcessSupervisor:
     """Keeps children running.
 
     Args:
-        show: Called with a child's name, a line's level and its text. What it raises is not the child's problem.
+        show: Called with a child's name, and the level and text of a line. Its errors do not affect the child.
 
     Attributes:
         failure: Done, with a `SupervisorError`, once a child cannot start and a restart cannot help.
@@ -83,25 +88,26 @@ class ProcessSupervisor:
         self.failure.add_done_callback(_retrieve_exception)
 
     async def start(self, *children: ChildProcess) -> None:
-        """Start children, which will be stopped together, and go on; `wait_until_ready` waits."""
+        """Start children that stop together. Does not wait; `wait_until_ready` does."""
         self._started.append(children)
         for child in children:
             child.restart_task = asyncio.create_task(self._keep_child_running(child))
 
     async def run(self, child: ChildProcess) -> int:
-        """Run a child that ends by itself, and return its exit code. It is stopped with the others."""
+        """Run a child that ends by itself; return its exit code. `stop` stops it, too."""
         alone = (child,)
         self._started.append(alone)
         child.restart_task = running = asyncio.create_task(self._run_once(child))
-        code = await asyncio.shield(running)  # who waits may be cancelled: `stop` still ends the process
+        # The caller may be cancelled; `stop` still ends the process.
+        code = await asyncio.shield(running)
         self._started.remove(alone)
         return code
 
     async def wait_until_ready(self, child: ChildProcess) -> None:
-        """Wait until a child has said that it is ready.
+        """Wait until a child reports that it is ready.
 
         Raises:
-            SupervisorError: It did not in time, or some child cannot start at all.
+            SupervisorError: The child did not in time, or some child cannot start at all.
         """
         ready = asyncio.create_task(child.ready.wait())
         try:
@@ -121,16 +127,19 @@ class ProcessSupervisor:
             started = time.monotonic()
             try:
                 how = _describe_exit(await self._run_once(child))
-            except Exception as error:  # as when no process can be started: the next try may find room
+            # Such as when no process can be started. The next try may succeed.
+            except Exception as error:
                 how = f"could not be run ({error!r})"
             if self._is_stopping:
                 return
+            # A child that was ready once may recover, so it is restarted in any case.
             if child.is_permanent_failure and not child.ready.is_set():
                 self._set_failure(child)
                 return
+            # A process that ran well for a while gets a short pause again.
             if time.monotonic() - started > _STABLE_AFTER_S:
                 pause = _FIRST_PAUSE_S
-            _log.warning("%s %s; it is started again in %g s", child.name, how, pause)
+            _log.warning("%s %s; it is restarted in %g s", child.name, how, pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
             child.restarts += 1
@@ -143,20 +152,7 @@ class ProcessSupervisor:
     async def _run_once(self, child: ChildProcess) -> int:
         reading, writing = os.pipe()
         try:
-            child.process = process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "smspulse",
-                *child.arguments,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                limit=_LINE_LIMIT,
-                env={**os.environ, **child.environment, READY_FD_VARIABLE: str(writing)},
-                pass_fds=(writing,),
-                start_new_session=True,
-                preexec_fn=die_with_parent(signal.SIGTERM),
-            )
+            child.process = process = await _start_process(child, writing)
         except BaseException:
             os.close(reading)
             raise
@@ -171,13 +167,13 @@ class ProcessSupervisor:
         finally:
             listening.cancel()
             if process.returncode is None:
-                # Not watched any more, it would run next to its successor.
+                # No longer watched, it would run next to its successor.
                 process.kill()
                 await process.wait()
 
     @staticmethod
     async def _receive_report(child: ChildProcess, descriptor: int) -> None:
-        """Note whether a child is ready, or says that it never will be."""
+        """Record the report of a child: ready, or never ready."""
         reader = asyncio.StreamReader()
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb")
@@ -211,12 +207,15 @@ class ProcessSupervisor:
     async def _read_line(stream: asyncio.StreamReader) -> bytes:
         try:
             return await stream.readline()
-        except ValueError:  # longer than any line of ours; the stream has dropped it
+        # Longer than any line of smspulse. The stream has dropped it.
+        except ValueError:
             return b"(a line of over 1 MiB)\n"
 
     async def stop(self) -> None:
-        """Stop every child, those started last first, and kill those that take too long."""
+        """Stop every child in reverse order of start, and kill those that take too long."""
+        # From here on, no ended child is restarted.
         self._is_stopping = True
+        # In reverse order, a consumer ends before its broker.
         for children in reversed(self._started):
             await asyncio.gather(*map(self._stop_child, children))
         self._started.clear()
@@ -228,7 +227,8 @@ class ProcessSupervisor:
         if child.process is not None and child.process.returncode is None:
             child.process.terminate()
         else:
-            child.restart_task.cancel()  # between two runs
+            # Between two runs, there is no process to stop.
+            child.restart_task.cancel()
         _, late = await asyncio.wait([child.restart_task], timeout=child.stop_timeout_s)
         if late and child.process is not None:
             _log.warning("%s did not stop within %g s and is killed", child.name, child.stop_timeout_s)
@@ -236,11 +236,25 @@ class ProcessSupervisor:
             await asyncio.wait(late)
 
 
+async def _start_process(child: ChildProcess, ready_descriptor: int) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "smspulse", *child.arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        limit=_LINE_LIMIT,
+        env={**os.environ, **child.environment, READY_FD_VARIABLE: str(ready_descriptor)},
+        pass_fds=(ready_descriptor,),
+        start_new_session=True,
+        preexec_fn=die_with_parent(signal.SIGTERM),
+    )
+
+
 def _describe_exit(code: int) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 
 def _retrieve_exception(failure: "asyncio.Future[None]") -> None:
-    """Keep asyncio from logging a failure that nobody waited for: whoever stops first has said why."""
+    """Keep asyncio from logging a failure without a waiter: the first task that stops has logged the reason."""
     if not failure.cancelled():
         failure.exception()

@@ -1,7 +1,7 @@
-r"""Output to people. Text from outside is never markup and never a control sequence.
+r"""Terminal output. Text of clients is never markup and never a control sequence.
 
-Every command writes through `echo` or `make_console`; a test looks for those that do not. A control character is shown
-as its escape, such as `\x1b`. Colours are given as styles, never in the text.
+Every command writes through `echo` or `make_console`; a test finds those that do not. A control character is shown as
+its escape, such as `\x1b`. Colours are styles, never part of the text.
 """
 
 import re
@@ -13,8 +13,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-# C0 and C1 controls, DEL, separators of lines and paragraphs, what turns the direction of a line around, and halves of
-# surrogate pairs, which no encoding can write. Tab and newline are kept: they are layout.
+# C0 and C1 controls, DEL, separators of lines and paragraphs, characters that change the direction of a line, and
+# halves of surrogate pairs, which no encoding can write. Tab and newline are layout and are kept.
 _CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _CONTROLS_AND_LINES: Final = re.compile(f"[\n]|{_CONTROLS.pattern}")
 
@@ -42,15 +42,16 @@ def echo(text: str, *, err: bool = False) -> None:
 
 
 class _PlainConsole(Console):
-    """A console for which each text is only text."""
+    """A console that takes every text literally."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return a text as it will be shown: before widths are measured."""
+        """Return a text as it will be shown, before widths are measured."""
         return super().render_str(escape_controls(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Yield what is written, without control characters that a renderable brought along."""
+        """Yield the segments without control characters of the renderable."""
         for segment in super().render(renderable, options):
+            # Control segments are from rich itself, such as those of a live display.
             if segment.control:
                 yield segment
             else:
@@ -61,6 +62,6 @@ def make_console(**options: Any) -> Console:
     """Return a console that shows text as it is: no markup, no emoji codes, no highlighting, no control characters.
 
     Args:
-        options: As those of `rich.console.Console`.
+        options: Options of `rich.console.Console`.
     """
     return _PlainConsole(markup=False, emoji=False, highlight=False, **options)

@@ -1,7 +1,7 @@
-"""Who may read the data folder: the user who owns it, and a group if there is one for that.
+"""Permissions of the data folder: for the user who owns it, and for a group if one is set.
 
-The folder's own mode decides. Each process takes its umask from it, so that whatever it makes there, and whatever
-DuckDB, SQLite, RocksDB and Kafka's JVM make, is as private as the folder. Files with secrets have 0600 in any case.
+The mode of the folder decides. Each process derives its umask from it. So all its files, and those of DuckDB, SQLite,
+RocksDB and Kafka's JVM, are as private as the folder. Files with secrets always have 0600.
 """
 
 import grp
@@ -22,17 +22,19 @@ from smspulse.processes.readiness import READY_FD_VARIABLE
 
 _log = logging.getLogger(__name__)
 
+# Bits of a mode: rwx and r-x for the group, rwx and r-x for others.
 _GROUP_RIGHTS: Final = 0o070
 _GROUP_READS: Final = 0o050
 _OTHERS_RIGHTS: Final = 0o007
 _OTHERS_READ: Final = 0o005
+# Names that a group never reads: secrets, and files that only processes of the pipeline need.
 _OWNER_ONLY_NAMES: Final = {"kafka", "spool", "accepted", "state", "sources.json", "sources.json.lock"}
-"""What a group never reads: secrets, and what only processes of the pipeline need."""
+# The umask of the user, from before the process set its own.
 _user_umask: int | None = None
 
 
 class DataFolderError(SmspulseError):
-    """The data folder cannot be made, read or written."""
+    """The data folder cannot be created, read or written."""
 
     is_permanent = True
 
@@ -44,16 +46,16 @@ class DataFolderSettings(BaseSettings):
 
     read_group: str = Field(
         "",
-        description="Group that may read the data folder, next to the user who owns it. The folder keeps it: unset, a "
-        "folder stays as it is, and a new one is for its user alone.",
+        description="Group that may read the data folder, in addition to its owner. The folder keeps it: without this "
+        "setting a folder does not change, and a new one is for its user alone.",
     )
 
 
 def set_private_umask(data: Path) -> None:
-    """Have all that this process and its children make be as private as the data folder, which need not exist.
+    """Set a umask that makes new files as private as the data folder, which need not exist. Children inherit it.
 
-    The group gets the rights that the folder's group has, others none. Where somebody else owns the folder, as when
-    root runs a command in it, all may read: one of them is the owner, and the folder itself keeps out the rest.
+    The group gets the permissions of the folder's group, others get none. If another user owns the folder, as when root
+    runs a command in it, all may read: one of them is the owner, and the folder itself keeps out the rest.
 
     Raises:
         DataFolderError: This user may not read the folder.
@@ -80,12 +82,12 @@ def set_private_umask(data: Path) -> None:
 
 
 def restrict_to_owner(data: Path) -> None:
-    """Take the rights of others from the data folder, and give the group that the settings name the right to read.
+    """Remove the permissions of others from the data folder, and let the group of the settings read it.
 
-    An earlier version made it with the umask of its user, mostly for all to read. Says so in one line.
+    An earlier version created the folder with the umask of its user, mostly readable for all. A change is logged.
 
     Raises:
-        SettingError: There is no such group, or this user may not give a folder to it.
+        SettingError: The group does not exist, or this user may not give a folder to it.
     """
     found = data.stat()
     mode = stat.S_IMODE(found.st_mode)
@@ -102,16 +104,17 @@ def restrict_to_owner(data: Path) -> None:
             "SMSPULSE_READ_GROUP names a group that may read it",
             *(data, mode, user_name(found.st_uid)),
         )
-    elif READY_FD_VARIABLE not in os.environ:  # of `smspulse up`, one process says it
+    # Of the processes of `smspulse up`, only the supervisor logs it.
+    elif READY_FD_VARIABLE not in os.environ:
         _log.warning(
             "every user of this machine may enter the data folder %s (mode %04o): have %s run chmod 700 on it, or move "
-            "it to a file system that keeps rights",
+            "it to a file system with permissions",
             *(data, mode, user_name(found.st_uid)),
         )
 
 
 def describe_readers(data: Path) -> tuple[bool, str]:
-    """Return whether others are kept out of the data folder, and in words who may read it."""
+    """Return whether the data folder is closed to other users, and a text about its readers."""
     found = data.stat()
     if found.st_mode & _OTHERS_RIGHTS:
         return False, f"every user of this machine may enter it (mode {stat.S_IMODE(found.st_mode):04o})"
@@ -123,7 +126,7 @@ def describe_readers(data: Path) -> tuple[bool, str]:
 
 @contextmanager
 def use_export_umask(path: Path, data: Path) -> Iterator[None]:
-    """Let files be made, for a context, with the umask of the user, unless their path is in the data folder."""
+    """Use the umask of the user for a context, unless the path is in the data folder."""
     if path.resolve().is_relative_to(data.resolve()):
         yield
         return
@@ -133,7 +136,7 @@ def use_export_umask(path: Path, data: Path) -> Iterator[None]:
 
 @contextmanager
 def use_original_umask() -> Iterator[None]:
-    """Let files be made, for a context, with the umask that this process was started with."""
+    """Use the umask that this process was started with, for a context."""
     if _user_umask is None:
         yield
         return
@@ -145,7 +148,7 @@ def use_original_umask() -> Iterator[None]:
 
 
 def user_name(uid: int) -> str:
-    """Return the name of a user, or the number of one without a name."""
+    """Return the name of a user, or the number if there is no name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -166,13 +169,13 @@ def _replace_umask(umask: int) -> None:
 
 
 def _make_mode_private(mode: int) -> int:
-    """Return a folder's mode without others, and without a group that has its rights by no more than a common umask."""
+    """Return a folder's mode without others, and without the group if only a common umask gave it permissions."""
     is_open, is_for_group = mode & _OTHERS_RIGHTS, mode & stat.S_ISGID
     return mode & ~_OTHERS_RIGHTS & ~(_GROUP_RIGHTS if is_open and not is_for_group else 0)
 
 
 def _share_folder_with_group(data: Path, name: str, found: os.stat_result) -> None:
-    """Let a group read the data folder, and what is in it but for secrets. Done once: new files inherit the group."""
+    """Let a group read the data folder without its secrets. Done once: new files inherit the group."""
     try:
         gid = grp.getgrnam(name).gr_gid
     except KeyError as error:
@@ -182,15 +185,8 @@ def _share_folder_with_group(data: Path, name: str, found: os.stat_result) -> No
     if (found.st_gid, stat.S_IMODE(found.st_mode)) == (gid, mode):
         return
     try:
-        for folder, folders, files in os.walk(data):
-            folders[:] = [each for each in folders if each not in _OWNER_ONLY_NAMES]
-            for each in files:
-                with suppress(FileNotFoundError):  # a file that was merged meanwhile
-                    _share_with_group(Path(folder, each), gid)
-            if Path(folder) != data:
-                os.chown(folder, -1, gid)
-                Path(folder).chmod(mode)
-        # Last, so that a walk that was cut short is done again.
+        _share_content_with_group(data, gid, mode)
+        # Last, so that an interrupted walk is repeated.
         os.chown(data, -1, gid)
         data.chmod(mode)
     except PermissionError as error:
@@ -200,6 +196,18 @@ def _share_folder_with_group(data: Path, name: str, found: os.stat_result) -> No
         )
         raise SettingError(msg) from error
     _log.info("the group %s may read the data folder %s", name, data)
+
+
+def _share_content_with_group(data: Path, gid: int, mode: int) -> None:
+    for folder, folders, files in os.walk(data):
+        folders[:] = [each for each in folders if each not in _OWNER_ONLY_NAMES]
+        for each in files:
+            # A compaction may have removed the file meanwhile.
+            with suppress(FileNotFoundError):
+                _share_with_group(Path(folder, each), gid)
+        if Path(folder) != data:
+            os.chown(folder, -1, gid)
+            Path(folder).chmod(mode)
 
 
 def _share_with_group(path: Path, gid: int) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import math
 import secrets
 import time
 from pathlib import Path
@@ -14,26 +15,43 @@ from rich.table import Table
 from rich.text import Text
 
 from ingest.settings import IngestSettings
-from smspulse.runtime.pipeline_options import PipelineOptions
 from smspulse.simulator.options import DEMO_BEHAVIOUR, DEMO_LONGEST_DELAY_S, DEMO_RATE, DEMO_TIME_SCALE
 
+# Sources of the simulated phones, and of webhooks that a person sends by hand.
 DEMO_SOURCE: Final = "demo"
 OWN_SOURCE: Final = "mine"
+# Time for started scenarios to end. Longer than their longest delay.
 _DEMO_GRACE_S: Final = 13.0
+# Time for their last webhooks to land, before the reconciliation.
 _DEMO_LANDING_S: Final = 5.0
+# The rates on the terminal are as old at most.
 _REFRESH_S: Final = 2.0
+# The reconciliation waits so long for stream and lander.
 _SETTLE_S: Final = 45.0
+_RATE_COLUMNS: Final = (
+    *("device", "messages", "ended"),
+    *("delivered / attempted", "delivered / ended", "open share", "network p50"),
+)
+_RATES_SQL: Final = """
+    SELECT coalesce(device_id::VARCHAR, 'all') AS device, count(*) AS attempted,
+           count(*) FILTER (is_ended) AS ended, count(*) FILTER (outcome = 'delivered') AS delivered,
+           median(network_s) AS network_s
+    FROM messages WHERE source = ? AND outcome <> 'incoming'
+    GROUP BY ROLLUP (device_id) HAVING grouping(device_id) = 1 OR device_id IS NOT NULL
+    ORDER BY grouping(device_id), device_id
+"""
 
 
 def _prepare_demo_source(data: Path, name: str) -> tuple[str, str]:
-    """Return the name and the token of one of the demo's sources, which is made at its first use.
+    """Return the name and the token of one of the demo's sources. Creates the source at its first use.
 
-    A source of that name that the demo did not make is left alone: the demo's own then has a number behind its name.
-    Its token is kept in clear in the data folder.
+    A source of that name that the demo did not create is not changed. The demo's own source then gets a number at the
+    end of its name. Its token is stored in clear in the data folder.
     """
     from ingest.errors import SourceExistsError  # noqa: PLC0415 - as below
     from ingest.sources import SourceRegistry, add_source  # noqa: PLC0415 - aiohttp
 
+    # A token in the folder may be of an earlier demo, or revoked since.
     sources = SourceRegistry(data, IngestSettings().sources.get_secret_value())
     numbered = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
     for candidate in numbered:
@@ -43,7 +61,8 @@ def _prepare_demo_source(data: Path, name: str) -> tuple[str, str]:
             return candidate, token
         if candidate in sources:
             continue
-        with contextlib.suppress(SourceExistsError):  # it was added just now
+        # Another process may have added it just now.
+        with contextlib.suppress(SourceExistsError):
             token = add_source(data, candidate)
             path.touch(mode=0o600)
             path.write_text(token, encoding="utf-8")
@@ -51,41 +70,46 @@ def _prepare_demo_source(data: Path, name: str) -> tuple[str, str]:
     raise AssertionError
 
 
-async def run_demo(options: PipelineOptions, console: Console, url: str, stop: asyncio.Event) -> int:
-    """Feed simulated traffic and show its delivery rates, until `stop`, or until the time is up; then reconcile."""
+async def run_demo(data: Path, seconds: float | None, console: Console, url: str, stop: asyncio.Event) -> int:
+    """Simulate traffic and show its delivery rates until `stop` or the end of the time; then reconcile it."""
     from ingest.sources import webhook_url  # noqa: PLC0415 - aiohttp
 
-    source, token = await asyncio.to_thread(_prepare_demo_source, options.data, DEMO_SOURCE)
+    source, token = await asyncio.to_thread(_prepare_demo_source, data, DEMO_SOURCE)
     webhook = webhook_url(url, source, token)
-    by_hand = webhook_url(url, *await asyncio.to_thread(_prepare_demo_source, options.data, OWN_SOURCE))
+    by_hand = webhook_url(url, *await asyncio.to_thread(_prepare_demo_source, data, OWN_SOURCE))
     console.print(f"simulated phones report to {url}; send webhooks of your own, or let your gateway, to\n  {by_hand}")
-    truth = options.data / "demo-truth.jsonl"
-    traffic = asyncio.create_task(_simulate_traffic(webhook, truth, options.seconds))
+    truth = data / "demo-truth.jsonl"
+    traffic = asyncio.create_task(_simulate_traffic(webhook, truth, seconds))
     stopped = asyncio.create_task(stop.wait())
     with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
         shown = ""
         while not traffic.done():
             await asyncio.wait([traffic, stopped], timeout=_REFRESH_S, return_when=asyncio.FIRST_COMPLETED)
             if stop.is_set():
-                for _ in range(2):  # once would let it tell the stories that it has begun
-                    traffic.cancel()
-                    await asyncio.sleep(0.05)
+                await _cancel_traffic(traffic)
                 return 0
-            table, line = await asyncio.to_thread(_read_delivery_rates, options.data, source)
+            table, line = await asyncio.to_thread(_read_delivery_rates, data, source)
             if live is not None:
                 live.update(table, refresh=True)
             elif line != shown:
                 console.print(line, highlight=False)
             shown = line
     traffic.result()
-    return await _reconcile_demo(options.data, truth, console, stop)
+    return await _reconcile_demo(data, truth, console, stop)
+
+
+async def _cancel_traffic(traffic: asyncio.Task[None]) -> None:
+    # One cancellation would let it finish the scenarios that it has started.
+    for _ in range(2):
+        traffic.cancel()
+        await asyncio.sleep(0.05)
 
 
 async def _simulate_traffic(url: str, truth: Path, seconds: float | None) -> None:
     from smspulse.simulator.client import run_simulation  # noqa: PLC0415 - aiohttp
     from smspulse.simulator.scenarios import generate_scenarios  # noqa: PLC0415 - heavy
 
-    # Ids of its own in each run: messages told twice would be others than their truth says.
+    # Each run has its own ids: messages of two runs under one id would differ from their truth.
     seed = secrets.randbelow(1 << 20)
     await run_simulation(
         url,
@@ -100,59 +124,49 @@ async def _simulate_traffic(url: str, truth: Path, seconds: float | None) -> Non
 
 
 def _read_delivery_rates(data: Path, source: str) -> tuple[Table, str]:
-    """Read the delivery rates of the demo's source from the warehouse, by device; return a table and a line of them."""
+    """Return the delivery rates of the demo's source by device, as a table and as one line."""
     import duckdb  # noqa: PLC0415 - heavy
 
     from warehouse.errors import NoWarehouseError  # noqa: PLC0415 - heavy
     from warehouse.reader import query  # noqa: PLC0415 - heavy
 
-    sql = """
-        SELECT coalesce(device_id::VARCHAR, 'all') AS device, count(*) AS attempted,
-               count(*) FILTER (is_ended) AS ended, count(*) FILTER (outcome = 'delivered') AS delivered,
-               median(network_s) AS network_s
-        FROM messages WHERE source = ? AND outcome <> 'incoming'
-        GROUP BY ROLLUP (device_id) HAVING grouping(device_id) = 1 OR device_id IS NOT NULL
-        ORDER BY grouping(device_id), device_id
-    """
     table = Table(title="smspulse: delivery rates by device, read by SQL", title_justify="left")
-    for name in (
-        "device",
-        "messages",
-        "ended",
-        "delivered / attempted",
-        "delivered / ended",
-        "open share",
-        "network p50",
-    ):
+    for name in _RATE_COLUMNS:
         table.add_column(name, justify="right")
     line = ""
     try:
-        rows: list[Any] = list(query(data, sql, [source]).itertuples(index=False))
+        rows: list[Any] = list(query(data, _RATES_SQL, [source]).itertuples(index=False))
     except (NoWarehouseError, duckdb.Error):
-        return table, line  # nothing has landed yet; what stays broken shows when the run is reconciled
+        # Nothing has landed yet. A lasting error shows when the run is reconciled.
+        return table, line
     for row in rows:
         if not row.attempted:
             continue
-        shares = [
-            f"{100 * row.delivered / row.attempted:.1f} %",
-            f"{100 * row.delivered / row.ended:.1f} %" if row.ended else "",
-            f"{100 * (row.attempted - row.ended) / row.attempted:.1f} %",
-        ]
-        network = "" if row.network_s != row.network_s else f"{row.network_s:.1f} s"  # NaN: none yet
+        shares = _format_shares(row)
+        # NaN: no message has this latency yet.
+        network = "" if math.isnan(row.network_s) else f"{row.network_s:.1f} s"
         table.add_row(row.device, f"{row.attempted:,}", f"{row.ended:,}", *shares, network)
         if row.device == "all":
             of_attempted, of_ended, still_open = shares
-            line = (
-                f"{row.attempted:,} messages; delivered: {of_attempted} of attempted, {of_ended} of ended; "
-                f"open: {still_open}"
-            )
+            delivered = f"delivered: {of_attempted} of attempted, {of_ended} of ended"
+            line = f"{row.attempted:,} messages; {delivered}; open: {still_open}"
     return table, line
 
 
+def _format_shares(row: Any) -> list[str]:
+    """Return delivered per attempted, delivered per ended and the open share of a device."""
+    return [
+        f"{100 * row.delivered / row.attempted:.1f} %",
+        f"{100 * row.delivered / row.ended:.1f} %" if row.ended else "",
+        f"{100 * (row.attempted - row.ended) / row.attempted:.1f} %",
+    ]
+
+
 async def _reconcile_demo(data: Path, truth: Path, console: Console, stop: asyncio.Event) -> int:
-    """Wait until everything accepted has landed, then compare with the truth; return the exit code."""
+    """Wait until all accepted webhooks have landed, and compare them with the truth; return the exit code."""
     from smspulse.simulator.ground_truth import compare_with_truth  # noqa: PLC0415 - heavy
 
+    # Stream and lander may be some seconds behind ingest.
     deadline = time.monotonic() + _SETTLE_S
     while True:
         comparison = await asyncio.to_thread(compare_with_truth, data, truth)

@@ -1,4 +1,4 @@
-"""Look for what would keep smspulse from running, and say how to mend it."""
+"""`smspulse doctor`: checks of the machine, each with a fix for its problem."""
 
 import errno
 import http
@@ -34,21 +34,25 @@ from warehouse.catalog import CATALOG_FILE
 
 Level = Literal["ok", "warn", "fail"]
 
+# As `requires-python` in pyproject.toml.
 _PYTHON_NEEDED: Final = (3, 11)
-_DISK_WARN_GIB: Final = 5  # a week of a busy gateway in Kafka and Parquet
-_DISK_FAIL_GIB: Final = 1  # less than one Kafka segment
+# A week of a busy gateway in Kafka and Parquet.
+_DISK_WARN_GIB: Final = 5
+# The size of one Kafka segment.
+_DISK_FAIL_GIB: Final = 1
+# Linux keeps lower ports for root.
 _FIRST_FREE_PORT: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class DoctorFinding:
-    """What was found of one thing.
+    """The result of one check.
 
     Args:
-        name: The thing.
-        level: `ok`; `warn`: works, with less; `fail`: does not work.
-        detail: What was found, in words.
-        fix: What to do; empty when all is well.
+        name: The checked thing.
+        level: `ok`; `warn`: works with limits; `fail`: does not work.
+        detail: The finding, for people.
+        fix: What to do; empty without a problem.
     """
 
     name: str
@@ -60,12 +64,12 @@ class DoctorFinding:
 def diagnose_machine(
     data: Path, kafka: KafkaSettings | None, port: int | None, host: str | None = None
 ) -> list[DoctorFinding]:
-    """Return a finding for each thing that smspulse needs. Changes nothing, and takes some seconds at most.
+    """Return a finding for each requirement of smspulse. Changes nothing, and takes some seconds at most.
 
     Args:
         data: The data folder; it need not exist.
-        kafka: The cluster that is configured; None for the data folder's own broker.
-        port: Where ingest listens, or is to; None for where it wrote down that it does.
+        kafka: The configured cluster; None for the data folder's own broker.
+        port: Port of ingest; None for the port that ingest announced.
         host: Likewise.
     """
     return [
@@ -99,7 +103,7 @@ def _check_java(data: Path) -> DoctorFinding:
 
 
 def _describe_kafka_absence(data: Path) -> tuple[Level, str]:
-    """Return how bad it is that no Kafka can be started, and what `smspulse up` does then."""
+    """Return the severity of a missing Kafka, and the behaviour of `smspulse up` without it."""
     if has_kafka_store(data):
         return "fail", f"without it `smspulse up` does not start on {data}, which holds a Kafka store"
     return "warn", "without it the in-memory broker is used, which forgets everything at its end"
@@ -119,13 +123,14 @@ def _check_kafka_download(data: Path) -> DoctorFinding:
 
 
 def _check_ingest_port(ingest: ProcessEndpoint, host: str | None) -> DoctorFinding:
-    """Say whether ingest answers, or could listen.
+    """Check whether ingest answers, or could listen.
 
     Args:
-        ingest: Where this machine reaches it.
-        host: Where it is to listen, if that is named.
+        ingest: Endpoint of ingest for this machine.
+        host: Configured address to listen on, if any.
     """
     name = f"port {ingest.port}" if ingest.host == LOOPBACK else f"{ingest.host}, port {ingest.port}"
+    # Ingest may run already, which is fine.
     answer = fetch_response(ingest.host, ingest.port, "/healthz", tls=ingest.tls)
     if answer is not None and answer[0] == http.HTTPStatus.OK:
         return DoctorFinding(name, "ok", "an ingest answers there")
@@ -141,8 +146,10 @@ def _check_ingest_port(ingest: ProcessEndpoint, host: str | None) -> DoctorFindi
 
 
 def _check_data_folder(data: Path) -> Iterator[DoctorFinding]:
+    # The data folder need not exist: its nearest existing parent decides.
     folder = next(parent for parent in (data.absolute(), *data.absolute().parents) if parent.exists())
     try:
+        # A trial: permissions alone do not show a read-only file system.
         with tempfile.TemporaryFile(dir=folder):
             yield DoctorFinding("data folder", "ok", f"{data} can be written")
     except OSError as error:
@@ -164,7 +171,7 @@ def _check_data_folder(data: Path) -> Iterator[DoctorFinding]:
 
 
 def _check_open_files(data: Path) -> DoctorFinding:
-    """Say whether Kafka may open as many files as it needs. Its start raises the limit to what is counted here."""
+    """Check whether Kafka may open enough files. Its start raises the soft limit to the hard one, which counts here."""
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = count_needed_files(data / "kafka" / "store")
     if limit == resource.RLIM_INFINITY or limit >= needed:
@@ -174,9 +181,9 @@ def _check_open_files(data: Path) -> DoctorFinding:
 
 
 def _read_cluster_metadata(kafka: KafkaSettings) -> tuple[Any, str]:
-    """Return what Kafka knows of its brokers and topics; or None, and why not."""
+    """Return the metadata of Kafka's brokers and topics; or None, and the reason."""
     if not is_reachable(kafka):
-        return None, "nobody listens there"
+        return None, "no server listens there"
     from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
     from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - heavy
 
@@ -214,18 +221,22 @@ def _check_cluster(kafka: KafkaSettings, *, is_embedded: bool) -> DoctorFinding:
     )
     if wrong:
         return DoctorFinding("broker", "fail", f"{what}; {wrong[0]}", wrong[1].capitalize())
-    alone = [
-        topic.name
-        for topic in TOPICS
-        if any(len(each.replicas) == 1 for each in found.topics[topic.name].partitions.values())
-    ]
-    if alone and not is_embedded:
+    if (alone := _list_single_replicas(found)) and not is_embedded:
         fix = (
             "Give each three, with kafka-reassign-partitions, and set SMSPULSE_KAFKA_REPLICATION=3 for those to come: "
             "the crash of a broker halts what has one, and Kafka 4.3 and 4.4 can then hide committed records"
         )
         return DoctorFinding("broker", "warn", f"{what}; one replica: {', '.join(alone)}", fix)
     return DoctorFinding("broker", "ok", what)
+
+
+def _list_single_replicas(found: Any) -> list[str]:
+    """Return the topics with a partition on only one broker."""
+    return [
+        topic.name
+        for topic in TOPICS
+        if any(len(each.replicas) == 1 for each in found.topics[topic.name].partitions.values())
+    ]
 
 
 def _check_extras() -> Iterator[DoctorFinding]:

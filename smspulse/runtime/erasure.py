@@ -1,9 +1,9 @@
-"""`smspulse erase`: phone numbers out of files, spool and Kafka, and a report of what was touched and what is left."""
+"""`smspulse erase`: removes phone numbers from files, spool and Kafka, and reports what it changed and what is left."""
 
 import fcntl
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -33,18 +33,20 @@ from warehouse.sink.lost_records import find_first_lost_offsets
 from warehouse.sink.storage import FolderStore
 from warehouse.sink.topic_incarnations import locate_log_position
 
+# Kafka may take so long for all tombstones.
 _SEND_S: Final = 30.0
+# Kafka drops records of these topics by key, not by age.
 _COMPACTED_TOPICS: Final = {topic.name for topic in topics.TOPICS if topic.cleanup == "compact"}
 _DAYS: Final = {topic.name: topic.retention_days for topic in topics.TOPICS}
 
 
 class EraseError(SmspulseError):
-    """Not all was erased. Done again, the command ends what it began."""
+    """The erasure is not complete. The same command completes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErasureReport:
-    """What was touched, and what is left, for people: a line each; and whether some of that is in the data folder."""
+    """Lines about changes and about remaining records, for people; and whether files in the data folder remain."""
 
     lines: list[str]
     remaining: list[str]
@@ -52,15 +54,15 @@ class ErasureReport:
 
 
 def erase_everywhere(data: Path, numbers: tuple[str, ...], kafka: Callable[[], KafkaSettings]) -> ErasureReport:
-    """Erase numbers everywhere. A run that was interrupted is to be done again.
+    """Erase numbers everywhere. An interrupted run must be repeated.
 
     Args:
         data: The data folder.
         numbers: Each in every spelling that differs by more than punctuation.
-        kafka: How to reach Kafka; asked when there is something to tell it.
+        kafka: Returns the settings of Kafka. Called only if Kafka is needed.
 
     Raises:
-        EraseError: A number is none, or Kafka could not be told.
+        EraseError: A number is not valid, or Kafka did not accept the tombstones.
         SmspulseError: Files or spool cannot be changed.
     """
     try:
@@ -69,7 +71,8 @@ def erase_everywhere(data: Path, numbers: tuple[str, ...], kafka: Callable[[], K
         msg = f"{error} has too few digits to be a phone number; nothing was erased"
         raise EraseError(msg) from error
     lines = []
-    if (data / "spool" / "spool.sqlite").exists():  # first: what is forwarded meanwhile is erased from the files
+    # The spool comes first: webhooks that are forwarded meanwhile are erased from the files.
+    if (data / "spool" / "spool.sqlite").exists():
         lines.append(f"spool: {_erase_from_spool(data, search)} webhooks that wait for Kafka")
     done = erasure.erase_from_files(data, search)
     lines += [f"{name}: {rows:,} rows in {done.files[name]} files" for name, rows in sorted(done.rows.items())]
@@ -78,20 +81,22 @@ def erase_everywhere(data: Path, numbers: tuple[str, ...], kafka: Callable[[], K
         lines.append(f"{topics.MESSAGES}: {len(done.keys):,} messages deleted by key")
     erasure.complete_pending_erasure(data)
     lines += [f"state of a stream worker: {path} was deleted, Kafka has it" for path in _delete_unused_states(data)]
-    left = [
+    in_use = [
         f"{path.parent}: a stream worker uses it. Stop it and run the command again" for path in _list_state_locks(data)
     ]
-    left += [f"{path} still holds it" for path in erasure.find_files_with_numbers(data, search)]
-    stays = [
-        f"{dataset}: {rows:,} rows have it as their {column}, by which they are counted"
-        for (dataset, column), rows in sorted(done.ids.items())
-    ]
-    stays += [
-        f"{digits}: not looked for, for an id or a number of another country may be written so. If none is, run the "
-        f"command again with --number {digits}"
-        for digits in not_searched
-    ]
-    return ErasureReport(lines, [*stays, *_describe_kept_records(data, done.end_offsets, kafka), *left], bool(left))
+    left = in_use + [f"{path} still holds it" for path in erasure.find_files_with_numbers(data, search)]
+    stays = [*_describe_kept_ids(done.ids, not_searched), *_describe_kept_records(data, done.end_offsets, kafka)]
+    return ErasureReport(lines, [*stays, *left], bool(left))
+
+
+def _describe_kept_ids(ids: Mapping[tuple[str, str], int], not_searched: Iterable[str]) -> Iterator[str]:
+    for (dataset, column), rows in sorted(ids.items()):
+        yield f"{dataset}: {rows:,} rows have it as their {column}, by which they are counted"
+    for digits in not_searched:
+        yield (
+            f"{digits}: not searched for, because an id or a number of another country may be written like it. If none "
+            f"is, run the command again with --number {digits}"
+        )
 
 
 def _erase_from_spool(data: Path, search: NumberSearch) -> int:
@@ -106,7 +111,8 @@ def _erase_from_spool(data: Path, search: NumberSearch) -> int:
             body = privacy.redact_body(received, parse_payload(received))
         except UnreadablePayload as error:
             body = privacy.redact_body(received, error)
-        except Exception as error:  # one webhook must not keep the number in all others
+        # One unreadable webhook must not keep the number in all others.
+        except Exception as error:
             body = privacy.redact_body(received, unforeseen_error(error))
         headers = dict(webhook.headers) | {records.HEADER_CONTENT_TYPE: REWRITTEN_TYPE}
         return webhook._replace(body=body, headers=list(headers.items()))
@@ -124,20 +130,21 @@ def _write_tombstones(kafka: KafkaSettings, keys: Iterable[tuple[int, str]]) -> 
         producer = KafkaProducer(**kafka.kafka_python_options(), acks="all")
         try:
             sent = [producer.send(topics.MESSAGES, key=key.encode(), partition=number) for number, key in sorted(keys)]
+            # After it, each record is written or has failed.
             producer.flush(timeout=_SEND_S)
             for each in sent:
                 each.get(timeout=0)
         finally:
             producer.close()
     except (KafkaError, AssertionError) as error:
-        msg = f"files were cleaned, but Kafka at {kafka.bootstrap} could not be told ({error}): run the command again"
+        msg = f"files were cleaned, but Kafka at {kafka.bootstrap} was not ({error}): run the command again"
         raise EraseError(msg) from error
 
 
 def _find_end_offsets(
     data: Path, topic: str, ends: dict[PartitionLog, int], kafka: Callable[[], KafkaSettings]
 ) -> list[dict[str, Any]]:
-    """Return the offsets in Kafka's present topic behind the newest records in question, by partition.
+    """Return the offsets in Kafka's present topic behind the newest affected records, by partition.
 
     Raises:
         KafkaException: Kafka does not answer.
@@ -153,7 +160,8 @@ def _find_end_offsets(
         lost_from = find_first_lost_offsets(data, topic, log.partition, topic_id)
         first_lost = lost_from.get(log.incarnation)
         if log.incarnation == UNKNOWN_INCARNATION and not any(parse_topic_id(each) == topic_id for each in lost_from):
-            # The files do not tell whether their topic is the present one: a comparison of records does.
+            # The files do not name their topic's incarnation. A comparison of records shows whether it is the present
+            # one.
             with KafkaLogReader(kafka()) as reader:
                 first_lost = locate_log_position(FolderStore(data), reader, topic, log.partition, topic_id).offset
         last = end if first_lost is None else min(end, first_lost)
@@ -163,7 +171,7 @@ def _find_end_offsets(
 
 
 def _delete_unused_states(data: Path) -> Iterator[Path]:
-    """Delete the local states that no worker uses; their values cannot be searched."""
+    """Delete the local states that no worker uses, because their values cannot be searched; yield their folders."""
     for lock in _list_state_locks(data):
         with lock.open("rb+") as file:
             try:
@@ -195,10 +203,11 @@ def _describe_kept_records(
         try:
             partitions = _find_end_offsets(data, topic, ends, kafka)
         except (KafkaException, SmspulseError) as error:
-            yield f"{topic}: Kafka may keep the records for {_DAYS[topic]:g} days, and could not be asked ({error})"
+            yield f"{topic}: Kafka may keep the records for {_DAYS[topic]:g} days, and did not answer ({error})"
             continue
+        # The topic of these records no longer exists.
         if not partitions:
-            continue  # the topic of these records is gone
+            continue
         wanted = json.dumps({"version": 1, "partitions": partitions})
         yield (
             f"{topic}: Kafka keeps the records for {_DAYS[topic]:g} days by default. To drop them now, with all older "
@@ -208,6 +217,6 @@ def _describe_kept_records(
 
 
 def _login_options(data: Path) -> str:
-    """Return the options with which Kafka's own tools log in to the embedded Kafka, if that is the folder's."""
+    """Return the options with which Kafka's own tools log in to the embedded Kafka; empty without one."""
     path = client_properties_path(data)
     return f" --command-config {path}" if path.exists() else ""

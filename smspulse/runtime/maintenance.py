@@ -1,4 +1,4 @@
-"""Upkeep of the warehouse in `smspulse up`: on a timer, what an operator would run by hand or by cron."""
+"""Periodic maintenance and checks of the warehouse in `smspulse up`."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,8 +18,10 @@ from smspulse.processes.children import die_with_parent
 
 _log = logging.getLogger(__name__)
 
+# In this order: the base is rebuilt before its files are merged, and days are dropped last.
 _COMMANDS: Final = ("rebuild", "compact", "retain")
-_DONE_CODES: Final = {0, 1}  # 1: the rebuild found a difference, which its lines say
+# 1: the rebuild found a difference. Its own log lines have it.
+_DONE_CODES: Final = {0, 1}
 
 
 class MaintenanceSettings(BaseSettings):
@@ -35,10 +37,10 @@ async def run_maintenance(
     run: Callable[[Sequence[str]], Awaitable[int]],
     wait: Callable[[float], Awaitable[None]],
 ) -> None:
-    """Rebuild what is not closed, merge files, and drop what is too old, over and over. A run that fails is no end.
+    """Rebuild open days, merge files and drop expired days, without end. A failed run is repeated next time.
 
     Args:
-        minutes: Between two runs; 0 ends this at once.
+        minutes: Minutes between two runs; 0 returns at once.
         run: Runs a command of `smspulse` and returns its exit code.
         wait: Waits so many seconds.
     """
@@ -47,15 +49,16 @@ async def run_maintenance(
         for command in _COMMANDS:
             try:
                 failed = await run((command,)) not in _DONE_CODES
-            except OSError as error:  # no process could be started
+            # No process could be started.
+            except OSError as error:
                 failed = True
                 _log.warning("%s: %s", command, error)
             if failed:
-                _log.warning("%s failed: see its lines above; it is tried again in %g minutes", command, minutes)
+                _log.warning("%s failed: see its lines above; it runs again in %g minutes", command, minutes)
 
 
 async def check_periodically(data: Path, broker: str, every_s: float) -> None:
-    """Check a data folder every so many seconds, each time in a process of its own, and log what changes."""
+    """Check a data folder every so many seconds, each time in its own process, and log changes of the results."""
     if find_spec("great_expectations") is None:
         _log.warning("the data is not checked regularly: pip install 'smspulse[expectations]'")
         return
@@ -73,18 +76,25 @@ async def _run_check_process(data: Path, broker: str, known: set[str]) -> set[st
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=lambda: (tie(), os.nice(10)),  # the pipeline goes first
+        # A lower priority than the pipeline's.
+        preexec_fn=lambda: (tie(), os.nice(10)),
     )
     try:
         out, err = await process.communicate()
     finally:
+        # Cancelled at the end of the pipeline.
         if process.returncode is None:
             process.kill()
     if process.returncode not in {0, 1}:
         last = (err.decode(errors="replace").strip().splitlines() or [f"it ended with {process.returncode}"])[-1]
         _log.error("the data could not be checked: %s", last)
         return known
-    failed = {row["expectation"]: row for row in json.loads(out)["expectations"] if not row["success"]}
+    return _log_changes(json.loads(out)["expectations"], known)
+
+
+def _log_changes(results: list[dict[str, Any]], known: set[str]) -> set[str]:
+    """Log the expectations that newly fail or hold again; return those that fail."""
+    failed = {row["expectation"]: row for row in results if not row["success"]}
     levels = {"critical": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}
     for name, row in failed.items():
         if name not in known:

@@ -1,6 +1,6 @@
-"""The way of one message, in words: did it arrive, when, and after what."""
+"""The history of one message, as data and as text: outcome, reports and latencies."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,23 +8,35 @@ from gateway.statuses import STATUSES, StatusCode
 from warehouse.reader import open_warehouse, retry_after_merge
 from warehouse.status_codes import load_known_statuses
 
+# Flags of a message that a person needs to know. Others are left out.
 _FLAGS = {
     "duplicated": "a report was delivered more than once",
     "reordered": "reports came out of order",
     "unknown_status": "a report has a status that is not documented",
     "late_after_forgetting": "reports came after the stream had forgotten the message",
 }
+# Columns of the view `messages` without personal data.
 _COLUMNS = (
     *("message_key", "source", "sms_id", "outcome", "failure_class", "is_ended", "attempts", "contradicted", "flags"),
     *("first_seen_at", "last_seen_at", "ended_at", "queue_s", "device_s", "network_s", "total_s", "device_id"),
-    *("channel_id", "last_status_id", "observations"),
+    *("channel_id", "last_status_id"),
 )
+_REPORTS_SQL = """
+    list_transform(observations, lambda each: {
+        'status_id': each.status_id,
+        'device_id': each.device_id,
+        'channel_id': each.channel_id,
+        'at': strftime(each.first_received_at, '%Y-%m-%dT%H:%M:%S.%gZ'),
+        'after_s': (epoch_ms(each.first_received_at) - epoch_ms(first_seen_at)) / 1000,
+        'again_s': (epoch_ms(each.last_received_at) - epoch_ms(each.first_received_at)) / 1000
+    })
+"""
 
 
 def find_message(data: Path, key: str) -> dict[str, Any] | None:
-    """Return what is known of a message, ready for JSON: columns of `messages` and its `reports`; None if nothing is.
+    """Return a message, ready for JSON: columns of `messages` and its `reports`; None if it is unknown.
 
-    Of its recipient and text it says nothing.
+    Its recipient and text are not included.
 
     Args:
         data: The data folder.
@@ -33,24 +45,15 @@ def find_message(data: Path, key: str) -> dict[str, Any] | None:
     Raises:
         NoWarehouseError: Nothing was published there.
     """
-    columns = [f"strftime({name}, '%Y-%m-%dT%H:%M:%S.%gZ')" if name.endswith("_at") else name for name in _COLUMNS[:-1]]
-    reports = """
-        list_transform(observations, lambda each: {
-            'status_id': each.status_id,
-            'device_id': each.device_id,
-            'channel_id': each.channel_id,
-            'at': strftime(each.first_received_at, '%Y-%m-%dT%H:%M:%S.%gZ'),
-            'after_s': (epoch_ms(each.first_received_at) - epoch_ms(first_seen_at)) / 1000,
-            'again_s': (epoch_ms(each.last_received_at) - epoch_ms(each.first_received_at)) / 1000
-        })
-    """
-    sql = f"SELECT {', '.join(columns)}, {reports} FROM messages WHERE message_key = ?"  # noqa: S608 - names of ours
+    columns = [f"strftime({name}, '%Y-%m-%dT%H:%M:%S.%gZ')" if name.endswith("_at") else name for name in _COLUMNS]
+    sql = f"SELECT {', '.join(columns)}, {_REPORTS_SQL} FROM messages WHERE message_key = ?"  # noqa: S608 - names of ours
     statuses = load_known_statuses(data)
     with open_warehouse(data) as connection:
         row = retry_after_merge(lambda: connection.execute(sql, [key]).fetchone())
     if row is None:
         return None
-    found = dict(zip((*_COLUMNS[:-1], "reports"), row, strict=True))
+    found = dict(zip((*_COLUMNS, "reports"), row, strict=True))
+    # In order of receipt, which can differ from the order of the lifecycle.
     found["reports"] = sorted(found["reports"] or (), key=lambda report: report["after_s"])
     for report in found["reports"]:
         report["status"] = get_status_name(report["status_id"], statuses)
@@ -58,24 +61,14 @@ def find_message(data: Path, key: str) -> dict[str, Any] | None:
 
 
 def get_status_name(status_id: int, statuses: Mapping[int, StatusCode] = STATUSES) -> str:
-    """Return a status in words."""
+    """Return the name of a status."""
     status = statuses.get(status_id)
     return status.name if status else f"undocumented status {status_id}"
 
 
 def format_history(message: dict[str, Any]) -> str:
-    """Return what `find_message` found as lines of text."""
-    lines = [f"{message['message_key']} {_describe_outcome(message)}.", ""]
-    shown = None
-    for report in message["reports"]:
-        when = f"+{report['after_s']:.1f} s" if report["after_s"] else report["at"].replace("T", " ")[:-1] + " UTC"
-        place = (report["device_id"], report["channel_id"])
-        through = f", phone {place[0]}, channel {place[1]}" if place not in (shown, (None, None)) else ""
-        again = f"; told again up to {format_duration(report['again_s'])} later" if report["again_s"] else ""
-        lines.append(f"  {when:>27}  {report['status']}{through}{again}")
-        shown = place
-    if message["outcome"] == "expired":
-        lines.append(f"  {message['ended_at'].replace('T', ' ')[:-1] + ' UTC':>27}  expired, for no report came")
+    """Return a message of `find_message` as lines of text."""
+    lines = [f"{message['message_key']} {_describe_outcome(message)}.", "", *_format_reports(message)]
     steps = [
         f"{format_duration(message[f'{step}_s'])} {where}"
         for step, where in (("queue", "in the queue"), ("device", "on the phone"), ("network", "in the network"))
@@ -83,7 +76,7 @@ def format_history(message: dict[str, Any]) -> str:
     ]
     notes = [_FLAGS[flag] for flag in message["flags"] if flag in _FLAGS]
     notes += ["reports contradict each other on how it ended"] if message["contradicted"] else []
-    notes += [f"it was tried {message['attempts']} times"] if message["attempts"] > 1 else []
+    notes += [f"{message['attempts']} attempts"] if message["attempts"] > 1 else []
     if steps or notes:
         lines.append("")
     if steps:
@@ -93,6 +86,25 @@ def format_history(message: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _format_reports(message: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each report, and for the expiry."""
+    shown = None
+    for report in message["reports"]:
+        when = f"+{report['after_s']:.1f} s" if report["after_s"] else _format_utc(report["at"])
+        place = (report["device_id"], report["channel_id"])
+        through = f", phone {place[0]}, channel {place[1]}" if place not in (shown, (None, None)) else ""
+        again = f"; repeated up to {format_duration(report['again_s'])} later" if report["again_s"] else ""
+        yield f"  {when:>27}  {report['status']}{through}{again}"
+        shown = place
+    if message["outcome"] == "expired":
+        yield f"  {_format_utc(message['ended_at']):>27}  expired, because no report came"
+
+
+def _format_utc(timestamp: str) -> str:
+    """Return an ISO 8601 time, such as `2026-11-30T08:00:00.000Z`, as people read it."""
+    return timestamp.replace("T", " ").removesuffix("Z") + " UTC"
+
+
 def _describe_outcome(message: dict[str, Any]) -> str:
     match message["outcome"]:
         case "delivered":
@@ -100,7 +112,7 @@ def _describe_outcome(message: dict[str, Any]) -> str:
         case "undelivered" | "not_sent" | "not_permitted":
             return f"failed: {_name_last_status(message)}"
         case "expired":
-            return "expired: it has no end, and nothing more was reported"
+            return "expired: it has no end, and no further report came"
         case "incoming":
             return "is an incoming message"
         case _:
@@ -108,14 +120,14 @@ def _describe_outcome(message: dict[str, Any]) -> str:
 
 
 def _name_last_status(message: dict[str, Any]) -> str:
-    """Return the status that decides, as its report names it: a setting may have given it a meaning."""
+    """Return the decisive status as its report names it: a setting may have given it a meaning."""
     id_ = message["last_status_id"]
     named = (report["status"] for report in message["reports"] if report["status_id"] == id_)
     return next(named, get_status_name(id_))
 
 
 def format_duration(seconds: float) -> str:
-    """Return seconds as a person reads them: `4.2 s`, `3 min`, `5.5 h`, `2 days`."""
+    """Return seconds for people: `4.2 s`, `3 min`, `5.5 h`, `2 days`."""
     for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
             return f"{seconds / unit:.1f} {name}" if name != "min" else f"{seconds / unit:.0f} min"

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import errno
+import itertools
 import shutil
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,22 +27,46 @@ from smspulse.processes.supervisor import ChildProcess, ProcessSupervisor
 from smspulse.runtime.demo import run_demo
 from smspulse.runtime.maintenance import MaintenanceSettings, check_periodically, run_maintenance
 from smspulse.runtime.pipeline_lock import PipelineLock
-from smspulse.runtime.pipeline_options import PipelineOptions
 
-_PREDECESSOR_S: Final = 20.0  # its children have 7 s to stop, and a busy machine takes its time
+# The children of an earlier pipeline have 7 s to stop, and a busy machine takes longer.
+_PREDECESSOR_S: Final = 20.0
 _POLL_INTERVAL_S: Final = 0.1
-_FETCH_S: Final = 600.0  # Maven on a slow line, once
+# Maven fetches Kafka once, maybe on a slow line.
+_FETCH_S: Final = 600.0
 
 
 class PipelineError(SmspulseError):
-    """The pipeline could not be started, or did not hold."""
+    """The pipeline could not be started, or could not go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineOptions:
+    """The options of one run of `smspulse up`.
+
+    Args:
+        data: The data folder.
+        broker: `auto`, `kafka`, `memory` or `HOST:PORT`.
+        port: Port of ingest; 0 for any free one.
+        workers: Number of stream workers. Each is a process with its own state folder and static name.
+        without: Processes to leave out, of `page` and `alerts`.
+        demo: Whether to simulate traffic.
+        seconds: Seconds until the end; None for no end but a signal.
+    """
+
+    data: Path
+    broker: str
+    port: int
+    workers: int
+    without: frozenset[str]
+    demo: bool
+    seconds: float | None
 
 
 async def run_pipeline(options: PipelineOptions, console: Console) -> int:
-    """Run the pipeline until SIGINT, SIGTERM or its time; return the exit code.
+    """Run the pipeline until SIGINT, SIGTERM or the end of its time; return the exit code.
 
     Raises:
-        SmspulseError: It could not be started.
+        SmspulseError: The pipeline could not be started.
     """
     with PipelineLock(options.data) as lock:
         raise_file_limit()
@@ -55,17 +81,13 @@ async def _supervise_pipeline(options: PipelineOptions, console: Console, *, pre
         loop.add_signal_handler(number, stop.set)
     supervisor = ProcessSupervisor(lambda name, level, text: print_process_line(console, name, level, text))
 
-    async def start_when_free() -> str:
-        host = IngestSettings().host
-        await _wait_until_free(options, host, _PREDECESSOR_S if predecessor_was_killed else 0)
-        return await _start_processes(options, host, supervisor, console)
-
     def stop_on_failure(task: asyncio.Future[Any]) -> None:
-        """End everything when a task fails that everything depends on; its error is raised below."""
+        """End the pipeline when an essential task fails. Its error is raised below."""
         if not task.cancelled() and task.exception() is not None:
             stop.set()
 
-    starting = asyncio.create_task(start_when_free())
+    patience_s = _PREDECESSOR_S if predecessor_was_killed else 0
+    starting = asyncio.create_task(_start_when_free(options, supervisor, console, patience_s))
     stopping = asyncio.create_task(stop.wait())
     watching = asyncio.create_task(_watch_broker(options.data, starting))
     watching.add_done_callback(stop_on_failure)
@@ -78,10 +100,8 @@ async def _supervise_pipeline(options: PipelineOptions, console: Console, *, pre
     )
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        code = 0
-        if starting.done():
-            url = starting.result()
-            code = await _wait_for_end(stop, options, console, url)
+        code = await _wait_for_end(stop, options, console, starting.result()) if starting.done() else 0
+        # These tasks can also have set `stop`; then their errors are raised here.
         if supervisor.failure.done():
             supervisor.failure.result()
         if watching.done():
@@ -96,25 +116,33 @@ async def _supervise_pipeline(options: PipelineOptions, console: Console, *, pre
         await supervisor.stop()
 
 
+async def _start_when_free(
+    options: PipelineOptions, supervisor: ProcessSupervisor, console: Console, patience_s: float
+) -> str:
+    host = IngestSettings().host
+    await _wait_until_free(options, host, patience_s)
+    return await _start_processes(options, host, supervisor, console)
+
+
 async def _wait_for_end(stop: asyncio.Event, options: PipelineOptions, console: Console, url: str) -> int:
-    """Wait for `stop` or the end of the time, with `--demo` under simulated traffic; return the exit code."""
+    """Wait for `stop` or the end of the time, with `--demo` during simulated traffic; return the exit code."""
     if options.demo:
-        return await run_demo(options, console, url, stop)
+        return await run_demo(options.data, options.seconds, console, url, stop)
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), options.seconds)
     return 0
 
 
 async def _wait_until_free(options: PipelineOptions, host: str, patience_s: float) -> None:
-    """Wait until nothing else uses the data folder's broker and the port of ingest.
+    """Wait until no other process uses the broker of the data folder or the port of ingest.
 
     Args:
-        options: Of the pipeline.
-        host: Where ingest listens.
-        patience_s: What an earlier pipeline that was killed may take to end.
+        options: Options of the pipeline.
+        host: Address of ingest.
+        patience_s: Seconds that an earlier, killed pipeline may take to end.
 
     Raises:
-        PipelineError: Something uses them still.
+        PipelineError: They are still in use.
     """
     deadline = time.monotonic() + patience_s
     while problem := _find_conflict(options, host):
@@ -124,7 +152,8 @@ async def _wait_until_free(options: PipelineOptions, host: str, patience_s: floa
 
 
 def _find_conflict(options: PipelineOptions, host: str) -> str:
-    """Return what keeps the pipeline from starting, in a line; empty if nothing does."""
+    """Return the reason in one line why the pipeline cannot start; empty without one."""
+    # An external broker is expected to run.
     running = None if ":" in options.broker else read_broker_file(options.data)
     if running is not None:
         return (
@@ -145,6 +174,7 @@ def _find_conflict(options: PipelineOptions, host: str) -> str:
 async def _maintain_once_started(
     data: Path, minutes: float, starting: asyncio.Task[str], supervisor: ProcessSupervisor
 ) -> None:
+    # Commands of the maintenance need the broker and the views.
     await asyncio.wait([starting])
     await run_maintenance(
         minutes,
@@ -154,12 +184,13 @@ async def _maintain_once_started(
 
 
 async def _watch_broker(data: Path, starting: asyncio.Task[str]) -> None:
-    """Watch whether the embedded broker comes back as another one: what the others hold would not fit to it.
+    """Watch whether a restarted broker is a different one. The state of the other processes would not match it.
 
     Raises:
-        PipelineError: It did.
+        PipelineError: The broker came back at another address, or without its records.
     """
     await asyncio.wait([starting])
+    # None with an external broker: there is nothing to watch.
     first = read_broker_file(data)
     while first is not None:
         await asyncio.sleep(1)
@@ -171,36 +202,57 @@ async def _watch_broker(data: Path, starting: asyncio.Task[str]) -> None:
 
 
 async def _start_processes(options: PipelineOptions, host: str, supervisor: ProcessSupervisor, console: Console) -> str:
-    """Start the pipeline, with ingest on a host; return ingest's URL."""
+    """Start the pipeline, with ingest on a host; return the URL of ingest."""
     from smspulse.broker.topic_admin import ensure_topics  # noqa: PLC0415 - heavy
-    from smspulse.dashboard.server import PageSettings  # noqa: PLC0415 - heavy
 
     began = time.monotonic()
-    data = options.data
     port = options.port or find_free_port(0, host)
-    shutil.rmtree(data / "run", ignore_errors=True)  # of processes that there may be no more
-    common: tuple[str, ...] = ("--data", str(data))
-    if ":" not in options.broker:
-        broker = ChildProcess("broker", ("broker", *common, "--mode", options.broker), 4, _FETCH_S)
-        await supervisor.start(broker)
-        await supervisor.wait_until_ready(broker)
-        found = read_broker_file(data)
-        if found is None:
-            msg = f"the broker said that it is ready, but {data / 'broker.json'} names none; see its lines above"
-            raise PipelineError(msg)
-        # Started again, it must be where the others look for it.
-        broker.environment["SMSPULSE_BROKER_PORT"] = found.bootstrap.rpartition(":")[2]
-        if found.kind == "kafka":
-            common = (*common, "--broker", found.bootstrap)  # a child that starts while it is away waits for it
+    # Endpoints of processes that may have ended.
+    shutil.rmtree(options.data / "run", ignore_errors=True)
+    if ":" in options.broker:
+        broker_options: tuple[str, ...] = ("--broker", options.broker)
     else:
-        common = (*common, "--broker", options.broker)
-    kafka = find_kafka_settings(data, options.broker)
-    run = {"SMSPULSE_KAFKA_MEMORY_RUN": kafka.memory_run} if kafka.memory_run else {}
+        broker_options = await _start_broker(options, supervisor)
+    kafka = find_kafka_settings(options.data, options.broker)
     if kafka.in_memory and options.workers > 1:
         msg = "the in-memory broker serves one stream worker: leave out --workers, or use a real Kafka"
         raise PipelineError(msg)
     if ":" in options.broker:
         await asyncio.to_thread(ensure_topics, kafka)
+    groups = _build_children(options, ("--data", str(options.data), *broker_options), host, port)
+    for child in itertools.chain(*groups):
+        child.environment.update({"SMSPULSE_KAFKA_MEMORY_RUN": kafka.memory_run} if kafka.memory_run else {})
+    for group in groups:
+        await supervisor.start(*group)
+    for child in itertools.chain(*groups):
+        # The page logs its address when it has numbers. Nothing waits for it.
+        if child.name != "page":
+            await supervisor.wait_until_ready(child)
+    url = build_server_url(host, port, tls=bool(IngestSettings().tls_cert))
+    after = f" after {time.monotonic() - began:.1f} s: webhooks at {url}, SQL with `smspulse sql`"
+    console.print(Text.assemble(("ready", "bold"), after))
+    return url
+
+
+async def _start_broker(options: PipelineOptions, supervisor: ProcessSupervisor) -> tuple[str, ...]:
+    """Start the embedded broker; return the options with which the other processes find it."""
+    broker = ChildProcess("broker", ("broker", "--data", str(options.data), "--mode", options.broker), 4, _FETCH_S)
+    await supervisor.start(broker)
+    await supervisor.wait_until_ready(broker)
+    found = read_broker_file(options.data)
+    if found is None:
+        msg = f"the broker reported ready, but {options.data / 'broker.json'} names none; see its lines above"
+        raise PipelineError(msg)
+    # After a restart it must listen where the other processes look for it.
+    broker.environment["SMSPULSE_BROKER_PORT"] = found.bootstrap.rpartition(":")[2]
+    # A child that starts while a named broker is away waits for it.
+    return ("--broker", found.bootstrap) if found.kind == "kafka" else ()
+
+
+def _build_children(
+    options: PipelineOptions, common: tuple[str, ...], host: str, port: int
+) -> tuple[list[ChildProcess], list[ChildProcess], list[ChildProcess]]:
+    """Return ingest, the stream workers and the rest: processes that start together, in order of their start."""
     ingest = ChildProcess("ingest", ("ingest", *common, "--host", host, "--port", str(port)), 1.5)
     streams = [
         ChildProcess(
@@ -211,26 +263,20 @@ async def _start_processes(options: PipelineOptions, host: str, supervisor: Proc
         for number in range(options.workers)
     ]
     lander = ChildProcess("lander", ("land", *common, "--instance", "up"), 2)
-    # It logs its address when it has numbers; nobody waits for it.
-    page_settings = PageSettings()
-    page_port = page_settings.port
-    if (error := find_listen_error(page_port, page_settings.host)) and error.errno == errno.EADDRINUSE:
-        page_port = find_free_port(0, page_settings.host)
-    page = ChildProcess("page", ("page", *common, "--port", str(page_port)), 2)
+    page = ChildProcess("page", ("page", *common, "--port", str(_find_page_port())), 2)
     alerts = ChildProcess("alerts", ("alerts", "send", *common), 2)
-    if first := read_metrics_port():  # one each
+    # Each of these processes gets a port of its own.
+    if first := read_metrics_port():
         for number, child in enumerate((lander, alerts, *streams)):
             child.environment["SMSPULSE_METRICS_PORT"] = str(first + number)
-    last = [child for child in (lander, page, alerts) if child.name not in options.without]
-    for child in (ingest, *streams, *last):
-        child.environment.update(run)
-    await supervisor.start(ingest)
-    await supervisor.start(*streams)
-    await supervisor.start(*last)
-    for child in (ingest, *streams, *last):
-        if child is not page:
-            await supervisor.wait_until_ready(child)
-    url = build_server_url(host, port, tls=bool(IngestSettings().tls_cert))
-    after = f" after {time.monotonic() - began:.1f} s: webhooks at {url}, SQL with `smspulse sql`"
-    console.print(Text.assemble(("ready", "bold"), after))
-    return url
+    return [ingest], streams, [child for child in (lander, page, alerts) if child.name not in options.without]
+
+
+def _find_page_port() -> int:
+    """Return the port of the page: as set, or a free one where that one is taken."""
+    from smspulse.dashboard.server import PageSettings  # noqa: PLC0415 - heavy
+
+    settings = PageSettings()
+    error = find_listen_error(settings.port, settings.host)
+    is_taken = error is not None and error.errno == errno.EADDRINUSE
+    return find_free_port(0, settings.host) if is_taken else settings.port

@@ -1,4 +1,4 @@
-"""The lock of `smspulse up`: one runs on a data folder at a time."""
+"""The lock of `smspulse up`: one at a time runs on a data folder."""
 
 import fcntl
 import os
@@ -18,10 +18,10 @@ class AlreadyRunningError(SmspulseError):
 
 
 class PipelineLock(AbstractContextManager["PipelineLock"]):
-    """Holds the lock of a data folder as a context. The kernel releases it with the process, however that ends.
+    """The lock of a data folder, held for a context. The kernel releases it with the process, however that ends.
 
     Attributes:
-        predecessor_was_killed: The process that held it before did not release it: its children may still be ending.
+        predecessor_was_killed: The last holder did not release the lock. Its children may still be ending.
 
     Raises:
         AlreadyRunningError: Another process holds it.
@@ -38,11 +38,12 @@ class PipelineLock(AbstractContextManager["PipelineLock"]):
             who = f"process {holder}" if holder else "another process"
             msg = f"`smspulse up` already runs on {data}: {who}; stop it, or choose another folder with --data"
             raise AlreadyRunningError(msg) from None
+        # A process that ends by itself empties the file.
         self.predecessor_was_killed = holder != ""
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
 
     def __exit__(self, *_: object) -> None:
-        """Release it."""
+        """Release the lock."""
         os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)

@@ -1,4 +1,4 @@
-"""What `smspulse status` shows: processes, delivery, lag, freshness and alerts, of the moment."""
+"""The present status of a pipeline: processes, delivery, lag, freshness and alerts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,16 +27,16 @@ from warehouse.settings import LanderSettings
 
 
 def collect_status(data: Path, broker: str, port: int | None = None, host: str | None = None) -> dict[str, Any]:
-    """Return the state of all, ready for JSON. Changes nothing. Takes some seconds, a minute on a busy machine.
+    """Return the status of the pipeline, ready for JSON. Changes nothing. Takes seconds, a minute on a busy machine.
 
-    Its keys: `ok`; `processes`, each with `name`, `ok` and `what`; `delivery`, rows of the view `delivery_now`; `lag`,
-    records by consumer group, or null; `freshness`, rows of that view; `alerts`, those that fire; `learning`,
-    the channels, devices and sources whose failures are not judged yet; `trouble`, in words.
+    Keys: `ok`; `processes`, each with `name`, `ok` and `what`; `delivery`, rows of the view `delivery_now`; `lag`,
+    records by consumer group, or null; `freshness`, rows of that view; `alerts`, those that fire; `learning`, the
+    channels, devices and sources that still learn their baseline; `trouble`, the problems as text.
 
     Args:
         data: The data folder.
         broker: `HOST:PORT` or `auto`.
-        port: Ingest's; None for the one that it wrote down.
+        port: Port of ingest; None for the port that ingest announced.
         host: Likewise.
     """
     found = collect_pipeline_status(data, broker, port, host) | _read_status_views(data)
@@ -49,12 +49,13 @@ def collect_status(data: Path, broker: str, port: int | None = None, host: str |
 def collect_pipeline_status(
     data: Path, broker: str, port: int | None = None, host: str | None = None
 ) -> dict[str, Any]:
-    """Return the `processes` and the `lag` that `collect_status` returns; arguments as there."""
+    """Return `processes` and `lag` as `collect_status` does, with the same arguments."""
     groups = {LanderSettings(data=data).group: list(DATASET_BY_TOPIC)}
     group_lag, is_ok = None, False
     try:
         kafka = find_kafka_settings(data, broker)
-        if not kafka.in_memory:  # that one keeps no offsets of transactions
+        # The in-memory broker keeps no offsets of transactions.
+        if not kafka.in_memory:
             groups[StreamSettings(state=data).group] = [RAW]
         group_lag = read_group_lag(kafka, groups, BROKER_PATIENCE_S)
         what = f"at {kafka.bootstrap}{', in memory' if kafka.in_memory else ''}"
@@ -64,7 +65,7 @@ def collect_pipeline_status(
         what = "none runs here: start `smspulse up`"
     except LoginUnreadableError as error:
         is_ok = is_listening(error.bootstrap)
-        what = f"at {error.bootstrap}; not asked for records to go: this user may not read its login"
+        what = f"at {error.bootstrap}; its lag is unknown: this user may not read its login"
         what = what if is_ok else f"none answers at {error.bootstrap}"
     processes = [
         {"name": "broker", "ok": is_ok, "what": what},
@@ -82,7 +83,7 @@ def _describe_endpoints(data: Path) -> Iterator[dict[str, Any]]:
         what = f"process {endpoint.pid}, /metrics at {endpoint.host}:{endpoint.port}"
         is_blocked = metrics is not None and f"\n{BLOCKED_METRIC} 1.0" in metrics
         if not endpoint.is_here:
-            what = f"is said to be at {endpoint.host}, which is not this machine: not asked"
+            what = f"announced at {endpoint.host}, which is not this machine: not queried"
         elif metrics is None:
             what = "does not run"
         elif is_blocked:
@@ -93,6 +94,7 @@ def _describe_endpoints(data: Path) -> Iterator[dict[str, Any]]:
 def _describe_ingest(endpoint: ProcessEndpoint) -> dict[str, Any]:
     host, port = endpoint.host, endpoint.port
     where = f"port {port}" if host == LOOPBACK else f"{host}, port {port}"
+    # The environment may not have the certificate, so both schemes are tried.
     answer = fetch_response(host, port, "/readyz", tls=endpoint.tls) or fetch_response(
         host, port, "/readyz", tls=not endpoint.tls
     )
@@ -109,8 +111,8 @@ def _describe_ingest(endpoint: ProcessEndpoint) -> dict[str, Any]:
 
 
 def _read_status_views(data: Path) -> dict[str, Any]:
-    """Return rows of views: none where nothing was landed."""
-    asked = {
+    """Return rows of views; none if nothing has landed."""
+    queries = {
         "delivery": "FROM delivery_now WHERE source IS NULL ORDER BY hours",
         "freshness": "SELECT dataset, rows, seconds_since FROM freshness WHERE rows > 0 ORDER BY dataset",
         "alerts": "SELECT alert_id, kind, source, device_id, channel_id, ratio, baseline FROM alerts WHERE is_firing "
@@ -119,10 +121,10 @@ def _read_status_views(data: Path) -> dict[str, Any]:
         "strftime(state_since, '%Y-%m-%dT%H:%M:%SZ') AS state_since FROM failure_detectors "
         "WHERE state = 'learning' ORDER BY alert_id",
     }
-    found: dict[str, Any] = {name: [] for name in asked}
+    found: dict[str, Any] = {name: [] for name in queries}
     try:
         with open_warehouse(data) as connection:
-            for name, sql in asked.items():
+            for name, sql in queries.items():
                 found[name] = fetch_rows(connection, sql)
     except NoWarehouseError:
         pass

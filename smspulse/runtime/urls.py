@@ -1,4 +1,4 @@
-"""URLs that people write into settings and options."""
+"""Validation of URLs in settings and options."""
 
 from typing import Final
 from urllib.parse import urlsplit
@@ -9,14 +9,12 @@ _SCHEMES: Final = ("http", "https")
 def parse_http_url(text: str, *, assume_http: bool = False) -> str:
     """Return an http or https URL without a slash at its end.
 
-    The error says nothing of the text, which may hold a secret.
-
     Args:
-        text: As written, such as `https://sms.example.org`.
-        assume_http: Accept `HOST:PORT`, as targets of Prometheus are written, and put `http://` before it.
+        text: A URL such as `https://sms.example.org`.
+        assume_http: Accept `HOST:PORT`, the format of Prometheus' targets, and put `http://` before it.
 
     Raises:
-        ValueError: It is no such URL.
+        ValueError: The text is not such a URL. The error does not quote it, because it may contain a secret.
     """
     text = text.strip()
     if assume_http and "://" not in text:
@@ -26,11 +24,12 @@ def parse_http_url(text: str, *, assume_http: bool = False) -> str:
     try:
         parts = urlsplit(text)
         has_port = parts.port is not None
-    except ValueError as error:  # such as a port above 65535
+    # Such as a port above 65535.
+    except ValueError as error:
         raise ValueError(msg) from error
     # `http:/host` would become `http://http:/host`, a host named http with an empty port.
     has_empty_port = not has_port and parts.netloc.endswith(":")
-    has_blank = any(not sign.isprintable() or sign.isspace() for sign in text)
+    has_blank = any(not char.isprintable() or char.isspace() for char in text)
     if parts.scheme not in _SCHEMES or not parts.hostname or has_empty_port or has_blank:
         raise ValueError(msg)
     return text.rstrip("/")
@@ -40,7 +39,7 @@ def parse_base_url(text: str, *, assume_http: bool = False) -> str:
     """Return a URL that a path can be appended to; arguments and errors as of `parse_http_url`.
 
     Raises:
-        ValueError: It is no such URL, or it has a query or a fragment.
+        ValueError: The text is not such a URL, or has a query or a fragment.
     """
     url = parse_http_url(text, assume_http=assume_http)
     if "?" in url or "#" in url:

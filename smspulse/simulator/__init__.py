@@ -1,1 +1,1 @@
-"""Simulated gateway traffic: stories written from a seed, told over real HTTP, with the truth of every message."""
+"""Simulated gateway traffic: scenarios from a seed, sent over real HTTP, with the ground truth of every message."""

@@ -33,31 +33,30 @@ async def run_simulation(
     timeout_s: float = 10.0,
     on_progress: Callable[[SimulationTotals], None] | None = None,
 ) -> SimulationTotals:
-    """Tell scenarios to a webhook and write the truth of what was accepted.
+    """Send scenarios to a webhook, and write the truth about the accepted ones.
 
-    Ends when all scenarios are told; when `stop` is set or `stop_after` has passed, it starts no more and gives those
-    begun `grace_s` for their tails. A cancelled simulation does the same before it raises `CancelledError`; cancelled
-    again, it ends at once and leaves no truth. A request under way is never broken off, so after the grace it takes
-    `timeout_s` at most.
+    Ends after all scenarios. Once `stop` is set or `stop_after` has passed, it starts no more scenarios, and gives the
+    started ones `grace_s` to end. A cancelled simulation does the same before it raises `CancelledError`. Cancelled
+    again, it ends at once without a truth. It never interrupts a request, so it can take `timeout_s` more.
 
     Args:
         url: `http://HOST:PORT/webhooks/SOURCE/TOKEN`.
-        scenarios: Written as they are needed; may be endless.
+        scenarios: Read as needed; may be endless.
         rate: Scenarios started per second, evenly.
-        truth: File to write; its format is in `smspulse.simulator.ground_truth`.
-        time_scale: Factor for every delay: 0.1 is ten times faster than life.
-        max_delay_s: No delay is longer, after scaling.
-        connections: Requests under way at once.
-        max_open: Scenarios under way at once; more wait for their start.
+        truth: File to write; `smspulse.simulator.ground_truth` has its format.
+        time_scale: Factor for every delay: with 0.1, everything is ten times faster.
+        max_delay_s: Maximum of a delay, after scaling.
+        connections: Maximum of concurrent requests.
+        max_open: Maximum of concurrent scenarios; more wait for their start.
         stop: Set it to end the simulation early.
         stop_after: Seconds until no more scenarios are started.
-        grace_s: Seconds for scenarios begun, once it was stopped.
-        deadline_s: Seconds after which a webhook without a definite answer is given up, with the rest of its scenario.
+        grace_s: Seconds for started scenarios after the stop.
+        deadline_s: Seconds after which a webhook without a definite answer is abandoned, with the rest of its scenario.
         timeout_s: Seconds to wait for an answer.
-        on_progress: Called after every answer, with the totals so far.
+        on_progress: Called with the totals after every answer.
 
     Raises:
-        SimulationError: The URL is no webhook of smspulse, or it answers 401, 403, 404 or 405.
+        SimulationError: The URL is not a webhook of smspulse, or it answers 401, 403, 404 or 405.
         OSError: The truth file cannot be written.
     """
     if not rate > 0:
@@ -85,16 +84,16 @@ async def run_simulation(
 
 
 def parse_source_name(url: str) -> str:
-    """Return the source that a webhook's URL names.
+    """Return the source in the URL of a webhook.
 
     Raises:
-        SimulationError: It is no such URL.
+        SimulationError: It is not such a URL.
     """
     parts = urlsplit(url)
     match parts.path.strip("/").split("/"):
         case [*_, "webhooks", source, _] if source and parts.scheme in {"http", "https"} and parts.hostname:
             return unquote(source)
-    msg = "the URL is no webhook of smspulse: use http://HOST:PORT/webhooks/SOURCE/TOKEN"
+    msg = "the URL is not a webhook of smspulse: use http://HOST:PORT/webhooks/SOURCE/TOKEN"
     raise SimulationError(msg)
 
 

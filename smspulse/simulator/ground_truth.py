@@ -1,7 +1,7 @@
-"""What is true of simulated traffic, the file that keeps it, and the comparison of the warehouse with it.
+"""Ground truth of simulated traffic: its model, its file, and the comparison with the warehouse.
 
-A truth file holds JSON, a line for each message or malformed webhook of which something may have been accepted, and the
-totals last:
+A truth file is JSON with a line for each message or malformed webhook of which a part may have been accepted, and the
+totals in the last line:
 
     {"kind": "outgoing", "source", "sms_id", "outcome", "last_status_id", "device_id", "channel_id", "attempts",
      "contradicted", "statuses", "reports", "ingest_ids"}
@@ -9,9 +9,9 @@ totals last:
     {"kind": "malformed", "source", "flaw", "ingest_ids"}
     {"totals": {...}}
 
-It covers what was answered 202 and nothing else: `ingest_ids` are those of the answers, `reports` is their number. If a
-scenario ended with a request that never got a definite answer, its line has `perhaps`: what is true if it arrived all
-the same (for an outgoing message the fields above from `outcome` to `statuses`, otherwise true).
+It covers only webhooks that were answered 202: `ingest_ids` are those of the answers, `reports` is their number. If the
+last request of a scenario never got a definite answer, the line has `perhaps`: the truth if that request arrived (for
+an outgoing message the fields above from `outcome` to `statuses`, otherwise true).
 """
 
 import os
@@ -27,25 +27,26 @@ import orjson
 from core.errors import SmspulseError
 from gateway.statuses import ENDS, Outcome
 
+# Columns of the view `messages` that the truth has, too.
 _COMPARED: Final = ("outcome", "last_status_id", "device_id", "channel_id", "attempts", "contradicted")
 
 
 class TruthError(SmspulseError):
-    """The truth file cannot be used. The text says why, and what to do."""
+    """The truth file cannot be used. The text has the reason and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageTruth:
-    """What is true of an outgoing message, given the reports accepted so far.
+    """The truth about an outgoing message after the reports accepted so far.
 
     Args:
-        outcome: As the view `messages` names it.
+        outcome: Outcome, with the names of the view `messages`.
         last_status_id: The status that decides the outcome.
-        device_id: Of the newest report that told anything new.
-        channel_id: Of the same report.
-        attempts: One more than the times that a reported step was reported anew after a failure.
-        contradicted: Two ends of different outcome were reported in one attempt.
-        statuses: Every status reported, sorted.
+        device_id: Device of the newest report with a new fact.
+        channel_id: Channel of the same report.
+        attempts: One more than the number of times that a reported step was reported again after a failure.
+        contradicted: Whether two ends of different outcome were reported in one attempt.
+        statuses: Every reported status, sorted.
     """
 
     outcome: Outcome
@@ -63,7 +64,7 @@ class MessageTruth:
 
 
 class TruthFile:
-    """Writes a truth file beside its place and moves it there when it is complete, so that no reader sees a part.
+    """Writer of a truth file. It moves the file to its path when it is complete, so that no reader sees a part.
 
     Raises:
         OSError: The file cannot be written.
@@ -81,7 +82,8 @@ class TruthFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        self._part.unlink(missing_ok=True)  # gone already if the file was completed
+        # A completed file was moved already.
+        self._part.unlink(missing_ok=True)
 
     def write_line(
         self,
@@ -98,7 +100,7 @@ class TruthFile:
         self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
     def complete(self, totals: Mapping[str, Any]) -> None:
-        """Write the totals and put the file in its place, durably."""
+        """Write the totals, and move the file to its path durably."""
         option = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
         self._file.write(orjson.dumps({"totals": totals}, option=option))
         self._file.flush()
@@ -108,13 +110,13 @@ class TruthFile:
 
 
 def build_message_facts(truth: MessageTruth | None, reports: int) -> dict[str, Any]:
-    """Return what the line of an outgoing message says; all null without an accepted report."""
+    """Return the facts of an outgoing message for its line; all null without an accepted report."""
     names = MessageTruth.__slots__
     return {**(asdict(truth) if truth else dict.fromkeys(names)), "reports": reports}
 
 
 class FieldDifference(NamedTuple):
-    """A field of a message that is not what it should be."""
+    """A field of a message that differs from the truth."""
 
     sms_id: int
     field: str
@@ -124,10 +126,10 @@ class FieldDifference(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TruthComparison:
-    """The warehouse against the truth of one simulation.
+    """The comparison of the warehouse with the truth of one simulation.
 
     Args:
-        sent: Webhooks that were accepted or refused for good.
+        sent: Webhooks that were accepted or permanently refused.
         accepted: Webhooks that were answered 202.
         landed: Answered ingest ids that are in `raw_webhooks`.
         landed_twice: Answered ingest ids that are there more than once.
@@ -141,8 +143,7 @@ class TruthComparison:
         malformed_missing: Those of them that are not among the dead letters.
         deadletters: Dead letters of the others, repetitions included.
         deadletters_extra: Dead letters, received during the simulation, that were not malformed.
-        abandoned: Webhooks given up without a definite answer.
-        cut_short: Scenarios of which not everything was sent.
+        abandoned: Webhooks without a definite answer.
     """
 
     sent: int
@@ -160,22 +161,21 @@ class TruthComparison:
     deadletters: int
     deadletters_extra: int
     abandoned: int
-    cut_short: int
 
     @property
     def is_reconciled(self) -> bool:
-        """Whether everything that was answered is there, once and right, and nothing else."""
+        """Whether all answered webhooks have landed exactly once with the right result, and nothing else has."""
         return not self.list_problems()
 
     def list_problems(self) -> list[str]:
-        """Return what is wrong, an item each."""
+        """Return a text for each problem."""
         counts = {
             "sent webhooks were refused": self.sent - self.accepted,
             "accepted webhooks have not landed": self.accepted - self.landed,
             "accepted webhooks have landed more than once": self.landed_twice,
             "webhooks have landed beyond those that requests can explain": self.unanswered - self.unanswered_allowed,
             "messages are missing": len(self.missing),
-            "messages are there that nobody sent": len(self.extra),
+            "messages were never sent": len(self.extra),
             "messages differ from the truth": len({difference.sms_id for difference in self.differences}),
             "malformed webhooks are no dead letters": self.malformed_missing,
             "dead letters are repeated": self.deadletters + self.malformed_missing - self.malformed,
@@ -202,45 +202,33 @@ class TruthComparison:
 def compare_with_truth(data: Path, truth: Path) -> TruthComparison:
     """Compare the warehouse in a data folder with the truth of one simulation.
 
-    What landed is judged at this moment: after a simulation, wait for the stream and the lander, or compare again.
-    Other traffic of the same source is no difference if it was received before the simulation began or after it ended,
-    by the clock of the receiver, which must agree with that of the simulator.
+    It compares the present state: after a simulation, wait for the stream and the lander, or compare again. Other
+    traffic of the same source is ignored if it was received before the start or after the end of the simulation, by the
+    clock of the receiver. That clock must agree with the simulator's.
 
     Raises:
         TruthError: The truth file is missing or incomplete.
-        NoWarehouseError: Nothing was landed in the data folder.
+        NoWarehouseError: Nothing has landed in the data folder.
     """
-    from warehouse.reader import query  # noqa: PLC0415 - DuckDB and pandas would slow the start of every command
-
     lines, totals = _read_truth_file(truth)
-    params = {"source": totals["source"], "start": totals["started_at"], "end": totals["finished_at"]}
-    # Inclusive on both sides: milliseconds are as fine as either clock is.
-    during = "coalesce(epoch_ms({}) BETWEEN $start AND $end, false) AS during"
     answered = {ingest_id for line in lines for ingest_id in line["ingest_ids"]}
-
-    def read_rows(columns: str, view: str, time: str) -> list[Any]:
-        sql = f"SELECT {columns}, {during.format(time)} FROM {view} WHERE source = $source"  # noqa: S608 - constants
-        frame = query(data, sql, params).astype(object)
-        return list(frame.where(frame.notna(), None).itertuples(index=False))
-
-    raw = read_rows("ingest_id, kind", "raw_webhooks", "received_at")
+    raw = _read_landed_rows(data, totals, "ingest_id, kind", "raw_webhooks", "received_at")
     landings = Counter(row.ingest_id for row in raw if row.ingest_id in answered)
     unanswered = {row.ingest_id: row.kind for row in raw if row.during and row.ingest_id not in answered}
-
     outgoing = _MessageMatches(
         [line for line in lines if line["kind"] == "outgoing"],
-        read_rows(f"sms_id, {', '.join(_COMPARED)}", "messages", "first_seen_at"),
+        _read_landed_rows(data, totals, f"sms_id, {', '.join(_COMPARED)}", "messages", "first_seen_at"),
         _COMPARED,
     )
     incoming = _MessageMatches(
         [line for line in lines if line["kind"] == "incoming"],
-        read_rows("sms_id, message_type", "incoming_messages", "received_at"),
+        _read_landed_rows(data, totals, "sms_id, message_type", "incoming_messages", "received_at"),
         ("message_type",),
     )
-
     malformed = {id_ for line in lines if line["kind"] == "malformed" for id_ in line["ingest_ids"]}
+    # Malformed webhooks without an answer may have landed, too.
     malformed |= {ingest_id for ingest_id, kind in unanswered.items() if kind == "unreadable"}
-    dead = read_rows("ingest_id", "deadletters", "received_at")
+    dead = _read_landed_rows(data, totals, "ingest_id", "deadletters", "received_at")
     dead_malformed = [row.ingest_id for row in dead if row.ingest_id in malformed]
     return TruthComparison(
         sent=totals["sent"],
@@ -258,12 +246,23 @@ def compare_with_truth(data: Path, truth: Path) -> TruthComparison:
         deadletters=len(dead_malformed),
         deadletters_extra=sum(row.ingest_id not in malformed for row in dead if row.during),
         abandoned=totals["abandoned"],
-        cut_short=totals["cut_short"],
     )
 
 
+def _read_landed_rows(data: Path, totals: dict[str, Any], columns: str, view: str, time: str) -> list[Any]:
+    """Return columns of the rows of the simulation's source; `during` is whether a time lies in the simulation."""
+    # Imported late: DuckDB and pandas would slow the start of every command.
+    from warehouse.reader import query  # noqa: PLC0415
+
+    # Inclusive on both sides: milliseconds are the resolution of either clock.
+    during = f"coalesce(epoch_ms({time}) BETWEEN $start AND $end, false) AS during"
+    parameters = {"source": totals["source"], "start": totals["started_at"], "end": totals["finished_at"]}
+    frame = query(data, f"SELECT {columns}, {during} FROM {view} WHERE source = $source", parameters).astype(object)  # noqa: S608 - constants
+    return list(frame.where(frame.notna(), None).itertuples(index=False))
+
+
 class _MessageMatches:
-    """The messages of a truth beside those of a view."""
+    """The messages of a truth, matched with those of a view."""
 
     def __init__(self, lines: list[dict[str, Any]], rows: list[Any], fields: tuple[str, ...]) -> None:
         self.missing: list[int] = []
@@ -278,7 +277,7 @@ class _MessageMatches:
                 continue
             differences = self._find_differences(row, line, fields)
             if differences and isinstance(line.get("perhaps"), dict):
-                # The last request got no answer: the report may have arrived, and then this is true.
+                # The last request got no answer. If its report arrived, this is the truth.
                 differences = self._find_differences(row, line["perhaps"], fields)
             self.differences += differences
         self.missing = [sms_id for sms_id, line in wanted.items() if line["ingest_ids"]]
@@ -299,7 +298,7 @@ def _read_truth_file(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         msg = f"no truth file {path}: `smspulse simulate --truth {path}` writes it when it ends"
         raise TruthError(msg) from error
     except orjson.JSONDecodeError as error:
-        msg = f"{path} is no truth file: {error}"
+        msg = f"{path} is not a truth file: {error}"
         raise TruthError(msg) from error
     if not lines or type(lines[-1]) is not dict or "totals" not in lines[-1]:
         msg = f"truth file {path} has no totals at its end: it is incomplete, so run the simulation again"

@@ -1,4 +1,4 @@
-"""How the simulated gateway behaves: its fleet, what fails, and how often each known misbehaviour shows."""
+"""Options of the simulated gateway: its fleet, its failures, and the rate of each known misbehaviour."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -8,8 +8,8 @@ from core.errors import SettingError
 from gateway.statuses import STATUSES
 
 FIRST_DEVICE_ID: Final = 8001
+# SIM slots of each phone, numbered from 0.
 CHANNELS: Final = 2
-"""SIM slots of each phone, numbered from 0."""
 
 Shares = tuple[tuple[int, float], ...]
 
@@ -22,17 +22,17 @@ def _rate_field(default: float, help_: str) -> float:
 class GatewayBehaviour:
     """The fleet, the failures and the misbehaviours of a simulated gateway.
 
-    Every float is a rate from 0 to 1: the share of outgoing messages it happens to, unless its `help` in the field's
-    metadata says otherwise. Misbehaviours combine, except where a combination has no agreed meaning: a multipart
+    Every float is a rate from 0 to 1: the share of affected outgoing messages, unless the `help` in the field's
+    metadata names another base. Misbehaviours combine, except where a combination has no agreed meaning: a multipart
     message is neither reordered, late, resent under its own id nor contradicted beyond its parts.
 
     Args:
         devices: Phones, numbered from 8001, each with the channels 0 and 1.
         failure_mix: Weight of each status id among the failures.
-        unhealthy: Phones with a failure rate of their own; they are slower, too.
+        unhealthy: Phones with their own failure rates. They are slower, too.
 
     Raises:
-        SettingError: A rate outside 0 to 1, a failure that is no documented failure, a phone that is not in the fleet.
+        SettingError: A rate is outside 0 to 1, a failure is not documented, or a phone is not in the fleet.
     """
 
     failing: float = _rate_field(0.12, "messages that fail")
@@ -88,11 +88,6 @@ class GatewayBehaviour:
         """Return the names of all rates."""
         return [each.name for each in fields(cls) if "help" in each.metadata]
 
-    @classmethod
-    def make_flawless(cls) -> "GatewayBehaviour":
-        """Return the behaviour without any failure, misbehaviour or incoming message."""
-        return cls(**dict.fromkeys(cls.list_rates(), 0.0), unhealthy=())  # type: ignore[arg-type] # rates are floats
-
     @property
     def device_ids(self) -> Sequence[int]:
         """The ids of all devices."""
@@ -100,10 +95,10 @@ class GatewayBehaviour:
 
 
 def parse_shares(text: str) -> Shares:
-    """Read `"8003=0.5,8004=0.1"`.
+    """Parse a text such as `8003=0.5,8004=0.1`.
 
     Raises:
-        SettingError: A part is no whole number with a number.
+        SettingError: A part is not a whole number with a share.
     """
     shares = []
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -122,10 +117,12 @@ def _check_rate(name: str, rate: float) -> None:
         raise SettingError(msg)
 
 
-# One message that is not permitted makes an alert, and ends it with the next that is: healthy phones have none.
+# A single message that is not permitted makes an alert, and the next permitted one ends it. So healthy phones have
+# none.
+# The gateway of `smspulse up --demo`. One of its phones is unhealthy.
 DEMO_BEHAVIOUR: Final = GatewayBehaviour(failure_mix=((8, 0.5), (9, 0.2), (10, 0.2), (11, 0.02), (12, 0.08)))
-"""The gateway of `smspulse up --demo`: one of its phones is sick."""
+# Scenarios a second.
 DEMO_RATE: Final = 60.0
-"""Scenarios a second."""
+# The demo is faster than life, so that a minute shows whole lifecycles.
 DEMO_TIME_SCALE: Final = 0.3
 DEMO_LONGEST_DELAY_S: Final = 12.0

@@ -1,4 +1,4 @@
-"""The bytes of the simulated webhooks: every payload generation, every spelling of its values, every malformed body."""
+"""Bodies of simulated webhooks: every payload generation, every format of its values, every malformed body."""
 
 import random
 from collections.abc import Callable
@@ -12,12 +12,14 @@ from smspulse.simulator.options import CHANNELS, FIRST_DEVICE_ID
 
 JSON: Final = "application/json"
 _FORM: Final = "application/x-www-form-urlencoded"
+# Payloads with a zone have another one than UTC, so that a reader that ignores the zone is found.
 _LOCAL: Final = timezone(timedelta(hours=2))
+# Texts with and without characters beyond ASCII, and an empty one.
 _TEXTS: Final = ("Yes, please.", "Danke, bis morgen! \N{WAVING HAND SIGN}", "STOP", "Дякую", "Where are you?", "")
 
 
 class PayloadFormat(NamedTuple):
-    """How one message's webhooks spell what they say. `generation` matters to incoming messages beyond `old`."""
+    """The payload format of one message. `middle` differs from `current` only in incoming messages."""
 
     generation: Literal["old", "middle", "current"] = "current"
     numeric_strings: bool = False
@@ -25,15 +27,15 @@ class PayloadFormat(NamedTuple):
     times: Literal["sql", "iso", "object"] = "sql"
 
     def encode_number(self, value: int) -> int | str:
-        """Spell a number."""
+        """Return the JSON value of a number."""
         return str(value) if self.numeric_strings else value
 
     def encode_phone(self, number: str) -> str:
-        """Spell a phone number of 13 characters."""
+        """Return the text of a phone number of 13 characters."""
         return f"{number[:3]} {number[3:7]} {number[7:]}" if self.spaced_numbers else number
 
     def encode_time(self, moment: datetime | None) -> str | dict[str, Any] | None:
-        """Spell a time that is given in UTC; SQL style names no zone."""
+        """Return the JSON value of a time in UTC. The SQL style has no zone."""
         if moment is None:
             return None
         if self.times == "sql":
@@ -44,7 +46,7 @@ class PayloadFormat(NamedTuple):
         return {"date": f"{local:%Y-%m-%d %H:%M:%S.%f}", "timezone_type": 1, "timezone": "+02:00"}
 
     def encode_channel(self, channel_id: int) -> dict[str, int | str]:
-        """Spell the channel, which the old generation calls `sim`."""
+        """Return the field of the channel. The old generation calls it `sim`."""
         return {"sim" if self.generation == "old" else "channel_id": self.encode_number(channel_id)}
 
 
@@ -117,6 +119,7 @@ def _build_report_body(id_: int, /, **changes: object) -> bytes:
     return orjson.dumps({name: value for name, value in {**payload, **changes}.items() if value is not ...})
 
 
+# Body and content type of webhooks that cannot be read, by name; each takes an id.
 MALFORMED_BODIES: Final[dict[str, Callable[[int], tuple[bytes, str]]]] = {
     "form": lambda id_: (f"sms_id={id_}&status_id=7".encode(), _FORM),
     "truncated": lambda id_: (_build_report_body(id_)[:-9], JSON),
@@ -135,4 +138,3 @@ MALFORMED_BODIES: Final[dict[str, Callable[[int], tuple[bytes, str]]]] = {
     "empty": lambda _: (b"", JSON),
     "error_page": lambda id_: (f"<html><body>502 Bad Gateway (request {id_})</body></html>".encode(), "text/html"),
 }
-"""Body and content type of webhooks that cannot be read, by name; each takes an id."""

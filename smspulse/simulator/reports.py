@@ -1,4 +1,4 @@
-"""Simulated status reports, the part that each plays in its scenario, and the truth that follows from it."""
+"""Simulated status reports, the part of each in its scenario, and the truth that follows from it."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -7,6 +7,7 @@ from typing import Final, Literal
 from gateway.statuses import ACCEPTED, PENDING, QUEUED, SENT, STATUSES, Outcome
 from smspulse.simulator.ground_truth import MessageTruth
 
+# Statuses before an end, in the order in which a message passes them.
 STAGES: Final = (PENDING, QUEUED, ACCEPTED, SENT)
 
 ReportPart = Literal["stage", "restart", "end", "contradiction", "repetition", "unknown", "stray"]
@@ -14,7 +15,7 @@ ReportPart = Literal["stage", "restart", "end", "contradiction", "repetition", "
 
 @dataclass(slots=True)
 class SimulatedReport:
-    """A report and the part it plays in its scenario; `at_s` is seconds after the scenario's start."""
+    """A report and its part in the scenario. `at_s` is in seconds after the start of the scenario."""
 
     at_s: float
     status_id: int
@@ -25,7 +26,7 @@ class SimulatedReport:
 
 
 def update_truth(truth: MessageTruth | None, report: SimulatedReport) -> MessageTruth:
-    """Return what is true once a report was accepted, by the part it plays."""
+    """Return the truth after a report was accepted, by the part of the report."""
     status_id, part = report.status_id, report.part
     if truth is None:
         truth = MessageTruth(Outcome.UNKNOWN, status_id, report.device_id, report.channel_id)

@@ -17,12 +17,14 @@ from smspulse.simulator.scenario_writer import MessageScenario, SimulatedWebhook
 
 _log = logging.getLogger(__name__)
 
-# The receiver's clock counts milliseconds and must see the scenario's order; a timer may be early by one of them.
+# The receiver's clock has milliseconds, and must show the order of the scenario. A timer may be early by one of them.
 _MIN_GAP_S: Final = 0.003
+# Pauses before retries double from the first to the last.
 _FIRST_BACKOFF_S: Final = 0.1
 _LAST_BACKOFF_S: Final = 5.0
+# Answers to a stored webhook. Ingest has a setting for it.
 _STORED_STATUSES: Final = frozenset({HTTPStatus.OK, HTTPStatus.ACCEPTED})
-"""Answers to a webhook that is stored: ingest has a setting for it."""
+# Answers after which the same request may succeed.
 _RETRYABLE_STATUSES: Final = frozenset(
     {
         HTTPStatus.TOO_MANY_REQUESTS,
@@ -32,34 +34,33 @@ _RETRYABLE_STATUSES: Final = frozenset(
         HTTPStatus.GATEWAY_TIMEOUT,
     }
 )
-"""Answers after which the same request may succeed."""
+# Answers that every further webhook would get, too.
 _FATAL_STATUSES: Final = frozenset(
     {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
 )
-"""Answers that every other webhook would get, too."""
 
 
 class SimulationError(SmspulseError):
-    """The simulation could not go on. What was accepted until then is in the truth file."""
+    """The simulation could not go on. The truth file has the webhooks accepted until then."""
 
 
 @dataclass(slots=True)
 class SimulationTotals:
-    """Counts of a simulation, growing while it runs.
+    """Counts of a simulation, updated while it runs.
 
     Args:
-        source: The gateway account it plays.
+        source: The simulated gateway account.
         started_at: Milliseconds since 1970 UTC.
         finished_at: Milliseconds since 1970 UTC; 0 until it ends.
-        messages: Outgoing messages with a report that was accepted.
+        messages: Outgoing messages with an accepted report.
         incoming: Incoming messages accepted.
         malformed: Malformed webhooks accepted.
-        sent: Webhooks that were accepted or refused for good.
+        sent: Webhooks that were accepted or permanently refused.
         accepted: Webhooks that were answered with success.
-        refused: Other answers by status code, also those after which the request was sent again.
-        retried: Requests sent again after a lost answer or a passing refusal.
-        abandoned: Webhooks given up without a definite answer: they may have been stored.
-        cut_short: Scenarios of which not everything was sent.
+        refused: Other answers by status code, including those before a retry.
+        retried: Requests sent again after a lost answer or a temporary refusal.
+        abandoned: Webhooks without a definite answer. They may have been stored.
+        cut_short: Scenarios of which a part was not sent.
     """
 
     source: str
@@ -77,11 +78,11 @@ class SimulationTotals:
 
 
 class _NoAnswerError(Exception):
-    """A webhook was given up; whether it arrived is unknown."""
+    """A webhook was abandoned. It may have arrived."""
 
 
 class _RefusedError(Exception):
-    """A webhook was answered, and will never be accepted."""
+    """A webhook was permanently refused."""
 
 
 @dataclass(slots=True)
@@ -116,7 +117,8 @@ class ScenarioSender:
             await self._finish_scenarios(grace_s)
             raise
         finally:
-            for task in self._open_tasks:  # none but after a second cancellation
+            # Tasks are left only after a second cancellation.
+            for task in self._open_tasks:
                 task.cancel()
         if self._error:
             raise self._error
@@ -133,7 +135,8 @@ class ScenarioSender:
                 self.stop.set()
 
         stopped = loop.create_task(self.stop.wait())
-        stopped.add_done_callback(lambda _: slots.release())  # or a stop would wait for a scenario to end
+        # Without it, a stop would wait for the end of a scenario.
+        stopped.add_done_callback(lambda _: slots.release())
         try:
             due = loop.time()
             for scenario in scenarios:
@@ -143,7 +146,7 @@ class ScenarioSender:
                 task = loop.create_task(self._send_scenario(scenario))
                 self._open_tasks.add(task)
                 task.add_done_callback(on_scenario_ended)
-                # After a standstill, catch up on one second at most.
+                # After a pause, catch up on one second at most.
                 due = max(due + 1 / rate, loop.time() - 1)
         finally:
             stopped.cancel()
@@ -173,6 +176,7 @@ class ScenarioSender:
                 try:
                     ingest_ids.append(await self._send_webhook(webhook))
                 except _NoAnswerError:
+                    # It may have arrived all the same.
                     perhaps = asdict(webhook.truth) if webhook.truth else True
                     return
                 except _RefusedError:
@@ -200,7 +204,7 @@ class ScenarioSender:
                     if status in _STORED_STATUSES:
                         ingest_id = str(orjson.loads(body)["ingest_id"])
             except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
-                # A connection that failed, or an answer that was cut off.
+                # The connection failed, or the answer was cut off.
                 self._log_unavailable(type(error).__name__)
             else:
                 if status in _STORED_STATUSES:
@@ -213,12 +217,14 @@ class ScenarioSender:
                 if status not in _RETRYABLE_STATUSES:
                     totals.sent += 1
                     self._report_progress()
+                    # Further webhooks would fail, too.
                     if status in _FATAL_STATUSES:
                         msg = f"the webhook answered {status} {response.reason}: check source and token in its URL"
                         raise SimulationError(msg)
                     raise _RefusedError
                 self._log_unavailable(f"{status} {response.reason}")
-                with suppress(KeyError, ValueError):  # no header, or a date instead of seconds
+                # The header may be missing, or a date instead of seconds.
+                with suppress(KeyError, ValueError):
                     wait_s = max(0.0, float(response.headers["Retry-After"]))
             self._report_progress()
             if loop.time() + wait_s > deadline or not await self._wait_unless_abandoned(wait_s):
@@ -228,7 +234,7 @@ class ScenarioSender:
             backoff_s = min(backoff_s * 2, _LAST_BACKOFF_S)
 
     async def _wait_unless_abandoned(self, seconds: float) -> bool:
-        """Wait; return False, and at once, when tails are to be abandoned."""
+        """Wait; return False, at once, when the rest of the scenarios is abandoned."""
         return not await _is_set_within(self._abandon_requested, seconds)
 
     def _count_scenario(self, scenario: MessageScenario) -> None:
@@ -251,7 +257,7 @@ class ScenarioSender:
 
 
 def _build_line_facts(scenario: MessageScenario, accepted: int) -> dict[str, Any]:
-    """Return the line of the truth file for a scenario of which a number of webhooks was accepted."""
+    """Return the facts of a scenario for the truth file, after a number of accepted webhooks."""
     match scenario.kind:
         case "outgoing":
             return {

@@ -9,23 +9,22 @@ from typing import Final, Literal, NamedTuple
 from gateway.statuses import ACCEPTED, DELIVERED, INCOMING, PENDING, QUEUED, SENT
 from smspulse.simulator.ground_truth import MessageTruth
 from smspulse.simulator.options import CHANNELS, GatewayBehaviour
-from smspulse.simulator.payload_formats import (
-    JSON,
-    PayloadFormat,
-    build_incoming_body,
-    build_status_body,
-)
+from smspulse.simulator.payload_formats import JSON, PayloadFormat, build_incoming_body, build_status_body
 from smspulse.simulator.reports import STAGES, ReportPart, SimulatedReport, update_truth
 
+# Ends of messages that the phone had handed to the operator.
 _ENDS_AFTER_SENDING: Final = frozenset({DELIVERED, 8})
-"""Ends before which the phone handed the message to the operator."""
+# Median seconds after the previous step: one in the queue, two on the phone.
 _MEDIANS_S: Final = {PENDING: 0.0, QUEUED: 0.3, ACCEPTED: 0.7, SENT: 2.0}
-"""Median seconds from the step before: a queue of one second, a phone of two."""
 _END_MEDIAN_S: Final = 5.0
+# Factor of all delays of an unhealthy phone.
 _UNHEALTHY_SLOWDOWN: Final = 3.0
+# A late report comes some hours after the others.
 _LATE_MEDIAN_S: Final = 2 * 3600.0
+# A person or a program sends a failed message again after some seconds.
 _RESEND_MEDIAN_S: Final = 45.0
 _MAX_ATTEMPTS: Final = 4
+# Gaps in the documented range, and values beyond it.
 _UNDOCUMENTED_STATUSES: Final = (0, 4, 13, 14, 42, 102, 255)
 _COIN: Final = 0.5
 
@@ -34,11 +33,11 @@ class SimulatedWebhook(NamedTuple):
     """One webhook.
 
     Args:
-        delay_s: Seconds after the answer to the webhook before it, or after the scenario's start; realistic, uncapped.
+        delay_s: Seconds after the answer to the previous webhook, or after the start of the scenario; not limited.
         body: Exact bytes.
-        content_type: Its header.
-        role: The part it plays; the name of the flaw for malformed bodies; `text` or `img` for incoming messages.
-        truth: What is true of an outgoing message once this and all before it were accepted.
+        content_type: Header of the request.
+        role: Part of the report; flaw of a malformed body; `text` or `img` for incoming messages.
+        truth: Truth about an outgoing message after this webhook and all before it were accepted.
     """
 
     delay_s: float
@@ -49,13 +48,13 @@ class SimulatedWebhook(NamedTuple):
 
 
 class MessageScenario(NamedTuple):
-    """All webhooks about one message, in the order in which they must arrive; or one malformed webhook.
+    """All webhooks about one message, in the order of their arrival; or one malformed webhook.
 
     Args:
         kind: `malformed` has no message.
         sms_id: Unique among all scenarios of a seed.
         webhooks: One at least.
-        traits: Rates of `GatewayBehaviour` that this scenario shows.
+        traits: Names of the rates of `GatewayBehaviour` that affect this scenario.
     """
 
     kind: Literal["outgoing", "incoming", "malformed"]
@@ -65,7 +64,7 @@ class MessageScenario(NamedTuple):
 
 
 class ScenarioWriter:
-    """Writes one scenario. Reports are placed in time, and their order is that of their times."""
+    """Writer of one scenario. Reports are in the order of their times."""
 
     def __init__(
         self,
@@ -80,12 +79,12 @@ class ScenarioWriter:
         self.sms_id = sms_id
         self.base = base
         self.traits: set[str] = set()
-        # Ofcom's range for drama: nobody has such a number.
+        # Ofcom's range for drama. Such a number is never assigned.
         self.phone, self.start_s = resend or (f"+447700900{rng.randrange(1000):03}", 0.0)
         if resend:
             self.traits.add("resends_new_id")
+        # Recipient and start of the next scenario, if it is this message under another id.
         self.resend: tuple[str, float] | None = None
-        """Recipient and start of the next scenario, if that is this message under another id."""
         self.payload_format = PayloadFormat(
             rng.choice(("old", "middle")) if self._draw_misbehaviour("old_payloads") else "current",
             self._draw_misbehaviour("numeric_strings"),
@@ -111,11 +110,13 @@ class ScenarioWriter:
 
     def write_outgoing(self) -> MessageScenario:
         """Write the scenario of an outgoing message."""
-        if self.payload_format.generation == "middle":  # which status reports never had
+        # Status reports never had the middle generation.
+        if self.payload_format.generation == "middle":
             self.payload_format = self.payload_format._replace(generation="old")
         device_id, channel_id = self._choose_device()
         odd = self._choose_odd_status()
-        if odd and self.rng.random() < _COIN:  # nothing else is ever reported of this message
+        # The odd status can be the only report of the message.
+        if odd and self.rng.random() < _COIN:
             reports = [SimulatedReport(self.start_s, odd[0], device_id, channel_id, self.base, odd[1])]
         else:
             reports = self._write_attempts(device_id, channel_id)
@@ -151,7 +152,7 @@ class ScenarioWriter:
                     self.resend = self.phone, last_s + self._draw_seconds(_RESEND_MEDIAN_S)
                 break
             self.traits.add("resends")
-            # More than a second, so that `senttime` tells the attempts apart.
+            # More than a second, so that the attempts differ in `senttime`.
             start_s = last_s + 2 + self._draw_seconds(_RESEND_MEDIAN_S)
             if rng.random() < _COIN:
                 device_id, channel_id = self._choose_device()
@@ -165,8 +166,8 @@ class ScenarioWriter:
         if multipart:
             self._split_into_parts(reports)
         else:
-            # With further attempts, a step of an earlier one that arrived after the failure would look like another
-            # attempt: only the steps before the first failure change places, and only the last report is late.
+            # With further attempts, a step of an earlier one that arrived after its failure would look like another
+            # attempt. So only steps before the first failure are swapped, and only the last report is late.
             pairs = len(reports) - 1 if only_attempt else first_attempt - 2
             self._add_disorder(reports, pairs, reports if only_attempt else reports[-1:])
         return reports
@@ -186,7 +187,7 @@ class ScenarioWriter:
                     start_s, status_id, device_id, channel_id, sent_at, "stage" if status_id in STAGES else "end"
                 )
             )
-        # Another attempt shows by a step that is reported anew: that step is always reported.
+        # A step that is reported again marks another attempt. So that step is always reported.
         kept = 1 if resent or attempt > 1 else 0
         if self._draw_misbehaviour("skipped_stages"):
             droppable = reports[kept:-1]
@@ -197,7 +198,7 @@ class ScenarioWriter:
         return reports
 
     def _add_disorder(self, reports: list[SimulatedReport], pairs: int, may_be_late: list[SimulatedReport]) -> None:
-        """Swap a neighbouring pair, let a report be late, contradict the end."""
+        """Add disorder: swap two neighbouring reports, delay a report, contradict the end."""
         rng = self.rng
         if pairs > 0 and self._draw_misbehaviour("reordering"):
             i = rng.randrange(pairs)
@@ -211,12 +212,13 @@ class ScenarioWriter:
             reports.append(replace(reports[-1], at_s=at_s, status_id=other, part="contradiction"))
 
     def _split_into_parts(self, reports: list[SimulatedReport]) -> None:
-        """Report the message in parts from the phone on; sometimes one part fails and the others arrive."""
+        """Report each part of the message from the phone on. Sometimes one part fails and the others arrive."""
         end = reports[-1] if reports[-1].part == "end" else None
         sent = next((report for report in reports if report.status_id == SENT), None)
         parts = self.rng.randint(2, 3)
         if end:
-            end.at_s += parts  # every part is sent before the first one ends
+            # Every part is sent before the first one ends.
+            end.at_s += parts
         saved = end is not None and end.status_id != DELIVERED and self.rng.random() < _COIN
         for report in filter(None, (sent, end)):
             self.traits.add("multipart")
@@ -264,11 +266,11 @@ class ScenarioWriter:
         return int(self.rng.choices(status_ids, weights)[0])
 
     def _draw_seconds(self, median: float) -> float:
-        # Lognormal with a long tail: one in a hundred takes more than six times the median.
+        # Lognormal with a long tail: one value in a hundred is more than six times the median.
         return self.rng.lognormvariate(math.log(median), 0.8) if median else 0.0
 
     def _draw_misbehaviour(self, rate: str) -> bool:
-        """Decide whether this scenario shows a misbehaviour, and note it."""
+        """Return at random whether a misbehaviour affects this scenario, and record it."""
         happens = bool(self.rng.random() < getattr(self.behaviour, rate))
         if happens:
             self.traits.add(rate)

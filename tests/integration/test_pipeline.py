@@ -222,7 +222,7 @@ def checked(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     done = run(pipeline, "check", "--format", "json", SMSPULSE_CHECK_MAX_WAITING_S=str(ON_ITS_WAY_S))
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert "Kafka was not asked" not in found["note"]
+    assert "Kafka was not read" not in found["note"]
     rows = {row["expectation"]: row for row in found["expectations"]}
     failed = {name for name, row in rows.items() if not row["success"]}
     # Other tests of this module send much that is malformed, unknown, out of order and contradictory.

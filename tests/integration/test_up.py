@@ -310,7 +310,7 @@ def test_a_wrong_setting_ends_up_with_one_line(tmp_path: Path, variables: dict[s
     [
         (["land"], {"SMSPULSE_LANDER_FLUSH_INTERVAL_S": "-1"}, "LanderSettings, flush_interval_s: "),
         (["page"], {"SMSPULSE_PAGE_HOST": "0.0.0.0"}, "the page on 0.0.0.0 needs a password"),  # noqa: S104
-        (["alerts", "send"], {"SMSPULSE_METRICS_PORT": "65536"}, "is no port: set a number up to 65535"),
+        (["alerts", "send"], {"SMSPULSE_METRICS_PORT": "65536"}, "is not a port: set a number up to 65535"),
         (["ingest"], {"SMSPULSE_INGEST_SOURCES": "nonsense"}, "SMSPULSE_INGEST_SOURCES: entry 1"),
     ],
 )

@@ -1,10 +1,10 @@
--- Each of the channels that a device has used within a day, two at least, has had failures only: the last five messages or
--- more of each, and twenty of all.
+-- A row: a device of which every channel fails. Of the channels that it used within a day, at least two, each has had only
+-- failures: at least the last five messages of each, and twenty of all.
 WITH ended AS (
     SELECT
         *,
         max(ended_at) FILTER (outcome = 'delivered') OVER (PARTITION BY source, device_id, channel_id) AS well_at
-    FROM held
+    FROM recent_messages
     WHERE is_ended AND outcome NOT IN ('expired', 'incoming') AND device_id IS NOT NULL
 ),
 

@@ -1,11 +1,12 @@
--- Of the messages delivered within the hour, at three standard errors more than one in twenty took over twice the p95
--- network latency of the last 28 days, and ten seconds more than that: five of twenty at least.
+-- A row: a device or a source whose network is slow. Of the messages delivered within the hour, more than one in twenty, at
+-- three standard errors, took over twice the p95 network latency of the last 28 days and at least ten seconds more than it:
+-- at least five of twenty.
 WITH recent AS (
     SELECT 'device' AS scope, source, device_id, message_key, network_s, delivered_at
-    FROM held
+    FROM recent_messages
     WHERE device_id IS NOT NULL
     UNION ALL
-    SELECT 'source', source, NULL, message_key, network_s, delivered_at FROM held
+    SELECT 'source', source, NULL, message_key, network_s, delivered_at FROM recent_messages
 ),
 
 counted AS (
@@ -13,15 +14,15 @@ counted AS (
         scope,
         recent.source,
         recent.device_id,
-        past.p95_s,
+        baseline_28d.p95_s,
         count(*)::DOUBLE AS n,
         count(*) FILTER (network_s > bound_s) AS k,
         epoch_ms(min(delivered_at) FILTER (network_s > bound_s)) AS since,
         quantile_cont(network_s, 0.95) AS now_s,
         arg_max(message_key, network_s, 5) AS samples
     FROM recent
-    INNER JOIN (SELECT *, greatest(2 * p95_s, p95_s + 10) AS bound_s FROM past WHERE delivered >= 500) AS past
-        ON past.source = recent.source AND past.device_id IS NOT DISTINCT FROM recent.device_id
+    INNER JOIN (SELECT *, greatest(2 * p95_s, p95_s + 10) AS bound_s FROM baseline_28d WHERE delivered >= 500) AS baseline_28d
+        ON baseline_28d.source = recent.source AND baseline_28d.device_id IS NOT DISTINCT FROM recent.device_id
     WHERE network_s IS NOT NULL AND delivered_at BETWEEN getvariable('now') - INTERVAL 1 HOUR AND getvariable('now')
     GROUP BY ALL
 )

@@ -1,4 +1,4 @@
--- A critical expectation did not hold when it was checked last, within a day.
+-- A row: a critical expectation that did not hold at its last check, within a day.
 SELECT
     'pipeline' AS scope,
     '*' AS source,

@@ -1,25 +1,25 @@
--- Nothing came for more than three of the longest pauses of the last 28 days. What has passed of each hour counts for so much
--- of the longest pause at that hour: nights and weekends hardly count where they were silent before. What is silent stays so
--- until something comes.
-WITH heard AS (
+-- A row: a device, a source or the whole pipeline without a report for more than three of the longest pauses of the last 28
+-- days. Elapsed time of an hour counts as a part of the longest pause at that hour. So nights and weekends hardly count
+-- where they were silent before. A silence lasts until the next report.
+WITH reported AS (
     SELECT 'device' AS scope, source, device_id, least(max(last_seen_at), getvariable('now')) AS newest_at
-    FROM held
+    FROM recent_messages
     GROUP BY source, device_id
     UNION ALL
-    SELECT 'source', source, NULL, least(max(last_seen_at), getvariable('now')) FROM held GROUP BY source
+    SELECT 'source', source, NULL, least(max(last_seen_at), getvariable('now')) FROM recent_messages GROUP BY source
     UNION ALL
-    SELECT 'pipeline', '*', NULL, least(max(last_seen_at), getvariable('now')) FROM held
+    SELECT 'pipeline', '*', NULL, least(max(last_seen_at), getvariable('now')) FROM recent_messages
     HAVING count(*) > 0
 ),
 
 quiet AS (
     SELECT DISTINCT
-        rhythm.scope, rhythm.source, rhythm.device_id, greatest(last_at, newest_at) AS last_at
-    FROM rhythm
-    LEFT JOIN heard
-        ON heard.scope = rhythm.scope
-        AND heard.source = rhythm.source
-        AND heard.device_id IS NOT DISTINCT FROM rhythm.device_id
+        activity_profile.scope, activity_profile.source, activity_profile.device_id, greatest(last_at, newest_at) AS last_at
+    FROM activity_profile
+    LEFT JOIN reported
+        ON reported.scope = activity_profile.scope
+        AND reported.source = activity_profile.source
+        AND reported.device_id IS NOT DISTINCT FROM activity_profile.device_id
 ),
 
 passed AS (
@@ -42,12 +42,12 @@ counted AS (
             ) / coalesce(longest_s, 300)
         ) FILTER (days >= 4) AS pauses
     FROM passed
-    INNER JOIN rhythm
-        ON rhythm.scope = passed.scope
-        AND rhythm.source = passed.source
-        AND rhythm.device_id IS NOT DISTINCT FROM passed.device_id
-        AND rhythm.is_weekend = (isodow(begins_at) > 5)
-        AND rhythm.hour = hour(begins_at)
+    INNER JOIN activity_profile
+        ON activity_profile.scope = passed.scope
+        AND activity_profile.source = passed.source
+        AND activity_profile.device_id IS NOT DISTINCT FROM passed.device_id
+        AND activity_profile.is_weekend = (isodow(begins_at) > 5)
+        AND activity_profile.hour = hour(begins_at)
     GROUP BY ALL
 )
 

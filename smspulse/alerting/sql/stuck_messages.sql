@@ -1,10 +1,11 @@
--- Of the messages that began half an hour to two hours ago, far more than usual are open: at three standard errors, more
--- than twice the usual share and a fifth. Where none began lately, what is open of the last day keeps an alert.
+-- A row: a device or a source with far more open messages than usual. Of the messages that began half an hour to two hours
+-- ago, more than twice the usual share and a fifth are open, at three standard errors. Where none began lately, the open
+-- messages of the last day keep an alert firing.
 WITH begun AS (
     SELECT
         *,
         first_seen_at > getvariable('now') - INTERVAL 2 HOUR AS is_late
-    FROM held
+    FROM recent_messages
     WHERE outcome <> 'incoming' AND first_seen_at <= getvariable('now') - INTERVAL 30 MINUTE
 ),
 
@@ -29,8 +30,8 @@ judged AS (
         (coalesce(slow, 0) + 2) / (coalesce(messages, 0) + 20) AS usual,
         {low} AS low
     FROM counted
-    LEFT JOIN past
-        ON past.source = counted.source AND past.device_id IS NOT DISTINCT FROM counted.device_id
+    LEFT JOIN baseline_28d
+        ON baseline_28d.source = counted.source AND baseline_28d.device_id IS NOT DISTINCT FROM counted.device_id
     WHERE is_source OR counted.device_id IS NOT NULL
 )
 

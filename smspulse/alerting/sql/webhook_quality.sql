@@ -1,4 +1,5 @@
--- Of a source's webhooks of the last hour, ten and one in twenty, or more, are of undocumented statuses or dead letters.
+-- A row: a source with bad webhooks. Of those of the last hour, at least ten and one in twenty are dead letters or have
+-- undocumented statuses.
 WITH recent AS (
     SELECT source, kind, status_id
     FROM raw_webhooks

@@ -106,8 +106,7 @@ def test_what_is_wrong_with_the_webhooks_is_told(data: Path) -> None:
     assert found["verdict"] == (
         "**5 webhooks in the 7 days up to 24 Nov 2026**: 1 duplicates (20.0%), 1 unreadable (20.0%), 0 flawed (0.0%), "
         "1 unknown (20.0%). 1 records are dead letters. 1 of 2 expectations held when `smspulse check` looked last, "
-        "24 Nov 12:00 UTC. No message differs from what follows from the log, as far as `smspulse rebuild` "
-        "has compared."
+        "24 Nov 12:00 UTC. No message that `smspulse rebuild` has compared differs from the log."
     )
     assert found["failed"]["expectation"].tolist() == ["whole"]
 

@@ -200,7 +200,7 @@ async def test_apprise_notifies_of_an_alert_and_of_its_end_and_says_when_it_coul
     assert "failed: 6 of 8 messages" in fired["message"]
     assert (fired["type"], ended["type"]) == ("warning", "success")
     receiver.answers = [web.Response(status=500)]
-    with pytest.raises(ReceiverError, match="did not take an alert") as caught:
+    with pytest.raises(ReceiverError, match="did not accept an alert") as caught:
         await way.send(told())
     assert "secret-token" not in str(caught.value)
     with pytest.raises(ReceiverError, match="URL 2 of SMSPULSE_ALERTS_APPRISE"):
@@ -335,7 +335,7 @@ def test_silences_that_cannot_be_read_silence_nothing_and_say_what_to_do(
 ) -> None:
     (tmp_path / "silences.json").write_text("{")
     assert SilenceStore(tmp_path).silenced_ids(1_000) == frozenset()
-    assert "remove it, and set the silences anew; meanwhile all is told" in caplog.text
+    assert "remove it, and set the silences again; until then all alerts are sent" in caplog.text
     with pytest.raises(SilenceError, match="remove it"):
         SilenceStore(tmp_path).set_silence("a:b:1:2", 60)
 
@@ -400,7 +400,7 @@ async def test_each_way_out_can_be_tried(receiver: Receiver) -> None:
     assert await try_receivers(settings, NOON / 1000) == [
         f"{receiver.url} answered 400: bad",
         f"{receiver.url} answered 400: bad",
-        "URL 1 of SMSPULSE_ALERTS_APPRISE did not take an alert: its own line above says why",
+        "URL 1 of SMSPULSE_ALERTS_APPRISE did not accept an alert: see Apprise's line above",
     ]
 
 

@@ -126,7 +126,7 @@ def test_a_url_of_apprise_that_it_does_not_know_ends_alerts_send_before_kafka_is
     pytest.importorskip("apprise")
     arguments = ["alerts", "send", "--data", str(tmp_path), "--broker", "127.0.0.1:1"]
     ended = CliRunner().invoke(cli, arguments, env={f"{PREFIX}APPRISE": "nothing"})
-    assert "URL 1 of SMSPULSE_ALERTS_APPRISE is none that Apprise knows" in str(ended.exception)
+    assert "URL 1 of SMSPULSE_ALERTS_APPRISE is not known to Apprise" in str(ended.exception)
 
 
 @pytest.mark.parametrize("command", [["source", "add", "mine"], ["source", "rotate", "mine"], ["simulate"]])

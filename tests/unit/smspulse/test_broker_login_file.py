@@ -108,8 +108,10 @@ def test_who_may_not_read_the_login_sees_that_kafka_runs(running: str, tmp_path:
     environment = os.environ | {"COLUMNS": "300"}
     status = run_unprivileged("-m", "smspulse", "status", "--format", "json", "--data", str(tmp_path), env=environment)
     broker = json.loads(status.stdout)["processes"][0]
-    what = f"at {running}; not asked for records to go: this user may not read its login"
+    what = f"at {running}; its lag is unknown: this user may not read its login"
     assert broker == {"name": "broker", "ok": True, "what": what}
     doctor = run_unprivileged("-m", "smspulse", "doctor", "--data", str(tmp_path), env=environment)
-    assert f"Kafka at {running} lets in who may read {login_path(tmp_path)}, and this user may not" in doctor.stdout
+    assert (
+        f"Kafka at {running} needs the login in {login_path(tmp_path)}, which this user may not read" in doctor.stdout
+    )
     login_path(tmp_path).chmod(0o600)

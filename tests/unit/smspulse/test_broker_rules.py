@@ -103,7 +103,7 @@ def test_every_batch_is_fsynced_unless_the_setting_says_otherwise(monkeypatch: p
             "Shutdown: the disk failed (a.B)",
         ),
         ("", "Error: Invalid maximum heap size: -Xmx1m\n", "Error: Invalid maximum heap size: -Xmx1m"),
-        ("", "", "it said nothing"),
+        ("", "", "its log is empty"),
     ],
 )
 def test_the_last_words_of_kafka_are_its_cause(tmp_path: Path, log: str, output: str, words: str) -> None:
@@ -157,7 +157,7 @@ def test_too_few_open_files_refuse_kafka_before_it_touches_its_store(tmp_path: P
 def test_a_broker_that_too_few_open_files_refuse_reports_that_no_restart_helps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(foreground, "choose_broker", lambda data, *_: kafka_broker.KafkaBroker(data))
+    monkeypatch.setattr(foreground, "choose_broker", lambda data, *_, **__: kafka_broker.KafkaBroker(data))
     monkeypatch.setattr(kafka_broker, "count_needed_files", lambda _: sys.maxsize + 1)
     monkeypatch.setattr(kafka_broker, "fetch_kafka", lambda: pytest.fail("Kafka is not refused"))
     reading, writing = os.pipe()

@@ -389,7 +389,7 @@ def test_the_national_form_is_left_alone_where_another_country_has_it_too(publis
     report = erase_everywhere(published, (NUMBER,), kafka)
     assert report.lines == []
     (line,) = report.remaining
-    assert line.startswith("015752982212: not looked for, ")
+    assert line.startswith("015752982212: not searched for, ")
     assert report.has_remaining_files is False
     assert "raw: 1 rows in 1 files" in erase_everywhere(published, (NUMBER, "015752982212"), kafka).lines
     assert erase_everywhere(published, (NUMBER, "015752982212"), kafka).remaining == []

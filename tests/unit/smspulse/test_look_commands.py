@@ -76,7 +76,7 @@ def test_a_delivered_message_is_told_in_words(data: Path) -> None:
         "2026-11-24 12:00:00.000 UTC pending, phone 7, channel None",
         "+1.5 s taken by the phone, phone 7, channel 1",
         "+2.5 s sent by the phone",
-        "+9.0 s delivered; told again up to 3.0 s later",
+        "+9.0 s delivered; repeated up to 3.0 s later",
         "It spent 1.5 s in the queue, 1.0 s on the phone, 6.5 s in the network, as the reports were received.",
         "Note: a report was delivered more than once.",
     ]
@@ -149,7 +149,7 @@ def test_status_connects_to_this_machine_alone(data: Path, monkeypatch: pytest.M
     os.close(lock)
     assert set(connected) == {"127.0.0.1"}, "where an ingest is that nobody named"
     assert [each["name"] for each in found] == ["broker", "ingest", "stream-0"]
-    assert found[2]["what"] == "is said to be at 192.0.2.1, which is not this machine: not asked"
+    assert found[2]["what"] == "announced at 192.0.2.1, which is not this machine: not queried"
 
 
 def test_a_lander_that_cannot_write_is_a_problem_in_status_and_on_the_page(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_a_kafka_that_does_not_answer_is_said_and_no_difference(data: Path) -> N
     run = ["check", "--data", str(data), "--suite", "reconciliation", "--broker", "127.0.0.1:1"]
     shown = CliRunner().invoke(cli, run)
     assert shown.exit_code in {0, 1}
-    assert "Kafka was not asked: " in shown.output
+    assert "Kafka was not read: " in shown.output
 
 
 def test_no_id_is_lost_by_a_kill(tmp_path: Path) -> None:

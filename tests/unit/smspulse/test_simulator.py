@@ -12,6 +12,7 @@ import msgspec
 import orjson
 import pytest
 from click.testing import CliRunner
+from flawless_gateway import FLAWLESS
 from webhook_receiver import Answer, Receiver, receiving
 
 from gateway.events import StatusReport
@@ -19,7 +20,6 @@ from gateway.payloads import parse_payload
 from gateway.statuses import build_status_table
 from smspulse.cli.main import cli
 from smspulse.simulator.client import run_simulation
-from smspulse.simulator.options import GatewayBehaviour
 from smspulse.simulator.scenario_sender import SimulationError, SimulationTotals
 from smspulse.simulator.scenario_writer import MessageScenario
 from smspulse.simulator.scenarios import generate_scenarios
@@ -157,7 +157,7 @@ async def test_a_webhook_that_never_gets_an_answer_is_given_up_and_may_have_arri
         receiver.answer = lambda number, _: "store_and_drop" if number >= 3 else "accept"
         totals = await run_simulation(
             receiver.url,
-            generate_scenarios(5, 1, GatewayBehaviour.make_flawless()),
+            generate_scenarios(5, 1, FLAWLESS),
             truth=tmp_path / "truth",
             deadline_s=0.2,
             **FAST,
@@ -172,7 +172,7 @@ async def test_a_webhook_is_given_up_at_once_if_it_may_be_sent_again_only_after_
         receiver.answer, receiver.retry_after = (lambda _, __: "busy"), "60"
         totals = await run_simulation(
             receiver.url,
-            generate_scenarios(5, 8, GatewayBehaviour.make_flawless()),
+            generate_scenarios(5, 8, FLAWLESS),
             truth=tmp_path / "truth",
             deadline_s=30,
             **FAST,
@@ -285,7 +285,7 @@ async def test_at_most_so_many_stories_are_open() -> None:
     open_: list[int] = []
 
     def watched(receiver: Receiver) -> Iterator[MessageScenario]:
-        for number, story in enumerate(generate_scenarios(10, 40, GatewayBehaviour.make_flawless())):
+        for number, story in enumerate(generate_scenarios(10, 40, FLAWLESS)):
             reports = Counter(sms_id_of(receipt.body) for receipt in receiver.receipts)
             open_.append(number - list(reports.values()).count(5))
             yield story

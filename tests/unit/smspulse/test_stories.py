@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import orjson
 import pytest
+from flawless_gateway import FLAWLESS
 
 from core.errors import SettingError
 from gateway.errors import UnreadablePayload
@@ -93,16 +94,14 @@ EVIDENCE: dict[str, Callable[[MessageScenario], bool]] = {
 @pytest.mark.parametrize("rate", EVIDENCE)
 def test_each_misbehaviour_shows_in_the_bytes_at_its_rate(rate: str) -> None:
     needs = {"failing": 1.0} if rate == "resends" else {}
-    behaviour = replace(GatewayBehaviour.make_flawless(), **needs | {rate: 0.3})
+    behaviour = replace(FLAWLESS, **needs | {rate: 0.3})
     told = list(generate_scenarios(11, 800, behaviour))
     assert all(EVIDENCE[rate](story) == (rate in story.traits) for story in told)
     assert sum(rate in story.traits for story in told) / len(told) == pytest.approx(0.3, abs=0.06)
 
 
 def test_a_message_resent_under_another_id_follows_the_failed_one_to_the_same_number() -> None:
-    told = list(
-        generate_scenarios(12, 2000, replace(GatewayBehaviour.make_flawless(), failing=0.5, resends_new_id=0.4))
-    )
+    told = list(generate_scenarios(12, 2000, replace(FLAWLESS, failing=0.5, resends_new_id=0.4)))
     again = [i for i, story in enumerate(told) if "resends_new_id" in story.traits]
     assert len(again) / len(told) == pytest.approx(0.2, abs=0.04)
     for i in again:
@@ -114,9 +113,7 @@ def test_a_message_resent_under_another_id_follows_the_failed_one_to_the_same_nu
 
 
 def test_incoming_and_malformed_webhooks_come_at_their_rates() -> None:
-    told = list(
-        generate_scenarios(13, 2000, replace(GatewayBehaviour.make_flawless(), incoming=0.3, images=0.4, malformed=0.2))
-    )
+    told = list(generate_scenarios(13, 2000, replace(FLAWLESS, incoming=0.3, images=0.4, malformed=0.2)))
     kinds = [story.kind for story in told]
     images = [holds(b'"img_url"')(story) for story in told if story.kind == "incoming"]
     assert kinds.count("outgoing") == 2000
@@ -135,21 +132,17 @@ def test_nothing_happens_at_rate_0(rate: str) -> None:
 
 
 def test_a_flawless_gateway_reports_every_stage_in_order() -> None:
-    assert {tuple(statuses(story)) for story in generate_scenarios(15, 100, GatewayBehaviour.make_flawless())} == {
-        (1, 3, 2, 6, 7)
-    }
+    assert {tuple(statuses(story)) for story in generate_scenarios(15, 100, FLAWLESS)} == {(1, 3, 2, 6, 7)}
 
 
 def test_a_second_attempt_may_use_another_phone() -> None:
-    told = generate_scenarios(16, 300, replace(GatewayBehaviour.make_flawless(), failing=0.6, resends=0.9))
+    told = generate_scenarios(16, 300, replace(FLAWLESS, failing=0.6, resends=0.9))
     devices = [len({report.device_id for report in reports_of(story)}) for story in told if "resends" in story.traits]
     assert set(devices) >= {1, 2}
 
 
 def test_an_unhealthy_phone_fails_at_a_ratio_of_its_own() -> None:
-    told = generate_scenarios(
-        17, 3000, replace(GatewayBehaviour.make_flawless(), failing=0.1, unhealthy=((8002, 0.7),))
-    )
+    told = generate_scenarios(17, 3000, replace(FLAWLESS, failing=0.1, unhealthy=((8002, 0.7),)))
     failed: dict[int, list[bool]] = {}
     for story in told:
         failed.setdefault(reports_of(story)[0].device_id or 0, []).append("failing" in story.traits)
@@ -176,9 +169,7 @@ def test_every_body_can_be_read_unless_it_is_malformed(behaviour: GatewayBehavio
 
 
 def test_every_generation_of_incoming_messages_occurs() -> None:
-    told = generate_scenarios(
-        19, 500, replace(GatewayBehaviour.make_flawless(), incoming=1, images=0.3, old_payloads=0.5)
-    )
+    told = generate_scenarios(19, 500, replace(FLAWLESS, incoming=1, images=0.3, old_payloads=0.5))
     bodies = [orjson.loads(story.webhooks[0].body) for story in told if story.kind == "incoming"]
     shapes = {("type" in body, "sim" in body, "device_id" in body, type(body["address"])) for body in bodies}
     assert shapes == {

@@ -223,7 +223,7 @@ def bury_a_good_webhook(p: Pipeline) -> None:
         (land_a_webhook_nobody_sent, ["1 webhooks have landed beyond those that requests can explain"]),
         (lose_a_message, ["1 messages are missing"]),
         (lose_an_incoming_message, ["1 accepted webhooks have not landed", "1 messages are missing"]),
-        (invent_a_message, ["1 messages are there that nobody sent"]),
+        (invent_a_message, ["1 messages were never sent"]),
         (lose_a_dead_letter, ["1 malformed webhooks are no dead letters"]),
         (repeat_a_dead_letter, ["1 dead letters are repeated"]),
         (bury_a_good_webhook, ["1 dead letters were not malformed"]),

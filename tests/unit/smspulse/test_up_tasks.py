@@ -12,8 +12,7 @@ from core import background_tasks
 from smspulse.broker.lockfile import BrokerFile
 from smspulse.processes.terminal import make_console
 from smspulse.runtime import pipeline
-from smspulse.runtime.pipeline import PipelineError
-from smspulse.runtime.pipeline_options import PipelineOptions
+from smspulse.runtime.pipeline import PipelineError, PipelineOptions
 
 PATIENCE_S = 20
 WATCH_BROKER = pipeline._watch_broker

@@ -187,7 +187,7 @@ def test_a_run_that_is_cut_off_anywhere_changes_no_count(data: Path, monkeypatch
 
 
 def test_the_command_says_what_it_dropped(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert CliRunner().invoke(cli, ["retain", "--data", str(data)]).output == "nothing is older than it may be\n"
+    assert CliRunner().invoke(cli, ["retain", "--data", str(data)]).output == "no day has expired\n"
     monkeypatch.setenv("SMSPULSE_RETAIN_DEADLETTERS_DAYS", "1")
     monkeypatch.setattr("smspulse.cli.warehouse.datetime", type("Then", (datetime,), {"now": lambda zone: NOW}))
     said = CliRunner().invoke(cli, ["retain", "--data", str(data)]).output

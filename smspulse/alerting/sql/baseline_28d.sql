@@ -1,6 +1,7 @@
--- A row: the messages of the last 28 days of one device, or of one source where device_id is null: how many of them were
--- open for longer than half an hour, how many have a network latency, and its p95 in the hour of the day that has the
--- highest. That is exact: the sketches of approx_quantile, one a device and hour, take over a gigabyte for 5,000 devices.
+-- A row: the messages of the last 28 days of one device, or of one source where device_id is null.
+-- slow: messages that were open for longer than half an hour. delivered: messages with a network latency. p95_s: its p95 in
+-- the hour of the day with the highest p95. The p95 is exact: the sketches of approx_quantile, one for each device and
+-- hour, take over a gigabyte for 5,000 devices.
 WITH hourly AS (
     SELECT
         source,

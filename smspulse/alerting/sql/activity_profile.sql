@@ -1,6 +1,6 @@
 -- A row: one hour of the day (UTC), on working days or at weekends, of one device, one source, or all.
--- longest_s is the longest pause of the last 28 days that touched this hour or one beside it, null if none was longer than
--- five minutes; days on how many such days anything came at all; last_at when something came last.
+-- longest_s: the longest pause of the last 28 days that touched this hour or a neighbour of it, null if none was longer
+-- than five minutes. days: how many such days had any report. last_at: time of the last report.
 WITH seen AS (
     SELECT
         source,

@@ -1,4 +1,4 @@
--- A row: one message that something was reported of within 24 hours.
+-- A row: one message with a report of the last 24 hours.
 SELECT
     source,
     message_key,
