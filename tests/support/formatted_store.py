@@ -5,6 +5,7 @@ topics are random, and smspulse distinguishes topics by these. `make test` write
 without it each Kafka formats its own.
 """
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +22,13 @@ def copy_formatted_store(data: Path) -> bool:
     store = data / "kafka" / "store"
     if store.exists() or not FORMATTED_STORE.exists():
         return store.exists()
-    # `meta.properties` is what the broker looks for, so it comes last.
-    scratch = store.with_name("formatted")
-    shutil.copytree(FORMATTED_STORE, scratch)
-    scratch.rename(store)
+    before = os.umask(0o077)  # as the broker makes it
+    try:
+        store.mkdir(parents=True)
+        for file in FORMATTED_STORE.iterdir():
+            shutil.copyfile(file, store / file.name)
+    finally:
+        os.umask(before)
     return True
 
 
