@@ -29,11 +29,11 @@ if CLASS_ARCHIVE.exists():
     _java_options += f' "-XX:SharedArchiveFile={CLASS_ARCHIVE}"'
 os.environ.setdefault("JDK_JAVA_OPTIONS", _java_options)
 
-_SHARED_KAFKA = {"test_worker": "workers", "test_partition": "workers", "test_alert_stream": "workers"}
+_SHARED_KAFKA = {"test_stream_worker": "workers", "test_partition_processor": "workers", "test_alert_stream": "workers"}
 """Scopes of tests on the shared Kafka by file; of all others it is `records`."""
 _LONGEST = (
     "integration/test_pipeline",
-    "integration/test_worker",
+    "integration/test_stream_worker",
     "integration/test_chaos",
     "integration/test_docs_run",
     "integration/test_outage",
@@ -41,7 +41,7 @@ _LONGEST = (
     "unit/warehouse/test_rebuild",
     "unit/warehouse/test_retention",
     "unit/warehouse/test_compaction",
-    "unit/smspulse/test_truth",
+    "unit/simulator/test_ground_truth",
     "unit/warehouse/test_",
 )
 """Tests by how early they begin, so that no long scope begins when there is nothing left to run beside it."""

@@ -29,11 +29,11 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 # What cannot be executed here, and which test does it.
 ELSEWHERE = {
     "smspulse up": "tests/integration/test_pipeline.py",
-    "smspulse alerts test": "tests/unit/smspulse/test_alert_commands.py",
-    "smspulse land --data s3://": "tests/integration/test_lander_in_a_bucket.py",
-    "smspulse sql --data s3://": "tests/integration/test_lander_in_a_bucket.py",
-    "CREATE SECRET": "tests/integration/test_lander_in_a_bucket.py",
-    "ATTACH 's3://": "tests/integration/test_lander_in_a_bucket.py",
+    "smspulse alerts test": "tests/unit/alerting/test_alert_receivers.py",
+    "smspulse land --data s3://": "tests/integration/test_lander_s3.py",
+    "smspulse sql --data s3://": "tests/integration/test_lander_s3.py",
+    "CREATE SECRET": "tests/integration/test_lander_s3.py",
+    "ATTACH 's3://": "tests/integration/test_lander_s3.py",
     "amtool silence add": "tests/integration/test_alertmanager.py",
     "marimo run": "tests/unit/notebooks/test_notebooks.py",
     "kafka-topics.sh": "tests/integration/test_broker_login.py",

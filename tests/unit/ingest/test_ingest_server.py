@@ -503,7 +503,7 @@ async def test_a_fault_of_ours_is_counted_and_logged_in_one_short_line_and_not_s
         assert response.headers["Connection"] == "close"
         assert "log" in await error_of(response)
         assert await counted(running, **counter) == before + 1
-    assert "RuntimeError in test_receiver.py" in caplog.text
+    assert "RuntimeError in test_ingest_server.py" in caplog.text
     assert len(caplog.text) < 500
     assert TOKEN not in caplog.text
     assert "sms_id" not in caplog.text
