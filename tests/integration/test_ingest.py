@@ -138,7 +138,7 @@ def stored(kafka: KafkaSettings, source: str) -> list[Any]:
     consumer.seek_to_beginning()
     while any(consumer.position(partition) < end for partition, end in ends.items()):
         for records in consumer.poll(500).values():
-            found += [record for record in records if dict(record.headers)["source"] == source.encode()]
+            found += [record for record in records if dict(record.headers).get("source") == source.encode()]
     consumer.close()
     return found
 
