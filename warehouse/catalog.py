@@ -59,7 +59,7 @@ def publish_views(data: Path) -> Path:
     with lock_folder(lock):
         if _read_fingerprint(path) == hash_statements(sql):
             return path
-        # DuckDB cannot create a file below a folder with `?` in its name, where it looks for parameters.
+        # Not in the data folder: DuckDB takes a `?` in its path for the beginning of parameters, and creates no file.
         with TemporaryDirectory() as scratch:
             written = Path(scratch) / CATALOG_FILE
             write_catalog_file(written, sql, str(data))

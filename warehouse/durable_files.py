@@ -57,6 +57,7 @@ def _create_locked_file(folder: Path, name: str) -> tuple[BinaryIO, Path]:
         file = path.open("xb")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Without a link, a sweep deleted the file before it was locked.
             if os.fstat(file.fileno()).st_nlink:
                 return file, path
         except BlockingIOError:

@@ -83,6 +83,7 @@ class LifecycleComparison:
             for dataset, topic in (("raw", RAW), ("messages", MESSAGES))
         }
         self.fetch_rows(LOCAL_FILE_SETTINGS)
+        # Days are days in UTC, also in the cursors that write files.
         self.fetch_rows("SET GLOBAL TimeZone = 'UTC'")
         self._set_variable("longest_address", MAX_NAME_LENGTH)
         for name in ("raw", "messages", "deadletters", "base"):

@@ -19,7 +19,9 @@ POSITION_FIELDS: Final = (
     _field("partition", pa.int32(), "Kafka partition of the record."),
     _field("offset", pa.int64(), "Kafka offset of the record; with topic, partition and incarnation, its identity."),
     _field("recorded_at", TIME_TYPE, "Kafka's timestamp of the record, UTC."),
-    _field("incarnation", pa.string(), "Life of the topic that the offset belongs to; null from releases up to 0.1."),
+    _field(
+        "incarnation", pa.string(), "Incarnation of the topic that the offset belongs to; null from releases up to 0.1."
+    ),
 )
 _RECEIPT: Final = (
     _field("source", pa.string(), "Gateway account, as the webhook's path named it."),
@@ -33,7 +35,11 @@ RAW_SCHEMA: Final = pa.schema(
         _field("content_type", pa.string(), "Content-Type of the webhook."),
         _field("spooled", pa.bool_(), "Forwarded from ingest's spool, so it may be a second copy of the webhook."),
         _field("remote", pa.string(), "Address of the sender of the webhook, where the operator records it."),
-        _field("body", pa.binary(), "The exact bytes received, without their Content-Encoding; or what privacy left."),
+        _field(
+            "body",
+            pa.binary(),
+            "The exact bytes received, without their Content-Encoding; or the bytes that redaction left.",
+        ),
         _field("kind", pa.string(), "status, incoming or unreadable."),
         _field("reason", pa.string(), "Why the body is unreadable; null otherwise."),
         _field("flaws", _TEXTS, "Fields that could not be read and are null."),
@@ -67,7 +73,7 @@ MESSAGES_SCHEMA: Final = pa.schema(
         _field("message_key", pa.string(), "`source:sms_id`, the key of the record."),
         _field("source", pa.string(), "Gateway account."),
         _field("sms_id", pa.int64(), "The gateway's id of the message."),
-        _field("outcome", pa.string(), "What became of the message as far as this version knows."),
+        _field("outcome", pa.string(), "Outcome of the message by this version."),
         _field("failure_class", pa.string(), "Why it failed; null unless it failed."),
         _field("last_status_id", pa.int32(), "Status that decides the outcome."),
         _field("is_ended", pa.bool_(), "No further report is expected."),
@@ -80,14 +86,14 @@ MESSAGES_SCHEMA: Final = pa.schema(
         _field("delivered_at", TIME_TYPE, "When delivery was first reported, UTC."),
         _field("attempts", pa.int32(), "How often the gateway tried."),
         _field("contradicted", pa.bool_(), "Two ends of different outcome were reported for one attempt."),
-        _field("flags", _TEXTS, "What is odd about the reports."),
+        _field("flags", _TEXTS, "Irregularities of the reports."),
         _field("queue_s", pa.float64(), "Seconds from pending to taken by the phone, as reports were received."),
         _field("device_s", pa.float64(), "Seconds from taken by the phone to sent, as reports were received."),
         _field("network_s", pa.float64(), "Seconds from sent to delivered, as reports were received."),
         _field("total_s", pa.float64(), "Seconds from the first report to the end, as reports were received."),
         _field("version", pa.int64(), "Number of facts known: the largest of a message is the newest."),
         _field("observations", pa.list_(OBSERVATION_TYPE), "The facts themselves."),
-        _field("is_forgotten", pa.bool_(), "The stream dropped its state of the message; all else is null."),
+        _field("is_forgotten", pa.bool_(), "The stream dropped its state of the message; all other fields are null."),
         *POSITION_FIELDS,
     ]
 )
@@ -100,21 +106,21 @@ DIFFERENCES_SCHEMA: Final = pa.schema(
         _field("source", pa.string(), "Gateway account."),
         _field("sms_id", pa.int64(), "The gateway's id of the message."),
         _field("field", pa.string(), "Field that differs; `message` where one of the two has no such message."),
-        _field("streamed", pa.string(), "What the stream says."),
-        _field("rebuilt", pa.string(), "What follows from the log."),
+        _field("streamed", pa.string(), "Value of the stream."),
+        _field("rebuilt", pa.string(), "Value that follows from the log."),
     ]
 )
 QUALITY_SCHEMA: Final = pa.schema(
     [
         _field("checked_at", TIME_TYPE, "When the data were checked, UTC."),
-        _field("expectation", pa.string(), "What was expected, by its stable name."),
-        _field("dataset", pa.string(), "What it is about."),
+        _field("expectation", pa.string(), "Stable name of the expectation."),
+        _field("dataset", pa.string(), "Dataset that it checks."),
         _field("severity", pa.string(), "critical, warning or info."),
         _field("success", pa.bool_(), "Whether it held."),
         _field("observed", pa.string(), "Offending values by scope, or the range of values if it held."),
         _field("expected", pa.string(), "Values that are right."),
-        _field("meaning", pa.string(), "What is the matter if it does not hold."),
-        _field("action", pa.string(), "What to do then."),
+        _field("meaning", pa.string(), "Problem if it does not hold."),
+        _field("action", pa.string(), "Action to take then."),
         _field("rows", _TEXTS, "Some of the rows at fault, where they can be named."),
     ]
 )
@@ -127,7 +133,7 @@ DELIVERY_SCHEMA: Final = pa.schema(
         _HOUR,
         *(_field(name, pa.int64(), "Count, as in delivery_hourly.") for name in COUNT_COLUMNS),
         *(
-            _field(name, pa.int64(), "Messages that got to this stage or to one behind it.")
+            _field(name, pa.int64(), "Messages that reached this stage or a later one.")
             for name in ("queued", "accepted", "sent")
         ),
         _field("last_seen_at", TIME_TYPE, "When the last report of one of them was received, UTC."),
@@ -181,7 +187,7 @@ STATUS_CODES_SCHEMA: Final = pa.schema(
     [
         _field("status_id", pa.int32(), "As the gateway sends it."),
         _field("name", pa.string(), "Short English name; the outcome, where a setting gives the meaning."),
-        _field("outcome", pa.string(), "What a message is whose decisive report has this status."),
+        _field("outcome", pa.string(), "Outcome of a message whose deciding report has this status."),
         _field("failure_class", pa.string(), "Why it failed; null unless it failed."),
         _field("is_documented", pa.bool_(), "The gateway documents it; otherwise a setting gives it a meaning."),
     ]
@@ -207,15 +213,15 @@ DEADLETTERS_SCHEMA: Final = pa.schema(
 )
 ALERTS_SCHEMA: Final = pa.schema(
     [
-        _field("alert_id", pa.string(), "Identity of the alert, the same whenever it comes again."),
+        _field("alert_id", pa.string(), "Identity of the alert, the same each time it fires."),
         _field("kind", pa.string(), "failure_ratio or another that has a runbook."),
         _field("phase", pa.string(), "learning, pending, firing or resolved."),
-        _field("scope", pa.string(), "What it is about: channel, device, source or pipeline."),
+        _field("scope", pa.string(), "Scope of the alert: channel, device, source or pipeline."),
         _field("source", pa.string(), "Gateway account; * of all."),
         _field("device_id", pa.int64(), "Phone, by the gateway's id; null where the alert is not about one."),
         _field("channel_id", pa.int32(), "SIM card, by the gateway's id; null where the alert is not about one."),
         _field("changed_at", TIME_TYPE, "When the report was received that changed the alert, UTC."),
-        _field("since", TIME_TYPE, "When it is thought to have begun, UTC."),
+        _field("since", TIME_TYPE, "Estimated beginning, UTC."),
         _field("fired_at", TIME_TYPE, "When it fired, UTC; null if it has not."),
         _field("resolved_at", TIME_TYPE, "When it was resolved, UTC; null if it is not."),
         _field("count", pa.int64(), "Messages that ended since it began."),
@@ -227,7 +233,7 @@ ALERTS_SCHEMA: Final = pa.schema(
         _field("samples", _TEXTS, "Keys of some messages that failed."),
         _field("share", pa.float64(), "Part of the source's messages that are its own, of the last days, 0 to 1."),
         _field("budget_days", pa.float64(), "Days of one false alarm, on average, that it is set to; 0 without."),
-        _field("what", pa.string(), "What was found, in words, where it is not the ratio of failures."),
+        _field("what", pa.string(), "Finding as text, if it is not the ratio of failures."),
         _field(
             "by_channel",
             pa.list_(
@@ -242,7 +248,7 @@ ALERTS_SCHEMA: Final = pa.schema(
             ),
             "Latest failures by channel, with its share of the source's messages, of a device's or a source's alert.",
         ),
-        _field("resolution", pa.string(), "Why it was resolved: recovered, or new_normal; empty where nothing says."),
+        _field("resolution", pa.string(), "Why it was resolved: recovered, or new_normal; empty if unknown."),
         *POSITION_FIELDS,
     ]
 )

@@ -43,6 +43,7 @@ def _write_seed(data: Path, name: str, marker: str) -> None:
     try:
         found = pq.read_schema(seed)
     except (OSError, pa.ArrowException):
+        # Without a readable seed, the schemas of existing files are unknown.
         mixed = any((data / name).glob("date=*/*.parquet"))
     else:
         mixed = _MIXED_SCHEMAS_KEY in (found.metadata or {}) or not found.equals(schema)

@@ -6,6 +6,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,8 +37,10 @@ _ORIGIN_COLUMNS: Final = ("topic", "partition", "incarnation", "offset", "source
 # The log first: a dead letter has only the beginning of its webhook, in which a number may be cut.
 # The other datasets have no text but names of this project and keys of messages.
 _SEARCHED_DATASETS: Final = ("raw", "messages", "base", "deadletters", "differences", "alerts")
+# Limits the memory of a large file.
 _BATCH_ROWS: Final = 60_000
 _CHUNK_BYTES: Final = 1 << 24
+# A number can begin in one chunk and end in the next.
 _OVERLAP_BYTES: Final = 256
 
 
@@ -54,12 +57,12 @@ class ErasureResult:
         ids: Number of rows whose id equals one of the numbers, by dataset and column. They stay.
     """
 
-    rows: dict[str, int] = field(default_factory=dict)
-    files: dict[str, int] = field(default_factory=dict)
+    rows: Counter[str] = field(default_factory=Counter)
+    files: Counter[str] = field(default_factory=Counter)
     keys: set[tuple[int, str]] = field(default_factory=set)
     end_offsets: dict[PartitionLog, int] = field(default_factory=dict)
     webhooks: set[str] = field(default_factory=set)
-    ids: dict[tuple[str, str], int] = field(default_factory=dict)
+    ids: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
 def create_number_search(data: Path, numbers: tuple[str, ...]) -> tuple[NumberSearch, list[str]]:
@@ -168,10 +171,9 @@ def _rewrite_files(
         stem = format_merged_stem(landed) if landed else path.stem.partition("-")[0]
         place = path.with_name(f"{stem}-{atomic_replace.unique_suffix()}.parquet")
         added[place] = scratch / place.name
-        rows = _rewrite_without_numbers(
+        result.rows[dataset] += _rewrite_without_numbers(
             path, added[place], search, _select_webhook_ids(dataset, result), *choose_file_layout(dataset)
         )
-        result.rows[dataset] = result.rows.get(dataset, 0) + rows
         parquet_files.copy_landing_time(path, added[place])
     watermark = read_base_watermark(data)
     # Networks were counted by numbers. Without the fingerprint, the next rebuild counts them again.
@@ -179,7 +181,7 @@ def _rewrite_files(
         added[folder / WATERMARK_FILE] = path = scratch / WATERMARK_FILE
         path.write_text(watermark._replace(sums="").to_json())
     atomic_replace.replace_files(folder, scratch, removed, added)
-    result.files[dataset] = result.files.get(dataset, 0) + len(removed)
+    result.files[dataset] += len(removed)
 
 
 def _find_matching_files(folder: Path, name: str, search: NumberSearch, result: ErasureResult) -> list[Path]:
@@ -201,7 +203,7 @@ def _find_matching_files(folder: Path, name: str, search: NumberSearch, result: 
                 for column in (c for c in _GATEWAY_ID_COLUMNS if c in wanted):
                     same = pc.sum(pc.is_in(batch[column], pa.array(search.ids, pa.int64()))).as_py() or 0
                     if same:
-                        result.ids[name, column] = result.ids.get((name, column), 0) + same
+                        result.ids[name, column] += same
         if hit:
             paths.append(path)
     return paths

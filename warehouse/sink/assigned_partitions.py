@@ -98,6 +98,7 @@ class AssignedPartitions:
                 metrics.count_landed_file(key[0], buffer.row_count, buffer.newest_timestamp_ms)
                 self.buffers[key] = PartitionBuffer(buffer.log, buffer.next_offset, buffer.next_offset)
             except OvertakenError as error:
+                # A concurrent lander holds the partition as well. Its range may end anywhere.
                 _log.warning("%s: going on after it", error)
                 position = self._wait_for_landed_position(buffer.log)
                 self.buffers[key] = PartitionBuffer(buffer.log, position, position)

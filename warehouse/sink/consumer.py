@@ -45,6 +45,7 @@ _log = logging.getLogger(__name__)
 
 # How long a request to stop can stay unnoticed.
 _POLL_S: Final = 0.25
+# Seconds to wait for the answer to one request.
 _ANSWER_S: Final = 3.0
 _POLL_RECORDS: Final = 10_000
 

@@ -16,18 +16,22 @@ from warehouse.sink.record_conversion import PartitionRecords
 
 _log = logging.getLogger(__name__)
 
+# Seconds to wait for the answer to one request.
 _ANSWER_S: Final = 3.0
 _CLIENT: Final = {
     "client.id": "smspulse-lander",
     "isolation.level": "read_committed",
+    # The files have the positions. The sink commits offsets only after landing.
     "enable.auto.commit": False,
     # An end of partition also shows how far transaction markers are read, which are no records.
     "enable.partition.eof": True,
     # The sink decides on positions outside Kafka's range. A reset would guess them.
     "auto.offset.reset": "error",
+    # Landers share the partitions of all topics evenly.
     "partition.assignment.strategy": "roundrobin",
     # How long a new topic can stay unnoticed.
     "topic.metadata.refresh.interval.ms": 10_000,
+    # A broker that is back is reached within a second.
     "reconnect.backoff.max.ms": 1_000,
     # Limit of what is read ahead, in KiB of records.
     "queued.max.messages.kbytes": 16_384,

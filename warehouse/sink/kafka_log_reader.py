@@ -12,6 +12,7 @@ from warehouse.sink.kafka_client import collect_messages
 from warehouse.sink.range_metadata import RecordIdentity, extract_identities
 from warehouse.sink.table_building import build_table
 
+# Seconds to wait for the answer to one request.
 _ANSWER_S: Final = 3.0
 _BATCH: Final = 10_000
 _POLL_S: Final = 0.05
@@ -24,6 +25,7 @@ _OPTIONS: Final = {
     "isolation.level": "read_committed",
     "auto.offset.reset": "error",
     "enable.partition.eof": True,
+    # Only a few records are read at a time. The defaults would wait for more.
     "fetch.wait.max.ms": 10,
     "fetch.queue.backoff.ms": 5,
 }

@@ -46,6 +46,7 @@ from warehouse.sink.table_building import build_table
 
 # Texts that share their beginning with the row before.
 _COMMON_PREFIX_COLUMNS: Final = {"ingest_id", "message_key"}
+# Dictionaries of values that do not repeat would take time and save nothing.
 _UNIQUE_VALUE_COLUMNS: Final = _COMMON_PREFIX_COLUMNS | {"body", "text"}
 
 # Columns within lists, by Parquet's names. A schema need not have them.

@@ -24,6 +24,7 @@ KIND_INCOMING: Final = "incoming"
 KIND_UNREADABLE: Final = "unreadable"
 # More digits do not fit into a 64-bit integer.
 _MAX_DIGITS: Final = 19
+# In C, because they are called for each header of each record.
 _HEADER_NAME: Final[Callable[[tuple[str, bytes | None]], str]] = itemgetter(0)
 _HEADER_VALUE: Final[Callable[[tuple[str, bytes | None]], bytes | None]] = itemgetter(1)
 
@@ -125,6 +126,7 @@ def raw_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
         "kind": KIND_STATUS,
         "flaws": [()] * rows,
     }
+    # Nearly always, all records are status reports of the usual form.
     if not read.others and not read.unreadable:
         return columns
     columns |= {"kind": [KIND_STATUS] * rows, "reason": [None] * rows}
@@ -162,6 +164,7 @@ def message_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
     for name in _VALUE_FIELDS:
         columns[name] = [v.get(name) for v in values]
     for row, (key, value) in enumerate(zip(run.keys, run.values, strict=True)):
+        # A tombstone has no value. Its key names the message, with `:incoming` after the source of an incoming one.
         if value is None and key is not None:
             source, _, sms_id = key.rpartition(b":")
             columns["source"][row] = source.removesuffix(b":incoming")

@@ -278,6 +278,7 @@ class _BucketFileSystem(AbstractFileSystem):
 
 def _connect_object_store(url: str) -> Any:
     name, _, prefix = url.removeprefix("s3://").partition("/")
+    # Object stores of one's own, such as MinIO, often have no TLS.
     is_plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http:")
     with _translate_store_errors(url, BucketError, BucketError):
         return S3Store(

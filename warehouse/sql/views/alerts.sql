@@ -1,10 +1,10 @@
 -- A row: one time that an alert fired.
 -- Key: alert_id, fired_at.
--- Units: times are TIMESTAMPTZ, lasted_s is seconds, ratios are from 0 to 1. What it rests on is as it was when it fired;
---   errors maps status ids to how many messages failed with them. by_channel is as it was when an alert of a narrower
---   scope fired or ended last.
---   resolution is new_normal where a rise stayed for so long that it became what is usual.
--- Freshness: as messages; of those that fire, lasted_s is of the moment.
+-- Units: times are TIMESTAMPTZ, lasted_s is seconds, ratios are from 0 to 1. Counts and ratios are of the time when it
+--   fired. errors maps status ids to numbers of failed messages. by_channel is of the time when an alert of a narrower
+--   scope last fired or ended.
+--   resolution is new_normal if a rise lasted so long that it became the baseline.
+-- Freshness: as messages. lasted_s of firing alerts is up to now.
 SELECT
     alert_id,
     kind,

@@ -1,5 +1,6 @@
--- A row: one message that came since what base files say was counted, with sign 1, or one that this took the place of,
---   as it was counted, with sign -1. The marts are what was counted and the sum of these.
+-- A row: one message that is newer than the rollups, with sign 1, or the counted version that it replaces, with sign
+--   -1.
+--   The marts are the sum of the rollups and these rows.
 -- Key: source, sms_id, sign.
 -- Units: as messages.
 -- Freshness: as messages.

@@ -1,9 +1,10 @@
--- A row: what went between one source and one number.
+-- A row: the messages between one source and one number.
 -- Key: source, number.
--- Units: outgoing and incoming count messages, outgoing by the first report, duplicates never; answered counts outgoing
---   messages with an incoming one behind them and before the next outgoing one; response_rate is answered / outgoing, from 0
---   to 1; first_reply_s are the seconds from the first answered message to its reply, as both were received.
---   number is a phone number, in one spelling: personal data.
+-- Units: outgoing and incoming count messages, outgoing ones by their first report, without duplicates. answered counts
+--   outgoing messages with an incoming one before the next outgoing one. response_rate is answered / outgoing, from 0
+--   to
+--   1. first_reply_s is the seconds from the first answered message to its reply, as both were received.
+--   number is a phone number, in one format: personal data.
 -- Freshness: as messages.
 WITH said AS (
     SELECT source, recipient AS number, first_seen_at AS said_at, true AS is_outgoing

@@ -1,6 +1,6 @@
 -- A row: all outgoing messages of one source and device.
--- Key: source, device_id; device is null while no report named one.
--- Units and freshness: as delivery_hourly; first_hour and last_hour are the hours of its first and last message.
+-- Key: source, device_id. The device is null until a report names one.
+-- Units and freshness: as delivery_hourly. first_hour and last_hour are the hours of its first and last message.
 SELECT *, {rates}
 FROM (
     SELECT

@@ -1,9 +1,10 @@
 -- A row: the outgoing messages of one source to one network of one country, first reported on one day (UTC).
 -- Key: source, day, country, network_prefix.
--- Units: country is the ISO region of the calling code, the largest where several share one; network_prefix is the longest
---   prefix, in international form without +, that the library phonenumbers knows a carrier for, and carrier its name: the
---   first one, for numbers can be ported. All three are null for recipients that are no international number. Counts and
---   rates as in delivery_hourly.
+-- Units: country is the ISO region of the calling code, the largest if several share one. network_prefix is the longest
+--   prefix, in international form without +, for which the library phonenumbers has a carrier. carrier is the name of
+--   the
+--   carrier that got it first, for numbers can be ported. All three are null for recipients that are no international
+--   number. Counts and rates are as in delivery_hourly.
 -- Freshness: as delivery_hourly.
 SELECT *, {rates}
 FROM (

@@ -1,6 +1,6 @@
 -- A row: the outgoing messages of one source whose first report was received on one day (UTC).
 -- Key: source, day.
--- Units and freshness: as delivery_hourly; devices is how many phones they went through.
+-- Units and freshness: as delivery_hourly. devices is the number of phones that sent them.
 SELECT *, {rates}
 FROM (
     SELECT

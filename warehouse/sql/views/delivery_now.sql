@@ -1,7 +1,7 @@
 -- A row: the outgoing messages of one source, or of all, that were first reported within the last hour, or 24 hours.
--- Key: hours, source; hours is 1 or 24, and source is null in the rows of all.
+-- Key: hours, source. hours is 1 or 24. source is null in the rows of all sources.
 -- Units: as delivery_hourly.
--- Freshness: as messages, of the moment.
+-- Freshness: as messages, up to now.
 SELECT *, {rates}
 FROM (
     SELECT

@@ -1,10 +1,10 @@
 -- A row: one device of one source that had an outgoing message within 28 days.
 -- Key: source, device_id.
--- Units: counts of messages; rates are delivered / ended, from 0 to 1, null of nothing: rate of messages first seen within
---   24 hours, own_rate of the 27 days before, fleet_rate of the source's other devices within 24 hours. quiet_s is the time
---   since its last report, usual_quiet_s the time that 99 of 100 pauses between its hours with messages do not exceed.
---   errors maps why messages failed within 24 hours to how many did.
--- Freshness: as messages, of the moment.
+-- Units: counts of messages. Rates are delivered / ended, from 0 to 1, or null without messages: rate of messages first
+--   seen within 24 hours, own_rate of the 27 days before, fleet_rate of the source's other devices within 24 hours.
+--   quiet_s is the time since its last report. 99 of 100 pauses between its hours with messages are at most
+--   usual_quiet_s. errors maps reasons of failure within 24 hours to numbers of messages.
+-- Freshness: as messages, up to now.
 WITH hourly AS (
     SELECT
         source,
@@ -43,7 +43,7 @@ counted AS (
     GROUP BY source, device_id
 ),
 
--- Not a window over all devices, which a filter on one would not get through.
+-- Not a window over all devices: DuckDB would not push a filter on one device through it.
 fleet AS (
     SELECT source, sum(ended) AS ended, sum(delivered) AS delivered
     FROM delivery_hourly

@@ -1,7 +1,7 @@
 -- A row: one device of one source, and its outgoing messages that were first reported within 24 hours.
--- Key: source, device_id; device is null while no report named one.
--- Units: as delivery_hourly; top_failure is the most frequent reason of failure, `expired` among them.
--- Freshness: as messages, of the moment.
+-- Key: source, device_id. The device is null until a report names one.
+-- Units: as delivery_hourly. top_failure is the most frequent reason of failure, which can be `expired`.
+-- Freshness: as messages, up to now.
 SELECT *, {rates}
 FROM (
     SELECT

@@ -1,6 +1,8 @@
--- A row: a channel, a device or a source whose failures are watched, as far as its detector has ever changed its state.
+-- A row: a channel, a device or a source whose failures are monitored, and whose detector has changed its state at
+--   least
+--   once.
 -- Key: alert_id, that of its alert on failures.
--- Units: state is learning, quiet, pending or firing; state_since is TIMESTAMPTZ.
+-- Units: state is learning, quiet, pending or firing. state_since is TIMESTAMPTZ.
 -- Freshness: as messages.
 SELECT
     alert_id,

@@ -1,4 +1,4 @@
--- A row: the messages of one source and device that failed for one reason. Expired ones are not among them.
+-- A row: the messages of one source and device that failed for one reason. Expired ones are not included.
 -- Key: source, device_id, failure_class, last_status_id.
 -- Units: messages is a count, share its part of the failures of the same source and device, from 0 to 1.
 -- Freshness: as delivery_hourly.

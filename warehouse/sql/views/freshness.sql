@@ -1,9 +1,9 @@
 -- A row: one dataset.
 -- Key: dataset.
--- Units: newest_received_at is when the newest webhook in it was accepted, newest_recorded_at Kafka's time of its newest
---   record, both TIMESTAMPTZ; seconds_since counts from the latter to now. Null without rows.
--- Freshness: of the moment.
--- What files say of their columns: no row is read.
+-- Units: newest_received_at is the time of receipt of its newest webhook, newest_recorded_at Kafka's time of its newest
+--   record, both TIMESTAMPTZ. seconds_since counts from the latter to now. Null without rows.
+-- Freshness: up to now.
+-- It reads the statistics of the files' columns, and no rows.
 WITH columns AS (
     SELECT 'raw' AS dataset, 'received_at' AS received, path_in_schema, stats_max_value, row_group_num_rows
     FROM parquet_metadata({raw files})

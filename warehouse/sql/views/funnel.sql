@@ -1,7 +1,8 @@
--- A row: a stage of the way, and how many of the outgoing messages of one source and day (UTC of the first report) got
---   there: to that stage, or to one behind it, so that a stage that was never reported loses nobody.
--- Key: source, day, place; place is the stage's number from 1: attempted, queued, accepted, sent, delivered.
--- Units: messages is a count, both shares are from 0 to 1.
+-- A row: a stage, and the number of outgoing messages of one source and day (UTC of the first report) that reached it
+--   or
+--   a later one. So a stage that was not reported loses no message.
+-- Key: source, day, place. place is the stage's number from 1: attempted, queued, accepted, sent, delivered.
+-- Units: messages is a count. Both shares are from 0 to 1.
 -- Freshness: as delivery_hourly.
 WITH counted AS (
     SELECT
@@ -11,7 +12,7 @@ WITH counted AS (
         unnest([sum(attempted), sum(queued), sum(accepted), sum(sent), sum(delivered)])::BIGINT AS messages
     FROM {delivery}
     GROUP BY source, day
-    -- Of days that an older release dropped, the stages were not kept.
+    -- An older release did not keep the stages of days that it dropped.
     HAVING sum(attempted) > 0 AND count(queued) > 0
 )
 

@@ -1,6 +1,6 @@
 -- A row: one incoming text or image, as it was first accepted.
 -- Key: source, sms_id.
--- Units: times are TIMESTAMPTZ; sent_at and phone_received_at are the phone's clock, received_at is ours.
+-- Units: times are TIMESTAMPTZ. sent_at and phone_received_at are by the phone's clock, received_at is by ingest's.
 -- Freshness: as raw_webhooks.
 SELECT
     source,

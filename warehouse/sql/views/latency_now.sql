@@ -1,7 +1,7 @@
 -- A row: one latency of the outgoing messages of one source, or of all, that were first reported within 24 hours.
--- Key: step, source; step is queue, device, network or total, and source is null in the rows of all.
--- Units: seconds between reports as they were received; messages counts those that have the latency.
--- Freshness: as messages, of the moment.
+-- Key: step, source. step is queue, device, network or total. source is null in the rows of all sources.
+-- Units: seconds between reports as they were received. messages counts those that have the latency.
+-- Freshness: as messages, up to now.
 WITH of_each AS (
     SELECT
         source,

@@ -1,8 +1,8 @@
--- A row: one message in the newest version that had been written at a moment: what was known then. A table macro:
---   FROM messages_as_of('2026-11-20 12:00'), UTC unless the moment names a zone.
+-- A row: one message in the newest version that had been written at a given time. It is a table macro:
+--   FROM messages_as_of('2026-11-20 12:00'), in UTC unless the time names a zone.
 -- Key: source, sms_id (and so message_key).
 -- Units: as messages.
--- Freshness: of the moment asked for; what the stream has written never changes, so neither does the answer.
+-- Freshness: of the given time. Records of the stream never change, so the result does not change either.
 SELECT
     {message}
 FROM {messages}

@@ -1,7 +1,7 @@
--- A row: as messages, with the day of its first report (UTC): asked for days, it reads their files alone.
+-- A row: as messages, with the day of its first report (UTC). A query for certain days reads only their files.
 -- Key: source, sms_id (and so message_key).
 -- Units and freshness: as messages.
--- Outer joins, not anti joins: a filter on what both sides have in common reaches the files of both.
+-- Outer joins, not anti joins: a filter on columns of both sides reaches the files of both.
 WITH live AS {once} (FROM live_messages),
 
 old AS (

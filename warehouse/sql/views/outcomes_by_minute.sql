@@ -1,7 +1,7 @@
 -- A row: the outgoing messages of one source and device that ended with one outcome in one minute of the last 24 hours.
 -- Key: source, device_id, minute, outcome.
--- Units: messages is a count, minute the beginning of the minute of the end.
--- Freshness: as messages, of the moment.
+-- Units: messages is a count. minute is the beginning of the minute of the end.
+-- Freshness: as messages, up to now.
 SELECT
     source,
     device_id,

@@ -1,8 +1,8 @@
--- A row: one expectation, as it was found when it was last checked. What is critical and does not hold is an alert:
+-- A row: one expectation, with the result of its last check. A critical one that failed is an alert:
 --   FROM quality WHERE NOT success AND severity = 'critical'
 -- Key: expectation.
 -- Units: checked_at and failing_since are TIMESTAMPTZ.
--- Freshness: of the last run that checked it; `smspulse up` checks every ten minutes by default.
+-- Freshness: of its last check. `smspulse up` checks every ten minutes by default.
 WITH last AS (
     SELECT expectation, max(checked_at) AS checked_at, max(checked_at) FILTER (success) AS held_at
     FROM {quality}

@@ -1,12 +1,13 @@
--- A row: one webhook as it was accepted, with what could be read of its body; one that was sent twice is two rows.
--- Key: topic, incarnation, partition, "offset"; and ingest_id, unless somebody else than ingest wrote to Kafka.
--- Units: times are TIMESTAMPTZ; body holds the exact bytes; date is the UTC date of the file, to narrow a scan.
--- Freshness: what was landed, 5 s behind receipt at most by default.
+-- A row: one webhook as it was accepted, with the fields that could be read of its body. A webhook sent twice is two
+--   rows.
+-- Key: topic, incarnation, partition, "offset"; and ingest_id, if only ingest writes to Kafka.
+-- Units: times are TIMESTAMPTZ. body has the exact bytes. date is the UTC date of the file, to narrow a scan.
+-- Freshness: the landed records, at most 5 s after receipt by default.
 SELECT * FROM {raw}
 WHERE spooled IS NOT TRUE
 UNION ALL BY NAME
--- What ingest forwarded from its spool may be in Kafka more than once. Only these are compared, for they are few, and
--- only with what was received at the same moments, which says which files to read.
+-- Webhooks that ingest forwarded from its spool may be in Kafka more than once. Only these few are compared, and only
+-- with webhooks received at the same times, which limits the files to read.
 SELECT copies.* FROM {raw} AS copies
 ANTI JOIN (
     SELECT ingest_id FROM {raw}

@@ -1,6 +1,6 @@
--- A row: one status report as it was accepted; a report delivered twice is two rows.
+-- A row: one status report as it was accepted. A report delivered twice is two rows.
 -- Key: incarnation, partition, "offset".
--- Units: times are TIMESTAMPTZ. received_at is when the report was accepted: the payload carries no time of the status.
+-- Units: times are TIMESTAMPTZ. received_at is when the report was accepted: the payload has no time of the status.
 -- Freshness: as raw_webhooks.
 SELECT
     source,

@@ -1,7 +1,7 @@
--- A row: an outgoing message that is open and that nothing was reported of for 20 minutes.
+-- A row: an open outgoing message without a report for 20 minutes.
 -- Key: source, sms_id (and so message_key).
--- Units: waiting_s are the seconds since its last report; outcome is the stage at which it waits.
--- Freshness: as messages, of the moment. After SMSPULSE_STREAM_EXPIRE_AFTER_H a message has expired and is stuck no more.
+-- Units: waiting_s is the seconds since its last report. outcome is the stage at which it waits.
+-- Freshness: as messages, up to now. After SMSPULSE_STREAM_EXPIRE_AFTER_H, a message is expired and no longer stuck.
 SELECT
     source,
     sms_id,

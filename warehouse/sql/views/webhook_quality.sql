@@ -1,10 +1,14 @@
--- A row: the webhooks of one source that were received on one day (UTC), each once, however often Kafka was given it.
+-- A row: the webhooks of one source that were received on one day (UTC), each once, however often it was written to
+--   Kafka.
 -- Key: source, day.
--- Units: counts. webhooks = status_reports + incoming + unreadable; duplicates are status reports that had been received
---   and written to Kafka before on that day, the same to the letter; flawed have a field that could not be read; unknown
---   name a status that is neither documented nor given a meaning by SMSPULSE_STREAM_STATUS_MEANINGS. Of the messages first reported on the day: reordered and contradicted ones, and late ones,
---   with a report an hour or more behind the one before it: null where none of them is there.
--- Freshness: as raw_webhooks and messages; days that compaction has counted, as of then.
+-- Units: counts. webhooks = status_reports + incoming + unreadable. duplicates are status reports that were received
+--   and
+--   written to Kafka before on that day, byte for byte. flawed ones have a field that could not be read. unknown ones
+--   have a status that is neither documented nor given a meaning by SMSPULSE_STREAM_STATUS_MEANINGS. Of the messages
+--   first
+--   reported on the day: reordered and contradicted ones, and late ones, with a report an hour or more after the one
+--   before it. These are null if the day has no messages.
+-- Freshness: as raw_webhooks and messages. Days that compaction has counted are as of then.
 WITH received AS (
     SELECT
         source,
