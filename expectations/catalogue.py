@@ -1,4 +1,4 @@
-"""The checks of `catalogue.toml`, with the names that it refers to."""
+"""The checks of the files in `checks/`, with the names that they refer to."""
 
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ def build_checks(settings: CheckSettings, statuses: Mapping[int, StatusCode] = S
 
     Args:
         settings: The thresholds.
-        statuses: What each status id means, as the stream has it.
+        statuses: Meaning of each status id in the stream.
     """
     thresholds = settings.model_dump()
     names = thresholds | {
@@ -34,13 +34,18 @@ def build_checks(settings: CheckSettings, statuses: Mapping[int, StatusCode] = S
         "failures": _quoted_outcomes(FAILURES),
         "meanings": "{" + ", ".join(f"{id_}: '{status.outcome}'" for id_, status in sorted(statuses.items())) + "}",
     }
-    text = files("expectations").joinpath("catalogue.toml").read_text("utf-8")
     found = [
         _build_check(f"{dataset}_{name}" if dataset else name, table, thresholds, names | {"dataset": dataset})
-        for name, table in tomllib.loads(text).items()
+        # The checks of files belong to several suites, and come first in each.
+        for file in ("files", *SUITE_NAMES)
+        for name, table in _read_tables(file).items()
         for dataset in table.pop("datasets", [""])
     ]
     return tuple(sorted(found, key=lambda check: SUITE_NAMES.index(check.suite)))
+
+
+def _read_tables(name: str) -> dict[str, Any]:
+    return tomllib.loads(files("expectations").joinpath("checks", f"{name}.toml").read_text("utf-8"))
 
 
 def _build_check(

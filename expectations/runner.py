@@ -1,4 +1,4 @@
-"""Runs the suites: measures what was landed, judges the measures, and returns the report."""
+"""Runs the suites: measures the landed data, judges the measures, and returns the report."""
 
 import itertools
 import os

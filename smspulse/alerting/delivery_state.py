@@ -1,4 +1,4 @@
-"""Delivery state of the receivers: what each was sent, what it is sent next, and when. Pure."""
+"""Delivery state of the receivers: sent alerts, the next alerts to send, and their time. Pure."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence

@@ -156,7 +156,7 @@ def check_receivers(settings: AlertSettings) -> None:
     """Check the settings of every receiver. Sends nothing.
 
     Raises:
-        ReceiverError: Apprise does not know one of its URLs, or is not installed.
+        ReceiverError: Apprise does not support one of its URLs, or is not installed.
     """
     for number in range(1, len(settings.apprise_urls) + 1):
         AppriseClient(settings, number)
@@ -168,7 +168,7 @@ def run_dispatcher(
     """Evaluate the rules and send alerts until SIGTERM or SIGINT. Without a receiver, alerts are only listed.
 
     Raises:
-        ReceiverError: Apprise does not know one of its URLs, or is not installed.
+        ReceiverError: Apprise does not support one of its URLs, or is not installed.
         DispatcherError: Kafka cannot be used.
     """
     try:
@@ -189,7 +189,7 @@ def build_receiver_tasks(
     Offsets are committed for a group, so a service of Apprise keeps its name when others are added or removed.
 
     Raises:
-        ReceiverError: Apprise does not know one of its URLs, or is not installed.
+        ReceiverError: Apprise does not support one of its URLs, or is not installed.
     """
     tasks: dict[str, ReceiverTask] = {}
 

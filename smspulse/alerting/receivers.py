@@ -153,7 +153,7 @@ class AppriseClient:
         number: Position of the URL, from 1 on.
 
     Raises:
-        ReceiverError: Apprise is not installed, or does not know the URL.
+        ReceiverError: Apprise is not installed, or does not support the URL.
     """
 
     def __init__(self, settings: AlertSettings, number: int) -> None:

@@ -219,7 +219,7 @@ def draw_backtest(result: BacktestResult, path: Path) -> None:
     """Write a picture of alerts and threshold over time: .svg, .png or .html.
 
     Raises:
-        PictureError: Altair is not installed, or does not know the format.
+        PictureError: Altair is not installed, or does not support the format.
     """
     try:
         import altair  # noqa: PLC0415 - an extra

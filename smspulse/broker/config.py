@@ -122,7 +122,7 @@ def _build_security_options(settings: BrokerSettings, password: str) -> dict[str
 
 
 def count_needed_files(store: Path) -> int:
-    """Return how many files the node must be able to open at once with its present store.
+    """Return the number of files that the node must be able to open at once with its present store.
 
     Each segment keeps one file open, and another one while it is compacted. If Kafka cannot open a file, it takes the
     segment as damaged and deletes it.

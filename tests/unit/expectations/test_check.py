@@ -149,7 +149,7 @@ def test_hours_whose_rates_are_not_those_of_the_raw_webhooks_are_named_with_both
     lacking = int(found.observed.removeprefix(f"{hour}: "))
     assert lacking > 0
     said = f"{delivered} delivered, {ended} ended of {attempted}"
-    assert found.rows == (f"{hour}: {said}; raw says {delivered + lacking}, {ended} of {attempted}",)
+    assert found.rows == (f"{hour}: {said}; in raw {delivered + lacking}, {ended} of {attempted}",)
     assert rows["delivery_adds_up"].success
 
 

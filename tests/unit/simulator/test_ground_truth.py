@@ -314,7 +314,7 @@ def test_a_truth_that_is_missing_or_incomplete_is_told(tmp_path: Path) -> None:
     with pytest.raises(TruthError, match="incomplete"):
         compare_with_truth(tmp_path, tmp_path / "truth")
     (tmp_path / "truth").write_text('{"kind": ')
-    with pytest.raises(TruthError, match="no truth file"):
+    with pytest.raises(TruthError, match="is not a truth file"):
         compare_with_truth(tmp_path, tmp_path / "truth")
 
 
