@@ -17,13 +17,8 @@ from gateway.events import StatusReport
 from gateway.json_body import to_utf8
 from gateway.payloads import parse_payload
 from gateway.statuses import StatusCode
-from ingest.content_coding import (
-    CorruptBodyError,
-    DecodedBodyTooLargeError,
-    UnknownCodingError,
-    decode_body,
-    parse_codings,
-)
+from ingest.content_coding import UnknownCodingError, parse_codings
+from ingest.request_body import RefusedBodyError, remove_codings, too_large_error
 from ingest.settings import IngestSettings
 
 if TYPE_CHECKING:
@@ -61,14 +56,6 @@ class _SampleRecord(NamedTuple):
     headers: Sequence[tuple[str, bytes | None]]
 
 
-class RefusedBodyError(Exception):
-    """Ingest would refuse a body. The text is for people, and has the HTTP status."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(f"ingest answers {status}: {reason}")
-        self.status = status
-
-
 @dataclass(frozen=True, slots=True)
 class PayloadReport:
     """The verdict on one payload. It names fields, never their values, which may be personal.
@@ -95,18 +82,15 @@ def decode_request_body(sample: bytes, content_encoding: str) -> bytes:
     Raises:
         RefusedBodyError: Ingest would refuse it.
     """
-    limit = IngestSettings().max_body_bytes
-    if len(sample) > limit:
-        raise RefusedBodyError(413, f"it is larger than {limit:,} bytes")
+    settings = IngestSettings()
+    if len(sample) > settings.max_body_bytes:
+        raise too_large_error(settings)
     try:
-        return decode_body(sample, parse_codings([content_encoding]), limit)
+        codings = parse_codings([content_encoding])
     except UnknownCodingError as error:
         raise RefusedBodyError(415, str(error)) from error
-    except DecodedBodyTooLargeError as error:
-        raise RefusedBodyError(413, f"it is larger than {limit:,} bytes once it is decoded") from error
-    except CorruptBodyError:
-        # Ingest stores it unchanged, and the stream cannot read it.
-        return sample
+    body, _ = remove_codings(sample, codings, settings)
+    return body
 
 
 def check_payload(body: bytes, zone: tzinfo = UTC, content_type: bytes | None = None) -> PayloadReport:

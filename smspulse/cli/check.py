@@ -175,14 +175,15 @@ def _check_payloads(
     payloads: Sequence[bytes], zone: tzinfo, content_type: bytes, content_encoding: str
 ) -> tuple[list[bytes], bool]:
     """Print a verdict on each payload; return the bodies that ingest would store, and whether there is a fault."""
-    from expectations.payload_check import RefusedBodyError, check_payload, decode_request_body
+    from expectations.payload_check import check_payload, decode_request_body
+    from ingest.request_body import RefusedBodyError
 
     bodies, has_faults = [], False
     for number, sent in enumerate(payloads, 1):
         try:
             body = decode_request_body(sent, content_encoding)
         except RefusedBodyError as error:
-            echo(f"✗ {number}: would not be stored\n    {error}")
+            echo(f"✗ {number}: would not be stored\n    ingest answers {error.status}: {error}")
             has_faults = True
             continue
         bodies.append(body)

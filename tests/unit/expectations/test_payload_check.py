@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from warehouse_records import raw
 
 from core.topics import DEADLETTERS
-from expectations.payload_check import RefusedBodyError, check_payload, decode_request_body, split_lines
+from expectations.payload_check import check_payload, decode_request_body, split_lines
 from gateway.errors import UnreadablePayload
 from gateway.json_body import to_utf8
 from gateway.payloads import parse_payload
 from gateway.statuses import STATUSES
+from ingest.request_body import RefusedBodyError
 from smspulse.cli.main import cli
 from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
