@@ -49,11 +49,11 @@ _CREATE_LOG_SQL: Final = """
     CREATE TEMP TABLE log AS
     SELECT
         source, sms_id, status_id, device_id, channel_id, sent_at, address AS recipient,
-        coalesce(received_at, recorded_at) AS told_at,
-        coalesce(told_at < until - getvariable('waiting'), false) AS is_settled
+        coalesce(received_at, recorded_at) AS reported_at,
+        coalesce(reported_at < until - getvariable('waiting'), false) AS is_settled
     FROM raw_files
     LEFT JOIN reached USING ("partition")
-    WHERE kind = 'status' AND source IS NOT NULL AND told_at >= getvariable('counted')
+    WHERE kind = 'status' AND source IS NOT NULL AND reported_at >= getvariable('counted')
         -- DuckDB skips files by this column.
         AND recorded_at >= getvariable('counted') - INTERVAL 1 DAY
         AND ("partition", "offset", coalesce(ingest_id, '')) NOT IN (
@@ -71,7 +71,7 @@ _CREATE_RECOMPUTED_SQL: Final = """
     SELECT
         source, sms_id, first_seen_at, last_seen_at, winner, furthest, incoming,
         (source, sms_id) IN (SELECT (source, sms_id) FROM log WHERE NOT is_settled) AS is_moving
-    FROM told
+    FROM reported_state
     ANTI JOIN (FROM shown WHERE first_seen_at < getvariable('counted')) USING (source, sms_id)
 """
 
@@ -212,13 +212,17 @@ class MeasurementSession:
         Also creates `shown`: the same messages from the views. `is_moving` marks messages that the stream may not have
         processed yet.
         """
-        from warehouse.lifecycle_sql import create_digest_table, create_statuses_table, create_told_view  # noqa: PLC0415
+        from warehouse.lifecycle_sql import (  # noqa: PLC0415
+            create_message_summary_table,
+            create_reported_state_view,
+            create_statuses_table,
+        )
 
         self._has_recomputed = True
         create_statuses_table(self._connection, self._statuses)
         self._fetch_rows(_CREATE_LOG_SQL)
-        create_digest_table(self._connection)
-        create_told_view(self._connection)
+        create_message_summary_table(self._connection)
+        create_reported_state_view(self._connection)
         self._fetch_rows(_CREATE_SHOWN_SQL)
         self._fetch_rows(_CREATE_RECOMPUTED_SQL)
 

@@ -129,13 +129,13 @@ class LifecycleComparison:
 
     def compare_partition(self, partition: int) -> None:
         """Create `result`, `concluded` and `differing` of one partition. Drop `result` after use."""
-        self._create_told_view(partition)
+        self._create_reported_state_view(partition)
         placeholders = {
             "hash": f"hash({', '.join(_COMPARED_COLUMNS)})",
             "position_mask": str(2**64 - 1),
             "is_known": f'"offset" < {watermark_offset_sql(self.end_offsets)}',
             "has_other_version": _HAS_OTHER_VERSION,
-            "lifecycle": lifecycle_sql.load_lifecycle_sql("conclude"),
+            "lifecycle": lifecycle_sql.load_lifecycle_sql("lifecycle"),
             "columns": ", ".join(_RESULT_COLUMNS),
             "settled_after": _SETTLED_AFTER,
             "is_lost_webhook": _lost_records_condition(self._data, RAW, partition),
@@ -163,28 +163,28 @@ class LifecycleComparison:
         create("VIEW", "concluded")
         create("TABLE", "differing", compared)
 
-    def _create_told_view(self, partition: int) -> None:
-        """Create `told` of one partition, and the variable `logged`: how many reports the log has, and until when."""
+    def _create_reported_state_view(self, partition: int) -> None:
+        """Create `reported_state` of one partition, and the variable `logged`: number and last time of its reports."""
         self.fetch_rows(
             f"CREATE TEMP TABLE log AS SELECT * EXCLUDE (position) FROM ({lifecycle_sql.load_lifecycle_sql('log')})",  # noqa: S608
             partition,
         )
-        lifecycle_sql.create_digest_table(self._connection)
+        lifecycle_sql.create_message_summary_table(self._connection)
         self._drop_excess_observations(partition)
-        lifecycle_sql.create_told_view(self._connection)
-        self.fetch_rows("SET VARIABLE logged = (SELECT {'reports': count(*), 'until': max(told_at)} FROM log)")
+        lifecycle_sql.create_reported_state_view(self._connection)
+        self.fetch_rows("SET VARIABLE logged = (SELECT {'reports': count(*), 'until': max(reported_at)} FROM log)")
         # It is the largest table of all. Memory would not hold the others next to it.
         self.fetch_rows("DROP TABLE log")
 
     def _drop_excess_observations(self, partition: int) -> None:
         """Remove the reports from the log that the stream puts aside as `too_many_reports`."""
-        if not self.fetch_value("SELECT count(*) FROM digest WHERE reports > getvariable('max_observations')"):
+        if not self.fetch_value("SELECT count(*) FROM message_summary WHERE reports > getvariable('max_observations')"):
             return
         log_sql, excess_sql = (lifecycle_sql.load_lifecycle_sql(name) for name in ("log", "excess"))
         self.fetch_rows(f"CREATE OR REPLACE TEMP TABLE excess AS {excess_sql.replace('{log}', log_sql)}", partition)
         same = " AND ".join(f"log.{name} IS NOT DISTINCT FROM excess.{name}" for name in _OBSERVATION_COLUMNS)
         self.fetch_rows(f"CREATE OR REPLACE TEMP TABLE log AS SELECT log.* FROM log ANTI JOIN excess ON {same}")  # noqa: S608 - ours
-        lifecycle_sql.create_digest_table(self._connection)
+        lifecycle_sql.create_message_summary_table(self._connection)
 
     def count_differing(self, what: str) -> int:
         """Return how many messages of the partition differ for one reason."""

@@ -25,23 +25,25 @@ def create_statuses_table(connection: duckdb.DuckDBPyConnection, statuses: Mappi
         connection.execute("INSERT INTO statuses VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
-def create_digest_table(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create `digest`, the messages of `log`. It reads `statuses`."""
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE digest AS {load_lifecycle_sql('digest')}")
+def create_message_summary_table(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create `message_summary`, the messages of `log`. It reads `statuses`."""
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE message_summary AS {load_lifecycle_sql('message_summary')}")
 
 
-def create_told_view(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create `told`, the content of the reports in `log` by message, in the columns of told.sql.
+def create_reported_state_view(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create `reported_state`, the content of the reports in `log` by message.
 
-    It reads `digest` and `statuses`.
+    Its columns are those of lifecycle_multi_attempt.sql.
+    It reads `message_summary` and `statuses`.
     """
     connection.execute("""
         CREATE OR REPLACE TEMP TABLE reports AS
-        SELECT digest.rowid AS message, status_id, log.device_id, log.channel_id, sent_at, told_at
+        SELECT message_summary.rowid AS message, status_id, log.device_id, log.channel_id, sent_at, reported_at
         FROM log
-        INNER JOIN digest ON digest.source = log.source AND digest.sms_id = log.sms_id AND NOT is_plain
+        INNER JOIN message_summary
+            ON message_summary.source = log.source AND message_summary.sms_id = log.sms_id AND NOT is_simple
     """)
     connection.execute(
-        f"CREATE OR REPLACE TEMP VIEW told AS ({load_lifecycle_sql('told')}) "
-        f"UNION ALL BY NAME ({load_lifecycle_sql('plain')})"
+        f"CREATE OR REPLACE TEMP VIEW reported_state AS ({load_lifecycle_sql('lifecycle_multi_attempt')}) "
+        f"UNION ALL BY NAME ({load_lifecycle_sql('lifecycle_simple')})"
     )

@@ -242,9 +242,15 @@ def test_stream_and_log_agree_on_messages_with_more_reports_than_they_hold(data:
     assert rebuild(data, everything=True).differing > 50  # with the usual limit
 
 
+MULTI_ATTEMPT, SIMPLE, SUMMARY = "lifecycle_multi_attempt", "lifecycle_simple", "message_summary"
+
 EXCESS_MUTATIONS = {
     "the last observations are held": ("excess", "ORDER BY first_position", "ORDER BY first_position DESC"),
-    "those received first are held": ("excess", "min(position) AS first_position", "min(told_at) AS first_position"),
+    "those received first are held": (
+        "excess",
+        "min(position) AS first_position",
+        "min(reported_at) AS first_position",
+    ),
     "those reported again last are held": ("excess", "min(position)", "max(position)"),
     "one more is held": ("excess", "> getvariable('max_observations')\n", "> getvariable('max_observations') + 1\n"),
 }
@@ -266,36 +272,60 @@ def test_an_error_in_which_observations_are_held_is_caught(
 
 MUTATIONS = {
     "a step behind a failure begins an attempt": (
-        "told",
+        MULTI_ATTEMPT,
         "min(stretch) OVER (PARTITION BY message, status_id) < stretch",
         "stretch > 0",
     ),
     "each repeated step begins an attempt": (
-        "told",
+        MULTI_ATTEMPT,
         "GROUP BY message, stretch",
         "GROUP BY message, stretch, status_id",
     ),
-    "attempts begin disorder": ("told", " AND NOT is_restart", ""),
-    "the first end wins": ("told", "arg_max(status_id, place) AS winner", "arg_min(status_id, place) AS winner"),
-    "an end reported again wins": ("told", "min(place) AS place, min(first_at)", "max(place) AS place, min(first_at)"),
-    "an end is when it was reported again": ("told", "place, min(first_at)", "place, max(first_at)"),
-    "latencies of all attempts": ("told", "attempt = coalesce(decisive, 1) AND status_id = 2", "status_id = 2"),
-    "no order within a millisecond": ("told", "first_at, coalesce(rank, -1)", "first_at, -coalesce(rank, -1)"),
-    "contradictions across attempts": ("told", "(PARTITION BY message, attempt) <>", "(PARTITION BY message) <>"),
-    "the last recipient": ("digest", "min(recipient)", "max(recipient)"),
-    "a change of phone is plain": ("digest", "min(hash(", "max(hash("),
-    "another time of sending is plain": ("digest", "said_at = max(sent_at)", "true"),
-    "a status with and without a time of sending is plain": ("digest", "(steps >> 6)", "0"),
-    "an unknown status is plain": ("digest", "(1 << 5) | (1 << 11)", "0"),
-    "two ends are plain": ("digest", "winner = max(", "winner <= max("),
-    "an overtaken report is in order": ("plain", "handed_at > ended_at", "false"),
-    "plain reports of a millisecond are in no order": ("plain", "'nth': nth", "'nth': -nth"),
-    "plain observations are as documented": ("plain", "WHEN reordered THEN list_select", "WHEN false THEN list_select"),
-    "a time of sending is of all reports": ("plain", "steps & 8 > 0", "true"),
-    "a plain message has no duplicates": ("plain", "handed_until > handed_at", "false"),
-    "plain messages end undelivered": ("plain", "winner = 7", "winner = 8"),
-    "nothing expires": ("conclude", "<= getvariable('horizon')", "> getvariable('horizon')"),
-    "missing steps are no flag": ("conclude", "'network_missing'", "NULL"),
+    "attempts begin disorder": (MULTI_ATTEMPT, " AND NOT is_restart", ""),
+    "the first end wins": (
+        MULTI_ATTEMPT,
+        "arg_max(status_id, place) AS winner",
+        "arg_min(status_id, place) AS winner",
+    ),
+    "an end reported again wins": (
+        MULTI_ATTEMPT,
+        "min(place) AS place, min(first_at)",
+        "max(place) AS place, min(first_at)",
+    ),
+    "an end is when it was reported again": (MULTI_ATTEMPT, "place, min(first_at)", "place, max(first_at)"),
+    "latencies of all attempts": (
+        MULTI_ATTEMPT,
+        "attempt = coalesce(decisive, 1) AND status_id = 2",
+        "status_id = 2",
+    ),
+    "no order within a millisecond": (
+        MULTI_ATTEMPT,
+        "first_at, coalesce(rank, -1)",
+        "first_at, -coalesce(rank, -1)",
+    ),
+    "contradictions across attempts": (
+        MULTI_ATTEMPT,
+        "(PARTITION BY message, attempt) <>",
+        "(PARTITION BY message) <>",
+    ),
+    "the last recipient": (SUMMARY, "min(recipient)", "max(recipient)"),
+    "a change of phone is plain": (SUMMARY, "min(hash(", "max(hash("),
+    "another time of sending is plain": (SUMMARY, "said_at = max(sent_at)", "true"),
+    "a status with and without a time of sending is plain": (SUMMARY, "(steps >> 6)", "0"),
+    "an unknown status is plain": (SUMMARY, "(1 << 5) | (1 << 11)", "0"),
+    "two ends are plain": (SUMMARY, "winner = max(", "winner <= max("),
+    "an overtaken report is in order": (SIMPLE, "handed_at > ended_at", "false"),
+    "plain reports of a millisecond are in no order": (SIMPLE, "'nth': nth", "'nth': -nth"),
+    "plain observations are as documented": (
+        "lifecycle_simple",
+        "WHEN reordered THEN list_select",
+        "WHEN false THEN list_select",
+    ),
+    "a time of sending is of all reports": (SIMPLE, "steps & 8 > 0", "true"),
+    "a plain message has no duplicates": (SIMPLE, "handed_until > handed_at", "false"),
+    "plain messages end undelivered": (SIMPLE, "winner = 7", "winner = 8"),
+    "nothing expires": ("lifecycle", "<= getvariable('horizon')", "> getvariable('horizon')"),
+    "missing steps are no flag": ("lifecycle", "'network_missing'", "NULL"),
 }
 
 
@@ -324,7 +354,7 @@ def test_an_error_in_the_second_implementation_is_caught(
 
 def test_observations_may_come_in_any_order(landed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sql, right = lifecycle_sql.load_lifecycle_sql, "places = range(1, observed + 1)"
-    assert right in sql("told")
+    assert right in sql(MULTI_ATTEMPT)
     monkeypatch.setattr(lifecycle_sql, "load_lifecycle_sql", lambda each: sql(each).replace(right, "false"))
     assert rebuild(landed, everything=True).differing == 0
 

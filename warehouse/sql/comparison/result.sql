@@ -2,9 +2,9 @@
 -- Key: source, sms_id; null if the log has no such message.
 -- Units: is_ahead is true if the stream has reports that the log does not have yet. The files of the dataset raw are
 --   landed next to those of messages.
--- Reads: earlier, streamed, and what lifecycle/conclude.sql reads.
+-- Reads: earlier, streamed, and what lifecycle/lifecycle.sql reads.
 SELECT
-    r.* EXCLUDE (told),
+    r.* EXCLUDE (content_hash),
     s.version AS streamed_version,
     s.recorded_at,
     s.position,
@@ -12,9 +12,9 @@ SELECT
         r.source IS NULL OR s.observed > len(r.observations) OR s.last_seen_at > r.last_seen_at, false
     ) AS is_ahead,
     CASE WHEN is_ahead THEN s.first_seen_at ELSE r.first_seen_at END::DATE AS day,
-    r.told IS DISTINCT FROM s.told OR {has_other_version} AS is_differing
+    r.content_hash IS DISTINCT FROM s.content_hash OR {has_other_version} AS is_differing
 FROM (
-    SELECT *, {hash} AS told
+    SELECT *, {hash} AS content_hash
     FROM ({lifecycle}) ANTI JOIN earlier USING (source, sms_id)
 ) AS r
 FULL JOIN (FROM streamed ANTI JOIN earlier USING (source, sms_id)) AS s

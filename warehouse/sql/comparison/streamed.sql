@@ -4,7 +4,7 @@
 -- The hash covers all compared columns. So the stream's lists, which nearly always agree, need not be carried along.
 SELECT
     source, sms_id, outcome, version, recorded_at, position, first_seen_at, last_seen_at,
-    len(observations) AS observed, {hash} AS told
+    len(observations) AS observed, {hash} AS content_hash
 FROM messages_files
 SEMI JOIN (
     -- Version and position are compared as one number, for structs take long. The mask selects the position.

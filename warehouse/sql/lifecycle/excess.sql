@@ -1,11 +1,11 @@
 -- A row: one observation that a message does not hold, because it had the largest number of them before. The stream puts
 --   its reports aside as `too_many_reports`. Those of an observation that is held count, however many they are.
 -- Key: source, sms_id, status_id, device_id, channel_id, sent_at.
--- Reads: digest, the variable max_observations, and what log.sql reads.
+-- Reads: message_summary, the variable max_observations, and what log.sql reads.
 WITH observed AS (
     SELECT source, sms_id, status_id, device_id, channel_id, sent_at, min(position) AS first_position
     FROM ({log}) AS log
-    SEMI JOIN (FROM digest WHERE reports > getvariable('max_observations')) AS crowded USING (source, sms_id)
+    SEMI JOIN (FROM message_summary WHERE reports > getvariable('max_observations')) AS crowded USING (source, sms_id)
     GROUP BY ALL
 )
 

@@ -1,10 +1,10 @@
 -- A row: one status report of one partition, as it was received, of the messages to be rebuilt.
 -- Key: position, which grows from one incarnation of the topic to the next.
--- Units: told_at is when it was received, TIMESTAMPTZ.
+-- Units: reported_at is when it was received, TIMESTAMPTZ.
 -- Reads: raw_files, deadletters_files, the variables start and longest_address, and the partition as parameter 1.
 SELECT
     source, sms_id, status_id, device_id, channel_id, sent_at,
-    coalesce(received_at, recorded_at) AS told_at,
+    coalesce(received_at, recorded_at) AS reported_at,
     -- Earlier releases landed addresses of any length.
     CASE WHEN length(address) <= getvariable('longest_address') THEN address END AS recipient,
     position
@@ -17,5 +17,5 @@ ANTI JOIN (
     -- Several incarnations of the topic have a record at this offset: the webhook's id tells them apart.
     ON misplaced."offset" = raw_files."offset" AND misplaced.ingest_id IS NOT DISTINCT FROM raw_files.ingest_id
 WHERE
-    "partition" = $1 AND kind = 'status' AND source IS NOT NULL AND told_at >= getvariable('start')
+    "partition" = $1 AND kind = 'status' AND source IS NOT NULL AND reported_at >= getvariable('start')
     AND recorded_at >= getvariable('start') - INTERVAL 1 DAY

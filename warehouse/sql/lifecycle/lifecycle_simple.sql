@@ -1,7 +1,7 @@
--- A row: what the reports of one plain message tell, in the columns of told.sql.
+-- A row: the reported state of one simple message, in the columns of lifecycle_multi_attempt.sql.
 -- Key: source, sms_id.
--- Units: as told.sql.
--- Reads: digest.
+-- Units: as lifecycle_multi_attempt.sql.
+-- Reads: message_summary.
 WITH listed AS (
     SELECT
         *,
@@ -39,8 +39,8 @@ WITH listed AS (
             ],
             lambda observation: observation.first_received_at IS NOT NULL
         ) AS documented
-    FROM digest
-    WHERE is_plain
+    FROM message_summary
+    WHERE is_simple
 )
 
 SELECT

@@ -1,14 +1,14 @@
--- A row: what the reports of one message tell, as `streams.lifecycle` describes it; a second, separate implementation.
+-- A row: the reported state of one message, as `streams.lifecycle` describes it; a second, separate implementation.
 -- Key: source, sms_id.
 -- Units: times are TIMESTAMPTZ. pending_at and the like are first reports in the attempt that decides.
--- Reads: reports (message, status_id, device_id, channel_id, sent_at, told_at), where message is a row of digest, digest,
---   and statuses (status_id, rank, outcome, failure_class, is_end, is_failure). The order of reports, and how often each
---   is there, do not matter.
+-- Reads: message_summary, reports (message, status_id, device_id, channel_id, sent_at, reported_at), where message is a
+--   row of message_summary, and statuses (status_id, rank, outcome, failure_class, is_end, is_failure). The order of
+--   reports, and how often each is there, do not matter.
 WITH observed AS (
     SELECT
         message, status_id, device_id, channel_id, sent_at,
-        min(told_at) AS first_at,
-        max(told_at) AS last_at
+        min(reported_at) AS first_at,
+        max(reported_at) AS last_at
     FROM reports
     GROUP BY ALL
 ),
@@ -81,7 +81,7 @@ decided AS (
     GROUP BY message
 ),
 
-told AS (
+reported_state AS (
     SELECT
         message,
         min(first_at) AS first_seen_at,
@@ -115,7 +115,7 @@ told AS (
 )
 
 SELECT
-    told.* EXCLUDE (message, places, listed),
+    reported_state.* EXCLUDE (message, places, listed),
     source,
     sms_id,
     recipient,
@@ -124,5 +124,5 @@ SELECT
         WHEN places = range(1, observed + 1) THEN listed
         ELSE list_select(listed, list_grade_up(places))
     END AS observations
-FROM told
-INNER JOIN digest ON digest.rowid = message
+FROM reported_state
+INNER JOIN message_summary ON message_summary.rowid = message

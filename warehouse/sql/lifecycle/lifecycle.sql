@@ -1,7 +1,7 @@
--- A row: one message, its lifecycle concluded from what its reports told, in the columns of the dataset messages.
+-- A row: one message with its lifecycle, derived from its reported state, in the columns of the dataset messages.
 -- Key: source, sms_id.
 -- Units: as messages. version counts the facts without an expiry: only the stream's clock knows of one.
--- Reads: told, statuses, and the variables expire_after, an interval, and horizon, the time up to which the log is known.
+-- Reads: reported_state, statuses, and the variables expire_after, an interval, and horizon, the time up to which the log is known.
 WITH concluded AS (
     SELECT
         *,
@@ -9,7 +9,7 @@ WITH concluded AS (
         winner IS NULL AND (furthest IS NOT NULL OR NOT incoming)
         AND last_seen_at <= getvariable('horizon') - getvariable('expire_after') AS expired,
         sent_at IS NOT NULL OR delivered_at IS NOT NULL OR undelivered AS beyond_accepted
-    FROM told
+    FROM reported_state
 )
 
 SELECT
