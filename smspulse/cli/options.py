@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from core.buckets import is_bucket_address
 from smspulse.runtime.data_folder import DataFolderError, restrict_to_owner, set_private_umask
 
 # DuckDB cuts a path at the first, and takes the second as a separator.
@@ -48,7 +49,7 @@ def data_option(command: Command) -> Command:
 
 
 def _apply_data_umask(context: click.Context, _: click.Parameter, data: Path) -> Path:
-    if not is_bucket_path(data) and not context.resilient_parsing:
+    if not is_bucket_address(data) and not context.resilient_parsing:
         set_private_umask(data)
     return data
 
@@ -95,17 +96,12 @@ def require_data_folder(data: Path, *others: str) -> None:
     from warehouse.datasets import DATASET_NAMES
     from warehouse.errors import NoWarehouseError
 
-    if not is_bucket_path(data):
+    if not is_bucket_address(data):
         _refuse_unusable_path(data)
         is_found = any((data / name).exists() for name in (CATALOG_FILE, *others))
         if not is_found and not any(any((data / name).glob("date=*")) for name in DATASET_NAMES):
             raise NoWarehouseError(data)
     ensure_data_folder(data)
-
-
-def is_bucket_path(data: Path) -> bool:
-    """Return whether a data folder is the address of a bucket. `Path` has removed one slash of it."""
-    return str(data).startswith("s3:/")
 
 
 def ingest_options(command: Command) -> Command:
@@ -136,7 +132,7 @@ def ensure_data_folder(data: Path) -> None:
         DataFolderError: The folder cannot be created or written, or DuckDB cannot use its path.
         SettingError: The folder cannot be given to the group of the settings.
     """
-    if is_bucket_path(data):
+    if is_bucket_address(data):
         from warehouse.errors import NeedsFolderError
 
         raise NeedsFolderError(data)
