@@ -109,16 +109,16 @@ class MeasurementSession:
 
     def create_views(self) -> tuple[int, int]:
         """Create the views and variables that the SQL reads; return the number of webhooks and of versions."""
-        from warehouse.sql_text import dataset_scan_sql  # noqa: PLC0415
-
         self._set_thresholds()
         for name, dataset in (("raw", "raw"), ("version", "messages"), ("deadletter", "deadletters")):
             self._fetch_rows(
-                f"CREATE TEMP VIEW {name}_files AS FROM {dataset_scan_sql(self._data / dataset, filename=True)} "
+                f"CREATE TEMP VIEW {name}_files AS FROM dataset_files('{dataset}') "
                 "WHERE date >= getvariable('since_day')"
             )
-        delivery, details = (dataset_scan_sql(self._data / name) for name in ("base/delivery", "base"))
-        self._fetch_rows(f"CREATE TEMP VIEW kept AS FROM {delivery} WHERE date NOT IN (SELECT date FROM {details})")  # noqa: S608
+        self._fetch_rows("""
+            CREATE TEMP VIEW kept AS FROM dataset('base/delivery')
+            WHERE date NOT IN (SELECT base.date FROM dataset('base') AS base)
+        """)
         self._fetch_rows(_CREATE_REACHED_SQL)
         ((webhooks, versions, first, logged),) = self._fetch_rows(_LANDED_SQL)
         self._set_period(first, logged)
@@ -227,10 +227,8 @@ class MeasurementSession:
         self._fetch_rows(_CREATE_RECOMPUTED_SQL)
 
     def _files_sql(self, suite: str) -> str:
-        from warehouse.sql_text import dataset_glob_sql  # noqa: PLC0415
-
         sql = files("expectations").joinpath("measures", "files.sql").read_text("utf-8")
-        return sql.replace("{dataset}", suite).replace("{glob}", dataset_glob_sql(self._data / suite))
+        return sql.replace("{dataset}", suite)
 
     @staticmethod
     def _wrong_sql(suite: str, wrong: Sequence[QualityCheck]) -> str:

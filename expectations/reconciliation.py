@@ -28,7 +28,6 @@ from warehouse.reader import open_warehouse, retry_after_merge
 from warehouse.sink.kafka_log_reader import KafkaLogReader
 from warehouse.sink.storage import FolderStore
 from warehouse.sink.topic_incarnations import locate_log_position
-from warehouse.sql_text import dataset_scan_sql
 from warehouse.watermark import read_base_watermark
 
 SUITE: Final = "reconciliation"
@@ -121,7 +120,7 @@ def _newest_incarnation_began(connection: duckdb.DuckDBPyConnection, data: Path)
     known = list_incarnations_by_age(data, topics.MESSAGES)
     if len(known) < 2:  # noqa: PLR2004 - there is no earlier one
         return None
-    sql = f"SELECT min(recorded_at) FROM {dataset_scan_sql(data.resolve() / 'messages')} WHERE incarnation = ?"  # noqa: S608 - ours
+    sql = "SELECT min(recorded_at) FROM dataset('messages') WHERE incarnation = ?"
     ((began,),) = retry_after_merge(lambda: connection.execute(sql, [known[-1]]).fetchall())
     return None if began is None else began.astimezone(UTC)
 

@@ -1,16 +1,11 @@
 """The lifecycle in SQL (`warehouse/sql/lifecycle/`): loads it, and creates the tables and views of its steps."""
 
 from collections.abc import Mapping
-from importlib.resources import files
 
 import duckdb
 
 from gateway.statuses import StatusCode
-
-
-def load_lifecycle_sql(name: str) -> str:
-    """Return the SQL of one step of the lifecycle, as it is in its file."""
-    return files("warehouse").joinpath("sql", "lifecycle", f"{name}.sql").read_text("utf-8")
+from warehouse.sql_text import load_sql
 
 
 def create_statuses_table(connection: duckdb.DuckDBPyConnection, statuses: Mapping[int, StatusCode]) -> None:
@@ -27,7 +22,7 @@ def create_statuses_table(connection: duckdb.DuckDBPyConnection, statuses: Mappi
 
 def create_message_summary_table(connection: duckdb.DuckDBPyConnection) -> None:
     """Create `message_summary`, the messages of `log`. It reads `statuses`."""
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE message_summary AS {load_lifecycle_sql('message_summary')}")
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE message_summary AS {load_sql('lifecycle', 'message_summary')}")
 
 
 def create_reported_state_view(connection: duckdb.DuckDBPyConnection) -> None:
@@ -44,6 +39,6 @@ def create_reported_state_view(connection: duckdb.DuckDBPyConnection) -> None:
             ON message_summary.source = log.source AND message_summary.sms_id = log.sms_id AND NOT is_simple
     """)
     connection.execute(
-        f"CREATE OR REPLACE TEMP VIEW reported_state AS ({load_lifecycle_sql('lifecycle_multi_attempt')}) "
-        f"UNION ALL BY NAME ({load_lifecycle_sql('lifecycle_simple')})"
+        f"CREATE OR REPLACE TEMP VIEW reported_state AS ({load_sql('lifecycle', 'lifecycle_multi_attempt')}) "
+        f"UNION ALL BY NAME ({load_sql('lifecycle', 'lifecycle_simple')})"
     )

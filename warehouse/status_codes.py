@@ -78,9 +78,9 @@ def write_status_codes(data: Path, statuses: Mapping[int, StatusCode]) -> None:
     # Imported here because pyarrow takes half a second, and the file seldom changes.
     import pyarrow as pa  # noqa: PLC0415
 
-    from warehouse.schemas import STATUS_CODES_SCHEMA  # noqa: PLC0415
+    from warehouse.schemas import SCHEMAS  # noqa: PLC0415
 
-    write_table_atomically(data, path, pa.Table.from_pylist(rows, STATUS_CODES_SCHEMA))
+    write_table_atomically(data, path, pa.Table.from_pylist(rows, SCHEMAS["status_codes"]))
 
 
 def _read_recorded_statuses(data: Path) -> Mapping[int, StatusCode]:

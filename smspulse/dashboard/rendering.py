@@ -7,7 +7,7 @@ from html import escape
 from typing import Any, Final
 
 from core.errors import where_raised
-from smspulse.dashboard.queries import PageFilter, PageSnapshot, Row
+from smspulse.dashboard.queries import FAILURES, PageFilter, PageSnapshot, Row
 from smspulse.runtime.message_history import format_duration, get_status_name
 
 _log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def _latency_section(snapshot: PageSnapshot, page_filter: PageFilter) -> str:
 
 def _failures_section(snapshot: PageSnapshot, page_filter: PageFilter) -> str:
     failures = snapshot.query_view(
-        "failure_reasons",
+        FAILURES,
         page_filter,
         "SELECT last_status_id, sum(messages)::BIGINT AS messages FROM asked GROUP BY ALL "
         "ORDER BY messages DESC, last_status_id",

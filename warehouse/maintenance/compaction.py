@@ -43,11 +43,10 @@ from warehouse.file_names import (
 from warehouse.maintenance import atomic_replace
 from warehouse.partition_log import PartitionLog
 from warehouse.reader import open_warehouse
-from warehouse.rollups import load_rollup_sql
 from warehouse.schemas import SCHEMAS
 from warehouse.sink import parquet_files
 from warehouse.sink.range_metadata import LAST_IDENTITY_KEY, NEXT_OFFSET_KEY, RANGE_START_KEY, read_range_start
-from warehouse.sql_text import quote_sql_text
+from warehouse.sql_text import load_sql, quote_sql_text
 from warehouse.watermark import read_base_watermark
 
 _log = logging.getLogger(__name__)
@@ -130,7 +129,7 @@ def _merge_base_days(base: Path, scratch: Path, memory: str, result: CompactionR
 
 def _count_webhooks(data: Path, before: date, scratch: Path, memory: str) -> None:
     """Count the webhooks of each date that is over, unless its present files are counted already."""
-    counts_due: dict[Path, tuple[str, bytes]] = {}
+    counts_due: dict[Path, tuple[date, bytes]] = {}
     removed: list[Path] = []
     watermark = read_base_watermark(data)
     # The first complete day is the second one after those that retention has dropped.
@@ -144,10 +143,10 @@ def _count_webhooks(data: Path, before: date, scratch: Path, memory: str) -> Non
         # A restored Kafka can bring a part of the webhooks of a dropped date again.
         if old and day <= dropped_until:
             continue
-        sql = load_rollup_sql("webhooks", f"(FROM raw_webhooks WHERE date = DATE '{day}')")
-        counted = hashlib.sha256("\n".join([sql, *(path.name for path in paths)]).encode()).hexdigest().encode()
+        names = [path.name for path in paths]
+        counted = hashlib.sha256("\n".join([load_sql("rollups", "webhooks"), *names]).encode()).hexdigest().encode()
         if not any(_read_file_metadata(path).get(_COUNTED_FILES_KEY) == counted for path in old):
-            counts_due[data / "webhooks" / folder.name / f"0-{atomic_replace.unique_suffix()}.parquet"] = sql, counted
+            counts_due[data / "webhooks" / folder.name / f"0-{atomic_replace.unique_suffix()}.parquet"] = day, counted
             removed += old
     if not counts_due:
         return
@@ -155,8 +154,10 @@ def _count_webhooks(data: Path, before: date, scratch: Path, memory: str) -> Non
     with _translate_file_errors(data / "raw"), open_warehouse(data) as connection:
         connection.execute("SET memory_limit = ?", [memory])
         connection.execute("SET temp_directory = ?", [str(scratch / "spill")])
-        for place, (sql, counted) in counts_due.items():
-            rows = connection.sql(f"SELECT {', '.join(schema.names)} FROM ({sql})").to_arrow_table()  # noqa: S608 - ours
+        for place, (day, counted) in counts_due.items():
+            connection.execute(f"CREATE OR REPLACE TEMP VIEW received AS FROM raw_webhooks WHERE date = DATE '{day}'")
+            columns = ", ".join(schema.names)
+            rows = connection.sql(f"SELECT {columns} FROM count_webhooks('received')").to_arrow_table()  # noqa: S608 - ours
             pq.write_table(rows.cast(schema.with_metadata({_COUNTED_FILES_KEY: counted})), scratch / place.name)
     atomic_replace.replace_files(
         data / "webhooks", scratch, removed, {place: scratch / place.name for place in counts_due}

@@ -17,7 +17,7 @@ from gateway.events import StatusReport
 from gateway.json_body import charset_of, to_utf8
 from gateway.payloads import parse_payloads
 from warehouse.partition_log import UNKNOWN_INCARNATION
-from warehouse.schemas import ALERTS_SCHEMA, MESSAGES_SCHEMA, POSITION_FIELDS
+from warehouse.schemas import POSITION_COLUMNS, SCHEMAS
 
 KIND_STATUS: Final = "status"
 KIND_INCOMING: Final = "incoming"
@@ -150,8 +150,8 @@ def _decode_bodies_to_utf8(values: Sequence[bytes | None], content_types: Sequen
     return [to_utf8(body, content_type) for body, content_type in zip(bodies, content_types, strict=True)]
 
 
-_NOT_FROM_VALUE: Final = {"message_key", "observations", "is_forgotten", *(field.name for field in POSITION_FIELDS)}
-_VALUE_FIELDS: Final = tuple(field.name for field in MESSAGES_SCHEMA if field.name not in _NOT_FROM_VALUE)
+_NOT_FROM_VALUE: Final = {"message_key", "observations", "is_forgotten", *POSITION_COLUMNS}
+_VALUE_FIELDS: Final = tuple(name for name in SCHEMAS["messages"].names if name not in _NOT_FROM_VALUE)
 
 
 def message_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
@@ -192,9 +192,7 @@ def deadletter_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
 
 
 _ALERT_FIELDS: Final = tuple(
-    field.name
-    for field in ALERTS_SCHEMA
-    if field.name not in {"alert_id", "errors", *(each.name for each in POSITION_FIELDS)}
+    name for name in SCHEMAS["alerts"].names if name not in {"alert_id", "errors", *POSITION_COLUMNS}
 )
 
 

@@ -24,7 +24,7 @@ from warehouse.file_names import TEMPORARY_FOLDER
 from warehouse.maintenance import atomic_replace
 from warehouse.maintenance.compaction import compact_files
 from warehouse.reader import open_warehouse, query
-from warehouse.schemas import BASE_SCHEMA, RAW_SCHEMA
+from warehouse.schemas import SCHEMAS
 from warehouse.sink import parquet_files
 from warehouse.sink.range_metadata import RANGE_START_KEY, read_landed_position
 
@@ -97,7 +97,7 @@ def test_a_closed_day_becomes_a_file_a_partition_with_the_same_rows(data: Path) 
     assert names(data) == [f"sms.raw+{partition}+{20:020d}" for partition in (0, 1)]
     assert (rows(data, ALL), rows(data, "FROM messages ORDER BY ALL")) == before
     (path,) = data.glob("raw/date=2*/sms.raw+0+*")
-    assert [(f.name, f.metadata) for f in pq.read_schema(path)] == [(f.name, f.metadata) for f in RAW_SCHEMA]
+    assert [(f.name, f.metadata) for f in pq.read_schema(path)] == [(f.name, f.metadata) for f in SCHEMAS["raw"]]
     assert pq.read_table(path)["sms_id"].to_pylist() == sorted(1_000_000 - n for n in range(30))
     assert compact_files(data, NEXT_DAY).merged == 0
     assert not list((data / TEMPORARY_FOLDER / "upkeep").iterdir())
@@ -345,7 +345,7 @@ def test_two_states_of_the_base_files_are_never_mixed_in_one_answer(data: Path) 
     atomic_replace.add_rotating_seed(base)
     with atomic_replace.lock_maintenance(data) as scratch, open_warehouse(data) as connection:
         made = scratch / "base.parquet"
-        columns = ", ".join(BASE_SCHEMA.names)
+        columns = ", ".join(SCHEMAS["base"].names)
         second = "SELECT * REPLACE (2::BIGINT AS version) FROM messages"
         connection.execute(f"COPY (SELECT {columns} FROM ({second})) TO '{made}'")  # noqa: S608 - names of ours
         place = base / "date=2026-11-24" / f"0-{atomic_replace.unique_suffix()}.parquet"

@@ -21,7 +21,6 @@ from warehouse.reader import open_warehouse
 from warehouse.rebuild import rebuild_base
 from warehouse.rollups import has_current_rollups
 from warehouse.sink import parquet_files
-from warehouse.sql_text import dataset_scan_sql
 from warehouse.views import create_view_statements
 from warehouse.watermark import WATERMARK_FILE, read_base_watermark
 
@@ -115,12 +114,11 @@ def rebuilt(data: Path, **options: Any) -> None:
 
 def news(data: Path) -> list[MadeRecord]:
     """Make newer versions of some that are in base files: of another hour, day, outcome, device, network and none."""
-    with duckdb.connect() as connection:
-        base = dataset_scan_sql(data / "base")
-        rows = connection.execute(
-            f"SELECT source, sms_id, epoch_ms(first_seen_at), version FROM {base} WHERE outcome = 'delivered' "  # noqa: S608
-            "ORDER BY hash(sms_id) LIMIT 8"
-        ).fetchall()
+    with open_warehouse(data) as connection:
+        rows = connection.execute("""
+            SELECT source, sms_id, epoch_ms(first_seen_at), version FROM dataset('base') WHERE outcome = 'delivered'
+            ORDER BY hash(sms_id) LIMIT 8
+        """).fetchall()
     changes: list[dict[str, Any]] = [
         {"first_seen_at": -HOUR * 1000},
         {"first_seen_at": -DAY * 1000},

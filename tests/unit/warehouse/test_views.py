@@ -17,7 +17,8 @@ from warehouse import catalog
 from warehouse.errors import NoWarehouseError, UnreadablePathError
 from warehouse.reader import open_warehouse, query
 from warehouse.sink import parquet_files
-from warehouse.views import MACROS, VIEWS, load_view_sql
+from warehouse.sql_text import load_sql
+from warehouse.views import MACROS, VIEWS
 
 HOUR = 3600
 
@@ -49,7 +50,7 @@ def test_every_sql_file_is_a_view_and_says_what_a_row_is() -> None:
     found = {path.name for path in files("warehouse").joinpath("sql", "views").iterdir()}
     assert found == {f"{name}.sql" for name in (*VIEWS, *MACROS)}
     for name in (*VIEWS, *MACROS):
-        header = "\n".join(line for line in load_view_sql(name).splitlines() if line.startswith("--"))
+        header = "\n".join(line for line in load_sql("views", name).splitlines() if line.startswith("--"))
         assert all(f"-- {word}" in header for word in ("A row: ", "Key: ", "Units")), name
         assert "reshness" in header, name
 

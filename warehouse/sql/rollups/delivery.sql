@@ -1,7 +1,7 @@
 -- A row: the outgoing messages of one source, device and channel whose first report was received in one hour (UTC).
 -- Key: source, device_id, channel_id, hour.
 -- Units: counts of messages; queued, accepted and sent are those that got to that stage or to one behind it.
--- Reads: rows, messages with their day, and with the sign with which each counts.
+-- Reads: the table or view whose name is in rows: messages with their day, and with the sign with which each counts.
 SELECT
     source,
     device_id,
@@ -35,7 +35,7 @@ FROM (
             WHEN list_contains(status_ids, 3) THEN 2
             ELSE 1
         END AS stage
-    FROM (SELECT *, [each.status_id FOR each IN observations] AS status_ids FROM {rows})
+    FROM (SELECT *, [each.status_id FOR each IN observations] AS status_ids FROM query_table(rows))
     WHERE outcome <> 'incoming'
 )
 GROUP BY source, device_id, channel_id, day, hour

@@ -30,7 +30,7 @@ SELECT
     coalesce(what, '') AS what,
     coalesce(max_by(by_channel, changed_at) FILTER (phase = 'firing') OVER same, []) AS by_channel,
     coalesce(max(resolution) OVER same, '') AS resolution
-FROM {alerts}
+FROM dataset('alerts')
 WHERE fired_at IS NOT NULL
 WINDOW same AS (PARTITION BY alert_id, fired_at)
 QUALIFY row_number() OVER (PARTITION BY alert_id, fired_at ORDER BY phase = 'firing' DESC, changed_at) = 1

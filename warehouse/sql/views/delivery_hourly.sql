@@ -8,7 +8,7 @@
 --   of a
 --   rate.
 -- Freshness: as messages. An hour changes until its messages have ended. It stays when `retain` drops the messages.
-SELECT *, {rates}
+SELECT * EXCLUDE (rates), unnest(rates)
 FROM (
     SELECT
         source,
@@ -16,8 +16,9 @@ FROM (
         channel_id,
         day,
         hour,
-        {sums}
-    FROM {delivery}
+        sum(COLUMNS(count_columns()))::BIGINT AS '\0',
+        rates(sum(attempted), sum(ended), sum(delivered), sum(open)) AS rates
+    FROM (FROM rollup('delivery') UNION ALL BY NAME FROM count_delivery('changes'))
     GROUP BY source, device_id, channel_id, day, hour
     HAVING sum(attempted) > 0
 )

@@ -11,7 +11,7 @@ WITH hourly AS (
         device_id,
         hour,
         hour > now() - INTERVAL 24 HOUR AS is_recent,
-        {sums}
+        sum(COLUMNS(count_columns()))::BIGINT AS '\0'
     FROM delivery_hourly
     WHERE day >= (now() - INTERVAL 28 DAY)::DATE AND hour > now() - INTERVAL 28 DAY AND device_id IS NOT NULL
     GROUP BY source, device_id, hour
@@ -56,9 +56,20 @@ touched AS MATERIALIZED (
     FROM changes
 ),
 
+touched_messages AS (
+    SELECT 1 AS sign, * FROM messages_by_day
+    -- A condition, because DuckDB would hash all messages for a semi join with a few hours.
+    WHERE coalesce(time_bucket(INTERVAL 1 HOUR, first_seen_at) IN (SELECT hour FROM touched), false)
+),
+
 heard AS (
     SELECT source, device_id, max(last_seen_at) AS last_seen_at, min(oldest_open_at) AS oldest_open_at
-    FROM {delivery by hour}
+    FROM (
+        FROM rollup('delivery')
+        ANTI JOIN touched USING (hour)
+        UNION ALL BY NAME
+        FROM count_delivery('touched_messages')
+    )
     WHERE day >= (now() - INTERVAL 28 DAY)::DATE AND hour > now() - INTERVAL 28 DAY
     GROUP BY source, device_id
 )

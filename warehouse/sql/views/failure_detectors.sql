@@ -12,6 +12,6 @@ SELECT
     channel_id,
     CASE phase WHEN 'resolved' THEN 'quiet' ELSE phase END AS state,
     changed_at AS state_since
-FROM {alerts}
+FROM dataset('alerts')
 WHERE kind = 'failure_ratio'
 QUALIFY row_number() OVER (PARTITION BY alert_id ORDER BY recorded_at DESC, "offset" DESC) = 1

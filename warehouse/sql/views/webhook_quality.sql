@@ -9,7 +9,11 @@
 --   reported on the day: reordered and contradicted ones, and late ones, with a report an hour or more after the one
 --   before it. These are null if the day has no messages.
 -- Freshness: as raw_webhooks and messages. Days that compaction has counted are as of then.
-WITH received AS (
+WITH uncounted AS (
+    FROM raw_webhooks WHERE date >= counted_until()
+),
+
+received AS (
     SELECT
         source,
         day,
@@ -21,11 +25,15 @@ WITH received AS (
         sum(duplicates)::BIGINT AS duplicates,
         coalesce(
             sum("unknown") FILTER (
-                status_id IS NULL OR status_id NOT IN (SELECT codes.status_id FROM {status_codes} AS codes)
+                status_id IS NULL OR status_id NOT IN (SELECT codes.status_id FROM dataset('status_codes') AS codes)
             ),
             0
         )::BIGINT AS "unknown"
-    FROM {webhooks}
+    FROM (
+        FROM dataset('webhooks') WHERE date < counted_until()
+        UNION ALL BY NAME
+        FROM count_webhooks('uncounted')
+    )
     GROUP BY source, day
 ),
 
