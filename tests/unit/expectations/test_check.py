@@ -306,7 +306,7 @@ def test_what_upkeep_does_is_no_fault_and_hides_none(data: Path) -> None:
     assert rebuild_base(data, STATUSES, timedelta(days=1)).differing == 0  # counts anew by what is left of numbers
     assert compact_files(data, later).merged > 20
     days = {"raw_days": 4, "versions_days": 3, "messages_days": 9, "deadletters_days": 4}
-    dropped = drop_expired_days(data, RetentionSettings(**days), END, timedelta(days=2)).dropped_days  # type: ignore[arg-type]
+    dropped = drop_expired_days(data, RetentionSettings(**days), END, timedelta(days=2))  # type: ignore[arg-type]
     assert dropped.keys() == {"base", "raw", "messages", "deadletters"}
     assert failed(run_checks(data, CheckSettings(), END)) == {}
     for dataset in ("raw", "messages"):

@@ -82,7 +82,7 @@ def settings(**days: int) -> RetentionSettings:
 
 
 def test_nothing_is_dropped_by_default(data: Path) -> None:
-    assert drop_expired_days(data, RetentionSettings(), NOW + timedelta(days=9_999), WEEK).dropped_days == {}
+    assert drop_expired_days(data, RetentionSettings(), NOW + timedelta(days=9_999), WEEK) == {}
     assert rows(data, "SELECT count(*) FROM messages") == [(20,)]
 
 
@@ -91,7 +91,7 @@ def test_counts_outlive_messages_and_the_log(data: Path) -> None:
     done = drop_expired_days(
         data, settings(raw_days=10, messages_days=12, versions_days=1, deadletters_days=5), NOW, WEEK
     )
-    found = {name: (len(days), min(days), max(days)) for name, days in done.dropped_days.items()}
+    found = {name: (len(days), min(days), max(days)) for name, days in done.items()}
     assert found == {
         "base": (8, FIRST, FIRST + timedelta(7)),
         "raw": (10, FIRST, FIRST + timedelta(9)),
@@ -101,13 +101,13 @@ def test_counts_outlive_messages_and_the_log(data: Path) -> None:
     assert counts(data) == before
     assert rows(data, "SELECT count(*), min(sms_id) FROM messages") == [(12, 108)]
     assert rows(data, "SELECT count(*), min(sms_id) FROM status_events") == [(10, 110)]
-    assert drop_expired_days(data, settings(raw_days=10, messages_days=12), NOW, WEEK).dropped_days == {}
+    assert drop_expired_days(data, settings(raw_days=10, messages_days=12), NOW, WEEK) == {}
 
 
 def test_what_checks_found_is_dropped_by_a_setting_of_its_own(tmp_path: Path) -> None:
     for days in (9, 8, 1):
         append_check_results(tmp_path, NOW - timedelta(days), [{"expectation": "a", "success": True, "rows": []}])
-    dropped = drop_expired_days(tmp_path, settings(quality_days=8), NOW, WEEK).dropped_days
+    dropped = drop_expired_days(tmp_path, settings(quality_days=8), NOW, WEEK)
     assert dropped == {"quality": [(NOW - timedelta(9)).date()]}
     assert rows(tmp_path, "SELECT count(*) FROM quality_history") == [(2,)]
 
@@ -139,10 +139,7 @@ def test_landers_go_on_where_they_were_though_all_is_dropped(data: Path) -> None
 def test_without_a_rebuild_webhooks_and_versions_are_all_there_is(published: Path) -> None:
     for record in at_day(0, 1):
         parquet_files.land_records(published, 0, [record])
-    assert (
-        drop_expired_days(published, settings(raw_days=9, messages_days=9, versions_days=1), NOW, WEEK).dropped_days
-        == {}
-    )
+    assert drop_expired_days(published, settings(raw_days=9, messages_days=9, versions_days=1), NOW, WEEK) == {}
 
 
 @pytest.mark.parametrize(

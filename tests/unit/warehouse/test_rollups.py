@@ -189,7 +189,7 @@ def test_what_another_release_counted_does_not_count(told: Days, straight: Strai
     right(data, straight)
     with open_warehouse(data) as connection:
         assert connection.execute("SELECT count(*) FROM changes WHERE sign < 0").fetchone() == (0,)
-    assert set(drop_expired_days(data, SETTINGS, LATER, timedelta(9)).dropped_days) == {"raw"}
+    assert set(drop_expired_days(data, SETTINGS, LATER, timedelta(9))) == {"raw"}
     told.tell(LAST)
     rebuilt(data)
     assert has_current_rollups(data)
@@ -202,7 +202,7 @@ def test_what_was_counted_outlives_the_messages(told: Days) -> None:
     names = set(MARTS) - {"stuck_messages", "device_health"}
     with open_warehouse(data) as connection:
         before = marts(connection)
-    dropped = drop_expired_days(data, SETTINGS, LATER, timedelta(9)).dropped_days
+    dropped = drop_expired_days(data, SETTINGS, LATER, timedelta(9))
     assert {LAST - timedelta(4), LAST - timedelta(3)} <= set(dropped["base"])
     with open_warehouse(data) as connection:
         after = marts(connection)
