@@ -52,7 +52,7 @@ def publish_views(data: Path) -> Path:
     path = data / CATALOG_FILE
     create_seed_files(data)
     refresh_prefixes(data)
-    status_codes.refresh_status_codes(data)
+    status_codes.write_status_codes(data, status_codes.load_known_statuses(data))
     sql = create_folder_statements(data)
     # One process at a time compares and replaces the catalog.
     lock = data / TEMPORARY_FOLDER

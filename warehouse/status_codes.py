@@ -6,7 +6,6 @@ variable, and records the meanings when it publishes the views. Without the vari
 `smspulse compact` from cron does not remove them.
 """
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,10 +16,10 @@ import duckdb
 from gateway.statuses import STATUSES, Outcome, StatusCode, build_status_table, parse_status_meanings
 from warehouse.errors import DamagedFileError
 from warehouse.file_names import SEED_DATE
+from warehouse.settings import WarehouseSettings
 from warehouse.small_datasets import write_table_atomically
 from warehouse.sql_text import escape_glob, quote_sql_text
 
-MEANINGS_VARIABLE: Final = "SMSPULSE_STREAM_STATUS_MEANINGS"
 _STATUS_CODES_FILE: Final = "status_codes.parquet"
 
 
@@ -31,7 +30,8 @@ def load_known_statuses(data: Path) -> Mapping[int, StatusCode]:
         SettingError: The setting is invalid.
         DamagedFileError: The recorded meanings cannot be read.
     """
-    return parse_configured_statuses() if MEANINGS_VARIABLE in os.environ else _read_recorded_statuses(data)
+    is_configured = WarehouseSettings().status_meanings is not None
+    return parse_configured_statuses() if is_configured else _read_recorded_statuses(data)
 
 
 def parse_configured_statuses() -> Mapping[int, StatusCode]:
@@ -40,18 +40,7 @@ def parse_configured_statuses() -> Mapping[int, StatusCode]:
     Raises:
         SettingError: The setting is invalid.
     """
-    return build_status_table(parse_status_meanings(os.environ.get(MEANINGS_VARIABLE, "")))
-
-
-def refresh_status_codes(data: Path) -> None:
-    """Write the file if it is missing or has other meanings.
-
-    Raises:
-        SettingError: The setting is invalid.
-        DamagedFileError: The recorded meanings cannot be read.
-        OSError: The data folder is not writable.
-    """
-    write_status_codes(data, load_known_statuses(data))
+    return build_status_table(parse_status_meanings(WarehouseSettings().status_meanings or ""))
 
 
 def write_status_codes(data: Path, statuses: Mapping[int, StatusCode]) -> None:
