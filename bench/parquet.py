@@ -13,8 +13,8 @@ from smspulse.simulator.scenarios import generate_scenarios
 from warehouse.file_names import format_file_name
 from warehouse.partition_log import PartitionLog
 from warehouse.schemas import SCHEMAS
-from warehouse.sink.record_conversion import PartitionRecords
-from warehouse.sink.table_building import build_table
+from warehouse.sink.partition_records import PartitionRecords
+from warehouse.sink.record_conversion import build_table
 from warehouse.sql_text import quote_sql_text
 
 INCARNATION = "bench"

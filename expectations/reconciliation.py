@@ -26,7 +26,7 @@ from ingest.spool import read_spooled_ids
 from warehouse.landed_files import list_incarnations_by_age
 from warehouse.reader import open_warehouse, retry_after_merge
 from warehouse.sink.kafka_log_reader import KafkaLogReader
-from warehouse.sink.storage import FolderStore
+from warehouse.sink.parquet_files import FolderStore
 from warehouse.sink.topic_incarnations import locate_log_position
 from warehouse.watermark import read_base_watermark
 

@@ -9,7 +9,15 @@ from warehouse.sql_text import load_sql
 
 
 def create_statuses_table(connection: duckdb.DuckDBPyConnection, statuses: Mapping[int, StatusCode]) -> None:
-    """Create `statuses`, which the SQL of the lifecycle reads."""
+    """Create `statuses` and the macro `observation`, which the SQL of the lifecycle reads."""
+    connection.execute("""
+        CREATE OR REPLACE TEMP MACRO observation(
+            status_id, device_id, channel_id, sent_at, is_sent, first_at, last_at
+        ) AS {
+            'status_id': status_id, 'device_id': device_id, 'channel_id': channel_id,
+            'sent_at': CASE WHEN is_sent THEN sent_at END, 'first_received_at': first_at, 'last_received_at': last_at
+        }
+    """)
     connection.execute(
         "CREATE TEMP TABLE statuses "
         "(status_id INT, rank INT, outcome VARCHAR, failure_class VARCHAR, is_end BOOLEAN, is_failure BOOLEAN)"

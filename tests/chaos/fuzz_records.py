@@ -180,7 +180,7 @@ class InProcess:
 def inject(mutation: str) -> None:
     """Put a fault of ours in: a parser that calls itself for each mark, or a fold or a sink that nothing guards."""
     from gateway import payloads  # noqa: PLC0415
-    from warehouse.sink import record_conversion, table_building  # noqa: PLC0415
+    from warehouse.sink import record_conversion  # noqa: PLC0415
 
     if mutation == "parser":
         read = payloads._parse_guarded
@@ -193,7 +193,7 @@ def inject(mutation: str) -> None:
         one = MessageProcessor._process_record
         MessageProcessor._process_record = lambda *given: fail() if BOM in given[1].value else one(*given)
     if mutation == "sink":
-        parquet_files.build_table = table_building._convert_records
+        parquet_files.build_table = record_conversion._convert_records
         record_conversion.charset_of = lambda content_type: fail() if b"nonsense" in (content_type or b"") else None
 
 

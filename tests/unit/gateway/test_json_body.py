@@ -19,8 +19,8 @@ from gateway.payloads import parse_payload
 from gateway.statuses import STATUSES
 from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
-from warehouse.sink.record_conversion import PartitionRecords
-from warehouse.sink.table_building import build_table
+from warehouse.sink.partition_records import PartitionRecords
+from warehouse.sink.record_conversion import build_table
 
 TEXT = '{"sms_id": 17, "status_id": 7, "status_message": "zugestellt für 5 €", "sendto": "+4915752982212"}'
 LATIN = TEXT.replace(" 5 €", "")

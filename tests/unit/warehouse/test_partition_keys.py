@@ -17,9 +17,9 @@ from warehouse.maintenance.erasure import erase_from_files
 from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
 from warehouse.reader import query
 from warehouse.rebuild import rebuild_base
-from warehouse.sink.record_conversion import PartitionRecords
+from warehouse.sink.partition_records import PartitionRecords
+from warehouse.sink.record_conversion import build_table
 from warehouse.sink.s3_storage import BucketStore
-from warehouse.sink.table_building import build_table
 
 LATER = datetime.fromtimestamp(NOON / 1000, UTC) + timedelta(days=20)
 ABOVE = "source=prod/date=2020-01-01/sms_id=x/outcome=sent/filename=f/data"
@@ -38,7 +38,7 @@ def told_after_each_step(data: Path) -> list[Any]:
     told += [erased.rows, sorted(erased.keys), answers(data)]
     rebuild_base(data, build_status_table({}), timedelta(days=1), everything=True)
     kept = RetentionSettings(raw_days=10, messages_days=12, versions_days=10)  # type: ignore[call-arg]
-    return [*told, drop_expired_days(data, kept, LATER, timedelta(days=9)).dropped_days, answers(data)]
+    return [*told, drop_expired_days(data, kept, LATER, timedelta(days=9)), answers(data)]
 
 
 def test_folders_above_the_data_folder_are_no_partition_keys(tmp_path: Path) -> None:

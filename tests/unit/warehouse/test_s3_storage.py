@@ -28,9 +28,9 @@ from warehouse.errors import (
 from warehouse.partition_log import PartitionLog
 from warehouse.reader import retry_after_merge
 from warehouse.sink import parquet_files
-from warehouse.sink.record_conversion import PartitionRecords
+from warehouse.sink.partition_records import PartitionRecords
+from warehouse.sink.record_conversion import build_table
 from warehouse.sink.s3_storage import BucketStore
-from warehouse.sink.table_building import build_table
 from warehouse.views import MACROS, VIEWS
 
 DAY_MS = 86_400_000

@@ -14,8 +14,8 @@ from core import topics
 from warehouse import metrics
 from warehouse.datasets import DATASET_BY_TOPIC, DATASET_NAMES
 from warehouse.schemas import SCHEMAS
-from warehouse.sink.record_conversion import CONVERTERS, DatasetColumns, PartitionRecords
-from warehouse.sink.table_building import build_table
+from warehouse.sink.partition_records import PartitionRecords
+from warehouse.sink.record_conversion import CONVERTERS, DatasetColumns, build_table
 
 
 def row(record: MadeRecord) -> dict[str, object]:

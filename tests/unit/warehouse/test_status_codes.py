@@ -23,7 +23,7 @@ from warehouse.maintenance.compaction import compact_files
 from warehouse.reader import open_warehouse
 from warehouse.rebuild import rebuild_base
 from warehouse.sink import parquet_files
-from warehouse.sink.storage import FolderStore
+from warehouse.sink.parquet_files import FolderStore
 
 SETTING = "SMSPULSE_STREAM_STATUS_MEANINGS"
 NEXT_DAY = datetime(2026, 11, 25, 9, tzinfo=UTC)

@@ -18,6 +18,7 @@ from warehouse.file_names import LANDED_FILE_NAME, format_file_name, parse_parti
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog
 from warehouse.sink import parquet_files
 from warehouse.sink.kafka_log_reader import KafkaLogReader
+from warehouse.sink.partition_records import PartitionRecords
 from warehouse.sink.range_metadata import (
     LAST_IDENTITY_KEY,
     NEXT_OFFSET_KEY,
@@ -27,8 +28,7 @@ from warehouse.sink.range_metadata import (
     read_last_identity,
     read_next_offset,
 )
-from warehouse.sink.record_conversion import PartitionRecords
-from warehouse.sink.table_building import build_table
+from warehouse.sink.record_conversion import build_table
 from warehouse.sink.topic_incarnations import LogPosition, locate_log_position
 
 

@@ -3,10 +3,7 @@
 -- Units: counts of messages; queued, accepted and sent are those that got to that stage or to one behind it.
 -- Reads: the table or view whose name is in rows: messages with their day, and with the sign with which each counts.
 SELECT
-    source,
-    device_id,
-    channel_id,
-    day,
+    source, device_id, channel_id, day,
     time_bucket(INTERVAL 1 HOUR, first_seen_at) AS hour,
     sum(sign)::BIGINT AS attempted,
     coalesce(sum(sign) FILTER (is_ended), 0)::BIGINT AS ended,

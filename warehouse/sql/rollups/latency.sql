@@ -3,10 +3,7 @@
 -- Units: as latency_hourly.
 -- Reads: rows, as delivery.sql: all messages of these hours.
 SELECT
-    source,
-    day,
-    hour,
-    messages,
+    source, day, hour, messages,
     COLUMNS('_messages$'),
     COLUMNS('^(queue|device|network|total)$')[1] AS '\1_p50_s',
     COLUMNS('^(queue|device|network|total)$')[2] AS '\1_p90_s',

@@ -8,9 +8,7 @@ WITH headed AS (
         source,
         day,
         CASE WHEN recipient LIKE '+%' THEN substr(recipient, 2, 9) END AS head,
-        sign,
-        is_ended,
-        outcome
+        sign, is_ended, outcome
     FROM query_table(rows)
     WHERE outcome <> 'incoming'
 ),

@@ -4,9 +4,7 @@
 -- Units: as webhook_quality; unknown counts undocumented statuses, whatever a setting says of them.
 -- Reads: rows, as delivery.sql: all webhooks that Kafka took on these days.
 SELECT
-    source,
-    day,
-    date,
+    source, day, date,
     count(*) AS webhooks,
     count(*) FILTER (kind = 'status') AS status_reports,
     count(*) FILTER (kind = 'incoming') AS incoming,

@@ -9,11 +9,7 @@
 SELECT * EXCLUDE (rates), unnest(rates)
 FROM (
     SELECT
-        source,
-        day,
-        country,
-        network_prefix,
-        carrier,
+        source, day, country, network_prefix, carrier,
         sum(attempted)::BIGINT AS attempted,
         sum(ended)::BIGINT AS ended,
         sum(delivered)::BIGINT AS delivered,

@@ -11,11 +11,7 @@
 SELECT * EXCLUDE (rates), unnest(rates)
 FROM (
     SELECT
-        source,
-        device_id,
-        channel_id,
-        day,
-        hour,
+        source, device_id, channel_id, day, hour,
         sum(COLUMNS(count_columns()))::BIGINT AS '\0',
         rates(sum(attempted), sum(ended), sum(delivered), sum(open)) AS rates
     FROM (FROM rollup('delivery') UNION ALL BY NAME FROM count_delivery('changes'))

@@ -7,9 +7,7 @@
 -- Freshness: as messages, up to now.
 WITH hourly AS (
     SELECT
-        source,
-        device_id,
-        hour,
+        source, device_id, hour,
         hour > now() - INTERVAL 24 HOUR AS is_recent,
         sum(COLUMNS(count_columns()))::BIGINT AS '\0'
     FROM delivery_hourly
@@ -75,20 +73,13 @@ heard AS (
 )
 
 SELECT
-    source,
-    device_id,
-    counted.attempted,
-    counted.ended,
-    counted.delivered,
+    source, device_id, counted.attempted, counted.ended, counted.delivered,
     counted.delivered / nullif(counted.ended, 0) AS rate,
     own_rate,
     (fleet.delivered - counted.delivered) / nullif(fleet.ended - counted.ended, 0) AS fleet_rate,
     last_seen_at,
     epoch(now()) - epoch(last_seen_at) AS quiet_s,
-    usual_quiet_s,
-    errors,
-    open,
-    oldest_open_at
+    usual_quiet_s, errors, open, oldest_open_at
 FROM counted
 INNER JOIN heard USING (source, device_id)
 LEFT JOIN fleet USING (source)

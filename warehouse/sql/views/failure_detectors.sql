@@ -5,11 +5,7 @@
 -- Units: state is learning, quiet, pending or firing. state_since is TIMESTAMPTZ.
 -- Freshness: as messages.
 SELECT
-    alert_id,
-    scope,
-    source,
-    device_id,
-    channel_id,
+    alert_id, scope, source, device_id, channel_id,
     CASE phase WHEN 'resolved' THEN 'quiet' ELSE phase END AS state,
     changed_at AS state_since
 FROM dataset('alerts')

@@ -27,9 +27,6 @@ newest AS (
 )
 
 SELECT
-    dataset,
-    newest_received_at,
-    newest_recorded_at,
-    rows,
+    dataset, newest_received_at, newest_recorded_at, rows,
     epoch(now()) - epoch(newest_recorded_at) AS seconds_since
 FROM newest

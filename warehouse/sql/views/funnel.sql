@@ -17,9 +17,7 @@ WITH counted AS (
 )
 
 SELECT
-    source,
-    day,
-    place,
+    source, day, place,
     ['attempted', 'queued', 'accepted', 'sent', 'delivered'][place] AS stage,
     messages,
     messages / nullif(first_value(messages) OVER stages, 0) AS share_of_attempted,
