@@ -15,7 +15,7 @@ import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from core import records, topics
-from core.group_lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
+from core.consumer_lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
 from core.kafka_settings import KafkaSettings
 from core.topic_ids import TopicIds
 from expectations.catalogue import build_checks

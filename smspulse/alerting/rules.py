@@ -26,8 +26,8 @@ from core.alerts import (
     Scope,
     alert_id,
 )
+from core.consumer_lag import read_group_lag
 from core.errors import where_raised
-from core.group_lag import read_group_lag
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from ingest.settings import IngestSettings

@@ -7,8 +7,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import SmspulseError
+from core.urls import parse_base_url, parse_http_url
 from smspulse.alerting.alert_state import CAUSE_WAIT_S
-from smspulse.runtime.urls import parse_base_url, parse_http_url
 
 _PREFIX = "SMSPULSE_ALERTS_"
 

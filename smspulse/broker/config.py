@@ -5,9 +5,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
+from smspulse.broker.settings import BrokerSettings
 from smspulse.processes.children import LOOPBACK
 
 # User with which the node connects to itself. The password is new at each start.
@@ -55,31 +53,6 @@ _FIXED_OPTIONS: Final[dict[str, object]] = {
     # 128 MiB by default, a quarter of the heap; 32 MiB compacts a million keys in one pass.
     "log.cleaner.dedupe.buffer.size": 32 << 20,
 }
-
-
-class BrokerSettings(BaseSettings):
-    """The embedded broker. Environment: `SMSPULSE_BROKER_` and the field's name in capitals."""
-
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_BROKER_", frozen=True, extra="forbid", allow_inf_nan=False)
-
-    port: int = Field(
-        default=19092, ge=0, le=65535, description="Preferred port for clients; another if taken, any with 0."
-    )
-    controller_port: int = Field(
-        default=19093, ge=0, le=65535, description="Preferred port of Kafka's controller, likewise."
-    )
-    heap_mb: int = Field(default=512, ge=256, description="Memory for the JVM's heap, in MiB.")
-    flush_messages: int = Field(
-        default=1,
-        ge=1,
-        description="Records a partition takes between two fsyncs. 1: each batch is on disk before it is acknowledged. "
-        "More is faster, and a power loss can then cost acknowledged records; the death of a process never does.",
-    )
-    login: bool = Field(
-        default=True,
-        description="Whether clients must log in, with the login in `kafka/login.json` in the data folder. "
-        "`false`: every user of this machine reads and writes all records.",
-    )
 
 
 def build_server_properties(port: int, controller: int, settings: BrokerSettings, password: str = "") -> str:

@@ -11,9 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from core.errors import SmspulseError
+from smspulse.broker.errors import BrokerError
 from smspulse.processes.children import die_with_parent, ensure_home
-from smspulse.runtime.data_folder import use_original_umask
+from smspulse.processes.data_folder import use_original_umask
 
 log = logging.getLogger(__name__)
 
@@ -24,16 +24,6 @@ POM = RESOURCES / "pom.xml"
 JAVA_NEEDED = 17
 # For 45 MB on a slow line.
 FETCH_TIMEOUT_S = 300
-
-
-class BrokerError(SmspulseError):
-    """The embedded broker could not be started, or has ended. The text is one line: the problem and its fix."""
-
-
-class KafkaMissingError(BrokerError):
-    """A real Kafka cannot run on this machine, and the in-memory broker may not replace it."""
-
-    is_permanent = True
 
 
 def read_kafka_version() -> str:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from core.stop_request import StopRequest, StopRequested, run_until_stopped
-from smspulse.broker.config import BrokerSettings
-from smspulse.broker.download import BrokerError, KafkaMissingError, fetch_kafka, list_missing_programs
-from smspulse.broker.embedded import EmbeddedBroker
+from smspulse.broker.download import fetch_kafka, list_missing_programs
+from smspulse.broker.embedded import EmbeddedBroker, MemoryBroker
+from smspulse.broker.errors import BrokerError, KafkaMissingError
 from smspulse.broker.kafka_broker import KafkaBroker
 from smspulse.broker.lockfile import has_kafka_store
-from smspulse.broker.memory_broker import MemoryBroker
-from smspulse.processes.readiness import report_permanent_failure
+from smspulse.broker.settings import BrokerSettings
+from smspulse.processes.children import report_permanent_failure
 
 log = logging.getLogger(__name__)
 

@@ -21,17 +21,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from core.stop_request import StopRequest, run_until_stopped
-from smspulse.broker.config import (
-    NODE_USER,
-    BrokerSettings,
-    build_server_properties,
-    count_needed_files,
-    find_last_error_line,
-)
-from smspulse.broker.download import RESOURCES, BrokerError, fetch_kafka
+from smspulse.broker.config import NODE_USER, build_server_properties, count_needed_files, find_last_error_line
+from smspulse.broker.download import RESOURCES, fetch_kafka
 from smspulse.broker.embedded import EmbeddedBroker
+from smspulse.broker.errors import BrokerError, FileLimitError
 from smspulse.broker.lockfile import write_file_atomically
 from smspulse.broker.login import MECHANISM, PROTOCOL, BrokerLogin, write_login
+from smspulse.broker.settings import BrokerSettings
 from smspulse.processes.children import LOOPBACK, die_with_parent, find_free_port, raise_file_limit
 
 log = logging.getLogger(__name__)
@@ -46,12 +42,6 @@ STOP_TIMEOUT_S: Final = 7
 _LOGIN_TIMEOUT_S: Final = 60
 # Kafka's minimum. More iterations slow down guessing, but 256 random bits cannot be guessed anyway.
 _SCRAM_ITERATIONS: Final = 4096
-
-
-class FileLimitError(BrokerError):
-    """The system allows this process too few open files."""
-
-    is_permanent = True
 
 
 class KafkaBroker(EmbeddedBroker):

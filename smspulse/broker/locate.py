@@ -4,35 +4,11 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from core.errors import SmspulseError
 from core.kafka_settings import KafkaSettings
-from smspulse.broker.download import BrokerError
+from smspulse.broker.errors import BrokerError, LoginUnreadableError, NoBrokerError
 from smspulse.broker.lockfile import BrokerFile, read_broker_file
 from smspulse.broker.login import login_path, read_login
 from smspulse.processes.children import LOOPBACK
-
-
-class KafkaAccessError(SmspulseError):
-    """A command has no Kafka cluster that it can use."""
-
-
-class NoBrokerError(KafkaAccessError):
-    """No broker runs on the data folder, and none is named."""
-
-
-class LoginUnreadableError(KafkaAccessError):
-    """The broker of the data folder needs its login, which this user cannot read.
-
-    Attributes:
-        bootstrap: Address of the broker.
-    """
-
-    def __init__(self, bootstrap: str, path: Path) -> None:
-        super().__init__(
-            f"Kafka at {bootstrap} needs the login in {path}, which this user may not read: "
-            "run it as the user who runs the pipeline"
-        )
-        self.bootstrap = bootstrap
 
 
 def find_kafka_settings(data: Path, broker: str) -> KafkaSettings:

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from smspulse.broker.download import BrokerError
+from smspulse.broker.errors import BrokerError
 from smspulse.processes.children import LOOPBACK, is_process_alive
 
 Kind = Literal["kafka", "memory"]

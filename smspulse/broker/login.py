@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from smspulse.broker.download import BrokerError
+from smspulse.broker.errors import BrokerError
 from smspulse.broker.lockfile import write_file_atomically
 
 PROTOCOL: Final = "SASL_PLAINTEXT"

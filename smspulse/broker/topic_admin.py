@@ -8,26 +8,12 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError, for_code
 
-from core.errors import SmspulseError
 from core.kafka_admin import open_admin_client
 from core.kafka_settings import KafkaSettings
 from core.topics import TOPICS, find_partition_mismatch
+from smspulse.broker.errors import KafkaUnreachable, TopicError, TopicMisfitError
 
 log = logging.getLogger(__name__)
-
-
-class TopicError(SmspulseError):
-    """The topics cannot be used. The text is one line: the problem and its fix."""
-
-
-class TopicMisfitError(TopicError):
-    """The partitions of the topics do not match the settings."""
-
-    is_permanent = True
-
-
-class KafkaUnreachable(TopicError):  # noqa: N818 - it names the state
-    """No broker answered in time."""
 
 
 def ensure_topics(kafka: KafkaSettings, timeout_s: float = 30) -> None:

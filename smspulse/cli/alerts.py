@@ -50,8 +50,8 @@ def send_command(data: Path, broker: str) -> None:
     from smspulse.alerting.settings import read_alert_settings
     from smspulse.broker.locate import find_kafka_settings
     from smspulse.broker.topic_admin import ensure_topics
+    from smspulse.processes.children import report_ready
     from smspulse.processes.metrics_endpoint import serve_metrics
-    from smspulse.processes.readiness import report_ready
 
     settings = read_alert_settings()
     check_receivers(settings)
@@ -202,7 +202,7 @@ def backtest_command(
     """
     from smspulse.alerting.backtest import read_message_ends, run_backtest
     from smspulse.alerting.rendering import draw_backtest, print_backtest
-    from smspulse.runtime.data_folder import use_export_umask
+    from smspulse.processes.data_folder import use_export_umask
     from streams.detector_policy import DetectorPolicy
     from streams.settings import parse_relearn_after
 

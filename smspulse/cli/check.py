@@ -116,7 +116,8 @@ def _measure_reconciliation(
 
     from expectations.reconciliation import measure_reconciliation, read_kafka_contents
     from ingest.errors import SpoolError
-    from smspulse.broker.locate import KafkaAccessError, find_kafka_settings
+    from smspulse.broker.errors import KafkaAccessError
+    from smspulse.broker.locate import find_kafka_settings
 
     found, note = None, ""
     hidden = "; the suite reconciliation was left out: this user may not read what ingest answered (accepted and spool)"

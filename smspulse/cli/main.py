@@ -15,9 +15,8 @@ import click
 from core.errors import SmspulseError
 from smspulse.cli import alerts, check, pipeline, simulate, source, status, warehouse
 from smspulse.processes import log_setup
-from smspulse.processes.children import ensure_home
+from smspulse.processes.children import READY_FD_VARIABLE, ensure_home, report_permanent_failure
 from smspulse.processes.output import make_tolerant
-from smspulse.processes.readiness import READY_FD_VARIABLE, report_permanent_failure
 from smspulse.processes.terminal import echo, escape_controls
 
 # Exit code: an error.

@@ -8,7 +8,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from smspulse.runtime.data_folder import DataFolderError, restrict_to_owner, set_private_umask
+from smspulse.processes.data_folder import restrict_to_owner, set_private_umask
+from smspulse.processes.errors import DataFolderError
 
 # DuckDB cuts a path at the first, and takes the second as a separator.
 _DUCKDB_PATH_CHARACTERS: Final = "?\\"
@@ -71,7 +72,7 @@ class UrlType(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the URL without a slash at its end."""
-        from smspulse.runtime.urls import parse_http_url
+        from core.urls import parse_http_url
 
         try:
             return parse_http_url(str(value))

@@ -11,9 +11,8 @@ import click
 from core.background_tasks import end_process_if_a_thread_fails
 from smspulse.cli.options import PORT, FiniteFloat, broker_option, data_option, ensure_data_folder, is_bucket_path
 from smspulse.processes import log_setup
-from smspulse.processes.children import raise_file_limit
+from smspulse.processes.children import raise_file_limit, report_ready
 from smspulse.processes.output import make_tolerant
-from smspulse.processes.readiness import report_ready
 from smspulse.processes.terminal import echo, make_console
 
 # Maximum of processes of a kind. Kafka gives work to at most one for each partition.
@@ -71,6 +70,7 @@ def up_command(
     smspulse up --broker kafka1:9092       on your own cluster
     """
     from smspulse.alerting.settings import read_alert_settings
+    from smspulse.dashboard.server import PageSettings
     from smspulse.runtime.pipeline import PipelineOptions, run_pipeline
 
     # A wrong setting ends the command here, before any process starts.
@@ -79,7 +79,10 @@ def up_command(
     logging.getLogger().handlers[:] = [log_setup.PrefixHandler(console)]
     ensure_data_folder(data)
     end_process_if_a_thread_fails()
-    options = PipelineOptions(data.resolve(), broker, port, workers, frozenset(without), demo, seconds)
+    page = PageSettings()
+    options = PipelineOptions(
+        data.resolve(), broker, port, workers, frozenset(without), page.host, page.port, demo, seconds
+    )
     raise SystemExit(asyncio.run(run_pipeline(options, console)))
 
 

@@ -1,7 +1,6 @@
 """The command `simulate`: simulated traffic of a gateway."""
 
 import asyncio
-import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import fields
 from functools import partial
@@ -14,6 +13,7 @@ from click.core import ParameterSource
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from smspulse.cli.options import EXIT_CHECK_FAILED, Command, FiniteFloat, UrlType
+from smspulse.processes.children import make_stop_event
 from smspulse.processes.terminal import echo, make_console
 from smspulse.simulator.options import GatewayBehaviour, parse_shares
 
@@ -113,9 +113,7 @@ def simulate_command(
 
 async def _simulate_until_signal(simulate: Callable[..., Awaitable[Any]], messages: int | None) -> Any:
     """Run a simulation until its end, SIGTERM or SIGINT, and show its progress."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = make_stop_event()
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=make_console(stderr=True)) as progress:
         task = progress.add_task("messages", total=messages)

@@ -21,10 +21,10 @@ from rich.live import Live
 from rich.measure import Measurement
 from rich.table import Table
 
-from core.errors import SmspulseError
+from smspulse.cli.errors import StatementError
 from smspulse.cli.sql_export import COPY_CHUNK_BYTES, ENCODERS, QueryResult
+from smspulse.processes.data_folder import use_export_umask
 from smspulse.processes.terminal import escape_controls, make_console
-from smspulse.runtime.data_folder import use_export_umask
 from warehouse.reader import open_warehouse, retry_after_merge
 
 # Wider than any terminal, to measure the width that a table needs.
@@ -39,10 +39,6 @@ _HARMLESS_STATEMENTS: Final = _TABLE_STATEMENTS | {
 }
 # EXPLAIN with its options, in front of the explained statement.
 _EXPLAIN_PREFIX: Final = re.compile(r"\s*EXPLAIN\b(\s+ANALYZE\b)?(\s*\([^()]*\))?", re.IGNORECASE)
-
-
-class StatementError(SmspulseError):
-    """The statement cannot be run."""
 
 
 def run_sql_command(

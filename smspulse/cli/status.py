@@ -19,8 +19,7 @@ from smspulse.cli.options import (
     ingest_options,
     named_ingest_options,
 )
-from smspulse.processes.children import raise_file_limit
-from smspulse.processes.readiness import report_ready
+from smspulse.processes.children import raise_file_limit, report_ready
 from smspulse.processes.terminal import echo, escape_to_line, make_console
 
 
@@ -83,7 +82,7 @@ def status_command(data: Path, broker: str, host: str | None, port: int | None, 
 
 def _print_status(found: dict[str, Any], console: Console) -> None:
     from smspulse.alerting.rendering import print_learning_detectors
-    from smspulse.runtime.message_history import format_duration
+    from smspulse.processes.terminal import format_duration
 
     def format_percent(value: float | None) -> str:
         return "" if value is None else f"{value:.1%}"

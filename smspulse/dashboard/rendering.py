@@ -7,8 +7,9 @@ from html import escape
 from typing import Any, Final
 
 from core.errors import where_raised
+from gateway.statuses import get_status_name
 from smspulse.dashboard.queries import PageFilter, PageSnapshot, Row
-from smspulse.runtime.message_history import format_duration, get_status_name
+from smspulse.processes.terminal import format_duration
 
 _log = logging.getLogger(__name__)
 

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import shutil
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from ingest.errors import PORT_TAKEN, CannotListenError
 from ingest.metrics import FOLDER_VARIABLE
 from ingest.settings import IngestSettings
-from smspulse.processes.children import build_server_url, find_free_port, is_port_free
+from smspulse.processes.children import build_server_url, find_free_port, is_port_free, make_stop_event
 from smspulse.processes.supervisor import ChildProcess, ProcessSupervisor
 
 _log = logging.getLogger(__name__)
@@ -32,9 +31,7 @@ async def run_ingest_processes(
     port = port or find_free_port(0, host)
     await _wait_for_free_port(host, port)
     children = _build_receivers(data, broker, host, port, count)
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = make_stop_event()
     supervisor = ProcessSupervisor(lambda name, level, text: _log.log(level, "%s: %s", name, text))
     try:
         await supervisor.start(*children)

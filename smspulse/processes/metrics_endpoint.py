@@ -18,19 +18,21 @@ from aiohttp import hdrs, web
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
-from core.errors import SettingError, SmspulseError
 from ingest.client_limits import HttpLimits
 from ingest.http_responses import error_response
 from ingest.http_server import LINGER_S, build_http_server
 from ingest.listening import ASYNCIO_BACKLOG, start_listening
+from ingest.settings import IngestSettings
 from smspulse.broker.lockfile import write_file_atomically
 from smspulse.processes.children import (
     LOOPBACK,
+    find_listen_error,
     find_reachable_host,
-    is_own_address,
     is_process_alive,
     raise_file_limit,
 )
+from smspulse.processes.errors import MetricsPortError
+from smspulse.processes.settings import MetricsSettings
 
 _log = logging.getLogger(__name__)
 
@@ -41,10 +43,6 @@ _INGEST_PORT: Final = 8080
 # A refused connection fails at once. An answer on a busy machine takes long.
 _TIMEOUT_S: Final = 15.0
 _LAST_PORT: Final = 65_535
-
-
-class MetricsPortError(SmspulseError):
-    """The port for `/metrics` is not available."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +65,7 @@ class ProcessEndpoint:
     @property
     def is_here(self) -> bool:
         """Whether its host is an address of this machine. Other addresses are never connected to."""
-        return is_own_address(self.host)
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the process answers now."""
-        return self.read_metrics() is not None
+        return find_listen_error(0, self.host) is None
 
     def read_metrics(self) -> str | None:
         """Return the text of its `/metrics`; None if the process does not answer."""
@@ -132,32 +125,17 @@ def find_ingest_endpoint(data: Path, host: str | None = None, port: int | None =
             return endpoint
     host, port = host or LOOPBACK, port or _INGEST_PORT
     # Process id 0: no process announced this endpoint.
-    return ProcessEndpoint(INGEST, 0, find_reachable_host(host), port, bool(os.environ.get("SMSPULSE_INGEST_TLS_CERT")))
-
-
-def read_metrics_port() -> int:
-    """Return the port in `SMSPULSE_METRICS_PORT`; 0 is any free port.
-
-    Raises:
-        SettingError: The variable is not a port.
-    """
-    text = os.environ.get("SMSPULSE_METRICS_PORT", "0")
-    if text.isdecimal() and int(text) <= _LAST_PORT:
-        return int(text)
-    msg = f"SMSPULSE_METRICS_PORT={text} is not a port: set a number up to {_LAST_PORT}"
-    raise SettingError(msg)
+    return ProcessEndpoint(INGEST, 0, find_reachable_host(host), port, IngestSettings().tls_cert is not None)
 
 
 def serve_metrics(data: Path | None, name: str, registry: CollectorRegistry) -> None:
     """Answer `/metrics` in a thread as long as the process lives, and announce it if there is a data folder.
 
-    On `SMSPULSE_METRICS_HOST`, 127.0.0.1 by default, and `SMSPULSE_METRICS_PORT`, any free one by default.
-
     Raises:
         MetricsPortError: The port is taken.
-        SettingError: The variable is not a port.
     """
-    host, port = os.environ.get("SMSPULSE_METRICS_HOST", LOOPBACK), read_metrics_port()
+    settings = MetricsSettings()
+    host, port = settings.host, settings.port
     ProcessCollector(registry=registry)
     raise_file_limit()
     listening: Future[int] = Future()

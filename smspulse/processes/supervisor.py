@@ -20,9 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from core.errors import SmspulseError
-from smspulse.processes.children import die_with_parent
-from smspulse.processes.readiness import NEVER_READY, READY, READY_FD_VARIABLE
+from smspulse.processes.children import NEVER_READY, READY, READY_FD_VARIABLE, die_with_parent
+from smspulse.processes.errors import SupervisorError
 
 _log = logging.getLogger(__name__)
 
@@ -37,12 +36,6 @@ _REPORT_S: Final = 5.0
 _LINE_LIMIT: Final = 1 << 20
 # The log level at the start of a child's line; see `log_setup`.
 _LEVEL: Final = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) (.*)", re.DOTALL)
-
-
-class SupervisorError(SmspulseError):
-    """A process did not become ready."""
-
-    is_permanent = True
 
 
 @dataclass(slots=True)

@@ -111,6 +111,9 @@ async def _simulate_traffic(url: str, truth: Path, seconds: float | None) -> Non
 
     # Each run has its own ids: messages of two runs under one id would differ from their truth.
     seed = secrets.randbelow(1 << 20)
+    stop = asyncio.Event()
+    if seconds is not None:
+        asyncio.get_running_loop().call_later(max(seconds - _DEMO_GRACE_S - _DEMO_LANDING_S, 1), stop.set)
     await run_simulation(
         url,
         generate_scenarios(seed, None, DEMO_BEHAVIOUR),
@@ -118,7 +121,7 @@ async def _simulate_traffic(url: str, truth: Path, seconds: float | None) -> Non
         truth=truth,
         time_scale=DEMO_TIME_SCALE,
         max_delay_s=DEMO_LONGEST_DELAY_S,
-        stop_after=None if seconds is None else max(seconds - _DEMO_GRACE_S - _DEMO_LANDING_S, 1),
+        stop=stop,
         grace_s=_DEMO_GRACE_S,
     )
 

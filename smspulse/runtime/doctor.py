@@ -13,23 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from core.group_lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
+from core.consumer_lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
 from core.kafka_settings import KafkaSettings
 from core.topics import TOPICS, find_partition_mismatch
 from smspulse.broker.config import count_needed_files
 from smspulse.broker.download import (
     JAVA_NEEDED,
-    BrokerError,
     find_kafka_cache,
     is_kafka_cached,
     read_java_version,
     read_kafka_version,
 )
-from smspulse.broker.locate import LoginUnreadableError, read_embedded_settings
+from smspulse.broker.errors import BrokerError, LoginUnreadableError
+from smspulse.broker.locate import read_embedded_settings
 from smspulse.broker.lockfile import has_kafka_store, read_broker_file
 from smspulse.processes.children import LOOPBACK, find_listen_error
+from smspulse.processes.data_folder import describe_readers
 from smspulse.processes.metrics_endpoint import ProcessEndpoint, fetch_response, find_ingest_endpoint
-from smspulse.runtime.data_folder import describe_readers
 from warehouse.catalog import CATALOG_FILE
 
 Level = Literal["ok", "warn", "fail"]

@@ -25,6 +25,7 @@ from ingest.settings import IngestSettings
 from ingest.spool import WebhookSpool
 from ingest.webhook_record import WebhookRecord
 from smspulse.broker.login import client_properties_path
+from smspulse.runtime.errors import EraseError
 from warehouse.landed_files import list_incarnations_by_age
 from warehouse.maintenance import erasure
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog, parse_topic_id
@@ -38,10 +39,6 @@ _SEND_S: Final = 30.0
 # Kafka drops records of these topics by key, not by age.
 _COMPACTED_TOPICS: Final = {topic.name for topic in topics.TOPICS if topic.cleanup == "compact"}
 _DAYS: Final = {topic.name: topic.retention_days for topic in topics.TOPICS}
-
-
-class EraseError(SmspulseError):
-    """The erasure is not complete. The same command completes it."""
 
 
 @dataclass(frozen=True, slots=True)

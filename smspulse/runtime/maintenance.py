@@ -11,9 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
 from smspulse.processes.children import die_with_parent
 
 _log = logging.getLogger(__name__)
@@ -22,14 +19,6 @@ _log = logging.getLogger(__name__)
 _COMMANDS: Final = ("rebuild", "compact", "retain")
 # 1: the rebuild found a difference. Its own log lines have it.
 _DONE_CODES: Final = {0, 1}
-
-
-class MaintenanceSettings(BaseSettings):
-    """Environment: `SMSPULSE_UPKEEP_` and the field's name in capitals."""
-
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_UPKEEP_", frozen=True, extra="forbid", allow_inf_nan=False)
-
-    minutes: float = Field(60, ge=0, description="Minutes between two runs; 0: never.")
 
 
 async def run_maintenance(

@@ -30,8 +30,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from core.kafka_settings import KafkaSettings
 from core.topics import MESSAGES, RAW
-from smspulse.broker.config import BrokerSettings
 from smspulse.broker.kafka_broker import KafkaBroker
+from smspulse.broker.settings import BrokerSettings
 from smspulse.broker.topic_admin import ensure_topics
 from warehouse import catalog
 from warehouse.durable_files import delete_orphaned_files

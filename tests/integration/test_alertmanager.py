@@ -28,10 +28,9 @@ from smspulse.alerting.alert_topic import AlertTopicWriter
 from smspulse.alerting.receivers import AlertmanagerClient
 from smspulse.alerting.settings import AlertSettings
 from smspulse.alerting.silences import SilenceStore
-from smspulse.broker.memory_broker import MemoryBroker
+from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
-from smspulse.processes.children import find_free_port
-from smspulse.processes.readiness import READY_FD_VARIABLE
+from smspulse.processes.children import READY_FD_VARIABLE, find_free_port
 
 NOW = int(time.time() * 1000) - 60_000
 

@@ -24,8 +24,8 @@ from kafka import KafkaConsumer
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from ingest.sources import add_source, webhook_url
-from smspulse.broker.config import BrokerSettings
 from smspulse.broker.kafka_broker import KafkaBroker
+from smspulse.broker.settings import BrokerSettings
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import find_free_port
 

@@ -18,14 +18,16 @@ from running import post, start
 from running_landers import landed, landing_from, settings, until
 
 from core import topics
-from core.group_lag import read_group_lag
+from core.consumer_lag import read_group_lag
 from core.kafka_settings import KafkaSettings
 from ingest.sources import add_source, webhook_url
 from smspulse.alerting.alert_topic import AlertTopicReader
 from smspulse.broker import kafka_broker
-from smspulse.broker.config import BrokerSettings, build_server_properties
+from smspulse.broker.config import build_server_properties
+from smspulse.broker.errors import KafkaUnreachable
 from smspulse.broker.kafka_broker import KafkaBroker
-from smspulse.broker.topic_admin import KafkaUnreachable, ensure_topics
+from smspulse.broker.settings import BrokerSettings
+from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import LOOPBACK, die_with_parent, find_free_port
 from warehouse.reader import query
 

@@ -26,7 +26,7 @@ from smspulse.alerting.rules import (
     pipeline_findings,
     spool_findings,
 )
-from smspulse.broker.memory_broker import MemoryBroker
+from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from warehouse.quality import append_check_results
 from warehouse.sink import parquet_files

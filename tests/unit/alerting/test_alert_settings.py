@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from core.urls import parse_base_url, parse_http_url
 from smspulse.alerting.settings import AlertSettings, AlertSettingsError, read_alert_settings
 from smspulse.cli.main import cli
-from smspulse.runtime.urls import parse_base_url, parse_http_url
 
 PREFIX = "SMSPULSE_ALERTS_"
 

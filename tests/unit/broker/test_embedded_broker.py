@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from smspulse.broker import foreground, kafka_broker
-from smspulse.broker.config import BrokerSettings, build_server_properties, find_last_error_line
-from smspulse.broker.download import BrokerError
+from smspulse.broker.config import build_server_properties, find_last_error_line
+from smspulse.broker.errors import BrokerError
 from smspulse.broker.lockfile import BrokerFile, acquire_broker_lock, read_broker_file, write_file_atomically
+from smspulse.broker.settings import BrokerSettings
 from smspulse.processes import readiness
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from reference_pages import list_metric_families
 from running import program
 
 from smspulse.dashboard import metrics as page
-from smspulse.reference import list_metric_families
 from streams import metrics as stream
 from streams.processor import EndedMessage, OutputRecord, ProcessorOutput
 from warehouse import metrics as lander

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from smspulse.processes.supervisor import ChildProcess, ProcessSupervisor, SupervisorError
+from smspulse.processes.errors import SupervisorError
+from smspulse.processes.supervisor import ChildProcess, ProcessSupervisor
 
 PATIENCE_S = 120
 

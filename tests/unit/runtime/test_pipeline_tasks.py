@@ -12,7 +12,8 @@ from core import background_tasks
 from smspulse.broker.lockfile import BrokerFile
 from smspulse.processes.terminal import make_console
 from smspulse.runtime import pipeline
-from smspulse.runtime.pipeline import PipelineError, PipelineOptions
+from smspulse.runtime.errors import PipelineError
+from smspulse.runtime.pipeline import PipelineOptions
 
 PATIENCE_S = 20
 WATCH_BROKER = pipeline._watch_broker
@@ -28,7 +29,7 @@ async def nothing_to_do(*_: object) -> None:
 
 
 async def run_up(data: Path) -> int:
-    options = PipelineOptions(data, "memory", 0, 1, frozenset(), demo=False, seconds=None)
+    options = PipelineOptions(data, "memory", 0, 1, frozenset(), "127.0.0.1", 0, demo=False, seconds=None)
     return await pipeline.run_pipeline(options, make_console(quiet=True))
 
 

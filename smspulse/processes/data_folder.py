@@ -14,11 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
-from core.errors import SettingError, SmspulseError
-from smspulse.processes.readiness import READY_FD_VARIABLE
+from core.errors import SettingError
+from smspulse.processes.children import READY_FD_VARIABLE
+from smspulse.processes.errors import DataFolderError
+from smspulse.processes.settings import DataFolderSettings
 
 _log = logging.getLogger(__name__)
 
@@ -31,24 +30,6 @@ _OTHERS_READ: Final = 0o005
 _OWNER_ONLY_NAMES: Final = {"kafka", "spool", "accepted", "state", "sources.json", "sources.json.lock"}
 # The umask of the user, from before the process set its own.
 _user_umask: int | None = None
-
-
-class DataFolderError(SmspulseError):
-    """The data folder cannot be created, read or written."""
-
-    is_permanent = True
-
-
-class DataFolderSettings(BaseSettings):
-    """The data folder. Environment: `SMSPULSE_` and the field's name in capitals."""
-
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_", frozen=True)
-
-    read_group: str = Field(
-        "",
-        description="Group that may read the data folder, in addition to its owner. The folder keeps it: without this "
-        "setting a folder does not change, and a new one is for its user alone.",
-    )
 
 
 def set_private_umask(data: Path) -> None:
