@@ -108,7 +108,7 @@ def _walk_commands(group: click.Group, above: str) -> Iterator[tuple[str, click.
 def _format_commands() -> Iterator[str]:
     yield "Exit codes of every command: 0 done, 1 a check found a problem, 2 an error.\n"
     for name, command in _walk_commands(cli, "smspulse"):
-        context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
+        context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100, show_default=True)
         yield f"\n## {name}\n\n```text\n{command.get_help(context)}\n```"
 
 

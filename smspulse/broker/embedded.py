@@ -7,7 +7,7 @@ import uuid
 from abc import ABC, abstractmethod
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 from core.stop_request import StopRequest, StopRequested
 from smspulse.broker.errors import BrokerError
@@ -23,6 +23,8 @@ class EmbeddedBroker(ABC):
     """
 
     kind: ClassVar[Kind]
+    # Whether clients must log in.
+    has_login = False
 
     def __init__(self, data: Path, settings: BrokerSettings | None = None, stop: StopRequest | None = None) -> None:
         self.data = data.absolute()
@@ -55,16 +57,11 @@ class EmbeddedBroker(ABC):
                 raise BrokerError(message) from error
             raise
 
-    @property
-    def has_login(self) -> bool:
-        """Whether clients must log in."""
-        return False
-
     @abstractmethod
     def poll(self) -> str | None:
         """Return None while the broker runs, else the reason for its end in one line."""
 
-    def wait(self) -> None:
+    def wait(self) -> NoReturn:
         """Block as long as the broker runs.
 
         Raises:

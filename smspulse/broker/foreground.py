@@ -2,8 +2,7 @@
 
 import logging
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -36,9 +35,13 @@ def choose_broker(
         if has_kafka_store(data):
             log.warning("the in-memory broker was chosen: the Kafka store in %s stays as it is, unread", data)
         return MemoryBroker(data, settings, stop)
-    missing = _fetch_or_list_missing()
+    missing = list_missing_programs()
     if not missing:
-        return KafkaBroker(data, settings, stop)
+        try:
+            fetch_kafka()
+            return KafkaBroker(data, settings, stop)
+        except BrokerError as error:
+            missing = [str(error)]
     if mode == "kafka":
         message = f"A real Kafka cannot be started. Missing: {'; '.join(missing)}"
         raise KafkaMissingError(message)
@@ -57,31 +60,6 @@ def choose_broker(
     return MemoryBroker(data, settings, stop)
 
 
-def _fetch_or_list_missing() -> list[str]:
-    """Fetch Kafka where it is not cached; return what a real Kafka lacks on this machine."""
-    if missing := list_missing_programs():
-        return missing
-    try:
-        fetch_kafka()
-    except BrokerError as error:
-        return [str(error)]
-    return []
-
-
-@contextmanager
-def _request_stop_on_signals(stop: StopRequest) -> Iterator[None]:
-    """Set a stop request on SIGTERM and SIGINT, for a context."""
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        for number in previous:
-            # The handler must not raise: an exception in the middle of a client's clean-up is lost, or breaks it.
-            signal.signal(number, lambda *_: stop.set())
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def run_broker(data: Path, mode: Mode, *, on_ready: Callable[[], None] = lambda: None) -> int:
     """Run a broker in the foreground until SIGTERM or SIGINT; call it from the main thread.
 
@@ -94,22 +72,23 @@ def run_broker(data: Path, mode: Mode, *, on_ready: Callable[[], None] = lambda:
         0 after a stop; 2 if the broker could not be started or ended by itself, which is logged as one line.
     """
     stop = StopRequest()
-    with _request_stop_on_signals(stop):
-        broker = None
-        try:
-            broker = run_until_stopped(lambda: choose_broker(data, mode, stop=stop), stop)
-            broker.start()
-            log.info("the %s broker is ready at %s", broker.kind, broker.address)
-            run_until_stopped(on_ready, stop)
-            broker.wait()
-        except StopRequested:
-            return 0
-        except BrokerError as error:
-            log.error("%s", error)
-            if error.is_permanent:
-                report_permanent_failure()
-            return 2
-        finally:
-            if broker is not None:
-                broker.stop()
-    return 0
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # The handler must not raise: an exception in the middle of a client's clean-up is lost, or breaks it.
+        signal.signal(number, lambda *_: stop.set())
+    broker = None
+    try:
+        broker = run_until_stopped(lambda: choose_broker(data, mode, stop=stop), stop)
+        broker.start()
+        log.info("the %s broker is ready at %s", broker.kind, broker.address)
+        run_until_stopped(on_ready, stop)
+        broker.wait()
+    except StopRequested:
+        return 0
+    except BrokerError as error:
+        log.error("%s", error)
+        if error.is_permanent:
+            report_permanent_failure()
+        return 2
+    finally:
+        if broker is not None:
+            broker.stop()

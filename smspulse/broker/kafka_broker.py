@@ -16,6 +16,7 @@ import socket
 import subprocess
 import time
 import uuid
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -56,6 +57,7 @@ class KafkaBroker(EmbeddedBroker):
 
     def __init__(self, data: Path, settings: BrokerSettings | None = None, stop: StopRequest | None = None) -> None:
         super().__init__(data, settings, stop)
+        self.has_login = self.settings.login
         self._kafka_folder = self.data / "kafka"
         self._log = self.data / "logs" / "kafka.log"
         # Output of the JVM before its logging works, or instead of it.
@@ -63,11 +65,6 @@ class KafkaBroker(EmbeddedBroker):
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._node_password = ""
-
-    @property
-    def has_login(self) -> bool:
-        """Whether clients must log in."""
-        return self.settings.login
 
     @property
     def jvm_pid(self) -> int | None:
@@ -150,7 +147,7 @@ class KafkaBroker(EmbeddedBroker):
 
     def _wait_until_ready(self, port: int) -> bool:
         """Wait until Kafka answers a client; return False if it ends instead."""
-        from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - heavy
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
 
         client = None
         begun = time.monotonic()
@@ -166,33 +163,23 @@ class KafkaBroker(EmbeddedBroker):
             with socket.socket() as probe:
                 listening = probe.connect_ex((LOOPBACK, port)) == 0
             if listening:
-                client = client or AdminClient(self._node_client_options())
-                if self._answers(client):
-                    return True
+                client = client or self._connect_admin()
+                # It listens before it answers.
+                with suppress(KafkaException):
+                    if client.list_topics(timeout=1).brokers:
+                        return True
             time.sleep(0.1)
         return False
 
-    @staticmethod
-    def _answers(client: Any) -> bool:
-        """Return whether Kafka answers. It listens before it does."""
-        from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
+    def _connect_admin(self) -> Any:
+        """Return a client that logs in as the node itself."""
+        from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - heavy
 
-        try:
-            return bool(client.list_topics(timeout=1).brokers)
-        except KafkaException:
-            return False
-
-    def _node_client_options(self) -> dict[str, Any]:
-        """Return the configuration of a confluent-kafka client that logs in as the node itself."""
         options: dict[str, Any] = {"bootstrap.servers": self.address, "log_level": 0}
         if self.has_login:
-            options |= {
-                "security.protocol": PROTOCOL,
-                "sasl.mechanism": "PLAIN",
-                "sasl.username": NODE_USER,
-                "sasl.password": self._node_password,
-            }
-        return options
+            options |= {"security.protocol": PROTOCOL, "sasl.mechanism": "PLAIN"}
+            options |= {"sasl.username": NODE_USER, "sasl.password": self._node_password}
+        return AdminClient(options)
 
     def _create_login(self, login: BrokerLogin) -> None:
         """Create the login in Kafka. A store that is new, or of a version without logins, does not have it.
@@ -200,19 +187,14 @@ class KafkaBroker(EmbeddedBroker):
         Raises:
             BrokerError: Kafka refuses the login.
         """
-        from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
-        from confluent_kafka.admin import (  # noqa: PLC0415 - heavy
-            AdminClient,
-            ScramCredentialInfo,
-            ScramMechanism,
-            UserScramCredentialUpsertion,
-        )
+        from confluent_kafka import KafkaException, admin  # noqa: PLC0415 - heavy
 
-        scram = ScramCredentialInfo(getattr(ScramMechanism, MECHANISM.replace("-", "_")), _SCRAM_ITERATIONS)
-        change = UserScramCredentialUpsertion(login.username, scram, login.password.encode())
-        admin = AdminClient(self._node_client_options())
+        mechanism = getattr(admin.ScramMechanism, MECHANISM.replace("-", "_"))
+        scram = admin.ScramCredentialInfo(mechanism, _SCRAM_ITERATIONS)
+        change = admin.UserScramCredentialUpsertion(login.username, scram, login.password.encode())
+        client = self._connect_admin()
         try:
-            (done,) = admin.alter_user_scram_credentials([change], request_timeout=_LOGIN_TIMEOUT_S).values()
+            (done,) = client.alter_user_scram_credentials([change], request_timeout=_LOGIN_TIMEOUT_S).values()
             done.result(_LOGIN_TIMEOUT_S)
         except KafkaException as error:
             message = f"Kafka refuses the login of {login.username}: {error.args[0].str()}; its log: {self._log}"

@@ -4,6 +4,16 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
+class CacheSettings(BaseSettings):
+    """The folder of this user's caches."""
+
+    model_config = SettingsConfigDict(frozen=True)
+
+    home: str = Field(
+        "", validation_alias="XDG_CACHE_HOME", description="Kafka's jars are in it; in `~/.cache` by default."
+    )
+
+
 class BrokerSettings(BaseSettings):
     """The embedded broker. Environment: `SMSPULSE_BROKER_` and the field's name in capitals."""
 

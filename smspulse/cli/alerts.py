@@ -5,7 +5,7 @@ import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -13,6 +13,7 @@ from core.background_tasks import end_process_if_a_thread_fails
 from smspulse.cli.options import (
     EXIT_CHECK_FAILED,
     FiniteFloat,
+    ParsedType,
     broker_option,
     data_option,
     ensure_data_folder,
@@ -94,22 +95,19 @@ def explain_command(data: Path, alert_id: str) -> None:
     print_alert_evidence(data, make_console(soft_wrap=True), alert_id)
 
 
-class _DurationType(click.ParamType):
-    """`30m`, `2h`, `7d`, in seconds."""
-
-    name = "LENGTH"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        found = re.fullmatch(r"([1-9]\d*)([mhd])", str(value))
-        if found is None:
-            self.fail(f"{value!r} is no length: write 30m, 2h or 7d", param, ctx)
-        return int(found[1]) * _UNIT_SECONDS[found[2]]
+def _parse_duration(text: str) -> int:
+    """Parse `30m`, `2h` or `7d` to seconds."""
+    found = re.fullmatch(r"([1-9]\d*)([mhd])", text)
+    if found is None:
+        msg = f"{text!r} is no length: write 30m, 2h or 7d"
+        raise ValueError(msg)
+    return int(found[1]) * _UNIT_SECONDS[found[2]]
 
 
 @alerts_group.command()
 @data_option
 @click.argument("alert_id", required=False)
-@click.option("--for", "seconds", type=_DurationType(), help="How long, such as 30m, 2h, 7d.")
+@click.option("--for", "seconds", type=ParsedType("LENGTH", _parse_duration), help="How long, such as 30m, 2h, 7d.")
 @click.option("--lift", is_flag=True, help="End the silence of the alert.")
 def silence_command(data: Path, alert_id: str | None, seconds: int | None, *, lift: bool) -> None:
     """Mute notifications for an alert. The alert stays listed. Without an id: list the silences.
@@ -156,31 +154,12 @@ def test_command() -> None:
 @data_option
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only messages that ended from this day on, UTC.")
 @click.option(
-    "--budget",
-    type=FiniteFloat(min=0, min_open=True),
-    default=30.0,
-    show_default=True,
-    help="Days between two false alarms, on average.",
+    "--budget", type=FiniteFloat(min=0, min_open=True), default=30.0, help="Days between two false alarms, on average."
 )
+@click.option("--learn", type=click.IntRange(0), default=200, help="Messages that a new unit learns from.")
+@click.option("--relearn-after", default="500,7d", help="When a rise is the new normal, or `never`.")
 @click.option(
-    "--learn",
-    type=click.IntRange(0),
-    default=200,
-    show_default=True,
-    help="Messages that a new unit learns from.",
-)
-@click.option(
-    "--relearn-after",
-    default="500,7d",
-    show_default=True,
-    help="When a rise is the new normal, or `never`.",
-)
-@click.option(
-    "--threshold",
-    type=FiniteFloat(0, 1),
-    default=0.2,
-    show_default=True,
-    help="Failure ratio of the simple rule for comparison.",
+    "--threshold", type=FiniteFloat(0, 1), default=0.2, help="Failure ratio of the simple rule for comparison."
 )
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Also draw it: .svg, .png or .html.")
 def backtest_command(

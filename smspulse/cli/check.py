@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 from xml.etree import ElementTree
 
 import click
 from rich.table import Table
 from rich.text import Text
 
-from smspulse.cli.options import EXIT_CHECK_FAILED, broker_option, data_option, ingest_options
+from smspulse.cli.options import EXIT_CHECK_FAILED, ParsedType, broker_option, data_option, ingest_options
 from smspulse.processes.terminal import echo, escape_to_line, make_console
 
 if TYPE_CHECKING:
@@ -28,19 +28,16 @@ _COLOURS: Final = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 _PERIODS: Final = {"h": "hours", "d": "days"}
 
 
-class _TimestampType(click.ParamType):
-    """`24h`, `7d`, or a date or time in ISO 8601, UTC unless it names a zone."""
-
-    name = "WHEN"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        try:
-            if found := re.fullmatch(r"(\d+)([hd])", value):
-                return datetime.now(UTC) - timedelta(**{_PERIODS[found[2]]: int(found[1])})
-            moment = datetime.fromisoformat(value)
-        except (ValueError, OverflowError):
-            self.fail(f"{value!r} is not a time: write 24h, 7d or 2026-11-20", param, ctx)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+def _parse_time(text: str) -> datetime:
+    """Parse `24h`, `7d`, or a date or time in ISO 8601, UTC unless it names a zone."""
+    try:
+        if found := re.fullmatch(r"(\d+)([hd])", text):
+            return datetime.now(UTC) - timedelta(**{_PERIODS[found[2]]: int(found[1])})
+        moment = datetime.fromisoformat(text)
+    except (ValueError, OverflowError) as error:
+        msg = f"{text!r} is not a time: write 24h, 7d or 2026-11-20"
+        raise ValueError(msg) from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 @click.group(invoke_without_command=True)
@@ -49,8 +46,8 @@ class _TimestampType(click.ParamType):
 @click.option(
     "--suite", "suites", multiple=True, type=click.Choice(_SUITE_NAMES), help="Only this one; can be repeated."
 )
-@click.option("--since", type=_TimestampType(), help="Leave out older data: 24h, 7d or 2026-11-20.")
-@click.option("--format", "form", type=click.Choice(["table", "json", "junit"]), default="table", show_default=True)
+@click.option("--since", type=ParsedType("WHEN", _parse_time), help="Leave out older data: 24h, 7d or 2026-11-20.")
+@click.option("--format", "form", type=click.Choice(["table", "json", "junit"]), default="table")
 @click.option("--docs", is_flag=True, help="Write the page quality/index.html in the data folder as well.")
 @click.pass_context
 def check_command(
@@ -139,8 +136,18 @@ def _measure_reconciliation(
 @check_command.command()
 @click.argument("sample", type=click.File("rb"))
 @click.option("--lines", is_flag=True, help="SAMPLE has one payload a line.")
-@click.option("--content-type", default="", help="Content-Type that the gateway sends; its charset is decoded.")
-@click.option("--content-encoding", default="", help="Content-Encoding that the gateway sends: gzip or deflate.")
+@click.option(
+    "--content-type",
+    default="",
+    show_default=False,
+    help="Content-Type that the gateway sends; its charset is decoded.",
+)
+@click.option(
+    "--content-encoding",
+    default="",
+    show_default=False,
+    help="Content-Encoding that the gateway sends: gzip or deflate.",
+)
 def payload_command(sample: BinaryIO, content_type: str, content_encoding: str, *, lines: bool) -> None:
     """Show the generation and the errors of a gateway's payloads. Exits with 1 if there is an error.
 
@@ -255,7 +262,7 @@ def _describe_failure(row: "CheckResult") -> list[tuple[str, str]]:
 @click.command()
 @data_option
 @broker_option
-@ingest_options
+@ingest_options()
 def doctor_command(data: Path, broker: str, host: str | None, port: int | None) -> None:
     """Check this machine, and show what is missing and how to fix it. Exits with 1 if something does not work.
 

@@ -25,25 +25,13 @@ _MAX_PROCESSES: Final = 64
     "--broker",
     envvar="SMSPULSE_BROKER",
     default="auto",
-    show_default=True,
     help="auto: a real Kafka where Java and Maven are, else, on a folder without a Kafka store, one in memory; "
     "kafka; memory; or HOST:PORT.",
 )
 @click.option(
-    "--port",
-    envvar="SMSPULSE_INGEST_PORT",
-    type=PORT,
-    default=8080,
-    show_default=True,
-    help="Port for webhooks; 0 is any free one.",
+    "--port", envvar="SMSPULSE_INGEST_PORT", type=PORT, default=8080, help="Port for webhooks; 0 is any free one."
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(1, _MAX_PROCESSES),
-    default=1,
-    show_default=True,
-    help="Stream workers, a process each.",
-)
+@click.option("--workers", type=click.IntRange(1, _MAX_PROCESSES), default=1, help="Stream workers, a process each.")
 @click.option(
     "--without",
     multiple=True,
@@ -53,14 +41,7 @@ _MAX_PROCESSES: Final = 64
 @click.option("--demo", is_flag=True, help="Simulate traffic and show its delivery rates.")
 @click.option("--for", "seconds", type=FiniteFloat(min=30), help="Seconds until the end.")
 def up_command(
-    data: Path,
-    broker: str,
-    port: int,
-    workers: int,
-    without: tuple[str, ...],
-    seconds: float | None,
-    *,
-    demo: bool,
+    data: Path, broker: str, port: int, workers: int, without: tuple[str, ...], seconds: float | None, *, demo: bool
 ) -> None:
     """Run the whole pipeline: broker, ingest, stream, lander.
 
@@ -88,7 +69,7 @@ def up_command(
 
 @click.command()
 @data_option
-@click.option("--mode", default="auto", type=click.Choice(["auto", "kafka", "memory"]), show_default=True)
+@click.option("--mode", default="auto", type=click.Choice(["auto", "kafka", "memory"]))
 @click.option("--fetch", is_flag=True, help="Fetch Kafka's jars into the cache, and start nothing.")
 def broker_command(data: Path, mode: Any, *, fetch: bool) -> None:
     """Run a one-node Kafka under the data folder.
@@ -121,14 +102,13 @@ def broker_command(data: Path, mode: Any, *, fetch: bool) -> None:
 @click.command()
 @data_option
 @broker_option
-@click.option("--port", envvar="SMSPULSE_INGEST_PORT", type=PORT, default=8080, show_default=True)
-@click.option("--host", envvar="SMSPULSE_INGEST_HOST", default="127.0.0.1", show_default=True)
+@click.option("--port", envvar="SMSPULSE_INGEST_PORT", type=PORT, default=8080)
+@click.option("--host", envvar="SMSPULSE_INGEST_HOST", default="127.0.0.1")
 @click.option(
     "--processes",
     envvar="SMSPULSE_INGEST_PROCESSES",
     type=click.IntRange(1, _MAX_PROCESSES),
     default=1,
-    show_default=True,
     help="Receivers on this one port.",
 )
 def ingest_command(data: Path, broker: str, host: str, port: int, processes: int) -> None:
@@ -168,8 +148,10 @@ def ingest_command(data: Path, broker: str, host: str, port: int, processes: int
 @click.command()
 @data_option
 @broker_option
-@click.option("--worker", default="0", show_default=True, help="Name of this worker. Each has its own state.")
-@click.option("--instance", envvar="SMSPULSE_STREAM_INSTANCE", default="", help="Static name in the group.")
+@click.option("--worker", default="0", help="Name of this worker. Each has its own state.")
+@click.option(
+    "--instance", envvar="SMSPULSE_STREAM_INSTANCE", default="", show_default=False, help="Static name in the group."
+)
 def stream_command(data: Path, broker: str, worker: str, instance: str) -> None:
     """Build the lifecycle of every message (a Faust worker).
 
@@ -197,7 +179,9 @@ def stream_command(data: Path, broker: str, worker: str, instance: str) -> None:
 @click.option(
     "--flush-interval", type=FiniteFloat(min=0, min_open=True), help="Seconds between landings.  [default: 5]"
 )
-@click.option("--instance", envvar="SMSPULSE_LANDER_INSTANCE", default="", help="Static name in the group.")
+@click.option(
+    "--instance", envvar="SMSPULSE_LANDER_INSTANCE", default="", show_default=False, help="Static name in the group."
+)
 def land_command(data: Path, broker: str, flush_interval: float | None, instance: str) -> None:
     """Write topics to Parquet files, in the data folder or in a bucket (the Parquet sink).
 

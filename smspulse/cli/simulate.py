@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from smspulse.cli.options import EXIT_CHECK_FAILED, Command, FiniteFloat, UrlType
+from smspulse.cli.options import EXIT_CHECK_FAILED, URL, Command, FiniteFloat
 from smspulse.processes.children import make_stop_event
 from smspulse.processes.terminal import echo, make_console
 from smspulse.simulator.options import GatewayBehaviour, parse_shares
@@ -26,14 +26,12 @@ def add_behaviour_options(command: Command) -> Command:
     for each in reversed(fields(GatewayBehaviour)):
         name = f"--{each.name.replace('_', '-')}"
         if "help" in each.metadata:
-            option = click.option(
-                name, type=FiniteFloat(0, 1), default=each.default, show_default=True, help=each.metadata["help"]
-            )
+            option = click.option(name, type=FiniteFloat(0, 1), default=each.default, help=each.metadata["help"])
         elif isinstance(each.default, int):
-            option = click.option(name, type=click.IntRange(1), default=each.default, show_default=True)
+            option = click.option(name, type=click.IntRange(1), default=each.default)
         else:
             text = ",".join(f"{id_}={share}" for id_, share in each.default)
-            option = click.option(name, default=text, show_default=True, metavar="ID=SHARE,…")
+            option = click.option(name, default=text, metavar="ID=SHARE,…")
         command = option(command)
     return command
 
@@ -42,7 +40,7 @@ def _read_webhook_url(context: click.Context, option: click.Parameter, value: st
     is_argument = context.get_parameter_source("url") is ParameterSource.COMMANDLINE
     if value == "-":
         value, is_argument = click.get_text_stream("stdin").readline().strip(), False
-    url = str(UrlType().convert(value, option, context))
+    url = str(URL.convert(value, option, context))
     if is_argument and urlsplit(url).path.count("/") >= _SLASHES_WITH_TOKEN:
         echo(
             "smspulse: `ps` shows the token in --url to every user of this machine: set SMSPULSE_SIMULATE_URL instead, "
@@ -62,19 +60,13 @@ def _read_webhook_url(context: click.Context, option: click.Parameter, value: st
     "to other users.  [env: SMSPULSE_SIMULATE_URL]",
 )
 @click.option("--messages", type=click.IntRange(1), help="Outgoing messages.  [default: until Ctrl-C]")
-@click.option(
-    "--rate", type=FiniteFloat(min=0, min_open=True), default=20.0, show_default=True, help="Messages started a second."
-)
-@click.option("--seed", default=1, show_default=True, help="The same seed gives the same scenarios.")
+@click.option("--rate", type=FiniteFloat(min=0, min_open=True), default=20.0, help="Messages started a second.")
+@click.option("--seed", default=1, help="The same seed gives the same scenarios.")
 @click.option(
     "--truth", type=click.Path(dir_okay=False, path_type=Path), help="File for the truth about each accepted message."
 )
-@click.option(
-    "--time-scale", type=FiniteFloat(min=0), default=1.0, show_default=True, help="0.1 is ten times faster than life."
-)
-@click.option(
-    "--max-delay", type=FiniteFloat(min=0), default=60.0, show_default=True, help="Maximum of a delay, in seconds."
-)
+@click.option("--time-scale", type=FiniteFloat(min=0), default=1.0, help="0.1 is ten times faster than life.")
+@click.option("--max-delay", type=FiniteFloat(min=0), default=60.0, help="Maximum of a delay, in seconds.")
 @add_behaviour_options
 def simulate_command(
     url: str,

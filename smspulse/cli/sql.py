@@ -136,13 +136,7 @@ def _is_harmless(statement: duckdb.Statement) -> bool:
 
 
 def _watch_result_files(
-    data: Path,
-    statements: list[duckdb.Statement],
-    form: str,
-    scratch: Path,
-    watch: float | None,
-    *,
-    unrestricted: bool,
+    data: Path, statements: list[duckdb.Statement], form: str, scratch: Path, watch: float | None, *, unrestricted: bool
 ) -> Iterator[Path]:
     """Yield a file with the rows in a format, and again after each run whose rows differ from the last."""
     last: bytes | None = None

@@ -17,7 +17,6 @@ from smspulse.cli.options import (
     broker_option,
     data_option,
     ingest_options,
-    named_ingest_options,
 )
 from smspulse.processes.children import raise_file_limit, report_ready
 from smspulse.processes.terminal import echo, escape_to_line, make_console
@@ -25,14 +24,9 @@ from smspulse.processes.terminal import echo, escape_to_line, make_console
 
 def add_format_option(command: Any) -> Any:
     """Add `--format`."""
-    return click.option(
-        "--format",
-        "form",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        help="Format.",
-    )(command)
+    return click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="Format.")(
+        command
+    )
 
 
 @click.command()
@@ -61,7 +55,7 @@ def message_command(data: Path, key: str, form: str) -> None:
 @click.command()
 @data_option
 @broker_option
-@ingest_options
+@ingest_options()
 @add_format_option
 def status_command(data: Path, broker: str, host: str | None, port: int | None, form: str) -> None:
     """Show process, delivery and lag status. Exits with 1 if there is a problem.
@@ -120,9 +114,9 @@ def _print_status(found: dict[str, Any], console: Console) -> None:
 @click.command()
 @data_option
 @broker_option
-@click.option("--host", envvar="SMSPULSE_PAGE_HOST", default="127.0.0.1", show_default=True)
-@click.option("--port", envvar="SMSPULSE_PAGE_PORT", type=PORT, default=8081, show_default=True)
-@named_ingest_options
+@click.option("--host", envvar="SMSPULSE_PAGE_HOST", default="127.0.0.1")
+@click.option("--port", envvar="SMSPULSE_PAGE_PORT", type=PORT, default=8081)
+@ingest_options("ingest-")
 def page_command(
     data: Path, broker: str, host: str, port: int, ingest_host: str | None, ingest_port: int | None
 ) -> None:

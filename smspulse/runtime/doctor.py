@@ -34,8 +34,6 @@ from warehouse.catalog import CATALOG_FILE
 
 Level = Literal["ok", "warn", "fail"]
 
-# As `requires-python` in pyproject.toml.
-_PYTHON_NEEDED: Final = (3, 11)
 # A week of a busy gateway in Kafka and Parquet.
 _DISK_WARN_GIB: Final = 5
 # The size of one Kafka segment.
@@ -73,7 +71,8 @@ def diagnose_machine(
         host: Likewise.
     """
     return [
-        _check_python(),
+        # pip installs smspulse only for a Python that it supports.
+        DoctorFinding("python", "ok", ".".join(map(str, sys.version_info[:3]))),
         _check_java(data),
         _check_kafka_download(data),
         _check_open_files(data),
@@ -84,22 +83,14 @@ def diagnose_machine(
     ]
 
 
-def _check_python() -> DoctorFinding:
-    version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info[:2] >= _PYTHON_NEEDED:
-        return DoctorFinding("python", "ok", version)
-    return DoctorFinding("python", "fail", version, "Install Python {}.{} or newer".format(*_PYTHON_NEEDED))
-
-
 def _check_java(data: Path) -> DoctorFinding:
     level, effect = _describe_kafka_absence(data)
     version = read_java_version()
+    if version is not None and version >= JAVA_NEEDED:
+        return DoctorFinding("java", "ok", f"version {version}")
+    what = f"version {version}" if version else "no working `java` on PATH"
     fix = f"Install a JRE of Java {JAVA_NEEDED} or newer and put `java` on PATH"
-    if version is None:
-        return DoctorFinding("java", level, f"no working `java` on PATH; {effect}", fix)
-    if version < JAVA_NEEDED:
-        return DoctorFinding("java", level, f"version {version}; {effect}", fix)
-    return DoctorFinding("java", "ok", f"version {version}")
+    return DoctorFinding("java", level, f"{what}; {effect}", fix)
 
 
 def _describe_kafka_absence(data: Path) -> tuple[Level, str]:
@@ -213,30 +204,22 @@ def _check_cluster(kafka: KafkaSettings, *, is_embedded: bool) -> DoctorFinding:
         fix = "Start it, or set SMSPULSE_KAFKA_BOOTSTRAP and the login for the one that you mean"
         return DoctorFinding("broker", "fail", f"none answers at {kafka.bootstrap}: {why}", fix)
     what = f"{len(found.brokers)} at {kafka.bootstrap}"
-    for topic in TOPICS:
-        if topic.name not in found.topics:
-            return DoctorFinding("broker", "warn", f"{what}; no topic {topic.name}", "`smspulse up` creates it")
-    wrong = find_partition_mismatch(
-        {topic.name: len(found.topics[topic.name].partitions) for topic in TOPICS}, kafka.partitions
-    )
-    if wrong:
+    names = [topic.name for topic in TOPICS]
+    if missing := [name for name in names if name not in found.topics]:
+        return DoctorFinding("broker", "warn", f"{what}; no topic {missing[0]}", "`smspulse up` creates it")
+    counts = {name: len(found.topics[name].partitions) for name in names}
+    if wrong := find_partition_mismatch(counts, kafka.partitions):
         return DoctorFinding("broker", "fail", f"{what}; {wrong[0]}", wrong[1].capitalize())
-    if (alone := _list_single_replicas(found)) and not is_embedded:
+    # A partition on one broker alone.
+    partitions = {name: found.topics[name].partitions.values() for name in names}
+    alone = [name for name in names if any(len(each.replicas) == 1 for each in partitions[name])]
+    if alone and not is_embedded:
         fix = (
             "Give each three, with kafka-reassign-partitions, and set SMSPULSE_KAFKA_REPLICATION=3 for those to come: "
             "the crash of a broker halts what has one, and Kafka 4.3 and 4.4 can then hide committed records"
         )
         return DoctorFinding("broker", "warn", f"{what}; one replica: {', '.join(alone)}", fix)
     return DoctorFinding("broker", "ok", what)
-
-
-def _list_single_replicas(found: Any) -> list[str]:
-    """Return the topics with a partition on only one broker."""
-    return [
-        topic.name
-        for topic in TOPICS
-        if any(len(each.replicas) == 1 for each in found.topics[topic.name].partitions.values())
-    ]
 
 
 def _check_extras() -> Iterator[DoctorFinding]:

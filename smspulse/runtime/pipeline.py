@@ -196,9 +196,7 @@ async def _maintain_once_started(
     # Commands of the maintenance need the broker and the views.
     await asyncio.wait([starting])
     await run_maintenance(
-        minutes,
-        lambda command: supervisor.run(ChildProcess(command[0], (*command, "--data", str(data)), 5)),
-        asyncio.sleep,
+        minutes, lambda command: supervisor.run(ChildProcess(command, (command, "--data", str(data)), 5))
     )
 
 
