@@ -11,7 +11,6 @@ import base64
 import logging
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -29,7 +28,7 @@ from smspulse.broker.errors import BrokerError, FileLimitError
 from smspulse.broker.lockfile import write_file_atomically
 from smspulse.broker.login import MECHANISM, PROTOCOL, BrokerLogin, write_login
 from smspulse.broker.settings import BrokerSettings
-from smspulse.processes.children import LOOPBACK, die_with_parent, find_free_port, raise_file_limit
+from smspulse.processes.children import LOOPBACK, describe_exit, die_with_parent, find_free_port, raise_file_limit
 
 log = logging.getLogger(__name__)
 
@@ -204,8 +203,7 @@ class KafkaBroker(EmbeddedBroker):
         """Return None while Kafka runs, else the reason for its end in one line."""
         if self._process is None or self._process.poll() is None:
             return None
-        code = self._process.returncode
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        how = describe_exit(self._process.returncode)
         return f"Kafka {how}: {find_last_error_line(self._output, self._log, self._log_start)}; its log: {self._log}"
 
     def _stop_server(self) -> None:

@@ -1,6 +1,7 @@
 """Creation and check of the topics of `core.topics`."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from kafka import KafkaProducer
@@ -10,8 +11,21 @@ from core.kafka_admin import open_admin_client
 from core.kafka_settings import KafkaSettings
 from core.topics import TOPICS, find_partition_mismatch
 from smspulse.broker.errors import KafkaUnreachable, TopicError, TopicMisfitError
+from smspulse.broker.locate import find_kafka_settings
 
 log = logging.getLogger(__name__)
+
+
+def connect_with_topics(data: Path, broker: str) -> KafkaSettings:
+    """Return the settings of the broker of a command, which has every topic from now on.
+
+    Raises:
+        KafkaAccessError: The command has no broker.
+        TopicError: The topics cannot be created.
+    """
+    kafka = find_kafka_settings(data, broker)
+    ensure_topics(kafka)
+    return kafka
 
 
 def ensure_topics(kafka: KafkaSettings, timeout_s: float = 30) -> None:

@@ -9,14 +9,13 @@ from typing import Final
 
 import click
 
-from core.background_tasks import end_process_if_a_thread_fails
 from smspulse.cli.options import (
     EXIT_CHECK_FAILED,
     FiniteFloat,
     ParsedType,
     broker_option,
     data_option,
-    ensure_data_folder,
+    prepare_process,
     require_data_folder,
 )
 from smspulse.processes.terminal import echo, make_console
@@ -49,17 +48,14 @@ def send_command(data: Path, broker: str) -> None:
 
     from smspulse.alerting.dispatcher import check_receivers, run_dispatcher
     from smspulse.alerting.settings import read_alert_settings
-    from smspulse.broker.locate import find_kafka_settings
-    from smspulse.broker.topic_admin import ensure_topics
+    from smspulse.broker.topic_admin import connect_with_topics
     from smspulse.processes.children import report_ready
     from smspulse.processes.metrics_endpoint import serve_metrics
 
     settings = read_alert_settings()
     check_receivers(settings)
-    ensure_data_folder(data)
-    end_process_if_a_thread_fails()
-    kafka = find_kafka_settings(data, broker)
-    ensure_topics(kafka)
+    prepare_process(data)
+    kafka = connect_with_topics(data, broker)
     # Metrics of the process alone: the page counts alerts.
     serve_metrics(data, "alerts", CollectorRegistry())
     run_dispatcher(settings, kafka, data, report_ready)
@@ -181,7 +177,7 @@ def backtest_command(
     """
     from smspulse.alerting.backtest import read_message_ends, run_backtest
     from smspulse.alerting.rendering import draw_backtest, print_backtest
-    from smspulse.processes.data_folder import use_export_umask
+    from smspulse.processes.data_folder import use_original_umask
     from streams.detector_policy import DetectorPolicy
     from streams.settings import parse_relearn_after
 
@@ -193,5 +189,5 @@ def backtest_command(
     found = run_backtest(read_message_ends(data, since.replace(tzinfo=UTC) if since else None), policy, threshold)
     print_backtest(found, make_console(soft_wrap=True))
     if picture:
-        with use_export_umask(picture, data):
+        with use_original_umask(picture, data):
             draw_backtest(found, picture)

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from core.background_tasks import end_process_if_a_thread_fails
 from core.urls import parse_http_url
 from smspulse.processes.data_folder import restrict_to_owner, set_private_umask
 from smspulse.processes.errors import DataFolderError
@@ -144,6 +145,12 @@ def ensure_data_folder(data: Path) -> None:
         msg = f"the data folder {data} is not writable; fix its permissions or name another with --data"
         raise DataFolderError(msg)
     restrict_to_owner(data)
+
+
+def prepare_process(data: Path) -> None:
+    """Prepare a command that runs on: create its data folder, and end it when a thread fails. Raises as above."""
+    ensure_data_folder(data)
+    end_process_if_a_thread_fails()
 
 
 def _refuse_unusable_path(data: Path) -> None:

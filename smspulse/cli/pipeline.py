@@ -8,8 +8,14 @@ from typing import Any, Final
 
 import click
 
-from core.background_tasks import end_process_if_a_thread_fails
-from smspulse.cli.options import PORT, FiniteFloat, broker_option, data_option, ensure_data_folder, is_bucket_path
+from smspulse.cli.options import (
+    PORT,
+    FiniteFloat,
+    broker_option,
+    data_option,
+    is_bucket_path,
+    prepare_process,
+)
 from smspulse.processes import log_setup
 from smspulse.processes.children import raise_file_limit, report_ready
 from smspulse.processes.output import make_tolerant
@@ -58,8 +64,7 @@ def up_command(
     read_alert_settings()
     console = make_console(file=make_tolerant(sys.stdout), soft_wrap=True)
     logging.getLogger().handlers[:] = [log_setup.PrefixHandler(console)]
-    ensure_data_folder(data)
-    end_process_if_a_thread_fails()
+    prepare_process(data)
     page = PageSettings()
     options = PipelineOptions(
         data.resolve(), broker, port, workers, frozenset(without), page.host, page.port, demo, seconds
@@ -94,8 +99,7 @@ def broker_command(data: Path, mode: Any, *, fetch: bool) -> None:
         ensure_topics(find_kafka_settings(data, "auto"))
         report_ready()
 
-    ensure_data_folder(data)
-    end_process_if_a_thread_fails()
+    prepare_process(data)
     raise SystemExit(run_broker(data, mode, on_ready=on_ready))
 
 
@@ -134,8 +138,7 @@ def ingest_command(data: Path, broker: str, host: str, port: int, processes: int
             announce_endpoint(data, INGEST, urlsplit(url).port or port, host, tls=settings.tls_cert is not None)
         report_ready()
 
-    ensure_data_folder(data)
-    end_process_if_a_thread_fails()
+    prepare_process(data)
     raise_file_limit()
     if processes > 1:
         from smspulse.processes.ingest_group import run_ingest_processes
@@ -158,17 +161,14 @@ def stream_command(data: Path, broker: str, worker: str, instance: str) -> None:
     \b
     smspulse stream --worker 1 --broker kafka1:9092
     """
-    from smspulse.broker.locate import find_kafka_settings
-    from smspulse.broker.topic_admin import ensure_topics
+    from smspulse.broker.topic_admin import connect_with_topics
     from smspulse.processes.metrics_endpoint import serve_metrics
     from streams.app import run_worker
     from streams.metrics import REGISTRY
     from streams.settings import StreamSettings
 
-    ensure_data_folder(data)
-    end_process_if_a_thread_fails()
-    kafka = find_kafka_settings(data, broker)
-    ensure_topics(kafka)
+    prepare_process(data)
+    kafka = connect_with_topics(data, broker)
     serve_metrics(data, f"stream-{worker}", REGISTRY)
     run_worker(StreamSettings(state=data / "state" / worker, instance=instance), kafka, report_ready)
 
@@ -189,8 +189,7 @@ def land_command(data: Path, broker: str, flush_interval: float | None, instance
     smspulse land --flush-interval 30      fewer and larger files
     smspulse land --data s3://bucket/sms --broker kafka1:9092 --flush-interval 60
     """
-    from smspulse.broker.locate import find_kafka_settings
-    from smspulse.broker.topic_admin import ensure_topics
+    from smspulse.broker.topic_admin import connect_with_topics
     from smspulse.processes.metrics_endpoint import serve_metrics
     from warehouse.metrics import REGISTRY
     from warehouse.settings import LanderSettings
@@ -198,10 +197,8 @@ def land_command(data: Path, broker: str, flush_interval: float | None, instance
 
     is_bucket = is_bucket_path(data)
     if not is_bucket:
-        ensure_data_folder(data)
-    end_process_if_a_thread_fails()
-    kafka = find_kafka_settings(data, broker)
-    ensure_topics(kafka)
+        prepare_process(data)
+    kafka = connect_with_topics(data, broker)
     name = f"lander-{instance}" if instance else "lander"
     serve_metrics(None if is_bucket else data, name, REGISTRY)
     given = {"flush_interval_s": flush_interval, "instance": instance or None}

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from smspulse.cli.errors import StatementError
 from smspulse.cli.sql_export import COPY_CHUNK_BYTES, ENCODERS, QueryResult
-from smspulse.processes.data_folder import use_export_umask
+from smspulse.processes.data_folder import use_original_umask
 from smspulse.processes.terminal import escape_controls, make_console
 from warehouse.reader import open_warehouse, retry_after_merge
 
@@ -98,7 +98,7 @@ def _make_delivery(
 def _replace_output(data: Path, path: Path, output: Path) -> None:
     # In the same folder, so that the last step is a rename.
     part = output.with_name(f".{output.name}.part")
-    with use_export_umask(output, data):
+    with use_original_umask(output, data):
         shutil.copyfile(path, part)
     part.replace(output)
 

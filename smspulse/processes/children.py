@@ -76,6 +76,11 @@ def is_process_alive(pid: int) -> bool:
     return True
 
 
+def describe_exit(code: int) -> str:
+    """Return how a process ended, by its exit code."""
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+
 def raise_file_limit() -> int:
     """Raise the limit of open files of this process and its children to the maximum; return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from smspulse.processes.children import NEVER_READY, READY, READY_FD_VARIABLE, die_with_parent
+from smspulse.processes.children import NEVER_READY, READY, READY_FD_VARIABLE, describe_exit, die_with_parent
 from smspulse.processes.errors import SupervisorError
 
 _log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class ProcessSupervisor:
         while True:
             started = time.monotonic()
             try:
-                how = _describe_exit(await self._run_once(child))
+                how = describe_exit(await self._run_once(child))
             # Such as when no process can be started. The next try may succeed.
             except Exception as error:
                 how = f"could not be run ({error!r})"
@@ -241,10 +241,6 @@ async def _start_process(child: ChildProcess, ready_descriptor: int) -> asyncio.
         start_new_session=True,
         preexec_fn=die_with_parent(signal.SIGTERM),
     )
-
-
-def _describe_exit(code: int) -> str:
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 
 def _retrieve_exception(failure: "asyncio.Future[None]") -> None:
