@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from core.background_tasks import end_process_if_a_thread_fails
 from smspulse.cli.options import (
     PORT,
     FiniteFloat,
@@ -152,10 +153,8 @@ def ingest_command(data: Path, broker: str, host: str, port: int, processes: int
 @data_option
 @broker_option
 @click.option("--worker", default="0", help="Name of this worker. Each has its own state.")
-@click.option(
-    "--instance", envvar="SMSPULSE_STREAM_INSTANCE", default="", show_default=False, help="Static name in the group."
-)
-def stream_command(data: Path, broker: str, worker: str, instance: str) -> None:
+@click.option("--instance", help="Static name in the group.")
+def stream_command(data: Path, broker: str, worker: str, instance: str | None) -> None:
     """Build the lifecycle of every message (a Faust worker).
 
     \b
@@ -170,7 +169,8 @@ def stream_command(data: Path, broker: str, worker: str, instance: str) -> None:
     prepare_process(data)
     kafka = connect_with_topics(data, broker)
     serve_metrics(data, f"stream-{worker}", REGISTRY)
-    run_worker(StreamSettings(state=data / "state" / worker, instance=instance), kafka, report_ready)
+    given: dict[str, Any] = {} if instance is None else {"instance": instance}
+    run_worker(StreamSettings(state=data / "state" / worker, **given), kafka, report_ready)
 
 
 @click.command()
@@ -179,10 +179,8 @@ def stream_command(data: Path, broker: str, worker: str, instance: str) -> None:
 @click.option(
     "--flush-interval", type=FiniteFloat(min=0, min_open=True), help="Seconds between landings.  [default: 5]"
 )
-@click.option(
-    "--instance", envvar="SMSPULSE_LANDER_INSTANCE", default="", show_default=False, help="Static name in the group."
-)
-def land_command(data: Path, broker: str, flush_interval: float | None, instance: str) -> None:
+@click.option("--instance", help="Static name in the group.")
+def land_command(data: Path, broker: str, flush_interval: float | None, instance: str | None) -> None:
     """Write topics to Parquet files, in the data folder or in a bucket (the Parquet sink).
 
     \b
@@ -196,11 +194,13 @@ def land_command(data: Path, broker: str, flush_interval: float | None, instance
     from warehouse.sink.consumer import run_lander
 
     is_bucket = is_bucket_path(data)
-    if not is_bucket:
+    if is_bucket:
+        end_process_if_a_thread_fails()
+    else:
         prepare_process(data)
     kafka = connect_with_topics(data, broker)
-    name = f"lander-{instance}" if instance else "lander"
+    given: dict[str, Any] = {"flush_interval_s": flush_interval, "instance": instance}
+    settings = LanderSettings(data=data, **{name: value for name, value in given.items() if value is not None})
+    name = f"lander-{settings.instance}" if settings.instance else "lander"
     serve_metrics(None if is_bucket else data, name, REGISTRY)
-    given = {"flush_interval_s": flush_interval, "instance": instance or None}
-    settings = LanderSettings(data=data, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     run_lander(settings, kafka, ready=report_ready)

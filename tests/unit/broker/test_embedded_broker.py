@@ -13,7 +13,7 @@ from smspulse.broker.config import build_server_properties, find_last_error_line
 from smspulse.broker.errors import BrokerError
 from smspulse.broker.lockfile import BrokerFile, acquire_broker_lock, read_broker_file, write_file_atomically
 from smspulse.broker.settings import BrokerSettings
-from smspulse.processes import readiness
+from smspulse.processes import children
 
 
 def write_broker_file(data: Path, pid: int) -> None:
@@ -163,10 +163,10 @@ def test_a_broker_that_too_few_open_files_refuse_reports_that_no_restart_helps(
     monkeypatch.setattr(kafka_broker, "fetch_kafka", lambda: pytest.fail("Kafka is not refused"))
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
-    monkeypatch.setenv(readiness.READY_FD_VARIABLE, str(writing))
+    monkeypatch.setenv(children.READY_FD_VARIABLE, str(writing))
     assert foreground.run_broker(tmp_path, "kafka") == 2
     with os.fdopen(reading, "rb") as report:
-        assert report.read() == readiness.NEVER_READY
+        assert report.read() == children.NEVER_READY
 
 
 def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one() -> None:

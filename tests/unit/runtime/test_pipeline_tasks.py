@@ -91,8 +91,8 @@ async def test_a_watch_of_the_broker_that_fails_ends_the_pipeline_with_its_error
 async def test_a_broker_that_comes_back_as_another_one_ends_the_pipeline(
     data: Path, monkeypatch: pytest.MonkeyPatch, back: BrokerFile, what: str
 ) -> None:
-    # Before the start, of which there is none, and then once a second.
-    found = iter([None, BrokerFile("127.0.0.1:1", "memory", 1, "first"), None, back])
+    # Once a second.
+    found = iter([BrokerFile("127.0.0.1:1", "memory", 1, "first"), None, back])
     monkeypatch.setattr(pipeline, "read_broker_file", lambda _: next(found))
     monkeypatch.setattr(pipeline, "_watch_broker", WATCH_BROKER)
     with pytest.raises(PipelineError, match=f"the broker came back {what}; all was stopped, start again"):
