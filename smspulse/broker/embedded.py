@@ -107,10 +107,7 @@ class MemoryBroker(EmbeddedBroker):
     """
 
     kind = "memory"
-
-    def __init__(self, data: Path, settings: BrokerSettings | None = None, stop: StopRequest | None = None) -> None:
-        super().__init__(data, settings, stop)
-        self._cluster: Any = None
+    _cluster: Any = None
 
     def _start_server(self) -> None:
         from confluent_kafka import Producer  # noqa: PLC0415 - heavy

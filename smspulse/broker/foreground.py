@@ -12,7 +12,6 @@ from smspulse.broker.embedded import EmbeddedBroker, MemoryBroker
 from smspulse.broker.errors import BrokerError, KafkaMissingError
 from smspulse.broker.kafka_broker import KafkaBroker
 from smspulse.broker.lockfile import has_kafka_store
-from smspulse.broker.settings import BrokerSettings
 from smspulse.processes.children import report_permanent_failure
 
 log = logging.getLogger(__name__)
@@ -20,9 +19,7 @@ log = logging.getLogger(__name__)
 Mode = Literal["auto", "kafka", "memory"]
 
 
-def choose_broker(
-    data: Path, mode: Mode, settings: BrokerSettings | None = None, stop: StopRequest | None = None
-) -> EmbeddedBroker:
+def choose_broker(data: Path, mode: Mode, stop: StopRequest | None = None) -> EmbeddedBroker:
     """Return the broker to start: with `auto` a real Kafka where it can run, else the in-memory one with a warning.
 
     The jars are fetched here, so that a failed fetch counts as a missing program. A folder with a Kafka store gets the
@@ -31,23 +28,24 @@ def choose_broker(
     Raises:
         KafkaMissingError: A program is missing, and the mode is `kafka` or the folder has a Kafka store.
     """
+    has_store = has_kafka_store(data)
     if mode == "memory":
-        if has_kafka_store(data):
+        if has_store:
             log.warning("the in-memory broker was chosen: the Kafka store in %s stays as it is, unread", data)
-        return MemoryBroker(data, settings, stop)
-    missing = list_missing_programs()
+        return MemoryBroker(data, stop=stop)
+    missing = "; ".join(list_missing_programs())
     if not missing:
         try:
             fetch_kafka()
-            return KafkaBroker(data, settings, stop)
+            return KafkaBroker(data, stop=stop)
         except BrokerError as error:
-            missing = [str(error)]
+            missing = str(error)
     if mode == "kafka":
-        message = f"A real Kafka cannot be started. Missing: {'; '.join(missing)}"
+        message = f"A real Kafka cannot be started. Missing: {missing}"
         raise KafkaMissingError(message)
-    if has_kafka_store(data):
+    if has_store:
         message = (
-            f"{data} holds a Kafka store, and Kafka cannot be started on it. Missing: {'; '.join(missing)}. "
+            f"{data} holds a Kafka store, and Kafka cannot be started on it. Missing: {missing}. "
             "Only `--broker memory` runs the in-memory broker here instead"
         )
         raise KafkaMissingError(message)
@@ -55,9 +53,9 @@ def choose_broker(
         "USING THE IN-MEMORY BROKER, for trying out only: nothing survives a restart, past 5 MiB a partition the "
         "oldest data is dropped silently, and every user of this machine can read and write it. For a real Kafka, "
         "provide what is missing: %s",
-        "; ".join(missing),
+        missing,
     )
-    return MemoryBroker(data, settings, stop)
+    return MemoryBroker(data, stop=stop)
 
 
 def run_broker(data: Path, mode: Mode, *, on_ready: Callable[[], None] = lambda: None) -> int:
@@ -77,7 +75,7 @@ def run_broker(data: Path, mode: Mode, *, on_ready: Callable[[], None] = lambda:
         signal.signal(number, lambda *_: stop.set())
     broker = None
     try:
-        broker = run_until_stopped(lambda: choose_broker(data, mode, stop=stop), stop)
+        broker = run_until_stopped(lambda: choose_broker(data, mode, stop), stop)
         broker.start()
         log.info("the %s broker is ready at %s", broker.kind, broker.address)
         run_until_stopped(on_ready, stop)

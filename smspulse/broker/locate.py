@@ -1,6 +1,7 @@
 """The Kafka cluster that a command means: the broker of the data folder, `HOST:PORT`, or the environment's."""
 
 import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,5 @@ def read_embedded_settings(data: Path, running: BrokerFile) -> KafkaSettings:
 
 def _is_same_address(one: str, other: str) -> bool:
     """Return whether two `HOST:PORT` name the same listener. `localhost` and 127.0.0.1 are one host."""
-    return _canonical_address(one) == _canonical_address(other)
-
-
-def _canonical_address(address: str) -> tuple[str, str]:
-    host, _, port = address.rpartition(":")
-    host = host.lower()
-    return LOOPBACK if host == "localhost" else host, port
+    one, other = (re.sub("^localhost:", f"{LOOPBACK}:", address.lower()) for address in (one, other))
+    return one == other

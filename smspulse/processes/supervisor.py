@@ -59,7 +59,6 @@ class ChildProcess:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     is_permanent_failure: bool = False
     last_error: str = ""
-    restarts: int = 0
     restart_task: asyncio.Task[Any] | None = None
 
 
@@ -135,7 +134,6 @@ class ProcessSupervisor:
             _log.warning("%s %s; it is restarted in %g s", child.name, how, pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
-            child.restarts += 1
 
     def _set_failure(self, child: ChildProcess) -> None:
         if not self.failure.done():

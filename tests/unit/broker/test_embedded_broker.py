@@ -1,6 +1,7 @@
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -158,6 +159,7 @@ def test_too_few_open_files_refuse_kafka_before_it_touches_its_store(tmp_path: P
 def test_a_broker_that_too_few_open_files_refuse_reports_that_no_restart_helps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(foreground, "choose_broker", lambda data, *_, **__: kafka_broker.KafkaBroker(data))
     monkeypatch.setattr(kafka_broker, "count_needed_files", lambda _: sys.maxsize + 1)
     monkeypatch.setattr(kafka_broker, "fetch_kafka", lambda: pytest.fail("Kafka is not refused"))
