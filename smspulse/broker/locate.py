@@ -67,10 +67,7 @@ def read_embedded_settings(data: Path, running: BrokerFile) -> KafkaSettings:
         access = login.to_kafka_options()
     # The file is newer than the environment of a process that outlived a run of the in-memory broker.
     return KafkaSettings(
-        bootstrap=running.bootstrap,
-        in_memory=running.kind == "memory",
-        memory_run=running.memory_run,
-        **access,
+        bootstrap=running.bootstrap, in_memory=running.kind == "memory", memory_run=running.memory_run, **access
     )
 
 

@@ -9,14 +9,7 @@ from typing import Any, Final
 import click
 
 from core.background_tasks import end_process_if_a_thread_fails
-from smspulse.cli.options import (
-    PORT,
-    FiniteFloat,
-    broker_option,
-    data_option,
-    is_bucket_path,
-    prepare_process,
-)
+from smspulse.cli.options import PORT, FiniteFloat, broker_option, data_option, is_bucket_path, prepare_process
 from smspulse.processes import log_setup
 from smspulse.processes.children import raise_file_limit, report_ready
 from smspulse.processes.output import make_tolerant

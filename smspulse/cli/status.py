@@ -11,13 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from core.background_tasks import end_process_if_a_thread_fails
-from smspulse.cli.options import (
-    EXIT_CHECK_FAILED,
-    PORT,
-    broker_option,
-    data_option,
-    ingest_options,
-)
+from smspulse.cli.options import EXIT_CHECK_FAILED, PORT, broker_option, data_option, ingest_options
 from smspulse.processes.children import raise_file_limit, report_ready
 from smspulse.processes.terminal import echo, escape_to_line, make_console
 
