@@ -40,9 +40,7 @@ _MAX_PROCESSES: Final = 64
 )
 @click.option("--demo", is_flag=True, help="Simulate traffic and show its delivery rates.")
 @click.option("--for", "seconds", type=FiniteFloat(min=30), help="Seconds until the end.")
-def up_command(
-    data: Path, broker: str, port: int, workers: int, without: tuple[str, ...], seconds: float | None, *, demo: bool
-) -> None:
+def up_command(data: Path, **options: Any) -> None:
     """Run the whole pipeline: broker, ingest, stream, lander.
 
     \b
@@ -60,10 +58,8 @@ def up_command(
     logging.getLogger().handlers[:] = [log_setup.PrefixHandler(console)]
     prepare_process(data)
     page = PageSettings()
-    options = PipelineOptions(
-        data.resolve(), broker, port, workers, frozenset(without), page.host, page.port, demo, seconds
-    )
-    raise SystemExit(asyncio.run(run_pipeline(options, console)))
+    pipeline = PipelineOptions(data=data.resolve(), page_host=page.host, page_port=page.port, **options)
+    raise SystemExit(asyncio.run(run_pipeline(pipeline, console)))
 
 
 @click.command()

@@ -1,9 +1,7 @@
 """The command `simulate`: simulated traffic of a gateway."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -66,18 +64,11 @@ def _read_webhook_url(context: click.Context, option: click.Parameter, value: st
     "--truth", type=click.Path(dir_okay=False, path_type=Path), help="File for the truth about each accepted message."
 )
 @click.option("--time-scale", type=FiniteFloat(min=0), default=1.0, help="0.1 is ten times faster than life.")
-@click.option("--max-delay", type=FiniteFloat(min=0), default=60.0, help="Maximum of a delay, in seconds.")
+@click.option(
+    "--max-delay", "max_delay_s", type=FiniteFloat(min=0), default=60.0, help="Maximum of a delay, in seconds."
+)
 @add_behaviour_options
-def simulate_command(
-    url: str,
-    messages: int | None,
-    rate: float,
-    seed: int,
-    truth: Path | None,
-    time_scale: float,
-    max_delay: float,
-    **rates: Any,
-) -> None:
+def simulate_command(url: str, messages: int | None, seed: int, **options: Any) -> None:
     """Send webhooks as a gateway with phones would, with its usual errors.
 
     \b
@@ -85,16 +76,12 @@ def simulate_command(
     smspulse simulate --messages 1000
     smspulse simulate --duplicates 0.5 --unhealthy 8001=0.9
     """
-    from smspulse.simulator.client import run_simulation
     from smspulse.simulator.scenarios import generate_scenarios
 
+    rates = {each.name: options.pop(each.name) for each in fields(GatewayBehaviour)}
     shares = {name: parse_shares(value) for name, value in rates.items() if isinstance(value, str)}
-    behaviour = GatewayBehaviour(**(rates | shares))
-    scenarios = generate_scenarios(seed, messages, behaviour)
-    simulate = partial(
-        run_simulation, url, scenarios, rate=rate, truth=truth, time_scale=time_scale, max_delay_s=max_delay
-    )
-    totals = asyncio.run(_simulate_until_signal(simulate, messages))
+    scenarios = generate_scenarios(seed, messages, GatewayBehaviour(**(rates | shares)))
+    totals = asyncio.run(_simulate_until_signal(url, scenarios, messages, options))
     echo(
         f"{totals.sent:,} webhooks sent, {totals.accepted:,} accepted, {totals.retried:,} sent again, "
         f"{totals.abandoned:,} given up; {totals.messages:,} messages, {totals.incoming:,} incoming, "
@@ -103,10 +90,12 @@ def simulate_command(
     raise SystemExit(EXIT_CHECK_FAILED if totals.accepted < totals.sent or totals.abandoned else 0)
 
 
-async def _simulate_until_signal(simulate: Callable[..., Awaitable[Any]], messages: int | None) -> Any:
+async def _simulate_until_signal(url: str, scenarios: Any, messages: int | None, options: dict[str, Any]) -> Any:
     """Run a simulation until its end, SIGTERM or SIGINT, and show its progress."""
-    stop = make_stop_event()
+    from smspulse.simulator.client import run_simulation
+
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=make_console(stderr=True)) as progress:
         task = progress.add_task("messages", total=messages)
-        return await simulate(stop=stop, on_progress=lambda totals: progress.update(task, completed=totals.messages))
+        options |= {"on_progress": lambda totals: progress.update(task, completed=totals.messages)}
+        return await run_simulation(url, scenarios, stop=make_stop_event(), **options)

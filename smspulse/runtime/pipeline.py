@@ -62,7 +62,7 @@ class PipelineOptions:
     broker: str
     port: int
     workers: int
-    without: frozenset[str]
+    without: tuple[str, ...]
     page_host: str
     page_port: int
     demo: bool

@@ -29,7 +29,7 @@ async def nothing_to_do(*_: object) -> None:
 
 
 async def run_up(data: Path) -> int:
-    options = PipelineOptions(data, "memory", 0, 1, frozenset(), "127.0.0.1", 0, demo=False, seconds=None)
+    options = PipelineOptions(data, "memory", 0, 1, (), "127.0.0.1", 0, demo=False, seconds=None)
     return await pipeline.run_pipeline(options, make_console(quiet=True))
 
 
