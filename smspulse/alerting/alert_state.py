@@ -1,5 +1,6 @@
 """The current state of all alerts, and the texts about one alert. Pure."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -51,15 +52,22 @@ class AlertState:
     Args:
         cause_wait_s: Seconds that a source's alert waits for the alert of the phone that explains most of it, and after
             the end of that alert for its own.
+
+    Attributes:
+        listeners: Called with each change: the alert as it was, None if it is a new one, and as it is now.
     """
 
     def __init__(self, cause_wait_s: float = CAUSE_WAIT_S) -> None:
         self.alerts: dict[str, Alert] = {}
+        self.listeners: list[Callable[[Alert | None, Alert], None]] = []
         self._cause_wait_ms = int(cause_wait_s * 1000)
 
     def update_alert(self, alert: Alert) -> None:
         """Apply a change of an alert."""
+        was = self.alerts.get(alert.id)
         self.alerts[alert.id] = alert
+        for listener in self.listeners:
+            listener(was, alert)
 
     def firing_alerts(self) -> list[Alert]:
         """Return the alerts that fire, in the order of their ids."""

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
-from core.alerts import Alert
-from core.errors import SmspulseError
+from core.alerts import FAILURE_RATIO, Alert, alert_id
 from smspulse.alerting.alert_state import alert_evidence, alert_name, alert_severity, alert_summary, format_rfc3339
+from smspulse.alerting.errors import NoReceiverError, ReceiverError, ReceiverGoneError
 from smspulse.alerting.settings import AlertSettings, decode_secret
 from smspulse.processes.terminal import escape_to_line
 
@@ -27,18 +27,6 @@ _HTTP_GONE: Final = 410
 _NOTIFY_TYPES: Final = {"critical": "failure", "warning": "warning"}
 # Alertmanager takes an alert as resolved after so many missed repetitions.
 _MISSED_REPETITIONS: Final = 4
-
-
-class ReceiverError(SmspulseError):
-    """A receiver did not accept an alert. The text names the receiver and the reason."""
-
-    def __init__(self, text: str, retry_after_s: float = 0.0) -> None:
-        super().__init__(text)
-        self.retry_after_s = retry_after_s
-
-
-class ReceiverGoneError(ReceiverError):
-    """The receiver answered 410: it refuses all further alerts."""
 
 
 def alert_labels(alert: Alert) -> dict[str, str]:
@@ -73,20 +61,18 @@ class AlertmanagerClient:
     def __init__(self, session: aiohttp.ClientSession, settings: AlertSettings, url: str) -> None:
         self._session, self._settings, self._url = session, settings, url
 
-    async def send(self, firing: Sequence[Alert], resolved: Sequence[Alert], now: float) -> None:
+    async def send(self, alerts: Sequence[Alert], now_s: float) -> None:
         """Send the state of alerts at a time in seconds since 1970.
 
         Raises:
             ReceiverError: Alertmanager did not accept it.
         """
-        until = int((now + _MISSED_REPETITIONS * self._settings.repeat_s) * 1000)
-        body = orjson.dumps(
-            [self._build_entry(alert, until) for alert in firing]
-            + [self._build_entry(alert, alert.resolved_at or alert.changed_at) for alert in resolved]
-        )
+        until = int((now_s + _MISSED_REPETITIONS * self._settings.repeat_s) * 1000)
+        body = orjson.dumps([self._build_entry(alert, until) for alert in alerts])
         await _post_alerts(self._session, f"{self._url}/api/v2/alerts", body, {})
 
-    def _build_entry(self, alert: Alert, ends_at: int) -> dict[str, Any]:
+    def _build_entry(self, alert: Alert, until: int) -> dict[str, Any]:
+        ends_at = until if alert.phase == "firing" else alert.resolved_at or alert.changed_at
         annotations = (
             {"summary": _printable_summary(alert)} | _printable_evidence(alert) | alert_links(alert, self._settings)
         )
@@ -185,6 +171,76 @@ class AppriseClient:
         if not taken:
             msg = f"URL {self._number} of SMSPULSE_ALERTS_APPRISE did not accept an alert: see Apprise's line above"
             raise ReceiverError(msg)
+
+
+ReceiverClient = AlertmanagerClient | AlertWebhookClient | AppriseClient
+
+
+def build_receivers(settings: AlertSettings, session: aiohttp.ClientSession) -> dict[str, ReceiverClient]:
+    """Return the client of each receiver in the settings, by the suffix of its consumer group.
+
+    Offsets are committed for a group, so a service of Apprise keeps its name when others are added or removed.
+
+    Raises:
+        ReceiverError: Apprise does not support one of its URLs, or is not installed.
+    """
+    clients: dict[str, ReceiverClient] = {
+        f"alertmanager-{number}": AlertmanagerClient(session, settings, url)
+        for number, url in enumerate(settings.alertmanager_urls, 1)
+    }
+    if settings.webhook:
+        clients["webhook"] = AlertWebhookClient(session, settings)
+    for number, url in enumerate(settings.apprise_urls, 1):
+        clients[f"apprise-{hashlib.sha256(url.encode()).hexdigest()[:12]}"] = AppriseClient(settings, number)
+    return clients
+
+
+def check_receivers(settings: AlertSettings) -> None:
+    """Check the settings of every receiver. Sends nothing.
+
+    Raises:
+        ReceiverError: Apprise does not support one of its URLs, or is not installed.
+    """
+    for number in range(1, len(settings.apprise_urls) + 1):
+        AppriseClient(settings, number)
+
+
+async def try_receivers(settings: AlertSettings, now_s: float) -> list[str]:
+    """Send a test alert to each receiver, and then its resolution; return the errors.
+
+    Args:
+        settings: The receivers.
+        now_s: Seconds since 1970.
+
+    Raises:
+        NoReceiverError: None is set.
+    """
+
+    async def try_receiver(client: ReceiverClient) -> None:
+        for alert in _build_test_alerts(int(now_s * 1000)):
+            await (client.send([alert], now_s) if isinstance(client, AlertmanagerClient) else client.send(alert))
+
+    async with aiohttp.ClientSession() as session:
+        clients = build_receivers(settings, session).values()
+        if not clients:
+            msg = "no receiver of alerts is set: set SMSPULSE_ALERTS_ALERTMANAGER, _WEBHOOK or _APPRISE"
+            raise NoReceiverError(msg)
+        results = await asyncio.gather(*map(try_receiver, clients), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, ReceiverError):
+            raise result
+    return [str(result) for result in results if result is not None]
+
+
+def _build_test_alerts(at: int) -> tuple[Alert, Alert]:
+    """Return a test alert that fires at a time in milliseconds, and its resolution."""
+    fields: dict[str, Any] = {
+        "id": alert_id(FAILURE_RATIO, "test", 0, 0), "kind": FAILURE_RATIO, "scope": "channel", "source": "test",
+        "device_id": 0, "channel_id": 0, "changed_at": at, "since": at, "fired_at": at, "count": 5, "failures": 5,
+        "baseline": 0.03, "known": 1000, "bound": 0.04, "errors": {"9": 5}, "samples": [], "share": 0.0,
+        "budget_days": 30.0,
+    }  # fmt: skip
+    return Alert(**fields, phase="firing", resolved_at=None), Alert(**fields, phase="resolved", resolved_at=at)
 
 
 def _printable_summary(alert: Alert) -> str:

@@ -46,7 +46,8 @@ def send_command(data: Path, broker: str) -> None:
     """
     from prometheus_client import CollectorRegistry
 
-    from smspulse.alerting.dispatcher import check_receivers, run_dispatcher
+    from smspulse.alerting.dispatcher import run_dispatcher
+    from smspulse.alerting.receivers import check_receivers
     from smspulse.alerting.settings import read_alert_settings
     from smspulse.broker.locate import find_kafka_settings
     from smspulse.broker.topic_admin import ensure_topics
@@ -138,13 +139,10 @@ def test_command() -> None:
     \b
     smspulse alerts test
     """
-    from smspulse.alerting.dispatcher import require_receiver
-    from smspulse.alerting.rendering import try_receivers
+    from smspulse.alerting.receivers import try_receivers
     from smspulse.alerting.settings import read_alert_settings
 
-    settings = read_alert_settings()
-    require_receiver(settings)
-    errors = asyncio.run(try_receivers(settings, time.time()))
+    errors = asyncio.run(try_receivers(read_alert_settings(), time.time()))
     for line in errors:
         echo(line, err=True)
     if errors:

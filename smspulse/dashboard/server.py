@@ -12,20 +12,18 @@ from typing import Final
 
 from aiohttp import hdrs, web
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, ProcessCollector, generate_latest
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.background_tasks import keep_running
-from core.errors import SmspulseError
 from ingest.client_limits import ClientFilter, HttpLimits
 from ingest.http_server import LINGER_S, build_http_server
 from ingest.listening import ASYNCIO_BACKLOG, start_listening
-from ingest.settings import Networks
 from ingest.shared_result import SharedResult
+from smspulse.dashboard.errors import NoPasswordError, PageError
 from smspulse.dashboard.login import PasswordGuard
 from smspulse.dashboard.metrics import REGISTRY
 from smspulse.dashboard.queries import PageFilter, PageSnapshot
 from smspulse.dashboard.rendering import render_content, render_page
+from smspulse.dashboard.settings import PageSettings
 from smspulse.processes.children import build_server_url
 from smspulse.processes.metrics_endpoint import announce_endpoint
 
@@ -46,33 +44,6 @@ _HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-
-
-class PageError(SmspulseError):
-    """The page cannot be served. The text has the reason and the fix."""
-
-
-class NoPasswordError(PageError):
-    """Other machines would reach the page without a password."""
-
-    is_permanent = True
-
-
-class PageSettings(BaseSettings):
-    """Environment: `SMSPULSE_PAGE_` and the field's name in capitals."""
-
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_PAGE_", frozen=True, extra="forbid", allow_inf_nan=False)
-
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8081, ge=0, le=65535, description="Port; 0 is any free one.")
-    password: SecretStr = Field(
-        SecretStr(""), description="Password of the page, with any user name; needed unless the address is loopback."
-    )
-    trusted_proxies: Networks = Field(
-        (),
-        description="Networks of proxies whose `X-Forwarded-For` names the client; that of others is ignored.",
-    )
-    refresh_s: float = Field(5, gt=0, description="Minimum of seconds between two refreshes from the warehouse.")
 
 
 def is_loopback_host(host: str) -> bool:

@@ -274,7 +274,7 @@ def _build_children(
 
 def _find_page_port() -> int:
     """Return the port of the page: as set, or a free one where that one is taken."""
-    from smspulse.dashboard.server import PageSettings  # noqa: PLC0415 - heavy
+    from smspulse.dashboard.settings import PageSettings  # noqa: PLC0415 - heavy
 
     settings = PageSettings()
     error = find_listen_error(settings.port, settings.host)
