@@ -82,7 +82,7 @@ PANELS: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
             "lost": "sum(increase(smspulse_lander_lost_records_total[$__rate_interval]))",
         },
     ),
-    ("Alerts that fire, by kind", "short", {"{{kind}}": "max by (kind) (smspulse_alerts_firing) > 0"}),
+    ("Alerts that fire, by kind", "short", {"{{kind}}": "sum by (kind) (smspulse_alerts_firing) > 0"}),
     (
         "Expectations that do not hold",
         "short",

@@ -21,6 +21,7 @@ from core.topics import TOPICS
 from ingest import metrics as ingest
 from ingest.settings import IngestSettings
 from ingest.sink import StoreAndForward
+from smspulse.alerting import metrics as alerting
 from smspulse.cli.main import cli
 from smspulse.dashboard import metrics as page
 from streams import lifecycle
@@ -49,7 +50,7 @@ def list_metric_families() -> list[MetricFamily]:
         with TemporaryDirectory() as folder:
             return StoreAndForward(KafkaSettings(), Path(folder), IngestSettings()).read_gauges()
 
-    metrics = [metric for module in (ingest, stream, lander, page) for metric in vars(module).values()]
+    metrics = [metric for module in (ingest, stream, lander, alerting, page) for metric in vars(module).values()]
     found = [
         MetricFamily(description.name, description.type, tuple(metric._labelnames), description.documentation)
         for metric in metrics
@@ -128,7 +129,7 @@ def _format_topics() -> Iterator[str]:
 
 
 def _format_metrics() -> Iterator[str]:
-    yield "Metrics of ingest, stream worker, lander and page, without those of the process itself (`process_…`).\n"
+    yield "Metrics of ingest, stream worker, lander, alerts and page, except those of the process (`process_…`).\n"
     yield "| metric | type | labels | |\n|---|---|---|---|"
     for family in sorted(list_metric_families(), key=lambda each: each.name):
         name = family.name + ("_total" if family.type == "counter" else "")

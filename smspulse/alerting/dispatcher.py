@@ -54,6 +54,7 @@ from smspulse.alerting.delivery_state import (
 )
 from smspulse.alerting.errors import DispatcherError, ReceiverError, ReceiverGoneError
 from smspulse.alerting.evaluator import RuleEvaluator, run_evaluator
+from smspulse.alerting.metrics import set_alert_metrics
 from smspulse.alerting.receivers import AlertmanagerClient, AlertWebhookClient, AppriseClient, build_receivers
 from smspulse.alerting.settings import AlertSettings
 from smspulse.alerting.silences import SilenceStore
@@ -61,6 +62,13 @@ from smspulse.alerting.silences import SilenceStore
 _log = logging.getLogger(__name__)
 # A webhook that is down for long is tried every five minutes.
 _LONGEST_PAUSE_S: Final = 300.0
+
+
+async def publish_metrics(feed: AlertFeed, *, has_receivers: bool) -> None:
+    """Keep the metrics at the present state of alerts, without end."""
+    while True:
+        set_alert_metrics(feed.alert_state.firing_alerts(), has_receivers=has_receivers)
+        await feed.wait_for_change(POLL_S)
 
 
 async def send_to_alertmanager(
@@ -181,11 +189,13 @@ async def _run_tasks(settings: AlertSettings, kafka: KafkaSettings, data: Path, 
         alert_state.update_alert(record.alert)
     feed, silenced = AlertFeed(alert_state, dict(reader.next_offsets)), SilenceStore(data).silenced_ids
     async with aiohttp.ClientSession() as session:
+        clients = build_receivers(settings, session)
         tasks = [
             feed.follow_topic(reader),
+            publish_metrics(feed, has_receivers=bool(clients)),
             run_evaluator(feed, RuleEvaluator(data, kafka), AlertTopicWriter(kafka), settings.watch_s),
         ]
-        for name, client in build_receivers(settings, session).items():
+        for name, client in clients.items():
             if isinstance(client, AlertmanagerClient):
                 batches = AlertmanagerState(settings.repeat_s, alert_state, silenced)
                 tasks.append(send_to_alertmanager(feed, client, batches))

@@ -123,11 +123,9 @@ class RuleEvaluator:
     def __call__(self, now: int) -> tuple[list[RuleFinding], set[str]]:
         """Return the findings at a time in milliseconds, and the evaluated kinds."""
         try:
-            late = pipeline_findings(self._data, self._kafka, now)
-            if late is None:
-                return [], set()
-            if any(each.is_bad for each in late):
-                return late, {PIPELINE}
+            late, judged = pipeline_findings(self._data, self._kafka, now)
+            if not judged or any(each.is_bad for each in late):
+                return late, judged
             return [*late, *self._warehouse_rules.read_findings(now)], {PIPELINE, *SQL_RULE_KINDS}
         except NoWarehouseError:
             return [], set()

@@ -44,9 +44,8 @@ def send_command(data: Path, broker: str) -> None:
     \b
     smspulse alerts send --broker kafka1:9092
     """
-    from prometheus_client import CollectorRegistry
-
     from smspulse.alerting.dispatcher import run_dispatcher
+    from smspulse.alerting.metrics import REGISTRY
     from smspulse.alerting.receivers import check_receivers
     from smspulse.alerting.settings import read_alert_settings
     from smspulse.broker.locate import find_kafka_settings
@@ -60,8 +59,7 @@ def send_command(data: Path, broker: str) -> None:
     end_process_if_a_thread_fails()
     kafka = find_kafka_settings(data, broker)
     ensure_topics(kafka)
-    # Metrics of the process alone: the page counts alerts.
-    serve_metrics(data, "alerts", CollectorRegistry())
+    serve_metrics(data, "alerts", REGISTRY)
     run_dispatcher(settings, kafka, data, report_ready)
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from warehouse_records import MadeRecord, alert, at, deadletter, raw, status, ve
 from core.alerts import EVALUATED_KINDS, KINDS, Alert, decode_alert
 from core.kafka_settings import KafkaSettings
 from core.topics import ALERTS, RAW
+from ingest.settings import IngestSettings
+from ingest.spool import SpoolState, WebhookSpool
+from ingest.webhook_record import WebhookRecord
 from smspulse.alerting.alert_state import AlertState, alert_evidence, alert_severity, alert_summary
 from smspulse.alerting.alert_topic import AlertFeed, AlertTopicReader, AlertTopicWriter
 from smspulse.alerting.evaluator import _PATIENCE_S, AlertStateMachine, RuleEvaluator, run_evaluator
@@ -29,6 +32,7 @@ from smspulse.alerting.rules import (
 )
 from smspulse.broker.memory_broker import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
+from smspulse.processes.children import find_free_port
 from warehouse.quality import append_check_results
 from warehouse.sink import parquet_files
 
@@ -205,12 +209,25 @@ def test_lander_and_stream_are_late_by_time_or_by_very_many_records() -> None:
 
 
 def test_a_spool_that_fills_up_or_is_not_emptied_is_an_alert() -> None:
-    assert spool_findings(0, 0.9, 0, at(0)) == []
-    assert [each.is_bad for each in spool_findings(5, 0.1, 10, at(0))] == [False]
-    assert [each.is_bad for each in (*spool_findings(5, 0.6, 10, at(0)), *spool_findings(5, 0.1, 301, at(0)))] == [
-        True,
-        True,
-    ]
+    def found(webhooks: int, size: int, oldest_s: float) -> list[bool]:
+        return [each.is_bad for each in spool_findings(SpoolState(webhooks, size, oldest_s, None), 100, at(0))]
+
+    assert found(0, 90, 0) == []
+    assert found(5, 10, 10) == [False]
+    assert found(5, 60, 10) == found(5, 10, 301) == [True]
+
+
+def test_a_spool_that_fills_up_while_kafka_is_away_is_an_alert_and_nothing_is_over(
+    published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMSPULSE_INGEST_SPOOL_MAX_BYTES", "10000")
+    kafka = KafkaSettings(bootstrap=f"127.0.0.1:{find_free_port()}")
+    assert RuleEvaluator(published, kafka)(at(0)) == ([], set())
+    with closing(WebhookSpool(published, IngestSettings())) as spool:
+        spool.append([WebhookRecord(b"acme:1", bytes(20_000), [("ingest_id", b"1")], at(0))])
+        found, judged = RuleEvaluator(published, kafka)(at(0))
+    assert [(each.id, each.is_bad) for each in found] == [("pipeline:*:*:*:spool", True)]
+    assert judged == set()
 
 
 def finding(kind: str, *, is_bad: bool = True, **fields: Any) -> RuleFinding:
@@ -445,7 +462,7 @@ async def test_while_the_lander_is_behind_nobody_is_called_silent(published: Pat
     story.land(published)
     look = RuleEvaluator(published, kafka)
     assert "silent:acme:1:*" in {each.id for each in look(at(0))[0] if each.is_bad}
-    assert pipeline_findings(published, kafka, at(0)) == []
+    assert pipeline_findings(published, kafka, at(0)) == ([], {"pipeline"})
     producer = Producer(kafka.confluent_options())
     producer.produce(RAW, b"{}", b"key")
     assert producer.flush(10) == 0
