@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
@@ -218,13 +219,12 @@ def test_a_spool_that_fills_up_or_is_not_emptied_is_an_alert() -> None:
 
 
 def test_a_spool_that_fills_up_while_kafka_is_away_is_an_alert_and_nothing_is_over(
-    published: Path, monkeypatch: pytest.MonkeyPatch
+    published: Path,
 ) -> None:
-    monkeypatch.setenv("SMSPULSE_INGEST_SPOOL_MAX_BYTES", "10000")
-    kafka = KafkaSettings(bootstrap=f"127.0.0.1:{find_free_port()}")
+    kafka, ten_minutes_ago = KafkaSettings(bootstrap=f"127.0.0.1:{find_free_port()}"), int(time.time() * 1000) - 600_000
     assert RuleEvaluator(published, kafka)(at(0)) == ([], set())
     with closing(WebhookSpool(published, IngestSettings())) as spool:
-        spool.append([WebhookRecord(b"acme:1", bytes(20_000), [("ingest_id", b"1")], at(0))])
+        spool.append([WebhookRecord(b"acme:1", b"{}", [("ingest_id", b"1")], ten_minutes_ago)])
         found, judged = RuleEvaluator(published, kafka)(at(0))
     assert [(each.id, each.is_bad) for each in found] == [("pipeline:*:*:*:spool", True)]
     assert judged == set()

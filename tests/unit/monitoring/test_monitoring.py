@@ -104,8 +104,8 @@ def test_what_is_committed_is_counted_and_promtool_has_no_remark() -> None:
     ]
     page.set_page_metrics(checks, at=7, took=0.5)
     records = [
-        alert(0, kind="silent"),
-        alert(1, kind="pipeline", scope="pipeline", source="*", id="pipeline:*:*:*:stream"),
+        alert(0, "firing", kind="silent"),
+        alert(1, "firing", kind="pipeline", scope="pipeline", source="*", id="pipeline:*:*:*:stream"),
     ]
     alerting.set_alert_metrics([decode_alert(each.value or b"") for each in records], has_receivers=False)
     for registry in (stream.REGISTRY, lander.REGISTRY, page.REGISTRY, alerting.REGISTRY):
