@@ -37,21 +37,8 @@ from core.alerts import Alert
 from core.kafka_settings import KafkaSettings
 from core.topics import ALERTS
 from smspulse.alerting.alert_state import AlertState
-from smspulse.alerting.alert_topic import (
-    AlertFeed,
-    AlertRecord,
-    AlertTopicReader,
-    AlertTopicWriter,
-    ReceiverOffsets,
-)
-from smspulse.alerting.delivery_state import (
-    FIRST_PAUSE_S,
-    POLL_S,
-    AlertmanagerState,
-    Clock,
-    WebhookState,
-    read_clock,
-)
+from smspulse.alerting.alert_topic import AlertFeed, AlertRecord, AlertTopicReader, AlertTopicWriter, ReceiverOffsets
+from smspulse.alerting.delivery_state import FIRST_PAUSE_S, POLL_S, AlertmanagerState, Clock, WebhookState, read_clock
 from smspulse.alerting.errors import DispatcherError, ReceiverError, ReceiverGoneError
 from smspulse.alerting.evaluator import RuleEvaluator, run_evaluator
 from smspulse.alerting.metrics import set_alert_metrics

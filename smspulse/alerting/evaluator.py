@@ -128,16 +128,14 @@ class RuleEvaluator:
                 return late, judged
             return [*late, *self._warehouse_rules.read_findings(now)], {PIPELINE, *SQL_RULE_KINDS}
         except NoWarehouseError:
-            return [], set()
+            pass
         except (SmspulseError, duckdb.Error, OSError) as error:
-            _log.warning(
-                "the alert rules cannot be evaluated now, and are evaluated again: %s", str(error).partition("\n")[0]
-            )
-            return [], set()
+            reason = str(error).partition("\n")[0]
+            _log.warning("the alert rules cannot be evaluated now, and are evaluated again: %s", reason)
         # The rules read data of untrusted clients. No error in it may end the process that sends alerts.
         except Exception as error:
             _log.error("the alert rules cannot be evaluated now, and are again: %s", where_raised(error))
-            return [], set()
+        return [], set()
 
 
 async def run_evaluator(

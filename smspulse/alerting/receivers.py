@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import importlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -17,7 +17,6 @@ from core.alerts import FAILURE_RATIO, Alert, alert_id
 from smspulse.alerting.alert_state import alert_evidence, alert_name, alert_severity, alert_summary, format_rfc3339
 from smspulse.alerting.errors import NoReceiverError, ReceiverError, ReceiverGoneError
 from smspulse.alerting.settings import AlertSettings, decode_secret
-from smspulse.processes.terminal import escape_to_line
 
 # A receiver that takes longer is sent the alert again.
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=15)
@@ -73,13 +72,11 @@ class AlertmanagerClient:
 
     def _build_entry(self, alert: Alert, until: int) -> dict[str, Any]:
         ends_at = until if alert.phase == "firing" else alert.resolved_at or alert.changed_at
-        annotations = (
-            {"summary": _printable_summary(alert)} | _printable_evidence(alert) | alert_links(alert, self._settings)
-        )
         began_at = alert.fired_at or alert.changed_at
+        lines = alert_evidence(alert) | alert_links(alert, self._settings)
         entry = {
             "labels": alert_labels(alert),
-            "annotations": annotations,
+            "annotations": {"summary": alert_summary(alert)} | lines,
             "startsAt": format_rfc3339(began_at),
             # Messages end out of order. Alertmanager refuses the whole request if one alert ends before it began.
             "endsAt": format_rfc3339(max(ends_at, began_at)),
@@ -93,13 +90,10 @@ class AlertWebhookClient:
     Args:
         session: For requests.
         settings: URL and secret of the webhook.
-        clock: Returns the seconds since 1970.
     """
 
-    def __init__(
-        self, session: aiohttp.ClientSession, settings: AlertSettings, clock: Callable[[], float] = time.time
-    ) -> None:
-        self._session, self._settings, self._clock = session, settings, clock
+    def __init__(self, session: aiohttp.ClientSession, settings: AlertSettings) -> None:
+        self._session, self._settings = session, settings
         self._secret = decode_secret(settings.webhook_secret)
 
     async def send(self, alert: Alert) -> None:
@@ -110,7 +104,7 @@ class AlertWebhookClient:
             ReceiverError: The webhook did not accept it.
         """
         body = self._build_body(alert)
-        id_, sent_at = f"{alert.id}/{alert.fired_at}/{alert.phase}", str(int(self._clock()))
+        id_, sent_at = f"{alert.id}/{alert.fired_at}/{alert.phase}", str(int(time.time()))
         headers = {"webhook-id": id_, "webhook-timestamp": sent_at}
         if self._secret:
             signed = hmac.new(self._secret, f"{id_}.{sent_at}.".encode() + body, hashlib.sha256).digest()
@@ -121,8 +115,8 @@ class AlertWebhookClient:
         data = {
             "alert_id": alert.id,
             "labels": alert_labels(alert),
-            "summary": _printable_summary(alert),
-            "evidence": _printable_evidence(alert),
+            "summary": alert_summary(alert),
+            "evidence": alert_evidence(alert),
             "links": alert_links(alert, self._settings),
             "fired_at": format_rfc3339(alert.fired_at or alert.changed_at),
             "resolved_at": format_rfc3339(alert.resolved_at) if alert.resolved_at else None,
@@ -159,10 +153,10 @@ class AppriseClient:
         Raises:
             ReceiverError: The service did not accept it.
         """
-        lines = _printable_evidence(alert) | alert_links(alert, self._settings)
+        lines = alert_evidence(alert) | alert_links(alert, self._settings)
         taken = await asyncio.to_thread(
             self._sender.notify,
-            title=f"[{alert.phase}] {_printable_summary(alert)}",
+            title=f"[{alert.phase}] {alert_summary(alert)}",
             # Apprise escapes text for a service that shows HTML.
             body_format="text",
             body="\n".join(f"{label}: {text}" for label, text in lines.items()),
@@ -243,35 +237,20 @@ def _build_test_alerts(at: int) -> tuple[Alert, Alert]:
     return Alert(**fields, phase="firing", resolved_at=None), Alert(**fields, phase="resolved", resolved_at=at)
 
 
-def _printable_summary(alert: Alert) -> str:
-    """Return the summary as one line without control characters: it can contain text of untrusted clients."""
-    return escape_to_line(alert_summary(alert))
-
-
-def _printable_evidence(alert: Alert) -> dict[str, str]:
-    return {name: escape_to_line(text) for name, text in alert_evidence(alert).items()}
-
-
 async def _post_alerts(session: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str]) -> None:
-    kind = {"Content-Type": "application/json"}
+    parts = urlsplit(url)
+    # User, path and query may be secret.
+    receiver = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    headers = {"Content-Type": "application/json"} | headers
     try:
-        async with session.post(
-            url, data=body, headers=kind | headers, timeout=_TIMEOUT, allow_redirects=False
-        ) as answer:
+        async with session.post(url, data=body, headers=headers, timeout=_TIMEOUT, allow_redirects=False) as answer:
             status, after = answer.status, answer.headers.get("Retry-After", "")
             detail = (await answer.text(errors="replace"))[:200]
     except (aiohttp.ClientError, TimeoutError) as error:
-        msg = f"{_url_origin(url)} cannot be reached: {type(error).__name__}"
+        msg = f"{receiver} cannot be reached: {type(error).__name__}"
         raise ReceiverError(msg) from error
-    if 200 <= status < 300:  # noqa: PLR2004 - success, as HTTP has it
-        return
-    msg = f"{_url_origin(url)} answered {status}: {' '.join(detail.split())}"
+    msg = f"{receiver} answered {status}: {' '.join(detail.split())}"
     if status == _HTTP_GONE:
         raise ReceiverGoneError(msg)
-    raise ReceiverError(msg, float(after) if after.isdecimal() else 0.0)
-
-
-def _url_origin(url: str) -> str:
-    """Return scheme and host of a URL: user, path and query may be secret."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    if not 200 <= status < 300:  # noqa: PLR2004 - success, as HTTP has it
+        raise ReceiverError(msg, float(after) if after.isdecimal() else 0.0)

@@ -151,12 +151,12 @@ def print_backtest(result: BacktestResult, console: Console) -> None:
     console.print(
         f"{result.messages:,} messages of {days:.1f} days: {table.row_count} alerts; the ratio of 15 minutes with ten "
         f"messages or more went over its threshold {len(result.threshold)} times, on "
-        f"{len({unit for unit, _ in result.threshold})} channels",
+        f"{len({unit for unit, _ in result.threshold})} channels"
     )
     console.print(
         f"not run over the past: {', '.join(EVALUATED_KINDS)}. "
         "They judge a moment by what was known then, and no setting of theirs could be tried. "
-        "Those that fired are in `smspulse alerts list --all`",
+        "Those that fired are in `smspulse alerts list --all`"
     )
 
 

@@ -51,11 +51,14 @@ _MAX_LAG_S: Final = 300
 # The lower bound of Wilson's interval of k of n, at three standard errors: one evaluation in a thousand exceeds the
 # truth.
 _WILSON_LOW_SQL: Final = "(k / n + 4.5 / n - 3 * sqrt(k / n * (1 - k / n) / n + 2.25 / n / n)) / (1 + 9 / n)"
-
-
-_SHARES_SQL: Final = """
-    SELECT source, device_id, count(*) / sum(count(*)) OVER (PARTITION BY source)
-    FROM recent_messages WHERE outcome <> 'incoming' GROUP BY source, device_id
+# A device has its part of the source's messages of the last day. Wider scopes have all of them.
+_FINDINGS_SQL: Final = """
+    WITH shares AS (
+        SELECT source, device_id, count(*) / sum(count(*)) OVER (PARTITION BY source) AS of_source
+        FROM recent_messages WHERE outcome <> 'incoming' GROUP BY source, device_id
+    )
+    SELECT found.*, if(scope = 'device', coalesce(of_source, 0), 1) AS share
+    FROM ({rule}) AS found LEFT JOIN shares USING (source, device_id)
 """
 
 
@@ -126,19 +129,12 @@ class WarehouseRules:
             for name, table in self._cached_tables.items():
                 connection.register(name, table)
             connection.execute(f"CREATE TEMP TABLE recent_messages AS {_rule_sql('recent_messages')}")
-            shares = {(source, device): share for source, device, share in connection.execute(_SHARES_SQL).fetchall()}
-            findings = [
+            return [
                 finding
                 for kind in SQL_RULE_KINDS
-                for row in fetch_rows(connection, _rule_sql(kind))
+                for row in fetch_rows(connection, _FINDINGS_SQL.format(rule=_rule_sql(kind)))
                 if (finding := _build_rule_finding(kind, row)) is not None
             ]
-        return [
-            msgspec.structs.replace(each, share=shares.get((each.source, each.device_id), 0.0))
-            if each.scope == "device"
-            else each
-            for each in findings
-        ]
 
 
 def pipeline_findings(data: Path, kafka: KafkaSettings, now: int) -> tuple[list[RuleFinding], set[str]]:
@@ -204,28 +200,16 @@ def spool_findings(state: SpoolState, max_bytes: int, now: int) -> list[RuleFind
 
 
 def _rule_sql(name: str) -> str:
-    return (
-        files("smspulse")
-        .joinpath("alerting", "sql", f"{name}.sql")
-        .read_text("utf-8")
-        .replace("{low}", _WILSON_LOW_SQL)
-    )
+    text = files("smspulse.alerting").joinpath("sql", f"{name}.sql").read_text("utf-8")
+    return text.replace("{low}", _WILSON_LOW_SQL)
 
 
 def _build_rule_finding(kind: str, row: dict[str, Any]) -> RuleFinding | None:
     """Return the finding in a row; None, with a line in the log, if it cannot be shown. Other rows are not affected."""
     try:
-        finding = RuleFinding(kind=kind, **_finding_fields(row))
+        finding = RuleFinding(kind=kind, **row)
         format_rfc3339(finding.since)
     except Exception as error:
         _log.error("a finding of %s cannot be shown (%s), and is skipped", kind, where_raised(error))
         return None
     return finding
-
-
-def _finding_fields(row: dict[str, Any]) -> dict[str, Any]:
-    if "errors" in row:
-        row["errors"] = {str(name): count for name, count in (row["errors"] or {}).items()}
-    if "samples" in row:
-        row["samples"] = row["samples"] or []
-    return row

@@ -10,16 +10,13 @@ from core.metrics import GaugeFamily, GaugeSnapshot
 REGISTRY: Final = CollectorRegistry()
 
 HOLDS: Final = GaugeFamily(
-    "smspulse_check_holds",
-    "Whether an expectation held when it was checked last: 1 or 0.",
-    ("expectation", "severity"),
+    "smspulse_check_holds", "Whether an expectation held when it was checked last: 1 or 0.", ("expectation", "severity")
 )
 CHECKED: Final = GaugeFamily(
     "smspulse_check_newest_timestamp_seconds", "When the data was checked last, in seconds since 1970; 0: never."
 )
 READ: Final = GaugeFamily(
-    "smspulse_page_read_timestamp_seconds",
-    "When the page read the warehouse last, in seconds since 1970; 0: never.",
+    "smspulse_page_read_timestamp_seconds", "When the page read the warehouse last, in seconds since 1970; 0: never."
 )
 READ_S: Final = GaugeFamily("smspulse_page_read_seconds", "How long that took.")
 SNAPSHOT: Final = GaugeSnapshot(REGISTRY, HOLDS, CHECKED, READ, READ_S)

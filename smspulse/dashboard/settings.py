@@ -17,7 +17,6 @@ class PageSettings(BaseSettings):
         SecretStr(""), description="Password of the page, with any user name; needed unless the address is loopback."
     )
     trusted_proxies: Networks = Field(
-        (),
-        description="Networks of proxies whose `X-Forwarded-For` names the client; that of others is ignored.",
+        (), description="Networks of proxies whose `X-Forwarded-For` names the client; that of others is ignored."
     )
     refresh_s: float = Field(5, gt=0, description="Minimum of seconds between two refreshes from the warehouse.")

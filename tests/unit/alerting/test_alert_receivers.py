@@ -119,7 +119,7 @@ async def test_the_webhook_is_signed_and_the_same_change_has_the_same_id(
     receiver: Receiver, session: aiohttp.ClientSession
 ) -> None:
     settings = AlertSettings(webhook=f"{receiver.url}/hook", webhook_secret=f"whsec_{SECRET}")  # type: ignore[arg-type]
-    way = AlertWebhookClient(session, settings, clock=lambda: NOON / 1000)
+    way = AlertWebhookClient(session, settings)
     await way.send(told())
     await way.send(told())
     (path, headers, body), (_, again, _) = await receiver.requests.get(), await receiver.requests.get()
