@@ -66,10 +66,11 @@ def written(sick: set[int], ratio: float, sim_cards: int, seed: int) -> list[Ale
 
 def notified(alerts: list[Alert]) -> Iterator[Alert]:
     """Yield the alerts that are notified as firing, as the dispatcher's cycles find them."""
-    told, left = WebhookState(AlertState()), list(alerts)
+    alert_state, left = AlertState(), list(alerts)
+    told = WebhookState(alert_state, lambda _: frozenset())
     for now in range(T0 + WELL * MINUTE_MS, T0 + (WELL + SICK + 60) * MINUTE_MS, CYCLE_MS):
         while left and left[0].changed_at <= now:
-            told.update_alert(left.pop(0))
+            alert_state.update_alert(left.pop(0))
         for alert in told.next_alerts(ClockReading(now / 1000, now / 1000)):
             if alert.phase == "firing":
                 yield alert

@@ -85,7 +85,11 @@ def faults(scratch: Path) -> None:
         f"landed files of {LAST}, the last of eleven\nsimulated days of {MESSAGES:,} messages, and everything is "
         "checked. Without a fault nothing fails.\n\n| fault | seen by | and by |\n|---|---|---|\n"
     )
-    (ROOT / "docs" / "faults.md").write_text(head + "\n".join(lines) + "\n")
+    foot = (
+        "\n\nSilence is traffic, not data: the alert [silent](runbooks/silent.md) covers a device, a source or all "
+        "sources that stop.\n"
+    )
+    (ROOT / "docs" / "faults.md").write_text(head + "\n".join(lines) + foot)
     print(f"{len(FAULTS)} faults injected in {time.perf_counter() - start:.0f} s")
     figure("faults_seen", seen, f">= {len(FAULTS)}")
 

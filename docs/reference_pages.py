@@ -21,6 +21,7 @@ from core.topics import TOPICS
 from ingest import metrics as ingest
 from ingest.settings import IngestSettings
 from ingest.sink import StoreAndForward
+from smspulse.alerting import metrics as alerting
 from smspulse.cli.main import cli
 from smspulse.dashboard import metrics as page
 from streams import lifecycle
@@ -55,7 +56,7 @@ def list_metric_families() -> list[MetricFamily]:
         MetricFamily(f"smspulse_ingest_{name}", "gauge", (), documentation)
         for name, (documentation, _) in gauges.items()
     }
-    for collector in (value for module in (ingest, stream, lander, page) for value in vars(module).values()):
+    for collector in (value for module in (ingest, stream, lander, alerting, page) for value in vars(module).values()):
         if isinstance(collector, MetricWrapperBase | GaugeSnapshot):
             # A metric has its labels itself, a snapshot of gauges has them in its families.
             for family in collector.describe():
@@ -123,7 +124,7 @@ def _format_topics() -> Iterator[str]:
 
 
 def _format_metrics() -> Iterator[str]:
-    yield "Metrics of ingest, stream worker, lander and page, without those of the process itself (`process_…`).\n"
+    yield "Metrics of ingest, stream worker, lander, alerts and page, except those of the process (`process_…`).\n"
     yield "| metric | type | labels | |\n|---|---|---|---|"
     for name, type_, labels, documentation in list_metric_families():
         full_name = name + ("_total" if type_ == "counter" else "")

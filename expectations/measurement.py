@@ -133,7 +133,6 @@ class MeasurementSession:
             is_part=self._since is not None,
             recent=self._now - timedelta(hours=settings.recent_h),
             waiting=timedelta(seconds=settings.max_waiting_s),
-            quiet=settings.max_quiet_s,
             min_expected=settings.min_expected,
             statuses=sorted(self._statuses),
             outcomes=[{"id": s.id, "of": s.outcome.value, "is_end": s.is_end} for s in self._statuses.values()],

@@ -102,14 +102,18 @@ class StoreAndForward:
 
     def read_gauges(self) -> metrics.Gauges:
         """Return the states of Kafka and spool for Prometheus."""
-        webhooks, size, oldest_s, full = self._spool.read_state()
+        state, limit = self._spool.read_state(), self._settings.spool_max_bytes
         return {
             "kafka_up": ("Whether Kafka accepts webhooks: 1 or 0.", self._producer.problem is None),
-            "spool_webhooks": ("Webhooks in the spool.", webhooks),
-            "spool_bytes": ("Size of the webhooks in the spool.", size),
-            "spool_limit_bytes": ("Size from which the spool accepts no more.", self._settings.spool_max_bytes),
-            "spool_oldest_seconds": ("Age of the oldest webhook in the spool.", oldest_s),
-            "spool_full": ("Whether the spool is full: 1 or 0.", full is not None),
+            "spool_webhooks": ("Webhooks in the spool.", state.webhooks),
+            "spool_bytes": ("Size of the webhooks in the spool.", state.size),
+            "spool_limit_bytes": ("Size from which the spool accepts no more.", limit),
+            "spool_oldest_seconds": ("Age of the oldest webhook in the spool.", state.oldest_s),
+            "spool_full": ("Whether the spool is full: 1 or 0.", state.full_reason is not None),
+            "spool_overdue": (
+                "Whether the spool has held a webhook for five minutes, or is over half full: 1 or 0.",
+                state.is_overdue(limit),
+            ),
         }
 
     async def store_webhook(self, webhook: WebhookRecord) -> None:

@@ -27,6 +27,9 @@ from ingest.errors import SpoolError, SpoolFullError
 from ingest.settings import IngestSettings
 from ingest.webhook_record import WebhookRecord, decode_webhook, encode_webhooks
 
+# A spool that is emptied holds webhooks for seconds. Both limits leave hours until the default limit is reached.
+_OVERDUE_AGE_S: Final = 300
+_OVERDUE_SHARE: Final = 0.5
 # With less free space than this, another webhook may not fit.
 _MIN_FREE_BYTES: Final = 1_048_576
 # 4 MB with SQLite's default page. A smaller file is reused without VACUUM, which copies it.
@@ -61,6 +64,10 @@ class SpoolState(NamedTuple):
     size: int
     oldest_s: float
     full_reason: str | None
+
+    def is_overdue(self, max_bytes: int) -> bool:
+        """Return whether webhooks wait for too long, or fill too much of the limit. Alerts and Prometheus use it."""
+        return self.webhooks > 0 and (self.oldest_s > _OVERDUE_AGE_S or self.size > _OVERDUE_SHARE * max_bytes)
 
 
 class WebhookSpool:

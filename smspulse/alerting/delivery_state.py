@@ -44,11 +44,6 @@ Clock = Callable[[], ClockReading]
 SilencedIds = Callable[[float], frozenset[str]]
 
 
-def no_silenced_ids(_: float) -> frozenset[str]:
-    """Return no id."""
-    return frozenset()
-
-
 class WebhookState:
     """Delivery state of the webhook or of one service of Apprise: sent alerts and alerts to send.
 
@@ -57,24 +52,30 @@ class WebhookState:
         silenced: Returns the ids of alerts that are not sent.
     """
 
-    def __init__(self, alert_state: AlertState, silenced: SilencedIds = no_silenced_ids) -> None:
+    def __init__(self, alert_state: AlertState, silenced: SilencedIds) -> None:
         self._alert_state, self._silenced_at = alert_state, silenced
         self._sent_alerts: dict[str, Alert] = {}
         self._unmatched_resolutions: dict[str, Alert] = {}
+        alert_state.listeners.append(self._on_change)
 
-    def update_alert(self, alert: Alert) -> None:
-        """Apply a change of an alert."""
-        known = self._alert_state.alerts.get(alert.id)
-        if alert.phase == "resolved" and alert.fired_at and known is None:
+    def _on_change(self, was: Alert | None, alert: Alert) -> None:
+        if alert.phase == "resolved" and alert.fired_at and was is None:
             # Kafka has compacted its firing record away: it was sent before a restart.
             self._unmatched_resolutions[alert.id] = alert
-        self._alert_state.update_alert(alert)
 
-    def mark_past_sent(self, moment: ClockReading, *, including_firing: bool) -> None:
-        """Mark earlier resolutions as sent, and on request the alerts that fire."""
-        self._unmatched_resolutions.clear()
-        for alert in self.next_alerts(moment) if including_firing else []:
+    def resume(self, past: AlertState, news: Iterable[Alert], moment: ClockReading) -> None:
+        """Restore what was sent before a restart.
+
+        Args:
+            past: The alerts at the committed offsets. What fires there was sent, unless it was inhibited or silenced.
+            news: The changes since then, in order.
+            moment: The present.
+        """
+        for alert in WebhookState(past, self._silenced_at).next_alerts(moment):
             self.mark_sent(alert)
+        for alert in news:
+            self._on_change(past.alerts.get(alert.id), alert)
+            past.update_alert(alert)
 
     def next_alerts(self, moment: ClockReading) -> list[Alert]:
         """Return the alerts to send, in their order."""
@@ -117,14 +118,6 @@ class WebhookState:
         return one is not None and one.fired_at == other.fired_at
 
 
-@dataclass(frozen=True, slots=True)
-class AlertBatch:
-    """Alerts of one request to an Alertmanager: those that fire, and those that are resolved."""
-
-    firing_alerts: Sequence[Alert]
-    resolved_alerts: Sequence[Alert]
-
-
 class AlertmanagerState:
     """Delivery state of one Alertmanager: sent alerts, the next batch, and its time.
 
@@ -134,29 +127,22 @@ class AlertmanagerState:
         silenced: Returns the ids of alerts that are not sent.
     """
 
-    def __init__(self, repeat_s: float, alert_state: AlertState, silenced: SilencedIds = no_silenced_ids) -> None:
+    def __init__(self, repeat_s: float, alert_state: AlertState, silenced: SilencedIds) -> None:
         self._repeat_s, self._alert_state, self._silenced_at = repeat_s, alert_state, silenced
         self._sent_episodes: dict[str, int | None] = {}
         self._unsent_resolutions: dict[str, tuple[Alert, Alert]] = {}
         self._due_at_s = float("-inf")
         # 0 while requests succeed.
         self._pause_s = 0.0
+        alert_state.listeners.append(self._on_change)
 
-    def load_alerts(self, alerts: Iterable[Alert]) -> None:
-        """Apply the earlier state of alerts. Their resolutions are not sent."""
-        for alert in alerts:
-            self._alert_state.update_alert(alert)
-
-    def update_alert(self, alert: Alert) -> None:
-        """Apply a change of an alert."""
-        was = self._alert_state.alerts.get(alert.id)
-        self._alert_state.update_alert(alert)
+    def _on_change(self, was: Alert | None, alert: Alert) -> None:
         self._unsent_resolutions.pop(alert.id, None)
         if alert.phase == "resolved" and was is not None and was.phase == "firing":
             self._unsent_resolutions[alert.id] = was, alert
 
-    def next_alerts(self, moment: ClockReading) -> AlertBatch | None:
-        """Return the batch to send now; None if there is nothing to send yet.
+    def next_alerts(self, moment: ClockReading) -> list[Alert]:
+        """Return the alerts to send now: those that fire, and those that are resolved; none before their time.
 
         News is sent at once, the rest every `repeat_s`. After a failure, everything is sent after a pause.
         """
@@ -179,18 +165,20 @@ class AlertmanagerState:
             if self._has_sent(was) or not (id_ in silenced or is_explained(was))
         }
         resolved = [alert for _, alert in self._unsent_resolutions.values()] + replaced
-        if not firing and not resolved:
-            return None
         # News is sent at once, unless the last request failed.
         is_news = bool(resolved) or not all(map(self._has_sent, firing))
         if moment.elapsed_s >= self._due_at_s or (is_news and not self._pause_s):
-            return AlertBatch(firing, resolved)
-        return None
+            return firing + resolved
+        return []
 
-    def mark_sent(self, batch: AlertBatch, moment: ClockReading) -> None:
-        """Record that a batch was sent at a moment."""
-        self._sent_episodes = {alert.id: alert.fired_at for alert in batch.firing_alerts}
-        self._unsent_resolutions.clear()
+    def mark_sent(self, alerts: Sequence[Alert], moment: ClockReading) -> None:
+        """Record that alerts were sent at a moment."""
+        self._sent_episodes = {alert.id: alert.fired_at for alert in alerts if alert.phase == "firing"}
+        # An alert that was resolved during the request is not among them.
+        sent = {alert.id: alert for alert in alerts}
+        self._unsent_resolutions = {
+            id_: (was, alert) for id_, (was, alert) in self._unsent_resolutions.items() if sent.get(id_) is not alert
+        }
         self._due_at_s, self._pause_s = moment.elapsed_s + self._repeat_s, 0.0
 
     def mark_failed(self, moment: ClockReading) -> float:

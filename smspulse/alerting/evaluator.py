@@ -1,13 +1,13 @@
 """Evaluates the rules outside the stream: silence, the warehouse, the pipeline itself. Writes alerts to `sms.alerts`.
 
-It reads the current alerts from that topic. So after a restart it neither writes an alert twice nor forgets one. Two
-processes at once would act on the same alerts, so run one for each data folder.
+The current alerts come from that topic at the start. So after a restart it neither writes an alert twice nor forgets
+one. Two processes at once would act on the same alerts, so run one for each data folder.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +28,7 @@ from core.alerts import (
 from core.errors import SmspulseError, where_raised
 from core.kafka_settings import KafkaSettings
 from smspulse.alerting.alert_state import AlertState
-from smspulse.alerting.alert_topic import AlertTopicReader, AlertTopicWriter
+from smspulse.alerting.alert_topic import AlertFeed
 from smspulse.alerting.rules import SQL_RULE_KINDS, RuleFinding, WarehouseRules, pipeline_findings
 from warehouse.errors import NoWarehouseError
 
@@ -50,7 +50,7 @@ class AlertStateMachine:
     """The phases of alerts: pending, firing, resolved.
 
     Args:
-        alert_state: The current state of all alerts. The caller applies changes to it once they are written.
+        alert_state: The current state of all alerts. The caller applies changes to it.
     """
 
     def __init__(self, alert_state: AlertState) -> None:
@@ -123,55 +123,47 @@ class RuleEvaluator:
     def __call__(self, now: int) -> tuple[list[RuleFinding], set[str]]:
         """Return the findings at a time in milliseconds, and the evaluated kinds."""
         try:
-            late = pipeline_findings(self._data, self._kafka, now)
-            if late is None:
-                return [], set()
-            if any(each.is_bad for each in late):
-                return late, {PIPELINE}
+            late, judged = pipeline_findings(self._data, self._kafka, now)
+            if not judged or any(each.is_bad for each in late):
+                return late, judged
             return [*late, *self._warehouse_rules.read_findings(now)], {PIPELINE, *SQL_RULE_KINDS}
         except NoWarehouseError:
-            return [], set()
+            pass
         except (SmspulseError, duckdb.Error, OSError) as error:
-            _log.warning(
-                "the alert rules cannot be evaluated now, and are evaluated again: %s", str(error).partition("\n")[0]
-            )
-            return [], set()
+            reason = str(error).partition("\n")[0]
+            _log.warning("the alert rules cannot be evaluated now, and are evaluated again: %s", reason)
         # The rules read data of untrusted clients. No error in it may end the process that sends alerts.
         except Exception as error:
             _log.error("the alert rules cannot be evaluated now, and are again: %s", where_raised(error))
-            return [], set()
+        return [], set()
 
 
 async def run_evaluator(
-    log: AlertTopicReader,
+    feed: AlertFeed,
     evaluate: Callable[[int], tuple[list[RuleFinding], set[str]]],
-    write_alerts: AlertTopicWriter | Callable[[Sequence[Alert]], list[Alert]],
+    write_alerts: Callable[[Iterable[Alert]], list[Alert]],
     every_s: float,
-    *,
     clock: Callable[[], float] = time.time,
-    ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Evaluate the rules every so many seconds, without end, and write the changes of alerts.
+    """Evaluate the rules every so many seconds, without end. Apply the changes of alerts, then write them to the topic.
 
     Args:
-        log: Reads the topic of alerts.
+        feed: The alerts.
         evaluate: Returns the findings and the evaluated kinds at a time in milliseconds.
         write_alerts: Writes changes, and returns those that succeeded.
         every_s: Seconds between two evaluations.
         clock: Returns the seconds since 1970.
-        ready: Called once the current state of alerts is read.
     """
-    alert_state, loop = AlertState(), asyncio.get_running_loop()
-    for alert in await log.read_existing_alerts(whole=True):
-        alert_state.update_alert(alert)
-    ready()
-    state_machine = AlertStateMachine(alert_state)
+    loop, state_machine = asyncio.get_running_loop(), AlertStateMachine(feed.alert_state)
+    # Only the last change of each alert: an older one must not follow it into the topic.
+    unwritten: dict[str, Alert] = {}
     while True:
         due = loop.time() + every_s
         now = int(clock() * 1000)
         changes = state_machine.judge_findings(*await asyncio.to_thread(evaluate, now), now)
-        for alert in await asyncio.to_thread(write_alerts, changes) if changes else []:
-            alert_state.update_alert(alert)
-        while (left := due - loop.time()) > 0:
-            for alert in await log.read_new_alerts(left):
-                alert_state.update_alert(alert)
+        feed.update_alerts(changes)
+        unwritten |= {alert.id: alert for alert in changes}
+        if unwritten:
+            for alert in await asyncio.to_thread(write_alerts, unwritten.values()):
+                del unwritten[alert.id]
+        await asyncio.sleep(due - loop.time())

@@ -9,16 +9,12 @@ from typing import Final
 import msgspec
 import orjson
 
-from core.errors import SmspulseError
+from smspulse.alerting.errors import SilenceError
 from warehouse.durable_files import lock_folder, replace_file
 
 _log = logging.getLogger(__name__)
 
 _decode: Final = msgspec.json.Decoder(dict[str, float]).decode
-
-
-class SilenceError(SmspulseError):
-    """Silences cannot be read or written."""
 
 
 class SilenceStore:

@@ -49,7 +49,7 @@ def up_command(data: Path, **options: Any) -> None:
     smspulse up --broker kafka1:9092       on your own cluster
     """
     from smspulse.alerting.settings import read_alert_settings
-    from smspulse.dashboard.server import PageSettings
+    from smspulse.dashboard.settings import PageSettings
     from smspulse.runtime.pipeline import PipelineOptions, run_pipeline
 
     # A wrong setting ends the command here, before any process starts.

@@ -108,7 +108,7 @@ class PageSnapshot:
             self.current_values = values
         took = time.monotonic() - started
         if "trouble" not in values:
-            metrics.set_page_metrics(values, time.time(), took)
+            metrics.set_page_metrics(values["checks"], time.time(), took)
         return took
 
     def query_view(self, view: str, page_filter: PageFilter, sql: str = "FROM asked") -> list[Row]:

@@ -21,7 +21,7 @@ from core import topics
 from core.consumer_lag import read_group_lag
 from core.kafka_settings import KafkaSettings
 from ingest.sources import add_source, webhook_url
-from smspulse.alerting.alert_topic import AlertTopicReader
+from smspulse.alerting.alert_topic import AlertTopicReader, ReceiverOffsets
 from smspulse.broker import kafka_broker
 from smspulse.broker.config import build_server_properties
 from smspulse.broker.errors import KafkaUnreachable
@@ -170,8 +170,11 @@ def test_every_kind_of_client_logs_in(secured: Secured, tmp_path: Path, protocol
         behind = read_group_lag(kafka, {one.group: [topics.RAW]})
         assert behind is not None
         assert behind.keys() == {one.group}
-    with closing(AlertTopicReader(kafka, "alerts")):
-        pass
+    reader = AlertTopicReader(kafka, "alerts")
+    reader.read_existing()
+    receiver = ReceiverOffsets(kafka, "alerts-webhook")
+    assert receiver.commit(reader.next_offsets)
+    assert receiver.read(reader.next_offsets) == reader.next_offsets
     with closing(KafkaProducer(**kafka.kafka_python_options())) as producer:
         assert producer.partitions_for(topics.MESSAGES)
     for log in logs.values():

@@ -44,7 +44,7 @@ SELECT
     n AS count,
     k AS failures,
     usual AS baseline,
-    samples,
+    coalesce(samples, []) AS samples,
     printf(
         '%d of %d messages that began half an hour to two hours ago are open, most of them %s; %.0f%% is usual',
         k, n, stage, 100 * usual

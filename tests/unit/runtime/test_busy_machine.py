@@ -18,7 +18,8 @@ from core.topics import RAW
 from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.dashboard.queries import PageSnapshot
-from smspulse.dashboard.server import PageSettings, serve_page
+from smspulse.dashboard.server import serve_page
+from smspulse.dashboard.settings import PageSettings
 from smspulse.processes.children import find_free_port
 from smspulse.runtime.status import collect_pipeline_status
 
