@@ -80,7 +80,9 @@ def fill_raw(data: Path, messages: int, days: int, end: date, devices: int = 300
                 folder.mkdir(parents=True, exist_ok=True)
                 path = folder / format_file_name(PartitionLog(RAW, partition, INCARNATION), offsets[partition])
                 columns = ", ".join(f'"{name}"' for name in RAW_SCHEMA.names)
-                rows = connection.execute(
+                count = 'SELECT count(*) FROM told_today WHERE "partition" = ?'
+                ((rows,),) = connection.execute(count, [partition]).fetchall()
+                connection.execute(
                     f"""
                     COPY (
                         SELECT {columns} FROM (
@@ -89,9 +91,12 @@ def fill_raw(data: Path, messages: int, days: int, end: date, devices: int = 300
                                 received_at AS recorded_at, '{INCARNATION}' AS incarnation
                             ) FROM told_today WHERE "partition" = {partition}
                         ) ORDER BY "offset"
-                    ) TO {quote_sql_text(str(path))} (FORMAT parquet, COMPRESSION zstd)
+                    ) TO {quote_sql_text(str(path))} (
+                        FORMAT parquet, COMPRESSION zstd,
+                        KV_METADATA {{'smspulse.next': '{offsets[partition] + rows}'}}
+                    )
                     """  # noqa: S608 - ours
-                ).fetchall()[0][0]
+                )
                 offsets[partition] += rows
                 reports += rows
     return reports
@@ -114,8 +119,10 @@ def fill_messages(data: Path) -> None:
             folder = data / "messages" / path.parent.name
             folder.mkdir(parents=True, exist_ok=True)
             target = folder / format_file_name(PartitionLog(MESSAGES, int(partition), INCARNATION), start)
+            count = f"SELECT 3 * count(*) FROM read_parquet({quote_sql_text(str(path))})"  # noqa: S608 - ours
+            ((rows,),) = connection.execute(count).fetchall()
             # Ended and not, the outcome of all but the last is of no matter to any query.
-            rows = connection.execute(
+            connection.execute(
                 f"""
                 COPY (
                     SELECT {columns} FROM (
@@ -126,9 +133,11 @@ def fill_messages(data: Path) -> None:
                         '{INCARNATION}' AS incarnation, false AS is_forgotten,
                         '{MESSAGES}' AS topic, {partition}::INTEGER AS "partition",
                         {start} + row_number() OVER (ORDER BY first_seen_at, step) AS "offset"
-                        FROM {quote_sql_text(str(path))}, range(3) AS steps (step)
+                        FROM read_parquet({quote_sql_text(str(path))}), range(3) AS steps (step)
                     ) ORDER BY "offset"
-                ) TO {quote_sql_text(str(target))} (FORMAT parquet, COMPRESSION zstd)
-                """.replace("FROM '", "FROM read_parquet('", 1).replace(".parquet', range", ".parquet'), range", 1)  # noqa: S608 - ours
-            ).fetchall()[0][0]
+                ) TO {quote_sql_text(str(target))} (
+                    FORMAT parquet, COMPRESSION zstd, KV_METADATA {{'smspulse.next': '{start + rows + 1}'}}
+                )
+                """  # noqa: S608 - ours
+            )
             offsets[partition] = start + rows + 1
