@@ -3,20 +3,7 @@
 -- Units: *_s are seconds, shares are from 0 to 1, all else counts of rows, 0 where all is well.
 -- Freshness: of the moment 'now'.
 WITH files AS (
-    SELECT
-        topic, incarnation, "partition", filename, min("offset") AS low, max("offset") AS high, count(*) AS records,
-        sum("offset") AS total, min(recorded_at) AS began_at
-    FROM raw_files
-    WHERE topic IS NOT NULL
-    GROUP BY topic, incarnation, "partition", filename
-),
-
-chained AS (
-    SELECT
-        *, max(high) OVER (
-            PARTITION BY topic, incarnation, "partition" ORDER BY low, high ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-        ) AS before
-    FROM files
+    FROM landed_ranges('raw_files')
 ),
 
 -- Incarnations of the topic, with the time of their first records. Each run of the in-memory broker is another one.
@@ -46,7 +33,7 @@ SELECT
         + (high - low + 1 = records AND total * 2 <> (low + high)::HUGEINT * records)::INTEGER
     ) AS raw_offsets_contiguous,
     sum(greatest(least(high, coalesce(before, low - 1)) - low + 1, 0) + greatest(records - (high - low + 1), 0)) AS raw_offsets_unique
-FROM chained
+FROM files
 GROUP BY topic, "partition"
 
 UNION ALL BY NAME

@@ -13,8 +13,8 @@ import pytest
 from browser import tab
 from warehouse_records import NOON, alert, deadletter, raw, status, version
 
+from expectations.quality_check import CheckReport, CheckResult
 from expectations.quality_page import write_quality_page
-from expectations.report import CheckReport, CheckResult
 from smspulse.dashboard.errors import PageError
 from smspulse.dashboard.queries import PageSnapshot
 from smspulse.dashboard.server import PageRequestHandler, serve_page
