@@ -45,7 +45,7 @@ from ingest.redaction import REWRITTEN_TYPE, PayloadRedactor
 from ingest.request_body import RefusedBodyError, read_body, remove_codings, too_large_error
 from ingest.settings import IngestSettings
 from ingest.shared_result import SharedResult
-from ingest.sink import WebhookSink
+from ingest.sink import StoreAndForward
 from ingest.sources import SourceRegistry
 from ingest.webhook_record import WebhookRecord
 
@@ -74,7 +74,7 @@ class IngestHandler:
         sink: Stores webhooks durably.
     """
 
-    def __init__(self, settings: IngestSettings, sources: SourceRegistry, sink: WebhookSink) -> None:
+    def __init__(self, settings: IngestSettings, sources: SourceRegistry, sink: StoreAndForward) -> None:
         self._settings = settings
         self._sources = sources
         self._sink = sink

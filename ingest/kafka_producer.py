@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple, NoReturn
+from collections.abc import Iterator
+from typing import Any, Final, NoReturn
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -20,7 +20,8 @@ from aiokafka.partitioner import DefaultPartitioner
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from ingest.errors import KafkaFilesError, NotStoredError
-from ingest.webhook_record import WebhookRecord
+from ingest.spool import WebhookSpool
+from ingest.webhook_record import PendingQueue, PendingWebhook
 
 log = logging.getLogger(__name__)
 
@@ -33,21 +34,6 @@ _RETRY_EVERY_S: Final = 0.5
 _PROBE_EVERY_S: Final = 1.0
 # It delays the end of ingest, and the connection of the next producer.
 _FLUSH_TIMEOUT_S: Final = 2.0
-
-
-class PendingWebhook(NamedTuple):
-    """A webhook to store, the time of its arrival on the loop's clock, and the future of its acknowledgement."""
-
-    webhook: WebhookRecord
-    queued_at: float
-    stored: asyncio.Future[None]
-
-    def fail_with(self, error: Exception) -> None:
-        """Report that it is not stored, if a request still waits."""
-        if not self.stored.done():
-            self.stored.set_exception(error)
-            # Marks the exception as retrieved, so that asyncio does not log it if no request waits any more.
-            self.stored.exception()
 
 
 class _BrokerRequest:
@@ -68,138 +54,99 @@ class _BrokerRequest:
             self.done.set()
 
 
-class _PartitionQueue:
+class _PartitionQueue(PendingQueue):
     """The webhooks of one partition: those that wait, and those of the batch that was sent."""
 
     def __init__(self, partition: int) -> None:
-        self._partition = partition
-        self._waiting: list[PendingWebhook] = []
-        self._sent: list[PendingWebhook] = []
-        self._sent_at: float | None = None
-        self._filled = asyncio.Event()
+        super().__init__()
+        self.partition = partition
+        self.sent: list[PendingWebhook] = []
+        self.sent_at: float | None = None
 
-    def add_webhook(self, waiting: PendingWebhook) -> None:
-        self._waiting.append(waiting)
-        self._filled.set()
-
-    async def send_batches(
-        self,
-        producer: AIOKafkaProducer,
-        requests: dict[int | None, _BrokerRequest],
-        before_request: Callable[[], None],
-        on_stored: Callable[[list[PendingWebhook]], None],
-    ) -> NoReturn:
-        """Send batch after batch.
-
-        Args:
-            producer: Producer of the batches.
-            requests: Requests of all queues by the broker's id.
-            before_request: See `WebhookProducer`.
-            on_stored: See `WebhookProducer`.
-
-        Raises:
-            KafkaError: A batch failed permanently. The producer cannot be used any more: its sequence has a gap.
-        """
-        loop, tp = asyncio.get_running_loop(), TopicPartition(RAW, self._partition)
-        while True:
-            await self._filled.wait()
-            request = requests[producer.client.cluster.leader_for_partition(tp)]
-            await request.done.wait()
-            if not request.batches:
-                before_request()
-            if not self._waiting:
-                # `before_request` has taken the webhooks back.
-                continue
-            request.begin_batch()
-            batch = self._next_batch(producer)
-            self._sent_at = loop.time()
-            delivered = await producer.send_batch(batch, RAW, partition=self._partition)
-            # Not awaited directly: a cancelled shielded future would leave the exception of its batch unretrieved, and
-            # asyncio would log it.
-            delivered.add_done_callback(lambda future: future.cancelled() or future.exception())
-            await asyncio.wait([delivered])
-            delivered.result()
-            request.end_batch()
-            self._sent_at = None
-            sent, self._sent = self._sent, []
-            on_stored(sent)
-
-    def _next_batch(self, producer: AIOKafkaProducer) -> Any:
+    def next_batch(self, producer: AIOKafkaProducer) -> Any:
+        """Return a batch of waiting webhooks, which count as sent from now on."""
         batch = producer.create_batch()
         taken = 0
-        for (key, body, headers, received_at), _, _ in self._waiting:
+        for (key, body, headers, received_at), _, _ in self.waiting:
             if batch.append(timestamp=received_at, key=key, value=body, headers=headers) is None:
                 break
             taken += 1
         batch.close()
-        self._sent, self._waiting = self._waiting[:taken], self._waiting[taken:]
-        if not self._waiting:
-            self._filled.clear()
+        waiting = self.take_all()
+        self.sent = waiting[:taken]
+        self.add(waiting[taken:])
         return batch
 
     def is_stuck(self, before: float) -> bool:
         """Return whether a batch that was sent before that time is not acknowledged."""
-        return self._sent_at is not None and self._sent_at < before
+        return self.sent_at is not None and self.sent_at < before
 
     def is_late(self, before: float) -> bool:
         """Return whether a webhook has waited since before that time."""
-        return any(waiting.queued_at < before for waiting in (self._sent or self._waiting)[:1])
+        return any(pending.queued_at < before for pending in (self.sent or self.waiting)[:1])
 
     def take_unacknowledged(self) -> list[PendingWebhook]:
         """Remove and return unacknowledged webhooks, in order. A batch that was sent can still arrive."""
-        taken = self._sent + self._waiting
-        self._sent, self._waiting = [], []
-        self._filled.clear()
-        return taken
+        sent, self.sent = self.sent, []
+        return sent + self.take_all()
 
 
 class WebhookProducer:
     """Writer of Kafka's topic `sms.raw` with one idempotent producer at a time.
 
+    It is open while webhooks may come directly from requests. It closes when Kafka is away, does not acknowledge in
+    time, or the producer must be replaced, and before a request if the spool has older webhooks.
+
     Args:
         kafka: Settings of the Kafka clients.
         ack_timeout_s: Seconds for the acknowledgement of a webhook.
-        on_disconnected: Called when Kafka is away, does not acknowledge in time, or the producer must be replaced. It
-            can take unacknowledged webhooks back. The others continue to wait; in the last case they are refused.
-        before_request: Called before each request. It can take unacknowledged webhooks back.
-        on_stored: Called with the webhooks that every in-sync replica has.
+        spool: The spool of all processes.
+        spool_queue: Gets the unacknowledged webhooks when the producer closes.
 
     Raises:
         KafkaFilesError: A TLS file of the settings cannot be read.
     """
 
     def __init__(
-        self,
-        kafka: KafkaSettings,
-        ack_timeout_s: float,
-        on_disconnected: Callable[[], None],
-        before_request: Callable[[], None],
-        on_stored: Callable[[list[PendingWebhook]], None],
+        self, kafka: KafkaSettings, ack_timeout_s: float, spool: WebhookSpool, spool_queue: PendingQueue
     ) -> None:
         try:
             self._options = kafka.aiokafka_options()
         except OSError as error:
             raise KafkaFilesError(str(error)) from error
         self._address = kafka.bootstrap
-        self._ack_timeout = ack_timeout_s
-        self._on_disconnected, self._before_request, self._on_stored = on_disconnected, before_request, on_stored
+        self._ack_timeout, self._spool, self._spool_queue = ack_timeout_s, spool, spool_queue
         self._loop = asyncio.get_running_loop()
         self._partitioner = DefaultPartitioner()
         self._partitions: list[int] = []
         self._queues: list[_PartitionQueue] = []
         self._disconnected_at: float | None = None
         self.connected = asyncio.Event()
+        self.is_open = False
         self.problem: str | None = "Kafka has not been reached yet"
         """Reason why nothing can be sent now, without an address; None while `connected` is set."""
 
-    def send_webhook(self, waiting: PendingWebhook) -> None:
-        """Send a webhook, behind all others of its key, while `connected` is set. `on_stored` gets it."""
-        partition = self._partitioner(waiting.webhook.key, self._partitions, self._partitions)
-        self._queues[partition].add_webhook(waiting)
+    def send_webhook(self, pending: PendingWebhook) -> None:
+        """Send a webhook, behind all others of its key, while `connected` is set. Confirms it when it is stored."""
+        partition = self._partitioner(pending.webhook.key, self._partitions, self._partitions)
+        self._queues[partition].add((pending,))
 
-    def take_unacknowledged(self) -> list[PendingWebhook]:
-        """Remove and return unacknowledged webhooks, those of each key in order. Some of them can still arrive."""
-        return [waiting for queue in self._queues for waiting in queue.take_unacknowledged()]
+    def close(self) -> None:
+        """Pass the webhooks without an acknowledgement to the spool, those of each key in order.
+
+        Some of them can still arrive. Webhooks that come from the spool stay.
+        """
+        if self.is_open:
+            self.is_open = False
+            self._spool_queue.add(self._take_unacknowledged())
+
+    def close_if_spooled(self) -> None:
+        """Close if the spool has webhooks, of this process or another: they are older."""
+        if self.is_open and not self._spool.is_empty():
+            self.close()
+
+    def _take_unacknowledged(self) -> list[PendingWebhook]:
+        return [pending for queue in self._queues for pending in queue.take_unacknowledged()]
 
     async def run(self) -> NoReturn:
         """Keep the connection to Kafka until cancelled. Then flush open requests within a time limit."""
@@ -210,9 +157,7 @@ class WebhookProducer:
                 try:
                     async with asyncio.TaskGroup() as tasks:
                         for queue in self._queues:
-                            tasks.create_task(
-                                queue.send_batches(producer, requests, self._before_request, self._on_stored)
-                            )
+                            tasks.create_task(self._send_batches(queue, producer, requests))
                         tasks.create_task(self._check_acknowledgements())
                         tasks.create_task(self._probe_kafka(producer, last_message))
                 except* KafkaError as group:
@@ -221,10 +166,44 @@ class WebhookProducer:
                 finally:
                     self.connected.clear()
                     self.problem = self.problem or "ingest is stopping"
-                    self._on_disconnected()
-                    for waiting in self.take_unacknowledged():
-                        waiting.fail_with(NotStoredError(self.problem))
+                    self.close()
+                    # What is left comes from the spool, and stays there.
+                    for pending in self._take_unacknowledged():
+                        pending.fail_with(NotStoredError(self.problem))
                     await _discard_producer(producer)
+
+    async def _send_batches(
+        self, queue: _PartitionQueue, producer: AIOKafkaProducer, requests: dict[int | None, _BrokerRequest]
+    ) -> NoReturn:
+        """Send batch after batch of a partition, and confirm the webhooks that every in-sync replica has.
+
+        Raises:
+            KafkaError: A batch failed permanently. The producer cannot be used any more: its sequence has a gap.
+        """
+        tp = TopicPartition(RAW, queue.partition)
+        while True:
+            await queue.filled.wait()
+            request = requests[producer.client.cluster.leader_for_partition(tp)]
+            await request.done.wait()
+            if not request.batches:
+                self.close_if_spooled()
+            if not queue.waiting:
+                # The spool has them now.
+                continue
+            request.begin_batch()
+            batch = queue.next_batch(producer)
+            queue.sent_at = self._loop.time()
+            delivered = await producer.send_batch(batch, RAW, partition=queue.partition)
+            # Not awaited directly: a cancelled shielded future would leave the exception of its batch unretrieved, and
+            # asyncio would log it.
+            delivered.add_done_callback(lambda future: future.cancelled() or future.exception())
+            await asyncio.wait([delivered])
+            delivered.result()
+            request.end_batch()
+            queue.sent_at = None
+            sent, queue.sent = queue.sent, []
+            for pending in sent:
+                pending.confirm()
 
     async def _connect_producer(self, last_message: "_LastMessageHandler") -> AIOKafkaProducer:
         """Return a connected producer. Retries without a limit."""
@@ -287,7 +266,7 @@ class WebhookProducer:
         if self._disconnected_at is None:
             self._disconnected_at = self._loop.time()
             log.warning("%s, at %s (%s): webhooks go to the spool until it is back", problem, self._address, detail)
-        self._on_disconnected()
+        self.close()
 
     def _mark_connected(self) -> None:
         if self._disconnected_at is not None:

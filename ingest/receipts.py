@@ -11,7 +11,7 @@ but a webhook with a receipt was stored and must be found.
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -30,36 +30,37 @@ _KEPT_MS: Final = 8 * 24 * _HOUR_MS
 
 
 class ReceiptLog:
-    """Writer of receipts. Several processes can share a data folder: receipts of one call are one appending write."""
+    """Writer of receipts. Several processes can share a data folder: each receipt is one appending write."""
 
     def __init__(self, data: Path) -> None:
         self._folder = data / _FOLDER
         self._hour = -1
-        self._files: dict[str, int] = {}
+        self._files: dict[bytes, int] = {}
         self._has_logged_error = False
 
-    def append_receipts(self, webhooks: Iterable[WebhookRecord]) -> None:
-        """Append the receipts of stored webhooks. Errors are logged and not raised."""
-        ids: dict[tuple[int, str], list[bytes]] = {}
-        for webhook in webhooks:
-            headers = dict(webhook.headers)
-            place = webhook.received_at // _HOUR_MS, headers[HEADER_SOURCE].decode()
-            ids.setdefault(place, []).append(headers[HEADER_INGEST_ID])
+    def append_receipt(self, webhook: WebhookRecord) -> None:
+        """Append the receipt of a stored webhook. Errors are logged and not raised."""
+        headers = dict(webhook.headers)
         try:
-            for (hour, source), of in ids.items():
-                if hour != self._hour:
-                    self._rotate_hour(hour)
-                file = self._files.get(source)
-                if file is None:
-                    path = self._folder / _hour_name(hour) / source
-                    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                    file = self._files[source] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-                os.write(file, bytes.fromhex(b"".join(of).replace(b"-", b"").decode()))
+            os.write(
+                self._open_file(webhook.received_at // _HOUR_MS, headers[HEADER_SOURCE]),
+                bytes.fromhex(headers[HEADER_INGEST_ID].replace(b"-", b"").decode()),
+            )
             self._has_logged_error = False
         except OSError as error:
             if not self._has_logged_error:
                 log.error("receipts cannot be written to %s (%s): reconciliation misses them", self._folder, error)
             self._has_logged_error = True
+
+    def _open_file(self, hour: int, source: bytes) -> int:
+        if hour != self._hour:
+            self._rotate_hour(hour)
+        file = self._files.get(source)
+        if file is None:
+            path = self._folder / _hour_name(hour) / source.decode()
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = self._files[source] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        return file
 
     def _rotate_hour(self, hour: int) -> None:
         self.close()
