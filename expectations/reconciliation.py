@@ -21,7 +21,7 @@ from core.topic_ids import TopicIds
 from expectations.catalogue import build_checks
 from expectations.measurement import SuiteMeasures
 from expectations.settings import CheckSettings
-from ingest.receipts import ID_BYTES, read_receipts
+from ingest.sink import ID_BYTES, read_receipts
 from ingest.spool import read_spooled_ids
 from warehouse.landed_files import list_incarnations_by_age
 from warehouse.reader import open_warehouse, retry_after_merge

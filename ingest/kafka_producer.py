@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import Any, Final, NoReturn
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple, NoReturn
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -21,7 +21,7 @@ from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from ingest.errors import KafkaFilesError, NotStoredError
 from ingest.spool import WebhookSpool
-from ingest.webhook_record import PendingQueue, PendingWebhook
+from ingest.webhook_record import WebhookRecord
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,46 @@ _RETRY_EVERY_S: Final = 0.5
 _PROBE_EVERY_S: Final = 1.0
 # It delays the end of ingest, and the connection of the next producer.
 _FLUSH_TIMEOUT_S: Final = 2.0
+
+
+class PendingWebhook(NamedTuple):
+    """A webhook to store, the time of its arrival on the loop's clock, and the future of its acknowledgement."""
+
+    webhook: WebhookRecord
+    queued_at: float
+    stored: asyncio.Future[None]
+
+    def confirm(self) -> None:
+        """Report that it is stored, if a request still waits."""
+        if not self.stored.done():
+            self.stored.set_result(None)
+
+    def fail_with(self, error: Exception) -> None:
+        """Report that it is not stored, if a request still waits."""
+        if not self.stored.done():
+            self.stored.set_exception(error)
+            # Marks the exception as retrieved, so that asyncio does not log it if no request waits any more.
+            self.stored.exception()
+
+
+class PendingQueue:
+    """Webhooks that wait for one writer, in order of arrival. `filled` is set while there are any."""
+
+    def __init__(self) -> None:
+        self.waiting: list[PendingWebhook] = []
+        self.filled = asyncio.Event()
+
+    def add(self, webhooks: Iterable[PendingWebhook]) -> None:
+        """Add webhooks at the end."""
+        self.waiting += webhooks
+        if self.waiting:
+            self.filled.set()
+
+    def take_all(self) -> list[PendingWebhook]:
+        """Remove and return all webhooks."""
+        taken, self.waiting = self.waiting, []
+        self.filled.clear()
+        return taken
 
 
 class _BrokerRequest:
@@ -116,6 +156,7 @@ class WebhookProducer:
             raise KafkaFilesError(str(error)) from error
         self._address = kafka.bootstrap
         self._ack_timeout, self._spool, self._spool_queue = ack_timeout_s, spool, spool_queue
+        self._last_message = _LastMessageHandler()
         self._loop = asyncio.get_running_loop()
         self._partitioner = DefaultPartitioner()
         self._partitions: list[int] = []
@@ -150,27 +191,26 @@ class WebhookProducer:
 
     async def run(self) -> NoReturn:
         """Keep the connection to Kafka until cancelled. Then flush open requests within a time limit."""
-        with _silence_aiokafka() as last_message:
-            while True:
-                producer = await self._connect_producer(last_message)
-                requests = defaultdict[int | None, _BrokerRequest](_BrokerRequest)
-                try:
-                    async with asyncio.TaskGroup() as tasks:
-                        for queue in self._queues:
-                            tasks.create_task(self._send_batches(queue, producer, requests))
-                        tasks.create_task(self._check_acknowledgements())
-                        tasks.create_task(self._probe_kafka(producer, last_message))
-                except* KafkaError as group:
-                    # aiokafka does not retry these, so the state of this producer is unknown.
-                    self._mark_disconnected("the connection to Kafka broke", repr(group.exceptions[0]))
-                finally:
-                    self.connected.clear()
-                    self.problem = self.problem or "ingest is stopping"
-                    self.close()
-                    # What is left comes from the spool, and stays there.
-                    for pending in self._take_unacknowledged():
-                        pending.fail_with(NotStoredError(self.problem))
-                    await _discard_producer(producer)
+        while True:
+            producer = await self._connect_producer()
+            requests = defaultdict[int | None, _BrokerRequest](_BrokerRequest)
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for queue in self._queues:
+                        tasks.create_task(self._send_batches(queue, producer, requests))
+                    tasks.create_task(self._check_acknowledgements())
+                    tasks.create_task(self._probe_kafka(producer))
+            except* KafkaError as group:
+                # aiokafka does not retry these, so the state of this producer is unknown.
+                self._mark_disconnected("the connection to Kafka broke", repr(group.exceptions[0]))
+            finally:
+                self.connected.clear()
+                self.problem = self.problem or "ingest is stopping"
+                self.close()
+                # What is left comes from the spool, and stays there.
+                for pending in self._take_unacknowledged():
+                    pending.fail_with(NotStoredError(self.problem))
+                await _discard_producer(producer)
 
     async def _send_batches(
         self, queue: _PartitionQueue, producer: AIOKafkaProducer, requests: dict[int | None, _BrokerRequest]
@@ -205,7 +245,7 @@ class WebhookProducer:
             for pending in sent:
                 pending.confirm()
 
-    async def _connect_producer(self, last_message: "_LastMessageHandler") -> AIOKafkaProducer:
+    async def _connect_producer(self) -> AIOKafkaProducer:
         """Return a connected producer. Retries without a limit."""
         while True:
             producer = AIOKafkaProducer(
@@ -229,7 +269,7 @@ class WebhookProducer:
                         return producer
                 self._mark_disconnected(f"Kafka has no topic {RAW}", "`smspulse broker` creates it")
             except (KafkaError, OSError, TimeoutError) as error:
-                self._mark_disconnected("Kafka is not reachable", last_message.text or repr(error))
+                self._mark_disconnected("Kafka is not reachable", self._last_message.text or repr(error))
             except asyncio.CancelledError:
                 await _discard_producer(producer)
                 raise
@@ -243,16 +283,16 @@ class WebhookProducer:
             if any(queue.is_late(before) for queue in self._queues):
                 self._mark_disconnected(f"Kafka has not acknowledged within {self._ack_timeout:g} s", "slow or away")
 
-    async def _probe_kafka(self, producer: AIOKafkaProducer, last_message: "_LastMessageHandler") -> NoReturn:
+    async def _probe_kafka(self, producer: AIOKafkaProducer) -> NoReturn:
         """Detect loss and recovery of the connection, with traffic or without."""
         while True:
             await asyncio.sleep(_PROBE_EVERY_S)
-            last_message.text = ""
+            self._last_message.text = ""
             try:
                 async with asyncio.timeout(self._ack_timeout):
                     cluster = await producer.client.fetch_all_metadata()
             except (KafkaError, OSError, TimeoutError) as error:
-                self._mark_disconnected("Kafka is not reachable", last_message.text or repr(error))
+                self._mark_disconnected("Kafka is not reachable", self._last_message.text or repr(error))
                 continue
             if sorted(cluster.partitions_for_topic(RAW) or ()) != self._partitions:
                 msg = f"the partitions of {RAW} have changed"
@@ -291,26 +331,18 @@ async def _discard_producer(producer: AIOKafkaProducer) -> None:
 
 
 class _LastMessageHandler(logging.Handler):
-    """Keeps the newest message. It has the cause of an exception of aiokafka, which the exception lacks."""
+    """Keeps the newest message of aiokafka. It has the cause of an exception of aiokafka, which the exception lacks.
+
+    Nothing of aiokafka is logged: it logs each failed attempt, and bodies on debug level.
+    """
 
     text = ""
 
+    def __init__(self) -> None:
+        super().__init__()
+        logger = logging.getLogger("aiokafka")
+        logger.handlers, logger.propagate = [self], False
+        logger.setLevel(logging.WARNING)
+
     def emit(self, record: logging.LogRecord) -> None:
         self.text = record.getMessage()
-
-
-@contextlib.contextmanager
-def _silence_aiokafka() -> Iterator[_LastMessageHandler]:
-    """Keep aiokafka out of the log: it logs each failed attempt, and bodies on debug level."""
-    logger = logging.getLogger("aiokafka")
-    before = logger.level, logger.propagate
-    last_message = _LastMessageHandler()
-    logger.addHandler(last_message)
-    logger.setLevel(logging.WARNING)
-    logger.propagate = False
-    try:
-        yield last_message
-    finally:
-        logger.removeHandler(last_message)
-        logger.setLevel(before[0])
-        logger.propagate = before[1]

@@ -1,13 +1,11 @@
 """Generator of the reference pages in `docs/`: `python -m smspulse.reference` writes them."""
 
-import asyncio
 import importlib
 import pkgutil
 import re
 from collections.abc import Iterable, Iterator
 from inspect import cleandoc
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
 import click
@@ -15,12 +13,9 @@ from prometheus_client.metrics import MetricWrapperBase
 from pydantic_settings import BaseSettings
 
 from core import records
-from core.kafka_settings import KafkaSettings
 from core.metrics import GaugeSnapshot
 from core.topics import TOPICS
 from ingest import metrics as ingest
-from ingest.settings import IngestSettings
-from ingest.sink import StoreAndForward
 from smspulse.cli.main import cli
 from smspulse.dashboard import metrics as page
 from streams import lifecycle
@@ -44,11 +39,6 @@ class MetricFamily(NamedTuple):
 
 def list_metric_families() -> list[MetricFamily]:
     """Return every metric of a process, without Python's own."""
-
-    async def read_gauges() -> ingest.Gauges:
-        with TemporaryDirectory() as folder:
-            return StoreAndForward(KafkaSettings(), Path(folder), IngestSettings()).read_gauges()
-
     metrics = [metric for module in (ingest, stream, lander, page) for metric in vars(module).values()]
     found = [
         MetricFamily(description.name, description.type, tuple(metric._labelnames), description.documentation)
@@ -56,18 +46,11 @@ def list_metric_families() -> list[MetricFamily]:
         if isinstance(metric, MetricWrapperBase)
         for description in list(metric.describe())[:1]
     ]
-    found += [
+    return found + [
         MetricFamily(family.name, "gauge", family.labels, family.documentation)
         for metric in metrics
         if isinstance(metric, GaugeSnapshot)
         for family in metric.families
-    ]
-    ingest_gauges = asyncio.run(read_gauges()) | {
-        "webhooks_in_flight": ("Webhooks not yet answered by this process.", 0)
-    }
-    return found + [
-        MetricFamily(f"smspulse_ingest_{name}", "gauge", (), documentation)
-        for name, (documentation, _) in ingest_gauges.items()
     ]
 
 
@@ -92,7 +75,8 @@ def _format_settings() -> Iterator[str]:
             variable = field.validation_alias or f"{prefix}{name}".upper()
             if name not in _COMMAND_OPTIONS:
                 default = "" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
-                yield f"| `{variable}` | {default if default != '``' else ''} | {field.description or ''} |"
+                description = " ".join((field.description or "").split())
+                yield f"| `{variable}` | {default if default != '``' else ''} | {description} |"
     yield "\n## Of every process\n\n| variable | default | |\n|---|---|---|"
     yield "| `SMSPULSE_DATA` | `./.smspulse` | The data folder, as `--data`. |"
     yield "| `SMSPULSE_BROKER` | `auto` | The broker, as `--broker`. |"

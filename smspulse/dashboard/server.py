@@ -17,11 +17,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.background_tasks import keep_running
 from core.errors import SmspulseError
-from ingest.client_limits import ClientFilter, HttpLimits
-from ingest.http_server import LINGER_S, build_http_server
+from ingest.client_limits import ClientFilter, HttpLimits, SharedResult
+from ingest.http_connection import LINGER_S, HttpServer
 from ingest.listening import ASYNCIO_BACKLOG, start_listening
 from ingest.settings import Networks
-from ingest.shared_result import SharedResult
 from smspulse.dashboard.login import PasswordGuard
 from smspulse.dashboard.metrics import REGISTRY
 from smspulse.dashboard.queries import PageFilter, PageSnapshot
@@ -116,7 +115,7 @@ class PageRequestHandler:
     def build_server(self) -> web.Server:
         """Return an HTTP server with this handler; the caller gives it an address."""
         limits = HttpLimits(proxies=self._settings.trusted_proxies, advice=_CONNECTIONS_ADVICE)
-        return build_http_server(self.handle_request, limits, "the page", answer_headers=_HEADERS)
+        return HttpServer(self.handle_request, limits, "the page", answer_headers=_HEADERS)
 
     async def handle_request(self, request: web.BaseRequest) -> web.Response:
         """Answer one request."""

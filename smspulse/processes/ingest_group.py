@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ingest.errors import PORT_TAKEN, CannotListenError
-from ingest.metrics import FOLDER_VARIABLE
-from ingest.settings import IngestSettings
+from ingest.settings import METRICS_FOLDER_VARIABLE, IngestSettings
 from smspulse.processes.children import build_server_url, find_free_port, is_port_free
 from smspulse.processes.supervisor import ChildProcess, ProcessSupervisor
 
@@ -61,7 +60,7 @@ def _build_receivers(data: Path, broker: str, host: str, port: int, count: int) 
     shutil.rmtree(metrics, ignore_errors=True)
     metrics.mkdir(parents=True)
     address = ("--data", str(data), "--broker", broker, "--host", host, "--port", str(port))
-    environment = {"SMSPULSE_INGEST_SHARE_PORT": "1", FOLDER_VARIABLE: str(metrics)}
+    environment = {"SMSPULSE_INGEST_SHARE_PORT": "1", METRICS_FOLDER_VARIABLE: str(metrics)}
     return [
         ChildProcess(f"ingest-{number}", ("ingest", *address, "--processes", "1"), _STOP_S, environment=environment)
         for number in range(count)

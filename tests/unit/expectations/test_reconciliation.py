@@ -27,8 +27,8 @@ from expectations.reconciliation import (
     read_kafka_contents,
 )
 from expectations.settings import CheckSettings
-from ingest.receipts import ID_BYTES, ReceiptLog, read_receipts
 from ingest.settings import IngestSettings
+from ingest.sink import ID_BYTES, ReceiptLog, read_receipts
 from ingest.spool import WebhookSpool
 from ingest.webhook_record import WebhookRecord
 from smspulse.broker.memory_broker import MemoryBroker
@@ -189,7 +189,7 @@ def test_a_kafka_that_does_not_answer_is_said_and_no_difference(data: Path) -> N
 
 def test_no_id_is_lost_by_a_kill(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from ingest.receipts import ReceiptLog\n"
+        "import sys; from pathlib import Path; from ingest.sink import ReceiptLog\n"
         "from ingest.webhook_record import WebhookRecord\n"
         "noting = ReceiptLog(Path(sys.argv[1]))\n"
         f"webhook = WebhookRecord(None, b'', [('source', b'acme'), ('ingest_id', b'{LOST}')], {LOST_AT})\n"

@@ -13,8 +13,8 @@ from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from ingest import kafka_producer
 from ingest.errors import NotStoredError
-from ingest.kafka_producer import WebhookProducer
-from ingest.webhook_record import PendingQueue, PendingWebhook, WebhookRecord
+from ingest.kafka_producer import PendingQueue, PendingWebhook, WebhookProducer
+from ingest.webhook_record import WebhookRecord
 
 LEADERS = {0: 1, 1: 1, 2: 2}
 
