@@ -136,7 +136,7 @@ def ingest_command(data: Path, broker: str, host: str, port: int, processes: int
 
         asyncio.run(run_ingest_processes(data.resolve(), broker, host, port, processes, on_ready=on_ready))
         return
-    run_ingest(settings, find_kafka_settings(data, broker), data, ready=on_ready)
+    run_ingest(settings, find_kafka_settings(data, broker), data, on_ready)
 
 
 @click.command()

@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, ProcessCollector, genera
 
 from core.background_tasks import keep_running
 from ingest.client_limits import ClientFilter, HttpLimits
-from ingest.http_server import LINGER_S, build_http_server
+from ingest.http_connection import LINGER_S, HttpServer
 from ingest.listening import ASYNCIO_BACKLOG, start_listening
 from smspulse.dashboard.errors import NoPasswordError, PageError
 from smspulse.dashboard.login import PasswordGuard
@@ -76,7 +76,7 @@ class PageRequestHandler:
     def build_server(self) -> web.Server:
         """Return an HTTP server with this handler; the caller gives it an address."""
         limits = HttpLimits(proxies=self._settings.trusted_proxies, advice=_CONNECTIONS_ADVICE)
-        return build_http_server(self.handle_request, limits, "the page", answer_headers=_HEADERS)
+        return HttpServer(self.handle_request, limits, "the page", answer_headers=_HEADERS)
 
     async def handle_request(self, request: web.BaseRequest) -> web.Response:
         """Answer one request."""

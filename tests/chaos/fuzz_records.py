@@ -183,12 +183,12 @@ def inject(mutation: str) -> None:
     from warehouse.sink import record_conversion, table_building  # noqa: PLC0415
 
     if mutation == "parser":
-        read = payloads._parse_guarded
+        read = payloads.parse_with_fields
 
-        def recursive(body: bytes, zone: Any) -> Any:
-            return recursive(body[len(BOM) :], zone) if body.startswith(BOM) else read(body, zone)
+        def recursive(body: bytes, *given: Any) -> Any:
+            return recursive(body[len(BOM) :], *given) if body.startswith(BOM) else read(body, *given)
 
-        payloads._parse_guarded = recursive
+        payloads.parse_with_fields = recursive
     if mutation == "fold":
         one = MessageProcessor._process_record
         MessageProcessor._process_record = lambda *given: fail() if BOM in given[1].value else one(*given)
