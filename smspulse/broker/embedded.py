@@ -9,9 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self
 
+from core.atomic_file import write_file_atomically
 from core.stop_request import StopRequest, StopRequested
 from smspulse.broker.errors import BrokerError
-from smspulse.broker.lockfile import BrokerFile, Kind, acquire_broker_lock, write_file_atomically
+from smspulse.broker.lockfile import BrokerFile, Kind, acquire_broker_lock
 from smspulse.broker.settings import BrokerSettings
 
 

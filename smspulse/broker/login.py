@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
+from core.atomic_file import write_file_atomically
 from smspulse.broker.errors import BrokerError
-from smspulse.broker.lockfile import write_file_atomically
 
 PROTOCOL: Final = "SASL_PLAINTEXT"
 MECHANISM: Final = "SCRAM-SHA-512"

@@ -18,11 +18,11 @@ from aiohttp import hdrs, web
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
+from core.atomic_file import write_file_atomically
 from ingest.client_limits import HttpLimits
 from ingest.http_connection import LINGER_S, HttpServer, error_response
 from ingest.listening import ASYNCIO_BACKLOG, start_listening
 from ingest.settings import IngestSettings
-from smspulse.broker.lockfile import write_file_atomically
 from smspulse.processes.children import (
     LOOPBACK,
     find_listen_error,
