@@ -77,7 +77,8 @@ class ProcessSupervisor:
         self._started: list[Sequence[ChildProcess]] = []
         self._is_stopping = False
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.failure.add_done_callback(_retrieve_exception)
+        # Else asyncio logs a failure that nobody awaits; the first task that stops has logged the reason.
+        self.failure.add_done_callback(lambda failure: failure.cancelled() or failure.exception())
 
     async def start(self, *children: ChildProcess) -> None:
         """Start children that stop together. Does not wait; `wait_until_ready` does."""
@@ -126,7 +127,9 @@ class ProcessSupervisor:
                 return
             # A child that was ready once may recover, so it is restarted in any case.
             if child.is_permanent_failure and not child.ready.is_set():
-                self._set_failure(child)
+                if not self.failure.done():
+                    why = child.last_error or "see its lines above"
+                    self.failure.set_exception(SupervisorError(f"{child.name} cannot start: {why}"))
                 return
             # A process that ran well for a while gets a short pause again.
             if time.monotonic() - started > _STABLE_AFTER_S:
@@ -134,11 +137,6 @@ class ProcessSupervisor:
             _log.warning("%s %s; it is restarted in %g s", child.name, how, pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
-
-    def _set_failure(self, child: ChildProcess) -> None:
-        if not self.failure.done():
-            why = child.last_error or "see its lines above"
-            self.failure.set_exception(SupervisorError(f"{child.name} cannot start: {why}"))
 
     async def _run_once(self, child: ChildProcess) -> int:
         reading, writing = os.pipe()
@@ -239,9 +237,3 @@ async def _start_process(child: ChildProcess, ready_descriptor: int) -> asyncio.
         start_new_session=True,
         preexec_fn=die_with_parent(signal.SIGTERM),
     )
-
-
-def _retrieve_exception(failure: "asyncio.Future[None]") -> None:
-    """Keep asyncio from logging a failure without a waiter: the first task that stops has logged the reason."""
-    if not failure.cancelled():
-        failure.exception()

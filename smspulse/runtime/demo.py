@@ -86,7 +86,10 @@ async def run_demo(data: Path, seconds: float | None, console: Console, url: str
         while not traffic.done():
             await asyncio.wait([traffic, stopped], timeout=_REFRESH_S, return_when=asyncio.FIRST_COMPLETED)
             if stop.is_set():
-                await _cancel_traffic(traffic)
+                # One cancellation would let it finish the scenarios that it has started.
+                for _ in range(2):
+                    traffic.cancel()
+                    await asyncio.sleep(0.05)
                 return 0
             table, line = await asyncio.to_thread(_read_delivery_rates, data, source)
             if live is not None:
@@ -96,13 +99,6 @@ async def run_demo(data: Path, seconds: float | None, console: Console, url: str
             shown = line
     traffic.result()
     return await _reconcile_demo(data, truth, console, stop)
-
-
-async def _cancel_traffic(traffic: asyncio.Task[None]) -> None:
-    # One cancellation would let it finish the scenarios that it has started.
-    for _ in range(2):
-        traffic.cancel()
-        await asyncio.sleep(0.05)
 
 
 async def _simulate_traffic(url: str, truth: Path, seconds: float | None) -> None:

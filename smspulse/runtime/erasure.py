@@ -205,15 +205,12 @@ def _describe_kept_records(
         # The topic of these records no longer exists.
         if not partitions:
             continue
+        # Kafka's own tools log in to the embedded Kafka with it.
+        path = client_properties_path(data)
+        login = f" --command-config {path}" if path.exists() else ""
         wanted = json.dumps({"version": 1, "partitions": partitions})
         yield (
             f"{topic}: Kafka keeps the records for {_DAYS[topic]:g} days by default. To drop them now, with all older "
-            f"ones, which are landed: kafka-delete-records.sh{_login_options(data)} --offset-json-file FILE, with "
+            f"ones, which are landed: kafka-delete-records.sh{login} --offset-json-file FILE, with "
             f"this in it: {wanted}"
         )
-
-
-def _login_options(data: Path) -> str:
-    """Return the options with which Kafka's own tools log in to the embedded Kafka; empty without one."""
-    path = client_properties_path(data)
-    return f" --command-config {path}" if path.exists() else ""
