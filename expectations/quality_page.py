@@ -8,6 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from core.atomic_file import write_file_atomically
+
 if TYPE_CHECKING:
     from expectations.report import CheckReport, CheckResult
 
@@ -52,10 +54,7 @@ def write_quality_page(report: "CheckReport", path: Path) -> None:
             f'<h2 id="{escape(suite)}">{escape(suite)}</h2>',
             _results_table([row for row in report.rows if row.dataset == suite]),
         ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("\n".join([*parts, "</body></html>\n"]), encoding="utf-8")
-    temporary.replace(path)
+    write_file_atomically(path, "\n".join([*parts, "</body></html>\n"]))
 
 
 def _results_table(rows: "list[CheckResult]") -> str:

@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 import orjson
 
+from core.atomic_file import fsync_folder
 from core.records import HEADER_INGEST_ID
 from ingest.errors import SpoolError, SpoolFullError
 from ingest.settings import IngestSettings
@@ -91,7 +92,7 @@ class WebhookSpool:
                 self._reader = self._open_database()
                 self.is_empty()
             for folder in (self._folder, data):
-                _fsync_folder(folder)
+                fsync_folder(folder)
 
     def _open_database(self) -> sqlite3.Connection:
         path = self._folder / "spool.sqlite"
@@ -312,11 +313,3 @@ def _connect_spool(path: Path, option: str) -> "contextlib.closing[sqlite3.Conne
 
 def _is_spool_empty(db: sqlite3.Connection) -> bool:
     return db.execute("SELECT 1 FROM spool LIMIT 1").fetchone() is None
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

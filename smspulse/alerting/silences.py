@@ -9,8 +9,8 @@ from typing import Final
 import msgspec
 import orjson
 
+from core.atomic_file import lock_folder, write_file_atomically
 from core.errors import SmspulseError
-from warehouse.durable_files import lock_folder, replace_file
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +65,7 @@ class SilenceStore:
             with lock_folder(self._data):
                 kept = {id_: end for id_, end in self.active_silences().items() if id_ != alert_id}
                 kept |= {alert_id: until} if seconds else {}
-                with replace_file(self._data, self._path) as file:
-                    file.write(orjson.dumps(kept))
+                write_file_atomically(self._path, orjson.dumps(kept))
         except OSError as error:
             msg = f"{self._path} cannot be written: {error.strerror}"
             raise SilenceError(msg) from error

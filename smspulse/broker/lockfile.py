@@ -65,23 +65,6 @@ def has_kafka_store(data: Path) -> bool:
     return os.path.lexists(data / "kafka" / "store")
 
 
-def write_file_atomically(path: Path, text: str, mode: int = 0o666) -> None:
-    """Write a file so that no reader ever sees a part of it.
-
-    Args:
-        path: Path of the file. An existing file is replaced.
-        text: Its content.
-        mode: Its permissions, minus the umask.
-    """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    # A crash may have left it, with other permissions.
-    scratch.unlink(missing_ok=True)
-    with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
-        file.write(text)
-    # A rename is atomic: a reader sees the old file or the new one.
-    scratch.replace(path)
-
-
 def _is_lock_free(data: Path) -> bool:
     """Return whether no broker runs on the data folder. Raises OSError without a lock file."""
     try:

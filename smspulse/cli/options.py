@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from core.background_tasks import end_process_if_a_thread_fails
+from core.buckets import is_bucket_address
 from core.urls import parse_http_url
 from smspulse.processes.data_folder import restrict_to_owner, set_private_umask
 from smspulse.processes.errors import DataFolderError
@@ -55,7 +56,7 @@ URL: Final = ParsedType("URL", parse_http_url)
 
 def _apply_data_umask(context: click.Context, _: click.Parameter, data: Path) -> Path:
     """Make new files of the command as private as the data folder."""
-    if not is_bucket_path(data) and not context.resilient_parsing:
+    if not is_bucket_address(data) and not context.resilient_parsing:
         set_private_umask(data)
     return data
 
@@ -110,17 +111,12 @@ def require_data_folder(data: Path, *others: str) -> None:
     from warehouse.datasets import DATASET_NAMES
     from warehouse.errors import NoWarehouseError
 
-    if not is_bucket_path(data):
+    if not is_bucket_address(data):
         _refuse_unusable_path(data)
         signs = [*others, CATALOG_FILE, *(f"{name}/date=*" for name in DATASET_NAMES)]
         if not any(any(data.glob(sign)) for sign in signs):
             raise NoWarehouseError(data)
     ensure_data_folder(data)
-
-
-def is_bucket_path(data: Path) -> bool:
-    """Return whether a data folder is the address of a bucket. `Path` has removed one slash of it."""
-    return str(data).startswith("s3:/")
 
 
 def ensure_data_folder(data: Path) -> None:
@@ -131,7 +127,7 @@ def ensure_data_folder(data: Path) -> None:
         DataFolderError: The folder cannot be created or written, or DuckDB cannot use its path.
         SettingError: The folder cannot be given to the group of the settings.
     """
-    if is_bucket_path(data):
+    if is_bucket_address(data):
         from warehouse.errors import NeedsFolderError
 
         raise NeedsFolderError(data)

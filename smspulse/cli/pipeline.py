@@ -9,7 +9,8 @@ from typing import Any, Final
 import click
 
 from core.background_tasks import end_process_if_a_thread_fails
-from smspulse.cli.options import PORT, FiniteFloat, broker_option, data_option, is_bucket_path, prepare_process
+from core.buckets import is_bucket_address
+from smspulse.cli.options import PORT, FiniteFloat, broker_option, data_option, prepare_process
 from smspulse.processes import log_setup
 from smspulse.processes.children import raise_file_limit, report_ready
 from smspulse.processes.output import make_tolerant
@@ -182,7 +183,7 @@ def land_command(data: Path, broker: str, flush_interval: float | None, instance
     from warehouse.settings import LanderSettings
     from warehouse.sink.consumer import run_lander
 
-    is_bucket = is_bucket_path(data)
+    is_bucket = is_bucket_address(data)
     if is_bucket:
         end_process_if_a_thread_fails()
     else:

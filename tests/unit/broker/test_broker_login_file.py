@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from privileges import run_unprivileged
 
+from core.atomic_file import write_file_atomically
 from core.kafka_settings import KafkaSettings
 from smspulse.broker.config import build_server_properties
 from smspulse.broker.errors import BrokerError
 from smspulse.broker.locate import find_kafka_settings
-from smspulse.broker.lockfile import BrokerFile, acquire_broker_lock, write_file_atomically
+from smspulse.broker.lockfile import BrokerFile, acquire_broker_lock
 from smspulse.broker.login import login_path, read_login, write_login
 from smspulse.broker.settings import BrokerSettings
 from smspulse.processes.children import find_free_port
