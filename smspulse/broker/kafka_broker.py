@@ -22,8 +22,14 @@ from typing import Any, Final
 
 from core.atomic_file import write_file_atomically
 from core.stop_request import StopRequest, run_until_stopped
-from smspulse.broker.config import NODE_USER, build_server_properties, count_needed_files, find_last_error_line
-from smspulse.broker.download import RESOURCES, fetch_kafka
+from smspulse.broker.config import (
+    NODE_USER,
+    RESOURCES,
+    build_server_properties,
+    count_needed_files,
+    find_last_error_line,
+)
+from smspulse.broker.download import fetch_kafka
 from smspulse.broker.embedded import EmbeddedBroker
 from smspulse.broker.errors import BrokerError, FileLimitError
 from smspulse.broker.login import MECHANISM, PROTOCOL, BrokerLogin, write_login
