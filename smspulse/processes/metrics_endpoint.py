@@ -8,6 +8,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -183,11 +184,8 @@ def fetch_response(host: str, port: int, path: str, *, tls: bool = False) -> tup
         # The certificate is for the name that gateways use, not for this address. The request has no secret.
         context = ssl._create_unverified_context()  # noqa: S323 - see above
         connection = http.client.HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=context)
-    try:
+    with closing(connection), suppress(OSError, http.client.HTTPException):
         connection.request("GET", path)
         response = connection.getresponse()
         return response.status, response.read()
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
+    return None

@@ -4,6 +4,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -114,25 +115,19 @@ def _erase_from_spool(data: Path, search: NumberSearch) -> int:
         headers = dict(webhook.headers) | {records.HEADER_CONTENT_TYPE: REWRITTEN_TYPE}
         return webhook._replace(body=body, headers=list(headers.items()))
 
-    spool = WebhookSpool(data, IngestSettings())
-    try:
+    with closing(WebhookSpool(data, IngestSettings())) as spool:
         return spool.rewrite_webhooks(mask_webhook)
-    finally:
-        spool.close()
 
 
 def _write_tombstones(kafka: KafkaSettings, keys: Iterable[tuple[int, str]]) -> None:
     """Write a tombstone for each message, durably."""
     try:
-        producer = KafkaProducer(**kafka.kafka_python_options(), acks="all")
-        try:
+        with closing(KafkaProducer(**kafka.kafka_python_options(), acks="all")) as producer:
             sent = [producer.send(topics.MESSAGES, key=key.encode(), partition=number) for number, key in sorted(keys)]
             # After it, each record is written or has failed.
             producer.flush(timeout=_SEND_S)
             for each in sent:
                 each.get(timeout=0)
-        finally:
-            producer.close()
     except (KafkaError, AssertionError) as error:
         msg = f"files were cleaned, but Kafka at {kafka.bootstrap} was not ({error}): run the command again"
         raise EraseError(msg) from error
