@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from smspulse.broker.config import RESOURCES
 from smspulse.broker.errors import BrokerError
 from smspulse.broker.settings import CacheSettings
 from smspulse.processes.children import die_with_parent, ensure_home
@@ -17,8 +18,6 @@ from smspulse.processes.data_folder import use_original_umask
 
 log = logging.getLogger(__name__)
 
-# The folder with the pom and the log configuration of Kafka.
-RESOURCES = Path(__file__).with_name("kafka")
 POM = RESOURCES / "pom.xml"
 # Kafka 4's brokers are compiled for it.
 JAVA_NEEDED = 17

@@ -1,13 +1,13 @@
 """The embedded broker: the base of the real Kafka and of the one in memory."""
 
-import json
 import os
 import threading
 import uuid
 from abc import ABC, abstractmethod
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self
+
+import msgspec
 
 from core.atomic_file import write_file_atomically
 from core.stop_request import StopRequest, StopRequested
@@ -49,7 +49,7 @@ class EmbeddedBroker(ABC):
             self._start_server()
             self.run_id = str(uuid.uuid4())
             file = BrokerFile(self.address, self.kind, os.getpid(), self.run_id, self.has_login)
-            write_file_atomically(self.data / "broker.json", json.dumps(asdict(file)))
+            write_file_atomically(self.data / "broker.json", msgspec.json.encode(file))
         # A failed start must not leave a lock or a process.
         except BaseException as error:
             self.stop()

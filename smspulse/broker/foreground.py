@@ -73,13 +73,11 @@ def run_broker(data: Path, mode: Mode, *, on_ready: Callable[[], None] = lambda:
     for number in (signal.SIGTERM, signal.SIGINT):
         # The handler must not raise: an exception in the middle of a client's clean-up is lost, or breaks it.
         signal.signal(number, lambda *_: stop.set())
-    broker = None
     try:
-        broker = run_until_stopped(lambda: choose_broker(data, mode, stop), stop)
-        broker.start()
-        log.info("the %s broker is ready at %s", broker.kind, broker.address)
-        run_until_stopped(on_ready, stop)
-        broker.wait()
+        with run_until_stopped(lambda: choose_broker(data, mode, stop), stop) as broker:
+            log.info("the %s broker is ready at %s", broker.kind, broker.address)
+            run_until_stopped(on_ready, stop)
+            broker.wait()
     except StopRequested:
         return 0
     except BrokerError as error:
@@ -87,6 +85,3 @@ def run_broker(data: Path, mode: Mode, *, on_ready: Callable[[], None] = lambda:
         if error.is_permanent:
             report_permanent_failure()
         return 2
-    finally:
-        if broker is not None:
-            broker.stop()

@@ -22,8 +22,14 @@ from typing import Any, Final
 
 from core.atomic_file import write_file_atomically
 from core.stop_request import StopRequest, run_until_stopped
-from smspulse.broker.config import NODE_USER, build_server_properties, count_needed_files, find_last_error_line
-from smspulse.broker.download import RESOURCES, fetch_kafka
+from smspulse.broker.config import (
+    NODE_USER,
+    RESOURCES,
+    build_server_properties,
+    count_needed_files,
+    find_last_error_line,
+)
+from smspulse.broker.download import fetch_kafka
 from smspulse.broker.embedded import EmbeddedBroker
 from smspulse.broker.errors import BrokerError, FileLimitError
 from smspulse.broker.login import MECHANISM, PROTOCOL, BrokerLogin, write_login
@@ -62,13 +68,8 @@ class KafkaBroker(EmbeddedBroker):
         # Output of the JVM before its logging works, or instead of it.
         self._output = self.data / "logs" / "kafka.out"
         self._log_start = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self.jvm: subprocess.Popen[bytes] | None = None
         self._node_password = ""
-
-    @property
-    def jvm_pid(self) -> int | None:
-        """The process id of the JVM, if it was started."""
-        return self._process.pid if self._process else None
 
     def _start_server(self) -> None:
         self._require_open_files()
@@ -87,7 +88,7 @@ class KafkaBroker(EmbeddedBroker):
             if not (self._kafka_folder / "store" / "meta.properties").exists():
                 self._format_store(jars)
             with self._output.open("wb") as output:
-                self._process = self._start_java(jars, output, "kafka.Kafka", "server.properties")
+                self.jvm = self._start_java(jars, output, "kafka.Kafka", "server.properties")
             if run_until_stopped(partial(self._wait_until_ready, port), self.stop_request):
                 if self.has_login:
                     login = write_login(self.data, self.address)
@@ -114,9 +115,9 @@ class KafkaBroker(EmbeddedBroker):
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         arguments = ("format", f"--cluster-id={cluster}", "--ignore-formatted", "--config", "server.properties")
         with self._output.open("wb") as output:
-            self._process = self._start_java(jars, output, "kafka.tools.StorageTool", *arguments)
+            self.jvm = self._start_java(jars, output, "kafka.tools.StorageTool", *arguments)
         try:
-            code = run_until_stopped(partial(self._process.wait, START_TIMEOUT_S), self.stop_request)
+            code = run_until_stopped(partial(self.jvm.wait, START_TIMEOUT_S), self.stop_request)
         except subprocess.TimeoutExpired as error:
             store = self._kafka_folder / "store"
             message = f"Kafka's store {store} was not formatted within {START_TIMEOUT_S} s; see the disk"
@@ -201,19 +202,19 @@ class KafkaBroker(EmbeddedBroker):
 
     def poll(self) -> str | None:
         """Return None while Kafka runs, else the reason for its end in one line."""
-        if self._process is None or self._process.poll() is None:
+        if self.jvm is None or self.jvm.poll() is None:
             return None
-        how = describe_exit(self._process.returncode)
+        how = describe_exit(self.jvm.returncode)
         return f"Kafka {how}: {find_last_error_line(self._output, self._log, self._log_start)}; its log: {self._log}"
 
     def _stop_server(self) -> None:
-        if self._process is None:
+        if self.jvm is None:
             return
-        self._process.terminate()
+        self.jvm.terminate()
         try:
-            self._process.wait(STOP_TIMEOUT_S)
+            self.jvm.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             log.warning("Kafka did not stop within %d s and is killed; its next start takes longer", STOP_TIMEOUT_S)
-            self._process.kill()
-            self._process.wait()
-        self._process = None
+            self.jvm.kill()
+            self.jvm.wait()
+        self.jvm = None

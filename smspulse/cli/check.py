@@ -134,19 +134,9 @@ def _measure_reconciliation(
 @check_command.command()
 @click.argument("sample", type=click.File("rb"))
 @click.option("--lines", is_flag=True, help="SAMPLE has one payload a line.")
-@click.option(
-    "--content-type",
-    default="",
-    show_default=False,
-    help="Content-Type that the gateway sends; its charset is decoded.",
-)
-@click.option(
-    "--content-encoding",
-    default="",
-    show_default=False,
-    help="Content-Encoding that the gateway sends: gzip or deflate.",
-)
-def payload_command(sample: BinaryIO, content_type: str, content_encoding: str, *, lines: bool) -> None:
+@click.option("--content-type", help="Content-Type that the gateway sends; its charset is decoded.")
+@click.option("--content-encoding", help="Content-Encoding that the gateway sends: gzip or deflate.")
+def payload_command(sample: BinaryIO, content_type: str | None, content_encoding: str | None, *, lines: bool) -> None:
     """Show the generation and the errors of a gateway's payloads. Exits with 1 if there is an error.
 
     SAMPLE is a file, or - for standard input. It is the body of one webhook, and is read as ingest and stream read it.
@@ -163,13 +153,13 @@ def payload_command(sample: BinaryIO, content_type: str, content_encoding: str, 
 
     settings = StreamSettings(state=Path())
     zone, statuses = parse_zone(settings.zone), build_status_table(parse_status_meanings(settings.status_meanings))
-    declared = content_type.encode("ascii", "replace")
+    declared = (content_type or "").encode("ascii", "replace")
     received = sample.read()
     if not received.strip():
         msg = "there is no payload in it"
         raise click.BadParameter(msg, param_hint="SAMPLE")
     payloads = [line for line in received.splitlines() if line.strip()] if lines else [received]
-    bodies, has_faults = _check_payloads(payloads, zone, declared, content_encoding)
+    bodies, has_faults = _check_payloads(payloads, zone, declared, content_encoding or "")
     if not bodies:
         raise SystemExit(EXIT_CHECK_FAILED)
     report = run_raw_suite(bodies, zone, declared, statuses)

@@ -3,7 +3,7 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -15,18 +15,15 @@ from smspulse.cli.options import EXIT_CHECK_FAILED, PORT, broker_option, data_op
 from smspulse.processes.children import raise_file_limit, report_ready
 from smspulse.processes.terminal import echo, escape_to_line, make_console
 
-
-def add_format_option(command: Any) -> Any:
-    """Add `--format`."""
-    return click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="Format.")(
-        command
-    )
+_format_option: Final = click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", help="Format."
+)
 
 
 @click.command()
 @data_option
 @click.argument("key", metavar="SOURCE:SMS_ID")
-@add_format_option
+@_format_option
 def message_command(data: Path, key: str, form: str) -> None:
     """Show the history of one message. Exits with 1 if the message is unknown.
 
@@ -50,7 +47,7 @@ def message_command(data: Path, key: str, form: str) -> None:
 @data_option
 @broker_option
 @ingest_options()
-@add_format_option
+@_format_option
 def status_command(data: Path, broker: str, host: str | None, port: int | None, form: str) -> None:
     """Show process, delivery and lag status. Exits with 1 if there is a problem.
 

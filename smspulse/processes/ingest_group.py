@@ -33,19 +33,8 @@ async def run_ingest_processes(
     metrics = data / "metrics" / str(port)
     shutil.rmtree(metrics, ignore_errors=True)
     metrics.mkdir(parents=True)
-    command = (
-        "ingest",
-        "--data",
-        str(data),
-        "--broker",
-        broker,
-        "--host",
-        host,
-        "--port",
-        str(port),
-        "--processes",
-        "1",
-    )
+    address = ("--data", str(data), "--broker", broker, "--host", host, "--port", str(port))
+    command = ("ingest", *address, "--processes", "1")
     environment = {"SMSPULSE_INGEST_SHARE_PORT": "1", METRICS_FOLDER_VARIABLE: str(metrics)}
     children = [ChildProcess(f"ingest-{n}", command, _STOP_S, environment=environment) for n in range(count)]
     stop = make_stop_event()

@@ -39,16 +39,14 @@ _MAX_LINES: Final = 30
 _MAX_LINE_LENGTH: Final = 1_000
 
 
+# Starts of the lines of aiokafka about a broker that does not answer.
+_KAFKA_AWAY_TEXTS: Final = (
+    *("Unable connect", "Unable to update metadata", "Failed fetch messages", "Group Coordinator", "Heartbeat"),
+)
+
+
 class _KafkaAwayFilter(logging.Filter):
     """Replaces the many lines of aiokafka about a broker that does not answer with one line a minute."""
-
-    _MESSAGE_PREFIXES = (
-        "Unable connect",
-        "Unable to update metadata",
-        "Failed fetch messages",
-        "Group Coordinator",
-        "Heartbeat",
-    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +54,7 @@ class _KafkaAwayFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Keep a record, rewrite it, or drop it."""
-        if not record.name.startswith("aiokafka") or not str(record.msg).startswith(self._MESSAGE_PREFIXES):
+        if not record.name.startswith("aiokafka") or not str(record.msg).startswith(_KAFKA_AWAY_TEXTS):
             return True
         if self._reported_at is not None and record.created - self._reported_at < _WINDOW_S:
             return False

@@ -2,14 +2,14 @@
 
 import asyncio
 import http.client
-import json
 import logging
 import os
 import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -37,8 +37,6 @@ _log = logging.getLogger(__name__)
 
 # Name of ingest's endpoint: `find_ingest_endpoint` looks for it.
 INGEST: Final = "ingest"
-# The default port of `smspulse ingest`.
-_INGEST_PORT: Final = 8080
 # A refused connection fails at once. An answer on a busy machine takes long.
 _TIMEOUT_S: Final = 15.0
 _LAST_PORT: Final = 65_535
@@ -89,8 +87,7 @@ def announce_endpoint(data: Path, name: str, port: int, host: str = LOOPBACK, *,
     folder = data / "run"
     endpoint = ProcessEndpoint(name, os.getpid(), find_reachable_host(host), port, tls)
     try:
-        folder.mkdir(exist_ok=True)
-        write_file_atomically(folder / f"{name}.json", json.dumps(asdict(endpoint)))
+        write_file_atomically(folder / f"{name}.json", msgspec.json.encode(endpoint))
     except OSError as error:
         _log.warning("`smspulse status` will not find the %s: %s cannot be written: %s", name, folder, error.strerror)
 
@@ -122,9 +119,11 @@ def find_ingest_endpoint(data: Path, host: str | None = None, port: int | None =
         is_other = port not in {None, endpoint.port} or (host and find_reachable_host(host) != endpoint.host)
         if endpoint.name == INGEST and is_process_alive(endpoint.pid) and endpoint.is_here and not is_other:
             return endpoint
-    host, port = host or LOOPBACK, port or _INGEST_PORT
+    settings = IngestSettings()
     # Process id 0: no process announced this endpoint.
-    return ProcessEndpoint(INGEST, 0, find_reachable_host(host), port, IngestSettings().tls_cert is not None)
+    return ProcessEndpoint(
+        INGEST, 0, find_reachable_host(host or settings.host), port or settings.port, settings.tls_cert is not None
+    )
 
 
 def serve_metrics(data: Path | None, name: str, registry: CollectorRegistry) -> None:
@@ -184,11 +183,8 @@ def fetch_response(host: str, port: int, path: str, *, tls: bool = False) -> tup
         # The certificate is for the name that gateways use, not for this address. The request has no secret.
         context = ssl._create_unverified_context()  # noqa: S323 - see above
         connection = http.client.HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=context)
-    try:
+    with closing(connection), suppress(OSError, http.client.HTTPException):
         connection.request("GET", path)
         response = connection.getresponse()
         return response.status, response.read()
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
+    return None

@@ -73,8 +73,7 @@ def diagnose_machine(
     return [
         # pip installs smspulse only for a Python that it supports.
         DoctorFinding("python", "ok", ".".join(map(str, sys.version_info[:3]))),
-        _check_java(data),
-        _check_kafka_download(data),
+        *_check_kafka(data),
         _check_open_files(data),
         _check_ingest_port(find_ingest_endpoint(data, host, port), host),
         *_check_data_folder(data),
@@ -83,34 +82,30 @@ def diagnose_machine(
     ]
 
 
-def _check_java(data: Path) -> DoctorFinding:
-    level, effect = _describe_kafka_absence(data)
+def _check_kafka(data: Path) -> Iterator[DoctorFinding]:
+    """Check what a real Kafka needs. Whether it is needed depends on the data folder."""
+    level: Level = "warn"
+    effect = "without it the in-memory broker is used, which forgets everything at its end"
+    if has_kafka_store(data):
+        level, effect = "fail", f"without it `smspulse up` does not start on {data}, which holds a Kafka store"
     version = read_java_version()
     if version is not None and version >= JAVA_NEEDED:
-        return DoctorFinding("java", "ok", f"version {version}")
-    what = f"version {version}" if version else "no working `java` on PATH"
-    fix = f"Install a JRE of Java {JAVA_NEEDED} or newer and put `java` on PATH"
-    return DoctorFinding("java", level, f"{what}; {effect}", fix)
-
-
-def _describe_kafka_absence(data: Path) -> tuple[Level, str]:
-    """Return the severity of a missing Kafka, and the behaviour of `smspulse up` without it."""
-    if has_kafka_store(data):
-        return "fail", f"without it `smspulse up` does not start on {data}, which holds a Kafka store"
-    return "warn", "without it the in-memory broker is used, which forgets everything at its end"
-
-
-def _check_kafka_download(data: Path) -> DoctorFinding:
-    level, effect = _describe_kafka_absence(data)
+        yield DoctorFinding("java", "ok", f"version {version}")
+    else:
+        what = f"version {version}" if version else "no working `java` on PATH"
+        fix = f"Install a JRE of Java {JAVA_NEEDED} or newer and put `java` on PATH"
+        yield DoctorFinding("java", level, f"{what}; {effect}", fix)
     try:
         if is_kafka_cached():
-            return DoctorFinding("kafka", "ok", f"{read_kafka_version()} in {find_kafka_cache()}")
+            yield DoctorFinding("kafka", "ok", f"{read_kafka_version()} in {find_kafka_cache()}")
+        elif shutil.which("mvn"):
+            what = f"not fetched yet; Maven fetches {read_kafka_version()} at the first start"
+            yield DoctorFinding("kafka", "ok", what)
+        else:
+            yield DoctorFinding("kafka", level, f"not fetched, and no `mvn` on PATH; {effect}", "Install Maven")
     except BrokerError as error:
         what, _, fix = str(error).partition("; ")
-        return DoctorFinding("kafka", level, f"{what}; {effect}", fix[:1].upper() + fix[1:])
-    if shutil.which("mvn"):
-        return DoctorFinding("kafka", "ok", f"not fetched yet; Maven fetches {read_kafka_version()} at the first start")
-    return DoctorFinding("kafka", level, f"not fetched, and no `mvn` on PATH; {effect}", "Install Maven")
+        yield DoctorFinding("kafka", level, f"{what}; {effect}", fix[:1].upper() + fix[1:])
 
 
 def _check_ingest_port(ingest: ProcessEndpoint, host: str | None) -> DoctorFinding:

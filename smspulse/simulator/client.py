@@ -151,14 +151,6 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class _NoAnswerError(Exception):
-    """A webhook was abandoned. It may have arrived."""
-
-
-class _RefusedError(Exception):
-    """A webhook was permanently refused."""
-
-
 @dataclass(slots=True)
 class _ScenarioSender:
     """Sends the scenarios of one simulation; its fields are the arguments of `run_simulation`.
@@ -247,15 +239,15 @@ class _ScenarioSender:
                 delay_s = min(webhook.delay_s * self.time_scale, self.max_delay_s)
                 if await _is_set_within(self._abandon_requested, max(delay_s, _MIN_GAP_S) if number else delay_s):
                     return
-                ingest_ids.append(await self._send_webhook(webhook))
+                ingest_id = await self._send_webhook(webhook)
+                if not ingest_id:
+                    # A webhook without an answer may have arrived all the same.
+                    perhaps = ingest_id is None and (webhook.truth or True)
+                    return
+                ingest_ids.append(ingest_id)
                 if number == 0:
                     counted = "messages" if scenario.kind == "outgoing" else scenario.kind
                     setattr(self.totals, counted, getattr(self.totals, counted) + 1)
-        except _NoAnswerError:
-            # It may have arrived all the same.
-            perhaps = webhook.truth or True
-        except _RefusedError:
-            pass
         finally:
             self.totals.cut_short += len(ingest_ids) < len(scenario.webhooks)
             if ingest_ids or perhaps:
@@ -263,8 +255,8 @@ class _ScenarioSender:
                 line |= {"ingest_ids": ingest_ids} | ({"perhaps": perhaps} if perhaps else {})
                 self.file.write(orjson.dumps(line, option=_LINE))
 
-    async def _send_webhook(self, webhook: SimulatedWebhook) -> str:
-        """Send until there is a definite answer; return the ingest id."""
+    async def _send_webhook(self, webhook: SimulatedWebhook) -> str | None:
+        """Send until there is a definite answer; return the ingest id, empty if it is refused. None: no answer."""
         totals, loop = self.totals, asyncio.get_running_loop()
         deadline = loop.time() + self.deadline_s
         backoff_s = _FIRST_BACKOFF_S
@@ -293,7 +285,7 @@ class _ScenarioSender:
                     if status in _FATAL_STATUSES:
                         msg = f"the webhook answered {status} {response.reason}: check source and token in its URL"
                         raise SimulationError(msg)
-                    raise _RefusedError
+                    return ""
                 self._log_unavailable(f"{status} {response.reason}")
                 # The header may be missing, or a date instead of seconds.
                 with suppress(KeyError, ValueError):
@@ -301,7 +293,7 @@ class _ScenarioSender:
             self.on_progress(totals)
             if loop.time() + wait_s > deadline or await _is_set_within(self._abandon_requested, wait_s):
                 totals.abandoned += 1
-                raise _NoAnswerError
+                return None
             totals.retried += 1
             backoff_s = min(backoff_s * 2, _LAST_BACKOFF_S)
 

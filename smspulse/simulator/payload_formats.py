@@ -7,7 +7,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
-from gateway.statuses import STATUSES
+from gateway.statuses import DELIVERED, STATUSES
+from smspulse.simulator.ground_truth import SimulatedReport
 from smspulse.simulator.options import CHANNELS, FIRST_DEVICE_ID
 
 JSON: Final = "application/json"
@@ -54,26 +55,17 @@ class PayloadFormat(NamedTuple):
         }
 
 
-def build_status_body(
-    payload_format: PayloadFormat,
-    sms_id: int,
-    status_id: int,
-    *,
-    recipient: str,
-    sent_at: datetime | None,
-    device_id: int,
-    channel_id: int,
-) -> bytes:
+def build_status_body(payload_format: PayloadFormat, sms_id: int, recipient: str, report: SimulatedReport) -> bytes:
     """Return the body of a status report."""
-    status = STATUSES.get(status_id)
+    status = STATUSES.get(report.status_id)
     payload = {
         "sms_id": sms_id,
-        "status_id": status_id,
+        "status_id": report.status_id,
         "status_message": status.name if status else "other error",
         "sendto": payload_format.encode_phone(recipient),
-        "senttime": payload_format.encode_time(sent_at),
-        payload_format.channel_field: channel_id,
-        "device_id": device_id,
+        "senttime": payload_format.encode_time(report.sent_at),
+        payload_format.channel_field: report.channel_id,
+        "device_id": report.device_id,
     }
     return orjson.dumps(payload_format.encode_numbers(payload))
 
@@ -112,9 +104,8 @@ def build_incoming_body(
 
 
 def _build_report_body(id_: int, /, **changes: object) -> bytes:
-    body = build_status_body(
-        PayloadFormat(), id_, 7, recipient="+447700900000", sent_at=None, device_id=FIRST_DEVICE_ID, channel_id=0
-    )
+    report = SimulatedReport(0.0, DELIVERED, FIRST_DEVICE_ID, 0, None, "end")
+    body = build_status_body(PayloadFormat(), id_, "+447700900000", report)
     payload = orjson.loads(body)
     return orjson.dumps({name: value for name, value in {**payload, **changes}.items() if value is not ...})
 

@@ -270,13 +270,7 @@ class _ScenarioWriter:
         truth, now_s = None, 0.0
         for report in reports:
             truth = update_truth(truth, report)
-            body = build_status_body(
-                *(self.payload_format, self.sms_id, report.status_id),
-                recipient=self.phone,
-                sent_at=report.sent_at,
-                device_id=report.device_id,
-                channel_id=report.channel_id,
-            )
+            body = build_status_body(self.payload_format, self.sms_id, self.phone, report)
             webhooks.append(SimulatedWebhook(report.at_s - now_s, body, JSON, report.part, truth))
             now_s = report.at_s
         return tuple(webhooks)

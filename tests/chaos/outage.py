@@ -148,9 +148,9 @@ async def run_outage(broker: KafkaBroker, running: Ingest, webhook: str, options
         for key in range(_KEYS):
             senders.create_task(_send(http, webhook, key, _KEYS / options.rate, stop, found))
         await asyncio.sleep(_WARM_UP_S)
-        jvm = broker.jvm_pid if options.pause else None
+        jvm = broker.jvm if options.pause else None
         if jvm is not None:
-            os.kill(jvm, signal.SIGSTOP)
+            os.kill(jvm.pid, signal.SIGSTOP)
         else:
             await asyncio.to_thread(broker.stop)
         for _ in range(options.kills):
@@ -158,7 +158,7 @@ async def run_outage(broker: KafkaBroker, running: Ingest, webhook: str, options
             await in_starter(running.kill)
         await asyncio.sleep(options.seconds / (options.kills + 1))
         if jvm is not None:
-            os.kill(jvm, signal.SIGCONT)
+            os.kill(jvm.pid, signal.SIGCONT)
         else:
             await in_starter(broker.start)
         deadline = time.monotonic() + _PATIENCE_S + options.seconds
