@@ -170,6 +170,7 @@ async def _run_tasks(settings: AlertSettings, kafka: KafkaSettings, data: Path, 
         # An evaluation, or a Kafka that does not answer, can take longer than the time to stop, and Python waits for
         # their threads. Work that is cut off is repeated, as after a kill.
         asyncio.get_running_loop().add_signal_handler(number, os._exit, 0)
+    # The name that the reader of the evaluator has always had, so that access rules of a cluster stay valid.
     reader = await asyncio.to_thread(AlertTopicReader, kafka, f"{settings.group}-watch")
     records, alert_state = await asyncio.to_thread(reader.read_existing), AlertState(settings.cause_wait_s)
     for record in records:
@@ -182,6 +183,7 @@ async def _run_tasks(settings: AlertSettings, kafka: KafkaSettings, data: Path, 
             publish_metrics(feed, has_receivers=bool(clients)),
             run_evaluator(feed, RuleEvaluator(data, kafka), AlertTopicWriter(kafka), settings.watch_s),
         ]
+        # They begin with the state as it was read: what was resolved before is no news.
         for name, client in clients.items():
             if isinstance(client, AlertmanagerClient):
                 batches = AlertmanagerState(settings.repeat_s, alert_state, silenced)
