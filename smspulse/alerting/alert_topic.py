@@ -217,7 +217,7 @@ class AlertFeed:
             self.offsets = dict(reader.next_offsets)
 
     def _is_own_change(self, alert: Alert) -> bool:
-        """Return whether a record is a change of the evaluator, which was applied before it was written."""
+        """Return whether a record is a change of the evaluator, or an older one, that was applied already."""
         was = self.alert_state.alerts.get(alert.id)
         return alert.kind in EVALUATED_KINDS and was is not None and alert.changed_at <= was.changed_at
 
@@ -230,8 +230,8 @@ class AlertFeed:
             self._changed.set()
             self._changed = asyncio.Event()
 
-    async def wait_for_change(self, seconds: float) -> None:
-        """Return after the next change of an alert, or after so many seconds."""
+    async def wait_for_change(self, seconds: float | None = None) -> None:
+        """Return after the next change of an alert, or after so many seconds if they are given."""
         try:
             async with asyncio.timeout(seconds):
                 await self._changed.wait()

@@ -141,7 +141,7 @@ async def run_evaluator(
     every_s: float,
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Evaluate the rules every so many seconds, without end. Apply the changes of alerts, then write them to the topic.
+    """Evaluate the rules every so many seconds, without end. Write the changes of alerts to the topic, and apply them.
 
     Args:
         feed: The alerts.
@@ -157,10 +157,10 @@ async def run_evaluator(
         due = loop.time() + every_s
         now = int(clock() * 1000)
         changes = state_machine.judge_findings(*await asyncio.to_thread(evaluate, now), now)
-        # Before the write: receivers are notified even while Kafka is away.
-        feed.update_alerts(changes)
         unwritten |= {alert.id: alert for alert in changes}
         if unwritten:
             for alert in await asyncio.to_thread(write_alerts, unwritten.values()):
                 del unwritten[alert.id]
+        # Also what could not be written: receivers are notified even while Kafka is away.
+        feed.update_alerts(changes)
         await asyncio.sleep(due - loop.time())

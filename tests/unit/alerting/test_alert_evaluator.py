@@ -442,7 +442,7 @@ async def test_a_watch_goes_on_from_what_was_written_before_it(kafka: KafkaSetti
     assert (ended.phase, ended.fired_at) == ("resolved", at(400))
 
 
-async def test_a_change_reaches_receivers_once_and_at_once_though_it_is_written_late(kafka: KafkaSettings) -> None:
+async def test_a_change_reaches_receivers_once_though_it_is_written_late_and_read_again(kafka: KafkaSettings) -> None:
     reader, book = AlertTopicReader(kafka, "watch"), AlertState()
     reader.read_existing()
     feed, seen, is_away = AlertFeed(book, {}), [], True
