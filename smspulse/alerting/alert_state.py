@@ -67,6 +67,9 @@ class AlertState:
     def update_alert(self, alert: Alert) -> None:
         """Apply a change of an alert."""
         was = self.alerts.get(alert.id)
+        # The evaluator's changes come from the topic, too.
+        if was == alert:
+            return
         self.alerts[alert.id] = alert
         for listener in self.listeners:
             listener(was, alert)

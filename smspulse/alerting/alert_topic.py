@@ -66,6 +66,7 @@ class AlertTopicReader:
     """
 
     def __init__(self, kafka: KafkaSettings, group: str) -> None:
+        # The stream writes alerts in transactions. Nobody may be notified of an alert of an aborted one.
         options = {"group.id": group, "enable.auto.commit": False, "isolation.level": "read_committed"}
         self._consumer = Consumer(kafka.confluent_options() | options | {"enable.partition.eof": True, "log_level": 2})
         numbers = self._consumer.list_topics(ALERTS, _BROKER_TIMEOUT_S).topics[ALERTS].partitions
@@ -126,6 +127,7 @@ class AlertTopicWriter:
     """
 
     def __init__(self, kafka: KafkaSettings) -> None:
+        # Repeated requests after a timeout write no second record, and keep the order of an alert's changes.
         options = {"enable.idempotence": True, "message.timeout.ms": _DELIVERY_TIMEOUT_MS, "log_level": 2}
         self._producer = Producer(kafka.confluent_options() | options)
 
@@ -166,6 +168,7 @@ class ReceiverOffsets:
         """
         asked = [TopicPartition(ALERTS, partition) for partition in partitions]
         found = retry_kafka_call(self._call, self._admin.list_consumer_group_offsets, asked)
+        # Kafka answers with a negative offset where none is committed.
         return {each.partition: each.offset for each in found if each.offset >= 0}
 
     def commit(self, offsets: dict[int, int]) -> bool:
@@ -186,6 +189,7 @@ class ReceiverOffsets:
     def _call(self, request: Any, places: list[TopicPartition]) -> list[TopicPartition]:
         asked = ConsumerGroupTopicPartitions(self._group, places)
         answer = request([asked], request_timeout=_BROKER_TIMEOUT_S)[self._group].result().topic_partitions
+        # The request as a whole succeeds even if a partition fails.
         for place in answer:
             if place.error is not None:
                 raise KafkaException(place.error)
@@ -209,10 +213,11 @@ class AlertFeed:
         while True:
             records = await asyncio.to_thread(reader.read_new)
             self.update_alerts([each.alert for each in records if not self._is_own_change(each.alert)])
+            # After the alerts and without an await in between: a receiver commits these offsets.
             self.offsets = dict(reader.next_offsets)
 
     def _is_own_change(self, alert: Alert) -> bool:
-        """Return whether a record is a change of the evaluator, which was applied before it was written."""
+        """Return whether a record is a change of the evaluator, or an older one, that was applied already."""
         was = self.alert_state.alerts.get(alert.id)
         return alert.kind in EVALUATED_KINDS and was is not None and alert.changed_at <= was.changed_at
 
@@ -221,11 +226,12 @@ class AlertFeed:
         for alert in alerts:
             self.alert_state.update_alert(alert)
         if alerts:
+            # Tasks that wait hold this event. Those that come later wait for the next change.
             self._changed.set()
             self._changed = asyncio.Event()
 
-    async def wait_for_change(self, seconds: float) -> None:
-        """Return after the next change of an alert, or after so many seconds."""
+    async def wait_for_change(self, seconds: float | None = None) -> None:
+        """Return after the next change of an alert, or after so many seconds if they are given."""
         try:
             async with asyncio.timeout(seconds):
                 await self._changed.wait()

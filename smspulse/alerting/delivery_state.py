@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
+from msgspec.structs import replace
 
 from core.alerts import Alert
 from smspulse.alerting.alert_state import AlertState
@@ -44,6 +44,14 @@ Clock = Callable[[], ClockReading]
 SilencedIds = Callable[[float], frozenset[str]]
 
 
+# One period in which an alert fires: its id, and the time when it fired.
+_Episode = tuple[str, int | None]
+
+
+def _episode(alert: Alert) -> _Episode:
+    return alert.id, alert.fired_at
+
+
 class WebhookState:
     """Delivery state of the webhook or of one service of Apprise: sent alerts and alerts to send.
 
@@ -54,7 +62,7 @@ class WebhookState:
 
     def __init__(self, alert_state: AlertState, silenced: SilencedIds) -> None:
         self._alert_state, self._silenced_at = alert_state, silenced
-        self._sent_alerts: dict[str, Alert] = {}
+        self._sent_alerts: dict[_Episode, Alert] = {}
         self._unmatched_resolutions: dict[str, Alert] = {}
         alert_state.listeners.append(self._on_change)
 
@@ -79,43 +87,33 @@ class WebhookState:
 
     def next_alerts(self, moment: ClockReading) -> list[Alert]:
         """Return the alerts to send, in their order."""
-        firing = {alert.id: alert for alert in self._alert_state.firing_alerts()}
-        ended = [
-            self._as_resolved(sent)
-            for id_, sent in self._sent_alerts.items()
-            if not self._is_same_episode(firing.get(id_), sent)
-        ]
+        firing = {_episode(alert): alert for alert in self._alert_state.firing_alerts()}
+        ended = [self._as_resolved(sent) for episode, sent in self._sent_alerts.items() if episode not in firing]
+        silenced = self._silenced_at(moment.now_s)
         fresh = [
             alert
-            for id_, alert in firing.items()
-            if not self._is_same_episode(self._sent_alerts.get(id_), alert)
+            for episode, alert in firing.items()
+            if episode not in self._sent_alerts
+            and alert.id not in silenced
             and not self._alert_state.is_inhibited(alert, moment.now_ms)
         ]
-        if fresh:
-            silenced = self._silenced_at(moment.now_s)
-            fresh = [alert for alert in fresh if alert.id not in silenced]
-        return sorted(
-            [*self._unmatched_resolutions.values(), *ended, *fresh], key=lambda alert: (alert.changed_at, alert.id)
-        )
+        found = [*self._unmatched_resolutions.values(), *ended, *fresh]
+        return sorted(found, key=lambda alert: (alert.changed_at, alert.id))
 
     def mark_sent(self, alert: Alert) -> None:
         """Record that an alert was sent."""
         self._unmatched_resolutions.pop(alert.id, None)
         if alert.phase == "firing":
-            self._sent_alerts[alert.id] = alert
+            self._sent_alerts[_episode(alert)] = alert
         else:
-            self._sent_alerts.pop(alert.id, None)
+            self._sent_alerts.pop(_episode(alert), None)
 
     def _as_resolved(self, sent: Alert) -> Alert:
         now = self._alert_state.alerts[sent.id]
         if now.phase == "resolved" and now.fired_at == sent.fired_at:
             return now
         # It fires again, or is about to. The record of its resolution in between is compacted away.
-        return msgspec.structs.replace(sent, phase="resolved", resolved_at=now.changed_at, changed_at=now.changed_at)
-
-    @staticmethod
-    def _is_same_episode(one: Alert | None, other: Alert) -> bool:
-        return one is not None and one.fired_at == other.fired_at
+        return replace(sent, phase="resolved", resolved_at=now.changed_at, changed_at=now.changed_at)
 
 
 class AlertmanagerState:
@@ -129,7 +127,7 @@ class AlertmanagerState:
 
     def __init__(self, repeat_s: float, alert_state: AlertState, silenced: SilencedIds) -> None:
         self._repeat_s, self._alert_state, self._silenced_at = repeat_s, alert_state, silenced
-        self._sent_episodes: dict[str, int | None] = {}
+        self._sent_episodes: set[_Episode] = set()
         self._unsent_resolutions: dict[str, tuple[Alert, Alert]] = {}
         self._due_at_s = float("-inf")
         # 0 while requests succeed.
@@ -146,7 +144,7 @@ class AlertmanagerState:
 
         News is sent at once, the rest every `repeat_s`. After a failure, everything is sent after a pause.
         """
-        silenced = self._silenced_at(moment.now_s)
+        silenced, sent = self._silenced_at(moment.now_s), self._sent_episodes
 
         def is_explained(alert: Alert) -> bool:
             return self._alert_state.is_explained_by_cause(alert, moment.now_ms)
@@ -155,25 +153,25 @@ class AlertmanagerState:
         firing = [alert for alert in audible if not is_explained(alert)]
         # While it fires in Alertmanager, it would inhibit the alert of the phone that explains it.
         replaced = [
-            msgspec.structs.replace(alert, phase="resolved", resolved_at=moment.now_ms)
+            replace(alert, phase="resolved", resolved_at=moment.now_ms)
             for alert in audible
-            if self._has_sent(alert) and is_explained(alert)
+            if _episode(alert) in sent and is_explained(alert)
         ]
         self._unsent_resolutions = {
             id_: (was, alert)
             for id_, (was, alert) in self._unsent_resolutions.items()
-            if self._has_sent(was) or not (id_ in silenced or is_explained(was))
+            if _episode(was) in sent or not (id_ in silenced or is_explained(was))
         }
         resolved = [alert for _, alert in self._unsent_resolutions.values()] + replaced
         # News is sent at once, unless the last request failed.
-        is_news = bool(resolved) or not all(map(self._has_sent, firing))
+        is_news = bool(resolved) or any(_episode(alert) not in sent for alert in firing)
         if moment.elapsed_s >= self._due_at_s or (is_news and not self._pause_s):
             return firing + resolved
         return []
 
     def mark_sent(self, alerts: Sequence[Alert], moment: ClockReading) -> None:
         """Record that alerts were sent at a moment."""
-        self._sent_episodes = {alert.id: alert.fired_at for alert in alerts if alert.phase == "firing"}
+        self._sent_episodes = {_episode(alert) for alert in alerts if alert.phase == "firing"}
         # An alert that was resolved during the request is not among them.
         sent = {alert.id: alert for alert in alerts}
         self._unsent_resolutions = {
@@ -191,6 +189,3 @@ class AlertmanagerState:
         """Return the seconds to wait for changes of alerts before the next batch."""
         left_s = self._due_at_s - moment.elapsed_s
         return min(left_s, POLL_S) if left_s > 0 else POLL_S
-
-    def _has_sent(self, alert: Alert) -> bool:
-        return self._sent_episodes.get(alert.id, -1) == alert.fired_at

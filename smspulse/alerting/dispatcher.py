@@ -1,7 +1,7 @@
 """The alert process: evaluates the rules, reads `sms.alerts`, and sends changes to each receiver.
 
 A receiver is one Alertmanager, the webhook, or one service of Apprise. One reader of the topic feeds the state of all
-alerts. The evaluator of the rules changes that state directly, and the topic keeps its history. Each receiver has its
+alerts. The evaluator of the rules changes that state in process, and the topic keeps its history. Each receiver has its
 own task and delivery state. A receiver that is down delays neither another receiver nor the stream.
 
 Guarantees
@@ -19,7 +19,8 @@ Guarantees
     `AlertState.is_explained_by_cause`. An Alertmanager that has it takes it as ended.
     The clock is read once for each request to an Alertmanager, and once for each alert to the webhook, so that all
     decisions about it use the same time.
-    Without Kafka, a rule that needs no Kafka still fires: its alert is sent, and written when Kafka is back.
+    The evaluator's changes are written before they are sent. While Kafka is away they are sent all the same, and
+    written when it is back. After a kill in between, such an alert fires again.
 """
 
 import asyncio
@@ -55,7 +56,7 @@ async def publish_metrics(feed: AlertFeed, *, has_receivers: bool) -> None:
     """Keep the metrics at the present state of alerts, without end."""
     while True:
         set_alert_metrics(feed.alert_state.firing_alerts(), has_receivers=has_receivers)
-        await feed.wait_for_change(POLL_S)
+        await feed.wait_for_change()
 
 
 async def send_to_alertmanager(
@@ -170,6 +171,7 @@ async def _run_tasks(settings: AlertSettings, kafka: KafkaSettings, data: Path, 
         # An evaluation, or a Kafka that does not answer, can take longer than the time to stop, and Python waits for
         # their threads. Work that is cut off is repeated, as after a kill.
         asyncio.get_running_loop().add_signal_handler(number, os._exit, 0)
+    # The name that the reader of the evaluator has always had, so that access rules of a cluster stay valid.
     reader = await asyncio.to_thread(AlertTopicReader, kafka, f"{settings.group}-watch")
     records, alert_state = await asyncio.to_thread(reader.read_existing), AlertState(settings.cause_wait_s)
     for record in records:
@@ -182,15 +184,14 @@ async def _run_tasks(settings: AlertSettings, kafka: KafkaSettings, data: Path, 
             publish_metrics(feed, has_receivers=bool(clients)),
             run_evaluator(feed, RuleEvaluator(data, kafka), AlertTopicWriter(kafka), settings.watch_s),
         ]
+        # Receivers begin with the state as it was read: what was resolved before is no news.
         for name, client in clients.items():
             if isinstance(client, AlertmanagerClient):
                 batches = AlertmanagerState(settings.repeat_s, alert_state, silenced)
                 tasks.append(send_to_alertmanager(feed, client, batches))
             else:
-                offsets, changes = (
-                    ReceiverOffsets(kafka, f"{settings.group}-{name}"),
-                    WebhookState(alert_state, silenced),
-                )
+                changes = WebhookState(alert_state, silenced)
+                offsets = ReceiverOffsets(kafka, f"{settings.group}-{name}")
                 committed = await asyncio.to_thread(offsets.read, list(feed.offsets))
                 resume_delivery(changes, AlertState(settings.cause_wait_s), records, committed)
                 tasks.append(send_to_webhook(feed, client, changes, offsets.commit))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import duckdb
-import msgspec
+from msgspec.structs import replace
 
 from core.alerts import (
     DEVICE_DOWN,
@@ -34,7 +34,8 @@ from warehouse.errors import NoWarehouseError
 
 _log = logging.getLogger(__name__)
 
-# Seconds that a finding must last before an alert of the kind fires, and be absent before it is resolved.
+# Seconds that a finding must last before an alert of the kind fires, and be absent before it is resolved. Rules that
+# look at an hour or more of past events need no patience to fire. A lag or a slow hour may pass by itself.
 _PATIENCE_S: Final = {
     SILENT: (0, 0),
     DEVICE_DOWN: (0, 0),
@@ -67,24 +68,24 @@ class AlertStateMachine:
         """
         changes, found_ids = [], set()
         for finding in findings:
-            found_ids.add(finding.id)
-            self._gone_since.pop(finding.id, None)
-            was = self._alert_state.alerts.get(finding.id)
+            found_ids.add(finding.alert.id)
+            self._gone_since.pop(finding.alert.id, None)
+            was = self._alert_state.alerts.get(finding.alert.id)
             if phase := self._next_phase(finding, was, now):
-                changes.append(_build_alert(finding, phase, was, now))
+                changes.append(_build_change(finding.alert, phase, was, now))
         for id_, was in self._alert_state.alerts.items():
             if was.phase == "resolved" or was.kind not in judged_kinds or id_ in found_ids:
                 continue
             gone_at = self._gone_since.setdefault(id_, now)
             # A pending alert was never sent, so it needs no patience.
             if was.phase == "pending" or now - gone_at >= _PATIENCE_S[was.kind][1] * 1000:
-                changes.append(msgspec.structs.replace(was, phase="resolved", resolved_at=now, changed_at=now))
+                changes.append(replace(was, phase="resolved", resolved_at=now, changed_at=now))
                 del self._gone_since[id_]
         return changes
 
     @staticmethod
     def _next_phase(finding: RuleFinding, was: Alert | None, now: int) -> Phase | None:
-        patience_ms = _PATIENCE_S[finding.kind][0] * 1000
+        patience_ms = _PATIENCE_S[finding.alert.kind][0] * 1000
         if was is not None and was.phase == "firing":
             return None
         if was is None or was.phase == "resolved":
@@ -94,16 +95,11 @@ class AlertStateMachine:
         return "firing" if now - was.changed_at >= patience_ms else None
 
 
-def _build_alert(finding: RuleFinding, phase: Phase, was: Alert | None, now: int) -> Alert:
+def _build_change(found: Alert, phase: Phase, was: Alert | None, now: int) -> Alert:
     # A pending alert keeps its first time.
-    since = min(finding.since, was.since) if was is not None and was.phase == "pending" else finding.since
-    return Alert(
-        id=finding.id, kind=finding.kind, phase=phase, scope=finding.scope, source=finding.source,
-        device_id=finding.device_id, channel_id=None, changed_at=now, since=since,
-        fired_at=now if phase == "firing" else None, resolved_at=now if phase == "resolved" else None,
-        count=finding.count, failures=finding.failures, baseline=finding.baseline, known=0, bound=None,
-        errors=finding.errors, samples=finding.samples, share=finding.share, budget_days=0, what=finding.what,
-    )  # fmt: skip
+    since = min(found.since, was.since) if was is not None and was.phase == "pending" else found.since
+    fired_at, resolved_at = now if phase == "firing" else None, now if phase == "resolved" else None
+    return replace(found, phase=phase, changed_at=now, since=since, fired_at=fired_at, resolved_at=resolved_at)
 
 
 class RuleEvaluator:
@@ -145,7 +141,7 @@ async def run_evaluator(
     every_s: float,
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Evaluate the rules every so many seconds, without end. Apply the changes of alerts, then write them to the topic.
+    """Evaluate the rules every so many seconds, without end. Write the changes of alerts to the topic, and apply them.
 
     Args:
         feed: The alerts.
@@ -161,9 +157,10 @@ async def run_evaluator(
         due = loop.time() + every_s
         now = int(clock() * 1000)
         changes = state_machine.judge_findings(*await asyncio.to_thread(evaluate, now), now)
-        feed.update_alerts(changes)
         unwritten |= {alert.id: alert for alert in changes}
         if unwritten:
             for alert in await asyncio.to_thread(write_alerts, unwritten.values()):
                 del unwritten[alert.id]
+        # Also what could not be written: receivers are notified even while Kafka is away.
+        feed.update_alerts(changes)
         await asyncio.sleep(due - loop.time())

@@ -23,6 +23,7 @@ SNAPSHOT: Final = GaugeSnapshot(REGISTRY, FIRING)
 
 def set_alert_metrics(firing: Iterable[Alert], *, has_receivers: bool) -> None:
     """Set the metrics to the alerts that fire now."""
+    # Alertmanager may get alerts from Prometheus and from smspulse. Only one of them may notify of an alert.
     notified_by = "smspulse" if has_receivers else "prometheus"
     counts: Counter[tuple[str, ...]] = Counter(
         (each.kind, alert_severity(each), _part_of(each), notified_by) for each in firing

@@ -185,6 +185,7 @@ def build_receivers(settings: AlertSettings, session: aiohttp.ClientSession) -> 
     if settings.webhook:
         clients["webhook"] = AlertWebhookClient(session, settings)
     for number, url in enumerate(settings.apprise_urls, 1):
+        # The URL holds secrets, and a group's name is visible to all users of Kafka. 48 bits tell a few URLs apart.
         clients[f"apprise-{hashlib.sha256(url.encode()).hexdigest()[:12]}"] = AppriseClient(settings, number)
     return clients
 
@@ -228,6 +229,7 @@ async def try_receivers(settings: AlertSettings, now_s: float) -> list[str]:
 
 def _build_test_alerts(at: int) -> tuple[Alert, Alert]:
     """Return a test alert that fires at a time in milliseconds, and its resolution."""
+    # A device 0 of a source `test` exists nowhere, so the test neither ends nor hides a real alert.
     fields: dict[str, Any] = {
         "id": alert_id(FAILURE_RATIO, "test", 0, 0), "kind": FAILURE_RATIO, "scope": "channel", "source": "test",
         "device_id": 0, "channel_id": 0, "changed_at": at, "since": at, "fired_at": at, "count": 5, "failures": 5,
@@ -245,6 +247,7 @@ async def _post_alerts(session: aiohttp.ClientSession, url: str, body: bytes, he
     try:
         async with session.post(url, data=body, headers=headers, timeout=_TIMEOUT, allow_redirects=False) as answer:
             status, after = answer.status, answer.headers.get("Retry-After", "")
+            # A proxy answers with a whole page.
             detail = (await answer.text(errors="replace"))[:200]
     except (aiohttp.ClientError, TimeoutError) as error:
         msg = f"{receiver} cannot be reached: {type(error).__name__}"

@@ -53,7 +53,8 @@ def print_alerts(data: Path, console: Console, *, everything: bool, cause_wait_s
     Raises:
         SilenceError: Silences cannot be read.
     """
-    silenced, now = SilenceStore(data).active_silences(), int(time.time() * 1000)
+    now_s = time.time()
+    silenced, now = SilenceStore(data).active_silences(now_s), int(now_s * 1000)
     landed_alerts, alert_state = read_landed_alerts(data, "true", []), AlertState(cause_wait_s)
     for alert in sorted(landed_alerts, key=lambda each: each.fired_at or 0):
         alert_state.update_alert(alert)
@@ -128,7 +129,7 @@ def print_silences(data: Path, console: Console) -> None:
     Raises:
         SilenceError: They cannot be read.
     """
-    found = SilenceStore(data).active_silences()
+    found = SilenceStore(data).active_silences(time.time())
     for id_, until in found.items():
         console.print(f"{id_} until {_format_local_time(int(until * 1000))}")
     if not found:
@@ -171,17 +172,15 @@ def draw_backtest(result: BacktestResult, path: Path) -> None:
     except ImportError as error:
         msg = "a picture needs the extra `notebooks`: pip install 'smspulse[notebooks]'"
         raise PictureError(msg) from error
-    bars = [
-        {
-            "of": fired.id.partition(":")[2],
-            "rule": fired.kind,
-            "from": fired.fired_at,
-            "to": end.resolved_at if end else result.last_at,
-        }
-        for fired, end in result.alert_episodes()
-    ]
-    points = [{"of": unit, "rule": "15-minute ratio", "from": at, "to": at} for unit, at in result.threshold]
-    base = altair.Chart(altair.Data(values=bars + points)).encode(
+
+    def mark(of: str, rule: str, start: int | None, end: int | None) -> dict[str, Any]:
+        return {"of": of, "rule": rule, "from": start, "to": end}
+
+    marks = [mark(unit, "15-minute ratio", at, at) for unit, at in result.threshold]
+    for fired, resolved in result.alert_episodes():
+        end = resolved.resolved_at if resolved else result.last_at
+        marks.append(mark(fired.id.partition(":")[2], fired.kind, fired.fired_at, end))
+    base = altair.Chart(altair.Data(values=marks)).encode(
         x=altair.X("from:T", title=None), y=altair.Y("of:N", title=None), color=altair.Color("rule:N", title=None)
     )
     is_point = altair.datum.rule == "15-minute ratio"

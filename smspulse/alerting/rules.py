@@ -9,23 +9,12 @@ import logging
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-import msgspec
 import pyarrow as pa
+from msgspec.structs import replace
 
-from core.alerts import (
-    ANY,
-    DEVICE_DOWN,
-    LATENCY_SHIFT,
-    PIPELINE,
-    QUALITY_CHECK,
-    SILENT,
-    STUCK_MESSAGES,
-    WEBHOOK_QUALITY,
-    Scope,
-    alert_id,
-)
+from core.alerts import ANY, EVALUATED_KINDS, PIPELINE, Alert, alert_id
 from core.consumer_lag import read_group_lag
 from core.errors import where_raised
 from core.kafka_settings import KafkaSettings
@@ -41,7 +30,7 @@ from warehouse.status_codes import load_known_statuses
 _log = logging.getLogger(__name__)
 
 # Each kind has a file of its name in `sql/`.
-SQL_RULE_KINDS: Final = (SILENT, STUCK_MESSAGES, LATENCY_SHIFT, DEVICE_DOWN, WEBHOOK_QUALITY, QUALITY_CHECK)
+SQL_RULE_KINDS: Final = tuple(kind for kind in EVALUATED_KINDS if kind != PIPELINE)
 # Baselines change slowly, and are the most expensive queries.
 _CACHED_QUERIES: Final = ("activity_profile", "baseline_28d")
 _CACHE_LIFETIME_MS: Final = 3_600_000
@@ -62,34 +51,38 @@ _FINDINGS_SQL: Final = """
 """
 
 
-class RuleFinding(msgspec.Struct, frozen=True, kw_only=True):
-    """A finding of a rule. Its fields are as those of `core.alerts.Alert`.
+# The evaluator sets phase and times. The other fields are those of the stream's detectors, or are in each finding.
+_BLANK_ALERT: Final = Alert(
+    id="", kind="", phase="pending", scope="pipeline", source=ANY, device_id=None, channel_id=None, changed_at=0,
+    since=0, fired_at=None, resolved_at=None, count=0, failures=0, baseline=None, known=0, bound=None, errors={},
+    samples=[], share=1.0, budget_days=0,
+)  # fmt: skip
+
+
+class RuleFinding(NamedTuple):
+    """A finding of a rule.
 
     Attributes:
-        part: The part of the pipeline with the problem, such as `lander`.
-        is_bad: Whether it is enough for an alert to begin. Otherwise it keeps an alert firing.
+        alert: The alert that it makes, not yet with phase and times.
+        is_bad: Whether it is enough for the alert to begin. Otherwise it keeps an alert firing.
     """
 
-    kind: str
-    scope: Scope
-    source: str
-    device_id: int | None = None
-    part: str = ""
+    alert: Alert
     is_bad: bool
-    since: int
-    count: int = 0
-    failures: int = 0
-    baseline: float | None = None
-    errors: dict[str, int] = {}
-    samples: list[str] = []
-    share: float = 1.0
-    what: str
 
-    @property
-    def id(self) -> str:
-        """The id of the alert."""
-        of = (self.device_id,) if self.scope == "device" else ()
-        return alert_id(self.kind, self.source, *of, part=self.part or 0)
+
+def build_finding(kind: str, *, is_bad: bool, part: str = "", **fields: Any) -> RuleFinding:
+    """Return a finding of a kind.
+
+    Args:
+        kind: Kind of the alert.
+        is_bad: See `RuleFinding`.
+        part: The part of the pipeline, or the expectation, with the problem.
+        fields: Fields of the alert. Without a scope, it is about the pipeline.
+    """
+    alert = replace(_BLANK_ALERT, kind=kind, **fields)
+    of = (alert.device_id,) if alert.scope == "device" else ()
+    return RuleFinding(replace(alert, id=alert_id(kind, alert.source, *of, part=part or 0)), is_bad)
 
 
 class WarehouseRules:
@@ -181,8 +174,8 @@ def lag_finding(name: str, records: int, newest: int | None, now: int) -> RuleFi
         newest: The time of the newest record that it has written; None without any.
         now: In milliseconds, as `newest`.
     """
-    return RuleFinding(
-        kind=PIPELINE, scope="pipeline", source=ANY, part=name, since=newest or now, count=records,
+    return build_finding(
+        PIPELINE, part=name, since=newest or now, count=records,
         is_bad=records > _MAX_LAG_RECORDS or newest is None or now - newest > _MAX_LAG_S * 1000,
         what=f"the {name} is {records:,} webhooks behind",
     )  # fmt: skip
@@ -191,9 +184,9 @@ def lag_finding(name: str, records: int, newest: int | None, now: int) -> RuleFi
 def spool_findings(state: SpoolState, max_bytes: int, now: int) -> list[RuleFinding]:
     """Return the finding about the spool, if it holds webhooks. `max_bytes` is its limit, `now` in milliseconds."""
     filled = state.size / max(max_bytes, 1)
-    finding = RuleFinding(
-        kind=PIPELINE, scope="pipeline", source=ANY, part="spool", since=int(now - state.oldest_s * 1000),
-        count=state.webhooks, is_bad=state.is_overdue(max_bytes),
+    finding = build_finding(
+        PIPELINE, part="spool", since=int(now - state.oldest_s * 1000), count=state.webhooks,
+        is_bad=state.is_overdue(max_bytes),
         what=f"{state.webhooks:,} webhooks wait in the spool, which is {filled:.0%} full",
     )  # fmt: skip
     return [finding] if state.webhooks else []
@@ -207,8 +200,8 @@ def _rule_sql(name: str) -> str:
 def _build_rule_finding(kind: str, row: dict[str, Any]) -> RuleFinding | None:
     """Return the finding in a row; None, with a line in the log, if it cannot be shown. Other rows are not affected."""
     try:
-        finding = RuleFinding(kind=kind, **row)
-        format_rfc3339(finding.since)
+        finding = build_finding(kind, **row)
+        format_rfc3339(finding.alert.since)
     except Exception as error:
         _log.error("a finding of %s cannot be shown (%s), and is skipped", kind, where_raised(error))
         return None

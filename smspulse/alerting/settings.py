@@ -12,7 +12,7 @@ from smspulse.alerting.errors import AlertSettingsError
 
 _PREFIX = "SMSPULSE_ALERTS_"
 
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class AlertSettings(BaseSettings):
@@ -47,7 +47,6 @@ class AlertSettings(BaseSettings):
         CAUSE_WAIT_S,
         ge=0,
         le=86_400,
-        allow_inf_nan=False,
         description="Seconds that a source's alert waits for the alert of the phone that explains most of it.",
     )
     page: str = Field("", description="URL of a page for people, linked from each alert.")

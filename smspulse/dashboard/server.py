@@ -40,6 +40,7 @@ _HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+# Read once: they do not change while the process runs, and a request must not read files.
 _STYLES, _SCRIPT = (files("smspulse.dashboard").joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
 
 

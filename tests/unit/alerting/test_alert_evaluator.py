@@ -27,6 +27,7 @@ from smspulse.alerting.rules import (
     RuleFinding,
     WarehouseRules,
     _build_rule_finding,
+    build_finding,
     lag_finding,
     pipeline_findings,
     spool_findings,
@@ -59,8 +60,8 @@ class Story:
         return WarehouseRules(data)
 
 
-def bad(warehouse: WarehouseRules, seconds: float) -> dict[str, RuleFinding]:
-    return {each.id: each for each in warehouse.read_findings(at(seconds)) if each.is_bad}
+def bad(warehouse: WarehouseRules, seconds: float) -> dict[str, Alert]:
+    return {each.alert.id: each.alert for each in warehouse.read_findings(at(seconds)) if each.is_bad}
 
 
 def by_day(days: Sequence[int], every_s: float, *, first: float = -4 * HOUR, last: float = 5 * HOUR) -> Iterator[float]:
@@ -143,6 +144,20 @@ def test_messages_that_stay_open_are_stuck_beyond_what_is_usual(published: Path)
     assert "queued" in one.what
 
 
+def test_open_messages_of_the_day_keep_an_alert_firing_where_none_began_lately(
+    published: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    story = Story()
+    for number in range(12):
+        story.tell(-HOUR - number * MINUTE, "queued")
+    found = story.land(published).read_findings(at(2 * HOUR))
+    (finding,) = (each for each in found if each.alert.id == "stuck_messages:acme:1:*")
+    assert not finding.is_bad
+    assert finding.alert.since == at(-HOUR - 11 * MINUTE)
+    assert finding.alert.what
+    assert caplog.messages == []
+
+
 def test_a_latency_that_doubles_is_a_shift_of_the_device_or_of_the_source(published: Path) -> None:
     story = Story()
     for device in (1, 2):
@@ -205,7 +220,7 @@ def test_lander_and_stream_are_late_by_time_or_by_very_many_records() -> None:
     assert not lag_finding("lander", 3, at(0), at(299)).is_bad
     assert lag_finding("lander", 3, at(0), at(301)).is_bad
     assert lag_finding("stream", 1, None, at(0)).is_bad
-    assert lag_finding("stream", 100_001, at(0), at(0)).id == "pipeline:*:*:*:stream"
+    assert lag_finding("stream", 100_001, at(0), at(0)).alert.id == "pipeline:*:*:*:stream"
     assert lag_finding("stream", 100_001, at(0), at(0)).is_bad
 
 
@@ -226,13 +241,13 @@ def test_a_spool_that_fills_up_while_kafka_is_away_is_an_alert_and_nothing_is_ov
     with closing(WebhookSpool(published, IngestSettings())) as spool:
         spool.append([WebhookRecord(b"acme:1", b"{}", [("ingest_id", b"1")], ten_minutes_ago)])
         found, judged = RuleEvaluator(published, kafka)(at(0))
-    assert [(each.id, each.is_bad) for each in found] == [("pipeline:*:*:*:spool", True)]
+    assert [(each.alert.id, each.is_bad) for each in found] == [("pipeline:*:*:*:spool", True)]
     assert judged == set()
 
 
 def finding(kind: str, *, is_bad: bool = True, **fields: Any) -> RuleFinding:
     given = {"scope": "device", "source": "acme", "device_id": 1, "since": at(-60), "what": "it is so"} | fields
-    return RuleFinding(kind=kind, is_bad=is_bad, **given)
+    return build_finding(kind, is_bad=is_bad, **given)
 
 
 def life(kind: str, *looks: tuple[float, bool | None], book: AlertState | None = None) -> list[tuple[float, str]]:
@@ -404,7 +419,7 @@ def evaluation(
 
 async def test_a_watch_goes_on_from_what_was_written_before_it(kafka: KafkaSettings) -> None:
     amiss, times = [finding("stuck_messages")], iter(range(0, 9_000_000, 400))
-    (id_,) = (each.id for each in amiss)
+    (id_,) = (each.alert.id for each in amiss)
 
     async def run(phase: str) -> list[Alert]:
         """Start with what is in the topic, and run until it has an alert in a phase; return what it has."""
@@ -427,7 +442,7 @@ async def test_a_watch_goes_on_from_what_was_written_before_it(kafka: KafkaSetti
     assert (ended.phase, ended.fired_at) == ("resolved", at(400))
 
 
-async def test_a_change_reaches_receivers_once_and_at_once_though_it_is_written_late(kafka: KafkaSettings) -> None:
+async def test_a_change_reaches_receivers_once_though_it_is_written_late_and_read_again(kafka: KafkaSettings) -> None:
     reader, book = AlertTopicReader(kafka, "watch"), AlertState()
     reader.read_existing()
     feed, seen, is_away = AlertFeed(book, {}), [], True
@@ -449,7 +464,13 @@ async def test_a_change_reaches_receivers_once_and_at_once_though_it_is_written_
         is_away = False
         await wait_until(lambda: sum(feed.offsets.values()) == 1)
         # An older state of the same alert, which a write that seemed to fail may leave behind.
-        writer([decode_alert(alert(0, "pending", id=finding("stuck_messages").id, kind="stuck_messages").value or b"")])
+        writer(
+            [
+                decode_alert(
+                    alert(0, "pending", id=finding("stuck_messages").alert.id, kind="stuck_messages").value or b""
+                )
+            ]
+        )
         await wait_until(lambda: sum(feed.offsets.values()) == 2)
     assert seen == ["pending", "firing"]
     assert [each.phase for each in refused[-1]] == ["firing"]
@@ -461,10 +482,10 @@ async def test_while_the_lander_is_behind_nobody_is_called_silent(published: Pat
         story.tell(seconds)
     story.land(published)
     look = RuleEvaluator(published, kafka)
-    assert "silent:acme:1:*" in {each.id for each in look(at(0))[0] if each.is_bad}
+    assert "silent:acme:1:*" in {each.alert.id for each in look(at(0))[0] if each.is_bad}
     assert pipeline_findings(published, kafka, at(0)) == ([], {"pipeline"})
     producer = Producer(kafka.confluent_options())
     producer.produce(RAW, b"{}", b"key")
     assert producer.flush(10) == 0
     found, judged = look(at(0))
-    assert ([each.id for each in found], judged) == (["pipeline:*:*:*:lander"], {"pipeline"})
+    assert ([each.alert.id for each in found], judged) == (["pipeline:*:*:*:lander"], {"pipeline"})
