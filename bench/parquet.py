@@ -13,6 +13,7 @@ from smspulse.simulator.scenarios import generate_scenarios
 from warehouse.file_names import format_file_name
 from warehouse.partition_log import PartitionLog
 from warehouse.schemas import MESSAGES_SCHEMA, RAW_SCHEMA
+from warehouse.sink.range_metadata import NEXT_OFFSET_KEY
 from warehouse.sink.record_conversion import PartitionRecords
 from warehouse.sink.table_building import build_table
 from warehouse.sql_text import quote_sql_text
@@ -83,7 +84,10 @@ def fill_raw(data: Path, messages: int, days: int, end: date, devices: int = 300
                 folder.mkdir(parents=True, exist_ok=True)
                 path = folder / format_file_name(PartitionLog(RAW, partition, INCARNATION), offsets[partition])
                 columns = ", ".join(f'"{name}"' for name in RAW_SCHEMA.names)
-                rows = connection.execute(
+                ((rows,),) = connection.execute(
+                    'SELECT count(*) FROM reports_of_day WHERE "partition" = ?', [partition]
+                ).fetchall()
+                connection.execute(
                     f"""
                     COPY (
                         SELECT {columns} FROM (
@@ -92,12 +96,17 @@ def fill_raw(data: Path, messages: int, days: int, end: date, devices: int = 300
                                 received_at AS recorded_at, '{INCARNATION}' AS incarnation
                             ) FROM reports_of_day WHERE "partition" = {partition}
                         ) ORDER BY "offset"
-                    ) TO {quote_sql_text(str(path))} (FORMAT parquet, COMPRESSION zstd)
+                    ) TO {quote_sql_text(str(path))} ({_file_options(offsets[partition] + rows)})
                     """  # noqa: S608 - ours
-                ).fetchall()[0][0]
+                )
                 offsets[partition] += rows
                 reports += rows
     return reports
+
+
+def _file_options(next_offset: int) -> str:
+    """Return the options of COPY for a landed file."""
+    return f"FORMAT parquet, COMPRESSION zstd, KV_METADATA {{'{NEXT_OFFSET_KEY.decode()}': '{next_offset}'}}"
 
 
 def copies_until(messages: int, days: int, day: int) -> int:
@@ -117,8 +126,10 @@ def fill_messages(data: Path) -> None:
             folder = data / "messages" / path.parent.name
             folder.mkdir(parents=True, exist_ok=True)
             target = folder / format_file_name(PartitionLog(MESSAGES, int(partition), INCARNATION), start)
+            source = f"read_parquet({quote_sql_text(str(path))})"
+            ((rows,),) = connection.execute(f"SELECT 3 * count(*) FROM {source}").fetchall()  # noqa: S608 - ours
             # No query reads the outcome of a version other than the last.
-            rows = connection.execute(
+            connection.execute(
                 f"""
                 COPY (
                     SELECT {columns} FROM (
@@ -129,9 +140,9 @@ def fill_messages(data: Path) -> None:
                         '{INCARNATION}' AS incarnation, false AS is_forgotten,
                         '{MESSAGES}' AS topic, {partition}::INTEGER AS "partition",
                         {start} + row_number() OVER (ORDER BY first_seen_at, step) AS "offset"
-                        FROM {quote_sql_text(str(path))}, range(3) AS steps (step)
+                        FROM {source}, range(3) AS steps (step)
                     ) ORDER BY "offset"
-                ) TO {quote_sql_text(str(target))} (FORMAT parquet, COMPRESSION zstd)
-                """.replace("FROM '", "FROM read_parquet('", 1).replace(".parquet', range", ".parquet'), range", 1)  # noqa: S608 - ours
-            ).fetchall()[0][0]
+                ) TO {quote_sql_text(str(target))} ({_file_options(start + rows)})
+                """  # noqa: S608 - ours
+            )
             offsets[partition] = start + rows + 1
