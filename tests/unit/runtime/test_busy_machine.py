@@ -124,7 +124,7 @@ def test_the_page_reads_again_after_a_reading_that_failed(tmp_path: Path, caplog
             nonlocal readings, while_broken
             readings += 1
             if readings == 2:
-                msg = "nobody foresaw this"
+                msg = "an unforeseen error"
                 raise RuntimeError(msg)
             if readings == 3:
                 while_broken = str(numbers.current_values["trouble"])
@@ -137,5 +137,5 @@ def test_the_page_reads_again_after_a_reading_that_failed(tmp_path: Path, caplog
             await serve_page(numbers, settings, stop, lambda host, port: None)
         return while_broken
 
-    assert asyncio.run(scenario()) == "the numbers cannot be read: nobody foresaw this"
+    assert asyncio.run(scenario()) == "the numbers cannot be read: an unforeseen error"
     assert "the reader of the page's numbers failed and starts again in 1 s: RuntimeError(" in caplog.text
