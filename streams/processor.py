@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
+import msgspec
+
 from core import records
 from core.topics import DEADLETTERS
 from gateway.errors import UnreadablePayload
@@ -42,12 +44,33 @@ class OutputRecord(NamedTuple):
     headers: list[tuple[str, Any]] | None = None
 
 
-class EndedMessage(NamedTuple):
-    """A message at its first end. The latencies are in seconds."""
+class OutcomeRecord(msgspec.Struct, gc=False, omit_defaults=True):
+    """The value of a record on `sms.outcomes`; see `core.records`. Latencies are in seconds.
 
+    Attributes:
+        late: Whether the message had been evicted before its first report in this state. An earlier end of it may have
+            been reported.
+    """
+
+    source: str
+    sms_id: int
     outcome: str
+    failure_class: str | None
+    last_status_id: int
+    is_ended: bool
+    device_id: int | None
+    channel_id: int | None
+    first_seen_at: int
+    ended_at: int | None
+    attempts: int
+    queue_s: float | None
+    device_s: float | None
     network_s: float | None
     total_s: float | None
+    correction: bool
+    previous: str | None
+    # Written only if it is true: nearly no message is late.
+    late: bool = False
 
 
 @dataclass(slots=True)
@@ -67,7 +90,7 @@ class ProcessorOutput:
     records: list[OutputRecord] = field(default_factory=list)
     rescheduled: list[tuple[bytes, int]] = field(default_factory=list)
     expired: list[bytes] = field(default_factory=list)
-    ends: list[EndedMessage] = field(default_factory=list)
+    ends: list[OutcomeRecord] = field(default_factory=list)
     faults: int = 0
 
 

@@ -149,14 +149,14 @@ class InProcess:
         self._land(topics.MESSAGES, [self._made(topics.MESSAGES, key, value) for key, value, _ in outputs.states])
         letters = [each for each in outputs.records if each.topic == topics.DEADLETTERS]
         self._land(topics.DEADLETTERS, [self._made(each.topic, each.key, each.value, each.headers) for each in letters])
-        activity: Any = [
+        outcomes: Any = [
             SimpleNamespace(
                 topic=each.topic, partition=0, offset=0, timestamp=0, key=each.key, value=each.value, headers=()
             )
             for each in outputs.records
-            if each.topic == topics.ACTIVITY
+            if each.topic == topics.OUTCOMES
         ]
-        devices = self._devices.fold.process(activity)
+        devices = self._devices.fold.process(outcomes)
         self._devices.take(devices)
         alerts = [each for each in devices.records if each.topic == topics.ALERTS]
         self._land(topics.ALERTS, [self._made(each.topic, each.key, each.value) for each in alerts])
