@@ -50,10 +50,9 @@ from ingest.spool import WebhookSpool
 from ingest.webhook_record import WebhookRecord
 from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
-from streams.isolating_processor import IsolatingProcessor
 from streams.lifecycle import EXPIRE_AFTER_MS, LifecycleRules
 from streams.message_processor import MessageProcessor
-from streams.processor import ProcessorOutput, StateLoader, StreamProcessor
+from streams.processor import IsolatingProcessor, ProcessorOutput, StateLoader, StreamProcessor
 from warehouse import catalog
 from warehouse.reader import query
 from warehouse.sink import parquet_files

@@ -15,14 +15,13 @@ from core.records import message_key
 from core.topics import DEADLETTERS, OUTCOMES, RAW
 from gateway.errors import REASON_FAULT
 from gateway.statuses import STATUSES
-from streams import isolating_processor, metrics
+from streams import metrics, processor
 from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
 from streams.errors import StateError
-from streams.isolating_processor import IsolatingProcessor
 from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
-from streams.processor import ProcessorOutput, StateLoader
+from streams.processor import IsolatingProcessor, ProcessorOutput, StateLoader
 
 T0 = 1_760_000_000_000
 HOUR = 3_600_000
@@ -177,7 +176,7 @@ def test_a_state_that_kafka_would_refuse_is_not_written(monkeypatch: pytest.Monk
     owner = Owner()
     owner.run(record(1, 17, 6))
     limit = len(owner.store[b"gw:17"]) + 200
-    monkeypatch.setattr(isolating_processor, "MAX_RECORD_BYTES", limit)
+    monkeypatch.setattr(processor, "MAX_RECORD_BYTES", limit)
     reports = [record(2 + n, 17, 6, senttime=f"2026-07-11 12:00:{n:02}") for n in range(20)]
     outputs = owner.run(*reports, record(30, 18, 7))
     letters = told(outputs, DEADLETTERS)
