@@ -9,7 +9,6 @@ passes.
 
 # ruff: noqa: S311 - traffic, not secrets
 
-import json
 import random
 import sys
 from collections.abc import Iterator
@@ -21,14 +20,16 @@ from typing import Any, Final
 sys.path.remove(str(Path(__file__).parent))  # its streams.py would hide the package
 sys.path.append(str(Path(__file__).parent))
 
+import msgspec
 from measure import figure
 
 from core.alerts import FAILURE_RATIO, Alert, decode_alert
-from core.topics import ACTIVITY, ALERTS
+from core.topics import ALERTS, OUTCOMES
 from smspulse.alerting.alert_state import AlertState
 from smspulse.alerting.delivery_state import ClockReading, WebhookState
 from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
+from streams.processor import OutcomeRecord
 
 T0: Final = 1_760_000_000_000
 MINUTE_MS: Final = 60_000
@@ -48,15 +49,14 @@ def written(sick: set[int], ratio: float, sim_cards: int, seed: int) -> list[Ale
         phone = PHONES[number % len(PHONES)]
         failing = number >= WELL and phone in sick
         status_id, outcome = (8, "undelivered") if chance.random() < (ratio if failing else USUAL) else (7, "delivered")
-        end = [number, status_id, outcome, T0 + number * MINUTE_MS, False]
-        channel = 1 + number // len(PHONES) % sim_cards
-        value = {
-            "source": "gw", "device_id": phone, "channel_id": channel, "first_at": None, "last_at": None,
-            "reports": 0, "incoming": 0, "counts": {}, "ends": [end],
-        }  # fmt: skip
-        record: Any = SimpleNamespace(
-            topic=ACTIVITY, partition=0, offset=0, key=b"", value=json.dumps(value).encode(), headers=[]
-        )
+        channel, at = 1 + number // len(PHONES) % sim_cards, T0 + number * MINUTE_MS
+        end = OutcomeRecord(
+            source="gw", sms_id=number, outcome=outcome, failure_class=None, last_status_id=status_id, is_ended=True,
+            device_id=phone, channel_id=channel, first_seen_at=at, ended_at=at, attempts=1, queue_s=None, device_s=None,
+            network_s=None, total_s=None, correction=False, previous=None,
+        )  # fmt: skip
+        value = msgspec.json.encode(end)
+        record: Any = SimpleNamespace(topic=OUTCOMES, partition=0, offset=0, key=b"", value=value, headers=[])
         outputs = DeviceProcessor(store.get, DetectorPolicy(BUDGET_DAYS)).process([record])
         store |= {key: state or b"" for key, state, _ in outputs.states}
         if number >= WELL:

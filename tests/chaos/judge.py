@@ -3,7 +3,7 @@
 It compares three data sets:
     - The traffic that was sent: the simulator's ground truth.
     - The reports of each message, parsed here from the records of `sms.raw`, without any code of the stream.
-    - The results: each version on `sms.messages`, each outcome, the counts of each device, each dead letter and each
+    - The results: each version on `sms.messages`, each outcome, the state of each device, each dead letter and each
       landed row.
 """
 
@@ -14,19 +14,22 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from running import Pipeline
 
 from core.kafka_settings import KafkaSettings
-from core.topics import ACTIVITY, DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
+from core.topics import DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
 from gateway.errors import UnreadablePayload
 from gateway.events import StatusReport
 from gateway.payloads import parse_payload
 from smspulse.broker.locate import read_embedded_settings
 from smspulse.broker.lockfile import read_broker_file
 from smspulse.simulator.ground_truth import compare_with_truth
+from streams.detector_policy import DetectorPolicy
+from streams.device_processor import DeviceProcessor
 
 GROUP = "smspulse-stream"
 _STANDSTILL_S = 90.0
@@ -34,17 +37,14 @@ _STANDSTILL_S = 90.0
 
 Reports = dict[tuple[Any, ...], tuple[int, int]]
 """First and last receipt of each report, by its identity within the message."""
-Place = tuple[str, int | None, int | None]
-"""Source, device and channel."""
 
 
 @dataclass
 class Raw:
-    """Content of `sms.raw`: reports by message key, incoming messages by place, positions of unreadable records."""
+    """Content of `sms.raw`: reports by message key, and positions of unreadable records."""
 
     records: int = 0
     reports: dict[bytes, Reports] = field(default_factory=dict)
-    incoming: Counter[Place] = field(default_factory=Counter)
     unreadable: set[str] = field(default_factory=set)
 
 
@@ -95,7 +95,7 @@ def judge(pipeline: Pipeline, truth: Path) -> Findings:
     raw = _raw(kafka)
     newest = _versions(kafka, raw.reports, found)
     _outcomes(kafka, newest, found)
-    _devices(kafka, raw, newest, found)
+    _devices(kafka, found)
     letters = Counter(dict(m.headers())["origin"].decode() for m in _read(kafka, DEADLETTERS))
     found.lost["unreadable records without a dead letter"] += len(raw.unreadable - letters.keys())
     found.wrong["dead letters of readable records"] += len(letters.keys() - raw.unreadable)
@@ -170,7 +170,6 @@ def _read(kafka: KafkaSettings, topic: str, ends: dict[int, int] | None = None) 
 def _raw(kafka: KafkaSettings) -> Raw:
     """Read `sms.raw`, and wait until the stream has read it too."""
     raw, ends = Raw(), dict[int, int]()
-    came_in: set[tuple[str, int]] = set()
     for message in _read(kafka, RAW, ends):
         raw.records += 1
         try:
@@ -185,9 +184,6 @@ def _raw(kafka: KafkaSettings) -> Raw:
             identity = (event.status_id, event.device_id, event.channel_id, event.sent_at)
             first, last = known.get(identity, (at, at))
             known[identity] = (min(first, at), max(last, at))
-        elif (message_in := (headers["source"].decode(), event.sms_id)) not in came_in:
-            came_in.add(message_in)
-            raw.incoming[message_in[0], event.device_id, event.channel_id] += 1
     _until_processed(kafka, RAW, ends)
     return raw
 
@@ -199,8 +195,6 @@ def _versions(kafka: KafkaSettings, reports: dict[bytes, Reports], found: Findin
     for message in _read(kafka, MESSAGES):
         found.versions += 1
         key, value = message.key(), message.value()
-        if value is None and b":incoming:" in key:
-            continue  # the mark of an incoming message that was counted
         if (key, value) in written:
             found.twice["versions written more than once"] += 1
         written.add((key, value))
@@ -241,29 +235,24 @@ def _outcomes(kafka: KafkaSettings, newest: dict[bytes, dict[str, Any]], found: 
     )
 
 
-def _devices(kafka: KafkaSettings, raw: Raw, newest: dict[bytes, dict[str, Any]], found: Findings) -> None:
-    """Judge the devices' counts. They are sums, so they reveal each missing or repeated record."""
-    wanted: Counter[tuple[Place, str]] = Counter({(place, "incoming"): count for place, count in raw.incoming.items()})
-    for version in newest.values():
-        if version["outcome"] != "incoming":
-            place = version["source"], version["device_id"], version["channel_id"]
-            wanted[place, version["outcome"] if version["is_ended"] else "open"] += 1
+def _devices(kafka: KafkaSettings, found: Findings) -> None:
+    """Judge the states of devices. They follow from the outcomes in their order, bit by bit, however they were read."""
+    outcomes: dict[int, list[Any]] = defaultdict(list)
     ends: dict[int, int] = {}
-    for _ in _read(kafka, ACTIVITY, ends):
-        pass
-    _until_processed(kafka, ACTIVITY, ends)
-    states = {message.key(): json.loads(message.value()) for message in _read(kafka, DEVICES)}
-    counted = {name for _, name in wanted}
-    got = {
-        ((state["source"], state["device_id"], state["channel_id"]), name): state[name]
-        for key, state in states.items()
-        if not (key or b"").endswith(b":*")  # the detector state of a whole device or source
-        for name in counted
+    for message in _read(kafka, OUTCOMES, ends):
+        outcomes[message.partition()].append(
+            SimpleNamespace(value=message.value(), partition=message.partition(), headers=[])
+        )
+    _until_processed(kafka, OUTCOMES, ends)
+    got = {message.key(): message.value() for message in _read(kafka, DEVICES)}
+    policy = DetectorPolicy()
+    wanted = {
+        key: value for run in outcomes.values() for key, value, _ in DeviceProcessor({}.get, policy).process(run).states
     }
-    for key in wanted.keys() | got.keys():
-        difference = got.get(key, 0) - wanted[key]
-        found.lost["messages not counted for their device"] += max(-difference, 0)
-        found.twice["messages counted for a device beyond those that are"] += max(difference, 0)
+    found.lost["states of devices that are missing"] += len(wanted.keys() - got.keys())
+    found.wrong["states of devices that do not follow from the outcomes"] += sum(
+        wanted.get(key) != value for key, value in got.items()
+    )
 
 
 def _reports(version: dict[str, Any]) -> Reports:

@@ -1,26 +1,23 @@
 """Alerts through the stage of devices, on a real Kafka: told once, whatever happens to its workers."""
 
-import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from confluent_kafka import Consumer, TopicPartition
+from outcome_records import DELIVERED, T0, UNDELIVERED, outcome_record
 from stream_topics import read
 from warehouse_records import alert
 
 from core.alerts import decode_alert
 from core.kafka_settings import KafkaSettings
-from core.topics import ACTIVITY, ALERTS
+from core.topics import ALERTS, OUTCOMES
 from smspulse.alerting.alert_topic import AlertRecord, AlertTopicReader, ReceiverOffsets
 from streams.partition_processor import PartitionProcessor
 from streams.settings import StreamSettings
 from streams.topology import DEVICE_STAGE
 
-NOTHING = {"first_at": None, "last_at": None, "reports": 0, "incoming": 0, "counts": {}}
-T0, MINUTE = 1_760_000_000_000, 60_000
-DELIVERED, UNDELIVERED = (7, "delivered"), (8, "undelivered")
+MINUTE = 60_000
 
 
 async def written(kafka: KafkaSettings, source: str) -> list[list[Any]]:
@@ -28,17 +25,11 @@ async def written(kafka: KafkaSettings, source: str) -> list[list[Any]]:
     outcomes = [DELIVERED] * 400 + [UNDELIVERED] * 40 + [DELIVERED] * 100
     runs: list[list[Any]] = []
     async with AIOKafkaProducer(**kafka.aiokafka_options()) as producer:
-        for first in range(0, len(outcomes), 4):
-            ends = [
-                [sms_id, *outcomes[sms_id], T0 + sms_id * MINUTE, False]
-                for sms_id in range(first, min(first + 4, len(outcomes)))
-            ]
-            value = json.dumps(NOTHING | {"source": source, "device_id": 8001, "channel_id": 1, "ends": ends}).encode()
-            sent = await producer.send_and_wait(ACTIVITY, value, key=f"{source}:8001".encode(), partition=0)
-            record = SimpleNamespace(
-                topic=ACTIVITY, partition=0, offset=sent.offset, timestamp=T0, key=b"", value=value, headers=[]
-            )
-            if not runs or len(runs[-1]) == 5:
+        for sms_id, status in enumerate(outcomes):
+            record = outcome_record(status, sms_id, T0 + sms_id * MINUTE, source=source)
+            key = f"{source}:8001".encode()
+            record.offset = (await producer.send_and_wait(OUTCOMES, record.value, key=key, partition=0)).offset
+            if sms_id % 20 == 0:
                 runs.append([])
             runs[-1].append(record)
     return runs

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from outcome_records import DELIVERED, T0, outcome
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from reference_pages import list_metric_families
@@ -18,7 +19,7 @@ from core.alerts import decode_alert
 from smspulse.alerting import metrics as alerting
 from smspulse.dashboard import metrics as page
 from streams import metrics as stream
-from streams.processor import EndedMessage, OutputRecord, ProcessorOutput
+from streams.processor import OutputRecord, ProcessorOutput
 from warehouse import metrics as lander
 
 FOLDER = Path(__file__).parents[3] / "monitoring"
@@ -93,7 +94,7 @@ def test_what_is_committed_is_counted_and_promtool_has_no_remark() -> None:
     ended = stream.ENDED.labels("delivered")._value
     before = ended.get()
     outputs = ProcessorOutput(
-        ends=[EndedMessage("delivered", 4.0, 9.0), EndedMessage("delivered", None, 1.0)],
+        ends=[outcome(DELIVERED, 1, T0, network_s=4.0, total_s=9.0), outcome(DELIVERED, 2, T0, total_s=1.0)],
         records=[OutputRecord("sms.deadletters", b"", b"")],
     )
     stream.count_commit("sms.raw", 3, outputs)
