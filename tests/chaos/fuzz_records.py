@@ -37,6 +37,7 @@ import aiohttp
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from fuzz_bodies import BOM, NUMBER, Bodies, Body
+from landing import land_records
 from warehouse_records import MadeRecord
 
 from core import records, topics
@@ -171,7 +172,7 @@ class InProcess:
         start = self._ends[topic]
         numbered = [record._replace(offset=start + number) for number, record in enumerate(made)]
         if numbered:
-            parquet_files.land_records(self._data, start, numbered)
+            land_records(self._data, start, numbered)
             self._ends[topic] += len(numbered)
         return numbered
 

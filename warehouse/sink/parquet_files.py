@@ -20,9 +20,7 @@ after it. So the largest name of a log still shows where to go on, and that earl
 import fcntl
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Union
 
@@ -45,14 +43,12 @@ from warehouse.errors import OvertakenError
 from warehouse.file_names import SEED_DATE, TEMPORARY_FOLDER, format_file_name
 from warehouse.landed_files import find_newest_file, list_incarnations, list_log_files
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog
-from warehouse.sink.partition_records import PartitionRecords, SourceRecord
 from warehouse.sink.range_metadata import (
     LAST_IDENTITY_KEY,
     NEXT_OFFSET_KEY,
     extract_identities,
     read_landed_position,
 )
-from warehouse.sink.record_conversion import build_table
 
 # The extra `s3`.
 if TYPE_CHECKING:
@@ -76,22 +72,6 @@ _LIST_DICTIONARY_COLUMNS: Final = (
     *(f"{_OBSERVATION_PATH}{name}" for name in ("status_id", "device_id", "channel_id", "sent_at")),
 )
 _LIST_DELTA_COLUMNS: Final = (f"{_OBSERVATION_PATH}first_received_at", f"{_OBSERVATION_PATH}last_received_at")
-
-
-def land_records(
-    data: Path, start: int, records: Sequence[SourceRecord], zone: tzinfo = UTC, incarnation: str = UNKNOWN_INCARNATION
-) -> Path:
-    """Land records of one partition as one file, as `land_rows` does.
-
-    Args:
-        data: The data folder.
-        start: Where the range begins, as `read_landed_position` returned it.
-        records: Records in the order of their offsets, at least one.
-        zone: Time zone of payload times that name none.
-        incarnation: Incarnation of their topic.
-    """
-    run = PartitionRecords.from_records(records)._replace(incarnation=incarnation)
-    return land_rows(data, start, build_table(run, zone))
 
 
 def land_rows(data: Path, start: int, table: pa.Table) -> Path:

@@ -6,22 +6,11 @@ from typing import Any, NamedTuple
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog
 
 
-class SourceRecord(NamedTuple):
-    """One record of Kafka. `timestamp` is in milliseconds since 1970 UTC, or -1; a tombstone has no value."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]]
-
-
 class PartitionRecords(NamedTuple):
-    """Records of one partition in the order of their offsets, by column. Fields are those of `SourceRecord`.
+    """Records of one partition in the order of their offsets, by column.
 
-    `incarnation` is that of the topic (`warehouse.partition_log`).
+    Timestamps are in milliseconds since 1970 UTC, or -1. A tombstone has no value. `incarnation` is that of the topic
+    (`warehouse.partition_log`).
     """
 
     topic: str
@@ -39,13 +28,6 @@ class PartitionRecords(NamedTuple):
         rows = ((m.offset(), m.timestamp()[1], m.key(), m.value(), m.headers() or ()) for m in messages)
         offsets, timestamps, keys, values, headers = zip(*rows, strict=True)
         return cls(log.topic, log.partition, offsets, timestamps, keys, values, headers, log.incarnation)
-
-    @classmethod
-    def from_records(cls, records: Sequence[SourceRecord]) -> "PartitionRecords":
-        """Turn records, at least one and all of one partition, into columns."""
-        rows = ((r.offset, r.timestamp, r.key, r.value, r.headers) for r in records)
-        offsets, timestamps, keys, values, headers = zip(*rows, strict=True)
-        return cls(records[0].topic, records[0].partition, offsets, timestamps, keys, values, headers)
 
     def select_record(self, row: int) -> "PartitionRecords":
         """Return one of the records as a run of its own."""

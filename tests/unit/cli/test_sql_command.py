@@ -21,20 +21,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from landing import land_records
 from warehouse_records import raw, status
 
 import warehouse
 from smspulse.cli.main import cli, main
 from smspulse.cli.sql import FORMATS
 from warehouse import catalog
-from warehouse.sink import parquet_files
 
 SQL = "SELECT sms_id, received_at, flaws FROM status_events ORDER BY sms_id"
 
 
 def fill(data: Path) -> Path:
     catalog.publish_views(data)
-    parquet_files.land_records(data, 0, [raw(0, status(7, 6)), raw(1, status(8, 7), seconds=0.25)])
+    land_records(data, 0, [raw(0, status(7, 6)), raw(1, status(8, 7), seconds=0.25)])
     return data
 
 
@@ -343,7 +343,7 @@ def test_a_watched_statement_is_answered_again_when_its_rows_change(tmp_path: Pa
             return [row["sms_id"] for row in json.loads(process.stdout.readline())]
 
         assert seen() == [7, 8]
-        parquet_files.land_records(data, 2, [raw(2, status(9, 6))])
+        land_records(data, 2, [raw(2, status(9, 6))])
         assert seen() == [7, 8, 9]
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == ""

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from data_faults import COULD_NOT_RUN, FAULTS, ODD_HOUR, change, edit, files
 from days import weeks
+from landing import land_records
 from warehouse_records import version
 
 from core import topics
@@ -37,7 +38,6 @@ from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
 from warehouse.quality import append_check_results
 from warehouse.reader import open_warehouse, retry_after_merge
 from warehouse.rebuild import rebuild_base
-from warehouse.sink import parquet_files
 from warehouse.sink.range_metadata import read_landed_position
 
 ROOT = Path(__file__).parents[3]
@@ -193,7 +193,7 @@ def test_keys_that_hash_alike_are_not_one(data: Path) -> None:
         hashes = connection.execute("SELECT hash('acme:' || unnest(?))", [alike]).fetchall()
     assert hashes[0] == hashes[1]
     position = read_landed_position(data, topics.MESSAGES, 0)
-    parquet_files.land_records(data, position, [version(position + n, sms_id) for n, sms_id in enumerate(alike)])
+    land_records(data, position, [version(position + n, sms_id) for n, sms_id in enumerate(alike)])
     assert "messages_keys_unique" not in failed(run_checks(data, CheckSettings(), END, suites=("messages",)))
 
 
@@ -270,7 +270,7 @@ def test_what_is_landed_during_a_check_is_no_fault(data: Path, monkeypatch: pyte
     def landing_between(run: MeasurementSession, suite: str) -> SuiteMeasures:
         if suite == "delivery":
             position = read_landed_position(data, topics.MESSAGES, 0)
-            parquet_files.land_records(data, position, [version(position, 1, "delivered", seconds=12 * 3600 - 1)])
+            land_records(data, position, [version(position, 1, "delivered", seconds=12 * 3600 - 1)])
         return measure(run, suite)
 
     monkeypatch.setattr(MeasurementSession, "measure_suite", landing_between)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from buckets import ObjectStore
+from landing import partition_records
 from released import answers, make
 from warehouse_records import NOON, raw, status
 
@@ -17,7 +18,6 @@ from warehouse.maintenance.erasure import erase_from_files
 from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
 from warehouse.reader import query
 from warehouse.rebuild import rebuild_base
-from warehouse.sink.partition_records import PartitionRecords
 from warehouse.sink.record_conversion import build_table
 from warehouse.sink.s3_storage import BucketStore
 
@@ -52,7 +52,7 @@ def test_nor_are_those_of_a_prefix_in_a_bucket(monkeypatch: pytest.MonkeyPatch) 
         url = f"{store.make()}/{ABOVE}"
         bucket = BucketStore(url)
         bucket.prepare_store()
-        bucket.land_rows(0, build_table(PartitionRecords.from_records([raw(0, status(1, 6))])))
+        bucket.land_rows(0, build_table(partition_records([raw(0, status(1, 6))])))
         found = query(url, "SELECT source, sms_id, date::VARCHAR AS date FROM raw_webhooks")
     finally:
         store.stop()

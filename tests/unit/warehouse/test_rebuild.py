@@ -12,6 +12,7 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from landing import land_records
 from warehouse_records import MadeRecord, at, moment, raw, status, version
 
 from core import topics
@@ -35,7 +36,6 @@ from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
 from warehouse.partition_log import PartitionLog
 from warehouse.reader import open_warehouse
 from warehouse.schemas import SCHEMAS
-from warehouse.sink import parquet_files
 from warehouse.sink.range_metadata import RecordIdentity, read_landed_position, read_last_identity
 from warehouse.sql_text import load_sql
 
@@ -126,7 +126,7 @@ class Stream:
         start = self._ends[topic]
         numbered = [record._replace(offset=start + n) for n, record in enumerate(records)]
         if numbered:
-            parquet_files.land_records(self._data, start, numbered, incarnation=self._incarnations[topic])
+            land_records(self._data, start, numbered, incarnation=self._incarnations[topic])
             self._ends[topic] = start + len(numbered)
         return numbered
 

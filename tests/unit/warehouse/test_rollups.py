@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 import pytest
 from days import LAST, Days
+from landing import land_records
 from warehouse_records import NOON, MadeRecord, at, tombstone, version
 
 from gateway.number_search import NumberSearch
@@ -20,7 +21,6 @@ from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
 from warehouse.reader import open_warehouse
 from warehouse.rebuild import rebuild_base
 from warehouse.rollups import has_current_rollups
-from warehouse.sink import parquet_files
 from warehouse.views import create_view_statements
 from warehouse.watermark import WATERMARK_FILE, read_base_watermark
 
@@ -58,7 +58,7 @@ def told(published: Path) -> Days:
 def land(data: Path, partition: int, start: int, *records: MadeRecord) -> None:
     """Land records in a partition of their own."""
     made = [each._replace(partition=partition, offset=start + n) for n, each in enumerate(records)]
-    parquet_files.land_records(data, start, made)
+    land_records(data, start, made)
 
 
 def marts(connection: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[Any, ...]]]:

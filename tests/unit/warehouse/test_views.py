@@ -10,13 +10,13 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from landing import land_records
 from restored import RestoredFolder
 from warehouse_records import alert, at, deadletter, moment, raw, status, tombstone, version
 
 from warehouse import catalog
 from warehouse.errors import NoWarehouseError, UnreadablePathError
 from warehouse.reader import open_warehouse, query
-from warehouse.sink import parquet_files
 from warehouse.sql_text import load_sql
 from warehouse.views import MACROS, VIEWS
 
@@ -38,7 +38,7 @@ def data(_empty: RestoredFolder, tmp_path: Path) -> Iterator[Path]:
 
 
 def land(data: Path, *records: Any) -> None:
-    parquet_files.land_records(data, records[0].offset, records)
+    land_records(data, records[0].offset, records)
 
 
 def rows(data: Path, sql: str) -> list[tuple[Any, ...]]:
