@@ -50,6 +50,7 @@ def publish_views(data: Path) -> Path:
     if "\\" in str(data):
         raise UnreadablePathError(data)
     path = data / CATALOG_FILE
+    # A view is bound when it is created: DuckDB needs a file of each dataset then.
     create_seed_files(data)
     refresh_prefixes(data)
     status_codes.write_status_codes(data, status_codes.load_known_statuses(data))
@@ -121,9 +122,11 @@ def write_catalog_file(path: Path, sql: list[str], folder: str, file_system: Any
             connection.execute("USE published")
             for statement in sql:
                 connection.execute(statement)
+            # Before `meta`, whose columns are not for people.
             _comment_columns(connection)
             columns = f"'{_fingerprint(sql)}' AS fingerprint, {quote_sql_text(folder)} AS folder"
             connection.execute(f"CREATE VIEW meta AS SELECT {columns}")
+            # A database that is in use cannot be detached.
             connection.execute("USE memory")
             connection.execute("DETACH published")
     except duckdb.IOException as error:

@@ -50,6 +50,7 @@ def describe_column(view: str, column: str) -> str:
         LookupError: It has none.
     """
     own_dataset = _DATASET_BY_VIEW.get(view)
+    # A view's own dataset comes first. The last two have the columns that many views share.
     for dataset in (own_dataset, "", "messages", "raw"):
         for each in load_columns():
             if each.of == dataset and (re.fullmatch(each.name, column) if not dataset else each.name == column):

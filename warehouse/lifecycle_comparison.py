@@ -68,12 +68,14 @@ class LifecycleComparison:
             self._set_variable(name, value)
         for statement in create_macro_statements(self._data):
             self.fetch_rows(statement)
+        # A topic that was created again begins at offset 0 again: positions order its records after the earlier ones.
         for name, topic in (("raw_position", RAW), ("message_position", MESSAGES)):
             position = log_position_sql(list_incarnations_by_age(self._data, topic))
             self.fetch_rows(f'CREATE MACRO {name}(incarnation, "offset") AS {position}')
         lifecycle_sql.create_statuses_table(self._connection, statuses)
         self.fetch_rows(load_sql("comparison", "inputs"))
         self._read_log_ends()
+        # What lands during the run belongs to the next one, also for the comparison.
         known = f'"offset" < {watermark_offset_sql(self.end_offsets)}'
         self.fetch_rows(f"CREATE TEMP VIEW known_versions AS FROM messages_files WHERE {known}")
 

@@ -29,6 +29,7 @@ def append_check_results(data: Path, checked_at: datetime, rows: Sequence[Mappin
     catalog.publish_views(data)
     path = data / "quality" / f"date={checked_at:%Y-%m-%d}" / "checks.parquet"
     table = pa.Table.from_pylist([{**row, "checked_at": checked_at} for row in rows], schema=SCHEMAS["quality"])
+    # Two runs at once must not lose the results of one of them.
     with lock_folder(data / "quality"):
         if path.exists():
             try:

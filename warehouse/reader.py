@@ -151,6 +151,7 @@ def _restrict_connection(connection: duckdb.DuckDBPyConnection, folders: list[st
     connection.execute(f"SET allowed_directories = [{allowed}]")
     connection.execute("SET python_enable_replacements = false")
     connection.execute("SET enable_external_access = false")
+    # DuckDB allows no exception once the configuration is locked.
     connection.execute("SET allowed_configs = ['TimeZone']")
     connection.execute("SET lock_configuration = true")
 

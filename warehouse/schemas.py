@@ -27,6 +27,7 @@ _TYPES: Final[dict[str, pa.DataType]] = {
 def _find_type(name: str) -> pa.DataType:
     if name.endswith("[]"):
         return pa.list_(_find_type(name.removesuffix("[]")))
+    # Any other type is a struct, whose fields are rows of the file.
     return _TYPES.get(name) or pa.struct(_fields_of(name))
 
 

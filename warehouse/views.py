@@ -38,11 +38,13 @@ def create_macro_statements(data: Path | str) -> list[str]:
     """
     # Without seeds to look at, the files of a bucket may have any schema.
     mixed = [name for name in DATASET_NAMES if isinstance(data, str) or has_mixed_schemas(data / name)]
+    # Another release may document more: its files are not asked.
     documented = ", ".join(map(str, sorted(STATUSES)))
     return [
         f"CREATE MACRO folder_pattern() AS {quote_sql_text(escape_glob(str(data)))}",
         f"CREATE MACRO mixed_datasets() AS {mixed}::VARCHAR[]",
         f"CREATE MACRO is_documented(status_id) AS status_id IN ({documented})",
+        # In this order: a macro finds those that were created before it.
         *load_sql("macros").split(";\n")[:-1],
         *(f"CREATE MACRO count_{name}(rows) AS TABLE {load_sql('rollups', name)}" for name in (*ROLLUPS, "webhooks")),
     ]
@@ -65,6 +67,7 @@ def create_view_statements(
         uncounted_from: First date whose webhooks are not counted (`first_uncounted_date`).
         incarnation_order: Incarnations of sms.messages, in the order in which they appeared.
     """
+    # A condition that is always true is that of a folder without base files.
     has_base = unmerged_condition != "true"
     same_message = "live_source = base_source AND live_sms_id = base_sms_id"
     kept_counts = "SELECT date AS day, * EXCLUDE (date) FROM dataset('base/' || name)"

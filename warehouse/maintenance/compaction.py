@@ -101,6 +101,7 @@ class _Compaction:
 
     def __init__(self, data: Path, hour: datetime, scratch: Path, memory: str) -> None:
         self._data, self._hour, self._scratch = data, hour, scratch
+        # What exceeds the memory is sorted on disk.
         self._limits: dict[str, Any] = {"memory_limit": memory, "temp_directory": str(scratch / "spill")}
         # For an hour after midnight, sinks still land records of the day before.
         self._first_open_day = (hour - _HOUR).date()
@@ -117,6 +118,7 @@ class _Compaction:
             metadata |= {key: value for key, value in end.items() if key in _END_METADATA_KEYS}
             added |= self._merge_files(folder, parts, stem, metadata)
             removed += parts
+        # One exchange for all logs of the day, because each exchange lists the whole folder.
         self._replace_merged_files(folder, removed, added)
 
     def merge_base_days(self) -> None:

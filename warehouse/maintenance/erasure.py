@@ -134,6 +134,7 @@ class _FileErasure:
 
     def erase_numbers(self) -> None:
         """Find all files first, so that the messages are recorded before any file is changed."""
+        # The files do not show any more what an interrupted run has erased, but Kafka may still have it.
         self._load_pending()
         found = {name: self._find_files(name) for name in _SEARCHED_DATASETS}
         self._save_pending()

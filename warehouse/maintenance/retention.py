@@ -65,6 +65,7 @@ def drop_expired_days(
     dropped: dict[str, list[date]] = {}
 
     def first_kept_day(days: int | None) -> date:
+        # Without a setting, no day is old enough.
         return now.astimezone(UTC).date() - timedelta(days) if days else date.min
 
     with atomic_replace.lock_maintenance(data) as scratch:

@@ -47,6 +47,7 @@ class PartitionBuffer:
 
     def append_records(self, messages: list[Any], zone: tzinfo) -> None:
         """Add records. Those that the buffer already has are skipped."""
+        # After a seek, the client can still return records that it had read ahead.
         if messages[0].offset() < self.next_offset:
             messages = [m for m in messages if m.offset() >= self.next_offset]
         if not messages:
@@ -120,6 +121,7 @@ class AssignedPartitions:
 
     def land_buffers(self) -> OSError | None:
         """Land what the store takes; return the error that ended it early, or None."""
+        # Right before landing, so that as few records as possible can be of a topic that was replaced meanwhile.
         self._drop_other_incarnations()
         for key, buffer in self.buffers.items():
             if not buffer.tables:

@@ -114,12 +114,14 @@ class ParquetLander:
             now = time.monotonic()
             if now < next_flush_at and (self._store_status.retry_s or not self._partitions.are_full()):
                 continue
+            # Full buffers are landed before their time. They leave the time of the next landing as it is.
             if not self._flush_buffers():
                 next_flush_at = now + self._store_status.retry_s
             elif now >= next_flush_at:
                 self._commit_offsets()
                 if idle:
                     self._kafka_status.probe(self._consumer)
+                # A landing that took longer than the interval skips those that it missed.
                 next_flush_at += interval * (1 + (now - next_flush_at) // interval)
                 idle = True
 
@@ -143,6 +145,7 @@ class ParquetLander:
 
     def _buffer_messages(self, messages: list[Any]) -> bool:
         runs: dict[PartitionKey, list[Any]] = defaultdict(list)
+        # Errors are handled after the records, whose offsets they follow.
         errors = []
         for message in messages:
             if message.error() is None:

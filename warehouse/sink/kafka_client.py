@@ -130,6 +130,7 @@ def create_consumer(settings: LanderSettings, kafka: KafkaSettings, status: Kafk
     options |= {
         "group.id": settings.group,
         "session.timeout.ms": session_ms,
+        # Three heartbeats can be lost before the session ends.
         "heartbeat.interval.ms": session_ms // 4,
         "error_cb": status.on_error,
         # The in-memory broker creates topics on first use. On a real one they are created explicitly.

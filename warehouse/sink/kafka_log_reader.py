@@ -75,6 +75,7 @@ class KafkaLogReader:
                 if records[-1].offset() >= end - 1:
                     break
         finally:
+            # Otherwise the client would go on reading ahead while the next partition is compared.
             self._consumer.unassign()
         return found
 

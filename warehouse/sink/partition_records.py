@@ -31,6 +31,7 @@ class PartitionRecords(NamedTuple):
 
     def select_record(self, row: int) -> "PartitionRecords":
         """Return one of the records as a run of its own."""
+        # The five fields that are lists.
         columns: Any = self[2:7]
         offsets, timestamps, keys, values, headers = (column[row : row + 1] for column in columns)
         return self._replace(offsets=offsets, timestamps=timestamps, keys=keys, values=values, headers=headers)

@@ -249,6 +249,7 @@ class _BucketFileSystem(AbstractFileSystem):
             # DuckDB requests them one after the other, so each would take the network's latency.
             with ThreadPoolExecutor(_CONCURRENT_READS) as pool:
                 list(pool.map(self.read_object, missing))
+        # The order of names, as DuckDB lists a folder. The seed comes first in it.
         return sorted(found)
 
     def read_object(self, path: str) -> bytes:
@@ -285,6 +286,7 @@ def _connect_object_store(url: str) -> Any:
         return S3Store(
             name,
             prefix=prefix or None,
+            # A request that takes longer has failed, and is sent again.
             client_options={"allow_http": is_plain, "connect_timeout": "5s", "timeout": "60s"},
             # Callers wait longer themselves.
             retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=10)},

@@ -10,10 +10,7 @@ SELECT * EXCLUDE (rates), unnest(rates)
 FROM (
     SELECT
         source, day, country, network_prefix, carrier,
-        sum(attempted)::BIGINT AS attempted,
-        sum(ended)::BIGINT AS ended,
-        sum(delivered)::BIGINT AS delivered,
-        sum(open)::BIGINT AS open,
+        sum(COLUMNS(count_columns()))::BIGINT AS '\0',
         rates(sum(attempted), sum(ended), sum(delivered), sum(open)) AS rates
     FROM (FROM rollup('networks') UNION ALL BY NAME FROM count_networks('changes'))
     GROUP BY source, day, country, network_prefix, carrier

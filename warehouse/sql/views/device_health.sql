@@ -23,9 +23,7 @@ counted AS (
     SELECT
         source,
         device_id,
-        coalesce(sum(attempted) FILTER (is_recent), 0)::BIGINT AS attempted,
-        coalesce(sum(ended) FILTER (is_recent), 0)::BIGINT AS ended,
-        coalesce(sum(delivered) FILTER (is_recent), 0)::BIGINT AS delivered,
+        coalesce(sum(COLUMNS('^(attempted|ended|delivered)$')) FILTER (is_recent), 0)::BIGINT AS '\0',
         sum(delivered) FILTER (NOT is_recent) / nullif(sum(ended) FILTER (NOT is_recent), 0) AS own_rate,
         quantile_cont(pause_s, 0.99) AS usual_quiet_s,
         MAP {

@@ -17,12 +17,7 @@ received AS (
     SELECT
         source,
         day,
-        sum(webhooks)::BIGINT AS webhooks,
-        sum(status_reports)::BIGINT AS status_reports,
-        sum(incoming)::BIGINT AS incoming,
-        sum(unreadable)::BIGINT AS unreadable,
-        sum(flawed)::BIGINT AS flawed,
-        sum(duplicates)::BIGINT AS duplicates,
+        sum(COLUMNS('^(webhooks|status_reports|incoming|unreadable|flawed|duplicates)$'))::BIGINT AS '\0',
         coalesce(
             sum("unknown") FILTER (
                 status_id IS NULL OR status_id NOT IN (SELECT codes.status_id FROM dataset('status_codes') AS codes)
