@@ -37,12 +37,14 @@ def create_macro_statements(data: Path | str) -> list[str]:
         data: The data folder, or the address of a bucket's.
     """
     # Without seeds to look at, the files of a bucket may have any schema.
-    mixed = [name for name in DATASET_NAMES if isinstance(data, str) or has_mixed_schemas(data / name)]
+    # The empty name is that of no dataset: a list cannot be empty.
+    mixed = ["", *(name for name in DATASET_NAMES if isinstance(data, str) or has_mixed_schemas(data / name))]
+    folder = quote_sql_text(f"{escape_glob(str(data))}/")
     # Another release may document more: its files are not asked.
     documented = ", ".join(map(str, sorted(STATUSES)))
     return [
-        f"CREATE MACRO folder_pattern() AS {quote_sql_text(escape_glob(str(data)))}",
-        f"CREATE MACRO mixed_datasets() AS {mixed}::VARCHAR[]",
+        f"CREATE MACRO dataset_pattern(name) AS {folder} || name || '/date=*/*.parquet'",
+        f"CREATE MACRO has_mixed_schemas(name) AS name IN ({', '.join(map(quote_sql_text, mixed))})",
         f"CREATE MACRO is_documented(status_id) AS status_id IN ({documented})",
         # In this order: a macro finds those that were created before it.
         *load_sql("macros").split(";\n")[:-1],
@@ -70,7 +72,7 @@ def create_view_statements(
     # A condition that is always true is that of a folder without base files.
     has_base = unmerged_condition != "true"
     same_message = "live_source = base_source AND live_sms_id = base_sms_id"
-    kept_counts = "SELECT date AS day, * EXCLUDE (date) FROM dataset('base/' || name)"
+    kept_counts = "SELECT date AS day, * EXCLUDE (date, filename) FROM dataset_files('base/' || name)"
     changes = load_sql("views", "changes")
     if not has_base:
         # A filter on the key alone reaches the files of both.

@@ -1,8 +1,5 @@
 -- Macros that views, alert rules and checks share. `create_macro_statements` in views.py adds those that depend on the
--- data folder: folder_pattern, mixed_datasets, log_position, is_unmerged, is_same_message, counted_until and rollup.
-
--- Files of a dataset, as a pattern.
-CREATE MACRO dataset_pattern(name) AS folder_pattern() || '/' || name || '/date=*/*.parquet';
+-- data folder: dataset_pattern, has_mixed_schemas, log_position, is_unmerged, is_same_message, counted_until and rollup.
 
 -- Rows of a dataset, each with its file. The only partition key is the date of a file's folder. DuckDB's own hive
 -- partitioning would take every key=value of a path for one, also above the data folder, and they would replace columns
@@ -12,29 +9,32 @@ CREATE MACRO dataset_pattern(name) AS folder_pattern() || '/' || name || '/date=
 CREATE MACRO dataset_files(name) AS TABLE
 SELECT *, right(parse_dirpath(filename), 10)::DATE AS date
 FROM read_parquet(
-    dataset_pattern(name),
-    union_by_name = list_contains(mixed_datasets(), name), filename = true, hive_partitioning = false
+    dataset_pattern(name), union_by_name = has_mixed_schemas(name), filename = true, hive_partitioning = false
 );
 
--- Rows of a dataset.
-CREATE MACRO dataset(name) AS TABLE SELECT * EXCLUDE (filename) FROM dataset_files(name);
+-- Rows of a dataset without their files. Not made of the macro above: each level takes time in every query.
+CREATE MACRO dataset(name) AS TABLE
+SELECT * EXCLUDE (filename), right(parse_dirpath(filename), 10)::DATE AS date
+FROM read_parquet(
+    dataset_pattern(name), union_by_name = has_mixed_schemas(name), filename = true, hive_partitioning = false
+);
 
 -- Wilson's interval of a rate, by default of 95 %; z is the number of standard errors. Null without a whole. At the
 -- ends, the bounds are exactly 0 and 1: rounding could exceed them.
 CREATE MACRO wilson_low(part, whole, z := 1.959963984540054e0) AS CASE
     WHEN part > 0 THEN
-        (part + z * z / 2 - z * sqrt(part * (whole - part) / nullif(whole, 0) + z * z / 4)) / (nullif(whole, 0) + z * z)
-    ELSE 0.0 * nullif(whole, 0)
+        (part + z * z / 2 - z * sqrt(part * (whole - part) / whole + z * z / 4)) / (whole + z * z)
+    WHEN whole > 0 THEN 0.0
 END;
 
 CREATE MACRO wilson_high(part, whole, z := 1.959963984540054e0) AS CASE
     WHEN part < whole THEN
-        (part + z * z / 2 + z * sqrt(part * (whole - part) / nullif(whole, 0) + z * z / 4)) / (nullif(whole, 0) + z * z)
-    ELSE nullif(whole, 0) / nullif(whole, 0)
+        (part + z * z / 2 + z * sqrt(part * (whole - part) / whole + z * z / 4)) / (whole + z * z)
+    WHEN whole > 0 THEN 1.0
 END;
 
--- Rates of counted messages, each with its interval. Make columns of them by `unnest` one query further out: of a call
--- it would repeat all rates for each column.
+-- Rates of counted messages, each with its interval. `unnest` makes columns of them, one query further out: of a call it
+-- would repeat all rates for each column. The arguments are columns: DuckDB would bind an aggregate once for each use.
 CREATE MACRO rates(attempted, ended, delivered, open) AS {
     'delivered_per_attempted': delivered / nullif(attempted, 0),
     'delivered_per_attempted_low': wilson_low(delivered, attempted),

@@ -29,6 +29,6 @@ SELECT
     first_seen_at, last_seen_at, observations
 FROM live
 ANTI JOIN (FROM met WHERE NOT is_over) AS old ON old.source = live.source AND old.sms_id = live.sms_id
-UNION ALL BY NAME
-SELECT -1 AS sign, * EXCLUDE (sms_id, is_over) FROM met
+UNION ALL
+SELECT -1, day, * EXCLUDE (sms_id, day, is_over) FROM met
 WHERE is_over

@@ -3,13 +3,15 @@
 -- Units and freshness: as delivery_hourly. first_hour and last_hour are the hours of its first and last message.
 SELECT * EXCLUDE (rates), unnest(rates)
 FROM (
-    SELECT
-        source,
-        device_id,
-        min(hour) AS first_hour,
-        max(hour) AS last_hour,
-        sum(COLUMNS(count_columns()))::BIGINT AS '\0',
-        rates(sum(attempted), sum(ended), sum(delivered), sum(open)) AS rates
-    FROM delivery_hourly
-    GROUP BY source, device_id
+    SELECT *, rates(attempted, ended, delivered, open) AS rates
+    FROM (
+        SELECT
+            source,
+            device_id,
+            min(hour) AS first_hour,
+            max(hour) AS last_hour,
+            sum(COLUMNS(count_columns()))::BIGINT AS '\0'
+        FROM delivery_hourly
+        GROUP BY source, device_id
+    )
 )

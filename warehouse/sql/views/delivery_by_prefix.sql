@@ -8,11 +8,13 @@
 -- Freshness: as delivery_hourly.
 SELECT * EXCLUDE (rates), unnest(rates)
 FROM (
-    SELECT
-        source, day, country, network_prefix, carrier,
-        sum(COLUMNS(count_columns()))::BIGINT AS '\0',
-        rates(sum(attempted), sum(ended), sum(delivered), sum(open)) AS rates
-    FROM (FROM rollup('networks') UNION ALL BY NAME FROM count_networks('changes'))
-    GROUP BY source, day, country, network_prefix, carrier
-    HAVING sum(attempted) > 0
+    SELECT *, rates(attempted, ended, delivered, open) AS rates
+    FROM (
+        SELECT
+            source, day, country, network_prefix, carrier,
+            sum(COLUMNS(count_columns()))::BIGINT AS '\0'
+        FROM (FROM rollup('networks') UNION ALL BY NAME FROM count_networks('changes'))
+        GROUP BY source, day, country, network_prefix, carrier
+        HAVING sum(attempted) > 0
+    )
 )

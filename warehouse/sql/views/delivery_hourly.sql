@@ -10,11 +10,13 @@
 -- Freshness: as messages. An hour changes until its messages have ended. It stays when `retain` drops the messages.
 SELECT * EXCLUDE (rates), unnest(rates)
 FROM (
-    SELECT
-        source, device_id, channel_id, day, hour,
-        sum(COLUMNS(count_columns()))::BIGINT AS '\0',
-        rates(sum(attempted), sum(ended), sum(delivered), sum(open)) AS rates
-    FROM (FROM rollup('delivery') UNION ALL BY NAME FROM count_delivery('changes'))
-    GROUP BY source, device_id, channel_id, day, hour
-    HAVING sum(attempted) > 0
+    SELECT *, rates(attempted, ended, delivered, open) AS rates
+    FROM (
+        SELECT
+            source, device_id, channel_id, day, hour,
+            sum(COLUMNS(count_columns()))::BIGINT AS '\0'
+        FROM (FROM rollup('delivery') UNION ALL BY NAME FROM count_delivery('changes'))
+        GROUP BY source, device_id, channel_id, day, hour
+        HAVING sum(attempted) > 0
+    )
 )

@@ -4,20 +4,22 @@
 -- Freshness: as messages, up to now.
 SELECT * EXCLUDE (rates), unnest(rates)
 FROM (
-    SELECT
-        hours,
-        source,
-        count(*) AS attempted,
-        count(*) FILTER (is_ended) AS ended,
-        count(*) FILTER (outcome = 'delivered') AS delivered,
-        count(*) FILTER (outcome = 'undelivered') AS undelivered,
-        count(*) FILTER (outcome = 'not_sent') AS not_sent,
-        count(*) FILTER (outcome = 'not_permitted') AS not_permitted,
-        count(*) FILTER (outcome = 'expired') AS expired,
-        count(*) FILTER (NOT is_ended) AS open,
-        rates(attempted, ended, delivered, open) AS rates
-    FROM messages
-    INNER JOIN (SELECT unnest([1, 24]) AS hours) AS spans ON first_seen_at > now() - to_hours(hours)
-    WHERE outcome <> 'incoming'
-    GROUP BY GROUPING SETS ((hours), (hours, source))
+    SELECT *, rates(attempted, ended, delivered, open) AS rates
+    FROM (
+        SELECT
+            hours,
+            source,
+            count(*) AS attempted,
+            count(*) FILTER (is_ended) AS ended,
+            count(*) FILTER (outcome = 'delivered') AS delivered,
+            count(*) FILTER (outcome = 'undelivered') AS undelivered,
+            count(*) FILTER (outcome = 'not_sent') AS not_sent,
+            count(*) FILTER (outcome = 'not_permitted') AS not_permitted,
+            count(*) FILTER (outcome = 'expired') AS expired,
+            count(*) FILTER (NOT is_ended) AS open
+        FROM messages
+        INNER JOIN (SELECT unnest([1, 24]) AS hours) AS spans ON first_seen_at > now() - to_hours(hours)
+        WHERE outcome <> 'incoming'
+        GROUP BY GROUPING SETS ((hours), (hours, source))
+    )
 )
