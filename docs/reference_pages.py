@@ -1,13 +1,11 @@
 """Generator of the reference pages: `python docs/reference_pages.py` writes them. Not a part of the site."""
 
-import asyncio
 import importlib
 import pkgutil
 import re
 from collections.abc import Iterator
 from inspect import cleandoc
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
 import click
@@ -15,12 +13,10 @@ from prometheus_client.metrics import MetricWrapperBase
 from pydantic_settings import BaseSettings
 
 from core import records
-from core.kafka_settings import KafkaSettings
 from core.metrics import GaugeSnapshot
 from core.topics import TOPICS
 from ingest import metrics as ingest
-from ingest.settings import IngestSettings
-from ingest.sink import StoreAndForward
+from smspulse.alerting import metrics as alerting
 from smspulse.cli.main import cli
 from smspulse.dashboard import metrics as page
 from streams import lifecycle
@@ -45,17 +41,8 @@ class MetricFamily(NamedTuple):
 
 def list_metric_families() -> list[MetricFamily]:
     """Return every metric of a process by name, without Python's own."""
-
-    async def read_gauges() -> ingest.Gauges:
-        with TemporaryDirectory() as folder:
-            return StoreAndForward(KafkaSettings(), Path(folder), IngestSettings()).read_gauges()
-
-    gauges = asyncio.run(read_gauges()) | {"webhooks_in_flight": ("Webhooks not yet answered by this process.", 0)}
-    found = {
-        MetricFamily(f"smspulse_ingest_{name}", "gauge", (), documentation)
-        for name, (documentation, _) in gauges.items()
-    }
-    for collector in (value for module in (ingest, stream, lander, page) for value in vars(module).values()):
+    found = set()
+    for collector in (value for module in (ingest, stream, lander, alerting, page) for value in vars(module).values()):
         if isinstance(collector, MetricWrapperBase | GaugeSnapshot):
             # A metric has its labels itself, a snapshot of gauges has them in its families.
             for family in collector.describe():
@@ -87,7 +74,8 @@ def _format_settings() -> Iterator[str]:
             known.add(variable)
             if name not in _COMMAND_OPTIONS:
                 default = "" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
-                yield f"| `{variable}` | {default if default != '``' else ''} | {field.description or ''} |"
+                description = " ".join((field.description or "").split())
+                yield f"| `{variable}` | {default if default != '``' else ''} | {description} |"
     yield f"\n## Of options\n\nA command has the option.\n\n{_TABLE_OF_VARIABLES}"
     options = [option for _, command in _walk_commands(cli, "") for option in command.params]
     for option in {option.envvar: option for option in options if isinstance(option, click.Option)}.values():
@@ -123,7 +111,7 @@ def _format_topics() -> Iterator[str]:
 
 
 def _format_metrics() -> Iterator[str]:
-    yield "Metrics of ingest, stream worker, lander and page, without those of the process itself (`process_…`).\n"
+    yield "Metrics of ingest, stream worker, lander, alerts and page, except those of the process (`process_…`).\n"
     yield "| metric | type | labels | |\n|---|---|---|---|"
     for name, type_, labels, documentation in list_metric_families():
         full_name = name + ("_total" if type_ == "counter" else "")

@@ -44,9 +44,9 @@ def send_command(data: Path, broker: str) -> None:
     \b
     smspulse alerts send --broker kafka1:9092
     """
-    from prometheus_client import CollectorRegistry
-
-    from smspulse.alerting.dispatcher import check_receivers, run_dispatcher
+    from smspulse.alerting.dispatcher import run_dispatcher
+    from smspulse.alerting.metrics import REGISTRY
+    from smspulse.alerting.receivers import check_receivers
     from smspulse.alerting.settings import read_alert_settings
     from smspulse.broker.topic_admin import connect_with_topics
     from smspulse.processes.children import report_ready
@@ -56,8 +56,7 @@ def send_command(data: Path, broker: str) -> None:
     check_receivers(settings)
     prepare_process(data)
     kafka = connect_with_topics(data, broker)
-    # Metrics of the process alone: the page counts alerts.
-    serve_metrics(data, "alerts", CollectorRegistry())
+    serve_metrics(data, "alerts", REGISTRY)
     run_dispatcher(settings, kafka, data, report_ready)
 
 
@@ -132,13 +131,10 @@ def test_command() -> None:
     \b
     smspulse alerts test
     """
-    from smspulse.alerting.dispatcher import require_receiver
-    from smspulse.alerting.rendering import try_receivers
+    from smspulse.alerting.receivers import try_receivers
     from smspulse.alerting.settings import read_alert_settings
 
-    settings = read_alert_settings()
-    require_receiver(settings)
-    errors = asyncio.run(try_receivers(settings, time.time()))
+    errors = asyncio.run(try_receivers(read_alert_settings(), time.time()))
     for line in errors:
         echo(line, err=True)
     if errors:

@@ -50,7 +50,7 @@ def up_command(data: Path, **options: Any) -> None:
     smspulse up --broker kafka1:9092       on your own cluster
     """
     from smspulse.alerting.settings import read_alert_settings
-    from smspulse.dashboard.server import PageSettings
+    from smspulse.dashboard.settings import PageSettings
     from smspulse.runtime.pipeline import PipelineOptions, run_pipeline
 
     # A wrong setting ends the command here, before any process starts.
@@ -136,7 +136,7 @@ def ingest_command(data: Path, broker: str, host: str, port: int, processes: int
 
         asyncio.run(run_ingest_processes(data.resolve(), broker, host, port, processes, on_ready=on_ready))
         return
-    run_ingest(settings, find_kafka_settings(data, broker), data, ready=on_ready)
+    run_ingest(settings, find_kafka_settings(data, broker), data, on_ready)
 
 
 @click.command()

@@ -118,7 +118,8 @@ def page_command(
     SMSPULSE_PAGE_PASSWORD=… smspulse page --host 0.0.0.0
     """
     from smspulse.dashboard.queries import PageSnapshot
-    from smspulse.dashboard.server import PageSettings, run_page
+    from smspulse.dashboard.server import run_page
+    from smspulse.dashboard.settings import PageSettings
     from smspulse.runtime.status import collect_pipeline_status
 
     def on_ready(url: str) -> None:

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ingest.errors import PORT_TAKEN, CannotListenError
-from ingest.metrics import FOLDER_VARIABLE
-from ingest.settings import IngestSettings
+from ingest.settings import METRICS_FOLDER_VARIABLE, IngestSettings
 from smspulse.processes.children import build_server_url, find_free_port, is_port_free, make_stop_event
 from smspulse.processes.supervisor import ChildProcess, ProcessSupervisor
 
@@ -36,7 +35,7 @@ async def run_ingest_processes(
     metrics.mkdir(parents=True)
     address = ("--data", str(data), "--broker", broker, "--host", host, "--port", str(port))
     command = ("ingest", *address, "--processes", "1")
-    environment = {"SMSPULSE_INGEST_SHARE_PORT": "1", FOLDER_VARIABLE: str(metrics)}
+    environment = {"SMSPULSE_INGEST_SHARE_PORT": "1", METRICS_FOLDER_VARIABLE: str(metrics)}
     children = [ChildProcess(f"ingest-{n}", command, _STOP_S, environment=environment) for n in range(count)]
     stop = make_stop_event()
     supervisor = ProcessSupervisor(lambda name, level, text: _log.log(level, "%s: %s", name, text))

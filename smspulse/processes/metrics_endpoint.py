@@ -20,8 +20,7 @@ from prometheus_client.exposition import choose_encoder
 
 from core.atomic_file import write_file_atomically
 from ingest.client_limits import HttpLimits
-from ingest.http_responses import error_response
-from ingest.http_server import LINGER_S, build_http_server
+from ingest.http_connection import LINGER_S, HttpServer, error_response
 from ingest.listening import ASYNCIO_BACKLOG, start_listening
 from ingest.settings import IngestSettings
 from smspulse.processes.children import (
@@ -164,7 +163,7 @@ async def _answer_metrics_requests(
         return web.Response(body=encode(registry), headers={hdrs.CONTENT_TYPE: content_type})
 
     try:
-        runner = web.ServerRunner(build_http_server(handle_request, HttpLimits(), name), shutdown_timeout=LINGER_S)
+        runner = web.ServerRunner(HttpServer(handle_request, HttpLimits(), name), shutdown_timeout=LINGER_S)
         await runner.setup()
         _, port = await start_listening(runner, host, port, backlog=ASYNCIO_BACKLOG)
     except Exception as error:

@@ -17,11 +17,8 @@ from core import records, topics
 from core.errors import SmspulseError
 from core.kafka_settings import KafkaSettings
 from core.topic_ids import TopicIds
-from gateway.errors import UnreadablePayload, unforeseen_error
-from gateway.json_body import to_utf8
 from gateway.number_search import NumberSearch
-from gateway.payloads import parse_payload
-from ingest.redaction import REWRITTEN_TYPE, PayloadRedactor
+from ingest.request_body import PayloadRedactor
 from ingest.settings import IngestSettings
 from ingest.spool import WebhookSpool
 from ingest.webhook_record import WebhookRecord
@@ -102,16 +99,9 @@ def _erase_from_spool(data: Path, search: NumberSearch) -> int:
         content_type = dict(webhook.headers).get(records.HEADER_CONTENT_TYPE, b"")
         if not search.is_in_body(webhook.body, content_type) and not search.is_in(content_type.decode("latin-1")):
             return webhook
-        received = to_utf8(webhook.body, content_type)
-        try:
-            body = privacy.redact_body(received, parse_payload(received))
-        except UnreadablePayload as error:
-            body = privacy.redact_body(received, error)
-        # One unreadable webhook must not keep the number in all others.
-        except Exception as error:
-            body = privacy.redact_body(received, unforeseen_error(error))
-        headers = dict(webhook.headers) | {records.HEADER_CONTENT_TYPE: REWRITTEN_TYPE}
-        return webhook._replace(body=body, headers=list(headers.items()))
+        kept = privacy.redact_body(webhook.body, content_type)
+        headers = dict(webhook.headers) | {records.HEADER_CONTENT_TYPE: kept.content_type}
+        return webhook._replace(body=kept.body, headers=list(headers.items()))
 
     with closing(WebhookSpool(data, IngestSettings())) as spool:
         return spool.rewrite_webhooks(mask_webhook)

@@ -37,7 +37,7 @@ from ingest.server import run_ingest
 from ingest.settings import IngestSettings
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 kafka = KafkaSettings(bootstrap=sys.argv[1])
-run_ingest(IngestSettings(port=0), kafka, Path(sys.argv[2]), ready=lambda url: print(url, flush=True))
+run_ingest(IngestSettings(port=0), kafka, Path(sys.argv[2]), lambda url: print(url, flush=True))
 """
 
 

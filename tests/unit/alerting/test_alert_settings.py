@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from core.urls import parse_base_url, parse_http_url
-from smspulse.alerting.settings import AlertSettings, AlertSettingsError, read_alert_settings
+from smspulse.alerting.errors import AlertSettingsError
+from smspulse.alerting.settings import AlertSettings, read_alert_settings
 from smspulse.cli.main import cli
 
 PREFIX = "SMSPULSE_ALERTS_"

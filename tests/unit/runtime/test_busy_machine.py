@@ -18,7 +18,8 @@ from core.topics import RAW
 from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.dashboard.queries import PageSnapshot
-from smspulse.dashboard.server import PageSettings, serve_page
+from smspulse.dashboard.server import serve_page
+from smspulse.dashboard.settings import PageSettings
 from smspulse.processes.children import find_free_port
 from smspulse.runtime.status import collect_pipeline_status
 
@@ -123,7 +124,7 @@ def test_the_page_reads_again_after_a_reading_that_failed(tmp_path: Path, caplog
             nonlocal readings, while_broken
             readings += 1
             if readings == 2:
-                msg = "nobody foresaw this"
+                msg = "an unforeseen error"
                 raise RuntimeError(msg)
             if readings == 3:
                 while_broken = str(numbers.current_values["trouble"])
@@ -136,5 +137,5 @@ def test_the_page_reads_again_after_a_reading_that_failed(tmp_path: Path, caplog
             await serve_page(numbers, settings, stop, lambda host, port: None)
         return while_broken
 
-    assert asyncio.run(scenario()) == "the numbers cannot be read: nobody foresaw this"
+    assert asyncio.run(scenario()) == "the numbers cannot be read: an unforeseen error"
     assert "the reader of the page's numbers failed and starts again in 1 s: RuntimeError(" in caplog.text

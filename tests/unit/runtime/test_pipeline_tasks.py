@@ -65,18 +65,18 @@ async def test_a_task_that_fails_is_logged_and_starts_again(
             os.kill(os.getpid(), signal.SIGTERM)
         code = await running
     assert code == 0
-    assert f"{name} failed and starts again in 0 s: RuntimeError('nobody foresaw this')" in caplog.messages
+    assert f"{name} failed and starts again in 0 s: RuntimeError('an unforeseen error')" in caplog.messages
 
 
 async def test_a_watch_of_the_broker_that_fails_ends_the_pipeline_with_its_error(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object) -> None:
-        msg = "nobody foresaw this"
+        msg = "an unforeseen error"
         raise RuntimeError(msg)
 
     monkeypatch.setattr(pipeline, "_watch_broker", fail)
-    with pytest.raises(RuntimeError, match="nobody foresaw this"):
+    with pytest.raises(RuntimeError, match="an unforeseen error"):
         await asyncio.wait_for(run_up(data), PATIENCE_S)
 
 
