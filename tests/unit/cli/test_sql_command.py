@@ -26,7 +26,7 @@ from warehouse_records import raw, status
 
 import warehouse
 from smspulse.cli.main import cli, main
-from smspulse.cli.sql import FORMATS
+from smspulse.cli.sql_export import ENCODERS
 from warehouse import catalog
 
 SQL = "SELECT sms_id, received_at, flaws FROM status_events ORDER BY sms_id"
@@ -227,7 +227,7 @@ def test_columns_of_one_name_are_all_there(data: Path) -> None:
         "SET VARIABLE day = DATE '2026-11-24'; FROM raw_webhooks WHERE date = getvariable('day')",
     ],
 )
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", ENCODERS)
 def test_every_statement_that_reads_has_rows_in_each_format(data: Path, statement: str, form: str) -> None:
     done = sql(data, statement, "--format", form)
     assert done.exit_code == 0, done.output
