@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]  # before this folde
 from data_faults import COULD_NOT_RUN, FAULTS  # noqa: E402 - found by the line above
 from days import LAST, Days, weeks  # noqa: E402
 from measure import alone, figure, our  # noqa: E402
-from parquet import SCENARIOS, fill_messages, fill_raw  # noqa: E402
+from parquet import TOLD, fill_messages, fill_raw  # noqa: E402
 
 from expectations.errors import UnreadableDataError  # noqa: E402
 from expectations.runner import run_checks  # noqa: E402
@@ -111,7 +111,7 @@ def million(scratch: Path, messages: int) -> None:
     """Measure the command over many messages."""
     data = scratch / "many"
     catalog.publish_views(data)
-    messages = max(messages // SCENARIOS, 28) * SCENARIOS  # every scenario at least once a day
+    messages = max(messages // TOLD, 28) * TOLD  # every scenario at least once a day
     reports = fill_raw(data, messages, 28, datetime.now(UTC).date())
     subprocess.run([*our("rebuild"), "--data", str(data), "--all"], check=True, stdout=subprocess.DEVNULL)
     fill_messages(data)

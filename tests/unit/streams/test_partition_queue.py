@@ -82,7 +82,7 @@ async def test_a_task_of_a_partition_that_fails_ends_the_process(
     monkeypatch.setattr(partition_manager, "end_process", ended.set_result)
 
     async def fail(*_: object) -> None:
-        msg = "an unforeseen error"
+        msg = "nobody foresaw this"
         raise RuntimeError(msg)
 
     app: Any = SimpleNamespace(consumer_generation_id=1)
@@ -90,4 +90,4 @@ async def test_a_task_of_a_partition_that_fails_ends_the_process(
     monkeypatch.setattr(partitions, "_process_pending", fail)
     await partitions.enqueue_records(SimpleNamespace(tp=OURS, generation_id=1, value=records(1)))
     async with asyncio.timeout(20):
-        assert repr(await ended) == "RuntimeError('an unforeseen error')"
+        assert repr(await ended) == "RuntimeError('nobody foresaw this')"
