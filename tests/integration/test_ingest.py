@@ -1,4 +1,4 @@
-"""Ingest in its own process, over HTTP, into a real Kafka."""
+"""Ingest as a process of its own, over HTTP, into a real Kafka."""
 
 import contextlib
 import http.client
@@ -91,7 +91,7 @@ class Ingest:
 
 
 def until(look: Callable[[], Any], enough: Callable[[Any], bool], within_s: float = 240) -> Any:
-    """Read a value of another process until it is as expected."""
+    """Look at another process until it shows what is expected."""
     deadline = time.monotonic() + within_s
     while not enough(seen := look()):
         assert time.monotonic() < deadline, f"still {seen}"
@@ -128,7 +128,7 @@ def receiver(tmp_path: Path, kafka: KafkaSettings) -> Iterator[Ingest]:
 
 
 def stored(kafka: KafkaSettings, source: str) -> list[Any]:
-    """Return all records of a source, up to the current ends of the partitions."""
+    """Return all records of a source, up to the ends of the partitions as they are now."""
     consumer = KafkaConsumer(
         RAW, auto_offset_reset="earliest", enable_auto_commit=False, **kafka.kafka_python_options()
     )
@@ -147,7 +147,7 @@ def status(sms_id: int) -> bytes:
     return b'{"sms_id": %d, "status_id": 7}' % sms_id
 
 
-def test_kafka_has_exactly_the_sent_webhooks(receiver: Ingest, kafka: KafkaSettings) -> None:
+def test_what_is_sent_is_what_kafka_holds(receiver: Ingest, kafka: KafkaSettings) -> None:
     before = time.time_ns() // 1_000_000
     bodies = [
         status(17),
@@ -176,8 +176,8 @@ def test_kafka_has_exactly_the_sent_webhooks(receiver: Ingest, kafka: KafkaSetti
         assert uuid.UUID(ingest_id).version == 7
 
 
-def test_a_key_is_in_the_partition_that_java_chooses(receiver: Ingest, kafka: KafkaSettings) -> None:
-    # Known values of org.apache.kafka.common.utils.Utils.murmur2, so a common error is visible.
+def test_a_key_is_in_the_partition_that_java_would_choose(receiver: Ingest, kafka: KafkaSettings) -> None:
+    # Known values of org.apache.kafka.common.utils.Utils.murmur2, so that both of us being wrong shows.
     assert [murmur2(text) - (murmur2(text) >> 31 << 32) for text in (b"21", b"foobar")] == [-973932308, -790332482]
     for sms_id in range(1, 41):
         assert receiver.post(status(sms_id))[0] == 202
@@ -212,14 +212,14 @@ def test_refused_webhooks_leave_nothing_in_kafka(receiver: Ingest, kafka: KafkaS
     assert stored(kafka, receiver.source) == []
 
 
-def test_a_source_added_at_run_time_is_accepted_and_no_token_is_logged(receiver: Ingest, tmp_path: Path) -> None:
+def test_a_source_added_while_running_serves_and_no_token_is_in_the_log(receiver: Ingest, tmp_path: Path) -> None:
     receiver.token = add_source(tmp_path, name := f"{receiver.source}-2")
     receiver.source = name
     assert receiver.post(status(1))[0] == 202
     assert receiver.token not in "\n".join(receiver.log)
 
 
-def test_sigterm_waits_for_requests_in_flight(receiver: Ingest, kafka: KafkaSettings) -> None:
+def test_sigterm_lets_requests_in_flight_arrive_whole(receiver: Ingest, kafka: KafkaSettings) -> None:
     path = webhook_url("", receiver.source, receiver.token).encode()
     connections = []
     for _ in range(20):
@@ -231,13 +231,13 @@ def test_sigterm_waits_for_requests_in_flight(receiver: Ingest, kafka: KafkaSett
         connection.sendall(body[:10])
         connections.append(connection)
     receiver.process.terminate()
-    until(lambda: socket.socket().connect_ex(("127.0.0.1", receiver.port)), bool)  # it accepts no more connections
+    until(lambda: socket.socket().connect_ex(("127.0.0.1", receiver.port)), bool)  # it accepts no more
     answers = []
     for connection in connections:
         connection.sendall(body[10:])
     for connection in connections:
         with connection, connection.makefile("rb") as answer:
-            head, _, text = answer.read().partition(b"\r\n\r\n")  # until ingest closes the connection
+            head, _, text = answer.read().partition(b"\r\n\r\n")  # up to the end, for it closes them
             assert head.startswith(b"HTTP/1.1 202 ")
             answers.append(json.loads(text)["ingest_id"])
     assert receiver.process.wait(60) == 0
@@ -246,7 +246,9 @@ def test_sigterm_waits_for_requests_in_flight(receiver: Ingest, kafka: KafkaSett
     )
 
 
-def test_without_a_broker_it_accepts_webhooks_at_once_and_forwards_them_later(tmp_path: Path, real_kafka: None) -> None:
+def test_without_a_broker_it_takes_webhooks_at_once_and_forwards_them_by_itself(
+    tmp_path: Path, real_kafka: None
+) -> None:
     settings = BrokerSettings(port=find_free_port(0), controller_port=0, login=False)
     kafka = KafkaSettings(bootstrap=f"127.0.0.1:{settings.port}", partitions=4, replication=1, min_insync=1)
     broker = KafkaBroker(tmp_path / "broker", settings)
@@ -274,7 +276,7 @@ def test_without_a_broker_it_accepts_webhooks_at_once_and_forwards_them_later(tm
             assert dict(third.headers)["ingest_id"].decode() == direct
             assert ["spooled" in dict(record.headers) for record in (first, second, third)] == [True, True, False]
 
-            # Stopped while Kafka does not answer, it spools the requests in flight and answers them.
+            # Stopped while Kafka answers nothing, it answers what is in flight from the spool.
             assert broker.jvm_pid is not None
             os.kill(broker.jvm_pid, signal.SIGSTOP)
             with ThreadPoolExecutor() as pool:
@@ -285,7 +287,7 @@ def test_without_a_broker_it_accepts_webhooks_at_once_and_forwards_them_later(tm
             os.kill(broker.jvm_pid, signal.SIGCONT)
         finally:
             broker.stop()
-    # One line for each outage and one for each recovery, and no others. The first two have no order.
+    # One line on each loss and one on each recovery, and nothing else; the first two come as they may.
     lines = [line.partition(",")[0].partition(" after")[0] for line in running.log]
     assert [*sorted(lines[:3]), *lines[3:]] == [
         "INFO sources loaded again: 1",
@@ -297,7 +299,7 @@ def test_without_a_broker_it_accepts_webhooks_at_once_and_forwards_them_later(tm
     ]
 
 
-def test_it_stops_without_kafka_and_keeps_answered_webhooks(tmp_path: Path) -> None:
+def test_it_stops_while_kafka_is_away_and_keeps_what_it_answered(tmp_path: Path) -> None:
     with ingest(tmp_path, f"127.0.0.1:{find_free_port(0)}") as running:
         assert running.post(status(1))[0] == 202
         assert running.stop() == 0
@@ -306,7 +308,7 @@ def test_it_stops_without_kafka_and_keeps_answered_webhooks(tmp_path: Path) -> N
 
 @contextlib.contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """Mount an empty file system, or skip the test if that is not permitted."""
+    """Mount an empty file system of its own, or skip where that may not be done."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     done = subprocess.run(mount, capture_output=True, text=True, check=False)
@@ -350,7 +352,7 @@ def test_a_full_disk_is_answered_503_and_nothing_is_lost(tmp_path: Path, kafka: 
             assert running.stop() == 0
             assert sum("answered 503" in line for line in running.log) == 2
         if not reserve:
-            (data / "another").unlink()  # with a reserve, it continues without freed space
+            (data / "another").unlink()  # with a reserve, nothing has to be freed for it to go on
         with ingest(data, kafka.bootstrap, tmp_path / "after.log", limits) as running:
             running.wait_kafka()
             until(running.ready, lambda answer: answer[0] == 200)
@@ -362,7 +364,7 @@ def test_a_full_disk_is_answered_503_and_nothing_is_lost(tmp_path: Path, kafka: 
     }
 
 
-def test_redacted_data_never_reaches_kafka(
+def test_what_privacy_hides_never_reaches_kafka(
     tmp_path: Path, kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SMSPULSE_INGEST_PRIVACY", "mask")
