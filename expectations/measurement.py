@@ -77,9 +77,11 @@ class MeasurementSession:
         for name, dataset in (("raw", "raw"), ("version", "messages"), ("deadletter", "deadletters")):
             scan = dataset_scan_sql(self.data / dataset, filename=True)
             self._run(f"CREATE TEMP VIEW {name}_files AS FROM {scan} WHERE date >= getvariable('since_day')")
+        # Days of which retention dropped the messages, and left the counts.
         delivery, details = (dataset_scan_sql(self.data / name) for name in ("base/delivery", "base"))
         self._run(f"CREATE TEMP VIEW kept AS FROM {delivery} WHERE date NOT IN (SELECT date FROM {details})")  # noqa: S608
         self._run(f"CREATE TEMP MACRO landed_ranges(relation) AS TABLE {read_resource('tables', 'landed_ranges.sql')}")
+        # The other tables and measures compare the log with the views up to these times.
         self._create_table("reached")
         (landed,) = self._run(read_resource("tables", "landed.sql"))
         # The log and the views can be compared from here on. Whole hours are counted.
