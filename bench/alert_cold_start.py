@@ -15,7 +15,7 @@ import numpy as np
 
 from core import records
 from core.alerts import FAILURE_RATIO, Alert, decode_alert
-from core.topics import ACTIVITY, ALERTS, RAW
+from core.topics import ALERTS, OUTCOMES, RAW
 from gateway.errors import UnreadablePayload
 from gateway.payloads import parse_payload
 from gateway.statuses import STATUSES
@@ -30,8 +30,7 @@ from smspulse.simulator.scenarios import generate_scenarios
 from streams.change_detector import ChangeDetector
 from streams.detector_policy import DetectorPolicy
 from streams.detector_state import DetectorState, MessageEnd
-from streams.device_processor import DeviceProcessor
-from streams.failure_alerts import update_detectors
+from streams.device_processor import DeviceProcessor, update_detectors
 from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
 from streams.monitored_entity import MonitoredEntity
@@ -143,7 +142,7 @@ def new_fleet(task: tuple[float, float, int, float, int]) -> tuple[int, float]:
         if sms_id % _CHUNK == 0:
             places = chance.integers(channels, size=_CHUNK).tolist()
         end = MessageEnd(sms_id, 8 if failed else 7, "undelivered" if failed else "delivered", at)
-        for output in update_detectors([end], units[places[sms_id % _CHUNK]], None, source):
+        for output in update_detectors(end, units[places[sms_id % _CHUNK]], None, source):
             alert = decode_alert(output.value or b"")
             if alert.phase == "firing":
                 # A source that fires is written again when a channel of it fires or ends.
@@ -166,15 +165,15 @@ def demo_alerts(seed: int, minutes: float, behaviour: GatewayBehaviour = DEMO_BE
     for batch in _batches(seed, minutes, behaviour):
         outputs = message_fold.process(batch)
         messages |= {key: value or b"" for key, value, _ in outputs.states}
-        activity = [_activity(each) for each in outputs.records if each.topic == ACTIVITY]
-        outputs = device_fold.process(activity)
+        outcomes = [_outcome(each) for each in outputs.records if each.topic == OUTCOMES]
+        outputs = device_fold.process(outcomes)
         devices |= {key: value or b"" for key, value, _ in outputs.states}
         alerts += [decode_alert(each.value or b"") for each in outputs.records if each.topic == ALERTS]
     return alerts
 
 
-def _activity(output: OutputRecord) -> Any:
-    return SimpleNamespace(topic=ACTIVITY, partition=0, offset=0, key=output.key, value=output.value, headers=[])
+def _outcome(output: OutputRecord) -> Any:
+    return SimpleNamespace(topic=OUTCOMES, partition=0, offset=0, key=output.key, value=output.value, headers=[])
 
 
 def _batches(seed: int, minutes: float, behaviour: GatewayBehaviour) -> Iterator[list[Any]]:

@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]  # before this folde
 from data_faults import COULD_NOT_RUN, FAULTS  # noqa: E402 - found by the line above
 from days import LAST, Days, weeks  # noqa: E402
 from measure import alone, figure, our  # noqa: E402
-from parquet import TOLD, fill_messages, fill_raw  # noqa: E402
+from parquet import SCENARIOS, fill_messages, fill_raw  # noqa: E402
 
 from expectations.errors import UnreadableDataError  # noqa: E402
 from expectations.runner import run_checks  # noqa: E402
@@ -85,7 +85,11 @@ def faults(scratch: Path) -> None:
         f"landed files of {LAST}, the last of eleven\nsimulated days of {MESSAGES:,} messages, and everything is "
         "checked. Without a fault nothing fails.\n\n| fault | seen by | and by |\n|---|---|---|\n"
     )
-    (ROOT / "docs" / "faults.md").write_text(head + "\n".join(lines) + "\n")
+    foot = (
+        "\n\nSilence is traffic, not data: the alert [silent](runbooks/silent.md) covers a device, a source or all "
+        "sources that stop.\n"
+    )
+    (ROOT / "docs" / "faults.md").write_text(head + "\n".join(lines) + foot)
     print(f"{len(FAULTS)} faults injected in {time.perf_counter() - start:.0f} s")
     figure("faults_seen", seen, f">= {len(FAULTS)}")
 
@@ -111,7 +115,7 @@ def million(scratch: Path, messages: int) -> None:
     """Measure the command over many messages."""
     data = scratch / "many"
     catalog.publish_views(data)
-    messages = max(messages // TOLD, 28) * TOLD  # every scenario at least once a day
+    messages = max(messages // SCENARIOS, 28) * SCENARIOS  # every scenario at least once a day
     reports = fill_raw(data, messages, 28, datetime.now(UTC).date())
     subprocess.run([*our("rebuild"), "--data", str(data), "--all"], check=True, stdout=subprocess.DEVNULL)
     fill_messages(data)

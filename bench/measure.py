@@ -17,8 +17,8 @@ from records import PARTITIONS
 from core.kafka_retry import COORDINATOR_IS_STARTING
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
-from smspulse.broker.config import BrokerSettings
 from smspulse.broker.kafka_broker import KafkaBroker
+from smspulse.broker.settings import BrokerSettings
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import die_with_parent
 

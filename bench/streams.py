@@ -29,7 +29,7 @@ from state import memory_when_all_are_open, recovered
 
 from core.kafka_settings import KafkaSettings
 from core.topics import MESSAGES, RAW, TOPICS
-from smspulse.broker.config import BrokerSettings
+from smspulse.broker.settings import BrokerSettings
 from smspulse.broker.topic_admin import ensure_topics
 
 ROOT = HERE.parents[1]

@@ -69,7 +69,7 @@ class Nowhere:
         """Return nothing."""
         return {}
 
-    def read_gauges(self) -> dict[str, tuple[str, float]]:
+    def read_gauges(self) -> dict[Any, float]:
         """Return nothing."""
         return {}
 

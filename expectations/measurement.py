@@ -70,7 +70,6 @@ class MeasurementSession:
             is_part=self.since is not None,
             recent=recent,
             waiting=timedelta(seconds=self.settings.max_waiting_s),
-            quiet=self.settings.max_quiet_s,
             min_expected=self.settings.min_expected,
             statuses=sorted(self.statuses),
         )

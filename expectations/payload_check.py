@@ -14,14 +14,11 @@ from core import records, topics
 from expectations.quality_check import CheckReport
 from expectations.runner import run_checks
 from expectations.settings import CheckSettings
-from gateway import json_body
 from gateway.errors import UnreadablePayload
 from gateway.events import StatusReport
-from gateway.json_body import to_utf8
-from gateway.payloads import parse_payload
+from gateway.payloads import parse_with_fields
 from gateway.statuses import StatusCode
-from ingest.content_coding import UnknownCodingError, parse_codings
-from ingest.request_body import RefusedBodyError, remove_codings, too_large_error
+from ingest.request_body import parse_codings, remove_codings, too_large_error
 from ingest.settings import IngestSettings
 from warehouse.catalog import publish_views
 from warehouse.sink.parquet_files import land_rows
@@ -65,12 +62,8 @@ def decode_request_body(sample: bytes, content_encoding: str) -> bytes:
     """
     settings = IngestSettings()
     if len(sample) > settings.max_body_bytes:
-        raise too_large_error(settings)
-    try:
-        codings = parse_codings([content_encoding])
-    except UnknownCodingError as error:
-        raise RefusedBodyError(415, str(error)) from error
-    body, _ = remove_codings(sample, codings, settings)
+        raise too_large_error(settings.max_body_bytes)
+    body, _ = remove_codings(sample, parse_codings([content_encoding]), settings.max_body_bytes)
     return body
 
 
@@ -82,12 +75,10 @@ def check_payload(body: bytes, zone: tzinfo = UTC, content_type: bytes | None = 
         zone: Zone of times without one.
         content_type: Header of the request, for its charset.
     """
-    text = to_utf8(body, content_type)
     try:
-        event = parse_payload(text, zone)
+        payload, event = parse_with_fields(body, zone, content_type)
     except UnreadablePayload as error:
         return PayloadReport(None, (str(error),))
-    payload = json_body.load_json(text)
     is_status = isinstance(event, StatusReport)
     faults = tuple(f"{field} cannot be read and would be null" for field in event.flaws)
     unknown = payload.keys() - (_STATUS_FIELDS if is_status else _INCOMING_FIELDS)

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
+from core.atomic_file import write_file_atomically
 from expectations.quality_check import CheckReport, CheckResult
 
 _HEAD: Final = """<!doctype html>
@@ -46,10 +47,7 @@ def write_quality_page(report: CheckReport, path: Path) -> None:
         parts += ['<h2 id="failed">What does not hold</h2>', _results_table(failed)]
     for suite, rows in suites.items():
         parts += [f'<h2 id="{escape(suite)}">{escape(suite)}</h2>', _results_table(rows)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("\n".join([*parts, "</body></html>\n"]), encoding="utf-8")
-    temporary.replace(path)
+    write_file_atomically(path, "\n".join([*parts, "</body></html>\n"]))
 
 
 def _results_table(rows: list[CheckResult]) -> str:

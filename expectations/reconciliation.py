@@ -14,13 +14,13 @@ import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from core import records, topics
-from core.group_lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
+from core.consumer_lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
 from core.kafka_settings import KafkaSettings
 from core.topic_ids import TopicIds
 from expectations.catalogue import build_checks, read_resource
 from expectations.measurement import SuiteMeasures, earliest_complete_time, fetch_frame
 from expectations.settings import CheckSettings
-from ingest.receipts import ID_BYTES, read_receipts
+from ingest.sink import ID_BYTES, read_receipts
 from ingest.spool import read_spooled_ids
 from warehouse.landed_files import list_incarnations_by_age
 from warehouse.reader import fetch_rows, open_warehouse

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 from xml.etree import ElementTree
 
 import click
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from expectations import SUITE_NAMES
-from smspulse.cli.options import EXIT_CHECK_FAILED, broker_option, data_option, ingest_options
+from smspulse.cli.options import EXIT_CHECK_FAILED, ParsedType, broker_option, data_option, ingest_options
 from smspulse.processes.terminal import echo, escape_to_line, make_console
 
 if TYPE_CHECKING:
@@ -26,19 +26,16 @@ _COLOURS: Final = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 _PERIODS: Final = {"h": "hours", "d": "days"}
 
 
-class _TimestampType(click.ParamType):
-    """`24h`, `7d`, or a date or time in ISO 8601, UTC unless it names a zone."""
-
-    name = "WHEN"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        try:
-            if found := re.fullmatch(r"(\d+)([hd])", value):
-                return datetime.now(UTC) - timedelta(**{_PERIODS[found[2]]: int(found[1])})
-            moment = datetime.fromisoformat(value)
-        except (ValueError, OverflowError):
-            self.fail(f"{value!r} is not a time: write 24h, 7d or 2026-11-20", param, ctx)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+def _parse_time(text: str) -> datetime:
+    """Parse `24h`, `7d`, or a date or time in ISO 8601, UTC unless it names a zone."""
+    try:
+        if found := re.fullmatch(r"(\d+)([hd])", text):
+            return datetime.now(UTC) - timedelta(**{_PERIODS[found[2]]: int(found[1])})
+        moment = datetime.fromisoformat(text)
+    except (ValueError, OverflowError) as error:
+        msg = f"{text!r} is not a time: write 24h, 7d or 2026-11-20"
+        raise ValueError(msg) from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 @click.group(invoke_without_command=True)
@@ -47,8 +44,8 @@ class _TimestampType(click.ParamType):
 @click.option(
     "--suite", "suites", multiple=True, type=click.Choice(SUITE_NAMES), help="Only this one; can be repeated."
 )
-@click.option("--since", type=_TimestampType(), help="Leave out older data: 24h, 7d or 2026-11-20.")
-@click.option("--format", "form", type=click.Choice(["table", "json", "junit"]), default="table", show_default=True)
+@click.option("--since", type=ParsedType("WHEN", _parse_time), help="Leave out older data: 24h, 7d or 2026-11-20.")
+@click.option("--format", "form", type=click.Choice(["table", "json", "junit"]), default="table")
 @click.option("--docs", is_flag=True, help="Write the page quality/index.html in the data folder as well.")
 @click.pass_context
 def check_command(
@@ -115,7 +112,8 @@ def _measure_reconciliation(
 
     from expectations.reconciliation import measure_reconciliation, read_kafka_contents
     from ingest.errors import SpoolError
-    from smspulse.broker.locate import KafkaAccessError, find_kafka_settings
+    from smspulse.broker.errors import KafkaAccessError
+    from smspulse.broker.locate import find_kafka_settings
 
     found, note = None, ""
     hidden = "; the suite reconciliation was left out: this user may not read what ingest answered (accepted and spool)"
@@ -137,9 +135,9 @@ def _measure_reconciliation(
 @check_command.command()
 @click.argument("sample", type=click.File("rb"))
 @click.option("--lines", is_flag=True, help="SAMPLE has one payload a line.")
-@click.option("--content-type", default="", help="Content-Type that the gateway sends; its charset is decoded.")
-@click.option("--content-encoding", default="", help="Content-Encoding that the gateway sends: gzip or deflate.")
-def payload_command(sample: BinaryIO, content_type: str, content_encoding: str, *, lines: bool) -> None:
+@click.option("--content-type", help="Content-Type that the gateway sends; its charset is decoded.")
+@click.option("--content-encoding", help="Content-Encoding that the gateway sends: gzip or deflate.")
+def payload_command(sample: BinaryIO, content_type: str | None, content_encoding: str | None, *, lines: bool) -> None:
     """Show the generation and the errors of a gateway's payloads. Exits with 1 if there is an error.
 
     SAMPLE is a file, or - for standard input. It is the body of one webhook, and is read as ingest and stream read it.
@@ -156,13 +154,13 @@ def payload_command(sample: BinaryIO, content_type: str, content_encoding: str, 
 
     settings = StreamSettings(state=Path())
     zone, statuses = parse_zone(settings.zone), build_status_table(parse_status_meanings(settings.status_meanings))
-    declared = content_type.encode("ascii", "replace")
+    declared = (content_type or "").encode("ascii", "replace")
     received = sample.read()
     if not received.strip():
         msg = "there is no payload in it"
         raise click.BadParameter(msg, param_hint="SAMPLE")
     payloads = [line for line in received.splitlines() if line.strip()] if lines else [received]
-    bodies, has_faults = _check_payloads(payloads, zone, declared, content_encoding)
+    bodies, has_faults = _check_payloads(payloads, zone, declared, content_encoding or "")
     if not bodies:
         raise SystemExit(EXIT_CHECK_FAILED)
     report = run_raw_suite(bodies, zone, declared, statuses)
@@ -246,7 +244,7 @@ def _describe_failure(row: "CheckResult") -> list[tuple[str, str]]:
 @click.command()
 @data_option
 @broker_option
-@ingest_options
+@ingest_options()
 def doctor_command(data: Path, broker: str, host: str | None, port: int | None) -> None:
     """Check this machine, and show what is missing and how to fix it. Exits with 1 if something does not work.
 

@@ -29,8 +29,7 @@ from faults import SESSION_S, WEIGHTS, Faults, NotInflictedError, NotRecoveredEr
 from judge import judge
 from running import Pipeline, start
 
-from smspulse.simulator.client import run_simulation
-from smspulse.simulator.scenario_sender import SimulationTotals
+from smspulse.simulator.client import SimulationTotals, run_simulation
 from smspulse.simulator.scenarios import generate_scenarios
 
 MUTATIONS = {"no-fence": ["stream:stop-begin"], "offsets-outside": ["stream:kill-commit"]}

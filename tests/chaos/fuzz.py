@@ -59,7 +59,7 @@ class Sink:
     def read_state(self) -> dict[str, object]:
         return {}
 
-    def read_gauges(self) -> dict[str, tuple[str, float]]:
+    def read_gauges(self) -> dict[object, float]:
         return {}
 
     async def store_webhook(self, webhook: WebhookRecord) -> None:

@@ -50,10 +50,9 @@ from ingest.spool import WebhookSpool
 from ingest.webhook_record import WebhookRecord
 from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
-from streams.isolating_processor import IsolatingProcessor
 from streams.lifecycle import EXPIRE_AFTER_MS, LifecycleRules
 from streams.message_processor import MessageProcessor
-from streams.processor import ProcessorOutput, StateLoader, StreamProcessor
+from streams.processor import IsolatingProcessor, ProcessorOutput, StateLoader, StreamProcessor
 from warehouse import catalog
 from warehouse.reader import query
 from warehouse.sink import parquet_files
@@ -149,14 +148,14 @@ class InProcess:
         self._land(topics.MESSAGES, [self._made(topics.MESSAGES, key, value) for key, value, _ in outputs.states])
         letters = [each for each in outputs.records if each.topic == topics.DEADLETTERS]
         self._land(topics.DEADLETTERS, [self._made(each.topic, each.key, each.value, each.headers) for each in letters])
-        activity: Any = [
+        outcomes: Any = [
             SimpleNamespace(
                 topic=each.topic, partition=0, offset=0, timestamp=0, key=each.key, value=each.value, headers=()
             )
             for each in outputs.records
-            if each.topic == topics.ACTIVITY
+            if each.topic == topics.OUTCOMES
         ]
-        devices = self._devices.fold.process(activity)
+        devices = self._devices.fold.process(outcomes)
         self._devices.take(devices)
         alerts = [each for each in devices.records if each.topic == topics.ALERTS]
         self._land(topics.ALERTS, [self._made(each.topic, each.key, each.value) for each in alerts])
@@ -183,12 +182,12 @@ def inject(mutation: str) -> None:
     from warehouse.sink import record_conversion, table_building  # noqa: PLC0415
 
     if mutation == "parser":
-        read = payloads._parse_guarded
+        read = payloads.parse_with_fields
 
-        def recursive(body: bytes, zone: Any) -> Any:
-            return recursive(body[len(BOM) :], zone) if body.startswith(BOM) else read(body, zone)
+        def recursive(body: bytes, *given: Any) -> Any:
+            return recursive(body[len(BOM) :], *given) if body.startswith(BOM) else read(body, *given)
 
-        payloads._parse_guarded = recursive
+        payloads.parse_with_fields = recursive
     if mutation == "fold":
         one = MessageProcessor._process_record
         MessageProcessor._process_record = lambda *given: fail() if BOM in given[1].value else one(*given)

@@ -28,15 +28,15 @@ from uuid import uuid4
 import pyarrow as pa
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from core.atomic_file import delete_orphaned_files
 from core.kafka_settings import KafkaSettings
 from core.topics import MESSAGES, RAW
-from smspulse.broker.config import BrokerSettings
 from smspulse.broker.kafka_broker import KafkaBroker
+from smspulse.broker.settings import BrokerSettings
 from smspulse.broker.topic_admin import ensure_topics
 from warehouse import catalog
-from warehouse.durable_files import delete_orphaned_files
 from warehouse.errors import OvertakenError
-from warehouse.file_names import LANDED_FILE_NAME, format_merged_stem
+from warehouse.file_names import LANDED_FILE_NAME, TEMPORARY_FOLDER, format_merged_stem
 from warehouse.reader import query
 from warehouse.settings import LanderSettings
 from warehouse.sink import consumer as lander
@@ -201,7 +201,7 @@ class Landers:
         if process.exitcode != -9:
             msg = f"lander {number} ended without a kill, with {process.exitcode}"
             raise RuntimeError(msg)
-        orphaned = delete_orphaned_files(self._data) > 0
+        orphaned = delete_orphaned_files(self._data / TEMPORARY_FOLDER) > 0
         self._processes[number] = self._start(number)
         return orphaned
 

@@ -36,8 +36,8 @@ from kafka import KafkaConsumer, TopicPartition
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from ingest.sources import add_source, webhook_url
-from smspulse.broker.config import BrokerSettings
 from smspulse.broker.kafka_broker import KafkaBroker
+from smspulse.broker.settings import BrokerSettings
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import die_with_parent, find_free_port
 
@@ -133,36 +133,44 @@ async def _spool(http: aiohttp.ClientSession, url: str) -> int | None:
         return None
 
 
+async def _wait_for_spool(http: aiohttp.ClientSession, url: str, webhooks: int) -> int:
+    """Wait until ingest answers and its spool holds so many webhooks, and return their number."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while (found := await _spool(http, url)) is None or found < webhooks:
+        if time.monotonic() > deadline:
+            msg = f"the spool of ingest holds {found} webhooks, not {webhooks}"
+            raise TimeoutError(msg)
+        await asyncio.sleep(0.05)
+    return found
+
+
 async def run_outage(broker: KafkaBroker, running: Ingest, webhook: str, options: argparse.Namespace) -> Found:
     """Cause the outage under traffic; return the answers."""
     found, stop = Found(), asyncio.Event()
     in_starter = partial(asyncio.get_running_loop().run_in_executor, _STARTER)
     connector = aiohttp.TCPConnector(limit=0, force_close=options.processes > 1)
     async with aiohttp.ClientSession(connector=connector) as http, asyncio.TaskGroup() as senders:
-        deadline = time.monotonic() + _PATIENCE_S
-        while await _spool(http, running.url) is None:
-            if time.monotonic() > deadline:
-                msg = "ingest does not listen"
-                raise TimeoutError(msg)
-            await asyncio.sleep(0.05)
+        await _wait_for_spool(http, running.url, 0)
         for key in range(_KEYS):
             senders.create_task(_send(http, webhook, key, _KEYS / options.rate, stop, found))
         await asyncio.sleep(_WARM_UP_S)
-        jvm = broker.jvm_pid if options.pause else None
+        jvm = broker.jvm if options.pause else None
         if jvm is not None:
-            os.kill(jvm, signal.SIGSTOP)
+            os.kill(jvm.pid, signal.SIGSTOP)
         else:
             await asyncio.to_thread(broker.stop)
         for _ in range(options.kills):
             await asyncio.sleep(options.seconds / (options.kills + 1))
             await in_starter(running.kill)
         await asyncio.sleep(options.seconds / (options.kills + 1))
+        # On a busy machine the killed process may take longer to start again than Kafka was to be away.
+        most = await _wait_for_spool(http, running.url, _KEYS + 1)
         if jvm is not None:
-            os.kill(jvm, signal.SIGCONT)
+            os.kill(jvm.pid, signal.SIGCONT)
         else:
             await in_starter(broker.start)
         deadline = time.monotonic() + _PATIENCE_S + options.seconds
-        most, began, before = 0, time.monotonic(), found.total()
+        began, before = time.monotonic(), found.total()
         while (now := await _spool(http, running.url)) != 0:
             if now is not None and now >= most:
                 most, began, before = now, time.monotonic(), found.total()

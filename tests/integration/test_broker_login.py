@@ -12,11 +12,11 @@ from pydantic import SecretStr
 
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
-from smspulse.broker.config import BrokerSettings
 from smspulse.broker.download import find_kafka_cache
 from smspulse.broker.kafka_broker import KafkaBroker
 from smspulse.broker.locate import find_kafka_settings
 from smspulse.broker.login import read_login
+from smspulse.broker.settings import BrokerSettings
 from smspulse.broker.topic_admin import ensure_topics
 
 LIMIT_S = 60

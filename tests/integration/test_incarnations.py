@@ -13,10 +13,9 @@ from running_landers import landed, landing_from, produce, settings, until
 from core import topics
 from core.kafka_settings import KafkaSettings
 from core.topic_ids import TopicIds
-from smspulse.broker.config import BrokerSettings
-from smspulse.broker.embedded import EmbeddedBroker
+from smspulse.broker.embedded import EmbeddedBroker, MemoryBroker
 from smspulse.broker.kafka_broker import KafkaBroker
-from smspulse.broker.memory_broker import MemoryBroker
+from smspulse.broker.settings import BrokerSettings
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import find_free_port
 from smspulse.runtime.erasure import _find_end_offsets

@@ -18,14 +18,16 @@ from running import post, start
 from running_landers import landed, landing_from, settings, until
 
 from core import topics
-from core.group_lag import read_group_lag
+from core.consumer_lag import read_group_lag
 from core.kafka_settings import KafkaSettings
 from ingest.sources import add_source, webhook_url
-from smspulse.alerting.alert_topic import AlertTopicReader
+from smspulse.alerting.alert_topic import AlertTopicReader, ReceiverOffsets
 from smspulse.broker import kafka_broker
-from smspulse.broker.config import BrokerSettings, build_server_properties
+from smspulse.broker.config import build_server_properties
+from smspulse.broker.errors import KafkaUnreachable
 from smspulse.broker.kafka_broker import KafkaBroker
-from smspulse.broker.topic_admin import KafkaUnreachable, ensure_topics
+from smspulse.broker.settings import BrokerSettings
+from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import LOOPBACK, die_with_parent, find_free_port
 from warehouse.reader import query
 
@@ -168,8 +170,11 @@ def test_every_kind_of_client_logs_in(secured: Secured, tmp_path: Path, protocol
         behind = read_group_lag(kafka, {one.group: [topics.RAW]})
         assert behind is not None
         assert behind.keys() == {one.group}
-    with closing(AlertTopicReader(kafka, "alerts")):
-        pass
+    reader = AlertTopicReader(kafka, "alerts")
+    reader.read_existing()
+    receiver = ReceiverOffsets(kafka, "alerts-webhook")
+    assert receiver.commit(reader.next_offsets)
+    assert receiver.read(reader.next_offsets) == reader.next_offsets
     with closing(KafkaProducer(**kafka.kafka_python_options())) as producer:
         assert producer.partitions_for(topics.MESSAGES)
     for log in logs.values():

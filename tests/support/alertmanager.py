@@ -38,6 +38,11 @@ class Receiver:
         return json.loads(body)
 
 
+def unsilenced(_: float) -> frozenset[str]:
+    """Stand for silences of which there are none."""
+    return frozenset()
+
+
 @asynccontextmanager
 async def receiving() -> AsyncIterator[Receiver]:
     """Run a receiver."""

@@ -18,8 +18,8 @@ from unittest.mock import patch
 from formatted_store import FORMATTED_STORE, format_and_keep_store
 
 from smspulse.broker import kafka_broker
-from smspulse.broker.config import BrokerSettings
 from smspulse.broker.download import list_missing_programs
+from smspulse.broker.settings import BrokerSettings
 
 _STOP_S = 120
 """Kafka writes the archive while it stops."""

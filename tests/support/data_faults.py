@@ -209,9 +209,7 @@ FAULTS: dict[str, Fault] = {
     "a column of dead letters of another type": Fault(
         change_type("deadletters", "origin_partition"), ("deadletters_columns_exact",)
     ),
-    "a lander that stopped": Fault(
-        lose_newest("raw", "messages"), ("raw_fresh", "raw_pauses_usual", "messages_volume")
-    ),
+    "a lander that stopped": Fault(lose_newest("raw", "messages"), ("raw_fresh", "messages_volume")),
     "a lost file of messages": Fault(lose_one("messages"), ("messages_files_contiguous", "messages_complete")),
     "a duplicated file of messages": Fault(copy("messages"), ("messages_offsets_unique",)),
     "a lost file of dead letters": Fault(
@@ -285,14 +283,10 @@ FAULTS: dict[str, Fault] = {
     "a gateway of another time zone": Fault(
         edit("raw", "sent_at = received_at + INTERVAL 2 HOUR", "kind = 'status'"), ("raw_sent_before_received",)
     ),
-    "half of an hour missing": Fault(nothing, ("raw_pauses_usual",), (13, 13.5)),
-    "an hour missing": Fault(nothing, ("messages_volume", "raw_pauses_usual"), (13, 14.2)),
+    "an hour missing": Fault(nothing, ("messages_volume",), (13, 14.2)),
     # Messages
     "a stream that stopped": Fault(lose_newest("messages"), ("messages_up_to_date",)),
     "a stuck device": Fault(edit("messages", _OPEN, "device_id = 8001"), ("devices_get_on", "messages_end_as_told")),
-    "a silent device": Fault(
-        edit("messages", "device_id = 8002", "device_id = 8005"), ("devices_heard",)
-    ),
     "a message under two keys": Fault(
         edit("messages", "message_key = 'acme:1'", '"offset" % 50 = 0'), ("messages_keys_unique",)
     ),

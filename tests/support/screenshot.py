@@ -17,7 +17,8 @@ from rendered import land_alerts
 from expectations.runner import run_checks
 from expectations.settings import CheckSettings
 from smspulse.dashboard.queries import PageSnapshot
-from smspulse.dashboard.server import PageSettings, serve_page
+from smspulse.dashboard.server import serve_page
+from smspulse.dashboard.settings import PageSettings
 from smspulse.simulator.options import GatewayBehaviour
 from warehouse.quality import append_check_results
 

@@ -18,6 +18,7 @@ from days import weeks
 from warehouse_records import version
 
 from core import topics
+from core.atomic_file import delete_orphaned_files
 from core.errors import SmspulseError
 from expectations import SUITE_NAMES
 from expectations.catalogue import build_checks
@@ -29,7 +30,7 @@ from expectations.settings import CheckSettings
 from gateway.number_search import NumberSearch
 from gateway.statuses import STATUSES
 from smspulse.cli.main import cli
-from warehouse.durable_files import delete_orphaned_files
+from warehouse.file_names import TEMPORARY_FOLDER
 from warehouse.maintenance.compaction import compact_files
 from warehouse.maintenance.erasure import erase_from_files
 from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
@@ -88,7 +89,7 @@ def test_valid_data_passes_every_check(data: Path) -> None:
         assert row.action.endswith("."), row
         assert row.expected, row
     assert state() == before
-    assert delete_orphaned_files(data) == 0
+    assert delete_orphaned_files(data / TEMPORARY_FOLDER) == 0
 
 
 @pytest.mark.parametrize("names", TOGETHER, ids=len)

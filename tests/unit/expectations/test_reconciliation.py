@@ -27,11 +27,11 @@ from expectations.reconciliation import (
     read_kafka_contents,
 )
 from expectations.settings import CheckSettings
-from ingest.receipts import ID_BYTES, ReceiptLog, read_receipts
 from ingest.settings import IngestSettings
+from ingest.sink import ID_BYTES, ReceiptLog, read_receipts
 from ingest.spool import WebhookSpool
 from ingest.webhook_record import WebhookRecord
-from smspulse.broker.memory_broker import MemoryBroker
+from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.cli.main import cli
 from warehouse import catalog
@@ -53,11 +53,12 @@ def accepted(source: str, received_at: int, ingest_id: str) -> WebhookRecord:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reconciled")
     weeks(folder, seed=2, messages=24)
-    noting = ReceiptLog(folder)
+    receipts = ReceiptLog(folder)
     with open_warehouse(folder) as connection:
         sql = "SELECT source, epoch_ms(received_at), ingest_id FROM raw_webhooks ORDER BY received_at"
-        noting.append_receipts(accepted(*row) for row in connection.execute(sql).fetchall())
-    noting.close()
+        for row in connection.execute(sql).fetchall():
+            receipts.append_receipt(accepted(*row))
+    receipts.close()
     return folder
 
 
@@ -86,9 +87,9 @@ def test_answered_webhooks_are_landed_and_old_hours_are_dropped(data: Path) -> N
 
 def test_a_missing_webhook_is_named_unless_it_is_in_kafka_or_in_the_spool(data: Path) -> None:
     at = datetime.fromtimestamp(LOST_AT / 1000 + 3600, UTC)
-    noting = ReceiptLog(data)
-    noting.append_receipts([accepted("acme", LOST_AT, LOST)])
-    noting.close()
+    receipts = ReceiptLog(data)
+    receipts.append_receipt(accepted("acme", LOST_AT, LOST))
+    receipts.close()
     assert found(data, "accepted_landed", at) == (1, [LOST.replace("-", "")])
     lost = bytes.fromhex(LOST.replace("-", ""))
     kafka = in_kafka(waiting=[{"source": "acme", "received_at": LOST_AT, "id": lost, "record": "raw:0:7"}])
@@ -190,11 +191,11 @@ def test_an_unreachable_kafka_is_noted_and_is_no_difference(data: Path) -> None:
 
 def test_a_kill_loses_no_receipt(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from ingest.receipts import ReceiptLog\n"
+        "import sys; from pathlib import Path; from ingest.sink import ReceiptLog\n"
         "from ingest.webhook_record import WebhookRecord\n"
-        "noting = ReceiptLog(Path(sys.argv[1]))\n"
+        "receipts = ReceiptLog(Path(sys.argv[1]))\n"
         f"webhook = WebhookRecord(None, b'', [('source', b'acme'), ('ingest_id', b'{LOST}')], {LOST_AT})\n"
-        "for _ in range(250): noting.append_receipts([webhook, webhook])\n"
+        "for _ in range(500): receipts.append_receipt(webhook)\n"
         "print('appended', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
