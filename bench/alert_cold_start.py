@@ -1,4 +1,4 @@
-"""Alerts from a unit's first message on, after a rise that stays, and of the demo: simulated in event time, with seeds.
+"""Alerts of new units, after a permanent rise, and of the demo. Simulated in event time, with seeds.
 
 Everything goes through the shipped code: detectors alone, or both folds of the stream.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 from core import records
 from core.alerts import FAILURE_RATIO, Alert, decode_alert
-from core.topics import ACTIVITY, ALERTS, RAW
+from core.topics import ALERTS, OUTCOMES, RAW
 from gateway.errors import UnreadablePayload
 from gateway.payloads import parse_payload
 from gateway.statuses import STATUSES
@@ -30,8 +30,7 @@ from smspulse.simulator.scenarios import generate_scenarios
 from streams.change_detector import ChangeDetector
 from streams.detector_policy import DetectorPolicy
 from streams.detector_state import DetectorState, MessageEnd
-from streams.device_processor import DeviceProcessor
-from streams.failure_alerts import update_detectors
+from streams.device_processor import DeviceProcessor, update_detectors
 from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
 from streams.monitored_entity import MonitoredEntity
@@ -47,7 +46,7 @@ _LEAST_DELAY_S = 0.003  # as between two requests of the simulator
 
 @dataclass(frozen=True, slots=True)
 class NewUnit:
-    """A unit from its first message on.
+    """A unit without history.
 
     Args:
         ratio: Of failures.
@@ -70,7 +69,7 @@ class NewUnit:
 
 @dataclass(frozen=True, slots=True)
 class Episodes:
-    """What a unit's alert did.
+    """Changes of a unit's alert.
 
     Args:
         fired: Days after the start at which it fired.
@@ -121,12 +120,12 @@ def episodes(unit: NewUnit, policy: DetectorPolicy) -> Episodes:
 
 
 def known_fleet(ratio: float, messages: int = 1_000_000) -> ChangeDetector:
-    """Return the detector of a fleet of which much is known."""
+    """Return the detector of a fleet with a long history."""
     return ChangeDetector(known=float(messages), failed=ratio * messages)
 
 
 def new_fleet(task: tuple[float, float, int, float, int]) -> tuple[int, float]:
-    """Return the alarms of a source with new channels, and the part of the time that each of them fires, on average.
+    """Return the alarms of a source with new channels, and the average share of time in which each of them fires.
 
     All begin with the first message, and nothing is wrong: ratio, messages a second of each channel, channels, days,
     seed.
@@ -143,7 +142,7 @@ def new_fleet(task: tuple[float, float, int, float, int]) -> tuple[int, float]:
         if sms_id % _CHUNK == 0:
             places = chance.integers(channels, size=_CHUNK).tolist()
         end = MessageEnd(sms_id, 8 if failed else 7, "undelivered" if failed else "delivered", at)
-        for output in update_detectors([end], units[places[sms_id % _CHUNK]], None, source):
+        for output in update_detectors(end, units[places[sms_id % _CHUNK]], None, source):
             alert = decode_alert(output.value or b"")
             if alert.phase == "firing":
                 # A source that fires is written again when a channel of it fires or ends.
@@ -157,7 +156,7 @@ def new_fleet(task: tuple[float, float, int, float, int]) -> tuple[int, float]:
 
 
 def demo_alerts(seed: int, minutes: float, behaviour: GatewayBehaviour = DEMO_BEHAVIOUR) -> list[Alert]:
-    """Return all changes of alerts in the demo's first minutes: its traffic through both folds of the stream."""
+    """Return all changes of alerts in the demo's first minutes: its traffic through both processors of the stream."""
     alerts: list[Alert] = []
     messages: dict[bytes, bytes] = {}
     devices: dict[bytes, bytes] = {}
@@ -166,15 +165,15 @@ def demo_alerts(seed: int, minutes: float, behaviour: GatewayBehaviour = DEMO_BE
     for batch in _batches(seed, minutes, behaviour):
         outputs = message_fold.process(batch)
         messages |= {key: value or b"" for key, value, _ in outputs.states}
-        activity = [_activity(each) for each in outputs.records if each.topic == ACTIVITY]
-        outputs = device_fold.process(activity)
+        outcomes = [_outcome(each) for each in outputs.records if each.topic == OUTCOMES]
+        outputs = device_fold.process(outcomes)
         devices |= {key: value or b"" for key, value, _ in outputs.states}
         alerts += [decode_alert(each.value or b"") for each in outputs.records if each.topic == ALERTS]
     return alerts
 
 
-def _activity(output: OutputRecord) -> Any:
-    return SimpleNamespace(topic=ACTIVITY, partition=0, offset=0, key=output.key, value=output.value, headers=[])
+def _outcome(output: OutputRecord) -> Any:
+    return SimpleNamespace(topic=OUTCOMES, partition=0, offset=0, key=output.key, value=output.value, headers=[])
 
 
 def _batches(seed: int, minutes: float, behaviour: GatewayBehaviour) -> Iterator[list[Any]]:
@@ -212,7 +211,7 @@ def _record(body: bytes, received_at: int) -> Any:
 
 
 def fired(alerts: list[Alert], *, sick: int) -> tuple[bool, int]:
-    """Return whether the sick phone's alert fired, and how many fired that are not about it alone."""
+    """Return whether the alert of the failing phone fired, and the number of alerts that are not only about it."""
     firing = [alert for alert in alerts if alert.phase == "firing"]
     of_the_sick = [alert for alert in firing if alert.device_id == sick]
     return any(alert.kind == FAILURE_RATIO for alert in of_the_sick), len(firing) - len(of_the_sick)

@@ -11,23 +11,19 @@
 
 `sms.messages`
     key: as in `sms.raw`, in the partition of the same number. value: JSON, one version of a message's lifecycle; see
-    `streams.lifecycle`. A record without a value means that the stream has evicted the message; under the key
-    `{source}:incoming:{sms_id}`, that it has counted an incoming message.
+    `streams.lifecycle`. A record without a value means that the stream has evicted the message.
 
 `sms.outcomes`
     key: `{source}:{device_id}`, or `{source}:-` if no report names a device. value: JSON: `source`, `sms_id`,
     `outcome`, `failure_class`, `last_status_id`, `is_ended`, `device_id`, `channel_id`, `first_seen_at`, `ended_at`,
     `attempts`, the four latencies, `correction` and `previous`. One record per message, at its first end, and one more
-    at each change of its outcome. Those have `correction` true, and the last outcome as `previous`.
-
-`sms.activity`
-    key: as on `sms.outcomes`. value: JSON, the activity of one device and channel in a run of reports; see
-    `streams.device_activity.DeviceActivity`.
+    at each change of its outcome. Those have `correction` true, and the last outcome as `previous`. If the stream had
+    evicted the message before its first report here, `late` is true; the others do not have that field.
 
 `sms.devices`
-    key: `{source}:{device_id}:{channel_id}`, with `-` for an unknown part, in the partition of the device's activity.
-    value: JSON, the state of the device's channel; see `streams.device_processor`. With `*` for the channel, or for
-    both, the state of the device or of the source.
+    key: `{source}:{device_id}:{channel_id}`, with `-` for an unknown part, in the partition of the device's outcomes.
+    value: JSON, the state of the device's channel; see `streams.device_processor.EntityState`. With `*` for the
+    channel, or for both, the state of the device or of the source.
 
 `sms.alerts`
     key and value: see `core.alerts`. The newest record of a key is the current state of the alert.
@@ -59,11 +55,6 @@ HEADER_ORIGIN: Final = "origin"
 def message_key(source: str, sms_id: int) -> bytes:
     """Return the key of all records about one message: `{source}:{sms_id}`."""
     return f"{source}:{sms_id}".encode()
-
-
-def incoming_key(source: str, sms_id: int) -> bytes:
-    """Return the key that marks an incoming message as counted: `{source}:incoming:{sms_id}`."""
-    return f"{source}:incoming:{sms_id}".encode()
 
 
 def device_key(source: str, device_id: int | None) -> bytes:

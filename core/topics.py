@@ -7,7 +7,6 @@ from typing import Final, Literal
 RAW: Final = "sms.raw"
 MESSAGES: Final = "sms.messages"
 OUTCOMES: Final = "sms.outcomes"
-ACTIVITY: Final = "sms.activity"
 DEVICES: Final = "sms.devices"
 ALERTS: Final = "sms.alerts"
 DEADLETTERS: Final = "sms.deadletters"
@@ -50,13 +49,12 @@ TOPICS: Final = (
     TopicSpec(RAW, "delete", 7, "message"),
     TopicSpec(MESSAGES, "compact", 7, "message"),
     TopicSpec(OUTCOMES, "delete", 30, "device"),
-    TopicSpec(ACTIVITY, "delete", 7, "device"),
     TopicSpec(DEVICES, "compact", 7, "device"),
     TopicSpec(ALERTS, "compact", 7, "device"),
     TopicSpec(DEADLETTERS, "delete", 30, "message"),
 )
 """Every topic. A message is in the partition of the same number in each topic by message. A device is in the partition
-that Kafka's own partitioner gives its key, the same in `sms.activity` and `sms.devices`."""
+that Kafka's own partitioner gives its key, the same in `sms.outcomes` and `sms.devices`."""
 
 
 def find_partition_mismatch(counts: Mapping[str, int], by_message: int) -> tuple[str, str] | None:
@@ -70,7 +68,7 @@ def find_partition_mismatch(counts: Mapping[str, int], by_message: int) -> tuple
         if topic.partitioned_by == "message" and (count := counts[topic.name]) != by_message:
             what = f"topic {topic.name} has {count} partitions and SMSPULSE_KAFKA_PARTITIONS is {by_message}"
             return what, f"set it to {count}, or, if no data must be kept, delete the topic"
-    if counts[ACTIVITY] != counts[DEVICES]:
-        what = f"topic {ACTIVITY} has {counts[ACTIVITY]} partitions and {DEVICES} has {counts[DEVICES]}"
+    if counts[OUTCOMES] != counts[DEVICES]:
+        what = f"topic {OUTCOMES} has {counts[OUTCOMES]} partitions and {DEVICES} has {counts[DEVICES]}"
         return what, "they must have the same number: give the smaller one more"
     return None

@@ -48,9 +48,13 @@ SPOOL_BYTES: Final = GaugeFamily("smspulse_ingest_spool_bytes", "Size of the web
 SPOOL_LIMIT: Final = GaugeFamily("smspulse_ingest_spool_limit_bytes", "Size from which the spool accepts no more.")
 SPOOL_AGE: Final = GaugeFamily("smspulse_ingest_spool_oldest_seconds", "Age of the oldest webhook in the spool.")
 SPOOL_FULL: Final = GaugeFamily("smspulse_ingest_spool_full", "Whether the spool is full: 1 or 0.")
+SPOOL_OVERDUE: Final = GaugeFamily(
+    "smspulse_ingest_spool_overdue",
+    "Whether the spool has held a webhook for five minutes, or is over half full: 1 or 0.",
+)
 IN_FLIGHT: Final = GaugeFamily("smspulse_ingest_webhooks_in_flight", "Webhooks not yet answered by this process.")
 GAUGES: Final = GaugeSnapshot(
-    _REGISTRY, KAFKA_UP, SPOOL_WEBHOOKS, SPOOL_BYTES, SPOOL_LIMIT, SPOOL_AGE, SPOOL_FULL, IN_FLIGHT
+    _REGISTRY, KAFKA_UP, SPOOL_WEBHOOKS, SPOOL_BYTES, SPOOL_LIMIT, SPOOL_AGE, SPOOL_FULL, SPOOL_OVERDUE, IN_FLIGHT
 )
 
 

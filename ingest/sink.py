@@ -95,14 +95,15 @@ class StoreAndForward:
 
     def read_gauges(self) -> dict[GaugeFamily, float]:
         """Return the states of Kafka and spool for `/metrics`."""
-        webhooks, size, oldest_s, full = self._spool.read_state()
+        state, limit = self._spool.read_state(), self._settings.spool_max_bytes
         return {
             metrics.KAFKA_UP: self._producer.problem is None,
-            metrics.SPOOL_WEBHOOKS: webhooks,
-            metrics.SPOOL_BYTES: size,
-            metrics.SPOOL_LIMIT: self._settings.spool_max_bytes,
-            metrics.SPOOL_AGE: oldest_s,
-            metrics.SPOOL_FULL: full is not None,
+            metrics.SPOOL_WEBHOOKS: state.webhooks,
+            metrics.SPOOL_BYTES: state.size,
+            metrics.SPOOL_LIMIT: limit,
+            metrics.SPOOL_AGE: state.oldest_s,
+            metrics.SPOOL_FULL: state.full_reason is not None,
+            metrics.SPOOL_OVERDUE: state.is_overdue(limit),
         }
 
     async def store_webhook(self, webhook: WebhookRecord) -> None:

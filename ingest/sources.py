@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 import orjson
 
+from core.atomic_file import write_file_atomically
 from ingest.errors import SourceExistsError, SourcesError
 
 log = logging.getLogger(__name__)
@@ -199,13 +200,7 @@ def _parse_hashes(path: Path, name: str, entry: dict[str, list[str]]) -> Hashes:
 def _write_sources(path: Path, table: Mapping[str, Hashes]) -> None:
     entries = {name: {"tokens": hashes} for name, hashes in table.items()}
     content = orjson.dumps({"sources": entries}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    new = path.with_suffix(".json.new")
-    new.unlink(missing_ok=True)
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    write_file_atomically(path, content, mode=0o600)
 
 
 def _add_token(table: dict[str, Hashes], name: str) -> str:

@@ -22,11 +22,15 @@ from urllib.parse import quote
 
 import orjson
 
+from core.atomic_file import fsync_folder
 from core.records import HEADER_INGEST_ID
 from ingest.errors import SpoolError, SpoolFullError
 from ingest.settings import IngestSettings
 from ingest.webhook_record import WebhookRecord, decode_webhooks, encode_webhooks
 
+# A spool that is emptied holds webhooks for seconds. Both limits leave hours until the default limit is reached.
+_OVERDUE_AGE_S: Final = 300
+_OVERDUE_SHARE: Final = 0.5
 # With less free space than this, another webhook may not fit.
 _MIN_FREE_BYTES: Final = 1_048_576
 # 4 MB with SQLite's default page. A smaller file is reused without VACUUM, which copies it.
@@ -62,6 +66,10 @@ class SpoolState(NamedTuple):
     oldest_s: float
     full_reason: str | None
 
+    def is_overdue(self, max_bytes: int) -> bool:
+        """Return whether webhooks wait for too long, or fill too much of the limit. Alerts and Prometheus use it."""
+        return self.webhooks > 0 and (self.oldest_s > _OVERDUE_AGE_S or self.size > _OVERDUE_SHARE * max_bytes)
+
 
 class WebhookSpool:
     """The spool of a data folder.
@@ -91,7 +99,7 @@ class WebhookSpool:
                 self._reader = self._open_database()
                 self.is_empty()
             for folder in (self._folder, data):
-                _fsync_folder(folder)
+                fsync_folder(folder)
 
     def _open_database(self) -> sqlite3.Connection:
         path = self._folder / "spool.sqlite"
@@ -310,11 +318,3 @@ def _connect_spool(path: Path, option: str) -> "contextlib.closing[sqlite3.Conne
 
 def _is_spool_empty(db: sqlite3.Connection) -> bool:
     return db.execute("SELECT 1 FROM spool LIMIT 1").fetchone() is None
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The Faust worker: consumer group, assignment, agents and shutdown. `PartitionManager` processes the runs."""
+"""The Faust worker: consumer group, assignment, agent, timers and shutdown. `PartitionManager` processes the runs."""
 
 import gc
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from mode.loop import use as use_loop
 from core.kafka_settings import KafkaSettings
 from streams.batch_consumer import BatchTransport, RunSchema
 from streams.errors import StateError
-from streams.partition_manager import PartitionManager
+from streams.partition_queue import PartitionManager
 from streams.settings import StreamSettings
 from streams.topology import STAGES
 
@@ -77,18 +77,9 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
     app = _create_app(settings, kafka)
     partitions = PartitionManager(app, settings, kafka)
 
-    @app.agent(app.topic(*STAGES, schema=RunSchema()))
-    async def runs(stream: faust.Stream[Any]) -> None:
-        async for event in stream.events():
-            await partitions.enqueue_records(event.message)
-
-    @app.timer(settings.clock_interval_s)
-    async def on_timer() -> None:
-        await partitions.on_timer()
-
-    @app.timer(_VERIFY_TOPICS_S)
-    async def verify_topics() -> None:
-        await partitions.verify_topics()
+    app.agent(app.topic(*STAGES, schema=RunSchema()))(partitions.enqueue_runs)
+    app.timer(settings.clock_interval_s)(partitions.on_timer)
+    app.timer(_VERIFY_TOPICS_S)(partitions.verify_topics)
 
     @app.on_partitions_assigned.connect
     async def claim_assigned(_: faust.App, assigned: set[TP], **__: Any) -> None:
@@ -96,7 +87,7 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
             await partitions.claim_partitions(tp for tp in assigned if tp.topic in STAGES)
             ready()
 
-        partitions.resume()
+        partitions.assignment.resume()
         # Not awaited, so that Faust continues with the rebalance. Runs wait for their partition anyway.
         app.add_future(take_over())
 

@@ -1,6 +1,6 @@
 """Stored state of a monitored entity, its detector and its alerts; and the ends of messages that it observes."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -9,22 +9,20 @@ from streams.change_detector import ChangeDetector
 _DAY_MS: Final = 86_400_000
 
 
-class MessageEnd(msgspec.Struct, array_like=True, gc=False):
-    """An end of a message, the first or a later one.
+class MessageEnd(NamedTuple):
+    """The first end of a message.
 
     Attributes:
         sms_id: Id of the message.
         status_id: The status that decided it.
         outcome: Outcome of the message.
         at: Time of the end, in milliseconds.
-        again: Whether the message had ended before, other than by expiry.
     """
 
     sms_id: int
     status_id: int
     outcome: str
     at: int
-    again: bool = False
 
 
 class DeniedStreak(msgspec.Struct, gc=False):
@@ -62,9 +60,9 @@ class DetectorState(msgspec.Struct, gc=False):
     errors: dict[str, int] = msgspec.field(default_factory=dict)
     denied: DeniedStreak | None = None
 
-    def add_recent(self, at: int, count: int) -> None:
-        """Count messages, the last of which ended at a time in milliseconds."""
+    def add_recent(self, at: int) -> None:
+        """Count a message that ended at a time in milliseconds."""
         if at > self.recent_at:
             self.recent *= 0.5 ** ((at - self.recent_at) / _DAY_MS)
             self.recent_at = at
-        self.recent += count
+        self.recent += 1

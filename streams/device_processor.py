@@ -1,113 +1,135 @@
-"""Devices: the processor of `sms.activity`, which keeps the state of each device and channel in `sms.devices`.
+"""Devices: the processor of `sms.outcomes`. It keeps the detectors of channels, devices and sources in `sms.devices`.
 
-Each message counts under its present state: `open`, or the outcome of its end. Each end also goes to the detectors of
-its channel, of its device if that has several channels, and of its source; see `streams.failure_alerts`.
+Detectors are stored in its states, and changes of alerts go to `sms.alerts` in its transactions. So a replay or a
+recovery repeats no alert and loses none.
+
+A failure of one device is not a failure of its source: while the alert of a channel or its device fires, the source
+does not observe its messages, unless the alert of the source fires already.
+
+A rise that lasts ends as the new normal once. A wider entity that accepts it does so for the narrower ones within, and
+a source takes an accepted entity back into its baseline, so the same rise is not found again one level up or down.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
-import orjson
 
 from core import records
 from gateway.errors import UnreadablePayload
-from gateway.statuses import FAILURES
+from gateway.statuses import FAILURES, Outcome
 from streams.detector_policy import DetectorPolicy
-from streams.detector_state import DetectorState
-from streams.device_activity import COUNTED, DeviceActivity, decode_activity
-from streams.failure_alerts import update_detectors
+from streams.detector_state import DetectorState, MessageEnd
 from streams.monitored_entity import MonitoredEntity
-from streams.processor import KafkaRecord, OutputRecord, ProcessorOutput, build_dead_letter
+from streams.processor import KafkaRecord, OutcomeRecord, OutputRecord, ProcessorOutput, StateLoader, build_dead_letter
 
-REASON_NOT_ACTIVITY: Final = "not_activity"
+REASON_NOT_OUTCOME: Final = "not_outcome"
 
 # Channels of a device in its state. A sender can name any number, and each would stay in the state.
 _MAX_CHANNELS: Final = 64
-# The last one begins at 97 days.
-_GAPS: Final = 24
+_EXPIRED: Final = Outcome.EXPIRED.value
+# What an outcome that is a first end can replace.
+_BEFORE_FIRST_END: Final = (None, _EXPIRED)
 
-_COUNTED: Final = frozenset(COUNTED)
 
-DeviceState = dict[str, Any]
+class EntityState(msgspec.Struct, gc=False, omit_defaults=True):
+    """State of a channel, a device or a source: the value of a record on `sms.devices`.
+
+    Attributes:
+        source: Gateway account.
+        device_id, channel_id: Device and channel: both of a channel, one of a device, none of a source.
+        channels: The first 64 channels of a device.
+        watch: State of its detector.
+        last_ended_at: Time up to which `watch` of a channel has observed ends already, in milliseconds. Earlier
+            releases wrote it. They read the ends from another topic, so the first worker after them reads
+            `sms.outcomes` from its beginning.
+    """
+
+    source: str
+    device_id: int | None = None
+    channel_id: int | None = None
+    channels: list[int | None] = []
+    watch: DetectorState = msgspec.field(default_factory=DetectorState)
+    last_ended_at: int | None = None
+
 
 _encode_state = msgspec.json.Encoder().encode
+_decode_stored_state = msgspec.json.Decoder(EntityState).decode
+_decode_outcome = msgspec.json.Decoder(OutcomeRecord).decode
+
+
+class _Channel(NamedTuple):
+    """A channel with the wider entities that its messages belong to."""
+
+    state: EntityState
+    entity: MonitoredEntity
+    # The device's channels, and its detector. The detector observes messages if there are several channels.
+    siblings: list[int | None]
+    device: MonitoredEntity
+    source: MonitoredEntity
 
 
 class DeviceProcessor:
-    """The processor of one partition of `sms.activity`. It keeps nothing between runs.
-
-    A state has `source`, `device_id`, `channel_id`; `first_seen_at` and `last_seen_at` in milliseconds; `reports` and
-    `incoming`; the number of messages by `open` and each outcome; `last_outcome`, `last_status_id` and `last_ended_at`
-    of the message that ended last; `errors`, the number of failures by status id; `gaps`, the number of pauses between
-    reports of less than 1 s, and of 1 to 2, 2 to 4, 4 to 8 ... seconds; and `watch`, see
-    `streams.detector_state.DetectorState`. The states of a device and of a source have `source` and `watch`, and that
-    of a device `device_id` and `channels`, the first 64 of its channels.
+    """The processor of one partition of `sms.outcomes`. It keeps nothing between runs.
 
     Args:
         load: Returns the stored state of a key.
         policy: Settings of the detectors of each channel, device and source.
     """
 
-    def __init__(self, load: Callable[[bytes], bytes | None], policy: DetectorPolicy) -> None:
+    def __init__(self, load: StateLoader, policy: DetectorPolicy) -> None:
         self._load = load
         self._policy = policy
 
     def process(self, run: Sequence[KafkaRecord]) -> ProcessorOutput:
-        """Add activity to the states, in its order."""
+        """Add the ends of messages to the detectors, in their order."""
         outputs = ProcessorOutput()
-        states: dict[bytes, DeviceState] = {}
+        states: dict[bytes, EntityState] = {}
+        # Most runs have many ends of few channels.
+        channels: dict[tuple[str, int | None, int | None], _Channel] = {}
         for record in run:
             try:
-                activity = _read_activity(record.value)
-                device = records.device_key(activity.source, activity.device_id)
-                key = b"%s:%s" % (device, b"-" if activity.channel_id is None else b"%d" % activity.channel_id)
-                state = self._get_state(states, key, partial(_new_state, activity))
-                _add_activity(state, activity)
-                if activity.ends:
-                    outputs.records += self._update_detectors(states, state, activity, device, record.partition)
-            except UnreadablePayload as error:
+                outcome = _decode_outcome(record.value or b"")
+            except msgspec.DecodeError:
+                error = UnreadablePayload(REASON_NOT_OUTCOME, "the record was not written by this stream's worker")
                 outputs.records.append(build_dead_letter(record, error))
+                continue
+            if outcome.ended_at is None or outcome.late:
+                # A reopened message has not ended. The first end of an evicted one was observed before.
+                continue
+            place = outcome.source, outcome.device_id, outcome.channel_id
+            channel = channels.get(place)
+            if channel is None:
+                channel = channels[place] = self._open_channel(states, *place, record.partition)
+            if channel.state.last_ended_at is None or outcome.ended_at > channel.state.last_ended_at:
+                outputs.records += _observe_outcome(outcome, outcome.ended_at, channel)
         outputs.states = [(key, _encode_state(state), None) for key, state in states.items()]
         return outputs
 
-    def _update_detectors(
+    def _open_channel(
         self,
-        states: dict[bytes, DeviceState],
-        state: DeviceState,
-        activity: DeviceActivity,
-        device_key: bytes,
+        states: dict[bytes, EntityState],
+        source: str,
+        device_id: int | None,
+        channel_id: int | None,
         partition: int,
-    ) -> list[OutputRecord]:
-        """Add the ends of messages to detectors; return the alerts that changed."""
-        source, device_id, channel_id = activity.source, activity.device_id, activity.channel_id
-        source_state = self._get_state(
-            states, b"%s:*:*" % source.encode(), lambda: {"source": source, "watch": DetectorState()}
-        )
-        new_device: DeviceState = {"source": source, "device_id": device_id, "channels": [], "watch": DetectorState()}
-        device_state = self._get_state(states, b"%s:*" % device_key, lambda: new_device)
-        channels = device_state["channels"]
-        if channel_id not in channels and len(channels) < _MAX_CHANNELS:
-            channels.append(channel_id)
-        fleet = MonitoredEntity(source_state["watch"], self._policy, source, part=partition)
-        channel = MonitoredEntity(state["watch"], self._policy, source, device_id, channel_id, fleet=fleet)
-        device = None
-        if len(channels) > 1:
-            device = MonitoredEntity(device_state["watch"], self._policy, source, device_id, fleet=fleet)
-        return update_detectors(activity.ends, channel, device, fleet)
+    ) -> _Channel:
+        """Load the states of a channel, its device and its source into `states`."""
+        key = records.device_key(source, device_id)
+        channel_key = b"%s:%s" % (key, b"-" if channel_id is None else b"%d" % channel_id)
+        channel_state = self._get_state(states, channel_key, EntityState(source, device_id, channel_id))
+        device_state = self._get_state(states, b"%s:*" % key, EntityState(source, device_id))
+        source_state = self._get_state(states, b"%s:*:*" % source.encode(), EntityState(source))
+        fleet = MonitoredEntity(source_state.watch, self._policy, source, part=partition)
+        device = MonitoredEntity(device_state.watch, self._policy, source, device_id, fleet=fleet)
+        channel = MonitoredEntity(channel_state.watch, self._policy, source, device_id, channel_id, fleet=fleet)
+        return _Channel(channel_state, channel, device_state.channels, device, fleet)
 
-    def _get_state(self, states: dict[bytes, DeviceState], key: bytes, make: Callable[[], DeviceState]) -> DeviceState:
-        state = states.get(key)
-        if state is None:
+    def _get_state(self, states: dict[bytes, EntityState], key: bytes, new: EntityState) -> EntityState:
+        if key not in states:
             stored = self._load(key)
-            if stored:
-                state = orjson.loads(stored)
-                state["watch"] = _read_detector_state(state.get("watch", {}))
-            else:
-                state = make()
-            states[key] = state
-        return state
+            states[key] = _decode_state(stored) if stored else new
+        return states[key]
 
     def on_timer(self, keys: Iterable[bytes], now: int) -> ProcessorOutput:
         """Do nothing: states of devices have no timers."""
@@ -115,65 +137,85 @@ class DeviceProcessor:
 
     def next_timer(self, value: bytes | None, written_at: int) -> None:
         """Return None; see `StreamProcessor.next_timer`."""
-        orjson.loads(value or b"")["source"]
+        _decode_state(value or b"")
 
     def clear_cache(self) -> None:
         """Do nothing: there is no cache."""
 
 
-def _read_detector_state(stored: dict[str, Any]) -> DetectorState:
-    """Return the stored state of a detector. Earlier releases stored fewer fields."""
-    state = msgspec.convert(stored, DetectorState)
-    detector = state.detector
+def _decode_state(stored: bytes) -> EntityState:
+    """Return a stored state. Earlier releases stored fewer fields of a detector, and counts that nothing reads."""
+    state = _decode_stored_state(stored)
+    detector = state.watch.detector
     if detector.phase == "firing" and not detector.fired_at:
-        detector.fired_at = state.fired_at or detector.since
+        detector.fired_at = state.watch.fired_at or detector.since
         detector.risen, detector.risen_failed = float(detector.count), float(detector.failures)
     return state
 
 
-def _read_activity(value: bytes | None) -> DeviceActivity:
-    try:
-        activity = decode_activity(value or b"")
-    except msgspec.DecodeError:
-        activity = None
-    if (
-        activity is None
-        or not _COUNTED.issuperset(activity.counts)
-        or (activity.first_at is None) != (activity.last_at is None)
-    ):
-        raise UnreadablePayload(REASON_NOT_ACTIVITY, "the record was not written by this stream's worker")
-    return activity
+def _observe_outcome(outcome: OutcomeRecord, ended_at: int, channel: _Channel) -> list[OutputRecord]:
+    """Add the end of a message to the detectors; return the alerts that changed."""
+    siblings = channel.siblings
+    if outcome.channel_id not in siblings and len(siblings) < _MAX_CHANNELS:
+        siblings.append(outcome.channel_id)
+    # Each message counts once: a later end of it does not count. An expiry does not count either: it is no report.
+    if outcome.outcome == _EXPIRED or outcome.previous not in _BEFORE_FIRST_END:
+        return []
+    end = MessageEnd(outcome.sms_id, outcome.last_status_id, outcome.outcome, ended_at)
+    return update_detectors(end, channel.entity, channel.device if len(siblings) > 1 else None, channel.source)
 
 
-def _new_state(activity: DeviceActivity) -> DeviceState:
-    return {
-        "source": activity.source,
-        "device_id": activity.device_id,
-        "channel_id": activity.channel_id,
-        **dict.fromkeys(("first_seen_at", "last_seen_at", "last_outcome", "last_status_id", "last_ended_at")),
-        **dict.fromkeys(("reports", "incoming", *COUNTED), 0),
-        "errors": {},
-        "gaps": [0] * _GAPS,
-        "watch": DetectorState(),
-    }
+def update_detectors(
+    end: MessageEnd, channel: MonitoredEntity, device: MonitoredEntity | None, source: MonitoredEntity
+) -> list[OutputRecord]:
+    """Add the first end of a message to the detectors; return the alerts that changed.
+
+    Args:
+        end: The end.
+        channel: The channel of the message.
+        device: Its device, if that has several channels.
+        source: Its source.
+    """
+    narrow = [channel] if device is None else [device, channel]
+    for entity in (*narrow, source):
+        entity.state.add_recent(end.at)
+    were_firing = [entity.is_firing for entity in narrow]
+    wider_firing = [entity for entity in (device, source) if entity is not None and entity.is_firing]
+    outputs = _observe_end(end, channel, device, source)
+    if any(were_firing):
+        accepted = next((entity for entity in narrow if entity.state.accepted_at == end.at), None)
+        outputs += _accept_within(end.at, channel, device, source)
+        if accepted is not None and not any(entity.is_firing for entity in narrow):
+            source.state.detector.include_unit(accepted.state.detector.accepted, accepted.share, accepted.policy)
+    if were_firing != [entity.is_firing for entity in narrow]:
+        # From now on a phone explains the failures of a wider entity, or no longer does.
+        outputs += [entity.repeat_alert(end.at) for entity in wider_firing if entity.is_firing]
+    return outputs
 
 
-def _add_activity(state: DeviceState, activity: DeviceActivity) -> None:
-    first_at, last_at = activity.first_at, activity.last_at
-    if first_at is not None and last_at is not None:
-        if state["last_seen_at"] is None:
-            state["first_seen_at"], state["last_seen_at"] = first_at, last_at
-        elif first_at > state["last_seen_at"]:
-            seconds = (first_at - state["last_seen_at"]) // 1000
-            state["gaps"][min(seconds.bit_length(), _GAPS - 1)] += 1
-        state["first_seen_at"] = min(first_at, state["first_seen_at"])
-        state["last_seen_at"] = max(last_at, state["last_seen_at"])
-    state["reports"] += activity.reports
-    state["incoming"] += activity.incoming
-    for outcome, difference in activity.counts.items():
-        state[outcome] += difference
-    for end in activity.ends:
-        if end.outcome in FAILURES:
-            state["errors"][str(end.status_id)] = state["errors"].get(str(end.status_id), 0) + 1
-        if state["last_ended_at"] is None or end.at >= state["last_ended_at"]:
-            state["last_outcome"], state["last_status_id"], state["last_ended_at"] = end.outcome, end.status_id, end.at
+def _observe_end(
+    end: MessageEnd, channel: MonitoredEntity, device: MonitoredEntity | None, source: MonitoredEntity
+) -> list[OutputRecord]:
+    outputs: list[OutputRecord] = []
+    failed = end.outcome in FAILURES
+    if failed or channel.state.denied is not None:
+        outputs += channel.observe_permission(end)
+    outputs += channel.observe_end(end, failed)
+    if device is not None:
+        outputs += device.observe_end(end, failed, channel)
+    is_explained = channel.is_firing or (device is not None and device.is_firing)
+    if source.is_firing or not is_explained:
+        outputs += source.observe_end(end, failed, channel)
+    return outputs
+
+
+def _accept_within(
+    at: int, channel: MonitoredEntity, device: MonitoredEntity | None, source: MonitoredEntity
+) -> list[OutputRecord]:
+    """Accept the rise of narrower entities if a wider one has accepted it since they fired; return their alerts."""
+    outputs: list[OutputRecord] = []
+    if device is not None and device.is_within_accepted(source):
+        outputs += device.accept_rise(at)
+    if channel.is_within_accepted(source) or (device is not None and channel.is_within_accepted(device)):
+        outputs += channel.accept_rise(at)
+    return outputs

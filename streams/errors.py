@@ -1,7 +1,13 @@
-"""Errors of the stream worker. Each ends the worker, and its successor reads its uncommitted records again."""
+"""Errors of the stream worker, and the place where errors of Kafka's client become them.
+
+A `StreamError` is terminal: it ends the worker, and its successor reads its uncommitted records again. After a
+`TransientKafkaError` the worker tries again.
+"""
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, NoReturn
 
 from confluent_kafka import KafkaException
@@ -33,9 +39,34 @@ class GroupError(StreamError):
     """The consumer group refuses the worker permanently."""
 
 
+class TransientKafkaError(SmspulseError):
+    """Kafka did not answer or refused, and the result of the call is not known. A later call can succeed."""
+
+
+@contextmanager
+def typed_kafka_errors(owned: object) -> Iterator[None]:
+    """Raise errors of confluent-kafka by type.
+
+    Args:
+        owned: What the calls are about, for the text of the error.
+
+    Raises:
+        OwnershipLostError: The producer is useless from now on: it was fenced.
+        TransientKafkaError: Any other error. What it stopped can be repeated with a new client.
+    """
+    try:
+        yield
+    except KafkaException as error:
+        reason = error.args[0]
+        if reason.fatal():
+            msg = f"{owned} belongs to another worker: {reason.str()}"
+            raise OwnershipLostError(msg) from error
+        raise TransientKafkaError(reason.str()) from error
+
+
 def end_process(error: BaseException) -> NoReturn:
     """Log the reason and end the process at once. Its supervisor starts it again."""
-    if isinstance(error, StreamError | KafkaException):
+    if isinstance(error, SmspulseError):
         _log.critical("the worker stops: %s", error)
     else:
         _log.critical("the worker stops: %r", error, exc_info=error)

@@ -1,7 +1,7 @@
-"""The processor of `sms.raw`: reports become versions of messages, and these outcomes and activity of devices.
+"""The processor of `sms.raw`: reports become versions of messages, and these become outcomes.
 
-Records on `sms.outcomes` and `sms.activity` follow from the difference between the last version of a message and the
-new one. They are in one transaction with the new version, so each outcome is written once, whatever is repeated.
+Records on `sms.outcomes` follow from the difference between the last version of a message and the new one. They are in
+one transaction with the new version, so each outcome is written once, whatever is repeated.
 """
 
 from collections import OrderedDict
@@ -19,9 +19,8 @@ from gateway.errors import UnreadablePayload
 from gateway.events import StatusReport
 from gateway.payloads import parse_payload
 from gateway.statuses import Outcome
-from streams.device_activity import OPEN, ActivityCollector, Dimensions
 from streams.lifecycle import LifecycleRules, MessageState, MessageVersion
-from streams.processor import EndedMessage, KafkaRecord, OutputRecord, ProcessorOutput, StateLoader, build_dead_letter
+from streams.processor import KafkaRecord, OutcomeRecord, OutputRecord, ProcessorOutput, StateLoader, build_dead_letter
 
 REASON_MISSING_HEADER: Final = "missing_header"
 REASON_WRONG_KEY: Final = "wrong_key"
@@ -33,38 +32,17 @@ _LARGE_MESSAGE_BYTES: Final = 2048
 _CACHE_BYTES_PER_MESSAGE: Final = 1024
 # A time in milliseconds has 13 digits.
 _MAX_DIGITS: Final = 16
-_NO_END: Final = (None, OPEN)
-_NOWHERE: Final[Dimensions] = (None, None, None)
+# The state of a message without an end. Its last status tells more, and does not matter here.
+_OPEN: Final = "open"
+_NO_END: Final = (None, _OPEN)
 _EXPIRED, _INCOMING = Outcome.EXPIRED.value, Outcome.INCOMING.value
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(MessageVersion).decode
 
 
-class _OutcomeRecord(msgspec.Struct, gc=False):
-    """The value of a record on `sms.outcomes`; see `core.records`."""
-
-    source: str
-    sms_id: int
-    outcome: str
-    failure_class: str | None
-    last_status_id: int
-    is_ended: bool
-    device_id: int | None
-    channel_id: int | None
-    first_seen_at: int
-    ended_at: int | None
-    attempts: int
-    queue_s: float | None
-    device_s: float | None
-    network_s: float | None
-    total_s: float | None
-    correction: bool
-    previous: str | None
-
-
 # The other fields of an outcome record are those of the version with the same names.
-_read_shared_fields: Callable[[MessageVersion], Any] = attrgetter(*_OutcomeRecord.__struct_fields__[:-2])
+_read_shared_fields: Callable[[MessageVersion], Any] = attrgetter(*OutcomeRecord.__struct_fields__[:-3])
 
 
 class _CachedMessage(MessageState):
@@ -72,17 +50,17 @@ class _CachedMessage(MessageState):
 
     Attributes:
         has_expired: Whether an expiry was reported, also if the message was reopened since.
-        dimensions: The state under which it counts, and its device and channel.
+        reported: `open`, the outcome of its end, or None before its first version and for an incoming message.
         due: Time of its timer, in milliseconds, or somewhat earlier; None before its first version.
         large_bytes: Bytes of its version that the cache counts; 0 unless it is large.
     """
 
-    __slots__ = ("dimensions", "due", "has_expired", "large_bytes")
+    __slots__ = ("due", "has_expired", "large_bytes", "reported")
 
     def __init__(self, source: str, sms_id: int, *, late: bool = False) -> None:
         super().__init__(source, sms_id, late=late)
         self.has_expired = False
-        self.dimensions = _NOWHERE
+        self.reported: str | None = None
         self.due: int | None = None
         self.large_bytes = 0
 
@@ -174,24 +152,21 @@ class MessageProcessor:
 
     def process(self, run: Sequence[KafkaRecord]) -> ProcessorOutput:
         """Process records, in their order."""
-        outputs, activities = ProcessorOutput(), ActivityCollector()
+        outputs = ProcessorOutput()
         changed: dict[bytes, _CachedMessage] = {}
-        arrived: dict[bytes, int] = {}
         for record in run:
             try:
-                self._process_record(record, changed, arrived, activities)
+                self._process_record(record, changed)
             except UnreadablePayload as error:
                 outputs.records.append(build_dead_letter(record, error))
-        outputs.states += [(key, None, due) for key, due in arrived.items()]
         for key, message in changed.items():
-            self._write_version(key, message, outputs, activities)
-        outputs.records += activities.build_records()
+            self._write_version(key, message, outputs)
         self._cache.trim_oldest()
         return outputs
 
     def on_timer(self, keys: Iterable[bytes], now: int) -> ProcessorOutput:
         """Expire messages, and evict those without reports."""
-        outputs, activities = ProcessorOutput(), ActivityCollector()
+        outputs = ProcessorOutput()
         for key in keys:
             stored = self._load(key)
             if not stored:
@@ -199,18 +174,17 @@ class MessageProcessor:
                 outputs.expired.append(key)
                 continue
             message = self._cache.get(key) or self._decode_message(stored)
-            due = self._next_due_at(message.dimensions[0], message.last_seen_at)
+            due = self._next_due_at(message.reported, message.last_seen_at)
             if due > now:
                 outputs.rescheduled.append((key, due))
                 message.due = due
-            elif message.dimensions[0] == OPEN:
+            elif message.reported == _OPEN:
                 message.mark_expired(due)
                 message.due = None
-                self._write_version(key, message, outputs, activities)
+                self._write_version(key, message, outputs)
             else:
                 self._cache.remove_message(key)
                 outputs.states.append((key, None, now + self._forget_after_ms))
-        outputs.records += activities.build_records()
         return outputs
 
     def next_timer(self, value: bytes | None, written_at: int) -> int:
@@ -226,26 +200,16 @@ class MessageProcessor:
         return self._next_due_at(_reported_state(version), version.last_seen_at)
 
     def _next_due_at(self, reported: str | None, last_seen_at: int) -> int:
-        return last_seen_at + (self._expire_after_ms if reported == OPEN else self._forget_after_ms)
+        return last_seen_at + (self._expire_after_ms if reported == _OPEN else self._forget_after_ms)
 
-    def _process_record(
-        self,
-        record: KafkaRecord,
-        changed: dict[bytes, _CachedMessage],
-        arrived: dict[bytes, int],
-        activities: ActivityCollector,
-    ) -> None:
+    def _process_record(self, record: KafkaRecord, changed: dict[bytes, _CachedMessage]) -> None:
         headers = dict(record.headers)
         event = parse_payload(record.value or b"", self._zone, headers.get(HEADER_CONTENT_TYPE))
         received = headers.get(HEADER_RECEIVED_AT) or b""
         received_at = int(received) if received.isdigit() and len(received) < _MAX_DIGITS else record.timestamp
         if not isinstance(event, StatusReport):
-            source = _read_source(headers)
-            key = records.incoming_key(source, event.sms_id)
-            if key not in arrived and self._load(key) is None:
-                # Evicted at once, because only the mark is needed.
-                arrived[key] = received_at + self._forget_after_ms
-                activities.add_incoming(source, event.device_id, event.channel_id, received_at)
+            # An incoming message has no lifecycle. It is read, so that one that cannot be read is a dead letter.
+            _read_source(headers)
             return
         key = record.key or b""
         message = self._cache.get(key) or self._load_message(key, headers, event.sms_id)
@@ -269,37 +233,24 @@ class MessageProcessor:
     def _decode_message(self, stored: bytes) -> _CachedMessage:
         version = _decode(stored)
         message = _CachedMessage.from_version(version)
-        reported = _reported_state(version)
-        message.dimensions = reported, version.device_id, version.channel_id
-        message.due = self._next_due_at(reported, version.last_seen_at)
+        message.reported = _reported_state(version)
+        message.due = self._next_due_at(message.reported, version.last_seen_at)
         message.has_expired = version.expired_at is not None
         return message
 
-    def _write_version(
-        self, key: bytes, message: _CachedMessage, outputs: ProcessorOutput, activities: ActivityCollector
-    ) -> None:
-        """Write the version that follows from a message's facts, and the outcome and activity that it changes."""
+    def _write_version(self, key: bytes, message: _CachedMessage, outputs: ProcessorOutput) -> None:
+        """Write the version that follows from a message's facts, and its outcome if that has changed."""
         version = self._lifecycle.derive_version(message)
-        before, reported = message.dimensions[0], _reported_state(version)
+        before, reported = message.reported, _reported_state(version)
         due = self._next_due_at(reported, version.last_seen_at)
         is_sooner = message.due is None or due < message.due
         encoded = _encode(version)
         outputs.states.append((key, encoded, due if is_sooner else None))
         if is_sooner:
             message.due = due
-        # A report that is not an end takes an expiry back. Only another end replaces an end.
-        previous = _EXPIRED if before == OPEN and message.has_expired else before
         if reported != before and not (reported in _NO_END and before in _NO_END):
-            # The reported outcome of an evicted message is not known any more, only that there was one.
-            is_correction = previous not in _NO_END or message.late
-            outputs.records.append(
-                _build_outcome_record(version, previous if previous != OPEN else None, is_correction)
-            )
-            if not is_correction:
-                outputs.ends.append(EndedMessage(version.outcome, version.network_s, version.total_s))
-        dimensions = reported, version.device_id, version.channel_id
-        activities.add_version(message.dimensions, dimensions, version, counts=not message.late)
-        message.dimensions, message.has_expired = dimensions, version.expired_at is not None
+            _append_outcome(message, version, outputs)
+        message.reported, message.has_expired = reported, version.expired_at is not None
         if reported not in _NO_END:
             # Reports after the end are rare, so a read of the store costs less than the memory.
             self._cache.remove_message(key)
@@ -311,14 +262,21 @@ def _reported_state(version: MessageVersion) -> str | None:
     """Return the state under which a version counts: `open`, the outcome of its end, or None if it is incoming."""
     if version.is_ended:
         return version.outcome
-    return None if version.outcome == _INCOMING else OPEN
+    return None if version.outcome == _INCOMING else _OPEN
 
 
-def _build_outcome_record(version: MessageVersion, previous: str | None, is_correction: bool) -> OutputRecord:
-    values = [*_read_shared_fields(version), is_correction, previous]
-    return OutputRecord(
-        OUTCOMES, records.device_key(version.source, version.device_id), _encode(_OutcomeRecord(*values))
-    )
+def _append_outcome(message: _CachedMessage, version: MessageVersion, outputs: ProcessorOutput) -> None:
+    """Write the outcome of a version that replaces the one that was reported last."""
+    # A report that is not an end takes an expiry back. Only another end replaces an end.
+    previous = _EXPIRED if message.reported == _OPEN and message.has_expired else message.reported
+    # The reported outcome of an evicted message is not known any more, only that there was one.
+    is_correction = previous not in _NO_END or message.late
+    values = [*_read_shared_fields(version), is_correction, None if previous == _OPEN else previous, message.late]
+    outcome = OutcomeRecord(*values)
+    key = records.device_key(outcome.source, outcome.device_id)
+    outputs.records.append(OutputRecord(OUTCOMES, key, _encode(outcome)))
+    if not is_correction:
+        outputs.ends.append(outcome)
 
 
 def _read_source(headers: dict[str, bytes]) -> str:

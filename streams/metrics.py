@@ -8,7 +8,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from core.metrics import GaugeFamily, GaugeSnapshot
-from core.topics import ACTIVITY, DEADLETTERS, RAW
+from core.topics import DEADLETTERS, OUTCOMES, RAW
 from gateway.statuses import ENDS
 from streams.processor import ProcessorOutput
 
@@ -55,7 +55,7 @@ LAG_SNAPSHOT: Final = GaugeSnapshot(REGISTRY, LAG)
 # Created at the start, so that a rate includes the first increment.
 for _outcome in ENDS:
     ENDED.labels(_outcome.value)
-for _topic in (RAW, ACTIVITY):
+for _topic in (RAW, OUTCOMES):
     FAULTS.labels(_topic)
 _NETWORK: Final = LATENCY.labels("network")
 _TOTAL: Final = LATENCY.labels("total")

@@ -10,8 +10,8 @@ Guarantees
     final. A worker that was paused and has lost its partition cannot write anything when it continues.
     Recoverable: the local store is written after the commit, with its offset, so it is never ahead of the changelog.
     `streams.recovery` reads the missing part from there.
-    Isolated: a record that cannot be processed, whatever it raises, becomes a dead letter in the transaction of its run
-    (`streams.isolating_processor`). Only errors of Kafka, a fence, or the disk end the worker.
+    Isolated: a record that cannot be processed, whatever it raises, becomes a dead letter in the transaction of its
+    run (`streams.processor.IsolatingProcessor`). Only errors of Kafka, a fence, or the disk end the worker.
     Gapless: a run of `sms.raw` that does not begin at the committed offset is detected, whatever lost the records.
     Topics that are written in transactions always have gaps.
     Of this Kafka: a committed offset names its topic, and counts for no other. The local state has the timestamp of the
@@ -25,15 +25,14 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 
 from core.kafka_retry import TRIES, retry_kafka_call
 from core.kafka_settings import KafkaSettings
 from core.topic_ids import to_url_safe_id
 from streams import metrics
-from streams.errors import LostRecordsError, OwnershipLostError, StreamError
-from streams.isolating_processor import IsolatingProcessor
-from streams.processor import KafkaRecord, ProcessorOutput
+from streams.errors import LostRecordsError, StreamError, TransientKafkaError, typed_kafka_errors
+from streams.processor import IsolatingProcessor, KafkaRecord, ProcessorOutput
 from streams.recovery import CALL_TIMEOUT_S, PartitionRecovery, SourceOffsets
 from streams.settings import StreamSettings
 from streams.state_store import StateStore
@@ -68,7 +67,8 @@ class PartitionProcessor:
         # The offset behind the last committed run, and the timestamp of its last record in milliseconds.
         self._next_offset = 0
         self._reached_at = 0
-        self._topic_ids: dict[str, str] = {}
+        # The ids of source and changelog at the time of the claim.
+        self.topic_ids: dict[str, str] = {}
         self._processor = IsolatingProcessor(lambda load: stage.make_processor(load, settings), self._load_state)
 
     def __str__(self) -> str:
@@ -158,16 +158,14 @@ class PartitionProcessor:
         if next_offset is not None or outputs.states or outputs.records:
             try:
                 publishing = asyncio.to_thread(self._publish_transaction, outputs, next_offset)
-                offset, last_at = await asyncio.wait_for(publishing, PUBLISH_TIMEOUT_S)
+                with typed_kafka_errors(self):
+                    offset, last_at = await asyncio.wait_for(publishing, PUBLISH_TIMEOUT_S)
             except TimeoutError as error:
                 msg = f"Kafka did not commit a run of {self} within {PUBLISH_TIMEOUT_S:g} s"
                 raise StreamError(msg) from error
-            except KafkaException as error:
-                if error.args[0].fatal():
-                    msg = f"{self} belongs to another worker: {error.args[0].str()}"
-                    raise OwnershipLostError(msg) from error
+            except TransientKafkaError as error:
                 # The result of the commit is unknown. A new producer ends the transaction, and the offset shows it.
-                _log.warning("%s is claimed again: %s", self, error.args[0].str())
+                _log.warning("%s is claimed again: %s", self, error)
                 await asyncio.to_thread(self._take_ownership)
                 return False
         if outputs.states or done:
@@ -196,12 +194,12 @@ class PartitionProcessor:
         self._producer = retry_kafka_call(self._recovery.fence_earlier_owners)
         source = self._recovery.read_source_offsets()
         self._group = source.group
-        self._topic_ids = self._recovery.read_topic_ids()
+        self.topic_ids = self._recovery.read_topic_ids()
         # Before the first commit, every record that Kafka still has must be read. So a gap is detected there too.
         self._next_offset = source.committed.offset if source.committed.offset >= 0 else source.low
         self._reset_foreign_offset(source)
         if self._store is None:
-            self._store = self._recovery.open_store(self._topic_ids[self._stage.changelog])
+            self._store = self._recovery.open_store(self.topic_ids[self._stage.changelog])
         if self._store.source_offset > self._next_offset:
             _log.warning(
                 "%s: Kafka lost a confirmed commit, or somebody set the offset back from %d to %d. "
@@ -218,7 +216,7 @@ class PartitionProcessor:
 
     def _reset_foreign_offset(self, source: SourceOffsets) -> None:
         """Commit the first offset of the partition, and raise, if the committed one belongs to another topic."""
-        committed, source_id = source.committed, self._topic_ids[self._stage.source]
+        committed, source_id = source.committed, self.topic_ids[self._stage.source]
         # Offsets that a person has set have no metadata.
         if committed.offset <= source.end and to_url_safe_id(committed.metadata or source_id) == source_id:
             return
@@ -230,11 +228,6 @@ class PartitionProcessor:
             f"wrote here. After a restart, this worker reads all records of the partition, from offset {source.low} on"
         )
         raise StreamError(msg)
-
-    @property
-    def topic_ids(self) -> dict[str, str]:
-        """The ids of source and changelog at the time of the claim."""
-        return self._topic_ids
 
     async def _skip_processed(self, run: Sequence[KafkaRecord]) -> Sequence[KafkaRecord]:
         """Return the part of a run that is not committed yet, and detect missing records before it."""
@@ -283,9 +276,7 @@ class PartitionProcessor:
             produce(topic, value, other_key, -1 if partition is None else partition, headers=headers)
         producer.flush(CALL_TIMEOUT_S)
         if next_offset is not None:
-            offsets = [
-                TopicPartition(self._stage.source, self.number, next_offset, self._topic_ids[self._stage.source])
-            ]
+            offsets = [TopicPartition(self._stage.source, self.number, next_offset, self.topic_ids[self._stage.source])]
             producer.send_offsets_to_transaction(offsets, self._group, CALL_TIMEOUT_S)
         producer.commit_transaction(CALL_TIMEOUT_S)
         return last + 1, last_at

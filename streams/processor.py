@@ -1,15 +1,37 @@
 """Processor contract: the pure part of a stage. Records and timers in, the content of one transaction out.
 
 A processor uses neither Kafka nor a disk. `streams.message_processor` and `streams.device_processor` implement it.
+`IsolatingProcessor` guards it: no record can stop a stage.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from itertools import chain
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+
+import msgspec
 
 from core import records
+from core.errors import where_raised
 from core.topics import DEADLETTERS
-from gateway.errors import UnreadablePayload
+from gateway.errors import UnreadablePayload, unforeseen_error
+from streams.errors import StreamError
+
+_log = logging.getLogger(__name__)
+
+MAX_DEAD_LETTER_BYTES: Final = 4_096
+"""Bytes of a record in its dead letter: enough to recognise it. The record itself has all of them."""
+# Bytes of key, value and headers. Kafka's clients and topics accept 1,000,000 with their own overhead, and a larger
+# record ends the producer.
+MAX_RECORD_BYTES: Final = 950_000
+# Delay of a timer that failed.
+_RETRY_MS: Final = 3_600_000
+
+_Item = TypeVar("_Item")
+
+StateLoader = Callable[[bytes], bytes | None]
+"""Returns the stored state of a key: None if it never existed, empty if it was dropped."""
 
 
 class KafkaRecord(Protocol):
@@ -42,12 +64,33 @@ class OutputRecord(NamedTuple):
     headers: list[tuple[str, Any]] | None = None
 
 
-class EndedMessage(NamedTuple):
-    """A message at its first end. The latencies are in seconds."""
+class OutcomeRecord(msgspec.Struct, gc=False, omit_defaults=True):
+    """The value of a record on `sms.outcomes`; see `core.records`. Latencies are in seconds.
 
+    Attributes:
+        late: Whether the message had been evicted before its first report in this state. An earlier end of it may have
+            been reported.
+    """
+
+    source: str
+    sms_id: int
     outcome: str
+    failure_class: str | None
+    last_status_id: int
+    is_ended: bool
+    device_id: int | None
+    channel_id: int | None
+    first_seen_at: int
+    ended_at: int | None
+    attempts: int
+    queue_s: float | None
+    device_s: float | None
     network_s: float | None
     total_s: float | None
+    correction: bool
+    previous: str | None
+    # Written only if it is true: nearly no message is late.
+    late: bool = False
 
 
 @dataclass(slots=True)
@@ -60,15 +103,26 @@ class ProcessorOutput:
         rescheduled: Keys whose timer fired too early, and their new time.
         expired: Keys of dropped states whose mark in the store is removed.
         ends: Messages that came to their first end, for the metrics.
-        faults: Number of records and keys that raised an unexpected error; see `streams.isolating_processor`.
+        faults: Number of records and keys that raised an unexpected error.
     """
 
     states: list[StateUpdate] = field(default_factory=list)
     records: list[OutputRecord] = field(default_factory=list)
     rescheduled: list[tuple[bytes, int]] = field(default_factory=list)
     expired: list[bytes] = field(default_factory=list)
-    ends: list[EndedMessage] = field(default_factory=list)
+    ends: list[OutcomeRecord] = field(default_factory=list)
     faults: int = 0
+
+    def largest_record(self) -> int:
+        """Return the bytes of the largest record: its key, value and headers."""
+        states = (len(key) + len(value) for key, value, _ in self.states if value)
+        others = (
+            len(each.key or b"")
+            + len(each.value or b"")
+            + sum(len(name) + len(value) for name, value in each.headers or ())
+            for each in self.records
+        )
+        return max(chain(states, others), default=0)
 
 
 class StreamProcessor(Protocol):
@@ -91,13 +145,6 @@ class StreamProcessor(Protocol):
         """Drop decoded states, because outputs were not committed or the store has changed."""
 
 
-MAX_DEAD_LETTER_BYTES: Final = 4_096
-"""Bytes of a record in its dead letter: enough to recognise it. The record itself has all of them."""
-
-StateLoader = Callable[[bytes], bytes | None]
-"""Returns the stored state of a key: None if it never existed, empty if it was dropped."""
-
-
 def build_dead_letter(record: KafkaRecord, error: UnreadablePayload) -> OutputRecord:
     """Return the dead letter of a record that cannot be read, with the first bytes of its value."""
     headers: list[tuple[str, Any]] = [
@@ -108,3 +155,114 @@ def build_dead_letter(record: KafkaRecord, error: UnreadablePayload) -> OutputRe
     ]
     value = record.value and record.value[:MAX_DEAD_LETTER_BYTES]
     return OutputRecord(DEADLETTERS, record.key, value, record.partition, headers)
+
+
+class OversizedRecordError(Exception):
+    """An output record is larger than Kafka accepts. A retry would not help."""
+
+
+class IsolatingProcessor:
+    """A processor that isolates failing records: an unexpected error costs the one record that raised it.
+
+    Such an error (RecursionError and MemoryError too) would recur at each restart, because the record is still in
+    Kafka. So the run is processed again record by record, and each record that fails becomes a dead letter with its
+    reason and origin. All of that is still one transaction. A timer that fails is put off.
+
+    Args:
+        make_processor: Makes the processor that is guarded.
+        load: Returns the stored state of a key. Its StreamError, an error of the disk, is not caught.
+    """
+
+    def __init__(self, make_processor: Callable[[StateLoader], StreamProcessor], load: StateLoader) -> None:
+        self._load = load
+        self._new_states: dict[bytes, bytes] = {}
+        self._processor = make_processor(self._load_newest)
+        self.next_timer = self._processor.next_timer
+        self.clear_cache = self._processor.clear_cache
+
+    def _load_newest(self, key: bytes) -> bytes | None:
+        made = self._new_states.get(key)
+        return self._load(key) if made is None else made
+
+    def process(self, run: Sequence[KafkaRecord]) -> ProcessorOutput:
+        """Process records, in their order; those that cannot be processed become dead letters."""
+
+        def reject(record: KafkaRecord, error: Exception, outputs: ProcessorOutput) -> None:
+            outputs.records.append(build_dead_letter(record, unforeseen_error(error)))
+
+        return self._isolate(
+            self._processor.process, run, reject, "records could not be processed and are dead letters"
+        )
+
+    def on_timer(self, keys: Iterable[bytes], now: int) -> ProcessorOutput:
+        """Fire the timers of the keys; a timer that fails is put off."""
+
+        def postpone(key: bytes, _: Exception, outputs: ProcessorOutput) -> None:
+            outputs.rescheduled.append((key, now + _RETRY_MS))
+
+        def fire(due: Sequence[bytes]) -> ProcessorOutput:
+            return self._processor.on_timer(due, now)
+
+        return self._isolate(
+            fire, list(keys), postpone, f"timers failed and are put off for {_RETRY_MS // 60_000} minutes"
+        )
+
+    def _isolate(
+        self,
+        work: Callable[[Sequence[_Item]], ProcessorOutput],
+        items: Sequence[_Item],
+        give_up: Callable[[_Item, Exception, ProcessorOutput], None],
+        consequence: str,
+    ) -> ProcessorOutput:
+        """Work on all items at once, or, if that fails, on each, on the states of those before it."""
+        outputs = self._try(work, items)
+        if isinstance(outputs, ProcessorOutput):
+            return outputs
+        error, outputs = outputs, ProcessorOutput()
+        states: dict[bytes, StateUpdate] = {}
+        try:
+            for item in items:
+                made = self._try(work, [item])
+                if isinstance(made, Exception):
+                    error = made
+                    outputs.faults += 1
+                    give_up(item, made, outputs)
+                    continue
+                for key, value, due in made.states:
+                    earlier = states[key][2] if key in states else None
+                    states[key] = key, value, min((at for at in (due, earlier) if at is not None), default=None)
+                    self._new_states[key] = value or b""
+                outputs.records += made.records
+                outputs.rescheduled += made.rescheduled
+                outputs.expired += made.expired
+                outputs.ends += made.ends
+        finally:
+            self._new_states.clear()
+        outputs.states = list(states.values())
+        if outputs.faults:
+            _log.error(
+                "%d %s, the last because of %s. This is a fault of smspulse: report it",
+                *(outputs.faults, consequence, where_raised(error)),
+            )
+        return outputs
+
+    def _try(
+        self, work: Callable[[Sequence[_Item]], ProcessorOutput], items: Sequence[_Item]
+    ) -> ProcessorOutput | Exception:
+        """Return the outputs, or the unexpected error that was raised.
+
+        Raises:
+            StreamError: The local state cannot be read.
+        """
+        try:
+            outputs = work(items)
+            if outputs.largest_record() > MAX_RECORD_BYTES:
+                msg = "a record is larger than Kafka accepts"
+                raise OversizedRecordError(msg)
+        except StreamError:
+            raise
+        except Exception as error:
+            # The cache can hold half a change.
+            self.clear_cache()
+            return error
+        return outputs

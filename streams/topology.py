@@ -1,9 +1,9 @@
-"""The two stages of the stream: `sms.raw` becomes messages, and their activity becomes states of devices."""
+"""The two stages of the stream: `sms.raw` becomes messages, and their outcomes become states of devices."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from core.topics import ACTIVITY, ALERTS, DEVICES, MESSAGES, OUTCOMES, RAW
+from core.topics import ALERTS, DEVICES, MESSAGES, OUTCOMES, RAW
 from gateway.payload_times import parse_zone
 from gateway.statuses import build_status_table, parse_status_meanings
 from streams.device_processor import DeviceProcessor
@@ -53,13 +53,13 @@ MESSAGE_STAGE = ProcessingStage(
     RAW,
     MESSAGES,
     has_gaps=False,
-    output_topics=(OUTCOMES, ACTIVITY),
+    output_topics=(OUTCOMES,),
     min_commit_interval_s=0.04,
     make_processor=_make_message_processor,
 )
 DEVICE_STAGE = ProcessingStage(
     "devices",
-    ACTIVITY,
+    OUTCOMES,
     DEVICES,
     has_gaps=True,
     output_topics=(ALERTS,),

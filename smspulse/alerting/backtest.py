@@ -11,7 +11,7 @@ from core.alerts import Alert, decode_alert
 from gateway.statuses import FAILURES
 from streams.detector_policy import DetectorPolicy
 from streams.detector_state import DetectorState, MessageEnd
-from streams.failure_alerts import update_detectors
+from streams.device_processor import update_detectors
 from streams.monitored_entity import MonitoredEntity
 from warehouse.reader import open_warehouse, retry_after_merge
 
@@ -101,7 +101,7 @@ def run_backtest(messages: Iterable[EndedMessage], policy: DetectorPolicy, thres
         fleet = monitored_entity(source)
         device = monitored_entity(source, device_id, fleet=fleet) if len(known) > 1 else None
         channel = monitored_entity(source, device_id, channel_id, fleet=fleet)
-        outputs = update_detectors([end], channel, device, fleet)
+        outputs = update_detectors(end, channel, device, fleet)
         changes += [decode_alert(output.value or b"") for output in outputs]
         window = windows.setdefault((source, device_id, channel_id), _RatioThresholdRule(threshold))
         if window.add_message_end(end.outcome in _FAILURE_OUTCOMES, end.at):

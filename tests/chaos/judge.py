@@ -1,8 +1,10 @@
-"""Whether nothing was lost, counted twice or wrong: Kafka's topics and the landed files against what was sent.
+"""Finds records that were lost, counted twice or changed, in Kafka's topics and in the landed files.
 
-Three accounts are compared. What was *sent*: the simulator's truth. What Kafka *has*: each record of `sms.raw` read
-here anew and boiled down to the reports of each message, without a line of the stream's code. What *came of it*: every
-version on `sms.messages`, every outcome told, every device's counts, every dead letter, every landed row.
+It compares three data sets:
+    - The traffic that was sent: the simulator's ground truth.
+    - The reports of each message, parsed here from the records of `sms.raw`, without any code of the stream.
+    - The results: each version on `sms.messages`, each outcome, the state of each device, each dead letter and each
+      landed row.
 """
 
 import json
@@ -12,43 +14,43 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from running import Pipeline
 
 from core.kafka_settings import KafkaSettings
-from core.topics import ACTIVITY, DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
+from core.topics import DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
 from gateway.errors import UnreadablePayload
 from gateway.events import StatusReport
 from gateway.payloads import parse_payload
 from smspulse.broker.locate import read_embedded_settings
 from smspulse.broker.lockfile import read_broker_file
 from smspulse.simulator.ground_truth import compare_with_truth
+from streams.detector_policy import DetectorPolicy
+from streams.device_processor import DeviceProcessor
 
 GROUP = "smspulse-stream"
 _STANDSTILL_S = 90.0
-"""Without progress for as long as this there will be none: a busy machine is slow, not still."""
+"""After so long without progress there will be none. A busy machine is slow, but it does not stop."""
 
 Reports = dict[tuple[Any, ...], tuple[int, int]]
-"""First and last time received, by what makes reports of one message the same."""
-Place = tuple[str, int | None, int | None]
-"""Source, device and channel."""
+"""First and last receipt of each report, by its identity within the message."""
 
 
 @dataclass
 class Raw:
-    """What `sms.raw` holds: reports by message key, incoming messages by place, origins of what cannot be read."""
+    """Content of `sms.raw`: reports by message key, and positions of unreadable records."""
 
     records: int = 0
     reports: dict[bytes, Reports] = field(default_factory=dict)
-    incoming: Counter[Place] = field(default_factory=Counter)
     unreadable: set[str] = field(default_factory=set)
 
 
 @dataclass
 class Findings:
-    """Counts by what is wrong, under the three headings that a reader asks for."""
+    """Counts of errors by description, in three groups."""
 
     lost: Counter[str] = field(default_factory=Counter)
     twice: Counter[str] = field(default_factory=Counter)
@@ -63,35 +65,37 @@ class Findings:
         return not (self.lost.total() or self.twice.total() or self.wrong.total())
 
     def problems(self) -> list[str]:
-        return [f"{count:,} {what}" for kind in (self.lost, self.twice, self.wrong) for what, count in kind.items()]
+        return [
+            f"{count:,} {problem}" for kind in (self.lost, self.twice, self.wrong) for problem, count in kind.items()
+        ]
 
 
 class _Progress:
-    """Tells when something has stood still for too long."""
+    """Detects that a state has not changed for too long."""
 
     def __init__(self) -> None:
         self._seen: Any = None
         self._moved_at = time.monotonic()
 
     def is_over(self, state: Any) -> bool:
-        """Say whether the state has been the same for `_STANDSTILL_S`."""
+        """Return whether the state has been the same for `_STANDSTILL_S`."""
         if state != self._seen:
             self._seen, self._moved_at = state, time.monotonic()
         return time.monotonic() - self._moved_at > _STANDSTILL_S
 
 
 def judge(pipeline: Pipeline, truth: Path) -> Findings:
-    """Wait until all has been processed and landed, or nothing moves any more, and compare."""
+    """Wait until all records are processed and landed, or until progress ends, and compare."""
     found = Findings()
     broker = read_broker_file(pipeline.data)
     if broker is None:
-        found.lost["broker: it did not come back"] += 1
+        found.lost["broker: it did not restart"] += 1
         return found
     kafka = read_embedded_settings(pipeline.data, broker)
     raw = _raw(kafka)
     newest = _versions(kafka, raw.reports, found)
     _outcomes(kafka, newest, found)
-    _devices(kafka, raw, newest, found)
+    _devices(kafka, found)
     letters = Counter(dict(m.headers())["origin"].decode() for m in _read(kafka, DEADLETTERS))
     found.lost["unreadable records without a dead letter"] += len(raw.unreadable - letters.keys())
     found.wrong["dead letters of readable records"] += len(letters.keys() - raw.unreadable)
@@ -104,20 +108,20 @@ def judge(pipeline: Pipeline, truth: Path) -> Findings:
         found.twice[f"landed rows beyond Kafka's records in {dataset}"] += max(landed[dataset] - count, 0)
     _landed_versions(pipeline, newest, found)
 
-    told = compare_with_truth(pipeline.data, truth)
-    found.accepted, found.line = told.accepted, told.format_result()
-    found.messages = told.messages
-    found.lost["accepted webhooks that are not in raw"] += told.accepted - told.landed
-    found.lost["messages of the truth that are missing"] += len(told.missing)
-    found.lost["malformed webhooks that are no dead letters"] += told.malformed_missing
-    found.twice["accepted webhooks that are in raw more than once"] += told.landed_twice
-    found.wrong["messages that differ from the truth"] += len({each.sms_id for each in told.differences})
-    found.wrong["messages that nobody sent"] += len(told.extra)
-    if not told.is_reconciled and found.ok:
-        found.wrong["findings of the comparison with the truth"] += len(told.list_problems())
+    comparison = compare_with_truth(pipeline.data, truth)
+    found.accepted, found.line = comparison.accepted, comparison.format_result()
+    found.messages = comparison.messages
+    found.lost["accepted webhooks that are not in raw"] += comparison.accepted - comparison.landed
+    found.lost["messages of the truth that are missing"] += len(comparison.missing)
+    found.lost["malformed webhooks that are no dead letters"] += comparison.malformed_missing
+    found.twice["accepted webhooks that are in raw more than once"] += comparison.landed_twice
+    found.wrong["messages that differ from the truth"] += len({each.sms_id for each in comparison.differences})
+    found.wrong["messages that nobody sent"] += len(comparison.extra)
+    if not comparison.is_reconciled and found.ok:
+        found.wrong["findings of the comparison with the truth"] += len(comparison.list_problems())
     for kind in (found.lost, found.twice, found.wrong):
-        for what in [what for what, count in kind.items() if not count]:
-            del kind[what]
+        for problem in [problem for problem, count in kind.items() if not count]:
+            del kind[problem]
     return found
 
 
@@ -135,11 +139,11 @@ def _until_processed(kafka: KafkaSettings, topic: str, ends: dict[int, int]) -> 
             except KafkaException as error:
                 if not error.args[0].retriable():
                     raise
-            time.sleep(0.3)  # there is nothing to await across processes
+            time.sleep(0.3)  # no event is available across processes
 
 
 def _read(kafka: KafkaSettings, topic: str, ends: dict[int, int] | None = None) -> Iterator[Any]:
-    """Yield the committed records of a topic, those of a partition in order; note in `ends` the offsets behind them."""
+    """Yield the committed records of a topic, in order within a partition. Their next offsets are stored in `ends`."""
     ends = {} if ends is None else ends
     options = kafka.confluent_options() | {
         "group.id": "chaos",
@@ -164,9 +168,8 @@ def _read(kafka: KafkaSettings, topic: str, ends: dict[int, int] | None = None) 
 
 
 def _raw(kafka: KafkaSettings) -> Raw:
-    """Read `sms.raw`, and wait until the stream has."""
+    """Read `sms.raw`, and wait until the stream has read it too."""
     raw, ends = Raw(), dict[int, int]()
-    came_in: set[tuple[str, int]] = set()
     for message in _read(kafka, RAW, ends):
         raw.records += 1
         try:
@@ -181,9 +184,6 @@ def _raw(kafka: KafkaSettings) -> Raw:
             identity = (event.status_id, event.device_id, event.channel_id, event.sent_at)
             first, last = known.get(identity, (at, at))
             known[identity] = (min(first, at), max(last, at))
-        elif (message_in := (headers["source"].decode(), event.sms_id)) not in came_in:
-            came_in.add(message_in)
-            raw.incoming[message_in[0], event.device_id, event.channel_id] += 1
     _until_processed(kafka, RAW, ends)
     return raw
 
@@ -195,15 +195,13 @@ def _versions(kafka: KafkaSettings, reports: dict[bytes, Reports], found: Findin
     for message in _read(kafka, MESSAGES):
         found.versions += 1
         key, value = message.key(), message.value()
-        if value is None and b":incoming:" in key:
-            continue  # the mark of an incoming message that was counted
         if (key, value) in written:
             found.twice["versions written more than once"] += 1
         written.add((key, value))
         version = json.loads(value)
         before = newest.get(key)
         if before is not None and not _holds(_reports(version), _reports(before)):
-            found.wrong["versions that went back behind the one before"] += 1
+            found.wrong["versions that lack reports of the version before them"] += 1
         newest[key] = version
     for key, wanted in reports.items():
         got = _reports(newest[key]) if key in newest else {}
@@ -216,50 +214,45 @@ def _versions(kafka: KafkaSettings, reports: dict[bytes, Reports], found: Findin
 
 
 def _outcomes(kafka: KafkaSettings, newest: dict[bytes, dict[str, Any]], found: Findings) -> None:
-    """Judge what was told: each first end once, and of each message that has one; and each change of it."""
+    """Check that each message has one first outcome, and that each change of it has one correction."""
     firsts: Counter[tuple[str, int]] = Counter()
-    told: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
+    outcomes: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
     for message in _read(kafka, OUTCOMES):
         outcome = json.loads(message.value())
         key = outcome["source"], outcome["sms_id"]
         firsts[key] += not outcome["correction"]
-        told[key][outcome["outcome"]] += 1
+        outcomes[key][outcome["outcome"]] += 1
         if outcome["previous"]:
-            told[key][outcome["previous"]] -= 1
-    found.twice["outcomes told more than once"] += sum(max(count - 1, 0) for count in firsts.values())
+            outcomes[key][outcome["previous"]] -= 1
+    found.twice["outcomes written more than once"] += sum(max(count - 1, 0) for count in firsts.values())
     ended = {(v["source"], v["sms_id"]): v["outcome"] for v in newest.values() if v["is_ended"]}
-    found.lost["outcomes not told"] += len(ended.keys() - told.keys())
-    found.wrong["outcomes told of messages without an end"] += len(told.keys() - ended.keys())
-    # What was told, less what it took the place of, leaves what the message came to.
-    left = {key: {outcome for outcome, count in of.items() if count} for key, of in told.items()}
-    found.lost["corrections of outcomes not told"] += sum(
+    found.lost["outcomes not written"] += len(ended.keys() - outcomes.keys())
+    found.wrong["outcomes written of messages without an end"] += len(outcomes.keys() - ended.keys())
+    # All outcomes of a message, minus those that were corrected, leave its current outcome.
+    left = {key: {outcome for outcome, count in of.items() if count} for key, of in outcomes.items()}
+    found.lost["corrections of outcomes not written"] += sum(
         left[key] != {ended[key]} for key in ended.keys() & left.keys()
     )
 
 
-def _devices(kafka: KafkaSettings, raw: Raw, newest: dict[bytes, dict[str, Any]], found: Findings) -> None:
-    """Judge the devices' counts. They are sums, so what is missing or repeated anywhere shows here."""
-    wanted: Counter[tuple[Place, str]] = Counter({(place, "incoming"): count for place, count in raw.incoming.items()})
-    for version in newest.values():
-        if version["outcome"] != "incoming":
-            place = version["source"], version["device_id"], version["channel_id"]
-            wanted[place, version["outcome"] if version["is_ended"] else "open"] += 1
+def _devices(kafka: KafkaSettings, found: Findings) -> None:
+    """Judge the states of devices. They follow from the outcomes in their order, bit by bit, however they were read."""
+    outcomes: dict[int, list[Any]] = defaultdict(list)
     ends: dict[int, int] = {}
-    for _ in _read(kafka, ACTIVITY, ends):
-        pass
-    _until_processed(kafka, ACTIVITY, ends)
-    states = {message.key(): json.loads(message.value()) for message in _read(kafka, DEVICES)}
-    counted = {name for _, name in wanted}
-    got = {
-        ((state["source"], state["device_id"], state["channel_id"]), name): state[name]
-        for key, state in states.items()
-        if not (key or b"").endswith(b":*")  # what is watched of a device or source as a whole
-        for name in counted
+    for message in _read(kafka, OUTCOMES, ends):
+        outcomes[message.partition()].append(
+            SimpleNamespace(value=message.value(), partition=message.partition(), headers=[])
+        )
+    _until_processed(kafka, OUTCOMES, ends)
+    got = {message.key(): message.value() for message in _read(kafka, DEVICES)}
+    policy = DetectorPolicy()
+    wanted = {
+        key: value for run in outcomes.values() for key, value, _ in DeviceProcessor({}.get, policy).process(run).states
     }
-    for key in wanted.keys() | got.keys():
-        difference = got.get(key, 0) - wanted[key]
-        found.lost["messages not counted for their device"] += max(-difference, 0)
-        found.twice["messages counted for a device beyond those that are"] += max(difference, 0)
+    found.lost["states of devices that are missing"] += len(wanted.keys() - got.keys())
+    found.wrong["states of devices that do not follow from the outcomes"] += sum(
+        wanted.get(key) != value for key, value in got.items()
+    )
 
 
 def _reports(version: dict[str, Any]) -> Reports:
@@ -267,7 +260,7 @@ def _reports(version: dict[str, Any]) -> Reports:
 
 
 def _holds(larger: Reports, smaller: Reports) -> bool:
-    """Say whether every report of the one is in the other."""
+    """Return whether `larger` has every report of `smaller`."""
     return all(
         identity in larger and larger[identity][0] <= first and larger[identity][1] >= last
         for identity, (first, last) in smaller.items()
@@ -275,14 +268,14 @@ def _holds(larger: Reports, smaller: Reports) -> bool:
 
 
 def _until_landed(pipeline: Pipeline, records: dict[str, int]) -> dict[str, int]:
-    """Wait until as many rows as records have landed; return how many did."""
+    """Wait until as many rows as records have landed; return the number of rows by dataset."""
     progress = _Progress()
     while True:
         rows = pipeline.rows("SELECT dataset, rows FROM freshness")
         landed = {row.dataset: row.rows for row in rows if row.dataset in records}
         if landed == records or progress.is_over(landed):
             return landed
-        time.sleep(0.3)  # there is nothing to await across processes
+        time.sleep(0.3)  # no event is available across processes
 
 
 def _landed_versions(pipeline: Pipeline, newest: dict[bytes, dict[str, Any]], found: Findings) -> None:

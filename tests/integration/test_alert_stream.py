@@ -1,25 +1,23 @@
 """Alerts through the stage of devices, on a real Kafka: told once, whatever happens to its workers."""
 
-import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
+from confluent_kafka import Consumer, TopicPartition
+from outcome_records import DELIVERED, T0, UNDELIVERED, outcome_record
 from stream_topics import read
 from warehouse_records import alert
 
-from core.alerts import Alert, decode_alert
+from core.alerts import decode_alert
 from core.kafka_settings import KafkaSettings
-from core.topics import ACTIVITY, ALERTS
-from smspulse.alerting.alert_topic import AlertTopicReader
+from core.topics import ALERTS, OUTCOMES
+from smspulse.alerting.alert_topic import AlertRecord, AlertTopicReader, ReceiverOffsets
 from streams.partition_processor import PartitionProcessor
 from streams.settings import StreamSettings
 from streams.topology import DEVICE_STAGE
 
-NOTHING = {"first_at": None, "last_at": None, "reports": 0, "incoming": 0, "counts": {}}
-T0, MINUTE = 1_760_000_000_000, 60_000
-DELIVERED, UNDELIVERED = (7, "delivered"), (8, "undelivered")
+MINUTE = 60_000
 
 
 async def written(kafka: KafkaSettings, source: str) -> list[list[Any]]:
@@ -27,17 +25,11 @@ async def written(kafka: KafkaSettings, source: str) -> list[list[Any]]:
     outcomes = [DELIVERED] * 400 + [UNDELIVERED] * 40 + [DELIVERED] * 100
     runs: list[list[Any]] = []
     async with AIOKafkaProducer(**kafka.aiokafka_options()) as producer:
-        for first in range(0, len(outcomes), 4):
-            ends = [
-                [sms_id, *outcomes[sms_id], T0 + sms_id * MINUTE, False]
-                for sms_id in range(first, min(first + 4, len(outcomes)))
-            ]
-            value = json.dumps(NOTHING | {"source": source, "device_id": 8001, "channel_id": 1, "ends": ends}).encode()
-            sent = await producer.send_and_wait(ACTIVITY, value, key=f"{source}:8001".encode(), partition=0)
-            record = SimpleNamespace(
-                topic=ACTIVITY, partition=0, offset=sent.offset, timestamp=T0, key=b"", value=value, headers=[]
-            )
-            if not runs or len(runs[-1]) == 5:
+        for sms_id, status in enumerate(outcomes):
+            record = outcome_record(status, sms_id, T0 + sms_id * MINUTE, source=source)
+            key = f"{source}:8001".encode()
+            record.offset = (await producer.send_and_wait(OUTCOMES, record.value, key=key, partition=0)).offset
+            if sms_id % 20 == 0:
                 runs.append([])
             runs[-1].append(record)
     return runs
@@ -67,31 +59,37 @@ async def test_an_alert_is_told_once_over_lost_disks_and_repeated_runs(
     assert resolved.failures == 40
 
 
-async def test_what_was_committed_is_past_and_what_came_since_is_news(kafka: KafkaSettings, name: str) -> None:
+async def test_the_offsets_of_a_receiver_are_those_that_a_consumer_of_its_group_would_commit(
+    kafka: KafkaSettings, name: str
+) -> None:
     async def write(*phases: str) -> None:
         async with AIOKafkaProducer(**kafka.aiokafka_options()) as producer:
             for phase in phases:
                 record = alert(0, phase, id=f"failure_ratio:{name}:1:2", source=name)
                 await producer.send_and_wait(ALERTS, record.value, key=record.key)
 
-    def ours(alerts: list[Alert]) -> list[str]:
-        return [each.phase for each in alerts if each.source == name]
-
-    async def anything(log: AlertTopicReader) -> list[Alert]:
-        while not (found := await log.read_new_alerts(1)):
-            pass
-        return found
+    def ours(records: list[AlertRecord]) -> list[str]:
+        return [each.alert.phase for each in records if each.alert.source == name]
 
     await write("pending", "firing")
-    first = AlertTopicReader(kafka, name)
-    assert not first.has_committed_offsets
-    assert ours(await first.read_existing_alerts(whole=True)) == ["pending", "firing"]
-    await first.commit()
+    reader, offsets = AlertTopicReader(kafka, f"{name}-watch"), ReceiverOffsets(kafka, name)
+    assert offsets.read(reader.next_offsets) == {}
+    existing = reader.read_existing()
+    assert ours(existing) == ["pending", "firing"]
+    assert offsets.commit(reader.next_offsets)
+    committed = dict(reader.next_offsets)
     await write("resolved")
-    assert ours(await anything(first)) == ["resolved"]  # not committed: it may not have been told
-    first.close()
-    second = AlertTopicReader(kafka, name)
-    assert second.has_committed_offsets
-    assert ours(await second.read_existing_alerts(whole=False)) == ["pending", "firing"]
-    assert ours(await anything(second)) == ["resolved"]
-    second.close()
+    while not (found := ours(reader.read_new())):
+        pass
+    assert found == ["resolved"]
+    again = ReceiverOffsets(kafka, name).read(committed)
+    assert again == committed
+    partition = next(each.partition for each in existing if each.alert.source == name)
+    assert reader.next_offsets[partition] > again[partition]
+    # An installation of the version before committed with a consumer, and so would one of an older version again.
+    consumer = Consumer(kafka.confluent_options() | {"group.id": name})
+    places = consumer.committed([TopicPartition(ALERTS, number) for number in committed], 10)
+    assert {each.partition: each.offset for each in places} == committed
+    consumer.commit(offsets=[TopicPartition(ALERTS, partition, 1)], asynchronous=False)
+    consumer.close()
+    assert offsets.read([partition]) == {partition: 1}

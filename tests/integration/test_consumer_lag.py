@@ -16,9 +16,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from stream_topics import Raw, partitions_of
 
-from core.group_lag import read_group_lag
+from core.consumer_lag import read_group_lag
 from core.kafka_settings import KafkaSettings
-from core.topics import ACTIVITY, MESSAGES, RAW
+from core.topics import MESSAGES, OUTCOMES, RAW
 from smspulse.processes.children import find_free_port
 from warehouse import metrics
 from warehouse.datasets import DATASET_BY_TOPIC
@@ -149,7 +149,7 @@ def test_a_worker_that_has_processed_all_has_no_lag_in_its_metrics(
     kafka: KafkaSettings, name: str, tmp_path: Path
 ) -> None:
     consumer = Consumer(kafka.confluent_options() | {"group.id": name})
-    ends = [TopicPartition(topic, number) for topic in (RAW, ACTIVITY) for number in partitions_of(consumer, topic)]
+    ends = [TopicPartition(topic, number) for topic in (RAW, OUTCOMES) for number in partitions_of(consumer, topic)]
     for end in ends:  # other tests share the topics
         end.offset = consumer.get_watermark_offsets(end, 30)[1]
     consumer.commit(offsets=ends, asynchronous=False)
@@ -171,7 +171,7 @@ def test_a_worker_that_has_processed_all_has_no_lag_in_its_metrics(
             sample.value
             for family in text_string_to_metric_families(served())
             for sample in family.samples
-            if sample.name == "smspulse_stream_records_total" and sample.labels["topic"] == ACTIVITY
+            if sample.name == "smspulse_stream_records_total" and sample.labels["topic"] == OUTCOMES
         )
 
     try:

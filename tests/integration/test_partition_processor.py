@@ -14,7 +14,7 @@ from stream_topics import PARTITION, Raw, outcomes, partitions_of, read, version
 
 from core.kafka_settings import KafkaSettings
 from core.records import message_key
-from core.topics import ACTIVITY, DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
+from core.topics import DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
 from streams.errors import LostRecordsError, OwnershipLostError, StreamError
 from streams.message_processor import MessageProcessor
 from streams.partition_processor import PartitionProcessor
@@ -334,21 +334,21 @@ async def test_a_device_is_told_once_what_its_messages_came_to(kafka: KafkaSetti
     )
     messages.close()
     consumer = Consumer(kafka.confluent_options() | {"group.id": "reader", "isolation.level": "read_committed"})
-    consumer.assign([TopicPartition(ACTIVITY, number, 0) for number in partitions_of(consumer, ACTIVITY)])
-    (message,) = [
-        one for one in iter(lambda: consumer.poll(5), None) if (one.key() or b"").startswith(f"{name}:".encode())
-    ]
+    consumer.assign([TopicPartition(OUTCOMES, number, 0) for number in partitions_of(consumer, OUTCOMES)])
+    told = [one for one in iter(lambda: consumer.poll(5), None) if one.key() == f"{name}:8001".encode()]
     consumer.close()
-    number = message.partition()
-    record = SimpleNamespace(value=message.value(), key=message.key(), headers=[], topic=ACTIVITY, partition=number,
-                             offset=message.offset(), timestamp=0)  # fmt: skip
-    for _ in range(2):  # the second owner is handed it again, and knows it
+    (number,) = {one.partition() for one in told}
+    run: list[Any] = [
+        SimpleNamespace(value=one.value(), key=one.key(), headers=[], topic=OUTCOMES, partition=number,
+                        offset=one.offset(), timestamp=0)
+        for one in told
+    ]  # fmt: skip
+    for _ in range(2):  # the second owner is handed them again, and knows them
         devices = PartitionProcessor(DEVICE_STAGE, number, settings, kafka)
         await devices.claim_partition(1)
-        await devices.process([record])
+        await devices.process(run)
         devices.close()
-    # With `*` in their keys are the watches of the device and of the source.
-    ((key, value, _),) = [each for each in read(kafka, DEVICES, name) if not each[0].endswith(b":*")]
-    state = json.loads(value)
-    assert (key, state["open"], state["delivered"], state["not_sent"]) == (f"{name}:8001:1".encode(), 1, 1, 1)
-    assert state["errors"] == {"9": 1}
+    states = {key: json.loads(value) for key, value, _ in read(kafka, DEVICES, name)}
+    assert len(read(kafka, DEVICES, name)) == len(states) == 3
+    detector = states[f"{name}:8001:1".encode()]["watch"]["detector"]
+    assert (len(told), detector["count"] + detector["known"], detector["failures"] + detector["failed"]) == (2, 2, 1)

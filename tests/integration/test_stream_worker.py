@@ -19,7 +19,7 @@ from stream_topics import Raw, outcomes, partitions_of, read, versions
 
 from core.kafka_settings import KafkaSettings
 from core.records import message_key
-from core.topics import ACTIVITY, DEADLETTERS, RAW
+from core.topics import DEADLETTERS, OUTCOMES, RAW
 from streams.batch_consumer import _ConsumerThread
 
 _PATIENCE_S = 240
@@ -87,7 +87,7 @@ def worker(
 def pass_over_what_others_wrote(kafka: KafkaSettings, group: str) -> None:
     """Let the workers of a group begin at the end: other tests share the topics."""
     consumer = Consumer(kafka.confluent_options() | {"group.id": group})
-    ends = [TopicPartition(topic, number) for topic in (RAW, ACTIVITY) for number in partitions_of(consumer, topic)]
+    ends = [TopicPartition(topic, number) for topic in (RAW, OUTCOMES) for number in partitions_of(consumer, topic)]
     for end in ends:
         end.offset = consumer.get_watermark_offsets(end, 10)[1]
     consumer.commit(offsets=ends, asynchronous=False)

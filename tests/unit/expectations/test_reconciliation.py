@@ -31,7 +31,7 @@ from ingest.settings import IngestSettings
 from ingest.sink import ID_BYTES, ReceiptLog, read_receipts
 from ingest.spool import WebhookSpool
 from ingest.webhook_record import WebhookRecord
-from smspulse.broker.memory_broker import MemoryBroker
+from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.cli.main import cli
 from warehouse import catalog

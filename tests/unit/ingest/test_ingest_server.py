@@ -640,7 +640,7 @@ async def test_a_renewal_of_the_certificate_that_fails_is_logged_and_starts_agai
     finally:
         stop.set()
         await serving
-    expected = "the renewal of the certificate failed and starts again in 0 s: RuntimeError('nobody foresaw this')"
+    expected = "the renewal of the certificate failed and starts again in 0 s: RuntimeError('an unforeseen error')"
     assert expected in caplog.messages
 
 
@@ -649,7 +649,7 @@ async def test_a_task_of_the_sink_that_fails_ends_ingest_with_its_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
     async def fail(_: StoreAndForward) -> None:
-        msg = "nobody foresaw this"
+        msg = "an unforeseen error"
         raise RuntimeError(msg)
 
     monkeypatch.setattr(StoreAndForward, task, fail)
@@ -662,4 +662,4 @@ async def test_a_task_of_the_sink_that_fails_ends_ingest_with_its_error(
     (error,) = await asyncio.gather(serving, return_exceptions=True)
     assert has_ended, "it goes on without its sink"
     assert isinstance(error, ExceptionGroup)
-    assert repr(error.exceptions) == "(RuntimeError('nobody foresaw this'),)"
+    assert repr(error.exceptions) == "(RuntimeError('an unforeseen error'),)"

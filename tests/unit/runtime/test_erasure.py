@@ -26,7 +26,8 @@ from ingest.spool import WebhookSpool
 from ingest.webhook_record import WebhookRecord
 from smspulse.cli.main import cli
 from smspulse.runtime import erasure as command
-from smspulse.runtime.erasure import EraseError, erase_everywhere
+from smspulse.runtime.erasure import erase_everywhere
+from smspulse.runtime.errors import EraseError
 from streams.processor import MAX_DEAD_LETTER_BYTES, build_dead_letter
 from warehouse import catalog
 from warehouse import rebuild as run

@@ -1,19 +1,16 @@
 """An alert of a source has the channels of its failures, and has them again when an alert of a phone fires or ends."""
 
 import json
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
+from outcome_records import DELIVERED, T0, UNDELIVERED, outcome_record
 
 from core.alerts import Alert, decode_alert
-from core.topics import ACTIVITY, ALERTS
+from core.topics import ALERTS
 from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
 
-T0, MINUTE, KEPT = 1_760_000_000_000, 60_000, 20
-NOTHING = {"first_at": None, "last_at": None, "reports": 0, "incoming": 0, "counts": {}}
-DELIVERED, UNDELIVERED = (7, "delivered"), (8, "undelivered")
+MINUTE, KEPT = 60_000, 20
 PHONES = range(8001, 8006)
 
 
@@ -28,10 +25,8 @@ class Fleet:
     def end(self, phone: int, *, failed: bool) -> None:
         """End a message of a phone."""
         self._sms_id += 1
-        status_id, outcome = UNDELIVERED if failed else DELIVERED
-        end = [self._sms_id, status_id, outcome, T0 + self._sms_id * MINUTE, False]
-        value = json.dumps(NOTHING | {"source": "gw", "device_id": phone, "channel_id": 1, "ends": [end]}).encode()
-        record: Any = SimpleNamespace(topic=ACTIVITY, partition=0, offset=0, key=b"", value=value, headers=[])
+        at = T0 + self._sms_id * MINUTE
+        record = outcome_record(UNDELIVERED if failed else DELIVERED, self._sms_id, at, device_id=phone)
         outputs = DeviceProcessor(self._store.get, DetectorPolicy(30)).process([record])
         self._store |= {key: state or b"" for key, state, _ in outputs.states}
         self.alerts += [decode_alert(each.value or b"") for each in outputs.records if each.topic == ALERTS]

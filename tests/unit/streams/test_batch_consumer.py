@@ -94,7 +94,7 @@ class FakeConsumer(BatchConsumer):
 
 
 async def test_a_position_is_behind_transaction_markers_once_all_that_was_handed_out_is_processed() -> None:
-    tp = TP("sms.activity", 0)
+    tp = TP("sms.outcomes", 0)
     consumer = FakeConsumer({tp: records(0, 4, 5, 9)})
     assert consumer.position_behind_markers(tp, 4) == 4
     assert [message.offset async for _, message in consumer.getmany(1)] == [9]

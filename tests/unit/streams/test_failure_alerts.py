@@ -1,32 +1,23 @@
-"""What the fold of devices tells on `sms.alerts`."""
+"""What the processor of devices tells on `sms.alerts`."""
 
 # ruff: noqa: S311 - traffic, not secrets
 
 import json
 import random
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outcome_records import DELIVERED, DENIED, EXPIRED, NO_SERVICE, T0, UNDELIVERED, outcome_record
 
 from core.alerts import Alert, decode_alert
-from core.topics import ACTIVITY, ALERTS
+from core.topics import ALERTS
 from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
 from streams.processor import ProcessorOutput
 
-T0 = 1_760_000_000_000
 MINUTE = 60_000
-NOTHING = {"first_at": None, "last_at": None, "reports": 0, "incoming": 0, "counts": {}}
-DELIVERED, UNDELIVERED, NO_SERVICE, DENIED = (
-    (7, "delivered"),
-    (8, "undelivered"),
-    (10, "not_sent"),
-    (100, "not_permitted"),
-)
-EXPIRED = (6, "expired")
 
 
 class Devices:
@@ -38,15 +29,13 @@ class Devices:
         self.alerts: dict[bytes | None, bytes | None] = {}
         self._sms_id = 0
 
-    def record(self, *ends: tuple[int, str], device: int | None = 8001, channel: int = 1, again: bool = False) -> Any:
-        listed = []
-        for status_id, outcome in ends:
+    def records(self, *ends: tuple[int, str], device: int | None = 8001, channel: int = 1, **fields: Any) -> list[Any]:
+        made = []
+        for end in ends:
             self._sms_id += 1
-            listed.append([self._sms_id, status_id, outcome, T0 + self._sms_id * MINUTE, again])
-        value = NOTHING | {"source": "gw", "device_id": device, "channel_id": channel, "ends": listed}
-        return SimpleNamespace(
-            topic=ACTIVITY, partition=0, offset=0, key=b"", value=json.dumps(value).encode(), headers=[]
-        )
+            at = T0 + self._sms_id * MINUTE
+            made.append(outcome_record(end, self._sms_id, at, device_id=device, channel_id=channel, **fields))
+        return made
 
     def run(self, *records: Any) -> ProcessorOutput:
         outputs = DeviceProcessor(self.store.get, DetectorPolicy()).process(records)
@@ -60,7 +49,7 @@ class Devices:
         return outputs
 
     def end(self, *ends: tuple[int, str], **of: Any) -> None:
-        self.run(self.record(*ends, **of))
+        self.run(*self.records(*ends, **of))
 
     def live(self, messages: int, ratio: float = 0.03, seed: int = 1, **of: Any) -> None:
         chance = random.Random(seed)
@@ -135,7 +124,7 @@ def test_a_device_with_two_channels_has_an_alert_of_its_own() -> None:
 
 def test_a_message_counts_once(devices: Devices) -> None:
     for _ in range(100):
-        devices.end(UNDELIVERED, again=True)
+        devices.end(UNDELIVERED, correction=True, previous="delivered")
         devices.end(EXPIRED)
     assert devices.told == []
 
@@ -173,8 +162,8 @@ def test_how_records_are_spread_over_runs_does_not_matter(
     ends: list[tuple[tuple[int, str], int, int]], sizes: list[int]
 ) -> None:
     one, many = Devices(), Devices()
-    one.run(*(one.record(end, device=device, channel=channel) for end, device, channel in ends))
-    records = [many.record(end, device=device, channel=channel) for end, device, channel in ends]
+    one.run(*(one.records(end, device=device, channel=channel)[0] for end, device, channel in ends))
+    records = [many.records(end, device=device, channel=channel)[0] for end, device, channel in ends]
     for size in sizes:
         many.run(*records[:size])
         records = records[size:]
@@ -184,8 +173,8 @@ def test_how_records_are_spread_over_runs_does_not_matter(
 
 def test_a_run_that_is_repeated_tells_the_same(devices: Devices) -> None:
     """As after a transaction that was not committed: nothing is kept but what is stored."""
-    record = devices.record(*[UNDELIVERED] * 10)
-    first, second = (DeviceProcessor(devices.store.get, DetectorPolicy()).process([record]) for _ in range(2))
+    run = devices.records(*[UNDELIVERED] * 10)
+    first, second = (DeviceProcessor(devices.store.get, DetectorPolicy()).process(run) for _ in range(2))
     assert first == second
     assert first.records
 
