@@ -9,10 +9,9 @@ from typing import Final
 
 from core.alerts import Alert, decode_alert
 from gateway.statuses import FAILURES
-from streams.detector_policy import DetectorPolicy
-from streams.detector_state import DetectorState, MessageEnd
 from streams.device_processor import update_detectors
-from streams.monitored_entity import MonitoredEntity
+from streams.failure_baseline import DetectorPolicy
+from streams.monitored_entity import DetectorState, MessageEnd, MonitoredEntity
 from warehouse.reader import open_warehouse, retry_after_merge
 
 _FAILURE_OUTCOMES: Final = frozenset(outcome.value for outcome in FAILURES)

@@ -43,7 +43,7 @@ from smspulse.alerting.settings import AlertSettings
 from smspulse.alerting.silences import SilenceError, SilenceStore
 from smspulse.cli.main import cli
 from smspulse.runtime import status
-from streams.detector_policy import DetectorPolicy
+from streams.failure_baseline import DetectorPolicy
 from warehouse.reader import query
 from warehouse.sink import parquet_files
 
