@@ -132,7 +132,7 @@ def new_fleet(task: tuple[float, float, int, float, int]) -> tuple[int, float]:
     ratio, rate, channels, days, seed = task
     policy = DetectorPolicy()
     source = MonitoredEntity(DetectorState(), policy, _SOURCE)
-    units = [MonitoredEntity(DetectorState(), policy, _SOURCE, number, 0, fleet=source) for number in range(channels)]
+    units = [MonitoredEntity(DetectorState(), policy, _SOURCE, (number, 0), source) for number in range(channels)]
     chance = np.random.default_rng(seed)
     fired_at: dict[str, int] = {}
     alarms = firing_ms = 0

@@ -115,8 +115,8 @@ class DeviceProcessor:
         device_state = self._get_state(states, b"%s:*" % key, EntityState(source, device_id))
         source_state = self._get_state(states, b"%s:*:*" % source.encode(), EntityState(source))
         fleet = MonitoredEntity(source_state.watch, self._policy, source, part=partition)
-        device = MonitoredEntity(device_state.watch, self._policy, source, device_id, fleet=fleet)
-        channel = MonitoredEntity(channel_state.watch, self._policy, source, device_id, channel_id, fleet=fleet)
+        device = MonitoredEntity(device_state.watch, self._policy, source, (device_id,), fleet)
+        channel = MonitoredEntity(channel_state.watch, self._policy, source, (device_id, channel_id), fleet)
         return _Channel(channel_state, channel, device_state.channels, device, fleet)
 
     def _get_state(self, states: dict[bytes, EntityState], key: bytes, new: EntityState) -> EntityState:

@@ -1,6 +1,7 @@
 """A channel, a device or a source: it observes the ends of its messages and returns the changes of its alerts."""
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -79,6 +80,7 @@ class DetectorState(msgspec.Struct, gc=False):
         self.recent += 1
 
 
+@dataclass(slots=True, eq=False)
 class MonitoredEntity:
     """A channel, a device or a source, with the state of its detector.
 
@@ -86,24 +88,17 @@ class MonitoredEntity:
         state: Its stored state.
         policy: Settings of detectors.
         source: Gateway account.
-        device_and_channel: Device and channel: both of a channel, one of a device, none of a source.
+        place: Device and channel: both of a channel, one of a device, none of a source.
         fleet: Its source; None for a source.
         part: The partition of devices, for a source.
     """
 
-    def __init__(
-        self,
-        state: DetectorState,
-        policy: DetectorPolicy,
-        source: str,
-        *device_and_channel: int | None,
-        fleet: "MonitoredEntity | None" = None,
-        part: int = 0,
-    ) -> None:
-        self.state = state
-        self.policy = policy
-        self._source, self._device_and_channel, self._part = source, device_and_channel, part
-        self._fleet = fleet
+    state: DetectorState
+    policy: DetectorPolicy
+    source: str
+    place: tuple[int | None, ...] = ()
+    fleet: "MonitoredEntity | None" = None
+    part: int = 0
 
     @property
     def is_firing(self) -> bool:
@@ -113,7 +108,7 @@ class MonitoredEntity:
     @property
     def share(self) -> float:
         """Its part of the messages of its source, of the last days, 0 to 1."""
-        return min(self.state.recent / self._fleet.state.recent, 1.0) if self._fleet is not None else 1.0
+        return min(self.state.recent / self.fleet.state.recent, 1.0) if self.fleet is not None else 1.0
 
     def observe_end(
         self, end: MessageEnd, failed: bool, channel: "MonitoredEntity | None" = None
@@ -130,12 +125,12 @@ class MonitoredEntity:
         # The end of an alert resets these, and its record reports them.
         count, failures = detector.count + 1, detector.failures + failed
         baseline = self._describe_baseline() if before == "firing" else {}
-        fleet = None if self._fleet is None else self._fleet.state.detector
+        fleet = None if self.fleet is None else self.fleet.state.detector
         phase = detector.observe_outcome(failed, end.at, self.policy, fleet)
         if failed:
             state.failures = [*state.failures, (end.sms_id, end.status_id)][-_KEPT:]
             if channel is not None:
-                device_id, channel_id = channel._device_and_channel
+                device_id, channel_id = channel.place
                 state.origins = [*state.origins, (device_id, channel_id, channel.share)][-_KEPT:]
             if before == "firing":
                 _count_error(state.errors, end.status_id)
@@ -149,7 +144,7 @@ class MonitoredEntity:
         """End the alert on failures at a time in milliseconds: the messages since it began become the baseline."""
         detector = self.state.detector
         count, failures, baseline = detector.count, detector.failures, self._describe_baseline()
-        detector.accept_rise(self.policy, None if self._fleet is None else self._fleet.state.detector)
+        detector.accept_rise(self.policy, None if self.fleet is None else self.fleet.state.detector)
         return self._report_change("firing", count, failures, baseline, at)
 
     def _report_change(
@@ -230,20 +225,20 @@ class MonitoredEntity:
     def _build_alert_record(
         self, kind: str, phase: Phase, at: int, fired_at: int | None, samples: list[int], evidence: dict[str, Any]
     ) -> OutputRecord:
-        scope: Scope = ("source", "device", "channel")[len(self._device_and_channel)]
-        device_id, channel_id = (*self._device_and_channel, None, None)[:2]
+        scope: Scope = ("source", "device", "channel")[len(self.place)]
+        device_id, channel_id = (*self.place, None, None)[:2]
         alert = Alert(
-            id=alert_id(kind, self._source, *self._device_and_channel, part=self._part),
+            id=alert_id(kind, self.source, *self.place, part=self.part),
             kind=kind,
             phase=phase,
             scope=scope,
-            source=self._source,
+            source=self.source,
             device_id=device_id,
             channel_id=channel_id,
             changed_at=at,
             fired_at=fired_at,
             resolved_at=at if phase == "resolved" else None,
-            samples=[message_key(self._source, sms_id).decode() for sms_id in samples[-_SAMPLES:]],
+            samples=[message_key(self.source, sms_id).decode() for sms_id in samples[-_SAMPLES:]],
             share=self.share,
             budget_days=self.policy.budget_days,
             **evidence,

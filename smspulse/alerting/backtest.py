@@ -91,7 +91,7 @@ def run_backtest(messages: Iterable[EndedMessage], policy: DetectorPolicy, thres
 
     def monitored_entity(source: str, *of: int | None, fleet: MonitoredEntity | None = None) -> MonitoredEntity:
         state = detector_states.setdefault((source, *of), DetectorState())
-        return MonitoredEntity(state, policy, source, *of, fleet=fleet)
+        return MonitoredEntity(state, policy, source, of, fleet)
 
     for source, device_id, channel_id, end in messages:
         count, first_at, last_at = count + 1, first_at or end.at, end.at
