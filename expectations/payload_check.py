@@ -114,6 +114,7 @@ def run_raw_suite(
     logging.getLogger("warehouse.catalog").setLevel(logging.WARNING)
     now = datetime.now(UTC)
     count, at = len(bodies), int(now.timestamp() * 1000)
+    # As ingest writes them, so that the checks of receipts hold.
     headers = [_build_headers(at, content_type) for _ in bodies]
     run = PartitionRecords(topics.RAW, 0, range(count), [at] * count, [None] * count, bodies, headers)
     with TemporaryDirectory(prefix="smspulse-payload.") as folder:

@@ -145,6 +145,7 @@ def _consume_to_end(consumer: Consumer, starts: list[TopicPartition]) -> Iterato
 
 def _waiting_record(message: Message) -> dict[str, Any]:
     headers = {name: value.decode(errors="replace") for name, value in message.headers() or () if value}
+    # Another writer to sms.raw may have written any header. A record without an id is never found in the warehouse.
     ingest_id = headers.get(records.HEADER_INGEST_ID, "").replace("-", "")
     return {
         "source": headers.get(records.HEADER_SOURCE, "(no source)"),

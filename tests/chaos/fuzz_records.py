@@ -49,8 +49,8 @@ from ingest.settings import IngestSettings
 from ingest.sources import SourceRegistry
 from ingest.spool import WebhookSpool
 from ingest.webhook_record import WebhookRecord
-from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
+from streams.failure_baseline import DetectorPolicy
 from streams.lifecycle import EXPIRE_AFTER_MS, LifecycleRules
 from streams.message_processor import MessageProcessor
 from streams.processor import IsolatingProcessor, ProcessorOutput, StateLoader, StreamProcessor

@@ -22,7 +22,7 @@ from expectations.settings import CheckSettings
 from notebooks.report import write_notebooks
 from smspulse.alerting.backtest import read_message_ends, run_backtest
 from smspulse.simulator.options import GatewayBehaviour
-from streams.detector_policy import DetectorPolicy
+from streams.failure_baseline import DetectorPolicy
 from warehouse.quality import append_check_results
 from warehouse.reader import query
 

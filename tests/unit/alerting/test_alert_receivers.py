@@ -33,7 +33,7 @@ from smspulse.alerting.settings import AlertSettings
 from smspulse.alerting.silences import SilenceStore
 from smspulse.cli.main import cli
 from smspulse.runtime import status
-from streams.detector_policy import DetectorPolicy
+from streams.failure_baseline import DetectorPolicy
 from warehouse.reader import query
 
 SECRET = base64.b64encode(b"a secret of the receiver's").decode()
