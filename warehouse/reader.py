@@ -99,7 +99,7 @@ def _open_folder_views(folder: Path, *, is_private: bool) -> duckdb.DuckDBPyConn
     path = folder / CATALOG_FILE
     if not path.is_file():
         raise NoWarehouseError(folder)
-    connection = _connect(path, is_private=is_private)
+    connection = _open_catalog_file(path, is_private=is_private)
     if read_published_folder(connection) == str(folder):
         if is_private:
             _set_spill_folder(connection, folder)
@@ -113,12 +113,12 @@ def _open_folder_views(folder: Path, *, is_private: bool) -> duckdb.DuckDBPyConn
             write_catalog_file(path, create_folder_statements(folder), str(folder))
         except OSError as error:
             raise StaleViewsError(folder) from error
-        connection = _connect(path, is_private=is_private)
+        connection = _open_catalog_file(path, is_private=is_private)
     _set_spill_folder(connection, folder)
     return connection
 
 
-def _connect(path: Path, *, is_private: bool) -> duckdb.DuckDBPyConnection:
+def _open_catalog_file(path: Path, *, is_private: bool) -> duckdb.DuckDBPyConnection:
     """Open a catalog, if private in a DuckDB instance of its own: its settings do not affect other connections."""
     if not is_private:
         return duckdb.connect(path, read_only=True)
