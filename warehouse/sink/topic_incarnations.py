@@ -15,6 +15,7 @@ of the topic, because a Kafka that is restored again can hold the records of any
 """
 
 import logging
+from contextlib import suppress
 from typing import NamedTuple
 
 from core.topic_ids import is_in_memory_id
@@ -58,44 +59,20 @@ def locate_log_position(
     """
     while True:
         landed = store.list_incarnations(topic, partition)
-        own_incarnations = sorted(
-            (each for each in landed if parse_topic_id(each) == topic_id), key=parse_cut_count, reverse=True
-        )
-        known_incarnations = (
-            [*own_incarnations, UNKNOWN_INCARNATION]
-            if UNKNOWN_INCARNATION in landed and not is_in_memory_id(topic_id)
-            else own_incarnations
-        )
+        own = sorted((each for each in landed if parse_topic_id(each) == topic_id), key=parse_cut_count, reverse=True)
+        # Files of a release up to 0.1 can be of the same topic, unless it began with this run of an in-memory broker.
+        unknown = [UNKNOWN_INCARNATION] if UNKNOWN_INCARNATION in landed and not is_in_memory_id(topic_id) else []
         new = PartitionLog(topic, partition, topic_id)
-        if not known_incarnations:
+        if not own and not unknown:
             return LogPosition(new, 0)
-        try:
-            found = _find_unlanded_position(
-                store, reader, [new._replace(incarnation=each) for each in known_incarnations]
-            )
-        # Compaction merged a file meanwhile.
-        except FileNotFoundError:
-            continue
-        if not own_incarnations:
-            return LogPosition(new, found.offset)
-        incarnation = own_incarnations[0] if found.continues_newest else next_incarnation(own_incarnations[0])
-        return LogPosition(new._replace(incarnation=incarnation), found.offset)
+        # Compaction may merge a file meanwhile.
+        with suppress(FileNotFoundError):
+            found = _find_unlanded_position(store, reader, [new._replace(incarnation=each) for each in own + unknown])
+            return found if own else found._replace(log=new)
 
 
-class _UnlandedPosition(NamedTuple):
-    """Offset behind the last record that Kafka and the landed files have in common.
-
-    Args:
-        offset: The offset.
-        continues_newest: Whether Kafka continues where the newest log ends.
-    """
-
-    offset: int
-    continues_newest: bool
-
-
-def _find_unlanded_position(store: LandingStore, reader: KafkaLogReader, logs: list[PartitionLog]) -> _UnlandedPosition:
-    """Return the offset from which on Kafka's records are not landed.
+def _find_unlanded_position(store: LandingStore, reader: KafkaLogReader, logs: list[PartitionLog]) -> LogPosition:
+    """Return the offset from which on Kafka's records are not landed, of the newest log or of one that follows it.
 
     Args:
         store: The landed files.
@@ -113,19 +90,19 @@ def _find_unlanded_position(store: LandingStore, reader: KafkaLogReader, logs: l
     if last is not None and low < position:
         found = reader.read_identities(newest.topic, newest.partition, position - 1, position)
         if found == {position - 1: last}:
-            return _UnlandedPosition(position, continues_newest=True)
+            return LogPosition(newest, position)
     compared = [_compare_log(store, reader, log, low) for log in logs]
     last_common = max(each.last_common_offset for each in compared)
     if last_common == position - 1:
-        return _UnlandedPosition(position, continues_newest=True)
+        return LogPosition(newest, position)
     if last_common < low and position <= low:
         # Kafka has deleted all landed records. There is nothing to compare, and nothing can be landed twice.
-        return _UnlandedPosition(position, continues_newest=True)
+        return LogPosition(newest, position)
     is_cut = last_common >= position or any(each.last_unlanded_offset > last_common for each in compared)
     if end >= position and not is_cut and (_is_compacted_topic(newest.topic) or not compared[0].has_rows):
         # Kafka has only landed records. Compaction explains the missing ones, or retention of a release up to 0.1.
-        return _UnlandedPosition(position, continues_newest=True)
-    return _UnlandedPosition(last_common + 1, continues_newest=False)
+        return LogPosition(newest, position)
+    return LogPosition(newest._replace(incarnation=next_incarnation(newest.incarnation)), last_common + 1)
 
 
 class _LogComparison(NamedTuple):
