@@ -18,8 +18,8 @@ def list_incarnations(data: Path, topic: str, partition: int) -> set[str]:
     return {log.incarnation for log in logs if log.partition == partition}
 
 
-def list_incarnations_by_age(data: Path, topic: str, partition: int | None = None) -> list[str]:
-    """Return the incarnations of a topic, or of one partition, that have files, by the age of their oldest file.
+def list_incarnations_by_age(data: Path, topic: str) -> list[str]:
+    """Return the incarnations of a topic that have files, by the age of their oldest file.
 
     On the same day, they are ordered by the time at which their first file was written.
     """
@@ -28,25 +28,22 @@ def list_incarnations_by_age(data: Path, topic: str, partition: int | None = Non
         # Compaction may have merged it meanwhile.
         with suppress(FileNotFoundError):
             found.append((Path(folder).name, Path(folder, name).stat().st_mtime, name))
-    return sort_incarnations(found, partition)
+    return sort_incarnations(found)
 
 
-def sort_incarnations(landed_files: Iterable[tuple[str, float, str]], partition: int | None = None) -> list[str]:
+def sort_incarnations(landed_files: Iterable[tuple[str, float, str]]) -> list[str]:
     """Return the incarnations of landed files, by the age of their oldest file.
 
     Args:
         landed_files: Folder name, time of writing in seconds since 1970, and file name of each.
-        partition: Number of the partition; None for all.
     """
     first: dict[str, tuple[str, float]] = {}
     for folder, written_at, name in landed_files:
-        landed = LANDED_FILE_NAME.fullmatch(name)
-        if landed is None or (partition is not None and parse_partition_log(landed).partition != partition):
-            continue
-        age = (folder, written_at)
-        incarnation = parse_partition_log(landed).incarnation
-        first[incarnation] = min(age, first.get(incarnation, age))
-    return sorted(first, key=lambda incarnation: first[incarnation])
+        # The seed is no landed file.
+        if landed := LANDED_FILE_NAME.fullmatch(name):
+            incarnation = parse_partition_log(landed).incarnation
+            first[incarnation] = min((folder, written_at), first.get(incarnation, (folder, written_at)))
+    return sorted(first, key=first.__getitem__)
 
 
 def list_log_files(data: Path, log: PartitionLog) -> list[Path]:

@@ -163,9 +163,9 @@ class _BaseRebuild:
         old += [path for path in old_rollups if is_old(path) or path.parent in rewritten_folders]
         if only_day is None:
             base |= self._write_watermark()
-        self._replace_files("base", old, base | rollup_files)
+        atomic_replace.replace_files(self._data / "base", self._scratch, old, base | rollup_files)
         old = [path for path in list_rebuilt_files(self._data / "differences") if is_old(path)]
-        self._replace_files("differences", old, differences)
+        atomic_replace.replace_files(self._data / "differences", self._scratch, old, differences)
         if only_day is None:
             catalog.publish_views(self._data)
         return self._result
@@ -236,10 +236,6 @@ class _BaseRebuild:
         temporary = self._scratch / WATERMARK_FILE
         temporary.write_text(watermark.to_json())
         return {self._data / "base" / WATERMARK_FILE: temporary}
-
-    def _replace_files(self, dataset: str, removed: list[Path], added: dict[Path, Path]) -> None:
-        if added or removed:
-            atomic_replace.replace_files(self._data / dataset, self._scratch, removed, added)
 
 
 def _first_uncovered_day(newest: list[date]) -> date:

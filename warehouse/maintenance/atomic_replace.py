@@ -73,6 +73,8 @@ def replace_files(folder: Path, scratch: Path, removed: Collection[Path], added:
         CannotExchangeError: The file system cannot exchange folders. Nothing was changed.
         OSError: Another operation failed. Nothing was changed.
     """
+    if not removed and not added:
+        return
     for path in added.values():
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -63,9 +63,8 @@ _LANDED_ROW_GROUP_ROWS: Final = 60_000
 
 @dataclass(slots=True)
 class CompactionResult:
-    """Counts of a run: merged files, files before and after, and their rows."""
+    """Counts of a run: the files that were merged, the files that they became, and their rows."""
 
-    merged: int = 0
     files_before: int = 0
     files_after: int = 0
     rows: int = 0
@@ -176,11 +175,9 @@ class _Compaction:
         catalog.publish_views(self._data)
 
     def _replace_merged_files(self, folder: Path, removed: list[Path], added: dict[Path, Path]) -> None:
-        if added:
-            atomic_replace.replace_files(folder, self._scratch, removed, added)
-            self.result.merged += len(added)
-            self.result.files_before += len(removed)
-            self.result.files_after += len(added)
+        atomic_replace.replace_files(folder, self._scratch, removed, added)
+        self.result.files_before += len(removed)
+        self.result.files_after += len(added)
 
     def _merge_files(
         self, folder: Path, parts: list[Path], stem: str, metadata: dict[bytes, bytes]

@@ -302,7 +302,7 @@ def test_maintenance_causes_and_hides_no_fault(data: Path) -> None:
         ]
     assert erase_from_files(data, NumberSearch(tuple(number for ((number,),) in numbers))).rows["raw"] > 1
     assert rebuild_base(data, STATUSES, timedelta(days=1)).differing == 0  # counts again, by the remaining numbers
-    assert compact_files(data, later).merged > 20
+    assert compact_files(data, later).files_after > 20
     days = {"raw_days": 4, "versions_days": 3, "messages_days": 9, "deadletters_days": 4}
     dropped = drop_expired_days(data, RetentionSettings(**days), END, timedelta(days=2))  # type: ignore[arg-type]
     assert dropped.keys() == {"base", "raw", "messages", "deadletters"}

@@ -159,7 +159,7 @@ def test_a_mart_is_what_follows_from_the_messages_at_any_time(told: Days, straig
     right(data, straight)  # of a day that was closed
     rebuilt(data)
     right(data, straight)
-    assert compact_files(data, datetime.now(UTC) + timedelta(days=2)).merged
+    assert compact_files(data, datetime.now(UTC) + timedelta(days=2)).files_after
     right(data, straight)
 
 

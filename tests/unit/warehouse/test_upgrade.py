@@ -24,7 +24,7 @@ def test_what_a_release_landed_is_read_as_it_was_then(tmp_path: Path, release: s
     expected = json.loads((data / "answers.json").read_text())
     columns = {view: answer["columns"] for view, answer in expected.items()}
     assert answers(data, columns) == expected
-    assert compact_files(data, datetime.now(UTC) + timedelta(days=2)).merged == 2
+    assert compact_files(data, datetime.now(UTC) + timedelta(days=2)).files_after == 2
     assert answers(data, columns) == expected
     assert rebuild_base(data, build_status_table({}), timedelta(days=1)).messages == 3
     assert [row[:3] for row in answers(data, columns)["messages"]["rows"]] == [
