@@ -18,7 +18,7 @@ from warehouse import lifecycle_sql
 from warehouse.landed_files import list_incarnations_by_age
 from warehouse.partition_log import PartitionLog, parse_topic_id
 from warehouse.reader import LOCAL_FILE_SETTINGS
-from warehouse.sink.lost_records import find_first_lost_offsets, find_present_incarnation
+from warehouse.sink.range_metadata import find_first_lost_offsets, find_present_incarnation
 from warehouse.sql_text import load_sql, log_position_sql
 from warehouse.views import create_macro_statements
 from warehouse.watermark import watermark_offset_sql

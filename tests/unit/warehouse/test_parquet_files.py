@@ -20,8 +20,7 @@ from warehouse.errors import DamagedFileError, OvertakenError
 from warehouse.file_names import TEMPORARY_FOLDER
 from warehouse.maintenance.compaction import compact_files
 from warehouse.reader import open_warehouse
-from warehouse.sink.lost_records import find_first_lost_offsets, find_present_incarnation
-from warehouse.sink.range_metadata import read_landed_position
+from warehouse.sink.range_metadata import find_first_lost_offsets, find_present_incarnation, read_landed_position
 
 
 def webhooks(first: int, count: int) -> list[object]:
