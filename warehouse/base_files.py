@@ -104,14 +104,7 @@ class BaseFileWriter:
         return written
 
     def _copy_to_parquet(
-        self,
-        query: str,
-        dataset: str,
-        partition: int,
-        day: date,
-        order: str = "source, sms_id",
-        *,
-        closed: bool = True,
+        self, query: str, dataset: str, partition: int, day: date, order: str = "source, sms_id", *, closed: bool = True
     ) -> tuple[Path, Path]:
         """Write the rows of a query; return the path in the data folder, and the temporary file."""
         target_path = self._data / dataset / f"date={day}" / f"{partition}-{atomic_replace.unique_suffix()}.parquet"

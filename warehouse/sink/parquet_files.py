@@ -43,12 +43,7 @@ from warehouse.errors import OvertakenError
 from warehouse.file_names import SEED_DATE, TEMPORARY_FOLDER, format_file_name
 from warehouse.landed_files import find_newest_file, list_incarnations, list_log_files
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog
-from warehouse.sink.range_metadata import (
-    LAST_IDENTITY_KEY,
-    NEXT_OFFSET_KEY,
-    extract_identities,
-    read_landed_position,
-)
+from warehouse.sink.range_metadata import LAST_IDENTITY_KEY, NEXT_OFFSET_KEY, extract_identities, read_landed_position
 
 # The extra `s3`.
 if TYPE_CHECKING:
