@@ -29,7 +29,7 @@ from warehouse.maintenance import erasure
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog, parse_topic_id
 from warehouse.sink.kafka_log_reader import KafkaLogReader
 from warehouse.sink.lost_records import find_first_lost_offsets
-from warehouse.sink.storage import FolderStore
+from warehouse.sink.parquet_files import FolderStore
 from warehouse.sink.topic_incarnations import locate_log_position
 
 # Kafka may take so long for all tombstones.
