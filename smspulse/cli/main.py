@@ -22,8 +22,30 @@ from smspulse.processes.terminal import escape_controls
 _EXIT_FAILED = 2
 _GC_THRESHOLD: Final = 100_000
 
+_COMMANDS: Final = (
+    pipeline.up_command,
+    pipeline.broker_command,
+    pipeline.ingest_command,
+    pipeline.stream_command,
+    pipeline.land_command,
+    warehouse.rebuild_command,
+    warehouse.compact_command,
+    warehouse.retain_command,
+    warehouse.erase_command,
+    warehouse.sql_command,
+    simulate.simulate_command,
+    source.source_group,
+    status.status_command,
+    status.message_command,
+    status.page_command,
+    alerts.alerts_group,
+    check.check_command,
+    check.doctor_command,
+)
+
 
 @click.group(
+    commands=_COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
     invoke_without_command=True,
     epilog="Exit codes: 0 done, 1 a check found a problem, 2 an error. Completion: eval "
@@ -43,29 +65,6 @@ def cli(context: click.Context, *, verbose: bool) -> None:
 
         with hints_command.make_context(None, [], parent=context) as hints:
             hints_command.invoke(hints)
-
-
-for _command in (
-    pipeline.up_command,
-    pipeline.broker_command,
-    pipeline.ingest_command,
-    pipeline.stream_command,
-    pipeline.land_command,
-    warehouse.rebuild_command,
-    warehouse.compact_command,
-    warehouse.retain_command,
-    warehouse.erase_command,
-    warehouse.sql_command,
-    simulate.simulate_command,
-    source.source_group,
-    status.status_command,
-    status.message_command,
-    status.page_command,
-    alerts.alerts_group,
-    check.check_command,
-    check.doctor_command,
-):
-    cli.add_command(_command)
 
 
 def main() -> None:

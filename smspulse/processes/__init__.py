@@ -1,1 +1,1 @@
-"""Processes of a pipeline: supervisor, readiness, metrics endpoints, logs and output."""
+"""Processes of a pipeline: supervisor, readiness, metrics endpoints, data folder, logs and output."""

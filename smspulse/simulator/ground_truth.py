@@ -27,8 +27,9 @@ from smspulse.simulator.errors import TruthError
 
 # Statuses before an end, in the order in which a message passes them.
 STAGES: Final = (PENDING, QUEUED, ACCEPTED, SENT)
-# By kind of a line: the view with its messages, the time of a row, and the columns that the truth has, too.
+# Columns of the view `messages` that the truth has, too.
 _MESSAGE_COLUMNS: Final = ("outcome", "last_status_id", "device_id", "channel_id", "attempts", "contradicted")
+# By kind of a line: the view with its messages, the time of a row, and the compared columns.
 _COMPARED: Final = (
     ("outgoing", "messages", "first_seen_at", _MESSAGE_COLUMNS),
     ("incoming", "incoming_messages", "received_at", ("message_type",)),
