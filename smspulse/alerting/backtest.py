@@ -1,6 +1,6 @@
 """Backtest: runs the detectors over past messages of the warehouse, next to a threshold on the ratio."""
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -82,28 +82,27 @@ def run_backtest(messages: Iterable[EndedMessage], policy: DetectorPolicy, thres
         policy: Settings of the detectors. Each monitored entity begins to learn with its first message here.
         threshold: Failure ratio of the rule on fifteen minutes.
     """
-    detector_states: dict[tuple[str | int | None, ...], DetectorState] = {}
-    channels: dict[tuple[str, int | None], set[int | None]] = {}
-    windows: dict[tuple[str | int | None, ...], _RatioThresholdRule] = {}
+    detector_states: dict[tuple[str | int | None, ...], DetectorState] = defaultdict(DetectorState)
+    channels: dict[tuple[str, int | None], set[int | None]] = defaultdict(set)
+    windows: dict[tuple[str | int | None, ...], _RatioThresholdRule]
+    windows = defaultdict(lambda: _RatioThresholdRule(threshold))
     count = first_at = last_at = 0
     changes: list[Alert] = []
     threshold_crossings: list[tuple[str, int]] = []
 
     def monitored_entity(source: str, *of: int | None, fleet: MonitoredEntity | None = None) -> MonitoredEntity:
-        state = detector_states.setdefault((source, *of), DetectorState())
-        return MonitoredEntity(state, policy, source, of, fleet)
+        return MonitoredEntity(detector_states[source, *of], policy, source, of, fleet)
 
     for source, device_id, channel_id, end in messages:
         count, first_at, last_at = count + 1, first_at or end.at, end.at
-        known = channels.setdefault((source, device_id), set())
+        known = channels[source, device_id]
         known.add(channel_id)
         fleet = monitored_entity(source)
         device = monitored_entity(source, device_id, fleet=fleet) if len(known) > 1 else None
         channel = monitored_entity(source, device_id, channel_id, fleet=fleet)
         outputs = update_detectors(end, channel, device, fleet)
         changes += [decode_alert(output.value or b"") for output in outputs]
-        window = windows.setdefault((source, device_id, channel_id), _RatioThresholdRule(threshold))
-        if window.add_message_end(end.outcome in _FAILURE_OUTCOMES, end.at):
+        if windows[source, device_id, channel_id].add_message_end(end.outcome in _FAILURE_OUTCOMES, end.at):
             threshold_crossings.append((f"{source}:{device_id}:{channel_id}", end.at))
     return BacktestResult(count, first_at, last_at, changes, threshold_crossings)
 

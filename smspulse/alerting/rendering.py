@@ -24,7 +24,7 @@ _MAX_LEARNING_NAMES: Final = 5
 _TIME_COLUMNS: Final = ("since", "fired_at", "resolved_at")
 
 
-def read_landed_alerts(data: Path, condition: str, parameters: list[Any]) -> list[Alert]:
+def read_landed_alerts(data: Path) -> list[Alert]:
     """Return the alerts of the view `alerts`: those that fire first, then by time, the latest first.
 
     Raises:
@@ -35,10 +35,10 @@ def read_landed_alerts(data: Path, condition: str, parameters: list[Any]) -> lis
     sql = f"""
         SELECT alert_id AS id, if(is_firing, 'firing', 'resolved') AS phase, {", ".join(columns)},
                epoch_ms(coalesce(resolved_at, fired_at)) AS changed_at
-        FROM alerts WHERE {condition} ORDER BY is_firing DESC, alerts.fired_at DESC
+        FROM alerts ORDER BY is_firing DESC, alerts.fired_at DESC
     """  # noqa: S608 - of ours
     with open_warehouse(data) as connection:
-        return [msgspec.convert(row, Alert) for row in fetch_rows(connection, sql, parameters)]
+        return [msgspec.convert(row, Alert) for row in fetch_rows(connection, sql)]
 
 
 def print_alerts(data: Path, console: Console, *, everything: bool, cause_wait_s: float = CAUSE_WAIT_S) -> None:
@@ -55,7 +55,7 @@ def print_alerts(data: Path, console: Console, *, everything: bool, cause_wait_s
     """
     now_s = time.time()
     silenced, now = SilenceStore(data).active_silences(now_s), int(now_s * 1000)
-    landed_alerts, alert_state = read_landed_alerts(data, "true", []), AlertState(cause_wait_s)
+    landed_alerts, alert_state = read_landed_alerts(data), AlertState(cause_wait_s)
     for alert in sorted(landed_alerts, key=lambda each: each.fired_at or 0):
         alert_state.update_alert(alert)
 
@@ -108,7 +108,7 @@ def print_alert_evidence(data: Path, console: Console, id_: str) -> None:
     Raises:
         NoSuchAlertError: There is none.
     """
-    found = read_landed_alerts(data, "alert_id = ?", [id_])
+    found = [alert for alert in read_landed_alerts(data) if alert.id == id_]
     if not found:
         msg = f"no alert {id_} has fired: `smspulse alerts list --all` has those that have"
         raise NoSuchAlertError(msg)

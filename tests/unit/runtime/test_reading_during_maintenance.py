@@ -30,7 +30,7 @@ MOST_READS = 3_000
 
 
 def alerts_shown(data: Path) -> Any:
-    return read_landed_alerts(data, "true", [])
+    return read_landed_alerts(data)
 
 
 def status_shown(data: Path) -> Any:
