@@ -209,21 +209,20 @@ class PayloadRedactor:
             content_type: The header of its request.
         """
         keeps_all = self._numbers == "keep" and not self._drops_bodies
+        event: Event | None = None
         try:
             if keeps_all:
                 return RedactedBody(body, content_type, parse_payload(body, content_type=content_type), "")
             received, event = parse_with_fields(body, content_type=content_type)
-        except UnreadablePayload as error:
-            fault = error.detail if error.reason == Reason.FAULT else ""
-            if keeps_all:
-                return RedactedBody(body, content_type, error, fault)
-            return RedactedBody(build_withheld_body(error, len(body)), _REWRITTEN_TYPE, error, fault)
-        try:
             return RedactedBody(self._rewrite_event(received, event), _REWRITTEN_TYPE, event, "")
+        except UnreadablePayload as error:
+            problem, fault = error, error.detail if error.reason == Reason.FAULT else ""
         except Exception as error:
-            # A webhook is never refused because of an internal error. Nothing of its body is kept.
-            withheld = build_withheld_body(unforeseen_error(error), len(body))
-            return RedactedBody(withheld, _REWRITTEN_TYPE, event, where_raised(error))
+            # A webhook is never refused because of an internal error. With privacy, nothing of its body is kept.
+            problem, fault = unforeseen_error(error), where_raised(error)
+        if keeps_all:
+            return RedactedBody(body, content_type, problem, fault)
+        return RedactedBody(build_withheld_body(problem, len(body)), _REWRITTEN_TYPE, event or problem, fault)
 
     def _rewrite_event(self, received: dict[str, Any], event: Event) -> bytes:
         if isinstance(event, StatusReport):
