@@ -1,4 +1,4 @@
-"""Proves that the contestants compute the same: the last versions of a sample of messages, field by field."""
+"""Compares the results of the contestants: the last versions of a sample of messages, field by field."""
 
 from collections.abc import Collection
 from typing import Any
@@ -13,7 +13,7 @@ Versions = dict[bytes, dict[str, Any]]
 
 
 def last_versions(kafka: KafkaSettings, topic: str, keys: Collection[bytes]) -> tuple[Versions, int]:
-    """Read a whole topic; return the last version of each of the keys, and how many records the topic has."""
+    """Read a whole topic; return the last version of each of the keys, and the number of records."""
     options = {"group.id": "bench-agreement", "enable.partition.eof": True, "fetch.wait.max.ms": 10}
     reader = Consumer(
         kafka.confluent_options() | options | {"isolation.level": "read_committed", "auto.offset.reset": "error"}
@@ -36,14 +36,14 @@ def last_versions(kafka: KafkaSettings, topic: str, keys: Collection[bytes]) -> 
 
 
 def differences(ours: Versions, theirs: Versions, keys: Collection[bytes]) -> list[str]:
-    """Return one line for each message whose last versions differ, with what differs."""
+    """Return one line for each message whose last versions differ, with the differing fields."""
     found = []
     for key in keys:
         a, b = ours.get(key, {}), theirs.get(key, {})
         fields = sorted({name for name, _ in _items(a) ^ _items(b)})
         if fields or not a:
-            told = ", ".join(f"{name}: ours {a.get(name)!r}, theirs {b.get(name)!r}" for name in fields[:3])
-            found.append(f"{key.decode()}: {told or 'neither has it'}")
+            details = ", ".join(f"{name}: ours {a.get(name)!r}, theirs {b.get(name)!r}" for name in fields[:3])
+            found.append(f"{key.decode()}: {details or 'neither has it'}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Which alert is notified: that of the sick phone alone, or that of the source alone when all its phones fail.
+"""Measures which alerts are notified: the failing phone's only, or the source's only if all its phones fail.
 
 A source of five phones, a message a minute, is well for 1,500 messages. Then messages of one phone fail, or of all,
 through one or two SIM cards each. What the stream writes on `sms.alerts` goes to the dispatcher of the webhook as time
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
-sys.path.remove(str(Path(__file__).parent))  # its streams.py is a benchmark, and not the package
+sys.path.remove(str(Path(__file__).parent))  # its streams.py would hide the package
 sys.path.append(str(Path(__file__).parent))
 
 import msgspec
@@ -43,7 +43,7 @@ BUDGET_DAYS: Final = 30
 
 
 def written(sick: set[int], ratio: float, sim_cards: int, seed: int) -> list[Alert]:
-    """Return what the stream writes from the moment on that some phones fail."""
+    """Return the records of the stream after some phones begin to fail."""
     chance, store, alerts = random.Random(seed), dict[bytes, bytes](), list[Alert]()
     for number in range(WELL + SICK):
         phone = PHONES[number % len(PHONES)]
@@ -65,19 +65,20 @@ def written(sick: set[int], ratio: float, sim_cards: int, seed: int) -> list[Ale
 
 
 def notified(alerts: list[Alert]) -> Iterator[Alert]:
-    """Yield the alerts that are notified as firing, as the dispatcher's cycles find them."""
-    told, left = WebhookState(AlertState()), list(alerts)
+    """Yield the alerts that the cycles of the dispatcher notify as firing."""
+    alert_state, left = AlertState(), list(alerts)
+    state = WebhookState(alert_state, lambda _: frozenset())
     for now in range(T0 + WELL * MINUTE_MS, T0 + (WELL + SICK + 60) * MINUTE_MS, CYCLE_MS):
         while left and left[0].changed_at <= now:
-            told.update_alert(left.pop(0))
-        for alert in told.next_alerts(ClockReading(now / 1000, now / 1000)):
+            alert_state.update_alert(left.pop(0))
+        for alert in state.next_alerts(ClockReading(now / 1000, now / 1000)):
             if alert.phase == "firing":
                 yield alert
-            told.mark_sent(alert)
+            state.mark_sent(alert)
 
 
 def share(sick: set[int], seeds: int, *, wanted_source: bool) -> float:
-    """Return the share of runs in which a source, or else no source and nothing but the sick phones, was notified."""
+    """Return the share of runs that notified of the source, or else of the failing phones only."""
     runs = list(product(RATIOS, SIM_CARDS, range(seeds)))
     right = 0
     for ratio, sim_cards, seed in runs:
@@ -98,6 +99,6 @@ def main(seeds: int, goal: str) -> None:
 
 if __name__ == "__main__":
     if "--quick" in sys.argv[1:]:
-        main(1, "")  # so few runs are a matter of chance
+        main(1, "")  # the result of so few runs is random
     else:
         main(12, ">= 0.85")

@@ -1,4 +1,4 @@
-"""Alerts from a unit's first message on, after a rise that stays, and of the demo: simulated in event time, with seeds.
+"""Alerts of new units, after a permanent rise, and of the demo. Simulated in event time, with seeds.
 
 Everything goes through the shipped code: detectors alone, or both folds of the stream.
 """
@@ -45,7 +45,7 @@ _LEAST_DELAY_S = 0.003  # as between two requests of the simulator
 
 @dataclass(frozen=True, slots=True)
 class NewUnit:
-    """A unit from its first message on.
+    """A unit without history.
 
     Args:
         ratio: Of failures.
@@ -68,7 +68,7 @@ class NewUnit:
 
 @dataclass(frozen=True, slots=True)
 class Episodes:
-    """What a unit's alert did.
+    """Changes of a unit's alert.
 
     Args:
         fired: Days after the start at which it fired.
@@ -119,12 +119,12 @@ def episodes(unit: NewUnit, policy: DetectorPolicy) -> Episodes:
 
 
 def known_fleet(ratio: float, messages: int = 1_000_000) -> ChangeDetector:
-    """Return the detector of a fleet of which much is known."""
+    """Return the detector of a fleet with a long history."""
     return ChangeDetector(known=float(messages), failed=ratio * messages)
 
 
 def new_fleet(task: tuple[float, float, int, float, int]) -> tuple[int, float]:
-    """Return the alarms of a source with new channels, and the part of the time that each of them fires, on average.
+    """Return the alarms of a source with new channels, and the average share of time in which each of them fires.
 
     All begin with the first message, and nothing is wrong: ratio, messages a second of each channel, channels, days,
     seed.
@@ -155,7 +155,7 @@ def new_fleet(task: tuple[float, float, int, float, int]) -> tuple[int, float]:
 
 
 def demo_alerts(seed: int, minutes: float, behaviour: GatewayBehaviour = DEMO_BEHAVIOUR) -> list[Alert]:
-    """Return all changes of alerts in the demo's first minutes: its traffic through both folds of the stream."""
+    """Return all changes of alerts in the demo's first minutes: its traffic through both processors of the stream."""
     alerts: list[Alert] = []
     messages: dict[bytes, bytes] = {}
     devices: dict[bytes, bytes] = {}
@@ -210,7 +210,7 @@ def _record(body: bytes, received_at: int) -> Any:
 
 
 def fired(alerts: list[Alert], *, sick: int) -> tuple[bool, int]:
-    """Return whether the sick phone's alert fired, and how many fired that are not about it alone."""
+    """Return whether the alert of the failing phone fired, and the number of alerts that are not only about it."""
     firing = [alert for alert in alerts if alert.phase == "firing"]
     of_the_sick = [alert for alert in firing if alert.device_id == sick]
     return any(alert.kind == FAILURE_RATIO for alert in of_the_sick), len(firing) - len(of_the_sick)

@@ -1,4 +1,4 @@
-"""What a look for alerts costs: the warehouse of 5,000 devices and some millions of messages, asked as each minute.
+"""Cost of one evaluation of the alert rules: a warehouse of 5,000 devices and some millions of messages.
 
     python bench/alert_look.py [--quick]
 
@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-sys.path.remove(str(Path(__file__).parent))  # its streams.py is a benchmark, and not the room
+sys.path.remove(str(Path(__file__).parent))  # its streams.py would hide the package
 sys.path.append(str(Path(__file__).parent))
 
 from measure import figure, our
@@ -30,7 +30,7 @@ TIMES = 5
 
 
 def filled(data: Path, devices: int, messages: int) -> datetime:
-    """Fill a data folder up to a moment of the last of its days, and return that."""
+    """Fill a data folder up to a time of its last day, and return the time."""
     end = datetime.now(UTC).date()
     fill_raw(data, messages, DAYS, end, devices)
     catalog.publish_views(data)
@@ -43,7 +43,7 @@ def filled(data: Path, devices: int, messages: int) -> datetime:
 
 
 def looked(data: Path, at: datetime) -> list[float]:
-    """Look, and look again; return the seconds of each."""
+    """Evaluate the rules twice; return the seconds of each evaluation."""
     warehouse, took = WarehouseRules(data), []
     for minute in range(TIMES):
         began = time.perf_counter()
@@ -53,12 +53,12 @@ def looked(data: Path, at: datetime) -> list[float]:
 
 
 def main() -> None:
-    """Run it, or with `--quick` with a tenth of it."""
+    """Run the benchmark, with `--quick` on a tenth of the data."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of devices and messages")
     part = 10 if parser.parse_args().quick else 1
     with TemporaryDirectory() as folder:
-        # In a process of its own, for what filling takes is not to be counted.
+        # In its own process, so that the memory for the data is not counted.
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             at = pool.submit(filled, Path(folder), DEVICES // part, MESSAGES // part).result()
         first, *others = looked(Path(folder), at)

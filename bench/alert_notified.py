@@ -41,7 +41,7 @@ AT_ONCE = 64
 
 
 class Phones:
-    """Phones that report how their messages ended, one report a message."""
+    """Phones that send one report, the outcome, for each message."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session, self._url, self._sms_id, self._chance = session, url, 0, random.Random(8)
@@ -49,7 +49,7 @@ class Phones:
         self.failed = 0
 
     async def report(self, *, failing: bool) -> None:
-        """Report the end of one message of any phone; of the failing one, once it fails, always the same."""
+        """Report the outcome of one message of any phone. The failing phone always reports the same failure."""
         self._sms_id += 1
         device = 8_001 + self._chance.randrange(DEVICES)
         failed = self._chance.random() < USUAL
@@ -64,7 +64,7 @@ class Phones:
                 raise RuntimeError(msg)
 
     async def learn(self, messages: int) -> None:
-        """Report so many messages as fast as they are taken."""
+        """Report a number of messages as fast as possible."""
         left = iter(range(messages))
 
         async def some() -> None:
@@ -74,7 +74,7 @@ class Phones:
         await asyncio.gather(*(some() for _ in range(AT_ONCE)))
 
     async def live(self, seconds: float, *, failing: bool) -> None:
-        """Report at the usual rate for so long."""
+        """Report at the usual rate for some seconds."""
         started, count = time.perf_counter(), 0
         async with asyncio.TaskGroup() as group:
             while (now := time.perf_counter()) < started + seconds:
@@ -85,7 +85,7 @@ class Phones:
 
 
 def show_logs(folder: Path) -> None:
-    """Print what each process said last."""
+    """Print the last line of each process."""
     for log in sorted(folder.glob("*.log")):
         print(f"{log.name}:", *log.read_text(errors="replace").splitlines()[-5:], sep="\n  ", flush=True)
 
@@ -105,7 +105,7 @@ async def next_one(notifications: asyncio.Queue[tuple[float, Any]], failing: asy
 
 
 async def notified(folder: Path, kafka: Any, messages: int) -> int:
-    """Run it all and print the figures; return the exit code."""
+    """Run the benchmark and print the figures; return the exit code."""
     notifications: asyncio.Queue[tuple[float, Any]] = asyncio.Queue()
 
     async def take(request: web.Request) -> web.Response:
@@ -129,7 +129,7 @@ async def notified(folder: Path, kafka: Any, messages: int) -> int:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             phones = Phones(session, url)
             await phones.learn(messages)
-            await phones.live(20, failing=False)  # the stream catches up with what came so fast
+            await phones.live(20, failing=False)  # the stream works off its lag
             failing = asyncio.create_task(phones.live(LIMIT_S, failing=True))
             seen: list[Any] = []
             took = failed = 0.0
@@ -139,7 +139,7 @@ async def notified(folder: Path, kafka: Any, messages: int) -> int:
                     seen += body["alerts"]
                     if any(alert["labels"].get("device") == str(FAILING) for alert in body["alerts"]):
                         took, failed = at - phones.failing_since, phones.failed
-                await asyncio.sleep(10)  # what else would come
+                await asyncio.sleep(10)  # time for further notifications
                 while not notifications.empty():
                     seen += notifications.get_nowait()[1]["alerts"]
             except TimeoutError:
@@ -160,7 +160,7 @@ async def notified(folder: Path, kafka: Any, messages: int) -> int:
 
 
 def main() -> None:
-    """Run it, or with `--quick` with less to learn from."""
+    """Run the benchmark, with `--quick` on less history."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="5,000 messages to learn from, in place of 60,000")
     quick: bool = parser.parse_args().quick

@@ -1,4 +1,4 @@
-"""Simulated ends of one unit's messages, with seeds, and rules that a detector is compared with. Nothing but Python.
+"""Simulated outcomes of one unit's messages, with seeds, and rules for comparison with the detector. Only Python.
 
 A rule takes `(failed, at)` with `at` in seconds, and returns its statistic: it fires where that is over its threshold.
 """
@@ -17,15 +17,15 @@ Rule = Callable[[bool, float], float]
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """How a unit's messages end.
+    """Outcomes of a unit's messages.
 
     Args:
         rate: Messages a second, on average.
         ratio: Of failures, on average.
-        repeat: How likely an outcome is that of the message before, beyond chance.
+        repeat: Probability of the same outcome as that of the previous message, in addition to chance.
         rhythm: How far the ratio goes up and down over a day, as part of it; not when traffic does.
         swing: How far the rate does, as part of it.
-        drift: What the ratio is multiplied with after thirty days, where it grows all the time.
+        drift: Factor of the ratio after thirty days, if it grows steadily.
     """
 
     rate: float = 0.02
@@ -36,7 +36,7 @@ class Traffic:
     drift: float = 1.0
 
     def ends(self, chance: random.Random, since: float = 0.0) -> Iterator[tuple[bool, float]]:
-        """Yield whether each message failed, and when it ended, in seconds, for ever."""
+        """Yield whether each message failed, and the time of its outcome in seconds, without end."""
         uniform, pause, at, failed = chance.random, chance.expovariate, since, False
         while True:
             phase = 2 * math.pi * at / DAY_S
@@ -91,7 +91,7 @@ def ewma_rule(weight: float = 0.02, start: float = 0.03) -> Rule:
 
 
 def threshold(make: Callable[[], Rule], traffic: Traffic, days: float, budgets: int, seed: int) -> float:
-    """Return where a rule fires once in so many days, on average: it begins anew after each alarm.
+    """Return where a rule fires once in so many days, on average. It restarts after each alarm.
 
     Args:
         make: The rule.
@@ -102,7 +102,7 @@ def threshold(make: Callable[[], Rule], traffic: Traffic, days: float, budgets: 
     """
     rule, peaks, peak, until = make(), [], 0.0, DAY_S / 4
     for failed, at in traffic.ends(random.Random(seed)):
-        if at > until:  # what exceeds a threshold for hours is one alarm
+        if at > until:  # a threshold that is exceeded for hours is one alarm
             peaks.append(peak)
             peak, until = 0.0, until + DAY_S / 4
             if at > days * budgets * DAY_S:
@@ -114,7 +114,7 @@ def threshold(make: Callable[[], Rule], traffic: Traffic, days: float, budgets: 
 def delays(
     make: Callable[[], Rule], limit: float, traffic: Traffic, to: float, repetitions: int, seed: int
 ) -> tuple[int, int]:
-    """Return how many messages a rule needs to fire from the moment that failures rise: median and 95 % quantile.
+    """Return the number of messages from a rise of failures until a rule fires: median and 95 % quantile.
 
     Each begins after 500 messages in which nothing is wrong.
     """
@@ -127,7 +127,7 @@ def delays(
             continue
         at = next(ends)[1]
         count = 0
-        for failed, at in after.ends(chance, at):  # noqa: B020 - goes on from there
+        for failed, at in after.ends(chance, at):  # noqa: B020 - continues from there
             count += 1
             if rule(failed, at) > limit or count >= 20_000:
                 break

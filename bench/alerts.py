@@ -1,4 +1,4 @@
-"""The detector of rising failure ratios beside other rules, in simulated traffic with seeds.
+"""The detector of rising failure ratios and other rules, in simulated traffic with seeds.
 
 How many messages each needs from the moment that failures rise, all set to one false alarm in thirty days; how often
 ours is wrong in traffic in which nothing is, with a learnt baseline and from a unit's first message on; what becomes of
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from multiprocessing.pool import Pool
 from pathlib import Path
 
-sys.path.remove(str(Path(__file__).parent))  # its streams.py is a benchmark, and not the room
+sys.path.remove(str(Path(__file__).parent))  # its streams.py would hide the package
 sys.path.append(str(Path(__file__).parent))
 
 from alert_cold_start import Episodes, NewUnit, demo_alerts, episodes, fired, known_fleet, new_fleet
@@ -45,14 +45,14 @@ GOALS = {
     (0.02, 2_000): (None, (45, 105), None, None),
     (0.02, 200): (None, (62, 145), None, None),
 }
-"""By messages a second and messages learnt from: median and 95 % quantile of messages for each rise."""
+"""By messages per second and length of the history: median and 95 % quantile of messages for each rise."""
 PER_BASELINE = 5
-"""Repetitions with one learnt baseline."""
+"""Repetitions with one baseline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calm:
-    """Traffic in which nothing is wrong.
+    """Traffic without a fault.
 
     Args:
         name: For the table.
@@ -86,7 +86,7 @@ CALM = (
 
 
 def learnt(traffic: Traffic, messages: int, seed: int, fleet: float) -> tuple[ChangeDetector, float]:
-    """Return a detector that has seen so many messages, and the time of the last one."""
+    """Return a detector with a history of so many messages, and the time of the last one."""
     detector, at, units = ChangeDetector(), 0.0, known_fleet(fleet)
     for failed, at in traffic.ends(random.Random(seed)):
         detector.observe_outcome(failed, int(at * 1000), POLICY, units)
@@ -99,7 +99,7 @@ def learnt(traffic: Traffic, messages: int, seed: int, fleet: float) -> tuple[Ch
 
 
 def our_delays(task: tuple[float, int, float, int]) -> tuple[int, int]:
-    """Return median and 95 % quantile of the messages that ours needs: rate, history, rise, repetitions."""
+    """Return median and 95 % quantile of the messages that the detector needs: rate, history, rise, repetitions."""
     rate, history, to, repetitions = task
     traffic, chance, found = Traffic(rate), random.Random(SEED), []
     before, since, fleet = ChangeDetector(), 0.0, known_fleet(traffic.ratio)
@@ -107,14 +107,14 @@ def our_delays(task: tuple[float, int, float, int]) -> tuple[int, int]:
         if len(found) % PER_BASELINE == 0:
             before, since = learnt(traffic, history, chance.randrange(1 << 30), traffic.ratio)
         detector, at = copy.deepcopy(before), since
-        # Not from the same message on each time: a moment later, when nothing has been said about it yet.
+        # Each repetition starts at another message, while the detector has no evidence of the rise.
         for failed, at in traffic.ends(chance, since):
             if detector.observe_outcome(failed, int(at * 1000), POLICY, fleet) != "quiet" or at > since + 150 / rate:
                 break
         if detector.phase == "firing":
             continue
         count = 0
-        for failed, at in Traffic(rate, to).ends(chance, at):  # noqa: B020 - goes on from there
+        for failed, at in Traffic(rate, to).ends(chance, at):  # noqa: B020 - continues from there
             count += 1
             if detector.observe_outcome(failed, int(at * 1000), POLICY, fleet) == "firing" or count >= 20_000:
                 break
@@ -124,7 +124,7 @@ def our_delays(task: tuple[float, int, float, int]) -> tuple[int, int]:
 
 
 def our_alarms(task: tuple[Calm, int, int]) -> tuple[int, float]:
-    """Return how often ours fires within a budget each of so many units, and the part of the time that it does."""
+    """Return how often the detector fires per unit within a budget, and the share of time in which it fires."""
     calm, units, seed = task
     alarms, firing, chance = 0, 0.0, random.Random(seed)
     ratio = calm.traffic.ratio
@@ -146,11 +146,11 @@ def our_alarms(task: tuple[Calm, int, int]) -> tuple[int, float]:
 
 
 COLD_RATIOS = {0.02: (0.005, 0.01, 0.03, 0.08, 0.15, 0.2, 0.3, 0.4), 0.5: (0.005, 0.03, 0.1, 0.2, 0.4)}
-"""Ratios of failures of units from their first message on, by messages a second. Nothing is known of their fleet."""
+"""Failure ratios of new units by messages per second, without a history of their fleet."""
 FLEET_RATIOS = (0.005, 0.03, 0.15, 0.4)
 LASTING = ((0.02, 0.03, 0.1), (0.02, 0.03, 0.15), (0.02, 0.1, 0.4), (0.02, 0.03, 0.9), (0.02, 0.005, 0.05))
 LASTING_FAST = (0.5, 0.03, 0.15)
-"""Messages a second, the ratio for five days, and the ratio from then on."""
+"""Messages per second, the ratio of the first five days, and the ratio afterwards."""
 RISES_AFTER_DAYS, LASTING_DAYS = 5.0, 20.0
 SICK_PHONE, DEMO_MINUTES = 8003, 10.0
 
@@ -161,13 +161,13 @@ def episodes_of(unit: NewUnit) -> Episodes:
 
 
 def demo(task: tuple[int, float]) -> tuple[bool, int]:
-    """Return whether the demo's sick phone fires, and how many other alerts do: seed, minutes."""
+    """Return whether the alert of the demo's failing phone fires, and the number of other alerts: seed, minutes."""
     seed, minutes = task
     return fired(demo_alerts(seed, minutes), sick=SICK_PHONE)
 
 
 def cold_start(pool: Pool, *, quick: bool) -> None:
-    """Print false alarms from a unit's first message on."""
+    """Print false alarms of new units."""
     print(
         f"\n{'from the first message, nothing is wrong':44}{'alarms':>8}{'of budget':>12}{'time firing':>14}",
         flush=True,
@@ -195,7 +195,7 @@ def _show_cold(name: str, words: str, count: int, units: int, firing: float) -> 
 
 
 def lasting_rises(pool: Pool, *, quick: bool) -> None:
-    """Print how often a rise that stays fires before it is the new normal, and how often for nothing after that."""
+    """Print how often a permanent rise fires before it is the new normal, and the false alarms afterwards."""
     print(f"\n{'a rise that stays':44}{'alerts':>8}{'new normal':>12}{'alarms after':>14}", flush=True)
     units = 6 if quick else 48
     for rate, usual, risen in LASTING if quick else (*LASTING, LASTING_FAST):
@@ -224,7 +224,7 @@ def _show_lasting(name: str, words: str, since: float, found: list[Episodes]) ->
 
 
 def demos(pool: Pool, *, quick: bool) -> None:
-    """Print what fires in the demo."""
+    """Print the alerts of the demo."""
     seeds, minutes = (2, 1.5) if quick else (20, DEMO_MINUTES)
     found = pool.map(demo, [(seed, minutes) for seed in range(seeds)], 1)
     sick, others = sum(each[0] for each in found), sum(each[1] for each in found)
@@ -249,7 +249,7 @@ RULES: dict[str, Callable[[], Rule]] = {
 
 
 def river_delays(task: tuple[float, int, int]) -> dict[str, tuple[str, list[tuple[int, int]]]] | str:
-    """Return river's settings and messages, or why they could not be had: rate, budgets, repetitions."""
+    """Return river's settings and messages, or the reason why they are not available: rate, budgets, repetitions."""
     try:
         python = python_peer("river")
     except PeerMissingError as error:
@@ -268,7 +268,7 @@ def river_delays(task: tuple[float, int, int]) -> dict[str, tuple[str, list[tupl
 
 
 def ends_per_second(messages: int) -> float:
-    """Return how many ends of messages the detector takes a second, its state as small as it comes from the store."""
+    """Return the outcomes per second that the detector processes, with its state as loaded from the store."""
     ends = [(failed, int(at * 1000)) for (failed, at), _ in zip(Traffic().ends(random.Random(SEED)), range(messages))]  # noqa: B905
     detector = ChangeDetector()
     started = time.perf_counter()
@@ -278,7 +278,7 @@ def ends_per_second(messages: int) -> float:
 
 
 def main() -> None:
-    """Run everything, or with `--quick` what fits into a minute."""
+    """Run all benchmarks, or with `--quick` those that fit into a minute."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few repetitions, and the slow traffic of peers alone")
     quick: bool = parser.parse_args().quick

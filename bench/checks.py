@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]  # before this folde
 from data_faults import COULD_NOT_RUN, FAULTS  # noqa: E402 - found by the line above
 from days import LAST, Days, weeks  # noqa: E402
 from measure import alone, figure, our  # noqa: E402
-from parquet import TOLD, fill_messages, fill_raw  # noqa: E402
+from parquet import SCENARIOS, fill_messages, fill_raw  # noqa: E402
 
 from expectations.errors import UnreadableDataError  # noqa: E402
 from expectations.runner import run_checks  # noqa: E402
@@ -45,9 +45,9 @@ def found(data: Path, end: datetime) -> dict[str, str]:
 
 
 def inject(world: Path, end: datetime, name: str) -> dict[str, str]:
-    """Return what the checks say of a fault."""
+    """Return the checks that detect a fault."""
     fault = FAULTS[name]
-    # Views name the folder that they read, so each process has one of its own, published once.
+    # Views name the folder that they read, so each process has its own folder, published once.
     data = world.with_name(f"faulty-{os.getpid()}")
     right = data.with_suffix(".right")
     if not right.exists():
@@ -69,7 +69,7 @@ def faults(scratch: Path) -> None:
     end = weeks(world, 1, MESSAGES)
     if alarms := found(world, end):
         sys.exit(f"false alarms before any fault: {alarms}")
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:  # DuckDB has threads, which no fork keeps
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:  # a fork has no copy of DuckDB's threads
         failed = dict(zip(FAULTS, pool.map(partial(inject, world, end), FAULTS), strict=True))
     lines, seen = [], 0
     for name, fault in FAULTS.items():
@@ -77,27 +77,31 @@ def faults(scratch: Path) -> None:
         seen += not missed
         if missed:
             print(f"{name}: not seen by {', '.join(sorted(missed))}, but by {', '.join(failed[name]) or 'none'}")
-        told = ", ".join(f"`{check}` ({failed[name][check]})" for check in fault.seen_by if check in failed[name])
+        detected = ", ".join(f"`{check}` ({failed[name][check]})" for check in fault.seen_by if check in failed[name])
         others = ", ".join(f"`{check}`" for check in failed[name] if check not in fault.seen_by)
-        lines.append(f"| {name} | {told or 'none'} | {others} |")
+        lines.append(f"| {name} | {detected or 'none'} | {others} |")
     head = (
         "# Faults, and the checks that see them\n\nWritten by `make bench-checks`: each fault is injected into "
         f"landed files of {LAST}, the last of eleven\nsimulated days of {MESSAGES:,} messages, and everything is "
         "checked. Without a fault nothing fails.\n\n| fault | seen by | and by |\n|---|---|---|\n"
     )
-    (ROOT / "docs" / "faults.md").write_text(head + "\n".join(lines) + "\n")
+    foot = (
+        "\n\nSilence is traffic, not data: the alert [silent](runbooks/silent.md) covers a device, a source or all "
+        "sources that stop.\n"
+    )
+    (ROOT / "docs" / "faults.md").write_text(head + "\n".join(lines) + foot)
     print(f"{len(FAULTS)} faults injected in {time.perf_counter() - start:.0f} s")
     figure("faults_seen", seen, f">= {len(FAULTS)}")
 
 
 def clean(scratch: Path, count: int) -> None:
-    """Check one day after the other, each of another seed, with four weeks of history; count false alarms."""
+    """Check successive days, each with its own seed and four weeks of history; count false alarms."""
     data = scratch / "clean"
     days = Days(data, 7, MESSAGES)
     first, alarms = LAST - timedelta(days=HISTORY + count), 0
     for number in range(HISTORY + count):
         day = first + timedelta(days=number)
-        end = days.tell(day)
+        end = days.simulate_day(day)
         for dataset in ("raw", "messages", "deadletters"):  # as retention does
             shutil.rmtree(data / dataset / f"date={day - timedelta(days=HISTORY + 1)}", ignore_errors=True)
         if number >= HISTORY and (failed := found(data, end)):
@@ -108,10 +112,10 @@ def clean(scratch: Path, count: int) -> None:
 
 
 def million(scratch: Path, messages: int) -> None:
-    """Measure a run of the command over many messages."""
+    """Measure the command over many messages."""
     data = scratch / "many"
     catalog.publish_views(data)
-    messages = max(messages // TOLD, 28) * TOLD  # every story once a day at least
+    messages = max(messages // SCENARIOS, 28) * SCENARIOS  # every scenario at least once a day
     reports = fill_raw(data, messages, 28, datetime.now(UTC).date())
     subprocess.run([*our("rebuild"), "--data", str(data), "--all"], check=True, stdout=subprocess.DEVNULL)
     fill_messages(data)

@@ -1,4 +1,4 @@
-"""Measures the lander: its pace beside a pyarrow write of the same rows, and how soon a webhook is readable by SQL.
+"""Measures the lander: its rate relative to a pyarrow write of the same rows, and the delay until a webhook is in SQL.
 
 python bench/lander.py [--quick]
 """
@@ -29,10 +29,10 @@ from warehouse.schemas import RAW_SCHEMA
 
 RATE = 1_000  # webhooks a second
 FURTHER = (("ingest_id", b"0199c1f2-5c2e-7d3a-9a51-6f5d3f0a7b11"), ("content_type", b"application/json"))
-"""Headers that ingest writes, beside source and time."""
+"""Headers that ingest writes in addition to source and time."""
 SAMPLE = 8
 SKIP = 0.1
-"""Of the rows, at the beginning: until all landers have their partitions."""
+"""Share of rows at the beginning that is not measured, until all landers have their partitions."""
 
 
 def pace(reports: int) -> None:
@@ -70,14 +70,14 @@ def pace(reports: int) -> None:
 
 
 def taken(kafka: KafkaSettings, records: int) -> float:
-    """Return the rows a second of a bare loop: the lander's client, asked for all that a record says, and no more."""
+    """Return the rows a second of a bare loop: the lander's client, which only reads all fields of each record."""
     options = {"group.id": "bare", "auto.offset.reset": "error", "enable.auto.commit": False}
     ahead = {"queued.max.messages.kbytes": 16_384, "fetch.queue.backoff.ms": 5}
     consumer = Consumer(kafka.confluent_options() | options | ahead)
     consumer.assign([TopicPartition(RAW, partition, 0) for partition in range(PARTITIONS)])
     gc.set_threshold(100_000)  # as the lander does
     count, skipped, start = 0, 0, 0.0
-    while count < (1 - SKIP) * records:  # for the last ones it would wait
+    while count < (1 - SKIP) * records:  # it would wait for the last ones
         messages = consumer.consume(10_000, 1)
         for m in messages:
             if m.error() is not None:
@@ -106,7 +106,7 @@ def written(table: pa.Table, folder: Path) -> tuple[float, float]:
 
 
 def readable(flush_s: int, seconds: float) -> None:
-    """Print how long after its answer a webhook is a row, and counts in its message's row."""
+    """Print the delay from the answer to a webhook until its row, and until its message's row includes it."""
     reports = due(RATE, seconds)
     answered: Times = {}
     with ExitStack() as stack:
@@ -131,7 +131,7 @@ def readable(flush_s: int, seconds: float) -> None:
 
 @contextmanager
 def watching(data: Path, reports: int) -> Iterator[tuple[Times, Times, Event]]:
-    """Ask for what is new as soon as there are new files; give when each report was first told, and when all were."""
+    """Query after each new file; return the time at which each report was first readable, and that of all."""
     rows: Times = {}
     messages: Times = {}
     done, stop = Event(), Event()

@@ -20,17 +20,17 @@ from smspulse.processes.children import find_free_port
 SOURCE = "latency"
 RATE = 500  # webhooks a second
 CONNECTIONS = 200  # ingest closes more than 256 of one address
-WARM_UP_S = 5.0  # at first not every message has its second report under way, and everything is cold
+WARM_UP_S = 5.0  # until each message has a second report in flight and all caches are warm
 
 Times = dict[tuple[int, int], float]
 """By sms_id and status_id: seconds on one clock."""
 
 Due = list[tuple[float, int, int]]
-"""When each report is to be sent, in seconds from the first; its sms_id and status_id."""
+"""Time of each report in seconds after the first, with its sms_id and status_id."""
 
 
 def due(rate: int, seconds: float) -> Due:
-    """Return so many reports a second of messages that are reported a step a second."""
+    """Return reports at a rate. Each message has one report per second."""
     per_second = rate // len(STEPS)
     return sorted(
         (message / per_second + step, message, status_id)
@@ -41,7 +41,7 @@ def due(rate: int, seconds: float) -> Due:
 
 @contextmanager
 def ingest(kafka: KafkaSettings, data: Path) -> Iterator[str]:
-    """Run `smspulse ingest` in a context; give the URL of a webhook."""
+    """Run `smspulse ingest`; yield the URL of a webhook."""
     base = f"http://127.0.0.1:{find_free_port()}"
     url = webhook_url(base, SOURCE, add_source(data, SOURCE))
     command = our("ingest", "--data", str(data), "--broker", kafka.bootstrap, "--port", base.rpartition(":")[2])
@@ -54,7 +54,7 @@ def ingest(kafka: KafkaSettings, data: Path) -> Iterator[str]:
 
 
 async def answered_to_version(kafka: KafkaSettings, url: str, seconds: float) -> list[float]:
-    """Send webhooks at `RATE`, each when it is due; return how long each version took behind its answer, sorted.
+    """Send webhooks at `RATE`; return the sorted delays from each answer to its version.
 
     Raises:
         RuntimeError: A webhook was not accepted, or its version did not come within ten seconds.
@@ -86,14 +86,14 @@ async def answered_to_version(kafka: KafkaSettings, url: str, seconds: float) ->
 
 
 def behind(reports: Due, answered: Times, seen: Times) -> list[float]:
-    """Return how long each was seen behind its answer, sorted, once all is warm."""
+    """Return the sorted delays from each answer to its version, after the warm-up."""
     return sorted(
         seen[message, status_id] - answered[message, status_id] for at, message, status_id in reports if at >= WARM_UP_S
     )
 
 
 async def send(url: str, reports: Due, answered: Times) -> None:
-    """Send each report when it is due, and note when it was answered.
+    """Send each report at its time, and record the time of its answer.
 
     Raises:
         RuntimeError: A webhook was not accepted.
@@ -134,5 +134,5 @@ async def _read(consumer: AIOKafkaConsumer, seen: Times, reports: int) -> None:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """Return the value of sorted ones that `share` of them do not exceed."""
+    """Return the value that `share` of sorted values do not exceed."""
     return values[min(len(values) - 1, int(share * len(values)))]

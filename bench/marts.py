@@ -23,9 +23,9 @@ from warehouse.reader import open_warehouse
 DAYS = 28
 FULL, QUICK = 10_000_000, 280_000
 REPEATS = 12
-_RANDOM = random.Random(1)  # noqa: S311 - any will do
+_RANDOM = random.Random(1)  # noqa: S311 - not for secrets
 BY_DAY = ("delivery_hourly", "latency_hourly", "delivery_daily", "delivery_by_prefix", "funnel", "webhook_quality")
-"""Marts of which a week is asked for."""
+"""Marts that are queried for a week."""
 BY_DEVICE = ("delivery_hourly", "delivery_by_device", "failure_reasons", "device_health", "stuck_messages")
 
 
@@ -36,7 +36,7 @@ def figure(name: str, value: float, goal: str = "") -> None:
 
 def p95(run: Callable[[], object], repeats: int = REPEATS) -> float:
     """Return the 95th percentile of the milliseconds that a call takes."""
-    run()  # the first one opens the files
+    run()  # the first call opens the files
     took = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -54,7 +54,7 @@ def rebuild(data: Path) -> tuple[float, float]:
 
 
 def marts(connection: Any, end: date) -> None:
-    """Ask every mart for a week, and for a device."""
+    """Query every mart for a week, and for a device."""
     weeks = [(end - timedelta(7 + back), end - timedelta(back)) for back in range(0, DAYS - 7, 3)]
     for name in BY_DAY:
 

@@ -1,4 +1,4 @@
-"""Runs one contestant, or several processes of one, and measures it from outside, all in the same way."""
+"""Runs one contestant, or several processes of one, and measures all of them from outside in the same way."""
 
 import os
 import signal
@@ -17,28 +17,28 @@ from records import PARTITIONS
 from core.kafka_retry import COORDINATOR_IS_STARTING
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
-from smspulse.broker.config import BrokerSettings
 from smspulse.broker.kafka_broker import KafkaBroker
+from smspulse.broker.settings import BrokerSettings
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import die_with_parent
 
 LIMIT_S = 240
-# Ours fsyncs each batch, as a cluster need not and no peer expects: Kafka as it comes is what figures are taken on.
-# Neither wants a login, which costs nothing once a client is connected, and which no peer is told.
+# The embedded Kafka fsyncs each batch. A cluster need not, and no peer expects it, so figures use Kafka's defaults.
+# Neither has a login. It costs nothing after the connection, and no peer has the password.
 OUR_KAFKA = BrokerSettings(port=0, controller_port=0, login=False)
 PLAIN_KAFKA = BrokerSettings(port=0, controller_port=0, login=False, flush_messages=2**63 - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """A program that folds `sms.raw` into versions.
+    """A program that computes versions from `sms.raw`.
 
     Args:
         name: As the table shows it.
         command: Each of its processes.
         group: Its consumer group.
         output: The topic that it writes versions to.
-        env: What it needs in its environment.
+        env: Environment variables that it needs.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What was measured: events a second, CPU an event in µs, peak memory in MB, and how far each partition came."""
+    """Measurements: events a second, CPU an event in µs, peak memory in MB, and the position of each partition."""
 
     rate: float
     cpu_us: float
@@ -58,7 +58,7 @@ class Run:
     positions: list[int]
 
 
-# A child's peak begins with its parent's at the fork, so what starts the command is small.
+# A child's peak begins with the memory of its parent, so a small program starts the command.
 _ALONE = """
 import os, subprocess, sys
 _, status, usage = os.wait4(subprocess.Popen(sys.argv[1:], stdout=sys.stderr).pid, 0)
@@ -74,8 +74,8 @@ def alone(command: Sequence[str]) -> tuple[int, float, float]:
     return int(code), time.perf_counter() - start, int(peak) * 1024 / 1e6
 
 
-class Died(Exception):  # noqa: N818 - it names what was found
-    """A process ended by itself; the text has its last words."""
+class Died(Exception):  # noqa: N818 - it names the finding
+    """A process ended unexpectedly. The text has its last line of output."""
 
 
 def figure(name: str, value: float, goal: str = "") -> None:
@@ -85,7 +85,7 @@ def figure(name: str, value: float, goal: str = "") -> None:
 
 @contextmanager
 def kafka_node(settings: BrokerSettings) -> Iterator[tuple[KafkaSettings, Path]]:
-    """Run a Kafka of its own with our topics in a folder of its own, for a context."""
+    """Run a Kafka with the topics of smspulse in its own folder."""
     with tempfile.TemporaryDirectory() as folder, KafkaBroker(Path(folder), settings) as broker:
         kafka = KafkaSettings(bootstrap=broker.address, partitions=PARTITIONS)
         ensure_topics(kafka)
@@ -94,7 +94,7 @@ def kafka_node(settings: BrokerSettings) -> Iterator[tuple[KafkaSettings, Path]]
 
 @contextmanager
 def running(command: Sequence[str], env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process in a context, its output in a file; at the end it has ten seconds to stop."""
+    """Run a process with its output in a file. At the end, it has ten seconds to stop."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -103,7 +103,7 @@ def running(command: Sequence[str], env: Mapping[str, str], log: Path) -> Iterat
             cwd=log.parent,
             stdout=output,
             stderr=subprocess.STDOUT,
-            preexec_fn=die_with_parent(),  # noqa: PLW1509 - made to be safe there
+            preexec_fn=die_with_parent(),  # noqa: PLW1509 - safe after a fork
         )
     try:
         yield process
@@ -129,7 +129,7 @@ def check(process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def our(*arguments: str) -> list[str]:
-    """Return a command of ours."""
+    """Return a command of smspulse."""
     return [sys.executable, "-m", "smspulse", *arguments]
 
 
@@ -147,7 +147,7 @@ def memory_mb(pid: int, field: str) -> float:
 
 @contextmanager
 def positions(kafka: KafkaSettings, group: str) -> Iterator[Consumer]:
-    """Give a client with which `committed` reads a group's offsets."""
+    """Yield a client for `committed`."""
     consumer = Consumer(kafka.confluent_options() | {"group.id": group})
     try:
         yield consumer
@@ -156,7 +156,7 @@ def positions(kafka: KafkaSettings, group: str) -> Iterator[Consumer]:
 
 
 def committed(consumer: Consumer) -> list[int]:
-    """Return the committed offset of each partition of `sms.raw`; none before the group's coordinator is up."""
+    """Return the committed offset of each partition of `sms.raw`; empty before the group has a coordinator."""
     try:
         offsets = consumer.committed([TopicPartition(RAW, number) for number in range(PARTITIONS)], 10)
     except KafkaException as error:

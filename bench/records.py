@@ -18,15 +18,15 @@ from core.topics import RAW
 PARTITIONS = 4
 SOURCE = "bench"
 STEPS = ((1, 0.0), (3, 0.3), (2, 2.0), (6, 3.0), (7, 5.0))
-"""Each status of a message and its mean delay behind the one before, in seconds."""
+"""Each status of a message and its mean delay after the previous one, in seconds."""
 RATE = 500.0  # messages a second in the simulated past
 
 Report = tuple[float, int, int]
-"""When it was received, in seconds from the first; message; status."""
+"""Receipt in seconds after the first report; message; status."""
 
 
 def interleaved(messages: int) -> Iterator[Report]:
-    """Yield the reports of messages that live side by side, in the order of time."""
+    """Yield the reports of concurrent messages, in the order of time."""
     rng = random.Random(1)  # noqa: S311 - repeatable on purpose
     pending: list[Report] = []
     for message in range(messages):
@@ -41,7 +41,7 @@ def interleaved(messages: int) -> Iterator[Report]:
 
 
 def opened(messages: int) -> Iterator[Report]:
-    """Yield the first report of each message and no other: all stay open."""
+    """Yield only the first report of each message, so all messages stay open."""
     return ((message / 10_000, message, STEPS[0][0]) for message in range(messages))
 
 
@@ -61,12 +61,12 @@ def webhook(message: int, status_id: int) -> bytes:
 
 
 class TooFewError(Exception):
-    """Not enough messages are whole to be compared."""
+    """Too few messages are complete for a comparison."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """What was written to `sms.raw`: how much, and the partition and offset of each message's last report."""
+    """Records written to `sms.raw`: their number, and the partition and offset of each message's last report."""
 
     events: int
     partitions: "array[int]"
@@ -98,7 +98,7 @@ def fill(
         kafka: How to reach Kafka.
         messages: How many there are.
         reports: In the order of time.
-        further: Headers of each record beside source and time.
+        further: Headers of each record in addition to source and time.
     """
     options = {"linger.ms": 50, "compression.type": "lz4", "queue.buffering.max.messages": 1_000_000}
     producer = Producer(kafka.confluent_options() | options | {"enable.idempotence": True, "log_level": 3})

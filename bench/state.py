@@ -1,4 +1,4 @@
-"""The worker with many open messages: what memory they take, and how fast they are read back onto an empty disk."""
+"""The worker with many open messages: their memory, and the speed of their recovery onto an empty disk."""
 
 import re
 import shutil
@@ -22,7 +22,7 @@ _OWNS = re.compile(
 
 
 def memory_when_all_are_open(kafka: KafkaSettings, data: Path, messages: int) -> tuple[float, float]:
-    """Let a worker take up so many messages; return its memory then and at its peak, in MB.
+    """Let a worker process so many messages; return its current and its peak memory, in MB.
 
     Raises:
         Died: It ended by itself or took too long.
@@ -42,7 +42,7 @@ def memory_when_all_are_open(kafka: KafkaSettings, data: Path, messages: int) ->
 
 @contextmanager
 def recovered(kafka: KafkaSettings, data: Path) -> Iterator[tuple[int, float]]:
-    """Delete the worker's state and start it; give how many versions it recovered in how many seconds of wall time.
+    """Delete the worker's state and start it; return the number of recovered versions and the seconds of wall time.
 
     The partitions recover side by side: the time is from the first one's begin to the last one's end. The worker goes
     on in the context.
@@ -60,14 +60,14 @@ def recovered(kafka: KafkaSettings, data: Path) -> Iterator[tuple[int, float]]:
                 msg = f"the worker did not recover within {LIMIT_S} s"
                 raise Died(msg)
             time.sleep(0.1)
-        ends = [datetime.strptime(at, "%Y-%m-%d %H:%M:%S,%f").timestamp() for at, _, _ in owned]  # noqa: DTZ007 - differences alone
+        ends = [datetime.strptime(at, "%Y-%m-%d %H:%M:%S,%f").timestamp() for at, _, _ in owned]  # noqa: DTZ007 - only differences matter
         begin = min(end - float(took) for end, (_, _, took) in zip(ends, owned, strict=True))
         _settle(process, log)
         yield sum(int(versions) for _, versions, _ in owned), max(ends) - begin
 
 
 def _settle(process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until the worker is idle: behind the reports, it has other topics to work off.
+    """Wait until the worker is idle: after the reports, it has to process other topics.
 
     Raises:
         Died: It ended by itself or took too long.

@@ -1,11 +1,12 @@
-"""The stream worker beside its peers, on a real Kafka, over the same records; and its latency, recovery and memory.
+"""Compares the stream worker with its peers, on a real Kafka; measures latency, recovery and memory.
 
-Every contestant reads the same status reports, keeps the same state and writes the same versions, which is compared at
-the end. Peers need nothing but Python, Java and Maven; what else they need is fetched once, into the user's cache.
+Every contestant reads the same status reports, keeps the same state and writes the same versions. The versions are
+compared at the end. Peers need Python, Java and Maven. Their other dependencies are downloaded once, into the cache of
+the user.
 
     python bench/streams.py [--quick]
 
-Ends with 1 if a contestant computes something else than we do, with 2 if one could not be set up or run.
+Exits with 1 if the results of a contestant differ, with 2 if one could not be set up or run.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from state import memory_when_all_are_open, recovered
 
 from core.kafka_settings import KafkaSettings
 from core.topics import MESSAGES, RAW, TOPICS
-from smspulse.broker.config import BrokerSettings
+from smspulse.broker.settings import BrokerSettings
 from smspulse.broker.topic_admin import ensure_topics
 
 ROOT = HERE.parents[1]
@@ -50,7 +51,7 @@ async def bare_loop(kafka: KafkaSettings, events: int) -> float:
 
 
 class Contest:
-    """Runs contestants one after the other over the same records, and compares what they wrote with ours."""
+    """Runs contestants one after the other over the same records, and compares their output with that of smspulse."""
 
     def __init__(self, kafka: KafkaSettings, folder: Path, filled: Filled, sample: int) -> None:
         self._kafka, self._folder, self._filled, self._sample = kafka, folder, filled, sample
@@ -59,11 +60,11 @@ class Contest:
         print(f"{'':32}{'events/s':>10}{'CPU µs/event':>14}{'peak RSS MB':>13}{'versions written':>18}")
 
     def row(self, name: str, run: Run, versions: int) -> None:
-        """Print what was measured."""
+        """Print the measurements."""
         print(f"{name:32}{run.rate:>10,.0f}{run.cpu_us:>14.1f}{run.rss_mb:>13,.0f}{versions:>18,}", flush=True)
 
     def ours(self, workers: int, group: str, skip: float = 0) -> Run:
-        """Run our own workers."""
+        """Run the workers of smspulse."""
         data = self._folder / group
         commands = [
             our("stream", "--data", str(data), "--broker", self._kafka.bootstrap, "--worker", str(number))
@@ -76,9 +77,9 @@ class Contest:
         return run
 
     def two_workers(self) -> float | None:
-        """Run two of our workers; return their events a second, or None, said loudly, if they did not come through."""
+        """Run two workers of smspulse; return their events per second, or print the problem and return None."""
         try:
-            # The second joins when the first is at work already: that time does not count.
+            # The second worker joins while the first one works. That time does not count.
             return self.ours(2, "bench-two-workers", skip=0.3).rate
         except Died as error:
             self._not_measured("smspulse, 2 workers", error)
@@ -91,7 +92,7 @@ class Contest:
     def peer(
         self, name: str, group: str, make: Callable[[], list[str]], further: list[str], events: int | None = None
     ) -> float | None:
-        """Run a peer; return its events a second, or None, said loudly, if it could not be had.
+        """Run a peer; return its events per second, or print the problem and return None.
 
         Args:
             name: For the table.
@@ -173,7 +174,7 @@ def throughput(*, quick: bool) -> int:
 
 
 def _forget_all_but_raw(kafka: KafkaSettings) -> None:
-    """Make our output topics anew, so that another group of workers begins without state."""
+    """Recreate the output topics, so that another group of workers begins without state."""
     outputs = {topic.name for topic in TOPICS} - {RAW}
     admin = AdminClient(kafka.confluent_options())
     for deleted in admin.delete_topics(list(outputs)).values():
@@ -211,7 +212,7 @@ def open_messages(settings: BrokerSettings, messages: int, seconds: float) -> No
 
 
 def main() -> None:
-    """Run everything, or with `--quick` what fits into a minute."""
+    """Run all benchmarks, or with `--quick` those that fit into a minute."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="100,000 events, and throughput alone")
     quick: bool = parser.parse_args().quick

@@ -1,11 +1,11 @@
-"""Ingest under load: answered once Kafka has it, or the spool's disk, beside the same server that only answers.
+"""Ingest under load, with Kafka or the spool as its sink, compared with a server that stores nothing.
 
 wrk sends status reports over 64 connections, as fast as they are answered or at half of what ingest can do. A peer is
 Benthos, on which Redpanda Connect is built, with a Kafka output of the same client. Everything shares the machine.
 
     python bench/webhooks.py [--quick]
 
-Ends with 2 if something could not be set up or run.
+Exits with 2 if something could not be set up or run.
 """
 
 import argparse
@@ -46,14 +46,14 @@ BARE, DURABLE, FSYNCED, SPOOL, PEER = (
 
 
 class Server(NamedTuple):
-    """A running server: where webhooks go, and its process."""
+    """A running server: the URL for webhooks, and its process."""
 
     url: str
     pid: int
 
 
 class Load(NamedTuple):
-    """What wrk saw: requests a second, 99th percentile in ms; and the server's CPU a request in µs."""
+    """Measurements of wrk: requests a second, 99th percentile in ms; and the server's CPU a request in µs."""
 
     rate: float
     p99_ms: float
@@ -61,7 +61,7 @@ class Load(NamedTuple):
 
 
 class Nowhere:
-    """A sink that says at once that all is safe."""
+    """A sink that confirms each webhook at once and stores nothing."""
 
     problem = None
 
@@ -69,7 +69,7 @@ class Nowhere:
         """Return nothing."""
         return {}
 
-    def read_gauges(self) -> dict[str, tuple[str, float]]:
+    def read_gauges(self) -> dict[Any, float]:
         """Return nothing."""
         return {}
 
@@ -78,7 +78,7 @@ class Nowhere:
 
 
 async def bare(port: int, data: Path) -> None:
-    """Serve webhooks that go nowhere, until killed."""
+    """Receive webhooks without storing them, until killed."""
     settings = IngestSettings()
     runner = web.ServerRunner(IngestHandler(settings, SourceRegistry(data), Nowhere()).build_server())
     await runner.setup()
@@ -105,7 +105,7 @@ def load(server: Server, seconds: float, rate: float = 0) -> Load:
 def server(
     name: str, command: list[str], url: str, folder: Path, env: dict[str, str] | None = None
 ) -> Iterator[Server]:
-    """Run a server in a context, from when it answers."""
+    """Run a server; yield it once it answers."""
     log = folder / f"{name}.log"
     with running(command, env or {}, log) as process:
         while True:
@@ -119,7 +119,7 @@ def server(
 
 
 def ours(name: str, data: Path, bootstrap: str, folder: Path) -> Any:
-    """Return a context with a receiver of ours."""
+    """Return a context with ingest."""
     port = find_free_port()
     url = webhook_url(f"http://127.0.0.1:{port}", SOURCE, add_source(data, SOURCE))
     if name == BARE:
@@ -149,7 +149,7 @@ output: {{kafka_acknowledged: {{seed: "{kafka.bootstrap}", topic: {RAW}}}}}
 
 
 def measure(servers: dict[str, Server], rounds: int, seconds: float) -> dict[str, list[Load]]:
-    """Load each in turn, round after round, after a round that does not count."""
+    """Load each server in turn, for several rounds after a warm-up round."""
     loads: dict[str, list[Load]] = {name: [] for name in servers}
     for number in range(-1, rounds):
         for name, each in servers.items():
@@ -160,7 +160,7 @@ def measure(servers: dict[str, Server], rounds: int, seconds: float) -> dict[str
 
 
 def run(*, quick: bool) -> int:
-    """Run it and print the figures; return the exit code."""
+    """Run the benchmark and print the figures; return the exit code."""
     code = 0
     rounds, seconds = (1, 4.0) if quick else (5, 10.0)
     with kafka_node(PLAIN_KAFKA) as (kafka, folder), kafka_node(OUR_KAFKA) as (fsyncing, _), ExitStack() as stack:
@@ -189,7 +189,7 @@ def run(*, quick: bool) -> int:
         print(f"{name:32}{rate:>12,.0f}{p99:>8.1f}{cpu:>8.0f}{p99_at_half:>14.1f} ({at_half:,.0f}/s)")
 
     def ratio(name: str) -> float:
-        """Return the median over the rounds, each beside the bare handler's of the same round."""
+        """Return the median over the rounds, each relative to the bare handler in the same round."""
         return statistics.median(one.rate / bare.rate for one, bare in zip(loads[name], loads[BARE], strict=True))
 
     figure("durable_vs_bare", ratio(DURABLE), ">= 0.6")
@@ -203,7 +203,7 @@ def run(*, quick: bool) -> int:
 
 
 def main() -> int:
-    """Run what the arguments say."""
+    """Run the benchmark or the server that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="in about a minute")
     parser.add_argument("--bare", type=int, help=argparse.SUPPRESS)

@@ -17,15 +17,12 @@ _LONGEST_PAUSE_S: Final = 60.0
 _FAILED: Final = 2
 
 
-async def keep_running(
-    name: str, work: Callable[[], Awaitable[object]], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-) -> None:
+async def keep_running(name: str, work: Callable[[], Awaitable[object]]) -> None:
     """Run work until it returns or is cancelled. An exception is logged, and the work starts again after a pause.
 
     Args:
         name: Name of the work, for the log.
         work: Returns a new awaitable for each run of the work.
-        sleep: Waits for a number of seconds.
     """
     pause = _FIRST_PAUSE_S
     while True:
@@ -37,7 +34,7 @@ async def keep_running(
             _log.error("%s failed and starts again in %g s: %s", name, pause, _error_text(error), exc_info=trace)
         else:
             return
-        await sleep(pause)
+        await asyncio.sleep(pause)
         pause = min(pause * 2, _LONGEST_PAUSE_S)
 
 

@@ -1,4 +1,35 @@
-"""Lag of a reader in one partition, in records. Every process computes it here."""
+"""Lag of readers in records: of one partition, and of the consumer groups of stream and lander."""
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from core.kafka_settings import KafkaSettings
+
+_log = logging.getLogger(__name__)
+
+BROKER_PATIENCE_S: Final = 30.0
+"""Time-out of each request to a broker that listens. On a busy machine, an answer takes seconds."""
+_CONNECT_S: Final = 5.0
+# Seconds after which a wait is logged, so that a person sees that the command has not stopped.
+_SILENCE_S: Final = 3.0
+_POLL_S: Final = 0.1
+_OPTIONS: Final = {
+    "enable.auto.commit": False,
+    "isolation.level": "read_committed",
+    # One record of a partition is enough to see whether there is any.
+    "enable.partition.eof": True,
+    "fetch.wait.max.ms": 10,
+    "fetch.message.max.bytes": 4096,
+    "queued.min.messages": 1,
+    "log_level": 0,
+}
 
 
 def records_behind(end: int, *positions: int) -> int:
@@ -13,3 +44,105 @@ def records_behind(end: int, *positions: int) -> int:
             follow it. A reader that counts records alone never passes the markers, so never reaches the end.
     """
     return max(end - max(positions), 0)
+
+
+def read_group_lag(
+    kafka: KafkaSettings, groups: Mapping[str, Sequence[str]], timeout_s: float = BROKER_PATIENCE_S
+) -> dict[str, int] | None:
+    """Return the lag of each group in its topics, in records; None if Kafka does not answer.
+
+    The lag is 0 if all committed records were read, also in topics that are written in transactions.
+
+    Args:
+        kafka: Settings of the cluster.
+        groups: Consumer groups and the topics that each reads.
+        timeout_s: Time-out of each request. A broker at whose address nothing listens counts as away at once.
+    """
+    if not is_reachable(kafka):
+        return None
+    behind: dict[str, int] = {}
+    with log_if_slow(f"waiting for Kafka at {kafka.bootstrap}, up to {timeout_s:g} s"):
+        try:
+            for group, topics in groups.items():
+                with closing(Consumer(kafka.confluent_options() | _OPTIONS | {"group.id": group})) as reader:
+                    behind[group] = sum(_query_partition_lag(reader, topics, timeout_s).values())
+        except KafkaException:
+            return None
+    return behind
+
+
+def _query_partition_lag(reader: Consumer, topics: Sequence[str], timeout_s: float) -> dict[tuple[str, int], int]:
+    """Return the lag of each partition that has records left."""
+    there = reader.list_topics(timeout=timeout_s).topics
+    asked = [TopicPartition(name, part) for name in topics if name in there for part in there[name].partitions]
+    behind: dict[tuple[str, int], int] = {}
+    starts: list[TopicPartition] = []
+    for place in reader.committed(asked, timeout_s) if asked else []:
+        low, end = reader.get_watermark_offsets(place, timeout_s)
+        position = max(place.offset, low)
+        if records_behind(end, position):
+            behind[place.topic, place.partition] = records_behind(end, position)
+            starts.append(TopicPartition(place.topic, place.partition, position))
+    # A group commits the offset behind its last record. Behind that there may be only transaction markers.
+    ended = _find_exhausted_partitions(reader, starts, timeout_s)
+    return {key: records for key, records in behind.items() if key not in ended}
+
+
+def _find_exhausted_partitions(
+    reader: Consumer, starts: list[TopicPartition], timeout_s: float
+) -> set[tuple[str, int]]:
+    """Return the partitions without a committed record from their offset on.
+
+    A partition that does not answer in time counts as one that has records.
+
+    Raises:
+        KafkaException: Kafka refuses to be read.
+    """
+    ended: set[tuple[str, int]] = set()
+    waiting = {(start.topic, start.partition) for start in starts}
+    reader.assign(starts)
+    deadline = time.monotonic() + timeout_s
+    while waiting and time.monotonic() < deadline:
+        for message in reader.consume(100, _POLL_S):
+            key, error = (message.topic(), message.partition()), message.error()
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                raise KafkaException(error)
+            if key in waiting:
+                waiting.remove(key)
+                reader.pause([TopicPartition(*key)])
+                if error is not None:
+                    ended.add(key)
+    return ended
+
+
+def is_reachable(kafka: KafkaSettings) -> bool:
+    """Return whether a bootstrap server accepts connections; True also if that takes too long to find out."""
+    # With TLS, the broker would log a connection without a handshake.
+    return kafka.security_protocol.endswith("SSL") or any(map(is_listening, kafka.bootstrap_servers))
+
+
+def is_listening(server: str) -> bool:
+    """Return whether a process accepts connections at `HOST:PORT`; True also if that takes too long to find out."""
+    host, _, port = server.rpartition(":")
+    if not port.isdecimal():
+        # The Kafka client reports the error in the address.
+        return True
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S):
+            return True
+    except (TimeoutError, OverflowError):
+        return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def log_if_slow(what: str) -> Iterator[None]:
+    """Log the given line once if the context takes longer than a person expects."""
+    timer = threading.Timer(_SILENCE_S, _log.info, [what])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -23,12 +23,11 @@ def retry_kafka_call(call: Callable[..., T], *arguments: Any, **options: Any) ->
     Raises:
         KafkaException: The error is not transient, or the last call failed.
     """
-    for attempt in range(TRIES):
+    for attempt in range(TRIES - 1):
         try:
             return call(*arguments, **options)
         except KafkaException as error:
-            is_transient = error.args[0].retriable() or error.args[0].code() in COORDINATOR_IS_STARTING
-            if attempt == TRIES - 1 or not is_transient:
+            if not error.args[0].retriable() and error.args[0].code() not in COORDINATOR_IS_STARTING:
                 raise
             time.sleep(0.1 * 2**attempt)
-    raise AssertionError
+    return call(*arguments, **options)

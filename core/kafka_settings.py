@@ -42,21 +42,13 @@ class KafkaSettings(BaseSettings):
         """The bootstrap servers one by one."""
         return [server.strip() for server in self.bootstrap.split(",") if server.strip()]
 
-    @property
-    def _has_sasl(self) -> bool:
-        return self.security_protocol.startswith("SASL")
-
-    @property
-    def _has_tls(self) -> bool:
-        return self.security_protocol.endswith("SSL")
-
     def ssl_context(self) -> ssl.SSLContext | None:
         """Return the TLS context, or None without TLS.
 
         Raises:
             OSError: A PEM file cannot be read.
         """
-        if not self._has_tls:
+        if not self.security_protocol.endswith("SSL"):
             return None
         context = ssl.create_default_context(cafile=self.ssl_cafile)
         if self.ssl_certfile:
@@ -72,15 +64,14 @@ class KafkaSettings(BaseSettings):
         options: dict[str, Any] = {
             "bootstrap_servers": self.bootstrap_servers,
             "security_protocol": self.security_protocol,
+            "ssl_context": self.ssl_context(),
         }
-        if self._has_sasl:
+        if self.security_protocol.startswith("SASL"):
             options |= {
                 "sasl_mechanism": self.sasl_mechanism,
                 "sasl_plain_username": self.sasl_username,
                 "sasl_plain_password": self.sasl_password.get_secret_value(),
             }
-        if self._has_tls:
-            options["ssl_context"] = self.ssl_context()
         return options
 
     def kafka_python_options(self) -> dict[str, Any]:
@@ -97,15 +88,13 @@ class KafkaSettings(BaseSettings):
             "bootstrap.servers": ",".join(self.bootstrap_servers),
             "security.protocol": self.security_protocol.lower(),
         }
-        if self._has_sasl:
+        if self.security_protocol.startswith("SASL"):
             options |= {
                 "sasl.mechanism": self.sasl_mechanism,
                 "sasl.username": self.sasl_username,
                 "sasl.password": self.sasl_password.get_secret_value(),
             }
-        files = {
-            "ssl.ca.location": self.ssl_cafile,
-            "ssl.certificate.location": self.ssl_certfile,
-            "ssl.key.location": self.ssl_keyfile,
-        }
-        return options | {name: path for name, path in files.items() if self._has_tls and path}
+        if self.security_protocol.endswith("SSL"):
+            files = {"ca": self.ssl_cafile, "certificate": self.ssl_certfile, "key": self.ssl_keyfile}
+            options |= {f"ssl.{name}.location": path for name, path in files.items() if path}
+        return options

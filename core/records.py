@@ -2,7 +2,7 @@
 
 `sms.raw`
     key: `{source}:{sms_id}`, or none if the body cannot be read. value: the exact bytes received, in the charset in
-    which they were sent (see `gateway.json_body`), or the part of them that `ingest.redaction` keeps. The body of a
+    which they were sent (see `gateway.json_body`), or the part of them that ingest keeps with privacy. The body of a
     request with a `Content-Encoding` is stored decoded. Headers, each ASCII: `source`, `received_at` (milliseconds
     since 1970, in decimal), `ingest_id` (UUIDv7), `content_type`; `content_encoding` (the codings that ingest has
     decoded, such as `gzip`) if there were any; `remote` if `SMSPULSE_INGEST_STORE_REMOTE` is set. Values that a sender

@@ -5,12 +5,10 @@ from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import Any, Final
 
-from expectations.expectation import QualityCheck
+from expectations import SUITE_NAMES
+from expectations.quality_check import QualityCheck
 from expectations.settings import CheckSettings
 from gateway.statuses import ENDS, FAILURES, STATUSES, Outcome, StatusCode
-
-# In the order of the data flow.
-SUITE_NAMES: Final = ("raw", "messages", "deadletters", "devices", "delivery", "reconciliation")
 
 # The rows that `QualityCheck.wrong` tests, and the SQL of their names, by suite.
 RELATION_BY_DATASET: Final = {
@@ -27,36 +25,28 @@ def build_checks(settings: CheckSettings, statuses: Mapping[int, StatusCode] = S
         settings: The thresholds.
         statuses: Meaning of each status id in the stream.
     """
-    thresholds = settings.model_dump()
-    names = thresholds | {
+    names = settings.model_dump() | {
         "outcomes": _quoted_outcomes(Outcome),
         "ends": _quoted_outcomes(ENDS),
         "failures": _quoted_outcomes(FAILURES),
         "meanings": "{" + ", ".join(f"{id_}: '{status.outcome}'" for id_, status in sorted(statuses.items())) + "}",
     }
     found = [
-        _build_check(f"{dataset}_{name}" if dataset else name, table, thresholds, names | {"dataset": dataset})
+        _build_check(f"{dataset}_{name}" if dataset else name, table, names | {"dataset": dataset})
         # The checks of files belong to several suites, and come first in each.
         for file in ("files", *SUITE_NAMES)
-        for name, table in _read_tables(file).items()
+        for name, table in tomllib.loads(read_resource("checks", f"{file}.toml")).items()
         for dataset in table.pop("datasets", [""])
     ]
     return tuple(sorted(found, key=lambda check: SUITE_NAMES.index(check.suite)))
 
 
-def _read_tables(name: str) -> dict[str, Any]:
-    return tomllib.loads(files("expectations").joinpath("checks", f"{name}.toml").read_text("utf-8"))
-
-
-def _build_check(
-    name: str, table: Mapping[str, Any], thresholds: Mapping[str, Any], names: Mapping[str, Any]
-) -> QualityCheck:
+def _build_check(name: str, table: Mapping[str, Any], names: Mapping[str, Any]) -> QualityCheck:
     fields = {"suite": name.partition("_")[0]} | dict(table)
-    for text in ("meaning", "action", "wrong"):
-        fields[text] = fields.get(text, "").format_map(names)
-    for bound in ("least", "most"):
-        if bound in fields:
-            fields[bound] = thresholds.get(fields[bound], fields[bound])
+    for text in {"meaning", "action", "wrong"} & fields.keys():
+        fields[text] = fields[text].format_map(names)
+    for bound in {"least", "most"} & fields.keys():
+        fields[bound] = names.get(fields[bound], fields[bound])
     if "allowed" in fields:
         fields["allowed"] = tuple(outcome.value for outcome in Outcome)
     return QualityCheck(name, **fields)
@@ -64,3 +54,8 @@ def _build_check(
 
 def _quoted_outcomes(outcomes: Iterable[Outcome]) -> str:
     return ", ".join(f"'{outcome.value}'" for outcome in sorted(outcomes))
+
+
+def read_resource(folder: str, name: str) -> str:
+    """Return the text of a file of this package."""
+    return files("expectations").joinpath(folder, name).read_text("utf-8")

@@ -5,18 +5,14 @@ from pathlib import Path
 from core.errors import SmspulseError
 
 
-class CheckError(SmspulseError):
-    """The checks could not be run."""
-
-
-class MissingExtraError(CheckError):
+class MissingExtraError(SmspulseError):
     """Great Expectations is not installed."""
 
     def __init__(self) -> None:
         super().__init__("Great Expectations is not installed: pip install 'smspulse[expectations]'")
 
 
-class UnreadableDataError(CheckError):
+class UnreadableDataError(SmspulseError):
     """A query over the data failed."""
 
     def __init__(self, data: Path, detail: str) -> None:
@@ -24,12 +20,10 @@ class UnreadableDataError(CheckError):
             f"{data} cannot be checked: {detail}. If a file is damaged, move it out of the data folder; "
             "if a column is missing, start `smspulse land` once, which writes the views again."
         )
-        self.data = data
 
 
-class ExpectationFailedToRunError(CheckError):
+class ExpectationFailedToRunError(SmspulseError):
     """Great Expectations could not evaluate an expectation."""
 
     def __init__(self, expectation: str, detail: str) -> None:
         super().__init__(f"expectation {expectation} could not be evaluated: {detail}")
-        self.expectation = expectation

@@ -8,9 +8,8 @@ from functools import cache
 from typing import Any, Final
 
 from expectations.errors import ExpectationFailedToRunError
-from expectations.expectation import QualityCheck, build_suite
 from expectations.measurement import SuiteMeasures
-from expectations.report import MAX_NAMED, CheckResult
+from expectations.quality_check import MAX_NAMED, CheckResult, QualityCheck
 
 # The result format for an expectation that does not hold: with the scopes.
 _DETAILED_RESULT_FORMAT: Final = {"result_format": "COMPLETE", "unexpected_index_column_names": ["scope"]}
@@ -28,41 +27,63 @@ def _gx_context() -> Any:
     return context
 
 
-def judge_suite(measured: SuiteMeasures) -> list[tuple[QualityCheck, CheckResult]]:
-    """Return the results of a suite, with their checks."""
+def judge_suite(measured: SuiteMeasures) -> list[CheckResult]:
+    """Return the results of a suite.
+
+    Raises:
+        ExpectationFailedToRunError: Great Expectations could not evaluate an expectation.
+    """
+    from great_expectations import ExpectationSuite  # noqa: PLC0415 - takes seconds
+
     source = _gx_context().data_sources.add_or_update_pandas(measured.suite)
     # Columns of lists are left out: they name rows and have no expectation.
-    batch = source.add_dataframe_asset("measures").add_batch_definition_whole_dataframe("all").get_batch({
-        "dataframe": measured.measures.filter(regex="(?<!_rows)$")
-    })  # fmt: skip
-    failed: dict[str, Any] = {}
-    remaining = measured.checks
+    frame = measured.measures.filter(regex="(?<!_rows)$")
+    definition = source.add_dataframe_asset("measures").add_batch_definition_whole_dataframe("all")
+    batch = definition.get_batch({"dataframe": frame})
+    failures: dict[str, Any] = {}
+    checks = measured.checks
     # A detailed result takes twice as long as a yes or no. So details are requested only of expectations that fail.
     for result_format in ("BOOLEAN_ONLY", _DETAILED_RESULT_FORMAT):
-        if remaining:
-            results = batch.validate(build_suite(measured.suite, remaining), result_format=result_format).results
-            failed = {each.expectation_config.kwargs["column"]: each for each in results if not each.success}
-            remaining = [check for check in remaining if check.name in failed]
-    return [(check, _build_check_result(check, failed.get(check.name), measured)) for check in measured.checks]
+        if checks:
+            suite = ExpectationSuite(measured.suite, expectations=[_build_expectation(check) for check in checks])
+            results = batch.validate(suite, result_format=result_format).results
+            failures = {each.expectation_config.kwargs["column"]: each for each in results if not each.success}
+            checks = [check for check in checks if check.name in failures]
+    return [_build_check_result(check, failures.get(check.name), measured) for check in measured.checks]
+
+
+def _build_expectation(check: QualityCheck) -> dict[str, Any]:
+    """Return the expectation of a check. Its column is the check's name."""
+    if check.allowed:
+        return {
+            "type": "expect_column_values_to_be_in_set",
+            "kwargs": {"column": check.name, "value_set": list(check.allowed)},
+        }
+    return {
+        "type": "expect_column_values_to_be_between",
+        "kwargs": {"column": check.name, "min_value": check.least, "max_value": check.most},
+    }
 
 
 def _build_check_result(check: QualityCheck, failure: Any, measured: SuiteMeasures) -> CheckResult:
     named = measured.measures.get(f"{check.name}_rows")
     rows = tuple([] if named is None else [str(row) for scope in named.dropna() for row in scope][:MAX_NAMED])
-    if failure is None:
-        observed = _observed_range(check, measured)
-    elif "unexpected_count" not in failure.result:
-        details = [info.get("exception_message") for info in failure.exception_info.values() if isinstance(info, dict)]
-        raise ExpectationFailedToRunError(check.name, str(next(iter(details), failure.exception_info)))
-    else:
-        unexpected = failure.result["unexpected_index_list"]
-        shown = [f"{place['scope']}: {check.format_value(place[check.name])}" for place in unexpected[:MAX_NAMED]]
-        rest = len(unexpected) - len(shown)
-        observed = "; ".join(shown) + (f"; and {rest} more" if rest else "")
+    observed = _observed_range(check, measured) if failure is None else _observed_scopes(check, failure)
     return CheckResult(
         check.name, check.suite, check.severity, failure is None, observed, check.expected, check.meaning,
         check.action, rows,
     )  # fmt: skip
+
+
+def _observed_scopes(check: QualityCheck, failure: Any) -> str:
+    """Return the scopes in which a check does not hold, with their values."""
+    if "unexpected_count" not in failure.result:
+        details = [info.get("exception_message") for info in failure.exception_info.values() if isinstance(info, dict)]
+        raise ExpectationFailedToRunError(check.name, str(next(iter(details), failure.exception_info)))
+    unexpected = failure.result["unexpected_index_list"]
+    shown = [f"{place['scope']}: {check.format_value(place[check.name])}" for place in unexpected[:MAX_NAMED]]
+    rest = len(unexpected) - len(shown)
+    return "; ".join(shown) + (f"; and {rest} more" if rest else "")
 
 
 def _observed_range(check: QualityCheck, measured: SuiteMeasures) -> str:
@@ -70,8 +91,6 @@ def _observed_range(check: QualityCheck, measured: SuiteMeasures) -> str:
     values = measured.measures[check.name].dropna()
     if not len(values):
         return "nothing found"
-    return (
-        "all known"
-        if check.allowed
-        else " to ".join(dict.fromkeys(map(check.format_value, (values.min(), values.max()))))
-    )
+    if check.allowed:
+        return "all known"
+    return " to ".join(dict.fromkeys(map(check.format_value, (values.min(), values.max()))))

@@ -6,54 +6,37 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final
 
 from uuid_utils import uuid7
 
 from core import records, topics
-from gateway import json_body
+from expectations.quality_check import CheckReport
+from expectations.runner import run_checks
+from expectations.settings import CheckSettings
 from gateway.errors import UnreadablePayload
 from gateway.events import StatusReport
-from gateway.json_body import to_utf8
-from gateway.payloads import parse_payload
+from gateway.payloads import parse_with_fields
 from gateway.statuses import StatusCode
-from ingest.content_coding import UnknownCodingError, parse_codings
-from ingest.request_body import RefusedBodyError, remove_codings, too_large_error
+from ingest.request_body import parse_codings, remove_codings, too_large_error
 from ingest.settings import IngestSettings
+from warehouse.catalog import publish_views
+from warehouse.sink.parquet_files import land_rows
+from warehouse.sink.record_conversion import PartitionRecords
+from warehouse.sink.table_building import build_table
 
-if TYPE_CHECKING:
-    from expectations.report import CheckReport
-
-# Fields of a status report, in all generations.
-_STATUS_FIELDS: Final = (
-    "sms_id",
-    "status_id",
-    "status_message",
-    "sendto",
-    "senttime",
-    "channel_id",
-    "device_id",
-    "sim",
+# Fields of a payload, in all generations.
+_STATUS_FIELDS: Final = frozenset(
+    ("sms_id", "status_id", "status_message", "sendto", "senttime", "channel_id", "device_id", "sim")
 )
-# Fields of an incoming message, in all generations.
-_INCOMING_FIELDS: Final = (
+_INCOMING_FIELDS: Final = frozenset((
     *("sms_id", "type", "device_id", "channel_id", "sim", "date", "date_sent", "address", "body", "img_url"),
     *("internal_id", "device_name"),
-)
+))  # fmt: skip
 # Name of the source in the temporary warehouse.
-_SOURCE: Final = "sample"
+_SOURCE: Final = b"sample"
 # Expectations whose faults were printed before, each by itself.
 _REPORTED_EXPECTATIONS: Final = ("raw_readable", "raw_flawless")
-
-
-class _SampleRecord(NamedTuple):
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +54,6 @@ class PayloadReport:
     unknown: tuple[str, ...] = ()
 
 
-def split_lines(sample: bytes) -> list[bytes]:
-    """Return the payloads of a sample with one payload in each line."""
-    return [line for line in sample.splitlines() if line.strip()]
-
-
 def decode_request_body(sample: bytes, content_encoding: str) -> bytes:
     """Return the body that ingest would store of a request.
 
@@ -84,12 +62,8 @@ def decode_request_body(sample: bytes, content_encoding: str) -> bytes:
     """
     settings = IngestSettings()
     if len(sample) > settings.max_body_bytes:
-        raise too_large_error(settings)
-    try:
-        codings = parse_codings([content_encoding])
-    except UnknownCodingError as error:
-        raise RefusedBodyError(415, str(error)) from error
-    body, _ = remove_codings(sample, codings, settings)
+        raise too_large_error(settings.max_body_bytes)
+    body, _ = remove_codings(sample, parse_codings([content_encoding]), settings.max_body_bytes)
     return body
 
 
@@ -101,15 +75,13 @@ def check_payload(body: bytes, zone: tzinfo = UTC, content_type: bytes | None = 
         zone: Zone of times without one.
         content_type: Header of the request, for its charset.
     """
-    text = to_utf8(body, content_type)
     try:
-        event = parse_payload(text, zone)
+        payload, event = parse_with_fields(body, zone, content_type)
     except UnreadablePayload as error:
         return PayloadReport(None, (str(error),))
-    payload = json_body.load_json(text)
     is_status = isinstance(event, StatusReport)
     faults = tuple(f"{field} cannot be read and would be null" for field in event.flaws)
-    unknown = payload.keys() - set(_STATUS_FIELDS if is_status else _INCOMING_FIELDS)
+    unknown = payload.keys() - (_STATUS_FIELDS if is_status else _INCOMING_FIELDS)
     return PayloadReport(_name_generation(payload, is_status=is_status), faults, tuple(sorted(unknown)))
 
 
@@ -126,7 +98,7 @@ def _name_generation(payload: Mapping[str, Any], *, is_status: bool) -> str:
 
 def run_raw_suite(
     bodies: Sequence[bytes], zone: tzinfo, content_type: bytes | None, statuses: Mapping[int, StatusCode]
-) -> "CheckReport":
+) -> CheckReport:
     """Run the suite `raw` on payloads, as if they had been received now.
 
     Args:
@@ -138,29 +110,24 @@ def run_raw_suite(
     Raises:
         MissingExtraError: Great Expectations is not installed.
     """
-    from expectations.runner import run_checks  # noqa: PLC0415 - heavy
-    from expectations.settings import CheckSettings  # noqa: PLC0415
-    from warehouse import catalog  # noqa: PLC0415
-    from warehouse.sink import parquet_files  # noqa: PLC0415
-
     # It would log the path of a temporary folder.
     logging.getLogger("warehouse.catalog").setLevel(logging.WARNING)
     now = datetime.now(UTC)
-    at = int(now.timestamp() * 1000)
-    sample_records = [_build_sample_record(number, body, at, content_type) for number, body in enumerate(bodies)]
+    count, at = len(bodies), int(now.timestamp() * 1000)
+    headers = [_build_headers(at, content_type) for _ in bodies]
+    run = PartitionRecords(topics.RAW, 0, range(count), [at] * count, [None] * count, bodies, headers)
     with TemporaryDirectory(prefix="smspulse-payload.") as folder:
-        catalog.publish_views(Path(folder))
-        parquet_files.land_records(Path(folder), 0, sample_records, zone)
+        publish_views(Path(folder))
+        land_rows(Path(folder), 0, build_table(run, zone))
         report = run_checks(Path(folder), CheckSettings(), now, suites=("raw",), statuses=statuses)
     rows = tuple(row for row in report.rows if row.expectation not in _REPORTED_EXPECTATIONS)
-    return replace(report, rows=rows, note=f"payloads checked: {len(bodies):,}, as if they had been received now")
+    return replace(report, rows=rows, note=f"payloads checked: {count:,}, as if they had been received now")
 
 
-def _build_sample_record(offset: int, body: bytes, at: int, content_type: bytes | None) -> Any:
-    headers: list[tuple[str, bytes | None]] = [
-        (records.HEADER_SOURCE, _SOURCE.encode()),
+def _build_headers(at: int, content_type: bytes | None) -> list[tuple[str, bytes | None]]:
+    return [
+        (records.HEADER_SOURCE, _SOURCE),
         (records.HEADER_RECEIVED_AT, b"%d" % at),
         (records.HEADER_INGEST_ID, str(uuid7()).encode()),
         (records.HEADER_CONTENT_TYPE, content_type),
     ]
-    return _SampleRecord(topics.RAW, 0, offset, at, None, body, headers)

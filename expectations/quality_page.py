@@ -6,10 +6,10 @@ context. This page has the same results in one file.
 
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from expectations.report import CheckReport, CheckResult
+from core.atomic_file import write_file_atomically
+from expectations.quality_check import CheckReport, CheckResult
 
 _HEAD: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -29,15 +29,13 @@ td:nth-child(1), td:nth-child(2) { white-space: normal } }
 """
 
 
-def write_quality_page(report: "CheckReport", path: Path) -> None:
+def write_quality_page(report: CheckReport, path: Path) -> None:
     """Write the page.
 
     Raises:
         OSError: The file cannot be written.
     """
-    order = ("critical", "warning", "info")
-    failed = sorted((row for row in report.rows if not row.success), key=lambda row: order.index(row.severity))
-    suites = dict.fromkeys(row.dataset for row in report.rows)
+    failed, suites = report.failures, report.rows_by_suite
     parts = [
         _HEAD,
         f"<p>{escape(report.note)}, {report.checked_at:%Y-%m-%d %H:%M:%S} UTC. "
@@ -47,18 +45,12 @@ def write_quality_page(report: "CheckReport", path: Path) -> None:
     ]
     if failed:
         parts += ['<h2 id="failed">What does not hold</h2>', _results_table(failed)]
-    for suite in suites:
-        parts += [
-            f'<h2 id="{escape(suite)}">{escape(suite)}</h2>',
-            _results_table([row for row in report.rows if row.dataset == suite]),
-        ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("\n".join([*parts, "</body></html>\n"]), encoding="utf-8")
-    temporary.replace(path)
+    for suite, rows in suites.items():
+        parts += [f'<h2 id="{escape(suite)}">{escape(suite)}</h2>', _results_table(rows)]
+    write_file_atomically(path, "\n".join([*parts, "</body></html>\n"]))
 
 
-def _results_table(rows: "list[CheckResult]") -> str:
+def _results_table(rows: list[CheckResult]) -> str:
     heads = "".join(f"<th>{head}</th>" for head in ("", "expectation", "found", "what it means, and what to do"))
     lines = [f"<table><thead><tr>{heads}</tr></thead><tbody>"]
     for row in rows:

@@ -3,8 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime, time, timedelta
-from importlib.resources import files
+from datetime import datetime, timedelta
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, NamedTuple
@@ -15,21 +14,20 @@ import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from core import records, topics
-from core.group_lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
+from core.consumer_lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
 from core.kafka_settings import KafkaSettings
 from core.topic_ids import TopicIds
-from expectations.catalogue import build_checks
-from expectations.measurement import SuiteMeasures
+from expectations.catalogue import build_checks, read_resource
+from expectations.measurement import SuiteMeasures, earliest_complete_time, fetch_frame
 from expectations.settings import CheckSettings
-from ingest.receipts import ID_BYTES, read_receipts
+from ingest.sink import ID_BYTES, read_receipts
 from ingest.spool import read_spooled_ids
 from warehouse.landed_files import list_incarnations_by_age
-from warehouse.reader import open_warehouse, retry_after_merge
+from warehouse.reader import fetch_rows, open_warehouse
 from warehouse.sink.kafka_log_reader import KafkaLogReader
 from warehouse.sink.storage import FolderStore
 from warehouse.sink.topic_incarnations import locate_log_position
 from warehouse.sql_text import dataset_scan_sql
-from warehouse.watermark import read_base_watermark
 
 SUITE: Final = "reconciliation"
 # A busy broker may pause so long between two answers.
@@ -38,6 +36,13 @@ _TIMEOUT_S: Final = BROKER_PATIENCE_S
 _OUTCOMES_LOOKBACK: Final = timedelta(hours=1)
 _TIME: Final = pa.timestamp("ms", tz="UTC")
 _ID: Final = pa.binary(ID_BYTES)
+
+
+WAITING_SCHEMA: Final = pa.schema({"source": pa.string(), "received_at": _TIME, "id": _ID, "record": pa.string()})
+OUTCOMES_SCHEMA: Final = pa.schema({
+    "source": pa.string(), "sms_id": pa.int64(), "outcome": pa.string(), "is_ended": pa.bool_(),
+    "correction": pa.bool_(), "told_at": _TIME,
+})  # fmt: skip
 
 
 class KafkaContents(NamedTuple):
@@ -50,15 +55,8 @@ class KafkaContents(NamedTuple):
     """
 
     since: datetime
-    waiting: pa.Table
-    outcomes: pa.Table
-
-
-WAITING_SCHEMA: Final = pa.schema({"source": pa.string(), "received_at": _TIME, "id": _ID, "record": pa.string()})
-OUTCOMES_SCHEMA: Final = pa.schema({
-    "source": pa.string(), "sms_id": pa.int64(), "outcome": pa.string(), "is_ended": pa.bool_(),
-    "correction": pa.bool_(), "told_at": _TIME,
-})  # fmt: skip
+    waiting: pa.Table = WAITING_SCHEMA.empty_table()
+    outcomes: pa.Table = OUTCOMES_SCHEMA.empty_table()
 
 
 def read_kafka_contents(
@@ -95,9 +93,9 @@ def _consume_contents(kafka: KafkaSettings, data: Path, since: datetime) -> Kafk
             else:
                 outcome = orjson.loads(message.value() or b"{}")
                 outcomes.append({**outcome, "told_at": message.timestamp()[1]})
-    return KafkaContents(since, *(
-        pa.Table.from_pylist(rows, schema) for rows, schema in ((waiting, WAITING_SCHEMA), (outcomes, OUTCOMES_SCHEMA))
-    ))  # fmt: skip
+    return KafkaContents(
+        since, pa.Table.from_pylist(waiting, WAITING_SCHEMA), pa.Table.from_pylist(outcomes, OUTCOMES_SCHEMA)
+    )
 
 
 def _unlanded_positions(kafka: KafkaSettings, data: Path, partitions: list[int]) -> list[TopicPartition]:
@@ -121,9 +119,9 @@ def _newest_incarnation_began(connection: duckdb.DuckDBPyConnection, data: Path)
     known = list_incarnations_by_age(data, topics.MESSAGES)
     if len(known) < 2:  # noqa: PLR2004 - there is no earlier one
         return None
-    sql = f"SELECT min(recorded_at) FROM {dataset_scan_sql(data.resolve() / 'messages')} WHERE incarnation = ?"  # noqa: S608 - ours
-    ((began,),) = retry_after_merge(lambda: connection.execute(sql, [known[-1]]).fetchall())
-    return None if began is None else began.astimezone(UTC)
+    sql = f"SELECT min(recorded_at) AS began FROM {dataset_scan_sql(data.resolve() / 'messages')} WHERE incarnation = ?"  # noqa: S608 - ours
+    began: datetime | None = fetch_rows(connection, sql, [known[-1]])[0]["began"]
+    return began
 
 
 def _consume_to_end(consumer: Consumer, starts: list[TopicPartition]) -> Iterator[Message]:
@@ -185,12 +183,9 @@ def measure_reconciliation(
         NoWarehouseError: Nothing was published in the folder.
     """
     since = (since or now - timedelta(hours=settings.recent_h)).replace(minute=0, second=0, microsecond=0)
-    if base := read_base_watermark(data.resolve()):
-        # Older raw webhooks were dropped for their age.
-        since = max(since, datetime.combine(base.floor, time(), UTC))
+    since = max(since, earliest_complete_time(data.resolve()))
     spooled = pa.array([bytes.fromhex(each.replace("-", "")) for each in read_spooled_ids(data)], _ID)
-    contents = kafka or KafkaContents(now, WAITING_SCHEMA.empty_table(), OUTCOMES_SCHEMA.empty_table())
-    sql = files("expectations").joinpath("reconciliation.sql").read_text("utf-8")
+    contents = kafka or KafkaContents(now)
     moments = {"since": since, "until": now - timedelta(seconds=settings.max_waiting_s), "told_since": contents.since}
     with open_warehouse(data) as connection:
         if began := _newest_incarnation_began(connection, data):
@@ -200,6 +195,5 @@ def measure_reconciliation(
         connection.register("spooled", pa.table([spooled], names=["id"]))
         connection.register("waiting", contents.waiting)
         connection.register("outcomes", contents.outcomes)
-        frame = retry_after_merge(lambda: connection.execute(sql, moments).df())
-    checks = [check for check in build_checks(settings) if check.suite == SUITE]
-    return SuiteMeasures(SUITE, checks, frame)
+        frame = fetch_frame(connection, read_resource("measures", f"{SUITE}.sql"), moments)
+    return SuiteMeasures(SUITE, [check for check in build_checks(settings) if check.suite == SUITE], frame)

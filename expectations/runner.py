@@ -1,23 +1,26 @@
 """Runs the suites: measures the landed data, judges the measures, and returns the report."""
 
-import itertools
 import os
 import tempfile
-import threading
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from expectations.catalogue import SUITE_NAMES, build_checks
+import duckdb
+
+from expectations import SUITE_NAMES
+from expectations.catalogue import build_checks
 from expectations.errors import MissingExtraError, UnreadableDataError
 from expectations.judgement import judge_suite
 from expectations.measurement import MeasurementSession, SuiteMeasures
-from expectations.report import CheckReport
+from expectations.quality_check import CheckReport
 from expectations.settings import CheckSettings
 from gateway.statuses import STATUSES, StatusCode
+from warehouse.reader import open_warehouse
 
 # Suites of landed data. `expectations.reconciliation` measures the other one, which also reads Kafka and receipts.
 LANDED_SUITES: Final = SUITE_NAMES[:-1]
@@ -55,47 +58,28 @@ def run_checks(
     now = now or datetime.now(UTC)
     # Read on import: a check must not connect to anybody.
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    # The import takes seconds, in which DuckDB can measure.
-    importing = threading.Thread(target=import_module, args=("great_expectations",))
-    importing.start()
     try:
-        return _run_suites(data, settings, now, suites, since, statuses, further)
-    finally:
-        importing.join()
-
-
-def _run_suites(
-    data: Path,
-    settings: CheckSettings,
-    now: datetime,
-    suites: Collection[str],
-    since: datetime | None,
-    statuses: Mapping[int, StatusCode],
-    further: Sequence[SuiteMeasures],
-) -> CheckReport:
-    import duckdb  # noqa: PLC0415 - late, for a quick start of the command line
-
-    from warehouse.reader import open_warehouse  # noqa: PLC0415
-
-    try:
-        with open_warehouse(data) as connection, tempfile.TemporaryDirectory(prefix="smspulse-check.") as scratch:
+        with (
+            ThreadPoolExecutor(1) as importer,
+            tempfile.TemporaryDirectory(prefix="smspulse-check.") as scratch,
+            open_warehouse(data) as connection,
+        ):
+            # The import takes seconds, in which DuckDB can measure.
+            importer.submit(import_module, "great_expectations")
             connection.execute("SET temp_directory = ?", [scratch])
             connection.execute("SET memory_limit = ?", [settings.memory])
-            session = MeasurementSession(connection, data.resolve(), settings, now, since, statuses)
+            checks = build_checks(settings, statuses)
+            session = MeasurementSession(connection, data.resolve(), settings, now, since, statuses, checks)
             webhooks, versions = session.create_views()
             if not webhooks and not versions:
-                note = f"the warehouse in {data} is empty"
-                if since:
-                    note = f"{data} has nothing since {since.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+                note = f"{data} has nothing since {since.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if since else (
+                    f"the warehouse in {data} is empty"
+                )  # fmt: skip
                 return CheckReport((), f"{note}: there is nothing to check", now)
-            checks = build_checks(settings, statuses)
-            measured = [
-                session.measure_suite(suite, [check for check in checks if check.suite == suite])
-                for suite in LANDED_SUITES
-                if suite in suites
-            ]
-            judged = itertools.chain(*map(judge_suite, (*measured, *further)))
-            rows = tuple(session.name_faulty_rows(check, row) for check, row in judged)
+            session.create_tables(suites)
+            measured = [session.measure_suite(suite) for suite in LANDED_SUITES if suite in suites]
+            judged = [row for each in (*measured, *further) for row in judge_suite(each)]
+            rows = tuple(session.name_faulty_rows(row) for row in judged)
     except duckdb.Error as error:
         raise UnreadableDataError(data, str(error).partition("\n")[0]) from error
     note = f"checked {webhooks:,} webhooks and {versions:,} versions of messages in {data}"

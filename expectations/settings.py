@@ -41,9 +41,6 @@ class CheckSettings(BaseSettings):
     max_unanswered_share: float = Field(
         0.01, ge=0, le=1, description="Landed webhooks without an answer, relative to those with one."
     )
-    max_pause: float = Field(
-        3, ge=1, description="Longest pause, relative to the longest in the same hour of the last four weeks."
-    )
     max_quiet_s: float = Field(3600, gt=0, description="Seconds without any webhook that are always accepted.")
     max_waiting_s: float = Field(60, gt=0, description="Seconds until a status report in `raw` must be in `messages`.")
     max_ahead_s: float = Field(

@@ -1,12 +1,12 @@
 """The JSON text of a webhook's body: its charset, and the repair of common errors.
 
-A body is stored as it was received. Every reader converts it to UTF-8 first (`to_utf8`) and then to values
-(`load_json`). Ingest, stream, lander, erasure and `smspulse check payload` all do so, so they agree on each body.
+A body is stored as it was received. Ingest, stream, lander, erasure and `smspulse check payload` all read it with
+`gateway.payloads`, which uses this module, so they agree on each body.
 
 - A charset that `Content-Type` declares is decoded. If the result is not JSON, the declaration counts as wrong, and
   the body is read as UTF-8.
-- A byte order mark means UTF-8, whatever is declared. `without_byte_order_mark` removes one for every reader. A body
-  with a second one is not JSON.
+- A byte order mark means UTF-8, whatever is declared. One is removed for every reader. A body with a second one is
+  not JSON.
 - A charset that is not in the list below counts as not declared. The body is then read as UTF-8, the encoding of every
   JSON text by RFC 8259.
 - Invalid UTF-8 and lone surrogates become U+FFFD: a cut emoji costs one character, and not the report.
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import orjson
 
-BOM: Final = b"\xef\xbb\xbf"
+_BOM: Final = b"\xef\xbb\xbf"
 
 # Python's names of codecs. Their decoders take linear time, and only decode text.
 _ASCII_BASED: Final = frozenset(
@@ -35,8 +35,8 @@ _OF_WIDE_UNITS: Final = frozenset({"utf_16", "utf_16_le", "utf_16_be", "utf_32",
 _OF_UNKNOWN_BYTE_ORDER: Final = frozenset({"utf_16", "utf_32"})
 
 _CHARSET: Final = re.compile(rb";\s*charset\s*=\s*\"?([\w.:+-]+)", re.IGNORECASE)
-EQUALS_SIGN: Final = ord("=")
-"""Without one, a `Content-Type` names no charset. A number, because `bytes in bytes` raises an exception internally."""
+# Without one, a `Content-Type` names no charset. A number, because `bytes in bytes` raises an exception internally.
+_EQUALS_SIGN: Final = ord("=")
 _CACHED_TYPES: Final = 256
 # Bytes. With the number of entries, it bounds the cache at about 64 KiB.
 _LONGEST_CACHED_TYPE: Final = 128
@@ -75,7 +75,7 @@ _cached_charset: Final = lru_cache(_CACHED_TYPES)(_find_charset)
 
 
 def to_utf8(body: bytes, content_type: bytes | None) -> bytes:
-    """Return a body in UTF-8, decoded by the charset that its `Content-Type` declares.
+    """Return a body in UTF-8, decoded by the charset that its `Content-Type` declares, rightly or not.
 
     Raises nothing: a body that cannot be decoded, for whatever reason, is returned unchanged.
 
@@ -84,37 +84,38 @@ def to_utf8(body: bytes, content_type: bytes | None) -> bytes:
         content_type: The header `Content-Type`.
     """
     # Runs for each report, and nearly no `Content-Type` has a parameter.
-    if not content_type or EQUALS_SIGN not in content_type:
+    if not content_type or _EQUALS_SIGN not in content_type:
         return body
     charset = charset_of(content_type)
-    if charset is None or body.startswith(BOM) or (charset in _ASCII_BASED and body.isascii()):
+    if charset is None or body.startswith(_BOM) or (charset in _ASCII_BASED and body.isascii()):
         return body
     try:
         if charset in _OF_UNKNOWN_BYTE_ORDER:
             # The byte order follows from a mark, or else from the zero bytes: a JSON text begins with ASCII.
             charset = json.detect_encoding(body)
-        decoded = body.decode(charset, "replace").encode("utf-8", "replace")
-        load_json(decoded)
+        return body.decode(charset, "replace").encode("utf-8", "replace")
     except Exception:
-        # As a rule a ValueError. No other error of a decoder may stop a reader of bodies either.
+        # No error of a decoder may stop a reader of bodies.
         return body
-    return decoded
 
 
-def without_byte_order_mark(text: bytes) -> bytes:
-    """Return a text in UTF-8 without the byte order mark at its beginning. Of several marks, one is removed.
-
-    Takes linear time for any text.
-    """
-    return text.removeprefix(BOM)
-
-
-def load_json(body: bytes) -> Any:
-    """Return the value of a JSON text in UTF-8.
+def load_json(body: bytes, content_type: bytes | None = None) -> Any:
+    """Return the value of a JSON text in the declared charset, or in UTF-8 if the declaration is wrong.
 
     Raises:
         ValueError: The text is not JSON.
     """
+    text = to_utf8(body, content_type)
+    if text is not body:
+        try:
+            return _load_utf8_json(text)
+        except Exception:
+            # As a rule a ValueError. What the wrong charset makes of a body may raise anything.
+            return _load_utf8_json(body)
+    return _load_utf8_json(body)
+
+
+def _load_utf8_json(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -126,7 +127,7 @@ def load_json(body: bytes) -> Any:
 
 def _repair_json(body: bytes) -> bytes:
     """Return a body without its byte order mark, and with U+FFFD for invalid Unicode."""
-    text = without_byte_order_mark(body)
+    text = body.removeprefix(_BOM)
     if not text.lstrip().startswith(b"{"):
         return text
     valid = text.decode("utf-8", "replace").encode()

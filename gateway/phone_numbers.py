@@ -44,8 +44,7 @@ def list_spellings(number: str) -> tuple[str, ...]:
     """
     normal = normalise_address(number)
     found = [normal, _to_ascii_digits(number)]
-    digits = re.sub(r"^(\+|00)", "", normal)
-    international = None if digits == normal else _parse_number(f"+{digits}")
+    international = _parse_international(normal)
     if international is not None:
         code, national = _split_country_code(international)
         found += [f"{code}{national}", f"{code}0{national}"]
@@ -69,9 +68,7 @@ class NationalForm(NamedTuple):
 
 def national_form(number: str) -> NationalForm | None:
     """Return the national spelling of an international number; None for any other number."""
-    normal = normalise_address(number)
-    digits = re.sub(r"^(\+|00)", "", normal)
-    international = None if digits == normal else _parse_number(f"+{digits}")
+    international = _parse_international(normalise_address(number))
     if international is None:
         return None
     from phonenumbers import PhoneNumberFormat, format_number, is_possible_number  # noqa: PLC0415 - as below
@@ -112,10 +109,7 @@ def _without_trunk_zero(bare: str, spelled: re.Match[str]) -> str:
     prefix, code = spelled["prefix"], spelled["code"]
     head = prefix + code
     shortened = head + bare[len(head) + 1 :]
-    with_zero, without = (
-        _parse_number(f"+{bare.removeprefix(prefix)}"),
-        _parse_number(f"+{shortened.removeprefix(prefix)}"),
-    )
+    with_zero, without = _parse_number(bare.removeprefix(prefix)), _parse_number(shortened.removeprefix(prefix))
     if with_zero is not None and with_zero == without:
         return shortened
     from phonenumbers import is_valid_number  # noqa: PLC0415 - a quarter of a second, once
@@ -127,6 +121,12 @@ def _without_trunk_zero(bare: str, spelled: re.Match[str]) -> str:
     return bare
 
 
+def _parse_international(normal: str) -> "PhoneNumber | None":
+    """Return a number that names its country with `+` or `00`; None for any other."""
+    digits = re.sub(r"^(\+|00)", "", normal)
+    return None if digits == normal else _parse_number(digits)
+
+
 def _split_country_code(number: "PhoneNumber") -> tuple[str, str]:
     """Return the country code and the digits after it."""
     from phonenumbers import national_significant_number  # noqa: PLC0415 - as below
@@ -134,10 +134,11 @@ def _split_country_code(number: "PhoneNumber") -> tuple[str, str]:
     return str(number.country_code), national_significant_number(number)
 
 
-def _parse_number(international: str) -> "PhoneNumber | None":
+def _parse_number(digits: str) -> "PhoneNumber | None":
+    """Return the number with those digits, the country code first."""
     from phonenumbers import NumberParseException, parse  # noqa: PLC0415 - a quarter of a second, once
 
     try:
-        return parse(international)
+        return parse(f"+{digits}")
     except NumberParseException:
         return None

@@ -133,3 +133,9 @@ def build_status_table(meanings: Mapping[int, Outcome]) -> Mapping[int, StatusCo
         for id_, outcome in meanings.items()
     }
     return MappingProxyType({**STATUSES, **further})
+
+
+def get_status_name(status_id: int, statuses: Mapping[int, StatusCode] = STATUSES) -> str:
+    """Return the name of a status."""
+    status = statuses.get(status_id)
+    return status.name if status else f"undocumented status {status_id}"

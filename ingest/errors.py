@@ -8,11 +8,7 @@ from core.errors import SmspulseError
 PORT_TAKEN: Final = "the port is taken"
 
 
-class IngestError(SmspulseError):
-    """An error of ingest that a person meets. The text is one line."""
-
-
-class CannotListenError(IngestError):
+class CannotListenError(SmspulseError):
     """Ingest cannot listen on the address."""
 
     def __init__(self, host: str, port: int, why: str) -> None:
@@ -26,7 +22,7 @@ class CannotListenError(IngestError):
         self.is_permanent = why != PORT_TAKEN
 
 
-class KafkaFilesError(IngestError):
+class KafkaFilesError(SmspulseError):
     """A PEM file of the TLS settings cannot be read."""
 
     is_permanent = True
@@ -37,7 +33,7 @@ class KafkaFilesError(IngestError):
         )
 
 
-class CertificateError(IngestError):
+class CertificateError(SmspulseError):
     """The certificate for HTTPS or its key cannot be used."""
 
     is_permanent = True
@@ -47,7 +43,7 @@ class CertificateError(IngestError):
         super().__init__(f"the certificate {files} cannot be used: {why}; see SMSPULSE_INGEST_TLS_CERT and _TLS_KEY")
 
 
-class SourcesError(IngestError):
+class SourcesError(SmspulseError):
     """The sources cannot be read or changed."""
 
     is_permanent = True
@@ -63,11 +59,11 @@ class SourceExistsError(SourcesError):
         super().__init__(place, f"source {name!r} exists already: choose another name")
 
 
-class NotStoredError(IngestError):
+class NotStoredError(SmspulseError):
     """A webhook is not durable, so it must not be answered 2xx. The text names no address: senders read it."""
 
 
-class SpoolError(IngestError):
+class SpoolError(SmspulseError):
     """The spool cannot be used."""
 
     def __init__(self, folder: Path, why: str) -> None:

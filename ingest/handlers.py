@@ -6,8 +6,6 @@ and the path has a token, so no component that logs or shows paths is used.
 """
 
 import asyncio
-import base64
-import binascii
 import logging
 import re
 import ssl
@@ -21,31 +19,18 @@ import orjson
 from aiohttp import hdrs, web
 from uuid_utils import uuid7
 
+from core import records
+from core.basic_auth import basic_auth_password
 from core.errors import where_raised
-from core.records import (
-    HEADER_CONTENT_ENCODING,
-    HEADER_CONTENT_TYPE,
-    HEADER_INGEST_ID,
-    HEADER_RECEIVED_AT,
-    HEADER_REMOTE,
-    HEADER_SOURCE,
-    message_key,
-)
-from gateway.errors import REASON_FAULT, REASON_UNVERIFIED_SHAPE, UnreadablePayload, unforeseen_error
+from gateway.errors import Reason, UnreadablePayload
 from gateway.events import MAX_NAME_LENGTH
-from gateway.json_body import to_utf8
-from gateway.payloads import parse_payload
 from ingest import metrics
-from ingest.client_limits import ClientFilter, HttpLimits, RateLimiter
-from ingest.content_coding import ACCEPTED_CODINGS, UnknownCodingError, parse_codings
+from ingest.client_limits import ClientFilter, HttpLimits, RateLimiter, SharedResult
 from ingest.errors import NotStoredError
-from ingest.http_responses import JSON, close_connection_after, error_response
-from ingest.http_server import build_http_server
-from ingest.redaction import REWRITTEN_TYPE, PayloadRedactor
-from ingest.request_body import RefusedBodyError, read_body, remove_codings, too_large_error
+from ingest.http_connection import JSON, HttpServer, error_response
+from ingest.request_body import PayloadRedactor, RefusedBodyError, receive_body, too_large_error
 from ingest.settings import IngestSettings
-from ingest.shared_result import SharedResult
-from ingest.sink import WebhookSink
+from ingest.sink import StoreAndForward
 from ingest.sources import SourceRegistry
 from ingest.webhook_record import WebhookRecord
 
@@ -74,7 +59,7 @@ class IngestHandler:
         sink: Stores webhooks durably.
     """
 
-    def __init__(self, settings: IngestSettings, sources: SourceRegistry, sink: WebhookSink) -> None:
+    def __init__(self, settings: IngestSettings, sources: SourceRegistry, sink: StoreAndForward) -> None:
         self._settings = settings
         self._sources = sources
         self._sink = sink
@@ -89,7 +74,7 @@ class IngestHandler:
         self._exposition = SharedResult(self._render_metrics)
         self._large_body_lock = asyncio.Lock()
 
-    def build_server(self, tls: ssl.SSLContext | None = None) -> web.Server:
+    def build_server(self, tls: ssl.SSLContext | None = None) -> HttpServer:
         """Return the HTTP server of this handler. The caller binds it to an address.
 
         Args:
@@ -104,7 +89,7 @@ class IngestHandler:
             proxies=settings.trusted_proxies,
             advice=_CONNECTIONS_ADVICE,
         )
-        return build_http_server(self.handle_request, limits, "ingest", tls=tls)
+        return HttpServer(self.handle_request, limits, "ingest", tls=tls)
 
     async def wait_until_drained(self) -> None:
         """Return when no webhook is in flight. From now on each answer closes its connection."""
@@ -129,15 +114,14 @@ class IngestHandler:
         except Exception as error:
             # Answered here and not by the HTTP server, so that the metrics count it.
             log.error("a request failed inside ingest: %s", where_raised(error))
-            response = close_connection_after(error_response(500, "internal error of ingest; see its log"))
+            response = error_response(500, "internal error of ingest; see its log", closes=True)
         if self._idle is not None:
             response.force_close()
         # Only the route is logged: a token can be pasted in place of the source's name.
         shown = "?" if response.status == _NOT_FOUND else parts[1]
         elapsed_s = time.monotonic() - start
         metrics.count_request(shown, response.status, elapsed_s)
-        if access_log.isEnabledFor(logging.DEBUG):
-            access_log.debug("%s /%s %d %.1f ms", request.method, shown, response.status, elapsed_s * 1000)
+        access_log.debug("%s /%s %d %.1f ms", request.method, shown, response.status, elapsed_s * 1000)
         return response
 
     async def _answer_state(self, request: web.BaseRequest, route: str) -> web.Response:
@@ -154,8 +138,8 @@ class IngestHandler:
         return web.Response(status=200 if problem is None else 503, body=orjson.dumps(body), headers=JSON)
 
     def _render_metrics(self) -> bytes:
-        in_flight = {"webhooks_in_flight": ("Webhooks not yet answered by this process.", self._in_flight)}
-        return metrics.render_exposition(self._sink.read_gauges() | in_flight)
+        gauges = self._sink.read_gauges() | {metrics.IN_FLIGHT: self._in_flight}
+        return metrics.render_exposition(gauges, self._settings.metrics_folder)
 
     async def _answer_webhook(self, request: web.BaseRequest, source: str, token: str) -> web.Response:
         refusal = self._refuse_unread(request, source, token)
@@ -166,8 +150,6 @@ class IngestHandler:
             ingest_id = await self._store_webhook(request, source)
         except RefusedBodyError as error:
             return _answer_refused_body(error)
-        except UnknownCodingError as error:
-            return close_connection_after(error_response(415, str(error), Accept_Encoding=ACCEPTED_CODINGS))
         except NotStoredError as error:
             return self._answer_unavailable(str(error))
         finally:
@@ -184,8 +166,9 @@ class IngestHandler:
         if not self._client_filter.may_send(self._find_sender(request)):
             return error_response(403, "this address may not send webhooks")
         if (request.content_length or 0) > self._settings.max_body_bytes:
-            return _answer_refused_body(too_large_error(self._settings))
-        if not self._sources.accepts_token(source, unquote(token) or _basic_auth_password(request)):
+            return _answer_refused_body(too_large_error(self._settings.max_body_bytes))
+        authorization = request.headers.get(hdrs.AUTHORIZATION, "")
+        if not self._sources.accepts_token(source, unquote(token) or basic_auth_password(authorization)):
             challenge = 'Basic realm="smspulse", charset="UTF-8"'
             return error_response(401, "unknown source or wrong token", WWW_Authenticate=challenge)
         if self._in_flight >= self._settings.max_in_flight:
@@ -202,8 +185,7 @@ class IngestHandler:
 
     async def _store_webhook(self, request: web.BaseRequest, source: str) -> bytes:
         """Store the webhook in the sink, and return its ingest_id."""
-        codings = parse_codings(request.headers.getall(hdrs.CONTENT_ENCODING, ()))
-        received, codings = remove_codings(await read_body(request, self._settings), codings, self._settings)
+        received, codings = await receive_body(request, self._settings)
         # Only now the size is known, also of a body without a declared one. The next webhook waits for its tokens.
         self._byte_limiter.take_tokens(source, len(received))
         content_type = _header_value(request.headers.get(hdrs.CONTENT_TYPE, ""))
@@ -217,43 +199,29 @@ class IngestHandler:
         received_at = time.time_ns() // 1_000_000
         ingest_id = str(uuid7()).encode()
         headers = [
-            (HEADER_SOURCE, source.encode()),
-            (HEADER_RECEIVED_AT, b"%d" % received_at),
-            (HEADER_INGEST_ID, ingest_id),
-            (HEADER_CONTENT_TYPE, content_type),
+            (records.HEADER_SOURCE, source.encode()),
+            (records.HEADER_RECEIVED_AT, b"%d" % received_at),
+            (records.HEADER_INGEST_ID, ingest_id),
+            (records.HEADER_CONTENT_TYPE, content_type),
         ]
         if codings:
-            headers.append((HEADER_CONTENT_ENCODING, ", ".join(codings).encode()))
+            headers.append((records.HEADER_CONTENT_ENCODING, ", ".join(codings).encode()))
         if self._settings.store_remote:
-            headers.append((HEADER_REMOTE, _header_value(self._find_sender(request))))
+            headers.append((records.HEADER_REMOTE, _header_value(self._find_sender(request))))
         await self._sink.store_webhook(WebhookRecord(key, body, headers, received_at))
         return ingest_id
 
     def _redact_body(self, source: str, received: bytes, content_type: bytes) -> tuple[bytes | None, bytes, bytes]:
         """Return a webhook's key, its body without the data that must not be kept, and the Content-Type of that."""
-        text = to_utf8(received, content_type)
-        key = None
-        try:
-            event = parse_payload(text)
-            key = message_key(source, event.sms_id)
-            kept = self._redactor.redact_body(text, event)
-        except UnreadablePayload as error:
-            if error.reason == REASON_UNVERIFIED_SHAPE:
-                self._log_test_webhook(source)
-            if error.reason == REASON_FAULT:
-                self._count_fault(error.detail)
-            kept = self._redactor.redact_body(text, error)
-        except Exception as error:
-            # A webhook is never refused because of an internal error. With privacy, nothing of its body is kept.
-            self._count_fault(where_raised(error))
-            kept = self._redactor.redact_body(text, unforeseen_error(error))
-        if kept is text:
-            return key, received, content_type
-        return key, kept, REWRITTEN_TYPE
-
-    def _count_fault(self, what: str) -> None:
-        metrics.FAULTS.inc()
-        log.error("the body of a webhook could not be processed, and is stored as unreadable: %s", what)
+        body, content_type, read, fault = self._redactor.redact_body(received, content_type)
+        if fault:
+            metrics.FAULTS.inc()
+            log.error("the body of a webhook could not be processed, and is stored as unreadable: %s", fault)
+        if not isinstance(read, UnreadablePayload):
+            return records.message_key(source, read.sms_id), body, content_type
+        if read.reason == Reason.UNVERIFIED_SHAPE:
+            self._log_test_webhook(source)
+        return None, body, content_type
 
     def _log_test_webhook(self, source: str) -> None:
         now = time.monotonic()
@@ -267,7 +235,7 @@ class IngestHandler:
 
 def _answer_refused_body(error: RefusedBodyError) -> web.Response:
     # A part of the body may be unread, so the connection cannot be used for another request.
-    return close_connection_after(error_response(error.status, str(error)))
+    return error_response(error.status, str(error), closes=True, **error.headers)
 
 
 def _header_value(text: str) -> bytes:
@@ -288,14 +256,3 @@ def _path_segments(target: str) -> list[str]:
     if segments[2:] and not segments[-1]:
         segments.pop()
     return segments
-
-
-def _basic_auth_password(request: web.BaseRequest) -> str:
-    """Return the password of HTTP Basic authentication, or an empty text."""
-    scheme, _, credentials = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    if scheme.lower() != "basic":
-        return ""
-    try:
-        return base64.b64decode(credentials, validate=True).decode(errors="replace").partition(":")[2]
-    except (binascii.Error, ValueError):
-        return ""

@@ -1,28 +1,38 @@
-"""An HTTP connection with bounds on memory and time, whatever its client does."""
+"""HTTP server of every process: aiohttp's low-level server, hardened against untrusted clients.
+
+Memory, time and connections are limited, answers are plain, no banner names a version, and no path is logged.
+"""
 
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final, cast
 
+import orjson
 from aiohttp import StreamReader, hdrs, web
 from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
 
-from ingest.callback_queue import CallbackQueue
-from ingest.client_limits import HttpLimits, OpenConnections, TooManyConnectionsError
-from ingest.http_responses import close_connection_after, error_response
+from ingest.client_limits import HttpLimits, OpenConnections, PieceQueue, TooManyConnectionsError
+from ingest.listening import TlsHandshake
 
 log = logging.getLogger(__name__)
 
+LINGER_S: Final = 1.0
+"""Seconds for which the rest of a refused body is read and dropped. After an immediate close, a sender may not get the
+answer."""
+JSON: Final = {"Content-Type": "application/json"}
+# Headers of a request. Each can have 8 KiB.
+_MAX_HEADERS: Final = 64
 # Bytes of all headers of a request.
 _MAX_HEAD: Final = 32_768
 # Bytes before the body that are neither names nor values of headers.
 _REQUEST_LINE: Final = 10_240
-# Bytes that are parsed at once. A piece of a chunked body waits in `CallbackQueue` for its turn: a chunk of one byte
+# Bytes that are parsed at once. A piece of a chunked body waits in `PieceQueue` for its turn: a chunk of one byte
 # costs about 5 µs.
 _HEAD_PIECE: Final = 2_048
 _BODY_PIECE: Final = 32_768
@@ -37,16 +47,67 @@ _SOCKET_BUFFER: Final = 65_536
 _STUCK_S: Final = 10.0
 
 
-class HttpRequest(web.BaseRequest):
+def error_response(status: int, text: str, *, closes: bool = False, **headers: str) -> web.Response:
+    """Return the answer `{"error": text}`. The argument `Retry_After` is the header `Retry-After`.
+
+    With `closes`, it is the last answer of its connection.
+    """
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    response = web.Response(status=status, body=orjson.dumps({"error": text}), headers=JSON | named)
+    if closes:
+        response.force_close()
+    return response
+
+
+class HttpServer(web.Server):
+    """aiohttp's low-level server with limits. The caller binds it to an address.
+
+    Args:
+        handle: Answers a request.
+        limits: Limits of connections and times.
+        program: Name of the process in log lines and errors: `ingest`, `the page`.
+        tls: TLS context; None for plain HTTP.
+        answer_headers: Headers of every answer, errors included.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        limits: HttpLimits,
+        program: str,
+        *,
+        tls: ssl.SSLContext | None = None,
+        answer_headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(
+            handle,
+            access_log=None,
+            lingering_time=LINGER_S,
+            keepalive_timeout=limits.idle_timeout_s,
+            max_headers=_MAX_HEADERS,
+        )
+        self.limits, self.program, self.tls, self.answer_headers = limits, program, tls, answer_headers or {}
+        self.open_connections = OpenConnections(limits)
+        self.piece_queue = PieceQueue()
+
+    def __call__(self) -> Any:
+        """Return the protocol of a new connection."""
+        connection = HttpConnection(self, **self._kwargs)
+        return connection if self.tls is None else TlsHandshake(connection, self.tls, self.limits.header_timeout_s)
+
+    def _make_request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        return _HttpRequest(message, payload, protocol, writer, task, self._loop)
+
+
+class _HttpRequest(web.BaseRequest):
     """A request whose answer names no versions, and closes a connection that asked for another protocol."""
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         """Remove aiohttp's banner, which names versions, and add the headers of every answer."""
+        connection = cast(HttpConnection, self._protocol)
         response.headers.pop(hdrs.SERVER, None)
-        protocol = cast(HttpConnection, self._protocol)
-        if protocol.answer_headers:
-            response.headers.update(protocol.answer_headers)
-        if protocol.has_switched:
+        response.headers.update(connection.server.answer_headers)
+        if connection.has_switched:
             response.force_close()
 
 
@@ -61,41 +122,9 @@ class HttpConnection(web.RequestHandler):
       before to the end of its headers.
     """
 
-    __slots__ = (
-        "_callback_queue",
-        "_connections",
-        "_has_more",
-        "_is_admitted",
-        "_is_broken",
-        "_is_chunked",
-        "_is_parsing_scheduled",
-        "_is_unanswered",
-        "_limits",
-        "_payload",
-        "_program",
-        "_received",
-        "_socket",
-        "_timer_handle",
-        "_unparsed",
-        "_unsent",
-        "answer_headers",
-    )
-
-    def __init__(
-        self,
-        server: web.Server,
-        *,
-        connections: OpenConnections,
-        callback_queue: CallbackQueue,
-        limits: HttpLimits,
-        program: str,
-        answer_headers: Mapping[str, str],
-        **options: Any,
-    ) -> None:
-        super().__init__(server, **options)
-        self._connections, self._callback_queue = connections, callback_queue
-        self._limits, self._program = limits, program
-        self.answer_headers = answer_headers
+    def __init__(self, server: HttpServer, **options: Any) -> None:
+        super().__init__(server, loop=server._loop, **options)
+        self.server = server
         self._is_admitted = self._is_broken = False
         self._is_unanswered = self._is_chunked = self._is_parsing_scheduled = False
         self._unparsed = b""
@@ -131,12 +160,11 @@ class HttpConnection(web.RequestHandler):
         try:
             # None if the client has disconnected already.
             if peer:
-                self._connections.add_connection(self, peer[0])
+                self.server.open_connections.add_connection(self, peer[0])
                 self._is_admitted = True
         except TooManyConnectionsError as error:
-            whose = "one address has" if error.scope == "address" else "there are"
-            text = "%s %d connections to %s, the limit; more are closed unread: %s"
-            log.warning(text, whose, error.limit, self._program, self._limits.advice)
+            text = "%s to %s, the limit; more are closed unread: %s"
+            log.warning(text, error, self.server.program, self.server.limits.advice)
         if not self._is_admitted:
             transport.abort()
             return False
@@ -153,17 +181,21 @@ class HttpConnection(web.RequestHandler):
             return
         super().connection_made(connected)
         self._socket = connected
-        self._timer_handle = self._loop.call_later(self._limits.header_timeout_s, self._end_if_silent)
+        self._timer_handle = self._loop.call_later(self.server.limits.header_timeout_s, self._end_if_silent)
         # These bytes arrived with the end of the TLS handshake.
         if self._unparsed:
             self.data_received(b"")
+
+    def stop_counting(self) -> None:
+        """Count it no more, if it was counted."""
+        self.server.open_connections.remove_connection(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stop counting it."""
         super().connection_lost(exc)
         if self._timer_handle is not None:
             self._timer_handle.cancel()
-        self._connections.remove_connection(self)
+        self.stop_counting()
         self._unparsed = b""
         self._socket = None
 
@@ -183,14 +215,14 @@ class HttpConnection(web.RequestHandler):
                 self._resume_reading_for_buffer()
             return
         while not self._has_to_wait():
-            size = self._piece_size()
+            size = _HEAD_PIECE if self._payload.is_eof() else _CHUNKED_PIECE if self._is_chunked else _BODY_PIECE
             piece, data = data[:size], data[size:]
             self._parse_piece(piece)
             if not data:
                 break
             if self._is_chunked and not self._payload.is_eof() and not self._is_parsing_scheduled:
                 self._is_parsing_scheduled = True
-                self._callback_queue.add_callback(self._continue_parsing)
+                self.server.piece_queue.add_connection(self)
         if data and not self._is_broken:
             self._unparsed = data
             if not self._buffer_paused and self.transport is not None:
@@ -198,12 +230,8 @@ class HttpConnection(web.RequestHandler):
         elif self._buffer_paused:
             self._resume_reading_for_buffer()
 
-    def _piece_size(self) -> int:
-        if self._payload.is_eof():
-            return _HEAD_PIECE
-        return _CHUNKED_PIECE if self._is_chunked else _BODY_PIECE
-
-    def _continue_parsing(self) -> None:
+    def continue_parsing(self) -> None:
+        """Parse the next piece of a chunked body."""
         self._is_parsing_scheduled = False
         self.data_received(b"")
 
@@ -220,34 +248,26 @@ class HttpConnection(web.RequestHandler):
         return finished
 
     def idle_since(self) -> float | None:
-        """Return the time when it became idle, or None; see `ingest.client_limits.CountedConnection`."""
+        """Return the time when it became idle, or None; see `ingest.client_limits.OpenConnections`."""
         is_waiting = self._waiter is not None and not self._messages and self._request_count
         if not is_waiting or self._received or self._unparsed or self._force_close:
             return None
         return self._next_keepalive_close_time
 
-    def close_idle(self) -> None:
-        """Close it in favour of another one."""
-        self.force_close()
-
     def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """Answer invalid HTTP and internal errors in the form of all other answers."""
         if request.writer.output_size > 0:
             msg = "a part of the answer is sent already"
             raise ConnectionError(msg)
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.error("a request failed inside %s", self._program, exc_info=exc)
-            return close_connection_after(error_response(500, f"internal error of {self._program}; see its log"))
+            log.error("a request failed inside %s", self.server.program, exc_info=exc)
+            return error_response(500, f"internal error of {self.server.program}; see its log", closes=True)
         log.debug("a request is not valid HTTP: %s", type(exc).__name__)
         if status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
-            return close_connection_after(error_response(status, f"the headers are larger than {_MAX_HEAD} bytes"))
-        return close_connection_after(error_response(status, "the request is not valid HTTP"))
+            return error_response(status, f"the headers are larger than {_MAX_HEAD} bytes", closes=True)
+        return error_response(status, "the request is not valid HTTP", closes=True)
 
     def _resume_reading_if_drained(self) -> None:
         """Do nothing: aiohttp would resume before the answer. `finish_response` resumes after it."""

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, NoReturn
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -20,6 +20,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from ingest.errors import KafkaFilesError, NotStoredError
+from ingest.spool import WebhookSpool
 from ingest.webhook_record import WebhookRecord
 
 log = logging.getLogger(__name__)
@@ -42,12 +43,37 @@ class PendingWebhook(NamedTuple):
     queued_at: float
     stored: asyncio.Future[None]
 
+    def confirm(self) -> None:
+        """Report that it is stored, if a request still waits."""
+        if not self.stored.done():
+            self.stored.set_result(None)
+
     def fail_with(self, error: Exception) -> None:
         """Report that it is not stored, if a request still waits."""
         if not self.stored.done():
             self.stored.set_exception(error)
             # Marks the exception as retrieved, so that asyncio does not log it if no request waits any more.
             self.stored.exception()
+
+
+class PendingQueue:
+    """Webhooks that wait for one writer, in order of arrival. `filled` is set while there are any."""
+
+    def __init__(self) -> None:
+        self.waiting: list[PendingWebhook] = []
+        self.filled = asyncio.Event()
+
+    def add(self, webhooks: Iterable[PendingWebhook]) -> None:
+        """Add webhooks at the end."""
+        self.waiting += webhooks
+        if self.waiting:
+            self.filled.set()
+
+    def take_all(self) -> list[PendingWebhook]:
+        """Remove and return all webhooks."""
+        taken, self.waiting = self.waiting, []
+        self.filled.clear()
+        return taken
 
 
 class _BrokerRequest:
@@ -68,165 +94,158 @@ class _BrokerRequest:
             self.done.set()
 
 
-class _PartitionQueue:
+class _PartitionQueue(PendingQueue):
     """The webhooks of one partition: those that wait, and those of the batch that was sent."""
 
     def __init__(self, partition: int) -> None:
-        self._partition = partition
-        self._waiting: list[PendingWebhook] = []
-        self._sent: list[PendingWebhook] = []
-        self._sent_at: float | None = None
-        self._filled = asyncio.Event()
+        super().__init__()
+        self.partition = partition
+        self.sent: list[PendingWebhook] = []
+        self.sent_at: float | None = None
 
-    def add_webhook(self, waiting: PendingWebhook) -> None:
-        self._waiting.append(waiting)
-        self._filled.set()
-
-    async def send_batches(
-        self,
-        producer: AIOKafkaProducer,
-        requests: dict[int | None, _BrokerRequest],
-        before_request: Callable[[], None],
-        on_stored: Callable[[list[PendingWebhook]], None],
-    ) -> NoReturn:
-        """Send batch after batch.
-
-        Args:
-            producer: Producer of the batches.
-            requests: Requests of all queues by the broker's id.
-            before_request: See `WebhookProducer`.
-            on_stored: See `WebhookProducer`.
-
-        Raises:
-            KafkaError: A batch failed permanently. The producer cannot be used any more: its sequence has a gap.
-        """
-        loop, tp = asyncio.get_running_loop(), TopicPartition(RAW, self._partition)
-        while True:
-            await self._filled.wait()
-            request = requests[producer.client.cluster.leader_for_partition(tp)]
-            await request.done.wait()
-            if not request.batches:
-                before_request()
-            if not self._waiting:
-                # `before_request` has taken the webhooks back.
-                continue
-            request.begin_batch()
-            batch = self._next_batch(producer)
-            self._sent_at = loop.time()
-            delivered = await producer.send_batch(batch, RAW, partition=self._partition)
-            # Not awaited directly: a cancelled shielded future would leave the exception of its batch unretrieved, and
-            # asyncio would log it.
-            delivered.add_done_callback(lambda future: future.cancelled() or future.exception())
-            await asyncio.wait([delivered])
-            delivered.result()
-            request.end_batch()
-            self._sent_at = None
-            sent, self._sent = self._sent, []
-            on_stored(sent)
-
-    def _next_batch(self, producer: AIOKafkaProducer) -> Any:
+    def next_batch(self, producer: AIOKafkaProducer) -> Any:
+        """Return a batch of waiting webhooks, which count as sent from now on."""
         batch = producer.create_batch()
         taken = 0
-        for (key, body, headers, received_at), _, _ in self._waiting:
+        for (key, body, headers, received_at), _, _ in self.waiting:
             if batch.append(timestamp=received_at, key=key, value=body, headers=headers) is None:
                 break
             taken += 1
         batch.close()
-        self._sent, self._waiting = self._waiting[:taken], self._waiting[taken:]
-        if not self._waiting:
-            self._filled.clear()
+        waiting = self.take_all()
+        self.sent = waiting[:taken]
+        self.add(waiting[taken:])
         return batch
 
     def is_stuck(self, before: float) -> bool:
         """Return whether a batch that was sent before that time is not acknowledged."""
-        return self._sent_at is not None and self._sent_at < before
+        return self.sent_at is not None and self.sent_at < before
 
     def is_late(self, before: float) -> bool:
         """Return whether a webhook has waited since before that time."""
-        return any(waiting.queued_at < before for waiting in (self._sent or self._waiting)[:1])
+        return any(pending.queued_at < before for pending in (self.sent or self.waiting)[:1])
 
     def take_unacknowledged(self) -> list[PendingWebhook]:
         """Remove and return unacknowledged webhooks, in order. A batch that was sent can still arrive."""
-        taken = self._sent + self._waiting
-        self._sent, self._waiting = [], []
-        self._filled.clear()
-        return taken
+        sent, self.sent = self.sent, []
+        return sent + self.take_all()
 
 
 class WebhookProducer:
     """Writer of Kafka's topic `sms.raw` with one idempotent producer at a time.
 
+    It is open while webhooks may come directly from requests. It closes when Kafka is away, does not acknowledge in
+    time, or the producer must be replaced, and before a request if the spool has older webhooks.
+
     Args:
         kafka: Settings of the Kafka clients.
         ack_timeout_s: Seconds for the acknowledgement of a webhook.
-        on_disconnected: Called when Kafka is away, does not acknowledge in time, or the producer must be replaced. It
-            can take unacknowledged webhooks back. The others continue to wait; in the last case they are refused.
-        before_request: Called before each request. It can take unacknowledged webhooks back.
-        on_stored: Called with the webhooks that every in-sync replica has.
+        spool: The spool of all processes.
+        spool_queue: Gets the unacknowledged webhooks when the producer closes.
 
     Raises:
         KafkaFilesError: A TLS file of the settings cannot be read.
     """
 
     def __init__(
-        self,
-        kafka: KafkaSettings,
-        ack_timeout_s: float,
-        on_disconnected: Callable[[], None],
-        before_request: Callable[[], None],
-        on_stored: Callable[[list[PendingWebhook]], None],
+        self, kafka: KafkaSettings, ack_timeout_s: float, spool: WebhookSpool, spool_queue: PendingQueue
     ) -> None:
         try:
             self._options = kafka.aiokafka_options()
         except OSError as error:
             raise KafkaFilesError(str(error)) from error
         self._address = kafka.bootstrap
-        self._ack_timeout = ack_timeout_s
-        self._on_disconnected, self._before_request, self._on_stored = on_disconnected, before_request, on_stored
+        self._ack_timeout, self._spool, self._spool_queue = ack_timeout_s, spool, spool_queue
+        self._last_message = _LastMessageHandler()
         self._loop = asyncio.get_running_loop()
         self._partitioner = DefaultPartitioner()
         self._partitions: list[int] = []
         self._queues: list[_PartitionQueue] = []
         self._disconnected_at: float | None = None
         self.connected = asyncio.Event()
+        self.is_open = False
         self.problem: str | None = "Kafka has not been reached yet"
         """Reason why nothing can be sent now, without an address; None while `connected` is set."""
 
-    def send_webhook(self, waiting: PendingWebhook) -> None:
-        """Send a webhook, behind all others of its key, while `connected` is set. `on_stored` gets it."""
-        partition = self._partitioner(waiting.webhook.key, self._partitions, self._partitions)
-        self._queues[partition].add_webhook(waiting)
+    def send_webhook(self, pending: PendingWebhook) -> None:
+        """Send a webhook, behind all others of its key, while `connected` is set. Confirms it when it is stored."""
+        partition = self._partitioner(pending.webhook.key, self._partitions, self._partitions)
+        self._queues[partition].add((pending,))
 
-    def take_unacknowledged(self) -> list[PendingWebhook]:
-        """Remove and return unacknowledged webhooks, those of each key in order. Some of them can still arrive."""
-        return [waiting for queue in self._queues for waiting in queue.take_unacknowledged()]
+    def close(self) -> None:
+        """Pass the webhooks without an acknowledgement to the spool, those of each key in order.
+
+        Some of them can still arrive. Webhooks that come from the spool stay.
+        """
+        if self.is_open:
+            self.is_open = False
+            self._spool_queue.add(self._take_unacknowledged())
+
+    def close_if_spooled(self) -> None:
+        """Close if the spool has webhooks, of this process or another: they are older."""
+        if self.is_open and not self._spool.is_empty():
+            self.close()
+
+    def _take_unacknowledged(self) -> list[PendingWebhook]:
+        return [pending for queue in self._queues for pending in queue.take_unacknowledged()]
 
     async def run(self) -> NoReturn:
         """Keep the connection to Kafka until cancelled. Then flush open requests within a time limit."""
-        with _silence_aiokafka() as last_message:
-            while True:
-                producer = await self._connect_producer(last_message)
-                requests = defaultdict[int | None, _BrokerRequest](_BrokerRequest)
-                try:
-                    async with asyncio.TaskGroup() as tasks:
-                        for queue in self._queues:
-                            tasks.create_task(
-                                queue.send_batches(producer, requests, self._before_request, self._on_stored)
-                            )
-                        tasks.create_task(self._check_acknowledgements())
-                        tasks.create_task(self._probe_kafka(producer, last_message))
-                except* KafkaError as group:
-                    # aiokafka does not retry these, so the state of this producer is unknown.
-                    self._mark_disconnected("the connection to Kafka broke", repr(group.exceptions[0]))
-                finally:
-                    self.connected.clear()
-                    self.problem = self.problem or "ingest is stopping"
-                    self._on_disconnected()
-                    for waiting in self.take_unacknowledged():
-                        waiting.fail_with(NotStoredError(self.problem))
-                    await _discard_producer(producer)
+        while True:
+            producer = await self._connect_producer()
+            requests = defaultdict[int | None, _BrokerRequest](_BrokerRequest)
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for queue in self._queues:
+                        tasks.create_task(self._send_batches(queue, producer, requests))
+                    tasks.create_task(self._check_acknowledgements())
+                    tasks.create_task(self._probe_kafka(producer))
+            except* KafkaError as group:
+                # aiokafka does not retry these, so the state of this producer is unknown.
+                self._mark_disconnected("the connection to Kafka broke", repr(group.exceptions[0]))
+            finally:
+                self.connected.clear()
+                self.problem = self.problem or "ingest is stopping"
+                self.close()
+                # What is left comes from the spool, and stays there.
+                for pending in self._take_unacknowledged():
+                    pending.fail_with(NotStoredError(self.problem))
+                await _discard_producer(producer)
 
-    async def _connect_producer(self, last_message: "_LastMessageHandler") -> AIOKafkaProducer:
+    async def _send_batches(
+        self, queue: _PartitionQueue, producer: AIOKafkaProducer, requests: dict[int | None, _BrokerRequest]
+    ) -> NoReturn:
+        """Send batch after batch of a partition, and confirm the webhooks that every in-sync replica has.
+
+        Raises:
+            KafkaError: A batch failed permanently. The producer cannot be used any more: its sequence has a gap.
+        """
+        tp = TopicPartition(RAW, queue.partition)
+        while True:
+            await queue.filled.wait()
+            request = requests[producer.client.cluster.leader_for_partition(tp)]
+            await request.done.wait()
+            if not request.batches:
+                self.close_if_spooled()
+            if not queue.waiting:
+                # The spool has them now.
+                continue
+            request.begin_batch()
+            batch = queue.next_batch(producer)
+            queue.sent_at = self._loop.time()
+            delivered = await producer.send_batch(batch, RAW, partition=queue.partition)
+            # Not awaited directly: a cancelled shielded future would leave the exception of its batch unretrieved, and
+            # asyncio would log it.
+            delivered.add_done_callback(lambda future: future.cancelled() or future.exception())
+            await asyncio.wait([delivered])
+            delivered.result()
+            request.end_batch()
+            queue.sent_at = None
+            sent, queue.sent = queue.sent, []
+            for pending in sent:
+                pending.confirm()
+
+    async def _connect_producer(self) -> AIOKafkaProducer:
         """Return a connected producer. Retries without a limit."""
         while True:
             producer = AIOKafkaProducer(
@@ -250,7 +269,7 @@ class WebhookProducer:
                         return producer
                 self._mark_disconnected(f"Kafka has no topic {RAW}", "`smspulse broker` creates it")
             except (KafkaError, OSError, TimeoutError) as error:
-                self._mark_disconnected("Kafka is not reachable", last_message.text or repr(error))
+                self._mark_disconnected("Kafka is not reachable", self._last_message.text or repr(error))
             except asyncio.CancelledError:
                 await _discard_producer(producer)
                 raise
@@ -264,16 +283,16 @@ class WebhookProducer:
             if any(queue.is_late(before) for queue in self._queues):
                 self._mark_disconnected(f"Kafka has not acknowledged within {self._ack_timeout:g} s", "slow or away")
 
-    async def _probe_kafka(self, producer: AIOKafkaProducer, last_message: "_LastMessageHandler") -> NoReturn:
+    async def _probe_kafka(self, producer: AIOKafkaProducer) -> NoReturn:
         """Detect loss and recovery of the connection, with traffic or without."""
         while True:
             await asyncio.sleep(_PROBE_EVERY_S)
-            last_message.text = ""
+            self._last_message.text = ""
             try:
                 async with asyncio.timeout(self._ack_timeout):
                     cluster = await producer.client.fetch_all_metadata()
             except (KafkaError, OSError, TimeoutError) as error:
-                self._mark_disconnected("Kafka is not reachable", last_message.text or repr(error))
+                self._mark_disconnected("Kafka is not reachable", self._last_message.text or repr(error))
                 continue
             if sorted(cluster.partitions_for_topic(RAW) or ()) != self._partitions:
                 msg = f"the partitions of {RAW} have changed"
@@ -287,7 +306,7 @@ class WebhookProducer:
         if self._disconnected_at is None:
             self._disconnected_at = self._loop.time()
             log.warning("%s, at %s (%s): webhooks go to the spool until it is back", problem, self._address, detail)
-        self._on_disconnected()
+        self.close()
 
     def _mark_connected(self) -> None:
         if self._disconnected_at is not None:
@@ -312,26 +331,18 @@ async def _discard_producer(producer: AIOKafkaProducer) -> None:
 
 
 class _LastMessageHandler(logging.Handler):
-    """Keeps the newest message. It has the cause of an exception of aiokafka, which the exception lacks."""
+    """Keeps the newest message of aiokafka. It has the cause of an exception of aiokafka, which the exception lacks.
+
+    Nothing of aiokafka is logged: it logs each failed attempt, and bodies on debug level.
+    """
 
     text = ""
 
+    def __init__(self) -> None:
+        super().__init__()
+        logger = logging.getLogger("aiokafka")
+        logger.handlers, logger.propagate = [self], False
+        logger.setLevel(logging.WARNING)
+
     def emit(self, record: logging.LogRecord) -> None:
         self.text = record.getMessage()
-
-
-@contextlib.contextmanager
-def _silence_aiokafka() -> Iterator[_LastMessageHandler]:
-    """Keep aiokafka out of the log: it logs each failed attempt, and bodies on debug level."""
-    logger = logging.getLogger("aiokafka")
-    before = logger.level, logger.propagate
-    last_message = _LastMessageHandler()
-    logger.addHandler(last_message)
-    logger.setLevel(logging.WARNING)
-    logger.propagate = False
-    try:
-        yield last_message
-    finally:
-        logger.removeHandler(last_message)
-        logger.setLevel(before[0])
-        logger.propagate = before[1]

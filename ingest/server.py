@@ -18,12 +18,11 @@ from core.background_tasks import keep_running
 from core.kafka_settings import KafkaSettings
 from ingest.errors import PORT_TAKEN, CannotListenError
 from ingest.handlers import IngestHandler
-from ingest.http_server import LINGER_S
-from ingest.listening import start_listening
+from ingest.http_connection import LINGER_S
+from ingest.listening import load_tls_context, renew_certificate, start_listening
 from ingest.settings import IngestSettings
 from ingest.sink import StoreAndForward
 from ingest.sources import SourceRegistry
-from ingest.tls import load_tls_context, renew_certificate
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +31,7 @@ _ACKS_ON_STOP_S: Final = 0.5
 
 
 async def serve_ingest(
-    settings: IngestSettings,
-    kafka: KafkaSettings,
-    data: Path,
-    *,
-    ready: Callable[[str], None] | None = None,
-    stop: asyncio.Event | None = None,
+    settings: IngestSettings, kafka: KafkaSettings, data: Path, ready: Callable[[str], None], stop: asyncio.Event
 ) -> None:
     """Receive webhooks until `stop` is set; then finish those in flight.
 
@@ -48,7 +42,7 @@ async def serve_ingest(
         kafka: Settings of the Kafka clients.
         data: The data folder, for sources, spool and receipts.
         ready: Called with the base URL, such as `http://127.0.0.1:8080`, once the server listens on it.
-        stop: Ends the service. Without it, the service runs until cancelled.
+        stop: Ends the service.
 
     Raises:
         CannotListenError: The address is taken or not available.
@@ -68,10 +62,9 @@ async def serve_ingest(
             site, port = await _start_site(runner, settings)
             if not len(sources):
                 log.warning("no source may send yet: add one with `smspulse source add NAME`")
-            if ready is not None:
-                host = f"[{settings.host}]" if ":" in settings.host else settings.host
-                ready(f"{'https' if context else 'http'}://{host}:{port}")
-            stopped = asyncio.create_task((stop or asyncio.Event()).wait())
+            host = f"[{settings.host}]" if ":" in settings.host else settings.host
+            ready(f"{'https' if context else 'http'}://{host}:{port}")
+            stopped = asyncio.create_task(stop.wait())
             renewing = asyncio.create_task(
                 keep_running("the renewal of the certificate", lambda: renew_certificate(context, settings))
             )
@@ -106,16 +99,14 @@ async def _start_site(runner: web.BaseRunner, settings: IngestSettings) -> tuple
         raise CannotListenError(settings.host, settings.port, why) from error
 
 
-def run_ingest(
-    settings: IngestSettings, kafka: KafkaSettings, data: Path, *, ready: Callable[[str], None] | None = None
-) -> None:
+def run_ingest(settings: IngestSettings, kafka: KafkaSettings, data: Path, ready: Callable[[str], None]) -> None:
     """Receive webhooks until SIGTERM or SIGINT. Arguments and errors are those of `serve_ingest`."""
 
     async def until_signalled() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await serve_ingest(settings, kafka, data, ready=ready, stop=stop)
+        await serve_ingest(settings, kafka, data, ready, stop)
 
     # Requests create few reference cycles, and frequent collections take a twentieth of the time.
     gc.freeze()

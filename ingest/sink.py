@@ -6,23 +6,35 @@ webhook, of this process or another, all webhooks go through it.
 
 A webhook that was sent when Kafka was lost, or when a forwarding process died, can be in Kafka twice, under one
 ingest_id. The second copy, and every other webhook that went through the spool, has the header `spooled`.
+
+Receipts are the ids of stored webhooks that are answered 202, for the reconciliation:
+
+    {data}/accepted/YYYY-MM-DDTHH/{source}        16 bytes per ingest_id, by the hour (UTC) of the receipt
+
+An id is appended before the answer, so it survives a kill of the process: each answer 202 has its receipt. A receipt
+can be missing for a stored webhook without an answer, if ingest is killed between the two; after an error of the disk,
+which is logged; and after a power failure, because receipts are not fsynced. So a stored webhook can lack a receipt,
+but a webhook with a receipt was stored and must be found.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn
 
 from core.kafka_settings import KafkaSettings
-from core.records import HEADER_SPOOLED
+from core.metrics import GaugeFamily
+from core.records import HEADER_INGEST_ID, HEADER_SOURCE, HEADER_SPOOLED
 from ingest import metrics
 from ingest.errors import NotStoredError, SpoolError, SpoolFullError
-from ingest.kafka_producer import PendingWebhook, WebhookProducer
-from ingest.receipts import ReceiptLog
+from ingest.kafka_producer import PendingQueue, PendingWebhook, WebhookProducer
 from ingest.settings import IngestSettings
 from ingest.spool import WebhookSpool
 from ingest.webhook_record import WebhookRecord
@@ -31,32 +43,17 @@ log = logging.getLogger(__name__)
 
 # Webhooks that are read from the spool at once. It bounds memory, and repetitions after a crash.
 _CHUNK: Final = 2_000
-_LOOK_EVERY_S: Final = 1.0
 _RETRY_EVERY_S: Final = 0.25
-# Time of arrival of forwarded webhooks. They are durable and have receipts, so neither is due.
+# Time of arrival of forwarded webhooks. They are durable, so their acknowledgement is never late.
 _NEVER_LATE: Final = float("inf")
 _SPOOLED: Final = (HEADER_SPOOLED, b"1")
 
-
-class WebhookSink(Protocol):
-    """Durable storage of webhooks."""
-
-    @property
-    def problem(self) -> str | None:
-        """Reason why webhooks cannot be stored now, without an address; None while they can."""
-
-    def read_state(self) -> dict[str, Any]:
-        """Return further states for `/readyz`."""
-
-    def read_gauges(self) -> metrics.Gauges:
-        """Return gauges for `/metrics`."""
-
-    async def store_webhook(self, webhook: WebhookRecord) -> None:
-        """Return when the webhook is durable.
-
-        Raises:
-            NotStoredError: It is not durable, or that is not known.
-        """
+ID_BYTES: Final = 16
+_FOLDER: Final = "accepted"
+_HOUR_MS: Final = 3_600_000
+_HOUR: Final = "%Y-%m-%dT%H"
+# A day more than the retention of sms.raw in Kafka.
+_KEPT_MS: Final = 8 * 24 * _HOUR_MS
 
 
 class StoreAndForward:
@@ -73,57 +70,55 @@ class StoreAndForward:
     """
 
     def __init__(self, kafka: KafkaSettings, data: Path, settings: IngestSettings) -> None:
-        self._producer = WebhookProducer(
-            kafka, settings.ack_timeout_s, self.switch_to_spool, self._switch_if_spooled, self._confirm_stored
-        )
         self._spool = WebhookSpool(data, settings)
+        self._spool_queue = PendingQueue()
+        self._producer = WebhookProducer(kafka, settings.ack_timeout_s, self._spool, self._spool_queue)
         self._receipts = ReceiptLog(data)
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         # All writes of the spool run in this thread.
         self._thread = ThreadPoolExecutor(1, "spool")
-        self._pending: list[PendingWebhook] = []
-        self._filled = asyncio.Event()
         self._write_lock = asyncio.Lock()
-        self._is_direct = self._is_spool_only = False
-        self._spooling_started = asyncio.Event()
+        self._is_spool_only = False
         self._last_problem = ""
 
     @property
     def problem(self) -> str | None:
-        """Reason why webhooks cannot be stored now, or None."""
-        return None if self._is_direct else self._spool.read_state().full_reason
+        """Reason why webhooks cannot be stored now, without an address; None while they can."""
+        return None if self._producer.is_open else self._spool.read_state().full_reason
 
     def read_state(self) -> dict[str, Any]:
-        """Return the states of Kafka and spool."""
+        """Return the states of Kafka and spool for `/readyz`."""
         webhooks, size, oldest_s, _ = self._spool.read_state()
         spool = {"webhooks": webhooks, "bytes": size, "oldest_s": round(oldest_s, 1)}
         return {"kafka": self._producer.problem or "ok", "spool": spool}
 
-    def read_gauges(self) -> metrics.Gauges:
-        """Return the states of Kafka and spool for Prometheus."""
-        webhooks, size, oldest_s, full = self._spool.read_state()
+    def read_gauges(self) -> dict[GaugeFamily, float]:
+        """Return the states of Kafka and spool for `/metrics`."""
+        state, limit = self._spool.read_state(), self._settings.spool_max_bytes
         return {
-            "kafka_up": ("Whether Kafka accepts webhooks: 1 or 0.", self._producer.problem is None),
-            "spool_webhooks": ("Webhooks in the spool.", webhooks),
-            "spool_bytes": ("Size of the webhooks in the spool.", size),
-            "spool_limit_bytes": ("Size from which the spool accepts no more.", self._settings.spool_max_bytes),
-            "spool_oldest_seconds": ("Age of the oldest webhook in the spool.", oldest_s),
-            "spool_full": ("Whether the spool is full: 1 or 0.", full is not None),
+            metrics.KAFKA_UP: self._producer.problem is None,
+            metrics.SPOOL_WEBHOOKS: state.webhooks,
+            metrics.SPOOL_BYTES: state.size,
+            metrics.SPOOL_LIMIT: limit,
+            metrics.SPOOL_AGE: state.oldest_s,
+            metrics.SPOOL_FULL: state.full_reason is not None,
+            metrics.SPOOL_OVERDUE: state.is_overdue(limit),
         }
 
     async def store_webhook(self, webhook: WebhookRecord) -> None:
-        """Return when every in-sync replica or the disk of the spool has the webhook.
+        """Return when every in-sync replica or the disk of the spool has the webhook, and its receipt is written.
 
         Raises:
             NotStoredError: Kafka has not acknowledged it, and the spool is full.
         """
-        waiting = PendingWebhook(webhook, self._loop.time(), self._loop.create_future())
-        if self._is_direct:
-            self._producer.send_webhook(waiting)
+        pending = PendingWebhook(webhook, self._loop.time(), self._loop.create_future())
+        if self._producer.is_open:
+            self._producer.send_webhook(pending)
         else:
-            self._queue_for_spool(waiting)
-        await waiting.stored
+            self._spool_queue.add((pending,))
+        await pending.stored
+        self._receipts.append_receipt(webhook)
 
     @contextlib.asynccontextmanager
     async def run_in_background(self) -> AsyncIterator[asyncio.Task[None]]:
@@ -148,66 +143,41 @@ class StoreAndForward:
             self._spool.close()
             self._receipts.close()
 
-    def _queue_for_spool(self, waiting: PendingWebhook) -> None:
-        self._pending.append(waiting)
-        self._filled.set()
-
-    def switch_to_spool(self) -> None:
-        """Route all webhooks through the spool, first those that wait for Kafka."""
-        if self._is_direct:
-            self._is_direct = False
-            self._spooling_started.set()
-            for waiting in self._producer.take_unacknowledged():
-                self._queue_for_spool(waiting)
-
     def switch_to_spool_permanently(self) -> None:
         """Route all webhooks through the spool until the process ends, with or without Kafka."""
         self._is_spool_only = True
-        self.switch_to_spool()
-
-    def _switch_if_spooled(self) -> None:
-        if self._is_direct and not self._spool.is_empty():
-            self.switch_to_spool()
+        self._producer.close()
 
     async def _write_spool(self) -> NoReturn:
         """Write waiting webhooks to the spool, those of each round with one fsync."""
         while True:
-            await self._filled.wait()
+            await self._spool_queue.filled.wait()
             async with self._write_lock:
                 await self._write_pending()
 
     async def _write_pending(self) -> None:
-        self._filled.clear()
-        group, self._pending = [each for each in self._pending if not each.stored.done()], []
+        group = [pending for pending in self._spool_queue.take_all() if not pending.stored.done()]
         if not group:
             return
-        webhooks = [each.webhook for each in group]
+        webhooks = [pending.webhook for pending in group]
         # With an empty spool, no older webhook waits, and Kafka can take these without a change of the order of a key.
         may_skip = self._producer.connected.is_set() and not self._is_spool_only
         try:
             spooled = await self._run_in_thread(self._spool.append, webhooks, unless_empty=may_skip)
         except SpoolFullError as error:
             self._log_problem(f"{error}: webhooks are answered 503 until there is room or Kafka is back")
-            for waiting in group:
-                waiting.fail_with(error)
+            for pending in group:
+                pending.fail_with(error)
             return
         self._last_problem = ""
-        if spooled:
-            metrics.SPOOLED.inc(len(group))
-            self._confirm_stored(group)
-        else:
-            self._pending[:0] = group
-            self._filled.set()
+        if not spooled:
+            # Ahead of those that came during the attempt.
+            self._spool_queue.add(group + self._spool_queue.take_all())
             self._switch_to_kafka()
-
-    def _confirm_stored(self, group: list[PendingWebhook]) -> None:
-        """Write receipts of stored webhooks, unless they were written at spooling, and wake the waiting requests."""
-        self._receipts.append_receipts(
-            each.webhook for each in group if each.queued_at < _NEVER_LATE and not each.stored.done()
-        )
-        for each in group:
-            if not each.stored.done():
-                each.stored.set_result(None)
+            return
+        metrics.SPOOLED.inc(len(group))
+        for pending in group:
+            pending.confirm()
 
     async def _forward_spool(self) -> NoReturn:
         """Forward the spool whenever Kafka is connected and the spool has webhooks."""
@@ -217,46 +187,36 @@ class StoreAndForward:
                 with self._spool.lock_forwarding() as ours:
                     if ours:
                         await self._drain_spool()
-                        # Few webhooks arrived meanwhile. Writers are blocked while these are forwarded, so it ends.
-                        async with (
-                            self._write_lock,
-                            asyncio.timeout(self._settings.ack_timeout_s),
-                            self._block_writers(),
-                        ):
-                            await self._drain_spool()
-                            self._switch_to_kafka()
+                        # Few webhooks arrived meanwhile.
+                        await self._drain_without_writers()
             except NotStoredError:
                 # Kafka is lost again.
                 continue
             except (SpoolError, TimeoutError) as error:
                 self._log_problem(str(error) or "Kafka is too slow for what is in the spool")
-            while self._is_direct:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_EVERY_S):
-                        await self._spooling_started.wait()
-                # Another process can have spooled webhooks, and died.
-                self._switch_if_spooled()
             await asyncio.sleep(_RETRY_EVERY_S)
+            while self._producer.is_open:
+                # Another process can have spooled webhooks, and died.
+                self._producer.close_if_spooled()
+                await asyncio.sleep(_RETRY_EVERY_S)
 
-    @contextlib.asynccontextmanager
-    async def _block_writers(self) -> AsyncIterator[None]:
-        """Block writes of other processes to the spool for a context."""
-        try:
-            await self._run_in_thread(self._spool.block_writers)
-            yield
-        finally:
-            # Runs after the present work of the thread.
-            self._thread.submit(self._spool.unblock_writers)
+    async def _drain_without_writers(self) -> None:
+        """Forward the rest of the spool, which ends because no process can write to it, and switch to Kafka."""
+        async with self._write_lock, asyncio.timeout(self._settings.ack_timeout_s):
+            try:
+                await self._run_in_thread(self._spool.block_writers)
+                await self._drain_spool()
+                self._switch_to_kafka()
+            finally:
+                # Runs after the present work of the thread.
+                self._thread.submit(self._spool.unblock_writers)
 
     def _switch_to_kafka(self) -> None:
         """Route all webhooks to Kafka, first those that wait for the spool, if the spool is empty."""
         if self._producer.connected.is_set() and self._spool.is_empty() and not self._is_spool_only:
-            self._is_direct = True
-            self._spooling_started.clear()
-            self._filled.clear()
-            for waiting in self._pending:
-                self._producer.send_webhook(waiting)
-            self._pending = []
+            self._producer.is_open = True
+            for pending in self._spool_queue.take_all():
+                self._producer.send_webhook(pending)
 
     async def _drain_spool(self) -> None:
         """Forward until the spool is empty or Kafka is lost.
@@ -280,18 +240,17 @@ class StoreAndForward:
                 done = 0
             except SpoolError as error:
                 self._log_problem(f"{error} (forwarded webhooks cannot be deleted)")
-                await asyncio.sleep(_LOOK_EVERY_S)
+                await asyncio.sleep(_RETRY_EVERY_S)
         if count:
             log.info("%d webhooks of the spool were forwarded", count)
 
     async def _forward_webhooks(self, webhooks: list[WebhookRecord]) -> None:
-        waiting = [
-            PendingWebhook(each._replace(headers=[*each.headers, _SPOOLED]), _NEVER_LATE, self._loop.create_future())
-            for each in webhooks
-        ]
-        for each in waiting:
-            self._producer.send_webhook(each)
-        await asyncio.gather(*(each.stored for each in waiting))
+        sent = []
+        for webhook in webhooks:
+            marked = webhook._replace(headers=[*webhook.headers, _SPOOLED])
+            sent.append(PendingWebhook(marked, _NEVER_LATE, self._loop.create_future()))
+            self._producer.send_webhook(sent[-1])
+        await asyncio.gather(*(pending.stored for pending in sent))
 
     def _log_problem(self, problem: str) -> None:
         """Log a problem of the spool once while it lasts."""
@@ -301,3 +260,72 @@ class StoreAndForward:
 
     async def _run_in_thread(self, work: Any, *arguments: Any, **options: Any) -> Any:
         return await self._loop.run_in_executor(self._thread, partial(work, *arguments, **options))
+
+
+class ReceiptLog:
+    """Writer of receipts. Several processes can share a data folder: each receipt is one appending write."""
+
+    def __init__(self, data: Path) -> None:
+        self._folder = data / _FOLDER
+        self._hour = -1
+        self._files: dict[bytes, int] = {}
+        self._has_logged_error = False
+
+    def append_receipt(self, webhook: WebhookRecord) -> None:
+        """Append the receipt of a stored webhook. Errors are logged and not raised."""
+        headers = dict(webhook.headers)
+        try:
+            os.write(
+                self._open_file(webhook.received_at // _HOUR_MS, headers[HEADER_SOURCE]),
+                bytes.fromhex(headers[HEADER_INGEST_ID].replace(b"-", b"").decode()),
+            )
+            self._has_logged_error = False
+        except OSError as error:
+            if not self._has_logged_error:
+                log.error("receipts cannot be written to %s (%s): reconciliation misses them", self._folder, error)
+            self._has_logged_error = True
+
+    def _open_file(self, hour: int, source: bytes) -> int:
+        if hour != self._hour:
+            self._rotate_hour(hour)
+        file = self._files.get(source)
+        if file is None:
+            path = self._folder / _hour_name(hour) / source.decode()
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = self._files[source] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        return file
+
+    def _rotate_hour(self, hour: int) -> None:
+        self.close()
+        self._hour = hour
+        oldest = _hour_name(hour - _KEPT_MS // _HOUR_MS)
+        for folder in self._folder.glob("*T*"):
+            if folder.name < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Close its files."""
+        for file in self._files.values():
+            os.close(file)
+        self._files.clear()
+
+
+def read_receipts(data: Path, since: datetime) -> Iterator[tuple[str, datetime, bytes]]:
+    """Yield source, hour and the joined ids, of the hours from `since` on.
+
+    Raises:
+        PermissionError: This user may not read them.
+    """
+    for folder in sorted((data / _FOLDER).glob("*T*")):
+        hour = datetime.strptime(folder.name, _HOUR).replace(tzinfo=UTC)
+        if hour < since.replace(minute=0, second=0, microsecond=0):
+            continue
+        # A glob would skip a folder without permission.
+        for path in sorted(folder.iterdir()):
+            found = path.read_bytes()
+            # The last id can be incomplete, while it is written.
+            yield path.name, hour, found[: len(found) // ID_BYTES * ID_BYTES]
+
+
+def _hour_name(hour: int) -> str:
+    return datetime.fromtimestamp(hour * _HOUR_MS / 1000, UTC).strftime(_HOUR)

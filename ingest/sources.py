@@ -21,16 +21,18 @@ from urllib.parse import quote
 
 import orjson
 
+from core.atomic_file import write_file_atomically
 from ingest.errors import SourceExistsError, SourcesError
 
 log = logging.getLogger(__name__)
 
-Hashes = tuple[bytes, ...]
+Hashes = tuple[str, ...]
+"""Hashes of the tokens of a source, in the form of the file."""
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-_HASH: Final = re.compile(r"sha256:([0-9a-f]{64})")
+_HASH: Final = re.compile(r"sha256:[0-9a-f]{64}")
 # Hash for the comparison of tokens of unknown sources, so that it takes the same time. No token has this hash.
-_NO_TOKEN: Final = (bytes(32),)
+_NO_TOKEN: Final = (f"sha256:{0:064x}",)
 _SETTING: Final = "SMSPULSE_INGEST_SOURCES"
 # The file is checked for changes at most this often, except for an unknown source or token.
 _CHECK_EVERY_S: Final = 1.0
@@ -122,16 +124,16 @@ class SourceRegistry:
 
     def accepts_token(self, source: str, token: str) -> bool:
         """Return whether the token is valid for the source, in a time that depends on neither."""
-        digest = _hash_token(token)
+        hashed = _hash_token(token)
         if time.monotonic() >= self._check_at:
             self._reload_if_changed()
         # An unknown source or token can be added within the last second.
-        return self._has_token(source, digest) or (self._reload_if_changed() and self._has_token(source, digest))
+        return self._has_token(source, hashed) or (self._reload_if_changed() and self._has_token(source, hashed))
 
-    def _has_token(self, source: str, digest: bytes) -> bool:
+    def _has_token(self, source: str, hashed: str) -> bool:
         valid = False
         for known in self._table.get(source, _NO_TOKEN):
-            valid |= hmac.compare_digest(known, digest)
+            valid |= hmac.compare_digest(known, hashed)
         return valid
 
     def _reload_if_changed(self) -> bool:
@@ -157,8 +159,8 @@ class SourceRegistry:
         return status.st_mtime_ns, status.st_ino, status.st_size
 
 
-def _hash_token(token: str) -> bytes:
-    return sha256(token.encode(errors="surrogatepass")).digest()
+def _hash_token(token: str) -> str:
+    return f"sha256:{sha256(token.encode(errors='surrogatepass')).hexdigest()}"
 
 
 def _merge_sources(one: Mapping[str, Hashes], other: Mapping[str, Hashes]) -> dict[str, Hashes]:
@@ -190,22 +192,15 @@ def _read_sources(path: Path) -> dict[str, Hashes]:
 
 
 def _parse_hashes(path: Path, name: str, entry: dict[str, list[str]]) -> Hashes:
-    found = [_HASH.fullmatch(token) for token in entry["tokens"]]
-    if not _NAME.fullmatch(name) or None in found:
+    if not _NAME.fullmatch(name) or not all(map(_HASH.fullmatch, entry["tokens"])):
         raise SourcesError(path, f"source {name!r} has an invalid name or token: tokens are sha256:<64 hex digits>")
-    return tuple(bytes.fromhex(match[1]) for match in found if match)
+    return tuple(entry["tokens"])
 
 
 def _write_sources(path: Path, table: Mapping[str, Hashes]) -> None:
-    entries = {name: {"tokens": [f"sha256:{known.hex()}" for known in hashes]} for name, hashes in table.items()}
+    entries = {name: {"tokens": hashes} for name, hashes in table.items()}
     content = orjson.dumps({"sources": entries}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    new = path.with_suffix(".json.new")
-    new.unlink(missing_ok=True)
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    write_file_atomically(path, content, mode=0o600)
 
 
 def _add_token(table: dict[str, Hashes], name: str) -> str:

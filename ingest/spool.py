@@ -22,11 +22,15 @@ from urllib.parse import quote
 
 import orjson
 
+from core.atomic_file import fsync_folder
 from core.records import HEADER_INGEST_ID
 from ingest.errors import SpoolError, SpoolFullError
 from ingest.settings import IngestSettings
-from ingest.webhook_record import WebhookRecord, decode_webhook, encode_webhooks
+from ingest.webhook_record import WebhookRecord, decode_webhooks, encode_webhooks
 
+# A spool that is emptied holds webhooks for seconds. Both limits leave hours until the default limit is reached.
+_OVERDUE_AGE_S: Final = 300
+_OVERDUE_SHARE: Final = 0.5
 # With less free space than this, another webhook may not fit.
 _MIN_FREE_BYTES: Final = 1_048_576
 # 4 MB with SQLite's default page. A smaller file is reused without VACUUM, which copies it.
@@ -62,6 +66,10 @@ class SpoolState(NamedTuple):
     oldest_s: float
     full_reason: str | None
 
+    def is_overdue(self, max_bytes: int) -> bool:
+        """Return whether webhooks wait for too long, or fill too much of the limit. Alerts and Prometheus use it."""
+        return self.webhooks > 0 and (self.oldest_s > _OVERDUE_AGE_S or self.size > _OVERDUE_SHARE * max_bytes)
+
 
 class WebhookSpool:
     """The spool of a data folder.
@@ -91,7 +99,7 @@ class WebhookSpool:
                 self._reader = self._open_database()
                 self.is_empty()
             for folder in (self._folder, data):
-                _fsync_folder(folder)
+                fsync_folder(folder)
 
     def _open_database(self) -> sqlite3.Connection:
         path = self._folder / "spool.sqlite"
@@ -173,7 +181,7 @@ class WebhookSpool:
             rows = self._db.execute("SELECT seq, data FROM spool WHERE seq > ? ORDER BY seq", (after,))
             for seq, data in rows:
                 after = seq
-                found += map(decode_webhook, orjson.loads(data))
+                found += decode_webhooks(data)
                 if len(found) >= webhooks or len(data) > _LARGE_ROW_BYTES:
                     break
             rows.close()
@@ -203,7 +211,7 @@ class WebhookSpool:
         with _raise_spool_errors(self._folder), self._lock_writes():
             self._db.execute("PRAGMA secure_delete = ON")
             for seq, data in self._db.execute("SELECT seq, data FROM spool ORDER BY seq").fetchall():
-                old = [*map(decode_webhook, orjson.loads(data))]
+                old = decode_webhooks(data)
                 new = [*map(change, old)]
                 if new != old:
                     self._db.execute("UPDATE spool SET data = ? WHERE seq = ?", (encode_webhooks(new), seq))
@@ -219,9 +227,7 @@ class WebhookSpool:
         """Yield whether this process may forward, and lock out the others for the context."""
         try:
             fcntl.flock(self._forward_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in {errno.EAGAIN, errno.EACCES}:
-                raise
+        except BlockingIOError:
             yield False
             return
         try:
@@ -277,7 +283,7 @@ def read_spooled_ids(data: Path) -> list[str]:
         raise SpoolError(path.parent, os.strerror(errno.EACCES)) from error
     with _raise_spool_errors(path.parent), _open_read_only(path) as db:
         rows = db.execute("SELECT data FROM spool").fetchall()
-        webhooks = [decode_webhook(entry) for (row,) in rows for entry in orjson.loads(row)]
+        webhooks = [webhook for (data,) in rows for webhook in decode_webhooks(data)]
     return [dict(webhook.headers)[HEADER_INGEST_ID].decode() for webhook in webhooks]
 
 
@@ -312,11 +318,3 @@ def _connect_spool(path: Path, option: str) -> "contextlib.closing[sqlite3.Conne
 
 def _is_spool_empty(db: sqlite3.Connection) -> bool:
     return db.execute("SELECT 1 FROM spool LIMIT 1").fetchone() is None
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

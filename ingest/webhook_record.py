@@ -1,7 +1,7 @@
 """The record of `sms.raw` for a webhook, and its form in the spool."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
 
@@ -31,12 +31,14 @@ def encode_webhooks(webhooks: Sequence[WebhookRecord]) -> bytes:
     )
 
 
-def decode_webhook(row: list[Any]) -> WebhookRecord:
-    """Return a webhook from its entry in the decoded JSON text."""
-    key, body, headers, received_at = row
-    return WebhookRecord(
-        key.encode("latin-1") if key is not None else None,
-        body.encode("latin-1"),
-        [(name, value.encode("latin-1")) for name, value in headers],
-        received_at,
-    )
+def decode_webhooks(data: bytes) -> list[WebhookRecord]:
+    """Return the webhooks of a JSON text."""
+    return [
+        WebhookRecord(
+            key.encode("latin-1") if key is not None else None,
+            body.encode("latin-1"),
+            [(name, value.encode("latin-1")) for name, value in headers],
+            received_at,
+        )
+        for key, body, headers, received_at in orjson.loads(data)
+    ]

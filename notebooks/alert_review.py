@@ -15,35 +15,21 @@ app = marimo.App(width="medium", app_title="smspulse: alert review")
 with app.setup(hide_code=True):
     import altair as alt
 
-    from notebooks.common import (
-        COLOURS,
-        build_controls,
-        find_data_folder,
-        read_choice,
-        show_header,
-        show_pieces,
-        time_axis,
-    )
+    from notebooks import common
     from warehouse.reader import query
 
 
-@app.cell
+@app.cell(hide_code=True)
 def _():
-    data = find_data_folder()
-    return (data,)
-
-
-@app.cell(hide_code=True)
-def _(data):
     question = "Were the alerts right?"
-    problem, picked = build_controls(data, days=30)
-    show_header(question, problem, picked)
-    return picked, problem, question
+    data, problem, picked = common.open_notebook(days=30)
+    common.show_header(question, problem, picked)
+    return data, picked, problem, question
 
 
 @app.cell(hide_code=True)
-def _(picked, problem):
-    choice = read_choice(problem, picked)
+def _(picked):
+    choice = common.read_choice(picked)
     return (choice,)
 
 
@@ -77,7 +63,7 @@ def _(choice, data):
             AND fired_at >= $until::DATE + INTERVAL 1 DAY - to_days($days)
         ORDER BY fired_at, place
         """,
-        {name: getattr(choice, name) for name in ("source", "device", "channel", "until", "days")},
+        choice.parameters,
     )
     return (alerts,)
 
@@ -107,9 +93,9 @@ def _(alerts, verdict):
         phase=alerts["is_firing"].map({True: "fires", False: "resolved"}),
     )
     _base = alt.Chart(_frame).encode(
-        x=time_axis("fired_at", "firing"),
+        x=common.time_axis("fired_at", "firing"),
         y=alt.Y("alert:N", title=None, axis=alt.Axis(labelLimit=330)),
-        color=alt.Color("phase:N", legend=_legend, scale=alt.Scale(domain=_classes, range=[COLOURS[1], COLOURS[0]])),
+        color=alt.Color("phase:N", legend=_legend, scale=alt.Scale(domain=_classes, range=common.ALARM_COLOURS)),
         tooltip=[
             *("alert:N", "failures:Q", "count:Q"),
             alt.Tooltip("ratio:Q", format=".1%"),
@@ -132,7 +118,7 @@ was fixed ends by itself; one whose failures stay ends after a week, as the new 
 has the evidence, and the runbooks what to do.
 """,
     ]
-    show_pieces(pieces)
+    common.show_pieces(pieces)
     return (pieces,)
 
 

@@ -16,6 +16,8 @@ from warehouse.reader import query
 
 # Colours of Okabe and Ito. Colour-blind people can distinguish them, and they are visible on white and on black.
 COLOURS: Final = ["#0072B2", "#D55E00", "#E69F00", "#CC79A7", "#009E73", "#999999"]
+# Of what needs attention, and of the rest.
+ALARM_COLOURS: Final = [COLOURS[1], COLOURS[0]]
 # Parts of names of columns with shares.
 _SHARE_COLUMN_PARTS: Final = ("share", "ratio", "per_", " / ", "baseline")
 
@@ -70,39 +72,41 @@ class NotebookFilter:
     step: str = "total"
 
     @property
+    def parameters(self) -> dict[str, Any]:
+        """The period and the place, as parameters of SQL."""
+        return {name: getattr(self, name) for name in ("until", "days", "source", "device", "channel")}
+
+    @property
     def time_span(self) -> str:
         """The period as text."""
         return f"{'24 hours' if self.days == 1 else f'{self.days} days'} up to {self.until:%d %b %Y}"
 
 
-def find_data_folder() -> Path:
-    """Return the data folder of the environment, by default `./.smspulse`."""
-    return Path(os.environ.get("SMSPULSE_DATA", "./.smspulse"))
+def open_notebook(
+    days: int = 7, places: Sequence[str] = ("source", "device", "channel"), **further: Any
+) -> tuple[Path, str, mo.ui.dictionary | None]:
+    """Return the data folder, a problem in Markdown (empty without one), and the controls (None with a problem).
 
-
-def build_controls(
-    data: Path, days: int = 7, places: Sequence[str] = ("source", "device", "channel"), **further: Any
-) -> tuple[str, mo.ui.dictionary | None]:
-    """Return a problem in Markdown, empty without one, and the controls of a notebook, None with a problem.
+    The folder is that of SMSPULSE_DATA, by default `./.smspulse`.
 
     Args:
-        data: The data folder.
         days: Initial length of the period.
         places: The controls for source, device and channel.
         further: Further controls by fields of `NotebookFilter`.
     """
+    data = Path(os.environ.get("SMSPULSE_DATA", "./.smspulse"))
     try:
         found = query(data, _CHOICES_SQL)
     except NoWarehouseError:
-        return f"No warehouse in `{data}`: start `smspulse up`, or name its folder in `SMSPULSE_DATA`.", None
+        return data, f"No warehouse in `{data}`: start `smspulse up`, or name its folder in `SMSPULSE_DATA`.", None
     if found.empty:
-        return f"`{data}` has no outgoing message yet: send some, or run `smspulse simulate`.", None
+        return data, f"`{data}` has no outgoing message yet: send some, or run `smspulse simulate`.", None
     (row,) = found.itertuples()
     elements: dict[str, Any] = {place: _build_dropdown(place, getattr(row, place)) for place in places} | further
     newest = row.newest.date()
     elements["days"] = mo.ui.slider(steps=[1, 2, 7, 14, 30, 90], value=days, label="Days", show_value=True)
     elements["until"] = mo.ui.date(start=row.oldest.date(), stop=newest, value=newest, label="up to (UTC)")
-    return "", mo.ui.dictionary(elements)
+    return data, "", mo.ui.dictionary(elements)
 
 
 def _build_dropdown(place: str, values: Any) -> mo.ui.dropdown:
@@ -112,9 +116,9 @@ def _build_dropdown(place: str, values: Any) -> mo.ui.dropdown:
     return mo.ui.dropdown(options, value="all", label=place.title(), searchable=True)
 
 
-def read_choice(problem: str, picked: Any) -> NotebookFilter:
-    """Return the choice of the controls; with a problem, stop the cell and those that depend on it."""
-    mo.stop(bool(problem))
+def read_choice(picked: Any) -> NotebookFilter:
+    """Return the choice of the controls; without controls, stop the cell and those that depend on it."""
+    mo.stop(picked is None)
     return NotebookFilter(**picked.value)
 
 
@@ -134,8 +138,7 @@ def query_chosen_messages(data: Path, sql: str, choice: NotebookFilter, **parame
         choice: The choice of messages.
         parameters: Parameters of the query.
     """
-    names = ("until", "days", "source", "device", "channel")
-    return query(data, _CHOSEN_SQL + sql, {name: getattr(choice, name) for name in names} | parameters)
+    return query(data, _CHOSEN_SQL + sql, choice.parameters | parameters)
 
 
 def time_axis(field: str, title: str) -> alt.X:

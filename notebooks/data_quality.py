@@ -15,27 +15,21 @@ app = marimo.App(width="medium", app_title="smspulse: data quality")
 with app.setup(hide_code=True):
     import altair as alt
 
-    from notebooks.common import COLOURS, build_controls, find_data_folder, read_choice, show_header, show_pieces
+    from notebooks import common
     from warehouse.reader import query
 
 
-@app.cell
+@app.cell(hide_code=True)
 def _():
-    data = find_data_folder()
-    return (data,)
-
-
-@app.cell(hide_code=True)
-def _(data):
     question = "Can the numbers be trusted?"
-    problem, picked = build_controls(data, places=["source"])
-    show_header(question, problem, picked)
-    return picked, problem, question
+    data, problem, picked = common.open_notebook(places=["source"])
+    common.show_header(question, problem, picked)
+    return data, picked, problem, question
 
 
 @app.cell(hide_code=True)
-def _(picked, problem):
-    choice = read_choice(problem, picked)
+def _(picked):
+    choice = common.read_choice(picked)
     return (choice,)
 
 
@@ -97,7 +91,7 @@ def _(dead, failed, fresh, quality, verdict):
     _long["share"] = _long["count"] / _long["webhooks"]
     _bars = (
         alt.Chart(_long)
-        .mark_bar(color=COLOURS[0])
+        .mark_bar(color=common.COLOURS[0])
         .encode(
             x=alt.X("day:O", title=None, sort=None, axis=alt.Axis(labelAngle=0, labelOverlap=True)),
             y=alt.Y("share:Q", axis=alt.Axis(format="%", title=None, tickCount=3)),
@@ -118,7 +112,7 @@ def _(dead, failed, fresh, quality, verdict):
 read, *unknown* ones an undocumented status, *unreadable* ones are dead letters. `smspulse check` judges them.
 """,
     ]
-    show_pieces(pieces)
+    common.show_pieces(pieces)
     return (pieces,)
 
 

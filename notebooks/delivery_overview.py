@@ -15,43 +15,28 @@ app = marimo.App(width="medium", app_title="smspulse: delivery overview")
 with app.setup(hide_code=True):
     import altair as alt
 
-    from notebooks.common import (
-        COLOURS,
-        build_controls,
-        find_data_folder,
-        query_chosen_messages,
-        read_choice,
-        show_header,
-        show_pieces,
-        time_axis,
-    )
+    from notebooks import common
     from warehouse.sql_text import rate_columns_sql
 
 
-@app.cell
+@app.cell(hide_code=True)
 def _():
-    data = find_data_folder()
-    return (data,)
-
-
-@app.cell(hide_code=True)
-def _(data):
     question = "How many messages arrive?"
-    problem, picked = build_controls(data)
-    show_header(question, problem, picked)
-    return picked, problem, question
+    data, problem, picked = common.open_notebook()
+    common.show_header(question, problem, picked)
+    return data, picked, problem, question
 
 
 @app.cell(hide_code=True)
-def _(picked, problem):
-    choice = read_choice(problem, picked)
+def _(picked):
+    choice = common.read_choice(picked)
     return (choice,)
 
 
 @app.cell(hide_code=True)
 def _(choice, data):
     # A row an hour up to two days, else a row a day; and one of all.
-    delivery = query_chosen_messages(
+    delivery = common.query_chosen_messages(
         data,
         f"""
         SELECT *, {rate_columns_sql()}
@@ -69,7 +54,7 @@ def _(choice, data):
         """,  # noqa: S608 - SQL of ours
         choice,
     )
-    outcomes = query_chosen_messages(
+    outcomes = common.query_chosen_messages(
         data,
         """
         SELECT
@@ -105,13 +90,13 @@ def _(choice, delivery):
 @app.cell(hide_code=True)
 def _(delivery, outcomes, verdict):
     _bins = delivery[delivery["time"].notna() & (delivery["ended"] > 0)]
-    _base = alt.Chart(_bins).encode(x=time_axis("time", "first report"))
+    _base = alt.Chart(_bins).encode(x=common.time_axis("time", "first report"))
     _axis = alt.Axis(format=".0%", title="delivered / ended, with its 95 % interval")
-    _band = _base.mark_rule(strokeWidth=3, color=COLOURS[0], opacity=0.4).encode(
+    _band = _base.mark_rule(strokeWidth=3, color=common.COLOURS[0], opacity=0.4).encode(
         y=alt.Y("delivered_per_ended_low:Q", axis=_axis, scale=alt.Scale(zero=False, domainMax=1)),
         y2="delivered_per_ended_high:Q",
     )
-    _line = _base.mark_line(point=True, color=COLOURS[0]).encode(
+    _line = _base.mark_line(point=True, color=common.COLOURS[0]).encode(
         y="delivered_per_ended:Q",
         tooltip=["time:T", "ended:Q", alt.Tooltip("delivered_per_ended:Q", format=".1%")],
     )
@@ -124,7 +109,7 @@ def _(delivery, outcomes, verdict):
 failed or expired; what is open is in no share but its own, so the newest hours look better or worse than they will.
 """,
     ]
-    show_pieces(pieces)
+    common.show_pieces(pieces)
     return (pieces,)
 
 

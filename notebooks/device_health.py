@@ -17,42 +17,28 @@ with app.setup(hide_code=True):
 
     import altair as alt
 
-    from notebooks.common import (
-        COLOURS,
-        build_controls,
-        find_data_folder,
-        query_chosen_messages,
-        read_choice,
-        show_header,
-        show_pieces,
-    )
+    from notebooks import common
     from warehouse.sql_text import rate_columns_sql
 
 
-@app.cell
+@app.cell(hide_code=True)
 def _():
-    data = find_data_folder()
-    return (data,)
-
-
-@app.cell(hide_code=True)
-def _(data):
     question = "Which phone is failing?"
-    problem, picked = build_controls(data)
-    show_header(question, problem, picked)
-    return picked, problem, question
+    data, problem, picked = common.open_notebook()
+    common.show_header(question, problem, picked)
+    return data, picked, problem, question
 
 
 @app.cell(hide_code=True)
-def _(picked, problem):
-    choice = read_choice(problem, picked)
+def _(picked):
+    choice = common.read_choice(picked)
     return (choice,)
 
 
 @app.cell(hide_code=True)
 def _(choice, data):
     # A row a phone, of one that was chosen a row a channel; the surest to be bad first, whose interval ends lowest.
-    devices = query_chosen_messages(
+    devices = common.query_chosen_messages(
         data,
         f"""
         , counted AS (
@@ -152,7 +138,7 @@ def _(devices):
     )
     # Distinguished by colour and by shape.
     _classes = ["failing", "others"]
-    _color = alt.Scale(domain=_classes, range=[COLOURS[1], COLOURS[0]])
+    _color = alt.Scale(domain=_classes, range=common.ALARM_COLOURS)
     _shape = alt.Scale(domain=_classes, range=["triangle-down", "circle"])
     _base = alt.Chart(_frame).encode(
         color=alt.Color("verdict:N", scale=_color, legend=None),
@@ -202,7 +188,7 @@ share: a phone that died shows by *open share* and *last seen*. A message counts
 report names. Choose a device to see its channels, the SIM cards, next to the fleet.
 """,
     ]
-    show_pieces(pieces)
+    common.show_pieces(pieces)
     return (pieces,)
 
 

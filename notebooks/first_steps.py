@@ -19,26 +19,20 @@ with app.setup(hide_code=True):
     import duckdb
     import marimo as mo
 
-    from notebooks.common import build_controls, find_data_folder, show_header, show_pieces
+    from notebooks import common
     from warehouse.reader import query
 
 
-@app.cell
+@app.cell(hide_code=True)
 def _():
-    data = find_data_folder()
-    return (data,)
-
-
-@app.cell(hide_code=True)
-def _(data):
     question = "First steps in SQL"
-    problem, _ = build_controls(data)
-    show_header(question, problem)
-    return problem, question
+    data, problem, _ = common.open_notebook()
+    common.show_header(question, problem)
+    return data, problem, question
 
 
 @app.cell(hide_code=True)
-def _(problem):
+def _(data, problem):
     mo.stop(bool(problem))
     # Each a question and its SQL. None shows a number or a text of a person.
     _lessons = {
@@ -84,18 +78,13 @@ def _(problem):
         """,
     }
     lessons = {_question: dedent(_sql).strip() for _question, _sql in _lessons.items()}
-    return (lessons,)
-
-
-@app.cell(hide_code=True)
-def _(data, lessons):
     answers = {_question: query(data, _sql) for _question, _sql in lessons.items()}
     verdict = f"The warehouse holds {answers['What became of the messages?']['messages'].sum():,} messages."
     pieces = [f"**{verdict}** Every view is in the data dictionary; any DuckDB opens `smspulse.duckdb`, too."]
     for _question, _frame in answers.items():
         pieces += [f"## {_question}\n```sql\n{lessons[_question]}\n```", _frame]
-    show_pieces(pieces)
-    return answers, pieces, verdict
+    common.show_pieces(pieces)
+    return answers, lessons, pieces, verdict
 
 
 @app.cell(hide_code=True)

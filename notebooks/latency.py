@@ -16,46 +16,31 @@ with app.setup(hide_code=True):
     import altair as alt
     import marimo as mo
 
-    from notebooks.common import (
-        COLOURS,
-        build_controls,
-        find_data_folder,
-        query_chosen_messages,
-        read_choice,
-        show_header,
-        show_pieces,
-        time_axis,
-    )
+    from notebooks import common
 
     STEPS = {"first report to end": "total", "queue": "queue", "phone": "device", "network": "network"}
 
 
-@app.cell
+@app.cell(hide_code=True)
 def _():
-    data = find_data_folder()
-    return (data,)
-
-
-@app.cell(hide_code=True)
-def _(data):
     question = "How long do messages take?"
-    problem, picked = build_controls(data, step=mo.ui.dropdown(STEPS, value="first report to end", label="Step"))
-    show_header(question, problem, picked)
-    return picked, problem, question
+    data, problem, picked = common.open_notebook(step=mo.ui.dropdown(STEPS, value="first report to end", label="Step"))
+    common.show_header(question, problem, picked)
+    return data, picked, problem, question
 
 
 @app.cell(hide_code=True)
-def _(picked, problem):
-    choice = read_choice(problem, picked)
+def _(picked):
+    choice = common.read_choice(picked)
     return (choice,)
 
 
 @app.cell(hide_code=True)
 def _(choice, data):
     # A row an hour up to two days, else a row a day; and one of all.
-    latency = query_chosen_messages(
+    latency = common.query_chosen_messages(
         data,
-        """
+        f"""
         SELECT
             time,
             count(*) AS messages,
@@ -63,23 +48,12 @@ def _(choice, data):
             quantile_cont(seconds, 0.95) AS p95,
             quantile_cont(seconds, 0.99) AS p99,
             avg((seconds <= 10)::INTEGER) AS within_10_s
-        FROM (
-            SELECT
-                time,
-                CASE $step
-                    WHEN 'queue' THEN queue_s
-                    WHEN 'device' THEN device_s
-                    WHEN 'network' THEN network_s
-                    ELSE total_s
-                END AS seconds
-            FROM chosen
-        )
+        FROM (SELECT time, {choice.step}_s AS seconds FROM chosen)
         WHERE seconds IS NOT NULL
         GROUP BY GROUPING SETS ((time), ())
         ORDER BY time NULLS FIRST
-        """,
+        """,  # noqa: S608 - a step of the controls
         choice,
-        step=choice.step,
     )
     return (latency,)
 
@@ -111,9 +85,9 @@ def _(latency, verdict):
         alt.Chart(_bins)
         .mark_line(point=True)
         .encode(
-            x=time_axis("time", "first report"),
+            x=common.time_axis("time", "first report"),
             y=alt.Y("seconds:Q", title="latency", scale=alt.Scale(type="symlog", constant=1), axis=_axis),
-            color=alt.Color("percentile:N", scale=alt.Scale(domain=_names, range=COLOURS[:3])),
+            color=alt.Color("percentile:N", scale=alt.Scale(domain=_names, range=common.COLOURS[:3])),
             shape=alt.Shape("percentile:N", scale=alt.Scale(domain=_names)),
             tooltip=["time:T", "percentile:N", alt.Tooltip("seconds:Q", format=".1f")],
         )
@@ -127,7 +101,7 @@ received*: a gateway that reports late makes them longer. A step whose report is
 before it, is left out.
 """,
     ]
-    show_pieces(pieces)
+    common.show_pieces(pieces)
     return (pieces,)
 
 

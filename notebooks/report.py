@@ -12,15 +12,15 @@ from typing import Final
 
 import pandas as pd
 
-from notebooks.common import find_data_folder, readable_table
+from notebooks.common import readable_table
 
 NOTEBOOK_NAMES: Final = ("device_health", "delivery_overview", "latency", "alert_review", "data_quality", "first_steps")
 _MAX_ROWS: Final = 30
 
 
-def render_notebook(name: str, data: Path) -> dict[str, str]:
+def render_notebook(name: str) -> dict[str, str]:
     """Execute a notebook; return the texts of its files: the Markdown and the pictures as SVG."""
-    _, found = importlib.import_module(f"notebooks.{name}").app.run(defs={"data": data})
+    _, found = importlib.import_module(f"notebooks.{name}").app.run()
     note = f"The output of `marimo run notebooks/{name}.py`, without its controls."
     parts, files = [f"# {found['question']}", note], {}
     for piece in found.get("pieces", [found["problem"]]):
@@ -51,13 +51,13 @@ def _markdown_table(frame: pd.DataFrame) -> str:
     return "\n".join([*rows, *([f"\nAnd {rest:,} more."] if rest > 0 else [])]) if len(frame) else "None."
 
 
-def write_notebooks(folder: Path, data: Path, names: Sequence[str] = NOTEBOOK_NAMES) -> None:
+def write_notebooks(folder: Path, names: Sequence[str] = NOTEBOOK_NAMES) -> None:
     """Write notebooks into a folder. Creates the folder if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        for file, text in render_notebook(name, data).items():
+        for file, text in render_notebook(name).items():
             (folder / file).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    write_notebooks(Path(sys.argv[1]), find_data_folder(), sys.argv[2:] or NOTEBOOK_NAMES)
+    write_notebooks(Path(sys.argv[1]), sys.argv[2:] or NOTEBOOK_NAMES)

@@ -17,7 +17,6 @@ from core.records import HEADER_CONTENT_TYPE, HEADER_RECEIVED_AT
 from core.topics import OUTCOMES
 from gateway.errors import UnreadablePayload
 from gateway.events import StatusReport
-from gateway.json_body import EQUALS_SIGN, to_utf8
 from gateway.payloads import parse_payload
 from gateway.statuses import Outcome
 from streams.lifecycle import LifecycleRules, MessageState, MessageSummary, MessageVersion, OutcomeRecord
@@ -186,12 +185,7 @@ class MessageProcessor:
 
     def _process_record(self, record: KafkaRecord, changed: dict[bytes, _CachedMessage]) -> None:
         headers = dict(record.headers)
-        body = record.value or b""
-        content_type = headers.get(HEADER_CONTENT_TYPE)
-        # Checked here, because nearly no report needs the call.
-        if content_type is not None and EQUALS_SIGN in content_type:
-            body = to_utf8(body, content_type)
-        event = parse_payload(body, self._zone)
+        event = parse_payload(record.value or b"", self._zone, headers.get(HEADER_CONTENT_TYPE))
         received = headers.get(HEADER_RECEIVED_AT) or b""
         received_at = int(received) if received.isdigit() and len(received) < _MAX_DIGITS else record.timestamp
         if not isinstance(event, StatusReport):

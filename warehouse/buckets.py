@@ -9,11 +9,6 @@ if TYPE_CHECKING:
     from warehouse.sink.s3_storage import BucketStore
 
 
-def is_bucket_address(data: Path | str) -> bool:
-    """Return whether a data folder is a bucket's address, also one that was resolved as a path."""
-    return "s3:" in Path(data).parts
-
-
 def open_bucket_store(data: Path | str) -> "BucketStore":
     """Return a bucket by its address.
 

@@ -12,15 +12,15 @@ from typing import Any, Final
 
 import duckdb
 
+from core.atomic_file import lock_folder, write_file_atomically
+from core.buckets import is_bucket_address
 from core.topics import MESSAGES
-from warehouse import prefixes, status_codes
-from warehouse.buckets import is_bucket_address
-from warehouse.durable_files import lock_folder, replace_file
+from warehouse import status_codes
 from warehouse.errors import NeedsFolderError, UnreadablePathError
 from warehouse.file_names import TEMPORARY_FOLDER
 from warehouse.landed_files import list_incarnations_by_age
 from warehouse.rollups import first_uncounted_date, has_current_rollups
-from warehouse.seeds import create_seed_files
+from warehouse.small_datasets import create_seed_files, refresh_prefixes
 from warehouse.sql_text import hash_statements, quote_sql_text
 from warehouse.views import VIEWS, create_view_statements
 from warehouse.watermark import unmerged_versions_condition
@@ -50,7 +50,7 @@ def publish_views(data: Path) -> Path:
         raise UnreadablePathError(data)
     path = data / CATALOG_FILE
     create_seed_files(data)
-    prefixes.refresh_prefixes(data)
+    refresh_prefixes(data)
     status_codes.refresh_status_codes(data)
     sql = create_folder_statements(data)
     # One process at a time compares and replaces the catalog.
@@ -63,8 +63,7 @@ def publish_views(data: Path) -> Path:
         with TemporaryDirectory() as scratch:
             written = Path(scratch) / CATALOG_FILE
             write_catalog_file(written, sql, str(data))
-            with replace_file(data, path) as file:
-                file.write(written.read_bytes())
+            write_file_atomically(path, written.read_bytes(), scratch=lock)
     _log.info("published %d views in %s", len(VIEWS), path)
     return path
 

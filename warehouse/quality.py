@@ -8,9 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from core.atomic_file import lock_folder
 from warehouse import catalog
-from warehouse.durable_files import lock_folder, replace_file
 from warehouse.schemas import QUALITY_SCHEMA
+from warehouse.small_datasets import write_table_atomically
 
 
 def append_check_results(data: Path, checked_at: datetime, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -35,6 +36,5 @@ def append_check_results(data: Path, checked_at: datetime, rows: Sequence[Mappin
             except pa.ArrowException as error:
                 msg = f"{path} is damaged ({error}): move it out of the data folder"
                 raise OSError(msg) from error
-        with replace_file(data, path) as file:
-            pq.write_table(table, file, compression="zstd")
+        write_table_atomically(data, path, table)
     return path

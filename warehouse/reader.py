@@ -17,7 +17,8 @@ from uuid import uuid4
 
 import duckdb
 
-from warehouse.buckets import is_bucket_address, open_bucket_store
+from core.buckets import is_bucket_address
+from warehouse.buckets import open_bucket_store
 from warehouse.catalog import CATALOG_FILE, create_folder_statements, read_published_folder, write_catalog_file
 from warehouse.errors import BucketError, NoWarehouseError, StaleViewsError
 from warehouse.file_names import TEMPORARY_FOLDER

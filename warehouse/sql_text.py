@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from warehouse.partition_log import UNKNOWN_INCARNATION
-from warehouse.seeds import has_mixed_schemas
+from warehouse.small_datasets import has_mixed_schemas
 
 # The only partition key is the date of a file's folder. DuckDB's own hive partitioning would take every key=value of a
 # path for one, also above the data folder, and they would replace columns of the same name. As with a partition key,

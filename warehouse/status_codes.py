@@ -15,9 +15,9 @@ from typing import Final
 import duckdb
 
 from gateway.statuses import STATUSES, Outcome, StatusCode, build_status_table, parse_status_meanings
-from warehouse.durable_files import replace_file
 from warehouse.errors import DamagedFileError
 from warehouse.file_names import SEED_DATE
+from warehouse.small_datasets import write_table_atomically
 from warehouse.sql_text import escape_glob, quote_sql_text
 
 MEANINGS_VARIABLE: Final = "SMSPULSE_STREAM_STATUS_MEANINGS"
@@ -77,12 +77,10 @@ def write_status_codes(data: Path, statuses: Mapping[int, StatusCode]) -> None:
     ]
     # Imported here because pyarrow takes half a second, and the file seldom changes.
     import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.parquet as pq  # noqa: PLC0415
 
     from warehouse.schemas import STATUS_CODES_SCHEMA  # noqa: PLC0415
 
-    with replace_file(data, path) as file:
-        pq.write_table(pa.Table.from_pylist(rows, STATUS_CODES_SCHEMA), file, compression="zstd")
+    write_table_atomically(data, path, pa.Table.from_pylist(rows, STATUS_CODES_SCHEMA))
 
 
 def _read_recorded_statuses(data: Path) -> Mapping[int, StatusCode]:

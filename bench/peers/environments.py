@@ -1,4 +1,4 @@
-"""What the peers need, made once in the user's cache: a virtual environment each, and a Java program's classes."""
+"""Environments of the peers, created once in the user's cache: virtual environments, and classes of a Java program."""
 
 import hashlib
 import shutil
@@ -14,11 +14,11 @@ JAVA = HERE / "kafka-streams"
 
 
 class PeerMissingError(Exception):
-    """A peer cannot be set up here. The text is one line: why."""
+    """A peer cannot be set up on this machine. The text is the reason, in one line."""
 
 
 def python_peer(name: str) -> str:
-    """Return the Python of an environment with what `{name}.txt` pins.
+    """Return the Python of an environment with the packages of `{name}.txt`.
 
     Raises:
         PeerMissingError: It cannot be made.
@@ -73,7 +73,7 @@ def benthos_peer() -> str:
 
 
 def _folder(name: str, sources: Sequence[Path]) -> Path:
-    """Return the folder of a peer, which exists only once it is whole. Its name changes with the sources."""
+    """Return the folder of a peer, which exists only if it is complete. Its name changes with the sources."""
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
     return find_kafka_cache().with_name(f"peer-{name}-{digest}")
 

@@ -1,4 +1,4 @@
-"""The fold that the Python peers share: ours, one report at a time, from a stored version to the next."""
+"""The lifecycle of smspulse for the Python peers: one report at a time, from a stored version to the next."""
 
 import msgspec
 

@@ -1,4 +1,4 @@
-"""The stream as a Faust program as Faust is meant to be used: an agent, a table in RocksDB, an output topic.
+"""The stream as an idiomatic Faust program: an agent, a table in RocksDB, an output topic.
 
     python with_faust.py BROKER GROUP INPUT OUTPUT FOLDER
 

@@ -19,7 +19,7 @@ from river.drift import ADWIN, PageHinkley
 
 
 def rule(make: Callable[[], Any]) -> Callable[[], Rule]:
-    """Return what makes a rule that is 1 when the detector says that the ratio has risen."""
+    """Return a factory of rules that return 1 if the detector reports a rise of the ratio."""
 
     def fresh() -> Rule:
         detector, usual = make(), 0.03
@@ -34,7 +34,7 @@ def rule(make: Callable[[], Any]) -> Callable[[], Rule]:
 
 
 def alarms(make: Callable[[], Rule], traffic: Traffic, days: float, seed: int) -> int:
-    """Return how often it fires in so many days in which nothing is wrong."""
+    """Return how often it fires in so many days without a fault."""
     take, count = make(), 0
     for failed, at in traffic.ends(random.Random(seed)):
         if at > days * DAY_S:
@@ -45,7 +45,7 @@ def alarms(make: Callable[[], Rule], traffic: Traffic, days: float, seed: int) -
 
 
 def main() -> None:
-    """Find for each the most sensitive setting that keeps the budget, and how fast it is with that."""
+    """Find the most sensitive setting of each detector within the budget, and its detection delay."""
     rate, days, budgets, repetitions, seed = (float(each) for each in sys.argv[1:])
     traffic, found = Traffic(rate), {}
     peers: dict[str, list[tuple[str, Callable[[], Any]]]] = {

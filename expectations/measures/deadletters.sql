@@ -13,7 +13,8 @@ WITH unreadable AS (
 
 SELECT
     scope,
-    count(*) FILTER (origin_offset IS NULL) AS deadletters_complete
+    count(*) FILTER (origin_offset IS NULL) AS deadletters_complete,
+    min(topic || ':' || "partition" || ':' || "offset", 5) FILTER (origin_offset IS NULL) AS deadletters_complete_rows
 FROM unreadable
 -- Several incarnations of a topic have a record at one offset. The id of the webhook distinguishes them.
 LEFT JOIN (SELECT DISTINCT origin_topic, origin_partition, origin_offset, ingest_id FROM deadletter_files) AS letters

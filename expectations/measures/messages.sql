@@ -2,24 +2,7 @@
 -- Key: none; a column is null in the rows of scopes that it is not measured on, and where there was nothing to measure.
 -- Units: *_s are seconds, shares are from 0 to 1, all else counts of rows, 0 where all is well.
 -- Freshness: of the moment 'now'.
-WITH files AS (
-    SELECT
-        topic, incarnation, "partition", filename, min("offset") AS low, max("offset") AS high,
-        count(*) - count(DISTINCT "offset") FILTER (date >= getvariable('recent')::DATE)
-            - count(*) FILTER (date < getvariable('recent')::DATE) AS repeated
-    FROM version_files
-    WHERE topic IS NOT NULL
-    GROUP BY topic, incarnation, "partition", filename
-),
-
-chained AS (
-    SELECT
-        *, max(high) OVER (
-            PARTITION BY topic, incarnation, "partition" ORDER BY low, high ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-        ) AS before
-    FROM files
-),
-
+WITH
 -- Messages from the log that neither stream nor lander is about to change.
 ends AS (
     SELECT
@@ -67,7 +50,7 @@ usual AS (
 SELECT
     topic || ' partition ' || "partition" AS scope,
     sum(greatest(least(high, coalesce(before, low - 1)) - low + 1, 0) + repeated) AS messages_offsets_unique
-FROM chained
+FROM landed_ranges('version_files')
 GROUP BY topic, "partition"
 
 UNION ALL BY NAME
@@ -93,14 +76,17 @@ SELECT DISTINCT source AS scope, coalesce(outcome, '(none)') AS messages_outcome
 FROM latest
 
 UNION ALL BY NAME
-SELECT source AS scope, count(DISTINCT sms_id) AS messages_complete
-FROM log
+SELECT
+    source AS scope, count(*) AS messages_complete,
+    min(source || ':' || sms_id, 5) AS messages_complete_rows
+FROM (SELECT DISTINCT source, sms_id FROM log WHERE is_settled)
 ANTI JOIN latest USING (source, sms_id)
-WHERE is_settled
 GROUP BY source
 
 UNION ALL BY NAME
-SELECT source AS scope, count(*) AS messages_in_log
+SELECT
+    source AS scope, count(*) AS messages_in_log,
+    min(source || ':' || sms_id, 5) AS messages_in_log_rows
 FROM latest
 ANTI JOIN (SELECT source, sms_id FROM raw_files WHERE kind = 'status') USING (source, sms_id)
 WHERE first_seen_at > greatest(getvariable('recent'), getvariable('covered'))
@@ -111,7 +97,7 @@ UNION ALL BY NAME
 SELECT
     source || ' ' || strftime(hour, '%Y-%m-%d %H:00') AS scope,
     count(*) FILTER (is_wrong) AS messages_end_as_told,
-    (list(source || ':' || sms_id ORDER BY sms_id) FILTER (is_wrong))[:5] AS messages_end_as_told_rows
+    min(source || ':' || sms_id, 5) FILTER (is_wrong) AS messages_end_as_told_rows
 FROM ends
 GROUP BY source, hour
 
@@ -134,6 +120,7 @@ WHERE expected >= getvariable('min_expected')
 UNION ALL BY NAME
 SELECT
     source AS scope,
-    count(DISTINCT message_key) FILTER (field IS NOT NULL) AS messages_follow_from_log
+    count(DISTINCT message_key) FILTER (field IS NOT NULL) AS messages_follow_from_log,
+    min(message_key || ' ' || field, 5) AS messages_follow_from_log_rows
 FROM (SELECT source, NULL AS message_key, NULL AS field FROM latest UNION ALL BY NAME FROM rebuild_differences)
 GROUP BY source

@@ -1,22 +1,9 @@
--- A row: the measures of one scope: a partition of sms.raw, a source, an hour of a source, or all.
+-- A row: the measures of one scope: a partition of sms.raw, a source, or all.
 -- Key: none; a column is null in the rows of scopes that it is not measured on, and where there was nothing to measure.
 -- Units: *_s are seconds, shares are from 0 to 1, all else counts of rows, 0 where all is well.
 -- Freshness: of the moment 'now'.
 WITH files AS (
-    SELECT
-        topic, incarnation, "partition", filename, min("offset") AS low, max("offset") AS high, count(*) AS records,
-        sum("offset") AS total, min(recorded_at) AS began_at
-    FROM raw_files
-    WHERE topic IS NOT NULL
-    GROUP BY topic, incarnation, "partition", filename
-),
-
-chained AS (
-    SELECT
-        *, max(high) OVER (
-            PARTITION BY topic, incarnation, "partition" ORDER BY low, high ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-        ) AS before
-    FROM files
+    FROM landed_ranges('raw_files')
 ),
 
 -- Incarnations of the topic, with the time of their first records. Each run of the in-memory broker is another one.
@@ -36,35 +23,6 @@ recent AS (
     FROM raw_files
     -- A webhook from the spool may be in Kafka twice.
     WHERE received_at > getvariable('recent') AND spooled IS NOT TRUE
-),
-
-minutes AS (
-    SELECT DISTINCT coalesce(source, '(no source)') AS source, date_trunc('minute', received_at) AS minute
-    FROM raw_files
-    WHERE received_at BETWEEN getvariable('now') - INTERVAL 29 DAY AND getvariable('now')
-),
-
-followed AS (
-    SELECT *, coalesce(lead(minute) OVER (PARTITION BY source ORDER BY minute), getvariable('now')) AS next
-    FROM minutes
-),
-
-pauses AS (
-    SELECT source, date_trunc('hour', minute) AS hour, max(epoch(next - minute)) AS pause_s
-    FROM followed
-    GROUP BY source, hour
-),
-
-usual AS (
-    SELECT
-        current.source, current.hour, current.pause_s,
-        max(earlier.pause_s) AS usual_s, count(earlier.hour) AS weeks
-    FROM pauses AS current
-    INNER JOIN pauses AS earlier
-        ON earlier.source = current.source
-        AND list_contains([1, 2, 3, 4], datediff('hour', earlier.hour, current.hour) / 168)
-    WHERE current.hour > getvariable('recent')
-    GROUP BY ALL
 )
 
 SELECT
@@ -75,7 +33,7 @@ SELECT
         + (high - low + 1 = records AND total * 2 <> (low + high)::HUGEINT * records)::INTEGER
     ) AS raw_offsets_contiguous,
     sum(greatest(least(high, coalesce(before, low - 1)) - low + 1, 0) + greatest(records - (high - low + 1), 0)) AS raw_offsets_unique
-FROM chained
+FROM files
 GROUP BY topic, "partition"
 
 UNION ALL BY NAME
@@ -140,10 +98,3 @@ ANTI JOIN (
 WHERE kind = 'status' AND NOT list_contains(getvariable('statuses'), status_id)
     AND getvariable('covered') < getvariable('now') - INTERVAL 14 DAY
 GROUP BY source
-
-UNION ALL BY NAME
-SELECT
-    source || ' ' || strftime(hour, '%Y-%m-%d %H:00') AS scope,
-    pause_s / usual_s AS raw_pauses_usual
-FROM usual
-WHERE weeks >= 2 AND pause_s >= 600

@@ -1,5 +1,7 @@
 """The current state of all alerts, and the texts about one alert. Pure."""
 
+from collections import defaultdict
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -16,6 +18,7 @@ from core.alerts import (
 )
 from gateway.statuses import STATUSES
 from smspulse.alerting.causes import AlertCause, find_cause
+from smspulse.processes.terminal import escape_to_line
 
 # A wider scope has a larger number.
 _SCOPE_WIDTH: Final = {"pipeline": 3, "source": 2, "device": 1, "channel": 0}
@@ -51,15 +54,25 @@ class AlertState:
     Args:
         cause_wait_s: Seconds that a source's alert waits for the alert of the phone that explains most of it, and after
             the end of that alert for its own.
+
+    Attributes:
+        listeners: Called with each change: the alert as it was, None if it is a new one, and as it is now.
     """
 
     def __init__(self, cause_wait_s: float = CAUSE_WAIT_S) -> None:
         self.alerts: dict[str, Alert] = {}
+        self.listeners: list[Callable[[Alert | None, Alert], None]] = []
         self._cause_wait_ms = int(cause_wait_s * 1000)
 
     def update_alert(self, alert: Alert) -> None:
         """Apply a change of an alert."""
+        was = self.alerts.get(alert.id)
+        # The evaluator's changes come from the topic, too.
+        if was == alert:
+            return
         self.alerts[alert.id] = alert
+        for listener in self.listeners:
+            listener(was, alert)
 
     def firing_alerts(self) -> list[Alert]:
         """Return the alerts that fire, in the order of their ids."""
@@ -126,19 +139,13 @@ class AlertState:
 
     def _failing_share_by_device(self, source: str) -> dict[int | None, float]:
         """Return the share of the source's messages on each device whose failure alerts fire."""
-        parts: dict[tuple[int | None, int | None], float] = {}
+        # By device and channel. An alert of the whole device has no channel.
+        parts: dict[int | None, dict[int | None, float]] = defaultdict(lambda: defaultdict(float))
         for each in self._phone_failure_alerts(source):
             if each.phase == "firing" and each.scope in {"device", "channel"}:
-                part = each.device_id, each.channel_id
-                parts[part] = max(parts.get(part, 0.0), each.share)
-        devices: dict[int | None, float] = {}
-        for (device_id, channel_id), share in parts.items():
-            if channel_id is not None:
-                devices[device_id] = devices.get(device_id, 0.0) + share
-        for (device_id, channel_id), share in parts.items():
-            if channel_id is None:
-                devices[device_id] = max(devices.get(device_id, 0.0), share)
-        return devices
+                part = parts[each.device_id]
+                part[each.channel_id] = max(part[each.channel_id], each.share)
+        return {device_id: max(part.pop(None, 0.0), sum(part.values())) for device_id, part in parts.items()}
 
 
 def _is_reason_for(one: Alert, other: Alert) -> bool:
@@ -166,40 +173,44 @@ def alert_subject(alert: Alert) -> str:
         return "all sources" if alert.kind == SILENT else "pipeline"
     names = [f"source {alert.source}"]
     if alert.scope != "source":
-        names.append("no device" if alert.device_id is None else f"device {alert.device_id}")
+        names.append(_part_name("device", alert.device_id))
     if alert.scope == "channel":
-        names.append("no channel" if alert.channel_id is None else f"channel {alert.channel_id}")
+        names.append(_part_name("channel", alert.channel_id))
     return ", ".join(names)
 
 
 def describe_cause(alert: Alert) -> str:
     """Return the phone or SIM card that explains most of an alert, with its share; empty if there is none."""
-    cause = find_cause(alert)
-    if cause is None:
+    if (cause := find_cause(alert)) is None:
         return ""
-    names = ["no device" if cause.device_id is None else f"device {cause.device_id}"]
-    if cause.channel_id is not None:
-        names.append(f"channel {cause.channel_id}")
-    return f"{', '.join(names)} explains {cause.share:.0%} of the rise"
+    channel = "" if cause.channel_id is None else f", {_part_name('channel', cause.channel_id)}"
+    return f"{_part_name('device', cause.device_id)}{channel} explains {cause.share:.0%} of the rise"
+
+
+def _part_name(part: str, id_: int | None) -> str:
+    return f"no {part}" if id_ is None else f"{part} {id_}"
 
 
 def alert_summary(alert: Alert) -> str:
-    """Return the problem in one line."""
-    if alert.what:
-        return f"{alert_subject(alert)}: {alert.what}"
+    """Return the problem in one line. It can contain text of untrusted clients, but no control character of theirs."""
+    return escape_to_line(f"{alert_subject(alert)}: {alert.what or _describe_failures(alert)}")
+
+
+def _describe_failures(alert: Alert) -> str:
     if alert.kind == NOT_PERMITTED:
-        return f"{alert_subject(alert)}: messages are not permitted"
+        return "messages are not permitted"
     ratio = alert.failures / alert.count if alert.count else 0.0
-    if alert.resolution == "new_normal":
-        before = f", {alert.baseline:.1%} was usual" if alert.baseline is not None else ""
-        return f"{alert_subject(alert)}: new normal, {ratio:.0%} of messages fail{before}"
-    usual = f", {alert.baseline:.1%} is usual" if alert.baseline is not None else ""
+    is_new_normal = alert.resolution == "new_normal"
+    verb = "was" if is_new_normal else "is"
+    usual = "" if alert.baseline is None else f", {alert.baseline:.1%} {verb} usual"
+    if is_new_normal:
+        return f"new normal, {ratio:.0%} of messages fail{usual}"
     cause = describe_cause(alert)
-    return f"{alert_subject(alert)}: {ratio:.0%} of messages fail{usual}" + (f"; {cause}" if cause else "")
+    return f"{ratio:.0%} of messages fail{usual}{cause and f'; {cause}'}"
 
 
 def alert_evidence(alert: Alert) -> dict[str, str]:
-    """Return the evidence of an alert by name, for people."""
+    """Return the evidence of an alert by name, for people, each in one line as `alert_summary`."""
     low, high = alert.failure_interval
     lines = {"since": format_rfc3339(alert.since)}
     if alert.failures:
@@ -218,7 +229,7 @@ def alert_evidence(alert: Alert) -> dict[str, str]:
         lines["ended"] = _RESOLUTION_TEXTS[alert.resolution]
     if alert.scope != "pipeline":
         lines["share"] = f"{alert.share:.0%} of the source's messages"
-    return {name: text for name, text in lines.items() if text}
+    return {name: escape_to_line(text) for name, text in lines.items() if text}
 
 
 def require_showable(alert: Alert) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
+from msgspec.structs import replace
 
 from core.alerts import Alert
 from smspulse.alerting.alert_state import AlertState
@@ -44,9 +44,12 @@ Clock = Callable[[], ClockReading]
 SilencedIds = Callable[[float], frozenset[str]]
 
 
-def no_silenced_ids(_: float) -> frozenset[str]:
-    """Return no id."""
-    return frozenset()
+# One period in which an alert fires: its id, and the time when it fired.
+_Episode = tuple[str, int | None]
+
+
+def _episode(alert: Alert) -> _Episode:
+    return alert.id, alert.fired_at
 
 
 class WebhookState:
@@ -57,72 +60,60 @@ class WebhookState:
         silenced: Returns the ids of alerts that are not sent.
     """
 
-    def __init__(self, alert_state: AlertState, silenced: SilencedIds = no_silenced_ids) -> None:
+    def __init__(self, alert_state: AlertState, silenced: SilencedIds) -> None:
         self._alert_state, self._silenced_at = alert_state, silenced
-        self._sent_alerts: dict[str, Alert] = {}
+        self._sent_alerts: dict[_Episode, Alert] = {}
         self._unmatched_resolutions: dict[str, Alert] = {}
+        alert_state.listeners.append(self._on_change)
 
-    def update_alert(self, alert: Alert) -> None:
-        """Apply a change of an alert."""
-        known = self._alert_state.alerts.get(alert.id)
-        if alert.phase == "resolved" and alert.fired_at and known is None:
+    def _on_change(self, was: Alert | None, alert: Alert) -> None:
+        if alert.phase == "resolved" and alert.fired_at and was is None:
             # Kafka has compacted its firing record away: it was sent before a restart.
             self._unmatched_resolutions[alert.id] = alert
-        self._alert_state.update_alert(alert)
 
-    def mark_past_sent(self, moment: ClockReading, *, including_firing: bool) -> None:
-        """Mark earlier resolutions as sent, and on request the alerts that fire."""
-        self._unmatched_resolutions.clear()
-        for alert in self.next_alerts(moment) if including_firing else []:
+    def resume(self, past: AlertState, news: Iterable[Alert], moment: ClockReading) -> None:
+        """Restore what was sent before a restart.
+
+        Args:
+            past: The alerts at the committed offsets. What fires there was sent, unless it was inhibited or silenced.
+            news: The changes since then, in order.
+            moment: The present.
+        """
+        for alert in WebhookState(past, self._silenced_at).next_alerts(moment):
             self.mark_sent(alert)
+        for alert in news:
+            self._on_change(past.alerts.get(alert.id), alert)
+            past.update_alert(alert)
 
     def next_alerts(self, moment: ClockReading) -> list[Alert]:
         """Return the alerts to send, in their order."""
-        firing = {alert.id: alert for alert in self._alert_state.firing_alerts()}
-        ended = [
-            self._as_resolved(sent)
-            for id_, sent in self._sent_alerts.items()
-            if not self._is_same_episode(firing.get(id_), sent)
-        ]
+        firing = {_episode(alert): alert for alert in self._alert_state.firing_alerts()}
+        ended = [self._as_resolved(sent) for episode, sent in self._sent_alerts.items() if episode not in firing]
+        silenced = self._silenced_at(moment.now_s)
         fresh = [
             alert
-            for id_, alert in firing.items()
-            if not self._is_same_episode(self._sent_alerts.get(id_), alert)
+            for episode, alert in firing.items()
+            if episode not in self._sent_alerts
+            and alert.id not in silenced
             and not self._alert_state.is_inhibited(alert, moment.now_ms)
         ]
-        if fresh:
-            silenced = self._silenced_at(moment.now_s)
-            fresh = [alert for alert in fresh if alert.id not in silenced]
-        return sorted(
-            [*self._unmatched_resolutions.values(), *ended, *fresh], key=lambda alert: (alert.changed_at, alert.id)
-        )
+        found = [*self._unmatched_resolutions.values(), *ended, *fresh]
+        return sorted(found, key=lambda alert: (alert.changed_at, alert.id))
 
     def mark_sent(self, alert: Alert) -> None:
         """Record that an alert was sent."""
         self._unmatched_resolutions.pop(alert.id, None)
         if alert.phase == "firing":
-            self._sent_alerts[alert.id] = alert
+            self._sent_alerts[_episode(alert)] = alert
         else:
-            self._sent_alerts.pop(alert.id, None)
+            self._sent_alerts.pop(_episode(alert), None)
 
     def _as_resolved(self, sent: Alert) -> Alert:
         now = self._alert_state.alerts[sent.id]
         if now.phase == "resolved" and now.fired_at == sent.fired_at:
             return now
         # It fires again, or is about to. The record of its resolution in between is compacted away.
-        return msgspec.structs.replace(sent, phase="resolved", resolved_at=now.changed_at, changed_at=now.changed_at)
-
-    @staticmethod
-    def _is_same_episode(one: Alert | None, other: Alert) -> bool:
-        return one is not None and one.fired_at == other.fired_at
-
-
-@dataclass(frozen=True, slots=True)
-class AlertBatch:
-    """Alerts of one request to an Alertmanager: those that fire, and those that are resolved."""
-
-    firing_alerts: Sequence[Alert]
-    resolved_alerts: Sequence[Alert]
+        return replace(sent, phase="resolved", resolved_at=now.changed_at, changed_at=now.changed_at)
 
 
 class AlertmanagerState:
@@ -134,33 +125,26 @@ class AlertmanagerState:
         silenced: Returns the ids of alerts that are not sent.
     """
 
-    def __init__(self, repeat_s: float, alert_state: AlertState, silenced: SilencedIds = no_silenced_ids) -> None:
+    def __init__(self, repeat_s: float, alert_state: AlertState, silenced: SilencedIds) -> None:
         self._repeat_s, self._alert_state, self._silenced_at = repeat_s, alert_state, silenced
-        self._sent_episodes: dict[str, int | None] = {}
+        self._sent_episodes: set[_Episode] = set()
         self._unsent_resolutions: dict[str, tuple[Alert, Alert]] = {}
         self._due_at_s = float("-inf")
         # 0 while requests succeed.
         self._pause_s = 0.0
+        alert_state.listeners.append(self._on_change)
 
-    def load_alerts(self, alerts: Iterable[Alert]) -> None:
-        """Apply the earlier state of alerts. Their resolutions are not sent."""
-        for alert in alerts:
-            self._alert_state.update_alert(alert)
-
-    def update_alert(self, alert: Alert) -> None:
-        """Apply a change of an alert."""
-        was = self._alert_state.alerts.get(alert.id)
-        self._alert_state.update_alert(alert)
+    def _on_change(self, was: Alert | None, alert: Alert) -> None:
         self._unsent_resolutions.pop(alert.id, None)
         if alert.phase == "resolved" and was is not None and was.phase == "firing":
             self._unsent_resolutions[alert.id] = was, alert
 
-    def next_alerts(self, moment: ClockReading) -> AlertBatch | None:
-        """Return the batch to send now; None if there is nothing to send yet.
+    def next_alerts(self, moment: ClockReading) -> list[Alert]:
+        """Return the alerts to send now: those that fire, and those that are resolved; none before their time.
 
         News is sent at once, the rest every `repeat_s`. After a failure, everything is sent after a pause.
         """
-        silenced = self._silenced_at(moment.now_s)
+        silenced, sent = self._silenced_at(moment.now_s), self._sent_episodes
 
         def is_explained(alert: Alert) -> bool:
             return self._alert_state.is_explained_by_cause(alert, moment.now_ms)
@@ -169,28 +153,30 @@ class AlertmanagerState:
         firing = [alert for alert in audible if not is_explained(alert)]
         # While it fires in Alertmanager, it would inhibit the alert of the phone that explains it.
         replaced = [
-            msgspec.structs.replace(alert, phase="resolved", resolved_at=moment.now_ms)
+            replace(alert, phase="resolved", resolved_at=moment.now_ms)
             for alert in audible
-            if self._has_sent(alert) and is_explained(alert)
+            if _episode(alert) in sent and is_explained(alert)
         ]
         self._unsent_resolutions = {
             id_: (was, alert)
             for id_, (was, alert) in self._unsent_resolutions.items()
-            if self._has_sent(was) or not (id_ in silenced or is_explained(was))
+            if _episode(was) in sent or not (id_ in silenced or is_explained(was))
         }
         resolved = [alert for _, alert in self._unsent_resolutions.values()] + replaced
-        if not firing and not resolved:
-            return None
         # News is sent at once, unless the last request failed.
-        is_news = bool(resolved) or not all(map(self._has_sent, firing))
+        is_news = bool(resolved) or any(_episode(alert) not in sent for alert in firing)
         if moment.elapsed_s >= self._due_at_s or (is_news and not self._pause_s):
-            return AlertBatch(firing, resolved)
-        return None
+            return firing + resolved
+        return []
 
-    def mark_sent(self, batch: AlertBatch, moment: ClockReading) -> None:
-        """Record that a batch was sent at a moment."""
-        self._sent_episodes = {alert.id: alert.fired_at for alert in batch.firing_alerts}
-        self._unsent_resolutions.clear()
+    def mark_sent(self, alerts: Sequence[Alert], moment: ClockReading) -> None:
+        """Record that alerts were sent at a moment."""
+        self._sent_episodes = {_episode(alert) for alert in alerts if alert.phase == "firing"}
+        # An alert that was resolved during the request is not among them.
+        sent = {alert.id: alert for alert in alerts}
+        self._unsent_resolutions = {
+            id_: (was, alert) for id_, (was, alert) in self._unsent_resolutions.items() if sent.get(id_) is not alert
+        }
         self._due_at_s, self._pause_s = moment.elapsed_s + self._repeat_s, 0.0
 
     def mark_failed(self, moment: ClockReading) -> float:
@@ -203,6 +189,3 @@ class AlertmanagerState:
         """Return the seconds to wait for changes of alerts before the next batch."""
         left_s = self._due_at_s - moment.elapsed_s
         return min(left_s, POLL_S) if left_s > 0 else POLL_S
-
-    def _has_sent(self, alert: Alert) -> bool:
-        return self._sent_episodes.get(alert.id, -1) == alert.fired_at

@@ -1,24 +1,20 @@
-"""Output of `smspulse alerts`, and its test of the receivers."""
+"""Output of `smspulse alerts`."""
 
-import asyncio
 import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
 import msgspec
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from core.alerts import EVALUATED_KINDS, FAILURE_RATIO, Alert, alert_id
-from core.errors import SmspulseError
+from core.alerts import EVALUATED_KINDS, Alert
 from smspulse.alerting.alert_state import CAUSE_WAIT_S, AlertState, alert_evidence, alert_summary
 from smspulse.alerting.backtest import BacktestResult
-from smspulse.alerting.receivers import AlertmanagerClient, AlertWebhookClient, AppriseClient, ReceiverError
-from smspulse.alerting.settings import AlertSettings
+from smspulse.alerting.errors import NoSuchAlertError, PictureError
 from smspulse.alerting.silences import SilenceStore
 from warehouse.reader import fetch_rows, open_warehouse
 
@@ -26,14 +22,6 @@ from warehouse.reader import fetch_rows, open_warehouse
 _MAX_LEARNING_NAMES: Final = 5
 # The view has timestamps, the model of an alert milliseconds.
 _TIME_COLUMNS: Final = ("since", "fired_at", "resolved_at")
-
-
-class PictureError(SmspulseError):
-    """A picture could not be drawn."""
-
-
-class NoSuchAlertError(SmspulseError):
-    """The warehouse has no alert of that id."""
 
 
 def read_landed_alerts(data: Path, condition: str, parameters: list[Any]) -> list[Alert]:
@@ -65,7 +53,8 @@ def print_alerts(data: Path, console: Console, *, everything: bool, cause_wait_s
     Raises:
         SilenceError: Silences cannot be read.
     """
-    silenced, now = SilenceStore(data).active_silences(), int(time.time() * 1000)
+    now_s = time.time()
+    silenced, now = SilenceStore(data).active_silences(now_s), int(now_s * 1000)
     landed_alerts, alert_state = read_landed_alerts(data, "true", []), AlertState(cause_wait_s)
     for alert in sorted(landed_alerts, key=lambda each: each.fired_at or 0):
         alert_state.update_alert(alert)
@@ -140,7 +129,7 @@ def print_silences(data: Path, console: Console) -> None:
     Raises:
         SilenceError: They cannot be read.
     """
-    found = SilenceStore(data).active_silences()
+    found = SilenceStore(data).active_silences(time.time())
     for id_, until in found.items():
         console.print(f"{id_} until {_format_local_time(int(until * 1000))}")
     if not found:
@@ -149,49 +138,6 @@ def print_silences(data: Path, console: Console) -> None:
 
 def _format_local_time(at: int | None) -> str:
     return "" if at is None else datetime.fromtimestamp(at / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _build_test_alerts(at: int) -> tuple[Alert, Alert]:
-    """Return a test alert that fires at a time in milliseconds, and its resolution."""
-    fields: dict[str, Any] = {
-        "id": alert_id(FAILURE_RATIO, "test", 0, 0), "kind": FAILURE_RATIO, "scope": "channel", "source": "test",
-        "device_id": 0, "channel_id": 0, "changed_at": at, "since": at, "fired_at": at, "count": 5, "failures": 5,
-        "baseline": 0.03, "known": 1000, "bound": 0.04, "errors": {"9": 5}, "samples": [], "share": 0.0,
-        "budget_days": 30.0,
-    }  # fmt: skip
-    return Alert(**fields, phase="firing", resolved_at=None), Alert(**fields, phase="resolved", resolved_at=at)
-
-
-async def try_receivers(settings: AlertSettings, now: float) -> list[str]:
-    """Send a test alert to each receiver, and then its resolution; return the errors.
-
-    Args:
-        settings: The receivers.
-        now: Seconds since 1970.
-    """
-    firing, resolved = _build_test_alerts(int(now * 1000))
-
-    async def try_alertmanager(session: aiohttp.ClientSession, url: str) -> None:
-        client = AlertmanagerClient(session, settings, url)
-        await client.send([firing], [], now)
-        await client.send([], [resolved], now)
-
-    async def try_webhook(client: AlertWebhookClient | AppriseClient) -> None:
-        await client.send(firing)
-        await client.send(resolved)
-
-    async def try_apprise(number: int) -> None:
-        await try_webhook(AppriseClient(settings, number))
-
-    async with aiohttp.ClientSession() as session:
-        tries = [try_alertmanager(session, url) for url in settings.alertmanager_urls]
-        tries += [try_webhook(AlertWebhookClient(session, settings))] if settings.webhook else []
-        tries += [try_apprise(number) for number in range(1, len(settings.apprise_urls) + 1)]
-        results = await asyncio.gather(*tries, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException) and not isinstance(result, ReceiverError):
-            raise result
-    return [str(result) for result in results if result is not None]
 
 
 def print_backtest(result: BacktestResult, console: Console) -> None:
@@ -206,12 +152,12 @@ def print_backtest(result: BacktestResult, console: Console) -> None:
     console.print(
         f"{result.messages:,} messages of {days:.1f} days: {table.row_count} alerts; the ratio of 15 minutes with ten "
         f"messages or more went over its threshold {len(result.threshold)} times, on "
-        f"{len({unit for unit, _ in result.threshold})} channels",
+        f"{len({unit for unit, _ in result.threshold})} channels"
     )
     console.print(
         f"not run over the past: {', '.join(EVALUATED_KINDS)}. "
         "They judge a moment by what was known then, and no setting of theirs could be tried. "
-        "Those that fired are in `smspulse alerts list --all`",
+        "Those that fired are in `smspulse alerts list --all`"
     )
 
 
@@ -226,17 +172,15 @@ def draw_backtest(result: BacktestResult, path: Path) -> None:
     except ImportError as error:
         msg = "a picture needs the extra `notebooks`: pip install 'smspulse[notebooks]'"
         raise PictureError(msg) from error
-    bars = [
-        {
-            "of": fired.id.partition(":")[2],
-            "rule": fired.kind,
-            "from": fired.fired_at,
-            "to": end.resolved_at if end else result.last_at,
-        }
-        for fired, end in result.alert_episodes()
-    ]
-    points = [{"of": unit, "rule": "15-minute ratio", "from": at, "to": at} for unit, at in result.threshold]
-    base = altair.Chart(altair.Data(values=bars + points)).encode(
+
+    def mark(of: str, rule: str, start: int | None, end: int | None) -> dict[str, Any]:
+        return {"of": of, "rule": rule, "from": start, "to": end}
+
+    marks = [mark(unit, "15-minute ratio", at, at) for unit, at in result.threshold]
+    for fired, resolved in result.alert_episodes():
+        end = resolved.resolved_at if resolved else result.last_at
+        marks.append(mark(fired.id.partition(":")[2], fired.kind, fired.fired_at, end))
+    base = altair.Chart(altair.Data(values=marks)).encode(
         x=altair.X("from:T", title=None), y=altair.Y("of:N", title=None), color=altair.Color("rule:N", title=None)
     )
     is_point = altair.datum.rule == "15-minute ratio"

@@ -9,29 +9,18 @@ import logging
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-import msgspec
 import pyarrow as pa
+from msgspec.structs import replace
 
-from core.alerts import (
-    ANY,
-    DEVICE_DOWN,
-    LATENCY_SHIFT,
-    PIPELINE,
-    QUALITY_CHECK,
-    SILENT,
-    STUCK_MESSAGES,
-    WEBHOOK_QUALITY,
-    Scope,
-    alert_id,
-)
+from core.alerts import ANY, EVALUATED_KINDS, PIPELINE, Alert, alert_id
+from core.consumer_lag import read_group_lag
 from core.errors import where_raised
-from core.group_lag import read_group_lag
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from ingest.settings import IngestSettings
-from ingest.spool import WebhookSpool
+from ingest.spool import SpoolState, WebhookSpool
 from smspulse.alerting.alert_state import format_rfc3339
 from streams.settings import StreamSettings
 from warehouse.reader import fetch_rows, open_warehouse, retry_after_merge
@@ -41,55 +30,59 @@ from warehouse.status_codes import load_known_statuses
 _log = logging.getLogger(__name__)
 
 # Each kind has a file of its name in `sql/`.
-SQL_RULE_KINDS: Final = (SILENT, STUCK_MESSAGES, LATENCY_SHIFT, DEVICE_DOWN, WEBHOOK_QUALITY, QUALITY_CHECK)
+SQL_RULE_KINDS: Final = tuple(kind for kind in EVALUATED_KINDS if kind != PIPELINE)
 # Baselines change slowly, and are the most expensive queries.
 _CACHED_QUERIES: Final = ("activity_profile", "baseline_28d")
 _CACHE_LIFETIME_MS: Final = 3_600_000
-# A lag begins an alert above either limit.
+# A lag begins an alert above either limit. Prometheus has no limits of its own: its rules use the metric of alerts.
 _MAX_LAG_RECORDS: Final = 100_000
 _MAX_LAG_S: Final = 300
-# A filled spool begins an alert above either limit.
-_MAX_SPOOL_AGE_S: Final = 300
-_MAX_SPOOL_SHARE: Final = 0.5
 # The lower bound of Wilson's interval of k of n, at three standard errors: one evaluation in a thousand exceeds the
 # truth.
 _WILSON_LOW_SQL: Final = "(k / n + 4.5 / n - 3 * sqrt(k / n * (1 - k / n) / n + 2.25 / n / n)) / (1 + 9 / n)"
-
-
-_SHARES_SQL: Final = """
-    SELECT source, device_id, count(*) / sum(count(*)) OVER (PARTITION BY source)
-    FROM recent_messages WHERE outcome <> 'incoming' GROUP BY source, device_id
+# A device has its part of the source's messages of the last day. Wider scopes have all of them.
+_FINDINGS_SQL: Final = """
+    WITH shares AS (
+        SELECT source, device_id, count(*) / sum(count(*)) OVER (PARTITION BY source) AS of_source
+        FROM recent_messages WHERE outcome <> 'incoming' GROUP BY source, device_id
+    )
+    SELECT found.*, if(scope = 'device', coalesce(of_source, 0), 1) AS share
+    FROM ({rule}) AS found LEFT JOIN shares USING (source, device_id)
 """
 
 
-class RuleFinding(msgspec.Struct, frozen=True, kw_only=True):
-    """A finding of a rule. Its fields are as those of `core.alerts.Alert`.
+# The evaluator sets phase and times. The other fields are those of the stream's detectors, or are in each finding.
+_BLANK_ALERT: Final = Alert(
+    id="", kind="", phase="pending", scope="pipeline", source=ANY, device_id=None, channel_id=None, changed_at=0,
+    since=0, fired_at=None, resolved_at=None, count=0, failures=0, baseline=None, known=0, bound=None, errors={},
+    samples=[], share=1.0, budget_days=0,
+)  # fmt: skip
+
+
+class RuleFinding(NamedTuple):
+    """A finding of a rule.
 
     Attributes:
-        part: The part of the pipeline with the problem, such as `lander`.
-        is_bad: Whether it is enough for an alert to begin. Otherwise it keeps an alert firing.
+        alert: The alert that it makes, not yet with phase and times.
+        is_bad: Whether it is enough for the alert to begin. Otherwise it keeps an alert firing.
     """
 
-    kind: str
-    scope: Scope
-    source: str
-    device_id: int | None = None
-    part: str = ""
+    alert: Alert
     is_bad: bool
-    since: int
-    count: int = 0
-    failures: int = 0
-    baseline: float | None = None
-    errors: dict[str, int] = {}
-    samples: list[str] = []
-    share: float = 1.0
-    what: str
 
-    @property
-    def id(self) -> str:
-        """The id of the alert."""
-        of = (self.device_id,) if self.scope == "device" else ()
-        return alert_id(self.kind, self.source, *of, part=self.part or 0)
+
+def build_finding(kind: str, *, is_bad: bool, part: str = "", **fields: Any) -> RuleFinding:
+    """Return a finding of a kind.
+
+    Args:
+        kind: Kind of the alert.
+        is_bad: See `RuleFinding`.
+        part: The part of the pipeline, or the expectation, with the problem.
+        fields: Fields of the alert. Without a scope, it is about the pipeline.
+    """
+    alert = replace(_BLANK_ALERT, kind=kind, **fields)
+    of = (alert.device_id,) if alert.scope == "device" else ()
+    return RuleFinding(replace(alert, id=alert_id(kind, alert.source, *of, part=part or 0)), is_bad)
 
 
 class WarehouseRules:
@@ -129,52 +122,47 @@ class WarehouseRules:
             for name, table in self._cached_tables.items():
                 connection.register(name, table)
             connection.execute(f"CREATE TEMP TABLE recent_messages AS {_rule_sql('recent_messages')}")
-            shares = {(source, device): share for source, device, share in connection.execute(_SHARES_SQL).fetchall()}
-            findings = [
+            return [
                 finding
                 for kind in SQL_RULE_KINDS
-                for row in fetch_rows(connection, _rule_sql(kind))
+                for row in fetch_rows(connection, _FINDINGS_SQL.format(rule=_rule_sql(kind)))
                 if (finding := _build_rule_finding(kind, row)) is not None
             ]
-        return [
-            msgspec.structs.replace(each, share=shares.get((each.source, each.device_id), 0.0))
-            if each.scope == "device"
-            else each
-            for each in findings
-        ]
 
 
-def pipeline_findings(data: Path, kafka: KafkaSettings, now: int) -> list[RuleFinding] | None:
-    """Return the findings about lander, stream and spool; None if Kafka does not answer.
+def pipeline_findings(data: Path, kafka: KafkaSettings, now: int) -> tuple[list[RuleFinding], set[str]]:
+    """Return the findings about spool, lander and stream, and the kinds that were evaluated.
+
+    If Kafka does not answer, only the spool can be found late, and nothing is known to be over.
 
     Raises:
         duckdb.Error: The warehouse cannot be read.
         NoWarehouseError: Nothing has landed yet.
         SpoolError: The spool cannot be read.
     """
+    findings = _read_spool_findings(data, now)
     groups = {LanderSettings(data=data).group: "lander"}
     # The in-memory broker keeps no offsets of transactions.
     if not kafka.in_memory:
         groups[StreamSettings(state=data).group] = "stream"
-    waiting = read_group_lag(kafka, {group: [RAW] for group in groups})
-    if waiting is None:
-        return None
+    lags = read_group_lag(kafka, {group: [RAW] for group in groups})
+    if lags is None:
+        return findings, set()
     with open_warehouse(data) as connection:
         sql = "SELECT dataset, epoch_ms(newest_recorded_at) FROM freshness"
         newest = dict(retry_after_merge(lambda: connection.execute(sql).fetchall()))
-    findings = [
-        lag_finding(name, records, newest["raw" if name == "lander" else "messages"], now)
-        for (group, name) in groups.items()
-        if (records := waiting[group])
-    ]
-    return findings + (_read_spool_findings(data, now) if (data / "spool" / "spool.sqlite").exists() else [])
+    for group, name in groups.items():
+        if lags[group]:
+            findings.append(lag_finding(name, lags[group], newest["raw" if name == "lander" else "messages"], now))
+    return findings, {PIPELINE}
 
 
 def _read_spool_findings(data: Path, now: int) -> list[RuleFinding]:
+    if not (data / "spool" / "spool.sqlite").exists():
+        return []
     settings = IngestSettings()
     with contextlib.closing(WebhookSpool(data, settings)) as spool:
-        state = spool.read_state()
-    return spool_findings(state.webhooks, state.size / max(settings.spool_max_bytes, 1), state.oldest_s, now)
+        return spool_findings(spool.read_state(), settings.spool_max_bytes, now)
 
 
 def lag_finding(name: str, records: int, newest: int | None, now: int) -> RuleFinding:
@@ -186,56 +174,35 @@ def lag_finding(name: str, records: int, newest: int | None, now: int) -> RuleFi
         newest: The time of the newest record that it has written; None without any.
         now: In milliseconds, as `newest`.
     """
-    return RuleFinding(
-        kind=PIPELINE, scope="pipeline", source=ANY, part=name, since=newest or now, count=records,
+    return build_finding(
+        PIPELINE, part=name, since=newest or now, count=records,
         is_bad=records > _MAX_LAG_RECORDS or newest is None or now - newest > _MAX_LAG_S * 1000,
         what=f"the {name} is {records:,} webhooks behind",
     )  # fmt: skip
 
 
-def spool_findings(webhooks: int, filled_share: float, oldest_s: float, now: int) -> list[RuleFinding]:
-    """Return the finding about the spool, if it holds webhooks.
-
-    Args:
-        webhooks: Number of webhooks in it.
-        filled_share: Its size as a share of its limit.
-        oldest_s: Age of the oldest webhook in seconds.
-        now: In milliseconds.
-    """
-    if not webhooks:
-        return []
-    return [
-        RuleFinding(
-            kind=PIPELINE, scope="pipeline", source=ANY, part="spool", since=int(now - oldest_s * 1000), count=webhooks,
-            is_bad=filled_share > _MAX_SPOOL_SHARE or oldest_s > _MAX_SPOOL_AGE_S,
-            what=f"{webhooks:,} webhooks wait in the spool, which is {filled_share:.0%} full",
-        )
-    ]  # fmt: skip
+def spool_findings(state: SpoolState, max_bytes: int, now: int) -> list[RuleFinding]:
+    """Return the finding about the spool, if it holds webhooks. `max_bytes` is its limit, `now` in milliseconds."""
+    filled = state.size / max(max_bytes, 1)
+    finding = build_finding(
+        PIPELINE, part="spool", since=int(now - state.oldest_s * 1000), count=state.webhooks,
+        is_bad=state.is_overdue(max_bytes),
+        what=f"{state.webhooks:,} webhooks wait in the spool, which is {filled:.0%} full",
+    )  # fmt: skip
+    return [finding] if state.webhooks else []
 
 
 def _rule_sql(name: str) -> str:
-    return (
-        files("smspulse")
-        .joinpath("alerting", "sql", f"{name}.sql")
-        .read_text("utf-8")
-        .replace("{low}", _WILSON_LOW_SQL)
-    )
+    text = files("smspulse.alerting").joinpath("sql", f"{name}.sql").read_text("utf-8")
+    return text.replace("{low}", _WILSON_LOW_SQL)
 
 
 def _build_rule_finding(kind: str, row: dict[str, Any]) -> RuleFinding | None:
     """Return the finding in a row; None, with a line in the log, if it cannot be shown. Other rows are not affected."""
     try:
-        finding = RuleFinding(kind=kind, **_finding_fields(row))
-        format_rfc3339(finding.since)
+        finding = build_finding(kind, **row)
+        format_rfc3339(finding.alert.since)
     except Exception as error:
         _log.error("a finding of %s cannot be shown (%s), and is skipped", kind, where_raised(error))
         return None
     return finding
-
-
-def _finding_fields(row: dict[str, Any]) -> dict[str, Any]:
-    if "errors" in row:
-        row["errors"] = {str(name): count for name, count in (row["errors"] or {}).items()}
-    if "samples" in row:
-        row["samples"] = row["samples"] or []
-    return row

@@ -6,17 +6,13 @@ from typing import Annotated, Any
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from core.errors import SmspulseError
+from core.urls import parse_base_url, parse_http_url
 from smspulse.alerting.alert_state import CAUSE_WAIT_S
-from smspulse.runtime.urls import parse_base_url, parse_http_url
+from smspulse.alerting.errors import AlertSettingsError
 
 _PREFIX = "SMSPULSE_ALERTS_"
 
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-
-
-class AlertSettingsError(SmspulseError):
-    """A setting of alerts cannot be used. The text names it and has the valid format."""
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class AlertSettings(BaseSettings):
@@ -51,7 +47,6 @@ class AlertSettings(BaseSettings):
         CAUSE_WAIT_S,
         ge=0,
         le=86_400,
-        allow_inf_nan=False,
         description="Seconds that a source's alert waits for the alert of the phone that explains most of it.",
     )
     page: str = Field("", description="URL of a page for people, linked from each alert.")
@@ -89,11 +84,6 @@ class AlertSettings(BaseSettings):
     def apprise_urls(self) -> list[str]:
         """The URL of each service of Apprise."""
         return self.apprise.get_secret_value().split()
-
-    @property
-    def has_receiver(self) -> bool:
-        """Whether at least one receiver is set."""
-        return bool(self.alertmanager_urls or self.webhook or self.apprise_urls)
 
 
 def decode_secret(secret: SecretStr) -> bytes:

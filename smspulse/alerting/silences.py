@@ -2,23 +2,18 @@
 
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import orjson
 
-from core.errors import SmspulseError
-from warehouse.durable_files import lock_folder, replace_file
+from core.atomic_file import lock_folder, write_file_atomically
+from smspulse.alerting.errors import SilenceError
 
 _log = logging.getLogger(__name__)
 
 _decode: Final = msgspec.json.Decoder(dict[str, float]).decode
-
-
-class SilenceError(SmspulseError):
-    """Silences cannot be read or written."""
 
 
 class SilenceStore:
@@ -28,17 +23,13 @@ class SilenceStore:
 
     Args:
         data: The data folder, which must exist to set one.
-        clock: Returns the seconds since 1970.
     """
 
-    def __init__(self, data: Path, clock: Callable[[], float] = time.time) -> None:
-        self._data, self._path, self._clock = data, data / "silences.json", clock
+    def __init__(self, data: Path) -> None:
+        self._data, self._path = data, data / "silences.json"
 
-    def active_silences(self, now: float | None = None) -> dict[str, float]:
-        """Return the end of each active silence, in seconds since 1970, by alert id.
-
-        Args:
-            now: Seconds since 1970; the present by default.
+    def active_silences(self, now: float) -> dict[str, float]:
+        """Return the end of each silence that is active at a time, by alert id. Times are in seconds since 1970.
 
         Raises:
             SilenceError: The file is damaged, or cannot be read.
@@ -50,27 +41,25 @@ class SilenceStore:
         except (msgspec.DecodeError, OSError) as error:
             msg = f"{self._path} cannot be read ({error}): remove it, and set the silences again"
             raise SilenceError(msg) from error
-        moment = self._clock() if now is None else now
-        return {id_: until for id_, until in sorted(found.items()) if until > moment}
+        return {id_: until for id_, until in sorted(found.items()) if until > now}
 
-    def set_silence(self, alert_id: str, seconds: float) -> float:
-        """Silence an alert, whether it fires or not; return the end of its silence. 0 seconds lift the silence.
+    def set_silence(self, alert_id: str, seconds: float) -> None:
+        """Silence an alert from now on, whether it fires or not. 0 seconds lift the silence.
 
         Raises:
             SilenceError: It cannot be written.
         """
-        until = self._clock() + seconds
+        now = time.time()
         try:
             # Two commands at once must not lose one of their silences.
             with lock_folder(self._data):
-                kept = {id_: end for id_, end in self.active_silences().items() if id_ != alert_id}
-                kept |= {alert_id: until} if seconds else {}
-                with replace_file(self._data, self._path) as file:
-                    file.write(orjson.dumps(kept))
+                kept = self.active_silences(now) | {alert_id: now + seconds}
+                write_file_atomically(
+                    self._path, orjson.dumps({id_: until for id_, until in kept.items() if until > now})
+                )
         except OSError as error:
             msg = f"{self._path} cannot be written: {error.strerror}"
             raise SilenceError(msg) from error
-        return until
 
     def silenced_ids(self, now: float) -> frozenset[str]:
         """Return the ids of alerts that are silenced at a time in seconds since 1970.

@@ -5,81 +5,15 @@ import re
 from pathlib import Path
 from typing import Final
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
+from smspulse.broker.settings import BrokerSettings
 from smspulse.processes.children import LOOPBACK
 
+# The folder with the pom, the fixed options and the log configuration of Kafka.
+RESOURCES: Final = Path(__file__).with_name("kafka")
 # User with which the node connects to itself. The password is new at each start.
 NODE_USER: Final = "node"
 # Measured: 120 for the JVM, its jars and an idle node. The rest is for clients and new segments.
 _BASE_FILES: Final = 512
-
-
-_FIXED_OPTIONS: Final[dict[str, object]] = {
-    "process.roles": "broker,controller",
-    "node.id": 1,
-    "controller.listener.names": "CONTROLLER",
-    "inter.broker.listener.name": "CLIENTS",
-    "log.dirs": "store",
-    # A topic must get its configuration when it is created. It must not appear by the first record sent to it.
-    "auto.create.topics.enable": "false",
-    # Records without content that the controller writes twice a second by default, each with an fsync. Other
-    # controllers would measure their lag by them (KIP-835), and there are none.
-    "metadata.max.idle.interval.ms": 0,
-    # One node has one replica of everything.
-    "default.replication.factor": 1,
-    "offsets.topic.replication.factor": 1,
-    "transaction.state.log.replication.factor": 1,
-    "transaction.state.log.min.isr": 1,
-    "share.coordinator.state.topic.replication.factor": 1,
-    "share.coordinator.state.topic.min.isr": 1,
-    # 50 by default, for clusters: here they would be 100 folders, each fsynced and recovered by itself.
-    "offsets.topic.num.partitions": 4,
-    "transaction.state.log.num.partitions": 4,
-    "num.partitions": 4,
-    # The default, though a start after a crash waits for the end of the last session. Kafka loads the offsets of groups
-    # when the broker starts, and again when that session is over. If the first load is still under way then, Kafka
-    # takes its end for the end of the second, and answers with old offsets (4.3.1, 4.4.0). So the load gets time, and
-    # little to read.
-    "broker.session.timeout.ms": 9000,
-    "offsets.topic.segment.bytes": 1 << 20,
-    "transaction.state.log.segment.bytes": 1 << 20,
-    # For the markers of these two topics. The topics of smspulse have a setting of their own.
-    "log.cleaner.delete.retention.ms": 60_000,
-    "broker.heartbeat.interval.ms": 500,
-    # Members of a group start together under the supervisor; waiting for more of them is for clusters.
-    "group.initial.rebalance.delay.ms": 0,
-    # Each write of a group's coordinator at once: of a batch, one wrongly loaded group makes Kafka refuse all.
-    "group.coordinator.append.linger.ms": 0,
-    # 128 MiB by default, a quarter of the heap; 32 MiB compacts a million keys in one pass.
-    "log.cleaner.dedupe.buffer.size": 32 << 20,
-}
-
-
-class BrokerSettings(BaseSettings):
-    """The embedded broker. Environment: `SMSPULSE_BROKER_` and the field's name in capitals."""
-
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_BROKER_", frozen=True, extra="forbid", allow_inf_nan=False)
-
-    port: int = Field(
-        default=19092, ge=0, le=65535, description="Preferred port for clients; another if taken, any with 0."
-    )
-    controller_port: int = Field(
-        default=19093, ge=0, le=65535, description="Preferred port of Kafka's controller, likewise."
-    )
-    heap_mb: int = Field(default=512, ge=256, description="Memory for the JVM's heap, in MiB.")
-    flush_messages: int = Field(
-        default=1,
-        ge=1,
-        description="Records a partition takes between two fsyncs. 1: each batch is on disk before it is acknowledged. "
-        "More is faster, and a power loss can then cost acknowledged records; the death of a process never does.",
-    )
-    login: bool = Field(
-        default=True,
-        description="Whether clients must log in, with the login in `kafka/login.json` in the data folder. "
-        "`false`: every user of this machine reads and writes all records.",
-    )
 
 
 def build_server_properties(port: int, controller: int, settings: BrokerSettings, password: str = "") -> str:
@@ -91,14 +25,15 @@ def build_server_properties(port: int, controller: int, settings: BrokerSettings
         settings: Settings of the broker.
         password: Password of `NODE_USER`; needed if clients must log in.
     """
-    options: dict[str, object] = _FIXED_OPTIONS | {
+    options: dict[str, object] = {
         # The voter's address is taken from here at each start, so it may change; `--standalone` would store it.
         "controller.quorum.voters": f"1@{LOOPBACK}:{controller}",
         "listeners": f"CLIENTS://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller}",
         **_build_security_options(settings, password),
         "log.flush.interval.messages": settings.flush_messages,
     }
-    return "".join(f"{name}={value}\n" for name, value in options.items())
+    fixed = (RESOURCES / "server.properties").read_text(encoding="utf-8")
+    return fixed + "".join(f"{name}={value}\n" for name, value in options.items())
 
 
 def _build_security_options(settings: BrokerSettings, password: str) -> dict[str, object]:

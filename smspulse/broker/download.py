@@ -1,6 +1,5 @@
 """Download of Apache Kafka's jars. Maven fetches them once, and they stay in the user's cache."""
 
-import errno
 import hashlib
 import logging
 import os
@@ -11,29 +10,19 @@ import tempfile
 import time
 from pathlib import Path
 
-from core.errors import SmspulseError
+from smspulse.broker.config import RESOURCES
+from smspulse.broker.errors import BrokerError
+from smspulse.broker.settings import CacheSettings
 from smspulse.processes.children import die_with_parent, ensure_home
-from smspulse.runtime.data_folder import use_original_umask
+from smspulse.processes.data_folder import use_original_umask
 
 log = logging.getLogger(__name__)
 
-# The folder with the pom and the log configuration of Kafka.
-RESOURCES = Path(__file__).with_name("kafka")
 POM = RESOURCES / "pom.xml"
 # Kafka 4's brokers are compiled for it.
 JAVA_NEEDED = 17
 # For 45 MB on a slow line.
 FETCH_TIMEOUT_S = 300
-
-
-class BrokerError(SmspulseError):
-    """The embedded broker could not be started, or has ended. The text is one line: the problem and its fix."""
-
-
-class KafkaMissingError(BrokerError):
-    """A real Kafka cannot run on this machine, and the in-memory broker may not replace it."""
-
-    is_permanent = True
 
 
 def read_kafka_version() -> str:
@@ -52,7 +41,7 @@ def find_kafka_cache() -> Path:
         BrokerError: This user has no home folder, and the environment names no cache.
     """
     ensure_home()
-    cache = os.environ.get("XDG_CACHE_HOME")
+    cache = CacheSettings().home
     if not cache and str(Path.home()) == os.devnull:
         message = (
             "Kafka's jars have no folder: HOME and XDG_CACHE_HOME are unset, and this user has no home folder; "
@@ -73,21 +62,17 @@ def is_kafka_cached() -> bool:
     """
     folder = find_kafka_cache()
     try:
-        jars = list(folder.iterdir())
-        unreadable = [jar for jar in jars if not os.access(jar, os.R_OK)]
+        for jar in folder.iterdir():
+            jar.open("rb").close()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise _make_unreadable_error(folder, error.strerror) from error
-    if unreadable:
-        raise _make_unreadable_error(unreadable[0], os.strerror(errno.EACCES))
+        message = (
+            f"Kafka's jars cannot be read: {error.filename}: {error.strerror}; give this user access, or set "
+            "XDG_CACHE_HOME to another folder"
+        )
+        raise BrokerError(message) from error
     return True
-
-
-def _make_unreadable_error(path: Path, why: str | None) -> BrokerError:
-    return BrokerError(
-        f"Kafka's jars cannot be read: {path}: {why}; give this user access, or set XDG_CACHE_HOME to another folder"
-    )
 
 
 def read_java_version() -> int | None:

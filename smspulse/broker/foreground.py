@@ -2,28 +2,24 @@
 
 import logging
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from core.stop_request import StopRequest, StopRequested, run_until_stopped
-from smspulse.broker.config import BrokerSettings
-from smspulse.broker.download import BrokerError, KafkaMissingError, fetch_kafka, list_missing_programs
-from smspulse.broker.embedded import EmbeddedBroker
+from smspulse.broker.download import fetch_kafka, list_missing_programs
+from smspulse.broker.embedded import EmbeddedBroker, MemoryBroker
+from smspulse.broker.errors import BrokerError, KafkaMissingError
 from smspulse.broker.kafka_broker import KafkaBroker
 from smspulse.broker.lockfile import has_kafka_store
-from smspulse.broker.memory_broker import MemoryBroker
-from smspulse.processes.readiness import report_permanent_failure
+from smspulse.processes.children import report_permanent_failure
 
 log = logging.getLogger(__name__)
 
 Mode = Literal["auto", "kafka", "memory"]
 
 
-def choose_broker(
-    data: Path, mode: Mode, settings: BrokerSettings | None = None, stop: StopRequest | None = None
-) -> EmbeddedBroker:
+def choose_broker(data: Path, mode: Mode, stop: StopRequest | None = None) -> EmbeddedBroker:
     """Return the broker to start: with `auto` a real Kafka where it can run, else the in-memory one with a warning.
 
     The jars are fetched here, so that a failed fetch counts as a missing program. A folder with a Kafka store gets the
@@ -32,19 +28,24 @@ def choose_broker(
     Raises:
         KafkaMissingError: A program is missing, and the mode is `kafka` or the folder has a Kafka store.
     """
+    has_store = has_kafka_store(data)
     if mode == "memory":
-        if has_kafka_store(data):
+        if has_store:
             log.warning("the in-memory broker was chosen: the Kafka store in %s stays as it is, unread", data)
-        return MemoryBroker(data, settings, stop)
-    missing = _fetch_or_list_missing()
+        return MemoryBroker(data, stop=stop)
+    missing = "; ".join(list_missing_programs())
     if not missing:
-        return KafkaBroker(data, settings, stop)
+        try:
+            fetch_kafka()
+            return KafkaBroker(data, stop=stop)
+        except BrokerError as error:
+            missing = str(error)
     if mode == "kafka":
-        message = f"A real Kafka cannot be started. Missing: {'; '.join(missing)}"
+        message = f"A real Kafka cannot be started. Missing: {missing}"
         raise KafkaMissingError(message)
-    if has_kafka_store(data):
+    if has_store:
         message = (
-            f"{data} holds a Kafka store, and Kafka cannot be started on it. Missing: {'; '.join(missing)}. "
+            f"{data} holds a Kafka store, and Kafka cannot be started on it. Missing: {missing}. "
             "Only `--broker memory` runs the in-memory broker here instead"
         )
         raise KafkaMissingError(message)
@@ -52,34 +53,9 @@ def choose_broker(
         "USING THE IN-MEMORY BROKER, for trying out only: nothing survives a restart, past 5 MiB a partition the "
         "oldest data is dropped silently, and every user of this machine can read and write it. For a real Kafka, "
         "provide what is missing: %s",
-        "; ".join(missing),
+        missing,
     )
-    return MemoryBroker(data, settings, stop)
-
-
-def _fetch_or_list_missing() -> list[str]:
-    """Fetch Kafka where it is not cached; return what a real Kafka lacks on this machine."""
-    if missing := list_missing_programs():
-        return missing
-    try:
-        fetch_kafka()
-    except BrokerError as error:
-        return [str(error)]
-    return []
-
-
-@contextmanager
-def _request_stop_on_signals(stop: StopRequest) -> Iterator[None]:
-    """Set a stop request on SIGTERM and SIGINT, for a context."""
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        for number in previous:
-            # The handler must not raise: an exception in the middle of a client's clean-up is lost, or breaks it.
-            signal.signal(number, lambda *_: stop.set())
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    return MemoryBroker(data, stop=stop)
 
 
 def run_broker(data: Path, mode: Mode, *, on_ready: Callable[[], None] = lambda: None) -> int:
@@ -94,22 +70,18 @@ def run_broker(data: Path, mode: Mode, *, on_ready: Callable[[], None] = lambda:
         0 after a stop; 2 if the broker could not be started or ended by itself, which is logged as one line.
     """
     stop = StopRequest()
-    with _request_stop_on_signals(stop):
-        broker = None
-        try:
-            broker = run_until_stopped(lambda: choose_broker(data, mode, stop=stop), stop)
-            broker.start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # The handler must not raise: an exception in the middle of a client's clean-up is lost, or breaks it.
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        with run_until_stopped(lambda: choose_broker(data, mode, stop), stop) as broker:
             log.info("the %s broker is ready at %s", broker.kind, broker.address)
             run_until_stopped(on_ready, stop)
             broker.wait()
-        except StopRequested:
-            return 0
-        except BrokerError as error:
-            log.error("%s", error)
-            if error.is_permanent:
-                report_permanent_failure()
-            return 2
-        finally:
-            if broker is not None:
-                broker.stop()
-    return 0
+    except StopRequested:
+        return 0
+    except BrokerError as error:
+        log.error("%s", error)
+        if error.is_permanent:
+            report_permanent_failure()
+        return 2

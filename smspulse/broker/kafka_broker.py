@@ -11,28 +11,30 @@ import base64
 import logging
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import time
 import uuid
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from core.atomic_file import write_file_atomically
 from core.stop_request import StopRequest, run_until_stopped
 from smspulse.broker.config import (
     NODE_USER,
-    BrokerSettings,
+    RESOURCES,
     build_server_properties,
     count_needed_files,
     find_last_error_line,
 )
-from smspulse.broker.download import RESOURCES, BrokerError, fetch_kafka
+from smspulse.broker.download import fetch_kafka
 from smspulse.broker.embedded import EmbeddedBroker
-from smspulse.broker.lockfile import write_file_atomically
+from smspulse.broker.errors import BrokerError, FileLimitError
 from smspulse.broker.login import MECHANISM, PROTOCOL, BrokerLogin, write_login
-from smspulse.processes.children import LOOPBACK, die_with_parent, find_free_port, raise_file_limit
+from smspulse.broker.settings import BrokerSettings
+from smspulse.processes.children import LOOPBACK, describe_exit, die_with_parent, find_free_port, raise_file_limit
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +50,6 @@ _LOGIN_TIMEOUT_S: Final = 60
 _SCRAM_ITERATIONS: Final = 4096
 
 
-class FileLimitError(BrokerError):
-    """The system allows this process too few open files."""
-
-    is_permanent = True
-
-
 class KafkaBroker(EmbeddedBroker):
     """A real Apache Kafka (KRaft, one node) on loopback. Its data under `{data}/kafka/` survives restarts.
 
@@ -66,23 +62,14 @@ class KafkaBroker(EmbeddedBroker):
 
     def __init__(self, data: Path, settings: BrokerSettings | None = None, stop: StopRequest | None = None) -> None:
         super().__init__(data, settings, stop)
+        self.has_login = self.settings.login
         self._kafka_folder = self.data / "kafka"
         self._log = self.data / "logs" / "kafka.log"
         # Output of the JVM before its logging works, or instead of it.
         self._output = self.data / "logs" / "kafka.out"
         self._log_start = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self.jvm: subprocess.Popen[bytes] | None = None
         self._node_password = ""
-
-    @property
-    def has_login(self) -> bool:
-        """Whether clients must log in."""
-        return self.settings.login
-
-    @property
-    def jvm_pid(self) -> int | None:
-        """The process id of the JVM, if it was started."""
-        return self._process.pid if self._process else None
 
     def _start_server(self) -> None:
         self._require_open_files()
@@ -101,7 +88,7 @@ class KafkaBroker(EmbeddedBroker):
             if not (self._kafka_folder / "store" / "meta.properties").exists():
                 self._format_store(jars)
             with self._output.open("wb") as output:
-                self._process = self._start_java(jars, output, "kafka.Kafka", "server.properties")
+                self.jvm = self._start_java(jars, output, "kafka.Kafka", "server.properties")
             if run_until_stopped(partial(self._wait_until_ready, port), self.stop_request):
                 if self.has_login:
                     login = write_login(self.data, self.address)
@@ -128,9 +115,9 @@ class KafkaBroker(EmbeddedBroker):
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         arguments = ("format", f"--cluster-id={cluster}", "--ignore-formatted", "--config", "server.properties")
         with self._output.open("wb") as output:
-            self._process = self._start_java(jars, output, "kafka.tools.StorageTool", *arguments)
+            self.jvm = self._start_java(jars, output, "kafka.tools.StorageTool", *arguments)
         try:
-            code = run_until_stopped(partial(self._process.wait, START_TIMEOUT_S), self.stop_request)
+            code = run_until_stopped(partial(self.jvm.wait, START_TIMEOUT_S), self.stop_request)
         except subprocess.TimeoutExpired as error:
             store = self._kafka_folder / "store"
             message = f"Kafka's store {store} was not formatted within {START_TIMEOUT_S} s; see the disk"
@@ -160,7 +147,7 @@ class KafkaBroker(EmbeddedBroker):
 
     def _wait_until_ready(self, port: int) -> bool:
         """Wait until Kafka answers a client; return False if it ends instead."""
-        from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - heavy
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
 
         client = None
         begun = time.monotonic()
@@ -176,33 +163,23 @@ class KafkaBroker(EmbeddedBroker):
             with socket.socket() as probe:
                 listening = probe.connect_ex((LOOPBACK, port)) == 0
             if listening:
-                client = client or AdminClient(self._node_client_options())
-                if self._answers(client):
-                    return True
+                client = client or self._connect_admin()
+                # It listens before it answers.
+                with suppress(KafkaException):
+                    if client.list_topics(timeout=1).brokers:
+                        return True
             time.sleep(0.1)
         return False
 
-    @staticmethod
-    def _answers(client: Any) -> bool:
-        """Return whether Kafka answers. It listens before it does."""
-        from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
+    def _connect_admin(self) -> Any:
+        """Return a client that logs in as the node itself."""
+        from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - heavy
 
-        try:
-            return bool(client.list_topics(timeout=1).brokers)
-        except KafkaException:
-            return False
-
-    def _node_client_options(self) -> dict[str, Any]:
-        """Return the configuration of a confluent-kafka client that logs in as the node itself."""
         options: dict[str, Any] = {"bootstrap.servers": self.address, "log_level": 0}
         if self.has_login:
-            options |= {
-                "security.protocol": PROTOCOL,
-                "sasl.mechanism": "PLAIN",
-                "sasl.username": NODE_USER,
-                "sasl.password": self._node_password,
-            }
-        return options
+            options |= {"security.protocol": PROTOCOL, "sasl.mechanism": "PLAIN"}
+            options |= {"sasl.username": NODE_USER, "sasl.password": self._node_password}
+        return AdminClient(options)
 
     def _create_login(self, login: BrokerLogin) -> None:
         """Create the login in Kafka. A store that is new, or of a version without logins, does not have it.
@@ -210,19 +187,14 @@ class KafkaBroker(EmbeddedBroker):
         Raises:
             BrokerError: Kafka refuses the login.
         """
-        from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
-        from confluent_kafka.admin import (  # noqa: PLC0415 - heavy
-            AdminClient,
-            ScramCredentialInfo,
-            ScramMechanism,
-            UserScramCredentialUpsertion,
-        )
+        from confluent_kafka import KafkaException, admin  # noqa: PLC0415 - heavy
 
-        scram = ScramCredentialInfo(getattr(ScramMechanism, MECHANISM.replace("-", "_")), _SCRAM_ITERATIONS)
-        change = UserScramCredentialUpsertion(login.username, scram, login.password.encode())
-        admin = AdminClient(self._node_client_options())
+        mechanism = getattr(admin.ScramMechanism, MECHANISM.replace("-", "_"))
+        scram = admin.ScramCredentialInfo(mechanism, _SCRAM_ITERATIONS)
+        change = admin.UserScramCredentialUpsertion(login.username, scram, login.password.encode())
+        client = self._connect_admin()
         try:
-            (done,) = admin.alter_user_scram_credentials([change], request_timeout=_LOGIN_TIMEOUT_S).values()
+            (done,) = client.alter_user_scram_credentials([change], request_timeout=_LOGIN_TIMEOUT_S).values()
             done.result(_LOGIN_TIMEOUT_S)
         except KafkaException as error:
             message = f"Kafka refuses the login of {login.username}: {error.args[0].str()}; its log: {self._log}"
@@ -230,20 +202,19 @@ class KafkaBroker(EmbeddedBroker):
 
     def poll(self) -> str | None:
         """Return None while Kafka runs, else the reason for its end in one line."""
-        if self._process is None or self._process.poll() is None:
+        if self.jvm is None or self.jvm.poll() is None:
             return None
-        code = self._process.returncode
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        how = describe_exit(self.jvm.returncode)
         return f"Kafka {how}: {find_last_error_line(self._output, self._log, self._log_start)}; its log: {self._log}"
 
     def _stop_server(self) -> None:
-        if self._process is None:
+        if self.jvm is None:
             return
-        self._process.terminate()
+        self.jvm.terminate()
         try:
-            self._process.wait(STOP_TIMEOUT_S)
+            self.jvm.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             log.warning("Kafka did not stop within %d s and is killed; its next start takes longer", STOP_TIMEOUT_S)
-            self._process.kill()
-            self._process.wait()
-        self._process = None
+            self.jvm.kill()
+            self.jvm.wait()
+        self.jvm = None

@@ -1,38 +1,15 @@
 """The Kafka cluster that a command means: the broker of the data folder, `HOST:PORT`, or the environment's."""
 
 import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
-from core.errors import SmspulseError
 from core.kafka_settings import KafkaSettings
-from smspulse.broker.download import BrokerError
+from smspulse.broker.errors import BrokerError, LoginUnreadableError, NoBrokerError
 from smspulse.broker.lockfile import BrokerFile, read_broker_file
 from smspulse.broker.login import login_path, read_login
 from smspulse.processes.children import LOOPBACK
-
-
-class KafkaAccessError(SmspulseError):
-    """A command has no Kafka cluster that it can use."""
-
-
-class NoBrokerError(KafkaAccessError):
-    """No broker runs on the data folder, and none is named."""
-
-
-class LoginUnreadableError(KafkaAccessError):
-    """The broker of the data folder needs its login, which this user cannot read.
-
-    Attributes:
-        bootstrap: Address of the broker.
-    """
-
-    def __init__(self, bootstrap: str, path: Path) -> None:
-        super().__init__(
-            f"Kafka at {bootstrap} needs the login in {path}, which this user may not read: "
-            "run it as the user who runs the pipeline"
-        )
-        self.bootstrap = bootstrap
 
 
 def find_kafka_settings(data: Path, broker: str) -> KafkaSettings:
@@ -90,19 +67,11 @@ def read_embedded_settings(data: Path, running: BrokerFile) -> KafkaSettings:
         access = login.to_kafka_options()
     # The file is newer than the environment of a process that outlived a run of the in-memory broker.
     return KafkaSettings(
-        bootstrap=running.bootstrap,
-        in_memory=running.kind == "memory",
-        memory_run=running.memory_run,
-        **access,
+        bootstrap=running.bootstrap, in_memory=running.kind == "memory", memory_run=running.memory_run, **access
     )
 
 
 def _is_same_address(one: str, other: str) -> bool:
     """Return whether two `HOST:PORT` name the same listener. `localhost` and 127.0.0.1 are one host."""
-    return _canonical_address(one) == _canonical_address(other)
-
-
-def _canonical_address(address: str) -> tuple[str, str]:
-    host, _, port = address.rpartition(":")
-    host = host.lower()
-    return LOOPBACK if host == "localhost" else host, port
+    one, other = (re.sub("^localhost:", f"{LOOPBACK}:", address.lower()) for address in (one, other))
+    return one == other

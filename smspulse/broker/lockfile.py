@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from smspulse.broker.download import BrokerError
+from smspulse.broker.errors import BrokerError
 from smspulse.processes.children import LOOPBACK, is_process_alive
 
 Kind = Literal["kafka", "memory"]
@@ -63,23 +63,6 @@ def read_broker_file(data: Path) -> BrokerFile | None:
 def has_kafka_store(data: Path) -> bool:
     """Return whether the folder has the store of a real Kafka."""
     return os.path.lexists(data / "kafka" / "store")
-
-
-def write_file_atomically(path: Path, text: str, mode: int = 0o666) -> None:
-    """Write a file so that no reader ever sees a part of it.
-
-    Args:
-        path: Path of the file. An existing file is replaced.
-        text: Its content.
-        mode: Its permissions, minus the umask.
-    """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    # A crash may have left it, with other permissions.
-    scratch.unlink(missing_ok=True)
-    with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
-        file.write(text)
-    # A rename is atomic: a reader sees the old file or the new one.
-    scratch.replace(path)
 
 
 def _is_lock_free(data: Path) -> bool:

@@ -4,16 +4,15 @@ It uses SCRAM, not PLAIN: a client never sends the password, and it detects a se
 a local user who listens on Kafka's port while Kafka is away gets neither the password nor a webhook.
 """
 
-import json
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from smspulse.broker.download import BrokerError
-from smspulse.broker.lockfile import write_file_atomically
+from core.atomic_file import write_file_atomically
+from smspulse.broker.errors import BrokerError
 
 PROTOCOL: Final = "SASL_PLAINTEXT"
 MECHANISM: Final = "SCRAM-SHA-512"
@@ -94,6 +93,6 @@ def write_login(data: Path, bootstrap: str) -> BrokerLogin:
     known = read_login(data)
     password = known.password if known else secrets.token_urlsafe(_PASSWORD_BYTES)
     login = BrokerLogin(bootstrap, _USERNAME, password)
-    write_file_atomically(login_path(data), json.dumps(asdict(login)), mode=_OWNER_ONLY_MODE)
+    write_file_atomically(login_path(data), msgspec.json.encode(login), mode=_OWNER_ONLY_MODE)
     write_file_atomically(client_properties_path(data), login.format_client_properties(), mode=_OWNER_ONLY_MODE)
     return login

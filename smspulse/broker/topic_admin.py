@@ -1,33 +1,31 @@
 """Creation and check of the topics of `core.topics`."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError, for_code
 
-from core.errors import SmspulseError
 from core.kafka_admin import open_admin_client
 from core.kafka_settings import KafkaSettings
 from core.topics import TOPICS, find_partition_mismatch
+from smspulse.broker.errors import KafkaUnreachable, TopicError, TopicMisfitError
+from smspulse.broker.locate import find_kafka_settings
 
 log = logging.getLogger(__name__)
 
 
-class TopicError(SmspulseError):
-    """The topics cannot be used. The text is one line: the problem and its fix."""
+def connect_with_topics(data: Path, broker: str) -> KafkaSettings:
+    """Return the settings of the broker of a command, which has every topic from now on.
 
-
-class TopicMisfitError(TopicError):
-    """The partitions of the topics do not match the settings."""
-
-    is_permanent = True
-
-
-class KafkaUnreachable(TopicError):  # noqa: N818 - it names the state
-    """No broker answered in time."""
+    Raises:
+        KafkaAccessError: The command has no broker.
+        TopicError: The topics cannot be created.
+    """
+    kafka = find_kafka_settings(data, broker)
+    ensure_topics(kafka)
+    return kafka
 
 
 def ensure_topics(kafka: KafkaSettings, timeout_s: float = 30) -> None:
@@ -45,30 +43,17 @@ def ensure_topics(kafka: KafkaSettings, timeout_s: float = 30) -> None:
         TopicError: The cluster refused a topic.
     """
     try:
-        with _connect_admin(kafka, timeout_s) as admin:
+        # A longest pause of 30 s, the default, would make the client wait as long after the start of a broker.
+        with open_admin_client(
+            kafka, bootstrap_timeout_ms=int(timeout_s * 1000), reconnect_backoff_max_ms=500
+        ) as admin:
             _create_missing_topics(kafka, admin, timeout_s)
             _check_topics(kafka, admin.describe_topics([topic.name for topic in TOPICS]))
+    except KafkaTimeoutError as error:
+        raise KafkaUnreachable(_describe_silence(kafka, timeout_s)) from error
     except (KafkaError, OSError) as error:
         message = f"Kafka at {kafka.bootstrap} cannot be used: {type(error).__name__}: {error}"
         raise TopicError(message) from error
-
-
-@contextmanager
-def _connect_admin(kafka: KafkaSettings, timeout_s: float) -> Iterator[Any]:
-    """Connect an admin client for a context; raise `KafkaUnreachable` if no broker answers."""
-    with ExitStack() as stack:
-        try:
-            admin = stack.enter_context(
-                open_admin_client(
-                    kafka,
-                    bootstrap_timeout_ms=int(timeout_s * 1000),
-                    # 30 s by default: after the start of a broker, the client would wait as long.
-                    reconnect_backoff_max_ms=500,
-                )
-            )
-        except KafkaTimeoutError as error:
-            raise KafkaUnreachable(_describe_silence(kafka, timeout_s)) from error
-        yield admin
 
 
 def _describe_silence(kafka: KafkaSettings, timeout_s: float) -> str:

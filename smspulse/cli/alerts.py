@@ -5,17 +5,17 @@ import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
-from core.background_tasks import end_process_if_a_thread_fails
 from smspulse.cli.options import (
     EXIT_CHECK_FAILED,
     FiniteFloat,
+    ParsedType,
     broker_option,
     data_option,
-    ensure_data_folder,
+    prepare_process,
     require_data_folder,
 )
 from smspulse.processes.terminal import echo, make_console
@@ -44,23 +44,19 @@ def send_command(data: Path, broker: str) -> None:
     \b
     smspulse alerts send --broker kafka1:9092
     """
-    from prometheus_client import CollectorRegistry
-
-    from smspulse.alerting.dispatcher import check_receivers, run_dispatcher
+    from smspulse.alerting.dispatcher import run_dispatcher
+    from smspulse.alerting.metrics import REGISTRY
+    from smspulse.alerting.receivers import check_receivers
     from smspulse.alerting.settings import read_alert_settings
-    from smspulse.broker.locate import find_kafka_settings
-    from smspulse.broker.topic_admin import ensure_topics
+    from smspulse.broker.topic_admin import connect_with_topics
+    from smspulse.processes.children import report_ready
     from smspulse.processes.metrics_endpoint import serve_metrics
-    from smspulse.processes.readiness import report_ready
 
     settings = read_alert_settings()
     check_receivers(settings)
-    ensure_data_folder(data)
-    end_process_if_a_thread_fails()
-    kafka = find_kafka_settings(data, broker)
-    ensure_topics(kafka)
-    # Metrics of the process alone: the page counts alerts.
-    serve_metrics(data, "alerts", CollectorRegistry())
+    prepare_process(data)
+    kafka = connect_with_topics(data, broker)
+    serve_metrics(data, "alerts", REGISTRY)
     run_dispatcher(settings, kafka, data, report_ready)
 
 
@@ -94,22 +90,19 @@ def explain_command(data: Path, alert_id: str) -> None:
     print_alert_evidence(data, make_console(soft_wrap=True), alert_id)
 
 
-class _DurationType(click.ParamType):
-    """`30m`, `2h`, `7d`, in seconds."""
-
-    name = "LENGTH"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        found = re.fullmatch(r"([1-9]\d*)([mhd])", str(value))
-        if found is None:
-            self.fail(f"{value!r} is no length: write 30m, 2h or 7d", param, ctx)
-        return int(found[1]) * _UNIT_SECONDS[found[2]]
+def _parse_duration(text: str) -> int:
+    """Parse `30m`, `2h` or `7d` to seconds."""
+    found = re.fullmatch(r"([1-9]\d*)([mhd])", text)
+    if found is None:
+        msg = f"{text!r} is no length: write 30m, 2h or 7d"
+        raise ValueError(msg)
+    return int(found[1]) * _UNIT_SECONDS[found[2]]
 
 
 @alerts_group.command()
 @data_option
 @click.argument("alert_id", required=False)
-@click.option("--for", "seconds", type=_DurationType(), help="How long, such as 30m, 2h, 7d.")
+@click.option("--for", "seconds", type=ParsedType("LENGTH", _parse_duration), help="How long, such as 30m, 2h, 7d.")
 @click.option("--lift", is_flag=True, help="End the silence of the alert.")
 def silence_command(data: Path, alert_id: str | None, seconds: int | None, *, lift: bool) -> None:
     """Mute notifications for an alert. The alert stays listed. Without an id: list the silences.
@@ -138,13 +131,10 @@ def test_command() -> None:
     \b
     smspulse alerts test
     """
-    from smspulse.alerting.dispatcher import require_receiver
-    from smspulse.alerting.rendering import try_receivers
+    from smspulse.alerting.receivers import try_receivers
     from smspulse.alerting.settings import read_alert_settings
 
-    settings = read_alert_settings()
-    require_receiver(settings)
-    errors = asyncio.run(try_receivers(settings, time.time()))
+    errors = asyncio.run(try_receivers(read_alert_settings(), time.time()))
     for line in errors:
         echo(line, err=True)
     if errors:
@@ -156,31 +146,12 @@ def test_command() -> None:
 @data_option
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only messages that ended from this day on, UTC.")
 @click.option(
-    "--budget",
-    type=FiniteFloat(min=0, min_open=True),
-    default=30.0,
-    show_default=True,
-    help="Days between two false alarms, on average.",
+    "--budget", type=FiniteFloat(min=0, min_open=True), default=30.0, help="Days between two false alarms, on average."
 )
+@click.option("--learn", type=click.IntRange(0), default=200, help="Messages that a new unit learns from.")
+@click.option("--relearn-after", default="500,7d", help="When a rise is the new normal, or `never`.")
 @click.option(
-    "--learn",
-    type=click.IntRange(0),
-    default=200,
-    show_default=True,
-    help="Messages that a new unit learns from.",
-)
-@click.option(
-    "--relearn-after",
-    default="500,7d",
-    show_default=True,
-    help="When a rise is the new normal, or `never`.",
-)
-@click.option(
-    "--threshold",
-    type=FiniteFloat(0, 1),
-    default=0.2,
-    show_default=True,
-    help="Failure ratio of the simple rule for comparison.",
+    "--threshold", type=FiniteFloat(0, 1), default=0.2, help="Failure ratio of the simple rule for comparison."
 )
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Also draw it: .svg, .png or .html.")
 def backtest_command(
@@ -202,7 +173,7 @@ def backtest_command(
     """
     from smspulse.alerting.backtest import read_message_ends, run_backtest
     from smspulse.alerting.rendering import draw_backtest, print_backtest
-    from smspulse.runtime.data_folder import use_export_umask
+    from smspulse.processes.data_folder import use_original_umask
     from streams.failure_baseline import DetectorPolicy
     from streams.settings import parse_relearn_after
 
@@ -213,5 +184,5 @@ def backtest_command(
     found = run_backtest(read_message_ends(data, since.replace(tzinfo=UTC) if since else None), policy, threshold)
     print_backtest(found, make_console(soft_wrap=True))
     if picture:
-        with use_export_umask(picture, data):
+        with use_original_umask(picture, data):
             draw_backtest(found, picture)

@@ -6,51 +6,46 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 from xml.etree import ElementTree
 
 import click
 from rich.table import Table
 from rich.text import Text
 
-from smspulse.cli.options import EXIT_CHECK_FAILED, broker_option, data_option, ingest_options
+from expectations import SUITE_NAMES
+from smspulse.cli.options import EXIT_CHECK_FAILED, ParsedType, broker_option, data_option, ingest_options
 from smspulse.processes.terminal import echo, escape_to_line, make_console
 
 if TYPE_CHECKING:
     from expectations.measurement import SuiteMeasures
-    from expectations.report import CheckReport, CheckResult
+    from expectations.quality_check import CheckReport, CheckResult
     from expectations.settings import CheckSettings
 
-# As `expectations.catalogue.SUITE_NAMES`, whose import would slow `--help`.
-_SUITE_NAMES: Final = ("raw", "messages", "deadletters", "devices", "delivery", "reconciliation")
-# In the order of their output.
 _COLOURS: Final = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 _PERIODS: Final = {"h": "hours", "d": "days"}
 
 
-class _TimestampType(click.ParamType):
-    """`24h`, `7d`, or a date or time in ISO 8601, UTC unless it names a zone."""
-
-    name = "WHEN"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        try:
-            if found := re.fullmatch(r"(\d+)([hd])", value):
-                return datetime.now(UTC) - timedelta(**{_PERIODS[found[2]]: int(found[1])})
-            moment = datetime.fromisoformat(value)
-        except (ValueError, OverflowError):
-            self.fail(f"{value!r} is not a time: write 24h, 7d or 2026-11-20", param, ctx)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+def _parse_time(text: str) -> datetime:
+    """Parse `24h`, `7d`, or a date or time in ISO 8601, UTC unless it names a zone."""
+    try:
+        if found := re.fullmatch(r"(\d+)([hd])", text):
+            return datetime.now(UTC) - timedelta(**{_PERIODS[found[2]]: int(found[1])})
+        moment = datetime.fromisoformat(text)
+    except (ValueError, OverflowError) as error:
+        msg = f"{text!r} is not a time: write 24h, 7d or 2026-11-20"
+        raise ValueError(msg) from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 @click.group(invoke_without_command=True)
 @data_option
 @broker_option
 @click.option(
-    "--suite", "suites", multiple=True, type=click.Choice(_SUITE_NAMES), help="Only this one; can be repeated."
+    "--suite", "suites", multiple=True, type=click.Choice(SUITE_NAMES), help="Only this one; can be repeated."
 )
-@click.option("--since", type=_TimestampType(), help="Leave out older data: 24h, 7d or 2026-11-20.")
-@click.option("--format", "form", type=click.Choice(["table", "json", "junit"]), default="table", show_default=True)
+@click.option("--since", type=ParsedType("WHEN", _parse_time), help="Leave out older data: 24h, 7d or 2026-11-20.")
+@click.option("--format", "form", type=click.Choice(["table", "json", "junit"]), default="table")
 @click.option("--docs", is_flag=True, help="Write the page quality/index.html in the data folder as well.")
 @click.pass_context
 def check_command(
@@ -79,7 +74,7 @@ def check_command(
     from warehouse.status_codes import load_known_statuses
 
     statuses = load_known_statuses(data)
-    suites, settings, now = suites or _SUITE_NAMES, CheckSettings(), datetime.now(UTC)
+    suites, settings, now = suites or SUITE_NAMES, CheckSettings(), datetime.now(UTC)
     further, note = (
         _measure_reconciliation(data, broker, settings, now, since) if "reconciliation" in suites else ([], "")
     )
@@ -116,7 +111,8 @@ def _measure_reconciliation(
 
     from expectations.reconciliation import measure_reconciliation, read_kafka_contents
     from ingest.errors import SpoolError
-    from smspulse.broker.locate import KafkaAccessError, find_kafka_settings
+    from smspulse.broker.errors import KafkaAccessError
+    from smspulse.broker.locate import find_kafka_settings
 
     found, note = None, ""
     hidden = "; the suite reconciliation was left out: this user may not read what ingest answered (accepted and spool)"
@@ -138,9 +134,9 @@ def _measure_reconciliation(
 @check_command.command()
 @click.argument("sample", type=click.File("rb"))
 @click.option("--lines", is_flag=True, help="SAMPLE has one payload a line.")
-@click.option("--content-type", default="", help="Content-Type that the gateway sends; its charset is decoded.")
-@click.option("--content-encoding", default="", help="Content-Encoding that the gateway sends: gzip or deflate.")
-def payload_command(sample: BinaryIO, content_type: str, content_encoding: str, *, lines: bool) -> None:
+@click.option("--content-type", help="Content-Type that the gateway sends; its charset is decoded.")
+@click.option("--content-encoding", help="Content-Encoding that the gateway sends: gzip or deflate.")
+def payload_command(sample: BinaryIO, content_type: str | None, content_encoding: str | None, *, lines: bool) -> None:
     """Show the generation and the errors of a gateway's payloads. Exits with 1 if there is an error.
 
     SAMPLE is a file, or - for standard input. It is the body of one webhook, and is read as ingest and stream read it.
@@ -150,20 +146,20 @@ def payload_command(sample: BinaryIO, content_type: str, content_encoding: str, 
     pbpaste | smspulse check payload -
     smspulse check payload --content-type "application/json; charset=ISO-8859-1" examples/webhooks/status.json
     """
-    from expectations.payload_check import run_raw_suite, split_lines
+    from expectations.payload_check import run_raw_suite
     from gateway.payload_times import parse_zone
     from gateway.statuses import build_status_table, parse_status_meanings
     from streams.settings import StreamSettings
 
     settings = StreamSettings(state=Path())
     zone, statuses = parse_zone(settings.zone), build_status_table(parse_status_meanings(settings.status_meanings))
-    declared = content_type.encode("ascii", "replace")
+    declared = (content_type or "").encode("ascii", "replace")
     received = sample.read()
     if not received.strip():
         msg = "there is no payload in it"
         raise click.BadParameter(msg, param_hint="SAMPLE")
-    payloads = split_lines(received) if lines else [received]
-    bodies, has_faults = _check_payloads(payloads, zone, declared, content_encoding)
+    payloads = [line for line in received.splitlines() if line.strip()] if lines else [received]
+    bodies, has_faults = _check_payloads(payloads, zone, declared, content_encoding or "")
     if not bodies:
         raise SystemExit(EXIT_CHECK_FAILED)
     report = run_raw_suite(bodies, zone, declared, statuses)
@@ -206,14 +202,9 @@ def _print_json(report: "CheckReport") -> None:
 def _print_junit(report: "CheckReport") -> None:
     """Write a failure for a critical expectation, and a skip with the reason for any other that does not hold."""
     root = ElementTree.Element("testsuites", name="smspulse check")
-    for suite in dict.fromkeys(row.dataset for row in report.rows):
-        rows = [row for row in report.rows if row.dataset == suite]
-        failures = [row for row in rows if not row.success]
-        counts = {
-            "tests": len(rows),
-            "failures": sum(row.severity == "critical" for row in failures),
-            "skipped": sum(row.severity != "critical" for row in failures),
-        }
+    for suite, rows in report.rows_by_suite.items():
+        critical = [row.severity == "critical" for row in rows if not row.success]
+        counts = {"tests": len(rows), "failures": sum(critical), "skipped": len(critical) - sum(critical)}
         attributes = {name: str(count) for name, count in counts.items()}
         attributes |= {"name": suite, "timestamp": report.checked_at.isoformat()}
         element = ElementTree.SubElement(root, "testsuite", attributes)
@@ -230,17 +221,14 @@ def _print_junit(report: "CheckReport") -> None:
 
 def _print_text(report: "CheckReport") -> None:
     console = make_console(soft_wrap=True)
-    order = list(_COLOURS)
-    for row in sorted(report.rows, key=lambda row: order.index(row.severity)):
-        if not row.success:
-            console.print(Text.assemble((f"✗ {row.severity} ", _COLOURS[row.severity]), (row.expectation, "bold")))
-            for title, text in _describe_failure(row):
-                console.print(Text.assemble((f"    {title:<9} ", "dim"), text))
-    for suite in dict.fromkeys(row.dataset for row in report.rows):
-        rows = [row for row in report.rows if row.dataset == suite]
-        failed = [row.expectation for row in rows if not row.success]
-        mark = ("✗ ", "red") if failed else ("✓ ", "green")
-        console.print(Text.assemble(mark, f"{suite}: {len(rows) - len(failed)} of {len(rows)} expectations hold"))
+    for row in report.failures:
+        console.print(Text.assemble((f"✗ {row.severity} ", _COLOURS[row.severity]), (row.expectation, "bold")))
+        for title, text in _describe_failure(row):
+            console.print(Text.assemble((f"    {title:<9} ", "dim"), text))
+    for suite, rows in report.rows_by_suite.items():
+        holding = sum(row.success for row in rows)
+        mark = ("✓ ", "green") if holding == len(rows) else ("✗ ", "red")
+        console.print(Text.assemble(mark, f"{suite}: {holding} of {len(rows)} expectations hold"))
     console.print(escape_to_line(report.note))
 
 
@@ -254,7 +242,7 @@ def _describe_failure(row: "CheckResult") -> list[tuple[str, str]]:
 @click.command()
 @data_option
 @broker_option
-@ingest_options
+@ingest_options()
 def doctor_command(data: Path, broker: str, host: str | None, port: int | None) -> None:
     """Check this machine, and show what is missing and how to fix it. Exits with 1 if something does not work.
 

@@ -2,18 +2,20 @@
 
 from pathlib import Path
 
+import click
+
 from ingest.errors import SourcesError
 from ingest.sources import list_sources
 from smspulse.broker.lockfile import read_broker_file
+from smspulse.cli.options import data_option
+from smspulse.processes.terminal import echo
 from warehouse.catalog import CATALOG_FILE
 
 
-def suggest_next_steps(data: Path) -> str:
-    """Return the state of the data folder and the commands for the next steps.
-
-    Raises:
-        SourcesError: The file of sources is not valid.
-    """
+@click.command()
+@data_option
+def hints_command(data: Path) -> None:
+    """Show the state of the data folder and the commands for the next steps."""
     try:
         sources: dict[str, int] | None = list_sources(data)
     except SourcesError as error:
@@ -47,4 +49,4 @@ def suggest_next_steps(data: Path) -> str:
         ]
     width = max(len(command) for command, _ in steps)
     lines = [f"    {command:<{width}}   {what}" for command, what in steps]
-    return "\n".join([summary, "", *lines, "", "`smspulse --help` lists every command."])
+    echo("\n".join([summary, "", *lines, "", "`smspulse --help` lists every command."]))

@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import Final, NoReturn
 
 import click
@@ -15,10 +14,9 @@ import click
 from core.errors import SmspulseError
 from smspulse.cli import alerts, check, pipeline, simulate, source, status, warehouse
 from smspulse.processes import log_setup
-from smspulse.processes.children import ensure_home
+from smspulse.processes.children import READY_FD_VARIABLE, ensure_home, report_permanent_failure
 from smspulse.processes.output import make_tolerant
-from smspulse.processes.readiness import READY_FD_VARIABLE, report_permanent_failure
-from smspulse.processes.terminal import echo, escape_controls
+from smspulse.processes.terminal import escape_controls
 
 # Exit code: an error.
 _EXIT_FAILED = 2
@@ -26,7 +24,7 @@ _GC_THRESHOLD: Final = 100_000
 
 
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
     invoke_without_command=True,
     epilog="Exit codes: 0 done, 1 a check found a problem, 2 an error. Completion: eval "
     '"$(_SMSPULSE_COMPLETE=bash_source smspulse)", or zsh_source, fish_source.',
@@ -41,9 +39,10 @@ def cli(context: click.Context, *, verbose: bool) -> None:
     """
     log_setup.set_up_logging(verbose=verbose, supervised=READY_FD_VARIABLE in os.environ)
     if context.invoked_subcommand is None:
-        from smspulse.cli.hints import suggest_next_steps
+        from smspulse.cli.hints import hints_command
 
-        echo(suggest_next_steps(Path(os.environ.get("SMSPULSE_DATA", "./.smspulse"))))
+        with hints_command.make_context(None, [], parent=context) as hints:
+            hints_command.invoke(hints)
 
 
 for _command in (

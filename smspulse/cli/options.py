@@ -8,7 +8,11 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from smspulse.runtime.data_folder import DataFolderError, restrict_to_owner, set_private_umask
+from core.background_tasks import end_process_if_a_thread_fails
+from core.buckets import is_bucket_address
+from core.urls import parse_http_url
+from smspulse.processes.data_folder import restrict_to_owner, set_private_umask
+from smspulse.processes.errors import DataFolderError
 
 # DuckDB cuts a path at the first, and takes the second as a separator.
 _DUCKDB_PATH_CHARACTERS: Final = "?\\"
@@ -33,50 +37,62 @@ class FiniteFloat(click.FloatRange):
         return number
 
 
-def data_option(command: Command) -> Command:
-    """Add `--data`. New files of the command are as private as that folder."""
-    return click.option(
-        "--data",
-        envvar="SMSPULSE_DATA",
-        default="./.smspulse",
-        show_default=True,
-        # `_apply_data_umask` checks the permissions, with a better error.
-        type=click.Path(file_okay=False, readable=False, path_type=Path),
-        callback=_apply_data_umask,
-        help="Data folder.  [env: SMSPULSE_DATA]",
-    )(command)
+class ParsedType(click.ParamType):
+    """A text that a function parses. The function raises ValueError with a text for people."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name, self._parse = name, parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the parsed value, or end the command with an error."""
+        try:
+            return self._parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+URL: Final = ParsedType("URL", parse_http_url)
 
 
 def _apply_data_umask(context: click.Context, _: click.Parameter, data: Path) -> Path:
-    if not is_bucket_path(data) and not context.resilient_parsing:
+    """Make new files of the command as private as the data folder."""
+    if not is_bucket_address(data) and not context.resilient_parsing:
         set_private_umask(data)
     return data
 
 
-def broker_option(command: Command) -> Command:
-    """Add `--broker`."""
-    return click.option(
-        "--broker",
-        envvar="SMSPULSE_BROKER",
-        default="auto",
-        show_default=True,
-        help="HOST:PORT, or auto: the one that runs on the data folder.  [env: SMSPULSE_BROKER]",
-    )(command)
+data_option: Final = click.option(
+    "--data",
+    envvar="SMSPULSE_DATA",
+    default="./.smspulse",
+    # `_apply_data_umask` checks the permissions, with a better error.
+    type=click.Path(file_okay=False, readable=False, path_type=Path),
+    callback=_apply_data_umask,
+    help="Data folder.  [env: SMSPULSE_DATA]",
+)
+broker_option: Final = click.option(
+    "--broker",
+    envvar="SMSPULSE_BROKER",
+    default="auto",
+    help="HOST:PORT, or auto: the one that runs on the data folder.  [env: SMSPULSE_BROKER]",
+)
 
 
-class UrlType(click.ParamType):
-    """An http or https URL."""
-
-    name = "URL"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the URL without a slash at its end."""
-        from smspulse.runtime.urls import parse_http_url
-
-        try:
-            return parse_http_url(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def ingest_options(prefix: str = "") -> Callable[[Command], Command]:
+    """Return a decorator that adds `--host` and `--port` of ingest, with a prefix such as `ingest-`."""
+    announced = "that of the data folder's ingest"
+    add_host = click.option(
+        f"--{prefix}host",
+        envvar="SMSPULSE_INGEST_HOST",
+        help=f"Address of ingest.  [default: {announced}, or 127.0.0.1]",
+    )
+    add_port = click.option(
+        f"--{prefix}port",
+        envvar="SMSPULSE_INGEST_PORT",
+        type=PORT,
+        help=f"Port of ingest.  [default: {announced}, or 8080]",
+    )
+    return lambda command: add_host(add_port(command))
 
 
 def require_data_folder(data: Path, *others: str) -> None:
@@ -95,37 +111,12 @@ def require_data_folder(data: Path, *others: str) -> None:
     from warehouse.datasets import DATASET_NAMES
     from warehouse.errors import NoWarehouseError
 
-    if not is_bucket_path(data):
+    if not is_bucket_address(data):
         _refuse_unusable_path(data)
-        is_found = any((data / name).exists() for name in (CATALOG_FILE, *others))
-        if not is_found and not any(any((data / name).glob("date=*")) for name in DATASET_NAMES):
+        signs = [*others, CATALOG_FILE, *(f"{name}/date=*" for name in DATASET_NAMES)]
+        if not any(any(data.glob(sign)) for sign in signs):
             raise NoWarehouseError(data)
     ensure_data_folder(data)
-
-
-def is_bucket_path(data: Path) -> bool:
-    """Return whether a data folder is the address of a bucket. `Path` has removed one slash of it."""
-    return str(data).startswith("s3:/")
-
-
-def ingest_options(command: Command) -> Command:
-    """Add `--host` and `--port` of ingest."""
-    return _add_ingest_options(command, "--host", "--port")
-
-
-def named_ingest_options(command: Command) -> Command:
-    """Add `--ingest-host` and `--ingest-port`, for a command with its own `--host` and `--port`."""
-    return _add_ingest_options(command, "--ingest-host", "--ingest-port")
-
-
-def _add_ingest_options(command: Command, host: str, port: str) -> Command:
-    announced = "that of the data folder's ingest"
-    with_port = click.option(
-        port, envvar="SMSPULSE_INGEST_PORT", type=PORT, help=f"Port of ingest.  [default: {announced}, or 8080]"
-    )(command)
-    return click.option(
-        host, envvar="SMSPULSE_INGEST_HOST", help=f"Address of ingest.  [default: {announced}, or 127.0.0.1]"
-    )(with_port)
 
 
 def ensure_data_folder(data: Path) -> None:
@@ -136,7 +127,7 @@ def ensure_data_folder(data: Path) -> None:
         DataFolderError: The folder cannot be created or written, or DuckDB cannot use its path.
         SettingError: The folder cannot be given to the group of the settings.
     """
-    if is_bucket_path(data):
+    if is_bucket_address(data):
         from warehouse.errors import NeedsFolderError
 
         raise NeedsFolderError(data)
@@ -152,22 +143,22 @@ def ensure_data_folder(data: Path) -> None:
     restrict_to_owner(data)
 
 
+def prepare_process(data: Path) -> None:
+    """Prepare a command that runs on: create its data folder, and end it when a thread fails. Raises as above."""
+    ensure_data_folder(data)
+    end_process_if_a_thread_fails()
+
+
 def _refuse_unusable_path(data: Path) -> None:
-    if problem := _describe_unusable_path(str(data.absolute())) or _describe_unusable_path(str(data.resolve())):
-        msg = (
-            f"the data folder {str(data)!r} has {problem} in its path, where DuckDB opens no file; "
-            "name another with --data"
-        )
-        raise DataFolderError(msg)
-
-
-def _describe_unusable_path(path: str) -> str:
-    """Return the part of a path with which DuckDB cannot open files; empty without one."""
-    for character in _DUCKDB_PATH_CHARACTERS:
-        if character in path:
-            return f"a `{character}`"
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return "bytes that are not UTF-8"
-    return ""
+    for path in (str(data.absolute()), str(data.resolve())):
+        faults = [f"a `{character}`" for character in _DUCKDB_PATH_CHARACTERS if character in path]
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            faults.append("bytes that are not UTF-8")
+        if faults:
+            msg = (
+                f"the data folder {str(data)!r} has {faults[0]} in its path, where DuckDB opens no file; "
+                "name another with --data"
+            )
+            raise DataFolderError(msg)

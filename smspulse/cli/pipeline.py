@@ -9,11 +9,11 @@ from typing import Any, Final
 import click
 
 from core.background_tasks import end_process_if_a_thread_fails
-from smspulse.cli.options import PORT, FiniteFloat, broker_option, data_option, ensure_data_folder, is_bucket_path
+from core.buckets import is_bucket_address
+from smspulse.cli.options import PORT, FiniteFloat, broker_option, data_option, prepare_process
 from smspulse.processes import log_setup
-from smspulse.processes.children import raise_file_limit
+from smspulse.processes.children import raise_file_limit, report_ready
 from smspulse.processes.output import make_tolerant
-from smspulse.processes.readiness import report_ready
 from smspulse.processes.terminal import echo, make_console
 
 # Maximum of processes of a kind. Kafka gives work to at most one for each partition.
@@ -26,25 +26,13 @@ _MAX_PROCESSES: Final = 64
     "--broker",
     envvar="SMSPULSE_BROKER",
     default="auto",
-    show_default=True,
     help="auto: a real Kafka where Java and Maven are, else, on a folder without a Kafka store, one in memory; "
     "kafka; memory; or HOST:PORT.",
 )
 @click.option(
-    "--port",
-    envvar="SMSPULSE_INGEST_PORT",
-    type=PORT,
-    default=8080,
-    show_default=True,
-    help="Port for webhooks; 0 is any free one.",
+    "--port", envvar="SMSPULSE_INGEST_PORT", type=PORT, default=8080, help="Port for webhooks; 0 is any free one."
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(1, _MAX_PROCESSES),
-    default=1,
-    show_default=True,
-    help="Stream workers, a process each.",
-)
+@click.option("--workers", type=click.IntRange(1, _MAX_PROCESSES), default=1, help="Stream workers, a process each.")
 @click.option(
     "--without",
     multiple=True,
@@ -53,16 +41,7 @@ _MAX_PROCESSES: Final = 64
 )
 @click.option("--demo", is_flag=True, help="Simulate traffic and show its delivery rates.")
 @click.option("--for", "seconds", type=FiniteFloat(min=30), help="Seconds until the end.")
-def up_command(
-    data: Path,
-    broker: str,
-    port: int,
-    workers: int,
-    without: tuple[str, ...],
-    seconds: float | None,
-    *,
-    demo: bool,
-) -> None:
+def up_command(data: Path, **options: Any) -> None:
     """Run the whole pipeline: broker, ingest, stream, lander.
 
     \b
@@ -71,21 +50,22 @@ def up_command(
     smspulse up --broker kafka1:9092       on your own cluster
     """
     from smspulse.alerting.settings import read_alert_settings
+    from smspulse.dashboard.settings import PageSettings
     from smspulse.runtime.pipeline import PipelineOptions, run_pipeline
 
     # A wrong setting ends the command here, before any process starts.
     read_alert_settings()
     console = make_console(file=make_tolerant(sys.stdout), soft_wrap=True)
     logging.getLogger().handlers[:] = [log_setup.PrefixHandler(console)]
-    ensure_data_folder(data)
-    end_process_if_a_thread_fails()
-    options = PipelineOptions(data.resolve(), broker, port, workers, frozenset(without), demo, seconds)
-    raise SystemExit(asyncio.run(run_pipeline(options, console)))
+    prepare_process(data)
+    page = PageSettings()
+    pipeline = PipelineOptions(data=data.resolve(), page_host=page.host, page_port=page.port, **options)
+    raise SystemExit(asyncio.run(run_pipeline(pipeline, console)))
 
 
 @click.command()
 @data_option
-@click.option("--mode", default="auto", type=click.Choice(["auto", "kafka", "memory"]), show_default=True)
+@click.option("--mode", default="auto", type=click.Choice(["auto", "kafka", "memory"]))
 @click.option("--fetch", is_flag=True, help="Fetch Kafka's jars into the cache, and start nothing.")
 def broker_command(data: Path, mode: Any, *, fetch: bool) -> None:
     """Run a one-node Kafka under the data folder.
@@ -110,22 +90,20 @@ def broker_command(data: Path, mode: Any, *, fetch: bool) -> None:
         ensure_topics(find_kafka_settings(data, "auto"))
         report_ready()
 
-    ensure_data_folder(data)
-    end_process_if_a_thread_fails()
+    prepare_process(data)
     raise SystemExit(run_broker(data, mode, on_ready=on_ready))
 
 
 @click.command()
 @data_option
 @broker_option
-@click.option("--port", envvar="SMSPULSE_INGEST_PORT", type=PORT, default=8080, show_default=True)
-@click.option("--host", envvar="SMSPULSE_INGEST_HOST", default="127.0.0.1", show_default=True)
+@click.option("--port", envvar="SMSPULSE_INGEST_PORT", type=PORT, default=8080)
+@click.option("--host", envvar="SMSPULSE_INGEST_HOST", default="127.0.0.1")
 @click.option(
     "--processes",
     envvar="SMSPULSE_INGEST_PROCESSES",
     type=click.IntRange(1, _MAX_PROCESSES),
     default=1,
-    show_default=True,
     help="Receivers on this one port.",
 )
 def ingest_command(data: Path, broker: str, host: str, port: int, processes: int) -> None:
@@ -151,41 +129,38 @@ def ingest_command(data: Path, broker: str, host: str, port: int, processes: int
             announce_endpoint(data, INGEST, urlsplit(url).port or port, host, tls=settings.tls_cert is not None)
         report_ready()
 
-    ensure_data_folder(data)
-    end_process_if_a_thread_fails()
+    prepare_process(data)
     raise_file_limit()
     if processes > 1:
         from smspulse.processes.ingest_group import run_ingest_processes
 
         asyncio.run(run_ingest_processes(data.resolve(), broker, host, port, processes, on_ready=on_ready))
         return
-    run_ingest(settings, find_kafka_settings(data, broker), data, ready=on_ready)
+    run_ingest(settings, find_kafka_settings(data, broker), data, on_ready)
 
 
 @click.command()
 @data_option
 @broker_option
-@click.option("--worker", default="0", show_default=True, help="Name of this worker. Each has its own state.")
-@click.option("--instance", envvar="SMSPULSE_STREAM_INSTANCE", default="", help="Static name in the group.")
-def stream_command(data: Path, broker: str, worker: str, instance: str) -> None:
+@click.option("--worker", default="0", help="Name of this worker. Each has its own state.")
+@click.option("--instance", help="Static name in the group.")
+def stream_command(data: Path, broker: str, worker: str, instance: str | None) -> None:
     """Build the lifecycle of every message (a Faust worker).
 
     \b
     smspulse stream --worker 1 --broker kafka1:9092
     """
-    from smspulse.broker.locate import find_kafka_settings
-    from smspulse.broker.topic_admin import ensure_topics
+    from smspulse.broker.topic_admin import connect_with_topics
     from smspulse.processes.metrics_endpoint import serve_metrics
     from streams.app import run_worker
     from streams.metrics import REGISTRY
     from streams.settings import StreamSettings
 
-    ensure_data_folder(data)
-    end_process_if_a_thread_fails()
-    kafka = find_kafka_settings(data, broker)
-    ensure_topics(kafka)
+    prepare_process(data)
+    kafka = connect_with_topics(data, broker)
     serve_metrics(data, f"stream-{worker}", REGISTRY)
-    run_worker(StreamSettings(state=data / "state" / worker, instance=instance), kafka, report_ready)
+    given: dict[str, Any] = {} if instance is None else {"instance": instance}
+    run_worker(StreamSettings(state=data / "state" / worker, **given), kafka, report_ready)
 
 
 @click.command()
@@ -194,29 +169,28 @@ def stream_command(data: Path, broker: str, worker: str, instance: str) -> None:
 @click.option(
     "--flush-interval", type=FiniteFloat(min=0, min_open=True), help="Seconds between landings.  [default: 5]"
 )
-@click.option("--instance", envvar="SMSPULSE_LANDER_INSTANCE", default="", help="Static name in the group.")
-def land_command(data: Path, broker: str, flush_interval: float | None, instance: str) -> None:
+@click.option("--instance", help="Static name in the group.")
+def land_command(data: Path, broker: str, flush_interval: float | None, instance: str | None) -> None:
     """Write topics to Parquet files, in the data folder or in a bucket (the Parquet sink).
 
     \b
     smspulse land --flush-interval 30      fewer and larger files
     smspulse land --data s3://bucket/sms --broker kafka1:9092 --flush-interval 60
     """
-    from smspulse.broker.locate import find_kafka_settings
-    from smspulse.broker.topic_admin import ensure_topics
+    from smspulse.broker.topic_admin import connect_with_topics
     from smspulse.processes.metrics_endpoint import serve_metrics
     from warehouse.metrics import REGISTRY
     from warehouse.settings import LanderSettings
     from warehouse.sink.consumer import run_lander
 
-    is_bucket = is_bucket_path(data)
-    if not is_bucket:
-        ensure_data_folder(data)
-    end_process_if_a_thread_fails()
-    kafka = find_kafka_settings(data, broker)
-    ensure_topics(kafka)
-    name = f"lander-{instance}" if instance else "lander"
+    is_bucket = is_bucket_address(data)
+    if is_bucket:
+        end_process_if_a_thread_fails()
+    else:
+        prepare_process(data)
+    kafka = connect_with_topics(data, broker)
+    given: dict[str, Any] = {"flush_interval_s": flush_interval, "instance": instance}
+    settings = LanderSettings(data=data, **{name: value for name, value in given.items() if value is not None})
+    name = f"lander-{settings.instance}" if settings.instance else "lander"
     serve_metrics(None if is_bucket else data, name, REGISTRY)
-    given = {"flush_interval_s": flush_interval, "instance": instance or None}
-    settings = LanderSettings(data=data, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     run_lander(settings, kafka, ready=report_ready)

@@ -1,10 +1,7 @@
 """The command `simulate`: simulated traffic of a gateway."""
 
 import asyncio
-import signal
-from collections.abc import Awaitable, Callable
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -13,7 +10,8 @@ import click
 from click.core import ParameterSource
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from smspulse.cli.options import EXIT_CHECK_FAILED, Command, FiniteFloat, UrlType
+from smspulse.cli.options import EXIT_CHECK_FAILED, URL, Command, FiniteFloat
+from smspulse.processes.children import make_stop_event
 from smspulse.processes.terminal import echo, make_console
 from smspulse.simulator.options import GatewayBehaviour, parse_shares
 
@@ -26,14 +24,12 @@ def add_behaviour_options(command: Command) -> Command:
     for each in reversed(fields(GatewayBehaviour)):
         name = f"--{each.name.replace('_', '-')}"
         if "help" in each.metadata:
-            option = click.option(
-                name, type=FiniteFloat(0, 1), default=each.default, show_default=True, help=each.metadata["help"]
-            )
+            option = click.option(name, type=FiniteFloat(0, 1), default=each.default, help=each.metadata["help"])
         elif isinstance(each.default, int):
-            option = click.option(name, type=click.IntRange(1), default=each.default, show_default=True)
+            option = click.option(name, type=click.IntRange(1), default=each.default)
         else:
             text = ",".join(f"{id_}={share}" for id_, share in each.default)
-            option = click.option(name, default=text, show_default=True, metavar="ID=SHARE,…")
+            option = click.option(name, default=text, metavar="ID=SHARE,…")
         command = option(command)
     return command
 
@@ -42,7 +38,7 @@ def _read_webhook_url(context: click.Context, option: click.Parameter, value: st
     is_argument = context.get_parameter_source("url") is ParameterSource.COMMANDLINE
     if value == "-":
         value, is_argument = click.get_text_stream("stdin").readline().strip(), False
-    url = str(UrlType().convert(value, option, context))
+    url = str(URL.convert(value, option, context))
     if is_argument and urlsplit(url).path.count("/") >= _SLASHES_WITH_TOKEN:
         echo(
             "smspulse: `ps` shows the token in --url to every user of this machine: set SMSPULSE_SIMULATE_URL instead, "
@@ -62,30 +58,17 @@ def _read_webhook_url(context: click.Context, option: click.Parameter, value: st
     "to other users.  [env: SMSPULSE_SIMULATE_URL]",
 )
 @click.option("--messages", type=click.IntRange(1), help="Outgoing messages.  [default: until Ctrl-C]")
-@click.option(
-    "--rate", type=FiniteFloat(min=0, min_open=True), default=20.0, show_default=True, help="Messages started a second."
-)
-@click.option("--seed", default=1, show_default=True, help="The same seed gives the same scenarios.")
+@click.option("--rate", type=FiniteFloat(min=0, min_open=True), default=20.0, help="Messages started a second.")
+@click.option("--seed", default=1, help="The same seed gives the same scenarios.")
 @click.option(
     "--truth", type=click.Path(dir_okay=False, path_type=Path), help="File for the truth about each accepted message."
 )
+@click.option("--time-scale", type=FiniteFloat(min=0), default=1.0, help="0.1 is ten times faster than life.")
 @click.option(
-    "--time-scale", type=FiniteFloat(min=0), default=1.0, show_default=True, help="0.1 is ten times faster than life."
-)
-@click.option(
-    "--max-delay", type=FiniteFloat(min=0), default=60.0, show_default=True, help="Maximum of a delay, in seconds."
+    "--max-delay", "max_delay_s", type=FiniteFloat(min=0), default=60.0, help="Maximum of a delay, in seconds."
 )
 @add_behaviour_options
-def simulate_command(
-    url: str,
-    messages: int | None,
-    rate: float,
-    seed: int,
-    truth: Path | None,
-    time_scale: float,
-    max_delay: float,
-    **rates: Any,
-) -> None:
+def simulate_command(url: str, messages: int | None, seed: int, **options: Any) -> None:
     """Send webhooks as a gateway with phones would, with its usual errors.
 
     \b
@@ -93,16 +76,12 @@ def simulate_command(
     smspulse simulate --messages 1000
     smspulse simulate --duplicates 0.5 --unhealthy 8001=0.9
     """
-    from smspulse.simulator.client import run_simulation
     from smspulse.simulator.scenarios import generate_scenarios
 
+    rates = {each.name: options.pop(each.name) for each in fields(GatewayBehaviour)}
     shares = {name: parse_shares(value) for name, value in rates.items() if isinstance(value, str)}
-    behaviour = GatewayBehaviour(**(rates | shares))
-    scenarios = generate_scenarios(seed, messages, behaviour)
-    simulate = partial(
-        run_simulation, url, scenarios, rate=rate, truth=truth, time_scale=time_scale, max_delay_s=max_delay
-    )
-    totals = asyncio.run(_simulate_until_signal(simulate, messages))
+    scenarios = generate_scenarios(seed, messages, GatewayBehaviour(**(rates | shares)))
+    totals = asyncio.run(_simulate_until_signal(url, scenarios, messages, options))
     echo(
         f"{totals.sent:,} webhooks sent, {totals.accepted:,} accepted, {totals.retried:,} sent again, "
         f"{totals.abandoned:,} given up; {totals.messages:,} messages, {totals.incoming:,} incoming, "
@@ -111,12 +90,12 @@ def simulate_command(
     raise SystemExit(EXIT_CHECK_FAILED if totals.accepted < totals.sent or totals.abandoned else 0)
 
 
-async def _simulate_until_signal(simulate: Callable[..., Awaitable[Any]], messages: int | None) -> Any:
+async def _simulate_until_signal(url: str, scenarios: Any, messages: int | None, options: dict[str, Any]) -> Any:
     """Run a simulation until its end, SIGTERM or SIGINT, and show its progress."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    from smspulse.simulator.client import run_simulation
+
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=make_console(stderr=True)) as progress:
         task = progress.add_task("messages", total=messages)
-        return await simulate(stop=stop, on_progress=lambda totals: progress.update(task, completed=totals.messages))
+        options |= {"on_progress": lambda totals: progress.update(task, completed=totals.messages)}
+        return await run_simulation(url, scenarios, stop=make_stop_event(), **options)

@@ -4,15 +4,11 @@ from pathlib import Path
 
 import click
 
-from smspulse.cli.options import UrlType, data_option, ensure_data_folder
+from smspulse.cli.options import URL, data_option, ensure_data_folder
 from smspulse.processes.terminal import echo
 
 _url_option = click.option(
-    "--url",
-    type=UrlType(),
-    default="http://127.0.0.1:8080",
-    show_default=True,
-    help="URL with which the gateway reaches ingest.",
+    "--url", type=URL, default="http://127.0.0.1:8080", help="URL with which the gateway reaches ingest."
 )
 
 

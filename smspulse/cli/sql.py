@@ -21,10 +21,10 @@ from rich.live import Live
 from rich.measure import Measurement
 from rich.table import Table
 
-from core.errors import SmspulseError
+from smspulse.cli.errors import StatementError
 from smspulse.cli.sql_export import COPY_CHUNK_BYTES, ENCODERS, QueryResult
+from smspulse.processes.data_folder import use_original_umask
 from smspulse.processes.terminal import escape_controls, make_console
-from smspulse.runtime.data_folder import use_export_umask
 from warehouse.reader import open_warehouse, retry_after_merge
 
 # Wider than any terminal, to measure the width that a table needs.
@@ -39,10 +39,6 @@ _HARMLESS_STATEMENTS: Final = _TABLE_STATEMENTS | {
 }
 # EXPLAIN with its options, in front of the explained statement.
 _EXPLAIN_PREFIX: Final = re.compile(r"\s*EXPLAIN\b(\s+ANALYZE\b)?(\s*\([^()]*\))?", re.IGNORECASE)
-
-
-class StatementError(SmspulseError):
-    """The statement cannot be run."""
 
 
 def run_sql_command(
@@ -102,7 +98,7 @@ def _make_delivery(
 def _replace_output(data: Path, path: Path, output: Path) -> None:
     # In the same folder, so that the last step is a rename.
     part = output.with_name(f".{output.name}.part")
-    with use_export_umask(output, data):
+    with use_original_umask(output, data):
         shutil.copyfile(path, part)
     part.replace(output)
 
@@ -140,13 +136,7 @@ def _is_harmless(statement: duckdb.Statement) -> bool:
 
 
 def _watch_result_files(
-    data: Path,
-    statements: list[duckdb.Statement],
-    form: str,
-    scratch: Path,
-    watch: float | None,
-    *,
-    unrestricted: bool,
+    data: Path, statements: list[duckdb.Statement], form: str, scratch: Path, watch: float | None, *, unrestricted: bool
 ) -> Iterator[Path]:
     """Yield a file with the rows in a format, and again after each run whose rows differ from the last."""
     last: bytes | None = None

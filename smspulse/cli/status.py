@@ -3,7 +3,7 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -11,35 +11,19 @@ from rich.table import Table
 from rich.text import Text
 
 from core.background_tasks import end_process_if_a_thread_fails
-from smspulse.cli.options import (
-    EXIT_CHECK_FAILED,
-    PORT,
-    broker_option,
-    data_option,
-    ingest_options,
-    named_ingest_options,
-)
-from smspulse.processes.children import raise_file_limit
-from smspulse.processes.readiness import report_ready
+from smspulse.cli.options import EXIT_CHECK_FAILED, PORT, broker_option, data_option, ingest_options
+from smspulse.processes.children import raise_file_limit, report_ready
 from smspulse.processes.terminal import echo, escape_to_line, make_console
 
-
-def add_format_option(command: Any) -> Any:
-    """Add `--format`."""
-    return click.option(
-        "--format",
-        "form",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        help="Format.",
-    )(command)
+_format_option: Final = click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", help="Format."
+)
 
 
 @click.command()
 @data_option
 @click.argument("key", metavar="SOURCE:SMS_ID")
-@add_format_option
+@_format_option
 def message_command(data: Path, key: str, form: str) -> None:
     """Show the history of one message. Exits with 1 if the message is unknown.
 
@@ -62,8 +46,8 @@ def message_command(data: Path, key: str, form: str) -> None:
 @click.command()
 @data_option
 @broker_option
-@ingest_options
-@add_format_option
+@ingest_options()
+@_format_option
 def status_command(data: Path, broker: str, host: str | None, port: int | None, form: str) -> None:
     """Show process, delivery and lag status. Exits with 1 if there is a problem.
 
@@ -83,7 +67,7 @@ def status_command(data: Path, broker: str, host: str | None, port: int | None, 
 
 def _print_status(found: dict[str, Any], console: Console) -> None:
     from smspulse.alerting.rendering import print_learning_detectors
-    from smspulse.runtime.message_history import format_duration
+    from smspulse.processes.terminal import format_duration
 
     def format_percent(value: float | None) -> str:
         return "" if value is None else f"{value:.1%}"
@@ -121,9 +105,9 @@ def _print_status(found: dict[str, Any], console: Console) -> None:
 @click.command()
 @data_option
 @broker_option
-@click.option("--host", envvar="SMSPULSE_PAGE_HOST", default="127.0.0.1", show_default=True)
-@click.option("--port", envvar="SMSPULSE_PAGE_PORT", type=PORT, default=8081, show_default=True)
-@named_ingest_options
+@click.option("--host", envvar="SMSPULSE_PAGE_HOST", default="127.0.0.1")
+@click.option("--port", envvar="SMSPULSE_PAGE_PORT", type=PORT, default=8081)
+@ingest_options("ingest-")
 def page_command(
     data: Path, broker: str, host: str, port: int, ingest_host: str | None, ingest_port: int | None
 ) -> None:
@@ -134,7 +118,8 @@ def page_command(
     SMSPULSE_PAGE_PASSWORD=… smspulse page --host 0.0.0.0
     """
     from smspulse.dashboard.queries import PageSnapshot
-    from smspulse.dashboard.server import PageSettings, run_page
+    from smspulse.dashboard.server import run_page
+    from smspulse.dashboard.settings import PageSettings
     from smspulse.runtime.status import collect_pipeline_status
 
     def on_ready(url: str) -> None:

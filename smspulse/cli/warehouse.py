@@ -116,7 +116,6 @@ def erase_command(data: Path, broker: str, numbers: tuple[str, ...]) -> None:
     "form",
     type=click.Choice(["table", "csv", "spreadsheet", "json", "parquet"]),
     default="table",
-    show_default=True,
     help="csv is exact, for programs; spreadsheet is CSV in which no text is a formula.",
 )
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Output file, replaced in one step.")

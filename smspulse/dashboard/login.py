@@ -7,8 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from aiohttp import BasicAuth
-
+from core.basic_auth import basic_auth_password
 from ingest.client_limits import Site, site_of
 
 _log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ class PasswordGuard:
             return True
         if not authorization:
             return False
-        if hmac.compare_digest(_basic_password(authorization), self._password):
+        if hmac.compare_digest(basic_auth_password(authorization).encode(), self._password):
             return True
         self._record_wrong_guess(address)
         return False
@@ -60,11 +59,3 @@ class PasswordGuard:
         if len(self._recovered_at) > _MAX_ADDRESSES:
             self._recovered_at.popitem(last=False)
         _log.warning("a wrong password for the page came from %s", address)
-
-
-def _basic_password(authorization: str) -> bytes:
-    try:
-        password: str = BasicAuth.decode(authorization, "utf-8").password
-        return password.encode()
-    except ValueError:
-        return b""

@@ -12,7 +12,7 @@ import duckdb
 from gateway.statuses import STATUSES, StatusCode
 from smspulse.dashboard import metrics
 from warehouse.errors import NoWarehouseError
-from warehouse.reader import fetch_rows, open_warehouse, retry_after_merge
+from warehouse.reader import fetch_rows, open_warehouse
 from warehouse.rollups import load_rollup_sql
 from warehouse.sql_text import rate_columns_sql
 from warehouse.status_codes import load_known_statuses
@@ -89,9 +89,9 @@ class PageSnapshot:
         values: dict[str, Any] = {name: [] for name in _SNAPSHOT_QUERIES} | self._pipeline()
         connection = None
         try:
-            connection = reader = open_warehouse(self._data)
+            connection = open_warehouse(self._data)
             self.statuses = load_known_statuses(self._data)
-            retry_after_merge(lambda: reader.execute(_CREATE_HELD_SQL))
+            fetch_rows(connection, _CREATE_HELD_SQL)
             values |= {name: fetch_rows(connection, sql) for name, sql in _SNAPSHOT_QUERIES.items()}
             # DuckDB's clock, which the views use, too.
             (values["as_of"],) = connection.execute("SELECT strftime(now(), '%H:%M:%S')").fetchall()[0]
@@ -108,7 +108,7 @@ class PageSnapshot:
             self.current_values = values
         took = time.monotonic() - started
         if "trouble" not in values:
-            metrics.set_page_metrics(values, time.time(), took)
+            metrics.set_page_metrics(values["checks"], time.time(), took)
         return took
 
     def query_view(self, view: str, page_filter: PageFilter, sql: str = "FROM asked") -> list[Row]:

@@ -1,14 +1,17 @@
 """The page as HTML. Its pictures are inline SVG, so that a browser fetches nothing else."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from html import escape
+from operator import itemgetter
 from typing import Any, Final
 
 from core.errors import where_raised
+from gateway.statuses import get_status_name
 from smspulse.dashboard.queries import PageFilter, PageSnapshot, Row
-from smspulse.runtime.message_history import format_duration, get_status_name
+from smspulse.processes.terminal import format_duration
 
 _log = logging.getLogger(__name__)
 
@@ -16,12 +19,67 @@ _log = logging.getLogger(__name__)
 _MAX_DEVICES: Final = 10
 # Height of the bars and width of one bar, in units of the SVG.
 _HEIGHT, _BAR = 120, 10
-_LATENCY_SQL: Final = (
-    "FROM asked WHERE source IS NULL ORDER BY list_position(['queue', 'device', 'network', 'total'], step)"
-)
 # Outcomes in a bar, from below. Their colours are those of Okabe and Ito (page.css), which colour-blind people can
 # distinguish.
 _BAR_OUTCOMES: Final = ("delivered", "undelivered", "not_sent", "not_permitted", "expired")
+
+# A table: how a row is shown, by the heads of its columns.
+_Columns = Mapping[str, Callable[[Row], Any]]
+
+
+def _count(name: str) -> Callable[[Row], str]:
+    return lambda row: f"{row[name]:,}"
+
+
+def _percent(name: str) -> Callable[[Row], str]:
+    return lambda row: "-" if row[name] is None else f"{row[name]:.1%}"
+
+
+def _interval(row: Row) -> str:
+    low, high = row["delivered_per_ended_low"], row["delivered_per_ended_high"]
+    return "" if low is None else f"{low:.1%} to {high:.1%}"
+
+
+def _utc_time(name: str) -> Callable[[Row], str]:
+    return lambda row: f"{row[name].astimezone(UTC):%d %b %H:%M}"
+
+
+def _part_or_all(name: str) -> Callable[[Row], Any]:
+    return lambda row: "all" if row[name] is None else row[name]
+
+
+_DELIVERY_COLUMNS: Final[_Columns] = {
+    "last": lambda row: "hour" if row["hours"] == 1 else "24 hours",
+    "messages": _count("attempted"),
+    "delivered / attempted": _percent("delivered_per_attempted"),
+    "delivered / ended": _percent("delivered_per_ended"),
+    "95 % interval": _interval,
+    "open share": _percent("open_share"),
+}
+_ALERT_COLUMNS: Final[_Columns] = {
+    "alert": lambda row: row["kind"].replace("_", " "),
+    "source": itemgetter("source"),
+    "device": _part_or_all("device_id"),
+    "channel": _part_or_all("channel_id"),
+    "found": lambda row: row["what"] or f"{row['failures']:,} of {row['count']:,}",
+    "usual": _percent("baseline"),
+    "since (UTC)": _utc_time("since"),
+}
+_DEVICE_COLUMNS: Final[_Columns] = {
+    "device": lambda row: f"{row['device_id']} ({row['source']})",
+    "messages": _count("attempted"),
+    "delivered / ended": _percent("delivered_per_ended"),
+    "95 % interval": _interval,
+    "last seen (UTC)": _utc_time("last_seen_at"),
+    "mostly failed by": lambda row: row["top_failure"] or "",
+}
+_LATENCY_COLUMNS: Final[_Columns] = {
+    "step": itemgetter("step"),
+    "messages": _count("messages"),
+    "p50": lambda row: format_duration(row["p50_s"]),
+    "p95": lambda row: format_duration(row["p95_s"]),
+    "p99": lambda row: format_duration(row["p99_s"]),
+}
 
 
 def render_page(snapshot: PageSnapshot, page_filter: PageFilter, refresh_s: float) -> str:
@@ -40,77 +98,44 @@ def render_content(snapshot: PageSnapshot, page_filter: PageFilter) -> str:
     values = snapshot.current_values
     if "trouble" in values:
         return f'<p class="bad">{escape(values["trouble"])}</p>{_pipeline_section(values)}'
-    minutes = snapshot.query_view(
-        "outcomes_by_minute",
-        page_filter,
-        "SELECT minute, outcome, sum(messages)::BIGINT AS messages FROM asked GROUP BY ALL",
+
+    def query(view: str, sql: str) -> list[Row]:
+        return snapshot.query_view(view, page_filter, sql)
+
+    minutes = query(
+        "outcomes_by_minute", "SELECT minute, outcome, sum(messages)::BIGINT AS messages FROM asked GROUP BY ALL"
     )
-    delivery = snapshot.query_view("delivery_now", page_filter, "FROM asked WHERE source IS NULL ORDER BY hours")
+    devices = query(
+        "devices_now",
+        "FROM asked WHERE device_id IS NOT NULL "
+        f"ORDER BY delivered_per_ended_high NULLS LAST, source, device_id LIMIT {_MAX_DEVICES}",
+    )
+    latencies = query(
+        "latency_now",
+        "FROM asked WHERE source IS NULL ORDER BY list_position(['queue', 'device', 'network', 'total'], step)",
+    )
+    failures = query(
+        "failure_reasons",
+        "SELECT last_status_id, sum(messages)::BIGINT AS messages FROM asked GROUP BY ALL "
+        "ORDER BY messages DESC, last_status_id",
+    )
+    failure_columns: _Columns = {
+        "reason": lambda row: get_status_name(row["last_status_id"], snapshot.statuses),
+        "status": itemgetter("last_status_id"),
+        "messages": _count("messages"),
+    }
     sections = (
-        _delivery_section(delivery),
+        _delivery_section(query("delivery_now", "FROM asked WHERE source IS NULL ORDER BY hours")),
         _alerts_section(values["alerts"], page_filter),
         _outcome_bars("Outcomes per minute, last hour", minutes, timedelta(minutes=1), 60),
         _outcome_bars("Outcomes per half hour, 24 hours", minutes, timedelta(minutes=30), 48),
-        _devices_section(snapshot, page_filter, values),
-        _latency_section(snapshot, page_filter),
-        _failures_section(snapshot, page_filter),
+        _table_section("Worst devices, 24 hours", devices, {**_DEVICE_COLUMNS, "alert": _device_state(values)}),
+        _table_section("Latency between reports, 24 hours", latencies, _LATENCY_COLUMNS),
+        _table_section("Why messages failed, 24 hours", failures, failure_columns),
         _pipeline_section(values),
         f'<p class="dim">As of {values["as_of"]} UTC. Times are when reports were received.</p>',
     )
     return "".join(sections)
-
-
-def _devices_section(snapshot: PageSnapshot, page_filter: PageFilter, values: dict[str, Any]) -> str:
-    devices = snapshot.query_view(
-        "devices_now",
-        page_filter,
-        "FROM asked WHERE device_id IS NOT NULL "
-        f"ORDER BY delivered_per_ended_high NULLS LAST, source, device_id LIMIT {_MAX_DEVICES}",
-    )
-    head = ("device", "messages", "delivered / ended", "95 % interval", "last seen (UTC)", "mostly failed by", "alert")
-    rows = _format_rows(devices, lambda row: _device_cells(row, values["alerts"], values["learning"]))
-    return _table_section("Worst devices, 24 hours", head, rows)
-
-
-def _latency_section(snapshot: PageSnapshot, page_filter: PageFilter) -> str:
-    latencies = snapshot.query_view("latency_now", page_filter, _LATENCY_SQL)
-    percentiles = ("p50", "p95", "p99")
-    rows = _format_rows(
-        latencies,
-        lambda row: (
-            row["step"],
-            f"{row['messages']:,}",
-            *(format_duration(row[f"{name}_s"]) for name in percentiles),
-        ),
-    )
-    return _table_section("Latency between reports, 24 hours", ("step", "messages", *percentiles), rows)
-
-
-def _failures_section(snapshot: PageSnapshot, page_filter: PageFilter) -> str:
-    failures = snapshot.query_view(
-        "failure_reasons",
-        page_filter,
-        "SELECT last_status_id, sum(messages)::BIGINT AS messages FROM asked GROUP BY ALL "
-        "ORDER BY messages DESC, last_status_id",
-    )
-    rows = _format_rows(
-        failures,
-        lambda row: (
-            get_status_name(row["last_status_id"], snapshot.statuses),
-            row["last_status_id"],
-            f"{row['messages']:,}",
-        ),
-    )
-    return _table_section("Why messages failed, 24 hours", ("reason", "status", "messages"), rows)
-
-
-def _format_rows(rows: Iterable[Row], cells: Callable[[Row], Sequence[Any]]) -> Iterator[Sequence[Any]]:
-    """Yield the cells of each row. A row that cannot be shown is skipped, with a line in the log."""
-    for row in rows:
-        try:
-            yield cells(row)
-        except Exception as error:
-            _log.error("a row of the page cannot be shown: %s", where_raised(error))
 
 
 def _filter_form(snapshot: PageSnapshot, page_filter: PageFilter) -> str:
@@ -125,55 +150,24 @@ def _filter_form(snapshot: PageSnapshot, page_filter: PageFilter) -> str:
 <button>Show</button></form></header>"""
 
 
-def _format_percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
-
-
-def _format_interval(row: Row, name: str) -> str:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return "" if low is None else f"{low:.1%} to {high:.1%}"
-
-
 def _delivery_section(rows: Sequence[Row]) -> str:
     if not rows:
         return '<p class="verdict">No outgoing message was first reported within 24 hours.</p>'
     day = rows[-1]
     text = (
-        f"Of {day['ended']:,} messages that ended, {_format_percent(day['delivered_per_ended'])} were delivered "
-        f"(24 hours; 95 % interval {_format_interval(day, 'delivered_per_ended')})."
+        f"Of {day['ended']:,} messages that ended, {_percent('delivered_per_ended')(day)} were delivered "
+        f"(24 hours; 95 % interval {_interval(day)})."
         if day["ended"]
         else f"None of {day['attempted']:,} messages has ended yet."
     )
-    head = ("last", "messages", "delivered / attempted", "delivered / ended", "95 % interval", "open share")
-    return f'<p class="verdict">{text}</p>{_table_section("Delivery", head, map(_delivery_cells, rows))}'
+    return f'<p class="verdict">{text}</p>{_table_section("Delivery", rows, _DELIVERY_COLUMNS)}'
 
 
-def _delivery_cells(row: Row) -> tuple[str, ...]:
-    return (
-        "hour" if row["hours"] == 1 else "24 hours",
-        f"{row['attempted']:,}",
-        _format_percent(row["delivered_per_attempted"]),
-        _format_percent(row["delivered_per_ended"]),
-        _format_interval(row, "delivered_per_ended"),
-        _format_percent(row["open_share"]),
-    )
-
-
-def _device_cells(row: Row, alerts: Sequence[Row], learning: Sequence[Row]) -> tuple[Any, ...]:
-    def is_same_device(found: Row) -> bool:
-        return bool((found["source"], found["device_id"]) == (row["source"], row["device_id"]))
-
-    state = "learning" if any(map(is_same_device, learning)) else ""
-    state = "firing" if any(map(is_same_device, alerts)) else state
-    return (
-        f"{row['device_id']} ({row['source']})",
-        f"{row['attempted']:,}",
-        _format_percent(row["delivered_per_ended"]),
-        _format_interval(row, "delivered_per_ended"),
-        f"{row['last_seen_at'].astimezone(UTC):%d %b %H:%M}",
-        row["top_failure"] or "",
-        state,
-    )
+def _device_state(values: dict[str, Any]) -> Callable[[Row], str]:
+    """Return how the alerts of a device stand, of its row."""
+    states = {(row["source"], row["device_id"]): "learning" for row in values["learning"]}
+    states |= {(row["source"], row["device_id"]): "firing" for row in values["alerts"]}
+    return lambda row: states.get((row["source"], row["device_id"]), "")
 
 
 def _alerts_section(alerts: Sequence[Row], page_filter: PageFilter) -> str:
@@ -184,33 +178,20 @@ def _alerts_section(alerts: Sequence[Row], page_filter: PageFilter) -> str:
     ]  # fmt: skip
     if not shown:
         return '<p class="dim">No alert is firing.</p>'
-    head = ("alert", "source", "device", "channel", "found", "usual", "since (UTC)")
-    rows = _format_rows(
-        shown,
-        lambda row: (
-            row["kind"].replace("_", " "),
-            row["source"],
-            *("all" if row[name] is None else row[name] for name in ("device_id", "channel_id")),
-            row["what"] or f"{row['failures']:,} of {row['count']:,}",
-            _format_percent(row["baseline"]),
-            f"{row['since'].astimezone(UTC):%d %b %H:%M}",
-        ),
-    )
-    return f'<div class="bad">{_table_section("Firing alerts", head, rows)}</div>'
+    return f'<div class="bad">{_table_section("Firing alerts", shown, _ALERT_COLUMNS)}</div>'
 
 
 def _pipeline_section(values: dict[str, Any]) -> str:
-    rows: list[Sequence[Any]] = [
+    rows: list[tuple[str, str, str]] = [
         ("✓" if each["ok"] else "✗", each["name"], each["what"]) for each in values.get("processes", ())
     ]
-    if values.get("lag"):
-        rows += [("", group, f"{count:,} records to go") for group, count in values["lag"].items()]
-    rows += _format_rows(
-        values.get("freshness", ()),
-        lambda row: ("", row["dataset"], f"newest {format_duration(row['seconds_since'])} old, {row['rows']:,} rows"),
-    )
-    checks = values.get("checks", ())
-    if checks:
+    rows += [("", group, f"{count:,} records to go") for group, count in (values.get("lag") or {}).items()]
+    for row in values.get("freshness", ()):
+        with _skip_if_odd():
+            rows.append(
+                ("", row["dataset"], f"newest {format_duration(row['seconds_since'])} old, {row['rows']:,} rows")
+            )
+    if checks := values.get("checks", ()):
         age = datetime.now(UTC) - max(row["checked_at"] for row in checks)
         failed = [row for row in checks if not row["success"]]
         checked = format_duration(age.total_seconds())
@@ -221,19 +202,25 @@ def _pipeline_section(values: dict[str, Any]) -> str:
         ("!", "dead letters", f"{row['records']:,} {row['reason']} in 24 hours")
         for row in values.get("deadletters", ())
     ]
-    return _table_section("The pipeline", ("", "what", "state"), rows)
+    return _table_section("The pipeline", rows, {"": itemgetter(0), "what": itemgetter(1), "state": itemgetter(2)})
 
 
-def _table_section(title: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    cells = "".join(
-        "<tr>"
-        + "".join(
-            f'<td data-name="{escape(name)}">{escape(str(cell))}</td>' for name, cell in zip(head, row, strict=True)
-        )
-        + "</tr>"
-        for row in rows
-    )
-    heads = "".join(f"<th>{escape(name)}</th>" for name in head)
+@contextmanager
+def _skip_if_odd() -> Iterator[None]:
+    """Skip a row that cannot be shown, with a line in the log. It costs itself, and not the page."""
+    try:
+        yield
+    except Exception as error:
+        _log.error("a row of the page cannot be shown: %s", where_raised(error))
+
+
+def _table_section(title: str, rows: Iterable[Any], columns: Mapping[str, Callable[[Any], Any]]) -> str:
+    cells = ""
+    for row in rows:
+        with _skip_if_odd():
+            texts = [(escape(name), escape(str(show(row)))) for name, show in columns.items()]
+            cells += "<tr>" + "".join(f'<td data-name="{name}">{text}</td>' for name, text in texts) + "</tr>"
+    heads = "".join(f"<th>{escape(name)}</th>" for name in columns)
     body = f"<div class=wide><table><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table></div>"
     return f"<section><h2>{escape(title)}</h2>{body if cells else '<p class=dim>None.</p>'}</section>"
 

@@ -2,9 +2,8 @@
 
 import asyncio
 import ipaddress
-import logging
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from importlib.resources import files
 from math import ceil
 from pathlib import Path
@@ -12,24 +11,19 @@ from typing import Final
 
 from aiohttp import hdrs, web
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, ProcessCollector, generate_latest
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.background_tasks import keep_running
-from core.errors import SmspulseError
 from ingest.client_limits import ClientFilter, HttpLimits
-from ingest.http_server import LINGER_S, build_http_server
+from ingest.http_connection import LINGER_S, HttpServer
 from ingest.listening import ASYNCIO_BACKLOG, start_listening
-from ingest.settings import Networks
-from ingest.shared_result import SharedResult
+from smspulse.dashboard.errors import NoPasswordError, PageError
 from smspulse.dashboard.login import PasswordGuard
 from smspulse.dashboard.metrics import REGISTRY
 from smspulse.dashboard.queries import PageFilter, PageSnapshot
 from smspulse.dashboard.rendering import render_content, render_page
+from smspulse.dashboard.settings import PageSettings
 from smspulse.processes.children import build_server_url
 from smspulse.processes.metrics_endpoint import announce_endpoint
-
-_log = logging.getLogger(__name__)
 
 # Reading the warehouse takes at most one part in so many of the time.
 _MAX_REFRESH_PART: Final = 10
@@ -46,33 +40,8 @@ _HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-
-
-class PageError(SmspulseError):
-    """The page cannot be served. The text has the reason and the fix."""
-
-
-class NoPasswordError(PageError):
-    """Other machines would reach the page without a password."""
-
-    is_permanent = True
-
-
-class PageSettings(BaseSettings):
-    """Environment: `SMSPULSE_PAGE_` and the field's name in capitals."""
-
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_PAGE_", frozen=True, extra="forbid", allow_inf_nan=False)
-
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8081, ge=0, le=65535, description="Port; 0 is any free one.")
-    password: SecretStr = Field(
-        SecretStr(""), description="Password of the page, with any user name; needed unless the address is loopback."
-    )
-    trusted_proxies: Networks = Field(
-        (),
-        description="Networks of proxies whose `X-Forwarded-For` names the client; that of others is ignored.",
-    )
-    refresh_s: float = Field(5, gt=0, description="Minimum of seconds between two refreshes from the warehouse.")
+# Read once: they do not change while the process runs, and a request must not read files.
+_STYLES, _SCRIPT = (files("smspulse.dashboard").joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
 
 
 def is_loopback_host(host: str) -> bool:
@@ -104,46 +73,35 @@ class PageRequestHandler:
         self._snapshot, self._settings = snapshot, settings
         self._password_guard = PasswordGuard(password)
         self._senders = ClientFilter((), settings.trusted_proxies)
-        self._metrics = SharedResult(lambda: generate_latest(REGISTRY))
-        self._routes: dict[str, Callable[[web.BaseRequest], Awaitable[web.Response]]] = {
-            "/": self._answer_page,
-            "/content": self._answer_content,
-            "/metrics": self._answer_metrics,
-            "/page.css": _static_file("page.css", "text/css"),
-            "/page.js": _static_file("page.js", "text/javascript"),
-        }
 
     def build_server(self) -> web.Server:
         """Return an HTTP server with this handler; the caller gives it an address."""
         limits = HttpLimits(proxies=self._settings.trusted_proxies, advice=_CONNECTIONS_ADVICE)
-        return build_http_server(self.handle_request, limits, "the page", answer_headers=_HEADERS)
+        return HttpServer(self.handle_request, limits, "the page", answer_headers=_HEADERS)
 
     async def handle_request(self, request: web.BaseRequest) -> web.Response:
         """Answer one request."""
-        refusal = self._refuse_access(request)
-        if refusal is not None:
+        if (refusal := self._refuse_access(request)) is not None:
             return refusal
         if request.method not in {"GET", "HEAD"}:
             return _plain_text_answer(405, "the page answers GET and HEAD", Allow="GET, HEAD")
-        answer = self._routes.get(request.path)
-        return (
-            await answer(request)
-            if answer is not None
-            else _plain_text_answer(404, "nothing is here: the page is at /")
-        )
-
-    async def _answer_page(self, request: web.BaseRequest) -> web.Response:
-        text = await asyncio.to_thread(
-            render_page, self._snapshot, _requested_filter(request), self._settings.refresh_s
-        )
-        return web.Response(text=text, content_type="text/html")
-
-    async def _answer_content(self, request: web.BaseRequest) -> web.Response:
-        text = await asyncio.to_thread(render_content, self._snapshot, _requested_filter(request))
-        return web.Response(text=text, content_type="text/html")
-
-    async def _answer_metrics(self, _: web.BaseRequest) -> web.Response:
-        return web.Response(body=await self._metrics.get(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_PLAIN_0_0_4})
+        snapshot, kind = self._snapshot, "text/html"
+        match request.path:
+            case "/":
+                page_filter, every_s = _requested_filter(request), self._settings.refresh_s
+                text = await asyncio.to_thread(render_page, snapshot, page_filter, every_s)
+            case "/content":
+                text = await asyncio.to_thread(render_content, snapshot, _requested_filter(request))
+            case "/page.css":
+                text, kind = _STYLES, "text/css"
+            case "/page.js":
+                text, kind = _SCRIPT, "text/javascript"
+            case "/metrics":
+                headers = {hdrs.CONTENT_TYPE: CONTENT_TYPE_PLAIN_0_0_4}
+                return web.Response(body=generate_latest(REGISTRY), headers=headers)
+            case _:
+                return _plain_text_answer(404, "nothing is here: the page is at /")
+        return web.Response(text=text, content_type=kind)
 
     def _refuse_access(self, request: web.BaseRequest) -> web.Response | None:
         """Return the answer to an unauthorized request, or None."""
@@ -162,15 +120,6 @@ class PageRequestHandler:
         return _plain_text_answer(
             401, "the page has a password", WWW_Authenticate='Basic realm="smspulse", charset="UTF-8"'
         )
-
-
-def _static_file(name: str, kind: str) -> Callable[[web.BaseRequest], Awaitable[web.Response]]:
-    text = files("smspulse.dashboard").joinpath(name).read_text("utf-8")
-
-    async def answer_file(_: web.BaseRequest) -> web.Response:
-        return web.Response(text=text, content_type=kind)
-
-    return answer_file
 
 
 def _requested_host(request: web.BaseRequest) -> str:

@@ -1,5 +1,6 @@
-"""Child processes that end with this one, the limit of open files, and addresses to listen on."""
+"""Child processes that end with this one and report their readiness; limit of open files; addresses to listen on."""
 
+import asyncio
 import ctypes
 import errno
 import logging
@@ -15,6 +16,10 @@ from typing import Final
 
 _log = logging.getLogger(__name__)
 
+# Descriptor of the pipe on which a command reports to its supervisor; not a setting.
+READY_FD_VARIABLE: Final = "SMSPULSE_READY_FD"
+READY: Final = b"1"
+NEVER_READY: Final = b"0"
 LOOPBACK: Final = "127.0.0.1"
 # Addresses that stand for all of a machine, with the one to connect to.
 _EVERY_ADDRESS: Final = {"": LOOPBACK, "0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 - compared, not listened on
@@ -51,15 +56,29 @@ def die_with_parent(number: signal.Signals = signal.SIGKILL) -> Callable[[], Non
     return set_death_signal
 
 
+def make_stop_event() -> asyncio.Event:
+    """Return an event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
 def is_process_alive(pid: int) -> bool:
     """Return whether a process of this id exists. A zombie counts."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
+    # The process of another user.
     except PermissionError:
-        return True
+        pass
     return True
+
+
+def describe_exit(code: int) -> str:
+    """Return how a process ended, by its exit code."""
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 
 def raise_file_limit() -> int:
@@ -122,12 +141,6 @@ def find_listen_error(port: int, host: str = LOOPBACK) -> OSError | None:
     return None if has_bound else problem
 
 
-def is_own_address(host: str) -> bool:
-    """Return whether a host is an address of this machine, or a name of one."""
-    error = find_listen_error(0, host)
-    return error is None
-
-
 def is_port_free(port: int, host: str = LOOPBACK) -> bool:
     """Return whether a server could listen on the port now."""
     return find_listen_error(port, host) is None
@@ -140,23 +153,16 @@ def find_free_port(preferred: int = 0, host: str = LOOPBACK) -> int:
     Another server still can.
 
     Raises:
-        OSError: This machine has no such address.
+        OSError: This machine has no such address, or hardly a free port.
     """
     # The preferred port first, so that clients need not change after a restart.
     if preferred and is_port_free(preferred, host):
         return preferred
     for _ in range(_MAX_PORT_TRIES):
-        number = _LOWEST_PORT + secrets.randbelow(_find_first_client_port() - _LOWEST_PORT)
-        if is_port_free(number, host):
-            return number
-    # No port of the range was free: the system chooses one of its own.
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.bind(address)
-        port: int = probe.getsockname()[1]
-    return port
+        port = _LOWEST_PORT + secrets.randbelow(_find_first_client_port() - _LOWEST_PORT)
+        if is_port_free(port, host):
+            return port
+    raise find_listen_error(0, host) or OSError(errno.EADDRINUSE, f"hardly a port of {host} is free")
 
 
 def _find_first_client_port() -> int:
@@ -167,3 +173,27 @@ def _find_first_client_port() -> int:
         return _LINUX_CLIENTS
     # A system may give clients nearly all ports. Then too few are left below them to choose from.
     return first if first > 2 * _LOWEST_PORT else _LINUX_CLIENTS
+
+
+def report_ready() -> None:
+    """Report to the supervisor that the process is ready. Without a supervisor, and on later calls, it does nothing."""
+    _write_report_byte(READY)
+
+
+def report_permanent_failure() -> None:
+    """Report that a restart would fail too, as with a wrong setting. After `report_ready` it does nothing."""
+    _write_report_byte(NEVER_READY)
+
+
+def _write_report_byte(byte: bytes) -> None:
+    # Removed, so that children do not report for this process.
+    descriptor = os.environ.pop(READY_FD_VARIABLE, "")
+    if not descriptor.isdecimal():
+        return
+    try:
+        os.write(int(descriptor), byte)
+    # The supervisor has ended, and this process is about to.
+    except BrokenPipeError:
+        pass
+    finally:
+        os.close(int(descriptor))

@@ -3,15 +3,13 @@
 import asyncio
 import logging
 import shutil
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from ingest.errors import PORT_TAKEN, CannotListenError
-from ingest.metrics import FOLDER_VARIABLE
-from ingest.settings import IngestSettings
-from smspulse.processes.children import build_server_url, find_free_port, is_port_free
+from ingest.settings import METRICS_FOLDER_VARIABLE, IngestSettings
+from smspulse.processes.children import build_server_url, find_free_port, is_port_free, make_stop_event
 from smspulse.processes.supervisor import ChildProcess, ProcessSupervisor
 
 _log = logging.getLogger(__name__)
@@ -31,10 +29,15 @@ async def run_ingest_processes(
     """
     port = port or find_free_port(0, host)
     await _wait_for_free_port(host, port)
-    children = _build_receivers(data, broker, host, port, count)
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    # A folder by port: other receivers may run on the same data folder. It is emptied, because counters begin at 0.
+    metrics = data / "metrics" / str(port)
+    shutil.rmtree(metrics, ignore_errors=True)
+    metrics.mkdir(parents=True)
+    address = ("--data", str(data), "--broker", broker, "--host", host, "--port", str(port))
+    command = ("ingest", *address, "--processes", "1")
+    environment = {"SMSPULSE_INGEST_SHARE_PORT": "1", METRICS_FOLDER_VARIABLE: str(metrics)}
+    children = [ChildProcess(f"ingest-{n}", command, _STOP_S, environment=environment) for n in range(count)]
+    stop = make_stop_event()
     supervisor = ProcessSupervisor(lambda name, level, text: _log.log(level, "%s: %s", name, text))
     try:
         await supervisor.start(*children)
@@ -53,16 +56,3 @@ async def _wait_for_free_port(host: str, port: int) -> None:
         if time.monotonic() > deadline:
             raise CannotListenError(host, port, PORT_TAKEN)
         await asyncio.sleep(_POLL_INTERVAL_S)
-
-
-def _build_receivers(data: Path, broker: str, host: str, port: int, count: int) -> list[ChildProcess]:
-    # A folder by port: other receivers may run on the same data folder. It is emptied, because counters begin at 0.
-    metrics = data / "metrics" / str(port)
-    shutil.rmtree(metrics, ignore_errors=True)
-    metrics.mkdir(parents=True)
-    address = ("--data", str(data), "--broker", broker, "--host", host, "--port", str(port))
-    environment = {"SMSPULSE_INGEST_SHARE_PORT": "1", FOLDER_VARIABLE: str(metrics)}
-    return [
-        ChildProcess(f"ingest-{number}", ("ingest", *address, "--processes", "1"), _STOP_S, environment=environment)
-        for number in range(count)
-    ]

@@ -2,14 +2,14 @@
 
 import asyncio
 import http.client
-import json
 import logging
 import os
 import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,33 +18,28 @@ from aiohttp import hdrs, web
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
-from core.errors import SettingError, SmspulseError
+from core.atomic_file import write_file_atomically
 from ingest.client_limits import HttpLimits
-from ingest.http_responses import error_response
-from ingest.http_server import LINGER_S, build_http_server
+from ingest.http_connection import LINGER_S, HttpServer, error_response
 from ingest.listening import ASYNCIO_BACKLOG, start_listening
-from smspulse.broker.lockfile import write_file_atomically
+from ingest.settings import IngestSettings
 from smspulse.processes.children import (
     LOOPBACK,
+    find_listen_error,
     find_reachable_host,
-    is_own_address,
     is_process_alive,
     raise_file_limit,
 )
+from smspulse.processes.errors import MetricsPortError
+from smspulse.processes.settings import MetricsSettings
 
 _log = logging.getLogger(__name__)
 
 # Name of ingest's endpoint: `find_ingest_endpoint` looks for it.
 INGEST: Final = "ingest"
-# The default port of `smspulse ingest`.
-_INGEST_PORT: Final = 8080
 # A refused connection fails at once. An answer on a busy machine takes long.
 _TIMEOUT_S: Final = 15.0
 _LAST_PORT: Final = 65_535
-
-
-class MetricsPortError(SmspulseError):
-    """The port for `/metrics` is not available."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +62,7 @@ class ProcessEndpoint:
     @property
     def is_here(self) -> bool:
         """Whether its host is an address of this machine. Other addresses are never connected to."""
-        return is_own_address(self.host)
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the process answers now."""
-        return self.read_metrics() is not None
+        return find_listen_error(0, self.host) is None
 
     def read_metrics(self) -> str | None:
         """Return the text of its `/metrics`; None if the process does not answer."""
@@ -97,8 +87,7 @@ def announce_endpoint(data: Path, name: str, port: int, host: str = LOOPBACK, *,
     folder = data / "run"
     endpoint = ProcessEndpoint(name, os.getpid(), find_reachable_host(host), port, tls)
     try:
-        folder.mkdir(exist_ok=True)
-        write_file_atomically(folder / f"{name}.json", json.dumps(asdict(endpoint)))
+        write_file_atomically(folder / f"{name}.json", msgspec.json.encode(endpoint))
     except OSError as error:
         _log.warning("`smspulse status` will not find the %s: %s cannot be written: %s", name, folder, error.strerror)
 
@@ -130,34 +119,21 @@ def find_ingest_endpoint(data: Path, host: str | None = None, port: int | None =
         is_other = port not in {None, endpoint.port} or (host and find_reachable_host(host) != endpoint.host)
         if endpoint.name == INGEST and is_process_alive(endpoint.pid) and endpoint.is_here and not is_other:
             return endpoint
-    host, port = host or LOOPBACK, port or _INGEST_PORT
+    settings = IngestSettings()
     # Process id 0: no process announced this endpoint.
-    return ProcessEndpoint(INGEST, 0, find_reachable_host(host), port, bool(os.environ.get("SMSPULSE_INGEST_TLS_CERT")))
-
-
-def read_metrics_port() -> int:
-    """Return the port in `SMSPULSE_METRICS_PORT`; 0 is any free port.
-
-    Raises:
-        SettingError: The variable is not a port.
-    """
-    text = os.environ.get("SMSPULSE_METRICS_PORT", "0")
-    if text.isdecimal() and int(text) <= _LAST_PORT:
-        return int(text)
-    msg = f"SMSPULSE_METRICS_PORT={text} is not a port: set a number up to {_LAST_PORT}"
-    raise SettingError(msg)
+    return ProcessEndpoint(
+        INGEST, 0, find_reachable_host(host or settings.host), port or settings.port, settings.tls_cert is not None
+    )
 
 
 def serve_metrics(data: Path | None, name: str, registry: CollectorRegistry) -> None:
     """Answer `/metrics` in a thread as long as the process lives, and announce it if there is a data folder.
 
-    On `SMSPULSE_METRICS_HOST`, 127.0.0.1 by default, and `SMSPULSE_METRICS_PORT`, any free one by default.
-
     Raises:
         MetricsPortError: The port is taken.
-        SettingError: The variable is not a port.
     """
-    host, port = os.environ.get("SMSPULSE_METRICS_HOST", LOOPBACK), read_metrics_port()
+    settings = MetricsSettings()
+    host, port = settings.host, settings.port
     ProcessCollector(registry=registry)
     raise_file_limit()
     listening: Future[int] = Future()
@@ -190,7 +166,7 @@ async def _answer_metrics_requests(
         return web.Response(body=encode(registry), headers={hdrs.CONTENT_TYPE: content_type})
 
     try:
-        runner = web.ServerRunner(build_http_server(handle_request, HttpLimits(), name), shutdown_timeout=LINGER_S)
+        runner = web.ServerRunner(HttpServer(handle_request, HttpLimits(), name), shutdown_timeout=LINGER_S)
         await runner.setup()
         _, port = await start_listening(runner, host, port, backlog=ASYNCIO_BACKLOG)
     except Exception as error:
@@ -207,11 +183,8 @@ def fetch_response(host: str, port: int, path: str, *, tls: bool = False) -> tup
         # The certificate is for the name that gateways use, not for this address. The request has no secret.
         context = ssl._create_unverified_context()  # noqa: S323 - see above
         connection = http.client.HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=context)
-    try:
+    with closing(connection), suppress(OSError, http.client.HTTPException):
         connection.request("GET", path)
         response = connection.getresponse()
         return response.status, response.read()
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
+    return None

@@ -17,12 +17,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from core.errors import SmspulseError
-from smspulse.processes.children import die_with_parent
-from smspulse.processes.readiness import NEVER_READY, READY, READY_FD_VARIABLE
+from smspulse.processes.children import NEVER_READY, READY, READY_FD_VARIABLE, describe_exit, die_with_parent
+from smspulse.processes.errors import SupervisorError
 
 _log = logging.getLogger(__name__)
 
@@ -31,18 +31,10 @@ _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 10.0
 # After so long, the next failure counts as the first one.
 _STABLE_AFTER_S: Final = 30.0
-# The report of an ended process is in the pipe, and only needs to be read.
-_REPORT_S: Final = 5.0
 # A longer line is replaced, so that a process cannot fill the supervisor's memory.
 _LINE_LIMIT: Final = 1 << 20
 # The log level at the start of a child's line; see `log_setup`.
 _LEVEL: Final = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) (.*)", re.DOTALL)
-
-
-class SupervisorError(SmspulseError):
-    """A process did not become ready."""
-
-    is_permanent = True
 
 
 @dataclass(slots=True)
@@ -66,7 +58,6 @@ class ChildProcess:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     is_permanent_failure: bool = False
     last_error: str = ""
-    restarts: int = 0
     restart_task: asyncio.Task[Any] | None = None
 
 
@@ -85,7 +76,8 @@ class ProcessSupervisor:
         self._started: list[Sequence[ChildProcess]] = []
         self._is_stopping = False
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.failure.add_done_callback(_retrieve_exception)
+        # Else asyncio logs a failure that nobody awaits; the first task that stops has logged the reason.
+        self.failure.add_done_callback(lambda failure: failure.cancelled() or failure.exception())
 
     async def start(self, *children: ChildProcess) -> None:
         """Start children that stop together. Does not wait; `wait_until_ready` does."""
@@ -126,7 +118,7 @@ class ProcessSupervisor:
         while True:
             started = time.monotonic()
             try:
-                how = _describe_exit(await self._run_once(child))
+                how = describe_exit(await self._run_once(child))
             # Such as when no process can be started. The next try may succeed.
             except Exception as error:
                 how = f"could not be run ({error!r})"
@@ -134,7 +126,9 @@ class ProcessSupervisor:
                 return
             # A child that was ready once may recover, so it is restarted in any case.
             if child.is_permanent_failure and not child.ready.is_set():
-                self._set_failure(child)
+                if not self.failure.done():
+                    why = child.last_error or "see its lines above"
+                    self.failure.set_exception(SupervisorError(f"{child.name} cannot start: {why}"))
                 return
             # A process that ran well for a while gets a short pause again.
             if time.monotonic() - started > _STABLE_AFTER_S:
@@ -142,50 +136,42 @@ class ProcessSupervisor:
             _log.warning("%s %s; it is restarted in %g s", child.name, how, pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
-            child.restarts += 1
-
-    def _set_failure(self, child: ChildProcess) -> None:
-        if not self.failure.done():
-            why = child.last_error or "see its lines above"
-            self.failure.set_exception(SupervisorError(f"{child.name} cannot start: {why}"))
 
     async def _run_once(self, child: ChildProcess) -> int:
+        loop = asyncio.get_running_loop()
         reading, writing = os.pipe()
+        os.set_blocking(reading, False)
         try:
-            child.process = process = await _start_process(child, writing)
-        except BaseException:
+            try:
+                child.process = process = await _start_process(child, writing)
+            finally:
+                os.close(writing)
+            loop.add_reader(reading, self._receive_report, child, reading)
+            try:
+                await self._relay_output(child, process)
+                return await process.wait()
+            finally:
+                if process.returncode is None:
+                    # No longer watched, it would run next to its successor.
+                    process.kill()
+                    await process.wait()
+                # The report of an ended process may still be in the pipe.
+                self._receive_report(child, reading)
+        finally:
+            loop.remove_reader(reading)
             os.close(reading)
-            raise
-        finally:
-            os.close(writing)
-        listening = asyncio.create_task(self._receive_report(child, reading))
-        try:
-            await self._relay_output(child, process)
-            code = await process.wait()
-            await asyncio.wait([listening], timeout=_REPORT_S)
-            return code
-        finally:
-            listening.cancel()
-            if process.returncode is None:
-                # No longer watched, it would run next to its successor.
-                process.kill()
-                await process.wait()
 
     @staticmethod
-    async def _receive_report(child: ChildProcess, descriptor: int) -> None:
-        """Record the report of a child: ready, or never ready."""
-        reader = asyncio.StreamReader()
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb")
-        )
-        try:
-            report = await reader.read(1)
+    def _receive_report(child: ChildProcess, descriptor: int) -> None:
+        """Record the report of a child if there is one: ready, or never ready."""
+        with suppress(BlockingIOError):
+            report = os.read(descriptor, 1)
+            # At the end of the pipe, too, of which the loop would call this without end.
+            asyncio.get_running_loop().remove_reader(descriptor)
             if report == READY:
                 child.ready.set()
             elif report == NEVER_READY:
                 child.is_permanent_failure = True
-        finally:
-            transport.close()
 
     async def _relay_output(self, child: ChildProcess, process: asyncio.subprocess.Process) -> None:
         level = logging.INFO
@@ -248,13 +234,3 @@ async def _start_process(child: ChildProcess, ready_descriptor: int) -> asyncio.
         start_new_session=True,
         preexec_fn=die_with_parent(signal.SIGTERM),
     )
-
-
-def _describe_exit(code: int) -> str:
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-
-
-def _retrieve_exception(failure: "asyncio.Future[None]") -> None:
-    """Keep asyncio from logging a failure without a waiter: the first task that stops has logged the reason."""
-    if not failure.cancelled():
-        failure.exception()

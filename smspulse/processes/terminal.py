@@ -65,3 +65,11 @@ def make_console(**options: Any) -> Console:
         options: Options of `rich.console.Console`.
     """
     return _PlainConsole(markup=False, emoji=False, highlight=False, **options)
+
+
+def format_duration(seconds: float) -> str:
+    """Return seconds for people: `4.2 s`, `3 min`, `5.5 h`, `2 days`."""
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.1f} {name}" if name != "min" else f"{seconds / unit:.0f} min"
+    return f"{seconds / 86_400:.0f} days"

@@ -3,11 +3,10 @@
 import asyncio
 import contextlib
 import itertools
-import math
 import secrets
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 from rich.live import Live
@@ -33,12 +32,19 @@ _RATE_COLUMNS: Final = (
     *("delivered / attempted", "delivered / ended", "open share", "network p50"),
 )
 _RATES_SQL: Final = """
-    SELECT coalesce(device_id::VARCHAR, 'all') AS device, count(*) AS attempted,
-           count(*) FILTER (is_ended) AS ended, count(*) FILTER (outcome = 'delivered') AS delivered,
-           median(network_s) AS network_s
-    FROM messages WHERE source = ? AND outcome <> 'incoming'
-    GROUP BY ROLLUP (device_id) HAVING grouping(device_id) = 1 OR device_id IS NOT NULL
-    ORDER BY grouping(device_id), device_id
+    WITH counts AS (
+        SELECT device_id, grouping(device_id) AS is_total, count(*) AS attempted,
+               count(*) FILTER (is_ended) AS ended, count(*) FILTER (outcome = 'delivered') AS delivered,
+               median(network_s) AS network_s
+        FROM messages WHERE source = ? AND outcome <> 'incoming'
+        GROUP BY ROLLUP (device_id) HAVING count(*) > 0 AND (grouping(device_id) = 1 OR device_id IS NOT NULL)
+    )
+    SELECT if(is_total = 1, 'all', device_id::VARCHAR) AS device, format('{:,}', attempted) AS attempted,
+           format('{:,}', ended) AS ended, format('{:.1f} %', 100 * delivered / attempted) AS of_attempted,
+           coalesce(format('{:.1f} %', 100 * delivered / nullif(ended, 0)), '') AS of_ended,
+           format('{:.1f} %', 100 * (attempted - ended) / attempted) AS still_open,
+           coalesce(format('{:.1f} s', network_s), '') AS network
+    FROM counts ORDER BY is_total, device_id
 """
 
 
@@ -86,7 +92,10 @@ async def run_demo(data: Path, seconds: float | None, console: Console, url: str
         while not traffic.done():
             await asyncio.wait([traffic, stopped], timeout=_REFRESH_S, return_when=asyncio.FIRST_COMPLETED)
             if stop.is_set():
-                await _cancel_traffic(traffic)
+                # One cancellation would let it finish the scenarios that it has started.
+                for _ in range(2):
+                    traffic.cancel()
+                    await asyncio.sleep(0.05)
                 return 0
             table, line = await asyncio.to_thread(_read_delivery_rates, data, source)
             if live is not None:
@@ -98,19 +107,15 @@ async def run_demo(data: Path, seconds: float | None, console: Console, url: str
     return await _reconcile_demo(data, truth, console, stop)
 
 
-async def _cancel_traffic(traffic: asyncio.Task[None]) -> None:
-    # One cancellation would let it finish the scenarios that it has started.
-    for _ in range(2):
-        traffic.cancel()
-        await asyncio.sleep(0.05)
-
-
 async def _simulate_traffic(url: str, truth: Path, seconds: float | None) -> None:
     from smspulse.simulator.client import run_simulation  # noqa: PLC0415 - aiohttp
     from smspulse.simulator.scenarios import generate_scenarios  # noqa: PLC0415 - heavy
 
     # Each run has its own ids: messages of two runs under one id would differ from their truth.
     seed = secrets.randbelow(1 << 20)
+    stop = asyncio.Event()
+    if seconds is not None:
+        asyncio.get_running_loop().call_later(max(seconds - _DEMO_GRACE_S - _DEMO_LANDING_S, 1), stop.set)
     await run_simulation(
         url,
         generate_scenarios(seed, None, DEMO_BEHAVIOUR),
@@ -118,7 +123,7 @@ async def _simulate_traffic(url: str, truth: Path, seconds: float | None) -> Non
         truth=truth,
         time_scale=DEMO_TIME_SCALE,
         max_delay_s=DEMO_LONGEST_DELAY_S,
-        stop_after=None if seconds is None else max(seconds - _DEMO_GRACE_S - _DEMO_LANDING_S, 1),
+        stop=stop,
         grace_s=_DEMO_GRACE_S,
     )
 
@@ -134,32 +139,14 @@ def _read_delivery_rates(data: Path, source: str) -> tuple[Table, str]:
     for name in _RATE_COLUMNS:
         table.add_column(name, justify="right")
     line = ""
-    try:
-        rows: list[Any] = list(query(data, _RATES_SQL, [source]).itertuples(index=False))
-    except (NoWarehouseError, duckdb.Error):
-        # Nothing has landed yet. A lasting error shows when the run is reconciled.
-        return table, line
-    for row in rows:
-        if not row.attempted:
-            continue
-        shares = _format_shares(row)
-        # NaN: no message has this latency yet.
-        network = "" if math.isnan(row.network_s) else f"{row.network_s:.1f} s"
-        table.add_row(row.device, f"{row.attempted:,}", f"{row.ended:,}", *shares, network)
-        if row.device == "all":
-            of_attempted, of_ended, still_open = shares
-            delivered = f"delivered: {of_attempted} of attempted, {of_ended} of ended"
-            line = f"{row.attempted:,} messages; {delivered}; open: {still_open}"
+    # Until something has landed there are none. A lasting error shows when the run is reconciled.
+    with contextlib.suppress(NoWarehouseError, duckdb.Error):
+        for row in query(data, _RATES_SQL, [source]).itertuples(index=False):
+            table.add_row(*row)
+            delivered = f"delivered: {row.of_attempted} of attempted, {row.of_ended} of ended"
+            # The last row is that of all devices.
+            line = f"{row.attempted} messages; {delivered}; open: {row.still_open}"
     return table, line
-
-
-def _format_shares(row: Any) -> list[str]:
-    """Return delivered per attempted, delivered per ended and the open share of a device."""
-    return [
-        f"{100 * row.delivered / row.attempted:.1f} %",
-        f"{100 * row.delivered / row.ended:.1f} %" if row.ended else "",
-        f"{100 * (row.attempted - row.ended) / row.attempted:.1f} %",
-    ]
 
 
 async def _reconcile_demo(data: Path, truth: Path, console: Console, stop: asyncio.Event) -> int:

@@ -13,29 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from core.group_lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
+from core.consumer_lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
 from core.kafka_settings import KafkaSettings
 from core.topics import TOPICS, find_partition_mismatch
 from smspulse.broker.config import count_needed_files
 from smspulse.broker.download import (
     JAVA_NEEDED,
-    BrokerError,
     find_kafka_cache,
     is_kafka_cached,
     read_java_version,
     read_kafka_version,
 )
-from smspulse.broker.locate import LoginUnreadableError, read_embedded_settings
+from smspulse.broker.errors import BrokerError, LoginUnreadableError
+from smspulse.broker.locate import read_embedded_settings
 from smspulse.broker.lockfile import has_kafka_store, read_broker_file
 from smspulse.processes.children import LOOPBACK, find_listen_error
+from smspulse.processes.data_folder import describe_readers
 from smspulse.processes.metrics_endpoint import ProcessEndpoint, fetch_response, find_ingest_endpoint
-from smspulse.runtime.data_folder import describe_readers
 from warehouse.catalog import CATALOG_FILE
 
 Level = Literal["ok", "warn", "fail"]
 
-# As `requires-python` in pyproject.toml.
-_PYTHON_NEEDED: Final = (3, 11)
 # A week of a busy gateway in Kafka and Parquet.
 _DISK_WARN_GIB: Final = 5
 # The size of one Kafka segment.
@@ -73,9 +71,9 @@ def diagnose_machine(
         host: Likewise.
     """
     return [
-        _check_python(),
-        _check_java(data),
-        _check_kafka_download(data),
+        # pip installs smspulse only for a Python that it supports.
+        DoctorFinding("python", "ok", ".".join(map(str, sys.version_info[:3]))),
+        *_check_kafka(data),
         _check_open_files(data),
         _check_ingest_port(find_ingest_endpoint(data, host, port), host),
         *_check_data_folder(data),
@@ -84,42 +82,30 @@ def diagnose_machine(
     ]
 
 
-def _check_python() -> DoctorFinding:
-    version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info[:2] >= _PYTHON_NEEDED:
-        return DoctorFinding("python", "ok", version)
-    return DoctorFinding("python", "fail", version, "Install Python {}.{} or newer".format(*_PYTHON_NEEDED))
-
-
-def _check_java(data: Path) -> DoctorFinding:
-    level, effect = _describe_kafka_absence(data)
-    version = read_java_version()
-    fix = f"Install a JRE of Java {JAVA_NEEDED} or newer and put `java` on PATH"
-    if version is None:
-        return DoctorFinding("java", level, f"no working `java` on PATH; {effect}", fix)
-    if version < JAVA_NEEDED:
-        return DoctorFinding("java", level, f"version {version}; {effect}", fix)
-    return DoctorFinding("java", "ok", f"version {version}")
-
-
-def _describe_kafka_absence(data: Path) -> tuple[Level, str]:
-    """Return the severity of a missing Kafka, and the behaviour of `smspulse up` without it."""
+def _check_kafka(data: Path) -> Iterator[DoctorFinding]:
+    """Check what a real Kafka needs. Whether it is needed depends on the data folder."""
+    level: Level = "warn"
+    effect = "without it the in-memory broker is used, which forgets everything at its end"
     if has_kafka_store(data):
-        return "fail", f"without it `smspulse up` does not start on {data}, which holds a Kafka store"
-    return "warn", "without it the in-memory broker is used, which forgets everything at its end"
-
-
-def _check_kafka_download(data: Path) -> DoctorFinding:
-    level, effect = _describe_kafka_absence(data)
+        level, effect = "fail", f"without it `smspulse up` does not start on {data}, which holds a Kafka store"
+    version = read_java_version()
+    if version is not None and version >= JAVA_NEEDED:
+        yield DoctorFinding("java", "ok", f"version {version}")
+    else:
+        what = f"version {version}" if version else "no working `java` on PATH"
+        fix = f"Install a JRE of Java {JAVA_NEEDED} or newer and put `java` on PATH"
+        yield DoctorFinding("java", level, f"{what}; {effect}", fix)
     try:
         if is_kafka_cached():
-            return DoctorFinding("kafka", "ok", f"{read_kafka_version()} in {find_kafka_cache()}")
+            yield DoctorFinding("kafka", "ok", f"{read_kafka_version()} in {find_kafka_cache()}")
+        elif shutil.which("mvn"):
+            what = f"not fetched yet; Maven fetches {read_kafka_version()} at the first start"
+            yield DoctorFinding("kafka", "ok", what)
+        else:
+            yield DoctorFinding("kafka", level, f"not fetched, and no `mvn` on PATH; {effect}", "Install Maven")
     except BrokerError as error:
         what, _, fix = str(error).partition("; ")
-        return DoctorFinding("kafka", level, f"{what}; {effect}", fix[:1].upper() + fix[1:])
-    if shutil.which("mvn"):
-        return DoctorFinding("kafka", "ok", f"not fetched yet; Maven fetches {read_kafka_version()} at the first start")
-    return DoctorFinding("kafka", level, f"not fetched, and no `mvn` on PATH; {effect}", "Install Maven")
+        yield DoctorFinding("kafka", level, f"{what}; {effect}", fix[:1].upper() + fix[1:])
 
 
 def _check_ingest_port(ingest: ProcessEndpoint, host: str | None) -> DoctorFinding:
@@ -213,30 +199,22 @@ def _check_cluster(kafka: KafkaSettings, *, is_embedded: bool) -> DoctorFinding:
         fix = "Start it, or set SMSPULSE_KAFKA_BOOTSTRAP and the login for the one that you mean"
         return DoctorFinding("broker", "fail", f"none answers at {kafka.bootstrap}: {why}", fix)
     what = f"{len(found.brokers)} at {kafka.bootstrap}"
-    for topic in TOPICS:
-        if topic.name not in found.topics:
-            return DoctorFinding("broker", "warn", f"{what}; no topic {topic.name}", "`smspulse up` creates it")
-    wrong = find_partition_mismatch(
-        {topic.name: len(found.topics[topic.name].partitions) for topic in TOPICS}, kafka.partitions
-    )
-    if wrong:
+    names = [topic.name for topic in TOPICS]
+    if missing := [name for name in names if name not in found.topics]:
+        return DoctorFinding("broker", "warn", f"{what}; no topic {missing[0]}", "`smspulse up` creates it")
+    counts = {name: len(found.topics[name].partitions) for name in names}
+    if wrong := find_partition_mismatch(counts, kafka.partitions):
         return DoctorFinding("broker", "fail", f"{what}; {wrong[0]}", wrong[1].capitalize())
-    if (alone := _list_single_replicas(found)) and not is_embedded:
+    # A partition on one broker alone.
+    partitions = {name: found.topics[name].partitions.values() for name in names}
+    alone = [name for name in names if any(len(each.replicas) == 1 for each in partitions[name])]
+    if alone and not is_embedded:
         fix = (
             "Give each three, with kafka-reassign-partitions, and set SMSPULSE_KAFKA_REPLICATION=3 for those to come: "
             "the crash of a broker halts what has one, and Kafka 4.3 and 4.4 can then hide committed records"
         )
         return DoctorFinding("broker", "warn", f"{what}; one replica: {', '.join(alone)}", fix)
     return DoctorFinding("broker", "ok", what)
-
-
-def _list_single_replicas(found: Any) -> list[str]:
-    """Return the topics with a partition on only one broker."""
-    return [
-        topic.name
-        for topic in TOPICS
-        if any(len(each.replicas) == 1 for each in found.topics[topic.name].partitions.values())
-    ]
 
 
 def _check_extras() -> Iterator[DoctorFinding]:

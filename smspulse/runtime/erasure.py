@@ -4,6 +4,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,15 +17,13 @@ from core import records, topics
 from core.errors import SmspulseError
 from core.kafka_settings import KafkaSettings
 from core.topic_ids import TopicIds
-from gateway.errors import UnreadablePayload, unforeseen_error
-from gateway.json_body import to_utf8
 from gateway.number_search import NumberSearch
-from gateway.payloads import parse_payload
-from ingest.redaction import REWRITTEN_TYPE, PayloadRedactor
+from ingest.request_body import PayloadRedactor
 from ingest.settings import IngestSettings
 from ingest.spool import WebhookSpool
 from ingest.webhook_record import WebhookRecord
 from smspulse.broker.login import client_properties_path
+from smspulse.runtime.errors import EraseError
 from warehouse.landed_files import list_incarnations_by_age
 from warehouse.maintenance import erasure
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog, parse_topic_id
@@ -38,10 +37,6 @@ _SEND_S: Final = 30.0
 # Kafka drops records of these topics by key, not by age.
 _COMPACTED_TOPICS: Final = {topic.name for topic in topics.TOPICS if topic.cleanup == "compact"}
 _DAYS: Final = {topic.name: topic.retention_days for topic in topics.TOPICS}
-
-
-class EraseError(SmspulseError):
-    """The erasure is not complete. The same command completes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,36 +101,23 @@ def _erase_from_spool(data: Path, search: NumberSearch) -> int:
         content_type = dict(webhook.headers).get(records.HEADER_CONTENT_TYPE, b"")
         if not search.is_in_body(webhook.body, content_type) and not search.is_in(content_type.decode("latin-1")):
             return webhook
-        received = to_utf8(webhook.body, content_type)
-        try:
-            body = privacy.redact_body(received, parse_payload(received))
-        except UnreadablePayload as error:
-            body = privacy.redact_body(received, error)
-        # One unreadable webhook must not keep the number in all others.
-        except Exception as error:
-            body = privacy.redact_body(received, unforeseen_error(error))
-        headers = dict(webhook.headers) | {records.HEADER_CONTENT_TYPE: REWRITTEN_TYPE}
-        return webhook._replace(body=body, headers=list(headers.items()))
+        kept = privacy.redact_body(webhook.body, content_type)
+        headers = dict(webhook.headers) | {records.HEADER_CONTENT_TYPE: kept.content_type}
+        return webhook._replace(body=kept.body, headers=list(headers.items()))
 
-    spool = WebhookSpool(data, IngestSettings())
-    try:
+    with closing(WebhookSpool(data, IngestSettings())) as spool:
         return spool.rewrite_webhooks(mask_webhook)
-    finally:
-        spool.close()
 
 
 def _write_tombstones(kafka: KafkaSettings, keys: Iterable[tuple[int, str]]) -> None:
     """Write a tombstone for each message, durably."""
     try:
-        producer = KafkaProducer(**kafka.kafka_python_options(), acks="all")
-        try:
+        with closing(KafkaProducer(**kafka.kafka_python_options(), acks="all")) as producer:
             sent = [producer.send(topics.MESSAGES, key=key.encode(), partition=number) for number, key in sorted(keys)]
             # After it, each record is written or has failed.
             producer.flush(timeout=_SEND_S)
             for each in sent:
                 each.get(timeout=0)
-        finally:
-            producer.close()
     except (KafkaError, AssertionError) as error:
         msg = f"files were cleaned, but Kafka at {kafka.bootstrap} was not ({error}): run the command again"
         raise EraseError(msg) from error
@@ -208,15 +190,12 @@ def _describe_kept_records(
         # The topic of these records no longer exists.
         if not partitions:
             continue
+        # Kafka's own tools log in to the embedded Kafka with it.
+        path = client_properties_path(data)
+        login = f" --command-config {path}" if path.exists() else ""
         wanted = json.dumps({"version": 1, "partitions": partitions})
         yield (
             f"{topic}: Kafka keeps the records for {_DAYS[topic]:g} days by default. To drop them now, with all older "
-            f"ones, which are landed: kafka-delete-records.sh{_login_options(data)} --offset-json-file FILE, with "
+            f"ones, which are landed: kafka-delete-records.sh{login} --offset-json-file FILE, with "
             f"this in it: {wanted}"
         )
-
-
-def _login_options(data: Path) -> str:
-    """Return the options with which Kafka's own tools log in to the embedded Kafka; empty without one."""
-    path = client_properties_path(data)
-    return f" --command-config {path}" if path.exists() else ""

@@ -6,13 +6,10 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
-
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from smspulse.processes.children import die_with_parent
 
@@ -24,31 +21,18 @@ _COMMANDS: Final = ("rebuild", "compact", "retain")
 _DONE_CODES: Final = {0, 1}
 
 
-class MaintenanceSettings(BaseSettings):
-    """Environment: `SMSPULSE_UPKEEP_` and the field's name in capitals."""
-
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_UPKEEP_", frozen=True, extra="forbid", allow_inf_nan=False)
-
-    minutes: float = Field(60, ge=0, description="Minutes between two runs; 0: never.")
-
-
-async def run_maintenance(
-    minutes: float,
-    run: Callable[[Sequence[str]], Awaitable[int]],
-    wait: Callable[[float], Awaitable[None]],
-) -> None:
+async def run_maintenance(minutes: float, run: Callable[[str], Awaitable[int]]) -> None:
     """Rebuild open days, merge files and drop expired days, without end. A failed run is repeated next time.
 
     Args:
         minutes: Minutes between two runs; 0 returns at once.
         run: Runs a command of `smspulse` and returns its exit code.
-        wait: Waits so many seconds.
     """
     while minutes:
-        await wait(minutes * 60)
+        await asyncio.sleep(minutes * 60)
         for command in _COMMANDS:
             try:
-                failed = await run((command,)) not in _DONE_CODES
+                failed = await run(command) not in _DONE_CODES
             # No process could be started.
             except OSError as error:
                 failed = True

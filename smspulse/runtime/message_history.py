@@ -1,10 +1,11 @@
 """The history of one message, as data and as text: outcome, reports and latencies."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gateway.statuses import STATUSES, StatusCode
+from gateway.statuses import get_status_name
+from smspulse.processes.terminal import format_duration
 from warehouse.reader import open_warehouse, retry_after_merge
 from warehouse.status_codes import load_known_statuses
 
@@ -58,12 +59,6 @@ def find_message(data: Path, key: str) -> dict[str, Any] | None:
     for report in found["reports"]:
         report["status"] = get_status_name(report["status_id"], statuses)
     return found
-
-
-def get_status_name(status_id: int, statuses: Mapping[int, StatusCode] = STATUSES) -> str:
-    """Return the name of a status."""
-    status = statuses.get(status_id)
-    return status.name if status else f"undocumented status {status_id}"
 
 
 def format_history(message: dict[str, Any]) -> str:
@@ -124,11 +119,3 @@ def _name_last_status(message: dict[str, Any]) -> str:
     id_ = message["last_status_id"]
     named = (report["status"] for report in message["reports"] if report["status_id"] == id_)
     return next(named, get_status_name(id_))
-
-
-def format_duration(seconds: float) -> str:
-    """Return seconds for people: `4.2 s`, `3 min`, `5.5 h`, `2 days`."""
-    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / unit:.1f} {name}" if name != "min" else f"{seconds / unit:.0f} min"
-    return f"{seconds / 86_400:.0f} days"

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import errno
-import itertools
+import fcntl
+import os
 import shutil
-import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,28 +17,30 @@ from rich.console import Console
 from rich.text import Text
 
 from core.background_tasks import keep_running
-from core.errors import SmspulseError
 from expectations.settings import CheckSettings
 from ingest.settings import IngestSettings
 from smspulse.broker.locate import find_kafka_settings
 from smspulse.broker.lockfile import read_broker_file
-from smspulse.processes.children import build_server_url, find_free_port, find_listen_error, raise_file_limit
+from smspulse.processes.children import (
+    build_server_url,
+    find_free_port,
+    find_listen_error,
+    make_stop_event,
+    raise_file_limit,
+)
 from smspulse.processes.log_setup import print_process_line
-from smspulse.processes.metrics_endpoint import read_metrics_port
+from smspulse.processes.settings import MetricsSettings
 from smspulse.processes.supervisor import ChildProcess, ProcessSupervisor
 from smspulse.runtime.demo import run_demo
-from smspulse.runtime.maintenance import MaintenanceSettings, check_periodically, run_maintenance
-from smspulse.runtime.pipeline_lock import PipelineLock
+from smspulse.runtime.errors import AlreadyRunningError, PipelineError
+from smspulse.runtime.maintenance import check_periodically, run_maintenance
+from smspulse.runtime.settings import MaintenanceSettings
 
 # The children of an earlier pipeline have 7 s to stop, and a busy machine takes longer.
 _PREDECESSOR_S: Final = 20.0
 _POLL_INTERVAL_S: Final = 0.1
 # Maven fetches Kafka once, maybe on a slow line.
 _FETCH_S: Final = 600.0
-
-
-class PipelineError(SmspulseError):
-    """The pipeline could not be started, or could not go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class PipelineOptions:
         port: Port of ingest; 0 for any free one.
         workers: Number of stream workers. Each is a process with its own state folder and static name.
         without: Processes to leave out, of `page` and `alerts`.
+        page_host, page_port: Address of the page; with a free port if the port is taken.
         demo: Whether to simulate traffic.
         seconds: Seconds until the end; None for no end but a signal.
     """
@@ -57,7 +62,9 @@ class PipelineOptions:
     broker: str
     port: int
     workers: int
-    without: frozenset[str]
+    without: tuple[str, ...]
+    page_host: str
+    page_port: int
     demo: bool
     seconds: float | None
 
@@ -68,17 +75,41 @@ async def run_pipeline(options: PipelineOptions, console: Console) -> int:
     Raises:
         SmspulseError: The pipeline could not be started.
     """
-    with PipelineLock(options.data) as lock:
+    with _lock_data_folder(options.data) as predecessor_was_killed:
         raise_file_limit()
-        return await _supervise_pipeline(options, console, predecessor_was_killed=lock.predecessor_was_killed)
+        return await _supervise_pipeline(options, console, _PREDECESSOR_S if predecessor_was_killed else 0)
 
 
-async def _supervise_pipeline(options: PipelineOptions, console: Console, *, predecessor_was_killed: bool) -> int:
+@contextmanager
+def _lock_data_folder(data: Path) -> Iterator[bool]:
+    """Hold the lock of a data folder for a context. The kernel releases it with the process, however that ends.
+
+    Yields whether the last holder was killed: it did not release the lock, and its children may still be ending.
+
+    Raises:
+        AlreadyRunningError: Another process holds it.
+        OSError: The folder cannot be written.
+    """
+    with open(os.open(data / "up.lock", os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0) as file:
+        holder = file.read(20).decode(errors="replace")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            who = f"process {holder}" if holder else "another process"
+            msg = f"`smspulse up` already runs on {data}: {who}; stop it, or choose another folder with --data"
+            raise AlreadyRunningError(msg) from None
+        file.truncate(0)
+        os.pwrite(file.fileno(), str(os.getpid()).encode(), 0)
+        try:
+            yield holder != ""
+        finally:
+            # A process that ends by itself empties the file.
+            file.truncate(0)
+
+
+async def _supervise_pipeline(options: PipelineOptions, console: Console, patience_s: float) -> int:
     every_s, upkeep_minutes = CheckSettings().every_s, MaintenanceSettings().minutes
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    stop = make_stop_event()
     supervisor = ProcessSupervisor(lambda name, level, text: print_process_line(console, name, level, text))
 
     def stop_on_failure(task: asyncio.Future[Any]) -> None:
@@ -86,8 +117,7 @@ async def _supervise_pipeline(options: PipelineOptions, console: Console, *, pre
         if not task.cancelled() and task.exception() is not None:
             stop.set()
 
-    patience_s = _PREDECESSOR_S if predecessor_was_killed else 0
-    starting = asyncio.create_task(_start_when_free(options, supervisor, console, patience_s))
+    starting = asyncio.create_task(_start_processes(options, supervisor, console, patience_s))
     stopping = asyncio.create_task(stop.wait())
     watching = asyncio.create_task(_watch_broker(options.data, starting))
     watching.add_done_callback(stop_on_failure)
@@ -116,14 +146,6 @@ async def _supervise_pipeline(options: PipelineOptions, console: Console, *, pre
         await supervisor.stop()
 
 
-async def _start_when_free(
-    options: PipelineOptions, supervisor: ProcessSupervisor, console: Console, patience_s: float
-) -> str:
-    host = IngestSettings().host
-    await _wait_until_free(options, host, patience_s)
-    return await _start_processes(options, host, supervisor, console)
-
-
 async def _wait_for_end(stop: asyncio.Event, options: PipelineOptions, console: Console, url: str) -> int:
     """Wait for `stop` or the end of the time, with `--demo` during simulated traffic; return the exit code."""
     if options.demo:
@@ -134,12 +156,9 @@ async def _wait_for_end(stop: asyncio.Event, options: PipelineOptions, console: 
 
 
 async def _wait_until_free(options: PipelineOptions, host: str, patience_s: float) -> None:
-    """Wait until no other process uses the broker of the data folder or the port of ingest.
+    """Wait until no other process uses the broker of the data folder or the port of ingest on its host.
 
-    Args:
-        options: Options of the pipeline.
-        host: Address of ingest.
-        patience_s: Seconds that an earlier, killed pipeline may take to end.
+    An earlier, killed pipeline may take `patience_s` to end.
 
     Raises:
         PipelineError: They are still in use.
@@ -177,9 +196,7 @@ async def _maintain_once_started(
     # Commands of the maintenance need the broker and the views.
     await asyncio.wait([starting])
     await run_maintenance(
-        minutes,
-        lambda command: supervisor.run(ChildProcess(command[0], (*command, "--data", str(data)), 5)),
-        asyncio.sleep,
+        minutes, lambda command: supervisor.run(ChildProcess(command, (command, "--data", str(data)), 5))
     )
 
 
@@ -201,34 +218,39 @@ async def _watch_broker(data: Path, starting: asyncio.Task[str]) -> None:
             raise PipelineError(msg)
 
 
-async def _start_processes(options: PipelineOptions, host: str, supervisor: ProcessSupervisor, console: Console) -> str:
-    """Start the pipeline, with ingest on a host; return the URL of ingest."""
+async def _start_processes(
+    options: PipelineOptions, supervisor: ProcessSupervisor, console: Console, patience_s: float
+) -> str:
+    """Start the pipeline once nothing else uses its address and broker; return the URL of ingest."""
     from smspulse.broker.topic_admin import ensure_topics  # noqa: PLC0415 - heavy
 
+    ingest = IngestSettings()
+    host = ingest.host
+    await _wait_until_free(options, host, patience_s)
     began = time.monotonic()
     port = options.port or find_free_port(0, host)
     # Endpoints of processes that may have ended.
     shutil.rmtree(options.data / "run", ignore_errors=True)
-    if ":" in options.broker:
-        broker_options: tuple[str, ...] = ("--broker", options.broker)
-    else:
-        broker_options = await _start_broker(options, supervisor)
+    is_external = ":" in options.broker
+    broker_options = ("--broker", options.broker) if is_external else await _start_broker(options, supervisor)
     kafka = find_kafka_settings(options.data, options.broker)
     if kafka.in_memory and options.workers > 1:
         msg = "the in-memory broker serves one stream worker: leave out --workers, or use a real Kafka"
         raise PipelineError(msg)
-    if ":" in options.broker:
+    if is_external:
         await asyncio.to_thread(ensure_topics, kafka)
     groups = _build_children(options, ("--data", str(options.data), *broker_options), host, port)
-    for child in itertools.chain(*groups):
-        child.environment.update({"SMSPULSE_KAFKA_MEMORY_RUN": kafka.memory_run} if kafka.memory_run else {})
+    children = [child for group in groups for child in group]
+    if kafka.memory_run:
+        for child in children:
+            child.environment["SMSPULSE_KAFKA_MEMORY_RUN"] = kafka.memory_run
     for group in groups:
         await supervisor.start(*group)
-    for child in itertools.chain(*groups):
+    for child in children:
         # The page logs its address when it has numbers. Nothing waits for it.
         if child.name != "page":
             await supervisor.wait_until_ready(child)
-    url = build_server_url(host, port, tls=bool(IngestSettings().tls_cert))
+    url = build_server_url(host, port, tls=ingest.tls_cert is not None)
     after = f" after {time.monotonic() - began:.1f} s: webhooks at {url}, SQL with `smspulse sql`"
     console.print(Text.assemble(("ready", "bold"), after))
     return url
@@ -253,6 +275,9 @@ def _build_children(
     options: PipelineOptions, common: tuple[str, ...], host: str, port: int
 ) -> tuple[list[ChildProcess], list[ChildProcess], list[ChildProcess]]:
     """Return ingest, the stream workers and the rest: processes that start together, in order of their start."""
+    page_error = find_listen_error(options.page_port, options.page_host)
+    is_page_port_taken = page_error is not None and page_error.errno == errno.EADDRINUSE
+    page_port = find_free_port(0, options.page_host) if is_page_port_taken else options.page_port
     ingest = ChildProcess("ingest", ("ingest", *common, "--host", host, "--port", str(port)), 1.5)
     streams = [
         ChildProcess(
@@ -263,20 +288,10 @@ def _build_children(
         for number in range(options.workers)
     ]
     lander = ChildProcess("lander", ("land", *common, "--instance", "up"), 2)
-    page = ChildProcess("page", ("page", *common, "--port", str(_find_page_port())), 2)
+    page = ChildProcess("page", ("page", *common, "--port", str(page_port)), 2)
     alerts = ChildProcess("alerts", ("alerts", "send", *common), 2)
     # Each of these processes gets a port of its own.
-    if first := read_metrics_port():
+    if first := MetricsSettings().port:
         for number, child in enumerate((lander, alerts, *streams)):
             child.environment["SMSPULSE_METRICS_PORT"] = str(first + number)
     return [ingest], streams, [child for child in (lander, page, alerts) if child.name not in options.without]
-
-
-def _find_page_port() -> int:
-    """Return the port of the page: as set, or a free one where that one is taken."""
-    from smspulse.dashboard.server import PageSettings  # noqa: PLC0415 - heavy
-
-    settings = PageSettings()
-    error = find_listen_error(settings.port, settings.host)
-    is_taken = error is not None and error.errno == errno.EADDRINUSE
-    return find_free_port(0, settings.host) if is_taken else settings.port

@@ -7,9 +7,10 @@ from typing import Any
 import duckdb
 import orjson
 
-from core.group_lag import BROKER_PATIENCE_S, is_listening, read_group_lag
+from core.consumer_lag import BROKER_PATIENCE_S, is_listening, read_group_lag
 from core.topics import RAW
-from smspulse.broker.locate import LoginUnreadableError, NoBrokerError, find_kafka_settings
+from smspulse.broker.errors import LoginUnreadableError, NoBrokerError
+from smspulse.broker.locate import find_kafka_settings
 from smspulse.processes.children import LOOPBACK
 from smspulse.processes.metrics_endpoint import (
     INGEST,

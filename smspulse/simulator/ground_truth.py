@@ -14,25 +14,27 @@ last request of a scenario never got a definite answer, the line has `perhaps`: 
 an outgoing message the fields above from `outcome` to `statuses`, otherwise true).
 """
 
-import os
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
-from core.errors import SmspulseError
-from gateway.statuses import ENDS, Outcome
+from gateway.statuses import ACCEPTED, ENDS, PENDING, QUEUED, SENT, STATUSES, Outcome
+from smspulse.simulator.errors import TruthError
 
-# Columns of the view `messages` that the truth has, too.
-_COMPARED: Final = ("outcome", "last_status_id", "device_id", "channel_id", "attempts", "contradicted")
+# Statuses before an end, in the order in which a message passes them.
+STAGES: Final = (PENDING, QUEUED, ACCEPTED, SENT)
+# By kind of a line: the view with its messages, the time of a row, and the columns that the truth has, too.
+_MESSAGE_COLUMNS: Final = ("outcome", "last_status_id", "device_id", "channel_id", "attempts", "contradicted")
+_COMPARED: Final = (
+    ("outgoing", "messages", "first_seen_at", _MESSAGE_COLUMNS),
+    ("incoming", "incoming_messages", "received_at", ("message_type",)),
+)
 
-
-class TruthError(SmspulseError):
-    """The truth file cannot be used. The text has the reason and the fix."""
+ReportPart = Literal["stage", "restart", "end", "contradiction", "repetition", "unknown", "stray"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,62 +59,45 @@ class MessageTruth:
     contradicted: bool = False
     statuses: tuple[int, ...] = ()
 
-    @property
-    def is_ended(self) -> bool:
-        """Whether an end was reported."""
-        return self.outcome in ENDS
+
+@dataclass(slots=True)
+class SimulatedReport:
+    """A report and its part in the scenario. `at_s` is in seconds after the start of the scenario."""
+
+    at_s: float
+    status_id: int
+    device_id: int
+    channel_id: int
+    sent_at: datetime | None
+    part: ReportPart
 
 
-class TruthFile:
-    """Writer of a truth file. It moves the file to its path when it is complete, so that no reader sees a part.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._part = path.with_name(path.name + ".part")
-        self._file = self._part.open("wb")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-        # A completed file was moved already.
-        self._part.unlink(missing_ok=True)
-
-    def write_line(
-        self,
-        kind: Literal["outgoing", "incoming", "malformed"],
-        source: str,
-        facts: Mapping[str, Any],
-        ingest_ids: list[str],
-        perhaps: object = None,
-    ) -> None:
-        """Write the line of one scenario."""
-        line = {"kind": kind, "source": source, **facts, "ingest_ids": ingest_ids}
-        if perhaps:
-            line["perhaps"] = perhaps
-        self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-
-    def complete(self, totals: Mapping[str, Any]) -> None:
-        """Write the totals, and move the file to its path durably."""
-        option = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
-        self._file.write(orjson.dumps({"totals": totals}, option=option))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._part.replace(self._path)
+def update_truth(truth: MessageTruth | None, report: SimulatedReport) -> MessageTruth:
+    """Return the truth after a report was accepted, by the part of the report."""
+    status_id, part = report.status_id, report.part
+    if truth is None:
+        truth = MessageTruth(Outcome.UNKNOWN, status_id, report.device_id, report.channel_id)
+        decides = True
+    else:
+        is_progress = part == "stage" and STAGES.index(status_id) > _find_stage_index(truth.last_status_id)
+        decides = part in {"end", "contradiction"} or (is_progress and truth.outcome not in ENDS)
+    if part == "repetition":
+        return truth
+    if decides:
+        outcome = STATUSES[status_id].outcome if status_id in STATUSES else Outcome.UNKNOWN
+        truth = replace(truth, outcome=outcome, last_status_id=status_id)
+    return replace(
+        truth,
+        attempts=truth.attempts + (part == "restart"),
+        contradicted=truth.contradicted or part == "contradiction",
+        device_id=report.device_id,
+        channel_id=report.channel_id,
+        statuses=tuple(sorted({*truth.statuses, status_id})),
+    )
 
 
-def build_message_facts(truth: MessageTruth | None, reports: int) -> dict[str, Any]:
-    """Return the facts of an outgoing message for its line; all null without an accepted report."""
-    names = MessageTruth.__slots__
-    return {**(asdict(truth) if truth else dict.fromkeys(names)), "reports": reports}
+def _find_stage_index(status_id: int) -> int:
+    return STAGES.index(status_id) if status_id in STAGES else -1
 
 
 class FieldDifference(NamedTuple):
@@ -153,9 +138,9 @@ class TruthComparison:
     unanswered: int
     unanswered_allowed: int
     messages: int
-    missing: tuple[int, ...]
-    extra: tuple[int, ...]
-    differences: tuple[FieldDifference, ...]
+    missing: list[int]
+    extra: list[int]
+    differences: list[FieldDifference]
     malformed: int
     malformed_missing: int
     deadletters: int
@@ -212,23 +197,24 @@ def compare_with_truth(data: Path, truth: Path) -> TruthComparison:
     """
     lines, totals = _read_truth_file(truth)
     answered = {ingest_id for line in lines for ingest_id in line["ingest_ids"]}
-    raw = _read_landed_rows(data, totals, "ingest_id, kind", "raw_webhooks", "received_at")
+    raw = _read_landed_rows(data, totals, "raw_webhooks", "received_at", ("ingest_id", "kind"))
     landings = Counter(row.ingest_id for row in raw if row.ingest_id in answered)
     unanswered = {row.ingest_id: row.kind for row in raw if row.during and row.ingest_id not in answered}
-    outgoing = _MessageMatches(
-        [line for line in lines if line["kind"] == "outgoing"],
-        _read_landed_rows(data, totals, f"sms_id, {', '.join(_COMPARED)}", "messages", "first_seen_at"),
-        _COMPARED,
-    )
-    incoming = _MessageMatches(
-        [line for line in lines if line["kind"] == "incoming"],
-        _read_landed_rows(data, totals, "sms_id, message_type", "incoming_messages", "received_at"),
-        ("message_type",),
-    )
+    missing: list[int] = []
+    extra: list[int] = []
+    differences: list[FieldDifference] = []
+    for kind, view, time, fields in _COMPARED:
+        wanted = {line["sms_id"]: line for line in lines if line["kind"] == kind}
+        for row in _read_landed_rows(data, totals, view, time, ("sms_id", *fields)):
+            if row.sms_id in wanted:
+                differences += _find_differences(row, wanted.pop(row.sms_id), fields)
+            elif row.during:
+                extra.append(row.sms_id)
+        missing += [sms_id for sms_id, line in wanted.items() if line["ingest_ids"]]
     malformed = {id_ for line in lines if line["kind"] == "malformed" for id_ in line["ingest_ids"]}
     # Malformed webhooks without an answer may have landed, too.
     malformed |= {ingest_id for ingest_id, kind in unanswered.items() if kind == "unreadable"}
-    dead = _read_landed_rows(data, totals, "ingest_id", "deadletters", "received_at")
+    dead = _read_landed_rows(data, totals, "deadletters", "received_at", ("ingest_id",))
     dead_malformed = [row.ingest_id for row in dead if row.ingest_id in malformed]
     return TruthComparison(
         sent=totals["sent"],
@@ -238,9 +224,9 @@ def compare_with_truth(data: Path, truth: Path) -> TruthComparison:
         unanswered=len(unanswered),
         unanswered_allowed=totals["retried"] + totals["abandoned"],
         messages=sum(line["kind"] == "outgoing" and line["reports"] > 0 for line in lines),
-        missing=(*outgoing.missing, *incoming.missing),
-        extra=(*outgoing.extra, *incoming.extra),
-        differences=(*outgoing.differences, *incoming.differences),
+        missing=missing,
+        extra=extra,
+        differences=differences,
         malformed=len(malformed),
         malformed_missing=len(malformed.difference(dead_malformed)),
         deadletters=len(dead_malformed),
@@ -249,46 +235,34 @@ def compare_with_truth(data: Path, truth: Path) -> TruthComparison:
     )
 
 
-def _read_landed_rows(data: Path, totals: dict[str, Any], columns: str, view: str, time: str) -> list[Any]:
+def _read_landed_rows(data: Path, totals: dict[str, Any], view: str, time: str, columns: tuple[str, ...]) -> list[Any]:
     """Return columns of the rows of the simulation's source; `during` is whether a time lies in the simulation."""
     # Imported late: DuckDB and pandas would slow the start of every command.
     from warehouse.reader import query  # noqa: PLC0415
 
     # Inclusive on both sides: milliseconds are the resolution of either clock.
     during = f"coalesce(epoch_ms({time}) BETWEEN $start AND $end, false) AS during"
+    sql = f"SELECT {', '.join(columns)}, {during} FROM {view} WHERE source = $source"  # noqa: S608 - constants
     parameters = {"source": totals["source"], "start": totals["started_at"], "end": totals["finished_at"]}
-    frame = query(data, f"SELECT {columns}, {during} FROM {view} WHERE source = $source", parameters).astype(object)  # noqa: S608 - constants
+    frame = query(data, sql, parameters).astype(object)
     return list(frame.where(frame.notna(), None).itertuples(index=False))
 
 
-class _MessageMatches:
-    """The messages of a truth, matched with those of a view."""
-
-    def __init__(self, lines: list[dict[str, Any]], rows: list[Any], fields: tuple[str, ...]) -> None:
-        self.missing: list[int] = []
-        self.extra: list[int] = []
-        self.differences: list[FieldDifference] = []
-        wanted = {line["sms_id"]: line for line in lines}
-        for row in rows:
-            line = wanted.pop(row.sms_id, None)
-            if line is None:
-                if row.during:
-                    self.extra.append(row.sms_id)
-                continue
-            differences = self._find_differences(row, line, fields)
-            if differences and isinstance(line.get("perhaps"), dict):
-                # The last request got no answer. If its report arrived, this is the truth.
-                differences = self._find_differences(row, line["perhaps"], fields)
-            self.differences += differences
-        self.missing = [sms_id for sms_id, line in wanted.items() if line["ingest_ids"]]
-
-    def _find_differences(self, row: Any, want: dict[str, Any], fields: tuple[str, ...]) -> list[FieldDifference]:
-        found = []
-        for name in fields:
-            actual = getattr(row, name)
-            if actual != want[name]:
-                found.append(FieldDifference(row.sms_id, name, actual, want[name]))
-        return found
+def _find_differences(row: Any, line: dict[str, Any], fields: tuple[str, ...]) -> list[FieldDifference]:
+    """Return the fields of a message that differ from its line."""
+    found: list[FieldDifference] = []
+    # If the last request got no answer, the message is right either with its report or without.
+    for truth in (line, line.get("perhaps")):
+        if isinstance(truth, dict):
+            actual = {name: getattr(row, name) for name in fields}
+            found = [
+                FieldDifference(row.sms_id, name, value, truth[name])
+                for name, value in actual.items()
+                if value != truth[name]
+            ]
+            if not found:
+                break
+    return found
 
 
 def _read_truth_file(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -7,7 +7,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
-from gateway.statuses import STATUSES
+from gateway.statuses import DELIVERED, STATUSES
+from smspulse.simulator.ground_truth import SimulatedReport
 from smspulse.simulator.options import CHANNELS, FIRST_DEVICE_ID
 
 JSON: Final = "application/json"
@@ -26,10 +27,6 @@ class PayloadFormat(NamedTuple):
     spaced_numbers: bool = False
     times: Literal["sql", "iso", "object"] = "sql"
 
-    def encode_number(self, value: int) -> int | str:
-        """Return the JSON value of a number."""
-        return str(value) if self.numeric_strings else value
-
     def encode_phone(self, number: str) -> str:
         """Return the text of a phone number of 13 characters."""
         return f"{number[:3]} {number[3:7]} {number[7:]}" if self.spaced_numbers else number
@@ -45,42 +42,40 @@ class PayloadFormat(NamedTuple):
             return local.isoformat()
         return {"date": f"{local:%Y-%m-%d %H:%M:%S.%f}", "timezone_type": 1, "timezone": "+02:00"}
 
-    def encode_channel(self, channel_id: int) -> dict[str, int | str]:
-        """Return the field of the channel. The old generation calls it `sim`."""
-        return {"sim" if self.generation == "old" else "channel_id": self.encode_number(channel_id)}
+    @property
+    def channel_field(self) -> str:
+        """The field of the channel. The old generation calls it `sim`."""
+        return "sim" if self.generation == "old" else "channel_id"
 
-
-def build_status_body(
-    payload_format: PayloadFormat,
-    sms_id: int,
-    status_id: int,
-    *,
-    recipient: str,
-    sent_at: datetime | None,
-    device_id: int,
-    channel_id: int,
-) -> bytes:
-    """Return the body of a status report."""
-    status = STATUSES.get(status_id)
-    return orjson.dumps(
-        {
-            "sms_id": payload_format.encode_number(sms_id),
-            "status_id": payload_format.encode_number(status_id),
-            "status_message": status.name if status else "other error",
-            "sendto": payload_format.encode_phone(recipient),
-            "senttime": payload_format.encode_time(sent_at),
-            **payload_format.encode_channel(channel_id),
-            "device_id": payload_format.encode_number(device_id),
+    def encode_numbers(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Return a payload with its numbers as this format has them."""
+        return {
+            name: str(value) if self.numeric_strings and type(value) is int else value
+            for name, value in payload.items()
         }
-    )
+
+
+def build_status_body(payload_format: PayloadFormat, sms_id: int, recipient: str, report: SimulatedReport) -> bytes:
+    """Return the body of a status report."""
+    status = STATUSES.get(report.status_id)
+    payload = {
+        "sms_id": sms_id,
+        "status_id": report.status_id,
+        "status_message": status.name if status else "other error",
+        "sendto": payload_format.encode_phone(recipient),
+        "senttime": payload_format.encode_time(report.sent_at),
+        payload_format.channel_field: report.channel_id,
+        "device_id": report.device_id,
+    }
+    return orjson.dumps(payload_format.encode_numbers(payload))
 
 
 def build_incoming_body(
     rng: random.Random,
     payload_format: PayloadFormat,
     sms_id: int,
-    *,
     sender: str,
+    *,
     at: datetime,
     device_id: int,
     image: bool,
@@ -92,18 +87,15 @@ def build_incoming_body(
         "date": payload_format.encode_time(at),
         "date_sent": payload_format.encode_time(at - timedelta(seconds=rng.randrange(1, 30))),
         "body": "" if image else rng.choice(_TEXTS),
-        "internal_id": None if image else payload_format.encode_number(rng.randrange(1, 100_000)),
-        "sms_id": payload_format.encode_number(sms_id),
+        "internal_id": None if image else rng.randrange(1, 100_000),
+        "sms_id": sms_id,
     }
     if image:
         # The documented image names neither its device nor a channel_id.
-        return orjson.dumps(
-            payload
-            | {"type": "img", "img_url": f"https://gateway.invalid/images/{rng.getrandbits(64):016x}.jpg"}
-            | {"sim": payload_format.encode_number(channel_id)}
-        )
-    payload |= payload_format.encode_channel(channel_id)
-    payload |= {"device_id": payload_format.encode_number(device_id), "device_name": f"phone {device_id}"}
+        url = f"https://gateway.invalid/images/{rng.getrandbits(64):016x}.jpg"
+        return orjson.dumps(payload_format.encode_numbers(payload | {"type": "img", "img_url": url, "sim": channel_id}))
+    payload |= {payload_format.channel_field: channel_id, "device_id": device_id, "device_name": f"phone {device_id}"}
+    payload = payload_format.encode_numbers(payload)
     if payload_format.generation == "old" and rng.random() < 0.5:  # noqa: PLR2004 - half of them
         payload["address"] = int(sender.removeprefix("+"))
     if payload_format.generation == "current":
@@ -112,12 +104,14 @@ def build_incoming_body(
 
 
 def _build_report_body(id_: int, /, **changes: object) -> bytes:
-    body = build_status_body(
-        PayloadFormat(), id_, 7, recipient="+447700900000", sent_at=None, device_id=FIRST_DEVICE_ID, channel_id=0
-    )
+    report = SimulatedReport(0.0, DELIVERED, FIRST_DEVICE_ID, 0, None, "end")
+    body = build_status_body(PayloadFormat(), id_, "+447700900000", report)
     payload = orjson.loads(body)
     return orjson.dumps({name: value for name, value in {**payload, **changes}.items() if value is not ...})
 
+
+# An event of another gateway.
+_EVENT: Final = {"event": "sms.delivered", "id": "", "timestamp": "2026-01-05T08:00:00Z"}
 
 # Body and content type of webhooks that cannot be read, by name; each takes an id.
 MALFORMED_BODIES: Final[dict[str, Callable[[int], tuple[bytes, str]]]] = {
@@ -130,10 +124,7 @@ MALFORMED_BODIES: Final[dict[str, Callable[[int], tuple[bytes, str]]]] = {
     "negative_sms_id": lambda id_: (_build_report_body(id_, sms_id=-id_), JSON),
     "words_for_status_id": lambda id_: (_build_report_body(id_, status_id="delivered"), JSON),
     "fraction_for_status_id": lambda id_: (_build_report_body(id_, status_id=7.5), JSON),
-    "event": lambda id_: (
-        orjson.dumps({"event": "sms.delivered", "id": f"msg_{id_}", "timestamp": "2026-01-05T08:00:00Z"}),
-        JSON,
-    ),
+    "event": lambda id_: (orjson.dumps(_EVENT | {"id": f"msg_{id_}"}), JSON),
     "unknown_shape": lambda id_: (orjson.dumps({"ping": id_}), JSON),
     "empty": lambda _: (b"", JSON),
     "error_page": lambda id_: (f"<html><body>502 Bad Gateway (request {id_})</body></html>".encode(), "text/html"),

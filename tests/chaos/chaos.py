@@ -1,14 +1,14 @@
-"""Hurt a running pipeline under traffic, again and again, and judge every record and every message afterwards.
+"""Inject faults into a running pipeline under traffic, and check every record and every message afterwards.
 
     make chaos                                             20 faults at random
     make chaos ARGS="--kills 100 --workers 3 --seed 7"
     make chaos ARGS="--faults stream:stop-begin,broker:kill"
-    make chaos ARGS="--mutation no-fence"                  with a fault of ours: has to end with figures above 0
+    make chaos ARGS="--mutation no-fence"                  with an injected fault: the counts must be above 0
 
-A fault is recovered when a webhook of each partition, sent after it was over, has landed; that includes up to 5 s until
-the next landing. A quarter of the random faults hit before the one before is recovered.
+The pipeline has recovered from a fault when a webhook of each partition, sent after the fault, has landed. This
+includes up to 5 s until the next landing. A quarter of the random faults occur before the previous recovery.
 
-Exits with 0 when nothing was lost, counted twice or wrong, with 1 when something was, with 2 when it could not be run.
+Exits with 0 if nothing was lost, counted twice or wrong, with 1 if something was, with 2 if the run failed.
 """
 
 import argparse
@@ -29,8 +29,7 @@ from faults import SESSION_S, WEIGHTS, Faults, NotInflictedError, NotRecoveredEr
 from judge import judge
 from running import Pipeline, start
 
-from smspulse.simulator.client import run_simulation
-from smspulse.simulator.scenario_sender import SimulationTotals
+from smspulse.simulator.client import SimulationTotals, run_simulation
 from smspulse.simulator.scenarios import generate_scenarios
 
 MUTATIONS = {"no-fence": ["stream:stop-begin"], "offsets-outside": ["stream:kill-commit"]}
@@ -39,14 +38,14 @@ _HURRY = 0.25
 _TAILS_S = 4.0
 
 
-async def hurt(
+async def inject_faults(
     pipeline: Pipeline, faults: Faults, plan: list[str], truth: Path, rate: float, seed: int, *, hurry: float
 ) -> tuple[dict[str, list[float]], SimulationTotals, float]:
-    """Inflict the faults while traffic flows; return recoveries by fault, the traffic, its webhooks a second."""
+    """Inject the faults under traffic; return recoveries by fault, the traffic, and its webhooks a second."""
     stop = asyncio.Event()
     recoveries: dict[str, list[float]] = {}
     url = pipeline.source("chaos")
-    told = generate_scenarios(seed, None)
+    scenarios = generate_scenarios(seed, None)
     seen: list[SimulationTotals] = []
 
     def sent() -> int:
@@ -54,7 +53,7 @@ async def hurt(
 
     traffic = asyncio.create_task(
         run_simulation(
-            *(url, told),
+            *(url, scenarios),
             rate=rate,
             truth=truth,
             time_scale=0.2,
@@ -117,14 +116,13 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         "SMSPULSE_LANDER_SESSION_TIMEOUT_S": str(SESSION_S),
     }
     if options.mutation != "none":
-        # Transactions that nobody fences hide all behind them from readers until they are over.
+        # A transaction that is not fenced hides all later records from readers until it ends.
         environment["SMSPULSE_STREAM_TRANSACTION_TIMEOUT_S"] = str(2 * SESSION_S)
     # The page and alerts only read.
     arguments = ("--broker", "kafka", "--workers", str(options.workers), "--without", "page", "--without", "alerts")
     pipeline = start(folder / "data", *arguments, environment=environment)
     try:
-        said = pipeline.log.read_text()
-        if said.count(f"hooked, mutation {options.mutation}") < options.workers:
+        if pipeline.log.read_text().count(f"hooked, mutation {options.mutation}") < options.workers:
             print(f"the workers were not hooked, see {pipeline.log}", file=sys.stderr)
             return 2
         faults = Faults(pipeline, options.workers, triggers, rng, insist)
@@ -132,7 +130,7 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         try:
             truth = folder / "truth.jsonl"
             recoveries, totals, a_second = asyncio.run(
-                hurt(pipeline, faults, plan, truth, options.rate, options.seed, hurry=hurry)
+                inject_faults(pipeline, faults, plan, truth, options.rate, options.seed, hurry=hurry)
             )
         except* NotInflictedError as errors:
             missed = "; ".join(map(str, errors.exceptions))
@@ -151,9 +149,7 @@ def run(options: argparse.Namespace, folder: Path) -> int:
     ended = re.findall(r"smspulse │ (\S+) ended with code (\d+)", pipeline.log.read_text(errors="replace"))
     if ended:
         counts = [f"{name} {sum(each == name for each, _ in ended)}" for name in sorted({name for name, _ in ended})]
-        print(
-            f"processes that ended by themselves, or when they were asked to, and were restarted: {', '.join(counts)}"
-        )
+        print(f"processes that ended and were restarted: {', '.join(counts)}")
     print(
         f"{totals.accepted:,} webhooks accepted ({a_second:.0f}/s over all faults, {totals.retried:,} sent again), "
         f"{found.messages:,} messages, {found.versions:,} versions"
@@ -166,25 +162,29 @@ def run(options: argparse.Namespace, folder: Path) -> int:
 
 
 def main() -> int:
-    """Run it and print one table."""
+    """Run the faults and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, help="faults at random; 20 if nothing else is said")
-    parser.add_argument("--faults", help=f"these instead, in this order, of {', '.join(WEIGHTS)}")
+    parser.add_argument("--kills", type=int, help="number of random faults, 20 by default")
+    parser.add_argument("--faults", help=f"these faults in this order, of {', '.join(WEIGHTS)}")
     parser.add_argument("--workers", type=int, default=2, help="stream workers")
     parser.add_argument("--rate", type=float, default=120, help="messages a second; each has some five webhooks")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--keep", type=Path, help="folder for everything, kept; else kept if something was wrong")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="folder of all files, which is kept",
+    )
     parser.add_argument("--mutation", choices=["none", *MUTATIONS], default="none")
     options = parser.parse_args()
     if options.faults and (unknown := set(options.faults.split(",")) - WEIGHTS.keys()):
-        parser.error(f"no fault of ours: {', '.join(sorted(unknown))}")
+        parser.error(f"unknown faults: {', '.join(sorted(unknown))}")
     folder = options.keep or Path(tempfile.mkdtemp(prefix="smspulse-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
     code = run(options, folder)
     if code == 0 and not options.keep:
         shutil.rmtree(folder)
     elif code:
-        print(f"kept for a look: {folder}", file=sys.stderr)
+        print(f"kept for inspection: {folder}", file=sys.stderr)
     return code
 
 

@@ -1,4 +1,4 @@
-"""What is done to a running pipeline, and how long it then takes until every partition's webhooks land again."""
+"""Injects faults into a running pipeline, and measures the time until webhooks of every partition land again."""
 
 import asyncio
 import json
@@ -22,12 +22,12 @@ from running import Pipeline
 
 from core.records import message_key
 
-SESSION_S = 6  # the least that Kafka allows; less than ours, so that more faults fit into a minute
+SESSION_S = 6  # the minimum of Kafka; below the product's default, so that more faults fit into a minute
 PARTITIONS = 4
 PROBE = "probe"
 _PATIENCE_S = 30.0
 _POINT_S = 60.0
-"""For a process to reach a point of a transaction. There is traffic in every partition, so it is about pace alone."""
+"""Time for a process to reach a point of a transaction. Every partition has traffic, so only the speed matters."""
 _RECOVERY_S = 300.0
 
 WEIGHTS = {
@@ -45,10 +45,10 @@ WEIGHTS = {
     "broker:kill": 5,
     "broker:restart": 5,
 }
-"""Every fault, `process:kind`, and its weight. A fault of the broker takes half a minute, most others some seconds.
+"""Every fault, `process:kind`, and its weight. A fault of the broker takes half a minute, most others a few seconds.
 
-`kill` is SIGKILL; `stop` is SIGSTOP until the session is over and others have the partitions, then SIGCONT; `-begin`,
-`-commit` and `-committed` say at which point of a transaction (see `hook/sitecustomize.py`); `delete` kills and deletes
+`kill` is SIGKILL; `stop` is SIGSTOP until the session expires and others own the partitions, then SIGCONT; `-begin`,
+`-commit` and `-committed` name a point of a transaction (see `hook/sitecustomize.py`); `delete` kills and deletes
 the local state; `restart` is SIGTERM.
 """
 
@@ -61,7 +61,7 @@ class NotRecoveredError(Exception):
 
 
 class NotInflictedError(Exception):
-    """A fault that was asked for by name did not come about, so that the run would prove nothing."""
+    """A requested fault did not occur, so the run would prove nothing."""
 
 
 async def until(seen: Callable[[], bool], within: float) -> bool:
@@ -69,12 +69,12 @@ async def until(seen: Callable[[], bool], within: float) -> bool:
     while not seen():
         if time.monotonic() > deadline:
             return False
-        await asyncio.sleep(0.05)  # there is nothing to await across processes
+        await asyncio.sleep(0.05)  # no event is available across processes
     return True
 
 
 def state_of(pid: int) -> str:
-    """Return the kernel's letter for a process: T is stopped; Z, gone."""
+    """Return the kernel's state of a process: T is stopped, Z has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -82,7 +82,7 @@ def state_of(pid: int) -> str:
 
 
 def ids_by_partition() -> list[Iterator[int]]:
-    """Return, for each partition, endless sms_ids of probes that ingest writes there."""
+    """Return, for each partition, an endless iterator of sms_ids of probes that ingest writes there."""
     choose, numbers = DefaultPartitioner(), list(range(PARTITIONS))
 
     def of(partition: int) -> Iterator[int]:
@@ -97,15 +97,15 @@ def ids_by_partition() -> list[Iterator[int]]:
 
 @dataclass
 class Faults:
-    """Hurts a pipeline.
+    """Injects faults into a pipeline.
 
     Args:
         pipeline: Started with `workers` stream workers and the hook.
-        workers: How many.
+        workers: Number of stream workers.
         triggers: The folder that arms the hook's points.
-        rng: Chooses whom to hurt.
-        insist: Raise if a point is not reached or nobody takes partitions over. Random faults may hit a broker that is
-            away, and are then counted as what they came to be.
+        rng: Chooses the process.
+        insist: Raise if a point is not reached or no other process takes over the partitions. A random fault may hit
+            an unavailable broker, and is then counted as the fault that it became.
     """
 
     pipeline: Pipeline
@@ -119,27 +119,27 @@ class Faults:
     _url: str = ""
 
     async def warm_up(self) -> None:
-        """Return when every worker has partitions and webhooks of each partition land.
+        """Wait until every worker has partitions and webhooks of each partition land.
 
         Raises:
             NotRecoveredError: It took too long.
         """
         names = {self._name(worker) for worker in range(self.workers)}
         if not await until(lambda: names <= set(self.owners().values()), _RECOVERY_S):
-            msg = f"of {sorted(names)} not every one was given partitions in {_RECOVERY_S:g} s"
+            msg = f"not all of {sorted(names)} had partitions after {_RECOVERY_S:g} s"
             raise NotRecoveredError(msg)
         await self.recovery()
 
     async def inflict(self, fault: str) -> str:
-        """Do one; return when it is over, with what it came to be: a point that was not reached is no point.
+        """Inject a fault and wait until it is over; return the actual fault, without a point that was not reached.
 
         Raises:
-            NotInflictedError: It came to be another one, and `insist` is set.
+            NotInflictedError: Another fault occurred, and `insist` is set.
         """
         inflicted = await self._inflict(fault)
         expected = {fault} if self.workers > 1 else {fault, f"{fault}{_NOT_TAKEN}"}
         if self.insist and inflicted not in expected:
-            msg = f"{fault} was asked for, and {inflicted} came about"
+            msg = f"{fault} was requested, and {inflicted} occurred"
             raise NotInflictedError(msg)
         return inflicted
 
@@ -156,7 +156,7 @@ class Faults:
                 await until(lambda: state_of(pid) == "Z", _PATIENCE_S)
                 if action == "delete":
                     state = self.pipeline.data / "state" / str(worker)
-                    if state.exists():  # a worker that was never given a partition has none
+                    if state.exists():  # a worker that never had a partition has none
                         shutil.rmtree(state)
             case "restart":
                 os.kill(pid, signal.SIGTERM)
@@ -166,7 +166,7 @@ class Faults:
         return f"{process}:{action}{point and '-' + point}"
 
     async def _running(self, process: str, worker: int | None) -> int:
-        """Wait for a process that may be between two runs."""
+        """Wait for a process that may be restarting; return its id."""
         found: int | None = None
 
         def seen() -> bool:
@@ -175,12 +175,12 @@ class Faults:
             return found is not None
 
         if not await until(seen, _PATIENCE_S) or found is None:
-            msg = f"{process} is not started again"
+            msg = f"{process} does not restart"
             raise NotRecoveredError(msg)
         return found
 
     async def _reached(self, worker: int | None, pid: int, point: str, number: int, state: str) -> bool:
-        """Arm a point; return whether the process came there, with the trigger withdrawn if not."""
+        """Arm a point; return whether the process reached it. Otherwise, the trigger is removed."""
         trigger = self.triggers / f"{worker}-{point}"
         scratch = trigger.with_suffix(".part")
         scratch.write_text(str(int(number)))
@@ -212,48 +212,48 @@ class Faults:
         return "stream" if self.workers == 1 else f"stream-{worker}"
 
     def owners(self) -> dict[str, str]:
-        """Return which worker took which partition last, by what the workers said."""
-        said = self.pipeline.log.read_text(errors="replace")
-        taken = re.findall(r"^ *(stream\S*) │ owns (.+) from offset", said, re.MULTILINE)
+        """Return the last owner of each partition, from the log of the workers."""
+        log = self.pipeline.log.read_text(errors="replace")
+        taken = re.findall(r"^ *(stream\S*) │ owns (.+) from offset", log, re.MULTILINE)
         return {partition: name for name, partition in taken}
 
     async def _stop_lander(self, pid: int) -> str:
-        """Stop the lander while another one is there, which takes its partitions over."""
-        async with self._rival() as said:
-            before = said()
+        """Stop the lander while another lander runs, which takes over its partitions."""
+        async with self._second_lander() as count_assignments:
+            before = count_assignments()
             os.kill(pid, signal.SIGSTOP)
             try:
-                taken = await until(lambda: said() > before, SESSION_S + _PATIENCE_S)
-                await self.recovery()  # the other one has landed something
+                taken = await until(lambda: count_assignments() > before, SESSION_S + _PATIENCE_S)
+                await self.recovery()  # the second lander has landed webhooks
             finally:
                 os.kill(pid, signal.SIGCONT)
             await asyncio.sleep(2)
         return f"lander:stop{'' if taken else _NOT_TAKEN}"
 
     @asynccontextmanager
-    async def _rival(self) -> Any:
-        """Run another lander; what is yielded counts how often partitions were given to it."""
-        log = self.pipeline.log.with_name("rival.log")
+    async def _second_lander(self) -> Any:
+        """Run a second lander; yield a function that counts its assignments of partitions."""
+        log = self.pipeline.log.with_name("second-lander.log")
         with log.open("w") as out:
-            rival = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "smspulse", "land", "--data", str(self.pipeline.data), "--instance", "rival"),
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "smspulse", "land", "--data", str(self.pipeline.data), "--instance", "second"),
                 stdout=out,
                 stderr=out,
             )
 
-        def said() -> int:
+        def count_assignments() -> int:
             return len(re.findall("landing [1-9][0-9]* partitions", log.read_text()))
 
         try:
-            await until(lambda: said() > 0, _PATIENCE_S)
-            yield said
+            await until(lambda: count_assignments() > 0, _PATIENCE_S)
+            yield count_assignments
         finally:
-            if rival.returncode is None:
-                rival.terminate()
-            await rival.wait()
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
 
     async def recovery(self) -> float:
-        """Return the seconds until a webhook of each partition, sent from now on, has landed.
+        """Send a webhook to each partition; return the seconds until all have landed.
 
         Raises:
             NotRecoveredError: It took too long.
@@ -284,7 +284,7 @@ class Faults:
             await asyncio.sleep(0.1)
 
     def _look(self) -> None:
-        """Note the probes of files that were not there before. Asking the views each time would cost the traffic."""
+        """Collect the probes in new files. A query of the views would slow down the traffic."""
         for path in self.pipeline.data.glob("messages/date=*/sms.messages+*.parquet"):
             if path.name not in self._seen:
                 self._seen.add(path.name)

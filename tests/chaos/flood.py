@@ -1,8 +1,8 @@
-"""Attacks ingest from one address with each hostile client, and prints its memory and what others wait.
+"""Attacks ingest from one address with each hostile client, and prints its memory and the latency of other clients.
 
     python tests/chaos/flood.py [--seconds 5] [--connections 300] [--only NAME]
 
-Ends with 1 if ingest took more than 300 MB, or another client got no answer.
+Exits with 1 if ingest takes more than 300 MB, or if another client gets no answer.
 """
 
 import argparse
@@ -23,7 +23,7 @@ MOST_MB = 300
 
 
 def main() -> None:
-    """Attack."""
+    """Run the attacks and print the results."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--connections", type=int, default=300)

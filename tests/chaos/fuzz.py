@@ -1,15 +1,16 @@
-"""Send ingest what no gateway would, and judge every answer.
+"""Send malformed and unusual requests to ingest, and check every answer.
 
     make fuzz                                       1,000,000 requests, some six minutes
     make fuzz ARGS="--requests 10000 --seed 7"
-    make fuzz ARGS="--mutation leak"                with a fault of ours: has to be caught
+    make fuzz ARGS="--mutation leak"                with an injected fault, which must be detected
 
-Ingest is a process of its own, with its limits low, personal data hidden, and a sink that keeps nothing and refuses one
-webhook in fifty. What has to hold: each answer is one of those that are due, in JSON, and quotes nothing; webhooks of a
-well-behaved sender are taken all the while; at the end no webhook is in flight, no file open, no line logged, and the
-memory is what it was after the first part.
+Ingest runs in its own process, with low limits, redaction, and a sink that stores nothing and refuses one webhook in
+fifty. The run checks:
+    - Each answer has an expected status, is JSON, and quotes nothing of the request.
+    - Webhooks of a valid sender are accepted during the whole run.
+    - At the end, no webhook is in flight, no file is open, no line is logged, and the memory is as after the warm-up.
 
-Exits with 0 when all of that holds, with 1 when something does not.
+Exits with 0 if all of this holds, else with 1.
 """
 
 import argparse
@@ -58,7 +59,7 @@ class Sink:
     def read_state(self) -> dict[str, object]:
         return {}
 
-    def read_gauges(self) -> dict[str, tuple[str, float]]:
+    def read_gauges(self) -> dict[object, float]:
         return {}
 
     async def store_webhook(self, webhook: WebhookRecord) -> None:
@@ -75,7 +76,7 @@ class Sink:
 
 
 async def serve(data: Path, mutation: str) -> None:
-    """Receive webhooks until SIGTERM; say on which port, and in the end how many were kept."""
+    """Receive webhooks until SIGTERM; print the port at the start, and the number of stored webhooks at the end."""
     logging.basicConfig(level=logging.WARNING)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -88,7 +89,7 @@ async def serve(data: Path, mutation: str) -> None:
         max_connections=SENDERS + 8,
         rate_per_s=500,
         rate_burst=2000,
-        rate_bytes_per_s=1_000_000_000,  # what is refused for its size says nothing of its form
+        rate_bytes_per_s=1_000_000_000,  # a body that is refused for its size does not reach the parser
         privacy="hmac",
         privacy_key="of this run alone",
         bodies="drop",
@@ -108,7 +109,7 @@ async def serve(data: Path, mutation: str) -> None:
 
 
 class _OnlyLimited:
-    """Rates for one source: the answers to the others are then known beforehand."""
+    """Rate limits of one source only, so the answers to all others are predictable."""
 
     def __init__(self, rate: object) -> None:
         self._rate = rate
@@ -118,15 +119,15 @@ class _OnlyLimited:
 
 
 class NotDueError(Exception):
-    """An answer that is not due."""
+    """An answer that is not expected."""
 
 
 class ClosedError(NotDueError):
-    """The connection was over before an answer."""
+    """The connection ended before an answer."""
 
 
 class Fuzz:
-    """Sends so many requests and keeps what came of them."""
+    """Sends requests and collects the answers."""
 
     def __init__(self, port: int, cases: Cases, requests: int) -> None:
         self._port, self._cases, self._left = port, cases, requests
@@ -135,7 +136,7 @@ class Fuzz:
         self.wrong: list[str] = []
 
     async def run(self, requests: int) -> None:
-        """Send so many, from many senders at once."""
+        """Send a number of requests from many concurrent senders."""
         self._left = requests
         async with asyncio.TaskGroup() as senders:
             for _ in range(SENDERS):
@@ -155,7 +156,7 @@ class Fuzz:
                         go_on = await self._one(case, reader, writer)
                     except (NotDueError, TimeoutError) as error:
                         if isinstance(error, ClosedError) and time.monotonic() - answered_at >= _PATIENCE_S:
-                            break  # this side was held up for longer than ingest waits
+                            break  # this sender was delayed for longer than the timeout of ingest
                         shown = b"".join(piece for piece in case.pieces if isinstance(piece, bytes))[:300]
                         self.wrong.append(f"{case.kind}: {error!r} after {shown!r}")
                         break
@@ -166,7 +167,7 @@ class Fuzz:
                 writer.transport.abort()
 
     async def _good_sender(self) -> None:
-        """Be a gateway among all of them: it has to be served within its time, whatever they do."""
+        """Send valid webhooks during the run. Each must be answered within the time limit."""
         body = b'{"sms_id":17,"status_id":7}'
         text = b"POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (
             PATH,
@@ -190,7 +191,7 @@ class Fuzz:
             await asyncio.sleep(0.01)
 
     async def _one(self, case: Case, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Send one request, judge what comes back, and return whether the connection may go on."""
+        """Send one request, check the answer, and return whether the connection stays open."""
         try:
             await self._send(case, writer)
             if not case.due:
@@ -208,7 +209,8 @@ class Fuzz:
             if not case.open_end:
                 raise
             return False
-        except (ConnectionError, RuntimeError):  # closed on us; uvloop has a RuntimeError for a half-close that is late
+        # Ingest closed the connection. uvloop raises RuntimeError for a late half-close.
+        except (ConnectionError, RuntimeError):
             if not case.ends:
                 msg = "the connection was lost"
                 raise ClosedError(msg) from None
@@ -226,7 +228,7 @@ class Fuzz:
                 await asyncio.sleep(piece)
 
     async def _answer(self, reader: asyncio.StreamReader, method: bytes) -> tuple[int, bool]:
-        """Return the status of the next answer, and whether the connection goes on after it."""
+        """Return the status of the next answer, and whether the connection stays open."""
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             if head.startswith(b"HTTP/1.1 100 "):
@@ -237,18 +239,18 @@ class Fuzz:
             body = b"" if method == b"HEAD" else await reader.readexactly(int(headers["content-length"]))
         except asyncio.IncompleteReadError as error:
             if error.partial:
-                msg = f"half an answer: {error.partial[:200]!r}"
+                msg = f"incomplete answer: {error.partial[:200]!r}"
                 raise NotDueError(msg) from None
             return _CLOSED, False
         if status not in KNOWN:
             msg = f"status {status}"
             raise NotDueError(msg)
         is_json = headers.get("content-type") == "application/json"  # all but `/metrics`
-        told = json.loads(body) if body and is_json else {}
+        answer = json.loads(body) if body and is_json else {}
         if status == 202:
-            right = list(told) == ["ingest_id"]
+            right = list(answer) == ["ingest_id"]
         else:
-            right = status == 200 or method == b"HEAD" or list(told) == ["error"]
+            right = status == 200 or method == b"HEAD" or list(answer) == ["error"]
         retry = "retry-after" in headers or status not in {429, 503}
         loose = "server" in headers or any(word in head + body for word in (b"Traceback", b"aiohttp", TOKEN.encode()))
         if not right or not retry or loose:
@@ -270,7 +272,7 @@ def open_files(pid: int) -> int:
 
 @contextlib.contextmanager
 def ingest(folder: Path, mutation: str) -> Iterator[tuple["subprocess.Popen[str]", int]]:
-    """Yield ingest's process and port."""
+    """Run ingest; yield its process and port."""
     with (folder / "ingest.log").open("w") as errors:
         process = subprocess.Popen(
             [sys.executable, __file__, "--serve", str(folder), "--mutation", mutation],
@@ -287,7 +289,7 @@ def ingest(folder: Path, mutation: str) -> Iterator[tuple["subprocess.Popen[str]
 
 
 async def settle(pid: int, files: int) -> int:
-    """Return how many files are open once connections have had their time to end."""
+    """Wait until connections have ended; return the number of open files."""
     deadline = time.monotonic() + 10
     while (now := open_files(pid)) > files and time.monotonic() < deadline:  # noqa: ASYNC110 - another process
         await asyncio.sleep(0.05)
@@ -295,7 +297,7 @@ async def settle(pid: int, files: int) -> int:
 
 
 async def run(requests: int, seed: int, folder: Path, mutation: str) -> int:
-    """Send the requests, print what came of them, and return the exit code."""
+    """Send the requests, print the answers, and return the exit code."""
     with ingest(folder, mutation) as (process, port):
         fuzz = Fuzz(port, Cases(random.Random(seed)), requests)  # noqa: S311 - repeatable on purpose
         files = open_files(process.pid)
@@ -308,12 +310,12 @@ async def run(requests: int, seed: int, folder: Path, mutation: str) -> int:
         growth = memory_mb(process.pid) - before
         took = time.monotonic() - began
         process.send_signal(signal.SIGTERM)
-        said, _ = process.communicate(timeout=30)
-    kept = json.loads(said)["kept"] if process.returncode == 0 else -1
+        output, _ = process.communicate(timeout=30)
+    kept = json.loads(output)["kept"] if process.returncode == 0 else -1
     for kind in fuzz.sent:
         statuses = {status: count for (each, status), count in sorted(fuzz.answers.items()) if each == kind}
-        told = ", ".join(f"{status or 'closed'} {count:,}" for status, count in statuses.items())
-        print(f"{kind:12} {fuzz.sent[kind]:>9,} sent; answers: {told or 'none read'}")
+        answers = ", ".join(f"{status or 'closed'} {count:,}" for status, count in statuses.items())
+        print(f"{kind:12} {fuzz.sent[kind]:>9,} sent; answers: {answers or 'none read'}")
     stored = sum(count for (_, status), count in fuzz.answers.items() if status == 202)
     logged = (folder / "ingest.log").read_text()
     problems = [
@@ -333,7 +335,7 @@ async def run(requests: int, seed: int, folder: Path, mutation: str) -> int:
 
 
 def main() -> int:
-    """Run it and print one table."""
+    """Run the fuzz and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,15 +1,15 @@
-"""Bodies that ingest accepts and no gateway sends, among those of a good one. The same for the same seed."""
+"""Random bodies that ingest accepts but no gateway sends, and valid ones. The same seed gives the same bodies."""
 
 import random
 from typing import Final, NamedTuple
 
 BOM: Final = b"\xef\xbb\xbf"
 LARGEST: Final = 262_144
-"""Bytes: what ingest takes by default."""
+"""Maximum of ingest by default, in bytes."""
 NUMBER: Final = "+4915752982212"
-"""Of a person who is to be erased."""
+"""Number of the person whose data is erased."""
 GOOD_FROM: Final = 2**50
-"""Ids of the good gateway's messages begin here; all others are smaller, or far larger."""
+"""First message id of the valid gateway. All other ids are smaller, or much larger."""
 
 NUMBERS: Final = (
     *(b"NaN", b"-Infinity", b"1e999", b"-0", b"1" * 400, b"0.1e-400", b"1.0", b"18446744073709551616", b"0x1"),
@@ -48,7 +48,7 @@ class Body(NamedTuple):
 
 
 class Bodies:
-    """Makes bodies at random."""
+    """Random bodies."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -60,18 +60,18 @@ class Bodies:
         self._weights = [20, 20, 15, 15, 8, 6, 6, 4, 4, 0.7, 0.3]
 
     def next(self) -> Body:
-        """Return one more."""
+        """Return the next body."""
         return self._rng.choices(self._kinds, self._weights)[0]()
 
     def good(self) -> Body:
-        """A report of delivery, as a gateway sends it, of a message of its own."""
+        """A delivery report of a new message, as a gateway sends it."""
         self._good += 1
         number = f"+4915{self._rng.randrange(10**9):09}"
         text = b'{"sms_id":%d,"status_id":7,"status_message":"","sendto":"%s","channel_id":1,"device_id":8001}'
         return Body(text % (GOOD_FROM + self._good, number.encode()), is_good=True)
 
     def value(self) -> bytes:
-        """Any JSON value, or nearly."""
+        """Any JSON value, or nearly valid JSON."""
         rng = self._rng
         kind = rng.randrange(10)
         if kind == 0:
@@ -87,7 +87,7 @@ class Bodies:
         return rng.choice(NUMBERS if kind < 7 else TEXTS)
 
     def fields(self) -> bytes:
-        """JSON, or nearly: NaN, duplicate keys, surrogates, deep, huge numbers."""
+        """Valid and nearly valid JSON: NaN, duplicate keys, surrogates, deep nesting, huge numbers."""
         names = self._rng.choices(FIELDS, k=self._rng.randrange(1, 8))
         return self._rng.choice(STARTS) + b"".join(b',"%s":%s' % (name, self.value()) for name in names) + b"}"
 
@@ -108,7 +108,7 @@ class Bodies:
         return Body(self.mutation())
 
     def encoded(self) -> Body:
-        """In another charset than is declared, or in the same."""
+        """A text in the declared charset or in another one."""
         text = '{"sms_id": 17, "status_id": 7, "status_message": "доставлено", "sendto": "+49 157 5298 2212"}'
         marks = self._rng.choice(["", "", "\ufeff", "\ufeff\ufeff"])
         named = self._rng.choice([*CHARSETS, "utf-16-le", "nonsense"]).encode()
@@ -121,7 +121,7 @@ class Bodies:
         )
 
     def many_channels(self) -> Body:
-        """Ever more channels of one device, and devices with the largest of ids."""
+        """New channels of one device in each body, and devices with the largest ids."""
         self._channel += 1
         device = self._rng.choice([1, 1, 1, 2**63 - 1])
         text = b'{"sms_id":%d,"status_id":%d,"channel_id":%d,"device_id":%d,"sendto":"%s"}'
@@ -129,30 +129,30 @@ class Bodies:
         return Body(text % (self._rng.getrandbits(40), status, self._channel, device, NUMBER.encode()))
 
     def many_reports(self) -> Body:
-        """Ever more statuses of a few messages."""
+        """New statuses of a few messages in each body."""
         return Body(b'{"sms_id":%d,"status_id":%d}' % (self._rng.randrange(3), self._rng.getrandbits(31)))
 
     def byte_order_marks(self) -> Body:
-        """Around the interpreter's limit of recursion, or as many as fit."""
+        """A depth near the interpreter's recursion limit, or the maximum that fits."""
         marks = self._rng.choice([2, self._rng.randrange(900, 1100)] * 10 + [LARGEST // len(BOM) - 20])
         return Body(BOM * marks + self._rng.choice([b'{"sms_id":1,"status_id":7}', NUMBER.encode(), b""]))
 
     def deep(self) -> Body:
-        """Nested around the limits of the parsers, in a field that is read or in one that is not."""
+        """Nesting near the limits of the parsers, in a known or in an unknown field."""
         depth = self._rng.choice([250, 255, 300, 1000, 1020, 1025, 5000])
         value = b"[" * depth + b"]" * depth
         name = self._rng.choice(FIELDS)
         return Body(b'{"sms_id":3,"status_id":7,"channel_id":1,"%s":%s}' % (name, value))
 
     def long_text(self) -> Body:
-        """One field that is as long as a body may be."""
+        """One field of the maximum length of a body."""
         text = self._rng.choice([b"(0)", b"+49", b"\xff", b"\xd9\xa1", b"a", b"/.", b" "])
         name = self._rng.choice(FIELDS)
         head = b'{"sms_id":%d,"status_id":7,"%s":"' % (self._rng.getrandbits(40), name)
         return Body(head + text * ((LARGEST - len(head) - 2) // len(text)) + b'"}')
 
     def escapes(self) -> Body:
-        """What costs the repair of a text the most."""
+        """A text whose repair is the most expensive."""
         text = self._rng.choice([rb"\ud800", b"\\\\", rb"\u00e4", rb"\ud83d\ude00"])
         head = b'{"sms_id":4,"status_id":7,"status_message":"'
         return Body(head + text * ((LARGEST - len(head) - 2) // len(text)) + b'"}')

@@ -1,4 +1,4 @@
-"""What a fuzz of ingest sends: requests of gateways, requests that are odd, and what is no request at all."""
+"""Requests of the fuzz of ingest: valid, unusual and malformed ones."""
 
 import gzip
 import random
@@ -8,19 +8,24 @@ from typing import NamedTuple
 
 from fuzz_bodies import CHARSETS, Bodies
 
-TOKEN = "c0ffee-token-of-the-fuzz"  # noqa: S105 - of this run alone
+TOKEN = "c0ffee-token-of-the-fuzz"  # noqa: S105 - used in this run only
 PATH = f"/webhooks/acme/{TOKEN}".encode()
 LIMIT = 65_536
-"""Largest body that is taken."""
+"""Maximum size of a body, in bytes."""
 TAKEN = {202, 429, 503}
 KNOWN = TAKEN | {200, 400, 401, 403, 404, 405, 408, 413, 415, 431}
 
 
 class Case(NamedTuple):
-    """One request: what to send, piece by piece, and what may come back; `ends` if the connection is over after it.
+    """One request.
 
-    Pieces: bytes to send, a number of seconds to wait, or `END`, after which nothing more is sent. `open_end`: what was
-    sent may be the beginning of something, so there need not be an answer yet.
+    Args:
+        kind: Name of its kind.
+        pieces: Bytes to send, seconds to wait, or `END`, after which nothing more is sent.
+        due: Statuses that are expected.
+        ends: Whether the connection ends after it.
+        open_end: Whether the bytes may be the start of a longer request, so an answer may be missing.
+        method: HTTP method.
     """
 
     kind: str
@@ -35,7 +40,7 @@ END = None
 
 
 class Cases:
-    """Makes requests at random, the same for the same seed."""
+    """Random requests. The same seed gives the same requests."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -47,7 +52,7 @@ class Cases:
         self._weights = [30, 20, 10, 6, 10, 5, 4] + [1.5] * len(frail) + [0.1] * len(slow)
 
     def next(self) -> Case:
-        """Return one more request."""
+        """Return the next request."""
         return self._rng.choices(self._kinds, self._weights)[0]()
 
     def _post(
@@ -60,14 +65,14 @@ class Cases:
         return self._rng.randbytes(self._rng.randrange(most))
 
     def status(self) -> Case:
-        """What a gateway sends."""
+        """A status report as a gateway sends it."""
         path = rb"/webhooks/limited/%s" % TOKEN.encode() if self._rng.random() < 0.1 else PATH
         return self._post(
             "status", b'{"sms_id":%d,"status_id":7,"sendto":"+4915712345"}' % self._rng.getrandbits(40), path=path
         )
 
     def odd_fields(self) -> Case:
-        """JSON, or nearly: NaN, duplicate keys, surrogates, deep, huge numbers."""
+        """Valid and nearly valid JSON: NaN, duplicate keys, surrogates, deep nesting, huge numbers."""
         return self._post("odd fields", self._bodies.fields()[:LIMIT])
 
     def mutated(self) -> Case:
@@ -76,7 +81,7 @@ class Cases:
     def encoded(self) -> Case:
         text = '{"sms_id": 17, "status_id": 7, "status_message": "доставлено"}'
         body = self._rng.choice([text.encode(self._rng.choice(CHARSETS)), self._bytes(300), bytes(LIMIT + 1)])
-        # Without the time in gzip's header, which would make the bytes others at each run.
+        # Without the time in gzip's header, which would differ between runs.
         for compress in self._rng.choices([partial(gzip.compress, mtime=0), zlib.compress], k=self._rng.randrange(3)):
             body = compress(body)
         if self._rng.random() < 0.2:
@@ -218,11 +223,11 @@ class Cases:
         return Case("aborted", (text[: self._rng.randrange(len(text) + 1)],), set(), ends=True)
 
     def deaf(self) -> Case:
-        """Many requests at once whose answers nobody reads."""
+        """Many requests in one write, whose answers are not read."""
         return Case("deaf", (b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 300, 0.3), set(), ends=True)
 
     def too_large(self) -> Case:
-        """A number of ten million digits, and a body that is one too long."""
+        """A number of ten million digits, or a body of one byte more than the limit."""
         if self._rng.random() < 0.5:
             return self._post("too large", bytes(LIMIT + 1), {413}, ends=True)
         number = b'{"sms_id":' + b"1" * 10_000_000 + b"}"

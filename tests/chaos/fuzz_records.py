@@ -1,18 +1,18 @@
-"""Take arbitrary accepted bodies through everything that reads them, and judge what is left.
+"""Pass arbitrary accepted bodies through all readers, and check the results.
 
     make fuzz                                                       after the requests: 200,000 bodies in each part
     .venv/bin/python tests/chaos/fuzz_records.py --bodies 20000
     .venv/bin/python tests/chaos/fuzz_records.py --in-process       without Kafka and processes
-    .venv/bin/python tests/chaos/fuzz_records.py --mutation fold    with a fault of ours: has to be caught
+    .venv/bin/python tests/chaos/fuzz_records.py --mutation fold    with an injected fault, which must be detected
 
-In process: ingest with each setting of privacy, the two folds, the sink, `rebuild`, `check`, the rules of alerts, the
-page, and `erase` with such webhooks in the spool. What has to hold: nothing is raised; every webhook is in SQL, and
-every report of the good gateway is a delivered message, before and after the erasure; stream and log agree.
+In process: ingest with each setting of privacy, both processors of the stream, the sink, `rebuild`, `check`, the alert
+rules, the page, and `erase` with such webhooks in the spool. No step may raise. Before and after the erasure, every
+webhook is in SQL, every report of the valid gateway is a delivered message, and stream and log agree.
 
-With processes: `smspulse up` on a real Kafka is sent the bodies over HTTP. What has to hold: each is answered 202, no
-process ends, and every good report is a delivered message; `erase` and `rebuild` do their work then.
+With processes: the bodies are sent to `smspulse up` on a real Kafka. Each is answered 202, no process ends, and every
+valid report is a delivered message. `erase` and `rebuild` succeed afterwards.
 
-Exits with 0 when all of that holds, with 1 when something does not.
+Exits with 0 if all of this holds, else with 1.
 """
 
 import argparse
@@ -58,12 +58,12 @@ from warehouse.reader import query
 from warehouse.sink import parquet_files
 
 RUN: Final = 1_000
-"""Records that the folds take at once."""
+"""Records in one batch of a processor."""
 SPOOLED: Final = 500
 KAFKA_TAKES: Final = 1_000_000
 SENDERS: Final = 16
 _LANDED_S: Final = 900
-"""Longer than the rest takes on a busy machine: it only bounds what will never come."""
+"""Longer than any step on a busy machine. It only ends a wait for something that never occurs."""
 MUTATIONS: Final = ("none", "fold", "sink", "parser")
 _PRIVACY: Final[dict[str, dict[str, Any]]] = {
     "plain": {},
@@ -74,7 +74,7 @@ _GOOD: Final = "SELECT count(*) AS n FROM messages WHERE source = 'good' AND out
 
 
 class Stage:
-    """A fold over a store in memory, and the topic that it writes."""
+    """A processor over a store in memory."""
 
     def __init__(self, make: Callable[[StateLoader], StreamProcessor], *, guarded: bool) -> None:
         self._store: dict[bytes, bytes] = {}
@@ -82,7 +82,7 @@ class Stage:
         self.faults = 0
 
     def take(self, outputs: ProcessorOutput) -> None:
-        """Commit what was made, as Kafka would: it refuses what is too large."""
+        """Commit the output. As Kafka does, it refuses a record that is too large."""
         for key, value, _ in outputs.states:
             if len(value or b"") > KAFKA_TAKES:
                 msg = f"Kafka takes no record of {len(value or b''):,} bytes"
@@ -94,12 +94,12 @@ class Stage:
 
     @property
     def keys(self) -> list[bytes]:
-        """Of all states."""
+        """Keys of all states."""
         return list(self._store)
 
 
 class InProcess:
-    """The pipeline without Kafka: ingest's receivers, the folds and the landing code."""
+    """The pipeline without Kafka: ingest's receivers, the processors of the stream and the sink."""
 
     def __init__(self, data: Path, mutation: str) -> None:
         catalog.publish_views(data)
@@ -121,11 +121,11 @@ class InProcess:
 
     @property
     def faults(self) -> int:
-        """How many records were put aside for an error that nobody foresaw."""
+        """Number of records that caused an unforeseen error."""
         return self._messages.faults + self._devices.faults
 
     def receive(self, body: Body, number: int) -> MadeRecord:
-        """Return the record that ingest makes of a webhook; the good gateway's are kept as they are."""
+        """Return the record that ingest makes of a webhook; those of the valid gateway are not redacted."""
         source = "good" if body.is_good else tuple(_PRIVACY)[number % len(_PRIVACY)]
         receiver = self._receivers["plain" if body.is_good else source]
         key, kept, content_type = receiver._redact_body(source, body.content, body.content_type)
@@ -141,7 +141,7 @@ class InProcess:
         return MadeRecord(topics.RAW, 0, 0, self._now_ms, key, kept, list(headers))
 
     def process(self, run: list[MadeRecord]) -> None:
-        """Land a run, fold it, and land what is made of it."""
+        """Land a batch, process it, and land the output."""
         raw: Any = self._land(topics.RAW, run)
         outputs = self._messages.fold.process(raw)
         self._messages.take(outputs)
@@ -161,7 +161,7 @@ class InProcess:
         self._land(topics.ALERTS, [self._made(each.topic, each.key, each.value) for each in alerts])
 
     def on_timer(self) -> None:
-        """Let a day pass."""
+        """Advance the time by a day."""
         self._messages.take(self._messages.fold.on_timer(self._messages.keys, self._now_ms + 2 * EXPIRE_AFTER_MS))
 
     def _made(self, topic: str, key: bytes | None, value: bytes | None, headers: Any = ()) -> MadeRecord:
@@ -177,17 +177,17 @@ class InProcess:
 
 
 def inject(mutation: str) -> None:
-    """Put a fault of ours in: a parser that calls itself for each mark, or a fold or a sink that nothing guards."""
+    """Inject a fault: a recursive parser, or a processor or a sink without isolation of errors."""
     from gateway import payloads  # noqa: PLC0415
     from warehouse.sink import record_conversion, table_building  # noqa: PLC0415
 
     if mutation == "parser":
-        read = payloads._parse_guarded
+        read = payloads.parse_with_fields
 
-        def recursive(body: bytes, zone: Any) -> Any:
-            return recursive(body[len(BOM) :], zone) if body.startswith(BOM) else read(body, zone)
+        def recursive(body: bytes, *given: Any) -> Any:
+            return recursive(body[len(BOM) :], *given) if body.startswith(BOM) else read(body, *given)
 
-        payloads._parse_guarded = recursive
+        payloads.parse_with_fields = recursive
     if mutation == "fold":
         one = MessageProcessor._process_record
         MessageProcessor._process_record = lambda *given: fail() if BOM in given[1].value else one(*given)
@@ -197,12 +197,12 @@ def inject(mutation: str) -> None:
 
 
 def fail() -> None:
-    """Raise what a parser raises that is nested too deep."""
+    """Raise the error of a parser whose input is nested too deep."""
     raise RecursionError
 
 
 def in_process(bodies: int, seed: int, data: Path, mutation: str) -> list[str]:
-    """Return what is wrong."""
+    """Return the problems."""
     pipeline = InProcess(data, mutation)
     made = Bodies(random.Random(seed))  # noqa: S311 - repeatable on purpose
     good, number, slowest = 0, 0, 0.0
@@ -226,7 +226,7 @@ def in_process(bodies: int, seed: int, data: Path, mutation: str) -> list[str]:
         return int(query(data, sql)["n"][0])
 
     def judge_counts(when: str) -> None:
-        for what, sql, due in (
+        for description, sql, expected in (
             ("webhooks", "SELECT count(*) AS n FROM raw_webhooks", number),
             ("good messages", _GOOD, good),
             ("webhooks that made the sink fail", _FAULTS, 0),
@@ -238,8 +238,8 @@ def in_process(bodies: int, seed: int, data: Path, mutation: str) -> list[str]:
                 0,
             ),
         ):
-            if (found := count(sql)) != due:
-                problems.append(f"{when}: {found:,} {what}, and not {due:,}")
+            if (found := count(sql)) != expected:
+                problems.append(f"{when}: {found:,} {description}, not {expected:,}")
 
     judge_counts("after landing")
     if problems:
@@ -247,13 +247,13 @@ def in_process(bodies: int, seed: int, data: Path, mutation: str) -> list[str]:
     for name, step in _steps(data, pipeline.spooled).items():
         began = time.monotonic()
         try:
-            said = step()
+            result = step()
         except Exception as error:
             problems.append(f"{name} raised {where_raised(error)}: {str(error)[:200]}")
         else:
-            print(f"{name:<10} {said}, {time.monotonic() - began:.0f} s")
-            if said.startswith("WRONG"):
-                problems.append(f"{name}: {said}")
+            print(f"{name:<10} {result}, {time.monotonic() - began:.0f} s")
+            if result.startswith("WRONG"):
+                problems.append(f"{name}: {result}")
     judge_counts("after the erasure")
     return problems
 
@@ -262,7 +262,7 @@ _FAULTS: Final = "SELECT count(*) AS n FROM raw_webhooks WHERE reason = 'process
 
 
 def _steps(data: Path, spooled: list[WebhookRecord]) -> dict[str, Callable[[], str]]:
-    """Return everything that reads what was landed, in its order."""
+    """Return every reader of the landed data, in the order of execution."""
     from expectations.runner import run_checks  # noqa: PLC0415 - heavy, as the others
     from expectations.settings import CheckSettings  # noqa: PLC0415
     from smspulse.alerting.rules import WarehouseRules  # noqa: PLC0415
@@ -273,8 +273,8 @@ def _steps(data: Path, spooled: list[WebhookRecord]) -> dict[str, Callable[[], s
 
     def rebuilt() -> str:
         found = rebuild_base(data, STATUSES, timedelta(milliseconds=EXPIRE_AFTER_MS))
-        what = f"{found.messages:,} messages of {found.reports:,} reports, {found.differing:,} differ"
-        return f"WRONG: {what}" if found.differing else what
+        result = f"{found.messages:,} messages of {found.reports:,} reports, {found.differing:,} differ"
+        return f"WRONG: {result}" if found.differing else result
 
     def checked() -> str:
         return f"{len(run_checks(data, CheckSettings()).rows)} expectations"
@@ -301,7 +301,7 @@ def _steps(data: Path, spooled: list[WebhookRecord]) -> dict[str, Callable[[], s
 
 
 async def send(url: Callable[[str], str], bodies: int, seed: int) -> tuple[int, Counter[int], float]:
-    """Send bodies; return how many were good, the answers, and the seconds of the slowest answer to a good one."""
+    """Send bodies; return the number of valid ones, the answers, and the slowest answer to a valid one in seconds."""
     made = Bodies(random.Random(seed))  # noqa: S311 - repeatable on purpose
     left, good, slowest = bodies, 0, 0.0
     answers: Counter[int] = Counter()
@@ -316,7 +316,7 @@ async def send(url: Callable[[str], str], bodies: int, seed: int) -> tuple[int, 
             headers = {"Content-Type": body.content_type.decode()}
             while True:
                 async with http.post(urls[body.is_good], data=body.content, headers=headers) as answer:
-                    if answer.status in {429, 503}:  # it says itself when to come again
+                    if answer.status in {429, 503}:  # the answer names the time of the next attempt
                         await asyncio.sleep(float(answer.headers["Retry-After"]))
                         continue
                     answers[answer.status] += 1
@@ -332,7 +332,7 @@ async def send(url: Callable[[str], str], bodies: int, seed: int) -> tuple[int, 
 
 
 def with_processes(bodies: int, seed: int, folder: Path) -> list[str]:
-    """Return what is wrong."""
+    """Return the problems."""
     from running import start  # noqa: PLC0415 - it needs pytest
 
     commands = ("ingest", "stream", "land", "alerts", "page")
@@ -390,13 +390,13 @@ def _folder(kept: Path | None) -> Iterator[Path]:
 
 
 def main() -> int:
-    """Run it and print what is wrong."""
+    """Run the fuzz and print the problems."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bodies", type=int, default=200_000, help="in each part")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--in-process", action="store_true", help="without Kafka and processes")
     parser.add_argument("--mutation", choices=MUTATIONS, default="none", help="in process")
-    parser.add_argument("--keep", type=Path, help="a folder that does not exist yet, for what is written")
+    parser.add_argument("--keep", type=Path, help="a new folder for all files, which is kept")
     options = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     inject(options.mutation)
@@ -406,7 +406,7 @@ def main() -> int:
         except Exception as error:
             problems = [f"the pipeline ended: {where_raised(error)}"]
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"memory at its highest: {peak_mb:,.0f} MB")
+        print(f"peak memory: {peak_mb:,.0f} MB")
         if not options.in_process and options.mutation == "none":
             problems += with_processes(options.bodies, options.seed, folder)
     for problem in problems[:20]:

@@ -1,8 +1,10 @@
-"""Whether nothing was lost, counted twice or wrong: Kafka's topics and the landed files against what was sent.
+"""Finds records that were lost, counted twice or changed, in Kafka's topics and in the landed files.
 
-Three accounts are compared. What was *sent*: the simulator's truth. What Kafka *has*: each record of `sms.raw` read
-here anew and boiled down to the reports of each message, without a line of the stream's code. What *came of it*: every
-version on `sms.messages`, every outcome told, every device's state, every dead letter, every landed row.
+It compares three data sets:
+    - The traffic that was sent: the simulator's ground truth.
+    - The reports of each message, parsed here from the records of `sms.raw`, without any code of the stream.
+    - The results: each version on `sms.messages`, each outcome, the state of each device, each dead letter and each
+      landed row.
 """
 
 import json
@@ -31,15 +33,15 @@ from streams.failure_baseline import DetectorPolicy
 
 GROUP = "smspulse-stream"
 _STANDSTILL_S = 90.0
-"""Without progress for as long as this there will be none: a busy machine is slow, not still."""
+"""After so long without progress there will be none. A busy machine is slow, but it does not stop."""
 
 Reports = dict[tuple[Any, ...], tuple[int, int]]
-"""First and last time received, by what makes reports of one message the same."""
+"""First and last receipt of each report, by its identity within the message."""
 
 
 @dataclass
 class Raw:
-    """What `sms.raw` holds: reports by message key, and origins of what cannot be read."""
+    """Content of `sms.raw`: reports by message key, and positions of unreadable records."""
 
     records: int = 0
     reports: dict[bytes, Reports] = field(default_factory=dict)
@@ -48,7 +50,7 @@ class Raw:
 
 @dataclass
 class Findings:
-    """Counts by what is wrong, under the three headings that a reader asks for."""
+    """Counts of errors by description, in three groups."""
 
     lost: Counter[str] = field(default_factory=Counter)
     twice: Counter[str] = field(default_factory=Counter)
@@ -63,29 +65,31 @@ class Findings:
         return not (self.lost.total() or self.twice.total() or self.wrong.total())
 
     def problems(self) -> list[str]:
-        return [f"{count:,} {what}" for kind in (self.lost, self.twice, self.wrong) for what, count in kind.items()]
+        return [
+            f"{count:,} {problem}" for kind in (self.lost, self.twice, self.wrong) for problem, count in kind.items()
+        ]
 
 
 class _Progress:
-    """Tells when something has stood still for too long."""
+    """Detects that a state has not changed for too long."""
 
     def __init__(self) -> None:
         self._seen: Any = None
         self._moved_at = time.monotonic()
 
     def is_over(self, state: Any) -> bool:
-        """Say whether the state has been the same for `_STANDSTILL_S`."""
+        """Return whether the state has been the same for `_STANDSTILL_S`."""
         if state != self._seen:
             self._seen, self._moved_at = state, time.monotonic()
         return time.monotonic() - self._moved_at > _STANDSTILL_S
 
 
 def judge(pipeline: Pipeline, truth: Path) -> Findings:
-    """Wait until all has been processed and landed, or nothing moves any more, and compare."""
+    """Wait until all records are processed and landed, or until progress ends, and compare."""
     found = Findings()
     broker = read_broker_file(pipeline.data)
     if broker is None:
-        found.lost["broker: it did not come back"] += 1
+        found.lost["broker: it did not restart"] += 1
         return found
     kafka = read_embedded_settings(pipeline.data, broker)
     raw = _raw(kafka)
@@ -104,20 +108,20 @@ def judge(pipeline: Pipeline, truth: Path) -> Findings:
         found.twice[f"landed rows beyond Kafka's records in {dataset}"] += max(landed[dataset] - count, 0)
     _landed_versions(pipeline, newest, found)
 
-    told = compare_with_truth(pipeline.data, truth)
-    found.accepted, found.line = told.accepted, told.format_result()
-    found.messages = told.messages
-    found.lost["accepted webhooks that are not in raw"] += told.accepted - told.landed
-    found.lost["messages of the truth that are missing"] += len(told.missing)
-    found.lost["malformed webhooks that are no dead letters"] += told.malformed_missing
-    found.twice["accepted webhooks that are in raw more than once"] += told.landed_twice
-    found.wrong["messages that differ from the truth"] += len({each.sms_id for each in told.differences})
-    found.wrong["messages that nobody sent"] += len(told.extra)
-    if not told.is_reconciled and found.ok:
-        found.wrong["findings of the comparison with the truth"] += len(told.list_problems())
+    comparison = compare_with_truth(pipeline.data, truth)
+    found.accepted, found.line = comparison.accepted, comparison.format_result()
+    found.messages = comparison.messages
+    found.lost["accepted webhooks that are not in raw"] += comparison.accepted - comparison.landed
+    found.lost["messages of the truth that are missing"] += len(comparison.missing)
+    found.lost["malformed webhooks that are no dead letters"] += comparison.malformed_missing
+    found.twice["accepted webhooks that are in raw more than once"] += comparison.landed_twice
+    found.wrong["messages that differ from the truth"] += len({each.sms_id for each in comparison.differences})
+    found.wrong["messages that nobody sent"] += len(comparison.extra)
+    if not comparison.is_reconciled and found.ok:
+        found.wrong["findings of the comparison with the truth"] += len(comparison.list_problems())
     for kind in (found.lost, found.twice, found.wrong):
-        for what in [what for what, count in kind.items() if not count]:
-            del kind[what]
+        for problem in [problem for problem, count in kind.items() if not count]:
+            del kind[problem]
     return found
 
 
@@ -135,11 +139,11 @@ def _until_processed(kafka: KafkaSettings, topic: str, ends: dict[int, int]) -> 
             except KafkaException as error:
                 if not error.args[0].retriable():
                     raise
-            time.sleep(0.3)  # there is nothing to await across processes
+            time.sleep(0.3)  # no event is available across processes
 
 
 def _read(kafka: KafkaSettings, topic: str, ends: dict[int, int] | None = None) -> Iterator[Any]:
-    """Yield the committed records of a topic, those of a partition in order; note in `ends` the offsets behind them."""
+    """Yield the committed records of a topic, in order within a partition. Their next offsets are stored in `ends`."""
     ends = {} if ends is None else ends
     options = kafka.confluent_options() | {
         "group.id": "chaos",
@@ -164,7 +168,7 @@ def _read(kafka: KafkaSettings, topic: str, ends: dict[int, int] | None = None) 
 
 
 def _raw(kafka: KafkaSettings) -> Raw:
-    """Read `sms.raw`, and wait until the stream has."""
+    """Read `sms.raw`, and wait until the stream has read it too."""
     raw, ends = Raw(), dict[int, int]()
     for message in _read(kafka, RAW, ends):
         raw.records += 1
@@ -197,7 +201,7 @@ def _versions(kafka: KafkaSettings, reports: dict[bytes, Reports], found: Findin
         version = json.loads(value)
         before = newest.get(key)
         if before is not None and not _holds(_reports(version), _reports(before)):
-            found.wrong["versions that went back behind the one before"] += 1
+            found.wrong["versions that lack reports of the version before them"] += 1
         newest[key] = version
     for key, wanted in reports.items():
         got = _reports(newest[key]) if key in newest else {}
@@ -210,23 +214,23 @@ def _versions(kafka: KafkaSettings, reports: dict[bytes, Reports], found: Findin
 
 
 def _outcomes(kafka: KafkaSettings, newest: dict[bytes, dict[str, Any]], found: Findings) -> None:
-    """Judge what was told: each first end once, and of each message that has one; and each change of it."""
+    """Check that each message has one first outcome, and that each change of it has one correction."""
     firsts: Counter[tuple[str, int]] = Counter()
-    told: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
+    outcomes: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
     for message in _read(kafka, OUTCOMES):
         outcome = json.loads(message.value())
         key = outcome["source"], outcome["sms_id"]
         firsts[key] += not outcome["correction"]
-        told[key][outcome["outcome"]] += 1
+        outcomes[key][outcome["outcome"]] += 1
         if outcome["previous"]:
-            told[key][outcome["previous"]] -= 1
-    found.twice["outcomes told more than once"] += sum(max(count - 1, 0) for count in firsts.values())
+            outcomes[key][outcome["previous"]] -= 1
+    found.twice["outcomes written more than once"] += sum(max(count - 1, 0) for count in firsts.values())
     ended = {(v["source"], v["sms_id"]): v["outcome"] for v in newest.values() if v["is_ended"]}
-    found.lost["outcomes not told"] += len(ended.keys() - told.keys())
-    found.wrong["outcomes told of messages without an end"] += len(told.keys() - ended.keys())
-    # What was told, less what it took the place of, leaves what the message came to.
-    left = {key: {outcome for outcome, count in of.items() if count} for key, of in told.items()}
-    found.lost["corrections of outcomes not told"] += sum(
+    found.lost["outcomes not written"] += len(ended.keys() - outcomes.keys())
+    found.wrong["outcomes written of messages without an end"] += len(outcomes.keys() - ended.keys())
+    # All outcomes of a message, minus those that were corrected, leave its current outcome.
+    left = {key: {outcome for outcome, count in of.items() if count} for key, of in outcomes.items()}
+    found.lost["corrections of outcomes not written"] += sum(
         left[key] != {ended[key]} for key in ended.keys() & left.keys()
     )
 
@@ -256,7 +260,7 @@ def _reports(version: dict[str, Any]) -> Reports:
 
 
 def _holds(larger: Reports, smaller: Reports) -> bool:
-    """Say whether every report of the one is in the other."""
+    """Return whether `larger` has every report of `smaller`."""
     return all(
         identity in larger and larger[identity][0] <= first and larger[identity][1] >= last
         for identity, (first, last) in smaller.items()
@@ -264,14 +268,14 @@ def _holds(larger: Reports, smaller: Reports) -> bool:
 
 
 def _until_landed(pipeline: Pipeline, records: dict[str, int]) -> dict[str, int]:
-    """Wait until as many rows as records have landed; return how many did."""
+    """Wait until as many rows as records have landed; return the number of rows by dataset."""
     progress = _Progress()
     while True:
         rows = pipeline.rows("SELECT dataset, rows FROM freshness")
         landed = {row.dataset: row.rows for row in rows if row.dataset in records}
         if landed == records or progress.is_over(landed):
             return landed
-        time.sleep(0.3)  # there is nothing to await across processes
+        time.sleep(0.3)  # no event is available across processes
 
 
 def _landed_versions(pipeline: Pipeline, newest: dict[bytes, dict[str, Any]], found: Findings) -> None:

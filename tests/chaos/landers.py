@@ -1,12 +1,12 @@
-"""Kill one of two landers at random moments, again and again under traffic, and compare what landed with Kafka.
+"""Kill one of two landers at random moments under traffic, many times, and compare the landed files with Kafka.
 
     make chaos-landers                             1,000 kills
     make chaos-landers ARGS="--kills 50 --rivals"
 
-The two share the partitions by their consumer group; as rivals, both hold all of them and meet in every range. Then the
-kills begin when they have met: the run is never one of landers that missed each other.
+The landers share the partitions by their consumer group. With `--rivals`, each has its own group, so both hold all
+partitions and write the same ranges. The kills then begin after one lander has found a range that the other one landed.
 
-Exits with 0 when each record landed once, with 1 when any did not, with 2 when it could not be run.
+Exits with 0 if each record landed once, with 1 if any did not, with 2 if the run failed.
 """
 
 import argparse
@@ -28,15 +28,15 @@ from uuid import uuid4
 import pyarrow as pa
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from core.atomic_file import delete_orphaned_files
 from core.kafka_settings import KafkaSettings
 from core.topics import MESSAGES, RAW
-from smspulse.broker.config import BrokerSettings
 from smspulse.broker.kafka_broker import KafkaBroker
+from smspulse.broker.settings import BrokerSettings
 from smspulse.broker.topic_admin import ensure_topics
 from warehouse import catalog
-from warehouse.durable_files import delete_orphaned_files
 from warehouse.errors import OvertakenError
-from warehouse.file_names import LANDED_FILE_NAME, format_merged_stem
+from warehouse.file_names import LANDED_FILE_NAME, TEMPORARY_FOLDER, format_merged_stem
 from warehouse.reader import query
 from warehouse.settings import LanderSettings
 from warehouse.sink import consumer as lander
@@ -49,14 +49,14 @@ _STANDSTILL_S = 60
 
 
 def land(settings: LanderSettings, kafka: KafkaSettings, mutation: str, ready: Any, met: Any) -> None:
-    """Run a lander in a process of its own.
+    """Run a lander in its own process.
 
     Args:
-        settings: The lander's.
-        kafka: Where the records are.
-        mutation: A fault of ours, or `none`.
-        ready: Set when the lander was given partitions.
-        met: Set when the lander found a range landed by the other one.
+        settings: Settings of the lander.
+        kafka: Settings of the Kafka that holds the records.
+        mutation: An injected fault, or `none`.
+        ready: Set when the lander has partitions.
+        met: Set when the lander finds a range that the other one landed.
     """
     parquet_files.land_rows = _observed(parquet_files.land_rows, met)
     if mutation == "no-fence":
@@ -66,7 +66,7 @@ def land(settings: LanderSettings, kafka: KafkaSettings, mutation: str, ready: A
 
 
 def _observed(land_rows: Callable[..., Path], met: Any) -> Callable[..., Path]:
-    """Set an event when a range is found landed by another lander."""
+    """Set an event when another lander has landed a range already."""
 
     def observed(data: Path, start: int, table: pa.Table) -> Path:
         try:
@@ -81,8 +81,8 @@ def _observed(land_rows: Callable[..., Path], met: Any) -> Callable[..., Path]:
 def _unfenced(land_rows: Callable[..., Path]) -> Callable[..., Path]:
     """Land a range again that another lander has landed.
 
-    The file appears whole, under a name of its own, so that a kill never leaves half of it: duplicates are all that the
-    mutation makes, and one meeting of the landers is enough for them.
+    The file is written under another name and renamed, so a kill never leaves a partial file. The mutation causes
+    duplicates only, and one common range is enough for them.
     """
 
     def mutated(data: Path, start: int, table: pa.Table) -> Path:
@@ -155,10 +155,10 @@ class Traffic:
 
 
 class Landers:
-    """Two landers of one data folder, each started anew when it was killed."""
+    """Two landers of one data folder, each restarted after a kill."""
 
     def __init__(self, data: Path, kafka: KafkaSettings, mutation: str, *, rivals: bool) -> None:
-        # Forked from a process that has imported everything: a life then begins in milliseconds.
+        # Forked from a process that has imported everything, so a start takes milliseconds.
         self._context = multiprocessing.get_context("forkserver")
         self._data, self._kafka, self._mutation = data, kafka, mutation
         self._settings = [
@@ -184,31 +184,31 @@ class Landers:
         return process
 
     def meet(self) -> None:
-        """Return when one lander has found a range landed by the other: both read on, so it comes to that."""
+        """Wait until one lander has found a range that the other one landed."""
         if not self._met.wait(_PATIENCE_S):
-            msg = f"the landers have not met in {_PATIENCE_S} s"
+            msg = f"no lander found a range of the other one in {_PATIENCE_S} s"
             raise RuntimeError(msg)
 
     def kill(self, number: int, after_s: float) -> bool:
-        """Kill one some time after it began to land, and start it anew; return whether a file was half written."""
+        """Kill a lander some time after its start, and restart it; return whether it left a partial file."""
         process = self._processes[number]
         if not self._ready[number].wait(_PATIENCE_S):
-            msg = f"lander {number} was given no partition in {_PATIENCE_S} s"
+            msg = f"lander {number} had no partition after {_PATIENCE_S} s"
             raise RuntimeError(msg)
         time.sleep(after_s)
         process.kill()
         process.join()
         if process.exitcode != -9:
-            msg = f"lander {number} ended by itself with {process.exitcode}"
+            msg = f"lander {number} ended without a kill, with {process.exitcode}"
             raise RuntimeError(msg)
-        orphaned = delete_orphaned_files(self._data) > 0
+        orphaned = delete_orphaned_files(self._data / TEMPORARY_FOLDER) > 0
         self._processes[number] = self._start(number)
         return orphaned
 
     def stop(self) -> list[int]:
-        """Stop both as an operator does; return their exit codes."""
+        """Stop both with SIGTERM; return their exit codes."""
         for process, ready in zip(self._processes, self._ready, strict=True):
-            ready.wait(_PATIENCE_S)  # before that it may not listen to a signal yet
+            ready.wait(_PATIENCE_S)  # before that, it may have no signal handler yet
             process.terminate()
         for process in self._processes:
             process.join(30)
@@ -217,7 +217,7 @@ class Landers:
 
 @contextmanager
 def kafka_in(folder: Path) -> Iterator[KafkaSettings]:
-    """Run a Kafka with our topics in a folder, for a context."""
+    """Run a Kafka with the topics of smspulse in a folder."""
     with KafkaBroker(folder, BrokerSettings(port=0, controller_port=0, login=False)) as broker:
         kafka = KafkaSettings(bootstrap=broker.address, partitions=PARTITIONS)
         ensure_topics(kafka, timeout_s=30)
@@ -225,7 +225,7 @@ def kafka_in(folder: Path) -> Iterator[KafkaSettings]:
 
 
 def ends(kafka: KafkaSettings) -> list[int]:
-    """Return where each partition of `sms.raw` ends; it has no gaps."""
+    """Return the end offset of each partition of `sms.raw`, which has no gaps."""
     consumer = Consumer(kafka.confluent_options() | {"group.id": "judge"})
     try:
         return [consumer.get_watermark_offsets(TopicPartition(RAW, n), 10)[1] for n in range(PARTITIONS)]
@@ -234,19 +234,19 @@ def ends(kafka: KafkaSettings) -> list[int]:
 
 
 def wait_for(data: Path, offsets: list[int], versions: int) -> None:
-    """Return when everything has landed, or when nothing more has for long."""
-    asked = """SELECT (SELECT count(DISTINCT ("partition", "offset")) FROM raw_webhooks) AS webhooks,
+    """Wait until everything has landed, or until nothing has landed for `_STANDSTILL_S`."""
+    sql = """SELECT (SELECT count(DISTINCT ("partition", "offset")) FROM raw_webhooks) AS webhooks,
                       (SELECT count(*) FROM messages) AS messages"""
     before: tuple[int, int] = (0, 0)
     moved_at = time.monotonic()
     while time.monotonic() - moved_at < _STANDSTILL_S:
-        found = query(data, asked)
+        found = query(data, sql)
         landed = int(found["webhooks"][0]), int(found["messages"][0])
         if landed[0] >= sum(offsets) and landed[1] >= versions:
             return
         if landed != before:
             before, moved_at = landed, time.monotonic()
-        time.sleep(0.2)  # files tell nobody that they came
+        time.sleep(0.2)  # new files raise no event
     print(f"nothing more landed in {_STANDSTILL_S} s: {landed[0]:,} webhooks, {landed[1]:,} messages", flush=True)
 
 
@@ -256,13 +256,13 @@ def judge(data: Path, offsets: list[int], versions: int) -> tuple[int, int]:
     messages = f"read_parquet('{data}/messages/date=*/sms*.parquet')"
     found = query(
         data,
-        f"""SELECT count(*) AS n, count(DISTINCT ("partition", "offset")) AS different, count(DISTINCT sms_id) AS told
+        f"""SELECT count(*) AS n, count(DISTINCT ("partition", "offset")) AS different, count(DISTINCT sms_id) AS keys
             FROM {raw} UNION ALL
             SELECT count(*), count(DISTINCT ("partition", "offset")), count(DISTINCT sms_id) FROM {messages}""",  # noqa: S608 - ours
     )
     expected = [sum(offsets), versions]
-    lost = sum(max(0, e - min(d, t)) for e, d, t in zip(expected, found["different"], found["told"], strict=True))
-    twice = sum(n - min(d, t) for n, d, t in zip(found["n"], found["different"], found["told"], strict=True))
+    lost = sum(max(0, e - min(d, m)) for e, d, m in zip(expected, found["different"], found["keys"], strict=True))
+    twice = sum(n - min(d, m) for n, d, m in zip(found["n"], found["different"], found["keys"], strict=True))
     return int(lost), int(twice)
 
 
@@ -296,18 +296,18 @@ def run(options: argparse.Namespace, folder: Path) -> int:
 
 
 def main() -> int:
-    """Run it and print what came of it."""
+    """Run the kills and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--rate", type=int, default=2000, help="webhooks a second")
     parser.add_argument("--rivals", action="store_true", help="two groups: each lander holds every partition")
-    parser.add_argument("--mutation", choices=["none", "no-fence"], default="none", help="a fault of ours, to be found")
+    parser.add_argument("--mutation", choices=["none", "no-fence"], default="none", help="an injected fault")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="smspulse-landers-"))
     code = run(options, folder)
     if code:
-        print(f"kept for a look: {folder}", file=sys.stderr)
+        print(f"kept for inspection: {folder}", file=sys.stderr)
     else:
         shutil.rmtree(folder)
     return code

@@ -1,12 +1,14 @@
-"""Take Kafka away from ingest under steady traffic, kill ingest meanwhile, and judge every record afterwards.
+"""Stop Kafka under steady traffic, kill ingest meanwhile, and check every record afterwards.
 
     make outage                                            10 minutes at 200 webhooks a second
     make outage ARGS="--seconds 60 --kills 10 --processes 2"
-    make outage ARGS="--pause"                             Kafka is not stopped, but answers nothing (SIGSTOP)
+    make outage ARGS="--pause"                             Kafka runs but does not answer (SIGSTOP)
 
-Exits with 0 when every webhook answered 202 is in Kafka, those of a key in the order in which they were sent, each of
-which there are copies marked as such, and none went through the spool once that was empty; with 1 when not, with 2 when
-it could not be run.
+Exits with 0 if all of this holds, with 1 if not, with 2 if the run failed:
+    - Every webhook answered 202 is in Kafka.
+    - Webhooks of one key are in the order in which they were sent.
+    - Copies are marked as such.
+    - No webhook passes through the spool after it was emptied.
 """
 
 import argparse
@@ -34,8 +36,8 @@ from kafka import KafkaConsumer, TopicPartition
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from ingest.sources import add_source, webhook_url
-from smspulse.broker.config import BrokerSettings
 from smspulse.broker.kafka_broker import KafkaBroker
+from smspulse.broker.settings import BrokerSettings
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import die_with_parent, find_free_port
 
@@ -44,12 +46,12 @@ _KEYS = 40
 _WARM_UP_S = 1.0
 _CALM_S = 3.0
 _PATIENCE_S = 240.0
-_STARTER = ThreadPoolExecutor(1)  # processes end with the thread that starts them
+_STARTER = ThreadPoolExecutor(1)  # a process ends with the thread that started it
 
 
 @dataclass
 class Found:
-    """What a run came to: the ingest_ids answered, by key in the order sent, and what Kafka holds of them."""
+    """Result of a run: the answered ingest_ids by key, in the order sent, and counts of their records in Kafka."""
 
     answered: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
     refused: Counter[int] = field(default_factory=Counter)
@@ -73,7 +75,7 @@ class Found:
 
 
 class Ingest:
-    """`smspulse ingest`, started again whenever it was killed."""
+    """`smspulse ingest`, restarted after each kill."""
 
     def __init__(self, data: Path, bootstrap: str, processes: int, log: Path) -> None:
         self.url = f"http://127.0.0.1:{find_free_port()}"
@@ -88,7 +90,7 @@ class Ingest:
             return subprocess.Popen(self._command, stdout=out, stderr=out, preexec_fn=die_with_parent())  # noqa: PLW1509
 
     def kill(self) -> None:
-        """Kill one process: the only one, or the first of several, which its parent starts again."""
+        """Kill one process: the only one, or the first of several, which its parent restarts."""
         listed = subprocess.run(["ps", "--ppid", str(self.process.pid), "-o", "pid="], capture_output=True, check=False)
         if receivers := listed.stdout.split():
             os.kill(int(receivers[0]), signal.SIGKILL)
@@ -105,7 +107,7 @@ class Ingest:
 async def _send(
     http: aiohttp.ClientSession, url: str, key: int, pause: float, stop: asyncio.Event, found: Found
 ) -> None:
-    """Send the webhooks of one key one after another, each when it is due; one that is not answered 202 again."""
+    """Send the webhooks of one key in order, each at its time. A webhook is repeated until it is answered 202."""
     loop = asyncio.get_running_loop()
     due, number = loop.time() + pause * key / _KEYS, 0
     while not stop.is_set():
@@ -123,7 +125,7 @@ async def _send(
 
 
 async def _spool(http: aiohttp.ClientSession, url: str) -> int | None:
-    """Return how many webhooks the spool holds; None while nobody tells."""
+    """Return the number of spooled webhooks; None if ingest does not answer."""
     try:
         async with http.get(f"{url}/readyz") as answer:
             return int((await answer.json())["spool"]["webhooks"])
@@ -131,36 +133,44 @@ async def _spool(http: aiohttp.ClientSession, url: str) -> int | None:
         return None
 
 
-async def hurt(broker: KafkaBroker, running: Ingest, webhook: str, options: argparse.Namespace) -> Found:
-    """Inflict the outage; return what was answered."""
+async def _wait_for_spool(http: aiohttp.ClientSession, url: str, webhooks: int) -> int:
+    """Wait until ingest answers and its spool holds so many webhooks, and return their number."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while (found := await _spool(http, url)) is None or found < webhooks:
+        if time.monotonic() > deadline:
+            msg = f"the spool of ingest holds {found} webhooks, not {webhooks}"
+            raise TimeoutError(msg)
+        await asyncio.sleep(0.05)
+    return found
+
+
+async def run_outage(broker: KafkaBroker, running: Ingest, webhook: str, options: argparse.Namespace) -> Found:
+    """Cause the outage under traffic; return the answers."""
     found, stop = Found(), asyncio.Event()
     in_starter = partial(asyncio.get_running_loop().run_in_executor, _STARTER)
     connector = aiohttp.TCPConnector(limit=0, force_close=options.processes > 1)
     async with aiohttp.ClientSession(connector=connector) as http, asyncio.TaskGroup() as senders:
-        deadline = time.monotonic() + _PATIENCE_S
-        while await _spool(http, running.url) is None:
-            if time.monotonic() > deadline:
-                msg = "ingest does not listen"
-                raise TimeoutError(msg)
-            await asyncio.sleep(0.05)
+        await _wait_for_spool(http, running.url, 0)
         for key in range(_KEYS):
             senders.create_task(_send(http, webhook, key, _KEYS / options.rate, stop, found))
         await asyncio.sleep(_WARM_UP_S)
-        jvm = broker.jvm_pid if options.pause else None
+        jvm = broker.jvm if options.pause else None
         if jvm is not None:
-            os.kill(jvm, signal.SIGSTOP)
+            os.kill(jvm.pid, signal.SIGSTOP)
         else:
             await asyncio.to_thread(broker.stop)
         for _ in range(options.kills):
             await asyncio.sleep(options.seconds / (options.kills + 1))
             await in_starter(running.kill)
         await asyncio.sleep(options.seconds / (options.kills + 1))
+        # On a busy machine the killed process may take longer to start again than Kafka was to be away.
+        most = await _wait_for_spool(http, running.url, _KEYS + 1)
         if jvm is not None:
-            os.kill(jvm, signal.SIGCONT)
+            os.kill(jvm.pid, signal.SIGCONT)
         else:
             await in_starter(broker.start)
         deadline = time.monotonic() + _PATIENCE_S + options.seconds
-        most, began, before = 0, time.monotonic(), found.total()
+        began, before = time.monotonic(), found.total()
         while (now := await _spool(http, running.url)) != 0:
             if now is not None and now >= most:
                 most, began, before = now, time.monotonic(), found.total()
@@ -170,14 +180,14 @@ async def hurt(broker: KafkaBroker, running: Ingest, webhook: str, options: argp
         found.spooled = most
         found.emptied_s, found.sent_while_emptying = time.monotonic() - began, found.total() - before
         await asyncio.sleep(_CALM_S)
-        found.calm = {key: len(ids) + 1 for key, ids in found.answered.items()}  # one may be under way
+        found.calm = {key: len(ids) + 1 for key, ids in found.answered.items()}  # one may be in flight
         await asyncio.sleep(_WARM_UP_S)
         stop.set()
     return found
 
 
 def _records(kafka: KafkaSettings) -> Iterator[Any]:
-    """Yield what Kafka holds, up to where each partition ends now; those of a partition in order."""
+    """Yield the records in Kafka, up to the current end offset of each partition, in order within a partition."""
     consumer = KafkaConsumer(enable_auto_commit=False, **kafka.kafka_python_options())
     partitions = [TopicPartition(RAW, number) for number in sorted(consumer.partitions_for_topic(RAW))]
     consumer.assign(partitions)
@@ -190,7 +200,7 @@ def _records(kafka: KafkaSettings) -> Iterator[Any]:
 
 
 def judge(kafka: KafkaSettings, found: Found) -> None:
-    """Compare what was answered with what Kafka holds."""
+    """Compare the answered webhooks with the records in Kafka."""
     seen: dict[str, int] = {}
     copies: Counter[str] = Counter()
     spooled = set()
@@ -227,7 +237,7 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         token = add_source(data, SOURCE)
         running = Ingest(data, kafka.bootstrap, options.processes, folder / "ingest.log")
         try:
-            found = asyncio.run(hurt(broker, running, webhook_url(running.url, SOURCE, token), options))
+            found = asyncio.run(run_outage(broker, running, webhook_url(running.url, SOURCE, token), options))
         finally:
             code = running.stop()
         judge(kafka, found)
@@ -246,19 +256,19 @@ def run(options: argparse.Namespace, folder: Path) -> int:
 
 
 def main() -> int:
-    """Run it and print what came of it."""
+    """Run the outage and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=600, help="how long Kafka is away")
+    parser.add_argument("--seconds", type=float, default=600, help="duration of the outage")
     parser.add_argument("--rate", type=float, default=200, help="webhooks a second")
-    parser.add_argument("--kills", type=int, default=0, help="how often ingest is killed meanwhile")
-    parser.add_argument("--processes", type=int, default=1, help="of ingest")
+    parser.add_argument("--kills", type=int, default=0, help="kills of ingest during the outage")
+    parser.add_argument("--processes", type=int, default=1, help="processes of ingest")
     parser.add_argument("--keep", action="store_true", help="keep the folder")
     parser.add_argument("--pause", action="store_true", help="stop Kafka's process instead of ending it")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="smspulse-outage-"))
     code = run(options, folder)
     if code or options.keep:
-        print(f"kept for a look: {folder}", file=sys.stderr)
+        print(f"kept for inspection: {folder}", file=sys.stderr)
     else:
         shutil.rmtree(folder)
     return code

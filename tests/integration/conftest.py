@@ -7,9 +7,9 @@ import pytest
 from formatted_store import copy_or_format_store
 
 from core.kafka_settings import KafkaSettings
-from smspulse.broker.config import BrokerSettings
 from smspulse.broker.download import list_missing_programs
 from smspulse.broker.kafka_broker import KafkaBroker
+from smspulse.broker.settings import BrokerSettings
 from smspulse.broker.topic_admin import ensure_topics
 
 KafkaBroker._format_store = copy_or_format_store  # type: ignore[method-assign]

@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
+from confluent_kafka import Consumer, TopicPartition
 from outcome_records import DELIVERED, T0, UNDELIVERED, outcome_record
 from stream_topics import read
 from warehouse_records import alert
 
-from core.alerts import Alert, decode_alert
+from core.alerts import decode_alert
 from core.kafka_settings import KafkaSettings
 from core.topics import ALERTS, OUTCOMES
-from smspulse.alerting.alert_topic import AlertTopicReader
+from smspulse.alerting.alert_topic import AlertRecord, AlertTopicReader, ReceiverOffsets
 from streams.partition_processor import PartitionProcessor
 from streams.settings import StreamSettings
 from streams.topology import DEVICE_STAGE
@@ -58,31 +59,37 @@ async def test_an_alert_is_told_once_over_lost_disks_and_repeated_runs(
     assert resolved.failures == 40
 
 
-async def test_what_was_committed_is_past_and_what_came_since_is_news(kafka: KafkaSettings, name: str) -> None:
+async def test_the_offsets_of_a_receiver_are_those_that_a_consumer_of_its_group_would_commit(
+    kafka: KafkaSettings, name: str
+) -> None:
     async def write(*phases: str) -> None:
         async with AIOKafkaProducer(**kafka.aiokafka_options()) as producer:
             for phase in phases:
                 record = alert(0, phase, id=f"failure_ratio:{name}:1:2", source=name)
                 await producer.send_and_wait(ALERTS, record.value, key=record.key)
 
-    def ours(alerts: list[Alert]) -> list[str]:
-        return [each.phase for each in alerts if each.source == name]
-
-    async def anything(log: AlertTopicReader) -> list[Alert]:
-        while not (found := await log.read_new_alerts(1)):
-            pass
-        return found
+    def ours(records: list[AlertRecord]) -> list[str]:
+        return [each.alert.phase for each in records if each.alert.source == name]
 
     await write("pending", "firing")
-    first = AlertTopicReader(kafka, name)
-    assert not first.has_committed_offsets
-    assert ours(await first.read_existing_alerts(whole=True)) == ["pending", "firing"]
-    await first.commit()
+    reader, offsets = AlertTopicReader(kafka, f"{name}-watch"), ReceiverOffsets(kafka, name)
+    assert offsets.read(reader.next_offsets) == {}
+    existing = reader.read_existing()
+    assert ours(existing) == ["pending", "firing"]
+    assert offsets.commit(reader.next_offsets)
+    committed = dict(reader.next_offsets)
     await write("resolved")
-    assert ours(await anything(first)) == ["resolved"]  # not committed: it may not have been told
-    first.close()
-    second = AlertTopicReader(kafka, name)
-    assert second.has_committed_offsets
-    assert ours(await second.read_existing_alerts(whole=False)) == ["pending", "firing"]
-    assert ours(await anything(second)) == ["resolved"]
-    second.close()
+    while not (found := ours(reader.read_new())):
+        pass
+    assert found == ["resolved"]
+    again = ReceiverOffsets(kafka, name).read(committed)
+    assert again == committed
+    partition = next(each.partition for each in existing if each.alert.source == name)
+    assert reader.next_offsets[partition] > again[partition]
+    # An installation of the version before committed with a consumer, and so would one of an older version again.
+    consumer = Consumer(kafka.confluent_options() | {"group.id": name})
+    places = consumer.committed([TopicPartition(ALERTS, number) for number in committed], 10)
+    assert {each.partition: each.offset for each in places} == committed
+    consumer.commit(offsets=[TopicPartition(ALERTS, partition, 1)], asynchronous=False)
+    consumer.close()
+    assert offsets.read([partition]) == {partition: 1}

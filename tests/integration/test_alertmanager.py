@@ -28,10 +28,9 @@ from smspulse.alerting.alert_topic import AlertTopicWriter
 from smspulse.alerting.receivers import AlertmanagerClient
 from smspulse.alerting.settings import AlertSettings
 from smspulse.alerting.silences import SilenceStore
-from smspulse.broker.memory_broker import MemoryBroker
+from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
-from smspulse.processes.children import find_free_port
-from smspulse.processes.readiness import READY_FD_VARIABLE
+from smspulse.processes.children import READY_FD_VARIABLE, find_free_port
 
 NOW = int(time.time() * 1000) - 60_000
 
@@ -249,7 +248,7 @@ async def test_an_alert_that_ends_before_it_began_keeps_none_from_being_taken(se
     with setting.alertmanager():
         async with aiohttp.ClientSession() as session:
             way = AlertmanagerClient(session, AlertSettings(), setting.url)
-            await way.send([told("silent", "source", "acme")], [backwards], time.time())
+            await way.send([told("silent", "source", "acme"), backwards], time.time())
         assert len(await alerts(setting.url, len)) == 1
 
 
@@ -283,7 +282,7 @@ async def test_its_rules_inhibit_what_ours_do(tmp_path: Path, of_all: str | None
     config = configured(tmp_path, "http://127.0.0.1:9/", "1h", "1h")
     with alertmanager(program("prometheus-alertmanager"), config) as url:
         async with aiohttp.ClientSession() as session:
-            await AlertmanagerClient(session, AlertSettings(), url).send(list(every.values()), [], time.time())
+            await AlertmanagerClient(session, AlertSettings(), url).send(list(every.values()), time.time())
         # Its inhibitor takes them in its own time, and nothing says when it has.
         await alerts(url, lambda found: len(found) == len(every) and inhibited_of(found) == ours)
 

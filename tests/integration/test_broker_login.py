@@ -1,4 +1,4 @@
-"""The embedded Kafka against other users of the machine: who cannot read the data folder neither reads nor writes."""
+"""The embedded Kafka refuses users of the machine who cannot read the data folder."""
 
 import re
 import socket
@@ -12,16 +12,16 @@ from pydantic import SecretStr
 
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
-from smspulse.broker.config import BrokerSettings
 from smspulse.broker.download import find_kafka_cache
 from smspulse.broker.kafka_broker import KafkaBroker
 from smspulse.broker.locate import find_kafka_settings
 from smspulse.broker.login import read_login
+from smspulse.broker.settings import BrokerSettings
 from smspulse.broker.topic_admin import ensure_topics
 
 LIMIT_S = 60
 REFUSED_AFTER_S = 5
-"""Whoever is not let in tries again until it gives up: who is let in has an answer long before."""
+"""A refused client retries until this timeout. An accepted client has its answer much earlier."""
 
 
 def broker_settings(*, login: bool) -> BrokerSettings:
@@ -50,17 +50,17 @@ def was_written(kafka: KafkaSettings, value: bytes, within_s: float) -> bool:
 
 
 def listeners(data: Path) -> list[str]:
-    """Return where Kafka listens: for clients, and its controller, for who commands that commands all."""
+    """Return the addresses of Kafka's listeners: for clients, and of its controller, which controls everything."""
     lines = (data / "kafka" / "server.properties").read_text().splitlines()
     (named,) = (line for line in lines if line.startswith("listeners="))
     return re.findall(r"://([^,]+)", named)
 
 
 def answers_without_login(address: str) -> bool:
-    """Return whether a listener answers a request, DescribeCluster, of a client that did not log in."""
+    """Return whether a listener answers a DescribeCluster request of a client without a login."""
     host, _, port = address.rpartition(":")
-    header = struct.pack(">hhihb", 60, 1, 1, -1, 0)  # its key and version, the request's number, no client, no tags
-    request = header + bytes([0, 2, 0])  # no list of rights, the endpoints of controllers, no tags
+    header = struct.pack(">hhihb", 60, 1, 1, -1, 0)  # key and version, number of the request, no client, no tags
+    request = header + bytes([0, 2, 0])  # no authorized operations, endpoints of controllers, no tags
     with socket.create_connection((host, int(port)), timeout=LIMIT_S) as connection:
         connection.sendall(struct.pack(">i", len(request)) + request)
         try:
@@ -70,14 +70,14 @@ def answers_without_login(address: str) -> bool:
 
 
 def describe_with_kafkas_own_tool(address: str, properties: Path) -> str:
-    """Return what a tool that an operator may use says of a topic."""
+    """Return the description of a topic by Kafka's own command line tool."""
     tool = ["java", "-cp", f"{find_kafka_cache()}/*", "kafka.admin.ConfigCommand", "--bootstrap-server", address]
     asked = ["--command-config", str(properties), "--describe", "--all", "--topic", RAW]
     done = subprocess.run([*tool, *asked], capture_output=True, text=True, check=False, timeout=2 * LIMIT_S)
     return done.stdout + done.stderr
 
 
-def test_a_store_from_before_logins_goes_on_and_lets_in_who_reads_the_data_folder_alone(
+def test_a_store_without_logins_is_continued_and_accepts_only_readers_of_the_data_folder(
     real_kafka: None, tmp_path: Path
 ) -> None:
     with KafkaBroker(tmp_path, broker_settings(login=False)):
@@ -102,8 +102,8 @@ def test_a_store_from_before_logins_goes_on_and_lets_in_who_reads_the_data_folde
         assert login is not None
         listed = subprocess.run(["ps", "-eww", "-o", "args="], capture_output=True, text=True, check=True).stdout
         assert login.password not in listed
-        told = describe_with_kafkas_own_tool(broker.address, tmp_path / "kafka" / "client.properties")
-        assert "flush.messages=1" in told, told
+        description = describe_with_kafkas_own_tool(broker.address, tmp_path / "kafka" / "client.properties")
+        assert "flush.messages=1" in description, description
         for name in ("login.json", "client.properties", "server.properties"):
             assert (tmp_path / "kafka" / name).stat().st_mode & 0o777 == 0o600, name
     assert login.password not in (tmp_path / "logs" / "kafka.log").read_text()

@@ -1,4 +1,4 @@
-"""The chaos run in its short form, and that it can fail. `make chaos` is the long form."""
+"""A short chaos run, and mutations that it must detect. `make chaos` is the long run."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 CHAOS = Path(__file__).parents[1] / "chaos" / "chaos.py"
 LANDERS = CHAOS.with_name("landers.py")
 RATE = "10"
-"""Messages a second: every partition has traffic, and Kafka takes a third of the processor time of `make chaos`."""
+"""Messages a second. Every partition has traffic, and Kafka uses a third of the processor time of `make chaos`."""
 
 
 def chaos(tmp_path: Path, *arguments: str) -> tuple[int, str]:
@@ -24,25 +24,25 @@ def chaos(tmp_path: Path, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_faults_under_traffic_cost_nothing(real_kafka: None, tmp_path: Path) -> None:
+def test_faults_under_traffic_lose_nothing(real_kafka: None, tmp_path: Path) -> None:
     faults = ["stream:stop-begin", "stream:kill-commit", "stream:delete", "lander:kill", "ingest:kill"]
-    code, said = chaos(tmp_path, "--workers", "2", "--faults", ",".join(faults))
-    assert (code, said.rstrip().splitlines()[-1]) == (0, "0 lost, 0 counted twice, 0 wrong"), said
+    code, output = chaos(tmp_path, "--workers", "2", "--faults", ",".join(faults))
+    assert (code, output.rstrip().splitlines()[-1]) == (0, "0 lost, 0 counted twice, 0 wrong"), output
     for fault in faults:
-        assert re.search(rf"^{fault.replace(':', ' +')} +1 ", said, re.MULTILINE), said
+        assert re.search(rf"^{fault.replace(':', ' +')} +1 ", output, re.MULTILINE), output
 
 
 @pytest.mark.parametrize("mutation", ["no-fence", "offsets-outside"])
-def test_a_worker_that_breaks_a_guarantee_is_caught(real_kafka: None, tmp_path: Path, mutation: str) -> None:
-    code, said = chaos(tmp_path, "--mutation", mutation)
-    counts = re.search(r"^([\d,]+) lost, ([\d,]+) counted twice, ([\d,]+) wrong$", said, re.MULTILINE)
-    assert counts is not None, said
-    caught = counts[2] if mutation == "no-fence" else counts[1]
-    assert (code, caught == "0") == (1, False), said
+def test_a_worker_that_breaks_a_guarantee_is_detected(real_kafka: None, tmp_path: Path, mutation: str) -> None:
+    code, output = chaos(tmp_path, "--mutation", mutation)
+    counts = re.search(r"^([\d,]+) lost, ([\d,]+) counted twice, ([\d,]+) wrong$", output, re.MULTILINE)
+    assert counts is not None, output
+    detected = counts[2] if mutation == "no-fence" else counts[1]
+    assert (code, detected == "0") == (1, False), output
 
 
 @pytest.mark.parametrize("arguments", [["--kills", "6"], ["--kills", "2", "--mutation", "no-fence"]])
-def test_rival_landers_that_are_killed_land_each_record_once_and_only_by_the_fence(
+def test_concurrent_landers_that_are_killed_land_each_record_once_and_need_the_fence_for_it(
     real_kafka: None, arguments: list[str]
 ) -> None:
     done = subprocess.run(

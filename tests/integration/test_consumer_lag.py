@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from stream_topics import Raw, partitions_of
 
-from core.group_lag import read_group_lag
+from core.consumer_lag import read_group_lag
 from core.kafka_settings import KafkaSettings
 from core.topics import MESSAGES, OUTCOMES, RAW
 from smspulse.processes.children import find_free_port

@@ -1,4 +1,4 @@
-"""A topic that is replaced, lost or restored costs no webhook: each incarnation is landed, next to the others."""
+"""A topic that is replaced, lost or restored loses no webhook: each incarnation lands, next to the others."""
 
 import logging
 import shutil
@@ -13,10 +13,9 @@ from running_landers import landed, landing_from, produce, settings, until
 from core import topics
 from core.kafka_settings import KafkaSettings
 from core.topic_ids import TopicIds
-from smspulse.broker.config import BrokerSettings
-from smspulse.broker.embedded import EmbeddedBroker
+from smspulse.broker.embedded import EmbeddedBroker, MemoryBroker
 from smspulse.broker.kafka_broker import KafkaBroker
-from smspulse.broker.memory_broker import MemoryBroker
+from smspulse.broker.settings import BrokerSettings
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import find_free_port
 from smspulse.runtime.erasure import _find_end_offsets
@@ -30,7 +29,7 @@ from warehouse.sink.range_metadata import read_identities, read_landed_position
 
 @contextmanager
 def running(broker: EmbeddedBroker) -> Iterator[KafkaSettings]:
-    """Run a broker with its topics; of partitions, two are enough."""
+    """Run a broker with its topics of two partitions."""
     with broker:
         memory_run = broker.run_id if isinstance(broker, MemoryBroker) else ""
         kafka = KafkaSettings(
@@ -76,7 +75,7 @@ def test_another_kafka_behind_the_same_folder_and_a_topic_that_is_created_again_
         kept = _find_end_offsets(erased, topics.RAW, {PartitionLog(topics.RAW, 1): 10}, lambda: kafka)
         assert kept == [], "an erasure names nothing that another Kafka keeps"
 
-        produce(kafka, "s", 125, first=60)  # more than there were of the first one
+        produce(kafka, "s", 125, first=60)  # more records than in the first incarnation
         land_all(kafka, data, "s", 185)
         produce(kafka, "s", 15, first=185)
         land_all(kafka, data, "s", 200)
@@ -125,7 +124,7 @@ def recreate(kafka: KafkaSettings, topic: str) -> None:
 def test_a_kafka_restored_from_an_older_copy(
     real_kafka: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One lander runs on while it is restored, one starts later, and one when nothing came since."""
+    """One lander runs during the restore, one starts later, and one starts without new records."""
     folder, copy, port = tmp_path / "broker", tmp_path / "copy", find_free_port(0)
     runs_on, later, quiet = tmp_path / "runs on", tmp_path / "later", tmp_path / "quiet"
 
@@ -157,7 +156,7 @@ def test_a_kafka_restored_from_an_older_copy(
         restore()
         caplog.clear()
         with running(broker(folder, port)) as kafka:
-            produce(kafka, "s", 90, first=70, partition=0)  # from offset 40 on, past the old end at 70
+            produce(kafka, "s", 90, first=70, partition=0)  # from offset 40, beyond the old end at 70
             until(lambda: landed(runs_on, "s") == 160)
             lander.close()
             assert_restored(runs_on)
@@ -165,14 +164,14 @@ def test_a_kafka_restored_from_an_older_copy(
             assert_restored(later)
     restore()
     with running(broker(folder, port)) as kafka:
-        for _ in range(2):  # the second lander finds no file of the new incarnation either
+        for _ in range(2):  # the second lander finds no file of the new incarnation, as the first one
             land_all(kafka, quiet, "s", 70)
         produce(kafka, "s", 5, first=70, partition=0)
         land_all(kafka, quiet, "s", 75)
     assert numbers(quiet, "s") == list(range(75))
 
 
-def test_files_of_a_release_that_knew_no_incarnations_are_continued(kafka: KafkaSettings, tmp_path: Path) -> None:
+def test_files_of_a_release_without_incarnations_are_continued(kafka: KafkaSettings, tmp_path: Path) -> None:
     source = "upgraded"
     produce(kafka, source, 50)
     land_all(kafka, tmp_path, source, 50)
@@ -186,7 +185,7 @@ def test_files_of_a_release_that_knew_no_incarnations_are_continued(kafka: Kafka
 
 
 def as_of_an_old_release(data: Path) -> None:
-    """Give landed files the names that releases up to 0.1 gave them."""
+    """Rename landed files as releases up to 0.1 named them."""
     for path in data.glob("*/date=*/*@*.parquet"):
         name = LANDED_FILE_NAME.fullmatch(path.name)
         assert name is not None
@@ -209,7 +208,7 @@ def test_an_erasure_names_what_kafka_keeps_of_the_files_of_an_old_release(
     assert found == [{"topic": topics.RAW, "partition": 1, "offset": end}]
 
 
-def test_records_are_identified_in_kafka_as_they_are_in_files(kafka: KafkaSettings, tmp_path: Path) -> None:
+def test_records_have_the_same_identity_in_kafka_and_in_files(kafka: KafkaSettings, tmp_path: Path) -> None:
     source = "identified"
     produce(kafka, source, 20, partition=2)
     land_all(kafka, tmp_path, source, 20)

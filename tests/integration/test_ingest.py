@@ -24,8 +24,8 @@ from kafka import KafkaConsumer
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from ingest.sources import add_source, webhook_url
-from smspulse.broker.config import BrokerSettings
 from smspulse.broker.kafka_broker import KafkaBroker
+from smspulse.broker.settings import BrokerSettings
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import find_free_port
 
@@ -37,7 +37,7 @@ from ingest.server import run_ingest
 from ingest.settings import IngestSettings
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 kafka = KafkaSettings(bootstrap=sys.argv[1])
-run_ingest(IngestSettings(port=0), kafka, Path(sys.argv[2]), ready=lambda url: print(url, flush=True))
+run_ingest(IngestSettings(port=0), kafka, Path(sys.argv[2]), lambda url: print(url, flush=True))
 """
 
 
@@ -277,14 +277,14 @@ def test_without_a_broker_it_takes_webhooks_at_once_and_forwards_them_by_itself(
             assert ["spooled" in dict(record.headers) for record in (first, second, third)] == [True, True, False]
 
             # Stopped while Kafka answers nothing, it answers what is in flight from the spool.
-            assert broker.jvm_pid is not None
-            os.kill(broker.jvm_pid, signal.SIGSTOP)
+            assert broker.jvm is not None
+            os.kill(broker.jvm.pid, signal.SIGSTOP)
             with ThreadPoolExecutor() as pool:
                 posted = pool.submit(running.post, status(3))
                 until(lambda: running.in_flight, bool)
                 assert running.stop() == 0
                 assert posted.result()[0] == 202
-            os.kill(broker.jvm_pid, signal.SIGCONT)
+            os.kill(broker.jvm.pid, signal.SIGCONT)
         finally:
             broker.stop()
     # One line on each loss and one on each recovery, and nothing else; the first two come as they may.

@@ -18,11 +18,11 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from core.kafka_retry import retry_kafka_call
 from core.kafka_settings import KafkaSettings
 from core.topics import MESSAGES, RAW, TOPICS
-from smspulse.broker.config import BrokerSettings
-from smspulse.broker.download import BrokerError
+from smspulse.broker.errors import BrokerError
 from smspulse.broker.kafka_broker import KafkaBroker
 from smspulse.broker.locate import find_kafka_settings
 from smspulse.broker.lockfile import read_broker_file
+from smspulse.broker.settings import BrokerSettings
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import find_free_port
 

@@ -1,4 +1,4 @@
-"""Whatever happens to Kafka's topics, each webhook answered 202 reaches SQL once, and each message is right."""
+"""Topics and stores of Kafka are lost and replaced: each webhook answered 202 is in SQL once."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ SOURCE = "phones"
 
 
 class Sender:
-    """Sends each message as two reports, sent and delivered, and remembers what was answered 202."""
+    """Sends each message as two reports, sent and delivered, and records the webhooks answered 202."""
 
     def __init__(self) -> None:
         self.messages = 0
@@ -56,7 +56,7 @@ class Sender:
         assert row.n == self.messages
 
     def assert_all_is_right(self, pipeline: Pipeline, *suites: str) -> None:
-        """Compare what was answered with SQL, rebuild all messages from the webhooks, and run the checks."""
+        """Compare the answered webhooks with SQL, rebuild all messages from the webhooks, and run the checks."""
         self.assert_all_is_in_sql_once(pipeline)
         assert "0 differ" in smspulse(pipeline, "rebuild", "--all").stdout
         self.assert_all_is_in_sql_once(pipeline)
@@ -75,7 +75,7 @@ def smspulse(pipeline: Pipeline, *arguments: str) -> subprocess.CompletedProcess
 
 @contextmanager
 def running(data: Path, broker: str) -> Iterator[Pipeline]:
-    """Run a pipeline in a context, and have it end well."""
+    """Run a pipeline, and assert that it ends without an error."""
     pipeline = start(data, "--broker", broker, "--without", "page", "--without", "alerts")
     try:
         assert (pipeline.find("page"), pipeline.find("alerts")) == (None, None)
@@ -97,7 +97,7 @@ def test_runs_of_the_in_memory_broker_and_a_real_kafka_follow_each_other_on_one_
                 assert pipeline.rows("FROM deadletters") == []
                 checked = smspulse(pipeline, "check")
                 assert checked.returncode == 0, checked.stdout
-    # In-memory brokers show records of aborted transactions as dead letters.
+    # In-memory brokers return records of aborted transactions, which become dead letters.
     sender.assert_all_is_right(pipeline, "raw", "messages", "devices", "delivery")
 
 
@@ -107,7 +107,7 @@ def test_topics_and_stores_are_lost_and_replaced_one_after_the_other(real_kafka:
         sender.send(pipeline, 60)
         sender.wait_until_in_sql(pipeline)
         for topics in ([RAW], [RAW, MESSAGES]):
-            create_topics_anew(pipeline, topics)
+            recreate_topics(pipeline, topics)
             for count in (100, 5):
                 sender.send(pipeline, count)
                 sender.wait_until_in_sql(pipeline)
@@ -117,7 +117,7 @@ def test_topics_and_stores_are_lost_and_replaced_one_after_the_other(real_kafka:
     with running(data, "kafka") as pipeline:
         sender.send(pipeline, 30)
         sender.wait_until_in_sql(pipeline)
-    # Kafka's store is an older copy of itself.
+    # Kafka's store is replaced by an older copy.
     shutil.rmtree(data / "kafka")
     shutil.move(copy, data / "kafka")
     with running(data, "kafka") as pipeline:
@@ -133,7 +133,7 @@ def test_topics_and_stores_are_lost_and_replaced_one_after_the_other(real_kafka:
         sender.assert_all_is_right(pipeline)
 
 
-def create_topics_anew(pipeline: Pipeline, topics: list[str]) -> None:
+def recreate_topics(pipeline: Pipeline, topics: list[str]) -> None:
     kafka = find_kafka_settings(pipeline.data, "auto")
     admin, ids = AdminClient(kafka.confluent_options()), TopicIds(kafka)
     for future in admin.delete_topics(topics).values():

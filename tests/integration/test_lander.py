@@ -23,9 +23,9 @@ from core import topics
 from core.kafka_settings import KafkaSettings
 from core.stop_request import StopRequest
 from core.topic_ids import TopicIds
-from smspulse.broker.config import BrokerSettings
+from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.kafka_broker import KafkaBroker
-from smspulse.broker.memory_broker import MemoryBroker
+from smspulse.broker.settings import BrokerSettings
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import find_free_port
 from warehouse import metrics

@@ -11,7 +11,7 @@ from test_lander import landing_from, produce, settings, until
 import warehouse
 from core import topics
 from core.kafka_settings import KafkaSettings
-from smspulse.broker.memory_broker import MemoryBroker
+from smspulse.broker.embedded import MemoryBroker
 from warehouse.partition_log import PartitionLog
 from warehouse.sink.s3_storage import BucketStore
 

@@ -7,12 +7,12 @@ from confluent_kafka import Consumer, Producer
 
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW, TOPICS
-from smspulse.broker.download import BrokerError
+from smspulse.broker.embedded import MemoryBroker
+from smspulse.broker.errors import BrokerError, TopicError
 from smspulse.broker.foreground import choose_broker
 from smspulse.broker.locate import find_kafka_settings
 from smspulse.broker.lockfile import BrokerFile, read_broker_file
-from smspulse.broker.memory_broker import MemoryBroker
-from smspulse.broker.topic_admin import TopicError, ensure_topics
+from smspulse.broker.topic_admin import ensure_topics
 
 
 def test_without_java_on_path_webhooks_still_travel(

@@ -13,10 +13,12 @@ import pytest
 from browser import tab
 from warehouse_records import NOON, alert, deadletter, raw, status, version
 
+from expectations.quality_check import CheckReport, CheckResult
 from expectations.quality_page import write_quality_page
-from expectations.report import CheckReport, CheckResult
+from smspulse.dashboard.errors import PageError
 from smspulse.dashboard.queries import PageSnapshot
-from smspulse.dashboard.server import PageError, PageRequestHandler, PageSettings, serve_page
+from smspulse.dashboard.server import PageRequestHandler, serve_page
+from smspulse.dashboard.settings import PageSettings
 from warehouse import catalog
 from warehouse.quality import append_check_results
 from warehouse.reader import query

@@ -1,4 +1,4 @@
-"""The whole way: real HTTP, real Kafka, Faust, Parquet and DuckDB, run by `smspulse up` as an operator runs it."""
+"""The whole pipeline: real HTTP, Kafka, Faust, Parquet and DuckDB, run by `smspulse up`."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ from smspulse.simulator.scenarios import generate_scenarios
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "webhooks"
 ON_ITS_WAY_S = 5
-"""What is younger is not judged by the checks here. Each test waits until its traffic has landed."""
+"""Age from which the checks judge records here. Each test waits until its traffic has landed."""
 
 
 def status(sms_id: int, status_id: int, **fields: Any) -> bytes:
@@ -53,7 +53,7 @@ def status(sms_id: int, status_id: int, **fields: Any) -> bytes:
 
 @pytest.fixture(scope="module")
 def pipeline(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
-    # It lands every second: tests wait for that, and the pipeline that waits costs as much as one that works.
+    # It lands every second, because tests wait for it, and an idle pipeline costs as much as a busy one.
     often = {"SMSPULSE_LANDER_FLUSH_INTERVAL_S": "1"}
     arguments = ("--broker", "kafka", "--workers", "2")
     running = start(tmp_path_factory.mktemp("pipeline") / "data", *arguments, environment=often)
@@ -65,12 +65,12 @@ def pipeline(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def processes_of(pipeline: Pipeline) -> list[str]:
-    """Return the numbers of all processes that name its folder, itself included."""
+    """Return the ids of all processes whose command line has its folder, including its own."""
     listed = subprocess.run(["pgrep", "-f", str(pipeline.data)], check=False, capture_output=True, text=True)
     return listed.stdout.split()
 
 
-def test_a_webhook_shows_in_sql(pipeline: Pipeline) -> None:
+def test_a_webhook_is_readable_in_sql(pipeline: Pipeline) -> None:
     url = pipeline.source("curl")
     code, answer = post(url, (EXAMPLES / "status.json").read_bytes())
     assert code == 202
@@ -82,7 +82,7 @@ def test_a_webhook_shows_in_sql(pipeline: Pipeline) -> None:
     assert (row.ingest_id, bytes(row.body)) == (answer["ingest_id"], (EXAMPLES / "status.json").read_bytes())
 
 
-def test_no_other_user_may_read_anything_that_the_pipeline_has_made(pipeline: Pipeline) -> None:
+def test_no_other_user_may_read_files_of_the_pipeline(pipeline: Pipeline) -> None:
     assert post(pipeline.source("private"), (EXAMPLES / "status.json").read_bytes())[0] == 202
     pipeline.wait_for("SELECT 1 FROM messages WHERE source = 'private'")
     readable, made = [], set()
@@ -95,7 +95,7 @@ def test_no_other_user_may_read_anything_that_the_pipeline_has_made(pipeline: Pi
     assert readable == []
 
 
-def test_every_documented_payload_lands_as_what_it_is(pipeline: Pipeline) -> None:
+def test_every_documented_payload_lands_as_its_kind(pipeline: Pipeline) -> None:
     url = pipeline.source("examples")
     paths = sorted(EXAMPLES.glob("*.json"))
     for path in paths:
@@ -111,7 +111,7 @@ def test_every_documented_payload_lands_as_what_it_is(pipeline: Pipeline) -> Non
     assert (letter.reason, letter.origin_topic) == ("unverified_shape", "sms.raw")
 
 
-def test_what_cannot_be_read_is_a_dead_letter_and_the_stream_goes_on(pipeline: Pipeline) -> None:
+def test_an_unreadable_webhook_is_a_dead_letter_and_the_stream_continues(pipeline: Pipeline) -> None:
     url = pipeline.source("broken")
     bodies = [b"", b"not json", b"\xff\xfe\x00", b"[]", b'{"sms_id": "x", "status_id": 7}', b'{"status_id": 7}']
     for body in bodies:
@@ -133,7 +133,7 @@ def test_what_cannot_be_read_is_a_dead_letter_and_the_stream_goes_on(pipeline: P
     )
 
 
-def test_reports_out_of_order_and_twice_make_one_message(pipeline: Pipeline) -> None:
+def test_reordered_and_repeated_reports_become_one_message(pipeline: Pipeline) -> None:
     url = pipeline.source("shuffled")
     for status_id in (7, 6, 2, 7, 1, 3, 6):
         post(url, status(5, status_id))
@@ -143,16 +143,16 @@ def test_reports_out_of_order_and_twice_make_one_message(pipeline: Pipeline) -> 
     assert row.total_s >= 0
 
 
-def test_contradicting_ends_are_marked_and_the_later_one_decides(pipeline: Pipeline) -> None:
+def test_contradicting_outcomes_are_marked_and_the_later_one_decides(pipeline: Pipeline) -> None:
     url = pipeline.source("contradicted")
     for status_id in (1, 2, 6, 7, 8):
         post(url, status(5, status_id))
-        time.sleep(0.003)  # reports of one millisecond have no order
+        time.sleep(0.003)  # reports of the same millisecond have no order
     (row,) = pipeline.wait_for("SELECT * FROM messages WHERE source = 'contradicted' AND last_status_id = 8")
     assert (row.outcome, row.failure_class, row.contradicted) == ("undelivered", "undelivered", True)
 
 
-def test_an_unknown_status_is_kept_and_moves_nothing(pipeline: Pipeline) -> None:
+def test_an_unknown_status_is_stored_and_changes_no_outcome(pipeline: Pipeline) -> None:
     url = pipeline.source("unknown")
     for status_id in (1, 77):
         post(url, status(5, status_id))
@@ -172,16 +172,16 @@ def test_the_rates_are_those_of_the_messages_sent(pipeline: Pipeline) -> None:
     assert device.open_share == 2 / 8
 
 
-def told(
+def compare_simulation(
     pipeline: Pipeline,
     name: str,
     seed: int,
     messages: int,
-    *hurts: Callable[[], None],
+    *faults: Callable[[], None],
     max_delay_s: float = 2,
     **behaviour: Any,
 ) -> None:
-    """Simulate traffic, hurt the pipeline in the midst of it, and compare what landed with the truth."""
+    """Simulate traffic, inject faults during it, and compare the landed messages with the ground truth."""
     truth = pipeline.data / f"{name}.jsonl"
     url = pipeline.source(name)
 
@@ -197,9 +197,9 @@ def told(
                 timeout_s=20,
             )
         )
-        for hurt in hurts:
-            await asyncio.sleep(messages / 60 / (len(hurts) + 1))
-            hurt()
+        for fault in faults:
+            await asyncio.sleep(messages / 60 / (len(faults) + 1))
+            fault()
         await sending
 
     asyncio.run(traffic())
@@ -218,34 +218,34 @@ def run(pipeline: Pipeline, *arguments: str, **environment: str) -> Result:
 
 
 def checked(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
-    """Return what the checks say, which is nothing worse than that some traffic is wild."""
+    """Run the checks; return their results, of which only warnings about unusual traffic may fail."""
     done = run(pipeline, "check", "--format", "json", SMSPULSE_CHECK_MAX_WAITING_S=str(ON_ITS_WAY_S))
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert "Kafka was not read" not in found["note"]
     rows = {row["expectation"]: row for row in found["expectations"]}
     failed = {name for name, row in rows.items() if not row["success"]}
-    # Other tests of this module send much that is malformed, unknown, out of order and contradictory.
+    # Other tests of this module send malformed, unknown, reordered and contradictory webhooks.
     wild = {"raw_readable", "raw_codes_known", "raw_reports_new", "messages_agree", "deadletters_few"}
     unanswered = rows["reconciliation_landed_accepted"]
     if not unanswered["success"]:
-        # What the check is for: ingest was killed with webhooks of this source under way. Of no other one.
+        # The purpose of the check: ingest was killed with webhooks of this source in flight, and of no other one.
         assert all(scope.startswith("killed ") for scope in unanswered["observed"].split("; ")), unanswered
         failed.remove("reconciliation_landed_accepted")
     assert failed <= wild, failed
     return rows
 
 
-def test_much_misbehaviour_equals_its_truth(pipeline: Pipeline) -> None:
+def test_messages_of_a_misbehaving_gateway_equal_the_ground_truth(pipeline: Pipeline) -> None:
     rates = dict.fromkeys(
         ("duplicates", "reordering", "skipped_stages", "contradictions", "failing", "old_payloads"), 0.4
     )
     rates |= {"malformed": 0.2, "unknown_codes": 0.1, "resends": 0.5, "multipart": 0.1}
-    told(pipeline, "rough", 12, 300, max_delay_s=1, **rates)
+    compare_simulation(pipeline, "rough", 12, 300, max_delay_s=1, **rates)
 
 
 def children(pipeline: Pipeline) -> dict[str, list[int]]:
-    """Return the processes that run now, of each kind that has to do with webhooks."""
+    """Return the running processes that handle webhooks, by kind."""
     alone = {command: [pipeline.pid(command)] for command in ("land", "ingest", "broker")}
     return {"stream": [pipeline.pid("stream", worker) for worker in (0, 1)], **alone}
 
@@ -257,20 +257,20 @@ def kill(pids: list[int]) -> None:
 
 @pytest.fixture(scope="module")
 def killed(pipeline: Pipeline) -> dict[str, list[int]]:
-    """Kill the processes of each kind once in the midst of traffic, which costs nothing; return those before it."""
+    """Kill the processes of each kind once under traffic, without loss; return the previous processes."""
     before = children(pipeline)
-    told(pipeline, "killed", 11, 480, *(partial(kill, pids) for pids in before.values()))
+    compare_simulation(pipeline, "killed", 11, 480, *(partial(kill, pids) for pids in before.values()))
     return before
 
 
 @pytest.fixture(scope="module")
 def erased(pipeline: Pipeline) -> str:
-    """Erase a number, by the command; return it."""
+    """Erase a number with the command; return it."""
     url, number = pipeline.source("erased"), "+4915752982298"
     for status_id in (1, 6, 7):
         assert post(url, status(5, status_id, sendto=number))[0] == 202
     pipeline.wait_for("SELECT 1 FROM messages WHERE source = 'erased' AND recipient = ? AND is_ended", number)
-    # The same number elsewhere, escaped, and in its national form, of a message to somebody else.
+    # The same number in another field, escaped, and in its national form, in a message to another person.
     escaped = "".join(f"\\u{ord(char):04x}" for char in number)
     fields = {"status_message": "@", "sendto": "+4915700000009", "note": "0157 529 82298"}
     mentioned = status(6, 7, **fields).replace(b"@", escaped.encode())
@@ -287,12 +287,14 @@ def erased(pipeline: Pipeline) -> str:
     return number
 
 
-def test_processes_killed_in_mid_traffic_cost_nothing(pipeline: Pipeline, killed: dict[str, list[int]]) -> None:
+def test_processes_killed_under_traffic_lose_nothing(pipeline: Pipeline, killed: dict[str, list[int]]) -> None:
     now = children(pipeline)
     assert [kind for kind, pids in killed.items() if set(pids) & set(now[kind])] == []
 
 
-def test_an_erased_number_is_gone_from_the_files_and_deleted_by_key_in_kafka(pipeline: Pipeline, erased: str) -> None:
+def test_an_erased_number_is_removed_from_the_files_and_deleted_by_key_in_kafka(
+    pipeline: Pipeline, erased: str
+) -> None:
     (row,) = pipeline.rows("SELECT recipient FROM messages WHERE source = 'erased'")
     assert row.recipient == "erased"
     assert pipeline.rows("SELECT 1 FROM messages WHERE recipient = ?", erased) == []
@@ -300,10 +302,10 @@ def test_an_erased_number_is_gone_from_the_files_and_deleted_by_key_in_kafka(pip
     pipeline.wait_for(deleted, "erased:5")
 
 
-def test_no_file_has_an_erased_number_but_those_of_kafka_that_the_command_names(
+def test_no_file_has_an_erased_number_except_those_of_kafka_that_the_command_names(
     pipeline: Pipeline, erased: str
 ) -> None:
-    """Every file of the data folder is read, and what Parquet and Kafka's batches compress is unpacked."""
+    """Reads every file of the data folder, and decompresses Parquet and Kafka's batches."""
     search = NumberSearch((erased, "015752982298"))
     plain = re.compile(search.expression.encode())
     holding = set()
@@ -313,11 +315,11 @@ def test_no_file_has_an_erased_number_but_those_of_kafka_that_the_command_names(
             unpacked = [repr(row).encode() for row in pq.ParquetFile(path).read().to_pylist()]
         elif path.suffix == ".log" and path.is_relative_to(pipeline.data / "kafka" / "store"):
             unpacked = list(segment_records(path))
-        # Kafka makes its indices of 10 MB of nothing each.
+        # Kafka preallocates indices of 10 MB each.
         if plain.search(path.read_bytes().rstrip(b"\0")) or any(map(search.is_in_body, unpacked)):
             holding.add(path.relative_to(pipeline.data).parts)
     assert {parts[-2].rpartition("-")[0] for parts in holding if parts[0] == "kafka"} == {"sms.raw", "sms.messages"}
-    # The state of a worker that runs is named by the command too.
+    # The command also names the state of a running worker.
     assert {parts[0] for parts in holding} <= {"kafka", "state"}, holding
 
 
@@ -326,7 +328,7 @@ def test_the_checks_find_nothing_critical_after_kills_and_an_erasure(
 ) -> None:
     hurt = "SELECT 1 FROM messages WHERE source = 'killed' OR (source = 'erased' AND recipient = 'erased')"
     assert pipeline.rows(f"{hurt} HAVING count(DISTINCT source) = 2")
-    # Checks leave out what may be on its way.
+    # The checks ignore records that may be in flight.
     judged = "SELECT 1 FROM messages WHERE source = 'killed' HAVING max(recorded_at) < now() - to_seconds(?)"
     pipeline.wait_for(judged, ON_ITS_WAY_S)
     rows = checked(pipeline)
@@ -334,7 +336,7 @@ def test_the_checks_find_nothing_critical_after_kills_and_an_erasure(
     assert rows["delivery_from_raw"]["observed"] == "0"
 
 
-def test_upkeep_runs_beside_it_and_the_checks_find_nothing_critical_after_it(pipeline: Pipeline) -> None:
+def test_maintenance_runs_meanwhile_and_the_checks_find_nothing_critical_afterwards(pipeline: Pipeline) -> None:
     before = pipeline.rows("SELECT count(*) AS n, count(DISTINCT message_key) AS keys FROM messages")
     for name in ("rebuild", "compact", "retain"):
         done = run(pipeline, name)
@@ -344,7 +346,7 @@ def test_upkeep_runs_beside_it_and_the_checks_find_nothing_critical_after_it(pip
 
 
 def metrics_of(data: Path) -> dict[str, float]:
-    """Return the sum of each metric that the running processes serve, and see the page on the way."""
+    """Return the sum of each metric of the running processes, and request the page as well."""
     counted: dict[str, float] = {}
     for endpoint in list_endpoints(data):
         if endpoint.name == "page":
@@ -357,13 +359,13 @@ def metrics_of(data: Path) -> dict[str, float]:
     return counted
 
 
-def test_status_page_and_metrics_know_what_runs(pipeline: Pipeline) -> None:
+def test_status_page_and_metrics_show_the_running_processes(pipeline: Pipeline) -> None:
     assert post(pipeline.source("measured"), status(1, 7))[0] == 202
     pipeline.wait_for("SELECT 1 FROM messages WHERE source = 'measured'")
     port = pipeline.url.rpartition(":")[2]
     names = {"broker", "ingest", "stream-0", "stream-1", "lander-up", "page", "alerts"}
-    # A process that is slow to answer counts as one that does not, and the page and the alert process say where they
-    # answer after `up` is ready: on a busy machine it is asked again.
+    # A process that answers slowly counts as one that does not. The page and the alert process publish their addresses
+    # after `up` is ready, so on a busy machine the test repeats its query.
     deadline = time.monotonic() + SETTLE_S
     while True:
         done = run(pipeline, "status", "--port", port, "--format", "json")
@@ -372,7 +374,7 @@ def test_status_page_and_metrics_know_what_runs(pipeline: Pipeline) -> None:
         if (not found["trouble"] and shown == names) or time.monotonic() > deadline:
             break
     assert found["trouble"] == []
-    assert done.exit_code == (1 if found["alerts"] else 0)  # other tests' traffic may have been bad enough
+    assert done.exit_code == (1 if found["alerts"] else 0)  # the traffic of other tests may have caused alerts
     assert shown == names
     assert set(found["lag"]) == {"smspulse-stream", "smspulse-lander"}
     further = ("stream_records", "stream_messages_ended", "stream_lag_records", "lander_rows", "lander_lag_records")
@@ -385,7 +387,7 @@ def test_status_page_and_metrics_know_what_runs(pipeline: Pipeline) -> None:
     assert counted["smspulse_lander_rows"] > 0
 
 
-def test_workers_share_the_partitions_and_are_restarted_for_themselves(pipeline: Pipeline) -> None:
+def test_workers_share_the_partitions_and_are_restarted_individually(pipeline: Pipeline) -> None:
     before = [pipeline.pid("stream", worker) for worker in (0, 1)]
     os.kill(before[1], signal.SIGKILL)
     url = pipeline.source("shared")
@@ -394,14 +396,14 @@ def test_workers_share_the_partitions_and_are_restarted_for_themselves(pipeline:
     pipeline.wait_for("SELECT 1 FROM messages WHERE source = 'shared' HAVING count(*) = 20")
     after = [pipeline.pid("stream", worker) for worker in (0, 1)]
     assert (after[0] == before[0], after[1] == before[1]) == (True, False)
-    said = pipeline.log.read_text()
+    log = pipeline.log.read_text()
     for worker in (0, 1):
-        assert list((pipeline.data / "state" / str(worker)).rglob("CURRENT")), worker  # a RocksDB each
-        assert f"stream-{worker} │ owns partition" in said
+        assert list((pipeline.data / "state" / str(worker)).rglob("CURRENT")), worker  # each has its own RocksDB
+        assert f"stream-{worker} │ owns partition" in log
 
 
-def test_everything_stops_and_leaves_nothing(pipeline: Pipeline) -> None:
-    """It is the last test of the pipeline."""
+def test_everything_stops_and_leaves_no_process(pipeline: Pipeline) -> None:
+    """The last test that uses the pipeline."""
     assert len(processes_of(pipeline)) >= 8
     pipeline.process.send_signal(signal.SIGINT)
     assert pipeline.process.wait(120) == 0
@@ -409,7 +411,7 @@ def test_everything_stops_and_leaves_nothing(pipeline: Pipeline) -> None:
     assert not (pipeline.data / "broker.json").exists()
 
 
-def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
+def test_an_occupied_port_is_reported_in_one_line(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -424,7 +426,7 @@ def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
     assert done.stderr == f"smspulse: port {port} is taken: stop what listens there, or choose another with --port\n"
 
 
-def test_several_workers_on_the_in_memory_broker_are_one_clear_line(tmp_path: Path) -> None:
+def test_several_workers_on_the_in_memory_broker_are_refused_in_one_line(tmp_path: Path) -> None:
     arguments = ("up", "--broker", "memory", "--workers", "2", "--data", str(tmp_path), "--port", str(find_free_port()))
     done = subprocess.run([sys.executable, "-m", "smspulse", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""A cluster that wants TLS, a login, or both: every client of ours gets in, and nobody without."""
+"""A cluster that requires TLS, a login, or both accepts every client of smspulse, and refuses all others."""
 
 import os
 import signal
@@ -18,14 +18,16 @@ from running import post, start
 from running_landers import landed, landing_from, settings, until
 
 from core import topics
-from core.group_lag import read_group_lag
+from core.consumer_lag import read_group_lag
 from core.kafka_settings import KafkaSettings
 from ingest.sources import add_source, webhook_url
-from smspulse.alerting.alert_topic import AlertTopicReader
+from smspulse.alerting.alert_topic import AlertTopicReader, ReceiverOffsets
 from smspulse.broker import kafka_broker
-from smspulse.broker.config import BrokerSettings, build_server_properties
+from smspulse.broker.config import build_server_properties
+from smspulse.broker.errors import KafkaUnreachable
 from smspulse.broker.kafka_broker import KafkaBroker
-from smspulse.broker.topic_admin import KafkaUnreachable, ensure_topics
+from smspulse.broker.settings import BrokerSettings
+from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import LOOPBACK, die_with_parent, find_free_port
 from warehouse.reader import query
 
@@ -36,14 +38,14 @@ LISTENERS = ("SASL_SSL", "SASL_PLAINTEXT", "SSL")
 
 @dataclass
 class Secured:
-    """A broker with a listener of each kind beside the open one."""
+    """A broker with an open listener and one of each secured kind."""
 
     ports: dict[str, int]
     authority: Path
     client: Path
 
     def environment(self, protocol: str, mechanism: str) -> dict[str, str]:
-        """Return the settings of somebody who may get in."""
+        """Return settings that the broker accepts."""
         settings = {"SECURITY_PROTOCOL": protocol, "BOOTSTRAP": f"{LOOPBACK}:{self.ports[protocol]}"}
         if protocol.endswith("SSL"):
             settings["SSL_CAFILE"] = str(self.authority)
@@ -61,7 +63,7 @@ def secured(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     authority.cert_pem.write_to_path(folder / "authority.pem")
     for name in ("broker", "client"):
         issued = authority.issue_cert(LOOPBACK)
-        key = load_pem_private_key(issued.private_key_pem.bytes(), None)  # Kafka reads no key but of PKCS 8
+        key = load_pem_private_key(issued.private_key_pem.bytes(), None)  # Kafka reads keys in PKCS 8 only
         spelled = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         (folder / f"{name}.pem").write_bytes(b"".join([spelled, *(each.bytes() for each in issued.cert_chain_pems)]))
     ports = {protocol: find_free_port() for protocol in LISTENERS}
@@ -124,14 +126,14 @@ def test_the_whole_pipeline_logs_in(secured: Secured, tmp_path: Path) -> None:
 
 @contextmanager
 def command(log: Path, environment: Mapping[str, str], *arguments: str) -> Iterator[None]:
-    """Run a command of `smspulse`, and stop it at the end. What it prints is in `log`."""
+    """Run a command of `smspulse`, and stop it at the end. Its output is in `log`."""
     with log.open("w") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "smspulse", *arguments],
             env=os.environ | environment,
             stdout=out,
             stderr=subprocess.STDOUT,
-            preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - made to be safe there
+            preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - safe after a fork
         )
     try:
         yield
@@ -143,7 +145,7 @@ def command(log: Path, environment: Mapping[str, str], *arguments: str) -> Itera
 
 @pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SSL"])
 def test_every_kind_of_client_logs_in(secured: Secured, tmp_path: Path, protocol: str) -> None:
-    """By processes of their own where settings take another way to the client; the others are in this one."""
+    """In separate processes if settings reach the client on another path, else in this process."""
     kafka, environment = settings_of(secured, protocol), secured.environment(protocol, "PLAIN")
     source, data, port = protocol.lower(), tmp_path / "data", find_free_port()
     url = webhook_url(f"http://{LOOPBACK}:{port}", source, add_source(data, source))
@@ -168,15 +170,18 @@ def test_every_kind_of_client_logs_in(secured: Secured, tmp_path: Path, protocol
         behind = read_group_lag(kafka, {one.group: [topics.RAW]})
         assert behind is not None
         assert behind.keys() == {one.group}
-    with closing(AlertTopicReader(kafka, "alerts")):
-        pass
+    reader = AlertTopicReader(kafka, "alerts")
+    reader.read_existing()
+    receiver = ReceiverOffsets(kafka, "alerts-webhook")
+    assert receiver.commit(reader.next_offsets)
+    assert receiver.read(reader.next_offsets) == reader.next_offsets
     with closing(KafkaProducer(**kafka.kafka_python_options())) as producer:
         assert producer.partitions_for(topics.MESSAGES)
     for log in logs.values():
         assert PASSWORD not in log.read_text(), log
 
 
-def test_who_may_not_get_in_is_told_so_in_one_line(secured: Secured) -> None:
+def test_a_refused_login_is_reported_in_one_line(secured: Secured) -> None:
     for protocol, changes in (("SASL_SSL", {"sasl_username": "another"}), ("SSL", {"ssl_certfile": None})):
         with pytest.raises(
             KafkaUnreachable, match=rf"or let us in as {protocol}, at 127\.0\.0\.1:[0-9]+ within 2 s; start"

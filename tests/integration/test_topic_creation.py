@@ -6,7 +6,8 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from core.kafka_settings import KafkaSettings
 from core.topics import TOPICS
-from smspulse.broker.topic_admin import KafkaUnreachable, TopicError, ensure_topics
+from smspulse.broker.errors import KafkaUnreachable, TopicError
+from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import find_free_port
 
 

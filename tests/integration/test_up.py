@@ -23,15 +23,14 @@ from commands import invoke
 from running import post
 
 from ingest.sources import add_source, list_sources, webhook_url
+from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.locate import find_kafka_settings
 from smspulse.broker.lockfile import read_broker_file
-from smspulse.broker.memory_broker import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.dashboard.queries import PageFilter, PageSnapshot
 from smspulse.dashboard.rendering import render_content
-from smspulse.processes.children import find_free_port, is_port_free
+from smspulse.processes.children import NEVER_READY, READY_FD_VARIABLE, find_free_port, is_port_free
 from smspulse.processes.metrics_endpoint import list_endpoints
-from smspulse.processes.readiness import NEVER_READY, READY_FD_VARIABLE
 from smspulse.runtime.status import collect_pipeline_status
 from warehouse import catalog
 from warehouse.errors import NoWarehouseError
@@ -43,6 +42,10 @@ UP = (*SMSPULSE, "up")
 EXAMPLE = (Path(__file__).parents[2] / "examples" / "webhooks" / "status.json").read_bytes()
 ANSWERING = {"ingest", "lander-up", "stream-0", "page", "alerts"}
 """Processes of a pipeline that say where they answer."""
+
+
+def answering(data: Path) -> set[str]:
+    return {each.name for each in list_endpoints(data) if each.read_metrics() is not None}
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -164,7 +167,7 @@ def unusual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Unusual]:
     }
     with started(data, "--port", str(port), **variables) as process:
         ready = wait_until(process, log, lambda: line_of(log, "ready after"))
-        wait_until(process, log, lambda: {each.name for each in list_endpoints(data) if each.is_running} == ANSWERING)
+        wait_until(process, log, lambda: answering(data) == ANSWERING)
         yield Unusual(process, data, log, port, first, ready, trusting)
     assert process.returncode == 0
     assert "ended with code" not in log.read_text()
@@ -247,7 +250,7 @@ def test_after_a_kill_up_starts_again_at_once_beside_what_has_landed_and_though_
     # The processes of the first one are still ending.
     with Path("/dev/full").open("w") as full, started(data, "--port", str(port), stdout=full) as process:
         wait_until(process, log, lambda: answers(url))
-        wait_until(process, log, lambda: {each.name for each in list_endpoints(data) if each.is_running} == ANSWERING)
+        wait_until(process, log, lambda: answering(data) == ANSWERING)
         kill_ingest_and_wait(process, data, url)
         assert {path: path.read_bytes() for path in landed} == landed, "another broker leaves it in place"
         assert not list(data.glob("before-*"))
@@ -265,7 +268,7 @@ def test_a_reader_that_reads_nothing_and_then_ends_does_not_stop_a_demo_which_a_
     with started(data, "--port", str(port), "--demo", stdout=writing) as process:
         os.close(writing)
         wait_until(process, log, lambda: answers(url))
-        wait_until(process, log, lambda: {each.name for each in list_endpoints(data) if each.is_running} == ANSWERING)
+        wait_until(process, log, lambda: answering(data) == ANSWERING)
         kill_ingest_and_wait(process, data, url)
         with os.fdopen(reading) as pipe:
             assert pipe.readline().startswith("xxx")
@@ -310,7 +313,11 @@ def test_a_wrong_setting_ends_up_with_one_line(tmp_path: Path, variables: dict[s
     [
         (["land"], {"SMSPULSE_LANDER_FLUSH_INTERVAL_S": "-1"}, "LanderSettings, flush_interval_s: "),
         (["page"], {"SMSPULSE_PAGE_HOST": "0.0.0.0"}, "the page on 0.0.0.0 needs a password"),  # noqa: S104
-        (["alerts", "send"], {"SMSPULSE_METRICS_PORT": "65536"}, "is not a port: set a number up to 65535"),
+        (
+            ["alerts", "send"],
+            {"SMSPULSE_METRICS_PORT": "65536"},
+            "MetricsSettings, port: Input should be less than or equal to 65535",
+        ),
         (["ingest"], {"SMSPULSE_INGEST_SOURCES": "nonsense"}, "SMSPULSE_INGEST_SOURCES: entry 1"),
     ],
 )

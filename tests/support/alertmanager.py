@@ -1,4 +1,4 @@
-"""A real Alertmanager with the routes of our example, and a receiver of what it, or we, send."""
+"""A real Alertmanager with the routes of the example, and a receiver of notifications."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ WITHIN_S = 120
 
 
 class Receiver:
-    """Takes what it is sent, and answers as it is told; 200 when it is told nothing."""
+    """An HTTP server that stores requests. It sends the next of `answers`, or 200."""
 
     def __init__(self) -> None:
         self.requests: asyncio.Queue[tuple[str, dict[str, str], bytes]] = asyncio.Queue()
@@ -33,14 +33,19 @@ class Receiver:
         return self.answers.pop(0) if self.answers else web.Response()
 
     async def next(self, within_s: float = 120) -> Any:
-        """Return the JSON that comes next."""
+        """Return the JSON of the next request."""
         _, _, body = await asyncio.wait_for(self.requests.get(), within_s)
         return json.loads(body)
 
 
+def unsilenced(_: float) -> frozenset[str]:
+    """Stand for silences of which there are none."""
+    return frozenset()
+
+
 @asynccontextmanager
 async def receiving() -> AsyncIterator[Receiver]:
-    """Give a receiver that listens in a context."""
+    """Run a receiver."""
     made, app = Receiver(), web.Application()
     app.router.add_route("*", "/{path:.*}", made.handle)
     async with TestServer(app) as server:
@@ -49,13 +54,13 @@ async def receiving() -> AsyncIterator[Receiver]:
 
 
 def configured(folder: Path, receiver: str, wait: str, interval: str) -> Path:
-    """Write the example with a receiver of its own, and with other waits; return the file.
+    """Write the example with another receiver and other intervals; return the file.
 
     Args:
-        folder: For the file.
-        receiver: URL that is notified.
-        wait: Of a group, before its first notification.
-        interval: And between two.
+        folder: Folder of the file.
+        receiver: URL that receives notifications.
+        wait: Time before the first notification of a group.
+        interval: Time between two notifications of a group.
     """
     text = EXAMPLE.read_text()
     for is_, becomes in (
@@ -72,7 +77,7 @@ def configured(folder: Path, receiver: str, wait: str, interval: str) -> Path:
 
 @contextmanager
 def alertmanager(program: str, config: Path, port: int = 0) -> Iterator[str]:
-    """Run an Alertmanager in a context, its data beside its configuration; give its URL."""
+    """Run an Alertmanager with its data next to its configuration; yield its URL."""
     port = port or find_free_port()
     log = config.with_suffix(".log")
     with log.open("ab") as output:
@@ -93,7 +98,7 @@ def alertmanager(program: str, config: Path, port: int = 0) -> Iterator[str]:
         while not _is_ready(url):
             if process.poll() is not None:
                 raise AssertionError(log.read_text())
-            time.sleep(0.05)  # there is nothing to await across processes
+            time.sleep(0.05)  # no event is available across processes
         yield url
     finally:
         process.terminate()
@@ -109,7 +114,7 @@ def _is_ready(url: str) -> bool:
 
 
 async def alerts(url: str, is_so: Callable[[list[Any]], Any]) -> list[Any]:
-    """Return the alerts that an Alertmanager has, as soon as something is so of them."""
+    """Wait until the alerts of an Alertmanager fulfil a condition, and return them."""
     deadline = time.monotonic() + WITHIN_S
     found: list[Any] = []
     async with aiohttp.ClientSession() as session:
@@ -118,5 +123,5 @@ async def alerts(url: str, is_so: Callable[[list[Any]], Any]) -> list[Any]:
                 found = await answer.json()
             if is_so(found):
                 return found
-            await asyncio.sleep(0.1)  # nor here
+            await asyncio.sleep(0.1)  # no event is available across processes
     raise AssertionError([(each["labels"], each["status"]) for each in found])

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over its DevTools protocol: what a person sees of a page."""
+"""A headless Chromium, driven over its DevTools protocol, for tests of the page as it is shown."""
 
 import asyncio
 import base64
@@ -35,7 +35,7 @@ class Tab:
                 return dict(answer["result"])
 
     async def open(self, url: str, *, width: int = 1100, height: int = 1500) -> None:
-        """Open a page in a window of that size."""
+        """Open a page in a window of the given size."""
         phone = width < 600
         await self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
@@ -45,18 +45,18 @@ class Tab:
         await self.wait_for("document.readyState === 'complete'")
 
     async def run(self, script: str) -> Any:
-        """Return what an expression of JavaScript is."""
+        """Return the value of a JavaScript expression."""
         answer = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         return answer["result"].get("value")
 
     async def wait_for(self, script: str) -> None:
-        """Return as soon as an expression is true."""
+        """Wait until a JavaScript expression is true."""
         async with asyncio.timeout(_WITHIN_S):
-            while not await self.run(script):  # noqa: ASYNC110 - the protocol tells of no change of a text
+            while not await self.run(script):  # noqa: ASYNC110 - the protocol has no event for a changed text
                 await asyncio.sleep(0.05)
 
     async def table(self, title: str) -> list[list[str]]:
-        """Return the cells of the table under a heading, as they are shown."""
+        """Return the visible cells of the table under a heading."""
         script = f"""
             [...document.querySelectorAll("section")].filter(s => s.querySelector("h2").innerText === {title!r})
                 .flatMap(s => [...s.querySelectorAll("tbody tr")].map(r => [...r.cells].map(c => c.innerText)))
@@ -64,14 +64,14 @@ class Tab:
         return list(await self.run(script))
 
     async def screenshot(self, path: Path) -> None:
-        """Keep what the window shows."""
+        """Save a picture of the window."""
         shot = await self.call("Page.captureScreenshot", format="png")
         await asyncio.to_thread(path.write_bytes, base64.b64decode(shot["data"]))
 
 
 @asynccontextmanager
 async def tab(folder: Path) -> AsyncIterator[Tab]:
-    """Start Chromium with its profile in a folder, and give its tab."""
+    """Run Chromium with its profile in a folder; yield its tab."""
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run"]
     arguments = [*options, f"--user-data-dir={folder}", "about:blank"]
     pipes = {"stdout": asyncio.subprocess.DEVNULL, "stderr": asyncio.subprocess.PIPE}

@@ -1,4 +1,4 @@
-"""An object store on this machine, that can go and come back with all that it held."""
+"""A local object store that can stop and restart with its content."""
 
 import urllib.request
 from uuid import uuid4
@@ -8,7 +8,7 @@ from moto.server import ThreadedMotoServer
 
 
 class ObjectStore:
-    """Moto's S3. Its buckets live in this process, whether it serves them or not."""
+    """Moto's S3. Its buckets stay in this process while the server is stopped."""
 
     def __init__(self) -> None:
         self._port = 0
@@ -26,7 +26,7 @@ class ObjectStore:
     def stop(self) -> None:
         self._server.stop()
         if self._server._server:
-            self._server._server.server_close()  # or connections would be taken, and not answered
+            self._server._server.server_close()  # otherwise, connections would be accepted and not answered
 
     def login(self, environment: pytest.MonkeyPatch) -> None:
         environment.setenv("AWS_ENDPOINT_URL", self.endpoint)
@@ -35,7 +35,7 @@ class ObjectStore:
             environment.setenv(variable, "testing")
 
     def make(self) -> str:
-        """Make a bucket, and return the address of a data folder in it."""
+        """Create a bucket; return the address of a data folder in it."""
         name = f"lake-{uuid4().hex[:8]}"
         with urllib.request.urlopen(urllib.request.Request(f"{self.endpoint}/{name}", method="PUT")):  # noqa: S310 - ours
             return f"s3://{name}/sms/here"

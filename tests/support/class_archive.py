@@ -1,4 +1,4 @@
-"""Write Kafka's loaded classes to an archive, with which each of the many Kafkas of the tests starts sooner.
+"""Write Kafka's loaded classes to an archive, so that each Kafka of the tests starts faster.
 
 Its formatted store is kept too (`formatted_store.py`).
 
@@ -18,15 +18,15 @@ from unittest.mock import patch
 from formatted_store import FORMATTED_STORE, format_and_keep_store
 
 from smspulse.broker import kafka_broker
-from smspulse.broker.config import BrokerSettings
 from smspulse.broker.download import list_missing_programs
+from smspulse.broker.settings import BrokerSettings
 
 _STOP_S = 120
 """Kafka writes the archive while it stops."""
 
 
 def write_class_archive(path: Path) -> None:
-    """Start a Kafka and stop it; it leaves the archive behind. The file appears whole or not at all."""
+    """Start and stop a Kafka, which writes the archive. The file is created atomically."""
     scratch = path.with_suffix(".part")
     os.environ["JDK_JAVA_OPTIONS"] = f"-XX:TieredStopAtLevel=1 -XX:ArchiveClassesAtExit={scratch.absolute()}"
     with (

@@ -1,4 +1,4 @@
-"""Commands of `smspulse` in the process of a test, which need not import all libraries again."""
+"""Commands of `smspulse` in the process of a test, without another import of all libraries."""
 
 import logging
 import os
@@ -10,11 +10,11 @@ from smspulse.cli.main import cli
 
 
 def invoke(*arguments: str, environment: Mapping[str, str | None] | None = None) -> Result:
-    """Run a command, and leave the umask and the logging of the test as they were. Its errors are raised.
+    """Run a command, and restore the umask and the logging afterwards. Errors are raised.
 
     Args:
-        arguments: Of `smspulse`.
-        environment: Added to the test's; None removes a variable.
+        arguments: Arguments of `smspulse`.
+        environment: Additional variables; None removes a variable.
     """
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

@@ -1,4 +1,4 @@
-"""Simulated days in a data folder: the simulator's webhooks, the stream's own fold, and the landing code."""
+"""Simulated days in a data folder, made with the simulator, the stream's processor and the sink."""
 
 import heapq
 import random
@@ -29,11 +29,11 @@ _RUN = 200
 
 
 class Days:
-    """A data folder that days are told into, in order.
+    """A data folder and the days that are simulated in it, in order.
 
     Args:
         data: The folder.
-        seed: Of everything.
+        seed: Seed of all random choices.
         messages: Outgoing messages of a day, at random times.
     """
 
@@ -45,7 +45,7 @@ class Days:
         self._count = 0
         self._partitions = [_Partition(data, number) for number in range(PARTITIONS)]
 
-    def tell(
+    def simulate_day(
         self,
         day: date,
         *,
@@ -53,13 +53,13 @@ class Days:
         skip: tuple[float, float] | None = None,
         behaviour: GatewayBehaviour | None = None,
     ) -> datetime:
-        """Tell a day, up to its end, which is returned.
+        """Simulate a day, land its records, and return its end.
 
         Args:
-            day: Later than the one before.
-            files: Of each partition.
-            skip: Between which hours of the day nothing is received.
-            behaviour: Of the gateway; the default one if None.
+            day: A day later than the previous one.
+            files: Files of each partition.
+            skip: First and last hour of a period without webhooks.
+            behaviour: Behaviour of the gateway; the default one if None.
         """
         midnight = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
         for story in generate_scenarios(self._seed * 1_000 + day.toordinal() % 1_000, self._messages, behaviour):
@@ -68,17 +68,17 @@ class Days:
                 at += sent.delay_s
                 self._count += 1
                 heapq.heappush(self._pending, (at, self._count, sent.body, sent.content_type))
-        # What is late comes on a day that is not told.
+        # Late webhooks are received on a day that is not simulated itself.
         first = min(midnight, self._pending[0][0] // _DAY_S * _DAY_S) if self._pending else midnight
         idle = [first + _DAY_S * number for number in range(1, int((midnight - first) / _DAY_S) + 1)]
         for end in (*idle, *(midnight + _DAY_S / files * number for number in range(1, files + 1))):
-            told: list[tuple[float, int, bytes, str]] = []
+            received: list[tuple[float, int, bytes, str]] = []
             while self._pending and self._pending[0][0] < end:
                 webhook = heapq.heappop(self._pending)
                 if not skip or not skip[0] <= (webhook[0] - midnight) / 3600 < skip[1]:
-                    told.append(webhook)
+                    received.append(webhook)
             made: list[list[MadeRecord]] = [[] for _ in self._partitions]
-            for at, _, body, content_type in told:
+            for at, _, body, content_type in received:
                 record = self.webhook(at, body, content_type)
                 made[record.partition].append(record)
             for partition, records_ in zip(self._partitions, made, strict=True):
@@ -86,7 +86,7 @@ class Days:
         return datetime.fromtimestamp(midnight + _DAY_S, UTC)
 
     def webhook(self, at: float, body: bytes, content_type: str = "application/json") -> MadeRecord:
-        """Make the record that ingest writes; its offset is given when it is landed."""
+        """Return the record that ingest writes. Its offset is set when it lands."""
         received_at = int(at * 1000)
         digits = f"{received_at:012x}7{self._random.getrandbits(12):03x}{0x8 << 60 | self._random.getrandbits(60):016x}"
         ingest_id = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
@@ -105,14 +105,14 @@ class Days:
 
 
 class _Partition:
-    """One partition: what was landed of its topics, and the stream's state."""
+    """One partition: the landed records of its topics, and the state of the stream."""
 
     def __init__(self, data: Path, number: int) -> None:
         self._data, self._number = data, number
         self._ends = dict.fromkeys((topics.RAW, topics.MESSAGES, topics.DEADLETTERS), 0)
         self._store: dict[bytes, bytes | None] = {}
         self._due: dict[bytes, int] = {}
-        self._fold = MessageProcessor(
+        self._processor = MessageProcessor(
             LifecycleRules(STATUSES),
             lambda key: self._store[key] or b"" if key in self._store else None,
             UTC,
@@ -121,16 +121,16 @@ class _Partition:
             7 * EXPIRE_AFTER_MS,
         )
 
-    def take(self, told: Sequence[MadeRecord], now: float) -> None:
-        """Land records, what the stream makes of them, and what time does until now."""
-        landed = self._land(topics.RAW, told)
+    def take(self, batch: Sequence[MadeRecord], now: float) -> None:
+        """Land records, the stream's output for them, and the output of its timers until now."""
+        landed = self._land(topics.RAW, batch)
         made: list[MadeRecord] = []
         for start in range(0, len(landed), _RUN):
             run = landed[start : start + _RUN]
-            made += self._write(self._fold.process(run), run[-1].timestamp)  # type: ignore[arg-type]
+            made += self._write(self._processor.process(run), run[-1].timestamp)  # type: ignore[arg-type]
         at = int(now * 1000)
         due = [key for key, when in self._due.items() if when <= at]
-        made += self._write(self._fold.on_timer(due, at), at)
+        made += self._write(self._processor.on_timer(due, at), at)
         for topic in (topics.MESSAGES, topics.DEADLETTERS):
             self._land(topic, [record for record in made if record.topic == topic])
 
@@ -152,11 +152,11 @@ class _Partition:
         ]
         return made
 
-    def _land(self, topic: str, told: Iterable[MadeRecord]) -> list[MadeRecord]:
+    def _land(self, topic: str, batch: Iterable[MadeRecord]) -> list[MadeRecord]:
         start = self._ends[topic]
-        # The marker of the transaction before takes an offset.
+        # The marker of the previous transaction takes an offset.
         first = start + (topic != topics.RAW)
-        numbered = [record._replace(offset=first + number) for number, record in enumerate(told)]
+        numbered = [record._replace(offset=first + number) for number, record in enumerate(batch)]
         if numbered:
             parquet_files.land_records(self._data, start, numbered)
             self._ends[topic] = first + len(numbered)
@@ -170,8 +170,8 @@ def weeks(
     back: Sequence[int] = (15, 14, 8, 7, 6, 5, 4, 3, 2, 1),
     skip: tuple[float, float] | None = None,
 ) -> datetime:
-    """Tell days that lie so far back, and the last one, whose end is returned."""
+    """Simulate days so many days before the last one, and the last one; return its end."""
     days = Days(data, seed, messages)
     for each in back:
-        days.tell(LAST - timedelta(days=each), files=2 if each < 3 else 1)  # enough for upkeep to merge some
-    return days.tell(LAST, files=4, skip=skip)
+        days.simulate_day(LAST - timedelta(days=each), files=2 if each < 3 else 1)  # enough files for a compaction
+    return days.simulate_day(LAST, files=4, skip=skip)

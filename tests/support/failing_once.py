@@ -4,7 +4,7 @@ import asyncio
 
 
 class FailingOnce:
-    """Stands for a task: it raises at its first start, and does nothing from then on.
+    """A task that raises at its first start and does nothing at later ones.
 
     Attributes:
         started_again: Set at the second start.
@@ -15,9 +15,9 @@ class FailingOnce:
         self._has_failed = False
 
     async def __call__(self, *_: object) -> None:
-        """Raise, or note that it was started again."""
+        """Raise at the first start; set `started_again` at the second."""
         if not self._has_failed:
             self._has_failed = True
-            msg = "nobody foresaw this"
+            msg = "an unforeseen error"
             raise RuntimeError(msg)
         self.started_again.set()

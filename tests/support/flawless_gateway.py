@@ -1,7 +1,9 @@
-"""A simulated gateway without any failure, misbehaviour or incoming message."""
+"""The behaviour of a gateway that never errs."""
 
+from dataclasses import fields
 from typing import Final
 
 from smspulse.simulator.options import GatewayBehaviour
 
-FLAWLESS: Final = GatewayBehaviour(**dict.fromkeys(GatewayBehaviour.list_rates(), 0.0), unhealthy=())  # type: ignore[arg-type] # rates are floats
+RATES: Final = [field.name for field in fields(GatewayBehaviour) if field.type is float]
+FLAWLESS: Final = GatewayBehaviour(**dict.fromkeys(RATES, 0.0), unhealthy=())  # type: ignore[arg-type] # rates are floats

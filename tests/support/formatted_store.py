@@ -1,4 +1,4 @@
-"""A formatted Kafka store that is copied, so that not each of the tests' many Kafkas formats one of its own.
+"""A formatted Kafka store that is copied, so that each Kafka of the tests need not format its own.
 
 Kafka's tool needs 1.4 s of processor time to format a store. Copies have the same cluster id, but the ids of their
 topics are random, and smspulse distinguishes topics by these. `make test` writes the store (`class_archive.py`);
@@ -18,7 +18,7 @@ _format_store = KafkaBroker._format_store
 
 
 def copy_formatted_store(data: Path) -> bool:
-    """Give a data folder without a Kafka store a formatted one; return whether it has one now."""
+    """Copy the formatted store into a data folder without one; return whether the folder has a store now."""
     store = data / "kafka" / "store"
     if store.exists() or not FORMATTED_STORE.exists():
         return store.exists()

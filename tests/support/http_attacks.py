@@ -1,4 +1,4 @@
-"""Hostile HTTP clients, and what a server's other clients notice of them."""
+"""Hostile HTTP clients, and their effect on other clients of a server."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ _BIG: Final = b"x" * 65_536
 _LONG_HEADERS: Final = b"".join(b"h%d: %s\r\n" % (number, b"x" * 8_000) for number in range(60))
 
 Attack = Callable[[bytes, bytes], Iterator[bytes | float]]
-"""What a connection sends, from a path that needs no token and one that has it; a number is a pause in seconds."""
+"""The pieces that a connection sends, given a path without and one with a token. A number is a pause in seconds."""
 
 
 def oversized_headers(path: bytes, _: bytes) -> Iterator[bytes | float]:
@@ -30,7 +30,7 @@ def oversized_headers(path: bytes, _: bytes) -> Iterator[bytes | float]:
 
 
 def full_headers(path: bytes, _: bytes) -> Iterator[bytes | float]:
-    """Pipelined requests with as many headers as are allowed."""
+    """Pipelined requests with the maximum number of headers."""
     headers = b"".join(b"h%d: %s\r\n" % (number, b"x" * 500) for number in range(60))
     return itertools.repeat(b"GET %s HTTP/1.1\r\nHost: x\r\n%s\r\n" % (path, headers))
 
@@ -41,7 +41,7 @@ def small_requests(path: bytes, _: bytes) -> Iterator[bytes | float]:
 
 
 def metrics(_path: bytes, _: bytes) -> Iterator[bytes | float]:
-    """Pipelined requests for what is dear to answer."""
+    """Pipelined requests whose answers are expensive."""
     return itertools.repeat(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
 
 
@@ -51,19 +51,19 @@ def endless_line(path: bytes, _: bytes) -> Iterator[bytes | float]:
 
 
 def endless_blank_lines(_path: bytes, _: bytes) -> Iterator[bytes | float]:
-    """Line ends before a request that never comes."""
+    """Empty lines without a request."""
     return itertools.repeat(b"\r\n" * 32_768)
 
 
 def slow_headers(path: bytes, _: bytes) -> Iterator[bytes | float]:
-    """30 kB of headers at once, then a byte now and then."""
+    """30 kB of headers at once, then one byte every half second."""
     headers = b"".join(b"h%d: %s\r\n" % (number, b"x" * 7_500) for number in range(4))
     begin = b"GET %s HTTP/1.1\r\nHost: x\r\n%sx: " % (path, headers)
     return itertools.chain([begin], itertools.cycle([b"x", 0.5]))
 
 
 def unwanted_bodies(path: bytes, _: bytes) -> Iterator[bytes | float]:
-    """Pipelined bodies of 250 kB that nobody has asked for."""
+    """Pipelined unexpected bodies of 250 kB."""
     request = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 250000\r\n\r\n%s" % (path, bytes(250_000))
     return itertools.repeat(request)
 
@@ -75,19 +75,19 @@ def chunk_extensions(path: bytes, _: bytes) -> Iterator[bytes | float]:
 
 
 def trailers(path: bytes, secret: bytes) -> Iterator[bytes | float]:
-    """480 kB of headers behind a body, and no end."""
+    """480 kB of trailers after a body, without an end."""
     begin = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n" % (secret or path)
     return itertools.chain([begin, _LONG_HEADERS], itertools.repeat(0.5))
 
 
 def upgrades(path: bytes, _: bytes) -> Iterator[bytes | float]:
-    """Bytes behind a request for another protocol."""
+    """Bytes after a request for another protocol."""
     begin = b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n" % path
     return itertools.chain([begin], itertools.repeat(_BIG))
 
 
 def no_http(_path: bytes, _: bytes) -> Iterator[bytes | float]:
-    """Nonsense."""
+    """Bytes that are not HTTP."""
     return itertools.repeat(b"\x16\x03\x01\0\xff nonsense " * 4_096)
 
 
@@ -98,7 +98,7 @@ def slow_bodies(path: bytes, secret: bytes) -> Iterator[bytes | float]:
 
 
 def tiny_chunks(path: bytes, secret: bytes) -> Iterator[bytes | float]:
-    """A body of a sender with a token, a byte a chunk."""
+    """A body of a sender with a token, in chunks of one byte."""
     begin = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % (secret or path)
     return itertools.chain([begin], itertools.repeat(b"1\r\nx\r\n" * 10_000))
 
@@ -129,7 +129,7 @@ BY_SENDERS: Final[tuple[Attack, ...]] = (trailers, slow_bodies, tiny_chunks, web
 
 
 class _Client(asyncio.Protocol):
-    """Sends until it is closed. What comes back is dropped, or left unread."""
+    """A connection that sends until it is closed. Answers are dropped or left unread."""
 
     def __init__(self, *, reads: bool) -> None:
         self._reads = reads
@@ -165,10 +165,10 @@ class _Client(asyncio.Protocol):
 
 
 async def _attack(port: int, attack: Attack, path: bytes, secret: bytes, *, reads: bool) -> None:
-    """Send for ever: on a new connection whenever one is closed."""
+    """Send without end, on a new connection after each close."""
     loop = asyncio.get_running_loop()
     while True:
-        # A server that refuses at once is not to cost this process all its time.
+        # A server that refuses at once must not use all of this process's time.
         await asyncio.sleep(0.05)
         with contextlib.suppress(OSError):
             _, client = await loop.create_connection(
@@ -194,7 +194,7 @@ async def _attack_for(
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was seen during an attack.
+    """Measurements during an attack.
 
     Args:
         rss_mb: Most memory that the server held, in MB.
@@ -209,7 +209,7 @@ class Measured:
     failures: list[str]
 
     def __str__(self) -> str:
-        """Return a line for people."""
+        """Return the measurements as a line of text."""
         return (
             f"memory {self.rss_mb:.0f} MB; {len(self.waits_s)} requests of others waited {_summary(self.waits_s)} "
             f"(processor time of the server: {_summary(self.cpu_s)}), {len(self.failures)} failed"
@@ -246,7 +246,7 @@ def wait_until_served(process: subprocess.Popen[bytes], port: int) -> None:
 
 
 async def ask(port: int, request: bytes, expected: bytes) -> tuple[float, str]:
-    """Send a request from another address; return how long its answer took, and what was wrong with it."""
+    """Send a request from another address; return the time of its answer and its errors."""
     begun = time.monotonic()
     try:
         async with asyncio.timeout(60):

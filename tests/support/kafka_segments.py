@@ -1,4 +1,4 @@
-"""What Kafka's segment files hold, read without Kafka: each record, decompressed."""
+"""Reader of Kafka's segment files without Kafka: each record, decompressed."""
 
 from collections.abc import Iterator
 from pathlib import Path

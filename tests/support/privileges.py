@@ -1,4 +1,4 @@
-"""Runs commands for which the modes of files count, whoever runs the tests."""
+"""Runs commands to which file modes apply, also if root runs the tests."""
 
 import ctypes
 import os
@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any, Final
 
 _PR_CAPBSET_DROP: Final = 24  # linux/prctl.h
-_CAP_DAC_OVERRIDE: Final = 1  # linux/capability.h: root reads and writes what it likes
+_CAP_DAC_OVERRIDE: Final = 1  # linux/capability.h: root may ignore file modes
 _CAP_DAC_READ_SEARCH: Final = 2
 _libc = ctypes.CDLL(None)
 
 
 def drop_file_capabilities() -> None:
-    """Give up the right of root to ignore the modes of files, from the next `exec` on."""
+    """Drop root's capability to ignore file modes, from the next `exec` on."""
     for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
         _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
 def run_unprivileged(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run Python with these arguments as a user for whom the modes of files count; return what it printed."""
+    """Run Python with these arguments as a user to whom file modes apply; return its output."""
     options.setdefault("timeout", 120)
     return subprocess.run(
         [sys.executable, *arguments],
@@ -36,7 +36,7 @@ def run_unprivileged(*arguments: str, **options: Any) -> subprocess.CompletedPro
 
 @contextmanager
 def as_seen_by_group(folder: Path) -> Iterator[None]:
-    """Give the owner of everything in a folder the rights that its group has there, for a context."""
+    """Reduce the owner's rights on everything in a folder to those of the group, for a context."""
     paths = [Path(root, name) for root, _, files in os.walk(folder, topdown=False) for name in (*files, ".")]
     modes = {path: path.stat().st_mode for path in paths}
     for path, mode in modes.items():

@@ -3,7 +3,7 @@
     make test-pythons
     make test-pythons ARGS="-k lifecycle"     options for pytest
 
-A Python is found as `python3.12` on PATH, or among the versions of pyenv. Each gets an environment of its own in
+A Python is found as `python3.12` on PATH, or among the versions of pyenv. Each gets its own environment in
 `.venv/pythons/`, with exactly what `requirements.lock` names, and is set up again when that file has changed.
 
 Exits with 0 when all that were found pass the tests, with 1 when one does not.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
-# Long, and DuckDB's work: it is the same under each Python.
+# Slow tests of DuckDB, which is the same with each Python.
 _SQL_ALONE = (
     "tests/unit/warehouse/test_rebuild.py::test_an_error_in_the_second_implementation_is_caught",
     "tests/unit/warehouse/test_rollups.py",
@@ -29,7 +29,7 @@ _INSTALLED_BY = ("requirements.lock", "pyproject.toml")
 
 
 def candidates(version: str) -> Iterator[Path]:
-    """Yield where an interpreter of a version may be."""
+    """Yield possible paths of an interpreter of a version."""
     if found := shutil.which(f"python{version}"):
         yield Path(found)
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
@@ -37,20 +37,20 @@ def candidates(version: str) -> Iterator[Path]:
 
 
 def is_interpreter(path: Path, version: str) -> bool:
-    """Say whether a program runs and is of that version: a shim of pyenv may be of a version that is not chosen."""
+    """Return whether a program runs and has that version. A shim of pyenv may have another one."""
     code = "import sys, venv, ssl; print('%d.%d' % sys.version_info[:2])"
     answer = subprocess.run([path, "-c", code], capture_output=True, text=True, check=False)
     return answer.returncode == 0 and answer.stdout.strip() == version
 
 
 def environment(version: str, interpreter: Path) -> Path:
-    """Return the `python` of an environment with the locked packages, which is made or renewed if need be."""
+    """Return the `python` of an environment with the locked packages, which is created or updated if necessary."""
     folder = ROOT / ".venv" / "pythons" / version
     python, stamp = folder / "bin" / "python", folder / ".stamp"
     state = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in _INSTALLED_BY)).hexdigest()
     if stamp.is_file() and stamp.read_text() == state:
         return python
-    print(f"Python {version}: installing what requirements.lock names ...", flush=True)
+    print(f"Python {version}: installing the packages of requirements.lock ...", flush=True)
     subprocess.run([interpreter, "-m", "venv", "--clear", folder], check=True)
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     subprocess.run([*install, "--require-hashes", "-r", "requirements.lock"], cwd=ROOT, check=True)
@@ -60,7 +60,7 @@ def environment(version: str, interpreter: Path) -> Path:
 
 
 def test(version: str, options: list[str]) -> str:
-    """Return what came of the unit tests with one version."""
+    """Run the unit tests with one version; return the result."""
     interpreter = next((each for each in candidates(version) if is_interpreter(each, version)), None)
     if interpreter is None:
         return "not found"
@@ -73,7 +73,7 @@ def test(version: str, options: list[str]) -> str:
 
 
 def main() -> int:
-    """Test with each and print one line of each."""
+    """Run the tests with each version and print one line for each."""
     own = "{}.{}".format(*sys.version_info[:2])
     results = {version: test(version, sys.argv[1:]) for version in SUPPORTED if version != own}
     for version, result in results.items():

@@ -1,4 +1,4 @@
-"""Makes the data folder of a release, which later ones must go on reading: `python tests/support/released.py 0.1.0`.
+"""Writes the data folder of a release for tests of later ones: `python tests/support/released.py 0.1.0`.
 
 To be run from the repository with its packages, once before a release whose files have another schema than those kept.
 """
@@ -23,11 +23,11 @@ VIEWS = (
     *("delivery_by_device", "delivery_by_prefix", "latency_hourly", "failure_reasons", "funnel", "conversations"),
     *("webhook_quality", "deadletters", "rebuild_differences", "messages_as_of('2027-01-01')"),
 )
-"""All whose answer does not depend on the present."""
+"""The views whose content does not depend on the current time."""
 
 
 def answers(data: Path, columns: dict[str, list[str]] | None = None) -> dict[str, Any]:
-    """Return what each view says, in the columns given, or in all."""
+    """Return the rows of each view, in the given columns or in all."""
     found = {}
     with open_warehouse(data) as connection:
         for view in VIEWS:
@@ -39,7 +39,7 @@ def answers(data: Path, columns: dict[str, list[str]] | None = None) -> dict[str
 
 
 def make(data: Path) -> None:
-    """Land a bit of everything, rebuild, and land some more."""
+    """Land records of every kind, rebuild, and land more."""
     incoming = {"sms_id": 9, "type": "text", "device_id": 1, "body": "yes", "address": "+4915700000001"}
     way = [(1, 0), (3, 1), (2, 2), (6, 5), (7, 9)]
     records = [raw(n, status(1, status_id), seconds=seconds) for n, (status_id, seconds) in enumerate(way)]
@@ -53,7 +53,7 @@ def make(data: Path) -> None:
 
 
 def main(release: str) -> None:
-    """Make it, but for the file of views: it is published anew by each version."""
+    """Write the folder without the catalog, which each version writes itself."""
     data = FOLDER / release
     data.mkdir(parents=True)
     make(data)

@@ -1,10 +1,12 @@
-"""Writes `docs/notebooks/`, of simulated weeks in which a phone failed: `python tests/support/rendered.py`."""
+"""Writes `docs/notebooks/` from simulated weeks in which a phone fails: `python tests/support/rendered.py`."""
 
+import os
 import sys
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
@@ -34,27 +36,28 @@ _ILL = replace(_WELL, unhealthy=((8003, 0.5),))
 def land_alerts(data: Path) -> None:
     """Land the alerts that follow from the messages of a data folder."""
     changes = run_backtest(read_message_ends(data, None), DetectorPolicy(), 0.1).changes
-    told = [
+    records = [
         MadeRecord(topics.ALERTS, 0, offset, change.changed_at, change.id.encode(), encode_alert(change), [])
         for offset, change in enumerate(changes)
     ]
-    parquet_files.land_records(data, 0, told)
+    parquet_files.land_records(data, 0, records)
 
 
 def make(folder: Path) -> set[str]:
-    """Write the notebooks, as they show two weeks; on two days of the last week phone 8003 fails.
+    """Write the notebooks of two simulated weeks. On two days of the last week, phone 8003 fails.
 
-    What they must not show is returned: numbers of people, and what people wrote.
+    Returns the personal data that they must not show: phone numbers and texts.
     """
     with TemporaryDirectory() as temporary:
         data = Path(temporary)
         days = Days(data, seed=10, messages=800)
         for back in range(13, -1, -1):
-            end = days.tell(LAST - timedelta(days=back), behaviour=_ILL if back in {4, 5} else _WELL)
+            end = days.simulate_day(LAST - timedelta(days=back), behaviour=_ILL if back in {4, 5} else _WELL)
         land_alerts(data)
         found = run_checks(data, CheckSettings(), end, suites=("raw", "messages", "deadletters")).rows
         append_check_results(data, end, [asdict(row) for row in found])
-        write_notebooks(folder, data)
+        with patch.dict(os.environ, SMSPULSE_DATA=str(data)):
+            write_notebooks(folder)
         numbers = query(data, "SELECT DISTINCT recipient AS n FROM messages UNION SELECT sender FROM incoming_messages")
         texts = query(data, "SELECT DISTINCT text AS n FROM incoming_messages")
         return {str(each).removeprefix("+") for each in [*numbers["n"], *texts["n"]] if len(str(each)) > 7}

@@ -1,4 +1,4 @@
-"""A running `smspulse up`, for tests that hurt it from outside."""
+"""A running `smspulse up`, for tests that inject faults from outside."""
 
 import json
 import os
@@ -24,11 +24,11 @@ from warehouse.errors import NoWarehouseError
 from warehouse.reader import query
 
 SETTLE_S = 240
-"""Longer than anything takes on a busy machine: it only bounds what will never come."""
+"""Longer than any step on a busy machine. It only ends a wait for something that never occurs."""
 
 
 def program(name: str) -> str:
-    """Return where a program is; skip where it is missing, or fail where all are insisted on."""
+    """Return the path of a program. If it is missing, skip the test, or fail if all programs are required."""
     found = shutil.which(name)
     if found is None:
         line = f"this test needs the program `{name}`, which is not on PATH"
@@ -39,12 +39,12 @@ def program(name: str) -> str:
 
 
 _ASK_AGAIN_S = 5
-"""After which a query is asked again though no file has changed: some have the time in them."""
+"""Time after which a query runs again without a changed file, because it may depend on the time."""
 
 
 @dataclass
 class Pipeline:
-    """A running `smspulse up`; what it and its processes say is in `log`."""
+    """A running `smspulse up`. `log` has its output and that of its processes."""
 
     process: subprocess.Popen[str]
     data: Path
@@ -58,11 +58,11 @@ class Pipeline:
         return list(query(self.data, sql, parameters).itertuples(index=False))
 
     def wait_for(self, sql: str, *parameters: Any, within: float = SETTLE_S) -> list[Any]:
-        """Return the rows of a query as soon as there are any."""
+        """Wait until a query returns rows, and return them."""
         deadline = time.monotonic() + within
         files, asked_at = None, 0.0
         while (now := time.monotonic()) < deadline:
-            # There is nothing to await across processes: files appear. A query costs a hundred times a look at them.
+            # No event is available across processes, so it waits for new files. A query costs a hundred times as much.
             if files != (files := self._landed_files()) or now > asked_at + _ASK_AGAIN_S:
                 asked_at = now
                 try:
@@ -74,18 +74,18 @@ class Pipeline:
         raise AssertionError(f"no rows within {within} s: {sql} {parameters}")
 
     def _landed_files(self) -> frozenset[Path]:
-        """Return the files that queries read."""
+        """Return the catalog and the landed files."""
         return frozenset((*self.data.glob("*.duckdb"), *self.data.glob("*/date=*/*.parquet")))
 
     def find(self, command: str, worker: int | None = None) -> int | None:
-        """Return the process of a child by its command, and by its number among stream workers; None between two."""
+        """Return the process id of a child by its command and worker number; None while it restarts."""
         marks = [f"-m smspulse {command} "] + ([] if worker is None else [f" --worker {worker} "])
         found = [pid for pid, line in self._children().items() if all(mark in line for mark in marks)]
         assert len(found) <= 1, found
         return found[0] if found else None
 
     def _children(self) -> dict[int, str]:
-        """Return the command lines of the processes that it has started and that run, by process."""
+        """Return the command lines of its running children, by process id."""
         children: dict[int, str] = {}
         for task in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
             for pid in task.read_text().split():
@@ -94,13 +94,13 @@ class Pipeline:
         return children
 
     def pid(self, command: str, worker: int | None = None) -> int:
-        """Return the process of a child that runs now."""
+        """Return the process id of a running child."""
         found = self.find(command, worker)
         assert found is not None, f"{command} does not run now"
         return found
 
     def stop(self) -> int:
-        """Stop it as an operator does; return its exit code."""
+        """Stop it with SIGTERM; return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(120)
 
@@ -112,7 +112,7 @@ def post(url: str, body: bytes, trusting: ssl.SSLContext | None = None) -> tuple
 
 
 def start(data: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Pipeline:
-    """Start it and return once it is ready."""
+    """Start it and wait until it is ready."""
     if "kafka" in arguments:
         copy_formatted_store(data)
     port = find_free_port()
@@ -125,14 +125,14 @@ def start(data: Path, *arguments: str, environment: Mapping[str, str] | None = N
             stdout=out,
             stderr=subprocess.STDOUT,
             text=True,
-            # Tests that are killed leave no pipeline behind, which would start its processes anew for ever.
-            preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - made to be safe there
-            umask=0o022,  # the common one, by which others may read
+            # Otherwise, a killed test would leave a pipeline that restarts its processes without end.
+            preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - safe after a fork
+            umask=0o022,  # the usual one, with which others may read
         )
     scheme = "https" if environment and "SMSPULSE_INGEST_TLS_CERT" in environment else "http"
     pipeline = Pipeline(process, data, f"{scheme}://127.0.0.1:{port}", log)
     while not any(line.startswith("ready after") for line in log.read_text().splitlines()):
         if process.poll() is not None:
             raise AssertionError(log.read_text())
-        time.sleep(0.05)  # there is nothing to await across processes
+        time.sleep(0.05)  # no event is available across processes
     return pipeline

@@ -1,4 +1,4 @@
-"""Landers in threads of a test, the webhooks that they land, and a wait for what they have landed."""
+"""Landers in threads of a test, webhooks for them, and a wait for landed files."""
 
 import threading
 import time
@@ -30,13 +30,13 @@ def until(condition: Callable[[], bool], timeout_s: float = 240) -> None:
     began = time.monotonic()
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
-        # Files and log lines of another thread or process tell nobody that they came.
+        # Files and log lines of another thread or process raise no event.
         time.sleep(max(0.05, 2 * (time.monotonic() - began)))
         began = time.monotonic()
 
 
 class Landers:
-    """What landers in threads have come to: whether each was given its partitions, and whether any failed."""
+    """State of landers in threads: whether each has its partitions, and whether any failed."""
 
     def __init__(self, count: int) -> None:
         self.assigned = [threading.Event() for _ in range(count)]
@@ -45,7 +45,7 @@ class Landers:
 
 @contextmanager
 def landing_from(kafka: KafkaSettings, *wanted: LanderSettings) -> Iterator[Landers]:
-    """Run landers in threads. The error of one that fails is raised on leaving."""
+    """Run landers in threads. The error of a failed one is raised at the end."""
     stop, landers = StopRequest(), Landers(len(wanted))
     errors: list[BaseException] = []
 

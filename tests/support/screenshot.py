@@ -1,4 +1,4 @@
-"""Writes `docs/live-page.png`, of a simulated day: `python tests/support/screenshot.py`; with a folder, every look."""
+"""Writes `docs/live-page.png`: `python tests/support/screenshot.py`. With a folder, writes every view of the page."""
 
 import asyncio
 import sys
@@ -17,7 +17,8 @@ from rendered import land_alerts
 from expectations.runner import run_checks
 from expectations.settings import CheckSettings
 from smspulse.dashboard.queries import PageSnapshot
-from smspulse.dashboard.server import PageSettings, serve_page
+from smspulse.dashboard.server import serve_page
+from smspulse.dashboard.settings import PageSettings
 from smspulse.simulator.options import GatewayBehaviour
 from warehouse.quality import append_check_results
 
@@ -33,14 +34,14 @@ _PIPELINE = {
 _LOOKS = {"desktop": (1000, "light"), "dark": (1000, "dark"), "phone": (390, "light"), "phone-dark": (390, "dark")}
 
 
-def tell(data: Path) -> None:
-    """Land two days up to now; today phone 8003 fails."""
+def simulate_days(data: Path) -> None:
+    """Simulate two days up to now. Today, phone 8003 fails."""
     now = datetime.now(UTC)
     days = Days(data, seed=10, messages=6000)
     well = GatewayBehaviour(failing=0.04, devices=14, unhealthy=())
-    days.tell(now.date() - timedelta(days=1), behaviour=well)
+    days.simulate_day(now.date() - timedelta(days=1), behaviour=well)
     ill = GatewayBehaviour(failing=0.04, devices=14, unhealthy=((8003, 0.5),))
-    days.tell(now.date(), behaviour=ill, skip=(now.hour + now.minute / 60, 24))
+    days.simulate_day(now.date(), behaviour=ill, skip=(now.hour + now.minute / 60, 24))
     land_alerts(data)
     append_check_results(
         data, now, [asdict(row) for row in run_checks(data, CheckSettings(), now, suites=("raw", "messages")).rows]
@@ -58,7 +59,7 @@ async def main(folder: Path | None) -> None:
         data, empty = Path(temporary) / "data", Path(temporary) / "empty"
         data.mkdir()
         empty.mkdir()
-        tell(data)
+        simulate_days(data)
         for source in (data, empty) if folder else (data,):
             stop, url = asyncio.Event(), asyncio.get_running_loop().create_future()
             serving = asyncio.create_task(

@@ -1,4 +1,4 @@
-"""Records as the stream reads them, and what it wrote to its topics."""
+"""Input records of the stream, and readers of its topics."""
 
 import json
 from dataclasses import dataclass, field
@@ -68,5 +68,5 @@ def versions(kafka: KafkaSettings, source: str) -> dict[int, list[dict[str, Any]
 
 
 def outcomes(kafka: KafkaSettings, source: str) -> list[tuple[str, bool]]:
-    told = [json.loads(value) for _, value, _ in read(kafka, OUTCOMES, source)]
-    return [(each["outcome"], each["correction"]) for each in told]
+    outcomes = [json.loads(value) for _, value, _ in read(kafka, OUTCOMES, source)]
+    return [(each["outcome"], each["correction"]) for each in outcomes]

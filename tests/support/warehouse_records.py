@@ -1,4 +1,4 @@
-"""Records as Kafka hands them over, made by hand."""
+"""Kafka records for tests."""
 
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class MadeRecord(NamedTuple):
 
 
 def at(seconds: float) -> int:
-    """Return the milliseconds of a time so many seconds after noon."""
+    """Return a time in milliseconds, given in seconds after noon."""
     return NOON + round(seconds * 1000)
 
 
@@ -52,7 +52,7 @@ def status(sms_id: int, status_id: int, **fields: Any) -> dict[str, Any]:
 
 
 def version(offset: int, sms_id: int, outcome: str = "sent", *, seconds: float = 0, **fields: Any) -> MadeRecord:
-    """Make a version of a lifecycle; `seconds` is when its first report was received."""
+    """Return a version of a message; `seconds` is the receipt of its first report."""
     ended = outcome in {"delivered", "undelivered", "not_sent", "not_permitted", "expired"}
     value: dict[str, Any] = {
         "source": "acme",
@@ -93,7 +93,7 @@ def deadletter(offset: int, body: bytes, reason: str, origin: str) -> MadeRecord
 
 
 def alert(offset: int, phase: str, *, seconds: float = 0, **fields: Any) -> MadeRecord:
-    """Make a change of the alert of device 1, channel 2, which fires at noon."""
+    """Return a change of the alert of device 1, channel 2, which fires at noon."""
     value: dict[str, Any] = {
         "id": "failure_ratio:acme:1:2",
         "kind": "failure_ratio",

@@ -1,4 +1,4 @@
-"""A small HTTP server that takes webhooks as the real receiver does, and can be told to fail."""
+"""A small HTTP server that accepts webhooks as ingest does, and can fail on demand."""
 
 import time
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +20,7 @@ class Receipt(NamedTuple):
 
 
 class Receiver:
-    """Takes webhooks. `answer` decides, from number and body of the request, what becomes of it."""
+    """A receiver of webhooks. `answer` returns the answer for the number and body of a request."""
 
     def __init__(self) -> None:
         self.url = ""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from warehouse.durable_files import fsync_folder, lock_folder
+from core.atomic_file import fsync_folder, lock_folder
 from warehouse.errors import CannotExchangeError
 from warehouse.file_names import SEED_DATE, SEED_FILE, TEMPORARY_FOLDER
 

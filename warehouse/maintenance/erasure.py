@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core.atomic_file import write_file_atomically
 from gateway.number_search import NumberSearch
 from gateway.phone_numbers import national_form
 from warehouse import catalog
-from warehouse.durable_files import replace_file
 from warehouse.errors import DamagedFileError
 from warehouse.file_names import LANDED_FILE_NAME, format_merged_stem
 from warehouse.maintenance import atomic_replace
@@ -150,8 +150,7 @@ def _load_pending_erasure(data: Path) -> ErasureResult:
 def _save_pending_erasure(data: Path, result: ErasureResult) -> None:
     until = [[*place, offset] for place, offset in sorted(result.end_offsets.items())]
     record = {"keys": sorted(result.keys), "until": until, "webhooks": sorted(result.webhooks)}
-    with replace_file(data, data / PENDING_ERASURE_FILE) as file:
-        file.write(json.dumps(record).encode())
+    write_file_atomically(data / PENDING_ERASURE_FILE, json.dumps(record))
 
 
 def _rewrite_files(

@@ -28,16 +28,16 @@ from typing import Any, BinaryIO, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from warehouse.datasets import DATASET_BY_TOPIC
-from warehouse.durable_files import (
+from core.atomic_file import (
     create_durable_folder,
     flush_to_disk,
     fsync_folder,
     open_folder_descriptor,
     open_temporary_file,
 )
+from warehouse.datasets import DATASET_BY_TOPIC
 from warehouse.errors import OvertakenError
-from warehouse.file_names import SEED_DATE, format_file_name
+from warehouse.file_names import SEED_DATE, TEMPORARY_FOLDER, format_file_name
 from warehouse.landed_files import find_newest_file
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog
 from warehouse.sink.range_metadata import LAST_IDENTITY_KEY, NEXT_OFFSET_KEY, extract_identities
@@ -90,7 +90,7 @@ def land_rows(data: Path, start: int, table: pa.Table) -> Path:
     log, place = resolve_range_path(start, table)
     path, name = data / place, place.name
     folder = create_durable_folder(path.parent)
-    with open_temporary_file(data, name) as (file, temporary):
+    with open_temporary_file(data / TEMPORARY_FOLDER, name) as (file, temporary):
         write_range_file(table, file)
         flush_to_disk(file)
         with open_folder_descriptor(folder.parent) as descriptor:

@@ -12,9 +12,9 @@ import orjson
 
 from core import records as rec
 from core import topics
-from gateway.errors import REASON_FAULT
+from gateway.errors import Reason
 from gateway.events import StatusReport
-from gateway.json_body import charset_of, to_utf8
+from gateway.json_body import charset_of
 from gateway.payloads import parse_payloads
 from warehouse.partition_log import UNKNOWN_INCARNATION
 from warehouse.schemas import ALERTS_SCHEMA, MESSAGES_SCHEMA, POSITION_FIELDS
@@ -115,11 +115,13 @@ def raw_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
     """Return the columns of `raw`: each webhook as received, and the fields that can be read of it."""
     rows = len(run.offsets)
     headers = _collect_headers(run)
-    read = parse_payloads(_decode_bodies_to_utf8(run.values, headers.get(rec.HEADER_CONTENT_TYPE)), zone)
+    content_types = headers.get(rec.HEADER_CONTENT_TYPE)
+    declares_charset = any(map(charset_of, set(content_types or ())))
+    read = parse_payloads([value or b"" for value in run.values], zone, content_types if declares_charset else None)
     columns = _position_columns(run) | _receipt_columns(headers) | dict(zip(_STATUS_FIELDS, read.reports, strict=False))
     spooled = headers.get(rec.HEADER_SPOOLED)
     columns |= {
-        "content_type": headers.get(rec.HEADER_CONTENT_TYPE),
+        "content_type": content_types,
         "remote": headers.get(rec.HEADER_REMOTE),
         "spooled": [value is not None for value in spooled] if spooled else False,
         "body": run.values,
@@ -141,13 +143,6 @@ def raw_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
         columns["reason"][row] = reason
         columns["flaws"][row] = [field] if field else []
     return columns
-
-
-def _decode_bodies_to_utf8(values: Sequence[bytes | None], content_types: Sequence[bytes | None] | None) -> list[bytes]:
-    bodies = [value or b"" for value in values]
-    if content_types is None or not any(map(charset_of, set(content_types))):
-        return bodies
-    return [to_utf8(body, content_type) for body, content_type in zip(bodies, content_types, strict=True)]
 
 
 _NOT_FROM_VALUE: Final = {"message_key", "observations", "is_forgotten", *(field.name for field in POSITION_FIELDS)}
@@ -217,7 +212,7 @@ def unconverted_columns(run: PartitionRecords) -> DatasetColumns:
         "received_at": [_parse_integer(headers.get(rec.HEADER_RECEIVED_AT))],
         "body": run.values,
         "kind": KIND_UNREADABLE if run.topic == topics.RAW else None,
-        "reason": REASON_FAULT,
+        "reason": Reason.FAULT.value,
         "flaws": [()],
         "message_key": run.keys,
         "alert_id": run.keys,

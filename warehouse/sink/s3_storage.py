@@ -24,15 +24,15 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, S3Store
 
 from core.topics import MESSAGES
-from warehouse import catalog, prefixes, status_codes
+from warehouse import catalog, status_codes
 from warehouse.datasets import DATASET_BY_TOPIC
 from warehouse.errors import BucketAwayError, BucketError, NoWarehouseError, OvertakenError
 from warehouse.file_names import LANDED_FILE_NAME, TEMPORARY_FOLDER, parse_partition_log
 from warehouse.landed_files import sort_incarnations
 from warehouse.partition_log import PartitionLog
-from warehouse.seeds import create_seed_files
 from warehouse.sink import parquet_files
 from warehouse.sink.range_metadata import read_next_offset
+from warehouse.small_datasets import create_seed_files, refresh_prefixes
 from warehouse.views import create_view_statements
 
 _DAY: Final = timedelta(days=1)
@@ -77,7 +77,7 @@ class BucketStore:
         with TemporaryDirectory() as scratch, _translate_store_errors(self.url, BucketError):
             folder = Path(scratch)
             create_seed_files(folder)
-            prefixes.refresh_prefixes(folder)
+            refresh_prefixes(folder)
             status_codes.refresh_status_codes(folder)
             # DuckDB binds the views to the seeds in the folder. In the bucket, it would read all landed objects.
             sql = create_view_statements(self.url, incarnation_order=self._list_incarnations_by_age())

@@ -2,17 +2,22 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Final, Protocol
 
 import pyarrow as pa
 
+from core.atomic_file import delete_orphaned_files, flush_to_disk, open_temporary_file
+from core.buckets import is_bucket_address
 from warehouse import catalog, status_codes
-from warehouse.buckets import is_bucket_address, open_bucket_store
-from warehouse.durable_files import delete_orphaned_files, probe_folder
+from warehouse.buckets import open_bucket_store
+from warehouse.file_names import TEMPORARY_FOLDER
 from warehouse.landed_files import list_incarnations, list_log_files
 from warehouse.partition_log import PartitionLog
 from warehouse.sink import parquet_files
 from warehouse.sink.range_metadata import read_landed_position
+
+# As many as a small landed file has.
+_PROBE_BYTES: Final = 1 << 16
 
 
 class LandedFileAccess(Protocol):
@@ -59,7 +64,7 @@ class FolderStore:
 
     def prepare_store(self) -> int:
         """As `LandingStore`."""
-        deleted = delete_orphaned_files(self.data)
+        deleted = delete_orphaned_files(self.data / TEMPORARY_FOLDER)
         # The lander has the same environment as the stream. If the setting is gone, it removes the meanings.
         status_codes.write_status_codes(self.data, status_codes.parse_configured_statuses())
         catalog.publish_views(self.data)
@@ -67,7 +72,9 @@ class FolderStore:
 
     def probe_write(self) -> None:
         """As `LandingStore`."""
-        probe_folder(self.data)
+        with open_temporary_file(self.data / TEMPORARY_FOLDER, "probe.parquet") as (file, _):
+            file.write(bytes(_PROBE_BYTES))
+            flush_to_disk(file)
 
     def list_incarnations(self, topic: str, partition: int) -> set[str]:
         """As `LandingStore`."""

@@ -1,6 +1,6 @@
--- A row: one hour of the day (UTC), on working days or at weekends, of one device, one source, or all.
--- longest_s: the longest pause of the last 28 days that touched this hour or a neighbour of it, null if none was longer
--- than five minutes. days: how many such days had any report. last_at: time of the last report.
+-- A row: one hour of the day (UTC), on working days or at weekends, of one device, one source, or all. device_id is 0 where
+-- the scope is wider. longest_s: the longest pause of the last 28 days that touched this hour or a neighbour of it, null if
+-- none was longer than five minutes. days: how many such days had any report. last_at: time of the last report.
 WITH seen AS (
     SELECT
         source,
@@ -15,14 +15,13 @@ WITH seen AS (
 units AS (
     SELECT 'device' AS scope, * FROM seen WHERE device_id IS NOT NULL
     UNION ALL
-    SELECT 'source', source, NULL, slot, max(last_at) FROM seen GROUP BY source, slot
+    SELECT 'source', source, 0, slot, max(last_at) FROM seen GROUP BY source, slot
     UNION ALL
-    SELECT 'pipeline', '*', NULL, slot, max(last_at) FROM seen GROUP BY slot
+    SELECT 'pipeline', '*', 0, slot, max(last_at) FROM seen GROUP BY slot
 ),
 
 paused AS (
-    SELECT scope, source, device_id, slot, lag(slot) OVER (PARTITION BY scope, source, device_id ORDER BY slot) AS before
-    FROM units
+    SELECT *, lag(slot) OVER (PARTITION BY scope, source, device_id ORDER BY slot) AS before FROM units
 ),
 
 touched AS (
@@ -50,23 +49,14 @@ whole AS (
         scope,
         source,
         device_id,
-        max(last_at) AS last_at,
-        [
-            {'is_weekend': false, 'days': count(DISTINCT slot::DATE) FILTER (isodow(slot) <= 5)},
-            {'is_weekend': true, 'days': count(DISTINCT slot::DATE) FILTER (isodow(slot) > 5)}
-        ] AS kinds
+        isodow(slot) > 5 AS is_weekend,
+        count(DISTINCT slot::DATE) AS days,
+        max(max(last_at)) OVER (PARTITION BY scope, source, device_id) AS last_at
     FROM units
-    GROUP BY ALL
+    GROUP BY scope, source, device_id, is_weekend
 )
 
-SELECT
-    whole.scope, whole.source, whole.device_id, kind.is_weekend, hours.hour, longest_s, kind.days, whole.last_at
+SELECT whole.*, hour, longest_s
 FROM whole
-CROSS JOIN unnest(whole.kinds) AS kinds (kind)
 CROSS JOIN range(24) AS hours (hour)
-LEFT JOIN longest
-    ON longest.scope = whole.scope
-    AND longest.source = whole.source
-    AND longest.device_id IS NOT DISTINCT FROM whole.device_id
-    AND longest.is_weekend = kind.is_weekend
-    AND longest.hour = hours.hour
+LEFT JOIN longest USING (scope, source, device_id, is_weekend, hour)

@@ -24,7 +24,7 @@ SELECT
     epoch_ms(min(ended_at) FILTER (is_since)) AS since,
     count(*) FILTER (is_since) AS count,
     count(*) FILTER (is_since) AS failures,
-    histogram(last_status_id) FILTER (is_since) AS errors,
+    histogram(last_status_id::VARCHAR) FILTER (is_since) AS errors,
     max_by(message_key, ended_at, 5) FILTER (is_since) AS samples,
     printf(
         'all %d channels are down: the last %d messages failed',

@@ -6,35 +6,32 @@ WITH reported AS (
     FROM recent_messages
     GROUP BY source, device_id
     UNION ALL
-    SELECT 'source', source, NULL, least(max(last_seen_at), getvariable('now')) FROM recent_messages GROUP BY source
+    SELECT 'source', source, 0, least(max(last_seen_at), getvariable('now')) FROM recent_messages GROUP BY source
     UNION ALL
-    SELECT 'pipeline', '*', NULL, least(max(last_seen_at), getvariable('now')) FROM recent_messages
-    HAVING count(*) > 0
+    SELECT 'pipeline', '*', 0, least(max(last_seen_at), getvariable('now')) FROM recent_messages HAVING count(*) > 0
 ),
 
 quiet AS (
-    SELECT DISTINCT
-        activity_profile.scope, activity_profile.source, activity_profile.device_id, greatest(last_at, newest_at) AS last_at
+    SELECT DISTINCT scope, source, device_id, greatest(last_at, newest_at) AS last_at
     FROM activity_profile
-    LEFT JOIN reported
-        ON reported.scope = activity_profile.scope
-        AND reported.source = activity_profile.source
-        AND reported.device_id IS NOT DISTINCT FROM activity_profile.device_id
+    LEFT JOIN reported USING (scope, source, device_id)
 ),
 
 passed AS (
     SELECT
         *,
-        unnest(generate_series(date_trunc('hour', last_at), getvariable('now'), INTERVAL 1 HOUR)) AS begins_at
+        unnest(generate_series(date_trunc('hour', last_at), getvariable('now'), INTERVAL 1 HOUR)) AS begins_at,
+        isodow(begins_at) > 5 AS is_weekend,
+        hour(begins_at) AS hour
     FROM quiet
     WHERE getvariable('now') > last_at + INTERVAL 15 MINUTE
 ),
 
 counted AS (
     SELECT
-        passed.scope,
-        passed.source,
-        passed.device_id,
+        scope,
+        source,
+        device_id,
         passed.last_at,
         sum(
             (
@@ -42,19 +39,14 @@ counted AS (
             ) / coalesce(longest_s, 300)
         ) FILTER (days >= 4) AS pauses
     FROM passed
-    INNER JOIN activity_profile
-        ON activity_profile.scope = passed.scope
-        AND activity_profile.source = passed.source
-        AND activity_profile.device_id IS NOT DISTINCT FROM passed.device_id
-        AND activity_profile.is_weekend = (isodow(begins_at) > 5)
-        AND activity_profile.hour = hour(begins_at)
+    INNER JOIN activity_profile USING (scope, source, device_id, is_weekend, hour)
     GROUP BY ALL
 )
 
 SELECT
     scope,
     source,
-    device_id,
+    if(scope = 'device', device_id, NULL) AS device_id,
     coalesce(pauses > 3, false) AS is_bad,
     epoch_ms(last_at) AS since,
     printf(

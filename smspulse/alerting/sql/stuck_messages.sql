@@ -17,8 +17,10 @@ counted AS (
         count(*) FILTER (is_late) AS n,
         count(*) FILTER (is_late AND NOT is_ended) AS k,
         count(*) FILTER (NOT is_ended) AS open,
-        epoch_ms(min(first_seen_at) FILTER (is_late AND NOT is_ended)) AS since,
-        mode(outcome) FILTER (is_late AND NOT is_ended) AS stage,
+        epoch_ms(coalesce(
+            min(first_seen_at) FILTER (is_late AND NOT is_ended), min(first_seen_at) FILTER (NOT is_ended)
+        )) AS since,
+        coalesce(mode(outcome) FILTER (is_late AND NOT is_ended), mode(outcome) FILTER (NOT is_ended)) AS stage,
         max(message_key, 5) FILTER (is_late AND NOT is_ended) AS samples
     FROM begun
     GROUP BY GROUPING SETS ((source), (source, device_id))
@@ -44,7 +46,7 @@ SELECT
     n AS count,
     k AS failures,
     usual AS baseline,
-    samples,
+    coalesce(samples, []) AS samples,
     printf(
         '%d of %d messages that began half an hour to two hours ago are open, most of them %s; %.0f%% is usual',
         k, n, stage, 100 * usual

@@ -1,13 +1,13 @@
-"""Python loads this in every process of a chaos run, for PYTHONPATH names its folder; it changes stream workers alone.
+"""Python loads this in every process of a chaos run, as PYTHONPATH names its folder. It changes stream workers only.
 
 Points
     A file `{SMSPULSE_CHAOS}/{worker}-{point}` that holds a signal's number makes the worker send itself this signal
     when a transaction with records next reaches the point: `begin` (nothing produced yet), `commit` (outputs and offset
-    are sent, not committed), `committed` (the local state lacks the run). So a fault can be in the middle of a
-    transaction for certain, not by luck.
+    are sent, not committed), `committed` (the local state lacks the batch). So a fault is certain to occur in the
+    middle of a transaction.
 Mutations, by SMSPULSE_CHAOS_MUTATION
-    `no-fence`: each producer has a transactional id of its own, so nobody fences anybody.
-    `offsets-outside`: offsets are committed by themselves, before the outputs.
+    `no-fence`: each producer has its own transactional id, so no owner fences another one.
+    `offsets-outside`: offsets are committed in their own transaction, before the outputs.
 """
 
 import os
@@ -22,7 +22,7 @@ COMMAND = ["-m", "smspulse", "stream"]
 
 
 def change(folder: Path, mutation: str, worker: str) -> None:
-    import streams.recovery  # noqa: PLC0415 - in stream workers alone
+    import streams.recovery  # noqa: PLC0415 - in stream workers only
 
     product = streams.recovery.Producer
 
@@ -31,17 +31,17 @@ def change(folder: Path, mutation: str, worker: str) -> None:
         try:
             number = int(trigger.read_text())
             trigger.unlink()
-        except FileNotFoundError:  # not armed, or another partition's transaction has taken it
+        except FileNotFoundError:  # not armed, or used by the transaction of another partition
             return
-        signal.pthread_kill(threading.get_ident(), number)  # this thread does not take another step
+        signal.pthread_kill(threading.get_ident(), number)  # this thread runs no further instruction
 
     class Pointed(product):  # type: ignore[misc, valid-type]
-        # The first transaction of a producer is aborted: it ends what earlier owners left open, and has no records.
+        # The first transaction of a producer is aborted. It ends those of earlier owners, and has no records.
         is_owner = False
 
         def __init__(self, config: dict[str, Any]) -> None:
             super().__init__(config)
-            # A mutation shows by each report of a message, but not by each record of what a device did.
+            # A mutation is visible in each report of a message, but not in each record of device activity.
             self.has_points = mutation == "none" or "-messages-" in config["transactional.id"]
 
         def reach(self, point: str) -> None:
@@ -68,21 +68,21 @@ def change(folder: Path, mutation: str, worker: str) -> None:
     class OffsetsOutside(Pointed):
         def __init__(self, config: dict[str, Any]) -> None:
             super().__init__(config)
-            # A group with members takes offsets from them alone, or from a transaction: so it is one of its own.
-            self.beside = product(config | {"transactional.id": f"{config['transactional.id']}-offsets"})
+            # A group with members accepts offsets only from them or from a transaction, so this is a second one.
+            self.offsets_producer = product(config | {"transactional.id": f"{config['transactional.id']}-offsets"})
 
         def init_transactions(self, *arguments: Any) -> None:
             super().init_transactions(*arguments)
-            self.beside.init_transactions(*arguments)
+            self.offsets_producer.init_transactions(*arguments)
 
         def send_offsets_to_transaction(self, *arguments: Any) -> None:
-            self.beside.begin_transaction()
-            self.beside.send_offsets_to_transaction(*arguments)
-            self.beside.commit_transaction()
+            self.offsets_producer.begin_transaction()
+            self.offsets_producer.send_offsets_to_transaction(*arguments)
+            self.offsets_producer.commit_transaction()
 
     changed = {"none": Pointed, "no-fence": NoFence, "offsets-outside": OffsetsOutside}[mutation]
     streams.recovery.Producer = changed
-    print(f"INFO hooked, mutation {mutation}", file=sys.stderr, flush=True)  # the run insists on this line
+    print(f"INFO hooked, mutation {mutation}", file=sys.stderr, flush=True)  # the run requires this line
 
 
 if sys.orig_argv[1:4] == COMMAND:

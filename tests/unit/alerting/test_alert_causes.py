@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from alertmanager import unsilenced
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -64,10 +65,11 @@ Coming = Sequence[tuple[float, Alert]]
 
 def notified(coming: Coming, until: float, *, silenced: frozenset[str] = frozenset()) -> list[tuple[float, str, str]]:
     """Return what the webhook is sent, and when, of alerts that come some seconds after noon."""
-    told, left, sent = WebhookState(AlertState(), lambda _: silenced), list(coming), []
+    book, left, sent = AlertState(), list(coming), []
+    told = WebhookState(book, lambda _: silenced)
     for seconds in range(0, int(until) + 1, 10):
         while left and left[0][0] <= seconds:
-            told.update_alert(left.pop(0)[1])
+            book.update_alert(left.pop(0)[1])
         for each in told.next_alerts(moment(seconds)):
             sent.append((seconds, each.scope, each.phase))
             told.mark_sent(each)
@@ -76,15 +78,16 @@ def notified(coming: Coming, until: float, *, silenced: frozenset[str] = frozens
 
 def sent_to_alertmanager(coming: Coming, until: float) -> list[tuple[float, list[str], list[str]]]:
     """Return what an Alertmanager is sent, without repetitions: when, what fires, what is resolved."""
-    state, left, sent = AlertmanagerState(60, AlertState()), list(coming), []
+    book, left, sent = AlertState(), list(coming), []
+    state = AlertmanagerState(60, book, unsilenced)
     before: list[str] = []
     for seconds in range(0, int(until) + 1, 10):
         while left and left[0][0] <= seconds:
-            state.update_alert(left.pop(0)[1])
+            book.update_alert(left.pop(0)[1])
         batch = state.next_alerts(moment(seconds))
-        if batch is None:
+        if not batch:
             continue
-        firing, resolved = [each.scope for each in batch.firing_alerts], [each.scope for each in batch.resolved_alerts]
+        firing, resolved = ([each.scope for each in batch if each.phase == phase] for phase in ("firing", "resolved"))
         if firing != before or resolved:
             sent.append((seconds, firing, resolved))
         before = firing
@@ -203,12 +206,14 @@ def test_a_silence_of_the_phone_silences_what_it_explains() -> None:
 
 def test_a_restart_changes_no_decision() -> None:
     coming = [source(), phone(fired=60)]
-    told = WebhookState(AlertState())
+    book, past = AlertState(), AlertState()
     for each in coming:
-        told.update_alert(each)
-    told.mark_past_sent(moment(3_600), including_firing=True)
+        book.update_alert(each)
+        past.update_alert(each)
+    told = WebhookState(book, unsilenced)
+    told.resume(past, [], moment(3_600))
     assert told.next_alerts(moment(3_600)) == []
-    told.update_alert(phone(phase="resolved", seconds=3_700, fired=60))
+    book.update_alert(phone(phase="resolved", seconds=3_700, fired=60))
     assert [each.phase for each in told.next_alerts(moment(3_700))] == ["resolved"]
 
 

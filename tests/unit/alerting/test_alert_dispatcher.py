@@ -8,15 +8,15 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from alertmanager import Receiver, receiving
+from alertmanager import Receiver, receiving, unsilenced
 from warehouse_records import NOON, alert, at
 
 from core.alerts import Alert, decode_alert
 from smspulse.alerting.alert_state import AlertState
-from smspulse.alerting.delivery_state import AlertmanagerState, ClockReading, SilencedIds, no_silenced_ids
-from smspulse.alerting.dispatcher import build_receiver_tasks, send_to_alertmanager
-from smspulse.alerting.receivers import AlertmanagerClient
-from smspulse.alerting.rendering import try_receivers
+from smspulse.alerting.alert_topic import AlertFeed
+from smspulse.alerting.delivery_state import AlertmanagerState, ClockReading, SilencedIds, WebhookState
+from smspulse.alerting.dispatcher import send_to_alertmanager, send_to_webhook
+from smspulse.alerting.receivers import AlertmanagerClient, build_receivers, try_receivers
 from smspulse.alerting.settings import AlertSettings
 from smspulse.processes.children import find_free_port
 
@@ -34,23 +34,21 @@ def resolved(device: int = 1, seconds: float = 60) -> Alert:
     )
 
 
-class Log:
-    """Stands for `sms.alerts`; `on_news` is called for each cycle."""
-
-    has_committed_offsets = False
+class Feed(AlertFeed):
+    """The alerts of a test; `on_news` is called for each cycle of a receiver."""
 
     def __init__(self, past: list[Alert], on_news: Callable[[], list[Alert]] = list) -> None:
-        self._past, self._on_news, self.commits = past, on_news, 0
+        super().__init__(AlertState(), {})
+        self._on_news = on_news
+        for each in past:
+            self.alert_state.update_alert(each)
 
-    async def read_existing_alerts(self, *, whole: bool) -> list[Alert]:
-        return self._past
-
-    async def read_new_alerts(self, seconds: float) -> list[Alert]:
+    async def wait_for_change(self, seconds: float) -> None:
         await asyncio.sleep(0)
-        return self._on_news() or await asyncio.sleep(min(seconds, 0.02), [])
-
-    async def commit(self) -> None:
-        self.commits += 1
+        if news := self._on_news():
+            self.update_alerts(news)
+        else:
+            await asyncio.sleep(min(seconds, 0.02))
 
 
 @asynccontextmanager
@@ -72,11 +70,17 @@ async def never_answering() -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def dispatching(settings: AlertSettings, make_log: Callable[[], Log]) -> AsyncIterator[None]:
+async def dispatching(settings: AlertSettings, feed: Feed) -> AsyncIterator[None]:
     """Serve all receivers in a context."""
     async with aiohttp.ClientSession() as session:
-        tasks = build_receiver_tasks(settings, session, no_silenced_ids)
-        running = [asyncio.ensure_future(task(make_log(), lambda: None)) for task in tasks.values()]  # type: ignore[arg-type]
+        running = [
+            asyncio.ensure_future(
+                send_to_alertmanager(feed, client, AlertmanagerState(settings.repeat_s, feed.alert_state, unsilenced))
+                if isinstance(client, AlertmanagerClient)
+                else send_to_webhook(feed, client, WebhookState(feed.alert_state, unsilenced), lambda _: True)
+            )
+            for client in build_receivers(settings, session).values()
+        ]
         try:
             yield
         finally:
@@ -86,10 +90,9 @@ async def dispatching(settings: AlertSettings, make_log: Callable[[], Log]) -> A
 
 
 async def test_an_alertmanager_that_never_answers_delays_no_other() -> None:
-    coming: list[Alert] = []
     async with never_answering() as dead, receiving() as alive:
         settings = AlertSettings(alertmanager=f"{dead},{alive.url}", repeat_s=0.2)
-        async with dispatching(settings, lambda: Log([firing()], lambda: [coming.pop()] if coming else [])):
+        async with dispatching(settings, Feed([firing()])):
             for _ in range(3):
                 assert [each["labels"]["device"] for each in await alive.next(WITHIN_S)] == ["1"]
 
@@ -98,7 +101,7 @@ async def test_an_alertmanager_that_refuses_all_is_sent_it_later_and_no_other_is
     async with receiving() as broken, receiving() as alive:
         broken.answers = [web.Response(status=500) for _ in range(100)]
         settings = AlertSettings(alertmanager=f"{broken.url},{alive.url}", repeat_s=86_400)
-        async with dispatching(settings, lambda: Log([firing()])):
+        async with dispatching(settings, Feed([firing()])):
             await alive.next(WITHIN_S)
             for _ in range(2):
                 await broken.next(WITHIN_S)
@@ -110,7 +113,7 @@ async def test_a_service_of_apprise_that_is_down_delays_no_other_which_is_sent_e
     async with receiving() as broken, receiving() as alive:
         broken.answers = [web.Response(status=500) for _ in range(100)]
         urls = f"{broken.url.replace('http', 'json')} {alive.url.replace('http', 'json')}"
-        async with dispatching(AlertSettings(apprise=urls), lambda: Log([firing()])):  # type: ignore[arg-type]
+        async with dispatching(AlertSettings(apprise=urls), Feed([firing()])):  # type: ignore[arg-type]
             await alive.next(WITHIN_S)
             for _ in range(2):
                 await broken.next(WITHIN_S)
@@ -120,9 +123,9 @@ async def test_a_service_of_apprise_that_is_down_delays_no_other_which_is_sent_e
 async def test_a_service_of_apprise_keeps_its_position_when_others_are_added() -> None:
     pytest.importorskip("apprise")
     async with aiohttp.ClientSession() as session:
-        one = build_receiver_tasks(AlertSettings(apprise="json://a.example.org"), session, no_silenced_ids)  # type: ignore[arg-type]
+        one = build_receivers(AlertSettings(apprise="json://a.example.org"), session)  # type: ignore[arg-type]
         two = AlertSettings(apprise="json://b.example.org json://a.example.org")  # type: ignore[arg-type]
-        names = list(build_receiver_tasks(two, session, no_silenced_ids))
+        names = list(build_receivers(two, session))
     assert len(set(names)) == 2
     assert [*one] == names[1:]
     assert "example" not in "".join(names)
@@ -143,15 +146,15 @@ async def test_all_receivers_are_tried_though_one_never_answers_and_those_that_f
 
 
 async def cycles(
-    receiver: Receiver, log: Log, clock: Callable[[], ClockReading], silenced: SilencedIds = no_silenced_ids
+    receiver: Receiver, feed: Feed, clock: Callable[[], ClockReading], silenced: SilencedIds = unsilenced
 ) -> asyncio.Task[None]:
     """Serve an Alertmanager that is sent again what fires every ten seconds of a clock, in a task."""
     settings = AlertSettings(alertmanager=receiver.url, repeat_s=10)
 
     async def run() -> None:
         async with aiohttp.ClientSession() as session:
-            state = AlertmanagerState(settings.repeat_s, AlertState(), silenced)
-            await send_to_alertmanager(log, AlertmanagerClient(session, settings, receiver.url), state, clock=clock)  # type: ignore[arg-type]
+            state = AlertmanagerState(settings.repeat_s, feed.alert_state, silenced)
+            await send_to_alertmanager(feed, AlertmanagerClient(session, settings, receiver.url), state, clock=clock)
 
     return asyncio.create_task(run())
 
@@ -177,8 +180,8 @@ async def test_no_clock_drops_an_end_or_sends_what_is_silenced(step_s: float) ->
         def coming() -> list[Alert]:
             return [waiting.pop()] if waiting and clock.readings % 5 == 0 else []
 
-        log = Log([muted, firing(3), *(firing(device) for device in range(11, 21))], coming)
-        running = await cycles(receiver, log, clock, lambda _: frozenset({muted.id}))
+        feed = Feed([muted, firing(3), *(firing(device) for device in range(11, 21))], coming)
+        running = await cycles(receiver, feed, clock, lambda _: frozenset({muted.id}))
         while len(seen) < 10:
             for each in await receiver.next(WITHIN_S):
                 assert each["labels"]["device"] != "2"
@@ -197,7 +200,7 @@ async def test_each_cycle_reads_the_clock_once() -> None:
 
     async with receiving() as receiver:
         receiver.answers = [web.Response(status=500)]
-        running = await cycles(receiver, Log([firing()], look), clock)
+        running = await cycles(receiver, Feed([firing()], look), clock)
         for _ in range(4):
             await receiver.next(WITHIN_S)
         running.cancel()
@@ -205,34 +208,44 @@ async def test_each_cycle_reads_the_clock_once() -> None:
     assert len(looks) > 4
 
 
+def alertmanager_state(*alerts: Alert, silenced: SilencedIds = unsilenced) -> tuple[AlertState, AlertmanagerState]:
+    book = AlertState()
+    for each in alerts:
+        book.update_alert(each)
+    return book, AlertmanagerState(60, book, silenced)
+
+
 def test_the_end_of_a_silence_is_no_matter_of_the_next_repetition() -> None:
     silenced = {firing().id}
-    state = AlertmanagerState(60, AlertState(), lambda _: frozenset(silenced))
-    state.load_alerts([firing()])
-    assert state.next_alerts(moment(0)) is None
+    _, state = alertmanager_state(firing(), silenced=lambda _: frozenset(silenced))
+    assert state.next_alerts(moment(0)) == []
     silenced.clear()
-    batch = state.next_alerts(moment(1))
-    assert batch is not None
-    assert [each.id for each in batch.firing_alerts] == [firing().id]
+    assert [each.id for each in state.next_alerts(moment(1))] == [firing().id]
 
 
 def test_what_failed_is_sent_again_after_a_pause_that_grows_and_nothing_is_sent_before() -> None:
-    state = AlertmanagerState(60, AlertState())
-    state.load_alerts([firing()])
-    assert state.next_alerts(moment(0)) is not None
+    book, state = alertmanager_state(firing())
+    assert state.next_alerts(moment(0))
     assert state.mark_failed(moment(0)) == 1
-    state.update_alert(firing(2))
-    assert state.next_alerts(moment(0.9)) is None
-    assert state.next_alerts(moment(1)) is not None
+    book.update_alert(firing(2))
+    assert state.next_alerts(moment(0.9)) == []
+    assert state.next_alerts(moment(1))
     assert [state.mark_failed(moment(1)) for _ in range(7)] == [2, 4, 8, 16, 32, 60, 60]
 
 
 def test_an_alert_that_was_never_sent_has_no_end_to_send() -> None:
-    state = AlertmanagerState(60, AlertState(), lambda _: frozenset({firing().id}))
-    state.load_alerts([firing()])
-    assert state.next_alerts(moment(0)) is None
-    state.update_alert(resolved())
-    assert state.next_alerts(moment(1)) is None
+    book, state = alertmanager_state(firing(), silenced=lambda _: frozenset({firing().id}))
+    assert state.next_alerts(moment(0)) == []
+    book.update_alert(resolved())
+    assert state.next_alerts(moment(1)) == []
+
+
+def test_what_is_resolved_during_a_request_is_sent_with_the_next_one() -> None:
+    book, state = alertmanager_state(firing())
+    sent = state.next_alerts(moment(0))
+    book.update_alert(resolved())
+    state.mark_sent(sent, moment(0))
+    assert [each.phase for each in state.next_alerts(moment(1))] == ["resolved"]
 
 
 def moment(seconds: float) -> ClockReading:

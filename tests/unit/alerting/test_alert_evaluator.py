@@ -2,7 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,20 +16,25 @@ from warehouse_records import MadeRecord, alert, at, deadletter, raw, status, ve
 from core.alerts import EVALUATED_KINDS, KINDS, Alert, decode_alert
 from core.kafka_settings import KafkaSettings
 from core.topics import ALERTS, RAW
+from ingest.settings import IngestSettings
+from ingest.spool import SpoolState, WebhookSpool
+from ingest.webhook_record import WebhookRecord
 from smspulse.alerting.alert_state import AlertState, alert_evidence, alert_severity, alert_summary
-from smspulse.alerting.alert_topic import AlertTopicReader, AlertTopicWriter
+from smspulse.alerting.alert_topic import AlertFeed, AlertTopicReader, AlertTopicWriter
 from smspulse.alerting.evaluator import _PATIENCE_S, AlertStateMachine, RuleEvaluator, run_evaluator
 from smspulse.alerting.rules import (
     SQL_RULE_KINDS,
     RuleFinding,
     WarehouseRules,
     _build_rule_finding,
+    build_finding,
     lag_finding,
     pipeline_findings,
     spool_findings,
 )
-from smspulse.broker.memory_broker import MemoryBroker
+from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
+from smspulse.processes.children import find_free_port
 from warehouse.quality import append_check_results
 from warehouse.sink import parquet_files
 
@@ -53,8 +60,8 @@ class Story:
         return WarehouseRules(data)
 
 
-def bad(warehouse: WarehouseRules, seconds: float) -> dict[str, RuleFinding]:
-    return {each.id: each for each in warehouse.read_findings(at(seconds)) if each.is_bad}
+def bad(warehouse: WarehouseRules, seconds: float) -> dict[str, Alert]:
+    return {each.alert.id: each.alert for each in warehouse.read_findings(at(seconds)) if each.is_bad}
 
 
 def by_day(days: Sequence[int], every_s: float, *, first: float = -4 * HOUR, last: float = 5 * HOUR) -> Iterator[float]:
@@ -137,6 +144,20 @@ def test_messages_that_stay_open_are_stuck_beyond_what_is_usual(published: Path)
     assert "queued" in one.what
 
 
+def test_open_messages_of_the_day_keep_an_alert_firing_where_none_began_lately(
+    published: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    story = Story()
+    for number in range(12):
+        story.tell(-HOUR - number * MINUTE, "queued")
+    found = story.land(published).read_findings(at(2 * HOUR))
+    (finding,) = (each for each in found if each.alert.id == "stuck_messages:acme:1:*")
+    assert not finding.is_bad
+    assert finding.alert.since == at(-HOUR - 11 * MINUTE)
+    assert finding.alert.what
+    assert caplog.messages == []
+
+
 def test_a_latency_that_doubles_is_a_shift_of_the_device_or_of_the_source(published: Path) -> None:
     story = Story()
     for device in (1, 2):
@@ -199,22 +220,34 @@ def test_lander_and_stream_are_late_by_time_or_by_very_many_records() -> None:
     assert not lag_finding("lander", 3, at(0), at(299)).is_bad
     assert lag_finding("lander", 3, at(0), at(301)).is_bad
     assert lag_finding("stream", 1, None, at(0)).is_bad
-    assert lag_finding("stream", 100_001, at(0), at(0)).id == "pipeline:*:*:*:stream"
+    assert lag_finding("stream", 100_001, at(0), at(0)).alert.id == "pipeline:*:*:*:stream"
     assert lag_finding("stream", 100_001, at(0), at(0)).is_bad
 
 
 def test_a_spool_that_fills_up_or_is_not_emptied_is_an_alert() -> None:
-    assert spool_findings(0, 0.9, 0, at(0)) == []
-    assert [each.is_bad for each in spool_findings(5, 0.1, 10, at(0))] == [False]
-    assert [each.is_bad for each in (*spool_findings(5, 0.6, 10, at(0)), *spool_findings(5, 0.1, 301, at(0)))] == [
-        True,
-        True,
-    ]
+    def found(webhooks: int, size: int, oldest_s: float) -> list[bool]:
+        return [each.is_bad for each in spool_findings(SpoolState(webhooks, size, oldest_s, None), 100, at(0))]
+
+    assert found(0, 90, 0) == []
+    assert found(5, 10, 10) == [False]
+    assert found(5, 60, 10) == found(5, 10, 301) == [True]
+
+
+def test_a_spool_that_fills_up_while_kafka_is_away_is_an_alert_and_nothing_is_over(
+    published: Path,
+) -> None:
+    kafka, ten_minutes_ago = KafkaSettings(bootstrap=f"127.0.0.1:{find_free_port()}"), int(time.time() * 1000) - 600_000
+    assert RuleEvaluator(published, kafka)(at(0)) == ([], set())
+    with closing(WebhookSpool(published, IngestSettings())) as spool:
+        spool.append([WebhookRecord(b"acme:1", b"{}", [("ingest_id", b"1")], ten_minutes_ago)])
+        found, judged = RuleEvaluator(published, kafka)(at(0))
+    assert [(each.alert.id, each.is_bad) for each in found] == [("pipeline:*:*:*:spool", True)]
+    assert judged == set()
 
 
 def finding(kind: str, *, is_bad: bool = True, **fields: Any) -> RuleFinding:
     given = {"scope": "device", "source": "acme", "device_id": 1, "since": at(-60), "what": "it is so"} | fields
-    return RuleFinding(kind=kind, is_bad=is_bad, **given)
+    return build_finding(kind, is_bad=is_bad, **given)
 
 
 def life(kind: str, *looks: tuple[float, bool | None], book: AlertState | None = None) -> list[tuple[float, str]]:
@@ -322,21 +355,21 @@ def kafka(tmp_path: Path) -> Iterator[KafkaSettings]:
         yield settings
 
 
-async def seen(log: AlertTopicReader, count: int) -> list[Alert]:
-    found: list[Alert] = []
-    while len(found) < count:
-        found += await log.read_new_alerts(1)
-    return found
+async def wait_until(is_so: Callable[[], Any]) -> None:
+    async with asyncio.timeout(30):
+        while not is_so():  # noqa: ASYNC110 - nothing says when
+            await asyncio.sleep(0.02)
 
 
-async def started(task: Callable[[], Any], log: AlertTopicReader, count: int) -> list[Alert]:
-    """Run a watch until it has written so much; return what it wrote."""
-    running = asyncio.create_task(task())
+@asynccontextmanager
+async def running(*tasks: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    made = [asyncio.create_task(each) for each in tasks]
     try:
-        return await asyncio.wait_for(seen(log, count), 30)
+        yield
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        for each in made:
+            each.cancel()
+        await asyncio.gather(*made, return_exceptions=True)
 
 
 async def test_what_is_no_alert_is_passed_over_and_only_what_says_something_is_named(
@@ -351,12 +384,10 @@ async def test_what_is_no_alert_is_passed_over_and_only_what_says_something_is_n
     for value in (b"", b"{", deep, late.value, many, good):
         producer.produce(ALERTS, value, b"key", partition=0)
     assert producer.flush(10) == 0
-    log = AlertTopicReader(kafka, "reader")
-    assert [each.phase for each in await log.read_existing_alerts(whole=True)] == ["firing"]
+    assert [each.alert.phase for each in AlertTopicReader(kafka, "reader").read_existing()] == ["firing"]
     named = [message.partition(" is no alert")[0] for message in caplog.messages]
     assert named == [f"sms.alerts, partition 0, offset {offset}" for offset in (1, 2, 3, 4)]
     assert len(caplog.text) < 2_000
-    log.close()
 
 
 async def test_an_unforeseen_error_of_a_look_ends_no_process(
@@ -377,31 +408,72 @@ def test_a_finding_that_cannot_be_shown_costs_no_other_one(caplog: pytest.LogCap
     assert len(caplog.messages) == 2
 
 
+def evaluation(
+    feed: AlertFeed, found: list[RuleFinding], write: Callable[..., list[Alert]], times: Iterator[float]
+) -> Coroutine[Any, Any, None]:
+    """Evaluate a rule that finds what is in a list now."""
+    return run_evaluator(
+        feed, lambda _: (list(found), set(EVALUATED_KINDS)), write, 0.05, clock=lambda: at(next(times)) / 1000
+    )
+
+
 async def test_a_watch_goes_on_from_what_was_written_before_it(kafka: KafkaSettings) -> None:
-    reader = AlertTopicReader(kafka, "reader")
-    assert await reader.read_existing_alerts(whole=True) == []
-    amiss = [finding("stuck_messages")]
-    times = iter(range(0, 9_000_000, 400))
+    amiss, times = [finding("stuck_messages")], iter(range(0, 9_000_000, 400))
+    (id_,) = (each.alert.id for each in amiss)
 
-    async def run() -> None:
-        log = AlertTopicReader(kafka, "watch")
-        try:
-            await run_evaluator(
-                log,
-                lambda _: (list(amiss), set(EVALUATED_KINDS)),
-                AlertTopicWriter(kafka),
-                0.05,
-                clock=lambda: at(next(times)) / 1000,
-            )
-        finally:
-            log.close()
+    async def run(phase: str) -> list[Alert]:
+        """Start with what is in the topic, and run until it has an alert in a phase; return what it has."""
+        reader, book = AlertTopicReader(kafka, "watch"), AlertState()
+        for record in reader.read_existing():
+            book.update_alert(record.alert)
+        feed, witness = AlertFeed(book, {}), AlertTopicReader(kafka, "witness")
+        written = [each.alert for each in witness.read_existing()]
+        async with running(feed.follow_topic(reader), evaluation(feed, amiss, AlertTopicWriter(kafka), times)):
+            while [each.phase for each in written][-1:] != [phase]:
+                written += [each.alert for each in await asyncio.to_thread(witness.read_new)]
+            await wait_until(lambda: sum(feed.offsets.values()) == len(written))
+        assert book.alerts[id_] == written[-1]
+        return written
 
-    first = await started(run, reader, 2)
+    first = await run("firing")
     assert [(each.phase, each.changed_at) for each in first] == [("pending", at(0)), ("firing", at(400))]
     amiss.clear()
-    (ended,) = await started(run, reader, 1)
+    *_, ended = await run("resolved")
     assert (ended.phase, ended.fired_at) == ("resolved", at(400))
-    reader.close()
+
+
+async def test_a_change_reaches_receivers_once_though_it_is_written_late_and_read_again(kafka: KafkaSettings) -> None:
+    reader, book = AlertTopicReader(kafka, "watch"), AlertState()
+    reader.read_existing()
+    feed, seen, is_away = AlertFeed(book, {}), [], True
+    book.listeners.append(lambda _, alert: seen.append(alert.phase))
+    writer, refused = AlertTopicWriter(kafka), []
+
+    def write(alerts: Iterable[Alert]) -> list[Alert]:
+        """Stand for a Kafka that is away for a while."""
+        found = list(alerts)
+        if is_away:
+            refused.append(found)
+            return []
+        return writer(found)
+
+    evaluating = evaluation(feed, [finding("stuck_messages")], write, iter(range(0, 9_000_000, 400)))
+    async with running(feed.follow_topic(reader), evaluating):
+        await wait_until(lambda: len(refused) > 2)
+        assert seen == ["pending", "firing"]
+        is_away = False
+        await wait_until(lambda: sum(feed.offsets.values()) == 1)
+        # An older state of the same alert, which a write that seemed to fail may leave behind.
+        writer(
+            [
+                decode_alert(
+                    alert(0, "pending", id=finding("stuck_messages").alert.id, kind="stuck_messages").value or b""
+                )
+            ]
+        )
+        await wait_until(lambda: sum(feed.offsets.values()) == 2)
+    assert seen == ["pending", "firing"]
+    assert [each.phase for each in refused[-1]] == ["firing"]
 
 
 async def test_while_the_lander_is_behind_nobody_is_called_silent(published: Path, kafka: KafkaSettings) -> None:
@@ -410,10 +482,10 @@ async def test_while_the_lander_is_behind_nobody_is_called_silent(published: Pat
         story.tell(seconds)
     story.land(published)
     look = RuleEvaluator(published, kafka)
-    assert "silent:acme:1:*" in {each.id for each in look(at(0))[0] if each.is_bad}
-    assert pipeline_findings(published, kafka, at(0)) == []
+    assert "silent:acme:1:*" in {each.alert.id for each in look(at(0))[0] if each.is_bad}
+    assert pipeline_findings(published, kafka, at(0)) == ([], {"pipeline"})
     producer = Producer(kafka.confluent_options())
     producer.produce(RAW, b"{}", b"key")
     assert producer.flush(10) == 0
     found, judged = look(at(0))
-    assert ([each.id for each in found], judged) == (["pipeline:*:*:*:lander"], {"pipeline"})
+    assert ([each.alert.id for each in found], judged) == (["pipeline:*:*:*:lander"], {"pipeline"})

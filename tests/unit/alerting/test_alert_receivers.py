@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -13,34 +14,22 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from alertmanager import Receiver, receiving
+from alertmanager import Receiver, receiving, unsilenced
 from click.testing import CliRunner
 from rich.console import Console
 from warehouse_records import NOON, alert, at, moment, version
 
 from core.alerts import EVALUATED_KINDS, KINDS, Alert, decode_alert
 from smspulse.alerting.alert_state import AlertState, alert_evidence, alert_summary
+from smspulse.alerting.alert_topic import AlertFeed, AlertRecord
 from smspulse.alerting.backtest import read_message_ends, run_backtest
 from smspulse.alerting.delivery_state import AlertmanagerState, ClockReading, WebhookState
-from smspulse.alerting.dispatcher import send_to_alertmanager, send_to_webhook
-from smspulse.alerting.receivers import (
-    AlertmanagerClient,
-    AlertWebhookClient,
-    AppriseClient,
-    ReceiverError,
-    ReceiverGoneError,
-)
-from smspulse.alerting.rendering import (
-    NoSuchAlertError,
-    PictureError,
-    draw_backtest,
-    print_alert_evidence,
-    print_alerts,
-    print_backtest,
-    try_receivers,
-)
+from smspulse.alerting.dispatcher import resume_delivery, send_to_alertmanager, send_to_webhook
+from smspulse.alerting.errors import NoSuchAlertError, PictureError, ReceiverError, ReceiverGoneError, SilenceError
+from smspulse.alerting.receivers import AlertmanagerClient, AlertWebhookClient, AppriseClient, try_receivers
+from smspulse.alerting.rendering import draw_backtest, print_alert_evidence, print_alerts, print_backtest
 from smspulse.alerting.settings import AlertSettings
-from smspulse.alerting.silences import SilenceError, SilenceStore
+from smspulse.alerting.silences import SilenceStore
 from smspulse.cli.main import cli
 from smspulse.runtime import status
 from streams.failure_baseline import DetectorPolicy
@@ -70,39 +59,32 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
         yield made
 
 
-class Log:
-    """Stands for `sms.alerts`: what is there, what comes, and how often it was committed."""
-
-    def __init__(self, past: list[Alert], *, has_committed_offsets: bool = False) -> None:
-        self.has_committed_offsets, self._past, self.commits = has_committed_offsets, past, 0
-        self.coming: asyncio.Queue[Alert] = asyncio.Queue()
-
-    async def read_existing_alerts(self, *, whole: bool) -> list[Alert]:
-        return self._past
-
-    async def read_new_alerts(self, seconds: float) -> list[Alert]:
-        try:
-            return [await asyncio.wait_for(self.coming.get(), min(seconds, 0.05))]
-        except TimeoutError:
-            return []
-
-    async def commit(self) -> None:
-        self.commits += 1
+def feed_of(*alerts: Alert) -> AlertFeed:
+    """Return a feed with a past."""
+    feed = AlertFeed(AlertState(), {0: len(alerts)})
+    for each in alerts:
+        feed.alert_state.update_alert(each)
+    return feed
 
 
-def sending(log: Log, session: aiohttp.ClientSession, settings: AlertSettings, *silenced: Any) -> asyncio.Task[None]:
+def sending(
+    feed: AlertFeed,
+    session: aiohttp.ClientSession,
+    settings: AlertSettings,
+    silenced: Callable[[float], frozenset[str]] = unsilenced,
+) -> asyncio.Task[None]:
     """Send to the Alertmanager of settings, in a task."""
     (url,) = settings.alertmanager_urls
-    state = AlertmanagerState(settings.repeat_s, AlertState(), *silenced)
-    return asyncio.create_task(send_to_alertmanager(log, AlertmanagerClient(session, settings, url), state))  # type: ignore[arg-type]
+    state = AlertmanagerState(settings.repeat_s, feed.alert_state, silenced)
+    return asyncio.create_task(send_to_alertmanager(feed, AlertmanagerClient(session, settings, url), state))
 
 
 async def test_alertmanager_is_told_what_fires_again_and_again_and_what_is_resolved(
     receiver: Receiver, session: aiohttp.ClientSession
 ) -> None:
     settings = AlertSettings(alertmanager=receiver.url, repeat_s=0.2, runbooks="https://docs.example.org/runbooks/")
-    log = Log([told()])
-    telling = sending(log, session, settings)
+    feed = feed_of(told())
+    telling = sending(feed, session, settings)
     first, again = await receiver.next(), await receiver.next()
     assert first[0]["labels"] == again[0]["labels"] == {
         "alertname": "SmsFailureRatio", "severity": "warning", "scope": "channel", "source": "acme", "device": "1",
@@ -113,7 +95,7 @@ async def test_alertmanager_is_told_what_fires_again_and_again_and_what_is_resol
     assert first[0]["annotations"]["failed"] == "6 of 8 messages"
     assert first[0]["annotations"]["errors"] == "6 of status 10 (not sent: no service)"
     assert first[0]["annotations"]["runbook_url"] == "https://docs.example.org/runbooks/failure_ratio.md"
-    await log.coming.put(told("resolved", seconds=60))
+    feed.update_alerts([told("resolved", seconds=60)])
     while (last := await receiver.next())[0]["endsAt"] != "2026-11-24T12:01:00.000Z":
         pass
     assert last[0]["labels"] == first[0]["labels"]
@@ -125,10 +107,10 @@ async def test_an_alertmanager_that_was_down_learns_what_was_resolved_meanwhile(
 ) -> None:
     settings = AlertSettings(alertmanager=receiver.url, repeat_s=0.1)
     receiver.answers = [web.Response(status=503), web.Response(status=503)]
-    log = Log([told()])
-    telling = sending(log, session, settings)
+    feed = feed_of(told())
+    telling = sending(feed, session, settings)
     await receiver.next()
-    await log.coming.put(told("resolved", seconds=60))
+    feed.update_alerts([told("resolved", seconds=60)])
     await receiver.next()
     assert (await receiver.next())[0]["endsAt"] == "2026-11-24T12:01:00.000Z"
     telling.cancel()
@@ -138,7 +120,7 @@ async def test_the_webhook_is_signed_and_the_same_change_has_the_same_id(
     receiver: Receiver, session: aiohttp.ClientSession
 ) -> None:
     settings = AlertSettings(webhook=f"{receiver.url}/hook", webhook_secret=f"whsec_{SECRET}")  # type: ignore[arg-type]
-    way = AlertWebhookClient(session, settings, clock=lambda: NOON / 1000)
+    way = AlertWebhookClient(session, settings)
     await way.send(told())
     await way.send(told())
     (path, headers, body), (_, again, _) = await receiver.requests.get(), await receiver.requests.get()
@@ -167,17 +149,23 @@ async def test_nothing_but_2xx_is_success(
 async def test_the_webhook_is_told_each_change_once_in_order_and_then_it_is_committed(
     receiver: Receiver, session: aiohttp.ClientSession
 ) -> None:
-    log = Log([])
+    feed, commits = feed_of(), []
     way = AlertWebhookClient(session, AlertSettings(webhook=receiver.url))
-    running = asyncio.create_task(send_to_webhook(log, way, WebhookState(AlertState())))  # type: ignore[arg-type]
+    state = WebhookState(feed.alert_state, unsilenced)
+    running = asyncio.create_task(send_to_webhook(feed, way, state, lambda offsets: commits.append(offsets) or True))
     receiver.answers = [web.Response(status=500)]
-    for each in (told("pending"), told(), told(), told("resolved", seconds=60)):
-        await log.coming.put(each)
-    seen = [(await receiver.next())["type"] for _ in range(3)]
-    assert seen == ["alert.firing", "alert.firing", "alert.resolved"]  # the first one was refused
-    await log.coming.put(told(seconds=99, fired_at=at(99)))
+    for each in (told("pending"), told(), told()):
+        feed.update_alerts([each])
+    assert (await receiver.next())["type"] == "alert.firing"  # it is refused
+    feed.update_alerts([told("resolved", seconds=60)])
+    feed.offsets = {0: 4}
+    assert [(await receiver.next())["type"] for _ in range(2)] == ["alert.firing", "alert.resolved"]
+    feed.update_alerts([told(seconds=99, fired_at=at(99))])
+    feed.offsets = {0: 5}
     assert (await receiver.next())["data"]["fired_at"] == "2026-11-24T12:01:39.000Z"
-    assert log.commits >= 3
+    while commits[-1:] != [{0: 5}]:  # noqa: ASYNC110 - nothing says when
+        await asyncio.sleep(0.01)
+    assert commits == sorted(commits, key=lambda offsets: offsets[0])
     running.cancel()
 
 
@@ -185,10 +173,13 @@ async def test_a_webhook_that_answers_410_is_sent_nothing_any_more(
     receiver: Receiver, session: aiohttp.ClientSession
 ) -> None:
     receiver.answers = [web.Response(status=410)]
-    log = Log([told()])
-    way = AlertWebhookClient(session, AlertSettings(webhook=receiver.url))
-    await asyncio.wait_for(send_to_webhook(log, way, WebhookState(AlertState())), 10)  # type: ignore[arg-type]
-    assert log.commits == 0
+    feed, commits = feed_of(told()), []
+    way, state = (
+        AlertWebhookClient(session, AlertSettings(webhook=receiver.url)),
+        WebhookState(feed.alert_state, unsilenced),
+    )
+    await asyncio.wait_for(send_to_webhook(feed, way, state, lambda offsets: commits.append(offsets) or True), 10)
+    assert commits == []
 
 
 async def test_apprise_notifies_of_an_alert_and_of_its_end_and_says_when_it_could_not(receiver: Receiver) -> None:
@@ -219,7 +210,7 @@ async def test_notifications_hold_texts_as_they_are(
     settings = AlertSettings(webhook=receiver.url, alertmanager=receiver.url)
     await AlertWebhookClient(session, settings).send(hostile)
     assert (await receiver.next())["data"]["summary"].endswith(r"<b>x</b>\x1b[2J\n[red]y[/red]")
-    await AlertmanagerClient(session, settings, receiver.url).send([hostile], [], NOON / 1000)
+    await AlertmanagerClient(session, settings, receiver.url).send([hostile], NOON / 1000)
     annotations = (await receiver.next())[0]["annotations"]
     assert annotations["errors"] == r"2 of <i>\x9b"
     assert not any(mark in json.dumps(sent, ensure_ascii=False) for mark in ("\x1b", "\x9b"))
@@ -234,16 +225,19 @@ def test_without_apprise_its_setting_says_what_to_install(monkeypatch: pytest.Mo
 LATER = ClockReading(elapsed_s=0, now_s=NOON / 1000 + 3_600)
 
 
-def following(*alerts: Alert, past: tuple[Alert, ...] = (), firing: bool = True) -> list[tuple[str, str]]:
-    """Return what is told of alerts that come after others that were told already."""
-    seen = WebhookState(AlertState())
+def following(*alerts: Alert, past: tuple[Alert, ...] = (), sent: bool = True) -> list[tuple[str, str]]:
+    """Return what is told of alerts that come after others, which were sent unless this is the first start."""
+    book, before = AlertState(), AlertState()
     for each in past:
-        seen.update_alert(each)
-    seen.mark_past_sent(LATER, including_firing=firing)
+        book.update_alert(each)
+        before.update_alert(each)
+    seen = WebhookState(book, unsilenced)
+    if sent:
+        seen.resume(before, [], LATER)
     found = []
     for each in ((), *alerts):
         if each:
-            seen.update_alert(each)
+            book.update_alert(each)
         for one in seen.next_alerts(LATER):
             found.append((one.id.partition(":")[2], one.phase))
             seen.mark_sent(one)
@@ -257,7 +251,7 @@ def test_what_was_told_is_not_told_again_after_a_restart() -> None:
 
 def test_at_the_first_start_what_fires_is_told_and_what_was_resolved_is_not() -> None:
     past = (told(), told("resolved", id="failure_ratio:acme:3:1"))
-    assert following(past=past, firing=False) == [("acme:1:2", "firing")]
+    assert following(past=past, sent=False) == [("acme:1:2", "firing")]
 
 
 def test_the_end_of_an_alert_whose_beginning_was_compacted_away_is_told() -> None:
@@ -286,32 +280,51 @@ def test_a_device_inhibits_its_channels_and_no_others() -> None:
 
 
 def test_what_is_silenced_is_told_when_its_silence_ends_and_what_was_told_is_resolved() -> None:
-    silenced: set[str] = {told().id}
-    seen = WebhookState(AlertState(), lambda _: frozenset(silenced))
-    seen.update_alert(told())
+    silenced, book = {told().id}, AlertState()
+    seen = WebhookState(book, lambda _: frozenset(silenced))
+    book.update_alert(told())
     assert seen.next_alerts(LATER) == []
     silenced.clear()
     assert [each.phase for each in seen.next_alerts(LATER)] == ["firing"]
     seen.mark_sent(told())
     silenced.add(told().id)
     assert seen.next_alerts(LATER) == []
-    seen.update_alert(told("resolved", seconds=60))
+    book.update_alert(told("resolved", seconds=60))
     assert [each.phase for each in seen.next_alerts(LATER)] == ["resolved"]
 
 
 def test_what_was_silenced_at_a_restart_is_told_when_its_silence_ends() -> None:
-    silenced = {told().id}
-    seen = WebhookState(AlertState(), lambda _: frozenset(silenced))
-    seen.update_alert(told())
-    seen.mark_past_sent(LATER, including_firing=True)
+    silenced, book = {told().id}, AlertState()
+    book.update_alert(told())
+    seen = WebhookState(book, lambda _: frozenset(silenced))
+    seen.resume(book, [], LATER)
     silenced.clear()
     assert [each.phase for each in seen.next_alerts(LATER)] == ["firing"]
 
 
+def test_what_changed_behind_the_committed_offsets_is_told_after_a_restart() -> None:
+    unknown = told("resolved", id="failure_ratio:acme:3:1", device_id=3, seconds=70)
+    records = [AlertRecord(0, 0, told()), AlertRecord(0, 1, told("resolved", seconds=60)), AlertRecord(1, 7, unknown)]
+    book = AlertState()
+    for each in records:
+        book.update_alert(each.alert)
+    for committed, expected in (
+        ({0: 1}, ["acme:1:2", "acme:3:1"]),
+        ({0: 2, 1: 7}, ["acme:3:1"]),
+        ({0: 2, 1: 8}, []),
+        ({}, []),
+    ):
+        seen = WebhookState(book, unsilenced)
+        resume_delivery(seen, AlertState(), records, committed)
+        found = seen.next_alerts(LATER)
+        assert {each.phase for each in found} <= {"resolved"}
+        assert [each.id.partition(":")[2] for each in found] == expected, committed
+
+
 async def test_an_alertmanager_is_not_told_what_is_silenced(receiver: Receiver, session: aiohttp.ClientSession) -> None:
     settings = AlertSettings(alertmanager=receiver.url, repeat_s=0.1)
-    log, silenced = Log([told(), told(id="failure_ratio:acme:3:1", device_id=3)]), {told().id}
-    telling = sending(log, session, settings, lambda _: frozenset(silenced))
+    feed, silenced = feed_of(told(), told(id="failure_ratio:acme:3:1", device_id=3)), {told().id}
+    telling = sending(feed, session, settings, lambda _: frozenset(silenced))
     assert [each["labels"]["device"] for each in await receiver.next()] == ["3"]
     silenced.clear()
     while len(await receiver.next()) < 2:
@@ -320,14 +333,16 @@ async def test_an_alertmanager_is_not_told_what_is_silenced(receiver: Receiver, 
 
 
 def test_a_silence_lasts_as_long_as_it_was_set_for_and_can_be_lifted(tmp_path: Path) -> None:
-    now = 1_000.0
-    silences = SilenceStore(tmp_path, lambda: now)
-    assert silences.set_silence("a:b:1:2", 60) == 1_060
+    silences, before = SilenceStore(tmp_path), time.time()
+    silences.set_silence("a:b:1:2", 60)
     silences.set_silence("a:b:3:*", 600)
-    assert SilenceStore(tmp_path, lambda: 1_059).active_silences() == {"a:b:1:2": 1_060, "a:b:3:*": 1_600}
-    assert SilenceStore(tmp_path).silenced_ids(1_061) == {"a:b:3:*"}
+    after = time.time()
+    active = SilenceStore(tmp_path).active_silences(before + 59)
+    assert list(active) == ["a:b:1:2", "a:b:3:*"]
+    assert before + 60 <= active["a:b:1:2"] <= after + 60
+    assert silences.silenced_ids(after + 60) == {"a:b:3:*"}
     silences.set_silence("a:b:3:*", 0)
-    assert silences.silenced_ids(now) == {"a:b:1:2"}
+    assert silences.silenced_ids(before) == {"a:b:1:2"}
 
 
 def test_silences_that_cannot_be_read_silence_nothing_and_say_what_to_do(

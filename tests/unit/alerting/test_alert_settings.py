@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from smspulse.alerting.settings import AlertSettings, AlertSettingsError, read_alert_settings
+from core.urls import parse_base_url, parse_http_url
+from smspulse.alerting.errors import AlertSettingsError
+from smspulse.alerting.settings import AlertSettings, read_alert_settings
 from smspulse.cli.main import cli
-from smspulse.runtime.urls import parse_base_url, parse_http_url
 
 PREFIX = "SMSPULSE_ALERTS_"
 

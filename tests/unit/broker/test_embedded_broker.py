@@ -1,6 +1,7 @@
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from core.atomic_file import write_file_atomically
 from smspulse.broker import foreground, kafka_broker
-from smspulse.broker.config import BrokerSettings, build_server_properties, find_last_error_line
-from smspulse.broker.download import BrokerError
-from smspulse.broker.lockfile import BrokerFile, acquire_broker_lock, read_broker_file, write_file_atomically
-from smspulse.processes import readiness
+from smspulse.broker.config import build_server_properties, find_last_error_line
+from smspulse.broker.errors import BrokerError
+from smspulse.broker.lockfile import BrokerFile, acquire_broker_lock, read_broker_file
+from smspulse.broker.settings import BrokerSettings
+from smspulse.processes import children
 
 
 def write_broker_file(data: Path, pid: int) -> None:
@@ -75,7 +78,8 @@ def test_the_lock_lives_as_long_as_the_last_process_that_holds_it(tmp_path: Path
 
 
 def test_kafka_listens_on_loopback_only() -> None:
-    lines = dict(line.split("=", 1) for line in build_server_properties(1, 2, BrokerSettings()).splitlines())
+    text = build_server_properties(1, 2, BrokerSettings())
+    lines = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     assert lines["listeners"] == "CLIENTS://127.0.0.1:1,CONTROLLER://127.0.0.1:2"
     assert lines["controller.quorum.voters"] == "1@127.0.0.1:2"
 
@@ -157,15 +161,16 @@ def test_too_few_open_files_refuse_kafka_before_it_touches_its_store(tmp_path: P
 def test_a_broker_that_too_few_open_files_refuse_reports_that_no_restart_helps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(foreground, "choose_broker", lambda data, *_, **__: kafka_broker.KafkaBroker(data))
     monkeypatch.setattr(kafka_broker, "count_needed_files", lambda _: sys.maxsize + 1)
     monkeypatch.setattr(kafka_broker, "fetch_kafka", lambda: pytest.fail("Kafka is not refused"))
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
-    monkeypatch.setenv(readiness.READY_FD_VARIABLE, str(writing))
+    monkeypatch.setenv(children.READY_FD_VARIABLE, str(writing))
     assert foreground.run_broker(tmp_path, "kafka") == 2
     with os.fdopen(reading, "rb") as report:
-        assert report.read() == readiness.NEVER_READY
+        assert report.read() == children.NEVER_READY
 
 
 def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one() -> None:

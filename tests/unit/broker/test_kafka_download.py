@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from privileges import run_unprivileged
 
-from smspulse.broker.download import BrokerError, fetch_kafka, find_kafka_cache, list_missing_programs
+from smspulse.broker.download import fetch_kafka, find_kafka_cache, list_missing_programs
+from smspulse.broker.embedded import MemoryBroker
+from smspulse.broker.errors import BrokerError
 from smspulse.broker.foreground import choose_broker
-from smspulse.broker.memory_broker import MemoryBroker
 
 
 @pytest.fixture

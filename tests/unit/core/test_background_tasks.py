@@ -11,7 +11,9 @@ from core.background_tasks import keep_running
 from core.errors import SmspulseError
 
 
-def test_work_that_fails_is_logged_and_starts_again_after_growing_pauses(caplog: pytest.LogCaptureFixture) -> None:
+def test_work_that_fails_is_logged_and_starts_again_after_growing_pauses(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     outcomes = iter([ValueError("no such row"), SmspulseError("the disk is full: free some"), *([OSError()] * 7), None])
     pauses: list[float] = []
 
@@ -22,8 +24,9 @@ def test_work_that_fails_is_logged_and_starts_again_after_growing_pauses(caplog:
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
 
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     with caplog.at_level(logging.ERROR):
-        asyncio.run(keep_running("the reader", work, sleep))
+        asyncio.run(keep_running("the reader", work))
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     first, second, *_ = caplog.records
     assert first.getMessage() == "the reader failed and starts again in 1 s: ValueError('no such row')"

@@ -7,7 +7,6 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from core.alerts import KINDS
 from core.metrics import GaugeFamily, GaugeSnapshot
 from smspulse.dashboard import metrics as page
 from streams import metrics as stream
@@ -133,15 +132,12 @@ def test_a_scrape_of_the_page_sees_all_that_one_reading_found() -> None:
             for each in range(PARTITIONS)
         ]
 
-    page.set_page_metrics({"checks": checks(1), "alerts": []}, 1, 1)
+    page.set_page_metrics(checks(1), 1, 1)
     scraper = Scraper(page.REGISTRY)
-    alerts = ScrapedList(scraper, [{"kind": KINDS[0]}, {"kind": KINDS[0]}])
-    page.set_page_metrics({"checks": ScrapedList(scraper, checks(2)), "alerts": alerts}, 2, 2)
+    page.set_page_metrics(ScrapedList(scraper, checks(2)), 2, 2)
     assert scraper.seen
     for seen, number in [*((each, 1) for each in scraper.seen), (scraped(page.REGISTRY), 2)]:
         assert sum(name == "smspulse_check_holds" for name, _ in seen) == PARTITIONS
-        assert sum(name == "smspulse_alerts_firing" for name, _ in seen) == len(KINDS)
-        assert sum(value for (name, _), value in seen.items() if name == "smspulse_alerts_firing") == 2 * (number - 1)
         times = {
             value for (name, _), value in seen.items() if name.startswith(("smspulse_page_", "smspulse_check_newest"))
         }

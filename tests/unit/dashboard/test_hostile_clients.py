@@ -20,7 +20,8 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from smspulse.dashboard.queries import PageSnapshot
-from smspulse.dashboard.server import PageRequestHandler, PageSettings
+from smspulse.dashboard.server import PageRequestHandler
+from smspulse.dashboard.settings import PageSettings
 from smspulse.processes import metrics_endpoint
 from smspulse.processes.children import find_free_port, raise_file_limit
 
@@ -34,7 +35,8 @@ data, port = Path(sys.argv[1]), int(sys.argv[2])
 """
 PAGE = """
 from smspulse.dashboard.queries import PageSnapshot
-from smspulse.dashboard.server import PageSettings, serve_page
+from smspulse.dashboard.server import serve_page
+from smspulse.dashboard.settings import PageSettings
 numbers = PageSnapshot(data, lambda: {"processes": [], "lag": None})
 asyncio.run(serve_page(numbers, PageSettings(port=port), asyncio.Event(), lambda host, port: None))
 """

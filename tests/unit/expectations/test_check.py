@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,18 +18,19 @@ from days import weeks
 from warehouse_records import version
 
 from core import topics
+from core.atomic_file import delete_orphaned_files
 from core.errors import SmspulseError
-from expectations.catalogue import SUITE_NAMES, build_checks
+from expectations import SUITE_NAMES
+from expectations.catalogue import build_checks
 from expectations.errors import MissingExtraError, UnreadableDataError
-from expectations.expectation import QualityCheck, Severity
 from expectations.measurement import MeasurementSession, SuiteMeasures
-from expectations.report import CheckReport, CheckResult
+from expectations.quality_check import CheckReport, CheckResult, Severity
 from expectations.runner import LANDED_SUITES, run_checks
 from expectations.settings import CheckSettings
 from gateway.number_search import NumberSearch
 from gateway.statuses import STATUSES
 from smspulse.cli.main import cli
-from warehouse.durable_files import delete_orphaned_files
+from warehouse.file_names import TEMPORARY_FOLDER
 from warehouse.maintenance.compaction import compact_files
 from warehouse.maintenance.erasure import erase_from_files
 from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
@@ -88,7 +89,7 @@ def test_right_data_passes_every_check(data: Path) -> None:
         assert row.action.endswith("."), row
         assert row.expected, row
     assert state() == before
-    assert delete_orphaned_files(data) == 0
+    assert delete_orphaned_files(data / TEMPORARY_FOLDER) == 0
 
 
 @pytest.mark.parametrize("names", TOGETHER, ids=len)
@@ -266,11 +267,11 @@ def test_quality_is_what_was_found_last_and_since_when_it_fails(tmp_path: Path) 
 def test_what_is_landed_during_a_check_is_no_fault(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measure = MeasurementSession.measure_suite
 
-    def landing_between(run: MeasurementSession, suite: str, checks: Sequence[QualityCheck]) -> SuiteMeasures:
+    def landing_between(run: MeasurementSession, suite: str) -> SuiteMeasures:
         if suite == "delivery":
             position = read_landed_position(data, topics.MESSAGES, 0)
             parquet_files.land_records(data, position, [version(position, 1, "delivered", seconds=12 * 3600 - 1)])
-        return measure(run, suite, checks)
+        return measure(run, suite)
 
     monkeypatch.setattr(MeasurementSession, "measure_suite", landing_between)
     assert failed(run_checks(data, CheckSettings(), END, suites=("devices", "delivery"))) == {}
@@ -288,7 +289,7 @@ def test_what_is_landed_between_the_readings_of_two_views_is_no_fault(
             answer["delivery_adds_up"] += 1
         return answer
 
-    monkeypatch.setattr("warehouse.reader.retry_after_merge", between)
+    monkeypatch.setattr("expectations.measurement.retry_after_merge", between)
     assert failed(run_checks(data, CheckSettings(), END, suites=("delivery",))) == {}
     assert landed
 

@@ -27,11 +27,11 @@ from expectations.reconciliation import (
     read_kafka_contents,
 )
 from expectations.settings import CheckSettings
-from ingest.receipts import ID_BYTES, ReceiptLog, read_receipts
 from ingest.settings import IngestSettings
+from ingest.sink import ID_BYTES, ReceiptLog, read_receipts
 from ingest.spool import WebhookSpool
 from ingest.webhook_record import WebhookRecord
-from smspulse.broker.memory_broker import MemoryBroker
+from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.cli.main import cli
 from warehouse import catalog
@@ -56,7 +56,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     noting = ReceiptLog(folder)
     with open_warehouse(folder) as connection:
         sql = "SELECT source, epoch_ms(received_at), ingest_id FROM raw_webhooks ORDER BY received_at"
-        noting.append_receipts(accepted(*row) for row in connection.execute(sql).fetchall())
+        for row in connection.execute(sql).fetchall():
+            noting.append_receipt(accepted(*row))
     noting.close()
     return folder
 
@@ -87,7 +88,7 @@ def test_what_was_answered_is_landed_and_old_hours_are_dropped(data: Path) -> No
 def test_what_is_not_landed_is_named_unless_it_waits_in_kafka_or_in_the_spool(data: Path) -> None:
     at = datetime.fromtimestamp(LOST_AT / 1000 + 3600, UTC)
     noting = ReceiptLog(data)
-    noting.append_receipts([accepted("acme", LOST_AT, LOST)])
+    noting.append_receipt(accepted("acme", LOST_AT, LOST))
     noting.close()
     assert found(data, "accepted_landed", at) == (1, [LOST.replace("-", "")])
     lost = bytes.fromhex(LOST.replace("-", ""))
@@ -188,11 +189,11 @@ def test_a_kafka_that_does_not_answer_is_said_and_no_difference(data: Path) -> N
 
 def test_no_id_is_lost_by_a_kill(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from ingest.receipts import ReceiptLog\n"
+        "import sys; from pathlib import Path; from ingest.sink import ReceiptLog\n"
         "from ingest.webhook_record import WebhookRecord\n"
         "noting = ReceiptLog(Path(sys.argv[1]))\n"
         f"webhook = WebhookRecord(None, b'', [('source', b'acme'), ('ingest_id', b'{LOST}')], {LOST_AT})\n"
-        "for _ in range(250): noting.append_receipts([webhook, webhook])\n"
+        "for _ in range(500): noting.append_receipt(webhook)\n"
         "print('noted', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -79,7 +79,7 @@ def test_stream_lander_and_check_read_a_body_by_its_declared_charset(charset: st
 
 def test_undecodable_bytes_cost_characters_and_not_the_report() -> None:
     body = b"\xff\xfe" + '{"sms_id": 17, "status_id": 7, "status_message": "x'.encode("utf-16-le") + b"\x3d\xd8"
-    report = parse_payload(to_utf8(body + '"}'.encode("utf-16-le"), b"application/json; charset=utf-16"))
+    report = parse_payload(body + '"}'.encode("utf-16-le"), content_type=b"application/json; charset=utf-16")
     assert isinstance(report, StatusReport)
     assert report.status_message == "x\ufffd"
 
@@ -107,9 +107,8 @@ def test_whatever_is_declared_nothing_but_an_unreadable_payload_is_raised(
 ) -> None:
     if as_object:
         body = b'{"sms_id": 1, "status_id": 7, "status_message": "' + body + b'"}'
-    text = to_utf8(body, b"text/plain; charset=%s" % charset.encode())
     try:
-        event = parse_payload(text)
+        event = parse_payload(body, content_type=b"text/plain; charset=%s" % charset.encode())
     except UnreadablePayload:
         return
     orjson.dumps(event._asdict())  # all its texts are Unicode

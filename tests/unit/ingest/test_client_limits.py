@@ -2,7 +2,14 @@ from ipaddress import ip_network
 
 import pytest
 
-from ingest.client_limits import ClientFilter, OpenConnections, RateLimiter, TooManyConnectionsError, parse_address
+from ingest.client_limits import (
+    ClientFilter,
+    HttpLimits,
+    OpenConnections,
+    RateLimiter,
+    TooManyConnectionsError,
+    parse_address,
+)
 from ingest.settings import IngestSettings
 
 PROXIES = [ip_network("10.0.0.0/8"), ip_network("2001:db8:1::/48")]
@@ -105,17 +112,17 @@ class Open:
     def idle_since(self) -> float | None:
         return self.since
 
-    def close_idle(self) -> None:
+    def force_close(self) -> None:
         self.is_closed = True
 
 
 def test_connections_are_counted_by_address_and_of_ipv6_by_site() -> None:
-    connections = OpenConnections(2, 1_000, ClientFilter([], PROXIES))
+    connections = OpenConnections(HttpLimits(per_address=2, total=1_000, proxies=PROXIES))
     counted = [Open() for _ in range(5)]
     for each, peer in zip(counted, ("192.0.2.1", "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"), strict=True):
         connections.add_connection(each, peer)
     for full in ("192.0.2.1", "::ffff:192.0.2.1", "2001:db8::3"):
-        with pytest.raises(TooManyConnectionsError, match="address"):
+        with pytest.raises(TooManyConnectionsError, match="one address has 2"):
             connections.add_connection(Open(), full)
     connections.add_connection(other := Open(), "2001:db8:0:1::1")
     for each in (*counted, other, Open()):
@@ -127,7 +134,7 @@ def test_connections_are_counted_by_address_and_of_ipv6_by_site() -> None:
 
 
 def test_the_connection_that_is_idle_the_longest_gives_way_first_of_the_same_address() -> None:
-    connections = OpenConnections(2, 4, ClientFilter([], ()))
+    connections = OpenConnections(HttpLimits(per_address=2, total=4))
     first, second, elsewhere, used = Open(20), Open(10), Open(5), Open()
     for each, peer in ((first, "192.0.2.1"), (second, "192.0.2.1"), (elsewhere, "192.0.2.2"), (used, "192.0.2.2")):
         connections.add_connection(each, peer)
@@ -137,6 +144,6 @@ def test_the_connection_that_is_idle_the_longest_gives_way_first_of_the_same_add
     assert [each.is_closed for each in (first, second, elsewhere, used)] == [False, True, True, False]
     connections.add_connection(Open(), "192.0.2.4")
     assert first.is_closed
-    with pytest.raises(TooManyConnectionsError, match="total"):
+    with pytest.raises(TooManyConnectionsError, match="there are 4"):
         connections.add_connection(Open(), "192.0.2.5")
     assert len(connections) == 4

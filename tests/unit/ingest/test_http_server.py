@@ -21,10 +21,8 @@ from http_attacks import BY_ANYONE, BY_SENDERS, attack, oversized_headers, rss_m
 from test_ingest_server import PATH, STATUS, Running, receiving
 
 from ingest import client_limits, http_connection
-from ingest.client_limits import HttpLimits
-from ingest.http_responses import error_response
-from ingest.http_server import build_http_server
-from ingest.shared_result import SharedResult
+from ingest.client_limits import HttpLimits, SharedResult
+from ingest.http_connection import HttpServer, error_response
 from ingest.sources import add_source
 from smspulse.processes.children import find_free_port
 
@@ -213,21 +211,20 @@ async def test_all_connections_together_are_limited_also_those_of_a_proxy(
 
 
 def test_connections_leave_half_of_the_open_files_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_limits, "open_files_limit", lambda: 20)
-    counted = client_limits.OpenConnections(100, 1_000, client_limits.ClientFilter((), ()))
+    monkeypatch.setattr("resource.getrlimit", lambda _: (20, 20))
+    counted = client_limits.OpenConnections(HttpLimits(per_address=100, total=1_000))
 
     class Busy:
         def idle_since(self) -> float | None:
             return None
 
-        def close_idle(self) -> None:
+        def force_close(self) -> None:
             pytest.fail("it is not idle")
 
     for number in range(10):
         counted.add_connection(Busy(), f"192.0.2.{number}")
-    with pytest.raises(client_limits.TooManyConnectionsError) as raised:
+    with pytest.raises(client_limits.TooManyConnectionsError, match="there are 10 connections"):
         counted.add_connection(Busy(), "192.0.2.99")
-    assert (raised.value.scope, raised.value.limit) == ("total", 10)
 
 
 @asynccontextmanager
@@ -240,7 +237,7 @@ async def serving_tls(tmp_path: Path, http_limits: HttpLimits) -> AsyncIterator[
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         return error_response(200, str(len(await request.read())))
 
-    runner = web.ServerRunner(build_http_server(handle, http_limits, "test", tls=context), shutdown_timeout=0.1)
+    runner = web.ServerRunner(HttpServer(handle, http_limits, "test", tls=context), shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

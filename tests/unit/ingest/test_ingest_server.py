@@ -22,14 +22,15 @@ from pydantic import ValidationError
 
 from core import background_tasks
 from core.kafka_settings import KafkaSettings
+from core.metrics import GaugeFamily
+from gateway import json_body
 from gateway.errors import UnreadablePayload
 from gateway.events import StatusReport
-from gateway.json_body import to_utf8
 from gateway.payloads import parse_payload
+from ingest import metrics
 from ingest.errors import CannotListenError, NotStoredError
 from ingest.handlers import IngestHandler
-from ingest.metrics import Gauges
-from ingest.redaction import PayloadRedactor
+from ingest.request_body import PayloadRedactor
 from ingest.server import serve_ingest
 from ingest.settings import IngestSettings
 from ingest.sink import StoreAndForward
@@ -55,8 +56,8 @@ class ListSink:
     def read_state(self) -> dict[str, object]:
         return {"kept": len(self.kept)}
 
-    def read_gauges(self) -> Gauges:
-        return {"kept": ("Webhooks kept.", len(self.kept))}
+    def read_gauges(self) -> dict[GaugeFamily, float]:
+        return {metrics.SPOOL_WEBHOOKS: len(self.kept)}
 
     async def store_webhook(self, webhook: WebhookRecord) -> None:
         if self.problem is not None:
@@ -227,7 +228,7 @@ async def test_a_declared_charset_gives_the_key_and_what_privacy_rewrites_is_utf
         assert (await running.http.post(PATH, data=body, headers=headers)).status == 202
     (webhook,) = running.sink.kept
     content_type = dict(webhook.headers)["content_type"]
-    report = parse_payload(to_utf8(webhook.body, content_type))
+    report = parse_payload(webhook.body, content_type=content_type)
     assert isinstance(report, StatusReport)
     assert (webhook.key, report.status_message) == (b"acme:17", "für")
     expected = (body, "+4915752982212") if privacy == "keep" else (webhook.body, "****2212")
@@ -449,7 +450,7 @@ async def test_metrics_count_requests_and_hold_no_secret(tmp_path: Path) -> None
         ("smspulse_ingest_requests_total", "?", "404"): 1,
         ("smspulse_ingest_requests_total", "metrics", "200"): 1,
         ("smspulse_ingest_webhook_seconds_count", "", ""): 3,
-        ("smspulse_ingest_kept", "", ""): 2,
+        ("smspulse_ingest_spool_webhooks", "", ""): 2,
     }
 
 
@@ -544,14 +545,13 @@ async def test_bodies_of_nothing_but_byte_order_marks_hold_nobody_up(
 async def test_a_webhook_whose_processing_fails_is_stored_as_unreadable_and_counted(
     tmp_path: Path, privacy: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: PayloadRedactor, body: bytes, read: object) -> bytes:
-        if not isinstance(read, UnreadablePayload):
-            raise RecursionError
-        return apply(self, body, read)
+    def fail(*_: object) -> bytes:
+        raise RecursionError
 
-    apply = PayloadRedactor.redact_body
-    monkeypatch.setattr(PayloadRedactor, "redact_body", fail)
-    body = b'{"sms_id": 17, "status_id": 7, "sendto": "+4915712345"}'
+    monkeypatch.setattr(PayloadRedactor, "_rewrite_event", fail)
+    if privacy == "keep":
+        monkeypatch.setattr(json_body, "load_json", fail)
+    body = b'{"sms_id": 17, "status_id": 7, "sendto": "+4915712345", "unknown": 1}'
     async with receiving(tmp_path, privacy=privacy) as running:
         before = await counted(running, "smspulse_ingest_faults_total")
         assert (await running.http.post(PATH, data=body)).status == 202
@@ -609,17 +609,21 @@ async def test_the_gateway_s_test_is_announced_once(tmp_path: Path, caplog: pyte
     ]
 
 
+def no_url(_: str) -> None:
+    """Wait for no address."""
+
+
 async def test_a_taken_port_is_named(tmp_path: Path) -> None:
     async with receiving(tmp_path) as running:
         with pytest.raises(CannotListenError, match=f"port {running.port}: the port is taken") as caught:
-            await serve_ingest(IngestSettings(port=running.port), KafkaSettings(), tmp_path)
+            await serve_ingest(IngestSettings(port=running.port), KafkaSettings(), tmp_path, no_url, asyncio.Event())
     assert (caught.value.host, caught.value.port) == ("127.0.0.1", running.port)
 
 
 @pytest.mark.parametrize("host", ["203.0.113.1", "no-such-host.invalid"])
 async def test_an_address_that_is_not_ours_is_named(tmp_path: Path, host: str) -> None:
     with pytest.raises(CannotListenError, match=host):
-        await serve_ingest(IngestSettings(host=host, port=0), KafkaSettings(), tmp_path)
+        await serve_ingest(IngestSettings(host=host, port=0), KafkaSettings(), tmp_path, no_url, asyncio.Event())
 
 
 async def test_a_renewal_of_the_certificate_that_fails_is_logged_and_starts_again(
@@ -629,14 +633,14 @@ async def test_a_renewal_of_the_certificate_that_fails_is_logged_and_starts_agai
     monkeypatch.setattr("ingest.server.renew_certificate", renewal)
     monkeypatch.setattr(background_tasks, "_FIRST_PAUSE_S", 0)
     kafka = KafkaSettings(bootstrap="127.0.0.1:1")
-    serving = asyncio.create_task(serve_ingest(IngestSettings(port=0), kafka, tmp_path, stop=stop))
+    serving = asyncio.create_task(serve_ingest(IngestSettings(port=0), kafka, tmp_path, no_url, stop))
     try:
         async with asyncio.timeout(20):
             await renewal.started_again.wait()
     finally:
         stop.set()
         await serving
-    expected = "the renewal of the certificate failed and starts again in 0 s: RuntimeError('nobody foresaw this')"
+    expected = "the renewal of the certificate failed and starts again in 0 s: RuntimeError('an unforeseen error')"
     assert expected in caplog.messages
 
 
@@ -645,12 +649,12 @@ async def test_a_task_of_the_sink_that_fails_ends_ingest_with_its_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
     async def fail(_: StoreAndForward) -> None:
-        msg = "nobody foresaw this"
+        msg = "an unforeseen error"
         raise RuntimeError(msg)
 
     monkeypatch.setattr(StoreAndForward, task, fail)
     serving = asyncio.create_task(
-        serve_ingest(IngestSettings(port=0), KafkaSettings(bootstrap="127.0.0.1:1"), tmp_path)
+        serve_ingest(IngestSettings(port=0), KafkaSettings(bootstrap="127.0.0.1:1"), tmp_path, no_url, asyncio.Event())
     )
     await asyncio.wait({serving}, timeout=20)
     has_ended = serving.done()
@@ -658,4 +662,4 @@ async def test_a_task_of_the_sink_that_fails_ends_ingest_with_its_error(
     (error,) = await asyncio.gather(serving, return_exceptions=True)
     assert has_ended, "it goes on without its sink"
     assert isinstance(error, ExceptionGroup)
-    assert repr(error.exceptions) == "(RuntimeError('nobody foresaw this'),)"
+    assert repr(error.exceptions) == "(RuntimeError('an unforeseen error'),)"

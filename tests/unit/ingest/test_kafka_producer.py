@@ -13,7 +13,7 @@ from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from ingest import kafka_producer
 from ingest.errors import NotStoredError
-from ingest.kafka_producer import PendingWebhook, WebhookProducer
+from ingest.kafka_producer import PendingQueue, PendingWebhook, WebhookProducer
 from ingest.webhook_record import WebhookRecord
 
 LEADERS = {0: 1, 1: 1, 2: 2}
@@ -83,22 +83,23 @@ async def settle() -> None:
 async def test_batches_for_a_broker_are_made_when_its_request_is_answered_and_other_brokers_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    kafka, stored = Kafka(), list[bytes | None]()
+    kafka, waiting = Kafka(), list[PendingWebhook]()
     requests = SimpleNamespace(begun=0)
 
-    def count() -> None:
+    def is_empty() -> bool:
         requests.begun += 1
+        return True
 
     monkeypatch.setattr(kafka_producer, "AIOKafkaProducer", lambda **_: kafka)
-    ours = WebhookProducer(
-        KafkaSettings(), 60, lambda: None, count, lambda group: stored.extend(each.webhook.key for each in group)
-    )
+    ours = WebhookProducer(KafkaSettings(), 60, SimpleNamespace(is_empty=is_empty), PendingQueue())
     running = asyncio.create_task(ours.run())
     await ours.connected.wait()
+    ours.is_open = True
 
     def send(partition: int, number: int) -> bytes:
         loop, key = asyncio.get_running_loop(), key_of(partition, number)
-        ours.send_webhook(PendingWebhook(WebhookRecord(key, b"{}", [], 0), loop.time(), loop.create_future()))
+        waiting.append(PendingWebhook(WebhookRecord(key, b"{}", [], 0), loop.time(), loop.create_future()))
+        ours.send_webhook(waiting[-1])
         return key
 
     first = send(0, 0)
@@ -113,7 +114,8 @@ async def test_batches_for_a_broker_are_made_when_its_request_is_answered_and_ot
     kafka.answers[0].set_result(None)
     await settle()
     assert sorted(kafka.sent[2:]) == [(0, later[:1]), (1, later[1:])]
-    assert (requests.begun, stored) == (3, [first])
+    assert requests.begun == 3
+    assert [pending.webhook.key for pending in waiting if pending.stored.done()] == [first]
     kafka.answers[2].set_result(None)
     last = send(0, 2)
     await settle()
@@ -121,6 +123,33 @@ async def test_batches_for_a_broker_are_made_when_its_request_is_answered_and_ot
     kafka.answers[3].set_result(None)
     await settle()
     assert kafka.sent[4:] == [(0, [last])]
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+async def test_what_kafka_has_not_acknowledged_goes_to_the_spool_in_order_when_older_webhooks_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kafka, queue = Kafka(), PendingQueue()
+    spool = SimpleNamespace(is_empty=lambda: True)
+    monkeypatch.setattr(kafka_producer, "AIOKafkaProducer", lambda **_: kafka)
+    ours = WebhookProducer(KafkaSettings(), 60, spool, queue)
+    running = asyncio.create_task(ours.run())
+    await ours.connected.wait()
+    ours.is_open = True
+    loop, key = asyncio.get_running_loop(), key_of(0, 0)
+    pending = [PendingWebhook(WebhookRecord(key, b"%d" % n, [], 0), 0, loop.create_future()) for n in range(3)]
+    ours.send_webhook(pending[0])
+    await settle()
+    kafka.answers[0].set_result(None)
+    spool.is_empty = lambda: False
+    for each in pending[1:]:
+        ours.send_webhook(each)
+    await settle()
+    assert not ours.is_open
+    assert queue.waiting == pending[1:]
+    assert len(kafka.sent) == 1
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running

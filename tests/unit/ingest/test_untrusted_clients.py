@@ -14,10 +14,10 @@ from test_ingest_server import PATH, STATUS, error_of, receiving
 
 from core.kafka_settings import KafkaSettings
 from ingest.errors import CertificateError
+from ingest.listening import load_tls_context, renew_certificate
 from ingest.server import serve_ingest
 from ingest.settings import IngestSettings
 from ingest.sources import add_source, webhook_url
-from ingest.tls import load_tls_context, renew_certificate
 
 NUMBER = "+4917612345678"
 
@@ -175,7 +175,7 @@ async def test_https_is_answered_with_the_certificate_and_plain_http_is_not(
     stop = asyncio.Event()
     settings = IngestSettings(port=0, tls_cert=cert, tls_key=key)
     serving = asyncio.create_task(
-        serve_ingest(settings, KafkaSettings(bootstrap="127.0.0.1:1"), tmp_path, ready=begun.set_result, stop=stop)
+        serve_ingest(settings, KafkaSettings(bootstrap="127.0.0.1:1"), tmp_path, begun.set_result, stop)
     )
     base = await begun
     assert base.startswith("https://")

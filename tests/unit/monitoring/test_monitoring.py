@@ -11,16 +11,31 @@ import pytest
 from outcome_records import DELIVERED, T0, outcome
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from reference_pages import list_metric_families
 from running import program
+from warehouse_records import alert
 
+from core.alerts import decode_alert
+from smspulse.alerting import metrics as alerting
 from smspulse.dashboard import metrics as page
-from smspulse.reference import list_metric_families
 from streams import metrics as stream
 from streams.processor import OutputRecord, ProcessorOutput
 from warehouse import metrics as lander
 
 FOLDER = Path(__file__).parents[3] / "monitoring"
-LABELS = {"route", "code", "topic", "partition", "outcome", "step", "kind", "expectation", "severity"}
+LABELS = {
+    "route",
+    "code",
+    "topic",
+    "partition",
+    "outcome",
+    "step",
+    "kind",
+    "expectation",
+    "severity",
+    "part",
+    "notified_by",
+}
 GENERATED = runpy.run_path(str(FOLDER / "dashboard.py"))
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
@@ -88,8 +103,13 @@ def test_what_is_committed_is_counted_and_promtool_has_no_remark() -> None:
     checks = [
         {"expectation": "raw_offsets_whole", "severity": "critical", "success": False, "checked_at": datetime.now(UTC)}
     ]
-    page.set_page_metrics({"checks": checks, "alerts": [{"kind": "silent"}]}, at=7, took=0.5)
-    for registry in (stream.REGISTRY, lander.REGISTRY, page.REGISTRY):
+    page.set_page_metrics(checks, at=7, took=0.5)
+    records = [
+        alert(0, "firing", kind="silent"),
+        alert(1, "firing", kind="pipeline", scope="pipeline", source="*", id="pipeline:*:*:*:stream"),
+    ]
+    alerting.set_alert_metrics([decode_alert(each.value or b"") for each in records], has_receivers=False)
+    for registry in (stream.REGISTRY, lander.REGISTRY, page.REGISTRY, alerting.REGISTRY):
         text = generate_latest(registry)
         assert list(text_string_to_metric_families(text.decode()))
         done = promtool("check", "metrics", text=text)
@@ -97,7 +117,13 @@ def test_what_is_committed_is_counted_and_promtool_has_no_remark() -> None:
     assert b'smspulse_lander_newest_record_timestamp_seconds{topic="sms.raw"} 5.0' in generate_latest(lander.REGISTRY)
     told = generate_latest(page.REGISTRY)
     assert b'smspulse_check_holds{expectation="raw_offsets_whole",severity="critical"} 0.0' in told
-    assert b'smspulse_alerts_firing{kind="silent"} 1.0' in told
-    assert b'smspulse_alerts_firing{kind="failure_ratio"} 0.0' in told
-    page.set_page_metrics({"checks": [], "alerts": []}, at=8, took=0.5)
+    firing = generate_latest(alerting.REGISTRY)
+    for labels in (
+        b'kind="silent",notified_by="prometheus",part="",severity="warning"',
+        b'kind="pipeline",notified_by="prometheus",part="stream",severity="critical"',
+    ):
+        assert b"smspulse_alerts_firing{%s} 1.0" % labels in firing
+    alerting.set_alert_metrics([], has_receivers=True)
+    assert b"smspulse_alerts_firing{" not in generate_latest(alerting.REGISTRY), "an alert that is over"
+    page.set_page_metrics([], at=8, took=0.5)
     assert b"smspulse_check_holds{" not in generate_latest(page.REGISTRY), "an expectation that is no more"

@@ -1,11 +1,13 @@
 """The notebook is executed on landed data; what it says is compared with numbers computed by hand."""
 
+import os
 import subprocess
 import sys
 from datetime import date, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from warehouse_records import raw, status, version
@@ -54,7 +56,8 @@ def fleet(data: Path) -> Fleet:
 
 def run(data: Path, **defs: Any) -> tuple[str, dict[str, Any]]:
     """Execute the notebook; return all that it shows as text, and what it defines."""
-    outputs, found = app.run(defs={"data": data, **defs})
+    with patch.dict(os.environ, SMSPULSE_DATA=str(data)):
+        outputs, found = app.run(defs=defs)
     return "\n".join(str(getattr(output, "text", output)) for output in outputs if output is not None), dict(found)
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from smspulse.processes.log_budget import LogBudget, truncate_text
-from smspulse.processes.log_setup import PlainFormatter, PrefixHandler, set_up_logging
+from smspulse.processes import log_setup
+from smspulse.processes.log_setup import LogBudget, PlainFormatter, PrefixHandler, set_up_logging, truncate_text
 from smspulse.processes.terminal import make_console
 
 log = logging.getLogger("test_log_budget")
@@ -14,14 +14,16 @@ log = logging.getLogger("test_log_budget")
 class Budgeted:
     """A logger's handler with a budget, and a clock that stands."""
 
-    def __init__(self) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         self.later: list[tuple[float, Callable[[], None]]] = []
         self.output = io.StringIO()
         self.handler = logging.StreamHandler(self.output)
         self.handler.setFormatter(PlainFormatter("%(levelname)s %(message)s"))
-        self.budget = LogBudget(
-            self.handler, lambda: self.now, lambda seconds, call: self.later.append((self.now + seconds, call))
+        self.budget = LogBudget(self.handler)
+        monkeypatch.setattr(log_setup.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(
+            log_setup, "_start_timer", lambda seconds, call: self.later.append((self.now + seconds, call))
         )
         self.handler.addFilter(self.budget)
 
@@ -41,8 +43,12 @@ class Budgeted:
         return self.output.getvalue().splitlines()
 
 
-def test_the_same_error_is_written_once_a_minute_with_a_count() -> None:
-    budgeted = Budgeted()
+@pytest.fixture
+def budgeted(monkeypatch: pytest.MonkeyPatch) -> Budgeted:
+    return Budgeted(monkeypatch)
+
+
+def test_the_same_error_is_written_once_a_minute_with_a_count(budgeted: Budgeted) -> None:
     for second in range(180):
         budgeted.go_on_to(second)
         for _ in range(100):
@@ -55,8 +61,7 @@ def test_the_same_error_is_written_once_a_minute_with_a_count() -> None:
     assert budgeted.later == []
 
 
-def test_another_place_another_text_and_another_error_are_written() -> None:
-    budgeted = Budgeted()
+def test_another_place_another_text_and_another_error_are_written(budgeted: Budgeted) -> None:
     for _ in range(3):
         budgeted.log("one")
         budgeted.log("one", line=2)
@@ -66,8 +71,7 @@ def test_another_place_another_text_and_another_error_are_written() -> None:
     assert len([line for line in budgeted.lines if line.startswith("WARNING")]) == 5
 
 
-def test_different_texts_of_one_place_have_a_limit() -> None:
-    budgeted = Budgeted()
+def test_different_texts_of_one_place_have_a_limit(budgeted: Budgeted) -> None:
     for number in range(10_000):
         budgeted.log(f"bad input {number}")
     budgeted.go_on_to(60)
@@ -75,15 +79,13 @@ def test_different_texts_of_one_place_have_a_limit() -> None:
     assert budgeted.lines[-1] == "WARNING bad input 9999 (9990 lines like this were left out in a minute)"
 
 
-def test_information_is_not_left_out() -> None:
-    budgeted = Budgeted()
+def test_information_is_not_left_out(budgeted: Budgeted) -> None:
     for _ in range(100):
         budgeted.log("ready", logging.INFO)
     assert len(budgeted.lines) == 100
 
 
-def test_counts_are_written_at_the_end_of_the_process() -> None:
-    budgeted = Budgeted()
+def test_counts_are_written_at_the_end_of_the_process(budgeted: Budgeted) -> None:
     for _ in range(3):
         budgeted.log("again")
     budgeted.budget.write_suppressed_counts()
@@ -91,7 +93,7 @@ def test_counts_are_written_at_the_end_of_the_process() -> None:
     assert budgeted.lines == ["WARNING again", "WARNING again (2 lines like this were left out in a minute)"]
 
 
-def test_a_traceback_is_cut_in_its_middle_and_keeps_its_error() -> None:
+def test_a_traceback_is_cut_in_its_middle_and_keeps_its_error(budgeted: Budgeted) -> None:
     def a(depth: int) -> None:
         b(depth - 1)
 
@@ -102,7 +104,6 @@ def test_a_traceback_is_cut_in_its_middle_and_keeps_its_error() -> None:
 
     with pytest.raises(ValueError, match="x") as raised:
         a(300)
-    budgeted = Budgeted()
     budgeted.log("a request failed", error=raised.value)
     written = budgeted.output.getvalue()
     assert written.startswith("WARNING a request failed\nTraceback (most recent call last):\n")

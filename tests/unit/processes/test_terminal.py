@@ -18,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 from warehouse_records import alert, moment, raw, status, version
 
+from expectations.quality_check import CheckReport, CheckResult
 from expectations.quality_page import write_quality_page
-from expectations.report import CheckReport, CheckResult
 from smspulse.cli.check import _print_junit, _print_text
 from smspulse.cli.main import cli
 from smspulse.processes import log_setup

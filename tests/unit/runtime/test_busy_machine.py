@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from core.group_lag import read_group_lag
+from core.consumer_lag import read_group_lag
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
-from smspulse.broker.memory_broker import MemoryBroker
+from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.dashboard.queries import PageSnapshot
-from smspulse.dashboard.server import PageSettings, serve_page
+from smspulse.dashboard.server import serve_page
+from smspulse.dashboard.settings import PageSettings
 from smspulse.processes.children import find_free_port
 from smspulse.runtime.status import collect_pipeline_status
 
@@ -90,7 +91,7 @@ def test_a_broker_that_is_slow_to_answer_is_waited_for_and_that_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     said = Said("waiting for Kafka at 127.0.0.1:")
-    logger = logging.getLogger("core.group_lag")
+    logger = logging.getLogger("core.consumer_lag")
     logger.addHandler(said)
     with caplog.at_level(logging.INFO), MemoryBroker(tmp_path) as broker, socket.create_server(("", 0)) as listener:
         host, _, port = broker.address.rpartition(":")
@@ -123,7 +124,7 @@ def test_the_page_reads_again_after_a_reading_that_failed(tmp_path: Path, caplog
             nonlocal readings, while_broken
             readings += 1
             if readings == 2:
-                msg = "nobody foresaw this"
+                msg = "an unforeseen error"
                 raise RuntimeError(msg)
             if readings == 3:
                 while_broken = str(numbers.current_values["trouble"])
@@ -136,5 +137,5 @@ def test_the_page_reads_again_after_a_reading_that_failed(tmp_path: Path, caplog
             await serve_page(numbers, settings, stop, lambda host, port: None)
         return while_broken
 
-    assert asyncio.run(scenario()) == "the numbers cannot be read: nobody foresaw this"
+    assert asyncio.run(scenario()) == "the numbers cannot be read: an unforeseen error"
     assert "the reader of the page's numbers failed and starts again in 1 s: RuntimeError(" in caplog.text

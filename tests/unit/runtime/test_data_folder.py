@@ -13,7 +13,7 @@ from privileges import run_unprivileged
 from restored import RestoredFolder
 from warehouse_records import raw, status
 
-from smspulse.runtime.data_folder import describe_readers, set_private_umask, user_name
+from smspulse.processes.data_folder import describe_readers, set_private_umask, user_name
 from warehouse import catalog
 from warehouse.sink import parquet_files
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from core.kafka_settings import KafkaSettings
-from smspulse.broker.memory_broker import MemoryBroker
+from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import find_free_port
 from smspulse.runtime.doctor import DoctorFinding, diagnose_machine

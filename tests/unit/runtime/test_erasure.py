@@ -17,17 +17,17 @@ from core import topics
 from core.kafka_settings import KafkaSettings
 from gateway.errors import UnreadablePayload
 from gateway.events import StatusReport
-from gateway.json_body import to_utf8
 from gateway.number_search import NumberSearch
 from gateway.payloads import parse_payload
 from gateway.statuses import build_status_table
-from ingest.redaction import PayloadRedactor
+from ingest.request_body import PayloadRedactor
 from ingest.settings import IngestSettings
 from ingest.spool import WebhookSpool
 from ingest.webhook_record import WebhookRecord
 from smspulse.cli.main import cli
 from smspulse.runtime import erasure as command
-from smspulse.runtime.erasure import EraseError, erase_everywhere
+from smspulse.runtime.erasure import erase_everywhere
+from smspulse.runtime.errors import EraseError
 from streams.processor import MAX_DEAD_LETTER_BYTES, build_dead_letter
 from warehouse import catalog
 from warehouse import rebuild as run
@@ -235,7 +235,7 @@ def test_a_number_with_a_trunk_zero_and_in_another_charset_is_found_wherever_it_
     spool.close()
     masked = next(each for each in waiting if each.key == b"acme:7")
     content_type = dict(masked.headers)["content_type"]
-    report = parse_payload(to_utf8(masked.body, content_type))
+    report = parse_payload(masked.body, content_type=content_type)
     assert isinstance(report, StatusReport)
     assert (report.recipient, report.status_message) == ("****2212", "für")
 
@@ -255,13 +255,10 @@ def test_a_webhook_in_the_spool_that_begins_with_many_byte_order_marks_is_erased
 def test_a_webhook_in_the_spool_that_cannot_be_masked_is_withheld_and_the_others_are_erased(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: PayloadRedactor, body: bytes, read: Any) -> bytes:
-        if not isinstance(read, UnreadablePayload):
-            raise RecursionError
-        return apply(self, body, read)
+    def fail(*_: object) -> bytes:
+        raise RecursionError
 
-    apply = PayloadRedactor.redact_body
-    monkeypatch.setattr(PayloadRedactor, "redact_body", fail)
+    monkeypatch.setattr(PayloadRedactor, "_rewrite_event", fail)
     assert erase_everywhere(data, (NUMBER,), KafkaSettings).lines[0] == "spool: 2 webhooks that wait for Kafka"
     assert holding(data) == set()
     spool = WebhookSpool(data, IngestSettings())

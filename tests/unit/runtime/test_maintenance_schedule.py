@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,14 @@ from smspulse.processes.supervisor import ChildProcess, ProcessSupervisor
 from smspulse.runtime.maintenance import run_maintenance
 
 
-def test_each_command_runs_after_each_wait_also_after_failures(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_command_runs_after_each_wait_also_after_failures(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[object] = []
     codes = iter([0, 1, 2, -9])
 
-    async def run(command: Sequence[str]) -> int:
-        done.append(command[0])
+    async def run(command: str) -> int:
+        done.append(command)
         if (code := next(codes, None)) is None:
             message = "no more processes"
             raise OSError(message)
@@ -27,8 +28,9 @@ def test_each_command_runs_after_each_wait_also_after_failures(caplog: pytest.Lo
             raise asyncio.CancelledError
         done.append(seconds)
 
+    monkeypatch.setattr(asyncio, "sleep", wait)
     with caplog.at_level(logging.WARNING), pytest.raises(asyncio.CancelledError):
-        asyncio.run(run_maintenance(30, run, wait))
+        asyncio.run(run_maintenance(30, run))
     assert done == [1800, "rebuild", "compact", "retain"] * 2
     failed = [message.split()[0] for message in caplog.messages if "failed" in message]
     assert failed == ["retain", "rebuild", "compact", "retain"]
@@ -36,7 +38,7 @@ def test_each_command_runs_after_each_wait_also_after_failures(caplog: pytest.Lo
 
 
 def test_never_is_never() -> None:
-    asyncio.run(run_maintenance(0, None, None))  # type: ignore[arg-type]
+    asyncio.run(run_maintenance(0, None))  # type: ignore[arg-type]
 
 
 def test_a_command_that_runs_is_stopped_with_the_others_though_nobody_waits_for_it(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from core import background_tasks
 from smspulse.broker.lockfile import BrokerFile
 from smspulse.processes.terminal import make_console
 from smspulse.runtime import pipeline
-from smspulse.runtime.pipeline import PipelineError, PipelineOptions
+from smspulse.runtime.errors import PipelineError
+from smspulse.runtime.pipeline import PipelineOptions
 
 PATIENCE_S = 20
 WATCH_BROKER = pipeline._watch_broker
@@ -28,7 +29,7 @@ async def nothing_to_do(*_: object) -> None:
 
 
 async def run_up(data: Path) -> int:
-    options = PipelineOptions(data, "memory", 0, 1, frozenset(), demo=False, seconds=None)
+    options = PipelineOptions(data, "memory", 0, 1, (), "127.0.0.1", 0, demo=False, seconds=None)
     return await pipeline.run_pipeline(options, make_console(quiet=True))
 
 
@@ -64,18 +65,18 @@ async def test_a_task_that_fails_is_logged_and_starts_again(
             os.kill(os.getpid(), signal.SIGTERM)
         code = await running
     assert code == 0
-    assert f"{name} failed and starts again in 0 s: RuntimeError('nobody foresaw this')" in caplog.messages
+    assert f"{name} failed and starts again in 0 s: RuntimeError('an unforeseen error')" in caplog.messages
 
 
 async def test_a_watch_of_the_broker_that_fails_ends_the_pipeline_with_its_error(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object) -> None:
-        msg = "nobody foresaw this"
+        msg = "an unforeseen error"
         raise RuntimeError(msg)
 
     monkeypatch.setattr(pipeline, "_watch_broker", fail)
-    with pytest.raises(RuntimeError, match="nobody foresaw this"):
+    with pytest.raises(RuntimeError, match="an unforeseen error"):
         await asyncio.wait_for(run_up(data), PATIENCE_S)
 
 
@@ -90,8 +91,8 @@ async def test_a_watch_of_the_broker_that_fails_ends_the_pipeline_with_its_error
 async def test_a_broker_that_comes_back_as_another_one_ends_the_pipeline(
     data: Path, monkeypatch: pytest.MonkeyPatch, back: BrokerFile, what: str
 ) -> None:
-    # Before the start, of which there is none, and then once a second.
-    found = iter([None, BrokerFile("127.0.0.1:1", "memory", 1, "first"), None, back])
+    # Once a second.
+    found = iter([BrokerFile("127.0.0.1:1", "memory", 1, "first"), None, back])
     monkeypatch.setattr(pipeline, "read_broker_file", lambda _: next(found))
     monkeypatch.setattr(pipeline, "_watch_broker", WATCH_BROKER)
     with pytest.raises(PipelineError, match=f"the broker came back {what}; all was stopped, start again"):

@@ -15,11 +15,11 @@ from privileges import as_seen_by_group, run_unprivileged
 from ingest.settings import IngestSettings
 from ingest.sources import add_source
 from ingest.spool import WebhookSpool
+from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.locate import find_kafka_settings
-from smspulse.broker.memory_broker import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.cli.options import ensure_data_folder
-from smspulse.runtime.data_folder import set_private_umask
+from smspulse.processes.data_folder import set_private_umask
 from warehouse import catalog
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -20,7 +20,8 @@ from gateway.events import StatusReport
 from gateway.payloads import parse_payload
 from gateway.statuses import build_status_table
 from smspulse.simulator.client import run_simulation
-from smspulse.simulator.ground_truth import FieldDifference, TruthError, compare_with_truth
+from smspulse.simulator.errors import TruthError
+from smspulse.simulator.ground_truth import FieldDifference, compare_with_truth
 from smspulse.simulator.options import GatewayBehaviour
 from smspulse.simulator.scenarios import generate_scenarios
 from streams.lifecycle import LifecycleRules, MessageState
@@ -260,7 +261,7 @@ def test_a_field_that_differs_is_named(
     pipeline.versions[4] |= {field: value}
     pipeline.land(published)
     comparison = compare_with_truth(published, truth)
-    assert comparison.differences == (FieldDifference(sms_id, field, value, want),)
+    assert comparison.differences == [FieldDifference(sms_id, field, value, want)]
     assert comparison.list_problems() == ["1 messages differ from the truth"]
 
 

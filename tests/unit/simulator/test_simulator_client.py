@@ -19,10 +19,9 @@ from gateway.events import StatusReport
 from gateway.payloads import parse_payload
 from gateway.statuses import build_status_table
 from smspulse.cli.main import cli
-from smspulse.simulator.client import run_simulation
-from smspulse.simulator.scenario_sender import SimulationError, SimulationTotals
-from smspulse.simulator.scenario_writer import MessageScenario
-from smspulse.simulator.scenarios import generate_scenarios
+from smspulse.simulator.client import SimulationTotals, run_simulation
+from smspulse.simulator.errors import SimulationError
+from smspulse.simulator.scenarios import MessageScenario, generate_scenarios
 from streams.lifecycle import LifecycleRules, MessageState
 
 FAST: dict[str, Any] = {"rate": 5000, "time_scale": 0.001, "max_delay_s": 0.01}
@@ -298,16 +297,18 @@ async def test_at_most_so_many_stories_are_open() -> None:
 
 async def test_a_stop_does_not_wait_for_a_story_to_make_room(tmp_path: Path) -> None:
     slow = FAST | {"time_scale": 1000.0, "max_delay_s": 600.0}
+    stop = asyncio.Event()
     async with receiving() as receiver:
         simulation = run_simulation(
             receiver.url,
             generate_scenarios(11, None),
             truth=tmp_path / "truth",
             max_open=2,
-            stop_after=0.1,
+            stop=stop,
             grace_s=0,
             **slow,
         )
+        asyncio.get_running_loop().call_later(0.1, stop.set)
         totals = await asyncio.wait_for(simulation, 10)
     check_against(receiver, tmp_path / "truth")
     assert totals.cut_short == 2

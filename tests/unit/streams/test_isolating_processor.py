@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from core.records import message_key
 from core.topics import DEADLETTERS, OUTCOMES, RAW
-from gateway.errors import REASON_FAULT
+from gateway.errors import Reason
 from gateway.statuses import STATUSES
 from streams import metrics, processor
 from streams.device_processor import DeviceProcessor
@@ -115,7 +115,7 @@ def test_what_a_record_makes_the_fold_raise_costs_this_record(
     (letter,) = told(outputs, DEADLETTERS)
     headers = dict(letter.headers)
     assert (letter.key, letter.value, letter.partition) == (poison.key, poison.value, 2)
-    assert headers["reason"] == REASON_FAULT.encode()
+    assert headers["reason"] == Reason.FAULT.encode()
     assert headers["detail"] == f"{type(error).__name__} while it was processed".encode()
     assert headers["origin"] == b"sms.raw:2:3"
     assert outputs.faults == 1

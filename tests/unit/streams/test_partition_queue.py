@@ -68,11 +68,11 @@ async def test_a_task_of_a_partition_that_fails_ends_the_process(monkeypatch: py
     monkeypatch.setattr(partition_queue, "end_process", ended.set_result)
 
     def fail() -> None:
-        msg = "nobody foresaw this"
+        msg = "an unforeseen error"
         raise RuntimeError(msg)
 
     app: Any = SimpleNamespace(consumer_generation_id=1, consumer=SimpleNamespace(assignment=fail))
     queue = PartitionQueue(OURS, Partition(), Assignment(app))  # type: ignore[arg-type]
     await queue.add_records(1, records(1))
     async with asyncio.timeout(20):
-        assert repr(await ended) == "RuntimeError('nobody foresaw this')"
+        assert repr(await ended) == "RuntimeError('an unforeseen error')"

@@ -14,7 +14,7 @@ import pytest
 from warehouse_records import NOON, raw, status
 
 from core import topics
-from warehouse.durable_files import delete_orphaned_files
+from core.atomic_file import delete_orphaned_files
 from warehouse.errors import DamagedFileError, OvertakenError
 from warehouse.file_names import TEMPORARY_FOLDER
 from warehouse.maintenance.compaction import compact_files
@@ -139,10 +139,10 @@ input()
     )
     assert child.stdout is not None
     assert child.stdout.readline()
-    assert delete_orphaned_files(tmp_path) == 1
+    assert delete_orphaned_files(tmp_path / TEMPORARY_FOLDER) == 1
     assert list(folder.iterdir()) == [living]
     child.communicate("\n")
-    assert delete_orphaned_files(tmp_path) == 1
+    assert delete_orphaned_files(tmp_path / TEMPORARY_FOLDER) == 1
     assert not list(folder.iterdir())
 
 
@@ -155,7 +155,7 @@ def test_a_sweep_that_meets_a_file_just_created_costs_its_writer_nothing(
     def lock_after_a_sweep(file: Any, operation: int) -> None:
         if not swept and not isinstance(file, int):
             monkeypatch.setattr(fcntl, "flock", flock)
-            swept.append(delete_orphaned_files(tmp_path))
+            swept.append(delete_orphaned_files(tmp_path / TEMPORARY_FOLDER))
             if meets == "at its lock":
                 raise BlockingIOError
         flock(file, operation)

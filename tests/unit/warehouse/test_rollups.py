@@ -47,7 +47,7 @@ def told(published: Path) -> Days:
     """Two days that were told, and messages of the present."""
     days = Days(published, 1, 150)
     for back in (4, 3):
-        days.tell(LAST - timedelta(back))
+        days.simulate_day(LAST - timedelta(back))
     now = time.time() - NOON / 1000
     land(days.data, 9, 0, *(
         version(0, 1_000 + n, outcome, seconds=now - hours * HOUR, device_id=1 + n % 2)
@@ -148,7 +148,7 @@ def test_a_mart_is_what_follows_from_the_messages_at_any_time(told: Days, straig
     right(data, straight)  # no base files
     rebuilt(data)
     right(data, straight)  # base files alone
-    told.tell(LAST - timedelta(2), files=2)
+    told.simulate_day(LAST - timedelta(2), files=2)
     right(data, straight)  # and what came since, some of it of messages of the day before
     land(data, 8, 0, *news(data))
     right(data, straight)
@@ -192,7 +192,7 @@ def test_what_another_release_counted_does_not_count(told: Days, straight: Strai
     with open_warehouse(data) as connection:
         assert connection.execute("SELECT count(*) FROM changes WHERE sign < 0").fetchone() == (0,)
     assert set(drop_expired_days(data, SETTINGS, LATER, timedelta(9)).dropped_days) == {"raw"}
-    told.tell(LAST)
+    told.simulate_day(LAST)
     rebuilt(data)
     assert has_current_rollups(data)
     right(data, straight)

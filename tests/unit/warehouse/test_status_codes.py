@@ -44,7 +44,7 @@ def unknown(data: Path) -> Any:
 
 
 def alerting(data: Path) -> dict[str, int]:
-    found = {each.kind: each.errors for each in WarehouseRules(data).read_findings(at(1)) if each.is_bad}
+    found = {each.alert.kind: each.alert.errors for each in WarehouseRules(data).read_findings(at(1)) if each.is_bad}
     return found.get("webhook_quality", {})
 
 

@@ -1,4 +1,7 @@
-"""Durable writing: temporary files, atomic replacement of a file, locks, fsync of folders."""
+"""Durable and atomic writing: whole files, temporary files, locks and fsync of folders.
+
+Readers of a file that `write_file_atomically` replaces see the old content or the new one, also after a power loss.
+"""
 
 import errno
 import fcntl
@@ -6,40 +9,41 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 from uuid import uuid4
 
-from warehouse.file_names import TEMPORARY_FOLDER
 
-# As many as a small landed file has.
-_PROBE_BYTES: Final = 1 << 16
-
-
-@contextmanager
-def replace_file(data: Path, path: Path) -> Iterator[BinaryIO]:
-    """Open a file to write, and put it in the place of another at the end: in one step, durable, or not at all.
+def write_file_atomically(path: Path, content: str | bytes, mode: int = 0o666, scratch: Path | None = None) -> None:
+    """Create or replace a file in one step. Durable on return.
 
     Args:
-        data: The data folder.
-        path: The file in it to create or replace.
+        path: Path of the file. Missing folders are created.
+        content: Its content. Text is written in UTF-8.
+        mode: Its permissions, minus the umask.
+        scratch: Folder of the temporary file, on the same file system. By default, that of the file.
 
     Raises:
-        OSError: The folder is not writable.
+        OSError: The folder is not writable, or the disk is full. The old file is unchanged.
     """
-    with open_temporary_file(data, path.name) as (file, temporary):
-        yield file
+    create_durable_folder(path.parent)
+    with open_temporary_file(scratch or path.parent, path.name, mode) as (file, temporary):
+        file.write(content.encode() if isinstance(content, str) else content)
         flush_to_disk(file)
-        create_durable_folder(path.parent)
         temporary.replace(path)
     fsync_folder(path.parent)
 
 
 @contextmanager
-def open_temporary_file(data: Path, name: str) -> Iterator[tuple[BinaryIO, Path]]:
-    """Open a file outside the folders that readers list. It is deleted at the end, unless it was moved."""
-    folder = data / TEMPORARY_FOLDER
+def open_temporary_file(folder: Path, name: str, mode: int = 0o666) -> Iterator[tuple[BinaryIO, Path]]:
+    """Open a file to write, and yield it with its path. It is deleted at the end, unless it was moved.
+
+    Args:
+        folder: Its folder, which is created if it is missing.
+        name: Name of the file that it will become. It has this name, hidden, and a unique mark.
+        mode: Its permissions, minus the umask.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    file, path = _create_locked_file(folder, name)
+    file, path = _create_locked_file(folder, name, mode)
     try:
         with file:
             yield file, path
@@ -47,14 +51,14 @@ def open_temporary_file(data: Path, name: str) -> Iterator[tuple[BinaryIO, Path]
         path.unlink(missing_ok=True)
 
 
-def _create_locked_file(folder: Path, name: str) -> tuple[BinaryIO, Path]:
+def _create_locked_file(folder: Path, name: str, mode: int) -> tuple[BinaryIO, Path]:
     """Create a file and lock it. The lock ends with the process. Then `delete_orphaned_files` may delete the file.
 
     A sweep that finds a file between its creation and its lock takes it for an orphan. Then another one is created.
     """
     while True:
-        path = folder / f"{name}.{uuid4().hex}"
-        file = path.open("xb")
+        path = folder / f".{name}.{uuid4().hex}"
+        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Without a link, a sweep deleted the file before it was locked.
@@ -69,31 +73,23 @@ def _create_locked_file(folder: Path, name: str) -> tuple[BinaryIO, Path]:
         file.close()
 
 
-def delete_orphaned_files(data: Path) -> int:
+def delete_orphaned_files(folder: Path) -> int:
     """Delete the temporary files of writers that are dead, and return how many there were.
+
+    Args:
+        folder: A folder that was given to `open_temporary_file`.
 
     Raises:
         OSError: A file cannot be deleted.
     """
     deleted = 0
-    # The name of a temporary file is that of its target and a mark. Folders have no dots in their names.
-    for path in (data / TEMPORARY_FOLDER).glob("*.*.*"):
+    # The name of a temporary file has at least two dots. Folders have none in their names.
+    for path in folder.glob("*.*.*"):
         with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
             deleted += 1
     return deleted
-
-
-def probe_folder(data: Path) -> None:
-    """Write a file durably, and delete it.
-
-    Raises:
-        OSError: The disk is full or not writable.
-    """
-    with open_temporary_file(data, "probe.parquet") as (file, _):
-        file.write(bytes(_PROBE_BYTES))
-        flush_to_disk(file)
 
 
 @contextmanager

@@ -14,11 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
-from core.errors import SettingError, SmspulseError
-from smspulse.processes.readiness import READY_FD_VARIABLE
+from core.errors import SettingError
+from smspulse.processes.children import READY_FD_VARIABLE
+from smspulse.processes.errors import DataFolderError
+from smspulse.processes.settings import DataFolderSettings
 
 _log = logging.getLogger(__name__)
 
@@ -31,24 +30,6 @@ _OTHERS_READ: Final = 0o005
 _OWNER_ONLY_NAMES: Final = {"kafka", "spool", "accepted", "state", "sources.json", "sources.json.lock"}
 # The umask of the user, from before the process set its own.
 _user_umask: int | None = None
-
-
-class DataFolderError(SmspulseError):
-    """The data folder cannot be created, read or written."""
-
-    is_permanent = True
-
-
-class DataFolderSettings(BaseSettings):
-    """The data folder. Environment: `SMSPULSE_` and the field's name in capitals."""
-
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_", frozen=True)
-
-    read_group: str = Field(
-        "",
-        description="Group that may read the data folder, in addition to its owner. The folder keeps it: without this "
-        "setting a folder does not change, and a new one is for its user alone.",
-    )
 
 
 def set_private_umask(data: Path) -> None:
@@ -78,7 +59,9 @@ def set_private_umask(data: Path) -> None:
         shared |= _GROUP_RIGHTS & _make_mode_private(stat.S_IMODE(found.st_mode))
         if found.st_uid != os.geteuid():
             shared |= _GROUP_READS | _OTHERS_READ
-    _replace_umask(0o777 & ~(stat.S_IRWXU | shared))
+    global _user_umask  # noqa: PLW0603 - so is the umask
+    previous = os.umask(0o777 & ~(stat.S_IRWXU | shared))
+    _user_umask = previous if _user_umask is None else _user_umask
 
 
 def restrict_to_owner(data: Path) -> None:
@@ -98,19 +81,19 @@ def restrict_to_owner(data: Path) -> None:
         return
     with suppress(PermissionError):
         data.chmod(_make_mode_private(mode))
-    if not data.stat().st_mode & _OTHERS_RIGHTS:
-        _log.warning(
-            "the data folder %s was open to every user of this machine (mode %04o): it is now for %s alone; "
-            "SMSPULSE_READ_GROUP names a group that may read it",
-            *(data, mode, user_name(found.st_uid)),
-        )
-    # Of the processes of `smspulse up`, only the supervisor logs it.
-    elif READY_FD_VARIABLE not in os.environ:
-        _log.warning(
+    text = (
+        "the data folder %s was open to every user of this machine (mode %04o): it is now for %s alone; "
+        "SMSPULSE_READ_GROUP names a group that may read it"
+    )
+    if data.stat().st_mode & _OTHERS_RIGHTS:
+        # Of the processes of `smspulse up`, only the supervisor logs it.
+        if READY_FD_VARIABLE in os.environ:
+            return
+        text = (
             "every user of this machine may enter the data folder %s (mode %04o): have %s run chmod 700 on it, or move "
-            "it to a file system with permissions",
-            *(data, mode, user_name(found.st_uid)),
+            "it to a file system with permissions"
         )
+    _log.warning(text, data, mode, user_name(found.st_uid))
 
 
 def describe_readers(data: Path) -> tuple[bool, str]:
@@ -120,24 +103,19 @@ def describe_readers(data: Path) -> tuple[bool, str]:
         return False, f"every user of this machine may enter it (mode {stat.S_IMODE(found.st_mode):04o})"
     owner = user_name(found.st_uid)
     if found.st_mode & _GROUP_RIGHTS:
-        return True, f"{owner} and the group {_group_name(found.st_gid)} may read it"
+        try:
+            group = grp.getgrgid(found.st_gid).gr_name
+        except KeyError:
+            group = str(found.st_gid)
+        return True, f"{owner} and the group {group} may read it"
     return True, f"{owner} alone may read it"
 
 
 @contextmanager
-def use_export_umask(path: Path, data: Path) -> Iterator[None]:
-    """Use the umask of the user for a context, unless the path is in the data folder."""
-    if path.resolve().is_relative_to(data.resolve()):
-        yield
-        return
-    with use_original_umask():
-        yield
-
-
-@contextmanager
-def use_original_umask() -> Iterator[None]:
-    """Use the umask that this process was started with, for a context."""
-    if _user_umask is None:
+def use_original_umask(path: Path | None = None, data: Path | None = None) -> Iterator[None]:
+    """Use the umask that this process was started with, for a context, unless a path is in the data folder."""
+    is_inside = path and data and path.resolve().is_relative_to(data.resolve())
+    if is_inside or _user_umask is None:
         yield
         return
     previous = os.umask(_user_umask)
@@ -153,19 +131,6 @@ def user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"user {uid}"
-
-
-def _group_name(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)
-
-
-def _replace_umask(umask: int) -> None:
-    global _user_umask  # noqa: PLW0603 - so is the umask
-    previous = os.umask(umask)
-    _user_umask = previous if _user_umask is None else _user_umask
 
 
 def _make_mode_private(mode: int) -> int:
@@ -202,16 +167,12 @@ def _share_content_with_group(data: Path, gid: int, mode: int) -> None:
     for folder, folders, files in os.walk(data):
         folders[:] = [each for each in folders if each not in _OWNER_ONLY_NAMES]
         for each in files:
-            # A compaction may have removed the file meanwhile.
-            with suppress(FileNotFoundError):
-                _share_with_group(Path(folder, each), gid)
+            path = Path(folder, each)
+            if each not in _OWNER_ONLY_NAMES and path.suffix != ".token":
+                # A compaction may have removed the file meanwhile.
+                with suppress(FileNotFoundError):
+                    os.chown(path, -1, gid)
+                    path.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP)
         if Path(folder) != data:
             os.chown(folder, -1, gid)
             Path(folder).chmod(mode)
-
-
-def _share_with_group(path: Path, gid: int) -> None:
-    if path.name in _OWNER_ONLY_NAMES or path.suffix == ".token":
-        return
-    os.chown(path, -1, gid)
-    path.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP)

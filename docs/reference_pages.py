@@ -1,13 +1,11 @@
-"""Generator of the reference pages in `docs/`: `python -m smspulse.reference` writes them."""
+"""Generator of the reference pages: `python docs/reference_pages.py` writes them. Not a part of the site."""
 
-import asyncio
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from inspect import cleandoc
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
 import click
@@ -15,22 +13,21 @@ from prometheus_client.metrics import MetricWrapperBase
 from pydantic_settings import BaseSettings
 
 from core import records
-from core.kafka_settings import KafkaSettings
 from core.metrics import GaugeSnapshot
 from core.topics import TOPICS
 from ingest import metrics as ingest
-from ingest.settings import IngestSettings
-from ingest.sink import StoreAndForward
+from smspulse.alerting import metrics as alerting
 from smspulse.cli.main import cli
 from smspulse.dashboard import metrics as page
 from streams import lifecycle
 from streams import metrics as stream
 from warehouse import metrics as lander
 
-REFERENCE_FOLDER: Final = Path(__file__).parents[1] / "docs" / "reference"
+REFERENCE_FOLDER: Final = Path(__file__).with_name("reference")
 _PACKAGES: Final = ("core", "gateway", "ingest", "streams", "warehouse", "expectations", "smspulse")
 # Settings that a command takes from an option.
 _COMMAND_OPTIONS: Final = {"data", "state"}
+_TABLE_OF_VARIABLES: Final = "| variable | default | |\n|---|---|---|"
 
 
 class MetricFamily(NamedTuple):
@@ -43,32 +40,15 @@ class MetricFamily(NamedTuple):
 
 
 def list_metric_families() -> list[MetricFamily]:
-    """Return every metric of a process, without Python's own."""
-
-    async def read_gauges() -> ingest.Gauges:
-        with TemporaryDirectory() as folder:
-            return StoreAndForward(KafkaSettings(), Path(folder), IngestSettings()).read_gauges()
-
-    metrics = [metric for module in (ingest, stream, lander, page) for metric in vars(module).values()]
-    found = [
-        MetricFamily(description.name, description.type, tuple(metric._labelnames), description.documentation)
-        for metric in metrics
-        if isinstance(metric, MetricWrapperBase)
-        for description in list(metric.describe())[:1]
-    ]
-    found += [
-        MetricFamily(family.name, "gauge", family.labels, family.documentation)
-        for metric in metrics
-        if isinstance(metric, GaugeSnapshot)
-        for family in metric.families
-    ]
-    ingest_gauges = asyncio.run(read_gauges()) | {
-        "webhooks_in_flight": ("Webhooks not yet answered by this process.", 0)
-    }
-    return found + [
-        MetricFamily(f"smspulse_ingest_{name}", "gauge", (), documentation)
-        for name, (documentation, _) in ingest_gauges.items()
-    ]
+    """Return every metric of a process by name, without Python's own."""
+    found = set()
+    for collector in (value for module in (ingest, stream, lander, alerting, page) for value in vars(module).values()):
+        if isinstance(collector, MetricWrapperBase | GaugeSnapshot):
+            # A metric has its labels itself, a snapshot of gauges has them in its families.
+            for family in collector.describe():
+                labels = getattr(collector, "_labelnames", None) or getattr(family, "_labelnames", ())
+                found.add(MetricFamily(family.name, family.type, tuple(labels), family.documentation))
+    return sorted(found)
 
 
 def find_settings_classes() -> list[type[BaseSettings]]:
@@ -84,22 +64,25 @@ def find_settings_classes() -> list[type[BaseSettings]]:
 
 def _format_settings() -> Iterator[str]:
     yield "Environment variables, read when a process starts.\n"
+    known = set()
     for each in find_settings_classes():
         prefix = each.model_config.get("env_prefix", "")
         yield f"\n## {prefix or each.__name__}\n\n{cleandoc(each.__doc__ or '').splitlines()[0]}\n"
-        yield "| variable | default | |\n|---|---|---|"
+        yield _TABLE_OF_VARIABLES
         for name, field in each.model_fields.items():
             variable = field.validation_alias or f"{prefix}{name}".upper()
+            known.add(variable)
             if name not in _COMMAND_OPTIONS:
                 default = "" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
-                yield f"| `{variable}` | {default if default != '``' else ''} | {field.description or ''} |"
-    yield "\n## Of every process\n\n| variable | default | |\n|---|---|---|"
-    yield "| `SMSPULSE_DATA` | `./.smspulse` | The data folder, as `--data`. |"
-    yield "| `SMSPULSE_BROKER` | `auto` | The broker, as `--broker`. |"
-    yield "| `SMSPULSE_METRICS_HOST` | `127.0.0.1` | Where stream, lander and `alerts send` answer `/metrics`. |"
-    port = "Its port; 0: any free one. Under `smspulse up` the lander's; alerts and workers have the next ones."
-    yield f"| `SMSPULSE_METRICS_PORT` | `0` | {port} |"
-    yield "| `SMSPULSE_SIMULATE_URL` | | The webhook of `smspulse simulate`, as `--url`, which `ps` shows. |"
+                description = " ".join((field.description or "").split())
+                yield f"| `{variable}` | {default if default != '``' else ''} | {description} |"
+    yield f"\n## Of options\n\nA command has the option.\n\n{_TABLE_OF_VARIABLES}"
+    options = [option for _, command in _walk_commands(cli, "") for option in command.params]
+    for option in {option.envvar: option for option in options if isinstance(option, click.Option)}.values():
+        if option.envvar and option.envvar not in known:
+            default = f"`{option.default}`" if isinstance(option.default, str) else ""
+            text = (option.help or "").partition("  [")[0]
+            yield f"| `{option.envvar}` | {default} | `{option.opts[0]}`: {text} |"
 
 
 def _walk_commands(group: click.Group, above: str) -> Iterator[tuple[str, click.Command]]:
@@ -113,7 +96,7 @@ def _walk_commands(group: click.Group, above: str) -> Iterator[tuple[str, click.
 def _format_commands() -> Iterator[str]:
     yield "Exit codes of every command: 0 done, 1 a check found a problem, 2 an error.\n"
     for name, command in _walk_commands(cli, "smspulse"):
-        context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
+        context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100, show_default=True)
         yield f"\n## {name}\n\n```text\n{command.get_help(context)}\n```"
 
 
@@ -128,11 +111,11 @@ def _format_topics() -> Iterator[str]:
 
 
 def _format_metrics() -> Iterator[str]:
-    yield "Metrics of ingest, stream worker, lander and page, without those of the process itself (`process_…`).\n"
+    yield "Metrics of ingest, stream worker, lander, alerts and page, except those of the process (`process_…`).\n"
     yield "| metric | type | labels | |\n|---|---|---|---|"
-    for family in sorted(list_metric_families(), key=lambda each: each.name):
-        name = family.name + ("_total" if family.type == "counter" else "")
-        yield f"| `{name}` | {family.type} | {', '.join(family.labels)} | {family.documentation} |"
+    for name, type_, labels, documentation in list_metric_families():
+        full_name = name + ("_total" if type_ == "counter" else "")
+        yield f"| `{full_name}` | {type_} | {', '.join(labels)} | {documentation} |"
 
 
 def _format_lifecycle() -> Iterator[str]:
@@ -144,18 +127,17 @@ def _format_lifecycle() -> Iterator[str]:
 
 def generate_pages() -> dict[str, str]:
     """Return every generated page by file name."""
-    texts: dict[str, tuple[str, Iterable[str]]] = {
+    pages = {
         "settings.md": ("Settings", _format_settings()),
         "cli.md": ("Command line", _format_commands()),
         "topics.md": ("Topics", _format_topics()),
         "metrics.md": ("Metrics", _format_metrics()),
         "../explanation/lifecycle.md": ("The lifecycle of a message", _format_lifecycle()),
     }
-    note = "Generated by `python -m smspulse.reference`."
-    return {name: f"# {title}\n\n{note}\n\n" + "\n".join(text).strip() + "\n" for name, (title, text) in texts.items()}
+    note = "Generated by `python docs/reference_pages.py`."
+    return {name: f"# {title}\n\n{note}\n\n" + "\n".join(text).strip() + "\n" for name, (title, text) in pages.items()}
 
 
 if __name__ == "__main__":
-    REFERENCE_FOLDER.mkdir(exist_ok=True)
     for _name, _text in generate_pages().items():
         (REFERENCE_FOLDER / _name).write_text(_text, "utf-8")

@@ -1,0 +1,7 @@
+"""Errors of commands."""
+
+from core.errors import SmspulseError
+
+
+class StatementError(SmspulseError):
+    """The statement cannot be run."""
