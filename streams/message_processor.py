@@ -245,11 +245,13 @@ def _reported_state(version: MessageVersion) -> str | None:
 
 def _append_outcome(message: _CachedMessage, version: MessageVersion, outputs: ProcessorOutput) -> None:
     """Write the outcome of a version that replaces the one that was reported last."""
-    # A report that is not an end takes an expiry back. Only another end replaces an end.
-    previous = _EXPIRED if message.reported == _OPEN and message.has_expired else message.reported
+    previous = message.reported
+    if previous == _OPEN:
+        # A report that is not an end takes an expiry back. Only another end replaces an end.
+        previous = _EXPIRED if message.has_expired else None
     # The reported outcome of an evicted message is not known any more, only that there was one.
-    is_correction = previous not in _NO_END or message.late
-    values = [*_read_summary(version), is_correction, None if previous == _OPEN else previous, message.late]
+    is_correction = previous is not None or message.late
+    values = [*_read_summary(version), is_correction, previous, message.late]
     outcome = OutcomeRecord(*values)
     key = records.device_key(outcome.source, outcome.device_id)
     outputs.records.append(OutputRecord(OUTCOMES, key, _encode(outcome)))
