@@ -17,6 +17,9 @@ RELATION_BY_DATASET: Final = {
     "deadletters": ("deadletter_files", "topic || ':' || \"partition\" || ':' || \"offset\""),
 }
 
+# The name of a setting ends with its unit.
+_UNIT_BY_SUFFIX: Final = {"share": "share", "s": "seconds"}
+
 
 def build_checks(settings: CheckSettings, statuses: Mapping[int, StatusCode] = STATUSES) -> tuple[QualityCheck, ...]:
     """Return every check, suite by suite.
@@ -42,7 +45,8 @@ def build_checks(settings: CheckSettings, statuses: Mapping[int, StatusCode] = S
 
 
 def _build_check(name: str, table: Mapping[str, Any], names: Mapping[str, Any]) -> QualityCheck:
-    fields = {"suite": name.partition("_")[0]} | dict(table)
+    unit = _UNIT_BY_SUFFIX.get(str(table.get("most")).rpartition("_")[2], "count")
+    fields = {"suite": name.partition("_")[0], "unit": unit} | dict(table)
     for text in {"meaning", "action", "wrong"} & fields.keys():
         fields[text] = fields[text].format_map(names)
     for bound in {"least", "most"} & fields.keys():

@@ -22,8 +22,8 @@ from ingest.request_body import parse_codings, remove_codings, too_large_error
 from ingest.settings import IngestSettings
 from warehouse.catalog import publish_views
 from warehouse.sink.parquet_files import land_rows
-from warehouse.sink.record_conversion import PartitionRecords
-from warehouse.sink.table_building import build_table
+from warehouse.sink.partition_records import PartitionRecords
+from warehouse.sink.record_conversion import build_table
 
 # Fields of a payload, in all generations.
 _STATUS_FIELDS: Final = frozenset(
@@ -114,6 +114,7 @@ def run_raw_suite(
     logging.getLogger("warehouse.catalog").setLevel(logging.WARNING)
     now = datetime.now(UTC)
     count, at = len(bodies), int(now.timestamp() * 1000)
+    # As ingest writes them, so that the checks of receipts hold.
     headers = [_build_headers(at, content_type) for _ in bodies]
     run = PartitionRecords(topics.RAW, 0, range(count), [at] * count, [None] * count, bodies, headers)
     with TemporaryDirectory(prefix="smspulse-payload.") as folder:

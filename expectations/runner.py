@@ -66,6 +66,7 @@ def run_checks(
         ):
             # The import takes seconds, in which DuckDB can measure.
             importer.submit(import_module, "great_expectations")
+            # Beyond its memory limit, DuckDB writes to this folder. Nothing of it is left after the run.
             connection.execute("SET temp_directory = ?", [scratch])
             connection.execute("SET memory_limit = ?", [settings.memory])
             checks = build_checks(settings, statuses)

@@ -80,11 +80,7 @@ def _(alerts, choice):
             f"Most often: {_often.index[0]}, {_often.iloc[0]:,} of them. Half of them fired "
             f"{alerts['noticed_after_min'].median():.1f} minutes or less after it is thought to have begun."
         )
-    return (verdict,)
 
-
-@app.cell(hide_code=True)
-def _(alerts, verdict):
     # Distinguished by colour and by shape.
     _classes = ["fires", "resolved"]
     _legend = alt.Legend(orient="top", title=None)
@@ -119,7 +115,7 @@ has the evidence, and the runbooks what to do.
 """,
     ]
     common.show_pieces(pieces)
-    return (pieces,)
+    return pieces, verdict
 
 
 if __name__ == "__main__":

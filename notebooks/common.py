@@ -152,25 +152,23 @@ def time_axis(field: str, title: str) -> alt.X:
 
 def readable_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a table for people: shares in per cent, times in UTC, an empty cell for null."""
+    return pd.DataFrame({name: _format_column(str(name), column) for name, column in frame.items()}, dtype=object)
 
-    def format_cell(name: str, value: Any, *, whole: bool, days: bool) -> Any:
-        if pd.api.types.is_scalar(value) and pd.isna(value):
-            return ""
-        if isinstance(value, pd.Timestamp):
-            return f"{value:%Y-%m-%d}" if days else f"{value:%Y-%m-%d %H:%M:%S}"
-        if isinstance(value, float) and any(part in name for part in _SHARE_COLUMN_PARTS):
-            return f"{value:.1%}"
-        if isinstance(value, float):
-            # pandas has floats for whole numbers in a column with nulls.
-            return int(value) if whole else f"{value:,.1f}"
-        return value
 
-    columns = {}
-    for name, column in frame.items():
-        whole = bool(pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all())
-        days = bool(pd.api.types.is_datetime64_any_dtype(column) and (column == column.dt.normalize()).all())
-        columns[name] = [format_cell(str(name), value, whole=whole, days=days) for value in column]
-    return pd.DataFrame(columns, dtype=object)
+def _format_column(name: str, column: Any) -> Any:
+    cells = column
+    if pd.api.types.is_datetime64_any_dtype(column):
+        has_days_only = (column == column.dt.normalize()).all()
+        cells = column.dt.strftime("%Y-%m-%d" if has_days_only else "%Y-%m-%d %H:%M:%S")
+    elif pd.api.types.is_float_dtype(column):
+        if any(part in name for part in _SHARE_COLUMN_PARTS):
+            cells = column.map("{:.1%}".format)
+        # pandas has floats for whole numbers in a column with nulls.
+        elif (column.dropna() % 1 == 0).all():
+            cells = column.astype("Int64")
+        else:
+            cells = column.map("{:,.1f}".format)
+    return cells.astype(object).where(column.notna(), "")
 
 
 def show_pieces(pieces: Sequence[Piece]) -> Any:

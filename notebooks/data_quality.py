@@ -54,7 +54,7 @@ def _(choice, data):
 
 
 @app.cell(hide_code=True)
-def _(checks, choice, dead, differing, quality):
+def _(checks, choice, dead, differing, fresh, quality):
     _all, _dead = int(quality["webhooks"].sum()), int(dead["dead_letters"].sum())
     failed = checks[~checks["success"].astype(bool)]
 
@@ -79,11 +79,7 @@ def _(checks, choice, dead, differing, quality):
         if _all
         else f"No webhook in the {choice.time_span}. {_checked}"
     )
-    return failed, verdict
 
-
-@app.cell(hide_code=True)
-def _(dead, failed, fresh, quality, verdict):
     _names = ["duplicates", "reordered", "late", "contradicted", "flawed", "unreadable", "unknown"]
     _sums = quality.groupby("day", as_index=False)[["webhooks", *_names]].sum()
     _long = _sums.melt(["day", "webhooks"], _names, "what", "count")
@@ -113,7 +109,7 @@ read, *unknown* ones an undocumented status, *unreadable* ones are dead letters.
 """,
     ]
     common.show_pieces(pieces)
-    return (pieces,)
+    return failed, pieces, verdict
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ with app.setup(hide_code=True):
     import altair as alt
 
     from notebooks import common
-    from warehouse.sql_text import rate_columns_sql
 
 
 @app.cell(hide_code=True)
@@ -38,20 +37,21 @@ def _(choice, data):
     # A row an hour up to two days, else a row a day; and one of all.
     delivery = common.query_chosen_messages(
         data,
-        f"""
-        SELECT *, {rate_columns_sql()}
+        """
+        SELECT * EXCLUDE (rates), unnest(rates)
         FROM (
             SELECT
                 time,
                 count(*) AS attempted,
                 count(*) FILTER (is_ended) AS ended,
                 count(*) FILTER (NOT is_ended) AS open,
-                count(*) FILTER (outcome = 'delivered') AS delivered
+                count(*) FILTER (outcome = 'delivered') AS delivered,
+                rates(attempted, ended, delivered, open) AS rates
             FROM chosen
             GROUP BY GROUPING SETS ((time), ())
         )
         ORDER BY time NULLS FIRST
-        """,  # noqa: S608 - SQL of ours
+        """,
         choice,
     )
     outcomes = common.query_chosen_messages(
@@ -71,7 +71,7 @@ def _(choice, data):
 
 
 @app.cell(hide_code=True)
-def _(choice, delivery):
+def _(choice, delivery, outcomes):
     _all = delivery.iloc[0]
     if not _all.attempted:
         verdict = f"No message in the {choice.time_span}: choose another device or source."
@@ -84,11 +84,7 @@ def _(choice, delivery):
             f"{_all.delivered_per_ended_high:.1%}). Of all {_all.attempted:,} attempted it is "
             f"{_all.delivered_per_attempted:.1%}, and {_all.open_share:.1%} are open."
         )
-    return (verdict,)
 
-
-@app.cell(hide_code=True)
-def _(delivery, outcomes, verdict):
     _bins = delivery[delivery["time"].notna() & (delivery["ended"] > 0)]
     _base = alt.Chart(_bins).encode(x=common.time_axis("time", "first report"))
     _axis = alt.Axis(format=".0%", title="delivered / ended, with its 95 % interval")
@@ -110,7 +106,7 @@ failed or expired; what is open is in no share but its own, so the newest hours 
 """,
     ]
     common.show_pieces(pieces)
-    return (pieces,)
+    return pieces, verdict
 
 
 if __name__ == "__main__":

@@ -69,13 +69,9 @@ def _(choice, latency):
         if _all.messages
         else f"No message of the {choice.time_span} has this latency: a report of the step's begin or end is missing."
     )
-    return (verdict,)
 
-
-@app.cell(hide_code=True)
-def _(latency, verdict):
-    _names = ["p50", "p95", "p99"]
-    _bins = latency[latency["time"].notna()].melt("time", _names, "percentile", "seconds")
+    _percentiles = ["p50", "p95", "p99"]
+    _bins = latency[latency["time"].notna()].melt("time", _percentiles, "percentile", "seconds")
     _axis = alt.Axis(
         values=[0, 1, 3, 10, 30, 60, 300, 1800, 3600, 21_600, 86_400],
         labelExpr="datum.value < 60 ? datum.value + ' s' : datum.value < 3600 ? datum.value / 60 + ' min' "
@@ -87,8 +83,8 @@ def _(latency, verdict):
         .encode(
             x=common.time_axis("time", "first report"),
             y=alt.Y("seconds:Q", title="latency", scale=alt.Scale(type="symlog", constant=1), axis=_axis),
-            color=alt.Color("percentile:N", scale=alt.Scale(domain=_names, range=common.COLOURS[:3])),
-            shape=alt.Shape("percentile:N", scale=alt.Scale(domain=_names)),
+            color=alt.Color("percentile:N", scale=alt.Scale(domain=_percentiles, range=common.COLOURS[:3])),
+            shape=alt.Shape("percentile:N", scale=alt.Scale(domain=_percentiles)),
             tooltip=["time:T", "percentile:N", alt.Tooltip("seconds:Q", format=".1f")],
         )
     )
@@ -102,7 +98,7 @@ before it, is left out.
 """,
     ]
     common.show_pieces(pieces)
-    return (pieces,)
+    return pieces, verdict
 
 
 if __name__ == "__main__":

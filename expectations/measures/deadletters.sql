@@ -36,17 +36,11 @@ GROUP BY scope
 
 UNION ALL BY NAME
 SELECT
-    source AS scope,
-    letters / nullif(webhooks, 0) AS deadletters_few
-FROM (
-    SELECT coalesce(source, '(no source)') AS source, count(*) AS webhooks
-    FROM raw_files
-    WHERE received_at > getvariable('recent')
-    GROUP BY ALL
-)
+    coalesce(letters.source, '(no source)') AS scope,
+    count(DISTINCT (origin_partition, origin_offset, ingest_id)) / any_value(webhooks) AS deadletters_few
+FROM deadletter_files AS letters
 INNER JOIN (
-    SELECT coalesce(source, '(no source)') AS source, count(DISTINCT (origin_partition, origin_offset, ingest_id)) AS letters
-    FROM deadletter_files
-    WHERE received_at > getvariable('recent')
-    GROUP BY ALL
-) USING (source)
+    SELECT source, count(*) AS webhooks FROM raw_files WHERE received_at > getvariable('recent') GROUP BY source
+) AS landed ON landed.source IS NOT DISTINCT FROM letters.source
+WHERE received_at > getvariable('recent')
+GROUP BY letters.source

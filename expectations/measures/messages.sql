@@ -2,7 +2,13 @@
 -- Key: none; a column is null in the rows of scopes that it is not measured on, and where there was nothing to measure.
 -- Units: *_s are seconds, shares are from 0 to 1, all else counts of rows, 0 where all is well.
 -- Freshness: of the moment 'now'.
-WITH
+WITH copied AS (
+    SELECT filename, count(*) - count(DISTINCT "offset") AS copies
+    FROM version_files
+    WHERE topic IS NOT NULL AND date >= getvariable('recent')::DATE
+    GROUP BY filename
+),
+
 -- Messages from the log that neither stream nor lander is about to change.
 ends AS (
     SELECT
@@ -49,8 +55,9 @@ usual AS (
 
 SELECT
     topic || ' partition ' || "partition" AS scope,
-    sum(greatest(least(high, coalesce(before, low - 1)) - low + 1, 0) + repeated) AS messages_offsets_unique
+    sum(greatest(least(high, coalesce(before, low - 1)) - low + 1, 0) + coalesce(copies, 0)) AS messages_offsets_unique
 FROM landed_ranges('version_files')
+LEFT JOIN copied USING (filename)
 GROUP BY topic, "partition"
 
 UNION ALL BY NAME

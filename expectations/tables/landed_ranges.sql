@@ -1,13 +1,10 @@
 -- A row: one file of a dataset, in the log (a partition in one incarnation of its topic) of its records.
--- Key: filename. Units: offsets; records is their count, total their sum, repeated the count of recent repetitions;
---   before is the last offset of all earlier files, by first offset.
+-- Key: filename. Units: offsets; records is their count, total their sum, before the last offset of all earlier files.
 -- Freshness: of the moment. `relation` names the view of the dataset's rows.
 SELECT
     topic, incarnation, "partition", filename,
     min("offset") AS low, max("offset") AS high, count(*) AS records, sum("offset") AS total,
     min(recorded_at) AS began_at,
-    count("offset") FILTER (date >= getvariable('recent')::DATE)
-        - count(DISTINCT "offset") FILTER (date >= getvariable('recent')::DATE) AS repeated,
     max(max("offset")) OVER (
         PARTITION BY topic, incarnation, "partition" ORDER BY min("offset"), max("offset")
         ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING

@@ -74,6 +74,7 @@ def check_command(
     from warehouse.status_codes import load_known_statuses
 
     statuses = load_known_statuses(data)
+    # One time for all measures, so that Kafka, receipts and warehouse are compared at the same moment.
     suites, settings, now = suites or SUITE_NAMES, CheckSettings(), datetime.now(UTC)
     further, note = (
         _measure_reconciliation(data, broker, settings, now, since) if "reconciliation" in suites else ([], "")
@@ -211,6 +212,7 @@ def _print_junit(report: "CheckReport") -> None:
         for row in rows:
             case = ElementTree.SubElement(element, "testcase", classname=suite, name=row.expectation)
             if not row.success:
+                # A CI must not fail because of a warning.
                 kind = "failure" if row.severity == "critical" else "skipped"
                 # XML cannot hold control characters.
                 message = escape_to_line(f"{row.severity}: {row.observed}")

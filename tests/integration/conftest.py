@@ -1,4 +1,4 @@
-"""A real Kafka for the tests that need one, started by the product's own code."""
+"""A real Kafka for tests, started with the code of the product."""
 
 import os
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ KafkaBroker._format_store = copy_or_format_store  # type: ignore[method-assign]
 
 @pytest.fixture(scope="session")
 def real_kafka() -> None:
-    """Skip where there is no real Kafka to be had, or fail where one is insisted on."""
+    """Skip the test without a real Kafka, or fail if one is required."""
     if missing := list_missing_programs():
         line = f"a real Kafka needs: {'; '.join(missing)}"
         if os.environ.get("SMSPULSE_REQUIRE_KAFKA") == "1":
@@ -31,10 +31,10 @@ def kafka(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
     Tests share it: each uses its own sources, consumer groups and data folders.
     """
-    # Tests hand its address alone to programs; those of `smspulse up` and of the broker have one with a login.
+    # Tests pass only its address to programs. Tests of `smspulse up` and of the broker start one with a login.
     settings = BrokerSettings(port=0, controller_port=0, login=False)
     with KafkaBroker(tmp_path_factory.mktemp("broker"), settings) as broker:
-        # Each is set here, for the environment may speak of the developer's own cluster.
+        # All are set here, because the environment may name the developer's own cluster.
         running = KafkaSettings(
             bootstrap=broker.address,
             in_memory=False,
@@ -49,5 +49,5 @@ def kafka(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
-    """Name a source or a group after the test."""
+    """Return a name for a source or a group, made from that of the test."""
     return request.node.name.replace("_", "-")[:60]

@@ -1,4 +1,4 @@
-"""Lag is 0 once all is read, on a real Kafka, also of topics that end in transaction markers or aborted records."""
+"""Lag is 0 once all records are read, on a real Kafka, also of topics that end in markers or aborted records."""
 
 import os
 import subprocess
@@ -43,18 +43,18 @@ def until(condition: Callable[[], bool], within_s: float = 120) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.1)  # metrics and offsets tell nobody that they changed
+        time.sleep(0.1)  # metrics and offsets raise no event
 
 
 def new_topic(kafka: KafkaSettings, name: str) -> str:
-    admin = AdminClient(kafka.confluent_options())  # its futures end with it
+    admin = AdminClient(kafka.confluent_options())  # its futures need it
     for created in admin.create_topics([NewTopic(name, 2, 1)]).values():
         created.result(30)
     return name
 
 
 def write_transaction(kafka: KafkaSettings, topic: str, records: int, *, commit: bool = True) -> None:
-    """Write records to partition 0 in a transaction of its own; the marker of its end takes an offset, too."""
+    """Write records to partition 0 in one transaction, whose end marker takes an offset too."""
     producer = Producer(kafka.confluent_options() | {"transactional.id": f"{topic}-{time.time_ns()}"})
     producer.init_transactions(30)
     producer.begin_transaction()
@@ -71,7 +71,7 @@ def commit_offset(kafka: KafkaSettings, group: str, topic: str, offset: int) -> 
 
 
 def lag_metrics(text: str) -> dict[tuple[str, str], float]:
-    """Return the lag by topic and partition, of a `/metrics`."""
+    """Return the lag by topic and partition from a `/metrics` page."""
     return {
         (sample.labels["topic"], sample.labels["partition"]): sample.value
         for family in text_string_to_metric_families(text)
@@ -80,12 +80,12 @@ def lag_metrics(text: str) -> dict[tuple[str, str], float]:
     }
 
 
-def test_a_group_that_has_read_all_records_has_no_lag_though_markers_and_aborted_records_follow(
+def test_a_group_that_has_read_all_records_has_no_lag_before_markers_and_aborted_records(
     kafka: KafkaSettings, name: str
 ) -> None:
     topic = new_topic(kafka, name)
     write_transaction(kafka, topic, 5)
-    commit_offset(kafka, name, topic, 5)  # behind the last record, before its transaction's marker
+    commit_offset(kafka, name, topic, 5)  # after the last record, before its transaction's marker
     assert read_group_lag(kafka, {name: [topic]}) == {name: 0}
     write_transaction(kafka, topic, 3, commit=False)
     assert read_group_lag(kafka, {name: [topic]}) == {name: 0}
@@ -97,7 +97,7 @@ def test_a_group_that_has_read_all_records_has_no_lag_though_markers_and_aborted
     assert read_group_lag(kafka, {name: [topic]}) == {name: 0}
 
 
-def test_a_group_that_has_read_nothing_has_all_records_before_it(kafka: KafkaSettings, name: str) -> None:
+def test_a_group_that_has_read_nothing_has_a_lag_of_all_records(kafka: KafkaSettings, name: str) -> None:
     topic = new_topic(kafka, name)
     producer = Producer(kafka.confluent_options())
     for number in range(7):
@@ -106,7 +106,7 @@ def test_a_group_that_has_read_nothing_has_all_records_before_it(kafka: KafkaSet
     assert read_group_lag(kafka, {name: [topic], f"{name}-other": ["no-such-topic"]}) == {name: 7, f"{name}-other": 0}
 
 
-def test_without_kafka_there_is_no_lag_to_tell() -> None:
+def test_without_kafka_the_lag_is_unknown() -> None:
     nowhere = KafkaSettings(bootstrap=f"127.0.0.1:{find_free_port()}", security_protocol="PLAINTEXT")
     assert read_group_lag(nowhere, {"group": [RAW]}, timeout_s=0.5) is None
 
@@ -129,7 +129,7 @@ def exposed(registry: CollectorRegistry) -> dict[tuple[str, str], float]:
     return lag_metrics(generate_latest(registry).decode())
 
 
-def test_a_lander_that_has_landed_all_has_no_lag_in_its_metrics_and_in_kafka(
+def test_a_lander_without_open_records_has_no_lag_in_its_metrics_and_in_kafka(
     kafka: KafkaSettings, name: str, tmp_path: Path
 ) -> None:
     settings = LanderSettings(data=tmp_path, group=name, flush_interval_s=0.3)
@@ -141,11 +141,11 @@ def test_a_lander_that_has_landed_all_has_no_lag_in_its_metrics_and_in_kafka(
         write_transaction(kafka, MESSAGES, 2)
         until(lambda: read_group_lag(kafka, {name: list(DATASET_BY_TOPIC)}) == {name: 0})
         until(lambda: exposed(metrics.REGISTRY) == dict.fromkeys(partitions, 0))
-        # What it commits is behind the markers, for those who watch its lag with other tools.
+        # Its committed offset is after the markers, for other tools that compute its lag.
         until(lambda: _committed(kafka, name, MESSAGES) == _end(kafka, MESSAGES))
 
 
-def test_a_worker_that_has_processed_all_has_no_lag_in_its_metrics(
+def test_a_worker_without_open_records_has_no_lag_in_its_metrics(
     kafka: KafkaSettings, name: str, tmp_path: Path
 ) -> None:
     consumer = Consumer(kafka.confluent_options() | {"group.id": name})

@@ -1,4 +1,4 @@
-"""Every line of code in the documentation is executed beside a running pipeline, or it is named here who does it."""
+"""Every line of code in the documentation runs next to a running pipeline, or a test that runs it is named here."""
 
 import json
 import os
@@ -26,7 +26,7 @@ SETTINGS = (ROOT / "docs" / "reference" / "settings.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
-# What cannot be executed here, and which test does it.
+# Lines that cannot run here, and the tests that run them.
 ELSEWHERE = {
     "smspulse up": "tests/integration/test_pipeline.py",
     "smspulse alerts test": "tests/unit/alerting/test_alert_receivers.py",
@@ -40,24 +40,24 @@ ELSEWHERE = {
     "kafka-configs.sh": "tests/integration/test_broker_login.py",
 }
 CAN_BE_1 = ("smspulse status", "smspulse check", "smspulse doctor", "smspulse erase", "smspulse message demo:")
-"""Commands that judge: 1 is an answer."""
+"""Commands with exit code 1 for a problem that they find."""
 
 
 def blocks(page: Path) -> Iterator[list[str]]:
-    """Return the blocks of code, lines that go on joined; a fence of no language is a drawing."""
+    """Return the blocks of code, with continued lines joined. A fence without a language is a drawing."""
     text = re.sub(r"^```\n.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     fenced = re.findall(r"^```\w+\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     indented = re.findall(r"(?<=\n\n)((?: {4,}\S.*\n|\n(?= {4,}\S))+)", text)
     for block in (*fenced, *indented):
         lines = dedent(re.sub(r"\\\n\s*", "", block)).splitlines()
-        # A number or a drawing is what a command answers, a bar a table.
+        # A line that starts with a number or a drawing is output, one with a bar is a table.
         if found := [line for line in lines if re.match(r"\s*[A-Za-z.]", line)]:
             yield found
 
 
 @dataclass
 class Reader:
-    """Somebody who types what is written; what was printed as a URL is typed where the page says TOKEN.
+    """A reader who types the lines of a page, with a printed URL in place of TOKEN.
 
     A line that stands on several pages is typed once. The lines of the README are typed into a shell, and those that
     need one; the other commands of `smspulse` run in this process, which need not import all libraries again.
@@ -105,10 +105,10 @@ class Reader:
                 re.sub(r"--messages \d+|--time-scale \S+", "", line) + " --messages 30 --time-scale 0.01 --max-delay 1"
             )
         if in_shell or needs_shell(line):
-            said = self.execute(["bash", "-c", line], judges=judges)
+            output = self.execute(["bash", "-c", line], judges=judges)
         else:
-            said = self.invoke(shlex.split(line, comments=True)[1:], judges=judges)
-        if found := re.search(r"http\S+/webhooks/\S+/\S+", said):
+            output = self.invoke(shlex.split(line, comments=True)[1:], judges=judges)
+        if found := re.search(r"http\S+/webhooks/\S+/\S+", output):
             self.url = re.sub(r"https?://[^/]+", self.pipeline.url, found[0])
 
     @property
@@ -131,22 +131,22 @@ class Reader:
             timeout=500,
             check=False,
         )
-        told = f"{command[-1]}\n{done.stdout}\n{done.stderr}"
-        assert done.returncode in ({0, 1} if judges else {0}), told
-        assert "Traceback" not in done.stderr, told
+        output = f"{command[-1]}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode in ({0, 1} if judges else {0}), output
+        assert "Traceback" not in done.stderr, output
         return done.stdout
 
     def invoke(self, arguments: list[str], *, judges: bool) -> str:
         with chdir(self.folder):
             done = invoke(*arguments, environment=self.variables)
-        told = f"{arguments}\n{done.output}"
-        assert done.exit_code in ({0, 1} if judges else {0}), told
-        assert "Traceback" not in done.stderr, told
+        output = f"{arguments}\n{done.output}"
+        assert done.exit_code in ({0, 1} if judges else {0}), output
+        assert "Traceback" not in done.stderr, output
         return done.stdout
 
 
 def needs_shell(line: str) -> bool:
-    """Return whether a line is more than words of `smspulse`, quoted or not, and a comment."""
+    """Return whether a line is more than a command of `smspulse` with plain or quoted arguments and a comment."""
     bare = re.sub(r"""'[^']*'|"[^"$`]*"|\s#.*""", "", line)
     return re.match(r"smspulse [^|&;<>()$`*?~{}\\]*$", bare) is None
 
@@ -171,7 +171,7 @@ def reader(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_what_a_page_says_can_be_typed(page: Path, reader: Reader) -> None:
+def test_every_line_of_a_page_runs(page: Path, reader: Reader) -> None:
     for block in blocks(page):
         reader.follow(block, in_shell=page.name == "README.md")
 

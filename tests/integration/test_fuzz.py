@@ -1,4 +1,4 @@
-"""The fuzz runs in their short form, and that they can fail. `make fuzz` is the long form."""
+"""Short fuzz runs, and mutations that they must detect. `make fuzz` is the long run."""
 
 import subprocess
 import sys
@@ -14,31 +14,31 @@ def fuzz(*arguments: str, script: str = "fuzz.py") -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_ten_thousand_odd_requests_are_answered_as_is_due() -> None:
-    code, said = fuzz("--requests", "10000")
-    assert (code, said.splitlines()[-1]) == (0, "0 wrong"), said
-    assert "10,000 requests in" in said
+def test_ten_thousand_malformed_requests_get_the_expected_answers() -> None:
+    code, output = fuzz("--requests", "10000")
+    assert (code, output.splitlines()[-1]) == (0, "0 wrong"), output
+    assert "10,000 requests in" in output
 
 
-@pytest.mark.parametrize(("mutation", "caught"), [("leak", "the memory grew by"), ("fault", "status 500")])
-def test_a_receiver_with_a_fault_is_caught(mutation: str, caught: str) -> None:
-    code, said = fuzz("--requests", "4000", "--mutation", mutation)
-    assert (code, caught in said) == (1, True), said
+@pytest.mark.parametrize(("mutation", "detected"), [("leak", "the memory grew by"), ("fault", "status 500")])
+def test_a_fault_of_ingest_is_detected(mutation: str, detected: str) -> None:
+    code, output = fuzz("--requests", "4000", "--mutation", mutation)
+    assert (code, detected in output) == (1, True), output
 
 
-def test_two_thousand_odd_bodies_cost_no_good_report_wherever_they_are_read() -> None:
-    code, said = fuzz("--in-process", "--bodies", "2000", script="fuzz_records.py")
-    assert (code, said.splitlines()[-1]) == (0, "0 wrong"), said
+def test_two_thousand_malformed_bodies_lose_no_valid_report_in_any_reader() -> None:
+    code, output = fuzz("--in-process", "--bodies", "2000", script="fuzz_records.py")
+    assert (code, output.splitlines()[-1]) == (0, "0 wrong"), output
 
 
 @pytest.mark.parametrize(
-    ("mutation", "caught"),
+    ("mutation", "detected"),
     [
         ("fold", "the pipeline ended: RecursionError"),
         ("sink", "the pipeline ended: RecursionError"),
         ("parser", "webhooks that made the sink fail, and not 0"),
     ],
 )
-def test_a_reader_with_a_fault_is_caught(mutation: str, caught: str) -> None:
-    code, said = fuzz("--in-process", "--bodies", "600", "--mutation", mutation, script="fuzz_records.py")
-    assert (code, caught in said) == (1, True), said
+def test_a_fault_of_a_reader_is_detected(mutation: str, detected: str) -> None:
+    code, output = fuzz("--in-process", "--bodies", "600", "--mutation", mutation, script="fuzz_records.py")
+    assert (code, detected in output) == (1, True), output

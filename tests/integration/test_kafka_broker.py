@@ -1,4 +1,4 @@
-"""The embedded Kafka through starts, stops and deaths. Each test has a data folder of its own."""
+"""Starts, stops and kills of the embedded Kafka. Each test has its own data folder."""
 
 import os
 import select
@@ -40,7 +40,7 @@ sys.exit(run_broker(Path(sys.argv[1]), "kafka"))
 
 @contextmanager
 def started_in_foreground(data: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start a broker in a process of its own, and yield it when it is ready."""
+    """Start a broker in its own process, and yield it when it is ready."""
     environment = os.environ | {"SMSPULSE_BROKER_PORT": "0", "SMSPULSE_BROKER_CONTROLLER_PORT": "0"}
     command = [sys.executable, "-c", FOREGROUND, str(data)]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
@@ -58,7 +58,7 @@ def started_in_foreground(data: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def jvm_of(pid: int) -> int:
-    """Return a descriptor of the only child of a process."""
+    """Return a process descriptor of the only child of a process."""
     (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return os.pidfd_open(int(child))
 
@@ -69,7 +69,7 @@ def ends(pidfd: int, within: float) -> bool:
     return ended
 
 
-def test_records_and_offsets_outlive_a_restart_on_other_ports_and_a_start_that_fails_says_why_in_one_line(
+def test_records_and_offsets_survive_a_restart_on_other_ports_and_a_failed_start_gives_its_reason_in_one_line(
     tmp_path: Path,
 ) -> None:
     preferred = BrokerSettings(port=find_free_port(), controller_port=find_free_port())
@@ -94,7 +94,7 @@ def test_records_and_offsets_outlive_a_restart_on_other_ports_and_a_start_that_f
         ensure_topics(moved)
         reader = Consumer(moved.confluent_options() | {"group.id": "test"})
         assert reader.get_watermark_offsets(TopicPartition(RAW, 0), timeout=10) == (0, 100)
-        assert retry_kafka_call(reader.committed, offset, timeout=10)[0].offset == 1  # its coordinator may be starting
+        assert retry_kafka_call(reader.committed, offset, timeout=10)[0].offset == 1  # the coordinator may be starting
         reader.close()
     meta = tmp_path / "kafka" / "store" / "meta.properties"
     meta.write_text(meta.read_text().replace("node.id=1", "node.id=7"))
@@ -105,8 +105,8 @@ def test_records_and_offsets_outlive_a_restart_on_other_ports_and_a_start_that_f
     assert not (tmp_path / "broker.json").exists()
 
 
-def test_topics_are_made_once_by_several_at_once_as_soon_as_kafka_answers(tmp_path: Path) -> None:
-    # With a login, none could try before it is made.
+def test_concurrent_clients_create_the_topics_once_as_soon_as_kafka_answers(tmp_path: Path) -> None:
+    # With a login, no client could try before the login exists.
     settings = BrokerSettings(port=find_free_port(), controller_port=0, login=False)
     kafka = KafkaSettings(bootstrap=f"127.0.0.1:{settings.port}")
     errors: list[BaseException] = []
@@ -134,7 +134,7 @@ def test_topics_are_made_once_by_several_at_once_as_soon_as_kafka_answers(tmp_pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_start_on_the_same_data_is_refused_and_harms_nothing_and_a_signal_stops_all_and_leaves_nothing(
+def test_a_second_start_on_the_same_data_is_refused_without_harm_and_a_signal_stops_all_processes(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     with started_in_foreground(tmp_path) as foreground:
@@ -153,7 +153,7 @@ def test_a_second_start_on_the_same_data_is_refused_and_harms_nothing_and_a_sign
         assert not (tmp_path / "broker.json").exists()
 
 
-def test_a_killed_broker_takes_its_jvm_along_the_next_start_works_and_the_death_of_its_kafka_is_told_in_one_line(
+def test_a_killed_broker_ends_its_jvm_the_next_start_works_and_a_killed_kafka_is_reported_in_one_line(
     tmp_path: Path,
 ) -> None:
     with started_in_foreground(tmp_path) as killed:
@@ -162,7 +162,7 @@ def test_a_killed_broker_takes_its_jvm_along_the_next_start_works_and_the_death_
         jvm = jvm_of(killed.pid)
         killed.kill()
         killed.wait()
-    with started_in_foreground(tmp_path) as foreground:  # at once: it waits for the lock that the dying JVM holds
+    with started_in_foreground(tmp_path) as foreground:  # at once: it waits for the lock of the JVM that is ending
         assert ends(jvm, within=0)
         admin = KafkaAdminClient(**find_kafka_settings(tmp_path, "auto").kafka_python_options())
         assert set(admin.list_topics()) == {topic.name for topic in TOPICS}
@@ -179,7 +179,7 @@ def test_a_killed_broker_takes_its_jvm_along_the_next_start_works_and_the_death_
         assert read_broker_file(tmp_path) is None
 
 
-def test_a_data_folder_that_cannot_be_one_is_told_in_one_line(tmp_path: Path) -> None:
+def test_an_unusable_data_folder_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BrokerError, match=r"^The data folder .*/file/data cannot be used: Not a directory; "):
         KafkaBroker(tmp_path / "file" / "data", ANY).start()

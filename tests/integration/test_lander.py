@@ -1,4 +1,4 @@
-"""The lander on a real Kafka: every record once, whatever happens to it, to the disk and to Kafka."""
+"""The lander on a real Kafka lands every record once, with faults of the lander, of the disk and of Kafka."""
 
 import errno
 import logging
@@ -36,11 +36,11 @@ from warehouse.reader import query
 from warehouse.settings import LanderSettings
 from warehouse.sink import consumer
 from warehouse.sink.consumer import ParquetLander
-from warehouse.sink.storage import FolderStore
+from warehouse.sink.parquet_files import FolderStore
 
 
 class LanderProcess:
-    """A lander in a process of its own, and what it logs."""
+    """A lander in its own process, and its log."""
 
     def __init__(self, kafka: KafkaSettings, one: LanderSettings) -> None:
         code = (
@@ -49,7 +49,7 @@ class LanderProcess:
             "from warehouse.sink.consumer import run_lander\n"
             "run_lander(LanderSettings.model_validate_json(sys.argv[1]), KafkaSettings(bootstrap=sys.argv[2]))"
         )
-        # A pipe, not a file: one test limits the size of files.
+        # A pipe and not a file, because one test limits the size of files.
         command = [sys.executable, "-c", code, one.model_dump_json(), kafka.bootstrap]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.lines: list[str] = []
@@ -63,12 +63,12 @@ class LanderProcess:
         self._reader.join()
         return code
 
-    def said(self, words: str) -> int:
-        return sum(words in line for line in list(self.lines))
+    def count_in_log(self, text: str) -> int:
+        return sum(text in line for line in list(self.lines))
 
 
 def assert_landed_once(kafka: KafkaSettings, data: Path) -> None:
-    """Compare `raw` with Kafka, offset by offset: rows are all offsets, contiguous, each once."""
+    """Compare `raw` with Kafka, offset by offset: the rows have all offsets, each once, without gaps."""
     partitions = [TopicPartition(topics.RAW, number) for number in range(4)]
     consumer = KafkaConsumer(**kafka.kafka_python_options())
     try:
@@ -84,7 +84,7 @@ def assert_landed_once(kafka: KafkaSettings, data: Path) -> None:
         assert found.get(one.partition) == expected, one
 
 
-def test_what_is_in_kafka_is_landed_and_the_lag_can_be_watched(
+def test_records_of_kafka_land_and_the_lag_is_published(
     kafka: KafkaSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source, one = f"s{uuid4().hex[:8]}", settings(tmp_path)
@@ -104,17 +104,17 @@ def test_what_is_in_kafka_is_landed_and_the_lag_can_be_watched(
         consumer.close()
 
 
-def test_one_whose_name_another_has_taken_ends(kafka: KafkaSettings, tmp_path: Path) -> None:
+def test_a_lander_ends_if_another_one_has_its_name(kafka: KafkaSettings, tmp_path: Path) -> None:
     one = settings(tmp_path, flush_interval_s=0.1, instance="taken")
     first = LanderProcess(kafka, one)
-    until(lambda: first.said("landing 13 partitions") == 1)
+    until(lambda: first.count_in_log("landing 13 partitions") == 1)
     with landing_from(kafka, one) as second:
         assert first.process.wait(240) != 0
-        until(lambda: first.said("refuses to serve the lander") > 0)
+        until(lambda: first.count_in_log("refuses to serve the lander") > 0)
         assert second.assigned[0].wait(240)
 
 
-def test_landers_of_one_group_share_the_work_and_take_over(kafka: KafkaSettings, tmp_path: Path) -> None:
+def test_landers_of_one_group_share_the_partitions_and_take_over(kafka: KafkaSettings, tmp_path: Path) -> None:
     source, group = f"s{uuid4().hex[:8]}", f"shared-{uuid4().hex[:8]}"
     one = settings(tmp_path, group=group)
     with landing_from(kafka, one):
@@ -127,7 +127,7 @@ def test_landers_of_one_group_share_the_work_and_take_over(kafka: KafkaSettings,
     assert_landed_once(kafka, tmp_path)
 
 
-def test_only_what_was_committed_is_landed_over_the_gaps_of_transactions(kafka: KafkaSettings, tmp_path: Path) -> None:
+def test_only_committed_records_land_across_the_gaps_of_transactions(kafka: KafkaSettings, tmp_path: Path) -> None:
     source = f"s{uuid4().hex[:8]}"
     producer = Producer(kafka.confluent_options() | {"transactional.id": source})
     producer.init_transactions(30)
@@ -156,7 +156,7 @@ def test_only_what_was_committed_is_landed_over_the_gaps_of_transactions(kafka: 
     assert len(names) >= 2
 
 
-def test_what_kafka_deleted_before_it_was_landed_is_said_out_loud(
+def test_records_that_kafka_deleted_before_they_landed_are_logged(
     kafka: KafkaSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def offsets() -> list[int]:
@@ -164,7 +164,7 @@ def test_what_kafka_deleted_before_it_was_landed_is_said_out_loud(
             return []
         return query(tmp_path, 'SELECT "offset" AS o FROM deadletters WHERE "partition" = 3 ORDER BY o')["o"].tolist()
 
-    # Dead letters, because deleting records of `sms.raw` would be felt by other tests.
+    # Dead letters, because deleted records of `sms.raw` would affect other tests.
     source = f"s{uuid4().hex[:8]}"
     produce(kafka, source, 10, topic=topics.DEADLETTERS, partition=3)
     with landing_from(kafka, settings(tmp_path)):
@@ -181,28 +181,28 @@ def test_what_kafka_deleted_before_it_was_landed_is_said_out_loud(
     assert f"sms.deadletters partition 3, offsets {end} to {end + 14}" in line
 
 
-def test_a_full_disk_is_waited_out_with_one_line(kafka: KafkaSettings, tmp_path: Path) -> None:
+def test_the_lander_waits_for_a_full_disk_with_one_line(kafka: KafkaSettings, tmp_path: Path) -> None:
     source = f"s{uuid4().hex[:8]}"
     lander = LanderProcess(kafka, settings(tmp_path))
     produce(kafka, source, 100)
     until(lambda: landed(tmp_path, source) == 100)
-    # To the writer, a limit on the size of files is a disk without room, and it takes no root to set and lift it.
+    # To the writer, a limit of the file size is a full disk. Setting it needs no root.
     resource.prlimit(lander.process.pid, resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
     files = sorted(tmp_path.glob("raw/*/*"))
     produce(kafka, source, 100, first=100)
-    until(lambda: lander.said("cannot write to") == 1)
+    until(lambda: lander.count_in_log("cannot write to") == 1)
     assert sorted(tmp_path.glob("raw/*/*")) == files
     resource.prlimit(lander.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     until(lambda: landed(tmp_path, source) == 200)
-    until(lambda: lander.said("takes data again") == 1)
+    until(lambda: lander.count_in_log("takes data again") == 1)
     assert lander.end(signal.SIGTERM) == 0
-    assert lander.said("cannot write to") == 1
+    assert lander.count_in_log("cannot write to") == 1
     assert_landed_once(kafka, tmp_path)
     assert not list((tmp_path / TEMPORARY_FOLDER).iterdir())
 
 
 class FullDisk(FolderStore):
-    """A data folder that takes nothing while it is full."""
+    """A data folder that rejects writes while it is full."""
 
     is_full = False
 
@@ -219,7 +219,7 @@ class FullDisk(FolderStore):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_after_a_full_disk_it_reads_what_a_rebalance_gave_it_again(
+def test_after_a_full_disk_it_reads_reassigned_partitions_again(
     kafka: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = f"s{uuid4().hex[:8]}"
@@ -229,7 +229,7 @@ def test_after_a_full_disk_it_reads_what_a_rebalance_gave_it_again(
     starting = threading.Thread(target=lander._store_status.wait_until_writable, args=(StopRequest(),))
     starting.start()
     until(lambda: metrics.BLOCKED._value.get() == 1)
-    assert starting.is_alive()  # so it says to nobody that it is ready
+    assert starting.is_alive()  # so it is not ready
     monkeypatch.setattr(FullDisk, "is_full", False)
     starting.join()
     assert metrics.BLOCKED._value.get() == 0
@@ -249,7 +249,7 @@ def test_after_a_full_disk_it_reads_what_a_rebalance_gave_it_again(
         monkeypatch.setattr(FullDisk, "is_full", True)
         assert not lander._flush_buffers()
         assert metrics.BLOCKED._value.get() == 1
-        # The group gives its partitions out anew, and a beat passes before ours come back.
+        # The group reassigns its partitions, and a heartbeat passes before this lander has them again.
         partitions = lander._consumer.assignment()
         lander._consumer.unassign()
         lander._on_partitions_revoked(lander._consumer, partitions)
@@ -269,7 +269,7 @@ def test_after_a_full_disk_it_reads_what_a_rebalance_gave_it_again(
         lander._consumer.close()
 
 
-def test_a_folder_that_cannot_be_written_is_waited_for_with_one_line(
+def test_the_lander_waits_for_a_folder_without_write_access_with_one_line(
     kafka: KafkaSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source, data = f"s{uuid4().hex[:8]}", tmp_path / "data"
@@ -284,7 +284,7 @@ def test_a_folder_that_cannot_be_written_is_waited_for_with_one_line(
 
 
 @pytest.mark.usefixtures("real_kafka")
-def test_it_waits_for_kafka_at_the_start_and_in_between(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_waits_for_kafka_at_the_start_and_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     port, source, data = find_free_port(), f"s{uuid4().hex[:8]}", tmp_path / "warehouse"
     kafka = KafkaSettings(bootstrap=f"127.0.0.1:{port}", partitions=1)
     broker = BrokerSettings(port=port, controller_port=0, login=False)
@@ -316,17 +316,17 @@ def test_it_lands_from_the_in_memory_broker(tmp_path: Path) -> None:
     assert os.listdir(data / "messages") == ["date=1970-01-01"]
 
 
-# Those with many records come last: a lander of each test lands all records of those before it.
+# Tests with many records come last, because each lander lands all records of earlier tests.
 
 
-def test_two_that_hold_the_same_partitions_land_each_record_once(
+def test_two_landers_with_the_same_partitions_land_each_record_once(
     kafka: KafkaSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = f"s{uuid4().hex[:8]}"
-    # Of two groups, both are given every partition: what a paused lander believes when it wakes up.
-    rivals = settings(tmp_path, flush_interval_s=0.1), settings(tmp_path, flush_interval_s=0.1)
+    # In two groups, both have every partition, as a paused lander assumes when it continues.
+    both = settings(tmp_path, flush_interval_s=0.1), settings(tmp_path, flush_interval_s=0.1)
     sent = 0
-    with caplog.at_level(logging.INFO, "warehouse"), landing_from(kafka, *rivals) as landers:
+    with caplog.at_level(logging.INFO, "warehouse"), landing_from(kafka, *both) as landers:
         assert all(assigned.wait(240) for assigned in landers.assigned)
         while caplog.text.count("was landed by another lander") < 10:
             assert sent < 100_000, "they never met"
@@ -336,7 +336,7 @@ def test_two_that_hold_the_same_partitions_land_each_record_once(
     assert_landed_once(kafka, tmp_path)
 
 
-def test_killed_at_any_moment_it_lands_each_record_once(kafka: KafkaSettings, tmp_path: Path) -> None:
+def test_a_lander_killed_at_any_time_lands_each_record_once(kafka: KafkaSettings, tmp_path: Path) -> None:
     source, one = f"s{uuid4().hex[:8]}", settings(tmp_path, flush_interval_s=0.1, instance="phoenix")
     chance = random.Random(7)  # noqa: S311 - the same moments in each run
     kills, batch = 4, 2_500
@@ -345,14 +345,14 @@ def test_killed_at_any_moment_it_lands_each_record_once(kafka: KafkaSettings, tm
         produce(kafka, source, batch, first=kill * batch)
         before = landed(tmp_path, source)
         until(lambda before=before: landed(tmp_path, source) > before)
-        # More comes, and it dies in landing it, wherever in that it is.
+        # More records arrive, and the lander is killed at some point while it lands them.
         feeder = threading.Thread(target=produce, args=(kafka, f"{source}-more", batch))
         feeder.start()
         time.sleep(chance.uniform(0, 0.4))
         assert lander.end(signal.SIGKILL) == -signal.SIGKILL
         feeder.join()
     lander = LanderProcess(kafka, one)
-    until(lambda: lander.said("landing 13 partitions") == 1)
+    until(lambda: lander.count_in_log("landing 13 partitions") == 1)
     until(lambda: landed(tmp_path, source) == kills * batch)
     until(lambda: landed(tmp_path, f"{source}-more") == kills * batch)
     assert lander.end(signal.SIGTERM) == 0

@@ -1,4 +1,4 @@
-"""The lander on a bucket: every record once, also when the object store goes and comes back."""
+"""The lander on a bucket lands every record once, also across an outage of the object store."""
 
 import logging
 from collections.abc import Iterator
@@ -25,13 +25,13 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
 
 
 def landed(url: str) -> tuple[int, int]:
-    """Return how many rows there are, and of how many offsets."""
+    """Return the number of rows and of distinct offsets."""
     sql = 'SELECT count(*) AS n, count(DISTINCT ("partition", "offset")) AS offsets FROM raw_webhooks'
     frame = warehouse.query(url, sql)
     return int(frame["n"][0]), int(frame["offsets"][0])
 
 
-def test_an_object_store_that_goes_is_waited_out_and_nothing_is_lost_or_twice(
+def test_the_lander_waits_for_the_object_store_and_loses_or_repeats_nothing(
     tmp_path: Path, store: ObjectStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = store.make()
@@ -46,7 +46,7 @@ def test_an_object_store_that_goes_is_waited_out_and_nothing_is_lost_or_twice(
             produce(kafka, "acme", 100, first=100)
             until(lambda: "landing waits and goes on when it can" in caplog.text)
             assert f"cannot write to {url} ({url} does not answer" in caplog.text
-            # Another one, which must find out where to go on from a store that is away.
+            # A second lander, which must read its start offsets from an unavailable store.
             with landing_from(kafka, settings(Path(url), group=first.group)):
                 store.start()
                 until(lambda: landed(url)[0] == 200)

@@ -15,7 +15,7 @@ from smspulse.broker.lockfile import BrokerFile, read_broker_file
 from smspulse.broker.topic_admin import ensure_topics
 
 
-def test_without_java_on_path_webhooks_still_travel(
+def test_without_java_on_path_webhooks_are_still_processed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -35,7 +35,7 @@ def test_without_java_on_path_webhooks_still_travel(
         consumer.close()
 
 
-def test_its_file_is_there_while_it_runs_and_a_second_start_is_refused(tmp_path: Path) -> None:
+def test_its_file_exists_while_it_runs_and_a_second_start_is_refused(tmp_path: Path) -> None:
     with MemoryBroker(tmp_path) as broker:
         assert read_broker_file(tmp_path) == BrokerFile(broker.address, "memory", os.getpid(), broker.run_id)
         with pytest.raises(BrokerError, match=f"process {os.getpid()}, at {broker.address}"):
@@ -45,14 +45,14 @@ def test_its_file_is_there_while_it_runs_and_a_second_start_is_refused(tmp_path:
     broker.stop()
 
 
-def test_another_number_of_partitions_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_another_number_of_partitions_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with MemoryBroker(tmp_path) as broker:
         kafka = KafkaSettings(bootstrap=broker.address, in_memory=True, partitions=6)
         with pytest.raises(TopicError, match=r"has 4 partitions and SMSPULSE_KAFKA_PARTITIONS is 6; set it to 4"):
             ensure_topics(kafka, timeout_s=10)
 
 
-def test_every_client_of_one_run_gets_its_id_and_the_next_run_has_another(
+def test_all_clients_of_a_run_get_the_same_id_and_the_next_run_has_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SMSPULSE_KAFKA_MEMORY_RUN", "of a run that ended")

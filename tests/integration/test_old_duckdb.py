@@ -1,4 +1,4 @@
-"""The file of views opens in DuckDB of older lines, while the lander goes on."""
+"""Older versions of DuckDB open the catalog while the lander runs."""
 
 import os
 import subprocess
@@ -6,10 +6,10 @@ import venv
 from pathlib import Path
 
 import pytest
+from landing import land_records
 
 from core import topics
 from warehouse import catalog
-from warehouse.sink import parquet_files
 from warehouse.views import VIEWS
 
 QUERY = """
@@ -34,13 +34,13 @@ class Webhook:
 
 
 @pytest.mark.parametrize("version", ["1.2.2", "1.4.4"])
-def test_an_older_duckdb_answers(tmp_path: Path, version: str) -> None:
+def test_an_older_duckdb_reads_the_views(tmp_path: Path, version: str) -> None:
     data = tmp_path / "data"
     published = catalog.publish_views(data)
-    parquet_files.land_records(data, 0, [Webhook(0), Webhook(1)])
+    land_records(data, 0, [Webhook(0), Webhook(1)])
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
-    # TIMESTAMPTZ reaches Python by pytz in every line of DuckDB.
+    # Every version of DuckDB converts TIMESTAMPTZ with pytz.
     install = [python, "-m", "pip", "install", "--quiet", f"duckdb=={version}", "pytz"]
     installed = subprocess.run(install, capture_output=True, text=True, check=False)
     if installed.returncode != 0:
@@ -49,5 +49,5 @@ def test_an_older_duckdb_answers(tmp_path: Path, version: str) -> None:
             pytest.fail(line, pytrace=False)
         pytest.skip(line)
     answer = subprocess.run([python, "-c", QUERY, published], capture_output=True, text=True, check=True)
-    expected = (version, len(VIEWS) + 1, 2, Webhook.timestamp)  # `meta` is a view too
+    expected = (version, len(VIEWS) + 1, 2, Webhook.timestamp)  # including the view `meta`
     assert answer.stdout.split() == [str(each) for each in expected]

@@ -1,4 +1,4 @@
-"""The real Prometheus scrapes what stream and lander serve, and runs the rules."""
+"""A real Prometheus scrapes the metrics of stream and lander, and evaluates the rules."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ RULES = Path(__file__).parents[2] / "monitoring" / "smspulse.rules.yml"
 WITHIN_S = 120
 
 
-def test_it_reads_the_metrics_and_runs_the_rules(tmp_path: Path) -> None:
+def test_prometheus_reads_the_metrics_and_evaluates_the_rules(tmp_path: Path) -> None:
     serve_metrics(tmp_path, "stream-0", stream.REGISTRY)
     serve_metrics(tmp_path, "lander", lander.REGISTRY)
     stream.count_commit("sms.raw", 3, ProcessorOutput())
@@ -28,7 +28,7 @@ def test_it_reads_the_metrics_and_runs_the_rules(tmp_path: Path) -> None:
     targets = {
         f"smspulse-{each.name.partition('-')[0]}": f"{each.host}:{each.port}" for each in list_endpoints(tmp_path)
     }
-    targets["smspulse-ingest"] = f"127.0.0.1:{find_free_port()}"  # nobody is there
+    targets["smspulse-ingest"] = f"127.0.0.1:{find_free_port()}"  # no process listens there
     jobs = [{"job_name": name, "static_configs": [{"targets": [target]}]} for name, target in targets.items()]
     intervals = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config = {"global": intervals, "rule_files": [str(RULES)], "scrape_configs": jobs}
@@ -51,7 +51,7 @@ def test_it_reads_the_metrics_and_runs_the_rules(tmp_path: Path) -> None:
 
 
 def wait_for(port: int, query: str) -> dict[str, Any]:
-    """Return the labels of what a query finds, as soon as it finds anything."""
+    """Wait until a query has a result, and return its labels."""
     address = f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
     deadline = time.monotonic() + WITHIN_S
     while time.monotonic() < deadline:
@@ -61,5 +61,5 @@ def wait_for(port: int, query: str) -> dict[str, Any]:
                     return dict(result[0]["metric"])
         except OSError:
             pass
-        time.sleep(0.1)  # there is nothing to await across processes
+        time.sleep(0.1)  # no event is available across processes
     raise AssertionError(query)

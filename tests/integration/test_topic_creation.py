@@ -11,7 +11,7 @@ from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import find_free_port
 
 
-def test_topics_exist_with_their_configuration_and_again_changes_nothing(kafka: KafkaSettings) -> None:
+def test_topics_exist_with_their_configuration_and_a_second_call_changes_nothing(kafka: KafkaSettings) -> None:
     ensure_topics(kafka)
     admin = KafkaAdminClient(**kafka.kafka_python_options())
     names = [ConfigResource(ConfigResourceType.TOPIC, topic.name) for topic in TOPICS]
@@ -24,12 +24,12 @@ def test_topics_exist_with_their_configuration_and_again_changes_nothing(kafka: 
     admin.close()
 
 
-def test_another_number_of_partitions_is_refused_with_both_numbers_and_the_mend(kafka: KafkaSettings) -> None:
+def test_another_number_of_partitions_is_refused_with_both_numbers_and_the_remedy(kafka: KafkaSettings) -> None:
     with pytest.raises(TopicError, match=r"has 4 partitions and SMSPULSE_KAFKA_PARTITIONS is 3; set it to 4"):
         ensure_topics(kafka.model_copy(update={"partitions": 3}))
 
 
-def test_an_unreachable_broker_is_tried_until_the_time_is_over() -> None:
+def test_an_unreachable_broker_is_retried_until_the_timeout() -> None:
     address = f"127.0.0.1:{find_free_port()}"
     begun = time.monotonic()
     with pytest.raises(KafkaUnreachable, match=rf"No Kafka broker answered at {address} within 1\.5 s; start one"):
@@ -37,7 +37,7 @@ def test_an_unreachable_broker_is_tried_until_the_time_is_over() -> None:
     assert time.monotonic() - begun > 1.4
 
 
-def test_what_cannot_connect_leaves_no_thread_behind() -> None:
+def test_a_failed_connection_leaves_no_thread() -> None:
     before = threading.active_count()
     with pytest.raises(KafkaUnreachable):
         ensure_topics(KafkaSettings(bootstrap=f"127.0.0.1:{find_free_port()}"), timeout_s=0.5)

@@ -1,4 +1,4 @@
-"""`smspulse up` as an operator meets it: what it refuses, what it survives, and what it leaves alone."""
+"""`smspulse up` as an operator uses it: refused settings, survived faults, and data that it must not change."""
 
 import fcntl
 import json
@@ -41,7 +41,7 @@ SMSPULSE = (sys.executable, "-m", "smspulse")
 UP = (*SMSPULSE, "up")
 EXAMPLE = (Path(__file__).parents[2] / "examples" / "webhooks" / "status.json").read_bytes()
 ANSWERING = {"ingest", "lander-up", "stream-0", "page", "alerts"}
-"""Processes of a pipeline that say where they answer."""
+"""Processes of a pipeline that publish their address."""
 
 
 def answering(data: Path) -> set[str]:
@@ -54,7 +54,7 @@ def environment(**more: str) -> dict[str, str]:
 
 @contextmanager
 def started(data: Path, *arguments: str, stdout: Any = None, **more: str) -> Iterator["subprocess.Popen[str]"]:
-    """Start `smspulse up` in memory, yield it, and stop it at the end. What it prints is in `printed_to(data)`."""
+    """Start `smspulse up` in memory, yield it, and stop it at the end. Its output is in `printed_to(data)`."""
     with printed_to(data).open("w") as log:
         process = subprocess.Popen(
             [*UP, "--data", str(data), "--broker", "memory", *arguments],
@@ -75,13 +75,13 @@ def printed_to(data: Path) -> Path:
 
 
 def wait_until(process: "subprocess.Popen[str]", log: Path, holds: Callable[[], Any]) -> Any:
-    """Return what a condition returns as soon as it holds, while the process runs."""
+    """Wait until a condition holds while the process runs; return its value."""
     deadline = time.monotonic() + PATIENCE_S
     began = time.monotonic()
     while not (found := holds()):
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
-        # There is nothing to await across processes, and they need the processor more.
+        # No event is available across processes, and they need the processor.
         time.sleep(max(0.1, 2 * (time.monotonic() - began)))
         began = time.monotonic()
     return found
@@ -100,7 +100,7 @@ def answers(url: str, trusting: ssl.SSLContext | None = None) -> bool:
 
 
 def refused(*arguments: str, **more: str) -> str:
-    """Run `smspulse up` that cannot start; return the only line on standard error."""
+    """Run `smspulse up` with a cause that prevents its start; return the only line on standard error."""
     done = subprocess.run(
         [*UP, *arguments], env=environment(**more), capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
@@ -110,7 +110,7 @@ def refused(*arguments: str, **more: str) -> str:
 
 
 def kill_ingest_and_wait(process: "subprocess.Popen[str]", data: Path, url: str) -> None:
-    """Kill ingest, and wait until another one answers."""
+    """Kill ingest, and wait until its successor answers."""
     (killed,) = (each.pid for each in list_endpoints(data) if each.name == "ingest")
     os.kill(killed, signal.SIGKILL)
     wait_until(process, printed_to(data), lambda: killed not in {each.pid for each in list_endpoints(data)})
@@ -118,7 +118,7 @@ def kill_ingest_and_wait(process: "subprocess.Popen[str]", data: Path, url: str)
 
 
 def assert_ingest_is_found(data: Path) -> None:
-    """Assert that `status` and `doctor` find ingest without being told where it is."""
+    """Assert that `status` and `doctor` find ingest without its address."""
     quiet: dict[str, str | None] = {name: None for name in os.environ if name.startswith("SMSPULSE_")}
     quiet["COLUMNS"] = "200"
     status = invoke("status", "--data", str(data), "--format", "json", environment=quiet)
@@ -130,7 +130,7 @@ def assert_ingest_is_found(data: Path) -> None:
 
 @dataclass
 class Unusual:
-    """A running `smspulse up` in memory for which all is as few have it."""
+    """A running `smspulse up` in memory with unusual settings."""
 
     process: "subprocess.Popen[str]"
     data: Path
@@ -147,7 +147,7 @@ class Unusual:
 
 @pytest.fixture(scope="module")
 def unusual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Unusual]:
-    """A pipeline on a path of odd characters, at an address of IPv6, by HTTPS, of two receivers, and shown in ASCII."""
+    """A pipeline with special characters in its path, an IPv6 address, HTTPS, two receivers, and output in ASCII."""
     data = tmp_path_factory.mktemp("unusual") / "{raw} {x} %s [a]* 'q' ü#&" / "data"
     data.parent.mkdir()
     authority, trusting = trustme.CA(), ssl.create_default_context()
@@ -173,7 +173,7 @@ def unusual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Unusual]:
     assert "ended with code" not in log.read_text()
 
 
-def test_at_an_address_of_ipv6_ready_status_doctor_and_the_page_find_several_receivers_by_https(
+def test_at_an_ipv6_address_status_doctor_and_the_page_find_several_receivers_over_https(
     unusual: Unusual,
 ) -> None:
     assert unusual.url == f"https://[::1]:{unusual.port}"
@@ -186,7 +186,7 @@ def test_at_an_address_of_ipv6_ready_status_doctor_and_the_page_find_several_rec
         assert "none answers" not in response.read().decode()
 
 
-def test_on_a_data_path_with_braces_percent_signs_and_the_like_webhooks_land(unusual: Unusual) -> None:
+def test_webhooks_land_on_a_data_path_with_special_characters(unusual: Unusual) -> None:
     url = webhook_url(unusual.url, "mine", add_source(unusual.data, "mine"))
     for number in range(4):
         assert post(url, EXAMPLE.replace(b"48210377", b"%d" % number), unusual.trusting)[0] == 202
@@ -233,7 +233,7 @@ def test_a_second_up_on_a_running_folder_is_refused_and_leaves_the_first_alone(u
     assert answers(unusual.url, unusual.trusting)
 
 
-def test_after_a_kill_up_starts_again_at_once_beside_what_has_landed_and_though_its_output_is_on_a_full_disk(
+def test_after_a_kill_up_restarts_at_once_with_its_landed_data_and_its_output_on_a_full_disk(
     tmp_path: Path,
 ) -> None:
     data, port, log = tmp_path / "data", find_free_port(), printed_to(tmp_path / "data")
@@ -247,7 +247,7 @@ def test_after_a_kill_up_starts_again_at_once_beside_what_has_landed_and_though_
     kept = [path for kind in ("raw", "accepted") for path in (data / kind).rglob("*") if path.is_file()]
     landed = {path: path.read_bytes() for path in kept}
     assert {path.relative_to(data).parts[0] for path in landed} == {"raw", "accepted"}
-    # The processes of the first one are still ending.
+    # The processes of the first pipeline are still ending.
     with Path("/dev/full").open("w") as full, started(data, "--port", str(port), stdout=full) as process:
         wait_until(process, log, lambda: answers(url))
         wait_until(process, log, lambda: answering(data) == ANSWERING)
@@ -258,11 +258,11 @@ def test_after_a_kill_up_starts_again_at_once_beside_what_has_landed_and_though_
     assert log.read_text() == "", "no traceback, and nothing else, on standard error"
 
 
-def test_a_reader_that_reads_nothing_and_then_ends_does_not_stop_a_demo_which_a_signal_stops(tmp_path: Path) -> None:
+def test_a_blocked_reader_that_then_ends_does_not_stop_a_demo_which_a_signal_stops(tmp_path: Path) -> None:
     data, port = tmp_path / "data", find_free_port()
     reading, writing = os.pipe()
     url, log = f"http://127.0.0.1:{port}", printed_to(data)
-    # The reader has stopped long ago: there is no room for even one line.
+    # The reader stopped long ago, so the pipe has no space for a line.
     room = fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     os.write(writing, b"x" * (room - 1) + b"\n")
     with started(data, "--port", str(port), "--demo", stdout=writing) as process:
@@ -286,7 +286,7 @@ def test_a_kafka_store_without_java_ends_at_once_with_the_cause(tmp_path: Path) 
     assert "no `java` on PATH" in line
 
 
-def test_up_next_to_a_broker_that_somebody_else_started_says_how_to_use_it(tmp_path: Path) -> None:
+def test_up_next_to_the_broker_of_another_process_names_the_option_to_use_it(tmp_path: Path) -> None:
     with MemoryBroker(tmp_path) as broker:
         line = refused("--data", str(tmp_path), "--port", str(find_free_port()))
         assert f"a broker already runs on {tmp_path}: process {os.getpid()}" in line
@@ -297,7 +297,7 @@ def test_up_next_to_a_broker_that_somebody_else_started_says_how_to_use_it(tmp_p
     ("variables", "cause"),
     [
         ({"SMSPULSE_UPKEEP_MINUTES": "inf"}, "MaintenanceSettings, minutes: Input should be a finite number"),
-        # The line of a child.
+        # The line of a child process.
         ({"SMSPULSE_KAFKA_PARTITIONS": "6"}, "broker cannot start: The topics of smspulse do not fit together"),
         ({"SMSPULSE_INGEST_MAX_IN_FLIGHT": "0"}, "IngestSettings, max_in_flight: "),
         ({"SMSPULSE_INGEST_HOST": "192.0.2.1"}, "ingest cannot listen on 192.0.2.1"),
@@ -389,7 +389,7 @@ def test_a_demo_without_java_next_to_sources_of_the_same_names_uses_the_in_memor
     assert not (data / "demo.token").exists()
 
 
-def test_a_user_without_home_and_without_an_entry_in_the_password_database_is_served(tmp_path: Path) -> None:
+def test_up_works_for_a_user_without_home_and_without_an_entry_in_the_password_database(tmp_path: Path) -> None:
     nobody = ("unshare", "--user", "--map-user=54321", "--map-group=54321", "env", "-u", "HOME", "-u", "XDG_CACHE_HOME")
     if subprocess.run([*nobody, "true"], check=False, capture_output=True).returncode:
         pytest.skip("this test needs a user of its own, which `unshare` cannot make here")

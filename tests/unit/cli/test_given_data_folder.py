@@ -1,4 +1,4 @@
-"""Each command works on the data folder that it was given: on a copy, on a moved one, and on none that is none."""
+"""Each command works on the given data folder, also if it is a copy or was moved, and on no other folder."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 import pytest
 from click.testing import CliRunner, Result
+from landing import land_records
 from restored import RestoredFolder
 from warehouse_records import alert, raw, status, version
 
@@ -16,7 +17,6 @@ from smspulse.cli.main import cli, main
 from warehouse import catalog
 from warehouse.errors import NoWarehouseError, StaleViewsError
 from warehouse.reader import open_warehouse, query
-from warehouse.sink import parquet_files
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +24,9 @@ def _given(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
     parent = tmp_path_factory.mktemp("given") / "folders"
     folder = parent / "original"
     catalog.publish_views(folder)
-    parquet_files.land_records(folder, 0, [raw(0, status(1, 7))])
-    parquet_files.land_records(folder, 0, [version(0, 1, "delivered", last_status_id=7)])
-    parquet_files.land_records(folder, 0, [alert(0, "firing")])
+    land_records(folder, 0, [raw(0, status(1, 7))])
+    land_records(folder, 0, [version(0, 1, "delivered", last_status_id=7)])
+    land_records(folder, 0, [alert(0, "firing")])
     return RestoredFolder(parent)
 
 
@@ -41,11 +41,11 @@ def smspulse(*arguments: str) -> Result:
 
 
 def copied(original: Path) -> Path:
-    """Copy the folder, and go on in the original."""
+    """Copy the folder, and continue in the original."""
     copy = Path(shutil.copytree(original, original.with_name("source=copy")))
-    parquet_files.land_records(original, 1, [raw(1, status(2, 6))])
-    parquet_files.land_records(original, 1, [version(1, 2, "sent")])
-    parquet_files.land_records(original, 1, [alert(1, "firing", device_id=99)])
+    land_records(original, 1, [raw(1, status(2, 6))])
+    land_records(original, 1, [version(1, 2, "sent")])
+    land_records(original, 1, [alert(1, "firing", device_id=99)])
     return copy
 
 
@@ -54,7 +54,7 @@ def moved(original: Path) -> Path:
 
 
 @pytest.mark.parametrize("move", [copied, moved])
-def test_a_copied_or_moved_folder_answers_with_its_own_data(original: Path, move: Callable[[Path], Path]) -> None:
+def test_a_copied_or_moved_folder_has_its_own_data(original: Path, move: Callable[[Path], Path]) -> None:
     data = move(original)
     before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
     where = ("--data", str(data))
@@ -65,7 +65,7 @@ def test_a_copied_or_moved_folder_answers_with_its_own_data(original: Path, move
     assert smspulse("message", *where, "acme:2").exit_code == 1
     assert "1 rows" not in smspulse("alerts", "list", *where).output
     assert "99" not in smspulse("alerts", "list", *where).output
-    assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before  # also where nothing can be written
+    assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before  # also in a read-only folder
 
 
 def test_the_original_is_read_next_to_its_copy(original: Path) -> None:
@@ -75,16 +75,16 @@ def test_the_original_is_read_next_to_its_copy(original: Path) -> None:
         assert (of_copy.execute(count).fetchone(), of_original.execute(count).fetchone()) == ((1,), (2,))
 
 
-def test_what_writes_to_a_moved_folder_publishes_its_views_for_any_duckdb(original: Path) -> None:
+def test_a_command_that_writes_to_a_moved_folder_publishes_its_views_for_any_duckdb(original: Path) -> None:
     data = moved(original)
     assert smspulse("compact", "--data", str(data)).exit_code == 0
     with duckdb.connect(data / catalog.CATALOG_FILE, read_only=True) as connection:
         assert connection.execute("SELECT sms_id FROM messages").fetchall() == [(1,)]
 
 
-def test_a_moved_folder_of_another_version_says_how_to_publish_its_views(original: Path) -> None:
+def test_a_moved_folder_of_another_version_is_refused_with_the_command_that_publishes_its_views(original: Path) -> None:
     data = moved(original)
-    shutil.rmtree(data / "webhooks")  # as if that version had no such dataset
+    shutil.rmtree(data / "webhooks")  # as of a version without this dataset
     with pytest.raises(StaleViewsError, match="run `smspulse compact` on it once"):
         query(data, "FROM messages")
     assert smspulse("compact", "--data", str(data)).exit_code == 0
@@ -101,7 +101,7 @@ def test_a_moved_folder_of_another_version_says_how_to_publish_its_views(origina
     ids=" ".join,
 )
 @pytest.mark.parametrize("has_others", [True, False])
-def test_a_mistyped_folder_is_refused_and_nothing_is_made(
+def test_a_mistyped_folder_is_refused_and_nothing_is_created(
     tmp_path: Path, command: list[str], *, has_others: bool
 ) -> None:
     typed = tmp_path / "typo"
@@ -115,13 +115,13 @@ def test_a_mistyped_folder_is_refused_and_nothing_is_made(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_number_is_erased_also_before_anything_has_landed(tmp_path: Path) -> None:
+def test_a_number_can_be_erased_before_anything_has_landed(tmp_path: Path) -> None:
     add_source(tmp_path, "acme")
     (tmp_path / "spool").mkdir()
     assert smspulse("erase", "--number", "+4915700000001", "--data", str(tmp_path)).exit_code == 0
 
 
-def test_a_damaged_file_is_one_line(
+def test_a_damaged_file_is_reported_in_one_line(
     original: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[Any]
 ) -> None:
     (landed,) = original.glob("messages/date=2*/*")
@@ -129,6 +129,6 @@ def test_a_damaged_file_is_one_line(
     monkeypatch.setattr("sys.argv", ["smspulse", "message", "acme:1", "--data", str(original)])
     with pytest.raises(SystemExit, match="2"):
         main()
-    said = capsys.readouterr().err
-    assert said.startswith("smspulse: the warehouse cannot be read: ")
-    assert said.count("\n") == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("smspulse: the warehouse cannot be read: ")
+    assert errors.count("\n") == 1

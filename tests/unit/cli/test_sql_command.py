@@ -1,4 +1,4 @@
-"""What `smspulse sql` answers, in each format."""
+"""Results of `smspulse sql` in each format."""
 
 import codecs
 import csv
@@ -21,26 +21,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from landing import land_records
 from warehouse_records import raw, status
 
 import warehouse
 from smspulse.cli.main import cli, main
-from smspulse.cli.sql import FORMATS
+from smspulse.cli.sql_export import ENCODERS
 from warehouse import catalog
-from warehouse.sink import parquet_files
 
 SQL = "SELECT sms_id, received_at, flaws FROM status_events ORDER BY sms_id"
 
 
 def fill(data: Path) -> Path:
     catalog.publish_views(data)
-    parquet_files.land_records(data, 0, [raw(0, status(7, 6)), raw(1, status(8, 7), seconds=0.25)])
+    land_records(data, 0, [raw(0, status(7, 6)), raw(1, status(8, 7), seconds=0.25)])
     return data
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A warehouse that nothing here changes."""
+    """A warehouse that no test changes."""
     return fill(tmp_path_factory.mktemp("warehouse") / "data")
 
 
@@ -48,7 +48,7 @@ def sql(data: Path, *arguments: str) -> Result:
     return CliRunner().invoke(cli, ["sql", "--data", str(data), *arguments])
 
 
-def test_columns_that_do_not_fit_are_shown_below_each_other(data: Path) -> None:
+def test_columns_that_do_not_fit_are_shown_vertically(data: Path) -> None:
     wide = sql(data, "SELECT sms_id, received_at, * FROM status_events ORDER BY sms_id").output
     assert re.search(r"│ sms_id +│ 7 ", wide)
     assert re.search(r"│ sms_id +│ 8 ", wide)
@@ -133,20 +133,18 @@ VALUES = [
 @pytest.mark.parametrize(
     ("text", "type_", "expected"), VALUES, ids=[f"{text:.20} {type_}" for text, type_, _ in VALUES]
 )
-def test_every_type_has_a_form_that_loses_nothing(
-    data: Path, tmp_path: Path, text: str, type_: str, expected: object
-) -> None:
+def test_every_type_has_a_lossless_form(data: Path, tmp_path: Path, text: str, type_: str, expected: object) -> None:
     statement = f"SELECT {text}::{type_} AS value"
 
     def no_constant(word: str) -> None:
-        raise AssertionError(word)  # NaN and Infinity are no JSON
+        raise AssertionError(word)  # NaN and Infinity are not JSON
 
     answer = sql(data, statement, "--format", "json").stdout
     assert json.loads(answer, parse_float=Decimal, parse_constant=no_constant) == [{"value": expected}]
     assert sql(data, statement, "--format", "csv", "--output", str(tmp_path / "out.csv")).exit_code == 0
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        # As a program does that knows the type: an unquoted nothing is null.
+        # As a program does that knows the type: an empty unquoted cell is null.
         (written,) = connection.execute(
             f"SELECT value::{type_}::VARCHAR FROM read_csv(?, columns = {{'value': 'VARCHAR'}}, all_varchar = true, "  # noqa: S608
             "header = true, auto_detect = false, delim = ',', quote = '\"', escape = '\"', new_line = '\\n', "
@@ -157,7 +155,7 @@ def test_every_type_has_a_form_that_loses_nothing(
     assert written == meant
 
 
-def test_a_union_says_of_which_kind_its_value_is(data: Path) -> None:
+def test_a_union_names_the_kind_of_its_value(data: Path) -> None:
     statement = "SELECT union_value(number := 2) AS value"
     assert json.loads(sql(data, statement, "--format", "json").stdout) == [{"value": {"number": 2}}]
     assert sql(data, statement, "--format", "csv").stdout.splitlines() == ["value", '"{""number"":2}"']
@@ -176,7 +174,7 @@ def test_empty_text_is_not_null_in_csv(data: Path) -> None:
 
 
 SEPARATORS = {",": csv.QUOTE_MINIMAL, ";": csv.QUOTE_NONE, "\t": csv.QUOTE_NONE, "|": csv.QUOTE_NONE}
-"""What spreadsheets divide lines at. One that expects another separator than ours heeds no quote in mid-cell."""
+"""Separators of spreadsheets. One that expects another separator ignores a quote within a cell."""
 
 
 FORMULAS = ("=", "+", "-", "@", chr(65309))
@@ -200,7 +198,7 @@ def test_no_text_is_a_formula_in_a_file_for_spreadsheets(data: Path) -> None:
     assert any(cell.startswith("=1") for cell in harmful), "this is what it is about"
 
 
-def test_a_file_for_spreadsheets_changes_nothing_but_what_would_be_a_formula(data: Path, tmp_path: Path) -> None:
+def test_a_file_for_spreadsheets_changes_only_texts_that_would_be_formulas(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     statement = (
         "SELECT '+49157, ok' AS a, -5 AS n, -0.5 AS d, NULL AS nothing, 'ä - b' AS t, [-1] AS l, '-x'::BLOB AS o"
@@ -210,7 +208,7 @@ def test_a_file_for_spreadsheets_changes_nothing_but_what_would_be_a_formula(dat
     assert path.read_text("utf-8-sig") == "a,n,d,nothing,t,l,o\n\"'+49157, ok\",-5,-0.5,,ä - b,[-1],'-x\n"
 
 
-def test_columns_of_one_name_are_all_there(data: Path) -> None:
+def test_all_columns_of_the_same_name_are_in_the_output(data: Path) -> None:
     assert json.loads(sql(data, "SELECT 1 AS a, 2 AS a", "--format", "json").stdout) == [{"a": 1, "a_1": 2}]
 
 
@@ -227,7 +225,7 @@ def test_columns_of_one_name_are_all_there(data: Path) -> None:
         "SET VARIABLE day = DATE '2026-11-24'; FROM raw_webhooks WHERE date = getvariable('day')",
     ],
 )
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", ENCODERS)
 def test_every_statement_that_reads_has_rows_in_each_format(data: Path, statement: str, form: str) -> None:
     done = sql(data, statement, "--format", form)
     assert done.exit_code == 0, done.output
@@ -265,7 +263,7 @@ def test_a_statement_reads_the_data_folder_and_nothing_else(data: Path, tmp_path
         return {path: path.read_bytes() for root in (tmp_path, data) for path in root.rglob("*") if path.is_file()}
 
     before = state()
-    # Within the data folder, for DuckDB alone allows that.
+    # Within the data folder, which DuckDB itself would allow.
     names = {"there": data / "raw" / "date=2026-11-24" / "made.parquet", "data": data, "secret": tmp_path / "secret"}
     done = sql(data, statement.format(**names), "--format", "json")
     assert done.exit_code != 0, done.output
@@ -273,7 +271,7 @@ def test_a_statement_reads_the_data_folder_and_nothing_else(data: Path, tmp_path
     assert state() == before
 
 
-def test_unrestricted_lifts_that(data: Path, tmp_path: Path) -> None:
+def test_unrestricted_statements_may_read_other_files(data: Path, tmp_path: Path) -> None:
     (tmp_path / "prices.csv").write_text("device_id,price\n1,0.05\n")
     prices = f"'{tmp_path}/prices.csv'"
     joined = f"SELECT price FROM status_events JOIN {prices} USING (device_id) LIMIT 1"  # noqa: S608 - ours
@@ -283,21 +281,23 @@ def test_unrestricted_lifts_that(data: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out.csv").exists()
 
 
-def test_a_restricted_connection_binds_no_other_one(data: Path) -> None:
+def test_a_restricted_connection_does_not_affect_others(data: Path) -> None:
     with warehouse.open_warehouse(data, restricted=True), warehouse.open_warehouse(data) as other:
         other.execute("SET memory_limit = '1GB'")
 
 
 @pytest.mark.parametrize("statement", ["", "  ", ";", "/* nothing */"])
-def test_no_statement_is_one_line(data: Path, statement: str, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+def test_a_missing_statement_is_reported_in_one_line(
+    data: Path, statement: str, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
     monkeypatch.setattr("sys.argv", ["smspulse", "sql", "--data", str(data), statement])
     with pytest.raises(SystemExit, match="2"):
         main()
-    said = capfd.readouterr().err
-    assert said == 'smspulse: there is no SQL to run: give a statement, such as smspulse sql "FROM freshness"\n'
+    errors = capfd.readouterr().err
+    assert errors == 'smspulse: there is no SQL to run: give a statement, such as smspulse sql "FROM freshness"\n'
 
 
-def test_a_file_is_replaced_in_one_step(data: Path, tmp_path: Path) -> None:
+def test_a_file_is_replaced_atomically(data: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.csv"
     target.write_text("old")
     with target.open() as reader:
@@ -316,7 +316,7 @@ def test_a_file_is_replaced_in_one_step(data: Path, tmp_path: Path) -> None:
         (["SELECT 1", "--format", "csv", "--output", "/nonexistent/x.csv"], "cannot write to /nonexistent/x.csv"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_line(data: Path, arguments: list[str], words: str) -> None:
+def test_an_error_is_reported_in_one_line(data: Path, arguments: list[str], words: str) -> None:
     done = sql(data, *arguments)
     assert done.exit_code != 0
     assert words in done.output
@@ -332,7 +332,7 @@ def test_parquet_is_not_written_to_a_terminal(data: Path) -> None:
     assert "name a file with --output" in done.stderr
 
 
-def test_a_watched_statement_is_answered_again_when_its_rows_change(tmp_path: Path) -> None:
+def test_a_watched_statement_is_printed_again_when_its_rows_change(tmp_path: Path) -> None:
     data = fill(tmp_path / "data")
     command = [sys.executable, "-m", "smspulse", "sql", "--data", str(data), SQL, "--format", "json", "--watch", "0.05"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -343,7 +343,7 @@ def test_a_watched_statement_is_answered_again_when_its_rows_change(tmp_path: Pa
             return [row["sms_id"] for row in json.loads(process.stdout.readline())]
 
         assert seen() == [7, 8]
-        parquet_files.land_records(data, 2, [raw(2, status(9, 6))])
+        land_records(data, 2, [raw(2, status(9, 6))])
         assert seen() == [7, 8, 9]
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == ""

@@ -9,6 +9,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from landing import land_records
 from prometheus_client import CollectorRegistry
 from warehouse_records import NOON, raw, status, version
 
@@ -20,7 +21,6 @@ from smspulse.processes.children import find_free_port
 from smspulse.runtime import status as status_command
 from warehouse import catalog
 from warehouse import metrics as lander_metrics
-from warehouse.sink import parquet_files
 
 
 @pytest.fixture
@@ -42,22 +42,22 @@ def commands(group: click.Group, above: str = "smspulse") -> Iterator[tuple[str,
 
 @pytest.mark.parametrize(("name", "command"), list(commands(cli)))
 def test_every_help_has_an_example(name: str, command: click.Command) -> None:
-    # As it is shown: how a docstring is indented differs between Pythons.
+    # In its printed form, because the indentation of docstrings differs between versions of Python.
     shown = command.get_help(click.Context(command, terminal_width=160))
     assert re.search(rf"^  {name}\b", shown, re.MULTILINE)
 
 
-def test_nothing_typed_says_what_to_do_next(tmp_path: Path) -> None:
-    said = smspulse(data=tmp_path)
-    assert said.exit_code == 0
-    assert "smspulse up --demo" in said.output
+def test_without_a_command_the_next_step_is_shown(tmp_path: Path) -> None:
+    result = smspulse(data=tmp_path)
+    assert result.exit_code == 0
+    assert "smspulse up --demo" in result.output
     add_source(tmp_path, "acme")
     again = smspulse(data=tmp_path).output
     assert "has 1 source, and nothing runs on it" in again
     assert "--demo" not in again
 
 
-def test_a_delivered_message_is_told_in_words(data: Path) -> None:
+def test_the_history_of_a_delivered_message_is_described(data: Path) -> None:
     observations = [
         [1, 7, None, None, NOON, NOON],
         [2, 7, 1, None, NOON + 1500, NOON + 1500],
@@ -65,12 +65,12 @@ def test_a_delivered_message_is_told_in_words(data: Path) -> None:
         [7, 7, 1, None, NOON + 9000, NOON + 12_000],
     ]
     fields = {"queue_s": 1.5, "device_s": 1.0, "network_s": 6.5, "total_s": 9.0, "last_status_id": 7}
-    parquet_files.land_records(
+    land_records(
         data, 0, [version(0, 5, "delivered", observations=observations, flags=["duplicated"], device_id=7, **fields)]
     )
-    said = smspulse("message", "acme:5", data=data)
-    assert said.exit_code == 0
-    lines = [" ".join(line.split()) for line in said.output.splitlines() if line]
+    result = smspulse("message", "acme:5", data=data)
+    assert result.exit_code == 0
+    lines = [" ".join(line.split()) for line in result.output.splitlines() if line]
     assert lines == [
         "acme:5 was delivered 9.0 s after its first report.",
         "2026-11-24 12:00:00.000 UTC pending, phone 7, channel None",
@@ -82,7 +82,7 @@ def test_a_delivered_message_is_told_in_words(data: Path) -> None:
     ]
     found = json.loads(smspulse("message", "acme:5", "--format", "json", data=data).output)
     assert [report["after_s"] for report in found["reports"]] == [0, 1.5, 2.5, 9]
-    assert "49157" not in json.dumps(found)  # nobody's number
+    assert "49157" not in json.dumps(found)  # no phone number
 
 
 @pytest.mark.parametrize(
@@ -94,28 +94,28 @@ def test_a_delivered_message_is_told_in_words(data: Path) -> None:
         ("unknown", {"last_status_id": 42}, "is open: undocumented status 42"),
     ],
 )
-def test_what_became_of_it_comes_first(data: Path, outcome: str, fields: dict[str, int], words: str) -> None:
-    parquet_files.land_records(data, 0, [version(0, 5, outcome, **fields)])
+def test_the_outcome_comes_first(data: Path, outcome: str, fields: dict[str, int], words: str) -> None:
+    land_records(data, 0, [version(0, 5, outcome, **fields)])
     assert smspulse("message", "acme:5", data=data).output.startswith(f"acme:5 {words}")
 
 
-def test_an_unknown_message_is_1_and_no_key_is_a_wrong_use(data: Path) -> None:
-    said = smspulse("message", "acme:6", data=data)
-    assert (said.exit_code, said.output.startswith("no status report of acme:6 has landed")) == (1, True)
+def test_an_unknown_message_exits_with_1_and_an_invalid_key_with_2(data: Path) -> None:
+    result = smspulse("message", "acme:6", data=data)
+    assert (result.exit_code, result.output.startswith("no status report of acme:6 has landed")) == (1, True)
     assert "such as acme:48210377" in smspulse("message", "acme", data=data).output
 
 
-def test_without_a_pipeline_status_says_what_is_missing(tmp_path: Path) -> None:
-    said = smspulse("status", "--port", str(find_free_port()), data=tmp_path)
-    assert said.exit_code == 1
-    assert "none runs here: start `smspulse up`" in said.output
-    assert "newest landed: nothing" in said.output
+def test_without_a_pipeline_status_names_the_missing_parts(tmp_path: Path) -> None:
+    result = smspulse("status", "--port", str(find_free_port()), data=tmp_path)
+    assert result.exit_code == 1
+    assert "none runs here: start `smspulse up`" in result.output
+    assert "newest landed: nothing" in result.output
 
 
-def test_status_shows_processes_that_answer_and_those_that_do_not(data: Path) -> None:
+def test_status_shows_processes_with_and_without_an_answer(data: Path) -> None:
     metrics_endpoint.serve_metrics(data, "lander", CollectorRegistry())
     (data / "run" / "stream.json").write_text('{"name": "stream", "pid": 1, "host": "127.0.0.1", "port": 1}')
-    parquet_files.land_records(data, 0, [raw(0, status(5, 6))])
+    land_records(data, 0, [raw(0, status(5, 6))])
     found = json.loads(smspulse("status", "--format", "json", "--port", str(find_free_port()), data=data).output)
     running = {each["name"]: each["ok"] for each in found["processes"]}
     assert running["lander"]
@@ -124,7 +124,7 @@ def test_status_shows_processes_that_answer_and_those_that_do_not(data: Path) ->
     assert [row["dataset"] for row in found["freshness"]] == ["raw"]
 
 
-def test_status_connects_to_this_machine_alone(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_connects_to_this_machine_only(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     connected: list[str] = []
 
     def note(address: tuple[str, int], *_: Any, **__: Any) -> None:

@@ -1,4 +1,4 @@
-"""The suites on simulated days: green on what is right, and faults seen; `make bench-checks` injects all of them."""
+"""The suites on simulated days: valid data passes, and faults are detected. `make bench-checks` injects all faults."""
 
 import json
 import re
@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from data_faults import COULD_NOT_RUN, FAULTS, ODD_HOUR, change, edit, files
 from days import weeks
+from landing import land_records
 from warehouse_records import version
 
 from core import topics
@@ -37,7 +38,6 @@ from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
 from warehouse.quality import append_check_results
 from warehouse.reader import open_warehouse, retry_after_merge
 from warehouse.rebuild import rebuild_base
-from warehouse.sink import parquet_files
 from warehouse.sink.range_metadata import read_landed_position
 
 ROOT = Path(__file__).parents[3]
@@ -50,12 +50,12 @@ TOGETHER = (
         *("a stuck device", "negative latencies", "dead letters without a reason", "a view that leaves devices out"),
     ),
 )
-"""Faults that do not hide each other, each group of which takes one run; the table has all of them, one by one."""
+"""Groups of faults that do not hide each other, with one run for each group. `bench/checks.py` injects all faults."""
 
 
 @pytest.fixture(scope="module")
 def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two weeks of a gateway, in a folder that globs and partition keys could trip over."""
+    """Two weeks of a gateway, in a folder whose name has special characters of globs and partition keys."""
     folder = tmp_path_factory.mktemp("world") / "source=prod" / "it's [odd]*"
     assert weeks(folder, seed=1, messages=240) == END
     return folder.rename(folder.with_name("right"))
@@ -63,7 +63,7 @@ def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(right: Path) -> Iterator[Path]:
-    """A copy, always in the folder for which its views were published."""
+    """A copy in the folder for which its views were published."""
     folder = right.with_name("it's [odd]*")
     shutil.copytree(right, folder)
     yield folder
@@ -74,7 +74,7 @@ def failed(report: CheckReport) -> dict[str, str]:
     return {row.expectation: row.observed for row in report.rows if not row.success}
 
 
-def test_right_data_passes_every_check(data: Path) -> None:
+def test_valid_data_passes_every_check(data: Path) -> None:
     def state() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in data.rglob("*")}
 
@@ -93,7 +93,7 @@ def test_right_data_passes_every_check(data: Path) -> None:
 
 
 @pytest.mark.parametrize("names", TOGETHER, ids=len)
-def test_faults_are_seen(data: Path, names: tuple[str, ...]) -> None:
+def test_faults_are_detected(data: Path, names: tuple[str, ...]) -> None:
     for name in names:
         FAULTS[name].inject(data)
     seen_by = {check for name in names for check in FAULTS[name].seen_by}
@@ -103,14 +103,14 @@ def test_faults_are_seen(data: Path, names: tuple[str, ...]) -> None:
     assert report.exit_code == 1
 
 
-def test_warnings_alone_are_no_failure() -> None:
+def test_warnings_do_not_fail_the_run() -> None:
     def report(severity: Severity) -> CheckReport:
         return CheckReport((CheckResult("a", "raw", severity, False, "", "", "", ""),), "", END)
 
     assert [report(severity).exit_code for severity in ("info", "warning", "critical")] == [0, 0, 1]
 
 
-def test_the_table_of_faults_is_that_of_the_catalogue() -> None:
+def test_the_table_of_faults_is_current() -> None:
     lines = (ROOT / "docs" / "faults.md").read_text().splitlines()
     table = [line.strip("| ").split(" | ")[:2] for line in lines if line.startswith("| ")][1:]
     severities = {check.name: check.severity for check in CHECKS} | {COULD_NOT_RUN: "exit code 2"}
@@ -121,12 +121,12 @@ def test_the_table_of_faults_is_that_of_the_catalogue() -> None:
     assert len(table) >= 40
 
 
-def test_each_check_has_a_fault_that_it_sees() -> None:
+def test_each_check_detects_a_fault() -> None:
     seen_by = {check for fault in FAULTS.values() for check in fault.seen_by}
     assert seen_by == {check.name for check in CHECKS} | {COULD_NOT_RUN}
 
 
-def test_rows_at_fault_are_named(data: Path) -> None:
+def test_faulty_rows_are_named(data: Path) -> None:
     edit("raw", "body = NULL", '"offset" = (SELECT min("offset") FROM t)', count=1)(data)
     edit("messages", "network_s = -1", '"offset" = (SELECT min("offset") FROM t WHERE network_s > 0)', count=1)(data)
     suites = ("raw", "messages")
@@ -138,7 +138,7 @@ def test_rows_at_fault_are_named(data: Path) -> None:
     assert [rows["messages_latencies_not_negative"].rows] == found
 
 
-def test_hours_whose_rates_are_not_those_of_the_raw_webhooks_are_named_with_both(data: Path) -> None:
+def test_hours_whose_counts_differ_from_the_raw_webhooks_are_named_with_both_counts(data: Path) -> None:
     FAULTS["deliveries of an hour made failures"].inject(data)
     with open_warehouse(data) as connection:
         counts = "count(*) FILTER (outcome = 'delivered'), count(*) FILTER (is_ended), count(*)"
@@ -149,19 +149,19 @@ def test_hours_whose_rates_are_not_those_of_the_raw_webhooks_are_named_with_both
     hour = "acme 2026-11-24 13:00"
     lacking = int(found.observed.removeprefix(f"{hour}: "))
     assert lacking > 0
-    said = f"{delivered} delivered, {ended} ended of {attempted}"
-    assert found.rows == (f"{hour}: {said}; in raw {delivered + lacking}, {ended} of {attempted}",)
+    counts = f"{delivered} delivered, {ended} ended of {attempted}"
+    assert found.rows == (f"{hour}: {counts}; in raw {delivered + lacking}, {ended} of {attempted}",)
     assert rows["delivery_adds_up"].success
 
 
-def test_what_the_lander_of_one_partition_has_not_landed_yet_is_no_fault_of_the_stream(data: Path) -> None:
+def test_a_lag_of_the_lander_in_one_partition_is_no_fault_of_the_stream(data: Path) -> None:
     newest = max(path for path in files(data, "raw") if path.stem.split("+")[1] == "1")
     change(newest, "SELECT * FROM t WHERE received_at < (SELECT max(received_at) FROM t) - INTERVAL 1 HOUR")
     found = failed(run_checks(data, CheckSettings(), END))
     assert found.keys() & {"delivery_from_raw", "messages_in_log", "messages_complete", "deadletters_in_log"} == set()
 
 
-def test_a_part_of_the_data_and_of_the_suites(data: Path) -> None:
+def test_suites_and_a_period_can_be_selected(data: Path) -> None:
     shutil.rmtree(data / "raw" / "date=2026-11-20")
     report = run_checks(data, CheckSettings(), END, suites=("raw",))
     assert set(failed(report)) == {"raw_offsets_contiguous", "raw_files_contiguous"}
@@ -169,7 +169,7 @@ def test_a_part_of_the_data_and_of_the_suites(data: Path) -> None:
     assert failed(run_checks(data, CheckSettings(), END, since=END - timedelta(days=2))) == {}
 
 
-def test_many_faults_are_named_a_few_and_counted(data: Path) -> None:
+def test_of_many_faults_some_are_named_and_the_rest_is_counted(data: Path) -> None:
     edit("messages", "outcome = 'lost'; source = 'source-' || sms_id % 8", "outcome = 'delivered'")(data)
     report = run_checks(data, CheckSettings(), END, suites=("messages",))
     observed = failed(report)["messages_outcomes_known"]
@@ -177,27 +177,27 @@ def test_many_faults_are_named_a_few_and_counted(data: Path) -> None:
     assert observed.endswith("and 3 more")
 
 
-def test_an_empty_warehouse_is_green_and_says_so(published: Path) -> None:
+def test_an_empty_warehouse_passes_with_a_note(published: Path) -> None:
     report = run_checks(published, CheckSettings())
     assert (report.rows, report.exit_code) == ((), 0)
     assert "is empty" in report.note
 
 
-def test_a_part_that_has_nothing_is_not_called_an_empty_warehouse(data: Path) -> None:
+def test_a_period_without_data_is_not_reported_as_an_empty_warehouse(data: Path) -> None:
     assert "has nothing since 2027" in run_checks(data, CheckSettings(), END, since=END + timedelta(days=90)).note
 
 
-def test_keys_that_hash_alike_are_not_one(data: Path) -> None:
-    alike = (7_890_000_000_348, 7_870_000_000_948)
+def test_keys_with_the_same_hash_are_different_messages(data: Path) -> None:
+    same_hash = (7_890_000_000_348, 7_870_000_000_948)
     with open_warehouse(data) as connection:
-        hashes = connection.execute("SELECT hash('acme:' || unnest(?))", [alike]).fetchall()
+        hashes = connection.execute("SELECT hash('acme:' || unnest(?))", [same_hash]).fetchall()
     assert hashes[0] == hashes[1]
     position = read_landed_position(data, topics.MESSAGES, 0)
-    parquet_files.land_records(data, position, [version(position + n, sms_id) for n, sms_id in enumerate(alike)])
+    land_records(data, position, [version(position + n, sms_id) for n, sms_id in enumerate(same_hash)])
     assert "messages_keys_unique" not in failed(run_checks(data, CheckSettings(), END, suites=("messages",)))
 
 
-def test_a_torn_file_is_an_error_that_names_it_not_a_verdict(data: Path) -> None:
+def test_a_truncated_file_is_an_error_with_its_name_and_no_result(data: Path) -> None:
     torn = files(data, "raw")[0]
     torn.write_bytes(torn.read_bytes()[:100])
     with pytest.raises(UnreadableDataError, match=torn.name.replace("+", r"\+")) as raised:
@@ -205,12 +205,12 @@ def test_a_torn_file_is_an_error_that_names_it_not_a_verdict(data: Path) -> None
     assert "\n" not in str(raised.value)
 
 
-def test_a_folder_without_a_warehouse_is_an_error_not_a_verdict(tmp_path: Path) -> None:
+def test_a_folder_without_a_warehouse_is_an_error_and_no_result(tmp_path: Path) -> None:
     with pytest.raises(SmspulseError, match=str(tmp_path)):
         run_checks(tmp_path, CheckSettings())
 
 
-def test_without_great_expectations_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_great_expectations_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "great_expectations"]:
         monkeypatch.delitem(sys.modules, name)
     bare = [path for path in sys.path if not (Path(path) / "great_expectations").is_dir()]
@@ -219,9 +219,7 @@ def test_without_great_expectations_the_extra_is_named(tmp_path: Path, monkeypat
         run_checks(tmp_path, CheckSettings())
 
 
-def test_the_command_tells_people_and_programs_and_keeps_what_it_found(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_prints_three_formats_and_stores_the_results(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[CheckReport] = []
 
     def once(*arguments: Any, **options: Any) -> CheckReport:
@@ -238,7 +236,7 @@ def test_the_command_tells_people_and_programs_and_keeps_what_it_found(
     page = (data / "quality" / "index.html").read_text()
     for check in CHECKS:
         assert (f"<td>{check.name}<br>" in page) == (check.suite == "raw")
-    assert page.count("✗ critical") == 2  # on top, and in its suite
+    assert page.count("✗ critical") == 2  # in the summary, and in its suite
     assert not re.search(r"<script|<link|<img|url\(|https?:|@import", page)
 
     rows = json.loads(CliRunner().invoke(cli, [*run, "--format", "json"]).stdout)["expectations"]
@@ -253,7 +251,7 @@ def test_the_command_tells_people_and_programs_and_keeps_what_it_found(
         assert now == [(False, rows[[row["expectation"] for row in rows].index("raw_bodies_there")]["rows"])]
 
 
-def test_quality_is_what_was_found_last_and_since_when_it_fails(tmp_path: Path) -> None:
+def test_quality_has_the_last_result_and_the_start_of_a_failure(tmp_path: Path) -> None:
     for hour, success in ((22, False), (23, True), (24, False), (25, False)):
         append_check_results(
             tmp_path, END - timedelta(hours=25 - hour), [{"expectation": "a", "success": success, "rows": []}]
@@ -264,20 +262,20 @@ def test_quality_is_what_was_found_last_and_since_when_it_fails(tmp_path: Path) 
         assert connection.execute("SELECT count(*) FROM quality_history").fetchall() == [(4,)]
 
 
-def test_what_is_landed_during_a_check_is_no_fault(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_lands_during_a_check_is_no_fault(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measure = MeasurementSession.measure_suite
 
     def landing_between(run: MeasurementSession, suite: str) -> SuiteMeasures:
         if suite == "delivery":
             position = read_landed_position(data, topics.MESSAGES, 0)
-            parquet_files.land_records(data, position, [version(position, 1, "delivered", seconds=12 * 3600 - 1)])
+            land_records(data, position, [version(position, 1, "delivered", seconds=12 * 3600 - 1)])
         return measure(run, suite)
 
     monkeypatch.setattr(MeasurementSession, "measure_suite", landing_between)
     assert failed(run_checks(data, CheckSettings(), END, suites=("devices", "delivery"))) == {}
 
 
-def test_what_is_landed_between_the_readings_of_two_views_is_no_fault(
+def test_data_that_lands_between_the_reads_of_two_views_is_no_fault(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     landed: list[str] = []
@@ -294,7 +292,7 @@ def test_what_is_landed_between_the_readings_of_two_views_is_no_fault(
     assert landed
 
 
-def test_what_upkeep_does_is_no_fault_and_hides_none(data: Path) -> None:
+def test_maintenance_causes_and_hides_no_fault(data: Path) -> None:
     later = max(END, datetime.now(UTC)) + timedelta(days=2)
     assert rebuild_base(data, STATUSES, timedelta(days=1)).differing == 0
     with open_warehouse(data) as connection:
@@ -303,10 +301,10 @@ def test_what_upkeep_does_is_no_fault_and_hides_none(data: Path) -> None:
             connection.execute(sql.format(k), [END - timedelta(days=1)]).fetchall() for k in ("status", "incoming")
         ]
     assert erase_from_files(data, NumberSearch(tuple(number for ((number,),) in numbers))).rows["raw"] > 1
-    assert rebuild_base(data, STATUSES, timedelta(days=1)).differing == 0  # counts anew by what is left of numbers
+    assert rebuild_base(data, STATUSES, timedelta(days=1)).differing == 0  # counts again, by the remaining numbers
     assert compact_files(data, later).merged > 20
     days = {"raw_days": 4, "versions_days": 3, "messages_days": 9, "deadletters_days": 4}
-    dropped = drop_expired_days(data, RetentionSettings(**days), END, timedelta(days=2)).dropped_days  # type: ignore[arg-type]
+    dropped = drop_expired_days(data, RetentionSettings(**days), END, timedelta(days=2))  # type: ignore[arg-type]
     assert dropped.keys() == {"base", "raw", "messages", "deadletters"}
     assert failed(run_checks(data, CheckSettings(), END)) == {}
     for dataset in ("raw", "messages"):
@@ -315,5 +313,5 @@ def test_what_upkeep_does_is_no_fault_and_hides_none(data: Path) -> None:
     assert seen.keys() >= {"raw_offsets_contiguous", "raw_files_contiguous", "messages_files_contiguous"}
 
 
-def test_the_suites_are_those_of_the_checks() -> None:
+def test_every_suite_has_checks() -> None:
     assert tuple(dict.fromkeys(check.suite for check in build_checks(CheckSettings()))) == SUITE_NAMES

@@ -1,4 +1,4 @@
-"""Payloads of a gateway that is not connected yet: which generation they are, and what is wrong with them."""
+"""Checks of payloads before a gateway is connected: their generation and their errors."""
 
 import gzip
 from datetime import UTC
@@ -33,7 +33,7 @@ GENERATIONS = {
 }
 
 
-def test_every_documented_payload_is_told_by_its_generation() -> None:
+def test_every_documented_payload_has_its_generation() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.json")} == GENERATIONS.keys()
     for name, generation in GENERATIONS.items():
         found = check_payload((EXAMPLES / f"{name}.json").read_bytes())
@@ -41,7 +41,7 @@ def test_every_documented_payload_is_told_by_its_generation() -> None:
         assert found.unknown == (), name
 
 
-def test_what_is_wrong_is_named_by_its_field_and_never_by_its_value() -> None:
+def test_an_error_names_the_field_and_never_its_value() -> None:
     found = check_payload(orjson.dumps({"sms_id": 1, "status_id": 7, "senttime": "secret", "colour": "secret"}))
     assert (found.faults, found.unknown) == (("senttime cannot be read and would be null",), ("colour",))
     assert check_payload(b'{"status_id": 7}').faults == ("missing_field: sms_id is missing",)
@@ -101,7 +101,7 @@ def test_a_payload_is_accepted_exactly_when_the_stream_accepts_it(
     assert [fault.partition(":")[0] for fault in found.faults if found.generation is None] == dead
 
 
-def test_what_ingest_refuses_is_refused_by_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_refuses_the_same_bodies_as_ingest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMSPULSE_INGEST_MAX_BODY_BYTES", str(len(_STATUS)))
     assert decode_request_body(_STATUS, "") == decode_request_body(gzip.compress(_STATUS), "gzip") == _STATUS
     for sample, coding, status in (
@@ -112,10 +112,10 @@ def test_what_ingest_refuses_is_refused_by_the_check(monkeypatch: pytest.MonkeyP
         with pytest.raises(RefusedBodyError) as refused:
             decode_request_body(sample, coding)
         assert refused.value.status == status
-    assert decode_request_body(b"\x1f\x8b", "gzip") == b"\x1f\x8b"  # kept as it came
+    assert decode_request_body(b"\x1f\x8b", "gzip") == b"\x1f\x8b"  # stored as received
 
 
-def test_the_command_runs_the_suite_too_and_says_by_its_code_whether_all_is_well(tmp_path: Path) -> None:
+def test_the_command_also_runs_the_suite_and_its_exit_code_is_the_result(tmp_path: Path) -> None:
     good = CliRunner().invoke(cli, ["check", "payload", str(EXAMPLES / "status.json")])
     assert (good.exit_code, "✓ 1: status report, current" in good.output) == (0, True), good.output
     odd = b'{"sms_id": 1, "status_id": 99, "channel_id": 8001, "sendto": "+4915"}'

@@ -1,4 +1,4 @@
-"""What was answered 2xx is landed or in the spool, and what is not is named."""
+"""Each webhook answered 2xx is landed or in the spool. All others are named."""
 
 import os
 import signal
@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from confluent_kafka import Producer
 from days import weeks
+from landing import land_records
 from warehouse_records import MadeRecord
 
 from core.kafka_settings import KafkaSettings
@@ -37,7 +38,6 @@ from smspulse.cli.main import cli
 from warehouse import catalog
 from warehouse.maintenance.compaction import parse_folder_day
 from warehouse.reader import open_warehouse, query
-from warehouse.sink import parquet_files
 from warehouse.watermark import WATERMARK_FILE, BaseWatermark
 
 END = datetime(2026, 11, 25, tzinfo=UTC)
@@ -53,12 +53,12 @@ def accepted(source: str, received_at: int, ingest_id: str) -> WebhookRecord:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reconciled")
     weeks(folder, seed=2, messages=24)
-    noting = ReceiptLog(folder)
+    receipts = ReceiptLog(folder)
     with open_warehouse(folder) as connection:
         sql = "SELECT source, epoch_ms(received_at), ingest_id FROM raw_webhooks ORDER BY received_at"
         for row in connection.execute(sql).fetchall():
-            noting.append_receipt(accepted(*row))
-    noting.close()
+            receipts.append_receipt(accepted(*row))
+    receipts.close()
     return folder
 
 
@@ -68,7 +68,7 @@ class Found(NamedTuple):
 
 
 def found(data: Path, check: str, at: datetime = END, kafka: KafkaContents | None = None) -> Found:
-    """Return what a check counts, and the records that it names."""
+    """Return the count of a check, and the records that it names."""
     measured = measure_reconciliation(data, CheckSettings(), at, kafka=kafka)
     assert {each.name for each in measured.checks} < set(measured.measures)
     name = f"reconciliation_{check}"
@@ -76,7 +76,7 @@ def found(data: Path, check: str, at: datetime = END, kafka: KafkaContents | Non
     return Found(float(measured.measures[name].sum()), [row for scope in rows for row in scope])
 
 
-def test_what_was_answered_is_landed_and_old_hours_are_dropped(data: Path) -> None:
+def test_answered_webhooks_are_landed_and_old_hours_are_dropped(data: Path) -> None:
     assert len(measure_reconciliation(data, CheckSettings(), END).measures) > 10
     for check in ("accepted_landed", "landed_accepted", "kafka_landed", "ends_told"):
         assert found(data, check) == (0, [])
@@ -85,17 +85,17 @@ def test_what_was_answered_is_landed_and_old_hours_are_dropped(data: Path) -> No
     assert hours[-1] == "2026-11-24T23"
 
 
-def test_what_is_not_landed_is_named_unless_it_waits_in_kafka_or_in_the_spool(data: Path) -> None:
+def test_a_missing_webhook_is_named_unless_it_is_in_kafka_or_in_the_spool(data: Path) -> None:
     at = datetime.fromtimestamp(LOST_AT / 1000 + 3600, UTC)
-    noting = ReceiptLog(data)
-    noting.append_receipt(accepted("acme", LOST_AT, LOST))
-    noting.close()
+    receipts = ReceiptLog(data)
+    receipts.append_receipt(accepted("acme", LOST_AT, LOST))
+    receipts.close()
     assert found(data, "accepted_landed", at) == (1, [LOST.replace("-", "")])
     lost = bytes.fromhex(LOST.replace("-", ""))
     kafka = in_kafka(waiting=[{"source": "acme", "received_at": LOST_AT, "id": lost, "record": "raw:0:7"}])
     assert found(data, "accepted_landed", at, kafka) == (0, [])
     assert found(data, "kafka_landed", at, kafka) == (1, ["raw:0:7"])
-    assert found(data, "kafka_landed", at - timedelta(hours=1), kafka) == (0, [])  # it is on its way
+    assert found(data, "kafka_landed", at - timedelta(hours=1), kafka) == (0, [])  # it is in flight
     spool = WebhookSpool(data, IngestSettings())
     spool.append([WebhookRecord(None, b"{}", [("ingest_id", LOST.encode())], LOST_AT)])
     spool.close()
@@ -109,27 +109,29 @@ def in_kafka(waiting: Sequence[dict[str, Any]] = (), outcomes: Sequence[dict[str
     )
 
 
-def test_ends_that_are_not_told_as_they_are_or_told_twice_are_named(data: Path) -> None:
+def test_missing_wrong_and_repeated_outcomes_are_named(data: Path) -> None:
     sql = """
         SELECT message_key, source, sms_id, outcome, is_ended, false AS correction, recorded_at AS told_at FROM messages
         WHERE is_ended AND first_seen_at >= ? AND recorded_at < ? ORDER BY message_key
     """
-    told = query(data, sql, [END - timedelta(days=1), END - timedelta(minutes=1)]).to_dict("records")
-    assert len(told) > 5
-    assert found(data, "ends_told", kafka=in_kafka(outcomes=told)) == (0, [])
-    untold, wrong, twice = told[:3]
-    count, rows = found(data, "ends_told", kafka=in_kafka(outcomes=[*told[2:], wrong | {"outcome": "expired"}, twice]))
-    assert (count, set(rows)) == (3, {each["message_key"] for each in (untold, wrong, twice)})
-    # What has taken another end since is told of as that, and is no difference.
-    before = untold | {"outcome": "expired", "told_at": untold["told_at"] - timedelta(seconds=1)}
-    corrected = [*told[1:], before, untold | {"correction": True}]
+    written = query(data, sql, [END - timedelta(days=1), END - timedelta(minutes=1)]).to_dict("records")
+    assert len(written) > 5
+    assert found(data, "ends_told", kafka=in_kafka(outcomes=written)) == (0, [])
+    missing, wrong, twice = written[:3]
+    count, rows = found(
+        data, "ends_told", kafka=in_kafka(outcomes=[*written[2:], wrong | {"outcome": "expired"}, twice])
+    )
+    assert (count, set(rows)) == (3, {each["message_key"] for each in (missing, wrong, twice)})
+    # An outcome that was corrected later is no difference.
+    before = missing | {"outcome": "expired", "told_at": missing["told_at"] - timedelta(seconds=1)}
+    corrected = [*written[1:], before, missing | {"correction": True}]
     assert found(data, "ends_told", kafka=in_kafka(outcomes=corrected)) == (0, [])
 
 
-def test_what_was_dropped_for_its_age_is_not_missing(data: Path) -> None:
+def test_a_webhook_that_was_dropped_for_its_age_is_not_missing(data: Path) -> None:
     day = data / "raw" / "date=2026-11-22"
     since = datetime(2026, 11, 22, tzinfo=UTC)
-    gone = day.rename(data / day.name)
+    moved = day.rename(data / day.name)
     (data / "base" / WATERMARK_FILE).write_text(
         BaseWatermark(parse_folder_day(day), {}, parse_folder_day(day) + timedelta(2)).to_json()
     )
@@ -144,10 +146,10 @@ def test_what_was_dropped_for_its_age_is_not_missing(data: Path) -> None:
             > 0
         )
     finally:
-        gone.rename(day)
+        moved.rename(day)
 
 
-def test_what_was_landed_without_an_answer_is_counted_and_named(data: Path) -> None:
+def test_a_landed_webhook_without_an_answer_is_counted_and_named(data: Path) -> None:
     path = sorted((data / "accepted").glob("2026-11-24T*/acme"))[-1]
     ids = path.read_bytes()
     path.write_bytes(ids[:-ID_BYTES])
@@ -156,7 +158,7 @@ def test_what_was_landed_without_an_answer_is_counted_and_named(data: Path) -> N
     assert rows == [ids[-ID_BYTES:].hex()]
 
 
-def test_what_kafka_holds_and_was_not_landed_is_read(tmp_path: Path) -> None:
+def test_records_in_kafka_that_have_not_landed_are_read(tmp_path: Path) -> None:
     catalog.publish_views(tmp_path)
     headers: list[tuple[str, str | bytes | None]] = [("source", b"acme"), ("ingest_id", LOST.encode())]
     with MemoryBroker(tmp_path / "broker") as broker:
@@ -176,31 +178,31 @@ def test_what_kafka_holds_and_was_not_landed_is_read(tmp_path: Path) -> None:
             for number in range(3)
         ]
         made = [MadeRecord(RAW, 1, number, LOST_AT + number, None, b"{}", headers) for number in range(2)]
-        parquet_files.land_records(tmp_path, 0, made, incarnation=TopicIds(kafka).read_ids([RAW])[RAW])
+        land_records(tmp_path, 0, made, incarnation=TopicIds(kafka).read_ids([RAW])[RAW])
         assert read_kafka_contents(kafka, tmp_path, END).waiting["record"].to_pylist() == ["sms.raw:1:2"]
 
 
-def test_a_kafka_that_does_not_answer_is_said_and_no_difference(data: Path) -> None:
+def test_an_unreachable_kafka_is_noted_and_is_no_difference(data: Path) -> None:
     run = ["check", "--data", str(data), "--suite", "reconciliation", "--broker", "127.0.0.1:1"]
     shown = CliRunner().invoke(cli, run)
     assert shown.exit_code in {0, 1}
     assert "Kafka was not read: " in shown.output
 
 
-def test_no_id_is_lost_by_a_kill(tmp_path: Path) -> None:
+def test_a_kill_loses_no_receipt(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from ingest.sink import ReceiptLog\n"
         "from ingest.webhook_record import WebhookRecord\n"
-        "noting = ReceiptLog(Path(sys.argv[1]))\n"
+        "receipts = ReceiptLog(Path(sys.argv[1]))\n"
         f"webhook = WebhookRecord(None, b'', [('source', b'acme'), ('ingest_id', b'{LOST}')], {LOST_AT})\n"
-        "for _ in range(500): noting.append_receipt(webhook)\n"
-        "print('noted', flush=True); sys.stdin.read()"
+        "for _ in range(500): receipts.append_receipt(webhook)\n"
+        "print('appended', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"noted\n"
+        assert process.stdout.readline() == b"appended\n"
         os.kill(process.pid, signal.SIGKILL)
     ((source, _, ids),) = read_receipts(tmp_path, datetime.fromtimestamp(LOST_AT / 1000, UTC))
     assert (source, len(ids)) == ("acme", 500 * ID_BYTES)

@@ -1,4 +1,4 @@
-"""Each phone number has one spelling, and a sender's name keeps its own."""
+"""Each phone number has one normal form, and the name of a sender is not changed."""
 
 import re
 
@@ -22,9 +22,9 @@ from gateway.phone_numbers import list_spellings, normalise_address
         ("+49 0157 52982212", "+4915752982212"),
         ("0049 (0)157 52982212", "004915752982212"),
         ("+44 (0)20 7946 0958", "+442079460958"),
-        # Of a range that was never given out, so nobody but the writer knows.
+        # A number of an unassigned range cannot be interpreted.
         ("+1 (0)212 555 0100", "+12125550100"),
-        # Countries whose numbers begin with a zero.
+        # Countries whose numbers begin with zero.
         ("+39 06 698 82000", "+390669882000"),
         ("+39 (0)6 698 82000", "+390669882000"),
         ("+225 01 02 03 04 05", "+2250102030405"),
@@ -35,19 +35,19 @@ from gateway.phone_numbers import list_spellings, normalise_address
         ("\u0660\u0661\u0665\u0667", "0157"),
     ],
 )
-def test_a_phone_number_has_one_spelling_and_a_name_keeps_its_own(spelled: str, normal: str) -> None:
+def test_a_phone_number_has_one_normal_form_and_a_name_is_not_changed(spelled: str, normal: str) -> None:
     assert normalise_address(spelled) == normal
     assert normalise_address(normal) == normal
 
 
 @given(st.text(st.sampled_from("0123456789+()-./ \u00a0\u2011a\u0661"), max_size=24))
-def test_what_is_normal_stays_so(address: str) -> None:
+def test_a_normal_form_is_not_changed(address: str) -> None:
     normal = normalise_address(address)
     assert normalise_address(normal) == normal
 
 
 @given(st.from_regex(r"\+(49|44|33|43|1)[1-9][0-9]{6,9}", fullmatch=True), st.data())
-def test_no_separator_makes_another_number_of_it(number: str, data: st.DataObject) -> None:
+def test_separators_do_not_change_the_number(number: str, data: st.DataObject) -> None:
     cut = data.draw(st.integers(3, len(number)))
     mark = data.draw(st.sampled_from([" ", "-", "/", ".", " (", ") ", "\u2013", "\u200e"]))
     rest = number[cut:]
@@ -56,14 +56,14 @@ def test_no_separator_makes_another_number_of_it(number: str, data: st.DataObjec
     assert normalise_address(f"{number[:cut]}{mark}{rest}") == number
 
 
-def test_only_short_addresses_are_kept_in_memory() -> None:
+def test_only_short_addresses_are_cached() -> None:
     cached = phone_numbers._normalise_cached.cache_info().currsize
     assert normalise_address("x " * 100_000) == ("x " * 100_000).strip()
     assert normalise_address("1 " * 100_000) == "1" * 100_000
     assert phone_numbers._normalise_cached.cache_info().currsize == cached
 
 
-def test_the_spellings_of_a_number_are_those_under_which_it_may_be_stored() -> None:
+def test_the_forms_of_a_number_are_those_in_which_it_may_be_stored() -> None:
     expected = ("4915752982212", "49015752982212")
     for number in ("+4915752982212", "+49 (0)157 52982212", "0049 157 52982212", "+49 157-5298 2212"):
         assert set(list_spellings(number)) == set(expected), number

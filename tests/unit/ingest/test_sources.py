@@ -18,7 +18,7 @@ from ingest.sources import (
 )
 
 
-def test_an_added_source_is_accepted_with_its_token_alone(tmp_path: Path) -> None:
+def test_an_added_source_is_accepted_only_with_its_token(tmp_path: Path) -> None:
     token = add_source(tmp_path, "acme")
     other = add_source(tmp_path, "other")
     sources = SourceRegistry(tmp_path)
@@ -30,14 +30,14 @@ def test_an_added_source_is_accepted_with_its_token_alone(tmp_path: Path) -> Non
     assert list_sources(tmp_path) == {"acme": 1, "other": 1}
 
 
-def test_the_file_holds_no_token_and_is_its_owner_s_alone(tmp_path: Path) -> None:
+def test_the_file_has_no_token_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
     token = add_source(tmp_path, "acme")
     path = sources_path(tmp_path)
     assert token not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_name_is_given_once(tmp_path: Path) -> None:
+def test_a_name_is_unique(tmp_path: Path) -> None:
     token = add_source(tmp_path, "acme")
     with pytest.raises(SourceExistsError, match="'acme' exists already"):
         add_source(tmp_path, "acme")
@@ -45,7 +45,7 @@ def test_a_name_is_given_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Acme", "-a", "a/b", "a" * 64, "é", "a\n"])
-def test_a_name_that_could_not_stand_in_a_path_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_name_that_is_invalid_in_a_path_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(SourcesError, match="must be 1 to 63"):
         add_source(tmp_path, name)
     assert list_sources(tmp_path) == {}
@@ -61,13 +61,13 @@ def test_several_tokens_of_a_source_are_valid_at_once(tmp_path: Path) -> None:
     assert list_sources(tmp_path) == {"acme": 2}
 
 
-def test_a_source_added_while_running_is_accepted_at_once(tmp_path: Path) -> None:
+def test_a_source_added_at_run_time_is_accepted_at_once(tmp_path: Path) -> None:
     sources = SourceRegistry(tmp_path)
     assert not sources.accepts_token("acme", "x")
     assert sources.accepts_token("acme", add_source(tmp_path, "acme"))
 
 
-def test_a_file_broken_while_running_changes_nothing_and_is_logged_once(
+def test_a_file_damaged_at_run_time_changes_nothing_and_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     token = add_source(tmp_path, "acme")
@@ -85,7 +85,7 @@ def test_a_file_broken_while_running_changes_nothing_and_is_logged_once(
     "content",
     ["", "[]", '{"sources": []}', '{"sources": {"a": {"tokens": 1}}}', '{"sources": {"a": {"tokens": ["plain"]}}}'],
 )
-def test_a_broken_file_is_named_at_the_start_and_never_overwritten(tmp_path: Path, content: str) -> None:
+def test_a_damaged_file_is_named_at_the_start_and_never_overwritten(tmp_path: Path, content: str) -> None:
     path = sources_path(tmp_path)
     path.write_text(content)
     for read in (
@@ -99,13 +99,13 @@ def test_a_broken_file_is_named_at_the_start_and_never_overwritten(tmp_path: Pat
 
 
 @pytest.mark.parametrize("setting", ["s3cret", "=s3cret", "acme=", "Acme=s3cret", "ok=s3cret-1,s3cret"])
-def test_a_setting_without_sense_is_refused_without_being_shown(tmp_path: Path, setting: str) -> None:
+def test_an_invalid_setting_is_refused_and_not_shown(tmp_path: Path, setting: str) -> None:
     with pytest.raises(SourcesError, match=r"SMSPULSE_INGEST_SOURCES: entry \d is not of the form") as caught:
         SourceRegistry(tmp_path, setting)
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_url_stays_a_url_whatever_the_token_holds() -> None:
+def test_a_url_is_valid_with_any_characters_in_the_token() -> None:
     assert webhook_url("http://127.0.0.1:8080/", "acme", "a-_b") == "http://127.0.0.1:8080/webhooks/acme/a-_b"
     assert webhook_url("https://x.example", "acme", "a/b?c") == "https://x.example/webhooks/acme/a%2Fb%3Fc"
 

@@ -11,7 +11,7 @@ from ingest.settings import IngestSettings
 from ingest.spool import WebhookSpool
 from ingest.webhook_record import WebhookRecord
 
-NOW_MS = 4_102_444_800_000  # of the year 2100: younger than any age
+NOW_MS = 4_102_444_800_000  # in the year 2100: younger than any age limit
 
 
 def webhook(number: int, body: bytes = b"{}", at: int = NOW_MS) -> WebhookRecord:
@@ -26,7 +26,7 @@ def keys(spool: WebhookSpool) -> list[bytes | None]:
     return [each.key for each in spool.read_webhooks(0, 1_000_000)[1]]
 
 
-def test_webhooks_come_back_byte_by_byte_and_in_order_also_when_it_is_opened_anew(tmp_path: Path) -> None:
+def test_webhooks_are_returned_unchanged_and_in_order_also_after_a_restart(tmp_path: Path) -> None:
     odd = WebhookRecord(None, bytes(range(256)), [("source", "ä".encode()), ("content_type", b"")], NOW_MS)
     groups = [[webhook(1), odd], [webhook(2)], [webhook(3), webhook(4)]]
     spool = opened(tmp_path)
@@ -42,7 +42,7 @@ def test_webhooks_come_back_byte_by_byte_and_in_order_also_when_it_is_opened_ane
     assert spool.read_webhooks(5, 100) == (5, [])
 
 
-def test_what_is_forgotten_is_gone_and_the_rest_stays_in_order(tmp_path: Path) -> None:
+def test_removed_webhooks_are_gone_and_the_rest_stays_in_order(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     for number in range(4):
         spool.append([webhook(number)])
@@ -56,7 +56,7 @@ def test_what_is_forgotten_is_gone_and_the_rest_stays_in_order(tmp_path: Path) -
     assert spool.read_state()[::2] == (0, 0.0)
 
 
-def test_an_emptied_spool_gives_the_disk_back(tmp_path: Path) -> None:
+def test_an_emptied_spool_frees_the_disk(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     for number in range(8):
         spool.append([webhook(number, bytes(1_000_000))])
@@ -67,12 +67,12 @@ def test_an_emptied_spool_gives_the_disk_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbled"])
-def test_a_torn_tail_costs_only_what_was_never_answered(tmp_path: Path, damage: str) -> None:
+def test_a_truncated_tail_loses_only_unanswered_webhooks(tmp_path: Path, damage: str) -> None:
     spool = opened(tmp_path)
     for number in range(20):
         spool.append([webhook(number, bytes(5_000))])
     before = (tmp_path / "spool" / "spool.sqlite-wal").stat().st_size
-    spool.append([webhook(20, bytes(5_000))])  # its fsync is what the power loss prevents
+    spool.append([webhook(20, bytes(5_000))])  # the power failure prevents its fsync
     torn = tmp_path / "after power loss"
     shutil.copytree(tmp_path / "spool", torn / "spool", ignore=shutil.ignore_patterns("*-shm"))
     log = torn / "spool" / "spool.sqlite-wal"
@@ -86,7 +86,7 @@ def test_a_torn_tail_costs_only_what_was_never_answered(tmp_path: Path, damage: 
     assert keys(survived)[-1] == b"acme:21"
 
 
-def test_too_many_bytes_are_refused_until_there_is_room(tmp_path: Path) -> None:
+def test_webhooks_beyond_the_size_limit_are_refused_until_space_is_free(tmp_path: Path) -> None:
     spool = opened(tmp_path, spool_max_bytes=3_000_000)
     spool.append([webhook(1, bytes(200_000))])  # a zero byte takes six in JSON
     assert spool.read_state().full_reason is None
@@ -101,7 +101,7 @@ def test_too_many_bytes_are_refused_until_there_is_room(tmp_path: Path) -> None:
     assert keys(spool) == [b"acme:2", b"acme:3"]
 
 
-def test_what_waits_for_too_long_lets_nothing_more_in_and_is_kept(tmp_path: Path) -> None:
+def test_a_webhook_beyond_the_age_limit_is_kept_and_new_ones_are_refused(tmp_path: Path) -> None:
     spool = opened(tmp_path, spool_max_age_s=60)
     spool.append([webhook(1, at=NOW_MS)])
     spool.append([webhook(2, at=1_000)])
@@ -112,7 +112,7 @@ def test_what_waits_for_too_long_lets_nothing_more_in_and_is_kept(tmp_path: Path
     assert keys(spool) == [b"acme:2"]
 
 
-def test_the_disk_s_reserve_is_left_alone(tmp_path: Path) -> None:
+def test_the_reserve_of_the_disk_is_not_used(tmp_path: Path) -> None:
     spool = opened(tmp_path, spool_reserve_bytes=1 << 62)
     assert spool.read_state().full_reason == "the disk of the spool is full"
     with pytest.raises(SpoolFullError, match="disk"):
@@ -120,7 +120,7 @@ def test_the_disk_s_reserve_is_left_alone(tmp_path: Path) -> None:
     assert spool.is_empty()
 
 
-def test_processes_see_each_other_s_webhooks_and_one_at_a_time_forwards(tmp_path: Path) -> None:
+def test_processes_share_their_webhooks_and_one_at_a_time_forwards(tmp_path: Path) -> None:
     one, other = opened(tmp_path), opened(tmp_path)
     one.append([webhook(1)])
     other.append([webhook(2)])
@@ -134,7 +134,7 @@ def test_processes_see_each_other_s_webhooks_and_one_at_a_time_forwards(tmp_path
     assert one.is_empty()
 
 
-def test_a_damaged_spool_is_said_in_one_line_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_damaged_spool_is_reported_in_one_line_and_not_changed(tmp_path: Path) -> None:
     (tmp_path / "spool").mkdir()
     file = tmp_path / "spool" / "spool.sqlite"
     file.write_bytes(b"no database, but nobody's to delete" * 1000)
@@ -144,7 +144,7 @@ def test_a_damaged_spool_is_said_in_one_line_and_left_as_it_is(tmp_path: Path) -
     assert file.stat().st_size == 35_000
 
 
-def test_a_spool_is_for_its_owner_s_eyes(tmp_path: Path) -> None:
+def test_a_spool_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     spool.append([webhook(1)])
     for path in (tmp_path / "spool").iterdir():

@@ -1,4 +1,4 @@
-"""The notebook is executed on landed data; what it says is compared with numbers computed by hand."""
+"""The notebook runs on landed data. Its results are compared with manually computed numbers."""
 
 import os
 import subprocess
@@ -10,12 +10,12 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from landing import land_records
 from warehouse_records import raw, status, version
 
 from notebooks.common import NotebookFilter
 from notebooks.device_health import app
 from warehouse import catalog
-from warehouse.sink import parquet_files
 
 DAY = 86_400
 LAST = date(2026, 11, 24)
@@ -42,7 +42,7 @@ class Fleet:
             *(self._version("not_sent", **failure, **fields) for _ in range(failed)),
             *(self._version("pending", **fields) for _ in range(pending)),
         ]
-        parquet_files.land_records(self._data, made[0].offset, made)
+        land_records(self._data, made[0].offset, made)
 
     def _version(self, outcome: str, **fields: Any) -> Any:
         offset = next(self._offsets)
@@ -55,13 +55,13 @@ def fleet(data: Path) -> Fleet:
 
 
 def run(data: Path, **defs: Any) -> tuple[str, dict[str, Any]]:
-    """Execute the notebook; return all that it shows as text, and what it defines."""
+    """Run the notebook; return its outputs as text, and its variables."""
     with patch.dict(os.environ, SMSPULSE_DATA=str(data)):
         outputs, found = app.run(defs=defs)
     return "\n".join(str(getattr(output, "text", output)) for output in outputs if output is not None), dict(found)
 
 
-def test_the_bad_phone_is_named(data: Path, fleet: Fleet) -> None:
+def test_the_failing_phone_is_named(data: Path, fleet: Fleet) -> None:
     for device_id in (1, 2, 3):
         fleet.phone(device_id, delivered=95, failed=5)
     fleet.phone(4, delivered=50, failed=50, pending=7, failure="no_service")
@@ -72,7 +72,7 @@ def test_the_bad_phone_is_named(data: Path, fleet: Fleet) -> None:
     assert found["failing"]["device_id"].tolist() == [4]
 
 
-def test_the_interval_is_wilsons(data: Path, fleet: Fleet) -> None:
+def test_the_interval_is_the_wilson_interval(data: Path, fleet: Fleet) -> None:
     fleet.phone(1, delivered=81, failed=182)  # the example of Newcombe, Statistics in Medicine 17 (1998), table I
     fleet.phone(2, delivered=0, failed=20)
     rows = run(data)[1]["devices"].set_index("device_id")
@@ -80,7 +80,7 @@ def test_the_interval_is_wilsons(data: Path, fleet: Fleet) -> None:
     assert rows.loc[2, ["low", "high"]].tolist() == pytest.approx([0.0, 0.1611], abs=5e-5)
 
 
-def test_few_messages_accuse_nobody(data: Path, fleet: Fleet) -> None:
+def test_a_phone_with_few_messages_is_not_called_failing(data: Path, fleet: Fleet) -> None:
     fleet.phone(1, delivered=95, failed=5)
     fleet.phone(2, delivered=1, failed=1)
     _, found = run(data)
@@ -88,7 +88,7 @@ def test_few_messages_accuse_nobody(data: Path, fleet: Fleet) -> None:
     assert "Lowest: phone 2 (acme): of its 2 ended messages 50.0%" in found["verdict"]
 
 
-def test_messages_without_a_phone_accuse_none(data: Path, fleet: Fleet) -> None:
+def test_messages_without_a_phone_call_no_phone_failing(data: Path, fleet: Fleet) -> None:
     fleet.phone(1, delivered=95, failed=5)
     fleet.phone(None, delivered=0, failed=100, failure="not_permitted")
     _, found = run(data)
@@ -96,19 +96,19 @@ def test_messages_without_a_phone_accuse_none(data: Path, fleet: Fleet) -> None:
     assert found["devices"]["phone"].tolist() == ["no phone named (acme)", "phone 1 (acme)"]
 
 
-def test_one_phone_has_none_to_compare_with(data: Path, fleet: Fleet) -> None:
+def test_a_single_phone_is_not_compared(data: Path, fleet: Fleet) -> None:
     fleet.phone(1, delivered=1, failed=99)
     assert run(data)[1]["verdict"].startswith("There is one phone, and none to compare it with.")
 
 
-def test_phones_whose_messages_are_all_open_are_not_judged(data: Path, fleet: Fleet) -> None:
+def test_phones_with_only_open_messages_are_not_judged(data: Path, fleet: Fleet) -> None:
     fleet.phone(1, delivered=0, pending=3)
     _, found = run(data)
     assert found["verdict"].startswith("No message of a phone has ended")
     assert found["devices"]["open_share"].tolist() == [1.0]
 
 
-def test_source_and_days_can_be_chosen(data: Path, fleet: Fleet) -> None:
+def test_source_and_days_can_be_selected(data: Path, fleet: Fleet) -> None:
     fleet.phone(1, delivered=5, seconds=-10 * DAY)
     fleet.phone(2, delivered=6)
     fleet.phone(2, delivered=7, source="beta")
@@ -125,7 +125,7 @@ def test_source_and_days_can_be_chosen(data: Path, fleet: Fleet) -> None:
     assert phones(LAST, channel=1) == []
 
 
-def test_a_phone_that_is_chosen_is_told_by_channels_beside_the_fleet(data: Path, fleet: Fleet) -> None:
+def test_a_selected_phone_is_shown_by_channel_next_to_the_fleet(data: Path, fleet: Fleet) -> None:
     fleet.phone(1, delivered=90)
     fleet.phone(2, delivered=10, channel_id=0)
     fleet.phone(2, delivered=0, failed=20, channel_id=1)
@@ -139,7 +139,7 @@ def test_no_number_and_no_text_is_shown(data: Path, fleet: Fleet) -> None:
     fleet.phone(1, delivered=9, failed=1)
     fleet.phone(2, delivered=1, failed=9)
     incoming = {"sms_id": 5, "type": "text", "address": NUMBER, "body": TEXT, "device_id": 1}
-    parquet_files.land_records(data, 0, [raw(0, incoming), raw(1, status(6, 6))])
+    land_records(data, 0, [raw(0, incoming), raw(1, status(6, 6))])
     shown, found = run(data)
     assert "phone 2 (acme)" in shown
     assert "mostly generic" in shown  # the picture is among the outputs
@@ -149,7 +149,7 @@ def test_no_number_and_no_text_is_shown(data: Path, fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("made", [True, False])
-def test_without_messages_one_line_says_what_to_do(tmp_path: Path, made: bool) -> None:
+def test_without_messages_one_line_names_the_next_step(tmp_path: Path, made: bool) -> None:
     if made:
         catalog.publish_views(tmp_path)
     shown, found = run(tmp_path)
@@ -160,7 +160,7 @@ def test_without_messages_one_line_says_what_to_do(tmp_path: Path, made: bool) -
     assert "Traceback" not in shown
 
 
-def test_marimo_has_no_remark_on_it() -> None:
+def test_marimo_check_passes() -> None:
     notebook = Path(sys.modules["notebooks.device_health"].__file__ or "")
     result = subprocess.run(
         [sys.executable, "-m", "marimo", "check", "--strict", str(notebook)],

@@ -1,4 +1,4 @@
-"""Each notebook is executed on landed data; what it says is compared with numbers computed by hand."""
+"""Each notebook runs on landed data. Its results are compared with manually computed numbers."""
 
 import importlib
 import os
@@ -10,11 +10,11 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from landing import land_records
 from warehouse_records import alert, deadletter, moment, raw, status, version
 
 from notebooks.common import NotebookFilter, open_notebook
 from warehouse.quality import append_check_results
-from warehouse.sink import parquet_files
 
 NUMBER = "+4915700000001"
 TEXT = "a text that is nobody's business"
@@ -25,7 +25,7 @@ DAY = date(2026, 11, 24)
 
 @pytest.fixture
 def data(published: Path) -> Path:
-    """Eight messages of two phones and sources, with their webhooks, a duplicate and what cannot be read."""
+    """Eight messages of two phones and sources, with their webhooks, a duplicate and an unreadable one."""
     steps = {"queue_s": 1.0, "device_s": 2.0, "total_s": 20.0}
     made = [version(n, n, "delivered", seconds=n, network_s=float(n), **steps) for n in range(1, 5)]
     made += [version(n, n, "not_sent", seconds=n, device_id=2, failure_class="no_service") for n in (5, 6)]
@@ -33,13 +33,13 @@ def data(published: Path) -> Path:
         version(7, 7, "sent", seconds=7, device_id=2),
         version(8, 8, "delivered", source="beta", seconds=-86_400 * 9),
     ]
-    parquet_files.land_records(published, 1, made)
+    land_records(published, 1, made)
     incoming = {"sms_id": 9, "type": "text", "address": NUMBER, "body": TEXT, "device_id": 1}
     bodies = [status(1, 6), status(1, 6), status(2, 77), b"{", incoming]
-    parquet_files.land_records(published, 0, [raw(offset, body) for offset, body in enumerate(bodies)])
-    parquet_files.land_records(published, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:3")])
+    land_records(published, 0, [raw(offset, body) for offset, body in enumerate(bodies)])
+    land_records(published, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:3")])
     changes = [alert(0, "firing"), alert(1, "resolved", seconds=600)]
-    parquet_files.land_records(published, 0, changes)
+    land_records(published, 0, changes)
     words = {
         "severity": "critical",
         "dataset": "raw",
@@ -54,14 +54,14 @@ def data(published: Path) -> Path:
 
 
 def run(name: str, data: Path, **defs: Any) -> tuple[str, dict[str, Any]]:
-    """Execute a notebook; return all that it shows as text, and what it defines."""
+    """Run a notebook; return its outputs as text, and its variables."""
     app = importlib.import_module(f"notebooks.{name}").app
     with patch.dict(os.environ, SMSPULSE_DATA=str(data)):
         outputs, found = app.run(defs=defs)
     return "\n".join(str(getattr(output, "text", output)) for output in outputs if output is not None), dict(found)
 
 
-def test_delivery_is_told_with_its_interval(data: Path) -> None:
+def test_delivery_has_its_interval(data: Path) -> None:
     _, found = run("delivery_overview", data)
     assert found["verdict"] == (
         "**66.7% of the messages that ended were delivered** in the 7 days up to 24 Nov 2026: 4 of 6 (95 % "
@@ -94,7 +94,7 @@ def test_the_controls_offer_every_source_and_device(data: Path, monkeypatch: pyt
     assert list(picked["source"].options) == ["all", "acme", "beta"]
 
 
-def test_latency_is_told_in_percentiles(data: Path) -> None:
+def test_latency_has_percentiles(data: Path) -> None:
     _, found = run("latency", data, choice=NotebookFilter(DAY, step="network"))
     assert found["verdict"] == (
         "**Half of the messages spent 2.5 s or less in the network**, 95 of 100 3.8 s or less, 99 of 100 4.0 s or less"
@@ -105,7 +105,7 @@ def test_latency_is_told_in_percentiles(data: Path) -> None:
     assert of_none["verdict"].startswith("No message of the 24 hours up to 24 Nov 2026")
 
 
-def test_what_is_wrong_with_the_webhooks_is_told(data: Path) -> None:
+def test_errors_of_webhooks_are_counted(data: Path) -> None:
     _, found = run("data_quality", data)
     assert found["verdict"] == (
         "**5 webhooks in the 7 days up to 24 Nov 2026**: 1 duplicates (20.0%), 1 unreadable (20.0%), 0 flawed (0.0%), "
@@ -153,14 +153,14 @@ def test_no_number_and_no_text_is_shown(name: str, data: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_without_messages_one_line_says_what_to_do(name: str, tmp_path: Path) -> None:
+def test_without_messages_one_line_names_the_next_step(name: str, tmp_path: Path) -> None:
     shown, found = run(name, tmp_path)
     assert "smspulse" in found["problem"]
     assert shown.count(str(tmp_path)) == 1
     assert "verdict" not in found
 
 
-def test_marimo_has_no_remark_on_them() -> None:
+def test_marimo_check_passes_for_each() -> None:
     paths = [importlib.import_module(f"notebooks.{name}").__file__ or "" for name in NOTEBOOKS]
     result = subprocess.run(
         [sys.executable, "-m", "marimo", "check", "--strict", *paths], capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""The notebooks that `docs/notebooks/` shows are those that there are: their words, columns and pictures."""
+"""`docs/notebooks/` is current: the same notebooks, words, columns and pictures."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ _AGAIN = "python tests/support/rendered.py"
 
 
 def kind(text: str) -> str:
-    """Return a page without what depends on the data: numbers, and the rows of its tables."""
+    """Return a page without its data: numbers, and the rows of its tables."""
     lines = text.splitlines()
     kept = [
         line
@@ -24,10 +24,10 @@ def kind(text: str) -> str:
 
 
 def titles(text: str) -> set[str]:
-    """Return what a picture says beside names and numbers."""
-    root = ElementTree.fromstring(text)  # noqa: S314 - of ours
-    said = {element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text")}
-    return {words for words in said if not re.search(r"\d", words)}
+    """Return the texts of a picture without numbers."""
+    root = ElementTree.fromstring(text)  # noqa: S314 - our own file
+    texts = {element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text")}
+    return {words for words in texts if not re.search(r"\d", words)}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
     return folder, make(folder)
 
 
-def test_every_notebook_is_there_and_no_other() -> None:
+def test_docs_have_every_notebook_and_no_other() -> None:
     assert set(NOTEBOOK_NAMES) == {path.stem for path in Path("notebooks").glob("*.py")} - {
         "__init__",
         "common",
@@ -46,7 +46,7 @@ def test_every_notebook_is_there_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("name", NOTEBOOK_NAMES)
-def test_it_is_current(name: str, made: tuple[Path, set[str]]) -> None:
+def test_the_page_is_current(name: str, made: tuple[Path, set[str]]) -> None:
     new, _ = made
     assert kind((FOLDER / f"{name}.md").read_text()) == kind((new / f"{name}.md").read_text()), _AGAIN
     pictures = [path.name for path in sorted(new.glob(f"{name}*.svg"))]
@@ -56,7 +56,7 @@ def test_it_is_current(name: str, made: tuple[Path, set[str]]) -> None:
         assert titles((FOLDER / picture).read_text()) == titles((new / picture).read_text()), _AGAIN
 
 
-def test_nothing_of_a_person_is_shown(made: tuple[Path, set[str]]) -> None:
+def test_no_personal_data_is_shown(made: tuple[Path, set[str]]) -> None:
     new, secrets = made
     assert len(secrets) > 1_000
     for path in (*FOLDER.iterdir(), *new.iterdir()):

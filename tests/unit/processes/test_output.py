@@ -1,4 +1,4 @@
-"""Output that cannot be written stops nothing, and is written when it can be."""
+"""Output that cannot be written blocks no process, and is written later."""
 
 import fcntl
 import os
@@ -14,7 +14,7 @@ from smspulse.processes.output import TolerantStream, make_tolerant
 
 @pytest.fixture
 def full_pipe() -> Iterator[tuple[int, int]]:
-    """The two ends of a pipe that takes no more, as that of a reader that has stopped reading."""
+    """Both ends of a full pipe, as after a reader stopped reading."""
     reading, writing = os.pipe()
     os.write(writing, b"x" * fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ))
     yield reading, writing
@@ -28,7 +28,7 @@ def drained(descriptor: int) -> str:
     return found.decode()
 
 
-def test_what_a_reader_that_paused_did_not_take_is_written_when_it_reads_again(full_pipe: tuple[int, int]) -> None:
+def test_output_for_a_paused_reader_is_written_when_it_reads_again(full_pipe: tuple[int, int]) -> None:
     reading, writing = full_pipe
     stream = TolerantStream(writing)
     stream.write("first\n")
@@ -38,7 +38,7 @@ def test_what_a_reader_that_paused_did_not_take_is_written_when_it_reads_again(f
     assert drained(reading) == "first\nsecond\nthird\n"
 
 
-def test_what_does_not_fit_into_memory_is_dropped_oldest_first_and_counted(full_pipe: tuple[int, int]) -> None:
+def test_output_beyond_the_buffer_is_dropped_oldest_first_and_counted(full_pipe: tuple[int, int]) -> None:
     reading, writing = full_pipe
     stream = TolerantStream(writing)
     for number in range(1_100):
@@ -52,7 +52,7 @@ def test_what_does_not_fit_into_memory_is_dropped_oldest_first_and_counted(full_
     assert lines[-1] == "1099"
 
 
-def test_lines_that_a_full_disk_refused_follow_when_there_is_room(tmp_path: Path) -> None:
+def test_lines_for_a_full_disk_are_written_once_it_has_space(tmp_path: Path) -> None:
     path = tmp_path / "log"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with path.open("wb", buffering=0) as file:

@@ -1,4 +1,4 @@
-"""A process of tests that ends reports as leaked what is, and nothing else."""
+"""At its end, a process of tests reports leaked objects, and no others."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ def test_that_names_a_class_of_duckdb(connection: duckdb.DuckDBPyConnection):
 
 
 @pytest.mark.parametrize("leak", [False, True])
-def test_duckdb_reports_a_connection_that_is_leaked_and_nothing_otherwise(tmp_path: Path, leak: bool) -> None:
+def test_duckdb_reports_a_leaked_connection_and_nothing_else(tmp_path: Path, leak: bool) -> None:
     shutil.copy(Path(__file__).parents[2] / "conftest.py", tmp_path)
     (tmp_path / "test_classes.py").write_text(TESTS)
     ended = subprocess.run(
