@@ -159,7 +159,7 @@ def demo_alerts(seed: int, minutes: float, behaviour: GatewayBehaviour = DEMO_BE
     alerts: list[Alert] = []
     messages: dict[bytes, bytes] = {}
     devices: dict[bytes, bytes] = {}
-    message_fold = MessageProcessor(LifecycleRules(STATUSES), messages.get, UTC, 10_000, 24 * _HOUR_MS, 168 * _HOUR_MS)
+    message_fold = MessageProcessor(LifecycleRules(STATUSES), messages.get, UTC, 10_000, 168 * _HOUR_MS)
     device_fold = DeviceProcessor(devices.get, DetectorPolicy())
     for batch in _batches(seed, minutes, behaviour):
         outputs = message_fold.process(batch)

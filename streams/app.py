@@ -40,17 +40,13 @@ def _build_credentials(kafka: KafkaSettings) -> faust.SASLCredentials | faust.SS
     return faust.SSLCredentials(context) if context else None
 
 
-def _literal_path(path: Path) -> Path:
-    """Return a path for Faust, which would replace names in braces."""
-    return Path(str(path).replace("{", "{{").replace("}", "}}"))
-
-
 def _create_app(settings: StreamSettings, kafka: KafkaSettings) -> faust.App:
     app = faust.App(
         settings.group,
         broker="kafka://" + ";".join(kafka.bootstrap_servers),
         broker_credentials=_build_credentials(kafka),
-        datadir=_literal_path(settings.state),
+        # Faust would replace names in braces.
+        datadir=Path(str(settings.state).replace("{", "{{").replace("}", "}}")),
         # Not used of Faust: its web server, topics, leader election and tables.
         web_enabled=False,
         topic_allow_declare=False,

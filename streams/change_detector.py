@@ -125,7 +125,9 @@ class ChangeDetector(FailureBaseline, gc=False):
             fleet: The detector of the unit's fleet, which has the unit's messages too; None if the unit is a fleet.
         """
         if not self.bound:
-            self._begin_learning(at, policy, fleet)
+            self._update_bound(policy, fleet)
+            if self.known < policy.learn_messages:
+                self.phase, self.learning_since = "learning", at
         last_failed = self.last_failed
         ratios = _likelihood_ratios(self.bound, self.repeats)[2 * last_failed + failed]
         if not self.count:
@@ -202,11 +204,6 @@ class ChangeDetector(FailureBaseline, gc=False):
         self.repeated *= change
         self.parts = [each * change if place % 2 else each for place, each in enumerate(self.parts)]
         self._update_bound(policy, None)
-
-    def _begin_learning(self, at: int, policy: DetectorPolicy, fleet: "ChangeDetector | None") -> None:
-        self._update_bound(policy, fleet)
-        if self.known < policy.learn_messages:
-            self.phase, self.learning_since = "learning", at
 
     def _fire_alert(self) -> None:
         self.phase, self.fired_at = "firing", self.last_at

@@ -222,7 +222,7 @@ class LifecycleRules:
     """
 
     def __init__(self, table: Mapping[int, StatusCode], expire_after_ms: int = EXPIRE_AFTER_MS) -> None:
-        self._expire_after_ms = expire_after_ms
+        self.expire_after_ms = expire_after_ms
         self._outcomes = {id_: status.outcome.value for id_, status in table.items()}
         self._failure_classes = {id_: status.failure_class for id_, status in table.items()}
         self._ranks = {id_: status.rank for id_, status in table.items() if status.is_step or status.is_end}
@@ -250,7 +250,7 @@ class LifecycleRules:
         else:
             ended_at = total_s = None
             status, outcome = self._find_open_outcome(scan, rows[-1][0])
-            deadline = facts.last_seen_at + self._expire_after_ms
+            deadline = facts.last_seen_at + self.expire_after_ms
             if facts.expired_at is not None and facts.expired_at >= deadline and outcome != _INCOMING:
                 ended_at, outcome = facts.expired_at, _EXPIRED
         flags: list[str] = []

@@ -104,9 +104,8 @@ class MessageProcessor:
         load: Returns the newest version of a message by key.
         zone: Zone of payload times that name none.
         cache: Number of messages to keep decoded.
-        expire_after_ms: Milliseconds without a report after which an open message expires.
-        forget_after_ms: Milliseconds without a report after which the state of a message is dropped; more than the
-            former.
+        forget_after_ms: Milliseconds without a report after which the state of a message is dropped; more than those
+            after which it expires.
         max_observations: Most different reports of a message. The rebuild in SQL has the same limit.
     """
 
@@ -116,7 +115,6 @@ class MessageProcessor:
         load: StateLoader,
         zone: tzinfo,
         cache: int,
-        expire_after_ms: int,
         forget_after_ms: int,
         *,
         max_observations: int = records.MAX_OBSERVATIONS,
@@ -124,7 +122,6 @@ class MessageProcessor:
         self._lifecycle = lifecycle
         self._load = load
         self._zone = zone
-        self._expire_after_ms = expire_after_ms
         self._forget_after_ms = forget_after_ms
         self._max_observations = max_observations
         self._cache = _MessageCache(cache)
@@ -181,7 +178,7 @@ class MessageProcessor:
         return self._next_due_at(_reported_state(version), version.last_seen_at)
 
     def _next_due_at(self, reported: str | None, last_seen_at: int) -> int:
-        return last_seen_at + (self._expire_after_ms if reported == _OPEN else self._forget_after_ms)
+        return last_seen_at + (self._lifecycle.expire_after_ms if reported == _OPEN else self._forget_after_ms)
 
     def _process_record(self, record: KafkaRecord, changed: dict[bytes, _CachedMessage]) -> None:
         headers = dict(record.headers)
@@ -248,11 +245,13 @@ def _reported_state(version: MessageVersion) -> str | None:
 
 def _append_outcome(message: _CachedMessage, version: MessageVersion, outputs: ProcessorOutput) -> None:
     """Write the outcome of a version that replaces the one that was reported last."""
-    # A report that is not an end takes an expiry back. Only another end replaces an end.
-    previous = _EXPIRED if message.reported == _OPEN and message.has_expired else message.reported
+    previous = message.reported
+    if previous == _OPEN:
+        # A report that is not an end takes an expiry back. Only another end replaces an end.
+        previous = _EXPIRED if message.has_expired else None
     # The reported outcome of an evicted message is not known any more, only that there was one.
-    is_correction = previous not in _NO_END or message.late
-    values = [*_read_summary(version), is_correction, None if previous == _OPEN else previous, message.late]
+    is_correction = previous is not None or message.late
+    values = [*_read_summary(version), is_correction, previous, message.late]
     outcome = OutcomeRecord(*values)
     key = records.device_key(outcome.source, outcome.device_id)
     outputs.records.append(OutputRecord(OUTCOMES, key, _encode(outcome)))

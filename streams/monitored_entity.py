@@ -248,12 +248,8 @@ class MonitoredEntity:
 
 def _count_by_channel(origins: list[tuple[int | None, int | None, float]]) -> list[ChannelFailures]:
     """Count failures by channel; the share of a channel is that at its last failure."""
-    failures: dict[tuple[int | None, int | None], int] = {}
-    shares: dict[tuple[int | None, int | None], float] = {}
-    for device_id, channel_id, share in origins:
-        key = device_id, channel_id
-        failures[key] = failures.get(key, 0) + 1
-        shares[key] = share
+    failures = Counter((device_id, channel_id) for device_id, channel_id, _ in origins)
+    shares = {(device_id, channel_id): share for device_id, channel_id, share in origins}
     return [ChannelFailures(*key, count, shares[key]) for key, count in failures.items()]
 
 

@@ -92,13 +92,22 @@ class PartitionQueue:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._drain())
 
-    async def claim(self, generation: int) -> None:
-        """Claim the partition for a generation, if it is assigned in it."""
-        await self._work_alone(generation)
-
-    async def on_timer(self, generation: int, now: int, end: int) -> None:
-        """Fire the timers that are due; see `PartitionProcessor.on_timer`."""
-        await self._work_alone(generation, partial(self.processor.on_timer, now, end))
+    async def work_alone(self, generation: int, work: Callable[[], Awaitable[None]] | None = None) -> bool:
+        """Claim the partition and work once it is free, if it is assigned in that generation; return whether it is."""
+        await self._assignment.rebalance_done.wait()
+        async with self._lock:
+            if not self._assignment.includes(self._tp, generation):
+                return False
+            try:
+                with typed_kafka_errors(self.processor):
+                    await self.processor.claim_partition(generation)
+                    if work is not None:
+                        await work()
+            except Exception as error:
+                # Faust would acknowledge the run and continue behind it. Nothing may follow a run that failed, and
+                # uncommitted records belong to the next owner. So the process ends at once.
+                end_process(error)
+        return True
 
     async def wait_until_free(self) -> None:
         """Wait for the work that has begun."""
@@ -116,7 +125,7 @@ class PartitionQueue:
             end_process(error)
 
     async def _process_waiting(self, generation: int) -> None:
-        if not await self._work_alone(generation, lambda: self.processor.process(self._take_records(generation))):
+        if not await self.work_alone(generation, lambda: self.processor.process(self._take_records(generation))):
             self._take_records(generation)
 
     def _take_records(self, generation: int) -> Sequence[KafkaRecord]:
@@ -127,23 +136,6 @@ class PartitionQueue:
         self._space_available.set()
         self._crowding.clear()
         return runs[0] if len(runs) == 1 else list(chain.from_iterable(runs))
-
-    async def _work_alone(self, generation: int, work: Callable[[], Awaitable[None]] | None = None) -> bool:
-        """Claim the partition and work once it is free, if it is assigned in that generation; return whether it is."""
-        await self._assignment.rebalance_done.wait()
-        async with self._lock:
-            if not self._assignment.includes(self._tp, generation):
-                return False
-            try:
-                with typed_kafka_errors(self.processor):
-                    await self.processor.claim_partition(generation)
-                    if work is not None:
-                        await work()
-            except Exception as error:
-                # Faust would acknowledge the run and continue behind it. Nothing may follow a run that failed, and
-                # uncommitted records belong to the next owner. So the process ends at once.
-                end_process(error)
-        return True
 
 
 class PartitionManager:
@@ -179,7 +171,7 @@ class PartitionManager:
     async def claim_partitions(self, tps: Iterable[TP]) -> None:
         """Claim the given partitions for the present generation, concurrently."""
         generation = self.assignment.generation
-        await asyncio.gather(*(self._queue_for(tp).claim(generation) for tp in tps))
+        await asyncio.gather(*(self._queue_for(tp).work_alone(generation) for tp in tps))
 
     async def on_partitions_revoked(self) -> None:
         """Wait for running transactions, and start no others in this rebalance: the next owner would fence them."""
@@ -199,8 +191,9 @@ class PartitionManager:
             end = consumer.highwater(tp)
             # None until the first fetch of the partition.
             if end is not None:
-                works.append(self._queues[tp].on_timer(generation, now, end))
-                processed = self._queues[tp].processor.next_offset(generation)
+                queue = self._queues[tp]
+                works.append(queue.work_alone(generation, partial(queue.processor.on_timer, now, end)))
+                processed = queue.processor.next_offset(generation)
                 if processed is not None:
                     position = consumer.position_behind_markers(tp, processed)
                     lag[tp.topic, tp.partition] = records_behind(end, position)

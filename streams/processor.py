@@ -7,7 +7,6 @@ A processor uses neither Kafka nor a disk. `streams.message_processor` and `stre
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from core import records
@@ -85,14 +84,12 @@ class ProcessorOutput:
 
     def largest_record(self) -> int:
         """Return the bytes of the largest record: its key, value and headers."""
-        states = (len(key) + len(value) for key, value, _ in self.states if value)
-        others = (
-            len(each.key or b"")
-            + len(each.value or b"")
-            + sum(len(name) + len(value) for name, value in each.headers or ())
-            for each in self.records
-        )
-        return max(chain(states, others), default=0)
+        sizes = [len(key) + len(value) for key, value, _ in self.states if value]
+        for _, key, value, _, headers in self.records:
+            sizes.append(
+                len(key or b"") + len(value or b"") + sum(len(name) + len(text) for name, text in headers or ())
+            )
+        return max(sizes, default=0)
 
 
 class StreamProcessor(Protocol):

@@ -126,10 +126,9 @@ class PartitionRecovery:
         """
         names = (self._stage.source, self._stage.changelog)
         found = retry_kafka_call(TopicIds(self._kafka).read_ids, names)
-        for name in names:
-            if name not in found:
-                msg = f"there is no topic {name} any more. Start `smspulse stream` again, which creates it"
-                raise StreamError(msg)
+        if missing := [name for name in names if name not in found]:
+            msg = f"there is no topic {missing[0]} any more. Start `smspulse stream` again, which creates it"
+            raise StreamError(msg)
         return found
 
     def read_source_offsets(self) -> SourceOffsets:

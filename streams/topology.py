@@ -39,7 +39,7 @@ class ProcessingStage:
 def _make_message_processor(load: StateLoader, settings: StreamSettings) -> StreamProcessor:
     expire_ms, forget_ms = int(settings.expire_after_h * 3_600_000), int(settings.forget_after_h * 3_600_000)
     lifecycle = LifecycleRules(build_status_table(parse_status_meanings(settings.status_meanings)), expire_ms)
-    return MessageProcessor(lifecycle, load, parse_zone(settings.zone), settings.cache_messages, expire_ms, forget_ms)
+    return MessageProcessor(lifecycle, load, parse_zone(settings.zone), settings.cache_messages, forget_ms)
 
 
 # Kafka answers a commit before it has completed it. Until then the partition's next transaction has to wait, and it

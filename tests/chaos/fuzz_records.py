@@ -111,9 +111,7 @@ class InProcess:
         }
         lifecycle, guarded = LifecycleRules(STATUSES), mutation != "fold"
         forget_ms = 7 * EXPIRE_AFTER_MS
-        self._messages = Stage(
-            lambda load: MessageProcessor(lifecycle, load, UTC, 10_000, EXPIRE_AFTER_MS, forget_ms), guarded=guarded
-        )
+        self._messages = Stage(lambda load: MessageProcessor(lifecycle, load, UTC, 10_000, forget_ms), guarded=guarded)
         self._devices = Stage(lambda load: DeviceProcessor(load, DetectorPolicy()), guarded=guarded)
         self._ends: Counter[str] = Counter()
         self._now_ms = int(time.time() * 1000) - 3_600_000

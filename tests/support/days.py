@@ -117,7 +117,6 @@ class _Partition:
             lambda key: self._store[key] or b"" if key in self._store else None,
             UTC,
             10_000,
-            EXPIRE_AFTER_MS,
             7 * EXPIRE_AFTER_MS,
         )
 

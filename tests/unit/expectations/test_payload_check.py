@@ -93,7 +93,7 @@ def test_a_payload_is_accepted_exactly_when_the_stream_accepts_it(
     record = raw(0, body)
     headers = [header for header in record.headers if header[0] != "content_type"]
     record = record._replace(key=key, headers=[*headers, ("content_type", content_type)])
-    outputs = MessageProcessor(LifecycleRules(STATUSES), lambda _: None, UTC, 9, 10, 20).process([record])  # type: ignore[list-item]
+    outputs = MessageProcessor(LifecycleRules(STATUSES, 10), lambda _: None, UTC, 9, 20).process([record])  # type: ignore[list-item]
     dead = [dict(each.headers or ())["reason"].decode() for each in outputs.records if each.topic == DEADLETTERS]
 
     found = check_payload(body, UTC, content_type)

@@ -66,7 +66,7 @@ def test_stream_lander_and_check_read_a_body_by_its_declared_charset(charset: st
     assert table["status_message"].to_pylist() == [expected, "zugestellt für 5 €"]
     assert table["body"][0].as_py() == body
 
-    fold = MessageProcessor(LifecycleRules(STATUSES), lambda _: None, UTC, 9, 10, 20)
+    fold = MessageProcessor(LifecycleRules(STATUSES, 10), lambda _: None, UTC, 9, 20)
     outputs = fold.process([typed(body, content_type)])  # type: ignore[list-item]
     assert [key for key, _, _ in outputs.states] == [b"acme:17"]
     assert [each.topic for each in outputs.records if each.topic == "sms.deadletters"] == []

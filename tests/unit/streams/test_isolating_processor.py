@@ -55,7 +55,7 @@ class FailingFold(MessageProcessor):
 
 
 def make(load: StateLoader, kind: type[MessageProcessor] = FailingFold) -> MessageProcessor:
-    return kind(LifecycleRules(STATUSES, EXPIRE), load, UTC, 100, EXPIRE, FORGET)
+    return kind(LifecycleRules(STATUSES, EXPIRE), load, UTC, 100, FORGET)
 
 
 class Owner:

@@ -45,7 +45,7 @@ class Stream:
         self.reopen()
 
     def reopen(self) -> None:
-        self._fold = MessageProcessor(LifecycleRules(STATUSES, EXPIRE), self.store.get, UTC, 100, EXPIRE, FORGET)
+        self._fold = MessageProcessor(LifecycleRules(STATUSES, EXPIRE), self.store.get, UTC, 100, FORGET)
 
     def run(self, *records: Any) -> ProcessorOutput:
         return self._take(self._fold.process(records))
@@ -326,9 +326,7 @@ def test_a_full_message_still_takes_reports_that_it_knows(stream: Stream) -> Non
 
 def test_messages_in_memory_are_bounded_by_bytes_too() -> None:
     store: dict[bytes, bytes] = {}
-    fold = MessageProcessor(
-        LifecycleRules(STATUSES, EXPIRE), store.get, UTC, 50, EXPIRE, FORGET, max_observations=1_000
-    )
+    fold = MessageProcessor(LifecycleRules(STATUSES, EXPIRE), store.get, UTC, 50, FORGET, max_observations=1_000)
 
     def run(*records: Any) -> None:
         store.update({key: value or b"" for key, value, _ in fold.process(records).states})

@@ -72,7 +72,7 @@ class Stream:
         self._incarnations = {topics.RAW: "", topics.MESSAGES: ""}
         self._fold = MessageProcessor(
             LifecycleRules(TABLE), lambda key: self._store[key] or b"" if key in self._store else None, UTC, 0,
-            EXPIRE_AFTER_MS, 7 * EXPIRE_AFTER_MS, max_observations=max_observations,
+            7 * EXPIRE_AFTER_MS, max_observations=max_observations,
         )  # fmt: skip
 
     def hear(self, *told: tuple[float, Any], source: str = "acme") -> list[MadeRecord]:
