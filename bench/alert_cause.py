@@ -27,9 +27,9 @@ from core.alerts import FAILURE_RATIO, Alert, decode_alert
 from core.topics import ALERTS, OUTCOMES
 from smspulse.alerting.alert_state import AlertState
 from smspulse.alerting.delivery_state import ClockReading, WebhookState
-from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
-from streams.processor import OutcomeRecord
+from streams.failure_baseline import DetectorPolicy
+from streams.lifecycle import OutcomeRecord
 
 T0: Final = 1_760_000_000_000
 MINUTE_MS: Final = 60_000

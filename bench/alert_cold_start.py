@@ -28,12 +28,11 @@ from smspulse.simulator.options import (
 )
 from smspulse.simulator.scenarios import generate_scenarios
 from streams.change_detector import ChangeDetector
-from streams.detector_policy import DetectorPolicy
-from streams.detector_state import DetectorState, MessageEnd
 from streams.device_processor import DeviceProcessor, update_detectors
+from streams.failure_baseline import DetectorPolicy
 from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
-from streams.monitored_entity import MonitoredEntity
+from streams.monitored_entity import DetectorState, MessageEnd, MonitoredEntity
 from streams.processor import OutputRecord
 
 _SOURCE = "demo"
@@ -133,7 +132,7 @@ def new_fleet(task: tuple[float, float, int, float, int]) -> tuple[int, float]:
     ratio, rate, channels, days, seed = task
     policy = DetectorPolicy()
     source = MonitoredEntity(DetectorState(), policy, _SOURCE)
-    units = [MonitoredEntity(DetectorState(), policy, _SOURCE, number, 0, fleet=source) for number in range(channels)]
+    units = [MonitoredEntity(DetectorState(), policy, _SOURCE, (number, 0), source) for number in range(channels)]
     chance = np.random.default_rng(seed)
     fired_at: dict[str, int] = {}
     alarms = firing_ms = 0

@@ -33,7 +33,7 @@ from measure import figure
 from peers.environments import HERE, PeerMissingError, python_peer
 
 from streams.change_detector import ChangeDetector
-from streams.detector_policy import DetectorPolicy
+from streams.failure_baseline import DetectorPolicy
 
 BUDGET_DAYS = 30.0
 POLICY = DetectorPolicy(budget_days=BUDGET_DAYS)

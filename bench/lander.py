@@ -25,7 +25,7 @@ from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from warehouse import catalog
 from warehouse.reader import open_warehouse
-from warehouse.schemas import RAW_SCHEMA
+from warehouse.schemas import SCHEMAS
 
 RATE = 1_000  # webhooks a second
 FURTHER = (("ingest_id", b"0199c1f2-5c2e-7d3a-9a51-6f5d3f0a7b11"), ("content_type", b"application/json"))
@@ -51,7 +51,9 @@ def pace(reports: int) -> None:
             runs[landers] = measure(kafka, each, folder, filled.events, SKIP)
         client = statistics.median(taken(kafka, filled.events) for _ in range(3))
         files = sorted(data.glob("raw/date=*/sms.raw*"), key=lambda path: path.stat().st_size)[-SAMPLE:]
-        lists, arrow = zip(*(written(pq.read_table(path, schema=RAW_SCHEMA), folder) for path in files), strict=True)
+        lists, arrow = zip(
+            *(written(pq.read_table(path, schema=SCHEMAS["raw"]), folder) for path in files), strict=True
+        )
     from_lists, from_arrow = statistics.median(lists), statistics.median(arrow)
     for landers, run in runs.items():
         print(

@@ -12,10 +12,10 @@ from core.topics import MESSAGES, RAW
 from smspulse.simulator.scenarios import generate_scenarios
 from warehouse.file_names import format_file_name
 from warehouse.partition_log import PartitionLog
-from warehouse.schemas import MESSAGES_SCHEMA, RAW_SCHEMA
+from warehouse.schemas import SCHEMAS
+from warehouse.sink.partition_records import PartitionRecords
 from warehouse.sink.range_metadata import NEXT_OFFSET_KEY
-from warehouse.sink.record_conversion import PartitionRecords
-from warehouse.sink.table_building import build_table
+from warehouse.sink.record_conversion import build_table
 from warehouse.sql_text import quote_sql_text
 
 INCARNATION = "bench"
@@ -83,7 +83,7 @@ def fill_raw(data: Path, messages: int, days: int, end: date, devices: int = 300
                 folder = data / "raw" / f"date={today}"
                 folder.mkdir(parents=True, exist_ok=True)
                 path = folder / format_file_name(PartitionLog(RAW, partition, INCARNATION), offsets[partition])
-                columns = ", ".join(f'"{name}"' for name in RAW_SCHEMA.names)
+                columns = ", ".join(f'"{name}"' for name in SCHEMAS["raw"].names)
                 ((rows,),) = connection.execute(
                     'SELECT count(*) FROM reports_of_day WHERE "partition" = ?', [partition]
                 ).fetchall()
@@ -116,7 +116,7 @@ def copies_until(messages: int, days: int, day: int) -> int:
 
 def fill_messages(data: Path) -> None:
     """Write `messages` from the base files: three versions per message, as a stream without lag writes them."""
-    columns = ", ".join(f'"{name}"' for name in MESSAGES_SCHEMA.names)
+    columns = ", ".join(f'"{name}"' for name in SCHEMAS["messages"].names)
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         offsets: dict[str, int] = {}

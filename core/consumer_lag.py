@@ -65,14 +65,14 @@ def read_group_lag(
         try:
             for group, topics in groups.items():
                 with closing(Consumer(kafka.confluent_options() | _OPTIONS | {"group.id": group})) as reader:
-                    behind[group] = sum(_query_partition_lag(reader, topics, timeout_s).values())
+                    behind[group] = _query_lag(reader, topics, timeout_s)
         except KafkaException:
             return None
     return behind
 
 
-def _query_partition_lag(reader: Consumer, topics: Sequence[str], timeout_s: float) -> dict[tuple[str, int], int]:
-    """Return the lag of each partition that has records left."""
+def _query_lag(reader: Consumer, topics: Sequence[str], timeout_s: float) -> int:
+    """Return the number of records left in the topics."""
     there = reader.list_topics(timeout=timeout_s).topics
     asked = [TopicPartition(name, part) for name in topics if name in there for part in there[name].partitions]
     behind: dict[tuple[str, int], int] = {}
@@ -85,7 +85,7 @@ def _query_partition_lag(reader: Consumer, topics: Sequence[str], timeout_s: flo
             starts.append(TopicPartition(place.topic, place.partition, position))
     # A group commits the offset behind its last record. Behind that there may be only transaction markers.
     ended = _find_exhausted_partitions(reader, starts, timeout_s)
-    return {key: records for key, records in behind.items() if key not in ended}
+    return sum(records for key, records in behind.items() if key not in ended)
 
 
 def _find_exhausted_partitions(

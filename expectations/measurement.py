@@ -15,7 +15,6 @@ from expectations.settings import CheckSettings
 from gateway.statuses import StatusCode
 from warehouse.lifecycle_sql import create_message_summary_table, create_reported_state_view, create_statuses_table
 from warehouse.reader import QueryParameters, fetch_rows, retry_after_merge
-from warehouse.sql_text import dataset_glob_sql, dataset_scan_sql
 from warehouse.watermark import read_base_watermark
 
 # Earlier than every record.
@@ -74,11 +73,13 @@ class MeasurementSession:
             statuses=sorted(self.statuses),
         )
         for name, dataset in (("raw", "raw"), ("version", "messages"), ("deadletter", "deadletters")):
-            scan = dataset_scan_sql(self.data / dataset, filename=True)
-            self._run(f"CREATE TEMP VIEW {name}_files AS FROM {scan} WHERE date >= getvariable('since_day')")
+            rows = f"dataset_files('{dataset}') WHERE date >= getvariable('since_day')"
+            self._run(f"CREATE TEMP VIEW {name}_files AS FROM {rows}")
         # Days of which retention dropped the messages, and left the counts.
-        delivery, details = (dataset_scan_sql(self.data / name) for name in ("base/delivery", "base"))
-        self._run(f"CREATE TEMP VIEW kept AS FROM {delivery} WHERE date NOT IN (SELECT date FROM {details})")  # noqa: S608
+        self._run("""
+            CREATE TEMP VIEW kept AS
+            FROM dataset('base/delivery') WHERE date NOT IN (SELECT base.date FROM dataset('base') AS base)
+        """)
         self._run(f"CREATE TEMP MACRO landed_ranges(relation) AS TABLE {read_resource('tables', 'landed_ranges.sql')}")
         # The other tables and measures compare the log with the views up to these times.
         self._create_table("reached")
@@ -134,7 +135,7 @@ class MeasurementSession:
 
     def _files_sql(self, suite: str) -> str:
         sql = read_resource("measures", "files.sql")
-        return sql.replace("{dataset}", suite).replace("{glob}", dataset_glob_sql(self.data / suite))
+        return sql.replace("{dataset}", suite)
 
     def _wrong_sql(self, suite: str) -> str:
         relation = "latest" if suite == "messages" else RELATION_BY_DATASET[suite][0]

@@ -22,8 +22,8 @@ from ingest.request_body import parse_codings, remove_codings, too_large_error
 from ingest.settings import IngestSettings
 from warehouse.catalog import publish_views
 from warehouse.sink.parquet_files import land_rows
-from warehouse.sink.record_conversion import PartitionRecords
-from warehouse.sink.table_building import build_table
+from warehouse.sink.partition_records import PartitionRecords
+from warehouse.sink.record_conversion import build_table
 
 # Fields of a payload, in all generations.
 _STATUS_FIELDS: Final = frozenset(

@@ -25,9 +25,8 @@ from ingest.spool import read_spooled_ids
 from warehouse.landed_files import list_incarnations_by_age
 from warehouse.reader import fetch_rows, open_warehouse
 from warehouse.sink.kafka_log_reader import KafkaLogReader
-from warehouse.sink.storage import FolderStore
+from warehouse.sink.parquet_files import FolderStore
 from warehouse.sink.topic_incarnations import locate_log_position
-from warehouse.sql_text import dataset_scan_sql
 
 SUITE: Final = "reconciliation"
 # A busy broker may pause so long between two answers.
@@ -119,7 +118,7 @@ def _newest_incarnation_began(connection: duckdb.DuckDBPyConnection, data: Path)
     known = list_incarnations_by_age(data, topics.MESSAGES)
     if len(known) < 2:  # noqa: PLR2004 - there is no earlier one
         return None
-    sql = f"SELECT min(recorded_at) AS began FROM {dataset_scan_sql(data.resolve() / 'messages')} WHERE incarnation = ?"  # noqa: S608 - ours
+    sql = "SELECT min(recorded_at) AS began FROM dataset('messages') WHERE incarnation = ?"
     began: datetime | None = fetch_rows(connection, sql, [known[-1]])[0]["began"]
     return began
 

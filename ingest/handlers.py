@@ -142,37 +142,45 @@ class IngestHandler:
         return metrics.render_exposition(gauges, self._settings.metrics_folder)
 
     async def _answer_webhook(self, request: web.BaseRequest, source: str, token: str) -> web.Response:
-        refusal = self._refuse_unread(request, source, token)
-        if refusal is not None:
-            return refusal
-        self._in_flight += 1
         try:
-            ingest_id = await self._store_webhook(request, source)
+            refusal = self._refuse_unread(request, source, token)
+            if refusal is not None:
+                return refusal
+            self._in_flight += 1
+            try:
+                ingest_id = await self._store_webhook(request, source)
+            finally:
+                self._in_flight -= 1
+                if self._idle is not None and not self._in_flight:
+                    self._idle.set()
         except RefusedBodyError as error:
-            return _answer_refused_body(error)
+            # A part of the body may be unread, so the connection cannot be used for another request.
+            return error_response(error.status, str(error), closes=True, **error.headers)
         except NotStoredError as error:
-            return self._answer_unavailable(str(error))
-        finally:
-            self._in_flight -= 1
-            if self._idle is not None and not self._in_flight:
-                self._idle.set()
+            return error_response(503, f"not stored, send it again: {error}", Retry_After=self._retry_after)
         body = b'{"ingest_id":"%s"}' % ingest_id
         return web.Response(status=self._settings.success_status, body=body, headers=JSON)
 
     def _refuse_unread(self, request: web.BaseRequest, source: str, token: str) -> web.Response | None:
-        """Return the answer to a webhook that is refused without its body, or None."""
+        """Return the answer to a webhook that is refused without its body, or None.
+
+        Raises:
+            RefusedBodyError: The body is declared too large.
+            NotStoredError: Too many webhooks are in flight.
+        """
         if request.method != "POST":
             return error_response(405, "send webhooks by POST", Allow="POST")
         if not self._client_filter.may_send(self._find_sender(request)):
             return error_response(403, "this address may not send webhooks")
         if (request.content_length or 0) > self._settings.max_body_bytes:
-            return _answer_refused_body(too_large_error(self._settings.max_body_bytes))
+            raise too_large_error(self._settings.max_body_bytes)
         authorization = request.headers.get(hdrs.AUTHORIZATION, "")
         if not self._sources.accepts_token(source, unquote(token) or basic_auth_password(authorization)):
             challenge = 'Basic realm="smspulse", charset="UTF-8"'
             return error_response(401, "unknown source or wrong token", WWW_Authenticate=challenge)
         if self._in_flight >= self._settings.max_in_flight:
-            return self._answer_unavailable("too many webhooks at once")
+            msg = "too many webhooks at once"
+            raise NotStoredError(msg)
         # Bytes are checked first: a webhook that is refused for them takes no token of the webhooks.
         wait, what = ceil(self._byte_limiter.take_or_wait_s(source)), "bytes"
         if not wait:
@@ -228,14 +236,6 @@ class IngestHandler:
         if now >= self._test_logged_at.get(source, now - _TEST_LOG_EVERY_S) + _TEST_LOG_EVERY_S:
             self._test_logged_at[source] = now
             log.info("a test webhook arrived from source %s: its URL and token are set up correctly", source)
-
-    def _answer_unavailable(self, why: str) -> web.Response:
-        return error_response(503, f"not stored, send it again: {why}", Retry_After=self._retry_after)
-
-
-def _answer_refused_body(error: RefusedBodyError) -> web.Response:
-    # A part of the body may be unread, so the connection cannot be used for another request.
-    return error_response(error.status, str(error), closes=True, **error.headers)
 
 
 def _header_value(text: str) -> bytes:

@@ -16,7 +16,6 @@ with app.setup(hide_code=True):
     import altair as alt
 
     from notebooks import common
-    from warehouse.sql_text import rate_columns_sql
 
 
 @app.cell(hide_code=True)
@@ -38,20 +37,21 @@ def _(choice, data):
     # A row an hour up to two days, else a row a day; and one of all.
     delivery = common.query_chosen_messages(
         data,
-        f"""
-        SELECT *, {rate_columns_sql()}
+        """
+        SELECT * EXCLUDE (rates), unnest(rates)
         FROM (
             SELECT
                 time,
                 count(*) AS attempted,
                 count(*) FILTER (is_ended) AS ended,
                 count(*) FILTER (NOT is_ended) AS open,
-                count(*) FILTER (outcome = 'delivered') AS delivered
+                count(*) FILTER (outcome = 'delivered') AS delivered,
+                rates(attempted, ended, delivered, open) AS rates
             FROM chosen
             GROUP BY GROUPING SETS ((time), ())
         )
         ORDER BY time NULLS FIRST
-        """,  # noqa: S608 - SQL of ours
+        """,
         choice,
     )
     outcomes = common.query_chosen_messages(

@@ -18,7 +18,6 @@ with app.setup(hide_code=True):
     import altair as alt
 
     from notebooks import common
-    from warehouse.sql_text import rate_columns_sql
 
 
 @app.cell(hide_code=True)
@@ -40,7 +39,7 @@ def _(choice, data):
     # A row a phone, of one that was chosen a row a channel; the surest to be bad first, whose interval ends lowest.
     devices = common.query_chosen_messages(
         data,
-        f"""
+        """
         , counted AS (
             SELECT
                 source,
@@ -52,12 +51,14 @@ def _(choice, data):
                 count(*) FILTER (outcome = 'delivered') AS delivered,
                 max(last_seen_at) AS last_seen_at,
                 mode(CASE WHEN outcome = 'expired' THEN outcome ELSE failure_class END ORDER BY failure_class)
-                    AS top_failure
+                    AS top_failure,
+                rates(attempted, ended, delivered, open) AS rates
             FROM chosen
             GROUP BY ALL
         ),
         rated AS (
-            SELECT *, {rate_columns_sql()}, sum(delivered) OVER () / nullif(sum(ended) OVER (), 0) AS fleet_rate
+            SELECT
+                * EXCLUDE (rates), unnest(rates), sum(delivered) OVER () / nullif(sum(ended) OVER (), 0) AS fleet_rate
             FROM counted
         )
         SELECT
@@ -73,7 +74,7 @@ def _(choice, data):
         FROM rated
         WHERE $phone IS NULL OR device_id = $phone
         ORDER BY high NULLS LAST, source, device_id, channel_id
-        """,  # noqa: S608 - SQL of ours
+        """,
         replace(choice, device=None),
         phone=choice.device,
     )

@@ -87,7 +87,8 @@ def build_app(settings: StreamSettings, kafka: KafkaSettings, ready: Callable[[]
             await partitions.claim_partitions(tp for tp in assigned if tp.topic in STAGES)
             ready()
 
-        partitions.assignment.resume()
+        # The present assignment can be the former one, in the same generation.
+        partitions.assignment.rebalance_done.set()
         # Not awaited, so that Faust continues with the rebalance. Runs wait for their partition anyway.
         app.add_future(take_over())
 

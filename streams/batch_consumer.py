@@ -21,7 +21,7 @@ from faust.types import TP, Message
 from faust.types.tuples import ConsumerMessage
 from mode.utils.futures import notify
 
-from streams.errors import GroupError, end_process
+from streams.errors import StreamError, end_process
 
 # Runs that are delivered and not processed yet. Few, so that records wait in the fetcher, where runs grow longer.
 _MAX_WAITING = 4
@@ -71,7 +71,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
 
 
 def _end_refused_process(error: Exception) -> NoReturn:
-    end_process(GroupError(f"Kafka's consumer group refuses it ({error!r})"))
+    end_process(StreamError(f"Kafka's consumer group refuses it ({error!r})"))
 
 
 class BatchConsumer(driver.Consumer):

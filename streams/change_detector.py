@@ -23,21 +23,21 @@ Clusters
     that follows a failure is less evidence accordingly.
 """
 
+from functools import lru_cache
 from math import sqrt
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from core.alerts import Resolution
-from streams.detector_policy import DEFAULT_POLICY, DetectorPolicy
-from streams.failure_baseline import REFRESH, FailureBaseline, shrink_fleet_ratio
-from streams.failure_statistics import HIGHEST, NO_EVIDENCE, RISES, Evidence, likelihood_ratios, to_odds, upper_bound
+from streams.failure_baseline import HIGHEST, REFRESH, RISES, DetectorPolicy, FailureBaseline, to_odds, upper_bound
 
 DetectorPhase = Literal["learning", "quiet", "pending", "firing"]
+Evidence = tuple[float, float, float, float, float, float]
+"""A number for each alternative."""
+_NO_EVIDENCE: Final[Evidence] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 _DAY_MS: Final = 86_400_000
 # Only ratios far above one half are evidence: about 17 failures in a row.
 _LEARNING_BOUND: Final = 0.5
-# One false alarm in a thousand units: each unit is compared once with its fleet.
-_BAD_FROM_START_Z: Final = 3.09
 # Multiple of the messages of learning. Later, a unit is not compared with its fleet any more.
 _YOUNG: Final = 5
 # The baseline fades after at least so many messages, and at least an hour.
@@ -47,6 +47,8 @@ _BLOCK_MS: Final = 3_600_000
 _PART_MS: Final = 6 * 3_600_000
 # The bound is computed again after this part of the baseline, too.
 _REFRESH_SHARE: Final = 0.02
+# Of the bound. Where nearly all messages fail, no rise is left to be found.
+_NO_RISE_ABOVE: Final = 0.9
 # Weights of the alternatives in the mean. Their sum is 1, as the bound on false alarms requires.
 _WEIGHTS: Final = (0.3, 0.35, 0.15, 0.08, 0.08, 0.04)
 # Indexes of the alternatives whose CUSUMs date a rise. The gentle one keeps messages of a small rise out of the
@@ -89,7 +91,7 @@ class ChangeDetector(FailureBaseline, gc=False):
         resolution: Reason of the end of the last alert.
     """
 
-    evidence: Evidence = NO_EVIDENCE
+    evidence: Evidence = _NO_EVIDENCE
     cusum: float = 1.0
     since: int = 0
     count: int = 0
@@ -112,7 +114,7 @@ class ChangeDetector(FailureBaseline, gc=False):
     resolution: Resolution = ""
 
     def observe_outcome(
-        self, failed: bool, at: int, policy: DetectorPolicy = DEFAULT_POLICY, fleet: "ChangeDetector | None" = None
+        self, failed: bool, at: int, policy: DetectorPolicy, fleet: "ChangeDetector | None" = None
     ) -> DetectorPhase:
         """Add the end of a message; return the phase after it.
 
@@ -125,7 +127,7 @@ class ChangeDetector(FailureBaseline, gc=False):
         if not self.bound:
             self._begin_learning(at, policy, fleet)
         last_failed = self.last_failed
-        ratios = likelihood_ratios(self.bound, self.repeats)[2 * last_failed + failed]
+        ratios = _likelihood_ratios(self.bound, self.repeats)[2 * last_failed + failed]
         if not self.count:
             self.since = at
         self.count += 1
@@ -155,7 +157,8 @@ class ChangeDetector(FailureBaseline, gc=False):
             self._update_steep_cusum(failed, at, ratios[_STEEP])
         if share >= 1:
             self._fire_alert()
-        elif cusum <= 1 or self._has_learnt_enough(policy):
+        elif cusum <= 1 or self.known < policy.learn_messages <= self.known + self.count:
+            # No rise has begun, or a unit that learns has enough messages with those that the CUSUM keeps apart.
             is_bad_from_start = self._update_baseline(policy, fleet)
             if share < _SUBSIDED and not is_bad_from_start:
                 self.phase = "quiet" if self.known >= policy.learn_messages else "learning"
@@ -166,7 +169,7 @@ class ChangeDetector(FailureBaseline, gc=False):
     def end_alert(self, resolution: Resolution = "recovered") -> None:
         """End an alert or a possible one: drop the evidence and keep the baseline."""
         self.phase, self.resolution = "quiet", resolution
-        self.evidence = NO_EVIDENCE
+        self.evidence = _NO_EVIDENCE
         self.cusum = self.steep = self.recovery = 1.0
         self.count = self.failures = self.repetitions = self.steep_count = self.steep_failures = 0
         self.fired_at = 0
@@ -262,11 +265,6 @@ class ChangeDetector(FailureBaseline, gc=False):
         ):
             self.accept_rise(policy, fleet)
 
-    def _has_learnt_enough(self, policy: DetectorPolicy) -> bool:
-        """Whether a learning unit has enough messages with those that the CUSUM keeps apart."""
-        learn = policy.learn_messages
-        return self.known < learn <= self.known + self.count
-
     def _update_baseline(self, policy: DetectorPolicy, fleet: "ChangeDetector | None") -> bool:
         """Add the messages that were kept apart to the baseline; return whether the unit fires as bad from its start.
 
@@ -302,9 +300,8 @@ class ChangeDetector(FailureBaseline, gc=False):
         """Compute the bound, and compare the unit with its fleet if that is due; return whether it fires by that."""
         self.fresh = 0
         self._update_repeats()
-        others, others_failed = _fleet_without_unit(self, fleet)
+        others, others_failed, ratio = self._rest_of(fleet)
         is_proven = others > 0 and others >= policy.learn_messages
-        ratio = shrink_fleet_ratio(others, others_failed)
         if self.known < policy.learn_messages:
             self.usual, self.bound = ratio if is_proven else 0.0, _LEARNING_BOUND
             return False
@@ -321,13 +318,6 @@ class ChangeDetector(FailureBaseline, gc=False):
             self.level = self._end_level()
         return is_bad_from_start
 
-    def _is_bad_from_start(self, others: float, others_failed: float) -> bool:
-        """Whether the unit fails more than the rest of its fleet by a rise that would be an alert."""
-        passed = max(self.known - self.failed, 0.0)
-        low = 1 - upper_bound(passed + 1, self.failed + 1, _BAD_FROM_START_Z)
-        high = RISES[0] * to_odds(min(upper_bound(others_failed + 1, others - others_failed + 1), HIGHEST))
-        return to_odds(low) > high
-
     def _fire_from_start(self) -> None:
         self.phase, self.fired_at, self.recovery = "firing", self.last_at, 1.0
         self.since, self.count, self.failures = self.learning_since, round(self.known), round(self.failed)
@@ -336,9 +326,16 @@ class ChangeDetector(FailureBaseline, gc=False):
         self.parts = [0.0] * 8
 
 
-def _fleet_without_unit(unit: ChangeDetector, fleet: ChangeDetector | None) -> tuple[float, float]:
-    """Return the messages and the failures in the baseline of a fleet without those of the unit."""
-    if fleet is None:
-        return 0.0, 0.0
-    known = max(fleet.known - unit.known, 0.0)
-    return known, min(max(fleet.failed - unit.failed, 0.0), known)
+@lru_cache(maxsize=4096)
+def _likelihood_ratios(bound: float, repeats: float) -> tuple[Evidence, ...]:
+    """Return the likelihood ratios of the alternatives. The index is twice the failure before, plus this failure."""
+    if bound > _NO_RISE_ABOVE:
+        return (_NO_EVIDENCE, _NO_EVIDENCE, _NO_EVIDENCE, _NO_EVIDENCE)
+    odds = to_odds(bound)
+    alternatives = [rise * odds / (1 + rise * odds) for rise in RISES] + [max(HIGHEST, (1 + bound) / 2)]
+    found: list[Any] = []
+    for last in (0, 1):
+        usual = repeats * last + (1 - repeats) * bound
+        risen = [repeats * last + (1 - repeats) * each for each in alternatives]
+        found += [tuple((1 - each) / (1 - usual) for each in risen), tuple(each / usual for each in risen)]
+    return tuple(found)

@@ -18,10 +18,10 @@ import msgspec
 from core import records
 from gateway.errors import UnreadablePayload
 from gateway.statuses import FAILURES, Outcome
-from streams.detector_policy import DetectorPolicy
-from streams.detector_state import DetectorState, MessageEnd
-from streams.monitored_entity import MonitoredEntity
-from streams.processor import KafkaRecord, OutcomeRecord, OutputRecord, ProcessorOutput, StateLoader, build_dead_letter
+from streams.failure_baseline import DetectorPolicy
+from streams.lifecycle import OutcomeRecord
+from streams.monitored_entity import DetectorState, MessageEnd, MonitoredEntity
+from streams.processor import KafkaRecord, OutputRecord, ProcessorOutput, StateLoader, build_dead_letter
 
 REASON_NOT_OUTCOME: Final = "not_outcome"
 
@@ -100,29 +100,23 @@ class DeviceProcessor:
             place = outcome.source, outcome.device_id, outcome.channel_id
             channel = channels.get(place)
             if channel is None:
-                channel = channels[place] = self._open_channel(states, *place, record.partition)
+                channel = channels[place] = self._open_channel(outcome, record.partition, states)
             if channel.state.last_ended_at is None or outcome.ended_at > channel.state.last_ended_at:
                 outputs.records += _observe_outcome(outcome, outcome.ended_at, channel)
         outputs.states = [(key, _encode_state(state), None) for key, state in states.items()]
         return outputs
 
-    def _open_channel(
-        self,
-        states: dict[bytes, EntityState],
-        source: str,
-        device_id: int | None,
-        channel_id: int | None,
-        partition: int,
-    ) -> _Channel:
-        """Load the states of a channel, its device and its source into `states`."""
+    def _open_channel(self, end: OutcomeRecord, partition: int, states: dict[bytes, EntityState]) -> _Channel:
+        """Return the channel of an end. Its state and those of its device and source are loaded into `states`."""
+        source, device_id, channel_id = end.source, end.device_id, end.channel_id
         key = records.device_key(source, device_id)
         channel_key = b"%s:%s" % (key, b"-" if channel_id is None else b"%d" % channel_id)
         channel_state = self._get_state(states, channel_key, EntityState(source, device_id, channel_id))
         device_state = self._get_state(states, b"%s:*" % key, EntityState(source, device_id))
         source_state = self._get_state(states, b"%s:*:*" % source.encode(), EntityState(source))
         fleet = MonitoredEntity(source_state.watch, self._policy, source, part=partition)
-        device = MonitoredEntity(device_state.watch, self._policy, source, device_id, fleet=fleet)
-        channel = MonitoredEntity(channel_state.watch, self._policy, source, device_id, channel_id, fleet=fleet)
+        device = MonitoredEntity(device_state.watch, self._policy, source, (device_id,), fleet)
+        channel = MonitoredEntity(channel_state.watch, self._policy, source, (device_id, channel_id), fleet)
         return _Channel(channel_state, channel, device_state.channels, device, fleet)
 
     def _get_state(self, states: dict[bytes, EntityState], key: bytes, new: EntityState) -> EntityState:

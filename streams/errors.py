@@ -1,7 +1,8 @@
 """Errors of the stream worker, and the place where errors of Kafka's client become them.
 
 A `StreamError` is terminal: it ends the worker, and its successor reads its uncommitted records again. After a
-`TransientKafkaError` the worker tries again.
+`TransientKafkaError` the worker tries again: it claims the partition again, or waits for the next check of the topics.
+If that is not possible either, the worker ends.
 """
 
 import logging
@@ -33,10 +34,6 @@ class LostRecordsError(StreamError):
 
 class StateError(StreamError):
     """The local state cannot be opened or written."""
-
-
-class GroupError(StreamError):
-    """The consumer group refuses the worker permanently."""
 
 
 class TransientKafkaError(SmspulseError):

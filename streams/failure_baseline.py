@@ -4,15 +4,13 @@ Beta-binomial, shrunk towards the fleet. A change detector tests against its upp
 costs delay and no false alarms. If the quarters of the day differ more than by chance, the bound is higher accordingly.
 """
 
-from math import ceil, log, sqrt
+from math import ceil, exp, log, sqrt
 from typing import Final
 
 import msgspec
 
-from streams.failure_statistics import HIGHEST, upper_bound
-
-DEFAULT_RATIO: Final = 0.03
-"""The ratio of failures of a fleet without data."""
+# The ratio of failures of a fleet without data.
+_DEFAULT_RATIO: Final = 0.03
 
 # A proven fleet's ratio counts as this many messages where a unit agrees with it. A ratio that is a guess, or that the
 # unit's own messages contradict, counts as few: with 100, a guess of 3 % hides a true 20 % for thousands of messages.
@@ -36,8 +34,34 @@ _MARGIN: Final = 1.09
 _SPREAD: Final = 1.8
 # Likelihood ratio of the baseline before an accepted rise to a ratio half-way up to the rise.
 _RETURNED: Final = 1e5
+# One false alarm in a thousand units: each unit is compared once with its fleet.
+_BAD_FROM_START_Z: Final = 3.09
 REFRESH: Final = 16
 """Messages learnt before the bound is computed again."""
+
+
+# Standard score of the credible bound, 95 %.
+_Z: Final = 1.645
+RISES: Final = (2.4, 3.4, 7.0, 15.0, 42.0)
+"""Alternatives, as multiples of the bound's odds."""
+HIGHEST: Final = 0.98
+"""The last alternative, and the largest ratio that has finite odds here."""
+
+
+class DetectorPolicy(msgspec.Struct, frozen=True, gc=False):
+    """Settings of all detectors of a stream.
+
+    Attributes:
+        budget_days: Days per false alarm of each unit, on average.
+        learn_messages: Messages from which a new unit learns before its ratio of failures is judged.
+        relearn_messages: Messages after which a lasting rise becomes the new normal; None: never.
+        relearn_ms: Milliseconds for which the alert must also have fired.
+    """
+
+    budget_days: float = 30.0
+    learn_messages: int = 200
+    relearn_messages: int | None = 500
+    relearn_ms: int = 7 * 86_400_000
 
 
 class FailureBaseline(msgspec.Struct, gc=False):
@@ -81,6 +105,22 @@ class FailureBaseline(msgspec.Struct, gc=False):
     def baseline_ratio(self) -> float:
         """The ratio of failures of the learnt messages alone."""
         return self.failed / self.known if self.known else 0.0
+
+    def _rest_of(self, fleet: "FailureBaseline | None") -> tuple[float, float, float]:
+        """Return messages, failures and estimated ratio of failures of the unit's fleet without the unit."""
+        known = failed = 0.0
+        if fleet is not None:
+            known = max(fleet.known - self.known, 0.0)
+            failed = min(max(fleet.failed - self.failed, 0.0), known)
+        ratio = (_WIDE_STRENGTH * _DEFAULT_RATIO + failed) / (_WIDE_STRENGTH + known)
+        return known, failed, min(max(ratio, 0.01), 0.5)
+
+    def _is_bad_from_start(self, others: float, others_failed: float) -> bool:
+        """Whether the unit fails more than the rest of its fleet by a rise that would be an alert."""
+        passed = max(self.known - self.failed, 0.0)
+        low = 1 - upper_bound(passed + 1, self.failed + 1, _BAD_FROM_START_Z)
+        high = RISES[0] * to_odds(min(upper_bound(others_failed + 1, others - others_failed + 1), HIGHEST))
+        return to_odds(low) > high
 
     def _fade_baseline(self, at: int) -> None:
         self.block, self.block_at = 0, at
@@ -147,7 +187,18 @@ class FailureBaseline(msgspec.Struct, gc=False):
         return ratio * (1 - ratio) * (1 + self.repeats) / (1 - self.repeats)
 
 
-def shrink_fleet_ratio(others: float, others_failed: float) -> float:
-    """Return the estimated ratio of failures of a fleet with the given messages and failures."""
-    ratio = (_WIDE_STRENGTH * DEFAULT_RATIO + others_failed) / (_WIDE_STRENGTH + others)
-    return min(max(ratio, 0.01), 0.5)
+def to_odds(ratio: float) -> float:
+    """Return the odds of a ratio below 1."""
+    return ratio / (1 - ratio)
+
+
+def upper_bound(failed: float, passed: float, z: float = _Z) -> float:
+    """Return approximately the 95 % quantile of a Beta distribution, or that of another standard score.
+
+    Source: Abramowitz and Stegun 26.5.22, for both parameters above 1/2.
+    """
+    a, b = max(2 * failed - 1, 1e-3), max(2 * passed - 1, 1e-3)
+    curve = (z * z - 3) / 6
+    mean = 2 / (1 / a + 1 / b)
+    width = z * sqrt(mean + curve) / mean + (1 / b - 1 / a) * (curve + 5 / 6 - 2 / (3 * mean))
+    return failed / (failed + passed * exp(-2 * width))

@@ -23,9 +23,6 @@ _log = logging.getLogger(__name__)
 
 _TIMEOUT_S: Final = 5.0
 
-Partition = tuple[str, int]
-"""Topic and partition."""
-
 
 class GroupMembership:
     """The worker as a static member of its group. The in-memory broker has no static members, and is not queried."""
@@ -33,11 +30,11 @@ class GroupMembership:
     def __init__(self, settings: StreamSettings, kafka: KafkaSettings) -> None:
         self._settings = settings
         self._kafka = kafka
-        self._is_static = bool(settings.instance) and not kafka.in_memory
-        self._admin = AdminClient(kafka.confluent_options() | {"log_level": 2}) if self._is_static else None
+        is_static = settings.instance and not kafka.in_memory
+        self._admin = AdminClient(kafka.confluent_options() | {"log_level": 2}) if is_static else None
 
-    def unassigned_partitions(self) -> set[Partition]:
-        """Return the partitions of the stages' topics that no member of the group has. Empty during a rebalance.
+    def unassigned_partitions(self) -> set[tuple[str, int]]:
+        """Return topic and number of the stages' partitions that no member of the group has. Empty during a rebalance.
 
         Raises:
             KafkaException: Kafka does not answer.
@@ -58,7 +55,7 @@ class GroupMembership:
 
     def leave_group(self) -> None:
         """Return the static name, so that the group rebalances without this worker."""
-        if not self._is_static:
+        if self._admin is None:
             return
         try:
             with open_admin_client(self._kafka) as admin:

@@ -2,8 +2,8 @@
 
 Facts about a message are *observations*. Reports that agree in status, device, channel and `senttime` are one
 observation, however often they arrive. It has the time of the first and of the last of them. Adding a report takes the
-smaller first and the larger last time. So adding and merging are commutative, associative and idempotent: order,
-duplicates, replays and two workers that read the same report cannot change the result.
+smaller first and the larger last time. So adding is commutative and idempotent: order, duplicates, replays and two
+workers that read the same report cannot change the result.
 
 Derived from the facts:
 
@@ -42,27 +42,11 @@ _UNDELIVERED: Final = 8
 _DELIVERED, _EXPIRED = Outcome.DELIVERED.value, Outcome.EXPIRED.value
 _INCOMING, _UNKNOWN = Outcome.INCOMING.value, Outcome.UNKNOWN.value
 
-FLAG_DUPLICATED: Final = "duplicated"
-FLAG_REORDERED: Final = "reordered"
-FLAG_UNKNOWN_STATUS: Final = "unknown_status"
-FLAG_LATE: Final = "late_after_forgetting"
-FLAGS: Final = (
-    FLAG_DUPLICATED,
-    FLAG_REORDERED,
-    FLAG_UNKNOWN_STATUS,
-    FLAG_LATE,
-    *(f"{latency}_{fault}" for latency in ("queue", "device", "network") for fault in ("missing", "backwards")),
-)
-"""Every flag of a message."""
+_FLAG_LATE: Final = "late_after_forgetting"
 
 
-class MessageVersion(msgspec.Struct, gc=False):
-    """One version of a message's lifecycle: the value of a record on `sms.messages`.
-
-    Times are milliseconds since 1970 UTC, latencies are seconds. `version` is the number of facts: it only grows, and a
-    larger version of a message contains the smaller one. An observation is status_id, device_id, channel_id, sent_at,
-    first received, last received. `expired_at` is the time of the last expiry, also if the message was reopened since.
-    """
+class MessageSummary(msgspec.Struct, gc=False):
+    """The fields that versions and outcomes share. Times are milliseconds since 1970 UTC, latencies are seconds."""
 
     source: str
     sms_id: int
@@ -72,55 +56,108 @@ class MessageVersion(msgspec.Struct, gc=False):
     is_ended: bool
     device_id: int | None
     channel_id: int | None
-    recipient: str | None
     first_seen_at: int
-    last_seen_at: int
     ended_at: int | None
-    delivered_at: int | None
-    expired_at: int | None
     attempts: int
-    contradicted: bool
     queue_s: float | None
     device_s: float | None
     network_s: float | None
     total_s: float | None
+
+
+class MessageVersion(MessageSummary, gc=False):
+    """One version of a message's lifecycle: the value of a record on `sms.messages`.
+
+    `version` is the number of facts: it only grows, and a larger version of a message contains the smaller one. An
+    observation is status_id, device_id, channel_id, sent_at, first received, last received. `expired_at` is the time of
+    the last expiry, also if the message was reopened since.
+    """
+
+    recipient: str | None
+    last_seen_at: int
+    delivered_at: int | None
+    expired_at: int | None
+    contradicted: bool
     flags: list[str]
     version: int
     observations: list[list[int | None]]
 
 
-class MessageState:
+class OutcomeRecord(MessageSummary, gc=False, omit_defaults=True):
+    """The end of a message, or a change of its outcome: the value of a record on `sms.outcomes`.
+
+    Attributes:
+        correction: Whether an outcome of the message was reported before.
+        previous: That outcome; None if it is not known.
+        late: Whether the message had been evicted before its first report in this state.
+    """
+
+    correction: bool
+    previous: str | None
+    # Written only if it is true: nearly no message is late.
+    late: bool = False
+
+
+class ObservationScan(msgspec.Struct, gc=False):
+    """Scan over observations in their order. It continues at its position when more observations follow.
+
+    Attributes:
+        done: Number of observations that were read.
+        device_id, channel_id: The newest ones that were named.
+        attempts: Number of attempts.
+        attempt: Time of the first report by status, of the current attempt.
+        decisive: That of the attempt that decides.
+        winner: The status that decides; None without an end.
+        furthest, step: The largest rank in the current attempt, and its status.
+        before_failure: Statuses before the last failure.
+        contradicted, reordered, unknown, incoming: Whether there was a contradiction, a step after a later one, a
+            status that is not known, and status 5.
+    """
+
+    done: int = 0
+    device_id: int | None = None
+    channel_id: int | None = None
+    attempts: int = 1
+    attempt: dict[int, int] = {}
+    decisive: dict[int, int] = {}
+    winner: int | None = None
+    furthest: int = -1
+    step: int | None = None
+    before_failure: frozenset[int] = frozenset()
+    contradicted: bool = False
+    reordered: bool = False
+    unknown: bool = False
+    incoming: bool = False
+
+    def __post_init__(self) -> None:
+        # The first attempt decides until another one has an end.
+        self.decisive = self.attempt
+
+
+class MessageState(msgspec.Struct, gc=False):
     """All facts about one message.
 
     Args:
         source: The gateway account.
         sms_id: The gateway's id of the message.
-
-    Attributes:
-        observations: The observations, in the form of a version.
+        late: Whether the message had been evicted before its first report.
         recipient: The smallest in text order of the reported ones; in practice there is one.
         expired_at: The latest deadline, in milliseconds, that passed without a report.
-        late: Whether the message had been evicted before its first report.
         last_seen_at: Time when the newest report was received, in milliseconds.
+        observations: The observations, in the form of a version.
+        repeated: Number of observations that were received more than once.
+        scan: Covers the observations in their order. None while they are not sorted.
     """
 
-    __slots__ = (
-        *("_repeated", "_scan"),
-        *("expired_at", "last_seen_at", "late", "observations", "recipient", "sms_id", "source"),
-    )
-
-    def __init__(self, source: str, sms_id: int, *, late: bool = False) -> None:
-        self.source = source
-        self.sms_id = sms_id
-        self.late = late
-        self.recipient: str | None = None
-        self.expired_at: int | None = None
-        self.last_seen_at = 0
-        self.observations: list[list[Any]] = []
-        # Number of observations that were received more than once.
-        self._repeated = 0
-        # Covers the observations in their order. None while they are not sorted.
-        self._scan: _ObservationScan | None = _ObservationScan()
+    source: str
+    sms_id: int
+    late: bool = False
+    recipient: str | None = None
+    expired_at: int | None = None
+    last_seen_at: int = 0
+    observations: list[list[Any]] = []
+    repeated: int = 0
+    scan: ObservationScan | None = msgspec.field(default_factory=ObservationScan)
 
     def has_observation(self, report: StatusReport) -> bool:
         """Return whether the report belongs to an existing observation."""
@@ -130,7 +167,7 @@ class MessageState:
     def add_report(self, report: StatusReport, received_at: int) -> bool:
         """Add one report; return whether it changed a fact."""
         _, status_id, device_id, channel_id, sent_at, recipient, _, _ = report
-        changed = self._add_observation(status_id, device_id, channel_id, sent_at, received_at, received_at)
+        changed = self._add_observation(status_id, device_id, channel_id, sent_at, received_at)
         if recipient is not None and (self.recipient is None or recipient < self.recipient):
             self.recipient = recipient
             return True
@@ -140,76 +177,40 @@ class MessageState:
         """Add the fact that a deadline, in milliseconds, passed without a report."""
         self.expired_at = max(deadline, self.expired_at or deadline)
 
-    def merge_state(self, other: "MessageState") -> None:
-        """Add all facts of another state of the same message."""
-        if other.recipient is not None and (self.recipient is None or other.recipient < self.recipient):
-            self.recipient = other.recipient
-        if other.expired_at is not None:
-            self.mark_expired(other.expired_at)
-        self.late = self.late or other.late
-        for row in other.observations:
-            self._add_observation(*row)
-
     def _add_observation(
-        self, status_id: int, device_id: int | None, channel_id: int | None, sent_at: int | None, first: int, last: int
+        self, status_id: int, device_id: int | None, channel_id: int | None, sent_at: int | None, at: int
     ) -> bool:
         rows = self.observations
         # A loop, because observations are few: a table would take more time, and twice the memory.
         for row in rows:
             if row[0] == status_id and row[1] == device_id and row[2] == channel_id and row[3] == sent_at:
-                if row[4] <= first and last <= row[5]:
+                if row[4] <= at <= row[5]:
                     return False
-                self._repeated += row[4] == row[5]
-                if first < row[4]:
-                    row[4] = first
-                    self._scan = None
-                row[5] = max(last, row[5])
+                self.repeated += row[4] == row[5]
+                if at < row[4]:
+                    row[4] = at
+                    self.scan = None
+                row[5] = max(at, row[5])
                 break
         else:
-            if rows and first <= rows[-1][4]:
-                self._scan = None
-            rows.append([status_id, device_id, channel_id, sent_at, first, last])
-            self._repeated += last > first
-        self.last_seen_at = max(self.last_seen_at, last)
+            if rows and at <= rows[-1][4]:
+                self.scan = None
+            rows.append([status_id, device_id, channel_id, sent_at, at, at])
+        self.last_seen_at = max(self.last_seen_at, at)
         return True
 
     @classmethod
     def from_version(cls, version: MessageVersion) -> Self:
         """Return the facts of a version."""
-        facts = cls(version.source, version.sms_id, late=FLAG_LATE in version.flags)
+        facts = cls(version.source, version.sms_id, late=_FLAG_LATE in version.flags)
         # An earlier release accepted an address of any length. Each further version would copy it.
         is_bounded = version.recipient is not None and len(version.recipient) <= MAX_NAME_LENGTH
         facts.recipient = version.recipient if is_bounded else None
         facts.expired_at = version.expired_at
         facts.last_seen_at = version.last_seen_at
         facts.observations = [row.copy() for row in version.observations]
-        facts._repeated = sum(row[4] < row[5] for row in facts.observations)
+        facts.repeated = sum(row[4] < row[5] for row in facts.observations)
         return facts
-
-
-class _ObservationScan:
-    """Scan over observations in their order. It continues at its position when more observations follow."""
-
-    __slots__ = (
-        *("attempt", "attempts", "before_failure", "channel_id", "contradicted", "decisive", "device_id", "done"),
-        *("furthest", "incoming", "reordered", "step", "unknown", "winner"),
-    )
-
-    def __init__(self) -> None:
-        # Number of observations that were read.
-        self.done = 0
-        self.device_id: int | None = None
-        self.channel_id: int | None = None
-        self.attempts = 1
-        # Time of the first report by status, of the current attempt.
-        self.attempt: dict[int, int] = {}
-        self.decisive = self.attempt
-        self.winner: int | None = None
-        # The largest rank in the current attempt, and its step.
-        self.furthest = -1
-        self.step: int | None = None
-        self.before_failure: frozenset[int] = frozenset()
-        self.contradicted = self.reordered = self.unknown = self.incoming = False
 
 
 class LifecycleRules:
@@ -234,10 +235,10 @@ class LifecycleRules:
         Raises:
             IndexError: There are no observations.
         """
-        scan, rows = facts._scan, facts.observations
+        scan, rows = facts.scan, facts.observations
         if scan is None:
             rows.sort(key=self._observation_order)
-            scan = facts._scan = _ObservationScan()
+            scan = facts.scan = ObservationScan()
         for row in rows[scan.done :] if scan.done else rows:
             self._scan_observation(scan, row, rows)
         first_seen_at: int = rows[0][4]
@@ -253,14 +254,14 @@ class LifecycleRules:
             if facts.expired_at is not None and facts.expired_at >= deadline and outcome != _INCOMING:
                 ended_at, outcome = facts.expired_at, _EXPIRED
         flags: list[str] = []
-        if facts._repeated:
-            flags.append(FLAG_DUPLICATED)
+        if facts.repeated:
+            flags.append("duplicated")
         if scan.reordered:
-            flags.append(FLAG_REORDERED)
+            flags.append("reordered")
         if scan.unknown:
-            flags.append(FLAG_UNKNOWN_STATUS)
+            flags.append("unknown_status")
         if facts.late:
-            flags.append(FLAG_LATE)
+            flags.append(_FLAG_LATE)
         at = scan.decisive.get
         accepted, sent, delivered = at(ACCEPTED), at(SENT), at(DELIVERED)
         beyond_accepted = sent is not None or delivered is not None or at(_UNDELIVERED) is not None
@@ -273,24 +274,24 @@ class LifecycleRules:
             ended_at is not None,
             scan.device_id,
             scan.channel_id,
-            facts.recipient,
             first_seen_at,
-            facts.last_seen_at,
             ended_at,
-            ended_at if outcome == _DELIVERED else None,
-            facts.expired_at,
             scan.attempts,
-            scan.contradicted,
             _step_latency("queue", at(PENDING), accepted, beyond_accepted or accepted is not None, flags),
             _step_latency("device", accepted, sent, beyond_accepted, flags),
             _step_latency("network", sent, delivered, delivered is not None, flags),
             total_s,
+            facts.recipient,
+            facts.last_seen_at,
+            ended_at if outcome == _DELIVERED else None,
+            facts.expired_at,
+            scan.contradicted,
             flags,
-            len(rows) + facts._repeated + (facts.recipient is not None) + (facts.expired_at is not None) + facts.late,
+            len(rows) + facts.repeated + (facts.recipient is not None) + (facts.expired_at is not None) + facts.late,
             rows,
         )
 
-    def _scan_observation(self, scan: _ObservationScan, row: list[Any], rows: list[list[Any]]) -> None:
+    def _scan_observation(self, scan: ObservationScan, row: list[Any], rows: list[list[Any]]) -> None:
         """Add the next observation to the scan."""
         scan.done += 1
         status_id, device_id, channel_id, _, first, _ = row
@@ -327,7 +328,7 @@ class LifecycleRules:
         rank = self._ranks.get(status_id, -1)
         return first, rank, status_id, *[-1 if part is None else part for part in fields]
 
-    def _find_open_outcome(self, scan: _ObservationScan, newest: int) -> tuple[int, str]:
+    def _find_open_outcome(self, scan: ObservationScan, newest: int) -> tuple[int, str]:
         """Return status and outcome of a message without an end, whose newest observation has the status `newest`."""
         if scan.step is not None:
             return scan.step, self._outcomes[scan.step]

@@ -19,17 +19,15 @@ from gateway.errors import UnreadablePayload
 from gateway.events import StatusReport
 from gateway.payloads import parse_payload
 from gateway.statuses import Outcome
-from streams.lifecycle import LifecycleRules, MessageState, MessageVersion
-from streams.processor import KafkaRecord, OutcomeRecord, OutputRecord, ProcessorOutput, StateLoader, build_dead_letter
+from streams.lifecycle import LifecycleRules, MessageState, MessageSummary, MessageVersion, OutcomeRecord
+from streams.processor import KafkaRecord, OutputRecord, ProcessorOutput, StateLoader, build_dead_letter
 
 REASON_MISSING_HEADER: Final = "missing_header"
 REASON_WRONG_KEY: Final = "wrong_key"
 REASON_TOO_MANY: Final = "too_many_reports"
 
-# Bytes of a version. One with five reports has about 700.
-_LARGE_MESSAGE_BYTES: Final = 2048
-# Bytes of large messages in the cache, per message of its limit.
-_CACHE_BYTES_PER_MESSAGE: Final = 1024
+# Bytes of a version that count as one message in the cache. A version with five reports has about 700.
+_BYTES_PER_MESSAGE: Final = 1024
 # A time in milliseconds has 13 digits.
 _MAX_DIGITS: Final = 16
 # The state of a message without an end. Its last status tells more, and does not matter here.
@@ -41,76 +39,61 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(MessageVersion).decode
 
 
-# The other fields of an outcome record are those of the version with the same names.
-_read_shared_fields: Callable[[MessageVersion], Any] = attrgetter(*OutcomeRecord.__struct_fields__[:-3])
+# In the order of the fields of both.
+_read_summary: Callable[[MessageVersion], tuple[Any, ...]] = attrgetter(*MessageSummary.__struct_fields__)
 
 
-class _CachedMessage(MessageState):
+class _CachedMessage(MessageState, gc=False):
     """A message in memory: its facts, and the state that was reported last.
 
     Attributes:
         has_expired: Whether an expiry was reported, also if the message was reopened since.
         reported: `open`, the outcome of its end, or None before its first version and for an incoming message.
         due: Time of its timer, in milliseconds, or somewhat earlier; None before its first version.
-        large_bytes: Bytes of its version that the cache counts; 0 unless it is large.
+        weight: The number of messages as which the cache counts it; 0 if the cache does not have it.
     """
 
-    __slots__ = ("due", "has_expired", "large_bytes", "reported")
-
-    def __init__(self, source: str, sms_id: int, *, late: bool = False) -> None:
-        super().__init__(source, sms_id, late=late)
-        self.has_expired = False
-        self.reported: str | None = None
-        self.due: int | None = None
-        self.large_bytes = 0
+    has_expired: bool = False
+    reported: str | None = None
+    due: int | None = None
+    weight: int = 0
 
 
 class _MessageCache:
-    """Decoded messages by key, within bounds. `trim_oldest` removes those that were added first.
+    """Decoded messages by key. `trim_oldest` removes those that were added first, down to a number of messages.
 
-    Nearly all messages are small, and their number is bounded. The stored bytes of large ones are bounded too: a
-    message with a few thousand reports would take the memory of many ordinary messages.
-
-    Args:
-        max_messages: The largest number of messages.
+    A large message counts as several: one with a few thousand reports takes the memory of many ordinary messages.
     """
 
     def __init__(self, max_messages: int) -> None:
         self._max_messages = max_messages
-        self._max_large_bytes = max_messages * _CACHE_BYTES_PER_MESSAGE
         self._messages: OrderedDict[bytes, _CachedMessage] = OrderedDict()
         self.get = self._messages.get
-        self.large_bytes = 0
+        self.weight = 0
 
     def __len__(self) -> int:
         return len(self._messages)
 
-    def add_message(self, key: bytes, message: _CachedMessage, size: int) -> None:
-        """Add a message with the size of its stored version in bytes."""
+    def put_message(self, key: bytes, message: _CachedMessage, size: int) -> None:
+        """Add a message, or update its size: the bytes of its stored version."""
+        weight = max(size // _BYTES_PER_MESSAGE, 1)
+        self.weight += weight - message.weight
+        message.weight = weight
         self._messages[key] = message
-        if size > _LARGE_MESSAGE_BYTES:
-            self.resize_message(key, size)
-
-    def resize_message(self, key: bytes, size: int) -> None:
-        """Update the size of a message whose version is large, if the cache has it."""
-        message = self._messages.get(key)
-        if message is not None:
-            self.large_bytes += size - message.large_bytes
-            message.large_bytes = size
 
     def remove_message(self, key: bytes) -> None:
         message = self._messages.pop(key, None)
         if message is not None:
-            self.large_bytes -= message.large_bytes
+            self.weight -= message.weight
 
     def trim_oldest(self) -> None:
-        while len(self._messages) > self._max_messages or self.large_bytes > self._max_large_bytes:
+        while self.weight > self._max_messages:
             _, message = self._messages.popitem(last=False)
-            self.large_bytes -= message.large_bytes
+            self.weight -= message.weight
 
     def clear(self) -> None:
         self._messages.clear()
-        self.large_bytes = 0
+        self.weight = 0
 
 
 class MessageProcessor:
@@ -191,12 +174,10 @@ class MessageProcessor:
         """Return when an open message expires, an ended one is evicted, or the mark of an evicted one is removed."""
         if not value:
             return written_at + self._forget_after_ms
-        try:
-            version = _decode(value)
-        except msgspec.DecodeError as error:
-            raise ValueError from error
+        version = _decode(value)
         if not version.observations:
-            raise ValueError
+            msg = "a version without observations"
+            raise ValueError(msg)
         return self._next_due_at(_reported_state(version), version.last_seen_at)
 
     def _next_due_at(self, reported: str | None, last_seen_at: int) -> int:
@@ -227,7 +208,7 @@ class MessageProcessor:
             raise _wrong_key_error()
         stored = self._load(key)
         message = self._decode_message(stored) if stored else _CachedMessage(source, sms_id, late=stored is not None)
-        self._cache.add_message(key, message, len(stored or b""))
+        self._cache.put_message(key, message, len(stored or b""))
         return message
 
     def _decode_message(self, stored: bytes) -> _CachedMessage:
@@ -254,8 +235,8 @@ class MessageProcessor:
         if reported not in _NO_END:
             # Reports after the end are rare, so a read of the store costs less than the memory.
             self._cache.remove_message(key)
-        elif len(encoded) > _LARGE_MESSAGE_BYTES:
-            self._cache.resize_message(key, len(encoded))
+        else:
+            self._cache.put_message(key, message, len(encoded))
 
 
 def _reported_state(version: MessageVersion) -> str | None:
@@ -271,7 +252,7 @@ def _append_outcome(message: _CachedMessage, version: MessageVersion, outputs: P
     previous = _EXPIRED if message.reported == _OPEN and message.has_expired else message.reported
     # The reported outcome of an evicted message is not known any more, only that there was one.
     is_correction = previous not in _NO_END or message.late
-    values = [*_read_shared_fields(version), is_correction, None if previous == _OPEN else previous, message.late]
+    values = [*_read_summary(version), is_correction, None if previous == _OPEN else previous, message.late]
     outcome = OutcomeRecord(*values)
     key = records.device_key(outcome.source, outcome.device_id)
     outputs.records.append(OutputRecord(OUTCOMES, key, _encode(outcome)))

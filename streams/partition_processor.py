@@ -169,15 +169,7 @@ class PartitionProcessor:
                 await asyncio.to_thread(self._take_ownership)
                 return False
         if outputs.states or done:
-            self._open_store.write_states(
-                outputs.states,
-                offset or None,
-                done,
-                rescheduled=outputs.rescheduled,
-                expired=outputs.expired,
-                source=next_offset,
-                last_at=last_at,
-            )
+            self._open_store.write_states(outputs, offset or None, done, source=next_offset, last_at=last_at)
         return True
 
     def _refusal_error(self) -> StreamError:
@@ -238,8 +230,8 @@ class PartitionProcessor:
             # Kafka's committed offset and the id of its topic show which.
             await asyncio.to_thread(self._take_ownership)
         if run[0].offset > self._next_offset and not self._stage.has_gaps:
-            earliest = await asyncio.to_thread(self._recovery.read_earliest_offset)
-            if earliest <= self._next_offset:
+            source = await asyncio.to_thread(self._recovery.read_source_offsets)
+            if source.low <= self._next_offset:
                 msg = f"{self}: offsets {self._next_offset} to {run[0].offset - 1} were skipped by the client"
                 raise LostRecordsError(msg)
             _log.error(
@@ -247,11 +239,7 @@ class PartitionProcessor:
                 "topic a longer retention.ms, or start more workers",
                 *(self, self._next_offset, run[0].offset - 1),
             )
-        return (
-            [record for record in run if record.offset >= self._next_offset]
-            if run[0].offset < self._next_offset
-            else run
-        )
+        return [record for record in run if record.offset >= self._next_offset]
 
     def _publish_transaction(self, outputs: ProcessorOutput, next_offset: int | None) -> tuple[int, int | None]:
         """Commit one transaction; return the offset behind its last record on the changelog, and the timestamp.

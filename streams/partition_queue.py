@@ -30,36 +30,23 @@ _MAX_QUEUED_RECORDS = 1000
 
 
 class Assignment:
-    """The partitions that the consumer group has assigned to this worker."""
+    """The partitions that the consumer group has assigned to this worker.
+
+    Attributes:
+        rebalance_done: Not set while partitions are revoked and claimed: no work begins meanwhile.
+        is_closing: Whether no work begins any more.
+    """
 
     def __init__(self, app: faust.App) -> None:
         self._app = app
         self.is_closing = False
-        # Not set while partitions are revoked and claimed.
-        self._rebalance_done = asyncio.Event()
-        self.resume()
+        self.rebalance_done = asyncio.Event()
+        self.rebalance_done.set()
 
     @property
     def generation(self) -> int:
         """The present generation of the group."""
         return int(self._app.consumer_generation_id)
-
-    def pause(self) -> None:
-        """Let no work begin until `resume`."""
-        self._rebalance_done.clear()
-
-    def resume(self) -> None:
-        """Continue with the present assignment. It can be the former one, in the same generation."""
-        self._rebalance_done.set()
-
-    def close(self) -> None:
-        """Let no work begin any more."""
-        self.is_closing = True
-        self.resume()
-
-    async def wait_for_rebalance(self) -> None:
-        """Wait until `resume`, if the assignment is paused."""
-        await self._rebalance_done.wait()
 
     def includes(self, tp: TP, generation: int) -> bool:
         """Return whether a partition is assigned in that generation, and work may begin."""
@@ -121,19 +108,16 @@ class PartitionQueue:
     async def _drain(self) -> None:
         """Process runs until none waits. An error ends the process, because nothing awaits this."""
         try:
-            while True:
-                generation = self._generation
-                if not await self._work_alone(generation, partial(self._process_waiting, generation)):
-                    self._take_records(generation)
+            while self._runs:
+                await self._process_waiting(self._generation)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._crowding.wait(), STAGES[self._tp.topic].min_commit_interval_s)
-                if not self._runs:
-                    return
         except Exception as error:
             end_process(error)
 
     async def _process_waiting(self, generation: int) -> None:
-        await self.processor.process(self._take_records(generation))
+        if not await self._work_alone(generation, lambda: self.processor.process(self._take_records(generation))):
+            self._take_records(generation)
 
     def _take_records(self, generation: int) -> Sequence[KafkaRecord]:
         """Remove and return all records that wait, if they belong to that generation."""
@@ -146,7 +130,7 @@ class PartitionQueue:
 
     async def _work_alone(self, generation: int, work: Callable[[], Awaitable[None]] | None = None) -> bool:
         """Claim the partition and work once it is free, if it is assigned in that generation; return whether it is."""
-        await self._assignment.wait_for_rebalance()
+        await self._assignment.rebalance_done.wait()
         async with self._lock:
             if not self._assignment.includes(self._tp, generation):
                 return False
@@ -198,8 +182,8 @@ class PartitionManager:
         await asyncio.gather(*(self._queue_for(tp).claim(generation) for tp in tps))
 
     async def on_partitions_revoked(self) -> None:
-        """Wait for running transactions, and start no others until `resume`: the next owner would fence them."""
-        self.assignment.pause()
+        """Wait for running transactions, and start no others in this rebalance: the next owner would fence them."""
+        self.assignment.rebalance_done.clear()
         # A partition that is still locked after that recovers a large state, and has no transaction.
         with suppress(TimeoutError):
             async with asyncio.timeout(PUBLISH_TIMEOUT_S):
@@ -256,7 +240,8 @@ class PartitionManager:
 
     async def close(self) -> None:
         """Wait for running transactions, start no others, and close the local state."""
-        self.assignment.close()
+        self.assignment.is_closing = True
+        self.assignment.rebalance_done.set()
         for queue in self._queues.values():
             await queue.wait_until_free()
             queue.processor.close()

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
-import msgspec
-
 from core import records
 from core.errors import where_raised
 from core.topics import DEADLETTERS
 from gateway.errors import UnreadablePayload, unforeseen_error
 from streams.errors import StreamError
+from streams.lifecycle import OutcomeRecord
 
 _log = logging.getLogger(__name__)
 
@@ -64,35 +63,6 @@ class OutputRecord(NamedTuple):
     headers: list[tuple[str, Any]] | None = None
 
 
-class OutcomeRecord(msgspec.Struct, gc=False, omit_defaults=True):
-    """The value of a record on `sms.outcomes`; see `core.records`. Latencies are in seconds.
-
-    Attributes:
-        late: Whether the message had been evicted before its first report in this state. An earlier end of it may have
-            been reported.
-    """
-
-    source: str
-    sms_id: int
-    outcome: str
-    failure_class: str | None
-    last_status_id: int
-    is_ended: bool
-    device_id: int | None
-    channel_id: int | None
-    first_seen_at: int
-    ended_at: int | None
-    attempts: int
-    queue_s: float | None
-    device_s: float | None
-    network_s: float | None
-    total_s: float | None
-    correction: bool
-    previous: str | None
-    # Written only if it is true: nearly no message is late.
-    late: bool = False
-
-
 @dataclass(slots=True)
 class ProcessorOutput:
     """The content of one transaction, and the changes of the local store after it that are not on the changelog.
@@ -138,7 +108,7 @@ class StreamProcessor(Protocol):
         """Return the timer of a state that was written to the changelog at `written_at`, both in milliseconds.
 
         Raises:
-            KeyError, TypeError, ValueError: The value is not a state of this processor.
+            Exception: The value is not a state of this processor.
         """
 
     def clear_cache(self) -> None:
@@ -186,47 +156,47 @@ class IsolatingProcessor:
 
     def process(self, run: Sequence[KafkaRecord]) -> ProcessorOutput:
         """Process records, in their order; those that cannot be processed become dead letters."""
-
-        def reject(record: KafkaRecord, error: Exception, outputs: ProcessorOutput) -> None:
+        outputs, failed = self._isolate(self._processor.process, run)
+        for record, error in failed:
             outputs.records.append(build_dead_letter(record, unforeseen_error(error)))
-
-        return self._isolate(
-            self._processor.process, run, reject, "records could not be processed and are dead letters"
-        )
+        if failed:
+            _log.error(
+                "%d records of %s, partition %d, could not be processed and are dead letters, the last because of %s. "
+                "This is a fault of smspulse: report it",
+                *(len(failed), run[0].topic, run[0].partition, where_raised(failed[-1][1])),
+            )
+        return outputs
 
     def on_timer(self, keys: Iterable[bytes], now: int) -> ProcessorOutput:
-        """Fire the timers of the keys; a timer that fails is put off."""
-
-        def postpone(key: bytes, _: Exception, outputs: ProcessorOutput) -> None:
-            outputs.rescheduled.append((key, now + _RETRY_MS))
-
-        def fire(due: Sequence[bytes]) -> ProcessorOutput:
-            return self._processor.on_timer(due, now)
-
-        return self._isolate(
-            fire, list(keys), postpone, f"timers failed and are put off for {_RETRY_MS // 60_000} minutes"
-        )
+        """Fire the timers of the keys; those that fail are put off."""
+        outputs, failed = self._isolate(lambda due: self._processor.on_timer(due, now), list(keys))
+        outputs.rescheduled += [(key, now + _RETRY_MS) for key, _ in failed]
+        if failed:
+            _log.error(
+                "%d timers failed, and are put off for %d minutes, the last because of %s. "
+                "This is a fault of smspulse: report it",
+                *(len(failed), _RETRY_MS // 60_000, where_raised(failed[-1][1])),
+            )
+        return outputs
 
     def _isolate(
-        self,
-        work: Callable[[Sequence[_Item]], ProcessorOutput],
-        items: Sequence[_Item],
-        give_up: Callable[[_Item, Exception, ProcessorOutput], None],
-        consequence: str,
-    ) -> ProcessorOutput:
-        """Work on all items at once, or, if that fails, on each, on the states of those before it."""
-        outputs = self._try(work, items)
-        if isinstance(outputs, ProcessorOutput):
-            return outputs
-        error, outputs = outputs, ProcessorOutput()
+        self, work: Callable[[Sequence[_Item]], ProcessorOutput], items: Sequence[_Item]
+    ) -> tuple[ProcessorOutput, list[tuple[_Item, Exception]]]:
+        """Work on all items at once, or, if that fails, on each, on the states of those before it.
+
+        Returns:
+            The outputs of all, and the items that failed with their errors.
+        """
+        made = self._try(work, items)
+        if isinstance(made, ProcessorOutput):
+            return made, []
+        outputs, failed = ProcessorOutput(), list[tuple[_Item, Exception]]()
         states: dict[bytes, StateUpdate] = {}
         try:
             for item in items:
                 made = self._try(work, [item])
                 if isinstance(made, Exception):
-                    error = made
-                    outputs.faults += 1
-                    give_up(item, made, outputs)
+                    failed.append((item, made))
                     continue
                 for key, value, due in made.states:
                     earlier = states[key][2] if key in states else None
@@ -238,13 +208,8 @@ class IsolatingProcessor:
                 outputs.ends += made.ends
         finally:
             self._new_states.clear()
-        outputs.states = list(states.values())
-        if outputs.faults:
-            _log.error(
-                "%d %s, the last because of %s. This is a fault of smspulse: report it",
-                *(outputs.faults, consequence, where_raised(error)),
-            )
-        return outputs
+        outputs.states, outputs.faults = list(states.values()), len(failed)
+        return outputs, failed
 
     def _try(
         self, work: Callable[[Sequence[_Item]], ProcessorOutput], items: Sequence[_Item]

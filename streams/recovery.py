@@ -17,7 +17,7 @@ from core.kafka_settings import KafkaSettings
 from core.topic_ids import TopicIds
 from core.topics import DEADLETTERS
 from streams.errors import StreamError
-from streams.processor import StateUpdate
+from streams.processor import ProcessorOutput
 from streams.settings import StreamSettings
 from streams.state_store import StateStore
 from streams.topology import ProcessingStage
@@ -35,6 +35,7 @@ _CLIENT = {
 _RECOVERY_BATCH = 10_000
 # The client waits this long for a full batch, also at the end of the partition.
 _RECOVERY_WAIT_S = 0.05
+
 
 NextTimer = Callable[[bytes | None, int], int | None]
 """`StreamProcessor.next_timer`."""
@@ -144,16 +145,6 @@ class PartitionRecovery:
             low, end = retry_kafka_call(reader.get_watermark_offsets, self._source, CALL_TIMEOUT_S)
             return SourceOffsets(reader.consumer_group_metadata(), committed, low, end)
 
-    def read_earliest_offset(self) -> int:
-        """Return the offset of the first record that Kafka still has of the source.
-
-        Raises:
-            KafkaException: Kafka did not answer, after retries.
-        """
-        with self._open_reader() as reader:
-            low, _ = retry_kafka_call(reader.get_watermark_offsets, self._source, CALL_TIMEOUT_S)
-            return int(low)
-
     def open_store(self, changelog_id: str) -> StateStore:
         """Return the local state of the partition, a copy of the changelog with that id.
 
@@ -218,13 +209,13 @@ class PartitionRecovery:
         last_at = None
         has_ended = False
         while not has_ended:
-            states: list[StateUpdate] = []
+            read = ProcessorOutput()
             for message in reader.consume(_RECOVERY_BATCH, _RECOVERY_WAIT_S):
                 error = message.error()
                 if error is None:
                     value, position, last_at = message.value(), message.offset() + 1, message.timestamp()[1]
                     try:
-                        states.append((message.key(), value, next_timer(value, last_at)))
+                        read.states.append((message.key(), value, next_timer(value, last_at)))
                     except Exception:
                         # A value of another program can raise anything. It is not a state of this stage.
                         foreign += 1
@@ -232,9 +223,9 @@ class PartitionRecovery:
                     has_ended = True
                 else:
                     raise KafkaException(error)
-            if states or foreign:
-                store.write_states(states, position, last_at=last_at)
-                recovered += len(states)
+            if read.states or foreign:
+                store.write_states(read, position, last_at=last_at)
+                recovered += len(read.states)
         if foreign:
             _log.error(
                 "%d records of %s, partition %d, are no states of this stream and are passed over: find out "

@@ -7,20 +7,20 @@ from typing import Final, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from streams.detector_policy import DetectorPolicy
+from streams.failure_baseline import DetectorPolicy
 
 _RELEARN_AFTER: Final = re.compile(r"([1-9]\d*)\s*,\s*(\d+(?:\.\d+)?)([dh])")
 _UNITS_MS: Final = {"d": 86_400_000, "h": 3_600_000}
 
 
-def parse_relearn_after(text: str) -> tuple[int, int] | None:
-    """Return messages and milliseconds of a setting such as `500,7d`; None for `never`.
+def parse_relearn_after(text: str) -> tuple[int | None, int]:
+    """Return messages and milliseconds of a setting such as `500,7d`; None and 0 for `never`.
 
     Raises:
         ValueError: The text has neither form.
     """
     if text.strip() == "never":
-        return None
+        return None, 0
     found = _RELEARN_AFTER.fullmatch(text.strip())
     if found is None:
         msg = f"relearn_after is {text!r}: write messages and days or hours, such as 500,7d or 500,36h, or never"
@@ -90,5 +90,4 @@ class StreamSettings(BaseSettings):
     @property
     def detector_policy(self) -> DetectorPolicy:
         """The settings of all detectors."""
-        messages, milliseconds = parse_relearn_after(self.relearn_after) or (None, 0)
-        return DetectorPolicy(self.false_alarm_days, self.learn_messages, messages, milliseconds)
+        return DetectorPolicy(self.false_alarm_days, self.learn_messages, *parse_relearn_after(self.relearn_after))

@@ -10,14 +10,14 @@ the state may have changed since, and its timer may be later.
 import contextlib
 import logging
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 import rocksdict
 
 from core.topic_ids import to_url_safe_id
 from streams.errors import StateError
-from streams.processor import StateUpdate
+from streams.processor import ProcessorOutput
 
 _log = logging.getLogger(__name__)
 
@@ -136,22 +136,19 @@ class StateStore:
 
     def write_states(
         self,
-        states: Iterable[StateUpdate],
+        outputs: ProcessorOutput,
         offset: int | None = None,
         done: Collection[bytes] = (),
-        rescheduled: Iterable[tuple[bytes, int]] = (),
-        expired: Iterable[bytes] = (),
+        *,
         source: int | None = None,
         last_at: int | None = None,
     ) -> None:
         """Write everything atomically.
 
         Args:
-            states: New states.
+            outputs: New states, timers to set again, and marks to remove.
             offset: The offset behind these states on the changelog; None if none of them is on it.
             done: Entries of timers that fired.
-            rescheduled: Keys, and the time in milliseconds of their timers.
-            expired: Keys of dropped states whose mark is removed.
             source: The offset behind the records of the source that made these states, if there are such records.
             last_at: The timestamp of the record before `offset`, in milliseconds, if there is an offset.
 
@@ -162,25 +159,22 @@ class StateStore:
         self._due_from = max(done, default=self._due_from)
         batch = rocksdict.WriteBatch(raw_mode=True)
         put, delete = batch.put, batch.delete
-        reminders = list(rescheduled)
-        for key, value, due in states:
+        timers = list(outputs.rescheduled)
+        for key, value, due in outputs.states:
             put(key, value or b"")
             if due is not None:
-                reminders.append((key, due))
+                timers.append((key, due))
         for entry in done:
             delete(entry)
-        for key, due in reminders:
+        for key, due in timers:
             entry = _build_timer_prefix(due)
             put(entry + key, b"")
             self._due_from = min(self._due_from, entry)
-        for key in expired:
+        for key in outputs.expired:
             delete(key)
-        if offset is not None:
-            put(_OFFSET, b"%d" % offset)
-        if last_at is not None:
-            put(_LAST_AT, b"%d" % last_at)
-        if source is not None:
-            put(_SOURCE, b"%d" % source)
+        for name, number in ((_OFFSET, offset), (_LAST_AT, last_at), (_SOURCE, source)):
+            if number is not None:
+                put(name, b"%d" % number)
         try:
             self._db.write(batch, self._unlogged)
         except Exception as error:

@@ -42,10 +42,6 @@ def _make_message_processor(load: StateLoader, settings: StreamSettings) -> Stre
     return MessageProcessor(lifecycle, load, parse_zone(settings.zone), settings.cache_messages, expire_ms, forget_ms)
 
 
-def _make_device_processor(load: StateLoader, settings: StreamSettings) -> StreamProcessor:
-    return DeviceProcessor(load, settings.detector_policy)
-
-
 # Kafka answers a commit before it has completed it. Until then the partition's next transaction has to wait, and it
 # retries after 20 ms. A pause before its beginning costs less, and leaves Kafka to the other partitions.
 MESSAGE_STAGE = ProcessingStage(
@@ -64,7 +60,7 @@ DEVICE_STAGE = ProcessingStage(
     has_gaps=True,
     output_topics=(ALERTS,),
     min_commit_interval_s=1,
-    make_processor=_make_device_processor,
+    make_processor=lambda load, settings: DeviceProcessor(load, settings.detector_policy),
 )
 STAGES = {stage.source: stage for stage in (MESSAGE_STAGE, DEVICE_STAGE)}
 """Every stage by the topic that it reads."""

@@ -11,8 +11,7 @@ import duckdb
 
 from warehouse.datasets import ROLLUPS
 from warehouse.maintenance import atomic_replace
-from warehouse.rollups import load_rollup_sql
-from warehouse.sql_text import dataset_scan_sql, quote_sql_text
+from warehouse.sql_text import quote_sql_text
 
 BASE_ROW_GROUP_ROWS: Final = 40_960
 """Rows. A look-up by key reads the columns of one group, lists too, and checks every other group, which takes as long.
@@ -91,11 +90,13 @@ class BaseFileWriter:
         written: dict[Path, Path] = {}
         for days in _batch_days(by_day):
             files = ", ".join(quote_sql_text(str(path)) for day in days for path in by_day[day])
-            source = f"read_parquet([{files}], hive_partitioning = false)"
-            rows = f"(SELECT *, 1 AS sign, first_seen_at::DATE AS day FROM {source})"  # noqa: S608 - names of ours
+            self._connection.execute(f"""
+                CREATE OR REPLACE TEMP VIEW counted_messages AS
+                SELECT *, 1 AS sign, first_seen_at::DATE AS day
+                FROM read_parquet([{files}], hive_partitioning = false)
+            """)  # noqa: S608 - names of ours
             for name in ROLLUPS:
-                sql = load_rollup_sql(name, rows, dataset_scan_sql(self._data / "prefixes"))
-                self._connection.execute(f"CREATE OR REPLACE TABLE summed AS {sql}")
+                self._connection.execute(f"CREATE OR REPLACE TABLE summed AS FROM count_{name}('counted_messages')")
                 query = "SELECT * EXCLUDE (day) FROM summed WHERE day = DATE '{}'"
                 written |= _copy_in_parallel(
                     partial(self._copy_to_parquet, query.format(day), f"base/{name}", 0, day, "ALL") for day in days

@@ -1,4 +1,4 @@
-"""Names of the datasets and rollups, the topics of the landed ones, and the counted columns. Imports no pyarrow."""
+"""Names of the datasets and rollups, and the topics of the landed ones. Imports no pyarrow."""
 
 from typing import Final
 
@@ -13,11 +13,6 @@ DATASET_BY_TOPIC: Final = {
 """The dataset that each topic is landed in. Its name is that of its folder under the data folder."""
 ROLLUPS: Final = ("delivery", "latency", "failures", "networks")
 """Counts of the base files of each day, in `base/{name}`."""
-COUNT_COLUMNS: Final = (
-    *("attempted", "ended", "delivered", "undelivered", "not_sent", "not_permitted", "expired"),
-    *("generic", "no_service", "null_pdu", "radio_off", "other", "open"),
-)
-"""Counts of messages in delivery_hourly and the views that sum it up."""
 
 DATASET_NAMES: Final = (
     *DATASET_BY_TOPIC.values(),

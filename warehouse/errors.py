@@ -26,7 +26,6 @@ class DamagedFileError(WarehouseError):
             f"{path} is damaged or not ours ({detail}). Move it out of the data folder. If it was the newest of "
             "its partition, its records are landed again from Kafka as long as Kafka keeps them."
         )
-        self.path = path
 
 
 class KafkaRefusedError(WarehouseError):
@@ -40,7 +39,6 @@ class NoWarehouseError(WarehouseError):
         super().__init__(
             f"no warehouse in {data}: start `smspulse up` or `smspulse land`, or name its folder by --data"
         )
-        self.data = data
 
 
 class NeedsFolderError(WarehouseError):
@@ -61,7 +59,6 @@ class StaleViewsError(WarehouseError):
             f"{data} was copied or moved, or another version of smspulse filled it: run `smspulse compact` on it once, "
             "which publishes its views again"
         )
-        self.data = data
 
 
 class UnreadablePathError(WarehouseError):
@@ -86,7 +83,6 @@ class RebuildError(WarehouseError):
 
     def __init__(self, data: Path, detail: str) -> None:
         super().__init__(f"{data} was not rebuilt, and nothing was changed: {detail}")
-        self.data = data
 
 
 class CannotExchangeError(WarehouseError):
@@ -97,7 +93,6 @@ class CannotExchangeError(WarehouseError):
             f"{folder} cannot be changed in one step ({detail}), and nothing was changed: put the data folder on a "
             "file system of Linux that can exchange two folders, such as ext4, xfs, btrfs or tmpfs"
         )
-        self.folder = folder
 
 
 class CompactionError(WarehouseError):
@@ -105,7 +100,6 @@ class CompactionError(WarehouseError):
 
     def __init__(self, folder: Path, detail: str) -> None:
         super().__init__(f"the files of {folder} were not merged and are as they were: {detail}")
-        self.folder = folder
 
 
 class RetentionError(WarehouseError):

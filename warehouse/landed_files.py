@@ -51,6 +51,7 @@ def sort_incarnations(landed_files: Iterable[tuple[str, float, str]], partition:
 
 def list_log_files(data: Path, log: PartitionLog) -> list[Path]:
     """Return the files of a log, in the order of their ranges."""
+    # Names sort by range, the days of their folders need not.
     entries = sorted(_scan_day_folders(data / DATASET_BY_TOPIC[log.topic], f"{log.topic}+{log.file_label}+"))
     return [Path(folder, name) for name, folder in entries]
 

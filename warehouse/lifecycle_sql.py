@@ -1,20 +1,23 @@
 """The lifecycle in SQL (`warehouse/sql/lifecycle/`): loads it, and creates the tables and views of its steps."""
 
 from collections.abc import Mapping
-from importlib.resources import files
 
 import duckdb
 
 from gateway.statuses import StatusCode
-
-
-def load_lifecycle_sql(name: str) -> str:
-    """Return the SQL of one step of the lifecycle, as it is in its file."""
-    return files("warehouse").joinpath("sql", "lifecycle", f"{name}.sql").read_text("utf-8")
+from warehouse.sql_text import load_sql
 
 
 def create_statuses_table(connection: duckdb.DuckDBPyConnection, statuses: Mapping[int, StatusCode]) -> None:
-    """Create `statuses`, which the SQL of the lifecycle reads."""
+    """Create `statuses` and the macro `observation`, which the SQL of the lifecycle reads."""
+    connection.execute("""
+        CREATE OR REPLACE TEMP MACRO observation(
+            status_id, device_id, channel_id, sent_at, is_sent, first_at, last_at
+        ) AS {
+            'status_id': status_id, 'device_id': device_id, 'channel_id': channel_id,
+            'sent_at': CASE WHEN is_sent THEN sent_at END, 'first_received_at': first_at, 'last_received_at': last_at
+        }
+    """)
     connection.execute(
         "CREATE TEMP TABLE statuses "
         "(status_id INT, rank INT, outcome VARCHAR, failure_class VARCHAR, is_end BOOLEAN, is_failure BOOLEAN)"
@@ -27,7 +30,7 @@ def create_statuses_table(connection: duckdb.DuckDBPyConnection, statuses: Mappi
 
 def create_message_summary_table(connection: duckdb.DuckDBPyConnection) -> None:
     """Create `message_summary`, the messages of `log`. It reads `statuses`."""
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE message_summary AS {load_lifecycle_sql('message_summary')}")
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE message_summary AS {load_sql('lifecycle', 'message_summary')}")
 
 
 def create_reported_state_view(connection: duckdb.DuckDBPyConnection) -> None:
@@ -44,6 +47,6 @@ def create_reported_state_view(connection: duckdb.DuckDBPyConnection) -> None:
             ON message_summary.source = log.source AND message_summary.sms_id = log.sms_id AND NOT is_simple
     """)
     connection.execute(
-        f"CREATE OR REPLACE TEMP VIEW reported_state AS ({load_lifecycle_sql('lifecycle_multi_attempt')}) "
-        f"UNION ALL BY NAME ({load_lifecycle_sql('lifecycle_simple')})"
+        f"CREATE OR REPLACE TEMP VIEW reported_state AS ({load_sql('lifecycle', 'lifecycle_multi_attempt')}) "
+        f"UNION ALL BY NAME ({load_sql('lifecycle', 'lifecycle_simple')})"
     )

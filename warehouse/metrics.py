@@ -32,18 +32,17 @@ LAG: Final = GaugeFamily("smspulse_lander_lag_records", "Records not yet landed,
 LAG_SNAPSHOT: Final = GaugeSnapshot(REGISTRY, LAG)
 
 
-def count_landed_file(topic: str, rows: int, newest_at: int | None) -> None:
+def count_landed_file(topic: str, rows: int, newest_at: int) -> None:
     """Count a landed file.
 
     Args:
         topic: Name of the topic.
         rows: Number of records in the file.
-        newest_at: Kafka's timestamp of the newest record, in milliseconds since 1970; None without one.
+        newest_at: Kafka's timestamp of the newest record, in milliseconds since 1970.
     """
     LANDED_RECORDS.labels(topic).inc(rows)
     LANDED_FILES.labels(topic).inc()
-    if newest_at is not None:
-        NEWEST_RECORD_TIME.labels(topic).set(newest_at / 1000)
+    NEWEST_RECORD_TIME.labels(topic).set(newest_at / 1000)
 
 
 def set_lander_lag(records: Mapping[tuple[str, int], int]) -> None:

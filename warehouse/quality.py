@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from core.atomic_file import lock_folder
 from warehouse import catalog
-from warehouse.schemas import QUALITY_SCHEMA
+from warehouse.schemas import SCHEMAS
 from warehouse.small_datasets import write_table_atomically
 
 
@@ -28,11 +28,12 @@ def append_check_results(data: Path, checked_at: datetime, rows: Sequence[Mappin
     data = data.resolve()
     catalog.publish_views(data)
     path = data / "quality" / f"date={checked_at:%Y-%m-%d}" / "checks.parquet"
-    table = pa.Table.from_pylist([{**row, "checked_at": checked_at} for row in rows], schema=QUALITY_SCHEMA)
+    table = pa.Table.from_pylist([{**row, "checked_at": checked_at} for row in rows], schema=SCHEMAS["quality"])
+    # Two runs at once must not lose the results of one of them.
     with lock_folder(data / "quality"):
         if path.exists():
             try:
-                table = pa.concat_tables([pq.read_table(path, schema=QUALITY_SCHEMA, partitioning=None), table])
+                table = pa.concat_tables([pq.read_table(path, schema=SCHEMAS["quality"], partitioning=None), table])
             except pa.ArrowException as error:
                 msg = f"{path} is damaged ({error}): move it out of the data folder"
                 raise OSError(msg) from error

@@ -99,8 +99,7 @@ def _open_folder_views(folder: Path, *, is_private: bool) -> duckdb.DuckDBPyConn
     path = folder / CATALOG_FILE
     if not path.is_file():
         raise NoWarehouseError(folder)
-    connect = _connect_privately if is_private else _connect_read_only
-    connection = connect(path)
+    connection = _connect(path, is_private=is_private)
     if read_published_folder(connection) == str(folder):
         if is_private:
             _set_spill_folder(connection, folder)
@@ -114,17 +113,15 @@ def _open_folder_views(folder: Path, *, is_private: bool) -> duckdb.DuckDBPyConn
             write_catalog_file(path, create_folder_statements(folder), str(folder))
         except OSError as error:
             raise StaleViewsError(folder) from error
-        connection = connect(path)
+        connection = _connect(path, is_private=is_private)
     _set_spill_folder(connection, folder)
     return connection
 
 
-def _connect_read_only(path: Path) -> duckdb.DuckDBPyConnection:
-    return duckdb.connect(path, read_only=True)
-
-
-def _connect_privately(path: Path) -> duckdb.DuckDBPyConnection:
-    """Open a catalog in a DuckDB instance of its own. Its settings do not affect other connections."""
+def _connect(path: Path, *, is_private: bool) -> duckdb.DuckDBPyConnection:
+    """Open a catalog, if private in a DuckDB instance of its own: its settings do not affect other connections."""
+    if not is_private:
+        return duckdb.connect(path, read_only=True)
     connection = duckdb.connect()
     connection.execute(f"ATTACH {quote_sql_text(str(path))} AS smspulse (READ_ONLY)")
     connection.execute("USE smspulse")
@@ -154,6 +151,7 @@ def _restrict_connection(connection: duckdb.DuckDBPyConnection, folders: list[st
     connection.execute(f"SET allowed_directories = [{allowed}]")
     connection.execute("SET python_enable_replacements = false")
     connection.execute("SET enable_external_access = false")
+    # DuckDB allows no exception once the configuration is locked.
     connection.execute("SET allowed_configs = ['TimeZone']")
     connection.execute("SET lock_configuration = true")
 

@@ -116,6 +116,7 @@ def _connect(scratch: Path, memory: str) -> duckdb.DuckDBPyConnection:
             # Memory is kept from table to table: to request it again takes a twentieth of the time.
             "block_allocator_memory": memory,
             "temp_directory": str(scratch / "spill"),
+            # Every file is written with an order of its own.
             "preserve_insertion_order": False,
         }
     )

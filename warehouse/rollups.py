@@ -1,35 +1,21 @@
-"""Rollups: their SQL, and whether those of a data folder are current."""
+"""Rollups: whether those of a data folder are current, and up to which date webhooks are counted."""
 
 from datetime import date, timedelta
 from functools import cache
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 
-from gateway.statuses import STATUSES
 from warehouse.datasets import ROLLUPS
 from warehouse.file_names import parse_folder_day
-from warehouse.sql_text import hash_statements
+from warehouse.sql_text import hash_statements, load_sql
 from warehouse.watermark import read_base_watermark
-
-
-def load_rollup_sql(name: str, rows: str, prefixes: str = "") -> str:
-    """Return the SQL that counts messages or webhooks.
-
-    Args:
-        name: One of `ROLLUPS`, or `webhooks`.
-        rows: SQL of the messages, each with its day and the sign with which it counts; or of all webhooks of dates.
-        prefixes: SQL that reads the dataset `prefixes`. The rollup `networks` needs it.
-    """
-    sql = files("warehouse").joinpath("sql", "rollups", f"{name}.sql").read_text("utf-8")
-    documented = ", ".join(map(str, sorted(STATUSES)))
-    return sql.replace("{rows}", rows).replace("{prefixes}", prefixes).replace("{documented}", documented)
 
 
 @cache
 def rollup_fingerprint() -> str:
     """Return a hash that changes when rollups are counted in another way."""
-    return hash_statements([version("phonenumbers"), *(load_rollup_sql(name, "", "") for name in ROLLUPS)])[:16]
+    # Networks are counted by the prefixes of that library.
+    return hash_statements([version("phonenumbers"), *(load_sql("rollups", name) for name in ROLLUPS)])[:16]
 
 
 def has_current_rollups(data: Path) -> bool:

@@ -1,9 +1,26 @@
-"""Settings of the lander."""
+"""Settings of the lander, and of every process that reads a warehouse."""
 
 from pathlib import Path
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class WarehouseSettings(BaseSettings):
+    """Read by every process that opens a data folder or a bucket."""
+
+    model_config = SettingsConfigDict(frozen=True)
+
+    status_meanings: str | None = Field(
+        None,
+        validation_alias="SMSPULSE_STREAM_STATUS_MEANINGS",
+        description="As the stream has it. Unset: the meanings that the lander has recorded.",
+    )
+    aws_endpoint_url: str = Field(
+        "",
+        validation_alias="AWS_ENDPOINT_URL",
+        description="Address of an object store other than Amazon's. Without TLS only if it begins with http:.",
+    )
 
 
 class LanderSettings(BaseSettings):

@@ -9,12 +9,12 @@ bytes in the footer. So a marker is found without a Parquet reader.
 import hashlib
 from functools import cache
 from importlib.metadata import version
-from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from core.atomic_file import write_file_atomically
+from warehouse.columns import read_column_file
 from warehouse.datasets import DATASET_NAMES
 from warehouse.file_names import SEED_DATE, SEED_FILE, TEMPORARY_FOLDER
 
@@ -55,8 +55,8 @@ def create_seed_files(data: Path) -> None:
 
 @cache
 def _schemas_marker() -> bytes:
-    """Return a marker of all schemas. It changes with any change of their module, at the cost of new seeds."""
-    return _compute_marker(files("warehouse").joinpath("schemas.py").read_bytes())
+    """Return a marker of all schemas. It changes with any change of their file, at the cost of new seeds."""
+    return _compute_marker(read_column_file().encode())
 
 
 def _write_seed(data: Path, name: str, marker: bytes) -> None:
@@ -99,10 +99,10 @@ def refresh_prefixes(data: Path) -> None:
         return
     import pyarrow as pa  # noqa: PLC0415
 
-    from warehouse.schemas import PREFIXES_SCHEMA  # noqa: PLC0415
+    from warehouse.schemas import SCHEMAS  # noqa: PLC0415
 
     columns = [pa.array(values, pa.string()) for values in zip(*_collect_prefixes(), strict=True)]
-    table = pa.table(columns, schema=PREFIXES_SCHEMA.with_metadata({_MARKER_KEY: marker}))
+    table = pa.table(columns, schema=SCHEMAS["prefixes"].with_metadata({_MARKER_KEY: marker}))
     write_table_atomically(data, path, table)
 
 

@@ -6,7 +6,6 @@ variable, and records the meanings when it publishes the views. Without the vari
 `smspulse compact` from cron does not remove them.
 """
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,10 +16,10 @@ import duckdb
 from gateway.statuses import STATUSES, Outcome, StatusCode, build_status_table, parse_status_meanings
 from warehouse.errors import DamagedFileError
 from warehouse.file_names import SEED_DATE
+from warehouse.settings import WarehouseSettings
 from warehouse.small_datasets import write_table_atomically
 from warehouse.sql_text import escape_glob, quote_sql_text
 
-MEANINGS_VARIABLE: Final = "SMSPULSE_STREAM_STATUS_MEANINGS"
 _STATUS_CODES_FILE: Final = "status_codes.parquet"
 
 
@@ -31,7 +30,8 @@ def load_known_statuses(data: Path) -> Mapping[int, StatusCode]:
         SettingError: The setting is invalid.
         DamagedFileError: The recorded meanings cannot be read.
     """
-    return parse_configured_statuses() if MEANINGS_VARIABLE in os.environ else _read_recorded_statuses(data)
+    is_configured = WarehouseSettings().status_meanings is not None
+    return parse_configured_statuses() if is_configured else _read_recorded_statuses(data)
 
 
 def parse_configured_statuses() -> Mapping[int, StatusCode]:
@@ -40,18 +40,7 @@ def parse_configured_statuses() -> Mapping[int, StatusCode]:
     Raises:
         SettingError: The setting is invalid.
     """
-    return build_status_table(parse_status_meanings(os.environ.get(MEANINGS_VARIABLE, "")))
-
-
-def refresh_status_codes(data: Path) -> None:
-    """Write the file if it is missing or has other meanings.
-
-    Raises:
-        SettingError: The setting is invalid.
-        DamagedFileError: The recorded meanings cannot be read.
-        OSError: The data folder is not writable.
-    """
-    write_status_codes(data, load_known_statuses(data))
+    return build_status_table(parse_status_meanings(WarehouseSettings().status_meanings or ""))
 
 
 def write_status_codes(data: Path, statuses: Mapping[int, StatusCode]) -> None:
@@ -65,22 +54,15 @@ def write_status_codes(data: Path, statuses: Mapping[int, StatusCode]) -> None:
         with suppress(DamagedFileError):
             if dict(_read_recorded_statuses(data)) == dict(statuses):
                 return
-    rows = [
-        {
-            "status_id": status.id,
-            "name": status.name,
-            "outcome": status.outcome.value,
-            "failure_class": status.failure_class,
-            "is_documented": status.id in STATUSES,
-        }
-        for status in sorted(statuses.values(), key=lambda status: status.id)
-    ]
+    rows = [(s.id, s.name, s.outcome.value, s.failure_class, s.id in STATUSES) for _, s in sorted(statuses.items())]
     # Imported here because pyarrow takes half a second, and the file seldom changes.
     import pyarrow as pa  # noqa: PLC0415
 
-    from warehouse.schemas import STATUS_CODES_SCHEMA  # noqa: PLC0415
+    from warehouse.schemas import SCHEMAS  # noqa: PLC0415
 
-    write_table_atomically(data, path, pa.Table.from_pylist(rows, STATUS_CODES_SCHEMA))
+    schema = SCHEMAS["status_codes"]
+    columns = dict(zip(schema.names, zip(*rows, strict=True), strict=True))
+    write_table_atomically(data, path, pa.table(columns, schema=schema))
 
 
 def _read_recorded_statuses(data: Path) -> Mapping[int, StatusCode]:

@@ -1,14 +1,15 @@
 """The views: their names, and the SQL that creates them."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from datetime import date
-from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from warehouse.datasets import COUNT_COLUMNS, DATASET_NAMES, ROLLUPS
-from warehouse.rollups import load_rollup_sql
-from warehouse.sql_text import dataset_glob_sql, dataset_scan_sql, log_position_sql, rate_columns_sql
+from gateway.statuses import STATUSES
+from warehouse.datasets import DATASET_NAMES, ROLLUPS
+from warehouse.small_datasets import has_mixed_schemas
+from warehouse.sql_text import escape_glob, load_sql, log_position_sql, quote_sql_text
 
 VIEWS: Final = (
     *("raw_webhooks", "status_events", "incoming_messages", "live_messages", "messages_by_day", "messages", "changes"),
@@ -20,54 +21,33 @@ VIEWS: Final = (
 """Every view, after those that it reads."""
 
 MACROS: Final = {"messages_as_of": "moment"}
-"""Every table macro, with its parameter."""
-
-# The columns of a message in all views.
-_MESSAGE_COLUMNS: Final = (
-    "source",
-    "sms_id",
-    "message_key",
-    "device_id",
-    "channel_id",
-    "recipient",
-    "outcome",
-    "failure_class",
-    "last_status_id",
-    "is_ended",
-    "first_seen_at",
-    "ended_at",
-    "delivered_at",
-    "attempts",
-    "contradicted",
-    "flags",
-    "queue_s",
-    "device_s",
-    "network_s",
-    "total_s",
-    "version",
-    "last_seen_at",
-    "observations",
-    "recorded_at",
-)
+"""Every table macro that people use, with its parameter."""
 
 # The columns of a message that marts are made of.
 _COUNTED_COLUMNS: Final = (
-    *("source", "device_id", "channel_id", "recipient", "outcome", "failure_class", "last_status_id", "is_ended"),
-    *("first_seen_at", "last_seen_at", "observations"),
+    "source, device_id, channel_id, recipient, outcome, failure_class, last_status_id, is_ended, "
+    "first_seen_at, last_seen_at, observations"
 )
 
-# A condition, because DuckDB would hash all messages for a semi join with a few hours.
-_AFFECTED_HOURS_SQL: Final = """(
-    SELECT 1 AS sign, * FROM messages_by_day
-    WHERE coalesce(
-        time_bucket(INTERVAL 1 HOUR, first_seen_at) IN (SELECT hour FROM touched), false
-    )
-)"""
 
+def create_macro_statements(data: Path | str) -> list[str]:
+    """Return the SQL that creates the macros of datasets, rates and rollups in a database.
 
-def load_view_sql(name: str) -> str:
-    """Return a view's SQL as it is in its file: with its header, and with placeholders such as `{raw}`."""
-    return files("warehouse").joinpath("sql", "views", f"{name}.sql").read_text("utf-8")
+    Args:
+        data: The data folder, or the address of a bucket's.
+    """
+    # Without seeds to look at, the files of a bucket may have any schema.
+    mixed = [name for name in DATASET_NAMES if isinstance(data, str) or has_mixed_schemas(data / name)]
+    # Another release may document more: its files are not asked.
+    documented = ", ".join(map(str, sorted(STATUSES)))
+    return [
+        f"CREATE MACRO folder_pattern() AS {quote_sql_text(escape_glob(str(data)))}",
+        f"CREATE MACRO mixed_datasets() AS {mixed}::VARCHAR[]",
+        f"CREATE MACRO is_documented(status_id) AS status_id IN ({documented})",
+        # In this order: a macro finds those that were created before it.
+        *load_sql("macros").split(";\n")[:-1],
+        *(f"CREATE MACRO count_{name}(rows) AS TABLE {load_sql('rollups', name)}" for name in (*ROLLUPS, "webhooks")),
+    ]
 
 
 def create_view_statements(
@@ -78,7 +58,7 @@ def create_view_statements(
     uncounted_from: date = date.min,
     incarnation_order: Sequence[str] = (),
 ) -> list[str]:
-    """Return the SQL that creates every view.
+    """Return the SQL that creates every view, and the macros that they use.
 
     Args:
         data: The data folder, or the address of a bucket's.
@@ -87,60 +67,40 @@ def create_view_statements(
         uncounted_from: First date whose webhooks are not counted (`first_uncounted_date`).
         incarnation_order: Incarnations of sms.messages, in the order in which they appeared.
     """
-    folder = (lambda name: f"{data}/{name}") if isinstance(data, str) else data.__truediv__
-    sources = {name: dataset_scan_sql(folder(name)) for name in DATASET_NAMES}
-    sources |= {f"{name} files": dataset_glob_sql(folder(name)) for name in ("raw", "messages", "deadletters")}
-    sources["newer"] = dataset_scan_sql(folder("messages"), filename=True)
-    sources |= _column_placeholders()
-    sources |= _merge_placeholders(unmerged_condition, incarnation_order)
-    for name in ROLLUPS:
-        sources |= _rollup_placeholders(name, sources, has_rollups=has_rollups)
-    received = load_rollup_sql("webhooks", f"(FROM raw_webhooks WHERE date >= DATE '{uncounted_from}')")
-    sources["webhooks"] = (
-        f"(FROM {sources['webhooks']} WHERE date < DATE '{uncounted_from}' UNION ALL BY NAME {received})"
-    )
-    create_statements = []
-    for name in (*VIEWS, *MACROS):
-        sql = load_view_sql(name)
-        if name == "changes" and not has_rollups:
-            sql = f"SELECT 1 AS sign, day, {sources['counted']} FROM messages_by_day"  # noqa: S608 - names of ours
-        for placeholder, source in sources.items():
-            sql = sql.replace(f"{{{placeholder}}}", source)
-        kind = f"MACRO {name}({MACROS[name]}) AS TABLE" if name in MACROS else f"VIEW {name} AS"
-        create_statements.append(f"CREATE {kind} {sql}")
-    return create_statements
-
-
-def _column_placeholders() -> dict[str, str]:
-    return {
-        "message": ", ".join(_MESSAGE_COLUMNS),
-        "sums": ", ".join(f"sum({name})::BIGINT AS {name}" for name in COUNT_COLUMNS),
-        "rates": rate_columns_sql(),
-        "counted": ", ".join(_COUNTED_COLUMNS),
-        "base.counted": ", ".join(f"base.{name}" for name in _COUNTED_COLUMNS),
-    }
-
-
-def _merge_placeholders(unmerged_condition: str, incarnation_order: Sequence[str]) -> dict[str, str]:
-    """Return how versions that the base files do not hold are merged with the base."""
+    # A condition that is always true is that of a folder without base files.
     has_base = unmerged_condition != "true"
-    same = "live.source = base.source AND live.sms_id = base.sms_id"
-    return {
-        "live": unmerged_condition,
-        "position": log_position_sql(incarnation_order),
-        # With base files, newer versions are few: they are read once, and looked up by numbers. Without, they are all.
-        "once": "MATERIALIZED" if has_base else "NOT MATERIALIZED",
-        "same": same if has_base else f"{same} AND live.message_key = base.message_key",
-    }
-
-
-def _rollup_placeholders(name: str, sources: Mapping[str, str], *, has_rollups: bool) -> dict[str, str]:
-    """Return the SQL of one rollup, by day and by hour: kept counts, and counts of what came since."""
-    kept = f"SELECT date AS day, * EXCLUDE (date) FROM {sources[f'base/{name}']}"  # noqa: S608 - names of ours
-    affected_hours = load_rollup_sql(name, _AFFECTED_HOURS_SQL, sources["prefixes"])
-    by_hour = f"({kept} ANTI JOIN touched USING (hour) UNION ALL BY NAME FROM ({affected_hours}))"
-    # Without current rollups, the view `changes` has all messages.
+    same_message = "live_source = base_source AND live_sms_id = base_sms_id"
+    kept_counts = "SELECT date AS day, * EXCLUDE (date) FROM dataset('base/' || name)"
+    changes = load_sql("views", "changes")
+    if not has_base:
+        # A filter on the key alone reaches the files of both.
+        same_message += " AND live_key = base_key"
     if not has_rollups:
-        kept += f" WHERE date NOT IN (SELECT date FROM {sources['base']})"  # noqa: S608 - names of ours
-    changes = load_rollup_sql(name, "changes", sources["prefixes"])
-    return {name: f"({kept} UNION ALL BY NAME FROM ({changes}))", f"{name} by hour": by_hour}
+        kept_counts += " WHERE date NOT IN (SELECT base.date FROM dataset('base') AS base)"
+        changes = f"SELECT 1 AS sign, day, {_COUNTED_COLUMNS} FROM messages_by_day"  # noqa: S608 - names of ours
+    statements = [
+        *create_macro_statements(data),
+        f'CREATE MACRO log_position(incarnation, "offset") AS {log_position_sql(incarnation_order)}',
+        f'CREATE MACRO is_unmerged(filename, date, "partition", incarnation, "offset") AS {unmerged_condition}',
+        "CREATE MACRO is_same_message(live_source, base_source, live_sms_id, base_sms_id, live_key, base_key) AS "
+        + same_message,
+        f"CREATE MACRO counted_until() AS DATE '{uncounted_from}'",
+        f"CREATE MACRO rollup(name) AS TABLE {kept_counts}",
+    ]
+    for name in (*VIEWS, *MACROS):
+        sql = changes if name == "changes" else load_sql("views", name)
+        # With base files, newer versions are few: they are read once, and looked up by numbers. Without, they are all.
+        sql = sql.replace("{once}", "MATERIALIZED" if has_base else "NOT MATERIALIZED")
+        kind = f"MACRO {name}({MACROS[name]}) AS TABLE" if name in MACROS else f"VIEW {name} AS"
+        statements.append(f"CREATE {kind} {sql}")
+        owner = f"MACRO TABLE {name}" if name in MACROS else f"VIEW {name}"
+        statements.append(f"COMMENT ON {owner} IS {quote_sql_text(_read_header(name))}")
+    return statements
+
+
+def _read_header(name: str) -> str:
+    """Return the comment at the top of a view's file: a line for each of its parts, such as `Key: ...`."""
+    header = re.match(r"(?:--.*\n)*", load_sql("views", name))
+    lines = header[0].splitlines() if header else []
+    text = " ".join(line.removeprefix("--").strip() for line in lines)
+    return re.sub(r" (?=(Key|Units|Units and freshness|Freshness): )", "\n", text)

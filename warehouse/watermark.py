@@ -44,6 +44,7 @@ def read_base_watermark(data: Path) -> BaseWatermark | None:
         return BaseWatermark(
             date.fromisoformat(fields["since"]),
             {str(label): int(offset) for label, offset in fields["offsets"].items()},
+            # Files of releases up to 0.1 lack these two.
             date.fromisoformat(fields.get("floor", str(date.min))),
             fields.get("sums", ""),
         )

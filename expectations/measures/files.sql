@@ -1,6 +1,6 @@
 -- A row: the files of one log (a partition in one incarnation of its topic), or one file whose columns are not those of
 -- its dataset. Key: scope. Units: counts of offsets and of columns, 0 where all is well. Freshness: of the moment.
--- {dataset} and {glob} are filled in. A landed file has its first offset in its name, a merged one in its footer; both have
+-- {dataset} is filled in. A landed file has its first offset in its name, a merged one in its footer; both have
 -- the next offset in their footer. The seed has the columns that this version of smspulse writes.
 WITH footers AS (
     SELECT
@@ -10,7 +10,7 @@ WITH footers AS (
         ) AS name,
         max(decode(value)::BIGINT) FILTER (decode(key) = 'smspulse.start') AS start,
         max(decode(value)::BIGINT) FILTER (decode(key) = 'smspulse.next') AS next
-    FROM parquet_kv_metadata({glob})
+    FROM parquet_kv_metadata(dataset_pattern('{dataset}'))
     WHERE decode(key) IN ('smspulse.start', 'smspulse.next')
     GROUP BY file_name
 ),
@@ -37,7 +37,7 @@ shapes AS (
             WHEN converted_type IN ('UTF8', 'LIST') THEN converted_type
             ELSE ''
         END AS shape
-    FROM parquet_schema({glob})
+    FROM parquet_schema(dataset_pattern('{dataset}'))
     WHERE type IS NOT NULL
 ),
 

@@ -9,10 +9,9 @@ from typing import Final
 
 from core.alerts import Alert, decode_alert
 from gateway.statuses import FAILURES
-from streams.detector_policy import DetectorPolicy
-from streams.detector_state import DetectorState, MessageEnd
 from streams.device_processor import update_detectors
-from streams.monitored_entity import MonitoredEntity
+from streams.failure_baseline import DetectorPolicy
+from streams.monitored_entity import DetectorState, MessageEnd, MonitoredEntity
 from warehouse.reader import open_warehouse, retry_after_merge
 
 _FAILURE_OUTCOMES: Final = frozenset(outcome.value for outcome in FAILURES)
@@ -92,7 +91,7 @@ def run_backtest(messages: Iterable[EndedMessage], policy: DetectorPolicy, thres
 
     def monitored_entity(source: str, *of: int | None, fleet: MonitoredEntity | None = None) -> MonitoredEntity:
         state = detector_states.setdefault((source, *of), DetectorState())
-        return MonitoredEntity(state, policy, source, *of, fleet=fleet)
+        return MonitoredEntity(state, policy, source, of, fleet)
 
     for source, device_id, channel_id, end in messages:
         count, first_at, last_at = count + 1, first_at or end.at, end.at

@@ -174,14 +174,13 @@ def backtest_command(
     from smspulse.alerting.backtest import read_message_ends, run_backtest
     from smspulse.alerting.rendering import draw_backtest, print_backtest
     from smspulse.processes.data_folder import use_original_umask
-    from streams.detector_policy import DetectorPolicy
+    from streams.failure_baseline import DetectorPolicy
     from streams.settings import parse_relearn_after
 
     try:
-        messages, milliseconds = parse_relearn_after(relearn_after) or (None, 0)
+        policy = DetectorPolicy(budget, learn, *parse_relearn_after(relearn_after))
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
-    policy = DetectorPolicy(budget, learn, messages, milliseconds)
     found = run_backtest(read_message_ends(data, since.replace(tzinfo=UTC) if since else None), policy, threshold)
     print_backtest(found, make_console(soft_wrap=True))
     if picture:

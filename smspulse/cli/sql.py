@@ -29,7 +29,6 @@ from warehouse.reader import open_warehouse, retry_after_merge
 
 # Wider than any terminal, to measure the width that a table needs.
 _UNLIMITED_WIDTH: Final = 100_000
-FORMATS: Final = ("table", "csv", "spreadsheet", "json", "parquet")
 # Statements that return a table, and can be part of another statement. The second is PIVOT.
 _TABLE_STATEMENTS: Final = {StatementType.SELECT, StatementType.MULTI}
 # Statements that write no file: the views are read-only, and temporary objects are in memory.
@@ -49,7 +48,7 @@ def run_sql_command(
     Args:
         data: The data folder.
         statement: SQL. Of several statements, the last one has the rows.
-        form: One of `FORMATS`.
+        form: A key of `ENCODERS`.
         output: Output file; standard output if None.
         watch: Seconds between two runs, until Ctrl-C; None for one run.
         unrestricted: Whether it may read and write other files, attach databases and change settings.
@@ -68,9 +67,14 @@ def run_sql_command(
     try:
         statements = _parse_statements(statement, unrestricted=unrestricted)
         with suppress(KeyboardInterrupt), ExitStack() as stack:
-            scratch = Path(stack.enter_context(TemporaryDirectory(prefix="smspulse-sql.")))
+            path = Path(stack.enter_context(TemporaryDirectory(prefix="smspulse-sql.")), "answer")
             deliver = _make_delivery(stack, data, form, output, live=watch is not None)
-            for path in _watch_result_files(data, statements, form, scratch, watch, unrestricted=unrestricted):
+
+            def write_result() -> None:
+                with open_warehouse(data, restricted=not unrestricted, writable=path.parent) as connection:
+                    _write_result_file(connection, statements, form, path)
+
+            for _ in _repeat_until_stopped(write_result, path, watch):
                 deliver(path)
     except duckdb.PermissionException as error:
         refused = str(error).partition("\n")[0]
@@ -135,10 +139,8 @@ def _is_harmless(statement: duckdb.Statement) -> bool:
     return [each.type in _TABLE_STATEMENTS for each in explained] == [True]
 
 
-def _watch_result_files(
-    data: Path, statements: list[duckdb.Statement], form: str, scratch: Path, watch: float | None, *, unrestricted: bool
-) -> Iterator[Path]:
-    """Yield a file with the rows in a format, and again after each run whose rows differ from the last."""
+def _repeat_until_stopped(write_result: Callable[[], None], path: Path, watch: float | None) -> Iterator[None]:
+    """Write a result file, and again after so many seconds; yield after each run whose rows differ from the last."""
     last: bytes | None = None
     stopped = False
 
@@ -150,19 +152,13 @@ def _watch_result_files(
 
     if watch is not None:
         signal.signal(signal.SIGINT, stop_watching)
-    path = scratch / "answer"
-
-    def write_result() -> None:
-        with open_warehouse(data, restricted=not unrestricted, writable=scratch) as connection:
-            _write_result_file(connection, statements, form, path)
-
     while not stopped:
         retry_after_merge(write_result)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
         # Compared by digest, because a result can be larger than the memory.
         if digest != last:
-            yield path
+            yield
         if watch is None:
             return
         last = digest

@@ -79,9 +79,9 @@ def retain_command(data: Path) -> None:
     stream = StreamSettings(state=data / "state")
     kept_after_forgetting = timedelta(hours=stream.forget_after_h, days=2)
     done = drop_expired_days(data, RetentionSettings(), datetime.now(UTC), kept_after_forgetting)
-    for name, days in done.dropped_days.items():
+    for name, days in done.items():
         echo(f"{name}: {len(days)} days dropped, {min(days)} to {max(days)}")
-    if not done.dropped_days:
+    if not done:
         echo("no day has expired")
 
 

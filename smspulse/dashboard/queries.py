@@ -13,10 +13,8 @@ from gateway.statuses import STATUSES, StatusCode
 from smspulse.dashboard import metrics
 from warehouse.errors import NoWarehouseError
 from warehouse.reader import fetch_rows, open_warehouse
-from warehouse.rollups import load_rollup_sql
-from warehouse.sql_text import rate_columns_sql
+from warehouse.sql_text import load_sql
 from warehouse.status_codes import load_known_statuses
-from warehouse.views import load_view_sql
 
 # The columns that the views of the moment read. No personal data.
 _CREATE_HELD_SQL: Final = """
@@ -27,7 +25,6 @@ _CREATE_HELD_SQL: Final = """
         outcome <> 'incoming'
         AND (first_seen_at > now() - INTERVAL 24 HOUR OR ended_at > now() - INTERVAL 24 HOUR)
 """
-_FAILURES_SQL: Final = load_rollup_sql("failures", "(SELECT *, 1 AS sign, first_seen_at::DATE AS day FROM messages)")
 _SNAPSHOT_QUERIES: Final = {
     "freshness": "SELECT dataset, rows, seconds_since FROM freshness WHERE rows > 0 ORDER BY dataset",
     "deadletters": """
@@ -40,6 +37,7 @@ _SNAPSHOT_QUERIES: Final = {
     "sources": "SELECT DISTINCT source FROM held ORDER BY source",
 }
 
+FAILURES: Final = "failures"
 Row = dict[str, Any]
 
 
@@ -115,7 +113,7 @@ class PageSnapshot:
         """Return rows of a view over the messages of a filter.
 
         Args:
-            view: A view over `messages`.
+            view: A view over `messages`, or `FAILURES`, the rollup of that name.
             page_filter: The filter of messages.
             sql: The query; the view is called `asked`.
 
@@ -123,14 +121,13 @@ class PageSnapshot:
             duckdb.Error: The SQL is wrong.
         """
         # The view runs over the CTE `messages` in place of the view of that name.
-        view_sql = (
-            load_view_sql(view).replace("{rates}", rate_columns_sql()).replace("{failures}", f"({_FAILURES_SQL})")
-        )
+        view_sql = "FROM count_failures('counted_messages')" if view == FAILURES else load_sql("views", view)
         statement = f"""
             WITH messages AS (
                 SELECT * FROM held
                 WHERE ($source = '' OR source = $source) AND ($device IS NULL OR device_id = $device)
             ),
+            counted_messages AS (SELECT *, 1 AS sign, first_seen_at::DATE AS day FROM messages),
             asked AS ({view_sql})
             {sql}
         """  # noqa: S608 - SQL of ours

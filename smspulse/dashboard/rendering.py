@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from core.errors import where_raised
 from gateway.statuses import get_status_name
-from smspulse.dashboard.queries import PageFilter, PageSnapshot, Row
+from smspulse.dashboard.queries import FAILURES, PageFilter, PageSnapshot, Row
 from smspulse.processes.terminal import format_duration
 
 _log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def render_content(snapshot: PageSnapshot, page_filter: PageFilter) -> str:
         "FROM asked WHERE source IS NULL ORDER BY list_position(['queue', 'device', 'network', 'total'], step)",
     )
     failures = query(
-        "failure_reasons",
+        FAILURES,
         "SELECT last_status_id, sum(messages)::BIGINT AS messages FROM asked GROUP BY ALL "
         "ORDER BY messages DESC, last_status_id",
     )

@@ -137,12 +137,9 @@ def serve_metrics(data: Path | None, name: str, registry: CollectorRegistry) -> 
     ProcessCollector(registry=registry)
     raise_file_limit()
     listening: Future[int] = Future()
-
-    def run_server() -> None:
-        asyncio.run(_answer_metrics_requests(host, port, name, registry, listening))
-
+    server = _answer_metrics_requests(host, port, name, registry, listening)
     # A daemon: it must not keep the process alive.
-    threading.Thread(target=run_server, name="metrics", daemon=True).start()
+    threading.Thread(target=asyncio.run, args=[server], name="metrics", daemon=True).start()
     try:
         port = listening.result()
     except OSError as error:

@@ -29,14 +29,12 @@ from warehouse.maintenance import erasure
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog, parse_topic_id
 from warehouse.sink.kafka_log_reader import KafkaLogReader
 from warehouse.sink.lost_records import find_first_lost_offsets
-from warehouse.sink.storage import FolderStore
+from warehouse.sink.parquet_files import FolderStore
 from warehouse.sink.topic_incarnations import locate_log_position
 
 # Kafka may take so long for all tombstones.
 _SEND_S: Final = 30.0
-# Kafka drops records of these topics by key, not by age.
-_COMPACTED_TOPICS: Final = {topic.name for topic in topics.TOPICS if topic.cleanup == "compact"}
-_DAYS: Final = {topic.name: topic.retention_days for topic in topics.TOPICS}
+_TOPICS: Final = {topic.name: topic for topic in topics.TOPICS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +173,11 @@ def _describe_kept_records(
         if topic == topics.ALERTS:
             yield f"{topic}: Kafka keeps the newest change of each alert, so until the alert changes again"
             continue
-        if topic in _COMPACTED_TOPICS:
+        days = f"{_TOPICS[topic].retention_days:g} days"
+        # Kafka drops records of these topics by key, not by age.
+        if _TOPICS[topic].cleanup == "compact":
             yield (
-                f"{topic}: Kafka drops the old versions when it compacts the topic, after {_DAYS[topic]:g} days at the "
+                f"{topic}: Kafka drops the old versions when it compacts the topic, after {days} at the "
                 "latest or when a segment is full"
             )
             continue
@@ -185,7 +185,7 @@ def _describe_kept_records(
         try:
             partitions = _find_end_offsets(data, topic, ends, kafka)
         except (KafkaException, SmspulseError) as error:
-            yield f"{topic}: Kafka may keep the records for {_DAYS[topic]:g} days, and did not answer ({error})"
+            yield f"{topic}: Kafka may keep the records for {days}, and did not answer ({error})"
             continue
         # The topic of these records no longer exists.
         if not partitions:
@@ -195,7 +195,7 @@ def _describe_kept_records(
         login = f" --command-config {path}" if path.exists() else ""
         wanted = json.dumps({"version": 1, "partitions": partitions})
         yield (
-            f"{topic}: Kafka keeps the records for {_DAYS[topic]:g} days by default. To drop them now, with all older "
+            f"{topic}: Kafka keeps the records for {days} by default. To drop them now, with all older "
             f"ones, which are landed: kafka-delete-records.sh{login} --offset-json-file FILE, with "
             f"this in it: {wanted}"
         )

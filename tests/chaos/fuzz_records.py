@@ -37,6 +37,7 @@ import aiohttp
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from fuzz_bodies import BOM, NUMBER, Bodies, Body
+from landing import land_records
 from warehouse_records import MadeRecord
 
 from core import records, topics
@@ -48,8 +49,8 @@ from ingest.settings import IngestSettings
 from ingest.sources import SourceRegistry
 from ingest.spool import WebhookSpool
 from ingest.webhook_record import WebhookRecord
-from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
+from streams.failure_baseline import DetectorPolicy
 from streams.lifecycle import EXPIRE_AFTER_MS, LifecycleRules
 from streams.message_processor import MessageProcessor
 from streams.processor import IsolatingProcessor, ProcessorOutput, StateLoader, StreamProcessor
@@ -171,7 +172,7 @@ class InProcess:
         start = self._ends[topic]
         numbered = [record._replace(offset=start + number) for number, record in enumerate(made)]
         if numbered:
-            parquet_files.land_records(self._data, start, numbered)
+            land_records(self._data, start, numbered)
             self._ends[topic] += len(numbered)
         return numbered
 
@@ -179,7 +180,7 @@ class InProcess:
 def inject(mutation: str) -> None:
     """Inject a fault: a recursive parser, or a processor or a sink without isolation of errors."""
     from gateway import payloads  # noqa: PLC0415
-    from warehouse.sink import record_conversion, table_building  # noqa: PLC0415
+    from warehouse.sink import record_conversion  # noqa: PLC0415
 
     if mutation == "parser":
         read = payloads.parse_with_fields
@@ -192,7 +193,7 @@ def inject(mutation: str) -> None:
         one = MessageProcessor._process_record
         MessageProcessor._process_record = lambda *given: fail() if BOM in given[1].value else one(*given)
     if mutation == "sink":
-        parquet_files.build_table = table_building._convert_records
+        parquet_files.build_table = record_conversion._convert_records
         record_conversion.charset_of = lambda content_type: fail() if b"nonsense" in (content_type or b"") else None
 
 

@@ -28,8 +28,8 @@ from gateway.payloads import parse_payload
 from smspulse.broker.locate import read_embedded_settings
 from smspulse.broker.lockfile import read_broker_file
 from smspulse.simulator.ground_truth import compare_with_truth
-from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
+from streams.failure_baseline import DetectorPolicy
 
 GROUP = "smspulse-stream"
 _STANDSTILL_S = 90.0

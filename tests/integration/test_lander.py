@@ -36,7 +36,7 @@ from warehouse.reader import query
 from warehouse.settings import LanderSettings
 from warehouse.sink import consumer
 from warehouse.sink.consumer import ParquetLander
-from warehouse.sink.storage import FolderStore
+from warehouse.sink.parquet_files import FolderStore
 
 
 class LanderProcess:

@@ -6,10 +6,10 @@ import venv
 from pathlib import Path
 
 import pytest
+from landing import land_records
 
 from core import topics
 from warehouse import catalog
-from warehouse.sink import parquet_files
 from warehouse.views import VIEWS
 
 QUERY = """
@@ -37,7 +37,7 @@ class Webhook:
 def test_an_older_duckdb_reads_the_views(tmp_path: Path, version: str) -> None:
     data = tmp_path / "data"
     published = catalog.publish_views(data)
-    parquet_files.land_records(data, 0, [Webhook(0), Webhook(1)])
+    land_records(data, 0, [Webhook(0), Webhook(1)])
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     # Every version of DuckDB converts TIMESTAMPTZ with pytz.

@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from browser import tab
+from landing import land_records
 from warehouse_records import NOON, alert, deadletter, raw, status, version
 
 from expectations.quality_check import CheckReport, CheckResult
@@ -22,7 +23,6 @@ from smspulse.dashboard.settings import PageSettings
 from warehouse import catalog
 from warehouse.quality import append_check_results
 from warehouse.reader import query
-from warehouse.sink import parquet_files
 
 NUMBER = "4915700000001"
 PIPELINE = {
@@ -63,7 +63,7 @@ def land(
         )
         for n in range(failed)
     ]
-    parquet_files.land_records(data, first, made)
+    land_records(data, first, made)
     return first + len(made)
 
 
@@ -90,8 +90,8 @@ async def test_a_person_sees_the_numbers_of_the_warehouse(data: Path, tmp_path: 
     following = land(data, delivered=90, failed=10, network_s=4.0, total_s=6.0)
     following = land(data, following, device_id=2, delivered=20, failed=60)
     land(data, following, device_id=3, delivered=9, source="beta")
-    parquet_files.land_records(data, 0, [raw(0, status(1, 6)), raw(1, b"{")])
-    parquet_files.land_records(data, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:1")._replace()])
+    land_records(data, 0, [raw(0, status(1, 6)), raw(1, b"{")])
+    land_records(data, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:1")._replace()])
     said = {"observed": "3 gaps", "expected": "none", "meaning": "", "action": "", "rows": [], "dataset": "raw"}
     found = [{"expectation": "whole", "severity": "critical", "success": False, **said}]
     found += [{"expectation": "fresh", "severity": "warning", "success": True, **said}]
@@ -132,7 +132,7 @@ async def test_it_refreshes_by_itself_and_fits_a_phone(data: Path, tmp_path: Pat
         land(data, delivered=5)
         await browser.wait_for("document.body.innerText.includes('Of 5 messages that ended, 100.0%')")
         assert "No alert is firing." in await browser.run("document.body.innerText")
-        parquet_files.land_records(data, 0, [alert(0, "firing", count=20, failures=12, baseline=0.03)])
+        land_records(data, 0, [alert(0, "firing", count=20, failures=12, baseline=0.03)])
         await browser.wait_for("document.body.innerText.includes('Firing alerts')")
         ((*shown, _),) = await browser.table("Firing alerts")
         assert shown == ["failure ratio", "acme", "1", "2", "12 of 20", "3.0%"]

@@ -18,6 +18,7 @@ from core.topics import DEADLETTERS, DEVICES, MESSAGES, OUTCOMES, RAW
 from streams.errors import LostRecordsError, OwnershipLostError, StreamError
 from streams.message_processor import MessageProcessor
 from streams.partition_processor import PartitionProcessor
+from streams.processor import ProcessorOutput
 from streams.settings import StreamSettings
 from streams.topology import DEVICE_STAGE, MESSAGE_STAGE
 
@@ -128,7 +129,7 @@ async def test_a_disk_of_another_topic_is_not_believed(owners: Owners, kafka: Ka
     await first.process([Raw(name, 1, 1, 0)])
     store = first._open_store
     store._db[b"\x00topic"] = b"a topic that was deleted"
-    store.write_states([(message_key(name, 1), b"nonsense", None)], 10**9)
+    store.write_states(ProcessorOutput([(message_key(name, 1), b"nonsense", None)]), 10**9)
     first.close()
     again = await owners.next("a")
     await again.process([Raw(name, 1, 7, 1)])
@@ -164,7 +165,7 @@ async def test_a_commit_that_kafka_took_back_is_folded_again(owners: Owners, kaf
     lost = json.dumps(
         stored | {"outcome": "delivered", "observations": [*stored["observations"], [7, *[None] * 3, 1, 1]]}
     )
-    first._open_store.write_states([(message_key(name, 1), lost.encode(), None)], 10**6, source=2)
+    first._open_store.write_states(ProcessorOutput([(message_key(name, 1), lost.encode(), None)]), 10**6, source=2)
     first.close()
     last = await owners.next("a")
     await last.process([Raw(name, 1, 7, 1)])

@@ -12,7 +12,7 @@ from warehouse import catalog
 from warehouse.file_names import LANDED_FILE_NAME, format_file_name, parse_partition_log
 from warehouse.partition_log import PartitionLog
 from warehouse.rollups import has_current_rollups
-from warehouse.schemas import DIFFERENCES_SCHEMA
+from warehouse.schemas import SCHEMAS
 from warehouse.views import create_view_statements
 from warehouse.watermark import unmerged_versions_condition
 
@@ -157,7 +157,9 @@ def differ(data: Path) -> None:
     folder = data / "differences" / f"date={LAST}"
     folder.mkdir()
     row = {"message_key": "acme:1", "source": "acme", "sms_id": 1, "field": "outcome", "streamed": "sent"}
-    pq.write_table(DIFFERENCES_SCHEMA.empty_table().from_pylist([row], schema=DIFFERENCES_SCHEMA), folder / "0.parquet")
+    pq.write_table(
+        SCHEMAS["differences"].empty_table().from_pylist([row], schema=SCHEMAS["differences"]), folder / "0.parquet"
+    )
 
 
 def view(name: str, sql: str) -> Callable[[Path], None]:

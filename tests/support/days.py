@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aiokafka.partitioner import murmur2
+from landing import land_records
 from warehouse_records import MadeRecord
 
 from core import records, topics
@@ -19,7 +20,6 @@ from smspulse.simulator.scenarios import generate_scenarios
 from streams.lifecycle import EXPIRE_AFTER_MS, LifecycleRules
 from streams.message_processor import MessageProcessor
 from warehouse import catalog
-from warehouse.sink import parquet_files
 
 LAST = date(2026, 11, 24)
 SOURCE = "acme"
@@ -158,7 +158,7 @@ class _Partition:
         first = start + (topic != topics.RAW)
         numbered = [record._replace(offset=first + number) for number, record in enumerate(batch)]
         if numbered:
-            parquet_files.land_records(self._data, start, numbered)
+            land_records(self._data, start, numbered)
             self._ends[topic] = first + len(numbered)
         return numbered
 

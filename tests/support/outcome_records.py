@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from core.topics import OUTCOMES
-from streams.processor import OutcomeRecord
+from streams.lifecycle import OutcomeRecord
 
 T0 = 1_760_000_000_000
 DELIVERED, UNDELIVERED, NO_SERVICE, DENIED, EXPIRED = (

@@ -9,13 +9,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from landing import land_records
 from warehouse_records import deadletter, raw, status, tombstone, version
 
 from gateway.statuses import build_status_table
 from warehouse.file_names import SEED_DATE
 from warehouse.reader import open_warehouse
 from warehouse.rebuild import rebuild_base
-from warehouse.sink import parquet_files
 
 FOLDER = Path(__file__).parents[1] / "released"
 VIEWS = (
@@ -44,12 +44,12 @@ def make(data: Path) -> None:
     way = [(1, 0), (3, 1), (2, 2), (6, 5), (7, 9)]
     records = [raw(n, status(1, status_id), seconds=seconds) for n, (status_id, seconds) in enumerate(way)]
     records += [raw(5, status(2, 9), seconds=20), raw(6, incoming, seconds=30), raw(7, b"{", seconds=40)]
-    parquet_files.land_records(data, 0, records)
-    parquet_files.land_records(data, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:7")])
-    parquet_files.land_records(data, 0, [version(0, 1, "sent", version=4), tombstone(1, "acme:incoming:9")])
+    land_records(data, 0, records)
+    land_records(data, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:7")])
+    land_records(data, 0, [version(0, 1, "sent", version=4), tombstone(1, "acme:incoming:9")])
     rebuild_base(data, build_status_table({}), timedelta(days=1))
-    parquet_files.land_records(data, 8, [raw(8, status(3, 6), seconds=90)])
-    parquet_files.land_records(data, 2, [version(2, 3, "sent", seconds=90, version=2)])
+    land_records(data, 8, [raw(8, status(3, 6), seconds=90)])
+    land_records(data, 2, [version(2, 3, "sent", seconds=90, version=2)])
 
 
 def main(release: str) -> None:

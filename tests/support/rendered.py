@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from days import LAST, Days
+from landing import land_records
 from warehouse_records import MadeRecord
 
 from core import topics
@@ -21,10 +22,9 @@ from expectations.settings import CheckSettings
 from notebooks.report import write_notebooks
 from smspulse.alerting.backtest import read_message_ends, run_backtest
 from smspulse.simulator.options import GatewayBehaviour
-from streams.detector_policy import DetectorPolicy
+from streams.failure_baseline import DetectorPolicy
 from warehouse.quality import append_check_results
 from warehouse.reader import query
-from warehouse.sink import parquet_files
 
 FOLDER = ROOT / "docs" / "notebooks"
 _WELL = GatewayBehaviour(
@@ -40,7 +40,7 @@ def land_alerts(data: Path) -> None:
         MadeRecord(topics.ALERTS, 0, offset, change.changed_at, change.id.encode(), encode_alert(change), [])
         for offset, change in enumerate(changes)
     ]
-    parquet_files.land_records(data, 0, records)
+    land_records(data, 0, records)
 
 
 def make(folder: Path) -> set[str]:

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
@@ -43,11 +43,10 @@ from warehouse.file_names import (
 from warehouse.maintenance import atomic_replace
 from warehouse.partition_log import PartitionLog
 from warehouse.reader import open_warehouse
-from warehouse.rollups import load_rollup_sql
 from warehouse.schemas import SCHEMAS
 from warehouse.sink import parquet_files
 from warehouse.sink.range_metadata import LAST_IDENTITY_KEY, NEXT_OFFSET_KEY, RANGE_START_KEY, read_range_start
-from warehouse.sql_text import quote_sql_text
+from warehouse.sql_text import load_sql, quote_sql_text
 from warehouse.watermark import read_base_watermark
 
 _log = logging.getLogger(__name__)
@@ -87,91 +86,128 @@ def compact_files(data: Path, now: datetime, memory: str = "2GB") -> CompactionR
     """
     data = data.resolve()
     catalog.publish_views(data)
-    hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    result = CompactionResult()
     with atomic_replace.lock_maintenance(data) as scratch:
+        run = _Compaction(data, now.astimezone(UTC).replace(minute=0, second=0, microsecond=0), scratch, memory)
         for dataset in DATASET_BY_TOPIC.values():
             for folder in sorted((data / dataset).glob("date=*")):
-                _merge_landed_day(folder, hour, scratch, memory, result)
-        _merge_base_days(data / "base", scratch, memory, result)
-        _count_webhooks(data, (hour - _HOUR).date(), scratch, memory)
-    return result
+                run.merge_landed_day(folder)
+        run.merge_base_days()
+        run.count_webhooks()
+    return run.result
 
 
-def _merge_landed_day(folder: Path, hour: datetime, scratch: Path, memory: str, result: CompactionResult) -> None:
-    # For an hour after midnight, sinks still land records of the day before.
-    is_closed = parse_folder_day(folder) < (hour - _HOUR).date()
-    removed: list[Path] = []
-    added: dict[Path, Path] = {}
-    for stem, parts in _find_mergeable_files(folder, hour, is_closed=is_closed).items():
-        path = folder / f"{stem}-{atomic_replace.unique_suffix()}.parquet"
-        added[path] = scratch / path.name
-        metadata = {RANGE_START_KEY: str(read_range_start(parts[0])).encode()}
-        metadata |= {key: value for key, value in _read_file_metadata(parts[-1]).items() if key in _END_METADATA_KEYS}
-        result.rows += _merge_files(folder, parts, added[path], scratch, memory, metadata)
-        removed += parts
-    _replace_merged_files(folder, scratch, removed, added, result)
+class _Compaction:
+    """One run. Files landed since `hour` are left alone. Temporary files are in `scratch`."""
 
+    def __init__(self, data: Path, hour: datetime, scratch: Path, memory: str) -> None:
+        self._data, self._hour, self._scratch = data, hour, scratch
+        # What exceeds the memory is sorted on disk.
+        self._limits: dict[str, Any] = {"memory_limit": memory, "temp_directory": str(scratch / "spill")}
+        # For an hour after midnight, sinks still land records of the day before.
+        self._first_open_day = (hour - _HOUR).date()
+        self.result = CompactionResult()
 
-def _merge_base_days(base: Path, scratch: Path, memory: str, result: CompactionResult) -> None:
-    removed: list[Path] = []
-    added: dict[Path, Path] = {}
-    for folder in sorted(base.glob("date=*")):
-        parts = sorted(folder.glob("[0-9]*.parquet"))
-        if len(parts) > 1 and all(_read_file_metadata(path).get(CLOSED_DAY_KEY) == b"1" for path in parts):
-            path = folder / f"all-{atomic_replace.unique_suffix()}.parquet"
-            added[path] = scratch / path.name
-            result.rows += _merge_files(folder, parts, added[path], scratch, memory, {CLOSED_DAY_KEY: b"1"})
+    def merge_landed_day(self, folder: Path) -> None:
+        """Merge the files of one day of a landed dataset."""
+        is_closed = parse_folder_day(folder) < self._first_open_day
+        removed: list[Path] = []
+        added: dict[Path, Path] = {}
+        for stem, parts in _find_mergeable_files(folder, self._hour, is_closed=is_closed).items():
+            metadata = {RANGE_START_KEY: str(read_range_start(parts[0])).encode()}
+            end = _read_file_metadata(parts[-1])
+            metadata |= {key: value for key, value in end.items() if key in _END_METADATA_KEYS}
+            added |= self._merge_files(folder, parts, stem, metadata)
             removed += parts
-    if added:
-        atomic_replace.add_rotating_seed(base)
-    _replace_merged_files(base, scratch, removed, added, result)
+        # One exchange for all logs of the day, because each exchange lists the whole folder.
+        self._replace_merged_files(folder, removed, added)
 
+    def merge_base_days(self) -> None:
+        """Merge the base files of each closed day."""
+        base = self._data / "base"
+        removed: list[Path] = []
+        added: dict[Path, Path] = {}
+        for folder in sorted(base.glob("date=*")):
+            parts = sorted(folder.glob("[0-9]*.parquet"))
+            if len(parts) > 1 and all(_read_file_metadata(path).get(CLOSED_DAY_KEY) == b"1" for path in parts):
+                added |= self._merge_files(folder, parts, "all", {CLOSED_DAY_KEY: b"1"})
+                removed += parts
+        if added:
+            atomic_replace.add_rotating_seed(base)
+        self._replace_merged_files(base, removed, added)
 
-def _count_webhooks(data: Path, before: date, scratch: Path, memory: str) -> None:
-    """Count the webhooks of each date that is over, unless its present files are counted already."""
-    counts_due: dict[Path, tuple[str, bytes]] = {}
-    removed: list[Path] = []
-    watermark = read_base_watermark(data)
-    # The first complete day is the second one after those that retention has dropped.
-    dropped_until = watermark.floor - 2 * _DAY if watermark and watermark.floor > date.min else date.min
-    for folder in sorted((data / "raw").glob("date=*")):
-        day, paths = parse_folder_day(folder), sorted(folder.iterdir())
-        # A date that retention has dropped keeps files without rows, and its counts.
-        if day >= before or not any(_read_parquet_footer(path).num_rows for path in paths):
-            continue
-        old = list((data / "webhooks" / folder.name).glob("[0-9]*.parquet"))
-        # A restored Kafka can bring a part of the webhooks of a dropped date again.
-        if old and day <= dropped_until:
-            continue
-        sql = load_rollup_sql("webhooks", f"(FROM raw_webhooks WHERE date = DATE '{day}')")
-        counted = hashlib.sha256("\n".join([sql, *(path.name for path in paths)]).encode()).hexdigest().encode()
-        if not any(_read_file_metadata(path).get(_COUNTED_FILES_KEY) == counted for path in old):
-            counts_due[data / "webhooks" / folder.name / f"0-{atomic_replace.unique_suffix()}.parquet"] = sql, counted
-            removed += old
-    if not counts_due:
-        return
-    schema = SCHEMAS["webhooks"]
-    with _translate_file_errors(data / "raw"), open_warehouse(data) as connection:
-        connection.execute("SET memory_limit = ?", [memory])
-        connection.execute("SET temp_directory = ?", [str(scratch / "spill")])
-        for place, (sql, counted) in counts_due.items():
-            rows = connection.sql(f"SELECT {', '.join(schema.names)} FROM ({sql})").to_arrow_table()  # noqa: S608 - ours
-            pq.write_table(rows.cast(schema.with_metadata({_COUNTED_FILES_KEY: counted})), scratch / place.name)
-    atomic_replace.replace_files(
-        data / "webhooks", scratch, removed, {place: scratch / place.name for place in counts_due}
-    )
-    catalog.publish_views(data)
+    def count_webhooks(self) -> None:
+        """Count the webhooks of each date that is over, unless its present files are counted already."""
+        counts_due: dict[Path, tuple[date, bytes]] = {}
+        removed: list[Path] = []
+        watermark = read_base_watermark(self._data)
+        # The first complete day is the second one after those that retention has dropped.
+        dropped_until = watermark.floor - 2 * _DAY if watermark and watermark.floor > date.min else date.min
+        for folder in sorted((self._data / "raw").glob("date=*")):
+            day, paths = parse_folder_day(folder), sorted(folder.iterdir())
+            # A date that retention has dropped keeps files without rows, and its counts.
+            if day >= self._first_open_day or not any(_read_parquet_footer(path).num_rows for path in paths):
+                continue
+            target = self._data / "webhooks" / folder.name / f"0-{atomic_replace.unique_suffix()}.parquet"
+            old = list(target.parent.glob("[0-9]*.parquet"))
+            # A restored Kafka can bring a part of the webhooks of a dropped date again.
+            if old and day <= dropped_until:
+                continue
+            names = [path.name for path in paths]
+            counted = hashlib.sha256("\n".join([load_sql("rollups", "webhooks"), *names]).encode()).hexdigest().encode()
+            if not any(_read_file_metadata(path).get(_COUNTED_FILES_KEY) == counted for path in old):
+                counts_due[target] = day, counted
+                removed += old
+        if not counts_due:
+            return
+        schema = SCHEMAS["webhooks"]
+        with _translate_file_errors(self._data / "raw"), open_warehouse(self._data) as connection:
+            for name, limit in self._limits.items():
+                connection.execute(f"SET {name} = ?", [limit])
+            for target, (day, counted) in counts_due.items():
+                connection.execute(
+                    f"CREATE OR REPLACE TEMP VIEW received AS FROM raw_webhooks WHERE date = DATE '{day}'"
+                )
+                columns = ", ".join(schema.names)
+                rows = connection.sql(f"SELECT {columns} FROM count_webhooks('received')").to_arrow_table()  # noqa: S608 - ours
+                metadata = {_COUNTED_FILES_KEY: counted}
+                pq.write_table(rows.cast(schema.with_metadata(metadata)), self._scratch / target.name)
+        added = {target: self._scratch / target.name for target in counts_due}
+        atomic_replace.replace_files(self._data / "webhooks", self._scratch, removed, added)
+        catalog.publish_views(self._data)
 
+    def _replace_merged_files(self, folder: Path, removed: list[Path], added: dict[Path, Path]) -> None:
+        if added:
+            atomic_replace.replace_files(folder, self._scratch, removed, added)
+            self.result.merged += len(added)
+            self.result.files_before += len(removed)
+            self.result.files_after += len(added)
 
-def _replace_merged_files(
-    folder: Path, scratch: Path, removed: list[Path], added: dict[Path, Path], result: CompactionResult
-) -> None:
-    if added:
-        atomic_replace.replace_files(folder, scratch, removed, added)
-        result.merged += len(added)
-        result.files_before += len(removed)
-        result.files_after += len(added)
+    def _merge_files(
+        self, folder: Path, parts: list[Path], stem: str, metadata: dict[bytes, bytes]
+    ) -> dict[Path, Path]:
+        """Write the rows of files as one temporary file; return it by the path that it is for."""
+        target = folder / f"{stem}-{atomic_replace.unique_suffix()}.parquet"
+        temporary = self._scratch / target.name
+        schema = SCHEMAS[folder.parent.name]
+        size, codec = choose_file_layout(folder.parent.name)
+        layout = {"compression": codec, **parquet_files.column_encodings(schema)}
+        with _translate_file_errors(folder):
+            expected = sum(pq.read_metadata(path).num_rows for path in parts)
+            with (
+                duckdb.connect(config=self._limits) as connection,
+                pq.ParquetWriter(temporary, schema.with_metadata(metadata), **layout) as writer,
+            ):
+                # A row group at a time.
+                for batch in _query_sorted_rows(connection, folder.parent, schema, parts).to_arrow_reader(size):
+                    writer.write_table(pa.Table.from_batches([batch]).cast(schema))
+            # Incarnations are ordered by the time of their first files.
+            landed = min(path.stat().st_mtime for path in parts)
+            os.utime(temporary, (landed, landed))
+        count: int = pq.read_metadata(temporary).num_rows
+        if count != expected:
+            raise CompactionError(folder, f"{count} of {expected} rows were written")
+        self.result.rows += count
+        return {target: temporary}
 
 
 def _read_file_metadata(path: Path) -> dict[bytes, bytes]:
@@ -221,26 +257,6 @@ def _translate_file_errors(folder: Path) -> Iterator[None]:
         raise CompactionError(folder, f"{type(error).__name__}: {error}".partition("\n")[0]) from error
 
 
-def _merge_files(
-    folder: Path, parts: list[Path], target: Path, scratch: Path, memory: str, metadata: dict[bytes, bytes]
-) -> int:
-    """Write the rows of files as one file, and return how many there are."""
-    with _translate_file_errors(folder):
-        expected = sum(pq.read_metadata(path).num_rows for path in parts)
-        schema = SCHEMAS[folder.parent.name]
-        with duckdb.connect(config={"memory_limit": memory, "temp_directory": str(scratch / "spill")}) as connection:
-            size, codec = choose_file_layout(folder.parent.name)
-            rows = _query_sorted_rows(connection, folder.parent, schema, parts)
-            _write_row_groups(rows.to_arrow_reader(size), target, schema.with_metadata(metadata), codec)
-        # Incarnations are ordered by the time of their first files.
-        landed = min(path.stat().st_mtime for path in parts)
-        os.utime(target, (landed, landed))
-    count: int = pq.read_metadata(target).num_rows
-    if count != expected:
-        raise CompactionError(folder, f"{count} of {expected} rows were written")
-    return count
-
-
 def _query_sorted_rows(
     connection: duckdb.DuckDBPyConnection, dataset: Path, schema: pa.Schema, parts: list[Path]
 ) -> duckdb.DuckDBPyRelation:
@@ -255,17 +271,8 @@ def _query_sorted_rows(
         detail = f"there are columns of a newer smspulse: {', '.join(sorted(unknown))}"
         raise CompactionError(parts[0].parent, detail)
     columns = ", ".join(f'"{name}"' for name in schema.names)
-    key = [name for name in ("source", "sms_id", "offset") if name in schema.names]
-    order = ", ".join(f'"{name}"' for name in key)
-    query = f"SELECT {columns} FROM {source} ORDER BY {order}"  # noqa: S608 - names of ours
-    return connection.sql(query)
-
-
-def _write_row_groups(rows: pa.RecordBatchReader, target: Path, schema: pa.Schema, codec: str) -> None:
-    """Write rows as one file of a dataset, a row group at a time."""
-    with pq.ParquetWriter(target, schema, compression=codec, **parquet_files.column_encodings(schema)) as writer:
-        for batch in rows:
-            writer.write_table(pa.Table.from_batches([batch]).cast(schema))
+    order = ", ".join(f'"{name}"' for name in ("source", "sms_id", "offset") if name in schema.names)
+    return connection.sql(f"SELECT {columns} FROM {source} ORDER BY {order}")  # noqa: S608 - names of ours
 
 
 def choose_file_layout(dataset: str) -> tuple[int, str]:

@@ -34,7 +34,7 @@ _ADDRESS_COLUMNS: Final = ("address", "recipient")
 # Ids that the gateway assigns, by which everything is counted. They can equal a phone number, and stay as they are.
 _GATEWAY_ID_COLUMNS: Final = ("sms_id", "device_id")
 _ORIGIN_COLUMNS: Final = ("topic", "partition", "incarnation", "offset", "source", "sms_id", "kind", "ingest_id")
-# The log first: a dead letter has only the beginning of its webhook, in which a number may be cut.
+# The log first, because the webhooks that are found in it decide which dead letters are erased.
 # The other datasets have no text but names of this project and keys of messages.
 _SEARCHED_DATASETS: Final = ("raw", "messages", "base", "deadletters", "differences", "alerts")
 # Limits the memory of a large file.
@@ -118,134 +118,122 @@ def erase_from_files(data: Path, search: NumberSearch) -> ErasureResult:
     """
     data = data.resolve()
     with atomic_replace.lock_maintenance(data) as scratch:
-        result = _load_pending_erasure(data)
-        found = {name: _find_matching_files(data / name, name, search, result) for name in _SEARCHED_DATASETS}
-        _save_pending_erasure(data, result)
+        run = _FileErasure(data, scratch, search)
+        run.erase_numbers()
+        catalog.publish_views(data)
+    return run.result
+
+
+class _FileErasure:
+    """One run. `result` also has the messages that an interrupted run found: the files do not show them any more."""
+
+    def __init__(self, data: Path, scratch: Path, search: NumberSearch) -> None:
+        self._data, self._scratch, self._search = data, scratch, search
+        self._pending = data / PENDING_ERASURE_FILE
+        self.result = ErasureResult()
+
+    def erase_numbers(self) -> None:
+        """Find all files first, so that the messages are recorded before any file is changed."""
+        # The files do not show any more what an interrupted run has erased, but Kafka may still have it.
+        self._load_pending()
+        found = {name: self._find_files(name) for name in _SEARCHED_DATASETS}
+        self._save_pending()
         for name, paths in found.items():
             if name == "base" and paths:
-                atomic_replace.add_rotating_seed(data / name)
-            folders = [data / name] if name in {"base", "differences"} else sorted({path.parent for path in paths})
-            for folder in folders:
-                removed = [path for path in paths if path.is_relative_to(folder)]
-                if removed:
-                    _rewrite_files(data, folder, name, removed, scratch, search, result)
-        catalog.publish_views(data)
-    return result
+                atomic_replace.add_rotating_seed(self._data / name)
+            # The files of these two are replaced together: readers list their folders more than once.
+            is_whole = name in {"base", "differences"}
+            for folder in [self._data / name] if is_whole and paths else sorted({path.parent for path in paths}):
+                self._rewrite_files(name, folder, [path for path in paths if path.is_relative_to(folder)])
 
+    def _load_pending(self) -> None:
+        if self._pending.exists():
+            before = json.loads(self._pending.read_text())
+            self.result.keys |= {(partition, key) for partition, key in before["keys"]}
+            for topic, partition, *incarnation, end in before["until"]:
+                self.result.end_offsets[PartitionLog(topic, partition, *incarnation)] = end
+            self.result.webhooks |= set(before.get("webhooks", ()))
 
-def _load_pending_erasure(data: Path) -> ErasureResult:
-    """Return the messages that an interrupted run has found: the files do not show them any more."""
-    result = ErasureResult()
-    pending = data / PENDING_ERASURE_FILE
-    if pending.exists():
-        before = json.loads(pending.read_text())
-        result.keys |= {(partition, key) for partition, key in before["keys"]}
-        result.end_offsets |= {
-            PartitionLog(topic, partition, *log): end for topic, partition, *log, end in before["until"]
-        }
-        result.webhooks |= set(before.get("webhooks", ()))
-    return result
+    def _save_pending(self) -> None:
+        until = [[*log, offset] for log, offset in sorted(self.result.end_offsets.items())]
+        record = {"keys": sorted(self.result.keys), "until": until, "webhooks": sorted(self.result.webhooks)}
+        write_file_atomically(self._pending, json.dumps(record))
 
+    def _find_files(self, dataset: str) -> list[Path]:
+        """Return the files that contain the numbers, and record their messages and offsets."""
+        found = []
+        for path in sorted((self._data / dataset).glob("date=*/*.parquet")):
+            with _open_parquet_file(path) as file:
+                names = [
+                    field.name
+                    for field in file.schema_arrow
+                    if may_hold_number(field) or field.name in (*_ORIGIN_COLUMNS, *_GATEWAY_ID_COLUMNS)
+                ]
+                matching_rows = 0
+                for batch in file.iter_batches(_BATCH_ROWS, columns=names):
+                    rows = batch.filter(self._match_rows(dataset, batch, match_columns(batch, self._search)))
+                    matching_rows += rows.num_rows
+                    for row in rows.select([name for name in names if name in _ORIGIN_COLUMNS]).to_pylist():
+                        self._record_match(row)
+                    for name in set(_GATEWAY_ID_COLUMNS) & set(names):
+                        same = pc.sum(pc.is_in(batch[name], pa.array(self._search.ids, pa.int64()))).as_py()
+                        if same:
+                            self.result.ids[dataset, name] += same
+            if matching_rows:
+                found.append(path)
+        return found
 
-def _save_pending_erasure(data: Path, result: ErasureResult) -> None:
-    until = [[*place, offset] for place, offset in sorted(result.end_offsets.items())]
-    record = {"keys": sorted(result.keys), "until": until, "webhooks": sorted(result.webhooks)}
-    write_file_atomically(data / PENDING_ERASURE_FILE, json.dumps(record))
+    def _match_rows(self, dataset: str, batch: pa.RecordBatch, found: "dict[str, pa.Array[Any]]") -> "pa.Array[Any]":
+        # A dead letter has only the beginning of its webhook, in which a number may be cut.
+        return match_rows(found, batch, self.result.webhooks if dataset == "deadletters" else set())
 
+    def _record_match(self, row: dict[str, Any]) -> None:
+        if "topic" not in row:
+            # The stream has dropped messages that are only in base files.
+            return
+        log = PartitionLog(row["topic"], row["partition"], row.get("incarnation") or UNKNOWN_INCARNATION)
+        self.result.end_offsets[log] = max(self.result.end_offsets.get(log, 0), row["offset"] + 1)
+        if row.get("ingest_id") is not None:
+            self.result.webhooks.add(row["ingest_id"])
+        if row.get("sms_id") is not None and row.get("kind", "status") == "status":
+            self.result.keys.add((row["partition"], f"{row['source']}:{row['sms_id']}"))
 
-def _rewrite_files(
-    data: Path,
-    folder: Path,
-    dataset: str,
-    removed: list[Path],
-    scratch: Path,
-    search: NumberSearch,
-    result: ErasureResult,
-) -> None:
-    """Replace files of a folder by files without the numbers, in one step."""
-    added = {}
-    for path in removed:
-        landed = LANDED_FILE_NAME.fullmatch(path.name)
-        # The name of a file of base or differences begins with its partition.
-        stem = format_merged_stem(landed) if landed else path.stem.partition("-")[0]
-        place = path.with_name(f"{stem}-{atomic_replace.unique_suffix()}.parquet")
-        added[place] = scratch / place.name
-        result.rows[dataset] += _rewrite_without_numbers(
-            path, added[place], search, _select_webhook_ids(dataset, result), *choose_file_layout(dataset)
-        )
-        parquet_files.copy_landing_time(path, added[place])
-    watermark = read_base_watermark(data)
-    # Networks were counted by numbers. Without the fingerprint, the next rebuild counts them again.
-    if dataset == "base" and watermark:
-        added[folder / WATERMARK_FILE] = path = scratch / WATERMARK_FILE
-        path.write_text(watermark._replace(sums="").to_json())
-    atomic_replace.replace_files(folder, scratch, removed, added)
-    result.files[dataset] += len(removed)
+    def _rewrite_files(self, dataset: str, folder: Path, removed: list[Path]) -> None:
+        """Replace files of a folder by files without the numbers, in one step."""
+        added = {}
+        for path in removed:
+            landed = LANDED_FILE_NAME.fullmatch(path.name)
+            # The name of a file of base or differences begins with its partition.
+            stem = format_merged_stem(landed) if landed else path.stem.partition("-")[0]
+            place = path.with_name(f"{stem}-{atomic_replace.unique_suffix()}.parquet")
+            added[place] = self._scratch / place.name
+            self.result.rows[dataset] += self._rewrite_file(dataset, path, added[place])
+            parquet_files.copy_landing_time(path, added[place])
+        watermark = read_base_watermark(self._data)
+        # Networks were counted by numbers. Without the fingerprint, the next rebuild counts them again.
+        if dataset == "base" and watermark:
+            added[folder / WATERMARK_FILE] = path = self._scratch / WATERMARK_FILE
+            path.write_text(watermark._replace(sums="").to_json())
+        atomic_replace.replace_files(folder, self._scratch, removed, added)
+        self.result.files[dataset] += len(removed)
 
-
-def _find_matching_files(folder: Path, name: str, search: NumberSearch, result: ErasureResult) -> list[Path]:
-    """Return the files that contain the numbers, and record their messages and offsets."""
-    paths = []
-    for path in sorted(folder.glob("date=*/*.parquet")):
+    def _rewrite_file(self, dataset: str, path: Path, target: Path) -> int:
+        """Rewrite a file without the numbers; return the number of rows from which values were erased."""
+        count = 0
+        size, codec = choose_file_layout(dataset)
         with _open_parquet_file(path) as file:
-            wanted = [
-                f.name
-                for f in file.schema_arrow
-                if may_hold_number(f) or f.name in (*_ORIGIN_COLUMNS, *_GATEWAY_ID_COLUMNS)
-            ]
-            hit = False
-            for batch in file.iter_batches(_BATCH_ROWS, columns=wanted):
-                rows = batch.filter(match_rows(match_columns(batch, search), batch, _select_webhook_ids(name, result)))
-                hit = hit or rows.num_rows > 0
-                for row in rows.select([c for c in wanted if c in _ORIGIN_COLUMNS]).to_pylist():
-                    _record_match(row, result)
-                for column in (c for c in _GATEWAY_ID_COLUMNS if c in wanted):
-                    same = pc.sum(pc.is_in(batch[column], pa.array(search.ids, pa.int64()))).as_py() or 0
-                    if same:
-                        result.ids[name, column] += same
-        if hit:
-            paths.append(path)
-    return paths
-
-
-def _record_match(row: dict[str, Any], result: ErasureResult) -> None:
-    if "topic" not in row:
-        # The stream has dropped messages that are only in base files.
-        return
-    log = PartitionLog(row["topic"], row["partition"], row.get("incarnation") or UNKNOWN_INCARNATION)
-    result.end_offsets[log] = max(result.end_offsets.get(log, 0), row["offset"] + 1)
-    if row.get("ingest_id") is not None:
-        result.webhooks.add(row["ingest_id"])
-    if row.get("sms_id") is not None and row.get("kind", "status") == "status":
-        result.keys.add((row["partition"], f"{row['source']}:{row['sms_id']}"))
-
-
-def _select_webhook_ids(dataset: str, result: ErasureResult) -> set[str]:
-    """Return ids of webhooks whose rows in a dataset are erased too."""
-    return result.webhooks if dataset == "deadletters" else set()
-
-
-def _rewrite_without_numbers(
-    path: Path, target: Path, search: NumberSearch, webhooks: set[str], size: int, codec: str
-) -> int:
-    """Rewrite a file without the numbers; return the number of rows from which values were erased."""
-    count = 0
-    with (
-        _open_parquet_file(path) as file,
-        pq.ParquetWriter(
-            target, file.schema_arrow, compression=codec, **parquet_files.column_encodings(file.schema_arrow)
-        ) as writer,
-    ):
-        for batch in file.iter_batches(size):
-            found = match_columns(batch, search)
-            rows = match_rows(found, batch, webhooks)
-            count += pc.sum(rows).as_py() or 0
-            columns = [
-                erase_column_values(batch[column.name], column.name, found.get(column.name), rows)
-                for column in batch.schema
-            ]
-            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=batch.schema))
-    return count
+            schema = file.schema_arrow
+            encodings = parquet_files.column_encodings(schema)
+            with pq.ParquetWriter(target, schema, compression=codec, **encodings) as writer:
+                for batch in file.iter_batches(size):
+                    found = match_columns(batch, self._search)
+                    rows = self._match_rows(dataset, batch, found)
+                    count += pc.sum(rows).as_py() or 0
+                    columns = [
+                        erase_column_values(batch[name], name, found.get(name), rows) for name in batch.schema.names
+                    ]
+                    writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=batch.schema))
+        return count
 
 
 def _open_parquet_file(path: Path) -> pq.ParquetFile:

@@ -4,7 +4,6 @@ The counts of a day's messages were written with them (`warehouse.rebuild`), so 
 which a sink derives its position are replaced by files of the same name without rows.
 """
 
-from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -44,15 +43,10 @@ class RetentionSettings(BaseSettings):
     quality_days: int | None = Field(None, ge=1, description="Days that results of `smspulse check` are kept.")
 
 
-@dataclass(slots=True)
-class RetentionResult:
-    """Dropped days by dataset."""
-
-    dropped_days: dict[str, list[date]] = field(default_factory=dict)
-
-
-def drop_expired_days(data: Path, settings: RetentionSettings, now: datetime, min_age: timedelta) -> RetentionResult:
-    """Drop the days that are older than the settings allow. Readers and sinks go on meanwhile.
+def drop_expired_days(
+    data: Path, settings: RetentionSettings, now: datetime, min_age: timedelta
+) -> dict[str, list[date]]:
+    """Drop the days that are older than the settings allow; return them by dataset. Readers and sinks go on meanwhile.
 
     Args:
         data: The data folder.
@@ -68,35 +62,36 @@ def drop_expired_days(data: Path, settings: RetentionSettings, now: datetime, mi
     data = data.resolve()
     _check_retention_settings(settings, min_age)
     catalog.publish_views(data)
-    today = now.astimezone(UTC).date()
-    result = RetentionResult()
+    dropped: dict[str, list[date]] = {}
+
+    def first_kept_day(days: int | None) -> date:
+        # Without a setting, no day is old enough.
+        return now.astimezone(UTC).date() - timedelta(days) if days else date.min
+
     with atomic_replace.lock_maintenance(data) as scratch:
-        raw, versions, base, deadletters, quality = (
-            None if days is None else today - timedelta(days)
-            for days in (
-                *(settings.raw_days, settings.versions_days, settings.messages_days),
-                *(settings.deadletters_days, settings.quality_days),
-            )
-        )
+        before = {
+            "raw": first_kept_day(settings.raw_days),
+            "messages": first_kept_day(settings.versions_days),
+            "differences": first_kept_day(settings.messages_days),
+            "deadletters": first_kept_day(settings.deadletters_days),
+            "quality": first_kept_day(settings.quality_days),
+        }
         watermark = read_base_watermark(data)
         if watermark is None:
             # Before the first rebuild, messages exist nowhere else.
-            raw = versions = base = None
+            before |= dict.fromkeys(("raw", "messages", "differences"), date.min)
         else:
             if not has_current_rollups(data):
                 # The next rebuild counts them.
-                base = None
-            _drop_base_days(data, scratch, base, raw, watermark, result)
-            versions = min(versions, watermark.since) if versions else None
-        for name, before in (
-            *(("raw", raw), ("messages", versions), ("differences", base)),
-            *(("deadletters", deadletters), ("quality", quality)),
-        ):
-            if before:
-                for folder in _list_expired_folders(data / name, before):
-                    _drop_landed_day(folder, scratch)
-                    result.dropped_days.setdefault(name, []).append(parse_folder_day(folder))
-    return result
+                before["differences"] = date.min
+            dropped["base"] = _drop_base_days(data, scratch, before["differences"], before["raw"], watermark)
+            before["messages"] = min(before["messages"], watermark.since)
+        for name, first_kept in before.items():
+            folders = _list_expired_folders(data / name, first_kept)
+            for folder in folders:
+                _drop_landed_day(folder, scratch)
+            dropped[name] = [parse_folder_day(folder) for folder in folders]
+    return {name: days for name, days in dropped.items() if days}
 
 
 def _check_retention_settings(settings: RetentionSettings, min_age: timedelta) -> None:
@@ -116,24 +111,14 @@ def _list_expired_folders(folder: Path, before: date) -> list[Path]:
     return sorted(each for each in days if any(pq.read_metadata(path).num_rows for path in each.iterdir()))
 
 
-def _drop_base_days(
-    data: Path,
-    scratch: Path,
-    before: date | None,
-    raw_before: date | None,
-    watermark: BaseWatermark,
-    result: RetentionResult,
-) -> None:
-    """Drop base files, and record the first day that is complete in the log."""
+def _drop_base_days(data: Path, scratch: Path, before: date, raw_before: date, watermark: BaseWatermark) -> list[date]:
+    """Drop base files, and record the first day that is complete in the log; return the dropped days."""
     base = data / "base"
-    days = _list_expired_folders(base, before) if before else []
-    removed = [path for folder in days for path in folder.iterdir()]
+    folders = _list_expired_folders(base, before)
+    removed = [path for folder in folders for path in folder.iterdir()]
     added: dict[Path, Path] = {}
     # A file can have records of the next day as well, so that day is incomplete too.
-    complete_from = [
-        parse_folder_day(folder) + 2 * _DAY
-        for folder in (_list_expired_folders(data / "raw", raw_before) if raw_before else ())
-    ]
+    complete_from = [parse_folder_day(folder) + 2 * _DAY for folder in _list_expired_folders(data / "raw", raw_before)]
     floor = max([*complete_from, watermark.floor])
     if floor != watermark.floor:
         added[base / WATERMARK_FILE] = path = scratch / WATERMARK_FILE
@@ -141,8 +126,7 @@ def _drop_base_days(
     if added or removed:
         atomic_replace.add_rotating_seed(base)
         atomic_replace.replace_files(base, scratch, removed, added)
-    if days:
-        result.dropped_days["base"] = [parse_folder_day(folder) for folder in days]
+    return [parse_folder_day(folder) for folder in folders]
 
 
 def _drop_landed_day(folder: Path, scratch: Path) -> None:

@@ -1,6 +1,7 @@
 """The partitions that the consumer group has assigned: their buffers, and those whose position is not known yet."""
 
 import logging
+from dataclasses import dataclass, field
 from datetime import tzinfo
 from typing import Any
 
@@ -9,13 +10,14 @@ from confluent_kafka import KafkaException
 
 from core.stop_request import StopRequest
 from core.topic_ids import TopicIds
+from gateway.payload_times import parse_zone
 from warehouse import metrics
 from warehouse.errors import BucketAwayError, OvertakenError
 from warehouse.partition_log import PartitionLog, parse_topic_id
 from warehouse.settings import LanderSettings
 from warehouse.sink.kafka_client import KafkaStatus
-from warehouse.sink.partition_buffer import PartitionBuffer
-from warehouse.sink.storage import LandingStore
+from warehouse.sink.partition_records import PartitionRecords
+from warehouse.sink.record_conversion import build_table
 from warehouse.sink.store_status import StoreStatus
 from warehouse.sink.topic_incarnations import LogPosition, log_incarnation_change
 
@@ -25,14 +27,46 @@ PartitionKey = tuple[str, int]
 """Topic and partition."""
 
 
+@dataclass(slots=True)
+class PartitionBuffer:
+    """Rows of one log that are not landed yet.
+
+    Args:
+        log: The log that they are from.
+        start: Where their range begins.
+        next_offset: The offset to read from.
+    """
+
+    log: PartitionLog
+    start: int
+    next_offset: int
+    tables: list[pa.Table] = field(default_factory=list)
+    row_count: int = 0
+    byte_count: int = 0
+    newest_timestamp_ms: int = 0
+
+    def append_records(self, messages: list[Any], zone: tzinfo) -> None:
+        """Add records. Those that the buffer already has are skipped."""
+        # After a seek, the client can still return records that it had read ahead.
+        if messages[0].offset() < self.next_offset:
+            messages = [m for m in messages if m.offset() >= self.next_offset]
+        if not messages:
+            return
+        run = PartitionRecords.from_messages(self.log, messages)
+        table = build_table(run, zone)
+        self.tables.append(table)
+        self.next_offset = run.offsets[-1] + 1
+        self.row_count += len(messages)
+        self.byte_count += table.nbytes
+        self.newest_timestamp_ms = max(self.newest_timestamp_ms, *run.timestamps)
+
+
 class AssignedPartitions:
     """Buffers of the assigned partitions, and how they are landed.
 
     Args:
         settings: The sink's settings.
-        zone: Time zone of payload times that name none.
-        store: Where rows are landed.
-        store_status: Whether it takes data.
+        store_status: Where rows are landed, and whether it takes data.
         topic_ids: Reads the ids of Kafka's topics.
         kafka_status: Whether Kafka answers.
         stop: Ends waiting.
@@ -41,15 +75,13 @@ class AssignedPartitions:
     def __init__(
         self,
         settings: LanderSettings,
-        zone: tzinfo,
-        store: LandingStore,
         store_status: StoreStatus,
         topic_ids: TopicIds,
         kafka_status: KafkaStatus,
         stop: StopRequest,
     ) -> None:
-        self._settings, self._zone = settings, zone
-        self._store, self._store_status = store, store_status
+        self._settings, self._zone = settings, parse_zone(settings.zone)
+        self._store_status, self._store = store_status, store_status.store
         self._topic_ids, self._kafka_status = topic_ids, kafka_status
         self._stop = stop
         self.buffers: dict[PartitionKey, PartitionBuffer] = {}
@@ -89,6 +121,7 @@ class AssignedPartitions:
 
     def land_buffers(self) -> OSError | None:
         """Land what the store takes; return the error that ended it early, or None."""
+        # Right before landing, so that as few records as possible can be of a topic that was replaced meanwhile.
         self._drop_other_incarnations()
         for key, buffer in self.buffers.items():
             if not buffer.tables:

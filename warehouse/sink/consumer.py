@@ -29,7 +29,6 @@ from core.kafka_settings import KafkaSettings
 from core.stop_request import StopRequest
 from core.topic_ids import TopicIds
 from core.topics import RAW
-from gateway.payload_times import parse_zone
 from warehouse import metrics
 from warehouse.datasets import DATASET_BY_TOPIC
 from warehouse.errors import BucketAwayError
@@ -37,7 +36,7 @@ from warehouse.settings import LanderSettings
 from warehouse.sink.assigned_partitions import AssignedPartitions, PartitionKey
 from warehouse.sink.kafka_client import KafkaStatus, create_consumer
 from warehouse.sink.kafka_log_reader import KafkaLogReader
-from warehouse.sink.storage import open_landing_store
+from warehouse.sink.parquet_files import open_landing_store
 from warehouse.sink.store_status import StoreStatus
 from warehouse.sink.topic_incarnations import locate_log_position
 
@@ -71,15 +70,7 @@ class ParquetLander:
         self._kafka_status = KafkaStatus(kafka.bootstrap)
         self._topic_ids = TopicIds(kafka)
         self._consumer: Any = None
-        self._partitions = AssignedPartitions(
-            settings,
-            parse_zone(settings.zone),
-            self._store,
-            self._store_status,
-            self._topic_ids,
-            self._kafka_status,
-            stop,
-        )
+        self._partitions = AssignedPartitions(settings, self._store_status, self._topic_ids, self._kafka_status, stop)
         self._was_located = False
         # The client reports assigned and revoked partitions from within a poll. The records that this poll returns may
         # be of either assignment.
@@ -123,12 +114,14 @@ class ParquetLander:
             now = time.monotonic()
             if now < next_flush_at and (self._store_status.retry_s or not self._partitions.are_full()):
                 continue
+            # Full buffers are landed before their time. They leave the time of the next landing as it is.
             if not self._flush_buffers():
                 next_flush_at = now + self._store_status.retry_s
             elif now >= next_flush_at:
                 self._commit_offsets()
                 if idle:
                     self._kafka_status.probe(self._consumer)
+                # A landing that took longer than the interval skips those that it missed.
                 next_flush_at += interval * (1 + (now - next_flush_at) // interval)
                 idle = True
 
@@ -152,6 +145,7 @@ class ParquetLander:
 
     def _buffer_messages(self, messages: list[Any]) -> bool:
         runs: dict[PartitionKey, list[Any]] = defaultdict(list)
+        # Errors are handled after the records, whose offsets they follow.
         errors = []
         for message in messages:
             if message.error() is None:

@@ -1,8 +1,7 @@
-"""The sink's Kafka client: its options, its errors, and its records as columns."""
+"""The sink's Kafka client: its options, and whether Kafka answers."""
 
 import logging
 import time
-from collections.abc import Sequence
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
@@ -10,9 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
 from warehouse.errors import KafkaRefusedError
-from warehouse.partition_log import PartitionLog
 from warehouse.settings import LanderSettings
-from warehouse.sink.record_conversion import PartitionRecords
 
 _log = logging.getLogger(__name__)
 
@@ -133,6 +130,7 @@ def create_consumer(settings: LanderSettings, kafka: KafkaSettings, status: Kafk
     options |= {
         "group.id": settings.group,
         "session.timeout.ms": session_ms,
+        # Three heartbeats can be lost before the session ends.
         "heartbeat.interval.ms": session_ms // 4,
         "error_cb": status.on_error,
         # The in-memory broker creates topics on first use. On a real one they are created explicitly.
@@ -148,17 +146,3 @@ def create_consumer(settings: LanderSettings, kafka: KafkaSettings, status: Kafk
     except KafkaException as error:
         msg = f"the settings for Kafka, or its certificates, cannot be used: {error.args[0].str()}"
         raise KafkaRefusedError(msg) from error
-
-
-def collect_messages(log: PartitionLog, messages: Sequence[Any]) -> PartitionRecords:
-    """Turn the client's messages, at least one and all of one partition, into columns."""
-    return PartitionRecords(
-        log.topic,
-        log.partition,
-        [message.offset() for message in messages],
-        [message.timestamp()[1] for message in messages],
-        [message.key() for message in messages],
-        [message.value() for message in messages],
-        [message.headers() or () for message in messages],
-        log.incarnation,
-    )

@@ -8,9 +8,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from core.kafka_settings import KafkaSettings
 from warehouse.partition_log import PartitionLog
-from warehouse.sink.kafka_client import collect_messages
+from warehouse.sink.partition_records import PartitionRecords
 from warehouse.sink.range_metadata import RecordIdentity, extract_identities
-from warehouse.sink.table_building import build_table
+from warehouse.sink.record_conversion import build_table
 
 # Seconds to wait for the answer to one request.
 _ANSWER_S: Final = 3.0
@@ -69,10 +69,13 @@ class KafkaLogReader:
             for records in self._poll_batches(end - start):
                 wanted = [record for record in records if record.offset() < end]
                 if wanted:
-                    found |= extract_identities(build_table(collect_messages(PartitionLog(topic, partition), wanted)))
+                    found |= extract_identities(
+                        build_table(PartitionRecords.from_messages(PartitionLog(topic, partition), wanted))
+                    )
                 if records[-1].offset() >= end - 1:
                     break
         finally:
+            # Otherwise the client would go on reading ahead while the next partition is compared.
             self._consumer.unassign()
         return found
 

@@ -20,30 +20,45 @@ after it. So the largest name of a log still shows where to go on, and that earl
 import fcntl
 import json
 import os
-from collections.abc import Sequence
-from datetime import UTC, tzinfo
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Union
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.atomic_file import (
     create_durable_folder,
+    delete_orphaned_files,
     flush_to_disk,
     fsync_folder,
     open_folder_descriptor,
     open_temporary_file,
 )
+from core.buckets import is_bucket_address
+from warehouse import catalog, status_codes
+from warehouse.buckets import open_bucket_store
 from warehouse.datasets import DATASET_BY_TOPIC
 from warehouse.errors import OvertakenError
 from warehouse.file_names import SEED_DATE, TEMPORARY_FOLDER, format_file_name
-from warehouse.landed_files import find_newest_file
+from warehouse.landed_files import find_newest_file, list_incarnations, list_log_files
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog
-from warehouse.sink.range_metadata import LAST_IDENTITY_KEY, NEXT_OFFSET_KEY, extract_identities
-from warehouse.sink.record_conversion import PartitionRecords, SourceRecord
-from warehouse.sink.table_building import build_table
+from warehouse.sink.range_metadata import (
+    LAST_IDENTITY_KEY,
+    NEXT_OFFSET_KEY,
+    extract_identities,
+    read_landed_position,
+)
 
+# The extra `s3`.
+if TYPE_CHECKING:
+    from warehouse.sink.s3_storage import BucketStore
+
+LandingStore = Union["FolderStore", "BucketStore"]
+"""Where the sink lands: both have the same methods. Their OSErrors, such as `BucketAwayError`, may pass with time."""
+
+# As many as a small landed file has.
+_PROBE_BYTES: Final = 1 << 16
 # Texts that share their beginning with the row before.
 _COMMON_PREFIX_COLUMNS: Final = {"ingest_id", "message_key"}
 # Dictionaries of values that do not repeat would take time and save nothing.
@@ -57,22 +72,6 @@ _LIST_DICTIONARY_COLUMNS: Final = (
     *(f"{_OBSERVATION_PATH}{name}" for name in ("status_id", "device_id", "channel_id", "sent_at")),
 )
 _LIST_DELTA_COLUMNS: Final = (f"{_OBSERVATION_PATH}first_received_at", f"{_OBSERVATION_PATH}last_received_at")
-
-
-def land_records(
-    data: Path, start: int, records: Sequence[SourceRecord], zone: tzinfo = UTC, incarnation: str = UNKNOWN_INCARNATION
-) -> Path:
-    """Land records of one partition as one file, as `land_rows` does.
-
-    Args:
-        data: The data folder.
-        start: Where the range begins, as `read_landed_position` returned it.
-        records: Records in the order of their offsets, at least one.
-        zone: Time zone of payload times that name none.
-        incarnation: Incarnation of their topic.
-    """
-    run = PartitionRecords.from_records(records)._replace(incarnation=incarnation)
-    return land_rows(data, start, build_table(run, zone))
 
 
 def land_rows(data: Path, start: int, table: pa.Table) -> Path:
@@ -107,6 +106,63 @@ def land_rows(data: Path, start: int, table: pa.Table) -> Path:
                 raise OvertakenError(path) from error
     fsync_folder(folder)
     return path
+
+
+@dataclass(frozen=True, slots=True)
+class FolderStore:
+    """A folder of this machine, or one that it has mounted."""
+
+    data: Path
+
+    def __str__(self) -> str:
+        return str(self.data)
+
+    def prepare_store(self) -> int:
+        """Publish the views. Return the number of deleted files that killed landers had not finished."""
+        deleted = delete_orphaned_files(self.data / TEMPORARY_FOLDER)
+        # The lander has the same environment as the stream. If the setting is gone, it removes the meanings.
+        status_codes.write_status_codes(self.data, status_codes.parse_configured_statuses())
+        catalog.publish_views(self.data)
+        return deleted
+
+    def probe_write(self) -> None:
+        """Write a probe and delete it, to find out whether the folder takes data.
+
+        Raises:
+            OSError: It takes none.
+        """
+        with open_temporary_file(self.data / TEMPORARY_FOLDER, "probe.parquet") as (file, _):
+            file.write(bytes(_PROBE_BYTES))
+            flush_to_disk(file)
+
+    def list_incarnations(self, topic: str, partition: int) -> set[str]:
+        """As `warehouse.landed_files.list_incarnations`."""
+        return list_incarnations(self.data, topic, partition)
+
+    def read_landed_position(self, log: PartitionLog) -> int:
+        """As `warehouse.sink.range_metadata.read_landed_position`."""
+        return read_landed_position(self.data, *log)
+
+    def list_log_files(self, log: PartitionLog) -> list[Path]:
+        """As `warehouse.landed_files.list_log_files`."""
+        return list_log_files(self.data, log)
+
+    def open_parquet_source(self, path: Path) -> Path:
+        """Return a source that pyarrow can read one of the files from."""
+        return path
+
+    def land_rows(self, start: int, table: pa.Table) -> Path:
+        """As the function of that name."""
+        return land_rows(self.data, start, table)
+
+
+def open_landing_store(data: Path) -> LandingStore:
+    """Return the store of a data folder.
+
+    Raises:
+        BucketError: The bucket cannot be used, as in `open_bucket_store`.
+    """
+    return open_bucket_store(data) if is_bucket_address(data) else FolderStore(data.resolve())
 
 
 def copy_landing_time(path: Path, successor: Path) -> None:

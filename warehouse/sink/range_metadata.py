@@ -103,6 +103,7 @@ def read_identities(source: Path | BinaryIO, path: Path) -> dict[int, RecordIden
         metadata = file.schema_arrow.metadata or {}
         names = [name for name in ("offset", "recorded_at", *_ID_COLUMNS) if name in file.schema_arrow.names]
         found = extract_identities(file.read(names))
+        # Retention leaves a file without rows where a sink derives its position.
         if not found and LAST_IDENTITY_KEY in metadata:
             found = {int(metadata[NEXT_OFFSET_KEY]) - 1: RecordIdentity(*json.loads(metadata[LAST_IDENTITY_KEY]))}
         return found

@@ -1,97 +1,46 @@
-"""Conversion of Kafka's records to the columns of their dataset, in Python's values.
+"""Conversion of Kafka's records to Arrow tables of their dataset.
 
-It does not depend on who wrote a record, or what is in it: values that cannot be read are null.
+It never fails, whoever wrote a record and whatever is in it. A value that cannot be read, or that its column cannot
+hold, is null. A record whose conversion raises an unforeseen error is a row of its position and its bytes, and the rows
+of the others are the same as without it.
 """
 
+import logging
 from collections.abc import Callable, Sequence
-from datetime import tzinfo
+from datetime import UTC, tzinfo
 from operator import itemgetter
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final
 
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from core import records as rec
 from core import topics
+from core.errors import where_raised
 from gateway.errors import Reason
 from gateway.events import StatusReport
 from gateway.json_body import charset_of
 from gateway.payloads import parse_payloads
-from warehouse.partition_log import UNKNOWN_INCARNATION
-from warehouse.schemas import ALERTS_SCHEMA, MESSAGES_SCHEMA, POSITION_FIELDS
+from warehouse import metrics
+from warehouse.datasets import DATASET_BY_TOPIC
+from warehouse.schemas import OBSERVATION_TYPE, POSITION_COLUMNS, SCHEMAS
+from warehouse.sink.partition_records import PartitionRecords
+
+_log = logging.getLogger(__name__)
 
 KIND_STATUS: Final = "status"
 KIND_INCOMING: Final = "incoming"
 KIND_UNREADABLE: Final = "unreadable"
 # More digits do not fit into a 64-bit integer.
 _MAX_DIGITS: Final = 19
+_OBSERVATIONS: Final = pa.list_(OBSERVATION_TYPE)
+# Years 1 to 9999, the range of Python and pandas. A single time beyond it would fail every query that reads it.
+_MIN_MS: Final = -62_135_596_800_000
+_MAX_MS: Final = 253_402_300_799_999
 # In C, because they are called for each header of each record.
 _HEADER_NAME: Final[Callable[[tuple[str, bytes | None]], str]] = itemgetter(0)
 _HEADER_VALUE: Final[Callable[[tuple[str, bytes | None]], bytes | None]] = itemgetter(1)
-
-
-class SourceRecord(Protocol):
-    """One record of Kafka."""
-
-    @property
-    def topic(self) -> str:
-        """Name of the topic."""
-
-    @property
-    def partition(self) -> int:
-        """Number of the partition."""
-
-    @property
-    def offset(self) -> int:
-        """Offset in the partition."""
-
-    @property
-    def timestamp(self) -> int:
-        """Milliseconds since 1970 UTC, or -1."""
-
-    @property
-    def key(self) -> bytes | None:
-        """Key of the record."""
-
-    @property
-    def value(self) -> bytes | None:
-        """Value of the record; None in a tombstone."""
-
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes | None]]:
-        """Name and value of each header."""
-
-
-class PartitionRecords(NamedTuple):
-    """Records of one partition in the order of their offsets, by column. Fields are those of `SourceRecord`.
-
-    `incarnation` is that of the topic (`warehouse.partition_log`).
-    """
-
-    topic: str
-    partition: int
-    offsets: Sequence[int]
-    timestamps: Sequence[int]
-    keys: Sequence[bytes | None]
-    values: Sequence[bytes | None]
-    headers: Sequence[Sequence[tuple[str, bytes | None]]]
-    incarnation: str = UNKNOWN_INCARNATION
-
-    @classmethod
-    def from_records(cls, records: Sequence[SourceRecord]) -> "PartitionRecords":
-        """Turn records, at least one and all of one partition, into columns."""
-        fields = [(r.offset, r.timestamp, r.key, r.value, r.headers) for r in records]
-        offsets, timestamps, keys, values, headers = zip(*fields, strict=True)
-        return cls(records[0].topic, records[0].partition, offsets, timestamps, keys, values, headers)
-
-    def select_record(self, row: int) -> "PartitionRecords":
-        """Return one of the records as a run of its own."""
-        return self._replace(
-            offsets=self.offsets[row : row + 1],
-            timestamps=self.timestamps[row : row + 1],
-            keys=self.keys[row : row + 1],
-            values=self.values[row : row + 1],
-            headers=self.headers[row : row + 1],
-        )
 
 
 DatasetColumns = dict[str, Any]
@@ -145,8 +94,8 @@ def raw_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
     return columns
 
 
-_NOT_FROM_VALUE: Final = {"message_key", "observations", "is_forgotten", *(field.name for field in POSITION_FIELDS)}
-_VALUE_FIELDS: Final = tuple(field.name for field in MESSAGES_SCHEMA if field.name not in _NOT_FROM_VALUE)
+_NOT_FROM_VALUE: Final = {"message_key", "observations", "is_forgotten", *POSITION_COLUMNS}
+_VALUE_FIELDS: Final = tuple(name for name in SCHEMAS["messages"].names if name not in _NOT_FROM_VALUE)
 
 
 def message_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
@@ -187,9 +136,7 @@ def deadletter_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
 
 
 _ALERT_FIELDS: Final = tuple(
-    field.name
-    for field in ALERTS_SCHEMA
-    if field.name not in {"alert_id", "errors", *(each.name for each in POSITION_FIELDS)}
+    name for name in SCHEMAS["alerts"].names if name not in {"alert_id", "errors", *POSITION_COLUMNS}
 )
 
 
@@ -270,3 +217,110 @@ CONVERTERS: Final[dict[str, Callable[[PartitionRecords, tzinfo], DatasetColumns]
     topics.DEADLETTERS: deadletter_columns,
 }
 """Conversion of each topic's records. The zone is that of payload times that name none."""
+
+
+def build_table(run: PartitionRecords, zone: tzinfo = UTC) -> pa.Table:
+    """Convert records, a row each, in their order. Raises nothing, whatever the records are.
+
+    Args:
+        run: Records of one partition, at least one.
+        zone: Time zone of payload times that name none.
+    """
+    try:
+        return _convert_records(run, zone)
+    except Exception as error:
+        _log.warning(
+            "%d records of %s, partition %d, from offset %d on are converted one by one: %s",
+            *(len(run.offsets), run.topic, run.partition, run.offsets[0], where_raised(error)),
+        )
+    return _build_table_by_row(run, zone)
+
+
+def _build_table_by_row(run: PartitionRecords, zone: tzinfo) -> pa.Table:
+    rows, faults = [], []
+    for number in range(len(run.offsets)):
+        record = run.select_record(number)
+        try:
+            rows.append(_convert_records(record, zone))
+        except Exception as error:
+            faults.append(where_raised(error))
+            rows.append(_assemble_table(record, unconverted_columns(record)))
+    if faults:
+        metrics.CONVERSION_FAULTS.labels(run.topic).inc(len(faults))
+        _log.error(
+            "%d records of %s, partition %d, could not be converted, the last for %s, and are landed as their "
+            "bytes. This is a fault of smspulse: report it",
+            *(len(faults), run.topic, run.partition, faults[-1]),
+        )
+    return pa.concat_tables(rows).combine_chunks()
+
+
+def _convert_records(run: PartitionRecords, zone: tzinfo) -> pa.Table:
+    return _assemble_table(run, CONVERTERS[run.topic](run, zone))
+
+
+def _assemble_table(run: PartitionRecords, columns: DatasetColumns) -> pa.Table:
+    schema = SCHEMAS[DATASET_BY_TOPIC[run.topic]]
+    return pa.table([_build_column(f, columns.get(f.name), len(run.offsets)) for f in schema], schema=schema)
+
+
+def _build_column(field: "pa.Field[Any]", values: Any, rows: int) -> "pa.Array[Any]":
+    if isinstance(values, list | tuple | range) and len(values) == rows:
+        return _build_array(field.name, values, field.type)
+    repeated: pa.Array[Any] = pa.repeat(pa.scalar(values, field.type), rows)
+    return repeated
+
+
+def _build_array(name: str, values: Sequence[Any], kind: pa.DataType) -> "pa.Array[Any]":
+    """Build one column. A value that its type cannot hold becomes null, with one warning for all of them."""
+    if kind.equals(_OBSERVATIONS):
+        return _build_observations(name, values)
+    try:
+        if pa.types.is_timestamp(kind):
+            return _build_timestamps(values, kind)
+        return pa.array(values, kind)
+    except (pa.ArrowException, OverflowError):
+        if pa.types.is_string(kind):
+            values = [v.decode("utf-8", "replace") if type(v) is bytes else v for v in values]
+        kept = [v if _is_storable(v, kind) else None for v in values]
+    lost = sum(k is None and v is not None for k, v in zip(kept, values, strict=True))
+    if lost:
+        _log.warning("%d values of column %s are not of type %s and were landed as null", lost, name, kind)
+    return pa.array(kept, kind)
+
+
+def _build_timestamps(values: Sequence[Any], kind: pa.DataType) -> "pa.Array[Any]":
+    times = pa.array(values, pa.int64())
+    found = pc.min_max(times)
+    if times.null_count < len(times) and not _MIN_MS <= found["min"].as_py() <= found["max"].as_py() <= _MAX_MS:
+        raise OverflowError
+    return times.cast(kind)
+
+
+def _is_storable(value: object, kind: pa.DataType) -> bool:
+    try:
+        _build_timestamps([value], kind) if pa.types.is_timestamp(kind) else pa.array([value], kind)
+    except (pa.ArrowException, OverflowError):
+        return False
+    return True
+
+
+def _build_observations(name: str, values: Sequence[Any]) -> "pa.Array[Any]":
+    width = OBSERVATION_TYPE.num_fields
+    offsets: list[int | None] = []
+    flat: list[Any] = []
+    for value in values:
+        offsets.append(len(flat))
+        if type(value) is list and all(type(o) is list and len(o) == width for o in value):
+            flat += value
+        else:
+            # Arrow marks a null list by a null offset.
+            offsets[-1] = None
+    children = zip(*flat, strict=True) if flat else [()] * width
+    arrays = [
+        _build_array(f"{name}.{f.name}", list(v), f.type) for f, v in zip(OBSERVATION_TYPE, children, strict=True)
+    ]
+    structs = pa.StructArray.from_arrays(arrays, fields=list(OBSERVATION_TYPE))
+    return pa.ListArray.from_arrays(
+        pa.array([*offsets, len(flat)], pa.int32()), structs, type=pa.list_(OBSERVATION_TYPE)
+    )

@@ -7,7 +7,6 @@ endpoint.
 """
 
 import io
-import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ from warehouse.errors import BucketAwayError, BucketError, NoWarehouseError, Ove
 from warehouse.file_names import LANDED_FILE_NAME, TEMPORARY_FOLDER, parse_partition_log
 from warehouse.landed_files import sort_incarnations
 from warehouse.partition_log import PartitionLog
+from warehouse.settings import WarehouseSettings
 from warehouse.sink import parquet_files
 from warehouse.sink.range_metadata import read_next_offset
 from warehouse.small_datasets import create_seed_files, refresh_prefixes
@@ -78,7 +78,7 @@ class BucketStore:
             folder = Path(scratch)
             create_seed_files(folder)
             refresh_prefixes(folder)
-            status_codes.refresh_status_codes(folder)
+            status_codes.write_status_codes(folder, status_codes.load_known_statuses(folder))
             # DuckDB binds the views to the seeds in the folder. In the bucket, it would read all landed objects.
             sql = create_view_statements(self.url, incarnation_order=self._list_incarnations_by_age())
             catalog.write_catalog_file(
@@ -103,12 +103,10 @@ class BucketStore:
 
     def list_incarnations(self, topic: str, partition: int) -> set[str]:
         """Return the incarnations of a partition that have objects."""
-        head = f"{topic}+{partition}"
-        with _translate_store_errors(self.url):
-            names = [
-                name for folder in self._list_day_folders(topic) for name in self._list_object_names(folder, head, head)
-            ]
-        logs = [parse_partition_log(name) for name in map(LANDED_FILE_NAME.fullmatch, names) if name]
+        names = (
+            LANDED_FILE_NAME.fullmatch(path.name) for path in self._list_topic_objects(topic, f"{topic}+{partition}")
+        )
+        logs = [parse_partition_log(name) for name in names if name]
         return {log.incarnation for log in logs if log.partition == partition}
 
     def _list_incarnations_by_age(self) -> list[str]:
@@ -132,14 +130,17 @@ class BucketStore:
 
     def list_log_files(self, log: PartitionLog) -> list[Path]:
         """Return the objects of a log, in the order of their ranges."""
-        head = f"{log.topic}+{log.file_label}+"
+        paths = self._list_topic_objects(log.topic, f"{log.topic}+{log.file_label}+")
+        return sorted(paths, key=lambda path: path.name)
+
+    def _list_topic_objects(self, topic: str, head: str) -> list[Path]:
+        """Return the objects of a topic's dataset whose names begin with `head`."""
         with _translate_store_errors(self.url):
-            found = [
-                (name, folder)
-                for folder in self._list_day_folders(log.topic)
+            return [
+                Path(folder, name)
+                for folder in self._list_day_folders(topic)
                 for name in self._list_object_names(folder, head, head)
             ]
-        return [Path(folder, name) for name, folder in sorted(found)]
 
     def open_parquet_source(self, path: Path) -> io.BytesIO:
         """Return the content of an object of `list_log_files`."""
@@ -248,6 +249,7 @@ class _BucketFileSystem(AbstractFileSystem):
             # DuckDB requests them one after the other, so each would take the network's latency.
             with ThreadPoolExecutor(_CONCURRENT_READS) as pool:
                 list(pool.map(self.read_object, missing))
+        # The order of names, as DuckDB lists a folder. The seed comes first in it.
         return sorted(found)
 
     def read_object(self, path: str) -> bytes:
@@ -279,11 +281,12 @@ class _BucketFileSystem(AbstractFileSystem):
 def _connect_object_store(url: str) -> Any:
     name, _, prefix = url.removeprefix("s3://").partition("/")
     # Object stores of one's own, such as MinIO, often have no TLS.
-    is_plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http:")
+    is_plain = WarehouseSettings().aws_endpoint_url.startswith("http:")
     with _translate_store_errors(url, BucketError, BucketError):
         return S3Store(
             name,
             prefix=prefix or None,
+            # A request that takes longer has failed, and is sent again.
             client_options={"allow_http": is_plain, "connect_timeout": "5s", "timeout": "60s"},
             # Callers wait longer themselves.
             retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=10)},

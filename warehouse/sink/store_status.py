@@ -5,7 +5,7 @@ from typing import Final
 
 from core.stop_request import StopRequest
 from warehouse import metrics
-from warehouse.sink.storage import LandingStore
+from warehouse.sink.parquet_files import LandingStore
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ class StoreStatus:
     """
 
     def __init__(self, store: LandingStore, first_retry_s: float) -> None:
-        self._store, self._first_retry_s = store, first_retry_s
+        self.store, self._first_retry_s = store, first_retry_s
         self.retry_s = 0.0
         """Seconds until the next attempt; 0 while the store takes data."""
 
@@ -30,7 +30,7 @@ class StoreStatus:
         if not self.retry_s:
             _log.error(
                 "cannot write to %s (%s): landing waits and goes on when it can; nothing is lost while Kafka keeps it",
-                *(self._store, error.strerror or error),
+                *(self.store, error.strerror or error),
             )
         self.retry_s = min(max(self.retry_s * 2, self._first_retry_s), _MAX_RETRY_S)
         metrics.BLOCKED.set(1)
@@ -41,11 +41,11 @@ class StoreStatus:
         There may be nothing to land that would show that the store has recovered.
         """
         try:
-            self._store.probe_write()
+            self.store.probe_write()
         except OSError as error:
             self.handle_failure(error)
             return error
-        _log.warning("%s takes data again", self._store)
+        _log.warning("%s takes data again", self.store)
         self.retry_s = 0.0
         metrics.BLOCKED.set(0)
         return None
@@ -54,8 +54,8 @@ class StoreStatus:
         """Prepare the store, and return once it takes data or a stop is requested."""
         while not stop.is_set():
             try:
-                deleted = self._store.prepare_store()
-                self._store.probe_write()
+                deleted = self.store.prepare_store()
+                self.store.probe_write()
             except OSError as error:
                 self.handle_failure(error)
                 stop.wait(self.retry_s)

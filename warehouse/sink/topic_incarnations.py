@@ -21,8 +21,8 @@ from core.topic_ids import is_in_memory_id
 from core.topics import TOPICS
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog, next_incarnation, parse_cut_count, parse_topic_id
 from warehouse.sink.kafka_log_reader import KafkaLogReader
+from warehouse.sink.parquet_files import LandingStore
 from warehouse.sink.range_metadata import read_identities, read_last_identity, read_next_offset
-from warehouse.sink.storage import LandedFileAccess
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class LogPosition(NamedTuple):
 
 
 def locate_log_position(
-    store: LandedFileAccess, reader: KafkaLogReader, topic: str, partition: int, topic_id: str
+    store: LandingStore, reader: KafkaLogReader, topic: str, partition: int, topic_id: str
 ) -> LogPosition:
     """Return the log that Kafka holds, and the offset from which on its records are not landed.
 
@@ -94,9 +94,7 @@ class _UnlandedPosition(NamedTuple):
     continues_newest: bool
 
 
-def _find_unlanded_position(
-    store: LandedFileAccess, reader: KafkaLogReader, logs: list[PartitionLog]
-) -> _UnlandedPosition:
+def _find_unlanded_position(store: LandingStore, reader: KafkaLogReader, logs: list[PartitionLog]) -> _UnlandedPosition:
     """Return the offset from which on Kafka's records are not landed.
 
     Args:
@@ -145,7 +143,7 @@ class _LogComparison(NamedTuple):
     has_rows: bool
 
 
-def _compare_log(store: LandedFileAccess, reader: KafkaLogReader, log: PartitionLog, low: int) -> _LogComparison:
+def _compare_log(store: LandingStore, reader: KafkaLogReader, log: PartitionLog, low: int) -> _LogComparison:
     """Compare the landed files of a log, the newest first, with Kafka's records from its first offset `low` on."""
     last_other, has_rows = -1, False
     paths = store.list_log_files(log)
@@ -176,7 +174,7 @@ def _is_compacted_topic(topic: str) -> bool:
     return any(each.name == topic and each.cleanup == "compact" for each in TOPICS)
 
 
-def log_incarnation_change(store: LandedFileAccess, position: LogPosition) -> None:
+def log_incarnation_change(store: LandingStore, position: LogPosition) -> None:
     """Log that Kafka does not hold the records that were landed before, if so."""
     log, offset = position
     others = store.list_incarnations(log.topic, log.partition) - {log.incarnation}

@@ -8,6 +8,7 @@ import msgspec
 from alertmanager import unsilenced
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from landing import land_records
 from rich.console import Console
 from warehouse_records import NOON, alert, at
 
@@ -17,7 +18,6 @@ from smspulse.alerting.causes import AlertCause, find_cause
 from smspulse.alerting.delivery_state import AlertmanagerState, ClockReading, WebhookState
 from smspulse.alerting.receivers import alert_labels
 from smspulse.alerting.rendering import print_alerts
-from warehouse.sink import parquet_files
 
 MINUTE = 60
 WAIT_S, MOMENT_S = 600, 30
@@ -253,7 +253,7 @@ def test_after_the_wait_one_alert_at_least_of_those_that_fire_is_notified(alerts
 def test_the_list_has_a_source_that_is_not_notified_and_names_the_phone(published: Path) -> None:
     fields = [msgspec.to_builtins(each) for each in (source(), phone(fired=60))]
     rows = [alert(number, each.pop("phase"), **each) for number, each in enumerate(fields)]
-    parquet_files.land_records(published, 0, rows)
+    land_records(published, 0, rows)
     console = Console(width=250)
     with console.capture() as captured:
         print_alerts(published, console, everything=False)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
+from landing import land_records
 from warehouse_records import MadeRecord, alert, at, deadletter, raw, status, version
 
 from core.alerts import EVALUATED_KINDS, KINDS, Alert, decode_alert
@@ -36,7 +37,6 @@ from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.processes.children import find_free_port
 from warehouse.quality import append_check_results
-from warehouse.sink import parquet_files
 
 MINUTE, HOUR, DAY = 60.0, 3_600.0, 86_400.0
 
@@ -56,7 +56,7 @@ class Story:
 
     def land(self, data: Path) -> WarehouseRules:
         told = sorted(self._records, key=lambda each: each[0])
-        parquet_files.land_records(data, 0, [record._replace(offset=number) for number, (_, record) in enumerate(told)])
+        land_records(data, 0, [record._replace(offset=number) for number, (_, record) in enumerate(told)])
         return WarehouseRules(data)
 
 
@@ -189,12 +189,8 @@ def test_a_device_is_down_when_each_of_its_channels_fails(published: Path) -> No
 def test_undocumented_statuses_and_dead_letters_are_counted_by_what_they_are(
     published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parquet_files.land_records(
-        published, 0, [raw(n, status(n, 42 if n % 10 == 0 else 7), seconds=-n) for n in range(100)]
-    )
-    parquet_files.land_records(
-        published, 0, [deadletter(n, b"?", "not_json", f"sms.raw:0:{900 + n}") for n in range(3)]
-    )
+    land_records(published, 0, [raw(n, status(n, 42 if n % 10 == 0 else 7), seconds=-n) for n in range(100)])
+    land_records(published, 0, [deadletter(n, b"?", "not_json", f"sms.raw:0:{900 + n}") for n in range(3)])
     found = bad(WarehouseRules(published), 1)["webhook_quality:acme:*:*"]
     assert (found.count, found.failures, found.errors) == (100, 13, {"42": 10, "not_json": 3})
     monkeypatch.setenv("SMSPULSE_STREAM_STATUS_MEANINGS", "42=not_sent")

@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 from alertmanager import Receiver, receiving, unsilenced
 from click.testing import CliRunner
+from landing import land_records
 from rich.console import Console
 from warehouse_records import NOON, alert, at, moment, version
 
@@ -32,9 +33,8 @@ from smspulse.alerting.settings import AlertSettings
 from smspulse.alerting.silences import SilenceStore
 from smspulse.cli.main import cli
 from smspulse.runtime import status
-from streams.detector_policy import DetectorPolicy
+from streams.failure_baseline import DetectorPolicy
 from warehouse.reader import query
-from warehouse.sink import parquet_files
 
 SECRET = base64.b64encode(b"a secret of the receiver's").decode()
 
@@ -377,7 +377,7 @@ def test_a_summary_is_one_line_without_numbers_of_phones() -> None:
 
 @pytest.fixture
 def data(published: Path) -> Path:
-    parquet_files.land_records(
+    land_records(
         published,
         0,
         [
@@ -438,7 +438,7 @@ def test_a_backtest_finds_what_the_stream_would_have_told(published: Path) -> No
         version(number, number, outcome, seconds=60 * number - 86_400, last_status_id=8)
         for number, outcome in enumerate(outcomes)
     ]
-    parquet_files.land_records(published, 0, landed)
+    land_records(published, 0, landed)
     found = run_backtest(read_message_ends(published, None), DetectorPolicy(), 0.2)
     ((fired, resolved),) = found.alert_episodes()
     assert (found.messages, fired.id, fired.failures, fired.since) == (
@@ -464,8 +464,8 @@ def test_a_rise_that_became_the_new_normal_says_so_wherever_alerts_are_read(data
     assert alert_summary(ended) == "source acme, device 1, channel 2: new normal, 75% of messages fail, 3.0% was usual"
     assert alert_evidence(ended)["ended"].startswith("new normal")
     assert "ended" not in alert_evidence(told())
-    parquet_files.land_records(data, 3, [alert(3, "firing", fired_at=at(20), seconds=20)])
-    parquet_files.land_records(data, 4, [alert(4, "resolved", fired_at=at(20), seconds=900, resolution="new_normal")])
+    land_records(data, 3, [alert(3, "firing", fired_at=at(20), seconds=20)])
+    land_records(data, 4, [alert(4, "resolved", fired_at=at(20), seconds=900, resolution="new_normal")])
     listed = CliRunner().invoke(cli, ["alerts", "list", "--all", "--data", str(data)]).output
     assert listed.count("new normal") == 2  # as the state of one of two episodes, and in its summary
     explained = CliRunner().invoke(cli, ["alerts", "explain", "failure_ratio:acme:1:2", "--data", str(data)]).output
@@ -480,12 +480,12 @@ def test_units_that_learn_are_listed_until_they_have_learnt(data: Path) -> None:
 
     assert "learning" not in listed()
     new = {"id": "failure_ratio:acme:9:0", "device_id": 9, "channel_id": 0, "fired_at": None, "count": 0, "failures": 0}
-    parquet_files.land_records(data, 3, [alert(3, "learning", **new)])
+    land_records(data, 3, [alert(3, "learning", **new)])
     assert "learning what is usual: acme:9:0. Until then only near-total failure fires" in listed()
     assert [row["alert_id"] for row in status.collect_status(data, "auto", port=1)["learning"]] == [new["id"]]
     shown = CliRunner().invoke(cli, ["status", "--data", str(data), "--port", "1", "--format", "json"])
     assert json.loads(shown.output)["learning"][0]["state_since"].endswith("Z")
-    parquet_files.land_records(data, 4, [alert(4, "resolved", seconds=60, **new)])
+    land_records(data, 4, [alert(4, "resolved", seconds=60, **new)])
     assert "learning" not in listed()
     states = query(data, "SELECT alert_id, state FROM failure_detectors ORDER BY alert_id").values.tolist()
     assert states == [

@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 import pytest
 from click.testing import CliRunner, Result
+from landing import land_records
 from restored import RestoredFolder
 from warehouse_records import alert, raw, status, version
 
@@ -16,7 +17,6 @@ from smspulse.cli.main import cli, main
 from warehouse import catalog
 from warehouse.errors import NoWarehouseError, StaleViewsError
 from warehouse.reader import open_warehouse, query
-from warehouse.sink import parquet_files
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +24,9 @@ def _given(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
     parent = tmp_path_factory.mktemp("given") / "folders"
     folder = parent / "original"
     catalog.publish_views(folder)
-    parquet_files.land_records(folder, 0, [raw(0, status(1, 7))])
-    parquet_files.land_records(folder, 0, [version(0, 1, "delivered", last_status_id=7)])
-    parquet_files.land_records(folder, 0, [alert(0, "firing")])
+    land_records(folder, 0, [raw(0, status(1, 7))])
+    land_records(folder, 0, [version(0, 1, "delivered", last_status_id=7)])
+    land_records(folder, 0, [alert(0, "firing")])
     return RestoredFolder(parent)
 
 
@@ -43,9 +43,9 @@ def smspulse(*arguments: str) -> Result:
 def copied(original: Path) -> Path:
     """Copy the folder, and continue in the original."""
     copy = Path(shutil.copytree(original, original.with_name("source=copy")))
-    parquet_files.land_records(original, 1, [raw(1, status(2, 6))])
-    parquet_files.land_records(original, 1, [version(1, 2, "sent")])
-    parquet_files.land_records(original, 1, [alert(1, "firing", device_id=99)])
+    land_records(original, 1, [raw(1, status(2, 6))])
+    land_records(original, 1, [version(1, 2, "sent")])
+    land_records(original, 1, [alert(1, "firing", device_id=99)])
     return copy
 
 

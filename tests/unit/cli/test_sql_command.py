@@ -21,20 +21,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from landing import land_records
 from warehouse_records import raw, status
 
 import warehouse
 from smspulse.cli.main import cli, main
-from smspulse.cli.sql import FORMATS
+from smspulse.cli.sql_export import ENCODERS
 from warehouse import catalog
-from warehouse.sink import parquet_files
 
 SQL = "SELECT sms_id, received_at, flaws FROM status_events ORDER BY sms_id"
 
 
 def fill(data: Path) -> Path:
     catalog.publish_views(data)
-    parquet_files.land_records(data, 0, [raw(0, status(7, 6)), raw(1, status(8, 7), seconds=0.25)])
+    land_records(data, 0, [raw(0, status(7, 6)), raw(1, status(8, 7), seconds=0.25)])
     return data
 
 
@@ -225,7 +225,7 @@ def test_all_columns_of_the_same_name_are_in_the_output(data: Path) -> None:
         "SET VARIABLE day = DATE '2026-11-24'; FROM raw_webhooks WHERE date = getvariable('day')",
     ],
 )
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", ENCODERS)
 def test_every_statement_that_reads_has_rows_in_each_format(data: Path, statement: str, form: str) -> None:
     done = sql(data, statement, "--format", form)
     assert done.exit_code == 0, done.output
@@ -343,7 +343,7 @@ def test_a_watched_statement_is_printed_again_when_its_rows_change(tmp_path: Pat
             return [row["sms_id"] for row in json.loads(process.stdout.readline())]
 
         assert seen() == [7, 8]
-        parquet_files.land_records(data, 2, [raw(2, status(9, 6))])
+        land_records(data, 2, [raw(2, status(9, 6))])
         assert seen() == [7, 8, 9]
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == ""

@@ -9,6 +9,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from landing import land_records
 from prometheus_client import CollectorRegistry
 from warehouse_records import NOON, raw, status, version
 
@@ -20,7 +21,6 @@ from smspulse.processes.children import find_free_port
 from smspulse.runtime import status as status_command
 from warehouse import catalog
 from warehouse import metrics as lander_metrics
-from warehouse.sink import parquet_files
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_the_history_of_a_delivered_message_is_described(data: Path) -> None:
         [7, 7, 1, None, NOON + 9000, NOON + 12_000],
     ]
     fields = {"queue_s": 1.5, "device_s": 1.0, "network_s": 6.5, "total_s": 9.0, "last_status_id": 7}
-    parquet_files.land_records(
+    land_records(
         data, 0, [version(0, 5, "delivered", observations=observations, flags=["duplicated"], device_id=7, **fields)]
     )
     result = smspulse("message", "acme:5", data=data)
@@ -95,7 +95,7 @@ def test_the_history_of_a_delivered_message_is_described(data: Path) -> None:
     ],
 )
 def test_the_outcome_comes_first(data: Path, outcome: str, fields: dict[str, int], words: str) -> None:
-    parquet_files.land_records(data, 0, [version(0, 5, outcome, **fields)])
+    land_records(data, 0, [version(0, 5, outcome, **fields)])
     assert smspulse("message", "acme:5", data=data).output.startswith(f"acme:5 {words}")
 
 
@@ -115,7 +115,7 @@ def test_without_a_pipeline_status_names_the_missing_parts(tmp_path: Path) -> No
 def test_status_shows_processes_with_and_without_an_answer(data: Path) -> None:
     metrics_endpoint.serve_metrics(data, "lander", CollectorRegistry())
     (data / "run" / "stream.json").write_text('{"name": "stream", "pid": 1, "host": "127.0.0.1", "port": 1}')
-    parquet_files.land_records(data, 0, [raw(0, status(5, 6))])
+    land_records(data, 0, [raw(0, status(5, 6))])
     found = json.loads(smspulse("status", "--format", "json", "--port", str(find_free_port()), data=data).output)
     running = {each["name"]: each["ok"] for each in found["processes"]}
     assert running["lander"]

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from data_faults import COULD_NOT_RUN, FAULTS, ODD_HOUR, change, edit, files
 from days import weeks
+from landing import land_records
 from warehouse_records import version
 
 from core import topics
@@ -37,7 +38,6 @@ from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
 from warehouse.quality import append_check_results
 from warehouse.reader import open_warehouse, retry_after_merge
 from warehouse.rebuild import rebuild_base
-from warehouse.sink import parquet_files
 from warehouse.sink.range_metadata import read_landed_position
 
 ROOT = Path(__file__).parents[3]
@@ -193,7 +193,7 @@ def test_keys_with_the_same_hash_are_different_messages(data: Path) -> None:
         hashes = connection.execute("SELECT hash('acme:' || unnest(?))", [same_hash]).fetchall()
     assert hashes[0] == hashes[1]
     position = read_landed_position(data, topics.MESSAGES, 0)
-    parquet_files.land_records(data, position, [version(position + n, sms_id) for n, sms_id in enumerate(same_hash)])
+    land_records(data, position, [version(position + n, sms_id) for n, sms_id in enumerate(same_hash)])
     assert "messages_keys_unique" not in failed(run_checks(data, CheckSettings(), END, suites=("messages",)))
 
 
@@ -268,7 +268,7 @@ def test_data_that_lands_during_a_check_is_no_fault(data: Path, monkeypatch: pyt
     def landing_between(run: MeasurementSession, suite: str) -> SuiteMeasures:
         if suite == "delivery":
             position = read_landed_position(data, topics.MESSAGES, 0)
-            parquet_files.land_records(data, position, [version(position, 1, "delivered", seconds=12 * 3600 - 1)])
+            land_records(data, position, [version(position, 1, "delivered", seconds=12 * 3600 - 1)])
         return measure(run, suite)
 
     monkeypatch.setattr(MeasurementSession, "measure_suite", landing_between)
@@ -304,7 +304,7 @@ def test_maintenance_causes_and_hides_no_fault(data: Path) -> None:
     assert rebuild_base(data, STATUSES, timedelta(days=1)).differing == 0  # counts again, by the remaining numbers
     assert compact_files(data, later).merged > 20
     days = {"raw_days": 4, "versions_days": 3, "messages_days": 9, "deadletters_days": 4}
-    dropped = drop_expired_days(data, RetentionSettings(**days), END, timedelta(days=2)).dropped_days  # type: ignore[arg-type]
+    dropped = drop_expired_days(data, RetentionSettings(**days), END, timedelta(days=2))  # type: ignore[arg-type]
     assert dropped.keys() == {"base", "raw", "messages", "deadletters"}
     assert failed(run_checks(data, CheckSettings(), END)) == {}
     for dataset in ("raw", "messages"):

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from confluent_kafka import Producer
 from days import weeks
+from landing import land_records
 from warehouse_records import MadeRecord
 
 from core.kafka_settings import KafkaSettings
@@ -37,7 +38,6 @@ from smspulse.cli.main import cli
 from warehouse import catalog
 from warehouse.maintenance.compaction import parse_folder_day
 from warehouse.reader import open_warehouse, query
-from warehouse.sink import parquet_files
 from warehouse.watermark import WATERMARK_FILE, BaseWatermark
 
 END = datetime(2026, 11, 25, tzinfo=UTC)
@@ -178,7 +178,7 @@ def test_records_in_kafka_that_have_not_landed_are_read(tmp_path: Path) -> None:
             for number in range(3)
         ]
         made = [MadeRecord(RAW, 1, number, LOST_AT + number, None, b"{}", headers) for number in range(2)]
-        parquet_files.land_records(tmp_path, 0, made, incarnation=TopicIds(kafka).read_ids([RAW])[RAW])
+        land_records(tmp_path, 0, made, incarnation=TopicIds(kafka).read_ids([RAW])[RAW])
         assert read_kafka_contents(kafka, tmp_path, END).waiting["record"].to_pylist() == ["sms.raw:1:2"]
 
 

@@ -8,6 +8,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from landing import partition_records
 from warehouse_records import MadeRecord, raw, status
 
 from expectations.payload_check import check_payload
@@ -19,8 +20,7 @@ from gateway.payloads import parse_payload
 from gateway.statuses import STATUSES
 from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
-from warehouse.sink.record_conversion import PartitionRecords
-from warehouse.sink.table_building import build_table
+from warehouse.sink.record_conversion import build_table
 
 TEXT = '{"sms_id": 17, "status_id": 7, "status_message": "zugestellt für 5 €", "sendto": "+4915752982212"}'
 LATIN = TEXT.replace(" 5 €", "")
@@ -62,9 +62,7 @@ def test_stream_lander_and_check_read_a_body_by_its_declared_charset(charset: st
     body, content_type = text.encode(codec), f"application/json; Charset={charset}".encode()
     expected = orjson.loads(text)["status_message"]
 
-    table = build_table(
-        PartitionRecords.from_records([typed(body, content_type), typed(TEXT.encode(), b"application/json")])
-    )
+    table = build_table(partition_records([typed(body, content_type), typed(TEXT.encode(), b"application/json")]))
     assert table["status_message"].to_pylist() == [expected, "zugestellt für 5 €"]
     assert table["body"][0].as_py() == body
 

@@ -10,12 +10,12 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from landing import land_records
 from warehouse_records import raw, status, version
 
 from notebooks.common import NotebookFilter
 from notebooks.device_health import app
 from warehouse import catalog
-from warehouse.sink import parquet_files
 
 DAY = 86_400
 LAST = date(2026, 11, 24)
@@ -42,7 +42,7 @@ class Fleet:
             *(self._version("not_sent", **failure, **fields) for _ in range(failed)),
             *(self._version("pending", **fields) for _ in range(pending)),
         ]
-        parquet_files.land_records(self._data, made[0].offset, made)
+        land_records(self._data, made[0].offset, made)
 
     def _version(self, outcome: str, **fields: Any) -> Any:
         offset = next(self._offsets)
@@ -139,7 +139,7 @@ def test_no_number_and_no_text_is_shown(data: Path, fleet: Fleet) -> None:
     fleet.phone(1, delivered=9, failed=1)
     fleet.phone(2, delivered=1, failed=9)
     incoming = {"sms_id": 5, "type": "text", "address": NUMBER, "body": TEXT, "device_id": 1}
-    parquet_files.land_records(data, 0, [raw(0, incoming), raw(1, status(6, 6))])
+    land_records(data, 0, [raw(0, incoming), raw(1, status(6, 6))])
     shown, found = run(data)
     assert "phone 2 (acme)" in shown
     assert "mostly generic" in shown  # the picture is among the outputs

@@ -10,11 +10,11 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from landing import land_records
 from warehouse_records import alert, deadletter, moment, raw, status, version
 
 from notebooks.common import NotebookFilter, open_notebook
 from warehouse.quality import append_check_results
-from warehouse.sink import parquet_files
 
 NUMBER = "+4915700000001"
 TEXT = "a text that is nobody's business"
@@ -33,13 +33,13 @@ def data(published: Path) -> Path:
         version(7, 7, "sent", seconds=7, device_id=2),
         version(8, 8, "delivered", source="beta", seconds=-86_400 * 9),
     ]
-    parquet_files.land_records(published, 1, made)
+    land_records(published, 1, made)
     incoming = {"sms_id": 9, "type": "text", "address": NUMBER, "body": TEXT, "device_id": 1}
     bodies = [status(1, 6), status(1, 6), status(2, 77), b"{", incoming]
-    parquet_files.land_records(published, 0, [raw(offset, body) for offset, body in enumerate(bodies)])
-    parquet_files.land_records(published, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:3")])
+    land_records(published, 0, [raw(offset, body) for offset, body in enumerate(bodies)])
+    land_records(published, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:3")])
     changes = [alert(0, "firing"), alert(1, "resolved", seconds=600)]
-    parquet_files.land_records(published, 0, changes)
+    land_records(published, 0, changes)
     words = {
         "severity": "critical",
         "dataset": "raw",

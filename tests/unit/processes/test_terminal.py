@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner, Result
+from landing import land_records
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -25,7 +26,6 @@ from smspulse.cli.main import cli
 from smspulse.processes import log_setup
 from smspulse.processes.supervisor import ChildProcess, ProcessSupervisor
 from smspulse.processes.terminal import escape_controls, escape_to_line, make_console
-from warehouse.sink import parquet_files
 
 ROOT = Path(__file__).parents[3]
 HOSTILE = "Hi [/b] [red]x[/red] :house: [link=http://e]y[/link] \x1b]0;t\x07\x1b[2J\x9b31m\u202e\x7f\r\x08"
@@ -41,10 +41,10 @@ def is_clean(text: str) -> bool:
 def data(published: Path) -> Path:
     """A warehouse with records of a sender of arbitrary texts."""
     incoming = {"sms_id": 5, "type": "text", "device_id": 1, "body": HOSTILE, "address": "+491"}
-    parquet_files.land_records(published, 0, [raw(0, incoming, source=HOSTILE), raw(1, status(1, 7), source=HOSTILE)])
-    parquet_files.land_records(published, 0, [version(0, 1, "delivered", source=HOSTILE, last_status_id=7)])
+    land_records(published, 0, [raw(0, incoming, source=HOSTILE), raw(1, status(1, 7), source=HOSTILE)])
+    land_records(published, 0, [version(0, 1, "delivered", source=HOSTILE, last_status_id=7)])
     hostile = {"id": f"pipeline:{HOSTILE}", "what": HOSTILE, "source": HOSTILE, "errors": {HOSTILE: 2}}
-    parquet_files.land_records(published, 0, [alert(0, "firing", **hostile)])
+    land_records(published, 0, [alert(0, "firing", **hostile)])
     return published
 
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from landing import land_records
 from privileges import run_unprivileged
 from restored import RestoredFolder
 from warehouse_records import raw, status
 
 from smspulse.processes.data_folder import describe_readers, set_private_umask, user_name
 from warehouse import catalog
-from warehouse.sink import parquet_files
 
 GROUP = grp.getgrgid(os.getegid()).gr_name
 IN_ALL_DATA = (
@@ -63,7 +63,7 @@ def _old(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
     before = os.umask(0o022)
     folder.mkdir()
     catalog.publish_views(folder)
-    parquet_files.land_records(folder, 0, [raw(0, status(7, 6))])
+    land_records(folder, 0, [raw(0, status(7, 6))])
     os.umask(before)
     return RestoredFolder(folder)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from landing import land_records
 from restored import RestoredFolder
 from warehouse_records import alert, at, deadletter, raw, status, version
 
@@ -33,7 +34,6 @@ from warehouse import catalog
 from warehouse import rebuild as run
 from warehouse.maintenance import atomic_replace, erasure
 from warehouse.reader import open_warehouse
-from warehouse.sink import parquet_files
 from warehouse.sink.range_metadata import read_landed_position
 
 NUMBER = "+4915752982212"
@@ -70,14 +70,14 @@ def _filled(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
         b'{"sendto": "+49-1575-2982212", "sms_id": "?"}', status(3, 1, sendto=NUMBER),
     ]  # fmt: skip
     for offset, body in enumerate(bodies):
-        parquet_files.land_records(folder, offset, [raw(offset, body, seconds=offset)])
+        land_records(folder, offset, [raw(offset, body, seconds=offset)])
     versions = [
         version(0, 1, "delivered", recipient=NUMBER), version(1, 2, "delivered", recipient=OTHER),
         version(2, 3, "pending", recipient=None), version(3, 4, "delivered", recipient=OTHER, seconds=4 * 86_400),
     ]  # fmt: skip
-    parquet_files.land_records(folder, 0, versions)
-    parquet_files.land_records(folder, 0, [deadletter(0, bodies[5], "wrong_type", "sms.raw:0:5")])  # type: ignore[arg-type]
-    parquet_files.land_records(folder, len(bodies), [raw(len(bodies), status(4, 7, sendto=OTHER), seconds=4 * 86_400)])
+    land_records(folder, 0, versions)
+    land_records(folder, 0, [deadletter(0, bodies[5], "wrong_type", "sms.raw:0:5")])  # type: ignore[arg-type]
+    land_records(folder, len(bodies), [raw(len(bodies), status(4, 7, sendto=OTHER), seconds=4 * 86_400)])
     assert rebuild(folder).differing > 0
     spool = WebhookSpool(folder, IngestSettings())
     spool.append(SPOOLED)
@@ -218,10 +218,8 @@ def test_a_run_that_is_cut_off_anywhere_is_ended_by_the_next(
 def test_a_number_with_a_trunk_zero_and_in_another_charset_is_found_wherever_it_is(data: Path) -> None:
     body = '{"sms_id":7,"status_id":66,"status_message":"für","sendto":"%s"}' % TRUNK_ZERO  # noqa: UP031 - braces
     wide = raw(8, body.encode("utf-16"), seconds=9)._replace(headers=[*raw(8, b"").headers[:3], WIDE[1]])
-    parquet_files.land_records(data, 8, [wide])
-    parquet_files.land_records(
-        data, 9, [raw(9, {"to": TRUNK_ZERO}, seconds=9), raw(10, {"to": "+490157 52982212"}, seconds=9)]
-    )
+    land_records(data, 8, [wide])
+    land_records(data, 9, [raw(9, {"to": TRUNK_ZERO}, seconds=9), raw(10, {"to": "+490157 52982212"}, seconds=9)])
     spool = WebhookSpool(data, IngestSettings(spool_max_age_s=1e9))
     spool.append([WebhookRecord(b"acme:7", body.encode("utf-16"), WIDE, at(0)), *SPOOLED[1:2]])
     spool.close()
@@ -298,15 +296,13 @@ def values(data: Path, dataset: str) -> list[Any]:
 @pytest.mark.parametrize("base", [status(31, 6, sendto=OTHER), {"sms_id": 31, "address": OTHER, "body": "hi"}])
 def test_a_number_is_erased_from_every_column(published: Path, base: dict[str, Any]) -> None:
     bodies = [base | {"sms_id": 40 + n, name: value} for n, (name, value) in enumerate(EVERYWHERE.items())]
-    parquet_files.land_records(published, 0, [raw(n, body, seconds=n) for n, body in enumerate(bodies)])
+    land_records(published, 0, [raw(n, body, seconds=n) for n, body in enumerate(bodies)])
     untouched = [raw(0, base | {"sms_id": 50, name: "other"}, seconds=20) for name in ("status_message", "device_name")]
-    parquet_files.land_records(published, 20, [record._replace(offset=20 + n) for n, record in enumerate(untouched)])
+    land_records(published, 20, [record._replace(offset=20 + n) for n, record in enumerate(untouched)])
     strange = raw(30, base | {"sms_id": 60}, seconds=30)
     type_ = ("content_type", f"text/plain; to={NUMBER}".encode())
-    parquet_files.land_records(published, 30, [strange._replace(headers=[*strange.headers[:3], type_])])
-    parquet_files.land_records(
-        published, 0, [alert(0, "firing", what=f"{NUMBER} is down", samples=[NUMBER, "acme:17"])]
-    )
+    land_records(published, 30, [strange._replace(headers=[*strange.headers[:3], type_])])
+    land_records(published, 0, [alert(0, "firing", what=f"{NUMBER} is down", samples=[NUMBER, "acme:17"])])
     assert {name.split("/")[0] for name in holding(published)} == {"raw", "alerts"}
 
     report = erase_everywhere(published, (NUMBER,), kafka)
@@ -341,9 +337,9 @@ def test_a_number_is_erased_in_every_notation_also_of_what_cannot_be_parsed(publ
     neighbour = NUMBER[:-1] + "4"
     others = [body.replace(b"2212", b"2214") for body in NOTATIONS[3:4] + NOTATIONS[7:8]] + [neighbour.encode()]
     others.append(b'{"sms_id":15752982212,"status_id":6,"device_id":1575298221}')
-    parquet_files.land_records(published, 0, [raw(n, body, seconds=n) for n, body in enumerate([*NOTATIONS, *others])])
+    land_records(published, 0, [raw(n, body, seconds=n) for n, body in enumerate([*NOTATIONS, *others])])
     dead = [deadletter(n, body, "not_json", f"sms.raw:0:{n}") for n, body in enumerate(NOTATIONS[5:], 5)]
-    parquet_files.land_records(published, 5, dead)
+    land_records(published, 5, dead)
     spool = WebhookSpool(published, IngestSettings(spool_max_age_s=1e9))
     spool.append([WebhookRecord(None, body, [("source", b"acme")], at(0)) for body in [*NOTATIONS, *others]])
     spool.close()
@@ -371,9 +367,9 @@ def test_a_number_that_a_dead_letter_has_in_part_is_erased_with_its_webhook(publ
     letter = build_dead_letter(record, UnreadablePayload("not_json", "the body is not JSON"))  # type: ignore[arg-type]
     assert letter.value is not None
     assert letter.value.endswith(NUMBER[:11].encode())
-    parquet_files.land_records(published, 3, [record])
+    land_records(published, 3, [record])
     made = record._replace(topic=topics.DEADLETTERS, offset=0, value=letter.value, headers=letter.headers or [])
-    parquet_files.land_records(published, 0, [made, deadletter(1, b"{", "not_json", "sms.raw:0:4")])
+    land_records(published, 0, [made, deadletter(1, b"{", "not_json", "sms.raw:0:4")])
     report = erase_everywhere(published, (NUMBER,), kafka)
     assert "deadletters: 1 rows in 1 files" in report.lines
     assert [value for value in values(published, "deadletters") if type(value) is bytes] == [b"erased", b"{"]
@@ -382,7 +378,7 @@ def test_a_number_that_a_dead_letter_has_in_part_is_erased_with_its_webhook(publ
 
 def test_the_national_form_is_left_alone_where_another_country_has_it_too(published: Path) -> None:
     national, foreign = {"sms_id": 1, "address": "0157 52982212"}, {"sms_id": 2, "address": "+43 15752982212"}
-    parquet_files.land_records(published, 0, [raw(0, national), raw(1, foreign)])
+    land_records(published, 0, [raw(0, national), raw(1, foreign)])
     report = erase_everywhere(published, (NUMBER,), kafka)
     assert report.lines == []
     (line,) = report.remaining
@@ -393,7 +389,7 @@ def test_the_national_form_is_left_alone_where_another_country_has_it_too(publis
 
 
 def test_an_id_that_is_the_number_stays_and_is_named(published: Path) -> None:
-    parquet_files.land_records(published, 0, [raw(0, status(4915752982212, 6, device_id=4915752982212, sendto=OTHER))])
+    land_records(published, 0, [raw(0, status(4915752982212, 6, device_id=4915752982212, sendto=OTHER))])
     report = erase_everywhere(published, (NUMBER,), kafka)
     assert "raw: 1 rows have it as their device_id, by which they are counted" in report.remaining
     assert "raw: 1 rows have it as their sms_id, by which they are counted" in report.remaining

@@ -11,6 +11,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from landing import land_records
 from restored import RestoredFolder
 from warehouse_records import alert, version
 
@@ -22,7 +23,6 @@ from smspulse.runtime.status import _read_status_views
 from warehouse import catalog, reader
 from warehouse.maintenance import atomic_replace
 from warehouse.reader import query
-from warehouse.sink import parquet_files
 
 DAY = "date=2026-11-24"
 FILES = 24
@@ -76,8 +76,8 @@ def _filled(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
     folder = tmp_path_factory.mktemp("filled") / "data"
     catalog.publish_views(folder)
     for number in range(FILES):
-        parquet_files.land_records(folder, number, [version(number, number, "delivered", last_status_id=7)])
-        parquet_files.land_records(folder, number, [alert(number, "firing")])
+        land_records(folder, number, [version(number, number, "delivered", last_status_id=7)])
+        land_records(folder, number, [alert(number, "firing")])
     return RestoredFolder(folder)
 
 

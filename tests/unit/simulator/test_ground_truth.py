@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import orjson
 import pytest
+from landing import land_records
 from warehouse_records import MadeRecord
 from webhook_receiver import Receipt, receiving
 
@@ -26,7 +27,6 @@ from smspulse.simulator.options import GatewayBehaviour
 from smspulse.simulator.scenarios import generate_scenarios
 from streams.lifecycle import LifecycleRules, MessageState
 from warehouse.errors import NoWarehouseError
-from warehouse.sink.parquet_files import land_records
 
 
 @dataclass

@@ -7,8 +7,8 @@ from outcome_records import DELIVERED, T0, UNDELIVERED, outcome_record
 
 from core.alerts import Alert, decode_alert
 from core.topics import ALERTS
-from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
+from streams.failure_baseline import DetectorPolicy
 
 MINUTE, KEPT = 60_000, 20
 PHONES = range(8001, 8006)

@@ -12,8 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streams.change_detector import ChangeDetector
-from streams.detector_policy import DetectorPolicy
-from streams.failure_statistics import upper_bound
+from streams.failure_baseline import DetectorPolicy, upper_bound
 
 MINUTE = 60_000
 DAY = 86_400_000

@@ -7,8 +7,8 @@ import pytest
 from outcome_records import DELIVERED, DENIED, EXPIRED, T0, outcome_record
 
 from core.topics import ALERTS, DEADLETTERS
-from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
+from streams.failure_baseline import DetectorPolicy
 from streams.processor import ProcessorOutput
 
 HOUR = 3_600_000

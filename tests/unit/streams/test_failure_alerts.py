@@ -13,8 +13,8 @@ from outcome_records import DELIVERED, DENIED, EXPIRED, NO_SERVICE, T0, UNDELIVE
 
 from core.alerts import Alert, decode_alert
 from core.topics import ALERTS
-from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
+from streams.failure_baseline import DetectorPolicy
 from streams.processor import ProcessorOutput
 
 MINUTE = 60_000

@@ -16,9 +16,9 @@ from core.topics import DEADLETTERS, OUTCOMES, RAW
 from gateway.errors import Reason
 from gateway.statuses import STATUSES
 from streams import metrics, processor
-from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
 from streams.errors import StateError
+from streams.failure_baseline import DetectorPolicy
 from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
 from streams.processor import IsolatingProcessor, ProcessorOutput, StateLoader

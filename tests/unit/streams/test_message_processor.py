@@ -14,8 +14,8 @@ from core.records import MAX_OBSERVATIONS, message_key
 from core.topics import DEADLETTERS, OUTCOMES, RAW
 from gateway import payloads
 from gateway.statuses import STATUSES
-from streams.detector_policy import DetectorPolicy
 from streams.device_processor import DeviceProcessor
+from streams.failure_baseline import DetectorPolicy
 from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
 from streams.processor import ProcessorOutput
@@ -337,13 +337,13 @@ def test_messages_in_memory_are_bounded_by_bytes_too() -> None:
         run(record(6, 0, sms_id=sms_id))
     assert len(fold._cache) == 40
     run(record(6, 1, sms_id=0, sendto="+" + "4" * 200_000))
-    assert fold._cache.large_bytes <= 50 * 1024
+    assert fold._cache.weight <= 50
     for sms_id in range(40):
         run(*(record(6, n, sms_id=sms_id, senttime=f"2026-07-11 12:{n // 60:02}:{n % 60:02}") for n in range(300)))
     assert 0 < len(fold._cache) < 5
-    assert fold._cache.large_bytes <= 50 * 1024
+    assert fold._cache.weight <= 50
     for sms_id in range(40):
         run(record(7, 2000, sms_id=sms_id))
-    assert (len(fold._cache), fold._cache.large_bytes) == (0, 0)
+    assert (len(fold._cache), fold._cache.weight) == (0, 0)
     versions = [json.loads(value) for value in store.values()]
     assert {(each["outcome"], len(each["observations"])) for each in versions} == {("delivered", 302)}

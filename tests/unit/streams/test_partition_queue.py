@@ -49,13 +49,13 @@ async def test_what_waits_over_a_rebalance_is_of_its_generation_and_in_order(
     app: Any = SimpleNamespace(consumer_generation_id=1, consumer=SimpleNamespace(assignment=lambda: {OURS}))
     assignment, partition = Assignment(app), Partition()
     queue = PartitionQueue(OURS, partition, assignment)  # type: ignore[arg-type]
-    assignment.pause()
+    assignment.rebalance_done.clear()
     for offsets in fetched:
         await queue.add_records(1, records(*offsets))
     await asyncio.sleep(0.1)  # nothing is to happen, and nothing says that it has not
     assert partition.seen == []
     app.consumer_generation_id = generation
-    assignment.resume()
+    assignment.rebalance_done.set()
     async with asyncio.timeout(60):
         while sum(map(len, partition.seen)) < sum(map(len, processed)):  # noqa: ASYNC110 - it is another task's work
             await asyncio.sleep(0.01)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from streams.detector_policy import DetectorPolicy
+from streams.failure_baseline import DetectorPolicy
 from streams.settings import StreamSettings
 
 DAY_MS = 86_400_000

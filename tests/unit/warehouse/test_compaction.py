@@ -14,6 +14,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from landing import land_records
 from warehouse_records import NOON, raw, status, tombstone, version
 
 from core import topics
@@ -24,8 +25,7 @@ from warehouse.file_names import TEMPORARY_FOLDER
 from warehouse.maintenance import atomic_replace
 from warehouse.maintenance.compaction import compact_files
 from warehouse.reader import open_warehouse, query
-from warehouse.schemas import BASE_SCHEMA, RAW_SCHEMA
-from warehouse.sink import parquet_files
+from warehouse.schemas import SCHEMAS
 from warehouse.sink.range_metadata import RANGE_START_KEY, read_landed_position
 
 DAY_MS = 86_400_000
@@ -55,7 +55,7 @@ def land(data: Path, first: int, count: int, landed: datetime, *, partition: int
         raw(n, status(1_000_000 - n, 6), partition=partition)._replace(timestamp=NOON + day * DAY_MS)
         for n in range(first, first + count)
     ]
-    path = parquet_files.land_records(data, first, records)
+    path = land_records(data, first, records)
     os.utime(path, (landed.timestamp(), landed.timestamp()))
     return path
 
@@ -87,8 +87,8 @@ def test_a_closed_day_becomes_a_file_a_partition_with_the_same_rows(data: Path) 
     for partition in (0, 1):
         for first in (0, 10, 20):
             land(data, first, 10, TODAY, partition=partition)
-    parquet_files.land_records(data, 0, [version(n, n % 7) for n in range(3)])
-    parquet_files.land_records(data, 3, [tombstone(3, "acme:1")])
+    land_records(data, 0, [version(n, n % 7) for n in range(3)])
+    land_records(data, 3, [tombstone(3, "acme:1")])
     for path in data.glob("messages/date=2*/*"):
         os.utime(path, (0, 0))
     before = rows(data, ALL), rows(data, "FROM messages ORDER BY ALL")
@@ -97,7 +97,7 @@ def test_a_closed_day_becomes_a_file_a_partition_with_the_same_rows(data: Path) 
     assert names(data) == [f"sms.raw+{partition}+{20:020d}" for partition in (0, 1)]
     assert (rows(data, ALL), rows(data, "FROM messages ORDER BY ALL")) == before
     (path,) = data.glob("raw/date=2*/sms.raw+0+*")
-    assert [(f.name, f.metadata) for f in pq.read_schema(path)] == [(f.name, f.metadata) for f in RAW_SCHEMA]
+    assert [(f.name, f.metadata) for f in pq.read_schema(path)] == [(f.name, f.metadata) for f in SCHEMAS["raw"]]
     assert pq.read_table(path)["sms_id"].to_pylist() == sorted(1_000_000 - n for n in range(30))
     assert compact_files(data, NEXT_DAY).merged == 0
     assert not list((data / TEMPORARY_FOLDER / "upkeep").iterdir())
@@ -130,7 +130,7 @@ def test_webhooks_of_a_day_that_is_over_are_counted_and_again_when_more_of_them_
         record = raw(offset, status(1, status_id), seconds=seconds)
         if kafka_took_it:
             record = record._replace(timestamp=NOON + kafka_took_it * 1000)
-        parquet_files.land_records(data, offset, [record])
+        land_records(data, offset, [record])
 
     for offset, status_id in enumerate((1, 6, 6, 99)):
         hook(offset, status_id, offset)
@@ -155,7 +155,7 @@ def test_webhooks_of_a_day_that_is_over_are_counted_and_again_when_more_of_them_
 
 
 def test_a_webhook_that_kafka_gave_no_time_counts_on_its_day_of_receipt(data: Path) -> None:
-    parquet_files.land_records(data, 0, [raw(0, status(1, 6))._replace(timestamp=-1)])
+    land_records(data, 0, [raw(0, status(1, 6))._replace(timestamp=-1)])
     sql = "SELECT day, webhooks FROM webhook_quality"
     assert rows(data, sql) == [(TODAY.date(), 1)]
     compact_files(data, NEXT_DAY + timedelta(days=1))
@@ -340,12 +340,12 @@ def test_a_kill_between_any_two_steps_leaves_every_row_once(
 
 def test_two_states_of_the_base_files_are_never_mixed_in_one_answer(data: Path) -> None:
     """The query lists the base files, changes them, and lists them again. In either state the messages are five."""
-    parquet_files.land_records(data, 0, [version(n, n, version=1) for n in range(5)])
+    land_records(data, 0, [version(n, n, version=1) for n in range(5)])
     base = data / "base"
     atomic_replace.add_rotating_seed(base)
     with atomic_replace.lock_maintenance(data) as scratch, open_warehouse(data) as connection:
         made = scratch / "base.parquet"
-        columns = ", ".join(BASE_SCHEMA.names)
+        columns = ", ".join(SCHEMAS["base"].names)
         second = "SELECT * REPLACE (2::BIGINT AS version) FROM messages"
         connection.execute(f"COPY (SELECT {columns} FROM ({second})) TO '{made}'")  # noqa: S608 - names of ours
         place = base / "date=2026-11-24" / f"0-{atomic_replace.unique_suffix()}.parquet"

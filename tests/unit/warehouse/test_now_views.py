@@ -4,10 +4,10 @@ import time
 from pathlib import Path
 
 import pytest
+from landing import land_records
 from warehouse_records import NOON, version
 
 from warehouse.reader import query
-from warehouse.sink import parquet_files
 
 HOUR = 3600
 
@@ -17,7 +17,7 @@ def data(published: Path) -> Path:
     """Messages an hour, five hours and two days old, of two sources."""
     ago = time.time() - NOON / 1000
     steps = {"network_s": 4.0, "total_s": 8.0}
-    parquet_files.land_records(
+    land_records(
         published,
         0,
         [

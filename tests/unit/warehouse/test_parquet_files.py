@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from landing import land_records
 from warehouse_records import NOON, raw, status
 
 from core import topics
@@ -19,7 +20,6 @@ from warehouse.errors import DamagedFileError, OvertakenError
 from warehouse.file_names import TEMPORARY_FOLDER
 from warehouse.maintenance.compaction import compact_files
 from warehouse.reader import open_warehouse
-from warehouse.sink import parquet_files
 from warehouse.sink.lost_records import find_first_lost_offsets, find_present_incarnation
 from warehouse.sink.range_metadata import read_landed_position
 
@@ -29,7 +29,7 @@ def webhooks(first: int, count: int) -> list[object]:
 
 
 def test_a_file_is_named_after_where_its_range_begins(tmp_path: Path) -> None:
-    path = parquet_files.land_records(tmp_path, 5, webhooks(8, 3))  # offsets 5 to 7 hold no records
+    path = land_records(tmp_path, 5, webhooks(8, 3))  # offsets 5 to 7 hold no records
     assert path.relative_to(tmp_path).as_posix() == "raw/date=2026-11-24/sms.raw+0+00000000000000000005.parquet"
     assert pq.read_table(path)["offset"].to_pylist() == [8, 9, 10]
     assert read_landed_position(tmp_path, topics.RAW, 0) == 11
@@ -37,26 +37,26 @@ def test_a_file_is_named_after_where_its_range_begins(tmp_path: Path) -> None:
 
 
 def test_the_position_of_a_partition_is_its_own(tmp_path: Path) -> None:
-    parquet_files.land_records(tmp_path, 0, webhooks(0, 3))
+    land_records(tmp_path, 0, webhooks(0, 3))
     assert [read_landed_position(tmp_path, topics.RAW, partition) for partition in (0, 1)] == [3, 0]
     assert read_landed_position(tmp_path, topics.MESSAGES, 0) == 0
 
 
 def test_the_newest_range_counts_though_its_day_is_older(tmp_path: Path) -> None:
-    parquet_files.land_records(tmp_path, 0, webhooks(0, 3))
+    land_records(tmp_path, 0, webhooks(0, 3))
     day_before = [record._replace(timestamp=NOON - 86_400_000) for record in webhooks(3, 1)]
-    parquet_files.land_records(tmp_path, 3, day_before)
+    land_records(tmp_path, 3, day_before)
     assert read_landed_position(tmp_path, topics.RAW, 0) == 4
 
 
 @pytest.mark.parametrize("day", ["the same day", "another day"])
 def test_of_two_that_begin_a_range_at_one_place_one_wins(tmp_path: Path, day: str) -> None:
-    path = parquet_files.land_records(tmp_path, 0, webhooks(0, 3))
+    path = land_records(tmp_path, 0, webhooks(0, 3))
     late = webhooks(0, 5)
     if day == "another day":
         late = [record._replace(timestamp=NOON + 86_400_000) for record in late]
     with pytest.raises(OvertakenError) as caught:
-        parquet_files.land_records(tmp_path, 0, late)
+        land_records(tmp_path, 0, late)
     assert caught.value.path == path
     assert read_landed_position(tmp_path, topics.RAW, 0) == 3
     assert sorted(tmp_path.glob("raw/*/*")) == [path]
@@ -69,7 +69,7 @@ def test_many_at_once_land_a_range_once(tmp_path: Path) -> None:
     def rival(count: int) -> None:
         barrier.wait()
         try:
-            parquet_files.land_records(tmp_path, 0, webhooks(0, count))
+            land_records(tmp_path, 0, webhooks(0, count))
             outcomes.append("landed")
         except OvertakenError:
             outcomes.append("overtaken")
@@ -89,7 +89,7 @@ def test_a_reader_sees_every_file_whole(published: Path) -> None:
 
     def land_all() -> None:
         for start in range(0, 4_000, 100):
-            parquet_files.land_records(published, start, webhooks(start, 100))
+            land_records(published, start, webhooks(start, 100))
         done.set()
 
     writer = threading.Thread(target=land_all)
@@ -109,14 +109,14 @@ def test_a_reader_sees_every_file_whole(published: Path) -> None:
 def test_a_failed_landing_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "raw").write_text("in the way")
     with pytest.raises(OSError, match="raw"):
-        parquet_files.land_records(tmp_path, 0, webhooks(0, 3))
+        land_records(tmp_path, 0, webhooks(0, 3))
     (tmp_path / "raw").unlink()
-    parquet_files.land_records(tmp_path, 0, webhooks(0, 3))
+    land_records(tmp_path, 0, webhooks(0, 3))
     assert read_landed_position(tmp_path, topics.RAW, 0) == 3
 
 
 def test_a_damaged_newest_file_is_named(tmp_path: Path) -> None:
-    path = parquet_files.land_records(tmp_path, 0, webhooks(0, 3))
+    path = land_records(tmp_path, 0, webhooks(0, 3))
     path.write_bytes(b"PAR1")
     with pytest.raises(DamagedFileError, match=re.escape(path.name)):
         read_landed_position(tmp_path, topics.RAW, 0)
@@ -161,7 +161,7 @@ def test_a_sweep_that_meets_a_file_just_created_costs_its_writer_nothing(
         flock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", lock_after_a_sweep)
-    path = parquet_files.land_records(tmp_path, 0, webhooks(0, 3))
+    path = land_records(tmp_path, 0, webhooks(0, 3))
     assert swept == [1]
     assert path.exists()
     assert not list((tmp_path / TEMPORARY_FOLDER).iterdir())
@@ -169,16 +169,14 @@ def test_a_sweep_that_meets_a_file_just_created_costs_its_writer_nothing(
 
 @pytest.mark.parametrize("timestamp", [-1, 2**62])
 def test_a_time_that_cannot_be_meant_is_null_and_reads(published: Path, timestamp: int) -> None:
-    parquet_files.land_records(published, 0, [raw(0, status(1, 6))._replace(timestamp=timestamp)])
+    land_records(published, 0, [raw(0, status(1, 6))._replace(timestamp=timestamp)])
     with open_warehouse(published) as connection:
         assert connection.execute("SELECT recorded_at, sms_id FROM raw_webhooks").fetchall() == [(None, 1)]
 
 
 def test_a_filter_on_the_date_skips_other_files(published: Path) -> None:
     for start in range(3):
-        parquet_files.land_records(
-            published, start, [raw(start, status(1, 6))._replace(timestamp=NOON + start * 86_400_000)]
-        )
+        land_records(published, start, [raw(start, status(1, 6))._replace(timestamp=NOON + start * 86_400_000)])
     with open_warehouse(published) as connection:
         sql = "EXPLAIN SELECT count(*) FROM raw_webhooks WHERE date = DATE '2026-11-25'"
         plan = connection.execute(sql).fetchall()[0][1]
@@ -189,7 +187,7 @@ def land_log(data: Path, incarnation: str, first: int, count: int, *, seconds: f
     """Land webhooks of an incarnation, a file each, that were written so many seconds after noon."""
     for offset in range(first, first + count):
         record = raw(offset, status(offset, 6), seconds=seconds)
-        parquet_files.land_records(data, offset, [record], incarnation=incarnation)  # type: ignore[list-item]
+        land_records(data, offset, [record], incarnation=incarnation)  # type: ignore[list-item]
 
 
 def test_the_files_tell_from_which_offset_on_kafka_has_lost_the_records_of_each_incarnation(published: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from buckets import ObjectStore
+from landing import partition_records
 from released import answers, make
 from warehouse_records import NOON, raw, status
 
@@ -17,10 +18,8 @@ from warehouse.maintenance.erasure import erase_from_files
 from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
 from warehouse.reader import query
 from warehouse.rebuild import rebuild_base
-from warehouse.sink.record_conversion import PartitionRecords
+from warehouse.sink.record_conversion import build_table
 from warehouse.sink.s3_storage import BucketStore
-from warehouse.sink.table_building import build_table
-from warehouse.sql_text import dataset_scan_sql
 
 LATER = datetime.fromtimestamp(NOON / 1000, UTC) + timedelta(days=20)
 ABOVE = "source=prod/date=2020-01-01/sms_id=x/outcome=sent/filename=f/data"
@@ -39,7 +38,7 @@ def told_after_each_step(data: Path) -> list[Any]:
     told += [erased.rows, sorted(erased.keys), answers(data)]
     rebuild_base(data, build_status_table({}), timedelta(days=1), everything=True)
     kept = RetentionSettings(raw_days=10, messages_days=12, versions_days=10)  # type: ignore[call-arg]
-    return [*told, drop_expired_days(data, kept, LATER, timedelta(days=9)).dropped_days, answers(data)]
+    return [*told, drop_expired_days(data, kept, LATER, timedelta(days=9)), answers(data)]
 
 
 def test_folders_above_the_data_folder_are_no_partition_keys(tmp_path: Path) -> None:
@@ -53,7 +52,7 @@ def test_nor_are_those_of_a_prefix_in_a_bucket(monkeypatch: pytest.MonkeyPatch) 
         url = f"{store.make()}/{ABOVE}"
         bucket = BucketStore(url)
         bucket.prepare_store()
-        bucket.land_rows(0, build_table(PartitionRecords.from_records([raw(0, status(1, 6))])))
+        bucket.land_rows(0, build_table(partition_records([raw(0, status(1, 6))])))
         found = query(url, "SELECT source, sms_id, date::VARCHAR AS date FROM raw_webhooks")
     finally:
         store.stop()
@@ -65,6 +64,6 @@ def test_a_condition_on_the_date_chooses_files_before_any_is_opened(published: P
     damaged = published / "raw" / "date=2026-11-20" / "sms.raw+9+00000000000000000000.parquet"
     damaged.parent.mkdir()
     damaged.write_bytes(b"no Parquet")
-    sql = f"SELECT count(*) AS n FROM {dataset_scan_sql(published / 'raw')} WHERE date = '2026-11-24'"  # noqa: S608 - ours
+    sql = "SELECT count(*) AS n FROM dataset('raw') WHERE date = '2026-11-24'"
     found = query(published, sql)
     assert found["n"].tolist() == [9]

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-import duckdb
 import orjson
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from landing import land_records
 from warehouse_records import MadeRecord, at, moment, raw, status, version
 
 from core import topics
@@ -25,7 +25,7 @@ from smspulse.simulator.scenarios import generate_scenarios
 from streams import lifecycle
 from streams.lifecycle import EXPIRE_AFTER_MS, LifecycleRules
 from streams.message_processor import MessageProcessor
-from warehouse import catalog, lifecycle_sql, views
+from warehouse import catalog, lifecycle_comparison, lifecycle_sql, views
 from warehouse import rebuild as run
 from warehouse.errors import RebuildError, WarehouseError
 from warehouse.landed_files import find_newest_file, list_incarnations, list_incarnations_by_age
@@ -35,10 +35,9 @@ from warehouse.maintenance.erasure import erase_from_files
 from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
 from warehouse.partition_log import PartitionLog
 from warehouse.reader import open_warehouse
-from warehouse.schemas import BASE_SCHEMA
-from warehouse.sink import parquet_files
+from warehouse.schemas import SCHEMAS
 from warehouse.sink.range_metadata import RecordIdentity, read_landed_position, read_last_identity
-from warehouse.sql_text import dataset_scan_sql
+from warehouse.sql_text import load_sql
 
 DAY = 86_400
 TABLE = build_status_table(parse_status_meanings("55=not_sent,56=delivered"))
@@ -127,7 +126,7 @@ class Stream:
         start = self._ends[topic]
         numbered = [record._replace(offset=start + n) for n, record in enumerate(records)]
         if numbered:
-            parquet_files.land_records(self._data, start, numbered, incarnation=self._incarnations[topic])
+            land_records(self._data, start, numbered, incarnation=self._incarnations[topic])
             self._ends[topic] = start + len(numbered)
         return numbered
 
@@ -221,12 +220,12 @@ def test_stream_and_log_agree_row_for_row(data: Path, name: str) -> None:
 
 def assert_base_files_say_what_the_stream_says(data: Path) -> None:
     """Not by the comparison that the rebuild runs: by the base files alone, field by field."""
-    columns = ", ".join(name for name in BASE_SCHEMA.names if name != "recorded_at")
-    base, streamed = (dataset_scan_sql(data / folder) for folder in ("base", "messages"))
+    columns = ", ".join(name for name in SCHEMAS["base"].names if name != "recorded_at")
+    base, streamed = "dataset('base')", "dataset('messages')"
     order = 'row_number() OVER (PARTITION BY message_key ORDER BY version DESC, "offset" DESC) = 1'
     newest = f"SELECT * FROM {streamed} WHERE NOT is_forgotten QUALIFY {order}"  # noqa: S608 - names of ours
     for one, other in ((base, f"({newest})"), (f"({newest})", base)):
-        assert duckdb.sql(f"SELECT {columns} FROM {one} EXCEPT SELECT {columns} FROM {other}").fetchall() == []  # noqa: S608
+        assert rows(data, f"SELECT {columns} FROM {one} EXCEPT SELECT {columns} FROM {other}") == []  # noqa: S608
 
 
 @pytest.mark.parametrize("seed", [11, 12])
@@ -243,6 +242,18 @@ def test_stream_and_log_agree_on_messages_with_more_reports_than_they_hold(data:
 
 
 MULTI_ATTEMPT, SIMPLE, SUMMARY = "lifecycle_multi_attempt", "lifecycle_simple", "message_summary"
+
+
+def change_sql(monkeypatch: pytest.MonkeyPatch, file: str, right: str, wrong: str) -> None:
+    """Replace a text in a file of the lifecycle's SQL."""
+    assert right in load_sql("lifecycle", file)
+
+    def load_changed_sql(*path: str) -> str:
+        return load_sql(*path).replace(right, wrong) if path == ("lifecycle", file) else load_sql(*path)
+
+    for module in (lifecycle_sql, lifecycle_comparison):
+        monkeypatch.setattr(module, "load_sql", load_changed_sql)
+
 
 EXCESS_MUTATIONS = {
     "the last observations are held": ("excess", "ORDER BY first_position", "ORDER BY first_position DESC"),
@@ -262,11 +273,7 @@ def test_an_error_in_which_observations_are_held_is_caught(
 ) -> None:
     file, right, wrong = EXCESS_MUTATIONS[name]
     stream_of(data, dense(13, 120), 1, 4)
-    sql = lifecycle_sql.load_lifecycle_sql
-    assert right in sql(file)
-    monkeypatch.setattr(
-        lifecycle_sql, "load_lifecycle_sql", lambda each: sql(each).replace(right, wrong) if each == file else sql(each)
-    )
+    change_sql(monkeypatch, file, right, wrong)
     assert rebuild(data, max_observations=4).differing > 0
 
 
@@ -344,18 +351,12 @@ def test_an_error_in_the_second_implementation_is_caught(
     landed: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     file, right, wrong = MUTATIONS[name]
-    sql = lifecycle_sql.load_lifecycle_sql
-    assert right in sql(file)
-    monkeypatch.setattr(
-        lifecycle_sql, "load_lifecycle_sql", lambda each: sql(each).replace(right, wrong if each == file else right)
-    )
+    change_sql(monkeypatch, file, right, wrong)
     assert rebuild(landed, everything=True).differing > 0
 
 
 def test_observations_may_come_in_any_order(landed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sql, right = lifecycle_sql.load_lifecycle_sql, "places = range(1, observed + 1)"
-    assert right in sql(MULTI_ATTEMPT)
-    monkeypatch.setattr(lifecycle_sql, "load_lifecycle_sql", lambda each: sql(each).replace(right, "false"))
+    change_sql(monkeypatch, MULTI_ATTEMPT, "places = range(1, observed + 1)", "false")
     assert rebuild(landed, everything=True).differing == 0
 
 

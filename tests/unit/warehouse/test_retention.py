@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from landing import land_records
 from restored import RestoredFolder
 from warehouse_records import NOON, deadletter, raw, status, version
 
@@ -21,7 +22,6 @@ from warehouse.maintenance.compaction import compact_files
 from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
 from warehouse.quality import append_check_results
 from warehouse.reader import open_warehouse
-from warehouse.sink import parquet_files
 from warehouse.sink.range_metadata import read_landed_position
 
 DAY_S = 86_400
@@ -48,8 +48,8 @@ def _rebuilt(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
     catalog.publish_views(folder)
     for day in range(20):
         for record in at_day(day, 100 + day):
-            parquet_files.land_records(folder, day, [record])
-    parquet_files.land_records(folder, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:0")])
+            land_records(folder, day, [record])
+    land_records(folder, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:0")])
     assert rebuild(folder).differing == 0
     compact_files(folder, NOW)
     return RestoredFolder(folder)
@@ -82,7 +82,7 @@ def settings(**days: int) -> RetentionSettings:
 
 
 def test_nothing_is_dropped_by_default(data: Path) -> None:
-    assert drop_expired_days(data, RetentionSettings(), NOW + timedelta(days=9_999), WEEK).dropped_days == {}
+    assert drop_expired_days(data, RetentionSettings(), NOW + timedelta(days=9_999), WEEK) == {}
     assert rows(data, "SELECT count(*) FROM messages") == [(20,)]
 
 
@@ -91,7 +91,7 @@ def test_counts_outlive_messages_and_the_log(data: Path) -> None:
     done = drop_expired_days(
         data, settings(raw_days=10, messages_days=12, versions_days=1, deadletters_days=5), NOW, WEEK
     )
-    found = {name: (len(days), min(days), max(days)) for name, days in done.dropped_days.items()}
+    found = {name: (len(days), min(days), max(days)) for name, days in done.items()}
     assert found == {
         "base": (8, FIRST, FIRST + timedelta(7)),
         "raw": (10, FIRST, FIRST + timedelta(9)),
@@ -101,13 +101,13 @@ def test_counts_outlive_messages_and_the_log(data: Path) -> None:
     assert counts(data) == before
     assert rows(data, "SELECT count(*), min(sms_id) FROM messages") == [(12, 108)]
     assert rows(data, "SELECT count(*), min(sms_id) FROM status_events") == [(10, 110)]
-    assert drop_expired_days(data, settings(raw_days=10, messages_days=12), NOW, WEEK).dropped_days == {}
+    assert drop_expired_days(data, settings(raw_days=10, messages_days=12), NOW, WEEK) == {}
 
 
 def test_what_checks_found_is_dropped_by_a_setting_of_its_own(tmp_path: Path) -> None:
     for days in (9, 8, 1):
         append_check_results(tmp_path, NOW - timedelta(days), [{"expectation": "a", "success": True, "rows": []}])
-    dropped = drop_expired_days(tmp_path, settings(quality_days=8), NOW, WEEK).dropped_days
+    dropped = drop_expired_days(tmp_path, settings(quality_days=8), NOW, WEEK)
     assert dropped == {"quality": [(NOW - timedelta(9)).date()]}
     assert rows(tmp_path, "SELECT count(*) FROM quality_history") == [(2,)]
 
@@ -131,18 +131,15 @@ def test_landers_go_on_where_they_were_though_all_is_dropped(data: Path) -> None
     assert positions == [20, 20, 1]
     assert rows(data, "SELECT count(*) FROM raw_webhooks") == [(0,)]
     with pytest.raises(OvertakenError):
-        parquet_files.land_records(data, 19, [at_day(19, 119)[0]])
-    parquet_files.land_records(data, 20, [at_day(20, 120)[0]])
+        land_records(data, 19, [at_day(19, 119)[0]])
+    land_records(data, 20, [at_day(20, 120)[0]])
     assert read_landed_position(data, topics.RAW, 0) == 21
 
 
 def test_without_a_rebuild_webhooks_and_versions_are_all_there_is(published: Path) -> None:
     for record in at_day(0, 1):
-        parquet_files.land_records(published, 0, [record])
-    assert (
-        drop_expired_days(published, settings(raw_days=9, messages_days=9, versions_days=1), NOW, WEEK).dropped_days
-        == {}
-    )
+        land_records(published, 0, [record])
+    assert drop_expired_days(published, settings(raw_days=9, messages_days=9, versions_days=1), NOW, WEEK) == {}
 
 
 @pytest.mark.parametrize(
@@ -197,13 +194,13 @@ def test_the_command_says_what_it_dropped(data: Path, monkeypatch: pytest.Monkey
 def test_webhooks_that_a_restored_kafka_brings_again_do_not_replace_what_was_counted_of_their_day(data: Path) -> None:
     again, _ = at_day(1, 101)
     other = raw(20, status(555, 7), seconds=DAY_S + 60)
-    parquet_files.land_records(data, 20, [other])
+    land_records(data, 20, [other])
     rebuild(data)
     compact_files(data, NOW)
     before = rows(data, "SELECT source, day, webhooks FROM webhook_quality ORDER BY ALL")
     assert (("acme", FIRST + timedelta(days=1), 2)) in before
     drop_expired_days(data, settings(raw_days=9), NOW, WEEK)
-    parquet_files.land_records(data, 0, [again], incarnation="topic.1")
+    land_records(data, 0, [again], incarnation="topic.1")
     compact_files(data, datetime.now(UTC) + timedelta(days=30))
     drop_expired_days(data, settings(raw_days=9), NOW, WEEK)
     assert rows(data, "SELECT source, day, webhooks FROM webhook_quality ORDER BY ALL") == before

@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 import pytest
 from days import LAST, Days
+from landing import land_records
 from warehouse_records import NOON, MadeRecord, at, tombstone, version
 
 from gateway.number_search import NumberSearch
@@ -20,8 +21,6 @@ from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
 from warehouse.reader import open_warehouse
 from warehouse.rebuild import rebuild_base
 from warehouse.rollups import has_current_rollups
-from warehouse.sink import parquet_files
-from warehouse.sql_text import dataset_scan_sql
 from warehouse.views import create_view_statements
 from warehouse.watermark import WATERMARK_FILE, read_base_watermark
 
@@ -59,7 +58,7 @@ def told(published: Path) -> Days:
 def land(data: Path, partition: int, start: int, *records: MadeRecord) -> None:
     """Land records in a partition of their own."""
     made = [each._replace(partition=partition, offset=start + n) for n, each in enumerate(records)]
-    parquet_files.land_records(data, start, made)
+    land_records(data, start, made)
 
 
 def marts(connection: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[Any, ...]]]:
@@ -115,12 +114,11 @@ def rebuilt(data: Path, **options: Any) -> None:
 
 def news(data: Path) -> list[MadeRecord]:
     """Make newer versions of some that are in base files: of another hour, day, outcome, device, network and none."""
-    with duckdb.connect() as connection:
-        base = dataset_scan_sql(data / "base")
-        rows = connection.execute(
-            f"SELECT source, sms_id, epoch_ms(first_seen_at), version FROM {base} WHERE outcome = 'delivered' "  # noqa: S608
-            "ORDER BY hash(sms_id) LIMIT 8"
-        ).fetchall()
+    with open_warehouse(data) as connection:
+        rows = connection.execute("""
+            SELECT source, sms_id, epoch_ms(first_seen_at), version FROM dataset('base') WHERE outcome = 'delivered'
+            ORDER BY hash(sms_id) LIMIT 8
+        """).fetchall()
     changes: list[dict[str, Any]] = [
         {"first_seen_at": -HOUR * 1000},
         {"first_seen_at": -DAY * 1000},
@@ -191,7 +189,7 @@ def test_what_another_release_counted_does_not_count(told: Days, straight: Strai
     right(data, straight)
     with open_warehouse(data) as connection:
         assert connection.execute("SELECT count(*) FROM changes WHERE sign < 0").fetchone() == (0,)
-    assert set(drop_expired_days(data, SETTINGS, LATER, timedelta(9)).dropped_days) == {"raw"}
+    assert set(drop_expired_days(data, SETTINGS, LATER, timedelta(9))) == {"raw"}
     told.simulate_day(LAST)
     rebuilt(data)
     assert has_current_rollups(data)
@@ -204,7 +202,7 @@ def test_what_was_counted_outlives_the_messages(told: Days) -> None:
     names = set(MARTS) - {"stuck_messages", "device_health"}
     with open_warehouse(data) as connection:
         before = marts(connection)
-    dropped = drop_expired_days(data, SETTINGS, LATER, timedelta(9)).dropped_days
+    dropped = drop_expired_days(data, SETTINGS, LATER, timedelta(9))
     assert {LAST - timedelta(4), LAST - timedelta(3)} <= set(dropped["base"])
     with open_warehouse(data) as connection:
         after = marts(connection)

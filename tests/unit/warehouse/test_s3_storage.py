@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from buckets import ObjectStore
 from click.testing import CliRunner
+from landing import partition_records
 from obstore.store import MemoryStore, S3Store
 from warehouse_records import NOON, raw, status, version
 
@@ -28,9 +29,8 @@ from warehouse.errors import (
 from warehouse.partition_log import PartitionLog
 from warehouse.reader import retry_after_merge
 from warehouse.sink import parquet_files
-from warehouse.sink.record_conversion import PartitionRecords
+from warehouse.sink.record_conversion import build_table
 from warehouse.sink.s3_storage import BucketStore
-from warehouse.sink.table_building import build_table
 from warehouse.views import MACROS, VIEWS
 
 DAY_MS = 86_400_000
@@ -61,9 +61,7 @@ def landed(url: str) -> list[str]:
 
 def webhooks(first: int, count: int, *, partition: int = 0, days: int = 0) -> pa.Table:
     records = [raw(offset, status(offset, 6), partition=partition) for offset in range(first, first + count)]
-    return build_table(
-        PartitionRecords.from_records([each._replace(timestamp=NOON + days * DAY_MS) for each in records])
-    )
+    return build_table(partition_records([each._replace(timestamp=NOON + days * DAY_MS) for each in records]))
 
 
 def test_objects_are_named_as_files_are_and_tell_where_to_go_on(url: str) -> None:
@@ -135,7 +133,7 @@ def test_views_stand_before_any_landing_and_those_who_read_see_new_rows(url: str
             connection.execute(f"FROM {view}").fetchall()
         bucket.land_rows(0, webhooks(0, 3))
         versions = [version(0, 1, version=1), version(1, 1, "delivered", version=2), version(2, 2)]
-        bucket.land_rows(0, build_table(PartitionRecords.from_records(versions)))
+        bucket.land_rows(0, build_table(partition_records(versions)))
         assert connection.execute("SELECT count(*) FROM raw_webhooks WHERE date = '2026-11-24'").fetchall() == [(3,)]
         assert connection.execute("SELECT sms_id, outcome FROM messages ORDER BY 1").fetchall() == [
             (1, "delivered"),

@@ -8,18 +8,19 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from landing import partition_records
 from warehouse_records import MadeRecord, at, deadletter, moment, raw, status, tombstone, version
 
 from core import topics
 from warehouse import metrics
 from warehouse.datasets import DATASET_BY_TOPIC, DATASET_NAMES
 from warehouse.schemas import SCHEMAS
-from warehouse.sink.record_conversion import CONVERTERS, DatasetColumns, PartitionRecords
-from warehouse.sink.table_building import build_table
+from warehouse.sink.partition_records import PartitionRecords
+from warehouse.sink.record_conversion import CONVERTERS, DatasetColumns, build_table
 
 
 def row(record: MadeRecord) -> dict[str, object]:
-    (found,) = build_table(PartitionRecords.from_records([record])).to_pylist()
+    (found,) = build_table(partition_records([record])).to_pylist()
     return found
 
 
@@ -119,7 +120,7 @@ def test_a_deadletter_names_its_origin() -> None:
 def test_a_value_of_the_wrong_type_costs_itself_alone(caplog: pytest.LogCaptureFixture) -> None:
     wrong = version(0, 1, version=2, attempts="many", flags=7, first_seen_at=10**17, observations=[[1, 2]])
     with caplog.at_level(logging.WARNING):
-        rows = build_table(PartitionRecords.from_records([wrong, version(1, 2)])).to_pylist()
+        rows = build_table(partition_records([wrong, version(1, 2)])).to_pylist()
     assert [rows[0][name] for name in ("attempts", "flags", "first_seen_at", "observations")] == [None] * 4
     assert (rows[0]["version"], rows[0]["sms_id"]) == (2, 1)
     assert (rows[1]["attempts"], rows[1]["flags"], len(rows[1]["observations"])) == (1, [], 1)
@@ -149,7 +150,7 @@ header_names = st.sampled_from(["source", "received_at", "origin", "reason"])
 def test_nothing_in_a_record_can_keep_it_from_being_landed(
     topic: str, value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes | None]], timestamp: int
 ) -> None:
-    table = build_table(PartitionRecords.from_records([MadeRecord(topic, 0, 1, timestamp, key, value, headers)]))
+    table = build_table(partition_records([MadeRecord(topic, 0, 1, timestamp, key, value, headers)]))
     table.validate(full=True)
     assert table["offset"].to_pylist() == [1]
     for name in ("queue_s", "total_s"):
@@ -174,7 +175,7 @@ def test_a_record_whose_conversion_fails_is_a_row_of_its_bytes_and_the_others_ar
     before = faults.get()
     expected = [row(made[0]), row(made[2])]
     monkeypatch.setitem(CONVERTERS, topic, columns)
-    table = build_table(PartitionRecords.from_records(made))
+    table = build_table(partition_records(made))
     found = table.to_pylist()
     assert table.schema.equals(SCHEMAS[DATASET_BY_TOPIC[topic]])
     assert [row_["offset"] for row_ in found] == [0, 1, 2]

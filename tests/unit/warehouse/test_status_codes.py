@@ -7,6 +7,7 @@ from typing import Any
 import duckdb
 import pytest
 from click.testing import CliRunner
+from landing import land_records
 from warehouse_records import at, raw, status, version
 
 from expectations.runner import run_checks
@@ -22,8 +23,7 @@ from warehouse.maintenance import retention
 from warehouse.maintenance.compaction import compact_files
 from warehouse.reader import open_warehouse
 from warehouse.rebuild import rebuild_base
-from warehouse.sink import parquet_files
-from warehouse.sink.storage import FolderStore
+from warehouse.sink.parquet_files import FolderStore
 
 SETTING = "SMSPULSE_STREAM_STATUS_MEANINGS"
 NEXT_DAY = datetime(2026, 11, 25, 9, tzinfo=UTC)
@@ -34,7 +34,7 @@ def data(published: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Forty reports: half of them of status 42, one in eight of status 43."""
     monkeypatch.delenv(SETTING, raising=False)
     ids = [42, 42, 7, 43, 42, 42, 7, 7]
-    parquet_files.land_records(published, 0, [raw(n, status(n, ids[n % 8]), seconds=-n) for n in range(40)])
+    land_records(published, 0, [raw(n, status(n, ids[n % 8]), seconds=-n) for n in range(40)])
     return published
 
 
@@ -117,7 +117,7 @@ def test_a_lander_that_starts_records_the_setting_even_where_it_is_not_set(
 def test_check_page_and_message_go_by_the_same_table(data: Path) -> None:
     observations = [[42, 1, 2, None, at(0), at(0)]]
     failed = version(0, 1, "not_sent", last_status_id=42, failure_class="other", observations=observations)
-    parquet_files.land_records(data, 0, [failed])
+    land_records(data, 0, [failed])
     numbers = PageSnapshot(data, dict)
     for meanings, in_words in (("", "undocumented status 42"), ("42=not_sent,43=delivered", "not_sent")):
         status_codes.write_status_codes(data, build_status_table(parse_status_meanings(meanings)))

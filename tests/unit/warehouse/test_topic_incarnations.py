@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from landing import partition_records
 from warehouse_records import NOON, raw, status, version
 
 from core import topics
@@ -27,8 +28,7 @@ from warehouse.sink.range_metadata import (
     read_last_identity,
     read_next_offset,
 )
-from warehouse.sink.record_conversion import PartitionRecords
-from warehouse.sink.table_building import build_table
+from warehouse.sink.record_conversion import build_table
 from warehouse.sink.topic_incarnations import LogPosition, locate_log_position
 
 
@@ -120,7 +120,7 @@ class History:
         if not found:
             return
         made = [each.made(self.topic) for each in found]
-        run = PartitionRecords.from_records(made)._replace(incarnation=log.incarnation)
+        run = partition_records(made, log.incarnation)
         table, sink = build_table(run), io.BytesIO()
         parquet_files.write_range_file(table, sink)
         if self.is_old_release:
@@ -192,7 +192,7 @@ class History:
 
     def read_identities(self, topic: str, partition: int, start: int, end: int) -> dict[int, RecordIdentity]:
         made = [each.made(self.topic) for each in self.kafka.records if start <= each.offset < end]
-        return extract_identities(build_table(PartitionRecords.from_records(made))) if made else {}
+        return extract_identities(build_table(partition_records(made))) if made else {}
 
 
 def _written(table: pa.Table, metadata: dict[bytes, bytes]) -> io.BytesIO:

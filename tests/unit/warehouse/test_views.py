@@ -10,14 +10,15 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from landing import land_records
 from restored import RestoredFolder
 from warehouse_records import alert, at, deadletter, moment, raw, status, tombstone, version
 
 from warehouse import catalog
 from warehouse.errors import NoWarehouseError, UnreadablePathError
 from warehouse.reader import open_warehouse, query
-from warehouse.sink import parquet_files
-from warehouse.views import MACROS, VIEWS, load_view_sql
+from warehouse.sql_text import load_sql
+from warehouse.views import MACROS, VIEWS
 
 HOUR = 3600
 
@@ -37,7 +38,7 @@ def data(_empty: RestoredFolder, tmp_path: Path) -> Iterator[Path]:
 
 
 def land(data: Path, *records: Any) -> None:
-    parquet_files.land_records(data, records[0].offset, records)
+    land_records(data, records[0].offset, records)
 
 
 def rows(data: Path, sql: str) -> list[tuple[Any, ...]]:
@@ -49,7 +50,7 @@ def test_every_sql_file_is_a_view_and_says_what_a_row_is() -> None:
     found = {path.name for path in files("warehouse").joinpath("sql", "views").iterdir()}
     assert found == {f"{name}.sql" for name in (*VIEWS, *MACROS)}
     for name in (*VIEWS, *MACROS):
-        header = "\n".join(line for line in load_view_sql(name).splitlines() if line.startswith("--"))
+        header = "\n".join(line for line in load_sql("views", name).splitlines() if line.startswith("--"))
         assert all(f"-- {word}" in header for word in ("A row: ", "Key: ", "Units")), name
         assert "reshness" in header, name
 

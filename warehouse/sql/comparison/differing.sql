@@ -2,17 +2,31 @@
 -- Key: source, sms_id.
 -- Units: what is `repaired` if the stream had lost its state of the message, `unsettled` if stream or sink had not got
 --   to the last reports yet, else `different`.
--- Reads: result, stated, messages_files, raw_files, deadletters_files, the variables logged and expire_after, and the
---   partition as parameter 1.
+-- Reads: result, stated, known_versions, messages_files, raw_files, deadletters_files, lost_from (topic, incarnation and
+--   the offset from which on Kafka does not hold the landed records), and the variables compared (the partition),
+--   logged, settled_after and expire_after.
 WITH reached AS (
     SELECT
         greatest(
             max(last_seen_at),
-            (SELECT max(received_at) FROM deadletters_files WHERE origin_partition = $1)
-        ) - {settled_after} AS streamed_until,
-        max(recorded_at) - {settled_after} AS clock,
-        getvariable('logged').until - {settled_after} AS logged_until
-    FROM messages_files WHERE "partition" = $1 AND {is_known}
+            (SELECT max(received_at) FROM deadletters_files WHERE origin_partition = getvariable('compared'))
+        ) - getvariable('settled_after') AS streamed_until,
+        max(recorded_at) - getvariable('settled_after') AS clock,
+        getvariable('logged').until - getvariable('settled_after') AS logged_until
+    FROM known_versions WHERE "partition" = getvariable('compared')
+),
+
+-- With the records that Kafka lost, or with the copy of its state, the stream has lost its state of their messages.
+lost AS (
+    SELECT source, sms_id
+    FROM raw_files INNER JOIN lost_from USING (topic)
+    WHERE "partition" = getvariable('compared') AND kind = 'status'
+        AND coalesce(raw_files.incarnation, '') = lost_from.incarnation AND "offset" >= first_offset
+    UNION ALL
+    SELECT source, sms_id
+    FROM messages_files INNER JOIN lost_from USING (topic)
+    WHERE "partition" = getvariable('compared')
+        AND coalesce(messages_files.incarnation, '') = lost_from.incarnation AND "offset" >= first_offset
 )
 
 SELECT
@@ -22,13 +36,9 @@ SELECT
     CASE
         WHEN (coalesce(r.source, s.source), coalesce(r.sms_id, s.sms_id)) IN (
             SELECT (source, sms_id) FROM messages_files
-            WHERE "partition" = $1 AND list_contains(flags, 'late_after_forgetting')
+            WHERE "partition" = getvariable('compared') AND list_contains(flags, 'late_after_forgetting')
             UNION ALL
-            SELECT (source, sms_id) FROM raw_files
-            WHERE "partition" = $1 AND kind = 'status' AND {is_lost_webhook}
-            UNION ALL
-            SELECT (source, sms_id) FROM messages_files
-            WHERE "partition" = $1 AND {is_lost_version}
+            SELECT (source, sms_id) FROM lost
         ) THEN 'repaired'
         WHEN coalesce(r.last_seen_at >= streamed_until, streamed_until IS NULL)
             OR coalesce(s.last_seen_at >= logged_until, logged_until IS NULL)
@@ -42,9 +52,22 @@ SELECT
     CASE
         WHEN r.source IS NULL THEN [{'field': 'message', 'streamed': 'there', 'rebuilt': NULL}]
         WHEN s.source IS NULL THEN [{'field': 'message', 'streamed': NULL, 'rebuilt': 'there'}]
-        WHEN {has_other_version}
-            THEN {facts} || [{'field': 'version', 'streamed': s.version::VARCHAR, 'rebuilt': r.version::VARCHAR}]
-        ELSE {facts}
+        ELSE list_filter(
+            [
+                fact('outcome', s.outcome, r.outcome), fact('failure_class', s.failure_class, r.failure_class),
+                fact('last_status_id', s.last_status_id, r.last_status_id), fact('is_ended', s.is_ended, r.is_ended),
+                fact('device_id', s.device_id, r.device_id), fact('channel_id', s.channel_id, r.channel_id),
+                fact('recipient', s.recipient, r.recipient), fact('first_seen_at', s.first_seen_at, r.first_seen_at),
+                fact('last_seen_at', s.last_seen_at, r.last_seen_at), fact('ended_at', s.ended_at, r.ended_at),
+                fact('delivered_at', s.delivered_at, r.delivered_at), fact('attempts', s.attempts, r.attempts),
+                fact('contradicted', s.contradicted, r.contradicted), fact('flags', s.flags, r.flags),
+                fact('queue_s', s.queue_s, r.queue_s), fact('device_s', s.device_s, r.device_s),
+                fact('network_s', s.network_s, r.network_s), fact('total_s', s.total_s, r.total_s),
+                fact('observations', s.observations, r.observations),
+                CASE WHEN has_other_version THEN fact('version', s.version, r.version) END
+            ],
+            lambda each: each IS NOT NULL
+        )
     END AS facts
 FROM (FROM result WHERE is_differing) AS r
 LEFT JOIN stated AS s ON s.position = r.position

@@ -1,8 +1,8 @@
 -- A row: one message with a report, or a base file, from before the first day to be rebuilt. It is left as it is.
 -- Key: source, sms_id.
--- Reads: raw_files, base_files, the variable start, and the partition as parameter 1.
+-- Reads: raw_files, base_files, and the variables partition and start.
 SELECT DISTINCT source, sms_id FROM raw_files
-WHERE "partition" = $1 AND kind = 'status' AND (
+WHERE "partition" = getvariable('partition') AND kind = 'status' AND (
     received_at < getvariable('start')
     OR (received_at IS NULL AND recorded_at < getvariable('start'))
 )

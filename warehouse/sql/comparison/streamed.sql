@@ -1,15 +1,19 @@
 -- A row: the newest version that the stream has written of one message of a partition.
 -- Key: source, sms_id.
--- Reads: messages_files, the variable start, and the partition as parameter 1.
--- The hash covers all compared columns. So the stream's lists, which nearly always agree, need not be carried along.
+-- Reads: messages_files, known_versions, and the variables partition and start.
 SELECT
     source, sms_id, outcome, version, recorded_at, position, first_seen_at, last_seen_at,
-    len(observations) AS observed, {hash} AS content_hash
+    len(observations) AS observed,
+    -- All compared columns. So the stream's lists, which nearly always agree, need not be carried along.
+    hash(
+        outcome, failure_class, last_status_id, is_ended, device_id, channel_id, recipient, first_seen_at, last_seen_at,
+        ended_at, delivered_at, attempts, contradicted, flags, queue_s, device_s, network_s, total_s, observations
+    ) AS content_hash
 FROM messages_files
 SEMI JOIN (
     -- Version and position are compared as one number, for structs take long. The mask selects the position.
-    SELECT (max((version::HUGEINT << 64) + position) & {position_mask})::BIGINT AS position
-    FROM messages_files WHERE "partition" = $1 AND version IS NOT NULL AND {is_known}
+    SELECT (max((version::HUGEINT << 64) + position) & ((1::HUGEINT << 64) - 1))::BIGINT AS position
+    FROM known_versions WHERE "partition" = getvariable('partition') AND version IS NOT NULL
     GROUP BY source, sms_id
 ) AS newest USING (position)
-WHERE "partition" = $1 AND first_seen_at >= getvariable('start')
+WHERE "partition" = getvariable('partition') AND first_seen_at >= getvariable('start')

@@ -2,8 +2,8 @@
 -- Key: source, sms_id.
 -- Units: times are TIMESTAMPTZ. pending_at and the like are first reports in the attempt that decides.
 -- Reads: message_summary, reports (message, status_id, device_id, channel_id, sent_at, reported_at), where message is a
---   row of message_summary, and statuses (status_id, rank, outcome, failure_class, is_end, is_failure). The order of
---   reports, and how often each is there, do not matter.
+--   row of message_summary, statuses (status_id, rank, outcome, failure_class, is_end, is_failure), and the macro
+--   observation. The order of reports, and how often each is there, do not matter.
 WITH observed AS (
     SELECT
         message, status_id, device_id, channel_id, sent_at,
@@ -105,10 +105,7 @@ reported_state AS (
         count(*) FILTER (attempt = coalesce(decisive, 1) AND status_id = 8) > 0 AS undelivered,
         count(*) AS observed,
         list(place) AS places,
-        list({
-            'status_id': status_id, 'device_id': device_id, 'channel_id': channel_id, 'sent_at': sent_at,
-            'first_received_at': first_at, 'last_received_at': last_at
-        }) AS listed
+        list(observation(status_id, device_id, channel_id, sent_at, true, first_at, last_at)) AS listed
     FROM attempted
     LEFT JOIN decided USING (message)
     GROUP BY message
@@ -116,9 +113,7 @@ reported_state AS (
 
 SELECT
     reported_state.* EXCLUDE (message, places, listed),
-    source,
-    sms_id,
-    recipient,
+    source, sms_id, recipient,
     -- Sorted, they mostly come in their order, and stay in it without being sorted again.
     CASE
         WHEN places = range(1, observed + 1) THEN listed

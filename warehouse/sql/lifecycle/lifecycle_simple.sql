@@ -1,7 +1,7 @@
 -- A row: the reported state of one simple message, in the columns of lifecycle_multi_attempt.sql.
 -- Key: source, sms_id.
 -- Units: as lifecycle_multi_attempt.sql.
--- Reads: message_summary.
+-- Reads: message_summary, and the macro observation.
 WITH listed AS (
     SELECT
         *,
@@ -11,31 +11,11 @@ WITH listed AS (
         OR coalesce(handed_at > ended_at, false) AS reordered,
         list_filter(
             [
-                {
-                    'status_id': 1::INTEGER, 'device_id': device_id, 'channel_id': channel_id,
-                    'sent_at': CASE WHEN steps & 1 > 0 THEN said_at END,
-                    'first_received_at': pending_at, 'last_received_at': pending_until
-                },
-                {
-                    'status_id': 3, 'device_id': device_id, 'channel_id': channel_id,
-                    'sent_at': CASE WHEN steps & 2 > 0 THEN said_at END,
-                    'first_received_at': queued_at, 'last_received_at': queued_until
-                },
-                {
-                    'status_id': 2, 'device_id': device_id, 'channel_id': channel_id,
-                    'sent_at': CASE WHEN steps & 4 > 0 THEN said_at END,
-                    'first_received_at': accepted_at, 'last_received_at': accepted_until
-                },
-                {
-                    'status_id': 6, 'device_id': device_id, 'channel_id': channel_id,
-                    'sent_at': CASE WHEN steps & 8 > 0 THEN said_at END,
-                    'first_received_at': handed_at, 'last_received_at': handed_until
-                },
-                {
-                    'status_id': winner, 'device_id': device_id, 'channel_id': channel_id,
-                    'sent_at': CASE WHEN steps & 16 > 0 THEN said_at END,
-                    'first_received_at': ended_at, 'last_received_at': ended_until
-                }
+                observation(1::INTEGER, device_id, channel_id, said_at, steps & 1 > 0, pending_at, pending_until),
+                observation(3, device_id, channel_id, said_at, steps & 2 > 0, queued_at, queued_until),
+                observation(2, device_id, channel_id, said_at, steps & 4 > 0, accepted_at, accepted_until),
+                observation(6, device_id, channel_id, said_at, steps & 8 > 0, handed_at, handed_until),
+                observation(winner, device_id, channel_id, said_at, steps & 16 > 0, ended_at, ended_until)
             ],
             lambda observation: observation.first_received_at IS NOT NULL
         ) AS documented
@@ -48,9 +28,7 @@ SELECT
     sms_id,
     least(pending_at, queued_at, accepted_at, handed_at, ended_at) AS first_seen_at,
     greatest(pending_until, queued_until, accepted_until, handed_until, ended_until) AS last_seen_at,
-    recipient,
-    device_id,
-    channel_id,
+    recipient, device_id, channel_id,
     1 AS attempts,
     false AS contradicted,
     reordered,
@@ -59,9 +37,7 @@ SELECT
     coalesce(pending_until > pending_at, false)::INTEGER + coalesce(queued_until > queued_at, false)::INTEGER
     + coalesce(accepted_until > accepted_at, false)::INTEGER + coalesce(handed_until > handed_at, false)::INTEGER
     + coalesce(ended_until > ended_at, false)::INTEGER AS repeated,
-    winner,
-    ended_at,
-    CASE
+    winner, ended_at, CASE
         WHEN handed_at IS NOT NULL THEN 6
         WHEN accepted_at IS NOT NULL THEN 2
         WHEN queued_at IS NOT NULL THEN 3

@@ -1,12 +1,9 @@
 -- A row: the outgoing messages of one source, device and channel whose first report was received in one hour (UTC).
 -- Key: source, device_id, channel_id, hour.
 -- Units: counts of messages; queued, accepted and sent are those that got to that stage or to one behind it.
--- Reads: rows, messages with their day, and with the sign with which each counts.
+-- Reads: the table or view whose name is in rows: messages with their day, and with the sign with which each counts.
 SELECT
-    source,
-    device_id,
-    channel_id,
-    day,
+    source, device_id, channel_id, day,
     time_bucket(INTERVAL 1 HOUR, first_seen_at) AS hour,
     sum(sign)::BIGINT AS attempted,
     coalesce(sum(sign) FILTER (is_ended), 0)::BIGINT AS ended,
@@ -35,7 +32,7 @@ FROM (
             WHEN list_contains(status_ids, 3) THEN 2
             ELSE 1
         END AS stage
-    FROM (SELECT *, [each.status_id FOR each IN observations] AS status_ids FROM {rows})
+    FROM (SELECT *, [each.status_id FOR each IN observations] AS status_ids FROM query_table(rows))
     WHERE outcome <> 'incoming'
 )
 GROUP BY source, device_id, channel_id, day, hour

@@ -3,6 +3,6 @@
 -- Units: messages is a count.
 -- Reads: rows, as delivery.sql.
 SELECT source, device_id, day, failure_class, last_status_id, sum(sign)::BIGINT AS messages
-FROM {rows}
+FROM query_table(rows)
 WHERE outcome IN ('undelivered', 'not_sent', 'not_permitted')
 GROUP BY source, device_id, day, failure_class, last_status_id

@@ -1,12 +1,9 @@
 -- A row: the outgoing messages of one source whose first report was received in one hour (UTC).
 -- Key: source, hour.
 -- Units: as latency_hourly.
--- Reads: rows, all messages of these hours, with their day.
+-- Reads: rows, as delivery.sql: all messages of these hours.
 SELECT
-    source,
-    day,
-    hour,
-    messages,
+    source, day, hour, messages,
     COLUMNS('_messages$'),
     COLUMNS('^(queue|device|network|total)$')[1] AS '\1_p50_s',
     COLUMNS('^(queue|device|network|total)$')[2] AS '\1_p90_s',
@@ -25,7 +22,7 @@ FROM (
         avg((COLUMNS('^(queue|device|network|total)_s$') <= 10)::INTEGER) AS '\1_within_10_s',
         avg((COLUMNS('^(queue|device|network|total)_s$') <= 30)::INTEGER) AS '\1_within_30_s',
         avg((COLUMNS('^(queue|device|network|total)_s$') <= 60)::INTEGER) AS '\1_within_60_s'
-    FROM {rows}
+    FROM query_table(rows)
     WHERE outcome <> 'incoming'
     GROUP BY source, day, hour
 )

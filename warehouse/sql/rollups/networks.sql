@@ -8,17 +8,15 @@ WITH headed AS (
         source,
         day,
         CASE WHEN recipient LIKE '+%' THEN substr(recipient, 2, 9) END AS head,
-        sign,
-        is_ended,
-        outcome
-    FROM {rows}
+        sign, is_ended, outcome
+    FROM query_table(rows)
     WHERE outcome <> 'incoming'
 ),
 
 known AS MATERIALIZED (
     SELECT head, max_by({'country': country, 'prefix': prefix, 'carrier': carrier}, len(prefix)) AS longest
     FROM (SELECT head, unnest(range(1, 10)) AS size FROM (SELECT DISTINCT head FROM headed) AS heads) AS cut
-    INNER JOIN {prefixes} AS prefixes ON prefix = substr(head, 1, size)
+    INNER JOIN dataset('prefixes') AS prefixes ON prefix = substr(head, 1, size)
     GROUP BY head
 )
 

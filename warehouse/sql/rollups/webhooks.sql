@@ -2,11 +2,9 @@
 --   those of an undocumented status in a row of their own, for a setting can give it a meaning later.
 -- Key: source, day, date, status_id.
 -- Units: as webhook_quality; unknown counts undocumented statuses, whatever a setting says of them.
--- Reads: rows, all webhooks that Kafka took on these days, and the documented statuses.
+-- Reads: rows, as delivery.sql: all webhooks that Kafka took on these days.
 SELECT
-    source,
-    day,
-    date,
+    source, day, date,
     count(*) AS webhooks,
     count(*) FILTER (kind = 'status') AS status_reports,
     count(*) FILTER (kind = 'incoming') AS incoming,
@@ -23,9 +21,9 @@ FROM (
         date,
         kind,
         any_value(len(flaws)) > 0 AS is_flawed,
-        any_value(CASE WHEN status_id NOT IN ({documented}) THEN status_id END) AS undocumented_id,
+        any_value(CASE WHEN NOT is_documented(status_id) THEN status_id END) AS undocumented_id,
         any_value(hash(sms_id, status_id, device_id, channel_id, sent_at)) AS report
-    FROM {rows}
+    FROM query_table(rows)
     WHERE received_at IS NOT NULL
     GROUP BY source, day, date, kind, coalesce(ingest_id, concat_ws(':', incarnation, "partition", "offset"))
 )

@@ -2,7 +2,7 @@
 -- Key: topic, incarnation, partition, "offset"; the record itself is origin_topic, origin_partition, origin_offset.
 -- Units: times are TIMESTAMPTZ. body has the exact bytes. date is the UTC date of the file, to narrow a scan.
 -- Freshness: as messages.
-SELECT * FROM {deadletters}
+SELECT * FROM dataset('deadletters')
 -- The id identifies a webhook: ingest may have written it twice, and a topic that was created again begins at offset 0.
 QUALIFY
     origin_offset IS NULL

@@ -1,14 +1,15 @@
 -- A row: all outgoing messages of one source and device.
 -- Key: source, device_id. The device is null until a report names one.
 -- Units and freshness: as delivery_hourly. first_hour and last_hour are the hours of its first and last message.
-SELECT *, {rates}
+SELECT * EXCLUDE (rates), unnest(rates)
 FROM (
     SELECT
         source,
         device_id,
         min(hour) AS first_hour,
         max(hour) AS last_hour,
-        {sums}
+        sum(COLUMNS(count_columns()))::BIGINT AS '\0',
+        rates(sum(attempted), sum(ended), sum(delivered), sum(open)) AS rates
     FROM delivery_hourly
     GROUP BY source, device_id
 )

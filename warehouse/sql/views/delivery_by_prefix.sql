@@ -6,19 +6,13 @@
 --   carrier that got it first, for numbers can be ported. All three are null for recipients that are no international
 --   number. Counts and rates are as in delivery_hourly.
 -- Freshness: as delivery_hourly.
-SELECT *, {rates}
+SELECT * EXCLUDE (rates), unnest(rates)
 FROM (
     SELECT
-        source,
-        day,
-        country,
-        network_prefix,
-        carrier,
-        sum(attempted)::BIGINT AS attempted,
-        sum(ended)::BIGINT AS ended,
-        sum(delivered)::BIGINT AS delivered,
-        sum(open)::BIGINT AS open
-    FROM {networks}
+        source, day, country, network_prefix, carrier,
+        sum(COLUMNS(count_columns()))::BIGINT AS '\0',
+        rates(sum(attempted), sum(ended), sum(delivered), sum(open)) AS rates
+    FROM (FROM rollup('networks') UNION ALL BY NAME FROM count_networks('changes'))
     GROUP BY source, day, country, network_prefix, carrier
     HAVING sum(attempted) > 0
 )

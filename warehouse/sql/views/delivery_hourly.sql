@@ -8,16 +8,13 @@
 --   of a
 --   rate.
 -- Freshness: as messages. An hour changes until its messages have ended. It stays when `retain` drops the messages.
-SELECT *, {rates}
+SELECT * EXCLUDE (rates), unnest(rates)
 FROM (
     SELECT
-        source,
-        device_id,
-        channel_id,
-        day,
-        hour,
-        {sums}
-    FROM {delivery}
+        source, device_id, channel_id, day, hour,
+        sum(COLUMNS(count_columns()))::BIGINT AS '\0',
+        rates(sum(attempted), sum(ended), sum(delivered), sum(open)) AS rates
+    FROM (FROM rollup('delivery') UNION ALL BY NAME FROM count_delivery('changes'))
     GROUP BY source, device_id, channel_id, day, hour
     HAVING sum(attempted) > 0
 )

@@ -2,7 +2,7 @@
 -- Key: hours, source. hours is 1 or 24. source is null in the rows of all sources.
 -- Units: as delivery_hourly.
 -- Freshness: as messages, up to now.
-SELECT *, {rates}
+SELECT * EXCLUDE (rates), unnest(rates)
 FROM (
     SELECT
         hours,
@@ -14,7 +14,8 @@ FROM (
         count(*) FILTER (outcome = 'not_sent') AS not_sent,
         count(*) FILTER (outcome = 'not_permitted') AS not_permitted,
         count(*) FILTER (outcome = 'expired') AS expired,
-        count(*) FILTER (NOT is_ended) AS open
+        count(*) FILTER (NOT is_ended) AS open,
+        rates(attempted, ended, delivered, open) AS rates
     FROM messages
     INNER JOIN (SELECT unnest([1, 24]) AS hours) AS spans ON first_seen_at > now() - to_hours(hours)
     WHERE outcome <> 'incoming'

@@ -7,11 +7,9 @@
 -- Freshness: as messages, up to now.
 WITH hourly AS (
     SELECT
-        source,
-        device_id,
-        hour,
+        source, device_id, hour,
         hour > now() - INTERVAL 24 HOUR AS is_recent,
-        {sums}
+        sum(COLUMNS(count_columns()))::BIGINT AS '\0'
     FROM delivery_hourly
     WHERE day >= (now() - INTERVAL 28 DAY)::DATE AND hour > now() - INTERVAL 28 DAY AND device_id IS NOT NULL
     GROUP BY source, device_id, hour
@@ -25,9 +23,7 @@ counted AS (
     SELECT
         source,
         device_id,
-        coalesce(sum(attempted) FILTER (is_recent), 0)::BIGINT AS attempted,
-        coalesce(sum(ended) FILTER (is_recent), 0)::BIGINT AS ended,
-        coalesce(sum(delivered) FILTER (is_recent), 0)::BIGINT AS delivered,
+        coalesce(sum(COLUMNS('^(attempted|ended|delivered)$')) FILTER (is_recent), 0)::BIGINT AS '\0',
         sum(delivered) FILTER (NOT is_recent) / nullif(sum(ended) FILTER (NOT is_recent), 0) AS own_rate,
         quantile_cont(pause_s, 0.99) AS usual_quiet_s,
         MAP {
@@ -56,28 +52,32 @@ touched AS MATERIALIZED (
     FROM changes
 ),
 
+touched_messages AS (
+    SELECT 1 AS sign, * FROM messages_by_day
+    -- A condition, because DuckDB would hash all messages for a semi join with a few hours.
+    WHERE coalesce(time_bucket(INTERVAL 1 HOUR, first_seen_at) IN (SELECT hour FROM touched), false)
+),
+
 heard AS (
     SELECT source, device_id, max(last_seen_at) AS last_seen_at, min(oldest_open_at) AS oldest_open_at
-    FROM {delivery by hour}
+    FROM (
+        FROM rollup('delivery')
+        ANTI JOIN touched USING (hour)
+        UNION ALL BY NAME
+        FROM count_delivery('touched_messages')
+    )
     WHERE day >= (now() - INTERVAL 28 DAY)::DATE AND hour > now() - INTERVAL 28 DAY
     GROUP BY source, device_id
 )
 
 SELECT
-    source,
-    device_id,
-    counted.attempted,
-    counted.ended,
-    counted.delivered,
+    source, device_id, counted.attempted, counted.ended, counted.delivered,
     counted.delivered / nullif(counted.ended, 0) AS rate,
     own_rate,
     (fleet.delivered - counted.delivered) / nullif(fleet.ended - counted.ended, 0) AS fleet_rate,
     last_seen_at,
     epoch(now()) - epoch(last_seen_at) AS quiet_s,
-    usual_quiet_s,
-    errors,
-    open,
-    oldest_open_at
+    usual_quiet_s, errors, open, oldest_open_at
 FROM counted
 INNER JOIN heard USING (source, device_id)
 LEFT JOIN fleet USING (source)

@@ -6,13 +6,13 @@
 -- It reads the statistics of the files' columns, and no rows.
 WITH columns AS (
     SELECT 'raw' AS dataset, 'received_at' AS received, path_in_schema, stats_max_value, row_group_num_rows
-    FROM parquet_metadata({raw files})
+    FROM parquet_metadata(dataset_pattern('raw'))
     UNION ALL
     SELECT 'messages', 'last_seen_at', path_in_schema, stats_max_value, row_group_num_rows
-    FROM parquet_metadata({messages files})
+    FROM parquet_metadata(dataset_pattern('messages'))
     UNION ALL
     SELECT 'deadletters', 'received_at', path_in_schema, stats_max_value, row_group_num_rows
-    FROM parquet_metadata({deadletters files})
+    FROM parquet_metadata(dataset_pattern('deadletters'))
 ),
 
 newest AS (
@@ -27,9 +27,6 @@ newest AS (
 )
 
 SELECT
-    dataset,
-    newest_received_at,
-    newest_recorded_at,
-    rows,
+    dataset, newest_received_at, newest_recorded_at, rows,
     epoch(now()) - epoch(newest_recorded_at) AS seconds_since
 FROM newest

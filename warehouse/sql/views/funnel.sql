@@ -10,16 +10,14 @@ WITH counted AS (
         day,
         unnest([1, 2, 3, 4, 5]) AS place,
         unnest([sum(attempted), sum(queued), sum(accepted), sum(sent), sum(delivered)])::BIGINT AS messages
-    FROM {delivery}
+    FROM (FROM rollup('delivery') UNION ALL BY NAME FROM count_delivery('changes'))
     GROUP BY source, day
     -- An older release did not keep the stages of days that it dropped.
     HAVING sum(attempted) > 0 AND count(queued) > 0
 )
 
 SELECT
-    source,
-    day,
-    place,
+    source, day, place,
     ['attempted', 'queued', 'accepted', 'sent', 'delivered'][place] AS stage,
     messages,
     messages / nullif(first_value(messages) OVER stages, 0) AS share_of_attempted,

@@ -9,6 +9,15 @@
 WITH touched AS MATERIALIZED (
     SELECT DISTINCT time_bucket(INTERVAL 1 HOUR, first_seen_at) AS hour
     FROM changes
+),
+
+touched_messages AS (
+    SELECT 1 AS sign, * FROM messages_by_day
+    -- A condition, because DuckDB would hash all messages for a semi join with a few hours.
+    WHERE coalesce(time_bucket(INTERVAL 1 HOUR, first_seen_at) IN (SELECT hour FROM touched), false)
 )
 
-FROM {latency by hour}
+FROM rollup('latency')
+ANTI JOIN touched USING (hour)
+UNION ALL BY NAME
+FROM count_latency('touched_messages')

@@ -22,9 +22,7 @@ by_step AS (
 )
 
 SELECT
-    step,
-    source,
-    messages,
+    step, source, messages,
     quantiles[1] AS p50_s,
     quantiles[2] AS p95_s,
     quantiles[3] AS p99_s

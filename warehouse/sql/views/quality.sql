@@ -5,19 +5,19 @@
 -- Freshness: of its last check. `smspulse up` checks every ten minutes by default.
 WITH last AS (
     SELECT expectation, max(checked_at) AS checked_at, max(checked_at) FILTER (success) AS held_at
-    FROM {quality}
+    FROM dataset('quality')
     GROUP BY expectation
 ),
 
 failing AS (
     SELECT expectation, min(quality.checked_at) AS failing_since
-    FROM {quality} AS quality
+    FROM dataset('quality') AS quality
     INNER JOIN last USING (expectation)
     WHERE NOT success AND quality.checked_at > coalesce(held_at, '-infinity')
     GROUP BY expectation
 )
 
 SELECT quality.* EXCLUDE (date), failing_since
-FROM {quality} AS quality
+FROM dataset('quality') AS quality
 INNER JOIN last USING (expectation, checked_at)
 LEFT JOIN failing USING (expectation)

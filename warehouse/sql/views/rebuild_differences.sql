@@ -2,4 +2,4 @@
 -- Key: message_key, field. The field `message` means that one of the two has no such message.
 -- Units: values as text. date is the UTC date of the message's first report.
 -- Freshness: of the last `smspulse rebuild` of that day. It is empty if stream and log agree.
-SELECT * FROM {differences}
+SELECT * FROM dataset('differences')

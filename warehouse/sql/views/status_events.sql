@@ -6,19 +6,8 @@ SELECT
     source,
     sms_id,
     source || ':' || sms_id AS message_key,
-    status_id,
-    status_message,
-    device_id,
-    channel_id,
+    status_id, status_message, device_id, channel_id,
     address AS recipient,
-    sent_at,
-    received_at,
-    ingest_id,
-    flaws,
-    "partition",
-    "offset",
-    incarnation,
-    recorded_at,
-    date
+    sent_at, received_at, ingest_id, flaws, "partition", "offset", incarnation, recorded_at, date
 FROM raw_webhooks
 WHERE kind = 'status'

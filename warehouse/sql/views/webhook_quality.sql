@@ -9,23 +9,26 @@
 --   reported on the day: reordered and contradicted ones, and late ones, with a report an hour or more after the one
 --   before it. These are null if the day has no messages.
 -- Freshness: as raw_webhooks and messages. Days that compaction has counted are as of then.
-WITH received AS (
+WITH uncounted AS (
+    FROM raw_webhooks WHERE date >= counted_until()
+),
+
+received AS (
     SELECT
         source,
         day,
-        sum(webhooks)::BIGINT AS webhooks,
-        sum(status_reports)::BIGINT AS status_reports,
-        sum(incoming)::BIGINT AS incoming,
-        sum(unreadable)::BIGINT AS unreadable,
-        sum(flawed)::BIGINT AS flawed,
-        sum(duplicates)::BIGINT AS duplicates,
+        sum(COLUMNS('^(webhooks|status_reports|incoming|unreadable|flawed|duplicates)$'))::BIGINT AS '\0',
         coalesce(
             sum("unknown") FILTER (
-                status_id IS NULL OR status_id NOT IN (SELECT codes.status_id FROM {status_codes} AS codes)
+                status_id IS NULL OR status_id NOT IN (SELECT codes.status_id FROM dataset('status_codes') AS codes)
             ),
             0
         )::BIGINT AS "unknown"
-    FROM {webhooks}
+    FROM (
+        FROM dataset('webhooks') WHERE date < counted_until()
+        UNION ALL BY NAME
+        FROM count_webhooks('uncounted')
+    )
     GROUP BY source, day
 ),
 
