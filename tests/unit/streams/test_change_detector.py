@@ -84,11 +84,11 @@ def test_a_failure_in_place_of_a_success_is_never_less_evidence(outcomes: list[b
     assert worse.phase == "firing" or sum(worse.evidence) >= sum(usual.evidence)
 
 
-def test_a_device_that_delivers_nothing_any_more_is_told_within_six_messages() -> None:
+def test_a_device_that_stops_delivering_fires_within_six_messages() -> None:
     assert (till_firing(learnt(2_000, 0.03), [True] * 20) or 99) <= 6
 
 
-def test_a_device_that_goes_on_as_it_was_is_not_told() -> None:
+def test_a_device_without_a_change_does_not_fire() -> None:
     detector, chance = learnt(2_000, 0.03), random.Random(2)
     assert till_firing(detector, [chance.random() < 0.03 for _ in range(20_000)]) is None
 

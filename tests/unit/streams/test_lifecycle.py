@@ -21,6 +21,7 @@ FLAGS = {
 }
 
 Received = tuple[StatusReport, int]
+Reports = list[Received]
 
 
 def report(status_id: int, seconds: float, **fields: Any) -> Received:
@@ -85,27 +86,25 @@ def test_the_outcome_of_an_open_message_is_that_of_its_furthest_step(count: int,
 
 
 @given(histories, st.randoms())
-def test_order_does_not_matter(history: list[Received], random: Any) -> None:
+def test_order_does_not_matter(history: Reports, random: Any) -> None:
     shuffled = history[:]
     random.shuffle(shuffled)
     assert version(*shuffled) == version(*history)
 
 
 @given(histories, st.data())
-def test_duplicates_do_not_matter(history: list[Received], data: Any) -> None:
+def test_duplicates_do_not_matter(history: Reports, data: Any) -> None:
     again = data.draw(st.lists(st.sampled_from(history), max_size=6))
     assert version(*history, *again) == version(*history)
 
 
 @given(histories, histories, histories)
-def test_reports_of_two_workers_have_the_same_result_in_any_order(
-    a: list[Received], b: list[Received], c: list[Received]
-) -> None:
+def test_reports_of_two_workers_have_the_same_result_in_any_order(a: Reports, b: Reports, c: Reports) -> None:
     assert version(*a, *b, *c) == version(*c, *a, *b, *a) == version(*b, *c, *b, *a, *c)
 
 
 @given(histories, st.lists(st.integers(0, 9), max_size=3))
-def test_batches_do_not_matter_and_a_version_never_shrinks(history: list[Received], cuts: list[int]) -> None:
+def test_batches_do_not_matter_and_a_version_never_shrinks(history: Reports, cuts: list[int]) -> None:
     bounds = sorted({0, len(history), *(cut for cut in cuts if cut < len(history))})
     known, largest = MessageState("gw", 17), 0
     for start, end in itertools.pairwise(bounds):
@@ -119,7 +118,7 @@ def test_batches_do_not_matter_and_a_version_never_shrinks(history: list[Receive
 
 
 @given(histories)
-def test_latencies_are_never_negative_and_flags_are_known(history: list[Received]) -> None:
+def test_latencies_are_never_negative_and_flags_are_known(history: Reports) -> None:
     seen = version(*history)
     latencies = [seen.queue_s, seen.device_s, seen.network_s, seen.total_s]
     assert all(latency is None or latency >= 0 for latency in latencies)
@@ -128,7 +127,7 @@ def test_latencies_are_never_negative_and_flags_are_known(history: list[Received
 
 
 @given(histories)
-def test_adding_returns_whether_the_report_is_new(history: list[Received]) -> None:
+def test_adding_returns_whether_the_report_is_new(history: Reports) -> None:
     known = MessageState("gw", 17)
     for one, received_at in history:
         before = copy.deepcopy(LIFECYCLE.derive_version(known)) if known.last_seen_at else None
@@ -188,7 +187,7 @@ def test_a_resend_under_the_same_id_is_a_second_attempt() -> None:
 
 
 def test_a_third_attempt_is_counted() -> None:
-    def attempt(start: float) -> list[Received]:
+    def attempt(start: float) -> Reports:
         return [report(s, start + t, sent_at=T0 + round(start)) for s, t in ((1, 0), (2, 1), (9, 2))]
 
     assert version(*attempt(0), *attempt(100), *attempt(200)).attempts == 3
