@@ -18,7 +18,7 @@ from ingest.settings import IngestSettings
 from ingest.sources import SourceRegistry
 from ingest.webhook_record import WebhookRecord
 
-EXAMPLES = sorted((Path(__file__).parents[3] / "examples" / "webhooks").glob("*.json"))
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "webhooks").glob("*.json"))
 TOKEN = "a-long-secret-token"  # noqa: S105 - used in tests only
 PATH = f"/webhooks/acme/{TOKEN}"
 STATUS = b'{"sms_id": 17, "status_id": 7}'

@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 import trustme
-from test_ingest_server import PATH, STATUS, error_of, receiving
+from served_ingest import PATH, STATUS, error_of, receiving
 
 from core.kafka_settings import KafkaSettings
 from ingest.errors import CertificateError
