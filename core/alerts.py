@@ -1,9 +1,10 @@
 """Alert records on `sms.alerts`: model, identity and JSON codec. Each change of an alert is one record."""
 
-from math import sqrt
 from typing import Final, Literal
 
 import msgspec
+
+from core.intervals import wilson_interval
 
 FAILURE_RATIO: Final = "failure_ratio"
 NOT_PERMITTED: Final = "not_permitted"
@@ -24,8 +25,6 @@ Phase = Literal["learning", "pending", "firing", "resolved"]
 Resolution = Literal["", "recovered", "new_normal"]
 
 ANY: Final = "*"
-# Standard errors on each side of a 95 % interval: the 97.5 % quantile of the normal distribution.
-_Z_95: Final = 1.959963984540054
 
 
 class ChannelFailures(msgspec.Struct, frozen=True, gc=False):
@@ -99,22 +98,6 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def failure_interval(self) -> tuple[float, float]:
         """The 95 % Wilson interval of the ratio of failures since the alert began."""
         return wilson_interval(self.count, self.failures)
-
-
-def wilson_interval(count: int, part: int, z: float = _Z_95) -> tuple[float, float]:
-    """Return the Wilson interval of a ratio, 95 % by default; 0 to 1 without observations.
-
-    Args:
-        count: Observations.
-        part: Those of them that the ratio counts.
-        z: Half the width of the interval, in standard errors.
-    """
-    if not count:
-        return 0.0, 1.0
-    ratio, z2 = part / count, z * z
-    middle = ratio + z2 / (2 * count)
-    reach = z * sqrt(ratio * (1 - ratio) / count + z2 / (4 * count * count))
-    return max((middle - reach) / (1 + z2 / count), 0.0), min((middle + reach) / (1 + z2 / count), 1.0)
 
 
 def alert_id(kind: str, source: str, *device_and_channel: int | None, part: int | str = 0) -> str:

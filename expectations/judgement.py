@@ -54,15 +54,11 @@ def judge_suite(measured: SuiteMeasures) -> list[CheckResult]:
 
 def _build_expectation(check: QualityCheck) -> dict[str, Any]:
     """Return the expectation of a check. Its column is the check's name."""
+    kind = "between"
+    valid: dict[str, Any] = {"min_value": check.least, "max_value": check.most}
     if check.allowed:
-        return {
-            "type": "expect_column_values_to_be_in_set",
-            "kwargs": {"column": check.name, "value_set": list(check.allowed)},
-        }
-    return {
-        "type": "expect_column_values_to_be_between",
-        "kwargs": {"column": check.name, "min_value": check.least, "max_value": check.most},
-    }
+        kind, valid = "in_set", {"value_set": list(check.allowed)}
+    return {"type": f"expect_column_values_to_be_{kind}", "kwargs": {"column": check.name} | valid}
 
 
 def _build_check_result(check: QualityCheck, failure: Any, measured: SuiteMeasures) -> CheckResult:

@@ -125,17 +125,13 @@ class MeasurementSession:
         """Return the measures of a suite."""
         queries = [read_resource("measures", f"{suite}.sql")]
         if suite in RELATION_BY_DATASET:
-            queries += [self._files_sql(suite), self._wrong_sql(suite)]
+            queries += [read_resource("measures", "files.sql").replace("{dataset}", suite), self._wrong_sql(suite)]
         sql = "\nUNION ALL BY NAME\n".join(f"FROM ({query})" for query in queries)
         measures = fetch_frame(self.connection, sql)
         if suite == "delivery" and measures[["delivery_adds_up", "delivery_from_raw"]].any(axis=None):
             # Data that landed between the reads of two views looks like a difference. A second read does not have it.
             measures = fetch_frame(self.connection, sql)
         return SuiteMeasures(suite, [check for check in self.checks if check.suite == suite], measures)
-
-    def _files_sql(self, suite: str) -> str:
-        sql = read_resource("measures", "files.sql")
-        return sql.replace("{dataset}", suite)
 
     def _wrong_sql(self, suite: str) -> str:
         relation = "latest" if suite == "messages" else RELATION_BY_DATASET[suite][0]

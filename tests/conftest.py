@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -28,6 +29,10 @@ _java_options = "-XX:TieredStopAtLevel=1"
 if CLASS_ARCHIVE.exists():
     _java_options += f' "-XX:SharedArchiveFile={CLASS_ARCHIVE}"'
 os.environ.setdefault("JDK_JAVA_OPTIONS", _java_options)
+
+# An example has no time limit. On a busy machine any of them can take longer than the default of 200 ms.
+hypothesis.settings.register_profile("smspulse", deadline=None)
+hypothesis.settings.load_profile("smspulse")
 
 _SHARED_KAFKA = {"test_stream_worker": "workers", "test_partition_processor": "workers", "test_alert_stream": "workers"}
 """Scopes of tests on the shared Kafka by file; of all others it is `records`."""

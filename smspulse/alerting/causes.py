@@ -9,7 +9,8 @@ from typing import Final
 
 import msgspec
 
-from core.alerts import FAILURE_RATIO, Alert, ChannelFailures, wilson_interval
+from core.alerts import FAILURE_RATIO, Alert, ChannelFailures
+from core.intervals import wilson_interval
 
 _MAJORITY_SHARE: Final = 0.5
 # With so much of a phone's failures on one SIM card, that SIM card is the cause.

@@ -1,4 +1,4 @@
-"""Alerts through the stage of devices, on a real Kafka: told once, whatever happens to its workers."""
+"""Alerts of the stage of devices, on a real Kafka: each is written once, with any faults of its workers."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ MINUTE = 60_000
 
 
 async def written(kafka: KafkaSettings, source: str) -> list[list[Any]]:
-    """Write what a phone did: it is well, then fails, then is well again; return the records, in runs."""
+    """Write the outcomes of a phone that works, fails, and works again; return the records in batches."""
     outcomes = [DELIVERED] * 400 + [UNDELIVERED] * 40 + [DELIVERED] * 100
     runs: list[list[Any]] = []
     async with AIOKafkaProducer(**kafka.aiokafka_options()) as producer:
@@ -35,12 +35,12 @@ async def written(kafka: KafkaSettings, source: str) -> list[list[Any]]:
     return runs
 
 
-async def test_an_alert_is_told_once_over_lost_disks_and_repeated_runs(
+async def test_an_alert_is_written_once_across_lost_disks_and_repeated_batches(
     kafka: KafkaSettings, name: str, tmp_path: Path
 ) -> None:
     runs = await written(kafka, name)
     for number, run in enumerate(runs):
-        # Each worker but the first finds nothing on its disk, and is handed again what the one before committed.
+        # Each worker except the first has an empty disk, and reads the batch again that the previous one committed.
         if number % 9 == 0:
             owner = PartitionProcessor(DEVICE_STAGE, 0, StreamSettings(state=tmp_path / str(number), group=name), kafka)
             await owner.claim_partition(1)
@@ -49,9 +49,9 @@ async def test_an_alert_is_told_once_over_lost_disks_and_repeated_runs(
         await owner.process(run)
         if number % 9 == 8:
             owner.close()
-    told = [decode_alert(value) for _, value, _ in read(kafka, ALERTS, f"failure_ratio:{name}")]
-    channel = [each for each in told if each.scope == "channel"]
-    assert {each.scope for each in told if each.phase == "firing"} == {"channel"}
+    alerts = [decode_alert(value) for _, value, _ in read(kafka, ALERTS, f"failure_ratio:{name}")]
+    channel = [each for each in alerts if each.scope == "channel"]
+    assert {each.scope for each in alerts if each.phase == "firing"} == {"channel"}
     firing, resolved = (each for each in channel if each.fired_at)
     assert (firing.phase, resolved.phase) == ("firing", "resolved")
     assert (firing.failures, firing.since, firing.samples[0]) == (firing.count, T0 + 400 * MINUTE, f"{name}:400")
@@ -86,7 +86,7 @@ async def test_the_offsets_of_a_receiver_are_those_that_a_consumer_of_its_group_
     assert again == committed
     partition = next(each.partition for each in existing if each.alert.source == name)
     assert reader.next_offsets[partition] > again[partition]
-    # An installation of the version before committed with a consumer, and so would one of an older version again.
+    # The previous version committed with a consumer, and so does an older version after a downgrade.
     consumer = Consumer(kafka.confluent_options() | {"group.id": name})
     places = consumer.committed([TopicPartition(ALERTS, number) for number in committed], 10)
     assert {each.partition: each.offset for each in places} == committed

@@ -1,4 +1,4 @@
-"""What a real Alertmanager with our example's routes makes of what `smspulse alerts send` tells it."""
+"""Notifications of a real Alertmanager, with the routes of the example, for alerts of `smspulse alerts send`."""
 
 import asyncio
 import os
@@ -35,7 +35,7 @@ from smspulse.processes.children import READY_FD_VARIABLE, find_free_port
 NOW = int(time.time() * 1000) - 60_000
 
 
-def told(
+def make_alert(
     kind: str, scope: Scope, source: str, device: int | None = None, *, phase: str = "firing", at: int = NOW
 ) -> Alert:
     of = {"source": (), "pipeline": (), "device": (device,), "channel": (device, 1)}[scope]
@@ -49,7 +49,7 @@ def told(
 
 @dataclass
 class Setting:
-    """A broker with `sms.alerts`, an Alertmanager, and who it notifies."""
+    """A broker with `sms.alerts`, an Alertmanager, and the receiver of its notifications."""
 
     data: Path
     kafka: KafkaSettings
@@ -61,20 +61,20 @@ class Setting:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def write(self, *told: Alert) -> None:
-        assert len(AlertTopicWriter(self.kafka)(told)) == len(told)
+    def write(self, *alerts: Alert) -> None:
+        assert len(AlertTopicWriter(self.kafka)(alerts)) == len(alerts)
 
     def alertmanager(self) -> Any:
         return alertmanager(program("prometheus-alertmanager"), self.config, self.port)
 
     @contextmanager
     def sender(self, repeat_s: float = 1) -> Iterator[subprocess.Popen[bytes]]:
-        """Run `smspulse alerts send` in a context, from when it is ready."""
+        """Run `smspulse alerts send`; yield once it is ready."""
         with sending(self.data, SMSPULSE_ALERTS_ALERTMANAGER=self.url, SMSPULSE_ALERTS_REPEAT_S=str(repeat_s)) as run:
             yield run
 
     async def notified(self, within_s: float = 120) -> tuple[str, str, set[tuple[str, str | None, str]]]:
-        """Return what is notified next: the group's source, how it stands, and its alerts."""
+        """Return the next notification: the source of the group, its state, and its alerts."""
         body = await self.receiver.next(within_s)
         found = {(each["labels"]["alertname"], each["labels"].get("device"), each["status"]) for each in body["alerts"]}
         return body["groupLabels"]["source"], body["status"], found
@@ -109,12 +109,12 @@ async def setting(tmp_path: Path) -> AsyncIterator[Setting]:
             yield Setting(tmp_path, kafka, config, find_free_port(), receiver)
 
 
-async def test_a_source_is_one_notification_and_what_it_explains_is_in_none_until_it_is_well(setting: Setting) -> None:
-    of_source = told("failure_ratio", "source", "acme")
-    devices = [told("failure_ratio", "channel", "acme", 1), told("device_down", "device", "acme", 2)]
-    others = [told("silent", "device", "other", 1), told("failure_ratio", "channel", "other", 2)]
+async def test_a_source_is_one_notification_and_inhibits_its_alerts_until_it_is_resolved(setting: Setting) -> None:
+    of_source = make_alert("failure_ratio", "source", "acme")
+    devices = [make_alert("failure_ratio", "channel", "acme", 1), make_alert("device_down", "device", "acme", 2)]
+    others = [make_alert("silent", "device", "other", 1), make_alert("failure_ratio", "channel", "other", 2)]
     with setting.alertmanager(), setting.sender():
-        # Before those that it explains: they are of other partitions, and would wait for it for `group_wait` alone.
+        # Before the alerts that it explains. They are in other partitions, and only `group_wait` would delay them.
         setting.write(of_source)
         assert await setting.notified() == ("acme", "firing", {("SmsFailureRatio", None, "firing")})
         setting.write(*devices, *others)
@@ -127,7 +127,7 @@ async def test_a_source_is_one_notification_and_what_it_explains_is_in_none_unti
         assert seen == wanted
         await alerts(setting.url, lambda found: len(found) == 5)
         seen.clear()
-        setting.write(told("failure_ratio", "source", "acme", phase="resolved", at=NOW + 30_000))
+        setting.write(make_alert("failure_ratio", "source", "acme", phase="resolved", at=NOW + 30_000))
         wanted = {
             ("SmsFailureRatio", "1", "firing"),
             ("SmsDeviceDown", "2", "firing"),
@@ -140,62 +140,67 @@ async def test_a_source_is_one_notification_and_what_it_explains_is_in_none_unti
         assert setting.receiver.requests.empty()
 
 
-async def test_what_lasts_stays_on_for_as_long_as_it_is_told_again(setting: Setting) -> None:
-    setting.write(told("failure_ratio", "channel", "acme", 1))
+async def test_an_alert_stays_active_while_it_is_repeated(setting: Setting) -> None:
+    setting.write(make_alert("failure_ratio", "channel", "acme", 1))
     with setting.alertmanager(), setting.sender(repeat_s=0.5):
         (first,) = await alerts(setting.url, len)
-        # Told once it would have ended after two seconds.
+        # Without a repetition, it would have ended after two seconds.
         (later,) = await alerts(setting.url, lambda found: not found or found[0]["updatedAt"] > plus(first, 3))
         assert (later["fingerprint"], later["status"]["state"]) == (first["fingerprint"], "active")
 
 
-async def test_what_lasts_stays_on_over_restarts_of_both_and_ends_when_it_is_told_so(setting: Setting) -> None:
-    setting.write(told("failure_ratio", "channel", "acme", 1))
+async def test_an_alert_stays_active_across_restarts_of_both_and_ends_when_it_is_resolved(setting: Setting) -> None:
+    setting.write(make_alert("failure_ratio", "channel", "acme", 1))
     with setting.alertmanager():
-        with setting.sender(repeat_s=30):  # so no restart outlasts what it was told
+        with setting.sender(repeat_s=30):  # longer than any restart
             assert await setting.notified() == ("acme", "firing", {("SmsFailureRatio", "1", "firing")})
             (first,) = await alerts(setting.url, len)
             assert first["startsAt"] == format_rfc3339(NOW)
         with setting.sender(repeat_s=30):
             await alerts(setting.url, lambda found: not found or found[0]["updatedAt"] > first["updatedAt"])
-    with setting.sender(repeat_s=30):  # while nobody listens
+    with setting.sender(repeat_s=30):  # while Alertmanager is down
         with setting.alertmanager():
             (again,) = await alerts(setting.url, len)
             assert (again["fingerprint"], again["startsAt"]) == (first["fingerprint"], first["startsAt"])
-            # No notification comes, for it has come: one that is written later is the next.
-            setting.write(told("silent", "source", "later"))
+            # No notification is repeated. The next one is that of a later alert.
+            setting.write(make_alert("silent", "source", "later"))
             later = ("later", "firing", {("SmsSilent", None, "firing")})
             assert await setting.notified() == later
-        setting.write(told("failure_ratio", "channel", "acme", 1, phase="resolved", at=NOW + 30_000))
-        await asyncio.sleep(1)  # it is read, and nobody takes it
+        setting.write(make_alert("failure_ratio", "channel", "acme", 1, phase="resolved", at=NOW + 30_000))
+        await asyncio.sleep(1)  # it is read, and Alertmanager is down
         with setting.alertmanager():
             found = await setting.notified()
-            if found == later:  # once more, if Alertmanager was ended before it had noted that it notified
+            if found == later:  # again, if Alertmanager ended before it stored that it had notified
                 found = await setting.notified()
             assert found == ("acme", "resolved", {("SmsFailureRatio", "1", "resolved")})
 
 
 @pytest.mark.parametrize("source_first", [True, False])
-async def test_one_phone_that_explains_its_source_s_rise_is_the_one_notification_in_either_order(
+async def test_a_phone_that_explains_the_rise_of_its_source_is_the_only_notification_in_either_order(
     setting: Setting, source_first: bool
 ) -> None:
-    now = int(time.time() * 1000)  # the source's alert waits for the phone's while it is young
+    now = int(time.time() * 1000)  # a new alert of a source waits for that of the phone
     by_channel = [ChannelFailures(1, 1, 9, 0.2), ChannelFailures(2, 1, 1, 0.2)]
     of_source = replace(
-        told("failure_ratio", "source", "acme"), by_channel=by_channel, fired_at=now, count=40, failures=10, share=1.0
+        make_alert("failure_ratio", "source", "acme"),
+        by_channel=by_channel,
+        fired_at=now,
+        count=40,
+        failures=10,
+        share=1.0,
     )
-    of_phone = told("failure_ratio", "channel", "acme", 1)
+    of_phone = make_alert("failure_ratio", "channel", "acme", 1)
     first, second = (of_source, of_phone) if source_first else (of_phone, of_source)
     with setting.alertmanager(), setting.sender(repeat_s=0.5):
         setting.write(first)
         if source_first:
-            # The other source is sent in a later cycle than that in which this one was not.
-            setting.write(told("silent", "device", "other", 3))
+            # The other source is sent in a cycle after the one that did not send this source.
+            setting.write(make_alert("silent", "device", "other", 3))
             assert (await setting.notified())[0] == "other"
         setting.write(second)
         assert await setting.notified() == ("acme", "firing", {("SmsFailureRatio", "1", "firing")})
         setting.write(replace(of_source, phase="resolved", resolved_at=now + 1_000, changed_at=now + 1_000))
-        setting.write(told("failure_ratio", "channel", "acme", 1, phase="resolved", at=now + 2_000))
+        setting.write(make_alert("failure_ratio", "channel", "acme", 1, phase="resolved", at=now + 2_000))
         assert await setting.notified() == ("acme", "resolved", {("SmsFailureRatio", "1", "resolved")})
 
 
@@ -203,16 +208,18 @@ def plus(alert: dict[str, Any], seconds: float) -> str:
     return format_rfc3339(int((datetime.fromisoformat(alert["updatedAt"]).timestamp() + seconds) * 1000))
 
 
-async def test_a_sender_that_is_gone_lets_its_alerts_end(setting: Setting) -> None:
-    setting.write(told("silent", "source", "acme"))
+async def test_alerts_end_without_their_sender(setting: Setting) -> None:
+    setting.write(make_alert("silent", "source", "acme"))
     with setting.alertmanager():
         with setting.sender(repeat_s=0.5):
             assert (await setting.notified())[1] == "firing"
         assert (await setting.notified())[1] == "resolved"
 
 
-async def test_a_silence_of_ours_ends_the_alert_there_and_it_is_notified_anew_when_lifted(setting: Setting) -> None:
-    one, other = told("silent", "device", "acme", 1), told("silent", "device", "other", 2)
+async def test_a_silence_of_smspulse_ends_the_alert_in_alertmanager_until_it_is_lifted(
+    setting: Setting,
+) -> None:
+    one, other = make_alert("silent", "device", "acme", 1), make_alert("silent", "device", "other", 2)
     silences = SilenceStore(setting.data)
     silences.set_silence(one.id, 600)
     with setting.alertmanager(), setting.sender(repeat_s=0.5):
@@ -226,8 +233,8 @@ async def test_a_silence_of_ours_ends_the_alert_there_and_it_is_notified_anew_wh
         assert await setting.notified() == ("acme", "firing", {("SmsSilent", "1", "firing")})
 
 
-async def test_a_silence_of_alertmanager_holds_by_the_alert_s_id_however_often_it_is_told(setting: Setting) -> None:
-    one, other = told("silent", "device", "acme", 1), told("silent", "device", "other", 2)
+async def test_a_silence_of_alertmanager_by_alert_id_holds_across_repetitions(setting: Setting) -> None:
+    one, other = make_alert("silent", "device", "acme", 1), make_alert("silent", "device", "other", 2)
     with setting.alertmanager(), setting.sender(repeat_s=0.5):
         silence = ["silence", "add", f"alert_id={one.id}", "--duration=1h", "--author=us", "--comment=mended"]
         adding = await asyncio.create_subprocess_exec(program("amtool"), f"--alertmanager.url={setting.url}", *silence)
@@ -238,17 +245,17 @@ async def test_a_silence_of_alertmanager_holds_by_the_alert_s_id_however_often_i
         assert {each["labels"]["source"]: each["status"]["state"] for each in found} == {
             "acme": "suppressed", "other": "active",
         }  # fmt: skip
-        # What is silenced is never notified: one that is written later is the next.
-        setting.write(told("silent", "source", "later"))
+        # A silenced alert is never notified. The next notification is that of a later alert.
+        setting.write(make_alert("silent", "source", "later"))
         assert await setting.notified() == ("later", "firing", {("SmsSilent", None, "firing")})
 
 
-async def test_an_alert_that_ends_before_it_began_keeps_none_from_being_taken(setting: Setting) -> None:
-    backwards = told("failure_ratio", "channel", "acme", 1, phase="resolved", at=NOW - 5_000)
+async def test_an_alert_that_ends_before_its_start_does_not_prevent_others(setting: Setting) -> None:
+    backwards = make_alert("failure_ratio", "channel", "acme", 1, phase="resolved", at=NOW - 5_000)
     with setting.alertmanager():
         async with aiohttp.ClientSession() as session:
             way = AlertmanagerClient(session, AlertSettings(), setting.url)
-            await way.send([told("silent", "source", "acme"), backwards], time.time())
+            await way.send([make_alert("silent", "source", "acme"), backwards], time.time())
         assert len(await alerts(setting.url, len)) == 1
 
 
@@ -265,12 +272,12 @@ EVERY: Sequence[tuple[str, Scope, int | None]] = [
 
 
 @pytest.mark.parametrize("of_all", [None, "silent", "pipeline", "quality_check"])
-async def test_its_rules_inhibit_what_ours_do(tmp_path: Path, of_all: str | None) -> None:
+async def test_its_rules_inhibit_the_same_alerts_as_smspulse(tmp_path: Path, of_all: str | None) -> None:
     pairs = [
-        (told(*one[:2], f"s{number}", one[2]), told(*other[:2], f"s{number}", other[2]))
+        (make_alert(*one[:2], f"s{number}", one[2]), make_alert(*other[:2], f"s{number}", other[2]))
         for number, (one, other) in enumerate(permutations(EVERY, 2))
     ]
-    wide = [] if of_all is None else [told(of_all, "pipeline", "*")]
+    wide = [] if of_all is None else [make_alert(of_all, "pipeline", "*")]
     every = {each.id: each for each in (*wide, *(each for pair in pairs for each in pair))}
     ours = set()
     for pair in pairs:
@@ -283,7 +290,7 @@ async def test_its_rules_inhibit_what_ours_do(tmp_path: Path, of_all: str | None
     with alertmanager(program("prometheus-alertmanager"), config) as url:
         async with aiohttp.ClientSession() as session:
             await AlertmanagerClient(session, AlertSettings(), url).send(list(every.values()), time.time())
-        # Its inhibitor takes them in its own time, and nothing says when it has.
+        # Its inhibitor processes them asynchronously, without an event.
         await alerts(url, lambda found: len(found) == len(every) and inhibited_of(found) == ours)
 
 
@@ -291,7 +298,7 @@ def inhibited_of(found: list[Any]) -> set[str]:
     return {each["labels"]["alert_id"] for each in found if each["status"]["inhibitedBy"]}
 
 
-async def test_told_to_stop_it_stops_though_kafka_does_not_answer(tmp_path: Path) -> None:
+async def test_a_signal_stops_the_sender_while_kafka_does_not_answer(tmp_path: Path) -> None:
     command = ("-m", "smspulse", "broker", "--data", str(tmp_path), "--mode", "memory")
     broker = await asyncio.create_subprocess_exec(sys.executable, *command)
     try:
@@ -300,7 +307,7 @@ async def test_told_to_stop_it_stops_though_kafka_does_not_answer(tmp_path: Path
             await asyncio.sleep(0.1)
         with sending(tmp_path, SMSPULSE_ALERTS_WATCH_S="0.1") as process:
             broker.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(1)  # a look begins, and waits
+            await asyncio.sleep(1)  # an evaluation begins, and waits
             process.terminate()
             assert await asyncio.to_thread(process.wait, 60) == 0
     finally:

@@ -1,4 +1,4 @@
-"""The live page as a person sees it, in Chromium; its numbers are compared with SQL."""
+"""The live page in Chromium. Its numbers are compared with SQL."""
 
 import asyncio
 import re
@@ -45,7 +45,7 @@ def data(tmp_path: Path) -> Path:
 def land(
     data: Path, first: int = 0, *, device_id: int = 1, delivered: int = 0, failed: int = 0, **fields: object
 ) -> int:
-    """Land messages that ended a minute ago; return the next free number."""
+    """Land messages that ended a minute ago; return the next unused number."""
     ago = time.time() - NOON / 1000 - 60
     made = [
         version(first + n, first + n, "delivered", seconds=ago, device_id=device_id, **fields) for n in range(delivered)
@@ -69,39 +69,39 @@ def land(
 
 @asynccontextmanager
 async def served(data: Path, **settings: object) -> AsyncIterator[str]:
-    numbers, stop, told = (
+    numbers, stop, address = (
         PageSnapshot(data, lambda: dict(PIPELINE)),
         asyncio.Event(),
         asyncio.get_running_loop().create_future(),
     )
     page = PageSettings.model_validate({"port": 0, "refresh_s": 0.2, **settings})
     serving = asyncio.create_task(
-        serve_page(numbers, page, stop, lambda host, port: told.set_result(f"http://127.0.0.1:{port}/"))
+        serve_page(numbers, page, stop, lambda host, port: address.set_result(f"http://127.0.0.1:{port}/"))
     )
     try:
-        await asyncio.wait({told, serving}, return_when=asyncio.FIRST_COMPLETED)
-        yield told.result()
+        await asyncio.wait({address, serving}, return_when=asyncio.FIRST_COMPLETED)
+        yield address.result()
     finally:
         stop.set()
         await serving
 
 
-async def test_a_person_sees_the_numbers_of_the_warehouse(data: Path, tmp_path: Path) -> None:
+async def test_the_page_shows_the_numbers_of_the_warehouse(data: Path, tmp_path: Path) -> None:
     following = land(data, delivered=90, failed=10, network_s=4.0, total_s=6.0)
     following = land(data, following, device_id=2, delivered=20, failed=60)
     land(data, following, device_id=3, delivered=9, source="beta")
     land_records(data, 0, [raw(0, status(1, 6)), raw(1, b"{")])
     land_records(data, 0, [deadletter(0, b"{", "not_json", "sms.raw:0:1")._replace()])
-    said = {"observed": "3 gaps", "expected": "none", "meaning": "", "action": "", "rows": [], "dataset": "raw"}
-    found = [{"expectation": "whole", "severity": "critical", "success": False, **said}]
-    found += [{"expectation": "fresh", "severity": "warning", "success": True, **said}]
+    texts = {"observed": "3 gaps", "expected": "none", "meaning": "", "action": "", "rows": [], "dataset": "raw"}
+    found = [{"expectation": "whole", "severity": "critical", "success": False, **texts}]
+    found += [{"expectation": "fresh", "severity": "warning", "success": True, **texts}]
     append_check_results(data, datetime.now(UTC), found)
     async with served(data) as url, tab(tmp_path / "profile") as browser:
         await browser.open(url)
         (row,) = query(data, "FROM delivery_now WHERE source IS NULL AND hours = 24").itertuples()
-        said = await browser.run("document.querySelector('.verdict').innerText")
-        assert said.startswith(f"Of {row.ended} messages that ended, {row.delivered_per_ended:.1%} were delivered")
-        assert f"{row.delivered_per_ended_low:.1%} to {row.delivered_per_ended_high:.1%}" in said
+        verdict = await browser.run("document.querySelector('.verdict').innerText")
+        assert verdict.startswith(f"Of {row.ended} messages that ended, {row.delivered_per_ended:.1%} were delivered")
+        assert f"{row.delivered_per_ended_low:.1%} to {row.delivered_per_ended_high:.1%}" in verdict
         worst = await browser.table("Worst devices, 24 hours")
         assert [cells[:3] for cells in worst] == [
             ["2 (acme)", "80", "25.0%"],
@@ -117,7 +117,7 @@ async def test_a_person_sees_the_numbers_of_the_warehouse(data: Path, tmp_path: 
         assert next(cells for cells in pipeline if cells[1] == "checks")[2].startswith("1 of 2 expectations hold, ")
         assert "delivered 119" in await browser.run("document.body.innerText")
         assert NUMBER not in await browser.run("document.documentElement.outerHTML")
-        assert all(address.startswith(url) for address in browser.requested)  # nothing from elsewhere
+        assert all(address.startswith(url) for address in browser.requested)  # no request to another server
 
         await browser.run("document.querySelector('input').value = '2'; document.querySelector('form').requestSubmit()")
         await browser.wait_for("location.search.includes('device=2') && document.readyState === 'complete'")
@@ -125,7 +125,7 @@ async def test_a_person_sees_the_numbers_of_the_warehouse(data: Path, tmp_path: 
         assert "Of 80 messages" in await browser.run("document.querySelector('.verdict').innerText")
 
 
-async def test_it_refreshes_by_itself_and_fits_a_phone(data: Path, tmp_path: Path) -> None:
+async def test_the_page_refreshes_automatically_and_fits_a_phone(data: Path, tmp_path: Path) -> None:
     async with served(data) as url, tab(tmp_path / "profile") as browser:
         await browser.open(url, width=390, height=844)
         assert "No outgoing message" in await browser.run("document.body.innerText")
@@ -140,7 +140,7 @@ async def test_it_refreshes_by_itself_and_fits_a_phone(data: Path, tmp_path: Pat
         assert await browser.run("document.documentElement.scrollWidth") <= 390
 
 
-async def test_others_than_this_machine_need_the_password(data: Path) -> None:
+async def test_other_machines_need_the_password(data: Path) -> None:
     with pytest.raises(PageError, match="SMSPULSE_PAGE_PASSWORD"):
         PageRequestHandler(PageSnapshot(data, dict), PageSettings(host="0.0.0.0"))  # noqa: S104
     async with served(data, host="0.0.0.0", password="secret") as url, aiohttp.ClientSession() as session:  # noqa: S104, S106
@@ -154,14 +154,14 @@ async def test_others_than_this_machine_need_the_password(data: Path) -> None:
                 assert ("smspulse" in await answer.text()) == (status_code == 200)
 
 
-async def test_without_a_password_a_strange_name_is_refused(data: Path) -> None:
+async def test_without_a_password_an_unknown_host_name_is_refused(data: Path) -> None:
     async with served(data) as url, aiohttp.ClientSession() as session:
         for host, status_code in (("evil.example", 403), ("localhost:1", 200), ("[::1]:1", 200)):
             async with session.get(url, headers={"Host": host}) as answer:
                 assert answer.status == status_code
 
 
-async def test_without_a_warehouse_one_line_says_so(tmp_path: Path) -> None:
+async def test_without_a_warehouse_the_page_has_one_line(tmp_path: Path) -> None:
     async with served(tmp_path) as url, aiohttp.ClientSession() as session, session.get(url) as answer:
         assert "nothing has landed yet" in await answer.text()
 
@@ -174,7 +174,7 @@ async def test_markup_in_a_source_is_text(data: Path) -> None:
         assert "&lt;b&gt;x" in text
 
 
-async def test_the_page_of_the_checks_asks_the_network_nothing_and_fits_a_phone(tmp_path: Path) -> None:
+async def test_the_page_of_the_checks_sends_no_request_and_fits_a_phone(tmp_path: Path) -> None:
     about = ("acme: 1", "0", "Webhooks have no body.", "Find who <b>writes</b>.")
     rows = (
         CheckResult("raw_fresh", "raw", "info", False, *about),
@@ -190,7 +190,7 @@ async def test_the_page_of_the_checks_asks_the_network_nothing_and_fits_a_phone(
             shown = await browser.run("[...document.querySelectorAll('tr')].map(row => row.innerText)")
             marks = [re.search("(✓|✗) [a-z]+", row) for row in shown]
             assert [mark[0] for mark in marks if mark] == [
-                *("✗ critical", "✗ info"),  # what does not hold, the worst on top
+                *("✗ critical", "✗ info"),  # failed expectations, the worst first
                 *("✗ info", "✗ critical", "✓ holds"),
             ]
             assert "Find who <b>writes</b>." in shown[1]

@@ -25,7 +25,7 @@ from streams.topology import DEVICE_STAGE, MESSAGE_STAGE
 
 @pytest.fixture(scope="module", autouse=True)
 def real_offsets(kafka: KafkaSettings) -> None:
-    """Give `sms.raw` as many records as the tests pretend to have read: offsets beyond its end are not believed."""
+    """Write as many records to `sms.raw` as the tests claim to have read. Offsets beyond its end are rejected."""
 
     async def fill() -> None:
         async with AIOKafkaProducer(**kafka.aiokafka_options()) as producer:
@@ -36,7 +36,7 @@ def real_offsets(kafka: KafkaSettings) -> None:
 
 
 class Owners:
-    """Partitions of one group, as if of several workers: each has a disk of its own."""
+    """Partitions of one group on several workers, each with its own disk."""
 
     def __init__(self, group: str, kafka: KafkaSettings, folder: Path) -> None:
         self._group, self._kafka, self._folder = group, kafka, folder
@@ -61,7 +61,7 @@ def owners(name: str, kafka: KafkaSettings, tmp_path: Path) -> Iterator[Owners]:
     made.close()
 
 
-async def test_a_run_makes_one_version_a_message(owners: Owners, kafka: KafkaSettings, name: str) -> None:
+async def test_a_batch_writes_one_version_per_message(owners: Owners, kafka: KafkaSettings, name: str) -> None:
     owner = await owners.next("a")
     await owner.process([Raw(name, 1, 1, 0), Raw(name, 2, 1, 1), Raw(name, 1, 2, 2), Raw(name, 1, 7, 3)])
     found = versions(kafka, name)
@@ -71,7 +71,7 @@ async def test_a_run_makes_one_version_a_message(owners: Owners, kafka: KafkaSet
     }
 
 
-async def test_a_fenced_owner_writes_nothing_and_says_so(owners: Owners, kafka: KafkaSettings, name: str) -> None:
+async def test_a_fenced_owner_writes_nothing_and_raises(owners: Owners, kafka: KafkaSettings, name: str) -> None:
     first = await owners.next("a")
     await first.process([Raw(name, 1, 1, 0)])
     second = await owners.next("b")
@@ -86,7 +86,7 @@ async def test_an_open_transaction_of_an_earlier_owner_is_aborted_before_the_sta
 ) -> None:
     first = await owners.next("a")
     await first.process([Raw(name, 1, 1, 0)])
-    # Dies between producing and committing: the records are in the log, and no transaction commits them.
+    # It is killed between producing and committing. The records are in the log, and no transaction commits them.
     producer = first._producer
     producer.begin_transaction()
     producer.produce(MESSAGES, b"not a version", message_key(name, 1), PARTITION)
@@ -96,7 +96,7 @@ async def test_an_open_transaction_of_an_earlier_owner_is_aborted_before_the_sta
     assert [version["outcome"] for version in versions(kafka, name)[1]] == ["pending", "accepted"]
 
 
-async def test_records_committed_by_an_earlier_owner_are_not_folded_again(
+async def test_records_committed_by_an_earlier_owner_are_not_processed_again(
     owners: Owners, kafka: KafkaSettings, name: str
 ) -> None:
     run = [Raw(name, 1, 1, 0), Raw(name, 1, 2, 1)]
@@ -106,7 +106,7 @@ async def test_records_committed_by_an_earlier_owner_are_not_folded_again(
 
 
 @pytest.mark.parametrize("disk", ["same", "stale", "empty"])
-async def test_the_state_is_whole_on_any_disk(owners: Owners, kafka: KafkaSettings, name: str, disk: str) -> None:
+async def test_the_state_is_complete_on_any_disk(owners: Owners, kafka: KafkaSettings, name: str, disk: str) -> None:
     source = f"{name}-{disk}".replace("[", "").replace("]", "")
     first = await owners.next("first")
     await first.process([Raw(source, 1, 1, 0)])
@@ -124,7 +124,7 @@ async def test_the_state_is_whole_on_any_disk(owners: Owners, kafka: KafkaSettin
     assert [observation[0] for observation in newest["observations"]] == [1, 2, 6]
 
 
-async def test_a_disk_of_another_topic_is_not_believed(owners: Owners, kafka: KafkaSettings, name: str) -> None:
+async def test_the_state_of_another_topic_is_rejected(owners: Owners, kafka: KafkaSettings, name: str) -> None:
     first = await owners.next("a")
     await first.process([Raw(name, 1, 1, 0)])
     store = first._open_store
@@ -136,7 +136,7 @@ async def test_a_disk_of_another_topic_is_not_believed(owners: Owners, kafka: Ka
     assert versions(kafka, name)[1][-1]["outcome"] == "delivered"
 
 
-async def test_what_others_wrote_to_the_changelog_is_passed_over_out_loud(
+async def test_records_of_other_writers_in_the_changelog_are_skipped_and_logged(
     owners: Owners, kafka: KafkaSettings, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with AIOKafkaProducer(**kafka.aiokafka_options()) as producer:
@@ -148,7 +148,7 @@ async def test_what_others_wrote_to_the_changelog_is_passed_over_out_loud(
     assert json.loads(read(kafka, MESSAGES, name)[-1][1])["outcome"] == "delivered"
 
 
-async def test_records_that_were_not_handed_over_are_noticed(owners: Owners, name: str) -> None:
+async def test_missing_records_are_detected(owners: Owners, name: str) -> None:
     owner = await owners.next("a")
     with pytest.raises(LostRecordsError, match="offsets 0 to 1"):
         await owner.process([Raw(name, 1, 1, 2)])
@@ -157,10 +157,12 @@ async def test_records_that_were_not_handed_over_are_noticed(owners: Owners, nam
         await owner.process([Raw(name, 1, 7, 5)])
 
 
-async def test_a_commit_that_kafka_took_back_is_folded_again(owners: Owners, kafka: KafkaSettings, name: str) -> None:
+async def test_records_of_a_commit_that_kafka_lost_are_processed_again(
+    owners: Owners, kafka: KafkaSettings, name: str
+) -> None:
     first = await owners.next("a")
     await first.process([Raw(name, 1, 1, 0)])
-    # The store went on with a transaction that Kafka confirmed, and then lost in a crash.
+    # The store has a transaction that Kafka confirmed and then lost in a crash.
     stored = json.loads(first._open_store.get(message_key(name, 1)) or b"")
     lost = json.dumps(
         stored | {"outcome": "delivered", "observations": [*stored["observations"], [7, *[None] * 3, 1, 1]]}
@@ -172,7 +174,7 @@ async def test_a_commit_that_kafka_took_back_is_folded_again(owners: Owners, kaf
     assert [version["outcome"] for version in versions(kafka, name)[1]] == ["pending", "delivered"]
 
 
-async def test_what_an_earlier_owner_left_open_in_other_partitions_is_never_seen(
+async def test_open_records_of_an_earlier_owner_in_other_partitions_are_never_read(
     owners: Owners, kafka: KafkaSettings, name: str
 ) -> None:
     first = await owners.next("a")
@@ -188,7 +190,7 @@ async def test_what_an_earlier_owner_left_open_in_other_partitions_is_never_seen
 @pytest.mark.parametrize(
     ("offset", "metadata"), [(10**9, ""), (5, "a topic that was deleted")], ids=["beyond-the-end", "of-another-topic"]
 )
-async def test_an_offset_of_another_topic_is_set_back_and_ends_the_worker_once(
+async def test_an_offset_of_another_topic_is_reset_and_ends_the_worker_once(
     owners: Owners, kafka: KafkaSettings, name: str, offset: int, metadata: str
 ) -> None:
     consumer = Consumer(kafka.confluent_options() | {"group.id": name})
@@ -203,7 +205,7 @@ async def test_an_offset_of_another_topic_is_set_back_and_ends_the_worker_once(
     assert versions(kafka, source)[1][-1]["outcome"] == "delivered"
 
 
-async def test_an_offset_that_a_person_has_set_is_believed(owners: Owners, kafka: KafkaSettings, name: str) -> None:
+async def test_an_offset_set_by_a_person_is_accepted(owners: Owners, kafka: KafkaSettings, name: str) -> None:
     consumer = Consumer(kafka.confluent_options() | {"group.id": name})
     consumer.commit(offsets=[TopicPartition(RAW, PARTITION, 5)], asynchronous=False)
     consumer.close()
@@ -212,7 +214,7 @@ async def test_an_offset_that_a_person_has_set_is_believed(owners: Owners, kafka
     assert [version["version"] for version in versions(kafka, name)[1]] == [1]
 
 
-async def test_what_cannot_be_read_is_a_dead_letter_in_the_same_transaction(
+async def test_an_unreadable_record_is_a_dead_letter_in_the_same_transaction(
     owners: Owners, kafka: KafkaSettings, name: str
 ) -> None:
     owner = await owners.next("a")
@@ -227,7 +229,7 @@ async def test_what_cannot_be_read_is_a_dead_letter_in_the_same_transaction(
     assert list(versions(kafka, name)) == [1]
 
 
-async def test_a_fault_of_our_own_commits_nothing(
+async def test_an_unforeseen_error_commits_nothing(
     owners: Owners, kafka: KafkaSettings, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner = await owners.next("a")
@@ -243,7 +245,7 @@ async def test_a_fault_of_our_own_commits_nothing(
     assert len(versions(kafka, name)[1]) == 1
 
 
-async def test_a_record_that_makes_the_fold_fail_is_a_dead_letter_in_the_transaction_of_its_run(
+async def test_a_record_that_raises_is_a_dead_letter_in_the_transaction_of_its_batch(
     owners: Owners, kafka: KafkaSettings, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = MessageProcessor._process_record
@@ -268,7 +270,7 @@ DAY = 86_400_000
 LONG_AFTER = 1_760_000_000_000 + 2 * DAY
 
 
-async def test_what_is_due_is_committed_like_a_run(owners: Owners, kafka: KafkaSettings, name: str) -> None:
+async def test_timers_are_committed_like_a_batch(owners: Owners, kafka: KafkaSettings, name: str) -> None:
     owner = await owners.next("a")
     await owner.process([Raw(name, 1, 1, 0), Raw(name, 2, 7, 1)])
     await owner.on_timer(LONG_AFTER, 2)
@@ -281,9 +283,7 @@ async def test_what_is_due_is_committed_like_a_run(owners: Owners, kafka: KafkaS
 
 
 @pytest.mark.parametrize("disk", ["same", "empty"])
-async def test_what_is_due_is_found_again_by_the_next_owner(
-    owners: Owners, kafka: KafkaSettings, name: str, disk: str
-) -> None:
+async def test_timers_are_found_by_the_next_owner(owners: Owners, kafka: KafkaSettings, name: str, disk: str) -> None:
     source = f"{name}-{disk}".replace("[", "").replace("]", "")
     first = await owners.next("first")
     await first.process([Raw(source, 1, 1, 0), Raw(source, 2, 1, 1)])
@@ -293,14 +293,14 @@ async def test_what_is_due_is_found_again_by_the_next_owner(
     assert {of[-1]["outcome"] for of in versions(kafka, source).values()} == {"expired"}
 
 
-async def test_time_does_not_pass_ahead_of_the_records_to_read(owners: Owners, kafka: KafkaSettings, name: str) -> None:
+async def test_timers_do_not_run_ahead_of_unread_records(owners: Owners, kafka: KafkaSettings, name: str) -> None:
     owner = await owners.next("a")
     await owner.process([Raw(name, 1, 1, 0)])
     await owner.on_timer(LONG_AFTER, 9)
     assert [version["outcome"] for version in versions(kafka, name)[1]] == ["pending"]
 
 
-async def test_a_fenced_owner_lets_nothing_expire(owners: Owners, kafka: KafkaSettings, name: str) -> None:
+async def test_a_fenced_owner_expires_no_message(owners: Owners, kafka: KafkaSettings, name: str) -> None:
     first = await owners.next("a")
     await first.process([Raw(name, 1, 1, 0)])
     second = await owners.next("b")
@@ -311,7 +311,7 @@ async def test_a_fenced_owner_lets_nothing_expire(owners: Owners, kafka: KafkaSe
     assert outcomes(kafka, name) == [("delivered", False)]
 
 
-async def test_a_forgotten_message_is_a_tombstone_and_its_late_report_says_so(
+async def test_an_evicted_message_is_a_tombstone_and_its_late_report_is_marked(
     owners: Owners, kafka: KafkaSettings, name: str
 ) -> None:
     first = await owners.next("a")
@@ -324,7 +324,9 @@ async def test_a_forgotten_message_is_a_tombstone_and_its_late_report_says_so(
     assert [value and "late_after_forgetting" in value["flags"] for value in values] == [False, None, True]
 
 
-async def test_a_device_is_told_once_what_its_messages_came_to(kafka: KafkaSettings, name: str, tmp_path: Path) -> None:
+async def test_a_device_receives_the_outcomes_of_its_messages_once(
+    kafka: KafkaSettings, name: str, tmp_path: Path
+) -> None:
     settings = StreamSettings(state=tmp_path, group=name)
     messages = PartitionProcessor(MESSAGE_STAGE, PARTITION, settings, kafka)
     await messages.claim_partition(1)
@@ -336,15 +338,15 @@ async def test_a_device_is_told_once_what_its_messages_came_to(kafka: KafkaSetti
     messages.close()
     consumer = Consumer(kafka.confluent_options() | {"group.id": "reader", "isolation.level": "read_committed"})
     consumer.assign([TopicPartition(OUTCOMES, number, 0) for number in partitions_of(consumer, OUTCOMES)])
-    told = [one for one in iter(lambda: consumer.poll(5), None) if one.key() == f"{name}:8001".encode()]
+    outcomes = [one for one in iter(lambda: consumer.poll(5), None) if one.key() == f"{name}:8001".encode()]
     consumer.close()
-    (number,) = {one.partition() for one in told}
+    (number,) = {one.partition() for one in outcomes}
     run: list[Any] = [
         SimpleNamespace(value=one.value(), key=one.key(), headers=[], topic=OUTCOMES, partition=number,
                         offset=one.offset(), timestamp=0)
-        for one in told
+        for one in outcomes
     ]  # fmt: skip
-    for _ in range(2):  # the second owner is handed them again, and knows them
+    for _ in range(2):  # the second owner reads them again, and recognises them
         devices = PartitionProcessor(DEVICE_STAGE, number, settings, kafka)
         await devices.claim_partition(1)
         await devices.process(run)
@@ -352,4 +354,8 @@ async def test_a_device_is_told_once_what_its_messages_came_to(kafka: KafkaSetti
     states = {key: json.loads(value) for key, value, _ in read(kafka, DEVICES, name)}
     assert len(read(kafka, DEVICES, name)) == len(states) == 3
     detector = states[f"{name}:8001:1".encode()]["watch"]["detector"]
-    assert (len(told), detector["count"] + detector["known"], detector["failures"] + detector["failed"]) == (2, 2, 1)
+    assert (len(outcomes), detector["count"] + detector["known"], detector["failures"] + detector["failed"]) == (
+        2,
+        2,
+        1,
+    )

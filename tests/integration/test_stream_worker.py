@@ -1,4 +1,4 @@
-"""Whole workers, on a real Kafka: they stop, join, leave and fail."""
+"""Workers as processes on a real Kafka: they stop, join, leave and fail."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ from core.topics import DEADLETTERS, OUTCOMES, RAW
 from streams.batch_consumer import _ConsumerThread
 
 _PATIENCE_S = 240
-"""Longer than anything takes on a busy machine: it only bounds what will never come."""
+"""Longer than any step on a busy machine. It only ends a wait for something that never occurs."""
 
 WORKER = """
 import os, sys
@@ -37,7 +37,7 @@ if os.environ.get("A_FAULT_OF_OURS"):
     from streams.partition_processor import PartitionProcessor
     PartitionProcessor._publish_transaction = lambda self, outputs, next_offset: 1 // 0
 if os.environ.get("POISON"):
-    # As a parser that calls itself for each byte order mark.
+    # As a recursive parser of byte order marks.
     from streams.message_processor import MessageProcessor
     one = MessageProcessor._process_record
     def fail(depth):
@@ -54,7 +54,7 @@ if os.environ.get("SLOW"):
         return publish(self, outputs, next_offset)
     PartitionProcessor._publish_transaction = slowly
 if os.environ.get("BLIND"):
-    # As when Kafka goes away between the start and the first look at the topics, and is back for the joining.
+    # As if Kafka had an outage between the start and the first list of topics.
     import asyncio
     from aiokafka.client import AIOKafkaClient
     from aiokafka.consumer.group_coordinator import GroupCoordinator
@@ -63,7 +63,7 @@ if os.environ.get("BLIND"):
     async def blind(self, cluster, topics):
         return await update(self, cluster, topics) if assigned or not topics else False
     async def count(self, response):
-        await asyncio.sleep(1.5 if assigned else 0)  # so whoever waits for its first records looks for them meanwhile
+        await asyncio.sleep(1.5 if assigned else 0)  # so that a client polls for its first records meanwhile
         assignment = await assign(self, response)
         assigned.append(assignment)
         return assignment
@@ -85,7 +85,7 @@ def worker(
 
 
 def pass_over_what_others_wrote(kafka: KafkaSettings, group: str) -> None:
-    """Let the workers of a group begin at the end: other tests share the topics."""
+    """Commit the end offsets for a group, because other tests share the topics."""
     consumer = Consumer(kafka.confluent_options() | {"group.id": group})
     ends = [TopicPartition(topic, number) for topic in (RAW, OUTCOMES) for number in partitions_of(consumer, topic)]
     for end in ends:
@@ -95,7 +95,7 @@ def pass_over_what_others_wrote(kafka: KafkaSettings, group: str) -> None:
 
 
 def produce(kafka: KafkaSettings, name: str, sms_ids: range, status_ids: tuple[int, ...]) -> None:
-    """Write reports to all partitions, received just now: the workers' clock is the real one."""
+    """Write reports to all partitions, received now, because the workers use the real clock."""
     now = int(time.time() * 1000)
 
     async def send() -> None:
@@ -109,7 +109,7 @@ def produce(kafka: KafkaSettings, name: str, sms_ids: range, status_ids: tuple[i
 
 
 def assert_all_delivered_once(kafka: KafkaSettings, name: str, messages: int) -> None:
-    """Wait until every message is delivered; each version came once, each outcome once."""
+    """Wait until every message is delivered, and assert that each version and each outcome was written once."""
     deadline = time.monotonic() + _PATIENCE_S
     while time.monotonic() < deadline:
         found = versions(kafka, name)
@@ -122,7 +122,7 @@ def assert_all_delivered_once(kafka: KafkaSettings, name: str, messages: int) ->
     assert outcomes(kafka, name) == [("delivered", False)] * messages
 
 
-def test_a_worker_stops_under_load_and_the_next_goes_on(kafka: KafkaSettings, name: str, tmp_path: Path) -> None:
+def test_a_worker_stops_under_load_and_the_next_continues(kafka: KafkaSettings, name: str, tmp_path: Path) -> None:
     pass_over_what_others_wrote(kafka, name)
     first = worker(tmp_path / "a", name, kafka)
     produce(kafka, name, range(20_000), (1, 2, 6, 7))
@@ -158,7 +158,7 @@ def test_a_second_worker_joins_and_leaves_without_a_duplicate_or_a_gap(
         assert first.wait(_PATIENCE_S) == 0
 
 
-def test_a_worker_with_a_run_under_way_commits_it_before_another_takes_its_partitions(
+def test_a_worker_commits_its_batch_before_another_takes_its_partitions(
     kafka: KafkaSettings, name: str, tmp_path: Path
 ) -> None:
     pass_over_what_others_wrote(kafka, name)
@@ -178,7 +178,9 @@ def test_a_worker_with_a_run_under_way_commits_it_before_another_takes_its_parti
         assert [each.wait(_PATIENCE_S) for each in (first, second)] == [0, 0]
 
 
-def test_a_fault_of_our_own_ends_the_worker_and_skips_nothing(kafka: KafkaSettings, name: str, tmp_path: Path) -> None:
+def test_an_unforeseen_error_ends_the_worker_and_skips_no_record(
+    kafka: KafkaSettings, name: str, tmp_path: Path
+) -> None:
     pass_over_what_others_wrote(kafka, name)
     broken = worker(tmp_path / "a", name, kafka, A_FAULT_OF_OURS="1")
     produce(kafka, name, range(50), (7,))
@@ -191,7 +193,7 @@ def test_a_fault_of_our_own_ends_the_worker_and_skips_nothing(kafka: KafkaSettin
         assert mended.wait(_PATIENCE_S) == 0
 
 
-def test_a_record_that_cannot_be_processed_is_a_dead_letter_and_the_worker_goes_on(
+def test_a_record_that_cannot_be_processed_is_a_dead_letter_and_the_worker_continues(
     kafka: KafkaSettings, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pass_over_what_others_wrote(kafka, name)
@@ -228,13 +230,11 @@ def test_a_record_that_cannot_be_processed_is_a_dead_letter_and_the_worker_goes_
     assert log.stat().st_size < 10_000
 
 
-def test_a_worker_that_its_group_refuses_ends(kafka: KafkaSettings, name: str, tmp_path: Path) -> None:
-    assert worker(tmp_path, name, kafka, SESSION_S="1").wait(_PATIENCE_S) == 2  # less than a broker allows
+def test_a_worker_ends_if_its_group_refuses_it(kafka: KafkaSettings, name: str, tmp_path: Path) -> None:
+    assert worker(tmp_path, name, kafka, SESSION_S="1").wait(_PATIENCE_S) == 2  # below the minimum of the broker
 
 
-def test_a_worker_that_assigned_nothing_for_it_knew_no_topic_yet_assigns_anew(
-    kafka: KafkaSettings, name: str, tmp_path: Path
-) -> None:
+def test_a_leader_without_known_topics_assigns_again(kafka: KafkaSettings, name: str, tmp_path: Path) -> None:
     pass_over_what_others_wrote(kafka, name)
     blind = worker(tmp_path, name, kafka, BLIND="1")
     try:
@@ -245,7 +245,7 @@ def test_a_worker_that_assigned_nothing_for_it_knew_no_topic_yet_assigns_anew(
         assert blind.wait(_PATIENCE_S) == 0
 
 
-async def test_what_was_fetched_and_let_go_is_read_again_whether_or_not_anything_was_committed(
+async def test_fetched_records_of_a_revoked_partition_are_read_again_with_or_without_a_commit(
     kafka: KafkaSettings, name: str
 ) -> None:
     await asyncio.to_thread(produce, kafka, name, range(8), (1, 7))
@@ -268,7 +268,7 @@ async def test_what_was_fetched_and_let_go_is_read_again_whether_or_not_anything
         assert await begin() == earliest | {first.partition: earliest[first.partition] + 1}
 
 
-async def test_whoever_is_assigned_nothing_seeks_nothing(kafka: KafkaSettings, name: str) -> None:
+async def test_a_consumer_without_partitions_does_not_seek(kafka: KafkaSettings, name: str) -> None:
     async with AIOKafkaConsumer(**kafka.aiokafka_options(), group_id=name) as consumer:
         thread: Any = SimpleNamespace(_ensure_consumer=lambda: consumer)
         assert await _ConsumerThread._seek_to_committed(thread) == {}

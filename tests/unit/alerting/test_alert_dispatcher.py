@@ -1,4 +1,4 @@
-"""Receivers are served side by side, each with its own state, and each cycle of one is of one time."""
+"""Receivers are served concurrently, each with its own state, and each cycle uses one reading of the clock."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +20,7 @@ from smspulse.alerting.receivers import AlertmanagerClient, build_receivers, try
 from smspulse.alerting.settings import AlertSettings
 from smspulse.processes.children import find_free_port
 
-WITHIN_S = 10  # less than a request to a receiver that never answers takes
+WITHIN_S = 10  # below the timeout of a request to a receiver that never answers
 
 
 def firing(device: int = 1, **fields: Any) -> Alert:
@@ -53,7 +53,7 @@ class Feed(AlertFeed):
 
 @asynccontextmanager
 async def never_answering() -> AsyncIterator[str]:
-    """Give the URL of a server that takes connections and answers nothing, as behind a broken load balancer."""
+    """Yield the URL of a server that accepts connections and never answers, as behind a broken load balancer."""
     over = asyncio.Event()
 
     async def hold(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -71,7 +71,7 @@ async def never_answering() -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def dispatching(settings: AlertSettings, feed: Feed) -> AsyncIterator[None]:
-    """Serve all receivers in a context."""
+    """Run the dispatcher for all receivers."""
     async with aiohttp.ClientSession() as session:
         running = [
             asyncio.ensure_future(
@@ -89,7 +89,7 @@ async def dispatching(settings: AlertSettings, feed: Feed) -> AsyncIterator[None
             await asyncio.gather(*running, return_exceptions=True)
 
 
-async def test_an_alertmanager_that_never_answers_delays_no_other() -> None:
+async def test_an_alertmanager_that_never_answers_does_not_delay_others() -> None:
     async with never_answering() as dead, receiving() as alive:
         settings = AlertSettings(alertmanager=f"{dead},{alive.url}", repeat_s=0.2)
         async with dispatching(settings, Feed([firing()])):
@@ -97,7 +97,7 @@ async def test_an_alertmanager_that_never_answers_delays_no_other() -> None:
                 assert [each["labels"]["device"] for each in await alive.next(WITHIN_S)] == ["1"]
 
 
-async def test_an_alertmanager_that_refuses_all_is_sent_it_later_and_no_other_is_sent_it_more_often() -> None:
+async def test_an_alertmanager_that_refuses_is_retried_and_others_receive_no_more_requests() -> None:
     async with receiving() as broken, receiving() as alive:
         broken.answers = [web.Response(status=500) for _ in range(100)]
         settings = AlertSettings(alertmanager=f"{broken.url},{alive.url}", repeat_s=86_400)
@@ -108,7 +108,7 @@ async def test_an_alertmanager_that_refuses_all_is_sent_it_later_and_no_other_is
         assert alive.requests.empty()
 
 
-async def test_a_service_of_apprise_that_is_down_delays_no_other_which_is_sent_each_alert_once() -> None:
+async def test_an_apprise_service_that_is_down_does_not_delay_others_which_receive_each_alert_once() -> None:
     pytest.importorskip("apprise")
     async with receiving() as broken, receiving() as alive:
         broken.answers = [web.Response(status=500) for _ in range(100)]
@@ -120,7 +120,7 @@ async def test_a_service_of_apprise_that_is_down_delays_no_other_which_is_sent_e
         assert alive.requests.empty()
 
 
-async def test_a_service_of_apprise_keeps_its_position_when_others_are_added() -> None:
+async def test_an_apprise_service_keeps_its_offset_if_others_are_added() -> None:
     pytest.importorskip("apprise")
     async with aiohttp.ClientSession() as session:
         one = build_receivers(AlertSettings(apprise="json://a.example.org"), session)  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ async def test_a_service_of_apprise_keeps_its_position_when_others_are_added() -
     assert "example" not in "".join(names)
 
 
-async def test_all_receivers_are_tried_though_one_never_answers_and_those_that_failed_are_named(
+async def test_all_receivers_are_tested_if_one_never_answers_and_the_failed_ones_are_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("smspulse.alerting.receivers._TIMEOUT", aiohttp.ClientTimeout(total=1))
@@ -148,7 +148,7 @@ async def test_all_receivers_are_tried_though_one_never_answers_and_those_that_f
 async def cycles(
     receiver: Receiver, feed: Feed, clock: Callable[[], ClockReading], silenced: SilencedIds = unsilenced
 ) -> asyncio.Task[None]:
-    """Serve an Alertmanager that is sent again what fires every ten seconds of a clock, in a task."""
+    """Run the cycles of an Alertmanager whose alerts are repeated every ten seconds of a clock."""
     settings = AlertSettings(alertmanager=receiver.url, repeat_s=10)
 
     async def run() -> None:
@@ -160,7 +160,7 @@ async def cycles(
 
 
 class JumpingClock:
-    """A clock that jumps with each reading, as on a machine that does other things in between."""
+    """A clock that jumps at each reading, as on a busy machine."""
 
     def __init__(self, step_s: float) -> None:
         self.readings, self._step_s = 0, step_s
@@ -171,7 +171,7 @@ class JumpingClock:
 
 
 @pytest.mark.parametrize("step_s", [1, 3, 4, 4.9, 7, 9.9])
-async def test_no_clock_drops_an_end_or_sends_what_is_silenced(step_s: float) -> None:
+async def test_no_clock_drops_a_resolved_alert_or_sends_a_silenced_one(step_s: float) -> None:
     clock, muted = JumpingClock(step_s), firing(2)
     waiting = [resolved(device) for device in range(20, 10, -1)]
     seen: set[str] = set()
@@ -215,7 +215,7 @@ def alertmanager_state(*alerts: Alert, silenced: SilencedIds = unsilenced) -> tu
     return book, AlertmanagerState(60, book, silenced)
 
 
-def test_the_end_of_a_silence_is_no_matter_of_the_next_repetition() -> None:
+def test_the_end_of_a_silence_does_not_wait_for_the_next_repetition() -> None:
     silenced = {firing().id}
     _, state = alertmanager_state(firing(), silenced=lambda _: frozenset(silenced))
     assert state.next_alerts(moment(0)) == []
@@ -223,7 +223,7 @@ def test_the_end_of_a_silence_is_no_matter_of_the_next_repetition() -> None:
     assert [each.id for each in state.next_alerts(moment(1))] == [firing().id]
 
 
-def test_what_failed_is_sent_again_after_a_pause_that_grows_and_nothing_is_sent_before() -> None:
+def test_a_failed_request_is_repeated_after_increasing_pauses_and_not_before() -> None:
     book, state = alertmanager_state(firing())
     assert state.next_alerts(moment(0))
     assert state.mark_failed(moment(0)) == 1
@@ -233,14 +233,14 @@ def test_what_failed_is_sent_again_after_a_pause_that_grows_and_nothing_is_sent_
     assert [state.mark_failed(moment(1)) for _ in range(7)] == [2, 4, 8, 16, 32, 60, 60]
 
 
-def test_an_alert_that_was_never_sent_has_no_end_to_send() -> None:
+def test_the_end_of_an_alert_that_was_never_sent_is_not_sent() -> None:
     book, state = alertmanager_state(firing(), silenced=lambda _: frozenset({firing().id}))
     assert state.next_alerts(moment(0)) == []
     book.update_alert(resolved())
     assert state.next_alerts(moment(1)) == []
 
 
-def test_what_is_resolved_during_a_request_is_sent_with_the_next_one() -> None:
+def test_an_alert_that_is_resolved_during_a_request_is_in_the_next_one() -> None:
     book, state = alertmanager_state(firing())
     sent = state.next_alerts(moment(0))
     book.update_alert(resolved())

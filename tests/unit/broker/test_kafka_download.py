@@ -29,11 +29,11 @@ def program(folder: Path, name: str, script: str) -> None:
     (folder / name).chmod(0o755)
 
 
-# Does what the goal copy-dependencies does to the file system.
+# Has the same effect on the file system as the goal copy-dependencies.
 COPY = 'for a; do case "$a" in -DoutputDirectory=*) d="${a#*=}"; esac; done; /bin/mkdir "$d"; : > "$d/kafka_2.13.jar"'
 
 
-def test_without_java_and_maven_both_are_named_with_their_mend(tools: Path) -> None:
+def test_without_java_and_maven_both_are_named_with_the_remedy(tools: Path) -> None:
     java, maven = list_missing_programs()
     assert "Java 17 or newer (there is no `java` on PATH; install" in java
     assert "Maven" in maven
@@ -41,15 +41,15 @@ def test_without_java_and_maven_both_are_named_with_their_mend(tools: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("said", "missing"),
+    ("output", "missing"),
     [
         ('openjdk version "17.0.15" 2025-04-15', False),
         ('openjdk version "11.0.2"', True),
         ('java version "1.8.0_392"', True),
     ],
 )
-def test_java_must_be_17_or_newer(tools: Path, said: str, missing: bool) -> None:
-    program(tools, "java", f"echo '{said}' >&2")
+def test_java_must_be_17_or_newer(tools: Path, output: str, missing: bool) -> None:
+    program(tools, "java", f"echo '{output}' >&2")
     program(tools, "mvn", "exit 0")
     assert bool(list_missing_programs()) is missing
 
@@ -61,21 +61,21 @@ def test_maven_is_not_needed_once_the_jars_are_cached(tools: Path) -> None:
     assert fetch_kafka() == find_kafka_cache()
 
 
-def test_fetched_jars_appear_whole_and_nothing_else_is_left(tools: Path) -> None:
+def test_downloaded_jars_appear_atomically_and_nothing_else_is_left(tools: Path) -> None:
     program(tools, "mvn", COPY)
     folder = fetch_kafka()
     assert [jar.name for jar in folder.iterdir()] == ["kafka_2.13.jar"]
     assert list(folder.parent.iterdir()) == [folder]
 
 
-def test_a_failed_fetch_leaves_nothing_and_says_what_maven_said(tools: Path) -> None:
+def test_a_failed_download_leaves_nothing_and_has_the_error_of_maven(tools: Path) -> None:
     program(tools, "mvn", f"{COPY}; echo '[ERROR] Could not resolve host'; echo '[ERROR] Re-run with -X'; exit 1")
     with pytest.raises(BrokerError, match=r"^Maven could not fetch Kafka: Could not resolve host; see .*$"):
         fetch_kafka()
     assert list(find_kafka_cache().parent.iterdir()) == []
 
 
-def test_a_killed_fetch_leaves_no_cache_and_no_maven(tools: Path, tmp_path: Path) -> None:
+def test_a_killed_download_leaves_no_cache_and_no_maven(tools: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     program(tools, "mvn", f"{COPY}; echo $$ > {pipe}; exec /bin/sleep 60")
@@ -92,19 +92,19 @@ def test_a_killed_fetch_leaves_no_cache_and_no_maven(tools: Path, tmp_path: Path
     assert fetch_kafka().is_dir()
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(tools: Path, tmp_path: Path) -> None:
+def test_a_read_only_cache_is_reported_in_one_line(tools: Path, tmp_path: Path) -> None:
     program(tools, "mvn", COPY)
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(BrokerError, match=r"cannot be stored in .*: Not a directory; .* XDG_CACHE_HOME$"):
         fetch_kafka()
 
 
-def test_asking_for_a_real_kafka_without_java_is_refused_with_what_is_missing(tools: Path, tmp_path: Path) -> None:
+def test_a_real_kafka_without_java_is_refused_with_the_missing_programs(tools: Path, tmp_path: Path) -> None:
     with pytest.raises(BrokerError, match=r"^A real Kafka cannot be started. Missing: Java 17 .*; Maven"):
         choose_broker(tmp_path, "kafka")
 
 
-def test_without_java_the_choice_is_the_in_memory_broker_with_one_loud_line(
+def test_without_java_the_in_memory_broker_is_chosen_with_one_warning(
     tools: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert isinstance(choose_broker(tmp_path, "auto"), MemoryBroker)
@@ -115,7 +115,7 @@ def test_without_java_the_choice_is_the_in_memory_broker_with_one_loud_line(
     assert "\n" not in record.getMessage()
 
 
-def test_a_fetch_that_fails_counts_as_missing(tools: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_download_counts_as_missing(tools: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     program(tools, "java", "echo 'openjdk version \"21\"' >&2")
     program(tools, "mvn", "echo '[ERROR] Unknown host'; exit 1")
     assert isinstance(choose_broker(tmp_path, "auto"), MemoryBroker)
@@ -167,9 +167,7 @@ def test_on_a_folder_with_a_kafka_store_auto_names_the_cause_and_starts_nothing(
     assert isinstance(choose_broker(tmp_path, "memory"), MemoryBroker), "the override"
 
 
-def test_jars_that_this_user_cannot_read_are_named_and_no_reason_for_the_in_memory_broker(
-    tools: Path, tmp_path: Path
-) -> None:
+def test_unreadable_jars_are_named_and_do_not_select_the_in_memory_broker(tools: Path, tmp_path: Path) -> None:
     program(tools, "java", "echo 'openjdk version \"21\"' >&2")
     find_kafka_cache().mkdir(parents=True)
     (find_kafka_cache() / "kafka_2.13.jar").touch()
@@ -187,7 +185,7 @@ def test_jars_that_this_user_cannot_read_are_named_and_no_reason_for_the_in_memo
         assert "Permission denied" in line
 
 
-def test_a_chosen_in_memory_broker_is_no_cause_for_alarm(
+def test_a_chosen_in_memory_broker_causes_no_warning(
     tools: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert isinstance(choose_broker(tmp_path, "memory"), MemoryBroker)

@@ -72,7 +72,7 @@ _PARTS = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(_PARTS, max_size=4).map(b"".join),
     st.sampled_from([None, b"", b"text/plain; charset=latin-1", b"application/json; charset=utf-16"]),

@@ -281,7 +281,7 @@ def _dump(value: object) -> bytes:
         return repr(value).encode(errors="replace")
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.binary(max_size=200) | _OBJECTS.map(_dump) | _JSON.map(_dump))
 def test_no_input_raises_anything_but_its_own_error(body: bytes) -> None:
     try:
@@ -292,7 +292,7 @@ def test_no_input_raises_anything_but_its_own_error(body: bytes) -> None:
         assert 0 <= event.sms_id < 2**63
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.fixed_dictionaries(
         {"sms_id": st.integers(0, 2**63 - 1), "status_id": st.integers(0, 200)},

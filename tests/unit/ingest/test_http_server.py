@@ -18,7 +18,7 @@ import trustme
 import uvloop
 from aiohttp import web
 from http_attacks import BY_ANYONE, BY_SENDERS, attack, oversized_headers, rss_mb, wait_until_served
-from test_ingest_server import PATH, STATUS, Running, receiving
+from served_ingest import PATH, STATUS, Running, receiving
 
 from ingest import client_limits, http_connection
 from ingest.client_limits import HttpLimits, SharedResult

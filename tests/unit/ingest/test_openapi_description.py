@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_ingest_server import TOKEN, receiving
+from served_ingest import TOKEN, receiving
 
 VALID = f'[parameters]\n"path.source" = "acme"\n"path.token" = "{TOKEN}"\n'
 

@@ -1,4 +1,4 @@
-"""What ingest lets strangers do, over real sockets."""
+"""Limits of ingest for untrusted clients, over real sockets."""
 
 import asyncio
 import gzip
@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 import trustme
-from test_ingest_server import PATH, STATUS, error_of, receiving
+from served_ingest import PATH, STATUS, error_of, receiving
 
 from core.kafka_settings import KafkaSettings
 from ingest.errors import CertificateError
@@ -22,7 +22,7 @@ from ingest.sources import add_source, webhook_url
 NUMBER = "+4917612345678"
 
 
-async def test_an_address_that_is_not_allowed_is_refused_whatever_its_token(tmp_path: Path) -> None:
+async def test_an_address_that_is_not_allowed_is_refused_with_any_token(tmp_path: Path) -> None:
     async with receiving(tmp_path, allow="192.0.2.0/24") as running:
         for path in (PATH, "/webhooks/acme/wrong"):
             response = await running.http.post(path, data=STATUS, headers={"X-Forwarded-For": "192.0.2.1"})
@@ -32,7 +32,7 @@ async def test_an_address_that_is_not_allowed_is_refused_whatever_its_token(tmp_
     assert running.sink.kept == []
 
 
-async def test_a_trusted_proxy_says_who_sends(tmp_path: Path) -> None:
+async def test_a_trusted_proxy_names_the_sender(tmp_path: Path) -> None:
     settings = {"allow": "192.0.2.0/24", "trusted_proxies": "127.0.0.0/8, ::1/128", "store_remote": True}
     async with receiving(tmp_path, **settings) as running:
         for forwarded, status in (
@@ -46,7 +46,9 @@ async def test_a_trusted_proxy_says_who_sends(tmp_path: Path) -> None:
     assert [dict(webhook.headers)["remote"] for webhook in running.sink.kept] == [b"192.0.2.1"]
 
 
-async def test_a_source_over_its_rate_is_asked_to_come_again_and_strangers_take_nothing_of_it(tmp_path: Path) -> None:
+async def test_a_source_over_its_rate_is_answered_with_retry_after_and_untrusted_clients_use_none_of_it(
+    tmp_path: Path,
+) -> None:
     async with receiving(tmp_path, rate_per_s=0.25, rate_burst=2) as running:
         for _ in range(5):
             assert (await running.http.post("/webhooks/acme/wrong", data=STATUS)).status == 401
@@ -57,7 +59,7 @@ async def test_a_source_over_its_rate_is_asked_to_come_again_and_strangers_take_
     assert len(running.sink.kept) == 2
 
 
-async def test_a_source_over_its_bytes_is_asked_to_come_again(tmp_path: Path) -> None:
+async def test_a_source_over_its_bytes_is_answered_with_retry_after(tmp_path: Path) -> None:
     async with receiving(tmp_path, rate_bytes_per_s=1, rate_burst_bytes=600_000) as running:
         answers = [await running.http.post(PATH, data=bytes(250_000)) for _ in range(5)]
         assert [answer.status for answer in answers] == [202, 202, 202, 429, 429]
@@ -66,7 +68,7 @@ async def test_a_source_over_its_bytes_is_asked_to_come_again(tmp_path: Path) ->
     assert len(running.sink.kept) == 3
 
 
-async def test_a_compressed_body_counts_as_what_it_becomes(tmp_path: Path) -> None:
+async def test_a_compressed_body_counts_with_its_decoded_size(tmp_path: Path) -> None:
     body = gzip.compress(b'{"x":"' + b"x" * 200_000 + b'"}')
     async with receiving(tmp_path, rate_bytes_per_s=10, rate_burst_bytes=100_000) as running:
         answers = [await running.http.post(PATH, data=body, headers={"Content-Encoding": "gzip"}) for _ in range(2)]
@@ -74,7 +76,7 @@ async def test_a_compressed_body_counts_as_what_it_becomes(tmp_path: Path) -> No
         assert int(answers[1].headers["Retry-After"]) > 9_000
 
 
-async def test_headers_that_a_sender_chooses_are_kept_short(tmp_path: Path) -> None:
+async def test_headers_of_a_sender_are_stored_truncated(tmp_path: Path) -> None:
     async with receiving(tmp_path) as running:
         headers = {"Content-Type": "text/plain; charset=latin-1; x=" + "y" * 8_000}
         assert (await running.http.post(PATH, data=STATUS, headers=headers)).status == 202
@@ -82,7 +84,7 @@ async def test_headers_that_a_sender_chooses_are_kept_short(tmp_path: Path) -> N
     assert dict(webhook.headers)["content_type"] == headers["Content-Type"][:255].encode()
 
 
-async def test_an_address_has_so_many_connections_and_gets_its_places_back(tmp_path: Path) -> None:
+async def test_an_address_has_a_limit_of_connections_and_closed_ones_do_not_count(tmp_path: Path) -> None:
     async with receiving(tmp_path, max_connections=2) as running:
         held = [await asyncio.open_connection("127.0.0.1", running.port) for _ in range(2)]
         for reader, writer in held:
@@ -90,9 +92,9 @@ async def test_an_address_has_so_many_connections_and_gets_its_places_back(tmp_p
             assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
             writer.write(b"POST ")
         async with asyncio.timeout(60):
-            while any(each.idle_since() for each in running.server.connections):  # noqa: ASYNC110 - no event is there
+            while any(each.idle_since() for each in running.server.connections):  # noqa: ASYNC110 - no event is available
                 await asyncio.sleep(0)
-        assert await running.raw(b"GET /healthz HTTP/1.0\r\n\r\n") == b""  # closed, and nothing said
+        assert await running.raw(b"GET /healthz HTTP/1.0\r\n\r\n") == b""  # closed without an answer
         for _, writer in held:
             writer.close()
             await writer.wait_closed()
@@ -116,7 +118,7 @@ async def test_the_connections_of_a_trusted_proxy_are_not_counted(tmp_path: Path
 
 
 @pytest.mark.parametrize("begun", [b"", b"P", b"POST / HTTP/1.1\r\nHost: x\r\nX-Slow: "])
-async def test_a_sender_that_does_not_get_on_with_its_headers_is_closed(tmp_path: Path, begun: bytes) -> None:
+async def test_a_connection_with_incomplete_headers_is_closed(tmp_path: Path, begun: bytes) -> None:
     async with receiving(tmp_path, header_timeout_s=0.1, idle_timeout_s=30) as running:
         assert await running.raw(begun) == b""
 
@@ -135,7 +137,7 @@ async def test_too_many_headers_are_no_request(tmp_path: Path) -> None:
         assert b" 400 " in (await running.raw(head % (b"a: b\r\n" * 65))).split(b"\r\n")[0]
 
 
-async def test_what_is_hidden_is_in_neither_record_nor_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_redacted_data_is_in_neither_record_nor_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = {"privacy": "hmac", "privacy_key": "sixteen signs or more", "bodies": "drop"}
     bodies = [
         {"sms_id": 17, "status_id": 7, "sendto": NUMBER},
@@ -204,18 +206,18 @@ async def test_a_renewed_certificate_is_used_and_a_broken_one_is_not(
     port = server.sockets[0].getsockname()[1]
     renewing = asyncio.create_task(renew_certificate(context, settings))
 
-    async def said(text: str) -> None:
+    async def wait_for_line(text: str) -> None:
         async with asyncio.timeout(60):
             while text not in caplog.text:  # noqa: ASYNC110 - a log line is no event
                 await asyncio.sleep(0.01)
 
     before = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port))
     renewed = trustme.CA().issue_cert("127.0.0.1")
-    renewed.cert_chain_pems[0].write_to_path(cert)  # whose key is not there yet
-    await said("the former one is used until it can be")
+    renewed.cert_chain_pems[0].write_to_path(cert)  # its key does not exist yet
+    await wait_for_line("the former one is used until it can be")
     assert await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port)) == before
     renewed.private_key_pem.write_to_path(key)
-    await said("is used from now on")
+    await wait_for_line("is used from now on")
     assert await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port)) != before
     renewing.cancel()
     server.close()
@@ -250,6 +252,6 @@ async def test_the_description_is_served(tmp_path: Path) -> None:
         {"trusted_proxies": "192.0.2.1/24"},
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, str]) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"privacy_key|allow|trusted_proxies"):
         IngestSettings.model_validate(settings)

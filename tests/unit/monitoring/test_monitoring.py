@@ -1,4 +1,4 @@
-"""Metrics by their names: what is served, what rules and dashboard ask for, and what the reference says, agree."""
+"""The names of metrics agree in the processes, the rules, the dashboard and the reference."""
 
 import json
 import re
@@ -49,26 +49,26 @@ def asked(text: str) -> set[str]:
     return set(re.findall(r"\bsmspulse_\w+", text))
 
 
-def test_no_panel_asks_for_a_metric_that_does_not_exist(known: set[str]) -> None:
+def test_no_panel_uses_an_unknown_metric(known: set[str]) -> None:
     for panel in json.loads((FOLDER / "dashboard.json").read_text())["panels"]:
         for target in panel["targets"]:
             assert asked(target["expr"]) <= known, panel["title"]
 
 
-def test_no_rule_asks_for_one(known: set[str]) -> None:
+def test_no_rule_uses_an_unknown_metric(known: set[str]) -> None:
     text = (FOLDER / "smspulse.rules.yml").read_text()
     expressions = re.findall(r"expr: (.*)", text)
     assert len(expressions) == text.count("alert: ")
     assert asked(" ".join(expressions)) <= known
 
 
-def test_the_dashboard_is_the_generated_one() -> None:
+def test_the_dashboard_is_current() -> None:
     written = json.loads((FOLDER / "dashboard.json").read_text())
     assert written == GENERATED["build_dashboard"](), "python monitoring/dashboard.py > monitoring/dashboard.json"
     assert len({panel["id"] for panel in written["panels"]}) == len(GENERATED["PANELS"])
 
 
-def test_labels_have_few_values_and_none_is_of_a_person() -> None:
+def test_labels_have_few_values_and_no_personal_data() -> None:
     for family in list_metric_families():
         assert set(family.labels) <= LABELS, family.name
 
@@ -85,12 +85,12 @@ def promtool(*arguments: str, text: bytes = b"") -> subprocess.CompletedProcess[
         ("test", "rules", "smspulse.rules.test.yml"),
     ],
 )
-def test_promtool_agrees(arguments: tuple[str, ...]) -> None:
+def test_promtool_accepts_the_files(arguments: tuple[str, ...]) -> None:
     done = promtool(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_what_is_committed_is_counted_and_promtool_has_no_remark() -> None:
+def test_committed_records_are_counted_and_promtool_accepts_the_metrics() -> None:
     ended = stream.ENDED.labels("delivered")._value
     before = ended.get()
     outputs = ProcessorOutput(
@@ -115,8 +115,8 @@ def test_what_is_committed_is_counted_and_promtool_has_no_remark() -> None:
         done = promtool("check", "metrics", text=text)
         assert done.returncode == 0, done.stdout + done.stderr
     assert b'smspulse_lander_newest_record_timestamp_seconds{topic="sms.raw"} 5.0' in generate_latest(lander.REGISTRY)
-    told = generate_latest(page.REGISTRY)
-    assert b'smspulse_check_holds{expectation="raw_offsets_whole",severity="critical"} 0.0' in told
+    metrics_page = generate_latest(page.REGISTRY)
+    assert b'smspulse_check_holds{expectation="raw_offsets_whole",severity="critical"} 0.0' in metrics_page
     firing = generate_latest(alerting.REGISTRY)
     for labels in (
         b'kind="silent",notified_by="prometheus",part="",severity="warning"',

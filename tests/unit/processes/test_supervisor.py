@@ -1,4 +1,4 @@
-"""The supervisor watches its children whatever becomes of their lines, and gives up where a restart cannot help."""
+"""The supervisor watches its children also if their lines cannot be shown, and stops if a restart cannot help."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ def broker(data: Path) -> ChildProcess:
     return ChildProcess("broker", ("broker", "--mode", "memory", "--data", str(data)), 20, PATIENCE_S)
 
 
-def test_a_child_whose_lines_cannot_be_shown_is_still_watched_and_restarted(tmp_path: Path) -> None:
+def test_a_child_whose_lines_cannot_be_shown_is_still_restarted(tmp_path: Path) -> None:
     async def scenario() -> None:
         def show(name: str, level: int, text: str) -> None:
             raise OSError(28, "No space left on device")
@@ -40,7 +40,7 @@ def test_a_child_whose_lines_cannot_be_shown_is_still_watched_and_restarted(tmp_
     asyncio.run(scenario())
 
 
-class Told(logging.Handler):
+class FirstRecord(logging.Handler):
     """Sets an event with the first record."""
 
     def __init__(self) -> None:
@@ -53,24 +53,22 @@ class Told(logging.Handler):
         self.event.set()
 
 
-def test_a_child_that_cannot_be_started_now_is_started_when_it_can(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_start_of_a_child_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python = sys.executable
-    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))  # as when the system has no process left
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))  # as if the system could create no process
 
     async def scenario() -> str:
-        told = Told()
-        logging.getLogger("smspulse.processes.supervisor").addHandler(told)
+        first = FirstRecord()
+        logging.getLogger("smspulse.processes.supervisor").addHandler(first)
         supervisor = ProcessSupervisor(lambda name, level, text: None)
         child = broker(tmp_path / "data")
         await supervisor.start(child)
-        await asyncio.wait_for(told.event.wait(), PATIENCE_S)
-        logging.getLogger("smspulse.processes.supervisor").removeHandler(told)
+        await asyncio.wait_for(first.event.wait(), PATIENCE_S)
+        logging.getLogger("smspulse.processes.supervisor").removeHandler(first)
         monkeypatch.setattr("sys.executable", python)
         await supervisor.wait_until_ready(child)
         await supervisor.stop()
-        return told.text
+        return first.text
 
     assert "broker could not be run (FileNotFoundError" in asyncio.run(scenario())
 

@@ -1,4 +1,4 @@
-"""A machine that is busy is not one on which nothing runs, and a reader that fails once reads again."""
+"""Processes of a busy machine count as running, and a reader that fails once reads again."""
 
 import asyncio
 import contextlib
@@ -24,11 +24,11 @@ from smspulse.processes.children import find_free_port
 from smspulse.runtime.status import collect_pipeline_status
 
 LATER_S = 2
-"""A broker that answers so long after it was said that it is waited for has taken longer than 3 s."""
+"""Delay of the broker's answer after the log line about waiting. In total, it takes more than 3 s."""
 
 
-class Said(logging.Handler):
-    """Sets an event once a message with that beginning was logged."""
+class LogLine(logging.Handler):
+    """Sets an event once a message with a given beginning is logged."""
 
     def __init__(self, beginning: str) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Said(logging.Handler):
 
 
 def pass_on(source: socket.socket, target: socket.socket) -> None:
-    """Send all that a socket brings to another one, until either is closed; then close both for reading and writing."""
+    """Copy all bytes of a socket to another one until either is closed; then shut down both."""
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             target.sendall(data)
@@ -51,7 +51,7 @@ def pass_on(source: socket.socket, target: socket.socket) -> None:
 
 @contextlib.contextmanager
 def serving_late(listener: socket.socket, target: tuple[str, int], when: threading.Event) -> Iterator[None]:
-    """Accept every connection, and pass on what it brings only a while after an event. No thread is left at the end.
+    """Accept every connection, and forward its bytes some time after an event. All threads end at the end.
 
     The frames of a thread that still waits when the interpreter exits keep all that they refer to, and DuckDB's binding
     reports its types among that as leaked.
@@ -59,7 +59,7 @@ def serving_late(listener: socket.socket, target: tuple[str, int], when: threadi
 
     def serve_one(connection: socket.socket) -> None:
         when.wait()
-        time.sleep(LATER_S)  # it is slow
+        time.sleep(LATER_S)  # the delay
         with connection, socket.create_connection(target) as behind:
             back = threading.Thread(target=pass_on, args=(behind, connection))
             back.start()
@@ -80,33 +80,31 @@ def serving_late(listener: socket.socket, target: tuple[str, int], when: threadi
         yield
     finally:
         when.set()
-        # Only this ends an `accept` of another thread; to close the socket does not.
+        # Only this ends an `accept` of another thread. Closing the socket does not.
         listener.shutdown(socket.SHUT_RDWR)
         accepting.join()
         for thread in threads:
             thread.join()
 
 
-def test_a_broker_that_is_slow_to_answer_is_waited_for_and_that_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    said = Said("waiting for Kafka at 127.0.0.1:")
+def test_a_slow_broker_is_waited_for_with_a_log_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    line = LogLine("waiting for Kafka at 127.0.0.1:")
     logger = logging.getLogger("core.consumer_lag")
-    logger.addHandler(said)
+    logger.addHandler(line)
     with caplog.at_level(logging.INFO), MemoryBroker(tmp_path) as broker, socket.create_server(("", 0)) as listener:
         host, _, port = broker.address.rpartition(":")
         ensure_topics(KafkaSettings(bootstrap=broker.address, in_memory=True))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-        with serving_late(listener, (host, int(port)), said.event):
+        with serving_late(listener, (host, int(port)), line.event):
             found = collect_pipeline_status(tmp_path, address, find_free_port())
-            was_said = said.event.is_set()
-    logger.removeHandler(said)
+            was_logged = line.event.is_set()
+    logger.removeHandler(line)
     assert found["processes"][0] == {"name": "broker", "ok": True, "what": f"at {address}"}
     assert set(found["lag"].values()) == {0}
-    assert was_said, "the answer came only after the line"
+    assert was_logged, "the answer came only after the line"
 
 
-def test_a_broker_at_whose_address_nobody_listens_is_known_to_be_away_without_a_wait(
+def test_a_broker_without_a_listener_is_unreachable_without_a_wait(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -114,7 +112,7 @@ def test_a_broker_at_whose_address_nobody_listens_is_known_to_be_away_without_a_
     assert caplog.messages == [], "no wait was announced"
 
 
-def test_the_page_reads_again_after_a_reading_that_failed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_page_reads_again_after_a_failed_query(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> str:
         stop, readings = asyncio.Event(), 0
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""No byte on disk tells of an erased number, and no count changes."""
+"""No byte on disk reveals an erased number, and no count changes."""
 
 import re
 import sqlite3
@@ -51,11 +51,11 @@ WIDE = [("source", b"acme"), ("content_type", b"application/json; charset=UTF-16
 
 
 @pytest.fixture(autouse=True)
-def told(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[int, str]]]:
-    """What Kafka was told. That it is deleted there, an integration test shows."""
-    told: list[set[tuple[int, str]]] = []
-    monkeypatch.setattr(command, "_write_tombstones", lambda kafka, keys: told.append(set(keys)))
-    return told
+def tombstones(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[int, str]]]:
+    """Keys of the tombstones for Kafka. An integration test proves the deletion there."""
+    tombstones: list[set[tuple[int, str]]] = []
+    monkeypatch.setattr(command, "_write_tombstones", lambda kafka, keys: tombstones.append(set(keys)))
+    return tombstones
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def _filled(tmp_path_factory: pytest.TempPathFactory) -> RestoredFolder:
 
 @pytest.fixture
 def data(_filled: RestoredFolder, tmp_path: Path) -> Iterator[Path]:
-    """Numbers in every dataset, in several spellings, and in the spool."""
+    """Numbers in every dataset, in several notations, and in the spool."""
     with _filled.restored(tmp_path / "data") as folder:
         yield folder
 
@@ -97,7 +97,7 @@ def rebuild(data: Path, **options: Any) -> run.RebuildResult:
 
 
 def everything(data: Path) -> dict[str, bytes]:
-    """Return every byte on disk, and what Parquet's compression hides."""
+    """Return every byte on disk, with the pages of Parquet files decompressed."""
     found = {}
     for path in data.rglob("*"):
         if path.is_file():
@@ -122,18 +122,18 @@ def counts(data: Path) -> list[Any]:
 
 
 def codecs(data: Path) -> set[tuple[str, str]]:
-    """Return by dataset how files that hold something are compressed."""
+    """Return the compression of files with rows, by dataset."""
     files = ((path.relative_to(data).parts[0], pq.read_metadata(path)) for path in data.rglob("*.parquet"))
     return {(name, each.row_group(0).column(0).compression) for name, each in files if each.num_rows}
 
 
-def test_no_byte_tells_of_the_number_and_no_count_changes(data: Path, told: list[Any]) -> None:
+def test_no_byte_reveals_the_number_and_no_count_changes(data: Path, tombstones: list[Any]) -> None:
     before, written, rooms = counts(data), codecs(data), {name.split("/")[0] for name in holding(data)}
     assert rooms == {"raw", "messages", "base", "differences", "deadletters", "spool"}
     report = erase_everywhere(data, (NUMBER,), kafka)
     assert holding(data) == set()
     assert (counts(data), codecs(data)) == (before, written)
-    assert told == [{(0, "acme:1"), (0, "acme:3")}]
+    assert tombstones == [{(0, "acme:1"), (0, "acme:3")}]
     assert report.lines[0] == "spool: 2 webhooks that wait for Kafka"
     assert "raw: 6 rows in 6 files" in report.lines
     assert any('"topic": "sms.raw", "partition": 0, "offset": 7' in line for line in report.remaining)
@@ -149,7 +149,7 @@ def test_no_byte_tells_of_the_number_and_no_count_changes(data: Path, told: list
     assert erase_everywhere(data, (NUMBER,), kafka).lines == ["spool: 0 webhooks that wait for Kafka"]
 
 
-def test_the_log_still_gives_what_the_base_files_hold(data: Path) -> None:
+def test_the_log_still_equals_the_base_files(data: Path) -> None:
     before = counts(data)
     erase_everywhere(data, (NUMBER,), kafka)
     rebuild(data, everything=True)
@@ -157,7 +157,7 @@ def test_the_log_still_gives_what_the_base_files_hold(data: Path) -> None:
     assert holding(data) == set()
 
 
-def test_what_waits_in_the_spool_is_forwarded_masked(data: Path) -> None:
+def test_spooled_webhooks_are_forwarded_masked(data: Path) -> None:
     erase_everywhere(data, (NUMBER,), kafka)
     spool = WebhookSpool(data, IngestSettings())
     _, webhooks = spool.read_webhooks(0, 10)
@@ -172,13 +172,13 @@ def test_what_waits_in_the_spool_is_forwarded_masked(data: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["files", "kafka"])
-def test_a_run_that_is_cut_off_anywhere_is_ended_by_the_next(
-    data: Path, told: list[Any], monkeypatch: pytest.MonkeyPatch, where: str
+def test_a_run_that_is_killed_at_any_step_is_completed_by_the_next(
+    data: Path, tombstones: list[Any], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     before = counts(data)
 
     class Cut(BaseException):
-        """As if the process had been killed."""
+        """A kill of the process."""
 
     exchange: Callable[..., None] = atomic_replace._exchange_folders
     done = 0
@@ -212,10 +212,10 @@ def test_a_run_that_is_cut_off_anywhere_is_ended_by_the_next(
     assert tries == (5 if where == "files" else 1)
     erase_everywhere(data, (NUMBER,), kafka)
     assert holding(data) == set()
-    assert {key for each in told for key in each} == {(0, "acme:1"), (0, "acme:3")}
+    assert {key for each in tombstones for key in each} == {(0, "acme:1"), (0, "acme:3")}
 
 
-def test_a_number_with_a_trunk_zero_and_in_another_charset_is_found_wherever_it_is(data: Path) -> None:
+def test_a_number_with_a_trunk_zero_and_in_another_charset_is_found_in_every_place(data: Path) -> None:
     body = '{"sms_id":7,"status_id":66,"status_message":"für","sendto":"%s"}' % TRUNK_ZERO  # noqa: UP031 - braces
     wide = raw(8, body.encode("utf-16"), seconds=9)._replace(headers=[*raw(8, b"").headers[:3], WIDE[1]])
     land_records(data, 8, [wide])
@@ -239,9 +239,7 @@ def test_a_number_with_a_trunk_zero_and_in_another_charset_is_found_wherever_it_
 
 
 @pytest.mark.parametrize("marks", [2, 970, 87_000])
-def test_a_webhook_in_the_spool_that_begins_with_many_byte_order_marks_is_erased_with_the_others(
-    data: Path, marks: int
-) -> None:
+def test_a_spooled_webhook_with_many_byte_order_marks_is_erased_with_the_others(data: Path, marks: int) -> None:
     body = b"\xef\xbb\xbf" * marks + b'{"sms_id":7,"status_id":6,"sendto":"+4915752982212"}'
     spool = WebhookSpool(data, IngestSettings(spool_max_age_s=1e9))
     spool.append([WebhookRecord(b"acme:7", body, [("source", b"acme")], at(0))])
@@ -250,7 +248,7 @@ def test_a_webhook_in_the_spool_that_begins_with_many_byte_order_marks_is_erased
     assert holding(data) == set()
 
 
-def test_a_webhook_in_the_spool_that_cannot_be_masked_is_withheld_and_the_others_are_erased(
+def test_a_spooled_webhook_that_cannot_be_masked_is_withheld_and_the_others_are_erased(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> bytes:
@@ -267,7 +265,7 @@ def test_a_webhook_in_the_spool_that_cannot_be_masked_is_withheld_and_the_others
 
 
 @pytest.mark.parametrize("given", [NUMBER, TRUNK_ZERO, "0049 157 52982212", "+490157 52982212"])
-def test_a_number_may_be_given_in_any_international_spelling(given: str) -> None:
+def test_a_number_may_be_given_in_any_international_notation(given: str) -> None:
     expression = re.compile(NumberSearch((given,)).expression)
     for stored in (NUMBER, "+4915752982212", "004915752982212", TRUNK_ZERO, "+49(0)157/52982212", "+490157-52982212"):
         assert expression.search(f'"{stored}"'), stored
@@ -288,7 +286,7 @@ EVERYWHERE = {
 
 
 def values(data: Path, dataset: str) -> list[Any]:
-    """Return all values of a dataset, the rows of its seeds left out."""
+    """Return all values of a dataset, without the rows of its seeds."""
     found = [row for path in (data / dataset).rglob("*.parquet") for row in pq.read_table(path).to_pylist()]
     return [value for row in found for value in row.values()]
 
@@ -333,7 +331,7 @@ NOTATIONS = [
 ]
 
 
-def test_a_number_is_erased_in_every_notation_also_of_what_cannot_be_parsed(published: Path) -> None:
+def test_a_number_is_erased_in_every_notation_also_in_unreadable_bodies(published: Path) -> None:
     neighbour = NUMBER[:-1] + "4"
     others = [body.replace(b"2212", b"2214") for body in NOTATIONS[3:4] + NOTATIONS[7:8]] + [neighbour.encode()]
     others.append(b'{"sms_id":15752982212,"status_id":6,"device_id":1575298221}')
@@ -361,7 +359,7 @@ def test_a_number_is_erased_in_every_notation_also_of_what_cannot_be_parsed(publ
     assert not any(search.is_in_body(webhook.body) for webhook in waiting)
 
 
-def test_a_number_that_a_dead_letter_has_in_part_is_erased_with_its_webhook(published: Path, told: list[Any]) -> None:
+def test_a_partial_number_in_a_dead_letter_is_erased_with_its_webhook(published: Path, tombstones: list[Any]) -> None:
     body = b"{" + b" " * (MAX_DEAD_LETTER_BYTES - 12) + NUMBER.encode() + b" and more"
     record = raw(3, body)
     letter = build_dead_letter(record, UnreadablePayload("not_json", "the body is not JSON"))  # type: ignore[arg-type]
@@ -376,7 +374,7 @@ def test_a_number_that_a_dead_letter_has_in_part_is_erased_with_its_webhook(publ
     assert any(line.startswith("sms.deadletters: Kafka ") for line in report.remaining)
 
 
-def test_the_national_form_is_left_alone_where_another_country_has_it_too(published: Path) -> None:
+def test_the_national_form_is_not_erased_if_another_country_has_it_too(published: Path) -> None:
     national, foreign = {"sms_id": 1, "address": "0157 52982212"}, {"sms_id": 2, "address": "+43 15752982212"}
     land_records(published, 0, [raw(0, national), raw(1, foreign)])
     report = erase_everywhere(published, (NUMBER,), kafka)
@@ -388,19 +386,19 @@ def test_the_national_form_is_left_alone_where_another_country_has_it_too(publis
     assert erase_everywhere(published, (NUMBER, "015752982212"), kafka).remaining == []
 
 
-def test_an_id_that_is_the_number_stays_and_is_named(published: Path) -> None:
+def test_an_id_that_equals_the_number_is_kept_and_named(published: Path) -> None:
     land_records(published, 0, [raw(0, status(4915752982212, 6, device_id=4915752982212, sendto=OTHER))])
     report = erase_everywhere(published, (NUMBER,), kafka)
     assert "raw: 1 rows have it as their device_id, by which they are counted" in report.remaining
     assert "raw: 1 rows have it as their sms_id, by which they are counted" in report.remaining
 
 
-def test_what_is_no_number_is_refused(data: Path) -> None:
+def test_an_invalid_number_is_refused(data: Path) -> None:
     with pytest.raises(EraseError, match=r"\+49 has too few digits"):
         erase_everywhere(data, ("+49",), kafka)
 
 
-def test_the_command_says_what_it_touched_and_what_still_holds_the_number(data: Path) -> None:
+def test_the_command_prints_the_changed_files_and_those_that_still_have_the_number(data: Path) -> None:
     (data / "notes.txt").write_text(f"x{NUMBER}x")
     arguments = [
         "erase",

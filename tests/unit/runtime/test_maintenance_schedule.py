@@ -1,4 +1,4 @@
-"""Upkeep runs on a timer, and goes on after a run that failed."""
+"""Maintenance runs on a timer, and continues after a failed run."""
 
 import asyncio
 import logging
@@ -37,18 +37,18 @@ def test_each_command_runs_after_each_wait_also_after_failures(
     assert "compact: no more processes" in caplog.messages
 
 
-def test_never_is_never() -> None:
+def test_without_an_interval_nothing_runs() -> None:
     asyncio.run(run_maintenance(0, None))  # type: ignore[arg-type]
 
 
-def test_a_command_that_runs_is_stopped_with_the_others_though_nobody_waits_for_it(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_a_running_command_is_stopped_with_the_others(tmp_path: Path) -> None:
+    lines: list[str] = []
 
     async def scenario() -> int | None:
         spoken = asyncio.Event()
 
         def show(name: str, level: int, text: str) -> None:
-            said.append(text)
+            lines.append(text)
             spoken.set()
 
         supervisor = ProcessSupervisor(show)
@@ -63,4 +63,4 @@ def test_a_command_that_runs_is_stopped_with_the_others_though_nobody_waits_for_
         return child.process.returncode if child.process else None
 
     assert asyncio.run(scenario()) == 0
-    assert "smspulse, version" in said[0]
+    assert "smspulse, version" in lines[0]

@@ -1,4 +1,4 @@
-"""The comparison with the truth is silent when all is well, and finds each kind of thing that can go wrong."""
+"""The comparison with the ground truth accepts a correct warehouse and detects each kind of error."""
 
 import asyncio
 import copy
@@ -31,7 +31,7 @@ from warehouse.errors import NoWarehouseError
 
 @dataclass
 class Pipeline:
-    """What a right pipeline makes of received webhooks, before it lands: to be spoiled, then landed."""
+    """The output of a correct pipeline before it lands, so that a test can damage it."""
 
     raw: list[Receipt]
     versions: list[dict[str, Any]]
@@ -85,7 +85,7 @@ BEHAVIOUR = replace(GatewayBehaviour(), malformed=0.2, incoming=0.2)
 
 
 async def simulated(truth: Path, loses: Callable[[int, bytes], bool] = lambda _, __: False, **options: Any) -> Pipeline:
-    """Simulate traffic of which some answers are lost, write its truth, return what a right pipeline makes of it."""
+    """Simulate traffic with lost answers, write its truth, and return the output of a correct pipeline."""
     fast: dict[str, Any] = {"rate": 5000, "time_scale": 0.001, "max_delay_s": 0.01}
     async with receiving() as receiver:
         receiver.answer = lambda number, body: "store_and_drop" if loses(number, body) else "accept"
@@ -115,7 +115,7 @@ def is_readable(body: bytes) -> bool:
 
 @pytest.fixture(scope="module")
 def simulation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pipeline, Path]:
-    """A simulation without faults, and its truth; not to be changed."""
+    """A simulation without faults, and its truth. Read-only."""
     truth = tmp_path_factory.mktemp("simulation") / "truth"
     return asyncio.run(simulated(truth)), truth
 
@@ -127,13 +127,13 @@ def truth(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pipeline(simulation: tuple[Pipeline, Path], truth: Path) -> Pipeline:
-    """A copy of the simulation, to be spoiled, with its truth in `truth`."""
+    """A copy of the simulation for damage, with its truth in `truth`."""
     made, written = simulation
     shutil.copy(written, truth)
     return copy.deepcopy(made)
 
 
-def test_a_right_warehouse_is_reconciled_in_one_line(published: Path, truth: Path, pipeline: Pipeline) -> None:
+def test_a_correct_warehouse_is_reconciled_in_one_line(published: Path, truth: Path, pipeline: Pipeline) -> None:
     pipeline.land(published)
     comparison = compare_with_truth(published, truth)
     assert comparison.is_reconciled, comparison
@@ -145,7 +145,9 @@ def test_a_right_warehouse_is_reconciled_in_one_line(published: Path, truth: Pat
     assert dead > 0
 
 
-async def test_webhooks_that_landed_without_an_answer_are_told_apart_from_strays(published: Path, truth: Path) -> None:
+async def test_webhooks_that_landed_without_an_answer_are_distinguished_from_unknown_ones(
+    published: Path, truth: Path
+) -> None:
     pipeline = await simulated(truth, first_answers())
     pipeline.land(published)
     comparison = compare_with_truth(published, truth)
@@ -167,7 +169,9 @@ async def test_an_unreadable_webhook_that_landed_without_an_answer_must_be_a_dea
 
 
 @pytest.mark.parametrize("arrived", [True, False])
-async def test_the_last_webhook_of_a_story_may_have_arrived_or_not(published: Path, truth: Path, arrived: bool) -> None:
+async def test_the_last_webhook_of_a_scenario_may_have_arrived_or_not(
+    published: Path, truth: Path, arrived: bool
+) -> None:
     pipeline = await simulated(truth, lambda number, _: number >= 150, deadline_s=0.05)
     if not arrived:
         pipeline = Pipeline.of([receipt for receipt in pipeline.raw if receipt.answered])
@@ -230,10 +234,10 @@ def bury_a_good_webhook(p: Pipeline) -> None:
         (bury_a_good_webhook, ["1 dead letters were not malformed"]),
     ],
 )
-def test_each_fault_is_found_and_no_other(
+def test_each_fault_is_detected_and_no_other(
     published: Path, truth: Path, pipeline: Pipeline, spoil: Callable[[Pipeline], None], says: list[str]
 ) -> None:
-    # The last webhook and message must be ones of which nothing else is seen.
+    # The last webhook and message must have no other trace.
     pipeline.raw.sort(key=lambda receipt: b'"status_id"' in receipt.body)
     spoil(pipeline)
     pipeline.land(published)
@@ -285,9 +289,7 @@ async def test_a_refused_webhook_is_no_reconciliation(published: Path, truth: Pa
     assert compare_with_truth(published, truth).list_problems() == ["1 sent webhooks were refused"]
 
 
-def test_traffic_before_and_after_the_simulation_is_none_of_its_business(
-    published: Path, truth: Path, pipeline: Pipeline
-) -> None:
+def test_traffic_before_and_after_the_simulation_is_ignored(published: Path, truth: Path, pipeline: Pipeline) -> None:
     day = 86_400_000
     others = [
         receipt._replace(ingest_id=f"{receipt.ingest_id}{shift}", received_at=receipt.received_at + shift)
@@ -308,7 +310,7 @@ def test_traffic_before_and_after_the_simulation_is_none_of_its_business(
     assert compare_with_truth(published, truth).is_reconciled
 
 
-def test_a_truth_that_is_missing_or_incomplete_is_told(tmp_path: Path) -> None:
+def test_a_missing_or_incomplete_truth_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TruthError, match="no truth file"):
         compare_with_truth(tmp_path, tmp_path / "truth")
     (tmp_path / "truth").write_text('{"kind": "incoming"}\n')
@@ -319,6 +321,6 @@ def test_a_truth_that_is_missing_or_incomplete_is_told(tmp_path: Path) -> None:
         compare_with_truth(tmp_path, tmp_path / "truth")
 
 
-def test_a_data_folder_without_a_warehouse_is_told(tmp_path: Path, truth: Path, pipeline: Pipeline) -> None:
+def test_a_data_folder_without_a_warehouse_is_an_error(tmp_path: Path, truth: Path, pipeline: Pipeline) -> None:
     with pytest.raises(NoWarehouseError):
         compare_with_truth(tmp_path / "nothing", truth)

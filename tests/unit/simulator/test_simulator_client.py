@@ -1,4 +1,4 @@
-"""Stories told over real HTTP: in order, again after failures, and with a truth of exactly what was accepted."""
+"""Scenarios sent over real HTTP: in order, with retries, and with a ground truth of exactly the accepted webhooks."""
 
 import asyncio
 import logging
@@ -38,7 +38,7 @@ def left_in(folder: Path) -> list[Path]:
 
 
 def check_against(receiver: Receiver, truth: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Assert that the truth covers exactly what the receiver answered, and what follows from it."""
+    """Assert that the truth covers exactly the answered webhooks, and their results."""
     lines, totals = read(truth)
     receipts = {receipt.ingest_id: receipt for receipt in receiver.receipts}
     answered = [ingest_id for line in lines for ingest_id in line["ingest_ids"]]
@@ -64,7 +64,7 @@ def check_against(receiver: Receiver, truth: Path) -> tuple[list[dict[str, Any]]
     return lines, totals
 
 
-async def test_everything_told_arrives_in_order_and_is_in_the_truth(tmp_path: Path) -> None:
+async def test_every_webhook_arrives_in_order_and_is_in_the_truth(tmp_path: Path) -> None:
     seen: list[int] = []
     async with receiving() as receiver:
         totals = await run_simulation(
@@ -74,30 +74,35 @@ async def test_everything_told_arrives_in_order_and_is_in_the_truth(tmp_path: Pa
             on_progress=lambda totals: seen.append(totals.accepted),
             **FAST,
         )
-    told = list(generate_scenarios(1, 150))
+    scenarios = list(generate_scenarios(1, 150))
     lines, written = check_against(receiver, tmp_path / "truth")
-    kinds = Counter(story.kind for story in told)
+    kinds = Counter(scenario.kind for scenario in scenarios)
     assert Counter(line["kind"] for line in lines) == kinds
     assert (totals.messages, totals.incoming, totals.malformed) == (150, kinds["incoming"], kinds["malformed"])
-    assert totals.sent == totals.accepted == sum(len(story.webhooks) for story in told) == len(receiver.receipts)
+    assert (
+        totals.sent
+        == totals.accepted
+        == sum(len(scenario.webhooks) for scenario in scenarios)
+        == len(receiver.receipts)
+    )
     assert (totals.refused, totals.retried, totals.abandoned, totals.cut_short) == ({}, 0, 0, 0)
     assert seen == list(range(1, totals.accepted + 1))
     assert written["source"] == "acme"
     assert written["started_at"] <= receiver.receipts[0].received_at <= written["finished_at"]
 
     assert Counter(receipt.body for receipt in receiver.receipts) == Counter(
-        webhook.body for story in told for webhook in story.webhooks
+        webhook.body for scenario in scenarios for webhook in scenario.webhooks
     )
     form = [receipt for receipt in receiver.receipts if receipt.body.startswith(b"sms_id=")]
     assert all(receipt.content_type == "application/x-www-form-urlencoded" for receipt in form)
 
 
 @pytest.mark.parametrize("failure", ["busy", "drop", "store_and_drop"])
-async def test_webhooks_that_fail_are_sent_again_in_order(tmp_path: Path, failure: Answer) -> None:
+async def test_failed_webhooks_are_repeated_in_order(tmp_path: Path, failure: Answer) -> None:
     async with receiving() as receiver:
         receiver.answer = lambda number, _: failure if number % 4 == 0 and number < 100 else "accept"
         totals = await run_simulation(receiver.url, generate_scenarios(2, 40), truth=tmp_path / "truth", **FAST)
-    told = list(generate_scenarios(2, 40))
+    scenarios = list(generate_scenarios(2, 40))
     check_against(receiver, tmp_path / "truth")
     failed = 25
     assert totals.retried == failed
@@ -109,9 +114,9 @@ async def test_webhooks_that_fail_are_sent_again_in_order(tmp_path: Path, failur
         if receipt.answered and receipt.body:
             order.setdefault(sms_id_of(receipt.body), []).append(receipt.body)
     assert all(
-        order[story.sms_id] == [webhook.body for webhook in story.webhooks]
-        for story in told
-        if story.kind == "outgoing"
+        order[scenario.sms_id] == [webhook.body for webhook in scenario.webhooks]
+        for scenario in scenarios
+        if scenario.kind == "outgoing"
     )
 
 
@@ -123,7 +128,7 @@ def sms_id_of(body: bytes) -> int:
 
 
 @pytest.mark.parametrize("status", [200, 202])
-async def test_a_webhook_is_stored_whichever_status_says_so(tmp_path: Path, status: int) -> None:
+async def test_any_success_status_means_stored(tmp_path: Path, status: int) -> None:
     async with receiving() as receiver:
         receiver.success_status = status
         totals = await run_simulation(receiver.url, generate_scenarios(2, 10), truth=tmp_path / "truth", **FAST)
@@ -132,7 +137,7 @@ async def test_a_webhook_is_stored_whichever_status_says_so(tmp_path: Path, stat
     assert totals.refused == {}
 
 
-async def test_a_refused_webhook_ends_its_story_and_no_other(tmp_path: Path) -> None:
+async def test_a_refused_webhook_ends_its_scenario_and_no_other(tmp_path: Path) -> None:
     async with receiving() as receiver:
         receiver.answer = lambda number, _: "too_large" if number == 7 else "accept"
         totals = await run_simulation(receiver.url, generate_scenarios(3, 30), truth=tmp_path / "truth", **FAST)
@@ -142,7 +147,7 @@ async def test_a_refused_webhook_ends_its_story_and_no_other(tmp_path: Path) -> 
     assert totals.cut_short == 1
 
 
-async def test_a_wrong_token_ends_the_simulation_without_telling_it(tmp_path: Path) -> None:
+async def test_a_wrong_token_ends_the_simulation_and_is_not_shown(tmp_path: Path) -> None:
     async with receiving() as receiver:
         receiver.answer = lambda number, _: "unauthorized" if number >= 20 else "accept"
         with pytest.raises(SimulationError, match="401") as caught:
@@ -151,7 +156,7 @@ async def test_a_wrong_token_ends_the_simulation_without_telling_it(tmp_path: Pa
     check_against(receiver, tmp_path / "truth")
 
 
-async def test_a_webhook_that_never_gets_an_answer_is_given_up_and_may_have_arrived(tmp_path: Path) -> None:
+async def test_a_webhook_without_an_answer_is_abandoned_and_may_have_arrived(tmp_path: Path) -> None:
     async with receiving() as receiver:
         receiver.answer = lambda number, _: "store_and_drop" if number >= 3 else "accept"
         totals = await run_simulation(
@@ -166,7 +171,7 @@ async def test_a_webhook_that_never_gets_an_answer_is_given_up_and_may_have_arri
     assert (line["outcome"], line["reports"], line["perhaps"]["outcome"]) == ("accepted", 3, "sent")
 
 
-async def test_a_webhook_is_given_up_at_once_if_it_may_be_sent_again_only_after_the_deadline(tmp_path: Path) -> None:
+async def test_a_webhook_is_abandoned_at_once_if_its_retry_would_be_after_the_deadline(tmp_path: Path) -> None:
     async with receiving() as receiver:
         receiver.answer, receiver.retry_after = (lambda _, __: "busy"), "60"
         totals = await run_simulation(
@@ -179,7 +184,7 @@ async def test_a_webhook_is_given_up_at_once_if_it_may_be_sent_again_only_after_
     assert (receiver.requests, totals.abandoned, totals.retried) == (8, 8, 0)
 
 
-async def test_a_receiver_that_is_away_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unreachable_receiver_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     async with receiving() as receiver:
         pass
@@ -202,7 +207,7 @@ def stop_at(count: int, stop: asyncio.Event) -> Any:
     return progress
 
 
-async def test_stopping_starts_no_more_and_finishes_what_was_begun(tmp_path: Path) -> None:
+async def test_a_stop_starts_no_scenario_and_finishes_open_ones(tmp_path: Path) -> None:
     stop = asyncio.Event()
     async with receiving() as receiver:
         totals = await run_simulation(
@@ -215,8 +220,12 @@ async def test_stopping_starts_no_more_and_finishes_what_was_begun(tmp_path: Pat
         )
     lines, _ = check_against(receiver, tmp_path / "truth")
     assert totals.cut_short == 0
-    told = {story.sms_id: story for _, story in zip(range(len(lines)), generate_scenarios(6, None), strict=False)}
-    assert all(line["reports"] == len(told[line["sms_id"]].webhooks) for line in lines if line["kind"] == "outgoing")
+    scenarios = {
+        scenario.sms_id: scenario for _, scenario in zip(range(len(lines)), generate_scenarios(6, None), strict=False)
+    }
+    assert all(
+        line["reports"] == len(scenarios[line["sms_id"]].webhooks) for line in lines if line["kind"] == "outgoing"
+    )
 
 
 async def test_tails_are_abandoned_after_the_grace_and_the_truth_is_that_of_the_rest(tmp_path: Path) -> None:
@@ -273,21 +282,21 @@ async def test_a_simulation_cancelled_twice_ends_at_once_and_leaves_no_truth(tmp
         )
         await reached.wait()
         task.cancel()
-        await asyncio.sleep(0)  # the first cancellation has arrived
+        await asyncio.sleep(0)  # the first cancellation is delivered
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(task, 5)
     assert not left_in(tmp_path)
 
 
-async def test_at_most_so_many_stories_are_open() -> None:
+async def test_the_number_of_open_scenarios_is_limited() -> None:
     open_: list[int] = []
 
     def watched(receiver: Receiver) -> Iterator[MessageScenario]:
-        for number, story in enumerate(generate_scenarios(10, 40, FLAWLESS)):
+        for number, scenario in enumerate(generate_scenarios(10, 40, FLAWLESS)):
             reports = Counter(sms_id_of(receipt.body) for receipt in receiver.receipts)
             open_.append(number - list(reports.values()).count(5))
-            yield story
+            yield scenario
 
     async with receiving() as receiver:
         await run_simulation(receiver.url, watched(receiver), max_open=3, **FAST)
@@ -295,7 +304,7 @@ async def test_at_most_so_many_stories_are_open() -> None:
     assert max(open_) == 3
 
 
-async def test_a_stop_does_not_wait_for_a_story_to_make_room(tmp_path: Path) -> None:
+async def test_a_stop_does_not_wait_for_an_open_scenario(tmp_path: Path) -> None:
     slow = FAST | {"time_scale": 1000.0, "max_delay_s": 600.0}
     stop = asyncio.Event()
     async with receiving() as receiver:

@@ -26,7 +26,7 @@ class Devices:
         return outputs
 
     def observed(self, key: bytes = b"gw:8001:1") -> int:
-        """Return how many ends the detector of a channel, device or source has observed."""
+        """Return the number of outcomes that the detector of a channel, device or source has observed."""
         detector = json.loads(self.store[key])["watch"]["detector"] if key in self.store else {"known": 0, "count": 0}
         return round(detector["known"] + detector["count"])
 
@@ -41,7 +41,7 @@ def test_each_end_is_observed_by_its_channel_and_source_and_by_a_device_with_sev
     }  # fmt: skip
 
 
-def test_a_state_has_who_it_is_about_and_its_detector() -> None:
+def test_a_state_has_its_entity_and_its_detector() -> None:
     devices = Devices()
     devices.run(outcome_record(DELIVERED, 1, T0))
     states = {key: json.loads(value) for key, value in devices.store.items()}
@@ -65,13 +65,13 @@ def test_a_state_has_who_it_is_about_and_its_detector() -> None:
     ],
     ids=["first end", "after an expiry", "another end", "evicted", "evicted and expired", "expiry", "reopened"],
 )
-def test_a_message_is_observed_at_its_first_end_alone(record: Any, observed: int) -> None:
+def test_a_message_is_observed_only_at_its_first_outcome(record: Any, observed: int) -> None:
     devices = Devices()
     devices.run(record)
     assert devices.observed() == observed
 
 
-def test_what_is_no_outcome_is_a_dead_letter_and_the_rest_goes_on() -> None:
+def test_an_invalid_outcome_is_a_dead_letter_and_the_others_are_processed() -> None:
     broken = [outcome_record(DELIVERED, 1, T0) for _ in range(4)]
     for record, value in zip(broken, (b"{", b'{"source": "gw"}', None, b'{"source": 1}'), strict=True):
         record.value = value
@@ -96,10 +96,10 @@ EARLIER_STATES = {
     b"gw:8001:*": {"source": "gw", "device_id": 8001, "channels": [1], "watch": {}},
     b"gw:*:*": {"source": "gw", "watch": {"detector": {"known": 300.0, "failed": 9.0, "bound": 0.05}}},
 }  # fmt: skip
-"""As an earlier release wrote them, which counted the ends of another topic."""
+"""States of an earlier release, which counted the outcomes of another topic."""
 
 
-def test_ends_that_an_earlier_release_counted_from_another_topic_are_not_counted_or_told_again() -> None:
+def test_outcomes_that_an_earlier_release_counted_from_another_topic_are_not_counted_or_reported_again() -> None:
     devices = Devices()
     devices.store = {key: json.dumps(state).encode() for key, state in EARLIER_STATES.items()}
     # The first worker of this release reads the outcomes of thirty days.

@@ -1,4 +1,4 @@
-"""What the processor of devices tells on `sms.alerts`."""
+"""Alerts that the processor of devices writes to `sms.alerts`."""
 
 # ruff: noqa: S311 - traffic, not secrets
 
@@ -21,11 +21,11 @@ MINUTE = 60_000
 
 
 class Devices:
-    """A fold with its store, and all that it told; its clock goes on a minute with each message."""
+    """A processor with its store and its alerts. Its clock advances a minute with each message."""
 
     def __init__(self) -> None:
         self.store: dict[bytes, bytes] = {}
-        self.told: list[Alert] = []
+        self.written: list[Alert] = []
         self.alerts: dict[bytes | None, bytes | None] = {}
         self._sms_id = 0
 
@@ -44,7 +44,7 @@ class Devices:
             assert each.topic == ALERTS
             alert = decode_alert(each.value or b"")
             assert each.key == alert.id.encode()
-            self.told.append(alert)
+            self.written.append(alert)
             self.alerts[each.key] = each.value
         return outputs
 
@@ -57,27 +57,27 @@ class Devices:
             self.end(*(UNDELIVERED if chance.random() < ratio else DELIVERED for _ in range(50)), **of)
 
     def changes(self, kind: str = "failure_ratio") -> list[tuple[str, str]]:
-        return [(alert.scope, alert.phase) for alert in self.told if alert.kind == kind and alert.fired_at]
+        return [(alert.scope, alert.phase) for alert in self.written if alert.kind == kind and alert.fired_at]
 
 
 @pytest.fixture
 def devices() -> Devices:
-    """A source with five devices that have been well for a while."""
+    """A source with five devices that have worked for some time."""
     made = Devices()
     for device in range(8001, 8006):
         made.live(600, device=device, seed=device)
-    made.told.clear()
+    made.written.clear()
     return made
 
 
-def test_a_device_that_fails_is_told_once_with_its_evidence_and_once_when_it_is_well(devices: Devices) -> None:
+def test_a_failing_device_has_one_alert_with_its_evidence_and_one_resolution(devices: Devices) -> None:
     began = T0 + (devices._sms_id + 1) * MINUTE
     for _ in range(30):
         devices.end(NO_SERVICE)
         for other in range(8002, 8006):
             devices.end(DELIVERED, device=other)
     assert devices.changes() == [("channel", "firing")]
-    (alert,) = (each for each in devices.told if each.phase == "firing")
+    (alert,) = (each for each in devices.written if each.phase == "firing")
     assert (alert.id, alert.device_id, alert.channel_id) == ("failure_ratio:gw:8001:1", 8001, 1)
     assert alert.failures == alert.count == alert.errors["10"] <= 6
     assert alert.since == began
@@ -91,25 +91,28 @@ def test_a_device_that_fails_is_told_once_with_its_evidence_and_once_when_it_is_
     for _ in range(100):
         devices.end(DELIVERED)
     assert devices.changes() == [("channel", "firing"), ("channel", "resolved")]
-    assert (devices.told[-1].fired_at, devices.told[-1].resolved_at) == (alert.fired_at, devices.told[-1].changed_at)
+    assert (devices.written[-1].fired_at, devices.written[-1].resolved_at) == (
+        alert.fired_at,
+        devices.written[-1].changed_at,
+    )
 
 
-def test_a_source_that_fails_is_told_before_its_devices(devices: Devices) -> None:
+def test_the_alert_of_a_failing_source_precedes_those_of_its_devices(devices: Devices) -> None:
     for _ in range(10):
         for device in range(8001, 8006):
             devices.end(UNDELIVERED, device=device)
     assert devices.changes()[0] == ("source", "firing")
-    assert devices.told[-1].share <= 1
+    assert devices.written[-1].share <= 1
 
 
-def test_a_device_that_fails_for_ever_is_not_the_sources_alert(devices: Devices) -> None:
+def test_a_permanently_failing_device_causes_no_alert_of_its_source(devices: Devices) -> None:
     for _ in range(2_000):
         devices.end(UNDELIVERED)
         devices.end(DELIVERED, device=8002)
     assert devices.changes() == [("channel", "firing")]
 
 
-def test_a_device_with_two_channels_has_an_alert_of_its_own() -> None:
+def test_a_device_with_two_channels_has_its_own_alert() -> None:
     devices = Devices()
     devices.live(1_000, device=8002)
     for _ in range(20):
@@ -119,30 +122,30 @@ def test_a_device_with_two_channels_has_an_alert_of_its_own() -> None:
         devices.end(NO_SERVICE, channel=1)
         devices.end(NO_SERVICE, channel=2)
     assert ("device", "firing") in devices.changes()
-    assert "failure_ratio:gw:8001:*" in {alert.id for alert in devices.told}
+    assert "failure_ratio:gw:8001:*" in {alert.id for alert in devices.written}
 
 
 def test_a_message_counts_once(devices: Devices) -> None:
     for _ in range(100):
         devices.end(UNDELIVERED, correction=True, previous="delivered")
         devices.end(EXPIRED)
-    assert devices.told == []
+    assert devices.written == []
 
 
-def test_one_message_that_is_not_permitted_is_enough(devices: Devices) -> None:
+def test_one_message_that_is_not_permitted_causes_an_alert(devices: Devices) -> None:
     devices.end(DENIED)
     devices.end(DENIED)
     assert devices.changes("not_permitted") == [("channel", "firing")]
-    assert devices.told[0].errors == {"100": 1}
+    assert devices.written[0].errors == {"100": 1}
     devices.end(DELIVERED)
     assert devices.changes("not_permitted") == [("channel", "firing"), ("channel", "resolved")]
-    assert devices.told[-1].errors == {"100": 2}
+    assert devices.written[-1].errors == {"100": 2}
 
 
-def test_what_no_report_names_has_an_alert_too() -> None:
+def test_an_unnamed_device_has_an_alert_too() -> None:
     devices = Devices()
     devices.end(DENIED, device=None)
-    assert devices.told[0].id == "not_permitted:gw:-:1"
+    assert devices.written[0].id == "not_permitted:gw:-:1"
 
 
 ENDS = st.lists(
@@ -156,9 +159,9 @@ ENDS = st.lists(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(ENDS, st.lists(st.integers(1, 8), min_size=40, max_size=40))
-def test_how_records_are_spread_over_runs_does_not_matter(
+def test_the_division_of_records_into_batches_does_not_matter(
     ends: list[tuple[tuple[int, str], int, int]], sizes: list[int]
 ) -> None:
     one, many = Devices(), Devices()
@@ -167,12 +170,12 @@ def test_how_records_are_spread_over_runs_does_not_matter(
     for size in sizes:
         many.run(*records[:size])
         records = records[size:]
-    assert one.told == many.told
+    assert one.written == many.written
     assert one.store == many.store
 
 
-def test_a_run_that_is_repeated_tells_the_same(devices: Devices) -> None:
-    """As after a transaction that was not committed: nothing is kept but what is stored."""
+def test_a_repeated_batch_writes_the_same(devices: Devices) -> None:
+    """As after a transaction that was not committed: only the stored state is kept."""
     run = devices.records(*[UNDELIVERED] * 10)
     first, second = (DeviceProcessor(devices.store.get, DetectorPolicy()).process(run) for _ in range(2))
     assert first == second
@@ -180,41 +183,43 @@ def test_a_run_that_is_repeated_tells_the_same(devices: Devices) -> None:
 
 
 def learning(devices: Devices) -> list[tuple[str, str]]:
-    return [(alert.id, alert.phase) for alert in devices.told if alert.kind == "failure_ratio" and not alert.fired_at]
+    return [
+        (alert.id, alert.phase) for alert in devices.written if alert.kind == "failure_ratio" and not alert.fired_at
+    ]
 
 
-def test_a_new_unit_says_that_it_learns_and_when_it_has_learnt() -> None:
+def test_a_new_unit_reports_the_start_and_the_end_of_learning() -> None:
     devices = Devices()
     devices.end(DELIVERED)
     assert learning(devices) == [("failure_ratio:gw:8001:1", "learning"), ("failure_ratio:gw:*:*", "learning")]
     assert json.loads(devices.store[b"gw:8001:1"])["watch"]["detector"]["phase"] == "learning"
-    devices.told.clear()
+    devices.written.clear()
     devices.live(250)
     assert learning(devices) == [("failure_ratio:gw:8001:1", "resolved"), ("failure_ratio:gw:*:*", "resolved")]
     assert json.loads(devices.store[b"gw:8001:1"])["watch"]["detector"]["phase"] == "quiet"
     assert devices.changes() == []
 
 
-def test_while_it_learns_a_message_that_is_not_permitted_still_fires_and_so_does_total_failure() -> None:
+def test_while_a_unit_learns_a_message_that_is_not_permitted_and_total_failure_still_fire() -> None:
     devices = Devices()
     devices.end(DENIED)
     assert devices.changes("not_permitted") == [("channel", "firing")]
     devices = Devices()
     devices.end(*[NO_SERVICE] * 30)
     assert devices.changes()[0] == ("channel", "firing")
-    (alert,) = (each for each in devices.told if each.fired_at and each.scope == "channel")
+    (alert,) = (each for each in devices.written if each.fired_at and each.scope == "channel")
     assert alert.baseline is None
     assert alert.errors == {"10": alert.count}
 
 
-def test_the_first_phone_of_several_that_was_bad_from_its_start_fires_alone_and_says_what_the_others_have() -> None:
+def test_a_phone_that_fails_from_its_start_fires_alone_with_the_ratio_of_the_others() -> None:
     devices, chance = Devices(), random.Random(7)
     for _ in range(400):
         for device in range(8001, 8006):
             ratio = 0.5 if device == 8003 else 0.12
             devices.end(UNDELIVERED if chance.random() < ratio else DELIVERED, device=device)
-    assert {alert.id for alert in devices.told if alert.fired_at} == {"failure_ratio:gw:8003:1"}
-    (alert,) = (each for each in devices.told if each.phase == "firing")
+    assert {alert.id for alert in devices.written if alert.fired_at} == {"failure_ratio:gw:8003:1"}
+    (alert,) = (each for each in devices.written if each.phase == "firing")
     assert alert.count == 200
     assert alert.since == T0 + 3 * MINUTE
     assert alert.baseline == pytest.approx(0.12, abs=0.04)
@@ -222,16 +227,16 @@ def test_the_first_phone_of_several_that_was_bad_from_its_start_fires_alone_and_
     assert alert.samples
 
 
-def test_a_rise_that_stays_is_told_once_by_whatever_it_is_about_and_its_source_does_not_find_it_again() -> None:
+def test_a_permanent_rise_has_one_alert_and_its_source_does_not_detect_it_again() -> None:
     devices, chance = Devices(), random.Random(9)
     for device in (8001, 8002):
         devices.live(2_000, device=device, seed=device)
-    devices.told.clear()
+    devices.written.clear()
     for _ in range(9_000):
         devices.end(UNDELIVERED if chance.random() < 0.6 else DELIVERED)
         devices.end(UNDELIVERED if chance.random() < 0.03 else DELIVERED, device=8002)
     assert devices.changes() == [("channel", "firing"), ("channel", "resolved")]
-    fired, resolved = (alert for alert in devices.told if alert.fired_at)
+    fired, resolved = (alert for alert in devices.written if alert.fired_at)
     assert (fired.resolution, resolved.resolution) == ("", "new_normal")
     assert resolved.resolved_at is not None
     assert resolved.resolved_at - (resolved.fired_at or 0) >= 7 * 24 * 60 * MINUTE
@@ -241,21 +246,21 @@ def test_a_rise_that_stays_is_told_once_by_whatever_it_is_about_and_its_source_d
     assert source["failed"] / source["known"] == pytest.approx(0.3, abs=0.06)
 
 
-def test_when_a_device_has_a_new_normal_its_channels_have_it_too() -> None:
+def test_a_new_normal_of_a_device_is_also_that_of_its_channels() -> None:
     devices, chance = Devices(), random.Random(11)
     for _ in range(20):
         devices.live(50, channel=1, seed=chance.randrange(1000))
         devices.live(50, channel=2, seed=chance.randrange(1000))
     devices.live(1_000, device=8002)
-    devices.told.clear()
+    devices.written.clear()
     for _ in range(9_000):
         devices.end(UNDELIVERED if chance.random() < 0.6 else DELIVERED, channel=chance.choice((1, 1, 1, 2)))
         devices.end(UNDELIVERED if chance.random() < 0.03 else DELIVERED, device=8002)
-    told = [alert for alert in devices.told if alert.device_id == 8001 and alert.fired_at]
-    # The record of a device that fires is written again, with later evidence, when a channel of it fires or ends.
-    times = {(alert.id, alert.fired_at) for alert in told if alert.phase == "firing"}
+    written = [alert for alert in devices.written if alert.device_id == 8001 and alert.fired_at]
+    # The alert of a firing device is written again with later evidence if one of its channels fires or ends.
+    times = {(alert.id, alert.fired_at) for alert in written if alert.phase == "firing"}
     fired = [id_ for id_, _ in times]
-    ended = {alert.id: alert for alert in told if alert.phase == "resolved"}
+    ended = {alert.id: alert for alert in written if alert.phase == "resolved"}
     ids = [f"failure_ratio:gw:8001:{name}" for name in "*12"]
     assert sorted(fired) == sorted(ended) == ids
     assert {alert.resolution for alert in ended.values()} == {"new_normal"}
@@ -270,7 +275,7 @@ OLD_DETECTOR = {
     "steep_since": 0, "steep_count": 0, "steep_failures": 0, "last_failed": False, "last_at": T0 - MINUTE,
     "phase": "firing", "level": 0.05, "recovery": 1.0,
 }  # fmt: skip
-"""As the version before learning wrote it: an alert that never ended, of a card that always had 20 %."""
+"""A state of the version before learning: a permanent alert of a card that always had 20 %."""
 
 
 def old_state(**detector: Any) -> bytes:
@@ -291,13 +296,13 @@ def test_an_alert_of_an_earlier_version_that_has_fired_for_long_ends_as_the_new_
     for _ in range(300):
         devices.end(UNDELIVERED if chance.random() < 0.2 else DELIVERED)
     assert devices.changes() == [("channel", "resolved")]
-    assert devices.told[0].resolution == "new_normal"
+    assert devices.written[0].resolution == "new_normal"
     detector = json.loads(devices.store[b"gw:8001:1"])["watch"]["detector"]
     assert detector["phase"] == "quiet"
     assert detector["failed"] / detector["known"] == pytest.approx(0.2, abs=0.05)
 
 
-def test_a_state_of_an_earlier_version_goes_on_with_what_it_had_learnt() -> None:
+def test_a_state_of_an_earlier_version_keeps_its_baseline() -> None:
     devices = Devices()
     calm = {
         "phase": "quiet",

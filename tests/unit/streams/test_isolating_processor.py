@@ -1,4 +1,4 @@
-"""No record can stop a fold: what one makes it raise costs this record, and none of the others."""
+"""No record can stop a processor. An error costs only the record that raises it."""
 
 import json
 from collections.abc import Callable
@@ -27,7 +27,7 @@ T0 = 1_760_000_000_000
 HOUR = 3_600_000
 EXPIRE, FORGET = 24 * HOUR, 168 * HOUR
 POISON = 66
-"""A status id on which the fold of these tests fails."""
+"""A status id on which the processor of these tests fails."""
 
 
 def record(offset: int, sms_id: int, status_id: int, *, at: int | None = None, **fields: Any) -> Any:
@@ -39,8 +39,8 @@ def record(offset: int, sms_id: int, status_id: int, *, at: int | None = None, *
     )  # fmt: skip
 
 
-class FailingFold(MessageProcessor):
-    """Fails as a parser or a bug of ours might: before anything is changed, or half way through."""
+class FailingProcessor(MessageProcessor):
+    """Fails as a parser or a bug might: before any change, or between two changes."""
 
     error: BaseException = RecursionError("maximum recursion depth exceeded")
     fails_late = False
@@ -54,20 +54,20 @@ class FailingFold(MessageProcessor):
             raise self.error
 
 
-def make(load: StateLoader, kind: type[MessageProcessor] = FailingFold) -> MessageProcessor:
+def make(load: StateLoader, kind: type[MessageProcessor] = FailingProcessor) -> MessageProcessor:
     return kind(LifecycleRules(STATUSES, EXPIRE), load, UTC, 100, FORGET)
 
 
 class Owner:
-    """Commits what a guarded fold makes, as a partition does."""
+    """Commits the output of an isolated processor, as a partition does."""
 
     def __init__(self, making: Callable[[StateLoader], Any] = make) -> None:
         self.store: dict[bytes, bytes] = {}
         self.due: dict[bytes, int] = {}
-        self.fold = IsolatingProcessor(making, self.store.get)
+        self.processor = IsolatingProcessor(making, self.store.get)
 
     def run(self, *records: Any) -> ProcessorOutput:
-        outputs = self.fold.process(records)
+        outputs = self.processor.process(records)
         assert len({key for key, _, _ in outputs.states}) == len(outputs.states), "a key has one state a transaction"
         for key, value, due in outputs.states:
             self.store[key] = value or b""
@@ -77,12 +77,12 @@ class Owner:
 
 
 def assert_reminded_in_time(owner: Owner, spared: Owner) -> None:
-    """Each state is looked at when it is due, or sooner: then it says itself when to look again."""
+    """Each state is evaluated at its time or earlier. An early evaluation sets the next time."""
     assert owner.due.keys() == spared.due.keys()
     assert all(owner.due[key] <= due for key, due in spared.due.items())
 
 
-def told(outputs: ProcessorOutput, topic: str) -> list[Any]:
+def records_of(outputs: ProcessorOutput, topic: str) -> list[Any]:
     return [each for each in outputs.records if each.topic == topic]
 
 
@@ -92,19 +92,19 @@ def as_read(outputs: list[Any]) -> list[Any]:
 
 
 def observed_ends(outputs: ProcessorOutput) -> int:
-    """Return how many ends the detector of the source observes."""
-    states = DeviceProcessor({}.get, DetectorPolicy()).process(as_read(told(outputs, OUTCOMES))).states
+    """Return the number of outcomes that the detector of the source observes."""
+    states = DeviceProcessor({}.get, DetectorPolicy()).process(as_read(records_of(outputs, OUTCOMES))).states
     detectors = [json.loads(value)["watch"]["detector"] for key, value, _ in states if value and key == b"gw:*:*"]
     return sum(round(each["known"] + each["count"]) for each in detectors)
 
 
 @pytest.mark.parametrize("error", [RecursionError(), MemoryError(), ZeroDivisionError(), KeyError("+4915712345")])
 @pytest.mark.parametrize("fails_late", [False, True])
-def test_what_a_record_makes_the_fold_raise_costs_this_record(
+def test_an_error_costs_only_the_record_that_raises_it(
     error: Exception, fails_late: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(FailingFold, "error", error)
-    monkeypatch.setattr(FailingFold, "fails_late", fails_late)
+    monkeypatch.setattr(FailingProcessor, "error", error)
+    monkeypatch.setattr(FailingProcessor, "fails_late", fails_late)
     owner, spared = Owner(), Owner()
     poison = record(3, 17, POISON)
     others = [record(1, 17, 1), record(2, 18, 6), record(4, 17, 7), record(5, 18, 7)]
@@ -112,7 +112,7 @@ def test_what_a_record_makes_the_fold_raise_costs_this_record(
     spared.run(*others)
     assert owner.store == spared.store
     assert_reminded_in_time(owner, spared)
-    (letter,) = told(outputs, DEADLETTERS)
+    (letter,) = records_of(outputs, DEADLETTERS)
     headers = dict(letter.headers)
     assert (letter.key, letter.value, letter.partition) == (poison.key, poison.value, 2)
     assert headers["reason"] == Reason.FAULT.encode()
@@ -123,7 +123,7 @@ def test_what_a_record_makes_the_fold_raise_costs_this_record(
     assert len(caplog.text) < 1_000
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.tuples(st.integers(1, 3), st.sampled_from([1, 3, 2, 6, 7, 9, 5, POISON]), st.integers(0, 40 * HOUR)),
@@ -131,7 +131,7 @@ def test_what_a_record_makes_the_fold_raise_costs_this_record(
     ),
     st.integers(0, 14),
 )
-def test_records_around_a_failing_one_make_what_they_make_alone(
+def test_records_next_to_a_failing_one_have_the_same_output_as_without_it(
     reports: list[tuple[int, int, int]], at_once: int
 ) -> None:
     records = [record(n, sms_id, status_id, at=at) for n, (sms_id, status_id, at) in enumerate(reports)]
@@ -145,12 +145,14 @@ def test_records_around_a_failing_one_make_what_they_make_alone(
         due.records, due.ends = due.records + alone.records, due.ends + alone.ends
     assert owner.store == spared.store
     assert_reminded_in_time(owner, spared)
-    # A message may pass through an end that a run as a whole never shows; what is told last is the same.
+    # A message may have an intermediate outcome that a whole batch never writes; the last outcome is the same.
     failing = [each.value for each in records if json.loads(each.value)["status_id"] == POISON]
-    assert sorted(each.value for each in told(made, DEADLETTERS)) == sorted([*failing, poison.value, poison.value])
+    assert sorted(each.value for each in records_of(made, DEADLETTERS)) == sorted(
+        [*failing, poison.value, poison.value]
+    )
     outcomes: list[dict[int, str]] = [{}, {}]
     for found, outputs in zip(outcomes, (made, due), strict=True):
-        for each in told(outputs, OUTCOMES):
+        for each in records_of(outputs, OUTCOMES):
             value = json.loads(each.value)
             found[value["sms_id"]] = value["outcome"]
     assert outcomes[0] == outcomes[1]
@@ -160,7 +162,7 @@ def test_records_around_a_failing_one_make_what_they_make_alone(
 def test_many_failing_records_cost_linear_time() -> None:
     calls = 0
 
-    class Counting(FailingFold):
+    class Counting(FailingProcessor):
         def _process_record(self, record: Any, *given: Any) -> None:
             nonlocal calls
             calls += 1
@@ -168,18 +170,18 @@ def test_many_failing_records_cost_linear_time() -> None:
 
     owner = Owner(partial(make, kind=Counting))
     outputs = owner.run(*(record(n, n, POISON) for n in range(500)))
-    assert len(told(outputs, DEADLETTERS)) == outputs.faults == 500
+    assert len(records_of(outputs, DEADLETTERS)) == outputs.faults == 500
     assert calls <= 2 * 500
 
 
-def test_a_state_that_kafka_would_refuse_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_that_is_too_large_for_kafka_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     owner = Owner()
     owner.run(record(1, 17, 6))
     limit = len(owner.store[b"gw:17"]) + 200
     monkeypatch.setattr(processor, "MAX_RECORD_BYTES", limit)
     reports = [record(2 + n, 17, 6, senttime=f"2026-07-11 12:00:{n:02}") for n in range(20)]
     outputs = owner.run(*reports, record(30, 18, 7))
-    letters = told(outputs, DEADLETTERS)
+    letters = records_of(outputs, DEADLETTERS)
     assert 0 < len(letters) < len(reports)
     assert all(b"OversizedRecordError" in dict(letter.headers)["detail"] for letter in letters)
     assert len(json.loads(owner.store[b"gw:17"])["observations"]) == 1 + len(reports) - len(letters)
@@ -187,8 +189,8 @@ def test_a_state_that_kafka_would_refuse_is_not_written(monkeypatch: pytest.Monk
     assert json.loads(owner.store[b"gw:18"])["outcome"] == "delivered"
 
 
-def test_a_timer_that_fails_is_put_off_and_the_others_go_on() -> None:
-    class Stuck(FailingFold):
+def test_a_failing_timer_is_postponed_and_the_others_run() -> None:
+    class Stuck(FailingProcessor):
         def _write_version(self, key: bytes, message: Any, *given: Any) -> None:
             if key == b"gw:17" and message.expired_at:
                 raise RecursionError
@@ -197,13 +199,13 @@ def test_a_timer_that_fails_is_put_off_and_the_others_go_on() -> None:
     owner = Owner(partial(make, kind=Stuck))
     owner.run(record(1, 17, 6), record(2, 18, 6))
     now = T0 + EXPIRE + HOUR
-    outputs = owner.fold.on_timer([b"gw:17", b"gw:18"], now)
+    outputs = owner.processor.on_timer([b"gw:17", b"gw:18"], now)
     assert [key for key, _, _ in outputs.states] == [b"gw:18"]
     assert outputs.rescheduled == [(b"gw:17", now + HOUR)]
     assert outputs.faults == 1
 
 
-def test_a_broken_disk_is_no_fault_of_a_record() -> None:
+def test_an_error_of_the_disk_is_not_one_of_a_record() -> None:
     def load(_: bytes) -> bytes:
         msg = "cannot read the state"
         raise StateError(msg)
@@ -215,19 +217,19 @@ def test_a_broken_disk_is_no_fault_of_a_record() -> None:
         fold.on_timer([b"gw:17"], T0)
 
 
-def test_what_was_put_aside_is_counted_once_it_is_committed() -> None:
+def test_isolated_records_are_counted_once_they_are_committed() -> None:
     faults, dead = metrics.FAULTS.labels(RAW)._value, metrics.DEAD._value
     before = faults.get(), dead.get()
     metrics.count_commit(RAW, 2, Owner().run(record(1, 17, POISON), record(2, 18, 7)))
     assert (faults.get(), dead.get()) == (before[0] + 1, before[1] + 1)
 
 
-def test_a_device_that_names_ever_more_channels_keeps_a_small_state() -> None:
+def test_a_device_with_ever_more_channels_has_a_small_state() -> None:
     messages, devices = (
         Owner(partial(make, kind=MessageProcessor)),
         Owner(lambda load: DeviceProcessor(load, DetectorPolicy())),
     )
     for start in range(0, 2_000, 500):
         made = messages.run(*(record(n, n, 7, channel_id=n) for n in range(start, start + 500)))
-        devices.run(*as_read(told(made, OUTCOMES)))
+        devices.run(*as_read(records_of(made, OUTCOMES)))
     assert len(json.loads(devices.store[b"gw:8001:*"])["channels"]) == 64

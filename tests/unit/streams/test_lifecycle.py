@@ -20,23 +20,24 @@ FLAGS = {
     *(f"{latency}_{fault}" for latency in ("queue", "device", "network") for fault in ("missing", "backwards")),
 }
 
-Told = tuple[StatusReport, int]
+Received = tuple[StatusReport, int]
+Reports = list[Received]
 
 
-def report(status_id: int, seconds: float, **fields: Any) -> Told:
-    told = {"device_id": 8001, "channel_id": 1, "sent_at": T0, "recipient": "+491575298221"} | fields
-    return StatusReport(17, status_id, status_message=None, flaws=(), **told), T0 + round(seconds * 1000)
+def report(status_id: int, seconds: float, **fields: Any) -> Received:
+    values = {"device_id": 8001, "channel_id": 1, "sent_at": T0, "recipient": "+491575298221"} | fields
+    return StatusReport(17, status_id, status_message=None, flaws=(), **values), T0 + round(seconds * 1000)
 
 
-def facts(*told: Told) -> MessageState:
+def facts(*reports: Received) -> MessageState:
     known = MessageState("gw", 17)
-    for one, received_at in told:
+    for one, received_at in reports:
         known.add_report(one, received_at)
     return known
 
 
-def version(*told: Told) -> MessageVersion:
-    return LIFECYCLE.derive_version(facts(*told))
+def version(*reports: Received) -> MessageVersion:
+    return LIFECYCLE.derive_version(facts(*reports))
 
 
 WAY = (report(1, 0), report(3, 0.5), report(2, 2), report(6, 5), report(7, 9))
@@ -72,38 +73,38 @@ def test_a_delivered_message_has_its_latencies() -> None:
         (101, "not_permitted", "not_permitted"),
     ],
 )
-def test_a_failure_says_why(status_id: int, outcome: str, failure_class: str) -> None:
+def test_a_failure_has_its_class(status_id: int, outcome: str, failure_class: str) -> None:
     seen = version(*WAY[:3], report(status_id, 7))
     assert (seen.outcome, seen.failure_class, seen.delivered_at) == (outcome, failure_class, None)
 
 
 @pytest.mark.parametrize(("count", "outcome"), [(1, "pending"), (2, "queued"), (3, "accepted"), (4, "sent")])
-def test_an_open_message_is_where_its_furthest_step_is(count: int, outcome: str) -> None:
+def test_the_outcome_of_an_open_message_is_that_of_its_furthest_step(count: int, outcome: str) -> None:
     for order in itertools.permutations(WAY[:count]):
         seen = version(*order)
         assert (seen.outcome, seen.is_ended, seen.total_s) == (outcome, False, None)
 
 
 @given(histories, st.randoms())
-def test_order_does_not_matter(history: list[Told], random: Any) -> None:
+def test_order_does_not_matter(history: Reports, random: Any) -> None:
     shuffled = history[:]
     random.shuffle(shuffled)
     assert version(*shuffled) == version(*history)
 
 
 @given(histories, st.data())
-def test_duplicates_do_not_matter(history: list[Told], data: Any) -> None:
+def test_duplicates_do_not_matter(history: Reports, data: Any) -> None:
     again = data.draw(st.lists(st.sampled_from(history), max_size=6))
     assert version(*history, *again) == version(*history)
 
 
 @given(histories, histories, histories)
-def test_what_two_workers_read_adds_up_to_the_same_in_any_order(a: list[Told], b: list[Told], c: list[Told]) -> None:
+def test_reports_of_two_workers_have_the_same_result_in_any_order(a: Reports, b: Reports, c: Reports) -> None:
     assert version(*a, *b, *c) == version(*c, *a, *b, *a) == version(*b, *c, *b, *a, *c)
 
 
 @given(histories, st.lists(st.integers(0, 9), max_size=3))
-def test_batches_do_not_matter_and_a_version_never_shrinks(history: list[Told], cuts: list[int]) -> None:
+def test_batches_do_not_matter_and_a_version_never_shrinks(history: Reports, cuts: list[int]) -> None:
     bounds = sorted({0, len(history), *(cut for cut in cuts if cut < len(history))})
     known, largest = MessageState("gw", 17), 0
     for start, end in itertools.pairwise(bounds):
@@ -117,7 +118,7 @@ def test_batches_do_not_matter_and_a_version_never_shrinks(history: list[Told], 
 
 
 @given(histories)
-def test_latencies_are_never_negative_and_flags_are_known(history: list[Told]) -> None:
+def test_latencies_are_never_negative_and_flags_are_known(history: Reports) -> None:
     seen = version(*history)
     latencies = [seen.queue_s, seen.device_s, seen.network_s, seen.total_s]
     assert all(latency is None or latency >= 0 for latency in latencies)
@@ -126,7 +127,7 @@ def test_latencies_are_never_negative_and_flags_are_known(history: list[Told]) -
 
 
 @given(histories)
-def test_adding_says_whether_anything_is_new(history: list[Told]) -> None:
+def test_adding_returns_whether_the_report_is_new(history: Reports) -> None:
     known = MessageState("gw", 17)
     for one, received_at in history:
         before = copy.deepcopy(LIFECYCLE.derive_version(known)) if known.last_seen_at else None
@@ -186,7 +187,7 @@ def test_a_resend_under_the_same_id_is_a_second_attempt() -> None:
 
 
 def test_a_third_attempt_is_counted() -> None:
-    def attempt(start: float) -> list[Told]:
+    def attempt(start: float) -> Reports:
         return [report(s, start + t, sent_at=T0 + round(start)) for s, t in ((1, 0), (2, 1), (9, 2))]
 
     assert version(*attempt(0), *attempt(100), *attempt(200)).attempts == 3
@@ -212,17 +213,17 @@ def test_a_multipart_message_reported_part_by_part_is_one_message() -> None:
     assert (seen.outcome, seen.network_s, seen.attempts) == ("delivered", 4, 1)
 
 
-def test_an_unknown_code_is_kept_and_moves_nothing() -> None:
+def test_an_unknown_status_is_stored_and_changes_no_outcome() -> None:
     seen = version(*WAY[:2], report(55, 1))
     assert (seen.outcome, seen.flags, seen.last_status_id) == ("queued", ["unknown_status"], 3)
     assert any(observation[0] == 55 for observation in seen.observations)
 
 
-def test_nothing_but_unknown_codes_is_unknown() -> None:
+def test_only_unknown_statuses_make_an_unknown_outcome() -> None:
     assert version(report(55, 1)).outcome == "unknown"
 
 
-def test_a_setting_makes_an_unknown_code_an_end() -> None:
+def test_a_setting_makes_an_unknown_status_final() -> None:
     table = build_status_table(parse_status_meanings("55=not_sent"))
     seen = LifecycleRules(table).derive_version(facts(*WAY[:2], report(55, 1)))
     assert (seen.outcome, seen.failure_class, seen.flags) == ("not_sent", "other", [])

@@ -1,4 +1,4 @@
-"""The processor of reports: versions and outcomes, with a clock of its own."""
+"""The processor of reports: versions and outcomes, with a simulated clock."""
 
 import json
 from collections import Counter
@@ -35,35 +35,35 @@ def record(status_id: int, at: int = 0, sms_id: int = 17, **fields: Any) -> Any:
 
 
 class Stream:
-    """A fold with a store, and all that it told. Reopened, it keeps nothing but the store."""
+    """A processor with a store and its outcomes. After `reopen`, it has only the store."""
 
     def __init__(self) -> None:
         self.store: dict[bytes, bytes] = {}
-        self.told: list[Any] = []
+        self.outcomes: list[Any] = []
         self.dead: list[Any] = []
         self.devices: dict[bytes, bytes] = {}
         self.reopen()
 
     def reopen(self) -> None:
-        self._fold = MessageProcessor(LifecycleRules(STATUSES, EXPIRE), self.store.get, UTC, 100, FORGET)
+        self._processor = MessageProcessor(LifecycleRules(STATUSES, EXPIRE), self.store.get, UTC, 100, FORGET)
 
     def run(self, *records: Any) -> ProcessorOutput:
-        return self._take(self._fold.process(records))
+        return self._take(self._processor.process(records))
 
     def on_timer(self, now: int) -> ProcessorOutput:
-        return self._take(self._fold.on_timer(list(self.store), T0 + now))
+        return self._take(self._processor.on_timer(list(self.store), T0 + now))
 
     def _take(self, outputs: ProcessorOutput) -> ProcessorOutput:
         for key, value, _ in outputs.states:
             self.store[key] = value or b""
         for key in outputs.expired:
             del self.store[key]
-        told: list[Any] = [
+        outcomes: list[Any] = [
             SimpleNamespace(value=other.value, partition=0) for other in outputs.records if other.topic == OUTCOMES
         ]
-        states = DeviceProcessor(self.devices.get, DetectorPolicy()).process(told).states
+        states = DeviceProcessor(self.devices.get, DetectorPolicy()).process(outcomes).states
         self.devices |= {key: value or b"" for key, value, _ in states}
-        self.told += [json.loads(each.value or b"") for each in outputs.records if each.topic == OUTCOMES]
+        self.outcomes += [json.loads(each.value or b"") for each in outputs.records if each.topic == OUTCOMES]
         self.dead += [each for each in outputs.records if each.topic == DEADLETTERS]
         return outputs
 
@@ -72,10 +72,10 @@ class Stream:
         return json.loads(self.store[message_key("gw", 17)])
 
     def summary(self) -> list[tuple[str, bool, str | None]]:
-        return [(each["outcome"], each["correction"], each["previous"]) for each in self.told]
+        return [(each["outcome"], each["correction"], each["previous"]) for each in self.outcomes]
 
     def observed(self, key: bytes = b"gw:*:*") -> int:
-        """Return how many ends the detector of a channel or source has observed."""
+        """Return the number of outcomes that the detector of a channel or source has observed."""
         detector = json.loads(self.devices[key])["watch"]["detector"] if key in self.devices else {}
         return round(detector.get("known", 0) + detector.get("count", 0))
 
@@ -89,12 +89,12 @@ def stream() -> Stream:
     return Stream()
 
 
-def test_a_message_is_told_once_at_its_first_end(stream: Stream) -> None:
+def test_a_message_has_one_first_outcome(stream: Stream) -> None:
     for status_id in (1, 3, 2, 6, 7, 7, 6):
         stream.run(record(status_id, status_id))
         stream.reopen()
-    (told,) = stream.told
-    assert (told["outcome"], told["correction"], told["device_id"], told["is_ended"]) == (
+    (outcome,) = stream.outcomes
+    assert (outcome["outcome"], outcome["correction"], outcome["device_id"], outcome["is_ended"]) == (
         "delivered",
         False,
         8001,
@@ -103,14 +103,14 @@ def test_a_message_is_told_once_at_its_first_end(stream: Stream) -> None:
     assert stream.observed() == 1
 
 
-def test_another_end_is_told_as_a_correction(stream: Stream) -> None:
+def test_another_outcome_is_a_correction(stream: Stream) -> None:
     stream.run(record(7, 1))
     stream.run(record(8, 2))
     assert stream.summary() == [("delivered", False, None), ("undelivered", True, "delivered")]
     assert stream.observed() == 1
 
 
-def test_an_open_message_expires_by_the_clock_and_not_before(stream: Stream) -> None:
+def test_an_open_message_expires_at_its_time_and_not_before(stream: Stream) -> None:
     stream.run(record(1), record(6, HOUR))
     assert stream.on_timer(HOUR + EXPIRE - 1) == later(HOUR + EXPIRE)
     stream.on_timer(HOUR + EXPIRE)
@@ -127,7 +127,7 @@ def test_an_ended_message_does_not_expire(stream: Stream) -> None:
     assert stream.on_timer(FORGET - 1) == later(FORGET)
 
 
-def test_an_expired_message_is_revived_by_an_end(stream: Stream) -> None:
+def test_an_expired_message_is_revived_by_an_outcome(stream: Stream) -> None:
     stream.run(record(6))
     stream.on_timer(EXPIRE)
     stream.run(record(7, EXPIRE + HOUR))
@@ -149,14 +149,14 @@ def test_an_expired_message_is_revived_by_a_step_and_expires_again(stream: Strea
     assert stream.observed() == 0
 
 
-def test_a_report_received_before_the_deadline_that_comes_after_it_takes_the_expiry_back(stream: Stream) -> None:
+def test_a_report_from_before_the_expiry_that_is_read_after_it_revokes_the_expiry(stream: Stream) -> None:
     stream.run(record(2))
     stream.on_timer(EXPIRE)
     stream.run(record(6, EXPIRE - HOUR))
     assert stream.version["outcome"] == "sent"
 
 
-def test_state_is_dropped_and_a_report_after_that_says_so(stream: Stream) -> None:
+def test_a_report_after_the_eviction_is_marked_as_late(stream: Stream) -> None:
     stream.run(record(7))
     assert stream.on_timer(FORGET).states == [(message_key("gw", 17), None, T0 + 2 * FORGET)]
     stream.reopen()
@@ -166,25 +166,25 @@ def test_state_is_dropped_and_a_report_after_that_says_so(stream: Stream) -> Non
     stream.run(record(8, FORGET + 2 * HOUR))
     assert stream.version["flags"][:2] == ["duplicated", "late_after_forgetting"]
     assert stream.summary() == [("delivered", False, None), ("undelivered", True, None)]
-    assert [each.get("late") for each in stream.told] == [None, True]
+    assert [each.get("late") for each in stream.outcomes] == [None, True]
     assert stream.observed() == 1
 
 
-def test_nothing_reminds_of_a_message_after_a_second_such_time(stream: Stream) -> None:
+def test_no_state_of_a_message_is_left_after_a_second_such_period(stream: Stream) -> None:
     stream.run(record(7))
     stream.on_timer(FORGET)
     stream.on_timer(2 * FORGET)
     assert stream.store == {}
 
 
-def test_when_a_state_is_due_is_the_same_from_the_changelog(stream: Stream) -> None:
-    fold = stream._fold
+def test_the_timer_of_a_state_is_the_same_from_the_changelog(stream: Stream) -> None:
+    processor = stream._processor
     for outputs in (stream.run(record(6)), stream.on_timer(EXPIRE), stream.on_timer(FORGET)):
         for _, value, due in outputs.states:
-            assert fold.next_timer(value, T0 + FORGET) == due
+            assert processor.next_timer(value, T0 + FORGET) == due
 
 
-def test_an_incoming_message_leaves_nothing_behind(stream: Stream) -> None:
+def test_an_incoming_message_leaves_no_state(stream: Stream) -> None:
     texts = [record(5, at) for at in range(2)]
     for text in texts:
         text.value = json.dumps(
@@ -208,7 +208,7 @@ def test_a_message_that_changes_its_device_ends_there(stream: Stream) -> None:
 
 
 @pytest.mark.parametrize("header", [None, b"", b"soon", b"9" * 40])
-def test_a_time_of_receipt_that_cannot_be_read_is_kafka_s(stream: Stream, header: bytes | None) -> None:
+def test_an_unreadable_time_of_receipt_is_replaced_by_that_of_kafka(stream: Stream, header: bytes | None) -> None:
     one = record(1, 5)
     one.headers = [("source", b"gw"), ("received_at", header)]
     stream.run(one)
@@ -224,7 +224,7 @@ def test_a_long_address_is_not_copied_into_each_version(stream: Stream) -> None:
     small = [record(6, n, n % 5, device_id=n) for n in range(750)]
     written = sum(size(stream.run(each)) for each in (*hostile, *small))
     sent = sum(len(each.value) for each in (*hostile, *small))
-    # Of 1.3 MB, 186 MB of versions were made.
+    # Otherwise, 1.3 MB of reports become 186 MB of versions.
     assert written < 3 * sent
     assert all(json.loads(state)["recipient"] is None for state in stream.store.values())
 
@@ -270,11 +270,11 @@ events = st.lists(
 )
 
 
-# Five times 30 hours, for no message to be forgotten: those are late, and not observed again.
+# Five times 30 hours, so that no message is evicted. Later reports would not be observed.
 @given(events, st.lists(st.sampled_from(["cut", "reopen", "again", "expire"]), max_size=5), st.randoms())
-def test_every_message_is_counted_once_whatever_comes(told: Any, faults: list[str], random: Any) -> None:
+def test_every_message_is_counted_once_for_any_reports(reports: Any, faults: list[str], random: Any) -> None:
     stream, batch, now = Stream(), [], 0
-    for status_id, at, sms_id, device_id in told:
+    for status_id, at, sms_id, device_id in reports:
         batch.append(record(status_id, now + at, sms_id, device_id=device_id))
         if faults and random.random() < 0.5:
             fault = faults.pop()
@@ -289,13 +289,13 @@ def test_every_message_is_counted_once_whatever_comes(told: Any, faults: list[st
             batch = []
     stream.run(*batch)
     versions = [json.loads(value) for value in stream.store.values()]
-    ended = {each["sms_id"] for each in stream.told if each["is_ended"] and each["outcome"] != "expired"}
+    ended = {each["sms_id"] for each in stream.outcomes if each["is_ended"] and each["outcome"] != "expired"}
     assert stream.observed() == len(ended)
-    firsts = Counter(each["sms_id"] for each in stream.told if not each["correction"])
+    firsts = Counter(each["sms_id"] for each in stream.outcomes if not each["correction"])
     assert set(firsts.values()) <= {1}
     for each in versions:
         if each["is_ended"]:
-            last = [one for one in stream.told if one["sms_id"] == each["sms_id"]][-1]
+            last = [one for one in stream.outcomes if one["sms_id"] == each["sms_id"]][-1]
             assert (last["outcome"], firsts[each["sms_id"]]) == (each["outcome"], 1)
 
 
@@ -303,14 +303,14 @@ def _many_reports(count: int) -> list[Any]:
     return [record(6, at, senttime=f"2026-07-11 12:{at // 60:02}:{at % 60:02}") for at in range(count)]
 
 
-def test_a_message_without_end_of_reports_does_not_grow_for_ever(stream: Stream) -> None:
+def test_a_message_with_endless_reports_has_a_maximum_size(stream: Stream) -> None:
     stream.run(*_many_reports(MAX_OBSERVATIONS))
     stream.run(record(7, 2000), record(7, 2000, sms_id=18))
     assert [dict(dead.headers)["reason"] for dead in stream.dead] == [b"too_many_reports"]
     assert (stream.version["outcome"], len(stream.version["observations"])) == ("sent", MAX_OBSERVATIONS)
 
 
-def test_a_full_message_still_takes_reports_that_it_knows(stream: Stream) -> None:
+def test_a_full_message_still_accepts_known_reports(stream: Stream) -> None:
     reports = _many_reports(MAX_OBSERVATIONS)
     stream.run(*reports)
     known = reports[3]
@@ -324,7 +324,7 @@ def test_a_full_message_still_takes_reports_that_it_knows(stream: Stream) -> Non
     assert (stream.version["last_seen_at"], stream.version["flags"][0]) == (T0 + 5000, "duplicated")
 
 
-def test_messages_in_memory_are_bounded_by_bytes_too() -> None:
+def test_messages_in_memory_are_also_limited_by_bytes() -> None:
     store: dict[bytes, bytes] = {}
     fold = MessageProcessor(LifecycleRules(STATUSES, EXPIRE), store.get, UTC, 50, FORGET, max_observations=1_000)
 

@@ -37,7 +37,7 @@ def test_what_was_done_is_due_no_more_and_what_was_set_meanwhile_is(tmp_path: Pa
     assert (store.get(b"gw:1"), store.offset) == (b"expired", 4)
 
 
-def test_what_was_dropped_is_told_from_what_never_was_until_it_is_purged(tmp_path: Path) -> None:
+def test_an_evicted_state_is_distinguished_from_a_missing_one_until_it_is_purged(tmp_path: Path) -> None:
     store = StateStore(tmp_path, "a")
     store.write_states(ProcessorOutput([(b"gw:1", b"one", NOON)]), 1)
     store.write_states(ProcessorOutput([(b"gw:1", None, NOON)]), 2)
@@ -64,7 +64,7 @@ def test_times_that_cannot_be_are_kept_as_well(tmp_path: Path, due: int) -> None
     assert len(store.due_timers(NOON, 9)) == (due < 0)
 
 
-def test_two_at_once_are_told_apart(tmp_path: Path) -> None:
+def test_two_open_stores_are_distinguished(tmp_path: Path) -> None:
     first = StateStore(tmp_path, "a")
     with pytest.raises(StateError, match="give this one a folder of its own"):
         StateStore(tmp_path, "a")

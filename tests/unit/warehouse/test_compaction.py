@@ -1,4 +1,4 @@
-"""Merged files hold what their parts held; no reader, lander or crash sees anything else."""
+"""Merged files have the rows of their parts, for all readers and landers, and after a crash."""
 
 import json
 import os
@@ -35,12 +35,12 @@ ALL = 'SELECT * FROM raw_webhooks ORDER BY "partition", "offset"'
 
 
 READ = {"raw_webhooks", "live_messages", "messages_by_day", "messages", "changes", "webhook_quality"}
-"""The views that are read here, and those that they read."""
+"""The views that the tests read, and those on which they depend."""
 
 
 @pytest.fixture(autouse=True)
 def _published_views(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Publish those alone: each merge publishes, and to make all views took most of its time."""
+    """Publish only these views. Each merge publishes them, and all views would take most of its time."""
     monkeypatch.setattr(views, "VIEWS", tuple(name for name in views.VIEWS if name in READ))
 
 
@@ -50,7 +50,7 @@ def data(published: Path) -> Path:
 
 
 def land(data: Path, first: int, count: int, landed: datetime, *, partition: int = 0, day: int = 0) -> Path:
-    """Land webhooks whose ids fall, as if it had been at that time."""
+    """Land webhooks with decreasing ids, as if at the given time."""
     records = [
         raw(n, status(1_000_000 - n, 6), partition=partition)._replace(timestamp=NOON + day * DAY_MS)
         for n in range(first, first + count)
@@ -69,7 +69,7 @@ def rows(data: Path, sql: str) -> list[tuple[Any, ...]]:
         return connection.execute(sql).fetchall()
 
 
-def test_a_gap_is_not_merged_over_and_what_fills_it_is_merged(data: Path) -> None:
+def test_files_are_not_merged_across_a_gap_until_it_is_filled(data: Path) -> None:
     paths = [land(data, first, 10, TODAY) for first in range(0, 60, 10)]
     missing = paths[2].rename(data / "missing")
     before = rows(data, ALL)
@@ -83,7 +83,7 @@ def test_a_gap_is_not_merged_over_and_what_fills_it_is_merged(data: Path) -> Non
     assert len(rows(data, ALL)) == len(before) + 10
 
 
-def test_a_closed_day_becomes_a_file_a_partition_with_the_same_rows(data: Path) -> None:
+def test_a_closed_day_becomes_one_file_per_partition_with_the_same_rows(data: Path) -> None:
     for partition in (0, 1):
         for first in (0, 10, 20):
             land(data, first, 10, TODAY, partition=partition)
@@ -103,24 +103,24 @@ def test_a_closed_day_becomes_a_file_a_partition_with_the_same_rows(data: Path) 
     assert not list((data / TEMPORARY_FOLDER / "upkeep").iterdir())
 
 
-def test_the_day_that_goes_on_is_merged_by_the_hour_and_what_is_merged_left_alone(data: Path) -> None:
+def test_the_current_day_is_merged_by_the_hour_and_merged_files_are_not_changed(data: Path) -> None:
     for first, minutes in ((0, -70), (1, -65), (2, -10), (3, -5), (4, 1), (5, 2)):
         land(data, first, 1, TODAY + timedelta(minutes=minutes))
     compact_files(data, TODAY - timedelta(minutes=10))
     assert names(data) == [f"sms.raw+0+{n:020d}" for n in (1, 2, 3, 4, 5)]
     compact_files(data, TODAY + timedelta(minutes=10))
     assert names(data) == [f"sms.raw+0+{n:020d}" for n in (1, 3, 4, 5)]
-    compact_files(data, TODAY.replace(hour=0) + timedelta(days=1, minutes=30))  # an hour for those who are late
+    compact_files(data, TODAY.replace(hour=0) + timedelta(days=1, minutes=30))  # an hour for late landers
     assert names(data) == [f"sms.raw+0+{n:020d}" for n in (1, 3, 5)]
     compact_files(data, NEXT_DAY)
     assert names(data) == [f"sms.raw+0+{5:020d}"]
     assert rows(data, "SELECT count(*) FROM raw_webhooks") == [(6,)]
 
 
-def test_webhooks_of_a_day_that_is_over_are_counted_and_again_when_more_of_them_land(data: Path) -> None:
+def test_webhooks_of_a_closed_day_are_counted_and_counted_again_after_new_ones_land(data: Path) -> None:
     day, next_day = TODAY.date(), NEXT_DAY.date()
 
-    def told() -> list[tuple[Any, ...]]:
+    def quality() -> list[tuple[Any, ...]]:
         return rows(data, "SELECT day, webhooks, duplicates, unknown FROM webhook_quality ORDER BY day")
 
     def counts() -> list[str]:
@@ -134,27 +134,29 @@ def test_webhooks_of_a_day_that_is_over_are_counted_and_again_when_more_of_them_
 
     for offset, status_id in enumerate((1, 6, 6, 99)):
         hook(offset, status_id, offset)
-    hook(4, 6, 5, kafka_took_it=86_400)  # from the spool, on the day after; a duplicate only of what is with it
+    hook(
+        4, 6, 5, kafka_took_it=86_400
+    )  # from the spool, on the next day; a duplicate only of webhooks in the same file
     hook(5, 6, 86_400)
     hook(6, 6, 86_401)
-    before = told()
+    before = quality()
     assert before == [(day, 5, 1, 1), (next_day, 2, 1, 0)]
     compact_files(data, NEXT_DAY)
-    assert (told(), counts()) == (before, [f"date={day}"])
+    assert (quality(), counts()) == (before, [f"date={day}"])
     made = list(data.glob("webhooks/date=2*/*"))
     compact_files(data, NEXT_DAY)
     assert list(data.glob("webhooks/date=2*/*")) == made
     hook(7, 98, 6)
-    assert told() == before  # of a day that was counted, as of then
+    assert quality() == before  # a counted day keeps its counts
     compact_files(data, NEXT_DAY + timedelta(days=1))
     after = [(day, 6, 1, 2), (next_day, 2, 1, 0)]
-    assert (told(), sorted(counts())) == (after, [f"date={day}", f"date={next_day}"])
+    assert (quality(), sorted(counts())) == (after, [f"date={day}", f"date={next_day}"])
     for path in data.glob("raw/date=2*/*"):
         path.unlink()
-    assert told() == after
+    assert quality() == after
 
 
-def test_a_webhook_that_kafka_gave_no_time_counts_on_its_day_of_receipt(data: Path) -> None:
+def test_a_webhook_without_a_time_of_kafka_counts_on_its_day_of_receipt(data: Path) -> None:
     land_records(data, 0, [raw(0, status(1, 6))._replace(timestamp=-1)])
     sql = "SELECT day, webhooks FROM webhook_quality"
     assert rows(data, sql) == [(TODAY.date(), 1)]
@@ -162,7 +164,7 @@ def test_a_webhook_that_kafka_gave_no_time_counts_on_its_day_of_receipt(data: Pa
     assert rows(data, sql) == [(TODAY.date(), 1)]
 
 
-def test_a_merge_keeps_the_position_and_excludes_rivals(data: Path) -> None:
+def test_a_merge_keeps_the_position_and_excludes_concurrent_merges(data: Path) -> None:
     land(data, 0, 3, TODAY)
     land(data, 3, 3, TODAY, day=-1)
     land(data, 6, 3, TODAY)
@@ -176,7 +178,7 @@ def test_a_merge_keeps_the_position_and_excludes_rivals(data: Path) -> None:
     assert rows(data, "SELECT count(*), count(DISTINCT sms_id) FROM raw_webhooks") == [(10, 10)]
 
 
-def test_files_of_an_older_schema_are_merged_and_those_of_a_newer_one_left(data: Path) -> None:
+def test_files_of_an_older_schema_are_merged_and_those_of_a_newer_one_are_not(data: Path) -> None:
     for first in (0, 3):
         path = land(data, first, 3, TODAY)
         pq.write_table(pq.read_table(path).drop_columns(["spooled"]), path)
@@ -192,7 +194,7 @@ def test_files_of_an_older_schema_are_merged_and_those_of_a_newer_one_left(data:
     assert len(rows(data, ALL)) == 7
 
 
-def test_a_damaged_file_is_one_clear_line_and_changes_nothing(data: Path) -> None:
+def test_a_damaged_file_is_reported_in_one_line_and_nothing_is_changed(data: Path) -> None:
     land(data, 0, 3, TODAY)
     torn = land(data, 3, 3, TODAY)
     torn.write_bytes(b"PAR1")
@@ -216,8 +218,8 @@ def test_a_file_system_that_cannot_exchange_folders_is_named(data: Path, monkeyp
     assert names(data) == [f"sms.raw+0+{n:020d}" for n in (0, 3)]
 
 
-def test_readers_and_landers_beside_merges_see_each_row_once(data: Path) -> None:
-    """Rows are landed in order, so of each answer the largest id tells how many there must be."""
+def test_readers_and_landers_during_merges_read_each_row_once(data: Path) -> None:
+    """Rows land in order, so the largest id of a result gives the expected number of rows."""
     done = threading.Event()
     failures: list[Any] = []
     answers: set[int] = set()
@@ -233,7 +235,7 @@ def test_readers_and_landers_beside_merges_see_each_row_once(data: Path) -> None
     once = """
         SELECT count(*) AS n, count(DISTINCT sms_id) AS ids, coalesce(max("offset") + 1, 0) AS newest FROM raw_webhooks
     """
-    # It may list the files before and after a landing: it joins what both lists have.
+    # It may list the files before and after a landing, so it joins the rows of both lists.
     twice = """
         SELECT count(*) AS n, count(DISTINCT a.sms_id) AS ids, coalesce(max(a."offset") + 1, 0) AS newest
         FROM raw_webhooks AS a JOIN raw_webhooks AS b USING ("offset") WHERE a.sms_id = b.sms_id
@@ -258,7 +260,7 @@ def test_readers_and_landers_beside_merges_see_each_row_once(data: Path) -> None
     assert rows(data, "SELECT count(*) FROM raw_webhooks") == [(batch * files,)]
     assert len(list(data.glob("raw/date=2*/*"))) == 1
     assert failures == []
-    assert len(answers) > 3  # it did look meanwhile
+    assert len(answers) > 3  # it did read meanwhile
 
 
 KILLED = """
@@ -269,7 +271,7 @@ from warehouse import catalog
 from warehouse.maintenance import atomic_replace
 from warehouse.maintenance.compaction import compact_files
 
-catalog.publish_views = lambda data: None  # it was, and takes most of the time
+catalog.publish_views = lambda data: None  # already published, and publishing takes most of the time
 data, kept, now, later = Path(sys.argv[1]), Path(sys.argv[2]), *map(datetime.fromisoformat, sys.argv[3:])
 EVENTS = {"os.link", "os.mkdir", "os.remove", "os.rmdir", "os.rename"}
 shutil.copytree(data, kept / "before")
@@ -338,8 +340,8 @@ def test_a_kill_between_any_two_steps_leaves_every_row_once(
     assert {len(each) for each in names_then} == {3, 4}
 
 
-def test_two_states_of_the_base_files_are_never_mixed_in_one_answer(data: Path) -> None:
-    """The query lists the base files, changes them, and lists them again. In either state the messages are five."""
+def test_two_states_of_the_base_files_are_never_mixed_in_one_result(data: Path) -> None:
+    """The query lists the base files, changes them, and lists them again. Both states have five messages."""
     land_records(data, 0, [version(n, n, version=1) for n in range(5)])
     base = data / "base"
     atomic_replace.add_rotating_seed(base)
@@ -376,8 +378,10 @@ def test_two_states_of_the_base_files_are_never_mixed_in_one_answer(data: Path) 
         assert versions() == (5, 5)
 
 
-def test_files_come_into_folders_that_queries_have_had_time_to_see(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A query that listed the folders before this one was made would miss its files, in one of its two lists."""
+def test_files_are_added_to_folders_only_after_queries_could_list_them(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query that listed the folders before the new one existed would miss its files in one of its two lists."""
     place = data / "base" / "date=2026-11-24" / "file.parquet"
     ages: list[float] = []
     waits: list[float] = []
@@ -399,4 +403,4 @@ def test_files_come_into_folders_that_queries_have_had_time_to_see(data: Path, m
         for gone, come in ([], {place: made}), ([place], {}), ([], {place: made}):
             atomic_replace.replace_files(data / "base", scratch, gone, come)
     assert ages[0] >= atomic_replace._SETTLE_S
-    assert [wait > 0 for wait in waits] == [True, False, False]  # empty again, it is as old as before
+    assert [wait > 0 for wait in waits] == [True, False, False]  # empty again, it has its old age

@@ -1,4 +1,4 @@
-"""Folders named key=value above the data folder change nothing: only those below a dataset are partition keys."""
+"""Folders named key=value above the data folder have no effect. Only those below a dataset are partition keys."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,19 +26,19 @@ ABOVE = "source=prod/date=2020-01-01/sms_id=x/outcome=sent/filename=f/data"
 
 
 def told_after_each_step(data: Path) -> list[Any]:
-    """Fill a data folder, run each kind of maintenance on it, and return what it says after each."""
+    """Fill a data folder, run each kind of maintenance on it, and return the results after each."""
     catalog.publish_views(data)
     make(data)
-    told: list[Any] = [answers(data)]
+    results: list[Any] = [answers(data)]
     rebuilt = rebuild_base(data, build_status_table({}), timedelta(days=1), everything=True)
-    told += [(rebuilt.messages, rebuilt.differing, rebuilt.reports), answers(data)]
+    results += [(rebuilt.messages, rebuilt.differing, rebuilt.reports), answers(data)]
     compacted = compact_files(data, LATER)
-    told += [(compacted.files_before, compacted.files_after, compacted.rows), answers(data)]
+    results += [(compacted.files_before, compacted.files_after, compacted.rows), answers(data)]
     erased = erase_from_files(data, NumberSearch(("+4915700000001",)))
-    told += [erased.rows, sorted(erased.keys), answers(data)]
+    results += [erased.rows, sorted(erased.keys), answers(data)]
     rebuild_base(data, build_status_table({}), timedelta(days=1), everything=True)
     kept = RetentionSettings(raw_days=10, messages_days=12, versions_days=10)  # type: ignore[call-arg]
-    return [*told, drop_expired_days(data, kept, LATER, timedelta(days=9)), answers(data)]
+    return [*results, drop_expired_days(data, kept, LATER, timedelta(days=9)), answers(data)]
 
 
 def test_folders_above_the_data_folder_are_no_partition_keys(tmp_path: Path) -> None:

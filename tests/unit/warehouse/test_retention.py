@@ -1,4 +1,4 @@
-"""Days that are too old go; what was counted of them, and where landers go on, stays."""
+"""Expired days are dropped. Their counts and the start offsets of landers are kept."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -31,7 +31,7 @@ FIRST = date(2026, 11, 24)
 
 
 def at_day(day: int, sms_id: int) -> tuple[Any, Any]:
-    """Make a delivered message of a day: its webhook and its version."""
+    """Land a delivered message of a day: its webhook and its version."""
     seconds = day * DAY_S
     made = version(
         day, sms_id, "delivered", seconds=seconds, version=2, last_status_id=7, total_s=0.0, recipient="+4915700000001",
@@ -86,7 +86,7 @@ def test_nothing_is_dropped_by_default(data: Path) -> None:
     assert rows(data, "SELECT count(*) FROM messages") == [(20,)]
 
 
-def test_counts_outlive_messages_and_the_log(data: Path) -> None:
+def test_counts_are_kept_after_messages_and_log(data: Path) -> None:
     before = counts(data)
     done = drop_expired_days(
         data, settings(raw_days=10, messages_days=12, versions_days=1, deadletters_days=5), NOW, WEEK
@@ -104,7 +104,7 @@ def test_counts_outlive_messages_and_the_log(data: Path) -> None:
     assert drop_expired_days(data, settings(raw_days=10, messages_days=12), NOW, WEEK) == {}
 
 
-def test_what_checks_found_is_dropped_by_a_setting_of_its_own(tmp_path: Path) -> None:
+def test_results_of_checks_have_their_own_retention(tmp_path: Path) -> None:
     for days in (9, 8, 1):
         append_check_results(tmp_path, NOW - timedelta(days), [{"expectation": "a", "success": True, "rows": []}])
     dropped = drop_expired_days(tmp_path, settings(quality_days=8), NOW, WEEK)
@@ -112,7 +112,7 @@ def test_what_checks_found_is_dropped_by_a_setting_of_its_own(tmp_path: Path) ->
     assert rows(tmp_path, "SELECT count(*) FROM quality_history") == [(2,)]
 
 
-def test_what_was_dropped_does_not_come_back_with_a_rebuild(data: Path) -> None:
+def test_a_rebuild_does_not_restore_dropped_days(data: Path) -> None:
     before = counts(data)
     drop_expired_days(data, settings(raw_days=10, messages_days=12), NOW, WEEK)
     messages = rows(data, "FROM messages ORDER BY ALL")
@@ -124,7 +124,7 @@ def test_what_was_dropped_does_not_come_back_with_a_rebuild(data: Path) -> None:
         rebuild(data, day=FIRST + timedelta(10))
 
 
-def test_landers_go_on_where_they_were_though_all_is_dropped(data: Path) -> None:
+def test_landers_continue_at_their_offsets_after_everything_is_dropped(data: Path) -> None:
     late = NOW + timedelta(days=100)
     drop_expired_days(data, settings(raw_days=9, messages_days=9, versions_days=1, deadletters_days=1), late, WEEK)
     positions = [read_landed_position(data, topic, 0) for topic in (topics.RAW, topics.MESSAGES, topics.DEADLETTERS)]
@@ -143,24 +143,24 @@ def test_without_a_rebuild_webhooks_and_versions_are_all_there_is(published: Pat
 
 
 @pytest.mark.parametrize(
-    ("days", "said"),
+    ("days", "error"),
     [
         ({"raw_days": 8}, "raw_days is 8, but messages can change for 9 days"),
         ({"raw_days": 20, "messages_days": 10}, "messages_days needs raw_days of as many or fewer"),
         ({"messages_days": 10}, "messages_days needs raw_days of as many or fewer"),
     ],
 )
-def test_settings_that_would_lose_something_are_refused(data: Path, days: dict[str, int], said: str) -> None:
-    with pytest.raises(RetentionError, match=said):
+def test_settings_that_would_lose_something_are_refused(data: Path, days: dict[str, int], error: str) -> None:
+    with pytest.raises(RetentionError, match=error):
         drop_expired_days(data, settings(**days), NOW, WEEK)
     assert rows(data, "SELECT count(*) FROM messages") == [(20,)]
 
 
-def test_a_run_that_is_cut_off_anywhere_changes_no_count(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_killed_at_any_step_changes_no_count(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = counts(data)
 
     class Cut(BaseException):
-        """As if the process had been killed."""
+        """A kill of the process."""
 
     exchange: Callable[..., None] = atomic_replace._exchange_folders
     cut = 0
@@ -183,15 +183,15 @@ def test_a_run_that_is_cut_off_anywhere_changes_no_count(data: Path, monkeypatch
     assert counts(data) == before
 
 
-def test_the_command_says_what_it_dropped(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_prints_the_dropped_days(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert CliRunner().invoke(cli, ["retain", "--data", str(data)]).output == "no day has expired\n"
     monkeypatch.setenv("SMSPULSE_RETAIN_DEADLETTERS_DAYS", "1")
     monkeypatch.setattr("smspulse.cli.warehouse.datetime", type("Then", (datetime,), {"now": lambda zone: NOW}))
-    said = CliRunner().invoke(cli, ["retain", "--data", str(data)]).output
-    assert said == "deadletters: 1 days dropped, 2026-11-24 to 2026-11-24\n"
+    output = CliRunner().invoke(cli, ["retain", "--data", str(data)]).output
+    assert output == "deadletters: 1 days dropped, 2026-11-24 to 2026-11-24\n"
 
 
-def test_webhooks_that_a_restored_kafka_brings_again_do_not_replace_what_was_counted_of_their_day(data: Path) -> None:
+def test_webhooks_of_a_restored_kafka_do_not_replace_the_counts_of_their_day(data: Path) -> None:
     again, _ = at_day(1, 101)
     other = raw(20, status(555, 7), seconds=DAY_S + 60)
     land_records(data, 20, [other])

@@ -1,4 +1,4 @@
-"""Marts are what was counted with the base files and what came since, and always what follows from the messages."""
+"""Marts add the rollups and the versions since, and always equal the counts of the messages."""
 
 import time
 from collections.abc import Iterator
@@ -35,15 +35,15 @@ MARTS = {
     "device_health": "* EXCLUDE (quiet_s)",
     "stuck_messages": "* EXCLUDE (waiting_s)",
 }
-"""Every mart of messages, and its columns but for those that depend on the moment."""
+"""Every mart of messages, and its columns except those that depend on the current time."""
 HOUR, DAY = 3600, 86_400
 LATER = datetime(LAST.year, LAST.month, LAST.day, tzinfo=UTC) + timedelta(days=9)
 SETTINGS = RetentionSettings(raw_days=9, messages_days=9)  # type: ignore[call-arg]
 
 
 @pytest.fixture
-def told(published: Path) -> Days:
-    """Two days that were told, and messages of the present."""
+def simulated(published: Path) -> Days:
+    """Two simulated days, and current messages."""
     days = Days(published, 1, 150)
     for back in (4, 3):
         days.simulate_day(LAST - timedelta(back))
@@ -56,7 +56,7 @@ def told(published: Path) -> Days:
 
 
 def land(data: Path, partition: int, start: int, *records: MadeRecord) -> None:
-    """Land records in a partition of their own."""
+    """Land records in their own partition."""
     made = [each._replace(partition=partition, offset=start + n) for n, each in enumerate(records)]
     land_records(data, start, made)
 
@@ -66,7 +66,7 @@ def marts(connection: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[Any, ..
 
 
 class Straight:
-    """The marts of nothing but what the view of messages says."""
+    """The marts, computed from the view of messages only."""
 
     def __init__(self, empty: Path) -> None:
         catalog.publish_views(empty)
@@ -98,8 +98,8 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Straight]:
     made.close()
 
 
-def right(data: Path, straight: Straight) -> None:
-    """Expect of every mart what follows from the messages."""
+def assert_marts_equal_messages(data: Path, straight: Straight) -> None:
+    """Assert that every mart equals the counts of the messages."""
     with open_warehouse(data) as connection:
         found = marts(connection)
     expected = straight.marts(data)
@@ -113,7 +113,7 @@ def rebuilt(data: Path, **options: Any) -> None:
 
 
 def news(data: Path) -> list[MadeRecord]:
-    """Make newer versions of some that are in base files: of another hour, day, outcome, device, network and none."""
+    """Return newer versions of messages in base files, with changed columns or without a change."""
     with open_warehouse(data) as connection:
         rows = connection.execute("""
             SELECT source, sms_id, epoch_ms(first_seen_at), version FROM dataset('base') WHERE outcome = 'delivered'
@@ -127,7 +127,7 @@ def news(data: Path) -> list[MadeRecord]:
         {"device_id": 77, "channel_id": 9},
         {"recipient": "+12025550123"},
         {"outcome": "incoming"},
-        {"network_s": 9_999.0, "version": -1},  # older than the base: of no matter
+        {"network_s": 9_999.0, "version": -1},  # older than the base, so it is ignored
     ]
     made = []
     for (source, sms_id, first, facts), change in zip(rows, changes, strict=True):
@@ -135,40 +135,42 @@ def news(data: Path) -> list[MadeRecord]:
         outcome = change.pop("outcome", "delivered")
         made.append(version(0, sms_id, outcome, source=source, **fields | change))
     now = time.time() - NOON / 1000
-    # What said last of a device was another's, and the oldest open message ended.
+    # The newest report of a device belongs to another one now, and the oldest open message ended.
     fields = {"device_id": 2, "version": 5, "last_seen_at": at(now - HOUR)}
     made.append(version(0, 1_000, "delivered", seconds=now - 2 * HOUR, **fields))
     return made
 
 
-def test_a_mart_is_what_follows_from_the_messages_at_any_time(told: Days, straight: Straight) -> None:
-    data = told.data
-    right(data, straight)  # no base files
+def test_a_mart_equals_the_counts_of_the_messages_at_any_time(simulated: Days, straight: Straight) -> None:
+    data = simulated.data
+    assert_marts_equal_messages(data, straight)  # without base files
     rebuilt(data)
-    right(data, straight)  # base files alone
-    told.simulate_day(LAST - timedelta(2), files=2)
-    right(data, straight)  # and what came since, some of it of messages of the day before
+    assert_marts_equal_messages(data, straight)  # only base files
+    simulated.simulate_day(LAST - timedelta(2), files=2)
+    assert_marts_equal_messages(
+        data, straight
+    )  # base files and newer versions, some of them of messages of the previous day
     land(data, 8, 0, *news(data))
-    right(data, straight)
+    assert_marts_equal_messages(data, straight)
     late = version(0, 1_002, "delivered", flags=["late_after_forgetting"], version=2)
     land(data, 8, 9, tombstone(0, "acme:1001"), late)
-    right(data, straight)
+    assert_marts_equal_messages(data, straight)
     rebuilt(data, day=LAST - timedelta(3))
-    right(data, straight)  # one day knows what came since
+    assert_marts_equal_messages(data, straight)  # one rebuilt day has the newer versions
     land(data, 8, 11, version(0, 2_000, "delivered", seconds=-3 * DAY))
-    right(data, straight)  # of a day that was closed
+    assert_marts_equal_messages(data, straight)  # newer versions of a closed day
     rebuilt(data)
-    right(data, straight)
+    assert_marts_equal_messages(data, straight)
     assert compact_files(data, datetime.now(UTC) + timedelta(days=2)).files_after
-    right(data, straight)
+    assert_marts_equal_messages(data, straight)
 
 
-def test_a_filter_on_a_mart_leaves_what_a_filter_on_its_rows_does(told: Days, straight: Straight) -> None:
-    rebuilt(told.data)
-    land(told.data, 8, 0, *news(told.data))
-    expected = straight.marts(told.data)
+def test_a_filter_on_a_mart_equals_a_filter_on_its_rows(simulated: Days, straight: Straight) -> None:
+    rebuilt(simulated.data)
+    land(simulated.data, 8, 0, *news(simulated.data))
+    expected = straight.marts(simulated.data)
     day = LAST - timedelta(4)
-    with open_warehouse(told.data) as connection:
+    with open_warehouse(simulated.data) as connection:
         for name, columns in MARTS.items():
             names = [each[0] for each in connection.execute(f"DESCRIBE SELECT {columns} FROM {name}").fetchall()]  # noqa: S608
             for column, value in (("day", day), ("device_id", 1)):
@@ -179,25 +181,25 @@ def test_a_filter_on_a_mart_leaves_what_a_filter_on_its_rows_does(told: Days, st
 
 
 @pytest.mark.parametrize("sums", ["", "of another release"])
-def test_what_another_release_counted_does_not_count(told: Days, straight: Straight, sums: str) -> None:
-    data = told.data
+def test_rollups_of_another_release_are_ignored(simulated: Days, straight: Straight, sums: str) -> None:
+    data = simulated.data
     rebuilt(data)
     before = read_base_watermark(data)
     assert before
     (data / "base" / WATERMARK_FILE).write_text(before._replace(sums=sums).to_json())
     catalog.publish_views(data)
-    right(data, straight)
+    assert_marts_equal_messages(data, straight)
     with open_warehouse(data) as connection:
         assert connection.execute("SELECT count(*) FROM changes WHERE sign < 0").fetchone() == (0,)
     assert set(drop_expired_days(data, SETTINGS, LATER, timedelta(9))) == {"raw"}
-    told.simulate_day(LAST)
+    simulated.simulate_day(LAST)
     rebuilt(data)
     assert has_current_rollups(data)
-    right(data, straight)
+    assert_marts_equal_messages(data, straight)
 
 
-def test_what_was_counted_outlives_the_messages(told: Days) -> None:
-    data = told.data
+def test_rollups_are_kept_after_their_messages(simulated: Days) -> None:
+    data = simulated.data
     rebuilt(data)
     names = set(MARTS) - {"stuck_messages", "device_health"}
     with open_warehouse(data) as connection:
@@ -209,16 +211,16 @@ def test_what_was_counted_outlives_the_messages(told: Days) -> None:
     assert {name: after[name] for name in names} == {name: before[name] for name in names}
 
 
-def test_what_was_erased_is_counted_as_the_files_say(told: Days, straight: Straight) -> None:
-    data = told.data
+def test_after_an_erasure_the_counts_are_those_of_the_files(simulated: Days, straight: Straight) -> None:
+    data = simulated.data
     rebuilt(data)
     with open_warehouse(data) as connection:
         ((number, sms_id),) = connection.execute(
             "SELECT recipient, sms_id FROM messages WHERE recipient LIKE '+%' AND outcome = 'delivered' LIMIT 1"
         ).fetchall()
     assert erase_from_files(data, NumberSearch((number,))).rows["base"]
-    right(data, straight)
+    assert_marts_equal_messages(data, straight)
     land(data, 8, 0, version(0, sms_id, "delivered", version=99, recipient=number))
-    right(data, straight)
+    assert_marts_equal_messages(data, straight)
     rebuilt(data)
-    right(data, straight)
+    assert_marts_equal_messages(data, straight)

@@ -287,7 +287,7 @@ def test_a_kafka_restored_to_what_a_release_without_incarnations_landed_has_noth
     assert_complete(history)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.sampled_from([topics.RAW, topics.MESSAGES]), st.lists(STEP, min_size=12, max_size=30), st.booleans())
 def test_each_record_is_landed_and_none_twice_whatever_happens(topic: str, steps: list[Step], is_old: bool) -> None:
     assert_complete(lived(topic, steps, is_old_release=is_old))
