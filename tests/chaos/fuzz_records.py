@@ -36,8 +36,8 @@ import aiohttp
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
+import landing
 from fuzz_bodies import BOM, NUMBER, Bodies, Body
-from landing import land_records
 from warehouse_records import MadeRecord
 
 from core import records, topics
@@ -56,7 +56,6 @@ from streams.message_processor import MessageProcessor
 from streams.processor import IsolatingProcessor, ProcessorOutput, StateLoader, StreamProcessor
 from warehouse import catalog
 from warehouse.reader import query
-from warehouse.sink import parquet_files
 
 RUN: Final = 1_000
 """Records in one batch of a processor."""
@@ -172,7 +171,7 @@ class InProcess:
         start = self._ends[topic]
         numbered = [record._replace(offset=start + number) for number, record in enumerate(made)]
         if numbered:
-            land_records(self._data, start, numbered)
+            landing.land_records(self._data, start, numbered)
             self._ends[topic] += len(numbered)
         return numbered
 
@@ -193,7 +192,7 @@ def inject(mutation: str) -> None:
         one = MessageProcessor._process_record
         MessageProcessor._process_record = lambda *given: fail() if BOM in given[1].value else one(*given)
     if mutation == "sink":
-        parquet_files.build_table = record_conversion._convert_records
+        landing.build_table = record_conversion._convert_records
         record_conversion.charset_of = lambda content_type: fail() if b"nonsense" in (content_type or b"") else None
 
 
