@@ -9,15 +9,7 @@ from typing import Final
 
 import click
 
-from smspulse.cli.options import (
-    EXIT_CHECK_FAILED,
-    FiniteFloat,
-    ParsedType,
-    broker_option,
-    data_option,
-    prepare_process,
-    require_data_folder,
-)
+from smspulse.cli import options
 from smspulse.processes.terminal import echo, make_console
 
 _UNIT_SECONDS: Final = {"m": 60, "h": 3_600, "d": 86_400}
@@ -34,8 +26,8 @@ def alerts_group() -> None:
 
 
 @alerts_group.command()
-@data_option
-@broker_option
+@options.data_option
+@options.broker_option
 def send_command(data: Path, broker: str) -> None:
     """Evaluate the alert rules, and send alerts to each receiver that is set, until Ctrl-C.
 
@@ -54,14 +46,14 @@ def send_command(data: Path, broker: str) -> None:
 
     settings = read_alert_settings()
     check_receivers(settings)
-    prepare_process(data)
+    options.prepare_process(data)
     kafka = connect_with_topics(data, broker)
     serve_metrics(data, "alerts", REGISTRY)
     run_dispatcher(settings, kafka, data, report_ready)
 
 
 @alerts_group.command("list")
-@data_option
+@options.data_option
 @click.option("--all", "everything", is_flag=True, help="Include resolved alerts.")
 def list_alerts_command(data: Path, *, everything: bool) -> None:
     """List the alerts that fire.
@@ -77,7 +69,7 @@ def list_alerts_command(data: Path, *, everything: bool) -> None:
 
 
 @alerts_group.command()
-@data_option
+@options.data_option
 @click.argument("alert_id")
 def explain_command(data: Path, alert_id: str) -> None:
     """Show the evidence of the latest alert of an id.
@@ -99,10 +91,13 @@ def _parse_duration(text: str) -> int:
     return int(found[1]) * _UNIT_SECONDS[found[2]]
 
 
+_LENGTH: Final = options.ParsedType("LENGTH", _parse_duration)
+
+
 @alerts_group.command()
-@data_option
+@options.data_option
 @click.argument("alert_id", required=False)
-@click.option("--for", "seconds", type=ParsedType("LENGTH", _parse_duration), help="How long, such as 30m, 2h, 7d.")
+@click.option("--for", "seconds", type=_LENGTH, help="How long, such as 30m, 2h, 7d.")
 @click.option("--lift", is_flag=True, help="End the silence of the alert.")
 def silence_command(data: Path, alert_id: str | None, seconds: int | None, *, lift: bool) -> None:
     """Mute notifications for an alert. The alert stays listed. Without an id: list the silences.
@@ -119,7 +114,7 @@ def silence_command(data: Path, alert_id: str | None, seconds: int | None, *, li
         raise click.UsageError(msg)
     if alert_id is not None:
         if not lift:
-            require_data_folder(data, "silences.json")
+            options.require_data_folder(data, "silences.json")
         SilenceStore(data).set_silence(alert_id, seconds or 0)
     print_silences(data, make_console(soft_wrap=True))
 
@@ -138,22 +133,18 @@ def test_command() -> None:
     for line in errors:
         echo(line, err=True)
     if errors:
-        raise SystemExit(EXIT_CHECK_FAILED)
+        raise SystemExit(options.EXIT_CHECK_FAILED)
     echo("every receiver accepted an alert of the source `test`, and its resolution")
 
 
 @alerts_group.command()
-@data_option
+@options.data_option
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only messages that ended from this day on, UTC.")
-@click.option(
-    "--budget", type=FiniteFloat(min=0, min_open=True), default=30.0, help="Days between two false alarms, on average."
-)
+@click.option("--budget", type=options.POSITIVE, default=30.0, help="Days between two false alarms, on average.")
 @click.option("--learn", type=click.IntRange(0), default=200, help="Messages that a new unit learns from.")
 @click.option("--relearn-after", default="500,7d", help="When a rise is the new normal, or `never`.")
-@click.option(
-    "--threshold", type=FiniteFloat(0, 1), default=0.2, help="Failure ratio of the simple rule for comparison."
-)
-@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Also draw it: .svg, .png or .html.")
+@click.option("--threshold", type=options.SHARE, default=0.2, help="Failure ratio of the simple rule for comparison.")
+@click.option("--picture", type=options.OUTPUT_FILE, help="Also draw it: .svg, .png or .html.")
 def backtest_command(
     data: Path,
     since: datetime | None,

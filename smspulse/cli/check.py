@@ -73,12 +73,13 @@ def check_command(
     from expectations.settings import CheckSettings
     from warehouse.status_codes import load_known_statuses
 
-    statuses = load_known_statuses(data)
     # One time for all measures, so that Kafka, receipts and warehouse are compared at the same moment.
     suites, settings, now = suites or SUITE_NAMES, CheckSettings(), datetime.now(UTC)
-    further, note = (
-        _measure_reconciliation(data, broker, settings, now, since) if "reconciliation" in suites else ([], "")
-    )
+    further: list[SuiteMeasures] = []
+    note = ""
+    if "reconciliation" in suites:
+        further, note = _measure_reconciliation(data, broker, settings, now, since)
+    statuses = load_known_statuses(data)
     report = run_checks(data, settings, now, suites=suites, since=since, statuses=statuses, further=further)
     report = replace(report, note=report.note + note)
     # Only full runs are kept, because those of a part of the data do not compare.
@@ -90,8 +91,7 @@ def check_command(
         page = data.resolve() / "quality" / "index.html"
         write_quality_page(report, page)
         echo(f"smspulse: {page.as_uri()}", err=True)
-    print_report = {"json": _print_json, "junit": _print_junit, "table": _print_text}[form]
-    print_report(report)
+    {"json": _print_json, "junit": _print_junit, "table": _print_text}[form](report)
     raise SystemExit(report.exit_code)
 
 
@@ -119,15 +119,12 @@ def _measure_reconciliation(
     hidden = "; the suite reconciliation was left out: this user may not read what ingest answered (accepted and spool)"
     try:
         found = read_kafka_contents(find_kafka_settings(data, broker), data, now, since)
-    except KafkaAccessError as error:
-        note = f"; Kafka was not read: {error}"
-    except KafkaException as error:
-        note = f"; Kafka was not read: {error.args[0].str()}"
+    except (KafkaAccessError, KafkaException) as error:
+        note = f"; Kafka was not read: {error.args[0].str() if isinstance(error, KafkaException) else error}"
     try:
         return [measure_reconciliation(data, settings, now, since, found)], note
     except (SpoolError, PermissionError) as error:
-        cause = error if isinstance(error, PermissionError) else error.__cause__
-        if not isinstance(cause, PermissionError):
+        if not isinstance(error.__cause__ or error, PermissionError):
             raise
         return [], note + hidden
 
@@ -206,9 +203,8 @@ def _print_junit(report: "CheckReport") -> None:
     for suite, rows in report.rows_by_suite.items():
         critical = [row.severity == "critical" for row in rows if not row.success]
         counts = {"tests": len(rows), "failures": sum(critical), "skipped": len(critical) - sum(critical)}
-        attributes = {name: str(count) for name, count in counts.items()}
-        attributes |= {"name": suite, "timestamp": report.checked_at.isoformat()}
-        element = ElementTree.SubElement(root, "testsuite", attributes)
+        element = ElementTree.SubElement(root, "testsuite", {name: str(count) for name, count in counts.items()})
+        element.attrib |= {"name": suite, "timestamp": report.checked_at.isoformat()}
         for row in rows:
             case = ElementTree.SubElement(element, "testcase", classname=suite, name=row.expectation)
             if not row.success:

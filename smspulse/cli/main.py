@@ -75,15 +75,8 @@ def main() -> None:
     gc.set_threshold(_GC_THRESHOLD)
     ensure_home()
     supervised = READY_FD_VARIABLE in os.environ
-    is_permanent = True
     try:
         cli(standalone_mode=False)
-    except click.ClickException as error:
-        error.message = escape_controls(error.message)
-        if not supervised:
-            error.show()
-            sys.exit(_EXIT_FAILED)
-        problem = error.format_message()
     except click.Abort:
         # The exit code of shells for Ctrl-C.
         sys.exit(130)
@@ -92,21 +85,24 @@ def main() -> None:
         if described is None:
             raise
         problem, is_permanent = described
-    else:
-        return
-    if supervised:
-        logging.getLogger(__name__).error("%s", problem)
-        if is_permanent:
-            report_permanent_failure()
-    else:
-        make_tolerant(sys.stderr).write(f"smspulse: {escape_controls(problem)}\n")
-    _exit_process(_EXIT_FAILED)
+        if supervised:
+            logging.getLogger(__name__).error("%s", problem)
+            if is_permanent:
+                report_permanent_failure()
+        elif isinstance(error, click.ClickException):
+            error.message = escape_controls(error.message)
+            error.show()
+        else:
+            make_tolerant(sys.stderr).write(f"smspulse: {escape_controls(problem)}\n")
+        _exit_process(_EXIT_FAILED)
 
 
 def _describe_error(error: Exception) -> tuple[str, bool] | None:
     """Return an error as one line, and whether a restart would fail too; None for an error without a fix."""
     from pydantic import ValidationError
 
+    if isinstance(error, click.ClickException):
+        return escape_controls(error.format_message()), True
     if isinstance(error, ValidationError):
         faults = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()]
         what = f"{error.title}, {'; '.join(faults)}"

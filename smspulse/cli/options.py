@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -14,8 +15,8 @@ from core.urls import parse_http_url
 from smspulse.processes.data_folder import restrict_to_owner, set_private_umask
 from smspulse.processes.errors import DataFolderError
 
-# DuckDB cuts a path at the first, and takes the second as a separator.
-_DUCKDB_PATH_CHARACTERS: Final = "?\\"
+# DuckDB cuts a path at the first, and takes the second as a separator. The others stand for bytes that are not UTF-8.
+_UNUSABLE_IN_PATHS: Final = re.compile("[?\\\\\ud800-\udfff]")
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -52,6 +53,9 @@ class ParsedType(click.ParamType):
 
 
 URL: Final = ParsedType("URL", parse_http_url)
+SHARE: Final = FiniteFloat(0, 1)
+POSITIVE: Final = FiniteFloat(min=0, min_open=True)
+OUTPUT_FILE: Final = click.Path(dir_okay=False, path_type=Path)
 
 
 def _apply_data_umask(context: click.Context, _: click.Parameter, data: Path) -> Path:
@@ -111,11 +115,10 @@ def require_data_folder(data: Path, *others: str) -> None:
     from warehouse.datasets import DATASET_NAMES
     from warehouse.errors import NoWarehouseError
 
-    if not is_bucket_address(data):
-        _refuse_unusable_path(data)
-        signs = [*others, CATALOG_FILE, *(f"{name}/date=*" for name in DATASET_NAMES)]
-        if not any(any(data.glob(sign)) for sign in signs):
-            raise NoWarehouseError(data)
+    _refuse_unusable_path(data)
+    signs = [*others, CATALOG_FILE, *(f"{name}/date=*" for name in DATASET_NAMES)]
+    if not any(any(data.glob(sign)) for sign in signs):
+        raise NoWarehouseError(data)
     ensure_data_folder(data)
 
 
@@ -127,10 +130,6 @@ def ensure_data_folder(data: Path) -> None:
         DataFolderError: The folder cannot be created or written, or DuckDB cannot use its path.
         SettingError: The folder cannot be given to the group of the settings.
     """
-    if is_bucket_address(data):
-        from warehouse.errors import NeedsFolderError
-
-        raise NeedsFolderError(data)
     _refuse_unusable_path(data)
     try:
         data.mkdir(parents=True, exist_ok=True)
@@ -150,15 +149,12 @@ def prepare_process(data: Path) -> None:
 
 
 def _refuse_unusable_path(data: Path) -> None:
-    for path in (str(data.absolute()), str(data.resolve())):
-        faults = [f"a `{character}`" for character in _DUCKDB_PATH_CHARACTERS if character in path]
-        try:
-            path.encode()
-        except UnicodeEncodeError:
-            faults.append("bytes that are not UTF-8")
-        if faults:
-            msg = (
-                f"the data folder {str(data)!r} has {faults[0]} in its path, where DuckDB opens no file; "
-                "name another with --data"
-            )
-            raise DataFolderError(msg)
+    if is_bucket_address(data):
+        from warehouse.errors import NeedsFolderError
+
+        raise NeedsFolderError(data)
+    if found := _UNUSABLE_IN_PATHS.search(f"{data.absolute()} {data.resolve()}"):
+        what = f"a `{found[0]}`" if found[0].isascii() else "bytes that are not UTF-8"
+        msg = f"the data folder {str(data)!r} has {what} in its path, where DuckDB opens no file"
+        msg += "; name another with --data"
+        raise DataFolderError(msg)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import click
 
 from core.background_tasks import end_process_if_a_thread_fails
 from core.buckets import is_bucket_address
-from smspulse.cli.options import PORT, FiniteFloat, broker_option, data_option, prepare_process
+from smspulse.cli import options
 from smspulse.processes import log_setup
 from smspulse.processes.children import raise_file_limit, report_ready
 from smspulse.processes.output import make_tolerant
@@ -19,9 +20,11 @@ from smspulse.processes.terminal import echo, make_console
 # Maximum of processes of a kind. Kafka gives work to at most one for each partition.
 _MAX_PROCESSES: Final = 64
 
+_port_option: Final = partial(click.option, "--port", envvar="SMSPULSE_INGEST_PORT", type=options.PORT, default=8080)
+
 
 @click.command()
-@data_option
+@options.data_option
 @click.option(
     "--broker",
     envvar="SMSPULSE_BROKER",
@@ -29,9 +32,7 @@ _MAX_PROCESSES: Final = 64
     help="auto: a real Kafka where Java and Maven are, else, on a folder without a Kafka store, one in memory; "
     "kafka; memory; or HOST:PORT.",
 )
-@click.option(
-    "--port", envvar="SMSPULSE_INGEST_PORT", type=PORT, default=8080, help="Port for webhooks; 0 is any free one."
-)
+@_port_option(help="Port for webhooks; 0 is any free one.")
 @click.option("--workers", type=click.IntRange(1, _MAX_PROCESSES), default=1, help="Stream workers, a process each.")
 @click.option(
     "--without",
@@ -40,8 +41,8 @@ _MAX_PROCESSES: Final = 64
     help="Do not run the page, or the alert process, of which all machines need one. Twice for both.",
 )
 @click.option("--demo", is_flag=True, help="Simulate traffic and show its delivery rates.")
-@click.option("--for", "seconds", type=FiniteFloat(min=30), help="Seconds until the end.")
-def up_command(data: Path, **options: Any) -> None:
+@click.option("--for", "seconds", type=options.FiniteFloat(min=30), help="Seconds until the end.")
+def up_command(data: Path, **given: Any) -> None:
     """Run the whole pipeline: broker, ingest, stream, lander.
 
     \b
@@ -57,14 +58,13 @@ def up_command(data: Path, **options: Any) -> None:
     read_alert_settings()
     console = make_console(file=make_tolerant(sys.stdout), soft_wrap=True)
     logging.getLogger().handlers[:] = [log_setup.PrefixHandler(console)]
-    prepare_process(data)
-    page = PageSettings()
-    pipeline = PipelineOptions(data=data.resolve(), page_host=page.host, page_port=page.port, **options)
+    options.prepare_process(data)
+    pipeline = PipelineOptions(data=data.resolve(), page=PageSettings(), **given)
     raise SystemExit(asyncio.run(run_pipeline(pipeline, console)))
 
 
 @click.command()
-@data_option
+@options.data_option
 @click.option("--mode", default="auto", type=click.Choice(["auto", "kafka", "memory"]))
 @click.option("--fetch", is_flag=True, help="Fetch Kafka's jars into the cache, and start nothing.")
 def broker_command(data: Path, mode: Any, *, fetch: bool) -> None:
@@ -90,14 +90,14 @@ def broker_command(data: Path, mode: Any, *, fetch: bool) -> None:
         ensure_topics(find_kafka_settings(data, "auto"))
         report_ready()
 
-    prepare_process(data)
+    options.prepare_process(data)
     raise SystemExit(run_broker(data, mode, on_ready=on_ready))
 
 
 @click.command()
-@data_option
-@broker_option
-@click.option("--port", envvar="SMSPULSE_INGEST_PORT", type=PORT, default=8080)
+@options.data_option
+@options.broker_option
+@_port_option()
 @click.option("--host", envvar="SMSPULSE_INGEST_HOST", default="127.0.0.1")
 @click.option(
     "--processes",
@@ -129,7 +129,7 @@ def ingest_command(data: Path, broker: str, host: str, port: int, processes: int
             announce_endpoint(data, INGEST, urlsplit(url).port or port, host, tls=settings.tls_cert is not None)
         report_ready()
 
-    prepare_process(data)
+    options.prepare_process(data)
     raise_file_limit()
     if processes > 1:
         from smspulse.processes.ingest_group import run_ingest_processes
@@ -140,8 +140,8 @@ def ingest_command(data: Path, broker: str, host: str, port: int, processes: int
 
 
 @click.command()
-@data_option
-@broker_option
+@options.data_option
+@options.broker_option
 @click.option("--worker", default="0", help="Name of this worker. Each has its own state.")
 @click.option("--instance", help="Static name in the group.")
 def stream_command(data: Path, broker: str, worker: str, instance: str | None) -> None:
@@ -156,7 +156,7 @@ def stream_command(data: Path, broker: str, worker: str, instance: str | None) -
     from streams.metrics import REGISTRY
     from streams.settings import StreamSettings
 
-    prepare_process(data)
+    options.prepare_process(data)
     kafka = connect_with_topics(data, broker)
     serve_metrics(data, f"stream-{worker}", REGISTRY)
     given: dict[str, Any] = {} if instance is None else {"instance": instance}
@@ -164,11 +164,9 @@ def stream_command(data: Path, broker: str, worker: str, instance: str | None) -
 
 
 @click.command()
-@data_option
-@broker_option
-@click.option(
-    "--flush-interval", type=FiniteFloat(min=0, min_open=True), help="Seconds between landings.  [default: 5]"
-)
+@options.data_option
+@options.broker_option
+@click.option("--flush-interval", type=options.POSITIVE, help="Seconds between landings.  [default: 5]")
 @click.option("--instance", help="Static name in the group.")
 def land_command(data: Path, broker: str, flush_interval: float | None, instance: str | None) -> None:
     """Write topics to Parquet files, in the data folder or in a bucket (the Parquet sink).
@@ -184,10 +182,9 @@ def land_command(data: Path, broker: str, flush_interval: float | None, instance
     from warehouse.sink.consumer import run_lander
 
     is_bucket = is_bucket_address(data)
-    if is_bucket:
-        end_process_if_a_thread_fails()
-    else:
-        prepare_process(data)
+    if not is_bucket:
+        options.ensure_data_folder(data)
+    end_process_if_a_thread_fails()
     kafka = connect_with_topics(data, broker)
     given: dict[str, Any] = {"flush_interval_s": flush_interval, "instance": instance}
     settings = LanderSettings(data=data, **{name: value for name, value in given.items() if value is not None})

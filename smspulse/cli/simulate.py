@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -10,7 +9,7 @@ import click
 from click.core import ParameterSource
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from smspulse.cli.options import EXIT_CHECK_FAILED, URL, Command, FiniteFloat
+from smspulse.cli.options import EXIT_CHECK_FAILED, OUTPUT_FILE, POSITIVE, SHARE, URL, Command, FiniteFloat, ParsedType
 from smspulse.processes.children import make_stop_event
 from smspulse.processes.terminal import echo, make_console
 from smspulse.simulator.options import GatewayBehaviour, parse_shares
@@ -24,12 +23,12 @@ def add_behaviour_options(command: Command) -> Command:
     for each in reversed(fields(GatewayBehaviour)):
         name = f"--{each.name.replace('_', '-')}"
         if "help" in each.metadata:
-            option = click.option(name, type=FiniteFloat(0, 1), default=each.default, help=each.metadata["help"])
+            option = click.option(name, type=SHARE, default=each.default, help=each.metadata["help"])
         elif isinstance(each.default, int):
             option = click.option(name, type=click.IntRange(1), default=each.default)
         else:
             text = ",".join(f"{id_}={share}" for id_, share in each.default)
-            option = click.option(name, default=text, metavar="ID=SHARE,…")
+            option = click.option(name, default=text, type=ParsedType("ID=SHARE,…", parse_shares))
         command = option(command)
     return command
 
@@ -58,11 +57,9 @@ def _read_webhook_url(context: click.Context, option: click.Parameter, value: st
     "to other users.  [env: SMSPULSE_SIMULATE_URL]",
 )
 @click.option("--messages", type=click.IntRange(1), help="Outgoing messages.  [default: until Ctrl-C]")
-@click.option("--rate", type=FiniteFloat(min=0, min_open=True), default=20.0, help="Messages started a second.")
+@click.option("--rate", type=POSITIVE, default=20.0, help="Messages started a second.")
 @click.option("--seed", default=1, help="The same seed gives the same scenarios.")
-@click.option(
-    "--truth", type=click.Path(dir_okay=False, path_type=Path), help="File for the truth about each accepted message."
-)
+@click.option("--truth", type=OUTPUT_FILE, help="File for the truth about each accepted message.")
 @click.option("--time-scale", type=FiniteFloat(min=0), default=1.0, help="0.1 is ten times faster than life.")
 @click.option(
     "--max-delay", "max_delay_s", type=FiniteFloat(min=0), default=60.0, help="Maximum of a delay, in seconds."
@@ -79,8 +76,7 @@ def simulate_command(url: str, messages: int | None, seed: int, **options: Any) 
     from smspulse.simulator.scenarios import generate_scenarios
 
     rates = {each.name: options.pop(each.name) for each in fields(GatewayBehaviour)}
-    shares = {name: parse_shares(value) for name, value in rates.items() if isinstance(value, str)}
-    scenarios = generate_scenarios(seed, messages, GatewayBehaviour(**(rates | shares)))
+    scenarios = generate_scenarios(seed, messages, GatewayBehaviour(**rates))
     totals = asyncio.run(_simulate_until_signal(url, scenarios, messages, options))
     echo(
         f"{totals.sent:,} webhooks sent, {totals.accepted:,} accepted, {totals.retried:,} sent again, "

@@ -7,10 +7,10 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import click
 import duckdb
@@ -66,16 +66,21 @@ def run_sql_command(
         raise click.UsageError(msg)
     try:
         statements = _parse_statements(statement, unrestricted=unrestricted)
-        with suppress(KeyboardInterrupt), ExitStack() as stack:
-            path = Path(stack.enter_context(TemporaryDirectory(prefix="smspulse-sql.")), "answer")
-            deliver = _make_delivery(stack, data, form, output, live=watch is not None)
+        with suppress(KeyboardInterrupt), TemporaryDirectory(prefix="smspulse-sql.") as folder:
+            path = Path(folder, "answer")
 
             def write_result() -> None:
                 with open_warehouse(data, restricted=not unrestricted, writable=path.parent) as connection:
                     _write_result_file(connection, statements, form, path)
 
-            for _ in _repeat_until_stopped(write_result, path, watch):
-                deliver(path)
+            runs = _repeat_until_stopped(write_result, path, watch)
+            if form == "table":
+                _show_tables(path, runs, live=watch is not None)
+            for _ in runs:
+                if output:
+                    _replace_output(data, path, output)
+                else:
+                    _copy_to_stdout(path)
     except duckdb.PermissionException as error:
         refused = str(error).partition("\n")[0]
         msg = f"{refused}: a statement reads files of the data folder alone; --unrestricted allows others"
@@ -85,18 +90,6 @@ def run_sql_command(
     except OSError as error:
         msg = f"cannot write to {output or 'standard output'}: {error.strerror}"
         raise click.ClickException(msg) from error
-
-
-def _make_delivery(
-    stack: ExitStack, data: Path, form: str, output: Path | None, *, live: bool
-) -> Callable[[Path], None]:
-    """Return the function that shows a result file, writes it to the output, or copies it to standard output."""
-    if form == "table":
-        print_table = _make_table_printer(stack, live=live)
-        return lambda path: print_table(json.loads(path.read_bytes()))
-    if output:
-        return lambda path: _replace_output(data, path, output)
-    return _copy_to_stdout
 
 
 def _replace_output(data: Path, path: Path, output: Path) -> None:
@@ -181,9 +174,8 @@ def _write_result_file(
         connection.register("answer_of_statement", pa.table(columns_of or {"done": [True]}))
         relation = "FROM answer_of_statement"
     described = connection.execute(f"SELECT * FROM ({relation}\n) LIMIT 0")  # noqa: S608 - it was parsed
-    columns = described.description or []
-    result = QueryResult(connection, relation, [column[0] for column in columns], [column[1] for column in columns])
-    ENCODERS[form](result, path)
+    columns = [(column[0], column[1]) for column in described.description or ()]
+    ENCODERS[form](QueryResult(connection, relation, columns), path)
 
 
 def _strip_semicolon(sql: str) -> str:
@@ -208,12 +200,17 @@ def _copy_to_stdout(path: Path) -> None:
     stdout.flush()
 
 
-def _make_table_printer(stack: ExitStack, *, live: bool) -> Callable[[list[Any]], None]:
+def _show_tables(path: Path, runs: Iterator[None], *, live: bool) -> None:
+    """Show the result file after each run, on a live terminal in place of the last one."""
     console = make_console()
-    if not live or not console.is_terminal:
-        return lambda found: console.print(_build_result_table(found[0], found[1:], console))
-    screen = stack.enter_context(Live(console=console, auto_refresh=False))
-    return lambda found: screen.update(_build_result_table(found[0], found[1:], console), refresh=True)
+    with Live(console=console, auto_refresh=False) if live and console.is_terminal else nullcontext() as screen:
+        for _ in runs:
+            names, *rows = json.loads(path.read_bytes())
+            table = _build_result_table(names, rows, console)
+            if screen:
+                screen.update(table, refresh=True)
+            else:
+                console.print(table)
 
 
 def _build_result_table(names: list[str], rows: list[list[str]], console: Console) -> Table:

@@ -46,27 +46,26 @@ class QueryResult:
 
     connection: duckdb.DuckDBPyConnection
     relation: str
-    names: list[str]
-    types: list[DuckDBPyType]
+    columns: list[tuple[str, DuckDBPyType]]
 
     def build_select(
         self, expression: Callable[[str, DuckDBPyType], str], rename: Callable[[str], str] = lambda name: name
     ) -> str:
         """Return SQL that selects each column through an expression of its name and type, under a new name."""
         # Column names of a result need not be unique, so they are numbered inside.
-        inner = [f"c{number}" for number in range(len(self.names))]
-        columns = ", ".join(
+        inner = [f"c{number}" for number in range(len(self.columns))]
+        selected = ", ".join(
             f"{expression(column, type_)} AS {_quote_column_name(rename(name))}"
-            for column, name, type_ in zip(inner, self.names, self.types, strict=True)
+            for column, (name, type_) in zip(inner, self.columns, strict=True)
         )
-        return f"SELECT {columns} FROM ({self.relation}\n) AS answer({', '.join(inner)})"  # noqa: S608 - checked
+        return f"SELECT {selected} FROM ({self.relation}\n) AS answer({', '.join(inner)})"  # noqa: S608 - checked
 
 
 def _export_table(result: QueryResult, path: Path) -> None:
     """Write names and rows as a JSON list of lists of text. Null is an empty text."""
     sql = result.build_select(lambda column, _: f"coalesce({column}::VARCHAR, '')")
     rows = result.connection.execute(sql).fetchall()
-    path.write_text(json.dumps([result.names, *rows]), "utf-8")
+    path.write_text(json.dumps([[name for name, _ in result.columns], *rows]), "utf-8")
 
 
 def _export_csv(result: QueryResult, path: Path) -> None:

@@ -2,15 +2,16 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
-from smspulse.cli.options import EXIT_CHECK_FAILED, FiniteFloat, broker_option, data_option, require_data_folder
+from smspulse.cli import options
 from smspulse.processes.terminal import echo
 
 
 @click.command()
-@data_option
+@options.data_option
 @click.option("--date", "day", type=click.DateTime(["%Y-%m-%d"]), help="Only messages first seen on this day, UTC.")
 @click.option("--all", "everything", is_flag=True, help="All days, not only those that are open or have changes.")
 def rebuild_command(data: Path, day: datetime | None, *, everything: bool) -> None:
@@ -30,10 +31,9 @@ def rebuild_command(data: Path, day: datetime | None, *, everything: bool) -> No
     if day and everything:
         msg = "--date and --all exclude each other"
         raise click.UsageError(msg)
-    require_data_folder(data)
-    settings = StreamSettings(state=data / "state")
+    options.require_data_folder(data)
     statuses = load_known_statuses(data)
-    expire_after = timedelta(hours=settings.expire_after_h)
+    expire_after = timedelta(hours=StreamSettings(state=data / "state").expire_after_h)
     summary = rebuild_base(data, statuses, expire_after, day=day.date() if day else None, everything=everything)
     echo(
         f"{summary.messages:,} messages of {len(summary.days)} days from {summary.reports:,} reports; "
@@ -42,11 +42,11 @@ def rebuild_command(data: Path, day: datetime | None, *, everything: bool) -> No
     )
     if summary.differing:
         echo('smspulse sql "FROM rebuild_differences" lists them', err=True)
-    raise SystemExit(EXIT_CHECK_FAILED if summary.differing else 0)
+    raise SystemExit(options.EXIT_CHECK_FAILED if summary.differing else 0)
 
 
 @click.command()
-@data_option
+@options.data_option
 def compact_command(data: Path) -> None:
     """Merge the files of closed hours and days, to one for each partition. Readers and landers can go on meanwhile.
 
@@ -57,13 +57,13 @@ def compact_command(data: Path) -> None:
     """
     from warehouse.maintenance.compaction import compact_files
 
-    require_data_folder(data)
+    options.require_data_folder(data)
     done = compact_files(data, datetime.now(UTC))
     echo(f"{done.files_before:,} files became {done.files_after:,}, with {done.rows:,} rows")
 
 
 @click.command()
-@data_option
+@options.data_option
 def retain_command(data: Path) -> None:
     """Drop the days that are older than SMSPULSE_RETAIN_RAW_DAYS, _VERSIONS_DAYS, _MESSAGES_DAYS and _DEADLETTERS_DAYS.
 
@@ -75,9 +75,8 @@ def retain_command(data: Path) -> None:
     from streams.settings import StreamSettings
     from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
 
-    require_data_folder(data)
-    stream = StreamSettings(state=data / "state")
-    kept_after_forgetting = timedelta(hours=stream.forget_after_h, days=2)
+    options.require_data_folder(data)
+    kept_after_forgetting = timedelta(hours=StreamSettings(state=data / "state").forget_after_h, days=2)
     done = drop_expired_days(data, RetentionSettings(), datetime.now(UTC), kept_after_forgetting)
     for name, days in done.items():
         echo(f"{name}: {len(days)} days dropped, {min(days)} to {max(days)}")
@@ -86,8 +85,8 @@ def retain_command(data: Path) -> None:
 
 
 @click.command()
-@data_option
-@broker_option
+@options.data_option
+@options.broker_option
 @click.option("--number", "numbers", required=True, multiple=True, help="Phone number; once for each spelling.")
 def erase_command(data: Path, broker: str, numbers: tuple[str, ...]) -> None:
     """Remove a phone number, and the texts to and from it, from files, spool and Kafka. Counts do not change.
@@ -102,14 +101,14 @@ def erase_command(data: Path, broker: str, numbers: tuple[str, ...]) -> None:
     from smspulse.runtime.erasure import erase_everywhere
 
     # These have numbers before anything has landed.
-    require_data_folder(data, "spool", "state", "kafka", "broker.json")
+    options.require_data_folder(data, "spool", "state", "kafka", "broker.json")
     report = erase_everywhere(data.resolve(), numbers, lambda: find_kafka_settings(data, broker))
     echo("\n".join([*report.lines, *(f"left: {line}" for line in report.remaining)]) or "no record has it")
-    raise SystemExit(EXIT_CHECK_FAILED if report.has_remaining_files else 0)
+    raise SystemExit(options.EXIT_CHECK_FAILED if report.has_remaining_files else 0)
 
 
 @click.command()
-@data_option
+@options.data_option
 @click.argument("statement")
 @click.option(
     "--format",
@@ -118,21 +117,19 @@ def erase_command(data: Path, broker: str, numbers: tuple[str, ...]) -> None:
     default="table",
     help="csv is exact, for programs; spreadsheet is CSV in which no text is a formula.",
 )
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Output file, replaced in one step.")
+@click.option("--output", type=options.OUTPUT_FILE, help="Output file, replaced in one step.")
 @click.option(
     "--watch",
     is_flag=False,
     flag_value=2.0,
-    type=FiniteFloat(min=0, min_open=True),
+    type=options.POSITIVE,
     metavar="SECONDS",
     help="Repeat the query every so many seconds, by default 2, and show a changed result.",
 )
 @click.option(
     "--unrestricted", is_flag=True, help="Let it read and write other files, attach databases and change settings."
 )
-def sql_command(
-    data: Path, statement: str, form: str, output: Path | None, watch: float | None, *, unrestricted: bool
-) -> None:
+def sql_command(**given: Any) -> None:
     """Query the warehouse. A statement can read only the data folder of the file system.
 
     \b
@@ -142,4 +139,4 @@ def sql_command(
     """
     from smspulse.cli.sql import run_sql_command
 
-    run_sql_command(data, statement, form, output, watch, unrestricted=unrestricted)
+    run_sql_command(**given)

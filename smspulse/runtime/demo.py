@@ -59,8 +59,7 @@ def _prepare_demo_source(data: Path, name: str) -> tuple[str, str]:
 
     # A token in the folder may be of an earlier demo, or revoked since.
     sources = SourceRegistry(data, IngestSettings().sources.get_secret_value())
-    numbered = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
-    for candidate in numbered:
+    for candidate in itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2))):
         path = data / f"{candidate}.token"
         token = path.read_text(encoding="utf-8") if path.exists() else ""
         if sources.accepts_token(candidate, token):

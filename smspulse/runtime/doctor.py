@@ -16,14 +16,8 @@ from typing import Any, Final, Literal
 from core.consumer_lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
 from core.kafka_settings import KafkaSettings
 from core.topics import TOPICS, find_partition_mismatch
+from smspulse.broker import download
 from smspulse.broker.config import count_needed_files
-from smspulse.broker.download import (
-    JAVA_NEEDED,
-    find_kafka_cache,
-    is_kafka_cached,
-    read_java_version,
-    read_kafka_version,
-)
 from smspulse.broker.errors import BrokerError, LoginUnreadableError
 from smspulse.broker.locate import read_embedded_settings
 from smspulse.broker.lockfile import has_kafka_store, read_broker_file
@@ -88,18 +82,18 @@ def _check_kafka(data: Path) -> Iterator[DoctorFinding]:
     effect = "without it the in-memory broker is used, which forgets everything at its end"
     if has_kafka_store(data):
         level, effect = "fail", f"without it `smspulse up` does not start on {data}, which holds a Kafka store"
-    version = read_java_version()
-    if version is not None and version >= JAVA_NEEDED:
+    version = download.read_java_version()
+    if version is not None and version >= download.JAVA_NEEDED:
         yield DoctorFinding("java", "ok", f"version {version}")
     else:
         what = f"version {version}" if version else "no working `java` on PATH"
-        fix = f"Install a JRE of Java {JAVA_NEEDED} or newer and put `java` on PATH"
+        fix = f"Install a JRE of Java {download.JAVA_NEEDED} or newer and put `java` on PATH"
         yield DoctorFinding("java", level, f"{what}; {effect}", fix)
     try:
-        if is_kafka_cached():
-            yield DoctorFinding("kafka", "ok", f"{read_kafka_version()} in {find_kafka_cache()}")
+        if download.is_kafka_cached():
+            yield DoctorFinding("kafka", "ok", f"{download.read_kafka_version()} in {download.find_kafka_cache()}")
         elif shutil.which("mvn"):
-            what = f"not fetched yet; Maven fetches {read_kafka_version()} at the first start"
+            what = f"not fetched yet; Maven fetches {download.read_kafka_version()} at the first start"
             yield DoctorFinding("kafka", "ok", what)
         else:
             yield DoctorFinding("kafka", level, f"not fetched, and no `mvn` on PATH; {effect}", "Install Maven")
@@ -199,14 +193,14 @@ def _check_cluster(kafka: KafkaSettings, *, is_embedded: bool) -> DoctorFinding:
         fix = "Start it, or set SMSPULSE_KAFKA_BOOTSTRAP and the login for the one that you mean"
         return DoctorFinding("broker", "fail", f"none answers at {kafka.bootstrap}: {why}", fix)
     what = f"{len(found.brokers)} at {kafka.bootstrap}"
+    partitions = {name: list(topic.partitions.values()) for name, topic in found.topics.items()}
     names = [topic.name for topic in TOPICS]
-    if missing := [name for name in names if name not in found.topics]:
+    if missing := [name for name in names if name not in partitions]:
         return DoctorFinding("broker", "warn", f"{what}; no topic {missing[0]}", "`smspulse up` creates it")
-    counts = {name: len(found.topics[name].partitions) for name in names}
+    counts = {name: len(each) for name, each in partitions.items()}
     if wrong := find_partition_mismatch(counts, kafka.partitions):
         return DoctorFinding("broker", "fail", f"{what}; {wrong[0]}", wrong[1].capitalize())
     # A partition on one broker alone.
-    partitions = {name: found.topics[name].partitions.values() for name in names}
     alone = [name for name in names if any(len(each.replicas) == 1 for each in partitions[name])]
     if alone and not is_embedded:
         fix = (

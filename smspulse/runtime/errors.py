@@ -7,11 +7,5 @@ class PipelineError(SmspulseError):
     """The pipeline could not be started, or could not go on."""
 
 
-class AlreadyRunningError(SmspulseError):
-    """Another `smspulse up` runs on the data folder."""
-
-    is_permanent = True
-
-
 class EraseError(SmspulseError):
     """The erasure is not complete. The same command completes it."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.statuses import get_status_name
 from smspulse.processes.terminal import format_duration
-from warehouse.reader import open_warehouse, retry_after_merge
+from warehouse.reader import fetch_rows, open_warehouse
 from warehouse.status_codes import load_known_statuses
 
 # Flags of a message that a person needs to know. Others are left out.
@@ -16,21 +16,22 @@ _FLAGS = {
     "unknown_status": "a report has a status that is not documented",
     "late_after_forgetting": "reports came after the stream had forgotten the message",
 }
-# Columns of the view `messages` without personal data.
-_COLUMNS = (
-    *("message_key", "source", "sms_id", "outcome", "failure_class", "is_ended", "attempts", "contradicted", "flags"),
-    *("first_seen_at", "last_seen_at", "ended_at", "queue_s", "device_s", "network_s", "total_s", "device_id"),
-    *("channel_id", "last_status_id"),
-)
-_REPORTS_SQL = """
-    list_transform(observations, lambda each: {
-        'status_id': each.status_id,
-        'device_id': each.device_id,
-        'channel_id': each.channel_id,
-        'at': strftime(each.first_received_at, '%Y-%m-%dT%H:%M:%S.%gZ'),
-        'after_s': (epoch_ms(each.first_received_at) - epoch_ms(first_seen_at)) / 1000,
-        'again_s': (epoch_ms(each.last_received_at) - epoch_ms(each.first_received_at)) / 1000
-    })
+# Columns of the view `messages` without personal data, and the reports.
+_MESSAGE_SQL = """
+    SELECT message_key, source, sms_id, outcome, failure_class, is_ended, attempts, contradicted, flags,
+        strftime(first_seen_at, '%Y-%m-%dT%H:%M:%S.%gZ') AS first_seen_at,
+        strftime(last_seen_at, '%Y-%m-%dT%H:%M:%S.%gZ') AS last_seen_at,
+        strftime(ended_at, '%Y-%m-%dT%H:%M:%S.%gZ') AS ended_at,
+        queue_s, device_s, network_s, total_s, device_id, channel_id, last_status_id,
+        list_transform(observations, lambda each: {
+            'status_id': each.status_id,
+            'device_id': each.device_id,
+            'channel_id': each.channel_id,
+            'at': strftime(each.first_received_at, '%Y-%m-%dT%H:%M:%S.%gZ'),
+            'after_s': (epoch_ms(each.first_received_at) - epoch_ms(first_seen_at)) / 1000,
+            'again_s': (epoch_ms(each.last_received_at) - epoch_ms(each.first_received_at)) / 1000
+        }) AS reports
+    FROM messages WHERE message_key = ?
 """
 
 
@@ -46,14 +47,12 @@ def find_message(data: Path, key: str) -> dict[str, Any] | None:
     Raises:
         NoWarehouseError: Nothing was published there.
     """
-    columns = [f"strftime({name}, '%Y-%m-%dT%H:%M:%S.%gZ')" if name.endswith("_at") else name for name in _COLUMNS]
-    sql = f"SELECT {', '.join(columns)}, {_REPORTS_SQL} FROM messages WHERE message_key = ?"  # noqa: S608 - names of ours
     statuses = load_known_statuses(data)
     with open_warehouse(data) as connection:
-        row = retry_after_merge(lambda: connection.execute(sql, [key]).fetchone())
-    if row is None:
+        rows = fetch_rows(connection, _MESSAGE_SQL, [key])
+    if not rows:
         return None
-    found = dict(zip((*_COLUMNS, "reports"), row, strict=True))
+    found = rows[0]
     # In order of receipt, which can differ from the order of the lifecycle.
     found["reports"] = sorted(found["reports"] or (), key=lambda report: report["after_s"])
     for report in found["reports"]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,18 +22,13 @@ from expectations.settings import CheckSettings
 from ingest.settings import IngestSettings
 from smspulse.broker.locate import find_kafka_settings
 from smspulse.broker.lockfile import read_broker_file
-from smspulse.processes.children import (
-    build_server_url,
-    find_free_port,
-    find_listen_error,
-    make_stop_event,
-    raise_file_limit,
-)
+from smspulse.dashboard.settings import PageSettings
+from smspulse.processes import children
 from smspulse.processes.log_setup import print_process_line
 from smspulse.processes.settings import MetricsSettings
 from smspulse.processes.supervisor import ChildProcess, ProcessSupervisor
 from smspulse.runtime.demo import run_demo
-from smspulse.runtime.errors import AlreadyRunningError, PipelineError
+from smspulse.runtime.errors import PipelineError
 from smspulse.runtime.maintenance import check_periodically, run_maintenance
 from smspulse.runtime.settings import MaintenanceSettings
 
@@ -53,7 +49,7 @@ class PipelineOptions:
         port: Port of ingest; 0 for any free one.
         workers: Number of stream workers. Each is a process with its own state folder and static name.
         without: Processes to leave out, of `page` and `alerts`.
-        page_host, page_port: Address of the page; with a free port if the port is taken.
+        page: Settings of the page, which gets a free port if its port is taken.
         demo: Whether to simulate traffic.
         seconds: Seconds until the end; None for no end but a signal.
     """
@@ -63,8 +59,7 @@ class PipelineOptions:
     port: int
     workers: int
     without: tuple[str, ...]
-    page_host: str
-    page_port: int
+    page: PageSettings
     demo: bool
     seconds: float | None
 
@@ -76,7 +71,7 @@ async def run_pipeline(options: PipelineOptions, console: Console) -> int:
         SmspulseError: The pipeline could not be started.
     """
     with _lock_data_folder(options.data) as predecessor_was_killed:
-        raise_file_limit()
+        children.raise_file_limit()
         return await _supervise_pipeline(options, console, _PREDECESSOR_S if predecessor_was_killed else 0)
 
 
@@ -87,7 +82,7 @@ def _lock_data_folder(data: Path) -> Iterator[bool]:
     Yields whether the last holder was killed: it did not release the lock, and its children may still be ending.
 
     Raises:
-        AlreadyRunningError: Another process holds it.
+        PipelineError: Another process holds it.
         OSError: The folder cannot be written.
     """
     with open(os.open(data / "up.lock", os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0) as file:
@@ -97,7 +92,7 @@ def _lock_data_folder(data: Path) -> Iterator[bool]:
         except BlockingIOError:
             who = f"process {holder}" if holder else "another process"
             msg = f"`smspulse up` already runs on {data}: {who}; stop it, or choose another folder with --data"
-            raise AlreadyRunningError(msg) from None
+            raise PipelineError(msg) from None
         file.truncate(0)
         os.pwrite(file.fileno(), str(os.getpid()).encode(), 0)
         try:
@@ -109,36 +104,31 @@ def _lock_data_folder(data: Path) -> Iterator[bool]:
 
 async def _supervise_pipeline(options: PipelineOptions, console: Console, patience_s: float) -> int:
     every_s, upkeep_minutes = CheckSettings().every_s, MaintenanceSettings().minutes
-    stop = make_stop_event()
-    supervisor = ProcessSupervisor(lambda name, level, text: print_process_line(console, name, level, text))
+    stop = children.make_stop_event()
+    supervisor = ProcessSupervisor(partial(print_process_line, console))
 
-    def stop_on_failure(task: asyncio.Future[Any]) -> None:
-        """End the pipeline when an essential task fails. Its error is raised below."""
-        if not task.cancelled() and task.exception() is not None:
-            stop.set()
+    async def run_command(name: str) -> int:
+        return await supervisor.run(ChildProcess(name, (name, "--data", str(options.data)), 5))
 
     starting = asyncio.create_task(_start_processes(options, supervisor, console, patience_s))
-    stopping = asyncio.create_task(stop.wait())
-    watching = asyncio.create_task(_watch_broker(options.data, starting))
-    watching.add_done_callback(stop_on_failure)
-    supervisor.failure.add_done_callback(stop_on_failure)
-    checking = asyncio.create_task(
-        keep_running("the regular check", lambda: check_periodically(options.data, options.broker, every_s))
-    )
-    maintaining = asyncio.create_task(
-        keep_running("the upkeep", lambda: _maintain_once_started(options.data, upkeep_minutes, starting, supervisor))
-    )
+    tasks: list[asyncio.Future[Any]] = [starting, asyncio.create_task(stop.wait())]
     try:
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        code = await _wait_for_end(stop, options, console, starting.result()) if starting.done() else 0
-        # These tasks can also have set `stop`; then their errors are raised here.
-        if supervisor.failure.done():
-            supervisor.failure.result()
-        if watching.done():
-            watching.result()
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            return 0
+        url = starting.result()
+        # The first error of either ends the pipeline, and is raised below.
+        failing = asyncio.gather(supervisor.failure, _watch_broker(options.data))
+        failing.add_done_callback(lambda _: stop.set())
+        check = partial(check_periodically, options.data, options.broker, every_s)
+        checking = keep_running("the regular check", check)
+        maintaining = keep_running("the upkeep", partial(run_maintenance, upkeep_minutes, run_command))
+        tasks += [failing, asyncio.create_task(checking), asyncio.create_task(maintaining)]
+        code = await _wait_for_end(stop, options, console, url)
+        if failing.done():
+            failing.result()
         return code
     finally:
-        tasks = (starting, stopping, watching, maintaining, checking)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -179,7 +169,7 @@ def _find_conflict(options: PipelineOptions, host: str) -> str:
             f"a broker already runs on {options.data}: process {running.pid}; stop it, or use it with "
             f"--broker {running.bootstrap}"
         )
-    error = find_listen_error(options.port, host)
+    error = children.find_listen_error(options.port, host)
     if error is None:
         return ""
     if error.errno == errno.EADDRINUSE:
@@ -190,23 +180,12 @@ def _find_conflict(options: PipelineOptions, host: str) -> str:
     )
 
 
-async def _maintain_once_started(
-    data: Path, minutes: float, starting: asyncio.Task[str], supervisor: ProcessSupervisor
-) -> None:
-    # Commands of the maintenance need the broker and the views.
-    await asyncio.wait([starting])
-    await run_maintenance(
-        minutes, lambda command: supervisor.run(ChildProcess(command, (command, "--data", str(data)), 5))
-    )
-
-
-async def _watch_broker(data: Path, starting: asyncio.Task[str]) -> None:
+async def _watch_broker(data: Path) -> None:
     """Watch whether a restarted broker is a different one. The state of the other processes would not match it.
 
     Raises:
         PipelineError: The broker came back at another address, or without its records.
     """
-    await asyncio.wait([starting])
     # None with an external broker: there is nothing to watch.
     first = read_broker_file(data)
     while first is not None:
@@ -228,7 +207,7 @@ async def _start_processes(
     host = ingest.host
     await _wait_until_free(options, host, patience_s)
     began = time.monotonic()
-    port = options.port or find_free_port(0, host)
+    port = options.port or children.find_free_port(0, host)
     # Endpoints of processes that may have ended.
     shutil.rmtree(options.data / "run", ignore_errors=True)
     is_external = ":" in options.broker
@@ -240,17 +219,17 @@ async def _start_processes(
     if is_external:
         await asyncio.to_thread(ensure_topics, kafka)
     groups = _build_children(options, ("--data", str(options.data), *broker_options), host, port)
-    children = [child for group in groups for child in group]
+    started = [child for group in groups for child in group]
     if kafka.memory_run:
-        for child in children:
+        for child in started:
             child.environment["SMSPULSE_KAFKA_MEMORY_RUN"] = kafka.memory_run
     for group in groups:
         await supervisor.start(*group)
-    for child in children:
+    for child in started:
         # The page logs its address when it has numbers. Nothing waits for it.
         if child.name != "page":
             await supervisor.wait_until_ready(child)
-    url = build_server_url(host, port, tls=ingest.tls_cert is not None)
+    url = children.build_server_url(host, port, tls=ingest.tls_cert is not None)
     after = f" after {time.monotonic() - began:.1f} s: webhooks at {url}, SQL with `smspulse sql`"
     console.print(Text.assemble(("ready", "bold"), after))
     return url
@@ -275,18 +254,16 @@ def _build_children(
     options: PipelineOptions, common: tuple[str, ...], host: str, port: int
 ) -> tuple[list[ChildProcess], list[ChildProcess], list[ChildProcess]]:
     """Return ingest, the stream workers and the rest: processes that start together, in order of their start."""
-    page_error = find_listen_error(options.page_port, options.page_host)
-    is_page_port_taken = page_error is not None and page_error.errno == errno.EADDRINUSE
-    page_port = find_free_port(0, options.page_host) if is_page_port_taken else options.page_port
+    page_port = options.page.port
+    page_error = children.find_listen_error(page_port, options.page.host)
+    if page_error is not None and page_error.errno == errno.EADDRINUSE:
+        page_port = children.find_free_port(0, options.page.host)
     ingest = ChildProcess("ingest", ("ingest", *common, "--host", host, "--port", str(port)), 1.5)
-    streams = [
-        ChildProcess(
-            "stream" if options.workers == 1 else f"stream-{number}",
-            ("stream", *common, "--worker", str(number), "--instance", f"up-{number}"),
-            3,
-        )
-        for number in range(options.workers)
-    ]
+    streams = []
+    for number in range(options.workers):
+        name = "stream" if options.workers == 1 else f"stream-{number}"
+        arguments = ("stream", *common, "--worker", str(number), "--instance", f"up-{number}")
+        streams.append(ChildProcess(name, arguments, 3))
     lander = ChildProcess("lander", ("land", *common, "--instance", "up"), 2)
     page = ChildProcess("page", ("page", *common, "--port", str(page_port)), 2)
     alerts = ChildProcess("alerts", ("alerts", "send", *common), 2)

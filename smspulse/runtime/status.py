@@ -11,14 +11,8 @@ from core.consumer_lag import BROKER_PATIENCE_S, is_listening, read_group_lag
 from core.topics import RAW
 from smspulse.broker.errors import LoginUnreadableError, NoBrokerError
 from smspulse.broker.locate import find_kafka_settings
+from smspulse.processes import metrics_endpoint
 from smspulse.processes.children import LOOPBACK
-from smspulse.processes.metrics_endpoint import (
-    INGEST,
-    ProcessEndpoint,
-    fetch_response,
-    find_ingest_endpoint,
-    list_endpoints,
-)
 from streams.settings import StreamSettings
 from warehouse.datasets import DATASET_BY_TOPIC
 from warehouse.errors import NoWarehouseError
@@ -59,8 +53,8 @@ def collect_pipeline_status(
         if not kafka.in_memory:
             groups[StreamSettings(state=data).group] = [RAW]
         group_lag = read_group_lag(kafka, groups, BROKER_PATIENCE_S)
-        what = f"at {kafka.bootstrap}{', in memory' if kafka.in_memory else ''}"
         is_ok = group_lag is not None
+        what = f"at {kafka.bootstrap}{', in memory' if kafka.in_memory else ''}"
         what = what if is_ok else f"none answers {what} within {BROKER_PATIENCE_S:g} s"
     except NoBrokerError:
         what = "none runs here: start `smspulse up`"
@@ -68,17 +62,14 @@ def collect_pipeline_status(
         is_ok = is_listening(error.bootstrap)
         what = f"at {error.bootstrap}; its lag is unknown: this user may not read its login"
         what = what if is_ok else f"none answers at {error.bootstrap}"
-    processes = [
-        {"name": "broker", "ok": is_ok, "what": what},
-        _describe_ingest(find_ingest_endpoint(data, host, port)),
-        *_describe_endpoints(data),
-    ]
-    return {"processes": processes, "lag": group_lag}
+    broker_state = {"name": "broker", "ok": is_ok, "what": what}
+    ingest = _describe_ingest(metrics_endpoint.find_ingest_endpoint(data, host, port))
+    return {"processes": [broker_state, ingest, *_describe_endpoints(data)], "lag": group_lag}
 
 
 def _describe_endpoints(data: Path) -> Iterator[dict[str, Any]]:
-    for endpoint in list_endpoints(data):
-        if endpoint.name == INGEST:
+    for endpoint in metrics_endpoint.list_endpoints(data):
+        if endpoint.name == metrics_endpoint.INGEST:
             continue
         metrics = endpoint.read_metrics()
         what = f"process {endpoint.pid}, /metrics at {endpoint.host}:{endpoint.port}"
@@ -92,13 +83,13 @@ def _describe_endpoints(data: Path) -> Iterator[dict[str, Any]]:
         yield {"name": endpoint.name, "ok": metrics is not None and not is_blocked, "what": what}
 
 
-def _describe_ingest(endpoint: ProcessEndpoint) -> dict[str, Any]:
+def _describe_ingest(endpoint: metrics_endpoint.ProcessEndpoint) -> dict[str, Any]:
     host, port = endpoint.host, endpoint.port
     where = f"port {port}" if host == LOOPBACK else f"{host}, port {port}"
     # The environment may not have the certificate, so both schemes are tried.
-    answer = fetch_response(host, port, "/readyz", tls=endpoint.tls) or fetch_response(
-        host, port, "/readyz", tls=not endpoint.tls
-    )
+    schemes = (endpoint.tls, not endpoint.tls)
+    answers = (metrics_endpoint.fetch_response(host, port, "/readyz", tls=tls) for tls in schemes)
+    answer = next(filter(None, answers), None)
     if answer is None:
         return {"name": "ingest", "ok": False, "what": f"none answers on {where}"}
     try:

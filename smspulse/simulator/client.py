@@ -175,23 +175,34 @@ class _ScenarioSender:
 
     async def run(self, scenarios: Iterable[MessageScenario], rate: float, max_open: int, grace_s: float) -> None:
         """Send the scenarios."""
+        slots = asyncio.Semaphore(max_open)
+
+        async def abandon_after_stop() -> None:
+            await self.stop.wait()
+            # Without it, a stop would wait for the end of a scenario.
+            slots.release()
+            await asyncio.sleep(grace_s)
+            self._abandon_requested.set()
+
+        stopping = asyncio.create_task(abandon_after_stop())
         try:
-            await self._start_scenarios(scenarios, rate, max_open)
-            await self._finish_scenarios(grace_s)
+            await self._start_scenarios(scenarios, rate, slots)
+            await self._finish_scenarios()
         except asyncio.CancelledError:
             self.stop.set()
-            await self._finish_scenarios(grace_s)
+            await self._finish_scenarios()
             raise
         finally:
-            # Tasks are left only after a second cancellation.
-            for task in self._open_tasks:
+            # Scenarios are left only after a second cancellation.
+            for task in (stopping, *self._open_tasks):
                 task.cancel()
         if self._error:
             raise self._error
 
-    async def _start_scenarios(self, scenarios: Iterable[MessageScenario], rate: float, max_open: int) -> None:
+    async def _start_scenarios(
+        self, scenarios: Iterable[MessageScenario], rate: float, slots: asyncio.Semaphore
+    ) -> None:
         loop = asyncio.get_running_loop()
-        slots = asyncio.Semaphore(max_open)
 
         def on_scenario_ended(task: asyncio.Task[None]) -> None:
             self._open_tasks.discard(task)
@@ -200,35 +211,20 @@ class _ScenarioSender:
                 self._error = self._error or task.exception()
                 self.stop.set()
 
-        stopped = loop.create_task(self.stop.wait())
-        # Without it, a stop would wait for the end of a scenario.
-        stopped.add_done_callback(lambda _: slots.release())
-        try:
-            due = loop.time()
-            for scenario in scenarios:
-                await slots.acquire()
-                if await _is_set_within(self.stop, due - loop.time()):
-                    return
-                task = loop.create_task(self._send_scenario(scenario))
-                self._open_tasks.add(task)
-                task.add_done_callback(on_scenario_ended)
-                # After a pause, catch up on one second at most.
-                due = max(due + 1 / rate, loop.time() - 1)
-        finally:
-            stopped.cancel()
+        due = loop.time()
+        for scenario in scenarios:
+            await slots.acquire()
+            if await _is_set_within(self.stop, due - loop.time()):
+                return
+            task = loop.create_task(self._send_scenario(scenario))
+            self._open_tasks.add(task)
+            task.add_done_callback(on_scenario_ended)
+            # After a pause, catch up on one second at most.
+            due = max(due + 1 / rate, loop.time() - 1)
 
-    async def _finish_scenarios(self, grace_s: float) -> None:
+    async def _finish_scenarios(self) -> None:
         if self._open_tasks:
-            all_sent = asyncio.ensure_future(asyncio.wait(self._open_tasks))
-            stopped = asyncio.ensure_future(self.stop.wait())
-            try:
-                await asyncio.wait({all_sent, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                await asyncio.wait({all_sent}, timeout=grace_s)
-                self._abandon_requested.set()
-                await all_sent
-            finally:
-                all_sent.cancel()
-                stopped.cancel()
+            await asyncio.wait(self._open_tasks)
         self.is_done = True
 
     async def _send_scenario(self, scenario: MessageScenario) -> None:

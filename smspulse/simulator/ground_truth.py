@@ -80,8 +80,9 @@ def update_truth(truth: MessageTruth | None, report: SimulatedReport) -> Message
         truth = MessageTruth(Outcome.UNKNOWN, status_id, report.device_id, report.channel_id)
         decides = True
     else:
-        is_progress = part == "stage" and STAGES.index(status_id) > _find_stage_index(truth.last_status_id)
-        decides = part in {"end", "contradiction"} or (is_progress and truth.outcome not in ENDS)
+        passed = STAGES[: STAGES.index(truth.last_status_id) + 1] if truth.last_status_id in STAGES else ()
+        is_progress = part == "stage" and status_id not in passed and truth.outcome not in ENDS
+        decides = is_progress or part in {"end", "contradiction"}
     if part == "repetition":
         return truth
     if decides:
@@ -95,10 +96,6 @@ def update_truth(truth: MessageTruth | None, report: SimulatedReport) -> Message
         channel_id=report.channel_id,
         statuses=tuple(sorted({*truth.statuses, status_id})),
     )
-
-
-def _find_stage_index(status_id: int) -> int:
-    return STAGES.index(status_id) if status_id in STAGES else -1
 
 
 class FieldDifference(NamedTuple):
@@ -251,19 +248,14 @@ def _read_landed_rows(data: Path, totals: dict[str, Any], view: str, time: str, 
 
 def _find_differences(row: Any, line: dict[str, Any], fields: tuple[str, ...]) -> list[FieldDifference]:
     """Return the fields of a message that differ from its line."""
-    found: list[FieldDifference] = []
+    actual = {name: getattr(row, name) for name in fields}
+    found = []
     # If the last request got no answer, the message is right either with its report or without.
     for truth in (line, line.get("perhaps")):
         if isinstance(truth, dict):
-            actual = {name: getattr(row, name) for name in fields}
-            found = [
-                FieldDifference(row.sms_id, name, value, truth[name])
-                for name, value in actual.items()
-                if value != truth[name]
-            ]
-            if not found:
-                break
-    return found
+            wrong = [name for name in fields if actual[name] != truth[name]]
+            found.append([FieldDifference(row.sms_id, name, actual[name], truth[name]) for name in wrong])
+    return min(found, key=len)
 
 
 def _read_truth_file(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:

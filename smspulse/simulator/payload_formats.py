@@ -1,6 +1,5 @@
 """Bodies of simulated webhooks: every payload generation, every format of its values, every malformed body."""
 
-import random
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, Literal, NamedTuple
@@ -9,14 +8,12 @@ import orjson
 
 from gateway.statuses import DELIVERED, STATUSES
 from smspulse.simulator.ground_truth import SimulatedReport
-from smspulse.simulator.options import CHANNELS, FIRST_DEVICE_ID
+from smspulse.simulator.options import FIRST_DEVICE_ID
 
 JSON: Final = "application/json"
 _FORM: Final = "application/x-www-form-urlencoded"
 # Payloads with a zone have another one than UTC, so that a reader that ignores the zone is found.
 _LOCAL: Final = timezone(timedelta(hours=2))
-# Texts with and without characters beyond ASCII, and an empty one.
-_TEXTS: Final = ("Yes, please.", "Danke, bis morgen! \N{WAVING HAND SIGN}", "STOP", "Дякую", "Where are you?", "")
 
 
 class PayloadFormat(NamedTuple):
@@ -49,10 +46,9 @@ class PayloadFormat(NamedTuple):
 
     def encode_numbers(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Return a payload with its numbers as this format has them."""
-        return {
-            name: str(value) if self.numeric_strings and type(value) is int else value
-            for name, value in payload.items()
-        }
+        if not self.numeric_strings:
+            return payload
+        return {name: str(value) if type(value) is int else value for name, value in payload.items()}
 
 
 def build_status_body(payload_format: PayloadFormat, sms_id: int, recipient: str, report: SimulatedReport) -> bytes:
@@ -70,44 +66,10 @@ def build_status_body(payload_format: PayloadFormat, sms_id: int, recipient: str
     return orjson.dumps(payload_format.encode_numbers(payload))
 
 
-def build_incoming_body(
-    rng: random.Random,
-    payload_format: PayloadFormat,
-    sms_id: int,
-    sender: str,
-    *,
-    at: datetime,
-    device_id: int,
-    image: bool,
-) -> bytes:
-    """Return the body of an incoming text or image."""
-    channel_id = rng.randrange(CHANNELS)
-    payload: dict[str, Any] = {
-        "address": payload_format.encode_phone(sender),
-        "date": payload_format.encode_time(at),
-        "date_sent": payload_format.encode_time(at - timedelta(seconds=rng.randrange(1, 30))),
-        "body": "" if image else rng.choice(_TEXTS),
-        "internal_id": None if image else rng.randrange(1, 100_000),
-        "sms_id": sms_id,
-    }
-    if image:
-        # The documented image names neither its device nor a channel_id.
-        url = f"https://gateway.invalid/images/{rng.getrandbits(64):016x}.jpg"
-        return orjson.dumps(payload_format.encode_numbers(payload | {"type": "img", "img_url": url, "sim": channel_id}))
-    payload |= {payload_format.channel_field: channel_id, "device_id": device_id, "device_name": f"phone {device_id}"}
-    payload = payload_format.encode_numbers(payload)
-    if payload_format.generation == "old" and rng.random() < 0.5:  # noqa: PLR2004 - half of them
-        payload["address"] = int(sender.removeprefix("+"))
-    if payload_format.generation == "current":
-        payload["type"] = "text"
-    return orjson.dumps(payload)
-
-
 def _build_report_body(id_: int, /, **changes: object) -> bytes:
     report = SimulatedReport(0.0, DELIVERED, FIRST_DEVICE_ID, 0, None, "end")
-    body = build_status_body(PayloadFormat(), id_, "+447700900000", report)
-    payload = orjson.loads(body)
-    return orjson.dumps({name: value for name, value in {**payload, **changes}.items() if value is not ...})
+    payload = orjson.loads(build_status_body(PayloadFormat(), id_, "+447700900000", report)) | changes
+    return orjson.dumps({name: value for name, value in payload.items() if value is not ...})
 
 
 # An event of another gateway.

@@ -14,18 +14,15 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal, NamedTuple
+from operator import attrgetter
+from typing import Any, Final, Literal, NamedTuple
+
+import orjson
 
 from gateway.statuses import ACCEPTED, DELIVERED, INCOMING, PENDING, QUEUED, SENT
 from smspulse.simulator.ground_truth import STAGES, MessageTruth, ReportPart, SimulatedReport, update_truth
 from smspulse.simulator.options import CHANNELS, GatewayBehaviour
-from smspulse.simulator.payload_formats import (
-    JSON,
-    MALFORMED_BODIES,
-    PayloadFormat,
-    build_incoming_body,
-    build_status_body,
-)
+from smspulse.simulator.payload_formats import JSON, MALFORMED_BODIES, PayloadFormat, build_status_body
 
 # Start of the times in payloads, so that the bytes depend only on the seed.
 _FIRST_TIME: Final = datetime(2026, 1, 5, 8, tzinfo=UTC)
@@ -47,6 +44,10 @@ _MAX_ATTEMPTS: Final = 4
 # Gaps in the documented range, and values beyond it.
 _UNDOCUMENTED_STATUSES: Final = (0, 4, 13, 14, 42, 102, 255)
 _COIN: Final = 0.5
+# Texts with and without characters beyond ASCII, and an empty one.
+_TEXTS: Final = ("Yes, please.", "Danke, bis morgen! \N{WAVING HAND SIGN}", "STOP", "Дякую", "Where are you?", "")
+
+_get_report_time: Final = attrgetter("at_s")
 
 
 class SimulatedWebhook(NamedTuple):
@@ -107,13 +108,8 @@ def generate_scenarios(
             yield MessageScenario("incoming", writer.sms_id, (writer.write_incoming(),))
         if rng.random() < behaviour.malformed:
             sms_id, flaw = next(ids), rng.choice(list(MALFORMED_BODIES))
-            yield MessageScenario(
-                "malformed", sms_id, (SimulatedWebhook(0.0, *MALFORMED_BODIES[flaw](sms_id), role=flaw),)
-            )
-
-
-def _get_report_time(report: SimulatedReport) -> float:
-    return report.at_s
+            webhook = SimulatedWebhook(0.0, *MALFORMED_BODIES[flaw](sms_id), role=flaw)
+            yield MessageScenario("malformed", sms_id, (webhook,))
 
 
 class _ScenarioWriter:
@@ -141,16 +137,29 @@ class _ScenarioWriter:
 
     def write_incoming(self) -> SimulatedWebhook:
         """Write the webhook of an incoming message."""
+        rng, form = self.rng, self.payload_format
         image = self._happens(self.behaviour.images)
-        device_id = self.rng.choice(self.behaviour.device_ids)
-        body = build_incoming_body(
-            *(self.rng, self.payload_format, self.sms_id),
-            sender=self.phone,
-            at=self.base,
-            device_id=device_id,
-            image=image,
-        )
-        return SimulatedWebhook(0.0, body, JSON, "img" if image else "text")
+        device_id, channel_id = self._choose_device()
+        payload: dict[str, Any] = {
+            "address": form.encode_phone(self.phone),
+            "date": form.encode_time(self.base),
+            "date_sent": form.encode_time(self.base - timedelta(seconds=rng.randrange(1, 30))),
+            "body": "" if image else rng.choice(_TEXTS),
+            "internal_id": None if image else rng.randrange(1, 100_000),
+            "sms_id": self.sms_id,
+        }
+        if image:
+            # The documented image names neither its device nor a channel_id.
+            url = f"https://gateway.invalid/images/{rng.getrandbits(64):016x}.jpg"
+            payload |= {"type": "img", "img_url": url, "sim": channel_id}
+            return SimulatedWebhook(0.0, orjson.dumps(form.encode_numbers(payload)), JSON, "img")
+        payload |= {form.channel_field: channel_id, "device_id": device_id, "device_name": f"phone {device_id}"}
+        payload = form.encode_numbers(payload)
+        if form.generation == "old" and self._happens(_COIN):
+            payload["address"] = int(self.phone.removeprefix("+"))
+        if form.generation == "current":
+            payload["type"] = "text"
+        return SimulatedWebhook(0.0, orjson.dumps(payload), JSON, "text")
 
     def write_outgoing(self) -> tuple[SimulatedWebhook, ...]:
         """Write the webhooks of an outgoing message."""
@@ -173,7 +182,7 @@ class _ScenarioWriter:
             for report in self.rng.sample(reports, min(len(reports), self.rng.randint(1, 2))):
                 pause_s = self._draw_seconds(3.0 if self._happens(_COIN) else _LATE_MEDIAN_S)
                 reports.append(replace(report, at_s=report.at_s + pause_s, part="repetition"))
-        return self._build_webhooks(sorted(reports, key=_get_report_time))
+        return tuple(self._build_webhooks(sorted(reports, key=_get_report_time)))
 
     def _write_attempts(self, device_id: int, channel_id: int) -> list[SimulatedReport]:
         """Return the reports of all attempts."""
@@ -264,16 +273,14 @@ class _ScenarioWriter:
                     copy.status_id, copy.part = DELIVERED, "contradiction" if part == 1 else "repetition"
                 reports.append(copy)
 
-    def _build_webhooks(self, reports: list[SimulatedReport]) -> tuple[SimulatedWebhook, ...]:
-        """Return the webhooks of reports in order of arrival."""
-        webhooks = []
+    def _build_webhooks(self, reports: list[SimulatedReport]) -> Iterator[SimulatedWebhook]:
+        """Yield the webhooks of reports in order of arrival."""
         truth, now_s = None, 0.0
         for report in reports:
             truth = update_truth(truth, report)
             body = build_status_body(self.payload_format, self.sms_id, self.phone, report)
-            webhooks.append(SimulatedWebhook(report.at_s - now_s, body, JSON, report.part, truth))
+            yield SimulatedWebhook(report.at_s - now_s, body, JSON, report.part, truth)
             now_s = report.at_s
-        return tuple(webhooks)
 
     def _choose_odd_status(self) -> tuple[int, ReportPart] | None:
         if self._happens(self.behaviour.unknown_codes):

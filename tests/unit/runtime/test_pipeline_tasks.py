@@ -10,6 +10,7 @@ from failing_once import FailingOnce
 
 from core import background_tasks
 from smspulse.broker.lockfile import BrokerFile
+from smspulse.dashboard.settings import PageSettings
 from smspulse.processes.terminal import make_console
 from smspulse.runtime import pipeline
 from smspulse.runtime.errors import PipelineError
@@ -29,7 +30,7 @@ async def nothing_to_do(*_: object) -> None:
 
 
 async def run_up(data: Path) -> int:
-    options = PipelineOptions(data, "memory", 0, 1, (), "127.0.0.1", 0, demo=False, seconds=None)
+    options = PipelineOptions(data, "memory", 0, 1, (), PageSettings(port=0), demo=False, seconds=None)
     return await pipeline.run_pipeline(options, make_console(quiet=True))
 
 
@@ -37,7 +38,7 @@ async def run_up(data: Path) -> int:
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The data folder of a pipeline whose processes are said to have started, and whose tasks do nothing."""
     monkeypatch.setattr(pipeline, "_start_processes", started)
-    for task in ("_watch_broker", "check_periodically", "_maintain_once_started"):
+    for task in ("_watch_broker", "check_periodically", "run_maintenance"):
         monkeypatch.setattr(pipeline, task, nothing_to_do)
     monkeypatch.setattr(background_tasks, "_FIRST_PAUSE_S", 0)
     return tmp_path
@@ -45,7 +46,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(
     ("task", "name"),
-    [("check_periodically", "the regular check"), ("_maintain_once_started", "the upkeep")],
+    [("check_periodically", "the regular check"), ("run_maintenance", "the upkeep")],
     ids=["check", "upkeep"],
 )
 async def test_a_task_that_fails_is_logged_and_starts_again(
