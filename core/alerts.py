@@ -4,8 +4,6 @@ from typing import Final, Literal
 
 import msgspec
 
-from core.intervals import wilson_interval
-
 FAILURE_RATIO: Final = "failure_ratio"
 NOT_PERMITTED: Final = "not_permitted"
 SILENT: Final = "silent"
@@ -94,11 +92,6 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     by_channel: list[ChannelFailures] = msgspec.field(default_factory=list)
     resolution: Resolution = ""
 
-    @property
-    def failure_interval(self) -> tuple[float, float]:
-        """The 95 % Wilson interval of the ratio of failures since the alert began."""
-        return wilson_interval(self.count, self.failures)
-
 
 def alert_id(kind: str, source: str, *device_and_channel: int | None, part: int | str = 0) -> str:
     """Return an alert's identity: `{kind}:{source}:{device_id}:{channel_id}`, with `:{part}` if there is one.
@@ -112,10 +105,8 @@ def alert_id(kind: str, source: str, *device_and_channel: int | None, part: int 
         part: The partition of devices, for alerts about a source: each partition monitors the devices in it. Or the
             part of the pipeline.
     """
-    names = [
-        *("-" if each is None else str(each) for each in device_and_channel),
-        *([ANY] * (2 - len(device_and_channel))),
-    ]
+    names = ["-" if each is None else str(each) for each in device_and_channel]
+    names += [ANY] * (2 - len(names))
     return ":".join([kind, source, *names, *([str(part)] if part else [])])
 
 

@@ -98,21 +98,18 @@ def _find_exhausted_partitions(
     Raises:
         KafkaException: Kafka refuses to be read.
     """
-    ended: set[tuple[str, int]] = set()
-    waiting = {(start.topic, start.partition) for start in starts}
+    # Whether the first answer about a partition is that its end is reached.
+    begins_at_end: dict[tuple[str, int], bool] = {}
     reader.assign(starts)
     deadline = time.monotonic() + timeout_s
-    while waiting and time.monotonic() < deadline:
+    while len(begins_at_end) < len(starts) and time.monotonic() < deadline:
         for message in reader.consume(100, _POLL_S):
             key, error = (message.topic(), message.partition()), message.error()
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
                 raise KafkaException(error)
-            if key in waiting:
-                waiting.remove(key)
-                reader.pause([TopicPartition(*key)])
-                if error is not None:
-                    ended.add(key)
-    return ended
+            begins_at_end.setdefault(key, error is not None)
+            reader.pause([TopicPartition(*key)])
+    return {key for key, is_at_end in begins_at_end.items() if is_at_end}
 
 
 def is_reachable(kafka: KafkaSettings) -> bool:
@@ -124,22 +121,20 @@ def is_reachable(kafka: KafkaSettings) -> bool:
 def is_listening(server: str) -> bool:
     """Return whether a process accepts connections at `HOST:PORT`; True also if that takes too long to find out."""
     host, _, port = server.rpartition(":")
-    if not port.isdecimal():
-        # The Kafka client reports the error in the address.
-        return True
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S):
             return True
-    except (TimeoutError, OverflowError):
+    # The Kafka client reports an error in the address.
+    except (TimeoutError, OverflowError, ValueError):
         return True
     except OSError:
         return False
 
 
 @contextmanager
-def log_if_slow(what: str) -> Iterator[None]:
+def log_if_slow(what: str, patience_s: float = _SILENCE_S) -> Iterator[None]:
     """Log the given line once if the context takes longer than a person expects."""
-    timer = threading.Timer(_SILENCE_S, _log.info, [what])
+    timer = threading.Timer(patience_s, _log.info, [what])
     timer.daemon = True
     timer.start()
     try:

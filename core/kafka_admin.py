@@ -1,21 +1,18 @@
 """kafka-python's admin client, with a complete clean-up."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaAdminClient
-from kafka.net.compat import KafkaNetClient
 
 from core.kafka_settings import KafkaSettings
 
 
-@contextmanager
-def open_admin_client(kafka: KafkaSettings, **options: Any) -> Iterator[Any]:
-    """Connect an admin client for a context.
+class KafkaPythonAdmin(KafkaAdminClient):  # type: ignore[misc] # untyped
+    """An admin client whose thread ends, too, if no broker answers.
 
-    Its constructor starts a thread and then waits for a broker. If none answers, kafka-python 3.0 leaves the thread
-    running, and it tries to connect until the process ends. Here the thread is ended.
+    The constructor starts a thread and then waits for a broker. If none answers, kafka-python 3.0 leaves the thread
+    running, and it tries to connect until the process ends.
 
     Args:
         kafka: Settings of the cluster.
@@ -24,21 +21,16 @@ def open_admin_client(kafka: KafkaSettings, **options: Any) -> Iterator[Any]:
     Raises:
         kafka.errors.KafkaError: No broker answered in time, or it refused the login.
     """
-    clients: list[KafkaNetClient] = []
 
-    def make_client(**given: Any) -> KafkaNetClient:
-        clients.append(KafkaNetClient(**given))
-        return clients[-1]
+    # The base class sets it only when a broker has answered, and does not close a client without it.
+    _closed = False
 
-    try:
-        admin = KafkaAdminClient(kafka_client=make_client, **options, **kafka.kafka_python_options())
-    except BaseException:
-        for client in clients:
-            client.close()
-            # `KafkaAdminClient.close` does the same.
-            client._net.stop()
-        raise
-    try:
-        yield admin
-    finally:
-        admin.close()
+    def __init__(self, kafka: KafkaSettings, **options: Any) -> None:
+        options |= kafka.kafka_python_options()
+        try:
+            super().__init__(**options)
+        except BaseException:
+            # Without the client, there is no thread yet.
+            with suppress(AttributeError):
+                self.close()
+            raise

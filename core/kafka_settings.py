@@ -10,32 +10,38 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class KafkaSettings(BaseSettings):
     """Address and login of Kafka. Environment: `SMSPULSE_KAFKA_` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_KAFKA_", frozen=True, extra="forbid", allow_inf_nan=False)
+    # The text below each field is its description.
+    model_config = SettingsConfigDict(
+        env_prefix="SMSPULSE_KAFKA_", frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
-    bootstrap: str = Field("127.0.0.1:19092", description="`host:port`, several separated by commas.")
-    in_memory: bool = Field(
-        default=False,
-        description="The broker is the in-memory one: nothing it holds outlives it. Set by `smspulse up`.",
-    )
-    memory_run: str = Field(
-        "",
-        description="Id of the in-memory broker's run: its offsets mean something only within it. "
-        "Set by `smspulse up`, and read from the data folder.",
-    )
-    partitions: int = Field(4, ge=1, description="Partitions of topics by message; those by device get a quarter.")
-    replication: int = Field(1, ge=1, description="Replicas of each topic that is created; 3 on a cluster.")
-    min_insync: int = Field(1, ge=1, description="Replicas that must have a record before it counts as written.")
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        "PLAINTEXT", description="As Kafka names it."
-    )
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        "SCRAM-SHA-512", description="Used with the two SASL protocols."
-    )
-    sasl_username: str = Field("", description="Used with the two SASL protocols.")
-    sasl_password: SecretStr = Field(SecretStr(""), description="Used with the two SASL protocols.")
-    ssl_cafile: str | None = Field(None, description="PEM file of the authority; the system's own if unset.")
-    ssl_certfile: str | None = Field(None, description="PEM file of the client's certificate.")
-    ssl_keyfile: str | None = Field(None, description="PEM file of the client's key.")
+    bootstrap: str = "127.0.0.1:19092"
+    """`host:port`, several separated by commas."""
+    in_memory: bool = False
+    """The broker is the in-memory one: nothing it holds outlives it. Set by `smspulse up`."""
+    memory_run: str = ""
+    """Id of the in-memory broker's run: its offsets mean something only within it. Set by `smspulse up`, and read from
+    the data folder."""
+    partitions: int = Field(4, ge=1)
+    """Partitions of topics by message; those by device get a quarter."""
+    replication: int = Field(1, ge=1)
+    """Replicas of each topic that is created; 3 on a cluster."""
+    min_insync: int = Field(1, ge=1)
+    """Replicas that must have a record before it counts as written."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """As Kafka names it."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    """Used with the two SASL protocols."""
+    sasl_username: str = ""
+    """Used with the two SASL protocols."""
+    sasl_password: SecretStr = SecretStr("")
+    """Used with the two SASL protocols."""
+    ssl_cafile: str | None = None
+    """PEM file of the authority; the system's own if unset."""
+    ssl_certfile: str | None = None
+    """PEM file of the client's certificate."""
+    ssl_keyfile: str | None = None
+    """PEM file of the client's key."""
 
     @property
     def bootstrap_servers(self) -> list[str]:
@@ -61,26 +67,20 @@ class KafkaSettings(BaseSettings):
         Raises:
             OSError: A PEM file cannot be read.
         """
-        options: dict[str, Any] = {
+        return {
             "bootstrap_servers": self.bootstrap_servers,
             "security_protocol": self.security_protocol,
             "ssl_context": self.ssl_context(),
+            # Used with the two SASL protocols alone.
+            "sasl_mechanism": self.sasl_mechanism,
+            "sasl_plain_username": self.sasl_username,
+            "sasl_plain_password": self.sasl_password.get_secret_value(),
         }
-        if self.security_protocol.startswith("SASL"):
-            options |= {
-                "sasl_mechanism": self.sasl_mechanism,
-                "sasl_plain_username": self.sasl_username,
-                "sasl_plain_password": self.sasl_password.get_secret_value(),
-            }
-        return options
 
     def kafka_python_options(self) -> dict[str, Any]:
         """Return keyword arguments for any kafka-python client."""
-        options = self.aiokafka_options()
-        if self.in_memory:
-            # The in-memory broker supports no later versions of requests.
-            options["api_version"] = (2, 3)
-        return options
+        # The in-memory broker supports no later versions of requests.
+        return self.aiokafka_options() | ({"api_version": (2, 3)} if self.in_memory else {})
 
     def confluent_options(self) -> dict[str, Any]:
         """Return configuration for any confluent-kafka client."""

@@ -1,9 +1,6 @@
 """Validation of URLs in settings and options."""
 
-from typing import Final
 from urllib.parse import urlsplit
-
-_SCHEMES: Final = ("http", "https")
 
 
 def parse_http_url(text: str, *, assume_http: bool = False) -> str:
@@ -23,14 +20,13 @@ def parse_http_url(text: str, *, assume_http: bool = False) -> str:
     msg = f"it is not a URL of http or https: write {example}"
     try:
         parts = urlsplit(text)
-        has_port = parts.port is not None
+        # `http:/host` would become `http://http:/host`, a host named http with an empty port.
+        has_empty_port = parts.port is None and parts.netloc.endswith(":")
     # Such as a port above 65535.
     except ValueError as error:
         raise ValueError(msg) from error
-    # `http:/host` would become `http://http:/host`, a host named http with an empty port.
-    has_empty_port = not has_port and parts.netloc.endswith(":")
     has_blank = any(not char.isprintable() or char.isspace() for char in text)
-    if parts.scheme not in _SCHEMES or not parts.hostname or has_empty_port or has_blank:
+    if parts.scheme not in {"http", "https"} or not parts.hostname or has_empty_port or has_blank:
         raise ValueError(msg)
     return text.rstrip("/")
 

@@ -7,6 +7,7 @@ such a worker returns its name before it ends, and joins as a new member.
 """
 
 import logging
+from contextlib import closing
 from typing import Final
 
 from confluent_kafka import ConsumerGroupState
@@ -14,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 from kafka.admin import MemberToRemove
 from kafka.errors import KafkaError
 
-from core.kafka_admin import open_admin_client
+from core.kafka_admin import KafkaPythonAdmin
 from core.kafka_settings import KafkaSettings
 from streams.settings import StreamSettings
 from streams.topology import STAGES
@@ -58,7 +59,7 @@ class GroupMembership:
         if self._admin is None:
             return
         try:
-            with open_admin_client(self._kafka) as admin:
+            with closing(KafkaPythonAdmin(self._kafka)) as admin:
                 member = MemberToRemove(group_instance_id=self._settings.instance)
                 admin.remove_group_members(self._settings.group, [member])
         except KafkaError as error:

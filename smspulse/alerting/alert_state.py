@@ -16,6 +16,7 @@ from core.alerts import (
     STUCK_MESSAGES,
     Alert,
 )
+from core.intervals import wilson_interval
 from gateway.statuses import STATUSES
 from smspulse.alerting.causes import AlertCause, find_cause
 from smspulse.processes.terminal import escape_to_line
@@ -211,7 +212,7 @@ def _describe_failures(alert: Alert) -> str:
 
 def alert_evidence(alert: Alert) -> dict[str, str]:
     """Return the evidence of an alert by name, for people, each in one line as `alert_summary`."""
-    low, high = alert.failure_interval
+    low, high = wilson_interval(alert.count, alert.failures)
     lines = {"since": format_rfc3339(alert.since)}
     if alert.failures:
         lines["failed"] = f"{alert.failures} of {alert.count} messages"

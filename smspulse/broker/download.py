@@ -9,8 +9,8 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Final
 
-from smspulse.broker.config import RESOURCES
 from smspulse.broker.errors import BrokerError
 from smspulse.broker.settings import CacheSettings
 from smspulse.processes.children import die_with_parent, ensure_home
@@ -18,6 +18,8 @@ from smspulse.processes.data_folder import use_original_umask
 
 log = logging.getLogger(__name__)
 
+# The folder with the pom, the fixed options and the log configuration of Kafka.
+RESOURCES: Final = Path(__file__).with_name("kafka")
 POM = RESOURCES / "pom.xml"
 # Kafka 4's brokers are compiled for it.
 JAVA_NEEDED = 17
@@ -77,11 +79,8 @@ def is_kafka_cached() -> bool:
 
 def read_java_version() -> int | None:
     """Return the major version of the `java` on PATH; None without a working one."""
-    java = shutil.which("java")
-    if java is None:
-        return None
     try:
-        done = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False)  # noqa: S603 - found on PATH
+        done = subprocess.run(["java", "-version"], capture_output=True, text=True, timeout=30, check=False)  # noqa: S607 - of PATH
     except (OSError, subprocess.TimeoutExpired):
         return None
     # `openjdk version "17.0.15"`; Java 8 prints "1.8.0".
@@ -113,32 +112,31 @@ def fetch_kafka() -> Path:
     The folder appears in one step. So an interrupted fetch leaves no partial folder, and two fetches at once are safe.
 
     Raises:
-        BrokerError: There is no Maven, it failed, or the cache cannot be read or written.
+        BrokerError: Maven failed, or the cache cannot be read or written.
     """
     target = find_kafka_cache()
     if is_kafka_cached():
         return target
-    maven = shutil.which("mvn")
-    if maven is None:
-        message = "Kafka is not fetched yet and there is no `mvn` on PATH; install Maven"
-        raise BrokerError(message)
     log.info("Fetching Apache Kafka %s into %s", read_kafka_version(), target)
     try:
         # Other users may share the cache.
         with use_original_umask():
-            _fill_cache(maven, target)
+            _fill_cache(target)
     except OSError as error:
         message = f"Kafka's jars cannot be stored in {target.parent}: {error.strerror}; free it or set XDG_CACHE_HOME"
         raise BrokerError(message) from error
     return target
 
 
-def _fill_cache(maven: str, target: Path) -> None:
+def _fill_cache(target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale_downloads(target.parent)
+    # Scratch folders of killed fetches are older than any fetch can be.
+    for folder in target.parent.glob(".fetch-*"):
+        if time.time() - folder.stat().st_mtime > 2 * FETCH_TIMEOUT_S:
+            shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as scratch:
         jars = Path(scratch, "jars")
-        _copy_dependencies(maven, jars)
+        _copy_dependencies(jars)
         try:
             jars.rename(target)
         except OSError:
@@ -147,13 +145,13 @@ def _fill_cache(maven: str, target: Path) -> None:
                 raise
 
 
-def _copy_dependencies(maven: str, target: Path) -> None:
+def _copy_dependencies(target: Path) -> None:
     # Maven runs on a copy: it may write next to the pom, and the folder of the package may be read-only.
     pom = shutil.copy(POM, target.parent)
     goal = ["dependency:copy-dependencies", f"-DoutputDirectory={target}", "-DincludeScope=runtime"]
     try:
-        done = subprocess.run(  # noqa: S603 - found on PATH
-            [maven, "-B", "-q", "-ntp", "-f", str(pom), *goal],
+        done = subprocess.run(  # noqa: S603
+            ["mvn", "-B", "-q", "-ntp", "-f", str(pom), *goal],  # noqa: S607 - of PATH
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -169,10 +167,3 @@ def _copy_dependencies(maven: str, target: Path) -> None:
         reason = lines[0].replace("[ERROR]", "").strip()[:400] if lines else f"exit code {done.returncode}"
         message = f"Maven could not fetch Kafka: {reason}; see whether it reaches its repository, then start again"
         raise BrokerError(message)
-
-
-def _remove_stale_downloads(cache: Path) -> None:
-    """Remove the scratch folders of killed fetches: those older than any fetch can be."""
-    for folder in cache.glob(".fetch-*"):
-        if time.time() - folder.stat().st_mtime > 2 * FETCH_TIMEOUT_S:
-            shutil.rmtree(folder, ignore_errors=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self
 
 import msgspec
+from confluent_kafka import Producer
 
 from core.atomic_file import write_file_atomically
 from core.stop_request import StopRequest, StopRequested
@@ -111,8 +112,6 @@ class MemoryBroker(EmbeddedBroker):
     _cluster: Any = None
 
     def _start_server(self) -> None:
-        from confluent_kafka import Producer  # noqa: PLC0415 - heavy
-
         # The producer only owns the cluster. The system chooses the address, which replaces the configured one.
         self._cluster = Producer({"bootstrap.servers": "replaced", "test.mock.num.brokers": 1, "log_level": 0})
         (broker,) = self._cluster.list_topics(timeout=10).brokers.values()

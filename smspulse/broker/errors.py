@@ -52,7 +52,3 @@ class TopicMisfitError(TopicError):
     """The partitions of the topics do not match the settings."""
 
     is_permanent = True
-
-
-class KafkaUnreachable(TopicError):  # noqa: N818 - it names the state
-    """No broker answered in time."""

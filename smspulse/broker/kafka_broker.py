@@ -7,32 +7,28 @@ Guarantees (`docs/decisions/broker.md` has their cost)
     partition loses a different piece, so a transaction may survive in part.
 """
 
-import base64
 import logging
+import os
+import re
 import secrets
 import shutil
-import socket
 import subprocess
 import time
-import uuid
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
+
 from core.atomic_file import write_file_atomically
+from core.consumer_lag import is_listening, log_if_slow
 from core.stop_request import StopRequest, run_until_stopped
-from smspulse.broker.config import (
-    NODE_USER,
-    RESOURCES,
-    build_server_properties,
-    count_needed_files,
-    find_last_error_line,
-)
-from smspulse.broker.download import fetch_kafka
+from smspulse.broker.download import RESOURCES, fetch_kafka
 from smspulse.broker.embedded import EmbeddedBroker
 from smspulse.broker.errors import BrokerError, FileLimitError
-from smspulse.broker.login import MECHANISM, PROTOCOL, BrokerLogin, write_login
+from smspulse.broker.login import PROTOCOL, write_login
 from smspulse.broker.settings import BrokerSettings
 from smspulse.processes.children import LOOPBACK, describe_exit, die_with_parent, find_free_port, raise_file_limit
 
@@ -48,6 +44,10 @@ STOP_TIMEOUT_S: Final = 7
 _LOGIN_TIMEOUT_S: Final = 60
 # Kafka's minimum. More iterations slow down guessing, but 256 random bits cannot be guessed anyway.
 _SCRAM_ITERATIONS: Final = 4096
+# User with which the node connects to itself. The password is new at each start.
+_NODE_USER: Final = "node"
+# Measured: 120 for the JVM, its jars and an idle node. The rest is for clients and new segments.
+_BASE_FILES: Final = 512
 
 
 class KafkaBroker(EmbeddedBroker):
@@ -89,10 +89,9 @@ class KafkaBroker(EmbeddedBroker):
                 self._format_store(jars)
             with self._output.open("wb") as output:
                 self.jvm = self._start_java(jars, output, "kafka.Kafka", "server.properties")
-            if run_until_stopped(partial(self._wait_until_ready, port), self.stop_request):
+            if run_until_stopped(self._wait_until_ready, self.stop_request):
                 if self.has_login:
-                    login = write_login(self.data, self.address)
-                    run_until_stopped(partial(self._create_login, login), self.stop_request)
+                    run_until_stopped(self._create_login, self.stop_request)
                 return
             why = self.poll() or ""
             if "Address already in use" not in why:
@@ -112,7 +111,8 @@ class KafkaBroker(EmbeddedBroker):
 
     def _format_store(self, jars: Path) -> None:
         """Format the empty store. `meta.properties` is written last, so an interrupted format is repeated."""
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # Kafka's ids are 16 bytes in URL-safe base64.
+        cluster = secrets.token_urlsafe(16)
         arguments = ("format", f"--cluster-id={cluster}", "--ignore-formatted", "--config", "server.properties")
         with self._output.open("wb") as output:
             self.jvm = self._start_java(jars, output, "kafka.tools.StorageTool", *arguments)
@@ -126,15 +126,11 @@ class KafkaBroker(EmbeddedBroker):
             raise BrokerError(self.poll())
 
     def _start_java(self, jars: Path, output: Any, main: str, *arguments: str) -> subprocess.Popen[bytes]:
-        java = shutil.which("java")
-        if java is None:
-            message = "There is no `java` on PATH; install Java 17 or newer, or use `--broker memory`"
-            raise BrokerError(message)
         # Paths are relative to the working directory: `log.dirs` and log4j split theirs at commas.
         options = (f"-Xmx{self.settings.heap_mb}m", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
         logging_options = ("-Dlog4j2.configurationFile=log4j2.properties", "-XX:ErrorFile=../logs/java-crash-%p.log")
-        return subprocess.Popen(  # noqa: S603 - found on PATH
-            [java, *options, *logging_options, "-cp", f"{jars}/*", main, *arguments],
+        return subprocess.Popen(  # noqa: S603
+            ["java", *options, *logging_options, "-cp", f"{jars}/*", main, *arguments],  # noqa: S607 - of PATH
             cwd=self._kafka_folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -145,53 +141,43 @@ class KafkaBroker(EmbeddedBroker):
             preexec_fn=die_with_parent(),  # noqa: PLW1509 - safe between fork and exec
         )
 
-    def _wait_until_ready(self, port: int) -> bool:
+    def _wait_until_ready(self) -> bool:
         """Wait until Kafka answers a client; return False if it ends instead."""
-        from confluent_kafka import KafkaException  # noqa: PLC0415 - heavy
-
         client = None
-        begun = time.monotonic()
-        has_logged = False
-        while self.poll() is None and not self.stop_request.is_set():
-            waited = time.monotonic() - begun
-            if waited > START_TIMEOUT_S:
-                message = f"Kafka did not become ready within {START_TIMEOUT_S} s; its log: {self._log}"
-                raise BrokerError(message)
-            if waited > _SLOW_START_S and not has_logged:
-                log.info("Kafka is still starting; after a crash it reads its newest segments first")
-                has_logged = True
-            with socket.socket() as probe:
-                listening = probe.connect_ex((LOOPBACK, port)) == 0
-            if listening:
-                client = client or self._connect_admin()
-                # It listens before it answers.
-                with suppress(KafkaException):
-                    if client.list_topics(timeout=1).brokers:
-                        return True
-            time.sleep(0.1)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        with log_if_slow("Kafka is still starting; after a crash it reads its newest segments first", _SLOW_START_S):
+            while self.poll() is None and not self.stop_request.is_set():
+                if time.monotonic() > deadline:
+                    message = f"Kafka did not become ready within {START_TIMEOUT_S} s; its log: {self._log}"
+                    raise BrokerError(message)
+                if is_listening(self.address):
+                    client = client or self._connect_admin()
+                    # It listens before it answers.
+                    with suppress(KafkaException):
+                        if client.list_topics(timeout=1).brokers:
+                            return True
+                time.sleep(0.1)
         return False
 
     def _connect_admin(self) -> Any:
         """Return a client that logs in as the node itself."""
-        from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - heavy
-
         options: dict[str, Any] = {"bootstrap.servers": self.address, "log_level": 0}
         if self.has_login:
             options |= {"security.protocol": PROTOCOL, "sasl.mechanism": "PLAIN"}
-            options |= {"sasl.username": NODE_USER, "sasl.password": self._node_password}
+            options |= {"sasl.username": _NODE_USER, "sasl.password": self._node_password}
         return AdminClient(options)
 
-    def _create_login(self, login: BrokerLogin) -> None:
-        """Create the login in Kafka. A store that is new, or of a version without logins, does not have it.
+    def _create_login(self) -> None:
+        """Create the login in the data folder and in Kafka.
+
+        A store that is new, or of a version without logins, does not have it.
 
         Raises:
             BrokerError: Kafka refuses the login.
         """
-        from confluent_kafka import KafkaException, admin  # noqa: PLC0415 - heavy
-
-        mechanism = getattr(admin.ScramMechanism, MECHANISM.replace("-", "_"))
-        scram = admin.ScramCredentialInfo(mechanism, _SCRAM_ITERATIONS)
-        change = admin.UserScramCredentialUpsertion(login.username, scram, login.password.encode())
+        login = write_login(self.data, self.address)
+        scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, _SCRAM_ITERATIONS)
+        change = UserScramCredentialUpsertion(login.username, scram, login.password.encode())
         client = self._connect_admin()
         try:
             (done,) = client.alter_user_scram_credentials([change], request_timeout=_LOGIN_TIMEOUT_S).values()
@@ -218,3 +204,61 @@ class KafkaBroker(EmbeddedBroker):
             self.jvm.kill()
             self.jvm.wait()
         self.jvm = None
+
+
+def build_server_properties(port: int, controller: int, settings: BrokerSettings, password: str = "") -> str:
+    """Return the text of `server.properties`. Its paths are relative to the broker's folder.
+
+    Args:
+        port: Port for clients.
+        controller: Port of Kafka's controller.
+        settings: Settings of the broker.
+        password: Password of `_NODE_USER`; needed if clients must log in.
+    """
+    protocol = PROTOCOL if settings.login else "PLAINTEXT"
+    plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+    node = f'{plain} username="{_NODE_USER}" password="{password}" user_{_NODE_USER}="{password}";'
+    options = {
+        # The voter's address is taken from here at each start, so it may change; `--standalone` would store it.
+        "controller.quorum.voters": f"1@{LOOPBACK}:{controller}",
+        "listeners": f"CLIENTS://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller}",
+        "listener.security.protocol.map": f"CLIENTS:{protocol},CONTROLLER:{protocol}",
+        "listener.name.clients.plain.sasl.jaas.config": node,
+        "listener.name.controller.plain.sasl.jaas.config": node,
+        "log.flush.interval.messages": settings.flush_messages,
+    }
+    fixed = (RESOURCES / "server.properties").read_text(encoding="utf-8")
+    return fixed + "".join(f"{name}={value}\n" for name, value in options.items())
+
+
+def count_needed_files(store: Path) -> int:
+    """Return the number of files that the node must be able to open at once with its present store.
+
+    Each segment keeps one file open, and another one while it is compacted. If Kafka cannot open a file, it takes the
+    segment as damaged and deletes it.
+    """
+    return _BASE_FILES + 2 * sum(1 for _ in store.glob("*/*.log"))
+
+
+def find_last_error_line(output: Path, logfile: Path, log_start: int = 0) -> str:
+    """Return the likely reason of Kafka's end: its last exception, else its last error, else its last line."""
+    text = _read_log_tail(logfile, log_start) + _read_log_tail(output, 0)
+    for pattern in (
+        r"^(?:Caused by: )?[\w.$]+(?:Exception|Error): (.+)$",
+        r"^.*\b(?:ERROR|FATAL) +(.+)$",
+        r"^(.*\S.*)$",
+    ):
+        if found := re.findall(pattern, text, re.MULTILINE):
+            return str(found[-1]).strip()[:400]
+    return "its log is empty"
+
+
+def _read_log_tail(path: Path, start: int) -> str:
+    """Return at most the last 64 KiB of a file, from `start` on unless the file was rotated since."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(start if start <= size else 0, size - 65536))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""

@@ -68,15 +68,11 @@ def has_kafka_store(data: Path) -> bool:
 def _is_lock_free(data: Path) -> bool:
     """Return whether no broker runs on the data folder. Raises OSError without a lock file."""
     try:
-        file = (data / "kafka" / "lock").open("rb")
-    # A lock of another user, by a version whose locks only their owner could read.
-    except PermissionError:
-        return False
-    with file:
-        try:
+        with (data / "kafka" / "lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+    # It is held; or it is another user's, by a version whose locks only their owner could read.
+    except (BlockingIOError, PermissionError):
+        return False
     return True
 
 
@@ -105,6 +101,7 @@ def _wait_for_lock(descriptor: int, data: Path) -> None:
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
         except BlockingIOError:
             pid = os.pread(descriptor, 20, 0).decode()
             patience = _READER_PATIENCE_S if pid.isdigit() and is_process_alive(int(pid)) else _DYING_PATIENCE_S
@@ -116,6 +113,4 @@ def _wait_for_lock(descriptor: int, data: Path) -> None:
                     "use it, stop it, or choose another data folder"
                 )
                 raise BrokerError(message) from None
-            time.sleep(0.05)
-        else:
-            return
+        time.sleep(0.05)

@@ -15,7 +15,7 @@ from core.atomic_file import write_file_atomically
 from smspulse.broker.errors import BrokerError
 
 PROTOCOL: Final = "SASL_PLAINTEXT"
-MECHANISM: Final = "SCRAM-SHA-512"
+_MECHANISM: Final = "SCRAM-SHA-512"
 _USERNAME: Final = "smspulse"
 # 256 bits: such a password cannot be guessed.
 _PASSWORD_BYTES: Final = 32
@@ -40,18 +40,10 @@ class BrokerLogin:
         """Return the login as fields of `KafkaSettings`."""
         return {
             "security_protocol": PROTOCOL,
-            "sasl_mechanism": MECHANISM,
+            "sasl_mechanism": _MECHANISM,
             "sasl_username": self.username,
             "sasl_password": self.password,
         }
-
-    def format_client_properties(self) -> str:
-        """Return the login in the format of Kafka's own tools."""
-        module = "org.apache.kafka.common.security.scram.ScramLoginModule"
-        return (
-            f"bootstrap.servers={self.bootstrap}\nsecurity.protocol={PROTOCOL}\nsasl.mechanism={MECHANISM}\n"
-            f'sasl.jaas.config={module} required username="{self.username}" password="{self.password}";\n'
-        )
 
 
 def login_path(data: Path) -> Path:
@@ -94,5 +86,10 @@ def write_login(data: Path, bootstrap: str) -> BrokerLogin:
     password = known.password if known else secrets.token_urlsafe(_PASSWORD_BYTES)
     login = BrokerLogin(bootstrap, _USERNAME, password)
     write_file_atomically(login_path(data), msgspec.json.encode(login), mode=_OWNER_ONLY_MODE)
-    write_file_atomically(client_properties_path(data), login.format_client_properties(), mode=_OWNER_ONLY_MODE)
+    properties = (
+        f"bootstrap.servers={bootstrap}\nsecurity.protocol={PROTOCOL}\nsasl.mechanism={_MECHANISM}\n"
+        "sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required "
+        f'username="{_USERNAME}" password="{password}";\n'
+    )
+    write_file_atomically(client_properties_path(data), properties, mode=_OWNER_ONLY_MODE)
     return login

@@ -1,16 +1,17 @@
 """Creation and check of the topics of `core.topics`."""
 
 import logging
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError, for_code
 
-from core.kafka_admin import open_admin_client
+from core.kafka_admin import KafkaPythonAdmin
 from core.kafka_settings import KafkaSettings
 from core.topics import TOPICS, find_partition_mismatch
-from smspulse.broker.errors import KafkaUnreachable, TopicError, TopicMisfitError
+from smspulse.broker.errors import TopicError, TopicMisfitError
 from smspulse.broker.locate import find_kafka_settings
 
 log = logging.getLogger(__name__)
@@ -38,32 +39,27 @@ def ensure_topics(kafka: KafkaSettings, timeout_s: float = 30) -> None:
         timeout_s: Seconds to try to reach a broker, and then seconds that the broker may take.
 
     Raises:
-        KafkaUnreachable: No broker answered in time.
         TopicMisfitError: A topic has the wrong number of partitions.
-        TopicError: The cluster refused a topic.
+        TopicError: No broker answered in time, or the cluster refused a topic.
     """
     try:
         # A longest pause of 30 s, the default, would make the client wait as long after the start of a broker.
-        with open_admin_client(
-            kafka, bootstrap_timeout_ms=int(timeout_s * 1000), reconnect_backoff_max_ms=500
-        ) as admin:
+        options = {"bootstrap_timeout_ms": int(timeout_s * 1000), "reconnect_backoff_max_ms": 500}
+        with closing(KafkaPythonAdmin(kafka, **options)) as admin:
             _create_missing_topics(kafka, admin, timeout_s)
             _check_topics(kafka, admin.describe_topics([topic.name for topic in TOPICS]))
     except KafkaTimeoutError as error:
-        raise KafkaUnreachable(_describe_silence(kafka, timeout_s)) from error
+        protocol = kafka.security_protocol
+        # The client writes a refused login to the log only.
+        refused = "" if protocol == "PLAINTEXT" else f", or let us in as {protocol},"
+        message = (
+            f"No Kafka broker answered{refused} at {kafka.bootstrap} within {timeout_s:g} s; "
+            "start one (`smspulse broker`) or set SMSPULSE_KAFKA_BOOTSTRAP" + (refused and " and the login next to it")
+        )
+        raise TopicError(message) from error
     except (KafkaError, OSError) as error:
         message = f"Kafka at {kafka.bootstrap} cannot be used: {type(error).__name__}: {error}"
         raise TopicError(message) from error
-
-
-def _describe_silence(kafka: KafkaSettings, timeout_s: float) -> str:
-    # The client writes a refused login to the log only.
-    protocol = kafka.security_protocol
-    refused = "" if protocol == "PLAINTEXT" else f", or let us in as {protocol},"
-    return (
-        f"No Kafka broker answered{refused} at {kafka.bootstrap} within {timeout_s:g} s; "
-        "start one (`smspulse broker`) or set SMSPULSE_KAFKA_BOOTSTRAP" + (refused and " and the login next to it")
-    )
 
 
 def _create_missing_topics(kafka: KafkaSettings, admin: Any, timeout_s: float) -> None:
@@ -75,20 +71,16 @@ def _create_missing_topics(kafka: KafkaSettings, admin: Any, timeout_s: float) -
         producer.close()
         return
     existing = set(admin.list_topics())
-    for topic in TOPICS:
-        if topic.name in existing:
-            continue
+    for topic in (each for each in TOPICS if each.name not in existing):
         options = {
             "num_partitions": topic.partition_count(kafka.partitions),
             "replication_factor": kafka.replication,
             "configs": topic.kafka_config() | {"min.insync.replicas": str(kafka.min_insync)},
         }
-        try:
+        # Another process may be faster.
+        with suppress(TopicAlreadyExistsError):
             admin.create_topics({topic.name: options}, timeout_ms=int(timeout_s * 1000))
-        # Another process was faster.
-        except TopicAlreadyExistsError:
-            continue
-        log.info("Created topic %s with %d partitions", topic.name, topic.partition_count(kafka.partitions))
+            log.info("Created topic %s with %d partitions", topic.name, options["num_partitions"])
     admin.wait_for_topics([topic.name for topic in TOPICS], timeout_ms=int(timeout_s * 1000))
 
 

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -67,12 +68,11 @@ def make_stop_event() -> asyncio.Event:
 def is_process_alive(pid: int) -> bool:
     """Return whether a process of this id exists. A zombie counts."""
     try:
-        os.kill(pid, 0)
+        # The process can be another user's.
+        with suppress(PermissionError):
+            os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    # The process of another user.
-    except PermissionError:
-        pass
     return True
 
 
@@ -84,13 +84,12 @@ def describe_exit(code: int) -> str:
 def raise_file_limit() -> int:
     """Raise the limit of open files of this process and its children to the maximum; return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-        # macOS has a lower maximum than it reports.
-        except (OSError, ValueError) as error:
-            _log.debug("the limit of open files stays at %d: %s", soft, error)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    # macOS has a lower maximum than it reports.
+    except (OSError, ValueError) as error:
+        _log.debug("the limit of open files stays at %d: %s", soft, error)
     # RLIM_INFINITY is -1, which would compare as the lowest limit.
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
@@ -120,7 +119,7 @@ def find_listen_error(port: int, host: str = LOOPBACK) -> OSError | None:
         addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
         return OSError(errno.EADDRNOTAVAIL, f"{host} is not a known address or name ({error.strerror})")
-    problem, has_bound = None, False
+    absent = []
     for family, kind, protocol, _, address in addresses:
         try:
             with socket.socket(family, kind, protocol) as probe:
@@ -135,15 +134,8 @@ def find_listen_error(port: int, host: str = LOOPBACK) -> OSError | None:
             if error.errno != errno.EADDRNOTAVAIL:
                 return error
             # A name can have an address of a family that this machine does not use.
-            problem = error
-        else:
-            has_bound = True
-    return None if has_bound else problem
-
-
-def is_port_free(port: int, host: str = LOOPBACK) -> bool:
-    """Return whether a server could listen on the port now."""
-    return find_listen_error(port, host) is None
+            absent.append(error)
+    return absent[-1] if len(absent) == len(addresses) else None
 
 
 def find_free_port(preferred: int = 0, host: str = LOOPBACK) -> int:
@@ -156,11 +148,11 @@ def find_free_port(preferred: int = 0, host: str = LOOPBACK) -> int:
         OSError: This machine has no such address, or hardly a free port.
     """
     # The preferred port first, so that clients need not change after a restart.
-    if preferred and is_port_free(preferred, host):
+    if preferred and find_listen_error(preferred, host) is None:
         return preferred
     for _ in range(_MAX_PORT_TRIES):
         port = _LOWEST_PORT + secrets.randbelow(_find_first_client_port() - _LOWEST_PORT)
-        if is_port_free(port, host):
+        if find_listen_error(port, host) is None:
             return port
     raise find_listen_error(0, host) or OSError(errno.EADDRINUSE, f"hardly a port of {host} is free")
 
@@ -190,10 +182,6 @@ def _write_report_byte(byte: bytes) -> None:
     descriptor = os.environ.pop(READY_FD_VARIABLE, "")
     if not descriptor.isdecimal():
         return
-    try:
-        os.write(int(descriptor), byte)
-    # The supervisor has ended, and this process is about to.
-    except BrokenPipeError:
-        pass
-    finally:
-        os.close(int(descriptor))
+    # If the supervisor has ended, this process is about to.
+    with suppress(BrokenPipeError), open(int(descriptor), "wb", buffering=0) as pipe:
+        pipe.write(byte)

@@ -21,10 +21,8 @@ from smspulse.processes.settings import DataFolderSettings
 
 _log = logging.getLogger(__name__)
 
-# Bits of a mode: rwx and r-x for the group, rwx and r-x for others.
-_GROUP_RIGHTS: Final = 0o070
+# Bits of a mode: r-x for the group, and for others.
 _GROUP_READS: Final = 0o050
-_OTHERS_RIGHTS: Final = 0o007
 _OTHERS_READ: Final = 0o005
 # Names that a group never reads: secrets, and files that only processes of the pipeline need.
 _OWNER_ONLY_NAMES: Final = {"kafka", "spool", "accepted", "state", "sources.json", "sources.json.lock"}
@@ -56,7 +54,7 @@ def set_private_umask(data: Path) -> None:
                 "read it with SMSPULSE_READ_GROUP"
             )
             raise DataFolderError(msg)
-        shared |= _GROUP_RIGHTS & _make_mode_private(stat.S_IMODE(found.st_mode))
+        shared |= stat.S_IRWXG & _make_mode_private(stat.S_IMODE(found.st_mode))
         if found.st_uid != os.geteuid():
             shared |= _GROUP_READS | _OTHERS_READ
     global _user_umask  # noqa: PLW0603 - so is the umask
@@ -77,7 +75,7 @@ def restrict_to_owner(data: Path) -> None:
     if name := DataFolderSettings().read_group:
         _share_folder_with_group(data, name, found)
         return
-    if not mode & _OTHERS_RIGHTS:
+    if not mode & stat.S_IRWXO:
         return
     with suppress(PermissionError):
         data.chmod(_make_mode_private(mode))
@@ -85,7 +83,7 @@ def restrict_to_owner(data: Path) -> None:
         "the data folder %s was open to every user of this machine (mode %04o): it is now for %s alone; "
         "SMSPULSE_READ_GROUP names a group that may read it"
     )
-    if data.stat().st_mode & _OTHERS_RIGHTS:
+    if data.stat().st_mode & stat.S_IRWXO:
         # Of the processes of `smspulse up`, only the supervisor logs it.
         if READY_FD_VARIABLE in os.environ:
             return
@@ -99,10 +97,10 @@ def restrict_to_owner(data: Path) -> None:
 def describe_readers(data: Path) -> tuple[bool, str]:
     """Return whether the data folder is closed to other users, and a text about its readers."""
     found = data.stat()
-    if found.st_mode & _OTHERS_RIGHTS:
+    if found.st_mode & stat.S_IRWXO:
         return False, f"every user of this machine may enter it (mode {stat.S_IMODE(found.st_mode):04o})"
     owner = user_name(found.st_uid)
-    if found.st_mode & _GROUP_RIGHTS:
+    if found.st_mode & stat.S_IRWXG:
         try:
             group = grp.getgrgid(found.st_gid).gr_name
         except KeyError:
@@ -135,8 +133,8 @@ def user_name(uid: int) -> str:
 
 def _make_mode_private(mode: int) -> int:
     """Return a folder's mode without others, and without the group if only a common umask gave it permissions."""
-    is_open, is_for_group = mode & _OTHERS_RIGHTS, mode & stat.S_ISGID
-    return mode & ~_OTHERS_RIGHTS & ~(_GROUP_RIGHTS if is_open and not is_for_group else 0)
+    is_open, is_for_group = mode & stat.S_IRWXO, mode & stat.S_ISGID
+    return mode & ~stat.S_IRWXO & ~(stat.S_IRWXG if is_open and not is_for_group else 0)
 
 
 def _share_folder_with_group(data: Path, name: str, found: os.stat_result) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ingest.errors import PORT_TAKEN, CannotListenError
 from ingest.settings import METRICS_FOLDER_VARIABLE, IngestSettings
-from smspulse.processes.children import build_server_url, find_free_port, is_port_free, make_stop_event
+from smspulse.processes.children import build_server_url, find_free_port, find_listen_error, make_stop_event
 from smspulse.processes.supervisor import ChildProcess, ProcessSupervisor
 
 _log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ async def run_ingest_processes(
 async def _wait_for_free_port(host: str, port: int) -> None:
     """Wait for the end of earlier receivers: those whose parent was killed finish what they have in flight."""
     deadline = time.monotonic() + _STOP_S
-    while not is_port_free(port, host):
+    while find_listen_error(port, host) is not None:
         if time.monotonic() > deadline:
             raise CannotListenError(host, port, PORT_TAKEN)
         await asyncio.sleep(_POLL_INTERVAL_S)

@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import copy
 import logging
+import re
 import sys
 import threading
 import time
@@ -22,13 +23,9 @@ _COLOURS = {"broker": "magenta", "ingest": "cyan", "stream": "green", "lander": 
 # Lowest levels of libraries whose lines would hide those of smspulse.
 _NOISY_LOGGERS = {
     # Faust and mode log each start and stop of their services. aiokafka logs each failed connection attempt.
-    "faust": logging.ERROR,
-    "mode": logging.ERROR,
-    "streams.batch_consumer": logging.ERROR,
-    "aiokafka": logging.ERROR,
+    **dict.fromkeys(("faust", "mode", "streams.batch_consumer", "aiokafka", "asyncio"), logging.ERROR),
     "kafka": logging.CRITICAL,
     "great_expectations": logging.WARNING,
-    "asyncio": logging.ERROR,
 }
 # A repeated line, and a lasting outage of Kafka, are logged once in this time.
 _WINDOW_S: Final = 60.0
@@ -40,23 +37,20 @@ _MAX_LINE_LENGTH: Final = 1_000
 
 
 # Starts of the lines of aiokafka about a broker that does not answer.
-_KAFKA_AWAY_TEXTS: Final = (
-    *("Unable connect", "Unable to update metadata", "Failed fetch messages", "Group Coordinator", "Heartbeat"),
-)
+_KAFKA_AWAY: Final = re.compile("Unable (connect|to update metadata)|Failed fetch messages|Group Coordinator|Heartbeat")
 
 
 class _KafkaAwayFilter(logging.Filter):
     """Replaces the many lines of aiokafka about a broker that does not answer with one line a minute."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._reported_at: float | None = None
+    # In seconds since 1970, as of `LogRecord.created`.
+    _reported_at = 0.0
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Keep a record, rewrite it, or drop it."""
-        if not record.name.startswith("aiokafka") or not str(record.msg).startswith(_KAFKA_AWAY_TEXTS):
+        if not record.name.startswith("aiokafka") or not _KAFKA_AWAY.match(str(record.msg)):
             return True
-        if self._reported_at is not None and record.created - self._reported_at < _WINDOW_S:
+        if record.created - self._reported_at < _WINDOW_S:
             return False
         self._reported_at = record.created
         record.msg, record.args = "Kafka does not answer; work continues by itself when it is back", ()

@@ -7,7 +7,6 @@ import os
 import ssl
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +38,6 @@ _log = logging.getLogger(__name__)
 INGEST: Final = "ingest"
 # A refused connection fails at once. An answer on a busy machine takes long.
 _TIMEOUT_S: Final = 15.0
-_LAST_PORT: Final = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +101,7 @@ def list_endpoints(data: Path) -> Iterator[ProcessEndpoint]:
         # A partial file is not valid.
         except (OSError, msgspec.DecodeError):
             continue
-        if endpoint.name == path.stem and endpoint.pid > 0 and 0 < endpoint.port <= _LAST_PORT:
+        if endpoint.name == path.stem and endpoint.pid > 0 and endpoint.port in range(1, 65_536):
             yield endpoint
 
 
@@ -133,26 +131,23 @@ def serve_metrics(data: Path | None, name: str, registry: CollectorRegistry) -> 
         MetricsPortError: The port is taken.
     """
     settings = MetricsSettings()
-    host, port = settings.host, settings.port
     ProcessCollector(registry=registry)
     raise_file_limit()
-    listening: Future[int] = Future()
-    server = _answer_metrics_requests(host, port, name, registry, listening)
-    # A daemon: it must not keep the process alive.
-    threading.Thread(target=asyncio.run, args=[server], name="metrics", daemon=True).start()
+    loop = asyncio.new_event_loop()
     try:
-        port = listening.result()
+        port = loop.run_until_complete(_start_metrics_server(settings, name, registry))
     except OSError as error:
-        msg = f"/metrics cannot be answered at {host}:{port} ({error}): choose another SMSPULSE_METRICS_PORT"
+        where = f"{settings.host}:{settings.port}"
+        msg = f"/metrics cannot be answered at {where} ({error}): choose another SMSPULSE_METRICS_PORT"
         raise MetricsPortError(msg) from error
+    # A daemon: it must not keep the process alive.
+    threading.Thread(target=loop.run_forever, name="metrics", daemon=True).start()
     if data is not None:
-        announce_endpoint(data, name, port, host)
+        announce_endpoint(data, name, port, settings.host)
 
 
-async def _answer_metrics_requests(
-    host: str, port: int, name: str, registry: CollectorRegistry, listening: "Future[int]"
-) -> None:
-    """Answer `/metrics` without end; `listening` gets the port, or the error."""
+async def _start_metrics_server(settings: MetricsSettings, name: str, registry: CollectorRegistry) -> int:
+    """Answer `/metrics` as long as the event loop runs, and return the port."""
 
     async def handle_request(request: web.BaseRequest) -> web.StreamResponse:
         if request.path != "/metrics":
@@ -162,15 +157,10 @@ async def _answer_metrics_requests(
         encode, content_type = choose_encoder(",".join(request.headers.getall(hdrs.ACCEPT, ())))
         return web.Response(body=encode(registry), headers={hdrs.CONTENT_TYPE: content_type})
 
-    try:
-        runner = web.ServerRunner(HttpServer(handle_request, HttpLimits(), name), shutdown_timeout=LINGER_S)
-        await runner.setup()
-        _, port = await start_listening(runner, host, port, backlog=ASYNCIO_BACKLOG)
-    except Exception as error:
-        listening.set_exception(error)
-        return
-    listening.set_result(port)
-    await asyncio.Event().wait()
+    runner = web.ServerRunner(HttpServer(handle_request, HttpLimits(), name), shutdown_timeout=LINGER_S)
+    await runner.setup()
+    _, port = await start_listening(runner, settings.host, settings.port, backlog=ASYNCIO_BACKLOG)
+    return port
 
 
 def fetch_response(host: str, port: int, path: str, *, tls: bool = False) -> tuple[int, bytes] | None:

@@ -50,17 +50,11 @@ class TolerantStream(io.TextIOBase):
         Raises:
             OSError: The stream has none.
         """
-        if self._descriptor is None:
-            raise io.UnsupportedOperation("fileno")  # noqa: EM101 - the text of Python's own streams
-        return self._descriptor
+        return super().fileno() if self._descriptor is None else self._descriptor
 
     def isatty(self) -> bool:
         """Return whether the output is a terminal."""
         return self._descriptor is not None and os.isatty(self._descriptor)
-
-    def writable(self) -> bool:
-        """Return True."""
-        return True
 
     def write(self, text: str) -> int:
         """Write a text, or keep it until the output accepts it; return its length."""
@@ -92,18 +86,15 @@ class TolerantStream(io.TextIOBase):
 
     def _is_writable_now(self) -> bool:
         """Return whether a write of up to `PIPE_BUF` bytes will not block."""
-        if self._descriptor is None:
-            return False
         # A stuck output is not waited for a second time.
         poll = select.poll()
-        poll.register(self._descriptor, select.POLLOUT)
+        poll.register(self, select.POLLOUT)
         self._is_stuck = not poll.poll(0 if self._is_stuck else _PATIENCE_S * 1000)
         return not self._is_stuck
 
     def _write_oldest(self) -> None:
-        assert self._descriptor is not None  # noqa: S101 - a type guard
         first = self._queued_writes[0]
-        written = os.write(self._descriptor, first[: select.PIPE_BUF])
+        written = os.write(self.fileno(), first[: select.PIPE_BUF])
         self._is_stuck = False
         if written < len(first):
             self._queued_writes[0] = first[written:]

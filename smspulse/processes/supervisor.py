@@ -10,6 +10,7 @@ that was never ready and reports that a restart cannot help, such as for a wrong
 """
 
 import asyncio
+import io
 import logging
 import os
 import re
@@ -17,7 +18,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -58,7 +58,7 @@ class ChildProcess:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     is_permanent_failure: bool = False
     last_error: str = ""
-    restart_task: asyncio.Task[Any] | None = None
+    restart_task: asyncio.Task[Any] = field(init=False)
 
 
 class ProcessSupervisor:
@@ -141,37 +141,43 @@ class ProcessSupervisor:
         loop = asyncio.get_running_loop()
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
-        try:
-            try:
-                child.process = process = await _start_process(child, writing)
-            finally:
-                os.close(writing)
-            loop.add_reader(reading, self._receive_report, child, reading)
+        with os.fdopen(reading, "rb", buffering=0) as reports:
+            with os.fdopen(writing, "wb"):
+                child.process = process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "smspulse", *child.arguments),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.STDOUT,
+                    limit=_LINE_LIMIT,
+                    env={**os.environ, **child.environment, READY_FD_VARIABLE: str(writing)},
+                    pass_fds=(writing,),
+                    start_new_session=True,
+                    preexec_fn=die_with_parent(signal.SIGTERM),
+                )
+            loop.add_reader(reports, self._receive_report, child, reports)
             try:
                 await self._relay_output(child, process)
                 return await process.wait()
             finally:
+                loop.remove_reader(reports)
                 if process.returncode is None:
                     # No longer watched, it would run next to its successor.
                     process.kill()
                     await process.wait()
                 # The report of an ended process may still be in the pipe.
-                self._receive_report(child, reading)
-        finally:
-            loop.remove_reader(reading)
-            os.close(reading)
+                self._receive_report(child, reports)
 
     @staticmethod
-    def _receive_report(child: ChildProcess, descriptor: int) -> None:
+    def _receive_report(child: ChildProcess, reports: io.RawIOBase) -> None:
         """Record the report of a child if there is one: ready, or never ready."""
-        with suppress(BlockingIOError):
-            report = os.read(descriptor, 1)
-            # At the end of the pipe, too, of which the loop would call this without end.
-            asyncio.get_running_loop().remove_reader(descriptor)
-            if report == READY:
-                child.ready.set()
-            elif report == NEVER_READY:
-                child.is_permanent_failure = True
+        report = reports.read(1)
+        # At the end of the pipe, too, of which the loop would call this without end.
+        if report is not None:
+            asyncio.get_running_loop().remove_reader(reports)
+        if report == READY:
+            child.ready.set()
+        elif report == NEVER_READY:
+            child.is_permanent_failure = True
 
     async def _relay_output(self, child: ChildProcess, process: asyncio.subprocess.Process) -> None:
         level = logging.INFO
@@ -208,8 +214,6 @@ class ProcessSupervisor:
 
     @staticmethod
     async def _stop_child(child: ChildProcess) -> None:
-        if child.restart_task is None:
-            return
         if child.process is not None and child.process.returncode is None:
             child.process.terminate()
         else:
@@ -220,17 +224,3 @@ class ProcessSupervisor:
             _log.warning("%s did not stop within %g s and is killed", child.name, child.stop_timeout_s)
             child.process.kill()
             await asyncio.wait(late)
-
-
-async def _start_process(child: ChildProcess, ready_descriptor: int) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "smspulse", *child.arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        limit=_LINE_LIMIT,
-        env={**os.environ, **child.environment, READY_FD_VARIABLE: str(ready_descriptor)},
-        pass_fds=(ready_descriptor,),
-        start_new_session=True,
-        preexec_fn=die_with_parent(signal.SIGTERM),
-    )

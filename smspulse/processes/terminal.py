@@ -30,10 +30,7 @@ def escape_to_line(text: str) -> str:
 
 
 def _escape_character(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    if found[0] in "\n\r":
-        return {"\n": "\\n", "\r": "\\r"}[found[0]]
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"  # noqa: PLR2004 - of two hexadecimal digits
+    return found[0].encode("unicode_escape").decode()
 
 
 def echo(text: str, *, err: bool = False) -> None:
@@ -52,10 +49,7 @@ class _PlainConsole(Console):
         """Yield the segments without control characters of the renderable."""
         for segment in super().render(renderable, options):
             # Control segments are from rich itself, such as those of a live display.
-            if segment.control:
-                yield segment
-            else:
-                yield Segment(escape_controls(segment.text), segment.style)
+            yield segment if segment.control else Segment(escape_controls(segment.text), segment.style)
 
 
 def make_console(**options: Any) -> Console:
@@ -69,7 +63,7 @@ def make_console(**options: Any) -> Console:
 
 def format_duration(seconds: float) -> str:
     """Return seconds for people: `4.2 s`, `3 min`, `5.5 h`, `2 days`."""
-    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+    for limit, unit, text in ((120, 1, "{:.1f} s"), (7200, 60, "{:.0f} min"), (172_800, 3600, "{:.1f} h")):
         if seconds < limit:
-            return f"{seconds / unit:.1f} {name}" if name != "min" else f"{seconds / unit:.0f} min"
+            return text.format(seconds / unit)
     return f"{seconds / 86_400:.0f} days"

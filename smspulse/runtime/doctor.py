@@ -17,8 +17,8 @@ from core.consumer_lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
 from core.kafka_settings import KafkaSettings
 from core.topics import TOPICS, find_partition_mismatch
 from smspulse.broker import download
-from smspulse.broker.config import count_needed_files
 from smspulse.broker.errors import BrokerError, LoginUnreadableError
+from smspulse.broker.kafka_broker import count_needed_files
 from smspulse.broker.locate import read_embedded_settings
 from smspulse.broker.lockfile import has_kafka_store, read_broker_file
 from smspulse.processes.children import LOOPBACK, find_listen_error

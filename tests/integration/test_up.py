@@ -29,7 +29,7 @@ from smspulse.broker.lockfile import read_broker_file
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.dashboard.queries import PageFilter, PageSnapshot
 from smspulse.dashboard.rendering import render_content
-from smspulse.processes.children import NEVER_READY, READY_FD_VARIABLE, find_free_port, is_port_free
+from smspulse.processes.children import NEVER_READY, READY_FD_VARIABLE, find_free_port, find_listen_error
 from smspulse.processes.metrics_endpoint import list_endpoints
 from smspulse.runtime.status import collect_pipeline_status
 from warehouse import catalog
@@ -156,7 +156,11 @@ def unusual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Unusual]:
     authority.issue_cert("::1").private_key_and_cert_chain_pem.write_to_path(pem)
     host, log = "::1", printed_to(data)
     port = find_free_port(0, host)
-    first = next(first for first in iter(find_free_port, 0) if is_port_free(first + 1) and is_port_free(first + 2))
+    first = next(
+        first
+        for first in iter(find_free_port, 0)
+        if find_listen_error(first + 1) is None and find_listen_error(first + 2) is None
+    )
     variables = {
         "SMSPULSE_INGEST_HOST": host,
         "SMSPULSE_INGEST_TLS_CERT": str(pem),

@@ -12,8 +12,8 @@ from privileges import run_unprivileged
 
 from core.atomic_file import write_file_atomically
 from core.kafka_settings import KafkaSettings
-from smspulse.broker.config import build_server_properties
 from smspulse.broker.errors import BrokerError
+from smspulse.broker.kafka_broker import build_server_properties
 from smspulse.broker.locate import find_kafka_settings
 from smspulse.broker.lockfile import BrokerFile, acquire_broker_lock
 from smspulse.broker.login import login_path, read_login, write_login

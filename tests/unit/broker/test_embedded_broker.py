@@ -11,8 +11,8 @@ import pytest
 
 from core.atomic_file import write_file_atomically
 from smspulse.broker import foreground, kafka_broker
-from smspulse.broker.config import build_server_properties, find_last_error_line
 from smspulse.broker.errors import BrokerError
+from smspulse.broker.kafka_broker import build_server_properties, find_last_error_line
 from smspulse.broker.lockfile import BrokerFile, acquire_broker_lock, read_broker_file
 from smspulse.broker.settings import BrokerSettings
 from smspulse.processes import children

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from smspulse.processes.children import find_free_port, is_port_free, is_process_alive
+from smspulse.processes.children import find_free_port, find_listen_error, is_process_alive
 
 PARENT = """
 import subprocess, sys
@@ -28,13 +28,13 @@ def test_a_child_dies_with_a_parent_that_is_killed() -> None:
 
 def test_a_preferred_port_is_given_when_free_and_another_when_taken() -> None:
     port = find_free_port()
-    assert is_port_free(port)
+    assert find_listen_error(port) is None
     assert find_free_port(port) == port
     with socket.create_server(("127.0.0.1", port)):
-        assert not is_port_free(port)
+        assert find_listen_error(port) is not None
         other = find_free_port(port)
         assert other != port
-        assert is_port_free(other)
+        assert find_listen_error(other) is None
 
 
 def test_no_connection_takes_a_port_that_was_chosen() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from outcome_records import DELIVERED, DENIED, EXPIRED, NO_SERVICE, T0, UNDELIVERED, outcome_record
 
 from core.alerts import Alert, decode_alert
+from core.intervals import wilson_interval
 from core.topics import ALERTS
 from streams.device_processor import DeviceProcessor
 from streams.failure_baseline import DetectorPolicy
@@ -84,7 +85,7 @@ def test_a_failing_device_has_one_alert_with_its_evidence_and_one_resolution(dev
     assert alert.fired_at == alert.changed_at
     assert alert.baseline is not None
     assert alert.bound is not None
-    assert 0.01 < alert.baseline < alert.bound < 0.06 < alert.failure_interval[0]
+    assert 0.01 < alert.baseline < alert.bound < 0.06 < wilson_interval(alert.count, alert.failures)[0]
     assert len(alert.samples) == min(alert.count, 5)
     assert all(sample.startswith("gw:") for sample in alert.samples)
     assert 0 < alert.share <= 1
