@@ -17,9 +17,10 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
+from core.errors import SettingError
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
-from ingest.errors import KafkaFilesError, NotStoredError
+from ingest.errors import NotStoredError
 from ingest.spool import WebhookSpool
 from ingest.webhook_record import WebhookRecord
 
@@ -144,7 +145,7 @@ class WebhookProducer:
         spool_queue: Gets the unacknowledged webhooks when the producer closes.
 
     Raises:
-        KafkaFilesError: A TLS file of the settings cannot be read.
+        SettingError: A TLS file of the settings cannot be read.
     """
 
     def __init__(
@@ -153,7 +154,8 @@ class WebhookProducer:
         try:
             self._options = kafka.aiokafka_options()
         except OSError as error:
-            raise KafkaFilesError(str(error)) from error
+            msg = f"a TLS file for Kafka cannot be read: {error}; see SMSPULSE_KAFKA_SSL_CAFILE, _CERTFILE and _KEYFILE"
+            raise SettingError(msg) from error
         self._address = kafka.bootstrap
         self._ack_timeout, self._spool, self._spool_queue = ack_timeout_s, spool, spool_queue
         self._last_message = _LastMessageHandler()

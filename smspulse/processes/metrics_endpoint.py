@@ -165,7 +165,7 @@ async def _answer_metrics_requests(
     try:
         runner = web.ServerRunner(HttpServer(handle_request, HttpLimits(), name), shutdown_timeout=LINGER_S)
         await runner.setup()
-        _, port = await start_listening(runner, host, port, backlog=ASYNCIO_BACKLOG)
+        port = await start_listening(runner, host, port, backlog=ASYNCIO_BACKLOG)
     except Exception as error:
         listening.set_exception(error)
         return
