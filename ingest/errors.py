@@ -32,9 +32,6 @@ class SourcesError(SmspulseError):
 class SourceExistsError(SourcesError):
     """A source of that name exists already."""
 
-    def __init__(self, place: Path, name: str) -> None:
-        super().__init__(place, f"source {name!r} exists already: choose another name")
-
 
 class NotStoredError(SmspulseError):
     """A webhook is not durable, so it must not be answered 2xx. The text names no address: senders read it."""

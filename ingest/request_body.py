@@ -27,7 +27,6 @@ from ingest.settings import IngestSettings
 _ACCEPTED_CODINGS: Final = "gzip, deflate"
 _GZIP: Final = "gzip"
 _ALIASES: Final = {"x-gzip": _GZIP, "gzip": _GZIP, "deflate": "deflate"}
-_NO_CODING: Final = "identity"
 # Each coding costs the decoding of a whole body. Real senders use one at most.
 _MAX_CODINGS: Final = 2
 # zlib reads a gzip header if 16 is added to the size of the window.
@@ -38,7 +37,6 @@ _MAX_GZIP_MEMBERS: Final = 8
 # The Content-Type of a rewritten body. It replaces the sender's.
 _REWRITTEN_TYPE: Final = b"application/json"
 _KNOWN_TYPES: Final = frozenset({"text", "img"})
-_OTHER_TYPE: Final = "other"
 _SHOWN_DIGITS: Final = 4
 # 128 bits: a collision of two phone numbers is practically impossible.
 _HASH_CHARS: Final = 32
@@ -111,7 +109,7 @@ def parse_codings(values: Iterable[str]) -> tuple[str, ...]:
         RefusedBodyError: A coding is not supported, or there are too many.
     """
     named = [name.strip().lower() for value in values for name in value.split(",")]
-    codings = tuple(_ALIASES.get(name, "") for name in named if name not in {"", _NO_CODING})
+    codings = tuple(_ALIASES.get(name, "") for name in named if name not in {"", "identity"})
     if len(codings) > _MAX_CODINGS or "" in codings:
         text = f"Content-Encoding must be one of {_ACCEPTED_CODINGS}, or left out"
         # RFC 9110, 15.5.16 requires the header.
@@ -229,18 +227,19 @@ class PayloadRedactor:
             kept = self._rewrite_status_report(received, event)
         else:
             kept = self._rewrite_incoming_message(received, event)
+        # Device and channel are the numbers that were read. Of two names of a channel, one is read.
+        channel = "channel_id" if "channel_id" in received else "sim"
+        kept |= {"sms_id": event.sms_id, "device_id": event.device_id, channel: event.channel_id}
         # A field that cannot be read stays a flaw.
         kept |= {field: True for field in event.flaws if received.get(field) is not None}
         return orjson.dumps({field: value for field, value in kept.items() if value is not None})
 
     def _rewrite_status_report(self, received: dict[str, Any], report: StatusReport) -> dict[str, Any]:
         kept = {
-            "sms_id": report.sms_id,
             "status_id": report.status_id,
             "status_message": report.status_message,
             "sendto": received.get("sendto"),
             "senttime": _rewrite_field_time(received, "senttime", report),
-            **_device_and_channel(received, report),
         }
         if self._numbers != "keep":
             self._hide_number(kept, "sendto", report.recipient)
@@ -249,7 +248,6 @@ class PayloadRedactor:
 
     def _rewrite_incoming_message(self, received: dict[str, Any], message: IncomingMessage) -> dict[str, Any]:
         kept = {
-            "sms_id": message.sms_id,
             "type": message.content_type,
             "date": _rewrite_field_time(received, "date", message),
             "date_sent": _rewrite_field_time(received, "date_sent", message),
@@ -257,13 +255,12 @@ class PayloadRedactor:
             # An empty text has no data. The link becomes "dropped": null would be an image without a link, a flaw.
             "body": None if self._drops_bodies and message.text else message.text,
             "img_url": "dropped" if self._drops_bodies and message.image_url else message.image_url,
-            **_device_and_channel(received, message),
         }
         if self._numbers == "keep":
             return kept | {"internal_id": message.internal_id, "device_name": message.device_name}
         self._hide_number(kept, "address", message.sender)
         if message.content_type not in _KNOWN_TYPES:
-            kept["type"] = _OTHER_TYPE
+            kept["type"] = "other"
         return kept
 
     def _hide_number(self, kept: dict[str, Any], field: str, address: str | None) -> None:
@@ -273,12 +270,6 @@ class PayloadRedactor:
             kept[field] = f"hmac:{hmac.digest(self._key, address.encode(), 'sha256').hex()[:_HASH_CHARS]}"
         else:
             kept[field] = "****" + "".join(filter(str.isdecimal, address))[-_SHOWN_DIGITS:]
-
-
-def _device_and_channel(received: dict[str, Any], event: Event) -> dict[str, Any]:
-    """Return device and channel as the numbers that were read. Of two names of a channel, one is read."""
-    channel = "channel_id" if "channel_id" in received else "sim"
-    return {channel: event.channel_id, "device_id": event.device_id}
 
 
 def _rewrite_field_time(received: dict[str, Any], field: str, event: Event) -> str | None:

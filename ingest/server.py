@@ -58,16 +58,16 @@ async def serve_ingest(
         await runner.setup()
         try:
             port = await _listen(runner, settings)
-            if not len(sources):
+            if not sources.table:
                 log.warning("no source may send yet: add one with `smspulse source add NAME`")
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
             ready(f"{'https' if context else 'http'}://{host}:{port}")
-            stopped = asyncio.create_task(stop.wait())
+            # It ends early only after an unexpected error, which is raised at the end.
+            storing.add_done_callback(lambda _: stop.set())
             renewing = asyncio.create_task(
                 keep_running("the renewal of the certificate", lambda: renew_certificate(context, settings))
             )
-            await asyncio.wait({stopped, storing}, return_when=asyncio.FIRST_COMPLETED)
-            stopped.cancel()
+            await stop.wait()
             renewing.cancel()
             for site in runner.sites:
                 await site.stop()
