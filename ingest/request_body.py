@@ -227,19 +227,18 @@ class PayloadRedactor:
             kept = self._rewrite_status_report(received, event)
         else:
             kept = self._rewrite_incoming_message(received, event)
-        # Device and channel are the numbers that were read. Of two names of a channel, one is read.
-        channel = "channel_id" if "channel_id" in received else "sim"
-        kept |= {"sms_id": event.sms_id, "device_id": event.device_id, channel: event.channel_id}
         # A field that cannot be read stays a flaw.
         kept |= {field: True for field in event.flaws if received.get(field) is not None}
         return orjson.dumps({field: value for field, value in kept.items() if value is not None})
 
     def _rewrite_status_report(self, received: dict[str, Any], report: StatusReport) -> dict[str, Any]:
         kept = {
+            "sms_id": report.sms_id,
             "status_id": report.status_id,
             "status_message": report.status_message,
             "sendto": received.get("sendto"),
             "senttime": _rewrite_field_time(received, "senttime", report),
+            **_device_and_channel(received, report),
         }
         if self._numbers != "keep":
             self._hide_number(kept, "sendto", report.recipient)
@@ -248,6 +247,7 @@ class PayloadRedactor:
 
     def _rewrite_incoming_message(self, received: dict[str, Any], message: IncomingMessage) -> dict[str, Any]:
         kept = {
+            "sms_id": message.sms_id,
             "type": message.content_type,
             "date": _rewrite_field_time(received, "date", message),
             "date_sent": _rewrite_field_time(received, "date_sent", message),
@@ -255,6 +255,7 @@ class PayloadRedactor:
             # An empty text has no data. The link becomes "dropped": null would be an image without a link, a flaw.
             "body": None if self._drops_bodies and message.text else message.text,
             "img_url": "dropped" if self._drops_bodies and message.image_url else message.image_url,
+            **_device_and_channel(received, message),
         }
         if self._numbers == "keep":
             return kept | {"internal_id": message.internal_id, "device_name": message.device_name}
@@ -270,6 +271,12 @@ class PayloadRedactor:
             kept[field] = f"hmac:{hmac.digest(self._key, address.encode(), 'sha256').hex()[:_HASH_CHARS]}"
         else:
             kept[field] = "****" + "".join(filter(str.isdecimal, address))[-_SHOWN_DIGITS:]
+
+
+def _device_and_channel(received: dict[str, Any], event: Event) -> dict[str, Any]:
+    """Return device and channel as the numbers that were read. Of two names of a channel, one is read."""
+    channel = "channel_id" if "channel_id" in received else "sim"
+    return {channel: event.channel_id, "device_id": event.device_id}
 
 
 def _rewrite_field_time(received: dict[str, Any], field: str, event: Event) -> str | None:
