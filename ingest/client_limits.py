@@ -155,8 +155,9 @@ class OpenConnections:
         self._per_address, self._client_filter = limits.per_address, ClientFilter((), limits.proxies)
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._total = limits.total if files == resource.RLIM_INFINITY else max(1, min(limits.total, files // 2))
+        # The site of trusted proxies is None.
         self._sites: dict[HttpConnection, Site | None] = {}
-        self._by_site: defaultdict[Site, set[HttpConnection]] = defaultdict(set)
+        self._by_site: defaultdict[Site | None, set[HttpConnection]] = defaultdict(set)
 
     def __len__(self) -> int:
         """Return the number of open connections."""
@@ -174,26 +175,22 @@ class OpenConnections:
         if len(self._sites) >= self._total:
             self._close_longest_idle(self._sites, "there are", self._total)
         self._sites[connection] = site
-        if site is not None:
-            self._by_site[site].add(connection)
+        self._by_site[site].add(connection)
 
     def remove_connection(self, connection: "HttpConnection") -> None:
         """Stop counting a connection, if it was counted."""
-        site = self._sites.pop(connection, None)
-        if site is None:
-            return
-        self._by_site[site].discard(connection)
-        if not self._by_site[site]:
-            del self._by_site[site]
+        if connection in self._sites:
+            site = self._sites.pop(connection)
+            self._by_site[site].remove(connection)
+            if not self._by_site[site]:
+                del self._by_site[site]
 
     def _close_longest_idle(self, connections: "Iterable[HttpConnection]", whose: str, limit: int) -> None:
-        idle = [
-            (since, number, each) for number, each in enumerate(connections) if (since := each.idle_since()) is not None
-        ]
+        idle = {each: since for each in connections if (since := each.idle_since()) is not None}
         if not idle:
             msg = f"{whose} {limit} connections"
             raise TooManyConnectionsError(msg)
-        *_, longest = min(idle)
+        longest = min(idle, key=idle.__getitem__)
         self.remove_connection(longest)
         # In favour of the new one.
         longest.force_close()

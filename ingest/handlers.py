@@ -67,10 +67,9 @@ class IngestHandler:
         self._webhook_limiter = RateLimiter(settings.rate_per_s, settings.rate_burst)
         self._byte_limiter = RateLimiter(settings.rate_bytes_per_s, settings.rate_burst_bytes)
         self._redactor = PayloadRedactor(settings.privacy, settings.bodies, settings.privacy_key.get_secret_value())
-        self._retry_after = str(settings.retry_after_s)
         self._in_flight = 0
         self._idle: asyncio.Event | None = None
-        self._test_logged_at: dict[str, float] = {}
+        self._test_log_limiter = RateLimiter(1 / _TEST_LOG_EVERY_S, 1)
         self._exposition = SharedResult(self._render_metrics)
         self._large_body_lock = asyncio.Lock()
 
@@ -157,7 +156,8 @@ class IngestHandler:
             # A part of the body may be unread, so the connection cannot be used for another request.
             return error_response(error.status, str(error), closes=True, **error.headers)
         except NotStoredError as error:
-            return error_response(503, f"not stored, send it again: {error}", Retry_After=self._retry_after)
+            why = f"not stored, send it again: {error}"
+            return error_response(503, why, Retry_After=str(self._settings.retry_after_s))
         body = b'{"ingest_id":"%s"}' % ingest_id
         return web.Response(status=self._settings.success_status, body=body, headers=JSON)
 
@@ -227,15 +227,9 @@ class IngestHandler:
             log.error("the body of a webhook could not be processed, and is stored as unreadable: %s", fault)
         if not isinstance(read, UnreadablePayload):
             return records.message_key(source, read.sms_id), body, content_type
-        if read.reason == Reason.UNVERIFIED_SHAPE:
-            self._log_test_webhook(source)
-        return None, body, content_type
-
-    def _log_test_webhook(self, source: str) -> None:
-        now = time.monotonic()
-        if now >= self._test_logged_at.get(source, now - _TEST_LOG_EVERY_S) + _TEST_LOG_EVERY_S:
-            self._test_logged_at[source] = now
+        if read.reason == Reason.UNVERIFIED_SHAPE and not self._test_log_limiter.take_or_wait_s(source):
             log.info("a test webhook arrived from source %s: its URL and token are set up correctly", source)
+        return None, body, content_type
 
 
 def _header_value(text: str) -> bytes:

@@ -79,13 +79,7 @@ class HttpServer(web.Server):
         tls: ssl.SSLContext | None = None,
         answer_headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(
-            handle,
-            access_log=None,
-            lingering_time=LINGER_S,
-            keepalive_timeout=limits.idle_timeout_s,
-            max_headers=_MAX_HEADERS,
-        )
+        super().__init__(handle, access_log=None, lingering_time=LINGER_S, keepalive_timeout=limits.idle_timeout_s)
         self.limits, self.program, self.tls, self.answer_headers = limits, program, tls, answer_headers or {}
         self.open_connections = OpenConnections(limits)
         self.piece_queue = PieceQueue()
@@ -107,7 +101,7 @@ class _HttpRequest(web.BaseRequest):
         connection = cast(HttpConnection, self._protocol)
         response.headers.pop(hdrs.SERVER, None)
         response.headers.update(connection.server.answer_headers)
-        if connection.has_switched:
+        if connection._upgraded:
             response.force_close()
 
 
@@ -135,24 +129,9 @@ class HttpConnection(web.RequestHandler):
         self._socket: asyncio.Transport | None = None
         self._unsent = 0
         self._timer_handle: asyncio.TimerHandle | None = None
-        # As in aiohttp, except for the last argument: the parser stops behind each request.
-        self._parser = HttpRequestParser(
-            self,
-            self._loop,
-            _READ_BUFFER,
-            max_line_size=self.max_line_size,
-            max_field_size=self.max_field_size,
-            max_headers=self.max_headers,
-            payload_exception=web.RequestPayloadError,
-            # Bodies are stored as they were received.
-            auto_decompress=False,
-            max_msg_queue_size=1,
-        )
-
-    @property
-    def has_switched(self) -> bool:
-        """Whether its client requested another protocol. It gets an HTTP answer, and nothing more is read."""
-        return self._upgraded
+        # aiohttp's own parser would read on behind a request, and decode bodies, which `request_body` does in bounds.
+        options = {"payload_exception": web.RequestPayloadError, "auto_decompress": False, "max_msg_queue_size": 1}
+        self._parser = HttpRequestParser(self, self._loop, _READ_BUFFER, max_headers=_MAX_HEADERS, **options)
 
     def admit_connection(self, transport: asyncio.Transport) -> bool:
         """Count the connection and return True, or reset it and return False."""

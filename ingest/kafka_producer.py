@@ -11,15 +11,17 @@ import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
+from math import inf
 from typing import Any, Final, NamedTuple, NoReturn
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
+from core.errors import SettingError
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW
-from ingest.errors import KafkaFilesError, NotStoredError
+from ingest.errors import NotStoredError
 from ingest.spool import WebhookSpool
 from ingest.webhook_record import WebhookRecord
 
@@ -101,7 +103,8 @@ class _PartitionQueue(PendingQueue):
         super().__init__()
         self.partition = partition
         self.sent: list[PendingWebhook] = []
-        self.sent_at: float | None = None
+        # Time when the batch was sent, or infinity without one.
+        self.sent_at = inf
 
     def next_batch(self, producer: AIOKafkaProducer) -> Any:
         """Return a batch of waiting webhooks, which count as sent from now on."""
@@ -116,10 +119,6 @@ class _PartitionQueue(PendingQueue):
         self.sent = waiting[:taken]
         self.add(waiting[taken:])
         return batch
-
-    def is_stuck(self, before: float) -> bool:
-        """Return whether a batch that was sent before that time is not acknowledged."""
-        return self.sent_at is not None and self.sent_at < before
 
     def is_late(self, before: float) -> bool:
         """Return whether a webhook has waited since before that time."""
@@ -144,7 +143,7 @@ class WebhookProducer:
         spool_queue: Gets the unacknowledged webhooks when the producer closes.
 
     Raises:
-        KafkaFilesError: A TLS file of the settings cannot be read.
+        SettingError: A TLS file of the settings cannot be read.
     """
 
     def __init__(
@@ -153,7 +152,8 @@ class WebhookProducer:
         try:
             self._options = kafka.aiokafka_options()
         except OSError as error:
-            raise KafkaFilesError(str(error)) from error
+            msg = f"a TLS file for Kafka cannot be read: {error}; see SMSPULSE_KAFKA_SSL_CAFILE, _CERTFILE and _KEYFILE"
+            raise SettingError(msg) from error
         self._address = kafka.bootstrap
         self._ack_timeout, self._spool, self._spool_queue = ack_timeout_s, spool, spool_queue
         self._last_message = _LastMessageHandler()
@@ -240,7 +240,7 @@ class WebhookProducer:
             await asyncio.wait([delivered])
             delivered.result()
             request.end_batch()
-            queue.sent_at = None
+            queue.sent_at = inf
             sent, queue.sent = queue.sent, []
             for pending in sent:
                 pending.confirm()
@@ -297,7 +297,8 @@ class WebhookProducer:
             if sorted(cluster.partitions_for_topic(RAW) or ()) != self._partitions:
                 msg = f"the partitions of {RAW} have changed"
                 raise KafkaError(msg)
-            if not any(queue.is_stuck(self._loop.time() - self._ack_timeout) for queue in self._queues):
+            # While a batch of any partition is late, Kafka counts as away.
+            if all(queue.sent_at >= self._loop.time() - self._ack_timeout for queue in self._queues):
                 self._mark_connected()
 
     def _mark_disconnected(self, problem: str, detail: str) -> None:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp import web
 
-from core.errors import where_raised
-from ingest.errors import CertificateError
+from core.errors import SettingError, where_raised
 from ingest.settings import IngestSettings
 
 if TYPE_CHECKING:
@@ -24,8 +23,8 @@ ASYNCIO_BACKLOG: Final = 128
 
 async def start_listening(
     runner: web.BaseRunner, host: str, port: int, *, share_port: bool = False, backlog: int = BACKLOG
-) -> tuple[web.BaseSite, int]:
-    """Let a server listen; return its site and port. `::` is every address, also of IPv4 if the system supports it.
+) -> int:
+    """Let a server listen, and return its port. `::` is every address, also of IPv4 if the system supports it.
 
     Args:
         runner: Runner of the server, set up.
@@ -42,12 +41,10 @@ async def start_listening(
         listener = socket.create_server(
             (host, port), family=socket.AF_INET6, backlog=backlog, reuse_port=share_port, dualstack_ipv6=True
         )
-        on_socket = web.SockSite(runner, listener, backlog=backlog)
-        await on_socket.start()
-        return on_socket, listener.getsockname()[1]
-    site = web.TCPSite(runner, host, port, backlog=backlog, reuse_port=share_port or None)
-    await site.start()
-    return site, site.port
+        await web.SockSite(runner, listener, backlog=backlog).start()
+    else:
+        await web.TCPSite(runner, host, port, backlog=backlog, reuse_port=share_port or None).start()
+    return int(runner.addresses[0][1])
 
 
 class TlsHandshake(asyncio.Protocol):
@@ -120,15 +117,19 @@ def load_tls_context(settings: IngestSettings) -> ssl.SSLContext | None:
     """Return the TLS context, or None for plain HTTP.
 
     Raises:
-        CertificateError: The certificate or its key cannot be used.
+        SettingError: The certificate or its key cannot be used.
     """
-    if settings.tls_cert is None:
+    cert, key = settings.tls_cert, settings.tls_key
+    if cert is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
+        context.load_cert_chain(cert, key, password="")
     except OSError as error:
-        raise CertificateError(settings.tls_cert, settings.tls_key, error.strerror or str(error)) from error
+        files = f"{cert} with the key {key}" if key else f"{cert}, which must contain its key too,"
+        why = error.strerror or error
+        msg = f"the certificate {files} cannot be used: {why}; see SMSPULSE_INGEST_TLS_CERT and _TLS_KEY"
+        raise SettingError(msg) from error
     return context
 
 
@@ -154,5 +155,5 @@ async def renew_certificate(context: ssl.SSLContext | None, settings: IngestSett
                 load_tls_context(settings)
                 context.load_cert_chain(cert, key, password="")
                 log.info("the renewed certificate %s is used from now on", cert)
-            except (CertificateError, OSError) as error:
+            except (SettingError, OSError) as error:
                 log.error("%s; the former one is used until it can be", error)

@@ -14,7 +14,6 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from core.metrics import GaugeFamily, GaugeSnapshot
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _REGISTRY: Final = CollectorRegistry()
 
 REQUESTS: Final = Counter(
@@ -26,7 +25,7 @@ REQUESTS: Final = Counter(
 SECONDS: Final = Histogram(
     "smspulse_ingest_webhook_seconds",
     "Time from a webhook's headers to its answer.",
-    buckets=_BUCKETS_S,
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
     registry=_REGISTRY,
 )
 SPOOLED: Final = Counter("smspulse_ingest_spooled_total", "Webhooks that went to the spool.", registry=_REGISTRY)

@@ -27,7 +27,6 @@ from ingest.settings import IngestSettings
 _ACCEPTED_CODINGS: Final = "gzip, deflate"
 _GZIP: Final = "gzip"
 _ALIASES: Final = {"x-gzip": _GZIP, "gzip": _GZIP, "deflate": "deflate"}
-_NO_CODING: Final = "identity"
 # Each coding costs the decoding of a whole body. Real senders use one at most.
 _MAX_CODINGS: Final = 2
 # zlib reads a gzip header if 16 is added to the size of the window.
@@ -38,7 +37,6 @@ _MAX_GZIP_MEMBERS: Final = 8
 # The Content-Type of a rewritten body. It replaces the sender's.
 _REWRITTEN_TYPE: Final = b"application/json"
 _KNOWN_TYPES: Final = frozenset({"text", "img"})
-_OTHER_TYPE: Final = "other"
 _SHOWN_DIGITS: Final = 4
 # 128 bits: a collision of two phone numbers is practically impossible.
 _HASH_CHARS: Final = 32
@@ -111,7 +109,7 @@ def parse_codings(values: Iterable[str]) -> tuple[str, ...]:
         RefusedBodyError: A coding is not supported, or there are too many.
     """
     named = [name.strip().lower() for value in values for name in value.split(",")]
-    codings = tuple(_ALIASES.get(name, "") for name in named if name not in {"", _NO_CODING})
+    codings = tuple(_ALIASES.get(name, "") for name in named if name not in {"", "identity"})
     if len(codings) > _MAX_CODINGS or "" in codings:
         text = f"Content-Encoding must be one of {_ACCEPTED_CODINGS}, or left out"
         # RFC 9110, 15.5.16 requires the header.
@@ -263,7 +261,7 @@ class PayloadRedactor:
             return kept | {"internal_id": message.internal_id, "device_name": message.device_name}
         self._hide_number(kept, "address", message.sender)
         if message.content_type not in _KNOWN_TYPES:
-            kept["type"] = _OTHER_TYPE
+            kept["type"] = "other"
         return kept
 
     def _hide_number(self, kept: dict[str, Any], field: str, address: str | None) -> None:

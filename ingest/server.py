@@ -1,7 +1,6 @@
 """The ingest process: it listens, stores and forwards until it is stopped."""
 
 import asyncio
-import contextlib
 import errno
 import gc
 import logging
@@ -47,8 +46,7 @@ async def serve_ingest(
     Raises:
         CannotListenError: The address is taken or not available.
         SourcesError: The sources cannot be read.
-        KafkaFilesError: A TLS file for Kafka cannot be read.
-        CertificateError: The certificate or its key cannot be used.
+        SettingError: A TLS file for Kafka cannot be read, or the certificate or its key cannot be used.
         SpoolError: The spool cannot be opened.
     """
     context = load_tls_context(settings)
@@ -59,35 +57,29 @@ async def serve_ingest(
         runner = web.ServerRunner(handler.build_server(context), shutdown_timeout=LINGER_S)
         await runner.setup()
         try:
-            site, port = await _start_site(runner, settings)
-            if not len(sources):
+            port = await _listen(runner, settings)
+            if not sources.table:
                 log.warning("no source may send yet: add one with `smspulse source add NAME`")
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
             ready(f"{'https' if context else 'http'}://{host}:{port}")
-            stopped = asyncio.create_task(stop.wait())
+            # It ends early only after an unexpected error, which is raised at the end.
+            storing.add_done_callback(lambda _: stop.set())
             renewing = asyncio.create_task(
                 keep_running("the renewal of the certificate", lambda: renew_certificate(context, settings))
             )
-            await asyncio.wait({stopped, storing}, return_when=asyncio.FIRST_COMPLETED)
-            stopped.cancel()
+            await stop.wait()
             renewing.cancel()
-            await site.stop()
-            await _finish_requests(handler, sink, settings.stop_timeout_s)
+            for site in runner.sites:
+                await site.stop()
+            # The webhooks in flight finish. After a moment, the spool takes them.
+            asyncio.get_running_loop().call_later(_ACKS_ON_STOP_S, sink.switch_to_spool_permanently)
+            drained = asyncio.create_task(handler.wait_until_drained())
+            await asyncio.wait({drained}, timeout=settings.stop_timeout_s)
         finally:
             await runner.cleanup()
 
 
-async def _finish_requests(handler: IngestHandler, sink: StoreAndForward, timeout_s: float) -> None:
-    """Wait for the webhooks in flight, at most until the time-out. After a moment, the spool takes them."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            drained = asyncio.create_task(handler.wait_until_drained())
-            await asyncio.wait({drained}, timeout=_ACKS_ON_STOP_S)
-            sink.switch_to_spool_permanently()
-            await drained
-
-
-async def _start_site(runner: web.BaseRunner, settings: IngestSettings) -> tuple[web.BaseSite, int]:
+async def _listen(runner: web.BaseRunner, settings: IngestSettings) -> int:
     try:
         return await start_listening(runner, settings.host, settings.port, share_port=settings.share_port)
     except OSError as error:

@@ -65,7 +65,7 @@ class StoreAndForward:
         settings: Time-out of acknowledgements, and bounds of the spool.
 
     Raises:
-        KafkaFilesError: A TLS file of the settings cannot be read.
+        SettingError: A TLS file of the settings cannot be read.
         SpoolError: The spool cannot be opened.
     """
 

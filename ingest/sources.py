@@ -71,7 +71,7 @@ def add_source(data: Path, name: str) -> str:
         )
     with _edit_sources(path) as table:
         if name in table:
-            raise SourceExistsError(path, name)
+            raise SourceExistsError(path, f"source {name!r} exists already: choose another name")
         return _add_token(table, name)
 
 
@@ -112,15 +112,9 @@ class SourceRegistry:
         self._path = sources_path(data)
         self._fixed = _parse_fixed_sources(fixed)
         self._loaded_stamp = self._read_stamp()
-        self._table = _merge_sources(self._fixed, _read_sources(self._path))
+        self.table = _merge_sources(self._fixed, _read_sources(self._path))
+        """Hashes of the tokens by source, as of the last check of the file."""
         self._check_at = 0.0
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def __contains__(self, source: str) -> bool:
-        """Return whether there is a source of that name."""
-        return source in self._table
 
     def accepts_token(self, source: str, token: str) -> bool:
         """Return whether the token is valid for the source, in a time that depends on neither."""
@@ -132,7 +126,7 @@ class SourceRegistry:
 
     def _has_token(self, source: str, hashed: str) -> bool:
         valid = False
-        for known in self._table.get(source, _NO_TOKEN):
+        for known in self.table.get(source, _NO_TOKEN):
             valid |= hmac.compare_digest(known, hashed)
         return valid
 
@@ -144,11 +138,11 @@ class SourceRegistry:
             return False
         self._loaded_stamp = stamp
         try:
-            self._table = _merge_sources(self._fixed, _read_sources(self._path))
+            self.table = _merge_sources(self._fixed, _read_sources(self._path))
         except SourcesError as error:
             log.error("%s; the present sources stay valid", error)
             return False
-        log.info("sources loaded again: %d", len(self._table))
+        log.info("sources loaded again: %d", len(self.table))
         return True
 
     def _read_stamp(self) -> tuple[int, int, int] | None:
@@ -197,12 +191,6 @@ def _parse_hashes(path: Path, name: str, entry: dict[str, list[str]]) -> Hashes:
     return tuple(entry["tokens"])
 
 
-def _write_sources(path: Path, table: Mapping[str, Hashes]) -> None:
-    entries = {name: {"tokens": hashes} for name, hashes in table.items()}
-    content = orjson.dumps({"sources": entries}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    write_file_atomically(path, content, mode=0o600)
-
-
 def _add_token(table: dict[str, Hashes], name: str) -> str:
     token = secrets.token_urlsafe(32)
     table[name] = (*table.get(name, ()), _hash_token(token))
@@ -221,6 +209,8 @@ def _edit_sources(path: Path, name: str | None = None) -> Iterator[dict[str, Has
             if name is not None and not table.get(name):
                 raise SourcesError(path, f"there is no source {name!r} with a token; `smspulse source list` lists them")
             yield table
-            _write_sources(path, table)
+            content = {"sources": {name: {"tokens": hashes} for name, hashes in table.items()}}
+            text = orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+            write_file_atomically(path, text, mode=0o600)
     except OSError as error:
         raise SourcesError(path, f"cannot be written: {error.strerror}") from error

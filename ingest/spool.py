@@ -37,7 +37,11 @@ _MIN_FREE_BYTES: Final = 1_048_576
 _SHRINK_FROM_PAGES: Final = 1_000
 # Behind a larger row, no further row is read: memory would grow with the bodies.
 _LARGE_ROW_BYTES: Final = 4_194_304
-_SCHEMA: Final = """
+_SET_UP: Final = """
+    PRAGMA journal_mode = WAL;
+    PRAGMA synchronous = FULL;
+    -- Some builds of SQLite overwrite deleted data, which fails on a full disk.
+    PRAGMA secure_delete = FAST;
     CREATE TABLE IF NOT EXISTS spool (
         seq INTEGER PRIMARY KEY,
         webhooks INTEGER NOT NULL,
@@ -95,7 +99,6 @@ class WebhookSpool:
             self._forward_lock = os.open(self._folder / "forward.lock", os.O_RDWR | os.O_CREAT, 0o600)
             with self._lock_writes():
                 self._db = self._open_database()
-                self._db.execute(_SCHEMA)
                 self._reader = self._open_database()
                 self.is_empty()
             for folder in (self._folder, data):
@@ -105,10 +108,7 @@ class WebhookSpool:
         path = self._folder / "spool.sqlite"
         path.touch(mode=0o600)
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        # Some builds of SQLite overwrite deleted data, which fails on a full disk.
-        db.execute("PRAGMA secure_delete = FAST")
+        db.executescript(_SET_UP)
         return db
 
     @contextlib.contextmanager

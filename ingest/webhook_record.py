@@ -1,6 +1,7 @@
 """The record of `sms.raw` for a webhook, and its form in the spool."""
 
 from collections.abc import Sequence
+from operator import methodcaller
 from typing import NamedTuple
 
 import orjson
@@ -18,17 +19,7 @@ class WebhookRecord(NamedTuple):
 def encode_webhooks(webhooks: Sequence[WebhookRecord]) -> bytes:
     """Return webhooks as one JSON text."""
     # Latin-1 has one character per byte, so JSON can represent any body exactly.
-    return orjson.dumps(
-        [
-            (
-                key.decode("latin-1") if key is not None else None,
-                body.decode("latin-1"),
-                [(name, value.decode("latin-1")) for name, value in headers],
-                received_at,
-            )
-            for key, body, headers, received_at in webhooks
-        ]
-    )
+    return orjson.dumps([tuple(webhook) for webhook in webhooks], default=methodcaller("decode", "latin-1"))
 
 
 def decode_webhooks(data: bytes) -> list[WebhookRecord]:

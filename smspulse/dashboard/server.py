@@ -158,7 +158,7 @@ async def serve_page(
     )
     try:
         try:
-            _, port = await start_listening(runner, settings.host, settings.port, backlog=ASYNCIO_BACKLOG)
+            port = await start_listening(runner, settings.host, settings.port, backlog=ASYNCIO_BACKLOG)
         except OSError as error:
             msg = f"the page cannot listen on {settings.host}:{settings.port} ({error.strerror}): choose another --port"
             raise PageError(msg) from error

@@ -159,8 +159,7 @@ async def _start_metrics_server(settings: MetricsSettings, name: str, registry: 
 
     runner = web.ServerRunner(HttpServer(handle_request, HttpLimits(), name), shutdown_timeout=LINGER_S)
     await runner.setup()
-    _, port = await start_listening(runner, settings.host, settings.port, backlog=ASYNCIO_BACKLOG)
-    return port
+    return await start_listening(runner, settings.host, settings.port, backlog=ASYNCIO_BACKLOG)
 
 
 def fetch_response(host: str, port: int, path: str, *, tls: bool = False) -> tuple[int, bytes] | None:

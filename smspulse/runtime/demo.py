@@ -64,7 +64,7 @@ def _prepare_demo_source(data: Path, name: str) -> tuple[str, str]:
         token = path.read_text(encoding="utf-8") if path.exists() else ""
         if sources.accepts_token(candidate, token):
             return candidate, token
-        if candidate in sources:
+        if candidate in sources.table:
             continue
         # Another process may have added it just now.
         with contextlib.suppress(SourceExistsError):

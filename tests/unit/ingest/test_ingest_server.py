@@ -287,9 +287,9 @@ def no_url(_: str) -> None:
 
 async def test_a_taken_port_is_named(tmp_path: Path) -> None:
     async with receiving(tmp_path) as running:
-        with pytest.raises(CannotListenError, match=f"port {running.port}: the port is taken") as caught:
+        taken = f"on 127.0.0.1, port {running.port}: the port is taken"
+        with pytest.raises(CannotListenError, match=taken):
             await serve_ingest(IngestSettings(port=running.port), KafkaSettings(), tmp_path, no_url, asyncio.Event())
-    assert (caught.value.host, caught.value.port) == ("127.0.0.1", running.port)
 
 
 @pytest.mark.parametrize("host", ["203.0.113.1", "no-such-host.invalid"])

@@ -12,8 +12,8 @@ import pytest
 import trustme
 from served_ingest import PATH, STATUS, error_of, receiving
 
+from core.errors import SettingError
 from core.kafka_settings import KafkaSettings
-from ingest.errors import CertificateError
 from ingest.listening import load_tls_context, renew_certificate
 from ingest.server import serve_ingest
 from ingest.settings import IngestSettings
@@ -232,7 +232,7 @@ def test_a_certificate_that_cannot_be_used_is_named(
     trustme.CA().issue_cert("127.0.0.1").private_key_pem.write_to_path(other)
     assert load_tls_context(IngestSettings()) is None
     for settings in ({"tls_cert": cert}, {"tls_cert": cert, "tls_key": other}, {"tls_cert": tmp_path / "none.pem"}):
-        with pytest.raises(CertificateError, match=r"\.pem.* cannot be used: .*SMSPULSE_INGEST_TLS_CERT"):
+        with pytest.raises(SettingError, match=r"\.pem.* cannot be used: .*SMSPULSE_INGEST_TLS_CERT"):
             load_tls_context(IngestSettings.model_validate(settings))
     assert load_tls_context(IngestSettings(tls_cert=cert, tls_key=key)) is not None
 
