@@ -17,6 +17,7 @@ _COLOURS: Final = {
 _ENDED: Final = "smspulse_stream_messages_ended_total"
 _FAILED: Final = f'{_ENDED}{{outcome=~"undelivered|not_sent|not_permitted"}}'
 _STREAM_SECONDS: Final = "smspulse_stream_latency_seconds_bucket"
+_REQUESTS: Final = 'smspulse_ingest_requests_total{route="webhooks"}'
 _INGEST_SECONDS: Final = "smspulse_ingest_webhook_seconds_bucket"
 _SHARES: Final = (0.5, 0.95, 0.99)
 
@@ -39,11 +40,7 @@ PANELS: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
     ("Failures / ended", "percentunit", {"failed": f"{_rate(_FAILED)} / {_rate(_ENDED)}"}),
     ("Sent to delivered", "s", _percentiles(f'{_STREAM_SECONDS}{{step="network"}}')),
     ("First report to end", "s", _percentiles(f'{_STREAM_SECONDS}{{step="total"}}')),
-    (
-        "Webhooks a second, by answer",
-        "reqps",
-        {"{{code}}": _rate('smspulse_ingest_requests_total{route="webhooks"}', "code")},
-    ),
+    ("Webhooks a second, by answer", "reqps", {"{{code}}": _rate(_REQUESTS, "code")}),
     ("Time to answer a webhook", "s", _percentiles(_INGEST_SECONDS, (0.5, 0.99))),
     (
         "Records behind",
