@@ -15,6 +15,7 @@ _COLOURS: Final = {
     "expired": "#999999",
 }
 _ENDED: Final = "smspulse_stream_messages_ended_total"
+# An expiry is no failure: it is the absence of a report.
 _FAILED: Final = f'{_ENDED}{{outcome=~"undelivered|not_sent|not_permitted"}}'
 _STREAM_SECONDS: Final = "smspulse_stream_latency_seconds_bucket"
 _REQUESTS: Final = 'smspulse_ingest_requests_total{route="webhooks"}'
@@ -78,6 +79,7 @@ PANELS: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
 def build_dashboard() -> dict[str, Any]:
     """Return the dashboard as Grafana imports it."""
     source = {"type": "prometheus", "uid": "${source}"}
+    # Legends with other names than those of outcomes keep Grafana's own colours.
     colours = [
         {
             "matcher": {"id": "byName", "options": name},
