@@ -13,6 +13,8 @@ PATH = f"/webhooks/acme/{TOKEN}".encode()
 LIMIT = 65_536
 """Maximum size of a body, in bytes."""
 TAKEN = {202, 429, 503}
+# On a busy machine so many bytes can take longer than the timeout for bodies.
+_TOO_LARGE_DUE = {408, 413}
 KNOWN = TAKEN | {200, 400, 401, 403, 404, 405, 408, 413, 415, 431}
 
 
@@ -229,9 +231,9 @@ class Cases:
     def too_large(self) -> Case:
         """A number of ten million digits, or a body of one byte more than the limit."""
         if self._rng.random() < 0.5:
-            return self._post("too large", bytes(LIMIT + 1), {413}, ends=True)
+            return self._post("too large", bytes(LIMIT + 1), _TOO_LARGE_DUE, ends=True)
         number = b'{"sms_id":' + b"1" * 10_000_000 + b"}"
         if self._rng.random() < 0.5:
-            return self._post("too large", number, {413}, ends=True)
+            return self._post("too large", number, _TOO_LARGE_DUE, ends=True)
         head = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % (PATH, len(number))
-        return Case("too large", (head + number + b"\r\n0\r\n\r\n",), {413}, ends=True)
+        return Case("too large", (head + number + b"\r\n0\r\n\r\n",), _TOO_LARGE_DUE, ends=True)
