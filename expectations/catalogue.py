@@ -6,7 +6,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 from expectations import SUITE_NAMES
-from expectations.quality_check import QualityCheck
+from expectations.quality_check import SEVERITIES, QualityCheck
 from expectations.settings import CheckSettings
 from gateway.statuses import ENDS, FAILURES, STATUSES, Outcome, StatusCode
 
@@ -34,26 +34,31 @@ def build_checks(settings: CheckSettings, statuses: Mapping[int, StatusCode] = S
         "failures": _quoted_outcomes(FAILURES),
         "meanings": "{" + ", ".join(f"{id_}: '{status.outcome}'" for id_, status in sorted(statuses.items())) + "}",
     }
-    found = [
-        _build_check(f"{dataset}_{name}" if dataset else name, table, names | {"dataset": dataset})
-        # The checks of files belong to several suites, and come first in each.
-        for file in ("files", *SUITE_NAMES)
-        for name, table in tomllib.loads(read_resource("checks", f"{file}.toml")).items()
-        for dataset in table.pop("datasets", [""])
-    ]
-    return tuple(sorted(found, key=lambda check: SUITE_NAMES.index(check.suite)))
+    shared = _read_tables("files")
+    checks: list[QualityCheck] = []
+    for suite in SUITE_NAMES:
+        tables = {f"{suite}_{name}": table for name, table in shared.items()} if suite in RELATION_BY_DATASET else {}
+        for name, table in (tables | _read_tables(suite)).items():
+            checks.append(_build_check(name, suite, table, names | {"dataset": suite}))
+    return tuple(checks)
 
 
-def _build_check(name: str, table: Mapping[str, Any], names: Mapping[str, Any]) -> QualityCheck:
-    unit = _UNIT_BY_SUFFIX.get(str(table.get("most")).rpartition("_")[2], "count")
-    fields = {"suite": name.partition("_")[0], "unit": unit} | dict(table)
+def _read_tables(file: str) -> dict[str, Any]:
+    return tomllib.loads(read_resource("checks", f"{file}.toml"))
+
+
+def _build_check(name: str, suite: str, table: Mapping[str, Any], names: Mapping[str, Any]) -> QualityCheck:
+    fields = {"unit": _UNIT_BY_SUFFIX.get(str(table.get("most")).rpartition("_")[2], "count")} | dict(table)
+    # The meaning has the name of the severity.
+    severity = next(each for each in SEVERITIES if each in table)
+    fields["meaning"] = fields.pop(severity)
     for text in {"meaning", "action", "wrong"} & fields.keys():
         fields[text] = fields[text].format_map(names)
     for bound in {"least", "most"} & fields.keys():
         fields[bound] = names.get(fields[bound], fields[bound])
     if "allowed" in fields:
         fields["allowed"] = tuple(outcome.value for outcome in Outcome)
-    return QualityCheck(name, **fields)
+    return QualityCheck(name, suite, severity=severity, **fields)
 
 
 def _quoted_outcomes(outcomes: Iterable[Outcome]) -> str:

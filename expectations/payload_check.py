@@ -115,7 +115,10 @@ def run_raw_suite(
     now = datetime.now(UTC)
     count, at = len(bodies), int(now.timestamp() * 1000)
     # As ingest writes them, so that the checks of receipts hold.
-    headers = [_build_headers(at, content_type) for _ in bodies]
+    same = [(records.HEADER_RECEIVED_AT, b"%d" % at), (records.HEADER_CONTENT_TYPE, content_type)]
+    headers = [
+        [(records.HEADER_SOURCE, _SOURCE), (records.HEADER_INGEST_ID, str(uuid7()).encode()), *same] for _ in bodies
+    ]
     run = PartitionRecords(topics.RAW, 0, range(count), [at] * count, [None] * count, bodies, headers)
     with TemporaryDirectory(prefix="smspulse-payload.") as folder:
         publish_views(Path(folder))
@@ -123,12 +126,3 @@ def run_raw_suite(
         report = run_checks(Path(folder), CheckSettings(), now, suites=("raw",), statuses=statuses)
     rows = tuple(row for row in report.rows if row.expectation not in _REPORTED_EXPECTATIONS)
     return replace(report, rows=rows, note=f"payloads checked: {count:,}, as if they had been received now")
-
-
-def _build_headers(at: int, content_type: bytes | None) -> list[tuple[str, bytes | None]]:
-    return [
-        (records.HEADER_SOURCE, _SOURCE),
-        (records.HEADER_RECEIVED_AT, b"%d" % at),
-        (records.HEADER_INGEST_ID, str(uuid7()).encode()),
-        (records.HEADER_CONTENT_TYPE, content_type),
-    ]

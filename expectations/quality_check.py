@@ -12,7 +12,7 @@ from typing import Final, Literal, get_args
 # From the worst to the mildest.
 Severity = Literal["critical", "warning", "info"]
 SEVERITIES: Final[tuple[Severity, ...]] = get_args(Severity)
-Unit = Literal["count", "share", "seconds", "times", "text"]
+Unit = Literal["count", "share", "seconds", "times"]
 
 # Maximum of scopes, and of rows, that one result names.
 MAX_NAMED: Final = 5
@@ -41,7 +41,7 @@ class QualityCheck:
     suite: str
     meaning: str
     action: str
-    severity: Severity = "critical"
+    severity: Severity
     unit: Unit = "count"
     least: float | None = None
     most: float = 0

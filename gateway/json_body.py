@@ -14,6 +14,7 @@ A body is stored as it was received. Ingest, stream, lander, erasure and `smspul
 
 import json
 import re
+from contextlib import suppress
 from encodings.aliases import aliases
 from functools import lru_cache
 from typing import Any, Final
@@ -107,11 +108,9 @@ def load_json(body: bytes, content_type: bytes | None = None) -> Any:
     """
     text = to_utf8(body, content_type)
     if text is not body:
-        try:
+        # As a rule a ValueError. What the wrong charset makes of a body may raise anything.
+        with suppress(Exception):
             return _load_utf8_json(text)
-        except Exception:
-            # As a rule a ValueError. What the wrong charset makes of a body may raise anything.
-            return _load_utf8_json(body)
     return _load_utf8_json(body)
 
 

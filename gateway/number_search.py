@@ -9,6 +9,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 from urllib.parse import unquote
 
@@ -104,13 +105,11 @@ def _decompress_prefix(body: bytes) -> bytes:
     """Return the readable part of a gzip body. A proxy can cut a body, or drop the header that names its coding."""
     decompressor = zlib.decompressobj(_GZIP_WINDOW)
     found = b""
-    try:
+    with suppress(zlib.error):
         for start in range(0, len(body), 1024):
             found += decompressor.decompress(body[start : start + 1024], _MAX_INFLATED)
             if len(found) > _MAX_INFLATED:
                 break
-    except zlib.error:
-        return found
     return found
 
 

@@ -27,16 +27,9 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 import orjson
 
-from gateway import json_body
+from gateway import events, json_body
 from gateway.errors import Reason, UnreadablePayload, unforeseen_error
-from gateway.events import (
-    MAX_LINK_LENGTH,
-    MAX_NAME_LENGTH,
-    MAX_STATUS_MESSAGE_LENGTH,
-    Event,
-    IncomingMessage,
-    StatusReport,
-)
+from gateway.events import Event, IncomingMessage, StatusReport
 from gateway.payload_times import LONGEST_CACHED_TIME, cached_epoch_ms, split_date_and_zone, to_epoch_ms
 from gateway.phone_numbers import normalise_address
 
@@ -63,8 +56,8 @@ class ParsedBodies(NamedTuple):
 _Id = Annotated[int, msgspec.Meta(ge=0, le=_MAX_ID)]
 _Small = Annotated[int, msgspec.Meta(ge=0, le=_MAX_SMALL)]
 _Time = Annotated[str, msgspec.Meta(max_length=LONGEST_CACHED_TIME)]
-_Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME_LENGTH)]
-_StatusMessage = Annotated[str, msgspec.Meta(max_length=MAX_STATUS_MESSAGE_LENGTH)]
+_Name = Annotated[str, msgspec.Meta(max_length=events.MAX_NAME_LENGTH)]
+_StatusMessage = Annotated[str, msgspec.Meta(max_length=events.MAX_STATUS_MESSAGE_LENGTH)]
 
 
 class _PlainReport(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -201,15 +194,15 @@ def _parse_status_report(payload: dict[str, Any], zone: tzinfo) -> StatusReport:
         _read_channel_id(payload, flaws),
         _read_time(payload, "senttime", zone, flaws),
         _read_address(payload, "sendto", flaws),
-        _read_text(payload, "status_message", MAX_STATUS_MESSAGE_LENGTH, flaws),
+        _read_text(payload, "status_message", events.MAX_STATUS_MESSAGE_LENGTH, flaws),
         tuple(flaws),
     )
 
 
 def _parse_incoming_message(payload: dict[str, Any], zone: tzinfo) -> IncomingMessage:
     flaws: list[str] = []
-    image_url = _read_text(payload, "img_url", MAX_LINK_LENGTH, flaws)
-    content_type = _read_text(payload, "type", MAX_NAME_LENGTH, flaws) or ("img" if image_url else "text")
+    image_url = _read_text(payload, "img_url", events.MAX_LINK_LENGTH, flaws)
+    content_type = _read_text(payload, "type", events.MAX_NAME_LENGTH, flaws) or ("img" if image_url else "text")
     if content_type == "img" and image_url is None and "img_url" not in flaws:
         flaws.append("img_url")
     return IncomingMessage(
@@ -223,7 +216,7 @@ def _parse_incoming_message(payload: dict[str, Any], zone: tzinfo) -> IncomingMe
         _read_text(payload, "body", None, flaws),
         image_url,
         _read_whole_number(payload, "internal_id", _MAX_ID, flaws),
-        _read_text(payload, "device_name", MAX_NAME_LENGTH, flaws),
+        _read_text(payload, "device_name", events.MAX_NAME_LENGTH, flaws),
         tuple(flaws),
     )
 
@@ -282,7 +275,7 @@ def _read_address(payload: dict[str, Any], field: str, flaws: list[str]) -> str 
     value = payload.get(field)
     if type(value) is int and value >= 0:
         return str(value)
-    if value is None or (type(value) is str and len(value) <= MAX_NAME_LENGTH):
+    if value is None or (type(value) is str and len(value) <= events.MAX_NAME_LENGTH):
         return normalise_address(value) if value else None
     flaws.append(field)
     return None

@@ -46,14 +46,14 @@ class StatusCode:
     Args:
         id: Id that the gateway sends.
         name: Short English name.
-        rank: Place in the documented order, from 0. All ends share the last place.
+        rank: Place in the documented order, from 0. All ends share the last place. None: it is no stage of a message.
         outcome: Outcome of a message whose decisive report has this status.
         failure_class: Class of the failure; None for other statuses.
     """
 
     id: int
     name: str
-    rank: int
+    rank: int | None
     outcome: Outcome
     failure_class: str | None = None
 
@@ -67,11 +67,6 @@ class StatusCode:
         """Whether a report of this status is a failure."""
         return self.outcome in FAILURES
 
-    @property
-    def is_step(self) -> bool:
-        """Whether this status is a stage of an outgoing message before its end."""
-        return self.rank < END_RANK
-
 
 PENDING: Final = 1
 ACCEPTED: Final = 2
@@ -81,7 +76,6 @@ SENT: Final = 6
 DELIVERED: Final = 7
 
 END_RANK: Final = 4
-_UNRANKED: Final = 5
 
 STATUSES: Final[Mapping[int, StatusCode]] = MappingProxyType(
     {
@@ -99,7 +93,7 @@ STATUSES: Final[Mapping[int, StatusCode]] = MappingProxyType(
             StatusCode(12, "not sent: radio off", END_RANK, Outcome.NOT_SENT, "radio_off"),
             StatusCode(100, "not sent: not allowed", END_RANK, Outcome.NOT_PERMITTED, "not_permitted"),
             StatusCode(101, "not sent: not allowed", END_RANK, Outcome.NOT_PERMITTED, "not_permitted"),
-            StatusCode(INCOMING, "incoming message", _UNRANKED, Outcome.INCOMING),
+            StatusCode(INCOMING, "incoming message", None, Outcome.INCOMING),
         )
     }
 )

@@ -46,7 +46,7 @@ def _(choice, data):
             since,
             fired_at,
             coalesce(resolved_at, now()) AS until,
-            is_firing,
+            if(is_firing, 'fires', 'resolved') AS phase,
             (epoch(fired_at) - epoch(since)) / 60 AS noticed_after_min,
             lasted_s / 60 AS lasted_min,
             count,
@@ -74,7 +74,7 @@ def _(alerts, choice):
         verdict = f"No alert fired in the {choice.time_span}."
     else:
         _often = alerts["place"].value_counts()
-        _firing = int(alerts["is_firing"].sum())
+        _firing = (alerts["phase"] == "fires").sum()
         verdict = (
             f"**{len(alerts):,} alerts fired in the {choice.time_span}**, and {_firing:,} of them still fire. "
             f"Most often: {_often.index[0]}, {_often.iloc[0]:,} of them. Half of them fired "
@@ -84,10 +84,7 @@ def _(alerts, choice):
     # Distinguished by colour and by shape.
     _classes = ["fires", "resolved"]
     _legend = alt.Legend(orient="top", title=None)
-    _frame = alerts.tail(200).assign(
-        alert=alerts["kind"] + ": " + alerts["place"],
-        phase=alerts["is_firing"].map({True: "fires", False: "resolved"}),
-    )
+    _frame = alerts.tail(200).assign(alert=alerts["kind"] + ": " + alerts["place"])
     _base = alt.Chart(_frame).encode(
         x=common.time_axis("fired_at", "firing"),
         y=alt.Y("alert:N", title=None, axis=alt.Axis(labelLimit=330)),
@@ -106,7 +103,7 @@ def _(alerts, choice):
     pieces = [
         verdict,
         *([] if alerts.empty else [_picture.properties(width=440, height=alt.Step(22))]),
-        alerts.drop(columns=["until", "is_firing"]),
+        alerts.drop(columns=["until", "phase"]),
         """
 **How to read it.** *Failures* of *count* is what each alert rested on when it fired, *baseline* what is usual for
 its place. A false alarm shows by a short bar, few failures and no error that stands out. The alert of a phone that

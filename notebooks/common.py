@@ -173,21 +173,13 @@ def _format_column(name: str, column: Any) -> Any:
 
 def show_pieces(pieces: Sequence[Piece]) -> Any:
     """Return the output of a notebook for marimo. Pictures follow the light or dark theme of the page."""
-    shown = []
-    for piece in pieces:
-        if isinstance(piece, str):
-            shown.append(mo.md(piece))
-        elif isinstance(piece, pd.DataFrame):
-            shown.append(
-                mo.ui.table(
-                    readable_table(piece),
-                    show_column_summaries=False,
-                    show_data_types=False,
-                    page_size=20,
-                    selection=None,
-                    show_download=False,
-                )
-            )
-        else:
-            shown.append(piece.configure(background="transparent", view=alt.ViewConfig(stroke=None)))
-    return mo.vstack(shown)
+    return mo.vstack([_show_piece(piece) for piece in pieces])
+
+
+def _show_piece(piece: Piece) -> Any:
+    if isinstance(piece, str):
+        return mo.md(piece)
+    if isinstance(piece, pd.DataFrame):
+        hidden = {"show_column_summaries": False, "show_data_types": False, "show_download": False}
+        return mo.ui.table(readable_table(piece), page_size=20, selection=None, **hidden)
+    return piece.configure(background="transparent", view=alt.ViewConfig(stroke=None))

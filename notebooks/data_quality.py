@@ -58,27 +58,21 @@ def _(checks, choice, dead, differing, fresh, quality):
     _all, _dead = int(quality["webhooks"].sum()), int(dead["dead_letters"].sum())
     failed = checks[~checks["success"].astype(bool)]
 
-    def _describe_share(name):
-        return f"{quality[name].sum():,} {name} ({quality[name].sum() / _all:.1%})"
-
-    _checked = (
-        "`smspulse check` has judged nothing yet. "
-        if checks.empty
-        else f"{len(checks) - len(failed)} of {len(checks)} expectations held when `smspulse check` looked last, "
-        f"{checks['checked_at'].max():%d %b %H:%M} UTC. "
-    )
-    verdict = (
-        f"**{_all:,} webhooks in the {choice.time_span}**: "
-        + ", ".join(_describe_share(name) for name in ("duplicates", "unreadable", "flawed", "unknown"))
-        + f". {_dead:,} records are dead letters. {_checked}"
-        + (
+    _checked = "`smspulse check` has judged nothing yet. "
+    if not checks.empty:
+        _checked = f"{len(checks) - len(failed)} of {len(checks)} expectations held when `smspulse check` looked last, "
+        _checked += f"{checks['checked_at'].max():%d %b %H:%M} UTC. "
+    verdict = f"No webhook in the {choice.time_span}. {_checked}"
+    if _all:
+        _counts = {_name: quality[_name].sum() for _name in ("duplicates", "unreadable", "flawed", "unknown")}
+        _shares = ", ".join(f"{_count:,} {_name} ({_count / _all:.1%})" for _name, _count in _counts.items())
+        verdict = f"**{_all:,} webhooks in the {choice.time_span}**: {_shares}. "
+        verdict += f"{_dead:,} records are dead letters. {_checked}"
+        verdict += (
             f"**{differing:,} messages differ** from the log: see `rebuild_differences`."
             if differing
             else "No message that `smspulse rebuild` has compared differs from the log."
         )
-        if _all
-        else f"No webhook in the {choice.time_span}. {_checked}"
-    )
 
     _names = ["duplicates", "reordered", "late", "contradicted", "flawed", "unreadable", "unknown"]
     _sums = quality.groupby("day", as_index=False)[["webhooks", *_names]].sum()

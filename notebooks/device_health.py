@@ -113,7 +113,7 @@ def _(choice, devices):
 
 
 @app.cell(hide_code=True)
-def _(devices):
+def _(devices, verdict):
     _ended = devices[devices["ended"] > 0]
     _shown = _ended.head(30)
     _notes = [
@@ -169,18 +169,13 @@ def _(devices):
         .properties(width=380, height=alt.Step(26))
     )
     _cut = f" The {len(_shown)} lowest of {len(_ended)}." if len(_ended) > len(_shown) else ""
-    picture = [_chart, f"Dashed: the fleet. Triangle, orange: failing.{_cut} Times are UTC."] if len(_ended) else []
-    return (picture,)
-
-
-@app.cell(hide_code=True)
-def _(devices, picture, verdict):
+    _note = f"Dashed: the fleet. Triangle, orange: failing.{_cut} Times are UTC."
     _table = devices[["phone", "attempted", "rate", "open_share", "last_seen_at", "top_failure"]].set_axis(
         ["phone", "messages", "delivered / ended", "open share", "last seen (UTC)", "mostly failed by"], axis=1
     )
     pieces = [
         verdict,
-        *picture,
+        *([_chart, _note] if len(_ended) else []),
         _table,
         """
 **How to read it.** A phone is called failing when it has 5 ended messages or more and its whole interval lies below

@@ -128,21 +128,9 @@ class BatchConsumer(driver.Consumer):
     @staticmethod
     def _to_run(tp: TP, records: list[Any], generation: int) -> ConsumerMessage:
         last = records[-1]
-        return ConsumerMessage(
-            last.topic,
-            last.partition,
-            last.offset,
-            last.timestamp / 1000,
-            last.timestamp_type,
-            (),
-            None,
-            records,
-            None,
-            0,
-            0,
-            tp,
-            generation_id=generation,
-        )
+        place = last.topic, last.partition, last.offset, last.timestamp / 1000, last.timestamp_type
+        # Without headers, key, checksum and sizes: the records have their own.
+        return ConsumerMessage(*place, (), None, records, None, 0, 0, tp, generation_id=generation)
 
     def ack(self, message: Message) -> bool:
         """Drop the message. Nothing is committed."""

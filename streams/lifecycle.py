@@ -225,7 +225,7 @@ class LifecycleRules:
         self.expire_after_ms = expire_after_ms
         self._outcomes = {id_: status.outcome.value for id_, status in table.items()}
         self._failure_classes = {id_: status.failure_class for id_, status in table.items()}
-        self._ranks = {id_: status.rank for id_, status in table.items() if status.is_step or status.is_end}
+        self._ranks = {id_: status.rank for id_, status in table.items() if status.rank is not None}
         self._ends = frozenset(id_ for id_, status in table.items() if status.is_end)
         self._failures = frozenset(id_ for id_, status in table.items() if status.is_failure)
 

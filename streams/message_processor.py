@@ -88,8 +88,7 @@ class _MessageCache:
 
     def trim_oldest(self) -> None:
         while self.weight > self._max_messages:
-            _, message = self._messages.popitem(last=False)
-            self.weight -= message.weight
+            self.remove_message(next(iter(self._messages)))
 
     def clear(self) -> None:
         self._messages.clear()

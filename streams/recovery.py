@@ -111,9 +111,9 @@ class PartitionRecovery:
         producer.begin_transaction()
         for topic in (self._stage.changelog, DEADLETTERS):
             producer.produce(topic, b"", b"", self._number)
-        for topic in self._stage.output_topics:
-            for number in producer.list_topics(topic, CALL_TIMEOUT_S).topics[topic].partitions:
-                producer.produce(topic, b"", b"", number)
+        other = self._stage.output_topic
+        for number in producer.list_topics(other, CALL_TIMEOUT_S).topics[other].partitions:
+            producer.produce(other, b"", b"", number)
         producer.flush(CALL_TIMEOUT_S)
         producer.abort_transaction(CALL_TIMEOUT_S)
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Final, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from streams.failure_baseline import DetectorPolicy
@@ -31,53 +31,49 @@ def parse_relearn_after(text: str) -> tuple[int | None, int]:
 class StreamSettings(BaseSettings):
     """Settings of one worker. Environment: `SMSPULSE_STREAM_` and the field's name in capitals."""
 
+    # The text below each field is its description.
     model_config = SettingsConfigDict(
-        env_prefix="SMSPULSE_STREAM_", frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False
+        env_prefix="SMSPULSE_STREAM_",
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
-    state: Path = Field(
-        description="Folder of the local state of one worker. It can be deleted: Kafka has the same data."
-    )
-    group: str = Field("smspulse-stream", description="Kafka's consumer group and the prefix of transactional ids.")
-    instance: str = Field(
-        "",
-        description="Static member name of one worker. After a restart, the worker gets its partitions back at once, "
-        "not after the session time-out. Not used with the in-memory broker, which has no static members.",
-    )
-    zone: str = Field(
-        "UTC",
-        validation_alias="SMSPULSE_ZONE",
-        description="IANA zone of payload times that name none, the same for stream and lander.",
-    )
-    status_meanings: str = Field(
-        "", description="Meanings of undocumented status ids, such as `13=not_sent,102=not_permitted`."
-    )
-    expire_after_h: float = Field(
-        24, gt=0, description="Hours without a report after which an open message has expired."
-    )
-    forget_after_h: float = Field(
-        168, description="Hours after the last report when the state of a message is dropped; more than expire_after_h."
-    )
-    false_alarm_days: float = Field(
-        30, gt=0, description="Average number of days between two false alarms of a channel, a device or a source."
-    )
-    learn_messages: int = Field(
-        200,
-        ge=0,
-        le=10_000,
-        description="Messages from which a new channel, device or source learns before its failures are judged. Until "
-        "then, only near-total failure and messages that are not permitted fire.",
-    )
-    relearn_after: str = Field(
-        "500,7d",
-        description="When a lasting rise of failures becomes the new normal: messages since it began, and days (d) or "
-        "hours (h) since its alert fired, both. `never` keeps the alert until failures are normal again.",
-    )
-    clock_interval_s: float = Field(5, gt=0, description="Seconds between two checks for due timers.")
-    max_batch: int = Field(12_000, ge=1, description="Most records of all partitions in one fetch.")
-    cache_messages: int = Field(10_000, ge=0, description="Messages that a partition keeps decoded in memory.")
-    session_timeout_s: float = Field(10, gt=0, description="Seconds until a silent worker loses its partitions.")
-    transaction_timeout_s: float = Field(30, gt=0, description="Seconds after which Kafka aborts an open transaction.")
+    state: Path
+    """Folder of the local state of one worker. It can be deleted: Kafka has the same data."""
+    group: str = "smspulse-stream"
+    """Kafka's consumer group and the prefix of transactional ids."""
+    instance: str = ""
+    """Static member name of one worker. After a restart, the worker gets its partitions back at once, not after the
+    session time-out. Not used with the in-memory broker, which has no static members."""
+    zone: str = Field("UTC", validation_alias="SMSPULSE_ZONE")
+    """IANA zone of payload times that name none, the same for stream and lander."""
+    status_meanings: str = ""
+    """Meanings of undocumented status ids, such as `13=not_sent,102=not_permitted`."""
+    expire_after_h: PositiveFloat = 24
+    """Hours without a report after which an open message has expired."""
+    forget_after_h: float = 168
+    """Hours after the last report when the state of a message is dropped; more than expire_after_h."""
+    false_alarm_days: PositiveFloat = 30
+    """Average number of days between two false alarms of a channel, a device or a source."""
+    learn_messages: int = Field(200, ge=0, le=10_000)
+    """Messages from which a new channel, device or source learns before its failures are judged. Until then, only
+    near-total failure and messages that are not permitted fire."""
+    relearn_after: str = "500,7d"
+    """When a lasting rise of failures becomes the new normal: messages since it began, and days (d) or hours (h) since
+    its alert fired, both. `never` keeps the alert until failures are normal again."""
+    clock_interval_s: PositiveFloat = 5
+    """Seconds between two checks for due timers."""
+    max_batch: PositiveInt = 12_000
+    """Most records of all partitions in one fetch."""
+    cache_messages: NonNegativeInt = 10_000
+    """Messages that a partition keeps decoded in memory."""
+    session_timeout_s: PositiveFloat = 10
+    """Seconds until a silent worker loses its partitions."""
+    transaction_timeout_s: PositiveFloat = 30
+    """Seconds after which Kafka aborts an open transaction."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

@@ -22,7 +22,7 @@ class ProcessingStage:
         source: The topic that it reads.
         changelog: The compacted topic that it writes, in the partition of the same number.
         has_gaps: Whether offsets of the source can be missing: topics that are written in transactions have gaps.
-        output_topics: Topics that it writes to in any partition.
+        output_topic: Topic that it writes to in any partition, next to the changelog.
         min_commit_interval_s: Smallest number of seconds from a commit to the next run.
         make_processor: Makes the processor of a partition.
     """
@@ -31,7 +31,7 @@ class ProcessingStage:
     source: str
     changelog: str
     has_gaps: bool
-    output_topics: tuple[str, ...]
+    output_topic: str
     min_commit_interval_s: float
     make_processor: Callable[[StateLoader, StreamSettings], StreamProcessor]
 
@@ -49,7 +49,7 @@ MESSAGE_STAGE = ProcessingStage(
     RAW,
     MESSAGES,
     has_gaps=False,
-    output_topics=(OUTCOMES,),
+    output_topic=OUTCOMES,
     min_commit_interval_s=0.04,
     make_processor=_make_message_processor,
 )
@@ -58,7 +58,7 @@ DEVICE_STAGE = ProcessingStage(
     OUTCOMES,
     DEVICES,
     has_gaps=True,
-    output_topics=(ALERTS,),
+    output_topic=ALERTS,
     min_commit_interval_s=1,
     make_processor=lambda load, settings: DeviceProcessor(load, settings.detector_policy),
 )

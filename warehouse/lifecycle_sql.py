@@ -23,8 +23,7 @@ def create_statuses_table(connection: duckdb.DuckDBPyConnection, statuses: Mappi
         "(status_id INT, rank INT, outcome VARCHAR, failure_class VARCHAR, is_end BOOLEAN, is_failure BOOLEAN)"
     )
     for s in statuses.values():
-        rank = s.rank if s.is_step or s.is_end else None
-        row = (s.id, rank, s.outcome.value, s.failure_class, s.is_end, s.is_failure)
+        row = (s.id, s.rank, s.outcome.value, s.failure_class, s.is_end, s.is_failure)
         connection.execute("INSERT INTO statuses VALUES (?, ?, ?, ?, ?, ?)", row)
 
 

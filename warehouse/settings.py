@@ -2,56 +2,51 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class WarehouseSettings(BaseSettings):
     """Read by every process that opens a data folder or a bucket."""
 
-    model_config = SettingsConfigDict(frozen=True)
+    # The text below each field is its description.
+    model_config = SettingsConfigDict(frozen=True, use_attribute_docstrings=True)
 
-    status_meanings: str | None = Field(
-        None,
-        validation_alias="SMSPULSE_STREAM_STATUS_MEANINGS",
-        description="As the stream has it. Unset: the meanings that the lander has recorded.",
-    )
-    aws_endpoint_url: str = Field(
-        "",
-        validation_alias="AWS_ENDPOINT_URL",
-        description="Address of an object store other than Amazon's. Without TLS only if it begins with http:.",
-    )
+    status_meanings: str | None = Field(None, validation_alias="SMSPULSE_STREAM_STATUS_MEANINGS")
+    """As the stream has it. Unset: the meanings that the lander has recorded."""
+    aws_endpoint_url: str = Field("", validation_alias="AWS_ENDPOINT_URL")
+    """Address of an object store other than Amazon's. Without TLS only if it begins with http:."""
 
 
 class LanderSettings(BaseSettings):
     """Environment: `SMSPULSE_LANDER_` and the field's name in capitals."""
 
+    # The text below each field is its description.
     model_config = SettingsConfigDict(
-        env_prefix="SMSPULSE_LANDER_", frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False
+        env_prefix="SMSPULSE_LANDER_",
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
-    data: Path = Field(
-        description="The data folder, or s3://bucket/prefix. It gets a folder a dataset, and `smspulse.duckdb`."
-    )
-    group: str = Field(
-        "smspulse-lander", description="Kafka's consumer group. All landers of one data folder share it."
-    )
-    instance: str = Field(
-        "",
-        description="Static member name of a single lander. A lander that is restarted under it has its partitions "
-        "back at once, not after the session's time-out. Unused with the in-memory broker: it has no static members.",
-    )
-    zone: str = Field(
-        "UTC",
-        validation_alias="SMSPULSE_ZONE",
-        description="IANA zone of payload times that name none, the same for stream and lander.",
-    )
-    flush_interval_s: float = Field(
-        5, gt=0, description="Seconds between landings. A record waits half of it on average."
-    )
-    max_rows: int = Field(100_000, ge=1, description="Records of one partition after which it is landed early.")
-    max_bytes: int = Field(
-        128 << 20, ge=1, description="Approximate bytes of all partitions after which all are landed early."
-    )
-    session_timeout_s: float = Field(10, gt=0, description="Seconds after which a silent lander's partitions move on.")
-    retry_s: float = Field(0.5, gt=0, description="First pause after a failure. It doubles up to 10 seconds.")
+    data: Path
+    """The data folder, or s3://bucket/prefix. It gets a folder a dataset, and `smspulse.duckdb`."""
+    group: str = "smspulse-lander"
+    """Kafka's consumer group. All landers of one data folder share it."""
+    instance: str = ""
+    """Static member name of a single lander. A lander that is restarted under it has its partitions back at once, not
+    after the session's time-out. Unused with the in-memory broker: it has no static members."""
+    zone: str = Field("UTC", validation_alias="SMSPULSE_ZONE")
+    """IANA zone of payload times that name none, the same for stream and lander."""
+    flush_interval_s: PositiveFloat = 5
+    """Seconds between landings. A record waits half of it on average."""
+    max_rows: PositiveInt = 100_000
+    """Records of one partition after which it is landed early."""
+    max_bytes: PositiveInt = 128 << 20
+    """Approximate bytes of all partitions after which all are landed early."""
+    session_timeout_s: PositiveFloat = 10
+    """Seconds after which a silent lander's partitions move on."""
+    retry_s: PositiveFloat = 0.5
+    """First pause after a failure. It doubles up to 10 seconds."""

@@ -3,10 +3,7 @@
 --   delivery_from_raw those by which an hour and the log do.
 -- Freshness: as messages.
 WITH devices AS MATERIALIZED (
-    SELECT
-        coalesce(source, '(no source)') AS scope, attempted, ended, delivered, open,
-        delivered_per_attempted, delivered_per_ended, open_share
-    FROM delivery_by_device
+    SELECT coalesce(source, '(no source)') AS scope, * FROM delivery_by_device
 ),
 
 counted AS (

@@ -31,16 +31,15 @@ hours AS (
 ),
 
 complete AS (
-    SELECT source, hour
-    FROM
-        (SELECT source, min(hour) AS first_hour FROM hours GROUP BY source),
-        (
-            SELECT unnest(generate_series(
-                date_trunc('hour', getvariable('recent')) + INTERVAL 1 HOUR,
-                date_trunc('hour', getvariable('now')) - INTERVAL 1 HOUR, INTERVAL 1 HOUR
-            )) AS hour
-        )
-    WHERE first_hour < getvariable('now') - INTERVAL 14 DAY
+    SELECT
+        source,
+        unnest(generate_series(
+            date_trunc('hour', getvariable('recent')) + INTERVAL 1 HOUR,
+            date_trunc('hour', getvariable('now')) - INTERVAL 1 HOUR, INTERVAL 1 HOUR
+        )) AS hour
+    FROM hours
+    GROUP BY source
+    HAVING min(hours.hour) < getvariable('now') - INTERVAL 14 DAY
 ),
 
 usual AS (

@@ -18,39 +18,31 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 class AlertSettings(BaseSettings):
     """Environment: `SMSPULSE_ALERTS_` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
+    # The text below each field is its description.
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
-    alertmanager: str = Field(
-        "",
-        description="URL of an Alertmanager, several of a cluster separated by commas; `HOST:PORT` is taken as "
-        "`http://HOST:PORT`.",
-    )
-    webhook: str = Field("", description="URL that is sent each alert that fires or is resolved.")
-    webhook_secret: SecretStr = Field(
-        SecretStr(""),
-        description="Secret of the webhook's signature, in the format of Standard Webhooks: `whsec_` and base64.",
-    )
-    apprise: SecretStr = Field(
-        SecretStr(""),
-        description="URLs of Apprise, for mail, chat and pagers, separated by spaces; needs the extra `apprise`.",
-    )
-    group: str = Field(
-        "smspulse-alerts",
-        min_length=1,
-        description="Kafka's consumer group: its committed offsets mark the alerts that were sent.",
-    )
-    repeat_s: Seconds = Field(60, description="Seconds after which firing alerts are sent to Alertmanager again.")
-    watch_s: Seconds = Field(
-        60, description="Seconds between two evaluations of the rules outside the stream, such as silent devices."
-    )
-    cause_wait_s: float = Field(
-        CAUSE_WAIT_S,
-        ge=0,
-        le=86_400,
-        description="Seconds that a source's alert waits for the alert of the phone that explains most of it.",
-    )
-    page: str = Field("", description="URL of a page for people, linked from each alert.")
-    runbooks: str = Field("", description="URL of the folder of the runbooks, linked from each alert.")
+    alertmanager: str = ""
+    """URL of an Alertmanager, several of a cluster separated by commas; `HOST:PORT` is taken as `http://HOST:PORT`."""
+    webhook: str = ""
+    """URL that is sent each alert that fires or is resolved."""
+    webhook_secret: SecretStr = SecretStr("")
+    """Secret of the webhook's signature, in the format of Standard Webhooks: `whsec_` and base64."""
+    apprise: SecretStr = SecretStr("")
+    """URLs of Apprise, for mail, chat and pagers, separated by spaces; needs the extra `apprise`."""
+    group: str = Field("smspulse-alerts", min_length=1)
+    """Kafka's consumer group: its committed offsets mark the alerts that were sent."""
+    repeat_s: Seconds = 60
+    """Seconds after which firing alerts are sent to Alertmanager again."""
+    watch_s: Seconds = 60
+    """Seconds between two evaluations of the rules outside the stream, such as silent devices."""
+    cause_wait_s: float = Field(CAUSE_WAIT_S, ge=0, le=86_400)
+    """Seconds that a source's alert waits for the alert of the phone that explains most of it."""
+    page: str = ""
+    """URL of a page for people, linked from each alert."""
+    runbooks: str = ""
+    """URL of the folder of the runbooks, linked from each alert."""
 
     @field_validator("alertmanager")
     @classmethod

@@ -233,7 +233,7 @@ def test_a_long_address_of_an_earlier_release_is_dropped_with_the_next_report(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(payloads, "MAX_NAME_LENGTH", 10**6)
+        patch.setattr(payloads.events, "MAX_NAME_LENGTH", 10**6)
         stream.run(record(6, 1, sendto="+" + "4" * 253_000))
     assert len(stream.version["recipient"]) == 253_001
     stream.reopen()

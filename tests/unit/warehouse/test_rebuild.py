@@ -190,11 +190,11 @@ def test_stream_and_log_agree_on_long_addresses_of_any_release(
     bodies = [status(n, step, sendto=address if n < 3 else "+4915700000001") for n in range(5) for step in (1, 6)]
     with monkeypatch.context() as patch:
         if lands == "earlier release":
-            patch.setattr(payloads, "MAX_NAME_LENGTH", 10**6)
+            patch.setattr(payloads.events, "MAX_NAME_LENGTH", 10**6)
         records = stream.receive(*enumerate(bodies))
     with monkeypatch.context() as patch:
         if streams == "earlier release":
-            patch.setattr(payloads, "MAX_NAME_LENGTH", 10**6)
+            patch.setattr(payloads.events, "MAX_NAME_LENGTH", 10**6)
             patch.setattr(lifecycle, "MAX_NAME_LENGTH", 10**6)
         stream.process(records)
     stream.report((60, status(0, 7, sendto=address)), (61, status(1, 6, sendto=address)), (62, status(3, 7)))
