@@ -3,7 +3,7 @@
 import base64
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.urls import parse_base_url, parse_http_url
@@ -12,6 +12,40 @@ from smspulse.alerting.errors import AlertSettingsError
 
 _PREFIX = "SMSPULSE_ALERTS_"
 
+
+def decode_secret(secret: SecretStr) -> bytes:
+    """Return the key of the webhook's signature; empty if there is no secret.
+
+    Raises:
+        ValueError: It is not in the format of Standard Webhooks.
+    """
+    text = secret.get_secret_value()
+    msg = "it is not `whsec_` and base64: make one with `openssl rand -base64 32`"
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except ValueError as error:
+        raise ValueError(msg) from error
+    if text and not key:
+        raise ValueError(msg)
+    return key
+
+
+def _parse_alertmanagers(text: str) -> str:
+    return ",".join(parse_base_url(url, assume_http=True) for url in text.split(",") if url.strip())
+
+
+def _check_url(text: str) -> str:
+    if text:
+        parse_http_url(text)
+    return text
+
+
+def _check_secret(secret: SecretStr) -> SecretStr:
+    decode_secret(secret)
+    return secret
+
+
+_OptionalUrl = Annotated[str, AfterValidator(_check_url)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -20,13 +54,13 @@ class AlertSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
 
-    alertmanager: str = Field(
+    alertmanager: Annotated[str, AfterValidator(_parse_alertmanagers)] = Field(
         "",
         description="URL of an Alertmanager, several of a cluster separated by commas; `HOST:PORT` is taken as "
         "`http://HOST:PORT`.",
     )
-    webhook: str = Field("", description="URL that is sent each alert that fires or is resolved.")
-    webhook_secret: SecretStr = Field(
+    webhook: _OptionalUrl = Field("", description="URL that is sent each alert that fires or is resolved.")
+    webhook_secret: Annotated[SecretStr, AfterValidator(_check_secret)] = Field(
         SecretStr(""),
         description="Secret of the webhook's signature, in the format of Standard Webhooks: `whsec_` and base64.",
     )
@@ -49,31 +83,10 @@ class AlertSettings(BaseSettings):
         le=86_400,
         description="Seconds that a source's alert waits for the alert of the phone that explains most of it.",
     )
-    page: str = Field("", description="URL of a page for people, linked from each alert.")
-    runbooks: str = Field("", description="URL of the folder of the runbooks, linked from each alert.")
-
-    @field_validator("alertmanager")
-    @classmethod
-    def _validate_alertmanagers(cls, text: str) -> str:
-        return ",".join(parse_base_url(url, assume_http=True) for url in text.split(",") if url.strip())
-
-    @field_validator("webhook", "page")
-    @classmethod
-    def _validate_url(cls, text: str) -> str:
-        if text:
-            parse_http_url(text)
-        return text
-
-    @field_validator("runbooks")
-    @classmethod
-    def _validate_folder_url(cls, text: str) -> str:
-        return parse_base_url(text) if text else ""
-
-    @field_validator("webhook_secret")
-    @classmethod
-    def _validate_secret(cls, secret: SecretStr) -> SecretStr:
-        decode_secret(secret)
-        return secret
+    page: _OptionalUrl = Field("", description="URL of a page for people, linked from each alert.")
+    runbooks: Annotated[str, AfterValidator(lambda text: text and parse_base_url(text))] = Field(
+        "", description="URL of the folder of the runbooks, linked from each alert."
+    )
 
     @property
     def alertmanager_urls(self) -> list[str]:
@@ -84,23 +97,6 @@ class AlertSettings(BaseSettings):
     def apprise_urls(self) -> list[str]:
         """The URL of each service of Apprise."""
         return self.apprise.get_secret_value().split()
-
-
-def decode_secret(secret: SecretStr) -> bytes:
-    """Return the key of the webhook's signature; empty if there is no secret.
-
-    Raises:
-        ValueError: It is not in the format of Standard Webhooks.
-    """
-    text = secret.get_secret_value()
-    msg = "it is not `whsec_` and base64: make one with `openssl rand -base64 32`"
-    try:
-        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
-    except ValueError as error:
-        raise ValueError(msg) from error
-    if text and not key:
-        raise ValueError(msg)
-    return key
 
 
 def read_alert_settings() -> AlertSettings:
