@@ -131,12 +131,9 @@ class AlertState:
         """Return whether alerts fire on devices with most of the other traffic, which is not the cause's."""
         if alert.scope != "source":
             return False
-        others = {
-            device_id: share
-            for device_id, share in self._failing_share_by_device(alert.source).items()
-            if device_id != cause.device_id
-        }
-        return bool(others) and sum(others.values()) > _MAJORITY_SHARE * (1 - cause.traffic_share)
+        others = self._failing_share_by_device(alert.source)
+        others.pop(cause.device_id, None)
+        return sum(others.values()) > _MAJORITY_SHARE * (1 - cause.traffic_share)
 
     def _failing_share_by_device(self, source: str) -> dict[int | None, float]:
         """Return the share of the source's messages on each device whose failure alerts fire."""

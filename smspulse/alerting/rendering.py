@@ -72,20 +72,11 @@ def print_alerts(data: Path, console: Console, *, everything: bool, cause_wait_s
             times = map(_format_local_time, (alert.fired_at, alert.resolved_at))
             table.add_row(mark_alert(alert), alert.id, alert_summary(alert), *times)
     console.print(table if table.row_count else "no alert fires" if not everything else "no alert has ever fired")
-    print_learning_detectors(read_learning_detectors(data), console)
-
-
-def read_learning_detectors(data: Path) -> list[dict[str, Any]]:
-    """Return the rows of `failure_detectors` that still learn their baseline.
-
-    Raises:
-        NoWarehouseError: Nothing has landed yet.
-    """
     sql = (
         "FROM failure_detectors WHERE state = 'learning' ORDER BY source, device_id NULLS FIRST, channel_id NULLS FIRST"
     )
     with open_warehouse(data) as connection:
-        return fetch_rows(connection, sql)
+        print_learning_detectors(fetch_rows(connection, sql), console)
 
 
 def print_learning_detectors(found: Sequence[dict[str, Any]], console: Console) -> None:

@@ -37,16 +37,15 @@ _CACHE_LIFETIME_MS: Final = 3_600_000
 # A lag begins an alert above either limit. Prometheus has no limits of its own: its rules use the metric of alerts.
 _MAX_LAG_RECORDS: Final = 100_000
 _MAX_LAG_S: Final = 300
-# The lower bound of Wilson's interval of k of n, at three standard errors: one evaluation in a thousand exceeds the
-# truth.
-_WILSON_LOW_SQL: Final = "(k / n + 4.5 / n - 3 * sqrt(k / n * (1 - k / n) / n + 2.25 / n / n)) / (1 + 9 / n)"
-# A device has its part of the source's messages of the last day. Wider scopes have all of them.
+# A device has its part of the source's messages of the last day. Wider scopes have all of them, and no device.
 _FINDINGS_SQL: Final = """
     WITH shares AS (
         SELECT source, device_id, count(*) / sum(count(*)) OVER (PARTITION BY source) AS of_source
         FROM recent_messages WHERE outcome <> 'incoming' GROUP BY source, device_id
     )
-    SELECT found.*, if(scope = 'device', coalesce(of_source, 0), 1) AS share
+    SELECT
+        found.* REPLACE (if(scope = 'device', device_id, NULL) AS device_id),
+        if(scope = 'device', coalesce(of_source, 0), 1) AS share
     FROM ({rule}) AS found LEFT JOIN shares USING (source, device_id)
 """
 
@@ -114,6 +113,7 @@ class WarehouseRules:
             connection.execute("SET memory_limit = '1GB'")
             connection.execute("SET VARIABLE now = ?", [datetime.fromtimestamp(now / 1000, UTC)])
             connection.execute("SET VARIABLE statuses = ?", [list(load_known_statuses(self._data))])
+            connection.execute(_rule_sql("by_scope"))
             if not self._cached_tables or not 0 <= now - self._cached_at_ms < _CACHE_LIFETIME_MS:
                 self._cached_tables = {
                     name: connection.sql(_rule_sql(name)).to_arrow_table() for name in _CACHED_QUERIES
@@ -193,8 +193,7 @@ def spool_findings(state: SpoolState, max_bytes: int, now: int) -> list[RuleFind
 
 
 def _rule_sql(name: str) -> str:
-    text = files("smspulse.alerting").joinpath("sql", f"{name}.sql").read_text("utf-8")
-    return text.replace("{low}", _WILSON_LOW_SQL)
+    return files("smspulse.alerting").joinpath("sql", f"{name}.sql").read_text("utf-8")
 
 
 def _build_rule_finding(kind: str, row: dict[str, Any]) -> RuleFinding | None:

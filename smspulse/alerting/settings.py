@@ -3,7 +3,7 @@
 import base64
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.urls import parse_base_url, parse_http_url
@@ -11,71 +11,6 @@ from smspulse.alerting.alert_state import CAUSE_WAIT_S
 from smspulse.alerting.errors import AlertSettingsError
 
 _PREFIX = "SMSPULSE_ALERTS_"
-
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-
-
-class AlertSettings(BaseSettings):
-    """Environment: `SMSPULSE_ALERTS_` and the field's name in capitals."""
-
-    # The text below each field is its description.
-    model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-    alertmanager: str = ""
-    """URL of an Alertmanager, several of a cluster separated by commas; `HOST:PORT` is taken as `http://HOST:PORT`."""
-    webhook: str = ""
-    """URL that is sent each alert that fires or is resolved."""
-    webhook_secret: SecretStr = SecretStr("")
-    """Secret of the webhook's signature, in the format of Standard Webhooks: `whsec_` and base64."""
-    apprise: SecretStr = SecretStr("")
-    """URLs of Apprise, for mail, chat and pagers, separated by spaces; needs the extra `apprise`."""
-    group: str = Field("smspulse-alerts", min_length=1)
-    """Kafka's consumer group: its committed offsets mark the alerts that were sent."""
-    repeat_s: Seconds = 60
-    """Seconds after which firing alerts are sent to Alertmanager again."""
-    watch_s: Seconds = 60
-    """Seconds between two evaluations of the rules outside the stream, such as silent devices."""
-    cause_wait_s: float = Field(CAUSE_WAIT_S, ge=0, le=86_400)
-    """Seconds that a source's alert waits for the alert of the phone that explains most of it."""
-    page: str = ""
-    """URL of a page for people, linked from each alert."""
-    runbooks: str = ""
-    """URL of the folder of the runbooks, linked from each alert."""
-
-    @field_validator("alertmanager")
-    @classmethod
-    def _validate_alertmanagers(cls, text: str) -> str:
-        return ",".join(parse_base_url(url, assume_http=True) for url in text.split(",") if url.strip())
-
-    @field_validator("webhook", "page")
-    @classmethod
-    def _validate_url(cls, text: str) -> str:
-        if text:
-            parse_http_url(text)
-        return text
-
-    @field_validator("runbooks")
-    @classmethod
-    def _validate_folder_url(cls, text: str) -> str:
-        return parse_base_url(text) if text else ""
-
-    @field_validator("webhook_secret")
-    @classmethod
-    def _validate_secret(cls, secret: SecretStr) -> SecretStr:
-        decode_secret(secret)
-        return secret
-
-    @property
-    def alertmanager_urls(self) -> list[str]:
-        """The URL of each Alertmanager."""
-        return self.alertmanager.split(",") if self.alertmanager else []
-
-    @property
-    def apprise_urls(self) -> list[str]:
-        """The URL of each service of Apprise."""
-        return self.apprise.get_secret_value().split()
 
 
 def decode_secret(secret: SecretStr) -> bytes:
@@ -93,6 +28,65 @@ def decode_secret(secret: SecretStr) -> bytes:
     if text and not key:
         raise ValueError(msg)
     return key
+
+
+def _parse_alertmanagers(text: str) -> str:
+    return ",".join(parse_base_url(url, assume_http=True) for url in text.split(",") if url.strip())
+
+
+def _check_url(text: str) -> str:
+    if text:
+        parse_http_url(text)
+    return text
+
+
+def _check_secret(secret: SecretStr) -> SecretStr:
+    decode_secret(secret)
+    return secret
+
+
+_OptionalUrl = Annotated[str, AfterValidator(_check_url)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class AlertSettings(BaseSettings):
+    """Environment: `SMSPULSE_ALERTS_` and the field's name in capitals."""
+
+    # The text below each field is its description.
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    alertmanager: Annotated[str, AfterValidator(_parse_alertmanagers)] = ""
+    """URL of an Alertmanager, several of a cluster separated by commas; `HOST:PORT` is taken as `http://HOST:PORT`."""
+    webhook: _OptionalUrl = ""
+    """URL that is sent each alert that fires or is resolved."""
+    webhook_secret: Annotated[SecretStr, AfterValidator(_check_secret)] = SecretStr("")
+    """Secret of the webhook's signature, in the format of Standard Webhooks: `whsec_` and base64."""
+    apprise: SecretStr = SecretStr("")
+    """URLs of Apprise, for mail, chat and pagers, separated by spaces; needs the extra `apprise`."""
+    group: str = Field("smspulse-alerts", min_length=1)
+    """Kafka's consumer group: its committed offsets mark the alerts that were sent."""
+    repeat_s: Seconds = 60
+    """Seconds after which firing alerts are sent to Alertmanager again."""
+    watch_s: Seconds = 60
+    """Seconds between two evaluations of the rules outside the stream, such as silent devices."""
+    cause_wait_s: float = Field(CAUSE_WAIT_S, ge=0, le=86_400)
+    """Seconds that a source's alert waits for the alert of the phone that explains most of it."""
+    page: _OptionalUrl = ""
+    """URL of a page for people, linked from each alert."""
+    runbooks: Annotated[str, AfterValidator(lambda text: text and parse_base_url(text))] = ""
+    """URL of the folder of the runbooks, linked from each alert."""
+
+    @property
+    def alertmanager_urls(self) -> list[str]:
+        """The URL of each Alertmanager."""
+        return self.alertmanager.split(",") if self.alertmanager else []
+
+    @property
+    def apprise_urls(self) -> list[str]:
+        """The URL of each service of Apprise."""
+        return self.apprise.get_secret_value().split()
 
 
 def read_alert_settings() -> AlertSettings:

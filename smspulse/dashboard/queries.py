@@ -75,18 +75,11 @@ class PageSnapshot:
         Raises:
             Exception: An unforeseen error. The page shows that it is not up to date.
         """
-        try:
-            return self._read_warehouse()
-        except Exception as error:
-            with self._lock:
-                self.current_values |= {"trouble": f"the numbers cannot be read: {str(error) or repr(error)}"}
-            raise
-
-    def _read_warehouse(self) -> float:
         started = time.monotonic()
-        values: dict[str, Any] = {name: [] for name in _SNAPSHOT_QUERIES} | self._pipeline()
+        values: dict[str, Any] = {name: [] for name in _SNAPSHOT_QUERIES}
         connection = None
         try:
+            values |= self._pipeline()
             connection = open_warehouse(self._data)
             self.statuses = load_known_statuses(self._data)
             fetch_rows(connection, _CREATE_HELD_SQL)
@@ -97,6 +90,10 @@ class PageSnapshot:
             values["trouble"] = "nothing has landed yet: send a webhook, or run `smspulse up --demo`"
         except duckdb.Error as error:
             values["trouble"] = f"the warehouse cannot be read: {str(error).splitlines()[0]}"
+        except Exception as error:
+            with self._lock:
+                self.current_values |= {"trouble": f"the numbers cannot be read: {str(error) or repr(error)}"}
+            raise
         with self._lock:
             if "trouble" not in values:
                 self._connection, connection = connection, self._connection

@@ -1,5 +1,5 @@
--- A row: one hour of the day (UTC), on working days or at weekends, of one device, one source, or all. device_id is 0 where
--- the scope is wider. longest_s: the longest pause of the last 28 days that touched this hour or a neighbour of it, null if
+-- A row: one hour of the day (UTC), on working days or at weekends, of one device, one source, or all.
+-- longest_s: the longest pause of the last 28 days that touched this hour or a neighbour of it, null if
 -- none was longer than five minutes. days: how many such days had any report. last_at: time of the last report.
 WITH seen AS (
     SELECT
@@ -13,11 +13,7 @@ WITH seen AS (
 ),
 
 units AS (
-    SELECT 'device' AS scope, * FROM seen WHERE device_id IS NOT NULL
-    UNION ALL
-    SELECT 'source', source, 0, slot, max(last_at) FROM seen GROUP BY source, slot
-    UNION ALL
-    SELECT 'pipeline', '*', 0, slot, max(last_at) FROM seen GROUP BY slot
+    SELECT scope, source, device_id, slot, max(last_at) AS last_at FROM by_scope('seen') GROUP BY ALL
 ),
 
 paused AS (

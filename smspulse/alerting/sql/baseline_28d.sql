@@ -1,4 +1,4 @@
--- A row: the messages of the last 28 days of one device, or of one source where device_id is null.
+-- A row: the messages of the last 28 days of one device, or of one source where device_id is 0.
 -- slow: messages that were open for longer than half an hour. delivered: messages with a network latency. p95_s: its p95 in
 -- the hour of the day with the highest p95. The p95 is exact: the sketches of approx_quantile, one for each device and
 -- hour, take over a gigabyte for 5,000 devices.
@@ -6,7 +6,7 @@ WITH hourly AS (
     SELECT
         source,
         device_id,
-        grouping(device_id) = 1 AS is_source,
+        if(grouping(device_id) = 1, 'source', 'device') AS scope,
         count(*) AS messages,
         count(*) FILTER (NOT is_ended OR outcome = 'expired' OR total_s > 1800) AS slow,
         quantile_disc(network_s::FLOAT, 0.95) AS p95_s,
@@ -20,12 +20,13 @@ WITH hourly AS (
 )
 
 SELECT
+    scope,
     source,
-    device_id,
+    coalesce(device_id, 0) AS device_id,
     sum(messages)::BIGINT AS messages,
     sum(slow)::BIGINT AS slow,
     sum(delivered)::BIGINT AS delivered,
     max(p95_s) FILTER (delivered >= 50) AS p95_s
 FROM hourly
-WHERE is_source OR device_id IS NOT NULL
-GROUP BY source, device_id
+WHERE scope = 'source' OR device_id IS NOT NULL
+GROUP BY ALL

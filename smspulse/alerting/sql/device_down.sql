@@ -3,17 +3,14 @@
 WITH ended AS (
     SELECT
         *,
-        max(ended_at) FILTER (outcome = 'delivered') OVER (PARTITION BY source, device_id, channel_id) AS well_at
+        coalesce(ended_at > max(ended_at) FILTER (outcome = 'delivered') OVER channel, true) AS is_since
     FROM recent_messages
     WHERE is_ended AND outcome NOT IN ('expired', 'incoming') AND device_id IS NOT NULL
+    WINDOW channel AS (PARTITION BY source, device_id, channel_id)
 ),
 
 marked AS (
-    SELECT
-        *,
-        well_at IS NULL OR ended_at > well_at AS is_since,
-        count(*) FILTER (well_at IS NULL OR ended_at > well_at) OVER (PARTITION BY source, device_id, channel_id) AS run
-    FROM ended
+    SELECT *, count(*) FILTER (is_since) OVER (PARTITION BY source, device_id, channel_id) AS run FROM ended
 )
 
 SELECT

@@ -1,28 +1,23 @@
 -- A row: a device or a source whose network is slow. Of the messages delivered within the hour, more than one in twenty, at
 -- three standard errors, took over twice the p95 network latency of the last 28 days and at least ten seconds more than it:
 -- at least five of twenty.
-WITH recent AS (
-    SELECT 'device' AS scope, source, device_id, message_key, network_s, delivered_at
-    FROM recent_messages
-    WHERE device_id IS NOT NULL
-    UNION ALL
-    SELECT 'source', source, NULL, message_key, network_s, delivered_at FROM recent_messages
+WITH usual AS (
+    SELECT *, greatest(2 * p95_s, p95_s + 10) AS bound_s FROM baseline_28d WHERE delivered >= 500
 ),
 
 counted AS (
     SELECT
         scope,
-        recent.source,
-        recent.device_id,
-        baseline_28d.p95_s,
-        count(*)::DOUBLE AS n,
+        source,
+        device_id,
+        p95_s,
+        count(*) AS n,
         count(*) FILTER (network_s > bound_s) AS k,
         epoch_ms(min(delivered_at) FILTER (network_s > bound_s)) AS since,
         quantile_cont(network_s, 0.95) AS now_s,
         arg_max(message_key, network_s, 5) AS samples
-    FROM recent
-    INNER JOIN (SELECT *, greatest(2 * p95_s, p95_s + 10) AS bound_s FROM baseline_28d WHERE delivered >= 500) AS baseline_28d
-        ON baseline_28d.source = recent.source AND baseline_28d.device_id IS NOT DISTINCT FROM recent.device_id
+    FROM by_scope('recent_messages')
+    INNER JOIN usual USING (scope, source, device_id)
     WHERE network_s IS NOT NULL AND delivered_at BETWEEN getvariable('now') - INTERVAL 1 HOUR AND getvariable('now')
     GROUP BY ALL
 )
@@ -31,11 +26,11 @@ SELECT
     scope,
     source,
     device_id,
-    n >= 20 AND k >= 5 AND {low} > 0.05 AS is_bad,
+    n >= 20 AND k >= 5 AND wilson_low(k, n, z := 3) > 0.05 AS is_bad,
     since,
-    n::BIGINT AS count,
+    n AS count,
     k AS failures,
-    0.05 AS baseline,
+    0.05::DOUBLE AS baseline,
     samples,
     printf(
         'the p95 from sent to delivered is %.0f s in the last hour; usual is %.0f s, also in the slowest hour of the day',

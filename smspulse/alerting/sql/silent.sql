@@ -2,13 +2,9 @@
 -- days. Elapsed time of an hour counts as a part of the longest pause at that hour. So nights and weekends hardly count
 -- where they were silent before. A silence lasts until the next report.
 WITH reported AS (
-    SELECT 'device' AS scope, source, device_id, least(max(last_seen_at), getvariable('now')) AS newest_at
-    FROM recent_messages
-    GROUP BY source, device_id
-    UNION ALL
-    SELECT 'source', source, 0, least(max(last_seen_at), getvariable('now')) FROM recent_messages GROUP BY source
-    UNION ALL
-    SELECT 'pipeline', '*', 0, least(max(last_seen_at), getvariable('now')) FROM recent_messages HAVING count(*) > 0
+    SELECT scope, source, device_id, least(max(last_seen_at), getvariable('now')) AS newest_at
+    FROM by_scope('recent_messages')
+    GROUP BY ALL
 ),
 
 quiet AS (
@@ -21,6 +17,7 @@ passed AS (
     SELECT
         *,
         unnest(generate_series(date_trunc('hour', last_at), getvariable('now'), INTERVAL 1 HOUR)) AS begins_at,
+        epoch(least(begins_at + INTERVAL 1 HOUR, getvariable('now'))) - epoch(greatest(begins_at, last_at)) AS passed_s,
         isodow(begins_at) > 5 AS is_weekend,
         hour(begins_at) AS hour
     FROM quiet
@@ -33,11 +30,7 @@ counted AS (
         source,
         device_id,
         passed.last_at,
-        sum(
-            (
-                epoch(least(begins_at + INTERVAL 1 HOUR, getvariable('now'))) - epoch(greatest(begins_at, passed.last_at))
-            ) / coalesce(longest_s, 300)
-        ) FILTER (days >= 4) AS pauses
+        sum(passed_s / coalesce(longest_s, 300)) FILTER (days >= 4) AS pauses
     FROM passed
     INNER JOIN activity_profile USING (scope, source, device_id, is_weekend, hour)
     GROUP BY ALL
@@ -46,7 +39,7 @@ counted AS (
 SELECT
     scope,
     source,
-    if(scope = 'device', device_id, NULL) AS device_id,
+    device_id,
     coalesce(pauses > 3, false) AS is_bad,
     epoch_ms(last_at) AS since,
     printf(

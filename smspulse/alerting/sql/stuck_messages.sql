@@ -5,15 +5,15 @@ WITH begun AS (
     SELECT
         *,
         first_seen_at > getvariable('now') - INTERVAL 2 HOUR AS is_late
-    FROM recent_messages
-    WHERE outcome <> 'incoming' AND first_seen_at <= getvariable('now') - INTERVAL 30 MINUTE
+    FROM by_scope('recent_messages')
+    WHERE scope <> 'pipeline' AND outcome <> 'incoming' AND first_seen_at <= getvariable('now') - INTERVAL 30 MINUTE
 ),
 
 counted AS (
     SELECT
+        scope,
         source,
         device_id,
-        grouping(device_id) = 1 AS is_source,
         count(*) FILTER (is_late) AS n,
         count(*) FILTER (is_late AND NOT is_ended) AS k,
         count(*) FILTER (NOT is_ended) AS open,
@@ -23,22 +23,21 @@ counted AS (
         coalesce(mode(outcome) FILTER (is_late AND NOT is_ended), mode(outcome) FILTER (NOT is_ended)) AS stage,
         max(message_key, 5) FILTER (is_late AND NOT is_ended) AS samples
     FROM begun
-    GROUP BY GROUPING SETS ((source), (source, device_id))
+    GROUP BY ALL
 ),
 
 judged AS (
     SELECT
-        counted.*,
+        *,
         (coalesce(slow, 0) + 2) / (coalesce(messages, 0) + 20) AS usual,
-        {low} AS low
+        -- At three standard errors, one evaluation in a thousand exceeds the truth.
+        wilson_low(k, n, z := 3) AS low
     FROM counted
-    LEFT JOIN baseline_28d
-        ON baseline_28d.source = counted.source AND baseline_28d.device_id IS NOT DISTINCT FROM counted.device_id
-    WHERE is_source OR counted.device_id IS NOT NULL
+    LEFT JOIN baseline_28d USING (scope, source, device_id)
 )
 
 SELECT
-    if(is_source, 'source', 'device') AS scope,
+    scope,
     source,
     device_id,
     n >= 10 AND low > greatest(2 * usual, 0.2) AS is_bad,

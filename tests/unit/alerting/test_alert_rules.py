@@ -11,7 +11,7 @@ from landed_messages import DAY, HOUR, MINUTE, LandedMessages, by_day
 from landing import land_records
 from warehouse_records import at, deadletter, raw, status
 
-from core.alerts import Alert
+from core.alerts import Alert, decode_alert, encode_alert
 from core.kafka_settings import KafkaSettings
 from ingest.settings import IngestSettings
 from ingest.spool import SpoolState, WebhookSpool
@@ -29,7 +29,9 @@ from warehouse.quality import append_check_results
 
 
 def failing_alerts(warehouse: WarehouseRules, seconds: float) -> dict[str, Alert]:
-    return {each.alert.id: each.alert for each in warehouse.read_findings(at(seconds)) if each.is_bad}
+    failing = [each.alert for each in warehouse.read_findings(at(seconds)) if each.is_bad]
+    assert [decode_alert(encode_alert(alert)) for alert in failing] == failing
+    return {alert.id: alert for alert in failing}
 
 
 def test_a_device_is_silent_at_unusual_times_and_not_in_its_nights_and_weekends(published: Path) -> None:
