@@ -30,26 +30,50 @@ _COUNTED_COLUMNS: Final = (
 )
 
 
+# Date of a file's folder. As with a partition key, DuckDB evaluates a condition on it before it opens files.
+_FILE_DATE: Final = "right(parse_dirpath(filename), 10)::DATE"
+
+
 def create_macro_statements(data: Path | str) -> list[str]:
     """Return the SQL that creates the macros of datasets, rates and rollups in a database.
 
     Args:
         data: The data folder, or the address of a bucket's.
     """
-    # Without seeds to look at, the files of a bucket may have any schema.
-    # The empty name is that of no dataset: a list cannot be empty.
-    mixed = ["", *(name for name in DATASET_NAMES if isinstance(data, str) or has_mixed_schemas(data / name))]
-    folder = quote_sql_text(f"{escape_glob(str(data))}/")
     # Another release may document more: its files are not asked.
     documented = ", ".join(map(str, sorted(STATUSES)))
+    source = f"{_FILE_DATE} AS date FROM {_read_sql(data, 'name')}"
     return [
-        f"CREATE MACRO dataset_pattern(name) AS {folder} || name || '/date=*/*.parquet'",
-        f"CREATE MACRO has_mixed_schemas(name) AS name IN ({', '.join(map(quote_sql_text, mixed))})",
+        f"CREATE MACRO dataset_pattern(name) AS {_pattern_sql(data, 'name')}",
+        # Rows of a dataset, each with its file.
+        f"CREATE MACRO dataset_files(name) AS TABLE SELECT *, {source}",
+        f"CREATE MACRO dataset(name) AS TABLE SELECT * EXCLUDE (filename), {source}",
         f"CREATE MACRO is_documented(status_id) AS status_id IN ({documented})",
         # In this order: a macro finds those that were created before it.
         *load_sql("macros").split(";\n")[:-1],
         *(f"CREATE MACRO count_{name}(rows) AS TABLE {load_sql('rollups', name)}" for name in (*ROLLUPS, "webhooks")),
     ]
+
+
+def _pattern_sql(data: Path | str, name: str) -> str:
+    """Return the SQL of the pattern of a dataset's files, whose name is an SQL expression."""
+    return f"{quote_sql_text(escape_glob(str(data)) + '/')} || {name} || '/date=*/*.parquet'"
+
+
+def _read_sql(data: Path | str, name: str) -> str:
+    """Return the SQL that reads a dataset's files. It stands in each macro, for macros within one take planning time.
+
+    The only partition key is the date of a file's folder. DuckDB's own hive partitioning would take every key=value of
+    a path for one, also above the data folder, and they would replace columns of the same name.
+    """
+    # The seed is the first file and has all columns. If other files may lack some, columns are matched by name. For
+    # that, each query opens every file, which takes 0.1 ms a file and reference.
+    # Without seeds to look at, the files of a bucket may have any schema.
+    # The empty name is that of no dataset: a list cannot be empty.
+    mixed = ["", *(each for each in DATASET_NAMES if isinstance(data, str) or has_mixed_schemas(data / each))]
+    is_mixed = f"({name}) IN ({', '.join(map(quote_sql_text, mixed))})"
+    pattern = _pattern_sql(data, name)
+    return f"read_parquet({pattern}, union_by_name = {is_mixed}, filename = true, hive_partitioning = false)"
 
 
 def create_view_statements(
@@ -72,13 +96,14 @@ def create_view_statements(
     # A condition that is always true is that of a folder without base files.
     has_base = unmerged_condition != "true"
     same_message = "live_source = base_source AND live_sms_id = base_sms_id"
-    kept_counts = "SELECT date AS day, * EXCLUDE (date, filename) FROM dataset_files('base/' || name)"
+    source = _read_sql(data, "'base/' || name")
+    kept_counts = f"SELECT {_FILE_DATE} AS day, * EXCLUDE (filename) FROM {source}"  # noqa: S608 - names of ours
     changes = load_sql("views", "changes")
     if not has_base:
         # A filter on the key alone reaches the files of both.
         same_message += " AND live_key = base_key"
     if not has_rollups:
-        kept_counts += " WHERE date NOT IN (SELECT base.date FROM dataset('base') AS base)"
+        kept_counts += " WHERE day NOT IN (SELECT base.date FROM dataset('base') AS base)"
         changes = f"SELECT 1 AS sign, day, {_COUNTED_COLUMNS} FROM messages_by_day"  # noqa: S608 - names of ours
     statements = [
         *create_macro_statements(data),

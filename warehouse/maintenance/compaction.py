@@ -45,7 +45,7 @@ from warehouse.partition_log import PartitionLog
 from warehouse.reader import open_warehouse
 from warehouse.schemas import SCHEMAS
 from warehouse.sink import parquet_files
-from warehouse.sink.range_metadata import LAST_IDENTITY_KEY, NEXT_OFFSET_KEY, RANGE_START_KEY, read_range_start
+from warehouse.sink.range_metadata import NEXT_OFFSET_KEY, RANGE_START_KEY, read_end_metadata, read_range_start
 from warehouse.sql_text import load_sql, quote_sql_text
 from warehouse.watermark import read_base_watermark
 
@@ -55,8 +55,6 @@ _HOUR: Final = timedelta(hours=1)
 _DAY: Final = timedelta(days=1)
 # Key in the metadata of a date's counts: a hash of the SQL and of the names of the counted files.
 _COUNTED_FILES_KEY: Final = b"smspulse.counted"
-# Keys in a landed file's metadata that a merged file takes from the last of its parts.
-_END_METADATA_KEYS: Final = (NEXT_OFFSET_KEY, LAST_IDENTITY_KEY)
 # Small row groups, so that a look-up reads little.
 _LANDED_ROW_GROUP_ROWS: Final = 60_000
 
@@ -113,9 +111,7 @@ class _Compaction:
         added: dict[Path, Path] = {}
         for stem, parts in _find_mergeable_files(folder, self._hour, is_closed=is_closed).items():
             metadata = {RANGE_START_KEY: str(read_range_start(parts[0])).encode()}
-            end = _read_file_metadata(parts[-1])
-            metadata |= {key: value for key, value in end.items() if key in _END_METADATA_KEYS}
-            added |= self._merge_files(folder, parts, stem, metadata)
+            added |= self._merge_files(folder, parts, stem, metadata | read_end_metadata(parts[-1]))
             removed += parts
         # One exchange for all logs of the day, because each exchange lists the whole folder.
         self._replace_merged_files(folder, removed, added)

@@ -89,8 +89,5 @@ def erase_column_values(
         return column
     if name in _CONTENT_COLUMNS:
         return pc.if_else(rows, pa.scalar(ERASED.encode() if name == "body" else None, column.type), column)
-    if name in _NUMBER_COLUMNS:
-        return pc.if_else(found, pa.scalar(None, column.type), column)
-    if pa.types.is_list(column.type):
-        return pc.if_else(found, pa.scalar([ERASED], column.type), column)
-    return pc.if_else(found, pa.scalar(ERASED, column.type), column)
+    replacement = None if name in _NUMBER_COLUMNS else [ERASED] if pa.types.is_list(column.type) else ERASED
+    return pc.if_else(found, pa.scalar(replacement, column.type), column)

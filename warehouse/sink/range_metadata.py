@@ -117,7 +117,7 @@ def extract_identities(table: pa.Table) -> dict[int, RecordIdentity]:
 
 
 def read_end_metadata(path: Path) -> dict[bytes, bytes]:
-    """Return the metadata about the end of a landed file, for a file without rows that replaces it."""
+    """Return the metadata about the end of a landed file, for the file that replaces it."""
     last = read_last_identity(path, path)
     return {NEXT_OFFSET_KEY: str(read_next_offset(path, path)).encode()} | (
         {LAST_IDENTITY_KEY: json.dumps(last).encode()} if last else {}

@@ -1,23 +1,5 @@
--- Macros that views, alert rules and checks share. `create_macro_statements` in views.py adds those that depend on the
--- data folder: dataset_pattern, has_mixed_schemas, log_position, is_unmerged, is_same_message, counted_until and rollup.
-
--- Rows of a dataset, each with its file. The only partition key is the date of a file's folder. DuckDB's own hive
--- partitioning would take every key=value of a path for one, also above the data folder, and they would replace columns
--- of the same name. As with a partition key, DuckDB evaluates a condition on the date before it opens files.
--- The seed is the first file and has all columns. If other files may lack some, columns are matched by name. For that,
--- each query opens every file, which takes 0.1 ms a file and reference.
-CREATE MACRO dataset_files(name) AS TABLE
-SELECT *, right(parse_dirpath(filename), 10)::DATE AS date
-FROM read_parquet(
-    dataset_pattern(name), union_by_name = has_mixed_schemas(name), filename = true, hive_partitioning = false
-);
-
--- Rows of a dataset without their files. Not made of the macro above: each level takes time in every query.
-CREATE MACRO dataset(name) AS TABLE
-SELECT * EXCLUDE (filename), right(parse_dirpath(filename), 10)::DATE AS date
-FROM read_parquet(
-    dataset_pattern(name), union_by_name = has_mixed_schemas(name), filename = true, hive_partitioning = false
-);
+-- Macros that views, alert rules and checks share. views.py adds those that depend on the data folder: dataset,
+-- dataset_files, dataset_pattern, log_position, is_unmerged, is_same_message, counted_until and rollup.
 
 -- Wilson's interval of a rate, by default of 95 %; z is the number of standard errors. Null without a whole. At the
 -- ends, the bounds are exactly 0 and 1: rounding could exceed them.
