@@ -1,5 +1,5 @@
--- The rows of a table, view or CTE for each scope: those of devices, all as those of their source, and all as those of
--- the whole pipeline. device_id is 0 where the scope is wider, so that the rows can be joined.
+-- A table, CTE or view with source and device_id, once for each scope: its rows of devices, all as those of their source,
+-- and all as those of the whole pipeline. device_id is 0 where the scope is wider, so that it can be joined.
 CREATE TEMP MACRO by_scope(rows) AS TABLE
 SELECT 'device' AS scope, * FROM query_table(rows) WHERE device_id IS NOT NULL
 UNION ALL
