@@ -4,16 +4,15 @@ import ssl
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from core.settings import EnvironmentSettings
 
 
-class KafkaSettings(BaseSettings):
+class KafkaSettings(EnvironmentSettings):
     """Address and login of Kafka. Environment: `SMSPULSE_KAFKA_` and the field's name in capitals."""
 
-    # The text below each field is its description.
-    model_config = SettingsConfigDict(
-        env_prefix="SMSPULSE_KAFKA_", frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_KAFKA_")
 
     bootstrap: str = "127.0.0.1:19092"
     """`host:port`, several separated by commas."""

@@ -74,7 +74,7 @@ def find_settings_classes() -> list[type[BaseSettings]]:
             if module.name != "smspulse.__main__":
                 names = vars(importlib.import_module(module.name)).values()
                 found += [each for each in names if isinstance(each, type) and each.__module__ == module.name]
-    return [each for each in found if issubclass(each, BaseSettings)]
+    return [each for each in found if issubclass(each, BaseSettings) and each.model_fields]
 
 
 def _format_settings() -> Iterator[str]:

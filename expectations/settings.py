@@ -3,18 +3,17 @@
 from typing import Annotated
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from core.settings import EnvironmentSettings
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class CheckSettings(BaseSettings):
+class CheckSettings(EnvironmentSettings):
     """Thresholds. Environment: `SMSPULSE_CHECK_` and the field's name in capitals."""
 
-    # The text below each field is its description.
-    model_config = SettingsConfigDict(
-        env_prefix="SMSPULSE_CHECK_", frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_CHECK_")
 
     recent_h: PositiveFloat = 24
     """Hours back from now that count as recent."""

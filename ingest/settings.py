@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field, IPvAnyNetwork, SecretStr, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from core.settings import EnvironmentSettings
 
 METRICS_FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 _MIN_KEY: Final = 16
@@ -23,13 +25,10 @@ Networks = Annotated[
 """`192.0.2.0/24,2001:db8::/32`"""
 
 
-class IngestSettings(BaseSettings):
+class IngestSettings(EnvironmentSettings):
     """Settings of ingest. Environment: `SMSPULSE_INGEST_` and the field's name in capitals."""
 
-    # The text below each field is its description.
-    model_config = SettingsConfigDict(
-        env_prefix="SMSPULSE_INGEST_", frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_INGEST_")
 
     host: str = "127.0.0.1"
     """Address to listen on: `0.0.0.0` is every IPv4 address, `::` is every address."""

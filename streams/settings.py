@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Final, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from core.settings import EnvironmentSettings
 from streams.failure_baseline import DetectorPolicy
 
 _RELEARN_AFTER: Final = re.compile(r"([1-9]\d*)\s*,\s*(\d+(?:\.\d+)?)([dh])")
@@ -28,18 +29,10 @@ def parse_relearn_after(text: str) -> tuple[int | None, int]:
     return int(found[1]), int(float(found[2]) * _UNITS_MS[found[3]])
 
 
-class StreamSettings(BaseSettings):
+class StreamSettings(EnvironmentSettings):
     """Settings of one worker. Environment: `SMSPULSE_STREAM_` and the field's name in capitals."""
 
-    # The text below each field is its description.
-    model_config = SettingsConfigDict(
-        env_prefix="SMSPULSE_STREAM_",
-        frozen=True,
-        extra="forbid",
-        populate_by_name=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_STREAM_", populate_by_name=True)
 
     state: Path
     """Folder of the local state of one worker. It can be deleted: Kafka has the same data."""

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 from pydantic import Field, PositiveFloat, PositiveInt
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from core.settings import EnvironmentSettings
 
 
-class WarehouseSettings(BaseSettings):
+class WarehouseSettings(EnvironmentSettings):
     """Read by every process that opens a data folder or a bucket."""
-
-    # The text below each field is its description.
-    model_config = SettingsConfigDict(frozen=True, use_attribute_docstrings=True)
 
     status_meanings: str | None = Field(None, validation_alias="SMSPULSE_STREAM_STATUS_MEANINGS")
     """As the stream has it. Unset: the meanings that the lander has recorded."""
@@ -18,18 +17,10 @@ class WarehouseSettings(BaseSettings):
     """Address of an object store other than Amazon's. Without TLS only if it begins with http:."""
 
 
-class LanderSettings(BaseSettings):
+class LanderSettings(EnvironmentSettings):
     """Environment: `SMSPULSE_LANDER_` and the field's name in capitals."""
 
-    # The text below each field is its description.
-    model_config = SettingsConfigDict(
-        env_prefix="SMSPULSE_LANDER_",
-        frozen=True,
-        extra="forbid",
-        populate_by_name=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_LANDER_", populate_by_name=True)
 
     data: Path
     """The data folder, or s3://bucket/prefix. It gets a folder a dataset, and `smspulse.duckdb`."""
@@ -50,3 +41,20 @@ class LanderSettings(BaseSettings):
     """Seconds after which a silent lander's partitions move on."""
     retry_s: PositiveFloat = 0.5
     """First pause after a failure. It doubles up to 10 seconds."""
+
+
+class RetentionSettings(EnvironmentSettings):
+    """Environment: `SMSPULSE_RETAIN_` and the field's name in capitals. Unset: kept forever."""
+
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_RETAIN_")
+
+    raw_days: int | None = Field(None, ge=1)
+    """Days that raw webhooks are kept."""
+    versions_days: int | None = Field(None, ge=1)
+    """Days that the versions of messages are kept: how far back `messages_as_of` goes."""
+    messages_days: int | None = Field(None, ge=1)
+    """Days that messages are kept. Their counts are kept forever."""
+    deadletters_days: int | None = Field(None, ge=1)
+    """Days that dead letters are kept."""
+    quality_days: int | None = Field(None, ge=1)
+    """Days that results of `smspulse check` are kept."""

@@ -4,8 +4,9 @@ import base64
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from core.settings import EnvironmentSettings
 from core.urls import parse_base_url, parse_http_url
 from smspulse.alerting.alert_state import CAUSE_WAIT_S
 from smspulse.alerting.errors import AlertSettingsError
@@ -49,13 +50,10 @@ _OptionalUrl = Annotated[str, AfterValidator(_check_url)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
-class AlertSettings(BaseSettings):
+class AlertSettings(EnvironmentSettings):
     """Environment: `SMSPULSE_ALERTS_` and the field's name in capitals."""
 
-    # The text below each field is its description.
-    model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = SettingsConfigDict(env_prefix=_PREFIX)
 
     alertmanager: Annotated[str, AfterValidator(_parse_alertmanagers)] = ""
     """URL of an Alertmanager, several of a cluster separated by commas; `HOST:PORT` is taken as `http://HOST:PORT`."""

@@ -1,24 +1,22 @@
 """Settings of the embedded broker. The text below each field is its description."""
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from core.settings import EnvironmentSettings
 
 
-class CacheSettings(BaseSettings):
+class CacheSettings(EnvironmentSettings):
     """The folder of this user's caches."""
-
-    model_config = SettingsConfigDict(frozen=True, use_attribute_docstrings=True)
 
     home: str = Field("", validation_alias="XDG_CACHE_HOME")
     """Kafka's jars are in it; in `~/.cache` by default."""
 
 
-class BrokerSettings(BaseSettings):
+class BrokerSettings(EnvironmentSettings):
     """The embedded broker. Environment: `SMSPULSE_BROKER_` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="SMSPULSE_BROKER_", frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_BROKER_")
 
     port: int = Field(19092, ge=0, le=65535)
     """Preferred port for clients; another if taken, any with 0."""

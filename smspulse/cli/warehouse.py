@@ -73,7 +73,8 @@ def retain_command(data: Path) -> None:
     smspulse retain                        with SMSPULSE_RETAIN_RAW_DAYS=30, for instance
     """
     from streams.settings import StreamSettings
-    from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
+    from warehouse.maintenance.retention import drop_expired_days
+    from warehouse.settings import RetentionSettings
 
     options.require_data_folder(data)
     kept_after_forgetting = timedelta(hours=StreamSettings(state=data / "state").forget_after_h, days=2)

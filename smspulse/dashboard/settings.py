@@ -1,22 +1,24 @@
 """Settings of the page."""
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from core.settings import EnvironmentSettings
 from ingest.settings import Networks
 
 
-class PageSettings(BaseSettings):
+class PageSettings(EnvironmentSettings):
     """Environment: `SMSPULSE_PAGE_` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_PAGE_", frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_PAGE_")
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8081, ge=0, le=65535, description="Port; 0 is any free one.")
-    password: SecretStr = Field(
-        SecretStr(""), description="Password of the page, with any user name; needed unless the address is loopback."
-    )
-    trusted_proxies: Networks = Field(
-        (), description="Networks of proxies whose `X-Forwarded-For` names the client; that of others is ignored."
-    )
-    refresh_s: float = Field(5, gt=0, description="Minimum of seconds between two refreshes from the warehouse.")
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(8081, ge=0, le=65535)
+    """Port; 0 is any free one."""
+    password: SecretStr = SecretStr("")
+    """Password of the page, with any user name; needed unless the address is loopback."""
+    trusted_proxies: Networks = ()
+    """Networks of proxies whose `X-Forwarded-For` names the client; that of others is ignored."""
+    refresh_s: float = Field(5, gt=0)
+    """Minimum of seconds between two refreshes from the warehouse."""

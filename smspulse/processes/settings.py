@@ -1,17 +1,16 @@
 """Settings of every process. The text below each field is its description."""
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from core.settings import EnvironmentSettings
 from smspulse.processes.children import LOOPBACK
 
 
-class MetricsSettings(BaseSettings):
+class MetricsSettings(EnvironmentSettings):
     """Environment: `SMSPULSE_METRICS_` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="SMSPULSE_METRICS_", frozen=True, extra="forbid", use_attribute_docstrings=True
-    )
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_METRICS_")
 
     host: str = LOOPBACK
     """Where stream, lander and `alerts send` answer `/metrics`."""
@@ -19,10 +18,10 @@ class MetricsSettings(BaseSettings):
     """Its port; 0: any free one. Under `smspulse up` the lander's; alerts and workers have the next ones."""
 
 
-class DataFolderSettings(BaseSettings):
+class DataFolderSettings(EnvironmentSettings):
     """The data folder. Environment: `SMSPULSE_` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_", frozen=True, use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_")
 
     read_group: str = ""
     """Group that may read the data folder, in addition to its owner. The folder keeps it: without this setting a folder

@@ -1,12 +1,15 @@
 """Settings of the maintenance."""
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from core.settings import EnvironmentSettings
 
 
-class MaintenanceSettings(BaseSettings):
+class MaintenanceSettings(EnvironmentSettings):
     """Environment: `SMSPULSE_UPKEEP_` and the field's name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_UPKEEP_", frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = SettingsConfigDict(env_prefix="SMSPULSE_UPKEEP_")
 
-    minutes: float = Field(60, ge=0, description="Minutes between two runs; 0: never.")
+    minutes: float = Field(60, ge=0)
+    """Minutes between two runs; 0: never."""

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Final
 
 import pyarrow.parquet as pq
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from warehouse import catalog
 from warehouse.datasets import DATASET_BY_TOPIC
@@ -20,27 +18,12 @@ from warehouse.landed_files import find_newest_file
 from warehouse.maintenance import atomic_replace
 from warehouse.rollups import has_current_rollups
 from warehouse.schemas import SCHEMAS
+from warehouse.settings import RetentionSettings
 from warehouse.sink import parquet_files
 from warehouse.sink.range_metadata import read_end_metadata
 from warehouse.watermark import WATERMARK_FILE, BaseWatermark, read_base_watermark
 
 _DAY: Final = timedelta(days=1)
-
-
-class RetentionSettings(BaseSettings):
-    """Environment: `SMSPULSE_RETAIN_` and the field's name in capitals. Unset: kept forever."""
-
-    model_config = SettingsConfigDict(env_prefix="SMSPULSE_RETAIN_", frozen=True, extra="forbid", allow_inf_nan=False)
-
-    raw_days: int | None = Field(None, ge=1, description="Days that raw webhooks are kept.")
-    versions_days: int | None = Field(
-        None, ge=1, description="Days that the versions of messages are kept: how far back `messages_as_of` goes."
-    )
-    messages_days: int | None = Field(
-        None, ge=1, description="Days that messages are kept. Their counts are kept forever."
-    )
-    deadletters_days: int | None = Field(None, ge=1, description="Days that dead letters are kept.")
-    quality_days: int | None = Field(None, ge=1, description="Days that results of `smspulse check` are kept.")
 
 
 def drop_expired_days(

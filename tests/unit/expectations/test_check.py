@@ -34,10 +34,11 @@ from smspulse.cli.main import cli
 from warehouse.file_names import TEMPORARY_FOLDER
 from warehouse.maintenance.compaction import compact_files
 from warehouse.maintenance.erasure import erase_from_files
-from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
+from warehouse.maintenance.retention import drop_expired_days
 from warehouse.quality import append_check_results
 from warehouse.reader import open_warehouse, retry_after_merge
 from warehouse.rebuild import rebuild_base
+from warehouse.settings import RetentionSettings
 from warehouse.sink.range_metadata import read_landed_position
 
 ROOT = Path(__file__).parents[3]

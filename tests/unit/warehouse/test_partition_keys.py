@@ -15,9 +15,10 @@ from gateway.statuses import build_status_table
 from warehouse import catalog
 from warehouse.maintenance.compaction import compact_files
 from warehouse.maintenance.erasure import erase_from_files
-from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
+from warehouse.maintenance.retention import drop_expired_days
 from warehouse.reader import query
 from warehouse.rebuild import rebuild_base
+from warehouse.settings import RetentionSettings
 from warehouse.sink.record_conversion import build_table
 from warehouse.sink.s3_storage import BucketStore
 

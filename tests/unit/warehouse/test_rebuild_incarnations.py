@@ -16,8 +16,9 @@ from warehouse import catalog
 from warehouse.landed_files import find_newest_file, list_incarnations, list_incarnations_by_age
 from warehouse.maintenance.compaction import compact_files
 from warehouse.maintenance.erasure import erase_from_files
-from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
+from warehouse.maintenance.retention import drop_expired_days
 from warehouse.partition_log import PartitionLog
+from warehouse.settings import RetentionSettings
 from warehouse.sink.range_metadata import RecordIdentity, read_landed_position, read_last_identity
 
 pytestmark = pytest.mark.usefixtures("published_views")

@@ -19,9 +19,10 @@ from warehouse import rebuild as run
 from warehouse.errors import OvertakenError, RebuildError, RetentionError
 from warehouse.maintenance import atomic_replace
 from warehouse.maintenance.compaction import compact_files
-from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
+from warehouse.maintenance.retention import drop_expired_days
 from warehouse.quality import append_check_results
 from warehouse.reader import open_warehouse
+from warehouse.settings import RetentionSettings
 from warehouse.sink.range_metadata import read_landed_position
 
 DAY_S = 86_400

@@ -17,10 +17,11 @@ from gateway.statuses import build_status_table
 from warehouse import catalog
 from warehouse.maintenance.compaction import compact_files
 from warehouse.maintenance.erasure import erase_from_files
-from warehouse.maintenance.retention import RetentionSettings, drop_expired_days
+from warehouse.maintenance.retention import drop_expired_days
 from warehouse.reader import open_warehouse
 from warehouse.rebuild import rebuild_base
 from warehouse.rollups import has_current_rollups
+from warehouse.settings import RetentionSettings
 from warehouse.views import create_view_statements
 from warehouse.watermark import WATERMARK_FILE, read_base_watermark
 

@@ -23,6 +23,7 @@ from warehouse.maintenance import retention
 from warehouse.maintenance.compaction import compact_files
 from warehouse.reader import open_warehouse
 from warehouse.rebuild import rebuild_base
+from warehouse.settings import RetentionSettings
 from warehouse.sink.parquet_files import FolderStore
 
 SETTING = "SMSPULSE_STREAM_STATUS_MEANINGS"
@@ -80,9 +81,7 @@ def test_a_new_meaning_reaches_days_whose_webhooks_are_not_kept_any_more(
 ) -> None:
     compact_files(data, NEXT_DAY)
     rebuild_base(data, STATUSES, timedelta(days=1))
-    retention.drop_expired_days(
-        data, retention.RetentionSettings(raw_days=1), NEXT_DAY + timedelta(days=9), timedelta()
-    )
+    retention.drop_expired_days(data, RetentionSettings(raw_days=1), NEXT_DAY + timedelta(days=9), timedelta())
     with open_warehouse(data) as connection:
         assert connection.execute("SELECT count(*) FROM raw_webhooks").fetchone() == (0,)
     assert unknown(data) == (25, 40)
