@@ -35,10 +35,12 @@ def test_faults_under_traffic_lose_nothing(real_kafka: None, tmp_path: Path) -> 
 @pytest.mark.parametrize("mutation", ["no-fence", "offsets-outside"])
 def test_a_worker_that_breaks_a_guarantee_is_detected(real_kafka: None, tmp_path: Path, mutation: str) -> None:
     code, output = chaos(tmp_path, "--mutation", mutation)
-    counts = re.search(r"^([\d,]+) lost, ([\d,]+) counted twice, ([\d,]+) wrong$", output, re.MULTILINE)
-    assert counts is not None, output
-    detected = counts[2] if mutation == "no-fence" else counts[1]
-    assert (code, detected == "0") == (1, False), output
+    found = re.search(r"^([\d,]+) lost, ([\d,]+) counted twice, ([\d,]+) wrong$", output, re.MULTILINE)
+    assert found is not None, output
+    lost, twice, wrong = found.groups()
+    # A worker without a fence writes its old results over newer ones. Their records decide which count that changes.
+    detected = {lost, twice, wrong} if mutation == "no-fence" else {lost}
+    assert (code, detected == {"0"}) == (1, False), output
 
 
 @pytest.mark.parametrize("arguments", [["--kills", "6"], ["--kills", "2", "--mutation", "no-fence"]])
