@@ -1,11 +1,13 @@
 """A short chaos run, and mutations that it must detect. `make chaos` is the long run."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from running import LAND_OFTEN
 
 CHAOS = Path(__file__).parents[1] / "chaos" / "chaos.py"
 LANDERS = CHAOS.with_name("landers.py")
@@ -20,6 +22,7 @@ def chaos(tmp_path: Path, *arguments: str) -> tuple[int, str]:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
+        env=os.environ | LAND_OFTEN,
     )
     return done.returncode, done.stdout
 

@@ -16,7 +16,7 @@ from textwrap import dedent
 
 import pytest
 from commands import invoke
-from running import Pipeline, post, start
+from running import LAND_OFTEN, Pipeline, post, start
 
 ROOT = Path(__file__).parents[2]
 GENERATED = {"reference", "notebooks", "decisions"}
@@ -156,7 +156,7 @@ def reader(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("reader")
     for name in ("examples", "notebooks", "monitoring"):
         (folder / name).symlink_to(ROOT / name)
-    running = start(folder / "data", "--broker", "kafka")
+    running = start(folder / "data", "--broker", "kafka", environment=LAND_OFTEN)
     try:
         url = running.source("mygateway")
         example = json.loads((ROOT / "examples" / "webhooks" / "status.json").read_bytes())

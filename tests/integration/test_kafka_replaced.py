@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
-from running import SETTLE_S, Pipeline, post, start
+from running import LAND_OFTEN, SETTLE_S, Pipeline, post, start
 from running_landers import until
 
 from core.topic_ids import TopicIds
@@ -76,7 +76,7 @@ def smspulse(pipeline: Pipeline, *arguments: str) -> subprocess.CompletedProcess
 @contextmanager
 def running(data: Path, broker: str) -> Iterator[Pipeline]:
     """Run a pipeline, and assert that it ends without an error."""
-    pipeline = start(data, "--broker", broker, "--without", "page", "--without", "alerts")
+    pipeline = start(data, "--broker", broker, "--without", "page", "--without", "alerts", environment=LAND_OFTEN)
     try:
         assert (pipeline.find("page"), pipeline.find("alerts")) == (None, None)
         yield pipeline

@@ -21,7 +21,7 @@ from click.testing import Result
 from commands import invoke
 from kafka_segments import segment_records
 from prometheus_client.parser import text_string_to_metric_families
-from running import SETTLE_S, Pipeline, post, start
+from running import LAND_OFTEN, SETTLE_S, Pipeline, post, start
 
 from gateway.number_search import NumberSearch
 from smspulse.processes.children import find_free_port
@@ -53,10 +53,8 @@ def status(sms_id: int, status_id: int, **fields: Any) -> bytes:
 
 @pytest.fixture(scope="module")
 def pipeline(real_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
-    # It lands every second, because tests wait for it, and an idle pipeline costs as much as a busy one.
-    often = {"SMSPULSE_LANDER_FLUSH_INTERVAL_S": "1"}
     arguments = ("--broker", "kafka", "--workers", "2")
-    running = start(tmp_path_factory.mktemp("pipeline") / "data", *arguments, environment=often)
+    running = start(tmp_path_factory.mktemp("pipeline") / "data", *arguments, environment=LAND_OFTEN)
     try:
         yield running
     finally:

@@ -26,6 +26,9 @@ from warehouse.reader import query
 SETTLE_S = 240
 """Longer than any step on a busy machine. It only ends a wait for something that never occurs."""
 
+LAND_OFTEN = {"SMSPULSE_LANDER_FLUSH_INTERVAL_S": "1"}
+"""Environment of a pipeline whose rows a test waits for. An idle pipeline costs as much as a busy one."""
+
 
 def program(name: str) -> str:
     """Return the path of a program. If it is missing, skip the test, or fail if all programs are required."""
