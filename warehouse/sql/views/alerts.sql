@@ -2,8 +2,7 @@
 -- Key: alert_id, fired_at.
 -- Units: times are TIMESTAMPTZ, lasted_s is seconds, ratios are from 0 to 1. Counts and ratios are of the time when it
 --   fired. errors maps status ids to numbers of failed messages. by_channel is of the time when an alert of a narrower
---   scope last fired or ended.
---   resolution is new_normal if a rise lasted so long that it became the baseline.
+--   scope last fired or ended. resolution is new_normal if a rise lasted so long that it became the baseline.
 -- Freshness: as messages. lasted_s of firing alerts is up to now.
 SELECT
     alert_id, kind, scope, source, device_id, channel_id, since, fired_at,

@@ -1,6 +1,5 @@
 -- A row: one message that is newer than the rollups, with sign 1, or the counted version that it replaces, with sign
---   -1.
---   The marts are the sum of the rollups and these rows.
+--   -1. The marts are the sum of the rollups and these rows.
 -- Key: source, sms_id, sign.
 -- Units: as messages.
 -- Freshness: as messages.

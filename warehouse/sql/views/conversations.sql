@@ -2,9 +2,8 @@
 -- Key: source, number.
 -- Units: outgoing and incoming count messages, outgoing ones by their first report, without duplicates. answered counts
 --   outgoing messages with an incoming one before the next outgoing one. response_rate is answered / outgoing, from 0
---   to
---   1. first_reply_s is the seconds from the first answered message to its reply, as both were received.
---   number is a phone number, in one format: personal data.
+--   to 1. first_reply_s is the seconds from the first answered message to its reply, as both were received. number is a
+--   phone number, in one format: personal data.
 -- Freshness: as messages.
 WITH said AS (
     SELECT source, recipient AS number, first_seen_at AS said_at, true AS is_outgoing

@@ -2,9 +2,8 @@
 -- Key: source, day, country, network_prefix.
 -- Units: country is the ISO region of the calling code, the largest if several share one. network_prefix is the longest
 --   prefix, in international form without +, for which the library phonenumbers has a carrier. carrier is the name of
---   the
---   carrier that got it first, for numbers can be ported. All three are null for recipients that are no international
---   number. Counts and rates are as in delivery_hourly.
+--   the carrier that got it first, for numbers can be ported. All three are null for recipients that are no
+--   international number. Counts and rates are as in delivery_hourly.
 -- Freshness: as delivery_hourly.
 SELECT * EXCLUDE (rates), unnest(rates)
 FROM (

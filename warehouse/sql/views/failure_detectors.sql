@@ -1,6 +1,5 @@
 -- A row: a channel, a device or a source whose failures are monitored, and whose detector has changed its state at
---   least
---   once.
+--   least once.
 -- Key: alert_id, that of its alert on failures.
 -- Units: state is learning, quiet, pending or firing. state_since is TIMESTAMPTZ.
 -- Freshness: as messages.

@@ -1,6 +1,5 @@
 -- A row: a stage, and the number of outgoing messages of one source and day (UTC of the first report) that reached it
---   or
---   a later one. So a stage that was not reported loses no message.
+--   or a later one. So a stage that was not reported loses no message.
 -- Key: source, day, place. place is the stage's number from 1: attempted, queued, accepted, sent, delivered.
 -- Units: messages is a count. Both shares are from 0 to 1.
 -- Freshness: as delivery_hourly.

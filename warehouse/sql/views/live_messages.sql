@@ -1,6 +1,5 @@
 -- A row: one message in the newest version that was written after the base files: the largest version, and of equal
---   ones
---   the last written. The view messages combines these with the base files.
+--   ones the last written. The view messages combines these with the base files.
 -- Key: source, sms_id (and so message_key).
 -- Units: as messages. A version in the base files is newer than this one if it exceeds weight.
 -- Freshness: as messages.

@@ -1,5 +1,5 @@
--- A row: one message in the newest version that had been written at a given time. It is a table macro:
---   FROM messages_as_of('2026-11-20 12:00'), in UTC unless the time names a zone.
+-- A row: one message in the newest version that had been written at a given time. It is a table macro: FROM
+--   messages_as_of('2026-11-20 12:00'), in UTC unless the time names a zone.
 -- Key: source, sms_id (and so message_key).
 -- Units: as messages, and so are the columns.
 -- Freshness: of the given time. Records of the stream never change, so the result does not change either.
