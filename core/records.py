@@ -34,7 +34,7 @@
     (`topic:partition:offset`).
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 MAX_OBSERVATIONS: Final = 100
 """Most different reports of one message, the first ones in the order of `sms.raw`. A real message has about five per
@@ -50,6 +50,15 @@ HEADER_SPOOLED: Final = "spooled"
 HEADER_REASON: Final = "reason"
 HEADER_DETAIL: Final = "detail"
 HEADER_ORIGIN: Final = "origin"
+
+
+class WebhookRecord(NamedTuple):
+    """One record of `sms.raw`. `received_at` is in milliseconds since 1970 UTC."""
+
+    key: bytes | None
+    body: bytes
+    headers: list[tuple[str, bytes]]
+    received_at: int
 
 
 def message_key(source: str, sms_id: int) -> bytes:

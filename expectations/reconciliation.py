@@ -20,7 +20,7 @@ from core.topic_ids import TopicIds
 from expectations.catalogue import build_checks, read_resource
 from expectations.measurement import SuiteMeasures, earliest_complete_time, fetch_frame
 from expectations.settings import CheckSettings
-from ingest.sink import ID_BYTES, read_receipts
+from ingest.receipts import ID_BYTES, read_receipts
 from ingest.spool import read_spooled_ids
 from warehouse.landed_files import list_incarnations_by_age
 from warehouse.reader import fetch_rows, open_warehouse

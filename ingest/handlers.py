@@ -22,6 +22,7 @@ from uuid_utils import uuid7
 from core import records
 from core.basic_auth import basic_auth_password
 from core.errors import where_raised
+from core.records import WebhookRecord
 from gateway.errors import Reason, UnreadablePayload
 from gateway.events import MAX_NAME_LENGTH
 from ingest import metrics
@@ -32,7 +33,6 @@ from ingest.request_body import PayloadRedactor, RefusedBodyError, receive_body,
 from ingest.settings import IngestSettings
 from ingest.sink import StoreAndForward
 from ingest.sources import SourceRegistry
-from ingest.webhook_record import WebhookRecord
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("ingest.access")

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import inf
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -20,10 +20,11 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from core.errors import SettingError
 from core.kafka_settings import KafkaSettings
+from core.records import WebhookRecord
 from core.topics import RAW
 from ingest.errors import NotStoredError
+from ingest.receipts import ReceiptLog
 from ingest.spool import WebhookSpool
-from ingest.webhook_record import WebhookRecord
 
 log = logging.getLogger(__name__)
 
@@ -45,17 +46,23 @@ class PendingWebhook(NamedTuple):
     queued_at: float
     stored: asyncio.Future[None]
 
-    def confirm(self) -> None:
-        """Report that it is stored, if a request still waits."""
-        if not self.stored.done():
-            self.stored.set_result(None)
-
     def fail_with(self, error: Exception) -> None:
         """Report that it is not stored, if a request still waits."""
         if not self.stored.done():
             self.stored.set_exception(error)
             # Marks the exception as retrieved, so that asyncio does not log it if no request waits any more.
             self.stored.exception()
+
+
+def confirm_webhooks(stored: Sequence[PendingWebhook], receipts: ReceiptLog) -> None:
+    """Write the receipts of stored webhooks, and report to their requests that they are stored.
+
+    A webhook whose request waits no more gets no receipt, and one that was forwarded has one.
+    """
+    waiting = [pending for pending in stored if not pending.stored.done()]
+    receipts.append_receipts([pending.webhook for pending in waiting if pending.queued_at < inf])
+    for pending in waiting:
+        pending.stored.set_result(None)
 
 
 class PendingQueue:
@@ -141,13 +148,19 @@ class WebhookProducer:
         ack_timeout_s: Seconds for the acknowledgement of a webhook.
         spool: The spool of all processes.
         spool_queue: Gets the unacknowledged webhooks when the producer closes.
+        receipts: Gets the acknowledged webhooks.
 
     Raises:
         SettingError: A TLS file of the settings cannot be read.
     """
 
     def __init__(
-        self, kafka: KafkaSettings, ack_timeout_s: float, spool: WebhookSpool, spool_queue: PendingQueue
+        self,
+        kafka: KafkaSettings,
+        ack_timeout_s: float,
+        spool: WebhookSpool,
+        spool_queue: PendingQueue,
+        receipts: ReceiptLog,
     ) -> None:
         try:
             self._options = kafka.aiokafka_options()
@@ -156,6 +169,7 @@ class WebhookProducer:
             raise SettingError(msg) from error
         self._address = kafka.bootstrap
         self._ack_timeout, self._spool, self._spool_queue = ack_timeout_s, spool, spool_queue
+        self._receipts = receipts
         self._last_message = _LastMessageHandler()
         self._loop = asyncio.get_running_loop()
         self._partitioner = DefaultPartitioner()
@@ -242,8 +256,7 @@ class WebhookProducer:
             request.end_batch()
             queue.sent_at = inf
             sent, queue.sent = queue.sent, []
-            for pending in sent:
-                pending.confirm()
+            confirm_webhooks(sent, self._receipts)
 
     async def _connect_producer(self) -> AIOKafkaProducer:
         """Return a connected producer. Retries without a limit."""

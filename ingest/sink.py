@@ -6,38 +6,26 @@ webhook, of this process or another, all webhooks go through it.
 
 A webhook that was sent when Kafka was lost, or when a forwarding process died, can be in Kafka twice, under one
 ingest_id. The second copy, and every other webhook that went through the spool, has the header `spooled`.
-
-Receipts are the ids of stored webhooks that are answered 202, for the reconciliation:
-
-    {data}/accepted/YYYY-MM-DDTHH/{source}        16 bytes per ingest_id, by the hour (UTC) of the receipt
-
-An id is appended before the answer, so it survives a kill of the process: each answer 202 has its receipt. A receipt
-can be missing for a stored webhook without an answer, if ingest is killed between the two; after an error of the disk,
-which is logged; and after a power failure, because receipts are not fsynced. So a stored webhook can lack a receipt,
-but a webhook with a receipt was stored and must be found.
 """
 
 import asyncio
 import contextlib
 import logging
-import os
-import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from core.kafka_settings import KafkaSettings
 from core.metrics import GaugeFamily
-from core.records import HEADER_INGEST_ID, HEADER_SOURCE, HEADER_SPOOLED
+from core.records import HEADER_SPOOLED, WebhookRecord
 from ingest import metrics
 from ingest.errors import NotStoredError, SpoolError, SpoolFullError
-from ingest.kafka_producer import PendingQueue, PendingWebhook, WebhookProducer
+from ingest.kafka_producer import PendingQueue, PendingWebhook, WebhookProducer, confirm_webhooks
+from ingest.receipts import ReceiptLog
 from ingest.settings import IngestSettings
 from ingest.spool import WebhookSpool
-from ingest.webhook_record import WebhookRecord
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +35,6 @@ _RETRY_EVERY_S: Final = 0.25
 # Time of arrival of forwarded webhooks. They are durable, so their acknowledgement is never late.
 _NEVER_LATE: Final = float("inf")
 _SPOOLED: Final = (HEADER_SPOOLED, b"1")
-
-ID_BYTES: Final = 16
-_FOLDER: Final = "accepted"
-_HOUR_MS: Final = 3_600_000
-_HOUR: Final = "%Y-%m-%dT%H"
-# A day more than the retention of sms.raw in Kafka.
-_KEPT_MS: Final = 8 * 24 * _HOUR_MS
 
 
 class StoreAndForward:
@@ -72,8 +53,8 @@ class StoreAndForward:
     def __init__(self, kafka: KafkaSettings, data: Path, settings: IngestSettings) -> None:
         self._spool = WebhookSpool(data, settings)
         self._spool_queue = PendingQueue()
-        self._producer = WebhookProducer(kafka, settings.ack_timeout_s, self._spool, self._spool_queue)
         self._receipts = ReceiptLog(data)
+        self._producer = WebhookProducer(kafka, settings.ack_timeout_s, self._spool, self._spool_queue, self._receipts)
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         # All writes of the spool run in this thread.
@@ -118,7 +99,6 @@ class StoreAndForward:
         else:
             self._spool_queue.add((pending,))
         await pending.stored
-        self._receipts.append_receipt(webhook)
 
     @contextlib.asynccontextmanager
     async def run_in_background(self) -> AsyncIterator[asyncio.Task[None]]:
@@ -176,8 +156,7 @@ class StoreAndForward:
             self._switch_to_kafka()
             return
         metrics.SPOOLED.inc(len(group))
-        for pending in group:
-            pending.confirm()
+        confirm_webhooks(group, self._receipts)
 
     async def _forward_spool(self) -> NoReturn:
         """Forward the spool whenever Kafka is connected and the spool has webhooks."""
@@ -260,72 +239,3 @@ class StoreAndForward:
 
     async def _run_in_thread(self, work: Any, *arguments: Any, **options: Any) -> Any:
         return await self._loop.run_in_executor(self._thread, partial(work, *arguments, **options))
-
-
-class ReceiptLog:
-    """Writer of receipts. Several processes can share a data folder: each receipt is one appending write."""
-
-    def __init__(self, data: Path) -> None:
-        self._folder = data / _FOLDER
-        self._hour = -1
-        self._files: dict[bytes, int] = {}
-        self._has_logged_error = False
-
-    def append_receipt(self, webhook: WebhookRecord) -> None:
-        """Append the receipt of a stored webhook. Errors are logged and not raised."""
-        headers = dict(webhook.headers)
-        try:
-            os.write(
-                self._open_file(webhook.received_at // _HOUR_MS, headers[HEADER_SOURCE]),
-                bytes.fromhex(headers[HEADER_INGEST_ID].replace(b"-", b"").decode()),
-            )
-            self._has_logged_error = False
-        except OSError as error:
-            if not self._has_logged_error:
-                log.error("receipts cannot be written to %s (%s): reconciliation misses them", self._folder, error)
-            self._has_logged_error = True
-
-    def _open_file(self, hour: int, source: bytes) -> int:
-        if hour != self._hour:
-            self._rotate_hour(hour)
-        file = self._files.get(source)
-        if file is None:
-            path = self._folder / _hour_name(hour) / source.decode()
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file = self._files[source] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        return file
-
-    def _rotate_hour(self, hour: int) -> None:
-        self.close()
-        self._hour = hour
-        oldest = _hour_name(hour - _KEPT_MS // _HOUR_MS)
-        for folder in self._folder.glob("*T*"):
-            if folder.name < oldest:
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def close(self) -> None:
-        """Close its files."""
-        for file in self._files.values():
-            os.close(file)
-        self._files.clear()
-
-
-def read_receipts(data: Path, since: datetime) -> Iterator[tuple[str, datetime, bytes]]:
-    """Yield source, hour and the joined ids, of the hours from `since` on.
-
-    Raises:
-        PermissionError: This user may not read them.
-    """
-    for folder in sorted((data / _FOLDER).glob("*T*")):
-        hour = datetime.strptime(folder.name, _HOUR).replace(tzinfo=UTC)
-        if hour < since.replace(minute=0, second=0, microsecond=0):
-            continue
-        # A glob would skip a folder without permission.
-        for path in sorted(folder.iterdir()):
-            found = path.read_bytes()
-            # The last id can be incomplete, while it is written.
-            yield path.name, hour, found[: len(found) // ID_BYTES * ID_BYTES]
-
-
-def _hour_name(hour: int) -> str:
-    return datetime.fromtimestamp(hour * _HOUR_MS / 1000, UTC).strftime(_HOUR)

@@ -16,6 +16,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import quote
@@ -23,10 +24,9 @@ from urllib.parse import quote
 import orjson
 
 from core.atomic_file import fsync_folder
-from core.records import HEADER_INGEST_ID
+from core.records import HEADER_INGEST_ID, WebhookRecord
 from ingest.errors import SpoolError, SpoolFullError
 from ingest.settings import IngestSettings
-from ingest.webhook_record import WebhookRecord, decode_webhooks, encode_webhooks
 
 # A spool that is emptied holds webhooks for seconds. Both limits leave hours until the default limit is reached.
 _OVERDUE_AGE_S: Final = 300
@@ -154,7 +154,7 @@ class WebhookSpool:
         Raises:
             SpoolFullError: There is no space; nothing was stored, or that is not known.
         """
-        data = encode_webhooks(webhooks)
+        data = _encode_webhooks(webhooks)
         try:
             with self._lock_writes():
                 if unless_empty and _is_spool_empty(self._db):
@@ -181,7 +181,7 @@ class WebhookSpool:
             rows = self._db.execute("SELECT seq, data FROM spool WHERE seq > ? ORDER BY seq", (after,))
             for seq, data in rows:
                 after = seq
-                found += decode_webhooks(data)
+                found += _decode_webhooks(data)
                 if len(found) >= webhooks or len(data) > _LARGE_ROW_BYTES:
                     break
             rows.close()
@@ -211,10 +211,10 @@ class WebhookSpool:
         with _raise_spool_errors(self._folder), self._lock_writes():
             self._db.execute("PRAGMA secure_delete = ON")
             for seq, data in self._db.execute("SELECT seq, data FROM spool ORDER BY seq").fetchall():
-                old = decode_webhooks(data)
+                old = _decode_webhooks(data)
                 new = [*map(change, old)]
                 if new != old:
-                    self._db.execute("UPDATE spool SET data = ? WHERE seq = ?", (encode_webhooks(new), seq))
+                    self._db.execute("UPDATE spool SET data = ? WHERE seq = ?", (_encode_webhooks(new), seq))
                     changed += sum(a != b for a, b in zip(old, new, strict=True))
             self._db.execute("PRAGMA busy_timeout = 5000")
             self._db.execute("VACUUM")
@@ -283,7 +283,7 @@ def read_spooled_ids(data: Path) -> list[str]:
         raise SpoolError(path.parent, os.strerror(errno.EACCES)) from error
     with _raise_spool_errors(path.parent), _open_read_only(path) as db:
         rows = db.execute("SELECT data FROM spool").fetchall()
-        webhooks = [webhook for (data,) in rows for webhook in decode_webhooks(data)]
+        webhooks = [webhook for (data,) in rows for webhook in _decode_webhooks(data)]
     return [dict(webhook.headers)[HEADER_INGEST_ID].decode() for webhook in webhooks]
 
 
@@ -318,3 +318,22 @@ def _connect_spool(path: Path, option: str) -> "contextlib.closing[sqlite3.Conne
 
 def _is_spool_empty(db: sqlite3.Connection) -> bool:
     return db.execute("SELECT 1 FROM spool LIMIT 1").fetchone() is None
+
+
+def _encode_webhooks(webhooks: Sequence[WebhookRecord]) -> bytes:
+    """Return webhooks as one JSON text."""
+    # Latin-1 has one character per byte, so JSON can represent any body exactly.
+    return orjson.dumps([tuple(webhook) for webhook in webhooks], default=methodcaller("decode", "latin-1"))
+
+
+def _decode_webhooks(data: bytes) -> list[WebhookRecord]:
+    """Return the webhooks of a JSON text."""
+    return [
+        WebhookRecord(
+            key.encode("latin-1") if key is not None else None,
+            body.encode("latin-1"),
+            [(name, value.encode("latin-1")) for name, value in headers],
+            received_at,
+        )
+        for key, body, headers, received_at in orjson.loads(data)
+    ]

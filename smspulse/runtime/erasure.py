@@ -16,12 +16,12 @@ from kafka.errors import KafkaError
 from core import records, topics
 from core.errors import SmspulseError
 from core.kafka_settings import KafkaSettings
+from core.records import WebhookRecord
 from core.topic_ids import TopicIds
 from gateway.number_search import NumberSearch
 from ingest.request_body import PayloadRedactor
 from ingest.settings import IngestSettings
 from ingest.spool import WebhookSpool
-from ingest.webhook_record import WebhookRecord
 from smspulse.broker.login import client_properties_path
 from smspulse.runtime.errors import EraseError
 from warehouse.landed_files import list_incarnations_by_age

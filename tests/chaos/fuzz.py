@@ -33,11 +33,11 @@ import uvloop
 from aiohttp import web
 from fuzz_cases import END, KNOWN, LIMIT, PATH, TOKEN, Case, Cases
 
+from core.records import WebhookRecord
 from ingest.errors import NotStoredError
 from ingest.handlers import IngestHandler
 from ingest.settings import IngestSettings
 from ingest.sources import SourceRegistry
-from ingest.webhook_record import WebhookRecord
 
 GROWTH_MB = 16
 SENDERS = 48

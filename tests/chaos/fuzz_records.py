@@ -43,12 +43,12 @@ from warehouse_records import MadeRecord
 from core import records, topics
 from core.errors import where_raised
 from core.kafka_settings import KafkaSettings
+from core.records import WebhookRecord
 from gateway.statuses import STATUSES
 from ingest.handlers import IngestHandler
 from ingest.settings import IngestSettings
 from ingest.sources import SourceRegistry
 from ingest.spool import WebhookSpool
-from ingest.webhook_record import WebhookRecord
 from streams.device_processor import DeviceProcessor
 from streams.failure_baseline import DetectorPolicy
 from streams.lifecycle import EXPIRE_AFTER_MS, LifecycleRules

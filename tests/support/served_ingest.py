@@ -11,12 +11,12 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.metrics import GaugeFamily
+from core.records import WebhookRecord
 from ingest import metrics
 from ingest.errors import NotStoredError
 from ingest.handlers import IngestHandler
 from ingest.settings import IngestSettings
 from ingest.sources import SourceRegistry
-from ingest.webhook_record import WebhookRecord
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "webhooks").glob("*.json"))
 TOKEN = "a-long-secret-token"  # noqa: S105 - used in tests only

@@ -13,9 +13,9 @@ from warehouse_records import at, deadletter, raw, status
 
 from core.alerts import Alert, decode_alert, encode_alert
 from core.kafka_settings import KafkaSettings
+from core.records import WebhookRecord
 from ingest.settings import IngestSettings
 from ingest.spool import SpoolState, WebhookSpool
-from ingest.webhook_record import WebhookRecord
 from smspulse.alerting.alert_state import AlertState
 from smspulse.alerting.evaluator import AlertStateMachine, RuleEvaluator
 from smspulse.alerting.rules import (

@@ -18,6 +18,7 @@ from landing import land_records
 from warehouse_records import MadeRecord
 
 from core.kafka_settings import KafkaSettings
+from core.records import WebhookRecord
 from core.topic_ids import TopicIds
 from core.topics import RAW
 from expectations.reconciliation import (
@@ -28,10 +29,9 @@ from expectations.reconciliation import (
     read_kafka_contents,
 )
 from expectations.settings import CheckSettings
+from ingest.receipts import ID_BYTES, ReceiptLog, read_receipts
 from ingest.settings import IngestSettings
-from ingest.sink import ID_BYTES, ReceiptLog, read_receipts
 from ingest.spool import WebhookSpool
-from ingest.webhook_record import WebhookRecord
 from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.cli.main import cli
@@ -57,7 +57,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open_warehouse(folder) as connection:
         sql = "SELECT source, epoch_ms(received_at), ingest_id FROM raw_webhooks ORDER BY received_at"
         for row in connection.execute(sql).fetchall():
-            receipts.append_receipt(accepted(*row))
+            receipts.append_receipts([accepted(*row)])
     receipts.close()
     return folder
 
@@ -88,7 +88,7 @@ def test_answered_webhooks_are_landed_and_old_hours_are_dropped(data: Path) -> N
 def test_a_missing_webhook_is_named_unless_it_is_in_kafka_or_in_the_spool(data: Path) -> None:
     at = datetime.fromtimestamp(LOST_AT / 1000 + 3600, UTC)
     receipts = ReceiptLog(data)
-    receipts.append_receipt(accepted("acme", LOST_AT, LOST))
+    receipts.append_receipts([accepted("acme", LOST_AT, LOST)])
     receipts.close()
     assert found(data, "accepted_landed", at) == (1, [LOST.replace("-", "")])
     lost = bytes.fromhex(LOST.replace("-", ""))
@@ -191,11 +191,11 @@ def test_an_unreachable_kafka_is_noted_and_is_no_difference(data: Path) -> None:
 
 def test_a_kill_loses_no_receipt(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from ingest.sink import ReceiptLog\n"
-        "from ingest.webhook_record import WebhookRecord\n"
+        "import sys; from pathlib import Path; from ingest.receipts import ReceiptLog\n"
+        "from core.records import WebhookRecord\n"
         "receipts = ReceiptLog(Path(sys.argv[1]))\n"
         f"webhook = WebhookRecord(None, b'', [('source', b'acme'), ('ingest_id', b'{LOST}')], {LOST_AT})\n"
-        "for _ in range(500): receipts.append_receipt(webhook)\n"
+        "for _ in range(500): receipts.append_receipts([webhook])\n"
         "print('appended', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

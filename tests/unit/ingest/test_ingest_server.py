@@ -14,11 +14,11 @@ from served_ingest import EXAMPLES, PATH, STATUS, TOKEN, counter_value, error_of
 
 from core import background_tasks
 from core.kafka_settings import KafkaSettings
+from core.records import WebhookRecord
 from ingest.errors import CannotListenError
 from ingest.server import serve_ingest
 from ingest.settings import IngestSettings
 from ingest.sink import StoreAndForward
-from ingest.webhook_record import WebhookRecord
 
 
 @pytest.mark.parametrize("status", [200, 202, "200", "202"])

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from contextlib import suppress
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,13 +11,14 @@ import pytest
 from aiokafka.partitioner import DefaultPartitioner
 
 from core.kafka_settings import KafkaSettings
+from core.records import WebhookRecord
 from core.topics import RAW
 from ingest import kafka_producer
 from ingest.errors import NotStoredError
-from ingest.kafka_producer import PendingQueue, PendingWebhook, WebhookProducer
-from ingest.webhook_record import WebhookRecord
+from ingest.kafka_producer import PendingQueue, PendingWebhook, WebhookProducer, confirm_webhooks
 
 LEADERS = {0: 1, 1: 1, 2: 2}
+NO_RECEIPTS = SimpleNamespace(append_receipts=lambda _: None)
 
 
 class Batch(list[bytes]):
@@ -91,7 +93,7 @@ async def test_batches_for_a_broker_are_made_when_its_request_is_answered_and_ot
         return True
 
     monkeypatch.setattr(kafka_producer, "AIOKafkaProducer", lambda **_: kafka)
-    ours = WebhookProducer(KafkaSettings(), 60, SimpleNamespace(is_empty=is_empty), PendingQueue())
+    ours = WebhookProducer(KafkaSettings(), 60, SimpleNamespace(is_empty=is_empty), PendingQueue(), NO_RECEIPTS)
     running = asyncio.create_task(ours.run())
     await ours.connected.wait()
     ours.is_open = True
@@ -134,7 +136,7 @@ async def test_what_kafka_has_not_acknowledged_goes_to_the_spool_in_order_when_o
     kafka, queue = Kafka(), PendingQueue()
     spool = SimpleNamespace(is_empty=lambda: True)
     monkeypatch.setattr(kafka_producer, "AIOKafkaProducer", lambda **_: kafka)
-    ours = WebhookProducer(KafkaSettings(), 60, spool, queue)
+    ours = WebhookProducer(KafkaSettings(), 60, spool, queue, NO_RECEIPTS)
     running = asyncio.create_task(ours.run())
     await ours.connected.wait()
     ours.is_open = True
@@ -167,3 +169,22 @@ async def test_what_is_refused_when_nobody_waits_any_more_is_no_error_of_the_log
     )
     gc.collect()
     assert caplog.text == ""
+
+
+async def test_a_stored_webhook_has_its_receipt_before_its_answer_and_a_forwarded_or_abandoned_one_gets_none() -> None:
+    loop, webhook = asyncio.get_running_loop(), WebhookRecord(None, b"{}", [], 0)
+    forwarded, first, abandoned, second = (
+        PendingWebhook(webhook._replace(received_at=number), queued_at, loop.create_future())
+        for number, queued_at in enumerate((inf, 0, 0, 0))
+    )
+    abandoned.stored.cancel()
+    written: list[WebhookRecord] = []
+
+    def append_receipts(webhooks: list[WebhookRecord]) -> None:
+        assert not first.stored.done()
+        assert not second.stored.done()
+        written.extend(webhooks)
+
+    confirm_webhooks([forwarded, first, abandoned, second], SimpleNamespace(append_receipts=append_receipts))
+    assert written == [first.webhook, second.webhook]
+    assert all(pending.stored.done() for pending in (forwarded, first, second))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from core.records import WebhookRecord
 from ingest.errors import SpoolError, SpoolFullError
 from ingest.settings import IngestSettings
 from ingest.spool import WebhookSpool
-from ingest.webhook_record import WebhookRecord
 
 NOW_MS = 4_102_444_800_000  # in the year 2100: younger than any age limit
 

@@ -16,6 +16,7 @@ from warehouse_records import alert, at, deadletter, raw, status, version
 
 from core import topics
 from core.kafka_settings import KafkaSettings
+from core.records import WebhookRecord
 from gateway.errors import UnreadablePayload
 from gateway.events import StatusReport
 from gateway.number_search import NumberSearch
@@ -24,7 +25,6 @@ from gateway.statuses import build_status_table
 from ingest.request_body import PayloadRedactor
 from ingest.settings import IngestSettings
 from ingest.spool import WebhookSpool
-from ingest.webhook_record import WebhookRecord
 from smspulse.cli.main import cli
 from smspulse.runtime import erasure as command
 from smspulse.runtime.erasure import erase_everywhere
