@@ -29,8 +29,6 @@ class CheckSettings(EnvironmentSettings):
     """Share of a source's recent reports whose `senttime` may be after their receipt."""
     max_contradicted_share: Share = 0.1
     """Share of a source's recent messages whose ends may contradict each other."""
-    max_stuck_share: Share = 0.5
-    """Share of a device's recent messages that may be open an hour after their start."""
     min_volume: NonNegativeFloat = 0.5
     """Lowest volume of an hour, relative to the same hour of the last four weeks."""
     max_volume: float = Field(3, ge=1)

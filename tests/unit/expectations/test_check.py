@@ -273,7 +273,7 @@ def test_data_that_lands_during_a_check_is_no_fault(data: Path, monkeypatch: pyt
         return measure(run, suite)
 
     monkeypatch.setattr(MeasurementSession, "measure_suite", landing_between)
-    assert failed(run_checks(data, CheckSettings(), END, suites=("devices", "delivery"))) == {}
+    assert failed(run_checks(data, CheckSettings(), END, suites=("messages", "delivery"))) == {}
 
 
 def test_data_that_lands_between_the_reads_of_two_views_is_no_fault(
@@ -289,7 +289,7 @@ def test_data_that_lands_between_the_reads_of_two_views_is_no_fault(
         return answer
 
     monkeypatch.setattr("expectations.measurement.retry_after_merge", between)
-    assert failed(run_checks(data, CheckSettings(), END, suites=("delivery",))) == {}
+    assert failed(run_checks(data, CheckSettings(), END, suites=("messages", "delivery"))) == {}
     assert landed
 
 
