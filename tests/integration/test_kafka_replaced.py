@@ -88,16 +88,11 @@ def test_runs_of_the_in_memory_broker_and_a_real_kafka_follow_each_other_on_one_
     real_kafka: None, tmp_path: Path
 ) -> None:
     data, sender = tmp_path / "data", Sender()
-    for run, (broker, count) in enumerate([("memory", 20), ("memory", 15), ("kafka", 65), ("memory", 70)]):
+    for broker, count in [("memory", 20), ("kafka", 65), ("memory", 70)]:
         with running(data, broker) as pipeline:
             sender.send(pipeline, count)
             sender.wait_until_in_sql(pipeline)
             sender.assert_all_is_in_sql_once(pipeline)
-            if run == 1:
-                assert pipeline.rows("FROM deadletters") == []
-                checked = smspulse(pipeline, "check")
-                assert checked.returncode == 0, checked.stdout
-    # In-memory brokers return records of aborted transactions, which become dead letters.
     sender.assert_all_is_right(pipeline, "raw", "messages", "delivery")
 
 
@@ -112,7 +107,6 @@ def test_topics_and_stores_are_lost_and_replaced_one_after_the_other(real_kafka:
                 sender.send(pipeline, count)
                 sender.wait_until_in_sql(pipeline)
                 sender.assert_all_is_in_sql_once(pipeline)
-        sender.assert_all_is_right(pipeline)
     shutil.copytree(data / "kafka", copy)
     with running(data, "kafka") as pipeline:
         sender.send(pipeline, 30)
