@@ -6,6 +6,8 @@ new data all the same.
 """
 
 import logging
+import re
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -53,18 +55,18 @@ def publish_views(data: Path) -> Path:
     # A view is bound when it is created: DuckDB needs a file of each dataset then.
     create_seed_files(data)
     refresh_prefixes(data)
-    status_codes.write_status_codes(data, status_codes.load_known_statuses(data))
+    status_codes.record_configured_statuses(data)
     sql = create_folder_statements(data)
     # One process at a time compares and replaces the catalog.
     lock = data / TEMPORARY_FOLDER
     lock.mkdir(exist_ok=True)
     with lock_folder(lock):
-        if _read_fingerprint(path) == _fingerprint(sql):
+        if _read_meta(path).get("fingerprint") == _fingerprint(sql):
             return path
         # Not in the data folder: DuckDB takes a `?` in its path for the beginning of parameters, and creates no file.
         with TemporaryDirectory() as scratch:
             written = Path(scratch) / CATALOG_FILE
-            write_catalog_file(written, sql, str(data))
+            write_catalog_file(written, sql, str(data), earlier=path)
             write_file_atomically(path, written.read_bytes(), scratch=lock)
     _log.info("published %d views in %s", len(VIEWS), path)
     return path
@@ -94,43 +96,61 @@ def read_published_folder(connection: duckdb.DuckDBPyConnection) -> str | None:
     Raises:
         duckdb.Error: The file cannot be read.
     """
-    found = connection.execute("FROM meta")
-    row = dict(zip([column[0] for column in found.description or ()], found.fetchall()[0], strict=True))
-    folder = row.get("folder")
-    return str(folder) if folder else None
+    return _fetch_meta(connection).get("folder") or None
 
 
-def write_catalog_file(path: Path, sql: list[str], folder: str, file_system: Any = None) -> None:
+def write_catalog_file(
+    path: Path, sql: list[str], folder: str, *, earlier: Path | None = None, file_system: Any = None
+) -> None:
     """Write a catalog.
 
     Args:
         path: A path where no file is yet.
         sql: The statements of `create_view_statements`.
         folder: The data folder, or the address of a bucket's, that the views read.
+        earlier: A catalog. If it has the same views, they are copied: to create them takes ten times as long.
         file_system: File system of fsspec that has the files, if they are not on this machine.
 
     Raises:
         OSError: It cannot be written.
     """
+    # Views refer to the folder, and to what maintenance changes, through macros alone.
+    macros = [statement for statement in sql if statement.startswith(("CREATE MACRO", "COMMENT ON MACRO"))]
+    views = _fingerprint([statement for statement in sql if statement not in macros])
+    columns = f"'{_fingerprint(sql)}' AS fingerprint, '{views}' AS views, {quote_sql_text(folder)} AS folder"
     try:
+        has_views = _copy_catalog(earlier, path, views)
         with duckdb.connect() as connection:
             if file_system is not None:
                 connection.register_filesystem(file_system)
+            # Each view is bound when it is created, and reads the seeds again.
+            connection.execute("SET parquet_metadata_cache = true")
             connection.execute(
                 f"ATTACH {quote_sql_text(str(path))} AS published (STORAGE_VERSION '{_STORAGE_VERSION}')"
             )
             connection.execute("USE published")
-            for statement in sql:
-                connection.execute(statement)
-            # Before `meta`, whose columns are not for people.
-            _comment_columns(connection)
-            columns = f"'{_fingerprint(sql)}' AS fingerprint, {quote_sql_text(folder)} AS folder"
-            connection.execute(f"CREATE VIEW meta AS SELECT {columns}")
+            for statement in macros if has_views else sql:
+                connection.execute(re.sub(r"^CREATE MACRO", "CREATE OR REPLACE MACRO", statement))
+            if not has_views:
+                # Before `meta`, whose columns are not for people.
+                _comment_columns(connection)
+            connection.execute(f"CREATE OR REPLACE VIEW meta AS SELECT {columns}")
             # A database that is in use cannot be detached.
             connection.execute("USE memory")
             connection.execute("DETACH published")
     except duckdb.IOException as error:
         raise OSError(" ".join(str(error).split())) from error
+
+
+def _copy_catalog(earlier: Path | None, path: Path, views: str) -> bool:
+    """Copy a catalog that has these views; return whether it has them."""
+    if earlier is None or not earlier.exists():
+        return False
+    shutil.copyfile(earlier, path)
+    if _read_meta(path).get("views") == views:
+        return True
+    path.unlink()
+    return False
 
 
 def _comment_columns(connection: duckdb.DuckDBPyConnection) -> None:
@@ -148,13 +168,17 @@ def _fingerprint(sql: list[str]) -> str:
     return hash_statements([*sql, read_column_file()])
 
 
-def _read_fingerprint(path: Path) -> str | None:
+def _fetch_meta(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    found = connection.execute("FROM meta")
+    return dict(zip([column[0] for column in found.description or ()], found.fetchall()[0], strict=True))
+
+
+def _read_meta(path: Path) -> dict[str, str]:
+    """Return what a catalog says about itself; nothing if it is missing, damaged, locked or from another release."""
     if not path.exists():
-        return None
+        return {}
     try:
         with duckdb.connect(path, read_only=True) as connection:
-            row = connection.execute("SELECT fingerprint FROM meta").fetchone()
+            return _fetch_meta(connection)
     except duckdb.Error:
-        # It is damaged, locked by a writer, or from another release. It is replaced in any case.
-        return None
-    return str(row[0]) if row else None
+        return {}

@@ -108,9 +108,9 @@ def _open_folder_views(folder: Path, *, is_private: bool) -> duckdb.DuckDBPyConn
     # The views name files by absolute path, in the folder from which this one was copied or moved. The new catalog is
     # deleted once it is open: DuckDB does not need its name any more.
     with TemporaryDirectory() as scratch:
-        path = Path(scratch) / CATALOG_FILE
+        earlier, path = path, Path(scratch) / CATALOG_FILE
         try:
-            write_catalog_file(path, create_folder_statements(folder), str(folder))
+            write_catalog_file(path, create_folder_statements(folder), str(folder), earlier=earlier)
         except OSError as error:
             raise StaleViewsError(folder) from error
         connection = _open_catalog_file(path, is_private=is_private)

@@ -43,6 +43,17 @@ def parse_configured_statuses() -> Mapping[int, StatusCode]:
     return build_status_table(parse_status_meanings(WarehouseSettings().status_meanings or ""))
 
 
+def record_configured_statuses(data: Path) -> None:
+    """Write the meaning of each status id, if this process has the setting, or if there is no file yet.
+
+    Raises:
+        SettingError: The setting is invalid.
+        OSError: The data folder is not writable.
+    """
+    if WarehouseSettings().status_meanings is not None or not _status_codes_path(data).exists():
+        write_status_codes(data, parse_configured_statuses())
+
+
 def write_status_codes(data: Path, statuses: Mapping[int, StatusCode]) -> None:
     """Write the meaning of each status id, if the file has other meanings.
 

@@ -46,7 +46,7 @@ def test_a_worker_that_breaks_a_guarantee_is_detected(real_kafka: None, tmp_path
     assert (code, detected == {"0"}) == (1, False), output
 
 
-@pytest.mark.parametrize("arguments", [["--kills", "6"], ["--kills", "2", "--mutation", "no-fence"]])
+@pytest.mark.parametrize("arguments", [["--kills", "3"], ["--kills", "2", "--mutation", "no-fence"]])
 def test_concurrent_landers_that_are_killed_land_each_record_once_and_need_the_fence_for_it(
     real_kafka: None, arguments: list[str]
 ) -> None:

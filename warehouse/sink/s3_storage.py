@@ -78,12 +78,11 @@ class BucketStore:
             folder = Path(scratch)
             create_seed_files(folder)
             refresh_prefixes(folder)
-            status_codes.write_status_codes(folder, status_codes.load_known_statuses(folder))
+            status_codes.record_configured_statuses(folder)
             # DuckDB binds the views to the seeds in the folder. In the bucket, it would read all landed objects.
             sql = create_view_statements(self.url, incarnation_order=self._list_incarnations_by_age())
-            catalog.write_catalog_file(
-                folder / catalog.CATALOG_FILE, sql, self.url, _BucketFileSystem(self.url, scratch)
-            )
+            file_system = _BucketFileSystem(self.url, scratch)
+            catalog.write_catalog_file(folder / catalog.CATALOG_FILE, sql, self.url, file_system=file_system)
             made = [path for path in folder.rglob("*") if path.is_file() and TEMPORARY_FOLDER not in path.parts]
             for path in made:
                 key, content = path.relative_to(folder).as_posix(), path.read_bytes()

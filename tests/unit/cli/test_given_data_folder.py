@@ -84,7 +84,10 @@ def test_a_command_that_writes_to_a_moved_folder_publishes_its_views_for_any_duc
 
 def test_a_moved_folder_of_another_version_is_refused_with_the_command_that_publishes_its_views(original: Path) -> None:
     data = moved(original)
-    shutil.rmtree(data / "webhooks")  # as of a version without this dataset
+    # As of a version with other views, and without this dataset.
+    shutil.rmtree(data / "webhooks")
+    with duckdb.connect(data / catalog.CATALOG_FILE) as connection:
+        connection.execute(f"CREATE OR REPLACE VIEW meta AS SELECT 'others' AS views, '{original}' AS folder")
     with pytest.raises(StaleViewsError, match="run `smspulse compact` on it once"):
         query(data, "FROM messages")
     assert smspulse("compact", "--data", str(data)).exit_code == 0
