@@ -43,7 +43,7 @@ chaos: setup ## kill processes under load and compare with the ground truth; ARG
 outage: setup ## take Kafka away from ingest for ten minutes; ARGS="--seconds 60 --kills 10 --processes 2"
 	@$(BIN)/python tests/chaos/outage.py $(ARGS)
 
-chaos-landers: setup ## kill one of two landers a thousand times; ARGS="--kills 50 --rivals"
+chaos-landers: setup ## kill one of two landers a thousand times; ARGS="--kills 50 --concurrent"
 	@$(BIN)/python tests/chaos/landers.py $(ARGS)
 
 fuzz: setup ## send ingest a million requests that no gateway sends, then run fuzz-records; ARGS="--requests 10000"

@@ -30,7 +30,7 @@ REASON_TOO_MANY: Final = "too_many_reports"
 _BYTES_PER_MESSAGE: Final = 1024
 # A time in milliseconds has 13 digits.
 _MAX_DIGITS: Final = 16
-# The state of a message without an end. Its last status tells more, and does not matter here.
+# The state of a message without an end. Its last status has more detail, which does not matter here.
 _OPEN: Final = "open"
 _NO_END: Final = (None, _OPEN)
 _EXPIRED, _INCOMING = Outcome.EXPIRED.value, Outcome.INCOMING.value

@@ -185,7 +185,7 @@ def build_receivers(settings: AlertSettings, session: aiohttp.ClientSession) -> 
     if settings.webhook:
         clients["webhook"] = AlertWebhookClient(session, settings)
     for number, url in enumerate(settings.apprise_urls, 1):
-        # The URL holds secrets, and a group's name is visible to all users of Kafka. 48 bits tell a few URLs apart.
+        # The URL holds secrets, and a group's name is visible to all users of Kafka. 48 bits distinguish a few URLs.
         clients[f"apprise-{hashlib.sha256(url.encode()).hexdigest()[:12]}"] = AppriseClient(settings, number)
     return clients
 

@@ -1,9 +1,9 @@
 """Kill one of two landers at random moments under traffic, many times, and compare the landed files with Kafka.
 
     make chaos-landers                             1,000 kills
-    make chaos-landers ARGS="--kills 50 --rivals"
+    make chaos-landers ARGS="--kills 50 --concurrent"
 
-The landers share the partitions by their consumer group. With `--rivals`, each has its own group, so both hold all
+The landers share the partitions by their consumer group. With `--concurrent`, each has its own group, so both hold all
 partitions and write the same ranges. The kills then begin after one lander has found a range that the other one landed.
 
 Exits with 0 if each record landed once, with 1 if any did not, with 2 if the run failed.
@@ -157,14 +157,14 @@ class Traffic:
 class Landers:
     """Two landers of one data folder, each restarted after a kill."""
 
-    def __init__(self, data: Path, kafka: KafkaSettings, mutation: str, *, rivals: bool) -> None:
+    def __init__(self, data: Path, kafka: KafkaSettings, mutation: str, *, concurrent: bool) -> None:
         # Forked from a process that has imported everything, so a start takes milliseconds.
         self._context = multiprocessing.get_context("forkserver")
         self._data, self._kafka, self._mutation = data, kafka, mutation
         self._settings = [
             LanderSettings(
                 data=data,
-                group=f"rival-{number}" if rivals else "landers",
+                group=f"concurrent-{number}" if concurrent else "landers",
                 instance=f"lander-{number}",
                 flush_interval_s=0.1,
                 session_timeout_s=6,
@@ -272,10 +272,10 @@ def run(options: argparse.Namespace, folder: Path) -> int:
     catalog.publish_views(data)
     halves = 0
     with kafka_in(folder) as kafka:
-        landers = Landers(data, kafka, options.mutation, rivals=options.rivals)
+        landers = Landers(data, kafka, options.mutation, concurrent=options.concurrent)
         try:
             with Traffic(kafka, options.rate) as traffic:
-                if options.rivals:
+                if options.concurrent:
                     landers.meet()
                 for number in range(1, options.kills + 1):
                     halves += landers.kill(rng.randrange(2), rng.uniform(0, _LIFE_S))
@@ -300,7 +300,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--rate", type=int, default=2000, help="webhooks a second")
-    parser.add_argument("--rivals", action="store_true", help="two groups: each lander holds every partition")
+    parser.add_argument("--concurrent", action="store_true", help="two groups: each lander holds every partition")
     parser.add_argument("--mutation", choices=["none", "no-fence"], default="none", help="an injected fault")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()

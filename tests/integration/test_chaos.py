@@ -51,7 +51,7 @@ def test_concurrent_landers_that_are_killed_land_each_record_once_and_need_the_f
     real_kafka: None, arguments: list[str]
 ) -> None:
     done = subprocess.run(
-        [sys.executable, LANDERS, "--rivals", "--rate", "500", *arguments],
+        [sys.executable, LANDERS, "--concurrent", "--rate", "500", *arguments],
         stdout=subprocess.PIPE,
         text=True,
         check=False,

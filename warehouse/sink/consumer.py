@@ -282,7 +282,7 @@ class ParquetLander:
                 self._partitions.drop_buffer(key)
             elif earliest > buffer.next_offset:
                 self._report_lost_records(key, buffer.next_offset, earliest)
-                # The range still begins where the last one ended, so that rivals meet in one file name.
+                # The range still begins where the last one ended, so that concurrent landers meet in one file name.
                 buffer.next_offset = earliest
         self._seek_to_buffer_ends()
 

@@ -10,8 +10,9 @@ record, because offsets of aborted or compacted records and of transaction marke
 `next`, the offset after the last record, and the identity of that record (`warehouse.sink.range_metadata`).
 
 A file is written outside the folders that readers list, made durable, and linked into place under a name that must not
-exist yet. So it is complete as soon as it is visible, and of rivals that begin a range at the same place one wins. The
-date is that of the first record's Kafka timestamp, in UTC. It is the same for every rival that reads the same records.
+exist yet. So it is complete as soon as it is visible, and one of the concurrent landers that begin a range at the same
+place wins. The date is that of the first record's Kafka timestamp, in UTC. It is the same for every lander that reads
+the same records.
 
 Merged files (`warehouse.maintenance.compaction`) have the `start` of the last of their ranges in the name, and a mark
 after it. So the largest name of a log still shows where to go on, and that earlier ranges were landed.
@@ -90,8 +91,8 @@ def land_rows(data: Path, start: int, table: pa.Table) -> Path:
         with open_folder_descriptor(folder.parent) as descriptor:
             # No folder is exchanged for a merged one meanwhile.
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-            # Exclusive creation alone does not exclude rivals. After a merge, a rival's range has no file of its own.
-            # After retention, its first record can be of another day.
+            # Exclusive creation alone does not exclude concurrent landers: after a merge, their range has no file of
+            # its own. After retention, its first record can be of another day.
             last = find_newest_file(folder.parent, log)
             if last is not None and last.name >= name[: -len(".parquet")]:
                 raise OvertakenError(last)

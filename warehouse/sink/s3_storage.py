@@ -1,9 +1,9 @@
 """A data folder in an object store: `s3://bucket/prefix`, on S3 or a compatible service.
 
 Objects have the names of a folder's files (`warehouse.sink.parquet_files`), and are seen complete or not at all.
-`If-None-Match` creates them, so that of rivals that begin a range at the same place one wins. Nothing in a bucket can
-be exchanged in one step, so nothing is merged, rebuilt, dropped or erased there. The AWS_ variables have login and
-endpoint.
+`If-None-Match` creates them, so that one of the concurrent landers that begin a range at the same place wins. Nothing
+in a bucket can be exchanged in one step, so nothing is merged, rebuilt, dropped or erased there. The AWS_ variables
+have login and endpoint.
 """
 
 import io
@@ -156,7 +156,7 @@ class BucketStore:
         sink = io.BytesIO()
         parquet_files.write_range_file(table, sink)
         with _translate_store_errors(self.url):
-            # A rival that read another first record has the range in another folder, of about the same date.
+            # A lander that read another first record has the range in another folder, of about the same date.
             since = self._newest_day_folders.get(log)
             day_before = f"date={date.fromisoformat(since[5:]) - _DAY}" if since else ""
             if concurrent_object := self._find_newest_object(log, day_before, place.stem):

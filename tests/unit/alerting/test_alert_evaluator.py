@@ -215,8 +215,8 @@ def evaluation(
 
 
 async def test_an_evaluator_continues_from_the_topic(kafka: KafkaSettings) -> None:
-    amiss, times = [finding("stuck_messages")], iter(range(0, 9_000_000, 400))
-    (id_,) = (each.alert.id for each in amiss)
+    findings, times = [finding("stuck_messages")], iter(range(0, 9_000_000, 400))
+    (id_,) = (each.alert.id for each in findings)
 
     async def run(phase: str) -> list[Alert]:
         """Run from the state in the topic until an alert is in a phase; return the alert."""
@@ -225,7 +225,7 @@ async def test_an_evaluator_continues_from_the_topic(kafka: KafkaSettings) -> No
             state.update_alert(record.alert)
         feed, witness = AlertFeed(state, {}), AlertTopicReader(kafka, "witness")
         written = [each.alert for each in witness.read_existing()]
-        async with running(feed.follow_topic(reader), evaluation(feed, amiss, AlertTopicWriter(kafka), times)):
+        async with running(feed.follow_topic(reader), evaluation(feed, findings, AlertTopicWriter(kafka), times)):
             while [each.phase for each in written][-1:] != [phase]:
                 written += [each.alert for each in await asyncio.to_thread(witness.read_new)]
             await wait_until(lambda: sum(feed.offsets.values()) == len(written))
@@ -234,7 +234,7 @@ async def test_an_evaluator_continues_from_the_topic(kafka: KafkaSettings) -> No
 
     first = await run("firing")
     assert [(each.phase, each.changed_at) for each in first] == [("pending", at(0)), ("firing", at(400))]
-    amiss.clear()
+    findings.clear()
     *_, ended = await run("resolved")
     assert (ended.phase, ended.fired_at) == ("resolved", at(400))
 

@@ -1,4 +1,4 @@
-"""Background work ends neither unobserved nor for good."""
+"""Background work does not end unobserved, and is started again."""
 
 import asyncio
 import logging

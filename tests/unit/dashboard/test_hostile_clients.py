@@ -94,7 +94,7 @@ async def test_more_halves_of_requests_than_open_files_hang_nothing_and_fill_no_
             waited, problem = await ask(port, REQUEST, b" 200 ")
             assert problem == ""
         else:
-            # Nobody can tell who is of good will. But each half is closed when it is late.
+            # A well-meaning client looks the same. But each half is closed when it is late.
             async with asyncio.timeout(120):
                 while (await ask(port, REQUEST, b" 200 "))[1]:  # noqa: ASYNC110 - no event is there
                     await asyncio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""What goes to Kafka when, with a Kafka that answers when it is told to."""
+"""The order and batches of what goes to Kafka, with a Kafka whose answers the test controls."""
 
 import asyncio
 import gc

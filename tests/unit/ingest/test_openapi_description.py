@@ -10,7 +10,7 @@ from served_ingest import TOKEN, receiving
 VALID = f'[parameters]\n"path.source" = "acme"\n"path.token" = "{TOKEN}"\n'
 
 
-@pytest.mark.parametrize("parameters", ["", VALID], ids=["strangers", "a source"])
+@pytest.mark.parametrize("parameters", ["", VALID], ids=["untrusted clients", "a source"])
 async def test_every_answer_is_as_described(tmp_path: Path, parameters: str) -> None:
     (tmp_path / "schemathesis.toml").write_text(parameters)
     async with receiving(tmp_path) as running:

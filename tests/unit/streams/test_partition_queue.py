@@ -1,4 +1,4 @@
-"""What a worker does with its runs while the group is balanced anew."""
+"""Runs of a worker while its group is rebalanced."""
 
 import asyncio
 from collections.abc import Sequence

@@ -124,7 +124,7 @@ def test_the_health_of_a_device_is_held_against_its_own_past_and_its_fleet(data:
     numbers = count()
 
     def sent(device: int, hours_ago: float, *outcomes: str, **fields: Any) -> list[MadeRecord]:
-        # From the middle of an hour: hours of the past are told apart by the clock's.
+        # From the middle of an hour: hours of the past differ from the clock's.
         seconds = (present() + NOON / 1000) // HOUR * HOUR - NOON / 1000 - (hours_ago - 0.5) * HOUR
         return [version(0, next(numbers), o, seconds=seconds, device_id=device, **fields) for o in outcomes]
 

@@ -65,7 +65,7 @@ def test_many_at_once_land_a_range_once(tmp_path: Path) -> None:
     barrier = threading.Barrier(8)
     outcomes: list[str] = []
 
-    def rival(count: int) -> None:
+    def land_concurrently(count: int) -> None:
         barrier.wait()
         try:
             land_records(tmp_path, 0, webhooks(0, count))
@@ -73,7 +73,7 @@ def test_many_at_once_land_a_range_once(tmp_path: Path) -> None:
         except OvertakenError:
             outcomes.append("overtaken")
 
-    threads = [threading.Thread(target=rival, args=(count,)) for count in range(1, 9)]
+    threads = [threading.Thread(target=land_concurrently, args=(count,)) for count in range(1, 9)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,4 +1,4 @@
-"""A bucket as the data folder: one range is one object, once; views read it; what is amiss is said in a line."""
+"""A bucket as the data folder: one range is one object, once; views read it; a problem gets one line."""
 
 import sys
 import threading
@@ -107,7 +107,7 @@ def test_many_at_once_land_a_range_once(url: str) -> None:
     barrier = threading.Barrier(6)
     outcomes: list[str] = []
 
-    def rival() -> None:
+    def land_concurrently() -> None:
         bucket = BucketStore(url)
         barrier.wait()
         try:
@@ -116,7 +116,7 @@ def test_many_at_once_land_a_range_once(url: str) -> None:
         except OvertakenError:
             outcomes.append("overtaken")
 
-    threads = [threading.Thread(target=rival) for _ in range(6)]
+    threads = [threading.Thread(target=land_concurrently) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:

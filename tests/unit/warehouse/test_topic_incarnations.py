@@ -231,7 +231,7 @@ def lived(topic: str, steps: list[Step], *, is_old_release: bool = False) -> His
 
 def assert_complete(history: History) -> None:
     assert not history.unlanded()
-    # Without the rows that retention or Kafka's compaction has dropped, nobody can tell, and nothing may be lost.
+    # Without the rows that retention or Kafka's compaction has dropped, it cannot be decided, and nothing may be lost.
     if not history.has_dropped_rows and not history.superseded:
         assert len(history.landed) == len(set(history.landed))
     count = len(history.landed)

@@ -14,7 +14,7 @@ ANTI JOIN (
     SELECT origin_offset AS "offset", ingest_id FROM deadletters_files
     WHERE origin_topic = 'sms.raw' AND origin_partition = getvariable('partition') AND reason = 'wrong_key'
 ) AS misplaced
-    -- Several incarnations of the topic have a record at this offset: the webhook's id tells them apart.
+    -- Several incarnations of the topic have a record at this offset: the webhook's id distinguishes them.
     ON misplaced."offset" = raw_files."offset" AND misplaced.ingest_id IS NOT DISTINCT FROM raw_files.ingest_id
 WHERE
     "partition" = getvariable('partition') AND kind = 'status' AND source IS NOT NULL AND reported_at >= getvariable('start')

@@ -58,7 +58,7 @@ touched_messages AS (
     WHERE coalesce(time_bucket(INTERVAL 1 HOUR, first_seen_at) IN (SELECT hour FROM touched), false)
 ),
 
-heard AS (
+last_reports AS (
     SELECT source, device_id, max(last_seen_at) AS last_seen_at, min(oldest_open_at) AS oldest_open_at
     FROM (
         FROM rollup('delivery')
@@ -79,5 +79,5 @@ SELECT
     epoch(now()) - epoch(last_seen_at) AS quiet_s,
     usual_quiet_s, errors, open, oldest_open_at
 FROM counted
-INNER JOIN heard USING (source, device_id)
+INNER JOIN last_reports USING (source, device_id)
 LEFT JOIN fleet USING (source)

@@ -30,7 +30,7 @@ received AS (
     GROUP BY source, day
 ),
 
-told AS (
+reported AS (
     SELECT
         source,
         day,
@@ -43,4 +43,4 @@ told AS (
 
 SELECT received.*, reordered, late, contradicted
 FROM received
-LEFT JOIN told USING (source, day)
+LEFT JOIN reported USING (source, day)
