@@ -84,47 +84,41 @@ def running(data: Path, broker: str) -> Iterator[Pipeline]:
         assert pipeline.stop() == 0
 
 
-def test_runs_of_the_in_memory_broker_and_a_real_kafka_follow_each_other_on_one_folder(
+def test_brokers_topics_and_stores_are_replaced_and_lost_one_after_the_other_on_one_folder(
     real_kafka: None, tmp_path: Path
 ) -> None:
-    data, sender = tmp_path / "data", Sender()
-    for broker, count in [("memory", 20), ("kafka", 65), ("memory", 70)]:
-        with running(data, broker) as pipeline:
-            sender.send(pipeline, count)
-            sender.wait_until_in_sql(pipeline)
-            sender.assert_all_is_in_sql_once(pipeline)
-    sender.assert_all_is_right(pipeline, "raw", "messages", "delivery")
-
-
-def test_topics_and_stores_are_lost_and_replaced_one_after_the_other(real_kafka: None, tmp_path: Path) -> None:
     data, copy, sender = tmp_path / "data", tmp_path / "copy", Sender()
-    with running(data, "kafka") as pipeline:
-        sender.send(pipeline, 60)
+
+    def send_and_compare(pipeline: Pipeline, count: int) -> None:
+        sender.send(pipeline, count)
         sender.wait_until_in_sql(pipeline)
+        sender.assert_all_is_in_sql_once(pipeline)
+
+    with running(data, "memory") as pipeline:
+        send_and_compare(pipeline, 20)
+    with running(data, "kafka") as pipeline:
+        send_and_compare(pipeline, 60)
         for topics in ([RAW], [RAW, MESSAGES]):
             recreate_topics(pipeline, topics)
             for count in (100, 5):
-                sender.send(pipeline, count)
-                sender.wait_until_in_sql(pipeline)
-                sender.assert_all_is_in_sql_once(pipeline)
+                send_and_compare(pipeline, count)
     shutil.copytree(data / "kafka", copy)
     with running(data, "kafka") as pipeline:
-        sender.send(pipeline, 30)
-        sender.wait_until_in_sql(pipeline)
+        send_and_compare(pipeline, 30)
     # Kafka's store is replaced by an older copy.
     shutil.rmtree(data / "kafka")
     shutil.move(copy, data / "kafka")
     with running(data, "kafka") as pipeline:
-        sender.send(pipeline, 50)
-        sender.wait_until_in_sql(pipeline)
-        sender.assert_all_is_in_sql_once(pipeline)
+        send_and_compare(pipeline, 50)
     # Both stores are lost.
     shutil.rmtree(data / "kafka")
     shutil.rmtree(data / "state")
     with running(data, "kafka") as pipeline:
-        sender.send(pipeline, 125)
-        sender.wait_until_in_sql(pipeline)
-        sender.assert_all_is_right(pipeline)
+        send_and_compare(pipeline, 125)
+        # Not those of dead letters: in-memory brokers return records of aborted transactions, which become some.
+        sender.assert_all_is_right(pipeline, "raw", "messages", "delivery", "reconciliation")
+    with running(data, "memory") as pipeline:
+        send_and_compare(pipeline, 70)
 
 
 def recreate_topics(pipeline: Pipeline, topics: list[str]) -> None:

@@ -378,7 +378,7 @@ def test_a_demo_without_java_next_to_sources_of_the_same_names_uses_the_in_memor
     data = tmp_path / "data"
     add_source(data, "demo")
     done = subprocess.run(
-        [*UP, "--demo", "--for", "8", "--data", str(data), "--port", str(find_free_port())],
+        [*UP, "--demo", "--for", "30", "--data", str(data), "--port", str(find_free_port())],
         env=environment(SMSPULSE_INGEST_SOURCES="mine=a-token-of-the-user", PATH=str(tmp_path)),
         capture_output=True,
         text=True,
