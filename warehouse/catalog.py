@@ -8,6 +8,7 @@ new data all the same.
 import logging
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -25,7 +26,7 @@ from warehouse.landed_files import list_incarnations_by_age
 from warehouse.rollups import first_uncounted_date, has_current_rollups
 from warehouse.small_datasets import create_seed_files, refresh_prefixes
 from warehouse.sql_text import hash_statements, quote_sql_text
-from warehouse.views import VIEWS, create_view_statements
+from warehouse.views import CHANGING_VIEWS, VIEWS, create_view_statements
 from warehouse.watermark import unmerged_versions_condition
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ CATALOG_FILE: Final = "smspulse.duckdb"
 
 # DuckDB 1.2 can open this format. Older versions, and tools built on them, cannot open the default one of DuckDB 2.0.
 _STORAGE_VERSION: Final = "v1.2.0"
+
+# Statements that refer to the folder, or to what maintenance has written. All others are those of the release.
+_CHANGING_STATEMENT: Final = re.compile(rf"(CREATE|COMMENT ON) (MACRO|VIEW ({'|'.join(CHANGING_VIEWS)}) )")
 
 
 def publish_views(data: Path) -> Path:
@@ -108,15 +112,14 @@ def write_catalog_file(
         path: A path where no file is yet.
         sql: The statements of `create_view_statements`.
         folder: The data folder, or the address of a bucket's, that the views read.
-        earlier: A catalog. If it has the same views, they are copied: to create them takes ten times as long.
+        earlier: A catalog. If it has the same views, they are copied: to create them takes five times as long.
         file_system: File system of fsspec that has the files, if they are not on this machine.
 
     Raises:
         OSError: It cannot be written.
     """
-    # Views refer to the folder, and to what maintenance changes, through macros alone.
-    macros = [statement for statement in sql if statement.startswith(("CREATE MACRO", "COMMENT ON MACRO"))]
-    views = _fingerprint([statement for statement in sql if statement not in macros])
+    changing = [statement for statement in sql if _CHANGING_STATEMENT.match(statement)]
+    views = _fingerprint([statement for statement in sql if statement not in changing])
     columns = f"'{_fingerprint(sql)}' AS fingerprint, '{views}' AS views, {quote_sql_text(folder)} AS folder"
     try:
         has_views = _copy_catalog(earlier, path, views)
@@ -129,11 +132,10 @@ def write_catalog_file(
                 f"ATTACH {quote_sql_text(str(path))} AS published (STORAGE_VERSION '{_STORAGE_VERSION}')"
             )
             connection.execute("USE published")
-            for statement in macros if has_views else sql:
-                connection.execute(re.sub(r"^CREATE MACRO", "CREATE OR REPLACE MACRO", statement))
-            if not has_views:
-                # Before `meta`, whose columns are not for people.
-                _comment_columns(connection)
+            for statement in changing if has_views else sql:
+                connection.execute(re.sub("^CREATE", "CREATE OR REPLACE", statement))
+            # Before `meta`, whose columns are not for people.
+            _comment_columns(connection, CHANGING_VIEWS if has_views else VIEWS)
             connection.execute(f"CREATE OR REPLACE VIEW meta AS SELECT {columns}")
             # A database that is in use cannot be detached.
             connection.execute("USE memory")
@@ -153,12 +155,13 @@ def _copy_catalog(earlier: Path | None, path: Path, views: str) -> bool:
     return False
 
 
-def _comment_columns(connection: duckdb.DuckDBPyConnection) -> None:
-    """Give each column of each view its description, which DuckDB's and other tools show."""
+def _comment_columns(connection: duckdb.DuckDBPyConnection, views: Sequence[str]) -> None:
+    """Give each column of these views its description, which DuckDB's and other tools show."""
     columns = connection.execute("SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal").fetchall()
     statements = [
         f'COMMENT ON COLUMN {view}."{column}" IS {quote_sql_text(describe_column(view, column))}'
         for view, column in columns
+        if view in views
     ]
     # In one transaction, which takes a fraction of the time of one for each.
     connection.execute("; ".join(["BEGIN", *statements, "COMMIT"]))

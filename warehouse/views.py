@@ -20,6 +20,9 @@ VIEWS: Final = (
 )
 """Every view, after those that it reads."""
 
+CHANGING_VIEWS: Final = ("messages_by_day", "changes")
+"""Views whose SQL depends on whether there are base files and rollups."""
+
 MACROS: Final = {"messages_as_of": "moment"}
 """Every table macro that people use, with its parameter."""
 

@@ -28,7 +28,10 @@ def contents(path: Path) -> list[Any]:
 
 def statements(data: Path, offset: int) -> list[str]:
     """Return the statements of a folder whose base files hold all versions up to an offset."""
-    return create_view_statements(data, f'"offset" >= {offset}', incarnation_order=[f"topic{offset}"])
+    unmerged = f'"offset" >= {offset}' if offset % 3 else "true"
+    return create_view_statements(
+        data, unmerged, has_rollups=offset % 2 == 0, incarnation_order=[f"topic{offset}"] * (offset > 0)
+    )
 
 
 def test_a_catalog_made_from_the_last_one_many_times_equals_a_new_one_and_does_not_grow(
