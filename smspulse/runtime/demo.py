@@ -107,7 +107,7 @@ async def run_demo(data: Path, seconds: float | None, console: Console, url: str
 
 
 async def _simulate_traffic(url: str, truth: Path, seconds: float | None) -> None:
-    from smspulse.simulator.client import run_simulation  # noqa: PLC0415 - aiohttp
+    from smspulse.simulator.client import Simulation  # noqa: PLC0415 - aiohttp
     from smspulse.simulator.scenarios import generate_scenarios  # noqa: PLC0415 - heavy
 
     # Each run has its own ids: messages of two runs under one id would differ from their truth.
@@ -115,7 +115,7 @@ async def _simulate_traffic(url: str, truth: Path, seconds: float | None) -> Non
     stop = asyncio.Event()
     if seconds is not None:
         asyncio.get_running_loop().call_later(max(seconds - _DEMO_GRACE_S - _DEMO_LANDING_S, 1), stop.set)
-    await run_simulation(
+    await Simulation(
         url,
         generate_scenarios(seed, None, DEMO_BEHAVIOUR),
         rate=DEMO_RATE,
@@ -124,7 +124,7 @@ async def _simulate_traffic(url: str, truth: Path, seconds: float | None) -> Non
         max_delay_s=DEMO_LONGEST_DELAY_S,
         stop=stop,
         grace_s=_DEMO_GRACE_S,
-    )
+    ).run()
 
 
 def _read_delivery_rates(data: Path, source: str) -> tuple[Table, str]:
