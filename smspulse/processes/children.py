@@ -10,6 +10,7 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ _LOWEST_PORT: Final = 10_000
 _LINUX_CLIENTS: Final = 32_768
 # All tries fail only on a machine with hardly a free port.
 _MAX_PORT_TRIES: Final = 100
+_POLL_INTERVAL_S: Final = 0.1
 # From linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -136,6 +138,16 @@ def find_listen_error(port: int, host: str = LOOPBACK) -> OSError | None:
             # A name can have an address of a family that this machine does not use.
             absent.append(error)
     return absent[-1] if len(absent) == len(addresses) else None
+
+
+async def wait_while(find_problem: Callable[[], object], patience_s: float) -> object:
+    """Wait until a function finds no problem; return the problem that is left after so many seconds, or None."""
+    deadline = time.monotonic() + patience_s
+    while problem := find_problem():
+        if time.monotonic() >= deadline:
+            return problem
+        await asyncio.sleep(_POLL_INTERVAL_S)
+    return None
 
 
 def find_free_port(preferred: int = 0, host: str = LOOPBACK) -> int:
