@@ -230,7 +230,7 @@ class Simulation:
         backoff_s = _FIRST_BACKOFF_S
         headers = {"Content-Type": webhook.content_type}
         while True:
-            wait_s = backoff_s
+            wait_s, ingest_id = backoff_s, ""
             try:
                 async with self._post(data=webhook.body, headers=headers) as response:
                     body, status = await response.read(), response.status
@@ -242,18 +242,16 @@ class Simulation:
             else:
                 if status in _STORED_STATUSES:
                     self._is_unavailable = False
-                    totals.sent += 1
                     totals.accepted += 1
-                    self.on_progress(totals)
-                    return ingest_id
-                totals.refused[status] = totals.refused.get(status, 0) + 1
+                else:
+                    totals.refused[status] = totals.refused.get(status, 0) + 1
                 if status not in _RETRYABLE_STATUSES:
                     totals.sent += 1
                     self.on_progress(totals)
                     if status in _FATAL_STATUSES:
                         msg = f"the webhook answered {status} {response.reason}: check source and token in its URL"
                         raise SimulationError(msg)
-                    return ""
+                    return ingest_id
                 self._log_unavailable(f"{status} {response.reason}")
                 # The header may be missing, or a date instead of seconds.
                 with suppress(KeyError, ValueError):
