@@ -203,7 +203,7 @@ async def _start_processes(
         raise PipelineError(msg)
     if is_external:
         await asyncio.to_thread(ensure_topics, kafka)
-    groups = _build_children(options, ("--data", str(options.data), *broker_options), host, port)
+    groups = _make_children(options, ("--data", str(options.data), *broker_options), host, port)
     started = [child for group in groups for child in group]
     if kafka.memory_run:
         for child in started:
@@ -235,9 +235,7 @@ async def _start_broker(options: PipelineOptions, supervisor: ProcessSupervisor)
     return ("--broker", found.bootstrap) if found.kind == "kafka" else ()
 
 
-def _build_children(
-    options: PipelineOptions, common: tuple[str, ...], host: str, port: int
-) -> tuple[list[ChildProcess], list[ChildProcess], list[ChildProcess]]:
+def _make_children(options: PipelineOptions, common: tuple[str, ...], host: str, port: int) -> list[list[ChildProcess]]:
     """Return ingest, the stream workers and the rest: processes that start together, in order of their start."""
     page_port = options.page.port
     page_error = children.find_listen_error(page_port, options.page.host)
@@ -256,4 +254,4 @@ def _build_children(
     if first := MetricsSettings().port:
         for number, child in enumerate((lander, alerts, *streams)):
             child.environment["SMSPULSE_METRICS_PORT"] = str(first + number)
-    return [ingest], streams, [child for child in (lander, page, alerts) if child.name not in options.without]
+    return [[ingest], streams, [child for child in (lander, page, alerts) if child.name not in options.without]]
