@@ -179,21 +179,16 @@ def _find_first_client_port() -> int:
     return first if first > 2 * _LOWEST_PORT else _LINUX_CLIENTS
 
 
-def report_ready() -> None:
-    """Report to the supervisor that the process is ready. Without a supervisor, and on later calls, it does nothing."""
-    _write_report_byte(READY)
+def report_readiness(readiness: bytes = READY) -> None:
+    """Report to the supervisor that the process is ready. Without a supervisor, and on later calls, it does nothing.
 
-
-def report_permanent_failure() -> None:
-    """Report that a restart would fail too, as with a wrong setting. After `report_ready` it does nothing."""
-    _write_report_byte(NEVER_READY)
-
-
-def _write_report_byte(byte: bytes) -> None:
+    Args:
+        readiness: `NEVER_READY` if a restart would fail too, as with a wrong setting.
+    """
     # Removed, so that children do not report for this process.
     descriptor = os.environ.pop(READY_FD_VARIABLE, "")
     if not descriptor.isdecimal():
         return
     # If the supervisor has ended, this process is about to.
     with suppress(BrokenPipeError), open(int(descriptor), "wb", buffering=0) as pipe:
-        pipe.write(byte)
+        pipe.write(readiness)
