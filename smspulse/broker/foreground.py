@@ -12,7 +12,7 @@ from smspulse.broker.embedded import EmbeddedBroker, MemoryBroker
 from smspulse.broker.errors import BrokerError, KafkaMissingError
 from smspulse.broker.kafka_broker import KafkaBroker
 from smspulse.broker.lockfile import has_kafka_store
-from smspulse.processes.children import report_permanent_failure
+from smspulse.processes.children import NEVER_READY, report_readiness
 
 log = logging.getLogger(__name__)
 
@@ -83,5 +83,5 @@ def run_broker(data: Path, mode: Mode, *, on_ready: Callable[[], None] = lambda:
     except BrokerError as error:
         log.error("%s", error)
         if error.is_permanent:
-            report_permanent_failure()
+            report_readiness(NEVER_READY)
         return 2

@@ -41,7 +41,7 @@ def send_command(data: Path, broker: str) -> None:
     from smspulse.alerting.receivers import check_receivers
     from smspulse.alerting.settings import read_alert_settings
     from smspulse.broker.topic_admin import connect_with_topics
-    from smspulse.processes.children import report_ready
+    from smspulse.processes.children import report_readiness
     from smspulse.processes.metrics_endpoint import serve_metrics
 
     settings = read_alert_settings()
@@ -49,7 +49,7 @@ def send_command(data: Path, broker: str) -> None:
     options.prepare_process(data)
     kafka = connect_with_topics(data, broker)
     serve_metrics(data, "alerts", REGISTRY)
-    run_dispatcher(settings, kafka, data, report_ready)
+    run_dispatcher(settings, kafka, data, report_readiness)
 
 
 @alerts_group.command("list")

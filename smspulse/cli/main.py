@@ -14,7 +14,7 @@ import click
 from core.errors import SmspulseError
 from smspulse.cli import alerts, check, pipeline, simulate, source, status, warehouse
 from smspulse.processes import log_setup
-from smspulse.processes.children import READY_FD_VARIABLE, ensure_home, report_permanent_failure
+from smspulse.processes.children import NEVER_READY, READY_FD_VARIABLE, ensure_home, report_readiness
 from smspulse.processes.output import make_tolerant
 from smspulse.processes.terminal import escape_controls
 
@@ -88,7 +88,7 @@ def main() -> None:
         if supervised:
             logging.getLogger(__name__).error("%s", problem)
             if is_permanent:
-                report_permanent_failure()
+                report_readiness(NEVER_READY)
         elif isinstance(error, click.ClickException):
             error.message = escape_controls(error.message)
             error.show()

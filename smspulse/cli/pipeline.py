@@ -13,7 +13,7 @@ from core.background_tasks import end_process_if_a_thread_fails
 from core.buckets import is_bucket_address
 from smspulse.cli import options
 from smspulse.processes import log_setup
-from smspulse.processes.children import raise_file_limit, report_ready
+from smspulse.processes.children import raise_file_limit, report_readiness
 from smspulse.processes.output import make_tolerant
 from smspulse.processes.terminal import echo, make_console
 
@@ -88,7 +88,7 @@ def broker_command(data: Path, mode: Any, *, fetch: bool) -> None:
 
     def on_ready() -> None:
         ensure_topics(find_kafka_settings(data, "auto"))
-        report_ready()
+        report_readiness()
 
     options.prepare_process(data)
     raise SystemExit(run_broker(data, mode, on_ready=on_ready))
@@ -127,7 +127,7 @@ def ingest_command(data: Path, broker: str, host: str, port: int, processes: int
         # With a shared port, the parent process announces all receivers.
         if not settings.share_port:
             announce_endpoint(data, INGEST, urlsplit(url).port or port, host, tls=settings.tls_cert is not None)
-        report_ready()
+        report_readiness()
 
     options.prepare_process(data)
     raise_file_limit()
@@ -160,7 +160,7 @@ def stream_command(data: Path, broker: str, worker: str, instance: str | None) -
     kafka = connect_with_topics(data, broker)
     serve_metrics(data, f"stream-{worker}", REGISTRY)
     given: dict[str, Any] = {} if instance is None else {"instance": instance}
-    run_worker(StreamSettings(state=data / "state" / worker, **given), kafka, report_ready)
+    run_worker(StreamSettings(state=data / "state" / worker, **given), kafka, report_readiness)
 
 
 @click.command()
@@ -190,4 +190,4 @@ def land_command(data: Path, broker: str, flush_interval: float | None, instance
     settings = LanderSettings(data=data, **{name: value for name, value in given.items() if value is not None})
     name = f"lander-{settings.instance}" if settings.instance else "lander"
     serve_metrics(None if is_bucket else data, name, REGISTRY)
-    run_lander(settings, kafka, ready=report_ready)
+    run_lander(settings, kafka, ready=report_readiness)

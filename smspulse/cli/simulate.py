@@ -88,10 +88,10 @@ def simulate_command(url: str, messages: int | None, seed: int, **options: Any) 
 
 async def _simulate_until_signal(url: str, scenarios: Any, messages: int | None, options: dict[str, Any]) -> Any:
     """Run a simulation until its end, SIGTERM or SIGINT, and show its progress."""
-    from smspulse.simulator.client import run_simulation
+    from smspulse.simulator.client import Simulation
 
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=make_console(stderr=True)) as progress:
         task = progress.add_task("messages", total=messages)
         options |= {"on_progress": lambda totals: progress.update(task, completed=totals.messages)}
-        return await run_simulation(url, scenarios, stop=make_stop_event(), **options)
+        return await Simulation(url, scenarios, stop=make_stop_event(), **options).run()

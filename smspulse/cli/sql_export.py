@@ -96,13 +96,9 @@ def _export_json(result: QueryResult, path: Path) -> None:
     with lines.open("rb") as source, path.open("wb") as target:
         target.write(b"[")
         for number, line in enumerate(source):
-            written = _UNESCAPED_CONTROLS.sub(_escape_json_character, line.rstrip(b"\n"))
+            written = _UNESCAPED_CONTROLS.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), line.rstrip(b"\n"))
             target.write((b"," if number else b"") + written)
         target.write(b"]\n")
-
-
-def _escape_json_character(found: re.Match[bytes]) -> bytes:
-    return b"\\u%04x" % ord(found[0].decode())
 
 
 def _export_parquet(result: QueryResult, path: Path) -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from core.background_tasks import end_process_if_a_thread_fails
 from smspulse.cli.options import EXIT_CHECK_FAILED, PORT, broker_option, data_option, ingest_options
-from smspulse.processes.children import raise_file_limit, report_ready
+from smspulse.processes.children import raise_file_limit, report_readiness
 from smspulse.processes.terminal import echo, escape_to_line, make_console
 
 _format_option: Final = click.option(
@@ -124,7 +124,7 @@ def page_command(
 
     def on_ready(url: str) -> None:
         logging.getLogger(__name__).info("the live page is at %s", url)
-        report_ready()
+        report_readiness()
 
     end_process_if_a_thread_fails()
     raise_file_limit()

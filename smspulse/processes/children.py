@@ -10,6 +10,7 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ _LOWEST_PORT: Final = 10_000
 _LINUX_CLIENTS: Final = 32_768
 # All tries fail only on a machine with hardly a free port.
 _MAX_PORT_TRIES: Final = 100
+_POLL_INTERVAL_S: Final = 0.1
 # From linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -138,6 +140,16 @@ def find_listen_error(port: int, host: str = LOOPBACK) -> OSError | None:
     return absent[-1] if len(absent) == len(addresses) else None
 
 
+async def wait_while(find_problem: Callable[[], object], patience_s: float) -> object:
+    """Wait until a function finds no problem; return the problem that is left after so many seconds, or None."""
+    deadline = time.monotonic() + patience_s
+    while problem := find_problem():
+        if time.monotonic() >= deadline:
+            return problem
+        await asyncio.sleep(_POLL_INTERVAL_S)
+    return None
+
+
 def find_free_port(preferred: int = 0, host: str = LOOPBACK) -> int:
     """Return the preferred port if it is free, else any free one.
 
@@ -167,21 +179,16 @@ def _find_first_client_port() -> int:
     return first if first > 2 * _LOWEST_PORT else _LINUX_CLIENTS
 
 
-def report_ready() -> None:
-    """Report to the supervisor that the process is ready. Without a supervisor, and on later calls, it does nothing."""
-    _write_report_byte(READY)
+def report_readiness(readiness: bytes = READY) -> None:
+    """Report to the supervisor that the process is ready. Without a supervisor, and on later calls, it does nothing.
 
-
-def report_permanent_failure() -> None:
-    """Report that a restart would fail too, as with a wrong setting. After `report_ready` it does nothing."""
-    _write_report_byte(NEVER_READY)
-
-
-def _write_report_byte(byte: bytes) -> None:
+    Args:
+        readiness: `NEVER_READY` if a restart would fail too, as with a wrong setting.
+    """
     # Removed, so that children do not report for this process.
     descriptor = os.environ.pop(READY_FD_VARIABLE, "")
     if not descriptor.isdecimal():
         return
     # If the supervisor has ended, this process is about to.
     with suppress(BrokenPipeError), open(int(descriptor), "wb", buffering=0) as pipe:
-        pipe.write(byte)
+        pipe.write(readiness)

@@ -1,21 +1,19 @@
 """`smspulse ingest --processes N`: several receivers on one port. The kernel distributes the connections."""
 
-import asyncio
 import logging
 import shutil
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ingest.errors import PORT_TAKEN, CannotListenError
 from ingest.settings import METRICS_FOLDER_VARIABLE, IngestSettings
-from smspulse.processes.children import build_server_url, find_free_port, find_listen_error, make_stop_event
+from smspulse.processes.children import build_server_url, find_free_port, find_listen_error, make_stop_event, wait_while
 from smspulse.processes.supervisor import ChildProcess, ProcessSupervisor
 
 _log = logging.getLogger(__name__)
 # A receiver gets so long to finish its open requests.
 _STOP_S = 6.0
-_POLL_INTERVAL_S = 0.1
 
 
 async def run_ingest_processes(
@@ -28,7 +26,9 @@ async def run_ingest_processes(
         SupervisorError: A receiver did not become ready.
     """
     port = port or find_free_port(0, host)
-    await _wait_for_free_port(host, port)
+    # Earlier receivers whose parent was killed finish what they have in flight.
+    if await wait_while(partial(find_listen_error, port, host), _STOP_S):
+        raise CannotListenError(host, port, PORT_TAKEN)
     # A folder by port: other receivers may run on the same data folder. It is emptied, because counters begin at 0.
     metrics = data / "metrics" / str(port)
     shutil.rmtree(metrics, ignore_errors=True)
@@ -47,12 +47,3 @@ async def run_ingest_processes(
         await stop.wait()
     finally:
         await supervisor.stop()
-
-
-async def _wait_for_free_port(host: str, port: int) -> None:
-    """Wait for the end of earlier receivers: those whose parent was killed finish what they have in flight."""
-    deadline = time.monotonic() + _STOP_S
-    while find_listen_error(port, host) is not None:
-        if time.monotonic() > deadline:
-            raise CannotListenError(host, port, PORT_TAKEN)
-        await asyncio.sleep(_POLL_INTERVAL_S)

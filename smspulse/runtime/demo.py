@@ -32,19 +32,15 @@ _RATE_COLUMNS: Final = (
     *("delivered / attempted", "delivered / ended", "open share", "network p50"),
 )
 _RATES_SQL: Final = """
-    WITH counts AS (
-        SELECT device_id, grouping(device_id) AS is_total, count(*) AS attempted,
-               count(*) FILTER (is_ended) AS ended, count(*) FILTER (outcome = 'delivered') AS delivered,
-               median(network_s) AS network_s
-        FROM messages WHERE source = ? AND outcome <> 'incoming'
-        GROUP BY ROLLUP (device_id) HAVING count(*) > 0 AND (grouping(device_id) = 1 OR device_id IS NOT NULL)
-    )
-    SELECT if(is_total = 1, 'all', device_id::VARCHAR) AS device, format('{:,}', attempted) AS attempted,
-           format('{:,}', ended) AS ended, format('{:.1f} %', 100 * delivered / attempted) AS of_attempted,
-           coalesce(format('{:.1f} %', 100 * delivered / nullif(ended, 0)), '') AS of_ended,
-           format('{:.1f} %', 100 * (attempted - ended) / attempted) AS still_open,
-           coalesce(format('{:.1f} s', network_s), '') AS network
-    FROM counts ORDER BY is_total, device_id
+    SELECT coalesce(device_id::VARCHAR, 'all') AS device, format('{:,}', count(*)) AS attempted,
+           format('{:,}', count(*) FILTER (is_ended)) AS ended,
+           format('{:.1f} %', 100 * avg((outcome = 'delivered')::INTEGER)) AS of_attempted,
+           coalesce(format('{:.1f} %', 100 * avg((outcome = 'delivered')::INTEGER) FILTER (is_ended)), '') AS of_ended,
+           format('{:.1f} %', 100 * avg((NOT is_ended)::INTEGER)) AS still_open,
+           coalesce(format('{:.1f} s', median(network_s)), '') AS network
+    FROM messages WHERE source = ? AND outcome <> 'incoming'
+    GROUP BY ROLLUP (device_id) HAVING count(*) > 0 AND (grouping(device_id) = 1 OR device_id IS NOT NULL)
+    ORDER BY grouping(device_id), messages.device_id
 """
 
 
@@ -107,7 +103,7 @@ async def run_demo(data: Path, seconds: float | None, console: Console, url: str
 
 
 async def _simulate_traffic(url: str, truth: Path, seconds: float | None) -> None:
-    from smspulse.simulator.client import run_simulation  # noqa: PLC0415 - aiohttp
+    from smspulse.simulator.client import Simulation  # noqa: PLC0415 - aiohttp
     from smspulse.simulator.scenarios import generate_scenarios  # noqa: PLC0415 - heavy
 
     # Each run has its own ids: messages of two runs under one id would differ from their truth.
@@ -115,7 +111,7 @@ async def _simulate_traffic(url: str, truth: Path, seconds: float | None) -> Non
     stop = asyncio.Event()
     if seconds is not None:
         asyncio.get_running_loop().call_later(max(seconds - _DEMO_GRACE_S - _DEMO_LANDING_S, 1), stop.set)
-    await run_simulation(
+    await Simulation(
         url,
         generate_scenarios(seed, None, DEMO_BEHAVIOUR),
         rate=DEMO_RATE,
@@ -124,7 +120,7 @@ async def _simulate_traffic(url: str, truth: Path, seconds: float | None) -> Non
         max_delay_s=DEMO_LONGEST_DELAY_S,
         stop=stop,
         grace_s=_DEMO_GRACE_S,
-    )
+    ).run()
 
 
 def _read_delivery_rates(data: Path, source: str) -> tuple[Table, str]:

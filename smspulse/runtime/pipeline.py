@@ -34,7 +34,6 @@ from smspulse.runtime.settings import MaintenanceSettings
 
 # The children of an earlier pipeline have 7 s to stop, and a busy machine takes longer.
 _PREDECESSOR_S: Final = 20.0
-_POLL_INTERVAL_S: Final = 0.1
 # Maven fetches Kafka once, maybe on a slow line.
 _FETCH_S: Final = 600.0
 
@@ -145,21 +144,6 @@ async def _wait_for_end(stop: asyncio.Event, options: PipelineOptions, console: 
     return 0
 
 
-async def _wait_until_free(options: PipelineOptions, host: str, patience_s: float) -> None:
-    """Wait until no other process uses the broker of the data folder or the port of ingest on its host.
-
-    An earlier, killed pipeline may take `patience_s` to end.
-
-    Raises:
-        PipelineError: They are still in use.
-    """
-    deadline = time.monotonic() + patience_s
-    while problem := _find_conflict(options, host):
-        if time.monotonic() >= deadline:
-            raise PipelineError(problem)
-        await asyncio.sleep(_POLL_INTERVAL_S)
-
-
 def _find_conflict(options: PipelineOptions, host: str) -> str:
     """Return the reason in one line why the pipeline cannot start; empty without one."""
     # An external broker is expected to run.
@@ -205,7 +189,8 @@ async def _start_processes(
 
     ingest = IngestSettings()
     host = ingest.host
-    await _wait_until_free(options, host, patience_s)
+    if problem := await children.wait_while(partial(_find_conflict, options, host), patience_s):
+        raise PipelineError(problem)
     began = time.monotonic()
     port = options.port or children.find_free_port(0, host)
     # Endpoints of processes that may have ended.
@@ -218,7 +203,7 @@ async def _start_processes(
         raise PipelineError(msg)
     if is_external:
         await asyncio.to_thread(ensure_topics, kafka)
-    groups = _build_children(options, ("--data", str(options.data), *broker_options), host, port)
+    groups = _make_children(options, ("--data", str(options.data), *broker_options), host, port)
     started = [child for group in groups for child in group]
     if kafka.memory_run:
         for child in started:
@@ -250,9 +235,7 @@ async def _start_broker(options: PipelineOptions, supervisor: ProcessSupervisor)
     return ("--broker", found.bootstrap) if found.kind == "kafka" else ()
 
 
-def _build_children(
-    options: PipelineOptions, common: tuple[str, ...], host: str, port: int
-) -> tuple[list[ChildProcess], list[ChildProcess], list[ChildProcess]]:
+def _make_children(options: PipelineOptions, common: tuple[str, ...], host: str, port: int) -> list[list[ChildProcess]]:
     """Return ingest, the stream workers and the rest: processes that start together, in order of their start."""
     page_port = options.page.port
     page_error = children.find_listen_error(page_port, options.page.host)
@@ -271,4 +254,4 @@ def _build_children(
     if first := MetricsSettings().port:
         for number, child in enumerate((lander, alerts, *streams)):
             child.environment["SMSPULSE_METRICS_PORT"] = str(first + number)
-    return [ingest], streams, [child for child in (lander, page, alerts) if child.name not in options.without]
+    return [[ingest], streams, [child for child in (lander, page, alerts) if child.name not in options.without]]

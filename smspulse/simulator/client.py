@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -74,32 +74,15 @@ class SimulationTotals:
     cut_short: int = 0
 
 
-async def run_simulation(
-    url: str,
-    scenarios: Iterable[MessageScenario],
-    *,
-    rate: float,
-    truth: Path | None = None,
-    time_scale: float = 1.0,
-    max_delay_s: float = 60.0,
-    max_open: int = 20_000,
-    stop: asyncio.Event | None = None,
-    grace_s: float = 10.0,
-    deadline_s: float = 120.0,
-    timeout_s: float = 10.0,
-    on_progress: Callable[[SimulationTotals], None] = lambda _: None,
-) -> SimulationTotals:
-    """Send scenarios to a webhook, and write the truth about the accepted ones.
-
-    Ends after all scenarios. Once `stop` is set, it starts no more scenarios, and gives the started ones `grace_s` to
-    end. A cancelled simulation does the same before it raises `CancelledError`. Cancelled again, it ends at once
-    without a truth. It never interrupts a request, so it can take `timeout_s` more.
+@dataclass(slots=True)
+class Simulation:
+    """The sending of scenarios to a webhook.
 
     Args:
         url: `http://HOST:PORT/webhooks/SOURCE/TOKEN`.
         scenarios: Read as needed; may be endless.
         rate: Scenarios started per second, evenly; above 0.
-        truth: File to write; `smspulse.simulator.ground_truth` has its format.
+        truth: File for the truth about the accepted webhooks; `smspulse.simulator.ground_truth` has its format.
         time_scale: Factor for every delay: with 0.1, everything is ten times faster.
         max_delay_s: Maximum of a delay, after scaling.
         max_open: Maximum of concurrent scenarios; more wait for their start.
@@ -108,85 +91,76 @@ async def run_simulation(
         deadline_s: Seconds after which a webhook without a definite answer is abandoned, with the rest of its scenario.
         timeout_s: Seconds to wait for an answer.
         on_progress: Called with the totals after every answer.
-
-    Raises:
-        SimulationError: The URL is not a webhook of smspulse, or it answers 401, 403, 404 or 405.
-        OSError: The truth file cannot be written.
-    """
-    totals = SimulationTotals(_parse_source_name(url), _now_ms())
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeout_s, sock_read=timeout_s)
-    # It is moved to its path when it is complete, so that no reader sees a part of it.
-    part = truth.with_name(f"{truth.name}.part") if truth else Path(os.devnull)
-    with part.open("wb") as file:
-        connector = aiohttp.TCPConnector(limit=_CONNECTIONS)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-            post = partial(session.post, url, allow_redirects=False)
-            sender = _ScenarioSender(
-                *(post, totals, file, stop or asyncio.Event()), time_scale, max_delay_s, deadline_s, on_progress
-            )
-            try:
-                await sender.run(scenarios, rate, max_open, grace_s)
-            finally:
-                totals.finished_at = _now_ms()
-                if truth and sender.is_done:
-                    file.write(orjson.dumps({"totals": totals}, option=_LINE))
-                    file.flush()
-                    os.fsync(file.fileno())
-                    part.replace(truth)
-                elif truth:
-                    part.unlink()
-    return totals
-
-
-def _parse_source_name(url: str) -> str:
-    parts = urlsplit(url)
-    match parts.path.strip("/").split("/"):
-        case [*_, "webhooks", source, _] if source and parts.scheme in {"http", "https"} and parts.hostname:
-            return unquote(source)
-    msg = "the URL is not a webhook of smspulse: use http://HOST:PORT/webhooks/SOURCE/TOKEN"
-    raise SimulationError(msg)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-@dataclass(slots=True)
-class _ScenarioSender:
-    """Sends the scenarios of one simulation; its fields are the arguments of `run_simulation`.
-
-    Attributes:
-        is_done: No request is under way any more, and the lines of all scenarios are written.
     """
 
-    post: Callable[..., Any]  # aiohttp's request context
-    totals: SimulationTotals
-    file: BinaryIO
-    stop: asyncio.Event
-    time_scale: float
-    max_delay_s: float
-    deadline_s: float
-    on_progress: Callable[[SimulationTotals], None]
-    is_done: bool = False
+    url: str
+    scenarios: Iterable[MessageScenario]
+    _: KW_ONLY
+    rate: float
+    truth: Path | None = None
+    time_scale: float = 1.0
+    max_delay_s: float = 60.0
+    max_open: int = 20_000
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    grace_s: float = 10.0
+    deadline_s: float = 120.0
+    timeout_s: float = 10.0
+    on_progress: Callable[[SimulationTotals], None] = lambda _: None
+    _totals: SimulationTotals = field(init=False)
+    _post: Callable[..., Any] = field(init=False)  # aiohttp's request context
+    _file: BinaryIO = field(init=False)
+    # No request is under way any more, and the lines of all scenarios are written.
+    _is_done: bool = False
     _abandon_requested: asyncio.Event = field(default_factory=asyncio.Event)
     _open_tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _error: BaseException | None = None
     _is_unavailable: bool = False
 
-    async def run(self, scenarios: Iterable[MessageScenario], rate: float, max_open: int, grace_s: float) -> None:
-        """Send the scenarios."""
-        slots = asyncio.Semaphore(max_open)
+    async def run(self) -> SimulationTotals:
+        """Send the scenarios, and write the truth.
+
+        Ends after all scenarios. Once `stop` is set, it starts no more scenarios, and gives the started ones `grace_s`
+        to end. A cancelled simulation does the same before it raises `CancelledError`. Cancelled again, it ends at once
+        without a truth. It never interrupts a request, so it can take `timeout_s` more.
+
+        Raises:
+            SimulationError: The URL is not a webhook of smspulse, or it answers 401, 403, 404 or 405.
+            OSError: The truth file cannot be written.
+        """
+        self._totals = SimulationTotals(_parse_source_name(self.url), _now_ms())
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.timeout_s, sock_read=self.timeout_s)
+        # It is moved to its path when it is complete, so that no reader sees a part of it.
+        part = self.truth.with_name(f"{self.truth.name}.part") if self.truth else Path(os.devnull)
+        with part.open("wb") as self._file:
+            connector = aiohttp.TCPConnector(limit=_CONNECTIONS)
+            async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+                self._post = partial(session.post, self.url, allow_redirects=False)
+                try:
+                    await self._send_scenarios()
+                finally:
+                    self._totals.finished_at = _now_ms()
+                    if self.truth and self._is_done:
+                        self._file.write(orjson.dumps({"totals": self._totals}, option=_LINE))
+                        self._file.flush()
+                        os.fsync(self._file.fileno())
+                        part.replace(self.truth)
+                    elif self.truth:
+                        part.unlink()
+        return self._totals
+
+    async def _send_scenarios(self) -> None:
+        slots = asyncio.Semaphore(self.max_open)
 
         async def abandon_after_stop() -> None:
             await self.stop.wait()
             # Without it, a stop would wait for the end of a scenario.
             slots.release()
-            await asyncio.sleep(grace_s)
+            await asyncio.sleep(self.grace_s)
             self._abandon_requested.set()
 
         stopping = asyncio.create_task(abandon_after_stop())
         try:
-            await self._start_scenarios(scenarios, rate, slots)
+            await self._start_scenarios(slots)
             await self._finish_scenarios()
         except asyncio.CancelledError:
             self.stop.set()
@@ -199,9 +173,7 @@ class _ScenarioSender:
         if self._error:
             raise self._error
 
-    async def _start_scenarios(
-        self, scenarios: Iterable[MessageScenario], rate: float, slots: asyncio.Semaphore
-    ) -> None:
+    async def _start_scenarios(self, slots: asyncio.Semaphore) -> None:
         loop = asyncio.get_running_loop()
 
         def on_scenario_ended(task: asyncio.Task[None]) -> None:
@@ -212,7 +184,7 @@ class _ScenarioSender:
                 self.stop.set()
 
         due = loop.time()
-        for scenario in scenarios:
+        for scenario in self.scenarios:
             await slots.acquire()
             if await _is_set_within(self.stop, due - loop.time()):
                 return
@@ -220,12 +192,12 @@ class _ScenarioSender:
             self._open_tasks.add(task)
             task.add_done_callback(on_scenario_ended)
             # After a pause, catch up on one second at most.
-            due = max(due + 1 / rate, loop.time() - 1)
+            due = max(due + 1 / self.rate, loop.time() - 1)
 
     async def _finish_scenarios(self) -> None:
         if self._open_tasks:
             await asyncio.wait(self._open_tasks)
-        self.is_done = True
+        self._is_done = True
 
     async def _send_scenario(self, scenario: MessageScenario) -> None:
         ingest_ids: list[str] = []
@@ -243,24 +215,24 @@ class _ScenarioSender:
                 ingest_ids.append(ingest_id)
                 if number == 0:
                     counted = "messages" if scenario.kind == "outgoing" else scenario.kind
-                    setattr(self.totals, counted, getattr(self.totals, counted) + 1)
+                    setattr(self._totals, counted, getattr(self._totals, counted) + 1)
         finally:
-            self.totals.cut_short += len(ingest_ids) < len(scenario.webhooks)
+            self._totals.cut_short += len(ingest_ids) < len(scenario.webhooks)
             if ingest_ids or perhaps:
-                line = {"kind": scenario.kind, "source": self.totals.source, **_build_facts(scenario, len(ingest_ids))}
+                line = {"kind": scenario.kind, "source": self._totals.source, **_build_facts(scenario, len(ingest_ids))}
                 line |= {"ingest_ids": ingest_ids} | ({"perhaps": perhaps} if perhaps else {})
-                self.file.write(orjson.dumps(line, option=_LINE))
+                self._file.write(orjson.dumps(line, option=_LINE))
 
     async def _send_webhook(self, webhook: SimulatedWebhook) -> str | None:
         """Send until there is a definite answer; return the ingest id, empty if it is refused. None: no answer."""
-        totals, loop = self.totals, asyncio.get_running_loop()
+        totals, loop = self._totals, asyncio.get_running_loop()
         deadline = loop.time() + self.deadline_s
         backoff_s = _FIRST_BACKOFF_S
         headers = {"Content-Type": webhook.content_type}
         while True:
-            wait_s = backoff_s
+            wait_s, ingest_id = backoff_s, ""
             try:
-                async with self.post(data=webhook.body, headers=headers) as response:
+                async with self._post(data=webhook.body, headers=headers) as response:
                     body, status = await response.read(), response.status
                     if status in _STORED_STATUSES:
                         ingest_id = str(orjson.loads(body)["ingest_id"])
@@ -270,18 +242,16 @@ class _ScenarioSender:
             else:
                 if status in _STORED_STATUSES:
                     self._is_unavailable = False
-                    totals.sent += 1
                     totals.accepted += 1
-                    self.on_progress(totals)
-                    return ingest_id
-                totals.refused[status] = totals.refused.get(status, 0) + 1
+                else:
+                    totals.refused[status] = totals.refused.get(status, 0) + 1
                 if status not in _RETRYABLE_STATUSES:
                     totals.sent += 1
                     self.on_progress(totals)
                     if status in _FATAL_STATUSES:
                         msg = f"the webhook answered {status} {response.reason}: check source and token in its URL"
                         raise SimulationError(msg)
-                    return ""
+                    return ingest_id
                 self._log_unavailable(f"{status} {response.reason}")
                 # The header may be missing, or a date instead of seconds.
                 with suppress(KeyError, ValueError):
@@ -295,8 +265,21 @@ class _ScenarioSender:
 
     def _log_unavailable(self, what: str) -> None:
         if not self._is_unavailable:
-            _log.warning("webhooks of %s are not accepted (%s): sending them again", self.totals.source, what)
+            _log.warning("webhooks of %s are not accepted (%s): sending them again", self._totals.source, what)
         self._is_unavailable = True
+
+
+def _parse_source_name(url: str) -> str:
+    parts = urlsplit(url)
+    match parts.path.strip("/").split("/"):
+        case [*_, "webhooks", source, _] if source and parts.scheme in {"http", "https"} and parts.hostname:
+            return unquote(source)
+    msg = "the URL is not a webhook of smspulse: use http://HOST:PORT/webhooks/SOURCE/TOKEN"
+    raise SimulationError(msg)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _build_facts(scenario: MessageScenario, accepted: int) -> dict[str, Any]:
@@ -314,9 +297,7 @@ def _build_facts(scenario: MessageScenario, accepted: int) -> dict[str, Any]:
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
-    try:
+    with suppress(TimeoutError):
         async with asyncio.timeout(max(0.0, seconds)):
             await event.wait()
-    except TimeoutError:
-        return False
-    return True
+    return event.is_set()

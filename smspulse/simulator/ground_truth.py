@@ -15,7 +15,7 @@ an outgoing message the fields above from `outcome` to `statuses`, otherwise tru
 """
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -107,7 +107,7 @@ class FieldDifference(NamedTuple):
     expected: object
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TruthComparison:
     """The comparison of the warehouse with the truth of one simulation.
 
@@ -119,14 +119,14 @@ class TruthComparison:
         unanswered: Webhooks landed during the simulation whose ingest id no answer named.
         unanswered_allowed: Requests without a definite answer: each may have landed.
         messages: Outgoing messages of the truth with an accepted report.
-        missing: Outgoing and incoming messages of the truth that the warehouse lacks.
-        extra: Outgoing and incoming messages, first seen during the simulation, that the truth lacks.
-        differences: Fields of messages that both have.
         malformed: Malformed webhooks that were answered 202, and those that landed without an answer.
         malformed_missing: Those of them that are not among the dead letters.
         deadletters: Dead letters of the others, repetitions included.
         deadletters_extra: Dead letters, received during the simulation, that were not malformed.
         abandoned: Webhooks without a definite answer.
+        missing: Outgoing and incoming messages of the truth that the warehouse lacks.
+        extra: Outgoing and incoming messages, first seen during the simulation, that the truth lacks.
+        differences: Fields of messages that both have.
     """
 
     sent: int
@@ -136,14 +136,14 @@ class TruthComparison:
     unanswered: int
     unanswered_allowed: int
     messages: int
-    missing: list[int]
-    extra: list[int]
-    differences: list[FieldDifference]
     malformed: int
     malformed_missing: int
     deadletters: int
     deadletters_extra: int
     abandoned: int
+    missing: list[int] = field(default_factory=list)
+    extra: list[int] = field(default_factory=list)
+    differences: list[FieldDifference] = field(default_factory=list)
 
     @property
     def is_reconciled(self) -> bool:
@@ -198,23 +198,12 @@ def compare_with_truth(data: Path, truth: Path) -> TruthComparison:
     raw = _read_landed_rows(data, totals, "raw_webhooks", "received_at", ("ingest_id", "kind"))
     landings = Counter(row.ingest_id for row in raw if row.ingest_id in answered)
     unanswered = {row.ingest_id: row.kind for row in raw if row.during and row.ingest_id not in answered}
-    missing: list[int] = []
-    extra: list[int] = []
-    differences: list[FieldDifference] = []
-    for kind, view, time, fields in _COMPARED:
-        wanted = {line["sms_id"]: line for line in lines if line["kind"] == kind}
-        for row in _read_landed_rows(data, totals, view, time, ("sms_id", *fields)):
-            if row.sms_id in wanted:
-                differences += _find_differences(row, wanted.pop(row.sms_id), fields)
-            elif row.during:
-                extra.append(row.sms_id)
-        missing += [sms_id for sms_id, line in wanted.items() if line["ingest_ids"]]
     malformed = {id_ for line in lines if line["kind"] == "malformed" for id_ in line["ingest_ids"]}
     # Malformed webhooks without an answer may have landed, too.
     malformed |= {ingest_id for ingest_id, kind in unanswered.items() if kind == "unreadable"}
     dead = _read_landed_rows(data, totals, "deadletters", "received_at", ("ingest_id",))
     dead_malformed = [row.ingest_id for row in dead if row.ingest_id in malformed]
-    return TruthComparison(
+    comparison = TruthComparison(
         sent=totals["sent"],
         accepted=len(answered),
         landed=len(landings),
@@ -222,15 +211,21 @@ def compare_with_truth(data: Path, truth: Path) -> TruthComparison:
         unanswered=len(unanswered),
         unanswered_allowed=totals["retried"] + totals["abandoned"],
         messages=sum(line["kind"] == "outgoing" and line["reports"] > 0 for line in lines),
-        missing=missing,
-        extra=extra,
-        differences=differences,
         malformed=len(malformed),
         malformed_missing=len(malformed.difference(dead_malformed)),
         deadletters=len(dead_malformed),
         deadletters_extra=sum(row.ingest_id not in malformed for row in dead if row.during),
         abandoned=totals["abandoned"],
     )
+    for kind, view, time, fields in _COMPARED:
+        wanted = {line["sms_id"]: line for line in lines if line["kind"] == kind}
+        for row in _read_landed_rows(data, totals, view, time, ("sms_id", *fields)):
+            if row.sms_id in wanted:
+                comparison.differences += _find_differences(row, wanted.pop(row.sms_id), fields)
+            elif row.during:
+                comparison.extra.append(row.sms_id)
+        comparison.missing += [sms_id for sms_id, line in wanted.items() if line["ingest_ids"]]
+    return comparison
 
 
 def _read_landed_rows(data: Path, totals: dict[str, Any], view: str, time: str, columns: tuple[str, ...]) -> list[Any]:

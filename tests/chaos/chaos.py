@@ -29,7 +29,7 @@ from faults import SESSION_S, WEIGHTS, Faults, NotInflictedError, NotRecoveredEr
 from judge import judge
 from running import Pipeline, start
 
-from smspulse.simulator.client import SimulationTotals, run_simulation
+from smspulse.simulator.client import Simulation, SimulationTotals
 from smspulse.simulator.scenarios import generate_scenarios
 
 MUTATIONS = {"no-fence": ["stream:stop-begin"], "offsets-outside": ["stream:kill-commit"]}
@@ -52,7 +52,7 @@ async def inject_faults(
         return seen[0].accepted if seen else 0
 
     traffic = asyncio.create_task(
-        run_simulation(
+        Simulation(
             *(url, scenarios),
             rate=rate,
             truth=truth,
@@ -62,7 +62,7 @@ async def inject_faults(
             grace_s=_TAILS_S,
             stop=stop,
             on_progress=lambda totals: seen.append(totals) if not seen else None,
-        )
+        ).run()
     )
 
     async def recovered(number: int, kind: str) -> None:

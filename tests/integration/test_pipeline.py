@@ -26,7 +26,7 @@ from running import LAND_OFTEN, SETTLE_S, Pipeline, post, start
 from gateway.number_search import NumberSearch
 from smspulse.processes.children import find_free_port
 from smspulse.processes.metrics_endpoint import fetch_response, list_endpoints
-from smspulse.simulator.client import run_simulation
+from smspulse.simulator.client import Simulation
 from smspulse.simulator.ground_truth import compare_with_truth
 from smspulse.simulator.options import GatewayBehaviour
 from smspulse.simulator.scenarios import generate_scenarios
@@ -185,7 +185,7 @@ def compare_simulation(
 
     async def traffic() -> None:
         sending = asyncio.create_task(
-            run_simulation(
+            Simulation(
                 url,
                 generate_scenarios(seed, messages, GatewayBehaviour(**behaviour)),
                 rate=60,
@@ -193,7 +193,7 @@ def compare_simulation(
                 time_scale=0.1,
                 max_delay_s=max_delay_s,
                 timeout_s=20,
-            )
+            ).run()
         )
         for fault in faults:
             await asyncio.sleep(messages / 60 / (len(faults) + 1))

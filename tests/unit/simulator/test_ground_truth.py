@@ -20,7 +20,7 @@ from gateway.errors import UnreadablePayload
 from gateway.events import StatusReport
 from gateway.payloads import parse_payload
 from gateway.statuses import build_status_table
-from smspulse.simulator.client import run_simulation
+from smspulse.simulator.client import Simulation
 from smspulse.simulator.errors import TruthError
 from smspulse.simulator.ground_truth import FieldDifference, compare_with_truth
 from smspulse.simulator.options import GatewayBehaviour
@@ -89,7 +89,7 @@ async def simulated(truth: Path, loses: Callable[[int, bytes], bool] = lambda _,
     fast: dict[str, Any] = {"rate": 5000, "time_scale": 0.001, "max_delay_s": 0.01}
     async with receiving() as receiver:
         receiver.answer = lambda number, body: "store_and_drop" if loses(number, body) else "accept"
-        await run_simulation(receiver.url, generate_scenarios(3, 60, BEHAVIOUR), truth=truth, **fast | options)
+        await Simulation(receiver.url, generate_scenarios(3, 60, BEHAVIOUR), truth=truth, **fast | options).run()
     return Pipeline.of(receiver.receipts)
 
 
@@ -282,9 +282,9 @@ def test_an_incoming_message_of_another_type_differs(published: Path, truth: Pat
 async def test_a_refused_webhook_is_no_reconciliation(published: Path, truth: Path) -> None:
     async with receiving() as receiver:
         receiver.answer = lambda number, _: "too_large" if number == 9 else "accept"
-        await run_simulation(
+        await Simulation(
             receiver.url, generate_scenarios(3, 20, BEHAVIOUR), truth=truth, rate=5000, time_scale=0, max_delay_s=0
-        )
+        ).run()
     Pipeline.of(receiver.receipts).land(published)
     assert compare_with_truth(published, truth).list_problems() == ["1 sent webhooks were refused"]
 

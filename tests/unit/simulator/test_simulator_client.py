@@ -19,7 +19,7 @@ from gateway.events import StatusReport
 from gateway.payloads import parse_payload
 from gateway.statuses import build_status_table
 from smspulse.cli.main import cli
-from smspulse.simulator.client import SimulationTotals, run_simulation
+from smspulse.simulator.client import Simulation, SimulationTotals
 from smspulse.simulator.errors import SimulationError
 from smspulse.simulator.scenarios import MessageScenario, generate_scenarios
 from streams.lifecycle import LifecycleRules, MessageState
@@ -67,13 +67,13 @@ def check_against(receiver: Receiver, truth: Path) -> tuple[list[dict[str, Any]]
 async def test_every_webhook_arrives_in_order_and_is_in_the_truth(tmp_path: Path) -> None:
     seen: list[int] = []
     async with receiving() as receiver:
-        totals = await run_simulation(
+        totals = await Simulation(
             receiver.url,
             generate_scenarios(1, 150),
             truth=tmp_path / "truth",
             on_progress=lambda totals: seen.append(totals.accepted),
             **FAST,
-        )
+        ).run()
     scenarios = list(generate_scenarios(1, 150))
     lines, written = check_against(receiver, tmp_path / "truth")
     kinds = Counter(scenario.kind for scenario in scenarios)
@@ -101,7 +101,7 @@ async def test_every_webhook_arrives_in_order_and_is_in_the_truth(tmp_path: Path
 async def test_failed_webhooks_are_repeated_in_order(tmp_path: Path, failure: Answer) -> None:
     async with receiving() as receiver:
         receiver.answer = lambda number, _: failure if number % 4 == 0 and number < 100 else "accept"
-        totals = await run_simulation(receiver.url, generate_scenarios(2, 40), truth=tmp_path / "truth", **FAST)
+        totals = await Simulation(receiver.url, generate_scenarios(2, 40), truth=tmp_path / "truth", **FAST).run()
     scenarios = list(generate_scenarios(2, 40))
     check_against(receiver, tmp_path / "truth")
     failed = 25
@@ -131,7 +131,7 @@ def sms_id_of(body: bytes) -> int:
 async def test_any_success_status_means_stored(tmp_path: Path, status: int) -> None:
     async with receiving() as receiver:
         receiver.success_status = status
-        totals = await run_simulation(receiver.url, generate_scenarios(2, 10), truth=tmp_path / "truth", **FAST)
+        totals = await Simulation(receiver.url, generate_scenarios(2, 10), truth=tmp_path / "truth", **FAST).run()
     check_against(receiver, tmp_path / "truth")
     assert totals.sent == totals.accepted == receiver.requests
     assert totals.refused == {}
@@ -140,7 +140,7 @@ async def test_any_success_status_means_stored(tmp_path: Path, status: int) -> N
 async def test_a_refused_webhook_ends_its_scenario_and_no_other(tmp_path: Path) -> None:
     async with receiving() as receiver:
         receiver.answer = lambda number, _: "too_large" if number == 7 else "accept"
-        totals = await run_simulation(receiver.url, generate_scenarios(3, 30), truth=tmp_path / "truth", **FAST)
+        totals = await Simulation(receiver.url, generate_scenarios(3, 30), truth=tmp_path / "truth", **FAST).run()
     check_against(receiver, tmp_path / "truth")
     assert totals.refused == {413: 1}
     assert totals.sent == totals.accepted + 1
@@ -151,7 +151,9 @@ async def test_a_wrong_token_ends_the_simulation_and_is_not_shown(tmp_path: Path
     async with receiving() as receiver:
         receiver.answer = lambda number, _: "unauthorized" if number >= 20 else "accept"
         with pytest.raises(SimulationError, match="401") as caught:
-            await run_simulation(receiver.url, generate_scenarios(4, None), truth=tmp_path / "truth", grace_s=0, **FAST)
+            await Simulation(
+                receiver.url, generate_scenarios(4, None), truth=tmp_path / "truth", grace_s=0, **FAST
+            ).run()
     assert "secret-token" not in str(caught.value)
     check_against(receiver, tmp_path / "truth")
 
@@ -159,13 +161,13 @@ async def test_a_wrong_token_ends_the_simulation_and_is_not_shown(tmp_path: Path
 async def test_a_webhook_without_an_answer_is_abandoned_and_may_have_arrived(tmp_path: Path) -> None:
     async with receiving() as receiver:
         receiver.answer = lambda number, _: "store_and_drop" if number >= 3 else "accept"
-        totals = await run_simulation(
+        totals = await Simulation(
             receiver.url,
             generate_scenarios(5, 1, FLAWLESS),
             truth=tmp_path / "truth",
             deadline_s=0.2,
             **FAST,
-        )
+        ).run()
     (line,), _ = check_against(receiver, tmp_path / "truth")
     assert (totals.abandoned, totals.cut_short) == (1, 1)
     assert (line["outcome"], line["reports"], line["perhaps"]["outcome"]) == ("accepted", 3, "sent")
@@ -174,13 +176,13 @@ async def test_a_webhook_without_an_answer_is_abandoned_and_may_have_arrived(tmp
 async def test_a_webhook_is_abandoned_at_once_if_its_retry_would_be_after_the_deadline(tmp_path: Path) -> None:
     async with receiving() as receiver:
         receiver.answer, receiver.retry_after = (lambda _, __: "busy"), "60"
-        totals = await run_simulation(
+        totals = await Simulation(
             receiver.url,
             generate_scenarios(5, 8, FLAWLESS),
             truth=tmp_path / "truth",
             deadline_s=30,
             **FAST,
-        )
+        ).run()
     assert (receiver.requests, totals.abandoned, totals.retried) == (8, 8, 0)
 
 
@@ -188,9 +190,9 @@ async def test_an_unreachable_receiver_is_logged_once(tmp_path: Path, caplog: py
     caplog.set_level(logging.WARNING)
     async with receiving() as receiver:
         pass
-    totals = await run_simulation(
+    totals = await Simulation(
         receiver.url, generate_scenarios(5, 5), truth=tmp_path / "truth", deadline_s=0.3, **FAST
-    )
+    ).run()
     assert totals.accepted == 0
     assert totals.abandoned >= 5
     lines, _ = read(tmp_path / "truth")
@@ -210,14 +212,14 @@ def stop_at(count: int, stop: asyncio.Event) -> Any:
 async def test_a_stop_starts_no_scenario_and_finishes_open_ones(tmp_path: Path) -> None:
     stop = asyncio.Event()
     async with receiving() as receiver:
-        totals = await run_simulation(
+        totals = await Simulation(
             receiver.url,
             generate_scenarios(6, None),
             truth=tmp_path / "truth",
             stop=stop,
             on_progress=stop_at(100, stop),
             **FAST,
-        )
+        ).run()
     lines, _ = check_against(receiver, tmp_path / "truth")
     assert totals.cut_short == 0
     scenarios = {
@@ -232,14 +234,14 @@ async def test_tails_are_abandoned_after_the_grace_and_the_truth_is_that_of_the_
     slow = FAST | {"time_scale": 1.0, "max_delay_s": 60.0}
     stop = asyncio.Event()
     async with receiving() as receiver:
-        totals = await run_simulation(
+        totals = await Simulation(
             *(receiver.url, generate_scenarios(7, None)),
             truth=tmp_path / "truth",
             stop=stop,
             on_progress=stop_at(100, stop),
             grace_s=0.1,
             **slow,
-        )
+        ).run()
     check_against(receiver, tmp_path / "truth")
     assert totals.cut_short > 10
     assert totals.abandoned == 0
@@ -249,14 +251,14 @@ async def test_a_cancelled_simulation_leaves_the_truth_of_what_was_accepted(tmp_
     reached = asyncio.Event()
     async with receiving() as receiver:
         task = asyncio.create_task(
-            run_simulation(
+            Simulation(
                 receiver.url,
                 generate_scenarios(8, None),
                 truth=tmp_path / "truth",
                 grace_s=0,
                 on_progress=stop_at(150, reached),
                 **FAST | {"time_scale": 0.1, "max_delay_s": 60.0},
-            )
+            ).run()
         )
         await reached.wait()
         task.cancel()
@@ -271,14 +273,14 @@ async def test_a_simulation_cancelled_twice_ends_at_once_and_leaves_no_truth(tmp
     reached = asyncio.Event()
     async with receiving() as receiver:
         task = asyncio.create_task(
-            run_simulation(
+            Simulation(
                 receiver.url,
                 generate_scenarios(9, None),
                 truth=tmp_path / "truth",
                 grace_s=600,
                 on_progress=stop_at(50, reached),
                 **FAST | {"time_scale": 1.0, "max_delay_s": 600.0},
-            )
+            ).run()
         )
         await reached.wait()
         task.cancel()
@@ -299,7 +301,7 @@ async def test_the_number_of_open_scenarios_is_limited() -> None:
             yield scenario
 
     async with receiving() as receiver:
-        await run_simulation(receiver.url, watched(receiver), max_open=3, **FAST)
+        await Simulation(receiver.url, watched(receiver), max_open=3, **FAST).run()
     assert len(receiver.receipts) == 200
     assert max(open_) == 3
 
@@ -308,7 +310,7 @@ async def test_a_stop_does_not_wait_for_an_open_scenario(tmp_path: Path) -> None
     slow = FAST | {"time_scale": 1000.0, "max_delay_s": 600.0}
     stop = asyncio.Event()
     async with receiving() as receiver:
-        simulation = run_simulation(
+        simulation = Simulation(
             receiver.url,
             generate_scenarios(11, None),
             truth=tmp_path / "truth",
@@ -316,7 +318,7 @@ async def test_a_stop_does_not_wait_for_an_open_scenario(tmp_path: Path) -> None
             stop=stop,
             grace_s=0,
             **slow,
-        )
+        ).run()
         asyncio.get_running_loop().call_later(0.1, stop.set)
         totals = await asyncio.wait_for(simulation, 10)
     check_against(receiver, tmp_path / "truth")
@@ -328,13 +330,13 @@ async def test_a_stop_does_not_wait_for_an_open_scenario(tmp_path: Path) -> None
 )
 async def test_a_url_that_is_no_webhook_is_refused(url: str) -> None:
     with pytest.raises(SimulationError, match="HOST:PORT/webhooks/SOURCE/TOKEN"):
-        await run_simulation(url, [], rate=1)
+        await Simulation(url, [], rate=1).run()
 
 
 async def test_a_truth_file_that_cannot_be_written_is_an_error_at_the_start(tmp_path: Path) -> None:
     async with receiving() as receiver:
         with pytest.raises(FileNotFoundError):
-            await run_simulation(receiver.url, generate_scenarios(1, 5), truth=tmp_path / "missing" / "truth", **FAST)
+            await Simulation(receiver.url, generate_scenarios(1, 5), truth=tmp_path / "missing" / "truth", **FAST).run()
     assert receiver.requests == 0
 
 
@@ -355,11 +357,11 @@ def test_a_token_need_not_be_an_argument_which_all_users_see(
 ) -> None:
     urls = []
 
-    async def send(url: str, *_: Any, **__: Any) -> SimulationTotals:
-        urls.append(url)
+    async def send(simulation: Simulation) -> SimulationTotals:
+        urls.append(simulation.url)
         return SimulationTotals("acme", 0)
 
-    monkeypatch.setattr("smspulse.simulator.client.run_simulation", send)
+    monkeypatch.setattr(Simulation, "run", send)
     done = CliRunner().invoke(cli, ["simulate", "--messages", "1", *arguments], **given)
     assert (done.exit_code, urls) == (0, [WEBHOOK]), done.output
     assert ("`ps` shows the token in --url to every user" in done.stderr) == is_shown
