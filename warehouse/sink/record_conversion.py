@@ -19,7 +19,7 @@ from core import records as rec
 from core import topics
 from core.errors import where_raised
 from gateway.errors import Reason
-from gateway.events import StatusReport
+from gateway.events import IncomingMessage, StatusReport
 from gateway.json_body import charset_of
 from gateway.payloads import parse_payloads
 from warehouse import metrics
@@ -48,16 +48,9 @@ DatasetColumns = dict[str, Any]
 
 A missing field is null in each row.
 """
-# Columns of a `StatusReport`, in the order of its fields.
-_STATUS_FIELDS: Final = (
-    *("sms_id", "status_id", "device_id", "channel_id"),
-    *("sent_at", "address", "status_message", "flaws"),
-)
-# Columns of an `IncomingMessage`, in the order of its fields.
-_INCOMING_FIELDS: Final = (
-    *("sms_id", "message_type", "device_id", "channel_id", "sent_at", "phone_received_at"),
-    *("address", "text", "image_url", "internal_id", "device_name", "flaws"),
-)
+# Columns of those fields of events that have another name.
+_COLUMN_BY_FIELD: Final = {"recipient": "address", "sender": "address", "content_type": "message_type"}
+_STATUS_NAMES: Final = tuple(_COLUMN_BY_FIELD.get(field, field) for field in StatusReport._fields)
 
 
 def raw_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
@@ -67,7 +60,7 @@ def raw_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
     content_types = headers.get(rec.HEADER_CONTENT_TYPE)
     declares_charset = any(map(charset_of, set(content_types or ())))
     read = parse_payloads([value or b"" for value in run.values], zone, content_types if declares_charset else None)
-    columns = _position_columns(run) | _receipt_columns(headers) | dict(zip(_STATUS_FIELDS, read.reports, strict=False))
+    columns = _position_columns(run) | _receipt_columns(headers) | dict(zip(_STATUS_NAMES, read.reports, strict=False))
     spooled = headers.get(rec.HEADER_SPOOLED)
     columns |= {
         "content_type": content_types,
@@ -82,15 +75,14 @@ def raw_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
         return columns
     columns |= {"kind": [KIND_STATUS] * rows, "reason": [None] * rows}
     for row, event in read.others.items():
-        is_status = type(event) is StatusReport
-        if not is_status:
+        if type(event) is IncomingMessage:
             columns["kind"][row] = KIND_INCOMING
-        for name, value in zip(_STATUS_FIELDS if is_status else _INCOMING_FIELDS, event, strict=True):
-            columns.setdefault(name, [None] * rows)[row] = value
-    for row, (reason, field) in read.unreadable.items():
+        for field, value in event._asdict().items():
+            columns.setdefault(_COLUMN_BY_FIELD.get(field, field), [None] * rows)[row] = value
+    for row, (reason, unread_field) in read.unreadable.items():
         columns["kind"][row] = KIND_UNREADABLE
         columns["reason"][row] = reason
-        columns["flaws"][row] = [field] if field else []
+        columns["flaws"][row] = [unread_field] if unread_field else []
     return columns
 
 
