@@ -86,19 +86,11 @@ def raw_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
     return columns
 
 
-_NOT_FROM_VALUE: Final = {"message_key", "observations", "is_forgotten", *POSITION_COLUMNS}
-_VALUE_FIELDS: Final = tuple(name for name in SCHEMAS["messages"].names if name not in _NOT_FROM_VALUE)
-
-
 def message_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
     """Return the columns of `messages`: each version of each lifecycle, and each tombstone."""
-    values = [_parse_json_object(value) for value in run.values]
-    columns = _position_columns(run)
+    columns = _value_columns(run)
     columns["message_key"] = run.keys
     columns["is_forgotten"] = [value is None for value in run.values]
-    columns["observations"] = [v.get("observations") for v in values]
-    for name in _VALUE_FIELDS:
-        columns[name] = [v.get(name) for v in values]
     for row, (key, value) in enumerate(zip(run.keys, run.values, strict=True)):
         # A tombstone has no value. Its key names the message, with `:incoming` after the source of an incoming one.
         if value is None and key is not None:
@@ -127,17 +119,10 @@ def deadletter_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
     )
 
 
-_ALERT_FIELDS: Final = tuple(
-    name for name in SCHEMAS["alerts"].names if name not in {"alert_id", "errors", *POSITION_COLUMNS}
-)
-
-
 def alert_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
     """Return the columns of `alerts`: each change of each alert."""
-    values = [_parse_json_object(value) for value in run.values]
-    columns = _position_columns(run) | {name: [v.get(name) for v in values] for name in _ALERT_FIELDS}
-    errors = [v.get("errors") for v in values]
-    columns["errors"] = [list(each.items()) if type(each) is dict else None for each in errors]
+    columns = _value_columns(run)
+    columns["errors"] = [list(each.items()) if type(each) is dict else None for each in columns["errors"]]
     columns["alert_id"] = [None if key is None else key.decode(errors="replace") for key in run.keys]
     return columns
 
@@ -167,6 +152,13 @@ def _position_columns(run: PartitionRecords) -> DatasetColumns:
         "recorded_at": [None if t < 0 else t for t in run.timestamps],
         "incarnation": run.incarnation or None,
     }
+
+
+def _value_columns(run: PartitionRecords) -> DatasetColumns:
+    """Return the columns of the record's place, and those of all fields of the JSON object that is its value."""
+    values = [_parse_json_object(value) for value in run.values]
+    names = [name for name in SCHEMAS[DATASET_BY_TOPIC[run.topic]].names if name not in POSITION_COLUMNS]
+    return _position_columns(run) | {name: [v.get(name) for v in values] for name in names}
 
 
 def _receipt_columns(headers: dict[str, Sequence[bytes | None]]) -> DatasetColumns:
