@@ -32,8 +32,3 @@ def parse_partition_log(name: re.Match[str]) -> PartitionLog:
 def format_file_name(log: PartitionLog, start: int) -> str:
     """Return the name of the file whose range begins at `start`. Names of one log sort as their ranges do."""
     return f"{log.topic}+{log.file_label}+{start:020d}.parquet"
-
-
-def format_merged_stem(name: re.Match[str]) -> str:
-    """Return the name, up to its mark, of a file that replaces the one that `LANDED_FILE_NAME` matched."""
-    return f"{name['topic']}+{parse_partition_log(name).file_label}+{name['start']}"

@@ -12,9 +12,13 @@ from warehouse.partition_log import PartitionLog
 
 def list_incarnations(data: Path, topic: str, partition: int) -> set[str]:
     """Return the incarnations of a partition that have files."""
-    head = f"{topic}+{partition}"
-    names = (LANDED_FILE_NAME.fullmatch(name) for name, _ in _scan_day_folders(data / DATASET_BY_TOPIC[topic], head))
-    logs = [parse_partition_log(name) for name in names if name]
+    entries = _scan_day_folders(data / DATASET_BY_TOPIC[topic], f"{topic}+{partition}")
+    return select_incarnations((name for name, _ in entries), partition)
+
+
+def select_incarnations(names: Iterable[str], partition: int) -> set[str]:
+    """Return the incarnations of a partition that landed files of one topic are of, by the names of the files."""
+    logs = [parse_partition_log(found) for name in names if (found := LANDED_FILE_NAME.fullmatch(name))]
     return {log.incarnation for log in logs if log.partition == partition}
 
 

@@ -18,6 +18,7 @@ from warehouse import lifecycle_sql
 from warehouse.landed_files import list_incarnations_by_age
 from warehouse.partition_log import PartitionLog, parse_topic_id
 from warehouse.reader import LOCAL_FILE_SETTINGS
+from warehouse.schemas import SCHEMAS
 from warehouse.sink.range_metadata import find_first_lost_offsets, find_present_incarnation
 from warehouse.sql_text import load_sql, log_position_sql
 from warehouse.views import create_macro_statements
@@ -27,6 +28,10 @@ from warehouse.watermark import watermark_offset_sql
 _SETTLED_AFTER: Final = timedelta(minutes=10)
 # Columns of the log that distinguish observations.
 _OBSERVATION_COLUMNS: Final = ("source", "sms_id", "status_id", "device_id", "channel_id", "sent_at")
+
+# Columns that identify a message or its version. All others are compared.
+_IDENTITY_COLUMNS: Final = {"message_key", "source", "sms_id", "version", "recorded_at"}
+_COMPARED_COLUMNS: Final = [name for name in SCHEMAS["base"].names if name not in _IDENTITY_COLUMNS]
 
 
 class LifecycleComparison:
@@ -127,7 +132,9 @@ class LifecycleComparison:
         self._create("TABLE", "differing")
 
     def _create(self, kind: str, name: str) -> None:
-        self.fetch_rows(f"CREATE OR REPLACE {kind} {name} AS {load_sql('comparison', name)}")
+        sql = load_sql("comparison", name).replace("{compared_columns}", ", ".join(_COMPARED_COLUMNS))
+        facts = ", ".join(f"fact('{column}', s.{column}, r.{column})" for column in _COMPARED_COLUMNS)
+        self.fetch_rows(f"CREATE OR REPLACE {kind} {name} AS {sql.replace('{facts}', facts)}")
 
     def _create_reported_state_view(self) -> None:
         """Create `reported_state` of one partition, and the variable `logged`: number and last time of its reports."""
@@ -163,7 +170,3 @@ class LifecycleComparison:
                 for incarnation, offset in first_lost.items():
                     if offset is not None:
                         self.fetch_rows("INSERT INTO lost_from VALUES (?, ?, ?)", topic, incarnation, offset)
-
-    def count_differing(self, what: str) -> int:
-        """Return how many messages of the partition differ for one reason."""
-        return int(self.fetch_value("SELECT count(*) FROM differing WHERE what = ?", what))

@@ -22,9 +22,8 @@ def create_statuses_table(connection: duckdb.DuckDBPyConnection, statuses: Mappi
         "CREATE TEMP TABLE statuses "
         "(status_id INT, rank INT, outcome VARCHAR, failure_class VARCHAR, is_end BOOLEAN, is_failure BOOLEAN)"
     )
-    for s in statuses.values():
-        row = (s.id, s.rank, s.outcome.value, s.failure_class, s.is_end, s.is_failure)
-        connection.execute("INSERT INTO statuses VALUES (?, ?, ?, ?, ?, ?)", row)
+    rows = [(s.id, s.rank, s.outcome.value, s.failure_class, s.is_end, s.is_failure) for s in statuses.values()]
+    connection.executemany("INSERT INTO statuses VALUES (?, ?, ?, ?, ?, ?)", rows)
 
 
 def create_message_summary_table(connection: duckdb.DuckDBPyConnection) -> None:

@@ -37,6 +37,7 @@ from warehouse.errors import RebuildError
 from warehouse.file_names import SEED_DATE, parse_folder_day
 from warehouse.lifecycle_comparison import LifecycleComparison
 from warehouse.maintenance import atomic_replace
+from warehouse.maintenance.compaction import translate_file_errors
 from warehouse.rollups import has_current_rollups, rollup_fingerprint
 from warehouse.watermark import WATERMARK_FILE, BaseWatermark, newer_versions_condition, read_base_watermark
 
@@ -98,15 +99,10 @@ def rebuild_base(
         # The views list these folders more than once, or together.
         for name in ("base", *(f"base/{name}" for name in ROLLUPS)):
             atomic_replace.add_rotating_seed(data / name)
-        try:
-            with _connect(scratch, memory) as connection:
-                run = _BaseRebuild(data, scratch, connection)
-                run.comparison.create_input_views(statuses, expire_after, max_observations)
-                return run.rebuild_days(day, everything=everything)
-        except duckdb.IOException as error:
-            raise OSError(" ".join(str(error).split())) from error
-        except duckdb.Error as error:
-            raise RebuildError(data, str(error).partition("\n")[0]) from error
+        with translate_file_errors(RebuildError, data), _connect(scratch, memory) as connection:
+            run = _BaseRebuild(data, scratch, connection)
+            run.comparison.create_input_views(statuses, expire_after, max_observations)
+            return run.rebuild_days(day, everything=everything)
 
 
 def _connect(scratch: Path, memory: str) -> duckdb.DuckDBPyConnection:
@@ -198,9 +194,10 @@ class _BaseRebuild:
         return min(first, first_news or first)
 
     def _count_comparison(self) -> None:
-        self._result.differing += self.comparison.count_differing("different")
-        self._result.repaired += self.comparison.count_differing("repaired")
-        self._result.unsettled += self.comparison.count_differing("unsettled")
+        counts = dict(self.comparison.fetch_rows("SELECT what, count(*) FROM differing GROUP BY what"))
+        self._result.differing += counts.get("different", 0)
+        self._result.repaired += counts.get("repaired", 0)
+        self._result.unsettled += counts.get("unsettled", 0)
         self._result.reports += self.comparison.fetch_value("SELECT getvariable('logged').reports")
 
     def _count_days(self, start: date | None, only_day: date | None) -> dict[date, bool]:

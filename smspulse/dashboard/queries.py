@@ -13,8 +13,8 @@ from gateway.statuses import STATUSES, StatusCode
 from smspulse.dashboard import metrics
 from warehouse.errors import NoWarehouseError
 from warehouse.reader import fetch_rows, open_warehouse
-from warehouse.sql_text import load_sql
 from warehouse.status_codes import load_known_statuses
+from warehouse.views import load_view_sql
 
 # The columns that the views of the moment read. No personal data.
 _CREATE_HELD_SQL: Final = """
@@ -118,7 +118,7 @@ class PageSnapshot:
             duckdb.Error: The SQL is wrong.
         """
         # The view runs over the CTE `messages` in place of the view of that name.
-        view_sql = "FROM count_failures('counted_messages')" if view == FAILURES else load_sql("views", view)
+        view_sql = "FROM count_failures('counted_messages')" if view == FAILURES else load_view_sql(view)
         statement = f"""
             WITH messages AS (
                 SELECT * FROM held

@@ -36,7 +36,8 @@ from smspulse.broker.settings import BrokerSettings
 from smspulse.broker.topic_admin import ensure_topics
 from warehouse import catalog
 from warehouse.errors import OvertakenError
-from warehouse.file_names import LANDED_FILE_NAME, TEMPORARY_FOLDER, format_merged_stem
+from warehouse.file_names import TEMPORARY_FOLDER
+from warehouse.maintenance import atomic_replace
 from warehouse.reader import query
 from warehouse.settings import LanderSettings
 from warehouse.sink import consumer as lander
@@ -89,13 +90,10 @@ def _unfenced(land_rows: Callable[..., Path]) -> Callable[..., Path]:
         try:
             return land_rows(data, start, table)
         except OvertakenError as error:
-            mark = uuid4().hex
-            scratch = data / f"unfenced-{mark}"
+            scratch = data / f"unfenced-{uuid4().hex}"
             with scratch.open("wb") as file:
                 parquet_files.write_range_file(table, file)
-            name = LANDED_FILE_NAME.fullmatch(error.path.name)
-            assert name is not None
-            return scratch.rename(error.path.with_name(f"{format_merged_stem(name)}-{mark}.parquet"))
+            return scratch.rename(atomic_replace.name_successor(error.path))
 
     return mutated
 

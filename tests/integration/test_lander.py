@@ -226,7 +226,7 @@ def test_after_a_full_disk_it_reads_reassigned_partitions_again(
     monkeypatch.setattr(consumer, "open_landing_store", FullDisk)
     lander = ParquetLander(settings(tmp_path), kafka, StopRequest())
     monkeypatch.setattr(FullDisk, "is_full", True)
-    starting = threading.Thread(target=lander._store_status.wait_until_writable, args=(StopRequest(),))
+    starting = threading.Thread(target=lander._store_status.wait_until_writable)
     starting.start()
     until(lambda: metrics.BLOCKED._value.get() == 1)
     assert starting.is_alive()  # so it is not ready

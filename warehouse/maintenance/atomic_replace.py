@@ -11,6 +11,7 @@ A process that is killed leaves the old state or the new one, and temporary file
 import ctypes
 import errno
 import os
+import re
 import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -34,6 +35,12 @@ _SETTLE_S: Final = 0.5
 def unique_suffix() -> str:
     """Return a mark that no file has in its name yet."""
     return uuid4().hex[:12]
+
+
+def name_successor(path: Path) -> Path:
+    """Return a path for a file that replaces another one. Its name is the same up to its mark."""
+    stem = re.sub(r"-\w+$", "", path.stem)
+    return path.with_name(f"{stem}-{unique_suffix()}.parquet")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ changed.
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -31,12 +31,11 @@ import pyarrow.parquet as pq
 from warehouse import catalog
 from warehouse.base_files import BASE_CODEC, BASE_ROW_GROUP_ROWS, CLOSED_DAY_KEY
 from warehouse.datasets import DATASET_BY_TOPIC
-from warehouse.errors import CompactionError
+from warehouse.errors import CompactionError, WarehouseError
 from warehouse.file_names import (
     LANDED_FILE_NAME,
     SEED_DATE,
     SEED_FILE,
-    format_merged_stem,
     parse_folder_day,
     parse_partition_log,
 )
@@ -109,9 +108,10 @@ class _Compaction:
         is_closed = parse_folder_day(folder) < self._first_open_day
         removed: list[Path] = []
         added: dict[Path, Path] = {}
-        for stem, parts in _find_mergeable_files(folder, self._hour, is_closed=is_closed).items():
+        for parts in _find_mergeable_files(folder, self._hour, is_closed=is_closed):
             metadata = {RANGE_START_KEY: str(read_range_start(parts[0])).encode()}
-            added |= self._merge_files(folder, parts, stem, metadata | read_end_metadata(parts[-1]))
+            target = atomic_replace.name_successor(parts[-1])
+            added |= self._merge_files(target, parts, metadata | read_end_metadata(parts[-1]))
             removed += parts
         # One exchange for all logs of the day, because each exchange lists the whole folder.
         self._replace_merged_files(folder, removed, added)
@@ -124,7 +124,8 @@ class _Compaction:
         for folder in sorted(base.glob("date=*")):
             parts = sorted(folder.glob("[0-9]*.parquet"))
             if len(parts) > 1 and all(_read_file_metadata(path).get(CLOSED_DAY_KEY) == b"1" for path in parts):
-                added |= self._merge_files(folder, parts, "all", {CLOSED_DAY_KEY: b"1"})
+                target = folder / f"all-{atomic_replace.unique_suffix()}.parquet"
+                added |= self._merge_files(target, parts, {CLOSED_DAY_KEY: b"1"})
                 removed += parts
         if added:
             atomic_replace.add_rotating_seed(base)
@@ -155,7 +156,7 @@ class _Compaction:
         if not counts_due:
             return
         schema = SCHEMAS["webhooks"]
-        with _translate_file_errors(self._data / "raw"), open_warehouse(self._data) as connection:
+        with translate_file_errors(CompactionError, self._data / "raw"), open_warehouse(self._data) as connection:
             for name, limit in self._limits.items():
                 connection.execute(f"SET {name} = ?", [limit])
             for target, (day, counted) in counts_due.items():
@@ -175,16 +176,14 @@ class _Compaction:
         self.result.files_before += len(removed)
         self.result.files_after += len(added)
 
-    def _merge_files(
-        self, folder: Path, parts: list[Path], stem: str, metadata: dict[bytes, bytes]
-    ) -> dict[Path, Path]:
-        """Write the rows of files as one temporary file; return it by the path that it is for."""
-        target = folder / f"{stem}-{atomic_replace.unique_suffix()}.parquet"
+    def _merge_files(self, target: Path, parts: list[Path], metadata: dict[bytes, bytes]) -> dict[Path, Path]:
+        """Write the rows of a folder's files as one temporary file; return it by the path that it is for."""
+        folder = target.parent
         temporary = self._scratch / target.name
         schema = SCHEMAS[folder.parent.name]
         size, codec = choose_file_layout(folder.parent.name)
         layout = {"compression": codec, **parquet_files.column_encodings(schema)}
-        with _translate_file_errors(folder):
+        with translate_file_errors(CompactionError, folder):
             expected = sum(pq.read_metadata(path).num_rows for path in parts)
             with (
                 duckdb.connect(config=self._limits) as connection,
@@ -214,16 +213,14 @@ def _read_parquet_footer(path: Path) -> pq.FileMetaData:
         raise CompactionError(path.parent, f"{path.name}: {error}".partition("\n")[0]) from error
 
 
-def _find_mergeable_files(folder: Path, hour: datetime, *, is_closed: bool) -> dict[str, list[Path]]:
-    """Return the files to be merged, in the order of their ranges, by the stem of the merged file's name."""
+def _find_mergeable_files(folder: Path, hour: datetime, *, is_closed: bool) -> list[list[Path]]:
+    """Return lists of files to be merged, each in the order of their ranges."""
     found: dict[PartitionLog, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         name = LANDED_FILE_NAME.fullmatch(path.name)
         if name and path.stat().st_mtime < hour.timestamp() and (is_closed or not name["merged"]):
             found.setdefault(parse_partition_log(name), []).append(path)
-    runs = [run for parts in found.values() if len(parts) > 1 for run in _split_at_gaps(parts) if len(run) > 1]
-    names = ((LANDED_FILE_NAME.fullmatch(run[-1].name), run) for run in runs)
-    return {format_merged_stem(name): run for name, run in names if name}
+    return [run for parts in found.values() if len(parts) > 1 for run in _split_at_gaps(parts) if len(run) > 1]
 
 
 def _split_at_gaps(parts: list[Path]) -> Iterator[list[Path]]:
@@ -240,14 +237,14 @@ def _split_at_gaps(parts: list[Path]) -> Iterator[list[Path]]:
 
 
 @contextmanager
-def _translate_file_errors(folder: Path) -> Iterator[None]:
-    """Raise DuckDB's and pyarrow's errors about a folder's files as errors of this project."""
+def translate_file_errors(kind: Callable[[Path, str], WarehouseError], folder: Path) -> Iterator[None]:
+    """Raise DuckDB's and pyarrow's errors about a folder's files as an error of this project, or as an OSError."""
     try:
         yield
     except duckdb.IOException as error:
         raise OSError(" ".join(str(error).split())) from error
     except (duckdb.Error, pa.ArrowException) as error:
-        raise CompactionError(folder, f"{type(error).__name__}: {error}".partition("\n")[0]) from error
+        raise kind(folder, f"{type(error).__name__}: {error}".partition("\n")[0]) from error
 
 
 def _query_sorted_rows(

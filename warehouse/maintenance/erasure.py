@@ -20,13 +20,12 @@ from core.atomic_file import write_file_atomically
 from gateway.number_search import NumberSearch
 from gateway.phone_numbers import national_form
 from warehouse import catalog
-from warehouse.errors import DamagedFileError
-from warehouse.file_names import LANDED_FILE_NAME, format_merged_stem
 from warehouse.maintenance import atomic_replace
 from warehouse.maintenance.compaction import choose_file_layout
 from warehouse.maintenance.number_matching import erase_column_values, match_columns, match_rows, may_hold_number
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog
 from warehouse.sink import parquet_files
+from warehouse.sink.range_metadata import translate_damage
 from warehouse.watermark import WATERMARK_FILE, read_base_watermark
 
 PENDING_ERASURE_FILE: Final = "erasure.json"
@@ -202,10 +201,7 @@ class _FileErasure:
         """Replace files of a folder by files without the numbers, in one step."""
         added = {}
         for path in removed:
-            landed = LANDED_FILE_NAME.fullmatch(path.name)
-            # The name of a file of base or differences begins with its partition.
-            stem = format_merged_stem(landed) if landed else path.stem.partition("-")[0]
-            place = path.with_name(f"{stem}-{atomic_replace.unique_suffix()}.parquet")
+            place = atomic_replace.name_successor(path)
             added[place] = self._scratch / place.name
             self.result.rows[dataset] += self._rewrite_file(dataset, path, added[place])
             parquet_files.copy_landing_time(path, added[place])
@@ -237,10 +233,8 @@ class _FileErasure:
 
 
 def _open_parquet_file(path: Path) -> pq.ParquetFile:
-    try:
+    with translate_damage(path):
         return pq.ParquetFile(path)
-    except pa.ArrowException as error:
-        raise DamagedFileError(path, type(error).__name__) from error
 
 
 def complete_pending_erasure(data: Path) -> None:

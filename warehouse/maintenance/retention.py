@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from warehouse import catalog
 from warehouse.datasets import DATASET_BY_TOPIC
 from warehouse.errors import RetentionError
-from warehouse.file_names import LANDED_FILE_NAME, SEED_DATE, format_merged_stem, parse_folder_day, parse_partition_log
+from warehouse.file_names import LANDED_FILE_NAME, SEED_DATE, parse_folder_day, parse_partition_log
 from warehouse.landed_files import find_newest_file
 from warehouse.maintenance import atomic_replace
 from warehouse.rollups import has_current_rollups
@@ -118,7 +118,7 @@ def _drop_landed_day(folder: Path, scratch: Path) -> None:
     for path in folder.iterdir():
         name = LANDED_FILE_NAME.fullmatch(path.name)
         if name and find_newest_file(folder.parent, parse_partition_log(name)) == path:
-            target_path = path.with_name(f"{format_merged_stem(name)}-{atomic_replace.unique_suffix()}.parquet")
+            target_path = atomic_replace.name_successor(path)
             added[target_path] = scratch / target_path.name
             schema = SCHEMAS[DATASET_BY_TOPIC[name["topic"]]].with_metadata(read_end_metadata(path))
             pq.write_table(schema.empty_table(), added[target_path])

@@ -6,9 +6,7 @@ from datetime import tzinfo
 from typing import Any
 
 import pyarrow as pa
-from confluent_kafka import KafkaException
 
-from core.stop_request import StopRequest
 from core.topic_ids import TopicIds
 from gateway.payload_times import parse_zone
 from warehouse import metrics
@@ -69,21 +67,14 @@ class AssignedPartitions:
         store_status: Where rows are landed, and whether it takes data.
         topic_ids: Reads the ids of Kafka's topics.
         kafka_status: Whether Kafka answers.
-        stop: Ends waiting.
     """
 
     def __init__(
-        self,
-        settings: LanderSettings,
-        store_status: StoreStatus,
-        topic_ids: TopicIds,
-        kafka_status: KafkaStatus,
-        stop: StopRequest,
+        self, settings: LanderSettings, store_status: StoreStatus, topic_ids: TopicIds, kafka_status: KafkaStatus
     ) -> None:
         self._settings, self._zone = settings, parse_zone(settings.zone)
         self._store_status, self._store = store_status, store_status.store
         self._topic_ids, self._kafka_status = topic_ids, kafka_status
-        self._stop = stop
         self.buffers: dict[PartitionKey, PartitionBuffer] = {}
         self.unlocated: set[PartitionKey] = set()
         """Assigned partitions of which it is not known yet from which offset on to read."""
@@ -144,15 +135,13 @@ class AssignedPartitions:
         held = {key: buffer for key, buffer in self.buffers.items() if buffer.tables}
         if not held:
             return
-        try:
+        # Nothing is landed whose incarnation is unknown. It is read again when Kafka answers.
+        replaced = set(held)
+        with self._kafka_status.watch_request():
             ids = self._topic_ids.read_ids({topic for topic, _ in held})
             replaced = {
                 key for key, buffer in held.items() if ids.get(key[0]) != parse_topic_id(buffer.log.incarnation)
             }
-        except KafkaException as error:
-            # Nothing is landed whose incarnation is unknown. It is read again when Kafka answers.
-            self._kafka_status.mark_unavailable(error.args[0])
-            replaced = set(held)
         for key in replaced:
             self.drop_buffer(key)
 
@@ -161,6 +150,5 @@ class AssignedPartitions:
             try:
                 return self._store.read_landed_position(log)
             except BucketAwayError as error:
-                self._store_status.handle_failure(error)
-                if self._stop.wait(self._store_status.retry_s):
+                if self._store_status.wait_after_failure(error):
                     raise

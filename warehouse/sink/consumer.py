@@ -34,7 +34,7 @@ from warehouse.datasets import DATASET_BY_TOPIC
 from warehouse.errors import BucketAwayError
 from warehouse.settings import LanderSettings
 from warehouse.sink.assigned_partitions import AssignedPartitions, PartitionKey
-from warehouse.sink.kafka_client import KafkaStatus, create_consumer
+from warehouse.sink.kafka_client import ANSWER_S, KafkaStatus, create_consumer
 from warehouse.sink.kafka_log_reader import KafkaLogReader
 from warehouse.sink.parquet_files import open_landing_store
 from warehouse.sink.store_status import StoreStatus
@@ -44,8 +44,6 @@ _log = logging.getLogger(__name__)
 
 # How long a request to stop can stay unnoticed.
 _POLL_S: Final = 0.25
-# Seconds to wait for the answer to one request.
-_ANSWER_S: Final = 3.0
 _POLL_RECORDS: Final = 10_000
 
 
@@ -66,11 +64,11 @@ class ParquetLander:
         self._settings, self._kafka, self._stop = settings, kafka, stop
         self._on_ready = ready
         self._store = open_landing_store(settings.data)
-        self._store_status = StoreStatus(self._store, settings.retry_s)
+        self._store_status = StoreStatus(self._store, settings.retry_s, stop)
         self._kafka_status = KafkaStatus(kafka.bootstrap)
         self._topic_ids = TopicIds(kafka)
         self._consumer: Any = None
-        self._partitions = AssignedPartitions(settings, self._store_status, self._topic_ids, self._kafka_status, stop)
+        self._partitions = AssignedPartitions(settings, self._store_status, self._topic_ids, self._kafka_status)
         self._was_located = False
         # The client reports assigned and revoked partitions from within a poll. The records that this poll returns may
         # be of either assignment.
@@ -88,7 +86,7 @@ class ParquetLander:
             KafkaRefusedError: Kafka denies access.
             OSError: The files cannot be listed.
         """
-        self._store_status.wait_until_writable(self._stop)
+        self._store_status.wait_until_writable()
         if self._stop.is_set():
             return
         self._connect_consumer()
@@ -128,11 +126,9 @@ class ParquetLander:
     def _poll_records(self, seconds: float) -> bool:
         """Read records into the buffers; return whether there were any."""
         generation = self._assignment_generation
-        try:
+        messages: list[Any] = []
+        with self._kafka_status.watch_request():
             messages = self._consumer.consume(_POLL_RECORDS, seconds)
-        except KafkaException as error:
-            self._kafka_status.mark_unavailable(error.args[0])
-            messages = []
         self._kafka_status.raise_refusal()
         if generation != self._assignment_generation:
             # It is unknown whether these records belong to the old or the new assignment. They are read again.
@@ -216,18 +212,16 @@ class ParquetLander:
         if not unlocated:
             return
         try:
-            ids = self._topic_ids.read_ids({topic for topic, _ in unlocated})
-            with KafkaLogReader(self._kafka) as reader:
-                for topic, partition in sorted(unlocated):
-                    # A topic that was deleted and not created again yet has no id.
-                    if topic in ids:
-                        position = locate_log_position(self._store, reader, topic, partition, ids[topic])
-                        self._partitions.start_partition(position)
-        except KafkaException as error:
-            self._kafka_status.mark_unavailable(error.args[0])
+            with self._kafka_status.watch_request():
+                ids = self._topic_ids.read_ids({topic for topic, _ in unlocated})
+                with KafkaLogReader(self._kafka) as reader:
+                    for topic, partition in sorted(unlocated):
+                        # A topic that was deleted and not created again yet has no id.
+                        if topic in ids:
+                            position = locate_log_position(self._store, reader, topic, partition, ids[topic])
+                            self._partitions.start_partition(position)
         except BucketAwayError as error:
-            self._store_status.handle_failure(error)
-            self._stop.wait(self._store_status.retry_s)
+            self._store_status.wait_after_failure(error)
         self._seek_to_buffer_ends()
         if not unlocated and not self._was_located:
             self._was_located = True
@@ -272,12 +266,9 @@ class ParquetLander:
     def _handle_out_of_range(self, key: PartitionKey) -> None:
         """Handle a position at which Kafka has no record: it deleted the records, or never had them."""
         buffer = self._partitions.buffers[key]
-        try:
-            earliest, end = self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=_ANSWER_S)
-        except KafkaException as error:
-            # To read on leads here again.
-            self._kafka_status.mark_unavailable(error.args[0])
-        else:
+        # After a failure, to read on leads here again.
+        with self._kafka_status.watch_request():
+            earliest, end = self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=ANSWER_S)
             if end < buffer.next_offset:
                 self._partitions.drop_buffer(key)
             elif earliest > buffer.next_offset:
@@ -311,12 +302,11 @@ class ParquetLander:
 
     def _reconnect_consumer(self) -> None:
         """Begin again with a new client once Kafka answers."""
-        try:
+        with self._kafka_status.watch_request():
             self._topic_ids.read_ids([RAW])
-        except KafkaException as error:
-            self._kafka_status.mark_unavailable(error.args[0])
+            self._kafka_status.all_brokers_down = False
+        if self._kafka_status.all_brokers_down:
             return
-        self._kafka_status.all_brokers_down = False
         self._on_partitions_lost(self._consumer, [])
         self._consumer.close()
         self._connect_consumer()

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
@@ -13,17 +15,10 @@ from warehouse.settings import LanderSettings
 
 _log = logging.getLogger(__name__)
 
-# Seconds to wait for the answer to one request.
-_ANSWER_S: Final = 3.0
+ANSWER_S: Final = 3.0
+"""Seconds to wait for the answer to one request."""
 _CLIENT: Final = {
     "client.id": "smspulse-lander",
-    "isolation.level": "read_committed",
-    # The files have the positions. The sink commits offsets only after landing.
-    "enable.auto.commit": False,
-    # An end of partition also shows how far transaction markers are read, which are no records.
-    "enable.partition.eof": True,
-    # The sink decides on positions outside Kafka's range. A reset would guess them.
-    "auto.offset.reset": "error",
     # Landers share the partitions of all topics evenly.
     "partition.assignment.strategy": "roundrobin",
     # How long a new topic can stay unnoticed.
@@ -32,10 +27,6 @@ _CLIENT: Final = {
     "reconnect.backoff.max.ms": 1_000,
     # Limit of what is read ahead, in KiB of records.
     "queued.max.messages.kbytes": 16_384,
-    # The client's default pause between two fetches would halve the throughput.
-    "fetch.queue.backoff.ms": 5,
-    # The sink itself logs what matters.
-    "log_level": 2,
 }
 # Errors that do not pass with time.
 _FATAL_ERROR_CODES: Final = {
@@ -91,8 +82,15 @@ class KafkaStatus:
         if self._refusal is not None:
             raise self._refusal
 
-    def mark_unavailable(self, error: KafkaError) -> None:
-        """Record that a request failed."""
+    @contextmanager
+    def watch_request(self) -> Iterator[None]:
+        """Record if a request fails, and go on behind it: it is repeated later."""
+        try:
+            yield
+        except KafkaException as error:
+            self._mark_unavailable(error.args[0])
+
+    def _mark_unavailable(self, error: KafkaError) -> None:
         if error.fatal() or error.code() in _FATAL_ERROR_CODES:
             self.on_error(error)
         elif self._unavailable_since is None:
@@ -111,12 +109,28 @@ class KafkaStatus:
 
     def probe(self, consumer: Any) -> None:
         """Find out whether Kafka is away or has no new records. No poll shows the difference."""
-        try:
-            consumer.list_topics(RAW, timeout=_ANSWER_S)
-        except KafkaException as error:
-            self.mark_unavailable(error.args[0])
-        else:
+        with self.watch_request():
+            consumer.list_topics(RAW, timeout=ANSWER_S)
             self.mark_available()
+
+
+def reader_options(kafka: KafkaSettings) -> dict[str, Any]:
+    """Return the options of every client that reads landed topics."""
+    return kafka.confluent_options() | {
+        "isolation.level": "read_committed",
+        # The files have the positions. The sink commits offsets only after landing.
+        "enable.auto.commit": False,
+        # An end of partition also shows how far transaction markers are read, which are no records.
+        "enable.partition.eof": True,
+        # The sink decides on positions outside Kafka's range. A reset would guess them.
+        "auto.offset.reset": "error",
+        # The client's default pause between two fetches would halve the throughput.
+        "fetch.queue.backoff.ms": 5,
+        # The sink itself logs what matters.
+        "log_level": 2,
+        # The in-memory broker changes transactional batches and keeps their checksum.
+        "check.crcs": not kafka.in_memory,
+    }
 
 
 def create_consumer(settings: LanderSettings, kafka: KafkaSettings, status: KafkaStatus) -> Any:
@@ -126,7 +140,7 @@ def create_consumer(settings: LanderSettings, kafka: KafkaSettings, status: Kafk
         KafkaRefusedError: The settings for Kafka cannot be used.
     """
     session_ms = int(settings.session_timeout_s * 1000)
-    options = kafka.confluent_options() | _CLIENT
+    options = reader_options(kafka) | _CLIENT
     options |= {
         "group.id": settings.group,
         "session.timeout.ms": session_ms,
@@ -135,8 +149,6 @@ def create_consumer(settings: LanderSettings, kafka: KafkaSettings, status: Kafk
         "error_cb": status.on_error,
         # The in-memory broker creates topics on first use. On a real one they are created explicitly.
         "allow.auto.create.topics": kafka.in_memory,
-        # The in-memory broker changes transactional batches and keeps their checksum.
-        "check.crcs": not kafka.in_memory,
     }
     # The in-memory broker has no static members.
     if settings.instance and not kafka.in_memory:

@@ -8,26 +8,19 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from core.kafka_settings import KafkaSettings
 from warehouse.partition_log import PartitionLog
+from warehouse.sink.kafka_client import ANSWER_S, reader_options
 from warehouse.sink.partition_records import PartitionRecords
 from warehouse.sink.range_metadata import RecordIdentity, extract_identities
 from warehouse.sink.record_conversion import build_table
 
-# Seconds to wait for the answer to one request.
-_ANSWER_S: Final = 3.0
 _BATCH: Final = 10_000
 _POLL_S: Final = 0.05
 _OPTIONS: Final = {
     "client.id": "smspulse-incarnations",
-    "log_level": 2,
     # A group is required, but unused: partitions are assigned, and nothing is committed.
     "group.id": "smspulse-incarnations",
-    "enable.auto.commit": False,
-    "isolation.level": "read_committed",
-    "auto.offset.reset": "error",
-    "enable.partition.eof": True,
-    # Only a few records are read at a time. The defaults would wait for more.
+    # Only a few records are read at a time. The default would wait for more.
     "fetch.wait.max.ms": 10,
-    "fetch.queue.backoff.ms": 5,
 }
 
 
@@ -35,8 +28,7 @@ class KafkaLogReader:
     """Reads the identities of records from Kafka's partitions. Use it as a context manager: it holds a connection."""
 
     def __init__(self, kafka: KafkaSettings) -> None:
-        # The in-memory broker changes transactional batches and keeps their checksum.
-        self._consumer = Consumer(kafka.confluent_options() | _OPTIONS | {"check.crcs": not kafka.in_memory})
+        self._consumer = Consumer(reader_options(kafka) | _OPTIONS)
 
     def __enter__(self) -> Self:
         return self
@@ -50,7 +42,7 @@ class KafkaLogReader:
         Raises:
             KafkaException: Kafka does not answer.
         """
-        low, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_ANSWER_S)
+        low, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_S)
         return low, end
 
     def read_identities(self, topic: str, partition: int, start: int, end: int) -> dict[int, RecordIdentity]:
@@ -82,15 +74,15 @@ class KafkaLogReader:
     def _poll_batches(self, wanted: int) -> Iterator[list[Any]]:
         """Yield records of the assigned partition, at least one at a time, until it ends."""
         # The client waits the whole time for a full batch, unless one record is all that is wanted.
-        wait_s = _ANSWER_S if wanted == 1 else _POLL_S
-        deadline = monotonic() + _ANSWER_S
+        wait_s = ANSWER_S if wanted == 1 else _POLL_S
+        deadline = monotonic() + ANSWER_S
         while monotonic() < deadline:
             messages = self._consumer.consume(min(wanted, _BATCH), wait_s)
             errors = [message.error() for message in messages if message.error() is not None]
             records = [message for message in messages if message.error() is None]
             if records:
                 yield records
-                deadline = monotonic() + _ANSWER_S
+                deadline = monotonic() + ANSWER_S
             for error in errors:
                 if error.code() == KafkaError._PARTITION_EOF:
                     return

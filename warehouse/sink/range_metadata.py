@@ -59,7 +59,7 @@ def read_next_offset(source: Path | BinaryIO, path: Path) -> int:
     Raises:
         DamagedFileError: It is no landed file.
     """
-    with _translate_damage(path):
+    with translate_damage(path):
         return int((pq.read_metadata(source).metadata or {})[NEXT_OFFSET_KEY])
 
 
@@ -75,7 +75,7 @@ def read_range_start(path: Path) -> int:
     start = int(name["start"])
     if not name["merged"]:
         return start
-    with _translate_damage(path):
+    with translate_damage(path):
         return int((pq.read_metadata(path).metadata or {}).get(RANGE_START_KEY, start))
 
 
@@ -85,7 +85,7 @@ def read_last_identity(source: Path | BinaryIO, path: Path) -> RecordIdentity | 
     Raises:
         DamagedFileError: It is no landed file.
     """
-    with _translate_damage(path):
+    with translate_damage(path):
         metadata = pq.read_metadata(source).metadata or {}
         if LAST_IDENTITY_KEY in metadata:
             return RecordIdentity(*json.loads(metadata[LAST_IDENTITY_KEY]))
@@ -98,7 +98,7 @@ def read_identities(source: Path | BinaryIO, path: Path) -> dict[int, RecordIden
     Raises:
         DamagedFileError: It is no landed file.
     """
-    with _translate_damage(path):
+    with translate_damage(path):
         file = pq.ParquetFile(source)
         metadata = file.schema_arrow.metadata or {}
         names = [name for name in ("offset", "recorded_at", *_ID_COLUMNS) if name in file.schema_arrow.names]
@@ -162,7 +162,8 @@ def find_first_lost_offsets(data: Path, topic: str, partition: int, topic_id: st
 
 
 @contextmanager
-def _translate_damage(path: Path) -> Iterator[None]:
+def translate_damage(path: Path) -> Iterator[None]:
+    """Raise the errors of reading a file as `DamagedFileError`."""
     try:
         yield
     except (pa.ArrowException, KeyError, ValueError, TypeError) as error:

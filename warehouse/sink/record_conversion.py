@@ -19,7 +19,7 @@ from core import records as rec
 from core import topics
 from core.errors import where_raised
 from gateway.errors import Reason
-from gateway.events import StatusReport
+from gateway.events import IncomingMessage, StatusReport
 from gateway.json_body import charset_of
 from gateway.payloads import parse_payloads
 from warehouse import metrics
@@ -48,16 +48,9 @@ DatasetColumns = dict[str, Any]
 
 A missing field is null in each row.
 """
-# Columns of a `StatusReport`, in the order of its fields.
-_STATUS_FIELDS: Final = (
-    *("sms_id", "status_id", "device_id", "channel_id"),
-    *("sent_at", "address", "status_message", "flaws"),
-)
-# Columns of an `IncomingMessage`, in the order of its fields.
-_INCOMING_FIELDS: Final = (
-    *("sms_id", "message_type", "device_id", "channel_id", "sent_at", "phone_received_at"),
-    *("address", "text", "image_url", "internal_id", "device_name", "flaws"),
-)
+# Columns of those fields of events that have another name.
+_COLUMN_BY_FIELD: Final = {"recipient": "address", "sender": "address", "content_type": "message_type"}
+_STATUS_NAMES: Final = tuple(_COLUMN_BY_FIELD.get(field, field) for field in StatusReport._fields)
 
 
 def raw_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
@@ -67,7 +60,7 @@ def raw_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
     content_types = headers.get(rec.HEADER_CONTENT_TYPE)
     declares_charset = any(map(charset_of, set(content_types or ())))
     read = parse_payloads([value or b"" for value in run.values], zone, content_types if declares_charset else None)
-    columns = _position_columns(run) | _receipt_columns(headers) | dict(zip(_STATUS_FIELDS, read.reports, strict=False))
+    columns = _position_columns(run) | _receipt_columns(headers) | dict(zip(_STATUS_NAMES, read.reports, strict=False))
     spooled = headers.get(rec.HEADER_SPOOLED)
     columns |= {
         "content_type": content_types,
@@ -82,31 +75,22 @@ def raw_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
         return columns
     columns |= {"kind": [KIND_STATUS] * rows, "reason": [None] * rows}
     for row, event in read.others.items():
-        is_status = type(event) is StatusReport
-        if not is_status:
+        if type(event) is IncomingMessage:
             columns["kind"][row] = KIND_INCOMING
-        for name, value in zip(_STATUS_FIELDS if is_status else _INCOMING_FIELDS, event, strict=True):
-            columns.setdefault(name, [None] * rows)[row] = value
-    for row, (reason, field) in read.unreadable.items():
+        for field, value in event._asdict().items():
+            columns.setdefault(_COLUMN_BY_FIELD.get(field, field), [None] * rows)[row] = value
+    for row, (reason, unread_field) in read.unreadable.items():
         columns["kind"][row] = KIND_UNREADABLE
         columns["reason"][row] = reason
-        columns["flaws"][row] = [field] if field else []
+        columns["flaws"][row] = [unread_field] if unread_field else []
     return columns
-
-
-_NOT_FROM_VALUE: Final = {"message_key", "observations", "is_forgotten", *POSITION_COLUMNS}
-_VALUE_FIELDS: Final = tuple(name for name in SCHEMAS["messages"].names if name not in _NOT_FROM_VALUE)
 
 
 def message_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
     """Return the columns of `messages`: each version of each lifecycle, and each tombstone."""
-    values = [_parse_json_object(value) for value in run.values]
-    columns = _position_columns(run)
+    columns = _value_columns(run)
     columns["message_key"] = run.keys
     columns["is_forgotten"] = [value is None for value in run.values]
-    columns["observations"] = [v.get("observations") for v in values]
-    for name in _VALUE_FIELDS:
-        columns[name] = [v.get(name) for v in values]
     for row, (key, value) in enumerate(zip(run.keys, run.values, strict=True)):
         # A tombstone has no value. Its key names the message, with `:incoming` after the source of an incoming one.
         if value is None and key is not None:
@@ -135,17 +119,10 @@ def deadletter_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
     )
 
 
-_ALERT_FIELDS: Final = tuple(
-    name for name in SCHEMAS["alerts"].names if name not in {"alert_id", "errors", *POSITION_COLUMNS}
-)
-
-
 def alert_columns(run: PartitionRecords, zone: tzinfo) -> DatasetColumns:
     """Return the columns of `alerts`: each change of each alert."""
-    values = [_parse_json_object(value) for value in run.values]
-    columns = _position_columns(run) | {name: [v.get(name) for v in values] for name in _ALERT_FIELDS}
-    errors = [v.get("errors") for v in values]
-    columns["errors"] = [list(each.items()) if type(each) is dict else None for each in errors]
+    columns = _value_columns(run)
+    columns["errors"] = [list(each.items()) if type(each) is dict else None for each in columns["errors"]]
     columns["alert_id"] = [None if key is None else key.decode(errors="replace") for key in run.keys]
     return columns
 
@@ -175,6 +152,13 @@ def _position_columns(run: PartitionRecords) -> DatasetColumns:
         "recorded_at": [None if t < 0 else t for t in run.timestamps],
         "incarnation": run.incarnation or None,
     }
+
+
+def _value_columns(run: PartitionRecords) -> DatasetColumns:
+    """Return the columns of the record's place, and those of all fields of the JSON object that is its value."""
+    values = [_parse_json_object(value) for value in run.values]
+    names = [name for name in SCHEMAS[DATASET_BY_TOPIC[run.topic]].names if name not in POSITION_COLUMNS]
+    return _position_columns(run) | {name: [v.get(name) for v in values] for name in names}
 
 
 def _receipt_columns(headers: dict[str, Sequence[bytes | None]]) -> DatasetColumns:

@@ -26,8 +26,8 @@ from core.topics import MESSAGES
 from warehouse import catalog, status_codes
 from warehouse.datasets import DATASET_BY_TOPIC
 from warehouse.errors import BucketAwayError, BucketError, NoWarehouseError, OvertakenError
-from warehouse.file_names import LANDED_FILE_NAME, TEMPORARY_FOLDER, parse_partition_log
-from warehouse.landed_files import sort_incarnations
+from warehouse.file_names import TEMPORARY_FOLDER
+from warehouse.landed_files import select_incarnations, sort_incarnations
 from warehouse.partition_log import PartitionLog
 from warehouse.settings import WarehouseSettings
 from warehouse.sink import parquet_files
@@ -102,11 +102,8 @@ class BucketStore:
 
     def list_incarnations(self, topic: str, partition: int) -> set[str]:
         """Return the incarnations of a partition that have objects."""
-        names = (
-            LANDED_FILE_NAME.fullmatch(path.name) for path in self._list_topic_objects(topic, f"{topic}+{partition}")
-        )
-        logs = [parse_partition_log(name) for name in names if name]
-        return {log.incarnation for log in logs if log.partition == partition}
+        paths = self._list_topic_objects(topic, f"{topic}+{partition}")
+        return select_incarnations((path.name for path in paths), partition)
 
     def _list_incarnations_by_age(self) -> list[str]:
         """Return the incarnations of sms.messages that have objects, by age."""

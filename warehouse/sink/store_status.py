@@ -18,10 +18,11 @@ class StoreStatus:
     Args:
         store: The data folder or bucket.
         first_retry_s: Seconds before the first attempt after a failure. The pause doubles up to 10 seconds.
+        stop: Ends waiting.
     """
 
-    def __init__(self, store: LandingStore, first_retry_s: float) -> None:
-        self.store, self._first_retry_s = store, first_retry_s
+    def __init__(self, store: LandingStore, first_retry_s: float, stop: StopRequest) -> None:
+        self.store, self._first_retry_s, self._stop = store, first_retry_s, stop
         self.retry_s = 0.0
         """Seconds until the next attempt; 0 while the store takes data."""
 
@@ -34,6 +35,11 @@ class StoreStatus:
             )
         self.retry_s = min(max(self.retry_s * 2, self._first_retry_s), _MAX_RETRY_S)
         metrics.BLOCKED.set(1)
+
+    def wait_after_failure(self, error: OSError) -> bool:
+        """Record a failure, and wait for the next attempt; return whether a stop is requested."""
+        self.handle_failure(error)
+        return self._stop.wait(self.retry_s)
 
     def probe(self) -> OSError | None:
         """Write a probe; return the error if the store takes no data.
@@ -50,15 +56,14 @@ class StoreStatus:
         metrics.BLOCKED.set(0)
         return None
 
-    def wait_until_writable(self, stop: StopRequest) -> None:
+    def wait_until_writable(self) -> None:
         """Prepare the store, and return once it takes data or a stop is requested."""
-        while not stop.is_set():
+        while not self._stop.is_set():
             try:
                 deleted = self.store.prepare_store()
                 self.store.probe_write()
             except OSError as error:
-                self.handle_failure(error)
-                stop.wait(self.retry_s)
+                self.wait_after_failure(error)
             else:
                 if deleted:
                     _log.info("deleted %d unfinished files of landers that were killed", deleted)

@@ -54,16 +54,7 @@ SELECT
         WHEN s.source IS NULL THEN [{'field': 'message', 'streamed': NULL, 'rebuilt': 'there'}]
         ELSE list_filter(
             [
-                fact('outcome', s.outcome, r.outcome), fact('failure_class', s.failure_class, r.failure_class),
-                fact('last_status_id', s.last_status_id, r.last_status_id), fact('is_ended', s.is_ended, r.is_ended),
-                fact('device_id', s.device_id, r.device_id), fact('channel_id', s.channel_id, r.channel_id),
-                fact('recipient', s.recipient, r.recipient), fact('first_seen_at', s.first_seen_at, r.first_seen_at),
-                fact('last_seen_at', s.last_seen_at, r.last_seen_at), fact('ended_at', s.ended_at, r.ended_at),
-                fact('delivered_at', s.delivered_at, r.delivered_at), fact('attempts', s.attempts, r.attempts),
-                fact('contradicted', s.contradicted, r.contradicted), fact('flags', s.flags, r.flags),
-                fact('queue_s', s.queue_s, r.queue_s), fact('device_s', s.device_s, r.device_s),
-                fact('network_s', s.network_s, r.network_s), fact('total_s', s.total_s, r.total_s),
-                fact('observations', s.observations, r.observations),
+                {facts},
                 CASE WHEN has_other_version THEN fact('version', s.version, r.version) END
             ],
             lambda each: each IS NOT NULL

@@ -17,11 +17,7 @@ SELECT
     OR (s.outcome = 'expired' AND s.version = r.version) AS has_other_version,
     r.content_hash IS DISTINCT FROM s.content_hash OR has_other_version AS is_differing
 FROM (
-    -- The columns of streamed.sql, in the same order.
-    SELECT *, hash(
-            outcome, failure_class, last_status_id, is_ended, device_id, channel_id, recipient, first_seen_at,
-            last_seen_at, ended_at, delivered_at, attempts, contradicted, flags, queue_s, device_s, network_s, total_s, observations
-        ) AS content_hash
+    SELECT *, hash({compared_columns}) AS content_hash
     FROM rebuilt ANTI JOIN earlier USING (source, sms_id)
 ) AS r
 FULL JOIN (FROM streamed ANTI JOIN earlier USING (source, sms_id)) AS s

@@ -5,10 +5,7 @@ SELECT
     source, sms_id, outcome, version, recorded_at, position, first_seen_at, last_seen_at,
     len(observations) AS observed,
     -- All compared columns. So the stream's lists, which nearly always agree, need not be carried along.
-    hash(
-        outcome, failure_class, last_status_id, is_ended, device_id, channel_id, recipient, first_seen_at, last_seen_at,
-        ended_at, delivered_at, attempts, contradicted, flags, queue_s, device_s, network_s, total_s, observations
-    ) AS content_hash
+    hash({compared_columns}) AS content_hash
 FROM messages_files
 SEMI JOIN (
     -- Version and position are compared as one number, for structs take long. The mask selects the position.

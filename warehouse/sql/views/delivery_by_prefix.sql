@@ -5,15 +5,9 @@
 --   the carrier that got it first, for numbers can be ported. All three are null for recipients that are no
 --   international number. Counts and rates are as in delivery_hourly.
 -- Freshness: as delivery_hourly.
-SELECT * EXCLUDE (rates), unnest(rates)
-FROM (
-    SELECT *, rates(attempted, ended, delivered, open) AS rates
-    FROM (
-        SELECT
-            source, day, country, network_prefix, carrier,
-            sum(COLUMNS(count_columns()))::BIGINT AS '\0'
-        FROM (FROM rollup('networks') UNION ALL BY NAME FROM count_networks('changes'))
-        GROUP BY source, day, country, network_prefix, carrier
-        HAVING sum(attempted) > 0
-    )
-)
+SELECT
+    source, day, country, network_prefix, carrier,
+    sum(COLUMNS(count_columns()))::BIGINT AS '\0'
+FROM (FROM rollup('networks') UNION ALL BY NAME FROM count_networks('changes'))
+GROUP BY source, day, country, network_prefix, carrier
+HAVING sum(attempted) > 0

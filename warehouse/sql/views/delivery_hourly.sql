@@ -6,15 +6,9 @@
 --   generic, no_service, null_pdu, radio_off and other are reasons of failures. *_low and *_high are the 95 % Wilson
 --   interval of a rate.
 -- Freshness: as messages. An hour changes until its messages have ended. It stays when `retain` drops the messages.
-SELECT * EXCLUDE (rates), unnest(rates)
-FROM (
-    SELECT *, rates(attempted, ended, delivered, open) AS rates
-    FROM (
-        SELECT
-            source, device_id, channel_id, day, hour,
-            sum(COLUMNS(count_columns()))::BIGINT AS '\0'
-        FROM (FROM rollup('delivery') UNION ALL BY NAME FROM count_delivery('changes'))
-        GROUP BY source, device_id, channel_id, day, hour
-        HAVING sum(attempted) > 0
-    )
-)
+SELECT
+    source, device_id, channel_id, day, hour,
+    sum(COLUMNS(count_columns()))::BIGINT AS '\0'
+FROM (FROM rollup('delivery') UNION ALL BY NAME FROM count_delivery('changes'))
+GROUP BY source, device_id, channel_id, day, hour
+HAVING sum(attempted) > 0
