@@ -233,10 +233,9 @@ def _build_test_alerts(at: int) -> tuple[Alert, Alert]:
     fields: dict[str, Any] = {
         "id": alert_id(FAILURE_RATIO, "test", 0, 0), "kind": FAILURE_RATIO, "scope": "channel", "source": "test",
         "device_id": 0, "channel_id": 0, "changed_at": at, "since": at, "fired_at": at, "count": 5, "failures": 5,
-        "baseline": 0.03, "known": 1000, "bound": 0.04, "errors": {"9": 5}, "samples": [], "share": 0.0,
-        "budget_days": 30.0,
+        "baseline": 0.03, "known": 1000, "bound": 0.04, "errors": {"9": 5}, "share": 0.0, "budget_days": 30.0,
     }  # fmt: skip
-    return Alert(**fields, phase="firing", resolved_at=None), Alert(**fields, phase="resolved", resolved_at=at)
+    return Alert(**fields, phase="firing"), Alert(**fields, phase="resolved", resolved_at=at)
 
 
 async def _post_alerts(session: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str]) -> None:
