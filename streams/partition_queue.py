@@ -22,6 +22,7 @@ from streams.errors import StreamError, TransientKafkaError, end_process, typed_
 from streams.group_membership import GroupMembership
 from streams.partition_processor import PUBLISH_TIMEOUT_S, PartitionProcessor
 from streams.processor import KafkaRecord
+from streams.recovery import PartitionRecovery
 from streams.settings import StreamSettings
 from streams.topology import STAGES
 
@@ -164,8 +165,8 @@ class PartitionManager:
 
     def _queue_for(self, tp: TP) -> PartitionQueue:
         if tp not in self._queues:
-            processor = PartitionProcessor(STAGES[tp.topic], tp.partition, self._settings, self._kafka)
-            self._queues[tp] = PartitionQueue(tp, processor, self.assignment)
+            recovery = PartitionRecovery(STAGES[tp.topic], tp.partition, self._settings, self._kafka)
+            self._queues[tp] = PartitionQueue(tp, PartitionProcessor(recovery), self.assignment)
         return self._queues[tp]
 
     async def claim_partitions(self, tps: Iterable[TP]) -> None:
