@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 
 from core.alerts import FAILURE_RATIO, Alert, alert_id
-from smspulse.alerting.alert_state import alert_evidence, alert_name, alert_severity, alert_summary, format_rfc3339
+from smspulse.alerting.alert_state import alert_evidence, alert_severity, alert_summary, format_rfc3339
 from smspulse.alerting.errors import NoReceiverError, ReceiverError, ReceiverGoneError
 from smspulse.alerting.settings import AlertSettings, decode_secret
 
@@ -31,7 +31,7 @@ _MISSED_REPETITIONS: Final = 4
 def alert_labels(alert: Alert) -> dict[str, str]:
     """Return the labels of an alert. They are its identity: they do not change while it fires."""
     found: dict[str, Any] = {
-        "alertname": alert_name(alert.kind),
+        "alertname": f"Sms{alert.kind.title().replace('_', '')}",
         "severity": alert_severity(alert),
         "scope": alert.scope,
         "source": alert.source,
