@@ -73,23 +73,23 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     phase: Phase
     scope: Scope
     source: str
-    device_id: int | None
-    channel_id: int | None
+    device_id: int | None = None
+    channel_id: int | None = None
     changed_at: int
     since: int
-    fired_at: int | None
-    resolved_at: int | None
-    count: int
-    failures: int
-    baseline: float | None
-    known: int
-    bound: float | None
-    errors: dict[str, int]
-    samples: list[str]
-    share: float
-    budget_days: float
+    fired_at: int | None = None
+    resolved_at: int | None = None
+    count: int = 0
+    failures: int = 0
+    baseline: float | None = None
+    known: int = 0
+    bound: float | None = None
+    errors: dict[str, int] = {}
+    samples: list[str] = []
+    share: float = 1.0
+    budget_days: float = 0.0
     what: str = ""
-    by_channel: list[ChannelFailures] = msgspec.field(default_factory=list)
+    by_channel: list[ChannelFailures] = []
     resolution: Resolution = ""
 
 

@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, NoReturn
 
 from core.errors import SmspulseError
 
@@ -29,9 +29,8 @@ async def keep_running(name: str, work: Callable[[], Awaitable[object]]) -> None
         try:
             await work()
         except Exception as error:
-            # The text of an `SmspulseError` names the remedy. Any other error is a bug, and its traceback locates it.
-            trace = None if isinstance(error, SmspulseError) else error
-            _log.error("%s failed and starts again in %g s: %s", name, pause, _error_text(error), exc_info=trace)
+            text, trace = _describe_error(error)
+            _log.error("%s failed and starts again in %g s: %s", name, pause, text, exc_info=trace)
         else:
             return
         await asyncio.sleep(pause)
@@ -47,11 +46,18 @@ def _end_process(failure: threading.ExceptHookArgs) -> None:
     if failure.exc_type is SystemExit:
         return
     name = failure.thread.name if failure.thread else "a thread"
-    error = failure.exc_value or failure.exc_type()
-    _log.critical("the thread %s failed, and the process ends: %s", name, _error_text(error), exc_info=error)
+    end_process(f"the thread {name} failed, and the process ends", failure.exc_value or failure.exc_type())
+
+
+def end_process(what: str, error: BaseException) -> NoReturn:
+    """Log what happened and the error, and end the process at once. Its supervisor starts it again."""
+    text, trace = _describe_error(error)
+    _log.critical("%s: %s", what, text, exc_info=trace)
     logging.shutdown()
     os._exit(_FAILED)
 
 
-def _error_text(error: BaseException) -> str:
-    return str(error) if isinstance(error, SmspulseError) else repr(error)
+def _describe_error(error: BaseException) -> tuple[str, BaseException | None]:
+    """Return an error's text, and the error if its traceback is needed."""
+    # The text of an `SmspulseError` names the remedy. Any other error is a bug, and its traceback locates it.
+    return (str(error), None) if isinstance(error, SmspulseError) else (repr(error), error)

@@ -21,7 +21,8 @@ from faust.types import TP, Message
 from faust.types.tuples import ConsumerMessage
 from mode.utils.futures import notify
 
-from streams.errors import StreamError, end_process
+from core.background_tasks import end_process
+from streams.errors import WORKER_STOPS, StreamError
 
 # Runs that are delivered and not processed yet. Few, so that records wait in the fetcher, where runs grow longer.
 _MAX_WAITING = 4
@@ -71,7 +72,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
 
 
 def _end_refused_process(error: Exception) -> NoReturn:
-    end_process(StreamError(f"Kafka's consumer group refuses it ({error!r})"))
+    end_process(WORKER_STOPS, StreamError(f"Kafka's consumer group refuses it ({error!r})"))
 
 
 class BatchConsumer(driver.Consumer):

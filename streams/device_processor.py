@@ -40,9 +40,6 @@ class EntityState(msgspec.Struct, gc=False, omit_defaults=True):
         device_id, channel_id: Device and channel: both of a channel, one of a device, none of a source.
         channels: The first 64 channels of a device.
         watch: State of its detector.
-        last_ended_at: Time up to which `watch` of a channel has observed ends already, in milliseconds. Earlier
-            releases wrote it. They read the ends from another topic, so the first worker after them reads
-            `sms.outcomes` from its beginning.
     """
 
     source: str
@@ -50,18 +47,16 @@ class EntityState(msgspec.Struct, gc=False, omit_defaults=True):
     channel_id: int | None = None
     channels: list[int | None] = []
     watch: DetectorState = msgspec.field(default_factory=DetectorState)
-    last_ended_at: int | None = None
 
 
 _encode_state = msgspec.json.Encoder().encode
-_decode_stored_state = msgspec.json.Decoder(EntityState).decode
+_decode_state = msgspec.json.Decoder(EntityState).decode
 _decode_outcome = msgspec.json.Decoder(OutcomeRecord).decode
 
 
 class _Channel(NamedTuple):
     """A channel with the wider entities that its messages belong to."""
 
-    state: EntityState
     entity: MonitoredEntity
     # The device's channels, and its detector. The detector observes messages if there are several channels.
     siblings: list[int | None]
@@ -101,8 +96,7 @@ class DeviceProcessor:
             channel = channels.get(place)
             if channel is None:
                 channel = channels[place] = self._open_channel(outcome, record.partition, states)
-            if channel.state.last_ended_at is None or outcome.ended_at > channel.state.last_ended_at:
-                outputs.records += _observe_outcome(outcome, outcome.ended_at, channel)
+            outputs.records += _observe_outcome(outcome, outcome.ended_at, channel)
         outputs.states = [(key, _encode_state(state), None) for key, state in states.items()]
         return outputs
 
@@ -117,7 +111,7 @@ class DeviceProcessor:
         fleet = MonitoredEntity(source_state.watch, self._policy, source, part=partition)
         device = MonitoredEntity(device_state.watch, self._policy, source, (device_id,), fleet)
         channel = MonitoredEntity(channel_state.watch, self._policy, source, (device_id, channel_id), fleet)
-        return _Channel(channel_state, channel, device_state.channels, device, fleet)
+        return _Channel(channel, device_state.channels, device, fleet)
 
     def _get_state(self, states: dict[bytes, EntityState], key: bytes, new: EntityState) -> EntityState:
         if key not in states:
@@ -135,16 +129,6 @@ class DeviceProcessor:
 
     def clear_cache(self) -> None:
         """Do nothing: there is no cache."""
-
-
-def _decode_state(stored: bytes) -> EntityState:
-    """Return a stored state. Earlier releases stored fewer fields of a detector, and counts that nothing reads."""
-    state = _decode_stored_state(stored)
-    detector = state.watch.detector
-    if detector.phase == "firing" and not detector.fired_at:
-        detector.fired_at = state.watch.fired_at or detector.since
-        detector.risen, detector.risen_failed = float(detector.count), float(detector.failures)
-    return state
 
 
 def _observe_outcome(outcome: OutcomeRecord, ended_at: int, channel: _Channel) -> list[OutputRecord]:

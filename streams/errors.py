@@ -5,19 +5,15 @@ A `StreamError` is terminal: it ends the worker, and its successor reads its unc
 If that is not possible either, the worker ends.
 """
 
-import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, NoReturn
+from typing import Final
 
 from confluent_kafka import KafkaException
 
 from core.errors import SmspulseError
 
-_log = logging.getLogger(__name__)
-
-_FAILED: Final = 2
+WORKER_STOPS: Final = "the worker stops"
 
 
 class StreamError(SmspulseError):
@@ -59,13 +55,3 @@ def typed_kafka_errors(owned: object) -> Iterator[None]:
             msg = f"{owned} belongs to another worker: {reason.str()}"
             raise OwnershipLostError(msg) from error
         raise TransientKafkaError(reason.str()) from error
-
-
-def end_process(error: BaseException) -> NoReturn:
-    """Log the reason and end the process at once. Its supervisor starts it again."""
-    if isinstance(error, SmspulseError):
-        _log.critical("the worker stops: %s", error)
-    else:
-        _log.critical("the worker stops: %r", error, exc_info=error)
-    logging.shutdown()
-    os._exit(_FAILED)

@@ -6,6 +6,7 @@ one transaction with the new version, so each outcome is written once, whatever 
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import InitVar, dataclass
 from datetime import tzinfo
 from operator import attrgetter
 from typing import Any, Final
@@ -95,6 +96,7 @@ class _MessageCache:
         self.weight = 0
 
 
+@dataclass(eq=False)
 class MessageProcessor:
     """The processor of one partition of `sms.raw`.
 
@@ -102,28 +104,21 @@ class MessageProcessor:
         lifecycle: Derives versions.
         load: Returns the newest version of a message by key.
         zone: Zone of payload times that name none.
-        cache: Number of messages to keep decoded.
+        cache_messages: Number of messages to keep decoded.
         forget_after_ms: Milliseconds without a report after which the state of a message is dropped; more than those
             after which it expires.
         max_observations: Most different reports of a message. The rebuild in SQL has the same limit.
     """
 
-    def __init__(
-        self,
-        lifecycle: LifecycleRules,
-        load: StateLoader,
-        zone: tzinfo,
-        cache: int,
-        forget_after_ms: int,
-        *,
-        max_observations: int = records.MAX_OBSERVATIONS,
-    ) -> None:
-        self._lifecycle = lifecycle
-        self._load = load
-        self._zone = zone
-        self._forget_after_ms = forget_after_ms
-        self._max_observations = max_observations
-        self._cache = _MessageCache(cache)
+    lifecycle: LifecycleRules
+    load: StateLoader
+    zone: tzinfo
+    cache_messages: InitVar[int]
+    forget_after_ms: int
+    max_observations: int = records.MAX_OBSERVATIONS
+
+    def __post_init__(self, cache_messages: int) -> None:
+        self._cache = _MessageCache(cache_messages)
 
     def clear_cache(self) -> None:
         """Drop decoded messages."""
@@ -147,7 +142,7 @@ class MessageProcessor:
         """Expire messages, and evict those without reports."""
         outputs = ProcessorOutput()
         for key in keys:
-            stored = self._load(key)
+            stored = self.load(key)
             if not stored:
                 # The timer of an evicted message removes its mark.
                 outputs.expired.append(key)
@@ -163,13 +158,13 @@ class MessageProcessor:
                 self._write_version(key, message, outputs)
             else:
                 self._cache.remove_message(key)
-                outputs.states.append((key, None, now + self._forget_after_ms))
+                outputs.states.append((key, None, now + self.forget_after_ms))
         return outputs
 
     def next_timer(self, value: bytes | None, written_at: int) -> int:
         """Return when an open message expires, an ended one is evicted, or the mark of an evicted one is removed."""
         if not value:
-            return written_at + self._forget_after_ms
+            return written_at + self.forget_after_ms
         version = _decode(value)
         if not version.observations:
             msg = "a version without observations"
@@ -177,11 +172,11 @@ class MessageProcessor:
         return self._next_due_at(_reported_state(version), version.last_seen_at)
 
     def _next_due_at(self, reported: str | None, last_seen_at: int) -> int:
-        return last_seen_at + (self._lifecycle.expire_after_ms if reported == _OPEN else self._forget_after_ms)
+        return last_seen_at + (self.lifecycle.expire_after_ms if reported == _OPEN else self.forget_after_ms)
 
     def _process_record(self, record: KafkaRecord, changed: dict[bytes, _CachedMessage]) -> None:
         headers = dict(record.headers)
-        event = parse_payload(record.value or b"", self._zone, headers.get(HEADER_CONTENT_TYPE))
+        event = parse_payload(record.value or b"", self.zone, headers.get(HEADER_CONTENT_TYPE))
         received = headers.get(HEADER_RECEIVED_AT) or b""
         received_at = int(received) if received.isdigit() and len(received) < _MAX_DIGITS else record.timestamp
         if not isinstance(event, StatusReport):
@@ -192,8 +187,8 @@ class MessageProcessor:
         message = self._cache.get(key) or self._load_message(key, headers, event.sms_id)
         if message.sms_id != event.sms_id:
             raise _wrong_key_error()
-        if len(message.observations) >= self._max_observations and not message.has_observation(event):
-            detail = f"the message already has {self._max_observations} different reports"
+        if len(message.observations) >= self.max_observations and not message.has_observation(event):
+            detail = f"the message already has {self.max_observations} different reports"
             raise UnreadablePayload(REASON_TOO_MANY, detail)
         if message.add_report(event, received_at):
             changed[key] = message
@@ -202,7 +197,7 @@ class MessageProcessor:
         source = _read_source(headers)
         if key != records.message_key(source, sms_id):
             raise _wrong_key_error()
-        stored = self._load(key)
+        stored = self.load(key)
         message = self._decode_message(stored) if stored else _CachedMessage(source, sms_id, late=stored is not None)
         self._cache.put_message(key, message, len(stored or b""))
         return message
@@ -217,7 +212,7 @@ class MessageProcessor:
 
     def _write_version(self, key: bytes, message: _CachedMessage, outputs: ProcessorOutput) -> None:
         """Write the version that follows from a message's facts, and its outcome if that has changed."""
-        version = self._lifecycle.derive_version(message)
+        version = self.lifecycle.derive_version(message)
         before, reported = message.reported, _reported_state(version)
         due = self._next_due_at(reported, version.last_seen_at)
         is_sooner = message.due is None or due < message.due

@@ -57,7 +57,7 @@ class DetectorState(msgspec.Struct, gc=False):
         recent_at: Time to which `recent` refers, in milliseconds.
         failures: sms_id and status id of the latest failures that the detector counts.
         origins: Device, channel and the channel's share of the source's messages, for each of the latest failures.
-            A channel has none. States of earlier releases have none, so there can be fewer than failures.
+            A channel has none.
         errors: Number of failures by status id, of the alert that fires.
         denied: Streak of denied messages; None if the last message was permitted.
     """
@@ -219,7 +219,6 @@ class MonitoredEntity:
             state.denied = None
         phase: Phase = "firing" if state.denied else "resolved"
         evidence = {"since": denied.since, "count": denied.count, "failures": denied.count, "errors": denied.errors}
-        evidence |= {"baseline": None, "known": 0, "bound": None}
         return [self._build_alert_record(NOT_PERMITTED, phase, end.at, denied.since, denied.samples, evidence)]
 
     def _build_alert_record(

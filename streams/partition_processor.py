@@ -28,15 +28,12 @@ from typing import Any
 from confluent_kafka import KafkaError, TopicPartition
 
 from core.kafka_retry import TRIES, retry_kafka_call
-from core.kafka_settings import KafkaSettings
 from core.topic_ids import to_url_safe_id
 from streams import metrics
 from streams.errors import LostRecordsError, StreamError, TransientKafkaError, typed_kafka_errors
 from streams.processor import IsolatingProcessor, KafkaRecord, ProcessorOutput
 from streams.recovery import CALL_TIMEOUT_S, PartitionRecovery, SourceOffsets
-from streams.settings import StreamSettings
 from streams.state_store import StateStore
-from streams.topology import ProcessingStage
 
 _log = logging.getLogger(__name__)
 
@@ -51,17 +48,11 @@ class PartitionProcessor:
     """Owner of one partition of a stage. Its methods are called one at a time.
 
     Args:
-        stage: The stage.
-        number: The partition, the same in source and changelog.
-        settings: Settings of the worker.
-        kafka: Settings of the Kafka clients.
+        recovery: The recovery of the partition.
     """
 
-    def __init__(self, stage: ProcessingStage, number: int, settings: StreamSettings, kafka: KafkaSettings) -> None:
-        self.number = number
-        self._stage = stage
-        self._settings = settings
-        self._recovery = PartitionRecovery(stage, number, settings, kafka)
+    def __init__(self, recovery: PartitionRecovery) -> None:
+        self._recovery, self._stage = recovery, recovery.stage
         self._generation: int | None = None
         self._store: StateStore | None = None
         # The offset behind the last committed run, and the timestamp of its last record in milliseconds.
@@ -69,7 +60,9 @@ class PartitionProcessor:
         self._reached_at = 0
         # The ids of source and changelog at the time of the claim.
         self.topic_ids: dict[str, str] = {}
-        self._processor = IsolatingProcessor(lambda load: stage.make_processor(load, settings), self._load_state)
+        self._processor = IsolatingProcessor(
+            lambda load: self._stage.make_processor(load, recovery.settings), self._load_state
+        )
 
     def __str__(self) -> str:
         return str(self._recovery)
@@ -215,7 +208,7 @@ class PartitionProcessor:
         # Faust has begun to read at that offset, so it must be corrected in Kafka and read again.
         self._publish_transaction(ProcessorOutput(), source.low)
         msg = (
-            f"{self} ends at offset {source.end}, and the group {self._settings.group} had committed "
+            f"{self} ends at offset {source.end}, and the group {self._recovery.settings.group} had committed "
             f"{committed.offset} of another topic of that name: it was created again, or a worker of another Kafka "
             f"wrote here. After a restart, this worker reads all records of the partition, from offset {source.low} on"
         )
@@ -254,7 +247,7 @@ class PartitionProcessor:
                 last, last_at = message.offset(), message.timestamp()[1]
 
         producer.begin_transaction()
-        produce, changelog, number = producer.produce, self._stage.changelog, self.number
+        produce, changelog, number = producer.produce, self._stage.changelog, self._recovery.number
         for key, value, _ in outputs.states[:-1]:
             produce(changelog, value, key, number)
         for key, value, _ in outputs.states[-1:]:
@@ -264,7 +257,8 @@ class PartitionProcessor:
             produce(topic, value, other_key, -1 if partition is None else partition, headers=headers)
         producer.flush(CALL_TIMEOUT_S)
         if next_offset is not None:
-            offsets = [TopicPartition(self._stage.source, self.number, next_offset, self.topic_ids[self._stage.source])]
+            source = self._stage.source
+            offsets = [TopicPartition(source, number, next_offset, self.topic_ids[source])]
             producer.send_offsets_to_transaction(offsets, self._group, CALL_TIMEOUT_S)
         producer.commit_transaction(CALL_TIMEOUT_S)
         return last + 1, last_at

@@ -14,14 +14,16 @@ from typing import Any
 import faust
 from faust.types import TP
 
+from core.background_tasks import end_process
 from core.consumer_lag import records_behind
 from core.kafka_settings import KafkaSettings
 from core.topic_ids import TopicIds
 from streams import metrics
-from streams.errors import StreamError, TransientKafkaError, end_process, typed_kafka_errors
+from streams.errors import WORKER_STOPS, StreamError, TransientKafkaError, typed_kafka_errors
 from streams.group_membership import GroupMembership
 from streams.partition_processor import PUBLISH_TIMEOUT_S, PartitionProcessor
 from streams.processor import KafkaRecord
+from streams.recovery import PartitionRecovery
 from streams.settings import StreamSettings
 from streams.topology import STAGES
 
@@ -106,7 +108,7 @@ class PartitionQueue:
             except Exception as error:
                 # Faust would acknowledge the run and continue behind it. Nothing may follow a run that failed, and
                 # uncommitted records belong to the next owner. So the process ends at once.
-                end_process(error)
+                end_process(WORKER_STOPS, error)
         return True
 
     async def wait_until_free(self) -> None:
@@ -122,7 +124,7 @@ class PartitionQueue:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._crowding.wait(), STAGES[self._tp.topic].min_commit_interval_s)
         except Exception as error:
-            end_process(error)
+            end_process(WORKER_STOPS, error)
 
     async def _process_waiting(self, generation: int) -> None:
         if not await self.work_alone(generation, lambda: self.processor.process(self._take_records(generation))):
@@ -164,8 +166,8 @@ class PartitionManager:
 
     def _queue_for(self, tp: TP) -> PartitionQueue:
         if tp not in self._queues:
-            processor = PartitionProcessor(STAGES[tp.topic], tp.partition, self._settings, self._kafka)
-            self._queues[tp] = PartitionQueue(tp, processor, self.assignment)
+            recovery = PartitionRecovery(STAGES[tp.topic], tp.partition, self._settings, self._kafka)
+            self._queues[tp] = PartitionQueue(tp, PartitionProcessor(recovery), self.assignment)
         return self._queues[tp]
 
     async def claim_partitions(self, tps: Iterable[TP]) -> None:
@@ -229,7 +231,7 @@ class PartitionManager:
             return
         if not self.assignment.is_closing:
             await asyncio.to_thread(self._membership.leave_group)
-            end_process(StreamError(f"{what}: start it again"))
+            end_process(WORKER_STOPS, StreamError(f"{what}: start it again"))
 
     async def close(self) -> None:
         """Wait for running transactions, start no others, and close the local state."""

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -53,6 +54,7 @@ class SourceOffsets(NamedTuple):
     end: int
 
 
+@dataclass(frozen=True, slots=True)
 class PartitionRecovery:
     """Reads what a new owner of a partition needs from Kafka.
 
@@ -63,19 +65,17 @@ class PartitionRecovery:
         kafka: Settings of the Kafka clients.
     """
 
-    def __init__(self, stage: ProcessingStage, number: int, settings: StreamSettings, kafka: KafkaSettings) -> None:
-        self._stage = stage
-        self._number = number
-        self._settings = settings
-        self._kafka = kafka
-        self._source = TopicPartition(stage.source, number)
+    stage: ProcessingStage
+    number: int
+    settings: StreamSettings
+    kafka: KafkaSettings
 
     def __str__(self) -> str:
-        return f"partition {self._number} of {self._stage.source}"
+        return f"partition {self.number} of {self.stage.source}"
 
     def _open_reader(self, **options: Any) -> "closing[Consumer]":
-        group = {"group.id": self._settings.group, "enable.auto.commit": False}
-        return closing(Consumer(self._kafka.confluent_options() | _CLIENT | group | options))
+        group = {"group.id": self.settings.group, "enable.auto.commit": False}
+        return closing(Consumer(self.kafka.confluent_options() | _CLIENT | group | options))
 
     def fence_earlier_owners(self) -> Producer:
         """Return a producer that has ended the transactions of all earlier ones, and made them useless.
@@ -84,11 +84,11 @@ class PartitionRecovery:
             KafkaException: Kafka did not answer, or refused.
         """
         producer = Producer(
-            self._kafka.confluent_options()
+            self.kafka.confluent_options()
             | _CLIENT
             | {
-                "transactional.id": f"{self._settings.group}-{self._stage.name}-{self._number}",
-                "transaction.timeout.ms": int(self._settings.transaction_timeout_s * 1000),
+                "transactional.id": f"{self.settings.group}-{self.stage.name}-{self.number}",
+                "transaction.timeout.ms": int(self.settings.transaction_timeout_s * 1000),
                 "compression.type": "lz4",
                 # As Kafka's own clients do.
                 "partitioner": "murmur2_random",
@@ -97,7 +97,7 @@ class PartitionRecovery:
             }
         )
         producer.init_transactions(CALL_TIMEOUT_S)
-        if not self._kafka.in_memory:
+        if not self.kafka.in_memory:
             # The in-memory broker shows aborted records to readers, and keeps nothing over a crash.
             self._abort_partial_commits(producer)
         return producer
@@ -109,9 +109,9 @@ class PartitionRecovery:
         the marker. The next commit would make the records there visible. An abort that reaches them hides them.
         """
         producer.begin_transaction()
-        for topic in (self._stage.changelog, DEADLETTERS):
-            producer.produce(topic, b"", b"", self._number)
-        other = self._stage.output_topic
+        for topic in (self.stage.changelog, DEADLETTERS):
+            producer.produce(topic, b"", b"", self.number)
+        other = self.stage.output_topic
         for number in producer.list_topics(other, CALL_TIMEOUT_S).topics[other].partitions:
             producer.produce(other, b"", b"", number)
         producer.flush(CALL_TIMEOUT_S)
@@ -124,8 +124,8 @@ class PartitionRecovery:
             StreamError: One of them does not exist.
             KafkaException: Kafka does not answer.
         """
-        names = (self._stage.source, self._stage.changelog)
-        found = retry_kafka_call(TopicIds(self._kafka).read_ids, names)
+        names = (self.stage.source, self.stage.changelog)
+        found = retry_kafka_call(TopicIds(self.kafka).read_ids, names)
         if missing := [name for name in names if name not in found]:
             msg = f"there is no topic {missing[0]} any more. Start `smspulse stream` again, which creates it"
             raise StreamError(msg)
@@ -139,9 +139,10 @@ class PartitionRecovery:
         """
         # Offsets whose transaction is open are not waited for: `fence_earlier_owners` ended those of earlier owners.
         # After a crash of the broker its group coordinator can miss that, and a stable offset never becomes available.
+        source = TopicPartition(self.stage.source, self.number)
         with self._open_reader(**{"isolation.level": "read_uncommitted"}) as reader:
-            (committed,) = retry_kafka_call(reader.committed, [self._source], CALL_TIMEOUT_S)
-            low, end = retry_kafka_call(reader.get_watermark_offsets, self._source, CALL_TIMEOUT_S)
+            (committed,) = retry_kafka_call(reader.committed, [source], CALL_TIMEOUT_S)
+            low, end = retry_kafka_call(reader.get_watermark_offsets, source, CALL_TIMEOUT_S)
             return SourceOffsets(reader.consumer_group_metadata(), committed, low, end)
 
     def open_store(self, changelog_id: str) -> StateStore:
@@ -150,9 +151,9 @@ class PartitionRecovery:
         Raises:
             StateError: The folder cannot be used.
         """
-        folder = self._settings.state / self._settings.group / self._stage.name / str(self._number)
+        folder = self.settings.state / self.settings.group / self.stage.name / str(self.number)
         # The in-memory broker drops the oldest records of a long log, so a copy of an earlier run is never used.
-        copied = f"{changelog_id}, {time.time_ns()}" if self._kafka.in_memory else changelog_id
+        copied = f"{changelog_id}, {time.time_ns()}" if self.kafka.in_memory else changelog_id
         return StateStore(folder, copied)
 
     def recover_store(self, store: StateStore, next_timer: NextTimer) -> int:
@@ -173,11 +174,11 @@ class PartitionRecovery:
         }
         with self._open_reader(**options) as reader:
             # The in-memory broker answers with timestamps that are not those of the records.
-            if store.offset and not self._kafka.in_memory and not self._is_store_valid(reader, store):
+            if store.offset and not self.kafka.in_memory and not self._is_store_valid(reader, store):
                 _log.warning(
                     "%s: the local state was copied from other records than %s has now: Kafka was restored from an "
                     "older copy, or has compacted what was copied last. It is read again from Kafka",
-                    *(self, self._stage.changelog),
+                    *(self, self.stage.changelog),
                 )
                 store.clear()
             return self._copy_changelog(reader, store, next_timer)
@@ -185,7 +186,7 @@ class PartitionRecovery:
     def _is_store_valid(self, reader: Consumer, store: StateStore) -> bool:
         """Return whether the changelog has the last record of which the store holds the state."""
         last = store.offset - 1
-        changelog = TopicPartition(self._stage.changelog, self._number, last)
+        changelog = TopicPartition(self.stage.changelog, self.number, last)
         low, end = retry_kafka_call(reader.get_watermark_offsets, changelog, CALL_TIMEOUT_S)
         if not low <= last < end:
             return False
@@ -203,7 +204,7 @@ class PartitionRecovery:
 
     def _copy_changelog(self, reader: Consumer, store: StateStore, next_timer: NextTimer) -> int:
         position = store.offset
-        reader.assign([TopicPartition(self._stage.changelog, self._number, position)])
+        reader.assign([TopicPartition(self.stage.changelog, self.number, position)])
         recovered = foreign = 0
         last_at = None
         has_ended = False
@@ -229,6 +230,6 @@ class PartitionRecovery:
             _log.error(
                 "%d records of %s, partition %d, are no states of this stream and are passed over: find out "
                 "who else writes there",
-                *(foreign, self._stage.changelog, self._number),
+                *(foreign, self.stage.changelog, self.number),
             )
         return recovered

@@ -44,11 +44,6 @@ _RESOLUTION_TEXTS: Final = {
 _CRITICAL_KINDS: Final = {FAILURE_RATIO, NOT_PERMITTED, SILENT, PIPELINE, QUALITY_CHECK}
 
 
-def alert_name(kind: str) -> str:
-    """Return the name of a kind for monitoring, such as `SmsFailureRatio`."""
-    return f"Sms{kind.title().replace('_', '')}"
-
-
 class AlertState:
     """Every alert as of its last change.
 

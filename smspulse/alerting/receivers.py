@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 
 from core.alerts import FAILURE_RATIO, Alert, alert_id
-from smspulse.alerting.alert_state import alert_evidence, alert_name, alert_severity, alert_summary, format_rfc3339
+from smspulse.alerting.alert_state import alert_evidence, alert_severity, alert_summary, format_rfc3339
 from smspulse.alerting.errors import NoReceiverError, ReceiverError, ReceiverGoneError
 from smspulse.alerting.settings import AlertSettings, decode_secret
 
@@ -31,7 +31,7 @@ _MISSED_REPETITIONS: Final = 4
 def alert_labels(alert: Alert) -> dict[str, str]:
     """Return the labels of an alert. They are its identity: they do not change while it fires."""
     found: dict[str, Any] = {
-        "alertname": alert_name(alert.kind),
+        "alertname": f"Sms{alert.kind.title().replace('_', '')}",
         "severity": alert_severity(alert),
         "scope": alert.scope,
         "source": alert.source,
@@ -233,10 +233,9 @@ def _build_test_alerts(at: int) -> tuple[Alert, Alert]:
     fields: dict[str, Any] = {
         "id": alert_id(FAILURE_RATIO, "test", 0, 0), "kind": FAILURE_RATIO, "scope": "channel", "source": "test",
         "device_id": 0, "channel_id": 0, "changed_at": at, "since": at, "fired_at": at, "count": 5, "failures": 5,
-        "baseline": 0.03, "known": 1000, "bound": 0.04, "errors": {"9": 5}, "samples": [], "share": 0.0,
-        "budget_days": 30.0,
+        "baseline": 0.03, "known": 1000, "bound": 0.04, "errors": {"9": 5}, "share": 0.0, "budget_days": 30.0,
     }  # fmt: skip
-    return Alert(**fields, phase="firing", resolved_at=None), Alert(**fields, phase="resolved", resolved_at=at)
+    return Alert(**fields, phase="firing"), Alert(**fields, phase="resolved", resolved_at=at)
 
 
 async def _post_alerts(session: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str]) -> None:

@@ -20,8 +20,6 @@ from warehouse.reader import fetch_rows, open_warehouse
 
 # More names would hide the alerts above them.
 _MAX_LEARNING_NAMES: Final = 5
-# The view has timestamps, the model of an alert milliseconds.
-_TIME_COLUMNS: Final = ("since", "fired_at", "resolved_at")
 
 
 def read_landed_alerts(data: Path) -> list[Alert]:
@@ -30,13 +28,13 @@ def read_landed_alerts(data: Path) -> list[Alert]:
     Raises:
         NoWarehouseError: Nothing has landed yet.
     """
-    columns = [name for name in Alert.__struct_fields__ if name not in {"id", "phase", "changed_at", *_TIME_COLUMNS}]
-    columns += [f"epoch_ms({name}) AS {name}" for name in _TIME_COLUMNS]
-    sql = f"""
-        SELECT alert_id AS id, if(is_firing, 'firing', 'resolved') AS phase, {", ".join(columns)},
+    # The view has timestamps, the model of an alert milliseconds.
+    sql = """
+        SELECT * EXCLUDE (since, fired_at, resolved_at), epoch_ms(COLUMNS(['since', 'fired_at', 'resolved_at'])),
+               alert_id AS id, if(is_firing, 'firing', 'resolved') AS phase,
                epoch_ms(coalesce(resolved_at, fired_at)) AS changed_at
         FROM alerts ORDER BY is_firing DESC, alerts.fired_at DESC
-    """  # noqa: S608 - of ours
+    """
     with open_warehouse(data) as connection:
         return [msgspec.convert(row, Alert) for row in fetch_rows(connection, sql)]
 

@@ -50,12 +50,8 @@ _FINDINGS_SQL: Final = """
 """
 
 
-# The evaluator sets phase and times. The other fields are those of the stream's detectors, or are in each finding.
-_BLANK_ALERT: Final = Alert(
-    id="", kind="", phase="pending", scope="pipeline", source=ANY, device_id=None, channel_id=None, changed_at=0,
-    since=0, fired_at=None, resolved_at=None, count=0, failures=0, baseline=None, known=0, bound=None, errors={},
-    samples=[], share=1.0, budget_days=0,
-)  # fmt: skip
+# The evaluator sets phase and times. The other fields are in each finding.
+_BLANK_ALERT: Final = Alert(id="", kind="", phase="pending", scope="pipeline", source=ANY, changed_at=0, since=0)
 
 
 class RuleFinding(NamedTuple):

@@ -3,6 +3,7 @@
 import logging
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,6 @@ from smspulse.broker.embedded import EmbeddedBroker, MemoryBroker
 from smspulse.broker.errors import BrokerError, KafkaMissingError
 from smspulse.broker.kafka_broker import KafkaBroker
 from smspulse.broker.lockfile import has_kafka_store
-from smspulse.processes.children import NEVER_READY, report_readiness
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def choose_broker(data: Path, mode: Mode, stop: StopRequest | None = None) -> Em
     return MemoryBroker(data, stop=stop)
 
 
-def run_broker(data: Path, mode: Mode, *, on_ready: Callable[[], None] = lambda: None) -> int:
+def run_broker(data: Path, mode: Mode, *, on_ready: Callable[[], None] = lambda: None) -> None:
     """Run a broker in the foreground until SIGTERM or SIGINT; call it from the main thread.
 
     Args:
@@ -66,22 +66,14 @@ def run_broker(data: Path, mode: Mode, *, on_ready: Callable[[], None] = lambda:
         mode: Kind of the broker; see `choose_broker`.
         on_ready: Called once the broker answers.
 
-    Returns:
-        0 after a stop; 2 if the broker could not be started or ended by itself, which is logged as one line.
+    Raises:
+        BrokerError: The broker could not be started, or has ended by itself.
     """
     stop = StopRequest()
     for number in (signal.SIGTERM, signal.SIGINT):
         # The handler must not raise: an exception in the middle of a client's clean-up is lost, or breaks it.
         signal.signal(number, lambda *_: stop.set())
-    try:
-        with run_until_stopped(lambda: choose_broker(data, mode, stop), stop) as broker:
-            log.info("the %s broker is ready at %s", broker.kind, broker.address)
-            run_until_stopped(on_ready, stop)
-            broker.wait()
-    except StopRequested:
-        return 0
-    except BrokerError as error:
-        log.error("%s", error)
-        if error.is_permanent:
-            report_readiness(NEVER_READY)
-        return 2
+    with suppress(StopRequested), run_until_stopped(lambda: choose_broker(data, mode, stop), stop) as broker:
+        log.info("the %s broker is ready at %s", broker.kind, broker.address)
+        run_until_stopped(on_ready, stop)
+        broker.wait()

@@ -91,7 +91,7 @@ def broker_command(data: Path, mode: Any, *, fetch: bool) -> None:
         report_readiness()
 
     options.prepare_process(data)
-    raise SystemExit(run_broker(data, mode, on_ready=on_ready))
+    run_broker(data, mode, on_ready=on_ready)
 
 
 @click.command()

@@ -2,7 +2,6 @@
 
 import asyncio
 import ipaddress
-import signal
 from collections.abc import Callable
 from importlib.resources import files
 from math import ceil
@@ -22,7 +21,7 @@ from smspulse.dashboard.metrics import REGISTRY
 from smspulse.dashboard.queries import PageFilter, PageSnapshot
 from smspulse.dashboard.rendering import render_content, render_page
 from smspulse.dashboard.settings import PageSettings
-from smspulse.processes.children import build_server_url
+from smspulse.processes.children import build_server_url, make_stop_event
 from smspulse.processes.metrics_endpoint import announce_endpoint
 
 # Reading the warehouse takes at most one part in so many of the time.
@@ -188,10 +187,7 @@ def run_page(data: Path, snapshot: PageSnapshot, settings: PageSettings, ready: 
         ready(build_server_url(host, port))
 
     async def serve_until_signal() -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await serve_page(snapshot, settings, stop, on_listening)
+        await serve_page(snapshot, settings, make_stop_event(), on_listening)
 
     ProcessCollector(registry=REGISTRY)
     asyncio.run(serve_until_signal())

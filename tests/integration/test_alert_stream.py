@@ -14,6 +14,7 @@ from core.kafka_settings import KafkaSettings
 from core.topics import ALERTS, OUTCOMES
 from smspulse.alerting.alert_topic import AlertRecord, AlertTopicReader, ReceiverOffsets
 from streams.partition_processor import PartitionProcessor
+from streams.recovery import PartitionRecovery
 from streams.settings import StreamSettings
 from streams.topology import DEVICE_STAGE
 
@@ -42,7 +43,9 @@ async def test_an_alert_is_written_once_across_lost_disks_and_repeated_batches(
     for number, run in enumerate(runs):
         # Each worker except the first has an empty disk, and reads the batch again that the previous one committed.
         if number % 9 == 0:
-            owner = PartitionProcessor(DEVICE_STAGE, 0, StreamSettings(state=tmp_path / str(number), group=name), kafka)
+            owner = PartitionProcessor(
+                PartitionRecovery(DEVICE_STAGE, 0, StreamSettings(state=tmp_path / str(number), group=name), kafka)
+            )
             await owner.claim_partition(1)
             if number:
                 await owner.process(runs[number - 1])

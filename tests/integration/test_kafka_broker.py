@@ -32,9 +32,14 @@ ANY = BrokerSettings(port=0, controller_port=0)
 FOREGROUND = """
 import logging, sys
 from pathlib import Path
+from smspulse.broker.errors import BrokerError
 from smspulse.broker.foreground import run_broker
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-sys.exit(run_broker(Path(sys.argv[1]), "kafka"))
+try:
+    run_broker(Path(sys.argv[1]), "kafka")
+except BrokerError as error:
+    print("ERROR", error, file=sys.stderr)
+    sys.exit(2)
 """
 
 

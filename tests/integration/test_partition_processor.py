@@ -19,6 +19,7 @@ from streams.errors import LostRecordsError, OwnershipLostError, StreamError
 from streams.message_processor import MessageProcessor
 from streams.partition_processor import PartitionProcessor
 from streams.processor import ProcessorOutput
+from streams.recovery import PartitionRecovery
 from streams.settings import StreamSettings
 from streams.topology import DEVICE_STAGE, MESSAGE_STAGE
 
@@ -44,7 +45,7 @@ class Owners:
 
     async def next(self, disk: str) -> PartitionProcessor:
         settings = StreamSettings(state=self._folder / disk, group=self._group)
-        owner = PartitionProcessor(MESSAGE_STAGE, PARTITION, settings, self._kafka)
+        owner = PartitionProcessor(PartitionRecovery(MESSAGE_STAGE, PARTITION, settings, self._kafka))
         self._opened.append(owner)
         await owner.claim_partition(1)
         return owner
@@ -328,7 +329,7 @@ async def test_a_device_receives_the_outcomes_of_its_messages_once(
     kafka: KafkaSettings, name: str, tmp_path: Path
 ) -> None:
     settings = StreamSettings(state=tmp_path, group=name)
-    messages = PartitionProcessor(MESSAGE_STAGE, PARTITION, settings, kafka)
+    messages = PartitionProcessor(PartitionRecovery(MESSAGE_STAGE, PARTITION, settings, kafka))
     await messages.claim_partition(1)
     body = b'{"sms_id": %d, "status_id": %d, "device_id": 8001, "channel_id": 1}'
     way = [(1, 1), (2, 1), (1, 7), (2, 9), (3, 1)]
@@ -347,7 +348,7 @@ async def test_a_device_receives_the_outcomes_of_its_messages_once(
         for one in outcomes
     ]  # fmt: skip
     for _ in range(2):  # the second owner reads them again, and recognises them
-        devices = PartitionProcessor(DEVICE_STAGE, number, settings, kafka)
+        devices = PartitionProcessor(PartitionRecovery(DEVICE_STAGE, number, settings, kafka))
         await devices.claim_partition(1)
         await devices.process(run)
         devices.close()

@@ -1,24 +1,24 @@
 -- A row: a device or a source whose network is slow. Of the messages delivered within the hour, more than one in twenty, at
 -- three standard errors, took over twice the p95 network latency of the last 28 days and at least ten seconds more than it:
 -- at least five of twenty.
-WITH usual AS (
-    SELECT *, greatest(2 * p95_s, p95_s + 10) AS bound_s FROM baseline_28d WHERE delivered >= 500
-),
-
-counted AS (
+WITH counted AS (
     SELECT
         scope,
         source,
         device_id,
         p95_s,
+        greatest(2 * p95_s, p95_s + 10) AS bound_s,
         count(*) AS n,
         count(*) FILTER (network_s > bound_s) AS k,
         epoch_ms(min(delivered_at) FILTER (network_s > bound_s)) AS since,
         quantile_cont(network_s, 0.95) AS now_s,
         arg_max(message_key, network_s, 5) AS samples
     FROM by_scope('recent_messages')
-    INNER JOIN usual USING (scope, source, device_id)
-    WHERE network_s IS NOT NULL AND delivered_at BETWEEN getvariable('now') - INTERVAL 1 HOUR AND getvariable('now')
+    INNER JOIN baseline_28d USING (scope, source, device_id)
+    WHERE
+        delivered >= 500
+        AND network_s IS NOT NULL
+        AND delivered_at BETWEEN getvariable('now') - INTERVAL 1 HOUR AND getvariable('now')
     GROUP BY ALL
 )
 

@@ -24,31 +24,23 @@ counted AS (
         max(message_key, 5) FILTER (is_late AND NOT is_ended) AS samples
     FROM begun
     GROUP BY ALL
-),
-
-judged AS (
-    SELECT
-        *,
-        (coalesce(slow, 0) + 2) / (coalesce(messages, 0) + 20) AS usual,
-        -- At three standard errors, one evaluation in a thousand exceeds the truth.
-        wilson_low(k, n, z := 3) AS low
-    FROM counted
-    LEFT JOIN baseline_28d USING (scope, source, device_id)
 )
 
 SELECT
     scope,
     source,
     device_id,
-    n >= 10 AND low > greatest(2 * usual, 0.2) AS is_bad,
+    (coalesce(slow, 0) + 2) / (coalesce(messages, 0) + 20) AS baseline,
+    -- At three standard errors, one evaluation in a thousand exceeds the truth.
+    n >= 10 AND wilson_low(k, n, z := 3) > greatest(2 * baseline, 0.2) AS is_bad,
     since,
     n AS count,
     k AS failures,
-    usual AS baseline,
     coalesce(samples, []) AS samples,
     printf(
         '%d of %d messages that began half an hour to two hours ago are open, most of them %s; %.0f%% is usual',
-        k, n, stage, 100 * usual
+        k, n, stage, 100 * baseline
     ) AS what
-FROM judged
-WHERE if(n > 0, k / n > greatest(1.2 * usual, 0.1), open > 0)
+FROM counted
+LEFT JOIN baseline_28d USING (scope, source, device_id)
+WHERE if(n > 0, k / n > greatest(1.2 * baseline, 0.1), open > 0)

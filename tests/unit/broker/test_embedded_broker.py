@@ -11,11 +11,10 @@ import pytest
 
 from core.atomic_file import write_file_atomically
 from smspulse.broker import foreground, kafka_broker
-from smspulse.broker.errors import BrokerError
+from smspulse.broker.errors import BrokerError, FileLimitError
 from smspulse.broker.kafka_broker import build_server_properties, find_last_error_line
 from smspulse.broker.lockfile import BrokerFile, acquire_broker_lock, read_broker_file
 from smspulse.broker.settings import BrokerSettings
-from smspulse.processes import children
 
 
 def write_broker_file(data: Path, pid: int) -> None:
@@ -158,19 +157,16 @@ def test_too_few_open_files_refuse_kafka_before_it_touches_its_store(tmp_path: P
     assert "711 are allowed, and Kafka needs 712" in doctor.stdout
 
 
-def test_a_broker_that_too_few_open_files_refuse_reports_that_no_restart_helps(
+def test_a_broker_that_too_few_open_files_refuse_knows_that_no_restart_helps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(foreground, "choose_broker", lambda data, *_, **__: kafka_broker.KafkaBroker(data))
     monkeypatch.setattr(kafka_broker, "count_needed_files", lambda _: sys.maxsize + 1)
     monkeypatch.setattr(kafka_broker, "fetch_kafka", lambda: pytest.fail("Kafka is not refused"))
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    monkeypatch.setenv(children.READY_FD_VARIABLE, str(writing))
-    assert foreground.run_broker(tmp_path, "kafka") == 2
-    with os.fdopen(reading, "rb") as report:
-        assert report.read() == children.NEVER_READY
+    with pytest.raises(FileLimitError) as caught:
+        foreground.run_broker(tmp_path, "kafka")
+    assert caught.value.is_permanent, "the command reports that to its supervisor"
 
 
 def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one() -> None:
@@ -195,7 +191,7 @@ def ready():
         pass  # as in a destructor, of whose exceptions Python only prints a line
     threading.Event().wait(float(sys.argv[2]))
 
-sys.exit(run_broker(Path(sys.argv[1]), "memory", on_ready=ready))
+run_broker(Path(sys.argv[1]), "memory", on_ready=ready)
 """
 
 

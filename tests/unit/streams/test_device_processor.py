@@ -4,14 +4,12 @@ import json
 from typing import Any
 
 import pytest
-from outcome_records import DELIVERED, DENIED, EXPIRED, T0, outcome_record
+from outcome_records import DELIVERED, EXPIRED, T0, outcome_record
 
 from core.topics import ALERTS, DEADLETTERS
 from streams.device_processor import DeviceProcessor
 from streams.failure_baseline import DetectorPolicy
 from streams.processor import ProcessorOutput
-
-HOUR = 3_600_000
 
 
 class Devices:
@@ -80,36 +78,3 @@ def test_an_invalid_outcome_is_a_dead_letter_and_the_others_are_processed() -> N
     letters = [each for each in outputs.records if each.topic != ALERTS]
     assert [(each.topic, dict(each.headers or [])["reason"]) for each in letters] == [(DEADLETTERS, b"not_outcome")] * 4
     assert devices.observed() == 1
-
-
-EARLIER_STATES = {
-    b"gw:8001:1": {
-        "source": "gw", "device_id": 8001, "channel_id": 1, "first_seen_at": T0, "last_seen_at": T0 + HOUR,
-        "last_outcome": "delivered", "last_status_id": 7, "last_ended_at": T0 + HOUR, "reports": 5, "incoming": 1,
-        "open": 0, "delivered": 1, "expired": 0, "not_permitted": 1, "not_sent": 0, "undelivered": 0,
-        "errors": {"100": 1}, "gaps": [0] * 24,
-        "watch": {
-            "detector": {"known": 300.0, "failed": 9.0, "phase": "quiet", "last_at": T0 + HOUR, "bound": 0.05},
-            "denied": {"since": T0, "count": 1, "errors": {"100": 1}, "samples": [1]},
-        },
-    },
-    b"gw:8001:*": {"source": "gw", "device_id": 8001, "channels": [1], "watch": {}},
-    b"gw:*:*": {"source": "gw", "watch": {"detector": {"known": 300.0, "failed": 9.0, "bound": 0.05}}},
-}  # fmt: skip
-"""States of an earlier release, which counted the outcomes of another topic."""
-
-
-def test_outcomes_that_an_earlier_release_counted_from_another_topic_are_not_counted_or_reported_again() -> None:
-    devices = Devices()
-    devices.store = {key: json.dumps(state).encode() for key, state in EARLIER_STATES.items()}
-    # The first worker of this release reads the outcomes of thirty days.
-    again = [outcome_record(DENIED, 1, T0), outcome_record(DELIVERED, 2, T0 + HOUR)]
-    assert devices.run(*again).records == []
-    assert (devices.observed(), devices.observed(b"gw:*:*")) == (300, 300)
-    # The order of ends is not that of their times: messages of a device are in several partitions.
-    outputs = devices.run(outcome_record(DENIED, 3, T0 + HOUR + 1), *again, outcome_record(DELIVERED, 4, T0 + 2 * HOUR))
-    assert (devices.observed(), devices.observed(b"gw:*:*")) == (302, 302)
-    alerts = [json.loads(each.value or b"") for each in outputs.records if each.topic == ALERTS]
-    assert [(each["kind"], each["phase"], each["since"]) for each in alerts] == [("not_permitted", "resolved", T0)]
-    state = json.loads(devices.store[b"gw:8001:1"])
-    assert state.keys() == {"source", "device_id", "channel_id", "watch", "last_ended_at"}

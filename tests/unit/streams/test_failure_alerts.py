@@ -291,18 +291,6 @@ def old_state(**detector: Any) -> bytes:
     ).encode()
 
 
-def test_an_alert_of_an_earlier_version_that_has_fired_for_long_ends_as_the_new_normal() -> None:
-    devices, chance = Devices(), random.Random(13)
-    devices.store[b"gw:8001:1"] = old_state()
-    for _ in range(300):
-        devices.end(UNDELIVERED if chance.random() < 0.2 else DELIVERED)
-    assert devices.changes() == [("channel", "resolved")]
-    assert devices.written[0].resolution == "new_normal"
-    detector = json.loads(devices.store[b"gw:8001:1"])["watch"]["detector"]
-    assert detector["phase"] == "quiet"
-    assert detector["failed"] / detector["known"] == pytest.approx(0.2, abs=0.05)
-
-
 def test_a_state_of_an_earlier_version_keeps_its_baseline() -> None:
     devices = Devices()
     calm = {

@@ -65,7 +65,7 @@ async def test_what_waits_over_a_rebalance_is_of_its_generation_and_in_order(
 
 async def test_a_task_of_a_partition_that_fails_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
-    monkeypatch.setattr(partition_queue, "end_process", ended.set_result)
+    monkeypatch.setattr(partition_queue, "end_process", lambda _, error: ended.set_result(error))
 
     def fail() -> None:
         msg = "an unforeseen error"
