@@ -29,13 +29,8 @@ def _():
 
 
 @app.cell(hide_code=True)
-def _(picked):
+def _(data, picked):
     choice = common.read_choice(picked)
-    return (choice,)
-
-
-@app.cell(hide_code=True)
-def _(choice, data):
     # A row a phone, of one that was chosen a row a channel; the surest to be bad first, whose interval ends lowest.
     devices = common.query_chosen_messages(
         data,
@@ -78,7 +73,7 @@ def _(choice, data):
         replace(choice, device=None),
         phone=choice.device,
     )
-    return (devices,)
+    return choice, devices
 
 
 @app.cell(hide_code=True)
