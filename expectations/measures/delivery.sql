@@ -7,19 +7,18 @@ WITH devices AS MATERIALIZED (
 ),
 
 counted AS (
-    SELECT scope, sum(attempted) AS attempted, sum(ended) AS ended, sum(delivered) AS delivered
+    SELECT
+        coalesce(source, '(no source)') AS scope,
+        sum(attempted) AS attempted, sum(ended) AS ended, sum(delivered) AS delivered
     FROM (
-        SELECT
-            coalesce(source, '(no source)') AS scope, count(*) AS attempted, count(*) FILTER (is_ended) AS ended,
-            count(*) FILTER (outcome = 'delivered') AS delivered
+        SELECT source, 1, (is_ended IS TRUE)::INTEGER, (outcome = 'delivered')::INTEGER
         -- Not from the table that was read before: more messages may have landed since.
         FROM messages
         WHERE outcome <> 'incoming'
-        GROUP BY ALL
-        UNION ALL BY NAME
+        UNION ALL
         -- Of messages that retention dropped, only the counts are left.
-        SELECT coalesce(source, '(no source)') AS scope, attempted, ended, delivered FROM kept
-    )
+        SELECT source, attempted, ended, delivered FROM kept
+    ) AS counts(source, attempted, ended, delivered)
     GROUP BY scope
 ),
 
