@@ -22,21 +22,6 @@ _BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class SuiteMeasures:
-    """The measures of a suite.
-
-    Args:
-        suite: Name of the suite.
-        checks: The checks of the measures.
-        measures: A row for each scope, a column for each check. A column `{check}_rows` has lists of faulty rows.
-    """
-
-    suite: str
-    checks: Sequence[QualityCheck]
-    measures: pd.DataFrame
-
-
-@dataclass(frozen=True, slots=True)
 class MeasurementSession:
     """A connection on which the SQL of the measures can run.
 
@@ -121,8 +106,11 @@ class MeasurementSession:
     def _checks_of_rows(self, suite: str) -> list[QualityCheck]:
         return [check for check in self.checks if check.suite == suite and check.wrong]
 
-    def measure_suite(self, suite: str) -> SuiteMeasures:
-        """Return the measures of a suite."""
+    def measure_suite(self, suite: str) -> pd.DataFrame:
+        """Return the measures of a suite.
+
+        They have a row for each scope, a column for each check. A column `{check}_rows` has lists of faulty rows.
+        """
         queries = [read_resource("measures", f"{suite}.sql")]
         if suite in RELATION_BY_DATASET:
             queries += [read_resource("measures", "files.sql").replace("{dataset}", suite), self._wrong_sql(suite)]
@@ -131,7 +119,7 @@ class MeasurementSession:
         if suite == "delivery" and measures[["delivery_adds_up", "delivery_from_raw"]].any(axis=None):
             # Data that landed between the reads of two views looks like a difference. A second read does not have it.
             measures = fetch_frame(self.connection, sql)
-        return SuiteMeasures(suite, [check for check in self.checks if check.suite == suite], measures)
+        return measures
 
     def _wrong_sql(self, suite: str) -> str:
         relation = "latest" if suite == "messages" else RELATION_BY_DATASET[suite][0]
