@@ -60,11 +60,6 @@ class MeasurementSession:
         for name, dataset in (("raw", "raw"), ("version", "messages"), ("deadletter", "deadletters")):
             rows = f"dataset_files('{dataset}') WHERE date >= getvariable('since_day')"
             self._run(f"CREATE TEMP VIEW {name}_files AS FROM {rows}")
-        # Days of which retention dropped the messages, and left the counts.
-        self._run("""
-            CREATE TEMP VIEW kept AS
-            FROM dataset('base/delivery') WHERE date NOT IN (SELECT base.date FROM dataset('base') AS base)
-        """)
         self._run(f"CREATE TEMP MACRO landed_ranges(relation) AS TABLE {read_resource('tables', 'landed_ranges.sql')}")
         # The other tables and measures compare the log with the views up to these times.
         self._create_table("reached")

@@ -109,14 +109,17 @@ def _unlanded_positions(kafka: KafkaSettings, data: Path, partitions: list[int])
     return [TopicPartition(position.log.topic, position.log.partition, position.offset) for position in found]
 
 
-def _newest_incarnation_began(connection: duckdb.DuckDBPyConnection, data: Path) -> datetime | None:
-    """Return the time of the first record of the newest incarnation of sms.messages; None if there is only one."""
+def _outcomes_complete_since(connection: duckdb.DuckDBPyConnection, data: Path, since: datetime) -> datetime:
+    """Return `since`, or the later time of the first record of the newest incarnation of sms.messages.
+
+    The outcomes of older messages were lost with an earlier incarnation of the topics.
+    """
     known = list_incarnations_by_age(data, topics.MESSAGES)
     if len(known) < 2:  # noqa: PLR2004 - there is no earlier one
-        return None
+        return since
     sql = "SELECT min(recorded_at) AS began FROM dataset('messages') WHERE incarnation = ?"
     began: datetime | None = fetch_rows(connection, sql, [known[-1]])[0]["began"]
-    return began
+    return max(since, began or since)
 
 
 def _consume_to_end(consumer: Consumer, starts: list[TopicPartition]) -> Iterator[Message]:
@@ -182,11 +185,9 @@ def measure_reconciliation(
     since = max(since, earliest_complete_time(data.resolve()))
     spooled = pa.array([bytes.fromhex(each.replace("-", "")) for each in read_spooled_ids(data)], _ID)
     contents = kafka or KafkaContents(now)
-    moments = {"since": since, "until": now - timedelta(seconds=settings.max_waiting_s), "told_since": contents.since}
+    moments = {"since": since, "until": now - timedelta(seconds=settings.max_waiting_s)}
     with open_warehouse(data) as connection:
-        if began := _newest_incarnation_began(connection, data):
-            # The outcomes of older messages were lost with an earlier incarnation of the topics.
-            moments["told_since"] = max(contents.since, began)
+        moments["told_since"] = _outcomes_complete_since(connection, data, contents.since)
         connection.register("accepted", _read_accepted_ids(data, since))
         connection.register("spooled", pa.table([spooled], names=["id"]))
         connection.register("waiting", contents.waiting)

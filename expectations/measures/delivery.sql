@@ -16,8 +16,9 @@ counted AS (
         FROM messages
         WHERE outcome <> 'incoming'
         UNION ALL
-        -- Of messages that retention dropped, only the counts are left.
-        SELECT source, attempted, ended, delivered FROM kept
+        -- Of days of which retention dropped the messages, only the counts are left.
+        SELECT source, attempted, ended, delivered FROM dataset('base/delivery')
+        WHERE date NOT IN (SELECT base.date FROM dataset('base') AS base)
     ) AS counts(source, attempted, ended, delivered)
     GROUP BY scope
 ),
